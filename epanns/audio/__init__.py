@@ -1,0 +1,1 @@
+"""Waveforms in, log-mel spectrograms out."""

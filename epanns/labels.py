@@ -1,0 +1,116 @@
+"""Label sets: the names of a tagger's classes, in the order of its outputs."""
+
+import csv
+import functools
+import hashlib
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+from epanns.errors import DataError, did_you_mean
+
+_HEADER = ["index", "mid", "display_name"]
+
+
+@dataclass(frozen=True)
+class LabelSet:
+    """Classes in output order.
+
+    Attributes:
+        names: Display name of each class.
+        mids: AudioSet identifier of each class (``/m/09x0r``), or ``""`` where there is none.
+    """
+
+    names: tuple[str, ...]
+    mids: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.names) != len(self.mids):
+            raise DataError(f"a label set has {len(self.names)} names and {len(self.mids)} mids: give one mid per name")
+        repeated = sorted({name for name in self.names if self.names.count(name) > 1})
+        if repeated:
+            raise DataError(f"label {repeated[0]!r} stands more than once: names must differ")
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @classmethod
+    def of(cls, names: Sequence[str]) -> "LabelSet":
+        """Return a label set without AudioSet identifiers."""
+        return cls(tuple(names), ("",) * len(names))
+
+    @classmethod
+    def numbered(cls, count: int) -> "LabelSet":
+        """Return ``class_0``, ``class_1``, ...: for networks whose classes have no known names."""
+        return cls.of([f"class_{index}" for index in range(count)])
+
+    @classmethod
+    def from_csv(cls, path: Path) -> "LabelSet":
+        """Read ``index,mid,display_name``, AudioSet's own format.
+
+        Raises:
+            DataError: If the file cannot be read, its header differs, or the indices are not 0, 1, 2, ...
+        """
+        try:
+            text = path.read_text(encoding="utf-8-sig")
+        except (OSError, UnicodeDecodeError) as error:
+            raise DataError(f"{path}: cannot be read as a label list ({error})") from error
+        return cls.from_csv_text(text, str(path))
+
+    @classmethod
+    def from_csv_text(cls, text: str, source: str) -> "LabelSet":
+        """Parse the text of a label list; `source` names it in messages."""
+        rows = list(csv.reader(io.StringIO(text)))
+        if not rows or rows[0] != _HEADER:
+            raise DataError(f"{source}: first line must be {','.join(_HEADER)}, is {','.join(rows[0]) if rows else ''!r}")
+        for number, row in enumerate(rows[1:]):
+            if len(row) != len(_HEADER) or row[0] != str(number):
+                raise DataError(f"{source}, line {number + 2}: {','.join(row)!r} must be {number},<mid>,<display name>")
+        return cls(tuple(row[2] for row in rows[1:]), tuple(row[1] for row in rows[1:]))
+
+    def to_csv(self) -> str:
+        """Return the label list in AudioSet's format."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(_HEADER)
+        writer.writerows([index, mid, name] for index, (mid, name) in enumerate(zip(self.mids, self.names, strict=True)))
+        return text.getvalue()
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """The sha256 of `to_csv`: equal label sets have equal digests."""
+        return hashlib.sha256(self.to_csv().encode()).hexdigest()
+
+    @functools.cached_property
+    def _indices(self) -> dict[str, int]:
+        by_mid = {mid: index for index, mid in enumerate(self.mids) if mid}
+        return by_mid | {name: index for index, name in enumerate(self.names)}
+
+    def index(self, name: str) -> int:
+        """Return the class index of a display name or an AudioSet identifier.
+
+        Raises:
+            DataError: If it is neither; the nearest name is offered.
+        """
+        if name not in self._indices:
+            raise DataError(f"unknown label {name!r}{did_you_mean(name, self.names)}: not among {len(self)} classes")
+        return self._indices[name]
+
+
+@functools.cache
+def audioset() -> LabelSet:
+    """Return AudioSet's 527 classes (Gemmeke et al. 2017, CC BY 4.0)."""
+    return _shipped("audioset.csv")
+
+
+@functools.cache
+def fsd50k() -> LabelSet:
+    """Return FSD50K's 200 classes in the order of its vocabulary (Fonseca et al. 2020, CC BY 4.0)."""
+    return _shipped("fsd50k.csv")
+
+
+def _shipped(name: str) -> LabelSet:
+    resource = resources.files("epanns") / "label_sets" / name
+    return LabelSet.from_csv_text(resource.read_text(encoding="utf-8"), name)

@@ -1,0 +1,1 @@
+"""What a network is: specifications, layers, the zoo, checkpoints."""

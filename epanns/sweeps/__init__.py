@@ -1,0 +1,1 @@
+"""Many runs: experiments, trials and their records."""

@@ -1,0 +1,142 @@
+"""The log-mel front end PANNs were trained on; the mel bank comes from torchaudio."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from epanns.errors import ConfigError
+
+_AMIN = 1e-10  # torchlibrosa's floor: silence is exactly -100 dB
+
+
+@dataclass(frozen=True)
+class FrontEndSpec:
+    """Log-mel settings; sizes in samples, frequencies in Hz."""
+
+    sample_rate: int
+    window_size: int
+    hop_size: int
+    mel_bins: int
+    fmin: float
+    fmax: float
+
+    def __post_init__(self) -> None:
+        problems = [
+            f"{name}={getattr(self, name)!r} must be a positive whole number"
+            for name in ("sample_rate", "window_size", "hop_size", "mel_bins")
+            if type(getattr(self, name)) is not int or getattr(self, name) < 1
+        ]
+        frequencies = (self.fmin, self.fmax)
+        if any(isinstance(value, bool) or not isinstance(value, int | float) for value in frequencies):
+            problems.append(f"fmin={self.fmin!r} and fmax={self.fmax!r} must be numbers, in Hz")
+        elif not problems and not 0 <= self.fmin < self.fmax <= self.sample_rate / 2:
+            problems.append(f"0 <= fmin < fmax <= {self.sample_rate / 2:g} Hz, got fmin={self.fmin}, fmax={self.fmax}")
+        if problems:
+            raise ConfigError("front end: " + "; ".join(problems))
+
+    @property
+    def frequency_bins(self) -> int:
+        """Bins of the one-sided spectrum."""
+        return self.window_size // 2 + 1
+
+    def frames(self, samples: int) -> int:
+        """Return how many frames a clip of `samples` has; the window is centred on each."""
+        return samples // self.hop_size + 1
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the settings as JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "FrontEndSpec":
+        """Read `to_dict`'s form; every unknown or missing key is named in the `ConfigError`."""
+        known = {field.name for field in fields(cls)}
+        problems = [f"unknown key {key!r}" for key in values if key not in known]
+        problems += [f"missing key {key!r}" for key in sorted(known - set(values))]
+        if problems:
+            raise ConfigError("front end: " + "; ".join(problems))
+        return cls(**values)
+
+
+def mel_bank(spec: FrontEndSpec) -> Tensor:
+    """Return the Slaney mel filterbank, ``(frequency_bins, mel_bins)`` float32, as torchlibrosa's ``melW``."""
+    from torchaudio.functional import melscale_fbanks
+
+    bank: Tensor = melscale_fbanks(
+        spec.frequency_bins, spec.fmin, spec.fmax, spec.mel_bins, spec.sample_rate, norm="slaney", mel_scale="slaney"
+    )
+    return bank
+
+
+def stft_kernels(spec: FrontEndSpec) -> tuple[Tensor, Tensor]:
+    """Return the windowed DFT as two convolutions, each ``(frequency_bins, 1, window_size)`` float32.
+
+    These are the frozen tensors ``stft.conv_real`` and ``stft.conv_imag`` of released PANNs files (torchlibrosa
+    `STFT`). epanns computes the same transform by FFT and needs them only to check and to write such files.
+    """
+    time = torch.arange(spec.window_size, dtype=torch.float64)
+    # The phase is reduced modulo one turn before the cosine: products of two indices lose digits as angles.
+    turns = torch.outer(torch.arange(spec.frequency_bins, dtype=torch.float64), time) % spec.window_size
+    angle = 2 * math.pi * turns / spec.window_size
+    window = torch.hann_window(spec.window_size, dtype=torch.float64)
+    real, imaginary = angle.cos() * window, -angle.sin() * window
+    return real.float()[:, None], imaginary.float()[:, None]
+
+
+class LogMel(nn.Module):
+    """Waveform to log-mel spectrogram; holds no parameter and no entry of the state dict."""
+
+    def __init__(self, spec: FrontEndSpec) -> None:
+        super().__init__()
+        self.spec = spec
+        self.register_buffer("window", torch.hann_window(spec.window_size, dtype=torch.float32), persistent=False)
+        self.register_buffer("bank", mel_bank(spec), persistent=False)
+
+    def forward(self, waveform: Tensor) -> Tensor:
+        """Compute the log-mel spectrogram.
+
+        Args:
+            waveform: ``(batch, samples)`` float32 in [-1, 1] at ``spec.sample_rate``; more than half a window long,
+                because the ends are reflected.
+
+        Returns:
+            ``(batch, 1, samples // hop_size + 1, mel_bins)`` in dB relative to 1.0, floor -100 dB.
+
+        Source: Kong et al. 2020, section III-A; audioset_tagging_cnn `pytorch/models.py`, whose torchlibrosa front end
+        this equals (tests/audio/test_frontend.py states the tolerances).
+        """
+        spec = self.spec
+        spectrum = torch.stft(
+            waveform,
+            spec.window_size,
+            spec.hop_size,
+            window=self.get_buffer("window"),
+            center=True,
+            pad_mode="reflect",
+            return_complex=True,
+        )
+        power = torch.view_as_real(spectrum).square().sum(-1)  # (batch, frequency, time)
+        mel = power.transpose(1, 2) @ self.get_buffer("bank")
+        return 10.0 * torch.log10(mel.clamp(min=_AMIN))[:, None]  # (batch, 1, time, mel)
+
+
+def repeat_to_minimum(waveform: Tensor, minimum: int) -> Tensor:
+    """Repeat clips shorter than `minimum` samples from their start until they reach it.
+
+    Args:
+        waveform: ``(batch, samples)``, at least one sample.
+        minimum: Length in samples that the network needs.
+
+    Raises:
+        ConfigError: If the waveform is not ``(batch, samples)`` or holds no sample.
+    """
+    if waveform.dim() != 2 or waveform.shape[1] == 0:
+        raise ConfigError(f"waveform of shape {tuple(waveform.shape)}: must be (batch, samples) with at least 1 sample")
+    samples = waveform.shape[1]
+    if samples >= minimum:
+        return waveform
+    return waveform.repeat(1, math.ceil(minimum / samples))[:, :minimum]

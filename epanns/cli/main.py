@@ -1,0 +1,82 @@
+"""The `epanns` command: a static table of commands, each imported when it is used."""
+
+import importlib
+import sys
+import traceback
+
+import click
+
+from epanns.errors import EpannsError, did_you_mean
+
+# name -> (module, line of help); the help stands here so that `epanns --help` imports no command.
+COMMANDS: dict[str, tuple[str, str]] = {
+    "quickstart": ("quickstart", "Train, prune, recover, fine-tune and report on generated sound, in minutes."),
+    "models": ("models", "List the networks epanns can build and the released files it knows."),
+    "import": ("import_", "Turn a released PANNs or E-PANNs file into a checkpoint."),
+    "info": ("info", "Show what a checkpoint holds and where it comes from."),
+    "profile": ("profile", "Count parameters, bytes and multiply-adds; measure latency."),
+    "data": ("data", "Read a data set in its published layout into one manifest."),
+    "pack": ("pack", "Decode, resample and pack the clips of a manifest."),
+    "verify": ("verify", "Check every clip and rule of a pack."),
+    "train": ("train", "Train a network of the zoo from random weights."),
+    "prune": ("prune", "Remove the least important filters of a checkpoint."),
+    "finetune": ("finetune", "Go on training a checkpoint, also with new classes."),
+    "evaluate": ("evaluate", "Measure mAP, mAUC and d-prime on a pack."),
+    "tag": ("tag", "Name what is heard in audio files of any length and rate."),
+    "sweep": ("sweep", "Run a grid of pruning trials from a TOML file."),
+    "report": ("report", "Turn run records into tables and figures."),
+}
+
+
+class LazyGroup(click.Group):
+    """A group that imports a command's module only when the command is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names in the order of the work, not of the alphabet."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import and return one command, or None where the name is unknown."""
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"epanns.cli.{COMMANDS[cmd_name][0]}")
+        command: click.Command = module.command
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Offer the nearest name where a command is unknown."""
+        if args and not args[0].startswith("-") and args[0] not in COMMANDS:
+            ctx.fail(f"no such command {args[0]!r}{did_you_mean(args[0], COMMANDS)}; see epanns --help")
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
+
+
+@click.group(cls=LazyGroup, context_settings={"auto_envvar_prefix": "EPANNS", "help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="epanns-pruning", prog_name="epanns")
+def cli() -> None:
+    """Structured pruning of PANNs audio taggers: rank, remove, recover, fine-tune, report."""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line; the one place where an error becomes a line on stderr and an exit code."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        code = cli.main(args=arguments, standalone_mode=False)
+    except EpannsError as error:
+        if "--debug" in arguments:
+            traceback.print_exc()
+        click.echo(f"epanns: {error}", err=True)
+        sys.exit(error.exit_code)
+    except click.Abort:
+        click.echo("epanns: stopped", err=True)
+        sys.exit(130)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    sys.exit(code if isinstance(code, int) else 0)

@@ -1,0 +1,94 @@
+"""What every command shares: configuration files, JSON output, progress, option types."""
+
+import json
+import sys
+import tomllib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from epanns.errors import ConfigError, did_you_mean
+
+EXISTING = click.Path(exists=True, path_type=Path)
+PATH = click.Path(path_type=Path)
+
+T = TypeVar("T")
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+
+def _fill_defaults(context: click.Context, parameter: click.Parameter, path: Path | None) -> None:
+    """Let a TOML file answer options that neither the command line nor the environment gives."""
+    if path is None:
+        return
+    try:
+        given = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read as TOML ({error})") from error
+    known = {item.name for item in context.command.params if item.name is not None}
+    named = {key.replace("-", "_"): value for key, value in given.items()}
+    problems = [f"unknown option {key!r}{did_you_mean(key, known)}" for key in named if key not in known]
+    if problems:
+        raise ConfigError(f"{path}: " + "; ".join(problems))
+    context.default_map = {**(context.default_map or {}), **named}
+
+
+class EpannsCommand(click.Command):
+    """A command with `--config` and `--debug`; precedence is option, environment, file, default."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.params += [
+            click.Option(
+                ["--config"],
+                type=click.Path(exists=True, dir_okay=False, path_type=Path),
+                is_eager=True,
+                expose_value=False,
+                callback=_fill_defaults,
+                help="TOML file that fills options; options given here win.",
+            ),
+            click.Option(["--debug"], is_flag=True, expose_value=False, help="Show a traceback when something fails."),
+        ]
+
+
+def json_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add ``--json``, which the command receives as `as_json`."""
+    return click.option("--json", "as_json", is_flag=True, help="Print exactly one JSON object on stdout.")(function)
+
+
+def out_option(help_text: str, *, required: bool = True) -> Decorator:
+    """Add ``--out``, a path that the command writes to."""
+    return click.option("--out", type=PATH, required=required, help=help_text)
+
+
+def emit(result: Mapping[str, Any], text: str, as_json: bool) -> None:
+    """Print the result of a command: one JSON object, or text for people."""
+    click.echo(json.dumps(result, ensure_ascii=False, allow_nan=False) if as_json else text)
+
+
+def progress_bar(items: Iterable[T], *, description: str, total: int | None = None, unit: str = "it") -> Iterator[T]:
+    """Pass items on while drawing a progress bar on stderr; silent where stderr is no terminal."""
+    from tqdm import tqdm
+
+    yield from tqdm(items, desc=description, total=total, unit=unit, disable=not sys.stderr.isatty(), file=sys.stderr)
+
+
+@contextmanager
+def progress_counter(description: str, unit: str) -> Iterator[Callable[[int, int | None], None]]:
+    """Yield a function of (done, total) that draws a progress bar on stderr."""
+    from tqdm import tqdm
+
+    with tqdm(desc=description, unit=unit, disable=not sys.stderr.isatty(), file=sys.stderr, unit_scale=True) as bar:
+
+        def show(done: int, total: int | None) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        yield show
+
+
+def log(message: str) -> None:
+    """Write one line for people to stderr."""
+    click.echo(message, err=True)

@@ -1,0 +1,142 @@
+"""Records survive JSON unchanged, and a record that does not is refused with every reason."""
+
+import json
+import re
+from dataclasses import replace
+
+import pytest
+
+from epanns.errors import DataError
+from epanns.sweeps.records import FORMAT, RunRecord, Stage, read_records
+
+COST = {"n_params": 100, "param_bytes": 400, "backbone_macs": 1000, "clip_seconds": 5.0}
+RECORD = RunRecord(
+    trial_id="a1",
+    experiment="esc10",
+    model="Cnn14",
+    width=0.25,
+    criterion="l1",
+    layers=("conv_block4", "conv_block5"),
+    ratio=0.5,
+    recover="bn",
+    finetune_iterations=200,
+    seed=0,
+    dataset="ESC-10",
+    protocol="whole clip",
+    clip_seconds=5.0,
+    config={"seed": 0, "batch_size": 32},
+    plan_digest="f" * 64,
+    cost_before=COST,
+    cost_after=COST | {"n_params": 40},
+    stages=(
+        Stage("pruned", {"test": {"mAP": 0.2, "d_prime": None}}, 0.5),
+        Stage("finetuned", {"val": {"mAP": 0.7}, "test": {"mAP": 0.6}}, 30.0),
+    ),
+    device="cpu",
+    versions={"torch": "2.11.0"},
+    seconds=31.5,
+)
+
+
+def write(path, record, **changes):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(record.to_dict() | changes))
+
+
+def test_record_survives_json():
+    given = json.loads(json.dumps(RECORD.to_dict()))
+    assert given["format"] == FORMAT
+    assert RunRecord.from_dict(given) == RECORD
+
+
+def test_record_of_an_unpruned_row_survives_json():
+    record = replace(RECORD, criterion=None, ratio=None, plan_digest=None, layers=(), stages=())
+    assert RunRecord.from_dict(json.loads(json.dumps(record.to_dict()))) == record
+
+
+def test_stage_is_found_by_name():
+    assert RECORD.stage("finetuned") is RECORD.stages[1]
+    assert RECORD.stage("recovered") is None
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"format": "epanns-record/2"}, "format='epanns-record/2': must be 'epanns-record/1'"),
+        ({"creterion": "l1"}, "unknown key creterion (did you mean 'criterion'?)"),
+        ({"ratio": 1.0}, "ratio=1.0: must be a number in [0, 1) or null"),
+        ({"ratio": float("nan")}, "ratio=nan: must be a number in [0, 1) or null"),
+        ({"seed": True}, "seed=True: must be a whole number >= 0"),
+        ({"seconds": float("inf")}, "seconds=inf: must be a finite number"),
+        ({"layers": "conv_block4"}, "layers='conv_block4': must be a list of texts"),
+        ({"cost_after": {"n_params": 3}}, "must be an object with the numbers n_params, param_bytes, backbone_macs"),
+        ({"stages": 3}, "stages=3: must be a list"),
+        ({"stages": [3]}, "stages[0] is a int, not an object"),
+        (
+            {"stages": [{"name": "tuned", "scores": {}, "seconds": 1}]},
+            "stages[0].name='tuned': must be one of dense, pruned, recovered, finetuned, evaluated",
+        ),
+        (
+            {"stages": [{"name": "dense", "scores": {"test": {"mAP": None}}, "seconds": 1}]},
+            "stages[0].scores.test={'mAP': None}: must be an object with the number mAP",
+        ),
+        ({"stages": [{"name": "dense", "scores": 1, "seconds": 1}]}, "stages[0].scores=1: must be an object"),
+        (
+            {"stages": [{"name": "dense", "scores": {}, "seconds": "1"}]},
+            "stages[0].seconds='1': must be a finite number",
+        ),
+        ({"stages": [{"name": "dense", "scores": {}}]}, "missing key stages[0].seconds"),
+    ],
+)
+def test_broken_record_is_refused_with_the_reason(change, message):
+    with pytest.raises(DataError, match=re.escape(message)):
+        RunRecord.from_dict(RECORD.to_dict() | change)
+
+
+def test_every_problem_is_listed_at_once():
+    given = RECORD.to_dict() | {"width": "wide", "device": ""}
+    del given["dataset"]
+    with pytest.raises(DataError, match=r"missing key dataset; width='wide': must be .*; device='': must be text"):
+        RunRecord.from_dict(given)
+
+
+def test_json_that_is_no_object_is_refused():
+    with pytest.raises(DataError, match="it is a list, not an object"):
+        RunRecord.from_dict([1])
+
+
+def test_records_are_found_below_folders_and_read_once(tmp_path):
+    write(tmp_path / "sweep" / "trials" / "a1" / "result.json", RECORD)
+    write(tmp_path / "published" / "records" / "a1.json", RECORD)
+    write(tmp_path / "published" / "records" / "b2.json", replace(RECORD, trial_id="b2", seed=1))
+    (tmp_path / "published" / "records.md").write_text("not a record")
+    assert [r.trial_id for r in read_records([tmp_path])] == ["a1", "b2"]
+    assert [r.trial_id for r in read_records([tmp_path / "published" / "records"])] == ["a1", "b2"]
+    assert [r.trial_id for r in read_records([tmp_path / "sweep", tmp_path / "sweep"])] == ["a1"]
+
+
+def test_two_files_that_disagree_about_a_trial_are_refused(tmp_path):
+    write(tmp_path / "a" / "result.json", RECORD)
+    write(tmp_path / "b" / "result.json", RECORD, seed=3)
+    with pytest.raises(DataError, match=r"b/result.json and .*a/result.json differ but both are trial a1: keep one"):
+        read_records([tmp_path])
+
+
+def test_missing_and_empty_folders_are_named(tmp_path):
+    with pytest.raises(DataError, match=r"nowhere: no such folder; give the --out of"):
+        read_records([tmp_path / "nowhere"])
+    with pytest.raises(DataError, match=re.escape(f"{tmp_path}: no run record")):
+        read_records([tmp_path])
+
+
+def test_broken_files_are_named(tmp_path):
+    path = tmp_path / "result.json"
+    path.write_text('{"format": ')
+    with pytest.raises(DataError, match=r"result.json: cannot be read as JSON .*; delete it and run the trial again"):
+        read_records([tmp_path])
+    path.write_bytes(b"\xff\xfe")
+    with pytest.raises(DataError, match=r"result.json: cannot be read as JSON"):
+        read_records([tmp_path])
+    write(path, RECORD, width=None)
+    with pytest.raises(DataError, match=r"result.json: not a usable run record: width=None: must be a finite number"):
+        read_records([tmp_path])

@@ -33,7 +33,7 @@ def replacing(path: Path) -> Iterator[Path]:
         yield partial
         with partial.open("rb") as written:
             os.fsync(written.fileno())
-        os.replace(partial, path)
+        partial.replace(path)
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
@@ -69,7 +69,7 @@ def new_folder(path: Path) -> Iterator[Path]:
                 with file.open("rb") as written:
                     os.fsync(written.fileno())
         refuse_existing(path)
-        os.replace(partial, path)
+        partial.replace(path)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise

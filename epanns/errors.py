@@ -45,13 +45,13 @@ class MissingDependencyError(EpannsError):
     """An optional package that is not installed; the message holds the pip command."""
 
 
-class DataProblems(EpannsError):
+class DataProblems(EpannsError):  # noqa: N818 - an outcome of a check, not a failure of it
     """A check of data ended and found problems, which have been reported."""
 
     exit_code = 3
 
 
-class Interrupted(EpannsError):
+class Interrupted(EpannsError):  # noqa: N818 - the run did what it was told
     """A signal stopped a long command after its state was saved."""
 
     def __init__(self, signal_number: int, message: str) -> None:

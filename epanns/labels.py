@@ -64,7 +64,9 @@ class LabelSet:
         """Parse the text of a label list; `source` names it in messages."""
         rows = list(csv.reader(io.StringIO(text)))
         if not rows or rows[0] != _HEADER:
-            raise DataError(f"{source}: first line must be {','.join(_HEADER)}, is {','.join(rows[0]) if rows else ''!r}")
+            raise DataError(
+                f"{source}: first line must be {','.join(_HEADER)}, is {','.join(rows[0]) if rows else ''!r}"
+            )
         for number, row in enumerate(rows[1:]):
             if len(row) != len(_HEADER) or row[0] != str(number):
                 raise DataError(f"{source}, line {number + 2}: {','.join(row)!r} must be {number},<mid>,<display name>")
@@ -75,7 +77,9 @@ class LabelSet:
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(_HEADER)
-        writer.writerows([index, mid, name] for index, (mid, name) in enumerate(zip(self.mids, self.names, strict=True)))
+        writer.writerows(
+            [index, mid, name] for index, (mid, name) in enumerate(zip(self.mids, self.names, strict=True))
+        )
         return text.getvalue()
 
     @functools.cached_property

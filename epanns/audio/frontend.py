@@ -66,9 +66,10 @@ def mel_bank(spec: FrontEndSpec) -> Tensor:
     """Return the Slaney mel filterbank, ``(frequency_bins, mel_bins)`` float32, as torchlibrosa's ``melW``."""
     from torchaudio.functional import melscale_fbanks
 
-    bank: Tensor = melscale_fbanks(
-        spec.frequency_bins, spec.fmin, spec.fmax, spec.mel_bins, spec.sample_rate, norm="slaney", mel_scale="slaney"
-    )
+    with torch.device("cpu"):  # melscale_fbanks cannot run under another default device, such as meta
+        bank: Tensor = melscale_fbanks(
+            spec.frequency_bins, spec.fmin, spec.fmax, spec.mel_bins, spec.sample_rate, "slaney", "slaney"
+        )
     return bank
 
 
@@ -78,11 +79,11 @@ def stft_kernels(spec: FrontEndSpec) -> tuple[Tensor, Tensor]:
     These are the frozen tensors ``stft.conv_real`` and ``stft.conv_imag`` of released PANNs files (torchlibrosa
     `STFT`). epanns computes the same transform by FFT and needs them only to check and to write such files.
     """
-    time = torch.arange(spec.window_size, dtype=torch.float64)
+    time = torch.arange(spec.window_size, dtype=torch.float64, device="cpu")
     # The phase is reduced modulo one turn before the cosine: products of two indices lose digits as angles.
-    turns = torch.outer(torch.arange(spec.frequency_bins, dtype=torch.float64), time) % spec.window_size
+    turns = torch.outer(torch.arange(spec.frequency_bins, dtype=torch.float64, device="cpu"), time) % spec.window_size
     angle = 2 * math.pi * turns / spec.window_size
-    window = torch.hann_window(spec.window_size, dtype=torch.float64)
+    window = torch.hann_window(spec.window_size, dtype=torch.float64, device="cpu")
     real, imaginary = angle.cos() * window, -angle.sin() * window
     return real.float()[:, None], imaginary.float()[:, None]
 
@@ -94,7 +95,7 @@ class LogMel(nn.Module):
         super().__init__()
         self.spec = spec
         self.register_buffer("window", torch.hann_window(spec.window_size, dtype=torch.float32), persistent=False)
-        self.register_buffer("bank", mel_bank(spec), persistent=False)
+        self.register_buffer("bank", mel_bank(spec).to(torch.get_default_device()), persistent=False)
 
     def forward(self, waveform: Tensor) -> Tensor:
         """Compute the log-mel spectrogram.

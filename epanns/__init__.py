@@ -1,0 +1,37 @@
+"""Structured pruning of PANNs audio taggers; every name here is imported when it is first used."""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_WHERE = {
+    "build_model": "epanns.models.zoo",
+    "list_models": "epanns.models.zoo",
+    "load": "epanns.models.checkpoint",
+    "save": "epanns.models.checkpoint",
+    "prune": "epanns.pruning.prune",
+    "profile": "epanns.complexity.macs",
+    "evaluate": "epanns.evaluation.metrics",
+    "predict": "epanns.evaluation.predict",
+}
+
+__all__ = ["__version__", *_WHERE]
+
+if TYPE_CHECKING:
+    from epanns.complexity.macs import profile as profile
+    from epanns.models.checkpoint import load as load
+    from epanns.models.checkpoint import save as save
+    from epanns.models.zoo import build_model as build_model
+    from epanns.models.zoo import list_models as list_models
+    from epanns.pruning.prune import prune as prune
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module 'epanns' has no attribute {name!r}")
+    return getattr(importlib.import_module(_WHERE[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,129 @@
+"""A network as data: front end, width of every layer, head."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from types import MappingProxyType
+from typing import Any
+
+from epanns.audio.frontend import FrontEndSpec
+from epanns.errors import ConfigError, did_you_mean
+
+HEADS = ("clip", "decision_max", "decision_avg", "decision_att")
+FAMILIES = ("cnn",)
+
+# A width above this is no audio tagger but a damaged or hostile file; checked before anything is allocated.
+MAXIMUM_WIDTH = 65_536
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """Everything needed to build a network, apart from its weights.
+
+    Attributes:
+        name: Row of the zoo it comes from; pruning keeps the name.
+        family: Which builder reads the spec.
+        front_end: Log-mel settings.
+        widths: Output channels of each convolution, by PANNs' module name, in forward order.
+        embedding_size: Output size of ``fc1``, the classifier's input.
+        num_classes: Outputs.
+        head: How time is pooled: ``clip`` pools before the classifier, ``decision_*`` after it.
+        kernel_size: Side of the square convolution kernels.
+    """
+
+    name: str
+    family: str
+    front_end: FrontEndSpec
+    widths: Mapping[str, int]
+    embedding_size: int
+    num_classes: int
+    head: str = "clip"
+    kernel_size: int = 3
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "widths", MappingProxyType(dict(self.widths)))
+        problems = [
+            f"{name}={value!r} must be a whole number in [1, {MAXIMUM_WIDTH}]"
+            for name, value in {
+                **{f"widths[{layer!r}]": width for layer, width in self.widths.items()},
+                "embedding_size": self.embedding_size,
+                "num_classes": self.num_classes,
+                "kernel_size": self.kernel_size,
+            }.items()
+            if type(value) is not int or not 1 <= value <= MAXIMUM_WIDTH
+        ]
+        problems += [
+            f"{name}={value!r}{did_you_mean(str(value), choices)}: must be one of {', '.join(choices)}"
+            for name, value, choices in (("head", self.head, HEADS), ("family", self.family, FAMILIES))
+            if value not in choices
+        ]
+        if problems:
+            raise ConfigError(f"model {self.name}: " + "; ".join(problems))
+
+    def __hash__(self) -> int:
+        return hash((self.name, self.front_end, tuple(self.widths.items()), self.num_classes, self.head))
+
+    def with_widths(self, widths: Mapping[str, int]) -> "ModelSpec":
+        """Return this network with other widths for the named layers.
+
+        Raises:
+            ConfigError: If a layer is unknown; the nearest name is offered.
+        """
+        for layer in widths:
+            if layer not in self.widths:
+                raise ConfigError(
+                    f"{self.name} has no layer {layer!r}{did_you_mean(layer, self.widths)}; "
+                    f"its layers are {', '.join(self.widths)}"
+                )
+        return replace(self, widths={**self.widths, **widths})
+
+    def with_num_classes(self, num_classes: int) -> "ModelSpec":
+        """Return this network with another number of outputs."""
+        return replace(self, num_classes=num_classes)
+
+    def scaled(self, width: float) -> "ModelSpec":
+        """Return a narrow or wide version: every width and the embedding times `width`, rounded, at least 1.
+
+        Raises:
+            ConfigError: If `width` is not in (0, 8].
+        """
+        if not 0 < width <= 8:
+            raise ConfigError(f"width={width}: must be in (0, 8]; 1.0 is {self.name} as published")
+        return replace(
+            self,
+            widths={layer: max(1, round(channels * width)) for layer, channels in self.widths.items()},
+            embedding_size=max(1, round(self.embedding_size * width)),
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the spec as JSON values."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return values | {"front_end": self.front_end.to_dict(), "widths": dict(self.widths)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "ModelSpec":
+        """Read `to_dict`'s form strictly; every unknown or missing key is named in the `ConfigError`."""
+        known = {field.name for field in fields(cls)}
+        problems = [f"unknown key {key!r}{did_you_mean(key, known)}" for key in values if key not in known]
+        problems += [f"missing key {key!r}" for key in sorted(known - set(values))]
+        problems += [
+            f"{key} must be a table, is {values[key]!r}"
+            for key in ("front_end", "widths")
+            if key in values and not isinstance(values[key], Mapping)
+        ]
+        problems += [
+            f"{key} must be text, is {values[key]!r}"
+            for key in ("name", "family", "head")
+            if key in values and not isinstance(values[key], str)
+        ]
+        if problems:
+            raise ConfigError("model specification: " + "; ".join(problems))
+        return cls(**{**values, "front_end": FrontEndSpec.from_dict(values["front_end"])})
+
+
+def conv_widths(*blocks: int, convs_per_block: int = 2) -> dict[str, int]:
+    """Return the widths of ``conv_block1.conv1`` and on, each block's convolutions equally wide."""
+    return {
+        f"conv_block{block}.conv{conv}": width
+        for block, width in enumerate(blocks, start=1)
+        for conv in range(1, convs_per_block + 1)
+    }

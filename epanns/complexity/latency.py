@@ -1,0 +1,131 @@
+"""How long one clip takes and how much memory the process needs for it, measured on this machine."""
+
+import statistics
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from epanns.complexity.cost import Latency
+from epanns.errors import ConfigError
+from epanns.models.cnn import Cnn
+
+_WARM_UPS = 3
+_PROCESS = Path("/proc/self")
+
+
+def measure_latency(model: Cnn, *, seconds: float = 10.0, threads: int | None = None, repeats: int = 15) -> Latency:
+    """Time single clips through the whole network, front end included, after a warm-up.
+
+    The network is measured in evaluation mode on the device it is on; its mode and torch's number of threads are
+    restored.
+
+    Args:
+        model: The network.
+        seconds: Clip length; the clip is noise.
+        threads: CPU threads inside one operation; None keeps torch's setting.
+        repeats: Timed passes, after three untimed ones.
+
+    Raises:
+        ConfigError: If an argument is out of range.
+    """
+    if repeats < 1:
+        raise ConfigError(f"repeats={repeats}: at least 1 timed pass is needed")
+    waveform = _noise(model, seconds)
+    milliseconds = []
+    with cpu_threads(threads), evaluation_mode(model), torch.inference_mode():
+        for step in range(_WARM_UPS + repeats):
+            started = time.perf_counter()
+            model(waveform)
+            _synchronize(waveform.device)
+            if step >= _WARM_UPS:
+                milliseconds.append(1000 * (time.perf_counter() - started))
+        used_threads = torch.get_num_threads()
+    return Latency(
+        median=statistics.median(milliseconds),
+        min=min(milliseconds),
+        max=max(milliseconds),
+        threads=used_threads,
+        runtime=f"torch {torch.__version__} eager {waveform.device.type}",
+        dtype=str(waveform.dtype).removeprefix("torch."),
+    )
+
+
+def measure_peak_memory(model: Cnn, *, seconds: float = 10.0, threads: int | None = None) -> int | None:
+    """Return the peak memory in bytes while one clip is tagged, or None where it cannot be measured.
+
+    On the CPU: the largest resident set of the *whole process* (interpreter, torch, weights, activations) during the
+    pass, from Linux' ``VmHWM`` after a reset by ``/proc/self/clear_refs``; so measure in a process that does nothing
+    else, as `epanns profile --latency` does. On a GPU: the most that torch had allocated on it.
+    """
+    waveform = _noise(model, seconds)
+    with cpu_threads(threads), evaluation_mode(model), torch.inference_mode():
+        model(waveform)  # lazily loaded libraries belong to no clip
+        if waveform.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(waveform.device)
+            model(waveform)
+            return torch.cuda.max_memory_allocated(waveform.device)
+        if not _reset_peak_resident():
+            return None
+        model(waveform)
+    return _peak_resident()
+
+
+@contextmanager
+def cpu_threads(threads: int | None) -> Iterator[None]:
+    """Set the number of threads inside one operation, and restore it; None changes nothing."""
+    if threads is not None and threads < 1:
+        raise ConfigError(f"threads={threads}: must be at least 1")
+    before = torch.get_num_threads()
+    try:
+        if threads is not None:
+            torch.set_num_threads(threads)
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Put every module in evaluation mode, and restore each one's own mode."""
+    was_training = {module: module.training for module in model.modules()}
+    try:
+        model.eval()
+        yield
+    finally:
+        for module, training in was_training.items():
+            module.training = training
+
+
+def _noise(model: Cnn, seconds: float) -> Tensor:
+    samples = round(seconds * model.spec.front_end.sample_rate) if 0 < seconds < float("inf") else 0
+    if samples < 1:
+        raise ConfigError(f"seconds={seconds}: the clip to time must have at least one sample")
+    weight = next(model.parameters())
+    noise = torch.rand(1, samples, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    return noise.to(weight.device, weight.dtype)
+
+
+def _synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _reset_peak_resident() -> bool:
+    try:
+        (_PROCESS / "clear_refs").write_text("5")
+    except OSError:
+        return False
+    return True
+
+
+def _peak_resident() -> int | None:
+    try:
+        lines = (_PROCESS / "status").read_text().splitlines()
+    except OSError:
+        return None
+    kilobytes = [int(line.split()[1]) for line in lines if line.startswith("VmHWM:")]
+    return kilobytes[0] * 1024 if kilobytes else None

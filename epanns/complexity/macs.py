@@ -1,0 +1,218 @@
+"""Counting multiply-adds in closed form from the shapes a forward pass meets; nothing large is computed.
+
+One multiply-add is 1 MAC. `epanns.complexity.cost` says what each figure includes.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from epanns.audio.frontend import FrontEndSpec
+from epanns.complexity.cost import LayerCost, ModelCost
+from epanns.errors import ConfigError
+from epanns.models.cnn import Cnn
+from epanns.models.spec import ModelSpec
+
+_FLOAT32_BYTES = 4
+_ALLOCATIONS = ("aten.empty", "aten.empty_like")
+
+# Every counter below receives a layer, the shape of its input and the shape of its output, both without the batch
+# axis, and returns an exact count for one clip.
+LayerCounter = Callable[[Any, torch.Size, torch.Size], int]
+
+
+def conv_macs(conv: nn.Conv1d | nn.Conv2d, inputs: torch.Size, outputs: torch.Size) -> int:
+    """Each output element is a sum over the kernel and the input channels of its group."""
+    return outputs.numel() * (conv.in_channels // conv.groups) * math.prod(conv.kernel_size)
+
+
+def linear_macs(linear: nn.Linear, inputs: torch.Size, outputs: torch.Size) -> int:
+    """Each output element is a sum over the input features, at every position of the leading axes."""
+    return outputs.numel() * linear.in_features
+
+
+MACS: dict[type[nn.Module], LayerCounter] = {nn.Conv1d: conv_macs, nn.Conv2d: conv_macs, nn.Linear: linear_macs}
+
+
+def panns_conv(conv: nn.Conv1d | nn.Conv2d, inputs: torch.Size, outputs: torch.Size) -> int:
+    """2 per multiply-add, and 1 per output element where there is a bias."""
+    return 2 * conv_macs(conv, inputs, outputs) + (outputs.numel() if conv.bias is not None else 0)
+
+
+def panns_linear(linear: nn.Linear, inputs: torch.Size, outputs: torch.Size) -> int:
+    """2 per weight and 1 per bias, *once* however many positions the input has.
+
+    PANNs' counter reads a batch size only from two-dimensional inputs, so the per-frame layers of the decision-level
+    networks count as one frame. Kept, because the published figures were made with it.
+    """
+    return 2 * linear.weight.numel() + (linear.bias.numel() if linear.bias is not None else 0)
+
+
+def panns_batch_norm(norm: nn.Module, inputs: torch.Size, outputs: torch.Size) -> int:
+    """2 per element."""
+    return 2 * inputs.numel()
+
+
+PANNS_MULTIPLY_ADDS: dict[type[nn.Module], LayerCounter] = {
+    nn.Conv1d: panns_conv,
+    nn.Conv2d: panns_conv,
+    nn.Linear: panns_linear,
+    nn.BatchNorm1d: panns_batch_norm,
+    nn.BatchNorm2d: panns_batch_norm,
+}
+
+
+@dataclass
+class LayerCounts:
+    """What one forward pass met.
+
+    Attributes:
+        macs: Layer name -> MACs of one clip, convolutions and linear layers, in the order met.
+        panns_multiply_adds: PANNs' count of one clip, front end apart.
+        uncounted: Operation -> calls outside the counted layers; views and allocations, which do no work, are left out.
+    """
+
+    macs: Counter[str] = field(default_factory=Counter)
+    panns_multiply_adds: int = 0
+    uncounted: Counter[str] = field(default_factory=Counter)
+
+
+class _OperationLog(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Notes every operation that runs while no counted layer is running."""
+
+    def __init__(self, uncounted: Counter[str]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.uncounted = uncounted
+        self.inside_counted_layer = False
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        operation = str(func.overloadpacket)
+        if not (self.inside_counted_layer or func.is_view or operation in _ALLOCATIONS):
+            self.uncounted[operation] += 1
+        return func(*args, **(kwargs or {}))
+
+
+def count_layers(model: nn.Module, *example: Tensor, forward: Callable[..., Any] | None = None) -> LayerCounts:
+    """Run `model` once and count, per clip, what its layers do.
+
+    Args:
+        model: In the mode it is to be counted in; its tensors and the example may be on the meta device.
+        example: Inputs, batch first; any batch size gives the same count.
+        forward: Called with `example` instead of `model`, where the entry point is another method.
+    """
+    counts = LayerCounts()
+    log = _OperationLog(counts.uncounted)
+
+    def enter(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        log.inside_counted_layer = type(module) in MACS
+
+    def leave(name: str, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        log.inside_counted_layer = False
+        shapes = inputs[0].shape[1:], output.shape[1:]
+        if type(module) in MACS:
+            counts.macs[name] += MACS[type(module)](module, *shapes)
+        counts.panns_multiply_adds += PANNS_MULTIPLY_ADDS[type(module)](module, *shapes)
+
+    with _hooks(model, enter, leave), torch.no_grad(), log:
+        (forward or model)(*example)
+    return counts
+
+
+@contextmanager
+def _hooks(model: nn.Module, enter: Callable[..., None], leave: Callable[..., None]) -> Iterator[None]:
+    handles = []
+    for name, module in model.named_modules():
+        if type(module) in PANNS_MULTIPLY_ADDS:
+            handles.append(module.register_forward_pre_hook(enter))
+            handles.append(module.register_forward_hook(partial(leave, name)))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def stft_macs(front_end: FrontEndSpec, frames: int) -> int:
+    """Return the MACs of the STFT as torchlibrosa computes it: two convolutions, real and imaginary."""
+    return 2 * front_end.frequency_bins * front_end.window_size * frames
+
+
+def mel_macs(front_end: FrontEndSpec, frames: int) -> int:
+    """Return the MACs of the product with the mel matrix."""
+    return front_end.frequency_bins * front_end.mel_bins * frames
+
+
+def front_end_params(front_end: FrontEndSpec) -> int:
+    """Return the frozen numbers of a released PANNs file: two STFT kernels and the mel matrix."""
+    return front_end.frequency_bins * (2 * front_end.window_size + front_end.mel_bins)
+
+
+def profile(model: Cnn | ModelSpec, *, seconds: float = 10.0) -> ModelCost:
+    """Return parameters and MACs of a network for one clip.
+
+    The network is rebuilt from its specification on the meta device, so profiling the largest one takes no memory.
+
+    Args:
+        model: A network or its specification.
+        seconds: Clip length; shorter clips than the network's minimum cost what the minimum does, to which they are
+            repeated.
+
+    Raises:
+        ConfigError: If `seconds` is not positive, or the network's tensors are not those of its specification.
+    """
+    if not 0 < seconds < math.inf:
+        raise ConfigError(f"seconds={seconds}: the clip length to count for must be a positive number")
+    spec = model if isinstance(model, ModelSpec) else model.spec
+    with torch.device("meta"):
+        twin = Cnn(spec).eval()
+    if isinstance(model, Cnn):
+        _refuse_other_shapes(model, twin)
+    front_end = spec.front_end
+    frames = front_end.frames(max(round(seconds * front_end.sample_rate), twin.minimum_samples))
+    logmel = torch.empty(1, 1, frames, front_end.mel_bins, device="meta")
+    counts = count_layers(twin, logmel, forward=twin.forward_logmel)
+    n_params = sum(parameter.numel() for parameter in twin.parameters())
+    return ModelCost(
+        name=spec.name,
+        sample_rate=front_end.sample_rate,
+        clip_seconds=float(seconds),
+        n_params=n_params,
+        n_params_with_front_end=n_params + front_end_params(front_end),
+        param_bytes=n_params * _FLOAT32_BYTES,
+        backbone_macs=counts.macs.total(),
+        front_end_macs=stft_macs(front_end, frames) + mel_macs(front_end, frames),
+        panns_multiply_adds=counts.panns_multiply_adds + 2 * stft_macs(front_end, frames),
+        layers=_layer_costs(twin, counts.macs),
+        uncounted=dict(sorted(counts.uncounted.items())),
+    )
+
+
+def _layer_costs(model: nn.Module, macs: Mapping[str, int]) -> tuple[LayerCost, ...]:
+    rows = []
+    for name, module in model.named_modules():
+        own = list(module.parameters(recurse=False))
+        if own:
+            n_params = sum(parameter.numel() for parameter in own)
+            rows.append(LayerCost(name, own[0].shape[0], n_params, macs.get(name, 0)))
+    return tuple(rows)
+
+
+def _refuse_other_shapes(model: nn.Module, twin: nn.Module) -> None:
+    actual = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    stated = {name: tuple(parameter.shape) for name, parameter in twin.named_parameters()}
+    for name in sorted(actual.keys() | stated.keys()):
+        if actual.get(name) != stated.get(name):
+            raise ConfigError(
+                f"{name} has shape {actual.get(name)}, the network's specification says {stated.get(name)}: "
+                "profile a network whose layers were not exchanged by hand"
+            )

@@ -1,0 +1,101 @@
+"""Average precision, AUC and d-prime, as PANNs define them; classes where one is undefined are left out and counted."""
+
+import math
+from statistics import NormalDist
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.metrics import average_precision_score, roc_auc_score
+
+from epanns.errors import DataError
+from epanns.evaluation.bootstrap import mean_average_precision_interval
+from epanns.evaluation.predict import EvaluationProtocol, Predictions
+from epanns.evaluation.scores import ClassScore, Scores
+from epanns.labels import LabelSet
+
+
+def evaluate(
+    predictions: Predictions,
+    labels: LabelSet,
+    protocol: EvaluationProtocol,
+    *,
+    bootstrap: int = 1000,
+    seed: int = 0,
+) -> Scores:
+    """Score predictions per class and over classes.
+
+    Args:
+        predictions: Scores and truth of every clip.
+        labels: Names of the classes.
+        protocol: How the predictions were made; its description goes with the scores.
+        bootstrap: Resamples of the clips behind the 95 % interval of mAP; 0 for no interval.
+        seed: Seed of the resampling.
+
+    Raises:
+        DataError: If no class has a positive clip, so that mAP is undefined.
+    """
+    ap = average_precision(predictions.target, predictions.scores)
+    auc = roc_auc(predictions.target, predictions.scores)
+    n_positive = predictions.target.sum(axis=0)
+    if not n_positive.any():
+        n_clips, n_classes = predictions.target.shape
+        raise DataError(f"none of {n_classes} classes has a positive among {n_clips} clips: mAP needs labelled clips")
+    mean_auc = _mean_or_none(auc)
+    return Scores(
+        mAP=float(np.nanmean(ap)),
+        mAUC=mean_auc,
+        d_prime=None if mean_auc is None else d_prime(mean_auc),
+        n_clips=len(predictions.clip_ids),
+        n_classes_scored=int(np.isfinite(ap).sum()),
+        classes_without_positives=tuple(labels.names[index] for index in np.flatnonzero(n_positive == 0)),
+        protocol=protocol.describe(),
+        per_class=tuple(
+            ClassScore(index, name, _number_or_none(ap[index]), _number_or_none(auc[index]), int(n_positive[index]))
+            for index, name in enumerate(labels.names)
+        ),
+        mAP_interval=mean_average_precision_interval(
+            predictions.target, predictions.scores, resamples=bootstrap, seed=seed
+        ),
+    )
+
+
+def average_precision(target: NDArray[np.bool_], scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the average precision of each class by scikit-learn, NaN for a class without positives.
+
+    Args:
+        target: ``(clips, classes)`` bool.
+        scores: ``(clips, classes)``; only their order within a class matters.
+    """
+    return np.array(
+        [
+            average_precision_score(truth, score) if truth.any() else math.nan
+            for truth, score in zip(target.T, scores.T, strict=True)
+        ]
+    )
+
+
+def roc_auc(target: NDArray[np.bool_], scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the area under each class's ROC curve, NaN for a class without positives or without negatives."""
+    return np.array(
+        [
+            roc_auc_score(truth, score) if truth.any() and not truth.all() else math.nan
+            for truth, score in zip(target.T, scores.T, strict=True)
+        ]
+    )
+
+
+def d_prime(mean_auc: float) -> float | None:
+    """Return sqrt(2) * Phi^-1(mean AUC), the separation of two unit normals with that AUC.
+
+    Of the *mean* AUC, as PANNs report it (utils/plot_statistics.py), not the mean of per-class values. None where it
+    is infinite: at an AUC of exactly 0 or 1.
+    """
+    return math.sqrt(2) * NormalDist().inv_cdf(mean_auc) if 0 < mean_auc < 1 else None
+
+
+def _mean_or_none(values: NDArray[np.float64]) -> float | None:
+    return float(np.nanmean(values)) if np.isfinite(values).any() else None
+
+
+def _number_or_none(value: np.float64) -> float | None:
+    return float(value) if math.isfinite(value) else None

@@ -1,0 +1,222 @@
+"""A tagger and a pack to one row of scores per clip: whole clips, or windows and their aggregation."""
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from epanns.data.dataset import ClipBatch, PackDataset, make_loader
+from epanns.data.sampler import sequential_batches
+from epanns.errors import CheckpointError, ConfigError, PackError, did_you_mean
+from epanns.labels import LabelSet
+from epanns.models.cnn import Cnn
+from epanns.models.pooling import ModelOutput
+
+# name -> (logits, probabilities), each (windows, classes) of one clip -> (classes,) in [0, 1].
+AGGREGATES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "mean_prob": lambda logits, probabilities: probabilities.mean(dim=0),
+    "mean_logit": lambda logits, probabilities: logits.mean(dim=0).sigmoid(),
+    "max_prob": lambda logits, probabilities: probabilities.amax(dim=0),
+}
+
+
+@dataclass(frozen=True)
+class EvaluationProtocol:
+    """How a clip becomes one score per class.
+
+    Without a window the network hears the clip as it is packed, padding included, as PANNs were evaluated. With one
+    it hears windows over the clip's real samples::
+
+        clip    |-----------------------|          n_samples
+        windows |---------|
+                     |---------|                   every hop
+                          |---------|
+                              |---------|          the tail: one more window, shifted back to end with the clip
+
+    A clip shorter than the window is repeated up to it.
+
+    Attributes:
+        window: Length in seconds, > 0; None for the whole clip.
+        hop: Seconds between window starts, in (0, window]; None for windows side by side.
+        aggregate: Name in `AGGREGATES`: how the scores of a clip's windows become the clip's.
+
+    Raises:
+        ConfigError: If a value is out of range or has no meaning without a window.
+    """
+
+    window: float | None = None
+    hop: float | None = None
+    aggregate: str = "mean_prob"
+
+    def __post_init__(self) -> None:
+        if self.aggregate not in AGGREGATES:
+            hint = did_you_mean(self.aggregate, AGGREGATES)
+            raise ConfigError(f"aggregate={self.aggregate!r}{hint}: must be one of {', '.join(AGGREGATES)}")
+        if self.window is None:
+            if self.hop is not None or self.aggregate != "mean_prob":
+                raise ConfigError(
+                    f"hop={self.hop}, aggregate={self.aggregate!r} have no meaning without a window: give window too"
+                )
+            return
+        if not 0 < self.window < math.inf:
+            raise ConfigError(f"window={self.window}: must be a length in seconds > 0")
+        if self.hop is not None and not 0 < self.hop <= self.window:
+            raise ConfigError(f"hop={self.hop}: must be in (0, window={self.window}], or samples would be skipped")
+
+    def describe(self) -> str:
+        """Return the protocol in words, the same for equal protocols."""
+        if self.window is None:
+            return "whole clip"
+        hop = self.window if self.hop is None else self.hop
+        edges = "last window shifted back, short clips repeated"
+        return f"{self.window:g} s windows, {hop:g} s hop, {self.aggregate} ({edges})"
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Scores beside the truth, one row per clip in the order of the data.
+
+    Attributes:
+        clip_ids: ``(clips,)``.
+        scores: ``(clips, classes)`` float64 in [0, 1].
+        target: ``(clips, classes)`` bool.
+    """
+
+    clip_ids: tuple[str, ...]
+    scores: NDArray[np.float64]
+    target: NDArray[np.bool_]
+
+
+def predict(
+    model: Cnn,
+    dataset: PackDataset,
+    protocol: EvaluationProtocol | None = None,
+    *,
+    batch_size: int = 32,
+    workers: int = 0,
+    progress: Callable[[int, int | None], None] | None = None,
+) -> Predictions:
+    """Score every clip of a pack on the model's own device, in eval mode; the model is left as it was.
+
+    Args:
+        model: Tagger whose classes and sample rate are those of the pack.
+        dataset: Clips to score, in their order.
+        protocol: Whole clip (default) or windows.
+        batch_size: Clips read at once, and windows in one forward pass.
+        workers: Processes that read clips; 0 reads here.
+        progress: Told the number of clips done and in all after each batch.
+
+    Raises:
+        ConfigError: If model and pack differ in sample rate or classes.
+        PackError: If the pack has no clip.
+        CheckpointError: If the network gives a score that is not finite.
+    """
+    require_same_task(model, dataset)
+    if len(dataset) == 0:
+        raise PackError("the pack has no clip: nothing to evaluate")
+    clip_ids: list[str] = []
+    scores, target = [], []
+    device = next(model.parameters()).device
+    loader = make_loader(dataset, sequential_batches(len(dataset), batch_size), workers=workers)
+    with _inference(model):
+        for batch in loader:
+            clipwise = _score_batch(model, batch.to(device), protocol or EvaluationProtocol(), batch_size)
+            clip_ids += batch.clip_ids
+            scores.append(clipwise.double().cpu().numpy())
+            target.append(batch.target.cpu().numpy())
+            if progress is not None:
+                progress(len(clip_ids), len(dataset))
+    predictions = Predictions(tuple(clip_ids), np.concatenate(scores), np.concatenate(target))
+    _require_finite(predictions, model.spec.name)
+    return predictions
+
+
+def require_same_task(model: Cnn, dataset: PackDataset) -> None:
+    """Raise `ConfigError` if the model's sample rate or classes are not those of the pack."""
+    rate = model.spec.front_end.sample_rate
+    if rate != dataset.sample_rate:
+        raise ConfigError(
+            f"{model.spec.name} hears {rate} Hz, the pack {dataset.dataset_name} holds {dataset.sample_rate} Hz: "
+            f"pack the manifest again with --sample-rate {rate}"
+        )
+    difference = _label_difference(model.labels, dataset.labels)
+    if difference:
+        raise ConfigError(
+            f"{model.spec.name} and the pack {dataset.dataset_name} have different classes ({difference}): "
+            f"fine-tune on this label set first, or pack with the model's labels"
+        )
+
+
+def window_starts(n_samples: int, window: int, hop: int) -> list[int]:
+    """Return where the windows of a clip start, in samples; together they cover every sample.
+
+    The last one is shifted back to end with the clip where the hops do not fit. A clip no longer than the window
+    has one, at 0.
+    """
+    starts = list(range(0, max(1, n_samples - window + 1), hop))
+    if starts[-1] + window < n_samples:
+        starts.append(n_samples - window)
+    return starts
+
+
+def cut_windows(clip: Tensor, window: int, hop: int) -> Tensor:
+    """Cut a clip ``(samples,)`` into windows ``(windows, window)``; a short clip is repeated up to one window."""
+    if len(clip) < window:
+        clip = clip.repeat(math.ceil(window / len(clip)))[:window]
+    return torch.stack([clip[start : start + window] for start in window_starts(len(clip), window, hop)])
+
+
+def _score_batch(model: Cnn, batch: ClipBatch, protocol: EvaluationProtocol, batch_size: int) -> Tensor:
+    """Return probabilities ``(clips, classes)``."""
+    waveform = batch.float_waveform()
+    if protocol.window is None:
+        output: ModelOutput = model(waveform)
+        return output["clipwise_output"]
+    rate = model.spec.front_end.sample_rate
+    window = max(1, round(protocol.window * rate))
+    hop = window if protocol.hop is None else max(1, round(protocol.hop * rate))
+    lengths = batch.n_samples.clamp(min=1).tolist()
+    clips = [cut_windows(clip[:length], window, hop) for clip, length in zip(waveform, lengths, strict=True)]
+    outputs: list[ModelOutput] = [model(windows) for windows in torch.split(torch.cat(clips), batch_size)]
+    counts = [len(windows) for windows in clips]
+    logits = torch.split(torch.cat([output["clipwise_logits"] for output in outputs]), counts)
+    probabilities = torch.split(torch.cat([output["clipwise_output"] for output in outputs]), counts)
+    aggregate = AGGREGATES[protocol.aggregate]
+    return torch.stack([aggregate(*scores) for scores in zip(logits, probabilities, strict=True)])
+
+
+@contextmanager
+def _inference(model: nn.Module) -> Iterator[None]:
+    """Evaluate without gradients; every module's own mode comes back, however mixed they were."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def _label_difference(ours: LabelSet, theirs: LabelSet) -> str:
+    if len(ours) != len(theirs):
+        return f"{len(ours)} classes in the model, {len(theirs)} in the pack"
+    for index, (mine, other) in enumerate(zip(ours.names, theirs.names, strict=True)):
+        if mine != other:
+            return f"class {index} is {mine!r} in the model, {other!r} in the pack"
+    return ""
+
+
+def _require_finite(predictions: Predictions, name: str) -> None:
+    broken = np.flatnonzero(~np.isfinite(predictions.scores).all(axis=1))
+    if len(broken):
+        raise CheckpointError(
+            f"{name} gives scores that are not finite for {len(broken)} of {len(predictions.clip_ids)} clips, "
+            f"first {predictions.clip_ids[broken[0]]!r}: "
+            "its weights have diverged or are damaged; train again with a lower learning rate"
+        )

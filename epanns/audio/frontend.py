@@ -89,7 +89,12 @@ def stft_kernels(spec: FrontEndSpec) -> tuple[Tensor, Tensor]:
 
 
 class LogMel(nn.Module):
-    """Waveform to log-mel spectrogram; holds no parameter and no entry of the state dict."""
+    """Waveform to log-mel spectrogram; holds no parameter and no entry of the state dict.
+
+    In evaluation mode the Fourier transform runs in float64. In float32 its rounding noise lies 140 dB under the
+    loudest bin of a frame, which moves bins 120 dB down by up to 0.3 dB; training mode accepts that for a fourfold
+    faster transform.
+    """
 
     def __init__(self, spec: FrontEndSpec) -> None:
         super().__init__()
@@ -111,16 +116,18 @@ class LogMel(nn.Module):
         this equals (tests/audio/test_frontend.py states the tolerances).
         """
         spec = self.spec
+        if not self.training:
+            waveform = waveform.double()
         spectrum = torch.stft(
             waveform,
             spec.window_size,
             spec.hop_size,
-            window=self.get_buffer("window"),
+            window=self.get_buffer("window").to(waveform.dtype),
             center=True,
             pad_mode="reflect",
             return_complex=True,
         )
-        power = torch.view_as_real(spectrum).square().sum(-1)  # (batch, frequency, time)
+        power = torch.view_as_real(spectrum).square().sum(-1).float()  # (batch, frequency, time)
         mel = power.transpose(1, 2) @ self.get_buffer("bank")
         return 10.0 * torch.log10(mel.clamp(min=_AMIN))[:, None]  # (batch, 1, time, mel)
 

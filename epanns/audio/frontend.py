@@ -99,7 +99,7 @@ class LogMel(nn.Module):
     def __init__(self, spec: FrontEndSpec) -> None:
         super().__init__()
         self.spec = spec
-        self.register_buffer("window", torch.hann_window(spec.window_size, dtype=torch.float32), persistent=False)
+        self.register_buffer("window", torch.hann_window(spec.window_size, dtype=torch.float64), persistent=False)
         self.register_buffer("bank", mel_bank(spec).to(torch.get_default_device()), persistent=False)
 
     def forward(self, waveform: Tensor) -> Tensor:

@@ -1,0 +1,97 @@
+"""The README of a checkpoint folder: what the network is, where it comes from, how to use it."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from epanns.labels import LabelSet
+from epanns.models.spec import ModelSpec
+
+_LISTED_LABELS = 60  # longer label sets are named by their size; labels.csv has them all
+
+_CARD = """\
+# {name}{pruned}: an audio tagger
+
+A convolutional network on log-mel spectrograms that scores {num_classes} kinds of sound in a clip.
+{n_params:,} trainable parameters, {n_bytes:,} bytes of weights.
+
+## Load it
+
+```python
+import epanns
+
+model = epanns.load("PATH/OF/THIS/FOLDER")  # evaluation mode, on the CPU
+output = model(waveform)  # (batch, samples) float32 in [-1, 1] at {sample_rate} Hz
+output["clipwise_output"]  # (batch, {num_classes}) scores in 0..1
+```
+
+From a shell: `epanns info FOLDER`, `epanns tag FOLDER sound.wav`.
+
+## What it is
+
+| | |
+|---|---|
+| network | {name}, family `{family}`, head `{head}`, {kernel_size}x{kernel_size} kernels, embedding {embedding_size} |
+| input | {sample_rate} Hz; window {window_size}, hop {hop_size} samples; {mel_bins} mel bins, {fmin:g} to {fmax:g} Hz |
+| output | one sigmoid per class: several classes can be present at once, and scores do not sum to 1 |
+| classes | {classes} |
+
+Output channels of each convolution:
+
+{widths}
+
+## Where it comes from
+
+{origin}
+
+## Use and limits
+
+Meant for tagging sound clips and as a starting point for other tasks. Scores are not calibrated probabilities: choose a
+threshold per class on data of your own. It knows only what it was trained on; do not rely on it alone where a missed or
+invented sound would do harm.
+
+## Licence
+
+The code of epanns is under the MIT licence. Weights trained with epanns belong to whoever trained them. Weights that
+come from released PANNs or E-PANNs files, pruned and fine-tuned ones included, stay under the terms of their publisher:
+see https://zenodo.org/record/3987831 (PANNs) and https://zenodo.org/records/7939403 (E-PANNs).
+"""
+
+
+def model_card(spec: ModelSpec, labels: LabelSet, provenance: Mapping[str, Any], *, n_params: int, n_bytes: int) -> str:
+    """Return the text of the card.
+
+    Args:
+        spec: The network.
+        labels: Its classes.
+        provenance: As in config.json.
+        n_params: Trainable parameters.
+        n_bytes: Size of model.safetensors.
+    """
+    front_end = spec.front_end.to_dict()
+    listed = ", ".join(labels.names) if len(labels) <= _LISTED_LABELS else "see"
+    return _CARD.format(
+        **{**spec.to_dict(), **front_end, "widths": _widths_table(spec)},
+        pruned=" (pruned)" if provenance["plan"] else "",
+        n_params=n_params,
+        n_bytes=n_bytes,
+        classes=f"{len(labels)}: {listed} (`labels.csv`)",
+        origin=_origin(provenance),
+    )
+
+
+def _widths_table(spec: ModelSpec) -> str:
+    rows = [f"| `{layer}` | {width} |" for layer, width in spec.widths.items()]
+    return "\n".join(["| layer | channels |", "|---|---|", *rows])
+
+
+def _origin(provenance: Mapping[str, Any]) -> str:
+    plan, recipe = provenance["plan"], provenance["recipe"]
+    versions = ", ".join(f"{name} {version}" for name, version in provenance["versions"].items())
+    lines = [
+        f"- Source: {provenance['source']}",
+        f"- Parent weights (sha256): {provenance['parent_sha256'] or 'none, trained from random weights'}",
+        f"- Pruning: criterion `{plan.get('criterion')}`, plan in `config.json`" if plan else "- Pruning: none",
+        "- Training: recipe in `config.json`" if recipe else "- Training: no recipe recorded",
+        f"- Written with {versions}",
+    ]
+    return "\n".join(lines)

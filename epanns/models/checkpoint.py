@@ -1,0 +1,259 @@
+"""Checkpoints of epanns: a folder of config.json, model.safetensors, labels.csv and README.md.
+
+Released PANNs and E-PANNs files are read by `epanns.models.released`.
+"""
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Protocol
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from epanns import __version__
+from epanns.atomic import fsync_folder, new_folder, sha256_of
+from epanns.errors import CheckpointError, DataError, OutputError
+from epanns.labels import LabelSet
+from epanns.models.card import model_card
+from epanns.models.checkpoint_config import CheckpointConfig, is_config
+from epanns.models.cnn import Cnn
+from epanns.models.spec import ModelSpec
+from epanns.models.tensors import TensorForm, difference, expected_forms, forms_of
+from epanns.models.zoo import build_model
+
+CONFIG, WEIGHTS, LABELS, CARD = FILES = ("config.json", "model.safetensors", "labels.csv", "README.md")
+
+_PACKAGES = ("torch", "torchaudio", "torch-pruning", "numpy", "safetensors")
+_DTYPES = {"F32": "float32", "I64": "int64"}  # safetensors' names of what our networks hold
+
+
+class HasDict(Protocol):
+    """A pruning plan or a recipe that can be written as JSON."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the object as JSON values."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A network and its weights, on the CPU.
+
+    Attributes:
+        spec: What to build.
+        weights: The state dict, by PANNs' names.
+        labels: Names of the classes, in output order.
+        provenance: ``source``, ``parent_sha256``, ``plan``, ``recipe`` and ``versions`` as in config.json, and
+            ``sha256`` of the file the weights were read from: the parent of whatever is made of them.
+    """
+
+    spec: ModelSpec
+    weights: Mapping[str, Tensor]
+    labels: LabelSet
+    provenance: Mapping[str, Any]
+
+    def build(self) -> Cnn:
+        """Return the network with its weights, in evaluation mode."""
+        model = build_model(self.spec, labels=self.labels)
+        model.load_state_dict(self.weights)
+        model.provenance = dict(self.provenance)
+        return model.eval()
+
+
+def load(path: str | Path, *, sample_rate: int | None = None) -> Cnn:
+    """Return the network of a checkpoint folder or of a released ``.pth``/``.pt`` file, in evaluation mode, on the CPU.
+
+    Args:
+        path: Folder or file.
+        sample_rate: In Hz; needed only for released files that do not hold their front end.
+
+    Raises:
+        CheckpointError: If the path cannot be read as either, or was trained at another `sample_rate`.
+    """
+    return read_checkpoint(path, sample_rate=sample_rate).build()
+
+
+def read_checkpoint(path: str | Path, *, sample_rate: int | None = None, head: str | None = None) -> Checkpoint:
+    """Read a checkpoint folder or a released file; `head` as in `released.read_released`."""
+    path = Path(path)
+    if path.is_file():
+        from epanns.models.released import read_released  # not above: it makes this module's `Checkpoint`
+
+        return read_released(path, sample_rate=sample_rate, head=head)
+    checkpoint = load_checkpoint(path)
+    for name, asked, stored in (
+        ("sample_rate", sample_rate, checkpoint.spec.front_end.sample_rate),
+        ("head", head, checkpoint.spec.head),
+    ):
+        if asked not in (None, stored):
+            raise CheckpointError(f"{path}: {name}={asked} asked for, the checkpoint has {stored}: leave it out")
+    return checkpoint
+
+
+def load_checkpoint(folder: str | Path) -> Checkpoint:
+    """Read a checkpoint folder; everything is checked before the weights are loaded.
+
+    Raises:
+        CheckpointError: If a file is missing, damaged or does not fit the others; the message names it.
+    """
+    folder = Path(folder)
+    _check_files(folder)
+    config = CheckpointConfig.read(folder / CONFIG)
+    labels = _read_labels(folder / LABELS, config.spec)
+    _check_weights(folder / WEIGHTS, config)
+    provenance = config.provenance | {"sha256": config.weights_sha256}
+    return Checkpoint(config.spec, load_file(folder / WEIGHTS), labels, provenance)
+
+
+def save_checkpoint(
+    model: Cnn,
+    folder: str | Path,
+    *,
+    plan: Mapping[str, Any] | HasDict | None = None,
+    recipe: Mapping[str, Any] | HasDict | None = None,
+    overwrite: bool = False,
+) -> str:
+    """Write a checkpoint folder, whole or not at all.
+
+    Args:
+        model: The network; its `provenance` says what it was made of.
+        folder: Where to; must not exist unless `overwrite`.
+        plan: Which channels were kept, for a pruned network; by default that of the model's provenance.
+        recipe: How the weights were trained; by default that of the model's provenance.
+        overwrite: Take the place of an older checkpoint (and of nothing else).
+
+    Returns:
+        The sha256 of model.safetensors.
+
+    Raises:
+        OutputError: If the folder exists and may not be replaced.
+        CheckpointError: If the model's tensors are not those of its `spec`.
+    """
+    folder = Path(folder)
+    known = model.provenance
+    provenance = {
+        "source": known.get("source", f"{model.spec.name}, built from random weights with epanns"),
+        "parent_sha256": known.get("sha256"),
+        "plan": _as_json(plan) or known.get("plan"),
+        "recipe": _as_json(recipe) or known.get("recipe"),
+        "versions": _versions(),
+    }
+    if not overwrite:
+        with new_folder(folder) as partial:
+            return _write(model, partial, provenance)
+    staged, previous = _sibling(folder, ".next"), _sibling(folder, ".previous")
+    _settle(folder, staged, previous)
+    with new_folder(staged) as partial:
+        digest = _write(model, partial, provenance)
+    if folder.exists():
+        folder.replace(previous)
+    staged.replace(folder)
+    fsync_folder(folder.parent)
+    shutil.rmtree(previous, ignore_errors=True)
+    return digest
+
+
+save = save_checkpoint
+
+
+def _sibling(folder: Path, suffix: str) -> Path:
+    return folder.with_name(folder.name + suffix)
+
+
+def _settle(folder: Path, staged: Path, previous: Path) -> None:
+    """Refuse a folder that is not a checkpoint, and tidy what an interrupted swap left."""
+    if previous.exists() and not folder.exists():
+        previous.replace(folder)
+    for place in (folder, staged, previous):
+        if place.exists() and not _is_only_a_checkpoint(place):
+            raise OutputError(
+                f"{place} is not a checkpoint of epanns, or holds other files too, and is not overwritten: "
+                "choose another place or move it away"
+            )
+    shutil.rmtree(staged, ignore_errors=True)
+    shutil.rmtree(previous, ignore_errors=True)
+
+
+def _is_only_a_checkpoint(folder: Path) -> bool:
+    return folder.is_dir() and {file.name for file in folder.iterdir()} <= set(FILES) and is_config(folder / CONFIG)
+
+
+def _write(model: Cnn, folder: Path, provenance: dict[str, Any]) -> str:
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    if problem := difference(forms_of(tensors), expected_forms(model.spec)):
+        raise CheckpointError(f"this {model.spec.name} does not fit its own spec and would not load again: {problem}")
+    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+    digest = sha256_of(folder / WEIGHTS)
+    n_params = sum(parameter.numel() for parameter in model.parameters())
+    n_bytes = (folder / WEIGHTS).stat().st_size
+    card = model_card(model.spec, model.labels, provenance, n_params=n_params, n_bytes=n_bytes)
+    for name, text in {
+        LABELS: model.labels.to_csv(),
+        CARD: card,
+        CONFIG: CheckpointConfig(model.spec, digest, provenance).to_json(),
+    }.items():
+        (folder / name).write_text(text, encoding="utf-8", newline="\n")
+    return digest
+
+
+def _as_json(value: Mapping[str, Any] | HasDict | None) -> dict[str, Any] | None:
+    if value is None:
+        return None
+    return dict(value) if isinstance(value, Mapping) else value.to_dict()
+
+
+def _versions() -> dict[str, str]:
+    versions = {"epanns": __version__}
+    for package in _PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:  # torch-pruning is not needed to load or to save
+            continue
+    return versions
+
+
+def _check_files(folder: Path) -> None:
+    if not folder.is_dir():
+        previous = _sibling(folder, ".previous")
+        hint = f"; an interrupted save left {previous}: rename it" if previous.is_dir() else ""
+        raise CheckpointError(f"{folder}: no such file or folder{hint}")
+    missing = [name for name in (CONFIG, WEIGHTS, LABELS) if not (folder / name).is_file()]
+    if missing:
+        raise CheckpointError(
+            f"{folder} is not a checkpoint: {', '.join(missing)} missing; "
+            f"a checkpoint holds {', '.join(FILES)}, as `epanns import` or `epanns train` write them"
+        )
+
+
+def _read_labels(path: Path, spec: ModelSpec) -> LabelSet:
+    try:
+        labels = LabelSet.from_csv(path)
+    except DataError as error:
+        raise CheckpointError(str(error)) from error
+    if len(labels) != spec.num_classes:
+        raise CheckpointError(
+            f"{path}: {len(labels)} labels for a network of {spec.num_classes} classes: give one line per class"
+        )
+    return labels
+
+
+def _check_weights(path: Path, config: CheckpointConfig) -> None:
+    """Compare the header of a safetensors file with what the network needs, then its bytes with their sha256."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+            found = {
+                name: TensorForm(tuple(part.get_shape()), _DTYPES.get(part.get_dtype(), part.get_dtype()))
+                for name, part in slices.items()
+            }
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path}: damaged or not safetensors ({error}): copy or write it again") from error
+    if problem := difference(found, expected_forms(config.spec)):
+        raise CheckpointError(f"{path} does not fit {CONFIG} ({config.spec.name}): {problem}")
+    if sha256_of(path) != config.weights_sha256:
+        raise CheckpointError(
+            f"{path}: its bytes differ from the sha256 in {CONFIG}: the file is damaged or was changed"
+        )

@@ -1,0 +1,127 @@
+"""The config.json of a checkpoint: written, and checked before anything is allocated."""
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from epanns import __version__
+from epanns.errors import CheckpointError, ConfigError, did_you_mean
+from epanns.models.spec import ModelSpec
+
+FORMAT = "epanns-checkpoint/1"
+
+_REMEDY = "correct the file or write the checkpoint again"
+
+
+def _is_table(value: object) -> bool:
+    return isinstance(value, dict)
+
+
+def _is_sha256(value: object) -> bool:
+    return isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def _or_null(fits: Callable[[object], bool]) -> Callable[[object], bool]:
+    return lambda value: value is None or fits(value)
+
+
+_Rules = Mapping[str, tuple[str, Callable[[object], bool]]]
+
+_CONFIG: _Rules = {
+    "format": ("text", _is_text),
+    "model": ("a table", _is_table),
+    "weights_sha256": ("64 hexadecimal digits", _is_sha256),
+    "provenance": ("a table", _is_table),
+}
+_PROVENANCE: _Rules = {
+    "source": ("text", _is_text),
+    "parent_sha256": ("null or 64 hexadecimal digits", _or_null(_is_sha256)),
+    "plan": ("null or a table", _or_null(_is_table)),
+    "recipe": ("null or a table", _or_null(_is_table)),
+    "versions": ("a table", _is_table),
+}
+
+
+@dataclass(frozen=True)
+class CheckpointConfig:
+    """What config.json holds.
+
+    Attributes:
+        spec: The network.
+        weights_sha256: Of model.safetensors, in hexadecimal.
+        provenance: ``source`` (text), ``parent_sha256`` (of the weights these were made of, or None), ``plan`` and
+            ``recipe`` (JSON objects or None), ``versions`` (package -> version).
+    """
+
+    spec: ModelSpec
+    weights_sha256: str
+    provenance: dict[str, Any]
+
+    def to_json(self) -> str:
+        """Return the text of the file."""
+        values = {
+            "format": FORMAT,
+            "model": self.spec.to_dict(),
+            "weights_sha256": self.weights_sha256,
+            "provenance": self.provenance,
+        }
+        return json.dumps(values, indent=2, ensure_ascii=False) + "\n"
+
+    @classmethod
+    def read(cls, path: Path) -> "CheckpointConfig":
+        """Read and check the file.
+
+        Raises:
+            CheckpointError: If it is no JSON, of an unknown format, or breaks a rule; every broken rule is named.
+        """
+        values = _read_json(path)
+        if not isinstance(values, dict) or values.get("format") != FORMAT:
+            found = values.get("format") if isinstance(values, dict) else None
+            raise CheckpointError(
+                f"{path}: format {found!r} is unknown, epanns {__version__} reads {FORMAT!r}: "
+                "update epanns, or check that this is a checkpoint"
+            )
+        problems = _problems(values, _CONFIG, "")
+        if isinstance(provenance := values.get("provenance"), dict):
+            problems += _problems(provenance, _PROVENANCE, "provenance.")
+        if problems:
+            raise CheckpointError(f"{path}: {'; '.join(problems)}: {_REMEDY}")
+        try:
+            spec = ModelSpec.from_dict(values["model"])
+        except ConfigError as error:
+            raise CheckpointError(f"{path}: {error}: {_REMEDY}") from error
+        return cls(spec, values["weights_sha256"], values["provenance"])
+
+
+def is_config(path: Path) -> bool:
+    """Return whether a file is the config.json of a checkpoint of epanns, of whatever version."""
+    try:
+        values = _read_json(path)
+    except CheckpointError:
+        return False
+    return isinstance(values, dict) and str(values.get("format")).startswith("epanns-checkpoint/")
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:  # bad JSON and bad UTF-8 are ValueErrors
+        raise CheckpointError(f"{path}: cannot be read as JSON ({error}): {_REMEDY}") from error
+
+
+def _problems(values: Mapping[str, Any], rules: _Rules, prefix: str) -> list[str]:
+    unknown = [f"unknown key {prefix}{key}{did_you_mean(key, rules)}" for key in values if key not in rules]
+    missing = [f"missing key {prefix}{key}" for key in rules if key not in values]
+    broken = [
+        f"{prefix}{key} must be {rule}, is {str(values[key])[:60]!r}"
+        for key, (rule, fits) in rules.items()
+        if key in values and not fits(values[key])
+    ]
+    return unknown + missing + broken

@@ -1,0 +1,58 @@
+"""Names, shapes and types of a network's tensors, and how those of a file differ from them."""
+
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from epanns.models.spec import ModelSpec
+from epanns.models.zoo import build_model
+
+_SHOWN = 4  # names per kind of difference; a message stays one readable line
+
+
+class TensorForm(NamedTuple):
+    """Shape and element type of a tensor that may not be in memory."""
+
+    shape: tuple[int, ...]
+    dtype: str
+
+    def __str__(self) -> str:
+        return f"{self.shape} {self.dtype}"
+
+
+def forms_of(weights: Mapping[str, Tensor]) -> dict[str, TensorForm]:
+    """Return the form of each tensor of a state dict."""
+    return {
+        name: TensorForm(tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."))
+        for name, tensor in weights.items()
+    }
+
+
+def expected_forms(spec: ModelSpec) -> dict[str, TensorForm]:
+    """Return the state dict that `spec` needs, without allocating it."""
+    with torch.device("meta"):
+        return forms_of(build_model(spec).state_dict())
+
+
+def difference(found: Mapping[str, TensorForm], expected: Mapping[str, TensorForm]) -> str:
+    """Say in one line what is missing, unexpected or of another form; empty where nothing is."""
+    wrong = [
+        f"{name} is {found[name]}, must be {form}"
+        for name, form in expected.items()
+        if name in found and found[name] != form
+    ]
+    kinds = {
+        "missing": [name for name in expected if name not in found],
+        "unexpected": [name for name in found if name not in expected],
+        "of another shape or type": wrong,
+    }
+    return "; ".join(f"{len(names)} {kind}: {shortened(names)}" for kind, names in kinds.items() if names)
+
+
+def shortened(names: Iterable[str]) -> str:
+    """Join names by commas, the first few only, and count the rest."""
+    listed = list(names)
+    rest = len(listed) - _SHOWN
+    return ", ".join(listed[:_SHOWN]) + (f" and {rest} more" if rest > 0 else "")

@@ -173,10 +173,10 @@ def profile(model: Cnn | ModelSpec, *, seconds: float = 10.0) -> ModelCost:
     if not 0 < seconds < math.inf:
         raise ConfigError(f"seconds={seconds}: the clip length to count for must be a positive number")
     spec = model if isinstance(model, ModelSpec) else model.spec
-    with torch.device("meta"):
-        twin = Cnn(spec).eval()
-    if isinstance(model, Cnn):
-        _refuse_other_shapes(model, twin)
+    twin = meta_twin(spec)
+    mismatch = shape_mismatch(model, twin) if isinstance(model, Cnn) else None
+    if mismatch:
+        raise ConfigError(f"{mismatch}: profile a network whose layers were not exchanged by hand")
     front_end = spec.front_end
     frames = front_end.frames(max(round(seconds * front_end.sample_rate), twin.minimum_samples))
     logmel = torch.empty(1, 1, frames, front_end.mel_bins, device="meta")
@@ -207,12 +207,17 @@ def _layer_costs(model: nn.Module, macs: Mapping[str, int]) -> tuple[LayerCost, 
     return tuple(rows)
 
 
-def _refuse_other_shapes(model: nn.Module, twin: nn.Module) -> None:
-    actual = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
-    stated = {name: tuple(parameter.shape) for name, parameter in twin.named_parameters()}
+def meta_twin(spec: ModelSpec) -> Cnn:
+    """Return the network of a specification in evaluation mode on the meta device: shapes without numbers."""
+    with torch.device("meta"):
+        return Cnn(spec).eval()
+
+
+def shape_mismatch(model: nn.Module, twin: nn.Module) -> str | None:
+    """Return one line on the first tensor of `model` that has another shape in `twin`, or None."""
+    actual = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    stated = {name: tuple(tensor.shape) for name, tensor in twin.state_dict().items()}
     for name in sorted(actual.keys() | stated.keys()):
         if actual.get(name) != stated.get(name):
-            raise ConfigError(
-                f"{name} has shape {actual.get(name)}, the network's specification says {stated.get(name)}: "
-                "profile a network whose layers were not exchanged by hand"
-            )
+            return f"{name} has shape {actual.get(name)}, the network's specification says {stated.get(name)}"
+    return None

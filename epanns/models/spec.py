@@ -62,6 +62,10 @@ class ModelSpec:
     def __hash__(self) -> int:
         return hash((self.name, self.front_end, tuple(self.widths.items()), self.num_classes, self.head))
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Let a network be deep-copied and sent to another process: the read-only view of the widths cannot be."""
+        return ModelSpec.from_dict, (self.to_dict(),)
+
     def with_widths(self, widths: Mapping[str, int]) -> "ModelSpec":
         """Return this network with other widths for the named layers.
 

@@ -1,0 +1,147 @@
+"""The pruned network as data: which channels of which layer stay."""
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from types import MappingProxyType
+from typing import Any
+
+from epanns.atomic import sha256_of_json
+from epanns.errors import ConfigError, PruningError, did_you_mean
+from epanns.models.spec import ModelSpec
+
+_FORMAT = "epanns-plan/1"
+
+
+@dataclass(frozen=True)
+class PruningPlan:
+    """Which channels stay; with the base's weights, enough to make the pruned network again.
+
+    Channels are numbered as in `base`. Where the base had been pruned before, that is the numbering of the pruned
+    network; the plan that made it is in its checkpoint's provenance.
+
+    Attributes:
+        base: The network before pruning.
+        kept_channels: Layer -> ascending channel indices in the base; layers not named keep all.
+        criterion: Name in `pruning.criteria.CRITERIA`.
+        ratios: Layer -> fraction of channels asked to go, for the same layers; rounding may make it another fraction.
+        seed: Of the criterion, where it draws numbers.
+    """
+
+    base: ModelSpec
+    kept_channels: Mapping[str, tuple[int, ...]]
+    criterion: str
+    ratios: Mapping[str, float]
+    seed: int
+
+    def __post_init__(self) -> None:
+        kept = {layer: tuple(channels) for layer, channels in self.kept_channels.items()}
+        object.__setattr__(self, "kept_channels", MappingProxyType(kept))
+        object.__setattr__(self, "ratios", MappingProxyType(dict(self.ratios)))
+        problems = [problem for layer in kept for problem in self._problems_of(layer)]
+        if set(self.ratios) != set(kept):
+            problems.append(f"ratios name {sorted(self.ratios)}, kept_channels {sorted(kept)}: they must be the same")
+        if problems:
+            raise PruningError(f"pruning plan for {self.base.name}: " + "; ".join(problems))
+
+    def __hash__(self) -> int:
+        return hash(self.digest)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Let a plan be copied and sent to another process: read-only views of dictionaries cannot be."""
+        return PruningPlan.from_dict, (self.to_dict(),)
+
+    def _problems_of(self, layer: str) -> list[str]:
+        if layer not in self.base.widths:
+            return [f"unknown layer {layer!r}{did_you_mean(layer, self.base.widths)}"]
+        kept, width = self.kept_channels[layer], self.base.widths[layer]
+        if not kept:
+            return [f"{layer} would keep no channel: keep at least one"]
+        if any(type(channel) is not int for channel in kept):
+            return [f"channels of {layer} must be whole numbers"]
+        if list(kept) != sorted(set(kept)) or kept[0] < 0 or kept[-1] >= width:
+            return [f"channels of {layer} must ascend within [0, {width})"]
+        return []
+
+    @property
+    def widths(self) -> dict[str, int]:
+        """Layer -> channels after pruning, for every layer of the network."""
+        return {
+            layer: len(self.kept_channels[layer]) if layer in self.kept_channels else width
+            for layer, width in self.base.widths.items()
+        }
+
+    @property
+    def pruned_layers(self) -> tuple[str, ...]:
+        """Layers that lose at least one channel, in forward order."""
+        return tuple(layer for layer, width in self.widths.items() if width < self.base.widths[layer])
+
+    @property
+    def pruned_spec(self) -> ModelSpec:
+        """The network after pruning."""
+        return self.base.with_widths(self.widths)
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """The sha256 of the plan's canonical JSON."""
+        return sha256_of_json(self.to_dict())
+
+    def summary(self) -> str:
+        """Return one line for people."""
+        changes = [f"{layer} {self.base.widths[layer]} -> {self.widths[layer]}" for layer in self.pruned_layers]
+        total = len(self.base.widths)
+        return f"{len(changes)} of {total} layers pruned by {self.criterion}: {', '.join(changes) or 'nothing removed'}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the plan as JSON values."""
+        return {
+            "format": _FORMAT,
+            "base": self.base.to_dict(),
+            "criterion": self.criterion,
+            "ratios": dict(self.ratios),
+            "seed": self.seed,
+            "kept_channels": {layer: list(kept) for layer, kept in self.kept_channels.items()},
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "PruningPlan":
+        """Read `to_dict`'s form strictly.
+
+        Raises:
+            PruningError: Naming every unknown, missing or mistyped key, or the format where it is another one.
+        """
+        given = dict(values)
+        if given.pop("format", None) != _FORMAT:
+            raise PruningError(f"pruning plan of format {values.get('format')!r}: this version reads {_FORMAT!r}")
+        types = {"base": Mapping, "kept_channels": Mapping, "criterion": str, "ratios": Mapping, "seed": int}
+        assert list(types) == [field.name for field in fields(cls)]
+        problems = [f"unknown key {key!r}{did_you_mean(key, types)}" for key in given if key not in types]
+        problems += [f"missing key {key!r}" for key in types if key not in given]
+        problems += [
+            f"{key} must be {'a table' if kind is Mapping else kind.__name__}, is {given[key]!r}"
+            for key, kind in types.items()
+            if key in given and not isinstance(given[key], kind)
+        ]
+        if not problems:
+            problems += _mistyped_entries(given["kept_channels"], given["ratios"])
+        if problems:
+            raise PruningError("pruning plan: " + "; ".join(problems))
+        try:
+            base = ModelSpec.from_dict(given["base"])
+        except ConfigError as error:
+            raise PruningError(f"pruning plan: base: {error}") from error
+        return cls(**{**given, "base": base})
+
+
+def _mistyped_entries(kept_channels: Mapping[str, Any], ratios: Mapping[str, Any]) -> list[str]:
+    problems = [
+        f"kept_channels of {layer} must be a list, is {kept!r}"
+        for layer, kept in kept_channels.items()
+        if not isinstance(kept, list)
+    ]
+    problems += [
+        f"ratio of {layer} must be a number in [0, 1), is {ratio!r}"
+        for layer, ratio in ratios.items()
+        if isinstance(ratio, bool) or not isinstance(ratio, int | float) or not 0 <= ratio < 1
+    ]
+    return problems

@@ -1,0 +1,143 @@
+"""From a network and a ratio to a smaller network and the plan that says what went."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from epanns.complexity.macs import meta_twin, shape_mismatch
+from epanns.errors import PruningError
+from epanns.models.cnn import Cnn
+from epanns.pruning.allocation import ratio_per_layer, remaining_width, select_layers
+from epanns.pruning.criteria import LayerFilters, criterion_named, most_important
+from epanns.pruning.engine import remove_channels
+from epanns.pruning.plan import PruningPlan
+
+
+def prune(
+    model: Cnn,
+    *,
+    criterion: str = "l1",
+    ratio: float | None = None,
+    ratios: Mapping[str, float] | None = None,
+    layers: Sequence[str] | None = None,
+    seed: int = 0,
+    round_to: int = 1,
+) -> tuple[Cnn, PruningPlan]:
+    """Remove the least important filters of a network.
+
+    Every layer is ranked by itself, on the unpruned weights; the readers of a removed channel lose it too.
+
+    Args:
+        model: The network; not touched. Frozen networks, any mode and any device are fine.
+        criterion: Name in `pruning.criteria.CRITERIA`.
+        ratio: Fraction of channels removed from each layer, in [0, 1).
+        ratios: Instead of `ratio`, a fraction per layer or block; layers not named are left alone.
+        layers: With `ratio`: names of layers or blocks; every convolution by default.
+        seed: For criteria that draw numbers.
+        round_to: Pruned layers get the nearest multiple of this many channels.
+
+    Returns:
+        The smaller network, in the same modes, with the same ``requires_grad`` flags, labels and provenance, and the
+        plan, whose channel numbers are those of `model`. Optimizers made for `model` do not fit it.
+
+    Raises:
+        PruningError: If a ratio, layer or criterion cannot be used, a layer would lose nothing or everything, or the
+            network cannot be pruned as it is (compiled, wrapped for several devices, shared parameters).
+    """
+    plan = plan_pruning(
+        model, criterion=criterion, ratio=ratio, ratios=ratios, layers=layers, seed=seed, round_to=round_to
+    )
+    return apply_plan(model, plan), plan
+
+
+def plan_pruning(
+    model: Cnn,
+    *,
+    criterion: str = "l1",
+    ratio: float | None = None,
+    ratios: Mapping[str, float] | None = None,
+    layers: Sequence[str] | None = None,
+    seed: int = 0,
+    round_to: int = 1,
+) -> PruningPlan:
+    """Decide what would go, without surgery; arguments and errors as in `prune`."""
+    _refuse_unprunable(model)
+    score = criterion_named(criterion)
+    asked = _asked_ratios(model, ratio, ratios, layers)
+    widths = {
+        layer: remaining_width(model.spec.widths[layer], asked[layer], round_to=round_to, layer=layer)
+        for layer in asked
+    }
+    kept = {
+        layer: most_important(score(_filters(model, layer, seed)), width, layer=layer)
+        for layer, width in widths.items()
+    }
+    return PruningPlan(base=model.spec, kept_channels=kept, criterion=criterion, ratios=asked, seed=seed)
+
+
+def apply_plan(model: Cnn, plan: PruningPlan) -> Cnn:
+    """Return `model` without the channels that `plan` drops; `model` is not touched.
+
+    The network must have the layer widths of the plan's base; its head may be another one, for other classes.
+
+    Raises:
+        PruningError: If the widths differ, or the network cannot be pruned as it is.
+    """
+    _refuse_unprunable(model)
+    for layer in model.spec.widths.keys() | plan.base.widths.keys():
+        stated, actual = plan.base.widths.get(layer), model.spec.widths.get(layer)
+        if stated != actual:
+            raise PruningError(
+                f"the plan was made for {layer} of width {stated}, this network has {actual}: apply it to its base"
+            )
+    return remove_channels(model, plan.kept_channels)
+
+
+def _asked_ratios(
+    model: Cnn, ratio: float | None, ratios: Mapping[str, float] | None, layers: Sequence[str] | None
+) -> dict[str, float]:
+    names: dict[str, Any] = {"prunable": model.conv_names, "protected": _protected(model)}
+    if (ratio is None) == (ratios is None):
+        raise PruningError("give either one ratio or ratios per layer, and not both")
+    if ratios is not None:
+        if layers is not None:
+            raise PruningError("layers goes with one ratio; ratios per layer name their layers themselves")
+        return ratio_per_layer(ratios, **names)
+    chosen = model.conv_names if layers is None else select_layers(layers, **names)
+    return ratio_per_layer({layer: ratio for layer in chosen if ratio is not None}, **names)
+
+
+def _protected(model: Cnn) -> dict[str, str]:
+    """Return every module that somebody might name and that must keep its width, with the reason."""
+    last = model.conv_names[-1]
+    reasons = {name: "it is the classifier, its outputs are the classes" for name in model.classifier_names}
+    reasons["fc1"] = f"its outputs are the embedding; its inputs shrink when {last} is pruned"
+    reasons["bn0"] = "it normalises the mel bins of the front end"
+    for conv in model.conv_names:
+        reasons[conv.replace(".conv", ".bn")] = f"a batch norm shrinks with its convolution, so name {conv}"
+    return reasons
+
+
+def _filters(model: Cnn, layer: str, seed: int) -> LayerFilters:
+    weight = model.get_submodule(layer).get_parameter("weight")
+    return LayerFilters(layer, weight.detach().to("cpu", torch.float64), seed)
+
+
+def _refuse_unprunable(model: nn.Module) -> None:
+    """Refuse what would be pruned silently wrong: see each message."""
+    if hasattr(model, "_orig_mod") or getattr(model, "_compiled_call_impl", None) is not None:
+        raise PruningError("the network is compiled: prune the one given to torch.compile, then compile the result")
+    if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        raise PruningError(f"the network is wrapped in {type(model).__name__}: prune its .module, then wrap the result")
+    if not isinstance(model, Cnn):
+        raise PruningError(f"{type(model).__name__} is no network of epanns: use epanns.load or epanns.build_model")
+    first_name: dict[int, str] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        other = first_name.setdefault(id(parameter), name)
+        if other != name:
+            raise PruningError(f"{other} and {name} share one parameter, which surgery would part: untie them first")
+    mismatch = shape_mismatch(model, meta_twin(model.spec))
+    if mismatch:
+        raise PruningError(f"{mismatch}: prune a network whose layers were not exchanged by hand")

@@ -1,0 +1,95 @@
+"""Batch-norm statistics measured again after surgery, without labels and without training any weight."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from epanns.errors import PruningError
+from epanns.models.cnn import Cnn
+from epanns.pruning.plan import PruningPlan
+
+
+def recalibrate_batch_norm(model: Cnn, waveforms: Iterable[Tensor], *, plan: PruningPlan | None = None) -> int:
+    """Replace running means and variances by averages over calibration clips, in place.
+
+    Each statistic becomes the plain average over batches (cumulative, as ``momentum=None`` of torch), so batches of
+    equal size weigh all clips alike. Dropout, SpecAugment and everything else stay in evaluation mode. Every module's
+    mode and momentum are restored, and where anything fails, the statistics too.
+
+    Args:
+        model: The network, usually just pruned; on any device, to which the waveforms are moved.
+        waveforms: Batches ``(batch, samples)`` float in [-1, 1]; real sound of the kind to be tagged, unlabelled.
+        plan: What was pruned. Then only batch norms whose *inputs* changed are measured: those behind the first pruned
+            convolution's own, whose surviving channels are what they were. Without a plan: every one.
+
+    Returns:
+        Number of clips seen.
+
+    Raises:
+        PruningError: If there is no clip, a batch is not floating point, or a statistic comes out not finite.
+
+    Source: EagleEye (Li et al. 2020, arXiv 2007.02491), "adaptive batch normalization".
+    """
+    norms = _norms_behind(model, plan)
+    if not norms:
+        return 0
+    device, seen = next(model.parameters()).device, 0
+    with _measuring(model, norms), torch.no_grad():
+        for waveform in waveforms:
+            if not waveform.is_floating_point():
+                raise PruningError(f"calibration batch of type {waveform.dtype}: give floats in [-1, 1]")
+            model(waveform.to(device))
+            seen += len(waveform)
+        if seen == 0:
+            raise PruningError("no calibration clip was given: batch-norm statistics need at least one batch of sound")
+        for name, norm in norms.items():
+            if not all(bool(statistic.isfinite().all()) for statistic in _statistics(norm)):
+                raise PruningError(
+                    f"{name}: statistics are not finite after calibration; look for bad clips or weights"
+                )
+    return seen
+
+
+def _norms_behind(model: Cnn, plan: PruningPlan | None) -> dict[str, _BatchNorm]:
+    norms = {name: module for name, module in model.named_modules() if isinstance(module, _BatchNorm)}
+    if plan is None:
+        return norms
+    if not plan.pruned_layers:
+        return {}
+    first = model.conv_names.index(plan.pruned_layers[0])
+    behind = [conv.replace(".conv", ".bn") for conv in model.conv_names[first + 1 :]]
+    return {name: norms[name] for name in behind}
+
+
+def _statistics(norm: _BatchNorm) -> list[Tensor]:
+    return [buffer for buffer in (norm.running_mean, norm.running_var, norm.num_batches_tracked) if buffer is not None]
+
+
+@contextmanager
+def _measuring(model: nn.Module, norms: dict[str, _BatchNorm]) -> Iterator[None]:
+    """Let only `norms` learn statistics, from zero; restore modes and momenta, and statistics that met nothing new."""
+    was_training = {module: module.training for module in model.modules()}
+    momenta = {norm: norm.momentum for norm in norms.values()}
+    before = {norm: [buffer.clone() for buffer in _statistics(norm)] for norm in norms.values()}
+    failed = True
+    try:
+        model.eval()
+        for norm in norms.values():
+            norm.train()
+            norm.reset_running_stats()
+            norm.momentum = None
+        yield
+        failed = False
+    finally:
+        for norm, statistics in before.items():
+            norm.momentum = momenta[norm]
+            # PANNs' attention block holds a batch norm that its forward pass never uses.
+            unused = norm.num_batches_tracked is not None and int(norm.num_batches_tracked) == 0
+            if failed or unused:
+                for buffer, value in zip(_statistics(norm), statistics, strict=True):
+                    buffer.copy_(value)
+        for module, training in was_training.items():
+            module.training = training

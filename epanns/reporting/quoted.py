@@ -1,0 +1,63 @@
+"""Published results of others, as data with source and protocol. They are quoted, never measured here."""
+
+import csv
+import functools
+import io
+from dataclasses import dataclass
+from importlib import resources
+
+
+@dataclass(frozen=True)
+class QuotedRow:
+    """One published result.
+
+    Attributes:
+        family: Whose networks it belongs to.
+        value: The `metric` as published.
+        param_bytes: 4 per parameter, or the published file size where the network is quantised; None if unknown.
+        macs: Multiply-adds for `clip_seconds` of sound in the named convention.
+        protocol: Data split, windows and how the result was chosen.
+        source: Publication and where in it.
+    """
+
+    name: str
+    family: str
+    dataset: str
+    metric: str
+    value: float
+    n_params: int | None
+    param_bytes: int | None
+    macs: int | None
+    macs_convention: str
+    clip_seconds: float
+    protocol: str
+    source: str
+    note: str
+
+
+@functools.cache
+def quoted_rows() -> tuple[QuotedRow, ...]:
+    """Return the published rows, in the order of the file."""
+    text = (resources.files("epanns") / "reporting" / "quoted.csv").read_text(encoding="utf-8")
+    return tuple(_row(values) for values in csv.DictReader(io.StringIO(text)))
+
+
+def _row(values: dict[str, str]) -> QuotedRow:
+    def count(name: str) -> int | None:
+        return int(values[name]) if values[name] else None
+
+    return QuotedRow(
+        name=values["name"],
+        family=values["family"],
+        dataset=values["dataset"],
+        metric=values["metric"],
+        value=float(values["value"]),
+        n_params=count("n_params"),
+        param_bytes=count("param_bytes"),
+        macs=count("macs"),
+        macs_convention=values["macs_convention"],
+        clip_seconds=float(values["clip_seconds"]),
+        protocol=values["protocol"],
+        source=values["source"],
+        note=values["note"],
+    )

@@ -1,0 +1,203 @@
+"""Run records to the rows of a report: seeds averaged, what must not be compared kept in blocks apart."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean, stdev
+from typing import Any, NamedTuple
+
+from epanns.sweeps.records import RunRecord
+
+UNPRUNED = "unpruned"
+CONTROL = "unpruned, trained on"
+REPORTED_SPLIT = "test"
+PRUNED_STAGES = ("pruned", "recovered", "finetuned", "evaluated")
+
+
+class Estimate(NamedTuple):
+    """Mean over seeds and sample standard deviation; `sd` is None where there is one seed."""
+
+    mean: float
+    sd: float | None
+    n: int
+
+
+class BlockKey(NamedTuple):
+    """What rows must share to be compared: scores of other data, or heard otherwise, go in another block."""
+
+    dataset: str
+    split: str
+    protocol: str
+    clip_seconds: float
+
+
+@dataclass(frozen=True)
+class Row:
+    """One configuration, averaged over its seeds.
+
+    Attributes:
+        variant: `UNPRUNED`, `CONTROL` or the name of the criterion.
+        layers: What was pruned, by module name.
+        ratio: Fraction of channels removed; 0 for unpruned rows, None where it differs by layer.
+        n_params: Mean over seeds, as are `param_bytes` and `backbone_macs`.
+        param_reduction: Fraction of the unpruned network's parameters that is gone; `mac_reduction` likewise.
+        mAP: Stage name -> estimate on the block's split.
+        settings: What else tells this row from another that looks the same.
+    """
+
+    experiment: str
+    model: str
+    width: float
+    variant: str
+    layers: tuple[str, ...]
+    ratio: float | None
+    recover: str
+    finetune_iterations: int
+    n_params: float
+    param_bytes: float
+    backbone_macs: float
+    param_reduction: float
+    mac_reduction: float
+    mAP: Mapping[str, Estimate]  # noqa: N815
+    n_seeds: int
+    settings: str = ""
+
+    @property
+    def is_pruned(self) -> bool:
+        """Whether channels were removed."""
+        return self.variant not in (UNPRUNED, CONTROL)
+
+    @property
+    def network(self) -> str:
+        """The network and, where it is not the published one, its width."""
+        return self.model if self.width == 1 else f"{self.model} × {self.width:g}"
+
+
+def rows_by_block(records: Iterable[RunRecord]) -> dict[BlockKey, list[Row]]:
+    """Group records into blocks, and in each block into one row per configuration.
+
+    Runs that agree in everything a row shows are seeds of one row. Where a seed occurs twice among them, the rest of
+    their configuration tells the rows apart and is shown. The unpruned network's row holds every run's `dense` score,
+    once per seed.
+    """
+    blocks: dict[BlockKey, list[RunRecord]] = {}
+    for record in records:
+        key = BlockKey(record.dataset, reported_split(record), record.protocol, record.clip_seconds)
+        blocks.setdefault(key, []).append(record)
+    return {key: _rows(blocks[key], key.split) for key in sorted(blocks)}
+
+
+def reported_split(record: RunRecord) -> str:
+    """Return ``test`` where the run has test scores, else the split it was scored on last."""
+    splits = [split for stage in record.stages for split in stage.scores]
+    return REPORTED_SPLIT if REPORTED_SPLIT in splits or not splits else splits[-1]
+
+
+def _rows(records: Sequence[RunRecord], split: str) -> list[Row]:
+    dense = [record for record in records if record.stage("dense") is not None]
+    trained_on = [record for record in records if record.criterion is None and record.stage("finetuned") is not None]
+    evaluated = [record for record in records if record.criterion is None and record.stage("evaluated") is not None]
+    pruned = [record for record in records if record.criterion is not None]
+    rows = [_row(group, split, UNPRUNED, ("dense",)) for group in _grouped(dense, _network_identity).values()]
+    rows += [_row(group, split, CONTROL, ("finetuned",), settings) for group, settings in _seed_groups(trained_on)]
+    rows += [_row(group, split, UNPRUNED, ("evaluated",), settings) for group, settings in _seed_groups(evaluated)]
+    rows += [
+        _row(group, split, str(group[0].criterion), PRUNED_STAGES, settings) for group, settings in _seed_groups(pruned)
+    ]
+    return sorted(rows, key=_order)
+
+
+def _network_identity(record: RunRecord) -> tuple[Any, ...]:
+    return (record.experiment, record.model, record.width, record.cost_before["n_params"])
+
+
+def _identity(record: RunRecord) -> tuple[Any, ...]:
+    pruning = (record.criterion, record.layers, record.ratio, record.recover, record.finetune_iterations)
+    return (*_network_identity(record), *pruning)
+
+
+def _grouped(
+    records: Iterable[RunRecord], key: Callable[[RunRecord], tuple[Any, ...]]
+) -> dict[tuple[Any, ...], list[RunRecord]]:
+    groups: dict[tuple[Any, ...], list[RunRecord]] = {}
+    for record in records:
+        groups.setdefault(key(record), []).append(record)
+    return groups
+
+
+def _seed_groups(records: Iterable[RunRecord]) -> list[tuple[list[RunRecord], str]]:
+    """Return records that differ in their seed only, each group with what tells it from others that look the same."""
+    groups: list[tuple[list[RunRecord], str]] = []
+    for group in _grouped(records, _identity).values():
+        seeds = {record.seed for record in group}
+        groups += [(group, "")] if len(seeds) == len(group) else _told_apart(group)
+    return groups
+
+
+def _told_apart(records: Sequence[RunRecord]) -> list[tuple[list[RunRecord], str]]:
+    """Split records by every entry of their configuration, but the seed, in which they differ."""
+    configs = [_flat(record.config) for record in records]
+    keys = sorted(set().union(*configs) - {"seed"})
+    differing = [key for key in keys if len({str(config.get(key)) for config in configs}) > 1]
+
+    def settings(record: RunRecord) -> tuple[str, ...]:
+        config = _flat(record.config)
+        return tuple(f"{key}={config.get(key)}" for key in differing)
+
+    return [(members, ", ".join(values)) for values, members in _grouped(records, settings).items()]
+
+
+def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat
+
+
+def _row(group: Sequence[RunRecord], split: str, variant: str, stages: Sequence[str], settings: str = "") -> Row:
+    first = group[0]
+    is_pruned = variant not in (UNPRUNED, CONTROL)
+    cost, before = (
+        {name: fmean(cost[name] for cost in costs) for name in ("n_params", "param_bytes", "backbone_macs")}
+        for costs in (
+            [record.cost_after if is_pruned else record.cost_before for record in group],
+            [record.cost_before for record in group],
+        )
+    )
+    return Row(
+        experiment=first.experiment,
+        model=first.model,
+        width=first.width,
+        variant=variant,
+        layers=first.layers if is_pruned else (),
+        ratio=first.ratio if is_pruned else 0.0,
+        recover=first.recover if is_pruned else "none",
+        finetune_iterations=0 if variant == UNPRUNED else first.finetune_iterations,
+        **cost,
+        param_reduction=1 - cost["n_params"] / before["n_params"],
+        mac_reduction=1 - cost["backbone_macs"] / before["backbone_macs"],
+        mAP={stage: estimate for stage in stages if (estimate := _estimate(group, stage, split)) is not None},
+        n_seeds=len({record.seed for record in group}),
+        settings=settings,
+    )
+
+
+def _estimate(group: Iterable[RunRecord], stage_name: str, split: str) -> Estimate | None:
+    """Average a stage's mAP over seeds; runs of one seed (which share their unpruned network) count as one."""
+    by_seed: dict[int, list[float]] = {}
+    for record in group:
+        stage = record.stage(stage_name)
+        score = None if stage is None else stage.scores.get(split, {}).get("mAP")
+        if score is not None:
+            by_seed.setdefault(record.seed, []).append(score)
+    values = [fmean(values) for values in by_seed.values()]
+    if not values:
+        return None
+    return Estimate(fmean(values), stdev(values) if len(values) > 1 else None, len(values))
+
+
+def _order(row: Row) -> tuple[Any, ...]:
+    variants = (UNPRUNED, CONTROL)
+    rank = variants.index(row.variant) if row.variant in variants else len(variants)
+    ratio = -1.0 if row.ratio is None else row.ratio
+    network = (row.experiment, row.model, -row.width)
+    return (*network, rank, row.variant, row.layers, row.recover, row.finetune_iterations, ratio, row.settings)

@@ -1,0 +1,187 @@
+"""Rows to Markdown and CSV. Measured and quoted results have tables of their own."""
+
+import csv
+import io
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+from epanns.reporting.layer_names import short_layers
+from epanns.reporting.quoted import QuotedRow
+from epanns.reporting.rows import BlockKey, Estimate, Row
+from epanns.reporting.units import megabytes, si, signed_percent
+from epanns.sweeps.records import STAGES, RunRecord
+
+MISSING = "–"
+BEGIN = "<!-- epanns report: {name} -->"
+END = "<!-- end of epanns report -->"
+
+FOOTNOTE = (
+    "mAP: macro average precision, mean ± sample standard deviation over seeds. *before*: the network as it was cut, "
+    "with no step after it (unpruned: as trained); *recovered*: after the recovery step; *fine-tuned*: after the "
+    "iterations given. MACs: convolutions and linear layers, one multiply-add = 1, front end not counted. "
+    "MB: 10⁶ bytes of float32 parameters. In brackets: the change against the unpruned network."
+)
+QUOTED_NOTE = (
+    "Published by others on other data or under other protocols; not measured here and not to be ranked with the "
+    "measured rows."
+)
+
+
+def measured_markdown(blocks: Mapping[BlockKey, Sequence[Row]]) -> str:
+    """Return one Markdown table per block, with a line that says what its rows share."""
+    parts = []
+    for key, rows in blocks.items():
+        columns = _used(_columns(key), rows)
+        title = f"**{_escape(block_title(key))}** (measured)"
+        body = [[_escape(cell(row)) for cell in columns.values()] for row in rows]
+        parts.append(f"{title}\n\n{markdown_table(list(columns), body)}")
+    return "\n\n".join([*parts, FOOTNOTE]) + "\n"
+
+
+def quoted_markdown(rows: Iterable[QuotedRow]) -> str:
+    """Return the Markdown table of quoted rows, with source and protocol of each."""
+    header = ["System", "Data", "Metric", "Value", "Parameters", "MB", "MACs", "Protocol", "Source", "Note"]
+    body = [
+        [
+            row.name,
+            row.dataset,
+            row.metric,
+            f"{row.value:.4g}",
+            si(row.n_params),
+            megabytes(row.param_bytes),
+            MISSING if row.macs is None else f"{si(row.macs)} per {row.clip_seconds:g} s ({row.macs_convention})",
+            row.protocol,
+            row.source,
+            row.note or MISSING,
+        ]
+        for row in rows
+    ]
+    table = markdown_table(header, [[_escape(cell) for cell in line] for line in body])
+    return f"**Quoted, not measured here**\n\n{table}\n\n{QUOTED_NOTE}\n"
+
+
+def measured_csv(blocks: Mapping[BlockKey, Sequence[Row]]) -> str:
+    """Return every row of every block with full precision; `param_reduction` and `mac_reduction` are fractions."""
+    lines: list[dict[str, object]] = []
+    for key, rows in blocks.items():
+        for row in rows:
+            line: dict[str, object] = {
+                **key._asdict(),
+                "experiment": row.experiment,
+                "network": row.model,
+                "width": row.width,
+                "variant": row.variant,
+                "criterion": row.variant if row.is_pruned else "",
+                "layers": ";".join(row.layers),
+                "ratio": row.ratio,
+                "recover": row.recover,
+                "finetune_iterations": row.finetune_iterations,
+                "n_params": _whole(row.n_params),
+                "param_megabytes": row.param_bytes / 1e6,
+                "backbone_macs": _whole(row.backbone_macs),
+                "param_reduction": row.param_reduction,
+                "mac_reduction": row.mac_reduction,
+            }
+            for stage in STAGES:
+                estimate = row.mAP.get(stage)
+                line[f"mAP_{stage}"] = estimate.mean if estimate else None
+                line[f"mAP_{stage}_sd"] = estimate.sd if estimate else None
+            lines.append(line | {"n_seeds": row.n_seeds, "settings": row.settings})
+    return _csv(lines)
+
+
+def records_csv(records: Iterable[RunRecord]) -> str:
+    """Return one line per record: its configuration, cost after pruning and every score of every stage."""
+    names = ["trial_id", "experiment", "model", "width", "criterion", "layers", "ratio", "recover"]
+    names += ["finetune_iterations", "seed", "dataset", "protocol", "clip_seconds", "plan_digest", "device", "seconds"]
+    lines = []
+    for record in records:
+        line: dict[str, object] = {name: getattr(record, name) for name in names}
+        line["layers"] = ";".join(record.layers)
+        line |= {name: record.cost_after[name] for name in ("n_params", "param_bytes", "backbone_macs")}
+        for stage in record.stages:
+            for split, summary in stage.scores.items():
+                line |= {f"{stage.name}_{split}_{metric}": value for metric, value in summary.items()}
+        lines.append(line)
+    return _csv(lines)
+
+
+def quoted_csv(rows: Iterable[QuotedRow]) -> str:
+    """Return the quoted rows as they are kept."""
+    return _csv([vars(row) for row in rows])
+
+
+def markdown_table(header: Sequence[str], body: Iterable[Sequence[str]]) -> str:
+    """Return a Markdown table; cells must be escaped already."""
+    lines = [header, ["---"] * len(header), *body]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def block_title(key: BlockKey) -> str:
+    """Return what the rows of a block share, for headings and panels."""
+    return f"{key.dataset}, {key.split}, {key.clip_seconds:g} s clips, {key.protocol}"
+
+
+def _columns(key: BlockKey) -> dict[str, Callable[[Row], str]]:
+    """Return heading -> cell, in the order of the table."""
+    return {
+        "Network": lambda row: row.network,
+        "Experiment": lambda row: row.experiment,
+        "Criterion": lambda row: row.variant,
+        "Layers": lambda row: short_layers(row.layers),
+        "Ratio": lambda row: _ratio(row),
+        "Recovery": lambda row: row.recover if row.recover != "none" else MISSING,
+        "Iterations": lambda row: f"{row.finetune_iterations:,}" if row.finetune_iterations else MISSING,
+        "Other settings": lambda row: row.settings or MISSING,
+        "Parameters": lambda row: si(row.n_params) + _change(row, row.param_reduction),
+        "MB": lambda row: megabytes(row.param_bytes),
+        f"MACs per {key.clip_seconds:g} s": lambda row: si(row.backbone_macs) + _change(row, row.mac_reduction),
+        "mAP before": lambda row: _estimate(row.mAP.get("dense") or row.mAP.get("pruned")),
+        "mAP recovered": lambda row: _estimate(row.mAP.get("recovered")),
+        "mAP fine-tuned": lambda row: _estimate(row.mAP.get("finetuned")),
+        "mAP evaluated": lambda row: _estimate(row.mAP.get("evaluated")),
+        "Seeds": lambda row: str(row.n_seeds),
+    }
+
+
+def _used(columns: dict[str, Callable[[Row], str]], rows: Sequence[Row]) -> dict[str, Callable[[Row], str]]:
+    """Leave out columns that say nothing: all missing, or the experiment where there is one."""
+    single = {"Experiment"} if len({row.experiment for row in rows}) == 1 else set()
+    return {
+        name: cell for name, cell in columns.items() if name not in single and any(cell(row) != MISSING for row in rows)
+    }
+
+
+def _ratio(row: Row) -> str:
+    if not row.is_pruned:
+        return MISSING
+    return "by layer" if row.ratio is None else f"{row.ratio:g}"
+
+
+def _estimate(estimate: Estimate | None) -> str:
+    if estimate is None:
+        return MISSING
+    return f"{estimate.mean:.3f}" + ("" if estimate.sd is None else f" ± {estimate.sd:.3f}")
+
+
+def _change(row: Row, reduction: float) -> str:
+    return f" ({signed_percent(-reduction)})" if row.is_pruned else ""
+
+
+def _whole(value: float) -> int | float:
+    return int(value) if value == int(value) else value
+
+
+def _escape(cell: str) -> str:
+    """Keep a name from breaking the table or becoming markup."""
+    for character in "\\|`*_<>[]":
+        cell = cell.replace(character, f"\\{character}")
+    return " ".join(cell.split())
+
+
+def _csv(lines: Sequence[Mapping[str, object]]) -> str:
+    names = list(dict.fromkeys(name for line in lines for name in line))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, names, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(lines)
+    return text.getvalue()

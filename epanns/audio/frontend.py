@@ -12,6 +12,9 @@ from epanns.errors import ConfigError
 
 _AMIN = 1e-10  # torchlibrosa's floor: silence is exactly -100 dB
 
+# Beyond these a specification is damaged or hostile; checked before a window or a mel bank is allocated.
+_HIGHEST = {"sample_rate": 1_000_000, "window_size": 65_536, "hop_size": 65_536, "mel_bins": 1024}
+
 
 @dataclass(frozen=True)
 class FrontEndSpec:
@@ -26,9 +29,9 @@ class FrontEndSpec:
 
     def __post_init__(self) -> None:
         problems = [
-            f"{name}={getattr(self, name)!r} must be a positive whole number"
-            for name in ("sample_rate", "window_size", "hop_size", "mel_bins")
-            if type(getattr(self, name)) is not int or getattr(self, name) < 1
+            f"{name}={getattr(self, name)!r} must be a whole number in [1, {highest}]"
+            for name, highest in _HIGHEST.items()
+            if type(getattr(self, name)) is not int or not 1 <= getattr(self, name) <= highest
         ]
         frequencies = (self.fmin, self.fmax)
         if any(isinstance(value, bool) or not isinstance(value, int | float) for value in frequencies):

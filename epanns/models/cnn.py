@@ -1,22 +1,20 @@
 """The Cnn family: Cnn6, Cnn10, Cnn14, every variant of theirs, and every pruned version, in one class."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from itertools import groupby
 from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from epanns.audio.frontend import LogMel, mel_bank, repeat_to_minimum, stft_kernels
+from epanns.audio.frontend import LogMel, repeat_to_minimum
 from epanns.audio.specaugment import SpecAugmenter
 from epanns.errors import CheckpointError, ConfigError
 from epanns.labels import LabelSet
 from epanns.models.blocks import ConvBlock, linear
+from epanns.models.frozen_front_end import FRONT_END_NAMES, check_front_end
 from epanns.models.pooling import AttentionBlock, ModelOutput, logits_of, pool_clip, smooth_time, stretch_to_frames
 from epanns.models.spec import ModelSpec
-
-# torchlibrosa's tensors, its librosa of that day, and float32: larger differences mean another front end.
-_FRONT_END_TOLERANCE = 1e-4
 
 
 class Cnn(nn.Module):
@@ -164,23 +162,7 @@ class Cnn(nn.Module):
 def _check_and_drop_front_end(module: nn.Module, state_dict: dict[str, Any], prefix: str, *_: object) -> None:
     """Let released state dicts load as they are: their front-end tensors are checked against ours and left out."""
     assert isinstance(module, Cnn)
-    for name, expected in released_front_end(module).items():
-        given = state_dict.pop(prefix + name, None)
-        if given is not None:
-            difference = float((given.cpu() - expected).abs().max()) if given.shape == expected.shape else float("inf")
-            if difference > _FRONT_END_TOLERANCE:
-                raise CheckpointError(
-                    f"{name} of shape {tuple(given.shape)} is not the front end of {module.spec.name} "
-                    f"({module.spec.front_end.sample_rate} Hz, shape {tuple(expected.shape)}; largest difference "
-                    f"{difference:g}): build the network with the front end the weights were trained with"
-                )
-
-
-def released_front_end(model: Cnn) -> Mapping[str, Tensor]:
-    """Return the three frozen front-end tensors of released files, under their names there."""
-    real, imaginary = stft_kernels(model.spec.front_end)
-    return {
-        "spectrogram_extractor.stft.conv_real.weight": real,
-        "spectrogram_extractor.stft.conv_imag.weight": imaginary,
-        "logmel_extractor.melW": mel_bank(model.spec.front_end),
-    }
+    front_end = module.spec.front_end
+    given = {name: state_dict.pop(prefix + name) for name in FRONT_END_NAMES if prefix + name in state_dict}
+    if given and (problem := check_front_end(given, front_end)):
+        raise CheckpointError(f"{module.spec.name}: {problem}")

@@ -1,5 +1,6 @@
 """A network as data: front end, width of every layer, head."""
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from types import MappingProxyType
@@ -56,6 +57,11 @@ class ModelSpec:
             for name, value, choices in (("head", self.head, HEADS), ("family", self.family, FAMILIES))
             if value not in choices
         ]
+        if not _are_blocks(list(self.widths)):
+            problems.append(
+                "widths must name conv_block1.conv1 and on, in forward order and without gaps, got "
+                + (", ".join(self.widths)[:200] or "none")
+            )
         if problems:
             raise ConfigError(f"model {self.name}: " + "; ".join(problems))
 
@@ -122,6 +128,13 @@ class ModelSpec:
         if problems:
             raise ConfigError("model specification: " + "; ".join(problems))
         return cls(**{**values, "front_end": FrontEndSpec.from_dict(values["front_end"])})
+
+
+def _are_blocks(layers: list[str]) -> bool:
+    """Return whether layers are ``conv_block1.conv1, ...`` of one block after the other."""
+    depths = Counter(layer.split(".")[0] for layer in layers)
+    blocks = [(f"conv_block{block}", depths[f"conv_block{block}"]) for block in range(1, len(depths) + 1)]
+    return bool(layers) and layers == [f"{name}.conv{conv}" for name, depth in blocks for conv in range(1, depth + 1)]
 
 
 def conv_widths(*blocks: int, convs_per_block: int = 2) -> dict[str, int]:

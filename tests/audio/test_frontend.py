@@ -102,9 +102,9 @@ def test_waveforms_of_another_shape_are_refused(shape):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"hop_size": 0}, "hop_size=0 must be a positive whole number"),
-        ({"mel_bins": 64.0}, "mel_bins=64.0 must be a positive whole number"),
-        ({"sample_rate": True}, "sample_rate=True must be a positive whole number"),
+        ({"hop_size": 0}, "hop_size=0 must be a whole number in"),
+        ({"mel_bins": 64.0}, "mel_bins=64.0 must be a whole number in"),
+        ({"sample_rate": True}, "sample_rate=True must be a whole number in"),
         ({"fmax": 17_000}, "0 <= fmin < fmax <= 16000 Hz, got fmin=50, fmax=17000"),
         ({"fmin": "50"}, "must be numbers, in Hz"),
     ],

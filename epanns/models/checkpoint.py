@@ -22,7 +22,7 @@ from epanns.models.card import model_card
 from epanns.models.checkpoint_config import CheckpointConfig, is_config
 from epanns.models.cnn import Cnn
 from epanns.models.spec import ModelSpec
-from epanns.models.tensors import TensorForm, difference, expected_forms, forms_of
+from epanns.models.tensors import TensorForm, count_params, difference, expected_forms, forms_of
 from epanns.models.zoo import build_model
 
 CONFIG, WEIGHTS, LABELS, CARD = FILES = ("config.json", "model.safetensors", "labels.csv", "README.md")
@@ -61,6 +61,15 @@ class Checkpoint:
         model.load_state_dict(self.weights)
         model.provenance = dict(self.provenance)
         return model.eval()
+
+    def summary(self) -> dict[str, Any]:
+        """Return the keys of ``epanns info --json``: spec, sample rate, parameters, label names, provenance."""
+        return self.spec.to_dict() | {
+            "sample_rate": self.spec.front_end.sample_rate,
+            "n_params": count_params(self.spec),
+            "labels": list(self.labels.names),
+            "provenance": dict(self.provenance),
+        }
 
 
 def load(path: str | Path, *, sample_rate: int | None = None) -> Cnn:

@@ -44,6 +44,8 @@ def read_released(
     Raises:
         CheckpointError: If the file is damaged, would run code, is of another network, or leaves a choice open.
     """
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such file; give a .pth or .pt; a checkpoint folder needs no import")
     content = read_torch_file(path)
     weights = _state_dict(content, path)
     spec = _infer_spec(weights, path, sample_rate, head)

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from epanns.models.spec import ModelSpec
 from epanns.models.zoo import build_model
@@ -36,6 +36,12 @@ def expected_forms(spec: ModelSpec) -> dict[str, TensorForm]:
         return forms_of(build_model(spec).state_dict())
 
 
+def count_params(spec: ModelSpec) -> int:
+    """Return the number of trainable parameters of `spec`, without allocating them."""
+    with torch.device("meta"):
+        return sum(parameter.numel() for parameter in build_model(spec).parameters())
+
+
 def difference(found: Mapping[str, TensorForm], expected: Mapping[str, TensorForm]) -> str:
     """Say in one line what is missing, unexpected or of another form; empty where nothing is."""
     wrong = [
@@ -49,6 +55,14 @@ def difference(found: Mapping[str, TensorForm], expected: Mapping[str, TensorFor
         "of another shape or type": wrong,
     }
     return "; ".join(f"{len(names)} {kind}: {shortened(names)}" for kind, names in kinds.items() if names)
+
+
+def shape_difference(model: nn.Module, spec: ModelSpec) -> str:
+    """Say in one line how the shapes of a network's tensors differ from its specification; types may be any."""
+    found, expected = forms_of(model.state_dict()), expected_forms(spec)
+    return difference(
+        found, {name: form._replace(dtype=found.get(name, form).dtype) for name, form in expected.items()}
+    )
 
 
 def shortened(names: Iterable[str]) -> str:

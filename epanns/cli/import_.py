@@ -1,0 +1,64 @@
+"""`epanns import`: a released file, on disk or downloaded, becomes a checkpoint."""
+
+from pathlib import Path
+
+import click
+
+from epanns.atomic import refuse_existing
+from epanns.cli.options import EpannsCommand, emit, json_option, log, out_option, progress_counter
+
+
+@click.command("import", cls=EpannsCommand)
+@click.argument("file_or_name")
+@out_option("Checkpoint folder to write; must not exist.")
+@click.option(
+    "--sample-rate", type=int, help="In Hz, for a file that does not hold its front end: 32000, 16000 or 8000."
+)
+@click.option(
+    "--head",
+    type=click.Choice(["clip", "decision_max", "decision_avg", "decision_att"]),
+    help="How time is pooled, where tensors and file name do not tell.  [default: by tensors, then file name]",
+)
+@click.option(
+    "--labels",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="CSV index,mid,display_name with one line per class.  [default: AudioSet's for 527 classes, else numbers]",
+)
+@json_option
+def command(
+    file_or_name: str, out: Path, sample_rate: int | None, head: str | None, labels: Path | None, as_json: bool
+) -> None:
+    """Turn a released PANNs or E-PANNs file into a checkpoint.
+
+    FILE_OR_NAME is a .pth/.pt file, or a released file or network (`epanns models` lists them), which is downloaded
+    once into $EPANNS_CACHE or ~/.cache/epanns-pruning.
+    """
+    refuse_existing(out)
+    path = Path(file_or_name)
+    if not path.exists():
+        path = _download(file_or_name)
+    from epanns.labels import LabelSet
+    from epanns.models.checkpoint import save_checkpoint
+    from epanns.models.released import read_released
+
+    names = None if labels is None else LabelSet.from_csv(labels)
+    checkpoint = read_released(path, sample_rate=sample_rate, head=head, labels=names)
+    sha256 = save_checkpoint(checkpoint.build(), out)
+    result = {"out": str(out), "weights_sha256": sha256, **checkpoint.summary()}
+    text = (
+        f"{out}: {result['name']}, head {result['head']}, {result['n_params']:,} parameters, "
+        f"{result['num_classes']} classes at {result['sample_rate']} Hz"
+    )
+    emit(result, text, as_json)
+
+
+def _download(name: str) -> Path:
+    from epanns.models.catalogue import released_file
+    from epanns.models.download import cache_folder, fetch
+
+    file = released_file(name)
+    with progress_counter(file.name, "B") as show:
+        path = fetch(file, cache_folder(), progress=show)
+    if file.sha256 is None:
+        log(f"{file.name}: no checksum is published, so the download could not be compared with one")
+    return path

@@ -1,0 +1,59 @@
+"""`epanns info`: what a checkpoint or a released file holds, and where it comes from."""
+
+from collections.abc import Mapping
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import click
+
+from epanns.cli.options import EXISTING, EpannsCommand, emit, json_option
+
+_LISTED_LABELS = 6
+
+
+@click.command("info", cls=EpannsCommand)
+@click.argument("checkpoint", type=EXISTING)
+@click.option("--sample-rate", type=int, help="In Hz, for a released file that does not hold its front end.")
+@json_option
+def command(checkpoint: Path, sample_rate: int | None, as_json: bool) -> None:
+    """Show architecture, widths, labels, provenance and plan of CHECKPOINT, a folder or a .pth/.pt of PANNs."""
+    from epanns.models.checkpoint import read_checkpoint
+
+    found = read_checkpoint(checkpoint, sample_rate=sample_rate)
+    result = {"path": str(checkpoint), **found.summary()}
+    emit(result, describe(result), as_json)
+
+
+def describe(summary: Mapping[str, Any]) -> str:
+    """Return the summary of a checkpoint as lines for people."""
+    front_end, provenance, labels = summary["front_end"], summary["provenance"], summary["labels"]
+    rest = len(labels) - _LISTED_LABELS
+    versions = provenance.get("versions") or {}
+    rows = {
+        "network": f"{summary['name']}, family {summary['family']}, head {summary['head']}, "
+        f"{summary['kernel_size']}x{summary['kernel_size']} kernels, embedding {summary['embedding_size']}",
+        "parameters": f"{summary['n_params']:,}",
+        "front end": f"{front_end['sample_rate']} Hz, window {front_end['window_size']}, hop {front_end['hop_size']}, "
+        f"{front_end['mel_bins']} mel bins, {front_end['fmin']:g} to {front_end['fmax']:g} Hz",
+        "widths": _widths(summary["widths"]),
+        "labels": f"{len(labels)}: {'; '.join(labels[:_LISTED_LABELS])}" + (f"; and {rest} more" if rest > 0 else ""),
+        "source": provenance["source"],
+        "weights": f"sha256 {provenance['sha256']}",
+        "parent": f"sha256 {parent}" if (parent := provenance.get("parent_sha256")) else "none",
+        "plan": _plan(provenance.get("plan")),
+        "recipe": ", ".join(f"{key}={value}" for key, value in (provenance.get("recipe") or {}).items()) or "none",
+        "written with": ", ".join(f"{name} {version}" for name, version in versions.items()) or "not recorded",
+    }
+    return "\n".join([summary["path"], *(f"  {name:<13} {value}" for name, value in rows.items())])
+
+
+def _widths(widths: Mapping[str, int]) -> str:
+    blocks = groupby(widths.items(), key=lambda item: item[0].split(".")[0])
+    return " | ".join(f"{block} {' '.join(str(width) for _, width in group)}" for block, group in blocks)
+
+
+def _plan(plan: Mapping[str, Any] | None) -> str:
+    from epanns.pruning.plan import PruningPlan
+
+    return "none" if plan is None else PruningPlan.from_dict(plan).summary()

@@ -1,0 +1,57 @@
+"""`epanns models`: the zoo and the released files."""
+
+from dataclasses import asdict
+from typing import Any
+
+import click
+
+from epanns.cli.options import EpannsCommand, emit, json_option
+
+
+@click.command("models", cls=EpannsCommand)
+@json_option
+def command(as_json: bool) -> None:
+    """List the networks epanns can build, with their size and work for 10 s, and the released files it can import."""
+    from epanns.complexity.macs import profile
+    from epanns.models.catalogue import released_files
+    from epanns.models.zoo import ZOO
+
+    costs = [profile(spec, seconds=10.0) for spec in ZOO.values()]
+    zoo = [
+        {
+            "name": cost.name,
+            "sample_rate": cost.sample_rate,
+            "n_params": cost.n_params,
+            "backbone_macs": cost.backbone_macs,
+            "clip_seconds": cost.clip_seconds,
+        }
+        for cost in costs
+    ]
+    released = [asdict(file) for file in released_files()]
+    emit({"models": zoo, "released": released}, f"{_zoo_table(zoo)}\n\n{_released_table(released)}", as_json)
+
+
+def _zoo_table(zoo: list[dict[str, Any]]) -> str:
+    rows = [
+        f"{row['name']:<24} {row['sample_rate']:>8} Hz {row['n_params']:>12,} {row['backbone_macs'] / 1e9:>8.3f} G"
+        for row in zoo
+    ]
+    return "\n".join([f"{'network':<24} {'sample rate':>11} {'parameters':>12} {'MACs':>10}", *rows, _MACS_NOTE])
+
+
+def _released_table(released: list[dict[str, Any]]) -> str:
+    rows = [
+        f"{row['name']:<41} {row['mAP']:>5.3f} {_megabytes(row['bytes']):>9}  {row['network'] or 'cannot be built'}"
+        for row in released
+    ]
+    return "\n".join([f"{'released file':<41} {'mAP':>5} {'size':>9}  read as", *rows, _RELEASED_NOTE])
+
+
+def _megabytes(size: int | None) -> str:
+    return "unknown" if size is None else f"{size / 1e6:,.1f} MB"
+
+
+_MACS_NOTE = (
+    "MACs: convolutions and linear layers for a clip of 10 s, one multiply-add = 1; `epanns profile` has other counts."
+)
+_RELEASED_NOTE = "mAP as published. `epanns import NAME --out DIR` downloads a file and makes a checkpoint of it."

@@ -1,0 +1,44 @@
+"""What an audio file's container says about its own length: cut files that decoders read without complaint.
+
+Decoding itself is in `epanns.audio.waveform`.
+"""
+
+from pathlib import Path
+
+_LARGEST_OGG_PAGE = 65_307  # bytes: 27 of header, 255 of lacing, 255 * 255 of packets (RFC 3533, section 6)
+_LAST_PAGE_FLAG = 0x04
+_LENGTH_UNKNOWN = (0, 0xFFFFFFFF)  # written by encoders that could not seek back to fill the length in
+
+
+def truncation(path: Path) -> str | None:
+    """Return how a WAV or Ogg file is seen to be cut short, or None where nothing shows it.
+
+    libsndfile trusts the file's size over a WAV header and takes any Ogg page for the last one, so that a file cut
+    in a copy or a download opens, shorter, without an error.
+    """
+    with path.open("rb") as file:
+        head = file.read(12)
+        size = file.seek(0, 2)
+        if head[:4] == b"RIFF" and head[8:12] == b"WAVE":
+            return _riff_truncation(int.from_bytes(head[4:8], "little"), size)
+        if head[:4] == b"OggS":
+            file.seek(max(0, size - _LARGEST_OGG_PAGE))
+            return _ogg_truncation(file.read())
+    return None
+
+
+def _riff_truncation(declared: int, size: int) -> str | None:
+    if declared in _LENGTH_UNKNOWN or size >= declared + 8:
+        return None
+    return f"truncated: the file has {size} bytes, its RIFF header promises {declared + 8}"
+
+
+def _ogg_truncation(tail: bytes) -> str | None:
+    page = tail.rfind(b"OggS")
+    header = tail[page : page + 27]
+    if page < 0 or len(header) < 27 or not header[5] & _LAST_PAGE_FLAG:
+        return "truncated: the file's last Ogg page is not the stream's last one"
+    lacing = tail[page + 27 : page + 27 + header[26]]
+    if len(lacing) < header[26] or len(tail) < page + 27 + len(lacing) + sum(lacing):
+        return "truncated: the file ends inside an Ogg page"
+    return None

@@ -1,0 +1,154 @@
+"""ESC-50, ESC-10 and whatever else is published in one of their layouts -> manifest.
+
+Source: Piczak, "ESC: Dataset for Environmental Sound Classification", 2015. Two layouts are read:
+
+- ESC-50: ``meta/esc50.csv`` (``filename,fold,target,category,...``) and ``audio/``;
+- ESC-10 as first published: ``001 - Dog bark/1-100032-A.ogg``, where the file's first number is its fold.
+
+Neither the classes nor the number of folds or clips is fixed.
+"""
+
+import csv
+import re
+from dataclasses import replace
+from pathlib import Path
+
+from epanns.audio.waveform import AUDIO_SUFFIXES
+from epanns.data.manifest import Clip, Manifest
+from epanns.errors import ConfigError, DataError
+from epanns.labels import LabelSet
+
+_CLASS_FOLDER = re.compile(r"(\d+) - (\S.*)")
+_FOLD_FILE = re.compile(r"(\d+)-.+")
+_NEEDED = ("filename", "fold", "category")
+
+
+def read_esc50(
+    root: Path, *, name: str | None = None, val_fold: int | None = None, test_fold: int | None = None
+) -> Manifest:
+    """Read a data set in ESC-50's or ESC-10's layout.
+
+    Args:
+        root: The data set's folder.
+        name: What results will call it; the folder's name where not given.
+        val_fold: Fold that becomes the split ``val``.
+        test_fold: Fold that becomes the split ``test``. With neither, each fold is a split: ``fold1``, ``fold2``, ...
+
+    Raises:
+        DataError: If `root` has neither layout, or a row breaks a rule.
+        ConfigError: If a fold does not exist.
+    """
+    root = root.resolve()
+    manifest = _read_csv_layout(root) if (root / "meta").is_dir() else _read_folder_layout(root)
+    clips, missing = (
+        _assign_splits(part, manifest, val_fold, test_fold) for part in (manifest.clips, manifest.missing)
+    )
+    return replace(manifest, dataset=name or root.name, clips=clips, missing=missing)
+
+
+def _assign_splits(
+    clips: tuple[Clip, ...], manifest: Manifest, val_fold: int | None, test_fold: int | None
+) -> tuple[Clip, ...]:
+    if val_fold is None and test_fold is None:
+        return clips
+    folds = sorted({clip.fold for clip in (*manifest.clips, *manifest.missing) if clip.fold is not None})
+    for option, fold in (("--val-fold", val_fold), ("--test-fold", test_fold)):
+        if fold is not None and fold not in folds:
+            raise ConfigError(f"{option} {fold}: {manifest.dataset} has the folds {', '.join(map(str, folds))}")
+    if val_fold == test_fold:
+        raise ConfigError(f"--val-fold and --test-fold are both {val_fold}: choose on one fold, report on another")
+    return tuple(
+        replace(clip, split="val" if clip.fold == val_fold else "test" if clip.fold == test_fold else "train")
+        for clip in clips
+    )
+
+
+def _read_csv_layout(root: Path) -> Manifest:
+    table = _table_of(root / "meta")
+    try:
+        with table.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file, strict=True)
+            columns, rows = reader.fieldnames or [], list(reader)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{table}: cannot be read as CSV ({error})") from error
+    lacking = [column for column in _NEEDED if column not in columns]
+    if lacking:
+        raise DataError(f"{table}: no column {', '.join(lacking)}; ESC-50's layout has {','.join(_NEEDED)}")
+    files = _audio_files(root / "audio")
+    clips: list[Clip] = []
+    missing: list[Clip] = []
+    for number, row in enumerate(rows, start=1):
+        where = f"{table}, row {number}"
+        filename, category, fold = (str(row[column] or "") for column in ("filename", "category", "fold"))
+        if not (filename and category and fold.isascii() and fold.isdigit()):
+            raise DataError(f"{where}: filename {filename!r}, category {category!r}, fold {fold!r}: give all three")
+        path = _find(filename, files, where)
+        clip = Clip(filename, path or root / "audio" / filename, (category,), f"fold{int(fold)}", fold=int(fold))
+        (clips if path else missing).append(clip)
+    return Manifest(root.name, _labels_of(rows, table), tuple(clips), tuple(missing))
+
+
+def _table_of(meta: Path) -> Path:
+    """Return ``esc50.csv``, or the only CSV file of a data set that calls it otherwise."""
+    if (meta / "esc50.csv").is_file():
+        return meta / "esc50.csv"
+    tables = sorted(meta.glob("*.csv"))
+    if len(tables) != 1:
+        found = ", ".join(table.name for table in tables) or "none"
+        raise DataError(f"{meta}: must hold esc50.csv or exactly one CSV file, found {found}")
+    return tables[0]
+
+
+def _audio_files(folder: Path) -> dict[str, list[Path]]:
+    """Return the audio files by stem."""
+    files: dict[str, list[Path]] = {}
+    for path in sorted(folder.rglob("*")):
+        if path.suffix.lower() in AUDIO_SUFFIXES:
+            files.setdefault(path.stem, []).append(path)
+    return files
+
+
+def _find(filename: str, files: dict[str, list[Path]], where: str) -> Path | None:
+    """Return the file of that name, or of that stem: copies are often re-encoded while the CSV still says .wav."""
+    candidates = files.get(Path(filename).stem, [])
+    exact = [path for path in candidates if path.name == filename]
+    if len(exact or candidates) > 1:
+        raise DataError(f"{where}: {filename} could be {' or '.join(map(str, exact or candidates))}; keep one")
+    return next(iter(exact or candidates), None)
+
+
+def _labels_of(rows: list[dict[str, str]], table: Path) -> LabelSet:
+    """Return the categories in the order of their `target` numbers, or by name where there is no such column."""
+    targets: dict[str, int] = {}
+    for number, row in enumerate(rows, start=1):
+        text = str(row.get("target") or "0")
+        target = int(text) if text.isascii() and text.isdigit() else -1
+        if target < 0 or targets.setdefault(row["category"], target) != target:
+            raise DataError(f"{table}, row {number}: target {text!r} of {row['category']!r}: one number per category")
+    return LabelSet.of(sorted(targets, key=lambda category: (targets[category], category)))
+
+
+def _read_folder_layout(root: Path) -> Manifest:
+    folders = {
+        int(match[1]): (match[2], path)
+        for path in sorted(root.iterdir() if root.is_dir() else [])
+        if path.is_dir() and (match := _CLASS_FOLDER.fullmatch(path.name))
+    }
+    if not folders:
+        raise DataError(
+            f"{root}: neither ESC-50's layout (meta/esc50.csv and audio/) nor ESC-10's (folders like "
+            "'001 - Dog bark'); for one folder per class without folds use `epanns data folder`"
+        )
+    clips, ignored = [], 0
+    for _, (category, folder) in sorted(folders.items()):
+        for path in sorted(folder.iterdir()):
+            if path.suffix.lower() not in AUDIO_SUFFIXES:
+                ignored += 1
+                continue
+            match = _FOLD_FILE.fullmatch(path.name)
+            if not match:
+                raise DataError(f"{path}: the name must begin with the fold's number, as in 1-100032-A.ogg")
+            fold = int(match[1])
+            clip_id = path.relative_to(root).as_posix()
+            clips.append(Clip(clip_id, path, (category,), f"fold{fold}", fold=fold))
+    return Manifest(root.name, LabelSet.of([folders[key][0] for key in sorted(folders)]), tuple(clips), (), ignored)

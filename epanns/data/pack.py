@@ -1,0 +1,82 @@
+"""Reading a pack: a folder of shards as one list of clips, checked before and while it is read.
+
+The format is in `epanns.data.pack_format`, HDF5 in `epanns.data.shard`, the check of a whole pack in
+`epanns.data.verification`.
+"""
+
+import bisect
+import functools
+import itertools
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from epanns import atomic
+from epanns.data.pack_format import PACK_FILE, PackInfo, read_pack_info
+from epanns.data.shard import Shard, ShardColumns, ShardShape
+from epanns.errors import PackError
+
+
+class Pack:
+    """The clips of one pack, by row.
+
+    Opening reads ``pack.json`` only. It may be passed to other processes; each opens the files for itself.
+
+    Attributes:
+        path: The pack's folder.
+        info: The contents of ``pack.json``.
+        digest: sha256 of ``pack.json``, which holds that of every shard.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Open a finished pack.
+
+        Raises:
+            PackError: If it is none, or breaks the format.
+        """
+        self.path = path
+        self.info: PackInfo = read_pack_info(path)
+        self.digest = atomic.sha256_of(path / PACK_FILE)
+        self.shards = tuple(
+            Shard(path / shard.file, ShardShape(shard.clips, self.info.clip_samples, len(self.info.labels)))
+            for shard in self.info.shards
+        )
+        self._ends = list(itertools.accumulate(shard.clips for shard in self.info.shards))
+
+    def __len__(self) -> int:
+        return self.info.counts.clips
+
+    @functools.cached_property
+    def columns(self) -> ShardColumns:
+        """Ids, lengths, targets and checksums of all clips; read once."""
+        parts = [shard.read_columns() for shard in self.shards]
+        if not parts:
+            raise PackError(f"{self.path}: holds no clips; every one was rejected or missing, see its rejects.csv")
+        clip_ids = tuple(clip_id for part in parts for clip_id in part.clip_ids)
+        if len(set(clip_ids)) != len(clip_ids):
+            raise PackError(f"{self.path}: a clip id stands twice; pack again")
+        return ShardColumns(
+            clip_ids,
+            np.concatenate([part.n_samples for part in parts]),
+            np.concatenate([part.target for part in parts]),
+            np.concatenate([part.crc32 for part in parts]),
+        )
+
+    def read_waveform(self, index: int) -> NDArray[np.int16]:
+        """Read ``(clip_samples,)`` int16, zeros after the clip's own samples.
+
+        Raises:
+            PackError: If it cannot be read or does not match its checksum; clip and shard are named.
+        """
+        number = bisect.bisect_right(self._ends, index)
+        row = index - (self._ends[number - 1] if number else 0)
+        try:
+            return self.shards[number].read_waveform(row, int(self.columns.crc32[index]))
+        except PackError as error:
+            raise PackError(f"clip {self.columns.clip_ids[index]!r}: {error}") from error
+
+    def close(self) -> None:
+        """Close the files that this process holds open."""
+        for shard in self.shards:
+            shard.close()

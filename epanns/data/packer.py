@@ -1,0 +1,275 @@
+"""Manifest -> pack: decode in parallel, write shard after shard, go on after a stop.
+
+The format is in `epanns.data.pack_format`, reading in `epanns.data.pack`.
+"""
+
+import csv
+import functools
+import io
+import shutil
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import epanns
+from epanns import atomic
+from epanns.audio.waveform import RESAMPLER_QUALITY
+from epanns.data.conversion import PackedClip, convert_clip
+from epanns.data.journal import Journal, ShardEntry, make_entry
+from epanns.data.manifest import Clip, Manifest
+from epanns.data.manifest_reader import read_manifest
+from epanns.data.pack_format import (
+    JOURNAL_FILE,
+    PACK_FILE,
+    REJECTS_FILE,
+    PackCounts,
+    PackInfo,
+    PackSettings,
+    read_pack_info,
+    settings_to_dict,
+    shard_name,
+)
+from epanns.data.shard import ShardRow, write_shard
+from epanns.data.workers import ordered_map
+from epanns.errors import DataError, DataProblems, OutputError, did_you_mean
+from epanns.labels import LabelSet
+
+Progress = Callable[[int, int | None], None]
+
+
+@dataclass(frozen=True)
+class PackSummary:
+    """What `pack_manifest` made or found.
+
+    Attributes:
+        path: The pack's folder.
+        counts: What became of the clips.
+        n_shards: HDF5 files.
+        n_resumed: Shards kept from an earlier run.
+    """
+
+    path: Path
+    counts: PackCounts
+    n_shards: int
+    n_resumed: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the keys of ``pack --json``."""
+        return {
+            "pack": str(self.path),
+            **asdict(self.counts),
+            "shards": self.n_shards,
+            "shards_resumed": self.n_resumed,
+        }
+
+
+def pack_manifest(
+    manifest: Path,
+    out: Path,
+    settings: PackSettings,
+    *,
+    max_bad: float = 0.01,
+    jobs: int = 1,
+    fresh: bool = False,
+    progress: Progress | None = None,
+) -> PackSummary:
+    """Pack the clips of a manifest; every file is the same for any number of `jobs`.
+
+    A finished pack of the same manifest and settings is left as it is; an unfinished one is continued after its last
+    whole shard. Shards whose audio files changed since are made again.
+
+    Args:
+        manifest: The CSV file.
+        out: The pack's folder.
+        settings: What to take and how to convert it.
+        max_bad: Share of the clips, 0..1, that may be rejected.
+        jobs: Processes that decode.
+        fresh: Whether to delete an earlier pack at `out`, finished or not.
+        progress: Called with (clips done, clips in all).
+
+    Raises:
+        DataError: If the manifest is wrong or holds no clip of the chosen splits.
+        OutputError: If `out` holds another pack or something else.
+        DataProblems: If more than `max_bad` of the clips are rejected; the finished part stays.
+    """
+    read = read_manifest(manifest)
+    clips = _choose(read.clips, settings, read, manifest)
+    header = _header(read, manifest, settings)
+    if fresh:
+        _remove_pack(out)
+    done = _finished(out, header)
+    if done is not None:
+        return PackSummary(out, done.counts, len(done.shards), len(done.shards))
+    with Journal(out, header) as journal:
+        n_resumed = len(journal.finished)
+        n_allowed = int(max_bad * len(clips))
+        packing = _Packing(settings, read.labels, max(len(clip.clip_id.encode()) for clip in clips))
+        _pack_parts(journal, clips, packing, jobs=jobs, n_allowed=n_allowed, progress=progress)
+        entries = [journal.finished[number] for number in sorted(journal.finished)]
+    rejects = [reject for entry in entries for reject in entry.rejects]
+    atomic.write_text(out / REJECTS_FILE, _rejects_csv(rejects))
+    if len(rejects) > n_allowed:
+        raise DataProblems(
+            f"{manifest}: {len(rejects)} of {len(clips)} clips cannot be packed, --max-bad {max_bad:g} allows "
+            f"{n_allowed}; reasons are in {out / REJECTS_FILE}: repair the files or raise --max-bad, and run again"
+        )
+    counts = _count(read, clips, settings, entries)
+    info = _pack_info(read, manifest, settings, counts, entries)
+    atomic.write_json(out / PACK_FILE, info.to_dict())
+    return PackSummary(out, counts, len(info.shards), n_resumed)
+
+
+def _choose(clips: Sequence[Clip], settings: PackSettings, manifest: Manifest, path: Path) -> list[Clip]:
+    """Return the clips of the chosen splits, in the manifest's order."""
+    for split in settings.splits:
+        if split not in manifest.splits:
+            known = ", ".join(manifest.splits) or "none"
+            raise DataError(f"{path}: no split {split!r}{did_you_mean(split, manifest.splits)}; it has {known}")
+    chosen = [clip for clip in clips if not settings.splits or clip.split in settings.splits]
+    if not chosen:
+        what = f"in split {', '.join(settings.splits)}" if settings.splits else "in it"
+        raise DataError(f"{path}: no clip {what} was found on disk; check the data set's folder and run `epanns data`")
+    return chosen
+
+
+def _header(manifest: Manifest, path: Path, settings: PackSettings) -> dict[str, Any]:
+    """Return what must be equal for a stopped run to be continued."""
+    return {
+        "settings": settings_to_dict(settings),
+        "manifest": atomic.sha256_of(path),
+        "labels": manifest.labels.digest,
+        "dataset": manifest.dataset,
+        "versions": _versions(),
+    }
+
+
+def _versions() -> dict[str, str]:
+    names = ("soundfile", "soxr", "h5py", "numpy")
+    return {"epanns": epanns.__version__, **{name: version(name) for name in names}}
+
+
+def _finished(out: Path, header: dict[str, Any]) -> PackInfo | None:
+    """Return the pack at `out` if it is finished and made from the same manifest with the same settings."""
+    if not (out / PACK_FILE).is_file():
+        return None
+    info = read_pack_info(out)
+    held = {
+        "settings": settings_to_dict(info.settings),
+        "manifest": info.manifest_sha256,
+        "labels": info.labels.digest,
+        "dataset": info.dataset,
+    }
+    for key, value in held.items():
+        if value != header[key]:
+            raise OutputError(
+                f"{out} is a finished pack with another {key}: choose another --out, or start over with --fresh"
+            )
+    return info
+
+
+def _remove_pack(out: Path) -> None:
+    """Delete an earlier pack; whatever else is at `out` is refused later."""
+    if (out / JOURNAL_FILE).is_file():
+        shutil.rmtree(out)
+
+
+@dataclass(frozen=True)
+class _Packing:
+    """What turns clips into rows."""
+
+    settings: PackSettings
+    labels: LabelSet
+    clip_id_bytes: int
+
+    def rows(self, part: list[Clip], converted: Iterator[PackedClip], results: list[PackedClip]) -> Iterator[ShardRow]:
+        """Yield the rows of one shard; `results` gets every clip's outcome, rejected or not, without its waveform."""
+        for clip, packed in zip(part, converted, strict=False):
+            results.append(replace(packed, waveform=None))
+            if packed.waveform is not None:
+                target = np.zeros(len(self.labels), bool)
+                target[[self.labels.index(label) for label in clip.labels]] = True
+                yield ShardRow(clip.clip_id, packed.waveform, packed.n_samples, target, packed.crc32)
+
+
+def _pack_parts(
+    journal: Journal, clips: list[Clip], packing: _Packing, *, jobs: int, n_allowed: int, progress: Progress | None
+) -> None:
+    """Write the shards that are not finished; stop early once too many clips are rejected."""
+    size = packing.settings.clips_per_shard
+    parts = {number: clips[first : first + size] for number, first in enumerate(range(0, len(clips), size))}
+    todo = {number: part for number, part in parts.items() if number not in journal.finished}
+    n_rejected = sum(len(entry.rejects) for entry in journal.finished.values())
+    convert = functools.partial(
+        convert_clip, sample_rate=packing.settings.sample_rate, clip_samples=packing.settings.clip_samples
+    )
+    stream = ordered_map(convert, (clip for part in todo.values() for clip in part), jobs)
+    with closing(_counted(stream, len(clips) - sum(map(len, todo.values())), len(clips), progress)) as converted:
+        for number, part in todo.items():
+            if n_rejected > n_allowed:
+                return
+            results: list[PackedClip] = []
+            shard = write_shard(
+                journal.folder / shard_name(number),
+                packing.rows(part, converted, results),
+                most_rows=len(part),
+                clip_id_bytes=packing.clip_id_bytes,
+            )
+            journal.append(make_entry(number, shard, part, results), part, results)
+            n_rejected += len(journal.finished[number].rejects)
+
+
+def _counted(
+    stream: Generator[PackedClip, None, None], n_before: int, total: int, progress: Progress | None
+) -> Generator[PackedClip, None, None]:
+    for n_done, packed in enumerate(stream, start=n_before + 1):
+        if progress is not None:
+            progress(n_done, total)
+        yield packed
+
+
+def _rejects_csv(rejects: Sequence[tuple[str, str, str]]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["clip_id", "path", "reason"])
+    writer.writerows(rejects)
+    return text.getvalue()
+
+
+def _count(
+    manifest: Manifest, clips: Sequence[Clip], settings: PackSettings, entries: Sequence[ShardEntry]
+) -> PackCounts:
+    n_missing = sum(1 for clip in manifest.missing if not settings.splits or clip.split in settings.splits)
+    n_rejected = sum(len(entry.rejects) for entry in entries)
+    return PackCounts(
+        expected=len(clips) + n_missing,
+        found=len(clips),
+        missing=n_missing,
+        rejected=n_rejected,
+        clips=len(clips) - n_rejected,
+        clipped=sum(entry.clipped for entry in entries),
+        silent=sum(entry.silent for entry in entries),
+    )
+
+
+def _pack_info(
+    manifest: Manifest, path: Path, settings: PackSettings, counts: PackCounts, entries: Sequence[ShardEntry]
+) -> PackInfo:
+    versions = _versions()
+    return PackInfo(
+        dataset=manifest.dataset,
+        splits=settings.splits or tuple(manifest.splits),
+        sample_rate=settings.sample_rate,
+        clip_samples=settings.clip_samples,
+        labels=manifest.labels,
+        counts=counts,
+        manifest_sha256=atomic.sha256_of(path),
+        settings=settings,
+        resampler={"name": "soxr", "quality": RESAMPLER_QUALITY, "version": versions["soxr"]},
+        versions=versions,
+        shards=tuple(entry.shard for entry in entries if entry.shard is not None),
+    )

@@ -1,0 +1,132 @@
+"""A multi-label data set that is generated: sound events in noise, for trials and tests without a download."""
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from epanns import atomic
+from epanns.audio.waveform import to_int16
+from epanns.data.events import EVENTS, draw_event
+from epanns.data.manifest import Clip, Manifest
+from epanns.errors import ConfigError, OutputError
+from epanns.labels import LabelSet
+from epanns.seeding import numpy_generator
+
+_SPLITS = ("train", "train", "train", "val", "test")  # of five clips in a row
+_SETTINGS_FILE = "synthetic.json"
+
+
+@dataclass(frozen=True)
+class SyntheticSettings:
+    """What to generate.
+
+    Attributes:
+        clips: How many; three of five are for training, one for validation, one for testing.
+        classes: Kinds of events, the first so many of `epanns.data.events.EVENTS`.
+        seconds: Length of each clip.
+        sample_rate: In Hz.
+        seed: Another seed gives other clips.
+    """
+
+    clips: int = 1000
+    classes: int = 10
+    seconds: float = 2.0
+    sample_rate: int = 32_000
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        problems = [
+            f"{name}={value:g}: must be {rule}"
+            for name, value, rule, holds in (
+                ("clips", self.clips, "at least 5, one for each part of the split", self.clips >= 5),
+                ("classes", self.classes, f"between 2 and {len(EVENTS)}", 2 <= self.classes <= len(EVENTS)),
+                ("seconds", self.seconds, "between 0.5 and 600", 0.5 <= self.seconds <= 600),
+                ("sample_rate", self.sample_rate, "between 8000 and 192000 Hz", 8000 <= self.sample_rate <= 192_000),
+            )
+            if not holds
+        ]
+        if problems:
+            raise ConfigError("; ".join(problems))
+
+
+def draw_clip(settings: SyntheticSettings, index: int) -> tuple[NDArray[np.int16], tuple[str, ...]]:
+    """Draw one clip: a pure function of the settings and `index`, apart from how many clips there are.
+
+    Returns:
+        ``(samples,)`` int16, and the labels of the one to three events in it.
+    """
+    rng = numpy_generator("synthetic clip", settings.seed, index)
+    n_samples = round(settings.seconds * settings.sample_rate)
+    mixture = _background(rng, n_samples) * 10 ** (rng.uniform(-40, -20) / 20)
+    labels = _draw_labels(settings, index, rng)
+    for label in labels:
+        seconds = min(rng.uniform(0.3, 1.2), settings.seconds)
+        event = draw_event(label, rng, seconds, settings.sample_rate) * 10 ** (rng.uniform(-34, -8) / 20)
+        start = int(rng.integers(0, n_samples - len(event) + 1))
+        mixture[start : start + len(event)] += event
+    peak = max(1.0, float(np.abs(mixture).max()))
+    return to_int16((mixture / peak).astype(np.float32)), tuple(sorted(labels, key=list(EVENTS).index))
+
+
+def _draw_labels(settings: SyntheticSettings, index: int, rng: np.random.Generator) -> list[str]:
+    """Draw one to three kinds; the first goes round all classes, so that none is without clips."""
+    turn, place = divmod(index, settings.classes)
+    first = int(numpy_generator("synthetic turn", settings.seed, turn).permutation(settings.classes)[place])
+    others = [kind for kind in rng.permutation(settings.classes).tolist() if kind != first]
+    n_others = min(int(rng.integers(0, 3)), len(others))
+    names = list(EVENTS)
+    return [names[kind] for kind in [first, *others[:n_others]]]
+
+
+def _background(rng: np.random.Generator, n_samples: int) -> NDArray[np.float64]:
+    """Draw noise of unit power whose spectrum falls by a random 0 to 6 dB per octave."""
+    spectrum = np.fft.rfft(rng.standard_normal(n_samples))
+    spectrum *= np.arange(1, len(spectrum) + 1) ** -rng.uniform(0, 1)
+    noise: NDArray[np.float64] = np.fft.irfft(spectrum, n_samples)
+    return noise / float(np.sqrt(np.mean(noise**2)))
+
+
+def make_synthetic(
+    root: Path, settings: SyntheticSettings, *, progress: Callable[[int, int | None], None] | None = None
+) -> Manifest:
+    """Write the clips as 16-bit WAV files below ``root/audio`` and return their manifest.
+
+    A folder that holds the same data set, whole or in part, is completed.
+
+    Raises:
+        OutputError: If `root` holds anything else; nothing in it is touched.
+    """
+    import soundfile
+
+    root = root.resolve()
+    _claim(root, settings)
+    clips = []
+    for index in range(settings.clips):
+        path = root / "audio" / f"clip-{index:06d}.wav"
+        samples, labels = draw_clip(settings, index)
+        if not path.exists():
+            with atomic.replacing(path) as partial:
+                soundfile.write(partial, samples, settings.sample_rate, subtype="PCM_16", format="WAV")
+        clips.append(Clip(path.name, path, labels, _SPLITS[index % len(_SPLITS)]))
+        if progress is not None:
+            progress(index + 1, settings.clips)
+    return Manifest("synthetic", LabelSet.of(list(EVENTS)[: settings.classes]), tuple(clips))
+
+
+def _claim(root: Path, settings: SyntheticSettings) -> None:
+    """Make `root` ours by writing the settings into it, or find that it is."""
+    marker = root / _SETTINGS_FILE
+    wanted = json.dumps(asdict(settings), indent=2) + "\n"
+    if marker.is_file():
+        if marker.read_text(encoding="utf-8") != wanted:
+            raise OutputError(
+                f"{root} holds a synthetic data set with other settings: choose another ROOT or delete it"
+            )
+        return
+    if root.exists() and (not root.is_dir() or any(root.iterdir())):
+        raise OutputError(f"{root} exists already and is no synthetic data set: choose another ROOT or empty it")
+    atomic.write_text(marker, wanted)

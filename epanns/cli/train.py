@@ -1,0 +1,170 @@
+"""``epanns train`` and what it shares with ``epanns finetune``."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from epanns.cli.options import EXISTING, EpannsCommand, emit, json_option, out_option
+
+if TYPE_CHECKING:
+    from epanns.models.cnn import Cnn
+    from epanns.training.config import TrainingConfig
+    from epanns.training.loop import OnStep, TrainingResult
+
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+# Option -> help; names and defaults are those of TrainingConfig.
+_HELP = {
+    "batch_size": "Clips the loss sees in a step; with mixup twice as many are drawn.",
+    "learning_rate": "Adam's rate at its highest.",
+    "schedule": "constant, or cosine down to zero at the last step.",
+    "warmup_iterations": "Steps over which the rate rises from zero.",
+    "mixup_alpha": "Beta parameter of mixup; 0 switches it off.",
+    "sampler": "balanced takes the classes in turn, shuffled the clips.",
+    "validate_every": "Steps between validations; the state is saved at each.",
+    "seed": "Seed of everything random.",
+}
+_DEFAULTS: dict[str, Any] = {
+    "batch_size": 32,
+    "learning_rate": 1e-3,
+    "schedule": "constant",
+    "warmup_iterations": 0,
+    "mixup_alpha": 1.0,
+    "sampler": "balanced",
+    "validate_every": 1000,
+    "seed": 0,
+}
+
+
+def training_options(*, iterations: int) -> Decorator:
+    """Add the options both training commands share."""
+
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        options = [
+            click.option("--train", "train_packs", type=EXISTING, multiple=True, required=True, help="Pack to learn."),
+            click.option("--val", "val_packs", type=EXISTING, multiple=True, required=True, help="Pack to choose by."),
+            out_option("Run folder; becomes a checkpoint. The same command goes on where it was."),
+            click.option("--iterations", default=iterations, show_default=True, help="Optimisation steps."),
+            *[
+                click.option(f"--{name.replace('_', '-')}", default=_DEFAULTS[name], show_default=True, help=text)
+                for name, text in _HELP.items()
+            ],
+            click.option("--spec-augment/--no-spec-augment", default=True, show_default=True, help="Mask stripes."),
+            click.option("--workers", default=0, show_default=True, help="Processes that read clips."),
+            click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N."),
+            click.option("--fresh", is_flag=True, help="Delete an earlier run in --out and start over."),
+            json_option,
+        ]
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return decorate
+
+
+@click.command("train", cls=EpannsCommand)
+@click.argument("model")
+@click.option("--width", default=1.0, show_default=True, help="Factor on every layer's width.")
+@training_options(iterations=10_000)
+def command(model: str, width: float, **options: Any) -> None:
+    """Train MODEL, a name of the zoo, from random weights.
+
+    The checkpoint with the best validation mAP is kept in --out.
+    """
+    import torch
+
+    from epanns.data.dataset import PackDataset
+    from epanns.models.zoo import build_model
+    from epanns.seeding import derive_seed
+
+    labels = PackDataset(options["train_packs"]).labels
+    torch.manual_seed(derive_seed("weights", options["seed"]))
+    run(build_model(model, width=width, labels=labels), freeze_backbone=False, **options)
+
+
+def run(
+    model: "Cnn",
+    *,
+    train_packs: Sequence[Path],
+    val_packs: Sequence[Path],
+    out: Path,
+    workers: int,
+    device: str,
+    fresh: bool,
+    as_json: bool,
+    **settings: Any,
+) -> None:
+    """Train a model with the options of the command line and print the result."""
+    from epanns.data.dataset import PackDataset
+    from epanns.sweeps.trial import validation_map
+    from epanns.training.config import TrainingConfig
+    from epanns.training.folder import start_over
+    from epanns.training.loop import finetune, refuse_other_data
+
+    config = TrainingConfig.from_dict(settings)
+    train, val = PackDataset(train_packs), PackDataset(val_packs)
+    refuse_other_data(model, val)
+    if fresh:
+        start_over(out)
+    with progress_of(config) as on_step:
+        result = finetune(
+            model.to(torch_device(device)),
+            train,
+            config,
+            out,
+            validate=lambda scored: {"mAP": validation_map(scored, val)},
+            on_step=on_step,
+            workers=workers,
+        )
+    emit(
+        {"out": str(out), "best_step": result.best_step, "best_mAP": result.best_score, "seconds": result.seconds},
+        describe(result, out),
+        as_json,
+    )
+
+
+def describe(result: "TrainingResult", out: Path) -> str:
+    """Return the result in words."""
+    return (
+        f"{out}: best validation mAP {result.best_score:.4f} at step {result.best_step} of {result.steps}, "
+        f"{result.seconds:.0f} s; metrics in {out / 'metrics.csv'}"
+    )
+
+
+def torch_device(name: str) -> str:
+    """Return a device name that torch knows and this machine has.
+
+    Raises:
+        ConfigError: If it does not.
+    """
+    import torch
+
+    from epanns.errors import ConfigError
+
+    try:
+        kind = torch.device(name).type
+    except RuntimeError as error:
+        raise ConfigError(f"--device {name!r}: must be cpu, cuda or cuda:N") from error
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(f"--device {name!r}: this machine has no CUDA device that torch can use; use --device cpu")
+    return name
+
+
+@contextmanager
+def progress_of(config: "TrainingConfig") -> "Iterator[OnStep]":
+    """Yield a function that draws steps, loss, best mAP and speed on stderr."""
+    import sys
+
+    from tqdm import tqdm
+
+    with tqdm(total=config.iterations, unit="step", disable=not sys.stderr.isatty(), file=sys.stderr) as bar:
+
+        def show(state: Any, loss: float) -> None:
+            bar.update(state.step - bar.n)
+            rate = config.drawn_clips * bar.format_dict["n"] / max(bar.format_dict["elapsed"], 1e-9)
+            bar.set_postfix(loss=f"{loss:.4f}", best_mAP=f"{max(state.best_score, 0):.4f}", clips_per_s=f"{rate:.0f}")
+
+        yield show

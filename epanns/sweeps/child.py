@@ -1,0 +1,28 @@
+"""A trial in a process of its own: ``python -m epanns.sweeps.child trials/ID``."""
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+from epanns.errors import Interrupted
+from epanns.sweeps.journal import TrialFolder
+
+
+def main(folder: Path) -> int:
+    """Run one trial; the exit code is 0 when it has its result."""
+    import torch
+
+    from epanns.sweeps.runner import attempt
+
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+    try:
+        return 0 if attempt(TrialFolder(folder)) else 1
+    except Interrupted as stopped:
+        return stopped.exit_code
+
+
+if __name__ == "__main__":
+    # Ctrl-C reaches the whole process group; the sweep passes it on as SIGTERM, in its own order.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sys.exit(main(Path(sys.argv[1])))

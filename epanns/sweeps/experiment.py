@@ -1,0 +1,258 @@
+"""An experiment as data: TOML in, the list of its trials out."""
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from epanns.atomic import sha256_of_json
+from epanns.errors import ConfigError
+from epanns.sweeps.strict_toml import TableReader, all_of, is_count, is_number, is_text
+from epanns.training.config import TrainingConfig
+
+DATA_KINDS = ("esc50", "folder", "synthetic", "packs")
+RECOVERIES = ("none", "bn")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where the clips come from and which train, choose and test.
+
+    Attributes:
+        kind: A layout of ``epanns data``, or ``packs`` for packs made before.
+        train: Names of splits (ESC: ``fold1``, ...), or folders of packs; likewise `val` and `test`.
+        root: Folder of the data set, relative to the current folder; not part of a trial's identity.
+        sample_rate: In Hz; must be the model's.
+        seconds: Length of a packed clip.
+        synthetic: Settings of the generator, for ``kind = "synthetic"``.
+    """
+
+    kind: str
+    train: tuple[str, ...]
+    val: tuple[str, ...]
+    test: tuple[str, ...]
+    root: str = ""
+    sample_rate: int = 32_000
+    seconds: float = 10.0
+    synthetic: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        rules = {
+            f"kind={self.kind!r}: must be one of {', '.join(DATA_KINDS)}": self.kind in DATA_KINDS,
+            f"root={self.root!r}: {self.kind} needs the folder of the data set": self.kind in ("synthetic", "packs")
+            or is_text(self.root),
+            f"sample_rate={self.sample_rate!r}: must be a whole number of Hz": is_count(self.sample_rate),
+            f"seconds={self.seconds!r}: must be a number > 0": is_number(self.seconds) and self.seconds > 0,
+        }
+        parts = {"train": self.train, "val": self.val, "test": self.test}
+        rules |= {f"{name}={part!r}: must list at least one": all_of(part, is_text) for name, part in parts.items()}
+        shared = sorted({a for one, other in ((0, 1), (0, 2), (1, 2)) for a in self._shared(one, other)})
+        rules[f"{', '.join(shared)} is used twice among train, val and test: that is a leak"] = not shared
+        if problems := [problem for problem, holds in rules.items() if not holds]:
+            raise ConfigError("; ".join(problems))
+
+    def _shared(self, one: int, other: int) -> set[str]:
+        parts = (self.train, self.val, self.test)
+        return set(parts[one]) & set(parts[other])
+
+    def identity(self) -> dict[str, Any]:
+        """Return what of the data belongs to a trial's identity: all but where it lies on this machine."""
+        kept = {"kind": self.kind, "sample_rate": self.sample_rate, "seconds": float(self.seconds)}
+        parts = {"train": list(self.train), "val": list(self.val), "test": list(self.test)}
+        return {**kept, **parts, **({"synthetic": dict(self.synthetic)} if self.synthetic else {})}
+
+
+@dataclass(frozen=True)
+class BaseConfig:
+    """An unpruned network: trained here, or a checkpoint.
+
+    Attributes:
+        model: A name of the zoo.
+        width: Factor on its widths.
+        training: How it is trained; keys of `TrainingConfig`, the seed apart.
+        checkpoint: Instead of all that, a checkpoint folder or released file with the data's labels.
+    """
+
+    model: str = ""
+    width: float = 1.0
+    training: Mapping[str, Any] = field(default_factory=dict)
+    checkpoint: str = ""
+
+    def __post_init__(self) -> None:
+        if bool(self.model) == bool(self.checkpoint):
+            raise ConfigError("give either model (and training) or checkpoint")
+        if self.checkpoint and (self.training or self.width != 1.0):
+            raise ConfigError("training and width do not go with checkpoint")
+        _without_seed(self.training)
+
+
+@dataclass(frozen=True)
+class GridConfig:
+    """What is varied; every combination is a trial.
+
+    Attributes:
+        ratio: Fractions of channels removed; 0 leaves the network whole and, with fine-tuning, is the control.
+        criterion: Importance rules.
+        layers: Lists of layers or blocks.
+        recover: Recoveries without labels before fine-tuning.
+        calibration_clips: Training clips, unlabelled, that the recovery sees.
+    """
+
+    ratio: tuple[float, ...]
+    criterion: tuple[str, ...] = ("l1",)
+    layers: tuple[list[str], ...] = (["conv_block4", "conv_block5", "conv_block6"],)
+    recover: tuple[str, ...] = ("none",)
+    calibration_clips: int = 400
+
+    def __post_init__(self) -> None:
+        rules = {
+            f"ratio={self.ratio!r}: must list numbers in [0, 1)": all_of(
+                self.ratio, lambda ratio: is_number(ratio) and 0 <= ratio < 1
+            ),
+            f"criterion={self.criterion!r}: must list names": all_of(self.criterion, is_text),
+            f"layers={self.layers!r}: must list lists of layers or blocks": all_of(
+                self.layers, lambda layers: all_of(layers, is_text)
+            ),
+            f"recover={self.recover!r}: must list some of {', '.join(RECOVERIES)}": all_of(
+                self.recover, RECOVERIES.__contains__
+            ),
+            f"calibration_clips={self.calibration_clips!r}: must be a whole number > 0": is_count(
+                self.calibration_clips
+            )
+            and self.calibration_clips > 0,
+        }
+        if problems := [problem for problem, holds in rules.items() if not holds]:
+            raise ConfigError("; ".join(problems))
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One cell of the grid.
+
+    Attributes:
+        config: Everything that decides the result, in JSON values; its hash is the trial's name.
+        base: The trial whose network this one prunes; None for the base itself.
+    """
+
+    config: Mapping[str, Any]
+    base: "Trial | None" = None
+
+    @property
+    def trial_id(self) -> str:
+        """First 12 digits of the sha256 of the canonical configuration."""
+        return sha256_of_json(self.config)[:12]
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A question: data, bases, a grid, and the seeds every cell is run with."""
+
+    name: str
+    seeds: tuple[int, ...]
+    data: DataConfig
+    bases: tuple[BaseConfig, ...]
+    grid: GridConfig
+    finetunes: tuple[Mapping[str, Any], ...]
+
+    def trials(self) -> list[Trial]:
+        """Return the bases, then the pruned trials, each once, in a fixed order."""
+        bases = [self._base(base, seed) for base in self.bases for seed in self.seeds]
+        found = {trial.trial_id: trial for trial in bases}
+        for base in bases:
+            cells = product(self.grid.criterion, self.grid.layers, self.grid.recover, self.finetunes or ({},))
+            for (criterion, layers, recover, finetune), ratio in product(cells, self.grid.ratio):
+                trial = self._pruned(base, (criterion, layers, recover, ratio), finetune)
+                if trial is not None:
+                    found.setdefault(trial.trial_id, trial)
+        return list(found.values())
+
+    def _base(self, base: BaseConfig, seed: int) -> Trial:
+        config: dict[str, Any] = {"kind": "base", "data": self.data.identity(), "seed": seed}
+        if base.checkpoint:
+            config["checkpoint"] = base.checkpoint
+        else:
+            training = TrainingConfig.from_dict({**base.training, "seed": seed}).to_dict()
+            config |= {"model": base.model, "width": float(base.width), "training": training}
+        return Trial(config)
+
+    def _pruned(
+        self, base: Trial, cell: tuple[str, list[str], str, float], finetune: Mapping[str, Any]
+    ) -> Trial | None:
+        criterion, layers, recover, ratio = cell
+        if ratio == 0 and not finetune:
+            return None  # the base itself
+        seed = base.config["seed"]
+        config: dict[str, Any] = {"kind": "pruned", "base": base.config, "seed": seed, "ratio": float(ratio)}
+        if ratio > 0:  # of the control only the fine-tuning counts, so that it is run once
+            config |= {"criterion": criterion, "layers": list(layers), "recover": recover}
+            if recover != "none":
+                config["calibration_clips"] = self.grid.calibration_clips
+        if finetune:
+            config["finetune"] = TrainingConfig.from_dict({**finetune, "seed": seed}).to_dict()
+        return Trial(config, base)
+
+
+def load_experiment(path: Path) -> Experiment:
+    """Read an experiment.
+
+    Raises:
+        ConfigError: If the file cannot be read as TOML or anything in it is wrong; every problem is named.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read ({error})") from error
+    return parse_experiment(text, str(path))
+
+
+def parse_experiment(text: str, source: str) -> Experiment:
+    """Read an experiment from its text; `source` names it in messages."""
+    try:
+        given = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{source}: is not TOML ({error})") from error
+    reader = TableReader(source)
+    top = reader.read(given, _Tables, "experiment")
+    if top is None:
+        reader.finish()
+    assert top is not None
+    reader.note(is_text(top.name), f"name={top.name!r}: must be text")
+    reader.note(all_of(top.seeds, is_count), f"seeds={top.seeds!r}: must list whole numbers >= 0")
+    reader.note(isinstance(top.base, tuple) and len(top.base) > 0, "[[base]]: give at least one base")
+    data = reader.read(top.data, DataConfig, "data")
+    grid = reader.read(top.grid, GridConfig, "grid")
+    bases = [reader.read(base, BaseConfig, f"base {number}") for number, base in enumerate(top.base, start=1)]
+    for number, finetune in enumerate(top.finetune, start=1):
+        reader.attempt(partial(_without_seed, finetune), f"finetune {number}")
+    reader.finish()
+    assert data is not None and grid is not None
+    return Experiment(
+        name=top.name,
+        seeds=top.seeds,
+        data=data,
+        bases=tuple(base for base in bases if base is not None),
+        grid=grid,
+        finetunes=top.finetune,
+    )
+
+
+def _without_seed(training: Mapping[str, Any]) -> TrainingConfig:
+    """Check the keys of a training table; its seed is that of the trial."""
+    if "seed" in training:
+        raise ConfigError("seed does not go into a training table: list seeds = [...] at the top")
+    return TrainingConfig.from_dict(training)
+
+
+@dataclass(frozen=True)
+class _Tables:
+    """The top level of the file."""
+
+    name: str
+    data: Mapping[str, Any]
+    base: tuple[Mapping[str, Any], ...]
+    grid: Mapping[str, Any]
+    seeds: tuple[int, ...] = (0,)
+    finetune: tuple[Mapping[str, Any], ...] = ()

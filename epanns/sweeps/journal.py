@@ -1,0 +1,95 @@
+"""A sweep on disk: one folder per trial, and files that say what is done. The files are the truth."""
+
+import fcntl
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from epanns.atomic import write_json
+from epanns.errors import DataError, EpannsError, OutputError
+from epanns.sweeps.experiment import Experiment, Trial
+from epanns.sweeps.records import RunRecord
+
+
+@dataclass(frozen=True)
+class TrialFolder:
+    """``trials/<id>``: ``config.json`` before, ``result.json`` after, ``error.json`` where it failed.
+
+    ``result.json`` appears by an atomic rename and means that the trial is done.
+    """
+
+    path: Path
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the trial has its result."""
+        return (self.path / "result.json").exists()
+
+    def read_config(self) -> dict[str, Any]:
+        """Return what the trial is asked to do: ``experiment``, ``config``, ``packs``, ``base``."""
+        try:
+            config: dict[str, Any] = json.loads((self.path / "config.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise DataError(f"{self.path}/config.json: cannot be read ({error}); run the sweep again") from error
+        return config
+
+    def read_record(self) -> RunRecord:
+        """Return the result of a finished trial."""
+        return RunRecord.from_dict(json.loads((self.path / "result.json").read_text(encoding="utf-8")))
+
+    def succeed(self, record: RunRecord) -> None:
+        """Write the result; any earlier failure is forgotten."""
+        write_json(self.path / "result.json", record.to_dict())
+        (self.path / "error.json").unlink(missing_ok=True)
+
+    def fail(self, error: EpannsError) -> None:
+        """Note a failure; the trial is tried again when the sweep is run again."""
+        write_json(self.path / "error.json", {"kind": type(error).__name__, "message": str(error)})
+
+
+class Sweep:
+    """The folder of a sweep.
+
+    Attributes:
+        path: The folder.
+        experiment: What is run in it.
+    """
+
+    def __init__(self, path: Path, experiment: Experiment) -> None:
+        self.path = path
+        self.experiment = experiment
+
+    def folder_of(self, trial: Trial) -> TrialFolder:
+        """Return a trial's folder."""
+        return TrialFolder(self.path / "trials" / trial.trial_id)
+
+    def prepare(self, trial: Trial, packs: Mapping[str, list[str]]) -> TrialFolder:
+        """Write what a trial needs to run in a process of its own."""
+        folder = self.folder_of(trial)
+        asked = {"experiment": self.experiment.name, "config": dict(trial.config), "packs": dict(packs)}
+        if trial.base is not None:
+            asked["base"] = trial.base.trial_id
+        write_json(folder.path / "config.json", asked)
+        return folder
+
+    @contextmanager
+    def owned(self) -> Iterator[None]:
+        """Keep a second sweep out of the folder; the lock goes with the process, however it ends.
+
+        Raises:
+            OutputError: If another process sweeps here, or the folder is something else.
+        """
+        if self.path.exists() and any(self.path.iterdir()) and not (self.path / "sweep.lock").exists():
+            raise OutputError(f"{self.path} exists already and is no sweep: choose another --out")
+        self.path.mkdir(parents=True, exist_ok=True)
+        with (self.path / "sweep.lock").open("a") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise OutputError(
+                    f"{self.path}: another sweep runs here; wait for it or choose another --out"
+                ) from error
+            yield

@@ -1,0 +1,145 @@
+"""Run a sweep: bases first, then what is pruned from them, in this process or in several."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from epanns.errors import EpannsError, Interrupted
+from epanns.sweeps.experiment import Experiment, Trial
+from epanns.sweeps.journal import Sweep, TrialFolder
+from epanns.sweeps.packs import prepare_packs
+from epanns.sweeps.trial import run_trial
+from epanns.training.loop import OnStep
+from epanns.training.signals import noticing_signals
+
+_POLL_SECONDS = 0.1
+
+OnTrial = Callable[[str, str], None]  # trial id, outcome: "done", "skipped" or "failed"
+
+
+@dataclass(frozen=True)
+class SweepSummary:
+    """How a sweep ended: trial ids by outcome.
+
+    Attributes:
+        done: Run now.
+        skipped: Found finished.
+        failed: Have an ``error.json``, or wait for a base that has.
+    """
+
+    done: tuple[str, ...]
+    skipped: tuple[str, ...]
+    failed: tuple[str, ...]
+
+
+def run_experiment(
+    experiment: Experiment,
+    out: Path,
+    *,
+    jobs: int = 1,
+    on_trial: OnTrial | None = None,
+    on_step: OnStep | None = None,
+) -> SweepSummary:
+    """Run every trial of an experiment that has no result yet.
+
+    A trial that fails is noted in its ``error.json`` and does not stop the others; running again tries it again.
+
+    Args:
+        experiment: What to run.
+        out: Folder of the sweep; trials finished in it before are kept.
+        jobs: Trials at the same time, each in a process of its own with its share of the cores; with 1, trials run in
+            this process.
+        on_trial: Called when a trial ends.
+        on_step: Called after each training step (with one job only).
+
+    Raises:
+        OutputError: If the folder is in use or is no sweep.
+        Interrupted: If SIGINT or SIGTERM came; running again goes on.
+    """
+    sweep = Sweep(out, experiment)
+    outcomes: dict[str, str] = {}
+
+    def note(trial: Trial, outcome: str) -> None:
+        outcomes[trial.trial_id] = outcome
+        if on_trial is not None:
+            on_trial(trial.trial_id, outcome)
+
+    with sweep.owned():
+        packs = prepare_packs(experiment.data, out / "data", jobs=jobs)
+        trials = experiment.trials()
+        for phase in ([t for t in trials if t.base is None], [t for t in trials if t.base is not None]):
+            waiting = []
+            for trial in phase:
+                if sweep.folder_of(trial).is_done:
+                    note(trial, "skipped")
+                elif trial.base is not None and outcomes[trial.base.trial_id] == "failed":
+                    note(trial, "failed")
+                else:
+                    sweep.prepare(trial, packs)
+                    waiting.append(trial)
+            if jobs == 1:
+                _run_here(sweep, waiting, note, on_step)
+            else:
+                _run_in_processes(sweep, waiting, note, jobs)
+    return SweepSummary(*(tuple(name for name, found in outcomes.items() if found == outcome) for outcome in _OUTCOMES))
+
+
+_OUTCOMES = ("done", "skipped", "failed")
+
+
+def _run_here(
+    sweep: Sweep, trials: Sequence[Trial], note: Callable[[Trial, str], None], on_step: OnStep | None
+) -> None:
+    for trial in trials:
+        note(trial, "done" if attempt(sweep.folder_of(trial), on_step=on_step) else "failed")
+
+
+def attempt(folder: TrialFolder, *, on_step: OnStep | None = None) -> bool:
+    """Run a trial; note its failure in ``error.json`` and return whether it succeeded."""
+    try:
+        run_trial(folder, on_step=on_step)
+    except Interrupted:
+        raise
+    except EpannsError as error:
+        folder.fail(error)
+        return False
+    return True
+
+
+def _run_in_processes(sweep: Sweep, trials: Sequence[Trial], note: Callable[[Trial, str], None], jobs: int) -> None:
+    threads = max(1, (os.cpu_count() or 1) // jobs)
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    waiting, running = list(trials), dict[subprocess.Popen[bytes], Trial]()
+    with noticing_signals() as stop:
+        try:
+            while waiting or running:
+                while waiting and len(running) < jobs:
+                    trial = waiting.pop(0)
+                    command = [sys.executable, "-m", "epanns.sweeps.child", str(sweep.folder_of(trial).path)]
+                    running[subprocess.Popen(command, env=environment)] = trial
+                for process in [process for process in running if process.poll() is not None]:
+                    trial = running.pop(process)
+                    note(trial, "done" if sweep.folder_of(trial).is_done else "failed")
+                if stop.signal_number is not None:
+                    raise Interrupted(
+                        stop.signal_number, f"the sweep in {sweep.path} was stopped; run the same command to go on"
+                    )
+                time.sleep(_POLL_SECONDS)
+        finally:
+            _stop_all(running)
+
+
+def _stop_all(running: dict[subprocess.Popen[bytes], Trial]) -> None:
+    """Let the children save their state and leave; nobody outlives the sweep."""
+    for process in running:
+        process.send_signal(signal.SIGTERM)
+    for process in running:
+        try:
+            process.wait(timeout=60)
+        except subprocess.TimeoutExpired:
+            process.kill()

@@ -1,0 +1,159 @@
+"""One trial: train a base, or prune, recover, fine-tune and score one network."""
+
+import dataclasses
+import platform
+import time
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from epanns.complexity.macs import profile
+from epanns.data.dataset import PackDataset, make_loader
+from epanns.data.sampler import sequential_batches
+from epanns.errors import ConfigError
+from epanns.evaluation.metrics import evaluate
+from epanns.evaluation.predict import EvaluationProtocol, predict
+from epanns.models.checkpoint import load
+from epanns.models.cnn import Cnn
+from epanns.models.zoo import build_model
+from epanns.pruning.plan import PruningPlan
+from epanns.pruning.prune import prune
+from epanns.pruning.recalibrate import recalibrate_batch_norm
+from epanns.seeding import derive_seed, numpy_generator
+from epanns.sweeps.journal import TrialFolder
+from epanns.sweeps.records import RunRecord, Stage
+from epanns.training.config import TrainingConfig
+from epanns.training.loop import OnStep, finetune, refuse_other_data
+
+_PROTOCOL = EvaluationProtocol()
+_CALIBRATION_BATCH = 32
+
+
+def run_trial(folder: TrialFolder, *, on_step: OnStep | None = None) -> RunRecord:
+    """Run a trial to its result, going on where it was stopped; a finished one is only read.
+
+    Args:
+        folder: Prepared by `journal.Sweep.prepare`.
+        on_step: Called after each training step.
+    """
+    if folder.is_done:
+        return folder.read_record()
+    asked = folder.read_config()
+    trial = _Trial(folder, asked, on_step)
+    record = trial.run_base() if asked["config"]["kind"] == "base" else trial.run_pruned()
+    folder.succeed(record)
+    return record
+
+
+class _Trial:
+    """What the steps of one trial share."""
+
+    def __init__(self, folder: TrialFolder, asked: Mapping[str, Any], on_step: OnStep | None) -> None:
+        self.folder, self.asked, self.on_step = folder, asked, on_step
+        self.config: Mapping[str, Any] = asked["config"]
+        self.packs = {part: PackDataset([Path(path) for path in paths]) for part, paths in asked["packs"].items()}
+        self.started = time.perf_counter()
+
+    def run_base(self) -> RunRecord:
+        """Train the base, or take a checkpoint, and score it."""
+        started = time.perf_counter()
+        if "checkpoint" in self.config:
+            model = load(self.config["checkpoint"])
+        else:
+            training = TrainingConfig.from_dict(self.config["training"])
+            # Initial weights depend on the seed alone, not on what ran before in this process.
+            with torch.random.fork_rng():
+                torch.manual_seed(derive_seed("weights", training.seed))
+                model = build_model(self.config["model"], width=self.config["width"], labels=self.packs["train"].labels)
+            out = self.folder.path / "base"
+            finetune(model, self.packs["train"], training, out, validate=self._validate, on_step=self.on_step)
+            model = load(out)
+        return self._record(model, model, None, (self._stage("dense", model, time.perf_counter() - started),))
+
+    def run_pruned(self) -> RunRecord:
+        """Prune, recover, fine-tune; score after each."""
+        base_folder = TrialFolder(self.folder.path.parent / self.asked["base"])
+        base_record = base_folder.read_record()
+        dense = load(base_record.config.get("checkpoint") or base_folder.path / "base")
+        model, plan, stages = dense, None, [dataclasses.replace(base_record.stages[0], seconds=0.0)]
+        if self.config["ratio"] > 0:
+            started = time.perf_counter()
+            model, plan = prune(
+                dense,
+                criterion=self.config["criterion"],
+                ratio=self.config["ratio"],
+                layers=self.config["layers"],
+                seed=self.config["seed"],
+            )
+            stages.append(self._stage("pruned", model, time.perf_counter() - started))
+        if self.config.get("recover", "none") == "bn":
+            started = time.perf_counter()
+            recalibrate_batch_norm(model, self._calibration_waveforms(), plan=plan)
+            stages.append(self._stage("recovered", model, time.perf_counter() - started))
+        if "finetune" in self.config:
+            started = time.perf_counter()
+            training = TrainingConfig.from_dict(self.config["finetune"])
+            if plan is not None:
+                model.provenance = {**model.provenance, "plan": plan.to_dict()}
+            out = self.folder.path / "finetuned"
+            finetune(model, self.packs["train"], training, out, validate=self._validate, on_step=self.on_step)
+            model = load(out)
+            stages.append(self._stage("finetuned", model, time.perf_counter() - started))
+        return self._record(dense, model, plan, tuple(stages))
+
+    def _validate(self, model: Cnn) -> dict[str, float]:
+        return {"mAP": validation_map(model, self.packs["val"])}
+
+    def _stage(self, name: str, model: Cnn, seconds: float) -> Stage:
+        scores = {}
+        for part in ("val", "test"):
+            refuse_other_data(model, self.packs[part])
+            predictions = predict(model, self.packs[part], _PROTOCOL)
+            scores[part] = evaluate(predictions, self.packs[part].labels, _PROTOCOL, bootstrap=0).summary()
+        return Stage(name, scores, round(seconds, 3))
+
+    def _calibration_waveforms(self) -> list[Tensor]:
+        dataset, wanted = self.packs["train"], self.config["calibration_clips"]
+        if wanted > len(dataset):
+            raise ConfigError(
+                f"calibration_clips={wanted}: the training part has {len(dataset)} clips; ask for no more"
+            )
+        chosen = numpy_generator("calibration", self.config["seed"]).permutation(len(dataset))[:wanted].tolist()
+        batches = [[chosen[index] for index in batch] for batch in sequential_batches(wanted, _CALIBRATION_BATCH)]
+        return [batch.float_waveform() for batch in make_loader(dataset, batches)]
+
+    def _record(self, dense: Cnn, model: Cnn, plan: PruningPlan | None, stages: tuple[Stage, ...]) -> RunRecord:
+        base = self.config.get("base", self.config)
+        seconds = self.packs["test"].clip_seconds
+        return RunRecord(
+            trial_id=self.folder.path.name,
+            experiment=self.asked["experiment"],
+            model=dense.spec.name,
+            width=base.get("width", 1.0),
+            criterion=self.config.get("criterion"),
+            layers=tuple(self.config.get("layers", ())),
+            ratio=self.config.get("ratio"),
+            recover=self.config.get("recover", "none"),
+            finetune_iterations=self.config.get("finetune", {}).get("iterations", 0),
+            seed=self.config["seed"],
+            dataset=self.packs["test"].dataset_name,
+            protocol=_PROTOCOL.describe(),
+            clip_seconds=seconds,
+            config={**self.config, "packs": {part: dataset.digest for part, dataset in self.packs.items()}},
+            plan_digest=None if plan is None else plan.digest,
+            cost_before=profile(dense, seconds=seconds).summary(),
+            cost_after=profile(model, seconds=seconds).summary(),
+            stages=stages,
+            device=f"cpu ({platform.machine()}, {torch.get_num_threads()} threads)",
+            versions={package: version(package) for package in ("epanns-pruning", "torch", "torch-pruning", "numpy")},
+            seconds=round(time.perf_counter() - self.started, 3),
+        )
+
+
+def validation_map(model: Cnn, dataset: PackDataset) -> float:
+    """Return the macro mAP that chooses a checkpoint: whole clips, no interval."""
+    return evaluate(predict(model, dataset, _PROTOCOL), dataset.labels, _PROTOCOL, bootstrap=0).mAP

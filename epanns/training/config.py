@@ -1,0 +1,91 @@
+"""What a training run does, as data."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from epanns.errors import ConfigError, did_you_mean
+
+SCHEDULES = ("constant", "cosine")
+SAMPLERS = ("balanced", "shuffled")
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """Settings of one run; the defaults are PANNs' (audioset_tagging_cnn `pytorch/main.py`) but for the length.
+
+    Attributes:
+        iterations: Optimisation steps.
+        batch_size: Clips the loss sees in a step; with mixup twice as many are drawn and mixed in pairs.
+        learning_rate: Adam's, at its highest.
+        schedule: ``constant``, or ``cosine`` down to zero at the last step.
+        warmup_iterations: Steps over which the rate rises linearly from zero.
+        mixup_alpha: Both parameters of the Beta distribution of mixup; 0 switches mixup off.
+        spec_augment: Zero time and mel stripes of the log-mel.
+        sampler: ``balanced`` takes the classes in turn, ``shuffled`` the clips.
+        validate_every: Steps between validations; the state is saved at each.
+        freeze_backbone: Train the classifier alone, batch norms fixed.
+        seed: Of weights' dropout, masks, mixup and the order of clips.
+    """
+
+    iterations: int = 10_000
+    batch_size: int = 32
+    learning_rate: float = 1e-3
+    schedule: str = "constant"
+    warmup_iterations: int = 0
+    mixup_alpha: float = 1.0
+    spec_augment: bool = True
+    sampler: str = "balanced"
+    validate_every: int = 1_000
+    freeze_backbone: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        problems = [
+            f"{name}={getattr(self, name)!r}: must be a whole number >= {least}"
+            for name, least in {"iterations": 1, "batch_size": 1, "validate_every": 1, "warmup_iterations": 0}.items()
+            if type(getattr(self, name)) is not int or getattr(self, name) < least
+        ]
+        problems += [
+            f"{name}={getattr(self, name)!r}: must be {rule}"
+            for name, rule, holds in (
+                ("learning_rate", "a number > 0", lambda value: value > 0),
+                ("mixup_alpha", "a number >= 0; 0 switches mixup off", lambda value: value >= 0),
+            )
+            if isinstance(getattr(self, name), bool)
+            or not isinstance(getattr(self, name), int | float)
+            or not holds(getattr(self, name))
+        ]
+        problems += [
+            f"{name}={getattr(self, name)!r}: must be true or false"
+            for name in ("spec_augment", "freeze_backbone")
+            if type(getattr(self, name)) is not bool
+        ]
+        if type(self.seed) is not int:
+            problems.append(f"seed={self.seed!r}: must be a whole number")
+        for name, choices in (("schedule", SCHEDULES), ("sampler", SAMPLERS)):
+            value = getattr(self, name)
+            if value not in choices:
+                problems.append(
+                    f"{name}={value!r}{did_you_mean(str(value), choices)}: must be one of {', '.join(choices)}"
+                )
+        if problems:
+            raise ConfigError("training: " + "; ".join(problems))
+
+    @property
+    def drawn_clips(self) -> int:
+        """Clips drawn for one step."""
+        return self.batch_size * (2 if self.mixup_alpha > 0 else 1)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the settings as JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "TrainingConfig":
+        """Read settings; missing ones keep their defaults, unknown ones are all named in the `ConfigError`."""
+        known = {field.name for field in fields(cls)}
+        problems = [f"unknown key {key!r}{did_you_mean(key, known)}" for key in values if key not in known]
+        if problems:
+            raise ConfigError("training: " + "; ".join(problems))
+        return cls(**values)

@@ -1,0 +1,112 @@
+"""The folder of a training run: its configuration, state, metrics and, in the end, its best checkpoint."""
+
+import csv
+import io
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from epanns.atomic import write_json, write_text
+from epanns.errors import OutputError
+from epanns.models.checkpoint import CARD, CONFIG, LABELS, WEIGHTS, save_checkpoint
+from epanns.models.cnn import Cnn
+from epanns.training.state import TrainingState
+
+_RUN, _STATE, _METRICS, _BEST = "training.json", "state.pt", "metrics.csv", "best"
+
+
+class RunFolder:
+    """A training run on disk.
+
+    While it runs: ``training.json`` (what was asked), ``state.pt``, ``metrics.csv`` and ``best/``, a checkpoint. When
+    it has ended, the best checkpoint's files stand in the folder itself, which is then a checkpoint folder.
+    """
+
+    def __init__(self, path: Path, asked: Mapping[str, Any]) -> None:
+        self.path = path
+        self.asked = dict(asked)
+
+    def open(self) -> dict[str, Any] | None:
+        """Claim the folder for this run; return the result if the run has ended before, else None.
+
+        Raises:
+            OutputError: If the folder holds another run or something else.
+        """
+        run = self.path / _RUN
+        if not run.exists():
+            if self.path.exists() and any(self.path.iterdir()):
+                raise OutputError(f"{self.path} exists already and is no training run: choose another --out")
+            self.path.mkdir(parents=True, exist_ok=True)
+            write_json(run, {"asked": self.asked})
+            return None
+        try:
+            found = json.loads(run.read_text(encoding="utf-8"))
+            before = found["asked"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise OutputError(f"{run}: cannot be read ({error}): give --fresh or choose another --out") from error
+        if before != self.asked:
+            raise OutputError(
+                f"{self.path} holds a run with {_first_difference(before, self.asked)}: give the same options to go on, "
+                "--fresh to start over, or another --out"
+            )
+        result: dict[str, Any] | None = found.get("result")
+        return result
+
+    @property
+    def state_file(self) -> Path:
+        """Where the state of an unfinished run is."""
+        return self.path / _STATE
+
+    def keep_best(self, model: Cnn, state: TrainingState) -> None:
+        """Write the weights as the best so far."""
+        recipe = {**self.asked, "step": state.best_step, "validation_mAP": state.best_score}
+        save_checkpoint(model, self.path / _BEST, recipe=recipe, overwrite=True)
+
+    def write_metrics(self, state: TrainingState) -> None:
+        """Write one CSV row per validation; a loss that does not exist yet is left empty."""
+        text = io.StringIO()
+        writer = csv.DictWriter(text, list(state.history[0]), lineterminator="\n")
+        writer.writeheader()
+        for row in state.history:
+            writer.writerow({name: "" if math.isnan(value) else f"{value:.6g}" for name, value in row.items()})
+        write_text(self.path / _METRICS, text.getvalue())
+
+    def finish(self, result: Mapping[str, Any]) -> None:
+        """Move the best checkpoint up, note the result, drop the state; harmless when done twice."""
+        best = self.path / _BEST
+        for name in (LABELS, CARD, WEIGHTS, CONFIG):  # the config last: without it the folder is no checkpoint
+            if (best / name).exists():
+                (best / name).replace(self.path / name)
+        if best.exists():
+            best.rmdir()
+        write_json(self.path / _RUN, {"asked": self.asked, "result": dict(result)})
+        self.state_file.unlink(missing_ok=True)
+
+
+def start_over(path: Path) -> None:
+    """Remove a training run's files (``--fresh``), and nothing else.
+
+    Raises:
+        OutputError: If the folder is no training run.
+    """
+    if not path.exists():
+        return
+    if any(path.iterdir()) and not (path / _RUN).exists():
+        raise OutputError(f"{path} is no training run and is left alone: choose another --out")
+    best = path / _BEST
+    for folder in (best, path):
+        for name in (CONFIG, WEIGHTS, LABELS, CARD, _STATE, _METRICS, _RUN):
+            (folder / name).unlink(missing_ok=True)
+    if best.exists():
+        best.rmdir()
+
+
+def _first_difference(before: Any, asked: Any, prefix: str = "") -> str:
+    """Say where two configurations first differ, as ``training.batch_size=32, not 16``."""
+    if isinstance(before, Mapping) and isinstance(asked, Mapping):
+        for key in sorted({*before, *asked}):
+            if before.get(key) != asked.get(key):
+                return _first_difference(before.get(key), asked.get(key), f"{prefix}.{key}" if prefix else key)
+    return f"{prefix}={before!r}, not {asked!r}"

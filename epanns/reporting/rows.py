@@ -13,6 +13,10 @@ REPORTED_SPLIT = "test"
 PRUNED_STAGES = ("pruned", "recovered", "finetuned", "evaluated")
 
 
+# Records that differ in their seed only, and what tells them from others that look the same (``name=value``).
+SettledGroup = tuple[list[RunRecord], tuple[str, ...]]
+
+
 class Estimate(NamedTuple):
     """Mean over seeds and sample standard deviation; `sd` is None where there is one seed."""
 
@@ -59,7 +63,7 @@ class Row:
     mac_reduction: float
     mAP: Mapping[str, Estimate]  # noqa: N815
     n_seeds: int
-    settings: str = ""
+    settings: tuple[str, ...] = ()
 
     @property
     def is_pruned(self) -> bool:
@@ -97,7 +101,11 @@ def _rows(records: Sequence[RunRecord], split: str) -> list[Row]:
     trained_on = [record for record in records if record.criterion is None and record.stage("finetuned") is not None]
     evaluated = [record for record in records if record.criterion is None and record.stage("evaluated") is not None]
     pruned = [record for record in records if record.criterion is not None]
-    rows = [_row(group, split, UNPRUNED, ("dense",)) for group in _grouped(dense, _network_identity).values()]
+    rows = [
+        _row(members, split, UNPRUNED, ("dense",), settings)
+        for group in _grouped(dense, _network_identity).values()
+        for members, settings in _told_apart(group, _base_settings)
+    ]
     rows += [_row(group, split, CONTROL, ("finetuned",), settings) for group, settings in _seed_groups(trained_on)]
     rows += [_row(group, split, UNPRUNED, ("evaluated",), settings) for group, settings in _seed_groups(evaluated)]
     rows += [
@@ -124,36 +132,48 @@ def _grouped(
     return groups
 
 
-def _seed_groups(records: Iterable[RunRecord]) -> list[tuple[list[RunRecord], str]]:
+def _seed_groups(records: Iterable[RunRecord]) -> list[SettledGroup]:
     """Return records that differ in their seed only, each group with what tells it from others that look the same."""
-    groups: list[tuple[list[RunRecord], str]] = []
+    groups: list[SettledGroup] = []
     for group in _grouped(records, _identity).values():
         seeds = {record.seed for record in group}
-        groups += [(group, "")] if len(seeds) == len(group) else _told_apart(group)
+        groups += [(group, ())] if len(seeds) == len(group) else _told_apart(group, _settings)
     return groups
 
 
-def _told_apart(records: Sequence[RunRecord]) -> list[tuple[list[RunRecord], str]]:
-    """Split records by every entry of their configuration, but the seed, in which they differ."""
-    configs = [_flat(record.config) for record in records]
-    keys = sorted(set().union(*configs) - {"seed"})
-    differing = [key for key in keys if len({str(config.get(key)) for config in configs}) > 1]
+def _told_apart(records: Sequence[RunRecord], settings_of: Callable[[RunRecord], dict[str, str]]) -> list[SettledGroup]:
+    """Split records by every setting in which they differ; one group without settings where they agree."""
+    settings = {record.trial_id: settings_of(record) for record in records}
+    names = sorted(set().union(*settings.values()))
+    differing = [name for name in names if len({given.get(name) for given in settings.values()}) > 1]
 
-    def settings(record: RunRecord) -> tuple[str, ...]:
-        config = _flat(record.config)
-        return tuple(f"{key}={config.get(key)}" for key in differing)
+    def differences(record: RunRecord) -> tuple[str, ...]:
+        return tuple(f"{name}={settings[record.trial_id].get(name)}" for name in differing)
 
-    return [(members, ", ".join(values)) for values, members in _grouped(records, settings).items()]
+    return [(members, values) for values, members in _grouped(records, differences).items()]
 
 
-def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def _settings(record: RunRecord) -> dict[str, str]:
+    """Return a run's configuration by dotted name, seeds left out."""
+    return {name: value for name, value in _flat(record.config).items() if name.split(".")[-1] != "seed"}
+
+
+def _base_settings(record: RunRecord) -> dict[str, str]:
+    """Return how the unpruned network came about, named alike in its own record and in those of its offspring."""
+    settings = _settings(record)
+    if record.config.get("kind") == "base":
+        settings = {f"base.{name}": value for name, value in settings.items() if not name.startswith("packs.")}
+    return {name: value for name, value in settings.items() if name.startswith("base.")}
+
+
+def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    flat: dict[str, str] = {}
     for key, value in config.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": str(value)}
     return flat
 
 
-def _row(group: Sequence[RunRecord], split: str, variant: str, stages: Sequence[str], settings: str = "") -> Row:
+def _row(group: Sequence[RunRecord], split: str, variant: str, stages: Sequence[str], settings: tuple[str, ...]) -> Row:
     first = group[0]
     is_pruned = variant not in (UNPRUNED, CONTROL)
     cost, before = (

@@ -11,8 +11,6 @@ from epanns.reporting.units import megabytes, si, signed_percent
 from epanns.sweeps.records import STAGES, RunRecord
 
 MISSING = "–"
-BEGIN = "<!-- epanns report: {name} -->"
-END = "<!-- end of epanns report -->"
 
 FOOTNOTE = (
     "mAP: macro average precision, mean ± sample standard deviation over seeds. *before*: the network as it was cut, "
@@ -85,7 +83,7 @@ def measured_csv(blocks: Mapping[BlockKey, Sequence[Row]]) -> str:
                 estimate = row.mAP.get(stage)
                 line[f"mAP_{stage}"] = estimate.mean if estimate else None
                 line[f"mAP_{stage}_sd"] = estimate.sd if estimate else None
-            lines.append(line | {"n_seeds": row.n_seeds, "settings": row.settings})
+            lines.append(line | {"n_seeds": row.n_seeds, "settings": "; ".join(row.settings)})
     return _csv(lines)
 
 
@@ -118,7 +116,7 @@ def markdown_table(header: Sequence[str], body: Iterable[Sequence[str]]) -> str:
 
 def block_title(key: BlockKey) -> str:
     """Return what the rows of a block share, for headings and panels."""
-    return f"{key.dataset}, {key.split}, {key.clip_seconds:g} s clips, {key.protocol}"
+    return f"{key.dataset}, {key.split}, {key.protocol}, {key.clip_seconds:g} s heard at once"
 
 
 def _columns(key: BlockKey) -> dict[str, Callable[[Row], str]]:
@@ -131,7 +129,7 @@ def _columns(key: BlockKey) -> dict[str, Callable[[Row], str]]:
         "Ratio": lambda row: _ratio(row),
         "Recovery": lambda row: row.recover if row.recover != "none" else MISSING,
         "Iterations": lambda row: f"{row.finetune_iterations:,}" if row.finetune_iterations else MISSING,
-        "Other settings": lambda row: row.settings or MISSING,
+        "Other settings": lambda row: ", ".join(row.settings) or MISSING,
         "Parameters": lambda row: si(row.n_params) + _change(row, row.param_reduction),
         "MB": lambda row: megabytes(row.param_bytes),
         f"MACs per {key.clip_seconds:g} s": lambda row: si(row.backbone_macs) + _change(row, row.mac_reduction),

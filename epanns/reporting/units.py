@@ -13,6 +13,12 @@ def si(value: float | None) -> str:
     return three_digits(value)
 
 
+def si_tick(value: float) -> str:
+    """Return a round count without needless zeros: 5,000,000 is ``5 M``."""
+    factor, prefix = next(((factor, prefix) for factor, prefix in _PREFIXES if value >= 0.9995 * factor), (1.0, ""))
+    return f"{value / factor:g} {prefix}".rstrip()
+
+
 def megabytes(n_bytes: float | None) -> str:
     """Return bytes in units of 10^6, with three significant digits; None is a dash."""
     return "–" if n_bytes is None else three_digits(n_bytes / 1e6)

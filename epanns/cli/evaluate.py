@@ -1,0 +1,132 @@
+"""``epanns evaluate``: how good a checkpoint is on a pack."""
+
+import csv
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from epanns import atomic
+from epanns.cli.options import EXISTING, EpannsCommand, emit, json_option, out_option, progress_counter
+
+if TYPE_CHECKING:
+    from epanns.evaluation.scores import ClassScore, Scores
+
+_SHOWN = 5
+
+
+@click.command("evaluate", cls=EpannsCommand)
+@click.argument("checkpoint", metavar="CKPT", type=EXISTING)
+@click.option("--data", "packs", type=EXISTING, multiple=True, required=True, help="Pack to score; may be repeated.")
+@click.option("--window", type=float, help="Score windows of so many seconds, not the whole clip.")
+@click.option("--hop", type=float, help="With --window: seconds between window starts.  [default: the window]")
+@click.option(
+    "--aggregate",
+    default="mean_prob",
+    show_default=True,
+    help="With --window: clip score = mean_prob, mean_logit or max_prob of its windows.",
+)
+@click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True, help="Clips at a time.")
+@click.option("--workers", type=click.IntRange(0), default=0, show_default=True, help="Processes that read clips.")
+@click.option(
+    "--bootstrap",
+    type=click.IntRange(0),
+    default=1000,
+    show_default=True,
+    help="Resamples of the clips behind the 95 % interval; 0 for none.",
+)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the resampling.")
+@click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N.")
+@out_option("Folder for result.json, which `epanns report` reads, and per_class.csv; must not exist.", required=False)
+@json_option
+def command(
+    checkpoint: Path,
+    packs: tuple[Path, ...],
+    window: float | None,
+    hop: float | None,
+    aggregate: str,
+    batch_size: int,
+    workers: int,
+    bootstrap: int,
+    seed: int,
+    device: str,
+    out: Path | None,
+    as_json: bool,
+) -> None:
+    """Score CKPT on packs: mAP with its 95 % interval, mAUC, d-prime, and every class.
+
+    Windows cover each clip's own samples; the last one is shifted back to end with the clip, and a clip shorter than
+    the window is repeated up to it.
+    """
+    if out is not None:
+        atomic.refuse_existing(out)
+    from epanns.cli.train import torch_device
+    from epanns.data.dataset import PackDataset
+    from epanns.evaluation.metrics import evaluate
+    from epanns.evaluation.predict import EvaluationProtocol, predict
+    from epanns.models.checkpoint import load
+    from epanns.sweeps.evaluated import record_of_checkpoint
+
+    started = time.perf_counter()
+    protocol = EvaluationProtocol(window, hop, aggregate)
+    model, dataset = load(checkpoint).to(torch_device(device)), PackDataset(packs)
+    with progress_counter("clips", "clip") as progress:
+        predictions = predict(model, dataset, protocol, batch_size=batch_size, workers=workers, progress=progress)
+    scores = evaluate(predictions, dataset.labels, protocol, bootstrap=bootstrap, seed=seed)
+    if out is not None:
+        record = record_of_checkpoint(
+            model,
+            dataset,
+            scores,
+            protocol,
+            name=checkpoint.resolve().name,
+            split=_split(packs),
+            seconds=time.perf_counter() - started,
+        )
+        _write(out, record.to_dict(), scores)
+    emit(scores.to_dict(), describe(scores), as_json)
+
+
+def describe(scores: "Scores") -> str:
+    """Return a summary for people: the means, then the best and the worst classes."""
+    interval = ""
+    if scores.mAP_interval is not None:
+        interval = f"  (95 % interval {scores.mAP_interval[0]:.4f} to {scores.mAP_interval[1]:.4f})"
+    left_out = len(scores.classes_without_positives)
+    lines = [
+        f"mAP      {scores.mAP:.4f}{interval}",
+        f"mAUC     {_number(scores.mAUC)}",
+        f"d-prime  {_number(scores.d_prime)}",
+        f"{scores.n_clips:,} clips, {scores.protocol}; {scores.n_classes_scored} classes scored"
+        + (f", {left_out} without positives left out" if left_out else ""),
+    ]
+    ranked = sorted((row for row in scores.per_class if row.ap is not None), key=lambda row: -(row.ap or 0.0))
+    if len(ranked) <= 2 * _SHOWN:
+        return "\n".join([*lines, *_class_lines("classes, best first", ranked)])
+    worst = ranked[: -_SHOWN - 1 : -1]
+    return "\n".join([*lines, *_class_lines("best classes", ranked[:_SHOWN]), *_class_lines("worst classes", worst)])
+
+
+def _class_lines(heading: str, rows: "list[ClassScore]") -> list[str]:
+    return [f"{heading}:", *(f"  {_number(row.ap)}  {row.name} ({row.n_positive} positive)" for row in rows)]
+
+
+def _number(value: float | None) -> str:
+    return "undefined" if value is None else f"{value:.4f}"
+
+
+def _split(packs: tuple[Path, ...]) -> str:
+    from epanns.data.pack_format import read_pack_info
+
+    splits = {split for pack in packs for split in read_pack_info(pack).splits}
+    return "+".join(sorted(splits)) or "all"
+
+
+def _write(out: Path, record: dict[str, Any], scores: "Scores") -> None:
+    with atomic.new_folder(out) as partial:
+        atomic.write_json(partial / "result.json", record)
+        with (partial / "per_class.csv").open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(["index", "name", "ap", "auc", "n_positive"])
+            writer.writerows([row.index, row.name, row.ap, row.auc, row.n_positive] for row in scores.per_class)

@@ -1,0 +1,67 @@
+"""A drawing as PNG and PDF, where matplotlib is installed; the SVG of `svg` shows the same."""
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+from epanns.atomic import replacing
+from epanns.reporting.drawing import Drawing, Label, Shape, Stroke
+
+_DOTS_PER_INCH = 200
+_ALIGNMENT = {"start": "left", "middle": "center", "end": "right"}
+
+
+def can_draw() -> bool:
+    """Return whether matplotlib is installed (``pip install "epanns-pruning[plot]"``)."""
+    return importlib.util.find_spec("matplotlib") is not None
+
+
+def draw(drawing: Drawing, path: Path) -> None:
+    """Write a drawing in the format of the path's suffix, ``.png`` or ``.pdf``; one pixel is one point.
+
+    The same drawing gives the same bytes: no date is written.
+    """
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    points_per_inch = 72
+    figure = Figure(figsize=(drawing.width / points_per_inch, drawing.height / points_per_inch))
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.set_xlim(0, drawing.width)
+    axes.set_ylim(drawing.height, 0)
+    axes.set_axis_off()
+    for order, element in enumerate(drawing.elements):
+        _add(axes, element, order)
+    file_format = path.suffix.removeprefix(".")
+    metadata = {"CreationDate": None} if file_format == "pdf" else {"Software": None}
+    with matplotlib.rc_context({"pdf.fonttype": 42}), replacing(path) as partial:
+        figure.savefig(partial, format=file_format, dpi=_DOTS_PER_INCH, metadata=metadata)
+
+
+def _add(axes: Any, element: Stroke | Shape | Label, order: int) -> None:
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Circle, Polygon
+
+    if isinstance(element, Stroke):
+        dashes = (0, (5 / element.width, 4 / element.width)) if element.is_dashed else "-"
+        xs, ys = zip(*element.points, strict=True)
+        axes.add_line(Line2D(xs, ys, color=element.colour, lw=element.width, ls=dashes, zorder=order))
+    elif isinstance(element, Label):
+        axes.text(
+            *element.position,
+            element.text,
+            fontsize=element.size,
+            color=element.colour,
+            ha=_ALIGNMENT[element.anchor],
+            va="baseline",
+            rotation=90 if element.is_upright else 0,
+            rotation_mode="anchor",
+            fontweight="bold" if element.is_bold else "normal",
+            parse_math=False,
+            zorder=order,
+        )
+    else:
+        paint = {"facecolor": element.fill, "edgecolor": element.outline, "linewidth": element.width, "zorder": order}
+        shape = Circle(element.points[0], element.radius) if element.radius else Polygon(element.points, closed=True)
+        shape.set(**paint)
+        axes.add_patch(shape)

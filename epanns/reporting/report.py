@@ -1,0 +1,86 @@
+"""Records to a folder of tables and figures, and a table into a document."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from epanns import atomic
+from epanns.errors import DataError, OutputError
+from epanns.reporting import figures, tables
+from epanns.reporting.layout import lay_out
+from epanns.reporting.pareto import pareto_chart
+from epanns.reporting.quoted import quoted_rows
+from epanns.reporting.rows import rows_by_block
+from epanns.reporting.svg import to_svg
+from epanns.sweeps.records import RunRecord
+
+_END = "<!-- end of epanns report -->"
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was written: the measured table in Markdown, the counts behind it, and the files."""
+
+    table: str
+    n_records: int
+    n_rows: int
+    files: tuple[Path, ...]
+
+
+def write_report(records: Sequence[RunRecord], out: Path, *, quoted: bool = True) -> Report:
+    """Write tables and figures; files of an earlier report in `out` are replaced, others left alone.
+
+    Measured results: ``table.md``, ``table.csv`` (a row per configuration, averaged over seeds) and ``records.csv``
+    (a row per run). Published ones: ``quoted.md`` and ``quoted.csv``. All as ``figure.svg``, and ``figure.png`` and
+    ``figure.pdf`` where matplotlib is installed.
+
+    Args:
+        records: Runs; those of different data, protocols or clip lengths are kept apart.
+        out: Folder, made if it is not there.
+        quoted: Whether to show published results, in tables and panels of their own.
+    """
+    if out.exists() and not out.is_dir():
+        raise OutputError(f"{out} is a file: give --out a folder")
+    blocks = rows_by_block(records)
+    published = quoted_rows() if quoted else ()
+    texts = {
+        "table.md": tables.measured_markdown(blocks),
+        "table.csv": tables.measured_csv(blocks),
+        "records.csv": tables.records_csv(records),
+    }
+    if published:
+        texts |= {"quoted.md": tables.quoted_markdown(published), "quoted.csv": tables.quoted_csv(published)}
+    drawing = lay_out(pareto_chart(blocks, published))
+    texts["figure.svg"] = to_svg(drawing)
+    for name, text in texts.items():
+        atomic.write_text(out / name, text)
+    images = ["figure.png", "figure.pdf"] if figures.can_draw() else []
+    for name in images:
+        figures.draw(drawing, out / name)
+    return Report(
+        table=texts["table.md"],
+        n_records=len(records),
+        n_rows=sum(map(len, blocks.values())),
+        files=tuple(out / name for name in [*texts, *images]),
+    )
+
+
+def insert_table(document: Path, name: str, table: str) -> None:
+    """Replace what stands between ``<!-- epanns report: NAME -->`` and ``<!-- end of epanns report -->``.
+
+    Raises:
+        DataError: If the document cannot be read.
+        OutputError: If the markers are missing or stand more than once; the document is left as it was.
+    """
+    try:
+        text = document.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{document}: cannot be read as text ({error})") from error
+    begin = f"<!-- epanns report: {name} -->"
+    if text.count(begin) != 1:
+        raise OutputError(f"{document}: {begin} stands {text.count(begin)} times: write it once, where the table goes")
+    before, _, rest = text.partition(begin)
+    old, end, after = rest.partition(_END)
+    if not end or "<!-- epanns report: " in old:
+        raise OutputError(f"{document}: no {_END} after {begin}: write it where the table ends")
+    atomic.write_text(document, f"{before}{begin}\n\n{table.strip()}\n\n{end}{after}")

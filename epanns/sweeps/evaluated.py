@@ -1,0 +1,100 @@
+"""A checkpoint that was scored by itself, as a run record that reports can read."""
+
+import platform
+from importlib.metadata import version
+
+import torch
+
+from epanns.atomic import sha256_of_json
+from epanns.complexity.macs import profile
+from epanns.data.dataset import PackDataset
+from epanns.evaluation.predict import EvaluationProtocol
+from epanns.evaluation.scores import Scores
+from epanns.models.cnn import Cnn
+from epanns.models.spec import ModelSpec
+from epanns.models.zoo import ZOO
+from epanns.pruning.plan import PruningPlan
+from epanns.sweeps.records import RunRecord, Stage
+
+
+def record_of_checkpoint(
+    model: Cnn,
+    dataset: PackDataset,
+    scores: Scores,
+    protocol: EvaluationProtocol,
+    *,
+    name: str,
+    split: str,
+    seconds: float,
+) -> RunRecord:
+    """Return the record of one evaluation.
+
+    What was pruned comes from the plan in the checkpoint or, without one (released files), from comparing its widths
+    with those of its row in the zoo; the criterion is then ``unknown``.
+
+    Args:
+        model: The network, as loaded.
+        dataset: Clips it was scored on, and `scores` and `protocol`, how.
+        name: Name of the checkpoint, for people.
+        split: Name of the part of the data set.
+        seconds: Wall-clock time of the evaluation.
+    """
+    plan = None if not model.provenance.get("plan") else PruningPlan.from_dict(model.provenance["plan"])
+    base = unpruned_spec(model.spec, plan)
+    layers = tuple(layer for layer, width in model.spec.widths.items() if width < base.widths[layer])
+    training = (model.provenance.get("recipe") or {}).get("training", {})
+    heard = dataset.clip_seconds if protocol.window is None else protocol.window
+    identity = {
+        "kind": "evaluated",
+        "checkpoint": f"{name}@{str(model.provenance.get('sha256'))[:12]}",
+        "packs": dataset.digest,
+        "split": split,
+        "protocol": protocol.describe(),
+    }
+    return RunRecord(
+        trial_id=sha256_of_json(identity)[:12],
+        experiment="evaluate",
+        model=model.spec.name,
+        width=_width(base),
+        criterion=None if not layers else "unknown" if plan is None else plan.criterion,
+        layers=layers,
+        ratio=_common_ratio(model.spec, base, layers, plan),
+        recover="none",
+        finetune_iterations=training.get("iterations", 0) if layers else 0,
+        seed=training.get("seed", 0),
+        dataset=dataset.dataset_name,
+        protocol=protocol.describe(),
+        clip_seconds=heard,
+        config=identity,
+        plan_digest=None if plan is None else plan.digest,
+        cost_before=profile(base, seconds=heard).summary(),
+        cost_after=profile(model, seconds=heard).summary(),
+        stages=(Stage("evaluated", {split: scores.summary()}, 0.0),),
+        device=f"{next(model.parameters()).device} ({platform.machine()}, {torch.get_num_threads()} threads)",
+        versions={package: version(package) for package in ("epanns-pruning", "torch", "numpy", "scikit-learn")},
+        seconds=round(seconds, 3),
+    )
+
+
+def unpruned_spec(spec: ModelSpec, plan: PruningPlan | None) -> ModelSpec:
+    """Return the network before pruning: the plan's base, or the zoo's row at the width of the widest-kept layer."""
+    if plan is not None:
+        return plan.base.with_num_classes(spec.num_classes)
+    published = ZOO.get(spec.name)
+    if published is None or set(published.widths) != set(spec.widths):
+        return spec
+    factor = max(width / published.widths[layer] for layer, width in spec.widths.items())
+    return spec.with_widths(published.scaled(factor).widths)
+
+
+def _width(base: ModelSpec) -> float:
+    published = ZOO.get(base.name)
+    if published is None or set(published.widths) != set(base.widths):
+        return 1.0
+    return max(width / published.widths[layer] for layer, width in base.widths.items())
+
+
+def _common_ratio(spec: ModelSpec, base: ModelSpec, layers: tuple[str, ...], plan: PruningPlan | None) -> float | None:
+    """Return the ratio if it is one for all pruned layers."""
+    ratios = set(plan.ratios.values()) if plan else {1 - spec.widths[layer] / base.widths[layer] for layer in layers}
+    return float(ratios.pop()) if len(ratios) == 1 else None

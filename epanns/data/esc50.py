@@ -129,26 +129,33 @@ def _labels_of(rows: list[dict[str, str]], table: Path) -> LabelSet:
 
 
 def _read_folder_layout(root: Path) -> Manifest:
-    folders = {
-        int(match[1]): (match[2], path)
-        for path in sorted(root.iterdir() if root.is_dir() else [])
-        if path.is_dir() and (match := _CLASS_FOLDER.fullmatch(path.name))
-    }
-    if not folders:
-        raise DataError(
-            f"{root}: neither ESC-50's layout (meta/esc50.csv and audio/) nor ESC-10's (folders like "
-            "'001 - Dog bark'); for one folder per class without folds use `epanns data folder`"
-        )
-    clips, ignored = [], 0
-    for _, (category, folder) in sorted(folders.items()):
+    folders = _class_folders(root)
+    clips, n_ignored = [], 0
+    for folder, category in folders.items():
         for path in sorted(folder.iterdir()):
             if path.suffix.lower() not in AUDIO_SUFFIXES:
-                ignored += 1
+                n_ignored += 1
                 continue
             match = _FOLD_FILE.fullmatch(path.name)
             if not match:
                 raise DataError(f"{path}: the name must begin with the fold's number, as in 1-100032-A.ogg")
             fold = int(match[1])
-            clip_id = path.relative_to(root).as_posix()
-            clips.append(Clip(clip_id, path, (category,), f"fold{fold}", fold=fold))
-    return Manifest(root.name, LabelSet.of([folders[key][0] for key in sorted(folders)]), tuple(clips), (), ignored)
+            clips.append(Clip(path.relative_to(root).as_posix(), path, (category,), f"fold{fold}", fold=fold))
+    return Manifest(root.name, LabelSet.of(list(folders.values())), tuple(clips), (), n_ignored)
+
+
+def _class_folders(root: Path) -> dict[Path, str]:
+    """Return folder -> class name, in the order of the folders' numbers."""
+    numbered: dict[int, tuple[Path, str]] = {}
+    for path in sorted(root.iterdir() if root.is_dir() else []):
+        match = _CLASS_FOLDER.fullmatch(path.name)
+        if match and path.is_dir():
+            other, _ = numbered.setdefault(int(match[1]), (path, match[2]))
+            if other != path:
+                raise DataError(f"{root}: {other.name!r} and {path.name!r} have the same number; give each its own")
+    if not numbered:
+        raise DataError(
+            f"{root}: neither ESC-50's layout (meta/esc50.csv and audio/) nor ESC-10's (folders like "
+            "'001 - Dog bark'); for one folder per class without folds use `epanns data folder`"
+        )
+    return {path: category for _, (path, category) in sorted(numbered.items())}

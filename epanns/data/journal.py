@@ -100,7 +100,7 @@ class Journal:
             if record is None:
                 break
             if "header" in record:
-                self._refuse_other(record["header"], header)
+                refuse_difference(self.folder, record["header"], header)
                 whole_until = self._file.tell()
             elif "shard" in record:
                 finished.pop(record["shard"], None)
@@ -129,14 +129,15 @@ class Journal:
             return False
         return all(_state_of(line["path"]) == _recorded_state(line["source"]) for line in lines)
 
-    def _refuse_other(self, held: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-        for key in wanted:
-            if held.get(key) != wanted[key]:
-                values = f"{_short(held.get(key))}, now {_short(wanted[key])}"
-                raise OutputError(
-                    f"{self.folder} holds a pack with another {key} ({values}): "
-                    "choose another --out, or start over with --fresh"
-                )
+
+def refuse_difference(folder: Path, held: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    """Raise unless the pack at `folder` was begun with what is wanted now."""
+    for key, value in wanted.items():
+        if held.get(key) != value:
+            raise OutputError(
+                f"{folder} holds a pack with {key}={_short(held.get(key))}, asked for is {_short(value)}: "
+                "choose another --out, or start over with --fresh"
+            )
 
 
 def _short(value: Any) -> str:

@@ -66,8 +66,10 @@ class Manifest:
     ignored: int = 0
 
     def __post_init__(self) -> None:
-        for problem in problems_of([*self.clips, *self.missing], self.labels):
-            raise DataError(f"{self.dataset}: {problem}")
+        problems = _problems_of([*self.clips, *self.missing], self.labels)
+        if problems:
+            others = f" (and {len(problems) - 1} more such problems)" if len(problems) > 1 else ""
+            raise DataError(f"{self.dataset}, {problems[0]}{others}")
 
     @property
     def splits(self) -> dict[str, int]:
@@ -87,8 +89,8 @@ class Manifest:
         }
 
 
-def problems_of(clips: Sequence[Clip], labels: LabelSet) -> list[str]:
-    """Return what is wrong with the clips as a set; ``row 1`` is the first."""
+def _problems_of(clips: Sequence[Clip], labels: LabelSet) -> list[str]:
+    """Return what is wrong with the clips as a set; ``row 1`` is the first clip."""
     known = set(labels.names) | {mid for mid in labels.mids if mid}
     first_rows: dict[str, int] = {}
     problems = []

@@ -13,7 +13,6 @@ from epanns.data.manifest import (
     info_path,
     labels_path,
     missing_path,
-    problems_of,
 )
 from epanns.errors import DataError
 from epanns.labels import LabelSet
@@ -36,12 +35,11 @@ def read_manifest(path: Path) -> Manifest:
         )
     labels = LabelSet.from_csv(labels_path(path))
     missing = _read_clips(missing_path(path)) if missing_path(path).exists() else ()
-    problems = problems_of([*clips, *missing], labels)
-    if problems:
-        others = f" (and {len(problems) - 1} more like it)" if len(problems) > 1 else ""
-        raise DataError(f"{path}, {problems[0]}{others}")
     dataset, ignored = _read_info(path)
-    return Manifest(dataset, labels, clips, missing, ignored)
+    try:
+        return Manifest(dataset, labels, clips, missing, ignored)
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from error
 
 
 def _read_clips(path: Path) -> tuple[Clip, ...]:

@@ -8,7 +8,7 @@ import functools
 import io
 import shutil
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -20,7 +20,7 @@ import epanns
 from epanns import atomic
 from epanns.audio.waveform import RESAMPLER_QUALITY
 from epanns.data.conversion import PackedClip, convert_clip
-from epanns.data.journal import Journal, ShardEntry, make_entry
+from epanns.data.journal import Journal, ShardEntry, make_entry, refuse_difference
 from epanns.data.manifest import Clip, Manifest
 from epanns.data.manifest_reader import read_manifest
 from epanns.data.pack_format import (
@@ -36,7 +36,7 @@ from epanns.data.pack_format import (
 )
 from epanns.data.shard import ShardRow, write_shard
 from epanns.data.workers import ordered_map
-from epanns.errors import DataError, DataProblems, OutputError, did_you_mean
+from epanns.errors import DataError, DataProblems, did_you_mean
 from epanns.labels import LabelSet
 
 Progress = Callable[[int, int | None], None]
@@ -94,7 +94,7 @@ def pack_manifest(
 
     Raises:
         DataError: If the manifest is wrong or holds no clip of the chosen splits.
-        OutputError: If `out` holds another pack or something else.
+        OutputError: If `out` holds another pack or something else, or cannot be written.
         DataProblems: If more than `max_bad` of the clips are rejected; the finished part stays.
     """
     read = read_manifest(manifest)
@@ -105,7 +105,7 @@ def pack_manifest(
     done = _finished(out, header)
     if done is not None:
         return PackSummary(out, done.counts, len(done.shards), len(done.shards))
-    with Journal(out, header) as journal:
+    with _output_errors(out), Journal(out, header) as journal:
         n_resumed = len(journal.finished)
         n_allowed = int(max_bad * len(clips))
         packing = _Packing(settings, read.labels, max(len(clip.clip_id.encode()) for clip in clips))
@@ -124,6 +124,18 @@ def pack_manifest(
     return PackSummary(out, counts, len(info.shards), n_resumed)
 
 
+@contextmanager
+def _output_errors(out: Path) -> Iterator[None]:
+    """Say what to do when the disk is full or the folder may not be written to."""
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(
+            f"{out}: cannot be written ({error.strerror or error}); make room or choose another --out, then run the "
+            "same command again: finished shards are kept"
+        ) from error
+
+
 def _choose(clips: Sequence[Clip], settings: PackSettings, manifest: Manifest, path: Path) -> list[Clip]:
     """Return the clips of the chosen splits, in the manifest's order."""
     for split in settings.splits:
@@ -140,9 +152,9 @@ def _choose(clips: Sequence[Clip], settings: PackSettings, manifest: Manifest, p
 def _header(manifest: Manifest, path: Path, settings: PackSettings) -> dict[str, Any]:
     """Return what must be equal for a stopped run to be continued."""
     return {
-        "settings": settings_to_dict(settings),
-        "manifest": atomic.sha256_of(path),
-        "labels": manifest.labels.digest,
+        **settings_to_dict(settings),
+        "manifest_sha256": atomic.sha256_of(path),
+        "labels_digest": manifest.labels.digest,
         "dataset": manifest.dataset,
         "versions": _versions(),
     }
@@ -159,16 +171,12 @@ def _finished(out: Path, header: dict[str, Any]) -> PackInfo | None:
         return None
     info = read_pack_info(out)
     held = {
-        "settings": settings_to_dict(info.settings),
-        "manifest": info.manifest_sha256,
-        "labels": info.labels.digest,
+        **settings_to_dict(info.settings),
+        "manifest_sha256": info.manifest_sha256,
+        "labels_digest": info.labels.digest,
         "dataset": info.dataset,
     }
-    for key, value in held.items():
-        if value != header[key]:
-            raise OutputError(
-                f"{out} is a finished pack with another {key}: choose another --out, or start over with --fresh"
-            )
+    refuse_difference(out, held, {key: header[key] for key in held})  # versions may have moved on since
     return info
 
 
@@ -213,12 +221,15 @@ def _pack_parts(
             if n_rejected > n_allowed:
                 return
             results: list[PackedClip] = []
+            path = journal.folder / shard_name(number)
             shard = write_shard(
-                journal.folder / shard_name(number),
+                path,
                 packing.rows(part, converted, results),
                 most_rows=len(part),
                 clip_id_bytes=packing.clip_id_bytes,
             )
+            if shard is None:
+                path.unlink(missing_ok=True)  # of an earlier run, when the clips could still be read
             journal.append(make_entry(number, shard, part, results), part, results)
             n_rejected += len(journal.finished[number].rejects)
 

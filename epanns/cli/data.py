@@ -1,0 +1,99 @@
+"""`epanns data`: a data set in its published layout -> one manifest."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from epanns.cli.options import EXISTING, PATH, EpannsCommand, emit, json_option, out_option, progress_counter
+
+if TYPE_CHECKING:
+    from epanns.data.manifest import Manifest
+
+
+@click.group()
+def command() -> None:
+    """Read a data set in its published layout into one manifest.
+
+    Beside MANIFEST.csv stand the class order (MANIFEST.labels.csv), the clips whose files were not found
+    (MANIFEST.missing.csv) and the counts (MANIFEST.info.json).
+    """
+
+
+def _manifest_command(function: Callable[..., Any]) -> click.Command:
+    """Make a subcommand with the options that all layouts share."""
+    decorated = json_option(out_option("Manifest to write, such as data/manifest.csv.")(function))
+    return command.command(cls=EpannsCommand)(decorated)
+
+
+name_option = click.option("--name", help="What results will call the data set; by default its folder's name.")
+seed_option = click.option("--seed", default=0, show_default=True, help="Another seed gives another draw.")
+
+
+@_manifest_command
+@click.argument("root", type=EXISTING)
+@name_option
+@click.option("--val-fold", type=int, help="Fold that becomes the split 'val'.")
+@click.option("--test-fold", type=int, help="Fold that becomes the split 'test'.")
+def esc50(root: Path, out: Path, name: str | None, val_fold: int | None, test_fold: int | None, as_json: bool) -> None:
+    """ESC-50, ESC-10 or another data set published like them.
+
+    Without --val-fold and --test-fold every fold is a split: fold1, fold2, ...
+    """
+    from epanns.data.esc50 import read_esc50
+
+    _write(read_esc50(root, name=name, val_fold=val_fold, test_fold=test_fold), out, as_json)
+
+
+@_manifest_command
+@click.argument("root", type=EXISTING)
+@name_option
+@click.option("--val-fraction", type=float, default=0.0, help="Share of the clips drawn for the split 'val'.")
+@click.option("--test-fraction", type=float, default=0.0, help="Share of the clips drawn for the split 'test'.")
+@seed_option
+def folder(
+    root: Path, out: Path, name: str | None, val_fraction: float, test_fraction: float, seed: int, as_json: bool
+) -> None:
+    """One folder per class, or a CSV file with the columns path and labels (and split, fold).
+
+    Labels in the CSV are separated by ';', paths are relative to it. ROOT/train, ROOT/val and ROOT/test above the class
+    folders are taken as splits.
+    """
+    from epanns.data.folder import read_folder
+
+    manifest = read_folder(root, name=name, val_fraction=val_fraction, test_fraction=test_fraction, seed=seed)
+    _write(manifest, out, as_json)
+
+
+@_manifest_command
+@click.argument("root", type=PATH)
+@click.option("--clips", default=1000, show_default=True, help="How many; 3/5 train, 1/5 val, 1/5 test.")
+@click.option("--classes", default=10, show_default=True, help="Kinds of sound events, up to 12.")
+@click.option("--seconds", default=2.0, show_default=True, help="Length of each clip.")
+@click.option("--sample-rate", default=32_000, show_default=True, help="In Hz.")
+@seed_option
+def synthetic(
+    root: Path, out: Path, clips: int, classes: int, seconds: float, sample_rate: int, seed: int, as_json: bool
+) -> None:
+    """Generated multi-label clips, written below ROOT: sound events at random times and levels in noise."""
+    from epanns.data.synthetic import SyntheticSettings, make_synthetic
+
+    settings = SyntheticSettings(clips=clips, classes=classes, seconds=seconds, sample_rate=sample_rate, seed=seed)
+    with progress_counter("generating", "clip") as progress:
+        manifest = make_synthetic(root, settings, progress=progress)
+    _write(manifest, out, as_json)
+
+
+def _write(manifest: "Manifest", out: Path, as_json: bool) -> None:
+    from epanns.data.manifest import missing_path, write_manifest
+
+    write_manifest(manifest, out)
+    counts = manifest.summary()
+    splits = ", ".join(f"{split} {count}" for split, count in counts["splits"].items())
+    text = f"{out}: {counts['found']} clips of {counts['expected']}, {counts['classes']} classes; {splits}"
+    if manifest.missing:
+        text += f"\n{len(manifest.missing)} files were not found; they are listed in {missing_path(out)}"
+    if manifest.ignored:
+        text += f"\n{manifest.ignored} files were passed over: not audio, or outside the layout"
+    emit({**counts, "manifest": str(out)}, text, as_json)

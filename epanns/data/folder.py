@@ -1,0 +1,112 @@
+"""One's own recordings -> manifest: one folder per class, or a CSV of paths and labels."""
+
+import csv
+from dataclasses import replace
+from pathlib import Path
+
+from epanns.audio.waveform import AUDIO_SUFFIXES
+from epanns.data.manifest import LABEL_SEPARATOR, Clip, Manifest
+from epanns.errors import ConfigError, DataError
+from epanns.labels import LabelSet
+from epanns.seeding import numpy_generator
+
+_WHOLE = "all"  # the split of clips that nobody has split
+_SPLIT_FOLDERS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
+    **dict.fromkeys(("test", "testing", "eval", "evaluation"), "test"),
+}
+
+
+def read_folder(
+    root: Path, *, name: str | None = None, val_fraction: float = 0.0, test_fraction: float = 0.0, seed: int = 0
+) -> Manifest:
+    """Read class folders, or a CSV file.
+
+    Folders: ``ROOT/CLASS/**/*.wav``, or ``ROOT/train/CLASS/...`` with splits above the classes. CSV: the columns `path`
+    (relative to the CSV's folder) and `labels` (separated by ``;``), and if wanted `split` and `fold`. Classes are
+    ordered by name.
+
+    Args:
+        root: The folder, or the CSV file.
+        name: What results will call the data set; the folder's or file's name where not given.
+        val_fraction: Share of the clips, 0..1, drawn for the split ``val``.
+        test_fraction: Share drawn for ``test``; the rest is ``train``. A clip's draw depends on its id and the seed
+            alone, so clips that are added move no other.
+        seed: Of the draw.
+
+    Raises:
+        DataError: If there is nothing to read, or a row breaks a rule.
+        ConfigError: If the fractions leave nothing to train on, or the data set has splits of its own.
+    """
+    root = root.resolve()
+    manifest = _read_table(root) if root.is_file() else _read_class_folders(root)
+    if val_fraction or test_fraction:
+        manifest = _draw_splits(manifest, val_fraction, test_fraction, seed)
+    return replace(manifest, dataset=name or root.stem)
+
+
+def _read_class_folders(root: Path) -> Manifest:
+    folders = sorted(path for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
+    has_splits = bool(folders) and all(folder.name.lower() in _SPLIT_FOLDERS for folder in folders)
+    depth = 1 if has_splits else 0
+    clips, n_ignored = [], 0
+    for path in sorted(path for path in root.rglob("*") if path.is_file()):
+        parts = path.relative_to(root).parts
+        if path.suffix.lower() not in AUDIO_SUFFIXES or len(parts) < depth + 2:
+            n_ignored += 1
+            continue
+        split = _SPLIT_FOLDERS[parts[0].lower()] if has_splits else _WHOLE
+        clips.append(Clip("/".join(parts), path, (parts[depth],), split))
+    if not clips:
+        raise DataError(f"{root}: no audio files in class folders; expected such as {root.name}/dog/barking.wav")
+    return Manifest(root.name, _labels_of(clips), tuple(clips), (), n_ignored)
+
+
+def _labels_of(clips: list[Clip]) -> LabelSet:
+    return LabelSet.of(sorted({label for clip in clips for label in clip.labels}))
+
+
+def _read_table(table: Path) -> Manifest:
+    try:
+        with table.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file, strict=True)
+            columns, rows = reader.fieldnames or [], list(reader)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{table}: cannot be read as CSV ({error})") from error
+    if not {"path", "labels"} <= set(columns):
+        raise DataError(f"{table}: first line is {','.join(columns)!r}, must name the columns path and labels")
+    if not rows:
+        raise DataError(f"{table}: holds no clips; write one row per clip below the first line")
+    clips = [_clip_of(row, table, number) for number, row in enumerate(rows, start=1)]
+    found = tuple(clip for clip in clips if clip.path.is_file())
+    missing = tuple(clip for clip in clips if not clip.path.is_file())
+    return Manifest(table.stem, _labels_of(clips), found, missing)
+
+
+def _clip_of(row: dict[str, str], table: Path, number: int) -> Clip:
+    path, labels, fold = (row.get(column) or "" for column in ("path", "labels", "fold"))
+    names = tuple(label.strip() for label in labels.split(LABEL_SEPARATOR) if label.strip())
+    if not path or not names or (fold and not (fold.isascii() and fold.isdigit())):
+        rule = "path and labels must be given, fold must be a whole number or empty"
+        raise DataError(f"{table}, row {number}: path {path!r}, labels {labels!r}, fold {fold!r}: {rule}")
+    return Clip(path, table.parent / path, names, row.get("split") or _WHOLE, fold=int(fold) if fold else None)
+
+
+def _draw_splits(manifest: Manifest, val_fraction: float, test_fraction: float, seed: int) -> Manifest:
+    if val_fraction < 0 or test_fraction < 0 or val_fraction + test_fraction >= 1:
+        given = f"--val-fraction {val_fraction:g} and --test-fraction {test_fraction:g}"
+        raise ConfigError(f"{given}: must not be negative and must leave clips to train on")
+    if set(manifest.splits) != {_WHOLE}:
+        raise ConfigError(
+            f"{manifest.dataset} has its own splits ({', '.join(manifest.splits)}): "
+            "leave out --val-fraction and --test-fraction"
+        )
+
+    def assign(clip: Clip) -> Clip:
+        draw = numpy_generator("folder split", seed, clip.clip_id).random()
+        in_test, in_val = draw < test_fraction, draw < test_fraction + val_fraction
+        return replace(clip, split="test" if in_test else "val" if in_val else "train")
+
+    clips, missing = (tuple(map(assign, part)) for part in (manifest.clips, manifest.missing))
+    return replace(manifest, clips=clips, missing=missing)

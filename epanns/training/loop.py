@@ -158,7 +158,7 @@ def _train_step(
         group["lr"] = rate
     optimizer.zero_grad(set_to_none=True)
     loss = clip_bce(model(on_device.float_waveform(), mixup_lambda)["clipwise_logits"], target)
-    value = float(loss)
+    value = float(loss.detach())
     if not torch.isfinite(loss):
         raise TrainingError(
             f"loss={value} at step {step}, clips {', '.join(batch.clip_ids[:4])}, ...: the last good state is saved; "

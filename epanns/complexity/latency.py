@@ -37,17 +37,17 @@ def measure_latency(model: Cnn, *, seconds: float = 10.0, threads: int | None = 
     waveform = _noise(model, seconds)
     milliseconds = []
     with cpu_threads(threads), evaluation_mode(model), torch.inference_mode():
-        for step in range(_WARM_UPS + repeats):
+        for _ in range(_WARM_UPS + repeats):
             started = time.perf_counter()
             model(waveform)
             _synchronize(waveform.device)
-            if step >= _WARM_UPS:
-                milliseconds.append(1000 * (time.perf_counter() - started))
+            milliseconds.append(1000 * (time.perf_counter() - started))
         used_threads = torch.get_num_threads()
+    timed = milliseconds[_WARM_UPS:]
     return Latency(
-        median=statistics.median(milliseconds),
-        min=min(milliseconds),
-        max=max(milliseconds),
+        median=statistics.median(timed),
+        min=min(timed),
+        max=max(timed),
         threads=used_threads,
         runtime=f"torch {torch.__version__} eager {waveform.device.type}",
         dtype=str(waveform.dtype).removeprefix("torch."),

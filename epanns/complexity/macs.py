@@ -20,6 +20,7 @@ from epanns.complexity.cost import LayerCost, ModelCost
 from epanns.errors import ConfigError
 from epanns.models.cnn import Cnn
 from epanns.models.spec import ModelSpec
+from epanns.models.tensors import shape_difference
 
 _FLOAT32_BYTES = 4
 _ALLOCATIONS = ("aten.empty", "aten.empty_like")
@@ -173,10 +174,10 @@ def profile(model: Cnn | ModelSpec, *, seconds: float = 10.0) -> ModelCost:
     if not 0 < seconds < math.inf:
         raise ConfigError(f"seconds={seconds}: the clip length to count for must be a positive number")
     spec = model if isinstance(model, ModelSpec) else model.spec
-    twin = meta_twin(spec)
-    mismatch = shape_mismatch(model, twin) if isinstance(model, Cnn) else None
-    if mismatch:
-        raise ConfigError(f"{mismatch}: profile a network whose layers were not exchanged by hand")
+    if isinstance(model, Cnn) and (problem := shape_difference(model, spec)):
+        raise ConfigError(f"this {spec.name} is not what its spec says, which is what would be counted: {problem}")
+    with torch.device("meta"):
+        twin = Cnn(spec).eval()
     front_end = spec.front_end
     frames = front_end.frames(max(round(seconds * front_end.sample_rate), twin.minimum_samples))
     logmel = torch.empty(1, 1, frames, front_end.mel_bins, device="meta")
@@ -205,19 +206,3 @@ def _layer_costs(model: nn.Module, macs: Mapping[str, int]) -> tuple[LayerCost, 
             n_params = sum(parameter.numel() for parameter in own)
             rows.append(LayerCost(name, own[0].shape[0], n_params, macs.get(name, 0)))
     return tuple(rows)
-
-
-def meta_twin(spec: ModelSpec) -> Cnn:
-    """Return the network of a specification in evaluation mode on the meta device: shapes without numbers."""
-    with torch.device("meta"):
-        return Cnn(spec).eval()
-
-
-def shape_mismatch(model: nn.Module, twin: nn.Module) -> str | None:
-    """Return one line on the first tensor of `model` that has another shape in `twin`, or None."""
-    actual = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    stated = {name: tuple(tensor.shape) for name, tensor in twin.state_dict().items()}
-    for name in sorted(actual.keys() | stated.keys()):
-        if actual.get(name) != stated.get(name):
-            return f"{name} has shape {actual.get(name)}, the network's specification says {stated.get(name)}"
-    return None

@@ -97,14 +97,14 @@ def ratio_per_layer(
     Raises:
         PruningError: As `select_layers`, for any of the names; and where a ratio is not in [0, 1).
     """
+    if not ratios:
+        raise PruningError("ratios is empty: name at least one layer or block, such as conv_block4 = 0.5")
     by_block: dict[str, float] = {}
     by_layer: dict[str, float] = {}
-    select_layers(list(ratios), prunable=prunable, protected=protected)
     for name, ratio in ratios.items():
+        layers = _layers_of(name, prunable, protected)
         _refuse_ratio(ratio, name)
-        (by_layer if name in prunable else by_block).update(
-            dict.fromkeys(_layers_of(name, prunable, protected), float(ratio))
-        )
+        (by_layer if name in prunable else by_block).update(dict.fromkeys(layers, float(ratio)))
     asked = by_block | by_layer
     return {layer: asked[layer] for layer in prunable if layer in asked}
 

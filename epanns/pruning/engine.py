@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from epanns.complexity.macs import meta_twin, shape_mismatch
 from epanns.errors import PruningError
 from epanns.models.cnn import Cnn
+from epanns.models.tensors import shape_difference
 
 
 def remove_channels(model: Cnn, kept_channels: Mapping[str, Sequence[int]]) -> Cnn:
@@ -85,14 +85,12 @@ def _example(model: Cnn) -> Tensor:
 
 def _check(pruned: Cnn, shapes: Mapping[str, torch.Size]) -> None:
     """Compare every tensor with the network the plan describes, and every output's shape with the base's."""
-    mismatch = shape_mismatch(pruned, meta_twin(pruned.spec))
-    if mismatch:
-        raise PruningError(f"surgery went wrong: {mismatch}; please report this network as a bug")
+    if problem := shape_difference(pruned, pruned.spec):
+        raise PruningError(f"surgery did not give the network asked for: {problem}; please report it as a bug")
     with torch.no_grad():
         outputs: Mapping[str, Any] = pruned.forward_logmel(_example(pruned))
     for key, shape in shapes.items():
         if outputs[key].shape != shape:
             raise PruningError(
-                f"surgery changed {key} from {tuple(shape)} to {tuple(outputs[key].shape)}; "
-                "please report this network as a bug"
+                f"surgery changed {key} from {tuple(shape)} to {tuple(outputs[key].shape)}; please report it as a bug"
             )

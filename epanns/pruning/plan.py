@@ -120,7 +120,7 @@ class PruningPlan:
         problems += [
             f"{key} must be {'a table' if kind is Mapping else kind.__name__}, is {given[key]!r}"
             for key, kind in types.items()
-            if key in given and not isinstance(given[key], kind)
+            if key in given and (not isinstance(given[key], kind) or isinstance(given[key], bool))
         ]
         if not problems:
             problems += _mistyped_entries(given["kept_channels"], given["ratios"])

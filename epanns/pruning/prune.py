@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from epanns.complexity.macs import meta_twin, shape_mismatch
 from epanns.errors import PruningError
 from epanns.models.cnn import Cnn
+from epanns.models.tensors import shape_difference
 from epanns.pruning.allocation import ratio_per_layer, remaining_width, select_layers
 from epanns.pruning.criteria import LayerFilters, criterion_named, most_important
 from epanns.pruning.engine import remove_channels
@@ -99,14 +99,14 @@ def _asked_ratios(
     model: Cnn, ratio: float | None, ratios: Mapping[str, float] | None, layers: Sequence[str] | None
 ) -> dict[str, float]:
     names: dict[str, Any] = {"prunable": model.conv_names, "protected": _protected(model)}
-    if (ratio is None) == (ratios is None):
-        raise PruningError("give either one ratio or ratios per layer, and not both")
-    if ratios is not None:
+    if ratio is not None and ratios is None:
+        chosen = model.conv_names if layers is None else select_layers(layers, **names)
+        return ratio_per_layer(dict.fromkeys(chosen, ratio), **names)
+    if ratios is not None and ratio is None:
         if layers is not None:
             raise PruningError("layers goes with one ratio; ratios per layer name their layers themselves")
         return ratio_per_layer(ratios, **names)
-    chosen = model.conv_names if layers is None else select_layers(layers, **names)
-    return ratio_per_layer({layer: ratio for layer in chosen if ratio is not None}, **names)
+    raise PruningError("give either one ratio or ratios per layer, and not both")
 
 
 def _protected(model: Cnn) -> dict[str, str]:
@@ -138,6 +138,5 @@ def _refuse_unprunable(model: nn.Module) -> None:
         other = first_name.setdefault(id(parameter), name)
         if other != name:
             raise PruningError(f"{other} and {name} share one parameter, which surgery would part: untie them first")
-    mismatch = shape_mismatch(model, meta_twin(model.spec))
-    if mismatch:
-        raise PruningError(f"{mismatch}: prune a network whose layers were not exchanged by hand")
+    if problem := shape_difference(model, model.spec):
+        raise PruningError(f"this {model.spec.name} is not what its spec says, so it cannot be pruned: {problem}")

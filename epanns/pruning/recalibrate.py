@@ -15,9 +15,9 @@ from epanns.pruning.plan import PruningPlan
 def recalibrate_batch_norm(model: Cnn, waveforms: Iterable[Tensor], *, plan: PruningPlan | None = None) -> int:
     """Replace running means and variances by averages over calibration clips, in place.
 
-    Each statistic becomes the plain average over batches (cumulative, as ``momentum=None`` of torch), so batches of
-    equal size weigh all clips alike. Dropout, SpecAugment and everything else stay in evaluation mode. Every module's
-    mode and momentum are restored, and where anything fails, the statistics too.
+    Each statistic becomes the average of the batches' own, weighted by their clips: a short last batch weighs little.
+    Dropout, SpecAugment and everything else stay in evaluation mode. Every module's mode and momentum are restored,
+    and where anything fails, the statistics too.
 
     Args:
         model: The network, usually just pruned; on any device, to which the waveforms are moved.
@@ -26,7 +26,7 @@ def recalibrate_batch_norm(model: Cnn, waveforms: Iterable[Tensor], *, plan: Pru
             convolution's own, whose surviving channels are what they were. Without a plan: every one.
 
     Returns:
-        Number of clips seen.
+        Number of clips seen; 0 where the plan leaves nothing to measure.
 
     Raises:
         PruningError: If there is no clip, a batch is not floating point, or a statistic comes out not finite.
@@ -41,8 +41,10 @@ def recalibrate_batch_norm(model: Cnn, waveforms: Iterable[Tensor], *, plan: Pru
         for waveform in waveforms:
             if not waveform.is_floating_point():
                 raise PruningError(f"calibration batch of type {waveform.dtype}: give floats in [-1, 1]")
-            model(waveform.to(device))
             seen += len(waveform)
+            for norm in norms.values():
+                norm.momentum = len(waveform) / seen  # makes torch's running average the weighted average so far
+            model(waveform.to(device))
         if seen == 0:
             raise PruningError("no calibration clip was given: batch-norm statistics need at least one batch of sound")
         for name, norm in norms.items():
@@ -80,7 +82,6 @@ def _measuring(model: nn.Module, norms: dict[str, _BatchNorm]) -> Iterator[None]
         for norm in norms.values():
             norm.train()
             norm.reset_running_stats()
-            norm.momentum = None
         yield
         failed = False
     finally:

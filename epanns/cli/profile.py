@@ -1,0 +1,115 @@
+"""`epanns profile`: what a network costs, before anyone trains or prunes it."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from epanns.cli.options import EpannsCommand, emit, json_option
+from epanns.errors import ConfigError, did_you_mean
+
+if TYPE_CHECKING:
+    from epanns.complexity.cost import Latency, ModelCost
+    from epanns.models.cnn import Cnn
+    from epanns.models.spec import ModelSpec
+
+
+@click.command("profile", cls=EpannsCommand)
+@click.argument("model_or_ckpt")
+@click.option("--seconds", type=float, default=10.0, show_default=True, help="Clip length to count and time for.")
+@click.option("--latency", is_flag=True, help="Also time single clips and measure peak memory.")
+@click.option("--threads", type=int, help="CPU threads while timing; torch's own choice by default.")
+@click.option("--width", type=float, help="For a zoo name: factor on every layer's width.")
+@click.option("--num-classes", type=int, help="For a zoo name: number of outputs.")
+@json_option
+def command(
+    model_or_ckpt: str,
+    seconds: float,
+    latency: bool,
+    threads: int | None,
+    width: float | None,
+    num_classes: int | None,
+    as_json: bool,
+) -> None:
+    """Count parameters, bytes and multiply-adds of MODEL_OR_CKPT.
+
+    MODEL_OR_CKPT is a name of the zoo (see `epanns models`), a checkpoint folder, or a .pth/.pt of PANNs or E-PANNs.
+    """
+    from epanns.complexity.macs import profile
+
+    if threads is not None and not latency:
+        raise ConfigError(f"--threads {threads} without --latency: counts do not depend on threads")
+    network = _network(model_or_ckpt, width, num_classes)
+    cost = profile(network, seconds=seconds)
+    result, text = cost.to_dict(), describe(cost)
+    if latency:
+        timing, peak = _measured(network, seconds, threads)
+        result |= {"latency_ms": timing.to_dict(), "peak_memory_bytes": peak}
+        text += "\n\n" + describe_latency(timing, peak, seconds)
+    emit(result, text, as_json)
+
+
+def _network(name: str, width: float | None, num_classes: int | None) -> "Cnn | ModelSpec":
+    from epanns.models.checkpoint import load
+    from epanns.models.zoo import ZOO, spec_of
+
+    if name in ZOO:
+        return spec_of(name, num_classes=num_classes, width=1.0 if width is None else width)
+    if not Path(name).exists():
+        raise ConfigError(
+            f"{name!r} is neither a network of the zoo{did_you_mean(name, ZOO)} nor an existing checkpoint; "
+            "`epanns models` lists the zoo"
+        )
+    for option, value in (("--width", width), ("--num-classes", num_classes)):
+        if value is not None:
+            raise ConfigError(f"{option} {value} goes with a name of the zoo; {name} is a checkpoint of fixed size")
+    return load(name)
+
+
+def _measured(network: "Cnn | ModelSpec", seconds: float, threads: int | None) -> "tuple[Latency, int | None]":
+    from epanns.complexity.latency import measure_latency, measure_peak_memory
+    from epanns.models.spec import ModelSpec
+    from epanns.models.zoo import build_model
+
+    model = build_model(network) if isinstance(network, ModelSpec) else network
+    timing = measure_latency(model, seconds=seconds, threads=threads)
+    return timing, measure_peak_memory(model, seconds=seconds, threads=threads)
+
+
+def describe(cost: "ModelCost") -> str:
+    """Return the cost as a table for people: totals, the three conventions of work by name, one row per layer."""
+    rows = [
+        (f"{cost.name} at {cost.sample_rate} Hz, for one clip of {cost.clip_seconds:g} s", ""),
+        ("parameters", f"{cost.n_params:,} ({cost.param_bytes / 2**20:,.2f} MiB in float32)"),
+        ("  with PANNs' frozen front end", f"{cost.n_params_with_front_end:,}"),
+        ("backbone MACs (conv and linear)", _giga(cost.backbone_macs)),
+        ("  with front end (+ STFT + mel)", _giga(cost.macs_with_front_end)),
+        ("PANNs multiply-adds (2 per MAC)", _giga(cost.panns_multiply_adds)),
+    ]
+    layers = [("layer", "width", "parameters", "MACs")] + [
+        (layer.name, f"{layer.width:,}", f"{layer.n_params:,}", f"{layer.macs:,}") for layer in cost.layers
+    ]
+    table = [f"{name:<20} {width:>7} {n_params:>12} {macs:>15}" for name, width, n_params, macs in layers]
+    return "\n".join(
+        [*(f"{name:<33} {value}".rstrip() for name, value in rows), "", *table, "", _uncounted(cost.uncounted)]
+    )
+
+
+def describe_latency(timing: "Latency", peak: int | None, seconds: float) -> str:
+    """Return a measurement in two lines for people."""
+    memory = "not measurable on this system" if peak is None else f"{peak / 2**20:,.0f} MiB"
+    return (
+        f"latency of one {seconds:g} s clip, waveform in, tags out: median {timing.median:.1f} ms, "
+        f"{timing.min:.1f} to {timing.max:.1f} (spread {timing.spread:.0%}); "
+        f"threads: {timing.threads}, {timing.runtime}, {timing.dtype}\n"
+        f"peak memory of the whole process meanwhile: {memory}"
+    )
+
+
+def _giga(count: int) -> str:
+    return f"{count / 1e9:,.3f} G ({count:,})"
+
+
+def _uncounted(uncounted: Mapping[str, Any]) -> str:
+    return "not in backbone MACs: " + ", ".join(f"{name} x{calls}" for name, calls in uncounted.items())

@@ -1,0 +1,105 @@
+"""`epanns prune`: ranked filters out of a checkpoint, and the plan kept in the new one."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from epanns.atomic import refuse_existing
+from epanns.cli.options import EXISTING, EpannsCommand, emit, json_option, out_option, progress_bar
+from epanns.errors import ConfigError
+
+if TYPE_CHECKING:
+    from epanns.models.cnn import Cnn
+    from epanns.pruning.plan import PruningPlan
+
+_CALIBRATION_BATCH = 16
+
+
+@click.command("prune", cls=EpannsCommand)
+@click.argument("checkpoint", type=EXISTING)
+@out_option("Checkpoint folder to write; must not exist.")
+@click.option("--criterion", default="l1", show_default=True, help="Which filters matter: l1, l2 or random.")
+@click.option("--ratio", type=float, help="Fraction of the channels removed from each layer, in [0, 1).")
+@click.option("--ratios", type=EXISTING, help="Instead: TOML or JSON file with `layer = ratio`, layers or blocks.")
+@click.option("--layers", help="With --ratio: comma-separated layers or blocks.  [default: every convolution]")
+@click.option(
+    "--recover",
+    type=click.Choice(["none", "bn"]),
+    default="none",
+    show_default=True,
+    help="bn: measure batch-norm statistics again on --calibration.",
+)
+@click.option("--calibration", type=EXISTING, help="Pack of unlabelled clips for --recover.")
+@click.option("--round-to", type=int, default=1, show_default=True, help="Multiple that pruned widths shall have.")
+@click.option("--seed", type=int, default=0, show_default=True, help="For criteria that draw numbers.")
+@json_option
+def command(
+    checkpoint: Path,
+    out: Path,
+    criterion: str,
+    ratio: float | None,
+    ratios: Path | None,
+    layers: str | None,
+    recover: str,
+    calibration: Path | None,
+    round_to: int,
+    seed: int,
+    as_json: bool,
+) -> None:
+    """Remove the least important filters of CHECKPOINT, a folder or a .pth/.pt of PANNs or E-PANNs."""
+    refuse_existing(out)
+    if (recover == "bn") != (calibration is not None):
+        raise ConfigError("--recover bn and --calibration PACK go together: give both or neither")
+    from epanns.complexity.macs import profile
+    from epanns.models.checkpoint import load, save_checkpoint
+    from epanns.pruning.allocation import read_ratios
+    from epanns.pruning.prune import prune
+
+    pruned, plan = prune(
+        load(checkpoint),
+        criterion=criterion,
+        ratio=ratio,
+        ratios=None if ratios is None else read_ratios(ratios),
+        layers=None if layers is None else [name.strip() for name in layers.split(",")],
+        seed=seed,
+        round_to=round_to,
+    )
+    recovery = None if calibration is None else _recover(pruned, plan, calibration)
+    save_checkpoint(pruned, out, plan=plan)
+    cost = profile(pruned)
+    result = {
+        "widths": plan.widths,
+        "n_params": cost.n_params,
+        "backbone_macs": cost.backbone_macs,
+        "param_bytes": cost.param_bytes,
+        "budget": None,
+        "recovery": recovery,
+    }
+    emit(result, f"{out}: {plan.summary()}\n{_size(result, cost.clip_seconds)}", as_json)
+
+
+def _recover(pruned: "Cnn", plan: "PruningPlan", calibration: Path) -> dict[str, Any]:
+    """Measure batch-norm statistics again on every clip of a pack."""
+    from epanns.data.dataset import PackDataset, make_loader
+    from epanns.data.sampler import sequential_batches
+    from epanns.pruning.recalibrate import recalibrate_batch_norm
+
+    dataset = PackDataset([calibration])
+    expected = pruned.spec.front_end.sample_rate
+    if dataset.sample_rate != expected:
+        raise ConfigError(
+            f"{calibration} holds {dataset.sample_rate} Hz, {pruned.spec.name} hears {expected} Hz: "
+            f"pack the clips with --sample-rate {expected}"
+        )
+    order = sequential_batches(len(dataset), _CALIBRATION_BATCH)
+    batches = progress_bar(make_loader(dataset, order), description="calibrate", total=len(order), unit="batch")
+    clips = recalibrate_batch_norm(pruned, (batch.float_waveform() for batch in batches), plan=plan)
+    return {"method": "bn", "clips": clips}
+
+
+def _size(result: dict[str, Any], clip_seconds: float) -> str:
+    return (
+        f"{result['n_params']:,} parameters ({result['param_bytes'] / 2**20:,.2f} MiB in float32), "
+        f"{result['backbone_macs'] / 1e9:,.3f} G backbone MACs for {clip_seconds:g} s"
+    )

@@ -1,0 +1,179 @@
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from epanns.audio.frontend import FrontEndSpec
+from epanns.cli.main import main
+from epanns.data.manifest import write_manifest
+from epanns.data.pack_format import PackSettings
+from epanns.data.packer import pack_manifest
+from epanns.data.synthetic import SyntheticSettings, make_synthetic
+from epanns.models.checkpoint import load, load_checkpoint, save_checkpoint
+from epanns.models.released import export_panns
+from epanns.models.spec import ModelSpec, conv_widths
+from epanns.models.zoo import build_model
+from epanns.pruning.plan import PruningPlan
+
+SPEC = ModelSpec(
+    name="narrow",
+    family="cnn",
+    front_end=FrontEndSpec(8_000, 256, 80, 32, 50, 4_000),
+    widths=conv_widths(4, 6, 8),
+    embedding_size=9,
+    num_classes=5,
+)
+
+
+@pytest.fixture
+def prune(capsys):
+    """Run `epanns prune`; return exit code, stdout and stderr."""
+
+    def run(*arguments):
+        with pytest.raises(SystemExit) as stop:
+            main(["prune", *map(str, arguments)])
+        return stop.value.code, *capsys.readouterr()
+
+    return run
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    torch.manual_seed(0)
+    save_checkpoint(build_model(SPEC), tmp_path / "dense")
+    return tmp_path / "dense"
+
+
+@pytest.fixture(scope="module")
+def packs(tmp_path_factory):
+    """Return a pack of a few generated clips per sample rate."""
+    folder = tmp_path_factory.mktemp("packs")
+    manifest = make_synthetic(folder / "audio", SyntheticSettings(clips=5, classes=2, seconds=0.5, sample_rate=8_000))
+    write_manifest(manifest, folder / "manifest.csv")
+    rates = (8_000, 16_000)
+    for rate in rates:
+        settings = PackSettings(sample_rate=rate, seconds=0.5)
+        pack_manifest(folder / "manifest.csv", folder / f"pack{rate}", settings)
+    return {rate: folder / f"pack{rate}" for rate in rates}
+
+
+def test_json_holds_exactly_the_promised_keys(prune, checkpoint, tmp_path):
+    out = tmp_path / "pruned"
+    code, stdout, _ = prune(checkpoint, "--out", out, "--ratio", "0.5", "--json")
+    result = json.loads(stdout)
+    assert code == 0
+    assert list(result) == ["widths", "n_params", "backbone_macs", "param_bytes", "budget", "recovery"]
+    assert result["widths"] == {layer: width // 2 for layer, width in SPEC.widths.items()}
+    assert result["n_params"] == sum(parameter.numel() for parameter in load(out).parameters())
+    assert result["param_bytes"] == 4 * result["n_params"]
+    assert result["budget"] is result["recovery"] is None
+
+
+def test_the_checkpoint_keeps_plan_labels_and_parent(prune, checkpoint, tmp_path):
+    out = tmp_path / "pruned"
+    prune(checkpoint, "--out", out, "--ratio", "0.5", "--layers", "conv_block3, conv_block1.conv1", "--criterion", "l2")
+    dense, pruned = load_checkpoint(checkpoint), load_checkpoint(out)
+    plan = PruningPlan.from_dict(pruned.provenance["plan"])
+    assert plan.pruned_layers == ("conv_block1.conv1", "conv_block3.conv1", "conv_block3.conv2")
+    assert (plan.base, plan.criterion) == (dense.spec, "l2")
+    assert pruned.spec == plan.pruned_spec
+    assert pruned.labels == dense.labels
+    assert pruned.provenance["parent_sha256"] == dense.provenance["sha256"]
+    kept = list(plan.kept_channels["conv_block1.conv1"])
+    assert torch.equal(pruned.weights["conv_block1.conv1.weight"], dense.weights["conv_block1.conv1.weight"][kept])
+
+
+def test_text_says_what_changed(prune, checkpoint, tmp_path):
+    _, stdout, _ = prune(checkpoint, "--out", tmp_path / "pruned", "--ratio", "0.5", "--layers", "conv_block3.conv2")
+    assert "pruned: 1 of 6 layers pruned by l1: conv_block3.conv2 8 -> 4\n" in stdout
+    assert "backbone MACs for 10 s" in stdout
+
+
+def test_ratios_come_from_a_file(prune, checkpoint, tmp_path):
+    (tmp_path / "ratios.toml").write_text("conv_block2 = 0.5\nconv_block3.conv1 = 0.25\n")
+    _, stdout, _ = prune(checkpoint, "--out", tmp_path / "pruned", "--ratios", tmp_path / "ratios.toml", "--json")
+    assert list(json.loads(stdout)["widths"].values()) == [4, 4, 3, 3, 6, 8]
+
+
+def test_widths_are_rounded(prune, checkpoint, tmp_path):
+    options = ("--ratio", "0.4", "--round-to", "4", "--layers", "conv_block3", "--json")
+    _, stdout, _ = prune(checkpoint, "--out", tmp_path / "pruned", *options, "--criterion", "random", "--seed", "7")
+    assert json.loads(stdout)["widths"]["conv_block3.conv1"] == 4  # 8 - 3 = 5 stay
+
+
+def test_options_come_from_a_configuration_file(prune, checkpoint, tmp_path):
+    (tmp_path / "prune.toml").write_text('ratio = 0.5\ncriterion = "l2"\nlayers = "conv_block1"\n')
+    code, stdout, _ = prune(checkpoint, "--out", tmp_path / "pruned", "--config", tmp_path / "prune.toml")
+    assert code == 0
+    assert "2 of 6 layers pruned by l2" in stdout
+
+
+def test_batch_norm_is_measured_again_on_a_pack(prune, checkpoint, packs, tmp_path):
+    options = ("--ratio", "0.5", "--layers", "conv_block2")
+    prune(checkpoint, "--out", tmp_path / "plain", *options)
+    out = tmp_path / "recovered"
+    code, stdout, _ = prune(
+        checkpoint, "--out", out, *options, "--recover", "bn", "--calibration", packs[8_000], "--json"
+    )
+    assert code == 0
+    assert json.loads(stdout)["recovery"] == {"method": "bn", "clips": 5}
+    plain, recovered = load_checkpoint(tmp_path / "plain").weights, load_checkpoint(out).weights
+    changed = {name.rsplit(".", 1)[0] for name, tensor in recovered.items() if not torch.equal(tensor, plain[name])}
+    assert changed == {"conv_block2.bn2", "conv_block3.bn1", "conv_block3.bn2"}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--ratio", "1.5"], "epanns: ratio 1.5 for conv_block1.conv1: must be in [0, 1)"),
+        (["--ratio", "0.05"], "epanns: ratio 0.05 removes none of the 4 channels of conv_block1.conv1"),
+        (["--ratio", "0.5", "--layers", "fc_audioset"], "epanns: fc_audioset cannot be pruned: it is the classifier"),
+        (["--ratio", "0.5", "--layers", "conv_block9"], "epanns: unknown layer 'conv_block9' (did you mean"),
+        (
+            ["--ratio", "0.5", "--criterion", "rand"],
+            "epanns: unknown criterion 'rand' (did you mean 'random'?): choose one of l1",
+        ),
+        ([], "epanns: give either one ratio or ratios per layer, and not both"),
+        (["--ratio", "0.5", "--recover", "bn"], "epanns: --recover bn and --calibration PACK go together"),
+    ],
+)
+def test_what_cannot_be_done_ends_in_one_line_and_writes_nothing(prune, checkpoint, tmp_path, options, message):
+    code, stdout, stderr = prune(checkpoint, "--out", tmp_path / "pruned", *options)
+    assert (code, stdout) == (1, "")
+    assert stderr.startswith(message)
+    assert stderr.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["dense"]
+
+
+def test_calibration_at_another_sample_rate_is_refused(prune, checkpoint, packs, tmp_path):
+    options = ("--ratio", "0.5", "--recover", "bn", "--calibration", packs[16_000])
+    code, _, stderr = prune(checkpoint, "--out", tmp_path / "pruned", *options)
+    assert code == 1
+    assert "holds 16000 Hz, narrow hears 8000 Hz: pack the clips with --sample-rate 8000" in stderr
+    assert not (tmp_path / "pruned").exists()
+
+
+def test_an_existing_out_is_refused_before_anything_is_read(prune, tmp_path):
+    (tmp_path / "no-checkpoint").mkdir()
+    (tmp_path / "pruned").mkdir()
+    (tmp_path / "pruned" / "precious").write_text("")
+    code, _, stderr = prune(tmp_path / "no-checkpoint", "--out", tmp_path / "pruned", "--ratio", "0.5")
+    assert code == 1
+    assert "pruned exists already: choose another --out or delete it first" in stderr
+    assert (tmp_path / "pruned" / "precious").exists()
+
+
+def test_a_released_file_is_pruned_as_it_is(prune, tmp_path):
+    export_panns(build_model("Cnn6", width=0.125), tmp_path / "Cnn6.pth")
+    code, stdout, _ = prune(tmp_path / "Cnn6.pth", "--out", tmp_path / "pruned", "--ratio", "0.5", "--json")
+    assert code == 0
+    assert list(json.loads(stdout)["widths"].values()) == [4, 8, 16, 32]
+
+
+def test_a_pruned_checkpoint_loads_in_a_new_process_without_torch_pruning(prune, checkpoint, tmp_path):
+    out = tmp_path / "pruned"
+    prune(checkpoint, "--out", out, "--ratio", "0.5")
+    program = f"import sys, epanns; epanns.load({str(out)!r}); sys.exit('torch_pruning' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

@@ -1,0 +1,115 @@
+import copy
+import json
+import pickle
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from epanns.audio.frontend import FrontEndSpec
+from epanns.errors import PruningError
+from epanns.models.spec import ModelSpec, conv_widths
+from epanns.pruning.plan import PruningPlan
+
+BASE = ModelSpec(
+    name="narrow",
+    family="cnn",
+    front_end=FrontEndSpec(8_000, 256, 80, 32, 50, 4_000),
+    widths=conv_widths(4, 6, 8),
+    embedding_size=9,
+    num_classes=5,
+)
+KEPT = {"conv_block1.conv2": (0, 3), "conv_block3.conv1": (1, 2, 5, 7)}
+
+
+def plan_of(kept=KEPT, **changes):
+    values = {"base": BASE, "kept_channels": kept, "criterion": "l1", "ratios": dict.fromkeys(kept, 0.5), "seed": 0}
+    return PruningPlan(**(values | changes))
+
+
+kept_channels = st.fixed_dictionaries(
+    {},
+    optional={
+        layer: st.sets(st.integers(0, width - 1), min_size=1).map(lambda channels: tuple(sorted(channels)))
+        for layer, width in BASE.widths.items()
+    },
+)
+
+
+@given(kept=kept_channels, ratio=st.floats(0, 1, exclude_max=True), seed=st.integers(0, 2**40))
+def test_a_plan_survives_json(kept, ratio, seed):
+    plan = plan_of(kept, ratios=dict.fromkeys(kept, ratio), seed=seed)
+    again = PruningPlan.from_dict(json.loads(json.dumps(plan.to_dict())))
+    assert again == plan
+    assert again.digest == plan.digest
+    assert hash(again) == hash(plan)
+
+
+@given(kept=kept_channels)
+def test_widths_count_what_is_kept_and_name_every_layer(kept):
+    plan = plan_of(kept)
+    assert plan.widths == {layer: len(kept.get(layer, range(width))) for layer, width in BASE.widths.items()}
+    assert dict(plan.pruned_spec.widths) == plan.widths
+    assert set(plan.pruned_layers) == {layer for layer in BASE.widths if plan.widths[layer] < BASE.widths[layer]}
+
+
+def test_a_plan_can_be_copied_and_pickled():
+    plan = plan_of()
+    assert copy.deepcopy(plan) == plan
+    assert pickle.loads(pickle.dumps(plan)) == plan
+
+
+def test_the_digest_depends_on_the_channels():
+    assert plan_of().digest != plan_of(KEPT | {"conv_block1.conv2": (0, 2)}).digest
+
+
+def test_the_summary_says_what_changed():
+    assert plan_of().summary() == ("2 of 6 layers pruned by l1: conv_block1.conv2 4 -> 2, conv_block3.conv1 8 -> 4")
+    assert plan_of({}).summary() == "0 of 6 layers pruned by l1: nothing removed"
+
+
+@pytest.mark.parametrize(
+    ("kept", "match"),
+    [
+        ({"conv_block1.conv9": (0,)}, r"unknown layer 'conv_block1\.conv9' \(did you mean 'conv_block1\.conv"),
+        ({"conv_block1.conv1": ()}, r"conv_block1\.conv1 would keep no channel: keep at least one"),
+        ({"conv_block1.conv1": (0, 4)}, r"channels of conv_block1\.conv1 must ascend within \[0, 4\)"),
+        ({"conv_block1.conv1": (-1, 2)}, r"must ascend within \[0, 4\)"),
+        ({"conv_block1.conv1": (2, 1)}, r"must ascend within \[0, 4\)"),
+        ({"conv_block1.conv1": (1, 1)}, r"must ascend within \[0, 4\)"),
+        ({"conv_block1.conv1": (0.0, 1)}, r"channels of conv_block1\.conv1 must be whole numbers"),
+        ({"conv_block1.conv1": (False, 1)}, r"channels of conv_block1\.conv1 must be whole numbers"),
+    ],
+)
+def test_a_plan_that_cannot_be_applied_is_refused(kept, match):
+    with pytest.raises(PruningError, match=r"pruning plan for narrow: .*" + match):
+        plan_of(kept)
+
+
+def test_ratios_and_channels_name_the_same_layers():
+    with pytest.raises(PruningError, match=r"ratios name \['conv_block1\.conv1'\], kept_channels .*: they must be the"):
+        plan_of(ratios={"conv_block1.conv1": 0.5})
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"format": "epanns-plan/9"}, r"format 'epanns-plan/9': this version reads 'epanns-plan/1'"),
+        ({"sede": 1}, r"unknown key 'sede' \(did you mean 'seed'\?\)"),
+        ({"seed": "0"}, r"seed must be int, is '0'"),
+        ({"seed": True}, r"seed must be int, is True"),
+        ({"ratios": []}, r"ratios must be a table, is \[\]"),
+        ({"criterion": None}, r"criterion must be str, is None"),
+        ({"base": {}}, r"pruning plan: base: model specification: missing key"),
+        ({"kept_channels": {"conv_block1.conv1": 3}}, r"kept_channels of conv_block1\.conv1 must be a list, is 3"),
+        ({"ratios": {"conv_block1.conv2": 1.5}}, r"ratio of conv_block1\.conv2 must be a number in \[0, 1\), is 1\.5"),
+    ],
+)
+def test_json_is_read_strictly(changes, match):
+    with pytest.raises(PruningError, match=match):
+        PruningPlan.from_dict(plan_of().to_dict() | changes)
+
+
+def test_every_missing_key_is_named():
+    with pytest.raises(PruningError, match=r"missing key 'base'; missing key 'kept_channels'; .*missing key 'seed'"):
+        PruningPlan.from_dict({"format": "epanns-plan/1"})

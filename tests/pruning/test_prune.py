@@ -1,0 +1,203 @@
+import copy
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from epanns.complexity.macs import profile
+from epanns.errors import PruningError
+from epanns.models.zoo import build_model
+from epanns.pruning.plan import PruningPlan
+from epanns.pruning.prune import apply_plan, plan_pruning, prune
+
+LAST_THREE_BLOCKS = ("conv_block4", "conv_block5", "conv_block6")
+
+
+@pytest.mark.parametrize("criterion", ["l1", "l2", "random"])
+def test_the_plan_describes_the_pruned_network(model, criterion):
+    pruned, plan = prune(model, criterion=criterion, ratio=0.5, seed=3)
+    assert (plan.criterion, plan.seed, plan.base) == (criterion, 3, model.spec)
+    assert pruned.spec == plan.pruned_spec
+    assert plan.widths == {layer: width // 2 for layer, width in model.spec.widths.items()}
+    for layer, kept in plan.kept_channels.items():
+        norm = layer.replace(".conv", ".bn")
+        whole, left = model.get_submodule(norm).running_mean, pruned.get_submodule(norm).running_mean
+        assert torch.equal(left, whole[list(kept)])
+
+
+@pytest.mark.parametrize(("criterion", "order"), [("l1", 1), ("l2", 2)])
+def test_the_filters_with_the_largest_norm_stay(model, criterion, order):
+    plan = plan_pruning(model, criterion=criterion, ratio=0.5, layers=["conv_block5"])
+    for layer, kept in plan.kept_channels.items():
+        weight = model.get_submodule(layer).weight.detach().double().flatten(1).numpy()
+        ranked = np.argsort(-np.linalg.norm(weight, ord=order, axis=1), kind="stable")
+        assert kept == tuple(sorted(ranked[: len(kept)]))
+
+
+def test_every_layer_is_ranked_on_the_unpruned_weights(model):
+    together = plan_pruning(model, ratio=0.5)
+    alone = plan_pruning(model, ratio=0.5, layers=["conv_block6.conv2"])
+    assert together.kept_channels["conv_block6.conv2"] == alone.kept_channels["conv_block6.conv2"]
+
+
+def test_only_the_layers_named_lose_channels(model):
+    _, plan = prune(model, ratio=0.5, layers=("conv_block6", "conv_block4.conv1"))
+    assert plan.pruned_layers == ("conv_block4.conv1", "conv_block6.conv1", "conv_block6.conv2")
+    assert dict(plan.ratios) == dict.fromkeys(plan.pruned_layers, 0.5)
+
+
+def test_ratios_per_layer_and_round_to(model):
+    _, plan = prune(model, ratios={"conv_block6": 0.5, "conv_block6.conv1": 0.25, "conv_block5.conv1": 0}, round_to=4)
+    assert plan.pruned_layers == ("conv_block6.conv1", "conv_block6.conv2")
+    assert plan.widths["conv_block6.conv1"] == 12  # 14 - 4 = 10 stay, as near to 8 as to 12
+    assert plan.widths["conv_block6.conv2"] == 8  # 7 stay
+    assert dict(plan.ratios) == {"conv_block5.conv1": 0, "conv_block6.conv1": 0.25, "conv_block6.conv2": 0.5}
+
+
+def test_a_ratio_of_zero_everywhere_is_the_identity_bit_for_bit(model, logmel):
+    same, plan = prune(model, ratio=0)
+    assert plan.pruned_layers == ()
+    assert plan.pruned_spec == model.spec
+    assert all(torch.equal(tensor, model.state_dict()[name]) for name, tensor in same.state_dict().items())
+    with torch.no_grad():
+        assert torch.equal(
+            same.forward_logmel(logmel)["clipwise_logits"], model.forward_logmel(logmel)["clipwise_logits"]
+        )
+
+
+def test_pruning_again_gives_a_plan_in_the_numbering_of_its_own_base(model):
+    once, first = prune(model, ratio=0.5, layers=["conv_block6.conv2"])
+    twice, second = prune(once, ratio=0.5, layers=["conv_block6.conv2"])
+    assert second.base == once.spec
+    original = [
+        first.kept_channels["conv_block6.conv2"][channel] for channel in second.kept_channels["conv_block6.conv2"]
+    ]
+    assert torch.equal(twice.conv_block6.conv2.weight, model.conv_block6.conv2.weight[original])
+
+
+def test_two_steps_without_training_equal_one(model):
+    _, one_step = prune(model, ratio=0.75, layers=["conv_block3.conv1"])  # 8 -> 2
+    half, first = prune(model, ratio=0.5, layers=["conv_block3.conv1"])  # 8 -> 4
+    _, second = prune(half, ratio=0.5, layers=["conv_block3.conv1"])  # 4 -> 2
+    kept = first.kept_channels["conv_block3.conv1"]
+    assert (
+        tuple(kept[channel] for channel in second.kept_channels["conv_block3.conv1"])
+        == (one_step.kept_channels["conv_block3.conv1"])
+    )
+
+
+def test_a_plan_read_from_json_gives_the_same_network(model):
+    pruned, plan = prune(model, ratio=0.5)
+    again = apply_plan(model, PruningPlan.from_dict(plan.to_dict()))
+    assert all(torch.equal(tensor, pruned.state_dict()[name]) for name, tensor in again.state_dict().items())
+
+
+def test_a_plan_fits_its_base_with_another_classifier(model):
+    _, plan = prune(model, ratio=0.5)
+    model.reset_classifier(3)
+    assert apply_plan(model, plan).spec.num_classes == 3
+
+
+def test_a_plan_of_another_network_is_refused(model):
+    pruned, plan = prune(model, ratio=0.5, layers=["conv_block2.conv1"])
+    with pytest.raises(PruningError, match=r"made for conv_block2\.conv1 of width 6, this network has 3: apply it to"):
+        apply_plan(pruned, plan)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "match"),
+    [
+        ({}, r"give either one ratio or ratios per layer, and not both"),
+        ({"ratio": 0.5, "ratios": {"conv_block1": 0.5}}, r"give either one ratio or ratios per layer, and not both"),
+        ({"ratios": {"conv_block1": 0.5}, "layers": ["conv_block1"]}, r"layers goes with one ratio; ratios per layer"),
+        ({"ratios": {}}, r"ratios is empty: name at least one layer or block"),
+        ({"ratio": 0.5, "layers": []}, r"layers=\[\]: give a list of layer names"),
+        ({"ratio": 1.0}, r"ratio 1\.0 for conv_block1\.conv1: must be in \[0, 1\)"),
+        ({"ratio": 50}, r"ratio 50 for conv_block1\.conv1: must be in \[0, 1\).*for 50 % give 0\.5"),
+        ({"ratio": -0.5, "layers": ["conv_block2.conv2"]}, r"ratio -0\.5 for conv_block2\.conv2"),
+        ({"ratio": 0.1}, r"ratio 0\.1 removes none of the 4 channels of conv_block1\.conv1"),
+        ({"ratio": 0.95, "layers": ["conv_block3"]}, r"ratio 0\.95 removes all 8 channels of conv_block3\.conv1"),
+        ({"ratio": 0.5, "layers": ["conv_block7"]}, r"unknown layer 'conv_block7' \(did you mean"),
+        ({"ratio": 0.5, "layers": ["fc_audioset"]}, r"fc_audioset cannot be pruned: it is the classifier, its outputs"),
+        ({"ratios": {"fc_audioset": 0}}, r"fc_audioset cannot be pruned: it is the classifier"),
+        (
+            {"ratio": 0.5, "layers": ["fc1"]},
+            r"fc1 cannot be pruned: its outputs are the embedding; .*conv_block6\.conv2",
+        ),
+        ({"ratio": 0.5, "layers": ["bn0"]}, r"bn0 cannot be pruned: it normalises the mel bins"),
+        ({"ratio": 0.5, "layers": ["conv_block1.bn2"]}, r"conv_block1\.bn2 cannot .* so name conv_block1\.conv2"),
+        ({"ratio": 0.5, "criterion": "L1"}, r"unknown criterion 'L1': choose one of l1, l2, random"),
+    ],
+)
+def test_what_cannot_be_pruned_is_refused_by_name(model, arguments, match):
+    with pytest.raises(PruningError, match=match):
+        prune(model, **arguments)
+
+
+@pytest.mark.parametrize("name", ["att_block", "att_block.att", "att_block.cla"])
+def test_the_attention_classifier_is_protected(build, name):
+    with pytest.raises(PruningError, match=rf"{name} cannot be pruned: it is the classifier"):
+        prune(build(head="decision_att"), ratio=0.5, layers=[name])
+
+
+def test_damaged_weights_are_refused_by_name(model):
+    with torch.no_grad():
+        model.conv_block2.conv1.weight[3, 0, 0, 0] = float("nan")
+    with pytest.raises(PruningError, match=r"conv_block2\.conv1: filter 3 has importance nan"):
+        prune(model, ratio=0.5)
+
+
+def test_a_compiled_network_is_refused(model):
+    with pytest.raises(PruningError, match=r"the network is compiled: prune the one given to torch\.compile, then"):
+        prune(torch.compile(model, backend="eager"), ratio=0.5)
+    model.compile(backend="eager")
+    with pytest.raises(PruningError, match=r"the network is compiled"):
+        prune(model, ratio=0.5)
+
+
+def test_a_network_wrapped_for_several_devices_is_refused(model):
+    with pytest.raises(PruningError, match=r"the network is wrapped in DataParallel: prune its \.module, then wrap"):
+        prune(nn.DataParallel(model), ratio=0.5)
+
+
+def test_another_module_is_refused():
+    with pytest.raises(PruningError, match=r"Linear is no network of epanns: use epanns\.load or epanns\.build_model"):
+        prune(nn.Linear(3, 3), ratio=0.5)
+
+
+def test_shared_parameters_are_refused(model):
+    model.conv_block5.bn2.weight = model.conv_block5.bn1.weight
+    with pytest.raises(
+        PruningError, match=r"conv_block5\.bn1\.weight and conv_block5\.bn2\.weight share one parameter"
+    ):
+        prune(model, ratio=0.5)
+
+
+def test_a_network_changed_by_hand_is_refused(model):
+    model.fc1 = nn.Linear(14, 10)
+    with pytest.raises(PruningError, match=r"this narrow is not what its spec says, .*fc1\.bias is \(10,\)"):
+        prune(model, ratio=0.5)
+
+
+def test_nothing_is_touched_where_pruning_is_refused(model):
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(PruningError):
+        prune(model.train(), ratios={"conv_block1": 0.5, "conv_block9": 0.5})
+    assert model.training
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("ratio", "n_params", "backbone_macs"),
+    [
+        pytest.param(0.25, 47_408_591, 15_641_970_688, marks=pytest.mark.slow),
+        (0.5, 23_205_839, 12_414_584_832),
+        pytest.param(0.75, 8_145_359, 10_359_769_088, marks=pytest.mark.slow),
+    ],
+)
+def test_cnn14_pruned_as_epanns_has_the_published_size(ratio, n_params, backbone_macs):
+    pruned, _ = prune(build_model("Cnn14"), ratio=ratio, layers=LAST_THREE_BLOCKS)
+    assert sum(parameter.numel() for parameter in pruned.parameters()) == n_params
+    cost = profile(pruned, seconds=10.0)
+    assert (cost.n_params, cost.backbone_macs) == (n_params, backbone_macs)

@@ -17,7 +17,8 @@ def command() -> None:
     """Read a data set in its published layout into one manifest.
 
     Beside MANIFEST.csv stand the class order (MANIFEST.labels.csv), the clips whose files were not found
-    (MANIFEST.missing.csv) and the counts (MANIFEST.info.json).
+    (MANIFEST.missing.csv) and the counts (MANIFEST.info.json). Every layout has options of its own, and --config
+    FILE.toml to fill them: see `epanns data esc50 --help`.
     """
 
 

@@ -36,7 +36,7 @@ from epanns.data.pack_format import (
 )
 from epanns.data.shard import ShardRow, write_shard
 from epanns.data.workers import ordered_map
-from epanns.errors import DataError, DataProblems, did_you_mean
+from epanns.errors import DataError, DataProblems, OutputError, did_you_mean
 from epanns.labels import LabelSet
 
 Progress = Callable[[int, int | None], None]

@@ -45,7 +45,7 @@ def _measured_band(key: BlockKey, rows: Sequence[Row]) -> Band:
     panels = [Panel(label, "mAP", _label_tops(_measured_series(rows, lines, cost))) for label, cost in costs.items()]
     return Band(
         title=f"{key.dataset}, {key.split} (measured)",
-        subtitle=f"{key.protocol}, {key.clip_seconds:g} s heard at once; {_seeds(rows)}",
+        subtitle=f"{key.protocol}, {key.clip_seconds:g} s input; {_seeds(rows)}",
         panels=tuple(panels),
         legend=_legend(rows, lines),
     )

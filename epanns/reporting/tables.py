@@ -116,7 +116,7 @@ def markdown_table(header: Sequence[str], body: Iterable[Sequence[str]]) -> str:
 
 def block_title(key: BlockKey) -> str:
     """Return what the rows of a block share, for headings and panels."""
-    return f"{key.dataset}, {key.split}, {key.protocol}, {key.clip_seconds:g} s heard at once"
+    return f"{key.dataset}, {key.split}, {key.protocol}, {key.clip_seconds:g} s input"
 
 
 def _columns(key: BlockKey) -> dict[str, Callable[[Row], str]]:

@@ -34,7 +34,9 @@ def record_of_checkpoint(
 
     Args:
         model: The network, as loaded.
-        dataset: Clips it was scored on, and `scores` and `protocol`, how.
+        dataset: Clips it was scored on.
+        scores: How well.
+        protocol: How they were heard.
         name: Name of the checkpoint, for people.
         split: Name of the part of the data set.
         seconds: Wall-clock time of the evaluation.

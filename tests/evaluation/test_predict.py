@@ -1,0 +1,195 @@
+"""Windows cover every sample; whole clips and windows agree where they must; the model is left as it was."""
+
+import re
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from epanns.audio.frontend import FrontEndSpec
+from epanns.data.dataset import ClipBatch
+from epanns.errors import CheckpointError, ConfigError, PackError
+from epanns.evaluation.predict import EvaluationProtocol, cut_windows, predict, window_starts
+from epanns.labels import LabelSet
+from epanns.models.cnn import Cnn
+from epanns.models.spec import ModelSpec
+
+RATE = 8000
+LABELS = LabelSet.of(["dog", "rain", "sea"])
+SPEC = ModelSpec(
+    name="Tiny",
+    family="cnn",
+    front_end=FrontEndSpec(RATE, 256, 80, 16, 50, 4000),
+    widths={"conv_block1.conv1": 4, "conv_block1.conv2": 6},
+    embedding_size=8,
+    num_classes=3,
+)
+
+
+class FakeDataset(torch.utils.data.Dataset):
+    """What `predict` needs of a `PackDataset`, from memory."""
+
+    labels, sample_rate, clip_samples, dataset_name = LABELS, RATE, RATE, "fake"
+
+    def __init__(self, lengths):
+        rng = np.random.default_rng(0)
+        self.lengths = lengths
+        self.waveform = torch.from_numpy(rng.integers(-9000, 9000, (len(lengths), RATE)).astype(np.int16))
+        for row, length in zip(self.waveform, lengths, strict=True):
+            row[length:] = 0
+        self.target = torch.from_numpy(rng.random((len(lengths), 3)) < 0.5)
+
+    def __len__(self):
+        return len(self.lengths)
+
+    def __getitems__(self, indices):
+        ids = tuple(f"clip{index}" for index in indices)
+        lengths = torch.tensor([self.lengths[index] for index in indices], dtype=torch.int32)
+        return ClipBatch(ids, self.waveform[indices], lengths, self.target[indices])
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    return Cnn(SPEC, LABELS).eval()
+
+
+@given(st.integers(1, 300), st.integers(1, 60), st.integers(1, 60))
+def test_windows_cover_every_sample_and_stay_inside(n_samples, window, hop):
+    hop = min(hop, window)
+    starts = window_starts(n_samples, window, hop)
+    covered = {sample for start in starts for sample in range(start, start + window)}
+    assert set(range(n_samples)) <= covered
+    assert starts == sorted(set(starts))
+    if n_samples >= window:
+        assert max(covered) == n_samples - 1
+        assert all(start % hop == 0 for start in starts[:-1])
+    else:
+        assert starts == [0]
+
+
+def test_tail_is_covered_by_a_window_shifted_back():
+    assert window_starts(10, 4, 2) == [0, 2, 4, 6]
+    assert window_starts(11, 4, 2) == [0, 2, 4, 6, 7]
+    assert window_starts(4, 4, 4) == [0]
+
+
+def test_short_clip_is_repeated_up_to_the_window():
+    assert cut_windows(torch.tensor([1, 2, 3]), 7, 2).tolist() == [[1, 2, 3, 1, 2, 3, 1]]
+
+
+def test_whole_clip_is_the_models_own_output(model):
+    dataset = FakeDataset([8000, 5000, 3000])
+    found = predict(model, dataset, batch_size=2)
+    with torch.no_grad():
+        expected = model(dataset.waveform.float() / 32767)["clipwise_output"]
+    assert found.clip_ids == ("clip0", "clip1", "clip2")
+    assert found.scores.dtype == np.float64
+    assert np.allclose(found.scores, expected.numpy(), atol=1e-6)
+    assert (found.target == dataset.target.numpy()).all()
+
+
+@pytest.mark.parametrize("aggregate", ["mean_prob", "mean_logit", "max_prob"])
+def test_windows_equal_one_clip_at_a_time(model, aggregate):
+    dataset = FakeDataset([8000, 4100, 900])
+    found = predict(model, dataset, EvaluationProtocol(0.25, 0.125, aggregate), batch_size=2)
+    for clip, length in enumerate(dataset.lengths):
+        waveform = dataset.waveform[clip, :length].float() / 32767
+        logits = []
+        for start in window_starts(length, 2000, 1000):
+            window = waveform[start : start + 2000]
+            window = torch.cat([window, window, window])[:2000]
+            with torch.no_grad():
+                logits.append(model(window[None])["clipwise_logits"][0])
+        stacked = torch.stack(logits)
+        expected = {
+            "mean_prob": stacked.sigmoid().mean(0),
+            "mean_logit": stacked.mean(0).sigmoid(),
+            "max_prob": stacked.sigmoid().amax(0),
+        }[aggregate]
+        assert np.allclose(found.scores[clip], expected.numpy(), atol=1e-6)
+
+
+def test_padding_is_heard_by_the_whole_clip_and_not_by_windows(model):
+    dataset = FakeDataset([3000, 3000])
+    dataset.waveform[1] = dataset.waveform[0]
+    dataset.waveform[1, 3000:] = 5000  # what stands after a clip's end must not matter to windows
+    windows = predict(model, dataset, EvaluationProtocol(0.25)).scores
+    assert np.allclose(windows[0], windows[1], atol=1e-6)
+    assert not np.allclose(*predict(model, dataset).scores, atol=1e-6)
+
+
+def test_every_modules_mode_comes_back(model):
+    model.train()
+    model.bn0.eval()
+    modes = {name: module.training for name, module in model.named_modules()}
+    predict(model, FakeDataset([8000]))
+    assert {name: module.training for name, module in model.named_modules()} == modes
+    assert all(parameter.grad is None for parameter in model.parameters())
+    model.eval()
+
+
+def test_progress_is_told_clips_done_and_in_all(model):
+    told = []
+    predict(model, FakeDataset([8000] * 5), batch_size=2, progress=lambda done, total: told.append((done, total)))
+    assert told == [(2, 5), (4, 5), (5, 5)]
+
+
+def test_other_sample_rate_is_refused(model):
+    dataset = FakeDataset([8000])
+    dataset.sample_rate = 16_000
+    message = "Tiny hears 8000 Hz, the pack fake holds 16000 Hz: pack the manifest again with --sample-rate 8000"
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        predict(model, dataset)
+
+
+@pytest.mark.parametrize(
+    ("names", "difference"),
+    [
+        (["dog", "sea", "rain"], "class 1 is 'rain' in the model, 'sea' in the pack"),
+        (["dog", "rain"], "3 classes in the model, 2 in the pack"),
+    ],
+)
+def test_other_classes_are_refused(model, names, difference):
+    dataset = FakeDataset([8000])
+    dataset.labels = LabelSet.of(names)
+    with pytest.raises(ConfigError, match=re.escape(f"different classes ({difference}): fine-tune on this label set")):
+        predict(model, dataset)
+
+
+def test_empty_pack_is_refused(model):
+    with pytest.raises(PackError, match="the pack has no clip: nothing to evaluate"):
+        predict(model, FakeDataset([]))
+
+
+def test_scores_that_are_not_finite_are_refused(model):
+    broken = Cnn(SPEC, LABELS).eval()
+    with torch.no_grad():
+        broken.fc_audioset.bias.fill_(float("nan"))
+    with pytest.raises(CheckpointError, match=r"not finite for 2 of 2 clips, first 'clip0': its weights have diverged"):
+        predict(broken, FakeDataset([8000, 8000]))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"aggregate": "mean_prop"}, "aggregate='mean_prop' (did you mean 'mean_prob'?): must be one of"),
+        ({"hop": 0.5}, "hop=0.5, aggregate='mean_prob' have no meaning without a window: give window too"),
+        ({"aggregate": "max_prob"}, "have no meaning without a window"),
+        ({"window": 0}, "window=0: must be a length in seconds > 0"),
+        ({"window": float("nan")}, "window=nan: must be a length in seconds > 0"),
+        ({"window": 1.0, "hop": 1.5}, "hop=1.5: must be in (0, window=1.0], or samples would be skipped"),
+    ],
+)
+def test_protocols_that_mean_nothing_are_refused(arguments, message):
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        EvaluationProtocol(**arguments)
+
+
+def test_protocol_is_described_in_words():
+    assert EvaluationProtocol().describe() == "whole clip"
+    edges = "(last window shifted back, short clips repeated)"
+    assert EvaluationProtocol(1.0, 0.5).describe() == f"1 s windows, 0.5 s hop, mean_prob {edges}"
+    assert EvaluationProtocol(2.0).describe() == EvaluationProtocol(2.0, 2.0).describe()

@@ -1,0 +1,48 @@
+"""Fixtures every part of the suite may use."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner
+
+from epanns.audio.frontend import FrontEndSpec
+from epanns.models.spec import ModelSpec, conv_widths
+from epanns.models.zoo import ZOO
+
+
+@pytest.fixture
+def runner() -> CliRunner:
+    return CliRunner()
+
+
+@pytest.fixture
+def tiny_spec() -> ModelSpec:
+    """Cnn14's shape with 4 to 12 channels, 8 kHz and 4 classes: builds and runs in milliseconds."""
+    front_end = FrontEndSpec(sample_rate=8_000, window_size=256, hop_size=80, mel_bins=64, fmin=50, fmax=4_000)
+    return replace(
+        ZOO["Cnn14"],
+        front_end=front_end,
+        widths=conv_widths(4, 4, 6, 8, 10, 12),
+        embedding_size=16,
+        num_classes=4,
+    )
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> Iterator[None]:
+    """The same random numbers in every test, whatever ran before."""
+    torch.manual_seed(0)
+    yield
+
+
+@pytest.fixture
+def shared() -> Path:
+    """The folder of real audio and official metadata, where there is one."""
+    folder = Path(os.environ.get("EPANNS_SHARED", Path(__file__).parents[2] / "shared"))
+    if not folder.is_dir():
+        pytest.skip(f"no shared data at {folder}; set EPANNS_SHARED")
+    return folder

@@ -1,0 +1,56 @@
+"""Specifications: JSON round trip, and every wrong value named."""
+
+import re
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from epanns.errors import ConfigError
+from epanns.models.spec import MAXIMUM_WIDTH, ModelSpec
+from epanns.models.zoo import ZOO
+
+
+@given(widths=st.lists(st.integers(1, MAXIMUM_WIDTH), min_size=12, max_size=12), classes=st.integers(1, 1000))
+def test_spec_survives_json(widths, classes):
+    spec = ZOO["Cnn14"].with_widths(dict(zip(ZOO["Cnn14"].widths, widths, strict=True))).with_num_classes(classes)
+    assert ModelSpec.from_dict(spec.to_dict()) == spec
+    assert list(spec.widths.values()) == widths
+
+
+def test_widths_cannot_be_changed_in_place():
+    with pytest.raises(TypeError, match="does not support item assignment"):
+        ZOO["Cnn14"].widths["conv_block1.conv1"] = 3
+    assert ZOO["Cnn14"].widths["conv_block1.conv1"] == 64
+
+
+def test_unknown_layer_offers_the_nearest():
+    with pytest.raises(ConfigError, match=r"no layer 'conv_block4.conv3' \(did you mean 'conv_block4.conv"):
+        ZOO["Cnn14"].with_widths({"conv_block4.conv3": 3})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"num_classes": 0}, "num_classes=0 must be a whole number in [1, 65536]"),
+        ({"embedding_size": 2.5}, "embedding_size=2.5 must be a whole number"),
+        ({"widths": {"conv_block1.conv1": 10**9}}, "widths['conv_block1.conv1']=1000000000 must be a whole number"),
+        ({"head": "decision_mac"}, "head='decision_mac' (did you mean 'decision_max'?): must be one of clip, "),
+        ({"family": "rnn"}, "family='rnn'"),
+    ],
+)
+def test_impossible_values_are_named(change, message):
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        replace(ZOO["Cnn14"], **change)
+
+
+def test_from_dict_names_every_wrong_key():
+    values = ZOO["Cnn14"].to_dict()
+    del values["head"]
+    with pytest.raises(ConfigError, match="unknown key 'heads'.*missing key 'head'"):
+        ModelSpec.from_dict({**values, "heads": "clip"})
+    with pytest.raises(ConfigError, match="widths must be a table, is 3"):
+        ModelSpec.from_dict({**ZOO["Cnn14"].to_dict(), "widths": 3})
+    with pytest.raises(ConfigError, match="name must be text, is 3"):
+        ModelSpec.from_dict({**ZOO["Cnn14"].to_dict(), "name": 3})

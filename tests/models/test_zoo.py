@@ -1,0 +1,90 @@
+"""The zoo: published sizes, any width, names that cannot be missed."""
+
+import re
+
+import pytest
+import torch
+
+from epanns.errors import ConfigError
+from epanns.labels import LabelSet, audioset
+from epanns.models.zoo import ZOO, build_model, list_models, spec_of
+
+# Kong et al. 2020 and audioset_tagging_cnn, counted with the repository's own counters.
+PUBLISHED_PARAMETERS = {
+    "Cnn6": 4_837_455,
+    "Cnn10": 5_219_279,
+    "Cnn14": 80_753_615,
+    "Cnn14_16k": 80_753_615,
+    "Cnn14_8k": 80_753_615,
+    "Cnn14_emb512": 76_796_879,
+    "Cnn14_emb128": 75_807_695,
+    "Cnn14_emb32": 75_560_399,
+    "Cnn14_mel32": 80_753_551,
+    "Cnn14_mel128": 80_753_743,
+    "Cnn14_DecisionLevelMax": 80_753_615,
+    "Cnn14_DecisionLevelAvg": 80_753_615,
+    "Cnn14_DecisionLevelAtt": 81_834_492,
+}
+MINIMUM_SAMPLES = {"Cnn6": 4_800, "Cnn10": 4_800, "Cnn14_16k": 4_960, "Cnn14_8k": 2_480}
+
+
+@pytest.mark.parametrize("name", list_models())
+def test_parameters_are_the_published_number(name):
+    with torch.device("meta"):
+        model = build_model(name)
+    assert sum(parameter.numel() for parameter in model.parameters()) == PUBLISHED_PARAMETERS[name]
+
+
+@pytest.mark.parametrize("name", list_models())
+def test_narrow_version_tags_clips_of_any_length(name):
+    model = build_model(name, num_classes=3, width=1 / 32).eval()
+    assert model.minimum_samples == MINIMUM_SAMPLES.get(name, 9_920)
+    for samples in (1, model.minimum_samples - 1, model.minimum_samples, 12_345):
+        with torch.no_grad():
+            output = model(torch.rand(2, samples) - 0.5)
+        assert output["clipwise_output"].shape == (2, 3)
+        assert output["embedding"].shape == (2, model.spec.embedding_size)
+        assert torch.allclose(output["clipwise_logits"].sigmoid(), output["clipwise_output"], atol=1e-6)
+        assert output["clipwise_output"].isfinite().all()
+        assert ("framewise_output" in output) == ("DecisionLevel" in name)
+
+
+@pytest.mark.parametrize("name", list_models())
+def test_every_parameter_learns_but_the_one_panns_never_use(name):
+    model = build_model(name, num_classes=3, width=1 / 32)
+    model(torch.rand(4, 10_000) - 0.5, torch.tensor([0.3, 0.6]))["clipwise_logits"].square().sum().backward()
+    idle = [name for name, parameter in model.named_parameters() if parameter.grad is None]
+    assert idle == (["att_block.bn_att.weight", "att_block.bn_att.bias"] if "Att" in name else [])
+
+
+def test_audioset_names_come_with_527_classes():
+    assert build_model("Cnn6", width=0.02).labels is audioset()
+    assert build_model("Cnn6", width=0.02, num_classes=2).labels.names == ("class_0", "class_1")
+    assert build_model("Cnn6", width=0.02, labels=LabelSet.of(["a", "b", "c"])).spec.num_classes == 3
+
+
+def test_width_scales_every_layer_and_the_embedding():
+    spec = spec_of("Cnn14", width=0.25)
+    assert list(spec.widths.values()) == [16, 16, 32, 32, 64, 64, 128, 128, 256, 256, 512, 512]
+    assert spec.embedding_size == 512
+
+
+@pytest.mark.parametrize("width", [0, -1, 9, float("nan")])
+def test_impossible_width_is_refused(width):
+    with pytest.raises(ConfigError, match=re.escape(f"width={width}: must be in (0, 8]")):
+        spec_of("Cnn14", width=width)
+
+
+def test_unknown_model_offers_the_nearest():
+    with pytest.raises(ConfigError, match=r"unknown model 'Cnn41' \(did you mean 'Cnn14'\?\); `epanns models`"):
+        build_model("Cnn41")
+
+
+def test_width_of_a_specification_is_refused():
+    with pytest.raises(ConfigError, match=re.escape("use specification.scaled(0.5)")):
+        build_model(ZOO["Cnn6"], width=0.5)
+
+
+def test_labels_must_count_the_classes():
+    with pytest.raises(ConfigError, match="2 labels for num_classes=3: give one label per class"):
+        build_model("Cnn6", width=0.02, num_classes=3, labels=LabelSet.of(["a", "b"]))

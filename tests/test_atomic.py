@@ -1,0 +1,70 @@
+"""Files and folders appear whole or not at all."""
+
+import hashlib
+import json
+
+import pytest
+
+from epanns.atomic import new_folder, refuse_existing, replacing, sha256_of, sha256_of_json, write_json, write_text
+from epanns.errors import OutputError
+
+
+def test_a_failure_leaves_the_old_file_and_no_litter(tmp_path):
+    path = tmp_path / "table.csv"
+    write_text(path, "old")
+
+    def fail_half_way():
+        with replacing(path) as partial:
+            partial.write_text("half")
+            raise RuntimeError("disk full")
+
+    with pytest.raises(RuntimeError, match="disk full"):
+        fail_half_way()
+    assert path.read_text() == "old"
+    assert [file.name for file in tmp_path.iterdir()] == ["table.csv"]
+
+
+def test_write_makes_missing_folders_and_replaces(tmp_path):
+    path = tmp_path / "a" / "b.json"
+    write_json(path, {"é": 1})
+    write_json(path, {"é": 2})
+    assert json.loads(path.read_text()) == {"é": 2}
+    assert path.read_text() == '{\n  "é": 2\n}\n'
+
+
+def test_new_folder_appears_when_it_is_whole(tmp_path):
+    with new_folder(tmp_path / "out") as partial:
+        (partial / "file").write_text("x")
+        assert not (tmp_path / "out").exists()
+    assert (tmp_path / "out" / "file").read_text() == "x"
+    assert not partial.exists()
+
+
+def test_new_folder_that_fails_leaves_nothing(tmp_path):
+    def fail():
+        with new_folder(tmp_path / "out") as partial:
+            (partial / "file").write_text("x")
+            raise RuntimeError("no")
+
+    with pytest.raises(RuntimeError, match="no"):
+        fail()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_existing_folder_is_refused_and_untouched(tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine").write_text("x")
+    with (
+        pytest.raises(OutputError, match="out exists already: choose another --out or delete it first"),
+        new_folder(tmp_path / "out"),
+    ):
+        raise AssertionError("the block must not run")
+    with pytest.raises(OutputError, match="exists already"):
+        refuse_existing(tmp_path / "out")
+    assert (tmp_path / "out" / "mine").read_text() == "x"
+
+
+def test_checksums(tmp_path):
+    (tmp_path / "file").write_bytes(b"abc")
+    assert sha256_of(tmp_path / "file") == hashlib.sha256(b"abc").hexdigest()
+    assert sha256_of_json({"b": 1, "a": [1.5]}) == hashlib.sha256(b'{"a":[1.5],"b":1}').hexdigest()

@@ -1,0 +1,67 @@
+"""Label sets: shipped lists, round trips, messages."""
+
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from epanns.errors import DataError
+from epanns.labels import LabelSet, audioset, fsd50k
+
+
+def test_shipped_lists_are_the_official_ones():
+    assert (len(audioset()), len(fsd50k())) == (527, 200)
+    assert audioset().names[:2] == ("Speech", "Male speech, man speaking")
+    assert audioset().index("/m/05zppz") == audioset().index("Male speech, man speaking") == 1
+    assert fsd50k().names[0] == "Accelerating_and_revving_and_vroom"
+    assert len(set(fsd50k().mids) - set(audioset().mids)) == 8  # classes FSD50K does not share with AudioSet
+
+
+def test_shipped_lists_equal_the_published_files(shared):
+    meta = shared / "data" / "meta"
+    assert LabelSet.from_csv(meta / "audioset" / "class_labels_indices.csv") == audioset()
+    rows = [line.split(",") for line in (meta / "fsd50k" / "vocabulary.csv").read_text().splitlines()]
+    assert fsd50k() == LabelSet(tuple(row[1] for row in rows), tuple(row[2] for row in rows))
+
+
+@given(st.lists(st.text(min_size=1).filter(lambda name: "\r" not in name and "\x00" not in name), unique=True))
+def test_labels_survive_csv(names):
+    labels = LabelSet.of(names)
+    assert LabelSet.from_csv_text(labels.to_csv(), "memory") == labels
+
+
+def test_digest_depends_on_names_and_order():
+    assert LabelSet.of(["a", "b"]).digest == LabelSet.of(["a", "b"]).digest
+    assert LabelSet.of(["a", "b"]).digest != LabelSet.of(["b", "a"]).digest
+
+
+def test_unknown_label_offers_the_nearest():
+    with pytest.raises(DataError, match=r"unknown label 'Speach' \(did you mean 'Speech'\?\): not among 527 classes"):
+        audioset().index("Speach")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "first line must be index,mid,display_name, is ''"),
+        ("name\n", "first line must be index,mid,display_name, is 'name'"),
+        ("index,mid,display_name\n0,,a\n2,,b\n", "line 3: '2,,b' must be 1,<mid>,<display name>"),
+        ("index,mid,display_name\n0,,a\n1,,a\n", "label 'a' stands more than once"),
+    ],
+)
+def test_wrong_label_files_are_named(tmp_path, text, message):
+    path = tmp_path / "labels.csv"
+    path.write_text(text)
+    with pytest.raises(DataError, match=re.escape(message)):
+        LabelSet.from_csv(path)
+
+
+def test_unreadable_label_file_is_named(tmp_path):
+    with pytest.raises(DataError, match="nothing.csv: cannot be read as a label list"):
+        LabelSet.from_csv(tmp_path / "nothing.csv")
+
+
+def test_names_and_mids_must_pair():
+    with pytest.raises(DataError, match="2 names and 1 mids"):
+        LabelSet(("a", "b"), ("",))

@@ -1,0 +1,33 @@
+"""Seeds are pure functions of their purpose."""
+
+import subprocess
+import sys
+
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from epanns.seeding import derive_seed, numpy_generator, torch_generator
+
+parts = st.lists(st.one_of(st.integers(), st.text()), min_size=1, max_size=4)
+
+
+@given(parts, parts)
+def test_seeds_differ_where_purposes_differ(one, other):
+    assert (derive_seed(*one) == derive_seed(*other)) == (one == other)
+    assert 0 <= derive_seed(*one) < 2**63
+
+
+def test_a_number_and_its_text_are_different_purposes():
+    assert derive_seed(1) != derive_seed("1")
+
+
+def test_seed_is_the_same_in_another_process():
+    code = "from epanns.seeding import derive_seed; print(derive_seed('mixup', 3, 14))"
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert int(answer) == derive_seed("mixup", 3, 14)
+
+
+def test_generators_repeat():
+    assert numpy_generator("a", 1).random() == numpy_generator("a", 1).random()
+    assert torch.equal(torch.rand(3, generator=torch_generator("a")), torch.rand(3, generator=torch_generator("a")))

@@ -127,7 +127,7 @@ def _filters(model: Cnn, layer: str, seed: int) -> LayerFilters:
 
 def _refuse_unprunable(model: nn.Module) -> None:
     """Refuse what would be pruned silently wrong: see each message."""
-    if hasattr(model, "_orig_mod") or getattr(model, "_compiled_call_impl", None) is not None:
+    if any(hasattr(part, "_orig_mod") or part._compiled_call_impl is not None for part in model.modules()):
         raise PruningError("the network is compiled: prune the one given to torch.compile, then compile the result")
     if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
         raise PruningError(f"the network is wrapped in {type(model).__name__}: prune its .module, then wrap the result")

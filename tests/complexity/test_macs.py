@@ -191,6 +191,17 @@ def test_the_three_conventions_for_cnn14_and_its_pruned_versions(
     assert round(cost.panns_multiply_adds / 1e9, 4) == multiply_adds
 
 
+@pytest.mark.parametrize(
+    ("ratio", "n_params", "backbone_gmacs"),
+    [(0.25, 46_686_847, 11.282), (0.5, 22_052_655, 5.022), (0.75, 6_851_039, 1.261)],
+)
+def test_pruning_all_twelve_layers_reaches_the_work_of_the_early_ones(ratio, n_params, backbone_gmacs):
+    spec = ZOO["Cnn14"]
+    cost = profile(spec.with_widths({layer: int(width * (1 - ratio)) for layer, width in spec.widths.items()}))
+    assert cost.n_params == n_params
+    assert round(cost.backbone_macs / 1e9, 3) == backbone_gmacs
+
+
 def test_epanns_published_reductions_come_out_in_the_published_convention():
     """arXiv 2305.18665: 36 % fewer computations (front end counted), 70 % less memory (front end held)."""
     dense, half = profile(pruned_cnn14(0), seconds=10.0), profile(pruned_cnn14(0.5), seconds=10.0)

@@ -151,6 +151,10 @@ def test_damaged_weights_are_refused_by_name(model):
 def test_a_compiled_network_is_refused(model):
     with pytest.raises(PruningError, match=r"the network is compiled: prune the one given to torch\.compile, then"):
         prune(torch.compile(model, backend="eager"), ratio=0.5)
+    part = copy.deepcopy(model)
+    part.conv_block2 = torch.compile(part.conv_block2, backend="eager")
+    with pytest.raises(PruningError, match=r"the network is compiled"):
+        prune(part, ratio=0.5)
     model.compile(backend="eager")
     with pytest.raises(PruningError, match=r"the network is compiled"):
         prune(model, ratio=0.5)

@@ -10,6 +10,10 @@ import torch
 from click.testing import CliRunner
 
 from epanns.audio.frontend import FrontEndSpec
+from epanns.data.manifest import write_manifest
+from epanns.data.pack_format import PackSettings
+from epanns.data.packer import pack_manifest
+from epanns.data.synthetic import SyntheticSettings, make_synthetic
 from epanns.models.spec import ModelSpec, conv_widths
 from epanns.models.zoo import ZOO
 
@@ -46,3 +50,15 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no shared data at {folder}; set EPANNS_SHARED")
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_packs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Packs of generated sound for `tiny_spec`: 60 train, 20 val and 20 test clips of half a second, 4 classes."""
+    folder = tmp_path_factory.mktemp("tiny")
+    settings = SyntheticSettings(clips=100, classes=4, seconds=0.5, sample_rate=8_000)
+    write_manifest(make_synthetic(folder / "audio", settings), folder / "manifest.csv")
+    for split in ("train", "val", "test"):
+        asked = PackSettings(splits=(split,), sample_rate=8_000, seconds=0.5)
+        pack_manifest(folder / "manifest.csv", folder / split, asked)
+    return {split: folder / split for split in ("train", "val", "test")}

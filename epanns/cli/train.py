@@ -43,7 +43,7 @@ def training_options(*, iterations: int) -> Decorator:
     """Add the options both training commands share."""
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
-        options = [
+        options: list[Decorator] = [
             click.option("--train", "train_packs", type=EXISTING, multiple=True, required=True, help="Pack to learn."),
             click.option("--val", "val_packs", type=EXISTING, multiple=True, required=True, help="Pack to choose by."),
             out_option("Run folder; becomes a checkpoint. The same command goes on where it was."),

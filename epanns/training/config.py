@@ -1,5 +1,6 @@
 """What a training run does, as data."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
@@ -46,16 +47,10 @@ class TrainingConfig:
             for name, least in {"iterations": 1, "batch_size": 1, "validate_every": 1, "warmup_iterations": 0}.items()
             if type(getattr(self, name)) is not int or getattr(self, name) < least
         ]
-        problems += [
-            f"{name}={getattr(self, name)!r}: must be {rule}"
-            for name, rule, holds in (
-                ("learning_rate", "a number > 0", lambda value: value > 0),
-                ("mixup_alpha", "a number >= 0; 0 switches mixup off", lambda value: value >= 0),
-            )
-            if isinstance(getattr(self, name), bool)
-            or not isinstance(getattr(self, name), int | float)
-            or not holds(getattr(self, name))
-        ]
+        if not _is_number(self.learning_rate) or not 0 < self.learning_rate < math.inf:
+            problems.append(f"learning_rate={self.learning_rate!r}: must be a number > 0")
+        if not _is_number(self.mixup_alpha) or not 0 <= self.mixup_alpha < math.inf:
+            problems.append(f"mixup_alpha={self.mixup_alpha!r}: must be a number >= 0; 0 switches mixup off")
         problems += [
             f"{name}={getattr(self, name)!r}: must be true or false"
             for name in ("spec_augment", "freeze_backbone")
@@ -89,3 +84,7 @@ class TrainingConfig:
         if problems:
             raise ConfigError("training: " + "; ".join(problems))
         return cls(**values)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

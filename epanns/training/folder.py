@@ -45,7 +45,7 @@ class RunFolder:
             found = json.loads(run.read_text(encoding="utf-8"))
             before = found["asked"]
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise OutputError(f"{run}: cannot be read ({error}): give --fresh or choose another --out") from error
+            raise OutputError(f"{run}: cannot be read ({error}): give --fresh or another --out") from error
         if before != self.asked:
             raise OutputError(
                 f"{self.path} holds a run with {_first_difference(before, self.asked)}: give the same options to go on, "

@@ -1,0 +1,48 @@
+"""Training settings: every wrong value named, at once."""
+
+import re
+
+import pytest
+
+from epanns.errors import ConfigError
+from epanns.training.config import TrainingConfig
+
+
+def test_settings_survive_json():
+    config = TrainingConfig(iterations=7, schedule="cosine", mixup_alpha=0.0)
+    assert TrainingConfig.from_dict(config.to_dict()) == config
+
+
+def test_mixup_draws_two_clips_for_one():
+    assert TrainingConfig(batch_size=32).drawn_clips == 64
+    assert TrainingConfig(batch_size=32, mixup_alpha=0.0).drawn_clips == 32
+
+
+def test_all_wrong_values_are_named_together():
+    with pytest.raises(ConfigError) as caught:
+        TrainingConfig(
+            iterations=0,
+            batch_size=2.5,
+            learning_rate=-1.0,
+            schedule="cosin",
+            sampler="random",
+            spec_augment="yes",
+            mixup_alpha=True,
+            seed="a",
+        )
+    for message in (
+        "iterations=0: must be a whole number >= 1",
+        "batch_size=2.5: must be a whole number >= 1",
+        "learning_rate=-1.0: must be a number > 0",
+        "mixup_alpha=True: must be a number >= 0",
+        "schedule='cosin' (did you mean 'cosine'?): must be one of constant, cosine",
+        "sampler='random': must be one of balanced, shuffled",
+        "spec_augment='yes': must be true or false",
+        "seed='a': must be a whole number",
+    ):
+        assert message in str(caught.value)
+
+
+def test_unknown_keys_offer_the_nearest():
+    with pytest.raises(ConfigError, match=re.escape("unknown key 'lr'; unknown key 'iteration' (did you mean")):
+        TrainingConfig.from_dict({"lr": 1, "iteration": 3})

@@ -1,0 +1,201 @@
+"""The training loop: it learns, it resumes to the same bytes, it refuses what does not fit."""
+
+import csv
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import pytest
+import torch
+
+from epanns.data.dataset import PackDataset
+from epanns.errors import CheckpointError, ConfigError, Interrupted, OutputError, TrainingError
+from epanns.labels import LabelSet
+from epanns.models.checkpoint import load
+from epanns.models.cnn import Cnn
+from epanns.sweeps.trial import validation_map
+from epanns.training.config import TrainingConfig
+from epanns.training.folder import start_over
+from epanns.training.loop import finetune
+
+CONFIG = TrainingConfig(iterations=6, batch_size=4, validate_every=2, learning_rate=5e-3)
+
+
+@pytest.fixture
+def train(tiny_packs) -> PackDataset:
+    return PackDataset([tiny_packs["train"]])
+
+
+@pytest.fixture
+def make_model(tiny_spec, train):
+    def make(seed: int = 0) -> Cnn:
+        torch.manual_seed(seed)
+        return Cnn(tiny_spec, train.labels)
+
+    return make
+
+
+def count_up():
+    """A validation whose score rises with each call."""
+    calls = iter(range(1, 1000))
+    return lambda model: {"mAP": next(calls) / 1000}
+
+
+def weights_of(folder) -> bytes:
+    return (folder / "model.safetensors").read_bytes()
+
+
+def test_training_lowers_the_loss_and_raises_the_map(tmp_path, make_model, train, tiny_packs):
+    val = PackDataset([tiny_packs["val"]])
+    config = TrainingConfig(
+        iterations=90, batch_size=16, validate_every=30, learning_rate=1e-2, mixup_alpha=0.0, spec_augment=False
+    )
+    result = finetune(make_model(), train, config, tmp_path / "run", validate=lambda m: {"mAP": validation_map(m, val)})
+    rows = list(csv.DictReader((tmp_path / "run" / "metrics.csv").read_text().splitlines()))
+    assert [row["step"] for row in rows] == ["0", "30", "60", "90"]
+    assert rows[0]["loss"] == ""
+    assert float(rows[-1]["loss"]) < 0.9 * float(rows[1]["loss"])
+    assert result.best_score > float(rows[0]["mAP"]) + 0.1
+    assert validation_map(load(tmp_path / "run"), val) == pytest.approx(result.best_score, abs=1e-9)
+
+
+def test_run_folder_becomes_the_checkpoint_of_the_best_step(tmp_path, make_model, train):
+    scores = iter([0.1, 0.2, 0.9, 0.3])
+    result = finetune(make_model(), train, CONFIG, tmp_path / "run", validate=lambda model: {"mAP": next(scores)})
+    assert (result.best_step, result.best_score, result.steps) == (4, 0.9, 6)
+    assert {file.name for file in (tmp_path / "run").iterdir()} == {
+        "config.json",
+        "model.safetensors",
+        "labels.csv",
+        "README.md",
+        "metrics.csv",
+        "training.json",
+    }
+    recipe = load(tmp_path / "run").provenance["recipe"]
+    assert (recipe["step"], recipe["validation_mAP"], recipe["training"]["batch_size"]) == (4, 0.9, 4)
+
+
+@pytest.mark.parametrize("mixup_alpha", [0.0, 1.0])
+def test_a_run_stopped_at_any_step_ends_with_the_same_bytes(tmp_path, make_model, train, mixup_alpha):
+    config = replace(CONFIG, mixup_alpha=mixup_alpha)
+    finetune(make_model(), train, config, tmp_path / "whole", validate=count_up())
+    for last in range(1, 6):
+
+        def stop(state, loss, last=last):
+            if state.step == last:
+                signal.raise_signal(signal.SIGTERM)
+
+        out, validate = tmp_path / f"stopped-{last}", count_up()
+        with pytest.raises(Interrupted, match=f"signal 15 at step {last} of 6; .*run the same command again") as caught:
+            finetune(make_model(), train, config, out, validate=validate, on_step=stop)
+        assert caught.value.exit_code == 143
+        torch.rand(last)  # what happens between must not matter
+        finetune(make_model(), train, config, out, validate=validate, workers=last % 2)
+        assert weights_of(out) == weights_of(tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_a_killed_process_goes_on_to_the_same_bytes(tmp_path, tiny_packs):
+    command = [sys.executable, "-m", "epanns", "train", "Cnn14_8k", "--width", "0.03", "--seed", "3"]
+    command += ["--train", str(tiny_packs["train"]), "--val", str(tiny_packs["val"]), "--batch-size", "4"]
+    command += ["--iterations", "30", "--validate-every", "5"]
+    subprocess.run([*command, "--out", str(tmp_path / "whole")], check=True, capture_output=True)
+    out = tmp_path / "killed"
+    process = subprocess.Popen([*command, "--out", str(out)], stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while not (out / "state.pt").exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    subprocess.run([*command, "--out", str(out)], check=True, capture_output=True)
+    assert weights_of(out) == weights_of(tmp_path / "whole")
+
+
+def test_a_finished_run_is_not_run_again(tmp_path, make_model, train):
+    first = finetune(make_model(), train, CONFIG, tmp_path / "run", validate=count_up())
+    again = finetune(make_model(), train, CONFIG, tmp_path / "run", validate=lambda model: pytest.fail("validated"))
+    assert again == first
+
+
+def test_another_configuration_in_the_same_folder_is_refused(tmp_path, make_model, train):
+    finetune(make_model(), train, CONFIG, tmp_path / "run", validate=count_up())
+    before = weights_of(tmp_path / "run")
+    other = replace(CONFIG, learning_rate=1e-4)
+    with pytest.raises(OutputError, match=re.escape("holds a run with training.learning_rate=0.005, not 0.0001: give")):
+        finetune(make_model(), train, other, tmp_path / "run", validate=count_up())
+    assert weights_of(tmp_path / "run") == before
+    start_over(tmp_path / "run")
+    finetune(make_model(), train, other, tmp_path / "run", validate=count_up())
+    assert weights_of(tmp_path / "run") != before
+
+
+def test_a_folder_of_something_else_is_refused_and_left_alone(tmp_path, make_model, train):
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(OutputError, match="exists already and is no training run"):
+        finetune(make_model(), train, CONFIG, tmp_path, validate=count_up())
+    with pytest.raises(OutputError, match="is no training run and is left alone"):
+        start_over(tmp_path)
+    assert (tmp_path / "thesis.txt").read_text() == "years of work"
+
+
+def test_a_damaged_state_is_named_with_the_remedy(tmp_path, make_model, train):
+    def stop(state, loss):
+        signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(Interrupted) as caught:
+        finetune(make_model(), train, CONFIG, tmp_path / "run", validate=count_up(), on_step=stop)
+    assert caught.value.exit_code == 130
+    state = tmp_path / "run" / "state.pt"
+    state.write_bytes(state.read_bytes()[:100])
+    with pytest.raises(CheckpointError, match="state.pt: this training state cannot be resumed .* --fresh to"):
+        finetune(make_model(), train, CONFIG, tmp_path / "run", validate=count_up())
+    (tmp_path / "run" / "training.json").write_text("{")
+    with pytest.raises(OutputError, match="training.json: cannot be read .*: give --fresh or another --out"):
+        finetune(make_model(), train, CONFIG, tmp_path / "run", validate=count_up())
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, make_model, train):
+    model = make_model()
+    torch.nn.init.constant_(model.fc1.weight, float("inf"))
+    with pytest.raises(TrainingError, match=r"loss=nan at step 0, clips clip-\d+.wav.*lower --learning-rate 0.005"):
+        finetune(model, train, CONFIG, tmp_path / "run", validate=count_up())
+
+
+def test_other_labels_or_rates_are_refused_before_anything_is_written(tmp_path, tiny_spec, train):
+    with pytest.raises(ConfigError, match="has 4 classes, the model's 4 are others or in another order"):
+        other = Cnn(tiny_spec, LabelSet.of(["a", "b", "c", "d"]))
+        finetune(other, train, CONFIG, tmp_path / "run", validate=count_up())
+    spec = replace(tiny_spec, front_end=replace(tiny_spec.front_end, sample_rate=16_000))
+    with pytest.raises(ConfigError, match=r"is packed at 8000 Hz, Cnn14 hears 16000 Hz: .* --sample-rate 16000"):
+        finetune(Cnn(spec, train.labels), train, CONFIG, tmp_path / "run", validate=count_up())
+    assert not (tmp_path / "run").exists()
+
+
+def test_freezing_changes_the_classifier_alone(tmp_path, make_model, train):
+    model = make_model()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    finetune(model, train, replace(CONFIG, freeze_backbone=True), tmp_path / "run", validate=count_up())
+    after = load(tmp_path / "run").state_dict()
+    assert [name for name in before if not torch.equal(before[name], after[name])] == [
+        "fc_audioset.weight",
+        "fc_audioset.bias",
+    ]
+
+
+def test_the_callers_random_numbers_are_left_alone(tmp_path, make_model, train):
+    model = make_model()
+    before = torch.get_rng_state()
+    finetune(model, train, CONFIG, tmp_path / "run", validate=count_up())
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_what_was_asked_is_written_beside_the_result(tmp_path, make_model, train):
+    finetune(make_model(), train, CONFIG, tmp_path / "run", validate=count_up())
+    written = json.loads((tmp_path / "run" / "training.json").read_text())
+    assert written["asked"]["training"] == CONFIG.to_dict()
+    assert written["asked"]["data"]["clips"] == len(train) == 60
+    assert written["result"]["steps"] == 6

@@ -57,7 +57,7 @@ def record_of_checkpoint(
         trial_id=sha256_of_json(identity)[:12],
         experiment="evaluate",
         model=model.spec.name,
-        width=_width(base),
+        width=width_of(base),
         criterion=None if not layers else "unknown" if plan is None else plan.criterion,
         layers=layers,
         ratio=_common_ratio(model.spec, base, layers, plan),
@@ -79,21 +79,27 @@ def record_of_checkpoint(
 
 
 def unpruned_spec(spec: ModelSpec, plan: PruningPlan | None) -> ModelSpec:
-    """Return the network before pruning: the plan's base, or the zoo's row at the width of the widest-kept layer."""
+    """Return the network before pruning: the plan's base, or else the zoo's row as narrow as the layers allow."""
     if plan is not None:
         return plan.base.with_num_classes(spec.num_classes)
     published = ZOO.get(spec.name)
     if published is None or set(published.widths) != set(spec.widths):
         return spec
-    factor = max(width / published.widths[layer] for layer, width in spec.widths.items())
-    return spec.with_widths(published.scaled(factor).widths)
+    return spec.with_widths(published.scaled(width_of(spec)).widths)
 
 
-def _width(base: ModelSpec) -> float:
-    published = ZOO.get(base.name)
-    if published is None or set(published.widths) != set(base.widths):
+def width_of(spec: ModelSpec) -> float:
+    """Return a network's width as a factor on its row of the zoo; 1 where it has no row.
+
+    If no factor gives all its layers, some have been pruned, and the least pruned one tells.
+    """
+    published = ZOO.get(spec.name)
+    if published is None or set(published.widths) != set(spec.widths):
         return 1.0
-    return max(width / published.widths[layer] for layer, width in base.widths.items())
+    factors = [width / published.widths[layer] for layer, width in spec.widths.items()]
+    candidates = [*(float(f"{factor:.3g}") for factor in factors), *factors]  # people choose short numbers
+    exact = [factor for factor in candidates if published.scaled(factor).widths == spec.widths]
+    return exact[0] if exact else max(factors)
 
 
 def _common_ratio(spec: ModelSpec, base: ModelSpec, layers: tuple[str, ...], plan: PruningPlan | None) -> float | None:

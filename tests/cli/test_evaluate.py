@@ -1,0 +1,127 @@
+"""``epanns evaluate``: the figures of the library, as text, as JSON and as a record."""
+
+import csv
+import json
+import re
+
+import pytest
+from click.testing import CliRunner
+
+from epanns.cli.evaluate import describe
+from epanns.cli.main import cli, main
+from epanns.data.dataset import PackDataset
+from epanns.evaluation.metrics import evaluate
+from epanns.evaluation.predict import EvaluationProtocol, predict
+from epanns.evaluation.scores import ClassScore, Scores
+from epanns.labels import LabelSet
+from epanns.models.checkpoint import load, save_checkpoint
+from epanns.models.zoo import build_model
+from epanns.pruning.prune import prune
+from epanns.sweeps.evaluated import unpruned_spec, width_of
+from epanns.sweeps.records import read_records
+
+
+@pytest.fixture
+def run(capsys):
+    """Run `epanns evaluate`; return exit code, stdout and stderr."""
+
+    def invoke(*arguments):
+        with pytest.raises(SystemExit) as stop:
+            main(["evaluate", *map(str, arguments)])
+        return stop.value.code, *capsys.readouterr()
+
+    return invoke
+
+
+@pytest.fixture
+def model(tiny_spec, tiny_packs):
+    return build_model(tiny_spec, labels=PackDataset([tiny_packs["test"]]).labels).eval()
+
+
+@pytest.fixture
+def checkpoint(model, tmp_path):
+    save_checkpoint(model, tmp_path / "checkpoint")
+    return tmp_path / "checkpoint"
+
+
+def test_json_is_the_scores_of_the_library(run, checkpoint, tiny_packs):
+    code, out, _ = run(checkpoint, "--data", tiny_packs["test"], "--window", 0.25, "--hop", 0.1, "--json")
+    dataset, protocol = PackDataset([tiny_packs["test"]]), EvaluationProtocol(0.25, 0.1)
+    expected = evaluate(predict(load(checkpoint), dataset, protocol), dataset.labels, protocol)
+    assert code == 0
+    assert json.loads(out) == json.loads(json.dumps(expected.to_dict()))
+
+
+def test_several_packs_are_scored_as_one(run, checkpoint, tiny_packs):
+    packs = [argument for split in ("val", "test") for argument in ("--data", tiny_packs[split])]
+    _, out, _ = run(checkpoint, *packs, "--bootstrap", 0, "--json")
+    assert json.loads(out)["n_clips"] == 40
+    assert json.loads(out)["mAP_interval"] is None
+
+
+def test_text_says_score_interval_protocol_and_classes(run, checkpoint, tiny_packs):
+    _, out, _ = run(checkpoint, "--data", tiny_packs["test"])
+    assert re.search(r"^mAP +0\.\d{4}  \(95 % interval 0\.\d{4} to 0\.\d{4}\)$", out, re.MULTILINE)
+    assert "20 clips, whole clip; 4 classes scored" in out
+    assert all(name in out for name in PackDataset([tiny_packs["test"]]).labels.names)
+
+
+def test_text_of_many_classes_shows_the_best_and_the_worst():
+    rows = [ClassScore(i, f"class_{i}", None if i == 0 else i / 20, None, i) for i in range(20)]
+    text = describe(Scores(0.5, None, None, 9, 19, ("class_0",), "whole clip", tuple(rows), None))
+    best, worst = text.split("worst classes:")
+    assert "class_19 (19 positive)" in best
+    assert worst.split()[1] == "class_1"
+    assert "class_10" not in text
+    assert "1 without positives left out" in text
+    assert "mAUC     undefined" in text
+
+
+def test_out_holds_a_record_that_report_reads(run, checkpoint, tiny_packs, tmp_path):
+    run(checkpoint, "--data", tiny_packs["test"], "--out", tmp_path / "scores", "--bootstrap", 0)
+    (record,) = read_records([tmp_path / "scores"])
+    assert [stage.name for stage in record.stages] == ["evaluated"]
+    assert set(record.stages[0].scores) == {"test"}
+    assert (record.dataset, record.protocol, record.clip_seconds) == ("synthetic", "whole clip", 0.5)
+    rows = list(csv.DictReader((tmp_path / "scores" / "per_class.csv").read_text().splitlines()))
+    assert [row["index"] for row in rows] == ["0", "1", "2", "3"]
+    done = CliRunner().invoke(cli, ["report", str(tmp_path / "scores"), "--out", str(tmp_path / "report")])
+    assert done.exit_code == 0
+    assert "mAP evaluated" in (tmp_path / "report" / "table.md").read_text()
+
+
+def test_record_of_a_pruned_checkpoint_tells_its_plan(run, model, tiny_packs, tmp_path):
+    pruned, plan = prune(model, criterion="l1", ratio=0.5, layers=["conv_block6"])
+    save_checkpoint(pruned, tmp_path / "pruned", plan=plan)
+    run(tmp_path / "pruned", "--data", tiny_packs["val"], "--window", 0.25, "--out", tmp_path / "out")
+    (record,) = read_records([tmp_path / "out"])
+    assert (record.criterion, record.ratio, record.plan_digest) == ("l1", 0.5, plan.digest)
+    assert record.layers == ("conv_block6.conv1", "conv_block6.conv2")
+    assert record.clip_seconds == 0.25
+    assert record.cost_after["n_params"] < record.cost_before["n_params"]
+
+
+@pytest.mark.parametrize("width", [1.0, 0.25, 0.23, 15 / 64])
+def test_width_of_a_narrow_network_is_found_again(width):
+    spec = build_model("Cnn14", width=width).spec if width < 0.3 else build_model("Cnn6").spec
+    assert width_of(spec) == pytest.approx(width, abs=5e-4)
+    assert unpruned_spec(spec, None) == spec
+
+
+def test_existing_out_is_refused_before_anything_is_read(run, checkpoint, tiny_packs, tmp_path):
+    (tmp_path / "out").mkdir()
+    code, out, err = run(checkpoint, "--data", tiny_packs["test"], "--out", tmp_path / "out")
+    assert (code, out) == (1, "")
+    assert "out exists already: choose another --out or delete it first" in err
+
+
+def test_other_classes_and_other_rates_end_in_one_line(run, tiny_spec, tiny_packs, tmp_path):
+    save_checkpoint(build_model(tiny_spec, labels=LabelSet.of(["a", "b", "c", "d"])), tmp_path / "other")
+    code, _, err = run(tmp_path / "other", "--data", tiny_packs["test"])
+    assert code == 1
+    assert re.search(r"different classes \(class 0 is 'a' in the model, '.*' in the pack\)", err)
+    save_checkpoint(build_model("Cnn6", width=0.05, num_classes=4), tmp_path / "rate")
+    code, _, err = run(tmp_path / "rate", "--data", tiny_packs["test"])
+    assert code == 1
+    assert "Cnn6 hears 32000 Hz, the pack synthetic holds 8000 Hz: pack the manifest again with --sample-rate" in err
+    assert err.count("\n") == 1

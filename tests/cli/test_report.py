@@ -1,0 +1,94 @@
+"""``epanns report``: records in, tables and a figure out, and the table into a document."""
+
+import json
+
+import pytest
+
+from epanns.cli.main import main
+from epanns.sweeps.records import RunRecord, Stage
+
+COST = {"n_params": 5_000_000, "param_bytes": 20_000_000, "backbone_macs": 1_000_000_000}
+
+
+@pytest.fixture
+def run(capsys):
+    """Run `epanns report`; return exit code, stdout and stderr."""
+
+    def invoke(*arguments):
+        with pytest.raises(SystemExit) as stop:
+            main(["report", *map(str, arguments)])
+        return stop.value.code, *capsys.readouterr()
+
+    return invoke
+
+
+@pytest.fixture
+def sweep(tmp_path):
+    """A folder of two runs of one base."""
+    for seed in (0, 1):
+        record = RunRecord(
+            trial_id=f"base{seed}",
+            experiment="smoke",
+            model="Cnn6",
+            width=1.0,
+            criterion=None,
+            layers=(),
+            ratio=None,
+            recover="none",
+            finetune_iterations=0,
+            seed=seed,
+            dataset="tones",
+            protocol="whole clip",
+            clip_seconds=1.0,
+            config={},
+            plan_digest=None,
+            cost_before=COST,
+            cost_after=COST,
+            stages=(Stage("dense", {"test": {"mAP": 0.6 + 0.1 * seed}}, 1.0),),
+            device="cpu",
+            versions={},
+            seconds=1.0,
+        )
+        folder = tmp_path / "sweep" / "trials" / record.trial_id
+        folder.mkdir(parents=True)
+        (folder / "result.json").write_text(json.dumps(record.to_dict()))
+    return tmp_path / "sweep"
+
+
+def test_json_names_the_files_and_counts_the_runs(run, sweep, tmp_path):
+    code, out, _ = run(sweep, "--out", tmp_path / "report", "--no-quoted", "--json")
+    result = json.loads(out)
+    assert code == 0
+    assert (result["n_records"], result["n_rows"]) == (2, 1)
+    assert {"table.md", "table.csv", "records.csv", "figure.svg"} <= {file.split("/")[-1] for file in result["files"]}
+    assert not (tmp_path / "report" / "quoted.md").exists()
+
+
+def test_text_is_the_table_and_where_it_is(run, sweep, tmp_path):
+    _, out, _ = run(sweep, "--out", tmp_path / "report")
+    assert "| Cnn6 | unpruned | 5.00 M | 20.0 | 1.00 G | 0.650 ± 0.071 | 2 |" in out
+    assert f"2 records in 1 rows; in {tmp_path / 'report'}: table.md, " in out
+
+
+def test_table_goes_into_a_document(run, sweep, tmp_path):
+    document = tmp_path / "README.md"
+    document.write_text("before\n<!-- epanns report: smoke -->\n<!-- end of epanns report -->\nafter\n")
+    code, _, _ = run(sweep, "--out", tmp_path / "report", "--into", document, "--name", "smoke")
+    assert code == 0
+    assert "| Cnn6 | unpruned |" in document.read_text()
+    assert document.read_text().startswith("before\n")
+    assert document.read_text().endswith("\nafter\n")
+
+
+def test_into_needs_a_name(run, sweep, tmp_path):
+    code, _, err = run(sweep, "--out", tmp_path / "report", "--name", "smoke")
+    assert code == 1
+    assert "--into None and --name smoke go together: give both or neither" in err
+
+
+@pytest.mark.parametrize("folder", ["nowhere", "."])
+def test_folder_without_records_ends_in_one_line(run, tmp_path, folder):
+    code, out, err = run(tmp_path / folder, "--out", tmp_path / "report")
+    assert (code, out) == (1, "")
+    assert err.startswith(f"epanns: {tmp_path / folder}: no ")
+    assert err.count("\n") == 1

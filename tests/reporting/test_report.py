@@ -1,0 +1,109 @@
+"""A report is made of records alone, without torch, and goes into documents between markers."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from epanns.errors import DataError, OutputError
+from epanns.reporting import figures
+from epanns.reporting.report import insert_table, write_report
+
+FILES = {"table.md", "table.csv", "records.csv", "quoted.md", "quoted.csv", "figure.svg"}
+
+
+@pytest.fixture(autouse=True)
+def without_matplotlib(monkeypatch):
+    monkeypatch.setattr(figures, "can_draw", lambda: False)
+
+
+def test_report_writes_tables_and_a_figure(tmp_path, records):
+    report = write_report(records, tmp_path / "out")
+    assert {path.name for path in (tmp_path / "out").iterdir()} == FILES
+    assert set(report.files) == {tmp_path / "out" / name for name in FILES}
+    assert (report.n_records, report.n_rows) == (8, 4)
+
+
+def test_report_without_quoted_rows_has_measured_panels_only(tmp_path, records):
+    write_report(records, tmp_path, quoted=False)
+    assert not (tmp_path / "quoted.md").exists()
+    assert "quoted" not in (tmp_path / "figure.svg").read_text()
+
+
+def test_report_is_written_again_byte_for_byte(tmp_path, records):
+    write_report(records, tmp_path)
+    first = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    write_report(records, tmp_path)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == first
+
+
+def test_report_draws_images_where_matplotlib_is_installed(tmp_path, records, monkeypatch):
+    pytest.importorskip("matplotlib", reason="the plot extra is not installed")
+    monkeypatch.setattr(figures, "can_draw", lambda: True)
+    write_report(records, tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == FILES | {"figure.png", "figure.pdf"}
+
+
+def test_out_that_is_a_file_is_refused(tmp_path, records):
+    (tmp_path / "out").write_text("mine")
+    with pytest.raises(OutputError, match="out is a file: give --out a folder"):
+        write_report(records, tmp_path / "out")
+    assert (tmp_path / "out").read_text() == "mine"
+
+
+def test_table_goes_between_its_markers_and_only_there(tmp_path):
+    document = tmp_path / "README.md"
+    one = "# Title\n<!-- epanns report: a -->\nold\n<!-- end of epanns report -->\nmiddle\n"
+    two = "<!-- epanns report: b -->\nkept\n<!-- end of epanns report -->\nend\n"
+    document.write_text(one + two)
+    insert_table(document, "a", "| new |\n")
+    expected = "# Title\n<!-- epanns report: a -->\n\n| new |\n\n<!-- end of epanns report -->\nmiddle\n" + two
+    assert document.read_text() == expected
+    insert_table(document, "a", "| new |\n")
+    assert document.read_text() == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("nothing here", "<!-- epanns report: a --> stands 0 times: write it once"),
+        ("<!-- epanns report: a -->" * 2, "<!-- epanns report: a --> stands 2 times: write it once"),
+        ("<!-- epanns report: a -->\n", "no <!-- end of epanns report --> after <!-- epanns report: a -->"),
+        (
+            "<!-- epanns report: a -->\n<!-- epanns report: b -->\n<!-- end of epanns report -->",
+            "no <!-- end of epanns report --> after <!-- epanns report: a -->",
+        ),
+    ],
+    ids=["none", "twice", "no end", "another begins"],
+)
+def test_document_without_clear_markers_is_left_as_it_was(tmp_path, text, message):
+    document = tmp_path / "README.md"
+    document.write_text(text)
+    with pytest.raises(OutputError, match=message):
+        insert_table(document, "a", "| new |")
+    assert document.read_text() == text
+
+
+def test_document_that_is_no_text_is_named(tmp_path):
+    (tmp_path / "a.bin").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(DataError, match=r"a.bin: cannot be read as text"):
+        insert_table(tmp_path / "a.bin", "a", "")
+
+
+def test_report_needs_neither_torch_nor_h5py_nor_scikit_learn(tmp_path, records):
+    folder = tmp_path / "records"
+    folder.mkdir()
+    for record in records:
+        (folder / f"{record.trial_id}.json").write_text(json.dumps(record.to_dict()))
+    code = (
+        "import sys\n"
+        "for name in ('torch', 'torchaudio', 'h5py', 'sklearn', 'torch_pruning', 'matplotlib'):\n"
+        "    sys.modules[name] = None\n"
+        "from epanns.cli.main import main\n"
+        "main(sys.argv[1:])\n"
+    )
+    arguments = ["report", str(folder), "--out", str(tmp_path / "out")]
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert {path.name for path in (tmp_path / "out").iterdir()} == FILES

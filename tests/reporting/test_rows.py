@@ -1,0 +1,91 @@
+"""Seeds are averaged, and nothing is averaged or compared that differs in more than the seed."""
+
+from dataclasses import replace
+from statistics import stdev
+
+import pytest
+
+from epanns.reporting.rows import CONTROL, UNPRUNED, rows_by_block
+
+
+def only_block(records):
+    (rows,) = rows_by_block(records).values()
+    return rows
+
+
+def test_base_control_and_ratios_are_rows_over_seeds(records):
+    rows = only_block(records)
+    assert [(row.variant, row.ratio, row.n_seeds) for row in rows] == [
+        (UNPRUNED, 0.0, 2),
+        (CONTROL, 0.0, 2),
+        ("l1", 0.25, 2),
+        ("l1", 0.5, 2),
+    ]
+    assert rows[0].mAP["dense"].mean == pytest.approx(0.81)
+    assert rows[0].mAP["dense"].n == 2
+    assert set(rows[0].mAP) == {"dense"}
+    assert set(rows[1].mAP) == {"finetuned"}
+    assert rows[3].mAP["finetuned"].mean == pytest.approx((0.79 + 0.83) / 2)
+    assert rows[3].mAP["finetuned"].sd == pytest.approx(stdev([0.79, 0.83]))
+
+
+def test_reductions_are_fractions_of_the_unpruned_network(records):
+    rows = only_block(records)
+    assert (rows[0].param_reduction, rows[1].mac_reduction) == (0, 0)
+    assert rows[3].param_reduction == pytest.approx(1 - 1.5 / 5)
+    assert rows[3].mac_reduction == pytest.approx(1 - 0.75 / 1.2)
+
+
+def test_order_of_records_does_not_matter(records):
+    assert only_block(records) == only_block(records[::-1])
+
+
+def test_unpruned_row_is_found_in_pruned_runs_too(records):
+    pruned = [record for record in records if record.criterion]
+    assert only_block(pruned)[0] == only_block(records)[0]
+
+
+def test_one_seed_has_no_standard_deviation(records):
+    row = only_block([record for record in records if record.seed == 0])[-1]
+    assert (row.mAP["finetuned"].sd, row.n_seeds) == (None, 1)
+
+
+@pytest.mark.parametrize(
+    "change", [{"dataset": "ESC-50"}, {"protocol": "1 s windows"}, {"clip_seconds": 10.0}], ids=lambda c: next(iter(c))
+)
+def test_other_data_protocols_and_lengths_go_into_other_blocks(records, change):
+    other = [replace(record, trial_id=f"other-{record.trial_id}", **change) for record in records]
+    blocks = rows_by_block([*records, *other])
+    assert len(blocks) == 2
+    assert [len(rows) for rows in blocks.values()] == [4, 4]
+
+
+def test_test_scores_are_reported_and_others_where_there_are_none(records):
+    (key,) = rows_by_block(records)
+    assert key.split == "test"
+    val = [replace(r, stages=tuple(replace(s, scores={"val": s.scores["val"]}) for s in r.stages)) for r in records]
+    (key,) = rows_by_block(val)
+    assert key.split == "val"
+
+
+def test_runs_that_differ_in_a_hidden_setting_are_not_taken_for_seeds(records):
+    tuned = [r for r in records if r.ratio == 0.5]
+    slow = [replace(r, trial_id=f"{r.trial_id}-slow", config={**r.config, "finetune": {"rate": 1e-4}}) for r in tuned]
+    fast = [replace(r, config={**r.config, "finetune": {"rate": 1e-3}}) for r in tuned]
+    rows = [row for row in only_block([*slow, *fast]) if row.is_pruned]
+    assert [(row.settings, row.n_seeds) for row in rows] == [
+        (("finetune.rate=0.0001",), 2),
+        (("finetune.rate=0.001",), 2),
+    ]
+
+
+def test_two_bases_of_one_network_are_two_unpruned_rows(records):
+    longer = [
+        replace(r, trial_id=f"{r.trial_id}-long", config={**r.config, "base": {**r.config["base"], "steps": 900}})
+        for r in records
+        if r.criterion
+    ]
+    rows = only_block([*records, *longer])
+    unpruned = [row for row in rows if row.variant == UNPRUNED]
+    assert sorted(row.settings for row in unpruned) == [("base.steps=900",), ("base.steps=None",)]
+    assert all(row.n_seeds == 2 for row in rows)

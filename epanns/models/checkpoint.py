@@ -261,7 +261,9 @@ def _check_weights(path: Path, config: CheckpointConfig) -> None:
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path}: damaged or not safetensors ({error}): copy or write it again") from error
     if problem := difference(found, expected_forms(config.spec)):
-        raise CheckpointError(f"{path} does not fit {CONFIG} ({config.spec.name}): {problem}")
+        raise CheckpointError(
+            f"{path} does not fit {CONFIG} ({config.spec.name}): {problem}; get a whole copy, or save it again"
+        )
     if sha256_of(path) != config.weights_sha256:
         raise CheckpointError(
             f"{path}: its bytes differ from the sha256 in {CONFIG}: the file is damaged or was changed"

@@ -67,6 +67,6 @@ def shape_difference(model: nn.Module, spec: ModelSpec) -> str:
 
 def shortened(names: Iterable[str]) -> str:
     """Join names by commas, the first few only, and count the rest."""
-    listed = list(names)
+    listed = [name if name.isprintable() else repr(name) for name in names]  # names come from files
     rest = len(listed) - _SHOWN
     return ", ".join(listed[:_SHOWN]) + (f" and {rest} more" if rest > 0 else "")

@@ -2,11 +2,11 @@
 
 import re
 import struct
+import warnings
 from pathlib import Path
 from pickle import UnpicklingError  # only the exception; nothing is unpickled here
 from typing import Any
 
-import numpy as np
 import torch
 from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
@@ -27,25 +27,38 @@ _DAMAGED = (
     struct.error,
 )
 
-# The `sampler` of released PANNs files holds lists of NumPy arrays. Object arrays are left out: they can hold anything.
-_ARRAY_TYPES = ("bool", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8", "S1", "U1")
+# What a pickled NumPy array asks for: the `sampler` of released PANNs files holds lists of arrays.
+_ARRAY_NAMES = (
+    "numpy._core.multiarray._reconstruct",
+    "numpy.core.multiarray._reconstruct",  # its name before NumPy 2
+    "numpy.ndarray",
+    "numpy.dtype",
+)
+
+
+class UnreadArray:
+    """Stands where a file holds a NumPy array.
+
+    Nothing reads these arrays, and NumPy trusts the state it is given: a forged dtype can corrupt memory. So NumPy's
+    names are allowed in a file and NumPy itself is never called.
+    """
+
+    def __init__(self, *_: object) -> None:
+        pass
+
+    def __setstate__(self, state: object) -> None:
+        """Ignore the array's bytes."""
 
 
 def read_torch_file(path: Path) -> Any:
-    """Read tensors, plain containers and NumPy arrays, on the CPU, and refuse everything else.
+    """Read tensors and plain containers, on the CPU, with `UnreadArray` for NumPy arrays; refuse everything else.
 
     Raises:
         CheckpointError: If the file would run code (the message lists what it asks for) or is damaged.
     """
-    reconstruct = np.empty(0).__reduce__()[0]  # the function that NumPy's own pickles of arrays call
-    arrays: list[Any] = [
-        reconstruct,
-        (reconstruct, "numpy.core.multiarray._reconstruct"),  # its name before NumPy 2
-        np.ndarray,
-        np.dtype,
-        *(type(np.dtype(name)) for name in _ARRAY_TYPES),
-    ]
-    with safe_globals(arrays):
+    arrays: list[Any] = [(UnreadArray, name) for name in _ARRAY_NAMES]
+    with safe_globals(arrays), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's guesses about odd files; what they lead to is an error or is not
         try:
             return torch.load(path, map_location="cpu", weights_only=True)
         except UnpicklingError as error:
@@ -54,19 +67,19 @@ def read_torch_file(path: Path) -> Any:
                     f"{path}: refused without running it, because it asks for {', '.join(names)}; epanns reads files "
                     "of tensors only: where you trust this one, save its state_dict() alone and import that"
                 ) from error
-            raise _damaged(path, error) from error
+            raise _damaged(path, "its table of contents cannot be read") from error
         except _DAMAGED as error:
-            raise _damaged(path, error) from error
+            raise _damaged(path, f"{type(error).__name__}: {error}") from error
 
 
 def _refused_names(path: Path, message: str) -> list[str]:
     """Return the globals a file asks for beyond the allowed ones, read from its opcodes alone."""
     try:
         return sorted(get_unsafe_globals_in_checkpoint(path))
-    except (ValueError, RuntimeError):  # a file older than torch 1.6, which is no zip: torch's message names the first
+    except (UnpicklingError, *_DAMAGED):  # not a zip, as before torch 1.6, or broken: torch's message names the first
         return re.findall(r"GLOBAL ([\w.]+)", message)[:1]
 
 
-def _damaged(path: Path, error: BaseException) -> CheckpointError:
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return CheckpointError(f"{path}: damaged, or no file of torch.save ({reason[:200]}): download or copy it again")
+def _damaged(path: Path, reason: str) -> CheckpointError:
+    first_line = reason.splitlines()[0][:200]
+    return CheckpointError(f"{path}: damaged, or no file of torch.save ({first_line}): download or copy it again")

@@ -1,0 +1,118 @@
+"""`epanns import`: from a file, from a name, and the messages when neither works."""
+
+import hashlib
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from epanns.cli.import_ import command
+from epanns.errors import CheckpointError, ConfigError, DataError, OutputError
+from epanns.labels import LabelSet
+from epanns.models import catalogue, download
+from epanns.models.checkpoint import load
+from epanns.models.released import export_panns
+from epanns.models.spec import HEADS
+from epanns.models.zoo import build_model
+
+
+@pytest.fixture
+def released(tmp_path: Path) -> Path:
+    export_panns(build_model("Cnn6", num_classes=2, width=0.05), tmp_path / "Cnn6.pth")
+    return tmp_path / "Cnn6.pth"
+
+
+def run(*arguments: object) -> str:
+    result = CliRunner().invoke(command, [str(argument) for argument in arguments], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def test_file_becomes_a_checkpoint_of_the_same_weights(released: Path, tmp_path: Path) -> None:
+    text = run(released, "--out", tmp_path / "out")
+    assert text.startswith(f"{tmp_path / 'out'}: Cnn6, head clip, ")
+    assert "2 classes at 32000 Hz" in text
+    expected = load(released).state_dict()
+    assert all((tensor == expected[name]).all() for name, tensor in load(tmp_path / "out").state_dict().items())
+
+
+def test_json_is_one_object_with_the_spec_and_where_it_went(released: Path, tmp_path: Path) -> None:
+    result = json.loads(run(released, "--out", tmp_path / "out", "--json"))
+    assert result["out"] == str(tmp_path / "out")
+    assert result["widths"] == {f"conv_block{block}.conv1": width for block, width in enumerate((3, 6, 13, 26), 1)}
+    assert result["weights_sha256"] == load(tmp_path / "out").provenance["sha256"]
+
+
+def test_options_reach_the_checkpoint(released: Path, tmp_path: Path) -> None:
+    labels = tmp_path / "labels.csv"
+    labels.write_text(LabelSet.of(["dog", "rain"]).to_csv())
+    run(released, "--out", tmp_path / "out", "--head", "decision_max", "--labels", labels, "--sample-rate", 32_000)
+    model = load(tmp_path / "out")
+    assert model.labels.names == ("dog", "rain")
+    assert model.spec.head == "decision_max"
+
+
+def test_head_choices_are_those_of_the_library() -> None:
+    (option,) = (parameter for parameter in command.params if parameter.name == "head")
+    assert tuple(option.type.choices) == HEADS
+
+
+def test_existing_out_is_refused_before_anything_else(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match=r"exists already: choose another --out"):
+        run("Cnn14", "--out", tmp_path)
+
+
+def test_wrong_sample_rate_is_refused_and_nothing_is_written(released: Path, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"front end is that of 32000 Hz, not of sample_rate=16000"):
+        run(released, "--out", tmp_path / "out", "--sample-rate", 16_000)
+    assert not (tmp_path / "out").exists()
+
+
+def test_broken_label_file_is_named(released: Path, tmp_path: Path) -> None:
+    (tmp_path / "labels.csv").write_text("dog\n")
+    with pytest.raises((DataError, ConfigError), match=r"labels.csv: first line must be"):
+        run(released, "--out", tmp_path / "out", "--labels", tmp_path / "labels.csv")
+
+
+def test_unknown_name_is_refused_with_the_nearest(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"Cnn41: neither a file nor a released one \(did you mean 'Cnn14'\?\)"):
+        run("Cnn41", "--out", tmp_path / "out")
+
+
+@pytest.mark.parametrize("has_checksum", [True, False])
+def test_name_is_downloaded_into_the_cache(
+    has_checksum: bool, released: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = released.read_bytes()
+    digest = hashlib.sha256(content).hexdigest() if has_checksum else None
+    real = catalogue.released_file("Cnn6")
+    ours = replace(real, url=released.as_uri(), bytes=len(content), sha256=digest)
+    monkeypatch.setattr(catalogue, "released_files", lambda: (ours,))
+    monkeypatch.setattr(download, "_open", lambda file, start: FakeResponse(content))
+    monkeypatch.setenv("EPANNS_CACHE", str(tmp_path / "cache"))
+    result = CliRunner().invoke(command, ["Cnn6", "--out", str(tmp_path / "out")], catch_exceptions=False)
+    assert result.exit_code == 0
+    assert (tmp_path / "cache" / real.name).read_bytes() == content
+    assert load(tmp_path / "out").provenance["source"].startswith(real.name)
+    assert ("no checksum is published" in result.stderr) is not has_checksum
+
+
+class FakeResponse:
+    """The part of http.client.HTTPResponse that the download uses."""
+
+    status = 200
+
+    def __init__(self, content: bytes) -> None:
+        self.content, self.length = content, len(content)
+
+    def __enter__(self) -> "FakeResponse":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def read(self, size: int) -> bytes:
+        chunk, self.content = self.content[:size], self.content[size:]
+        return chunk

@@ -1,0 +1,70 @@
+"""`epanns info`: everything a checkpoint says of itself, for people and as JSON."""
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from epanns.cli.info import command
+from epanns.errors import CheckpointError
+from epanns.labels import LabelSet
+from epanns.models.checkpoint import load, save_checkpoint
+from epanns.models.released import export_panns
+from epanns.models.zoo import build_model
+from epanns.pruning.plan import PruningPlan
+
+
+def run(*arguments: object) -> str:
+    result = CliRunner().invoke(command, [str(argument) for argument in arguments], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    labels = LabelSet.of([f"sound, {index}" for index in range(8)])
+    model = build_model("Cnn6", width=0.1, labels=labels)
+    base = model.spec.with_widths({"conv_block4.conv1": 60})
+    plan = PruningPlan(base, {"conv_block4.conv1": tuple(range(51))}, "l1", {"conv_block4.conv1": 0.15}, seed=0)
+    save_checkpoint(model, tmp_path / "saved", plan=plan, recipe={"iterations": 30, "seed": 1})
+    return tmp_path / "saved"
+
+
+def test_text_names_network_widths_labels_plan_and_recipe(folder: Path) -> None:
+    text = run(folder)
+    for part in (
+        str(folder),
+        "Cnn6, family cnn, head clip, 5x5 kernels, embedding 51",
+        "32000 Hz, window 1024, hop 320, 64 mel bins, 50 to 14000 Hz",
+        "conv_block1 6 | conv_block2 13 | conv_block3 26 | conv_block4 51",
+        "8: sound, 0; sound, 1; sound, 2; sound, 3; sound, 4; sound, 5; and 2 more",
+        "1 of 4 layers pruned by l1: conv_block4.conv1 60 -> 51",
+        "iterations=30, seed=1",
+        "built from random weights with epanns",
+        "parent        none",
+    ):
+        assert part in text
+
+
+def test_json_is_one_object_with_every_label_and_the_plan(folder: Path) -> None:
+    result = json.loads(run(folder, "--json"))
+    assert result["path"] == str(folder)
+    assert len(result["labels"]) == 8
+    assert result["sample_rate"] == 32_000
+    assert result["n_params"] == sum(parameter.numel() for parameter in load(folder).parameters())
+    assert result["provenance"]["plan"]["kept_channels"]["conv_block4.conv1"] == list(range(51))
+
+
+def test_released_file_is_described_too(tmp_path: Path) -> None:
+    export_panns(build_model("Cnn14_16k", num_classes=4, width=0.05), tmp_path / "a.pth")
+    text = run(tmp_path / "a.pth")
+    assert "Cnn14_16k" in text
+    assert "a.pth, not a known released file" in text
+    assert "plan          none" in text
+    assert json.loads(run(tmp_path / "a.pth", "--json"))["provenance"]["source"].startswith("a.pth")
+
+
+def test_sample_rate_that_contradicts_is_refused(folder: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"sample_rate=8000 asked for, the checkpoint has 32000: leave it out"):
+        run(folder, "--sample-rate", 8000)

@@ -29,17 +29,17 @@ class Axis:
 def log_axis(values: Sequence[float], start: float, end: float) -> Axis:
     """Return a logarithmic axis around values > 0, at least a factor of 2.5 long."""
     middle, half = math.sqrt(min(values) * max(values)), math.sqrt(max(max(values) / min(values), 2.0))
-    margin = half**0.2
+    margin = half**0.28
     low, high = middle / half / margin, middle * half * margin
     return Axis(low, high, start, end, True, _log_ticks(low, high))
 
 
 def linear_axis(values: Sequence[float], start: float, end: float) -> Axis:
     """Return a linear axis for scores in [0, 1]: around the values, ends on round ticks."""
-    span = max(max(values) - min(values), 0.04)
-    step = next(size for size in (0.01, 0.02, 0.05, 0.1, 0.2, 0.5) if span / size <= 5 or size == 0.5)
+    span = max(max(values) - min(values), 0.01)
+    step = next(size for size in (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2) if span / size <= 5)
     low = max(0.0, math.floor((min(values) - 0.06 * span) / step) * step)
-    high = math.ceil((max(values) + 0.06 * span) / step) * step
+    high = math.ceil((max(values) + 0.1 * span) / step) * step
     count = round((high - low) / step)
     ticks = tuple(round(low + index * step, 10) for index in range(count + 1))
     if high > 1:  # no score is above 1, but its mark needs room

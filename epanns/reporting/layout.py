@@ -28,7 +28,7 @@ _RADIUS = {"star": 9.0, "triangle": 6.2, "square": 6.0, "diamond": 6.2, "circle"
 WIDTH = 940.0
 _MARGIN = 16.0
 _PANEL_HEIGHT = 260.0
-_LEFT, _RIGHT, _BOTTOM = 58.0, 14.0, 50.0
+_LEFT, _RIGHT, _BOTTOM = 64.0, 14.0, 50.0
 _TEXT, _SMALL, _HEADING = 13.0, 12.0, 15.0
 _LINE = 18.0
 
@@ -107,7 +107,7 @@ def _axes(panel: Panel, frame: Box, x_axis: Axis, y_axis: Axis) -> list[Element]
     corner = ((frame.left, frame.top), (frame.left, frame.bottom), (frame.right, frame.bottom))
     elements.append(Stroke(corner, _BLACK, 1))
     elements.append(Label((middle[0], frame.bottom + 40), panel.x_label, _TEXT, "middle"))
-    elements.append(Label((frame.left - 44, middle[1]), panel.y_label, _TEXT, "middle", is_upright=True))
+    elements.append(Label((frame.left - 52, middle[1]), panel.y_label, _TEXT, "middle", is_upright=True))
     return elements
 
 

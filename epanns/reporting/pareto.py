@@ -75,9 +75,10 @@ def _measured_series(rows: Sequence[Row], lines: Mapping[str, Sequence[Row]], co
             if pruned:
                 points = (*_start(rows, members[0], stage, cost), *pruned)
                 series.append(Series(name, points, Style(colour, marker, is_dashed=is_dashed), is_joined=True))
-    several_networks = len({row.network for row in rows}) > 1
+    named_in_legend = {row.network for row in rows if row.is_pruned}
     for row in rows:
-        point = _point(row, next(iter(row.mAP), ""), cost, row.network if several_networks else "")
+        name = "" if row.network in named_in_legend else row.network
+        point = _point(row, next(iter(row.mAP), ""), cost, name)
         if point is not None and not row.is_pruned:
             series.append(Series(row.variant, (point,), _UNPRUNED_STYLE if row.variant == UNPRUNED else _CONTROL_STYLE))
     return series

@@ -6,7 +6,9 @@ from typing import NamedTuple
 from epanns.reporting.drawing import Position, text_width
 
 _DISTANCE = 9.0
+_REACHES = (1.0, 1.5, 2.0, 2.8, 3.6)
 _SAMPLE = 4.0
+_TOUCH = 20.0
 
 # Where a label may stand relative to its point: (horizontal, vertical) direction, best first.
 _SIDES = ((0, -1), (1, -1), (1, 0), (-1, -1), (-1, 0), (0, 1), (1, 1), (-1, 1))
@@ -50,22 +52,23 @@ def boxes_along(start: Position, end: Position) -> list[Box]:
 def place_labels(
     labels: Iterable[tuple[Position, str]], obstacles: Sequence[Box], inside: Box, size: float
 ) -> list[Box]:
-    """Return a box for each label, in order: near its point, with the least overlap with everything placed.
-
-    Greedy, at growing distances; leaving `inside` weighs as much as covering something.
-    """
+    """Return a box for each label, in order: where it covers least, and there as near to its point as can be."""
     taken = list(obstacles)
     placed = []
     for position, text in labels:
         candidates = [
-            _box_beside(position, text, size, side, distance)
-            for distance in (_DISTANCE, 1.8 * _DISTANCE, 2.6 * _DISTANCE)
-            for side in _SIDES
+            _box_beside(position, text, size, side, reach * _DISTANCE) for reach in _REACHES for side in _SIDES
         ]
-        best = min(candidates, key=lambda box: sum(map(box.overlap, taken)) + box.area - box.overlap(inside))
+        best = min(candidates, key=lambda box: _cover(box, taken, inside))
         taken.append(best)
         placed.append(best)
     return placed
+
+
+def _cover(box: Box, taken: Iterable[Box], inside: Box) -> float:
+    """Return how bad a place is: what it covers, touching anything at all, and above all leaving the axes."""
+    covered = [overlap for other in taken if (overlap := box.overlap(other)) > 0]
+    return sum(covered) + _TOUCH * len(covered) + 4 * (box.area - box.overlap(inside))
 
 
 def _box_beside(position: Position, text: str, size: float, side: tuple[int, int], distance: float) -> Box:

@@ -23,7 +23,7 @@ MARKERS = {
     "star": (10, 0.45, 0.0),
     "circle": (0, 1.0, 0.0),
 }
-_RADIUS = {"star": 9.0, "triangle": 6.2, "square": 6.0, "diamond": 6.2, "circle": 4.8}
+_RADIUS = {"star": 10.0, "triangle": 6.2, "square": 6.0, "diamond": 6.2, "circle": 4.8}
 
 WIDTH = 940.0
 _MARGIN = 16.0

@@ -48,7 +48,7 @@ class RunFolder:
             raise OutputError(f"{run}: cannot be read ({error}): give --fresh or another --out") from error
         if before != self.asked:
             raise OutputError(
-                f"{self.path} holds a run with {_first_difference(before, self.asked)}: give the same options to go on, "
+                f"{self.path} holds a run with {_first_difference(before, self.asked)}: repeat its options to go on, "
                 "--fresh to start over, or another --out"
             )
         result: dict[str, Any] | None = found.get("result")

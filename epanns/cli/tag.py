@@ -1,0 +1,88 @@
+"""``epanns tag``: what is heard in audio files."""
+
+import csv
+import io
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from epanns.cli.options import EXISTING, PATH, EpannsCommand, emit, json_option
+
+if TYPE_CHECKING:
+    from epanns.models.cnn import Cnn
+
+
+@click.command("tag", cls=EpannsCommand)
+@click.argument("checkpoint", metavar="CKPT", type=EXISTING)
+@click.argument("audio", metavar="AUDIO...", nargs=-1, required=True, type=EXISTING)
+@click.option("--top", type=click.IntRange(1), default=5, show_default=True, help="Tags shown per window.")
+@click.option("--window", type=click.FloatRange(0, min_open=True), help="Seconds per window; by default whole files.")
+@click.option("--hop", type=click.FloatRange(0, min_open=True), help="Seconds between windows; by default --window.")
+@click.option("--csv", "csv_path", type=PATH, help="Also write every class of every window here.")
+@json_option
+def command(
+    checkpoint: Path,
+    audio: tuple[Path, ...],
+    top: int,
+    window: float | None,
+    hop: float | None,
+    csv_path: Path | None,
+    as_json: bool,
+) -> None:
+    """Name what is heard in AUDIO, files of any length, sample rate and number of channels.
+
+    Scores are probabilities of each class by itself (sigmoid); they do not sum to 1.
+    """
+    from epanns.atomic import write_text
+    from epanns.errors import ConfigError
+    from epanns.models.checkpoint import load
+
+    if hop is not None and window is None:
+        raise ConfigError(f"--hop {hop:g} has no meaning without --window: give both")
+    if csv_path is not None and csv_path.exists():
+        raise ConfigError(f"{csv_path} exists already: choose another --csv or delete it first")
+    model = load(checkpoint)
+    tags = [window_tags for path in audio for window_tags in tag_file(model, path, window, hop)]
+    if csv_path is not None:
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(["file", "start", "end", *model.labels.names])
+        writer.writerows([tag["file"], tag["start"], tag["end"], *tag["scores"]] for tag in tags)
+        write_text(csv_path, text.getvalue())
+    shown = [
+        {"file": tag["file"], "start": tag["start"], "end": tag["end"], "tags": best(model, tag["scores"], top)}
+        for tag in tags
+    ]
+    lines = [
+        f"{tag['file']}  {tag['start']:.2f}-{tag['end']:.2f} s  "
+        + ", ".join(f"{found['name']} {found['score']:.3f}" for found in tag["tags"])
+        for tag in shown
+    ]
+    emit({"windows": shown}, "\n".join(lines), as_json)
+
+
+def tag_file(model: "Cnn", path: Path, window: float | None, hop: float | None) -> list[dict[str, Any]]:
+    """Score the windows of one file: side by side or every `hop` seconds, the last one as short as what is left."""
+    import torch
+
+    from epanns.audio.waveform import load_waveform
+
+    rate = model.spec.front_end.sample_rate
+    samples = torch.from_numpy(load_waveform(path, sample_rate=rate).samples)
+    length = len(samples) if window is None else max(1, round(window * rate))
+    step = length if hop is None else max(1, round(hop * rate))
+    found = []
+    for start in range(0, max(1, len(samples) - max(0, length - step)), step):
+        piece = samples[start : start + length]
+        with torch.no_grad():
+            scores = model(piece[None])["clipwise_output"][0].tolist()
+        end = (start + len(piece)) / rate
+        found.append({"file": str(path), "start": round(start / rate, 6), "end": round(end, 6), "scores": scores})
+    return found
+
+
+def best(model: "Cnn", scores: list[float], top: int) -> list[dict[str, Any]]:
+    """Return the highest scores with their class names."""
+    order = sorted(range(len(scores)), key=lambda index: -scores[index])[:top]
+    return [{"name": model.labels.names[index], "score": round(scores[index], 6)} for index in order]

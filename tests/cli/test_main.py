@@ -1,0 +1,114 @@
+"""The shell around the commands: exit codes, one line per error, configuration files, environment."""
+
+import json
+import subprocess
+import sys
+
+import click
+import pytest
+
+from epanns.cli import main as main_module
+from epanns.cli.main import main
+from epanns.cli.options import EpannsCommand, emit, json_option
+from epanns.errors import DataProblems, EpannsError, Interrupted, did_you_mean
+
+
+@click.command("echo", cls=EpannsCommand)
+@click.option("--pruning-ratio", type=float, default=0.1)
+@click.option("--name", "names", multiple=True)
+@json_option
+def echo(pruning_ratio: float, names: tuple[str, ...], as_json: bool) -> None:
+    """Say what was understood."""
+    emit({"ratio": pruning_ratio, "names": names}, f"ratio {pruning_ratio}", as_json)
+
+
+@click.command("fail", cls=EpannsCommand)
+@click.argument("how")
+def fail(how: str) -> None:
+    """Fail in a chosen way."""
+    raise {
+        "plain": EpannsError("a=1: must be 2"),
+        "data": DataProblems("3 clips are damaged"),
+        "signal": Interrupted(15, "stopped at step 3"),
+        "ctrl-c": KeyboardInterrupt(),
+    }[how]
+
+
+@pytest.fixture
+def epanns(monkeypatch, capsys):
+    """Run the command line with the two commands above in its table."""
+    monkeypatch.setattr(
+        main_module.LazyGroup, "get_command", lambda self, ctx, name: {"echo": echo, "fail": fail}.get(name)
+    )
+    monkeypatch.setattr(main_module, "COMMANDS", {"echo": ("echo", "Say."), "fail": ("fail", "Fail.")})
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as stop:
+            main(list(arguments))
+        captured = capsys.readouterr()
+        return stop.value.code, captured.out, captured.err
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("how", "code", "line"),
+    [
+        ("plain", 1, "epanns: a=1: must be 2\n"),
+        ("data", 3, "epanns: 3 clips are damaged\n"),
+        ("signal", 143, "epanns: stopped at step 3\n"),
+        ("ctrl-c", 130, "\nepanns: stopped\n"),  # click ends the line that ^C is on
+    ],
+)
+def test_errors_are_one_line_and_a_code(epanns, how, code, line):
+    assert epanns("fail", how) == (code, "", line)
+
+
+def test_debug_shows_the_traceback(epanns):
+    code, out, err = epanns("fail", "plain", "--debug")
+    assert code == 1
+    assert "Traceback" in err
+    assert err.endswith("epanns: a=1: must be 2\n")
+
+
+@pytest.mark.parametrize("arguments", [["echo", "--pruning-ratio", "x"], ["echo", "--nothing"], ["ecko"]])
+def test_wrong_usage_is_code_2(epanns, arguments):
+    assert epanns(*arguments)[0] == 2
+
+
+def test_unknown_command_offers_the_nearest(epanns):
+    assert "no such command 'ecko' (did you mean 'echo'?); see epanns --help" in epanns("ecko")[2]
+
+
+def test_json_is_exactly_one_object(epanns):
+    code, out, err = epanns("echo", "--json")
+    assert (code, json.loads(out), err) == (0, {"ratio": 0.1, "names": []}, "")
+
+
+def test_option_beats_environment_beats_file_beats_default(epanns, monkeypatch, tmp_path):
+    config = tmp_path / "run.toml"
+    config.write_text('pruning-ratio = 0.2\nnames = ["a", "b"]\n')
+    assert json.loads(epanns("echo", "--json", "--config", str(config))[1]) == {"ratio": 0.2, "names": ["a", "b"]}
+    monkeypatch.setenv("EPANNS_ECHO_PRUNING_RATIO", "0.3")
+    assert json.loads(epanns("echo", "--json", "--config", str(config))[1])["ratio"] == 0.3
+    arguments = ("echo", "--json", "--config", str(config), "--pruning-ratio", "0.4")
+    assert json.loads(epanns(*arguments)[1])["ratio"] == 0.4
+
+
+def test_unknown_keys_of_a_configuration_file_are_named(epanns, tmp_path):
+    config = tmp_path / "run.toml"
+    config.write_text("pruning_ration = 0.2\n")
+    code, _, err = epanns("echo", "--config", str(config))
+    assert code == 1
+    assert "run.toml: unknown option 'pruning_ration' (did you mean 'pruning_ratio'?)" in err
+    config.write_text("pruning_ratio = ")
+    assert "run.toml: cannot be read as TOML" in epanns("echo", "--config", str(config))[2]
+
+
+def test_did_you_mean_is_silent_where_nothing_is_near():
+    assert did_you_mean("xyz", ["alpha", "beta"]) == ""
+
+
+def test_module_runs_as_a_program():
+    answer = subprocess.run([sys.executable, "-m", "epanns", "--version"], capture_output=True, text=True, check=True)
+    assert answer.stdout.startswith("epanns, version 0.")

@@ -1,0 +1,106 @@
+"""`epanns train`, `finetune` and `tag` from the command line."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from epanns.cli.main import cli
+from epanns.errors import ConfigError, OutputError
+from epanns.labels import LabelSet
+from epanns.models.checkpoint import load, save_checkpoint
+from epanns.models.zoo import build_model
+
+SHORT = ["--iterations", "4", "--batch-size", "8", "--validate-every", "2"]
+
+
+@pytest.fixture
+def packs(tiny_packs) -> list[str]:
+    return ["--train", str(tiny_packs["train"]), "--val", str(tiny_packs["val"])]
+
+
+def invoke(runner, *arguments):
+    return runner.invoke(cli, [str(argument) for argument in arguments], catch_exceptions=False)
+
+
+def test_train_then_finetune_with_other_classes(runner, tmp_path, packs):
+    result = invoke(runner, "train", "Cnn14_8k", "--width", 0.03, *packs, *SHORT, "--out", tmp_path / "base", "--json")
+    answer = json.loads(result.stdout)
+    assert result.exit_code == 0
+    assert answer["best_step"] in (0, 2, 4)
+    base = load(tmp_path / "base")
+    assert base.labels.names[0] == "tone"
+
+    other = build_model("Cnn14_8k", width=0.03, labels=LabelSet.of(["x", "y"]))
+    other.load_state_dict({**base.state_dict(), **{k: v for k, v in other.state_dict().items() if "audioset" in k}})
+    save_checkpoint(other, tmp_path / "other")
+    result = invoke(
+        runner, "finetune", tmp_path / "other", *packs, *SHORT, "--freeze-backbone", "--out", tmp_path / "new"
+    )
+    assert result.exit_code == 0
+    assert "new classifier: the pack has 4 other classes" in result.stderr
+    new = load(tmp_path / "new")
+    assert new.labels == base.labels
+    assert torch.equal(new.conv_block1.conv1.weight, base.conv_block1.conv1.weight)
+    assert new.provenance["parent_sha256"] == load(tmp_path / "other").provenance["sha256"]
+
+
+def test_train_again_goes_on_and_fresh_starts_over(runner, tmp_path, packs):
+    command = ["train", "Cnn14_8k", "--width", 0.03, *packs, *SHORT, "--out", tmp_path / "run"]
+    assert invoke(runner, *command).exit_code == 0
+    before = (tmp_path / "run" / "model.safetensors").stat().st_mtime_ns
+    assert invoke(runner, *command).exit_code == 0
+    assert (tmp_path / "run" / "model.safetensors").stat().st_mtime_ns == before
+    with pytest.raises(OutputError, match="training.seed=0, not 1"):
+        invoke(runner, *command, "--seed", 1)
+    assert invoke(runner, *command, "--seed", 1, "--fresh").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "Cnn41"], "unknown model 'Cnn41'"),
+        (["train", "Cnn14"], "pack it again with --sample-rate 32000"),
+        (["train", "Cnn14_8k", "--width", "0.03", "--device", "tpu"], "--device 'tpu': must be cpu, cuda or cuda:N"),
+        (["train", "Cnn14_8k", "--width", "0.03", "--schedule", "cos"], "schedule='cos'"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused_before_anything_is_written(runner, tmp_path, packs, arguments, message):
+    with pytest.raises(ConfigError, match=message):
+        invoke(runner, *arguments, *packs, "--out", tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.fixture
+def tagger(tmp_path):
+    model = build_model("Cnn14_8k", width=0.03, labels=LabelSet.of(["dog", "rain", "bell"]))
+    save_checkpoint(model, tmp_path / "tagger")
+    return tmp_path / "tagger"
+
+
+def test_tag_hears_any_length_rate_and_channel_count(runner, tmp_path, tagger):
+    soundfile.write(tmp_path / "long.wav", np.random.default_rng(0).uniform(-0.5, 0.5, (44_100 * 2, 2)), 44_100)
+    soundfile.write(tmp_path / "short.flac", np.full(30, 0.1), 16_000)
+    result = invoke(runner, "tag", tagger, tmp_path / "long.wav", tmp_path / "short.flac", "--top", 2, "--json")
+    windows = json.loads(result.stdout)["windows"]
+    assert [(window["start"], round(window["end"], 2)) for window in windows] == [(0, 2.0), (0, 0.0)]
+    assert set(windows[0]) == {"file", "start", "end", "tags"}
+    assert all(len(window["tags"]) == 2 for window in windows)
+    assert windows[0]["tags"][0]["score"] >= windows[0]["tags"][1]["score"]
+
+
+def test_tag_windows_cover_the_file_and_the_csv_holds_every_class(runner, tmp_path, tagger):
+    soundfile.write(tmp_path / "a.wav", np.random.default_rng(0).uniform(-0.5, 0.5, 20_000), 8_000)
+    arguments = ("tag", tagger, tmp_path / "a.wav", "--window", 1.0, "--hop", 0.5, "--csv", tmp_path / "tags.csv")
+    result = invoke(runner, *arguments)
+    rows = list(csv.DictReader((tmp_path / "tags.csv").read_text().splitlines()))
+    assert [(float(row["start"]), float(row["end"])) for row in rows] == [(0, 1), (0.5, 1.5), (1, 2), (1.5, 2.5)]
+    assert {"dog", "rain", "bell"} <= set(rows[0])
+    assert "a.wav  0.00-1.00 s  " in result.stdout
+    with pytest.raises(ConfigError, match="tags.csv exists already"):
+        invoke(runner, *arguments)
+    with pytest.raises(ConfigError, match="--hop 0.5 has no meaning without --window"):
+        invoke(runner, "tag", tagger, tmp_path / "a.wav", "--hop", 0.5)

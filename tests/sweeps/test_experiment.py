@@ -1,0 +1,107 @@
+"""Experiments: the grid, names that follow from content, every mistake named."""
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from epanns.atomic import sha256_of_json
+from epanns.errors import ConfigError
+from epanns.sweeps.experiment import load_experiment, parse_experiment
+
+TEXT = """
+name = "t"
+seeds = [0, 1]
+[data]
+kind = "packs"
+train = ["a"]
+val = ["b"]
+test = ["c"]
+[[base]]
+model = "Cnn6"
+width = 0.1
+training = { iterations = 5 }
+[grid]
+criterion = ["l1", "random"]
+layers = [["conv_block3"], ["conv_block4"]]
+ratio = [0.0, 0.5]
+[[finetune]]
+iterations = 3
+"""
+
+
+def test_grid_holds_every_combination_once_and_one_control_per_base():
+    trials = parse_experiment(TEXT, "t.toml").trials()
+    bases = [trial for trial in trials if trial.base is None]
+    controls = [trial for trial in trials if trial.base is not None and trial.config["ratio"] == 0]
+    pruned = [trial for trial in trials if trial.config.get("ratio", 0) > 0]
+    assert (len(bases), len(controls), len(pruned)) == (2, 2, 2 * 2 * 2)
+    assert len({trial.trial_id for trial in trials}) == len(trials)
+    assert {trial.base.trial_id for trial in pruned} == {trial.trial_id for trial in bases}
+    assert all(trial.config["finetune"]["seed"] == trial.config["seed"] for trial in pruned + controls)
+
+
+def test_without_finetuning_ratio_zero_is_the_base_itself():
+    text = TEXT.split("[[finetune]]")[0]
+    assert all(trial.config.get("ratio") != 0 for trial in parse_experiment(text, "t.toml").trials())
+
+
+def test_trial_id_is_the_hash_of_its_configuration_and_not_of_the_place_of_the_data():
+    experiment = parse_experiment(TEXT, "t.toml")
+    trial = experiment.trials()[0]
+    assert trial.trial_id == sha256_of_json(trial.config)[:12]
+    moved = replace(experiment, name="renamed", data=replace(experiment.data, root="/elsewhere"))
+    assert [t.trial_id for t in moved.trials()] == [t.trial_id for t in experiment.trials()]
+    slower = parse_experiment(TEXT.replace("iterations = 3", "iterations = 4"), "t.toml")
+    same = {t.trial_id for t in slower.trials()} & {t.trial_id for t in experiment.trials()}
+    assert same == {t.trial_id for t in experiment.trials() if t.base is None}
+
+
+@pytest.mark.parametrize("path", sorted((Path(__file__).parents[2] / "experiments").glob("*.toml")), ids=str)
+def test_committed_experiments_load_and_open_with_their_command(path):
+    assert load_experiment(path).trials()
+    assert path.read_text().startswith("# epanns sweep experiments/")
+
+
+def test_every_mistake_is_named_at_once():
+    text = (
+        TEXT.replace("width = 0.1", "witdh = 0.1")
+        .replace('kind = "packs"', 'kind = "pack"')
+        .replace("ratio = [0.0, 0.5]", "ratio = [0.0, 1.0]")
+        .replace("iterations = 3", "iterations = 0\nseed = 3")
+        .replace("seeds = [0, 1]", "seeds = [-1]")
+    )
+    with pytest.raises(ConfigError) as caught:
+        parse_experiment(text, "t.toml")
+    for message in (
+        "t.toml: seeds=(-1,): must list whole numbers >= 0",
+        "[data] kind='pack': must be one of esc50, folder, synthetic, packs",
+        "[grid] ratio=(0.0, 1.0): must list numbers in [0, 1)",
+        "[base 1] unknown key 'witdh' (did you mean 'width'?)",
+        "[finetune 1] seed does not go into a training table: list seeds = [...] at the top",
+    ):
+        assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('name = "t"', "", "[experiment] missing key 'name'"),
+        ('test = ["c"]', 'test = ["a"]', "a is used twice among train, val and test: that is a leak"),
+        ('model = "Cnn6"', "", "[base 1] give either model (and training) or checkpoint"),
+        ('model = "Cnn6"', 'checkpoint = "x"', "[base 1] training and width do not go with checkpoint"),
+        ("training = { iterations = 5 }", "training = { iteration = 5 }", "unknown key 'iteration'"),
+        ('kind = "packs"', 'kind = "esc50"', "root='': esc50 needs the folder of the data set"),
+        ("layers = [[", "recover = ['bm']\nlayers = [[", "recover=('bm',): must list some of none, bn"),
+        ("[grid]", "[grid", "is not TOML"),
+    ],
+)
+def test_mistakes_are_explained(old, new, message):
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        parse_experiment(TEXT.replace(old, new), "t.toml")
+
+
+def test_missing_file_is_named():
+    with pytest.raises(ConfigError, match="nothing.toml: cannot be read"):
+        load_experiment(Path("nothing.toml"))

@@ -1,0 +1,178 @@
+"""Sweeps: files are the truth, finished trials stay, a killed sweep goes on, failures do not spread."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from epanns.errors import ConfigError, OutputError
+from epanns.models.checkpoint import load
+from epanns.sweeps.experiment import parse_experiment
+from epanns.sweeps.records import read_records
+from epanns.sweeps.runner import run_experiment
+
+TEXT = """
+name = "tiny"
+[data]
+kind = "packs"
+train = ["{train}"]
+val = ["{val}"]
+test = ["{test}"]
+sample_rate = 8000
+seconds = 0.5
+[[base]]
+model = "Cnn14_8k"
+width = 0.03
+training = {{ iterations = 4, batch_size = 8, validate_every = 2 }}
+[grid]
+ratio = [0.0, 0.5]
+criterion = ["{criterion}"]
+layers = [["conv_block5", "conv_block6"]]
+recover = ["bn"]
+calibration_clips = 24
+[[finetune]]
+iterations = 2
+batch_size = 8
+validate_every = 1
+"""
+
+
+@pytest.fixture
+def text(tiny_packs) -> str:
+    return TEXT.format(**tiny_packs, criterion="l1")
+
+
+@pytest.fixture(scope="module")
+def finished(tiny_packs, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("sweep") / "out"
+    run_experiment(parse_experiment(TEXT.format(**tiny_packs, criterion="l1"), "tiny.toml"), out)
+    return out
+
+
+def test_every_stage_is_run_and_recorded(finished):
+    records = {record.ratio: record for record in read_records([finished])}
+    assert set(records) == {None, 0.0, 0.5}
+    assert [stage.name for stage in records[None].stages] == ["dense"]
+    assert [stage.name for stage in records[0.0].stages] == ["dense", "finetuned"]
+    assert [stage.name for stage in records[0.5].stages] == ["dense", "pruned", "recovered", "finetuned"]
+    assert records[0.5].stages[0].scores == records[None].stages[0].scores
+    assert records[0.5].cost_after["n_params"] < records[0.5].cost_before["n_params"]
+    assert records[0.0].cost_after["n_params"] == records[0.0].cost_before["n_params"]
+    assert all(stage.scores["test"]["n_clips"] == 20 for record in records.values() for stage in record.stages)
+
+
+def test_pruned_checkpoint_keeps_its_plan_and_widths(finished):
+    (record,) = [record for record in read_records([finished]) if record.ratio == 0.5]
+    model = load(finished / "trials" / record.trial_id / "finetuned")
+    assert model.spec.widths["conv_block6.conv2"] == 31  # half of 61
+    assert model.provenance["plan"]["criterion"] == "l1"
+
+
+def test_a_finished_sweep_is_only_read(finished, text):
+    times = {path: path.stat().st_mtime_ns for path in finished.rglob("result.json")}
+    summary = run_experiment(parse_experiment(text, "tiny.toml"), finished)
+    assert (len(summary.done), len(summary.skipped), len(summary.failed)) == (0, 3, 0)
+    assert times == {path: path.stat().st_mtime_ns for path in finished.rglob("result.json")}
+
+
+def test_a_lost_trial_comes_back_with_the_same_scores(finished, text):
+    (path,) = [path for path in finished.rglob("result.json") if json.loads(path.read_text())["ratio"] == 0.5]
+    before = json.loads(path.read_text())
+    path.unlink()
+    summary = run_experiment(parse_experiment(text, "tiny.toml"), finished)
+    after = json.loads(path.read_text())
+    assert (len(summary.done), len(summary.skipped)) == (1, 2)
+    assert [stage["scores"] for stage in after["stages"]] == [stage["scores"] for stage in before["stages"]]
+    assert after["plan_digest"] == before["plan_digest"]
+
+
+def test_a_failing_trial_is_noted_and_the_others_go_on(tmp_path, tiny_packs):
+    broken = parse_experiment(TEXT.format(**tiny_packs, criterion="taylr"), "tiny.toml")
+    summary = run_experiment(broken, tmp_path / "out")
+    assert (len(summary.done), len(summary.failed)) == (2, 1)
+    error = json.loads((tmp_path / "out" / "trials" / summary.failed[0] / "error.json").read_text())
+    assert error["kind"] == "PruningError"
+    assert "taylr" in error["message"]
+
+
+def test_what_needs_a_failed_base_fails_too(tmp_path, tiny_packs):
+    text = TEXT.format(**tiny_packs, criterion="l1").replace("Cnn14_8k", "Cnn14")  # 32 kHz model, 8 kHz packs
+    summary = run_experiment(parse_experiment(text, "tiny.toml"), tmp_path / "out")
+    assert len(summary.failed) == 3
+    error = json.loads((tmp_path / "out" / "trials" / summary.failed[0] / "error.json").read_text())
+    assert "pack it again with --sample-rate 32000" in error["message"]
+
+
+def test_calibration_cannot_ask_for_more_clips_than_there_are(tmp_path, tiny_packs):
+    text = TEXT.format(**tiny_packs, criterion="l1").replace("calibration_clips = 24", "calibration_clips = 61")
+    summary = run_experiment(parse_experiment(text, "tiny.toml"), tmp_path / "out")
+    error = json.loads((tmp_path / "out" / "trials" / summary.failed[0] / "error.json").read_text())
+    assert "calibration_clips=61: the training part has 60 clips" in error["message"]
+
+
+def test_a_folder_of_something_else_is_refused(tmp_path, text):
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(OutputError, match="exists already and is no sweep"):
+        run_experiment(parse_experiment(text, "tiny.toml"), tmp_path)
+
+
+def test_a_second_sweep_in_the_same_folder_is_refused(finished, text):
+    code = f"""
+import fcntl, time
+lock = open({str(finished / "sweep.lock")!r}, "a")
+fcntl.flock(lock, fcntl.LOCK_EX)
+print("locked", flush=True)
+time.sleep(60)
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout.readline() == "locked\n"
+        with pytest.raises(OutputError, match="another sweep runs here"):
+            run_experiment(parse_experiment(text, "tiny.toml"), finished)
+        holder.kill()
+
+
+def test_unknown_splits_are_named(tmp_path):
+    text = TEXT.format(train="train", val="val", test="exam", criterion="l1").replace('"packs"', '"synthetic"')
+    text = text.replace("seconds = 0.5", "seconds = 0.5\nsynthetic = { clips = 10, classes = 2 }")
+    with pytest.raises(ConfigError, match=r"no split 'exam' in synthetic: it has test, train, val"):
+        run_experiment(parse_experiment(text, "tiny.toml"), tmp_path / "out")
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_table_of_one(tmp_path, finished, text):
+    (tmp_path / "tiny.toml").write_text(text)
+    command = [sys.executable, "-m", "epanns", "sweep", str(tmp_path / "tiny.toml"), "--out", str(tmp_path / "out")]
+    subprocess.run([*command, "--jobs", "2"], check=True, capture_output=True)
+    scores = [
+        {r.trial_id: [s.scores for s in r.stages] for r in read_records([d])} for d in (finished, tmp_path / "out")
+    ]
+    assert scores[0].keys() == scores[1].keys()
+    for trial_id, stages in scores[0].items():
+        for one, other in zip(stages, scores[1][trial_id], strict=True):
+            assert one["test"]["mAP"] == pytest.approx(other["test"]["mAP"], abs=0.05)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_killed_sweep_goes_on_and_repeats_nothing(tmp_path, text, number):
+    (tmp_path / "tiny.toml").write_text(text)
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "epanns", "sweep", str(tmp_path / "tiny.toml"), "--out", str(out)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True)
+    deadline = time.monotonic() + 90
+    while not list(out.rglob("result.json")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.killpg(process.pid, number)
+    _, stderr = process.communicate()
+    done = {path: path.stat().st_mtime_ns for path in out.rglob("result.json")}
+    assert done
+    if number == signal.SIGTERM:
+        assert process.returncode in (143, -15, 0), stderr
+    subprocess.run(command, check=True, capture_output=True)
+    assert len(list(out.rglob("result.json"))) == 3
+    assert all(path.stat().st_mtime_ns == before for path, before in done.items())

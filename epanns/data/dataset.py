@@ -88,9 +88,8 @@ class PackDataset(Dataset[ClipBatch]):
         columns = [pack.columns for pack in self._packs]
         self.clip_ids: tuple[str, ...] = tuple(clip_id for part in columns for clip_id in part.clip_ids)
         if len(set(self.clip_ids)) != len(self.clip_ids):
-            raise PackError(
-                f"{', '.join(str(pack.path) for pack in self._packs)}: share clips; join packs of other splits"
-            )
+            joined = ", ".join(str(pack.path) for pack in self._packs)
+            raise PackError(f"{joined}: share clips; join packs of different splits")
         self.targets: NDArray[np.bool_] = np.concatenate([part.target for part in columns])
         self._n_samples = np.concatenate([part.n_samples for part in columns])
         self._places = [(pack, row) for pack in self._packs for row in range(len(pack))]

@@ -47,13 +47,19 @@ class Journal:
         finished: Shards that are in place and whose audio files are as they were, by number.
     """
 
-    def __init__(self, folder: Path, header: Mapping[str, Any]) -> None:
+    def __init__(self, folder: Path, header: Mapping[str, Any], paths: Mapping[str, Path]) -> None:
         """Open or begin the journal.
+
+        Args:
+            folder: The pack's folder, made where it does not exist.
+            header: What must be equal for the run to be continued.
+            paths: Clip id -> audio file, to find what has changed since.
 
         Raises:
             OutputError: If the folder holds another pack, something else, or is being written by another process.
         """
         self.folder = folder
+        self._paths = paths
         self._path = folder / JOURNAL_FILE
         if folder.exists() and not self._path.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise OutputError(f"{folder} exists already and is no pack: choose another --out or delete it first")
@@ -127,7 +133,11 @@ class Journal:
         """Whether the shard is in place and every file it was made from is as it was."""
         if record["of"] is not None and not (self.folder / record["of"]["file"]).is_file():
             return False
-        return all(_state_of(line["path"]) == _recorded_state(line["source"]) for line in lines)
+        return all(
+            line["clip_id"] in self._paths
+            and _state_of(self._paths[line["clip_id"]]) == _recorded_state(line["source"])
+            for line in lines
+        )
 
 
 def refuse_difference(folder: Path, held: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
@@ -192,10 +202,10 @@ def _recorded_state(source: Mapping[str, Any] | None) -> tuple[int, int] | None:
     return None if source is None else (source["size"], source["mtime_ns"])
 
 
-def _state_of(path: str) -> tuple[int, int] | None:
+def _state_of(path: Path) -> tuple[int, int] | None:
     """Return size and time of change of a file, or None where it cannot be read."""
     try:
-        status = Path(path).stat()
+        status = path.stat()
     except OSError:
         return None
     return status.st_size, status.st_mtime_ns

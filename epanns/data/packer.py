@@ -105,7 +105,8 @@ def pack_manifest(
     done = _finished(out, header)
     if done is not None:
         return PackSummary(out, done.counts, len(done.shards), len(done.shards))
-    with _output_errors(out), Journal(out, header) as journal:
+    paths = {clip.clip_id: clip.path for clip in clips}
+    with _output_errors(out), Journal(out, header, paths) as journal:
         n_resumed = len(journal.finished)
         n_allowed = int(max_bad * len(clips))
         packing = _Packing(settings, read.labels, max(len(clip.clip_id.encode()) for clip in clips))

@@ -57,7 +57,7 @@ class BalancedStream:
         self._clips = [clips for column in targets.T if len(clips := np.flatnonzero(column))]
         if not self._clips:
             raise PackError(
-                "no clip of the training pack has a label: balanced sampling needs some; use sampler 'shuffled'"
+                "no clip of the training pack has a label, which balanced sampling needs; use sampler 'shuffled'"
             )
         self._seed = seed
         self._turn: tuple[int, NDArray[np.int64]] = (-1, np.empty(0, np.int64))

@@ -1,0 +1,191 @@
+import math
+
+import numpy as np
+import pytest
+import soundfile
+import soxr
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from epanns.audio.waveform import load_waveform, pad_or_truncate, resample, to_float32, to_int16
+from epanns.errors import DataError
+
+RATE = 32_000
+
+
+def tone(seconds=1.0, rate=RATE, frequency=440.0, level=0.5):
+    return (level * np.sin(2 * np.pi * frequency * np.arange(round(seconds * rate)) / rate)).astype(np.float32)
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Write samples to a file and return its path."""
+
+    def run(name, samples, rate=RATE, **how):
+        path = tmp_path / name
+        soundfile.write(path, samples, rate, **how)
+        return path
+
+    return run
+
+
+@pytest.mark.parametrize("name", ["a.wav", "a.flac", "a.ogg", "a.mp3", "a.aiff"])
+def test_formats_of_libsndfile_are_read_at_their_length(write, name):
+    loaded = load_waveform(write(name, tone()), sample_rate=RATE)
+    assert loaded.samples.shape == (RATE,)
+    assert loaded.samples.dtype == np.float32
+    assert np.abs(loaded.samples - tone()).max() < 0.05
+
+
+def test_opus_is_read_at_another_rate(write):
+    path = write("a.opus", tone(rate=48_000), 48_000, format="OGG", subtype="OPUS")
+    assert load_waveform(path, sample_rate=RATE).samples.shape == (RATE,)
+
+
+def test_stereo_is_the_mean_of_its_channels(write):
+    left, right = tone(), tone(frequency=1000, level=0.25)
+    path = write("a.wav", np.stack([left, right], axis=1), subtype="FLOAT")
+    np.testing.assert_allclose(load_waveform(path, sample_rate=RATE).samples, (left + right) / 2, atol=1e-7)
+
+
+def test_another_rate_is_resampled_as_soxr_does(write):
+    source = tone(rate=44_100)
+    path = write("a.wav", source, 44_100, subtype="FLOAT")
+    expected = soxr.resample(source, 44_100, RATE, quality="HQ")
+    np.testing.assert_array_equal(load_waveform(path, sample_rate=RATE).samples, expected)
+    assert len(expected) == RATE
+
+
+def test_equal_rates_leave_the_samples_alone():
+    samples = tone()
+    assert resample(samples, RATE, RATE) is samples
+
+
+def test_samples_beyond_one_are_limited_and_counted(write):
+    samples = tone()
+    samples[[3, 5, 9]] = [1.5, -2.0, 1.0]
+    loaded = load_waveform(write("a.wav", samples, subtype="FLOAT"), sample_rate=RATE)
+    assert loaded.n_clipped == 2
+    assert loaded.samples[[3, 5, 9]].tolist() == [1.0, -1.0, 1.0]
+
+
+def test_a_part_is_cut_out_by_start_and_duration(write):
+    samples = tone(3)
+    loaded = load_waveform(write("a.wav", samples, subtype="FLOAT"), sample_rate=RATE, start=1.25, duration=0.5)
+    np.testing.assert_array_equal(loaded.samples, samples[40_000:56_000])
+
+
+def test_a_limit_bounds_what_is_decoded_and_changes_no_sample_within(write):
+    path = write("a.wav", tone(5, 44_100), 44_100)
+    whole = load_waveform(path, sample_rate=RATE).samples
+    part = load_waveform(path, sample_rate=RATE, limit=2.0).samples
+    assert len(part) == 2 * RATE
+    np.testing.assert_array_equal(part[:RATE], whole[:RATE])
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_samples_that_are_no_numbers_are_refused(write, bad):
+    samples = tone()
+    samples[7] = bad
+    path = write("a.wav", samples, subtype="FLOAT")
+    with pytest.raises(DataError, match=r"a\.wav: 1 of 32000 samples are NaN or infinite; repair or remove"):
+        load_waveform(path, sample_rate=RATE)
+
+
+def test_float64_beyond_float32_is_refused(write):
+    path = write("a.wav", np.array([0.0, 1e300]), subtype="DOUBLE")
+    with pytest.raises(DataError, match="1 of 2 samples are NaN or infinite"):
+        load_waveform(path, sample_rate=RATE)
+
+
+def test_a_file_without_samples_is_refused(write):
+    with pytest.raises(DataError, match=r"a\.wav: holds no samples; fetch the file again or remove it"):
+        load_waveform(write("a.wav", np.zeros(0, np.float32)), sample_rate=RATE)
+
+
+def test_a_file_of_less_than_a_sample_at_the_new_rate_is_refused(write):
+    with pytest.raises(DataError, match="holds less than one sample at 8000 Hz"):
+        load_waveform(write("a.wav", np.zeros(1, np.float32), 192_000), sample_rate=8_000)
+
+
+@pytest.mark.parametrize("content", [b"", b"RIFF", b"no sound at all" * 50], ids=["empty", "header", "text"])
+def test_a_file_that_is_no_audio_is_refused(tmp_path, content):
+    path = tmp_path / "a.wav"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"a\.wav: cannot be decoded .*convert it to WAV or FLAC, or remove it"):
+        load_waveform(path, sample_rate=RATE)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(DataError, match=r"gone\.wav: no such audio file; correct the path"):
+        load_waveform(tmp_path / "gone.wav", sample_rate=RATE)
+
+
+def test_a_folder_is_no_audio_file(tmp_path):
+    with pytest.raises(DataError, match="no such audio file"):
+        load_waveform(tmp_path, sample_rate=RATE)
+
+
+@pytest.mark.parametrize("share", [0.5, 0.9, 0.999])
+@pytest.mark.parametrize("name", ["a.wav", "a.flac", "a.ogg", "a.opus"])
+def test_a_cut_file_is_refused(write, name, share):
+    rng = np.random.default_rng(0)
+    how = {"format": "OGG", "subtype": "OPUS"} if name.endswith("opus") else {}
+    path = write(name, (0.1 * rng.standard_normal(48_000)).astype(np.float32), 48_000, **how)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: math.floor(len(whole) * share)])
+    with pytest.raises(DataError, match=rf"{name}: (truncated|cannot be decoded)"):
+        load_waveform(path, sample_rate=RATE)
+
+
+def test_a_cut_mp3_is_refused_by_its_header(write):
+    path = write("a.mp3", tone(2))
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(DataError, match=r"truncated: 0\.\d+ s where its header promises 2\.00 s; fetch the file again"):
+        load_waveform(path, sample_rate=RATE)
+
+
+def test_a_clip_shorter_than_the_manifest_says_is_refused(write):
+    with pytest.raises(DataError, match=r"truncated: 1\.00 s where the manifest promises 2\.00 s"):
+        load_waveform(write("a.wav", tone(1)), sample_rate=RATE, duration=2.0)
+
+
+def test_a_clip_that_begins_after_the_end_is_refused(write):
+    with pytest.raises(DataError, match="start 3 s lies past its end at 1 s"):
+        load_waveform(write("a.wav", tone(1)), sample_rate=RATE, start=3.0)
+
+
+def test_a_wav_header_of_unknown_length_is_no_cut(write):
+    path = write("a.wav", tone())
+    content = bytearray(path.read_bytes())
+    content[4:8] = b"\xff\xff\xff\xff"  # as programs leave it that write to a pipe
+    path.write_bytes(content)
+    assert load_waveform(path, sample_rate=RATE).samples.shape == (RATE,)
+
+
+@given(arrays.arrays(np.float32, st.integers(1, 50), elements=st.floats(-1, 1, width=32)))
+def test_int16_and_back_is_within_half_a_step(samples):
+    assert np.abs(to_float32(to_int16(samples)) - samples).max() <= 0.5 / 32_767 + 1e-7
+
+
+@given(st.integers(-32_767, 32_767))
+def test_int16_survives_the_round_trip(value):
+    assert to_int16(to_float32(np.array([value], np.int16))).tolist() == [value]
+
+
+@given(st.integers(1, 40), st.integers(1, 40))
+def test_padding_and_cutting_give_the_length_and_keep_the_beginning(n_samples, length):
+    samples = np.arange(1, n_samples + 1, dtype=np.int16)
+    result = pad_or_truncate(samples, length)
+    kept = min(n_samples, length)
+    assert result.shape == (length,)
+    assert result.dtype == np.int16
+    assert result[:kept].tolist() == samples[:kept].tolist()
+    assert not result[kept:].any()
+
+
+def test_real_ogg_files_are_whole(shared):
+    for path in sorted((shared / "data" / "esc10").rglob("*.ogg"))[::80]:
+        loaded = load_waveform(path, sample_rate=RATE)
+        assert abs(len(loaded.samples) - 5 * RATE) <= 0.05 * RATE

@@ -1,0 +1,93 @@
+import pytest
+
+from epanns.data.folder import read_folder
+from epanns.errors import ConfigError, DataError
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """Make empty files below a folder."""
+
+    def run(*files):
+        root = tmp_path / "sounds"
+        for file in files:
+            (root / file).parent.mkdir(parents=True, exist_ok=True)
+            (root / file).touch()
+        return root
+
+    return run
+
+
+def test_class_folders_are_read_with_nested_files(tree):
+    manifest = read_folder(tree("rain/a.wav", "dog/more/b.flac", "dog/notes.txt", "loose.wav"))
+    assert manifest.dataset == "sounds"
+    assert manifest.labels.names == ("dog", "rain")
+    assert [(clip.clip_id, clip.labels, clip.split) for clip in manifest.clips] == [
+        ("dog/more/b.flac", ("dog",), "all"),
+        ("rain/a.wav", ("rain",), "all"),
+    ]
+    assert manifest.ignored == 2
+
+
+def test_split_folders_above_the_classes_become_splits(tree):
+    manifest = read_folder(tree("train/dog/a.wav", "Validation/dog/a.wav", "eval/rain/a.wav"))
+    assert {clip.clip_id: clip.split for clip in manifest.clips} == {
+        "Validation/dog/a.wav": "val",
+        "eval/rain/a.wav": "test",
+        "train/dog/a.wav": "train",
+    }
+
+
+def test_drawn_splits_have_about_their_share_and_do_not_move_when_clips_come(tree):
+    root = tree(*(f"dog/{number}.wav" for number in range(400)))
+    before = {clip.clip_id: clip.split for clip in read_folder(root, val_fraction=0.2, test_fraction=0.3).clips}
+    counts = [list(before.values()).count(split) for split in ("train", "val", "test")]
+    assert counts == pytest.approx([200, 80, 120], abs=30)
+    tree("dog/0-first.wav", "cat/new.wav")
+    after = {clip.clip_id: clip.split for clip in read_folder(root, val_fraction=0.2, test_fraction=0.3).clips}
+    assert before.items() <= after.items()
+
+
+def test_a_table_of_paths_and_labels_is_read(tree):
+    root = tree("a.wav", "sub/b.wav")
+    table = root / "mine.csv"
+    table.write_text(
+        "path,labels,split,fold,remark\na.wav,dog; rain,train,1,x\nsub/b.wav,rain,val,,\nc.wav,dog,val,2,\n"
+    )
+    manifest = read_folder(table)
+    assert manifest.dataset == "mine"
+    assert [(clip.path, clip.labels, clip.split, clip.fold) for clip in manifest.clips] == [
+        (root / "a.wav", ("dog", "rain"), "train", 1),
+        (root / "sub" / "b.wav", ("rain",), "val", None),
+    ]
+    assert [clip.clip_id for clip in manifest.missing] == ["c.wav"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("file,label\na,b\n", "first line is 'file,label', must name the columns path and labels"),
+        ("path,labels\n", "holds no clips; write one row per clip below the first line"),
+        ("path,labels\na.wav, ;\n", "row 1: path 'a.wav', labels ' ;', fold '': path and labels must be given"),
+        ("path,labels,fold\na.wav,dog,x\n", "row 1: .*fold 'x': .*fold must be a whole number or empty"),
+    ],
+)
+def test_a_wrong_table_is_named(tmp_path, text, message):
+    (tmp_path / "mine.csv").write_text(text)
+    with pytest.raises(DataError, match=rf"mine\.csv.*{message}"):
+        read_folder(tmp_path / "mine.csv")
+
+
+def test_a_folder_without_sound_is_refused(tmp_path):
+    with pytest.raises(DataError, match=r"no audio files in class folders; expected such as .*/dog/barking\.wav"):
+        read_folder(tmp_path)
+
+
+def test_fractions_must_leave_clips_to_train_on(tree):
+    with pytest.raises(ConfigError, match=r"--val-fraction 0\.5 and --test-fraction 0\.5: must not be negative"):
+        read_folder(tree("dog/a.wav"), val_fraction=0.5, test_fraction=0.5)
+
+
+def test_own_splits_are_not_drawn_again(tree):
+    with pytest.raises(ConfigError, match=r"sounds has its own splits \(train\): leave out"):
+        read_folder(tree("train/dog/a.wav"), val_fraction=0.5)

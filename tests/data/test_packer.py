@@ -1,0 +1,305 @@
+import csv
+import json
+import os
+import shutil
+import time
+
+import numpy as np
+import pytest
+import soundfile
+
+from epanns.audio.waveform import load_waveform, to_int16
+from epanns.data import packer
+from epanns.data.manifest import Clip, Manifest, write_manifest
+from epanns.data.manifest_reader import read_manifest
+from epanns.data.pack import Pack
+from epanns.data.pack_format import PackSettings
+from epanns.data.packer import pack_manifest
+from epanns.errors import ConfigError, DataError, DataProblems, OutputError
+from epanns.labels import LabelSet
+from tests.data.conftest import SETTINGS
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    """Write audio files and their manifest; return the manifest's path."""
+
+    def run(sounds, rate=8_000):
+        (tmp_path / "audio").mkdir(exist_ok=True)
+        clips = []
+        for clip_id, samples in sounds.items():
+            path = tmp_path / "audio" / clip_id
+            if isinstance(samples, bytes):
+                path.write_bytes(samples)
+            elif samples is not None:
+                soundfile.write(path, samples, rate, subtype="FLOAT")
+            clips.append(Clip(clip_id, path, ("dog",), "train"))
+        write_manifest(Manifest("mine", LabelSet.of(["cat", "dog"]), tuple(clips)), tmp_path / "m.csv")
+        return tmp_path / "m.csv"
+
+    return run
+
+
+def noise(seconds=0.5, seed=0):
+    return (0.1 * np.random.default_rng(seed).standard_normal(round(8_000 * seconds))).astype(np.float32)
+
+
+def test_every_clip_is_in_the_pack_as_it_is_on_disk(made):
+    pack = Pack(made / "pack")
+    clips = read_manifest(made / "set.csv").clips
+    assert pack.columns.clip_ids == tuple(clip.clip_id for clip in clips)
+    for index, clip in enumerate(clips):
+        expected = to_int16(load_waveform(clip.path, sample_rate=8_000).samples)
+        np.testing.assert_array_equal(pack.read_waveform(index), expected)
+        labels = [pack.info.labels.names[column] for column in np.flatnonzero(pack.columns.target[index])]
+        assert tuple(labels) == clip.labels
+
+
+def test_the_description_says_what_was_packed(made):
+    info = Pack(made / "pack").info
+    assert (info.dataset, info.sample_rate, info.clip_samples) == ("synthetic", 8_000, 4_000)
+    assert info.splits == ("test", "train", "val")
+    assert (info.counts.expected, info.counts.found, info.counts.clips, info.counts.rejected) == (20, 20, 20, 0)
+    assert [(shard.file, shard.clips) for shard in info.shards] == [
+        ("shard-00000.h5", 8),
+        ("shard-00001.h5", 8),
+        ("shard-00002.h5", 4),
+    ]
+    assert info.resampler["name"] == "soxr"
+    assert info.resampler["quality"] == "HQ"
+
+
+def test_any_number_of_jobs_gives_the_same_bytes_at_any_time(made, tmp_path):
+    time.sleep(1.1)  # HDF5 keeps time stamps of one second, where it is allowed to
+    pack_manifest(made / "set.csv", tmp_path / "pack", SETTINGS, jobs=2)
+    assert contents(tmp_path / "pack") == contents(made / "pack")
+
+
+def test_a_split_is_packed_alone(made, tmp_path):
+    summary = pack_manifest(made / "set.csv", tmp_path / "val", PackSettings(("val",), 8_000, 0.5))
+    assert summary.counts.clips == 4
+    assert Pack(tmp_path / "val").info.splits == ("val",)
+
+
+def test_short_clips_are_padded_and_long_ones_cut(dataset, tmp_path):
+    manifest = dataset({"short.wav": noise(0.2), "long.wav": noise(3.0)})
+    pack_manifest(manifest, tmp_path / "pack", PackSettings((), 8_000, 1.0))
+    pack = Pack(tmp_path / "pack")
+    assert pack.columns.n_samples.tolist() == [1_600, 8_000]
+    assert not pack.read_waveform(0)[1_600:].any()
+    np.testing.assert_array_equal(pack.read_waveform(0)[:1_600], to_int16(noise(0.2)))
+    np.testing.assert_array_equal(pack.read_waveform(1), to_int16(noise(3.0)[:8_000]))
+
+
+def test_a_pack_of_another_rate_is_resampled(dataset, tmp_path):
+    pack_manifest(dataset({"a.wav": noise(1.0)}), tmp_path / "pack", PackSettings((), 16_000, 1.0))
+    assert Pack(tmp_path / "pack").columns.n_samples.tolist() == [16_000]
+
+
+def test_clipped_and_silent_clips_are_counted(dataset, tmp_path):
+    manifest = dataset({"loud.wav": noise() * 30, "silent.wav": noise() * 0, "fine.wav": noise()})
+    counts = pack_manifest(manifest, tmp_path / "pack", SETTINGS).counts
+    assert (counts.clips, counts.clipped, counts.silent) == (3, 1, 1)
+
+
+def bad_sounds():
+    return {
+        "good-1.wav": noise(),
+        "nan.wav": np.full(4_000, np.nan, np.float32),
+        "empty.wav": np.zeros(0, np.float32),
+        "text.wav": b"no sound",
+        "good-2.wav": noise(seed=1),
+        "gone.wav": None,
+    }
+
+
+def test_bad_clips_are_listed_with_the_reason(dataset, tmp_path):
+    summary = pack_manifest(dataset(bad_sounds()), tmp_path / "pack", SETTINGS, max_bad=0.9)
+    assert (summary.counts.found, summary.counts.rejected, summary.counts.clips) == (6, 4, 2)
+    assert Pack(tmp_path / "pack").columns.clip_ids == ("good-1.wav", "good-2.wav")
+    with (tmp_path / "pack" / "rejects.csv").open(newline="") as file:
+        rejects = {row["clip_id"]: row["reason"] for row in csv.DictReader(file)}
+    assert set(rejects) == {"nan.wav", "empty.wav", "text.wav", "gone.wav"}
+    assert "NaN or infinite" in rejects["nan.wav"]
+    assert "holds no samples" in rejects["empty.wav"]
+    assert "cannot be decoded" in rejects["text.wav"]
+    assert "cannot be read (No such file or directory)" in rejects["gone.wav"]
+
+
+def test_too_many_bad_clips_stop_the_run_and_repairing_them_lets_it_go_on(dataset, tmp_path):
+    manifest = dataset(bad_sounds())
+    message = r"4 of 6 clips cannot be packed, --max-bad 0\.01 allows 0; reasons are in .*rejects\.csv"
+    with pytest.raises(DataProblems, match=message):
+        pack_manifest(manifest, tmp_path / "pack", SETTINGS)
+    assert not (tmp_path / "pack" / "pack.json").exists()
+    for name in ("nan.wav", "empty.wav", "text.wav", "gone.wav"):
+        soundfile.write(tmp_path / "audio" / name, noise(seed=2), 8_000)
+    assert pack_manifest(manifest, tmp_path / "pack", SETTINGS).counts.clips == 6
+
+
+def test_a_run_going_wrong_stops_before_its_end(dataset, tmp_path):
+    manifest = dataset({f"{number}.wav": b"" for number in range(10)})
+    seen = []
+    with pytest.raises(DataProblems, match="2 of 10 clips"):
+        pack_manifest(
+            manifest,
+            tmp_path / "pack",
+            PackSettings((), 8_000, 0.5, clips_per_shard=2),
+            max_bad=0.1,
+            progress=lambda done, total: seen.append((done, total)),
+        )
+    assert seen == [(1, 10), (2, 10)]
+
+
+def test_a_stopped_run_keeps_its_shards_and_ends_with_the_same_bytes(made, tmp_path):
+    def stop(done, total):
+        if done == 13:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        pack_manifest(made / "set.csv", tmp_path / "pack", SETTINGS, progress=stop)
+    assert {path.name for path in (tmp_path / "pack").iterdir()} == {"journal.jsonl", "shard-00000.h5"}
+    kept = (tmp_path / "pack" / "shard-00000.h5").stat().st_mtime_ns
+    assert pack_manifest(made / "set.csv", tmp_path / "pack", SETTINGS).n_resumed == 1
+    assert (tmp_path / "pack" / "shard-00000.h5").stat().st_mtime_ns == kept
+    assert contents(tmp_path / "pack") == contents(made / "pack")
+
+
+@pytest.mark.parametrize("kept", [10, 500, 3_000, 4_000])
+def test_a_journal_cut_anywhere_is_continued(own, kept):
+    whole = contents(own / "pack")
+    (own / "pack" / "pack.json").unlink()
+    (own / "pack" / "journal.jsonl").write_bytes(whole["journal.jsonl"][:kept])
+    rerun(own)
+    assert contents(own / "pack")["shard-00002.h5"] == whole["shard-00002.h5"]
+
+
+def rerun(folder):
+    return pack_manifest(folder / "set.csv", folder / "pack", SETTINGS)
+
+
+def test_a_finished_pack_is_left_alone(own):
+    before = {path.name: path.stat().st_mtime_ns for path in (own / "pack").iterdir()}
+    assert rerun(own).n_resumed == 3
+    assert {path.name: path.stat().st_mtime_ns for path in (own / "pack").iterdir()} == before
+
+
+def test_a_shard_whose_audio_changed_is_made_again(own):
+    (own / "pack" / "pack.json").unlink()
+    shutil.copy(own / "set" / "audio" / "clip-000000.wav", own / "set" / "audio" / "clip-000009.wav")
+    assert rerun(own).n_resumed == 2
+    pack = Pack(own / "pack")
+    np.testing.assert_array_equal(pack.read_waveform(0), pack.read_waveform(9))
+
+
+def test_other_settings_are_refused_and_fresh_starts_over(own):
+    other = PackSettings((), 8_000, 0.25, clips_per_shard=8)
+    message = (
+        r"pack holds a pack with seconds=0\.5, asked for is 0\.25: choose another --out, or start over with --fresh"
+    )
+    with pytest.raises(OutputError, match=message):
+        pack_manifest(own / "set.csv", own / "pack", other)
+    (own / "pack" / "pack.json").unlink()
+    with pytest.raises(OutputError, match=message):
+        pack_manifest(own / "set.csv", own / "pack", other)
+    assert pack_manifest(own / "set.csv", own / "pack", other, fresh=True).counts.clips == 20
+    assert Pack(own / "pack").info.clip_samples == 2_000
+
+
+def test_another_manifest_is_refused(own):
+    lines = (own / "set.csv").read_text().splitlines(keepends=True)
+    (own / "set.csv").write_text("".join(lines[:-1]))
+    with pytest.raises(OutputError, match="holds a pack with manifest_sha256="):
+        rerun(own)
+
+
+@pytest.mark.parametrize("fresh", [False, True])
+def test_a_folder_with_other_things_is_refused_and_left_alone(made, tmp_path, fresh):
+    (tmp_path / "pack").mkdir()
+    (tmp_path / "pack" / "thesis.txt").write_text("mine")
+    with pytest.raises(OutputError, match="pack exists already and is no pack: choose another --out"):
+        pack_manifest(made / "set.csv", tmp_path / "pack", SETTINGS, fresh=fresh)
+    assert contents(tmp_path / "pack") == {"thesis.txt": b"mine"}
+
+
+def test_a_journal_that_is_not_ours_is_refused_and_left_alone(made, tmp_path):
+    (tmp_path / "pack").mkdir()
+    (tmp_path / "pack" / "journal.jsonl").write_text('{"mine": 1}\n')
+    with pytest.raises(OutputError, match=r"journal\.jsonl is no journal of epanns"):
+        pack_manifest(made / "set.csv", tmp_path / "pack", SETTINGS)
+    assert contents(tmp_path / "pack") == {"journal.jsonl": b'{"mine": 1}\n'}
+
+
+def test_two_packers_do_not_share_a_folder(made, tmp_path):
+    def pack_again(done, total):
+        pack_manifest(made / "set.csv", tmp_path / "pack", SETTINGS)
+
+    with pytest.raises(OutputError, match="pack is being written by another process: wait for it or stop it"):
+        pack_manifest(made / "set.csv", tmp_path / "pack", SETTINGS, progress=pack_again)
+
+
+def test_a_disk_that_is_full_is_named(made, tmp_path, monkeypatch):
+    def fail(*arguments, **options):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(packer, "write_shard", fail)
+    with pytest.raises(OutputError, match=r"cannot be written \(No space left on device\); make room .* are kept"):
+        pack_manifest(made / "set.csv", tmp_path / "pack", SETTINGS)
+
+
+def test_a_worker_that_dies_is_named(made, tmp_path, monkeypatch):
+    monkeypatch.setattr(packer, "convert_clip", die)
+    with pytest.raises(DataError, match="one of 2 worker processes died, perhaps for want of memory; run the same"):
+        pack_manifest(made / "set.csv", tmp_path / "pack", SETTINGS, jobs=2)
+
+
+def die(clip, sample_rate, clip_samples):
+    os._exit(9)
+
+
+def test_an_unknown_split_is_refused(made, tmp_path):
+    with pytest.raises(DataError, match=r"no split 'vla' \(did you mean 'val'\?\); it has test, train, val"):
+        pack_manifest(made / "set.csv", tmp_path / "pack", PackSettings(("vla",)))
+
+
+def test_a_manifest_without_clips_is_refused(tmp_path):
+    gone = Clip("a", tmp_path / "a.wav", ("dog",), "train")
+    write_manifest(Manifest("m", LabelSet.of(["dog"]), (), (gone,)), tmp_path / "m.csv")
+    with pytest.raises(DataError, match="no clip in it was found on disk; check the data set's folder"):
+        pack_manifest(tmp_path / "m.csv", tmp_path / "pack", PackSettings())
+
+
+def test_missing_clips_travel_into_the_pack(dataset, tmp_path):
+    manifest = dataset({"a.wav": noise()})
+    rows = "clip_id,path,start,duration,labels,split,fold\nb.wav,b.wav,,,dog,train,\nc.wav,c.wav,,,dog,val,\n"
+    manifest.with_suffix(".missing.csv").write_text(rows)
+    counts = pack_manifest(manifest, tmp_path / "pack", PackSettings(("train",), 8_000, 0.5)).counts
+    assert (counts.expected, counts.found, counts.missing) == (2, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"sample_rate": 10}, "sample_rate=10: must be between 1000 and 384000 Hz"),
+        ({"seconds": 0}, "seconds=0: must be above 0"),
+        ({"seconds": float("nan")}, "seconds=nan: must be above 0"),
+        ({"seconds": 1e-6}, "seconds=1e-06 at 32000 Hz: must be at least one sample"),
+        ({"clips_per_shard": 0}, "clips_per_shard=0: must be between 1"),
+    ],
+)
+def test_settings_out_of_range_are_refused(change, message):
+    with pytest.raises(ConfigError, match=message):
+        PackSettings(**change)
+
+
+def test_the_journal_names_every_source(made):
+    lines = [json.loads(line) for line in (made / "pack" / "journal.jsonl").read_text().splitlines()]
+    assert set(lines[0]) == {"header"}
+    clips = [line for line in lines if "clip_id" in line]
+    assert len(clips) == 20
+    assert all(len(line["source"]["sha256"]) == 64 for line in clips)
+    assert [line["shard"] for line in lines if "shard" in line] == [0, 1, 2]

@@ -32,15 +32,26 @@ def write_report(records: Sequence[RunRecord], out: Path, *, quoted: bool = True
 
     Measured results: ``table.md``, ``table.csv`` (a row per configuration, averaged over seeds) and ``records.csv``
     (a row per run). Published ones: ``quoted.md`` and ``quoted.csv``. All as ``figure.svg``, and ``figure.png`` and
-    ``figure.pdf`` where matplotlib is installed.
+    ``figure.pdf`` where matplotlib is installed. The records themselves go to ``records/``, so that the report can be
+    made again from `out` alone.
 
     Args:
         records: Runs; those of different data, protocols or clip lengths are kept apart.
         out: Folder, made if it is not there.
         quoted: Whether to show published results, in tables and panels of their own.
+
+    Raises:
+        OutputError: If `out` is a file, or its ``records/`` holds runs that are not among `records`.
     """
     if out.exists() and not out.is_dir():
         raise OutputError(f"{out} is a file: give --out a folder")
+    copies = {out / "records" / f"{record.trial_id}.json": record for record in records}
+    if others := sorted(set((out / "records").glob("*.json")) - set(copies)):
+        raise OutputError(
+            f"{others[0]} and {len(others) - 1} more are not in this report: give {out} as a DIR too, "
+            "delete them, or choose another --out"
+        )
+    records = sorted(records, key=_reading_order)
     blocks = rows_by_block(records)
     published = quoted_rows() if quoted else ()
     texts = {
@@ -54,6 +65,8 @@ def write_report(records: Sequence[RunRecord], out: Path, *, quoted: bool = True
     texts["figure.svg"] = to_svg(drawing)
     for name, text in texts.items():
         atomic.write_text(out / name, text)
+    for path, record in copies.items():
+        atomic.write_json(path, record.to_dict())
     images = ["figure.png", "figure.pdf"] if figures.can_draw() else []
     for name in images:
         figures.draw(drawing, out / name)
@@ -63,6 +76,13 @@ def write_report(records: Sequence[RunRecord], out: Path, *, quoted: bool = True
         n_rows=sum(map(len, blocks.values())),
         files=tuple(out / name for name in [*texts, *images]),
     )
+
+
+def _reading_order(record: RunRecord) -> tuple[str | float | int, ...]:
+    """Sort runs so that a report does not depend on where its records lie."""
+    layers, ratio = ",".join(record.layers), record.ratio or 0.0
+    recipe = (record.recover, record.finetune_iterations, record.seed, record.trial_id)
+    return (record.dataset, record.model, record.width, record.criterion or "", layers, ratio, *recipe)
 
 
 def insert_table(document: Path, name: str, table: str) -> None:

@@ -9,8 +9,13 @@ import pytest
 from epanns.errors import DataError, OutputError
 from epanns.reporting import figures
 from epanns.reporting.report import insert_table, write_report
+from epanns.sweeps.records import read_records
 
 FILES = {"table.md", "table.csv", "records.csv", "quoted.md", "quoted.csv", "figure.svg"}
+
+
+def files_in(folder):
+    return {path.name for path in folder.iterdir() if path.is_file()}
 
 
 @pytest.fixture(autouse=True)
@@ -20,7 +25,7 @@ def without_matplotlib(monkeypatch):
 
 def test_report_writes_tables_and_a_figure(tmp_path, records):
     report = write_report(records, tmp_path / "out")
-    assert {path.name for path in (tmp_path / "out").iterdir()} == FILES
+    assert files_in(tmp_path / "out") == FILES
     assert set(report.files) == {tmp_path / "out" / name for name in FILES}
     assert (report.n_records, report.n_rows) == (8, 4)
 
@@ -33,16 +38,22 @@ def test_report_without_quoted_rows_has_measured_panels_only(tmp_path, records):
 
 def test_report_is_written_again_byte_for_byte(tmp_path, records):
     write_report(records, tmp_path)
-    first = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    first = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+    write_report(read_records([tmp_path]), tmp_path)  # from its own copies of the records
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == first
+
+
+def test_records_of_another_report_are_not_mixed_in(tmp_path, records):
     write_report(records, tmp_path)
-    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == first
+    with pytest.raises(OutputError, match=r"records/.*.json and 0 more are not in this report: give .* as a DIR too"):
+        write_report(records[1:], tmp_path)
 
 
 def test_report_draws_images_where_matplotlib_is_installed(tmp_path, records, monkeypatch):
     pytest.importorskip("matplotlib", reason="the plot extra is not installed")
     monkeypatch.setattr(figures, "can_draw", lambda: True)
     write_report(records, tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == FILES | {"figure.png", "figure.pdf"}
+    assert files_in(tmp_path) == FILES | {"figure.png", "figure.pdf"}
 
 
 def test_out_that_is_a_file_is_refused(tmp_path, records):
@@ -106,4 +117,4 @@ def test_report_needs_neither_torch_nor_h5py_nor_scikit_learn(tmp_path, records)
     arguments = ["report", str(folder), "--out", str(tmp_path / "out")]
     done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert {path.name for path in (tmp_path / "out").iterdir()} == FILES
+    assert files_in(tmp_path / "out") == FILES

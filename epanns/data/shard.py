@@ -24,6 +24,7 @@ from epanns.data.pack_format import SMALL_CHUNK_ROWS, ShardInfo
 from epanns.errors import PackError
 
 _FLETCHER32_BYTES = 4  # appended to every chunk
+_ROW_OVERHEAD = 64  # bytes of lengths, checksums and chunk index, rounded up
 _DTYPES: dict[str, np.dtype[Any]] = {
     "waveform": np.dtype(np.int16),
     "n_samples": np.dtype(np.int32),
@@ -91,16 +92,26 @@ def write_shard(path: Path, rows: Iterable[ShardRow], *, most_rows: int, clip_id
     first = next(stream, None)
     if first is None:
         return None
-    with atomic.replacing(path) as partial, h5py.File(partial, "w", libver=("v110", "v110")) as file:
-        shape = ShardShape(most_rows, len(first.waveform), len(first.target))
-        waveforms = _create(file, "waveform", shape, _DTYPES["waveform"])
-        small = []  # the rows without their waveforms
-        for index, row in enumerate(itertools.chain([first], stream)):
-            waveforms[index] = row.waveform
-            small.append(replace(row, waveform=row.waveform[:0]))
-        waveforms.resize(len(small), axis=0)
-        _write_columns(file, small, replace(shape, rows=len(small)), clip_id_bytes)
+    shape = ShardShape(most_rows, len(first.waveform), len(first.target))
+    with atomic.replacing(path) as partial:
+        _require_room(
+            partial, most_rows * (first.waveform.nbytes + first.target.nbytes + clip_id_bytes + _ROW_OVERHEAD)
+        )
+        with h5py.File(partial, "w", libver=("v110", "v110")) as file:
+            waveforms = _create(file, "waveform", shape, _DTYPES["waveform"])
+            small = []  # the rows without their waveforms
+            for index, row in enumerate(itertools.chain([first], stream)):
+                waveforms[index] = row.waveform
+                small.append(replace(row, waveform=row.waveform[:0]))
+            waveforms.resize(len(small), axis=0)
+            _write_columns(file, small, replace(shape, rows=len(small)), clip_id_bytes)
     return ShardInfo(path.name, len(small), atomic.sha256_of(path))
+
+
+def _require_room(path: Path, n_bytes: int) -> None:
+    """Raise `OSError` if the disk cannot hold the file: a process in which HDF5 meets a full disk crashes."""
+    with path.open("wb") as file:
+        os.posix_fallocate(file.fileno(), 0, n_bytes)
 
 
 def _create(file: h5py.File, name: str, shape: ShardShape, dtype: np.dtype[Any]) -> h5py.Dataset:

@@ -2,7 +2,11 @@ import csv
 import json
 import os
 import shutil
+import signal
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -249,6 +253,51 @@ def test_a_disk_that_is_full_is_named(made, tmp_path, monkeypatch):
     monkeypatch.setattr(packer, "write_shard", fail)
     with pytest.raises(OutputError, match=r"cannot be written \(No space left on device\); make room .* are kept"):
         pack_manifest(made / "set.csv", tmp_path / "pack", SETTINGS)
+
+
+FULL_DISK = """
+import resource, sys
+from epanns.cli.main import main
+resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000))
+main(["pack", sys.argv[1], "--out", sys.argv[2], "--sample-rate", "8000", "--seconds", "0.5"])
+"""
+
+
+def test_a_disk_that_fills_up_ends_with_one_line_and_no_crash(made, tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", FULL_DISK, made / "set.csv", tmp_path / "pack"],
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parents[2],
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "cannot be written (File too large); make room or choose another --out" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert [path.name for path in (tmp_path / "pack").iterdir()] == ["journal.jsonl"]
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from epanns.data.pack_format import PackSettings
+from epanns.data.packer import pack_manifest
+
+def kill(done, total):
+    if done == int(sys.argv[3]):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+if __name__ == "__main__":
+    pack_manifest(Path(sys.argv[1]), Path(sys.argv[2]), PackSettings((), 8_000, 0.5, 8), progress=kill)
+"""
+
+
+@pytest.mark.parametrize("clip", [1, 8, 9, 20])
+def test_a_killed_run_is_continued_to_the_same_bytes(made, tmp_path, clip):
+    arguments = [sys.executable, "-c", KILLED, made / "set.csv", tmp_path / "pack", str(clip)]
+    assert subprocess.run(arguments, cwd=Path(__file__).parents[2], check=False).returncode == -signal.SIGKILL
+    assert pack_manifest(made / "set.csv", tmp_path / "pack", SETTINGS).n_resumed == (clip - 1) // 8
+    assert contents(tmp_path / "pack") == contents(made / "pack")
 
 
 def test_a_worker_that_dies_is_named(made, tmp_path, monkeypatch):

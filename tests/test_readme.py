@@ -1,0 +1,65 @@
+"""What the README says is what the program does."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from epanns.cli.main import COMMANDS
+from epanns.complexity.macs import profile
+from epanns.models.zoo import spec_of
+from epanns.reporting.report import insert_table, write_report
+from epanns.sweeps.records import read_records
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+RESULTS = sorted(path.parent for path in (ROOT / "results").glob("*/records"))
+
+
+def test_the_two_commands_open_the_readme():
+    commands = re.findall(r"```sh\n(.*?)\n```", README, re.DOTALL)[:2]
+    assert commands == [
+        "pip install -e . && epanns quickstart --out runs/quickstart",
+        'pip install -e ".[test]" && pytest',
+    ]
+
+
+def test_every_command_it_names_exists():
+    named = set(re.findall(r"^\s*epanns ([a-z]+)", README, re.MULTILINE)) | set(re.findall(r"`epanns ([a-z]+)", README))
+    assert named - set(COMMANDS) == set()
+    assert {"data", "pack", "train", "prune", "finetune", "evaluate", "report", "sweep"} <= named
+
+
+def test_the_three_ways_to_count_are_counted():
+    full = spec_of("Cnn14")
+    half = full.with_widths({layer: width // 2 for layer, width in list(full.widths.items())[6:]})
+    dense, pruned = profile(full), profile(half)
+    for name, unit in {
+        "n_params": "",
+        "n_params_with_front_end": "",
+        "backbone_macs": " G",
+        "macs_with_front_end": " G",
+        "panns_multiply_adds": " G",
+    }.items():
+        before, after = getattr(dense, name), getattr(pruned, name)
+        shown = [f"{value / 1e9:.2f}{unit}" if unit else f"{value:,}" for value in (before, after)]
+        assert f"| {shown[0]} | {shown[1]} | {100 * (1 - after / before):.1f} % |" in README
+
+
+@pytest.mark.parametrize("folder", RESULTS, ids=lambda path: path.name)
+def test_results_are_made_of_their_records(tmp_path, folder):
+    write_report(read_records([folder]), tmp_path)
+    for name in ("table.md", "table.csv", "records.csv", "quoted.md", "quoted.csv", "figure.svg"):
+        assert (tmp_path / name).read_bytes() == (folder / name).read_bytes(), f"run epanns report {folder} again"
+
+
+def test_the_table_in_the_readme_is_that_of_the_records(tmp_path):
+    copy = tmp_path / "README.md"
+    copy.write_text(README)
+    insert_table(copy, "esc10", (ROOT / "results" / "esc10" / "table.md").read_text())
+    assert copy.read_text() == README
+
+
+def test_every_folder_of_results_is_explained():
+    explained = (ROOT / "results" / "README.md").read_text()
+    assert all(f"## {folder.name}\n" in explained for folder in RESULTS)

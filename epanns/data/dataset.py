@@ -3,7 +3,9 @@
 Which clips make a batch is decided in `epanns.data.sampler`.
 """
 
+import bisect
 import hashlib
+import itertools
 import signal
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -92,7 +94,7 @@ class PackDataset(Dataset[ClipBatch]):
             raise PackError(f"{joined}: share clips; join packs of different splits")
         self.targets: NDArray[np.bool_] = np.concatenate([part.target for part in columns])
         self._n_samples = np.concatenate([part.n_samples for part in columns])
-        self._places = [(pack, row) for pack in self._packs for row in range(len(pack))]
+        self._ends = list(itertools.accumulate(len(pack) for pack in self._packs))
 
     @property
     def clip_seconds(self) -> float:
@@ -115,8 +117,9 @@ class PackDataset(Dataset[ClipBatch]):
         waveform = torch.empty(len(indices), self.clip_samples, dtype=torch.int16)
         rows = waveform.numpy()
         for row, index in enumerate(indices):
-            pack, place = self._places[index]
-            rows[row] = pack.read_waveform(place)
+            number = bisect.bisect_right(self._ends, index)
+            pack = self._packs[number]
+            rows[row] = pack.read_waveform(index - self._ends[number] + len(pack))
         chosen = np.asarray(indices, dtype=np.int64)
         return ClipBatch(
             tuple(self.clip_ids[index] for index in indices),
@@ -128,16 +131,22 @@ class PackDataset(Dataset[ClipBatch]):
 
 def _refuse_unlike(first: Pack, other: Pack) -> None:
     """Raise unless two packs have the same classes, rate and length."""
-    pairs = {
-        "labels": (first.info.labels.digest[:12], other.info.labels.digest[:12]),
-        "sample_rate": (first.info.sample_rate, other.info.sample_rate),
-        "clip_samples": (first.info.clip_samples, other.info.clip_samples),
+    ours, theirs = first.info, other.info
+    classes = enumerate(zip(ours.labels.names, theirs.labels.names, strict=False))
+    pairs: dict[str, tuple[object, object]] = {
+        "sample_rate": (ours.sample_rate, theirs.sample_rate),
+        "clip_samples": (ours.clip_samples, theirs.clip_samples),
+        "number of classes": (len(ours.labels), len(theirs.labels)),
+        **{
+            f"class {index}": pair
+            for index, pair in enumerate(zip(ours.labels.names, theirs.labels.names, strict=False))
+        },
+        "AudioSet identifiers": (ours.labels.mids, theirs.labels.mids),
     }
-    for what, (ours, theirs) in pairs.items():
-        if ours != theirs:
-            raise PackError(
-                f"{first.path} and {other.path} cannot be joined: {what} {ours} and {theirs}; pack both with the same"
-            )
+    for what, (one, another) in pairs.items():
+        if one != another:
+            detail = f"{what} {one!r} and {another!r}"
+            raise PackError(f"{first.path} and {other.path} cannot be joined: {detail}; pack both with the same")
 
 
 def make_loader(

@@ -61,11 +61,11 @@ def draw_clip(settings: SyntheticSettings, index: int) -> tuple[NDArray[np.int16
     """
     rng = numpy_generator("synthetic clip", settings.seed, index)
     n_samples = round(settings.seconds * settings.sample_rate)
-    mixture = _background(rng, n_samples) * 10 ** (rng.uniform(-40, -20) / 20)
+    mixture = _background(rng, n_samples) * 10 ** (rng.uniform(-50, -30) / 20)
     labels = _draw_labels(settings, index, rng)
     for label in labels:
-        seconds = min(rng.uniform(0.3, 1.2), settings.seconds)
-        event = draw_event(label, rng, seconds, settings.sample_rate) * 10 ** (rng.uniform(-34, -8) / 20)
+        seconds = min(rng.uniform(0.4, 1.5), settings.seconds)
+        event = draw_event(label, rng, seconds, settings.sample_rate) * 10 ** (rng.uniform(-24, -6) / 20)
         start = int(rng.integers(0, n_samples - len(event) + 1))
         mixture[start : start + len(event)] += event
     peak = max(1.0, float(np.abs(mixture).max()))

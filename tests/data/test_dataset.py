@@ -91,6 +91,15 @@ def test_packs_that_differ_are_not_joined(made, tmp_path, change, message):
         PackDataset([made / "pack", other])
 
 
+def test_packs_of_other_classes_are_not_joined(made, own, tmp_path):
+    labels = (own / "set.labels.csv").read_text()
+    (own / "set.labels.csv").write_text(labels.replace("clicks", "ticks"))
+    manifest = (own / "set.csv").read_text()
+    (own / "set.csv").write_text(manifest.replace("clicks", "ticks"))
+    with pytest.raises(PackError, match="cannot be joined: class 3 'clicks' and 'ticks'; pack both with the same"):
+        PackDataset([made / "pack", packed(own, tmp_path / "other")])
+
+
 def test_packs_that_share_clips_are_not_joined(made, tmp_path):
     with pytest.raises(PackError, match="share clips; join packs of different splits"):
         PackDataset([made / "pack", packed(made, tmp_path / "val", splits=("val",))])

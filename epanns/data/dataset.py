@@ -137,10 +137,7 @@ def _refuse_unlike(first: Pack, other: Pack) -> None:
         "sample_rate": (ours.sample_rate, theirs.sample_rate),
         "clip_samples": (ours.clip_samples, theirs.clip_samples),
         "number of classes": (len(ours.labels), len(theirs.labels)),
-        **{
-            f"class {index}": pair
-            for index, pair in enumerate(zip(ours.labels.names, theirs.labels.names, strict=False))
-        },
+        **{f"class {index}": pair for index, pair in classes},
         "AudioSet identifiers": (ours.labels.mids, theirs.labels.mids),
     }
     for what, (one, another) in pairs.items():

@@ -1,7 +1,8 @@
 """Twelve kinds of sound events, each drawn from a generator: what `epanns.data.synthetic` composes clips of.
 
-An event is ``(samples,)`` float64 of unit peak. Kinds come in pairs that differ in one trait only (a rising and a
-falling chirp, a steady and a pulsed tone), so that a tagger has to hear that trait.
+An event is ``(samples,)`` float64 of unit peak. Each kind keeps to a register, as sounds in nature do, but registers
+overlap and some kinds differ in one trait only (a rising and a falling chirp, a steady and a pulsed tone): a tagger
+learns soon and is never done.
 """
 
 from collections.abc import Callable
@@ -15,13 +16,10 @@ Event = Callable[[np.random.Generator, Signal, float], Signal]
 _LOWEST, _HIGHEST = 200.0, 0.35  # in Hz; as a fraction of the sample rate
 
 
-def _log_uniform(rng: np.random.Generator, low: float, high: float) -> float:
-    return float(np.exp(rng.uniform(np.log(low), np.log(high))))
-
-
-def _pitch(rng: np.random.Generator, sample_rate: float, octaves_above: float = 0.0) -> float:
-    """Draw a frequency in Hz that leaves so many octaves below the highest one."""
-    return _log_uniform(rng, _LOWEST, _HIGHEST * sample_rate / 2**octaves_above)
+def _pitch(rng: np.random.Generator, sample_rate: float, low: float, high: float) -> float:
+    """Draw a frequency in Hz from a register: 0 is `_LOWEST`, 1 is `_HIGHEST`, in between by octaves."""
+    octaves = np.log2(_HIGHEST * sample_rate / _LOWEST)
+    return float(_LOWEST * 2 ** (octaves * rng.uniform(low, high)))
 
 
 def _sine(frequency: Signal | float, time: Signal, sample_rate: float) -> Signal:
@@ -30,12 +28,12 @@ def _sine(frequency: Signal | float, time: Signal, sample_rate: float) -> Signal
     return np.sin(2 * np.pi * phase)
 
 
-def _noise_band(rng: np.random.Generator, time: Signal, sample_rate: float, width: float) -> Signal:
-    """Return noise between a random frequency and `width` times it."""
-    low = _pitch(rng, sample_rate, np.log2(width))
+def _noise_band(rng: np.random.Generator, time: Signal, sample_rate: float, centre: float) -> Signal:
+    """Return noise of about an octave around a frequency in Hz."""
+    half_width = 2 ** rng.uniform(0.2, 0.5)
     spectrum = np.fft.rfft(rng.standard_normal(len(time)))
     frequencies = np.fft.rfftfreq(len(time), 1 / sample_rate)
-    spectrum[(frequencies < low) | (frequencies > low * width)] = 0
+    spectrum[(frequencies < centre / half_width) | (frequencies > centre * half_width)] = 0
     return np.fft.irfft(spectrum, len(time))
 
 
@@ -45,27 +43,27 @@ def _pulses(rng: np.random.Generator, time: Signal) -> Signal:
 
 
 def _tone(rng: np.random.Generator, time: Signal, sample_rate: float) -> Signal:
-    return _sine(_pitch(rng, sample_rate), time, sample_rate)
+    return _sine(_pitch(rng, sample_rate, 0.0, 0.4), time, sample_rate)
 
 
 def _pulsed_tone(rng: np.random.Generator, time: Signal, sample_rate: float) -> Signal:
-    return _tone(rng, time, sample_rate) * _pulses(rng, time)
+    return _sine(_pitch(rng, sample_rate, 0.1, 0.5), time, sample_rate) * _pulses(rng, time)
 
 
 def _tremolo(rng: np.random.Generator, time: Signal, sample_rate: float) -> Signal:
     depth = 1 + rng.uniform(0.6, 0.95) * np.sin(2 * np.pi * rng.uniform(4, 9) * time)
-    return _tone(rng, time, sample_rate) * depth
+    return _sine(_pitch(rng, sample_rate, 0.35, 0.7), time, sample_rate) * depth
 
 
 def _vibrato(rng: np.random.Generator, time: Signal, sample_rate: float) -> Signal:
     swing = rng.uniform(0.05, 0.15) * np.sin(2 * np.pi * rng.uniform(4, 9) * time)
-    return _sine(_pitch(rng, sample_rate, 0.25) * (1 + swing), time, sample_rate)
+    return _sine(_pitch(rng, sample_rate, 0.6, 0.95) * (1 + swing), time, sample_rate)
 
 
 def _chirp(rng: np.random.Generator, time: Signal, sample_rate: float) -> Signal:
-    octaves = rng.uniform(0.5, 2)
-    rise = 2 ** (octaves * time / max(float(time[-1]), 1 / sample_rate))
-    return _sine(_pitch(rng, sample_rate, octaves) * rise, time, sample_rate)
+    low, high = _pitch(rng, sample_rate, 0.1, 0.4), _pitch(rng, sample_rate, 0.6, 0.9)
+    rise = (high / low) ** (time / max(float(time[-1]), 1 / sample_rate))
+    return _sine(low * rise, time, sample_rate)
 
 
 def _chirp_down(rng: np.random.Generator, time: Signal, sample_rate: float) -> Signal:
@@ -73,7 +71,7 @@ def _chirp_down(rng: np.random.Generator, time: Signal, sample_rate: float) -> S
 
 
 def _partials(rng: np.random.Generator, time: Signal, sample_rate: float, ratios: list[float]) -> Signal:
-    lowest = _log_uniform(rng, 120, 500)
+    lowest = 120 * 4 ** rng.random()  # Hz, two octaves
     heard = [ratio for ratio in ratios if ratio * lowest < _HIGHEST * sample_rate]
     stack = np.array([_sine(lowest * ratio, time, sample_rate) / ratio**0.7 for ratio in heard])
     mixed: Signal = stack.sum(axis=0)
@@ -91,11 +89,11 @@ def _bell(rng: np.random.Generator, time: Signal, sample_rate: float) -> Signal:
 
 
 def _noise(rng: np.random.Generator, time: Signal, sample_rate: float) -> Signal:
-    return _noise_band(rng, time, sample_rate, rng.uniform(1.3, 2.0))
+    return _noise_band(rng, time, sample_rate, _pitch(rng, sample_rate, 0.1, 0.5))
 
 
 def _pulsed_noise(rng: np.random.Generator, time: Signal, sample_rate: float) -> Signal:
-    return _noise(rng, time, sample_rate) * _pulses(rng, time)
+    return _noise_band(rng, time, sample_rate, _pitch(rng, sample_rate, 0.4, 0.8)) * _pulses(rng, time)
 
 
 def _clicks(rng: np.random.Generator, time: Signal, sample_rate: float) -> Signal:
@@ -107,7 +105,7 @@ def _clicks(rng: np.random.Generator, time: Signal, sample_rate: float) -> Signa
 def _two_tones(rng: np.random.Generator, time: Signal, sample_rate: float) -> Signal:
     """Return a siren: two pitches in turn."""
     interval = np.where(np.sin(2 * np.pi * rng.uniform(2, 4) * time) > 0, 2 ** rng.uniform(0.2, 0.6), 1.0)
-    return _sine(_pitch(rng, sample_rate, 0.6) * interval, time, sample_rate)
+    return _sine(_pitch(rng, sample_rate, 0.3, 0.8) * interval, time, sample_rate)
 
 
 EVENTS: dict[str, Event] = {

@@ -48,11 +48,12 @@ def test_a_manifest_survives_the_round_trip(tmp_path, clip):
     }
 
 
-printable = st.text(min_size=1, max_size=20).filter(lambda text: text == text.strip() and text.isprintable())
+# Of Unicode's categories, C are control characters and the like, Z are blanks.
+printable = st.text(st.characters(exclude_categories=["C", "Z"], exclude_characters=";"), min_size=1, max_size=20)
 
 
-@settings(max_examples=30)
-@given(clip_id=printable, label=printable.filter(lambda text: ";" not in text), split=printable)
+@settings(max_examples=30, deadline=None)
+@given(clip_id=printable, label=printable, split=printable)
 def test_any_printable_text_survives_the_round_trip(tmp_path_factory, clip_id, label, split):
     folder = tmp_path_factory.mktemp("manifest")
     clip = Clip(clip_id, folder / "a.wav", (label,), split)

@@ -2,7 +2,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from epanns.data.sampler import StepBatches, sequential_batches
@@ -33,6 +33,7 @@ def test_sequential_batches_hold_every_clip_once_in_order(n_clips, batch_size):
 
 
 @pytest.mark.parametrize("sampler", ["balanced", "shuffled"])
+@settings(max_examples=30, deadline=None)
 @given(first_step=st.integers(0, 40))
 def test_a_run_that_goes_on_sees_what_it_would_have_seen(sampler, first_step):
     assert drawn(sampler, first_step=first_step, last_step=43) == drawn(sampler, last_step=43)[first_step:]

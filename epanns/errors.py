@@ -55,8 +55,11 @@ class Interrupted(EpannsError):  # noqa: N818 - the run did what it was told
     """A signal stopped a long command after its state was saved."""
 
     def __init__(self, signal_number: int, message: str) -> None:
-        super().__init__(message)
+        super().__init__(signal_number, message)
         self.exit_code = 128 + signal_number
+
+    def __str__(self) -> str:
+        return str(self.args[1])
 
 
 def did_you_mean(name: str, choices: Iterable[str]) -> str:

@@ -125,7 +125,7 @@ def test_another_configuration_in_the_same_folder_is_refused(tmp_path, make_mode
     finetune(make_model(), train, CONFIG, tmp_path / "run", validate=count_up())
     before = weights_of(tmp_path / "run")
     other = replace(CONFIG, learning_rate=1e-4)
-    with pytest.raises(OutputError, match=re.escape("holds a run with training.learning_rate=0.005, not 0.0001: give")):
+    with pytest.raises(OutputError, match=re.escape("training.learning_rate=0.005, not 0.0001: repeat")):
         finetune(make_model(), train, other, tmp_path / "run", validate=count_up())
     assert weights_of(tmp_path / "run") == before
     start_over(tmp_path / "run")

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from click.testing import CliRunner
+from hypothesis import settings
 
 from epanns.audio.frontend import FrontEndSpec
 from epanns.data.manifest import write_manifest
@@ -16,6 +17,10 @@ from epanns.data.packer import pack_manifest
 from epanns.data.synthetic import SyntheticSettings, make_synthetic
 from epanns.models.spec import ModelSpec, conv_widths
 from epanns.models.zoo import ZOO
+
+# Two busy cores make any deadline a coin toss; how long the suite takes is watched as a whole.
+settings.register_profile("epanns", deadline=None)
+settings.load_profile("epanns")
 
 
 @pytest.fixture

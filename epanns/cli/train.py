@@ -99,14 +99,15 @@ def run(
 ) -> None:
     """Train a model with the options of the command line and print the result."""
     from epanns.data.dataset import PackDataset
+    from epanns.data.task import require_same_task
     from epanns.sweeps.trial import validation_map
     from epanns.training.config import TrainingConfig
     from epanns.training.folder import start_over
-    from epanns.training.loop import finetune, refuse_other_data
+    from epanns.training.loop import finetune
 
     config = TrainingConfig.from_dict(settings)
     train, val = PackDataset(train_packs), PackDataset(val_packs)
-    refuse_other_data(model, val)
+    require_same_task(model, val)
     if fresh:
         start_over(out)
     with progress_of(config) as on_step:

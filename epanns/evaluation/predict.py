@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from epanns.data.dataset import ClipBatch, PackDataset, make_loader
 from epanns.data.sampler import sequential_batches
+from epanns.data.task import require_same_task
 from epanns.errors import CheckpointError, ConfigError, PackError, did_you_mean
-from epanns.labels import LabelSet
 from epanns.models.cnn import Cnn
 from epanns.models.pooling import ModelOutput
 
@@ -136,22 +136,6 @@ def predict(
     return predictions
 
 
-def require_same_task(model: Cnn, dataset: PackDataset) -> None:
-    """Raise `ConfigError` if the model's sample rate or classes are not those of the pack."""
-    rate = model.spec.front_end.sample_rate
-    if rate != dataset.sample_rate:
-        raise ConfigError(
-            f"{model.spec.name} hears {rate} Hz, the pack {dataset.dataset_name} holds {dataset.sample_rate} Hz: "
-            f"pack the manifest again with --sample-rate {rate}"
-        )
-    difference = _label_difference(model.labels, dataset.labels)
-    if difference:
-        raise ConfigError(
-            f"{model.spec.name} and the pack {dataset.dataset_name} have different classes ({difference}): "
-            f"fine-tune on this label set first, or pack with the model's labels"
-        )
-
-
 def window_starts(n_samples: int, window: int, hop: int) -> list[int]:
     """Return where the windows of a clip start, in samples; together they cover every sample.
 
@@ -201,15 +185,6 @@ def _inference(model: nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes:
             module.training = training
-
-
-def _label_difference(ours: LabelSet, theirs: LabelSet) -> str:
-    if len(ours) != len(theirs):
-        return f"{len(ours)} classes in the model, {len(theirs)} in the pack"
-    for index, (mine, other) in enumerate(zip(ours.names, theirs.names, strict=True)):
-        if mine != other:
-            return f"class {index} is {mine!r} in the model, {other!r} in the pack"
-    return ""
 
 
 def _require_finite(predictions: Predictions, name: str) -> None:

@@ -1,10 +1,5 @@
 """A checkpoint that was scored by itself, as a run record that reports can read."""
 
-import platform
-from importlib.metadata import version
-
-import torch
-
 from epanns.atomic import sha256_of_json
 from epanns.complexity.macs import profile
 from epanns.data.dataset import PackDataset
@@ -14,6 +9,7 @@ from epanns.models.cnn import Cnn
 from epanns.models.spec import ModelSpec
 from epanns.models.zoo import ZOO
 from epanns.pruning.plan import PruningPlan
+from epanns.sweeps.environment import device_of, versions
 from epanns.sweeps.records import RunRecord, Stage
 
 
@@ -72,8 +68,8 @@ def record_of_checkpoint(
         cost_before=profile(base, seconds=heard).summary(),
         cost_after=profile(model, seconds=heard).summary(),
         stages=(Stage("evaluated", {split: scores.summary()}, 0.0),),
-        device=f"{next(model.parameters()).device} ({platform.machine()}, {torch.get_num_threads()} threads)",
-        versions={package: version(package) for package in ("epanns-pruning", "torch", "numpy", "scikit-learn")},
+        device=device_of(model),
+        versions=versions(),
         seconds=round(seconds, 3),
     )
 

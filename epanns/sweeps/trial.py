@@ -1,10 +1,8 @@
 """One trial: train a base, or prune, recover, fine-tune and score one network."""
 
 import dataclasses
-import platform
 import time
 from collections.abc import Mapping
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +22,11 @@ from epanns.pruning.plan import PruningPlan
 from epanns.pruning.prune import prune
 from epanns.pruning.recalibrate import recalibrate_batch_norm
 from epanns.seeding import derive_seed, numpy_generator
+from epanns.sweeps.environment import device_of, versions
 from epanns.sweeps.journal import TrialFolder
 from epanns.sweeps.records import RunRecord, Stage
 from epanns.training.config import TrainingConfig
-from epanns.training.loop import OnStep, finetune, refuse_other_data
+from epanns.training.loop import OnStep, finetune
 
 _PROTOCOL = EvaluationProtocol()
 _CALIBRATION_BATCH = 32
@@ -111,7 +110,6 @@ class _Trial:
     def _stage(self, name: str, model: Cnn, seconds: float) -> Stage:
         scores = {}
         for part in ("val", "test"):
-            refuse_other_data(model, self.packs[part])
             predictions = predict(model, self.packs[part], _PROTOCOL)
             scores[part] = evaluate(predictions, self.packs[part].labels, _PROTOCOL, bootstrap=0).summary()
         return Stage(name, scores, round(seconds, 3))
@@ -148,8 +146,8 @@ class _Trial:
             cost_before=profile(dense, seconds=seconds).summary(),
             cost_after=profile(model, seconds=seconds).summary(),
             stages=stages,
-            device=f"cpu ({platform.machine()}, {torch.get_num_threads()} threads)",
-            versions={package: version(package) for package in ("epanns-pruning", "torch", "torch-pruning", "numpy")},
+            device=device_of(model),
+            versions=versions(),
             seconds=round(time.perf_counter() - self.started, 3),
         )
 

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from epanns.data.dataset import ClipBatch, PackDataset, make_loader
 from epanns.data.sampler import StepBatches
-from epanns.errors import ConfigError, Interrupted, TrainingError
+from epanns.data.task import require_same_task
+from epanns.errors import Interrupted, TrainingError
 from epanns.models.cnn import Cnn
 from epanns.seeding import derive_seed
 from epanns.training.config import TrainingConfig
@@ -74,7 +75,7 @@ def finetune(
         TrainingError: If the loss is not finite.
         Interrupted: If SIGINT or SIGTERM came; the state is saved.
     """
-    refuse_other_data(model, dataset)
+    require_same_task(model, dataset)
     if config.freeze_backbone:
         model.freeze_backbone()
     folder = RunFolder(out, _asked(model, dataset, config))
@@ -124,21 +125,6 @@ def _asked(model: Cnn, dataset: PackDataset, config: TrainingConfig) -> dict[str
         "model": model.spec.to_dict(),
         "parent_sha256": model.provenance.get("sha256"),
     }
-
-
-def refuse_other_data(model: Cnn, dataset: PackDataset) -> None:
-    """Raise `ConfigError` if a data set has other labels or another sample rate than the model."""
-    rate = model.spec.front_end.sample_rate
-    if dataset.sample_rate != rate:
-        raise ConfigError(
-            f"{dataset.dataset_name} is packed at {dataset.sample_rate} Hz, {model.spec.name} hears {rate} Hz: "
-            f"pack it again with --sample-rate {rate}"
-        )
-    if dataset.labels.names != model.labels.names:
-        raise ConfigError(
-            f"{dataset.dataset_name} has {len(dataset.labels)} classes, the model's {len(model.labels)} are others or "
-            f"in another order: use a pack with the model's labels, or finetune to replace the classifier"
-        )
 
 
 def _train_step(

@@ -63,7 +63,7 @@ def test_train_again_goes_on_and_fresh_starts_over(runner, tmp_path, packs):
     ("arguments", "message"),
     [
         (["train", "Cnn41"], "unknown model 'Cnn41'"),
-        (["train", "Cnn14"], "pack it again with --sample-rate 32000"),
+        (["train", "Cnn14"], "pack the manifest again with --sample-rate 32000"),
         (["train", "Cnn14_8k", "--width", "0.03", "--device", "tpu"], "--device 'tpu': must be cpu, cuda or cuda:N"),
         (["train", "Cnn14_8k", "--width", "0.03", "--schedule", "cos"], "schedule='cos'"),
     ],

@@ -105,7 +105,7 @@ def test_what_needs_a_failed_base_fails_too(tmp_path, tiny_packs):
     summary = run_experiment(parse_experiment(text, "tiny.toml"), tmp_path / "out")
     assert len(summary.failed) == 3
     error = json.loads((tmp_path / "out" / "trials" / summary.failed[0] / "error.json").read_text())
-    assert "pack it again with --sample-rate 32000" in error["message"]
+    assert "pack the manifest again with --sample-rate 32000" in error["message"]
 
 
 def test_calibration_cannot_ask_for_more_clips_than_there_are(tmp_path, tiny_packs):

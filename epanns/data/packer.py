@@ -10,13 +10,11 @@ import shutil
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-import epanns
 from epanns import atomic
 from epanns.audio.waveform import RESAMPLER_QUALITY
 from epanns.data.conversion import PackedClip, convert_clip
@@ -37,7 +35,10 @@ from epanns.data.pack_format import (
 from epanns.data.shard import ShardRow, write_shard
 from epanns.data.workers import ordered_map
 from epanns.errors import DataError, DataProblems, OutputError, did_you_mean
+from epanns.installed import versions
 from epanns.labels import LabelSet
+
+_PACKAGES = ("soundfile", "soxr", "h5py", "numpy")  # what decides the bytes of a pack
 
 Progress = Callable[[int, int | None], None]
 
@@ -157,13 +158,8 @@ def _header(manifest: Manifest, path: Path, settings: PackSettings) -> dict[str,
         "manifest_sha256": atomic.sha256_of(path),
         "labels_digest": manifest.labels.digest,
         "dataset": manifest.dataset,
-        "versions": _versions(),
+        "versions": versions(*_PACKAGES),
     }
-
-
-def _versions() -> dict[str, str]:
-    names = ("soundfile", "soxr", "h5py", "numpy")
-    return {"epanns": epanns.__version__, **{name: version(name) for name in names}}
 
 
 def _finished(out: Path, header: dict[str, Any]) -> PackInfo | None:
@@ -271,7 +267,7 @@ def _count(
 def _pack_info(
     manifest: Manifest, path: Path, settings: PackSettings, counts: PackCounts, entries: Sequence[ShardEntry]
 ) -> PackInfo:
-    versions = _versions()
+    made_with = versions(*_PACKAGES)
     return PackInfo(
         dataset=manifest.dataset,
         splits=settings.splits or tuple(manifest.splits),
@@ -281,7 +277,7 @@ def _pack_info(
         counts=counts,
         manifest_sha256=atomic.sha256_of(path),
         settings=settings,
-        resampler={"name": "soxr", "quality": RESAMPLER_QUALITY, "version": versions["soxr"]},
-        versions=versions,
+        resampler={"name": "soxr", "quality": RESAMPLER_QUALITY, "version": made_with["soxr"]},
+        versions=made_with,
         shards=tuple(entry.shard for entry in entries if entry.shard is not None),
     )

@@ -6,7 +6,6 @@ Released PANNs and E-PANNs files are read by `epanns.models.released`.
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,9 +13,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from epanns import __version__
 from epanns.atomic import fsync_folder, new_folder, sha256_of
 from epanns.errors import CheckpointError, DataError, OutputError
+from epanns.installed import versions
 from epanns.labels import LabelSet
 from epanns.models.card import model_card
 from epanns.models.checkpoint_config import CheckpointConfig, is_config
@@ -148,7 +147,7 @@ def save_checkpoint(
         "parent_sha256": known.get("sha256"),
         "plan": _as_json(plan) or known.get("plan"),
         "recipe": _as_json(recipe) or known.get("recipe"),
-        "versions": _versions(),
+        "versions": versions(*_PACKAGES),
     }
     if not overwrite:
         with new_folder(folder) as partial:
@@ -212,16 +211,6 @@ def _as_json(value: Mapping[str, Any] | HasDict | None) -> dict[str, Any] | None
     if value is None:
         return None
     return dict(value) if isinstance(value, Mapping) else value.to_dict()
-
-
-def _versions() -> dict[str, str]:
-    versions = {"epanns": __version__}
-    for package in _PACKAGES:
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:  # torch-pruning is not needed to load or to save
-            continue
-    return versions
 
 
 def _check_files(folder: Path) -> None:

@@ -5,12 +5,13 @@ from epanns.complexity.macs import profile
 from epanns.data.dataset import PackDataset
 from epanns.evaluation.predict import EvaluationProtocol
 from epanns.evaluation.scores import Scores
+from epanns.installed import versions
 from epanns.models.cnn import Cnn
 from epanns.models.spec import ModelSpec
 from epanns.models.zoo import ZOO
 from epanns.pruning.plan import PruningPlan
-from epanns.sweeps.environment import device_of, versions
-from epanns.sweeps.records import RunRecord, Stage
+from epanns.sweeps.device import device_of
+from epanns.sweeps.records import DECISIVE_PACKAGES, RunRecord, Stage
 
 
 def record_of_checkpoint(
@@ -69,7 +70,7 @@ def record_of_checkpoint(
         cost_after=profile(model, seconds=heard).summary(),
         stages=(Stage("evaluated", {split: scores.summary()}, 0.0),),
         device=device_of(model),
-        versions=versions(),
+        versions=versions(*DECISIVE_PACKAGES),
         seconds=round(seconds, 3),
     )
 

@@ -10,6 +10,8 @@ from typing import Any
 from epanns.errors import DataError, did_you_mean
 
 FORMAT = "epanns-record/1"
+# Packages whose versions a record keeps.
+DECISIVE_PACKAGES = ("torch", "torchaudio", "torch-pruning", "numpy", "scikit-learn")
 STAGES = ("dense", "pruned", "recovered", "finetuned", "evaluated")
 
 # What a report cannot do without; the other keys of a summary may come and go.

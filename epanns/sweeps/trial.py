@@ -15,6 +15,7 @@ from epanns.data.sampler import sequential_batches
 from epanns.errors import ConfigError
 from epanns.evaluation.metrics import evaluate
 from epanns.evaluation.predict import EvaluationProtocol, predict
+from epanns.installed import versions
 from epanns.models.checkpoint import load
 from epanns.models.cnn import Cnn
 from epanns.models.zoo import build_model
@@ -22,9 +23,9 @@ from epanns.pruning.plan import PruningPlan
 from epanns.pruning.prune import prune
 from epanns.pruning.recalibrate import recalibrate_batch_norm
 from epanns.seeding import derive_seed, numpy_generator
-from epanns.sweeps.environment import device_of, versions
+from epanns.sweeps.device import device_of
 from epanns.sweeps.journal import TrialFolder
-from epanns.sweeps.records import RunRecord, Stage
+from epanns.sweeps.records import DECISIVE_PACKAGES, RunRecord, Stage
 from epanns.training.config import TrainingConfig
 from epanns.training.loop import OnStep, finetune
 
@@ -147,7 +148,7 @@ class _Trial:
             cost_after=profile(model, seconds=seconds).summary(),
             stages=stages,
             device=device_of(model),
-            versions=versions(),
+            versions=versions(*DECISIVE_PACKAGES),
             seconds=round(time.perf_counter() - self.started, 3),
         )
 

@@ -99,6 +99,11 @@ def test_waveforms_of_another_shape_are_refused(shape):
         repeat_to_minimum(torch.zeros(shape), 100)
 
 
+def test_integers_are_not_taken_for_a_waveform():
+    with pytest.raises(ConfigError, match=re.escape("waveform of type torch.int16: must be float in [-1, 1]; divide")):
+        repeat_to_minimum(torch.zeros(1, 200, dtype=torch.int16), 100)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

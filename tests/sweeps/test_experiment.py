@@ -64,6 +64,14 @@ def test_committed_experiments_load_and_open_with_their_command(path):
     assert path.read_text().startswith("# epanns sweep experiments/")
 
 
+def test_quickstart_trains_prunes_recovers_and_finetunes():
+    path = Path(__file__).parents[2] / "epanns" / "sweeps" / "quickstart.toml"
+    trials = load_experiment(path).trials()
+    assert [trial.config.get("ratio") for trial in trials] == [None, 0.0, 0.25, 0.5, 0.75]
+    assert {trial.config.get("recover") for trial in trials[2:]} == {"bn"}
+    assert all("finetune" in trial.config for trial in trials[1:])
+
+
 def test_every_mistake_is_named_at_once():
     text = (
         TEXT.replace("width = 0.1", "witdh = 0.1")

@@ -1,11 +1,11 @@
-"""Run a sweep: bases first, then what is pruned from them, in this process or in several."""
+"""Run a sweep: each trial as soon as its base is there, in this process or in several."""
 
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -71,32 +71,41 @@ def run_experiment(
 
     with sweep.owned():
         packs = prepare_packs(experiment.data, out / "data", jobs=jobs)
-        trials = experiment.trials()
-        for phase in ([t for t in trials if t.base is None], [t for t in trials if t.base is not None]):
-            waiting = []
-            for trial in phase:
-                if sweep.folder_of(trial).is_done:
-                    note(trial, "skipped")
-                elif trial.base is not None and outcomes[trial.base.trial_id] == "failed":
-                    note(trial, "failed")
-                else:
-                    sweep.prepare(trial, packs)
-                    waiting.append(trial)
-            if jobs == 1:
-                _run_here(sweep, waiting, note, on_step)
+        waiting = []
+        for trial in experiment.trials():
+            if sweep.folder_of(trial).is_done:
+                note(trial, "skipped")
             else:
-                _run_in_processes(sweep, waiting, note, jobs)
+                sweep.prepare(trial, packs)
+                waiting.append(trial)
+        queue = _Queue(waiting, outcomes, note)
+        if jobs == 1:
+            while (ready := queue.next_ready()) is not None:
+                note(ready, "done" if attempt(sweep.folder_of(ready), on_step=on_step) else "failed")
+        else:
+            _run_in_processes(sweep, queue, note, jobs)
     return SweepSummary(*(tuple(name for name, found in outcomes.items() if found == outcome) for outcome in _OUTCOMES))
 
 
 _OUTCOMES = ("done", "skipped", "failed")
 
 
-def _run_here(
-    sweep: Sweep, trials: Sequence[Trial], note: Callable[[Trial, str], None], on_step: OnStep | None
-) -> None:
-    for trial in trials:
-        note(trial, "done" if attempt(sweep.folder_of(trial), on_step=on_step) else "failed")
+class _Queue:
+    """Trials that wait, in their order; one is ready when its base has a result."""
+
+    def __init__(self, waiting: list[Trial], outcomes: Mapping[str, str], note: Callable[[Trial, str], None]) -> None:
+        self.waiting, self._outcomes, self._note = waiting, outcomes, note
+
+    def next_ready(self) -> Trial | None:
+        """Take the first trial that can run now; those whose base failed are noted as failed on the way."""
+        for trial in list(self.waiting):
+            base = "done" if trial.base is None else self._outcomes.get(trial.base.trial_id)
+            if base is not None:
+                self.waiting.remove(trial)
+                if base != "failed":
+                    return trial
+                self._note(trial, "failed")
+        return None
 
 
 def attempt(folder: TrialFolder, *, on_step: OnStep | None = None) -> bool:
@@ -111,15 +120,14 @@ def attempt(folder: TrialFolder, *, on_step: OnStep | None = None) -> bool:
     return True
 
 
-def _run_in_processes(sweep: Sweep, trials: Sequence[Trial], note: Callable[[Trial, str], None], jobs: int) -> None:
+def _run_in_processes(sweep: Sweep, queue: _Queue, note: Callable[[Trial, str], None], jobs: int) -> None:
     threads = max(1, (os.cpu_count() or 1) // jobs)
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
-    waiting, running = list(trials), dict[subprocess.Popen[bytes], Trial]()
+    running = dict[subprocess.Popen[bytes], Trial]()
     with noticing_signals() as stop:
         try:
-            while waiting or running:
-                while waiting and len(running) < jobs:
-                    trial = waiting.pop(0)
+            while queue.waiting or running:
+                while len(running) < jobs and (trial := queue.next_ready()):
                     command = [sys.executable, "-m", "epanns.sweeps.child", str(sweep.folder_of(trial).path)]
                     running[subprocess.Popen(command, env=environment)] = trial
                 for process in [process for process in running if process.poll() is not None]:

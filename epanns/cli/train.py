@@ -99,8 +99,8 @@ def run(
 ) -> None:
     """Train a model with the options of the command line and print the result."""
     from epanns.data.dataset import PackDataset
-    from epanns.data.task import require_same_task
-    from epanns.sweeps.trial import validation_map
+    from epanns.data.task import refuse_leak, require_same_task
+    from epanns.sweeps.trial import validation_on
     from epanns.training.config import TrainingConfig
     from epanns.training.folder import start_over
     from epanns.training.loop import finetune
@@ -108,6 +108,7 @@ def run(
     config = TrainingConfig.from_dict(settings)
     train, val = PackDataset(train_packs), PackDataset(val_packs)
     require_same_task(model, val)
+    refuse_leak(train, val, part="validation")
     if fresh:
         start_over(out)
     with progress_of(config) as on_step:
@@ -116,7 +117,7 @@ def run(
             train,
             config,
             out,
-            validate=lambda scored: {"mAP": validation_map(scored, val)},
+            validation=validation_on(val),
             on_step=on_step,
             workers=workers,
         )

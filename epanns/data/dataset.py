@@ -4,6 +4,7 @@ Which clips make a batch is decided in `epanns.data.sampler`.
 """
 
 import bisect
+import functools
 import hashlib
 import itertools
 import signal
@@ -68,6 +69,7 @@ class PackDataset(Dataset[ClipBatch]):
         clip_samples: Samples of every waveform.
         dataset_name: Names of the packs' data sets.
         digest: sha256 over the packs' ``pack.json`` files.
+        crc32: ``(clips,)`` uint32, checksum of each clip's samples.
     """
 
     def __init__(self, paths: Sequence[Path]) -> None:
@@ -93,8 +95,22 @@ class PackDataset(Dataset[ClipBatch]):
             joined = ", ".join(str(pack.path) for pack in self._packs)
             raise PackError(f"{joined}: share clips; join packs of different splits")
         self.targets: NDArray[np.bool_] = np.concatenate([part.target for part in columns])
+        self.crc32: NDArray[np.uint32] = np.concatenate([part.crc32 for part in columns])
         self._n_samples = np.concatenate([part.n_samples for part in columns])
         self._ends = list(itertools.accumulate(len(pack) for pack in self._packs))
+
+    @functools.cached_property
+    def content_digest(self) -> str:
+        """The sha256 of ids, samples, targets and labels: the same wherever and whenever the packs were made."""
+        content = hashlib.sha256(f"{self.labels.digest} {self.sample_rate} {self.clip_samples}".encode())
+        content.update("\0".join(self.clip_ids).encode())
+        for column in (self.crc32, self._n_samples, np.packbits(self.targets, axis=1)):
+            content.update(np.ascontiguousarray(column).tobytes())
+        return content.hexdigest()
+
+    def identity(self) -> dict[str, object]:
+        """Return what a run must say of its data: name, number of clips, digest of their content."""
+        return {"name": self.dataset_name, "clips": len(self), "sha256": self.content_digest}
 
     @property
     def clip_seconds(self) -> float:

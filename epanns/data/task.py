@@ -1,7 +1,7 @@
-"""Whether a network and a pack are about the same task: sample rate and classes."""
+"""Whether a network and its packs fit: one sample rate, the same classes, no clip on both sides of a split."""
 
 from epanns.data.dataset import PackDataset
-from epanns.errors import ConfigError
+from epanns.errors import ConfigError, PackError
 from epanns.labels import LabelSet
 from epanns.models.cnn import Cnn
 
@@ -19,6 +19,17 @@ def require_same_task(model: Cnn, dataset: PackDataset) -> None:
         raise ConfigError(
             f"{model.spec.name} and the pack {dataset.dataset_name} have different classes ({difference}): "
             f"fine-tune on this label set first, or pack with the model's labels"
+        )
+
+
+def refuse_leak(training: PackDataset, held_out: PackDataset, *, part: str) -> None:
+    """Raise `PackError` if a training clip is among the clips that choose or score the network."""
+    seen = set(zip(training.clip_ids, training.crc32.tolist(), strict=True))
+    shared = [clip for clip in zip(held_out.clip_ids, held_out.crc32.tolist(), strict=True) if clip in seen]
+    if shared:
+        raise PackError(
+            f"{len(shared)} of {len(held_out)} {part} clips are training clips too, first {shared[0][0]!r}: that is a "
+            "leak; pack splits that do not overlap"
         )
 
 

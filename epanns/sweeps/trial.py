@@ -12,6 +12,7 @@ from torch import Tensor
 from epanns.complexity.macs import profile
 from epanns.data.dataset import PackDataset, make_loader
 from epanns.data.sampler import sequential_batches
+from epanns.data.task import refuse_leak
 from epanns.errors import ConfigError
 from epanns.evaluation.metrics import evaluate
 from epanns.evaluation.predict import EvaluationProtocol, predict
@@ -27,7 +28,7 @@ from epanns.sweeps.device import device_of
 from epanns.sweeps.journal import TrialFolder
 from epanns.sweeps.records import DECISIVE_PACKAGES, RunRecord, Stage
 from epanns.training.config import TrainingConfig
-from epanns.training.loop import OnStep, finetune
+from epanns.training.loop import OnStep, Validation, finetune
 
 _PROTOCOL = EvaluationProtocol()
 _CALIBRATION_BATCH = 32
@@ -57,6 +58,8 @@ class _Trial:
         self.config: Mapping[str, Any] = asked["config"]
         self.packs = {part: PackDataset([Path(path) for path in paths]) for part, paths in asked["packs"].items()}
         self.started = time.perf_counter()
+        for part in ("val", "test"):
+            refuse_leak(self.packs["train"], self.packs[part], part=part)
 
     def run_base(self) -> RunRecord:
         """Train the base, or take a checkpoint, and score it."""
@@ -70,7 +73,14 @@ class _Trial:
                 torch.manual_seed(derive_seed("weights", training.seed))
                 model = build_model(self.config["model"], width=self.config["width"], labels=self.packs["train"].labels)
             out = self.folder.path / "base"
-            finetune(model, self.packs["train"], training, out, validate=self._validate, on_step=self.on_step)
+            finetune(
+                model,
+                self.packs["train"],
+                training,
+                out,
+                validation=validation_on(self.packs["val"]),
+                on_step=self.on_step,
+            )
             model = load(out)
         return self._record(model, model, None, (self._stage("dense", model, time.perf_counter() - started),))
 
@@ -100,13 +110,17 @@ class _Trial:
             if plan is not None:
                 model.provenance = {**model.provenance, "plan": plan.to_dict()}
             out = self.folder.path / "finetuned"
-            finetune(model, self.packs["train"], training, out, validate=self._validate, on_step=self.on_step)
+            finetune(
+                model,
+                self.packs["train"],
+                training,
+                out,
+                validation=validation_on(self.packs["val"]),
+                on_step=self.on_step,
+            )
             model = load(out)
             stages.append(self._stage("finetuned", model, time.perf_counter() - started))
         return self._record(dense, model, plan, tuple(stages))
-
-    def _validate(self, model: Cnn) -> dict[str, float]:
-        return {"mAP": validation_map(model, self.packs["val"])}
 
     def _stage(self, name: str, model: Cnn, seconds: float) -> Stage:
         scores = {}
@@ -153,6 +167,11 @@ class _Trial:
         )
 
 
-def validation_map(model: Cnn, dataset: PackDataset) -> float:
-    """Return the macro mAP that chooses a checkpoint: whole clips, no interval."""
-    return evaluate(predict(model, dataset, _PROTOCOL), dataset.labels, _PROTOCOL, bootstrap=0).mAP
+def validation_on(dataset: PackDataset) -> Validation:
+    """Return the scoring that chooses checkpoints: macro mAP of whole clips."""
+
+    def score(model: Cnn) -> dict[str, float]:
+        predictions = predict(model, dataset, _PROTOCOL)
+        return {"mAP": evaluate(predictions, dataset.labels, _PROTOCOL, bootstrap=0).mAP}
+
+    return Validation(score, dataset.identity())

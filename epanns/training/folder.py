@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import math
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,7 @@ class RunFolder:
         """
         run = self.path / _RUN
         if not run.exists():
-            if self.path.exists() and any(self.path.iterdir()):
+            if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
                 raise OutputError(f"{self.path} exists already and is no training run: choose another --out")
             self.path.mkdir(parents=True, exist_ok=True)
             write_json(run, {"asked": self.asked})
@@ -79,10 +80,9 @@ class RunFolder:
         for name in (LABELS, CARD, WEIGHTS, CONFIG):  # the config last: without it the folder is no checkpoint
             if (best / name).exists():
                 (best / name).replace(self.path / name)
-        if best.exists():
-            best.rmdir()
         write_json(self.path / _RUN, {"asked": self.asked, "result": dict(result)})
         self.state_file.unlink(missing_ok=True)
+        _tidy(self.path)
 
 
 def start_over(path: Path) -> None:
@@ -93,14 +93,23 @@ def start_over(path: Path) -> None:
     """
     if not path.exists():
         return
-    if any(path.iterdir()) and not (path / _RUN).exists():
+    if not path.is_dir() or (any(path.iterdir()) and not (path / _RUN).exists()):
         raise OutputError(f"{path} is no training run and is left alone: choose another --out")
-    best = path / _BEST
-    for folder in (best, path):
-        for name in (CONFIG, WEIGHTS, LABELS, CARD, _STATE, _METRICS, _RUN):
-            (folder / name).unlink(missing_ok=True)
-    if best.exists():
-        best.rmdir()
+    shutil.rmtree(path / _BEST, ignore_errors=True)
+    for name in (CONFIG, WEIGHTS, LABELS, CARD, _STATE, _METRICS):
+        (path / name).unlink(missing_ok=True)
+    _tidy(path)
+    (path / _RUN).unlink(missing_ok=True)  # last: while it is there, the folder is known as a run
+
+
+def _tidy(path: Path) -> None:
+    """Remove what writing leaves behind when it is killed, and the emptied ``best``."""
+    for file in path.glob("*.partial"):
+        file.unlink() if file.is_file() else shutil.rmtree(file, ignore_errors=True)
+    for folder in (*path.glob(f"{_BEST}.*"), *path.glob(f".{_BEST}*")):
+        shutil.rmtree(folder, ignore_errors=True)
+    if (path / _BEST).exists() and not any((path / _BEST).iterdir()):
+        (path / _BEST).rmdir()
 
 
 def _first_difference(before: Any, asked: Any, prefix: str = "") -> str:

@@ -20,11 +20,23 @@ from epanns.training.folder import RunFolder
 from epanns.training.losses import clip_bce
 from epanns.training.mixup import draw_lambda, mix_target
 from epanns.training.optim import build_optimizer, learning_rate_at
-from epanns.training.signals import StopRequest, noticing_signals
+from epanns.training.signals import noticing_signals
 from epanns.training.state import TrainingState
 
-Validate = Callable[[Cnn], Mapping[str, float]]
 OnStep = Callable[[TrainingState, float], None]
+
+
+@dataclass(frozen=True)
+class Validation:
+    """How checkpoints are chosen.
+
+    Attributes:
+        score: Scores a model; its ``mAP`` decides. It must leave the model as it was.
+        data: What the scores are measured on, in JSON values: part of a run's identity.
+    """
+
+    score: Callable[[Cnn], Mapping[str, float]]
+    data: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -50,7 +62,7 @@ def finetune(
     config: TrainingConfig,
     out: Path,
     *,
-    validate: Validate,
+    validation: Validation,
     on_step: OnStep | None = None,
     workers: int = 0,
 ) -> TrainingResult:
@@ -60,12 +72,11 @@ def finetune(
     weights as if it had never stopped: step k draws its clips, mixing weights, masks and dropout from (seed, k) alone.
 
     Args:
-        model: Trained in place, on the device its parameters are on.
+        model: Trained in place, on the device its parameters are on, in channels-last memory format.
         dataset: Training clips with the model's labels and sample rate.
         config: What to do.
         out: Run folder; becomes the checkpoint folder of the best weights when the run ends.
-        validate: Scores a model; its ``mAP`` chooses the checkpoint. Called at step 0, every `validate_every` steps and
-            after the last one.
+        validation: Called at step 0, every `validate_every` steps and after the last one.
         on_step: Called after each step with the state and the step's loss.
         workers: Processes that read clips.
 
@@ -76,60 +87,117 @@ def finetune(
         Interrupted: If SIGINT or SIGTERM came; the state is saved.
     """
     require_same_task(model, dataset)
-    if config.freeze_backbone:
-        model.freeze_backbone()
-    folder = RunFolder(out, _asked(model, dataset, config))
-    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # a fifth to a half faster on a CPU
+    folder = RunFolder(out, _asked(model, dataset, config, validation))
     if (ended := folder.open()) is not None:
         return TrainingResult(**ended)
-    optimizer = build_optimizer(model, config)
-    state = TrainingState()
-    if folder.state_file.exists():
-        state = TrainingState.load(folder.state_file, model, optimizer)
+    run = _Run(model, config, folder, validation)
     # The caller's random numbers are not touched by the seeding of every step.
     with torch.random.fork_rng(), noticing_signals() as stop:
-        if not state.history:
-            _validate(model, validate, state, folder, learning_rate_at(0, config))
-            state.save(folder.state_file, model, optimizer)
-        batches = StepBatches(
-            dataset.targets,
-            sampler=config.sampler,
-            batch_size=config.drawn_clips,
-            seed=config.seed,
-            first_step=state.step,
-            last_step=config.iterations,
-        )
-        for batch in make_loader(dataset, batches, workers=workers):
-            started = time.perf_counter()
-            rate = learning_rate_at(state.step, config)
-            loss = _train_step(model, optimizer, batch, config, state.step, rate)
-            state.step += 1
-            state.loss_sum, state.loss_count = state.loss_sum + loss, state.loss_count + 1
-            state.seconds += time.perf_counter() - started
+        if not run.state.history:
+            run.validate()
+        for batch in make_loader(dataset, run.batches(dataset), workers=workers):
+            loss = run.step(batch)
             if on_step is not None:
-                on_step(state, loss)
-            if state.step % config.validate_every == 0 or state.step == config.iterations:
-                _validate(model, validate, state, folder, rate)
-                state.save(folder.state_file, model, optimizer)
-            _obey(stop, state, folder, (model, optimizer), config.iterations)
+                on_step(run.state, loss)
+            if run.state.step % config.validate_every == 0 or run.is_over:
+                run.validate()
+            if stop.signal_number is not None and not run.is_over:
+                run.save()
+                raise Interrupted(stop.signal_number, f"stopped by signal {stop.signal_number} at {run.where()}")
+    state = run.state
     result = TrainingResult(state.best_step, state.best_score, state.step, round(state.seconds, 3))
     folder.finish(asdict(result))
+    if stop.signal_number is not None:
+        raise Interrupted(
+            stop.signal_number, f"signal {stop.signal_number} came as the run in {out} ended; it is whole"
+        )
     return result
 
 
-def _asked(model: Cnn, dataset: PackDataset, config: TrainingConfig) -> dict[str, Any]:
+class _Run:
+    """A run between its first and its last step."""
+
+    def __init__(self, model: Cnn, config: TrainingConfig, folder: RunFolder, validation: Validation) -> None:
+        self.model, self.config, self.folder, self.validation = model, config, folder, validation
+        if config.freeze_backbone:
+            model.freeze_backbone()
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # a fifth to a half faster on a CPU
+        self.optimizer = build_optimizer(model, config)
+        self.state = TrainingState()
+        if folder.state_file.exists():
+            self.state = TrainingState.load(folder.state_file, model, self.optimizer)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the last step is done."""
+        return self.state.step >= self.config.iterations
+
+    def batches(self, dataset: PackDataset) -> StepBatches:
+        """Return the batches of the steps that are left."""
+        return StepBatches(
+            dataset.targets,
+            sampler=self.config.sampler,
+            batch_size=self.config.drawn_clips,
+            seed=self.config.seed,
+            first_step=self.state.step,
+            last_step=self.config.iterations,
+        )
+
+    def step(self, batch: ClipBatch) -> float:
+        """Do one optimisation step and return its loss."""
+        started = time.perf_counter()
+        state = self.state
+        loss = _train_step(self.model, self.optimizer, batch, self.config, state.step)
+        state.step += 1
+        state.loss_sum, state.loss_count = state.loss_sum + loss, state.loss_count + 1
+        state.seconds += time.perf_counter() - started
+        return loss
+
+    def validate(self) -> None:
+        """Score the model, keep the weights if they are the best so far, write the metrics, save the state."""
+        started = time.perf_counter()
+        scores = self.validation.score(self.model)
+        state = self.state
+        state.seconds += time.perf_counter() - started
+        row = {
+            "step": state.step,
+            "loss": state.loss_sum / state.loss_count if state.loss_count else float("nan"),
+            "learning_rate": learning_rate_at(max(0, state.step - 1), self.config),
+            **scores,
+            "seconds": round(state.seconds, 3),
+        }
+        state.history.append(row)
+        state.loss_sum, state.loss_count = 0.0, 0
+        if scores["mAP"] > state.best_score:
+            state.best_step, state.best_score = state.step, scores["mAP"]
+            self.folder.keep_best(self.model, state)
+        self.folder.write_metrics(state)
+        self.save()
+
+    def save(self) -> None:
+        """Save what the run needs to go on."""
+        self.state.save(self.folder.state_file, self.model, self.optimizer)
+
+    def where(self) -> str:
+        """Say how far the run is and how it goes on."""
+        return (
+            f"step {self.state.step} of {self.config.iterations}; the state is saved in {self.folder.path}: "
+            "run the same command again to go on"
+        )
+
+
+def _asked(model: Cnn, dataset: PackDataset, config: TrainingConfig, validation: Validation) -> dict[str, Any]:
     """Return what makes two runs the same run."""
     return {
         "training": config.to_dict(),
-        "data": {"name": dataset.dataset_name, "clips": len(dataset), "sha256": dataset.digest},
+        "data": dataset.identity(),
+        "validation": dict(validation.data),
         "model": model.spec.to_dict(),
         "parent_sha256": model.provenance.get("sha256"),
     }
 
 
-def _train_step(
-    model: Cnn, optimizer: torch.optim.Adam, batch: ClipBatch, config: TrainingConfig, step: int, rate: float
-) -> float:
+def _train_step(model: Cnn, optimizer: torch.optim.Adam, batch: ClipBatch, config: TrainingConfig, step: int) -> float:
     """Do one optimisation step and return its loss."""
     device = next(model.parameters()).device
     torch.manual_seed(derive_seed("step", config.seed, step))
@@ -141,7 +209,7 @@ def _train_step(
         mixup_lambda = draw_lambda(config.batch_size, alpha=config.mixup_alpha, seed=config.seed, step=step).to(device)
         target = mix_target(target, mixup_lambda)
     for group in optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = learning_rate_at(step, config)
     optimizer.zero_grad(set_to_none=True)
     loss = clip_bce(model(on_device.float_waveform(), mixup_lambda)["clipwise_logits"], target)
     value = float(loss.detach())
@@ -162,33 +230,3 @@ def set_learning_mode(model: Cnn, *, spec_augment: bool) -> None:
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm) and not module.weight.requires_grad:
             module.eval()
-
-
-def _validate(model: Cnn, validate: Validate, state: TrainingState, folder: RunFolder, rate: float) -> None:
-    """Score the model, write a row of the metrics and keep the weights if they are the best so far."""
-    started = time.perf_counter()
-    scores = validate(model)
-    state.seconds += time.perf_counter() - started
-    loss = state.loss_sum / state.loss_count if state.loss_count else float("nan")
-    state.history.append(
-        {"step": state.step, "loss": loss, "learning_rate": rate, **scores, "seconds": round(state.seconds, 3)}
-    )
-    state.loss_sum, state.loss_count = 0.0, 0
-    if scores["mAP"] > state.best_score:
-        state.best_step, state.best_score = state.step, scores["mAP"]
-        folder.keep_best(model, state)
-    folder.write_metrics(state)
-
-
-def _obey(
-    stop: StopRequest, state: TrainingState, folder: RunFolder, learner: tuple[Cnn, torch.optim.Adam], last: int
-) -> None:
-    """Save and leave if a signal came, unless the run is over anyway."""
-    if stop.signal_number is None or state.step == last:
-        return
-    state.save(folder.state_file, *learner)
-    raise Interrupted(
-        stop.signal_number,
-        f"stopped by signal {stop.signal_number} at step {state.step} of {last}; the state is saved in {folder.path}: "
-        "run the same command again to go on",
-    )

@@ -9,7 +9,7 @@ import soundfile
 import torch
 
 from epanns.cli.main import cli
-from epanns.errors import ConfigError, OutputError
+from epanns.errors import ConfigError, OutputError, PackError
 from epanns.labels import LabelSet
 from epanns.models.checkpoint import load, save_checkpoint
 from epanns.models.zoo import build_model
@@ -71,6 +71,13 @@ def test_train_again_goes_on_and_fresh_starts_over(runner, tmp_path, packs):
 def test_what_cannot_be_trained_is_refused_before_anything_is_written(runner, tmp_path, packs, arguments, message):
     with pytest.raises(ConfigError, match=message):
         invoke(runner, *arguments, *packs, "--out", tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_validating_on_training_clips_is_refused(runner, tmp_path, tiny_packs):
+    packs = ["--train", tiny_packs["train"], "--val", tiny_packs["train"]]
+    with pytest.raises(PackError, match=r"60 of 60 validation clips are training clips too, first 'clip-.*a leak"):
+        invoke(runner, "train", "Cnn14_8k", "--width", 0.03, *packs, "--out", tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 

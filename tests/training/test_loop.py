@@ -17,10 +17,10 @@ from epanns.errors import CheckpointError, ConfigError, Interrupted, OutputError
 from epanns.labels import LabelSet
 from epanns.models.checkpoint import load
 from epanns.models.cnn import Cnn
-from epanns.sweeps.trial import validation_map
+from epanns.sweeps.trial import validation_on
 from epanns.training.config import TrainingConfig
 from epanns.training.folder import start_over
-from epanns.training.loop import finetune
+from epanns.training.loop import Validation, finetune
 
 CONFIG = TrainingConfig(iterations=6, batch_size=4, validate_every=2, learning_rate=5e-3)
 
@@ -39,10 +39,14 @@ def make_model(tiny_spec, train):
     return make
 
 
-def count_up():
+def scoring(score, **data) -> Validation:
+    return Validation(lambda model: {"mAP": score(model)}, data)
+
+
+def count_up(**data) -> Validation:
     """A validation whose score rises with each call."""
     calls = iter(range(1, 1000))
-    return lambda model: {"mAP": next(calls) / 1000}
+    return scoring(lambda model: next(calls) / 1000, **data)
 
 
 def weights_of(folder) -> bytes:
@@ -54,18 +58,18 @@ def test_training_lowers_the_loss_and_raises_the_map(tmp_path, make_model, train
     config = TrainingConfig(
         iterations=90, batch_size=16, validate_every=30, learning_rate=1e-2, mixup_alpha=0.0, spec_augment=False
     )
-    result = finetune(make_model(), train, config, tmp_path / "run", validate=lambda m: {"mAP": validation_map(m, val)})
+    result = finetune(make_model(), train, config, tmp_path / "run", validation=validation_on(val))
     rows = list(csv.DictReader((tmp_path / "run" / "metrics.csv").read_text().splitlines()))
     assert [row["step"] for row in rows] == ["0", "30", "60", "90"]
     assert rows[0]["loss"] == ""
     assert float(rows[-1]["loss"]) < 0.9 * float(rows[1]["loss"])
     assert result.best_score > float(rows[0]["mAP"]) + 0.1
-    assert validation_map(load(tmp_path / "run"), val) == pytest.approx(result.best_score, abs=1e-9)
+    assert validation_on(val).score(load(tmp_path / "run"))["mAP"] == pytest.approx(result.best_score, abs=1e-9)
 
 
 def test_run_folder_becomes_the_checkpoint_of_the_best_step(tmp_path, make_model, train):
     scores = iter([0.1, 0.2, 0.9, 0.3])
-    result = finetune(make_model(), train, CONFIG, tmp_path / "run", validate=lambda model: {"mAP": next(scores)})
+    result = finetune(make_model(), train, CONFIG, tmp_path / "run", validation=scoring(lambda model: next(scores)))
     assert (result.best_step, result.best_score, result.steps) == (4, 0.9, 6)
     assert {file.name for file in (tmp_path / "run").iterdir()} == {
         "config.json",
@@ -82,7 +86,7 @@ def test_run_folder_becomes_the_checkpoint_of_the_best_step(tmp_path, make_model
 @pytest.mark.parametrize("mixup_alpha", [0.0, 1.0])
 def test_a_run_stopped_at_any_step_ends_with_the_same_bytes(tmp_path, make_model, train, mixup_alpha):
     config = replace(CONFIG, mixup_alpha=mixup_alpha)
-    finetune(make_model(), train, config, tmp_path / "whole", validate=count_up())
+    finetune(make_model(), train, config, tmp_path / "whole", validation=count_up())
     for last in range(1, 6):
 
         def stop(state, loss, last=last):
@@ -91,10 +95,10 @@ def test_a_run_stopped_at_any_step_ends_with_the_same_bytes(tmp_path, make_model
 
         out, validate = tmp_path / f"stopped-{last}", count_up()
         with pytest.raises(Interrupted, match=f"signal 15 at step {last} of 6; .*run the same command again") as caught:
-            finetune(make_model(), train, config, out, validate=validate, on_step=stop)
+            finetune(make_model(), train, config, out, validation=validate, on_step=stop)
         assert caught.value.exit_code == 143
         torch.rand(last)  # what happens between must not matter
-        finetune(make_model(), train, config, out, validate=validate, workers=last % 2)
+        finetune(make_model(), train, config, out, validation=validate, workers=last % 2)
         assert weights_of(out) == weights_of(tmp_path / "whole")
 
 
@@ -116,27 +120,62 @@ def test_a_killed_process_goes_on_to_the_same_bytes(tmp_path, tiny_packs):
 
 
 def test_a_finished_run_is_not_run_again(tmp_path, make_model, train):
-    first = finetune(make_model(), train, CONFIG, tmp_path / "run", validate=count_up())
-    again = finetune(make_model(), train, CONFIG, tmp_path / "run", validate=lambda model: pytest.fail("validated"))
+    first = finetune(make_model(), train, CONFIG, tmp_path / "run", validation=count_up())
+    again = finetune(
+        make_model(), train, CONFIG, tmp_path / "run", validation=scoring(lambda model: pytest.fail("validated"))
+    )
     assert again == first
 
 
 def test_another_configuration_in_the_same_folder_is_refused(tmp_path, make_model, train):
-    finetune(make_model(), train, CONFIG, tmp_path / "run", validate=count_up())
+    finetune(make_model(), train, CONFIG, tmp_path / "run", validation=count_up())
     before = weights_of(tmp_path / "run")
     other = replace(CONFIG, learning_rate=1e-4)
     with pytest.raises(OutputError, match=re.escape("training.learning_rate=0.005, not 0.0001: repeat")):
-        finetune(make_model(), train, other, tmp_path / "run", validate=count_up())
+        finetune(make_model(), train, other, tmp_path / "run", validation=count_up())
     assert weights_of(tmp_path / "run") == before
     start_over(tmp_path / "run")
-    finetune(make_model(), train, other, tmp_path / "run", validate=count_up())
+    finetune(make_model(), train, other, tmp_path / "run", validation=count_up())
     assert weights_of(tmp_path / "run") != before
+
+
+def test_other_validation_clips_are_another_run(tmp_path, make_model, train):
+    finetune(make_model(), train, CONFIG, tmp_path / "run", validation=count_up(sha256="a"))
+    with pytest.raises(OutputError, match="holds a run with validation.sha256='a', not 'b'"):
+        finetune(make_model(), train, CONFIG, tmp_path / "run", validation=count_up(sha256="b"))
+
+
+def test_starting_over_removes_what_a_killed_run_leaves(tmp_path, make_model, train):
+    finetune(make_model(), train, CONFIG, tmp_path / "run", validation=count_up())
+    (tmp_path / "run" / "state.pt.partial").write_bytes(b"half")
+    for name in ("best", "best.next", "best.previous"):
+        (tmp_path / "run" / name).mkdir()
+        (tmp_path / "run" / name / "model.safetensors").write_bytes(b"half")
+    start_over(tmp_path / "run")
+    assert list((tmp_path / "run").iterdir()) == []
+
+
+def test_a_signal_in_the_last_step_is_obeyed_once_the_run_is_whole(tmp_path, make_model, train):
+    def stop(state, loss):
+        if state.step == CONFIG.iterations:
+            signal.raise_signal(signal.SIGTERM)
+
+    with pytest.raises(Interrupted, match="signal 15 came as the run in .* ended; it is whole"):
+        finetune(make_model(), train, CONFIG, tmp_path / "run", validation=count_up(), on_step=stop)
+    assert load(tmp_path / "run").provenance["recipe"]
+
+
+def test_an_output_that_is_a_file_is_refused(tmp_path, make_model, train):
+    (tmp_path / "run").write_text("mine")
+    with pytest.raises(OutputError, match="run exists already and is no training run"):
+        finetune(make_model(), train, CONFIG, tmp_path / "run", validation=count_up())
+    assert (tmp_path / "run").read_text() == "mine"
 
 
 def test_a_folder_of_something_else_is_refused_and_left_alone(tmp_path, make_model, train):
     (tmp_path / "thesis.txt").write_text("years of work")
     with pytest.raises(OutputError, match="exists already and is no training run"):
-        finetune(make_model(), train, CONFIG, tmp_path, validate=count_up())
+        finetune(make_model(), train, CONFIG, tmp_path, validation=count_up())
     with pytest.raises(OutputError, match="is no training run and is left alone"):
         start_over(tmp_path)
     assert (tmp_path / "thesis.txt").read_text() == "years of work"
@@ -147,38 +186,38 @@ def test_a_damaged_state_is_named_with_the_remedy(tmp_path, make_model, train):
         signal.raise_signal(signal.SIGINT)
 
     with pytest.raises(Interrupted) as caught:
-        finetune(make_model(), train, CONFIG, tmp_path / "run", validate=count_up(), on_step=stop)
+        finetune(make_model(), train, CONFIG, tmp_path / "run", validation=count_up(), on_step=stop)
     assert caught.value.exit_code == 130
     state = tmp_path / "run" / "state.pt"
     state.write_bytes(state.read_bytes()[:100])
     with pytest.raises(CheckpointError, match="state.pt: this training state cannot be resumed .* --fresh to"):
-        finetune(make_model(), train, CONFIG, tmp_path / "run", validate=count_up())
+        finetune(make_model(), train, CONFIG, tmp_path / "run", validation=count_up())
     (tmp_path / "run" / "training.json").write_text("{")
     with pytest.raises(OutputError, match="training.json: cannot be read .*: give --fresh or another --out"):
-        finetune(make_model(), train, CONFIG, tmp_path / "run", validate=count_up())
+        finetune(make_model(), train, CONFIG, tmp_path / "run", validation=count_up())
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, make_model, train):
     model = make_model()
     torch.nn.init.constant_(model.fc1.weight, float("inf"))
     with pytest.raises(TrainingError, match=r"loss=nan at step 0, clips clip-\d+.wav.*lower --learning-rate 0.005"):
-        finetune(model, train, CONFIG, tmp_path / "run", validate=count_up())
+        finetune(model, train, CONFIG, tmp_path / "run", validation=count_up())
 
 
 def test_other_labels_or_rates_are_refused_before_anything_is_written(tmp_path, tiny_spec, train):
     with pytest.raises(ConfigError, match=r"different classes \(class 0 is 'a' in the model, '.*' in the pack\)"):
         other = Cnn(tiny_spec, LabelSet.of(["a", "b", "c", "d"]))
-        finetune(other, train, CONFIG, tmp_path / "run", validate=count_up())
+        finetune(other, train, CONFIG, tmp_path / "run", validation=count_up())
     spec = replace(tiny_spec, front_end=replace(tiny_spec.front_end, sample_rate=16_000))
     with pytest.raises(ConfigError, match=r"Cnn14 hears 16000 Hz, the pack .* 8000 Hz: .* --sample-rate 16000"):
-        finetune(Cnn(spec, train.labels), train, CONFIG, tmp_path / "run", validate=count_up())
+        finetune(Cnn(spec, train.labels), train, CONFIG, tmp_path / "run", validation=count_up())
     assert not (tmp_path / "run").exists()
 
 
 def test_freezing_changes_the_classifier_alone(tmp_path, make_model, train):
     model = make_model()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    finetune(model, train, replace(CONFIG, freeze_backbone=True), tmp_path / "run", validate=count_up())
+    finetune(model, train, replace(CONFIG, freeze_backbone=True), tmp_path / "run", validation=count_up())
     after = load(tmp_path / "run").state_dict()
     assert [name for name in before if not torch.equal(before[name], after[name])] == [
         "fc_audioset.weight",
@@ -189,12 +228,12 @@ def test_freezing_changes_the_classifier_alone(tmp_path, make_model, train):
 def test_the_callers_random_numbers_are_left_alone(tmp_path, make_model, train):
     model = make_model()
     before = torch.get_rng_state()
-    finetune(model, train, CONFIG, tmp_path / "run", validate=count_up())
+    finetune(model, train, CONFIG, tmp_path / "run", validation=count_up())
     assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_what_was_asked_is_written_beside_the_result(tmp_path, make_model, train):
-    finetune(make_model(), train, CONFIG, tmp_path / "run", validate=count_up())
+    finetune(make_model(), train, CONFIG, tmp_path / "run", validation=count_up())
     written = json.loads((tmp_path / "run" / "training.json").read_text())
     assert written["asked"]["training"] == CONFIG.to_dict()
     assert written["asked"]["data"]["clips"] == len(train) == 60

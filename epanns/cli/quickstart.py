@@ -17,6 +17,7 @@ def command(out: Path, as_json: bool) -> None:
     A narrow Cnn14 learns to tag ten kinds of synthetic events, loses a quarter, a half and three quarters of the
     filters of its last six convolutions, and is scored at each stage. OUT/report holds the table and the figure.
     """
+    from epanns.cli.sweep import tell
     from epanns.errors import EpannsError
     from epanns.reporting.report import write_report
     from epanns.sweeps.experiment import parse_experiment
@@ -25,12 +26,6 @@ def command(out: Path, as_json: bool) -> None:
 
     text = (resources.files("epanns") / "sweeps" / "quickstart.toml").read_text(encoding="utf-8")
     experiment = parse_experiment(text, "quickstart.toml")
-    total, ended = len(experiment.trials()), [0]
-
-    def tell(trial_id: str, outcome: str) -> None:
-        ended[0] += 1
-        log(f"[{ended[0]}/{total}] trial {trial_id} {outcome}")
-
     log("generating and packing sound, then training a base, pruning it three times and fine-tuning each")
     summary = run_experiment(experiment, out, on_trial=tell)
     if summary.failed:

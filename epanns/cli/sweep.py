@@ -27,13 +27,8 @@ def command(experiment: Path, out: Path, jobs: int, data_root: Path | None, as_j
     asked = load_experiment(experiment)
     if data_root is not None:
         asked = dataclasses.replace(asked, data=dataclasses.replace(asked.data, root=str(data_root)))
-    total, ended = len(asked.trials()), [0]
-
-    def tell(trial_id: str, outcome: str) -> None:
-        ended[0] += 1
-        log(f"[{ended[0]}/{total}] {trial_id} {outcome}")
-
     summary = run_experiment(asked, out, jobs=jobs, on_trial=tell)
+    total = sum(map(len, (summary.done, summary.skipped, summary.failed)))
     emit(
         {"out": str(out), "done": summary.done, "skipped": summary.skipped, "failed": summary.failed},
         f"{out}: {len(summary.done)} trials done, {len(summary.skipped)} done before, {len(summary.failed)} failed",
@@ -44,3 +39,8 @@ def command(experiment: Path, out: Path, jobs: int, data_root: Path | None, as_j
         raise EpannsError(
             f"{len(summary.failed)} of {total} trials failed, first {where}: mend the cause and run again"
         )
+
+
+def tell(trial_id: str, outcome: str, ended: int, total: int) -> None:
+    """Say on stderr how a trial ended."""
+    log(f"[{ended}/{total}] trial {trial_id} {outcome}")

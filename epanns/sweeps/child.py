@@ -3,10 +3,14 @@
 import os
 import signal
 import sys
+import threading
+import time
 from pathlib import Path
 
 from epanns.errors import Interrupted
 from epanns.sweeps.journal import TrialFolder
+
+_WATCH_SECONDS = 0.5
 
 
 def main(folder: Path) -> int:
@@ -22,7 +26,15 @@ def main(folder: Path) -> int:
         return stopped.exit_code
 
 
+def _leave_with(parent: int) -> None:
+    """Stop as if by SIGTERM, state saved, when the sweep is gone: it may have been killed and cannot say so."""
+    while os.getppid() == parent:
+        time.sleep(_WATCH_SECONDS)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
 if __name__ == "__main__":
     # Ctrl-C reaches the whole process group; the sweep passes it on as SIGTERM, in its own order.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_leave_with, args=(os.getppid(),), daemon=True).start()
     sys.exit(main(Path(sys.argv[1])))

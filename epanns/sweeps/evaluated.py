@@ -1,5 +1,7 @@
 """A checkpoint that was scored by itself, as a run record that reports can read."""
 
+from collections.abc import Sequence
+
 from epanns.atomic import sha256_of_json
 from epanns.complexity.macs import profile
 from epanns.data.dataset import PackDataset
@@ -7,6 +9,7 @@ from epanns.evaluation.predict import EvaluationProtocol
 from epanns.evaluation.scores import Scores
 from epanns.installed import versions
 from epanns.models.cnn import Cnn
+from epanns.models.recipe import Step, since_pruning, steps_of
 from epanns.models.spec import ModelSpec
 from epanns.models.zoo import ZOO
 from epanns.pruning.plan import PruningPlan
@@ -27,7 +30,8 @@ def record_of_checkpoint(
     """Return the record of one evaluation.
 
     What was pruned comes from the plan in the checkpoint or, without one (released files), from comparing its widths
-    with those of its row in the zoo; the criterion is then ``unknown``.
+    with those of its row in the zoo; the criterion is then ``unknown``. Recovery, fine-tuning (since the last pruning)
+    and seed come from the recipe.
 
     Args:
         model: The network, as loaded.
@@ -41,7 +45,7 @@ def record_of_checkpoint(
     plan = None if not model.provenance.get("plan") else PruningPlan.from_dict(model.provenance["plan"])
     base = unpruned_spec(model.spec, plan)
     layers = tuple(layer for layer, width in model.spec.widths.items() if width < base.widths[layer])
-    training = (model.provenance.get("recipe") or {}).get("training", {})
+    steps = steps_of(model.provenance)
     heard = dataset.clip_seconds if protocol.window is None else protocol.window
     identity = {
         "kind": "evaluated",
@@ -58,9 +62,9 @@ def record_of_checkpoint(
         criterion=None if not layers else "unknown" if plan is None else plan.criterion,
         layers=layers,
         ratio=_common_ratio(model.spec, base, layers, plan),
-        recover="none",
-        finetune_iterations=training.get("iterations", 0) if layers else 0,
-        seed=training.get("seed", 0),
+        recover=next((step["method"] for step in reversed(since_pruning(steps)) if step["step"] == "recover"), "none"),
+        finetune_iterations=sum(step["training"]["iterations"] for step in since_pruning(steps) if "training" in step),
+        seed=_seed_of(steps),
         dataset=dataset.dataset_name,
         protocol=protocol.describe(),
         clip_seconds=heard,
@@ -73,6 +77,13 @@ def record_of_checkpoint(
         versions=versions(*DECISIVE_PACKAGES),
         seconds=round(seconds, 3),
     )
+
+
+def _seed_of(steps: Sequence[Step]) -> int:
+    """Return the seed of the last training or, where nothing was trained by us, of the last pruning."""
+    trained = [step["training"]["seed"] for step in steps if "training" in step]
+    pruned = [step["seed"] for step in steps if step["step"] == "prune"]
+    return int((trained or pruned or [0])[-1])
 
 
 def unpruned_spec(spec: ModelSpec, plan: PruningPlan | None) -> ModelSpec:

@@ -1,7 +1,7 @@
 """An experiment as data: TOML in, the list of its trials out."""
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import product
@@ -59,8 +59,10 @@ class DataConfig:
         return set(parts[one]) & set(parts[other])
 
     def identity(self) -> dict[str, Any]:
-        """Return what of the data belongs to a trial's identity: all but where it lies on this machine."""
+        """Return what of the data is asked for, wherever it lies; their content is added when it is known."""
         kept = {"kind": self.kind, "sample_rate": self.sample_rate, "seconds": float(self.seconds)}
+        if self.kind == "packs":
+            return kept
         parts = {"train": list(self.train), "val": list(self.val), "test": list(self.test)}
         return {**kept, **parts, **({"synthetic": dict(self.synthetic)} if self.synthetic else {})}
 
@@ -133,12 +135,15 @@ class Trial:
     """One cell of the grid.
 
     Attributes:
-        config: Everything that decides the result, in JSON values; its hash is the trial's name.
+        config: Everything that decides the result, in JSON values; its hash is the trial's name. Data and checkpoints
+            stand in it by what they hold, not by where they lie.
         base: The trial whose network this one prunes; None for the base itself.
+        checkpoint: Where the base's checkpoint is, if it is not trained here.
     """
 
     config: Mapping[str, Any]
     base: "Trial | None" = None
+    checkpoint: str = ""
 
     @property
     def trial_id(self) -> str:
@@ -157,9 +162,15 @@ class Experiment:
     grid: GridConfig
     finetunes: tuple[Mapping[str, Any], ...]
 
-    def trials(self) -> list[Trial]:
-        """Return the bases, then the pruned trials, each once, in a fixed order."""
-        bases = [self._base(base, seed) for base in self.bases for seed in self.seeds]
+    def trials(self, content: Mapping[str, str], weights: Callable[[str], str]) -> list[Trial]:
+        """Return the bases, then the pruned trials, each once, in a fixed order.
+
+        Args:
+            content: Part of the data (``train``, ``val``, ``test``) -> digest of its clips.
+            weights: Returns the digest of a checkpoint's weights.
+        """
+        data = {**self.data.identity(), "content": dict(content)}
+        bases = [self._base(base, seed, data, weights) for base in self.bases for seed in self.seeds]
         found = {trial.trial_id: trial for trial in bases}
         for base in bases:
             cells = product(self.grid.criterion, self.grid.layers, self.grid.recover, self.finetunes or ({},))
@@ -169,14 +180,12 @@ class Experiment:
                     found.setdefault(trial.trial_id, trial)
         return list(found.values())
 
-    def _base(self, base: BaseConfig, seed: int) -> Trial:
-        config: dict[str, Any] = {"kind": "base", "data": self.data.identity(), "seed": seed}
+    def _base(self, base: BaseConfig, seed: int, data: Mapping[str, Any], weights: Callable[[str], str]) -> Trial:
+        config: dict[str, Any] = {"kind": "base", "data": data, "seed": seed}
         if base.checkpoint:
-            config["checkpoint"] = base.checkpoint
-        else:
-            training = TrainingConfig.from_dict({**base.training, "seed": seed}).to_dict()
-            config |= {"model": base.model, "width": float(base.width), "training": training}
-        return Trial(config)
+            return Trial({**config, "checkpoint_sha256": weights(base.checkpoint)}, checkpoint=base.checkpoint)
+        training = TrainingConfig.from_dict({**base.training, "seed": seed}).to_dict()
+        return Trial({**config, "model": base.model, "width": float(base.width), "training": training})
 
     def _pruned(
         self, base: Trial, cell: tuple[str, list[str], str, float], finetune: Mapping[str, Any]

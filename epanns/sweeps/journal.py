@@ -2,14 +2,15 @@
 
 import fcntl
 import json
-from collections.abc import Iterator, Mapping
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from epanns.atomic import write_json
-from epanns.errors import DataError, EpannsError, OutputError
+from epanns.errors import DataError, OutputError
 from epanns.sweeps.experiment import Experiment, Trial
 from epanns.sweeps.records import RunRecord
 
@@ -29,7 +30,7 @@ class TrialFolder:
         return (self.path / "result.json").exists()
 
     def read_config(self) -> dict[str, Any]:
-        """Return what the trial is asked to do: ``experiment``, ``config``, ``packs``, ``base``."""
+        """Return what the trial is asked to do: ``experiment``, ``config``, ``packs``, ``base``, ``checkpoint``."""
         try:
             config: dict[str, Any] = json.loads((self.path / "config.json").read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
@@ -45,9 +46,17 @@ class TrialFolder:
         write_json(self.path / "result.json", record.to_dict())
         (self.path / "error.json").unlink(missing_ok=True)
 
-    def fail(self, error: EpannsError) -> None:
+    def fail(self, error: Exception) -> None:
         """Note a failure; the trial is tried again when the sweep is run again."""
-        write_json(self.path / "error.json", {"kind": type(error).__name__, "message": str(error)})
+        trace = "".join(traceback.format_exception(error))
+        write_json(self.path / "error.json", {"kind": type(error).__name__, "message": str(error), "traceback": trace})
+
+    @contextmanager
+    def owned(self) -> Iterator[None]:
+        """Wait until no other process works on the trial; the lock goes with the process, however it ends."""
+        with (self.path / "trial.lock").open("a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
 
 
 class Sweep:
@@ -71,9 +80,27 @@ class Sweep:
         folder = self.folder_of(trial)
         asked = {"experiment": self.experiment.name, "config": dict(trial.config), "packs": dict(packs)}
         if trial.base is not None:
-            asked["base"] = trial.base.trial_id
+            asked |= {"base": trial.base.trial_id, "checkpoint": trial.base.checkpoint}
+        else:
+            asked["checkpoint"] = trial.checkpoint
         write_json(folder.path / "config.json", asked)
         return folder
+
+    def claim(self, trials: Sequence[Trial]) -> None:
+        """Write which trials belong here; a sweep may grow by trials, but not lose or change one.
+
+        Raises:
+            OutputError: If the folder holds trials that are not among `trials`.
+        """
+        claimed, ids = self.path / "sweep.json", [trial.trial_id for trial in trials]
+        if claimed.exists():
+            held: list[str] = json.loads(claimed.read_text(encoding="utf-8"))["trials"]
+            if lost := [trial_id for trial_id in held if trial_id not in ids]:
+                raise OutputError(
+                    f"{self.path} holds {len(lost)} of {len(held)} trials of another configuration, first {lost[0]}: "
+                    "a sweep may gain trials but not change them; choose another --out"
+                )
+        write_json(claimed, {"experiment": self.experiment.name, "trials": ids})
 
     @contextmanager
     def owned(self) -> Iterator[None]:
@@ -82,7 +109,8 @@ class Sweep:
         Raises:
             OutputError: If another process sweeps here, or the folder is something else.
         """
-        if self.path.exists() and any(self.path.iterdir()) and not (self.path / "sweep.lock").exists():
+        is_sweep = (self.path / "sweep.lock").exists()
+        if self.path.exists() and not is_sweep and (not self.path.is_dir() or any(self.path.iterdir())):
             raise OutputError(f"{self.path} exists already and is no sweep: choose another --out")
         self.path.mkdir(parents=True, exist_ok=True)
         with (self.path / "sweep.lock").open("a") as lock:

@@ -22,15 +22,18 @@ def prepare_packs(data: DataConfig, folder: Path, *, jobs: int = 1) -> dict[str,
         data: What is asked for.
         folder: Manifest and packs go to ``manifest.csv`` and ``packs/<split>`` in it.
         jobs: Processes that decode.
+
+    Raises:
+        ConfigError: If a split is asked for that the data set does not have.
+        OutputError: If the folder holds packs of other data.
     """
     if data.kind == "packs":
         return {part: [str(Path(path).resolve()) for path in getattr(data, part)] for part in PARTS}
     manifest_path = folder / "manifest.csv"
-    if not manifest_path.exists():
-        manifest = _read(data, folder)
-        for split in {split for part in PARTS for split in getattr(data, part)} - set(manifest.splits):
-            raise ConfigError(f"[data] no split {split!r} in {manifest.dataset}: it has {', '.join(manifest.splits)}")
-        write_manifest(manifest, manifest_path)
+    manifest = _read(data, folder)
+    for split in {split for part in PARTS for split in getattr(data, part)} - set(manifest.splits):
+        raise ConfigError(f"[data] no split {split!r} in {manifest.dataset}: it has {', '.join(manifest.splits)}")
+    write_manifest(manifest, manifest_path)  # refuses a folder that holds another data set's
     packs: dict[str, list[str]] = {}
     for part in PARTS:
         packs[part] = []

@@ -9,7 +9,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from epanns.errors import EpannsError, Interrupted
+from epanns.data.dataset import PackDataset
+from epanns.errors import Interrupted
+from epanns.models.checkpoint import load
 from epanns.sweeps.experiment import Experiment, Trial
 from epanns.sweeps.journal import Sweep, TrialFolder
 from epanns.sweeps.packs import prepare_packs
@@ -19,7 +21,8 @@ from epanns.training.signals import noticing_signals
 
 _POLL_SECONDS = 0.1
 
-OnTrial = Callable[[str, str], None]  # trial id, outcome: "done", "skipped" or "failed"
+# Trial id, outcome ("done", "skipped" or "failed"), trials ended, trials in all.
+OnTrial = Callable[[str, str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -63,16 +66,20 @@ def run_experiment(
     """
     sweep = Sweep(out, experiment)
     outcomes: dict[str, str] = {}
+    trials: list[Trial] = []
 
     def note(trial: Trial, outcome: str) -> None:
         outcomes[trial.trial_id] = outcome
         if on_trial is not None:
-            on_trial(trial.trial_id, outcome)
+            on_trial(trial.trial_id, outcome, len(outcomes), len(trials))
 
     with sweep.owned():
         packs = prepare_packs(experiment.data, out / "data", jobs=jobs)
+        content = {part: PackDataset([Path(path) for path in paths]).content_digest for part, paths in packs.items()}
+        trials += experiment.trials(content, _weights_digest)
+        sweep.claim(trials)
         waiting = []
-        for trial in experiment.trials():
+        for trial in trials:
             if sweep.folder_of(trial).is_done:
                 note(trial, "skipped")
             else:
@@ -114,10 +121,15 @@ def attempt(folder: TrialFolder, *, on_step: OnStep | None = None) -> bool:
         run_trial(folder, on_step=on_step)
     except Interrupted:
         raise
-    except EpannsError as error:
+    except Exception as error:  # a mistake in one trial must not cost the others; the traceback is kept
         folder.fail(error)
         return False
     return True
+
+
+def _weights_digest(checkpoint: str) -> str:
+    """Return the sha256 of a checkpoint's weights."""
+    return str(load(checkpoint).provenance["sha256"])
 
 
 def _run_in_processes(sweep: Sweep, queue: _Queue, note: Callable[[Trial, str], None], jobs: int) -> None:
@@ -132,7 +144,10 @@ def _run_in_processes(sweep: Sweep, queue: _Queue, note: Callable[[Trial, str], 
                     running[subprocess.Popen(command, env=environment)] = trial
                 for process in [process for process in running if process.poll() is not None]:
                     trial = running.pop(process)
-                    note(trial, "done" if sweep.folder_of(trial).is_done else "failed")
+                    folder = sweep.folder_of(trial)
+                    if not folder.is_done and not (folder.path / "error.json").exists():
+                        folder.fail(RuntimeError(f"the trial's process ended with code {process.returncode}"))
+                    note(trial, "done" if folder.is_done else "failed")
                 if stop.signal_number is not None:
                     raise Interrupted(
                         stop.signal_number, f"the sweep in {sweep.path} was stopped; run the same command to go on"
@@ -143,7 +158,7 @@ def _run_in_processes(sweep: Sweep, queue: _Queue, note: Callable[[Trial, str], 
 
 
 def _stop_all(running: dict[subprocess.Popen[bytes], Trial]) -> None:
-    """Let the children save their state and leave; nobody outlives the sweep."""
+    """Let the children save their state and leave."""
     for process in running:
         process.send_signal(signal.SIGTERM)
     for process in running:

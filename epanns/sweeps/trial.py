@@ -41,12 +41,13 @@ def run_trial(folder: TrialFolder, *, on_step: OnStep | None = None) -> RunRecor
         folder: Prepared by `journal.Sweep.prepare`.
         on_step: Called after each training step.
     """
-    if folder.is_done:
-        return folder.read_record()
-    asked = folder.read_config()
-    trial = _Trial(folder, asked, on_step)
-    record = trial.run_base() if asked["config"]["kind"] == "base" else trial.run_pruned()
-    folder.succeed(record)
+    with folder.owned():
+        if folder.is_done:
+            return folder.read_record()
+        asked = folder.read_config()
+        trial = _Trial(folder, asked, on_step)
+        record = trial.run_base() if asked["config"]["kind"] == "base" else trial.run_pruned()
+        folder.succeed(record)
     return record
 
 
@@ -64,8 +65,8 @@ class _Trial:
     def run_base(self) -> RunRecord:
         """Train the base, or take a checkpoint, and score it."""
         started = time.perf_counter()
-        if "checkpoint" in self.config:
-            model = load(self.config["checkpoint"])
+        if self.asked["checkpoint"]:
+            model = load(self.asked["checkpoint"])
         else:
             training = TrainingConfig.from_dict(self.config["training"])
             # Initial weights depend on the seed alone, not on what ran before in this process.
@@ -88,7 +89,7 @@ class _Trial:
         """Prune, recover, fine-tune; score after each."""
         base_folder = TrialFolder(self.folder.path.parent / self.asked["base"])
         base_record = base_folder.read_record()
-        dense = load(base_record.config.get("checkpoint") or base_folder.path / "base")
+        dense = load(self.asked["checkpoint"] or base_folder.path / "base")
         model, plan, stages = dense, None, [dataclasses.replace(base_record.stages[0], seconds=0.0)]
         if self.config["ratio"] > 0:
             started = time.perf_counter()
@@ -107,8 +108,6 @@ class _Trial:
         if "finetune" in self.config:
             started = time.perf_counter()
             training = TrainingConfig.from_dict(self.config["finetune"])
-            if plan is not None:
-                model.provenance = {**model.provenance, "plan": plan.to_dict()}
             out = self.folder.path / "finetuned"
             finetune(
                 model,
@@ -121,6 +120,10 @@ class _Trial:
             model = load(out)
             stages.append(self._stage("finetuned", model, time.perf_counter() - started))
         return self._record(dense, model, plan, tuple(stages))
+
+    def _train(self, model: Cnn, training: TrainingConfig, out: Path) -> None:
+        validation = validation_on(self.packs["val"])
+        finetune(model, self.packs["train"], training, out, validation=validation, on_step=self.on_step)
 
     def _stage(self, name: str, model: Cnn, seconds: float) -> Stage:
         scores = {}
@@ -156,7 +159,7 @@ class _Trial:
             dataset=self.packs["test"].dataset_name,
             protocol=_PROTOCOL.describe(),
             clip_seconds=seconds,
-            config={**self.config, "packs": {part: dataset.digest for part, dataset in self.packs.items()}},
+            config=self.config,
             plan_digest=None if plan is None else plan.digest,
             cost_before=profile(dense, seconds=seconds).summary(),
             cost_after=profile(model, seconds=seconds).summary(),

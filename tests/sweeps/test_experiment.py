@@ -10,6 +10,7 @@ from epanns.atomic import sha256_of_json
 from epanns.errors import ConfigError
 from epanns.sweeps.experiment import load_experiment, parse_experiment
 
+CONTENT = {"train": "1", "val": "2", "test": "3"}
 TEXT = """
 name = "t"
 seeds = [0, 1]
@@ -31,8 +32,16 @@ iterations = 3
 """
 
 
+def trials_of(experiment, **content):
+    return experiment.trials({**CONTENT, **content}, weights=lambda path: f"weights of {path}")
+
+
+def ids_of(experiment, **content):
+    return [trial.trial_id for trial in trials_of(experiment, **content)]
+
+
 def test_grid_holds_every_combination_once_and_one_control_per_base():
-    trials = parse_experiment(TEXT, "t.toml").trials()
+    trials = trials_of(parse_experiment(TEXT, "t.toml"))
     bases = [trial for trial in trials if trial.base is None]
     controls = [trial for trial in trials if trial.base is not None and trial.config["ratio"] == 0]
     pruned = [trial for trial in trials if trial.config.get("ratio", 0) > 0]
@@ -44,29 +53,38 @@ def test_grid_holds_every_combination_once_and_one_control_per_base():
 
 def test_without_finetuning_ratio_zero_is_the_base_itself():
     text = TEXT.split("[[finetune]]")[0]
-    assert all(trial.config.get("ratio") != 0 for trial in parse_experiment(text, "t.toml").trials())
+    assert all(trial.config.get("ratio") != 0 for trial in trials_of(parse_experiment(text, "t.toml")))
 
 
 def test_trial_id_is_the_hash_of_its_configuration_and_not_of_the_place_of_the_data():
     experiment = parse_experiment(TEXT, "t.toml")
-    trial = experiment.trials()[0]
-    assert trial.trial_id == sha256_of_json(trial.config)[:12]
-    moved = replace(experiment, name="renamed", data=replace(experiment.data, root="/elsewhere"))
-    assert [t.trial_id for t in moved.trials()] == [t.trial_id for t in experiment.trials()]
+    trials = trials_of(experiment)
+    assert all(trial.trial_id == sha256_of_json(trial.config)[:12] for trial in trials)
+    moved = replace(experiment, name="renamed", data=replace(experiment.data, root="/elsewhere", train=("d",)))
+    assert ids_of(moved) == ids_of(experiment)
     slower = parse_experiment(TEXT.replace("iterations = 3", "iterations = 4"), "t.toml")
-    same = {t.trial_id for t in slower.trials()} & {t.trial_id for t in experiment.trials()}
-    assert same == {t.trial_id for t in experiment.trials() if t.base is None}
+    assert set(ids_of(slower)) & set(ids_of(experiment)) == {t.trial_id for t in trials if t.base is None}
+
+
+def test_other_clips_or_weights_are_other_trials():
+    experiment = parse_experiment(TEXT, "t.toml")
+    assert not set(ids_of(experiment)) & set(ids_of(experiment, test="4"))
+    text = TEXT.replace('model = "Cnn6"\nwidth = 0.1\ntraining = { iterations = 5 }', 'checkpoint = "runs/base"')
+    base = trials_of(parse_experiment(text, "t.toml"))[0]
+    assert base.checkpoint == "runs/base"
+    assert base.config["checkpoint_sha256"] == "weights of runs/base"
+    assert "checkpoint" not in base.config
 
 
 @pytest.mark.parametrize("path", sorted((Path(__file__).parents[2] / "experiments").glob("*.toml")), ids=str)
 def test_committed_experiments_load_and_open_with_their_command(path):
-    assert load_experiment(path).trials()
+    assert trials_of(load_experiment(path))
     assert path.read_text().startswith("# epanns sweep experiments/")
 
 
 def test_quickstart_trains_prunes_recovers_and_finetunes():
     path = Path(__file__).parents[2] / "epanns" / "sweeps" / "quickstart.toml"
-    trials = load_experiment(path).trials()
+    trials = trials_of(load_experiment(path))
     assert [trial.config.get("ratio") for trial in trials] == [None, 0.0, 0.25, 0.5, 0.75]
     assert {trial.config.get("recover") for trial in trials[2:]} == {"bn"}
     assert all("finetune" in trial.config for trial in trials[1:])

@@ -108,6 +108,38 @@ def test_what_needs_a_failed_base_fails_too(tmp_path, tiny_packs):
     assert "pack the manifest again with --sample-rate 32000" in error["message"]
 
 
+def test_a_mistake_in_one_trial_costs_no_other_and_keeps_its_traceback(tmp_path, text, monkeypatch):
+    def stumble(*args, **kwargs):
+        raise RuntimeError("out of luck")
+
+    monkeypatch.setattr("epanns.sweeps.trial.prune", stumble)
+    summary = run_experiment(parse_experiment(text, "tiny.toml"), tmp_path / "out")
+    assert (len(summary.done), len(summary.failed)) == (2, 1)
+    error = json.loads((tmp_path / "out" / "trials" / summary.failed[0] / "error.json").read_text())
+    assert (error["kind"], error["message"]) == ("RuntimeError", "out of luck")
+    assert "in stumble" in error["traceback"]
+
+
+def test_a_sweep_may_gain_trials_and_not_change_them(tmp_path, text):
+    out = tmp_path / "out"
+    quick = text.split("[[finetune]]")[0].replace("ratio = [0.0, 0.5]", "ratio = [0.5]")
+    assert len(run_experiment(parse_experiment(quick, "t.toml"), out).done) == 2
+    more = quick.replace("ratio = [0.5]", "ratio = [0.5, 0.75]")
+    summary = run_experiment(parse_experiment(more, "t.toml"), out)
+    assert (len(summary.done), len(summary.skipped)) == (1, 2)
+    with pytest.raises(OutputError, match="holds 1 of 3 trials of another configuration, first .*: a sweep may gain"):
+        run_experiment(parse_experiment(quick, "t.toml"), out)
+
+
+def test_other_data_in_the_same_folder_are_refused(tmp_path):
+    text = TEXT.format(train="train", val="val", test="test", criterion="l1").replace('"packs"', '"synthetic"')
+    text = text.replace("seconds = 0.5", "seconds = 0.5\nsynthetic = { clips = 20, classes = 2 }")
+    text = text.split("[[finetune]]")[0].replace("calibration_clips = 24", "calibration_clips = 6")
+    run_experiment(parse_experiment(text, "t.toml"), tmp_path / "out")
+    with pytest.raises(OutputError, match="out"):
+        run_experiment(parse_experiment(text.replace("clips = 20", "clips = 15"), "t.toml"), tmp_path / "out")
+
+
 def test_calibration_cannot_ask_for_more_clips_than_there_are(tmp_path, tiny_packs):
     text = TEXT.format(**tiny_packs, criterion="l1").replace("calibration_clips = 24", "calibration_clips = 61")
     summary = run_experiment(parse_experiment(text, "tiny.toml"), tmp_path / "out")
@@ -155,6 +187,34 @@ def test_two_processes_give_the_table_of_one(tmp_path, finished, text):
     for trial_id, stages in scores[0].items():
         for one, other in zip(stages, scores[1][trial_id], strict=True):
             assert one["test"]["mAP"] == pytest.approx(other["test"]["mAP"], abs=0.05)
+
+
+def is_running(folder: Path) -> bool:
+    """Whether a process works on a trial of the sweep."""
+    for cmdline in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            if str(folder).encode() in cmdline.read_bytes():
+                return True
+        except OSError:  # it has ended meanwhile
+            continue
+    return False
+
+
+@pytest.mark.slow
+def test_children_of_a_killed_sweep_stop_by_themselves(tmp_path, text):
+    (tmp_path / "tiny.toml").write_text(text.replace("iterations = 4", "iterations = 4000"))
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "epanns", "sweep", str(tmp_path / "tiny.toml"), "--out", str(out), "--jobs", "2"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 90
+    while not list(out.rglob("state.pt")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.kill()  # the sweep alone, not its group
+    process.wait()
+    while is_running(out / "trials") and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert list(out.rglob("state.pt"))
+    assert not is_running(out / "trials")
 
 
 @pytest.mark.slow

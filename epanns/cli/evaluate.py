@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from epanns import atomic
-from epanns.cli.options import EXISTING, EpannsCommand, emit, json_option, out_option, progress_counter
+from epanns.cli.options import EXISTING, EpannsCommand, emit, json_option, out_option, progress_counter, torch_device
 
 if TYPE_CHECKING:
     from epanns.evaluation.scores import ClassScore, Scores
@@ -61,7 +61,6 @@ def command(
     """
     if out is not None:
         atomic.refuse_existing(out)
-    from epanns.cli.train import torch_device
     from epanns.data.dataset import PackDataset
     from epanns.evaluation.metrics import evaluate
     from epanns.evaluation.predict import EvaluationProtocol, predict

@@ -73,6 +73,12 @@ def main(arguments: list[str] | None = None) -> None:
             traceback.print_exc()
         click.echo(f"epanns: {error}", err=True)
         sys.exit(error.exit_code)
+    except OSError as error:  # a full disk, a missing permission, a path through a file: the system's own words say it
+        if "--debug" in arguments:
+            traceback.print_exc()
+        place = f"{error.filename}: " if error.filename else ""
+        click.echo(f"epanns: {place}{error.strerror or error}; check the path, its permissions and the disk", err=True)
+        sys.exit(1)
     except click.Abort:
         click.echo("epanns: stopped", err=True)
         sys.exit(130)

@@ -92,3 +92,20 @@ def progress_counter(description: str, unit: str) -> Iterator[Callable[[int, int
 def log(message: str) -> None:
     """Write one line for people to stderr."""
     click.echo(message, err=True)
+
+
+def torch_device(name: str) -> str:
+    """Return a device name that torch knows and this machine has.
+
+    Raises:
+        ConfigError: If it does not.
+    """
+    import torch
+
+    try:
+        kind = torch.device(name).type
+    except RuntimeError as error:
+        raise ConfigError(f"--device {name!r}: must be cpu, cuda or cuda:N") from error
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(f"--device {name!r}: this machine has no CUDA device that torch can use; use --device cpu")
+    return name

@@ -13,11 +13,15 @@ if TYPE_CHECKING:
     from epanns.models.cnn import Cnn
 
 
+_WHOLE_SECONDS = 30  # a feature map of more would take gigabytes
+_WINDOW_SECONDS = 10  # the clip length PANNs were trained on
+
+
 @click.command("tag", cls=EpannsCommand)
 @click.argument("checkpoint", metavar="CKPT", type=EXISTING)
 @click.argument("audio", metavar="AUDIO...", nargs=-1, required=True, type=EXISTING)
 @click.option("--top", type=click.IntRange(1), default=5, show_default=True, help="Tags shown per window.")
-@click.option("--window", type=click.FloatRange(0, min_open=True), help="Seconds per window; by default whole files.")
+@click.option("--window", type=click.FloatRange(0, min_open=True), help="Seconds per window; whole files up to 30 s.")
 @click.option("--hop", type=click.FloatRange(0, min_open=True), help="Seconds between windows; by default --window.")
 @click.option("--csv", "csv_path", type=PATH, help="Also write every class of every window here.")
 @json_option
@@ -32,16 +36,17 @@ def command(
 ) -> None:
     """Name what is heard in AUDIO, files of any length, sample rate and number of channels.
 
-    Scores are probabilities of each class by itself (sigmoid); they do not sum to 1.
+    Scores are probabilities of each class by itself (sigmoid); they do not sum to 1. Without --window a file of up to
+    30 s is heard as a whole, a longer one in windows of 10 s; the last window is shifted back to end with the file.
     """
-    from epanns.atomic import write_text
+    from epanns.atomic import refuse_existing, write_text
     from epanns.errors import ConfigError
     from epanns.models.checkpoint import load
 
     if hop is not None and window is None:
         raise ConfigError(f"--hop {hop:g} has no meaning without --window: give both")
-    if csv_path is not None and csv_path.exists():
-        raise ConfigError(f"{csv_path} exists already: choose another --csv or delete it first")
+    if csv_path is not None:
+        refuse_existing(csv_path)
     model = load(checkpoint)
     tags = [window_tags for path in audio for window_tags in tag_file(model, path, window, hop)]
     if csv_path is not None:
@@ -63,23 +68,29 @@ def command(
 
 
 def tag_file(model: "Cnn", path: Path, window: float | None, hop: float | None) -> list[dict[str, Any]]:
-    """Score the windows of one file: side by side or every `hop` seconds, the last one as short as what is left."""
+    """Score the windows of one file."""
     import torch
 
     from epanns.audio.waveform import load_waveform
+    from epanns.evaluation.predict import score_windows, window_starts
 
     rate = model.spec.front_end.sample_rate
     samples = torch.from_numpy(load_waveform(path, sample_rate=rate).samples)
-    length = len(samples) if window is None else max(1, round(window * rate))
+    if window is None:
+        length = len(samples) if len(samples) <= _WHOLE_SECONDS * rate else _WINDOW_SECONDS * rate
+    else:
+        length = min(len(samples), max(1, round(window * rate)))
     step = length if hop is None else max(1, round(hop * rate))
-    found = []
-    for start in range(0, max(1, len(samples) - max(0, length - step)), step):
-        piece = samples[start : start + length]
-        with torch.no_grad():
-            scores = model(piece[None])["clipwise_output"][0].tolist()
-        end = (start + len(piece)) / rate
-        found.append({"file": str(path), "start": round(start / rate, 6), "end": round(end, 6), "scores": scores})
-    return found
+    scores = score_windows(model, samples, length, step).tolist()
+    return [
+        {
+            "file": str(path),
+            "start": round(start / rate, 6),
+            "end": round((start + length) / rate, 6),
+            "scores": row,
+        }
+        for start, row in zip(window_starts(len(samples), length, step), scores, strict=True)
+    ]
 
 
 def best(model: "Cnn", scores: list[float], top: int) -> list[dict[str, Any]]:

@@ -7,14 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from epanns.cli.options import EXISTING, EpannsCommand, emit, json_option, out_option
+from epanns.cli.options import EXISTING, Decorator, EpannsCommand, emit, json_option, out_option, torch_device
+from epanns.training.config import TrainingConfig
 
 if TYPE_CHECKING:
     from epanns.models.cnn import Cnn
-    from epanns.training.config import TrainingConfig
     from epanns.training.loop import OnStep, TrainingResult
-
-Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 # Option -> help; names and defaults are those of TrainingConfig.
 _HELP = {
@@ -27,16 +25,7 @@ _HELP = {
     "validate_every": "Steps between validations; the state is saved at each.",
     "seed": "Seed of everything random.",
 }
-_DEFAULTS: dict[str, Any] = {
-    "batch_size": 32,
-    "learning_rate": 1e-3,
-    "schedule": "constant",
-    "warmup_iterations": 0,
-    "mixup_alpha": 1.0,
-    "sampler": "balanced",
-    "validate_every": 1000,
-    "seed": 0,
-}
+_DEFAULTS = TrainingConfig()
 
 
 def training_options(*, iterations: int) -> Decorator:
@@ -49,7 +38,9 @@ def training_options(*, iterations: int) -> Decorator:
             out_option("Run folder; becomes a checkpoint. The same command goes on where it was."),
             click.option("--iterations", default=iterations, show_default=True, help="Optimisation steps."),
             *[
-                click.option(f"--{name.replace('_', '-')}", default=_DEFAULTS[name], show_default=True, help=text)
+                click.option(
+                    f"--{name.replace('_', '-')}", default=getattr(_DEFAULTS, name), show_default=True, help=text
+                )
                 for name, text in _HELP.items()
             ],
             click.option("--spec-augment/--no-spec-augment", default=True, show_default=True, help="Mask stripes."),
@@ -63,6 +54,11 @@ def training_options(*, iterations: int) -> Decorator:
         return function
 
     return decorate
+
+
+def _option(name: str, text: str) -> Decorator:
+    default = getattr(_DEFAULTS, name)
+    return click.option(f"--{name.replace('_', '-')}", default=default, show_default=True, help=text)
 
 
 @click.command("train", cls=EpannsCommand)
@@ -101,7 +97,6 @@ def run(
     from epanns.data.dataset import PackDataset
     from epanns.data.task import refuse_leak, require_same_task
     from epanns.sweeps.trial import validation_on
-    from epanns.training.config import TrainingConfig
     from epanns.training.folder import start_over
     from epanns.training.loop import finetune
 
@@ -136,27 +131,8 @@ def describe(result: "TrainingResult", out: Path) -> str:
     )
 
 
-def torch_device(name: str) -> str:
-    """Return a device name that torch knows and this machine has.
-
-    Raises:
-        ConfigError: If it does not.
-    """
-    import torch
-
-    from epanns.errors import ConfigError
-
-    try:
-        kind = torch.device(name).type
-    except RuntimeError as error:
-        raise ConfigError(f"--device {name!r}: must be cpu, cuda or cuda:N") from error
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(f"--device {name!r}: this machine has no CUDA device that torch can use; use --device cpu")
-    return name
-
-
 @contextmanager
-def progress_of(config: "TrainingConfig") -> "Iterator[OnStep]":
+def progress_of(config: TrainingConfig) -> "Iterator[OnStep]":
     """Yield a function that draws steps, loss, best mAP and speed on stderr."""
     import sys
 

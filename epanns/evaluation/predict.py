@@ -155,6 +155,30 @@ def cut_windows(clip: Tensor, window: int, hop: int) -> Tensor:
     return torch.stack([clip[start : start + window] for start in window_starts(len(clip), window, hop)])
 
 
+def score_windows(model: Cnn, clip: Tensor, window: int, hop: int, *, batch_size: int = 16) -> Tensor:
+    """Score a recording of any length window by window, a few at a time.
+
+    Args:
+        model: Tagger; evaluated on its own device, and left in the mode it was in.
+        clip: ``(samples,)`` float in [-1, 1] at the model's sample rate, at least one sample.
+        window: Samples of a window.
+        hop: Samples between window starts, which are those of `window_starts`.
+        batch_size: Windows in one forward pass, which bounds memory.
+
+    Returns:
+        ``(windows, classes)`` probabilities, float32 on the CPU.
+    """
+    device = next(model.parameters()).device
+    starts = window_starts(len(clip), window, hop)
+    scores = []
+    with _inference(model):
+        for first in range(0, len(starts), batch_size):
+            pieces = [clip[start : start + window] for start in starts[first : first + batch_size]]
+            output: ModelOutput = model(torch.stack(pieces).to(device))
+            scores.append(output["clipwise_output"].cpu())
+    return torch.cat(scores)
+
+
 def _score_batch(model: Cnn, batch: ClipBatch, protocol: EvaluationProtocol, batch_size: int) -> Tensor:
     """Return probabilities ``(clips, classes)``."""
     waveform = batch.float_waveform()

@@ -30,6 +30,7 @@ def fail(how: str) -> None:
         "plain": EpannsError("a=1: must be 2"),
         "data": DataProblems("3 clips are damaged"),
         "signal": Interrupted(15, "stopped at step 3"),
+        "disk": OSError(28, "No space left on device", "runs/base/state.pt"),
         "ctrl-c": KeyboardInterrupt(),
     }[how]
 
@@ -57,6 +58,11 @@ def epanns(monkeypatch, capsys):
         ("plain", 1, "epanns: a=1: must be 2\n"),
         ("data", 3, "epanns: 3 clips are damaged\n"),
         ("signal", 143, "epanns: stopped at step 3\n"),
+        (
+            "disk",
+            1,
+            "epanns: runs/base/state.pt: No space left on device; check the path, its permissions and the disk\n",
+        ),
         ("ctrl-c", 130, "\nepanns: stopped\n"),  # click ends the line that ^C is on
     ],
 )

@@ -99,6 +99,13 @@ def test_tag_hears_any_length_rate_and_channel_count(runner, tmp_path, tagger):
     assert windows[0]["tags"][0]["score"] >= windows[0]["tags"][1]["score"]
 
 
+def test_tag_hears_long_files_in_windows_that_end_with_the_file(runner, tmp_path, tagger):
+    soundfile.write(tmp_path / "long.wav", np.random.default_rng(0).uniform(-0.5, 0.5, 8_000 * 33), 8_000)
+    result = invoke(runner, "tag", tagger, tmp_path / "long.wav", "--json")
+    windows = json.loads(result.stdout)["windows"]
+    assert [(window["start"], window["end"]) for window in windows] == [(0, 10), (10, 20), (20, 30), (23, 33)]
+
+
 def test_tag_windows_cover_the_file_and_the_csv_holds_every_class(runner, tmp_path, tagger):
     soundfile.write(tmp_path / "a.wav", np.random.default_rng(0).uniform(-0.5, 0.5, 20_000), 8_000)
     arguments = ("tag", tagger, tmp_path / "a.wav", "--window", 1.0, "--hop", 0.5, "--csv", tmp_path / "tags.csv")
@@ -107,7 +114,7 @@ def test_tag_windows_cover_the_file_and_the_csv_holds_every_class(runner, tmp_pa
     assert [(float(row["start"]), float(row["end"])) for row in rows] == [(0, 1), (0.5, 1.5), (1, 2), (1.5, 2.5)]
     assert {"dog", "rain", "bell"} <= set(rows[0])
     assert "a.wav  0.00-1.00 s  " in result.stdout
-    with pytest.raises(ConfigError, match="tags.csv exists already"):
+    with pytest.raises(OutputError, match="tags.csv exists already"):
         invoke(runner, *arguments)
     with pytest.raises(ConfigError, match="--hop 0.5 has no meaning without --window"):
         invoke(runner, "tag", tagger, tmp_path / "a.wav", "--hop", 0.5)

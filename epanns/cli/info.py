@@ -1,6 +1,6 @@
 """`epanns info`: what a checkpoint or a released file holds, and where it comes from."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -42,7 +42,7 @@ def describe(summary: Mapping[str, Any]) -> str:
         "weights": f"sha256 {provenance['sha256']}",
         "parent": f"sha256 {parent}" if (parent := provenance.get("parent_sha256")) else "none",
         "plan": _plan(provenance.get("plan")),
-        "recipe": ", ".join(f"{key}={value}" for key, value in (provenance.get("recipe") or {}).items()) or "none",
+        "recipe": _recipe(provenance["recipe"]),
         "written with": ", ".join(f"{name} {version}" for name, version in versions.items()) or "not recorded",
     }
     return "\n".join([summary["path"], *(f"  {name:<13} {value}" for name, value in rows.items())])
@@ -51,6 +51,13 @@ def describe(summary: Mapping[str, Any]) -> str:
 def _widths(widths: Mapping[str, int]) -> str:
     blocks = groupby(widths.items(), key=lambda item: item[0].split(".")[0])
     return " | ".join(f"{block} {' '.join(str(width) for _, width in group)}" for block, group in blocks)
+
+
+def _recipe(steps: Sequence[Mapping[str, Any]]) -> str:
+    from epanns.models.recipe import describe_step
+
+    lines = [f"{number}. {describe_step(step)}" for number, step in enumerate(steps, start=1)]
+    return f"\n{'':<16}".join(lines) or "nothing recorded"
 
 
 def _plan(plan: Mapping[str, Any] | None) -> str:

@@ -66,7 +66,7 @@ def command(
         round_to=round_to,
     )
     recovery = None if calibration is None else _recover(pruned, plan, calibration)
-    save_checkpoint(pruned, out, plan=plan)
+    save_checkpoint(pruned, out)
     cost = profile(pruned)
     result = {
         "widths": plan.widths,

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from epanns.labels import LabelSet
+from epanns.models.recipe import describe_step
 from epanns.models.spec import ModelSpec
 
 _LISTED_LABELS = 60  # longer label sets are named by their size; labels.csv has them all
@@ -91,7 +92,8 @@ def _origin(provenance: Mapping[str, Any]) -> str:
         f"- Source: {provenance['source']}",
         f"- Parent weights (sha256): {provenance['parent_sha256'] or 'none, trained from random weights'}",
         f"- Pruning: criterion `{plan.get('criterion')}`, plan in `config.json`" if plan else "- Pruning: none",
-        "- Training: recipe in `config.json`" if recipe else "- Training: no recipe recorded",
+        "- What was done, in order (settings in `config.json`):" if recipe else "- What was done: nothing recorded",
+        *(f"    {number}. {describe_step(step)}" for number, step in enumerate(recipe, start=1)),
         f"- Written with {versions}",
     ]
     return "\n".join(lines)

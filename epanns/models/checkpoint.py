@@ -4,7 +4,7 @@ Released PANNs and E-PANNs files are read by `epanns.models.released`.
 """
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,6 +20,7 @@ from epanns.labels import LabelSet
 from epanns.models.card import model_card
 from epanns.models.checkpoint_config import CheckpointConfig, is_config
 from epanns.models.cnn import Cnn
+from epanns.models.recipe import recipe_problems, steps_of
 from epanns.models.spec import ModelSpec
 from epanns.models.tensors import TensorForm, count_params, difference, expected_forms, forms_of
 from epanns.models.zoo import build_model
@@ -31,7 +32,7 @@ _DTYPES = {"F32": "float32", "I64": "int64"}  # safetensors' names of what our n
 
 
 class HasDict(Protocol):
-    """A pruning plan or a recipe that can be written as JSON."""
+    """A pruning plan that can be written as JSON."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the object as JSON values."""
@@ -121,7 +122,7 @@ def save_checkpoint(
     folder: str | Path,
     *,
     plan: Mapping[str, Any] | HasDict | None = None,
-    recipe: Mapping[str, Any] | HasDict | None = None,
+    recipe: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
     overwrite: bool = False,
 ) -> str:
     """Write a checkpoint folder, whole or not at all.
@@ -130,7 +131,8 @@ def save_checkpoint(
         model: The network; its `provenance` says what it was made of.
         folder: Where to; must not exist unless `overwrite`.
         plan: Which channels were kept, for a pruned network; by default that of the model's provenance.
-        recipe: How the weights were trained; by default that of the model's provenance.
+        recipe: What was done to the weights: one step (`models.recipe`), which goes behind those of the model's
+            provenance, or all steps, in their place; by default those of the provenance.
         overwrite: Take the place of an older checkpoint (and of nothing else).
 
     Returns:
@@ -138,7 +140,7 @@ def save_checkpoint(
 
     Raises:
         OutputError: If the folder exists and may not be replaced.
-        CheckpointError: If the model's tensors are not those of its `spec`.
+        CheckpointError: If the model's tensors are not those of its `spec`, or the recipe is none.
     """
     folder = Path(folder)
     known = model.provenance
@@ -146,7 +148,7 @@ def save_checkpoint(
         "source": known.get("source", f"{model.spec.name}, built from random weights with epanns"),
         "parent_sha256": known.get("sha256"),
         "plan": _as_json(plan) or known.get("plan"),
-        "recipe": _as_json(recipe) or known.get("recipe"),
+        "recipe": _steps(known, recipe),
         "versions": versions(*_PACKAGES),
     }
     if not overwrite:
@@ -205,6 +207,20 @@ def _write(model: Cnn, folder: Path, provenance: dict[str, Any]) -> str:
     }.items():
         (folder / name).write_text(text, encoding="utf-8", newline="\n")
     return digest
+
+
+def _steps(
+    known: Mapping[str, Any], recipe: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None
+) -> list[dict[str, Any]]:
+    if recipe is None:
+        steps = steps_of(known)
+    elif isinstance(recipe, Mapping):
+        steps = [*steps_of(known), dict(recipe)]
+    else:
+        steps = [dict(step) for step in recipe]
+    if problems := recipe_problems(steps):
+        raise CheckpointError(f"{'; '.join(problems)}: give steps such as {{'step': 'recover', ...}}")
+    return steps
 
 
 def _as_json(value: Mapping[str, Any] | HasDict | None) -> dict[str, Any] | None:

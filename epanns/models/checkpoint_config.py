@@ -9,6 +9,7 @@ from typing import Any
 
 from epanns import __version__
 from epanns.errors import CheckpointError, ConfigError, did_you_mean
+from epanns.models.recipe import recipe_problems
 from epanns.models.spec import ModelSpec
 
 FORMAT = "epanns-checkpoint/1"
@@ -18,6 +19,10 @@ _REMEDY = "correct the file or write the checkpoint again"
 
 def _is_table(value: object) -> bool:
     return isinstance(value, dict)
+
+
+def _is_list(value: object) -> bool:
+    return isinstance(value, list)
 
 
 def _is_sha256(value: object) -> bool:
@@ -44,7 +49,7 @@ _PROVENANCE: _Rules = {
     "source": ("text", _is_text),
     "parent_sha256": ("null or 64 hexadecimal digits", _or_null(_is_sha256)),
     "plan": ("null or a table", _or_null(_is_table)),
-    "recipe": ("null or a table", _or_null(_is_table)),
+    "recipe": ("a list of steps", _is_list),
     "versions": ("a table", _is_table),
 }
 
@@ -56,8 +61,9 @@ class CheckpointConfig:
     Attributes:
         spec: The network.
         weights_sha256: Of model.safetensors, in hexadecimal.
-        provenance: ``source`` (text), ``parent_sha256`` (of the weights these were made of, or None), ``plan`` and
-            ``recipe`` (JSON objects or None), ``versions`` (package -> version).
+        provenance: ``source`` (text), ``parent_sha256`` (of the weights these were made of, or None), ``plan``
+            (JSON object or None), ``recipe`` (what was done, in order: `models.recipe`), ``versions`` (package ->
+            version).
     """
 
     spec: ModelSpec
@@ -91,6 +97,8 @@ class CheckpointConfig:
         problems = _problems(values, _CONFIG, "")
         if isinstance(provenance := values.get("provenance"), dict):
             problems += _problems(provenance, _PROVENANCE, "provenance.")
+            if isinstance(provenance.get("recipe"), list):
+                problems += [f"provenance.{problem}" for problem in recipe_problems(provenance["recipe"])]
         if problems:
             raise CheckpointError(f"{path}: {'; '.join(problems)}: {_REMEDY}")
         try:

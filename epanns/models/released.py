@@ -53,7 +53,7 @@ def read_released(
     if problem := difference(forms_of(network), expected_forms(spec)):
         raise CheckpointError(f"{path} is not a {spec.name}: {problem}")
     sha256 = sha256_of(path)
-    provenance = {"source": _source(path, content, sha256), "sha256": sha256}
+    provenance = {"source": _source(path, content, sha256), "sha256": sha256, "recipe": [_training(content)]}
     return Checkpoint(spec, network, _labels(labels, spec.num_classes, path), provenance)
 
 
@@ -181,6 +181,13 @@ def _labels(labels: LabelSet | None, num_classes: int, path: Path) -> LabelSet:
     if len(labels) != num_classes:
         raise CheckpointError(f"{path}: {num_classes} classes, but {len(labels)} labels given: give one per class")
     return labels
+
+
+def _training(content: Any) -> dict[str, Any]:
+    """Return the one step that is known of a released file's weights: somebody trained them."""
+    iteration = content.get("iteration") if "model" in content else None
+    known = {"iteration": iteration} if isinstance(iteration, int) else {}
+    return {"step": "train", "by": "the publisher of the file", **known}
 
 
 def _source(path: Path, content: Any, sha256: str) -> str:

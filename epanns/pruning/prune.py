@@ -8,6 +8,7 @@ from torch import nn
 
 from epanns.errors import PruningError
 from epanns.models.cnn import Cnn
+from epanns.models.recipe import with_step
 from epanns.models.tensors import shape_difference
 from epanns.pruning.allocation import ratio_per_layer, remaining_width, select_layers
 from epanns.pruning.criteria import LayerFilters, criterion_named, most_important
@@ -80,7 +81,8 @@ def plan_pruning(
 def apply_plan(model: Cnn, plan: PruningPlan) -> Cnn:
     """Return `model` without the channels that `plan` drops; `model` is not touched.
 
-    The network must have the layer widths of the plan's base; its head may be another one, for other classes.
+    The network must have the layer widths of the plan's base; its head may be another one, for other classes. The
+    provenance of what is returned holds the plan, and the step in its recipe.
 
     Raises:
         PruningError: If the widths differ, or the network cannot be pruned as it is.
@@ -92,7 +94,10 @@ def apply_plan(model: Cnn, plan: PruningPlan) -> Cnn:
             raise PruningError(
                 f"the plan was made for {layer} of width {stated}, this network has {actual}: apply it to its base"
             )
-    return remove_channels(model, plan.kept_channels)
+    pruned = remove_channels(model, plan.kept_channels)
+    settings = {"criterion": plan.criterion, "ratios": dict(plan.ratios), "seed": plan.seed}
+    pruned.provenance = with_step({**model.provenance, "plan": plan.to_dict()}, "prune", **settings)
+    return pruned
 
 
 def _asked_ratios(

@@ -9,6 +9,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from epanns.errors import PruningError
 from epanns.models.cnn import Cnn
+from epanns.models.recipe import with_step
 from epanns.pruning.plan import PruningPlan
 
 
@@ -17,7 +18,7 @@ def recalibrate_batch_norm(model: Cnn, waveforms: Iterable[Tensor], *, plan: Pru
 
     Each statistic becomes the average of the batches' own, weighted by their clips: a short last batch weighs little.
     Dropout, SpecAugment and everything else stay in evaluation mode. Every module's mode and momentum are restored,
-    and where anything fails, the statistics too.
+    and where anything fails, the statistics too. The model's provenance gets the step.
 
     Args:
         model: The network, usually just pruned; on any device, to which the waveforms are moved.
@@ -52,6 +53,7 @@ def recalibrate_batch_norm(model: Cnn, waveforms: Iterable[Tensor], *, plan: Pru
                 raise PruningError(
                     f"{name}: statistics are not finite after calibration; look for bad clips or weights"
                 )
+    model.provenance = with_step(model.provenance, "recover", method="bn", clips=seen)
     return seen
 
 

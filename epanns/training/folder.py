@@ -13,6 +13,7 @@ from epanns.atomic import write_json, write_text
 from epanns.errors import OutputError
 from epanns.models.checkpoint import CARD, CONFIG, LABELS, WEIGHTS, save_checkpoint
 from epanns.models.cnn import Cnn
+from epanns.models.recipe import training_step_of
 from epanns.training.state import TrainingState
 
 _RUN, _STATE, _METRICS, _BEST = "training.json", "state.pt", "metrics.csv", "best"
@@ -62,8 +63,9 @@ class RunFolder:
 
     def keep_best(self, model: Cnn, state: TrainingState) -> None:
         """Write the weights as the best so far."""
-        recipe = {**self.asked, "step": state.best_step, "validation_mAP": state.best_score}
-        save_checkpoint(model, self.path / _BEST, recipe=recipe, overwrite=True)
+        kept = {"best_step": state.best_step, "validation_mAP": state.best_score}
+        step = {"step": training_step_of(model.provenance), **self.asked, **kept}
+        save_checkpoint(model, self.path / _BEST, recipe=step, overwrite=True)
 
     def write_metrics(self, state: TrainingState) -> None:
         """Write one CSV row per validation; a loss that does not exist yet is left empty."""

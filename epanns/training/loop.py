@@ -14,6 +14,7 @@ from epanns.data.sampler import StepBatches
 from epanns.data.task import require_same_task
 from epanns.errors import Interrupted, TrainingError
 from epanns.models.cnn import Cnn
+from epanns.models.recipe import training_step_of, with_step
 from epanns.seeding import derive_seed
 from epanns.training.config import TrainingConfig
 from epanns.training.folder import RunFolder
@@ -72,7 +73,8 @@ def finetune(
     weights as if it had never stopped: step k draws its clips, mixing weights, masks and dropout from (seed, k) alone.
 
     Args:
-        model: Trained in place, on the device its parameters are on, in channels-last memory format.
+        model: Trained in place, on the device its parameters are on, in channels-last memory format; it is left with
+            the weights of the last step.
         dataset: Training clips with the model's labels and sample rate.
         config: What to do.
         out: Run folder; becomes the checkpoint folder of the best weights when the run ends.
@@ -107,6 +109,7 @@ def finetune(
     state = run.state
     result = TrainingResult(state.best_step, state.best_score, state.step, round(state.seconds, 3))
     folder.finish(asdict(result))
+    model.provenance = with_step(model.provenance, training_step_of(model.provenance), **folder.asked)
     if stop.signal_number is not None:
         raise Interrupted(
             stop.signal_number, f"signal {stop.signal_number} came as the run in {out} ended; it is whole"

@@ -9,7 +9,7 @@ from click.testing import CliRunner
 
 from epanns.cli.evaluate import describe
 from epanns.cli.main import cli, main
-from epanns.data.dataset import PackDataset
+from epanns.data.dataset import PackDataset, make_loader
 from epanns.evaluation.metrics import evaluate
 from epanns.evaluation.predict import EvaluationProtocol, predict
 from epanns.evaluation.scores import ClassScore, Scores
@@ -17,6 +17,7 @@ from epanns.labels import LabelSet
 from epanns.models.checkpoint import load, save_checkpoint
 from epanns.models.zoo import build_model
 from epanns.pruning.prune import prune
+from epanns.pruning.recalibrate import recalibrate_batch_norm
 from epanns.sweeps.evaluated import unpruned_spec, width_of
 from epanns.sweeps.records import read_records
 
@@ -99,6 +100,26 @@ def test_record_of_a_pruned_checkpoint_tells_its_plan(run, model, tiny_packs, tm
     assert record.layers == ("conv_block6.conv1", "conv_block6.conv2")
     assert record.clip_seconds == 0.25
     assert record.cost_after["n_params"] < record.cost_before["n_params"]
+    assert (record.recover, record.finetune_iterations) == ("none", 0)
+
+
+def test_record_tells_what_was_done_since_pruning(run, model, tiny_packs, tmp_path):
+    train = {"step": "train", "training": {"iterations": 100, "seed": 7}}
+    tune = {"step": "finetune", "training": {"iterations": 30, "seed": 7}}
+    model.provenance = {"recipe": [train, tune]}
+    pruned, _ = prune(model, ratio=0.5, layers=["conv_block6"])
+    clips = PackDataset([tiny_packs["train"]])
+    recalibrate_batch_norm(pruned, [batch.float_waveform() for batch in make_loader(clips, [[0, 1, 2]])])
+    cases = {
+        "dense": (model, None, "none", 30),
+        "recovered": (pruned, None, "bn", 0),
+        "tuned": (pruned, tune, "bn", 30),
+    }
+    for name, (network, step, recover, iterations) in cases.items():
+        save_checkpoint(network, tmp_path / name, recipe=step)
+        run(tmp_path / name, "--data", tiny_packs["val"], "--bootstrap", 0, "--out", tmp_path / f"{name} scores")
+        (record,) = read_records([tmp_path / f"{name} scores"])
+        assert (record.recover, record.finetune_iterations, record.seed) == (recover, iterations, 7), name
 
 
 @pytest.mark.parametrize("width", [1.0, 0.25, 0.23, 15 / 64])

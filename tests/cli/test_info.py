@@ -14,6 +14,12 @@ from epanns.models.released import export_panns
 from epanns.models.zoo import build_model
 from epanns.pruning.plan import PruningPlan
 
+STEPS = [
+    {"step": "train", "training": {"iterations": 30, "seed": 1}, "best_step": 20},
+    {"step": "prune", "criterion": "l1", "ratios": {"conv_block4.conv1": 0.15}, "seed": 0},
+    {"step": "recover", "method": "bn", "clips": 2048},
+]
+
 
 def run(*arguments: object) -> str:
     result = CliRunner().invoke(command, [str(argument) for argument in arguments], catch_exceptions=False)
@@ -27,7 +33,7 @@ def folder(tmp_path: Path) -> Path:
     model = build_model("Cnn6", width=0.1, labels=labels)
     base = model.spec.with_widths({"conv_block4.conv1": 60})
     plan = PruningPlan(base, {"conv_block4.conv1": tuple(range(51))}, "l1", {"conv_block4.conv1": 0.15}, seed=0)
-    save_checkpoint(model, tmp_path / "saved", plan=plan, recipe={"iterations": 30, "seed": 1})
+    save_checkpoint(model, tmp_path / "saved", plan=plan, recipe=STEPS)
     return tmp_path / "saved"
 
 
@@ -40,7 +46,9 @@ def test_text_names_network_widths_labels_plan_and_recipe(folder: Path) -> None:
         "conv_block1 6 | conv_block2 13 | conv_block3 26 | conv_block4 51",
         "8: sound, 0; sound, 1; sound, 2; sound, 3; sound, 4; sound, 5; and 2 more",
         "1 of 4 layers pruned by l1: conv_block4.conv1 60 -> 51",
-        "iterations=30, seed=1",
+        "recipe        1. train: 30 iterations, seed 1, best step 20\n",
+        "                2. prune: l1, ratio 0.15 in conv_block4.conv1, seed 0\n",
+        "                3. recover: bn on 2,048 clips\n",
         "built from random weights with epanns",
         "parent        none",
     ):
@@ -61,6 +69,7 @@ def test_released_file_is_described_too(tmp_path: Path) -> None:
     text = run(tmp_path / "a.pth")
     assert "Cnn14_16k" in text
     assert "a.pth, not a known released file" in text
+    assert "recipe        1. train: by the publisher of the file\n" in text
     assert "plan          none" in text
     assert json.loads(run(tmp_path / "a.pth", "--json"))["provenance"]["source"].startswith("a.pth")
 

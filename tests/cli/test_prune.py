@@ -25,6 +25,7 @@ SPEC = ModelSpec(
     embedding_size=9,
     num_classes=5,
 )
+SPEC_BLOCK_2 = ("conv_block2.conv1", "conv_block2.conv2")
 
 
 @pytest.fixture
@@ -119,6 +120,10 @@ def test_batch_norm_is_measured_again_on_a_pack(prune, checkpoint, packs, tmp_pa
     )
     assert code == 0
     assert json.loads(stdout)["recovery"] == {"method": "bn", "clips": 5}
+    assert load_checkpoint(out).provenance["recipe"] == [
+        {"step": "prune", "criterion": "l1", "ratios": dict.fromkeys(SPEC_BLOCK_2, 0.5), "seed": 0},
+        {"step": "recover", "method": "bn", "clips": 5},
+    ]
     plain, recovered = load_checkpoint(tmp_path / "plain").weights, load_checkpoint(out).weights
     changed = {name.rsplit(".", 1)[0] for name, tensor in recovered.items() if not torch.equal(tensor, plain[name])}
     assert changed == {"conv_block2.bn2", "conv_block3.bn1", "conv_block3.bn2"}

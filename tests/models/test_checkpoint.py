@@ -104,14 +104,31 @@ def test_pruned_checkpoint_loads_in_a_new_process_without_torch_pruning(tmp_path
 
 
 def test_provenance_names_the_parent_and_keeps_plan_and_recipe(tmp_path: Path) -> None:
-    plan, recipe = {"criterion": "l1"}, {"iterations": 100}
+    plan, recipe = {"criterion": "l1"}, {"step": "recover", "method": "bn", "clips": 3}
     first = save_checkpoint(tiny(), tmp_path / "first", plan=plan)
     second = save_checkpoint(load(tmp_path / "first"), tmp_path / "second", recipe=recipe)
     provenance = load(tmp_path / "second").provenance
     assert provenance["parent_sha256"] == first
     assert provenance["sha256"] == second
-    assert (provenance["plan"], provenance["recipe"]) == (plan, recipe)
+    assert (provenance["plan"], provenance["recipe"]) == (plan, [recipe])
     assert "torch" in provenance["versions"]
+
+
+def test_one_step_goes_behind_the_known_ones_and_a_list_takes_their_place(tmp_path: Path) -> None:
+    train, recover = {"step": "train"}, {"step": "recover", "method": "bn", "clips": 3}
+    save_checkpoint(tiny(), tmp_path / "first", recipe=train)
+    save_checkpoint(load(tmp_path / "first"), tmp_path / "second", recipe=recover)
+    assert load(tmp_path / "second").provenance["recipe"] == [train, recover]
+    save_checkpoint(load(tmp_path / "second"), tmp_path / "kept")
+    assert load(tmp_path / "kept").provenance["recipe"] == [train, recover]
+    save_checkpoint(load(tmp_path / "second"), tmp_path / "third", recipe=[recover])
+    assert load(tmp_path / "third").provenance["recipe"] == [recover]
+
+
+def test_a_recipe_that_could_not_be_read_again_is_not_written(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"recipe, step 1: step='tune'.*give steps such as"):
+        save_checkpoint(tiny(), tmp_path / "saved", recipe={"step": "tune"})
+    assert not list(tmp_path.iterdir())
 
 
 def test_plan_may_be_an_object_with_to_dict(tmp_path: Path) -> None:
@@ -131,6 +148,7 @@ def test_card_says_what_the_network_is_and_how_to_load_it(tmp_path: Path) -> Non
         assert part in card
     assert "`conv_block1.conv1` | 3 |" in card
     assert "criterion `l1`" in card
+    assert "nothing recorded" in card
     assert "terms of their publisher" in card
 
 
@@ -204,6 +222,8 @@ def test_load_refuses_a_broken_label_file(folder: Path) -> None:
         (("provenance", "sourse"), "x", r"unknown key provenance.sourse \(did you mean 'source'\?\)"),
         (("provenance", "parent_sha256"), "me", r"provenance.parent_sha256 must be null or 64 hexadecimal digits"),
         (("provenance", "plan"), [], r"provenance.plan must be null or a table"),
+        (("provenance", "recipe"), {"iterations": 3}, r"provenance.recipe must be a list of steps, is "),
+        (("provenance", "recipe"), [{"step": "prun"}], r"provenance.recipe, step 1: step='prun' \(did you mean 'prune"),
         (("model", "depth"), 3, r"unknown key 'depth'"),
         (("model", "num_classes"), "3", r"num_classes='3' must be a whole number"),
         (("model", "family"), "resnet", r"family='resnet'.*: must be one of cnn"),

@@ -79,8 +79,19 @@ def test_run_folder_becomes_the_checkpoint_of_the_best_step(tmp_path, make_model
         "metrics.csv",
         "training.json",
     }
-    recipe = load(tmp_path / "run").provenance["recipe"]
-    assert (recipe["step"], recipe["validation_mAP"], recipe["training"]["batch_size"]) == (4, 0.9, 4)
+    (step,) = load(tmp_path / "run").provenance["recipe"]
+    assert (step["step"], step["best_step"], step["validation_mAP"]) == ("train", 4, 0.9)
+    assert step["training"] == CONFIG.to_dict()
+
+
+def test_training_again_is_another_step_of_the_recipe(tmp_path, make_model, train):
+    finetune(make_model(), train, CONFIG, tmp_path / "first", validation=count_up())
+    first = load(tmp_path / "first")
+    finetune(first, train, replace(CONFIG, seed=1), tmp_path / "second", validation=count_up())
+    steps = load(tmp_path / "second").provenance["recipe"]
+    assert [(step["step"], step["training"]["seed"]) for step in steps] == [("train", 0), ("finetune", 1)]
+    assert steps[:1] == load(tmp_path / "first").provenance["recipe"]
+    assert [step["step"] for step in first.provenance["recipe"]] == ["train", "finetune"]
 
 
 @pytest.mark.parametrize("mixup_alpha", [0.0, 1.0])

@@ -1,0 +1,102 @@
+"""The recipe of a network's weights: what was done to them, step after step, as JSON values."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from epanns.errors import did_you_mean
+
+STEPS = ("train", "prune", "recover", "finetune")
+
+Step = Mapping[str, Any]
+
+_LISTED_LAYERS = 4  # more are counted; the plan names them all
+
+# Step -> key -> type. Pruning and recovery have these keys and no others; training may say more of itself.
+_KEYS: Mapping[str, Mapping[str, type]] = {
+    "train": {},
+    "finetune": {},
+    "prune": {"criterion": str, "ratios": dict, "seed": int},
+    "recover": {"method": str, "clips": int},
+}
+_TYPES = {str: "text", dict: "a table", int: "a whole number"}
+
+
+def steps_of(provenance: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the steps that a network's provenance records; none where it says nothing."""
+    return [dict(step) for step in provenance.get("recipe") or ()]
+
+
+def with_step(provenance: Mapping[str, Any], step: str, **settings: Any) -> dict[str, Any]:
+    """Return a provenance whose recipe has one step more."""
+    return {**provenance, "recipe": [*steps_of(provenance), {"step": step, **settings}]}
+
+
+def training_step_of(provenance: Mapping[str, Any]) -> str:
+    """Return what training is to these weights: ``train`` where nothing was done before, else ``finetune``."""
+    return "finetune" if steps_of(provenance) else "train"
+
+
+def since_pruning(steps: Sequence[Step]) -> list[Step]:
+    """Return the steps after the last pruning, or, where there was none, those after the first step, training."""
+    pruned = [index for index, step in enumerate(steps) if step["step"] == "prune"]
+    return list(steps[(pruned[-1] if pruned else 0) + 1 :])
+
+
+def recipe_problems(recipe: object) -> list[str]:
+    """Return what is wrong with a recipe, each in one phrase that names the place; nothing where it is right."""
+    if not isinstance(recipe, list):
+        return [f"recipe must be a list of steps, is {str(recipe)[:60]!r}"]
+    return [problem for number, step in enumerate(recipe, start=1) for problem in _step_problems(number, step)]
+
+
+def _step_problems(number: int, step: object) -> list[str]:
+    where = f"recipe, step {number}"
+    if not isinstance(step, dict):
+        return [f"{where}: must be a table, is {str(step)[:60]!r}"]
+    name = step.get("step")
+    if name not in STEPS:
+        return [f"{where}: step={name!r}{did_you_mean(str(name), STEPS)}: must be one of {', '.join(STEPS)}"]
+    keys = _KEYS[str(name)]
+    problems = [f"{where} ({name}): missing key {key!r}" for key in keys if key not in step]
+    problems += [
+        f"{where} ({name}): {key} must be {_TYPES[kind]}, is {str(step[key])[:60]!r}"
+        for key, kind in keys.items()
+        if key in step and type(step[key]) is not kind
+    ]
+    if keys:
+        extra = [key for key in step if key not in ("step", *keys)]
+        return problems + [f"{where} ({name}): unknown key {key!r}{did_you_mean(key, keys)}" for key in extra]
+    training = step.get("training", {"iterations": 1, "seed": 0})
+    if not isinstance(training, dict):
+        return [f"{where} ({name}): training must be a table, is {str(training)[:60]!r}"]
+    return [
+        f"{where} ({name}): training.{key} must be a whole number, is {str(training.get(key))[:60]!r}"
+        for key in ("iterations", "seed")
+        if type(training.get(key)) is not int
+    ]
+
+
+def describe_step(step: Step) -> str:
+    """Return a step in words, on one line."""
+    if step["step"] == "prune":
+        return f"prune: {step['criterion']}, {_ratios(step['ratios'])}, seed {step['seed']}"
+    if step["step"] == "recover":
+        return f"recover: {step['method']} on {step['clips']:,} clips"
+    said = [f"{key.replace('_', ' ')} {value}" for key, value in step.items() if _is_plain(key, value)]
+    if isinstance(training := step.get("training"), Mapping):
+        said = [f"{training['iterations']:,} iterations, seed {training['seed']}", *said]
+    return f"{step['step']}: {', '.join(said) or 'no settings recorded'}"
+
+
+def _is_plain(key: str, value: object) -> bool:
+    return key not in ("step", "parent_sha256") and isinstance(value, str | int | float)
+
+
+def _ratios(ratios: Mapping[str, float]) -> str:
+    by_ratio: dict[float, list[str]] = {}
+    for layer, ratio in ratios.items():
+        by_ratio.setdefault(ratio, []).append(layer)
+    return ", ".join(
+        f"ratio {ratio} in " + (", ".join(layers) if len(layers) <= _LISTED_LAYERS else f"{len(layers)} layers")
+        for ratio, layers in by_ratio.items()
+    )

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -53,26 +53,30 @@ def write_json(path: Path, value: Any) -> None:
 
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """Yield ``NAME.partial``, an empty folder that becomes `path` when the block ends without error.
+    """Yield an empty folder that becomes `path` when the block ends without error.
+
+    Until then it lies in a hidden folder of a name of its own beside `path`, which goes whatever happens in the block;
+    only a killed process leaves its ``.NAME.*`` behind.
 
     Raises:
         OutputError: If `path` exists; nothing in it is touched.
     """
     refuse_existing(path)
-    partial = path.with_name(path.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as hidden:
+        # One level down: the hidden folder is its owner's alone, what is made in it has the usual permissions.
+        partial = Path(hidden) / path.name
+        partial.mkdir()
         yield partial
         for file in partial.rglob("*"):
-            if file.is_file():
+            if file.is_dir():
+                fsync_folder(file)
+            elif file.is_file():
                 with file.open("rb") as written:
                     os.fsync(written.fileno())
+        fsync_folder(partial)
         refuse_existing(path)
         partial.replace(path)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
     fsync_folder(path.parent)
 
 

@@ -51,6 +51,30 @@ def test_new_folder_that_fails_leaves_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_new_folder_touches_nothing_beside_it(tmp_path):
+    (tmp_path / "out.partial").mkdir()
+    (tmp_path / "out.partial" / "mine").write_text("x")
+    with new_folder(tmp_path / "out") as first, new_folder(tmp_path / "other"):
+        (first / "sub").mkdir()
+        (first / "sub" / "file").write_text("x")
+        with pytest.raises(OutputError, match="out exists already"), new_folder(tmp_path / "out"):
+            (tmp_path / "out").mkdir()
+        (tmp_path / "out").rmdir()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["other", "out", "out.partial"]
+    assert (tmp_path / "out.partial" / "mine").read_text() == "x"
+    assert (tmp_path / "out" / "sub" / "file").read_text() == "x"
+    (tmp_path / "plain").mkdir()
+    assert (tmp_path / "out").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_new_folder_flushes_every_folder_of_it(tmp_path, monkeypatch):
+    flushed = []
+    monkeypatch.setattr("epanns.atomic.fsync_folder", lambda folder: flushed.append(folder.name))
+    with new_folder(tmp_path / "out") as partial:
+        (partial / "sub").mkdir()
+    assert flushed == ["sub", "out", tmp_path.name]
+
+
 def test_an_existing_folder_is_refused_and_untouched(tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine").write_text("x")

@@ -7,18 +7,22 @@ per clip, then one for the shard itself. A shard counts only with its own line: 
 import fcntl
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TextIO
 
 from epanns.data.conversion import PackedClip
 from epanns.data.manifest import Clip
-from epanns.data.pack_format import JOURNAL_FILE, ShardInfo
+from epanns.data.pack_format import JOURNAL_FILE, PACK_FILE, REJECTS_FILE, ShardInfo
 from epanns.errors import OutputError
 
 _BEGIN = '{"header": '
+_PACK_FILES = re.compile(
+    rf"({re.escape(PACK_FILE)}|{re.escape(JOURNAL_FILE)}|{re.escape(REJECTS_FILE)}|shard-\d{{5,}}\.h5)(\.partial)?"
+)
 
 
 @dataclass(frozen=True)
@@ -66,11 +70,8 @@ class Journal:
         folder.mkdir(parents=True, exist_ok=True)
         self._file = self._path.open("a+", encoding="utf-8", errors="replace", newline="\n")
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(self._file, folder)
             self.finished = self._read(json.loads(json.dumps(header)))
-        except BlockingIOError as error:
-            self._file.close()
-            raise OutputError(f"{folder} is being written by another process: wait for it or stop it") from error
         except BaseException:
             self._file.close()
             raise
@@ -126,7 +127,7 @@ class Journal:
         self._file.seek(0)
         begin = self._file.read(len(_BEGIN))
         if whole_until == 0 and begin != _BEGIN[: len(begin)]:
-            raise OutputError(f"{self._path} is no journal of epanns: choose another --out or delete it first")
+            raise OutputError(_not_ours(self._path))
         self._file.truncate(whole_until)
 
     def _is_current(self, record: Mapping[str, Any], lines: Sequence[Mapping[str, Any]]) -> bool:
@@ -138,6 +139,54 @@ class Journal:
             and _state_of(self._paths[line["clip_id"]]) == _recorded_state(line["source"])
             for line in lines
         )
+
+
+def remove_pack(folder: Path) -> None:
+    """Delete an earlier pack, finished or not, so that packing starts over; a folder without a journal is left alone.
+
+    An empty journal stays behind: another process that has it open must meet the same lock, not a deleted file's.
+
+    Raises:
+        OutputError: If the journal is not ours, the folder holds anything but a pack, or another process writes it;
+            nothing is deleted then.
+    """
+    path = folder / JOURNAL_FILE
+    if not path.is_file():
+        return
+    with path.open("r+", encoding="utf-8", errors="replace", newline="\n") as journal:
+        _lock(journal, folder)
+        if not _is_header(journal.readline()):
+            raise OutputError(_not_ours(path))
+        files = sorted(folder.iterdir())
+        foreign = [file.name for file in files if not _PACK_FILES.fullmatch(file.name) or not file.is_file()]
+        if foreign:
+            raise OutputError(
+                f"{folder} holds {foreign[0]!r}, which is no part of a pack, so --fresh deletes nothing: move it away "
+                "or choose another --out"
+            )
+        for file in files:  # pack.json comes before the shards: half a pack must not look finished
+            if file != path:
+                file.unlink()
+        journal.truncate(0)
+
+
+def _lock(journal: TextIO, folder: Path) -> None:
+    try:
+        fcntl.flock(journal, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise OutputError(f"{folder} is being written by another process: wait for it or stop it") from error
+
+
+def _is_header(line: str) -> bool:
+    """Whether a journal's first line is ours; a killed run may have left half of it, or none."""
+    if not line.endswith("\n"):
+        return line.startswith(_BEGIN) or _BEGIN.startswith(line)
+    header = (_parse(line) or {}).get("header")
+    return isinstance(header, dict) and "manifest_sha256" in header
+
+
+def _not_ours(path: Path) -> str:
+    return f"{path} is no journal of epanns: choose another --out or delete it first"
 
 
 def refuse_difference(folder: Path, held: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:

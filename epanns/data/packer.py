@@ -6,7 +6,6 @@ The format is in `epanns.data.pack_format`, reading in `epanns.data.pack`.
 import csv
 import functools
 import io
-import shutil
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -18,11 +17,10 @@ import numpy as np
 from epanns import atomic
 from epanns.audio.waveform import RESAMPLER_QUALITY
 from epanns.data.conversion import PackedClip, convert_clip
-from epanns.data.journal import Journal, ShardEntry, make_entry, refuse_difference
+from epanns.data.journal import Journal, ShardEntry, make_entry, refuse_difference, remove_pack
 from epanns.data.manifest import Clip, Manifest
 from epanns.data.manifest_reader import read_manifest
 from epanns.data.pack_format import (
-    JOURNAL_FILE,
     PACK_FILE,
     REJECTS_FILE,
     PackCounts,
@@ -90,7 +88,7 @@ def pack_manifest(
         settings: What to take and how to convert it.
         max_bad: Share of the clips, 0..1, that may be rejected.
         jobs: Processes that decode.
-        fresh: Whether to delete an earlier pack at `out`, finished or not.
+        fresh: Whether to delete an earlier pack at `out`, finished or not; a folder that holds more is refused.
         progress: Called with (clips done, clips in all).
 
     Raises:
@@ -102,7 +100,8 @@ def pack_manifest(
     clips = _choose(read.clips, settings, read, manifest)
     header = _header(read, manifest, settings)
     if fresh:
-        _remove_pack(out)
+        with _output_errors(out):
+            remove_pack(out)
     done = _finished(out, header)
     if done is not None:
         return PackSummary(out, done.counts, len(done.shards), len(done.shards))
@@ -175,12 +174,6 @@ def _finished(out: Path, header: dict[str, Any]) -> PackInfo | None:
     }
     refuse_difference(out, held, {key: header[key] for key in held})  # versions may have moved on since
     return info
-
-
-def _remove_pack(out: Path) -> None:
-    """Delete an earlier pack; whatever else is at `out` is refused later."""
-    if (out / JOURNAL_FILE).is_file():
-        shutil.rmtree(out)
 
 
 @dataclass(frozen=True)

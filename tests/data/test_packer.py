@@ -182,8 +182,8 @@ def test_a_journal_cut_anywhere_is_continued(own, kept):
     assert contents(own / "pack")["shard-00002.h5"] == whole["shard-00002.h5"]
 
 
-def rerun(folder):
-    return pack_manifest(folder / "set.csv", folder / "pack", SETTINGS)
+def rerun(folder, **options):
+    return pack_manifest(folder / "set.csv", folder / "pack", SETTINGS, **options)
 
 
 def test_a_finished_pack_is_left_alone(own):
@@ -230,17 +230,43 @@ def test_a_folder_with_other_things_is_refused_and_left_alone(made, tmp_path, fr
     assert contents(tmp_path / "pack") == {"thesis.txt": b"mine"}
 
 
-def test_a_journal_that_is_not_ours_is_refused_and_left_alone(made, tmp_path):
+@pytest.mark.parametrize("fresh", [False, True])
+@pytest.mark.parametrize("text", [b'{"mine": 1}\n', b"Dear diary"])
+def test_a_journal_that_is_not_ours_is_refused_and_left_alone(made, tmp_path, fresh, text):
     (tmp_path / "pack").mkdir()
-    (tmp_path / "pack" / "journal.jsonl").write_text('{"mine": 1}\n')
+    (tmp_path / "pack" / "journal.jsonl").write_bytes(text)
     with pytest.raises(OutputError, match=r"journal\.jsonl is no journal of epanns"):
-        pack_manifest(made / "set.csv", tmp_path / "pack", SETTINGS)
-    assert contents(tmp_path / "pack") == {"journal.jsonl": b'{"mine": 1}\n'}
+        pack_manifest(made / "set.csv", tmp_path / "pack", SETTINGS, fresh=fresh)
+    assert contents(tmp_path / "pack") == {"journal.jsonl": text}
 
 
-def test_two_packers_do_not_share_a_folder(made, tmp_path):
+@pytest.mark.parametrize("name", ["thesis.txt", "shard-1.h5", "my-shard-00000.h5"])
+def test_starting_over_deletes_nothing_where_other_things_lie(own, name):
+    (own / "pack" / name).write_text("mine")
+    before = contents(own / "pack")
+    with pytest.raises(OutputError, match=f"pack holds '{name}', which is no part of a pack, so --fresh deletes"):
+        rerun(own, fresh=True)
+    assert contents(own / "pack") == before
+
+
+def test_starting_over_deletes_no_subfolder(own):
+    (own / "pack" / "shard-00009.h5").mkdir()
+    with pytest.raises(OutputError, match=r"pack holds 'shard-00009\.h5', which is no part of a pack"):
+        rerun(own, fresh=True)
+    assert len(Pack(own / "pack")) == 20
+
+
+def test_starting_over_removes_what_a_stopped_run_left(own, made):
+    (own / "pack" / "shard-00009.h5").touch()
+    (own / "pack" / "shard-00001.h5.partial").touch()
+    assert rerun(own, fresh=True).n_resumed == 0
+    assert contents(own / "pack") == contents(made / "pack")
+
+
+@pytest.mark.parametrize("fresh", [False, True])
+def test_two_packers_do_not_share_a_folder(made, tmp_path, fresh):
     def pack_again(done, total):
-        pack_manifest(made / "set.csv", tmp_path / "pack", SETTINGS)
+        pack_manifest(made / "set.csv", tmp_path / "pack", SETTINGS, fresh=fresh)
 
     with pytest.raises(OutputError, match="pack is being written by another process: wait for it or stop it"):
         pack_manifest(made / "set.csv", tmp_path / "pack", SETTINGS, progress=pack_again)

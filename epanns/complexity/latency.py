@@ -7,11 +7,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from epanns.complexity.cost import Latency
 from epanns.errors import ConfigError
 from epanns.models.cnn import Cnn
+from epanns.models.modes import evaluation_mode
 
 _WARM_UPS = 3
 _PROCESS = Path("/proc/self")
@@ -86,18 +87,6 @@ def cpu_threads(threads: int | None) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-@contextmanager
-def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Put every module in evaluation mode, and restore each one's own mode."""
-    was_training = {module: module.training for module in model.modules()}
-    try:
-        model.eval()
-        yield
-    finally:
-        for module, training in was_training.items():
-            module.training = training
 
 
 def _noise(model: Cnn, seconds: float) -> Tensor:

@@ -1,20 +1,20 @@
 """A tagger and a pack to one row of scores per clip: whole clips, or windows and their aggregation."""
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from epanns.data.dataset import ClipBatch, PackDataset, make_loader
 from epanns.data.sampler import sequential_batches
 from epanns.data.task import require_same_task
 from epanns.errors import CheckpointError, ConfigError, PackError, did_you_mean
 from epanns.models.cnn import Cnn
+from epanns.models.modes import evaluation_mode
 from epanns.models.pooling import ModelOutput
 
 # name -> (logits, probabilities), each (windows, classes) of one clip -> (classes,) in [0, 1].
@@ -123,7 +123,7 @@ def predict(
     scores, target = [], []
     device = next(model.parameters()).device
     loader = make_loader(dataset, sequential_batches(len(dataset), batch_size), workers=workers)
-    with _inference(model):
+    with evaluation_mode(model), torch.no_grad():
         for batch in loader:
             clipwise = _score_batch(model, batch.to(device), protocol or EvaluationProtocol(), batch_size)
             clip_ids += batch.clip_ids
@@ -171,7 +171,7 @@ def score_windows(model: Cnn, clip: Tensor, window: int, hop: int, *, batch_size
     device = next(model.parameters()).device
     starts = window_starts(len(clip), window, hop)
     scores = []
-    with _inference(model):
+    with evaluation_mode(model), torch.no_grad():
         for first in range(0, len(starts), batch_size):
             pieces = [clip[start : start + window] for start in starts[first : first + batch_size]]
             output: ModelOutput = model(torch.stack(pieces).to(device))
@@ -196,19 +196,6 @@ def _score_batch(model: Cnn, batch: ClipBatch, protocol: EvaluationProtocol, bat
     probabilities = torch.split(torch.cat([output["clipwise_output"] for output in outputs]), counts)
     aggregate = AGGREGATES[protocol.aggregate]
     return torch.stack([aggregate(*scores) for scores in zip(logits, probabilities, strict=True)])
-
-
-@contextmanager
-def _inference(model: nn.Module) -> Iterator[None]:
-    """Evaluate without gradients; every module's own mode comes back, however mixed they were."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 def _require_finite(predictions: Predictions, name: str) -> None:

@@ -11,19 +11,20 @@ from epanns.errors import ConfigError, PruningError, did_you_mean
 from epanns.models.spec import ModelSpec
 
 _FORMAT = "epanns-plan/1"
+_THEN = ", then "  # between the criteria of plans that follow each other
 
 
 @dataclass(frozen=True)
 class PruningPlan:
     """Which channels stay; with the base's weights, enough to make the pruned network again.
 
-    Channels are numbered as in `base`. Where the base had been pruned before, that is the numbering of the pruned
-    network; the plan that made it is in its checkpoint's provenance.
+    Channels are numbered as in `base`. Plans of a network that is pruned step by step are joined by `compose`, so that
+    the plan in its provenance is always one from the unpruned network.
 
     Attributes:
         base: The network before pruning.
         kept_channels: Layer -> ascending channel indices in the base; layers not named keep all.
-        criterion: Name in `pruning.criteria.CRITERIA`.
+        criterion: Name in `pruning.criteria.CRITERIA`, or several joined by ``, then``.
         ratios: Layer -> fraction of channels asked to go, for the same layers; rounding may make it another fraction.
         seed: Of the criterion, where it draws numbers.
     """
@@ -131,6 +132,32 @@ class PruningPlan:
         except ConfigError as error:
             raise PruningError(f"pruning plan: base: {error}") from error
         return cls(**{**given, "base": base})
+
+
+def compose(first: PruningPlan, second: PruningPlan) -> PruningPlan:
+    """Return the one plan that does what `first` and then `second` do.
+
+    Channels are numbered as in the base of `first`; ratios are the fractions that have gone from it in all; the seed is
+    that of `second`.
+
+    Raises:
+        PruningError: If `second` does not start from the widths that `first` leaves.
+    """
+    if first.widths != dict(second.base.widths):
+        raise PruningError("two pruning plans do not follow each other: the second must start where the first ends")
+    kept: dict[str, tuple[int, ...]] = {}
+    for layer, width in first.base.widths.items():
+        if layer in first.kept_channels or layer in second.kept_channels:
+            left = first.kept_channels.get(layer, tuple(range(width)))
+            kept[layer] = tuple(left[channel] for channel in second.kept_channels.get(layer, range(len(left))))
+    steps = first.criterion.split(_THEN)
+    return PruningPlan(
+        base=first.base,
+        kept_channels=kept,
+        criterion=first.criterion if steps[-1] == second.criterion else _THEN.join([*steps, second.criterion]),
+        ratios={layer: 1 - len(channels) / first.base.widths[layer] for layer, channels in kept.items()},
+        seed=second.seed,
+    )
 
 
 def _mistyped_entries(kept_channels: Mapping[str, Any], ratios: Mapping[str, Any]) -> list[str]:

@@ -13,7 +13,7 @@ from epanns.models.tensors import shape_difference
 from epanns.pruning.allocation import ratio_per_layer, remaining_width, select_layers
 from epanns.pruning.criteria import LayerFilters, criterion_named, most_important
 from epanns.pruning.engine import remove_channels
-from epanns.pruning.plan import PruningPlan
+from epanns.pruning.plan import PruningPlan, compose
 
 
 def prune(
@@ -41,7 +41,8 @@ def prune(
 
     Returns:
         The smaller network, in the same modes, with the same ``requires_grad`` flags, labels and provenance, and the
-        plan, whose channel numbers are those of `model`. Optimizers made for `model` do not fit it.
+        plan. Where `model` has itself been pruned and its provenance holds that plan, the plan returned is the whole
+        way from the unpruned network, in its channel numbers. Optimizers made for `model` do not fit what is returned.
 
     Raises:
         PruningError: If a ratio, layer or criterion cannot be used, a layer would lose nothing or everything, or the
@@ -50,7 +51,7 @@ def prune(
     plan = plan_pruning(
         model, criterion=criterion, ratio=ratio, ratios=ratios, layers=layers, seed=seed, round_to=round_to
     )
-    return apply_plan(model, plan), plan
+    return apply_plan(model, plan), _since_unpruned(model, plan)
 
 
 def plan_pruning(
@@ -63,7 +64,7 @@ def plan_pruning(
     seed: int = 0,
     round_to: int = 1,
 ) -> PruningPlan:
-    """Decide what would go, without surgery; arguments and errors as in `prune`."""
+    """Decide what would go, without surgery, in the channel numbers of `model`; arguments and errors as in `prune`."""
     _refuse_unprunable(model)
     score = criterion_named(criterion)
     asked = _asked_ratios(model, ratio, ratios, layers)
@@ -82,7 +83,7 @@ def apply_plan(model: Cnn, plan: PruningPlan) -> Cnn:
     """Return `model` without the channels that `plan` drops; `model` is not touched.
 
     The network must have the layer widths of the plan's base; its head may be another one, for other classes. The
-    provenance of what is returned holds the plan, and the step in its recipe.
+    provenance of what is returned holds the plan, joined to the one of `model`, and the step in its recipe.
 
     Raises:
         PruningError: If the widths differ, or the network cannot be pruned as it is.
@@ -95,9 +96,18 @@ def apply_plan(model: Cnn, plan: PruningPlan) -> Cnn:
                 f"the plan was made for {layer} of width {stated}, this network has {actual}: apply it to its base"
             )
     pruned = remove_channels(model, plan.kept_channels)
+    whole = _since_unpruned(model, plan)
     settings = {"criterion": plan.criterion, "ratios": dict(plan.ratios), "seed": plan.seed}
-    pruned.provenance = with_step({**model.provenance, "plan": plan.to_dict()}, "prune", **settings)
+    pruned.provenance = with_step({**model.provenance, "plan": whole.to_dict()}, "prune", **settings)
     return pruned
+
+
+def _since_unpruned(model: Cnn, plan: PruningPlan) -> PruningPlan:
+    """Return `plan` joined to the plan that made `model`, where that is known."""
+    if not model.provenance.get("plan"):
+        return plan
+    before = PruningPlan.from_dict(model.provenance["plan"])
+    return compose(before, plan) if before.widths == dict(plan.base.widths) else plan
 
 
 def _asked_ratios(

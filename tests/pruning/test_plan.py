@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from epanns.audio.frontend import FrontEndSpec
 from epanns.errors import PruningError
 from epanns.models.spec import ModelSpec, conv_widths
-from epanns.pruning.plan import PruningPlan
+from epanns.pruning.plan import PruningPlan, compose
 
 BASE = ModelSpec(
     name="narrow",
@@ -51,6 +51,42 @@ def test_widths_count_what_is_kept_and_name_every_layer(kept):
     assert plan.widths == {layer: len(kept.get(layer, range(width))) for layer, width in BASE.widths.items()}
     assert dict(plan.pruned_spec.widths) == plan.widths
     assert set(plan.pruned_layers) == {layer for layer in BASE.widths if plan.widths[layer] < BASE.widths[layer]}
+
+
+@given(kept=kept_channels, data=st.data())
+def test_two_plans_make_one_in_the_numbering_of_the_first(kept, data):
+    first = plan_of(kept)
+    again = data.draw(
+        st.fixed_dictionaries(
+            {},
+            optional={
+                layer: st.sets(st.integers(0, width - 1), min_size=1).map(lambda channels: tuple(sorted(channels)))
+                for layer, width in first.widths.items()
+            },
+        )
+    )
+    second = plan_of(again, base=first.pruned_spec, seed=4)
+    both = compose(first, second)
+    assert (both.base, both.seed, both.widths) == (BASE, 4, second.widths)
+    for layer, width in BASE.widths.items():
+        numbers = list(range(width))  # a channel's name travels with it
+        for plan in (first, second):
+            numbers = [numbers[channel] for channel in plan.kept_channels.get(layer, range(len(numbers)))]
+        assert list(both.kept_channels.get(layer, range(width))) == numbers
+        assert both.ratios.get(layer, 0) == pytest.approx(1 - len(numbers) / width)
+
+
+def test_criteria_that_follow_each_other_are_named_once_each():
+    step = {"kept": {"conv_block1.conv1": (0, 1, 2, 3)}}
+    l1, l2 = plan_of(**step), plan_of(**step, criterion="l2")
+    assert compose(l1, l1).criterion == "l1"
+    assert compose(compose(l1, l2), l2).criterion == "l1, then l2"
+    assert compose(compose(l1, l2), l1).criterion == "l1, then l2, then l1"
+
+
+def test_plans_that_do_not_follow_each_other_are_refused():
+    with pytest.raises(PruningError, match="two pruning plans do not follow each other: the second must start where"):
+        compose(plan_of(), plan_of())
 
 
 def test_a_plan_can_be_copied_and_pickled():

@@ -1,16 +1,21 @@
 import copy
+import dataclasses
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from torch import nn
 
 from epanns.complexity.macs import profile
 from epanns.errors import PruningError
+from epanns.models.checkpoint import load, save
 from epanns.models.zoo import build_model
 from epanns.pruning.plan import PruningPlan
 from epanns.pruning.prune import apply_plan, plan_pruning, prune
 
+BLOCKS = [f"conv_block{number}" for number in range(2, 7)]
 LAST_THREE_BLOCKS = ("conv_block4", "conv_block5", "conv_block6")
 
 
@@ -66,25 +71,53 @@ def test_a_ratio_of_zero_everywhere_is_the_identity_bit_for_bit(model, logmel):
         )
 
 
-def test_pruning_again_gives_a_plan_in_the_numbering_of_its_own_base(model):
-    once, first = prune(model, ratio=0.5, layers=["conv_block6.conv2"])
-    twice, second = prune(once, ratio=0.5, layers=["conv_block6.conv2"])
-    assert second.base == once.spec
-    original = [
-        first.kept_channels["conv_block6.conv2"][channel] for channel in second.kept_channels["conv_block6.conv2"]
-    ]
-    assert torch.equal(twice.conv_block6.conv2.weight, model.conv_block6.conv2.weight[original])
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    first=st.dictionaries(st.sampled_from(BLOCKS), st.sampled_from([0.25, 0.5]), min_size=1),
+    second=st.dictionaries(st.sampled_from(BLOCKS), st.sampled_from([0.25, 0.5]), min_size=1),
+    criteria=st.tuples(st.sampled_from(["l1", "random"]), st.sampled_from(["l1", "l2"])),
+)
+def test_pruning_again_gives_one_plan_from_the_unpruned_network(model, first, second, criteria):
+    once, _ = prune(model, ratios=first, criterion=criteria[0])
+    twice, plan = prune(once, ratios=second, criterion=criteria[1])
+    assert plan.base == model.spec
+    assert plan.to_dict() == twice.provenance["plan"]
+    assert [step["criterion"] for step in twice.provenance["recipe"]] == list(criteria)
+    at_once = apply_plan(model, plan).state_dict()
+    assert all(torch.equal(tensor, at_once[name]) for name, tensor in twice.state_dict().items())
+
+
+def test_a_saved_pruned_network_is_pruned_on_from_its_unpruned_base(model, tmp_path):
+    once, _ = prune(model, ratio=0.5, layers=["conv_block6"])
+    save(once, tmp_path / "once")
+    loaded = load(tmp_path / "once")
+    loaded.reset_classifier(3)
+    twice, plan = prune(loaded, ratio=0.5, layers=["conv_block6", "conv_block5"])
+    save(twice, tmp_path / "twice")
+    assert PruningPlan.from_dict(load(tmp_path / "twice").provenance["plan"]) == plan
+    assert plan.base == model.spec
+    at_once = apply_plan(model, plan)
+    assert torch.equal(twice.conv_block6.conv2.weight, at_once.conv_block6.conv2.weight)
+
+
+def test_a_plan_given_to_save_takes_the_place_of_the_known_one(model, tmp_path):
+    pruned, plan = prune(model, ratio=0.5)
+    other = dataclasses.replace(plan, seed=9)
+    save(pruned, tmp_path / "saved", plan=other)
+    assert load(tmp_path / "saved").provenance["plan"] == other.to_dict()
+
+
+def test_a_plan_of_other_widths_is_not_joined(model):
+    once, first = prune(model, ratio=0.5)
+    model.provenance = {"plan": first.to_dict()}
+    assert prune(model, ratio=0.5)[1] == first
 
 
 def test_two_steps_without_training_equal_one(model):
     _, one_step = prune(model, ratio=0.75, layers=["conv_block3.conv1"])  # 8 -> 2
-    half, first = prune(model, ratio=0.5, layers=["conv_block3.conv1"])  # 8 -> 4
-    _, second = prune(half, ratio=0.5, layers=["conv_block3.conv1"])  # 4 -> 2
-    kept = first.kept_channels["conv_block3.conv1"]
-    assert (
-        tuple(kept[channel] for channel in second.kept_channels["conv_block3.conv1"])
-        == (one_step.kept_channels["conv_block3.conv1"])
-    )
+    half, _ = prune(model, ratio=0.5, layers=["conv_block3.conv1"])  # 8 -> 4
+    _, both = prune(half, ratio=0.5, layers=["conv_block3.conv1"])  # 4 -> 2
+    assert both == one_step
 
 
 def test_a_plan_read_from_json_gives_the_same_network(model):

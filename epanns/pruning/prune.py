@@ -33,8 +33,9 @@ def prune(
     Args:
         model: The network; not touched. Frozen networks, any mode and any device are fine.
         criterion: Name in `pruning.criteria.CRITERIA`.
-        ratio: Fraction of channels removed from each layer, in [0, 1).
-        ratios: Instead of `ratio`, a fraction per layer or block; layers not named are left alone.
+        ratio: Fraction of channels removed from each layer, in (0, 1).
+        ratios: Instead of `ratio`, a fraction per layer or block, in [0, 1), at least one above 0; layers not named are
+            left alone.
         layers: With `ratio`: names of layers or blocks; every convolution by default.
         seed: For criteria that draw numbers.
         round_to: Pruned layers get the nearest multiple of this many channels.
@@ -68,6 +69,8 @@ def plan_pruning(
     _refuse_unprunable(model)
     score = criterion_named(criterion)
     asked = _asked_ratios(model, ratio, ratios, layers)
+    if not any(asked.values()):
+        raise PruningError(f"ratio 0 removes nothing from {', '.join(asked)}: give a ratio above 0")
     widths = {
         layer: remaining_width(model.spec.widths[layer], asked[layer], round_to=round_to, layer=layer)
         for layer in asked

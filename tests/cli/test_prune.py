@@ -133,6 +133,10 @@ def test_batch_norm_is_measured_again_on_a_pack(prune, checkpoint, packs, tmp_pa
     ("options", "message"),
     [
         (["--ratio", "1.5"], "epanns: ratio 1.5 for conv_block1.conv1: must be in [0, 1)"),
+        (
+            ["--ratio", "0", "--layers", "conv_block2.conv1"],
+            "epanns: ratio 0 removes nothing from conv_block2.conv1: give",
+        ),
         (["--ratio", "0.05"], "epanns: ratio 0.05 removes none of the 4 channels of conv_block1.conv1"),
         (["--ratio", "0.5", "--layers", "fc_audioset"], "epanns: fc_audioset cannot be pruned: it is the classifier"),
         (["--ratio", "0.5", "--layers", "conv_block9"], "epanns: unknown layer 'conv_block9' (did you mean"),

@@ -60,15 +60,21 @@ def test_ratios_per_layer_and_round_to(model):
     assert dict(plan.ratios) == {"conv_block5.conv1": 0, "conv_block6.conv1": 0.25, "conv_block6.conv2": 0.5}
 
 
-def test_a_ratio_of_zero_everywhere_is_the_identity_bit_for_bit(model, logmel):
-    same, plan = prune(model, ratio=0)
-    assert plan.pruned_layers == ()
-    assert plan.pruned_spec == model.spec
+def test_a_plan_that_removes_nothing_is_the_identity_bit_for_bit(model, logmel):
+    same = apply_plan(model, PruningPlan(model.spec, {}, "l1", {}, seed=0))
+    assert same.spec == model.spec
     assert all(torch.equal(tensor, model.state_dict()[name]) for name, tensor in same.state_dict().items())
     with torch.no_grad():
         assert torch.equal(
             same.forward_logmel(logmel)["clipwise_logits"], model.forward_logmel(logmel)["clipwise_logits"]
         )
+
+
+@pytest.mark.parametrize("arguments", [{"ratio": 0, "layers": ["conv_block4"]}, {"ratios": {"conv_block4": 0.0}}])
+def test_asking_for_nothing_is_refused(model, arguments):
+    match = r"ratio 0 removes nothing from conv_block4\.conv1, conv_block4\.conv2: give a ratio above 0"
+    with pytest.raises(PruningError, match=match):
+        prune(model, **arguments)
 
 
 @settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])

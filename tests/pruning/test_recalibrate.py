@@ -3,6 +3,7 @@ import torch
 from torch import nn
 
 from epanns.errors import PruningError
+from epanns.pruning.plan import PruningPlan
 from epanns.pruning.prune import prune
 from epanns.pruning.recalibrate import recalibrate_batch_norm
 
@@ -67,10 +68,16 @@ def test_surviving_channels_of_the_first_pruned_layer_need_no_new_statistics(mod
 
 
 def test_a_plan_that_removes_nothing_changes_nothing(model, waveforms):
-    same, plan = prune(model, ratio=0)
-    before = statistics(same)
-    assert recalibrate_batch_norm(same, waveforms, plan=plan) == 0
-    assert changed(before, statistics(same)) == []
+    plan = PruningPlan(model.spec, {}, "l1", {}, seed=0)
+    before = statistics(model)
+    assert recalibrate_batch_norm(model, waveforms, plan=plan) == 0
+    assert changed(before, statistics(model)) == []
+    assert "recipe" not in model.provenance
+
+
+def test_the_recipe_gets_the_step_and_the_clips(model, waveforms):
+    recalibrate_batch_norm(model, waveforms)
+    assert model.provenance["recipe"] == [{"step": "recover", "method": "bn", "clips": 8}]
 
 
 def test_weights_modes_and_momenta_are_restored(model, waveforms):

@@ -1,5 +1,6 @@
 """Run records to the rows of a report: seeds averaged, what must not be compared kept in blocks apart."""
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
@@ -11,7 +12,7 @@ UNPRUNED = "unpruned"
 CONTROL = "unpruned, trained on"
 REPORTED_SPLIT = "test"
 PRUNED_STAGES = ("pruned", "recovered", "finetuned", "evaluated")
-
+_DIGEST = re.compile(r"\b([0-9a-f]{12})[0-9a-f]{52}\b")  # a sha256: its first digits tell enough
 
 # Records that differ in their seed only, and what tells them from others that look the same (``name=value``).
 SettledGroup = tuple[list[RunRecord], tuple[str, ...]]
@@ -79,9 +80,9 @@ class Row:
 def rows_by_block(records: Iterable[RunRecord]) -> dict[BlockKey, list[Row]]:
     """Group records into blocks, and in each block into one row per configuration.
 
-    Runs that agree in everything a row shows are seeds of one row. Where a seed occurs twice among them, the rest of
-    their configuration tells the rows apart and is shown. The unpruned network's row holds every run's `dense` score,
-    once per seed.
+    Seeds of one row are runs whose whole configuration agrees but for seeds; checkpoints scored by themselves, if their
+    recipes do. Where rows would look alike, the settings in which they differ are shown. The unpruned network's row
+    holds every run's `dense` score, once per seed.
     """
     blocks: dict[BlockKey, list[RunRecord]] = {}
     for record in records:
@@ -135,9 +136,12 @@ def _grouped(
 def _seed_groups(records: Iterable[RunRecord]) -> list[SettledGroup]:
     """Return records that differ in their seed only, each group with what tells it from others that look the same."""
     groups: list[SettledGroup] = []
-    for group in _grouped(records, _identity).values():
-        seeds = {record.seed for record in group}
-        groups += [(group, ())] if len(seeds) == len(group) else _told_apart(group, _settings)
+    for alike in _grouped(records, _identity).values():
+        for group, settings in _told_apart(alike, _settings):
+            # Checkpoints of several seeds are one row; several of one seed, of which no more is known, are not.
+            repeats_a_seed = len({record.seed for record in group}) < len(group)
+            parts = _told_apart(group, _checkpoint) if repeats_a_seed else [(group, ())]
+            groups += [(members, (*settings, *more)) for members, more in parts]
     return groups
 
 
@@ -150,12 +154,19 @@ def _told_apart(records: Sequence[RunRecord], settings_of: Callable[[RunRecord],
     def differences(record: RunRecord) -> tuple[str, ...]:
         return tuple(f"{name}={settings[record.trial_id].get(name)}" for name in differing)
 
-    return [(members, values) for values, members in _grouped(records, differences).items()]
+    groups = _grouped(records, differences).items()
+    return [(members, tuple(_DIGEST.sub(r"\1", value) for value in values)) for values, members in groups]
 
 
 def _settings(record: RunRecord) -> dict[str, str]:
-    """Return a run's configuration by dotted name, seeds left out."""
-    return {name: value for name, value in _flat(record.config).items() if name.split(".")[-1] != "seed"}
+    """Return a run's configuration by dotted name, without seeds and the checkpoint that a seed made."""
+    flat = _flat(record.config)
+    return {name: flat[name] for name in flat if name.split(".")[-1] != "seed" and name != "checkpoint"}
+
+
+def _checkpoint(record: RunRecord) -> dict[str, str]:
+    """Return which checkpoint was scored, in records of `epanns evaluate`."""
+    return {name: value for name, value in _flat(record.config).items() if name == "checkpoint"}
 
 
 def _base_settings(record: RunRecord) -> dict[str, str]:

@@ -1,6 +1,7 @@
 """A checkpoint that was scored by itself, as a run record that reports can read."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from epanns.atomic import sha256_of_json
 from epanns.complexity.macs import profile
@@ -15,6 +16,9 @@ from epanns.models.zoo import ZOO
 from epanns.pruning.plan import PruningPlan
 from epanns.sweeps.device import device_of
 from epanns.sweeps.records import DECISIVE_PACKAGES, RunRecord, Stage
+
+# Of a step of the recipe: which network it began with and how well it went.
+_OUTCOMES = frozenset({"step", "parent_sha256", "best_step", "validation_mAP"})
 
 
 def record_of_checkpoint(
@@ -68,7 +72,7 @@ def record_of_checkpoint(
         dataset=dataset.dataset_name,
         protocol=protocol.describe(),
         clip_seconds=heard,
-        config=identity,
+        config={**identity, "recipe": _settings_of(steps)},
         plan_digest=None if plan is None else plan.digest,
         cost_before=profile(base, seconds=heard).summary(),
         cost_after=profile(model, seconds=heard).summary(),
@@ -77,6 +81,14 @@ def record_of_checkpoint(
         versions=versions(*DECISIVE_PACKAGES),
         seconds=round(seconds, 3),
     )
+
+
+def _settings_of(steps: Sequence[Step]) -> dict[str, dict[str, Any]]:
+    """Return what was asked of each step, so that reports can tell recipes apart; what came of it is left out."""
+    return {
+        f"{number}_{step['step']}": {key: value for key, value in step.items() if key not in _OUTCOMES}
+        for number, step in enumerate(steps, start=1)
+    }
 
 
 def _seed_of(steps: Sequence[Step]) -> int:

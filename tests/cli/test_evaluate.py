@@ -98,6 +98,8 @@ def test_record_of_a_pruned_checkpoint_tells_its_plan(run, model, tiny_packs, tm
     (record,) = read_records([tmp_path / "out"])
     assert (record.criterion, record.ratio, record.plan_digest) == ("l1", 0.5, plan.digest)
     assert record.layers == ("conv_block6.conv1", "conv_block6.conv2")
+    ratios = dict.fromkeys(record.layers, 0.5)
+    assert record.config["recipe"]["1_prune"] == {"criterion": "l1", "ratios": ratios, "seed": 0}
     assert record.clip_seconds == 0.25
     assert record.cost_after["n_params"] < record.cost_before["n_params"]
     assert (record.recover, record.finetune_iterations) == ("none", 0)

@@ -6,6 +6,7 @@ from statistics import stdev
 import pytest
 
 from epanns.reporting.rows import CONTROL, UNPRUNED, rows_by_block
+from tests.reporting.conftest import make_record, stage
 
 
 def only_block(records):
@@ -77,6 +78,51 @@ def test_runs_that_differ_in_a_hidden_setting_are_not_taken_for_seeds(records):
         (("finetune.rate=0.0001",), 2),
         (("finetune.rate=0.001",), 2),
     ]
+
+
+def test_seeds_of_different_configurations_are_not_averaged(records):
+    rates = {0: 1e-3, 1: 1e-5}
+    tuned = [
+        replace(r, config={**r.config, "finetune": {"learning_rate": rates[r.seed], "seed": r.seed}})
+        for r in records
+        if r.ratio == 0.5
+    ]
+    rows = [row for row in only_block(tuned) if row.is_pruned]
+    assert [(row.settings, row.n_seeds) for row in rows] == [
+        (("finetune.learning_rate=0.001",), 1),
+        (("finetune.learning_rate=1e-05",), 1),
+    ]
+
+
+def test_other_data_of_one_name_are_told_apart_by_the_digests_first_digits(records):
+    contents = {0: "a" * 64, 1: "b" * 64}
+    changed = [
+        replace(r, config={**r.config, "data": {"content": {"test": contents[r.seed]}}})
+        for r in records
+        if r.ratio == 0.5
+    ]
+    rows = [row for row in only_block(changed) if row.is_pruned]
+    assert [row.settings for row in rows] == [(f"data.content.test={digit * 12}",) for digit in "ab"]
+
+
+def evaluated(seed, checkpoint, rate):
+    recipe = {"1_train": {"training": {"learning_rate": rate, "seed": seed}}}
+    config = {"kind": "evaluated", "checkpoint": checkpoint, "packs": "c" * 64, "recipe": recipe}
+    return make_record(checkpoint, seed, (stage("evaluated", 0.5 + seed / 10),), config=config)
+
+
+def test_checkpoints_of_one_recipe_are_seeds_and_others_are_not():
+    alike = [evaluated(0, "best@1", 1e-3), evaluated(1, "best@2", 1e-3)]
+    (row,) = only_block(alike)
+    assert (row.n_seeds, row.settings, row.mAP["evaluated"].mean) == (2, (), pytest.approx(0.55))
+    rows = only_block([*alike, evaluated(2, "best@3", 1e-5)])
+    name = "recipe.1_train.training.learning_rate"
+    assert [(row.n_seeds, row.settings) for row in rows] == [(2, (f"{name}=0.001",)), (1, (f"{name}=1e-05",))]
+
+
+def test_checkpoints_of_one_seed_that_tell_no_difference_are_rows_of_their_own():
+    rows = only_block([evaluated(0, "one@1", 1e-3), evaluated(0, "two@2", 1e-3)])
+    assert [row.settings for row in rows] == [("checkpoint=one@1",), ("checkpoint=two@2",)]
 
 
 def test_two_bases_of_one_network_are_two_unpruned_rows(records):

@@ -13,7 +13,7 @@ from epanns.errors import CheckpointError, ConfigError
 from epanns.labels import LabelSet
 from epanns.models.blocks import ConvBlock, linear
 from epanns.models.frozen_front_end import FRONT_END_NAMES, check_front_end
-from epanns.models.pooling import AttentionBlock, ModelOutput, logits_of, pool_clip, smooth_time, stretch_to_frames
+from epanns.models.pooling import AttentionBlock, ModelOutput, averaged, pool_clip, smooth_time, stretch_to_frames
 from epanns.models.spec import ModelSpec
 
 
@@ -126,15 +126,20 @@ class Cnn(nn.Module):
         hidden = F.relu(self.fc1(over_time))
         dropped = F.dropout(hidden, 0.5, self.training)
         if self._attends:
-            clipwise, segmentwise = self.att_block(dropped.transpose(1, 2))
+            segment_logits, log_weights = self.att_block(dropped.transpose(1, 2))
+            logits, clipwise = averaged(segment_logits, log_weights)
         else:
-            segmentwise = self.fc_audioset(dropped).sigmoid()
-            clipwise = segmentwise.amax(dim=1) if self.spec.head == "decision_max" else segmentwise.mean(dim=1)
+            segment_logits = self.fc_audioset(dropped)
+            if self.spec.head == "decision_max":
+                logits = segment_logits.amax(dim=1)
+                clipwise = logits.sigmoid()
+            else:
+                logits, clipwise = averaged(segment_logits)
         return ModelOutput(
-            clipwise_logits=logits_of(clipwise),
+            clipwise_logits=logits,
             clipwise_output=clipwise,
             embedding=hidden.mean(dim=1),
-            framewise_output=stretch_to_frames(segmentwise, frames, 2**self.pools),
+            framewise_output=stretch_to_frames(segment_logits.sigmoid(), frames, 2**self.pools),
         )
 
     def reset_classifier(self, num_classes: int, labels: LabelSet | None = None) -> None:

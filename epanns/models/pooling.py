@@ -1,13 +1,11 @@
 """From a feature map to scores: pooling over time before or after the classifier."""
 
+import math
 from typing import NotRequired, TypedDict
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-
-# Probabilities of decision-level heads are turned back into logits; this keeps them finite in float32.
-_LOGIT_EPSILON = 1e-6
 
 
 class ModelOutput(TypedDict):
@@ -60,12 +58,27 @@ class AttentionBlock(nn.Module):
             nn.init.zeros_(nn.Module.get_parameter(conv, "bias"))
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Map ``(batch, inputs, segments)`` to probabilities ``(batch, classes)``, ``(batch, segments, classes)``."""
-        attention = self.att(features).clamp(-10, 10).softmax(dim=-1)
-        segmentwise = self.cla(features).sigmoid()
-        return (attention * segmentwise).sum(dim=2), segmentwise.transpose(1, 2)
+        """Map ``(batch, inputs, segments)`` to segment logits and the logarithms of the weights that average them.
+
+        Both are ``(batch, segments, classes)``; the weights of a class sum to 1 over the segments.
+        """
+        log_weights = self.att(features).clamp(-10, 10).log_softmax(dim=-1)
+        return self.cla(features).transpose(1, 2), log_weights.transpose(1, 2)
 
 
-def logits_of(probabilities: Tensor) -> Tensor:
-    """Return finite logits of probabilities that are not a single sigmoid's output."""
-    return torch.logit(probabilities, eps=_LOGIT_EPSILON)
+def averaged(segment_logits: Tensor, log_weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Average the probabilities of segments; return ``(batch, classes)`` logits and probabilities.
+
+    The logits are log p - log(1 - p), each a log of a sum of exponentials: they stay exact, and so does their gradient,
+    where p itself has rounded to 0 or 1.
+
+    Args:
+        segment_logits: ``(batch, segments, classes)``.
+        log_weights: Of the same shape, their exponentials summing to 1 over the segments; equal weights by default.
+    """
+    if log_weights is None:
+        log_weights = torch.full_like(segment_logits, -math.log(segment_logits.shape[1]))
+    probability = (log_weights.exp() * segment_logits.sigmoid()).sum(dim=1)
+    log_present = (log_weights + F.logsigmoid(segment_logits)).logsumexp(dim=1)
+    log_absent = (log_weights + F.logsigmoid(-segment_logits)).logsumexp(dim=1)
+    return log_present - log_absent, probability

@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,7 @@ class RunRecord:
     """One trial: its configuration, cost before and after, and the scores of each stage.
 
     Attributes:
-        trial_id: Unique name of the trial; a record met twice under one id must be the same record.
+        trial_id: Unique name of the trial; records met under one id must tell of the same run.
         experiment: Name of the experiment it belongs to.
         model: Name of the network before pruning, and `width`, its share of the zoo's channels.
         criterion: Name of the importance rule; None where nothing was pruned.
@@ -105,9 +105,11 @@ class RunRecord:
 def read_records(folders: Iterable[Path]) -> list[RunRecord]:
     """Read every ``result.json`` and ``records/*.json`` below the folders, sorted by path, each trial once.
 
+    Two files of one trial may differ in seconds, device and versions: the run was repeated. The first is kept.
+
     Raises:
         DataError: If a folder is missing or holds no record, a file is broken, or two files tell different things
-            about one trial.
+            about what one trial did or how it scored.
     """
     found: dict[str, tuple[Path, RunRecord]] = {}
     for folder in folders:
@@ -119,9 +121,21 @@ def read_records(folders: Iterable[Path]) -> list[RunRecord]:
         for path in paths:
             record = _read_record(path)
             first, known = found.setdefault(record.trial_id, (path, record))
-            if known != record:
-                raise DataError(f"{path} and {first} differ but both are trial {record.trial_id}: keep one of them")
+            if differing := _differences(known, record):
+                raise DataError(
+                    f"{path} and {first} differ in {', '.join(differing)} but both are trial {record.trial_id}: "
+                    "keep one of them"
+                )
     return [record for _, record in found.values()]
+
+
+def _differences(one: RunRecord, other: RunRecord) -> list[str]:
+    """Return the fields in which two records differ, apart from what differs when a run is repeated."""
+    first, second = (
+        replace(record, seconds=0, device="", versions={}, stages=tuple(replace(s, seconds=0) for s in record.stages))
+        for record in (one, other)
+    )
+    return [field.name for field in fields(RunRecord) if getattr(first, field.name) != getattr(second, field.name)]
 
 
 def _own_records(folder: Path) -> Iterable[Path]:

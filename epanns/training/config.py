@@ -10,6 +10,8 @@ from epanns.errors import ConfigError, did_you_mean
 SCHEDULES = ("constant", "cosine")
 SAMPLERS = ("balanced", "shuffled")
 
+_LEAST = {"iterations": 1, "batch_size": 1, "validate_every": 1, "warmup_iterations": 0, "seed": 0}
+
 
 @dataclass(frozen=True)
 class TrainingConfig:
@@ -44,7 +46,7 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         problems = [
             f"{name}={getattr(self, name)!r}: must be a whole number >= {least}"
-            for name, least in {"iterations": 1, "batch_size": 1, "validate_every": 1, "warmup_iterations": 0}.items()
+            for name, least in _LEAST.items()
             if type(getattr(self, name)) is not int or getattr(self, name) < least
         ]
         if not _is_number(self.learning_rate) or not 0 < self.learning_rate < math.inf:
@@ -56,8 +58,6 @@ class TrainingConfig:
             for name in ("spec_augment", "freeze_backbone")
             if type(getattr(self, name)) is not bool
         ]
-        if type(self.seed) is not int:
-            problems.append(f"seed={self.seed!r}: must be a whole number")
         for name, choices in (("schedule", SCHEDULES), ("sampler", SAMPLERS)):
             value = getattr(self, name)
             if value not in choices:

@@ -118,8 +118,20 @@ def test_records_are_found_below_folders_and_read_once(tmp_path):
 def test_two_files_that_disagree_about_a_trial_are_refused(tmp_path):
     write(tmp_path / "a" / "result.json", RECORD)
     write(tmp_path / "b" / "result.json", RECORD, seed=3)
-    with pytest.raises(DataError, match=r"b/result.json and .*a/result.json differ but both are trial a1: keep one"):
+    with pytest.raises(DataError, match=r"b/result.json and .*a/result.json differ in seed but both are trial a1"):
         read_records([tmp_path])
+    write(tmp_path / "b" / "result.json", replace(RECORD, stages=RECORD.stages[1:]), config={})
+    with pytest.raises(DataError, match="differ in config, stages but both are trial a1: keep one of them"):
+        read_records([tmp_path])
+
+
+def test_a_repeated_run_is_read_once(tmp_path):
+    stages = tuple(replace(stage, seconds=9.0) for stage in RECORD.stages)
+    again = replace(RECORD, stages=stages, seconds=99.0, device="cuda", versions={"torch": "2.12.0"})
+    write(tmp_path / "a" / "result.json", RECORD)
+    write(tmp_path / "b" / "result.json", again)
+    assert read_records([tmp_path]) == [RECORD]
+    assert read_records([tmp_path / "b", tmp_path / "a"]) == [again]
 
 
 def test_missing_and_empty_folders_are_named(tmp_path):

@@ -38,9 +38,14 @@ def test_all_wrong_values_are_named_together():
         "schedule='cosin' (did you mean 'cosine'?): must be one of constant, cosine",
         "sampler='random': must be one of balanced, shuffled",
         "spec_augment='yes': must be true or false",
-        "seed='a': must be a whole number",
+        "seed='a': must be a whole number >= 0",
     ):
         assert message in str(caught.value)
+
+
+def test_a_seed_that_no_record_could_hold_is_refused():
+    with pytest.raises(ConfigError, match="seed=-1: must be a whole number >= 0"):
+        TrainingConfig(seed=-1)
 
 
 def test_unknown_keys_offer_the_nearest():

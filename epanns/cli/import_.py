@@ -17,7 +17,7 @@ from epanns.cli.options import EpannsCommand, emit, json_option, log, out_option
 @click.option(
     "--head",
     type=click.Choice(["clip", "decision_max", "decision_avg", "decision_att"]),
-    help="How time is pooled, where tensors and file name do not tell.  [default: by tensors, then file name]",
+    help="How time is pooled, where tensors and file name do not tell.  [default: by tensors, catalogue, file name]",
 )
 @click.option(
     "--labels",
@@ -43,6 +43,8 @@ def command(
 
     names = None if labels is None else LabelSet.from_csv(labels)
     checkpoint = read_released(path, sample_rate=sample_rate, head=head, labels=names)
+    for assumption in checkpoint.provenance["assumed"]:
+        log(f"{path}: {assumption}")
     sha256 = save_checkpoint(checkpoint.build(), out)
     result = {"out": str(out), "weights_sha256": sha256, **checkpoint.summary()}
     text = (

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from epanns.cli.options import EXISTING, EpannsCommand, emit, json_option
+from epanns.cli.options import EXISTING, EpannsCommand, emit, json_option, log
 
 _LISTED_LABELS = 6
 
@@ -21,6 +21,8 @@ def command(checkpoint: Path, sample_rate: int | None, as_json: bool) -> None:
     from epanns.models.checkpoint import read_checkpoint
 
     found = read_checkpoint(checkpoint, sample_rate=sample_rate)
+    for assumption in found.provenance["assumed"]:
+        log(f"{checkpoint}: {assumption}")
     result = {"path": str(checkpoint), **found.summary()}
     emit(result, describe(result), as_json)
 

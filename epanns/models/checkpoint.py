@@ -46,8 +46,8 @@ class Checkpoint:
         spec: What to build.
         weights: The state dict, by PANNs' names.
         labels: Names of the classes, in output order.
-        provenance: ``source``, ``parent_sha256``, ``plan``, ``recipe`` and ``versions`` as in config.json, and
-            ``sha256`` of the file the weights were read from: the parent of whatever is made of them.
+        provenance: ``source``, ``parent_sha256``, ``plan``, ``recipe``, ``assumed`` and ``versions`` as in config.json,
+            and ``sha256`` of the file the weights were read from: the parent of whatever is made of them.
     """
 
     spec: ModelSpec
@@ -149,6 +149,7 @@ def save_checkpoint(
         "parent_sha256": known.get("sha256"),
         "plan": _as_json(plan) or known.get("plan"),
         "recipe": _steps(known, recipe),
+        "assumed": list(known.get("assumed", [])),
         "versions": versions(*_PACKAGES),
     }
     if not overwrite:

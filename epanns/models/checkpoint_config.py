@@ -25,6 +25,10 @@ def _is_list(value: object) -> bool:
     return isinstance(value, list)
 
 
+def _is_list_of_text(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(item, str) for item in value)
+
+
 def _is_sha256(value: object) -> bool:
     return isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None
 
@@ -50,6 +54,7 @@ _PROVENANCE: _Rules = {
     "parent_sha256": ("null or 64 hexadecimal digits", _or_null(_is_sha256)),
     "plan": ("null or a table", _or_null(_is_table)),
     "recipe": ("a list of steps", _is_list),
+    "assumed": ("a list of text", _is_list_of_text),
     "versions": ("a table", _is_table),
 }
 
@@ -62,8 +67,8 @@ class CheckpointConfig:
         spec: The network.
         weights_sha256: Of model.safetensors, in hexadecimal.
         provenance: ``source`` (text), ``parent_sha256`` (of the weights these were made of, or None), ``plan``
-            (JSON object or None), ``recipe`` (what was done, in order: `models.recipe`), ``versions`` (package ->
-            version).
+            (JSON object or None), ``recipe`` (what was done, in order: `models.recipe`), ``assumed`` (what
+            nothing told when a released file was read, in words), ``versions`` (package -> version).
     """
 
     spec: ModelSpec

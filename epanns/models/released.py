@@ -26,6 +26,10 @@ from epanns.models.torch_file import read_torch_file
 from epanns.models.zoo import FRONT_ENDS, ZOO
 
 _ATTENTION = "att_block.att.weight"
+_ASSUMED_HEAD = (
+    "head clip is assumed: decision_max and decision_avg have the same tensors, and neither the catalogue nor the "
+    "file's name tells; `epanns import --head` chooses"
+)
 _CONV = re.compile(r"(conv_block(\d+)\.conv(\d+))\.weight")
 
 
@@ -37,8 +41,9 @@ def read_released(
     Args:
         path: The ``.pth`` or ``.pt`` file.
         sample_rate: In Hz; for files without front-end tensors. Where they are there it must agree with them.
-        head: One of `spec.HEADS`; by default from the tensors and the file's name, because Cnn14,
-            Cnn14_DecisionLevelMax and Cnn14_DecisionLevelAvg have the same tensors.
+        head: One of `spec.HEADS`; by default from the tensors, the catalogue (by sha256) and the file's name, because
+            Cnn14, Cnn14_DecisionLevelMax and Cnn14_DecisionLevelAvg have the same tensors. Where none of them tells,
+            it is ``clip``, and ``assumed`` in the provenance says so.
         labels: Names of the classes; by default AudioSet's for 527 classes, else numbered ones.
 
     Raises:
@@ -48,12 +53,18 @@ def read_released(
         raise CheckpointError(f"{path}: no such file; give a .pth or .pt; a checkpoint folder needs no import")
     content = read_torch_file(path)
     weights = _state_dict(content, path)
-    spec = _infer_spec(weights, path, sample_rate, head)
+    sha256 = sha256_of(path)
+    told = head or _told_head(weights, path, sha256)
+    spec = _infer_spec(weights, path, sample_rate, told)
     network = {name: tensor for name, tensor in weights.items() if name not in FRONT_END_NAMES}
     if problem := difference(forms_of(network), expected_forms(spec)):
         raise CheckpointError(f"{path} is not a {spec.name}: {problem}")
-    sha256 = sha256_of(path)
-    provenance = {"source": _source(path, content, sha256), "sha256": sha256, "recipe": [_training(content)]}
+    provenance = {
+        "source": _source(path, content, sha256),
+        "sha256": sha256,
+        "recipe": [_training(content)],
+        "assumed": [] if told or not _has_decision_twin(spec) else [_ASSUMED_HEAD],
+    }
     return Checkpoint(spec, network, _labels(labels, spec.num_classes, path), provenance)
 
 
@@ -138,8 +149,26 @@ def _infer_head(weights: Mapping[str, Tensor], path: Path, asked: str | None) ->
         )
     if attends:
         return "decision_att"
+    return asked or "clip"
+
+
+def _told_head(weights: Mapping[str, Tensor], path: Path, sha256: str) -> str | None:
+    """Return the head that tensors, catalogue or file name tell; None where nothing does."""
+    if _ATTENTION in weights:
+        return "decision_att"
+    network = next((file.network for file in released_files() if file.sha256 == sha256), None)
+    network = network or next((file.network for file in released_files() if file.name == path.name), None)
+    if network is not None and ZOO[network].head != "decision_att":
+        return ZOO[network].head
     by_name = {"DecisionLevelMax": "decision_max", "DecisionLevelAvg": "decision_avg"}
-    return asked or next((head for part, head in by_name.items() if part in path.name), "clip")
+    return next((head for part, head in by_name.items() if part in path.name), None)
+
+
+def _has_decision_twin(spec: ModelSpec) -> bool:
+    """Return whether a released network with these layers pools after its classifier, on the same tensors."""
+    return any(
+        row.head in ("decision_max", "decision_avg") and row.widths.keys() == spec.widths.keys() for row in ZOO.values()
+    )
 
 
 def _infer_front_end(weights: Mapping[str, Tensor], path: Path, sample_rate: int | None) -> FrontEndSpec:

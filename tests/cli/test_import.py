@@ -54,6 +54,18 @@ def test_options_reach_the_checkpoint(released: Path, tmp_path: Path) -> None:
     assert model.spec.head == "decision_max"
 
 
+def test_an_assumed_head_is_said_on_stderr_with_the_remedy(tmp_path: Path) -> None:
+    export_panns(build_model("Cnn14_DecisionLevelMax", num_classes=2, width=0.05), tmp_path / "renamed.pth")
+    arguments = [str(tmp_path / "renamed.pth"), "--out", str(tmp_path / "out")]
+    result = CliRunner().invoke(command, arguments, catch_exceptions=False)
+    assert "renamed.pth: head clip is assumed: " in result.stderr
+    assert "`epanns import --head` chooses" in result.stderr
+    arguments = [arguments[0], "--out", str(tmp_path / "told"), "--head", "decision_max"]
+    result = CliRunner().invoke(command, arguments, catch_exceptions=False)
+    assert result.stderr == ""
+    assert load(tmp_path / "told").spec.head == "decision_max"
+
+
 def test_head_choices_are_those_of_the_library() -> None:
     (option,) = (parameter for parameter in command.params if parameter.name == "head")
     assert tuple(option.type.choices) == HEADS

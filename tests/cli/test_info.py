@@ -74,6 +74,17 @@ def test_released_file_is_described_too(tmp_path: Path) -> None:
     assert json.loads(run(tmp_path / "a.pth", "--json"))["provenance"]["source"].startswith("a.pth")
 
 
+def test_an_assumed_head_is_said_on_stderr(tmp_path: Path) -> None:
+    export_panns(build_model("Cnn14", num_classes=4, width=0.05), tmp_path / "a.pth")
+    for target in ("a.pth", "saved"):
+        if target == "saved":
+            save_checkpoint(load(tmp_path / "a.pth"), tmp_path / "saved")
+        result = CliRunner().invoke(command, [str(tmp_path / target), "--json"])
+        assert json.loads(result.stdout)["head"] == "clip"
+        assert result.stderr.startswith(f"{tmp_path / target}: head clip is assumed: ")
+        assert result.stderr.count("\n") == 1
+
+
 def test_sample_rate_that_contradicts_is_refused(folder: Path) -> None:
     with pytest.raises(CheckpointError, match=r"sample_rate=8000 asked for, the checkpoint has 32000: leave it out"):
         run(folder, "--sample-rate", 8000)

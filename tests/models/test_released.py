@@ -4,6 +4,7 @@ import math
 import os
 import re
 from collections import OrderedDict
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from epanns.atomic import sha256_of
 from epanns.audio.frontend import FrontEndSpec, mel_bank
 from epanns.errors import CheckpointError, OutputError
 from epanns.labels import LabelSet, audioset
+from epanns.models import released
+from epanns.models.catalogue import released_files
 from epanns.models.checkpoint import load, save_checkpoint
 from epanns.models.released import export_panns, read_released, to_panns
 from epanns.models.torch_file import UnreadArray, read_torch_file
@@ -163,6 +167,29 @@ def test_head_can_be_said_where_the_file_name_does_not(tmp_path: Path) -> None:
         CheckpointError, match=r"head=softmax: must be one of clip, decision_max, decision_avg, decision_"
     ):
         read_released(path, head="softmax")
+
+
+def test_an_assumed_head_is_data(tmp_path: Path) -> None:
+    state = front_end(32_000) | panns_state()
+    renamed = write(tmp_path / "renamed.pth", state)
+    (assumption,) = read_released(renamed).provenance["assumed"]
+    assert assumption.startswith("head clip is assumed: decision_max and decision_avg have the same tensors")
+    assert read_released(renamed, head="clip").provenance["assumed"] == []
+    for name in ("Cnn14_mAP=0.431.pth", "Cnn14_DecisionLevelAvg.pth"):
+        assert read_released(write(tmp_path / name, state)).provenance["assumed"] == []
+    attends = write(tmp_path / "att.pth", front_end(32_000) | panns_state(att=True))
+    assert read_released(attends).provenance["assumed"] == []
+    save_checkpoint(load(renamed), tmp_path / "saved")
+    assert load(tmp_path / "saved").provenance["assumed"] == [assumption]
+
+
+def test_the_catalogue_tells_the_head_of_a_renamed_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tmp_path / "renamed.pth", front_end(32_000) | panns_state())
+    row = next(file for file in released_files() if file.network == "Cnn14_DecisionLevelMax")
+    monkeypatch.setattr(released, "released_files", lambda: (replace(row, sha256=sha256_of(path)),))
+    checkpoint = read_released(path)
+    assert (checkpoint.spec.head, checkpoint.provenance["assumed"]) == ("decision_max", [])
+    assert read_released(path, head="clip").spec.head == "clip"
 
 
 def test_head_that_contradicts_an_attention_block_is_refused(tmp_path: Path) -> None:

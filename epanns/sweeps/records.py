@@ -1,9 +1,13 @@
-"""The record of one run: what was done, what it cost, how well it scored. Plain JSON, read without torch."""
+"""The record of one run: what was done, what it cost, how well it scored. Plain JSON, read without torch.
+
+Under one format fields may be added, with a default that says what was true of every run before. To remove a field or
+to change its meaning takes a new format. So a record is read by its own epanns and by every later one of its format.
+"""
 
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import MISSING, asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -89,12 +93,12 @@ class RunRecord:
 
     @classmethod
     def from_dict(cls, given: Any) -> "RunRecord":
-        """Return the record that `to_dict` wrote.
+        """Return the record that `to_dict` wrote, here or in an earlier version: what it lacks takes its default.
 
         Raises:
             DataError: If it is no record of this format; every problem is listed.
         """
-        problems = _problems(given)
+        problems = _problems(given, cls)
         if problems:
             raise DataError("not a usable run record: " + "; ".join(problems))
         values = {name: value for name, value in given.items() if name != "format"}
@@ -216,13 +220,13 @@ _RULES: dict[str, tuple[Callable[[object], bool], str]] = {
 }
 
 
-def _problems(given: object) -> list[str]:
+def _problems(given: object, kind: type[RunRecord]) -> list[str]:
     """Return everything that keeps a JSON value from being a record."""
     if not isinstance(given, dict):
         return [f"it is a {type(given).__name__}, not an object"]
     if given.get("format") != FORMAT:
         return [f"format={given.get('format')!r}: must be {FORMAT!r}; read it with the epanns that wrote it"]
-    problems = _key_problems(given, {"format", *_RULES}, "")
+    problems = _key_problems({key: value for key, value in given.items() if key != "format"}, kind, "")
     for name, (holds, rule) in _RULES.items():
         if name in given and not holds(given[name]):
             problems.append(f"{name}={given[name]!r}: must be {rule}")
@@ -232,15 +236,17 @@ def _problems(given: object) -> list[str]:
     return problems
 
 
-def _key_problems(given: Mapping[str, Any], wanted: set[str], where: str) -> list[str]:
+def _key_problems(given: Mapping[str, Any], kind: type[RunRecord | Stage], where: str) -> list[str]:
+    wanted = {field.name for field in fields(kind)}
+    required = {field.name for field in fields(kind) if field.default is MISSING and field.default_factory is MISSING}
     unknown = [f"unknown key {where}{key}{did_you_mean(key, wanted)}" for key in given if key not in wanted]
-    return unknown + [f"missing key {where}{key}" for key in sorted(wanted - given.keys())]
+    return unknown + [f"missing key {where}{key}" for key in sorted(required - given.keys())]
 
 
 def _stage_problems(given: object, where: str) -> list[str]:
     if not isinstance(given, dict):
         return [f"{where} is a {type(given).__name__}, not an object"]
-    problems = _key_problems(given, {field.name for field in fields(Stage)}, f"{where}.")
+    problems = _key_problems(given, Stage, f"{where}.")
     if "name" in given and given["name"] not in STAGES:
         problems.append(f"{where}.name={given['name']!r}: must be one of {', '.join(STAGES)}")
     if "seconds" in given and not _is_number(given["seconds"]):

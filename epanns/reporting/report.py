@@ -15,6 +15,7 @@ from epanns.reporting.svg import to_svg
 from epanns.sweeps.records import RunRecord
 
 _END = "<!-- end of epanns report -->"
+_OPTIONAL = frozenset({"quoted.md", "quoted.csv", "figure.png", "figure.pdf"})  # not in every report
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Report:
 
 
 def write_report(records: Sequence[RunRecord], out: Path, *, quoted: bool = True) -> Report:
-    """Write tables and figures; files of an earlier report in `out` are replaced, others left alone.
+    """Write tables and figures; those of an earlier report in `out` are replaced or removed, other files left alone.
 
     Measured results: ``table.md``, ``table.csv`` (a row per configuration, averaged over seeds) and ``records.csv``
     (a row per run). Published ones: ``quoted.md`` and ``quoted.csv``. All as ``figure.svg``, and ``figure.png`` and
@@ -70,6 +71,8 @@ def write_report(records: Sequence[RunRecord], out: Path, *, quoted: bool = True
     images = ["figure.png", "figure.pdf"] if figures.can_draw() else []
     for name in images:
         figures.draw(drawing, out / name)
+    for name in _OPTIONAL - {*texts, *images}:
+        (out / name).unlink(missing_ok=True)  # else an earlier report's would pass for this one's
     return Report(
         table=texts["table.md"],
         n_records=len(records),

@@ -43,6 +43,14 @@ def test_report_is_written_again_byte_for_byte(tmp_path, records):
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == first
 
 
+def test_what_an_earlier_report_had_more_of_is_removed(tmp_path, records):
+    write_report(records, tmp_path)
+    for name in ("figure.png", "figure.pdf", "quoted.txt", "notes.md"):
+        (tmp_path / name).touch()
+    write_report(records, tmp_path, quoted=False)
+    assert files_in(tmp_path) == FILES - {"quoted.md", "quoted.csv"} | {"quoted.txt", "notes.md"}
+
+
 def test_records_of_another_report_are_not_mixed_in(tmp_path, records):
     write_report(records, tmp_path)
     with pytest.raises(OutputError, match=r"records/.*.json and 0 more are not in this report: give .* as a DIR too"):

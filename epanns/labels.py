@@ -4,6 +4,7 @@ import csv
 import functools
 import hashlib
 import io
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -29,7 +30,7 @@ class LabelSet:
     def __post_init__(self) -> None:
         if len(self.names) != len(self.mids):
             raise DataError(f"a label set has {len(self.names)} names and {len(self.mids)} mids: give one mid per name")
-        repeated = sorted({name for name in self.names if self.names.count(name) > 1})
+        repeated = sorted(name for name, count in Counter(self.names).items() if count > 1)
         if repeated:
             raise DataError(f"label {repeated[0]!r} stands more than once: names must differ")
 

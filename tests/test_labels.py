@@ -62,6 +62,13 @@ def test_unreadable_label_file_is_named(tmp_path):
         LabelSet.from_csv(tmp_path / "nothing.csv")
 
 
+def test_the_first_repeated_name_is_told_among_very_many():
+    names = [f"class_{index}" for index in range(200_000)]
+    assert len(LabelSet.of(names)) == 200_000  # counting each name by itself would take hours
+    with pytest.raises(DataError, match="label 'class_10' stands more than once: names must differ"):
+        LabelSet.of([*names, "class_7", "class_10"])
+
+
 def test_names_and_mids_must_pair():
     with pytest.raises(DataError, match="2 names and 1 mids"):
         LabelSet(("a", "b"), ("",))

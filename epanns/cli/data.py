@@ -96,5 +96,5 @@ def _write(manifest: "Manifest", out: Path, as_json: bool) -> None:
     if manifest.missing:
         text += f"\n{len(manifest.missing)} files were not found; they are listed in {missing_path(out)}"
     if manifest.ignored:
-        text += f"\n{manifest.ignored} files were passed over: not audio, or outside the layout"
+        text += f"\n{manifest.ignored} files were passed over: not audio, not listed, or outside the layout"
     emit({**counts, "manifest": str(out)}, text, as_json)

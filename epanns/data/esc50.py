@@ -85,7 +85,8 @@ def _read_csv_layout(root: Path) -> Manifest:
         path = _find(filename, files, where)
         clip = Clip(filename, path or root / "audio" / filename, (category,), f"fold{int(fold)}", fold=int(fold))
         (clips if path else missing).append(clip)
-    return Manifest(root.name, _labels_of(rows, table), tuple(clips), tuple(missing))
+    n_ignored = sum(map(len, files.values())) - len({clip.path for clip in clips})
+    return Manifest(root.name, _labels_of(rows, table), tuple(clips), tuple(missing), n_ignored)
 
 
 def _table_of(meta: Path) -> Path:
@@ -132,8 +133,8 @@ def _read_folder_layout(root: Path) -> Manifest:
     folders = _class_folders(root)
     clips, n_ignored = [], 0
     for folder, category in folders.items():
-        for path in sorted(folder.iterdir()):
-            if path.suffix.lower() not in AUDIO_SUFFIXES:
+        for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+            if path.suffix.lower() not in AUDIO_SUFFIXES or path.parent != folder:
                 n_ignored += 1
                 continue
             match = _FOLD_FILE.fullmatch(path.name)
@@ -141,6 +142,10 @@ def _read_folder_layout(root: Path) -> Manifest:
                 raise DataError(f"{path}: the name must begin with the fold's number, as in 1-100032-A.ogg")
             fold = int(match[1])
             clips.append(Clip(path.relative_to(root).as_posix(), path, (category,), f"fold{fold}", fold=fold))
+    outside = [
+        path for paths in _audio_files(root).values() for path in paths if folders.keys().isdisjoint(path.parents)
+    ]
+    n_ignored += len(outside)
     return Manifest(root.name, LabelSet.of(list(folders.values())), tuple(clips), (), n_ignored)
 
 

@@ -1,6 +1,7 @@
 """One's own recordings -> manifest: one folder per class, or a CSV of paths and labels."""
 
 import csv
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,7 +24,8 @@ def read_folder(
 ) -> Manifest:
     """Read class folders, or a CSV file.
 
-    Folders: ``ROOT/CLASS/**/*.wav``, or ``ROOT/train/CLASS/...`` with splits above the classes. CSV: the columns `path`
+    Folders: ``ROOT/CLASS/**/*.wav``, or ``ROOT/train/CLASS/...`` with splits above the classes; folders without sound
+    are passed over. CSV: the columns `path`
     (relative to the CSV's folder) and `labels` (separated by ``;``), and if wanted `split` and `fold`. Classes are
     ordered by name.
 
@@ -47,20 +49,32 @@ def read_folder(
 
 
 def _read_class_folders(root: Path) -> Manifest:
-    folders = sorted(path for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
-    has_splits = bool(folders) and all(folder.name.lower() in _SPLIT_FOLDERS for folder in folders)
+    files = {path.relative_to(root).parts: path for path in sorted(root.rglob("*")) if path.is_file()}
+    sounds = {parts: path for parts, path in files.items() if path.suffix.lower() in AUDIO_SUFFIXES}
+    has_splits = _has_splits(root, sounds)
     depth = 1 if has_splits else 0
-    clips, n_ignored = [], 0
-    for path in sorted(path for path in root.rglob("*") if path.is_file()):
-        parts = path.relative_to(root).parts
-        if path.suffix.lower() not in AUDIO_SUFFIXES or len(parts) < depth + 2:
-            n_ignored += 1
-            continue
-        split = _SPLIT_FOLDERS[parts[0].lower()] if has_splits else _WHOLE
-        clips.append(Clip("/".join(parts), path, (parts[depth],), split))
+    clips = []
+    for parts, path in sounds.items():
+        if len(parts) >= depth + 2:
+            split = _SPLIT_FOLDERS[parts[0].lower()] if has_splits else _WHOLE
+            clips.append(Clip("/".join(parts), path, (parts[depth],), split))
     if not clips:
         raise DataError(f"{root}: no audio files in class folders; expected such as {root.name}/dog/barking.wav")
-    return Manifest(root.name, _labels_of(clips), tuple(clips), (), n_ignored)
+    return Manifest(root.name, _labels_of(clips), tuple(clips), (), len(files) - len(clips))
+
+
+def _has_splits(root: Path, sounds: Iterable[tuple[str, ...]]) -> bool:
+    """Whether the folders at the top that hold sound are splits; in doubt whether they are, refuse."""
+    inside = [parts for parts in sounds if len(parts) > 1]
+    others = [parts[0] for parts in inside if parts[0].lower() not in _SPLIT_FOLDERS]
+    # A class may be called `train`; with folders of its own it can hardly be one.
+    splits = [parts[0] for parts in inside if parts[0].lower() in _SPLIT_FOLDERS and len(parts) > 2]
+    if others and splits:
+        raise DataError(
+            f"{root}: {splits[0]!r} looks like a split, {others[0]!r} like a class; give either CLASS/*.wav or "
+            "train/CLASS/*.wav, val/CLASS/*.wav, ... with nothing but splits at the top"
+        )
+    return bool(inside) and not others
 
 
 def _labels_of(clips: list[Clip]) -> LabelSet:

@@ -63,6 +63,11 @@ def test_files_are_found_by_stem_and_missing_ones_are_listed(csv_layout):
     assert manifest.dataset == "birds-flac"
 
 
+def test_audio_that_is_not_listed_is_counted(csv_layout):
+    root = csv_layout(ROWS[:1], ["1-1-A-7.wav", "1-1-A-7.ogg", "extra/9-9-A-9.wav"])
+    assert read_esc50(root).ignored == 2
+
+
 def test_the_exact_name_wins_over_the_stem(csv_layout):
     root = csv_layout(ROWS[:1], ["1-1-A-7.flac", "1-1-A-7.wav"])
     assert read_esc50(root).clips[0].path.name == "1-1-A-7.wav"
@@ -140,6 +145,13 @@ def test_folder_layout_is_read_with_its_class_order_and_folds(folder_layout):
         ("002 - Rain/5-20-A.ogg", "Rain", "fold5"),
         ("010 - Fire crackling/1-3-B.ogg", "Fire crackling", "fold1"),
     ]
+
+
+def test_what_lies_outside_numbered_folders_is_counted(folder_layout):
+    root = folder_layout("001 - Dog/1-1-A.ogg", "001 - Dog/notes.txt", "001 - Dog/more/1-2-A.ogg", "Rain/1-3-A.ogg")
+    (root / "README").touch()
+    manifest = read_esc50(root)
+    assert (len(manifest.clips), manifest.ignored) == (1, 3)
 
 
 def test_a_file_without_a_fold_is_refused(folder_layout):

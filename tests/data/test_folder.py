@@ -38,6 +38,25 @@ def test_split_folders_above_the_classes_become_splits(tree):
     }
 
 
+def test_folders_without_sound_do_not_hide_the_splits(tree):
+    manifest = read_folder(tree("train/dog/a.wav", "test/dog/b.wav", "docs/notes.txt"))
+    assert manifest.labels.names == ("dog",)
+    assert manifest.splits == {"test": 1, "train": 1}
+    assert manifest.ignored == 1
+
+
+def test_a_class_may_be_called_like_a_split(tree):
+    assert read_folder(tree("train/a.wav", "tram/b.wav")).labels.names == ("train", "tram")
+
+
+def test_splits_beside_classes_are_refused(tree):
+    message = (
+        r"sounds: 'train' looks like a split, 'dog' like a class; give either CLASS/\*\.wav or train/CLASS/\*\.wav"
+    )
+    with pytest.raises(DataError, match=message):
+        read_folder(tree("train/dog/a.wav", "dog/b.wav"))
+
+
 def test_drawn_splits_have_about_their_share_and_do_not_move_when_clips_come(tree):
     root = tree(*(f"dog/{number}.wav" for number in range(400)))
     before = {clip.clip_id: clip.split for clip in read_folder(root, val_fraction=0.2, test_fraction=0.3).clips}

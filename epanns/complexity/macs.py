@@ -21,6 +21,7 @@ from epanns.errors import ConfigError
 from epanns.models.cnn import Cnn
 from epanns.models.spec import ModelSpec
 from epanns.models.tensors import shape_difference
+from epanns.models.zoo import build_model
 
 _FLOAT32_BYTES = 4
 _ALLOCATIONS = ("aten.empty", "aten.empty_like")
@@ -177,7 +178,7 @@ def profile(model: Cnn | ModelSpec, *, seconds: float = 10.0) -> ModelCost:
     if isinstance(model, Cnn) and (problem := shape_difference(model, spec)):
         raise ConfigError(f"this {spec.name} is not what its spec says, which is what would be counted: {problem}")
     with torch.device("meta"):
-        twin = Cnn(spec).eval()
+        twin = build_model(spec).eval()
     front_end = spec.front_end
     frames = front_end.frames(max(round(seconds * front_end.sample_rate), twin.minimum_samples))
     logmel = torch.empty(1, 1, frames, front_end.mel_bins, device="meta")

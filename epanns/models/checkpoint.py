@@ -46,8 +46,8 @@ class Checkpoint:
         spec: What to build.
         weights: The state dict, by PANNs' names.
         labels: Names of the classes, in output order.
-        provenance: ``source``, ``parent_sha256``, ``plan``, ``recipe``, ``assumed`` and ``versions`` as in config.json,
-            and ``sha256`` of the file the weights were read from: the parent of whatever is made of them.
+        provenance: ``source``, ``parent_sha256``, ``plan``, ``recipe``, ``assumed``, ``width`` and ``versions`` as in
+            config.json, and ``sha256`` of the file the weights were read from: the parent of whatever is made of them.
     """
 
     spec: ModelSpec
@@ -150,6 +150,7 @@ def save_checkpoint(
         "plan": _as_json(plan) or known.get("plan"),
         "recipe": _steps(known, recipe),
         "assumed": list(known.get("assumed", [])),
+        "width": known.get("width"),
         "versions": versions(*_PACKAGES),
     }
     if not overwrite:

@@ -33,6 +33,10 @@ def _is_sha256(value: object) -> bool:
     return isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None
 
 
+def _is_width(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= 8
+
+
 def _is_text(value: object) -> bool:
     return isinstance(value, str)
 
@@ -55,6 +59,7 @@ _PROVENANCE: _Rules = {
     "plan": ("null or a table", _or_null(_is_table)),
     "recipe": ("a list of steps", _is_list),
     "assumed": ("a list of text", _is_list_of_text),
+    "width": ("null or a number in (0, 8]", _or_null(_is_width)),
     "versions": ("a table", _is_table),
 }
 
@@ -68,7 +73,8 @@ class CheckpointConfig:
         weights_sha256: Of model.safetensors, in hexadecimal.
         provenance: ``source`` (text), ``parent_sha256`` (of the weights these were made of, or None), ``plan``
             (JSON object or None), ``recipe`` (what was done, in order: `models.recipe`), ``assumed`` (what
-            nothing told when a released file was read, in words), ``versions`` (package -> version).
+            nothing told when a released file was read, in words), ``width`` (factor on the widths of the zoo's
+            row, or None where nobody said), ``versions`` (package -> version).
     """
 
     spec: ModelSpec

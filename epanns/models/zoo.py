@@ -1,5 +1,6 @@
 """Every network epanns can build, as data. Add a row to add a model."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 from epanns.audio.frontend import FrontEndSpec
@@ -45,6 +46,9 @@ ZOO: dict[str, ModelSpec] = {
 
 FRONT_ENDS: dict[int, FrontEndSpec] = {spec.sample_rate: spec for spec in (_AT_32K, _AT_16K, _AT_8K)}
 
+# Family of a specification -> what builds it.
+BUILDERS: dict[str, Callable[[ModelSpec, LabelSet | None], Cnn]] = {"cnn": Cnn}
+
 
 def list_models() -> list[str]:
     """Return the names of the zoo."""
@@ -66,7 +70,7 @@ def spec_of(name: str, *, num_classes: int | None = None, width: float = 1.0) ->
 def build_model(
     model: str | ModelSpec, *, num_classes: int | None = None, width: float = 1.0, labels: LabelSet | None = None
 ) -> Cnn:
-    """Return an untrained network.
+    """Return an untrained network; the provenance of one named keeps `width`.
 
     Args:
         model: A name of the zoo, or a specification (then `width` must stay 1.0).
@@ -89,4 +93,7 @@ def build_model(
         raise ConfigError(f"{len(labels)} labels for num_classes={spec.num_classes}: give one label per class")
     if labels is None and spec.num_classes == len(audioset()):
         labels = audioset()
-    return Cnn(spec, labels)
+    built = BUILDERS[spec.family](spec, labels)
+    if isinstance(model, str):
+        built.provenance["width"] = float(width)
+    return built

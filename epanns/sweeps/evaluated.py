@@ -47,7 +47,7 @@ def record_of_checkpoint(
         seconds: Wall-clock time of the evaluation.
     """
     plan = None if not model.provenance.get("plan") else PruningPlan.from_dict(model.provenance["plan"])
-    base = unpruned_spec(model.spec, plan)
+    base = unpruned_spec(model.spec, plan, model.provenance.get("width"))
     layers = tuple(layer for layer, width in model.spec.widths.items() if width < base.widths[layer])
     steps = steps_of(model.provenance)
     heard = dataset.clip_seconds if protocol.window is None else protocol.window
@@ -62,7 +62,7 @@ def record_of_checkpoint(
         trial_id=sha256_of_json(identity)[:12],
         experiment="evaluate",
         model=model.spec.name,
-        width=width_of(base),
+        width=recorded_width(model, base),
         criterion=None if not layers else "unknown" if plan is None else plan.criterion,
         layers=layers,
         ratio=_common_ratio(model.spec, base, layers, plan),
@@ -98,14 +98,20 @@ def _seed_of(steps: Sequence[Step]) -> int:
     return int((trained or pruned or [0])[-1])
 
 
-def unpruned_spec(spec: ModelSpec, plan: PruningPlan | None) -> ModelSpec:
-    """Return the network before pruning: the plan's base, or else the zoo's row as narrow as the layers allow."""
+def unpruned_spec(spec: ModelSpec, plan: PruningPlan | None, width: float | None = None) -> ModelSpec:
+    """Return the network before pruning: the plan's base, or else the zoo's row at `width`, or as narrow as may be."""
     if plan is not None:
         return plan.base.with_num_classes(spec.num_classes)
     published = ZOO.get(spec.name)
     if published is None or set(published.widths) != set(spec.widths):
         return spec
-    return spec.with_widths(published.scaled(width_of(spec)).widths)
+    return spec.with_widths(published.scaled(width_of(spec) if width is None else width).widths)
+
+
+def recorded_width(model: Cnn, base: ModelSpec) -> float:
+    """Return the width a network was asked for or, where its checkpoint does not say, the one its base looks like."""
+    asked = model.provenance.get("width")
+    return round(width_of(base), 4) if asked is None else float(asked)
 
 
 def width_of(spec: ModelSpec) -> float:

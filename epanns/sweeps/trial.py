@@ -25,6 +25,7 @@ from epanns.pruning.prune import prune
 from epanns.pruning.recalibrate import recalibrate_batch_norm
 from epanns.seeding import derive_seed, numpy_generator
 from epanns.sweeps.device import device_of
+from epanns.sweeps.evaluated import recorded_width
 from epanns.sweeps.journal import TrialFolder
 from epanns.sweeps.records import DECISIVE_PACKAGES, RunRecord, Stage
 from epanns.training.config import TrainingConfig
@@ -149,7 +150,7 @@ class _Trial:
             trial_id=self.folder.path.name,
             experiment=self.asked["experiment"],
             model=dense.spec.name,
-            width=base.get("width", 1.0),
+            width=base["width"] if "width" in base else recorded_width(dense, dense.spec),
             criterion=self.config.get("criterion"),
             layers=tuple(self.config.get("layers", ())),
             ratio=self.config.get("ratio"),

@@ -124,6 +124,23 @@ def test_record_tells_what_was_done_since_pruning(run, model, tiny_packs, tmp_pa
         assert (record.recover, record.finetune_iterations, record.seed) == (recover, iterations, 7), name
 
 
+def test_record_tells_the_width_that_was_asked_for(run, tiny_packs, tmp_path):
+    labels = PackDataset([tiny_packs["test"]]).labels
+    model = build_model("Cnn14_8k", width=0.05, labels=labels)
+    save_checkpoint(model, tmp_path / "known")
+    assert width_of(model.spec) == pytest.approx(0.05, abs=5e-4)
+    model.provenance = {}
+    save_checkpoint(model, tmp_path / "guessed")
+    widths = {}
+    for name in ("known", "guessed"):
+        arguments = ("--data", tiny_packs["test"], "--bootstrap", 0, "--out", tmp_path / f"{name} scores")
+        run(tmp_path / name, *arguments)
+        (record,) = read_records([tmp_path / f"{name} scores"])
+        widths[name] = record.width
+    assert widths["known"] == 0.05
+    assert widths["guessed"] == round(width_of(model.spec), 4)
+
+
 @pytest.mark.parametrize("width", [1.0, 0.25, 0.23, 15 / 64])
 def test_width_of_a_narrow_network_is_found_again(width):
     spec = build_model("Cnn14", width=width).spec if width < 0.3 else build_model("Cnn6").spec

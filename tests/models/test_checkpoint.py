@@ -224,6 +224,8 @@ def test_load_refuses_a_broken_label_file(folder: Path) -> None:
         (("provenance", "plan"), [], r"provenance.plan must be null or a table"),
         (("provenance", "recipe"), {"iterations": 3}, r"provenance.recipe must be a list of steps, is "),
         (("provenance", "recipe"), [{"step": "prun"}], r"provenance.recipe, step 1: step='prun' \(did you mean 'prune"),
+        (("provenance", "width"), 9, r"provenance.width must be null or a number in \(0, 8\], is '9'"),
+        (("provenance", "assumed"), "x", r"provenance.assumed must be a list of text, is 'x'"),
         (("model", "depth"), 3, r"unknown key 'depth'"),
         (("model", "num_classes"), "3", r"num_classes='3' must be a whole number"),
         (("model", "family"), "resnet", r"family='resnet'.*: must be one of cnn"),

@@ -5,8 +5,13 @@ import re
 import pytest
 import torch
 
+from epanns.complexity.macs import profile
 from epanns.errors import ConfigError
 from epanns.labels import LabelSet, audioset
+from epanns.models import zoo
+from epanns.models.checkpoint import load, save_checkpoint
+from epanns.models.cnn import Cnn
+from epanns.models.spec import FAMILIES
 from epanns.models.zoo import ZOO, build_model, list_models, spec_of
 
 # Kong et al. 2020 and audioset_tagging_cnn, counted with the repository's own counters.
@@ -73,6 +78,29 @@ def test_width_scales_every_layer_and_the_embedding():
 def test_impossible_width_is_refused(width):
     with pytest.raises(ConfigError, match=re.escape(f"width={width}: must be in (0, 8]")):
         spec_of("Cnn14", width=width)
+
+
+def test_every_family_has_its_builder(monkeypatch):
+    assert tuple(zoo.BUILDERS) == FAMILIES
+    spec = spec_of("Cnn6", num_classes=2, width=0.02)
+    seen = []
+
+    def build(spec, labels):
+        seen.append(spec)
+        return Cnn(spec, labels)
+
+    monkeypatch.setitem(zoo.BUILDERS, "cnn", build)
+    build_model(spec)
+    profile(spec)
+    assert seen == [spec, spec]
+
+
+def test_the_width_asked_for_is_remembered(tmp_path):
+    model = build_model("Cnn6", num_classes=2, width=0.05)
+    assert model.provenance == {"width": 0.05}
+    save_checkpoint(model, tmp_path / "saved")
+    assert load(tmp_path / "saved").provenance["width"] == 0.05
+    assert build_model(ZOO["Cnn6"].scaled(0.05)).provenance == {}
 
 
 def test_unknown_model_offers_the_nearest():

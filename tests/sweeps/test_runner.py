@@ -10,8 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from epanns.data.dataset import PackDataset
 from epanns.errors import ConfigError, OutputError
+from epanns.evaluation.metrics import evaluate
+from epanns.evaluation.predict import EvaluationProtocol, predict
 from epanns.models.checkpoint import load
+from epanns.sweeps.evaluated import record_of_checkpoint
 from epanns.sweeps.experiment import parse_experiment
 from epanns.sweeps.records import read_records
 from epanns.sweeps.runner import run_experiment
@@ -71,6 +75,23 @@ def test_pruned_checkpoint_keeps_its_plan_and_widths(finished):
     model = load(finished / "trials" / record.trial_id / "finetuned")
     assert model.spec.widths["conv_block6.conv2"] == 31  # half of 61
     assert model.provenance["plan"]["criterion"] == "l1"
+
+
+def test_a_checkpoint_scored_by_itself_tells_what_the_sweep_tells(finished):
+    packs = json.loads(next(finished.glob("trials/*/config.json")).read_text())["packs"]["test"]
+    dataset, protocol = PackDataset([Path(path) for path in packs]), EvaluationProtocol()
+    records = {record.ratio: record for record in read_records([finished])}
+    for ratio, name in ((None, "base"), (0.5, "finetuned")):
+        swept = records[ratio]
+        model = load(finished / "trials" / swept.trial_id / name)
+        scores = evaluate(predict(model, dataset, protocol), dataset.labels, protocol, bootstrap=0)
+        alone = record_of_checkpoint(model, dataset, scores, protocol, name=name, split="test", seconds=0.0)
+        for key in ("width", "criterion", "layers", "ratio", "recover", "finetune_iterations", "seed", "plan_digest"):
+            if not (key == "layers" and ratio == 0.5):  # a sweep names blocks, a plan layers
+                assert getattr(alone, key) == getattr(swept, key), (ratio, key)
+        assert alone.stages[0].scores["test"]["mAP"] == pytest.approx(swept.stages[-1].scores["test"]["mAP"])
+    steps = [step["step"] for step in model.provenance["recipe"]]
+    assert steps == ["train", "prune", "recover", "finetune"]
 
 
 def test_a_finished_sweep_is_only_read(finished, text):

@@ -22,9 +22,10 @@ class ModelSpec:
 
     Attributes:
         name: Row of the zoo it comes from; pruning keeps the name.
-        family: Which builder reads the spec.
+        family: Which builder reads the spec (`zoo.BUILDERS`).
         front_end: Log-mel settings.
-        widths: Output channels of each convolution, by PANNs' module name, in forward order.
+        widths: Output channels of each prunable layer by its module name, in forward order; in the family ``cnn`` these
+            are PANNs' names of the convolutions.
         embedding_size: Output size of ``fc1``, the classifier's input.
         num_classes: Outputs.
         head: How time is pooled: ``clip`` pools before the classifier, ``decision_*`` after it.
@@ -57,7 +58,7 @@ class ModelSpec:
             for name, value, choices in (("head", self.head, HEADS), ("family", self.family, FAMILIES))
             if value not in choices
         ]
-        if not _are_blocks(list(self.widths)):
+        if self.family == "cnn" and not _are_blocks(list(self.widths)):
             problems.append(
                 "widths must name conv_block1.conv1 and on, in forward order and without gaps, got "
                 + (", ".join(self.widths)[:200] or "none")

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from epanns.errors import ConfigError
+from epanns.models import spec as spec_module
 from epanns.models.spec import MAXIMUM_WIDTH, ModelSpec
 from epanns.models.zoo import ZOO
 
@@ -28,6 +29,14 @@ def test_widths_cannot_be_changed_in_place():
 def test_unknown_layer_offers_the_nearest():
     with pytest.raises(ConfigError, match=r"no layer 'conv_block4.conv3' \(did you mean 'conv_block4.conv"):
         ZOO["Cnn14"].with_widths({"conv_block4.conv3": 3})
+
+
+def test_names_of_blocks_are_the_rule_of_their_family_alone(monkeypatch):
+    monkeypatch.setattr(spec_module, "FAMILIES", ("cnn", "mlp"))
+    other = replace(ZOO["Cnn14"], family="mlp", widths={"hidden1": 8})
+    assert ModelSpec.from_dict(other.to_dict()) == other
+    with pytest.raises(ConfigError, match=re.escape("widths must name conv_block1.conv1 and on")):
+        replace(other, family="cnn")
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from epanns.errors import DataError
 if TYPE_CHECKING:
     import soundfile
 
-RESAMPLER_QUALITY = "HQ"  # bit for bit what librosa.load(sr=...) gives, and so what PANNs' packs hold
+RESAMPLER_QUALITY = "HQ"  # librosa's default since 0.10, soxr_hq; PANNs' packs were made with an older one's resampy
 # Suffixes that name a sound, also those that need converting first: a file must not be passed over in silence.
 AUDIO_SUFFIXES = frozenset(
     {".aif", ".aiff", ".au", ".caf", ".flac", ".m4a", ".mp3", ".mp4", ".oga"}

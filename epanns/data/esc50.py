@@ -142,9 +142,8 @@ def _read_folder_layout(root: Path) -> Manifest:
                 raise DataError(f"{path}: the name must begin with the fold's number, as in 1-100032-A.ogg")
             fold = int(match[1])
             clips.append(Clip(path.relative_to(root).as_posix(), path, (category,), f"fold{fold}", fold=fold))
-    outside = [
-        path for paths in _audio_files(root).values() for path in paths if folders.keys().isdisjoint(path.parents)
-    ]
+    sounds = [path for paths in _audio_files(root).values() for path in paths]
+    outside = [path for path in sounds if folders.keys().isdisjoint(path.parents)]
     n_ignored += len(outside)
     return Manifest(root.name, LabelSet.of(list(folders.values())), tuple(clips), (), n_ignored)
 

@@ -149,6 +149,11 @@ def test_card_says_what_the_network_is_and_how_to_load_it(tmp_path: Path) -> Non
     assert "`conv_block1.conv1` | 3 |" in card
     assert "criterion `l1`" in card
     assert "nothing recorded" in card
+    save_checkpoint(
+        tiny(), tmp_path / "steps", recipe=[{"step": "train"}, {"step": "recover", "method": "bn", "clips": 3}]
+    )
+    card = (tmp_path / "steps" / "README.md").read_text()
+    assert "    1. train: no settings recorded\n    2. recover: bn on 3 clips\n" in card
     assert "terms of their publisher" in card
 
 

@@ -94,10 +94,8 @@ def write_shard(path: Path, rows: Iterable[ShardRow], *, most_rows: int, clip_id
         return None
     shape = ShardShape(most_rows, len(first.waveform), len(first.target))
     with atomic.replacing(path) as partial:
-        _require_room(
-            partial, most_rows * (first.waveform.nbytes + first.target.nbytes + clip_id_bytes + _ROW_OVERHEAD)
-        )
-        with h5py.File(partial, "w", libver=("v110", "v110")) as file:
+        row_bytes = first.waveform.nbytes + first.target.nbytes + clip_id_bytes + _ROW_OVERHEAD
+        with _new_file(partial, most_rows * row_bytes) as file:
             waveforms = _create(file, "waveform", shape, _DTYPES["waveform"])
             small = []  # the rows without their waveforms
             for index, row in enumerate(itertools.chain([first], stream)):
@@ -108,10 +106,19 @@ def write_shard(path: Path, rows: Iterable[ShardRow], *, most_rows: int, clip_id
     return ShardInfo(path.name, len(small), atomic.sha256_of(path))
 
 
-def _require_room(path: Path, n_bytes: int) -> None:
-    """Raise `OSError` if the disk cannot hold the file: a process in which HDF5 meets a full disk crashes."""
-    with path.open("wb") as file:
-        os.posix_fallocate(file.fileno(), 0, n_bytes)
+@contextmanager
+def _new_file(path: Path, n_bytes: int) -> Iterator[h5py.File]:
+    """Open an HDF5 file whose room on the disk is taken until it is closed, or raise `OSError`.
+
+    A process in which HDF5 meets a full disk crashes. So the room is tried before HDF5 begins, which it must do in an
+    empty file, and taken when it has; at the end HDF5 cuts what is left over.
+    """
+    with path.open("w+b") as raw:
+        os.posix_fallocate(raw.fileno(), 0, n_bytes)
+        raw.truncate(0)
+        with h5py.File(raw, "w", libver=("v110", "v110")) as file:
+            os.posix_fallocate(raw.fileno(), 0, n_bytes)
+            yield file
 
 
 def _create(file: h5py.File, name: str, shape: ShardShape, dtype: np.dtype[Any]) -> h5py.Dataset:

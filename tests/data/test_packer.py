@@ -283,6 +283,17 @@ def test_a_disk_that_is_full_is_named(made, tmp_path, monkeypatch):
         pack_manifest(made / "set.csv", tmp_path / "pack", SETTINGS)
 
 
+def test_the_room_of_a_shard_is_kept_until_it_is_written(made, tmp_path):
+    sizes = []
+
+    def note_size(done, total):
+        sizes.append((tmp_path / "pack" / "shard-00000.h5.partial").stat().st_blocks * 512 if 1 < done <= 8 else 0)
+
+    pack_manifest(made / "set.csv", tmp_path / "pack", SETTINGS, progress=note_size)
+    assert min(sizes[1:8]) >= 8 * 2 * SETTINGS.clip_samples
+    assert (tmp_path / "pack" / "shard-00000.h5").stat().st_size < 80_000  # what was not needed is given back
+
+
 FULL_DISK = """
 import resource, sys
 from epanns.cli.main import main

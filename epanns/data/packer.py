@@ -94,7 +94,7 @@ def pack_manifest(
     Raises:
         DataError: If the manifest is wrong or holds no clip of the chosen splits.
         OutputError: If `out` holds another pack or something else, or cannot be written.
-        DataProblems: If more than `max_bad` of the clips are rejected; the finished part stays.
+        DataProblems: If more than `max_bad` of the clips are rejected, now or in a finished pack; what is there stays.
     """
     read = read_manifest(manifest)
     clips = _choose(read.clips, settings, read, manifest)
@@ -104,25 +104,35 @@ def pack_manifest(
             remove_pack(out)
     done = _finished(out, header)
     if done is not None:
+        _refuse_too_many(done.counts.rejected, done.counts.found, max_bad, manifest, out)
         return PackSummary(out, done.counts, len(done.shards), len(done.shards))
     paths = {clip.clip_id: clip.path for clip in clips}
     with _output_errors(out), Journal(out, header, paths) as journal:
         n_resumed = len(journal.finished)
-        n_allowed = int(max_bad * len(clips))
+        n_allowed = _allowed(len(clips), max_bad)
         packing = _Packing(settings, read.labels, max(len(clip.clip_id.encode()) for clip in clips))
         _pack_parts(journal, clips, packing, jobs=jobs, n_allowed=n_allowed, progress=progress)
         entries = [journal.finished[number] for number in sorted(journal.finished)]
     rejects = [reject for entry in entries for reject in entry.rejects]
     atomic.write_text(out / REJECTS_FILE, _rejects_csv(rejects))
-    if len(rejects) > n_allowed:
-        raise DataProblems(
-            f"{manifest}: {len(rejects)} of {len(clips)} clips cannot be packed, --max-bad {max_bad:g} allows "
-            f"{n_allowed}; reasons are in {out / REJECTS_FILE}: repair the files or raise --max-bad, and run again"
-        )
+    _refuse_too_many(len(rejects), len(clips), max_bad, manifest, out)
     counts = _count(read, clips, settings, entries)
     info = _pack_info(read, manifest, settings, counts, entries)
     atomic.write_json(out / PACK_FILE, info.to_dict())
     return PackSummary(out, counts, len(info.shards), n_resumed)
+
+
+def _allowed(n_clips: int, max_bad: float) -> int:
+    return int(max_bad * n_clips)
+
+
+def _refuse_too_many(n_rejected: int, n_clips: int, max_bad: float, manifest: Path, out: Path) -> None:
+    if n_rejected > _allowed(n_clips, max_bad):
+        raise DataProblems(
+            f"{manifest}: {n_rejected} of {n_clips} clips cannot be packed, --max-bad {max_bad:g} allows "
+            f"{_allowed(n_clips, max_bad)}; reasons are in {out / REJECTS_FILE}: repair the files or raise --max-bad, "
+            "and run again"
+        )
 
 
 @contextmanager

@@ -283,6 +283,14 @@ def test_a_disk_that_is_full_is_named(made, tmp_path, monkeypatch):
         pack_manifest(made / "set.csv", tmp_path / "pack", SETTINGS)
 
 
+def test_a_finished_pack_is_held_to_a_stricter_bound(dataset, tmp_path):
+    manifest = dataset(bad_sounds())
+    pack_manifest(manifest, tmp_path / "pack", SETTINGS, max_bad=0.9)
+    with pytest.raises(DataProblems, match=r"4 of 6 clips cannot be packed, --max-bad 0\.5 allows 3; reasons are in"):
+        pack_manifest(manifest, tmp_path / "pack", SETTINGS, max_bad=0.5)
+    assert pack_manifest(manifest, tmp_path / "pack", SETTINGS, max_bad=0.7).counts.clips == 2
+
+
 def test_the_room_of_a_shard_is_kept_until_it_is_written(made, tmp_path):
     sizes = []
 

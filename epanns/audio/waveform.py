@@ -22,7 +22,7 @@ AUDIO_SUFFIXES = frozenset(
     {".aif", ".aiff", ".au", ".caf", ".flac", ".m4a", ".mp3", ".mp4", ".oga"}
     | {".ogg", ".opus", ".rf64", ".w64", ".wav", ".webm", ".wma"}
 )
-_INT16_MAX = 32_767
+INT16_MAX = 32_767  # what 1.0 is as int16
 _BLOCK_FRAMES = 1 << 18
 _LENGTH_TOLERANCE_SECONDS = 0.05  # lossy encoders pad and trim by up to two frames of about 26 ms
 
@@ -94,13 +94,13 @@ def pad_or_truncate(samples: NDArray[Any], length: int) -> NDArray[Any]:
 
 def to_int16(samples: NDArray[np.float32]) -> NDArray[np.int16]:
     """Convert [-1, 1] to int16, rounding to the nearest; the error is at most half a step of 1/32767."""
-    rounded: NDArray[np.int16] = np.rint(samples * np.float32(_INT16_MAX)).astype(np.int16)
+    rounded: NDArray[np.int16] = np.rint(samples * np.float32(INT16_MAX)).astype(np.int16)
     return rounded
 
 
 def to_float32(samples: NDArray[np.int16]) -> NDArray[np.float32]:
     """Convert int16 to float32, the inverse of `to_int16`."""
-    return samples.astype(np.float32) / np.float32(_INT16_MAX)
+    return samples.astype(np.float32) / np.float32(INT16_MAX)
 
 
 def _decode(path: Path, start: float, duration: float | None, limit: float | None) -> tuple[NDArray[np.float32], int]:

@@ -18,11 +18,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from epanns.audio.waveform import INT16_MAX
 from epanns.data.pack import Pack
 from epanns.errors import PackError
 from epanns.labels import LabelSet
-
-_INT16_MAX = 32_767
 
 
 @dataclass(frozen=True)
@@ -51,7 +50,7 @@ class ClipBatch:
 
     def float_waveform(self) -> Tensor:
         """Return ``(batch, samples)`` float32 in [-1, 1], on the batch's device."""
-        return self.waveform.float() / _INT16_MAX
+        return self.waveform.float() / INT16_MAX
 
     def float_target(self) -> Tensor:
         """Return ``(batch, classes)`` float32, 0 or 1."""

@@ -8,12 +8,12 @@ Source: Piczak, "ESC: Dataset for Environmental Sound Classification", 2015. Two
 Neither the classes nor the number of folds or clips is fixed.
 """
 
-import csv
 import re
 from dataclasses import replace
 from pathlib import Path
 
 from epanns.audio.waveform import AUDIO_SUFFIXES
+from epanns.data.csv_table import read_csv_table
 from epanns.data.manifest import Clip, Manifest
 from epanns.errors import ConfigError, DataError
 from epanns.labels import LabelSet
@@ -65,12 +65,7 @@ def _assign_splits(
 
 def _read_csv_layout(root: Path) -> Manifest:
     table = _table_of(root / "meta")
-    try:
-        with table.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, strict=True)
-            columns, rows = reader.fieldnames or [], list(reader)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{table}: cannot be read as CSV ({error})") from error
+    columns, rows = read_csv_table(table)
     lacking = [column for column in _NEEDED if column not in columns]
     if lacking:
         raise DataError(f"{table}: no column {', '.join(lacking)}; ESC-50's layout has {','.join(_NEEDED)}")

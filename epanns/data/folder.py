@@ -1,11 +1,11 @@
 """One's own recordings -> manifest: one folder per class, or a CSV of paths and labels."""
 
-import csv
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
 from epanns.audio.waveform import AUDIO_SUFFIXES
+from epanns.data.csv_table import read_csv_table
 from epanns.data.manifest import LABEL_SEPARATOR, Clip, Manifest
 from epanns.errors import ConfigError, DataError
 from epanns.labels import LabelSet
@@ -82,12 +82,7 @@ def _labels_of(clips: list[Clip]) -> LabelSet:
 
 
 def _read_table(table: Path) -> Manifest:
-    try:
-        with table.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, strict=True)
-            columns, rows = reader.fieldnames or [], list(reader)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{table}: cannot be read as CSV ({error})") from error
+    columns, rows = read_csv_table(table)
     if not {"path", "labels"} <= set(columns):
         raise DataError(f"{table}: first line is {','.join(columns)!r}, must name the columns path and labels")
     if not rows:

@@ -6,7 +6,7 @@ The format is in `epanns.data.pack_format`, reading in `epanns.data.pack`.
 import csv
 import functools
 import io
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -35,10 +35,9 @@ from epanns.data.workers import ordered_map
 from epanns.errors import DataError, DataProblems, OutputError, did_you_mean
 from epanns.installed import versions
 from epanns.labels import LabelSet
+from epanns.progress import Progress
 
 _PACKAGES = ("soundfile", "soxr", "h5py", "numpy")  # what decides the bytes of a pack
-
-Progress = Callable[[int, int | None], None]
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,6 @@
 """A multi-label data set that is generated: sound events in noise, for trials and tests without a download."""
 
 import json
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from epanns.data.events import EVENTS, draw_event
 from epanns.data.manifest import Clip, Manifest
 from epanns.errors import ConfigError, OutputError
 from epanns.labels import LabelSet
+from epanns.progress import Progress
 from epanns.seeding import numpy_generator
 
 _SPLITS = ("train", "train", "train", "val", "test")  # of five clips in a row
@@ -90,9 +90,7 @@ def _background(rng: np.random.Generator, n_samples: int) -> NDArray[np.float64]
     return noise / float(np.sqrt(np.mean(noise**2)))
 
 
-def make_synthetic(
-    root: Path, settings: SyntheticSettings, *, progress: Callable[[int, int | None], None] | None = None
-) -> Manifest:
+def make_synthetic(root: Path, settings: SyntheticSettings, *, progress: Progress | None = None) -> Manifest:
     """Write the clips as 16-bit WAV files below ``root/audio`` and return their manifest.
 
     A folder that holds the same data set, whole or in part, is completed.

@@ -10,8 +10,7 @@ from epanns.data.pack import Pack
 from epanns.data.pack_format import JOURNAL_FILE, PACK_FILE, REJECTS_FILE, PackInfo
 from epanns.data.shard import Shard, ShardColumns
 from epanns.errors import PackError
-
-Progress = Callable[[int, int | None], None]
+from epanns.progress import Progress
 
 
 def verify_pack(path: Path, *, progress: Progress | None = None) -> list[str]:

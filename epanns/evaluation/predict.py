@@ -16,6 +16,7 @@ from epanns.errors import CheckpointError, ConfigError, PackError, did_you_mean
 from epanns.models.cnn import Cnn
 from epanns.models.modes import evaluation_mode
 from epanns.models.pooling import ModelOutput
+from epanns.progress import Progress
 
 # name -> (logits, probabilities), each (windows, classes) of one clip -> (classes,) in [0, 1].
 AGGREGATES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
@@ -99,7 +100,7 @@ def predict(
     *,
     batch_size: int = 32,
     workers: int = 0,
-    progress: Callable[[int, int | None], None] | None = None,
+    progress: Progress | None = None,
 ) -> Predictions:
     """Score every clip of a pack on the model's own device, in eval mode; the model is left as it was.
 

@@ -4,14 +4,13 @@ import http.client
 import os
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from epanns.atomic import fsync_folder, sha256_of
 from epanns.errors import CheckpointError, OutputError
 from epanns.models.catalogue import ReleasedFile
-
-Progress = Callable[[int, int | None], None]
+from epanns.progress import Progress
 
 _CHUNK = 1 << 18  # bytes per read
 _TIMEOUT = 30.0  # seconds without an answer

@@ -41,6 +41,19 @@ def tiny_spec() -> ModelSpec:
     )
 
 
+def narrow_spec(**changes: object) -> ModelSpec:
+    """Cnn14 in small: twelve convolutions, five poolings, every width different from block to block."""
+    values = {
+        "name": "narrow",
+        "family": "cnn",
+        "front_end": FrontEndSpec(8_000, 256, 80, 32, 50, 4_000),
+        "widths": conv_widths(4, 6, 8, 10, 12, 14),
+        "embedding_size": 9,
+        "num_classes": 5,
+    }
+    return ModelSpec(**(values | changes))
+
+
 @pytest.fixture(autouse=True)
 def seeded() -> Iterator[None]:
     """The same random numbers in every test, whatever ran before."""

@@ -2,20 +2,6 @@ import json
 
 import pytest
 
-from epanns.cli.main import main
-
-
-@pytest.fixture
-def epanns(capsys):
-    """Run the command line; return exit code, stdout and stderr."""
-
-    def run(*arguments):
-        with pytest.raises(SystemExit) as stop:
-            main([str(argument) for argument in arguments])
-        return stop.value.code, *capsys.readouterr()
-
-    return run
-
 
 @pytest.fixture
 def esc(tmp_path):

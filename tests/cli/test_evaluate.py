@@ -3,12 +3,13 @@
 import csv
 import json
 import re
+from functools import partial
 
 import pytest
 from click.testing import CliRunner
 
 from epanns.cli.evaluate import describe
-from epanns.cli.main import cli, main
+from epanns.cli.main import cli
 from epanns.data.dataset import PackDataset, make_loader
 from epanns.evaluation.metrics import evaluate
 from epanns.evaluation.predict import EvaluationProtocol, predict
@@ -23,15 +24,9 @@ from epanns.sweeps.records import read_records
 
 
 @pytest.fixture
-def run(capsys):
+def run(epanns):
     """Run `epanns evaluate`; return exit code, stdout and stderr."""
-
-    def invoke(*arguments):
-        with pytest.raises(SystemExit) as stop:
-            main(["evaluate", *map(str, arguments)])
-        return stop.value.code, *capsys.readouterr()
-
-    return invoke
+    return partial(epanns, "evaluate")
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from epanns.models.checkpoint import load
 from epanns.models.released import export_panns
 from epanns.models.spec import HEADS
 from epanns.models.zoo import build_model
+from tests.cli.conftest import output_of
 
 
 @pytest.fixture
@@ -24,10 +26,7 @@ def released(tmp_path: Path) -> Path:
     return tmp_path / "Cnn6.pth"
 
 
-def run(*arguments: object) -> str:
-    result = CliRunner().invoke(command, [str(argument) for argument in arguments], catch_exceptions=False)
-    assert result.exit_code == 0, result.output
-    return result.stdout
+run = partial(output_of, command)
 
 
 def test_file_becomes_a_checkpoint_of_the_same_weights(released: Path, tmp_path: Path) -> None:

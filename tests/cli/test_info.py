@@ -1,6 +1,7 @@
 """`epanns info`: everything a checkpoint says of itself, for people and as JSON."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from epanns.models.checkpoint import load, save_checkpoint
 from epanns.models.released import export_panns
 from epanns.models.zoo import build_model
 from epanns.pruning.plan import PruningPlan
+from tests.cli.conftest import output_of
 
 STEPS = [
     {"step": "train", "training": {"iterations": 30, "seed": 1}, "best_step": 20},
@@ -21,10 +23,7 @@ STEPS = [
 ]
 
 
-def run(*arguments: object) -> str:
-    result = CliRunner().invoke(command, [str(argument) for argument in arguments], catch_exceptions=False)
-    assert result.exit_code == 0, result.output
-    return result.stdout
+run = partial(output_of, command)
 
 
 @pytest.fixture

@@ -1,18 +1,14 @@
 """`epanns models`: the zoo with published sizes, and the released files."""
 
 import json
-
-from click.testing import CliRunner
+from functools import partial
 
 from epanns.cli.models import command
 from epanns.models.catalogue import released_files
 from epanns.models.zoo import list_models
+from tests.cli.conftest import output_of
 
-
-def run(*arguments: str) -> str:
-    result = CliRunner().invoke(command, arguments, catch_exceptions=False)
-    assert result.exit_code == 0, result.output
-    return result.stdout
+run = partial(output_of, command)
 
 
 def test_json_lists_the_zoo_and_the_released_files() -> None:

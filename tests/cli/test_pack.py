@@ -4,22 +4,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from epanns.cli.main import main
 from epanns.data.pack import Pack
 from epanns.data.pack_format import PackSettings
 from epanns.data.packer import pack_manifest
-
-
-@pytest.fixture
-def epanns(capsys):
-    """Run the command line; return exit code, stdout and stderr."""
-
-    def run(*arguments):
-        with pytest.raises(SystemExit) as stop:
-            main([str(argument) for argument in arguments])
-        return stop.value.code, *capsys.readouterr()
-
-    return run
 
 
 @pytest.fixture

@@ -1,12 +1,12 @@
 import json
+from functools import partial
 
 import pytest
 
-from epanns.audio.frontend import FrontEndSpec
-from epanns.cli.main import main
 from epanns.models.checkpoint import save_checkpoint
-from epanns.models.spec import ModelSpec, conv_widths
+from epanns.models.spec import conv_widths
 from epanns.models.zoo import build_model
+from tests.conftest import narrow_spec
 
 KEYS = {
     "name",
@@ -24,28 +24,14 @@ KEYS = {
 
 
 @pytest.fixture
-def profile(capsys):
+def profile(epanns):
     """Run `epanns profile`; return exit code, stdout and stderr."""
-
-    def run(*arguments):
-        with pytest.raises(SystemExit) as stop:
-            main(["profile", *map(str, arguments)])
-        return stop.value.code, *capsys.readouterr()
-
-    return run
+    return partial(epanns, "profile")
 
 
 @pytest.fixture
 def checkpoint(tmp_path):
-    spec = ModelSpec(
-        name="narrow",
-        family="cnn",
-        front_end=FrontEndSpec(8_000, 256, 80, 32, 50, 4_000),
-        widths=conv_widths(4, 6),
-        embedding_size=9,
-        num_classes=5,
-    )
-    save_checkpoint(build_model(spec), tmp_path / "narrow")
+    save_checkpoint(build_model(narrow_spec(widths=conv_widths(4, 6))), tmp_path / "narrow")
     return tmp_path / "narrow"
 
 

@@ -1,43 +1,30 @@
 import json
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 import torch
 
-from epanns.audio.frontend import FrontEndSpec
-from epanns.cli.main import main
 from epanns.data.manifest import write_manifest
 from epanns.data.pack_format import PackSettings
 from epanns.data.packer import pack_manifest
 from epanns.data.synthetic import SyntheticSettings, make_synthetic
 from epanns.models.checkpoint import load, load_checkpoint, save_checkpoint
 from epanns.models.released import export_panns
-from epanns.models.spec import ModelSpec, conv_widths
+from epanns.models.spec import conv_widths
 from epanns.models.zoo import build_model
 from epanns.pruning.plan import PruningPlan
+from tests.conftest import narrow_spec
 
-SPEC = ModelSpec(
-    name="narrow",
-    family="cnn",
-    front_end=FrontEndSpec(8_000, 256, 80, 32, 50, 4_000),
-    widths=conv_widths(4, 6, 8),
-    embedding_size=9,
-    num_classes=5,
-)
+SPEC = narrow_spec(widths=conv_widths(4, 6, 8))
 SPEC_BLOCK_2 = ("conv_block2.conv1", "conv_block2.conv2")
 
 
 @pytest.fixture
-def prune(capsys):
+def prune(epanns):
     """Run `epanns prune`; return exit code, stdout and stderr."""
-
-    def run(*arguments):
-        with pytest.raises(SystemExit) as stop:
-            main(["prune", *map(str, arguments)])
-        return stop.value.code, *capsys.readouterr()
-
-    return run
+    return partial(epanns, "prune")
 
 
 @pytest.fixture

@@ -1,25 +1,19 @@
 """``epanns report``: records in, tables and a figure out, and the table into a document."""
 
 import json
+from functools import partial
 
 import pytest
 
-from epanns.cli.main import main
 from epanns.sweeps.records import RunRecord, Stage
 
 COST = {"n_params": 5_000_000, "param_bytes": 20_000_000, "backbone_macs": 1_000_000_000}
 
 
 @pytest.fixture
-def run(capsys):
+def run(epanns):
     """Run `epanns report`; return exit code, stdout and stderr."""
-
-    def invoke(*arguments):
-        with pytest.raises(SystemExit) as stop:
-            main(["report", *map(str, arguments)])
-        return stop.value.code, *capsys.readouterr()
-
-    return invoke
+    return partial(epanns, "report")
 
 
 @pytest.fixture

@@ -1,8 +1,8 @@
 import json
+from functools import partial
 
 import pytest
 
-from epanns.cli.main import main
 from epanns.data.manifest import write_manifest
 from epanns.data.pack_format import PackSettings
 from epanns.data.packer import pack_manifest
@@ -10,15 +10,9 @@ from epanns.data.synthetic import SyntheticSettings, make_synthetic
 
 
 @pytest.fixture
-def verify(capsys):
+def verify(epanns):
     """Run `epanns verify`; return exit code, stdout and stderr."""
-
-    def run(*arguments):
-        with pytest.raises(SystemExit) as stop:
-            main(["verify", *map(str, arguments)])
-        return stop.value.code, *capsys.readouterr()
-
-    return run
+    return partial(epanns, "verify")
 
 
 @pytest.fixture

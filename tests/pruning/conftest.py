@@ -3,24 +3,9 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from epanns.audio.frontend import FrontEndSpec
 from epanns.models.cnn import Cnn
-from epanns.models.spec import ModelSpec, conv_widths
-
-FRONT_END = FrontEndSpec(sample_rate=8_000, window_size=256, hop_size=80, mel_bins=32, fmin=50, fmax=4_000)
-
-
-def narrow_spec(**changes: object) -> ModelSpec:
-    """Cnn14 in small: twelve convolutions, five poolings, every width different from block to block."""
-    values = {
-        "name": "narrow",
-        "family": "cnn",
-        "front_end": FRONT_END,
-        "widths": conv_widths(4, 6, 8, 10, 12, 14),
-        "embedding_size": 9,
-        "num_classes": 5,
-    }
-    return ModelSpec(**(values | changes))
+from epanns.models.spec import ModelSpec
+from tests.conftest import narrow_spec
 
 
 @pytest.fixture
@@ -53,4 +38,4 @@ def model(build: Callable[..., Cnn]) -> Cnn:
 
 @pytest.fixture
 def logmel() -> torch.Tensor:
-    return torch.randn(2, 1, 70, FRONT_END.mel_bins, generator=torch.Generator().manual_seed(1))
+    return torch.randn(2, 1, 70, narrow_spec().front_end.mel_bins, generator=torch.Generator().manual_seed(1))

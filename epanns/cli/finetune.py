@@ -7,6 +7,7 @@ import click
 
 from epanns.cli.options import EXISTING, EpannsCommand, log
 from epanns.cli.train import run, training_options
+from epanns.errors import ConfigError
 
 
 @click.command("finetune", cls=EpannsCommand)
@@ -25,6 +26,8 @@ def command(checkpoint: Path, freeze_backbone: bool, **options: Any) -> None:
     from epanns.models.checkpoint import load
     from epanns.seeding import derive_seed
 
+    if checkpoint.resolve() == options["out"].resolve():
+        raise ConfigError(f"--out {options['out']} is the checkpoint itself: choose another --out")
     model = load(checkpoint)
     labels = PackDataset(options["train_packs"]).labels
     if labels.names != model.labels.names:

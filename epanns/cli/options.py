@@ -27,12 +27,37 @@ def _fill_defaults(context: click.Context, parameter: click.Parameter, path: Pat
         given = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read as TOML ({error})") from error
-    known = {item.name for item in context.command.params if item.name is not None}
+    known = {_option_name(item): item for item in context.command.params if item.expose_value}
     named = {key.replace("-", "_"): value for key, value in given.items()}
     problems = [f"unknown option {key!r}{did_you_mean(key, known)}" for key in named if key not in known]
+    problems += [
+        f"{key}={value!r}: must be {rule}"
+        for key, value in named.items()
+        if key in known and (rule := _broken_rule(known[key], value))
+    ]
     if problems:
         raise ConfigError(f"{path}: " + "; ".join(problems))
-    context.default_map = {**(context.default_map or {}), **named}
+    values = {str(known[key].name): value for key, value in named.items()}
+    context.default_map = {**(context.default_map or {}), **values}
+
+
+def _option_name(parameter: click.Parameter) -> str:
+    """Return the name people type: of ``--train`` it is ``train``, whatever the command calls it inside."""
+    longest = max(parameter.opts, key=len)
+    return longest.lstrip("-").replace("-", "_")
+
+
+def _broken_rule(parameter: click.Parameter, value: object) -> str:
+    """Return the rule a value of a TOML file breaks, or nothing; click would quietly make 2 of 2.7."""
+    if getattr(parameter, "multiple", False) or parameter.nargs == -1:
+        return "" if isinstance(value, list) else "a list"
+    if getattr(parameter, "is_flag", False):
+        return "" if isinstance(value, bool) else "true or false"
+    if isinstance(parameter.type, click.types.IntParamType):
+        return "" if type(value) is int else "a whole number"
+    if isinstance(parameter.type, click.types.FloatParamType):
+        return "" if type(value) in (int, float) else "a number"
+    return "" if isinstance(value, str) else "text"
 
 
 class EpannsCommand(click.Command):
@@ -40,6 +65,10 @@ class EpannsCommand(click.Command):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        for item in self.params:
+            # The environment too goes by the names people type: EPANNS_TRAIN_VAL, not EPANNS_TRAIN_VAL_PACKS.
+            if isinstance(item, click.Option) and item.envvar is None and _option_name(item) != item.name:
+                item.envvar = f"EPANNS_{self.name}_{_option_name(item)}".upper().replace("-", "_")
         self.params += [
             click.Option(
                 ["--config"],

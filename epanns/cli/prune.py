@@ -31,8 +31,10 @@ _CALIBRATION_BATCH = 16
     help="bn: measure batch-norm statistics again on --calibration.",
 )
 @click.option("--calibration", type=EXISTING, help="Pack of unlabelled clips for --recover.")
-@click.option("--round-to", type=int, default=1, show_default=True, help="Multiple that pruned widths shall have.")
-@click.option("--seed", type=int, default=0, show_default=True, help="For criteria that draw numbers.")
+@click.option(
+    "--round-to", type=click.IntRange(1), default=1, show_default=True, help="Multiple that pruned widths shall have."
+)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="For criteria that draw numbers.")
 @json_option
 def command(
     checkpoint: Path,
@@ -49,6 +51,8 @@ def command(
 ) -> None:
     """Remove the least important filters of CHECKPOINT, a folder or a .pth/.pt of PANNs or E-PANNs."""
     refuse_existing(out)
+    if (ratio is None) == (ratios is None):
+        raise ConfigError("give either --ratio, one for all layers, or --ratios FILE")
     if (recover == "bn") != (calibration is not None):
         raise ConfigError("--recover bn and --calibration PACK go together: give both or neither")
     from epanns.complexity.macs import profile
@@ -61,7 +65,7 @@ def command(
         criterion=criterion,
         ratio=ratio,
         ratios=None if ratios is None else read_ratios(ratios),
-        layers=None if layers is None else [name.strip() for name in layers.split(",")],
+        layers=None if layers is None else [name.strip() for name in layers.split(",") if name.strip()],
         seed=seed,
         round_to=round_to,
     )

@@ -32,4 +32,6 @@ def command(out: Path, as_json: bool) -> None:
         raise EpannsError(f"trial {summary.failed[0]} failed: see {out}/trials/{summary.failed[0]}/error.json")
     report = write_report(read_records([out / "trials"]), out / "report")
     result = {"out": str(out), "files": [str(path) for path in report.files]}
-    emit(result, f"{report.table}\nTable and figure: {', '.join(str(path) for path in report.files)}", as_json)
+    quoted = (out / "report" / "quoted.md").read_text(encoding="utf-8")
+    files = ", ".join(str(path) for path in report.files)
+    emit(result, f"{report.table}\n{quoted}\nTables and figure: {files}", as_json)

@@ -40,11 +40,10 @@ def command(
     30 s is heard as a whole, a longer one in windows of 10 s; the last window is shifted back to end with the file.
     """
     from epanns.atomic import refuse_existing, write_text
-    from epanns.errors import ConfigError
+    from epanns.evaluation.predict import EvaluationProtocol
     from epanns.models.checkpoint import load
 
-    if hop is not None and window is None:
-        raise ConfigError(f"--hop {hop:g} has no meaning without --window: give both")
+    EvaluationProtocol(window, hop)  # refuses what cannot be
     if csv_path is not None:
         refuse_existing(csv_path)
     model = load(checkpoint)

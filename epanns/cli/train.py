@@ -44,7 +44,9 @@ def training_options(*, iterations: int) -> Decorator:
                 for name, text in _HELP.items()
             ],
             click.option("--spec-augment/--no-spec-augment", default=True, show_default=True, help="Mask stripes."),
-            click.option("--workers", default=0, show_default=True, help="Processes that read clips."),
+            click.option(
+                "--workers", type=click.IntRange(0), default=0, show_default=True, help="Processes that read clips."
+            ),
             click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N."),
             click.option("--fresh", is_flag=True, help="Delete an earlier run in --out and start over."),
             json_option,
@@ -100,15 +102,16 @@ def run(
     from epanns.training.folder import start_over
     from epanns.training.loop import finetune
 
-    config = TrainingConfig.from_dict(settings)
+    config, place = TrainingConfig.from_dict(settings), torch_device(device)
     train, val = PackDataset(train_packs), PackDataset(val_packs)
+    require_same_task(model, train)
     require_same_task(model, val)
     refuse_leak(train, val, part="validation")
     if fresh:
         start_over(out)
     with progress_of(config) as on_step:
         result = finetune(
-            model.to(torch_device(device)),
+            model.to(place),
             train,
             config,
             out,

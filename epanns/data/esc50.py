@@ -70,6 +70,7 @@ def _read_csv_layout(root: Path) -> Manifest:
     if lacking:
         raise DataError(f"{table}: no column {', '.join(lacking)}; ESC-50's layout has {','.join(_NEEDED)}")
     files = _audio_files(root / "audio")
+    named = {str(row["filename"]) for row in rows}
     clips: list[Clip] = []
     missing: list[Clip] = []
     for number, row in enumerate(rows, start=1):
@@ -77,7 +78,7 @@ def _read_csv_layout(root: Path) -> Manifest:
         filename, category, fold = (str(row[column] or "") for column in ("filename", "category", "fold"))
         if not (filename and category and fold.isascii() and fold.isdigit()):
             raise DataError(f"{where}: filename {filename!r}, category {category!r}, fold {fold!r}: give all three")
-        path = _find(filename, files, where)
+        path = _find(filename, files, named, where)
         clip = Clip(filename, path or root / "audio" / filename, (category,), f"fold{int(fold)}", fold=int(fold))
         (clips if path else missing).append(clip)
     n_ignored = sum(map(len, files.values())) - len({clip.path for clip in clips})
@@ -104,10 +105,14 @@ def _audio_files(folder: Path) -> dict[str, list[Path]]:
     return files
 
 
-def _find(filename: str, files: dict[str, list[Path]], where: str) -> Path | None:
-    """Return the file of that name, or of that stem: copies are often re-encoded while the CSV still says .wav."""
+def _find(filename: str, files: dict[str, list[Path]], named: set[str], where: str) -> Path | None:
+    """Return the file of that name, or of that stem: copies are often re-encoded while the CSV still says .wav.
+
+    A file that another row names is not taken for it.
+    """
     candidates = files.get(Path(filename).stem, [])
-    exact = [path for path in candidates if path.name == filename]
+    exact = [path for path in candidates if path.name == Path(filename).name]
+    candidates = [path for path in candidates if path.name not in named]
     if len(exact or candidates) > 1:
         raise DataError(f"{where}: {filename} could be {' or '.join(map(str, exact or candidates))}; keep one")
     return next(iter(exact or candidates), None)

@@ -26,6 +26,9 @@ AGGREGATES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 }
 
 
+_SHORTEST, _LONGEST = 0.01, 3600  # seconds; beyond, windows are a slip of units and memory or time run out
+
+
 @dataclass(frozen=True)
 class EvaluationProtocol:
     """How a clip becomes one score per class.
@@ -64,10 +67,12 @@ class EvaluationProtocol:
                     f"hop={self.hop}, aggregate={self.aggregate!r} have no meaning without a window: give window too"
                 )
             return
-        if not 0 < self.window < math.inf:
-            raise ConfigError(f"window={self.window}: must be a length in seconds > 0")
+        if not _SHORTEST <= self.window <= _LONGEST:
+            raise ConfigError(f"window={self.window}: must be a length in seconds, {_SHORTEST} to {_LONGEST}")
         if self.hop is not None and not 0 < self.hop <= self.window:
             raise ConfigError(f"hop={self.hop}: must be in (0, window={self.window}], or samples would be skipped")
+        if self.hop is not None and self.hop < _SHORTEST:
+            raise ConfigError(f"hop={self.hop}: must be at least {_SHORTEST} s")
 
     def describe(self) -> str:
         """Return the protocol in words, the same for equal protocols."""
@@ -177,7 +182,10 @@ def score_windows(model: Cnn, clip: Tensor, window: int, hop: int, *, batch_size
             pieces = [clip[start : start + window] for start in starts[first : first + batch_size]]
             output: ModelOutput = model(torch.stack(pieces).to(device))
             scores.append(output["clipwise_output"].cpu())
-    return torch.cat(scores)
+    found = torch.cat(scores)
+    if not bool(found.isfinite().all()):
+        raise CheckpointError(f"{model.spec.name} gives scores that are not finite: its weights are damaged")
+    return found
 
 
 def _score_batch(model: Cnn, batch: ClipBatch, protocol: EvaluationProtocol, batch_size: int) -> Tensor:

@@ -106,6 +106,10 @@ class Cnn(nn.Module):
         features = self.bn0(logmel.transpose(1, 3)).transpose(1, 3)
         features = self.spec_augmenter(features)
         if mixup_lambda is not None:
+            if mixup_lambda.shape != (len(features) / 2,):
+                raise ConfigError(
+                    f"mixup_lambda of shape {tuple(mixup_lambda.shape)} for {len(features)} clips: give one per pair"
+                )
             weight = mixup_lambda.to(features)[:, None, None, None]
             features = features[0::2] * weight + features[1::2] * (1 - weight)
         for block, pools in self.blocks():
@@ -150,18 +154,28 @@ class Cnn(nn.Module):
         """
         if labels is not None and len(labels) != num_classes:
             raise ConfigError(f"{len(labels)} labels for num_classes={num_classes}: give one label per class")
+        spec = self.spec.with_num_classes(num_classes)  # refuses what is no number of classes before anything changes
         size, device = self.spec.embedding_size, next(self.parameters()).device
         if self._attends:
             self.att_block = AttentionBlock(size, num_classes).to(device).train(self.training)
         else:
             self.fc_audioset = linear(size, num_classes).to(device).train(self.training)
-        self.spec = self.spec.with_num_classes(num_classes)
+        self.spec = spec
         self.labels = labels or LabelSet.numbered(num_classes)
 
+    def train(self, mode: bool = True) -> "Cnn":
+        """Set the mode; batch norms that may not learn stay in evaluation mode, or their statistics would drift."""
+        super().train(mode)
+        for module in self.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm) and not module.weight.requires_grad:
+                module.eval()
+        return self
+
     def freeze_backbone(self) -> None:
-        """Stop every parameter but the classifier's from learning."""
+        """Stop every parameter but the classifier's from learning, and fix the batch norms' statistics."""
         for name, parameter in self.named_parameters():
             parameter.requires_grad_(name.startswith(("fc_audioset.", "att_block.")))
+        self.train(self.training)
 
 
 def _check_and_drop_front_end(module: nn.Module, state_dict: dict[str, Any], prefix: str, *_: object) -> None:

@@ -14,6 +14,7 @@ from epanns.reporting.rows import rows_by_block
 from epanns.reporting.svg import to_svg
 from epanns.sweeps.records import RunRecord
 
+_WRITTEN = ("table.md", "table.csv", "records.csv", "quoted.md", "quoted.csv", "figure.svg", "figure.png", "figure.pdf")
 _END = "<!-- end of epanns report -->"
 _OPTIONAL = frozenset({"quoted.md", "quoted.csv", "figure.png", "figure.pdf"})  # not in every report
 
@@ -44,14 +45,8 @@ def write_report(records: Sequence[RunRecord], out: Path, *, quoted: bool = True
     Raises:
         OutputError: If `out` is a file, or its ``records/`` holds runs that are not among `records`.
     """
-    if out.exists() and not out.is_dir():
-        raise OutputError(f"{out} is a file: give --out a folder")
     copies = {out / "records" / f"{record.trial_id}.json": record for record in records}
-    if others := sorted(set((out / "records").glob("*.json")) - set(copies)):
-        raise OutputError(
-            f"{others[0]} and {len(others) - 1} more are not in this report: give {out} as a DIR too, "
-            "delete them, or choose another --out"
-        )
+    _refuse_foreign(out, set(copies))
     records = sorted(records, key=_reading_order)
     blocks = rows_by_block(records)
     published = quoted_rows() if quoted else ()
@@ -79,6 +74,19 @@ def write_report(records: Sequence[RunRecord], out: Path, *, quoted: bool = True
         n_rows=sum(map(len, blocks.values())),
         files=tuple(out / name for name in [*texts, *images]),
     )
+
+
+def _refuse_foreign(out: Path, copies: set[Path]) -> None:
+    """Refuse a folder with files that are of no report, or with records that are not among `copies`."""
+    if out.exists() and not out.is_dir():
+        raise OutputError(f"{out} is a file: give --out a folder")
+    if not (out / "records").is_dir() and (foreign := [out / name for name in _WRITTEN if (out / name).exists()]):
+        raise OutputError(f"{foreign[0]} exists already and is of no report of ours: choose another --out")
+    if others := sorted(set((out / "records").glob("*.json")) - copies):
+        raise OutputError(
+            f"{others[0]} and {len(others) - 1} more are not in this report: give {out} as a DIR too, "
+            "delete them, or choose another --out"
+        )
 
 
 def _reading_order(record: RunRecord) -> tuple[str | float | int, ...]:

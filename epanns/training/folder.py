@@ -17,6 +17,7 @@ from epanns.models.recipe import training_step_of
 from epanns.training.state import TrainingState
 
 _RUN, _STATE, _METRICS, _BEST = "training.json", "state.pt", "metrics.csv", "best"
+_LITTER = ("*.partial", f"{_BEST}.*", f".{_BEST}*")  # what a killed writer leaves
 
 
 class RunFolder:
@@ -97,8 +98,12 @@ def start_over(path: Path) -> None:
         return
     if not path.is_dir() or (any(path.iterdir()) and not (path / _RUN).exists()):
         raise OutputError(f"{path} is no training run and is left alone: choose another --out")
+    own = (CONFIG, WEIGHTS, LABELS, CARD, _STATE, _METRICS)
+    litter = {_BEST, *(file.name for pattern in _LITTER for file in path.glob(pattern))}
+    if foreign := sorted({file.name for file in path.iterdir()} - {*own, _RUN} - litter):
+        raise OutputError(f"{path} holds {foreign[0]} too, which is no part of a run: move it away")
     shutil.rmtree(path / _BEST, ignore_errors=True)
-    for name in (CONFIG, WEIGHTS, LABELS, CARD, _STATE, _METRICS):
+    for name in own:
         (path / name).unlink(missing_ok=True)
     _tidy(path)
     (path / _RUN).unlink(missing_ok=True)  # last: while it is there, the folder is known as a run
@@ -106,10 +111,8 @@ def start_over(path: Path) -> None:
 
 def _tidy(path: Path) -> None:
     """Remove what writing leaves behind when it is killed, and the emptied ``best``."""
-    for file in path.glob("*.partial"):
+    for file in [file for pattern in _LITTER for file in path.glob(pattern)]:
         file.unlink() if file.is_file() else shutil.rmtree(file, ignore_errors=True)
-    for folder in (*path.glob(f"{_BEST}.*"), *path.glob(f".{_BEST}*")):
-        shutil.rmtree(folder, ignore_errors=True)
     if (path / _BEST).exists() and not any((path / _BEST).iterdir()):
         (path / _BEST).rmdir()
 

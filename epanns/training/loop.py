@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from epanns.data.dataset import ClipBatch, PackDataset, make_loader
 from epanns.data.sampler import StepBatches
@@ -227,9 +227,6 @@ def _train_step(model: Cnn, optimizer: torch.optim.Adam, batch: ClipBatch, confi
 
 
 def set_learning_mode(model: Cnn, *, spec_augment: bool) -> None:
-    """Put a model in training mode, with frozen batch norms in evaluation mode so that they do not drift."""
+    """Put a model in training mode, with or without SpecAugment."""
     model.train()
     model.spec_augmenter.train(spec_augment)
-    for module in model.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm) and not module.weight.requires_grad:
-            module.eval()

@@ -93,7 +93,7 @@ def test_json_is_exactly_one_object(epanns):
 
 def test_option_beats_environment_beats_file_beats_default(epanns, monkeypatch, tmp_path):
     config = tmp_path / "run.toml"
-    config.write_text('pruning-ratio = 0.2\nnames = ["a", "b"]\n')
+    config.write_text('pruning-ratio = 0.2\nname = ["a", "b"]\n')
     assert json.loads(epanns("echo", "--json", "--config", str(config))[1]) == {"ratio": 0.2, "names": ["a", "b"]}
     monkeypatch.setenv("EPANNS_ECHO_PRUNING_RATIO", "0.3")
     assert json.loads(epanns("echo", "--json", "--config", str(config))[1])["ratio"] == 0.3
@@ -109,6 +109,31 @@ def test_unknown_keys_of_a_configuration_file_are_named(epanns, tmp_path):
     assert "run.toml: unknown option 'pruning_ration' (did you mean 'pruning_ratio'?)" in err
     config.write_text("pruning_ratio = ")
     assert "run.toml: cannot be read as TOML" in epanns("echo", "--config", str(config))[2]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("pruning_ratio = true", "pruning_ratio=True: must be a number"),
+        ('pruning_ratio = "0.5"', "pruning_ratio='0.5': must be a number"),
+        ('name = "a"', "name='a': must be a list"),
+        ("json = 1", "json=1: must be true or false"),
+    ],
+)
+def test_values_of_a_configuration_file_have_their_types(epanns, tmp_path, line, message):
+    config = tmp_path / "run.toml"
+    config.write_text(line)
+    code, _, err = epanns("echo", "--config", str(config))
+    assert (code, message in err) == (1, True)
+
+
+def test_options_go_by_the_names_people_type(epanns, monkeypatch, tmp_path):
+    config = tmp_path / "run.toml"
+    config.write_text("json = true\n")
+    assert json.loads(epanns("echo", "--config", str(config))[1])["ratio"] == 0.1
+    monkeypatch.setenv("EPANNS_ECHO_NAME", "a b")
+    monkeypatch.setenv("EPANNS_ECHO_JSON", "1")
+    assert json.loads(epanns("echo")[1])["names"] == ["a", "b"]
 
 
 def test_did_you_mean_is_silent_where_nothing_is_near():

@@ -131,7 +131,7 @@ def test_batch_norm_is_measured_again_on_a_pack(prune, checkpoint, packs, tmp_pa
             ["--ratio", "0.5", "--criterion", "rand"],
             "epanns: unknown criterion 'rand' (did you mean 'random'?): choose one of l1",
         ),
-        ([], "epanns: give either one ratio or ratios per layer, and not both"),
+        ([], "epanns: give either --ratio, one for all layers, or --ratios FILE"),
         (["--ratio", "0.5", "--recover", "bn"], "epanns: --recover bn and --calibration PACK go together"),
     ],
 )

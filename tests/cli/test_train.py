@@ -74,6 +74,17 @@ def test_what_cannot_be_trained_is_refused_before_anything_is_written(runner, tm
     assert not (tmp_path / "run").exists()
 
 
+def test_fresh_deletes_nothing_before_everything_else_is_right(runner, tmp_path, packs, tiny_packs):
+    command = ["train", "Cnn14_8k", "--width", 0.03, *packs, *SHORT, "--out", tmp_path / "run", "--fresh"]
+    assert invoke(runner, *command).exit_code == 0
+    for wrong in (["--device", "tpu"], ["--val", tiny_packs["train"]], ["--schedule", "cos"]):
+        with pytest.raises((ConfigError, PackError)):
+            invoke(runner, *command, *wrong)
+    assert load(tmp_path / "run").spec.name == "Cnn14_8k"
+    with pytest.raises(ConfigError, match="run is the checkpoint itself: choose another --out"):
+        invoke(runner, "finetune", tmp_path / "run", *packs, *SHORT, "--out", tmp_path / "run", "--fresh")
+
+
 def test_validating_on_training_clips_is_refused(runner, tmp_path, tiny_packs):
     packs = ["--train", tiny_packs["train"], "--val", tiny_packs["train"]]
     with pytest.raises(PackError, match=r"60 of 60 validation clips are training clips too, first 'clip-.*a leak"):
@@ -116,5 +127,5 @@ def test_tag_windows_cover_the_file_and_the_csv_holds_every_class(runner, tmp_pa
     assert "a.wav  0.00-1.00 s  " in result.stdout
     with pytest.raises(OutputError, match="tags.csv exists already"):
         invoke(runner, *arguments)
-    with pytest.raises(ConfigError, match="--hop 0.5 has no meaning without --window"):
+    with pytest.raises(ConfigError, match="hop=0.5, .* have no meaning without a window"):
         invoke(runner, "tag", tagger, tmp_path / "a.wav", "--hop", 0.5)

@@ -73,6 +73,13 @@ def test_the_exact_name_wins_over_the_stem(csv_layout):
     assert read_esc50(root).clips[0].path.name == "1-1-A-7.wav"
 
 
+def test_a_file_that_another_row_names_does_not_stand_in(csv_layout):
+    rows = ["1-1-A-7.flac,1,7,wren,,,", "1-1-A-7.wav,2,3,owl,,,"]
+    manifest = read_esc50(csv_layout(rows, ["1-1-A-7.flac"]))
+    assert [clip.clip_id for clip in manifest.clips] == ["1-1-A-7.flac"]
+    assert [clip.clip_id for clip in manifest.missing] == ["1-1-A-7.wav"]
+
+
 def test_two_files_of_one_stem_are_refused(csv_layout):
     root = csv_layout(ROWS[:1], ["1-1-A-7.flac", "1-1-A-7.ogg"])
     with pytest.raises(DataError, match=r"row 1: 1-1-A-7\.wav could be .*flac or .*ogg; keep one"):

@@ -131,6 +131,35 @@ def test_a_recipe_that_could_not_be_read_again_is_not_written(tmp_path: Path) ->
     assert not list(tmp_path.iterdir())
 
 
+def test_labels_that_do_not_count_the_classes_are_not_written(tmp_path: Path) -> None:
+    model = tiny()
+    model.labels = LabelSet.of(["dog"])
+    with pytest.raises(CheckpointError, match=r"has 1 labels for 3 classes and would not load again: set model"):
+        save_checkpoint(model, tmp_path / "saved")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_full_disk_is_an_output_error(overwrite: bool, tmp_path: Path) -> None:
+    program = (
+        "import resource, sys\n"
+        "from epanns.errors import OutputError\n"
+        "from epanns.models.checkpoint import save_checkpoint\n"
+        "from epanns.models.zoo import build_model\n"
+        "model = build_model('Cnn6', num_classes=3, width=0.05)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))\n"
+        "try:\n"
+        f"    save_checkpoint(model, sys.argv[1], overwrite={overwrite})\n"
+        "except OutputError as error:\n"
+        "    print(error)\n"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path / "saved")]
+    done = subprocess.run(command, check=True, cwd=Path(__file__).parents[2], capture_output=True, text=True)
+    assert done.stdout.startswith(f"{tmp_path / 'saved'}: model.safetensors cannot be written (")
+    assert done.stdout.endswith("): free some space, or choose a folder that can be written\n")
+    assert not list(tmp_path.iterdir())
+
+
 def test_plan_may_be_an_object_with_to_dict(tmp_path: Path) -> None:
     class Plan:
         def to_dict(self) -> dict[str, object]:

@@ -127,6 +127,29 @@ def test_freezing_leaves_the_classifier_learning(tiny_spec, head):
     assert learning == {name for name, _ in model.named_parameters() if name.startswith(model.classifier_names)}
 
 
+@pytest.mark.parametrize("num_classes", [0, -1, 2.5])
+def test_an_impossible_number_of_classes_changes_nothing(tiny_spec, num_classes):
+    model = Cnn(tiny_spec)
+    with pytest.raises(ConfigError, match=re.escape(f"num_classes={num_classes!r} must be a whole number")):
+        model.reset_classifier(num_classes)
+    assert model.fc_audioset.out_features == model.spec.num_classes == 4
+
+
+def test_batch_norms_of_a_frozen_backbone_do_not_drift(tiny_spec):
+    model = Cnn(tiny_spec)
+    model.freeze_backbone()
+    before = model.bn0.running_mean.clone()
+    model.train()(torch.rand(2, 9_000) - 0.5)
+    assert torch.equal(model.bn0.running_mean, before)
+    assert model.training
+
+
+@pytest.mark.parametrize(("clips", "weights"), [(3, 1), (4, 1), (4, 4)])
+def test_mixup_wants_one_weight_per_pair(tiny_spec, clips, weights):
+    with pytest.raises(ConfigError, match=re.escape(f"shape ({weights},) for {clips} clips: give one per pair")):
+        Cnn(tiny_spec)(torch.rand(clips, 9_000), torch.rand(weights))
+
+
 def test_released_state_dict_loads_as_it_is(tiny_spec):
     model, other = randomised(Cnn(tiny_spec)), Cnn(tiny_spec).eval()
     released = {**model.state_dict(), **released_front_end(model.spec.front_end)}

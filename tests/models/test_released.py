@@ -4,6 +4,7 @@ import math
 import os
 import re
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -203,7 +204,9 @@ def test_head_that_contradicts_an_attention_block_is_refused(tmp_path: Path) -> 
 def test_file_without_front_end_needs_a_sample_rate(tmp_path: Path) -> None:
     path = write(tmp_path / "a.pth", panns_state())
     with pytest.raises(
-        CheckpointError, match=r"its sample rate is unknown: say .* --sample-rate .* 32000, 16000, 8000"
+        CheckpointError,
+        match=r"its sample rate is unknown: import it first: epanns import FILE --out DIR --sample-rate N, with N the "
+        r"one of 32000, 16000, 8000 .* \(in Python: epanns\.load\(path, sample_rate=N\)\)",
     ):
         load(path)
     assert load(path, sample_rate=16_000).spec.front_end == FRONT_ENDS[16_000]
@@ -255,13 +258,15 @@ def test_classes_other_than_527_are_numbered_or_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"fc1.bias": None}, "is not a Cnn14: 1 missing: fc1.bias"),
+        ({"fc1.bias": None}, "is not a Cnn14: 1 missing: fc1.bias: download or copy the whole file again"),
         ({"pre_conv0.weight": zeros(64, 1, 11)}, "is not a Cnn14: 1 unexpected: pre_conv0.weight"),
         ({"conv_block2.bn1.bias": zeros(9)}, "conv_block2.bn1.bias is (9,) float32, must be (3,) float32"),
         ({"conv_block2.conv1.weight": zeros(3, 2, 5, 5)}, "is (3, 2, 5, 5) float32, must be (3, 2, 3, 3) float32"),
         ({"conv_block6.conv2.weight": None}, "of a network that epanns cannot build; it reads Cnn6, Cnn10, Cnn14,"),
         ({"fc_audioset.weight": None}, "of a network that epanns cannot build"),
-        ({"bn0.weight": torch.tensor(1.0)}, "of a network that epanns cannot build"),
+        ({"bn0.weight": torch.tensor(1.0)}, "bn0.weight is () float32, must be (64,) float32: download or copy"),
+        ({"bn0.weight": None}, "the nearest is Cnn14, of which 1 missing: bn0.weight: download or copy the whole file"),
+        ({"fc1.bias": torch.zeros(8, dtype=torch.complex64)}, "fc1.bias is (8,) complex64, must be (8,) float32"),
         ({"bn0.weight": torch.zeros(0)}, "mel_bins=0 must be a whole number in [1, 1024]"),
         ({"fc1.weight": zeros(70_000, 7)}, "embedding_size=70000 must be a whole number in [1, 65536]"),
         (
@@ -278,6 +283,37 @@ def test_tensors_that_are_no_known_network_are_refused(
     with pytest.raises(CheckpointError, match=re.escape(message)) as caught:
         load(path)
     assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["fc1.bias", "conv_block1.bn1.running_var", "logmel_extractor.melW"])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_weights_that_diverged_are_refused(name: str, value: float, tmp_path: Path) -> None:
+    state = front_end(32_000) | panns_state()
+    state[name] = state[name].clone()
+    state[name].view(-1)[-1] = value
+    with pytest.raises(
+        CheckpointError,
+        match=rf"a\.pth: NaN or infinity in {re.escape(name)}: its weights have diverged or are damaged: download",
+    ):
+        load(write(tmp_path / "a.pth", {"model": state}))
+
+
+@pytest.mark.filterwarnings("ignore")  # torch calls some of these beta and others deprecated
+@pytest.mark.parametrize(
+    "convert",
+    [
+        Tensor.to_sparse,
+        Tensor.to_sparse_csr,
+        lambda tensor: torch.quantize_per_tensor(tensor, 0.1, 0, torch.qint8),
+        lambda tensor: tensor.to("meta"),
+    ],
+    ids=["sparse", "csr", "quantised", "meta"],
+)
+def test_tensors_that_are_not_dense_are_refused(convert: Callable[[Tensor], Tensor], tmp_path: Path) -> None:
+    state = front_end(32_000) | panns_state() | {"fc1.weight": convert(torch.eye(8))}
+    path = write(tmp_path / "a.pth", state)
+    with pytest.raises(CheckpointError, match=r"a\.pth: fc1\.weight: sparse, quantised or without values, and epanns"):
+        load(path)
 
 
 def test_names_from_a_file_cannot_break_the_line(tmp_path: Path) -> None:
@@ -369,10 +405,26 @@ def test_missing_file_and_folder_are_named(tmp_path: Path) -> None:
             read_released(path)
 
 
-def test_half_precision_weights_become_float32(tmp_path: Path) -> None:
-    state = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in panns_state().items()}
-    model = load(write(tmp_path / "a.pth", state), sample_rate=32_000)
-    assert model.fc1.weight.dtype == torch.float32
+@pytest.mark.parametrize("sample_rate", FRONT_ENDS)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_weights_of_other_precisions_become_float32(dtype: torch.dtype, sample_rate: int, tmp_path: Path) -> None:
+    state = {
+        name: tensor.to(dtype) if tensor.is_floating_point() else tensor
+        for name, tensor in (front_end(sample_rate) | panns_state()).items()
+    }
+    model = load(write(tmp_path / "a.pth", state))
+    assert model.spec.front_end == FRONT_ENDS[sample_rate]
+    floating = {name: tensor for name, tensor in model.state_dict().items() if tensor.is_floating_point()}
+    assert all(tensor.dtype == torch.float32 for tensor in floating.values())
+    assert all(torch.equal(tensor, state[name].float()) for name, tensor in floating.items())
+
+
+def test_half_precision_does_not_hide_another_mel_range(tmp_path: Path) -> None:
+    other = FrontEndSpec(32_000, 1024, 320, 64, 0, 16_000)
+    state = front_end(32_000) | {"logmel_extractor.melW": mel_bank(other)} | panns_state()
+    halves = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
+    with pytest.raises(CheckpointError, match=r"melW .* is not of the front end at 32000 Hz"):
+        load(write(tmp_path / "a.pth", halves))
 
 
 @pytest.mark.parametrize("name", ["Cnn6", "Cnn10", "Cnn14_16k", "Cnn14_mel32", "Cnn14_DecisionLevelAtt"])

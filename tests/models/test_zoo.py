@@ -103,6 +103,13 @@ def test_the_width_asked_for_is_remembered(tmp_path):
     assert build_model(ZOO["Cnn6"].scaled(0.05)).provenance == {}
 
 
+@pytest.mark.parametrize("classes", [{"num_classes": 0}, {"num_classes": -1}, {"labels": LabelSet.of([])}], ids=str)
+@pytest.mark.parametrize("model", ["Cnn6", ZOO["Cnn6"]], ids=["name", "specification"])
+def test_a_network_without_classes_is_refused(model, classes):
+    with pytest.raises(ConfigError, match=r"num_classes=(0|-1) must be a whole number in \[1, "):
+        build_model(model, **classes)
+
+
 def test_unknown_model_offers_the_nearest():
     with pytest.raises(ConfigError, match=r"unknown model 'Cnn41' \(did you mean 'Cnn14'\?\); `epanns models`"):
         build_model("Cnn41")

@@ -51,6 +51,13 @@ def test_what_an_earlier_report_had_more_of_is_removed(tmp_path, records):
     assert files_in(tmp_path) == FILES - {"quoted.md", "quoted.csv"} | {"quoted.txt", "notes.md"}
 
 
+def test_files_of_no_report_are_not_overwritten(tmp_path, records):
+    (tmp_path / "table.md").write_text("mine")
+    with pytest.raises(OutputError, match="table.md exists already and is of no report of ours"):
+        write_report(records, tmp_path)
+    assert (tmp_path / "table.md").read_text() == "mine"
+
+
 def test_records_of_another_report_are_not_mixed_in(tmp_path, records):
     write_report(records, tmp_path)
     with pytest.raises(OutputError, match=r"records/.*.json and 0 more are not in this report: give .* as a DIR too"):

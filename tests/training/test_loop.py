@@ -166,6 +166,15 @@ def test_starting_over_removes_what_a_killed_run_leaves(tmp_path, make_model, tr
     assert list((tmp_path / "run").iterdir()) == []
 
 
+def test_starting_over_touches_nothing_where_something_else_is(tmp_path, make_model, train):
+    finetune(make_model(), train, CONFIG, tmp_path / "run", validation=count_up())
+    (tmp_path / "run" / "notes.txt").write_text("mine")
+    before = {path.name for path in (tmp_path / "run").iterdir()}
+    with pytest.raises(OutputError, match="holds notes.txt too, which is no part of a run"):
+        start_over(tmp_path / "run")
+    assert {path.name for path in (tmp_path / "run").iterdir()} == before
+
+
 def test_a_signal_in_the_last_step_is_obeyed_once_the_run_is_whole(tmp_path, make_model, train):
     def stop(state, loss):
         if state.step == CONFIG.iterations:

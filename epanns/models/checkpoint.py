@@ -139,8 +139,8 @@ def save_checkpoint(
         The sha256 of model.safetensors.
 
     Raises:
-        OutputError: If the folder exists and may not be replaced.
-        CheckpointError: If the model's tensors are not those of its `spec`, or the recipe is none.
+        OutputError: If the folder exists and may not be replaced, or the disk does not take the weights.
+        CheckpointError: If the model's tensors or labels are not those of its `spec`, or the recipe is none.
     """
     folder = Path(folder)
     known = model.provenance
@@ -155,11 +155,11 @@ def save_checkpoint(
     }
     if not overwrite:
         with new_folder(folder) as partial:
-            return _write(model, partial, provenance)
+            return _write(model, partial, folder, provenance)
     staged, previous = _sibling(folder, ".next"), _sibling(folder, ".previous")
     _settle(folder, staged, previous)
     with new_folder(staged) as partial:
-        digest = _write(model, partial, provenance)
+        digest = _write(model, partial, folder, provenance)
     if folder.exists():
         folder.replace(previous)
     staged.replace(folder)
@@ -193,11 +193,22 @@ def _is_only_a_checkpoint(folder: Path) -> bool:
     return folder.is_dir() and {file.name for file in folder.iterdir()} <= set(FILES) and is_config(folder / CONFIG)
 
 
-def _write(model: Cnn, folder: Path, provenance: dict[str, Any]) -> str:
+def _write(model: Cnn, folder: Path, place: Path, provenance: dict[str, Any]) -> str:
+    """Write the files into `folder`, which becomes `place`."""
+    if len(model.labels) != model.spec.num_classes:
+        raise CheckpointError(
+            f"this {model.spec.name} has {len(model.labels)} labels for {model.spec.num_classes} classes and would not "
+            "load again: set model.labels to one label per class"
+        )
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     if problem := difference(forms_of(tensors), expected_forms(model.spec)):
         raise CheckpointError(f"this {model.spec.name} does not fit its own spec and would not load again: {problem}")
-    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+    try:
+        save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+    except (SafetensorError, OSError) as error:
+        raise OutputError(
+            f"{place}: {WEIGHTS} cannot be written ({error}): free some space, or choose a folder that can be written"
+        ) from error
     digest = sha256_of(folder / WEIGHTS)
     n_params = sum(parameter.numel() for parameter in model.parameters())
     n_bytes = (folder / WEIGHTS).stat().st_size

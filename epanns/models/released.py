@@ -30,6 +30,7 @@ _ASSUMED_HEAD = (
     "head clip is assumed: decision_max and decision_avg have the same tensors, and neither the catalogue nor the "
     "file's name tells; `epanns import --head` chooses"
 )
+_REMEDY = "download or copy the whole file again, or give one of a network that `epanns models` lists"
 _CONV = re.compile(r"(conv_block(\d+)\.conv(\d+))\.weight")
 
 
@@ -56,9 +57,13 @@ def read_released(
     sha256 = sha256_of(path)
     told = head or _told_head(weights, path, sha256)
     spec = _infer_spec(weights, path, sample_rate, told)
-    network = {name: tensor for name, tensor in weights.items() if name not in FRONT_END_NAMES}
+    network = {
+        name: tensor.float() if tensor.is_floating_point() else tensor
+        for name, tensor in weights.items()
+        if name not in FRONT_END_NAMES
+    }
     if problem := difference(forms_of(network), expected_forms(spec)):
-        raise CheckpointError(f"{path} is not a {spec.name}: {problem}")
+        raise CheckpointError(f"{path} is not a {spec.name}: {problem}: {_REMEDY}")
     provenance = {
         "source": _source(path, content, sha256),
         "sha256": sha256,
@@ -89,7 +94,7 @@ def export_panns(model: Cnn, path: Path) -> None:
 
 
 def _state_dict(content: object, path: Path) -> dict[str, Tensor]:
-    """Unwrap ``model``, drop ``module.`` of DataParallel, and return float32 (and integer) tensors by name."""
+    """Unwrap ``model``, drop ``module.`` of DataParallel, and return the tensors by name: dense and finite ones."""
     weights = content
     for key in ("model", "state_dict"):
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
@@ -101,10 +106,27 @@ def _state_dict(content: object, path: Path) -> dict[str, Tensor]:
         raise CheckpointError(
             f"{path}: {shortened(others)} are no tensors; a PANNs file is {{'model': state_dict}} or a state_dict"
         )
-    return {
-        str(name).removeprefix("module."): tensor.float() if tensor.is_floating_point() else tensor
-        for name, tensor in weights.items()
-    }
+    if others := [str(name) for name, tensor in weights.items() if not _is_dense(tensor)]:
+        raise CheckpointError(
+            f"{path}: {shortened(others)}: sparse, quantised or without values, and epanns reads dense tensors only: "
+            "save the network's dense floating-point state_dict() and give that"
+        )
+    if broken := [str(name) for name, tensor in weights.items() if not _is_finite(tensor)]:
+        raise CheckpointError(
+            f"{path}: NaN or infinity in {shortened(broken)}: its weights have diverged or are damaged: "
+            "download or copy the file again, or give weights of an earlier iteration"
+        )
+    return {str(name).removeprefix("module."): tensor for name, tensor in weights.items()}
+
+
+def _is_dense(tensor: Tensor) -> bool:
+    strided = tensor.layout is torch.strided and not tensor.is_nested
+    return strided and not tensor.is_quantized and not tensor.is_meta
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    """Return whether a tensor holds numbers only, and in float32 too."""
+    return not tensor.is_floating_point() or bool(tensor.float().isfinite().all())
 
 
 def _infer_spec(weights: Mapping[str, Tensor], path: Path, sample_rate: int | None, head: str | None) -> ModelSpec:
@@ -117,7 +139,7 @@ def _infer_spec(weights: Mapping[str, Tensor], path: Path, sample_rate: int | No
     if not rows or any(name not in weights or weights[name].dim() == 0 for name in needed):
         raise CheckpointError(
             f"{path}: holds {len(weights)} tensors ({shortened(weights)}) of a network that epanns cannot build; "
-            f"it reads {', '.join(ZOO)} and pruned versions of them"
+            f"it reads {', '.join(ZOO)} and pruned versions of them; {_nearest(weights)}: {_REMEDY}"
         )
     size = {name: weights[name].shape[0] for name in needed}
     try:
@@ -136,6 +158,18 @@ def _infer_spec(weights: Mapping[str, Tensor], path: Path, sample_rate: int | No
         )
     except ConfigError as error:  # a size of 0, or beyond what a network may have
         raise CheckpointError(f"{path}: {error}") from error
+
+
+def _nearest(weights: Mapping[str, Tensor]) -> str:
+    """Say how the names of tensors differ from those of the nearest row of the zoo; shapes may be any but none."""
+    found = forms_of({name: tensor for name, tensor in weights.items() if name not in FRONT_END_NAMES})
+    rows = {name: expected_forms(row) for name, row in ZOO.items()}
+    name = min(rows, key=lambda name: len(rows[name].keys() ^ found.keys()))
+    expected = {
+        tensor: found[tensor] if tensor in found and found[tensor].shape else form
+        for tensor, form in rows[name].items()
+    }
+    return f"the nearest is {name}, of which {difference(found, expected)}"
 
 
 def _infer_head(weights: Mapping[str, Tensor], path: Path, asked: str | None) -> str:
@@ -182,7 +216,8 @@ def _infer_front_end(weights: Mapping[str, Tensor], path: Path, sample_rate: int
         if sample_rate is None:
             raise CheckpointError(
                 f"{path}: holds no front-end tensors, so its sample rate is unknown: "
-                f"say which it was trained at, --sample-rate with one of {rates}"
+                f"import it first: epanns import FILE --out DIR --sample-rate N, with N the one of {rates} that it was "
+                "trained at (in Python: epanns.load(path, sample_rate=N))"
             )
         return replace(FRONT_ENDS[sample_rate], mel_bins=mel_bins)
     if len(given) < len(FRONT_END_NAMES):

@@ -41,10 +41,6 @@ class OutputError(EpannsError):
     """A place where results should go and cannot."""
 
 
-class MissingDependencyError(EpannsError):
-    """An optional package that is not installed; the message holds the pip command."""
-
-
 class DataProblems(EpannsError):  # noqa: N818 - an outcome of a check, not a failure of it
     """A check of data ended and found problems, which have been reported."""
 

@@ -82,7 +82,7 @@ def describe_step(step: Step) -> str:
         return f"prune: {step['criterion']}, {_ratios(step['ratios'])}, seed {step['seed']}"
     if step["step"] == "recover":
         return f"recover: {step['method']} on {step['clips']:,} clips"
-    said = [f"{key.replace('_', ' ')} {value}" for key, value in step.items() if _is_plain(key, value)]
+    said = [f"{key.replace('_', ' ')} {_shown(value)}" for key, value in step.items() if _is_plain(key, value)]
     if isinstance(training := step.get("training"), Mapping):
         said = [f"{training['iterations']:,} iterations, seed {training['seed']}", *said]
     return f"{step['step']}: {', '.join(said) or 'no settings recorded'}"
@@ -90,6 +90,10 @@ def describe_step(step: Step) -> str:
 
 def _is_plain(key: str, value: object) -> bool:
     return key not in ("step", "parent_sha256") and isinstance(value, str | int | float)
+
+
+def _shown(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _ratios(ratios: Mapping[str, float]) -> str:

@@ -170,12 +170,17 @@ class Experiment:
             weights: Returns the digest of a checkpoint's weights.
         """
         data = {**self.data.identity(), "content": dict(content)}
-        bases = [self._base(base, seed, data, weights) for base in self.bases for seed in self.seeds]
-        found = {trial.trial_id: trial for trial in bases}
-        for base in bases:
+        # A base that is trained here is another one for each seed; a checkpoint is one, and all seeds prune it.
+        seeds_of = [
+            (self._base(base, group[0], data, weights), group)
+            for base in self.bases
+            for group in ([self.seeds] if base.checkpoint else [(seed,) for seed in self.seeds])
+        ]
+        found = {base.trial_id: base for base, _ in seeds_of}
+        for base, seed in ((base, seed) for base, group in seeds_of for seed in group):
             cells = product(self.grid.criterion, self.grid.layers, self.grid.recover, self.finetunes or ({},))
             for (criterion, layers, recover, finetune), ratio in product(cells, self.grid.ratio):
-                trial = self._pruned(base, (criterion, layers, recover, ratio), finetune)
+                trial = self._pruned(base, seed, (criterion, layers, recover, ratio), finetune)
                 if trial is not None:
                     found.setdefault(trial.trial_id, trial)
         return list(found.values())
@@ -188,12 +193,11 @@ class Experiment:
         return Trial({**config, "model": base.model, "width": float(base.width), "training": training})
 
     def _pruned(
-        self, base: Trial, cell: tuple[str, list[str], str, float], finetune: Mapping[str, Any]
+        self, base: Trial, seed: int, cell: tuple[str, list[str], str, float], finetune: Mapping[str, Any]
     ) -> Trial | None:
         criterion, layers, recover, ratio = cell
         if ratio == 0 and not finetune:
             return None  # the base itself
-        seed = base.config["seed"]
         config: dict[str, Any] = {"kind": "pruned", "base": base.config, "seed": seed, "ratio": float(ratio)}
         if ratio > 0:  # of the control only the fine-tuning counts, so that it is run once
             config |= {"criterion": criterion, "layers": list(layers), "recover": recover}

@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from epanns.data.sampler import SAMPLERS
 from epanns.errors import ConfigError, did_you_mean
 
 SCHEDULES = ("constant", "cosine")
-SAMPLERS = ("balanced", "shuffled")
 
 _LEAST = {"iterations": 1, "batch_size": 1, "validate_every": 1, "warmup_iterations": 0, "seed": 0}
 

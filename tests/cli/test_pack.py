@@ -46,7 +46,7 @@ def test_pack_prints_its_counts_as_json(epanns, manifest, tmp_path):
 def test_pack_says_what_was_limited_and_what_is_silent(epanns, manifest, tmp_path):
     code, out, _ = epanns("pack", manifest, "--out", tmp_path / "pack", *OPTIONS)
     assert code == 0
-    assert "3 clips in 1 shards (3 expected, 0 missing, 0 rejected)" in out
+    assert "3 clips in 1 shard (3 expected, 0 missing, 0 rejected)" in out
     assert "1 clips had samples beyond [-1, 1], which were limited" in out
     assert "1 clips are digital silence" in out
 

@@ -76,6 +76,13 @@ def test_other_clips_or_weights_are_other_trials():
     assert "checkpoint" not in base.config
 
 
+def test_a_checkpoint_is_one_base_that_every_seed_prunes():
+    text = TEXT.replace('model = "Cnn6"\nwidth = 0.1\ntraining = { iterations = 5 }', 'checkpoint = "runs/base"')
+    trials = trials_of(parse_experiment(text, "t.toml"))
+    (base,) = [trial for trial in trials if trial.base is None]
+    assert {trial.config["seed"] for trial in trials if trial.base is base} == {0, 1}
+
+
 @pytest.mark.parametrize("path", sorted((Path(__file__).parents[2] / "experiments").glob("*.toml")), ids=str)
 def test_committed_experiments_load_and_open_with_their_command(path):
     assert trials_of(load_experiment(path))

@@ -74,16 +74,7 @@ class _Trial:
             with torch.random.fork_rng():
                 torch.manual_seed(derive_seed("weights", training.seed))
                 model = build_model(self.config["model"], width=self.config["width"], labels=self.packs["train"].labels)
-            out = self.folder.path / "base"
-            finetune(
-                model,
-                self.packs["train"],
-                training,
-                out,
-                validation=validation_on(self.packs["val"]),
-                on_step=self.on_step,
-            )
-            model = load(out)
+            model = self._train(model, training, self.folder.path / "base")
         return self._record(model, model, None, (self._stage("dense", model, time.perf_counter() - started),))
 
     def run_pruned(self) -> RunRecord:
@@ -109,22 +100,15 @@ class _Trial:
         if "finetune" in self.config:
             started = time.perf_counter()
             training = TrainingConfig.from_dict(self.config["finetune"])
-            out = self.folder.path / "finetuned"
-            finetune(
-                model,
-                self.packs["train"],
-                training,
-                out,
-                validation=validation_on(self.packs["val"]),
-                on_step=self.on_step,
-            )
-            model = load(out)
+            model = self._train(model, training, self.folder.path / "finetuned")
             stages.append(self._stage("finetuned", model, time.perf_counter() - started))
         return self._record(dense, model, plan, tuple(stages))
 
-    def _train(self, model: Cnn, training: TrainingConfig, out: Path) -> None:
+    def _train(self, model: Cnn, training: TrainingConfig, out: Path) -> Cnn:
+        """Train in a run folder of the trial and return the network with its best weights."""
         validation = validation_on(self.packs["val"])
         finetune(model, self.packs["train"], training, out, validation=validation, on_step=self.on_step)
+        return load(out)
 
     def _stage(self, name: str, model: Cnn, seconds: float) -> Stage:
         scores = {}

@@ -84,6 +84,7 @@ class Sweep:
         else:
             asked["checkpoint"] = trial.checkpoint
         write_json(folder.path / "config.json", asked)
+        (folder.path / "error.json").unlink(missing_ok=True)  # of an earlier try; this one speaks for itself
         return folder
 
     def claim(self, trials: Sequence[Trial]) -> None:

@@ -16,7 +16,8 @@ from epanns.evaluation.metrics import evaluate
 from epanns.evaluation.predict import EvaluationProtocol, predict
 from epanns.models.checkpoint import load
 from epanns.sweeps.evaluated import record_of_checkpoint
-from epanns.sweeps.experiment import parse_experiment
+from epanns.sweeps.experiment import Trial, parse_experiment
+from epanns.sweeps.journal import Sweep
 from epanns.sweeps.records import read_records
 from epanns.sweeps.runner import run_experiment
 
@@ -139,6 +140,14 @@ def test_a_mistake_in_one_trial_costs_no_other_and_keeps_its_traceback(tmp_path,
     error = json.loads((tmp_path / "out" / "trials" / summary.failed[0] / "error.json").read_text())
     assert (error["kind"], error["message"]) == ("RuntimeError", "out of luck")
     assert "in stumble" in error["traceback"]
+
+
+def test_a_trial_whose_process_dies_is_not_excused_by_an_earlier_error(tmp_path, text):
+    experiment, trial = parse_experiment(text, "tiny.toml"), Trial({"kind": "base"})
+    sweep = Sweep(tmp_path, experiment)
+    folder = sweep.prepare(trial, {})
+    folder.fail(RuntimeError("of the first try"))
+    assert not (sweep.prepare(trial, {}).path / "error.json").exists()
 
 
 def test_a_sweep_may_gain_trials_and_not_change_them(tmp_path, text):

@@ -20,6 +20,8 @@ __all__ = ["__version__", *_WHERE]
 
 if TYPE_CHECKING:
     from epanns.complexity.macs import profile as profile
+    from epanns.evaluation.metrics import evaluate as evaluate
+    from epanns.evaluation.predict import predict as predict
     from epanns.models.checkpoint import load as load
     from epanns.models.checkpoint import save as save
     from epanns.models.zoo import build_model as build_model

@@ -98,11 +98,6 @@ def to_int16(samples: NDArray[np.float32]) -> NDArray[np.int16]:
     return rounded
 
 
-def to_float32(samples: NDArray[np.int16]) -> NDArray[np.float32]:
-    """Convert int16 to float32, the inverse of `to_int16`."""
-    return samples.astype(np.float32) / np.float32(INT16_MAX)
-
-
 def _decode(path: Path, start: float, duration: float | None, limit: float | None) -> tuple[NDArray[np.float32], int]:
     """Return ``(frames, channels)`` and the file's rate; refuse what is not wholly there."""
     import soundfile

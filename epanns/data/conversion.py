@@ -2,6 +2,7 @@
 
 import zlib
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,7 +53,7 @@ def convert_clip(clip: Clip, sample_rate: int, clip_samples: int) -> PackedClip:
     try:
         source = read_source(clip)
         loaded = load_waveform(
-            clip.path,
+            Path(clip.path),
             sample_rate=sample_rate,
             start=clip.start,
             duration=clip.duration,
@@ -73,8 +74,8 @@ def read_source(clip: Clip) -> Source:
         DataError: If it cannot be read.
     """
     try:
-        status = clip.path.stat()
-        return Source(status.st_size, status.st_mtime_ns, atomic.sha256_of(clip.path))
+        status = Path(clip.path).stat()
+        return Source(status.st_size, status.st_mtime_ns, atomic.sha256_of(Path(clip.path)))
     except OSError as error:
         raise DataError(
             f"{clip.path}: cannot be read ({error.strerror}); correct the path or remove the clip"

@@ -79,7 +79,7 @@ def _read_csv_layout(root: Path) -> Manifest:
         if not (filename and category and fold.isascii() and fold.isdigit()):
             raise DataError(f"{where}: filename {filename!r}, category {category!r}, fold {fold!r}: give all three")
         path = _find(filename, files, named, where)
-        clip = Clip(filename, path or root / "audio" / filename, (category,), f"fold{int(fold)}", fold=int(fold))
+        clip = Clip(filename, str(path or root / "audio" / filename), (category,), f"fold{int(fold)}", fold=int(fold))
         (clips if path else missing).append(clip)
     n_ignored = sum(map(len, files.values())) - len({clip.path for clip in clips})
     return Manifest(root.name, _labels_of(rows, table), tuple(clips), tuple(missing), n_ignored)
@@ -141,7 +141,7 @@ def _read_folder_layout(root: Path) -> Manifest:
             if not match:
                 raise DataError(f"{path}: the name must begin with the fold's number, as in 1-100032-A.ogg")
             fold = int(match[1])
-            clips.append(Clip(path.relative_to(root).as_posix(), path, (category,), f"fold{fold}", fold=fold))
+            clips.append(Clip(path.relative_to(root).as_posix(), str(path), (category,), f"fold{fold}", fold=fold))
     sounds = [path for paths in _audio_files(root).values() for path in paths]
     outside = [path for path in sounds if folders.keys().isdisjoint(path.parents)]
     n_ignored += len(outside)

@@ -57,7 +57,7 @@ def _read_class_folders(root: Path) -> Manifest:
     for parts, path in sounds.items():
         if len(parts) >= depth + 2:
             split = _SPLIT_FOLDERS[parts[0].lower()] if has_splits else _WHOLE
-            clips.append(Clip("/".join(parts), path, (parts[depth],), split))
+            clips.append(Clip("/".join(parts), str(path), (parts[depth],), split))
     if not clips:
         raise DataError(f"{root}: no audio files in class folders; expected such as {root.name}/dog/barking.wav")
     return Manifest(root.name, _labels_of(clips), tuple(clips), (), len(files) - len(clips))
@@ -88,8 +88,8 @@ def _read_table(table: Path) -> Manifest:
     if not rows:
         raise DataError(f"{table}: holds no clips; write one row per clip below the first line")
     clips = [_clip_of(row, table, number) for number, row in enumerate(rows, start=1)]
-    found = tuple(clip for clip in clips if clip.path.is_file())
-    missing = tuple(clip for clip in clips if not clip.path.is_file())
+    found = tuple(clip for clip in clips if Path(clip.path).is_file())
+    missing = tuple(clip for clip in clips if not Path(clip.path).is_file())
     return Manifest(table.stem, _labels_of(clips), found, missing)
 
 
@@ -99,7 +99,7 @@ def _clip_of(row: dict[str, str], table: Path, number: int) -> Clip:
     if not path or not names or (fold and not (fold.isascii() and fold.isdigit())):
         rule = "path and labels must be given, fold must be a whole number or empty"
         raise DataError(f"{table}, row {number}: path {path!r}, labels {labels!r}, fold {fold!r}: {rule}")
-    return Clip(path, table.parent / path, names, row.get("split") or _WHOLE, fold=int(fold) if fold else None)
+    return Clip(path, str(table.parent / path), names, row.get("split") or _WHOLE, fold=int(fold) if fold else None)
 
 
 def _draw_splits(manifest: Manifest, val_fraction: float, test_fraction: float, seed: int) -> Manifest:

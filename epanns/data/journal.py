@@ -218,7 +218,7 @@ def _parse(line: str) -> dict[str, Any] | None:
 def _clip_line(clip: Clip, packed: PackedClip) -> dict[str, Any]:
     return {
         "clip_id": clip.clip_id,
-        "path": str(clip.path),
+        "path": clip.path,
         "source": None if packed.source is None else asdict(packed.source),
         "crc32": packed.crc32,
         "reason": packed.reason,
@@ -233,7 +233,7 @@ def make_entry(number: int, shard: ShardInfo | None, clips: Sequence[Clip], pack
         shard=shard,
         clipped=sum(result.n_clipped > 0 for result in packed),
         silent=sum(result.is_silent for result in packed),
-        rejects=tuple((clip.clip_id, str(clip.path), result.reason) for clip, result in pairs if result.reason),
+        rejects=tuple((clip.clip_id, clip.path, result.reason) for clip, result in pairs if result.reason),
     )
 
 

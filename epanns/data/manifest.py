@@ -8,7 +8,6 @@ for known layouts are beside this module. Reading is in `epanns.data.manifest_re
 import csv
 import io
 import json
-import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -30,7 +29,7 @@ class Clip:
 
     Attributes:
         clip_id: Unique in the manifest.
-        path: The audio file, absolute.
+        path: The audio file, absolute; text, since millions of `Path` objects would not fit in memory.
         labels: Names of the classes that are heard.
         split: Such as ``train``, ``val``, ``test`` or ``fold1``.
         start: Where the clip begins in the file, in seconds; None for the beginning.
@@ -39,7 +38,7 @@ class Clip:
     """
 
     clip_id: str
-    path: Path
+    path: str
     labels: tuple[str, ...]
     split: str
     start: float | None = None
@@ -115,7 +114,7 @@ def _repetition(clip: Clip, row: int, other: Clip, earlier: int) -> str:
 
 def _problem_of_clip(clip: Clip, known: set[str]) -> str | None:
     """Return the first thing wrong with one clip."""
-    problem = _problem_of_text("clip_id", clip.clip_id) or _problem_of_text("path", str(clip.path))
+    problem = _problem_of_text("clip_id", clip.clip_id) or _problem_of_text("path", clip.path)
     if problem:
         return problem
     if len(clip.clip_id.encode()) > LONGEST_CLIP_ID:
@@ -179,12 +178,12 @@ def write_manifest(manifest: Manifest, path: Path) -> None:
 
 
 def _csv_text(clips: Sequence[Clip], folder: Path) -> str:
-    base = folder.resolve()
+    base = f"{folder.resolve()}/"
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
     for clip in clips:
-        path = clip.path.relative_to(base).as_posix() if clip.path.is_relative_to(base) else os.fspath(clip.path)
+        path = clip.path.removeprefix(base)
         times = ["" if seconds is None else repr(seconds) for seconds in (clip.start, clip.duration)]
         fold = "" if clip.fold is None else clip.fold
         writer.writerow([clip.clip_id, path, *times, LABEL_SEPARATOR.join(clip.labels), clip.split, fold])

@@ -63,7 +63,7 @@ def _clip_of(row: list[str], base: Path, where: str) -> Clip:
         raise DataError(f"{where}: path is empty; name the audio file of clip {clip_id!r}")
     return Clip(
         clip_id=clip_id,
-        path=base / path,
+        path=path if path.startswith("/") else f"{base}/{path}",
         labels=tuple(labels.split(LABEL_SEPARATOR)) if labels else (),
         split=split,
         start=_seconds(start, "start", where, least=0.0),

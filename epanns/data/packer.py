@@ -105,7 +105,7 @@ def pack_manifest(
     if done is not None:
         _refuse_too_many(done.counts.rejected, done.counts.found, max_bad, manifest, out)
         return PackSummary(out, done.counts, len(done.shards), len(done.shards))
-    paths = {clip.clip_id: clip.path for clip in clips}
+    paths = {clip.clip_id: Path(clip.path) for clip in clips}
     with _output_errors(out), Journal(out, header, paths) as journal:
         n_resumed = len(journal.finished)
         n_allowed = _allowed(len(clips), max_bad)

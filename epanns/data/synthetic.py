@@ -109,7 +109,7 @@ def make_synthetic(root: Path, settings: SyntheticSettings, *, progress: Progres
         if not path.exists():
             with atomic.replacing(path) as partial:
                 soundfile.write(partial, samples, settings.sample_rate, subtype="PCM_16", format="WAV")
-        clips.append(Clip(path.name, path, labels, _SPLITS[index % len(_SPLITS)]))
+        clips.append(Clip(path.name, str(path), labels, _SPLITS[index % len(_SPLITS)]))
         if progress is not None:
             progress(index + 1, settings.clips)
     return Manifest("synthetic", LabelSet.of(list(EVENTS)[: settings.classes]), tuple(clips))

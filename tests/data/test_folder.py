@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 
 from epanns.data.folder import read_folder
@@ -75,7 +77,7 @@ def test_a_table_of_paths_and_labels_is_read(tree):
     )
     manifest = read_folder(table)
     assert manifest.dataset == "mine"
-    assert [(clip.path, clip.labels, clip.split, clip.fold) for clip in manifest.clips] == [
+    assert [(Path(clip.path), clip.labels, clip.split, clip.fold) for clip in manifest.clips] == [
         (root / "a.wav", ("dog", "rain"), "train", 1),
         (root / "sub" / "b.wav", ("rain",), "val", None),
     ]

@@ -41,7 +41,7 @@ def dataset(tmp_path):
                 path.write_bytes(samples)
             elif samples is not None:
                 soundfile.write(path, samples, rate, subtype="FLOAT")
-            clips.append(Clip(clip_id, path, ("dog",), "train"))
+            clips.append(Clip(clip_id, str(path), ("dog",), "train"))
         write_manifest(Manifest("mine", LabelSet.of(["cat", "dog"]), tuple(clips)), tmp_path / "m.csv")
         return tmp_path / "m.csv"
 
@@ -57,7 +57,7 @@ def test_every_clip_is_in_the_pack_as_it_is_on_disk(made):
     clips = read_manifest(made / "set.csv").clips
     assert pack.columns.clip_ids == tuple(clip.clip_id for clip in clips)
     for index, clip in enumerate(clips):
-        expected = to_int16(load_waveform(clip.path, sample_rate=8_000).samples)
+        expected = to_int16(load_waveform(Path(clip.path), sample_rate=8_000).samples)
         np.testing.assert_array_equal(pack.read_waveform(index), expected)
         labels = [pack.info.labels.names[column] for column in np.flatnonzero(pack.columns.target[index])]
         assert tuple(labels) == clip.labels
@@ -363,7 +363,7 @@ def test_an_unknown_split_is_refused(made, tmp_path):
 
 
 def test_a_manifest_without_clips_is_refused(tmp_path):
-    gone = Clip("a", tmp_path / "a.wav", ("dog",), "train")
+    gone = Clip("a", str(tmp_path / "a.wav"), ("dog",), "train")
     write_manifest(Manifest("m", LabelSet.of(["dog"]), (), (gone,)), tmp_path / "m.csv")
     with pytest.raises(DataError, match="no clip in it was found on disk; check the data set's folder"):
         pack_manifest(tmp_path / "m.csv", tmp_path / "pack", PackSettings())

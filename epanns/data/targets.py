@@ -1,0 +1,66 @@
+"""Which classes each clip has, in little memory: two million clips of AudioSet take 30 MB instead of 1 GB."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+
+@dataclass(frozen=True, eq=False)
+class SparseTargets:
+    """A table of ``(clips, classes)`` truths, kept as the places of the true ones.
+
+    The classes of clip i are ``classes[offsets[i]:offsets[i + 1]]``.
+
+    Attributes:
+        offsets: ``(clips + 1,)``, from 0 to the number of labels.
+        classes: ``(labels,)``, ascending within a clip.
+        num_classes: Width of the table.
+    """
+
+    offsets: NDArray[np.int64]
+    classes: NDArray[np.int32]
+    num_classes: int
+
+    @classmethod
+    def from_dense(cls, target: NDArray[np.bool_]) -> "SparseTargets":
+        """Take a ``(clips, classes)`` table."""
+        rows, classes = np.nonzero(target)
+        offsets = np.searchsorted(rows, np.arange(len(target) + 1))
+        return cls(offsets.astype(np.int64), classes.astype(np.int32), target.shape[1])
+
+    @classmethod
+    def concatenate(cls, parts: Sequence["SparseTargets"]) -> "SparseTargets":
+        """Join tables of equal width, one below the other."""
+        lengths = np.concatenate([np.diff(part.offsets) for part in parts])
+        offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
+        return cls(offsets, np.concatenate([part.classes for part in parts]), parts[0].num_classes)
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def dense(self, clips: ArrayLike | None = None) -> NDArray[np.bool_]:
+        """Return the rows of some clips, or of all, as ``(clips, classes)`` bool."""
+        chosen = np.arange(len(self)) if clips is None else np.asarray(clips, np.int64)
+        target = np.zeros((len(chosen), self.num_classes), bool)
+        for row, clip in enumerate(chosen):
+            target[row, self.classes[self.offsets[clip] : self.offsets[clip + 1]]] = True
+        return target
+
+    def counts(self) -> NDArray[np.int64]:
+        """Return ``(classes,)``: how many clips each class has."""
+        return np.bincount(self.classes, minlength=self.num_classes).astype(np.int64)
+
+    def clips_by_class(self) -> list[NDArray[np.int64]]:
+        """Return the clips of each class, ascending."""
+        clips = np.repeat(np.arange(len(self)), np.diff(self.offsets))
+        order = np.argsort(self.classes, kind="stable")
+        return np.split(clips[order], np.cumsum(self.counts())[:-1])
+
+    def relabelled(self, new_classes: Iterable[int], num_classes: int) -> "SparseTargets":
+        """Return the same clips with class i called ``new_classes[i]``, in a table of another width."""
+        new = np.fromiter(new_classes, np.int32)[self.classes]
+        clips = np.repeat(np.arange(len(self)), np.diff(self.offsets))
+        order = np.lexsort((new, clips))
+        return SparseTargets(self.offsets, new[order], num_classes)

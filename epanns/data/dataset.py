@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from epanns.audio.waveform import INT16_MAX
 from epanns.data.pack import Pack
+from epanns.data.targets import SparseTargets
 from epanns.errors import PackError
 from epanns.labels import LabelSet
 
@@ -89,12 +90,12 @@ class PackDataset(Dataset[ClipBatch]):
         self.dataset_name = "+".join(dict.fromkeys(pack.info.dataset for pack in self._packs))
         self.digest = hashlib.sha256("".join(pack.digest for pack in self._packs).encode()).hexdigest()
         columns = [pack.columns for pack in self._packs]
-        self.clip_ids: tuple[str, ...] = tuple(clip_id for part in columns for clip_id in part.clip_ids)
-        if len(set(self.clip_ids)) != len(self.clip_ids):
+        self.clip_ids: NDArray[np.bytes_] = np.concatenate([part.clip_ids for part in columns])
+        if len(np.unique(self.clip_ids)) != len(self.clip_ids):
             joined = ", ".join(str(pack.path) for pack in self._packs)
             raise PackError(f"{joined}: share clips; join packs of different splits")
-        self.targets: NDArray[np.bool_] = np.concatenate([part.target for part in columns])
-        self.crc32: NDArray[np.uint32] = np.concatenate([part.crc32 for part in columns])
+        self.targets = SparseTargets.concatenate([part.targets for part in columns])
+        self.crc32: NDArray[np.uint32] = np.concatenate([part.crc32 for part in columns if part.crc32 is not None])
         self._n_samples = np.concatenate([part.n_samples for part in columns])
         self._ends = list(itertools.accumulate(len(pack) for pack in self._packs))
 
@@ -102,8 +103,8 @@ class PackDataset(Dataset[ClipBatch]):
     def content_digest(self) -> str:
         """The sha256 of ids, samples, targets and labels: the same wherever and whenever the packs were made."""
         content = hashlib.sha256(f"{self.labels.digest} {self.sample_rate} {self.clip_samples}".encode())
-        content.update("\0".join(self.clip_ids).encode())
-        for column in (self.crc32, self._n_samples, np.packbits(self.targets, axis=1)):
+        content.update(b"\0".join(self.clip_ids.tolist()))
+        for column in (self.crc32, self._n_samples, np.packbits(self.targets.dense(), axis=1)):
             content.update(np.ascontiguousarray(column).tobytes())
         return content.hexdigest()
 
@@ -134,13 +135,13 @@ class PackDataset(Dataset[ClipBatch]):
         for row, index in enumerate(indices):
             number = bisect.bisect_right(self._ends, index)
             pack = self._packs[number]
-            rows[row] = pack.read_waveform(index - self._ends[number] + len(pack))
+            pack.read_into(index - self._ends[number] + len(pack), rows[row])
         chosen = np.asarray(indices, dtype=np.int64)
         return ClipBatch(
-            tuple(self.clip_ids[index] for index in indices),
+            tuple(clip_id.decode() for clip_id in self.clip_ids[chosen].tolist()),
             waveform,
             torch.from_numpy(self._n_samples[chosen]),
-            torch.from_numpy(self.targets[chosen]),
+            torch.from_numpy(self.targets.dense(chosen)),
         )
 
 

@@ -14,7 +14,10 @@ from numpy.typing import NDArray
 
 from epanns import atomic
 from epanns.data.pack_format import PACK_FILE, PackInfo, read_pack_info
-from epanns.data.shard import Shard, ShardColumns, ShardShape
+from epanns.data.shard import Shard
+from epanns.data.shard_schema import ShardShape
+from epanns.data.source import ClipColumns
+from epanns.data.targets import SparseTargets
 from epanns.errors import PackError
 
 
@@ -27,6 +30,7 @@ class Pack:
         path: The pack's folder.
         info: The contents of ``pack.json``.
         digest: sha256 of ``pack.json``, which holds that of every shard.
+        dataset, labels, sample_rate, clip_samples: As in `info`.
     """
 
     def __init__(self, path: Path) -> None:
@@ -37,6 +41,8 @@ class Pack:
         """
         self.path = path
         self.info: PackInfo = read_pack_info(path)
+        self.dataset, self.labels = self.info.dataset, self.info.labels
+        self.sample_rate, self.clip_samples = self.info.sample_rate, self.info.clip_samples
         self.digest = atomic.sha256_of(path / PACK_FILE)
         self.shards = tuple(
             Shard(path / shard.file, ShardShape(shard.clips, self.info.clip_samples, len(self.info.labels)))
@@ -48,33 +54,42 @@ class Pack:
         return self.info.counts.clips
 
     @functools.cached_property
-    def columns(self) -> ShardColumns:
+    def columns(self) -> ClipColumns:
         """Ids, lengths, targets and checksums of all clips; read once."""
         parts = [shard.read_columns() for shard in self.shards]
         if not parts:
             raise PackError(f"{self.path}: holds no clips; every one was rejected or missing, see its rejects.csv")
-        clip_ids = tuple(clip_id for part in parts for clip_id in part.clip_ids)
-        if len(set(clip_ids)) != len(clip_ids):
+        clip_ids = np.concatenate([part.clip_ids for part in parts])
+        if len(np.unique(clip_ids)) != len(clip_ids):
             raise PackError(f"{self.path}: a clip id stands twice; pack again")
-        return ShardColumns(
+        return ClipColumns(
             clip_ids,
             np.concatenate([part.n_samples for part in parts]),
-            np.concatenate([part.target for part in parts]),
-            np.concatenate([part.crc32 for part in parts]),
+            SparseTargets.concatenate([part.targets for part in parts]),
+            np.concatenate([part.crc32 for part in parts if part.crc32 is not None]),
         )
 
-    def read_waveform(self, index: int) -> NDArray[np.int16]:
-        """Read ``(clip_samples,)`` int16, zeros after the clip's own samples.
+    def read_into(self, index: int, out: NDArray[np.int16]) -> int:
+        """Fill ``(clip_samples,)`` with a clip, zeros after its own samples, and return how many those are.
 
         Raises:
             PackError: If it cannot be read or does not match its checksum; clip and shard are named.
         """
         number = bisect.bisect_right(self._ends, index)
         row = index - (self._ends[number - 1] if number else 0)
+        columns = self.columns
+        assert columns.crc32 is not None  # noqa: S101 - our own shards always have them
         try:
-            return self.shards[number].read_waveform(row, int(self.columns.crc32[index]))
+            out[:] = self.shards[number].read_waveform(row, int(columns.crc32[index]))
         except PackError as error:
-            raise PackError(f"clip {self.columns.clip_ids[index]!r}: {error}") from error
+            raise PackError(f"clip {columns.clip_ids[index].decode()!r}: {error}") from error
+        return int(columns.n_samples[index])
+
+    def read_waveform(self, index: int) -> NDArray[np.int16]:
+        """Return `read_into` of a new ``(clip_samples,)`` array."""
+        out = np.empty(self.clip_samples, np.int16)
+        self.read_into(index, out)
+        return out
 
     def close(self) -> None:
         """Close the files that this process holds open."""

@@ -30,7 +30,7 @@ from epanns.data.pack_format import (
     settings_to_dict,
     shard_name,
 )
-from epanns.data.shard import ShardRow, write_shard
+from epanns.data.shard_writer import ShardRow, write_shard
 from epanns.data.workers import ordered_map
 from epanns.errors import DataError, DataProblems, OutputError, did_you_mean
 from epanns.installed import versions

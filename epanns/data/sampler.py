@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
+from epanns.data.targets import SparseTargets
 from epanns.errors import ConfigError, PackError, did_you_mean
 from epanns.seeding import numpy_generator
 
@@ -17,8 +18,8 @@ def sequential_batches(n_clips: int, batch_size: int) -> list[list[int]]:
 class ShuffledStream:
     """All clips in random order, again and again, each pass in another order."""
 
-    def __init__(self, targets: NDArray[np.bool_], seed: int) -> None:
-        """Take ``(clips, classes)`` targets; only their number matters."""
+    def __init__(self, targets: SparseTargets, seed: int) -> None:
+        """Take the clips' targets; only their number matters."""
         if not len(targets):
             raise PackError("the training pack holds no clips; pack a split that has some")
         self._n_clips = len(targets)
@@ -48,13 +49,13 @@ class BalancedStream:
     Source: Kong et al. 2020, section III-B; `BalancedTrainSampler` in qiuqiangkong/audioset_tagging_cnn.
     """
 
-    def __init__(self, targets: NDArray[np.bool_], seed: int) -> None:
-        """Take ``(clips, classes)`` targets.
+    def __init__(self, targets: SparseTargets, seed: int) -> None:
+        """Take the clips' targets.
 
         Raises:
             PackError: If no clip has a label.
         """
-        self._clips = [clips for column in targets.T if len(clips := np.flatnonzero(column))]
+        self._clips = [clips for clips in targets.clips_by_class() if len(clips)]
         if not self._clips:
             raise PackError(
                 "no clip of the training pack has a label, which balanced sampling needs; use sampler 'shuffled'"
@@ -95,7 +96,7 @@ class StepBatches:
 
     def __init__(
         self,
-        targets: NDArray[np.bool_],
+        targets: SparseTargets,
         *,
         sampler: str,
         batch_size: int,

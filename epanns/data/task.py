@@ -24,11 +24,12 @@ def require_same_task(model: Cnn, dataset: PackDataset) -> None:
 
 def refuse_leak(training: PackDataset, held_out: PackDataset, *, part: str) -> None:
     """Raise `PackError` if a training clip is among the clips that choose or score the network."""
-    seen = set(zip(training.clip_ids, training.crc32.tolist(), strict=True))
-    shared = [clip for clip in zip(held_out.clip_ids, held_out.crc32.tolist(), strict=True) if clip in seen]
+    seen = set(zip(training.clip_ids.tolist(), training.crc32.tolist(), strict=True))
+    shared = [clip for clip in zip(held_out.clip_ids.tolist(), held_out.crc32.tolist(), strict=True) if clip in seen]
     if shared:
+        first = shared[0][0].decode()
         raise PackError(
-            f"{len(shared)} of {len(held_out)} {part} clips are training clips too, first {shared[0][0]!r}: that is a "
+            f"{len(shared)} of {len(held_out)} {part} clips are training clips too, first {first!r}: that is a "
             "leak; pack splits that do not overlap"
         )
 

@@ -8,7 +8,8 @@ from pathlib import Path
 from epanns import atomic
 from epanns.data.pack import Pack
 from epanns.data.pack_format import JOURNAL_FILE, PACK_FILE, REJECTS_FILE, PackInfo
-from epanns.data.shard import Shard, ShardColumns
+from epanns.data.shard import Shard
+from epanns.data.source import ClipColumns
 from epanns.errors import PackError
 from epanns.progress import Progress
 
@@ -73,15 +74,16 @@ def _problems_of_rejects(path: Path, info: PackInfo) -> Iterator[str]:
         yield f"{file}: lists {n_rows} clips, {PACK_FILE} counts {info.counts.rejected} rejected; copy the pack again"
 
 
-def _problems_of_ids(shard: Shard, columns: ShardColumns, seen: dict[str, str]) -> Iterator[str]:
-    for clip_id in columns.clip_ids:
+def _problems_of_ids(shard: Shard, columns: ClipColumns, seen: dict[str, str]) -> Iterator[str]:
+    for clip_id in map(bytes.decode, columns.clip_ids.tolist()):
         if clip_id in seen:
             yield f"{shard.path}: clip {clip_id!r} is in {seen[clip_id]} too; pack again"
         seen[clip_id] = shard.path.name
 
 
-def _problems_of_clips(shard: Shard, columns: ShardColumns, report: Callable[[int], None]) -> Iterator[str]:
-    for row, clip_id in enumerate(columns.clip_ids):
+def _problems_of_clips(shard: Shard, columns: ClipColumns, report: Callable[[int], None]) -> Iterator[str]:
+    assert columns.crc32 is not None  # noqa: S101 - our own shards always have them
+    for row, clip_id in enumerate(map(bytes.decode, columns.clip_ids.tolist())):
         try:
             waveform = shard.read_waveform(row, int(columns.crc32[row]))
         except PackError as error:

@@ -263,7 +263,8 @@ def read():
     columns = pack.columns
     clips = [pack.read_waveform(index).tobytes() for index in range(16, 20)]
     pack.close()
-    return columns.clip_ids[16:], columns.target[16:].tobytes(), columns.n_samples[16:].tobytes(), clips
+    targets = columns.targets.dense()[16:].tobytes()
+    return columns.clip_ids[16:].tolist(), targets, columns.n_samples[16:].tobytes(), clips
 
 expected = read()
 rng = random.Random(0)

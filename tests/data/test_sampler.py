@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from epanns.data.sampler import StepBatches, sequential_batches
+from epanns.data.targets import SparseTargets
 from epanns.errors import ConfigError, PackError
 
 # Class 0 has one clip, class 1 three, class 2 none, class 3 five; clip 8 has two labels, clip 9 none.
@@ -16,7 +17,12 @@ TARGETS[0, 0] = TARGETS[1:4, 1] = TARGETS[4:9, 3] = TARGETS[8, 1] = True
 def drawn(sampler, *, batch_size=5, seed=3, first_step=0, last_step=12, targets=TARGETS):
     return list(
         StepBatches(
-            targets, sampler=sampler, batch_size=batch_size, seed=seed, first_step=first_step, last_step=last_step
+            SparseTargets.from_dense(targets),
+            sampler=sampler,
+            batch_size=batch_size,
+            seed=seed,
+            first_step=first_step,
+            last_step=last_step,
         )
     )
 
@@ -47,7 +53,9 @@ def test_batches_depend_on_the_seed(sampler):
 
 @pytest.mark.parametrize("sampler", ["balanced", "shuffled"])
 def test_batches_may_be_drawn_again_and_have_a_length(sampler):
-    batches = StepBatches(TARGETS, sampler=sampler, batch_size=4, seed=0, first_step=2, last_step=7)
+    batches = StepBatches(
+        SparseTargets.from_dense(TARGETS), sampler=sampler, batch_size=4, seed=0, first_step=2, last_step=7
+    )
     assert list(batches) == list(batches)
     assert len(batches) == 5
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from epanns.cli.options import EXISTING, PATH, EpannsCommand, emit, json_option, out_option, progress_counter
+from epanns.cli.options import EXISTING, PATH, EpannsCommand, emit, json_option, log, out_option, progress_counter
 
 if TYPE_CHECKING:
     from epanns.data.manifest import Manifest
@@ -97,4 +97,6 @@ def _write(manifest: "Manifest", out: Path, as_json: bool) -> None:
         text += f"\n{len(manifest.missing)} files were not found; they are listed in {missing_path(out)}"
     if manifest.ignored:
         text += f"\n{manifest.ignored} files were passed over: not audio, not listed, or outside the layout"
-    emit({**counts, "manifest": str(out)}, text, as_json)
+    for note in manifest.notes:
+        log(f"note: {note}")
+    emit({**counts, "notes": list(manifest.notes), "manifest": str(out)}, text, as_json)

@@ -2,48 +2,30 @@
 
 A manifest is four files: ``NAME.csv`` with the clips that were found, ``NAME.missing.csv`` with those that were not,
 ``NAME.labels.csv`` with the class order, and ``NAME.info.json`` with the counts. Any tool can write them; importers
-for known layouts are beside this module. Reading is in `epanns.data.manifest_reader`.
+for known layouts are beside this module. The rules for clips are in `epanns.data.clip`, reading is in
+`epanns.data.manifest_reader`.
 """
 
 import csv
+import functools
 import io
 import json
-from collections import Counter
-from collections.abc import Sequence
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 from epanns import atomic
+from epanns.data.clip import LABEL_SEPARATOR, LONGEST_CLIP_ID, Clip, ClipCheck
 from epanns.errors import DataError, OutputError
 from epanns.labels import LabelSet
 
+__all__ = ["LABEL_SEPARATOR", "LONGEST_CLIP_ID", "Clip", "Manifest", "write_manifest"]
+
 COLUMNS = ["clip_id", "path", "start", "duration", "labels", "split", "fold"]
-LABEL_SEPARATOR = ";"
-LONGEST_CLIP_ID = 1024  # bytes of UTF-8; every row of a pack's audio_name is as long as the longest
-
-
-@dataclass(frozen=True, slots=True)
-class Clip:
-    """One row of a manifest.
-
-    Attributes:
-        clip_id: Unique in the manifest.
-        path: The audio file, absolute; text, since millions of `Path` objects would not fit in memory.
-        labels: Names of the classes that are heard.
-        split: Such as ``train``, ``val``, ``test`` or ``fold1``.
-        start: Where the clip begins in the file, in seconds; None for the beginning.
-        duration: Seconds from there; None for all that follows.
-        fold: Number of the cross-validation fold, where the data set has folds.
-    """
-
-    clip_id: str
-    path: str
-    labels: tuple[str, ...]
-    split: str
-    start: float | None = None
-    duration: float | None = None
-    fold: int | None = None
+_ROWS_AT_ONCE = 4096
 
 
 @dataclass(frozen=True)
@@ -56,6 +38,7 @@ class Manifest:
         clips: Those whose file was found.
         missing: Those that the data set's own lists name and whose file was not found.
         ignored: Files below the data set's folder that no importer can use, counted.
+        notes: What people should know of it, one sentence each.
     """
 
     dataset: str
@@ -63,21 +46,26 @@ class Manifest:
     clips: tuple[Clip, ...]
     missing: tuple[Clip, ...] = ()
     ignored: int = 0
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        problems = _problems_of([*self.clips, *self.missing], self.labels)
-        if problems:
-            others = f" (and {len(problems) - 1} more such problems)" if len(problems) > 1 else ""
-            raise DataError(f"{self.dataset}, {problems[0]}{others}")
+        check = ClipCheck(self.labels)
+        parts = (self.clips, "row"), (self.missing, "missing row")
+        for clips, row in parts:
+            deque(check.passing(clips, row), maxlen=0)
+        try:
+            check.finish(*parts)
+        except DataError as error:
+            raise DataError(f"{self.dataset}, {error}") from error
 
-    @property
+    @functools.cached_property
     def splits(self) -> dict[str, int]:
         """Clips of each split, missing ones included."""
-        return dict(sorted(Counter(clip.split for clip in (*self.clips, *self.missing)).items()))
+        return dict(sorted(Counter(clip.split for clip in chain(self.clips, self.missing)).items()))
 
     def summary(self) -> dict[str, Any]:
-        """Return the counts that `epanns data` prints."""
-        return {
+        """Return the counts that `epanns data` prints, and the notes if there are any."""
+        counts = {
             "dataset": self.dataset,
             "expected": len(self.clips) + len(self.missing),
             "found": len(self.clips),
@@ -86,56 +74,7 @@ class Manifest:
             "classes": len(self.labels),
             "splits": self.splits,
         }
-
-
-def _problems_of(clips: Sequence[Clip], labels: LabelSet) -> list[str]:
-    """Return what is wrong with the clips as a set; ``row 1`` is the first clip."""
-    known = set(labels.names) | {mid for mid in labels.mids if mid}
-    first_rows: dict[str, int] = {}
-    problems = []
-    for row, clip in enumerate(clips, start=1):
-        earlier = first_rows.setdefault(clip.clip_id, row)
-        if earlier != row:
-            problems.append(_repetition(clip, row, clips[earlier - 1], earlier))
-        problem = _problem_of_clip(clip, known)
-        if problem:
-            problems.append(f"row {row}: {problem}")
-    return problems
-
-
-def _repetition(clip: Clip, row: int, other: Clip, earlier: int) -> str:
-    if clip.split != other.split:
-        return (
-            f"rows {earlier} and {row}: clip_id {clip.clip_id!r} is in the splits {other.split!r} and {clip.split!r}: "
-            "a leak; keep it in one"
-        )
-    return f"rows {earlier} and {row}: clip_id {clip.clip_id!r} stands twice; clip ids must be unique"
-
-
-def _problem_of_clip(clip: Clip, known: set[str]) -> str | None:
-    """Return the first thing wrong with one clip."""
-    problem = _problem_of_text("clip_id", clip.clip_id) or _problem_of_text("path", clip.path)
-    if problem:
-        return problem
-    if len(clip.clip_id.encode()) > LONGEST_CLIP_ID:
-        return f"clip_id {clip.clip_id[:40]!r}... is longer than {LONGEST_CLIP_ID} bytes; shorten it"
-    if not clip.split or clip.split != clip.split.strip():
-        return f"split {clip.split!r} of {clip.clip_id!r} must be a name such as train, val, test or fold1"
-    if not clip.labels:
-        return f"clip {clip.clip_id!r} has no labels; give at least one or remove it"
-    unknown = [label for label in clip.labels if label not in known]
-    if unknown:
-        return f"unknown label {unknown[0]!r} of clip {clip.clip_id!r}: not among the {len(known)} classes"
-    if len(set(clip.labels)) != len(clip.labels):
-        return f"clip {clip.clip_id!r} names a label twice: {LABEL_SEPARATOR.join(clip.labels)!r}"
-    return None
-
-
-def _problem_of_text(column: str, text: str) -> str | None:
-    """Refuse what HDF5's fixed-length UTF-8 or a CSV line could not hold."""
-    if not text or text != text.strip() or not text.isprintable():
-        return f"{column} {text!r} must be printable text without blanks around it; rename the file or the clip"
-    return None
+        return {**counts, "notes": list(self.notes)} if self.notes else counts
 
 
 def labels_path(manifest: Path) -> Path:
@@ -163,28 +102,47 @@ def write_manifest(manifest: Manifest, path: Path) -> None:
     for label in manifest.labels.names:
         if LABEL_SEPARATOR in label:
             raise DataError(f"label {label!r} holds {LABEL_SEPARATOR!r}, which separates labels; rename it")
-    texts = {
-        labels_path(path): manifest.labels.to_csv(),
-        missing_path(path): _csv_text(manifest.missing, path.parent),
-        info_path(path): json.dumps(manifest.summary(), indent=2, ensure_ascii=False) + "\n",
-        path: _csv_text(manifest.clips, path.parent),  # last: a manifest that exists is complete
-    }
-    for file, text in texts.items():
-        if file.exists() and (not file.is_file() or file.read_bytes() != text.encode()):
-            raise OutputError(f"{file} exists already and holds something else: choose another --out or delete it")
-    for file, text in texts.items():
-        if not file.exists():
-            atomic.write_text(file, text)
+    existing = [file for file, text in _files_of(manifest, path) if _exists_with(file, text)]
+    for file, text in _files_of(manifest, path):
+        if file not in existing:
+            with atomic.replacing(file) as partial, partial.open("wb") as written:
+                written.writelines(text)
 
 
-def _csv_text(clips: Sequence[Clip], folder: Path) -> str:
+def _files_of(manifest: Manifest, path: Path) -> Iterator[tuple[Path, Iterator[bytes]]]:
+    """Yield every file with its text, piece by piece; the CSV last: a manifest that exists is complete."""
+    yield labels_path(path), iter([manifest.labels.to_csv().encode()])
+    yield missing_path(path), _csv_text(manifest.missing, path.parent)
+    yield info_path(path), iter([(json.dumps(manifest.summary(), indent=2, ensure_ascii=False) + "\n").encode()])
+    yield path, _csv_text(manifest.clips, path.parent)
+
+
+def _exists_with(file: Path, text: Iterable[bytes]) -> bool:
+    """Whether the file is there; refuse one that holds something else."""
+    if not file.exists():
+        return False
+    same = file.is_file()
+    if same:
+        with file.open("rb") as held:
+            same = all(held.read(len(piece)) == piece for piece in text) and not held.read(1)
+    if not same:
+        raise OutputError(f"{file} exists already and holds something else: choose another --out or delete it")
+    return True
+
+
+def _csv_text(clips: Iterable[Clip], folder: Path) -> Iterator[bytes]:
     base = f"{folder.resolve()}/"
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    for clip in clips:
-        path = clip.path.removeprefix(base)
-        times = ["" if seconds is None else repr(seconds) for seconds in (clip.start, clip.duration)]
-        fold = "" if clip.fold is None else clip.fold
-        writer.writerow([clip.clip_id, path, *times, LABEL_SEPARATOR.join(clip.labels), clip.split, fold])
-    return text.getvalue()
+    rows: Iterator[list[str]] = chain([COLUMNS], (_row_of(clip, base) for clip in clips))
+    while True:
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows(islice(rows, _ROWS_AT_ONCE))
+        if not text.tell():
+            return
+        yield text.getvalue().encode()
+
+
+def _row_of(clip: Clip, base: str) -> list[str]:
+    times = ["" if seconds is None else repr(seconds) for seconds in (clip.start, clip.duration)]
+    fold = "" if clip.fold is None else str(clip.fold)
+    path = clip.path.removeprefix(base)
+    return [clip.clip_id, path, *times, LABEL_SEPARATOR.join(clip.labels), clip.split, fold]

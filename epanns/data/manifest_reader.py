@@ -1,104 +1,199 @@
-"""Strict reading of manifests; the format and writing are in `epanns.data.manifest`."""
+"""Strict reading of manifests of any length; the format and writing are in `epanns.data.manifest`."""
 
 import csv
 import json
 import math
+from collections import Counter
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
-from epanns.data.manifest import (
-    COLUMNS,
-    LABEL_SEPARATOR,
-    Clip,
-    Manifest,
-    info_path,
-    labels_path,
-    missing_path,
-)
+from epanns import atomic
+from epanns.data.clip import LABEL_SEPARATOR, Clip, ClipCheck, clip_id_bytes
+from epanns.data.manifest import COLUMNS, Manifest, info_path, labels_path, missing_path
 from epanns.errors import DataError
 from epanns.labels import LabelSet
 
 
-def read_manifest(path: Path) -> Manifest:
-    """Read a manifest and the files beside it.
+@dataclass(frozen=True)
+class SplitCounts:
+    """Clips of one split.
 
-    ``NAME.missing.csv`` and ``NAME.info.json`` may be absent, so that a manifest can be written by hand;
-    the class order in ``NAME.labels.csv`` may not.
+    Attributes:
+        found: Rows of the manifest.
+        missing: Rows of ``NAME.missing.csv``.
+        longest_clip_id: Bytes of UTF-8, over the found clips; 0 where there is none.
+    """
+
+    found: int
+    missing: int
+    longest_clip_id: int
+
+
+class ManifestFile:
+    """A manifest on disk whose clips are read as a stream, as often as needed.
+
+    Attributes:
+        path: The CSV file.
+        dataset: Name of the data set, as results will cite it.
+        labels: All classes, in the order of a tagger's outputs.
+        ignored: Files below the data set's folder that the importer could not use, counted.
+        notes: What people should know of it, one sentence each.
+        splits: What each split has, by name.
+        sha256: Of the CSV file's bytes, in hexadecimal.
+    """
+
+    path: Path
+    dataset: str
+    labels: LabelSet
+    ignored: int
+    notes: tuple[str, ...]
+    splits: dict[str, SplitCounts]
+    sha256: str
+
+    def __init__(self, path: Path) -> None:
+        """Read the manifest and the files beside it once from end to end, and check every rule.
+
+        ``NAME.missing.csv`` and ``NAME.info.json`` may be absent, so that a manifest can be written by hand;
+        the class order in ``NAME.labels.csv`` may not. Memory: 8 bytes a row, until the check is done.
+
+        Raises:
+            DataError: If a file is unreadable or a row breaks a rule; file, row and remedy are named.
+        """
+        self.path = path
+        self._stamp = _stamp_of(path)
+        if not labels_path(path).is_file():
+            raise DataError(
+                f"{labels_path(path)} is missing: write the classes in output order beside {path.name}, "
+                "first line index,mid,display_name (mid may be empty)"
+            )
+        self.labels = LabelSet.from_csv(labels_path(path))
+        self.dataset, self.ignored, self.notes = _read_info(path)
+        self.splits = self._check()
+        self.sha256 = atomic.sha256_of(path)
+        self._refuse_change()
+
+    def clips(self, splits: Collection[str] = ()) -> Iterator[Clip]:
+        """Yield the clips that were found, in the file's order.
+
+        Args:
+            splits: Only clips of these; all where empty.
+
+        Raises:
+            DataError: If the file is no longer the one that was checked.
+        """
+        self._refuse_change()
+        for clip in _read_clips(self.path):
+            if not splits or clip.split in splits:
+                yield clip
+        self._refuse_change()
+
+    def missing(self) -> Iterator[Clip]:
+        """Yield the clips that were not found."""
+        if missing_path(self.path).exists():
+            yield from _read_clips(missing_path(self.path))
+
+    def _check(self) -> dict[str, SplitCounts]:
+        check = ClipCheck(self.labels)
+        longest: dict[str, int] = {}
+        found: Counter[str] = Counter()
+        for clip in check.passing(_read_clips(self.path)):
+            found[clip.split] += 1
+            longest[clip.split] = max(longest.get(clip.split, 0), clip_id_bytes(clip))
+        missing = Counter(clip.split for clip in check.passing(self.missing(), "missing row"))
+        try:
+            check.finish((_read_clips(self.path), "row"), (self.missing(), "missing row"))
+        except DataError as error:
+            raise DataError(f"{self.path}: {self.dataset}, {error}") from error
+        return {
+            split: SplitCounts(found[split], missing[split], longest.get(split, 0))
+            for split in sorted(found.keys() | missing.keys())
+        }
+
+    def _refuse_change(self) -> None:
+        if _stamp_of(self.path) != self._stamp:
+            raise DataError(f"{self.path}: changed while it was in use; run the command again")
+
+
+def read_manifest(path: Path) -> Manifest:
+    """Read a manifest whole; `ManifestFile` is for those of any length.
 
     Raises:
         DataError: If a file is unreadable or a row breaks a rule; file, row and remedy are named.
     """
-    clips = _read_clips(path)
-    if not labels_path(path).is_file():
-        raise DataError(
-            f"{labels_path(path)} is missing: write the classes in output order beside {path.name}, "
-            "first line index,mid,display_name (mid may be empty)"
-        )
-    labels = LabelSet.from_csv(labels_path(path))
-    missing = _read_clips(missing_path(path)) if missing_path(path).exists() else ()
-    dataset, ignored = _read_info(path)
+    file = ManifestFile(path)
+    return Manifest(file.dataset, file.labels, tuple(file.clips()), tuple(file.missing()), file.ignored, file.notes)
+
+
+def _stamp_of(path: Path) -> tuple[int, int, int]:
+    """Return what changes when a file does: its number, length and time of change."""
     try:
-        return Manifest(dataset, labels, clips, missing, ignored)
-    except DataError as error:
-        raise DataError(f"{path}: {error}") from error
+        state = path.stat()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read as a manifest ({error})") from error
+    return state.st_ino, state.st_size, state.st_mtime_ns
 
 
-def _read_clips(path: Path) -> tuple[Clip, ...]:
+def _read_clips(path: Path) -> Iterator[Clip]:
+    base = f"{path.parent.resolve()}/"
+    rows = _read_rows(path)
+    header = next(rows, [])
+    if header != COLUMNS:
+        first = ",".join(header)[:80]
+        raise DataError(f"{path}: first line must be {','.join(COLUMNS)}, is {first!r}; make it with `epanns data`")
+    for number, row in enumerate(rows, start=1):
+        yield _clip_of(row, base, path, number)
+
+
+def _read_rows(path: Path) -> Iterator[list[str]]:
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = list(csv.reader(file, strict=True))
+            yield from csv.reader(file, strict=True)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path}: cannot be read as a manifest ({error})") from error
-    if not rows or rows[0] != COLUMNS:
-        first = ",".join(rows[0])[:80] if rows else ""
-        raise DataError(f"{path}: first line must be {','.join(COLUMNS)}, is {first!r}; make it with `epanns data`")
-    base = path.parent.resolve()
-    return tuple(_clip_of(row, base, f"{path}, row {number}") for number, row in enumerate(rows[1:], start=1))
 
 
-def _clip_of(row: list[str], base: Path, where: str) -> Clip:
+def _clip_of(row: list[str], base: str, file: Path, number: int) -> Clip:
     if len(row) != len(COLUMNS):
-        raise DataError(f"{where}: has {len(row)} fields, must have {len(COLUMNS)}: {','.join(COLUMNS)}")
+        raise DataError(f"{file}, row {number}: has {len(row)} fields, must have {len(COLUMNS)}: {','.join(COLUMNS)}")
     clip_id, path, start, duration, labels, split, fold = row
-    if not path:
-        raise DataError(f"{where}: path is empty; name the audio file of clip {clip_id!r}")
-    return Clip(
-        clip_id=clip_id,
-        path=path if path.startswith("/") else f"{base}/{path}",
-        labels=tuple(labels.split(LABEL_SEPARATOR)) if labels else (),
-        split=split,
-        start=_seconds(start, "start", where, least=0.0),
-        duration=_seconds(duration, "duration", where, least=1e-6),
-        fold=_fold(fold, where),
-    )
+    try:
+        if not path:
+            raise ValueError(f"path is empty; name the audio file of clip {clip_id!r}")
+        return Clip(
+            clip_id,
+            path if path.startswith("/") else base + path,
+            tuple(labels.split(LABEL_SEPARATOR)) if labels else (),
+            split,
+            _seconds(start, "start", least=0.0) if start else None,
+            _seconds(duration, "duration", least=1e-6) if duration else None,
+            _fold(fold) if fold else None,
+        )
+    except ValueError as error:
+        raise DataError(f"{file}, row {number}: {error}") from error
 
 
-def _seconds(text: str, column: str, where: str, *, least: float) -> float | None:
-    if not text:
-        return None
+def _seconds(text: str, column: str, *, least: float) -> float:
     try:
         seconds = float(text)
     except ValueError:
         seconds = math.nan
     if not least <= seconds < math.inf:
-        raise DataError(
-            f"{where}: {column} {text!r} must be seconds of at least {least:g}, or empty for the whole file"
-        )
+        raise ValueError(f"{column} {text!r} must be seconds of at least {least:g}, or empty for the whole file")
     return seconds
 
 
-def _fold(text: str, where: str) -> int | None:
-    if not text:
-        return None
+def _fold(text: str) -> int:
     if not (text.isascii() and text.isdigit()):
-        raise DataError(f"{where}: fold {text!r} must be a whole number, or empty")
+        raise ValueError(f"fold {text!r} must be a whole number, or empty")
     return int(text)
 
 
-def _read_info(path: Path) -> tuple[str, int]:
-    """Return the data set's name and its count of ignored files; the manifest's own name where there is no info."""
+def _read_info(path: Path) -> tuple[str, int, tuple[str, ...]]:
+    """Return the data set's name, its count of ignored files and its notes; the file's own name without an info."""
     info = info_path(path)
     if not info.exists():
-        return path.stem, 0
+        return path.stem, 0, ()
     try:
         given = json.loads(info.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -106,5 +201,9 @@ def _read_info(path: Path) -> tuple[str, int]:
     dataset = given.get("dataset") if isinstance(given, dict) else None
     if not isinstance(dataset, str) or not dataset:
         raise DataError(f'{info}: must be an object with "dataset", the name of the data set')
-    ignored = given.get("ignored", 0)
-    return dataset, ignored if isinstance(ignored, int) else 0
+    ignored, notes = given.get("ignored", 0), given.get("notes", [])
+    return (
+        dataset,
+        ignored if isinstance(ignored, int) else 0,
+        tuple(map(str, notes)) if isinstance(notes, list) else (),
+    )

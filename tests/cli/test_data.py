@@ -27,6 +27,7 @@ def test_esc50_prints_its_counts_as_json(epanns, esc, tmp_path):
         "ignored": 0,
         "classes": 2,
         "splits": {"fold1": 1, "fold2": 2},
+        "notes": [],
         "manifest": str(tmp_path / "m.csv"),
     }
     assert len((tmp_path / "m.csv").read_text().splitlines()) == 3

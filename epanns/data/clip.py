@@ -1,0 +1,131 @@
+"""One clip of a data set, and the rules that clips must keep, checked for millions of them in little memory."""
+
+from array import array
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from epanns.errors import DataError
+from epanns.labels import LabelSet
+
+LABEL_SEPARATOR = ";"
+LONGEST_CLIP_ID = 1024  # bytes of UTF-8; every row of a pack's audio_name is as long as the longest
+
+
+@dataclass(frozen=True, slots=True)
+class Clip:
+    """One row of a manifest.
+
+    Attributes:
+        clip_id: Unique in the manifest.
+        path: The audio file, absolute; text, since millions of `Path` objects would not fit in memory.
+        labels: Names of the classes that are heard.
+        split: Such as ``train``, ``val``, ``test`` or ``fold1``.
+        start: Where the clip begins in the file, in seconds; None for the beginning.
+        duration: Seconds from there; None for all that follows.
+        fold: Number of the cross-validation fold, where the data set has folds.
+    """
+
+    clip_id: str
+    path: str
+    labels: tuple[str, ...]
+    split: str
+    start: float | None = None
+    duration: float | None = None
+    fold: int | None = None
+
+
+class ClipCheck:
+    """Looks at the clips of a data set as they pass by: first those that were found, then those that are missing.
+
+    Of each clip 8 bytes are kept, a hash of its id. Only where two hashes are equal does `finish` read the clips again,
+    to see whether the ids are.
+    """
+
+    def __init__(self, labels: LabelSet) -> None:
+        self._known = frozenset(labels.names) | frozenset(mid for mid in labels.mids if mid)
+        self._num_classes = len(labels)
+        self._hashes = array("q")
+        self._first: tuple[int, str] | None = None  # place among all clips, text
+        self._n_problems = 0
+
+    def passing(self, clips: Iterable[Clip], row: str = "row") -> Iterator[Clip]:
+        """Yield the clips, looking at each; the first is called ``row 1`` in messages."""
+        for number, clip in enumerate(clips, start=1):
+            problem = self._problem_of(clip)
+            if problem is not None:
+                self._note(len(self._hashes), f"{row} {number}: {problem}")
+            self._hashes.append(hash(clip.clip_id))
+            yield clip
+
+    def finish(self, *parts: tuple[Iterable[Clip], str]) -> None:
+        """Refuse clips that break a rule.
+
+        Args:
+            parts: The same clips and names of rows, in the order in which they passed by, for a second look.
+
+        Raises:
+            DataError: If there are any; the first problem is named, the others are counted.
+        """
+        hashes = np.frombuffer(self._hashes, np.int64) if self._hashes else np.empty(0, np.int64)
+        hashes.sort()  # in place: places no longer matter
+        suspects = frozenset(hashes[1:][hashes[1:] == hashes[:-1]].tolist())
+        if suspects:
+            self._note_repetitions(suspects, parts)
+        if self._first is not None:
+            others = f" (and {self._n_problems - 1} more such problems)" if self._n_problems > 1 else ""
+            raise DataError(f"{self._first[1]}{others}")
+
+    def _note(self, place: int, problem: str) -> None:
+        self._n_problems += 1
+        if self._first is None or place <= self._first[0]:
+            self._first = place, problem
+
+    def _note_repetitions(self, suspects: frozenset[int], parts: Iterable[tuple[Iterable[Clip], str]]) -> None:
+        earlier: dict[str, tuple[str, int, str]] = {}
+        rows = ((clip, row, number) for clips, row in parts for number, clip in enumerate(clips, start=1))
+        for place, (clip, row, number) in enumerate(rows):
+            if hash(clip.clip_id) not in suspects:
+                continue
+            first_row, first_number, split = earlier.setdefault(clip.clip_id, (row, number, clip.split))
+            if (first_row, first_number) == (row, number):
+                continue
+            where = f"{row}s {first_number} and" if first_row == row else f"{first_row} {first_number} and {row}"
+            self._note(place, f"{where} {number}: clip_id {clip.clip_id!r} {_repetition(split, clip.split)}")
+
+    def _problem_of(self, clip: Clip) -> str | None:
+        """Return the first thing wrong with one clip."""
+        problem = _problem_of_text("clip_id", clip.clip_id) or _problem_of_text("path", clip.path)
+        if problem:
+            return problem
+        if clip_id_bytes(clip) > LONGEST_CLIP_ID:
+            return f"clip_id {clip.clip_id[:40]!r}... is longer than {LONGEST_CLIP_ID} bytes; shorten it"
+        if not clip.split or clip.split != clip.split.strip():
+            return f"split {clip.split!r} of {clip.clip_id!r} must be a name such as train, val, test or fold1"
+        if not clip.labels:
+            return f"clip {clip.clip_id!r} has no labels; give at least one or remove it"
+        if not self._known.issuperset(clip.labels):
+            unknown = next(label for label in clip.labels if label not in self._known)
+            return f"unknown label {unknown!r} of clip {clip.clip_id!r}: not among the {self._num_classes} classes"
+        if len(set(clip.labels)) != len(clip.labels):
+            return f"clip {clip.clip_id!r} names a label twice: {LABEL_SEPARATOR.join(clip.labels)!r}"
+        return None
+
+
+def clip_id_bytes(clip: Clip) -> int:
+    """Return the length of a clip's id in UTF-8."""
+    return len(clip.clip_id) if clip.clip_id.isascii() else len(clip.clip_id.encode())
+
+
+def _repetition(split: str, other: str) -> str:
+    if split != other:
+        return f"is in the splits {split!r} and {other!r}: a leak; keep it in one"
+    return "stands twice; clip ids must be unique"
+
+
+def _problem_of_text(column: str, text: str) -> str | None:
+    """Refuse what HDF5's fixed-length UTF-8 or a CSV line could not hold."""
+    if not text or text != text.strip() or not text.isprintable():
+        return f"{column} {text!r} must be printable text without blanks around it; rename the file or the clip"
+    return None

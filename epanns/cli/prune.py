@@ -19,7 +19,12 @@ _CALIBRATION_BATCH = 16
 @click.command("prune", cls=EpannsCommand)
 @click.argument("checkpoint", type=EXISTING)
 @out_option("Checkpoint folder to write; must not exist.")
-@click.option("--criterion", default="l1", show_default=True, help="Which filters matter: l1, l2 or random.")
+@click.option(
+    "--criterion",
+    default="l1",
+    show_default=True,
+    help="Which filters matter: l1, l2, opnorm, opnorm_invariant, fpgm, cosine, centrality, bn or random.",
+)
 @click.option("--ratio", type=float, help="Fraction of the channels removed from each layer, in (0, 1).")
 @click.option("--ratios", type=EXISTING, help="Instead: TOML or JSON file with `layer = ratio`, layers or blocks.")
 @click.option("--layers", help="With --ratio: comma-separated layers or blocks.  [default: every convolution]")

@@ -1,29 +1,15 @@
 """Which filters of a layer matter: one small function per criterion. How many stay is `allocation`'s question."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from epanns.errors import PruningError, did_you_mean
+from epanns.pruning.layer_filters import LayerFilters
+from epanns.pruning.operator_norm import opnorm, opnorm_invariant
+from epanns.pruning.similarity import centrality, cosine, fpgm
 from epanns.seeding import torch_generator
-
-
-@dataclass(frozen=True)
-class LayerFilters:
-    """What a criterion may look at.
-
-    Attributes:
-        name: Layer name, such as ``conv_block4.conv1``.
-        weight: ``(filters, in_channels, *kernel)``, float64 on the CPU, unpruned.
-        seed: Of the whole plan; a criterion that draws numbers derives its own from it and `name`.
-    """
-
-    name: str
-    weight: Tensor
-    seed: int
-
 
 # Every criterion returns one importance per filter, ``(filters,)`` float64; higher = keep.
 Criterion = Callable[[LayerFilters], Tensor]
@@ -39,13 +25,36 @@ def l2(filters: LayerFilters) -> Tensor:
     return filters.weight.flatten(1).square().sum(dim=1).sqrt()
 
 
+def bn(filters: LayerFilters) -> Tensor:
+    """Absolute factor of the batch norm that follows (Liu et al. 2017, arXiv 1708.06519, section 3).
+
+    Raises:
+        PruningError: If no batch norm follows the layer.
+    """
+    if filters.scale is None:
+        raise PruningError(
+            f"{filters.name}: no batch norm follows it, so criterion 'bn' cannot rank it; choose another"
+        )
+    return filters.scale.abs()
+
+
 def random(filters: LayerFilters) -> Tensor:
     """Uniform in [0, 1), from the seed and the layer's name: the control every other criterion must beat."""
     generator = torch_generator("random criterion", filters.seed, filters.name)
     return torch.rand(len(filters.weight), dtype=torch.float64, generator=generator)
 
 
-CRITERIA: dict[str, Criterion] = {"l1": l1, "l2": l2, "random": random}
+CRITERIA: dict[str, Criterion] = {
+    "l1": l1,
+    "l2": l2,
+    "opnorm": opnorm,
+    "opnorm_invariant": opnorm_invariant,
+    "fpgm": fpgm,
+    "cosine": cosine,
+    "centrality": centrality,
+    "bn": bn,
+    "random": random,
+}
 
 
 def criterion_named(name: str) -> Criterion:

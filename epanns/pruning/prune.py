@@ -4,15 +4,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from epanns.errors import PruningError
 from epanns.models.cnn import Cnn
 from epanns.models.recipe import with_step
 from epanns.models.tensors import shape_difference
 from epanns.pruning.allocation import ratio_per_layer, remaining_width, select_layers
-from epanns.pruning.criteria import LayerFilters, criterion_named, most_important
+from epanns.pruning.criteria import criterion_named, most_important
 from epanns.pruning.engine import remove_channels
+from epanns.pruning.layer_filters import LayerFilters
 from epanns.pruning.plan import PruningPlan, compose
 
 
@@ -140,7 +141,12 @@ def _protected(model: Cnn) -> dict[str, str]:
 
 def _filters(model: Cnn, layer: str, seed: int) -> LayerFilters:
     weight = model.get_submodule(layer).get_parameter("weight")
-    return LayerFilters(layer, weight.detach().to("cpu", torch.float64), seed)
+    scale = model.get_submodule(layer.replace(".conv", ".bn")).get_parameter("weight")
+    return LayerFilters(layer, _exact(weight), seed, _exact(scale))
+
+
+def _exact(parameter: Tensor) -> Tensor:
+    return parameter.detach().to("cpu", torch.float64)
 
 
 def _refuse_unprunable(model: nn.Module) -> None:

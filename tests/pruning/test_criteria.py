@@ -3,13 +3,16 @@ import pytest
 import torch
 
 from epanns.errors import PruningError
-from epanns.pruning.criteria import CRITERIA, LayerFilters, criterion_named, most_important
+from epanns.pruning.criteria import CRITERIA, criterion_named, most_important
+from epanns.pruning.layer_filters import LayerFilters
 
 WEIGHT = torch.randn(12, 5, 3, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+SCALE = torch.randn(12, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
+ORDER = torch.randperm(12, generator=torch.Generator().manual_seed(4))
 
 
-def scores(name, weight=WEIGHT, layer="conv_block1.conv1", seed=0):
-    return CRITERIA[name](LayerFilters(layer, weight, seed))
+def scores(name, weight=WEIGHT, layer="conv_block1.conv1", seed=0, scale=SCALE):
+    return CRITERIA[name](LayerFilters(layer, weight, seed, scale))
 
 
 @pytest.mark.parametrize("name", CRITERIA)
@@ -29,6 +32,83 @@ def test_norms_follow_a_permutation_and_scale_with_the_weights(name):
     order = torch.randperm(12, generator=torch.Generator().manual_seed(4))
     assert torch.equal(scores(name, WEIGHT[order]), scores(name)[order])
     torch.testing.assert_close(scores(name, 2.5 * WEIGHT), 2.5 * scores(name), rtol=1e-14, atol=0)
+
+
+@pytest.mark.parametrize("name", sorted(set(CRITERIA) - {"opnorm", "random"}))
+def test_criteria_follow_a_permutation_of_the_filters(name):
+    torch.testing.assert_close(scores(name, WEIGHT[ORDER], scale=SCALE[ORDER]), scores(name)[ORDER])
+
+
+@pytest.mark.parametrize("name", sorted(set(CRITERIA) - {"random"}))
+def test_criteria_keep_their_order_when_the_weights_grow(name):
+    assert torch.equal(scores(name, 7.5 * WEIGHT, scale=7.5 * SCALE).argsort(), scores(name).argsort())
+
+
+@pytest.mark.parametrize("name", sorted(CRITERIA))
+@pytest.mark.parametrize("shape", [(6, 1, 3, 3), (6, 4, 1, 1), (6, 4)], ids=["one input", "1x1", "linear"])
+def test_every_criterion_takes_every_shape_and_weights_of_zero(name, shape):
+    for weight in (torch.randn(shape, dtype=torch.float64), torch.zeros(shape, dtype=torch.float64)):
+        assert bool(scores(name, weight, scale=SCALE[:6]).isfinite().all())
+
+
+def slow_operator_norm(weight, *, with_signs):
+    """As the released scripts do it: one singular value decomposition per input channel."""
+    total = np.zeros(len(weight))
+    for channel in range(weight.shape[1]):
+        kernels = weight[:, channel].reshape(len(weight), -1).numpy()
+        centred = kernels - kernels.mean(axis=0)
+        left, _, right = np.linalg.svd(centred, full_matrices=False)
+        projection = centred @ (np.sign(left[0, 0]) * right[0])
+        total += projection if with_signs else projection**2
+    return total**2 / np.max(total**2) if with_signs else total
+
+
+@pytest.mark.parametrize("name", ["opnorm", "opnorm_invariant"])
+def test_operator_norms_equal_singular_value_decompositions(name):
+    expected = slow_operator_norm(WEIGHT, with_signs=name == "opnorm")
+    np.testing.assert_allclose(scores(name).numpy(), expected, rtol=1e-9)
+
+
+def test_the_released_operator_norm_prefers_whichever_filter_comes_first():
+    """Its known defect; see the docstring. The invariant form does not have it."""
+    weight = torch.randn(64, 64, 3, 3, dtype=torch.float64)
+    for shift in range(5):
+        assert int(scores("opnorm", weight.roll(shift, dims=0)).argmax()) == 0
+    kept = [set(scores("opnorm", weight[order]).topk(32).indices.tolist()) for order in (range(64), ORDER_OF_64)]
+    in_old_numbers = {int(ORDER_OF_64[index]) for index in kept[1]}
+    assert len(kept[0] & in_old_numbers) < 26  # of 32; chance is 16
+
+
+ORDER_OF_64 = torch.randperm(64, generator=torch.Generator().manual_seed(1))
+
+
+def test_fpgm_is_the_sum_of_distances():
+    flat = WEIGHT.flatten(1).numpy()
+    expected = [sum(np.linalg.norm(one - other) for other in flat) for one in flat]
+    np.testing.assert_allclose(scores("fpgm").numpy(), expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize("factor", [1.0, -0.9, 0.5])
+def test_of_two_filters_of_one_shape_the_weaker_goes_first(factor):
+    weight = WEIGHT.clone()
+    weight[7] = 0.99 * factor * weight[2]
+    assert int(scores("cosine", weight).argmin()) == 7
+    assert sorted(scores("cosine", weight).tolist()) == sorted([*range(11), 11])
+
+
+def test_the_filter_that_all_others_resemble_is_the_most_central():
+    shapes = torch.tensor([[1.0, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 1]], dtype=torch.float64)
+    weight = torch.einsum("nt,c->nct", shapes, torch.tensor([1.0, -2.0], dtype=torch.float64))
+    expected = [-1 / 3**0.5] * 3 + [-3 / 3**0.5]
+    np.testing.assert_allclose(scores("centrality", weight, scale=None).numpy(), expected, rtol=1e-12)
+
+
+def test_bn_ranks_by_the_size_of_the_factor_and_needs_one():
+    assert torch.equal(scores("bn"), SCALE.abs())
+    with pytest.raises(
+        PruningError, match=r"conv_block1\.conv1: no batch norm follows it, so criterion 'bn' cannot rank it"
+    ):
+        scores("bn", scale=None)
 
 
 def test_random_depends_on_seed_and_layer_alone():

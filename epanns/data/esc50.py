@@ -12,9 +12,10 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
-from epanns.audio.waveform import AUDIO_SUFFIXES
+from epanns.data.clip import Clip
 from epanns.data.csv_table import read_csv_table
-from epanns.data.manifest import Clip, Manifest
+from epanns.data.manifest import Manifest
+from epanns.data.sound_files import SoundsByStem, files_below, is_sound
 from epanns.errors import ConfigError, DataError
 from epanns.labels import LabelSet
 
@@ -69,7 +70,7 @@ def _read_csv_layout(root: Path) -> Manifest:
     lacking = [column for column in _NEEDED if column not in columns]
     if lacking:
         raise DataError(f"{table}: no column {', '.join(lacking)}; ESC-50's layout has {','.join(_NEEDED)}")
-    files = _audio_files(root / "audio")
+    sounds = SoundsByStem(root / "audio")
     named = {str(row["filename"]) for row in rows}
     clips: list[Clip] = []
     missing: list[Clip] = []
@@ -78,10 +79,10 @@ def _read_csv_layout(root: Path) -> Manifest:
         filename, category, fold = (str(row[column] or "") for column in ("filename", "category", "fold"))
         if not (filename and category and fold.isascii() and fold.isdigit()):
             raise DataError(f"{where}: filename {filename!r}, category {category!r}, fold {fold!r}: give all three")
-        path = _find(filename, files, named, where)
-        clip = Clip(filename, str(path or root / "audio" / filename), (category,), f"fold{int(fold)}", fold=int(fold))
+        path = sounds.find(filename, where, named=named)
+        clip = Clip(filename, path or f"{root}/audio/{filename}", (category,), f"fold{int(fold)}", fold=int(fold))
         (clips if path else missing).append(clip)
-    n_ignored = sum(map(len, files.values())) - len({clip.path for clip in clips})
+    n_ignored = sounds.n_files - len({clip.path for clip in clips})
     return Manifest(root.name, _labels_of(rows, table), tuple(clips), tuple(missing), n_ignored)
 
 
@@ -96,28 +97,6 @@ def _table_of(meta: Path) -> Path:
     return tables[0]
 
 
-def _audio_files(folder: Path) -> dict[str, list[Path]]:
-    """Return the audio files by stem."""
-    files: dict[str, list[Path]] = {}
-    for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() in AUDIO_SUFFIXES:
-            files.setdefault(path.stem, []).append(path)
-    return files
-
-
-def _find(filename: str, files: dict[str, list[Path]], named: set[str], where: str) -> Path | None:
-    """Return the file of that name, or of that stem: copies are often re-encoded while the CSV still says .wav.
-
-    A file that another row names is not taken for it.
-    """
-    candidates = files.get(Path(filename).stem, [])
-    exact = [path for path in candidates if path.name == Path(filename).name]
-    candidates = [path for path in candidates if path.name not in named]
-    if len(exact or candidates) > 1:
-        raise DataError(f"{where}: {filename} could be {' or '.join(map(str, exact or candidates))}; keep one")
-    return next(iter(exact or candidates), None)
-
-
 def _labels_of(rows: list[dict[str, str]], table: Path) -> LabelSet:
     """Return the categories in the order of their `target` numbers, or by name where there is no such column."""
     targets: dict[str, int] = {}
@@ -130,26 +109,26 @@ def _labels_of(rows: list[dict[str, str]], table: Path) -> LabelSet:
 
 
 def _read_folder_layout(root: Path) -> Manifest:
-    folders = _class_folders(root)
-    clips, n_ignored = [], 0
-    for folder, category in folders.items():
-        for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-            if path.suffix.lower() not in AUDIO_SUFFIXES or path.parent != folder:
-                n_ignored += 1
-                continue
-            match = _FOLD_FILE.fullmatch(path.name)
-            if not match:
-                raise DataError(f"{path}: the name must begin with the fold's number, as in 1-100032-A.ogg")
-            fold = int(match[1])
-            clips.append(Clip(path.relative_to(root).as_posix(), str(path), (category,), f"fold{fold}", fold=fold))
-    sounds = [path for paths in _audio_files(root).values() for path in paths]
-    outside = [path for path in sounds if folders.keys().isdisjoint(path.parents)]
-    n_ignored += len(outside)
-    return Manifest(root.name, LabelSet.of(list(folders.values())), tuple(clips), (), n_ignored)
+    categories = _class_folders(root)
+    clips: list[Clip] = []
+    missing: list[Clip] = []
+    n_ignored = 0
+    for path, is_there in files_below(root):
+        folder, _, name = path.partition("/")
+        if folder not in categories or "/" in name or not is_sound(path):
+            n_ignored += folder in categories or is_sound(path)
+            continue
+        match = _FOLD_FILE.fullmatch(name)
+        if not match:
+            raise DataError(f"{root}/{path}: the name must begin with the fold's number, as in 1-100032-A.ogg")
+        fold = int(match[1])
+        clip = Clip(path, f"{root}/{path}", (categories[folder],), f"fold{fold}", fold=fold)
+        (clips if is_there else missing).append(clip)
+    return Manifest(root.name, LabelSet.of(list(categories.values())), tuple(clips), tuple(missing), n_ignored)
 
 
-def _class_folders(root: Path) -> dict[Path, str]:
-    """Return folder -> class name, in the order of the folders' numbers."""
+def _class_folders(root: Path) -> dict[str, str]:
+    """Return name of the folder -> class name, in the order of the folders' numbers."""
     numbered: dict[int, tuple[Path, str]] = {}
     for path in sorted(root.iterdir() if root.is_dir() else []):
         match = _CLASS_FOLDER.fullmatch(path.name)
@@ -162,4 +141,4 @@ def _class_folders(root: Path) -> dict[Path, str]:
             f"{root}: neither ESC-50's layout (meta/esc50.csv and audio/) nor ESC-10's (folders like "
             "'001 - Dog bark'); for one folder per class without folds use `epanns data folder`"
         )
-    return {path: category for _, (path, category) in sorted(numbered.items())}
+    return {path.name: category for _, (path, category) in sorted(numbered.items())}

@@ -4,9 +4,10 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from epanns.audio.waveform import AUDIO_SUFFIXES
+from epanns.data.clip import LABEL_SEPARATOR, Clip
 from epanns.data.csv_table import read_csv_table
-from epanns.data.manifest import LABEL_SEPARATOR, Clip, Manifest
+from epanns.data.manifest import Manifest
+from epanns.data.sound_files import files_below, is_sound
 from epanns.errors import ConfigError, DataError
 from epanns.labels import LabelSet
 from epanns.seeding import numpy_generator
@@ -25,7 +26,7 @@ def read_folder(
     """Read class folders, or a CSV file.
 
     Folders: ``ROOT/CLASS/**/*.wav``, or ``ROOT/train/CLASS/...`` with splits above the classes; folders without sound
-    are passed over. CSV: the columns `path`
+    are passed over, links are followed, and one that leads nowhere is a missing clip. CSV: the columns `path`
     (relative to the CSV's folder) and `labels` (separated by ``;``), and if wanted `split` and `fold`. Classes are
     ordered by name.
 
@@ -49,18 +50,21 @@ def read_folder(
 
 
 def _read_class_folders(root: Path) -> Manifest:
-    files = {path.relative_to(root).parts: path for path in sorted(root.rglob("*")) if path.is_file()}
-    sounds = {parts: path for parts, path in files.items() if path.suffix.lower() in AUDIO_SUFFIXES}
+    files = {tuple(path.split("/")): is_there for path, is_there in files_below(root)}
+    sounds = {parts: is_there for parts, is_there in files.items() if is_sound("/".join(parts))}
     has_splits = _has_splits(root, sounds)
     depth = 1 if has_splits else 0
-    clips = []
-    for parts, path in sounds.items():
+    clips: list[Clip] = []
+    missing: list[Clip] = []
+    for parts, is_there in sounds.items():
         if len(parts) >= depth + 2:
+            path = "/".join(parts)
             split = _SPLIT_FOLDERS[parts[0].lower()] if has_splits else _WHOLE
-            clips.append(Clip("/".join(parts), str(path), (parts[depth],), split))
+            (clips if is_there else missing).append(Clip(path, f"{root}/{path}", (parts[depth],), split))
     if not clips:
         raise DataError(f"{root}: no audio files in class folders; expected such as {root.name}/dog/barking.wav")
-    return Manifest(root.name, _labels_of(clips), tuple(clips), (), len(files) - len(clips))
+    n_ignored = len(files) - len(clips) - len(missing)
+    return Manifest(root.name, _labels_of([*clips, *missing]), tuple(clips), tuple(missing), n_ignored)
 
 
 def _has_splits(root: Path, sounds: Iterable[tuple[str, ...]]) -> bool:

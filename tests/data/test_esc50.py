@@ -162,6 +162,16 @@ def test_what_lies_outside_numbered_folders_is_counted(folder_layout):
     assert (len(manifest.clips), manifest.ignored) == (1, 3)
 
 
+def test_numbered_folders_may_be_links_and_a_link_to_nowhere_is_missing(folder_layout, tmp_path):
+    root = folder_layout("001 - Dog/1-1-A.ogg", "../rain/2-3-A.ogg")
+    (root / "002 - Rain").symlink_to(tmp_path / "rain")
+    (root / "001 - Dog" / "3-1-A.ogg").symlink_to(tmp_path / "nothing.ogg")
+    manifest = read_esc50(root)
+    assert [clip.clip_id for clip in manifest.clips] == ["001 - Dog/1-1-A.ogg", "002 - Rain/2-3-A.ogg"]
+    assert [clip.clip_id for clip in manifest.missing] == ["001 - Dog/3-1-A.ogg"]
+    assert (manifest.ignored, manifest.splits) == (0, {"fold1": 1, "fold2": 1, "fold3": 1})
+
+
 def test_a_file_without_a_fold_is_refused(folder_layout):
     with pytest.raises(
         DataError, match=r"bark\.ogg: the name must begin with the fold's number, as in 1-100032-A\.ogg"

@@ -47,6 +47,21 @@ def test_folders_without_sound_do_not_hide_the_splits(tree):
     assert manifest.ignored == 1
 
 
+def test_classes_and_clips_may_be_links_and_a_link_to_nowhere_is_missing(tree, tmp_path):
+    root = tree("cat/a.wav", "cat/._a.wav")
+    (tmp_path / "dogs").mkdir()
+    (tmp_path / "dogs" / "b.wav").touch()
+    (root / "dog").symlink_to(tmp_path / "dogs")
+    (root / "cat" / "gone.wav").symlink_to(tmp_path / "nothing.wav")
+    manifest = read_folder(root)
+    assert [(clip.clip_id, clip.labels) for clip in manifest.clips] == [
+        ("cat/a.wav", ("cat",)),
+        ("dog/b.wav", ("dog",)),
+    ]
+    assert [clip.clip_id for clip in manifest.missing] == ["cat/gone.wav"]
+    assert manifest.ignored == 1
+
+
 def test_a_class_may_be_called_like_a_split(tree):
     assert read_folder(tree("train/a.wav", "tram/b.wav")).labels.names == ("train", "tram")
 

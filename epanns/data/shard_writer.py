@@ -1,9 +1,7 @@
 """Writing one HDF5 file of a pack; its schema is in `epanns.data.shard_schema`, reading in `epanns.data.shard`."""
 
 import itertools
-import os
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from epanns import atomic
+from epanns.data.new_hdf5 import new_hdf5
 from epanns.data.pack_format import ShardInfo
 from epanns.data.shard_schema import DTYPES, ShardShape
 
@@ -49,7 +48,7 @@ def write_shard(path: Path, rows: Iterable[ShardRow], *, most_rows: int, clip_id
     shape = ShardShape(most_rows, len(first.waveform), len(first.target))
     with atomic.replacing(path) as partial:
         row_bytes = first.waveform.nbytes + first.target.nbytes + clip_id_bytes + _ROW_OVERHEAD
-        with _new_file(partial, most_rows * row_bytes) as file:
+        with new_hdf5(partial, most_rows * row_bytes, oldest="v110") as (file, _):
             waveforms = _create(file, "waveform", shape, DTYPES["waveform"])
             small = []  # the rows without their waveforms
             for index, row in enumerate(itertools.chain([first], stream)):
@@ -58,21 +57,6 @@ def write_shard(path: Path, rows: Iterable[ShardRow], *, most_rows: int, clip_id
             waveforms.resize(len(small), axis=0)
             _write_columns(file, small, replace(shape, rows=len(small)), clip_id_bytes)
     return ShardInfo(path.name, len(small), atomic.sha256_of(path))
-
-
-@contextmanager
-def _new_file(path: Path, n_bytes: int) -> Iterator[h5py.File]:
-    """Open an HDF5 file whose room on the disk is taken until it is closed, or raise `OSError`.
-
-    A process in which HDF5 meets a full disk crashes. So the room is tried before HDF5 begins, which it must do in an
-    empty file, and taken when it has; at the end HDF5 cuts what is left over.
-    """
-    with path.open("w+b") as raw:
-        os.posix_fallocate(raw.fileno(), 0, n_bytes)
-        raw.truncate(0)
-        with h5py.File(raw, "w", libver=("v110", "v110")) as file:
-            os.posix_fallocate(raw.fileno(), 0, n_bytes)
-            yield file
 
 
 def _create(file: h5py.File, name: str, shape: ShardShape, dtype: np.dtype[Any]) -> h5py.Dataset:

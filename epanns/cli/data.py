@@ -1,5 +1,6 @@
 """`epanns data`: a data set in its published layout -> one manifest."""
 
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -49,6 +50,36 @@ def esc50(root: Path, out: Path, name: str | None, val_fold: int | None, test_fo
 
 @_manifest_command
 @click.argument("root", type=EXISTING)
+@click.option("--name", help="What results will call the data set; by default FSD50K.")
+@click.option("--ground-truth", type=EXISTING, help="Folder of dev.csv, eval.csv and vocabulary.csv.")
+@click.option("--dev-audio", type=EXISTING, help="Folder of the development clips.")
+@click.option("--eval-audio", type=EXISTING, help="Folder of the evaluation clips.")
+def fsd50k(
+    root: Path,
+    out: Path,
+    name: str | None,
+    ground_truth: Path | None,
+    dev_audio: Path | None,
+    eval_audio: Path | None,
+    as_json: bool,
+) -> None:
+    """FSD50K: the splits train, val and eval, 200 classes in the order of its vocabulary.
+
+    ROOT holds FSD50K.ground_truth, FSD50K.dev_audio and FSD50K.eval_audio, as the archives extract, or the same called
+    ground_truth (or labels), dev_audio and eval_audio (or clips/dev and clips/eval); the options name what lies
+    elsewhere. Clips may be re-encoded: 64760.wav is found as 64760.flac too.
+
+    Clips that are not there are counted and listed. Another number of rows than the published 36796, 4170 and 10231 is
+    noted.
+    """
+    from epanns.data.fsd50k import read_fsd50k
+
+    folders = {"ground_truth": ground_truth, "dev_audio": dev_audio, "eval_audio": eval_audio}
+    _write(read_fsd50k(root, name=name, **folders), out, as_json)
+
+
+@_manifest_command
+@click.argument("root", type=EXISTING)
 @name_option
 @click.option("--val-fraction", type=float, default=0.0, help="Share of the clips drawn for the split 'val'.")
 @click.option("--test-fraction", type=float, default=0.0, help="Share of the clips drawn for the split 'test'.")
@@ -94,7 +125,9 @@ def _write(manifest: "Manifest", out: Path, as_json: bool) -> None:
     splits = ", ".join(f"{split} {count}" for split, count in counts["splits"].items())
     text = f"{out}: {counts['found']} clips of {counts['expected']}, {counts['classes']} classes; {splits}"
     if manifest.missing:
-        text += f"\n{len(manifest.missing)} files were not found; they are listed in {missing_path(out)}"
+        missing = Counter(clip.split for clip in manifest.missing)
+        of_splits = ", ".join(f"{split} {missing[split]}" for split in sorted(missing))
+        text += f"\n{len(manifest.missing)} files were not found ({of_splits}); they are listed in {missing_path(out)}"
     if manifest.ignored:
         text += f"\n{manifest.ignored} files were passed over: not audio, not listed, or outside the layout"
     for note in manifest.notes:

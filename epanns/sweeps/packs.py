@@ -5,6 +5,7 @@ from pathlib import Path
 
 from epanns.data.esc50 import read_esc50
 from epanns.data.folder import read_folder
+from epanns.data.fsd50k import read_fsd50k
 from epanns.data.manifest import Manifest, write_manifest
 from epanns.data.pack_format import PackSettings
 from epanns.data.packer import pack_manifest
@@ -52,5 +53,9 @@ def _read(data: DataConfig, folder: Path) -> Manifest:
         except TypeError as error:
             raise ConfigError(f"[data.synthetic] {error}: its keys are those of SyntheticSettings") from error
         return make_synthetic(folder / "audio", settings)
-    readers: dict[str, Callable[[Path], Manifest]] = {"esc50": read_esc50, "folder": read_folder}
+    readers: dict[str, Callable[[Path], Manifest]] = {
+        "esc50": read_esc50,
+        "folder": read_folder,
+        "fsd50k": read_fsd50k,
+    }
     return readers[data.kind](Path(data.root))

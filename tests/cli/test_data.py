@@ -38,13 +38,33 @@ def test_esc50_says_what_is_missing(epanns, esc, tmp_path):
     code, out, _ = epanns("data", "esc50", esc, "--out", tmp_path / "m.csv", "--val-fold", 1, "--name", "Birds")
     assert code == 0
     assert "2 clips of 3, 2 classes; train 2, val 1" in out
-    assert f"1 files were not found; they are listed in {tmp_path / 'm.missing.csv'}" in out
+    assert f"1 files were not found (val 1); they are listed in {tmp_path / 'm.missing.csv'}" in out
 
 
 def test_esc50_counts_audio_that_its_table_does_not_list(epanns, esc, tmp_path):
     (esc / "audio" / "extra.wav").touch()
     _, out, _ = epanns("data", "esc50", esc, "--out", tmp_path / "m.csv")
     assert "1 files were passed over: not audio, not listed, or outside the layout" in out
+
+
+def test_fsd50k_finds_its_folders_and_notes_other_counts_on_stderr(epanns, tmp_path):
+    for name, text in {
+        "truth/vocabulary.csv": "0,Bark,/m/05tny_\n",
+        "truth/dev.csv": "fname,labels,mids,split\n1,Bark,/m/05tny_,train\n2,Bark,/m/05tny_,val\n",
+        "truth/eval.csv": "fname,labels,mids\n3,Bark,/m/05tny_\n",
+        "clips/dev/1.wav": "",
+    }.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    command = ["data", "fsd50k", tmp_path, "--ground-truth", tmp_path / "truth", "--out", tmp_path / "m.csv"]
+    code, out, err = epanns(*command, "--json")
+    note = "rows of the ground truth: train 1, val 1, eval 1; FSD50K as published has train 36796, val 4170, eval 10231"
+    assert (code, err) == (0, f"note: {note}\n")
+    counts = json.loads(out)
+    assert counts["notes"] == [note]
+    assert (counts["expected"], counts["found"], counts["missing"], counts["classes"]) == (3, 1, 2, 1)
+    assert counts["splits"] == {"eval": 1, "train": 1, "val": 1}
+    assert "2 files were not found (eval 1, val 1)" in epanns(*command)[1]
 
 
 def test_folder_counts_what_it_passes_over(epanns, tmp_path):

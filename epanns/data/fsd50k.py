@@ -1,0 +1,158 @@
+"""FSD50K -> manifest.
+
+Source: Fonseca et al., "FSD50K: an Open Dataset of Human-Labeled Sound Events", 2020. Labels in its ground truth are
+already propagated up the hierarchy; the classes are those of ``vocabulary.csv``, in its order.
+"""
+
+import csv
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+from epanns.data.clip import Clip
+from epanns.data.csv_table import read_csv_table
+from epanns.data.manifest import Manifest
+from epanns.data.sound_files import SoundsByStem
+from epanns.errors import DataError
+from epanns.labels import LabelSet
+
+PUBLISHED = {"train": 36_796, "val": 4_170, "eval": 10_231}
+"""Rows of each split in the ground truth as published."""
+
+# Where people keep it; the archives' own names first.
+_GROUND_TRUTH = ("FSD50K.ground_truth", "ground_truth", "labels", "")
+_AUDIO = {
+    part: (f"FSD50K.{part}_audio", f"{part}_audio", f"clips/{part}", f"audio/{part}", part) for part in ("dev", "eval")
+}
+_COLUMNS = ("fname", "labels", "mids")
+
+
+def read_fsd50k(
+    root: Path,
+    *,
+    name: str | None = None,
+    ground_truth: Path | None = None,
+    dev_audio: Path | None = None,
+    eval_audio: Path | None = None,
+) -> Manifest:
+    """Read FSD50K as published, or with its folders called ``ground_truth``, ``dev_audio``, ``clips/dev`` and the like.
+
+    The splits are ``train`` and ``val``, as ``dev.csv`` has them, and ``eval``. Re-encoded audio is found by its stem.
+
+    Args:
+        root: The data set's folder.
+        name: What results will call it; FSD50K where not given.
+        ground_truth: Folder of ``dev.csv``, ``eval.csv`` and ``vocabulary.csv``, if it lies elsewhere.
+        dev_audio: Folder of the development clips, if it lies elsewhere.
+        eval_audio: Folder of the evaluation clips, if it lies elsewhere.
+
+    Raises:
+        DataError: If the ground truth is not found, a row breaks a rule, or a clip is in two splits.
+    """
+    root = root.resolve()
+    truth = _ground_truth(root) if ground_truth is None else ground_truth.resolve()
+    labels = _read_vocabulary(truth / "vocabulary.csv")
+    given = {"dev": dev_audio, "eval": eval_audio}
+    folders = {part: _audio_folder(root, part, folder) for part, folder in given.items()}
+    sounds = {folder: SoundsByStem(folder) for folder in folders.values()}  # one folder may hold both parts
+    clips: list[Clip] = []
+    missing: list[Clip] = []
+    seen: dict[str, tuple[str, str]] = {}
+    for part, folder in folders.items():
+        for clip, where in _read_rows(truth / f"{part}.csv", labels):
+            _refuse_repetition(clip, where, seen)
+            filename = f"{clip.clip_id}.wav"
+            path = sounds[folder].find(filename, where)
+            located = Clip(clip.clip_id, path or f"{folder}/{filename}", clip.labels, clip.split)
+            (clips if path else missing).append(located)
+    n_ignored = sum(found.n_files for found in sounds.values()) - len(clips)
+    notes = _notes_on_counts(Counter(split for split, _ in seen.values()))
+    return Manifest(name or "FSD50K", labels, tuple(clips), tuple(missing), n_ignored, notes)
+
+
+def _ground_truth(root: Path) -> Path:
+    folders = [folder for folder in (root / place for place in _GROUND_TRUTH) if (folder / "vocabulary.csv").is_file()]
+    if not folders:
+        raise DataError(
+            f"{root}: no FSD50K.ground_truth with dev.csv, eval.csv and vocabulary.csv; extract that archive here or "
+            "name its folder with --ground-truth"
+        )
+    return _only(folders, "--ground-truth")
+
+
+def _audio_folder(root: Path, part: str, given: Path | None) -> Path:
+    """Return the folder of a part's clips, or where it should be; then all its clips are missing."""
+    if given is not None:
+        return given.resolve()
+    folders = [folder for folder in (root / place for place in _AUDIO[part]) if folder.is_dir()]
+    return _only(folders or [root / _AUDIO[part][0]], f"--{part}-audio")
+
+
+def _only(folders: list[Path], option: str) -> Path:
+    if len(folders) > 1:
+        raise DataError(f"{folders[0]} and {folders[1]} are both there; say which to read with {option}")
+    return folders[0]
+
+
+def _read_vocabulary(path: Path) -> LabelSet:
+    """Read ``index,label,mid``; the file has no header."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            rows = list(csv.reader(file, strict=True))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path}: cannot be read as a vocabulary ({error})") from error
+    for number, row in enumerate(rows):
+        if len(row) != 3 or row[0] != str(number) or not all(row):
+            raise DataError(f"{path}, line {number + 1}: {','.join(row)!r} must be {number},<label>,<mid>")
+    return LabelSet(tuple(row[1] for row in rows), tuple(row[2] for row in rows))
+
+
+def _read_rows(table: Path, labels: LabelSet) -> Iterator[tuple[Clip, str]]:
+    """Yield the clips of ``dev.csv`` or ``eval.csv``, without paths, and where each stands."""
+    columns, rows = read_csv_table(table)
+    splits = ("train", "val") if table.name == "dev.csv" else ()
+    needed = (*_COLUMNS, "split") if splits else _COLUMNS
+    lacking = [column for column in needed if column not in columns]
+    if lacking:
+        raise DataError(f"{table}: no column {', '.join(lacking)}; FSD50K's has {','.join(needed)}")
+    mids = dict(zip(labels.names, labels.mids, strict=True))
+    for number, row in enumerate(rows, start=1):
+        where = f"{table}, row {number}"
+        split = row["split"] if splits else "eval"
+        if splits and split not in splits:
+            raise DataError(f"{where}: split {split!r} must be train or val")
+        names = tuple((row["labels"] or "").split(","))
+        _refuse_disagreement(names, (row["mids"] or "").split(","), mids, where)
+        yield Clip(row["fname"] or "", "", names, split), where
+
+
+def _refuse_disagreement(names: tuple[str, ...], given: list[str], mids: dict[str, str], where: str) -> None:
+    """Refuse labels that the vocabulary does not have, or has with other mids."""
+    unknown = [name for name in names if name not in mids]
+    if unknown:
+        raise DataError(f"{where}: label {unknown[0]!r} is not among the {len(mids)} of vocabulary.csv")
+    expected = [mids[name] for name in names]
+    if given != expected:
+        raise DataError(
+            f"{where}: mids {','.join(given)!r} are not those of its labels, {','.join(expected)!r} in vocabulary.csv"
+        )
+
+
+def _refuse_repetition(clip: Clip, where: str, seen: dict[str, tuple[str, str]]) -> None:
+    split, earlier = seen.setdefault(clip.clip_id, (clip.split, where))
+    if split != clip.split:
+        raise DataError(
+            f"{earlier} and {where}: fname {clip.clip_id!r} is in the splits {split!r} and {clip.split!r}: a leak; "
+            "keep it in one"
+        )
+    if earlier != where:
+        raise DataError(f"{earlier} and {where}: fname {clip.clip_id!r} stands twice; remove one")
+
+
+def _notes_on_counts(counts: Counter[str]) -> tuple[str, ...]:
+    if counts == PUBLISHED:
+        return ()
+    rows, published = (
+        ", ".join(f"{split} {parts[split]}" for split in PUBLISHED) for parts in (counts, Counter(PUBLISHED))
+    )
+    return (f"rows of the ground truth: {rows}; FSD50K as published has {published}",)

@@ -114,7 +114,7 @@ def test_another_number_of_rows_than_published_is_noted(made):
             "dev.csv, row 2: fname '10' is in the splits 'train' and 'val': a leak",
         ),
         ({"eval_": EVAL + "30,Dog,/m/0bt9lr\n"}, "eval.csv, row 2: fname '30' stands twice; remove one"),
-        ({"vocabulary": VOCABULARY.replace("Dog,", "")}, "vocabulary.csv, line 2: '1,/m/0bt9lr' must be 1,<label>,<mid>"),
+        ({"vocabulary": VOCABULARY.replace("Dog,", "")}, "vocabulary.csv, line 2: '1,/m/0bt9lr' must be 1,<label>"),
         (
             {"vocabulary": "index,label,mid\n" + VOCABULARY},
             "vocabulary.csv, line 1: 'index,label,mid' must be 0,<label>",

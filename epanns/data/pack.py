@@ -80,7 +80,7 @@ class Pack:
         columns = self.columns
         assert columns.crc32 is not None  # noqa: S101 - our own shards always have them
         try:
-            out[:] = self.shards[number].read_waveform(row, int(columns.crc32[index]))
+            self.shards[number].read_into(row, int(columns.crc32[index]), out)
         except PackError as error:
             raise PackError(f"clip {columns.clip_ids[index].decode()!r}: {error}") from error
         return int(columns.n_samples[index])

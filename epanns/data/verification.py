@@ -5,6 +5,8 @@ import functools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
+
 from epanns import atomic
 from epanns.data.pack import Pack
 from epanns.data.pack_format import JOURNAL_FILE, PACK_FILE, REJECTS_FILE, PackInfo
@@ -83,9 +85,10 @@ def _problems_of_ids(shard: Shard, columns: ClipColumns, seen: dict[str, str]) -
 
 def _problems_of_clips(shard: Shard, columns: ClipColumns, report: Callable[[int], None]) -> Iterator[str]:
     assert columns.crc32 is not None  # noqa: S101 - our own shards always have them
+    waveform = np.empty(shard.shape.clip_samples, np.int16)
     for row, clip_id in enumerate(map(bytes.decode, columns.clip_ids.tolist())):
         try:
-            waveform = shard.read_waveform(row, int(columns.crc32[row]))
+            shard.read_into(row, int(columns.crc32[row]), waveform)
         except PackError as error:
             yield f"clip {clip_id!r}: {error}"
         else:

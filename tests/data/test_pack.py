@@ -1,6 +1,9 @@
 import json
+import multiprocessing
+import os
 import pickle
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -58,6 +61,59 @@ def test_a_closed_pack_opens_again(made):
     np.testing.assert_array_equal(pack.read_waveform(19), before)
 
 
+def read_elsewhere(pack, connection):
+    connection.send([pack.read_waveform(index).tobytes() for index in range(len(pack))])
+
+
+@pytest.mark.parametrize("used", [False, True])
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_a_pack_goes_to_other_processes_before_and_after_its_first_use(made, method, used):
+    pack = Pack(made / "pack")
+    if used:
+        pack.read_waveform(0)
+    context = multiprocessing.get_context(method)
+    ours, theirs = context.Pipe()
+    process = context.Process(target=read_elsewhere, args=(pack, theirs))
+    process.start()
+    assert ours.poll(60)
+    assert ours.recv() == [waveform.tobytes() for waveform in read_all(made / "pack")[1]]
+    process.join()
+
+
+def test_clips_are_read_without_hdf5_once_the_columns_are_known(made, monkeypatch):
+    pack = Pack(made / "pack")
+    assert len(pack.columns.clip_ids) == 20
+    expected = read_all(made / "pack")[1]
+    pack.close()
+    monkeypatch.setattr(h5py, "File", None)
+    copy = pickle.loads(pickle.dumps(pack))
+    np.testing.assert_array_equal([copy.read_waveform(index) for index in range(20)], expected)
+
+
+def test_what_a_pack_knows_of_its_clips_is_small_to_pass_on(made):
+    pack = Pack(made / "pack")
+    before = len(pickle.dumps(pack))
+    assert len(pack.columns.clip_ids) == 20
+    assert len(pickle.dumps(pack)) - before < 2000 + 20 * 60
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda shard: os.truncate(shard, 40_000), r"ends before byte \d+: it was cut"),
+        (lambda shard: shutil.copy(shard.with_name("shard-00001.h5"), shard), "does not match its crc32"),
+        (Path.unlink, r"cannot be read \(No such file or directory\)"),
+    ],
+)
+def test_a_shard_that_changes_after_it_was_checked_is_found(own, shard, change, message):
+    pack = Pack(own / "pack")
+    pack.read_waveform(0)
+    pack.close()
+    change(shard)
+    with pytest.raises(PackError, match=rf"clip 'clip-000007\.wav': .*shard-00000\.h5: .*{message}"):
+        pack.read_waveform(7)
+
+
 @pytest.mark.parametrize("kept", [0, 100, 0.5, 0.99])
 def test_a_cut_shard_is_refused(own, shard, kept):
     whole = shard.read_bytes()
@@ -67,7 +123,7 @@ def test_a_cut_shard_is_refused(own, shard, kept):
 
 def test_a_missing_shard_is_named(own, shard):
     shard.unlink()
-    refused(own / "pack", "this shard of the pack is missing; copy the pack again or pack again")
+    refused(own / "pack", "this file of the pack is missing; copy the pack again or pack again")
 
 
 @pytest.mark.parametrize("name", DATASETS)
@@ -150,6 +206,27 @@ def test_an_attribute_is_refused(own, shard):
     with h5py.File(shard, "r+") as file:
         file.attrs["sample_rate"] = 44_100
     refused(own / "pack", "and nothing else")
+
+
+def test_an_attribute_of_a_dataset_is_refused(own, shard):
+    with h5py.File(shard, "r+") as file:
+        file["target"].attrs["note"] = 1
+    refused(own / "pack", "target: has attributes")
+
+
+def test_a_named_type_is_refused(own, shard):
+    def make(file, values):
+        file["type"] = np.dtype("uint32")
+        stored(file, "crc32", values, dtype=file["type"])
+        del file["type"]
+
+    replace_dataset(shard, "crc32", make)
+    refused(own / "pack", "crc32: has a type that is an object of its own")
+
+
+def test_a_user_block_is_refused(own, shard):
+    shard.write_bytes(bytes(512) + shard.read_bytes())
+    refused(own / "pack", "file: begins with a user block")
 
 
 @pytest.mark.parametrize(

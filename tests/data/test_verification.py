@@ -36,7 +36,7 @@ def test_a_cut_shard_is_listed_and_the_others_are_still_checked(own):
     assert len(problems) == 3
     assert "the file has changed" in problems[0]
     assert "shard-00001.h5: file: " in problems[1]
-    assert "shard-00002.h5: this shard of the pack is missing" in problems[2]
+    assert "shard-00002.h5: this file of the pack is missing" in problems[2]
 
 
 def test_sound_in_the_padding_is_found(own):

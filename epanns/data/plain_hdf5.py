@@ -1,0 +1,132 @@
+"""HDF5 files that may come from strangers: only plain datasets, whose data lie in the file itself, are read.
+
+HDF5 can keep a dataset's values in any other file of the machine, declare a terabyte in a few bytes, and run filters
+that somebody else wrote. None of that has a place in a pack. These checks look at headers only and come before any
+value is read. They do not make HDF5 itself safe: a file that is made to strike at its parser does so on opening, which
+is why `epanns verify` opens packs in a process of their own.
+"""
+
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from epanns.errors import PackError
+
+DAMAGED = "the pack is damaged: copy it again or pack again"
+# What h5py was seen to raise on damaged files.
+_HDF5_ERRORS = (OSError, KeyError, RuntimeError, ValueError, TypeError, AttributeError, MemoryError, OverflowError)
+
+
+@contextmanager
+def pack_errors(path: Path, what: str, advice: str = DAMAGED) -> Iterator[None]:
+    """Turn whatever HDF5 makes of a damaged or foreign file into one error that names it."""
+    if not path.is_file():
+        raise PackError(f"{path}: this file of the pack is missing; copy the pack again or pack again")
+    try:
+        yield
+    except _HDF5_ERRORS as error:
+        detail = " ".join(str(error).split()) or type(error).__name__
+        raise refusal(path, what, detail, advice) from error
+
+
+def refusal(path: Path, what: str, detail: str, advice: str = DAMAGED) -> PackError:
+    """Return the error for a file that is not what it should be."""
+    return PackError(f"{path}: {what}: {detail}; {advice}")
+
+
+@contextmanager
+def opened(path: Path, advice: str = DAMAGED) -> Iterator[h5py.File]:
+    """Yield a file open for reading, and close it."""
+    with pack_errors(path, "file", advice):
+        file = h5py.File(path, "r", locking=False)
+    with file:
+        yield file
+
+
+def plain_datasets(
+    file: h5py.File,
+    path: Path,
+    names: Collection[str],
+    *,
+    attributes: Collection[str] = (),
+    advice: str = DAMAGED,
+) -> Mapping[str, h5py.Dataset]:
+    """Return a file's datasets, after making sure that it holds these and nothing else.
+
+    Args:
+        file: An open file.
+        path: Its path, for messages.
+        names: The datasets it must hold.
+        attributes: Names the root may have; nothing else may have any.
+        advice: What a message tells the user to do.
+
+    Raises:
+        PackError: For another object, a link, data in another file, a named type, an attribute.
+    """
+    with pack_errors(path, "file", advice):
+        if len(file) != len(names) or set(file) != set(names) or not set(file.attrs) <= set(attributes):
+            raise refusal(path, "file", f"must hold {', '.join(names)} and nothing else", advice)
+        if file.userblock_size:
+            raise refusal(path, "file", "begins with a user block", advice)
+    found = {}
+    for name in names:
+        with pack_errors(path, name, advice):
+            if not isinstance(file.get(name, getlink=True), h5py.HardLink):
+                raise refusal(path, name, "is a link to another place", advice)
+            found[name] = file[name]
+            problem = _problem_of(found[name], file)
+            if problem:
+                raise refusal(path, name, problem, advice)
+    return found
+
+
+def _problem_of(dataset: h5py.Dataset, file: h5py.File) -> str | None:
+    if not isinstance(dataset, h5py.Dataset):
+        return "is no dataset"
+    if dataset.file.filename != file.filename or dataset.external or dataset.is_virtual:
+        return "keeps its data in another file"
+    if dataset.id.get_type().committed():
+        return "has a type that is an object of its own"
+    if len(dataset.attrs):
+        return "has attributes"
+    return None
+
+
+def filters_of(dataset: h5py.Dataset) -> list[int]:
+    """Return the numbers of a dataset's filters, in the order in which writing applies them."""
+    plist = dataset.id.get_create_plist()
+    return [plist.get_filter(index)[0] for index in range(plist.get_nfilters())]
+
+
+def row_chunks(dataset: h5py.Dataset, chunk_bytes: int, file_bytes: int) -> NDArray[np.int64]:
+    """Return where each row's chunk lies in the file, for a dataset of one chunk to a row.
+
+    Args:
+        dataset: Two-dimensional.
+        chunk_bytes: Size that every chunk must have as it is stored.
+        file_bytes: Size of the file.
+
+    Returns:
+        ``(rows,)`` int64, bytes from the file's beginning.
+
+    Raises:
+        ValueError: If a chunk is missing, filtered otherwise, of another size, outside the file or upon another one.
+    """
+    chunks: list[h5py.h5d.StoreInfo] = []
+    dataset.id.chunk_iter(chunks.append)
+    if len(chunks) != len(dataset) or any(chunk.filter_mask or chunk.size != chunk_bytes for chunk in chunks):
+        raise ValueError(f"must have {len(dataset)} chunks of {chunk_bytes} bytes as stored")
+    places = np.array([(*chunk.chunk_offset, chunk.byte_offset) for chunk in chunks], np.int64)
+    order = np.argsort(places[:, 0])
+    if (places[order, 0] != np.arange(len(dataset))).any() or places[:, 1].any():
+        raise ValueError("has chunks that are not one row each")
+    offsets = np.ascontiguousarray(places[order, 2])
+    if offsets.min() <= 0 or offsets.max() > file_bytes - chunk_bytes:
+        raise ValueError(f"has rows that lie outside the file of {file_bytes} bytes")
+    if (np.diff(np.sort(offsets)) < chunk_bytes).any():
+        raise ValueError("has rows that lie upon each other")
+    return offsets

@@ -13,7 +13,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from epanns.data.manifest import LONGEST_CLIP_ID
+from epanns.data.clip import LONGEST_CLIP_ID
 from epanns.data.pack_format import SMALL_CHUNK_ROWS
 from epanns.data.plain_hdf5 import filters_of, pack_errors, plain_datasets, refusal
 

@@ -38,7 +38,7 @@ def test_esc50_says_what_is_missing(epanns, esc, tmp_path):
     code, out, _ = epanns("data", "esc50", esc, "--out", tmp_path / "m.csv", "--val-fold", 1, "--name", "Birds")
     assert code == 0
     assert "2 clips of 3, 2 classes; train 2, val 1" in out
-    assert f"1 files were not found (val 1); they are listed in {tmp_path / 'm.missing.csv'}" in out
+    assert f"1 files were not found (train 1); they are listed in {tmp_path / 'm.missing.csv'}" in out
 
 
 def test_esc50_counts_audio_that_its_table_does_not_list(epanns, esc, tmp_path):

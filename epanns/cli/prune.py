@@ -90,7 +90,8 @@ def command(
 
 def _recover(pruned: "Cnn", plan: "PruningPlan", calibration: Path) -> dict[str, Any]:
     """Measure batch-norm statistics again on every clip of a pack."""
-    from epanns.data.dataset import PackDataset, make_loader
+    from epanns.data.dataset import PackDataset
+    from epanns.data.loader import make_loader
     from epanns.data.sampler import sequential_batches
     from epanns.pruning.recalibrate import recalibrate_batch_norm
 

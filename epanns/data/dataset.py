@@ -1,14 +1,14 @@
 """Packs as batches of clips: int16 until they are on the device.
 
-Which clips make a batch is decided in `epanns.data.sampler`.
+Which clips make a batch is decided in `epanns.data.sampler`, which process reads them in `epanns.data.loader`.
 """
 
 import bisect
+import copy
 import functools
 import hashlib
 import itertools
-import signal
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,13 +16,19 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from epanns.audio.waveform import INT16_MAX
-from epanns.data.pack import Pack
+from epanns.data.crop import Crop
+from epanns.data.joining import join_labels, joined_ids, refuse_repeated, refuse_unlike
+from epanns.data.opening import open_pack
+from epanns.data.sampler import Draw
+from epanns.data.source import ClipSource
 from epanns.data.targets import SparseTargets
 from epanns.errors import PackError
 from epanns.labels import LabelSet
+
+_DIGEST_ROWS = 1 << 16  # of targets that are written out at once
 
 
 @dataclass(frozen=True)
@@ -59,53 +65,128 @@ class ClipBatch:
 
 
 class PackDataset(Dataset[ClipBatch]):
-    """One or several packs as one list of clips.
+    """One or several packs of any format as one list of clips with one list of classes.
 
-    It is safe under fork, spawn and forkserver: no file is open when it crosses into another process.
+    It is safe under fork, spawn and forkserver: no file is open when it crosses into another process. What is known of
+    the clips stays in the packs' own arrays; `clip_ids`, `n_samples` and `targets` of several packs are joined each
+    time they are asked for.
 
     Attributes:
+        sources: The packs.
         labels: Classes, in the order of `targets`' columns.
+        label_maps: Where each pack's classes are among them.
         sample_rate: In Hz.
         clip_samples: Samples of every waveform.
+        crop: What is taken of a clip; None for its whole row.
         dataset_name: Names of the packs' data sets.
-        digest: sha256 over the packs' ``pack.json`` files.
-        crc32: ``(clips,)`` uint32, checksum of each clip's samples.
+        digest: sha256 over the packs' own digests.
     """
 
-    def __init__(self, paths: Sequence[Path]) -> None:
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        *,
+        labels: LabelSet | None = None,
+        crop: Crop | None = None,
+        unnamed: LabelSet | None = None,
+    ) -> None:
         """Join packs.
 
+        Args:
+            paths: What `epanns.data.opening.open_pack` opens.
+            labels: Classes that the data set shall have, in their order; each pack may have some of them. None for the
+                classes of all packs in the order in which they first appear.
+            crop: What to take of each clip. With a length packs with rows of several lengths may join.
+            unnamed: Classes of packs whose format does not name them.
+
         Raises:
-            PackError: If one cannot be read, or two differ in labels, sample rate or length, or share a clip.
+            PackError: If one cannot be read, or two differ in sample rate or length, share a clip, or their classes
+                cannot be joined.
         """
         if not paths:
             raise PackError("no pack was given; name at least one folder made by `epanns pack`")
-        self._packs = [Pack(Path(path)) for path in paths]
-        first = self._packs[0]
-        for other in self._packs[1:]:
-            _refuse_unlike(first, other)
-        self.labels: LabelSet = first.info.labels
-        self.sample_rate = first.info.sample_rate
-        self.clip_samples = first.info.clip_samples
-        self.dataset_name = "+".join(dict.fromkeys(pack.info.dataset for pack in self._packs))
-        self.digest = hashlib.sha256("".join(pack.digest for pack in self._packs).encode()).hexdigest()
-        columns = [pack.columns for pack in self._packs]
-        self.clip_ids: NDArray[np.bytes_] = np.concatenate([part.clip_ids for part in columns])
-        if len(np.unique(self.clip_ids)) != len(self.clip_ids):
-            joined = ", ".join(str(pack.path) for pack in self._packs)
-            raise PackError(f"{joined}: share clips; join packs of different splits")
-        self.targets = SparseTargets.concatenate([part.targets for part in columns])
-        self.crc32: NDArray[np.uint32] = np.concatenate([part.crc32 for part in columns if part.crc32 is not None])
-        self._n_samples = np.concatenate([part.n_samples for part in columns])
-        self._ends = list(itertools.accumulate(len(pack) for pack in self._packs))
+        self.sources: tuple[ClipSource, ...] = tuple(open_pack(Path(path), labels=unnamed) for path in paths)
+        self._ends = list(itertools.accumulate(len(source) for source in self.sources))
+        self.sample_rate = self.sources[0].sample_rate
+        self._take(crop)
+        self._relabel(labels)
+        refuse_repeated(self.sources)
+        self.dataset_name = "+".join(dict.fromkeys(source.dataset for source in self.sources))
+        self.digest = hashlib.sha256("".join(source.digest for source in self.sources).encode()).hexdigest()
+
+    def _take(self, crop: Crop | None) -> None:
+        window = None if crop is None else crop.samples(self.sample_rate)
+        refuse_unlike(self.sources, cropped=window is not None)
+        self.crop = crop
+        self.clip_samples = self.sources[0].clip_samples if window is None else window
+
+    def _relabel(self, labels: LabelSet | None) -> None:
+        self.labels, self.label_maps = join_labels(self.sources, labels)
+        self._targets = [
+            source.columns.targets
+            if label_map.is_identity
+            else source.columns.targets.relabelled(label_map.places, label_map.num_classes)
+            for source, label_map in zip(self.sources, self.label_maps, strict=True)
+        ]
+        self.__dict__.pop("content_digest", None)
+
+    def with_crop(self, crop: Crop | None) -> "PackDataset":
+        """Return the same clips, taken otherwise.
+
+        Raises:
+            PackError: If the packs' rows are of several lengths and the crop has none.
+        """
+        other = copy.copy(self)
+        other._take(crop)
+        return other
+
+    def with_labels(self, labels: LabelSet) -> "PackDataset":
+        """Return the same clips with these classes, in their order.
+
+        Raises:
+            PackError: If a pack has a class that is not among them.
+        """
+        other = copy.copy(self)
+        other._relabel(labels)
+        return other
+
+    @property
+    def clip_ids(self) -> NDArray[np.bytes_]:
+        """``(clips,)``, UTF-8 of fixed length."""
+        return joined_ids(self.sources)
+
+    @property
+    def n_samples(self) -> NDArray[np.int32]:
+        """``(clips,)``, samples of each clip in its pack before the padding."""
+        return np.concatenate([source.columns.n_samples for source in self.sources])
+
+    @property
+    def targets(self) -> SparseTargets:
+        """Classes of each clip."""
+        return self._targets[0] if len(self._targets) == 1 else SparseTargets.concatenate(self._targets)
 
     @functools.cached_property
     def content_digest(self) -> str:
-        """The sha256 of ids, samples, targets and labels: the same wherever and whenever the packs were made."""
-        content = hashlib.sha256(f"{self.labels.digest} {self.sample_rate} {self.clip_samples}".encode())
-        content.update(b"\0".join(self.clip_ids.tolist()))
-        for column in (self.crc32, self._n_samples, np.packbits(self.targets.dense(), axis=1)):
-            content.update(np.ascontiguousarray(column).tobytes())
+        """The sha256 of ids, samples, targets and labels: the same wherever and whenever the packs were made.
+
+        The crop is left out: it is a setting of the training.
+        """
+        rows = "+".join(str(length) for length in dict.fromkeys(source.clip_samples for source in self.sources))
+        content = hashlib.sha256(f"{self.labels.digest} {self.sample_rate} {rows}".encode())
+        separator = b""
+        for source in self.sources:
+            for first in range(0, len(source), _DIGEST_ROWS):
+                content.update(separator + b"\0".join(source.columns.clip_ids[first : first + _DIGEST_ROWS].tolist()))
+                separator = b"\0"
+        for source in self.sources:  # a pack without checksums answers for its samples with its own digest
+            crc32 = source.columns.crc32
+            content.update(source.digest.encode() if crc32 is None else np.ascontiguousarray(crc32).tobytes())
+        for source in self.sources:
+            content.update(np.ascontiguousarray(source.columns.n_samples).tobytes())
+        for targets in self._targets:
+            for first in range(0, len(targets), _DIGEST_ROWS):
+                dense = targets.dense(range(first, min(first + _DIGEST_ROWS, len(targets))))
+                content.update(np.packbits(dense, axis=1).tobytes())
         return content.hexdigest()
 
     def identity(self) -> dict[str, object]:
@@ -118,81 +199,41 @@ class PackDataset(Dataset[ClipBatch]):
         return self.clip_samples / self.sample_rate
 
     def __len__(self) -> int:
-        return len(self.clip_ids)
+        return self._ends[-1]
 
     def __getitem__(self, index: int) -> ClipBatch:
         """Return a batch of one clip."""
         return self.__getitems__([index])
 
-    def __getitems__(self, indices: Sequence[int]) -> ClipBatch:
-        """Return a batch; torch's loader calls this with the indices of a whole batch.
+    def __getitems__(self, draws: Sequence[int | Draw]) -> ClipBatch:
+        """Return a batch; torch's loader calls this with what a sampler drew for it.
+
+        Args:
+            draws: Clips by index; where a random crop of one lies is told by the draw's number or, without one, by the
+                index.
 
         Raises:
-            PackError: If a clip does not match its checksum; clip and shard are named.
+            IndexError: If there is no such clip.
+            PackError: If a clip does not match its checksum; clip and file are named.
         """
-        waveform = torch.empty(len(indices), self.clip_samples, dtype=torch.int16)
+        waveform = torch.empty(len(draws), self.clip_samples, dtype=torch.int16)
         rows = waveform.numpy()
-        for row, index in enumerate(indices):
-            number = bisect.bisect_right(self._ends, index)
-            pack = self._packs[number]
-            pack.read_into(index - self._ends[number] + len(pack), rows[row])
-        chosen = np.asarray(indices, dtype=np.int64)
-        return ClipBatch(
-            tuple(clip_id.decode() for clip_id in self.clip_ids[chosen].tolist()),
-            waveform,
-            torch.from_numpy(self._n_samples[chosen]),
-            torch.from_numpy(self.targets.dense(chosen)),
-        )
-
-
-def _refuse_unlike(first: Pack, other: Pack) -> None:
-    """Raise unless two packs have the same classes, rate and length."""
-    ours, theirs = first.info, other.info
-    classes = enumerate(zip(ours.labels.names, theirs.labels.names, strict=False))
-    pairs: dict[str, tuple[object, object]] = {
-        "sample_rate": (ours.sample_rate, theirs.sample_rate),
-        "clip_samples": (ours.clip_samples, theirs.clip_samples),
-        "number of classes": (len(ours.labels), len(theirs.labels)),
-        **{f"class {index}": pair for index, pair in classes},
-        "AudioSet identifiers": (ours.labels.mids, theirs.labels.mids),
-    }
-    for what, (one, another) in pairs.items():
-        if one != another:
-            detail = f"{what} {one!r} and {another!r}"
-            raise PackError(f"{first.path} and {other.path} cannot be joined: {detail}; pack both with the same")
-
-
-def make_loader(
-    dataset: PackDataset,
-    batches: Iterable[Sequence[int]],
-    *,
-    workers: int = 0,
-    start_method: str | None = None,
-) -> Iterable[ClipBatch]:
-    """Read batches, in this process or ahead of time in others; the batches are the same.
-
-    Args:
-        dataset: Where the clips are.
-        batches: Indices of each batch, as given by `epanns.data.sampler`.
-        workers: Processes that read; 0 reads in this one.
-        start_method: ``fork``, ``spawn`` or ``forkserver``; None for Python's own choice.
-    """
-    return DataLoader(
-        dataset,
-        batch_sampler=batches,  # type: ignore[arg-type]  # any iterable of index lists will do
-        num_workers=workers,
-        collate_fn=_as_it_is,  # type: ignore[arg-type]  # __getitems__ makes the batch
-        worker_init_fn=_ignore_signals,
-        multiprocessing_context=start_method if workers else None,
-        generator=torch.Generator().manual_seed(0),  # else the loader draws from the global generator
-    )
-
-
-def _as_it_is(batch: ClipBatch) -> ClipBatch:
-    return batch
-
-
-def _ignore_signals(worker: int) -> None:
-    """Leave signals to the main process, which saves its state; workers end with it."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
-        signal.signal(number, signal.SIG_IGN)
+        n_samples = np.empty(len(draws), np.int32)
+        target = np.zeros((len(draws), len(self.labels)), bool)
+        clip_ids = []
+        # A crop is cut from the whole row, which is what the checksum is of.
+        whole = None if self.crop is None else np.empty(max(pack.clip_samples for pack in self.sources), np.int16)
+        for row, draw in enumerate(draws):
+            index, number = draw if isinstance(draw, Draw) else (draw, draw)
+            place = bisect.bisect_right(self._ends, index)
+            if index < 0 or place == len(self._ends):
+                raise IndexError(f"clip {index} of {len(self)}")
+            source, clip = self.sources[place], index - (self._ends[place - 1] if place else 0)
+            if self.crop is None or whole is None:
+                n_samples[row] = source.read_into(clip, rows[row])
+            else:
+                own = source.read_into(clip, whole[: source.clip_samples])
+                n_samples[row] = self.crop.fill(rows[row], whole[:own], number)
+            clip_ids.append(source.columns.clip_ids[clip].decode())
+            target[row, self._targets[place].of(clip)] = True
+        return ClipBatch(tuple(clip_ids), waveform, torch.from_numpy(n_samples), torch.from_numpy(target))

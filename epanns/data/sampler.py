@@ -1,6 +1,11 @@
-"""Which clips make a batch: pure functions of seed and position, so that nothing has to be saved to go on."""
+"""Which clips make a batch: pure functions of seed and position, so that nothing has to be saved to go on.
+
+A sampler is an endless stream of clips with random access. Step k takes the positions k * batch_size onwards, whatever
+was drawn before, and of several processes each takes its share of them: the batches of all together are those of one.
+"""
 
 from collections.abc import Iterator
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,9 +15,35 @@ from epanns.errors import ConfigError, PackError, did_you_mean
 from epanns.seeding import numpy_generator
 
 
-def sequential_batches(n_clips: int, batch_size: int) -> list[list[int]]:
-    """Return all clips in order, the last batch as short as it comes."""
-    return [list(range(first, min(first + batch_size, n_clips))) for first in range(0, n_clips, batch_size)]
+class Draw(NamedTuple):
+    """A clip that was drawn.
+
+    Attributes:
+        clip: Its index in the data set.
+        number: Of the draw, the position in the endless stream: where a random crop lies depends on it.
+    """
+
+    clip: int
+    number: int
+
+
+class Stream(Protocol):
+    """An endless stream of clips."""
+
+    def __getitem__(self, position: int) -> int:
+        """Return the clip at a position."""
+        ...
+
+
+def sequential_batches(n_clips: int, batch_size: int, *, rank: int = 0, world_size: int = 1) -> list[range]:
+    """Return all clips in order, the last batch as short as it comes.
+
+    Of several processes each gets a contiguous share, so that every clip is in exactly one and the shares one after
+    the other are the whole; nothing is repeated to fill up.
+    """
+    _check_rank(rank, world_size)
+    first, end = n_clips * rank // world_size, n_clips * (rank + 1) // world_size
+    return [range(start, min(start + batch_size, end)) for start in range(first, end, batch_size)]
 
 
 class ShuffledStream:
@@ -57,9 +88,7 @@ class BalancedStream:
         """
         self._clips = [clips for clips in targets.clips_by_class() if len(clips)]
         if not self._clips:
-            raise PackError(
-                "no clip of the training pack has a label, which balanced sampling needs; use sampler 'shuffled'"
-            )
+            raise PackError(_no_label("balanced"))
         self._seed = seed
         self._turn: tuple[int, NDArray[np.int64]] = (-1, np.empty(0, np.int64))
         self._orders: dict[int, tuple[int, NDArray[np.int64]]] = {}
@@ -81,47 +110,132 @@ class BalancedStream:
         return int(self._orders[number][1][place])
 
 
-SAMPLERS: dict[str, type[BalancedStream] | type[ShuffledStream]] = {
+class WeightedStream:
+    """Every draw independent of the others, clip i with a probability in proportion to its weight.
+
+        weight of clip i = sum over its classes c of 1 / (100 + clips of c)
+
+    Rare classes weigh more, and clips with several classes. A clip may come again before others have come at all
+    (drawing with replacement; the source draws epochs of 100,000 without). Clips without a label are never drawn.
+
+    Source: `get_ft_cls_balanced_sample_weights` in kkoutini/PaSST and fschmid56/EfficientAT, whose weights are 1000
+    times these, which changes nothing.
+    """
+
+    _OFFSET = 100  # keeps the rarest classes from being drawn over and over
+    _BLOCK = 4096  # positions drawn at once
+
+    def __init__(self, targets: SparseTargets, seed: int) -> None:
+        """Take the clips' targets.
+
+        Raises:
+            PackError: If no clip has a label.
+        """
+        clips = np.repeat(np.arange(len(targets), dtype=np.int32), np.diff(targets.offsets))
+        if not len(clips):
+            raise PackError(_no_label("weighted"))
+        of_class = 1.0 / (self._OFFSET + targets.counts())
+        weights = np.bincount(clips, weights=of_class[targets.classes], minlength=len(targets))
+        self._ends = np.cumsum(weights)
+        self._last = int(clips[-1])
+        self._seed = seed
+        self._block: tuple[int, NDArray[np.int64]] = (-1, np.empty(0, np.int64))
+
+    def __getitem__(self, position: int) -> int:
+        """Return the clip at a position of the endless stream."""
+        number, place = divmod(position, self._BLOCK)
+        if self._block[0] != number:
+            points = numpy_generator("weighted block", self._seed, number).random(self._BLOCK) * self._ends[-1]
+            # The first clip whose share ends beyond the point; rounding may put a point at the very end.
+            drawn = np.searchsorted(self._ends, points, side="right")
+            self._block = (number, np.minimum(drawn, self._last))
+        return int(self._block[1][place])
+
+
+SAMPLERS: dict[str, type[BalancedStream] | type[ShuffledStream] | type[WeightedStream]] = {
     "balanced": BalancedStream,
     "shuffled": ShuffledStream,
+    "weighted": WeightedStream,
 }
+
+
+def make_stream(sampler: str, targets: SparseTargets, seed: int) -> Stream:
+    """Return a sampler of `SAMPLERS` over some clips.
+
+    Raises:
+        ConfigError: If its name is unknown.
+        PackError: If there is nothing to draw.
+    """
+    if sampler not in SAMPLERS:
+        names = list(SAMPLERS)
+        rule = f"must be {', '.join(names[:-1])} or {names[-1]}"
+        raise ConfigError(f"sampler={sampler!r}{did_you_mean(sampler, SAMPLERS)}: {rule}")
+    return SAMPLERS[sampler](targets, seed)
 
 
 class StepBatches:
     """The batches of optimisation steps ``first_step`` to ``last_step - 1``.
 
-    The batch of a step is a pure function of the targets, the seed and the step: a run that goes on at step k sees what
-    it would have seen without the stop.
+    Step k takes the positions ``k * batch_size`` onwards of a stream. Of several processes each takes its contiguous
+    share of them::
+
+        step 0, batch of 8                    step 1 ...
+        | 0  1  2  3 | 4  5  6  7 |           | 8  9 10 11 | 12 13 14 15 |
+          rank 0       rank 1                   rank 0       rank 1
     """
 
     def __init__(
         self,
-        targets: SparseTargets,
+        stream: Stream,
         *,
-        sampler: str,
         batch_size: int,
-        seed: int,
-        first_step: int = 0,
         last_step: int,
+        first_step: int = 0,
+        together: int = 1,
+        rank: int = 0,
+        world_size: int = 1,
     ) -> None:
-        """Choose a sampler of `SAMPLERS` and the steps.
+        """Choose the steps and the share.
+
+        Args:
+            stream: Where clips are drawn from; see `make_stream`.
+            batch_size: Clips of a step, over all processes.
+            last_step: Step to stop before.
+            first_step: Step to begin with.
+            together: Clips that must not be parted: 2 where neighbours are mixed.
+            rank: Which process this is, in 0..world_size - 1.
+            world_size: How many there are.
 
         Raises:
-            ConfigError: If the sampler is unknown or the batch size is not positive.
-            PackError: If there is nothing to draw.
+            ConfigError: If the batch size is not positive or the batch cannot be shared out.
         """
-        if sampler not in SAMPLERS:
-            raise ConfigError(f"sampler={sampler!r}{did_you_mean(sampler, SAMPLERS)}: must be {' or '.join(SAMPLERS)}")
         if batch_size < 1:
             raise ConfigError(f"batch_size={batch_size}: must be at least 1")
-        self._stream: ShuffledStream | BalancedStream = SAMPLERS[sampler](targets, seed)
+        _check_rank(rank, world_size)
+        if batch_size % (together * world_size):
+            groups = f" in groups of {together}" if together > 1 else ""
+            raise ConfigError(
+                f"a batch of {batch_size} clips cannot be shared out to {world_size} processes{groups}: "
+                f"take a multiple of {together * world_size}"
+            )
+        self._stream = stream
         self._batch_size = batch_size
+        self._share = range(rank * batch_size // world_size, (rank + 1) * batch_size // world_size)
         self._steps = range(first_step, last_step)
 
     def __len__(self) -> int:
         return len(self._steps)
 
-    def __iter__(self) -> Iterator[list[int]]:
+    def __iter__(self) -> Iterator[list[Draw]]:
         for step in self._steps:
             first = step * self._batch_size
-            yield [self._stream[position] for position in range(first, first + self._batch_size)]
+            yield [Draw(self._stream[first + place], first + place) for place in self._share]
+
+
+def _check_rank(rank: int, world_size: int) -> None:
+    if not 0 <= rank < world_size:
+        raise ConfigError(f"rank={rank} of world_size={world_size}: must be in 0..{world_size - 1}")
+
+
+def _no_label(sampler: str) -> str:
+    return f"no clip of the training pack has a label, which {sampler} sampling needs; use sampler 'shuffled'"

@@ -49,6 +49,10 @@ class SparseTargets:
             target[row, self.classes[self.offsets[clip] : self.offsets[clip + 1]]] = True
         return target
 
+    def of(self, clip: int) -> NDArray[np.int32]:
+        """Return the classes of one clip."""
+        return self.classes[self.offsets[clip] : self.offsets[clip + 1]]
+
     def counts(self) -> NDArray[np.int64]:
         """Return ``(classes,)``: how many clips each class has."""
         return np.bincount(self.classes, minlength=self.num_classes).astype(np.int64)

@@ -1,6 +1,10 @@
 """Whether a network and its packs fit: one sample rate, the same classes, no clip on both sides of a split."""
 
+import numpy as np
+from numpy.typing import NDArray
+
 from epanns.data.dataset import PackDataset
+from epanns.data.source import ClipColumns, ClipSource
 from epanns.errors import ConfigError, PackError
 from epanns.labels import LabelSet
 from epanns.models.cnn import Cnn
@@ -22,16 +26,59 @@ def require_same_task(model: Cnn, dataset: PackDataset) -> None:
         )
 
 
+def in_the_models_order(model: Cnn, dataset: PackDataset) -> PackDataset:
+    """Return the data set with the model's classes in the model's order, where they are the same classes.
+
+    Classes are the same by AudioSet identifier or, where one side has none, by name. Other classes are left as they
+    are: `require_same_task` says how they differ.
+    """
+    if dataset.labels.names == model.labels.names or len(dataset.labels) != len(model.labels):
+        return dataset
+    try:
+        return dataset.with_labels(model.labels)
+    except PackError:
+        return dataset
+
+
 def refuse_leak(training: PackDataset, held_out: PackDataset, *, part: str) -> None:
-    """Raise `PackError` if a training clip is among the clips that choose or score the network."""
-    seen = set(zip(training.clip_ids.tolist(), training.crc32.tolist(), strict=True))
-    shared = [clip for clip in zip(held_out.clip_ids.tolist(), held_out.crc32.tolist(), strict=True) if clip in seen]
-    if shared:
-        first = shared[0][0].decode()
+    """Raise `PackError` if a training clip is among the clips that choose or score the network.
+
+    A clip is the same if its id and the checksum of its samples are. Where one side has no checksums, or the rows
+    differ in length or rate, the id alone decides.
+    """
+    leaked, remark = [], ""
+    for theirs in held_out.sources:
+        for ours in training.sources:
+            comparable = _have_comparable_checksums(ours, theirs)
+            found = _shared_clips(ours.columns, theirs.columns, by_id_alone=not comparable)
+            leaked.append(found)
+            if len(found) and not comparable:
+                remark = " (told by their ids alone: these packs' checksums cannot be compared)"
+    clips = np.concatenate(leaked)
+    if len(clips):
         raise PackError(
-            f"{len(shared)} of {len(held_out)} {part} clips are training clips too, first {first!r}: that is a "
-            "leak; pack splits that do not overlap"
+            f"{len(clips)} of {len(held_out)} {part} clips are training clips too{remark}, first "
+            f"{clips[0].decode()!r}: that is a leak; pack splits that do not overlap"
         )
+
+
+def _have_comparable_checksums(ours: ClipSource, theirs: ClipSource) -> bool:
+    if ours.columns.crc32 is None or theirs.columns.crc32 is None:
+        return False
+    return (ours.sample_rate, ours.clip_samples) == (theirs.sample_rate, theirs.clip_samples)
+
+
+def _shared_clips(ours: ClipColumns, theirs: ClipColumns, *, by_id_alone: bool) -> NDArray[np.bytes_]:
+    """Return the ids of the clips in `theirs`, in its order, that are in `ours` too."""
+    order = np.argsort(theirs.clip_ids)
+    ascending = theirs.clip_ids[order]
+    place = np.minimum(np.searchsorted(ascending, ours.clip_ids), len(order) - 1)
+    found = np.flatnonzero(ascending[place] == ours.clip_ids)
+    same = order[place[found]]
+    if not by_id_alone:
+        assert ours.crc32 is not None and theirs.crc32 is not None  # noqa: S101 - asked before
+        same = same[ours.crc32[found] == theirs.crc32[same]]
+    return theirs.clip_ids[np.sort(same)]
 
 
 def _label_difference(ours: LabelSet, theirs: LabelSet) -> str:

@@ -9,7 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from epanns.data.dataset import ClipBatch, PackDataset, make_loader
+from epanns.data.dataset import ClipBatch, PackDataset
+from epanns.data.loader import make_loader
 from epanns.data.sampler import sequential_batches
 from epanns.data.task import require_same_task
 from epanns.errors import CheckpointError, ConfigError, PackError, did_you_mean

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from epanns.complexity.macs import profile
-from epanns.data.dataset import PackDataset, make_loader
+from epanns.data.dataset import PackDataset
+from epanns.data.loader import make_loader
 from epanns.data.sampler import sequential_batches
 from epanns.data.task import refuse_leak
 from epanns.errors import ConfigError

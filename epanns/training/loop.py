@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from epanns.data.dataset import ClipBatch, PackDataset, make_loader
-from epanns.data.sampler import StepBatches
+from epanns.data.dataset import ClipBatch, PackDataset
+from epanns.data.loader import make_loader
+from epanns.data.sampler import StepBatches, make_stream
 from epanns.data.task import require_same_task
 from epanns.errors import Interrupted, TrainingError
 from epanns.models.cnn import Cnn
@@ -138,10 +139,8 @@ class _Run:
     def batches(self, dataset: PackDataset) -> StepBatches:
         """Return the batches of the steps that are left."""
         return StepBatches(
-            dataset.targets,
-            sampler=self.config.sampler,
+            make_stream(self.config.sampler, dataset.targets, self.config.seed),
             batch_size=self.config.drawn_clips,
-            seed=self.config.seed,
             first_step=self.state.step,
             last_step=self.config.iterations,
         )

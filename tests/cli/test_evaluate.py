@@ -10,7 +10,8 @@ from click.testing import CliRunner
 
 from epanns.cli.evaluate import describe
 from epanns.cli.main import cli
-from epanns.data.dataset import PackDataset, make_loader
+from epanns.data.dataset import PackDataset
+from epanns.data.loader import make_loader
 from epanns.evaluation.metrics import evaluate
 from epanns.evaluation.predict import EvaluationProtocol, predict
 from epanns.evaluation.scores import ClassScore, Scores

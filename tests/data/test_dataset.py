@@ -2,11 +2,13 @@ import numpy as np
 import pytest
 import torch
 
-from epanns.data.dataset import PackDataset, make_loader
+from epanns.data.crop import Crop
+from epanns.data.dataset import PackDataset
+from epanns.data.loader import make_loader
 from epanns.data.pack import Pack
 from epanns.data.pack_format import PackSettings
 from epanns.data.packer import pack_manifest
-from epanns.data.sampler import StepBatches, sequential_batches
+from epanns.data.sampler import StepBatches, make_stream, sequential_batches
 from epanns.errors import PackError
 
 
@@ -49,9 +51,13 @@ def test_int16_becomes_float_on_the_device(dataset):
     assert len(batch) == 1
 
 
-@pytest.mark.parametrize("start_method", ["fork", "spawn", "forkserver"])
-def test_workers_give_the_same_batches_however_they_start(dataset, start_method):
-    batches = StepBatches(dataset.targets, sampler="shuffled", batch_size=6, seed=1, last_step=4)
+@pytest.mark.parametrize(
+    ("start_method", "crop"),
+    [("fork", None), ("fork", Crop(0.2)), ("spawn", Crop(0.2)), ("forkserver", Crop(0.2))],
+)
+def test_workers_give_the_same_batches_however_they_start(dataset, start_method, crop):
+    dataset = dataset.with_crop(crop)
+    batches = StepBatches(make_stream("shuffled", dataset.targets, 1), batch_size=6, last_step=4)
     alone = list(make_loader(dataset, batches))  # opens the files in this process too
     together = list(make_loader(dataset, batches, workers=2, start_method=start_method))
     assert [batch.clip_ids for batch in together] == [batch.clip_ids for batch in alone]
@@ -90,17 +96,8 @@ def test_packs_that_differ_are_not_joined(made, tmp_path, change, message):
         PackDataset([made / "pack", other])
 
 
-def test_packs_of_other_classes_are_not_joined(made, own, tmp_path):
-    labels = (own / "set.labels.csv").read_text()
-    (own / "set.labels.csv").write_text(labels.replace("clicks", "ticks"))
-    manifest = (own / "set.csv").read_text()
-    (own / "set.csv").write_text(manifest.replace("clicks", "ticks"))
-    with pytest.raises(PackError, match="cannot be joined: class 3 'clicks' and 'ticks'; pack both with the same"):
-        PackDataset([made / "pack", packed(own, tmp_path / "other")])
-
-
 def test_packs_that_share_clips_are_not_joined(made, tmp_path):
-    with pytest.raises(PackError, match="share clips; join packs of different splits"):
+    with pytest.raises(PackError, match=r"share clips, 'clip-0000.*; join packs of different"):
         PackDataset([made / "pack", packed(made, tmp_path / "val", splits=("val",))])
 
 
@@ -109,12 +106,13 @@ def test_no_pack_is_an_error():
         PackDataset([])
 
 
-def test_a_damaged_clip_is_named_when_it_is_drawn(own):
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_damaged_clip_is_named_in_one_line_when_it_is_drawn(own, workers):
     dataset = PackDataset([own / "pack"])
     shard = own / "pack" / "shard-00000.h5"
     content = bytearray(shard.read_bytes())
     waveform = dataset[0].waveform.numpy().tobytes()
     content[content.index(waveform) + 100] ^= 1
     shard.write_bytes(content)
-    with pytest.raises(PackError, match=r"clip 'clip-000000\.wav': .*shard-00000\.h5: waveform row 0"):
-        list(make_loader(PackDataset([own / "pack"]), [[0]]))
+    with pytest.raises(PackError, match=r"^clip 'clip-000000\.wav': .*shard-00000\.h5: waveform row 0.*$"):
+        list(make_loader(PackDataset([own / "pack"]), [[3, 0]], workers=workers))

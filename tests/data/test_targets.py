@@ -16,6 +16,7 @@ def test_a_table_comes_back_as_it_was(table):
     np.testing.assert_array_equal(sparse.dense(), table)
     np.testing.assert_array_equal(sparse.dense([len(table) - 1, 0]), table[[-1, 0]])
     np.testing.assert_array_equal(sparse.counts(), table.sum(axis=0))
+    np.testing.assert_array_equal(sparse.of(0), np.flatnonzero(table[0]))
 
 
 @given(tables)

@@ -1,0 +1,146 @@
+"""Several packs as one: their classes as one list, their clips without repetition."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from epanns.data.source import ClipSource
+from epanns.errors import PackError
+from epanns.labels import LabelSet
+
+
+@dataclass(frozen=True)
+class LabelMap:
+    """Where the classes of one pack are among those of a data set.
+
+    Attributes:
+        path: The pack.
+        places: Index in the data set's label set, for each class of the pack.
+        added: Classes that no pack before it has.
+        num_classes: Of the data set.
+    """
+
+    path: Path
+    places: tuple[int, ...]
+    added: int
+    num_classes: int
+
+    @property
+    def is_identity(self) -> bool:
+        """Whether the pack's classes are the data set's, in the same order."""
+        return self.places == tuple(range(self.num_classes))
+
+    def describe(self) -> str:
+        """Return in words what became of the pack's classes."""
+        own, lacking = len(self.places), self.num_classes - len(self.places)
+        text = f"{self.path}: {own - self.added} of its {own} classes are known already, {self.added} are new"
+        if not lacking and not self.added:
+            return f"{self.path}: its {own} classes stand in another order and are put into the one of the others"
+        return text + (f"; its clips count as having none of the {lacking} others" if lacking else "")
+
+
+def join_labels(sources: Sequence[ClipSource], labels: LabelSet | None) -> tuple[LabelSet, list[LabelMap]]:
+    """Map the classes of packs onto one label set.
+
+    Two classes are the same if their AudioSet identifiers are or, where one of them has none, their names.
+
+    Args:
+        sources: The packs, at least one.
+        labels: The label set; None for the classes of all packs in the order in which they first appear.
+
+    Raises:
+        PackError: If a pack has a class that `labels` lacks, or the same classes cannot be told.
+    """
+    joined = labels or sources[0].labels
+    places: list[tuple[list[int], int]] = []
+    for source in sources:
+        found = _places(joined, source)
+        missing = [index for index, place in enumerate(found) if place is None]
+        if missing and labels is not None:
+            name = source.labels.names[missing[0]]
+            raise PackError(
+                f"{source.path}: its class {name!r} is not among the {len(labels)} classes asked for; "
+                "use a label list that has it"
+            )
+        joined = _with_identifiers(_extended(joined, source.labels, missing), source.labels, found)
+        order = dict(zip(missing, range(len(joined) - len(missing), len(joined)), strict=True))
+        known = [order[index] if place is None else place for index, place in enumerate(found)]
+        places.append((known, len(missing)))
+    return joined, [
+        LabelMap(source.path, tuple(known), added, len(joined))
+        for source, (known, added) in zip(sources, places, strict=True)
+    ]
+
+
+def _places(joined: LabelSet, source: ClipSource) -> list[int | None]:
+    """Return the place of each class of a pack among the joined ones, or None."""
+    if source.labels == joined:
+        return list(range(len(joined)))
+    by_mid = {mid: place for place, mid in enumerate(joined.mids) if mid}
+    by_name = {name: place for place, name in enumerate(joined.names)}
+    taken: dict[int, str] = {}
+    found: list[int | None] = []
+    for name, mid in zip(source.labels.names, source.labels.mids, strict=True):
+        place = by_mid.get(mid)
+        if place is None and (place := by_name.get(name)) is not None and mid and joined.mids[place]:
+            identifiers = f"{joined.mids[place]} and {mid}"
+            raise PackError(f"{source.path}: class {name!r} has two AudioSet identifiers, {identifiers}; rename one")
+        if place is not None and taken.setdefault(place, name) != name:
+            raise PackError(
+                f"{source.path}: its classes {taken[place]!r} and {name!r} are both {joined.names[place]!r}; rename one"
+            )
+        found.append(place)
+    return found
+
+
+def _extended(joined: LabelSet, theirs: LabelSet, missing: Sequence[int]) -> LabelSet:
+    if not missing:
+        return joined
+    names, mids = (tuple(values[index] for index in missing) for values in (theirs.names, theirs.mids))
+    return LabelSet(joined.names + names, joined.mids + mids)
+
+
+def _with_identifiers(joined: LabelSet, theirs: LabelSet, found: Sequence[int | None]) -> LabelSet:
+    """Fill in AudioSet identifiers that only a later pack gives, so that packs after it can be matched by them."""
+    given = {place: mid for place, mid in zip(found, theirs.mids, strict=True) if place is not None and mid}
+    mids = tuple(mid or given.get(place, "") for place, mid in enumerate(joined.mids))
+    return joined if mids == joined.mids else LabelSet(joined.names, mids)
+
+
+def refuse_repeated(sources: Sequence[ClipSource]) -> None:
+    """Raise `PackError` if a clip stands twice, in one pack or in two; the clip and the packs are named."""
+    clip_ids = joined_ids(sources)
+    clip_ids = np.sort(clip_ids)  # a third of a second for two million, where a set of them would take a gigabyte
+    repeated = clip_ids[:-1][clip_ids[1:] == clip_ids[:-1]]
+    if not len(repeated):
+        return
+    holding = [str(source.path) for source in sources if np.any(source.columns.clip_ids == repeated[0])]
+    more = f" and {len(repeated) - 1} more" if len(repeated) > 1 else ""
+    clip = repeated[0].decode()
+    if len(holding) == 1:
+        raise PackError(f"{holding[0]}: clip {clip!r}{more} stands twice; pack again")
+    raise PackError(f"{' and '.join(holding)} share clips, {clip!r}{more}; join packs of different splits")
+
+
+def joined_ids(sources: Sequence[ClipSource]) -> NDArray[np.bytes_]:
+    """Return the clip ids of packs, one after the other; of a single pack its own array."""
+    parts = [source.columns.clip_ids for source in sources]
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+
+def refuse_unlike(sources: Sequence[ClipSource], *, cropped: bool) -> None:
+    """Raise `PackError` unless packs have the same sample rate and, where rows are not cropped, the same length."""
+    first = sources[0]
+    for other in sources[1:]:
+        remedy = "pack both with the same"
+        pairs = {"sample_rate": (first.sample_rate, other.sample_rate)}
+        if not cropped:
+            pairs["clip_samples"] = (first.clip_samples, other.clip_samples)
+        for what, (one, another) in pairs.items():
+            if one != another:
+                remedy += ", or crop" if what == "clip_samples" else ""
+                detail = f"{what} {one!r} and {another!r}"
+                raise PackError(f"{first.path} and {other.path} cannot be joined: {detail}; {remedy}")

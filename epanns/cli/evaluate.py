@@ -9,8 +9,10 @@ import click
 
 from epanns import atomic
 from epanns.cli.options import EXISTING, EpannsCommand, emit, json_option, out_option, progress_counter, torch_device
+from epanns.cli.packs import in_order_of, labels_option, open_packs
 
 if TYPE_CHECKING:
+    from epanns.data.dataset import PackDataset
     from epanns.evaluation.scores import ClassScore, Scores
 
 _SHOWN = 5
@@ -27,6 +29,8 @@ _SHOWN = 5
     show_default=True,
     help="With --window: clip score = mean_prob, mean_logit or max_prob of its windows.",
 )
+@click.option("--own-length", is_flag=True, help="Score each clip at its own length, without the zeros after it.")
+@labels_option()
 @click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True, help="Clips at a time.")
 @click.option("--workers", type=click.IntRange(0), default=0, show_default=True, help="Processes that read clips.")
 @click.option(
@@ -46,6 +50,8 @@ def command(
     window: float | None,
     hop: float | None,
     aggregate: str,
+    own_length: bool,
+    labels_file: Path | None,
     batch_size: int,
     workers: int,
     bootstrap: int,
@@ -57,19 +63,20 @@ def command(
     """Score CKPT on packs: mAP with its 95 % interval, mAUC, d-prime, and every class.
 
     Windows cover each clip's own samples; the last one is shifted back to end with the clip, and a clip shorter than
-    the window is repeated up to it.
+    the window is repeated up to it. Without --window the network hears the rows of the pack, zeros after short clips
+    included, or with --own-length each clip without them.
     """
     if out is not None:
         atomic.refuse_existing(out)
-    from epanns.data.dataset import PackDataset
     from epanns.evaluation.metrics import evaluate
     from epanns.evaluation.predict import EvaluationProtocol, predict
     from epanns.models.checkpoint import load
     from epanns.sweeps.evaluated import record_of_checkpoint
 
     started = time.perf_counter()
-    protocol = EvaluationProtocol(window, hop, aggregate)
-    model, dataset = load(checkpoint).to(torch_device(device)), PackDataset(packs)
+    protocol = EvaluationProtocol(window, hop, aggregate, own_length)
+    model = load(checkpoint).to(torch_device(device))
+    dataset = in_order_of(model, open_packs(packs, labels_file))
     with progress_counter("clips", "clip") as progress:
         predictions = predict(model, dataset, protocol, batch_size=batch_size, workers=workers, progress=progress)
     scores = evaluate(predictions, dataset.labels, protocol, bootstrap=bootstrap, seed=seed)
@@ -80,7 +87,7 @@ def command(
             scores,
             protocol,
             name=checkpoint.resolve().name,
-            split=_split(packs),
+            split=_split(dataset),
             seconds=time.perf_counter() - started,
         )
         _write(out, record.to_dict(), scores)
@@ -115,10 +122,15 @@ def _number(value: float | None) -> str:
     return "undefined" if value is None else f"{value:.4f}"
 
 
-def _split(packs: tuple[Path, ...]) -> str:
-    from epanns.data.pack_format import read_pack_info
+def _split(dataset: "PackDataset") -> str:
+    """Return the names of the splits that were scored; of a pack that does not say, the name of its file."""
+    from epanns.data.pack import Pack
 
-    splits = {split for pack in packs for split in read_pack_info(pack).splits}
+    splits = {
+        split
+        for source in dataset.sources
+        for split in (source.info.splits if isinstance(source, Pack) else (source.path.stem,))
+    }
     return "+".join(sorted(splits)) or "all"
 
 

@@ -6,7 +6,8 @@ from typing import Any
 import click
 
 from epanns.cli.options import EXISTING, EpannsCommand, log
-from epanns.cli.train import run, training_options
+from epanns.cli.packs import in_order_of
+from epanns.cli.train import open_training_packs, run, training_options
 from epanns.errors import ConfigError
 
 
@@ -22,16 +23,16 @@ def command(checkpoint: Path, freeze_backbone: bool, **options: Any) -> None:
     """
     import torch
 
-    from epanns.data.dataset import PackDataset
     from epanns.models.checkpoint import load
     from epanns.seeding import derive_seed
 
     if checkpoint.resolve() == options["out"].resolve():
         raise ConfigError(f"--out {options['out']} is the checkpoint itself: choose another --out")
     model = load(checkpoint)
-    labels = PackDataset(options["train_packs"]).labels
+    train = in_order_of(model, open_training_packs(**options))
+    labels = train.labels
     if labels.names != model.labels.names:
         log(f"new classifier: the pack has {len(labels)} other classes, {checkpoint} has {len(model.labels)}")
         torch.manual_seed(derive_seed("weights", options["seed"]))
         model.reset_classifier(len(labels), labels)
-    run(model, freeze_backbone=freeze_backbone, **options)
+    run(model, train, freeze_backbone=freeze_backbone, **options)

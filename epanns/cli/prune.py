@@ -7,6 +7,7 @@ import click
 
 from epanns.atomic import refuse_existing
 from epanns.cli.options import EXISTING, EpannsCommand, emit, json_option, out_option, progress_bar
+from epanns.cli.packs import labels_option, open_packs
 from epanns.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ _CALIBRATION_BATCH = 16
     help="bn: measure batch-norm statistics again on --calibration.",
 )
 @click.option("--calibration", type=EXISTING, help="Pack of unlabelled clips for --recover.")
+@labels_option()
 @click.option(
     "--round-to", type=click.IntRange(1), default=1, show_default=True, help="Multiple that pruned widths shall have."
 )
@@ -50,6 +52,7 @@ def command(
     layers: str | None,
     recover: str,
     calibration: Path | None,
+    labels_file: Path | None,
     round_to: int,
     seed: int,
     as_json: bool,
@@ -74,7 +77,7 @@ def command(
         seed=seed,
         round_to=round_to,
     )
-    recovery = None if calibration is None else _recover(pruned, plan, calibration)
+    recovery = None if calibration is None else _recover(pruned, plan, calibration, labels_file)
     save_checkpoint(pruned, out)
     cost = profile(pruned)
     result = {
@@ -88,14 +91,13 @@ def command(
     emit(result, f"{out}: {plan.summary()}\n{_size(result, cost.clip_seconds)}", as_json)
 
 
-def _recover(pruned: "Cnn", plan: "PruningPlan", calibration: Path) -> dict[str, Any]:
+def _recover(pruned: "Cnn", plan: "PruningPlan", calibration: Path, labels_file: Path | None) -> dict[str, Any]:
     """Measure batch-norm statistics again on every clip of a pack."""
-    from epanns.data.dataset import PackDataset
     from epanns.data.loader import make_loader
     from epanns.data.sampler import sequential_batches
     from epanns.pruning.recalibrate import recalibrate_batch_norm
 
-    dataset = PackDataset([calibration])
+    dataset = open_packs([calibration], labels_file)
     expected = pruned.spec.front_end.sample_rate
     if dataset.sample_rate != expected:
         raise ConfigError(

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from epanns.cli.options import EXISTING, Decorator, EpannsCommand, emit, json_option, out_option, torch_device
+from epanns.cli.options import EXISTING, Decorator, EpannsCommand, emit, json_option, log, out_option, torch_device
+from epanns.cli.packs import in_order_of, labels_option, open_packs
 from epanns.training.config import TrainingConfig
 
 if TYPE_CHECKING:
+    from epanns.data.dataset import PackDataset
     from epanns.models.cnn import Cnn
     from epanns.training.loop import OnStep, TrainingResult
 
@@ -21,7 +23,8 @@ _HELP = {
     "schedule": "constant, or cosine down to zero at the last step.",
     "warmup_iterations": "Steps over which the rate rises from zero.",
     "mixup_alpha": "Beta parameter of mixup; 0 switches it off.",
-    "sampler": "balanced takes the classes in turn, shuffled the clips.",
+    "sampler": "balanced takes the classes in turn, shuffled the clips; weighted draws rare classes more often.",
+    "short_clips": "pad with zeros, or repeat: clips shorter than the crop or the pack's rows.",
     "validate_every": "Steps between validations; the state is saved at each.",
     "seed": "Seed of everything random.",
 }
@@ -43,6 +46,10 @@ def training_options(*, iterations: int) -> Decorator:
                 )
                 for name, text in _HELP.items()
             ],
+            click.option(
+                "--crop-seconds", type=float, help="Learn random windows of this length.  [default: whole clips]"
+            ),
+            labels_option(),
             click.option("--spec-augment/--no-spec-augment", default=True, show_default=True, help="Mask stripes."),
             click.option(
                 "--workers", type=click.IntRange(0), default=0, show_default=True, help="Processes that read clips."
@@ -74,21 +81,31 @@ def command(model: str, width: float, **options: Any) -> None:
     """
     import torch
 
-    from epanns.data.dataset import PackDataset
     from epanns.models.zoo import build_model
     from epanns.seeding import derive_seed
 
-    labels = PackDataset(options["train_packs"]).labels
+    train = open_training_packs(**options)
     torch.manual_seed(derive_seed("weights", options["seed"]))
-    run(build_model(model, width=width, labels=labels), freeze_backbone=False, **options)
+    run(build_model(model, width=width, labels=train.labels), train, freeze_backbone=False, **options)
+
+
+def open_training_packs(
+    *, train_packs: Sequence[Path], labels_file: Path | None, crop_seconds: float | None, **_: Any
+) -> "PackDataset":
+    """Open what the options of the command line name; with a crop, rows may be of several lengths."""
+    from epanns.data.crop import Crop
+
+    return open_packs(train_packs, labels_file, crop=None if crop_seconds is None else Crop(crop_seconds))
 
 
 def run(
     model: "Cnn",
+    train: "PackDataset",
     *,
     train_packs: Sequence[Path],
     val_packs: Sequence[Path],
     out: Path,
+    labels_file: Path | None,
     workers: int,
     device: str,
     fresh: bool,
@@ -96,19 +113,19 @@ def run(
     **settings: Any,
 ) -> None:
     """Train a model with the options of the command line and print the result."""
-    from epanns.data.dataset import PackDataset
     from epanns.data.task import refuse_leak, require_same_task
     from epanns.sweeps.trial import validation_on
     from epanns.training.folder import start_over
     from epanns.training.loop import finetune
 
     config, place = TrainingConfig.from_dict(settings), torch_device(device)
-    train, val = PackDataset(train_packs), PackDataset(val_packs)
+    val = in_order_of(model, open_packs(val_packs, labels_file))
     require_same_task(model, train)
     require_same_task(model, val)
     refuse_leak(train, val, part="validation")
     if fresh:
         start_over(out)
+    log(f"training on {describe_clips(train)}, sampler {config.sampler}; validation on {describe_clips(val)}")
     with progress_of(config) as on_step:
         result = finetune(
             model.to(place),
@@ -124,6 +141,13 @@ def run(
         describe(result, out),
         as_json,
     )
+
+
+def describe_clips(dataset: "PackDataset") -> str:
+    """Return how many clips and classes a data set has, in words."""
+    empty = int((dataset.targets.counts() == 0).sum())
+    without = f", {empty} of them without clips" if empty else ""
+    return f"{len(dataset):,} clips of {dataset.dataset_name} in {len(dataset.labels)} classes{without}"
 
 
 def describe(result: "TrainingResult", out: Path) -> str:

@@ -38,7 +38,7 @@ class LabelMap:
         own, lacking = len(self.places), self.num_classes - len(self.places)
         text = f"{self.path}: {own - self.added} of its {own} classes are known already, {self.added} are new"
         if not lacking and not self.added:
-            return f"{self.path}: its {own} classes stand in another order and are put into the one of the others"
+            return f"{self.path}: its {own} classes come in another order and are mapped"
         return text + (f"; its clips count as having none of the {lacking} others" if lacking else "")
 
 

@@ -43,20 +43,23 @@ class EvaluationProtocol:
                           |---------|
                               |---------|          the tail: one more window, shifted back to end with the clip
 
-    A clip shorter than the window is repeated up to it.
+    A clip shorter than the window is repeated up to it. At its own length the network hears the clip's real samples as
+    they are, however many (PaSST's and EfficientAT's ``variable_eval``); it repeats what is too short for it.
 
     Attributes:
         window: Length in seconds, > 0; None for the whole clip.
         hop: Seconds between window starts, in (0, window]; None for windows side by side.
         aggregate: Name in `AGGREGATES`: how the scores of a clip's windows become the clip's.
+        own_length: Without a window: leave out the padding of each clip.
 
     Raises:
-        ConfigError: If a value is out of range or has no meaning without a window.
+        ConfigError: If a value is out of range, or has no meaning with or without a window.
     """
 
     window: float | None = None
     hop: float | None = None
     aggregate: str = "mean_prob"
+    own_length: bool = False
 
     def __post_init__(self) -> None:
         if self.aggregate not in AGGREGATES:
@@ -68,6 +71,8 @@ class EvaluationProtocol:
                     f"hop={self.hop}, aggregate={self.aggregate!r} have no meaning without a window: give window too"
                 )
             return
+        if self.own_length:
+            raise ConfigError(f"own_length: windows of {self.window} s hear no padding anyway: give one of the two")
         if not _SHORTEST <= self.window <= _LONGEST:
             raise ConfigError(f"window={self.window}: must be a length in seconds, {_SHORTEST} to {_LONGEST}")
         if self.hop is not None and not 0 < self.hop <= self.window:
@@ -78,7 +83,7 @@ class EvaluationProtocol:
     def describe(self) -> str:
         """Return the protocol in words, the same for equal protocols."""
         if self.window is None:
-            return "whole clip"
+            return "whole clip at its own length, without padding" if self.own_length else "whole clip"
         hop = self.window if self.hop is None else self.hop
         edges = "last window shifted back, short clips repeated"
         return f"{self.window:g} s windows, {hop:g} s hop, {self.aggregate} ({edges})"
@@ -192,14 +197,20 @@ def score_windows(model: Cnn, clip: Tensor, window: int, hop: int, *, batch_size
 def _score_batch(model: Cnn, batch: ClipBatch, protocol: EvaluationProtocol, batch_size: int) -> Tensor:
     """Return probabilities ``(clips, classes)``."""
     waveform = batch.float_waveform()
+    lengths = batch.n_samples.clamp(min=1)
+    if protocol.own_length:
+        scores = waveform.new_empty(len(batch), model.spec.num_classes)
+        for length in sorted(set(lengths.tolist())):
+            equal = lengths == length
+            scores[equal] = model(waveform[equal, :length])["clipwise_output"]
+        return scores
     if protocol.window is None:
         output: ModelOutput = model(waveform)
         return output["clipwise_output"]
     rate = model.spec.front_end.sample_rate
     window = max(1, round(protocol.window * rate))
     hop = window if protocol.hop is None else max(1, round(protocol.hop * rate))
-    lengths = batch.n_samples.clamp(min=1).tolist()
-    clips = [cut_windows(clip[:length], window, hop) for clip, length in zip(waveform, lengths, strict=True)]
+    clips = [cut_windows(clip[:length], window, hop) for clip, length in zip(waveform, lengths.tolist(), strict=True)]
     outputs: list[ModelOutput] = [model(windows) for windows in torch.split(torch.cat(clips), batch_size)]
     counts = [len(windows) for windows in clips]
     logits = torch.split(torch.cat([output["clipwise_logits"] for output in outputs]), counts)

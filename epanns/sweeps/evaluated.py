@@ -51,6 +51,8 @@ def record_of_checkpoint(
     layers = tuple(layer for layer, width in model.spec.widths.items() if width < base.widths[layer])
     steps = steps_of(model.provenance)
     heard = dataset.clip_seconds if protocol.window is None else protocol.window
+    if protocol.own_length:  # the cost of a clip of mean length; multiply-adds grow with the length
+        heard = round(float(dataset.n_samples.mean()) / dataset.sample_rate, 3)
     identity = {
         "kind": "evaluated",
         "checkpoint": f"{name}@{str(model.provenance.get('sha256'))[:12]}",

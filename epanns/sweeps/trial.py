@@ -13,7 +13,7 @@ from epanns.complexity.macs import profile
 from epanns.data.dataset import PackDataset
 from epanns.data.loader import make_loader
 from epanns.data.sampler import sequential_batches
-from epanns.data.task import refuse_leak
+from epanns.data.task import in_the_models_order, refuse_leak
 from epanns.errors import ConfigError
 from epanns.evaluation.metrics import evaluate
 from epanns.evaluation.predict import EvaluationProtocol, predict
@@ -69,6 +69,7 @@ class _Trial:
         started = time.perf_counter()
         if self.asked["checkpoint"]:
             model = load(self.asked["checkpoint"])
+            self._put_in_order_of(model)
         else:
             training = TrainingConfig.from_dict(self.config["training"])
             # Initial weights depend on the seed alone, not on what ran before in this process.
@@ -83,6 +84,7 @@ class _Trial:
         base_folder = TrialFolder(self.folder.path.parent / self.asked["base"])
         base_record = base_folder.read_record()
         dense = load(self.asked["checkpoint"] or base_folder.path / "base")
+        self._put_in_order_of(dense)
         model, plan, stages = dense, None, [dataclasses.replace(base_record.stages[0], seconds=0.0)]
         if self.config["ratio"] > 0:
             started = time.perf_counter()
@@ -104,6 +106,10 @@ class _Trial:
             model = self._train(model, training, self.folder.path / "finetuned")
             stages.append(self._stage("finetuned", model, time.perf_counter() - started))
         return self._record(dense, model, plan, tuple(stages))
+
+    def _put_in_order_of(self, model: Cnn) -> None:
+        """Let the packs have the classes of a checkpoint in its order."""
+        self.packs = {part: in_the_models_order(model, pack) for part, pack in self.packs.items()}
 
     def _train(self, model: Cnn, training: TrainingConfig, out: Path) -> Cnn:
         """Train in a run folder of the trial and return the network with its best weights."""

@@ -5,12 +5,14 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from epanns.data.crop import LONGEST_SECONDS, SHORT_CLIPS, SHORTEST_SECONDS, Crop
 from epanns.data.sampler import SAMPLERS
 from epanns.errors import ConfigError, did_you_mean
 
 SCHEDULES = ("constant", "cosine")
 
 _LEAST = {"iterations": 1, "batch_size": 1, "validate_every": 1, "warmup_iterations": 0, "seed": 0}
+_LATER = {"crop_seconds": None, "short_clips": "pad"}
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,10 @@ class TrainingConfig:
         warmup_iterations: Steps over which the rate rises linearly from zero.
         mixup_alpha: Both parameters of the Beta distribution of mixup; 0 switches mixup off.
         spec_augment: Zero time and mel stripes of the log-mel.
-        sampler: ``balanced`` takes the classes in turn, ``shuffled`` the clips.
+        sampler: ``balanced`` takes the classes in turn, ``shuffled`` the clips; ``weighted`` draws clips, those of
+            rare classes more often.
+        crop_seconds: Length of a window at a random place of each clip; None for its whole row.
+        short_clips: ``pad`` with zeros or ``repeat`` clips that are shorter than the window or the row.
         validate_every: Steps between validations; the state is saved at each.
         freeze_backbone: Train the classifier alone, batch norms fixed.
         seed: Of weights' dropout, masks, mixup and the order of clips.
@@ -39,6 +44,8 @@ class TrainingConfig:
     mixup_alpha: float = 1.0
     spec_augment: bool = True
     sampler: str = "balanced"
+    crop_seconds: float | None = None
+    short_clips: str = "pad"
     validate_every: int = 1_000
     freeze_backbone: bool = False
     seed: int = 0
@@ -58,7 +65,12 @@ class TrainingConfig:
             for name in ("spec_augment", "freeze_backbone")
             if type(getattr(self, name)) is not bool
         ]
-        for name, choices in (("schedule", SCHEDULES), ("sampler", SAMPLERS)):
+        if self.crop_seconds is not None and not (
+            _is_number(self.crop_seconds) and SHORTEST_SECONDS <= self.crop_seconds <= LONGEST_SECONDS
+        ):
+            rule = f"must be a length in seconds, {SHORTEST_SECONDS} to {LONGEST_SECONDS}"
+            problems.append(f"crop_seconds={self.crop_seconds!r}: {rule}")
+        for name, choices in (("schedule", SCHEDULES), ("sampler", SAMPLERS), ("short_clips", SHORT_CLIPS)):
             value = getattr(self, name)
             if value not in choices:
                 problems.append(
@@ -72,9 +84,20 @@ class TrainingConfig:
         """Clips drawn for one step."""
         return self.batch_size * (2 if self.mixup_alpha > 0 else 1)
 
+    @property
+    def crop(self) -> Crop | None:
+        """What is taken of each training clip; None for its whole row as it was packed."""
+        if self.crop_seconds is None and self.short_clips == "pad":
+            return None
+        return Crop(self.crop_seconds, short=self.short_clips, seed=self.seed)
+
     def to_dict(self) -> dict[str, Any]:
-        """Return the settings as JSON values."""
-        return asdict(self)
+        """Return the settings as JSON values.
+
+        Those that came later are left out at their defaults, so that runs and trials from before keep their identity.
+        """
+        values = asdict(self)
+        return {key: value for key, value in values.items() if key not in _LATER or value != _LATER[key]}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "TrainingConfig":

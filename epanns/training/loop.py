@@ -76,7 +76,7 @@ def finetune(
     Args:
         model: Trained in place, on the device its parameters are on, in channels-last memory format; it is left with
             the weights of the last step.
-        dataset: Training clips with the model's labels and sample rate.
+        dataset: Training clips with the model's labels and sample rate; `config` says what is taken of each.
         config: What to do.
         out: Run folder; becomes the checkpoint folder of the best weights when the run ends.
         validation: Called at step 0, every `validate_every` steps and after the last one.
@@ -98,7 +98,7 @@ def finetune(
     with torch.random.fork_rng(), noticing_signals() as stop:
         if not run.state.history:
             run.validate()
-        for batch in make_loader(dataset, run.batches(dataset), workers=workers):
+        for batch in make_loader(dataset.with_crop(config.crop), run.batches(dataset), workers=workers):
             loss = run.step(batch)
             if on_step is not None:
                 on_step(run.state, loss)
@@ -143,6 +143,7 @@ class _Run:
             batch_size=self.config.drawn_clips,
             first_step=self.state.step,
             last_step=self.config.iterations,
+            together=2 if self.config.mixup_alpha > 0 else 1,
         )
 
     def step(self, batch: ClipBatch) -> float:

@@ -3,9 +3,12 @@
 import csv
 import json
 import re
+import shutil
 from functools import partial
 
+import h5py
 import pytest
+import torch
 from click.testing import CliRunner
 
 from epanns.cli.evaluate import describe
@@ -142,6 +145,44 @@ def test_width_of_a_narrow_network_is_found_again(width):
     spec = build_model("Cnn14", width=width).spec if width < 0.3 else build_model("Cnn6").spec
     assert width_of(spec) == pytest.approx(width, abs=5e-4)
     assert unpruned_spec(spec, None) == spec
+
+
+def in_another_order(model, order):
+    """The same network with its classes in another order."""
+    other = build_model(model.spec, labels=LabelSet.of([model.labels.names[index] for index in order])).eval()
+    other.load_state_dict(model.state_dict())
+    with torch.no_grad():
+        other.fc_audioset.weight.copy_(model.fc_audioset.weight[order])
+        other.fc_audioset.bias.copy_(model.fc_audioset.bias[order])
+    return other
+
+
+def test_classes_in_another_order_are_put_into_the_models(run, model, checkpoint, tiny_packs, tmp_path):
+    save_checkpoint(in_another_order(model, [2, 0, 3, 1]), tmp_path / "other")
+    arguments = ("--data", tiny_packs["test"], "--bootstrap", 0, "--json")
+    _, out, _ = run(checkpoint, *arguments)
+    _, mapped, err = run(tmp_path / "other", *arguments)
+    assert "the classes of synthetic are put into the order of Cnn14's" in err
+    expected = {row["name"]: row["ap"] for row in json.loads(out)["per_class"]}
+    assert {row["name"]: row["ap"] for row in json.loads(mapped)["per_class"]} == pytest.approx(expected)
+
+
+def test_clips_are_scored_at_their_own_length_on_demand(run, checkpoint, tiny_packs, tmp_path):
+    short = tmp_path / "short"
+    shutil.copytree(tiny_packs["test"], short)
+    with h5py.File(short / "shard-00000.h5", "r+") as file:
+        file["n_samples"][...] = 2_000
+    run(checkpoint, "--data", short, "--own-length", "--bootstrap", 0, "--out", tmp_path / "out")
+    (record,) = read_records([tmp_path / "out"])
+    assert record.protocol == "whole clip at its own length, without padding"
+    assert record.clip_seconds == 0.25
+
+
+def test_labels_that_no_pack_needs_are_told(run, checkpoint, tiny_packs, tmp_path):
+    (tmp_path / "labels.csv").write_text(LabelSet.of(["a", "b", "c", "d"]).to_csv())
+    code, _, err = run(checkpoint, "--data", tiny_packs["test"], "--bootstrap", 0, "--labels", tmp_path / "labels.csv")
+    assert code == 0
+    assert "labels.csv is not used: these packs name their classes themselves" in err
 
 
 def test_existing_out_is_refused_before_anything_is_read(run, checkpoint, tiny_packs, tmp_path):

@@ -44,8 +44,27 @@ def test_train_then_finetune_with_other_classes(runner, tmp_path, packs):
     assert "new classifier: the pack has 4 other classes" in result.stderr
     new = load(tmp_path / "new")
     assert new.labels == base.labels
+
+    # The same classes in another order are no other classes.
+    permuted = build_model("Cnn14_8k", width=0.03, labels=LabelSet.of(base.labels.names[::-1]))
+    save_checkpoint(permuted, tmp_path / "permuted")
+    result = invoke(runner, "finetune", tmp_path / "permuted", *packs, *SHORT, "--out", tmp_path / "mapped")
+    assert "the classes of synthetic are put into the order of Cnn14_8k's" in result.stderr
+    assert "new classifier" not in result.stderr
+    assert load(tmp_path / "mapped").labels.names == base.labels.names[::-1]
+
     assert torch.equal(new.conv_block1.conv1.weight, base.conv_block1.conv1.weight)
     assert new.provenance["parent_sha256"] == load(tmp_path / "other").provenance["sha256"]
+
+
+def test_train_says_what_it_learns_from(runner, tmp_path, packs):
+    command = ["train", "Cnn14_8k", "--width", 0.03, *packs, *SHORT, "--out", tmp_path / "run"]
+    result = invoke(runner, *command, "--crop-seconds", 0.2, "--short-clips", "repeat", "--sampler", "weighted")
+    assert result.exit_code == 0
+    said = "training on 60 clips of synthetic in 4 classes, sampler weighted; validation on 20 clips of synthetic in 4"
+    assert said in result.stderr
+    asked = json.loads((tmp_path / "run" / "training.json").read_text())["asked"]["training"]
+    assert (asked["crop_seconds"], asked["short_clips"], asked["sampler"]) == (0.2, "repeat", "weighted")
 
 
 def test_train_again_goes_on_and_fresh_starts_over(runner, tmp_path, packs):

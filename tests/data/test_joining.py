@@ -48,7 +48,7 @@ def test_another_order_is_put_into_the_one_of_the_first_pack(join):
     assert both.labels.names == ("dog", "rain")
     assert classes_by_clip(both) == {"a0": {"dog"}, "b0": {"rain"}, "b1": {"dog"}}
     assert [label_map.describe() for label_map in both.label_maps if not label_map.is_identity] == [
-        "b: its 2 classes stand in another order and are put into the one of the others"
+        "b: its 2 classes come in another order and are mapped"
     ]
     assert both[1].target.tolist() == [[False, True]]
 

@@ -121,6 +121,16 @@ def test_padding_is_heard_by_the_whole_clip_and_not_by_windows(model):
     assert not np.allclose(*predict(model, dataset).scores, atol=1e-6)
 
 
+def test_at_its_own_length_a_clip_is_heard_without_its_padding(model):
+    dataset = FakeDataset([3000, 8000, 900, 3000, 20])
+    found = predict(model, dataset, EvaluationProtocol(own_length=True), batch_size=4)
+    for clip, length in enumerate(dataset.lengths):
+        with torch.no_grad():
+            alone = model(dataset.waveform[clip : clip + 1, :length].float() / 32767)["clipwise_output"][0]
+        assert np.allclose(found.scores[clip], alone.numpy(), atol=1e-6)
+    assert not np.allclose(found.scores[0], predict(model, dataset).scores[0], atol=1e-6)
+
+
 def test_every_modules_mode_comes_back(model):
     model.train()
     model.bn0.eval()
@@ -180,6 +190,10 @@ def test_scores_that_are_not_finite_are_refused(model):
         ({"aggregate": "max_prob"}, "have no meaning without a window"),
         ({"window": 0}, "window=0: must be a length in seconds, 0.01 to 3600"),
         ({"window": float("nan")}, "window=nan: must be a length in seconds, 0.01 to 3600"),
+        (
+            {"window": 1.0, "own_length": True},
+            "own_length: windows of 1.0 s hear no padding anyway: give one of the two",
+        ),
         ({"window": 1.0, "hop": 1.5}, "hop=1.5: must be in (0, window=1.0], or samples would be skipped"),
     ],
 )
@@ -190,6 +204,7 @@ def test_protocols_that_mean_nothing_are_refused(arguments, message):
 
 def test_protocol_is_described_in_words():
     assert EvaluationProtocol().describe() == "whole clip"
+    assert EvaluationProtocol(own_length=True).describe() == "whole clip at its own length, without padding"
     edges = "(last window shifted back, short clips repeated)"
     assert EvaluationProtocol(1.0, 0.5).describe() == f"1 s windows, 0.5 s hop, mean_prob {edges}"
     assert EvaluationProtocol(2.0).describe() == EvaluationProtocol(2.0, 2.0).describe()

@@ -14,7 +14,9 @@ from epanns.data.dataset import PackDataset
 from epanns.errors import ConfigError, OutputError
 from epanns.evaluation.metrics import evaluate
 from epanns.evaluation.predict import EvaluationProtocol, predict
-from epanns.models.checkpoint import load
+from epanns.labels import LabelSet
+from epanns.models.checkpoint import load, save_checkpoint
+from epanns.models.zoo import build_model
 from epanns.sweeps.evaluated import record_of_checkpoint
 from epanns.sweeps.experiment import Trial, parse_experiment
 from epanns.sweeps.journal import Sweep
@@ -93,6 +95,15 @@ def test_a_checkpoint_scored_by_itself_tells_what_the_sweep_tells(finished):
         assert alone.stages[0].scores["test"]["mAP"] == pytest.approx(swept.stages[-1].scores["test"]["mAP"])
     steps = [step["step"] for step in model.provenance["recipe"]]
     assert steps == ["train", "prune", "recover", "finetune"]
+
+
+def test_a_checkpoint_with_its_classes_in_another_order_is_pruned_on_the_same_packs(tmp_path, text, tiny_packs):
+    names = PackDataset([tiny_packs["train"]]).labels.names
+    save_checkpoint(build_model("Cnn14_8k", width=0.03, labels=LabelSet.of(names[::-1])), tmp_path / "base")
+    start, rest = text.split("model = ")
+    given = start + f'checkpoint = "{tmp_path / "base"}"\n' + rest[rest.index("[grid]") :]
+    summary = run_experiment(parse_experiment(given.replace("[0.0, 0.5]", "[0.5]"), "tiny.toml"), tmp_path / "out")
+    assert (len(summary.done), len(summary.failed)) == (2, 0)
 
 
 def test_a_finished_sweep_is_only_read(finished, text):

@@ -4,6 +4,7 @@ import re
 
 import pytest
 
+from epanns.data.crop import Crop
 from epanns.errors import ConfigError
 from epanns.training.config import TrainingConfig
 
@@ -11,6 +12,20 @@ from epanns.training.config import TrainingConfig
 def test_settings_survive_json():
     config = TrainingConfig(iterations=7, schedule="cosine", mixup_alpha=0.0)
     assert TrainingConfig.from_dict(config.to_dict()) == config
+    cropped = TrainingConfig(crop_seconds=1.5, short_clips="repeat")
+    assert TrainingConfig.from_dict(cropped.to_dict()) == cropped
+
+
+def test_a_run_that_crops_nothing_is_the_run_it_was_before_crops_existed():
+    names = "iterations batch_size learning_rate schedule warmup_iterations mixup_alpha spec_augment sampler"
+    assert list(TrainingConfig().to_dict()) == [*names.split(), "validate_every", "freeze_backbone", "seed"]
+    assert TrainingConfig().crop is None
+
+
+def test_crops_are_settings_of_the_training():
+    assert TrainingConfig(crop_seconds=2.0, seed=5).crop == Crop(2.0, "random", "pad", 5)
+    assert TrainingConfig(short_clips="repeat").crop == Crop(None, "random", "repeat", 0)
+    assert TrainingConfig(crop_seconds=2.0).to_dict()["crop_seconds"] == 2.0
 
 
 def test_mixup_draws_two_clips_for_one():
@@ -28,6 +43,8 @@ def test_all_wrong_values_are_named_together():
             sampler="random",
             spec_augment="yes",
             mixup_alpha=True,
+            crop_seconds=0,
+            short_clips="tile",
             seed="a",
         )
     for message in (
@@ -36,7 +53,9 @@ def test_all_wrong_values_are_named_together():
         "learning_rate=-1.0: must be a number > 0",
         "mixup_alpha=True: must be a number >= 0",
         "schedule='cosin' (did you mean 'cosine'?): must be one of constant, cosine",
-        "sampler='random': must be one of balanced, shuffled",
+        "sampler='random': must be one of balanced, shuffled, weighted",
+        "crop_seconds=0: must be a length in seconds, 0.01 to 3600",
+        "short_clips='tile': must be one of pad, repeat",
         "spec_augment='yes': must be true or false",
         "seed='a': must be a whole number >= 0",
     ):

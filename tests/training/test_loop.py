@@ -94,9 +94,11 @@ def test_training_again_is_another_step_of_the_recipe(tmp_path, make_model, trai
     assert [step["step"] for step in first.provenance["recipe"]] == ["train", "finetune"]
 
 
-@pytest.mark.parametrize("mixup_alpha", [0.0, 1.0])
-def test_a_run_stopped_at_any_step_ends_with_the_same_bytes(tmp_path, make_model, train, mixup_alpha):
-    config = replace(CONFIG, mixup_alpha=mixup_alpha)
+@pytest.mark.parametrize(
+    "settings", [{"mixup_alpha": 0.0}, {"mixup_alpha": 1.0}, {"crop_seconds": 0.3, "sampler": "weighted"}], ids=str
+)
+def test_a_run_stopped_at_any_step_ends_with_the_same_bytes(tmp_path, make_model, train, settings):
+    config = replace(CONFIG, **settings)
     finetune(make_model(), train, config, tmp_path / "whole", validation=count_up())
     for last in range(1, 6):
 
@@ -232,6 +234,16 @@ def test_other_labels_or_rates_are_refused_before_anything_is_written(tmp_path, 
     with pytest.raises(ConfigError, match=r"Cnn14 hears 16000 Hz, the pack .* 8000 Hz: .* --sample-rate 16000"):
         finetune(Cnn(spec, train.labels), train, CONFIG, tmp_path / "run", validation=count_up())
     assert not (tmp_path / "run").exists()
+
+
+def test_the_network_hears_the_crop_that_the_settings_ask_for(tmp_path, make_model, train):
+    model, heard = make_model(), []
+    model.register_forward_pre_hook(lambda module, arguments: heard.append(arguments[0].shape))
+    config = replace(CONFIG, iterations=1, crop_seconds=0.125)
+    finetune(model, train, config, tmp_path / "run", validation=count_up())
+    assert heard == [(8, 1_000)]
+    with pytest.raises(OutputError, match="holds a run with training.crop_seconds=0.125, not None"):
+        finetune(model, train, replace(config, crop_seconds=None), tmp_path / "run", validation=count_up())
 
 
 def test_freezing_changes_the_classifier_alone(tmp_path, make_model, train):

@@ -13,7 +13,7 @@ from epanns.errors import ConfigError
 from epanns.sweeps.strict_toml import TableReader, all_of, is_count, is_number, is_text
 from epanns.training.config import TrainingConfig
 
-DATA_KINDS = ("esc50", "folder", "fsd50k", "synthetic", "packs")
+DATA_KINDS = ("esc50", "folder", "audioset", "fsd50k", "synthetic", "packs")
 RECOVERIES = ("none", "bn")
 
 

@@ -29,9 +29,11 @@ class _Ignored:
 
     @property
     def total(self) -> int:
+        """All of them."""
         return self.unknown + self.other_segments + self.second_files
 
     def notes(self, whole_videos: bool) -> Iterator[str]:
+        """Yield a sentence for every reason that occurred."""
         if self.unknown:
             yield f"{self.unknown} sound files have a name that is no segment of the lists"
         if self.other_segments and whole_videos:

@@ -39,8 +39,8 @@ _CALIBRATION_BATCH = 16
     type=click.Choice(["none", "bn", "ls", "ls+bn"]),
     default="none",
     show_default=True,
-    help="Without labels, on --calibration. bn: measure batch-norm statistics again. ls: fit the layers that read pruned "
-    "channels to the unpruned network by least squares.",
+    help="Without labels, on --calibration. bn: measure batch-norm statistics again. ls: fit the layers that read "
+    "pruned channels to the unpruned network by least squares.",
 )
 @click.option("--calibration", type=EXISTING, help="Pack of unlabelled clips for --recover.")
 @labels_option()

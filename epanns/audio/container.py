@@ -3,27 +3,26 @@
 Decoding itself is in `epanns.audio.waveform`.
 """
 
-from pathlib import Path
+from typing import BinaryIO
 
 _LARGEST_OGG_PAGE = 65_307  # bytes: 27 of header, 255 of lacing, 255 * 255 of packets (RFC 3533, section 6)
 _LAST_PAGE_FLAG = 0x04
 _LENGTH_UNKNOWN = (0, 0xFFFFFFFF)  # written by encoders that could not seek back to fill the length in
 
 
-def truncation(path: Path) -> str | None:
+def truncation(file: BinaryIO) -> str | None:
     """Return how a WAV or Ogg file is seen to be cut short, or None where nothing shows it.
 
     libsndfile trusts the file's size over a WAV header and takes any Ogg page for the last one, so that a file cut
     in a copy or a download opens, shorter, without an error.
     """
-    with path.open("rb") as file:
-        head = file.read(12)
-        size = file.seek(0, 2)
-        if head[:4] == b"RIFF" and head[8:12] == b"WAVE":
-            return _riff_truncation(int.from_bytes(head[4:8], "little"), size)
-        if head[:4] == b"OggS":
-            file.seek(max(0, size - _LARGEST_OGG_PAGE))
-            return _ogg_truncation(file.read())
+    head = file.read(12)
+    size = file.seek(0, 2)
+    if head[:4] == b"RIFF" and head[8:12] == b"WAVE":
+        return _riff_truncation(int.from_bytes(head[4:8], "little"), size)
+    if head[:4] == b"OggS":
+        file.seek(max(0, size - _LARGEST_OGG_PAGE))
+        return _ogg_truncation(file.read())
     return None
 
 

@@ -3,6 +3,7 @@
 Decoding is libsndfile's, resampling is soxr's; cut files are found by `epanns.audio.container`.
 """
 
+import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -62,15 +63,28 @@ def load_waveform(
     Raises:
         DataError: If the file is missing, unreadable, empty, cut short, or holds NaN or infinite samples.
     """
-    frames, source_rate = _decode(path, start or 0.0, duration, limit)
+    if not path.is_file():
+        raise DataError(f"{path}: no such audio file; correct the path or remove the clip")
+    frames, source_rate = _decode(path, str(path), start or 0.0, duration, limit)
+    return _mono_at(frames, source_rate, sample_rate, str(path))
+
+
+def load_encoded(content: bytes, name: str, *, sample_rate: int, limit: float | None = None) -> Waveform:
+    """Do as `load_waveform` with the bytes of an audio file; `name` stands for its path in messages."""
+    frames, source_rate = _decode(io.BytesIO(content), name, 0.0, None, limit)
+    return _mono_at(frames, source_rate, sample_rate, name)
+
+
+def _mono_at(frames: NDArray[np.float32], source_rate: int, sample_rate: int, name: str) -> Waveform:
+    """Average the channels of ``(frames, channels)``, resample, limit."""
     with np.errstate(over="ignore"):  # float64 files may exceed float32; the check below reports it
         mono = frames.mean(axis=1, dtype=np.float32)
     n_bad = int(np.count_nonzero(~np.isfinite(mono)))
     if n_bad:
-        raise DataError(f"{path}: {n_bad} of {len(mono)} samples are NaN or infinite; repair or remove the file")
+        raise DataError(f"{name}: {n_bad} of {len(mono)} samples are NaN or infinite; repair or remove the file")
     samples = resample(mono, source_rate, sample_rate)
     if not len(samples):
-        raise DataError(f"{path}: holds less than one sample at {sample_rate} Hz; remove the file")
+        raise DataError(f"{name}: holds less than one sample at {sample_rate} Hz; remove the file")
     n_clipped = int(np.count_nonzero(np.abs(samples) > 1.0))
     return Waveform(np.clip(samples, -1.0, 1.0), sample_rate, n_clipped)
 
@@ -98,34 +112,35 @@ def to_int16(samples: NDArray[np.float32]) -> NDArray[np.int16]:
     return rounded
 
 
-def _decode(path: Path, start: float, duration: float | None, limit: float | None) -> tuple[NDArray[np.float32], int]:
+def _decode(
+    source: Path | io.BytesIO, name: str, start: float, duration: float | None, limit: float | None
+) -> tuple[NDArray[np.float32], int]:
     """Return ``(frames, channels)`` and the file's rate; refuse what is not wholly there."""
     import soundfile
 
-    if not path.is_file():
-        raise DataError(f"{path}: no such audio file; correct the path or remove the clip")
     try:
-        cut = truncation(path)
-        with soundfile.SoundFile(path) as file:
+        with source.open("rb") if isinstance(source, Path) else io.BytesIO(source.getvalue()) as raw:
+            cut = truncation(raw)
+        with soundfile.SoundFile(source) as file:
             rate: int = file.samplerate
             first = round(start * rate)
             held = max(0, file.frames - first)
             promised = held if duration is None else round(duration * rate)
             if cut is None and file.frames > 0 and held == 0:
-                raise DataError(f"{path}: start {start:g} s lies past its end at {file.frames / rate:g} s")
+                raise DataError(f"{name}: start {start:g} s lies past its end at {file.frames / rate:g} s")
             file.seek(min(first, file.frames))
             wanted = promised if limit is None else min(promised, round(limit * rate))
             frames = _read_frames(file, wanted)
     except (soundfile.SoundFileError, OSError, RuntimeError, ValueError) as error:
-        raise DataError(f"{path}: cannot be decoded ({error}); convert it to WAV or FLAC, or remove it") from error
+        raise DataError(f"{name}: cannot be decoded ({error}); convert it to WAV or FLAC, or remove it") from error
     if cut is not None:
-        raise DataError(f"{path}: {cut}; fetch the file again")
+        raise DataError(f"{name}: {cut}; fetch the file again")
     if not len(frames):
-        raise DataError(f"{path}: holds no samples; fetch the file again or remove it")
+        raise DataError(f"{name}: holds no samples; fetch the file again or remove it")
     if len(frames) < wanted - _LENGTH_TOLERANCE_SECONDS * rate:
-        source = "its header" if duration is None else "the manifest"
+        promiser = "its header" if duration is None else "the manifest"
         raise DataError(
-            f"{path}: truncated: {len(frames) / rate:.2f} s where {source} promises {promised / rate:.2f} s; "
+            f"{name}: truncated: {len(frames) / rate:.2f} s where {promiser} promises {promised / rate:.2f} s; "
             "fetch the file again"
         )
     return frames, rate

@@ -30,6 +30,11 @@ class Stamp(NamedTuple):
         """Take it from a file's status."""
         return cls(status.st_size, status.st_mtime_ns)
 
+    def require(self, path: Path, status: os.stat_result) -> None:
+        """Raise `PackError` if the file is another by now."""
+        if Stamp.of(status) != self:
+            raise PackError(f"{path}: has changed since it was opened; start again")
+
 
 class _Descriptor:
     """A file open for reading, closed when the last who reads from it lets go."""
@@ -65,8 +70,8 @@ def read_at(path: Path, offset: int, out: NDArray[Any], *, stamp: Stamp | None =
             if not n_read:
                 raise PackError(f"{path}: ends before byte {offset + len(view)}: it was cut; copy the pack again")
             done += n_read
-        if stamp is not None and Stamp.of(os.fstat(descriptor.number)) != stamp:
-            raise PackError(f"{path}: has changed since it was opened; start again")
+        if stamp is not None:
+            stamp.require(path, os.fstat(descriptor.number))
     except OSError as error:
         raise PackError(f"{path}: cannot be read ({error.strerror or error}); copy the pack again") from error
 

@@ -17,7 +17,6 @@ from epanns.data.pack_format import PACK_FILE, PackInfo, read_pack_info
 from epanns.data.shard import Shard
 from epanns.data.shard_schema import ShardShape
 from epanns.data.source import ClipColumns
-from epanns.data.targets import SparseTargets
 from epanns.errors import PackError
 
 
@@ -59,15 +58,7 @@ class Pack:
         parts = [shard.read_columns() for shard in self.shards]
         if not parts:
             raise PackError(f"{self.path}: holds no clips; every one was rejected or missing, see its rejects.csv")
-        clip_ids = np.concatenate([part.clip_ids for part in parts])
-        if len(np.unique(clip_ids)) != len(clip_ids):
-            raise PackError(f"{self.path}: a clip id stands twice; pack again")
-        return ClipColumns(
-            clip_ids,
-            np.concatenate([part.n_samples for part in parts]),
-            SparseTargets.concatenate([part.targets for part in parts]),
-            np.concatenate([part.crc32 for part in parts if part.crc32 is not None]),
-        )
+        return ClipColumns.joined(parts, self.path)
 
     def read_into(self, index: int, out: NDArray[np.int16]) -> int:
         """Fill ``(clip_samples,)`` with a clip, zeros after its own samples, and return how many those are.

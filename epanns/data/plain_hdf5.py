@@ -6,6 +6,7 @@ value is read. They do not make HDF5 itself safe: a file that is made to strike 
 is why `epanns verify` opens packs in a process of their own.
 """
 
+import math
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +18,14 @@ from numpy.typing import NDArray
 from epanns.errors import PackError
 
 DAMAGED = "the pack is damaged: copy it again or pack again"
+KNOWN_FILTERS: Mapping[int, str] = {
+    h5py.h5z.FILTER_DEFLATE: "gzip",
+    h5py.h5z.FILTER_SHUFFLE: "shuffle",
+    h5py.h5z.FILTER_FLETCHER32: "fletcher32",
+    h5py.h5z.FILTER_LZF: "lzf",
+}
+_MOST_CHUNK_BYTES = 1 << 26
+_MOST_COMPRESSION = 1100  # deflate cannot do better than 1032
 # What h5py was seen to raise on damaged files.
 _HDF5_ERRORS = (OSError, KeyError, RuntimeError, ValueError, TypeError, AttributeError, MemoryError, OverflowError)
 
@@ -100,6 +109,43 @@ def filters_of(dataset: h5py.Dataset) -> list[int]:
     """Return the numbers of a dataset's filters, in the order in which writing applies them."""
     plist = dataset.id.get_create_plist()
     return [plist.get_filter(index)[0] for index in range(plist.get_nfilters())]
+
+
+def storage_problem(dataset: h5py.Dataset, file_bytes: int, *, may_miss_chunks: bool = False) -> str | None:
+    """Return why a dataset's values cannot all be in its file, or None.
+
+    Args:
+        dataset: Contiguous, or in chunks with no filters but those that h5py itself has.
+        file_bytes: Size of the file.
+        may_miss_chunks: Whether chunks may be absent, which then read as zeros.
+    """
+    if dataset.chunks is None:
+        return _contiguous_problem(dataset, file_bytes)
+    foreign = [number for number in filters_of(dataset) if number not in KNOWN_FILTERS]
+    if foreign:
+        return f"has the filter {foreign[0]}, may have {', '.join(KNOWN_FILTERS.values())}"
+    chunk_bytes = math.prod(dataset.chunks) * dataset.dtype.itemsize
+    if chunk_bytes > _MOST_CHUNK_BYTES:
+        return f"has chunks of {chunk_bytes} bytes, may have {_MOST_CHUNK_BYTES}"
+    chunks = math.prod(-(-length // chunk) for length, chunk in zip(dataset.shape, dataset.chunks, strict=True))
+    found, stored = dataset.id.get_num_chunks(), dataset.id.get_storage_size()
+    if found > chunks or (found < chunks and not may_miss_chunks):
+        return f"has {found} of {chunks} chunks: rows were never written"
+    if stored > file_bytes or found * chunk_bytes > _MOST_COMPRESSION * stored:
+        return f"stores {found * chunk_bytes} bytes in {stored}, in a file of {file_bytes}: no filter does that"
+    return None
+
+
+def _contiguous_problem(dataset: h5py.Dataset, file_bytes: int) -> str | None:
+    if dataset.id.get_create_plist().get_layout() != h5py.h5d.CONTIGUOUS:
+        return "is neither contiguous nor in chunks"
+    declared = math.prod(dataset.shape) * dataset.dtype.itemsize
+    stored, place = dataset.id.get_storage_size(), dataset.id.get_offset()
+    if stored != declared or place is None:
+        return f"stores {stored} bytes, must store {declared}: rows were never written"
+    if not 0 < place <= file_bytes - declared:
+        return f"lies outside the file of {file_bytes} bytes"
+    return None
 
 
 def row_chunks(dataset: h5py.Dataset, chunk_bytes: int, file_bytes: int) -> NDArray[np.int64]:

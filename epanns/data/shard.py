@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from epanns.data.open_files import close_files, read_at
 from epanns.data.plain_hdf5 import opened, pack_errors, refusal, row_chunks
 from epanns.data.shard_schema import ShardShape, shard_datasets
-from epanns.data.source import ClipColumns
+from epanns.data.source import ClipColumns, refuse_wrong_ids
 from epanns.data.targets import SparseTargets
 
 
@@ -38,6 +38,7 @@ class Shard:
             self._offsets = self._places(datasets["waveform"])
             with pack_errors(self.path, "audio_name"):
                 clip_ids = datasets["audio_name"][...].astype(f"S{datasets['audio_name'].dtype.itemsize}")
+            refuse_wrong_ids(clip_ids, self.path)
             values = {}
             for name in ("n_samples", "target", "crc32"):
                 with pack_errors(self.path, name):

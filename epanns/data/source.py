@@ -1,5 +1,7 @@
 """What every format of pack offers: clips by row. The formats are in `pack`, `panns_pack` and `mp3_pack`."""
 
+import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -7,8 +9,10 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from epanns.data.clip import LONGEST_CLIP_ID
 from epanns.data.targets import SparseTargets
-from epanns.labels import LabelSet
+from epanns.errors import PackError
+from epanns.labels import LabelSet, audioset, fsd50k
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,6 +31,36 @@ class ClipColumns:
     n_samples: NDArray[np.int32]
     targets: SparseTargets
     crc32: NDArray[np.uint32] | None
+
+    @classmethod
+    def joined(cls, parts: Sequence["ClipColumns"], path: Path) -> "ClipColumns":
+        """Put the parts of a pack one after the other; all of them have checksums, or none.
+
+        Raises:
+            PackError: If a clip id stands twice.
+        """
+        clip_ids = np.concatenate([part.clip_ids for part in parts])
+        ordered = np.sort(clip_ids)
+        twice = ordered[1:][ordered[1:] == ordered[:-1]]
+        if len(twice):
+            raise PackError(f"{path}: clip {twice[0].decode()!r} stands twice; pack again")
+        checksums = [part.crc32 for part in parts if part.crc32 is not None]
+        return cls(
+            clip_ids,
+            np.concatenate([part.n_samples for part in parts]),
+            SparseTargets.concatenate([part.targets for part in parts]),
+            np.concatenate(checksums) if len(checksums) == len(parts) else None,
+        )
+
+    @property
+    def digest(self) -> str:
+        """The sha256 of all of it."""
+        content = hashlib.sha256(f"{len(self.clip_ids)} {self.targets.num_classes}\n".encode())
+        content.update(b"\0".join(self.clip_ids.tolist()))
+        for values in (self.n_samples, self.targets.offsets, self.targets.classes, self.crc32):
+            if values is not None:
+                content.update(np.ascontiguousarray(values).data)
+        return content.hexdigest()
 
 
 class ClipSource(Protocol):
@@ -68,3 +102,36 @@ class ClipSource(Protocol):
     def close(self) -> None:
         """Close what this process holds open."""
         ...
+
+
+def refuse_wrong_ids(clip_ids: NDArray[np.bytes_], path: Path) -> None:
+    """Raise `PackError` unless every id is UTF-8, not empty and of reasonable length."""
+    if clip_ids.dtype.itemsize > LONGEST_CLIP_ID:
+        raise PackError(f"{path}: audio_name: has {clip_ids.dtype.itemsize} bytes, must have {LONGEST_CLIP_ID} at most")
+    names = clip_ids.tolist()
+    if not all(names):
+        raise PackError(f"{path}: audio_name: row {names.index(b'')} has none; pack again")
+    try:
+        b"\0".join(names).decode()
+    except UnicodeDecodeError as error:
+        raise PackError(
+            f"{path}: audio_name: is not UTF-8; the pack is damaged: copy it again or pack again"
+        ) from error
+
+
+_KNOWN_CLASSES = {527: audioset, 200: fsd50k}
+
+
+def labels_of_width(num_classes: int, labels: LabelSet | None, path: Path) -> LabelSet:
+    """Return the classes of a format that does not name them: those given, or the data set known by their number.
+
+    Raises:
+        PackError: If the number differs, or none are given and the number is no known data set's.
+    """
+    if labels is None and num_classes in _KNOWN_CLASSES:
+        return _KNOWN_CLASSES[num_classes]()
+    if labels is None:
+        raise PackError(f"{path}: has {num_classes} classes and does not name them; give --labels FILE.csv")
+    if len(labels) != num_classes:
+        raise PackError(f"{path}: has {num_classes} classes, the labels given are {len(labels)}; give its own")
+    return labels

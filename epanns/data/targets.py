@@ -53,6 +53,22 @@ class SparseTargets:
         """Return the classes of one clip."""
         return self.classes[self.offsets[clip] : self.offsets[clip + 1]]
 
+    def take(self, clips: ArrayLike) -> "SparseTargets":
+        """Return the rows of some clips, in the order given."""
+        chosen = np.asarray(clips, np.int64)
+        lengths = np.diff(self.offsets)[chosen]
+        offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
+        places = np.arange(offsets[-1]) + np.repeat(self.offsets[chosen] - offsets[:-1], lengths)
+        return SparseTargets(offsets, self.classes[places], self.num_classes)
+
+    def equals(self, other: "SparseTargets") -> bool:
+        """Return whether another table holds the same."""
+        return (
+            self.num_classes == other.num_classes
+            and np.array_equal(self.offsets, other.offsets)
+            and np.array_equal(self.classes, other.classes)
+        )
+
     def counts(self) -> NDArray[np.int64]:
         """Return ``(classes,)``: how many clips each class has."""
         return np.bincount(self.classes, minlength=self.num_classes).astype(np.int64)

@@ -1,3 +1,6 @@
+import shutil
+
+import h5py
 import numpy as np
 import pytest
 
@@ -14,6 +17,42 @@ def test_a_pack_of_ours_opens(made):
     np.testing.assert_array_equal(waveform, source.read_waveform(3))
 
 
-def test_what_is_no_pack_is_refused(tmp_path):
+def test_a_shard_is_told_from_a_pack(made):
+    shard = made / "pack" / "shard-00000.h5"
+    with pytest.raises(PackError, match=r"shard-00000\.h5: is one shard of a pack; name its folder .*/pack$"):
+        open_pack(shard)
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (("logits", "target"), "holds logits, target, which is no pack; epanns reads a folder made by `epanns pack`"),
+        ((), "holds nothing, which is no pack"),
+        ("abcdef", "holds 6 objects, which is no pack"),
+    ],
+)
+def test_a_file_of_another_format_is_refused(tmp_path, names, message):
+    path = tmp_path / "x.h5"
+    with h5py.File(path, "w") as file:
+        for name in names:
+            file[name] = [1]
+    with pytest.raises(PackError, match=rf"x\.h5: {message}"):
+        open_pack(path)
+
+
+def test_a_file_that_is_no_hdf5_is_refused(tmp_path):
+    path = tmp_path / "x.wav"
+    path.write_bytes(b"RIFF")
+    with pytest.raises(PackError, match=r"x\.wav: file: .*; epanns reads a folder made by"):
+        open_pack(path)
+
+
+def test_what_is_no_pack_is_refused(made, tmp_path):
+    with pytest.raises(PackError, match="no such pack"):
+        open_pack(tmp_path / "nowhere")
     with pytest.raises(PackError, match="so it is no pack"):
         open_pack(tmp_path)
+    shutil.copytree(made / "pack", tmp_path / "stopped")
+    (tmp_path / "stopped" / "pack.json").unlink()
+    with pytest.raises(PackError, match="packing was stopped before its end"):
+        open_pack(tmp_path / "stopped")

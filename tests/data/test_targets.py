@@ -19,6 +19,20 @@ def test_a_table_comes_back_as_it_was(table):
     np.testing.assert_array_equal(sparse.of(0), np.flatnonzero(table[0]))
 
 
+@given(tables, st.data())
+def test_taking_rows_is_indexing(table, data):
+    rows = data.draw(st.lists(st.integers(0, len(table) - 1), max_size=20))
+    taken = SparseTargets.from_dense(table).take(rows)
+    np.testing.assert_array_equal(taken.dense(), table[rows])
+    assert taken.equals(SparseTargets.from_dense(table[rows]))
+
+
+@given(tables, tables)
+def test_equal_is_what_holds_the_same(one, other):
+    ours, theirs = map(SparseTargets.from_dense, (one, other))
+    assert ours.equals(theirs) == np.array_equal(one, other)
+
+
 @given(tables)
 def test_clips_of_each_class_are_its_true_rows(table):
     for clips, column in zip(SparseTargets.from_dense(table).clips_by_class(), table.T, strict=True):

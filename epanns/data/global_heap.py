@@ -1,0 +1,82 @@
+"""Byte strings of different lengths in an HDF5 file, read past HDF5 from the place where it keeps them.
+
+A dataset of such strings holds 16 bytes for each: its length, and where it is in the file's global heap, which is made
+of collections of objects. The layout is that of the HDF5 File Format Specification 3.0, sections III.E (global heap)
+and IV.A.2.d (variable-length types). Read so, a string costs two reads at known places, no handle is held that a fork
+could harm, and what a stranger's file says of its lengths meets checks instead of a parser written in C.
+"""
+
+from pathlib import Path
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from epanns.data.open_files import Stamp, read_at
+from epanns.data.plain_hdf5 import refusal
+
+REFERENCE = np.dtype([("length", "<u4"), ("collection", "<u8"), ("object", "<u4")])
+_COLLECTION = np.dtype([("signature", "S4"), ("version", "u1"), ("reserved", "V3"), ("size", "<u8")])
+_OBJECT = np.dtype([("number", "<u2"), ("references", "<u2"), ("reserved", "V4"), ("size", "<u8")])
+_ALIGNMENT = 8
+
+
+def read_references(dataset: h5py.Dataset, path: Path) -> NDArray[np.void]:
+    """Return ``(rows,)`` of `REFERENCE`, every one within the file's bounds.
+
+    Args:
+        dataset: Contiguous, of byte strings of variable length.
+        path: Its file.
+
+    Raises:
+        ValueError: If it is anything else, or a row was never written or lies outside the file.
+        PackError: If the file cannot be read.
+    """
+    sizes = dataset.file.id.get_create_plist().get_sizes()
+    if sizes != (8, 8) or h5py.check_vlen_dtype(dataset.dtype) != np.uint8 or len(dataset.shape) != 1:
+        raise ValueError(f"must hold byte strings (uint8) of variable length, has type {dataset.dtype}")
+    place, stored, n_bytes = dataset.id.get_offset(), dataset.id.get_storage_size(), path.stat().st_size
+    if dataset.chunks is not None or place is None or stored != len(dataset) * REFERENCE.itemsize:
+        raise ValueError(f"must be contiguous and written, has chunks {dataset.chunks} and {stored} bytes")
+    references = np.empty(len(dataset), REFERENCE)
+    read_at(path, place, references)
+    lengths, collections = references["length"].astype(np.int64), references["collection"]
+    wrong = (lengths == 0) | (lengths > n_bytes) | (collections == 0) | (collections > n_bytes)
+    if wrong.any():
+        row = int(np.argmax(wrong))
+        raise ValueError(f"row {row} was never written or lies outside the file: {lengths[row]} bytes")
+    return references
+
+
+def read_string(path: Path, reference: np.void, stamp: Stamp) -> bytes:
+    """Return the bytes that a reference names.
+
+    Raises:
+        PackError: If the heap does not hold them, or the file is not as it was stamped.
+    """
+    begin, length, number = int(reference["collection"]), int(reference["length"]), int(reference["object"])
+    collection = np.empty(1, _COLLECTION)
+    read_at(path, begin, collection, stamp=stamp)
+    end = begin + int(collection["size"][0])
+    if collection["signature"][0] != b"GCOL" or collection["version"][0] != 1 or end > stamp.size:
+        raise refusal(path, f"heap at byte {begin}", "is no collection of HDF5 within the file")
+    place = begin + _COLLECTION.itemsize
+    header = np.empty(1, _OBJECT)
+    while place + _OBJECT.itemsize <= end:
+        read_at(path, place, header, stamp=stamp)
+        found, size = int(header["number"][0]), int(header["size"][0])
+        place += _OBJECT.itemsize
+        if found == number and found:
+            return _checked(path, place, size, length, end, stamp)
+        if not found or size > end - place:  # number 0 is the room left over, the last of a collection
+            break
+        place += -(-size // _ALIGNMENT) * _ALIGNMENT
+    raise refusal(path, f"heap at byte {begin}", f"has no object {number}")
+
+
+def _checked(path: Path, place: int, size: int, length: int, end: int, stamp: Stamp) -> bytes:
+    if size != length or size > end - place:
+        raise refusal(path, f"heap object at byte {place}", f"has {size} bytes, its row says {length}")
+    content = np.empty(length, np.uint8)
+    read_at(path, place, content, stamp=stamp)
+    return content.tobytes()

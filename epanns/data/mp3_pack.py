@@ -1,0 +1,114 @@
+"""Packs of encoded sound, as PaSST and EfficientAT make them: one HDF5 file of MP3 files, decoded as they are read.
+
+`audio_name` is a name, `mp3` the bytes of a file, `target` eight classes to a byte. There are no checksums, and a
+damaged MP3 file usually decodes to something: damage is noticed only where it stops the decoder.
+"""
+
+import re
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from epanns import atomic
+from epanns.audio.waveform import load_encoded, to_int16
+from epanns.data.clip import LONGEST_CLIP_ID
+from epanns.data.foreign_columns import ADVICE, read_packed_targets, read_strings, refuse_shape, rows_of
+from epanns.data.global_heap import read_references, read_string
+from epanns.data.open_files import Stamp, close_files
+from epanns.data.pack_format import PackSettings
+from epanns.data.plain_hdf5 import opened, pack_errors, plain_datasets, refusal
+from epanns.data.source import ClipColumns, labels_of_width, refuse_wrong_ids
+from epanns.errors import DataError, PackError
+from epanns.labels import LabelSet
+
+MP3_NAMES = ("audio_name", "mp3", "target")
+_MARGIN_SECONDS = 1.0  # decoded beyond the row's end, so that cutting cannot disturb the resampler's last samples
+_KNOWN_WIDTHS = {66: 527, 25: 200}  # bytes of a target -> classes, of AudioSet and FSD50K
+# AudioSet's names may stand in a folder of the part they are from, and lack the Y.
+_YOUTUBE_NAME = re.compile(r"(?:.*/)?Y?([A-Za-z0-9_-]{11})\.mp3")
+
+
+class Mp3Pack:
+    """The clips of one such file, by row.
+
+    A clip's length is known when it is decoded, so `columns.n_samples` says the row's; `columns.crc32` is None.
+
+    Attributes:
+        path: The file.
+        dataset, labels, sample_rate, clip_samples, digest, columns: As `ClipSource` has them.
+    """
+
+    def __init__(
+        self, path: Path, *, labels: LabelSet | None = None, sample_rate: int = 32_000, seconds: float = 10.0
+    ) -> None:
+        """Check a file and read all but its sound.
+
+        Args:
+            path: The file.
+            labels: Its classes; None for AudioSet's or FSD50K's, told by their number.
+            sample_rate: Rate to which clips are resampled, in Hz.
+            seconds: Length to which they are cut or padded.
+
+        Raises:
+            PackError: If it is not as PaSST's script writes it, or its classes are not known.
+        """
+        settings = PackSettings(sample_rate=sample_rate, seconds=seconds)
+        self.path, self.dataset = path, path.stem
+        self.sample_rate, self.clip_samples = settings.sample_rate, settings.clip_samples
+        with opened(path, ADVICE) as file:
+            self._stamp = Stamp.of(path.stat())
+            datasets = plain_datasets(file, path, MP3_NAMES, advice=ADVICE)
+            with pack_errors(path, "file", ADVICE):
+                rows = rows_of(datasets["audio_name"], path)
+                names = read_strings(datasets["audio_name"], path, rows, longest=LONGEST_CLIP_ID)
+                width = (datasets["target"].shape or (0,))[-1]
+                self.labels = labels_of_width(_classes_of(width, labels), labels, path)
+                targets = read_packed_targets(datasets["target"], path, rows, len(self.labels))
+            with pack_errors(path, "mp3", ADVICE):
+                refuse_shape(datasets["mp3"], path, rows, None)
+                self._references = read_references(datasets["mp3"], path)
+        refuse_wrong_ids(names, path)
+        clip_ids = np.array([_clip_id_of(name.decode()).encode() for name in names.tolist()])
+        n_samples = np.full(rows, self.clip_samples, np.int32)
+        self.columns = ClipColumns.joined([ClipColumns(clip_ids, n_samples, targets, None)], path)
+        content = [self.columns.digest, self.sample_rate, self.labels.digest, self._stamp.size]
+        self.digest = atomic.sha256_of_json(content)
+
+    def __len__(self) -> int:
+        return len(self._references)
+
+    def read_into(self, index: int, out: NDArray[np.int16]) -> int:
+        """Decode a clip into ``(clip_samples,)``, zeros after its end, and return how many samples it has.
+
+        Raises:
+            PackError: If it cannot be read or decoded; clip and file are named.
+        """
+        clip = f"clip {self.columns.clip_ids[index].decode()!r}"
+        limit = self.clip_samples / self.sample_rate + _MARGIN_SECONDS
+        try:
+            content = read_string(self.path, self._references[index], self._stamp)
+            loaded = load_encoded(content, "its mp3", sample_rate=self.sample_rate, limit=limit)
+        except DataError as error:
+            raise PackError(f"{clip}: {refusal(self.path, f'row {index}', str(error), ADVICE)}") from error
+        except PackError as error:
+            raise PackError(f"{clip}: {error}") from error
+        samples = to_int16(loaded.samples[: self.clip_samples])
+        out[: len(samples)], out[len(samples) :] = samples, 0
+        return len(samples)
+
+    def close(self) -> None:
+        """Close the file, if it is open in this process."""
+        close_files([self.path])
+
+
+def _classes_of(width: int, labels: LabelSet | None) -> int:
+    """Return how many classes targets of so many bytes have: as many as given, where these take as many bytes."""
+    if labels is not None and -(-len(labels) // 8) == width:
+        return len(labels)
+    return _KNOWN_WIDTHS.get(width, 8 * width)
+
+
+def _clip_id_of(name: str) -> str:
+    matched = _YOUTUBE_NAME.fullmatch(name)
+    return matched[1] if matched else name

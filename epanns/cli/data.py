@@ -50,6 +50,54 @@ def esc50(root: Path, out: Path, name: str | None, val_fold: int | None, test_fo
 
 @_manifest_command
 @click.argument("root", type=EXISTING)
+@click.option("--name", help="What results will call the data set; by default AudioSet.")
+@click.option(
+    "--segments",
+    type=EXISTING,
+    multiple=True,
+    help="List of segments; may be given several times. By default every *_segments.csv in ROOT and in the folders "
+    "directly below.",
+)
+@click.option("--labels", type=EXISTING, help="class_labels_indices.csv of other classes than AudioSet's 527.")
+@click.option("--whole-videos", is_flag=True, help="The files hold whole videos: take the listed part of each.")
+def audioset(
+    root: Path,
+    out: Path,
+    name: str | None,
+    segments: tuple[Path, ...],
+    labels: Path | None,
+    whole_videos: bool,
+    as_json: bool,
+) -> None:
+    """AudioSet or a part of it: lists of segments, and what audio of them lies below ROOT.
+
+    A list is the official CSV, or a copy with one plain header; its split is called like the file without _segments:
+    balanced_train, unbalanced_train, eval.
+
+    Audio may lie at any depth and be called Y<id>.wav, <id>.wav, <id>_<start>.wav, <id>_<start>_<end>.wav or
+    <id>_<start>-<end>.wav, times in seconds or milliseconds, with any suffix of a sound. A file with other times than
+    the list's is another segment and is not taken. Of two files of one segment the one whose name tells more is taken,
+    or else the first.
+
+    Segments that are not there are counted and listed.
+    """
+    from epanns.data.audioset import read_audioset
+    from epanns.labels import LabelSet
+
+    with progress_counter("scanning", "file") as progress:
+        manifest = read_audioset(
+            root,
+            name=name,
+            segments=segments,
+            labels=LabelSet.from_csv(labels) if labels else None,
+            whole_videos=whole_videos,
+            progress=progress,
+        )
+    _write(manifest, out, as_json)
+
+
+@_manifest_command
+@click.argument("root", type=EXISTING)
 @click.option("--name", help="What results will call the data set; by default FSD50K.")
 @click.option("--ground-truth", type=EXISTING, help="Folder of dev.csv, eval.csv and vocabulary.csv.")
 @click.option("--dev-audio", type=EXISTING, help="Folder of the development clips.")

@@ -11,6 +11,11 @@ from epanns.cli.packs import labels_option, open_packs
 from epanns.errors import ConfigError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from torch import Tensor
+
+    from epanns.data.dataset import PackDataset
     from epanns.models.cnn import Cnn
     from epanns.pruning.plan import PruningPlan
 
@@ -31,10 +36,11 @@ _CALIBRATION_BATCH = 16
 @click.option("--layers", help="With --ratio: comma-separated layers or blocks.  [default: every convolution]")
 @click.option(
     "--recover",
-    type=click.Choice(["none", "bn"]),
+    type=click.Choice(["none", "bn", "ls", "ls+bn"]),
     default="none",
     show_default=True,
-    help="bn: measure batch-norm statistics again on --calibration.",
+    help="Without labels, on --calibration. bn: measure batch-norm statistics again. ls: fit the layers that read "
+    "pruned channels to the unpruned network by least squares.",
 )
 @click.option("--calibration", type=EXISTING, help="Pack of unlabelled clips for --recover.")
 @labels_option()
@@ -61,15 +67,17 @@ def command(
     refuse_existing(out)
     if (ratio is None) == (ratios is None):
         raise ConfigError("give either --ratio, one for all layers, or --ratios FILE")
-    if (recover == "bn") != (calibration is not None):
-        raise ConfigError("--recover bn and --calibration PACK go together: give both or neither")
+    if (recover != "none") != (calibration is not None):
+        raise ConfigError("--recover bn or ls and --calibration PACK go together: give both or neither")
     from epanns.complexity.macs import profile
     from epanns.models.checkpoint import load, save_checkpoint
     from epanns.pruning.allocation import read_ratios
-    from epanns.pruning.prune import prune
+    from epanns.pruning.plan import PruningPlan
+    from epanns.pruning.prune import apply_plan, plan_pruning
 
-    pruned, plan = prune(
-        load(checkpoint),
+    dense = load(checkpoint)
+    plan = plan_pruning(
+        dense,
         criterion=criterion,
         ratio=ratio,
         ratios=None if ratios is None else read_ratios(ratios),
@@ -77,37 +85,56 @@ def command(
         seed=seed,
         round_to=round_to,
     )
-    recovery = None if calibration is None else _recover(pruned, plan, calibration, labels_file)
+    pruned = apply_plan(dense, plan)
+    recovery = None
+    if calibration is not None:
+        recovery = _recover(recover, pruned, dense, plan, open_packs([calibration], labels_file))
+    whole = PruningPlan.from_dict(pruned.provenance["plan"])
     save_checkpoint(pruned, out)
     cost = profile(pruned)
     result = {
-        "widths": plan.widths,
+        "widths": whole.widths,
         "n_params": cost.n_params,
         "backbone_macs": cost.backbone_macs,
         "param_bytes": cost.param_bytes,
         "budget": None,
         "recovery": recovery,
     }
-    emit(result, f"{out}: {plan.summary()}\n{_size(result, cost.clip_seconds)}", as_json)
+    lines = [f"{out}: {whole.summary()}", _size(result, cost.clip_seconds), *_errors(recovery)]
+    emit(result, "\n".join(lines), as_json)
 
 
-def _recover(pruned: "Cnn", plan: "PruningPlan", calibration: Path, labels_file: Path | None) -> dict[str, Any]:
-    """Measure batch-norm statistics again on every clip of a pack."""
+def _recover(
+    method: str, pruned: "Cnn", dense: "Cnn", plan: "PruningPlan", dataset: "PackDataset"
+) -> dict[str, Any] | None:
+    """Recover a network in place on every clip of a pack."""
     from epanns.data.loader import make_loader
     from epanns.data.sampler import sequential_batches
-    from epanns.pruning.recalibrate import recalibrate_batch_norm
+    from epanns.pruning.recovery import recover
 
-    dataset = open_packs([calibration], labels_file)
     expected = pruned.spec.front_end.sample_rate
     if dataset.sample_rate != expected:
         raise ConfigError(
-            f"{calibration} holds {dataset.sample_rate} Hz, {pruned.spec.name} hears {expected} Hz: "
+            f"the calibration pack holds {dataset.sample_rate} Hz, {pruned.spec.name} hears {expected} Hz: "
             f"pack the clips with --sample-rate {expected}"
         )
     order = sequential_batches(len(dataset), _CALIBRATION_BATCH)
-    batches = progress_bar(make_loader(dataset, order), description="calibrate", total=len(order), unit="batch")
-    clips = recalibrate_batch_norm(pruned, (batch.float_waveform() for batch in batches), plan=plan)
-    return {"method": "bn", "clips": clips}
+
+    def waveforms() -> "Iterator[Tensor]":
+        batches = progress_bar(make_loader(dataset, order), description="calibrate", total=len(order), unit="batch")
+        return (batch.float_waveform() for batch in batches)
+
+    return recover(method, pruned, dense, plan, waveforms)
+
+
+def _errors(recovery: dict[str, Any] | None) -> list[str]:
+    """Return a line for each refitted reader."""
+    errors = (recovery or {}).get("errors", {})
+    return [
+        f"{reader}: error {error['plain']:.1%} plain, {error['refit']:.1%} refitted"
+        f"{'' if error['refit'] < error['plain'] else ': plain weights kept'}"
+        for reader, error in errors.items()
+    ]
 
 
 def _size(result: dict[str, Any], clip_seconds: float) -> str:

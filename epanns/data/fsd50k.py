@@ -118,12 +118,14 @@ def _read_rows(table: Path, labels: LabelSet) -> Iterator[tuple[Clip, str]]:
     mids = dict(zip(labels.names, labels.mids, strict=True))
     for number, row in enumerate(rows, start=1):
         where = f"{table}, row {number}"
+        if not row["fname"]:
+            raise DataError(f"{where}: fname is empty; give the clip's number on Freesound")
         split = row["split"] if splits else "eval"
         if splits and split not in splits:
             raise DataError(f"{where}: split {split!r} must be train or val")
         names = tuple((row["labels"] or "").split(","))
         _refuse_disagreement(names, (row["mids"] or "").split(","), mids, where)
-        yield Clip(row["fname"] or "", "", names, split), where
+        yield Clip(row["fname"], "", names, split), where
 
 
 def _refuse_disagreement(names: tuple[str, ...], given: list[str], mids: dict[str, str], where: str) -> None:

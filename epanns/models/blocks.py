@@ -28,8 +28,13 @@ class ConvBlock(nn.Module):
     def forward(self, features: Tensor, *, pool: bool) -> Tensor:
         """Map ``(batch, in, time, mel)`` to ``(batch, out, time, mel)``, halved in time and mel if `pool`."""
         for index in range(1, self.depth + 1):
-            conv, norm = self.get_submodule(f"conv{index}"), self.get_submodule(f"bn{index}")
-            features = F.relu(norm(conv(features)), inplace=True)
+            features = self.step(features, index=index, pool=pool and index == self.depth)
+        return features
+
+    def step(self, features: Tensor, *, index: int, pool: bool) -> Tensor:
+        """Do convolution `index`, from 1, with its batch norm and ReLU, and average pooling if `pool`."""
+        conv, norm = self.get_submodule(f"conv{index}"), self.get_submodule(f"bn{index}")
+        features = F.relu(norm(conv(features)), inplace=True)
         return F.avg_pool2d(features, 2) if pool else features
 
 

@@ -1,6 +1,7 @@
 """The Cnn family: Cnn6, Cnn10, Cnn14, every variant of theirs, and every pruned version, in one class."""
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from itertools import groupby
 from typing import Any
 
@@ -90,6 +91,24 @@ class Cnn(nn.Module):
             assert isinstance(block, ConvBlock)
             yield block, index <= self.pools
 
+    def steps(self) -> list[Callable[[Tensor], Tensor]]:
+        """Return what each convolution of `conv_names` does, batch norm, ReLU and pooling included, dropout not."""
+        return [
+            functools.partial(block.step, index=index, pool=pools and index == block.depth)
+            for block, pools in self.blocks()
+            for index in range(1, block.depth + 1)
+        ]
+
+    def features_of(self, waveform: Tensor) -> Tensor:
+        """Return what the first convolution reads, ``(batch, 1, time, mel)``; `waveform` as in `forward`."""
+        logmel = self.front_end(repeat_to_minimum(waveform, self.minimum_samples))
+        features: Tensor = self.bn0(logmel.transpose(1, 3)).transpose(1, 3)
+        return features
+
+    def pooled(self, features: Tensor) -> Tensor:
+        """Return what `fc1` reads of the last convolution's features: ``(batch, channels)``, or segments of them."""
+        return pool_clip(features) if self.spec.head == "clip" else smooth_time(features).transpose(1, 2)
+
     def forward(self, waveform: Tensor, mixup_lambda: Tensor | None = None) -> ModelOutput:
         """Tag clips.
 
@@ -119,14 +138,14 @@ class Cnn(nn.Module):
         return self._decision_head(features, frames=logmel.shape[2])
 
     def _clip_head(self, features: Tensor) -> ModelOutput:
-        hidden = F.relu(self.fc1(F.dropout(pool_clip(features), 0.5, self.training)))
+        hidden = F.relu(self.fc1(F.dropout(self.pooled(features), 0.5, self.training)))
         logits = self.fc_audioset(hidden)
         # PANNs drop out the embedding they return, not the one the classifier reads.
         embedding = F.dropout(hidden, 0.5, self.training)
         return ModelOutput(clipwise_logits=logits, clipwise_output=logits.sigmoid(), embedding=embedding)
 
     def _decision_head(self, features: Tensor, frames: int) -> ModelOutput:
-        over_time = F.dropout(smooth_time(features), 0.5, self.training).transpose(1, 2)  # (batch, segments, channels)
+        over_time = F.dropout(self.pooled(features), 0.5, self.training)  # (batch, segments, channels)
         hidden = F.relu(self.fc1(over_time))
         dropped = F.dropout(hidden, 0.5, self.training)
         if self._attends:

@@ -11,13 +11,14 @@ Step = Mapping[str, Any]
 
 _LISTED_LAYERS = 4  # more are counted; the plan names them all
 
-# Step -> key -> type. Pruning and recovery have these keys and no others; training may say more of itself.
+# Step -> key -> type. Pruning and recovery have these keys, these optional ones and no others; training may say more.
 _KEYS: Mapping[str, Mapping[str, type]] = {
     "train": {},
     "finetune": {},
     "prune": {"criterion": str, "ratios": dict, "seed": int},
     "recover": {"method": str, "clips": int},
 }
+_OPTIONAL: Mapping[str, Mapping[str, type]] = {"recover": {"errors": dict}}
 _TYPES = {str: "text", dict: "a table", int: "a whole number"}
 
 
@@ -58,14 +59,15 @@ def _step_problems(number: int, step: object) -> list[str]:
         return [f"{where}: step={name!r}{did_you_mean(str(name), STEPS)}: must be one of {', '.join(STEPS)}"]
     keys = _KEYS[str(name)]
     problems = [f"{where} ({name}): missing key {key!r}" for key in keys if key not in step]
+    known = {**keys, **_OPTIONAL.get(str(name), {})}
     problems += [
         f"{where} ({name}): {key} must be {_TYPES[kind]}, is {str(step[key])[:60]!r}"
-        for key, kind in keys.items()
+        for key, kind in known.items()
         if key in step and type(step[key]) is not kind
     ]
     if keys:
-        extra = [key for key in step if key not in ("step", *keys)]
-        return problems + [f"{where} ({name}): unknown key {key!r}{did_you_mean(key, keys)}" for key in extra]
+        extra = [key for key in step if key not in ("step", *known)]
+        return problems + [f"{where} ({name}): unknown key {key!r}{did_you_mean(key, known)}" for key in extra]
     training = step.get("training", {"iterations": 1, "seed": 0})
     if not isinstance(training, dict):
         return [f"{where} ({name}): training must be a table, is {str(training)[:60]!r}"]

@@ -68,7 +68,7 @@ def record_of_checkpoint(
         criterion=None if not layers else "unknown" if plan is None else plan.criterion,
         layers=layers,
         ratio=_common_ratio(model.spec, base, layers, plan),
-        recover=next((step["method"] for step in reversed(since_pruning(steps)) if step["step"] == "recover"), "none"),
+        recover="+".join(step["method"] for step in since_pruning(steps) if step["step"] == "recover") or "none",
         finetune_iterations=sum(step["training"]["iterations"] for step in since_pruning(steps) if "training" in step),
         seed=_seed_of(steps),
         dataset=dataset.dataset_name,

@@ -10,11 +10,11 @@ from typing import Any
 
 from epanns.atomic import sha256_of_json
 from epanns.errors import ConfigError
+from epanns.pruning.recovery import RECOVERIES
 from epanns.sweeps.strict_toml import TableReader, all_of, is_count, is_number, is_text
 from epanns.training.config import TrainingConfig
 
-DATA_KINDS = ("esc50", "folder", "fsd50k", "synthetic", "packs")
-RECOVERIES = ("none", "bn")
+DATA_KINDS = ("esc50", "folder", "audioset", "fsd50k", "synthetic", "packs")
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
+from epanns.data.audioset import read_audioset
 from epanns.data.esc50 import read_esc50
 from epanns.data.folder import read_folder
 from epanns.data.fsd50k import read_fsd50k
@@ -56,6 +57,7 @@ def _read(data: DataConfig, folder: Path) -> Manifest:
     readers: dict[str, Callable[[Path], Manifest]] = {
         "esc50": read_esc50,
         "folder": read_folder,
+        "audioset": read_audioset,
         "fsd50k": read_fsd50k,
     }
     return readers[data.kind](Path(data.root))

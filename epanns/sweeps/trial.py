@@ -22,8 +22,8 @@ from epanns.models.checkpoint import load
 from epanns.models.cnn import Cnn
 from epanns.models.zoo import build_model
 from epanns.pruning.plan import PruningPlan
-from epanns.pruning.prune import prune
-from epanns.pruning.recalibrate import recalibrate_batch_norm
+from epanns.pruning.prune import apply_plan, plan_pruning
+from epanns.pruning.recovery import recover
 from epanns.seeding import derive_seed, numpy_generator
 from epanns.sweeps.device import device_of
 from epanns.sweeps.evaluated import recorded_width
@@ -88,18 +88,21 @@ class _Trial:
         model, plan, stages = dense, None, [dataclasses.replace(base_record.stages[0], seconds=0.0)]
         if self.config["ratio"] > 0:
             started = time.perf_counter()
-            model, plan = prune(
+            step = plan_pruning(
                 dense,
                 criterion=self.config["criterion"],
                 ratio=self.config["ratio"],
                 layers=self.config["layers"],
                 seed=self.config["seed"],
             )
+            model = apply_plan(dense, step)
+            plan = PruningPlan.from_dict(model.provenance["plan"])  # from the unpruned network
             stages.append(self._stage("pruned", model, time.perf_counter() - started))
-        if self.config.get("recover", "none") == "bn":
-            started = time.perf_counter()
-            recalibrate_batch_norm(model, self._calibration_waveforms(), plan=plan)
-            stages.append(self._stage("recovered", model, time.perf_counter() - started))
+            if self.config["recover"] != "none":
+                started = time.perf_counter()
+                waveforms = self._calibration_waveforms()
+                recover(self.config["recover"], model, dense, step, lambda: waveforms)
+                stages.append(self._stage("recovered", model, time.perf_counter() - started))
         if "finetune" in self.config:
             started = time.perf_counter()
             training = TrainingConfig.from_dict(self.config["finetune"])

@@ -67,6 +67,31 @@ def test_fsd50k_finds_its_folders_and_notes_other_counts_on_stderr(epanns, tmp_p
     assert "2 files were not found (eval 1, val 1)" in epanns(*command)[1]
 
 
+def test_audioset_takes_lists_classes_and_whole_videos(epanns, tmp_path):
+    (tmp_path / "classes.csv").write_text('index,mid,display_name\n0,/m/0bt9lr,"Dog, any"\n')
+    for name in ("one", "two"):
+        (tmp_path / f"{name}.csv").write_text(f'# YTID, ...\n-_-_-_-_{name}, 30.0, 40.0, "/m/0bt9lr"\n')
+    (tmp_path / "root").mkdir()
+    (tmp_path / "root" / "Y-_-_-_-_one.webm").touch()
+    lists = ["--segments", tmp_path / "one.csv", "--segments", tmp_path / "two.csv"]
+    options = [*lists, "--labels", tmp_path / "classes.csv", "--whole-videos", "--name", "dogs"]
+    code, out, err = epanns("data", "audioset", tmp_path / "root", *options, "--out", tmp_path / "m.csv", "--json")
+    assert (code, err) == (0, "")
+    assert json.loads(out) == {
+        "dataset": "dogs",
+        "expected": 2,
+        "found": 1,
+        "missing": 1,
+        "ignored": 0,
+        "classes": 1,
+        "splits": {"one": 1, "two": 1},
+        "notes": [],
+        "manifest": str(tmp_path / "m.csv"),
+    }
+    row = '-_-_-_-_one,root/Y-_-_-_-_one.webm,30.0,10.0,"Dog, any",one,'
+    assert (tmp_path / "m.csv").read_text().splitlines()[1] == row
+
+
 def test_folder_counts_what_it_passes_over(epanns, tmp_path):
     (tmp_path / "set" / "dog").mkdir(parents=True)
     for name in ("a.wav", "notes.txt"):

@@ -116,6 +116,20 @@ def test_batch_norm_is_measured_again_on_a_pack(prune, checkpoint, packs, tmp_pa
     assert changed == {"conv_block2.bn2", "conv_block3.bn1", "conv_block3.bn2"}
 
 
+def test_readers_are_fitted_on_a_pack_and_the_errors_shown(prune, checkpoint, packs, tmp_path):
+    options = ("--ratio", "0.5", "--layers", "conv_block2", "--recover", "ls+bn", "--calibration", packs[8_000])
+    code, stdout, _ = prune(checkpoint, "--out", tmp_path / "a", *options, "--json")
+    assert code == 0
+    recovery = json.loads(stdout)["recovery"]
+    assert (recovery["method"], recovery["clips"]) == ("ls+bn", 5)
+    assert list(recovery["errors"]) == ["conv_block2.conv2", "conv_block3.conv1"]
+    code, stdout, _ = prune(checkpoint, "--out", tmp_path / "b", *options)
+    error = recovery["errors"]["conv_block2.conv2"]
+    assert f"conv_block2.conv2: error {error['plain']:.1%} plain, {error['refit']:.1%} refitted" in stdout
+    steps = load_checkpoint(tmp_path / "b").provenance["recipe"]
+    assert [step.get("method") for step in steps] == [None, "ls", "bn"]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -132,7 +146,7 @@ def test_batch_norm_is_measured_again_on_a_pack(prune, checkpoint, packs, tmp_pa
             "epanns: unknown criterion 'rand' (did you mean 'random'?): choose one of l1",
         ),
         ([], "epanns: give either --ratio, one for all layers, or --ratios FILE"),
-        (["--ratio", "0.5", "--recover", "bn"], "epanns: --recover bn and --calibration PACK go together"),
+        (["--ratio", "0.5", "--recover", "bn"], "epanns: --recover bn or ls and --calibration PACK go together"),
     ],
 )
 def test_what_cannot_be_done_ends_in_one_line_and_writes_nothing(prune, checkpoint, tmp_path, options, message):

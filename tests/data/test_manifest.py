@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from epanns import atomic
 from epanns.data.clip import Clip
 from epanns.data.manifest import Manifest, labels_path, missing_path, write_manifest
 from epanns.data.manifest_reader import ManifestFile, SplitCounts, read_manifest
@@ -106,6 +107,14 @@ def test_files_that_are_there_are_compared_to_the_end_and_before_any_is_written(
         with pytest.raises(OutputError, match=r"m\.csv exists already and holds something else"):
             write_manifest(manifest, tmp_path / "m.csv")
         assert not labels_path(tmp_path / "m.csv").exists()
+
+
+def test_the_manifest_itself_is_written_last(tmp_path, clip, monkeypatch):
+    replacing, written = atomic.replacing, []
+    monkeypatch.setattr(atomic, "replacing", lambda path: written.append(path.name) or replacing(path))
+    write_manifest(Manifest("m", LabelSet.of(["dog", "rain"]), (clip,)), tmp_path / "m.csv")
+    assert sorted(written) == ["m.csv", "m.info.json", "m.labels.csv", "m.missing.csv"]
+    assert written[-1] == "m.csv"
 
 
 def test_a_label_with_the_separator_cannot_be_written(tmp_path):

@@ -109,7 +109,7 @@ def test_every_mistake_is_named_at_once():
         parse_experiment(text, "t.toml")
     for message in (
         "t.toml: seeds=(-1,): must list whole numbers >= 0",
-        "[data] kind='pack': must be one of esc50, folder, fsd50k, synthetic, packs",
+        "[data] kind='pack': must be one of esc50, folder, audioset, fsd50k, synthetic, packs",
         "[grid] ratio=(0.0, 1.0): must list numbers in [0, 1)",
         "[base 1] unknown key 'witdh' (did you mean 'width'?)",
         "[finetune 1] seed does not go into a training table: list seeds = [...] at the top",

@@ -27,16 +27,26 @@ def replacing(path: Path) -> Iterator[Path]:
 
     The file must be closed inside the block. On an error the partial file is removed and `path` is left as it was.
     """
-    partial = path.with_name(path.name + ".partial")
+    partial = partial_of(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         yield partial
-        with partial.open("rb") as written:
-            os.fsync(written.fileno())
-        partial.replace(path)
+        put_in_place(partial, path)
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
+
+
+def partial_of(path: Path) -> Path:
+    """Return ``NAME.partial`` beside `path`, where it is written before it appears."""
+    return path.with_name(path.name + ".partial")
+
+
+def put_in_place(partial: Path, path: Path) -> None:
+    """Flush a closed file to the disk, give it its name and flush that too."""
+    with partial.open("rb") as written:
+        os.fsync(written.fileno())
+    partial.replace(path)
     fsync_folder(path.parent)
 
 

@@ -106,16 +106,35 @@ def progress_bar(items: Iterable[T], *, description: str, total: int | None = No
 
 @contextmanager
 def progress_counter(description: str, unit: str) -> Iterator[Callable[[int, int | None], None]]:
-    """Yield a function of (done, total) that draws a progress bar on stderr."""
+    """Yield a function of (done, total) that draws a progress bar on stderr.
+
+    What is done at the first call was done before: it counts in neither the rate nor the remaining time.
+    """
     from tqdm import tqdm
 
-    with tqdm(desc=description, unit=unit, disable=not sys.stderr.isatty(), file=sys.stderr, unit_scale=True) as bar:
+    bars: list[tqdm[None]] = []
 
-        def show(done: int, total: int | None) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
+    def show(done: int, total: int | None) -> None:
+        if not bars:
+            bars.append(
+                tqdm(
+                    desc=description,
+                    unit=unit,
+                    initial=done,
+                    total=total,
+                    disable=not sys.stderr.isatty(),
+                    file=sys.stderr,
+                    unit_scale=True,
+                )
+            )
+        bars[0].total = total
+        bars[0].update(done - bars[0].n)
 
+    try:
         yield show
+    finally:
+        for bar in bars:
+            bar.close()
 
 
 def log(message: str) -> None:

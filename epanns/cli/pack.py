@@ -14,6 +14,17 @@ from epanns.cli.options import EXISTING, EpannsCommand, emit, json_option, out_o
 @click.option("--sample-rate", default=32_000, show_default=True, help="Of the pack, in Hz.")
 @click.option("--seconds", default=10.0, show_default=True, help="Length of every row; longer is cut, shorter padded.")
 @click.option("--clips-per-shard", default=2000, show_default=True, help="A stopped run loses at most one shard.")
+@click.option(
+    "--min-seconds", type=click.FloatRange(0), default=0.0, show_default=True, help="Reject clips that end sooner."
+)
+@click.option(
+    "--format",
+    "shard_format",
+    type=click.Choice(["epanns", "panns"]),
+    default="epanns",
+    show_default=True,
+    help="Of the HDF5 files: our own, checksummed; or PANNs' waveforms and indexes, for other people's trainers.",
+)
 @click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, help="Processes that decode.")
 @click.option(
     "--max-bad",
@@ -31,6 +42,8 @@ def command(
     sample_rate: int,
     seconds: float,
     clips_per_shard: int,
+    min_seconds: float,
+    shard_format: str,
     jobs: int,
     max_bad: float,
     fresh: bool,
@@ -44,7 +57,7 @@ def command(
     from epanns.data.pack_format import REJECTS_FILE, PackSettings
     from epanns.data.packer import pack_manifest
 
-    settings = PackSettings(splits, sample_rate, seconds, clips_per_shard)
+    settings = PackSettings(splits, sample_rate, seconds, clips_per_shard, min_seconds, shard_format)
     with progress_counter("packing", "clip") as progress:
         summary = pack_manifest(manifest, out, settings, max_bad=max_bad, jobs=jobs, fresh=fresh, progress=progress)
     counts = summary.counts
@@ -54,6 +67,8 @@ def command(
     )
     if counts.rejected:
         text += f"\nthe rejected clips and the reasons are in {out / REJECTS_FILE}"
+    if counts.short:
+        text += f"\n{counts.short} clips ended before the row, which was padded with zeros"
     if counts.clipped:
         text += f"\n{counts.clipped} clips had samples beyond [-1, 1], which were limited"
     if counts.silent:

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from epanns import atomic
-from epanns.audio.waveform import load_waveform, pad_or_truncate, to_int16
-from epanns.data.manifest import Clip
+from epanns.audio.waveform import Waveform, load_waveform, to_int16
+from epanns.data.clip import Clip
 from epanns.errors import DataError
 
 _MARGIN_SECONDS = 1.0  # decoded beyond the row's end, so that cutting cannot disturb the resampler's last samples
@@ -26,29 +26,32 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class PackedClip:
-    """A row of a pack, or the reason why there is none.
+    """What is known of a row of a pack beside its samples, or the reason why there is no row.
 
     Attributes:
-        waveform: ``(clip_samples,)`` int16, or None where the clip is rejected.
         n_samples: Real samples before the padding.
-        crc32: Of the waveform's bytes.
+        crc32: Of the row's bytes.
         n_clipped: Samples that were limited to [-1, 1].
         is_silent: Whether every sample is zero.
+        is_short: Whether it ended before the row.
         reason: Why the clip is rejected; empty where it is not.
         source: The file that was read; None where there is none.
     """
 
-    waveform: NDArray[np.int16] | None
     n_samples: int
     crc32: int
     n_clipped: int
     is_silent: bool
+    is_short: bool
     reason: str
     source: Source | None
 
 
-def convert_clip(clip: Clip, sample_rate: int, clip_samples: int) -> PackedClip:
-    """Decode, downmix, resample, limit, cut or pad and quantise one clip."""
+def convert_clip(clip: Clip, row: NDArray[np.int16], sample_rate: int, min_seconds: float) -> PackedClip:
+    """Decode, downmix, resample, limit, cut or pad and quantise one clip into ``(clip_samples,)``.
+
+    A clip that is rejected leaves the row as it was, or half written.
+    """
     source = None
     try:
         source = read_source(clip)
@@ -57,14 +60,24 @@ def convert_clip(clip: Clip, sample_rate: int, clip_samples: int) -> PackedClip:
             sample_rate=sample_rate,
             start=clip.start,
             duration=clip.duration,
-            limit=clip_samples / sample_rate + _MARGIN_SECONDS,
+            limit=len(row) / sample_rate + _MARGIN_SECONDS,
         )
+        _refuse_short(clip, loaded, min_seconds)
     except DataError as error:
-        return PackedClip(None, 0, 0, 0, False, str(error), source)
-    waveform = np.ascontiguousarray(to_int16(pad_or_truncate(loaded.samples, clip_samples)))
-    n_samples = min(len(loaded.samples), clip_samples)
-    crc32, is_silent = zlib.crc32(waveform.data), not waveform.any()
-    return PackedClip(waveform, n_samples, crc32, loaded.n_clipped, is_silent, "", source)
+        return PackedClip(0, 0, 0, False, False, str(error), source)
+    n_samples = min(len(loaded.samples), len(row))
+    row[:n_samples] = to_int16(loaded.samples[:n_samples])
+    row[n_samples:] = 0
+    crc32, is_short = zlib.crc32(row.data), n_samples < len(row)
+    return PackedClip(n_samples, crc32, loaded.n_clipped, not row.any(), is_short, "", source)
+
+
+def _refuse_short(clip: Clip, loaded: Waveform, min_seconds: float) -> None:
+    seconds = len(loaded.samples) / loaded.sample_rate
+    if seconds < min_seconds:
+        raise DataError(
+            f"{clip.path}: {seconds:.2f} s is shorter than min_seconds={min_seconds:g}; remove the clip or lower it"
+        )
 
 
 def read_source(clip: Clip) -> Source:

@@ -2,27 +2,26 @@
 
 ``journal.jsonl`` is appended to, one shard at a time. Its first line says what is packed and how; a shard is one line
 per clip, then one for the shard itself. A shard counts only with its own line: what a killed run left behind it is cut.
+Of the lines of clips only the place is kept in memory, so that a pack may have millions.
 """
 
 import fcntl
 import json
 import os
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TextIO
+from typing import Any, BinaryIO
 
+from epanns.data.clip import Clip
 from epanns.data.conversion import PackedClip
-from epanns.data.manifest import Clip
-from epanns.data.pack_format import JOURNAL_FILE, PACK_FILE, REJECTS_FILE, ShardInfo
+from epanns.data.pack_format import JOURNAL_FILE, ShardInfo
 from epanns.errors import OutputError
 
-_BEGIN = '{"header": '
-_PACK_FILES = re.compile(
-    rf"({re.escape(PACK_FILE)}|{re.escape(JOURNAL_FILE)}|{re.escape(REJECTS_FILE)}|shard-\d{{5,}}\.h5)(\.partial)?"
-)
+_BEGIN = b'{"header": '
+_CLIP_BEGIN = b'{"clip_id": '
+_COUNTS = ("clips", "rejected", "clipped", "silent", "short")
 
 
 @dataclass(frozen=True)
@@ -32,46 +31,50 @@ class ShardEntry:
     Attributes:
         number: Which part, from 0.
         shard: Its file; None where every clip of the part was rejected.
+        clips: Clips of the part, rejected ones included.
+        rejected: Those that are not in the shard.
         clipped: Rows with limited samples.
         silent: Rows of zeros.
-        rejects: Clip id, path and reason of each reject.
+        short: Rows that are padded.
     """
 
     number: int
     shard: ShardInfo | None
+    clips: int
+    rejected: int
     clipped: int
     silent: int
-    rejects: tuple[tuple[str, str, str], ...]
+    short: int
 
 
 class Journal:
     """The journal of one pack's folder, locked against a second packer while it is open.
 
     Attributes:
-        finished: Shards that are in place and whose audio files are as they were, by number.
+        finished: Shards that were in place when they were written, by number.
     """
 
-    def __init__(self, folder: Path, header: Mapping[str, Any], paths: Mapping[str, Path]) -> None:
+    def __init__(self, folder: Path, header: Mapping[str, Any]) -> None:
         """Open or begin the journal.
 
         Args:
             folder: The pack's folder, made where it does not exist.
             header: What must be equal for the run to be continued.
-            paths: Clip id -> audio file, to find what has changed since.
 
         Raises:
             OutputError: If the folder holds another pack, something else, or is being written by another process.
         """
         self.folder = folder
-        self._paths = paths
         self._path = folder / JOURNAL_FILE
         if folder.exists() and not self._path.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise OutputError(f"{folder} exists already and is no pack: choose another --out or delete it first")
         folder.mkdir(parents=True, exist_ok=True)
-        self._file = self._path.open("a+", encoding="utf-8", errors="replace", newline="\n")
+        self._places: dict[int, int] = {}  # where the lines of a finished shard's clips begin
+        self.finished: dict[int, ShardEntry] = {}
+        self._file = self._path.open("a+b")
         try:
-            _lock(self._file, folder)
-            self.finished = self._read(json.loads(json.dumps(header)))
+            lock(self._file, folder)
+            self._read(json.loads(json.dumps(header)))
         except BaseException:
             self._file.close()
             raise
@@ -86,106 +89,92 @@ class Journal:
 
     def append(self, entry: ShardEntry, clips: Sequence[Clip], packed: Sequence[PackedClip]) -> None:
         """Add a finished shard and flush it to the disk."""
+        place = self._file.seek(0, os.SEEK_END)
         lines = [_clip_line(clip, result) for clip, result in zip(clips, packed, strict=True)]
-        shard = None if entry.shard is None else asdict(entry.shard)
-        self._append([*lines, {"shard": entry.number, "of": shard, "clipped": entry.clipped, "silent": entry.silent}])
-        self.finished[entry.number] = entry
+        values = asdict(entry)
+        self._append([*lines, {"shard": values.pop("number"), "of": values.pop("shard"), **values}])
+        self.finished[entry.number], self._places[entry.number] = entry, place
+
+    def is_current(self, number: int, clips: Sequence[Clip]) -> bool:
+        """Whether a shard is finished and in place, and every file that it was made from is as it was."""
+        entry = self.finished.get(number)
+        if entry is None or entry.clips != len(clips):
+            return False
+        if entry.shard is not None and not (self.folder / entry.shard.file).is_file():
+            return False
+        lines = self._lines_of(entry)
+        return all(_is_current(line, clip) for line, clip in zip(lines, clips, strict=True))
+
+    def rejects(self) -> Iterator[tuple[str, str, str]]:
+        """Yield clip id, path and reason of each reject, in the manifest's order."""
+        for _, entry in sorted(self.finished.items()):
+            if entry.rejected:
+                yield from (
+                    (line["clip_id"], line["path"], line["reason"]) for line in self._lines_of(entry) if line["reason"]
+                )
+
+    def _lines_of(self, entry: ShardEntry) -> Iterator[dict[str, Any]]:
+        with self._path.open("rb") as file:
+            file.seek(self._places[entry.number])
+            for _ in range(entry.clips):
+                yield parse(file.readline()) or {}
 
     def _append(self, lines: Sequence[Mapping[str, Any]]) -> None:
-        self._file.write("".join(json.dumps(line) + "\n" for line in lines))
+        self._file.write("".join(json.dumps(line) + "\n" for line in lines).encode())
         self._file.flush()
         os.fsync(self._file.fileno())
 
-    def _read(self, header: dict[str, Any]) -> dict[int, ShardEntry]:
-        """Return the finished shards and cut whatever follows the last of them."""
+    def _read(self, header: dict[str, Any]) -> None:
+        """Find the finished shards and cut whatever follows the last of them."""
         self._file.seek(0)
-        finished: dict[int, ShardEntry] = {}
-        pending: list[dict[str, Any]] = []
-        whole_until = 0
-        while line := self._file.readline():
-            record = _parse(line)
+        whole_until = n_clips = place = 0
+        for line in self._file:
+            place += len(line)
+            if line.startswith(_CLIP_BEGIN) and line.endswith(b"\n"):
+                n_clips += 1
+                continue
+            record = parse(line)
             if record is None:
                 break
             if "header" in record:
                 refuse_difference(self.folder, record["header"], header)
-                whole_until = self._file.tell()
-            elif "shard" in record:
-                finished.pop(record["shard"], None)
-                if self._is_current(record, pending):
-                    finished[record["shard"]] = _entry_of(record, pending)
-                pending = []
-                whole_until = self._file.tell()
             else:
-                pending.append(record)
+                entry = _entry_of(record)
+                if entry is None or entry.clips != n_clips:
+                    break
+                self.finished[entry.number], self._places[entry.number] = entry, whole_until
+            whole_until, n_clips = place, 0
         self._cut_after(whole_until)
         if whole_until == 0:
             self._append([{"header": header}])
-        return finished
 
     def _cut_after(self, whole_until: int) -> None:
         """Remove the lines of a shard that was not finished, but never a file that is not ours."""
         self._file.seek(0)
         begin = self._file.read(len(_BEGIN))
         if whole_until == 0 and begin != _BEGIN[: len(begin)]:
-            raise OutputError(_not_ours(self._path))
+            raise OutputError(not_ours(self._path))
         self._file.truncate(whole_until)
 
-    def _is_current(self, record: Mapping[str, Any], lines: Sequence[Mapping[str, Any]]) -> bool:
-        """Whether the shard is in place and every file it was made from is as it was."""
-        if record["of"] is not None and not (self.folder / record["of"]["file"]).is_file():
-            return False
-        return all(
-            line["clip_id"] in self._paths
-            and _state_of(self._paths[line["clip_id"]]) == _recorded_state(line["source"])
-            for line in lines
-        )
 
-
-def remove_pack(folder: Path) -> None:
-    """Delete an earlier pack, finished or not, so that packing starts over; a folder without a journal is left alone.
-
-    An empty journal stays behind: another process that has it open must meet the same lock, not a deleted file's.
-
-    Raises:
-        OutputError: If the journal is not ours, the folder holds anything but a pack, or another process writes it;
-            nothing is deleted then.
-    """
-    path = folder / JOURNAL_FILE
-    if not path.is_file():
-        return
-    with path.open("r+", encoding="utf-8", errors="replace", newline="\n") as journal:
-        _lock(journal, folder)
-        if not _is_header(journal.readline()):
-            raise OutputError(_not_ours(path))
-        files = sorted(folder.iterdir())
-        foreign = [file.name for file in files if not _PACK_FILES.fullmatch(file.name) or not file.is_file()]
-        if foreign:
-            raise OutputError(
-                f"{folder} holds {foreign[0]!r}, which is no part of a pack, so --fresh deletes nothing: move it away "
-                "or choose another --out"
-            )
-        for file in files:  # pack.json comes before the shards: half a pack must not look finished
-            if file != path:
-                file.unlink()
-        journal.truncate(0)
-
-
-def _lock(journal: TextIO, folder: Path) -> None:
+def lock(journal: BinaryIO, folder: Path) -> None:
+    """Keep other packers away from a folder until the file is closed."""
     try:
         fcntl.flock(journal, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         raise OutputError(f"{folder} is being written by another process: wait for it or stop it") from error
 
 
-def _is_header(line: str) -> bool:
+def is_header(line: bytes) -> bool:
     """Whether a journal's first line is ours; a killed run may have left half of it, or none."""
-    if not line.endswith("\n"):
+    if not line.endswith(b"\n"):
         return line.startswith(_BEGIN) or _BEGIN.startswith(line)
-    header = (_parse(line) or {}).get("header")
+    header = (parse(line) or {}).get("header")
     return isinstance(header, dict) and "manifest_sha256" in header
 
 
-def _not_ours(path: Path) -> str:
+def not_ours(path: Path) -> str:
+    """Return the message for a journal that some other program wrote."""
     return f"{path} is no journal of epanns: choose another --out or delete it first"
 
 
@@ -204,9 +193,9 @@ def _short(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _parse(line: str) -> dict[str, Any] | None:
+def parse(line: bytes) -> dict[str, Any] | None:
     """Return a journal line, or None where a killed run left half of one."""
-    if not line.endswith("\n"):
+    if not line.endswith(b"\n"):
         return None
     try:
         record = json.loads(line)
@@ -225,30 +214,20 @@ def _clip_line(clip: Clip, packed: PackedClip) -> dict[str, Any]:
     }
 
 
-def make_entry(number: int, shard: ShardInfo | None, clips: Sequence[Clip], packed: Sequence[PackedClip]) -> ShardEntry:
-    """Sum up a part of the manifest after its shard is written."""
-    pairs = list(zip(clips, packed, strict=True))
-    return ShardEntry(
-        number=number,
-        shard=shard,
-        clipped=sum(result.n_clipped > 0 for result in packed),
-        silent=sum(result.is_silent for result in packed),
-        rejects=tuple((clip.clip_id, clip.path, result.reason) for clip, result in pairs if result.reason),
-    )
+def _entry_of(record: Mapping[str, Any]) -> ShardEntry | None:
+    try:
+        shard = None if record["of"] is None else ShardInfo(**record["of"])
+        return ShardEntry(record["shard"], shard, *(int(record[name]) for name in _COUNTS))
+    except (KeyError, TypeError, ValueError):
+        return None
 
 
-def _entry_of(record: Mapping[str, Any], lines: Sequence[Mapping[str, Any]]) -> ShardEntry:
-    return ShardEntry(
-        number=record["shard"],
-        shard=None if record["of"] is None else ShardInfo(**record["of"]),
-        clipped=record["clipped"],
-        silent=record["silent"],
-        rejects=tuple((line["clip_id"], line["path"], line["reason"]) for line in lines if line["reason"]),
-    )
-
-
-def _recorded_state(source: Mapping[str, Any] | None) -> tuple[int, int] | None:
-    return None if source is None else (source["size"], source["mtime_ns"])
+def _is_current(line: Mapping[str, Any], clip: Clip) -> bool:
+    if line.get("clip_id") != clip.clip_id or not line.keys() >= {"path", "source", "reason"}:
+        return False
+    source = line["source"]
+    recorded = None if source is None else (source["size"], source["mtime_ns"])
+    return _state_of(Path(clip.path)) == recorded
 
 
 def _state_of(path: Path) -> tuple[int, int] | None:

@@ -4,11 +4,13 @@ Reading is in `epanns.data.pack`, writing in `epanns.data.packer`.
 """
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from epanns.data.panns_format import WAVEFORM_FOLDER, waveform_file
 from epanns.errors import ConfigError, DataError, PackError
 from epanns.labels import LabelSet
 
@@ -19,9 +21,16 @@ MOST_CLIPS_PER_SHARD = 100_000
 LONGEST_CLIP_SAMPLES = 1 << 28  # 2.3 h at 32 kHz: beyond this a declared size is a mistake or an attack
 
 
-def shard_name(number: int) -> str:
-    """Return the file name of a shard."""
-    return f"shard-{number:05d}.h5"
+# What the shards are: our own files, or those of PANNs with an index (`epanns.data.panns_format`).
+SHARD_FILES = {
+    "epanns": re.compile(r"shard-\d{5,}\.h5"),
+    "panns": re.compile(rf"{WAVEFORM_FOLDER}/part\d{{5,}}\.h5"),
+}
+
+
+def shard_name(number: int, shard_format: str = "epanns") -> str:
+    """Return where a shard lies in its pack's folder."""
+    return waveform_file(number) if shard_format == "panns" else f"shard-{number:05d}.h5"
 
 
 @dataclass(frozen=True)
@@ -33,12 +42,16 @@ class PackSettings:
         sample_rate: In Hz.
         seconds: Length of every row; longer clips are cut, shorter ones padded with zeros.
         clips_per_shard: Rows of the manifest that go into one shard.
+        min_seconds: Clips that end sooner are rejected.
+        format: Of the shards, one of `SHARD_FILES`.
     """
 
     splits: tuple[str, ...] = ()
     sample_rate: int = 32_000
     seconds: float = 10.0
     clips_per_shard: int = 2000
+    min_seconds: float = 0.0
+    format: str = "epanns"
 
     def __post_init__(self) -> None:
         problems = [
@@ -52,9 +65,17 @@ class PackSettings:
                     f"between 1 and {MOST_CLIPS_PER_SHARD}",
                     1 <= self.clips_per_shard <= MOST_CLIPS_PER_SHARD,
                 ),
+                (
+                    "min_seconds",
+                    self.min_seconds,
+                    f"at least 0 and at most seconds={self.seconds:g}",
+                    0 <= self.min_seconds <= self.seconds,
+                ),
             )
             if not holds
         ]
+        if self.format not in SHARD_FILES:
+            problems.append(f"format={self.format!r}: must be one of {', '.join(SHARD_FILES)}")
         if not problems and not 1 <= self.clip_samples <= LONGEST_CLIP_SAMPLES:
             problems.append(f"seconds={self.seconds:g} at {self.sample_rate} Hz: must be at least one sample")
         if problems:
@@ -78,6 +99,7 @@ class PackCounts:
         clips: Rows of the pack: ``found - rejected``.
         clipped: Rows with samples beyond [-1, 1], which were limited.
         silent: Rows whose samples are all zero.
+        short: Rows that are padded, since the clip ended before the row.
     """
 
     expected: int
@@ -87,6 +109,7 @@ class PackCounts:
     clips: int
     clipped: int
     silent: int
+    short: int
 
 
 @dataclass(frozen=True)
@@ -94,7 +117,7 @@ class ShardInfo:
     """One HDF5 file of a pack.
 
     Attributes:
-        file: Its name in the pack's folder.
+        file: Where it lies in the pack's folder.
         clips: Its rows.
         sha256: Of its bytes.
     """
@@ -213,7 +236,8 @@ def _count(given: Mapping[str, Any], key: str) -> int:
 def _problems_of(info: PackInfo, given: dict[str, Any]) -> list[str]:
     """Return where the parts of ``pack.json`` contradict each other or ask for what no pack holds."""
     counts, rows = info.counts, sum(shard.clips for shard in info.shards)
-    wrong_names = [shard.file for shard in info.shards if Path(shard.file).name != shard.file or shard.file[:1] == "."]
+    pattern = SHARD_FILES[info.settings.format]
+    wrong_names = [shard.file for shard in info.shards if not pattern.fullmatch(shard.file)]
     checks = {
         "labels differ from their digest": given["labels"].get("digest") == info.labels.digest,
         "there are no labels": len(info.labels) > 0,
@@ -223,7 +247,7 @@ def _problems_of(info: PackInfo, given: dict[str, Any]) -> list[str]:
         f"the shards hold {rows} clips, counts say {counts.clips}": rows == counts.clips,
         "counts do not add up": (counts.expected, counts.found)
         == (counts.found + counts.missing, counts.clips + counts.rejected),
-        f"shard file {wrong_names[:1]} is no plain file name": not wrong_names,
+        f"shard file {wrong_names[:1]} is no name of a shard": not wrong_names,
         "a shard is listed twice": len({shard.file for shard in info.shards}) == len(info.shards),
         "a shard has no clips or too many": all(0 < shard.clips <= MOST_CLIPS_PER_SHARD for shard in info.shards),
     }

@@ -1,25 +1,19 @@
-"""Manifest -> pack: decode in parallel, write shard after shard, go on after a stop.
+"""Manifest -> pack: what is asked for, what is there already, and what came of it.
 
-The format is in `epanns.data.pack_format`, reading in `epanns.data.pack`.
+The work itself is in `epanns.data.parts`, the format in `epanns.data.pack_format`, reading in `epanns.data.pack`.
 """
 
 import csv
-import functools
-import io
-from collections.abc import Generator, Iterator, Sequence
-from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from epanns import atomic
 from epanns.audio.waveform import RESAMPLER_QUALITY
-from epanns.data.conversion import PackedClip, convert_clip
-from epanns.data.journal import Journal, ShardEntry, make_entry, refuse_difference, remove_pack
-from epanns.data.manifest import Clip, Manifest
-from epanns.data.manifest_reader import read_manifest
+from epanns.data.journal import Journal, ShardEntry, refuse_difference
+from epanns.data.manifest_reader import ManifestFile
 from epanns.data.pack_format import (
     PACK_FILE,
     REJECTS_FILE,
@@ -28,14 +22,15 @@ from epanns.data.pack_format import (
     PackSettings,
     read_pack_info,
     settings_to_dict,
-    shard_name,
 )
-from epanns.data.shard_writer import ShardRow, write_shard
-from epanns.data.workers import ordered_map
+from epanns.data.pack_removal import remove_pack
+from epanns.data.panns_format import index_file
+from epanns.data.panns_writer import is_index_of, write_index
+from epanns.data.parts import Packing, pack_parts
 from epanns.errors import DataError, DataProblems, OutputError, did_you_mean
 from epanns.installed import versions
-from epanns.labels import LabelSet
 from epanns.progress import Progress
+from epanns.signals import noticing_signals
 
 _PACKAGES = ("soundfile", "soxr", "h5py", "numpy")  # what decides the bytes of a pack
 
@@ -78,8 +73,9 @@ def pack_manifest(
 ) -> PackSummary:
     """Pack the clips of a manifest; every file is the same for any number of `jobs`.
 
-    A finished pack of the same manifest and settings is left as it is; an unfinished one is continued after its last
-    whole shard. Shards whose audio files changed since are made again.
+    A finished pack of the same manifest and settings is left as it is (only the index of a panns pack that was moved is
+    written anew); an unfinished one is continued after its last whole shard. Shards whose audio files changed since are
+    made again. The manifest is read as a stream: memory grows with the number of shards, not with the clips.
 
     Args:
         manifest: The CSV file.
@@ -88,37 +84,45 @@ def pack_manifest(
         max_bad: Share of the clips, 0..1, that may be rejected.
         jobs: Processes that decode.
         fresh: Whether to delete an earlier pack at `out`, finished or not; a folder that holds more is refused.
-        progress: Called with (clips done, clips in all).
+        progress: Called with (clips done, clips in all); what an earlier run did is done at the first call.
 
     Raises:
         DataError: If the manifest is wrong or holds no clip of the chosen splits.
         OutputError: If `out` holds another pack or something else, or cannot be written.
         DataProblems: If more than `max_bad` of the clips are rejected, now or in a finished pack; what is there stays.
+        Interrupted: If SIGINT or SIGTERM came; finished shards stay.
     """
-    read = read_manifest(manifest)
-    clips = _choose(read.clips, settings, read, manifest)
-    header = _header(read, manifest, settings)
+    read = ManifestFile(manifest)
+    splits = _choose(read, settings)
+    header = _header(read, settings)
     if fresh:
         with _output_errors(out):
             remove_pack(out)
     done = _finished(out, header)
     if done is not None:
         _refuse_too_many(done.counts.rejected, done.counts.found, max_bad, manifest, out)
+        with _output_errors(out):
+            _write_index(out, done, is_finished=True)
         return PackSummary(out, done.counts, len(done.shards), len(done.shards))
-    paths = {clip.clip_id: Path(clip.path) for clip in clips}
-    with _output_errors(out), Journal(out, header, paths) as journal:
-        n_resumed = len(journal.finished)
-        n_allowed = _allowed(len(clips), max_bad)
-        packing = _Packing(settings, read.labels, max(len(clip.clip_id.encode()) for clip in clips))
-        _pack_parts(journal, clips, packing, jobs=jobs, n_allowed=n_allowed, progress=progress)
+    n_found = sum(read.splits[split].found for split in splits)
+    packing = Packing(
+        settings=settings,
+        labels=read.labels,
+        clip_id_bytes=max(read.splits[split].longest_clip_id for split in splits),
+        n_clips=n_found,
+        n_allowed=_allowed(n_found, max_bad),
+        jobs=jobs,
+        progress=progress,
+    )
+    with _output_errors(out), noticing_signals() as stop, Journal(out, header) as journal:
+        n_resumed = pack_parts(packing, read.clips(settings.splits), journal, stop)
         entries = [journal.finished[number] for number in sorted(journal.finished)]
-    rejects = [reject for entry in entries for reject in entry.rejects]
-    atomic.write_text(out / REJECTS_FILE, _rejects_csv(rejects))
-    _refuse_too_many(len(rejects), len(clips), max_bad, manifest, out)
-    counts = _count(read, clips, settings, entries)
-    info = _pack_info(read, manifest, settings, counts, entries)
-    atomic.write_json(out / PACK_FILE, info.to_dict())
-    return PackSummary(out, counts, len(info.shards), n_resumed)
+        _write_rejects(out, journal.rejects())
+        _refuse_too_many(sum(entry.rejected for entry in entries), n_found, max_bad, manifest, out)
+        info = _pack_info(read, splits, settings, entries)
+        _write_index(out, info, is_finished=False)
+        atomic.write_json(out / PACK_FILE, info.to_dict())
+    return PackSummary(out, info.counts, len(info.shards), n_resumed)
 
 
 def _allowed(n_clips: int, max_bad: float) -> int:
@@ -146,24 +150,28 @@ def _output_errors(out: Path) -> Iterator[None]:
         ) from error
 
 
-def _choose(clips: Sequence[Clip], settings: PackSettings, manifest: Manifest, path: Path) -> list[Clip]:
-    """Return the clips of the chosen splits, in the manifest's order."""
+def _choose(manifest: ManifestFile, settings: PackSettings) -> Sequence[str]:
+    """Return the splits to pack, which have at least one clip together."""
     for split in settings.splits:
         if split not in manifest.splits:
             known = ", ".join(manifest.splits) or "none"
-            raise DataError(f"{path}: no split {split!r}{did_you_mean(split, manifest.splits)}; it has {known}")
-    chosen = [clip for clip in clips if not settings.splits or clip.split in settings.splits]
-    if not chosen:
+            raise DataError(
+                f"{manifest.path}: no split {split!r}{did_you_mean(split, manifest.splits)}; it has {known}"
+            )
+    splits = settings.splits or tuple(manifest.splits)
+    if not any(manifest.splits[split].found for split in splits):
         what = f"in split {', '.join(settings.splits)}" if settings.splits else "in it"
-        raise DataError(f"{path}: no clip {what} was found on disk; check the data set's folder and run `epanns data`")
-    return chosen
+        raise DataError(
+            f"{manifest.path}: no clip {what} was found on disk; check the data set's folder and run `epanns data`"
+        )
+    return splits
 
 
-def _header(manifest: Manifest, path: Path, settings: PackSettings) -> dict[str, Any]:
+def _header(manifest: ManifestFile, settings: PackSettings) -> dict[str, Any]:
     """Return what must be equal for a stopped run to be continued."""
     return {
         **settings_to_dict(settings),
-        "manifest_sha256": atomic.sha256_of(path),
+        "manifest_sha256": manifest.sha256,
         "labels_digest": manifest.labels.digest,
         "dataset": manifest.dataset,
         "versions": versions(*_PACKAGES),
@@ -185,99 +193,48 @@ def _finished(out: Path, header: dict[str, Any]) -> PackInfo | None:
     return info
 
 
-@dataclass(frozen=True)
-class _Packing:
-    """What turns clips into rows."""
-
-    settings: PackSettings
-    labels: LabelSet
-    clip_id_bytes: int
-
-    def rows(self, part: list[Clip], converted: Iterator[PackedClip], results: list[PackedClip]) -> Iterator[ShardRow]:
-        """Yield the rows of one shard; `results` gets every clip's outcome, rejected or not, without its waveform."""
-        for clip, packed in zip(part, converted, strict=False):
-            results.append(replace(packed, waveform=None))
-            if packed.waveform is not None:
-                target = np.zeros(len(self.labels), bool)
-                target[[self.labels.index(label) for label in clip.labels]] = True
-                yield ShardRow(clip.clip_id, packed.waveform, packed.n_samples, target, packed.crc32)
+def _write_rejects(out: Path, rejects: Iterable[tuple[str, str, str]]) -> None:
+    with (
+        atomic.replacing(out / REJECTS_FILE) as partial,
+        partial.open("w", encoding="utf-8", newline="") as file,
+    ):
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["clip_id", "path", "reason"])
+        writer.writerows(rejects)
 
 
-def _pack_parts(
-    journal: Journal, clips: list[Clip], packing: _Packing, *, jobs: int, n_allowed: int, progress: Progress | None
-) -> None:
-    """Write the shards that are not finished; stop early once too many clips are rejected."""
-    size = packing.settings.clips_per_shard
-    parts = {number: clips[first : first + size] for number, first in enumerate(range(0, len(clips), size))}
-    todo = {number: part for number, part in parts.items() if number not in journal.finished}
-    n_rejected = sum(len(entry.rejects) for entry in journal.finished.values())
-    convert = functools.partial(
-        convert_clip, sample_rate=packing.settings.sample_rate, clip_samples=packing.settings.clip_samples
-    )
-    stream = ordered_map(convert, (clip for part in todo.values() for clip in part), jobs)
-    with closing(_counted(stream, len(clips) - sum(map(len, todo.values())), len(clips), progress)) as converted:
-        for number, part in todo.items():
-            if n_rejected > n_allowed:
-                return
-            results: list[PackedClip] = []
-            path = journal.folder / shard_name(number)
-            shard = write_shard(
-                path,
-                packing.rows(part, converted, results),
-                most_rows=len(part),
-                clip_id_bytes=packing.clip_id_bytes,
-            )
-            if shard is None:
-                path.unlink(missing_ok=True)  # of an earlier run, when the clips could still be read
-            journal.append(make_entry(number, shard, part, results), part, results)
-            n_rejected += len(journal.finished[number].rejects)
-
-
-def _counted(
-    stream: Generator[PackedClip, None, None], n_before: int, total: int, progress: Progress | None
-) -> Generator[PackedClip, None, None]:
-    for n_done, packed in enumerate(stream, start=n_before + 1):
-        if progress is not None:
-            progress(n_done, total)
-        yield packed
-
-
-def _rejects_csv(rejects: Sequence[tuple[str, str, str]]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["clip_id", "path", "reason"])
-    writer.writerows(rejects)
-    return text.getvalue()
-
-
-def _count(
-    manifest: Manifest, clips: Sequence[Clip], settings: PackSettings, entries: Sequence[ShardEntry]
-) -> PackCounts:
-    n_missing = sum(1 for clip in manifest.missing if not settings.splits or clip.split in settings.splits)
-    n_rejected = sum(len(entry.rejects) for entry in entries)
-    return PackCounts(
-        expected=len(clips) + n_missing,
-        found=len(clips),
-        missing=n_missing,
-        rejected=n_rejected,
-        clips=len(clips) - n_rejected,
-        clipped=sum(entry.clipped for entry in entries),
-        silent=sum(entry.silent for entry in entries),
-    )
+def _write_index(out: Path, info: PackInfo, *, is_finished: bool) -> None:
+    """Write the index of a panns pack; that of a finished one only where the pack was moved since."""
+    index, files = out / index_file(info.settings.splits), [out / shard.file for shard in info.shards]
+    if info.settings.format == "panns" and files and not (is_finished and is_index_of(index, files)):
+        write_index(index, files)
 
 
 def _pack_info(
-    manifest: Manifest, path: Path, settings: PackSettings, counts: PackCounts, entries: Sequence[ShardEntry]
+    manifest: ManifestFile, splits: Sequence[str], settings: PackSettings, entries: Sequence[ShardEntry]
 ) -> PackInfo:
     made_with = versions(*_PACKAGES)
+    found, missing = (sum(getattr(manifest.splits[split], name) for split in splits) for name in ("found", "missing"))
+    rejected, clipped, silent, short = (
+        sum(getattr(entry, name) for entry in entries) for name in ("rejected", "clipped", "silent", "short")
+    )
     return PackInfo(
         dataset=manifest.dataset,
-        splits=settings.splits or tuple(manifest.splits),
+        splits=tuple(splits),
         sample_rate=settings.sample_rate,
         clip_samples=settings.clip_samples,
         labels=manifest.labels,
-        counts=counts,
-        manifest_sha256=atomic.sha256_of(path),
+        counts=PackCounts(
+            expected=found + missing,
+            found=found,
+            missing=missing,
+            rejected=rejected,
+            clips=found - rejected,
+            clipped=clipped,
+            silent=silent,
+            short=short,
+        ),
+        manifest_sha256=manifest.sha256,
         settings=settings,
         resampler={"name": "soxr", "quality": RESAMPLER_QUALITY, "version": made_with["soxr"]},
         versions=made_with,

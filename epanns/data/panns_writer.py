@@ -1,6 +1,6 @@
 """Writing PANNs' original files; what is in them is in `epanns.data.panns_format`.
 
-They appear whole or not at all, without rows that hold no clip: a waveform file that lacks a sound has no row for it.
+There are no rows without a clip, as PANNs' own scripts leave them for every sound that is missing.
 """
 
 import itertools
@@ -14,13 +14,11 @@ from numpy.typing import NDArray
 
 from epanns import atomic
 from epanns.data.new_hdf5 import new_hdf5
-from epanns.data.pack_format import ShardInfo
 from epanns.data.panns_format import (
     DTYPES,
     INDEX_NAMES,
     PATH_BYTES,
     SAMPLE_RATE_ATTRIBUTE,
-    WAVEFORM_FOLDER,
     name_bytes,
     panns_name,
 )
@@ -32,33 +30,33 @@ _INDEX_ROWS = 4096  # read and written at a time
 
 def write_waveform_file(
     path: Path, rows: Iterable[ShardRow], *, most_rows: int, clip_id_bytes: int, sample_rate: int
-) -> ShardInfo | None:
-    """Write rows as they come, and put the file in place when the last is written.
+) -> int:
+    """Write rows as they come.
 
     Args:
-        path: The waveform file; ``NAME.partial`` beside it while it is written.
-        rows: Clips of one length and one number of classes.
+        path: The file, which is whole when this returns.
+        rows: Clips of one length and one number of classes; a row's waveform is used before the next is asked for.
         most_rows: How many may come.
         clip_id_bytes: Of the longest clip id.
         sample_rate: In Hz.
 
     Returns:
-        The file, or None where `rows` is empty and nothing was written.
+        How many came; where it is none, nothing was written.
     """
     stream = iter(rows)
     first = next(stream, None)
     if first is None:
-        return None
+        return 0
     width = name_bytes(clip_id_bytes)
     n_bytes = most_rows * (first.waveform.nbytes + first.target.nbytes + width) + _HEADER_BYTES
-    with atomic.replacing(path) as partial, new_hdf5(partial, n_bytes, oldest="earliest") as (file, descriptor):
+    with new_hdf5(path, n_bytes, oldest="earliest") as (file, descriptor):
         small = _write_waveforms(file, descriptor, itertools.chain([first], stream), most_rows)
         names = [panns_name(clip_id).encode() for clip_id, _ in small]
         _create(file, "audio_name", (len(small),), np.dtype(f"S{width}"))[...] = np.array(names)
         targets = np.array([target for _, target in small])
         _create(file, "target", targets.shape, DTYPES["target"])[...] = targets
         file.attrs.create(SAMPLE_RATE_ATTRIBUTE, sample_rate, dtype=DTYPES[SAMPLE_RATE_ATTRIBUTE])
-    return ShardInfo(f"{WAVEFORM_FOLDER}/{path.name}", len(small), atomic.sha256_of(path))
+    return len(small)
 
 
 def _write_waveforms(
@@ -134,6 +132,16 @@ def write_index(path: Path, waveform_files: Sequence[Path]) -> None:
         begin = 0
         for file, place in zip(waveform_files, places, strict=True):
             begin = _append_to_index(index, begin, file, place)
+
+
+def is_index_of(path: Path, waveform_files: Sequence[Path]) -> bool:
+    """Whether an index is there and names waveform files where they lie now, as it does not once they were moved."""
+    try:
+        with h5py.File(path, "r") as index:
+            named = {bytes(index["hdf5_path"][row]) for row in (0, -1)}
+    except (OSError, KeyError, ValueError):
+        return False
+    return named == {os.fsencode(file.resolve()) for file in (waveform_files[0], waveform_files[-1])}
 
 
 def _rows_of(path: Path) -> int:

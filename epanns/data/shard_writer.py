@@ -10,9 +10,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from epanns import atomic
 from epanns.data.new_hdf5 import new_hdf5
-from epanns.data.pack_format import ShardInfo
 from epanns.data.shard_schema import DTYPES, ShardShape
 
 _ROW_OVERHEAD = 64  # bytes of lengths, checksums and chunk index, rounded up
@@ -29,34 +27,33 @@ class ShardRow:
     crc32: int
 
 
-def write_shard(path: Path, rows: Iterable[ShardRow], *, most_rows: int, clip_id_bytes: int) -> ShardInfo | None:
-    """Write rows as they come, and put the file in place when the last is written.
+def write_shard(path: Path, rows: Iterable[ShardRow], *, most_rows: int, clip_id_bytes: int) -> int:
+    """Write rows as they come.
 
     Args:
-        path: The shard; ``NAME.partial`` beside it while it is written.
-        rows: Clips of one length and one number of classes.
+        path: The file, which is whole when this returns.
+        rows: Clips of one length and one number of classes; a row's waveform is used before the next is asked for.
         most_rows: How many may come.
         clip_id_bytes: Length of `audio_name`.
 
     Returns:
-        The shard, or None where `rows` is empty and nothing was written.
+        How many came; where it is none, nothing was written.
     """
     stream = iter(rows)
     first = next(stream, None)
     if first is None:
-        return None
+        return 0
     shape = ShardShape(most_rows, len(first.waveform), len(first.target))
-    with atomic.replacing(path) as partial:
-        row_bytes = first.waveform.nbytes + first.target.nbytes + clip_id_bytes + _ROW_OVERHEAD
-        with new_hdf5(partial, most_rows * row_bytes, oldest="v110") as (file, _):
-            waveforms = _create(file, "waveform", shape, DTYPES["waveform"])
-            small = []  # the rows without their waveforms
-            for index, row in enumerate(itertools.chain([first], stream)):
-                waveforms[index] = row.waveform
-                small.append(replace(row, waveform=row.waveform[:0]))
-            waveforms.resize(len(small), axis=0)
-            _write_columns(file, small, replace(shape, rows=len(small)), clip_id_bytes)
-    return ShardInfo(path.name, len(small), atomic.sha256_of(path))
+    row_bytes = first.waveform.nbytes + first.target.nbytes + clip_id_bytes + _ROW_OVERHEAD
+    with new_hdf5(path, most_rows * row_bytes, oldest="v110") as (file, _):
+        waveforms = _create(file, "waveform", shape, DTYPES["waveform"])
+        small = []  # the rows without their waveforms
+        for index, row in enumerate(itertools.chain([first], stream)):
+            waveforms[index] = row.waveform
+            small.append(replace(row, waveform=row.waveform[:0]))
+        waveforms.resize(len(small), axis=0)
+        _write_columns(file, small, replace(shape, rows=len(small)), clip_id_bytes)
+    return len(small)
 
 
 def _create(file: h5py.File, name: str, shape: ShardShape, dtype: np.dtype[Any]) -> h5py.Dataset:

@@ -1,60 +1,201 @@
-"""Ordered, bounded work in several processes."""
+"""Rows of samples computed by several processes: in order, bounded, handed over in memory that all of them share."""
 
+import contextlib
+import itertools
+import mmap
 import multiprocessing
 import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterable
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from multiprocessing.connection import wait
-from typing import TypeVar
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import contextmanager
+from multiprocessing import resource_tracker
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
+from multiprocessing.reduction import recv_handle, send_handle
+from typing import Generic, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from epanns.errors import DataError
+from epanns.signals import STOPPING
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-_WAITING_PER_JOB = 4  # results that may wait for their turn, for each process
+Rows = NDArray[np.int16]
+_ROWS_PER_JOB = 8  # that may be worked on or wait for their turn, for each process; fewer where a row is large
+_MOST_BYTES = 64 << 20  # of all rows together, as long as each process has two
 
 
-def ordered_map(function: Callable[[Item], Result], items: Iterable[Item], jobs: int) -> Generator[Result, None, None]:
-    """Yield ``function(item)`` in the order of `items`, computed by `jobs` processes.
+def ordered_rows(
+    function: Callable[[Item, Rows], Result], items: Iterable[Item], jobs: int, length: int
+) -> Generator[tuple[Result, Rows], None, None]:
+    """Yield ``function(item, row)`` and the row it filled, in the order of `items`, computed by `jobs` processes.
 
-    At most `_WAITING_PER_JOB` results per process exist at a time, so memory does not grow with the items.
-    One job means this process.
+    A row holds until the next one is asked for. No more than a few items per process are taken before their turn, so
+    memory does not grow with them. One job means this process. The processes do not notice the signals that end a
+    program: they end with this one, even where it is killed.
+
+    Args:
+        function: Fills ``(length,)`` int16 and returns what else there is to say; must pass to other processes.
+        items: What to call it with.
+        jobs: Processes.
+        length: Samples of a row.
 
     Raises:
         DataError: If a process dies, as it does when memory runs out.
+        OSError: If there is no memory for the rows.
     """
     if jobs <= 1:
-        yield from map(function, items)
+        row = np.empty(length, np.int16)
+        for item in items:
+            yield function(item, row), row
         return
-    context = multiprocessing.get_context("spawn")  # a fork would copy the locks of torch's and HDF5's threads
-    with ProcessPoolExecutor(jobs, mp_context=context, initializer=_begin_worker) as executor:
-        waiting: deque[Future[Result]] = deque()
+    n_rows = jobs * max(2, min(_ROWS_PER_JOB, _MOST_BYTES // (2 * length * jobs)))
+    with _shared_rows(n_rows, length) as (rows, descriptor), _started(function, jobs, rows, descriptor) as workers:
+        yield from _Turns[Item, Result](workers, rows).run(items)
+
+
+class _Failure:
+    """What an item met instead of a result; the parent raises it."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+
+class _Turns(Generic[Item, Result]):
+    """Who works on what, and whose turn it is."""
+
+    def __init__(self, workers: list["_Worker"], rows: Rows) -> None:
+        self._workers = workers
+        self._rows = rows
+        self._free = deque(range(len(rows)))
+        self._waiting: deque[int] = deque()  # the rows that are handed out, in the order of their items
+        self._outcomes: dict[int, Result | _Failure] = {}
+
+    def run(self, items: Iterable[Item]) -> Iterator[tuple[Result, Rows]]:
+        """Hand out items as rows become free, and yield the outcomes in the order of the items."""
+        stream = iter(items)
+        self._hand_out(stream)
+        while self._waiting:
+            row = self._waiting.popleft()
+            while row not in self._outcomes:
+                self._receive()
+            outcome = self._outcomes.pop(row)
+            if isinstance(outcome, _Failure):
+                raise outcome.error
+            yield outcome, self._rows[row]
+            self._free.append(row)
+            self._hand_out(stream)
+
+    def _hand_out(self, stream: Iterator[Item]) -> None:
+        for item in itertools.islice(stream, len(self._free)):
+            row = self._free.popleft()
+            worker = min(self._workers, key=lambda worker: worker.n_open)
+            with self._deaths():
+                worker.pipe.send((row, item))
+            worker.n_open += 1
+            self._waiting.append(row)
+
+    def _receive(self) -> None:
+        """Take in what the workers have done since; wait for one where it is nothing."""
+        ready = wait([worker.pipe for worker in self._workers])
+        for worker in self._workers:
+            if worker.pipe in ready:
+                with self._deaths():
+                    row, outcome = worker.pipe.recv()
+                self._outcomes[row] = outcome
+                worker.n_open -= 1
+
+    @contextmanager
+    def _deaths(self) -> Iterator[None]:
         try:
-            for item in items:
-                waiting.append(executor.submit(function, item))
-                if len(waiting) >= jobs * _WAITING_PER_JOB:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        except BrokenProcessPool as error:
+            yield
+        except (EOFError, ConnectionError) as error:
             raise DataError(
-                f"one of {jobs} worker processes died, perhaps for want of memory; "
+                f"one of {len(self._workers)} worker processes died, perhaps for want of memory; "
                 "run the same command again, with fewer --jobs"
             ) from error
-        finally:
-            executor.shutdown(wait=True, cancel_futures=True)
 
 
-def _begin_worker() -> None:
-    """Leave Ctrl-C to the parent, and end when the parent is gone, even if it was killed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+class _Worker:
+    """A process and the way to it; `n_open` items are with it."""
+
+    def __init__(self, process: SpawnProcess, pipe: Connection) -> None:
+        self.process, self.pipe, self.n_open = process, pipe, 0
+
+
+@contextmanager
+def _shared_rows(n_rows: int, length: int) -> Iterator[tuple[Rows, int]]:
+    """Yield ``(n_rows, length)`` of memory without a name, so that nothing is left of it whoever dies."""
+    descriptor = os.memfd_create("epanns")
+    try:
+        os.posix_fallocate(descriptor, 0, 2 * n_rows * length)  # now or never: later, want of memory would be a crash
+        yield _rows_in(descriptor, n_rows, length), descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _rows_in(descriptor: int, n_rows: int, length: int) -> Rows:
+    return np.frombuffer(mmap.mmap(descriptor, 2 * n_rows * length), np.int16).reshape(n_rows, length)
+
+
+@contextmanager
+def _started(
+    function: Callable[[Item, Rows], Result], jobs: int, rows: Rows, descriptor: int
+) -> Iterator[list[_Worker]]:
+    """Start the processes, and kill them at the end: they hold nothing that could be lost."""
+    context = multiprocessing.get_context("spawn")  # a fork would copy the locks of torch's and HDF5's threads
+    workers: list[_Worker] = []
+    try:
+        with _signals_held_back():
+            for _ in range(jobs):
+                ours, theirs = context.Pipe()
+                process = context.Process(target=_work, args=(theirs, function, rows.shape), daemon=True)
+                workers.append(_Worker(process, ours))
+                process.start()
+                theirs.close()
+        for worker in workers:
+            send_handle(worker.pipe, descriptor, worker.process.pid or 0)
+        yield workers
+    finally:
+        for worker in workers:
+            worker.pipe.close()
+            if worker.process.pid is not None:
+                worker.process.kill()
+                worker.process.join()
+
+
+@contextmanager
+def _signals_held_back() -> Iterator[None]:
+    """Start processes in which the signals that end a program stay blocked from their first moment on."""
+    resource_tracker.ensure_running()  # it would unblock them when it is started, with the first process
+    former = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, former)
+
+
+def _work(pipe: Connection, function: Callable[[Item, Rows], Result], shape: tuple[int, int]) -> None:
+    """Be a worker process: fill rows until the parent is gone."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=_end_after, args=(parent.sentinel,), daemon=True).start()
+    with contextlib.suppress(EOFError, ConnectionError):  # nobody is there to be told
+        rows = _rows_in(recv_handle(pipe), *shape)
+        while True:
+            row, item = pipe.recv()
+            pipe.send((row, _outcome_of(function, item, rows[row])))
+
+
+def _outcome_of(function: Callable[[Item, Rows], Result], item: Item, row: Rows) -> Result | _Failure:
+    try:
+        return function(item, row)
+    except Exception as error:
+        return _Failure(error)
 
 
 def _end_after(sentinel: int) -> None:

@@ -12,12 +12,12 @@ from pathlib import Path
 from epanns.data.dataset import PackDataset
 from epanns.errors import Interrupted
 from epanns.models.checkpoint import load
+from epanns.signals import noticing_signals
 from epanns.sweeps.experiment import Experiment, Trial
 from epanns.sweeps.journal import Sweep, TrialFolder
 from epanns.sweeps.packs import prepare_packs
 from epanns.sweeps.trial import run_trial
 from epanns.training.loop import OnStep
-from epanns.training.signals import noticing_signals
 
 _POLL_SECONDS = 0.1
 

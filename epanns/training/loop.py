@@ -17,12 +17,12 @@ from epanns.errors import Interrupted, TrainingError
 from epanns.models.cnn import Cnn
 from epanns.models.recipe import training_step_of, with_step
 from epanns.seeding import derive_seed
+from epanns.signals import noticing_signals
 from epanns.training.config import TrainingConfig
 from epanns.training.folder import RunFolder
 from epanns.training.losses import clip_bce
 from epanns.training.mixup import draw_lambda, mix_target
 from epanns.training.optim import build_optimizer, learning_rate_at
-from epanns.training.signals import noticing_signals
 from epanns.training.state import TrainingState
 
 OnStep = Callable[[TrainingState, float], None]

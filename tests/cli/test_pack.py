@@ -37,6 +37,7 @@ def test_pack_prints_its_counts_as_json(epanns, manifest, tmp_path):
         "clips": 3,
         "clipped": 1,
         "silent": 1,
+        "short": 0,
         "shards": 1,
         "shards_resumed": 0,
     }

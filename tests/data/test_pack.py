@@ -296,7 +296,7 @@ def edited(folder, change):
         (lambda c: c["counts"].update(clips=21), "the shards hold 20 clips, counts say 21"),
         (lambda c: c["counts"].update(missing=3), "counts do not add up"),
         (lambda c: c["labels"]["names"].reverse(), "labels differ from their digest"),
-        (lambda c: c["shards"][0].update(file="../other.h5"), "shard file ['../other.h5'] is no plain file name"),
+        (lambda c: c["shards"][0].update(file="../other.h5"), "shard file ['../other.h5'] is no name of a shard"),
         (lambda c: c["shards"][0].update(file="shard-00001.h5"), "a shard is listed twice"),
         (lambda c: c.update(clip_samples=1 << 40), "clip_samples=1099511627776 is not settings.seconds"),
         (lambda c: c["settings"].update(seconds=1e9), "seconds=1e+09: must be above 0"),

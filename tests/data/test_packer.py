@@ -13,13 +13,13 @@ import pytest
 import soundfile
 
 from epanns.audio.waveform import load_waveform, to_int16
-from epanns.data import packer
+from epanns.data import parts
 from epanns.data.manifest import Clip, Manifest, write_manifest
 from epanns.data.manifest_reader import read_manifest
 from epanns.data.pack import Pack
 from epanns.data.pack_format import PackSettings
 from epanns.data.packer import pack_manifest
-from epanns.errors import ConfigError, DataError, DataProblems, OutputError
+from epanns.errors import ConfigError, DataError, DataProblems, OutputError, PackError
 from epanns.labels import LabelSet
 from tests.data.conftest import SETTINGS
 
@@ -110,6 +110,19 @@ def test_clipped_and_silent_clips_are_counted(dataset, tmp_path):
     assert (counts.clips, counts.clipped, counts.silent) == (3, 1, 1)
 
 
+def test_short_clips_are_counted_and_those_below_the_bound_rejected(dataset, tmp_path):
+    manifest = dataset({"whole.wav": noise(1.5), "short.wav": noise(0.5), "shorter.wav": noise(0.49)})
+    counts = pack_manifest(manifest, tmp_path / "all", PackSettings((), 8_000, 1.0)).counts
+    assert (counts.clips, counts.short) == (3, 2)
+    settings = PackSettings((), 8_000, 1.0, min_seconds=0.5)
+    counts = pack_manifest(manifest, tmp_path / "pack", settings, max_bad=0.5).counts
+    assert (counts.clips, counts.short, counts.rejected) == (2, 1, 1)
+    with (tmp_path / "pack" / "rejects.csv").open(newline="") as file:
+        (reject,) = csv.DictReader(file)
+    assert reject["clip_id"] == "shorter.wav"
+    assert "0.49 s is shorter than min_seconds=0.5" in reject["reason"]
+
+
 def bad_sounds():
     return {
         "good-1.wav": noise(),
@@ -156,7 +169,7 @@ def test_a_run_going_wrong_stops_before_its_end(dataset, tmp_path):
             max_bad=0.1,
             progress=lambda done, total: seen.append((done, total)),
         )
-    assert seen == [(1, 10), (2, 10)]
+    assert seen == [(0, 10), (1, 10), (2, 10)]
 
 
 def test_a_stopped_run_keeps_its_shards_and_ends_with_the_same_bytes(made, tmp_path):
@@ -256,6 +269,24 @@ def test_starting_over_deletes_no_subfolder(own):
     assert len(Pack(own / "pack")) == 20
 
 
+def test_starting_over_needs_no_journal(own, made):
+    (own / "pack" / "journal.jsonl").unlink()
+    assert rerun(own).n_resumed == 3
+    assert rerun(own, fresh=True).n_resumed == 0
+    assert contents(own / "pack")["shard-00001.h5"] == contents(made / "pack")["shard-00001.h5"]
+    assert (own / "pack" / "journal.jsonl").stat().st_size > 0
+
+
+def test_a_description_that_is_not_ours_is_left_alone(made, tmp_path):
+    (tmp_path / "pack").mkdir()
+    (tmp_path / "pack" / "pack.json").write_text('{"name": "my package"}')
+    with pytest.raises(PackError, match="pack.json: format is None"):
+        pack_manifest(made / "set.csv", tmp_path / "pack", SETTINGS)
+    with pytest.raises(PackError, match="pack.json: format is None"):
+        pack_manifest(made / "set.csv", tmp_path / "pack", SETTINGS, fresh=True)
+    assert contents(tmp_path / "pack") == {"pack.json": b'{"name": "my package"}'}
+
+
 def test_starting_over_removes_what_a_stopped_run_left(own, made):
     (own / "pack" / "shard-00009.h5").touch()
     (own / "pack" / "shard-00001.h5.partial").touch()
@@ -278,7 +309,7 @@ def test_a_disk_that_is_full_is_named(made, tmp_path, monkeypatch):
     def fail(*arguments, **options):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(packer, "write_shard", fail)
+    monkeypatch.setattr(parts, "write_shard", fail)
     with pytest.raises(OutputError, match=r"cannot be written \(No space left on device\); make room .* are kept"):
         pack_manifest(made / "set.csv", tmp_path / "pack", SETTINGS)
 
@@ -295,10 +326,11 @@ def test_the_room_of_a_shard_is_kept_until_it_is_written(made, tmp_path):
     sizes = []
 
     def note_size(done, total):
-        sizes.append((tmp_path / "pack" / "shard-00000.h5.partial").stat().st_blocks * 512 if 1 < done <= 8 else 0)
+        if 1 < done < 8:
+            sizes.append((tmp_path / "pack" / "shard-00000.h5.partial").stat().st_blocks * 512)
 
     pack_manifest(made / "set.csv", tmp_path / "pack", SETTINGS, progress=note_size)
-    assert min(sizes[1:8]) >= 8 * 2 * SETTINGS.clip_samples
+    assert min(sizes) >= 8 * 2 * SETTINGS.clip_samples
     assert (tmp_path / "pack" / "shard-00000.h5").stat().st_size < 80_000  # what was not needed is given back
 
 
@@ -343,17 +375,20 @@ if __name__ == "__main__":
 def test_a_killed_run_is_continued_to_the_same_bytes(made, tmp_path, clip):
     arguments = [sys.executable, "-c", KILLED, made / "set.csv", tmp_path / "pack", str(clip)]
     assert subprocess.run(arguments, cwd=Path(__file__).parents[2], check=False).returncode == -signal.SIGKILL
-    assert pack_manifest(made / "set.csv", tmp_path / "pack", SETTINGS).n_resumed == (clip - 1) // 8
+    journal = (tmp_path / "pack" / "journal.jsonl").read_text().splitlines()
+    n_finished = sum("shard" in json.loads(line) for line in journal)
+    assert n_finished in {(clip - 1) // 8, (clip - 1) // 8 - 1}  # the last one may not be on the disk yet
+    assert pack_manifest(made / "set.csv", tmp_path / "pack", SETTINGS).n_resumed == n_finished
     assert contents(tmp_path / "pack") == contents(made / "pack")
 
 
 def test_a_worker_that_dies_is_named(made, tmp_path, monkeypatch):
-    monkeypatch.setattr(packer, "convert_clip", die)
+    monkeypatch.setattr(parts, "convert_clip", die)
     with pytest.raises(DataError, match="one of 2 worker processes died, perhaps for want of memory; run the same"):
         pack_manifest(made / "set.csv", tmp_path / "pack", SETTINGS, jobs=2)
 
 
-def die(clip, sample_rate, clip_samples):
+def die(clip, row, sample_rate, min_seconds):
     os._exit(9)
 
 
@@ -384,6 +419,8 @@ def test_missing_clips_travel_into_the_pack(dataset, tmp_path):
         ({"seconds": 0}, "seconds=0: must be above 0"),
         ({"seconds": float("nan")}, "seconds=nan: must be above 0"),
         ({"seconds": 1e-6}, "seconds=1e-06 at 32000 Hz: must be at least one sample"),
+        ({"min_seconds": 11}, "min_seconds=11: must be at least 0 and at most seconds=10"),
+        ({"min_seconds": -1}, "min_seconds=-1: must be at least 0"),
         ({"clips_per_shard": 0}, "clips_per_shard=0: must be between 1"),
     ],
 )

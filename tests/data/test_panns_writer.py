@@ -19,7 +19,6 @@ def rows(n, first=0, classes=5, samples=7):
 
 
 def write(path, n, most_rows, first=0, clip_id_bytes=11):
-    path.parent.mkdir(exist_ok=True)
     return write_waveform_file(
         path, rows(n, first), most_rows=most_rows, clip_id_bytes=clip_id_bytes, sample_rate=8_000
     )
@@ -45,9 +44,8 @@ def test_other_ids_stay_as_they_are(clip_id):
 @pytest.mark.parametrize("n_rejected", [0, 1, 3])
 def test_a_waveform_file_has_panns_types_and_no_empty_rows(tmp_path, n_rejected):
     n = 4 - n_rejected
-    info = write(tmp_path / "waveforms" / "part00000.h5", n, most_rows=4)
-    assert (info.file, info.clips) == ("waveforms/part00000.h5", n)
-    with h5py.File(tmp_path / info.file) as file:
+    assert write(tmp_path / "part.h5", n, most_rows=4) == n
+    with h5py.File(tmp_path / "part.h5") as file:
         assert set(file) == {"audio_name", "waveform", "target"}
         assert {name: (file[name].dtype, file[name].shape, file[name].chunks) for name in file} == {
             "audio_name": (np.dtype("S20"), (n,), None),
@@ -63,18 +61,18 @@ def test_a_waveform_file_has_panns_types_and_no_empty_rows(tmp_path, n_rejected)
 
 
 def test_no_rows_make_no_file(tmp_path):
-    assert write(tmp_path / "waveforms" / "part00000.h5", 0, most_rows=4) is None
-    assert not list((tmp_path / "waveforms").iterdir())
+    assert write(tmp_path / "part.h5", 0, most_rows=4) == 0
+    assert not list(tmp_path.iterdir())
 
 
 def test_longer_names_get_longer_strings(tmp_path):
-    info = write(tmp_path / "waveforms" / "part00000.h5", 1, most_rows=1, clip_id_bytes=33)
-    with h5py.File(tmp_path / info.file) as file:
+    write(tmp_path / "part.h5", 1, most_rows=1, clip_id_bytes=33)
+    with h5py.File(tmp_path / "part.h5") as file:
         assert file["audio_name"].dtype == np.dtype("S33")
 
 
 def test_an_index_leads_to_every_row(tmp_path):
-    files = [tmp_path / "waveforms" / f"part{number:05d}.h5" for number in range(2)]
+    files = [tmp_path / f"part{number:05d}.h5" for number in range(2)]
     write(files[0], 3, most_rows=4)
     write(files[1], 2, most_rows=2, first=3)
     write_index(tmp_path / "all.h5", files)

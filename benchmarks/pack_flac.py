@@ -1,0 +1,99 @@
+"""Packing 44.1 kHz FLAC to 32 kHz with two processes, against soundfile and soxr alone with two processes.
+
+    python benchmarks/pack_flac.py [--clips 600] [--repeats 5] [--quick]
+
+The clips are ten seconds of mono noise that falls with frequency, with a few tones: FLAC shrinks them to 0.8 of their
+size, about as it does with recordings. The peer does the least that any packer must: read the file, resample it.
+It checks nothing and writes nothing. Both have two processes and find the same files in the page cache; the time of
+starting them is included on both sides.
+"""
+
+import argparse
+import multiprocessing
+import subprocess
+import sys
+import tempfile
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import soxr
+from record import rates_in_turn, save
+
+from epanns.data.manifest import Clip, Manifest, write_manifest
+from epanns.labels import LabelSet
+
+RATE, PACK_RATE, SECONDS, JOBS = 44_100, 32_000, 10, 2
+TARGET = 0.8
+
+
+def write_clip(folder: Path, number: int) -> Path:
+    """Write one clip and return its path."""
+    generator = np.random.default_rng(number)
+    n_samples = RATE * SECONDS
+    spectrum = np.fft.rfft(generator.standard_normal(n_samples)) / np.sqrt(1 + np.arange(n_samples // 2 + 1))
+    samples = np.fft.irfft(spectrum, n_samples)
+    samples *= 0.6 / np.abs(samples).max()
+    times = np.arange(n_samples) / RATE
+    for frequency in generator.uniform(100, 4_000, 3):
+        samples += 0.05 * np.sin(2 * np.pi * frequency * times)
+    path = folder / f"clip-{number:05d}.flac"
+    soundfile.write(path, samples, RATE, subtype="PCM_16")
+    return path
+
+
+def pack(manifest: Path, folder: Path, n_clips: int) -> int:
+    """Pack all clips as a user does; return their number."""
+    with tempfile.TemporaryDirectory(dir=folder) as out:
+        command = [sys.executable, "-m", "epanns", "pack", manifest, "--out", f"{out}/pack", "--jobs", str(JOBS)]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    return n_clips
+
+
+def read_and_resample(path: Path) -> int:
+    """Do what every packer must."""
+    samples, rate = soundfile.read(path, dtype="float32")
+    return len(soxr.resample(samples, rate, PACK_RATE, quality="HQ"))
+
+
+def read_all(paths: list[Path]) -> int:
+    """Read and resample all clips in `JOBS` processes; return their number."""
+    with multiprocessing.get_context("spawn").Pool(JOBS) as pool:
+        lengths = pool.map(read_and_resample, paths, chunksize=8)
+    assert set(lengths) == {PACK_RATE * SECONDS}
+    return len(lengths)
+
+
+def main() -> None:
+    """Make the clips, measure both, save the record."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--clips", type=int, default=600)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--folder", type=Path, help="where the clips and packs go; a temporary folder by default")
+    parser.add_argument("--quick", action="store_true", help="100 clips, 2 repeats, nothing saved")
+    given = parser.parse_args()
+    n_clips, repeats = (100, 2) if given.quick else (given.clips, given.repeats)
+    with tempfile.TemporaryDirectory(dir=given.folder) as name:
+        folder = Path(name)
+        with multiprocessing.get_context("spawn").Pool(JOBS) as pool:
+            paths = pool.map(partial(write_clip, folder), range(n_clips))
+        clips = tuple(Clip(path.stem, str(path), ("noise",), "train") for path in paths)
+        write_manifest(Manifest("noise", LabelSet.of(["noise"]), clips), folder / "m.csv")
+        result = rates_in_turn(partial(pack, folder / "m.csv", folder, n_clips), partial(read_all, paths), repeats)
+    if given.quick:
+        print(result)
+        return
+    result["headline"] = f"{result['ratio']['median']:.2f}x"
+    save(
+        "pack_flac",
+        what=f"packing {n_clips} mono FLAC clips of 10 s at 44.1 kHz to 32 kHz, --jobs {JOBS}, whole command",
+        against=f"soundfile.read and soxr HQ alone on the same files, {JOBS} processes",
+        target=f">= {TARGET}x",
+        met=result["ratio"]["median"] >= TARGET,
+        result=result,
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,216 @@
+"""The parts of a manifest become shards, one after the other; those that are finished already are passed over.
+
+While a shard is written and its clips are decoded, the one before it is put on the disk and into the journal.
+"""
+
+import functools
+import itertools
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+
+from epanns import atomic
+from epanns.data.clip import Clip
+from epanns.data.conversion import PackedClip, convert_clip
+from epanns.data.journal import Journal, ShardEntry
+from epanns.data.pack_format import PackSettings, ShardInfo, shard_name
+from epanns.data.panns_writer import write_waveform_file
+from epanns.data.shard_writer import ShardRow, write_shard
+from epanns.data.workers import Rows, ordered_rows
+from epanns.errors import Interrupted
+from epanns.labels import LabelSet
+from epanns.progress import Progress
+from epanns.signals import StopRequest
+
+Part = tuple[int, list[Clip]]
+RowStream = Generator[tuple[PackedClip, Rows], None, None]
+
+
+@dataclass(frozen=True)
+class Packing:
+    """How the clips of a manifest become shards.
+
+    Attributes:
+        settings: As the user gave them.
+        labels: Classes of the targets.
+        clip_id_bytes: Of the longest clip id.
+        n_clips: In all parts.
+        n_allowed: Clips that may be rejected before the run is given up.
+        jobs: Processes that decode.
+        progress: Called with (clips done, clips in all), first when the finished parts have been passed over.
+    """
+
+    settings: PackSettings
+    labels: LabelSet
+    clip_id_bytes: int
+    n_clips: int
+    n_allowed: int
+    jobs: int
+    progress: Progress | None
+
+    @property
+    def n_parts(self) -> int:
+        """How many shards there will be, those included that stay empty."""
+        return -(-self.n_clips // self.settings.clips_per_shard)
+
+
+def pack_parts(packing: Packing, clips: Iterable[Clip], journal: Journal, stop: StopRequest) -> int:
+    """Write the shards that are not finished; stop early once too many clips are rejected.
+
+    Returns:
+        How many were finished before.
+
+    Raises:
+        Interrupted: If a signal came; what is finished stays.
+    """
+    run = _Run(packing, journal, stop)
+    todo, ahead = itertools.tee(run.unfinished(_parts_of(clips, packing.settings.clips_per_shard)))
+    convert = functools.partial(
+        convert_clip, sample_rate=packing.settings.sample_rate, min_seconds=packing.settings.min_seconds
+    )
+    # The workers are given clips a little ahead of the writing, at times those of the next part.
+    rows = ordered_rows(
+        convert, (clip for _, part in ahead for clip in part), packing.jobs, packing.settings.clip_samples
+    )
+    try:
+        with closing(rows), _Finisher(journal) as finisher:
+            for number, part in todo:
+                if run.n_rejected > packing.n_allowed:
+                    break
+                run.write(number, part, rows, finisher)
+    except _Stopped as stopped:
+        raise Interrupted(
+            stopped.signal_number,
+            f"{journal.folder}: stopped by signal {stopped.signal_number} after {len(journal.finished)} of "
+            f"{packing.n_parts} shards; run the same command again to go on",
+        ) from None
+    return run.n_resumed
+
+
+def _parts_of(clips: Iterable[Clip], size: int) -> Iterator[Part]:
+    stream = iter(clips)
+    for number in itertools.count():
+        part = list(itertools.islice(stream, size))
+        if not part:
+            return
+        yield number, part
+
+
+class _Stopped(Exception):  # noqa: N818 - the run did what it was told
+    def __init__(self, signal_number: int) -> None:
+        super().__init__(signal_number)
+        self.signal_number = signal_number
+
+
+class _Run:
+    """The way through the parts, counted."""
+
+    def __init__(self, packing: Packing, journal: Journal, stop: StopRequest) -> None:
+        self.packing, self.journal, self.stop = packing, journal, stop
+        self.n_done = self.n_rejected = self.n_resumed = 0
+
+    def unfinished(self, parts: Iterable[Part]) -> Iterator[Part]:
+        """Pass on the parts that are to be packed."""
+        for number, part in parts:
+            self._obey_signals()
+            if self.journal.is_current(number, part):
+                self.n_resumed += 1
+                self.n_done += len(part)
+                self.n_rejected += self.journal.finished[number].rejected
+            else:
+                self.journal.finished.pop(number, None)
+                yield number, part
+
+    def write(self, number: int, part: list[Clip], rows: RowStream, finisher: "_Finisher") -> None:
+        """Write one shard as ``NAME.partial`` and hand it on."""
+        path = self.journal.folder / shard_name(number, self.packing.settings.format)
+        path.parent.mkdir(exist_ok=True)
+        packed: list[PackedClip] = []
+        try:
+            n_rows = self._write_file(atomic.partial_of(path), self._shard_rows(part, rows, packed), len(part))
+            finisher.take(path, n_rows, number, part, packed)
+        except BaseException:
+            atomic.partial_of(path).unlink(missing_ok=True)
+            raise
+        self.n_rejected += len(part) - n_rows
+
+    def _write_file(self, path: Path, rows: Iterator[ShardRow], most_rows: int) -> int:
+        settings, clip_id_bytes = self.packing.settings, self.packing.clip_id_bytes
+        if settings.format == "panns":
+            return write_waveform_file(
+                path, rows, most_rows=most_rows, clip_id_bytes=clip_id_bytes, sample_rate=settings.sample_rate
+            )
+        return write_shard(path, rows, most_rows=most_rows, clip_id_bytes=clip_id_bytes)
+
+    def _shard_rows(self, part: list[Clip], rows: RowStream, results: list[PackedClip]) -> Iterator[ShardRow]:
+        """Yield the rows of one shard; `results` gets every clip's outcome, rejected or not."""
+        self._report()
+        for clip, (packed, row) in zip(part, rows, strict=False):
+            results.append(packed)
+            if not packed.reason:
+                target = np.zeros(len(self.packing.labels), bool)
+                target[[self.packing.labels.index(label) for label in clip.labels]] = True
+                yield ShardRow(clip.clip_id, row, packed.n_samples, target, packed.crc32)
+            self.n_done += 1
+            self._report()
+            self._obey_signals()
+
+    def _report(self) -> None:
+        if self.packing.progress is not None:
+            self.packing.progress(self.n_done, self.packing.n_clips)
+
+    def _obey_signals(self) -> None:
+        if self.stop.signal_number is not None:
+            raise _Stopped(self.stop.signal_number)
+
+
+class _Finisher:
+    """A thread that hashes shards, puts them in place and notes them in the journal, one after the other."""
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+        self._thread = ThreadPoolExecutor(1)
+        self._last: Future[None] | None = None
+
+    def __enter__(self) -> "_Finisher":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._thread.shutdown(wait=True)
+        if kind is None:
+            self._settle()
+
+    def take(self, path: Path, n_rows: int, number: int, part: Sequence[Clip], packed: Sequence[PackedClip]) -> None:
+        """Finish a shard that is written, as soon as the one before it is finished."""
+        self._settle()
+        self._last = self._thread.submit(self._finish, path, n_rows, number, part, packed)
+
+    def _settle(self) -> None:
+        if self._last is not None:
+            self._last.result()
+
+    def _finish(self, path: Path, n_rows: int, number: int, part: Sequence[Clip], packed: Sequence[PackedClip]) -> None:
+        shard = None
+        if n_rows:
+            with atomic.replacing(path) as partial:
+                digest = atomic.sha256_of(partial)
+            shard = ShardInfo(path.relative_to(self._journal.folder).as_posix(), n_rows, digest)
+        else:
+            path.unlink(missing_ok=True)  # of an earlier run, when the clips could still be read
+        entry = ShardEntry(
+            number=number,
+            shard=shard,
+            clips=len(packed),
+            rejected=len(packed) - n_rows,
+            clipped=sum(clip.n_clipped > 0 for clip in packed),
+            silent=sum(clip.is_silent for clip in packed),
+            short=sum(clip.is_short for clip in packed),
+        )
+        self._journal.append(entry, part, packed)

@@ -45,8 +45,12 @@ class SparseTargets:
         """Return the rows of some clips, or of all, as ``(clips, classes)`` bool."""
         chosen = np.arange(len(self)) if clips is None else np.asarray(clips, np.int64)
         target = np.zeros((len(chosen), self.num_classes), bool)
-        for row, clip in enumerate(chosen):
-            target[row, self.classes[self.offsets[clip] : self.offsets[clip + 1]]] = True
+        starts = self.offsets[chosen]
+        lengths = self.offsets[chosen + 1] - starts
+        rows = np.repeat(np.arange(len(chosen)), lengths)
+        ends = np.cumsum(lengths)
+        labels = np.arange(len(rows)) + np.repeat(starts - (ends - lengths), lengths)  # their places in `classes`
+        target[rows, self.classes[labels]] = True
         return target
 
     def of(self, clip: int) -> NDArray[np.int32]:

@@ -1,20 +1,28 @@
 """Which process reads the batches; they are the same whichever it is."""
 
+import itertools
 import signal
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from epanns.data.dataset import ClipBatch, PackDataset
 from epanns.data.sampler import Draw
+from epanns.data.shared_rows import SharedRows
 from epanns.errors import EpannsError
+
+Draws = Sequence[int | Draw]
+
+_AHEAD = 2  # batches that each worker reads ahead of time
 
 
 def make_loader(
     dataset: PackDataset,
-    batches: Iterable[Sequence[int | Draw]],
+    batches: Iterable[Draws],
     *,
     workers: int = 0,
     start_method: str | None = None,
@@ -30,32 +38,66 @@ def make_loader(
     Raises:
         PackError: If a clip cannot be read or is damaged, whichever process reads it.
     """
-    loader: Iterable[ClipBatch | EpannsError] = DataLoader(
-        _Reading(dataset),
-        batch_sampler=batches,  # type: ignore[arg-type]  # any iterable of index lists will do
+    if not workers:
+        for draws in batches:
+            yield dataset.__getitems__(draws)
+        return
+    coming = iter(batches)
+    first = next(coming, None)
+    if first is None:
+        return
+    # What the workers read ahead, the batch that is in use, and the one that takes its place.
+    shared = SharedRows(workers * _AHEAD + 2, len(first), dataset.clip_samples)
+    asked: Any = ((shared.lend(len(draws)), draws) for draws in itertools.chain([first], coming))
+    loader: Iterable[_Read | EpannsError] = DataLoader(
+        _Reading(dataset, shared),
+        batch_sampler=asked,  # any iterable will do
         num_workers=workers,
+        prefetch_factor=_AHEAD,
         collate_fn=_as_it_is,  # __getitems__ makes the batch
         worker_init_fn=_ignore_signals,
-        multiprocessing_context=start_method if workers else None,
+        multiprocessing_context=start_method,
         generator=torch.Generator().manual_seed(0),  # else the loader draws from the global generator
     )
-    for batch in loader:
-        if isinstance(batch, EpannsError):
-            raise batch
-        yield batch
+    for read in loader:
+        if isinstance(read, EpannsError):
+            raise read
+        yield read.batch(shared)
+        del read  # or its rows would be held while the next ones are lent
 
 
-class _Reading(Dataset[ClipBatch | EpannsError]):
+class _Read(NamedTuple):
+    """What a worker sends: a batch whose waveforms are in shared memory, in the slot or in a tensor of their own."""
+
+    slot: int | None
+    waveform: Tensor | None
+    clip_ids: tuple[str, ...]
+    n_samples: NDArray[Any]
+    target: NDArray[Any]
+
+    def batch(self, shared: SharedRows) -> ClipBatch:
+        waveform = self.waveform if self.slot is None else shared.hand_over(self.slot, len(self.clip_ids))
+        assert waveform is not None  # noqa: S101 - the worker gives the one or the other
+        return ClipBatch(self.clip_ids, waveform, torch.from_numpy(self.n_samples), torch.from_numpy(self.target))
+
+
+class _Reading(Dataset[_Read | EpannsError]):
     """A data set whose errors come as values: torch would make a traceback of many lines of what a worker raises."""
 
-    def __init__(self, dataset: PackDataset) -> None:
-        self._dataset = dataset
+    def __init__(self, dataset: PackDataset, shared: SharedRows) -> None:
+        self._dataset, self._shared = dataset, shared
 
-    def __getitems__(self, draws: Sequence[int | Draw]) -> ClipBatch | EpannsError:
+    def __getitems__(self, asked: tuple[int | None, Draws]) -> _Read | EpannsError:
+        slot, draws = asked
+        if slot is None:
+            waveform = torch.empty(len(draws), self._dataset.clip_samples, dtype=torch.int16)
+        else:
+            waveform = self._shared.rows_of(slot, len(draws))
         try:
-            return self._dataset.__getitems__(draws)
+            known = self._dataset.read_into(draws, waveform.numpy())
         except EpannsError as error:
             return error
+        return _Read(slot, waveform if slot is None else None, *known)
 
 
 def _as_it_is(batch: Any) -> Any:

@@ -57,7 +57,7 @@ def test_int16_becomes_float_on_the_device(dataset):
 )
 def test_workers_give_the_same_batches_however_they_start(dataset, start_method, crop):
     dataset = dataset.with_crop(crop)
-    batches = StepBatches(make_stream("shuffled", dataset.targets, 1), batch_size=6, last_step=4)
+    batches = StepBatches(make_stream("shuffled", dataset.targets, 1), batch_size=6, last_step=9)
     alone = list(make_loader(dataset, batches))  # opens the files in this process too
     together = list(make_loader(dataset, batches, workers=2, start_method=start_method))
     assert [batch.clip_ids for batch in together] == [batch.clip_ids for batch in alone]

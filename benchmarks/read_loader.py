@@ -1,0 +1,128 @@
+"""Batches through torch's loader with worker processes, against PANNs' data set and collate logic on the same clips.
+
+    python benchmarks/read_loader.py [--clips 500] [--batches 40] [--repeats 7] [--workers 2]
+
+Both draw the same clips in the same random order, in batches of 32. The peer is written here after
+audioset_tagging_cnn `utils/data_generator.py` (the file opened for every clip, int16 / 32767 to float32, batches as
+dictionaries of NumPy arrays). Ours stops at int16, which the training step converts on the device; with the conversion
+to float32 done in the main process as well is recorded beside it. Both hand over what the training step takes; before
+anything is measured, it is compared.
+"""
+
+import argparse
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import record
+import torch
+from numpy.typing import NDArray
+from read_random import write_as_panns
+from torch.utils.data import DataLoader
+
+from epanns.data.dataset import PackDataset
+from epanns.data.loader import make_loader
+from epanns.data.manifest import write_manifest
+from epanns.data.pack_format import PackSettings
+from epanns.data.packer import pack_manifest
+from epanns.data.synthetic import SyntheticSettings, make_synthetic
+
+BATCH_SIZE = 32
+Meta = dict[str, Any]
+
+
+def main() -> None:
+    """Make the same clips in both layouts, read batches in turn, and save the record."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--clips", type=int, default=500)
+    parser.add_argument("--batches", type=int, default=40)
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--seconds", type=float, default=10.0)
+    asked = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        settings = SyntheticSettings(clips=asked.clips, seconds=asked.seconds, sample_rate=32_000)
+        write_manifest(make_synthetic(folder / "set", settings), folder / "set.csv")
+        pack_manifest(folder / "set.csv", folder / "pack", PackSettings(seconds=asked.seconds, clips_per_shard=200))
+        dataset, panns = PackDataset([folder / "pack"]), folder / "panns.h5"
+        write_as_panns(panns, dataset.sources[0])
+        order = np.random.default_rng(0).integers(0, len(dataset), (asked.batches, BATCH_SIZE)).tolist()
+        compare(our_batches(dataset, order[:3], asked.workers), panns_batches(panns, order[:3], asked.workers))
+
+        def ours(*, to_float: bool = False) -> int:
+            clips = 0
+            for waveform, target in our_batches(dataset, order, asked.workers, to_float=to_float):
+                clips += len(waveform) and len(target)
+            return clips
+
+        def peer() -> int:
+            return sum(len(batch["waveform"]) for batch in panns_batches(panns, order, asked.workers))
+
+        result: dict[str, Any] = {
+            "int16": record.rates_in_turn(ours, peer, asked.repeats),
+            "to_float32": record.rates_in_turn(lambda: ours(to_float=True), peer, asked.repeats),
+        }
+    ratios, with_float = result["int16"]["ratio"], result["to_float32"]["ratio"]
+    result["headline"] = f"{ratios['median']:.1f} x ({with_float['median']:.1f} x with our conversion to float32)"
+    record.save(
+        "read_loader",
+        what=f"random {asked.seconds:g} s clips at 32 kHz of {asked.clips}, int16 batches of {BATCH_SIZE}, through "
+        f"torch's DataLoader with {asked.workers} workers, every clip checksummed",
+        against="PANNs' data set and collate logic on the same clips in their layout, float32",
+        target=">= 2 x",
+        met=ratios["median"] >= 2.0,
+        result=result,
+    )
+
+
+def our_batches(
+    dataset: PackDataset, order: list[list[int]], workers: int, *, to_float: bool = False
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Yield waveforms and targets as the training step gets them, or converted."""
+    for batch in make_loader(dataset, order, workers=workers):
+        yield (batch.float_waveform(), batch.float_target()) if to_float else (batch.waveform, batch.target)
+
+
+class PannsDataset:
+    """A clip by its place in a file, which is opened for it."""
+
+    def __getitem__(self, meta: Meta) -> dict[str, Any]:
+        with h5py.File(meta["hdf5_path"], "r") as file:
+            row = meta["index_in_hdf5"]
+            return {
+                "audio_name": file["audio_name"][row].decode(),
+                "waveform": (file["waveform"][row] / 32767.0).astype(np.float32),
+                "target": file["target"][row].astype(np.float32),
+            }
+
+
+def as_arrays(clips: list[dict[str, Any]]) -> dict[str, NDArray[Any]]:
+    """Make a batch of clips: each key becomes one array."""
+    return {key: np.array([clip[key] for clip in clips]) for key in clips[0]}
+
+
+def panns_batches(path: Path, order: list[list[int]], workers: int) -> Iterator[dict[str, NDArray[Any]]]:
+    """Yield batches as PANNs' training loop gets them."""
+    metas = [[{"hdf5_path": str(path), "index_in_hdf5": index} for index in batch] for batch in order]
+    yield from DataLoader(
+        PannsDataset(),  # type: ignore[arg-type]  # theirs is no torch data set either
+        batch_sampler=metas,  # type: ignore[arg-type]
+        num_workers=workers,
+        collate_fn=as_arrays,
+        pin_memory=False,
+    )
+
+
+def compare(ours: Iterator[tuple[torch.Tensor, torch.Tensor]], peer: Iterator[dict[str, NDArray[Any]]]) -> None:
+    """Make sure that both deliver the same clips."""
+    for (waveform, target), batch in zip(ours, peer, strict=True):
+        np.testing.assert_array_equal(waveform.numpy() / np.float32(32767), batch["waveform"])
+        np.testing.assert_array_equal(target.numpy(), batch["target"] > 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -76,6 +76,7 @@ class _Read(NamedTuple):
     target: NDArray[Any]
 
     def batch(self, shared: SharedRows) -> ClipBatch:
+        """Return the batch, in the main process."""
         waveform = self.waveform if self.slot is None else shared.hand_over(self.slot, len(self.clip_ids))
         assert waveform is not None  # noqa: S101 - the worker gives the one or the other
         return ClipBatch(self.clip_ids, waveform, torch.from_numpy(self.n_samples), torch.from_numpy(self.target))

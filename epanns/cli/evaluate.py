@@ -9,7 +9,7 @@ import click
 
 from epanns import atomic
 from epanns.cli.options import EXISTING, EpannsCommand, emit, json_option, out_option, progress_counter, torch_device
-from epanns.cli.packs import in_order_of, labels_option, open_packs
+from epanns.cli.packs import in_order_of, open_packs, pack_options
 
 if TYPE_CHECKING:
     from epanns.data.dataset import PackDataset
@@ -30,7 +30,7 @@ _SHOWN = 5
     help="With --window: clip score = mean_prob, mean_logit or max_prob of its windows.",
 )
 @click.option("--own-length", is_flag=True, help="Score each clip at its own length, without the zeros after it.")
-@labels_option()
+@pack_options
 @click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True, help="Clips at a time.")
 @click.option("--workers", type=click.IntRange(0), default=0, show_default=True, help="Processes that read clips.")
 @click.option(
@@ -52,6 +52,7 @@ def command(
     aggregate: str,
     own_length: bool,
     labels_file: Path | None,
+    mp3_seconds: float,
     batch_size: int,
     workers: int,
     bootstrap: int,
@@ -76,7 +77,9 @@ def command(
     started = time.perf_counter()
     protocol = EvaluationProtocol(window, hop, aggregate, own_length)
     model = load(checkpoint).to(torch_device(device))
-    dataset = in_order_of(model, open_packs(packs, labels_file))
+    rate = model.spec.front_end.sample_rate
+    dataset = open_packs(packs, labels_file=labels_file, mp3_seconds=mp3_seconds, sample_rate=rate)
+    dataset = in_order_of(model, dataset)
     with progress_counter("clips", "clip") as progress:
         predictions = predict(model, dataset, protocol, batch_size=batch_size, workers=workers, progress=progress)
     scores = evaluate(predictions, dataset.labels, protocol, bootstrap=bootstrap, seed=seed)
@@ -124,12 +127,12 @@ def _number(value: float | None) -> str:
 
 def _split(dataset: "PackDataset") -> str:
     """Return the names of the splits that were scored; of a pack that does not say, the name of its file."""
-    from epanns.data.pack import Pack
+    from epanns.data.pack_format import PACK_FILE, read_pack_info
 
     splits = {
         split
-        for source in dataset.sources
-        for split in (source.info.splits if isinstance(source, Pack) else (source.path.stem,))
+        for path in (source.path for source in dataset.sources)
+        for split in (read_pack_info(path).splits if (path / PACK_FILE).exists() else (path.stem,))
     }
     return "+".join(sorted(splits)) or "all"
 

@@ -29,7 +29,7 @@ def command(checkpoint: Path, freeze_backbone: bool, **options: Any) -> None:
     if checkpoint.resolve() == options["out"].resolve():
         raise ConfigError(f"--out {options['out']} is the checkpoint itself: choose another --out")
     model = load(checkpoint)
-    train = in_order_of(model, open_training_packs(**options))
+    train = in_order_of(model, open_training_packs(model.spec.front_end.sample_rate, **options))
     labels = train.labels
     if labels.names != model.labels.names:
         log(f"new classifier: the pack has {len(labels)} other classes, {checkpoint} has {len(model.labels)}")

@@ -1,12 +1,12 @@
-"""Packs as commands open them: any format, and what was done to their classes told on stderr."""
+"""Packs as commands open them: any format, and what was done to their clips and classes told on stderr."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from epanns.cli.options import EXISTING, Decorator, log
+from epanns.cli.options import EXISTING, log
 
 if TYPE_CHECKING:
     from epanns.data.crop import Crop
@@ -14,21 +14,41 @@ if TYPE_CHECKING:
     from epanns.models.cnn import Cnn
 
 
-def labels_option() -> Decorator:
-    """Add ``--labels``, the classes of packs whose format does not name them."""
-    text = "CSV index,mid,display_name: classes of packs that do not name them (PANNs' and MP3 packs)."
-    return click.option("--labels", "labels_file", type=EXISTING, help=text)
+def pack_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add what some formats of packs do not say: ``--labels`` and ``--mp3-seconds``."""
+    labels = "CSV index,mid,display_name: classes of packs that do not name them (PANNs' and MP3 packs)."
+    seconds = "Length at which clips of MP3 packs are read; longer ones are cut, shorter ones padded."
+    function = click.option("--mp3-seconds", default=10.0, show_default=True, help=seconds)(function)
+    return click.option("--labels", "labels_file", type=EXISTING, help=labels)(function)
 
 
-def open_packs(paths: Sequence[Path], labels_file: Path | None, *, crop: "Crop | None" = None) -> "PackDataset":
-    """Open packs as one data set and tell what became of their classes."""
+def open_packs(
+    paths: Sequence[Path],
+    *,
+    labels_file: Path | None,
+    mp3_seconds: float,
+    sample_rate: int,
+    crop: "Crop | None" = None,
+) -> "PackDataset":
+    """Open packs as one data set and tell what became of their rows and classes.
+
+    Args:
+        paths: Packs of any format.
+        labels_file: Names the classes of packs that do not.
+        mp3_seconds: Length at which encoded sound is read.
+        sample_rate: Rate at which encoded sound is read, in Hz: the network's.
+        crop: What is taken of each clip.
+    """
     from epanns.data.dataset import PackDataset
     from epanns.labels import LabelSet
 
     unnamed = None if labels_file is None else LabelSet.from_csv(labels_file)
-    dataset = PackDataset(paths, crop=crop, unnamed=unnamed)
+    dataset = PackDataset(paths, crop=crop, unnamed=unnamed, sample_rate=sample_rate, seconds=mp3_seconds)
     if unnamed is not None and not any(source.labels == unnamed for source in dataset.sources):
         log(f"--labels {labels_file} is not used: these packs name their classes themselves")
+    for source in dataset.sources:
+        if n_empty := getattr(source, "n_empty", 0):
+            log(f"{source.path}: {n_empty:,} rows hold no sound and are left out")
     for label_map in dataset.label_maps:
         if not label_map.is_identity:
             log(label_map.describe())

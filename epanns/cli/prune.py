@@ -7,7 +7,7 @@ import click
 
 from epanns.atomic import refuse_existing
 from epanns.cli.options import EXISTING, EpannsCommand, emit, json_option, out_option, progress_bar
-from epanns.cli.packs import labels_option, open_packs
+from epanns.cli.packs import open_packs, pack_options
 from epanns.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ _CALIBRATION_BATCH = 16
     "pruned channels to the unpruned network by least squares.",
 )
 @click.option("--calibration", type=EXISTING, help="Pack of unlabelled clips for --recover.")
-@labels_option()
+@pack_options
 @click.option(
     "--round-to", type=click.IntRange(1), default=1, show_default=True, help="Multiple that pruned widths shall have."
 )
@@ -59,6 +59,7 @@ def command(
     recover: str,
     calibration: Path | None,
     labels_file: Path | None,
+    mp3_seconds: float,
     round_to: int,
     seed: int,
     as_json: bool,
@@ -88,7 +89,9 @@ def command(
     pruned = apply_plan(dense, plan)
     recovery = None
     if calibration is not None:
-        recovery = _recover(recover, pruned, dense, plan, open_packs([calibration], labels_file))
+        rate = pruned.spec.front_end.sample_rate
+        clips = open_packs([calibration], labels_file=labels_file, mp3_seconds=mp3_seconds, sample_rate=rate)
+        recovery = _recover(recover, pruned, dense, plan, clips)
     whole = PruningPlan.from_dict(pruned.provenance["plan"])
     save_checkpoint(pruned, out)
     cost = profile(pruned)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from epanns.cli.options import EXISTING, Decorator, EpannsCommand, emit, json_option, log, out_option, torch_device
-from epanns.cli.packs import in_order_of, labels_option, open_packs
+from epanns.cli.packs import in_order_of, open_packs, pack_options
 from epanns.training.config import TrainingConfig
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def training_options(*, iterations: int) -> Decorator:
             click.option(
                 "--crop-seconds", type=float, help="Learn random windows of this length.  [default: whole clips]"
             ),
-            labels_option(),
+            pack_options,
             click.option("--spec-augment/--no-spec-augment", default=True, show_default=True, help="Mask stripes."),
             click.option(
                 "--workers", type=click.IntRange(0), default=0, show_default=True, help="Processes that read clips."
@@ -81,21 +81,28 @@ def command(model: str, width: float, **options: Any) -> None:
     """
     import torch
 
-    from epanns.models.zoo import build_model
+    from epanns.models.zoo import build_model, spec_of
     from epanns.seeding import derive_seed
 
-    train = open_training_packs(**options)
+    train = open_training_packs(spec_of(model, width=width).front_end.sample_rate, **options)
     torch.manual_seed(derive_seed("weights", options["seed"]))
     run(build_model(model, width=width, labels=train.labels), train, freeze_backbone=False, **options)
 
 
 def open_training_packs(
-    *, train_packs: Sequence[Path], labels_file: Path | None, crop_seconds: float | None, **_: Any
+    sample_rate: int,
+    *,
+    train_packs: Sequence[Path],
+    labels_file: Path | None,
+    mp3_seconds: float,
+    crop_seconds: float | None,
+    **_: Any,
 ) -> "PackDataset":
     """Open what the options of the command line name; with a crop, rows may be of several lengths."""
     from epanns.data.crop import Crop
 
-    return open_packs(train_packs, labels_file, crop=None if crop_seconds is None else Crop(crop_seconds))
+    crop = None if crop_seconds is None else Crop(crop_seconds)
+    return open_packs(train_packs, labels_file=labels_file, mp3_seconds=mp3_seconds, sample_rate=sample_rate, crop=crop)
 
 
 def run(
@@ -106,6 +113,7 @@ def run(
     val_packs: Sequence[Path],
     out: Path,
     labels_file: Path | None,
+    mp3_seconds: float,
     workers: int,
     device: str,
     fresh: bool,
@@ -119,7 +127,9 @@ def run(
     from epanns.training.loop import finetune
 
     config, place = TrainingConfig.from_dict(settings), torch_device(device)
-    val = in_order_of(model, open_packs(val_packs, labels_file))
+    rate = model.spec.front_end.sample_rate
+    val = open_packs(val_packs, labels_file=labels_file, mp3_seconds=mp3_seconds, sample_rate=rate)
+    val = in_order_of(model, val)
     require_same_task(model, train)
     require_same_task(model, val)
     refuse_leak(train, val, part="validation")

@@ -89,6 +89,8 @@ class PackDataset(Dataset[ClipBatch]):
         labels: LabelSet | None = None,
         crop: Crop | None = None,
         unnamed: LabelSet | None = None,
+        sample_rate: int = 32_000,
+        seconds: float = 10.0,
     ) -> None:
         """Join packs.
 
@@ -98,6 +100,8 @@ class PackDataset(Dataset[ClipBatch]):
                 classes of all packs in the order in which they first appear.
             crop: What to take of each clip. With a length packs with rows of several lengths may join.
             unnamed: Classes of packs whose format does not name them.
+            sample_rate: Rate at which packs of encoded sound are read, in Hz; the others have theirs.
+            seconds: Length of their rows.
 
         Raises:
             PackError: If one cannot be read, or two differ in sample rate or length, share a clip, or their classes
@@ -105,7 +109,9 @@ class PackDataset(Dataset[ClipBatch]):
         """
         if not paths:
             raise PackError("no pack was given; name at least one folder made by `epanns pack`")
-        self.sources: tuple[ClipSource, ...] = tuple(open_pack(Path(path), labels=unnamed) for path in paths)
+        self.sources: tuple[ClipSource, ...] = tuple(
+            open_pack(Path(path), labels=unnamed, sample_rate=sample_rate, seconds=seconds) for path in paths
+        )
         self._ends = list(itertools.accumulate(len(source) for source in self.sources))
         self.sample_rate = self.sources[0].sample_rate
         self._take(crop)

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from epanns.data.dataset import PackDataset
@@ -75,7 +76,8 @@ def run_experiment(
 
     with sweep.owned():
         packs = prepare_packs(experiment.data, out / "data", jobs=jobs)
-        content = {part: PackDataset([Path(path) for path in paths]).content_digest for part, paths in packs.items()}
+        open_packs = partial(PackDataset, sample_rate=experiment.data.sample_rate, seconds=experiment.data.seconds)
+        content = {part: open_packs([Path(path) for path in paths]).content_digest for part, paths in packs.items()}
         trials += experiment.trials(content, _weights_digest)
         sweep.claim(trials)
         waiting = []

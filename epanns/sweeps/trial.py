@@ -59,7 +59,11 @@ class _Trial:
     def __init__(self, folder: TrialFolder, asked: Mapping[str, Any], on_step: OnStep | None) -> None:
         self.folder, self.asked, self.on_step = folder, asked, on_step
         self.config: Mapping[str, Any] = asked["config"]
-        self.packs = {part: PackDataset([Path(path) for path in paths]) for part, paths in asked["packs"].items()}
+        data = self.config.get("base", self.config)["data"]
+        self.packs = {
+            part: PackDataset([Path(path) for path in paths], sample_rate=data["sample_rate"], seconds=data["seconds"])
+            for part, paths in asked["packs"].items()
+        }
         self.started = time.perf_counter()
         for part in ("val", "test"):
             refuse_leak(self.packs["train"], self.packs[part], part=part)

@@ -30,7 +30,7 @@ def join(monkeypatch):
     """Join packs that are in memory."""
 
     def joined(*packs, **options):
-        monkeypatch.setattr(dataset_module, "open_pack", lambda path, labels: packs[int(path.name)])
+        monkeypatch.setattr(dataset_module, "open_pack", lambda path, **options: packs[int(path.name)])
         return PackDataset([str(index) for index in range(len(packs))], **options)
 
     return joined
@@ -149,7 +149,7 @@ def test_a_random_crop_depends_on_the_number_of_the_draw_and_on_nothing_else(cli
     def crop_of(lone, *, before):
         pack = MemoryPack("a", ["dog"], [[1]] * 2, rows=90)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(dataset_module, "open_pack", lambda path, labels: pack)
+            patch.setattr(dataset_module, "open_pack", lambda path, **options: pack)
             dataset = PackDataset(["0"], crop=Crop(0.1, seed=seed))
         draws = [Draw(1, 7)] * before + [Draw(clip, number)]
         return (dataset[lone] if lone is not None else dataset.__getitems__(draws)).waveform[-1].tolist()

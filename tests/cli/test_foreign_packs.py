@@ -1,0 +1,82 @@
+"""Other people's packs on the command line: the same clips give the same scores whatever file they lie in."""
+
+import json
+from functools import partial
+
+import h5py
+import numpy as np
+import pytest
+
+from epanns.data.pack import Pack
+from epanns.models.checkpoint import save_checkpoint
+from epanns.models.zoo import build_model
+from tests.data.mp3_file import encoded, write_mp3_file
+
+
+@pytest.fixture
+def labels(tiny_packs, tmp_path):
+    """The classes as a file, for packs that do not name them."""
+    (tmp_path / "labels.csv").write_text(Pack(tiny_packs["test"]).labels.to_csv())
+    return tmp_path / "labels.csv"
+
+
+@pytest.fixture
+def as_panns(tmp_path):
+    """Write a pack's clips as PANNs do, with one row more that was never filled."""
+
+    def write(folder):
+        pack = Pack(folder)
+        path = tmp_path / f"{folder.name}.h5"
+        with h5py.File(path, "w") as file:
+            rows = len(pack) + 1
+            file.attrs.create("sample_rate", data=pack.sample_rate, dtype=np.int32)
+            names = file.create_dataset("audio_name", shape=(rows,), dtype="S20")
+            waveforms = file.create_dataset("waveform", shape=(rows, pack.clip_samples), dtype=np.int16)
+            targets = file.create_dataset("target", shape=(rows, len(pack.labels)), dtype=np.bool_)
+            names[1:] = pack.columns.clip_ids
+            waveforms[1:] = [pack.read_waveform(index) for index in range(len(pack))]
+            targets[1:] = pack.columns.targets.dense()
+        return path
+
+    return write
+
+
+@pytest.fixture
+def checkpoint(tmp_path, tiny_packs):
+    save_checkpoint(
+        build_model("Cnn14_8k", width=0.03, labels=Pack(tiny_packs["test"]).labels), tmp_path / "checkpoint"
+    )
+    return tmp_path / "checkpoint"
+
+
+def test_the_same_clips_score_the_same_in_pannss_layout(epanns, tiny_packs, as_panns, labels, checkpoint, tmp_path):
+    evaluate = partial(epanns, "evaluate", checkpoint, "--bootstrap", 0, "--json")
+    _, ours, _ = evaluate("--data", tiny_packs["test"])
+    panns = as_panns(tiny_packs["test"])
+    code, theirs, err = evaluate("--data", panns, "--labels", labels, "--out", tmp_path / "scores")
+    assert (code, json.loads(theirs)) == (0, json.loads(ours))
+    assert "test.h5: 1 rows hold no sound and are left out" in err
+    record = json.loads((tmp_path / "scores" / "result.json").read_text())
+    assert (record["dataset"], record["config"]["split"]) == ("test", "test")
+    code, _, err = evaluate("--data", panns)
+    assert code == 1
+    assert "has 4 classes and does not name them; give --labels FILE.csv" in err
+
+
+def test_packs_of_three_formats_are_learnt_together(epanns, tiny_packs, as_panns, labels, tmp_path):
+    sounds = [encoded(seconds, 300 + 40 * index) for index, seconds in enumerate((0.3, 0.5, 2.0))]
+    target = np.eye(3, 4, dtype=bool)
+    mp3 = write_mp3_file(tmp_path / "tones.hdf", [f"{index}.mp3" for index in range(3)], sounds, target)
+    train = ("--train", as_panns(tiny_packs["val"]), "--train", mp3, "--train", tiny_packs["train"])
+    steps = ("--iterations", 4, "--validate-every", 2, "--batch-size", 8, "--sampler", "shuffled")
+    model = ("train", "Cnn14_8k", "--width", 0.03, "--labels", labels, "--crop-seconds", 0.4, "--mp3-seconds", 1)
+    out = ("--out", tmp_path / "run", "--json")
+    code, _, err = epanns(*model, *train, "--val", tiny_packs["test"], *steps, "--workers", 2, *out)
+    assert code == 0, err
+    assert "training on 83 clips of val+tones+synthetic in 4 classes" in err
+    asked = json.loads((tmp_path / "run" / "training.json").read_text())["asked"]
+    assert asked["data"]["name"] == "val+tones+synthetic"
+    # The same clips under the same names would be a leak in any format.
+    code, _, err = epanns(*model, *train, "--val", tiny_packs["val"], *steps, "--out", tmp_path / "other")
+    assert code == 1
+    assert "20 of 20 validation clips are training clips too (told by their ids alone" in err

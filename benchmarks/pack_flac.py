@@ -21,7 +21,8 @@ import soundfile
 import soxr
 from record import rates_in_turn, save
 
-from epanns.data.manifest import Clip, Manifest, write_manifest
+from epanns.data.clip import Clip
+from epanns.data.manifest import Manifest, write_manifest
 from epanns.labels import LabelSet
 
 RATE, PACK_RATE, SECONDS, JOBS = 44_100, 32_000, 10, 2

@@ -18,11 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from epanns import atomic
-from epanns.data.clip import LABEL_SEPARATOR, LONGEST_CLIP_ID, Clip, ClipCheck
+from epanns.data.clip import LABEL_SEPARATOR, Clip, ClipCheck
 from epanns.errors import DataError, OutputError
 from epanns.labels import LabelSet
-
-__all__ = ["LABEL_SEPARATOR", "LONGEST_CLIP_ID", "Clip", "Manifest", "write_manifest"]
 
 COLUMNS = ["clip_id", "path", "start", "duration", "labels", "split", "fold"]
 _ROWS_AT_ONCE = 4096

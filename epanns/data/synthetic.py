@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 
 from epanns import atomic
 from epanns.audio.waveform import to_int16
+from epanns.data.clip import Clip
 from epanns.data.events import EVENTS, draw_event
-from epanns.data.manifest import Clip, Manifest
+from epanns.data.manifest import Manifest
 from epanns.errors import ConfigError, OutputError
 from epanns.labels import LabelSet
 from epanns.progress import Progress

@@ -14,7 +14,8 @@ import soundfile
 
 from epanns.audio.waveform import load_waveform, to_int16
 from epanns.data import parts
-from epanns.data.manifest import Clip, Manifest, write_manifest
+from epanns.data.clip import Clip
+from epanns.data.manifest import Manifest, write_manifest
 from epanns.data.manifest_reader import read_manifest
 from epanns.data.pack import Pack
 from epanns.data.pack_format import PackSettings

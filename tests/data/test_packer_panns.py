@@ -11,7 +11,8 @@ import h5py
 import numpy as np
 import pytest
 
-from epanns.data.manifest import Clip, Manifest, write_manifest
+from epanns.data.clip import Clip
+from epanns.data.manifest import Manifest, write_manifest
 from epanns.data.manifest_reader import read_manifest
 from epanns.data.pack import Pack
 from epanns.data.pack_format import PackSettings, read_pack_info

@@ -5,22 +5,42 @@ from pathlib import Path
 import click
 
 from epanns.cli.options import EXISTING, EpannsCommand, emit, json_option, progress_counter
+from epanns.cli.packs import labels_option
 
 
 @click.command("verify", cls=EpannsCommand)
 @click.argument("pack", type=EXISTING)
+@labels_option()
+@click.option(
+    "--memory-limit",
+    type=click.FloatRange(0, min_open=True),
+    default=4.0,
+    show_default=True,
+    help="GiB of memory that the process which opens the files may take.",
+)
 @json_option
-def command(pack: Path, as_json: bool) -> None:
-    """Check every clip and rule of PACK; exit code 3 where something is wrong."""
-    from epanns.data.verification import verify_pack
-    from epanns.errors import DataProblems
+def command(pack: Path, labels_file: Path | None, memory_limit: float, as_json: bool) -> None:
+    """Check every clip and rule of PACK; exit code 3 where something is wrong.
 
+    PACK may be of any format that can be trained on. Its files are opened in a process of their own, whose crash is
+    reported as a problem.
+    """
+    from epanns.data.verification import verify_contained
+    from epanns.errors import DataProblems
+    from epanns.labels import LabelSet
+
+    labels = None if labels_file is None else LabelSet.from_csv(labels_file)
     with progress_counter("verifying", "clip") as progress:
-        problems = verify_pack(pack, progress=progress)
+        found = verify_contained(pack, labels=labels, progress=progress, memory_limit=int(memory_limit * 2**30))
+    result = {"problems": list(found.problems), "remarks": list(found.remarks), "clips": found.clips}
+    held = "every file, rule and checksum holds" if not found.remarks else "every rule that its format has holds"
+    whole = f"{pack}: whole; {found.clips:,} clips read, {held}"
     emit(
-        {"pack": str(pack), "ok": not problems, "problems": problems},
-        "\n".join(problems) or f"{pack}: whole; every file, rule and checksum holds",
+        {"pack": str(pack), "ok": not found.problems, **result},
+        "\n".join([*(found.problems or [whole]), *found.remarks]),
         as_json,
     )
-    if problems:
-        raise DataProblems(f"{pack}: {len(problems)} problem(s) found, listed above; copy the pack again or pack again")
+    if found.problems:
+        raise DataProblems(
+            f"{pack}: {len(found.problems)} problem(s) found, listed above; copy the pack again or pack again"
+        )

@@ -6,7 +6,7 @@ import h5py
 
 from epanns.data.mp3_pack import MP3_NAMES, Mp3Pack
 from epanns.data.pack import Pack
-from epanns.data.pack_format import JOURNAL_FILE, PACK_FILE, read_pack_info
+from epanns.data.pack_format import JOURNAL_FILE, PACK_FILE, PackInfo, read_pack_info
 from epanns.data.panns_format import INDEX_NAMES, WAVEFORM_NAMES
 from epanns.data.panns_pack import open_described_panns_pack, open_panns_files, open_panns_index_pack
 from epanns.data.plain_hdf5 import opened, pack_errors
@@ -46,15 +46,21 @@ def open_pack(
         return Mp3Pack(path, labels=labels, sample_rate=sample_rate, seconds=seconds)
     if names == set(NAMES):
         raise PackError(f"{path}: is one shard of a pack; name its folder {path.parent}")
-    raise PackError(f"{path}: holds {', '.join(sorted(names)) or 'nothing'}, which is no pack; {_ADVICE}")
+    held = ", ".join(sorted(repr(name)[:40] for name in names)) or "nothing"
+    raise PackError(f"{path}: holds {held}, which is no pack; {_ADVICE}")
 
 
 def _open_folder(path: Path, labels: LabelSet | None) -> ClipSource:
     files = [file for file in sorted(path.glob("*")) if file.suffix in HDF5_SUFFIXES and file.is_file()]
     if (path / PACK_FILE).exists() or (path / JOURNAL_FILE).exists() or not files:
         info = read_pack_info(path)
-        return open_described_panns_pack(path, info) if getattr(info.settings, "format", "") == "panns" else Pack(path)
+        return open_described_panns_pack(path, info) if is_panns(info) else Pack(path)
     return open_panns_files(path, files, labels=labels)
+
+
+def is_panns(info: PackInfo) -> bool:
+    """Return whether a pack of `epanns pack` is in PANNs' format."""
+    return getattr(info.settings, "format", "") == "panns"
 
 
 def _names_in(path: Path) -> set[str]:

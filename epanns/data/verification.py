@@ -1,64 +1,176 @@
-"""The check of a whole pack: every file, every rule, every clip."""
+"""The check of a whole pack of any format: every file, every rule, every clip."""
 
 import csv
-import functools
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from epanns import atomic
+from epanns.data.contained import Crashed, run_contained
+from epanns.data.mp3_pack import Mp3Pack
+from epanns.data.opening import is_panns, open_pack
 from epanns.data.pack import Pack
-from epanns.data.pack_format import JOURNAL_FILE, PACK_FILE, REJECTS_FILE, PackInfo
+from epanns.data.pack_format import JOURNAL_FILE, PACK_FILE, REJECTS_FILE, PackInfo, ShardInfo, read_pack_info
+from epanns.data.panns_format import index_file
+from epanns.data.panns_index import open_panns_index
+from epanns.data.panns_pack import PannsPack
 from epanns.data.shard import Shard
-from epanns.data.source import ClipColumns
-from epanns.errors import PackError
+from epanns.data.source import ClipColumns, ClipSource
+from epanns.errors import EpannsError, PackError
+from epanns.labels import LabelSet
 from epanns.progress import Progress
 
+DEFAULT_MEMORY_LIMIT = 4 << 30  # bytes
 
-def verify_pack(path: Path, *, progress: Progress | None = None) -> list[str]:
-    """Return everything that is wrong with a pack, one line each; an empty list says that it is whole.
 
-    Read are ``pack.json``, the list of files, the sha256 and the schema of every shard, and the crc32 and the padding
-    of every clip. A shard that cannot be opened does not keep the others from being checked.
+@dataclass(frozen=True)
+class Verification:
+    """What came out.
+
+    Attributes:
+        problems: What is wrong, one line each; none says that the pack is whole as far as its format can tell.
+        remarks: What the format cannot tell, and what was left out.
+        clips: How many were read.
+    """
+
+    problems: tuple[str, ...]
+    remarks: tuple[str, ...] = ()
+    clips: int = 0
+
+
+class _Count:
+    """Clips passed, reported as they are, and how many of them were read."""
+
+    def __init__(self, progress: Progress | None, total: int) -> None:
+        self.read, self._passed, self._total, self._progress = 0, 0, total, progress
+
+    def add(self, *, passed: int = 1, read: int = 0) -> None:
+        """Count clips and report."""
+        self.read += read
+        self._passed += passed
+        if self._progress is not None:
+            self._progress(self._passed, self._total)
+
+
+def verify_pack(path: Path, *, labels: LabelSet | None = None, progress: Progress | None = None) -> Verification:
+    """Check a pack in this process.
+
+    Of our own packs are read ``pack.json``, the list of files, the sha256 and the schema of every shard, and the crc32
+    and the padding of every clip; a shard that cannot be opened does not keep the others from being checked. Of other
+    formats every rule is checked and every clip is read and decoded; they have no checksums, which a remark says.
 
     Args:
-        path: The pack's folder.
+        path: As `open_pack` takes it.
+        labels: As `open_pack` takes them.
         progress: Called with (clips checked, clips in all).
     """
     try:
-        pack = Pack(path)
+        source = open_pack(path, labels=labels)
     except PackError as error:
-        return [str(error)]
-    problems = [*_problems_of_files(path, pack.info), *_problems_of_rejects(path, pack.info)]
-    clip_ids: dict[str, str] = {}
-    n_before = 0
+        return Verification((str(error),))
+    if isinstance(source, Pack):
+        return _verify_own(source, progress)
+    count = _Count(progress, len(source))
+    described = path.is_dir() and (path / PACK_FILE).exists()
+    problems = _problems_of_described(path) if described else []
+    problems += _problems_of_source(source, count)
+    source.close()
+    return Verification(tuple(problems), tuple(_remarks_of(source, described)), count.read)
+
+
+def verify_contained(
+    path: Path,
+    *,
+    labels: LabelSet | None = None,
+    progress: Progress | None = None,
+    memory_limit: int = DEFAULT_MEMORY_LIMIT,
+) -> Verification:
+    """Do as `verify_pack` in a process of its own, so that a file that crashes HDF5 is a problem like others.
+
+    Args:
+        path: As `verify_pack` takes it.
+        labels: As `verify_pack` takes them.
+        progress: As `verify_pack` takes it; called in this process.
+        memory_limit: Bytes of memory that the check may take.
+    """
+    done = 0
+
+    def note(clips: int, total: int | None) -> None:
+        nonlocal done
+        done = clips
+        if progress is not None:
+            progress(clips, total)
+
+    try:
+        problems, remarks, clips = run_contained(
+            _verified, path, labels, memory_limit=memory_limit, progress=note, with_progress=True
+        )
+    except Crashed as crash:
+        advice = "a file is damaged or made to do harm: fetch the pack again, or raise --memory-limit if you trust it"
+        return Verification((f"{path}: the check {crash} after {done} clips; {advice}",), (), done)
+    return Verification(tuple(problems), tuple(remarks), clips)
+
+
+def _verified(path: Path, labels: LabelSet | None, progress: Progress) -> tuple[list[str], list[str], int]:
+    """Run in the process of its own."""
+    try:
+        found = verify_pack(path, labels=labels, progress=progress)
+    except EpannsError as error:
+        return [str(error)], [], 0
+    return list(found.problems), list(found.remarks), found.clips
+
+
+def _verify_own(pack: Pack, progress: Progress | None) -> Verification:
+    problems = [*_problems_of_files(pack.path, pack.info), *_problems_of_rejects(pack.path, pack.info)]
+    clip_ids: dict[bytes, str] = {}
+    count = _Count(progress, len(pack))
     for shard, info in zip(pack.shards, pack.info.shards, strict=True):
-        if shard.path.is_file() and atomic.sha256_of(shard.path) != info.sha256:
-            problems.append(f"{shard.path}: its sha256 is not the one in {PACK_FILE}: the file has changed")
+        problems += _problems_of_sha256(pack.path, info)
         try:
             columns = shard.read_columns()
         except PackError as error:
             problems.append(str(error))
+            count.add(passed=info.clips)
         else:
             problems += _problems_of_ids(shard, columns, clip_ids)
-            problems += _problems_of_clips(shard, columns, functools.partial(_report, progress, n_before, len(pack)))
-        n_before += info.clips
+            problems += _problems_of_clips(shard, columns, count)
     pack.close()
+    return Verification(tuple(problems), (), count.read)
+
+
+def _problems_of_described(path: Path) -> list[str]:
+    """Check what pack.json says of a pack in PANNs' format, and its index."""
+    info = read_pack_info(path)
+    problems = [*_problems_of_files(path, info), *_problems_of_rejects(path, info)]
+    for shard in info.shards:
+        problems += _problems_of_sha256(path, shard)
+    try:
+        rows = len(open_panns_index(path / index_file(info.splits)).row_of)
+    except PackError as error:
+        return [*problems, str(error)]
+    if rows != info.counts.clips:
+        problems.append(f"{path / index_file(info.splits)}: has {rows} rows, the pack {info.counts.clips}; pack again")
     return problems
 
 
-def _report(progress: Progress | None, n_before: int, total: int, row: int) -> None:
-    if progress is not None:
-        progress(n_before + row, total)
+def _problems_of_sha256(path: Path, shard: ShardInfo) -> Iterator[str]:
+    file = path / shard.file
+    if file.is_file() and atomic.sha256_of(file) != shard.sha256:
+        yield f"{file}: its sha256 is not the one in {PACK_FILE}: the file has changed"
 
 
 def _problems_of_files(path: Path, info: PackInfo) -> Iterator[str]:
-    known = {PACK_FILE, JOURNAL_FILE, REJECTS_FILE, *(shard.file for shard in info.shards)}
-    present = {file.name for file in path.iterdir()}
+    needed = {PACK_FILE, JOURNAL_FILE, REJECTS_FILE}
+    if is_panns(info):
+        needed.add(index_file(info.splits))
+    known = needed | {shard.file for shard in info.shards}
+    present = {str(Path(root, name).relative_to(path)) for root, _, names in os.walk(path) for name in names}
     for name in sorted(present - known):
         yield f"{path / name}: is no part of the pack; remove it"
-    for name in sorted({JOURNAL_FILE, REJECTS_FILE} - present):
+    for name in sorted(needed - present):
         yield f"{path / name}: is missing; copy the pack again or pack again"
 
 
@@ -76,14 +188,14 @@ def _problems_of_rejects(path: Path, info: PackInfo) -> Iterator[str]:
         yield f"{file}: lists {n_rows} clips, {PACK_FILE} counts {info.counts.rejected} rejected; copy the pack again"
 
 
-def _problems_of_ids(shard: Shard, columns: ClipColumns, seen: dict[str, str]) -> Iterator[str]:
-    for clip_id in map(bytes.decode, columns.clip_ids.tolist()):
+def _problems_of_ids(shard: Shard, columns: ClipColumns, seen: dict[bytes, str]) -> Iterator[str]:
+    for clip_id in columns.clip_ids.tolist():
         if clip_id in seen:
-            yield f"{shard.path}: clip {clip_id!r} is in {seen[clip_id]} too; pack again"
+            yield f"{shard.path}: clip {clip_id.decode()!r} is in {seen[clip_id]} too; pack again"
         seen[clip_id] = shard.path.name
 
 
-def _problems_of_clips(shard: Shard, columns: ClipColumns, report: Callable[[int], None]) -> Iterator[str]:
+def _problems_of_clips(shard: Shard, columns: ClipColumns, count: _Count) -> Iterator[str]:
     assert columns.crc32 is not None  # noqa: S101 - our own shards always have them
     waveform = np.empty(shard.shape.clip_samples, np.int16)
     for row, clip_id in enumerate(map(bytes.decode, columns.clip_ids.tolist())):
@@ -94,4 +206,26 @@ def _problems_of_clips(shard: Shard, columns: ClipColumns, report: Callable[[int
         else:
             if waveform[columns.n_samples[row] :].any():
                 yield f"clip {clip_id!r}: {shard.path}: row {row} has sound after its {columns.n_samples[row]} samples"
-        report(row + 1)
+        count.add(read=1)
+
+
+def _problems_of_source(source: ClipSource, count: _Count) -> Iterator[str]:
+    waveform = np.empty(source.clip_samples, np.int16)
+    for index in range(len(source)):
+        try:
+            source.read_into(index, waveform)
+        except PackError as error:
+            yield str(error)
+        count.add(read=1)
+
+
+def _remarks_of(source: ClipSource, described: bool) -> Iterator[str]:
+    if isinstance(source, Mp3Pack):
+        yield f"{source.path}: has no checksums: a damaged MP3 is noticed only where it does not decode"
+    if not isinstance(source, PannsPack):
+        return
+    if not described:
+        yield f"{source.path}: has no checksums, as PANNs made it: a damaged sample cannot be told from a right one"
+    if source.n_empty:
+        rows = "row holds" if source.n_empty == 1 else "rows hold"
+        yield f"{source.path}: {source.n_empty} {rows} nothing, its sound was not found when it was packed: left out"

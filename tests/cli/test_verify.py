@@ -7,6 +7,8 @@ from epanns.data.manifest import write_manifest
 from epanns.data.pack_format import PackSettings
 from epanns.data.packer import pack_manifest
 from epanns.data.synthetic import SyntheticSettings, make_synthetic
+from epanns.labels import LabelSet
+from tests.data.panns_files import CLASSES, clip_names, write_waveforms
 
 
 @pytest.fixture
@@ -24,8 +26,9 @@ def pack(tmp_path):
 
 
 def test_a_whole_pack_is_one_line(verify, pack):
-    assert verify(pack) == (0, f"{pack}: whole; every file, rule and checksum holds\n", "")
-    assert json.loads(verify(pack, "--json")[1]) == {"pack": str(pack), "ok": True, "problems": []}
+    assert verify(pack) == (0, f"{pack}: whole; 5 clips read, every file, rule and checksum holds\n", "")
+    expected = {"pack": str(pack), "ok": True, "problems": [], "remarks": [], "clips": 5}
+    assert json.loads(verify(pack, "--json")[1]) == expected
 
 
 @pytest.mark.parametrize("damage", ["cut", "flip"])
@@ -53,3 +56,23 @@ def test_what_is_no_pack_is_exit_code_3(verify, tmp_path):
 
 def test_a_path_that_is_not_there_is_wrong_usage(verify, tmp_path):
     assert verify(tmp_path / "nowhere")[0] == 2
+
+
+def test_a_pack_of_another_format_needs_its_classes_and_says_what_it_cannot_tell(verify, tmp_path):
+    path = write_waveforms(tmp_path / "eval.h5", clip_names(3), missing={clip_names(3)[1]})
+    code, out, _ = verify(path)
+    assert code == 3
+    assert "eval.h5: has 6 classes and does not name them; give --labels FILE.csv" in out
+    (tmp_path / "labels.csv").write_text(LabelSet.numbered(CLASSES).to_csv())
+    code, out, _ = verify(path, "--labels", tmp_path / "labels.csv")
+    whole, checksums, empty = out.splitlines()
+    assert code == 0
+    assert whole == f"{path}: whole; 2 clips read, every rule that its format has holds"
+    assert "has no checksums" in checksums
+    assert "1 row holds nothing" in empty
+
+
+def test_a_limit_to_its_memory_that_does_not_suffice_is_a_problem(verify, pack):
+    code, out, _ = verify(pack, "--memory-limit", "0.0001")
+    assert code == 3
+    assert len(out.splitlines()) == 1

@@ -1,6 +1,3 @@
-import multiprocessing
-import pickle
-
 import h5py
 import numpy as np
 import pytest
@@ -12,6 +9,7 @@ from epanns.data.open_files import Stamp
 from epanns.data.opening import open_pack
 from epanns.errors import ConfigError, PackError
 from epanns.labels import LabelSet, audioset, fsd50k
+from tests.data.elsewhere import read_elsewhere, read_here
 from tests.data.mp3_file import CLASSES, encoded, write_mp3_file
 
 LABELS = LabelSet.of([f"class {number}" for number in range(CLASSES)])
@@ -105,21 +103,10 @@ def test_options_that_cannot_be_are_refused(file):
         Mp3Pack(file, labels=LABELS, sample_rate=1)
 
 
-def read_elsewhere(pack, connection):
-    connection.send([read(pack, index)[1].tobytes() for index in range(len(pack))])
-
-
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_a_pack_goes_to_other_processes(file, method):
     pack = open_pack(file, labels=LABELS, sample_rate=8_000, seconds=0.5)
-    expected = [read(pack, index)[1].tobytes() for index in range(len(pack))]
-    context = multiprocessing.get_context(method)
-    ours, theirs = context.Pipe()
-    process = context.Process(target=read_elsewhere, args=(pickle.loads(pickle.dumps(pack)), theirs))
-    process.start()
-    assert ours.poll(60)
-    assert ours.recv() == expected
-    process.join()
+    assert read_elsewhere(pack, method) == read_here(pack)
 
 
 def test_strings_of_any_length_come_back_as_hdf5_reads_them(tmp_path):

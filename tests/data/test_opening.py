@@ -26,7 +26,10 @@ def test_a_shard_is_told_from_a_pack(made):
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (("logits", "target"), "holds logits, target, which is no pack; epanns reads a folder made by `epanns pack`"),
+        (
+            ("logits", "target"),
+            "holds 'logits', 'target', which is no pack; epanns reads a folder made by",
+        ),
         ((), "holds nothing, which is no pack"),
         ("abcdef", "holds 6 objects, which is no pack"),
     ],

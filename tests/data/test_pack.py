@@ -1,5 +1,4 @@
 import json
-import multiprocessing
 import os
 import pickle
 import re
@@ -14,6 +13,7 @@ import pytest
 
 from epanns.data.pack import Pack
 from epanns.errors import PackError
+from tests.data.elsewhere import read_elsewhere, read_here
 
 DATASETS = ("audio_name", "waveform", "n_samples", "target", "crc32")
 
@@ -61,23 +61,12 @@ def test_a_closed_pack_opens_again(made):
     np.testing.assert_array_equal(pack.read_waveform(19), before)
 
 
-def read_elsewhere(pack, connection):
-    connection.send([pack.read_waveform(index).tobytes() for index in range(len(pack))])
-
-
 @pytest.mark.parametrize("used", [False, True])
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_a_pack_goes_to_other_processes_before_and_after_its_first_use(made, method, used):
     pack = Pack(made / "pack")
-    if used:
-        pack.read_waveform(0)
-    context = multiprocessing.get_context(method)
-    ours, theirs = context.Pipe()
-    process = context.Process(target=read_elsewhere, args=(pack, theirs))
-    process.start()
-    assert ours.poll(60)
-    assert ours.recv() == [waveform.tobytes() for waveform in read_all(made / "pack")[1]]
-    process.join()
+    expected = read_here(pack) if used else read_here(Pack(made / "pack"))
+    assert read_elsewhere(pack, method) == expected
 
 
 def test_clips_are_read_without_hdf5_once_the_columns_are_known(made, monkeypatch):

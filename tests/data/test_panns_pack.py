@@ -1,6 +1,4 @@
-import multiprocessing
 import os
-import pickle
 import re
 import shutil
 
@@ -11,6 +9,7 @@ import pytest
 from epanns.data.opening import open_pack
 from epanns.errors import PackError
 from epanns.labels import LabelSet, audioset
+from tests.data.elsewhere import read_elsewhere, read_here
 from tests.data.panns_files import CLASSES, SAMPLES, clip_names, target_of, waveform_of, write_index, write_waveforms
 
 LABELS = LabelSet.of([f"class {number}" for number in range(CLASSES)])
@@ -240,22 +239,11 @@ def test_a_file_that_changes_after_it_was_opened_is_refused(tmp_path, how, opene
         pack.read_into(2, np.empty(SAMPLES, np.int16))
 
 
-def read_elsewhere(pack, connection):
-    connection.send(read_all(pack).tobytes())
-
-
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 @pytest.mark.parametrize("how", [{}, {"compression": "lzf"}])
 def test_a_pack_goes_to_other_processes(tmp_path, how, method):
     pack = open_pack(write_waveforms(tmp_path / "x.h5", NAMES, **how), labels=LABELS)
-    expected = read_all(pack).tobytes()
-    context = multiprocessing.get_context(method)
-    ours, theirs = context.Pipe()
-    process = context.Process(target=read_elsewhere, args=(pickle.loads(pickle.dumps(pack)), theirs))
-    process.start()
-    assert ours.poll(60)
-    assert ours.recv() == expected
-    process.join()
+    assert read_elsewhere(pack, method) == read_here(pack)
 
 
 def test_digests_tell_packs_apart(tmp_path, file):

@@ -1,15 +1,22 @@
 import json
+import re
 
 import h5py
 import numpy as np
 
 from epanns import atomic
-from epanns.data.verification import verify_pack
+from epanns.data.verification import Verification, verify_contained, verify_pack
+from epanns.labels import LabelSet
+from tests.data.mp3_file import CLASSES as MP3_CLASSES
+from tests.data.mp3_file import encoded, write_mp3_file
+from tests.data.panns_files import CLASSES as PANNS_CLASSES
+from tests.data.panns_files import clip_names, write_waveforms
 
 
 def test_a_whole_pack_has_no_problems_and_every_clip_is_counted(made):
     seen = []
-    assert verify_pack(made / "pack", progress=lambda done, total: seen.append((done, total))) == []
+    found = verify_pack(made / "pack", progress=lambda done, total: seen.append((done, total)))
+    assert found == Verification((), (), 20)
     assert seen == [(done, 20) for done in range(1, 21)]
 
 
@@ -21,7 +28,7 @@ def test_a_damaged_clip_is_listed_and_the_others_are_still_checked(own):
         content = bytearray(path.read_bytes())
         content[place + 9] ^= 4
         path.write_bytes(content)
-    problems = verify_pack(own / "pack")
+    problems = verify_pack(own / "pack").problems
     assert len(problems) == 4
     assert "shard-00000.h5: its sha256 is not the one in pack.json: the file has changed" in problems[0]
     assert problems[1].startswith("clip 'clip-000002.wav': ")
@@ -32,7 +39,7 @@ def test_a_cut_shard_is_listed_and_the_others_are_still_checked(own):
     path = own / "pack" / "shard-00001.h5"
     path.write_bytes(path.read_bytes()[:-1])
     (own / "pack" / "shard-00002.h5").unlink()
-    problems = verify_pack(own / "pack")
+    problems = verify_pack(own / "pack").problems
     assert len(problems) == 3
     assert "the file has changed" in problems[0]
     assert "shard-00001.h5: file: " in problems[1]
@@ -44,7 +51,7 @@ def test_sound_in_the_padding_is_found(own):
     with h5py.File(path, "r+") as file:
         file["n_samples"][0] = 10
     update_checksum(own / "pack", 0)
-    (problem,) = verify_pack(own / "pack")
+    (problem,) = verify_pack(own / "pack").problems
     assert "row 0 has sound after its 10 samples" in problem
 
 
@@ -58,14 +65,14 @@ def test_an_id_in_two_shards_is_found(own):
     with h5py.File(own / "pack" / "shard-00001.h5", "r+") as file:
         file["audio_name"][0] = np.array(b"clip-000000.wav", file["audio_name"].dtype)
     update_checksum(own / "pack", 1)
-    (problem,) = verify_pack(own / "pack")
+    (problem,) = verify_pack(own / "pack").problems
     assert problem.endswith("clip 'clip-000000.wav' is in shard-00000.h5 too; pack again")
 
 
 def test_files_that_do_not_belong_or_are_missing_are_found(own):
     (own / "pack" / "shard-00009.h5").touch()
     (own / "pack" / "journal.jsonl").unlink()
-    problems = verify_pack(own / "pack")
+    problems = verify_pack(own / "pack").problems
     assert len(problems) == 2
     assert "shard-00009.h5: is no part of the pack; remove it" in problems[0]
     assert "journal.jsonl: is missing; copy the pack again or pack again" in problems[1]
@@ -74,10 +81,46 @@ def test_files_that_do_not_belong_or_are_missing_are_found(own):
 def test_a_list_of_rejects_of_another_length_is_found(own):
     with (own / "pack" / "rejects.csv").open("a") as file:
         file.write("x,y,z\n")
-    (problem,) = verify_pack(own / "pack")
+    (problem,) = verify_pack(own / "pack").problems
     assert "rejects.csv: lists 1 clips, pack.json counts 0 rejected" in problem
 
 
 def test_what_is_no_pack_is_one_problem(tmp_path):
-    (problem,) = verify_pack(tmp_path)
+    (problem,) = verify_pack(tmp_path).problems
     assert "has no pack.json, so it is no pack" in problem
+
+
+def test_the_check_in_a_process_of_its_own_says_the_same(own):
+    seen = []
+    pack = own / "pack"
+    found = verify_contained(pack, progress=lambda done, total: seen.append((done, total)))
+    assert found == verify_pack(pack) == Verification((), (), 20)
+    assert seen[-1] == (20, 20)
+    (pack / "shard-00001.h5").unlink()
+    assert verify_contained(pack) == verify_pack(pack)
+
+
+def test_want_of_memory_is_a_problem_like_others(made):
+    (problem,) = verify_contained(made / "pack", memory_limit=1 << 12).problems
+    assert re.search(
+        r"pack: the check .* after 0 clips; a file is damaged or made to do harm: .* --memory-limit", problem
+    )
+
+
+def test_packs_without_checksums_are_read_and_the_lack_is_told(tmp_path):
+    missing = clip_names(7)[2]
+    path = write_waveforms(tmp_path / "eval.h5", clip_names(7), missing={missing})
+    found = verify_pack(path, labels=LabelSet.numbered(PANNS_CLASSES))
+    assert (found.problems, found.clips) == ((), 6)
+    assert "eval.h5: has no checksums, as PANNs made it" in found.remarks[0]
+    assert "eval.h5: 1 row holds nothing, its sound was not found when it was packed: left out" in found.remarks[1]
+
+
+def test_an_mp3_that_does_not_decode_is_listed_and_the_others_are_read(tmp_path):
+    contents = [encoded(0.2, 440), b"no sound" * 50, encoded(0.2, 300)]
+    path = write_mp3_file(tmp_path / "x.hdf", ["a.mp3", "b.mp3", "c.mp3"], contents, np.eye(3, MP3_CLASSES))
+    found = verify_pack(path, labels=LabelSet.numbered(MP3_CLASSES))
+    (problem,) = found.problems
+    assert problem.startswith("clip 'b.mp3': ")
+    assert found.clips == 3
+    assert "x.hdf: has no checksums: a damaged MP3 is noticed only where it does not decode" in found.remarks[0]

@@ -5,12 +5,13 @@ from pathlib import Path
 import click
 
 from epanns.cli.options import EXISTING, EpannsCommand, emit, json_option, progress_counter
-from epanns.cli.packs import labels_option
 
 
 @click.command("verify", cls=EpannsCommand)
 @click.argument("pack", type=EXISTING)
-@labels_option()
+@click.option(
+    "--labels", "labels_file", type=EXISTING, help="CSV index,mid,display_name, where PACK does not name them."
+)
 @click.option(
     "--memory-limit",
     type=click.FloatRange(0, min_open=True),

@@ -60,7 +60,7 @@ def _open_folder(path: Path, labels: LabelSet | None) -> ClipSource:
 
 def is_panns(info: PackInfo) -> bool:
     """Return whether a pack of `epanns pack` is in PANNs' format."""
-    return getattr(info.settings, "format", "") == "panns"
+    return info.settings.format == "panns"
 
 
 def _names_in(path: Path) -> set[str]:

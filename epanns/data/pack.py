@@ -40,6 +40,8 @@ class Pack:
         """
         self.path = path
         self.info: PackInfo = read_pack_info(path)
+        if self.info.settings.format != "epanns":
+            raise PackError(f"{path}: its shards are in the format of {self.info.settings.format}; use open_pack")
         self.dataset, self.labels = self.info.dataset, self.info.labels
         self.sample_rate, self.clip_samples = self.info.sample_rate, self.info.clip_samples
         self.digest = atomic.sha256_of(path / PACK_FILE)

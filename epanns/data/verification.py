@@ -147,12 +147,13 @@ def _problems_of_described(path: Path) -> list[str]:
     problems = [*_problems_of_files(path, info), *_problems_of_rejects(path, info)]
     for shard in info.shards:
         problems += _problems_of_sha256(path, shard)
+    index = path / index_file(info.settings.splits)
     try:
-        rows = len(open_panns_index(path / index_file(info.splits)).row_of)
+        rows = len(open_panns_index(index).row_of)
     except PackError as error:
         return [*problems, str(error)]
     if rows != info.counts.clips:
-        problems.append(f"{path / index_file(info.splits)}: has {rows} rows, the pack {info.counts.clips}; pack again")
+        problems.append(f"{index}: has {rows} rows, the pack {info.counts.clips}; pack again")
     return problems
 
 
@@ -165,7 +166,7 @@ def _problems_of_sha256(path: Path, shard: ShardInfo) -> Iterator[str]:
 def _problems_of_files(path: Path, info: PackInfo) -> Iterator[str]:
     needed = {PACK_FILE, JOURNAL_FILE, REJECTS_FILE}
     if is_panns(info):
-        needed.add(index_file(info.splits))
+        needed.add(index_file(info.settings.splits))
     known = needed | {shard.file for shard in info.shards}
     present = {str(Path(root, name).relative_to(path)) for root, _, names in os.walk(path) for name in names}
     for name in sorted(present - known):

@@ -1,4 +1,5 @@
 import shutil
+from dataclasses import replace
 
 import h5py
 import numpy as np
@@ -6,7 +7,10 @@ import pytest
 
 from epanns.data.opening import open_pack
 from epanns.data.pack import Pack
+from epanns.data.packer import pack_manifest
 from epanns.errors import PackError
+from tests.data.conftest import SETTINGS
+from tests.data.elsewhere import read_here
 
 
 def test_a_pack_of_ours_opens(made):
@@ -59,3 +63,15 @@ def test_what_is_no_pack_is_refused(made, tmp_path):
     (tmp_path / "stopped" / "pack.json").unlink()
     with pytest.raises(PackError, match="packing was stopped before its end"):
         open_pack(tmp_path / "stopped")
+
+
+def test_a_pack_in_pannss_format_holds_the_same_clips_and_names_its_classes(made, tmp_path):
+    pack_manifest(made / "set.csv", tmp_path / "pack", replace(SETTINGS, format="panns"))
+    ours, theirs = open_pack(made / "pack"), open_pack(tmp_path / "pack")
+    assert read_here(theirs) == read_here(ours)
+    assert theirs.columns.clip_ids.tolist() == ours.columns.clip_ids.tolist()
+    assert theirs.columns.targets.equals(ours.columns.targets)
+    assert (theirs.labels, theirs.sample_rate, theirs.dataset) == (ours.labels, ours.sample_rate, ours.dataset)
+    assert read_here(open_pack(tmp_path / "pack" / "indexes" / "all.h5", labels=ours.labels)) == read_here(ours)
+    with pytest.raises(PackError, match="its shards are in the format of panns; use open_pack"):
+        Pack(tmp_path / "pack")

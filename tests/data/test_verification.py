@@ -1,12 +1,16 @@
 import json
 import re
+from dataclasses import replace
 
 import h5py
 import numpy as np
+import pytest
 
 from epanns import atomic
+from epanns.data.packer import pack_manifest
 from epanns.data.verification import Verification, verify_contained, verify_pack
 from epanns.labels import LabelSet
+from tests.data.conftest import SETTINGS
 from tests.data.mp3_file import CLASSES as MP3_CLASSES
 from tests.data.mp3_file import encoded, write_mp3_file
 from tests.data.panns_files import CLASSES as PANNS_CLASSES
@@ -124,3 +128,31 @@ def test_an_mp3_that_does_not_decode_is_listed_and_the_others_are_read(tmp_path)
     assert problem.startswith("clip 'b.mp3': ")
     assert found.clips == 3
     assert "x.hdf: has no checksums: a damaged MP3 is noticed only where it does not decode" in found.remarks[0]
+
+
+@pytest.fixture
+def panns_pack(made, tmp_path):
+    pack_manifest(made / "set.csv", tmp_path / "pack", replace(SETTINGS, format="panns"))
+    return tmp_path / "pack"
+
+
+def test_a_pack_of_ours_in_pannss_format_is_checked_by_its_sha256(panns_pack):
+    assert verify_pack(panns_pack) == Verification((), (), 20)
+    part = panns_pack / "waveforms" / "part00001.h5"
+    with h5py.File(part) as file:
+        place = file["waveform"].id.get_offset()
+    content = bytearray(part.read_bytes())
+    content[place + 1000] ^= 1
+    part.write_bytes(content)
+    (problem,) = verify_pack(panns_pack).problems
+    assert "waveforms/part00001.h5: its sha256 is not the one in pack.json: the file has changed" in problem
+
+
+def test_the_index_of_a_pack_in_pannss_format_is_checked_too(panns_pack):
+    index = panns_pack / "indexes" / "all.h5"
+    with h5py.File(index, "r+") as file:
+        file["audio_name"][3] = b"other"
+    (problem,) = verify_pack(panns_pack).problems
+    assert re.search(r"indexes/all\.h5: row 3: is 'other', the row it names in .* is 'clip-000003\.wav'", problem)
+    index.unlink()
+    assert any("indexes/all.h5: is missing" in problem for problem in verify_pack(panns_pack).problems)

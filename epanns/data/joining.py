@@ -36,10 +36,11 @@ class LabelMap:
     def describe(self) -> str:
         """Return in words what became of the pack's classes."""
         own, lacking = len(self.places), self.num_classes - len(self.places)
-        text = f"{self.path}: {own - self.added} of its {own} classes are known already, {self.added} are new"
         if not lacking and not self.added:
             return f"{self.path}: its {own} classes come in another order and are mapped"
-        return text + (f"; its clips count as having none of the {lacking} others" if lacking else "")
+        new = f" ({own - self.added} shared with the packs before it, {self.added} new)" if self.added else ""
+        others = f"; its clips count as having none of the {lacking} others" if lacking else ""
+        return f"{self.path}: has {own} of the {self.num_classes} classes{new}{others}"
 
 
 def join_labels(sources: Sequence[ClipSource], labels: LabelSet | None) -> tuple[LabelSet, list[LabelMap]]:

@@ -90,15 +90,13 @@ class _Reading(Dataset[_Read | EpannsError]):
 
     def __getitems__(self, asked: tuple[int | None, Draws]) -> _Read | EpannsError:
         slot, draws = asked
-        if slot is None:
-            waveform = torch.empty(len(draws), self._dataset.clip_samples, dtype=torch.int16)
-        else:
-            waveform = self._shared.rows_of(slot, len(draws))
         try:
-            known = self._dataset.read_into(draws, waveform.numpy())
+            if slot is not None:
+                return _Read(slot, None, *self._dataset.read_into(draws, self._shared.rows_of(slot, len(draws))))
+            own = torch.empty(len(draws), self._dataset.clip_samples, dtype=torch.int16)
+            return _Read(None, own, *self._dataset.read_into(draws, own.numpy()))
         except EpannsError as error:
             return error
-        return _Read(slot, waveform if slot is None else None, *known)
 
 
 def _as_it_is(batch: Any) -> Any:

@@ -15,7 +15,7 @@ from epanns.data.joining import join_labels
 from epanns.data.sampler import Draw
 from epanns.data.task import refuse_leak
 from epanns.errors import PackError
-from epanns.labels import LabelSet
+from epanns.labels import LabelSet, audioset, fsd50k
 from tests.data.memory_pack import MemoryPack
 
 DOG, RAIN, SEA = ("dog", "/m/dog"), ("rain", "/m/rain"), ("sea", "/m/sea")
@@ -67,9 +67,18 @@ def test_other_classes_join_in_the_order_of_their_appearance(join):
         ((0, 2), 1),
         ((2, 3), 1),
     ]
-    assert dataset.label_maps[1].describe() == (
-        "b: 1 of its 2 classes are known already, 1 are new; its clips count as having none of the 2 others"
-    )
+    assert [label_map.describe() for label_map in dataset.label_maps[:2]] == [
+        "a: has 2 of the 4 classes; its clips count as having none of the 2 others",
+        "b: has 2 of the 4 classes (1 shared with the packs before it, 1 new); "
+        "its clips count as having none of the 2 others",
+    ]
+
+
+def test_fsd50k_joins_audioset_by_identifiers():
+    joined, maps = join_labels([MemoryPack("a", audioset(), []), MemoryPack("f", fsd50k(), [])], None)
+    assert maps[1].added == 8
+    assert len(joined) == 535
+    assert joined.names[maps[1].places[fsd50k().index("Acoustic_guitar")]] == "Acoustic guitar"
 
 
 def test_an_identifier_that_a_later_pack_gives_serves_the_packs_after_it():

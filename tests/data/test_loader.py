@@ -1,4 +1,5 @@
 import gc
+from pathlib import Path
 
 import pytest
 import torch
@@ -20,7 +21,7 @@ def test_a_slot_is_lent_again_only_when_nothing_looks_into_it(actions):
             slot = shared.lend(2)
             assert (slot is None) == (len(held) == 3)
             if slot is not None:
-                shared.rows_of(slot, 2).fill_(number)
+                shared.rows_of(slot, 2)[:] = number
                 held.append((number, shared.hand_over(slot, 2)))
         elif held:
             written, tensor = held.pop(0)
@@ -47,3 +48,22 @@ def test_a_batch_that_is_kept_stays_what_it_was(tiny_packs):
 @pytest.mark.parametrize("workers", [0, 2])
 def test_no_batch_is_no_error(tiny_packs, workers):
     assert list(make_loader(PackDataset([tiny_packs["train"]]), [], workers=workers)) == []
+
+
+def traces():
+    """Whether memory for batches is mapped, and whether its file is open."""
+    files = [str(path.readlink()) for path in Path("/proc/self/fd").iterdir() if path.is_symlink()]
+    return [
+        any("epanns-batches" in text for text in found)
+        for found in (Path("/proc/self/maps").read_text().splitlines(), files)
+    ]
+
+
+def test_shared_memory_is_gone_with_its_last_batch():
+    shared = SharedRows(2, 3, 4)
+    tensor = shared.hand_over(shared.lend(3), 3)
+    del shared
+    assert traces() == [True, True]
+    assert tensor.eq(0).all()
+    del tensor
+    assert traces() == [False, False]

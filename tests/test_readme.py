@@ -1,6 +1,7 @@
 """What the README says is what the program does."""
 
 import re
+import runpy
 from pathlib import Path
 
 import pytest
@@ -63,3 +64,11 @@ def test_the_table_in_the_readme_is_that_of_the_records(tmp_path):
 def test_every_folder_of_results_is_explained():
     explained = (ROOT / "results" / "README.md").read_text()
     assert all(f"## {folder.name}\n" in explained for folder in RESULTS)
+
+
+def test_the_table_of_benchmarks_is_that_of_their_records(tmp_path):
+    table_of = runpy.run_path(str(ROOT / "benchmarks" / "table.py"))["table_of"]
+    copy = tmp_path / "README.md"
+    copy.write_text(README)
+    insert_table(copy, "benchmarks", table_of(ROOT / "results" / "benchmarks"))
+    assert copy.read_text() == README, "run python benchmarks/table.py"

@@ -32,6 +32,7 @@ DOORS = {
     "h5py": {"data/"},
     "soundfile": {"audio/", "data/synthetic.py"},
     "soxr": {"audio/"},
+    "av": {"audio/ffmpeg.py"},
     "safetensors": {"models/"},
     "sklearn": {"evaluation/metrics.py"},
     "matplotlib": {"reporting/"},

@@ -1,6 +1,6 @@
-"""What an audio file's container says about its own length: cut files that decoders read without complaint.
+"""What the first and last bytes of an audio file say: who can decode it, and whether it was cut.
 
-Decoding itself is in `epanns.audio.waveform`.
+Decoding itself is in `epanns.audio.decoding`.
 """
 
 from typing import BinaryIO
@@ -8,6 +8,21 @@ from typing import BinaryIO
 _LARGEST_OGG_PAGE = 65_307  # bytes: 27 of header, 255 of lacing, 255 * 255 of packets (RFC 3533, section 6)
 _LAST_PAGE_FLAG = 0x04
 _LENGTH_UNKNOWN = (0, 0xFFFFFFFF)  # written by encoders that could not seek back to fill the length in
+_ASF = bytes.fromhex("3026b2758e66cf11")
+
+
+def foreign_container(file: BinaryIO) -> str | None:
+    """Return the name of a container that libsndfile cannot open, or None for all others."""
+    head = file.read(12).ljust(12)
+    is_adts = head[0] == 0xFF and head[1] & 0xF6 == 0xF0  # where an MP3 frame names its layer, this has zeros
+    kinds = {
+        "MP4 (m4a)": head[4:8] == b"ftyp",
+        "Matroska (webm)": head[:4] == b"\x1aE\xdf\xa3",
+        "ASF (wma)": head[:8] == _ASF,
+        "AAC": is_adts,
+        "AMR": head[:5] == b"#!AMR",
+    }
+    return next((name for name, matches in kinds.items() if matches), None)
 
 
 def truncation(file: BinaryIO) -> str | None:

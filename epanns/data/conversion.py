@@ -12,8 +12,6 @@ from epanns.audio.waveform import Waveform, load_waveform, to_int16
 from epanns.data.clip import Clip
 from epanns.errors import DataError
 
-_MARGIN_SECONDS = 1.0  # decoded beyond the row's end, so that cutting cannot disturb the resampler's last samples
-
 
 @dataclass(frozen=True, slots=True)
 class Source:
@@ -60,13 +58,13 @@ def convert_clip(clip: Clip, row: NDArray[np.int16], sample_rate: int, min_secon
             sample_rate=sample_rate,
             start=clip.start,
             duration=clip.duration,
-            limit=len(row) / sample_rate + _MARGIN_SECONDS,
+            limit=len(row) / sample_rate,
         )
         _refuse_short(clip, loaded, min_seconds)
     except DataError as error:
         return PackedClip(0, 0, 0, False, False, str(error), source)
-    n_samples = min(len(loaded.samples), len(row))
-    row[:n_samples] = to_int16(loaded.samples[:n_samples])
+    n_samples = len(loaded.samples)
+    row[:n_samples] = to_int16(loaded.samples)
     row[n_samples:] = 0
     crc32, is_short = zlib.crc32(row.data), n_samples < len(row)
     return PackedClip(n_samples, crc32, loaded.n_clipped, not row.any(), is_short, "", source)

@@ -18,6 +18,7 @@ from epanns.data.clip import Clip
 from epanns.data.conversion import PackedClip
 from epanns.data.pack_format import JOURNAL_FILE, ShardInfo
 from epanns.errors import OutputError
+from epanns.optional import install_command, is_installed
 
 _BEGIN = b'{"header": '
 _CLIP_BEGIN = b'{"clip_id": '
@@ -225,6 +226,8 @@ def _entry_of(record: Mapping[str, Any]) -> ShardEntry | None:
 def _is_current(line: Mapping[str, Any], clip: Clip) -> bool:
     if line.get("clip_id") != clip.clip_id or not line.keys() >= {"path", "source", "reason"}:
         return False
+    if install_command("av") in line["reason"] and is_installed("av"):
+        return False  # it was, since
     source = line["source"]
     recorded = None if source is None else (source["size"], source["mtime_ns"])
     return _state_of(Path(clip.path)) == recorded

@@ -23,7 +23,6 @@ from epanns.errors import DataError, PackError
 from epanns.labels import LabelSet
 
 MP3_NAMES = ("audio_name", "mp3", "target")
-_MARGIN_SECONDS = 1.0  # decoded beyond the row's end, so that cutting cannot disturb the resampler's last samples
 _KNOWN_WIDTHS = {66: 527, 25: 200}  # bytes of a target -> classes, of AudioSet and FSD50K
 # AudioSet's names may stand in a folder of the part they are from, and lack the Y.
 _YOUTUBE_NAME = re.compile(r"(?:.*/)?Y?([A-Za-z0-9_-]{11})\.mp3")
@@ -85,7 +84,7 @@ class Mp3Pack:
             PackError: If it cannot be read or decoded; clip and file are named.
         """
         clip = f"clip {self.columns.clip_ids[index].decode()!r}"
-        limit = self.clip_samples / self.sample_rate + _MARGIN_SECONDS
+        limit = self.clip_samples / self.sample_rate
         try:
             content = read_string(self.path, self._references[index], self._stamp)
             loaded = load_encoded(content, "its mp3", sample_rate=self.sample_rate, limit=limit)
@@ -93,7 +92,7 @@ class Mp3Pack:
             raise PackError(f"{clip}: {refusal(self.path, f'row {index}', str(error), ADVICE)}") from error
         except PackError as error:
             raise PackError(f"{clip}: {error}") from error
-        samples = to_int16(loaded.samples[: self.clip_samples])
+        samples = to_int16(loaded.samples)
         out[: len(samples)], out[len(samples) :] = samples, 0
         return len(samples)
 

@@ -33,6 +33,7 @@ from epanns.progress import Progress
 from epanns.signals import noticing_signals
 
 _PACKAGES = ("soundfile", "soxr", "h5py", "numpy")  # what decides the bytes of a pack
+_OPTIONAL_PACKAGES = ("av",)  # may be installed between two runs, because the first one asked for it
 
 
 @dataclass(frozen=True)
@@ -213,7 +214,7 @@ def _write_index(out: Path, info: PackInfo, *, is_finished: bool) -> None:
 def _pack_info(
     manifest: ManifestFile, splits: Sequence[str], settings: PackSettings, entries: Sequence[ShardEntry]
 ) -> PackInfo:
-    made_with = versions(*_PACKAGES)
+    made_with = versions(*_PACKAGES, *_OPTIONAL_PACKAGES)
     found, missing = (sum(getattr(manifest.splits[split], name) for split in splits) for name in ("found", "missing"))
     rejected, clipped, silent, short = (
         sum(getattr(entry, name) for entry in entries) for name in ("rejected", "clipped", "silent", "short")

@@ -13,7 +13,7 @@ import pytest
 import soundfile
 
 from epanns.audio.waveform import load_waveform, to_int16
-from epanns.data import parts
+from epanns.data import journal, parts
 from epanns.data.clip import Clip
 from epanns.data.manifest import Manifest, write_manifest
 from epanns.data.manifest_reader import read_manifest
@@ -146,6 +146,18 @@ def test_bad_clips_are_listed_with_the_reason(dataset, tmp_path):
     assert "holds no samples" in rejects["empty.wav"]
     assert "cannot be decoded" in rejects["text.wav"]
     assert "cannot be read (No such file or directory)" in rejects["gone.wav"]
+
+
+def test_a_clip_is_tried_again_once_its_decoder_is_installed(dataset, tmp_path, monkeypatch):
+    manifest = dataset({"a.wav": noise(), "b.m4a": b"\0\0\0\x1cftypM4A " + bytes(500)})
+    monkeypatch.setitem(sys.modules, "av", None)
+    with pytest.raises(DataProblems):
+        pack_manifest(manifest, tmp_path / "pack", SETTINGS)
+    assert 'pip install ""epanns-pruning[av]""' in (tmp_path / "pack" / "rejects.csv").read_text()
+    for is_there, n_resumed in ((False, 1), (True, 0)):
+        monkeypatch.setattr(journal, "is_installed", lambda module, is_there=is_there: is_there)
+        assert pack_manifest(manifest, tmp_path / "pack", SETTINGS, max_bad=0.5).n_resumed == n_resumed
+        (tmp_path / "pack" / "pack.json").unlink()
 
 
 def test_too_many_bad_clips_stop_the_run_and_repairing_them_lets_it_go_on(dataset, tmp_path):

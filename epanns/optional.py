@@ -1,0 +1,13 @@
+"""Packages that only some uses need, each installed by an extra of this one."""
+
+import importlib.util
+
+
+def install_command(extra: str) -> str:
+    """Return what to type to get an extra."""
+    return f'pip install "epanns-pruning[{extra}]"'
+
+
+def is_installed(module: str) -> bool:
+    """Whether a module can be imported; nothing is."""
+    return importlib.util.find_spec(module) is not None

@@ -62,7 +62,7 @@ def command(
         summary = pack_manifest(manifest, out, settings, max_bad=max_bad, jobs=jobs, fresh=fresh, progress=progress)
     counts = summary.counts
     text = (
-        f"{out}: {counts.clips} clips in {summary.n_shards} shard{'s' if summary.n_shards > 1 else ''} "
+        f"{out}: {counts.clips} clips in {summary.n_shards} shard{'s' if summary.n_shards != 1 else ''} "
         f"({counts.expected} expected, {counts.missing} missing, {counts.rejected} rejected)"
     )
     if counts.rejected:

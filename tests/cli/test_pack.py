@@ -1,9 +1,12 @@
+import io
 import json
 
 import numpy as np
 import pytest
 import soundfile
+import tqdm
 
+from epanns.cli.options import progress_counter
 from epanns.data.pack import Pack
 from epanns.data.pack_format import PackSettings
 from epanns.data.packer import pack_manifest
@@ -61,6 +64,43 @@ def test_too_many_bad_clips_are_exit_code_3(epanns, manifest, tmp_path):
     code, out, _ = epanns("pack", manifest, "--out", tmp_path / "pack", *OPTIONS, "--max-bad", 0.5)
     assert code == 0
     assert f"the rejected clips and the reasons are in {tmp_path / 'pack' / 'rejects.csv'}" in out
+
+
+def test_short_clips_are_named_and_may_be_rejected(epanns, manifest, tmp_path):
+    command = ["pack", manifest, "--sample-rate", 8000, "--seconds", 1.5, "--max-bad", 1]
+    code, out, _ = epanns(*command, "--out", tmp_path / "padded")
+    assert code == 0
+    assert "3 clips ended before the row, which was padded with zeros" in out
+    code, out, _ = epanns(*command, "--out", tmp_path / "pack", "--min-seconds", 1.2)
+    assert code == 0
+    assert "0 clips in 0 shards (3 expected, 0 missing, 3 rejected)" in out
+    assert "1.00 s is shorter than min_seconds=1.2" in (tmp_path / "pack" / "rejects.csv").read_text()
+
+
+def test_panns_format_is_written_on_request(epanns, manifest, tmp_path):
+    assert epanns("pack", manifest, "--out", tmp_path / "pack", *OPTIONS, "--format", "panns")[0] == 0
+    files = {str(path.relative_to(tmp_path / "pack")) for path in (tmp_path / "pack").rglob("*.h5")}
+    assert files == {"waveforms/part00000.h5", "indexes/all.h5"}
+    code, _, err = epanns("pack", manifest, "--out", tmp_path / "pack", *OPTIONS)
+    assert code == 1
+    assert "holds a pack with format=panns, asked for is epanns" in err
+
+
+def test_what_an_earlier_run_did_counts_in_no_rate(monkeypatch):
+    bars = []
+
+    class Bar(tqdm.tqdm):
+        def __init__(self, **how):
+            super().__init__(**{**how, "disable": False, "file": io.StringIO()})
+            bars.append(self)
+
+    monkeypatch.setattr(tqdm, "tqdm", Bar)
+    with progress_counter("packing", "clip") as show:
+        show(900, 1_000)
+        show(901, 1_000)
+    (bar,) = bars
+    assert (bar.n, bar.total, bar.initial) == (901, 1_000, 900)
+    assert bar.disable  # closed
 
 
 def test_an_existing_folder_is_kept(epanns, manifest, tmp_path):

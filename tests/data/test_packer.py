@@ -199,6 +199,14 @@ def test_a_stopped_run_keeps_its_shards_and_ends_with_the_same_bytes(made, tmp_p
     assert contents(tmp_path / "pack") == contents(made / "pack")
 
 
+def test_progress_begins_where_the_earlier_run_ended(own):
+    (own / "pack" / "pack.json").unlink()
+    shutil.copy(own / "set" / "audio" / "clip-000000.wav", own / "set" / "audio" / "clip-000019.wav")
+    seen = []
+    rerun(own, progress=lambda done, total: seen.append((done, total)))
+    assert seen == [(done, 20) for done in range(16, 21)]
+
+
 @pytest.mark.parametrize("kept", [10, 500, 3_000, 4_000])
 def test_a_journal_cut_anywhere_is_continued(own, kept):
     whole = contents(own / "pack")

@@ -81,7 +81,7 @@ def decode(source: Path | bytes, name: str, span: Span) -> tuple[Frames, int]:
             from epanns.audio.ffmpeg import decode_with_ffmpeg
 
             decoded = decode_with_ffmpeg(source, name, span, container)
-    except (OSError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, TypeError, ValueError) as error:  # the third for files that are called NAME.raw
         raise DataError(f"{name}: cannot be decoded ({error}); convert it to WAV or FLAC, or remove it") from error
     if cut is not None:
         raise DataError(f"{name}: {cut}; fetch the file again")

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from av.audio.stream import AudioStream
     from av.container import InputContainer
 
-_LENGTH_IS_KNOWN = ("mov", "matroska", "asf")  # others guess it from the bit rate
+# Container -> FFmpeg's name for it. It is not asked to guess: among what it knows are lists that name other files.
+_DEMUXERS = {"MP4 (m4a)": "mov", "Matroska (webm)": "matroska", "ASF (wma)": "asf", "AAC": "aac", "AMR": "amr"}
+_LENGTH_IS_KNOWN = ("mov", "matroska", "asf")  # the others guess it from the bit rate
 
 
 def decode_with_ffmpeg(source: Path | bytes, name: str, span: Span, container: str) -> Decoded:
@@ -26,7 +28,7 @@ def decode_with_ffmpeg(source: Path | bytes, name: str, span: Span, container: s
         source: What to decode.
         name: Stands for the file in messages.
         span: The part of it. All that comes before is decoded too: seeking is not exact in these containers.
-        container: Its kind, for messages.
+        container: Its kind, as `epanns.audio.container` names it.
 
     Raises:
         DataError: If PyAV is missing, or there is no sound in it.
@@ -40,7 +42,8 @@ def decode_with_ffmpeg(source: Path | bytes, name: str, span: Span, container: s
         ) from error
 
     try:
-        with av.open(str(source) if isinstance(source, Path) else io.BytesIO(source), "r") as opened:
+        readable = str(source) if isinstance(source, Path) else io.BytesIO(source)
+        with av.open(readable, "r", format=_DEMUXERS[container]) as opened:
             if not opened.streams.audio:
                 raise DataError(f"{name}: {container} without an audio stream; remove it")
             stream = opened.streams.audio[0]

@@ -75,7 +75,11 @@ def pack_parts(packing: Packing, clips: Iterable[Clip], journal: Journal, stop: 
     )
     # The workers are given clips a little ahead of the writing, at times those of the next part.
     rows = ordered_rows(
-        convert, (clip for _, part in ahead for clip in part), packing.jobs, packing.settings.clip_samples
+        convert,
+        (clip for _, part in ahead for clip in part),
+        packing.jobs,
+        packing.settings.clip_samples,
+        name=lambda clip: clip.path,
     )
     try:
         with closing(rows), _Finisher(journal) as finisher:
@@ -130,6 +134,7 @@ class _Run:
         """Write one shard as ``NAME.partial`` and hand it on."""
         path = self.journal.folder / shard_name(number, self.packing.settings.format)
         path.parent.mkdir(exist_ok=True)
+        atomic.partial_of(path).unlink(missing_ok=True)  # of a run that was killed
         packed: list[PackedClip] = []
         try:
             n_rows = self._write_file(atomic.partial_of(path), self._shard_rows(part, rows, packed), len(part))

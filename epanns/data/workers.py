@@ -31,7 +31,12 @@ _LARGEST_LEARNT = (32 << 20) - (1 << 16)  # bytes, below the limit with what mal
 
 
 def ordered_rows(
-    function: Callable[[Item, Rows], Result], items: Iterable[Item], jobs: int, length: int
+    function: Callable[[Item, Rows], Result],
+    items: Iterable[Item],
+    jobs: int,
+    length: int,
+    *,
+    name: Callable[[Item], str] = str,
 ) -> Generator[tuple[Result, Rows], None, None]:
     """Yield ``function(item, row)`` and the row it filled, in the order of `items`, computed by `jobs` processes.
 
@@ -44,9 +49,10 @@ def ordered_rows(
         items: What to call it with.
         jobs: Processes.
         length: Samples of a row.
+        name: What to call an item in messages.
 
     Raises:
-        DataError: If a process dies, as it does when memory runs out.
+        DataError: If a process dies, as it does when memory runs out or a decoder crashes; its item is named.
         OSError: If there is no memory for the rows.
     """
     if jobs <= 1:
@@ -57,7 +63,7 @@ def ordered_rows(
         return
     n_rows = jobs * max(2, min(_ROWS_PER_JOB, _MOST_BYTES // (2 * length * jobs)))
     with _shared_rows(n_rows, length) as (rows, descriptor), _started(function, jobs, rows, descriptor) as workers:
-        yield from _Turns[Item, Result](workers, rows).run(items)
+        yield from _Turns[Item, Result](workers, rows, name).run(items)
 
 
 class _Failure:
@@ -70,9 +76,10 @@ class _Failure:
 class _Turns(Generic[Item, Result]):
     """Who works on what, and whose turn it is."""
 
-    def __init__(self, workers: list["_Worker"], rows: Rows) -> None:
+    def __init__(self, workers: list["_Worker"], rows: Rows, name: Callable[[Item], str]) -> None:
         self._workers = workers
         self._rows = rows
+        self._name = name
         self._free = deque(range(len(rows)))
         self._waiting: deque[int] = deque()  # the rows that are handed out, in the order of their items
         self._outcomes: dict[int, Result | _Failure] = {}
@@ -95,38 +102,40 @@ class _Turns(Generic[Item, Result]):
     def _hand_out(self, stream: Iterator[Item]) -> None:
         for item in itertools.islice(stream, len(self._free)):
             row = self._free.popleft()
-            worker = min(self._workers, key=lambda worker: worker.n_open)
-            with self._deaths():
+            worker = min(self._workers, key=lambda worker: len(worker.names))
+            worker.names.append(self._name(item))
+            with self._deaths(worker):
                 worker.pipe.send((row, item))
-            worker.n_open += 1
             self._waiting.append(row)
 
     def _receive(self) -> None:
         """Take in what the workers have done since; wait for one where it is nothing."""
-        ready = wait([worker.pipe for worker in self._workers])
-        for worker in self._workers:
+        busy = [worker for worker in self._workers if worker.names]
+        ready = wait([worker.pipe for worker in busy])
+        for worker in busy:
             if worker.pipe in ready:
-                with self._deaths():
+                with self._deaths(worker):
                     row, outcome = worker.pipe.recv()
                 self._outcomes[row] = outcome
-                worker.n_open -= 1
+                worker.names.popleft()
 
     @contextmanager
-    def _deaths(self) -> Iterator[None]:
+    def _deaths(self, worker: "_Worker") -> Iterator[None]:
         try:
             yield
         except (EOFError, ConnectionError) as error:
             raise DataError(
-                f"one of {len(self._workers)} worker processes died, perhaps for want of memory; "
-                "run the same command again, with fewer --jobs"
+                f"{worker.names[0]}: one of {len(self._workers)} worker processes died at it, perhaps for want of "
+                "memory; run the same command again, with fewer --jobs; remove the clip if it stays"
             ) from error
 
 
 class _Worker:
-    """A process and the way to it; `n_open` items are with it."""
+    """A process and the way to it; `names` are those of the items that it has, the one it works on first."""
 
     def __init__(self, process: SpawnProcess, pipe: Connection) -> None:
-        self.process, self.pipe, self.n_open = process, pipe, 0
+        self.process, self.pipe = process, pipe
+        self.names: deque[str] = deque()
 
 
 @contextmanager

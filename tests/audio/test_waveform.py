@@ -119,6 +119,12 @@ def test_a_file_that_is_no_audio_is_refused(tmp_path, content):
         load_waveform(path, sample_rate=RATE)
 
 
+def test_a_file_that_libsndfile_takes_for_bare_samples_is_refused(tmp_path):
+    (tmp_path / "a.raw").write_bytes(bytes(100))
+    with pytest.raises(DataError, match=r"a\.raw: cannot be decoded"):
+        load_waveform(tmp_path / "a.raw", sample_rate=RATE)
+
+
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(DataError, match=r"gone\.wav: no such audio file; correct the path"):
         load_waveform(tmp_path / "gone.wav", sample_rate=RATE)

@@ -405,7 +405,7 @@ def test_a_killed_run_is_continued_to_the_same_bytes(made, tmp_path, clip):
 
 def test_a_worker_that_dies_is_named(made, tmp_path, monkeypatch):
     monkeypatch.setattr(parts, "convert_clip", die)
-    with pytest.raises(DataError, match="one of 2 worker processes died, perhaps for want of memory; run the same"):
+    with pytest.raises(DataError, match=r"clip-00000\d\.wav: one of 2 worker processes died at it, .*; run the same"):
         pack_manifest(made / "set.csv", tmp_path / "pack", SETTINGS, jobs=2)
 
 

@@ -26,8 +26,9 @@ def sure_to_fail(item, row):
     return item
 
 
-def die(item, row):
-    os._exit(9)
+def die_at_five(item, row):
+    if item == 5:
+        os._exit(9)
 
 
 @pytest.mark.parametrize("jobs", [1, 2, 3])
@@ -69,8 +70,10 @@ def test_what_goes_wrong_with_an_item_is_raised_at_its_turn(jobs):
 
 
 def test_a_dead_process_is_named():
-    with pytest.raises(DataError, match="one of 2 worker processes died, perhaps for want of memory"):
-        list(ordered_rows(die, range(5), 2, 4))
+    with pytest.raises(
+        DataError, match="item 5: one of 2 worker processes died at it, perhaps for want of memory; run"
+    ):
+        list(ordered_rows(die_at_five, range(20), 2, 4, name=lambda item: f"item {item}"))
 
 
 def test_no_process_stays_when_the_rows_are_no_longer_wanted():

@@ -18,6 +18,7 @@ FORMAT = "epanns-pack/1"
 PACK_FILE, JOURNAL_FILE, REJECTS_FILE = "pack.json", "journal.jsonl", "rejects.csv"
 SMALL_CHUNK_ROWS = 4096  # rows of one chunk of every dataset but `waveform`, whose chunk is one clip
 MOST_CLIPS_PER_SHARD = 100_000
+LARGEST_PACK_FILE = 1 << 26  # bytes of pack.json: 300,000 shards
 LONGEST_CLIP_SAMPLES = 1 << 28  # 2.3 h at 32 kHz: beyond this a declared size is a mistake or an attack
 
 
@@ -181,8 +182,11 @@ def read_pack_info(folder: Path) -> PackInfo:
     path = folder / PACK_FILE
     if not path.is_file():
         raise PackError(f"{folder}: {_why_not_a_pack(folder)}")
+    if path.stat().st_size > LARGEST_PACK_FILE:
+        raise PackError(f"{path}: has {path.stat().st_size} bytes, may have {LARGEST_PACK_FILE}; pack again")
     try:
         given = json.loads(path.read_text(encoding="utf-8"))
+        json.dumps(given, ensure_ascii=False).encode()  # or a name could be half a character, which nothing can print
     except (OSError, ValueError, RecursionError) as error:
         raise PackError(f"{path}: cannot be read as JSON ({error}); pack again") from error
     version = given.get("format") if isinstance(given, dict) else None

@@ -18,6 +18,7 @@ from epanns.data.pack_format import SMALL_CHUNK_ROWS
 from epanns.data.plain_hdf5 import filters_of, pack_errors, plain_datasets, refusal
 
 FLETCHER32_BYTES = 4  # appended to every chunk
+_SUPERBLOCK, _OBJECT_HEADER = 3, 2  # versions of HDF5 1.10; both carry checksums
 DTYPES: dict[str, np.dtype[Any]] = {
     "waveform": np.dtype(np.int16),
     "n_samples": np.dtype(np.int32),
@@ -54,12 +55,21 @@ class ShardShape:
 def shard_datasets(file: h5py.File, path: Path, shape: ShardShape) -> Mapping[str, h5py.Dataset]:
     """Return the schema's datasets, or raise unless the file holds exactly these, in this file, whole."""
     datasets = plain_datasets(file, path, NAMES)
+    with pack_errors(path, "file"):
+        if not headers_have_checksums(file):
+            raise refusal(path, "file", "has structures older than HDF5 1.10, which have no checksums")
     for name, dataset in datasets.items():
         with pack_errors(path, name):
             problem = _problem_of(dataset, name, shape)
         if problem:
             raise refusal(path, name, problem)
     return datasets
+
+
+def headers_have_checksums(file: h5py.File) -> bool:
+    """Return whether damage to the structures of HDF5 would be noticed, which say where the data are."""
+    versions = [h5py.h5o.get_info(file[name].id).hdr.version for name in file]
+    return bool(file.id.get_create_plist().get_version()[0] == _SUPERBLOCK and min(versions) >= _OBJECT_HEADER)
 
 
 def _problem_of(dataset: h5py.Dataset, name: str, shape: ShardShape) -> str | None:

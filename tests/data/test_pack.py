@@ -3,8 +3,6 @@ import os
 import pickle
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import h5py
@@ -31,7 +29,7 @@ def read_all(folder):
 
 def replace_dataset(shard, name, make):
     """Put another object in a dataset's place; `make` gets the file and the old values."""
-    with h5py.File(shard, "r+") as file:
+    with h5py.File(shard, "r+", libver=("v110", "v110")) as file:
         values = file[name][...]
         del file[name]
         make(file, values)
@@ -186,19 +184,19 @@ def test_a_group_in_a_datasets_place_is_refused(own, shard):
 
 
 def test_an_extra_object_is_refused(own, shard):
-    with h5py.File(shard, "r+") as file:
+    with h5py.File(shard, "r+", libver=("v110", "v110")) as file:
         file["extra"] = [1]
     refused(own / "pack", "file: must hold audio_name, .* and nothing else")
 
 
 def test_an_attribute_is_refused(own, shard):
-    with h5py.File(shard, "r+") as file:
+    with h5py.File(shard, "r+", libver=("v110", "v110")) as file:
         file.attrs["sample_rate"] = 44_100
     refused(own / "pack", "and nothing else")
 
 
 def test_an_attribute_of_a_dataset_is_refused(own, shard):
-    with h5py.File(shard, "r+") as file:
+    with h5py.File(shard, "r+", libver=("v110", "v110")) as file:
         file["target"].attrs["note"] = 1
     refused(own / "pack", "target: has attributes")
 
@@ -216,6 +214,15 @@ def test_a_named_type_is_refused(own, shard):
 def test_a_user_block_is_refused(own, shard):
     shard.write_bytes(bytes(512) + shard.read_bytes())
     refused(own / "pack", "file: begins with a user block")
+
+
+def test_structures_without_checksums_are_refused(own, shard):
+    with h5py.File(shard) as file, h5py.File(shard.with_name("old.h5"), "w", libver="earliest") as old:
+        for name in DATASETS:
+            like = file[name]
+            old.create_dataset(name, data=like[...], dtype=like.dtype, chunks=like.chunks, fletcher32=True)
+    shard.with_name("old.h5").replace(shard)
+    refused(own / "pack", r"file: has structures older than HDF5 1\.10, which have no checksums")
 
 
 @pytest.mark.parametrize(
@@ -296,10 +303,17 @@ def test_a_wrong_description_is_refused(own, change, message):
         Pack(edited(own, change))
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff\xfe", b"[" * 100_000])
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff\xfe", b"[" * 100_000, rb'{"dataset": "\ud800"}'])
 def test_a_description_that_is_no_json_object_is_refused(own, content):
     (own / "pack" / "pack.json").write_bytes(content)
     with pytest.raises(PackError, match=r"pack\.json: (cannot be read as JSON|format is None)"):
+        Pack(own / "pack")
+
+
+def test_a_description_of_absurd_size_is_not_read(own):
+    path = own / "pack" / "pack.json"
+    os.truncate(path, 1 << 30)
+    with pytest.raises(PackError, match=r"pack\.json: has 1073741824 bytes, may have 67108864; pack again"):
         Pack(own / "pack")
 
 
@@ -311,51 +325,3 @@ def test_what_is_no_finished_pack_says_why(own, tmp_path):
     (own / "pack" / "pack.json").unlink()
     with pytest.raises(PackError, match="packing was stopped before its end; run the same `epanns pack` again"):
         Pack(own / "pack")
-
-
-FUZZ = """
-import random, sys
-from pathlib import Path
-import numpy as np
-from epanns.data.pack import Pack
-from epanns.errors import PackError
-
-folder = Path(sys.argv[1])
-shard = folder / "shard-00002.h5"
-whole = shard.read_bytes()
-
-def read():
-    pack = Pack(folder)
-    columns = pack.columns
-    clips = [pack.read_waveform(index).tobytes() for index in range(16, 20)]
-    pack.close()
-    targets = columns.targets.dense()[16:].tobytes()
-    return columns.clip_ids[16:].tolist(), targets, columns.n_samples[16:].tobytes(), clips
-
-expected = read()
-rng = random.Random(0)
-refused = 0
-for trial in range(150):
-    mutant = bytearray(whole)
-    # Half of the mutations strike the headers, where HDF5 keeps its structure.
-    for _ in range(rng.choice([1, 1, 4, 32])):
-        mutant[rng.randrange(min(len(mutant), 4096) if trial % 2 else len(mutant))] = rng.randrange(256)
-    if trial % 10 == 0:
-        del mutant[rng.randrange(len(mutant)):]
-    shard.write_bytes(mutant)
-    try:
-        assert read() == expected, f"trial {trial} gave wrong data"
-    except PackError:
-        refused += 1
-print(refused)
-"""
-
-
-def test_mutated_shards_give_an_error_or_the_right_data(own):
-    """In a process of its own: a crash of HDF5 would end it with a signal."""
-    root = Path(__file__).parents[2]
-    done = subprocess.run(
-        [sys.executable, "-c", FUZZ, own / "pack"], capture_output=True, text=True, cwd=root, timeout=120, check=False
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert 50 < int(done.stdout) <= 150

@@ -7,7 +7,7 @@ import h5py
 from epanns.data.mp3_pack import MP3_NAMES, Mp3Pack
 from epanns.data.pack import Pack
 from epanns.data.pack_format import JOURNAL_FILE, PACK_FILE, PackInfo, read_pack_info
-from epanns.data.panns_format import INDEX_NAMES, WAVEFORM_NAMES
+from epanns.data.panns_format import INDEX_FOLDER, INDEX_NAMES, WAVEFORM_NAMES
 from epanns.data.panns_pack import open_described_panns_pack, open_panns_files, open_panns_index_pack
 from epanns.data.plain_hdf5 import opened, pack_errors
 from epanns.data.shard_schema import NAMES
@@ -52,6 +52,8 @@ def open_pack(
 
 def _open_folder(path: Path, labels: LabelSet | None) -> ClipSource:
     files = [file for file in sorted(path.glob("*")) if file.suffix in HDF5_SUFFIXES and file.is_file()]
+    if not files and (path / INDEX_FOLDER).is_dir() and not (path / PACK_FILE).exists():
+        raise PackError(f"{path}: holds PANNs' folders; name one of the index files in {path / INDEX_FOLDER}")
     if (path / PACK_FILE).exists() or (path / JOURNAL_FILE).exists() or not files:
         info = read_pack_info(path)
         return open_described_panns_pack(path, info) if is_panns(info) else Pack(path)

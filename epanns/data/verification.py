@@ -229,4 +229,4 @@ def _remarks_of(source: ClipSource, described: bool) -> Iterator[str]:
         yield f"{source.path}: has no checksums, as PANNs made it: a damaged sample cannot be told from a right one"
     if source.n_empty:
         rows = "row holds" if source.n_empty == 1 else "rows hold"
-        yield f"{source.path}: {source.n_empty} {rows} nothing, its sound was not found when it was packed: left out"
+        yield f"{source.path}: {source.n_empty} {rows} nothing, the sound was not found when it was packed: left out"

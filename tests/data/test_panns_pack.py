@@ -134,6 +134,13 @@ def test_an_index_finds_its_files_wherever_it_was_made(layout):
         assert pack.n_empty == ("part" not in name)
 
 
+def test_the_folder_above_says_what_to_name(layout):
+    with pytest.raises(
+        PackError, match=r"hdf5s: holds PANNs' folders; name one of the index files in .*/hdf5s/indexes"
+    ):
+        open_pack(layout)
+
+
 def test_an_index_of_some_rows_in_another_order(layout):
     path = layout / "indexes" / "full_train.h5"
     chosen = [9, 0, 4, 5]

@@ -117,7 +117,7 @@ def test_packs_without_checksums_are_read_and_the_lack_is_told(tmp_path):
     found = verify_pack(path, labels=LabelSet.numbered(PANNS_CLASSES))
     assert (found.problems, found.clips) == ((), 6)
     assert "eval.h5: has no checksums, as PANNs made it" in found.remarks[0]
-    assert "eval.h5: 1 row holds nothing, its sound was not found when it was packed: left out" in found.remarks[1]
+    assert "eval.h5: 1 row holds nothing, the sound was not found when it was packed: left out" in found.remarks[1]
 
 
 def test_an_mp3_that_does_not_decode_is_listed_and_the_others_are_read(tmp_path):

@@ -135,9 +135,7 @@ def test_an_index_finds_its_files_wherever_it_was_made(layout):
 
 
 def test_the_folder_above_says_what_to_name(layout):
-    with pytest.raises(
-        PackError, match=r"hdf5s: holds PANNs' folders; name one of the index files in .*/hdf5s/indexes"
-    ):
+    with pytest.raises(PackError, match=r"hdf5s: holds PANNs' folders; name one of the index files in "):
         open_pack(layout)
 
 

@@ -15,6 +15,7 @@ from tests.data.mp3_file import CLASSES as MP3_CLASSES
 from tests.data.mp3_file import encoded, write_mp3_file
 from tests.data.panns_files import CLASSES as PANNS_CLASSES
 from tests.data.panns_files import clip_names, write_waveforms
+from tests.data.signed_headers import with_byte
 
 
 def test_a_whole_pack_has_no_problems_and_every_clip_is_counted(made):
@@ -109,6 +110,17 @@ def test_want_of_memory_is_a_problem_like_others(made):
     assert re.search(
         r"pack: the check .* after 0 clips; a file is damaged or made to do harm: .* --memory-limit", problem
     )
+
+
+def test_a_file_that_crashes_hdf5_is_a_problem_like_others(own):
+    """HDF5 2.0.0 divides by the number of a chunk's dimensions, which this shard says is 0."""
+    shard = own / "pack" / "shard-00001.h5"
+    whole = shard.read_bytes()
+    rows, chunked_in_two_dimensions = 8, bytes((4, 2, 2, 2, 1))
+    place = whole.index(chunked_in_two_dimensions + bytes((rows, 4)))
+    shard.write_bytes(with_byte(whole, place + 3, 0))
+    problems = verify_contained(own / "pack").problems
+    assert re.search(r"/pack: the check crashed with signal SIGFPE after 8 clips|shard-00001\.h5: \w+: ", problems[-1])
 
 
 def test_packs_without_checksums_are_read_and_the_lack_is_told(tmp_path):

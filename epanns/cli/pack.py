@@ -13,7 +13,12 @@ from epanns.cli.options import EXISTING, EpannsCommand, emit, json_option, out_o
 @click.option("--split", "splits", multiple=True, help="Split to take, may be repeated; all of them by default.")
 @click.option("--sample-rate", default=32_000, show_default=True, help="Of the pack, in Hz.")
 @click.option("--seconds", default=10.0, show_default=True, help="Length of every row; longer is cut, shorter padded.")
-@click.option("--clips-per-shard", default=2000, show_default=True, help="A stopped run loses at most one shard.")
+@click.option(
+    "--clips-per-shard",
+    default=2000,
+    show_default=True,
+    help="A stopped run loses the one it was writing.",
+)
 @click.option(
     "--min-seconds", type=click.FloatRange(0), default=0.0, show_default=True, help="Reject clips that end sooner."
 )

@@ -45,7 +45,11 @@ _CALIBRATION_BATCH = 16
 @click.option("--calibration", type=EXISTING, help="Pack of unlabelled clips for --recover.")
 @pack_options
 @click.option(
-    "--round-to", type=click.IntRange(1), default=1, show_default=True, help="Multiple that pruned widths shall have."
+    "--round-to",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="Pruned layers get the nearest multiple of so many channels.",
 )
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="For criteria that draw numbers.")
 @json_option
@@ -69,7 +73,7 @@ def command(
     if (ratio is None) == (ratios is None):
         raise ConfigError("give either --ratio, one for all layers, or --ratios FILE")
     if (recover != "none") != (calibration is not None):
-        raise ConfigError("--recover bn or ls and --calibration PACK go together: give both or neither")
+        raise ConfigError("--recover and --calibration PACK go together: give both or neither")
     from epanns.complexity.macs import profile
     from epanns.models.checkpoint import load, save_checkpoint
     from epanns.pruning.allocation import read_ratios

@@ -24,7 +24,7 @@ from epanns.pruning.least_squares import Moments
 from epanns.pruning.plan import PruningPlan
 
 _HELD_OUT_EVERY = 5  # every fifth clip judges the fit to the others
-_MOST_CACHED_BYTES = 768 << 20  # of features kept between readers; beyond, they are computed again
+_MOST_CACHED_BYTES = 512 << 20  # of features kept between readers, beside those before; beyond, they are computed again
 _PATCH_BYTES = 128 << 20  # of patches in float32 at a time
 _CHUNK_ROWS = 4096  # of patches in float64 at a time
 
@@ -217,8 +217,9 @@ def _refit(reader: _Reader, ridge: float) -> ReaderError:
     except RuntimeError as failure:  # torch.linalg's error is one
         raise PruningError(f"{reader.name} cannot be fitted ({failure}): look for bad clips or weights") from failure
     candidates = {"plain": (plain, constant), "refit": (fitted, moments.constant_for(fitted))}
+    numbers = [part for candidate in candidates.values() for part in candidate]
     error = ReaderError(reader.name, **_relative_errors(reader, candidates))
-    if not math.isfinite(error.plain + error.refit):
+    if not all(bool(part.isfinite().all()) for part in numbers) or not math.isfinite(error.plain + error.refit):
         raise PruningError(
             f"{reader.name}: outputs are not finite on the calibration clips; look for bad clips or weights"
         )
@@ -235,4 +236,6 @@ def _relative_errors(reader: _Reader, candidates: Mapping[str, tuple[Tensor, Ten
         for name, (weights, constant) in candidates.items():
             errors[name] += float((y - p @ weights - constant).square().sum())
     variance = squares - float(total.square().sum()) / n_rows
-    return {name: error / variance if variance > 0 else float(error > 0) for name, error in errors.items()}
+    if variance == 0:  # outputs that never vary: reproduced, or not
+        return {name: 0.0 if error == 0 else 1.0 for name, error in errors.items()}
+    return {name: error / variance for name, error in errors.items()}

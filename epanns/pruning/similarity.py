@@ -24,8 +24,8 @@ def cosine(filters: LayerFilters) -> Tensor:
     A filter's shape is the leading left singular vector of its ``(taps, in_channels)`` matrix, which says how its
     kernels look but neither how strong nor of which sign they are. All pairs are visited from the most to the least
     similar; where both members are still there, the one with the smaller L1 norm goes. The authors let the second of
-    the nearest pairs go and stop after one pass, so that the number removed is an outcome; here the order goes on to
-    the last filter and does not depend on how the filters are numbered.
+    the nearest pairs go and stop after one pass, so that the number removed is an outcome, and keep a sign that the
+    first input channel fixes; here the order goes on to the last filter and does not depend on any numbering.
     """
     similarity = _shape_similarity(filters.weight).numpy()
     norms = filters.weight.flatten(1).abs().sum(dim=1).tolist()
@@ -54,10 +54,13 @@ def centrality(filters: LayerFilters) -> Tensor:
 
 
 def _shape_similarity(weight: Tensor) -> Tensor:
-    """Return ``(filters, filters)``: absolute cosines between the filters' shapes, in [0, 1]; 0 for empty filters."""
+    """Return ``(filters, filters)``, absolute cosines between the filters' shapes, in [0, 1].
+
+    To an empty filter, for which any other can stand in, it is 1.
+    """
     kernels = weight.flatten(2) if weight.dim() > 2 else weight.unsqueeze(2)
     kernels = kernels.mT  # (filters, taps, in_channels)
     shapes = torch.linalg.eigh(kernels @ kernels.mT).eigenvectors[..., -1]
     empty = kernels.flatten(1).abs().amax(dim=1) == 0
     similarity: Tensor = (shapes @ shapes.T).abs().clamp(max=1)
-    return similarity.masked_fill(empty[:, None] | empty[None], 0)
+    return similarity.masked_fill(empty[:, None] | empty[None], 1)

@@ -146,7 +146,7 @@ def test_readers_are_fitted_on_a_pack_and_the_errors_shown(prune, checkpoint, pa
             "epanns: unknown criterion 'rand' (did you mean 'random'?): choose one of l1",
         ),
         ([], "epanns: give either --ratio, one for all layers, or --ratios FILE"),
-        (["--ratio", "0.5", "--recover", "bn"], "epanns: --recover bn or ls and --calibration PACK go together"),
+        (["--ratio", "0.5", "--recover", "bn"], "epanns: --recover and --calibration PACK go together"),
     ],
 )
 def test_what_cannot_be_done_ends_in_one_line_and_writes_nothing(prune, checkpoint, tmp_path, options, message):

@@ -51,6 +51,13 @@ def test_every_criterion_takes_every_shape_and_weights_of_zero(name, shape):
         assert bool(scores(name, weight, scale=SCALE[:6]).isfinite().all())
 
 
+@pytest.mark.parametrize("name", sorted(set(CRITERIA) - {"opnorm", "bn", "random"}))
+def test_a_filter_of_zeros_goes_first(name):
+    weight = WEIGHT + 0.3 * WEIGHT.mean(dim=0)
+    weight[7] = 0
+    assert int(scores(name, weight).argmin()) == 7
+
+
 def slow_operator_norm(weight, *, with_signs):
     """As the released scripts do it: one singular value decomposition per input channel."""
     total = np.zeros(len(weight))

@@ -172,6 +172,26 @@ def test_features_that_do_not_fit_in_the_cache_are_computed_again(build, monkeyp
         torch.testing.assert_close(results[1][name], value, rtol=1e-5, atol=1e-6)
 
 
+def nan_in(clip):
+    batch = clips(10)[0]
+    batch[clip] = float("nan")
+    return batch
+
+
+def test_an_unpruned_network_that_overflows_is_refused(build):
+    dense = build()
+    plan = plan_pruning(dense, ratio=0.5, layers=["conv_block2"])
+    pruned = apply_plan(dense, plan)
+    with torch.no_grad():
+        dense.conv_block2.conv2.weight.fill_(float("inf"))
+    with pytest.raises(
+        PruningError,
+        match="conv_block2.conv2: outputs are not finite on the calibration clips; look for bad clips or weights",
+    ):
+        refit_readers(pruned, dense, plan, calibration)
+    assert all(bool(value.isfinite().all()) for value in pruned.state_dict().values())
+
+
 @pytest.mark.parametrize(
     ("batches", "ridge", "match"),
     [
@@ -179,6 +199,8 @@ def test_features_that_do_not_fit_in_the_cache_are_computed_again(build, monkeyp
         (lambda: clips(1), 1e-3, "1 calibration clips: give at least two"),
         (lambda: [torch.zeros(2, SAMPLES, dtype=torch.int16)], 1e-3, r"type torch.int16: give floats in \[-1, 1\]"),
         (lambda: [torch.full((10, SAMPLES), float("nan"))], 1e-3, "conv_block2.conv2.*look for bad clips or weights"),
+        (lambda: [nan_in(1)], 1e-3, "conv_block2.conv2.*look for bad clips or weights"),
+        (lambda: [nan_in(2)], 1e-3, "conv_block2.conv2.*look for bad clips or weights"),
         (calibration, 0.0, "ridge=0: must be above 0; 0.001 is a good value"),
         (calibration, float("nan"), "ridge=nan: must be above 0"),
     ],

@@ -54,7 +54,8 @@ def main() -> None:
     }
     record.save(
         "manifest_rows",
-        what=f"manifest of {whole['rows']:,} AudioSet rows, {whole['found']:,} files found in {PARTS} folders",
+        what=f"manifest of {whole['rows']:,} AudioSet rows, {whole['found']:,} files found in {PARTS} folders"
+        f"{' in memory (tmpfs)' if str(asked.folder).startswith('/dev/shm') else ''}",
         against="-",
         target=f"under {MOST_SECONDS} s and {MOST_GB:g} GB for {ROWS:,} rows, linear: "
         f"per row at most {MOST_GROWTH} x what a quarter takes",

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 import soxr
-from record import rates_in_turn, save
+from record import rates_in_turn, ratio_text, save
 
 from epanns.data.clip import Clip
 from epanns.data.manifest import Manifest, write_manifest
@@ -86,7 +86,7 @@ def main() -> None:
         print(result)
         return
     ratio = result["ratio"]
-    result["headline"] = f"{ratio['median']:.2f} x ({ratio['min']:.2f} to {ratio['max']:.2f})"
+    result["headline"] = ratio_text(ratio)
     save(
         "pack_flac",
         what=f"packing {n_clips} mono FLAC clips of 10 s at 44.1 kHz to 32 kHz, --jobs {JOBS}, whole command",

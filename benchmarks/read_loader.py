@@ -67,14 +67,16 @@ def main() -> None:
             "to_float32": record.rates_in_turn(lambda: ours(to_float=True), peer, asked.repeats),
         }
     ratios, with_float = result["int16"]["ratio"], result["to_float32"]["ratio"]
-    result["headline"] = f"{ratios['median']:.1f} x ({with_float['median']:.1f} x with our conversion to float32)"
+    result["headline"] = (
+        f"{record.ratio_text(with_float)} with our conversion to float32, {record.ratio_text(ratios)} up to int16"
+    )
     record.save(
         "read_loader",
         what=f"random {asked.seconds:g} s clips at 32 kHz of {asked.clips}, int16 batches of {BATCH_SIZE}, through "
         f"torch's DataLoader with {asked.workers} workers, every clip checksummed",
         against="PANNs' data set and collate logic on the same clips in their layout, float32",
         target=">= 2 x",
-        met=ratios["median"] >= 2.0,
+        met=min(ratios["median"], with_float["median"]) >= 2.0,
         result=result,
     )
 

@@ -51,7 +51,7 @@ def main() -> None:
         }
     ratios, with_float = result["int16"]["ratio"], result["peer_to_float32"]["ratio"]
     result["headline"] = (
-        f"{ratios['median']:.1f} x ({with_float['median']:.1f} x with the peer's conversion to float32)"
+        f"{record.ratio_text(ratios)}; against the peer with its conversion to float32 {record.ratio_text(with_float)}"
     )
     record.save(
         "read_random",

@@ -12,12 +12,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).parents[1] / "results" / "benchmarks"
-PACKAGES = ("torch", "numpy", "h5py", "soundfile", "soxr")
+PACKAGES = ("epanns-pruning", "torch", "numpy", "h5py", "soundfile", "soxr")
 
 
 def rates_in_turn(ours: Callable[[], int], peer: Callable[[], int], repeats: int) -> dict[str, Any]:
@@ -42,6 +43,11 @@ def rates_in_turn(ours: Callable[[], int], peer: Callable[[], int], repeats: int
             "max": round(max(ratios), 3),
         },
     }
+
+
+def ratio_text(ratio: dict[str, float]) -> str:
+    """Return a ratio of `rates_in_turn` in words: ``3.7 x (3.3 to 4.1)``."""
+    return f"{ratio['median']:.2g} x ({ratio['min']:.2g} to {ratio['max']:.2g})"
 
 
 def peak_of_command(command: list[str], *, every: float = 0.02) -> tuple[int, float]:
@@ -101,11 +107,19 @@ def save(name: str, *, what: str, against: str, target: str, met: bool, result: 
         "met": met,
         "result": result,
         "machine": machine(),
+        "commit": commit(),
     }
     RESULTS.mkdir(parents=True, exist_ok=True)
     text = json.dumps(record, indent=2, ensure_ascii=False) + "\n"
     (RESULTS / f"{name}.json").write_text(text, encoding="utf-8")
     sys.stdout.write(text)
+
+
+def commit() -> str:
+    """Return the commit that was measured, with ``+`` where files were changed since."""
+    run = partial(subprocess.run, cwd=RESULTS.parents[1], capture_output=True, text=True, check=True)
+    changed = run(["git", "status", "--porcelain", "--", "epanns", "benchmarks"]).stdout
+    return run(["git", "rev-parse", "--short", "HEAD"]).stdout.strip() + ("+" if changed else "")
 
 
 def machine() -> dict[str, Any]:

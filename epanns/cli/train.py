@@ -24,7 +24,7 @@ _HELP = {
     "warmup_iterations": "Steps over which the rate rises from zero.",
     "mixup_alpha": "Beta parameter of mixup; 0 switches it off.",
     "sampler": "balanced takes the classes in turn, shuffled the clips; weighted draws rare classes more often.",
-    "short_clips": "pad with zeros, or repeat: clips shorter than the crop or the pack's rows.",
+    "short_clips": "What fills clips shorter than the crop or the row: pad (zeros) or repeat (the clip again).",
     "validate_every": "Steps between validations; the state is saved at each.",
     "seed": "Seed of everything random.",
 }
@@ -36,8 +36,22 @@ def training_options(*, iterations: int) -> Decorator:
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
         options: list[Decorator] = [
-            click.option("--train", "train_packs", type=EXISTING, multiple=True, required=True, help="Pack to learn."),
-            click.option("--val", "val_packs", type=EXISTING, multiple=True, required=True, help="Pack to choose by."),
+            click.option(
+                "--train",
+                "train_packs",
+                type=EXISTING,
+                multiple=True,
+                required=True,
+                help="Pack to learn from; may be repeated.",
+            ),
+            click.option(
+                "--val",
+                "val_packs",
+                type=EXISTING,
+                multiple=True,
+                required=True,
+                help="Pack that chooses the best step; may be repeated.",
+            ),
             out_option("Run folder; becomes a checkpoint. The same command goes on where it was."),
             click.option("--iterations", default=iterations, show_default=True, help="Optimisation steps."),
             *[
@@ -63,11 +77,6 @@ def training_options(*, iterations: int) -> Decorator:
         return function
 
     return decorate
-
-
-def _option(name: str, text: str) -> Decorator:
-    default = getattr(_DEFAULTS, name)
-    return click.option(f"--{name.replace('_', '-')}", default=default, show_default=True, help=text)
 
 
 @click.command("train", cls=EpannsCommand)

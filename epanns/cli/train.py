@@ -64,7 +64,12 @@ def training_options(*, iterations: int) -> Decorator:
                 "--crop-seconds", type=float, help="Learn random windows of this length.  [default: whole clips]"
             ),
             pack_options,
-            click.option("--spec-augment/--no-spec-augment", default=True, show_default=True, help="Mask stripes."),
+            click.option(
+                "--spec-augment/--no-spec-augment",
+                default=True,
+                show_default=True,
+                help="Mask stripes of time and mel.",
+            ),
             click.option(
                 "--workers", type=click.IntRange(0), default=0, show_default=True, help="Processes that read clips."
             ),

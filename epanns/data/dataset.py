@@ -51,8 +51,11 @@ class ClipBatch:
         return len(self.clip_ids)
 
     def to(self, device: torch.device | str) -> "ClipBatch":
-        """Return the batch on a device, still as int16: half the bytes to move."""
-        moved = (tensor.to(device, non_blocking=True) for tensor in (self.waveform, self.n_samples, self.target))
+        """Return the batch on a device, still as int16: half the bytes to move.
+
+        It waits for the copy: the memory that it is copied from may be lent to the next batch as soon as this returns.
+        """
+        moved = (tensor.to(device) for tensor in (self.waveform, self.n_samples, self.target))
         return ClipBatch(self.clip_ids, *moved)
 
     def float_waveform(self) -> Tensor:

@@ -19,6 +19,7 @@ REFERENCE = np.dtype([("length", "<u4"), ("collection", "<u8"), ("object", "<u4"
 _COLLECTION = np.dtype([("signature", "S4"), ("version", "u1"), ("reserved", "V3"), ("size", "<u8")])
 _OBJECT = np.dtype([("number", "<u2"), ("references", "<u2"), ("reserved", "V4"), ("size", "<u8")])
 _ALIGNMENT = 8
+_MOST_OBJECTS = 1 << 16  # of a collection: their numbers have 16 bits
 
 
 def read_references(dataset: h5py.Dataset, path: Path) -> NDArray[np.void]:
@@ -62,7 +63,9 @@ def read_string(path: Path, reference: np.void, stamp: Stamp) -> bytes:
         raise refusal(path, f"heap at byte {begin}", "is no collection of HDF5 within the file")
     place = begin + _COLLECTION.itemsize
     header = np.empty(1, _OBJECT)
-    while place + _OBJECT.itemsize <= end:
+    for _ in range(_MOST_OBJECTS):
+        if place + _OBJECT.itemsize > end:
+            break
         read_at(path, place, header, stamp=stamp)
         found, size = int(header["number"][0]), int(header["size"][0])
         place += _OBJECT.itemsize

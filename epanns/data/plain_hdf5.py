@@ -15,6 +15,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from epanns.data.open_files import close_files
 from epanns.errors import PackError
 
 DAMAGED = "the pack is damaged: copy it again or pack again"
@@ -49,7 +50,12 @@ def refusal(path: Path, what: str, detail: str, advice: str = DAMAGED) -> PackEr
 
 @contextmanager
 def opened(path: Path, advice: str = DAMAGED) -> Iterator[h5py.File]:
-    """Yield a file open for reading, and close it."""
+    """Yield a file open for reading, and close it.
+
+    What this process holds open under the same path may be a file that was replaced since: it is let go, so that bytes
+    read afterwards are those of the file that is looked at here.
+    """
+    close_files([path])
     with pack_errors(path, "file", advice):
         file = h5py.File(path, "r", locking=False)
     with file:

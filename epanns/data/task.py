@@ -43,29 +43,36 @@ def in_the_models_order(model: Cnn, dataset: PackDataset) -> PackDataset:
 def refuse_leak(training: PackDataset, held_out: PackDataset, *, part: str) -> None:
     """Raise `PackError` if a training clip is among the clips that choose or score the network.
 
-    A clip is the same if its id and the checksum of its samples are. Where one side has no checksums, or the rows
-    differ in length or rate, the id alone decides.
+    Within one data set, told by its name, the id decides: the samples of a clip depend on how its file was encoded.
+    Between two data sets, whose ids may be mere file names, a clip is the same if its id and the checksum of its
+    samples are. Where one side has no checksums, or the rows differ in length or rate, the id alone decides there too.
     """
-    leaked, remark = [], ""
+    leaked, remarks = [], {}
     for theirs in held_out.sources:
         for ours in training.sources:
-            comparable = _have_comparable_checksums(ours, theirs)
-            found = _shared_clips(ours.columns, theirs.columns, by_id_alone=not comparable)
+            remark = _why_by_id_alone(ours, theirs)
+            found = _shared_clips(ours.columns, theirs.columns, by_id_alone=bool(remark))
             leaked.append(found)
-            if len(found) and not comparable:
-                remark = " (told by their ids alone: these packs' checksums cannot be compared)"
+            if len(found) and remark:
+                remarks[remark] = True
     clips = np.concatenate(leaked)
     if len(clips):
+        told = f" (told by their ids alone: {'; '.join(remarks)})" if remarks else ""
         raise PackError(
-            f"{len(clips)} of {len(held_out)} {part} clips are training clips too{remark}, first "
+            f"{len(clips)} of {len(held_out)} {part} clips are training clips too{told}, first "
             f"{clips[0].decode()!r}: that is a leak; pack splits that do not overlap"
         )
 
 
-def _have_comparable_checksums(ours: ClipSource, theirs: ClipSource) -> bool:
+def _why_by_id_alone(ours: ClipSource, theirs: ClipSource) -> str:
+    """Return why checksums have no say in whether two clips are the same; empty where they decide."""
+    if ours.dataset == theirs.dataset:
+        return f"both are of {ours.dataset}; if these are two data sets, give one another name and pack it again"
     if ours.columns.crc32 is None or theirs.columns.crc32 is None:
-        return False
-    return (ours.sample_rate, ours.clip_samples) == (theirs.sample_rate, theirs.clip_samples)
+        return "these packs' checksums cannot be compared"
+    if (ours.sample_rate, ours.clip_samples) != (theirs.sample_rate, theirs.clip_samples):
+        return "these packs' checksums cannot be compared"
+    return ""
 
 
 def _shared_clips(ours: ClipColumns, theirs: ClipColumns, *, by_id_alone: bool) -> NDArray[np.bytes_]:

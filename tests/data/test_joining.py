@@ -190,25 +190,33 @@ def test_the_content_digest_is_that_of_the_dense_table(join, monkeypatch, block,
     assert join(*packs).content_digest == dense_digest(*packs)
 
 
-def pack_of(clip_ids, **options):
-    return MemoryPack("p", ["dog"], [[1]] * len(clip_ids), clip_ids=clip_ids, **options)
+def pack_of(clip_ids, name="p", **options):
+    return MemoryPack(name, ["dog"], [[1]] * len(clip_ids), clip_ids=clip_ids, **options)
 
 
-def test_a_leak_is_told_by_id_and_checksum(join):
+def test_a_leak_between_two_data_sets_is_told_by_id_and_checksum(join):
     training = join(pack_of(["a", "b", "c"]))
-    refuse_leak(training, join(pack_of(["c", "a", "x"])), part="test")  # the same names, other sounds
+    refuse_leak(training, join(pack_of(["c", "a", "x"], "q")), part="test")  # the same names, other sounds
     with pytest.raises(PackError, match="2 of 3 test clips are training clips too, first 'b': that is a leak"):
-        refuse_leak(training, join(pack_of(["x", "b", "c"])), part="test")
+        refuse_leak(training, join(pack_of(["x", "b", "c"], "q")), part="test")
+
+
+def test_a_clip_of_one_data_set_is_the_same_however_it_was_encoded(join):
+    training = join(pack_of(["a", "b", "c"]))
+    message = r"2 of 3 test clips are training clips too \(told by their ids alone: both are of p; .*\), first 'c'"
+    with pytest.raises(PackError, match=message):
+        refuse_leak(training, join(pack_of(["c", "a", "x"])), part="test")
+    refuse_leak(training, join(pack_of(["x", "y"])), part="test")
 
 
 @pytest.mark.parametrize("other", [{"checksums": False}, {"rows": 9}])
 def test_where_checksums_cannot_be_compared_the_id_alone_tells_a_leak(join, other):
-    training, held_out = join(pack_of(["a", "b", "c"])), join(pack_of(["c", "longer", "a"], **other))
+    training, held_out = join(pack_of(["a", "b", "c"])), join(pack_of(["c", "longer", "a"], "q", **other))
     message = r"2 of 3 test clips are training clips too \(told by their ids alone: .*\), first 'c': that is a leak"
     for one, another in ((training, held_out), (held_out, training)):
         with pytest.raises(PackError, match=message if one is training else "2 of 3 .* first 'a'"):
             refuse_leak(one, another, part="test")
-    refuse_leak(training, join(pack_of(["x", "y"], **other)), part="test")
+    refuse_leak(training, join(pack_of(["x", "y"], "q", **other)), part="test")
 
 
 def test_a_clip_that_is_not_there_is_no_other_clip(join):

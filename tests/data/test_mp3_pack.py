@@ -3,9 +3,10 @@ import numpy as np
 import pytest
 
 from epanns.audio.waveform import INT16_MAX, load_waveform
-from epanns.data.global_heap import REFERENCE, read_references, read_string
+from epanns.data import global_heap
+from epanns.data.global_heap import _COLLECTION, _OBJECT, REFERENCE, read_references, read_string
 from epanns.data.mp3_pack import Mp3Pack
-from epanns.data.open_files import Stamp
+from epanns.data.open_files import Stamp, read_at
 from epanns.data.opening import open_pack
 from epanns.errors import ConfigError, PackError
 from epanns.labels import LabelSet, audioset, fsd50k
@@ -151,3 +152,18 @@ def test_a_file_that_changes_after_it_was_opened_is_refused(file, contents):
     write_mp3_file(file, NAMES, contents[::-1], TARGET)
     with pytest.raises(PackError, match=r"eval_mp3\.hdf: has changed since it was opened; start again"):
         read(pack, 0)
+
+
+def test_a_collection_of_more_objects_than_there_are_numbers_is_not_walked_to_its_end(tmp_path, monkeypatch):
+    path = tmp_path / "heap"
+    empty = np.zeros(100_000, _OBJECT)
+    empty["number"] = 1
+    header = np.zeros(1, _COLLECTION)
+    header["signature"], header["version"], header["size"] = b"GCOL", 1, _COLLECTION.itemsize + empty.nbytes
+    path.write_bytes(header.tobytes() + empty.tobytes())
+    reads = []
+    monkeypatch.setattr(global_heap, "read_at", lambda *what, **how: reads.append(1) or read_at(*what, **how))
+    reference = np.array((8, 0, 2), REFERENCE)[()]
+    with pytest.raises(PackError, match="heap at byte 0: has no object 2"):
+        read_string(path, reference, Stamp.of(path.stat()))
+    assert len(reads) <= 1 + (1 << 16)

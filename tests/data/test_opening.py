@@ -75,3 +75,14 @@ def test_a_pack_in_pannss_format_holds_the_same_clips_and_names_its_classes(made
     assert read_here(open_pack(tmp_path / "pack" / "indexes" / "all.h5", labels=ours.labels)) == read_here(ours)
     with pytest.raises(PackError, match="its shards are in the format of panns; use open_pack"):
         Pack(tmp_path / "pack")
+
+
+@pytest.mark.parametrize("format", ["epanns", "panns"])
+def test_a_pack_made_anew_in_its_place_is_read_anew(made, tmp_path, format):
+    """The first pack's files are still open when the second one's take their place."""
+    settings, pack = replace(SETTINGS, format=format), tmp_path / "pack"
+    pack_manifest(made / "set.csv", pack, settings)
+    read_here(open_pack(pack))
+    pack_manifest(made / "set.csv", pack, replace(settings, seconds=0.25), fresh=True)
+    pack_manifest(made / "set.csv", tmp_path / "elsewhere", replace(settings, seconds=0.25))
+    assert read_here(open_pack(pack)) == read_here(open_pack(tmp_path / "elsewhere"))

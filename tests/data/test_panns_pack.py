@@ -1,3 +1,4 @@
+import multiprocessing
 import os
 import re
 import shutil
@@ -6,6 +7,7 @@ import h5py
 import numpy as np
 import pytest
 
+from epanns.data import chunked_rows
 from epanns.data.opening import open_pack
 from epanns.errors import PackError
 from epanns.labels import LabelSet, audioset
@@ -257,3 +259,29 @@ def test_digests_tell_packs_apart(tmp_path, file):
     assert open_pack(shutil.copy(file, tmp_path / "copy.h5"), labels=LABELS).digest == digest
     edit(file, "target", lambda values: np.logical_not(values, out=values))
     assert open_pack(file, labels=LABELS).digest != digest
+
+
+def test_children_that_read_together_open_the_file_each_for_itself(tmp_path, monkeypatch):
+    """A handle of HDF5 must not be used on both sides of a fork, not even for one reading."""
+    pack = open_pack(write_waveforms(tmp_path / "x.h5", NAMES, compression="gzip"), labels=LABELS)
+    expected = read_here(pack)
+    opened = []
+    monkeypatch.setattr(
+        chunked_rows.h5py, "File", lambda *what, original=h5py.File, **how: opened.append(1) or original(*what, **how)
+    )
+    context = multiprocessing.get_context("fork")
+    together = context.Barrier(2)
+
+    def read(connection):
+        together.wait(30)
+        connection.send((read_here(pack), len(opened)))
+
+    pipes = [context.Pipe(duplex=False) for _ in range(2)]
+    children = [context.Process(target=read, args=(theirs,)) for _, theirs in pipes]
+    for child in children:
+        child.start()
+    assert [ours.recv() for ours, _ in pipes] == [(expected, 1)] * 2
+    for child in children:
+        child.join()
+    assert read_here(pack) == expected
+    assert not opened

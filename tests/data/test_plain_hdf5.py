@@ -4,7 +4,7 @@ import h5py
 import numpy as np
 import pytest
 
-from epanns.data.plain_hdf5 import row_chunks
+from epanns.data.plain_hdf5 import row_chunks, storage_problem
 
 CHUNK, FILE = 20, 1000
 
@@ -62,3 +62,12 @@ def test_places_are_where_hdf5_keeps_the_rows(tmp_path):
     content = path.read_bytes()
     read = [np.frombuffer(content[place : place + 6], np.int16).tolist() for place in places]
     assert read == values.tolist()
+
+
+@pytest.mark.parametrize(("stored", "problem"), [(1000, "stores 1200000 bytes in 1000"), (1100, None)])
+def test_what_claims_to_unpack_to_more_than_any_filter_makes_of_it_is_refused(tmp_path, stored, problem):
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        packed = file.create_dataset("x", (1_200_000,), np.int8, chunks=(1_200_000,), compression="gzip")
+        packed.id.write_direct_chunk((0,), bytes(stored))
+        found = storage_problem(packed, 1 << 20)
+    assert found is None if problem is None else found.startswith(problem)

@@ -50,11 +50,14 @@ def refuse_leak(training: PackDataset, held_out: PackDataset, *, part: str) -> N
     leaked, remarks = [], {}
     for theirs in held_out.sources:
         for ours in training.sources:
-            remark = _why_by_id_alone(ours, theirs)
-            found = _shared_clips(ours.columns, theirs.columns, by_id_alone=bool(remark))
-            leaked.append(found)
-            if len(found) and remark:
-                remarks[remark] = True
+            comparable = _have_comparable_checksums(ours, theirs)
+            equal = _shared_clips(ours.columns, theirs.columns, by_id_alone=not comparable)
+            by_id = ours.dataset == theirs.dataset
+            leaked.append(_shared_clips(ours.columns, theirs.columns, by_id_alone=True) if by_id else equal)
+            if len(leaked[-1]) > len(equal):
+                remarks[f"both are of {ours.dataset}; if these are two data sets, give one another name"] = True
+            elif len(equal) and not comparable:
+                remarks["these packs' checksums cannot be compared"] = True
     clips = np.concatenate(leaked)
     if len(clips):
         told = f" (told by their ids alone: {'; '.join(remarks)})" if remarks else ""
@@ -64,15 +67,10 @@ def refuse_leak(training: PackDataset, held_out: PackDataset, *, part: str) -> N
         )
 
 
-def _why_by_id_alone(ours: ClipSource, theirs: ClipSource) -> str:
-    """Return why checksums have no say in whether two clips are the same; empty where they decide."""
-    if ours.dataset == theirs.dataset:
-        return f"both are of {ours.dataset}; if these are two data sets, give one another name and pack it again"
+def _have_comparable_checksums(ours: ClipSource, theirs: ClipSource) -> bool:
     if ours.columns.crc32 is None or theirs.columns.crc32 is None:
-        return "these packs' checksums cannot be compared"
-    if (ours.sample_rate, ours.clip_samples) != (theirs.sample_rate, theirs.clip_samples):
-        return "these packs' checksums cannot be compared"
-    return ""
+        return False
+    return (ours.sample_rate, ours.clip_samples) == (theirs.sample_rate, theirs.clip_samples)
 
 
 def _shared_clips(ours: ClipColumns, theirs: ClipColumns, *, by_id_alone: bool) -> NDArray[np.bytes_]:

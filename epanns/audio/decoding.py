@@ -1,7 +1,7 @@
 """Files and bytes of every format -> samples, or the reason why not all of them are there.
 
 Decoding is libsndfile's, and FFmpeg's for what libsndfile cannot open (`epanns.audio.ffmpeg`); files that were cut
-without a decoder noticing are found by `epanns.audio.container` and by the lengths that are promised.
+without a decoder noticing are found by `epanns.audio.container`, `epanns.audio.mp3` and the lengths that are promised.
 """
 
 import io
@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from epanns.audio.container import foreign_container, truncation
+from epanns.audio.mp3 import read_mp3
 from epanns.errors import DataError
 
 if TYPE_CHECKING:
@@ -75,6 +76,10 @@ def decode(source: Path | bytes, name: str, span: Span) -> tuple[Frames, int]:
             container = foreign_container(raw)
             raw.seek(0)
             cut = truncation(raw)
+            raw.seek(0)
+            mp3 = read_mp3(raw)
+        if mp3 is not None:
+            source, cut = mp3.content, mp3.truncation
         if container is None:
             decoded = _decode_with_libsndfile(source, name, span, is_cut=cut is not None)
         else:

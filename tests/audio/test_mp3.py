@@ -1,0 +1,202 @@
+"""MP3s with and without a note of their length, at constant and varying bit rates, whole, cut and joined."""
+
+import io
+import struct
+
+import numpy as np
+import pytest
+import soundfile
+from hypothesis import given
+from hypothesis import strategies as st
+
+from epanns.audio.mpeg import mpeg_frames
+from epanns.audio.waveform import load_encoded, load_waveform
+from epanns.errors import DataError
+
+RATE = 44_100
+DECODER_DELAY = 529  # samples that libsndfile drops at the beginning, with and without a note of LAME's
+ENCODER_DELAY = 576  # samples that it drops besides where LAME's note tells it to
+SOUNDS = ("tone", "noise", "silence first")
+
+
+def sound(kind, rate, seconds):
+    n = round(rate * seconds)
+    noise = 0.1 * np.random.default_rng(0).standard_normal(n)
+    if kind == "tone":
+        return 0.5 * np.sin(2 * np.pi * 440 * np.arange(n) / rate)
+    return noise * (np.arange(n) >= n / 2) if kind == "silence first" else noise
+
+
+def mp3(kind="noise", rate=RATE, channels=1, mode="VARIABLE", seconds=3.0):
+    """Return the bytes that libsndfile's LAME makes, with its note."""
+    file = io.BytesIO()
+    samples = np.stack([sound(kind, rate, seconds)] * channels, axis=1)
+    soundfile.write(file, samples, rate, format="MP3", bitrate_mode=mode, compression_level=0.5)
+    return file.getvalue()
+
+
+def frame_lengths(content):
+    """Return the bytes of each frame, counted by the formula of the standard: the slow twin."""
+    lengths, position = [], 0
+    while position < len(content):
+        header = int.from_bytes(content[position : position + 4], "big")
+        assert header >> 21 == 0x7FF
+        version, bit_rate, code, padding = header >> 19 & 3, header >> 12 & 15, header >> 10 & 3, header >> 9 & 1
+        rate = (44_100, 48_000, 32_000)[code] / {3: 1, 2: 2, 0: 4}[version]
+        mpeg_1 = (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320)
+        mpeg_2 = (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160)
+        kbps = (mpeg_1 if version == 3 else mpeg_2)[bit_rate]
+        lengths.append(int((144 if version == 3 else 72) * kbps * 1000 / rate) + padding)
+        position += lengths[-1]
+    assert position == len(content)
+    return lengths
+
+
+def split(content):
+    """Return the frame with the note, and all others."""
+    length = frame_lengths(content)[0]
+    assert b"Xing" in content[:length] or b"Info" in content[:length]
+    return content[:length], content[length:]
+
+
+def samples_of(content, rate=RATE):
+    return load_encoded(content, "a.mp3", sample_rate=rate).samples
+
+
+@pytest.mark.parametrize("mode", ["VARIABLE", "CONSTANT"])
+@pytest.mark.parametrize("channels", [1, 2])
+@pytest.mark.parametrize("rate", [44_100, 48_000, 22_050, 8_000])  # MPEG-1, 1, 2 and 2.5
+@pytest.mark.parametrize("kind", SOUNDS)
+def test_without_a_note_all_frames_are_read(kind, rate, channels, mode):
+    whole = mp3(kind, rate, channels, mode)
+    note, sound_alone = split(whole)
+    n_frames = len(frame_lengths(sound_alone))
+    frames = mpeg_frames(sound_alone)
+    assert (frames.start, frames.n_frames, frames.is_cut, frames.is_uniform) == (0, n_frames, False, True)
+    with_note, without = samples_of(whole, rate), samples_of(sound_alone, rate)
+    assert len(with_note) == 3 * rate
+    assert len(without) == n_frames * (1152 if rate > 32_000 else 576) - DECODER_DELAY
+    np.testing.assert_allclose(without[ENCODER_DELAY:][: 3 * rate], with_note, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", SOUNDS)
+def test_without_a_note_the_samples_are_those_of_ffmpeg(kind):
+    av = pytest.importorskip("av", reason="needs the extra av")
+    _, sound_alone = split(mp3(kind))
+    with av.open(io.BytesIO(sound_alone), format="mp3") as file:
+        expected = np.concatenate([frame.to_ndarray()[0] for frame in file.decode(audio=0)])
+    np.testing.assert_allclose(samples_of(sound_alone), expected[DECODER_DELAY:], atol=1e-5)
+
+
+def test_a_file_is_read_as_its_bytes_are(tmp_path):
+    _, sound_alone = split(mp3())
+    path = tmp_path / "a.mp3"
+    path.write_bytes(sound_alone)
+    np.testing.assert_array_equal(load_waveform(path, sample_rate=RATE).samples, samples_of(sound_alone))
+
+
+def test_without_a_note_a_part_is_cut_out_by_start_and_duration(tmp_path):
+    _, sound_alone = split(mp3("silence first"))
+    path = tmp_path / "a.mp3"
+    path.write_bytes(sound_alone)
+    part = load_waveform(path, sample_rate=RATE, start=2.0, duration=0.5).samples
+    np.testing.assert_allclose(part, samples_of(sound_alone)[2 * RATE :][: RATE // 2], atol=1e-5)
+    with pytest.raises(DataError, match="start 4 s lies past its end at 3"):
+        load_waveform(path, sample_rate=RATE, start=4.0)
+    with pytest.raises(DataError, match=r"truncated: 3\.\d+ s where the manifest promises 4\.00 s"):
+        load_waveform(path, sample_rate=RATE, duration=4.0)
+
+
+def id3v2(size):
+    return b"ID3\3\0\0" + bytes(size >> shift & 0x7F for shift in (21, 14, 7, 0)) + bytes(size)
+
+
+def test_tags_around_the_frames_change_nothing():
+    _, sound_alone = split(mp3())
+    picture = sound_alone[:5_000]  # frames that are no sound
+    ape = picture + b"APETAGEX" + struct.pack("<III", 2000, len(picture) + 32, 1) + bytes(12)
+    tagged = id3v2(2_000) + sound_alone + ape + b"TAG" + bytes(125)
+    np.testing.assert_array_equal(samples_of(tagged), samples_of(sound_alone))
+    assert mpeg_frames(tagged).n_frames == mpeg_frames(sound_alone).n_frames
+
+
+def with_note(kind, sound_alone, count):
+    header = sound_alone[:1] + b"\xfb\x90" + sound_alone[3:4]  # 128 kbit/s at 44.1 kHz: 417 bytes
+    notes = {
+        "VBRI": bytes(32) + b"VBRI" + struct.pack(">HHHII", 1, 0, 50, 0, count),
+        "Xing without a count": bytes(17) + b"Xing" + struct.pack(">I", 0),
+        "Xing": bytes(17) + b"Xing" + struct.pack(">II", 1, count),
+    }
+    return (header + notes[kind]).ljust(417, b"\0") + sound_alone
+
+
+@pytest.mark.parametrize("kind", ["VBRI", "Xing without a count", "Xing"])
+@pytest.mark.parametrize("share", [0, 0.5, 1])
+def test_notes_that_say_nothing_or_too_little_are_not_believed(kind, share):
+    _, sound_alone = split(mp3())
+    count = int(share * len(frame_lengths(sound_alone)))
+    np.testing.assert_array_equal(samples_of(with_note(kind, sound_alone, count)), samples_of(sound_alone))
+
+
+def test_of_joined_files_each_is_heard():
+    """The first one's note speaks of the first one only."""
+    one = mp3()
+    joined = samples_of(one + id3v2(3_000) + one)
+    np.testing.assert_array_equal(joined[: 3 * RATE], samples_of(one))
+    assert abs(len(joined) - 6 * RATE) < 4 * 1152
+
+
+def test_a_file_cut_in_a_frame_is_refused():
+    note, sound_alone = split(mp3())
+    lengths = frame_lengths(sound_alone)
+    inside = sum(lengths[:50]) + 1
+    for missing in range(3):
+        with pytest.raises(DataError, match=r"a\.mp3: truncated: the file ends inside an MPEG frame; fetch the file"):
+            samples_of(sound_alone[: inside + missing])
+    message = rf"a\.mp3: truncated: 50 MPEG frames where its header promises {len(lengths)}; fetch the file again"
+    with pytest.raises(DataError, match=message):
+        samples_of((note + sound_alone)[: len(note) + inside])
+    with pytest.raises(DataError, match=rf"{len(lengths) - 1} MPEG frames where its header promises {len(lengths)}"):
+        samples_of((note + sound_alone)[:-1])
+
+
+def test_a_file_cut_between_frames_is_refused_by_its_note_or_the_manifest(tmp_path):
+    note, sound_alone = split(mp3())
+    between = sum(frame_lengths(sound_alone)[:50])
+    with pytest.raises(DataError, match=r"truncated: 1\.\d+ s where its header promises 3\.00 s; fetch the file again"):
+        samples_of((note + sound_alone)[: len(note) + between])
+    assert len(samples_of(sound_alone[:between])) == 50 * 1152 - DECODER_DELAY  # nothing shows that it is cut
+    path = tmp_path / "a.mp3"
+    path.write_bytes(sound_alone[:between])
+    with pytest.raises(DataError, match=r"truncated: 1\.\d+ s where the manifest promises 3\.00 s"):
+        load_waveform(path, sample_rate=RATE, duration=3.0)
+
+
+@pytest.mark.parametrize("other", [{"rate": 48_000}, {"rate": 22_050}, {"channels": 2}])
+def test_a_change_on_the_way_is_refused(other):
+    _, one = split(mp3())
+    _, two = split(mp3(**other))
+    for content in (one + two, two + one):
+        with pytest.raises(DataError, match="cannot be decoded .its sample rate or its channels change on the way"):
+            samples_of(content)
+
+
+NO_HEADERS = st.binary(max_size=1_000).map(lambda junk: junk.replace(b"\xff", b"\xfe").replace(b"ID3", b""))
+FRAMES = split(mp3(seconds=0.2))[1]
+
+
+@given(st.lists(NO_HEADERS, min_size=1, max_size=4))
+def test_frames_are_found_again_after_bytes_that_are_none(between):
+    content = b"".join(FRAMES + junk for junk in between)
+    assert mpeg_frames(content).n_frames == len(between) * len(frame_lengths(FRAMES))
+
+
+@given(
+    st.lists(
+        st.sampled_from([b"\xff", b"\xff\xfb\x90\x00", b"ID3", b"ID3\3\0\x10", b"APETAGEX", FRAMES[:500], b"\0" * 32])
+    )
+)
+def test_any_bytes_are_counted_without_an_error(parts):
+    content = b"".join(parts)
+    frames = mpeg_frames(content)
+    assert frames is None or 0 < frames.n_frames <= len(content) / 24

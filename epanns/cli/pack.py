@@ -17,7 +17,7 @@ from epanns.cli.options import EXISTING, EpannsCommand, emit, json_option, out_o
     "--clips-per-shard",
     default=2000,
     show_default=True,
-    help="A stopped run loses the one it was writing.",
+    help="Rows of one HDF5 file; a stopped run loses the one it was writing.",
 )
 @click.option(
     "--min-seconds", type=click.FloatRange(0), default=0.0, show_default=True, help="Reject clips that end sooner."

@@ -8,7 +8,7 @@ Of the lines of clips only the place is kept in memory, so that a pack may have 
 import fcntl
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
@@ -16,13 +16,13 @@ from typing import Any, BinaryIO
 
 from epanns.data.clip import Clip
 from epanns.data.conversion import PackedClip
-from epanns.data.pack_format import JOURNAL_FILE, ShardInfo
+from epanns.data.pack_format import JOURNAL_FILE, ShardInfo, complete_settings
 from epanns.errors import OutputError
 from epanns.optional import install_command, is_installed
 
 _BEGIN = b'{"header": '
 _CLIP_BEGIN = b'{"clip_id": '
-_COUNTS = ("clips", "rejected", "clipped", "silent", "short")
+_COUNTS = ("clips", "rejected", "clipped", "silent")
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class ShardEntry:
         rejected: Those that are not in the shard.
         clipped: Rows with limited samples.
         silent: Rows of zeros.
-        short: Rows that are padded.
+        short: Rows that are padded; None in journals written before they were counted.
     """
 
     number: int
@@ -45,7 +45,7 @@ class ShardEntry:
     rejected: int
     clipped: int
     silent: int
-    short: int
+    short: int | None
 
 
 class Journal:
@@ -106,6 +106,10 @@ class Journal:
         lines = self._lines_of(entry)
         return all(_is_current(line, clip) for line, clip in zip(lines, clips, strict=True))
 
+    def keep_only(self, numbers: Collection[int]) -> None:
+        """Leave other parts out of `finished`; what is on the disk of them stays."""
+        self.finished = {number: entry for number, entry in self.finished.items() if number in numbers}
+
     def rejects(self) -> Iterator[tuple[str, str, str]]:
         """Yield clip id, path and reason of each reject, in the manifest's order."""
         for _, entry in sorted(self.finished.items()):
@@ -138,7 +142,7 @@ class Journal:
             if record is None:
                 break
             if "header" in record:
-                refuse_difference(self.folder, record["header"], header)
+                refuse_difference(self.folder, _header_of(record, self._path), header)
             else:
                 entry = _entry_of(record)
                 if entry is None or entry.clips != n_clips:
@@ -181,12 +185,21 @@ def not_ours(path: Path) -> str:
 
 def refuse_difference(folder: Path, held: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
     """Raise unless the pack at `folder` was begun with what is wanted now."""
-    for key, value in wanted.items():
-        if held.get(key) != value:
+    there, asked = _flat(held), _flat(wanted)
+    for key in dict.fromkeys([*asked, *(key for key in there if key.partition(".")[0] in wanted)]):
+        if there.get(key) != asked.get(key):
             raise OutputError(
-                f"{folder} holds a pack with {key}={_short(held.get(key))}, asked for is {_short(value)}: "
+                f"{folder} holds a pack with {key}={_short(there.get(key))}, asked for is {_short(asked.get(key))}: "
                 "choose another --out, or start over with --fresh"
             )
+
+
+def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values with those of nested mappings under keys such as ``versions.numpy``."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= {f"{key}.{name}": inner for name, inner in value.items()} if isinstance(value, dict) else {key: value}
+    return flat
 
 
 def _short(value: Any) -> str:
@@ -215,10 +228,18 @@ def _clip_line(clip: Clip, packed: PackedClip) -> dict[str, Any]:
     }
 
 
+def _header_of(record: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    try:
+        return complete_settings(record["header"])
+    except (KeyError, TypeError) as error:
+        raise OutputError(not_ours(path)) from error
+
+
 def _entry_of(record: Mapping[str, Any]) -> ShardEntry | None:
     try:
         shard = None if record["of"] is None else ShardInfo(**record["of"])
-        return ShardEntry(record["shard"], shard, *(int(record[name]) for name in _COUNTS))
+        counts = {name: int(record[name]) for name in _COUNTS}
+        return ShardEntry(number=record["shard"], shard=shard, short=record.get("short"), **counts)
     except (KeyError, TypeError, ValueError):
         return None
 

@@ -22,6 +22,9 @@ LARGEST_PACK_FILE = 1 << 26  # bytes of pack.json: 300,000 shards
 LONGEST_CLIP_SAMPLES = 1 << 28  # 2.3 h at 32 kHz: beyond this a declared size is a mistake or an attack
 
 
+# Settings that the first packs of this format do not name, and what held for them.
+_LATER_SETTINGS = {"min_seconds": 0.0, "format": "epanns"}
+
 # What the shards are: our own files, or those of PANNs with an index (`epanns.data.panns_format`).
 SHARD_FILES = {
     "epanns": re.compile(r"shard-\d{5,}\.h5"),
@@ -39,7 +42,7 @@ class PackSettings:
     """How clips become rows; two packs of one manifest with equal settings hold the same.
 
     Attributes:
-        splits: Splits of the manifest to take; empty for all.
+        splits: Splits of the manifest to take, put in order and each once; empty for all.
         sample_rate: In Hz.
         seconds: Length of every row; longer clips are cut, shorter ones padded with zeros.
         clips_per_shard: Rows of the manifest that go into one shard.
@@ -55,6 +58,7 @@ class PackSettings:
     format: str = "epanns"
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "splits", tuple(sorted(set(self.splits))))  # rows come in the manifest's order
         problems = [
             f"{name}={value:g}: must be {rule}"
             for name, value, rule, holds in (
@@ -100,7 +104,7 @@ class PackCounts:
         clips: Rows of the pack: ``found - rejected``.
         clipped: Rows with samples beyond [-1, 1], which were limited.
         silent: Rows whose samples are all zero.
-        short: Rows that are padded, since the clip ended before the row.
+        short: Rows that are padded, since the clip ended before the row; None in packs made before it was counted.
     """
 
     expected: int
@@ -110,7 +114,7 @@ class PackCounts:
     clips: int
     clipped: int
     silent: int
-    short: int
+    short: int | None = None
 
 
 @dataclass(frozen=True)
@@ -173,6 +177,11 @@ def settings_to_dict(settings: PackSettings) -> dict[str, Any]:
     return {**asdict(settings), "splits": list(settings.splits)}
 
 
+def complete_settings(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a pack or a journal says of its settings as today's would say it."""
+    return {**_LATER_SETTINGS, **given, "splits": sorted({str(split) for split in given["splits"]})}
+
+
 def read_pack_info(folder: Path) -> PackInfo:
     """Read and check ``pack.json``.
 
@@ -212,14 +221,15 @@ def _why_not_a_pack(folder: Path) -> str:
 
 def _pack_info_of(given: dict[str, Any]) -> PackInfo:
     labels = LabelSet(tuple(map(str, given["labels"]["names"])), tuple(map(str, given["labels"]["mids"])))
-    settings = {field.name: given["settings"][field.name] for field in fields(PackSettings)}
+    complete = complete_settings(given["settings"])
+    settings = {field.name: complete[field.name] for field in fields(PackSettings)}
     return PackInfo(
         dataset=str(given["dataset"]),
         splits=tuple(map(str, given["splits"])),
         sample_rate=_count(given, "sample_rate"),
         clip_samples=_count(given, "clip_samples"),
         labels=labels,
-        counts=PackCounts(**{field.name: _count(given["counts"], field.name) for field in fields(PackCounts)}),
+        counts=_counts_of(given["counts"]),
         manifest_sha256=str(given["manifest_sha256"]),
         settings=PackSettings(**{**settings, "splits": tuple(map(str, settings["splits"]))}),
         resampler={str(key): str(value) for key, value in given["resampler"].items()},
@@ -228,6 +238,12 @@ def _pack_info_of(given: dict[str, Any]) -> PackInfo:
             ShardInfo(str(shard["file"]), _count(shard, "clips"), str(shard["sha256"])) for shard in given["shards"]
         ),
     )
+
+
+def _counts_of(given: Mapping[str, Any]) -> PackCounts:
+    is_unknown = given.get("short") is None
+    names = [field.name for field in fields(PackCounts) if not (field.name == "short" and is_unknown)]
+    return PackCounts(**{name: _count(given, name) for name in names})
 
 
 def _count(given: Mapping[str, Any], key: str) -> int:

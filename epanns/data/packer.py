@@ -4,9 +4,11 @@ The work itself is in `epanns.data.parts`, the format in `epanns.data.pack_forma
 """
 
 import csv
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +103,8 @@ def pack_manifest(
             remove_pack(out)
     done = _finished(out, header)
     if done is not None:
-        _refuse_too_many(done.counts.rejected, done.counts.found, max_bad, manifest, out)
+        counts = done.counts
+        _refuse_too_many((counts.rejected, counts.found, counts.found), max_bad, manifest, out)
         with _output_errors(out):
             _write_index(out, done, is_finished=True)
         return PackSummary(out, done.counts, len(done.shards), len(done.shards))
@@ -119,7 +122,8 @@ def pack_manifest(
         n_resumed = pack_parts(packing, read.clips(settings.splits), journal, stop)
         entries = [journal.finished[number] for number in sorted(journal.finished)]
         _write_rejects(out, journal.rejects())
-        _refuse_too_many(sum(entry.rejected for entry in entries), n_found, max_bad, manifest, out)
+        n_rejected, n_done = sum(entry.rejected for entry in entries), sum(entry.clips for entry in entries)
+        _refuse_too_many((n_rejected, n_done, n_found), max_bad, manifest, out)
         info = _pack_info(read, splits, settings, entries)
         _write_index(out, info, is_finished=False)
         atomic.write_json(out / PACK_FILE, info.to_dict())
@@ -127,13 +131,16 @@ def pack_manifest(
 
 
 def _allowed(n_clips: int, max_bad: float) -> int:
-    return int(max_bad * n_clips)
+    """Return the whole clips in a share of them, which is taken as it was typed: 0.29 of 100 are 29."""
+    return math.floor(Fraction(repr(float(max_bad))) * n_clips)
 
 
-def _refuse_too_many(n_rejected: int, n_clips: int, max_bad: float, manifest: Path, out: Path) -> None:
+def _refuse_too_many(counts: tuple[int, int, int], max_bad: float, manifest: Path, out: Path) -> None:
+    n_rejected, n_done, n_clips = counts
     if n_rejected > _allowed(n_clips, max_bad):
+        so_far = f" so far ({n_done} were tried)" if n_done < n_clips else ""
         raise DataProblems(
-            f"{manifest}: {n_rejected} of {n_clips} clips cannot be packed, --max-bad {max_bad:g} allows "
+            f"{manifest}: {n_rejected} of {n_clips} clips cannot be packed{so_far}, --max-bad {max_bad:g} allows "
             f"{_allowed(n_clips, max_bad)}; reasons are in {out / REJECTS_FILE}: repair the files or raise --max-bad, "
             "and run again"
         )
@@ -216,9 +223,10 @@ def _pack_info(
 ) -> PackInfo:
     made_with = versions(*_PACKAGES, *_OPTIONAL_PACKAGES)
     found, missing = (sum(getattr(manifest.splits[split], name) for split in splits) for name in ("found", "missing"))
-    rejected, clipped, silent, short = (
-        sum(getattr(entry, name) for entry in entries) for name in ("rejected", "clipped", "silent", "short")
+    rejected, clipped, silent = (
+        sum(getattr(entry, name) for entry in entries) for name in ("rejected", "clipped", "silent")
     )
+    short = [entry.short for entry in entries if entry.short is not None]
     return PackInfo(
         dataset=manifest.dataset,
         splits=tuple(splits),
@@ -233,7 +241,7 @@ def _pack_info(
             clips=found - rejected,
             clipped=clipped,
             silent=silent,
-            short=short,
+            short=sum(short) if len(short) == len(entries) else None,
         ),
         manifest_sha256=manifest.sha256,
         settings=settings,

@@ -62,6 +62,8 @@ class Packing:
 def pack_parts(packing: Packing, clips: Iterable[Clip], journal: Journal, stop: StopRequest) -> int:
     """Write the shards that are not finished; stop early once too many clips are rejected.
 
+    In the journal's `finished` stay the parts that were looked at; after an early stop that is not all of them.
+
     Returns:
         How many were finished before.
 
@@ -93,6 +95,7 @@ def pack_parts(packing: Packing, clips: Iterable[Clip], journal: Journal, stop: 
             f"{journal.folder}: stopped by signal {stopped.signal_number} after {len(journal.finished)} of "
             f"{packing.n_parts} shards; run the same command again to go on",
         ) from None
+    journal.keep_only(run.looked_at)
     return run.n_resumed
 
 
@@ -117,11 +120,13 @@ class _Run:
     def __init__(self, packing: Packing, journal: Journal, stop: StopRequest) -> None:
         self.packing, self.journal, self.stop = packing, journal, stop
         self.n_done = self.n_rejected = self.n_resumed = 0
+        self.looked_at: set[int] = set()
 
     def unfinished(self, parts: Iterable[Part]) -> Iterator[Part]:
         """Pass on the parts that are to be packed."""
         for number, part in parts:
             self._obey_signals()
+            self.looked_at.add(number)
             if self.journal.is_current(number, part):
                 self.n_resumed += 1
                 self.n_done += len(part)
@@ -204,8 +209,7 @@ class _Finisher:
     def _finish(self, path: Path, n_rows: int, number: int, part: Sequence[Clip], packed: Sequence[PackedClip]) -> None:
         shard = None
         if n_rows:
-            with atomic.replacing(path) as partial:
-                digest = atomic.sha256_of(partial)
+            digest = self._put_in_place(path)
             shard = ShardInfo(path.relative_to(self._journal.folder).as_posix(), n_rows, digest)
         else:
             path.unlink(missing_ok=True)  # of an earlier run, when the clips could still be read
@@ -219,3 +223,14 @@ class _Finisher:
             short=sum(clip.is_short for clip in packed),
         )
         self._journal.append(entry, part, packed)
+
+    def _put_in_place(self, path: Path) -> str:
+        """Give a shard that is written its name, or remove it where that fails; return its sha256."""
+        partial = atomic.partial_of(path)
+        try:
+            digest = atomic.sha256_of(partial)
+            atomic.put_in_place(partial, path)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
+        return digest

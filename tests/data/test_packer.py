@@ -1,24 +1,28 @@
 import csv
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
+from hypothesis import given
+from hypothesis import strategies as st
 
 from epanns.audio.waveform import load_waveform, to_int16
-from epanns.data import journal, parts
+from epanns.data import journal, packer, parts
 from epanns.data.clip import Clip
 from epanns.data.manifest import Manifest, write_manifest
 from epanns.data.manifest_reader import read_manifest
 from epanns.data.pack import Pack
-from epanns.data.pack_format import PackSettings
+from epanns.data.pack_format import PackSettings, read_pack_info
 from epanns.data.packer import pack_manifest
 from epanns.errors import ConfigError, DataError, DataProblems, OutputError, PackError
 from epanns.labels import LabelSet
@@ -457,3 +461,74 @@ def test_the_journal_names_every_source(made):
     assert len(clips) == 20
     assert all(len(line["source"]["sha256"]) == 64 for line in clips)
     assert [line["shard"] for line in lines if "shard" in line] == [0, 1, 2]
+
+
+def test_the_order_of_splits_and_their_repetition_decide_nothing(made, tmp_path):
+    both = replace(SETTINGS, splits=("train", "val"))
+    assert both == replace(SETTINGS, splits=("val", "train", "val"))
+    pack_manifest(made / "set.csv", tmp_path / "pack", both)
+    for splits in (("val", "train"), ("train", "train", "val")):
+        assert pack_manifest(made / "set.csv", tmp_path / "pack", replace(SETTINGS, splits=splits)).counts.clips == 16
+    assert len(Pack(tmp_path / "pack")) == 16
+
+
+@pytest.mark.parametrize(("change", "message"), [("numpy", "2.4.0"), ("h5py", "null")])
+def test_the_version_that_differs_is_named(own, change, message):
+    (own / "pack" / "pack.json").unlink()
+    lines = (own / "pack" / "journal.jsonl").read_text().splitlines(keepends=True)
+    header = json.loads(lines[0])
+    asked = header["header"]["versions"].pop(change)
+    if message != "null":
+        header["header"]["versions"][change] = message
+    (own / "pack" / "journal.jsonl").write_text("".join([json.dumps(header) + "\n", *lines[1:]]))
+    with pytest.raises(OutputError, match=re.escape(f"versions.{change}={message}, asked for is {asked}: choose")):
+        rerun(own)
+
+
+@given(st.integers(0, 10_000), st.integers(0, 3_000_000))
+def test_the_share_of_bad_clips_is_the_one_that_was_typed(share, n_clips):
+    assert packer._allowed(n_clips, float(f"{share / 10_000:.4f}")) == share * n_clips // 10_000
+
+
+def test_after_an_early_stop_only_clips_that_were_tried_are_listed(dataset, tmp_path):
+    settings = replace(SETTINGS, clips_per_shard=2)
+    manifest = dataset({f"{number}.wav": noise() if number < 4 else b"" for number in range(6)})
+    with pytest.raises(DataProblems, match=r"2 of 6 clips cannot be packed, --max-bad"):
+        pack_manifest(manifest, tmp_path / "pack", settings)
+    dataset({f"{number}.wav": b"" if number < 4 else noise() for number in range(6)})
+    with pytest.raises(DataProblems, match=r"2 of 6 clips cannot be packed so far \(2 were tried\), --max-bad"):
+        pack_manifest(manifest, tmp_path / "pack", settings)
+    with (tmp_path / "pack" / "rejects.csv").open(newline="") as file:
+        assert [row["clip_id"] for row in csv.DictReader(file)] == ["0.wav", "1.wav"]
+
+
+# As the first packer of this format wrote it, before `min_seconds`, `format` and `short`.
+OLD_PACK = """{
+  "format": "epanns-pack/1", "dataset": "old", "splits": ["val", "train"], "sample_rate": 8000, "clip_samples": 4000,
+  "counts": {"expected": 3, "found": 2, "missing": 1, "rejected": 0, "clips": 2, "clipped": 0, "silent": 0},
+  "manifest_sha256": "00", "resampler": {"name": "soxr"}, "versions": {"h5py": "3.14.0"},
+  "settings": {"splits": ["val", "train"], "sample_rate": 8000, "seconds": 0.5, "clips_per_shard": 2000},
+  "shards": [{"file": "shard-00000.h5", "clips": 2, "sha256": "11"}],
+  "labels": {"digest": "DIGEST", "names": ["dog"], "mids": [""]}
+}"""
+
+
+def test_a_pack_made_before_the_later_settings_is_read(tmp_path):
+    (tmp_path / "pack.json").write_text(OLD_PACK.replace("DIGEST", LabelSet.of(["dog"]).digest))
+    info = read_pack_info(tmp_path)
+    assert info.settings == PackSettings(("train", "val"), 8_000, 0.5)
+    assert (info.settings.min_seconds, info.settings.format, info.counts.short) == (0, "epanns", None)
+    (tmp_path / "pack.json").write_text(json.dumps(info.to_dict()))
+    assert read_pack_info(tmp_path) == info
+
+
+def test_a_run_begun_before_the_later_settings_is_continued(own):
+    (own / "pack" / "pack.json").unlink()
+    lines = [json.loads(line) for line in (own / "pack" / "journal.jsonl").read_text().splitlines()]
+    for line in lines:
+        for values in (line, line.get("header", {})):
+            for key in ("min_seconds", "format", "short"):
+                values.pop(key, None)
+    (own / "pack" / "journal.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    summary = rerun(own)
+    assert (summary.n_resumed, summary.counts.clips, summary.counts.short) == (3, 20, None)

@@ -3,26 +3,44 @@
 Decoding itself is in `epanns.audio.decoding`.
 """
 
+import re
+from dataclasses import dataclass
 from typing import BinaryIO
 
 _LARGEST_OGG_PAGE = 65_307  # bytes: 27 of header, 255 of lacing, 255 * 255 of packets (RFC 3533, section 6)
 _LAST_PAGE_FLAG = 0x04
 _LENGTH_UNKNOWN = (0, 0xFFFFFFFF)  # written by encoders that could not seek back to fill the length in
-_ASF = bytes.fromhex("3026b2758e66cf11")
 
 
-def foreign_container(file: BinaryIO) -> str | None:
-    """Return the name of a container that libsndfile cannot open, or None for all others."""
-    head = file.read(12).ljust(12)
-    is_adts = head[0] == 0xFF and head[1] & 0xF6 == 0xF0  # where an MP3 frame names its layer, this has zeros
-    kinds = {
-        "MP4 (m4a)": head[4:8] == b"ftyp",
-        "Matroska (webm)": head[:4] == b"\x1aE\xdf\xa3",
-        "ASF (wma)": head[:8] == _ASF,
-        "AAC": is_adts,
-        "AMR": head[:5] == b"#!AMR",
-    }
-    return next((name for name, matches in kinds.items() if matches), None)
+@dataclass(frozen=True)
+class ForeignContainer:
+    """A kind of file that libsndfile cannot open.
+
+    Attributes:
+        name: For messages.
+        demuxer: FFmpeg's name for it. It is not asked to guess: among what it knows are lists that name other files.
+        says_its_length: Whether such files do; of others the length is guessed from the bit rate.
+    """
+
+    name: str
+    demuxer: str
+    says_its_length: bool
+
+
+_FOREIGN = {  # how a file begins -> its kind
+    rb"(?s)....(ftyp|moov|mdat|wide|free|skip)": ForeignContainer("MP4 (m4a, mov)", "mov", says_its_length=True),
+    rb"\x1aE\xdf\xa3": ForeignContainer("Matroska (mkv, webm)", "matroska", says_its_length=True),
+    rb"\x30\x26\xb2\x75\x8e\x66\xcf\x11": ForeignContainer("ASF (wma)", "asf", says_its_length=True),
+    # Where an MP3 frame names its layer, this has zeros.
+    rb"\xff[\xf0\xf1\xf8\xf9]": ForeignContainer("AAC", "aac", says_its_length=False),
+    rb"#!AMR": ForeignContainer("AMR", "amr", says_its_length=False),
+}
+
+
+def foreign_container(file: BinaryIO) -> ForeignContainer | None:
+    """Return the kind of a file that libsndfile cannot open, or None for all others."""
+    head = file.read(12)
+    return next((container for beginning, container in _FOREIGN.items() if re.match(beginning, head)), None)
 
 
 def truncation(file: BinaryIO) -> str | None:

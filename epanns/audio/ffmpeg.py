@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from epanns.audio.container import ForeignContainer
 from epanns.audio.decoding import Decoded, Frames, Span, refuse_late_start
 from epanns.errors import DataError
 from epanns.optional import install_command
@@ -16,19 +17,15 @@ if TYPE_CHECKING:
     from av.audio.stream import AudioStream
     from av.container import InputContainer
 
-# Container -> FFmpeg's name for it. It is not asked to guess: among what it knows are lists that name other files.
-_DEMUXERS = {"MP4 (m4a)": "mov", "Matroska (webm)": "matroska", "ASF (wma)": "asf", "AAC": "aac", "AMR": "amr"}
-_LENGTH_IS_KNOWN = ("mov", "matroska", "asf")  # the others guess it from the bit rate
 
-
-def decode_with_ffmpeg(source: Path | bytes, name: str, span: Span, container: str) -> Decoded:
+def decode_with_ffmpeg(source: Path | bytes, name: str, span: Span, container: ForeignContainer) -> Decoded:
     """Decode the first audio stream of a file, or of its bytes.
 
     Args:
         source: What to decode.
         name: Stands for the file in messages.
         span: The part of it. All that comes before is decoded too: seeking is not exact in these containers.
-        container: Its kind, as `epanns.audio.container` names it.
+        container: Its kind.
 
     Raises:
         DataError: If PyAV is missing, or there is no sound in it.
@@ -38,16 +35,16 @@ def decode_with_ffmpeg(source: Path | bytes, name: str, span: Span, container: s
         import av
     except ImportError as error:
         raise DataError(
-            f"{name}: {container} needs PyAV: {install_command('av')}; or convert it to WAV or FLAC"
+            f"{name}: {container.name} needs PyAV: {install_command('av')}; or convert it to WAV or FLAC"
         ) from error
 
     try:
         readable = str(source) if isinstance(source, Path) else io.BytesIO(source)
-        with av.open(readable, "r", format=_DEMUXERS[container]) as opened:
+        with av.open(readable, "r", format=container.demuxer) as opened:
             if not opened.streams.audio:
-                raise DataError(f"{name}: {container} without an audio stream; remove it")
+                raise DataError(f"{name}: {container.name} without an audio stream; remove it")
             stream = opened.streams.audio[0]
-            seconds = _promised_seconds(opened, stream)
+            seconds = _promised_seconds(opened, stream) if container.says_its_length else None
             frames, rate, n_skipped = _collect(_blocks_of(opened, stream), span)
     except av.error.FFmpegError as error:
         raise ValueError(error.strerror or str(error)) from error
@@ -88,9 +85,7 @@ def _collect(blocks: Iterator[tuple[Frames, int]], span: Span) -> tuple[Frames, 
 
 
 def _promised_seconds(opened: "InputContainer", stream: "AudioStream") -> float | None:
-    """Return how long the container says that its sound is, or None where it does not, or only guesses."""
-    if not opened.format.name.startswith(_LENGTH_IS_KNOWN):
-        return None
+    """Return how long the container says that its sound is, or None where it does not."""
     if stream.duration is not None and stream.time_base is not None:
         return float(stream.duration * stream.time_base)
     hours, _, rest = stream.metadata.get("DURATION", "").partition(":")

@@ -15,8 +15,8 @@ from epanns.errors import DataError
 RESAMPLER_QUALITY = "HQ"  # librosa's default since 0.10, soxr_hq; PANNs' packs were made with an older one's resampy
 # Suffixes that name a sound, also those that need converting first: a file must not be passed over in silence.
 AUDIO_SUFFIXES = frozenset(
-    {".aac", ".aif", ".aiff", ".amr", ".au", ".caf", ".flac", ".m4a", ".mka", ".mp3", ".mp4", ".oga"}
-    | {".ogg", ".opus", ".rf64", ".w64", ".wav", ".webm", ".wma"}
+    {".aac", ".aif", ".aiff", ".amr", ".au", ".caf", ".flac", ".m4a", ".mka", ".mkv", ".mov", ".mp3", ".mp4"}
+    | {".oga", ".ogg", ".opus", ".rf64", ".w64", ".wav", ".webm", ".wma"}
 )
 INT16_MAX = 32_767  # what 1.0 is as int16
 _MARGIN_SECONDS = 1.0  # decoded beyond a limit, so that stopping there cannot disturb the resampler's last samples
@@ -48,7 +48,7 @@ def load_waveform(
     """Decode a file, average its channels, resample it and limit it to [-1, 1].
 
     Args:
-        path: Any format of libsndfile (WAV, FLAC, Ogg Vorbis, Opus, MP3, ...), and with the extra `av` m4a, webm, ...
+        path: Any format of libsndfile (WAV, FLAC, Ogg Vorbis, Opus, MP3, ...), and with the extra `av` m4a, mkv, ...
         sample_rate: Rate of the result in Hz.
         start: Where to begin, in seconds; None for the beginning.
         duration: Seconds that must be there; None for all that follows `start`.

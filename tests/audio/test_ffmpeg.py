@@ -5,7 +5,7 @@ import sys
 import numpy as np
 import pytest
 
-from epanns.audio.waveform import load_encoded, load_waveform
+from epanns.audio.waveform import AUDIO_SUFFIXES, load_encoded, load_waveform
 from epanns.errors import DataError
 
 RATE = 32_000
@@ -37,12 +37,20 @@ def encode(tmp_path):
     return run
 
 
-KINDS = [("a.m4a", "aac", 44_100), ("a.mp4", "aac", 48_000), ("a.webm", "libopus", 48_000), ("a.mka", "flac", 44_100)]
+KINDS = [
+    ("a.m4a", "aac", 44_100),
+    ("a.mp4", "aac", 48_000),
+    ("a.mov", "aac", 44_100),
+    ("a.webm", "libopus", 48_000),
+    ("a.mka", "flac", 44_100),
+    ("a.mkv", "aac", 48_000),
+]
 
 
 @pytest.mark.parametrize(("name", "codec", "rate"), KINDS)
 def test_containers_are_read_in_step_and_at_their_length(encode, name, codec, rate):
     path = encode(name, tone(3.0, rate)[None], rate, codec=codec)
+    assert path.suffix in AUDIO_SUFFIXES
     loaded = load_waveform(path, sample_rate=RATE)
     assert abs(len(loaded.samples) - 3 * RATE) <= 0.01 * RATE
     inner = slice(RATE // 2, 5 * RATE // 2)
@@ -104,15 +112,17 @@ def test_a_video_without_sound_is_refused(tmp_path):
             frame.pts = number
             file.mux(stream.encode(frame))
         file.mux(stream.encode(None))
-    with pytest.raises(DataError, match=r"a\.mp4: MP4 \(m4a\) without an audio stream; remove it"):
+    with pytest.raises(DataError, match=r"a\.mp4: MP4 \(m4a, mov\) without an audio stream; remove it"):
         load_waveform(tmp_path / "a.mp4", sample_rate=RATE)
 
 
 @pytest.mark.parametrize(
     ("head", "kind"),
     [
-        (b"\0\0\0\x1cftypM4A ", r"MP4 \(m4a\)"),
-        (b"\x1aE\xdf\xa3\x9fB\x86\x81", r"Matroska \(webm\)"),
+        (b"\0\0\0\x1cftypM4A ", r"MP4 \(m4a, mov\)"),
+        (b"\0\0\0\x08wide\0\x0f", r"MP4 \(m4a, mov\)"),  # as older QuickTime files begin
+        (b"\0\x0f\x00\0moov\0\0", r"MP4 \(m4a, mov\)"),
+        (b"\x1aE\xdf\xa3\x9fB\x86\x81", r"Matroska \(mkv, webm\)"),
         (bytes.fromhex("3026b2758e66cf11a6d900aa"), r"ASF \(wma\)"),
         (b"\xff\xf1P@&\xdf\xfc", "AAC"),
         (b"#!AMR\n", "AMR"),

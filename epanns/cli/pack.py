@@ -56,7 +56,8 @@ def command(
 ) -> None:
     """Decode, resample and pack the clips of MANIFEST.
 
-    A run that was stopped goes on when the same command is given again. Clips that cannot be used are listed with the
+    A run that was stopped goes on when the same command is given again, and a finished pack is read and what is damaged
+    of it packed again. Clips that cannot be used are listed with the
     reason in OUT/rejects.csv.
     """
     from epanns.data.pack_format import REJECTS_FILE, PackSettings
@@ -70,6 +71,8 @@ def command(
         f"{out}: {counts.clips} clips in {summary.n_shards} shard{'s' if summary.n_shards != 1 else ''} "
         f"({counts.expected} expected, {counts.missing} missing, {counts.rejected} rejected)"
     )
+    if summary.n_repaired:
+        text += f"\n{summary.n_repaired} shards of an earlier run were damaged or gone, and are packed again"
     if counts.rejected:
         text += f"\nthe rejected clips and the reasons are in {out / REJECTS_FILE}"
     if counts.short:

@@ -97,14 +97,21 @@ class Journal:
         self.finished[entry.number], self._places[entry.number] = entry, place
 
     def is_current(self, number: int, clips: Sequence[Clip]) -> bool:
-        """Whether a shard is finished and in place, and every file that it was made from is as it was."""
+        """Whether a shard is finished, and every file that it was made from is as it was."""
         entry = self.finished.get(number)
         if entry is None or entry.clips != len(clips):
             return False
-        if entry.shard is not None and not (self.folder / entry.shard.file).is_file():
-            return False
         lines = self._lines_of(entry)
         return all(_is_current(line, clip) for line, clip in zip(lines, clips, strict=True))
+
+    def lost_source(self, number: int, clips: Sequence[Clip]) -> str | None:
+        """Return the first audio file of a part that was packed from it and can no longer be read."""
+        entry = self.finished.get(number)
+        lines = self._lines_of(entry) if entry is not None and entry.clips == len(clips) else ({} for _ in clips)
+        for line, clip in zip(lines, clips, strict=True):
+            if not line.get("reason") and _state_of(Path(clip.path)) is None:
+                return clip.path
+        return None
 
     def keep_only(self, numbers: Collection[int]) -> None:
         """Leave other parts out of `finished`; what is on the disk of them stays."""

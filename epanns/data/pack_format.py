@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from epanns import atomic
 from epanns.data.panns_format import WAVEFORM_FOLDER, waveform_file
 from epanns.errors import ConfigError, DataError, PackError
 from epanns.labels import LabelSet
@@ -130,6 +131,13 @@ class ShardInfo:
     file: str
     clips: int
     sha256: str
+
+    def is_whole(self, folder: Path) -> bool:
+        """Whether the file is there with the bytes that were written; it is read from end to end."""
+        try:
+            return atomic.sha256_of(folder / self.file) == self.sha256
+        except OSError:
+            return False
 
 
 @dataclass(frozen=True)

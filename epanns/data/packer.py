@@ -14,15 +14,16 @@ from typing import Any
 
 from epanns import atomic
 from epanns.audio.waveform import RESAMPLER_QUALITY
-from epanns.data.journal import Journal, ShardEntry, refuse_difference
+from epanns.data.earlier_pack import finished_pack, has_its_lists, whole_shards
+from epanns.data.journal import Journal, ShardEntry
 from epanns.data.manifest_reader import ManifestFile
 from epanns.data.pack_format import (
+    JOURNAL_FILE,
     PACK_FILE,
     REJECTS_FILE,
     PackCounts,
     PackInfo,
     PackSettings,
-    read_pack_info,
     settings_to_dict,
 )
 from epanns.data.pack_removal import remove_pack
@@ -47,12 +48,14 @@ class PackSummary:
         counts: What became of the clips.
         n_shards: HDF5 files.
         n_resumed: Shards kept from an earlier run.
+        n_repaired: Shards of an earlier run that were damaged or gone, and were packed again.
     """
 
     path: Path
     counts: PackCounts
     n_shards: int
     n_resumed: int
+    n_repaired: int
 
     def to_dict(self) -> dict[str, Any]:
         """Return the keys of ``pack --json``."""
@@ -61,6 +64,7 @@ class PackSummary:
             **asdict(self.counts),
             "shards": self.n_shards,
             "shards_resumed": self.n_resumed,
+            "shards_repaired": self.n_repaired,
         }
 
 
@@ -76,9 +80,11 @@ def pack_manifest(
 ) -> PackSummary:
     """Pack the clips of a manifest; every file is the same for any number of `jobs`.
 
-    A finished pack of the same manifest and settings is left as it is (only the index of a panns pack that was moved is
-    written anew); an unfinished one is continued after its last whole shard. Shards whose audio files changed since are
-    made again. The manifest is read as a stream: memory grows with the number of shards, not with the clips.
+    A finished pack of the same manifest and settings is read once, and left as it is where every checksum is right;
+    what is damaged or gone of it is made again, which ends with the bytes of an undisturbed run. (The index of a panns
+    pack is written anew where the pack was moved too.) An unfinished one is continued: shards whose bytes are no longer
+    those in the journal, or whose audio files changed since, are made again. The manifest is read as a stream: memory
+    grows with the number of shards, not with the clips.
 
     Args:
         manifest: The CSV file.
@@ -87,10 +93,11 @@ def pack_manifest(
         max_bad: Share of the clips, 0..1, that may be rejected.
         jobs: Processes that decode.
         fresh: Whether to delete an earlier pack at `out`, finished or not; a folder that holds more is refused.
-        progress: Called with (clips done, clips in all); what an earlier run did is done at the first call.
+        progress: Called with (clips done, clips in all), also while the checksums of an earlier run are compared.
 
     Raises:
-        DataError: If the manifest is wrong or holds no clip of the chosen splits.
+        DataError: If the manifest is wrong or holds no clip of the chosen splits, or a damaged shard of a finished
+            pack cannot be made again because its audio is gone.
         OutputError: If `out` holds another pack or something else, or cannot be written.
         DataProblems: If more than `max_bad` of the clips are rejected, now or in a finished pack; what is there stays.
         Interrupted: If SIGINT or SIGTERM came; finished shards stay.
@@ -101,13 +108,17 @@ def pack_manifest(
     if fresh:
         with _output_errors(out):
             remove_pack(out)
-    done = _finished(out, header)
+    whole = None
+    done = finished_pack(out, header)
     if done is not None:
         counts = done.counts
         _refuse_too_many((counts.rejected, counts.found, counts.found), max_bad, manifest, out)
-        with _output_errors(out):
-            _write_index(out, done, is_finished=True)
-        return PackSummary(out, done.counts, len(done.shards), len(done.shards))
+        with _output_errors(out), noticing_signals() as stop:
+            whole = whole_shards(out, done, progress, stop)
+            if len(whole) == len(done.shards) and has_its_lists(out, done):
+                _write_index(out, done, is_finished=True)
+                return PackSummary(out, done.counts, len(done.shards), len(done.shards), 0)
+            (out / JOURNAL_FILE).touch()  # where it was deleted, every clip is packed again
     n_found = sum(read.splits[split].found for split in splits)
     packing = Packing(
         settings=settings,
@@ -117,9 +128,10 @@ def pack_manifest(
         n_allowed=_allowed(n_found, max_bad),
         jobs=jobs,
         progress=progress,
+        whole=whole,
     )
     with _output_errors(out), noticing_signals() as stop, Journal(out, header) as journal:
-        n_resumed = pack_parts(packing, read.clips(settings.splits), journal, stop)
+        n_resumed, n_repaired = pack_parts(packing, read.clips(settings.splits), journal, stop)
         entries = [journal.finished[number] for number in sorted(journal.finished)]
         _write_rejects(out, journal.rejects())
         n_rejected, n_done = sum(entry.rejected for entry in entries), sum(entry.clips for entry in entries)
@@ -127,7 +139,7 @@ def pack_manifest(
         info = _pack_info(read, splits, settings, entries)
         _write_index(out, info, is_finished=False)
         atomic.write_json(out / PACK_FILE, info.to_dict())
-    return PackSummary(out, info.counts, len(info.shards), n_resumed)
+    return PackSummary(out, info.counts, len(info.shards), n_resumed, n_repaired)
 
 
 def _allowed(n_clips: int, max_bad: float) -> int:
@@ -186,21 +198,6 @@ def _header(manifest: ManifestFile, settings: PackSettings) -> dict[str, Any]:
     }
 
 
-def _finished(out: Path, header: dict[str, Any]) -> PackInfo | None:
-    """Return the pack at `out` if it is finished and made from the same manifest with the same settings."""
-    if not (out / PACK_FILE).is_file():
-        return None
-    info = read_pack_info(out)
-    held = {
-        **settings_to_dict(info.settings),
-        "manifest_sha256": info.manifest_sha256,
-        "labels_digest": info.labels.digest,
-        "dataset": info.dataset,
-    }
-    refuse_difference(out, held, {key: header[key] for key in held})  # versions may have moved on since
-    return info
-
-
 def _write_rejects(out: Path, rejects: Iterable[tuple[str, str, str]]) -> None:
     with (
         atomic.replacing(out / REJECTS_FILE) as partial,
@@ -212,7 +209,7 @@ def _write_rejects(out: Path, rejects: Iterable[tuple[str, str, str]]) -> None:
 
 
 def _write_index(out: Path, info: PackInfo, *, is_finished: bool) -> None:
-    """Write the index of a panns pack; that of a finished one only where the pack was moved since."""
+    """Write the index of a panns pack; that of a finished one only where it is damaged or the pack was moved since."""
     index, files = out / index_file(info.settings.splits), [out / shard.file for shard in info.shards]
     if info.settings.format == "panns" and files and not (is_finished and is_index_of(index, files)):
         write_index(index, files)

@@ -129,19 +129,24 @@ def write_index(path: Path, waveform_files: Sequence[Path]) -> None:
     with atomic.replacing(path) as partial, new_hdf5(partial, n_bytes, oldest="earliest") as (index, _):
         for name in INDEX_NAMES:
             _create(index, name, (n_rows, classes) if name == "target" else (n_rows,), types[name])
-        begin = 0
-        for file, place in zip(waveform_files, places, strict=True):
-            begin = _append_to_index(index, begin, file, place)
+        for rows, columns in _index_blocks(waveform_files, places):
+            for name, values in columns.items():
+                index[name][rows] = values
 
 
 def is_index_of(path: Path, waveform_files: Sequence[Path]) -> bool:
-    """Whether an index is there and names waveform files where they lie now, as it does not once they were moved."""
+    """Whether an index is there and names every row of waveform files where they lie now."""
+    places = [os.fsencode(file.resolve()) for file in waveform_files]
+    n_rows = sum(_rows_of(file) for file in waveform_files)
     try:
         with h5py.File(path, "r") as index:
-            named = {bytes(index["hdf5_path"][row]) for row in (0, -1)}
-    except (OSError, KeyError, ValueError):
+            return all(len(index[name]) == n_rows for name in INDEX_NAMES) and all(
+                np.array_equal(index[name][rows], values)
+                for rows, columns in _index_blocks(waveform_files, places)
+                for name, values in columns.items()
+            )
+    except Exception:  # whatever HDF5 makes of a damaged file, it is not this index
         return False
-    return named == {os.fsencode(file.resolve()) for file in (waveform_files[0], waveform_files[-1])}
 
 
 def _rows_of(path: Path) -> int:
@@ -149,15 +154,23 @@ def _rows_of(path: Path) -> int:
         return len(file["audio_name"])
 
 
-def _append_to_index(index: h5py.File, begin: int, path: Path, place: bytes) -> int:
-    """Write the rows of one waveform file from row `begin` on; return the row after them."""
-    with h5py.File(path, "r") as file:
-        n_rows = len(file["audio_name"])
-        for first in range(0, n_rows, _INDEX_ROWS):
-            rows = slice(first, min(first + _INDEX_ROWS, n_rows))
-            there = slice(begin + rows.start, begin + rows.stop)
-            index["audio_name"][there] = file["audio_name"][rows]
-            index["target"][there] = file["target"][rows]
-            index["hdf5_path"][there] = np.full(rows.stop - rows.start, place)
-            index["index_in_hdf5"][there] = np.arange(rows.start, rows.stop, dtype=np.int32)
-    return begin + n_rows
+def _index_blocks(
+    waveform_files: Sequence[Path], places: Sequence[bytes]
+) -> Iterator[tuple[slice, dict[str, NDArray[np.generic]]]]:
+    """Yield rows of an index and what its columns hold there, a few thousand at a time."""
+    begin = 0
+    for path, place in zip(waveform_files, places, strict=True):
+        with h5py.File(path, "r") as file:
+            n_rows = len(file["audio_name"])
+            for first in range(0, n_rows, _INDEX_ROWS):
+                last = min(first + _INDEX_ROWS, n_rows)
+                yield (
+                    slice(begin + first, begin + last),
+                    {
+                        "audio_name": file["audio_name"][first:last],
+                        "target": file["target"][first:last],
+                        "hdf5_path": np.full(last - first, place),
+                        "index_in_hdf5": np.arange(first, last, dtype=np.int32),
+                    },
+                )
+        begin += n_rows

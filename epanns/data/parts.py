@@ -22,7 +22,7 @@ from epanns.data.pack_format import PackSettings, ShardInfo, shard_name
 from epanns.data.panns_writer import write_waveform_file
 from epanns.data.shard_writer import ShardRow, write_shard
 from epanns.data.workers import Rows, ordered_rows
-from epanns.errors import Interrupted
+from epanns.errors import DataError, Interrupted
 from epanns.labels import LabelSet
 from epanns.progress import Progress
 from epanns.signals import StopRequest
@@ -42,7 +42,8 @@ class Packing:
         n_clips: In all parts.
         n_allowed: Clips that may be rejected before the run is given up.
         jobs: Processes that decode.
-        progress: Called with (clips done, clips in all), first when the finished parts have been passed over.
+        progress: Called with (clips done, clips in all), for each finished part when it has been passed over.
+        whole: Of a finished pack that is repaired, the shards that stay whatever became of their sources; else None.
     """
 
     settings: PackSettings
@@ -52,6 +53,7 @@ class Packing:
     n_allowed: int
     jobs: int
     progress: Progress | None
+    whole: frozenset[ShardInfo] | None = None
 
     @property
     def n_parts(self) -> int:
@@ -59,15 +61,16 @@ class Packing:
         return -(-self.n_clips // self.settings.clips_per_shard)
 
 
-def pack_parts(packing: Packing, clips: Iterable[Clip], journal: Journal, stop: StopRequest) -> int:
-    """Write the shards that are not finished; stop early once too many clips are rejected.
+def pack_parts(packing: Packing, clips: Iterable[Clip], journal: Journal, stop: StopRequest) -> tuple[int, int]:
+    """Write the shards that are not finished or not whole; stop early once too many clips are rejected.
 
     In the journal's `finished` stay the parts that were looked at; after an early stop that is not all of them.
 
     Returns:
-        How many were finished before.
+        How many were finished before and stay; how many were finished, but damaged or gone.
 
     Raises:
+        DataError: If audio of a damaged shard of a finished pack is gone; the shard stays.
         Interrupted: If a signal came; what is finished stays.
     """
     run = _Run(packing, journal, stop)
@@ -96,7 +99,7 @@ def pack_parts(packing: Packing, clips: Iterable[Clip], journal: Journal, stop: 
             f"{packing.n_parts} shards; run the same command again to go on",
         ) from None
     journal.keep_only(run.looked_at)
-    return run.n_resumed
+    return run.n_resumed, run.n_damaged
 
 
 def _parts_of(clips: Iterable[Clip], size: int) -> Iterator[Part]:
@@ -119,7 +122,7 @@ class _Run:
 
     def __init__(self, packing: Packing, journal: Journal, stop: StopRequest) -> None:
         self.packing, self.journal, self.stop = packing, journal, stop
-        self.n_done = self.n_rejected = self.n_resumed = 0
+        self.n_done = self.n_rejected = self.n_resumed = self.n_damaged = 0
         self.looked_at: set[int] = set()
 
     def unfinished(self, parts: Iterable[Part]) -> Iterator[Part]:
@@ -127,13 +130,37 @@ class _Run:
         for number, part in parts:
             self._obey_signals()
             self.looked_at.add(number)
-            if self.journal.is_current(number, part):
+            if self._is_kept(number, part):
                 self.n_resumed += 1
                 self.n_done += len(part)
                 self.n_rejected += self.journal.finished[number].rejected
+                self._report()
             else:
                 self.journal.finished.pop(number, None)
                 yield number, part
+
+    def _is_kept(self, number: int, part: list[Clip]) -> bool:
+        entry, whole = self.journal.finished.get(number), self.packing.whole
+        if whole is not None:
+            if entry is not None and entry.clips == len(part) and (entry.shard is None or entry.shard in whole):
+                return True
+            self._refuse_loss(number, part)
+        elif entry is None or not self.journal.is_current(number, part):
+            return False
+        elif entry.shard is None or entry.shard.is_whole(self.journal.folder):
+            return True
+        self.n_damaged += 1
+        return False
+
+    def _refuse_loss(self, number: int, part: list[Clip]) -> None:
+        """Keep a damaged shard, most of which may be readable, where it could not be made again."""
+        lost = self.journal.lost_source(number, part)
+        if lost is not None:
+            shard = self.journal.folder / shard_name(number, self.packing.settings.format)
+            raise DataError(
+                f"{shard}: must be packed again, but {lost} cannot be read any more: restore the audio and run the "
+                "same command again, copy the pack again, or start over with --fresh"
+            )
 
     def write(self, number: int, part: list[Clip], rows: RowStream, finisher: "_Finisher") -> None:
         """Write one shard as ``NAME.partial`` and hand it on."""

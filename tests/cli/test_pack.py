@@ -43,6 +43,7 @@ def test_pack_prints_its_counts_as_json(epanns, manifest, tmp_path):
         "short": 0,
         "shards": 1,
         "shards_resumed": 0,
+        "shards_repaired": 0,
     }
     assert json.loads(epanns(*command, "--json")[1])["shards_resumed"] == 1
 
@@ -139,4 +140,15 @@ def test_real_recordings_are_packed(epanns, shared, tmp_path):
     assert pack.info.labels.names == ("Dog bark", "Rain")
     assert pack.columns.targets.counts().tolist() == [2, 2]
     assert min(pack.columns.n_samples) > 0.99 * 5 * 32_000
+    assert epanns("verify", tmp_path / "pack")[0] == 0
+
+
+def test_a_damaged_pack_is_repaired_and_it_is_said(epanns, manifest, tmp_path):
+    command = ["pack", manifest, "--out", tmp_path / "pack", *OPTIONS]
+    epanns(*command)
+    (tmp_path / "pack" / "shard-00000.h5").unlink()
+    assert epanns("verify", tmp_path / "pack")[0] != 0
+    code, out, _ = epanns(*command)
+    assert code == 0
+    assert "1 shards of an earlier run were damaged or gone, and are packed again" in out
     assert epanns("verify", tmp_path / "pack")[0] == 0

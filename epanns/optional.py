@@ -5,7 +5,7 @@ import importlib.util
 
 def install_command(extra: str) -> str:
     """Return what to type to get an extra."""
-    return f'pip install "epanns-pruning[{extra}]"'
+    return f'pip install -e ".[{extra}]" in the source folder of epanns'
 
 
 def is_installed(module: str) -> bool:

@@ -16,9 +16,10 @@ from typing import Any, BinaryIO
 
 from epanns.data.clip import Clip
 from epanns.data.conversion import PackedClip
+from epanns.data.origin import Source, is_readable, is_unchanged
 from epanns.data.pack_format import JOURNAL_FILE, ShardInfo, complete_settings
 from epanns.errors import OutputError
-from epanns.optional import install_command, is_installed
+from epanns.optional import is_installed
 
 _BEGIN = b'{"header": '
 _CLIP_BEGIN = b'{"clip_id": '
@@ -109,7 +110,7 @@ class Journal:
         entry = self.finished.get(number)
         lines = self._lines_of(entry) if entry is not None and entry.clips == len(clips) else ({} for _ in clips)
         for line, clip in zip(lines, clips, strict=True):
-            if not line.get("reason") and _state_of(Path(clip.path)) is None:
+            if not line.get("reason") and not is_readable(clip.path):
                 return clip.path
         return None
 
@@ -232,6 +233,7 @@ def _clip_line(clip: Clip, packed: PackedClip) -> dict[str, Any]:
         "source": None if packed.source is None else asdict(packed.source),
         "crc32": packed.crc32,
         "reason": packed.reason,
+        **({"needs": packed.needs} if packed.needs else {}),
     }
 
 
@@ -254,17 +256,6 @@ def _entry_of(record: Mapping[str, Any]) -> ShardEntry | None:
 def _is_current(line: Mapping[str, Any], clip: Clip) -> bool:
     if line.get("clip_id") != clip.clip_id or not line.keys() >= {"path", "source", "reason"}:
         return False
-    if install_command("av") in line["reason"] and is_installed("av"):
+    if line.get("needs") and is_installed(line["needs"]):
         return False  # it was, since
-    source = line["source"]
-    recorded = None if source is None else (source["size"], source["mtime_ns"])
-    return _state_of(Path(clip.path)) == recorded
-
-
-def _state_of(path: Path) -> tuple[int, int] | None:
-    """Return size and time of change of a file, or None where it cannot be read."""
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return status.st_size, status.st_mtime_ns
+    return is_unchanged(clip.path, None if line["source"] is None else Source(**line["source"]))

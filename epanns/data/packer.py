@@ -4,6 +4,7 @@ The work itself is in `epanns.data.parts`, the format in `epanns.data.pack_forma
 """
 
 import csv
+import errno
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -35,6 +36,7 @@ from epanns.installed import versions
 from epanns.progress import Progress
 from epanns.signals import noticing_signals
 
+_WANTING = (errno.ENOMEM, errno.EAGAIN, errno.EMFILE, errno.ENFILE)
 _PACKAGES = ("soundfile", "soxr", "h5py", "numpy")  # what decides the bytes of a pack
 _OPTIONAL_PACKAGES = ("av",)  # may be installed between two runs, because the first one asked for it
 
@@ -160,10 +162,15 @@ def _refuse_too_many(counts: tuple[int, int, int], max_bad: float, manifest: Pat
 
 @contextmanager
 def _output_errors(out: Path) -> Iterator[None]:
-    """Say what to do when the disk is full or the folder may not be written to."""
+    """Say what to do when the disk is full, the folder may not be written to, or the system has no more to give."""
     try:
         yield
     except OSError as error:
+        if error.errno in _WANTING:
+            raise OutputError(
+                f"{out}: the system has no more memory, processes or open files to give ({error.strerror}); run the "
+                "same command again with fewer --jobs: finished shards are kept"
+            ) from error
         raise OutputError(
             f"{out}: cannot be written ({error.strerror or error}); make room or choose another --out, then run the "
             "same command again: finished shards are kept"

@@ -16,12 +16,13 @@ import numpy as np
 
 from epanns import atomic
 from epanns.data.clip import Clip
-from epanns.data.conversion import PackedClip, convert_clip
+from epanns.data.conversion import PackedClip, convert_clip, crashing_clip
 from epanns.data.journal import Journal, ShardEntry
 from epanns.data.pack_format import PackSettings, ShardInfo, shard_name
 from epanns.data.panns_writer import write_waveform_file
 from epanns.data.shard_writer import ShardRow, write_shard
-from epanns.data.workers import Rows, ordered_rows
+from epanns.data.worker_process import Rows
+from epanns.data.workers import ordered_rows
 from epanns.errors import DataError, Interrupted
 from epanns.labels import LabelSet
 from epanns.progress import Progress
@@ -85,6 +86,7 @@ def pack_parts(packing: Packing, clips: Iterable[Clip], journal: Journal, stop: 
         packing.jobs,
         packing.settings.clip_samples,
         name=lambda clip: clip.path,
+        crashed=crashing_clip,
     )
     try:
         with closing(rows), _Finisher(journal) as finisher:

@@ -12,7 +12,7 @@ _ALIGNMENT = {"start": "left", "middle": "center", "end": "right"}
 
 
 def can_draw() -> bool:
-    """Return whether matplotlib is installed (``pip install "epanns-pruning[plot]"``)."""
+    """Return whether matplotlib is installed (the extra ``plot``)."""
     return importlib.util.find_spec("matplotlib") is not None
 
 

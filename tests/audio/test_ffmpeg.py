@@ -132,6 +132,6 @@ def test_without_pyav_the_extra_is_named(tmp_path, monkeypatch, head, kind):
     monkeypatch.setitem(sys.modules, "av", None)
     path = tmp_path / "a.m4a"
     path.write_bytes(head + bytes(500))
-    message = rf'a\.m4a: {kind} needs PyAV: pip install "epanns-pruning\[av\]"; or convert it to WAV or FLAC'
+    message = rf'a\.m4a: {kind} needs PyAV: pip install -e "\.\[av\]" in the source folder of epanns; or convert it'
     with pytest.raises(DataError, match=message):
         load_waveform(path, sample_rate=RATE)

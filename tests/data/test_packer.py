@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from epanns.audio.waveform import load_waveform, to_int16
-from epanns.data import journal, packer, parts
+from epanns.data import conversion, journal, packer, parts
 from epanns.data.clip import Clip
 from epanns.data.manifest import Manifest, write_manifest
 from epanns.data.manifest_reader import read_manifest
@@ -157,7 +157,7 @@ def test_a_clip_is_tried_again_once_its_decoder_is_installed(dataset, tmp_path, 
     monkeypatch.setitem(sys.modules, "av", None)
     with pytest.raises(DataProblems):
         pack_manifest(manifest, tmp_path / "pack", SETTINGS)
-    assert 'pip install ""epanns-pruning[av]""' in (tmp_path / "pack" / "rejects.csv").read_text()
+    assert 'pip install -e "".[av]"" in the source folder' in (tmp_path / "pack" / "rejects.csv").read_text()
     for is_there, n_resumed in ((False, 1), (True, 0)):
         monkeypatch.setattr(journal, "is_installed", lambda module, is_there=is_there: is_there)
         assert pack_manifest(manifest, tmp_path / "pack", SETTINGS, max_bad=0.5).n_resumed == n_resumed
@@ -406,14 +406,59 @@ def test_a_killed_run_is_continued_to_the_same_bytes(made, tmp_path, clip):
     assert contents(tmp_path / "pack") == contents(made / "pack")
 
 
-def test_a_worker_that_dies_is_named(made, tmp_path, monkeypatch):
-    monkeypatch.setattr(parts, "convert_clip", die)
-    with pytest.raises(DataError, match=r"clip-00000\d\.wav: one of 2 worker processes died at it, .*; run the same"):
-        pack_manifest(made / "set.csv", tmp_path / "pack", SETTINGS, jobs=2)
+@pytest.mark.parametrize(
+    ("jobs", "reason"),
+    [
+        (1, r"cannot be decoded \(MemoryError: much too much\); convert it"),
+        (2, r"cannot be decoded \(MemoryError: much too much\); convert it"),
+        (2, r"crashes the decoder \(its process died, and another that had nothing else to do\); convert it"),
+    ],
+)
+def test_what_a_decoder_does_to_a_clip_costs_that_clip_only(made, tmp_path, monkeypatch, jobs, reason):
+    monkeypatch.setattr(parts, "convert_clip", fail if "Memory" in reason else die)
+    summary = pack_manifest(made / "set.csv", tmp_path / "pack", SETTINGS, max_bad=0.05, jobs=jobs)
+    assert (summary.counts.rejected, summary.counts.clips) == (1, 19)
+    with (tmp_path / "pack" / "rejects.csv").open(newline="") as file:
+        (reject,) = csv.DictReader(file)
+    assert re.search(r"clip-000005\.wav: " + reason, reject["reason"])
+    (tmp_path / "pack" / "pack.json").unlink()
+    assert pack_manifest(made / "set.csv", tmp_path / "pack", SETTINGS, max_bad=0.05).n_resumed == 3
+
+
+def want_memory(path, options):
+    if path.name == "clip-000005.wav":
+        raise MemoryError("much\ntoo much")
+    return load_waveform(path, **options)
+
+
+def fail(clip, row, sample_rate, min_seconds):
+    """Convert as usual, also in other processes, where nothing is replaced."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(conversion, "load_waveform", lambda path, **options: want_memory(path, options))
+        return conversion.convert_clip(clip, row, sample_rate, min_seconds)
 
 
 def die(clip, row, sample_rate, min_seconds):
-    os._exit(9)
+    if clip.path.endswith("clip-000005.wav"):
+        os._exit(9)
+    return conversion.convert_clip(clip, row, sample_rate, min_seconds)
+
+
+@pytest.mark.parametrize(("code", "text"), [(12, "Cannot allocate memory"), (24, "Too many open files")])
+def test_want_of_memory_is_no_full_disk(made, tmp_path, monkeypatch, code, text):
+    def fail(*arguments, **options):
+        raise OSError(code, text)
+
+    monkeypatch.setattr(parts, "write_shard", fail)
+    with pytest.raises(OutputError, match=rf"has no more memory, .* to give \({text}\); run .* with fewer --jobs"):
+        pack_manifest(made / "set.csv", tmp_path / "pack", SETTINGS)
+
+
+def test_audio_of_another_time_and_the_same_bytes_is_not_packed_again(own):
+    (own / "pack" / "pack.json").unlink()
+    for path in (own / "set" / "audio").iterdir():
+        os.utime(path, ns=(0, 0))
+    assert rerun(own).n_resumed == 3
 
 
 def test_an_unknown_split_is_refused(made, tmp_path):

@@ -115,22 +115,16 @@ def test_a_run_killed_at_any_moment_ends_with_the_same_bytes(many, undisturbed, 
 
 
 @pytest.mark.slow
-def test_a_run_whose_worker_is_killed_says_so_and_is_continued(many, undisturbed, tmp_path):
+def test_a_run_whose_worker_is_killed_goes_on_with_another(many, undisturbed, tmp_path):
     out = tmp_path / "pack"
     with start(command(many, out)) as process:
         wait_until(lambda: out.exists() and finished_shards(out))
         workers = workers_of(process.pid)
         assert len(workers) == 2
         os.kill(workers[0], signal.SIGKILL)
-        _, error = process.communicate(timeout=30)
-    assert process.returncode == 1
-    assert re.search(r"\d\.flac: one of 2 worker processes died at it, .*; run the same command again", error)
-    assert error.count("\n") == 1
-    assert not list(out.glob("*.partial"))
+        _, error = process.communicate(timeout=60)
+    assert (process.returncode, error) == (0, "")
     assert not any(is_there(worker) for worker in workers)
-    kept = finished_shards(out)
-    assert subprocess.run(command(many, out), cwd=ROOT, check=False).returncode == 0
-    assert {file: finished_shards(out)[file] for file in kept} == kept
     assert contents(out) == undisturbed["epanns"]
 
 

@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from epanns.data import workers
 from epanns.data.workers import ordered_rows
-from epanns.errors import DataError
+from epanns.errors import ConfigError, DataError
 
 
 def fill(item, row):
@@ -26,9 +27,49 @@ def sure_to_fail(item, row):
     return item
 
 
+class TwoWordsError(Exception):
+    """Cannot be unpickled: its arguments are not those that it was made of."""
+
+    def __init__(self, one, two):
+        super().__init__(f"{one}\n{two}")
+
+
+class UnpicklableError(Exception):
+    def __init__(self):
+        super().__init__("no way")
+        self.reason = lambda: None
+
+
+def raise_what_cannot_pass(item, row):
+    if item == 5:
+        raise TwoWordsError("first", "second")
+    if item == 6:
+        raise UnpicklableError
+
+
+def return_what_cannot_pass(item, row):
+    return (lambda: None) if item == 5 else item
+
+
 def die_at_five(item, row):
     if item == 5:
         os._exit(9)
+    row[:] = item
+    return item
+
+
+def die_once(item, row):
+    """Die at the first attempt of some items; a file says that there was one."""
+    number, folder = item
+    if number % 3 == 0 and not (folder / str(number)).exists():
+        (folder / str(number)).touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    row[:] = number
+    return number
+
+
+def die(item, row):
+    os._exit(9)
 
 
 @pytest.mark.parametrize("jobs", [1, 2, 3])
@@ -63,16 +104,57 @@ def test_few_items_are_taken_before_their_turn(jobs):
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_what_goes_wrong_with_an_item_is_raised_at_its_turn(jobs):
     seen = []
-    with pytest.raises(ZeroDivisionError, match="five"):
+    with pytest.raises(DataError, match="^5: ZeroDivisionError: five; remove the clip") as caught:
         for result, _ in ordered_rows(sure_to_fail, range(20), jobs, 4):
             seen.append(result)
     assert seen == [0, 1, 2, 3, 4]
+    assert "in sure_to_fail" in caught.value.__notes__[0]
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+@pytest.mark.parametrize(
+    ("begin", "message"), [(0, "5: TwoWordsError: first second"), (6, "6: UnpicklableError: no way")]
+)
+def test_what_cannot_pass_to_another_process_is_told_in_words(jobs, begin, message):
+    with pytest.raises(DataError, match=message):
+        list(ordered_rows(raise_what_cannot_pass, range(begin, 20), jobs, 4))
+
+
+def test_a_result_that_cannot_pass_names_its_item():
+    with pytest.raises(DataError, match="^5: .*[Pp]ickl"):
+        list(ordered_rows(return_what_cannot_pass, range(20), 2, 4))
+
+
+def test_an_item_that_kills_two_processes_is_given_up_and_the_others_are_not():
+    rows = ordered_rows(die_at_five, range(40), 2, 4, crashed=lambda item: -item)
+    seen = [(result, row.tolist()) for result, row in rows]
+    assert [result for result, _ in seen] == [-5 if item == 5 else item for item in range(40)]
+    assert all(row == [result] * 4 for result, row in seen if result != -5)
+
+
+def test_an_item_whose_process_dies_once_is_tried_again(tmp_path):
+    items = [(number, tmp_path) for number in range(12)]
+    seen = [(result, row.tolist()) for result, row in ordered_rows(die_once, items, 2, 4)]
+    assert seen == [(number, [number] * 4) for number in range(12)]
+
+
+def test_where_every_process_dies_it_is_not_the_items(monkeypatch):
+    monkeypatch.setattr(workers, "_MOST_CRASHES", 3)
+    with pytest.raises(DataError, match="two worker processes died at it, as at 2 items before it, perhaps"):
+        list(ordered_rows(die, range(40), 2, 4, crashed=str))
+
+
+def test_no_memory_for_the_rows_is_said(monkeypatch):
+    def fail(*arguments):
+        raise OSError(12, "Cannot allocate memory")
+
+    monkeypatch.setattr(os, "posix_fallocate", fail)
+    with pytest.raises(ConfigError, match=r"no memory for 7 MiB of rows .* \(Cannot allocate memory\): use"):
+        next(ordered_rows(fill, range(4), 2, 250_000))
 
 
 def test_a_dead_process_is_named():
-    with pytest.raises(
-        DataError, match="item 5: one of 2 worker processes died at it, perhaps for want of memory; run"
-    ):
+    with pytest.raises(DataError, match="item 5: two worker processes died at it, perhaps for want of memory; run"):
         list(ordered_rows(die_at_five, range(20), 2, 4, name=lambda item: f"item {item}"))
 
 

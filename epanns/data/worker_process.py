@@ -1,0 +1,135 @@
+"""A process that fills rows in memory it shares with its parent, and the parent's way to it."""
+
+import contextlib
+import mmap
+import multiprocessing
+import os
+import signal
+import threading
+import traceback
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from multiprocessing import resource_tracker
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
+from multiprocessing.reduction import recv_handle, send_handle
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from epanns.errors import DataError
+from epanns.signals import STOPPING
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+Rows = NDArray[np.int16]
+_LARGEST_LEARNT = (32 << 20) - (1 << 16)  # bytes, below the limit with what malloc adds
+
+
+class Failure:
+    """What an item met instead of a result, as text: not every exception can pass to another process."""
+
+    def __init__(self, error: Exception) -> None:
+        self._text = " ".join(f"{type(error).__name__}: {error}".split())
+        self._traceback = "".join(traceback.format_exception(error))
+
+    def error_at(self, name: str) -> DataError:
+        """Return the error to raise for the item of this name."""
+        error = DataError(f"{name}: {self._text}; remove the clip, or see with --debug where it happens")
+        error.add_note(self._traceback)
+        return error
+
+
+class Worker:
+    """A process and the way to it; `tasks` are the rows and items that it has, the one it works on first."""
+
+    pipe: Connection
+    _process: SpawnProcess
+
+    def __init__(self, function: Callable[[Any, Rows], Any], shape: tuple[int, int], descriptor: int) -> None:
+        self._function, self._shape, self._descriptor = function, shape, descriptor
+        self.tasks: deque[tuple[int, Any]] = deque()
+        self._start()
+
+    def _start(self) -> None:
+        context = multiprocessing.get_context("spawn")  # a fork would copy the locks of torch's and HDF5's threads
+        self.pipe, theirs = context.Pipe()
+        self._process = context.Process(target=_work, args=(theirs, self._function, self._shape), daemon=True)
+        with theirs, _signals_held_back():
+            self._process.start()
+        with contextlib.suppress(ConnectionError):  # it is dead already, which the next one to ask it will see
+            send_handle(self.pipe, self._descriptor, self._process.pid or 0)
+
+    def restart(self) -> None:
+        """Replace the process, dead or alive, by a new one."""
+        self.end()
+        self._start()
+
+    def end(self) -> None:
+        """Kill the process: it holds nothing that could be lost."""
+        self.pipe.close()
+        if self._process.pid is not None:
+            self._process.kill()
+            self._process.join()
+
+
+def rows_in(descriptor: int, n_rows: int, length: int) -> Rows:
+    """Return shared memory as ``(n_rows, length)``."""
+    return np.frombuffer(mmap.mmap(descriptor, 2 * n_rows * length), np.int16).reshape(n_rows, length)
+
+
+@contextmanager
+def _signals_held_back() -> Iterator[None]:
+    """Start processes in which the signals that end a program stay blocked from their first moment on."""
+    resource_tracker.ensure_running()  # it would unblock them when it is started, with the first process
+    former = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, former)
+
+
+def _work(pipe: Connection, function: Callable[[Item, Rows], Result], shape: tuple[int, int]) -> None:
+    """Be a worker process: fill rows until the parent is gone."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_end_after, args=(parent.sentinel,), daemon=True).start()
+    keep_freed_memory()
+    with contextlib.suppress(EOFError, ConnectionError):  # nobody is there to be told
+        rows = rows_in(recv_handle(pipe), *shape)
+        while True:
+            row, item = pipe.recv()
+            _answer(pipe, row, outcome_of(function, item, rows[row]))
+
+
+def _answer(pipe: Connection, row: int, outcome: Result | Failure) -> None:
+    try:
+        pipe.send((row, outcome))
+    except ConnectionError:
+        raise
+    except Exception as error:  # the outcome cannot pass to another process
+        pipe.send((row, Failure(error)))
+
+
+def keep_freed_memory() -> None:
+    """Let arrays of a few megabytes reuse memory; for each of them asking the system again costs a seventh of the time.
+
+    glibc learns from the largest block that was freed what it should keep ("dynamic mmap threshold", at most 32 MB).
+    Memory that is never written to costs nothing.
+    """
+    np.empty(_LARGEST_LEARNT, np.uint8)
+
+
+def outcome_of(function: Callable[[Item, Rows], Result], item: Item, row: Rows) -> Result | Failure:
+    """Return what a function says of an item, or what it raised."""
+    try:
+        return function(item, row)
+    except Exception as error:
+        return Failure(error)
+
+
+def _end_after(sentinel: int) -> None:
+    wait([sentinel])
+    os._exit(1)

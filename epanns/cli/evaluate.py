@@ -9,10 +9,9 @@ import click
 
 from epanns import atomic
 from epanns.cli.options import EXISTING, EpannsCommand, emit, json_option, out_option, progress_counter, torch_device
-from epanns.cli.packs import in_order_of, open_packs, pack_options
+from epanns.cli.packs import in_order_of, open_packs, pack_options, tell_unknown_lengths
 
 if TYPE_CHECKING:
-    from epanns.data.dataset import PackDataset
     from epanns.evaluation.scores import ClassScore, Scores
 
 _SHOWN = 5
@@ -80,6 +79,8 @@ def command(
     rate = model.spec.front_end.sample_rate
     dataset = open_packs(packs, labels_file=labels_file, mp3_seconds=mp3_seconds, sample_rate=rate)
     dataset = in_order_of(model, dataset)
+    if window is not None:
+        tell_unknown_lengths(dataset, "windows")
     with progress_counter("clips", "clip") as progress:
         predictions = predict(model, dataset, protocol, batch_size=batch_size, workers=workers, progress=progress)
     scores = evaluate(predictions, dataset.labels, protocol, bootstrap=bootstrap, seed=seed)
@@ -87,10 +88,10 @@ def command(
         record = record_of_checkpoint(
             model,
             dataset,
+            predictions,
             scores,
             protocol,
             name=checkpoint.resolve().name,
-            split=_split(dataset),
             seconds=time.perf_counter() - started,
         )
         _write(out, record.to_dict(), scores)
@@ -123,18 +124,6 @@ def _class_lines(heading: str, rows: "list[ClassScore]") -> list[str]:
 
 def _number(value: float | None) -> str:
     return "undefined" if value is None else f"{value:.4f}"
-
-
-def _split(dataset: "PackDataset") -> str:
-    """Return the names of the splits that were scored; of a pack that does not say, the name of its file."""
-    from epanns.data.pack_format import PACK_FILE, read_pack_info
-
-    splits = {
-        split
-        for path in (source.path for source in dataset.sources)
-        for split in (read_pack_info(path).splits if (path / PACK_FILE).exists() else (path.stem,))
-    }
-    return "+".join(sorted(splits)) or "all"
 
 
 def _write(out: Path, record: dict[str, Any], scores: "Scores") -> None:

@@ -47,12 +47,19 @@ def open_packs(
     if unnamed is not None and not any(source.labels == unnamed for source in dataset.sources):
         log(f"--labels {labels_file} is not used: these packs name their classes themselves")
     for source in dataset.sources:
-        if n_empty := getattr(source, "n_empty", 0):
-            log(f"{source.path}: {n_empty:,} rows hold no sound and are left out")
+        for remark in source.remarks:
+            log(remark)
     for label_map in dataset.label_maps:
         if not label_map.is_identity:
             log(label_map.describe())
     return dataset
+
+
+def tell_unknown_lengths(dataset: "PackDataset", what: str) -> None:
+    """Tell where `what` is taken of rows with their padding, since a pack does not say where its clips end."""
+    for source in dataset.sources:
+        if not source.knows_lengths:
+            log(f"{source.path}: does not say how long its clips are: {what} take the zeros after short ones as sound")
 
 
 def in_order_of(model: "Cnn", dataset: "PackDataset") -> "PackDataset":

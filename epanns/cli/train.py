@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from epanns.cli.options import EXISTING, Decorator, EpannsCommand, emit, json_option, log, out_option, torch_device
-from epanns.cli.packs import in_order_of, open_packs, pack_options
+from epanns.cli.packs import in_order_of, open_packs, pack_options, tell_unknown_lengths
 from epanns.training.config import TrainingConfig
 
 if TYPE_CHECKING:
@@ -150,6 +150,8 @@ def run(
     if fresh:
         start_over(out)
     log(f"training on {describe_clips(train)}, sampler {config.sampler}; validation on {describe_clips(val)}")
+    if config.crop is not None:
+        tell_unknown_lengths(train, "crops and repetitions")
     with progress_of(config) as on_step:
         result = finetune(
             model.to(place),

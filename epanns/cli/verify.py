@@ -33,15 +33,18 @@ def command(pack: Path, labels_file: Path | None, memory_limit: float, as_json: 
     labels = None if labels_file is None else LabelSet.from_csv(labels_file)
     with progress_counter("verifying", "clip") as progress:
         found = verify_contained(pack, labels=labels, progress=progress, memory_limit=int(memory_limit * 2**30))
-    result = {"problems": list(found.problems), "remarks": list(found.remarks), "clips": found.clips}
+    problems = list(found.problems)
+    if found.unlisted:
+        problems.append(f"and {found.unlisted:,} more problems")
+    result = {"problems": problems, "remarks": list(found.remarks), "clips": found.clips}
     held = "every file, rule and checksum holds" if not found.remarks else "every rule that its format has holds"
     whole = f"{pack}: whole; {found.clips:,} clips read, {held}"
     emit(
         {"pack": str(pack), "ok": not found.problems, **result},
-        "\n".join([*(found.problems or [whole]), *found.remarks]),
+        "\n".join([*(problems or [whole]), *found.remarks]),
         as_json,
     )
-    if found.problems:
-        raise DataProblems(
-            f"{pack}: {len(found.problems)} problem(s) found, listed above; copy the pack again or pack again"
-        )
+    if problems:
+        number = len(found.problems) + found.unlisted
+        counted = f"{pack}: {number:,} {'problem' if number == 1 else 'problems'} found, listed above"
+        raise DataProblems(f"{counted}; copy the pack again or pack again" if found.opened else counted)

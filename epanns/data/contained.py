@@ -1,6 +1,7 @@
 """A function in a process of its own with a limit to its memory: if it crashes, that is an answer.
 
-What comes back is JSON, never a pickle: a process that a hostile file has taken over can still say only words.
+What comes back is JSON, never a pickle: a process that a hostile file has taken over can still say only words, of
+bounded length and without control characters, and one that says nothing is ended.
 """
 
 import json
@@ -17,7 +18,10 @@ from typing import Any
 from epanns.progress import Progress
 
 _SECONDS_BETWEEN_REPORTS = 0.1
-_LONGEST_MESSAGE = 1 << 28  # bytes
+_LONGEST_MESSAGE = 1 << 22  # bytes
+_LONGEST_LINE = 4000  # characters of what is shown to people
+_SECONDS_TO_END = 10  # for a process that has closed its end
+PATIENCE = 300.0  # seconds without a word; opening two million rows on a slow disk takes less
 
 
 class Crashed(Exception):  # noqa: N818 - an outcome, which the caller turns into words
@@ -29,7 +33,8 @@ def run_contained(
     *arguments: object,
     memory_limit: int,
     progress: Progress | None = None,
-    with_progress: bool = False,
+    tell: Callable[[str], None] | None = None,
+    patience: float = PATIENCE,
 ) -> Any:
     """Return what a function returns, called in a new process.
 
@@ -37,41 +42,87 @@ def run_contained(
         function: A function of a module; it returns what JSON can hold.
         *arguments: Its arguments; they are pickled on their way in.
         memory_limit: Bytes of memory that it may take beyond what its modules take.
-        progress: Called in this process with what the function reports.
-        with_progress: Whether the function takes `progress`.
+        progress: Called in this process with what the function reports. With this or `tell` the function takes both.
+        tell: Called in this process with each line that the function tells, as soon as it does.
+        patience: Seconds without progress, a line or an answer after which the process is ended.
 
     Raises:
-        Crashed: If the process ends by a signal, by an exception, or for want of memory.
+        Crashed: If the process ends by a signal, by an exception, for want of memory or of patience, or if what it
+            says has no sense.
     """
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(
-        target=_answer, args=(theirs, function, arguments, memory_limit, with_progress), daemon=True
-    )
+    reports = progress is not None or tell is not None
+    process = context.Process(target=_answer, args=(theirs, function, arguments, memory_limit, reports), daemon=True)
     process.start()
     theirs.close()
     try:
-        return _listen(ours, progress or _ignore)
+        return _listen(ours, progress or _ignore, tell or _ignore, patience)
     except EOFError:
-        process.join()
-        raise Crashed(_how_it_ended(process.exitcode or 0)) from None
+        process.join(_SECONDS_TO_END)
+        raise Crashed(_how_it_ended(process.exitcode)) from None
     finally:
         process.kill()
         process.join()
         ours.close()
 
 
-def _listen(connection: Connection, progress: Progress) -> Any:
+def _listen(connection: Connection, progress: Callable[..., None], tell: Callable[[str], None], patience: float) -> Any:
     while True:
-        kind, value = json.loads(connection.recv_bytes(_LONGEST_MESSAGE))
+        if not connection.poll(patience):
+            raise Crashed(f"was ended after {patience:g} s without progress")
+        kind, value = _received(connection)
         if kind == "answer":
             return value
         if kind == "failure":
-            raise Crashed(str(value))
-        progress(*value)
+            raise Crashed(value)
+        if kind == "progress":
+            progress(*value)
+        else:
+            tell(value)
 
 
-def _how_it_ended(exit_code: int) -> str:
+def _received(connection: Connection) -> tuple[str, Any]:
+    """Return the next message, whose value has the type that its kind must have, save for an answer's."""
+    try:
+        kind, value = json.loads(connection.recv_bytes(_LONGEST_MESSAGE))
+    except EOFError:
+        raise
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        raise senseless() from error
+    if kind == "answer":
+        return kind, value
+    if kind in ("failure", "line"):
+        return kind, line_of(value)
+    if kind == "progress" and isinstance(value, list) and len(value) == 2:  # noqa: PLR2004 - done, total
+        done, total = value
+        return kind, (count_of(done), None if total is None else count_of(total))
+    raise senseless()
+
+
+def senseless() -> Crashed:
+    """Return the error for an answer that no honest process gives."""
+    return Crashed("gave no sensible answer")
+
+
+def line_of(value: object) -> str:
+    """Return what must be text as one line of bounded length that a terminal shows and does not obey."""
+    if not isinstance(value, str):
+        raise senseless()
+    shown = value if len(value) <= _LONGEST_LINE else f"{value[:_LONGEST_LINE]}..."
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in shown)
+
+
+def count_of(value: object) -> int:
+    """Return what must be a number of things."""
+    if type(value) is not int or not 0 <= value < 1 << 63:
+        raise senseless()
+    return value
+
+
+def _how_it_ended(exit_code: int | None) -> str:
+    if exit_code is None:
+        return "closed its end without an answer"
     if exit_code >= 0:
         return f"ended with exit code {exit_code}"
     try:
@@ -81,14 +132,15 @@ def _how_it_ended(exit_code: int) -> str:
 
 
 def _answer(
-    connection: Connection, function: Callable[..., Any], arguments: tuple[Any, ...], limit: int, with_progress: bool
+    connection: Connection, function: Callable[..., Any], arguments: tuple[Any, ...], limit: int, reports: bool
 ) -> None:
     """Run in the new process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends this one
     _limit_memory(limit)
     try:
-        reporter = {"progress": _Reporter(connection)} if with_progress else {}
-        message = json.dumps(["answer", function(*arguments, **reporter)])
+        reporter = _Reporter(connection)
+        ways: dict[str, Any] = {"progress": reporter.progress, "tell": reporter.tell} if reports else {}
+        message = json.dumps(["answer", function(*arguments, **ways)])
     except MemoryError:
         message = json.dumps(["failure", f"needs more than {limit / 2**30:.3g} GiB of memory"])
     except Exception as error:  # whatever it is, the parent must hear of it
@@ -105,18 +157,26 @@ def _limit_memory(limit: int) -> None:
 
 
 class _Reporter:
-    """Sends progress to the parent, now and then; ends with it."""
+    """Sends progress to the parent, now and then, and every line at once; ends with it."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._reported = 0.0
 
-    def __call__(self, done: int, total: int | None) -> None:
+    def tell(self, line: str) -> None:
+        """Send a line."""
+        self._send("line", line)
+
+    def progress(self, done: int, total: int | None) -> None:
+        """Send how far it is, if the last time was a while ago or this is the end."""
         now = time.monotonic()
         if done == total or now - self._reported >= _SECONDS_BETWEEN_REPORTS:
             self._reported = now
-            self._connection.send_bytes(json.dumps(["progress", [done, total]]).encode())
+            self._send("progress", [done, total])
+
+    def _send(self, kind: str, value: object) -> None:
+        self._connection.send_bytes(json.dumps([kind, value]).encode())
 
 
-def _ignore(done: int, total: int | None) -> None:
+def _ignore(*_: object) -> None:
     pass

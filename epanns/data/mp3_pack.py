@@ -18,7 +18,7 @@ from epanns.data.global_heap import read_references, read_string
 from epanns.data.open_files import Stamp, close_files
 from epanns.data.pack_format import PackSettings
 from epanns.data.plain_hdf5 import opened, pack_errors, plain_datasets, refusal
-from epanns.data.source import ClipColumns, labels_of_width, refuse_wrong_ids
+from epanns.data.source import ClipColumns, labels_of_width, refuse_wrong_ids, remark_on_classes
 from epanns.errors import DataError, PackError
 from epanns.labels import LabelSet
 
@@ -35,8 +35,10 @@ class Mp3Pack:
 
     Attributes:
         path: The file.
-        dataset, labels, sample_rate, clip_samples, digest, columns: As `ClipSource` has them.
+        dataset, labels, sample_rate, clip_samples, digest, columns, knows_lengths, remarks: As `ClipSource` has them.
     """
+
+    knows_lengths = True
 
     def __init__(
         self, path: Path, *, labels: LabelSet | None = None, sample_rate: int = 32_000, seconds: float = 10.0
@@ -45,7 +47,8 @@ class Mp3Pack:
 
         Args:
             path: The file.
-            labels: Its classes; None for AudioSet's or FSD50K's, told by their number.
+            labels: Its classes; None for AudioSet's or FSD50K's, told by the bytes of a target and by a clip that has
+                the last of them: the bytes alone would suit up to eight numbers of classes.
             sample_rate: Rate to which clips are resampled, in Hz.
             seconds: Length to which they are cut or padded.
 
@@ -62,8 +65,10 @@ class Mp3Pack:
                 rows = rows_of(datasets["audio_name"], path)
                 names = read_strings(datasets["audio_name"], path, rows, longest=LONGEST_CLIP_ID)
                 width = (datasets["target"].shape or (0,))[-1]
-                self.labels = labels_of_width(_classes_of(width, labels), labels, path)
+                self.labels = _labels_of(width, labels, path)
                 targets = read_packed_targets(datasets["target"], path, rows, len(self.labels))
+                if labels is None and not targets.counts()[-1]:
+                    raise _unnamed(width, path, f" (no clip has the last of {len(self.labels)})")
             with pack_errors(path, "mp3", ADVICE):
                 refuse_shape(datasets["mp3"], path, rows, None)
                 self._references = read_references(datasets["mp3"], path)
@@ -73,6 +78,9 @@ class Mp3Pack:
         self.columns = ClipColumns.joined([ClipColumns(clip_ids, n_samples, targets, None)], path)
         content = [self.columns.digest, self.sample_rate, self.labels.digest, self._stamp.size]
         self.digest = atomic.sha256_of_json(content)
+        checksums = f"{path}: has no checksums: a damaged MP3 is noticed only where it does not decode"
+        guess = () if labels is not None else (remark_on_classes(len(self.labels), path),)
+        self.remarks: tuple[str, ...] = (checksums, *guess)
 
     def __len__(self) -> int:
         return len(self._references)
@@ -101,11 +109,24 @@ class Mp3Pack:
         close_files([self.path])
 
 
-def _classes_of(width: int, labels: LabelSet | None) -> int:
-    """Return how many classes targets of so many bytes have: as many as given, where these take as many bytes."""
-    if labels is not None and -(-len(labels) // 8) == width:
-        return len(labels)
-    return _KNOWN_WIDTHS.get(width, 8 * width)
+def _labels_of(width: int, labels: LabelSet | None, path: Path) -> LabelSet:
+    """Return the classes of targets of so many bytes: those given, where these take as many bytes."""
+    if labels is None:
+        if width not in _KNOWN_WIDTHS:
+            raise _unnamed(width, path)
+        return labels_of_width(_KNOWN_WIDTHS[width], None, path)
+    if -(-len(labels) // 8) != width:
+        raise PackError(f"{path}: has {_numbers(width)} classes, the labels given are {len(labels)}; give its own")
+    return labels
+
+
+def _unnamed(width: int, path: Path, detail: str = "") -> PackError:
+    return PackError(f"{path}: has {_numbers(width)} classes{detail} and does not name them; give --labels FILE.csv")
+
+
+def _numbers(width: int) -> str:
+    """Return how many classes targets of so many bytes may have."""
+    return f"{max(1, 8 * width - 7)} to {8 * width}"
 
 
 def _clip_id_of(name: str) -> str:

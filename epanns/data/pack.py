@@ -16,7 +16,7 @@ from epanns import atomic
 from epanns.data.pack_format import PACK_FILE, PackInfo, read_pack_info
 from epanns.data.shard import Shard
 from epanns.data.shard_schema import ShardShape
-from epanns.data.source import ClipColumns
+from epanns.data.source import ClipColumns, no_clips
 from epanns.errors import PackError
 
 
@@ -30,7 +30,11 @@ class Pack:
         info: The contents of ``pack.json``.
         digest: sha256 of ``pack.json``, which holds that of every shard.
         dataset, labels, sample_rate, clip_samples: As in `info`.
+        knows_lengths, remarks: As `ClipSource` has them.
     """
+
+    knows_lengths = True
+    remarks: tuple[str, ...] = ()
 
     def __init__(self, path: Path) -> None:
         """Open a finished pack.
@@ -59,7 +63,7 @@ class Pack:
         """Ids, lengths, targets and checksums of all clips; read once."""
         parts = [shard.read_columns() for shard in self.shards]
         if not parts:
-            raise PackError(f"{self.path}: holds no clips; every one was rejected or missing, see its rejects.csv")
+            raise no_clips(self.path)
         return ClipColumns.joined(parts, self.path)
 
     def read_into(self, index: int, out: NDArray[np.int16]) -> int:

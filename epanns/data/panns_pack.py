@@ -4,7 +4,7 @@ Rows that PANNs' packer left empty, since it did not find the sound, are no clip
 itself reads them as silence without a label.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,7 @@ from epanns.data.panns_file import PannsFile, PannsRows, open_panns_file
 from epanns.data.panns_format import clip_id_of
 from epanns.data.panns_index import PannsIndex, open_panns_index
 from epanns.data.plain_hdf5 import refusal
-from epanns.data.source import ClipColumns, labels_of_width, refuse_wrong_ids
+from epanns.data.source import ClipColumns, labels_of_width, no_clips, refuse_wrong_ids, remark_on_classes
 from epanns.data.targets import SparseTargets
 from epanns.errors import PackError
 from epanns.labels import LabelSet
@@ -33,8 +33,10 @@ class PannsPack:
         path: The file or folder that was named.
         files: Its waveform files.
         n_empty: Rows that hold nothing, which are left out.
-        dataset, labels, sample_rate, clip_samples, digest, columns: As `ClipSource` has them.
+        dataset, labels, sample_rate, clip_samples, digest, columns, knows_lengths, remarks: As `ClipSource` has them.
     """
+
+    knows_lengths = False
 
     def __init__(
         self, path: Path, index: PannsIndex, *, labels: LabelSet | None = None, info: PackInfo | None = None
@@ -58,6 +60,7 @@ class PannsPack:
         self._file_of, self._row_of = index.file_of[kept], index.row_of[kept]
         self.columns = ClipColumns.joined([_columns_of(index, kept, self.clip_samples, path)], path)
         self.digest = atomic.sha256_of(path / PACK_FILE) if info else self._digest()
+        self.remarks = tuple(self._remarks(named=info is not None or labels is not None, described=info is not None))
 
     def __len__(self) -> int:
         return len(self._row_of)
@@ -79,6 +82,15 @@ class PannsPack:
         for file in self.files:
             file.close()
 
+    def _remarks(self, *, named: bool, described: bool) -> Iterator[str]:
+        if not described:
+            yield f"{self.path}: has no checksums, as PANNs made it: a damaged sample cannot be told from a right one"
+        if self.n_empty:
+            rows = "row holds" if self.n_empty == 1 else "rows hold"
+            yield f"{self.path}: {self.n_empty:,} {rows} nothing, the sound was not found when it was packed: left out"
+        if not named:
+            yield remark_on_classes(len(self.labels), self.path)
+
     def _digest(self) -> str:
         sizes = [file.stamp.size for file in self.files]
         return atomic.sha256_of_json([self.columns.digest, self.sample_rate, self.labels.digest, sizes])
@@ -97,7 +109,7 @@ def open_panns_files(path: Path, files: Sequence[Path], *, labels: LabelSet | No
 def open_described_panns_pack(path: Path, info: PackInfo) -> PannsPack:
     """Open a pack in PANNs' format that `epanns pack` made: its pack.json names classes and files."""
     if not info.shards:
-        raise PackError(f"{path}: holds no clips; every one was rejected or missing, see its rejects.csv")
+        raise no_clips(path)
     found = [open_panns_file(path / shard.file) for shard in info.shards]
     for (file, _), shard in zip(found, info.shards, strict=True):
         there = (file.rows, file.clip_samples, file.sample_rate, file.num_classes)

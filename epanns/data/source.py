@@ -75,6 +75,8 @@ class ClipSource(Protocol):
         sample_rate: In Hz.
         clip_samples: Length of every row.
         digest: Hexadecimal sha256 that tells the pack's content, as far as the format allows without reading it all.
+        knows_lengths: Whether `read_into` tells a clip's own samples from the zeros after them.
+        remarks: What a user should know: what the format cannot tell, what was left out, what was guessed.
     """
 
     path: Path
@@ -83,6 +85,8 @@ class ClipSource(Protocol):
     sample_rate: int
     clip_samples: int
     digest: str
+    knows_lengths: bool
+    remarks: tuple[str, ...]
 
     def __len__(self) -> int: ...
 
@@ -119,7 +123,7 @@ def refuse_wrong_ids(clip_ids: NDArray[np.bytes_], path: Path) -> None:
         ) from error
 
 
-_KNOWN_CLASSES = {527: audioset, 200: fsd50k}
+_KNOWN_CLASSES = {527: ("AudioSet's", audioset), 200: ("FSD50K's", fsd50k)}
 
 
 def labels_of_width(num_classes: int, labels: LabelSet | None, path: Path) -> LabelSet:
@@ -129,9 +133,19 @@ def labels_of_width(num_classes: int, labels: LabelSet | None, path: Path) -> La
         PackError: If the number differs, or none are given and the number is no known data set's.
     """
     if labels is None and num_classes in _KNOWN_CLASSES:
-        return _KNOWN_CLASSES[num_classes]()
+        return _KNOWN_CLASSES[num_classes][1]()
     if labels is None:
         raise PackError(f"{path}: has {num_classes} classes and does not name them; give --labels FILE.csv")
     if len(labels) != num_classes:
         raise PackError(f"{path}: has {num_classes} classes, the labels given are {len(labels)}; give its own")
     return labels
+
+
+def remark_on_classes(num_classes: int, path: Path) -> str:
+    """Return whose the classes of a pack are taken to be, by their number."""
+    return f"{path}: its {num_classes} classes are taken to be {_KNOWN_CLASSES[num_classes][0]}; --labels names others"
+
+
+def no_clips(path: Path) -> PackError:
+    """Return the error for a pack of ours without clips, from which nothing can be learnt."""
+    return PackError(f"{path}: holds no clips; every one was rejected or missing, see its rejects.csv")

@@ -1,29 +1,29 @@
 """The check of a whole pack of any format: every file, every rule, every clip."""
 
 import csv
+import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from epanns import atomic
-from epanns.data.contained import Crashed, run_contained
-from epanns.data.mp3_pack import Mp3Pack
+from epanns.data.contained import Crashed, count_of, line_of, run_contained, senseless
 from epanns.data.opening import is_panns, open_pack
 from epanns.data.pack import Pack
 from epanns.data.pack_format import JOURNAL_FILE, PACK_FILE, REJECTS_FILE, PackInfo, ShardInfo, read_pack_info
 from epanns.data.panns_format import index_file
 from epanns.data.panns_index import open_panns_index
-from epanns.data.panns_pack import PannsPack
 from epanns.data.shard import Shard
-from epanns.data.source import ClipColumns, ClipSource
+from epanns.data.source import ClipColumns, ClipSource, no_clips
 from epanns.errors import EpannsError, PackError
 from epanns.labels import LabelSet
 from epanns.progress import Progress
 
 DEFAULT_MEMORY_LIMIT = 4 << 30  # bytes
+MOST_PROBLEMS = 1000  # that are listed; the others are counted
+_HASHED_AT_ONCE = 1 << 24  # bytes
 
 
 @dataclass(frozen=True)
@@ -34,11 +34,33 @@ class Verification:
         problems: What is wrong, one line each; none says that the pack is whole as far as its format can tell.
         remarks: What the format cannot tell, and what was left out.
         clips: How many were read.
+        unlisted: How many problems there are beyond the `MOST_PROBLEMS` that are listed.
+        opened: Whether it could be opened as a pack at all; the one problem says why not.
     """
 
     problems: tuple[str, ...]
     remarks: tuple[str, ...] = ()
     clips: int = 0
+    unlisted: int = 0
+    opened: bool = True
+
+
+class _Problems:
+    """Lists problems up to a number, counts the others, and passes each on as soon as it is found."""
+
+    def __init__(self, tell: Callable[[str], None] | None) -> None:
+        self.listed: list[str] = []
+        self.unlisted, self._tell = 0, tell
+
+    def add(self, problems: Iterable[str]) -> None:
+        """List or count problems."""
+        for problem in problems:
+            if len(self.listed) == MOST_PROBLEMS:
+                self.unlisted += 1
+                continue
+            self.listed.append(problem)
+            if self._tell is not None:
+                self._tell(problem)
 
 
 class _Count:
@@ -55,7 +77,13 @@ class _Count:
             self._progress(self._passed, self._total)
 
 
-def verify_pack(path: Path, *, labels: LabelSet | None = None, progress: Progress | None = None) -> Verification:
+def verify_pack(
+    path: Path,
+    *,
+    labels: LabelSet | None = None,
+    progress: Progress | None = None,
+    tell: Callable[[str], None] | None = None,
+) -> Verification:
     """Check a pack in this process.
 
     Of our own packs are read ``pack.json``, the list of files, the sha256 and the schema of every shard, and the crc32
@@ -65,20 +93,24 @@ def verify_pack(path: Path, *, labels: LabelSet | None = None, progress: Progres
     Args:
         path: As `open_pack` takes it.
         labels: As `open_pack` takes them.
-        progress: Called with (clips checked, clips in all).
+        progress: Called with (clips checked, clips in all), also while a large file is hashed.
+        tell: Called with each problem that is listed, as soon as it is found.
     """
+    problems = _Problems(tell)
     try:
         source = open_pack(path, labels=labels)
     except PackError as error:
-        return Verification((str(error),))
-    if isinstance(source, Pack):
-        return _verify_own(source, progress)
+        problems.add([str(error)])
+        return Verification(tuple(problems.listed), opened=False)
     count = _Count(progress, len(source))
-    described = path.is_dir() and (path / PACK_FILE).exists()
-    problems = _problems_of_described(path) if described else []
-    problems += _problems_of_source(source, count)
+    if isinstance(source, Pack):
+        _verify_own(source, problems, count)
+    else:
+        if path.is_dir() and (path / PACK_FILE).exists():
+            _verify_described(path, problems, count)
+        problems.add(_problems_of_source(source, count))
     source.close()
-    return Verification(tuple(problems), tuple(_remarks_of(source, described)), count.read)
+    return Verification(tuple(problems.listed), source.remarks, count.read, problems.unlisted)
 
 
 def verify_contained(
@@ -104,63 +136,92 @@ def verify_contained(
         if progress is not None:
             progress(clips, total)
 
+    problems: list[str] = []
+
+    def tell(problem: str) -> None:
+        if len(problems) == MOST_PROBLEMS:
+            raise senseless()
+        problems.append(problem)
+
     try:
-        problems, remarks, clips = run_contained(
-            _verified, path, labels, memory_limit=memory_limit, progress=note, with_progress=True
-        )
+        answer = run_contained(_verified, path, labels, memory_limit=memory_limit, progress=note, tell=tell)
+        return _verification_of(answer, problems)
     except Crashed as crash:
         advice = "a file is damaged or made to do harm: fetch the pack again, or raise --memory-limit if you trust it"
-        return Verification((f"{path}: the check {crash} after {done} clips; {advice}",), (), done)
-    return Verification(tuple(problems), tuple(remarks), clips)
+        problems.append(f"{path}: the check {crash} after {done} clips; {advice}")
+        return Verification(tuple(problems), (), done)
 
 
-def _verified(path: Path, labels: LabelSet | None, progress: Progress) -> tuple[list[str], list[str], int]:
-    """Run in the process of its own."""
+def _verified(path: Path, labels: LabelSet | None, progress: Progress, tell: Callable[[str], None]) -> list[object]:
+    """Run in the process of its own; the problems are told as they are found."""
     try:
-        found = verify_pack(path, labels=labels, progress=progress)
+        found = verify_pack(path, labels=labels, progress=progress, tell=tell)
     except EpannsError as error:
-        return [str(error)], [], 0
-    return list(found.problems), list(found.remarks), found.clips
+        tell(str(error))
+        return [[], 0, 0, False]
+    return [found.remarks, found.clips, found.unlisted, found.opened]
 
 
-def _verify_own(pack: Pack, progress: Progress | None) -> Verification:
-    problems = [*_problems_of_files(pack.path, pack.info), *_problems_of_rejects(pack.path, pack.info)]
+def _verification_of(answer: object, problems: Sequence[str]) -> Verification:
+    """Return the answer of `_verified`; raise `Crashed` unless it looks like one."""
+    if not isinstance(answer, list) or len(answer) != 4 or not isinstance(answer[0], list):  # noqa: PLR2004
+        raise senseless()
+    remarks, clips, unlisted, opened = answer
+    if not isinstance(opened, bool) or len(remarks) > MOST_PROBLEMS:
+        raise senseless()
+    lines = tuple(line_of(remark) for remark in remarks)
+    return Verification(tuple(problems), lines, count_of(clips), count_of(unlisted), opened)
+
+
+def _verify_own(pack: Pack, problems: _Problems, count: _Count) -> None:
+    problems.add(_problems_of_files(pack.path, pack.info))
+    problems.add(_problems_of_rejects(pack.path, pack.info))
+    if not pack.shards:
+        problems.add([str(no_clips(pack.path))])
     clip_ids: dict[bytes, str] = {}
-    count = _Count(progress, len(pack))
     for shard, info in zip(pack.shards, pack.info.shards, strict=True):
-        problems += _problems_of_sha256(pack.path, info)
+        problems.add(_problems_of_sha256(pack.path, info, count))
         try:
             columns = shard.read_columns()
         except PackError as error:
-            problems.append(str(error))
+            problems.add([str(error)])
             count.add(passed=info.clips)
         else:
-            problems += _problems_of_ids(shard, columns, clip_ids)
-            problems += _problems_of_clips(shard, columns, count)
-    pack.close()
-    return Verification(tuple(problems), (), count.read)
+            problems.add(_problems_of_ids(shard, columns, clip_ids))
+            problems.add(_problems_of_clips(shard, columns, count))
 
 
-def _problems_of_described(path: Path) -> list[str]:
+def _verify_described(path: Path, problems: _Problems, count: _Count) -> None:
     """Check what pack.json says of a pack in PANNs' format, and its index."""
     info = read_pack_info(path)
-    problems = [*_problems_of_files(path, info), *_problems_of_rejects(path, info)]
+    problems.add(_problems_of_files(path, info))
+    problems.add(_problems_of_rejects(path, info))
     for shard in info.shards:
-        problems += _problems_of_sha256(path, shard)
+        problems.add(_problems_of_sha256(path, shard, count))
     index = path / index_file(info.settings.splits)
     try:
         rows = len(open_panns_index(index).row_of)
     except PackError as error:
-        return [*problems, str(error)]
+        problems.add([str(error)])
+        return
     if rows != info.counts.clips:
-        problems.append(f"{index}: has {rows} rows, the pack {info.counts.clips}; pack again")
-    return problems
+        problems.add([f"{index}: has {rows} rows, the pack {info.counts.clips}; pack again"])
 
 
-def _problems_of_sha256(path: Path, shard: ShardInfo) -> Iterator[str]:
+def _problems_of_sha256(path: Path, shard: ShardInfo, count: _Count) -> Iterator[str]:
     file = path / shard.file
-    if file.is_file() and atomic.sha256_of(file) != shard.sha256:
+    if file.is_file() and _sha256_of(file, count) != shard.sha256:
         yield f"{file}: its sha256 is not the one in {PACK_FILE}: the file has changed"
+
+
+def _sha256_of(file: Path, count: _Count) -> str:
+    """Return a file's sha256 and report progress meanwhile: large files on slow disks take minutes."""
+    content = hashlib.sha256()
+    with file.open("rb") as opened:
+        while block := opened.read(_HASHED_AT_ONCE):
+            content.update(block)
+            count.add(passed=0)
+    return content.hexdigest()
 
 
 def _problems_of_files(path: Path, info: PackInfo) -> Iterator[str]:
@@ -218,15 +279,3 @@ def _problems_of_source(source: ClipSource, count: _Count) -> Iterator[str]:
         except PackError as error:
             yield str(error)
         count.add(read=1)
-
-
-def _remarks_of(source: ClipSource, described: bool) -> Iterator[str]:
-    if isinstance(source, Mp3Pack):
-        yield f"{source.path}: has no checksums: a damaged MP3 is noticed only where it does not decode"
-    if not isinstance(source, PannsPack):
-        return
-    if not described:
-        yield f"{source.path}: has no checksums, as PANNs made it: a damaged sample cannot be told from a right one"
-    if source.n_empty:
-        rows = "row holds" if source.n_empty == 1 else "rows hold"
-        yield f"{source.path}: {source.n_empty} {rows} nothing, the sound was not found when it was packed: left out"

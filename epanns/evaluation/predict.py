@@ -97,11 +97,13 @@ class Predictions:
         clip_ids: ``(clips,)``.
         scores: ``(clips, classes)`` float64 in [0, 1].
         target: ``(clips, classes)`` bool.
+        mean_samples: Mean number of samples of the clips before their padding, as they were read.
     """
 
     clip_ids: tuple[str, ...]
     scores: NDArray[np.float64]
     target: NDArray[np.bool_]
+    mean_samples: float = 0.0
 
 
 def predict(
@@ -124,28 +126,42 @@ def predict(
         progress: Told the number of clips done and in all after each batch.
 
     Raises:
-        ConfigError: If model and pack differ in sample rate or classes.
+        ConfigError: If model and pack differ in sample rate or classes, or clips shall be heard at their own length and
+            a pack does not tell it.
         PackError: If the pack has no clip.
         CheckpointError: If the network gives a score that is not finite.
     """
     require_same_task(model, dataset)
     if len(dataset) == 0:
         raise PackError("the pack has no clip: nothing to evaluate")
+    if protocol is not None and protocol.own_length:
+        _refuse_unknown_lengths(dataset)
     clip_ids: list[str] = []
-    scores, target = [], []
+    scores, target, n_samples = [], [], 0
     device = next(model.parameters()).device
     loader = make_loader(dataset, sequential_batches(len(dataset), batch_size), workers=workers)
     with evaluation_mode(model), torch.no_grad():
         for batch in loader:
             clipwise = _score_batch(model, batch.to(device), protocol or EvaluationProtocol(), batch_size)
             clip_ids += batch.clip_ids
+            n_samples += int(batch.n_samples.sum())
             scores.append(clipwise.double().cpu().numpy())
             target.append(batch.target.cpu().numpy())
             if progress is not None:
                 progress(len(clip_ids), len(dataset))
-    predictions = Predictions(tuple(clip_ids), np.concatenate(scores), np.concatenate(target))
+    mean_samples = n_samples / len(clip_ids)
+    predictions = Predictions(tuple(clip_ids), np.concatenate(scores), np.concatenate(target), mean_samples)
     _require_finite(predictions, model.spec.name)
     return predictions
+
+
+def _refuse_unknown_lengths(dataset: PackDataset) -> None:
+    for source in dataset.sources:
+        if not source.knows_lengths:
+            raise ConfigError(
+                f"own_length: {source.path} does not say how long its clips are, PANNs' format has no place for it: "
+                "score whole clips, or pack the sound in our own format"
+            )
 
 
 def window_starts(n_samples: int, window: int, hop: int) -> list[int]:

@@ -6,7 +6,8 @@ from typing import Any
 from epanns.atomic import sha256_of_json
 from epanns.complexity.macs import profile
 from epanns.data.dataset import PackDataset
-from epanns.evaluation.predict import EvaluationProtocol
+from epanns.data.pack_format import PACK_FILE, read_pack_info
+from epanns.evaluation.predict import EvaluationProtocol, Predictions
 from epanns.evaluation.scores import Scores
 from epanns.installed import versions
 from epanns.models.cnn import Cnn
@@ -24,11 +25,11 @@ _OUTCOMES = frozenset({"step", "parent_sha256", "best_step", "validation_mAP"})
 def record_of_checkpoint(
     model: Cnn,
     dataset: PackDataset,
+    predictions: Predictions,
     scores: Scores,
     protocol: EvaluationProtocol,
     *,
     name: str,
-    split: str,
     seconds: float,
 ) -> RunRecord:
     """Return the record of one evaluation.
@@ -40,10 +41,10 @@ def record_of_checkpoint(
     Args:
         model: The network, as loaded.
         dataset: Clips it was scored on.
-        scores: How well.
+        predictions: Its scores of each clip.
+        scores: How well they fit.
         protocol: How they were heard.
         name: Name of the checkpoint, for people.
-        split: Name of the part of the data set.
         seconds: Wall-clock time of the evaluation.
     """
     plan = None if not model.provenance.get("plan") else PruningPlan.from_dict(model.provenance["plan"])
@@ -52,7 +53,8 @@ def record_of_checkpoint(
     steps = steps_of(model.provenance)
     heard = dataset.clip_seconds if protocol.window is None else protocol.window
     if protocol.own_length:  # the cost of a clip of mean length; multiply-adds grow with the length
-        heard = round(float(dataset.n_samples.mean()) / dataset.sample_rate, 3)
+        heard = round(predictions.mean_samples / dataset.sample_rate, 3)
+    split = split_of(dataset)
     identity = {
         "kind": "evaluated",
         "checkpoint": f"{name}@{str(model.provenance.get('sha256'))[:12]}",
@@ -83,6 +85,16 @@ def record_of_checkpoint(
         versions=versions(*DECISIVE_PACKAGES),
         seconds=round(seconds, 3),
     )
+
+
+def split_of(dataset: PackDataset) -> str:
+    """Return the names of the splits that were scored; of a pack that does not say, the name of its file."""
+    splits = {
+        split
+        for path in (source.path for source in dataset.sources)
+        for split in (read_pack_info(path).splits if (path / PACK_FILE).exists() else (path.stem,))
+    }
+    return "+".join(sorted(splits)) or "all"
 
 
 def _settings_of(steps: Sequence[Step]) -> dict[str, dict[str, Any]]:

@@ -55,7 +55,9 @@ def test_the_same_clips_score_the_same_in_pannss_layout(epanns, tiny_packs, as_p
     panns = as_panns(tiny_packs["test"])
     code, theirs, err = evaluate("--data", panns, "--labels", labels, "--out", tmp_path / "scores")
     assert (code, json.loads(theirs)) == (0, json.loads(ours))
-    assert "test.h5: 1 rows hold no sound and are left out" in err
+    assert "test.h5: 1 row holds nothing, the sound was not found when it was packed: left out" in err
+    assert "test.h5: has no checksums" in err
+    assert "does not say how long" not in err
     record = json.loads((tmp_path / "scores" / "result.json").read_text())
     assert (record["dataset"], record["config"]["split"]) == ("test", "test")
     code, _, err = evaluate("--data", panns)
@@ -80,3 +82,36 @@ def test_packs_of_three_formats_are_learnt_together(epanns, tiny_packs, as_panns
     code, _, err = epanns(*model, *train, "--val", tiny_packs["val"], *steps, "--out", tmp_path / "other")
     assert code == 1
     assert "20 of 20 validation clips are training clips too (told by their ids alone" in err
+
+
+def test_lengths_that_a_pack_does_not_tell_are_not_made_up(epanns, tiny_packs, as_panns, labels, checkpoint, tmp_path):
+    panns = as_panns(tiny_packs["test"])
+    evaluate = partial(epanns, "evaluate", checkpoint, "--bootstrap", 0, "--data", panns, "--labels", labels)
+    code, _, err = evaluate("--own-length")
+    assert code == 1
+    assert f"own_length: {panns} does not say how long its clips are" in err
+    code, _, err = evaluate("--window", 0.25)
+    assert code == 0
+    assert f"{panns}: does not say how long its clips are: windows take the zeros after short ones as sound" in err
+
+
+@pytest.mark.parametrize("options", [("--crop-seconds", 0.4), ("--short-clips", "repeat")])
+def test_training_tells_where_padding_counts_as_sound(epanns, tiny_packs, as_panns, labels, tmp_path, options):
+    panns = as_panns(tiny_packs["val"])
+    steps = ("--iterations", 1, "--validate-every", 1, "--batch-size", 4, *options)
+    packs = ("--train", panns, "--labels", labels, "--val", tiny_packs["test"])
+    code, _, err = epanns("train", "Cnn14_8k", "--width", 0.03, *packs, *steps, "--out", tmp_path / "run")
+    assert code == 0, err
+    assert f"{panns}: does not say how long its clips are: crops and repetitions take the zeros" in err
+
+
+def test_the_cost_of_clips_of_an_mp3_pack_is_that_of_their_own_length(epanns, labels, checkpoint, tmp_path):
+    sounds = [encoded(seconds, 400) for seconds in (0.5, 1.0, 3.0)]
+    mp3 = write_mp3_file(
+        tmp_path / "tones.hdf", [f"{index}.mp3" for index in range(3)], sounds, np.eye(3, 4, dtype=bool)
+    )
+    how = ("--labels", labels, "--mp3-seconds", 2, "--own-length", "--bootstrap", 0, "--out", tmp_path / "scores")
+    code, _, err = epanns("evaluate", checkpoint, "--data", mp3, *how)
+    assert code == 0, err
+    record = json.loads((tmp_path / "scores" / "result.json").read_text())
+    assert record["clip_seconds"] == pytest.approx((0.5 + 1.0 + 2.0) / 3, abs=0.01)

@@ -44,7 +44,7 @@ def test_a_damaged_pack_is_listed_with_exit_code_3(verify, pack, damage):
     assert code == 3
     assert f"{shard}: its sha256 is not the one in pack.json: the file has changed" in out
     assert len(out.splitlines()) == 2
-    assert f"epanns: {pack}: 2 problem(s) found, listed above; copy the pack again or pack again" in err
+    assert f"epanns: {pack}: 2 problems found, listed above; copy the pack again or pack again" in err
     assert len(json.loads(verify(pack, "--json")[1])["problems"]) == 2
 
 
@@ -52,6 +52,15 @@ def test_what_is_no_pack_is_exit_code_3(verify, tmp_path):
     code, out, _ = verify(tmp_path)
     assert code == 3
     assert "has no pack.json, so it is no pack; make one with `epanns pack`" in out
+
+
+def test_what_is_no_pack_is_not_told_to_be_packed_again(verify, tmp_path):
+    (tmp_path / "list.csv").write_text("a,b\n")
+    (tmp_path / "hdf5s" / "indexes").mkdir(parents=True)
+    for path in (tmp_path / "list.csv", tmp_path / "hdf5s"):
+        code, _, err = verify(path)
+        assert code == 3
+        assert err.endswith(f"{path}: 1 problem found, listed above\n")
 
 
 def test_a_path_that_is_not_there_is_wrong_usage(verify, tmp_path):

@@ -13,6 +13,9 @@ from epanns.labels import LabelSet
 class MemoryPack:
     """A `ClipSource` whose clip i is ``i + 1, i + 2, ...`` for as long as it lasts, then zeros."""
 
+    knows_lengths = True
+    remarks: tuple[str, ...] = ()
+
     def __init__(
         self,
         name: str,

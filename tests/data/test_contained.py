@@ -1,3 +1,5 @@
+import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -7,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from epanns.data import contained
 from epanns.data.contained import Crashed, run_contained
 
 LIMIT = 1 << 30
@@ -34,6 +37,65 @@ def test_however_it_ends_it_is_an_answer(function, arguments, message):
 
 def test_the_limit_is_of_the_function_not_of_its_modules():
     assert run_contained(len, b"x", memory_limit=1 << 20) == 1
+
+
+def test_what_says_nothing_is_ended():
+    with pytest.raises(Crashed, match=r"was ended after 0\.5 s without progress"):
+        run_contained(time.sleep, 300, memory_limit=LIMIT, patience=0.5)
+
+
+@pytest.fixture
+def said(monkeypatch):
+    """What the parent makes of some messages."""
+
+    def listen(*messages, progress=print, tell=print):
+        ours, theirs = multiprocessing.Pipe(duplex=False)
+        with ours, theirs:
+            for message in messages:
+                theirs.send_bytes(message if isinstance(message, bytes) else json.dumps(message).encode())
+            return contained._listen(ours, progress, tell, 10)
+
+    return listen
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        b"no JSON",
+        b"\xff\xfe",
+        b"[" * 50_000,
+        b"7",
+        b"[]",
+        b'["answer"]',
+        b'["answer", 1, 2]',
+        b"[[], {}]",
+        ["other", 1],
+        ["progress", 3],
+        ["progress", [1, 2, 3]],
+        ["progress", ["1", 2]],
+        ["progress", [1, 2.5]],
+        ["progress", [-1, None]],
+        ["progress", [True, 2]],
+        ["progress", [1 << 63, 2]],
+        ["line", ["x"]],
+        ["failure", None],
+    ],
+)
+def test_an_answer_without_sense_is_a_crash(said, message):
+    with pytest.raises(Crashed, match="gave no sensible answer"):
+        said(message)
+
+
+def test_an_enormous_answer_is_a_crash(said, monkeypatch):
+    monkeypatch.setattr(contained, "_LONGEST_MESSAGE", 100)
+    with pytest.raises(Crashed, match="gave no sensible answer"):
+        said(["answer", "x" * 200])
+
+
+def test_a_terminal_shows_what_is_said_and_does_not_obey(said):
+    lines = []
+    said(["line", "a\x1b[2J\n\ud800b"], ["line", "x" * 9000], ["answer", 0], tell=lines.append)
+    assert lines == ["a\\x1b[2J\\n\\ud800b", "x" * 4000 + "..."]
 
 
 INTERRUPTED = """

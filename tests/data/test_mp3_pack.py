@@ -72,10 +72,30 @@ def test_classes_are_told_by_their_number(tmp_path, contents):
 
 
 def test_classes_that_nobody_names_are_asked_for(file):
-    with pytest.raises(PackError, match=r"eval_mp3\.hdf: has 16 classes and does not name them; give --labels FILE"):
+    with pytest.raises(
+        PackError, match=r"eval_mp3\.hdf: has 9 to 16 classes and does not name them; give --labels FILE"
+    ):
         open_pack(file)
-    with pytest.raises(PackError, match=r"eval_mp3\.hdf: has 16 classes, the labels given are 527"):
+    with pytest.raises(PackError, match=r"eval_mp3\.hdf: has 9 to 16 classes, the labels given are 527"):
         open_pack(file, labels=audioset())
+
+
+@pytest.mark.parametrize(("width", "taken_to_be"), [(527, "AudioSet's"), (200, "FSD50K's")])
+def test_classes_are_guessed_only_where_a_clip_has_the_last_and_the_guess_is_told(
+    tmp_path, contents, width, taken_to_be
+):
+    target = np.zeros((5, width), bool)
+    target[1, width - 2] = True  # one class fewer would do
+    path = write_mp3_file(tmp_path / "x.hdf", NAMES, contents, target)
+    most = -(-width // 8) * 8
+    message = rf"x\.hdf: has {most - 7} to {most} classes \(no clip has the last of {width}\) and does not name them"
+    with pytest.raises(PackError, match=message):
+        open_pack(path)
+    others = LabelSet.numbered(width - 1)
+    assert not any("taken to be" in remark for remark in open_pack(path, labels=others).remarks)
+    target[3, width - 1] = True
+    remarks = open_pack(write_mp3_file(path, NAMES, contents, target)).remarks
+    assert remarks[-1] == f"{path}: its {width} classes are taken to be {taken_to_be}; --labels names others"
 
 
 def test_bits_beyond_the_classes_are_refused(tmp_path, contents):

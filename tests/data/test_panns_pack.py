@@ -102,7 +102,9 @@ def test_classes_are_audiosets_where_there_are_527(tmp_path, file):
     with h5py.File(file, "r+") as opened:
         del opened["target"]
         opened["target"] = np.eye(7, 527, dtype=bool)
-    assert open_pack(file).labels == audioset()
+    pack = open_pack(file)
+    assert pack.labels == audioset()
+    assert pack.remarks[-1] == f"{file}: its 527 classes are taken to be AudioSet's; --labels names others"
 
 
 def test_classes_that_nobody_names_are_asked_for(file):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from epanns import atomic
+from epanns.data import verification
 from epanns.data.packer import pack_manifest
 from epanns.data.verification import Verification, verify_contained, verify_pack
 from epanns.labels import LabelSet
@@ -22,7 +23,7 @@ def test_a_whole_pack_has_no_problems_and_every_clip_is_counted(made):
     seen = []
     found = verify_pack(made / "pack", progress=lambda done, total: seen.append((done, total)))
     assert found == Verification((), (), 20)
-    assert seen == [(done, 20) for done in range(1, 21)]
+    assert list(dict.fromkeys(seen)) == [(done, 20) for done in range(21)]
 
 
 def test_a_damaged_clip_is_listed_and_the_others_are_still_checked(own):
@@ -93,6 +94,40 @@ def test_a_list_of_rejects_of_another_length_is_found(own):
 def test_what_is_no_pack_is_one_problem(tmp_path):
     (problem,) = verify_pack(tmp_path).problems
     assert "has no pack.json, so it is no pack" in problem
+
+
+def test_problems_are_listed_up_to_a_number_and_counted_beyond(own, monkeypatch):
+    pack = own / "pack"
+    for number in range(5):
+        (pack / f"other{number}").touch()
+    monkeypatch.setattr(verification, "MOST_PROBLEMS", 3)
+    told = []
+    found = verify_pack(pack, tell=told.append)
+    assert (len(found.problems), found.unlisted, found.clips) == (3, 2, 20)
+    assert tuple(told) == found.problems
+
+
+@pytest.mark.parametrize("answer", [None, [], [[], 1, 0], [[1], 1, 0, True], [[], -1, 0, True], [[], 1, 0, 1]])
+def test_an_answer_of_another_shape_is_a_crash_that_keeps_what_was_told(made, monkeypatch, answer):
+    def crash(function, *arguments, tell, **options):
+        tell("a problem")
+        return answer
+
+    monkeypatch.setattr(verification, "run_contained", crash)
+    first, last = verify_contained(made / "pack").problems
+    assert first == "a problem"
+    assert "pack: the check gave no sensible answer after 0 clips" in last
+
+
+@pytest.mark.parametrize("format", ["epanns", "panns"])
+def test_a_pack_without_clips_is_a_problem_in_every_format(own, tmp_path, format):
+    for sound in (own / "set").rglob("*.wav"):
+        sound.write_bytes(b"no sound")
+    pack_manifest(own / "set.csv", tmp_path / "pack", replace(SETTINGS, format=format), max_bad=1.0)
+    found = verify_pack(tmp_path / "pack")
+    assert found.problems == (
+        f"{tmp_path / 'pack'}: holds no clips; every one was rejected or missing, see its rejects.csv",
+    )
 
 
 def test_the_check_in_a_process_of_its_own_says_the_same(own):

@@ -32,6 +32,7 @@ class FakeDataset(torch.utils.data.Dataset):
     """What `predict` needs of a `PackDataset`, from memory."""
 
     labels, sample_rate, clip_samples, dataset_name = LABELS, RATE, RATE, "fake"
+    sources = ()
 
     def __init__(self, lengths):
         rng = np.random.default_rng(0)

@@ -87,8 +87,9 @@ def test_a_checkpoint_scored_by_itself_tells_what_the_sweep_tells(finished):
     for ratio, name in ((None, "base"), (0.5, "finetuned")):
         swept = records[ratio]
         model = load(finished / "trials" / swept.trial_id / name)
-        scores = evaluate(predict(model, dataset, protocol), dataset.labels, protocol, bootstrap=0)
-        alone = record_of_checkpoint(model, dataset, scores, protocol, name=name, split="test", seconds=0.0)
+        predictions = predict(model, dataset, protocol)
+        scores = evaluate(predictions, dataset.labels, protocol, bootstrap=0)
+        alone = record_of_checkpoint(model, dataset, predictions, scores, protocol, name=name, seconds=0.0)
         for key in ("width", "criterion", "layers", "ratio", "recover", "finetune_iterations", "seed", "plan_digest"):
             if not (key == "layers" and ratio == 0.5):  # a sweep names blocks, a plan layers
                 assert getattr(alone, key) == getattr(swept, key), (ratio, key)

@@ -51,8 +51,8 @@ def ordered_rows(
             are in a row. The item is named.
         ConfigError: If there is no memory for the rows.
     """
+    keep_freed_memory()  # here too: the process that writes the shards
     if jobs <= 1:
-        keep_freed_memory()
         row = np.empty(length, np.int16)
         for item in items:
             outcome = outcome_of(function, item, row)

@@ -30,6 +30,9 @@ class LabelSet:
     def __post_init__(self) -> None:
         if len(self.names) != len(self.mids):
             raise DataError(f"a label set has {len(self.names)} names and {len(self.mids)} mids: give one mid per name")
+        repeated = sorted(mid for mid, count in Counter(self.mids).items() if mid and count > 1)
+        if repeated:
+            raise DataError(f"AudioSet identifier {repeated[0]!r} stands more than once: identifiers must differ")
         repeated = sorted(name for name, count in Counter(self.names).items() if count > 1)
         if repeated:
             raise DataError(f"label {repeated[0]!r} stands more than once: names must differ")

@@ -72,3 +72,10 @@ def test_the_first_repeated_name_is_told_among_very_many():
 def test_names_and_mids_must_pair():
     with pytest.raises(DataError, match="2 names and 1 mids"):
         LabelSet(("a", "b"), ("",))
+
+
+def test_an_identifier_stands_once():
+    with pytest.raises(
+        DataError, match="AudioSet identifier '/m/09x0r' stands more than once: identifiers must differ"
+    ):
+        LabelSet(("a", "b"), ("/m/09x0r", "/m/09x0r"))

@@ -4,12 +4,13 @@ Decoding itself is in `epanns.audio.decoding`.
 """
 
 import re
+import zlib
 from dataclasses import dataclass
 from typing import BinaryIO
 
-_LARGEST_OGG_PAGE = 65_307  # bytes: 27 of header, 255 of lacing, 255 * 255 of packets (RFC 3533, section 6)
 _LAST_PAGE_FLAG = 0x04
-_LENGTH_UNKNOWN = (0, 0xFFFFFFFF)  # written by encoders that could not seek back to fill the length in
+_LONGEST_KNOWN = 0x7FFFFF00  # bytes; encoders that could not seek back to fill the length in write more, or 0
+_REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 
 
 @dataclass(frozen=True)
@@ -44,33 +45,51 @@ def foreign_container(file: BinaryIO) -> ForeignContainer | None:
 
 
 def truncation(file: BinaryIO) -> str | None:
-    """Return how a WAV or Ogg file is seen to be cut short, or None where nothing shows it.
+    """Return how a WAV or Ogg file is seen to be cut short or damaged, or None where nothing shows it.
 
-    libsndfile trusts the file's size over a WAV header and takes any Ogg page for the last one, so that a file cut
-    in a copy or a download opens, shorter, without an error.
+    libsndfile trusts the file's size over a WAV header, takes any Ogg page for the last one and passes over pages that
+    are damaged, so that a file cut or changed in a copy or a download opens, shorter or with other sound, without an
+    error.
     """
     head = file.read(12)
     size = file.seek(0, 2)
     if head[:4] == b"RIFF" and head[8:12] == b"WAVE":
         return _riff_truncation(int.from_bytes(head[4:8], "little"), size)
     if head[:4] == b"OggS":
-        file.seek(max(0, size - _LARGEST_OGG_PAGE))
-        return _ogg_truncation(file.read())
+        file.seek(0)
+        return _ogg_damage(file.read())
     return None
 
 
 def _riff_truncation(declared: int, size: int) -> str | None:
-    if declared in _LENGTH_UNKNOWN or size >= declared + 8:
+    if declared == 0 or declared > _LONGEST_KNOWN or size + 1 >= declared + 8:  # one byte of padding is often left out
         return None
     return f"truncated: the file has {size} bytes, its RIFF header promises {declared + 8}"
 
 
-def _ogg_truncation(tail: bytes) -> str | None:
-    page = tail.rfind(b"OggS")
-    header = tail[page : page + 27]
-    if page < 0 or len(header) < 27 or not header[5] & _LAST_PAGE_FLAG:
-        return "truncated: the file's last Ogg page is not the stream's last one"
-    lacing = tail[page + 27 : page + 27 + header[26]]
-    if len(lacing) < header[26] or len(tail) < page + 27 + len(lacing) + sum(lacing):
-        return "truncated: the file ends inside an Ogg page"
-    return None
+def _ogg_damage(data: bytes) -> str | None:
+    """Walk through all pages (RFC 3533, section 6): each begins where the one before ends and has its checksum."""
+    place, is_last = 0, False
+    while place < len(data):
+        header = data[place : place + 27]
+        if header[:4] != b"OggS":
+            return f"damaged: no Ogg page begins at byte {place}"
+        if is_last:
+            return (
+                "holds several Ogg streams one after the other, of which only the first would be heard; encode it anew"
+            )
+        lacing = data[place + 27 : place + 27 + header[26]] if len(header) == 27 else b""
+        end = place + 27 + len(lacing) + sum(lacing)
+        if len(header) < 27 or len(lacing) < header[26] or end > len(data):
+            return "truncated: the file ends inside an Ogg page"
+        page = header[:22] + bytes(4) + data[place + 26 : end]
+        if _ogg_checksum(page) != int.from_bytes(header[22:26], "little"):
+            return f"damaged: the Ogg page at byte {place} does not match its checksum"
+        place, is_last = end, bool(header[5] & _LAST_PAGE_FLAG)
+    return None if is_last else "truncated: the file's last Ogg page is not the stream's last one"
+
+
+def _ogg_checksum(page: bytes) -> int:
+    """Return Ogg's CRC-32: zlib's polynomial, the bits of bytes and result in the other order, nothing inverted."""
+    reflected = zlib.crc32(page.translate(_REVERSED), 0xFFFFFFFF) ^ 0xFFFFFFFF
+    return int(f"{reflected:032b}"[::-1], 2)

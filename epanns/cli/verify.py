@@ -14,7 +14,7 @@ from epanns.cli.options import EXISTING, EpannsCommand, emit, json_option, progr
 )
 @click.option(
     "--memory-limit",
-    type=click.FloatRange(0, min_open=True),
+    type=click.FloatRange(0, 1024, min_open=True),
     default=4.0,
     show_default=True,
     help="GiB of memory that the process which opens the files may take.",

@@ -92,9 +92,22 @@ def _read_table(table: Path) -> Manifest:
     if not rows:
         raise DataError(f"{table}: holds no clips; write one row per clip below the first line")
     clips = [_clip_of(row, table, number) for number, row in enumerate(rows, start=1)]
+    _refuse_shared_files(clips, table)
     found = tuple(clip for clip in clips if Path(clip.path).is_file())
     missing = tuple(clip for clip in clips if not Path(clip.path).is_file())
     return Manifest(table.stem, _labels_of(clips), found, missing)
+
+
+def _refuse_shared_files(clips: list[Clip], table: Path) -> None:
+    """Raise if one file, however its path is written, is in two splits."""
+    first_rows: dict[Path, int] = {}
+    for number, clip in enumerate(clips, start=1):
+        row = first_rows.setdefault(Path(clip.path).resolve(), number)
+        if clips[row - 1].split != clip.split:
+            splits = f"{clips[row - 1].split!r} and {clip.split!r}"
+            raise DataError(
+                f"{table}, rows {row} and {number}: one file in the splits {splits}: a leak; keep it in one"
+            )
 
 
 def _clip_of(row: dict[str, str], table: Path, number: int) -> Clip:
@@ -107,7 +120,7 @@ def _clip_of(row: dict[str, str], table: Path, number: int) -> Clip:
 
 
 def _draw_splits(manifest: Manifest, val_fraction: float, test_fraction: float, seed: int) -> Manifest:
-    if val_fraction < 0 or test_fraction < 0 or val_fraction + test_fraction >= 1:
+    if not (val_fraction >= 0 and test_fraction >= 0 and val_fraction + test_fraction < 1):  # NaN neither
         given = f"--val-fraction {val_fraction:g} and --test-fraction {test_fraction:g}"
         raise ConfigError(f"{given}: must not be negative and must leave clips to train on")
     if set(manifest.splits) != {_WHOLE}:

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 from epanns.data.dataset import ClipBatch, PackDataset
 from epanns.data.sampler import Draw
 from epanns.data.shared_rows import SharedRows
-from epanns.errors import EpannsError
+from epanns.errors import EpannsError, PackError
 
 Draws = Sequence[int | Draw]
 
@@ -59,11 +59,26 @@ def make_loader(
         multiprocessing_context=start_method,
         generator=torch.Generator().manual_seed(0),  # else the loader draws from the global generator
     )
-    for read in loader:
+    reads: Any = iter(loader)
+    while (read := _next_of(reads)) is not None:
         if isinstance(read, EpannsError):
             raise read
         yield read.batch(shared)
         del read  # or its rows would be held while the next ones are lent
+
+
+def _next_of(reads: Any) -> "_Read | EpannsError | None":
+    """Return what a worker read next, None at the end."""
+    try:
+        read: _Read | EpannsError | None = next(reads, None)
+    except RuntimeError as error:  # torch's words for a worker that is gone
+        for worker in reads._workers:  # the others ignore SIGTERM, and would be waited for without end
+            worker.kill()
+        raise PackError(
+            f"a process that reads clips died, perhaps for want of memory ({' '.join(str(error).split())}): "
+            "run the same command again, with fewer --workers"
+        ) from error
+    return read
 
 
 class _Read(NamedTuple):

@@ -31,7 +31,7 @@ from epanns.data.pack_removal import remove_pack
 from epanns.data.panns_format import index_file
 from epanns.data.panns_writer import is_index_of, write_index
 from epanns.data.parts import Packing, pack_parts
-from epanns.errors import DataError, DataProblems, OutputError, did_you_mean
+from epanns.errors import ConfigError, DataError, DataProblems, OutputError, did_you_mean
 from epanns.installed import versions
 from epanns.progress import Progress
 from epanns.signals import noticing_signals
@@ -98,12 +98,15 @@ def pack_manifest(
         progress: Called with (clips done, clips in all), also while the checksums of an earlier run are compared.
 
     Raises:
+        ConfigError: If `max_bad` is no share.
         DataError: If the manifest is wrong or holds no clip of the chosen splits, or a damaged shard of a finished
             pack cannot be made again because its audio is gone.
         OutputError: If `out` holds another pack or something else, or cannot be written.
         DataProblems: If more than `max_bad` of the clips are rejected, now or in a finished pack; what is there stays.
         Interrupted: If SIGINT or SIGTERM came; finished shards stay.
     """
+    if not 0 <= max_bad <= 1:
+        raise ConfigError(f"max_bad={max_bad:g}: must be a share of the clips, between 0 and 1")
     read = ManifestFile(manifest)
     splits = _choose(read, settings)
     header = _header(read, settings)

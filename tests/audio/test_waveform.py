@@ -204,3 +204,35 @@ def test_real_ogg_files_are_whole(shared):
     for path in sorted((shared / "data" / "esc10").rglob("*.ogg"))[::80]:
         loaded = load_waveform(path, sample_rate=RATE)
         assert abs(len(loaded.samples) - 5 * RATE) <= 0.05 * RATE
+
+
+def ogg_of(tmp_path):
+    samples = 0.3 * np.sin(np.arange(8_000 * 4) / 5).astype(np.float32)
+    soundfile.write(tmp_path / "whole.ogg", samples, 8_000, format="OGG", subtype="VORBIS")
+    return (tmp_path / "whole.ogg").read_bytes()
+
+
+def test_an_ogg_file_with_any_bit_changed_is_refused(tmp_path):
+    """libsndfile passes over a damaged page and goes on as if nothing were missing."""
+    whole, path = ogg_of(tmp_path), tmp_path / "flipped.ogg"
+    rng = np.random.default_rng(0)
+    for place in rng.integers(4, len(whole), 60):
+        damaged = bytearray(whole)
+        damaged[place] ^= 1 << rng.integers(8)
+        path.write_bytes(damaged)
+        with pytest.raises(DataError, match="flipped.ogg: (damaged|truncated|holds several|cannot be decoded)"):
+            load_waveform(path, sample_rate=8_000)
+
+
+def test_of_chained_ogg_streams_none_is_dropped_in_silence(tmp_path):
+    (tmp_path / "two.ogg").write_bytes(ogg_of(tmp_path) * 2)
+    with pytest.raises(DataError, match="holds several Ogg streams one after the other, of which only the first would"):
+        load_waveform(tmp_path / "two.ogg", sample_rate=8_000)
+
+
+@pytest.mark.parametrize("declared", [0x7FFFFFFF + 8, 0xFFFFFFFF, 0])
+def test_a_wav_that_does_not_know_its_length_is_whole(tmp_path, declared):
+    soundfile.write(tmp_path / "a.wav", np.zeros(800, np.float32), 8_000, subtype="PCM_16")
+    data = (tmp_path / "a.wav").read_bytes()
+    (tmp_path / "a.wav").write_bytes(data[:4] + declared.to_bytes(4, "little") + data[8:])
+    assert len(load_waveform(tmp_path / "a.wav", sample_rate=8_000).samples) == 800

@@ -127,3 +127,9 @@ def test_fractions_must_leave_clips_to_train_on(tree):
 def test_own_splits_are_not_drawn_again(tree):
     with pytest.raises(ConfigError, match=r"sounds has its own splits \(train\): leave out"):
         read_folder(tree("train/dog/a.wav"), val_fraction=0.5)
+
+
+def test_one_file_in_two_splits_is_a_leak_however_its_path_is_written(tmp_path):
+    (tmp_path / "list.csv").write_text("path,labels,split\na/b.wav,dog,train\n./a//c/../b.wav,dog,val\n")
+    with pytest.raises(DataError, match="list.csv, rows 1 and 2: one file in the splits 'train' and 'val': a leak"):
+        read_folder(tmp_path / "list.csv")

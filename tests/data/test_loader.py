@@ -1,4 +1,5 @@
 import gc
+import multiprocessing
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from epanns.data.dataset import PackDataset
 from epanns.data.loader import make_loader
 from epanns.data.sampler import StepBatches, make_stream
 from epanns.data.shared_rows import SharedRows
+from epanns.errors import PackError
 
 
 @given(st.lists(st.sampled_from(["lend", "drop", "view"]), max_size=30))
@@ -67,3 +69,16 @@ def test_shared_memory_is_gone_with_its_last_batch():
     assert tensor.eq(0).all()
     del tensor
     assert traces() == [False, False]
+
+
+def test_a_worker_that_is_killed_ends_the_reading_with_one_line(tiny_packs):
+    dataset = PackDataset([tiny_packs["train"]])
+    batches = make_loader(dataset, ([index % len(dataset)] for index in range(10_000)), workers=2)
+    next(batches)
+    multiprocessing.active_children()[0].kill()
+    with pytest.raises(PackError, match="a process that reads clips died, .*: run the same command again"):
+        for _ in batches:
+            pass
+    for child in multiprocessing.active_children():
+        child.join(timeout=30)
+    assert not multiprocessing.active_children()

@@ -118,12 +118,6 @@ def test_classes_that_cannot_be_told_apart_are_refused(join, one, other, message
         join(*packs)
 
 
-def test_two_identical_lists_join_whatever_stands_in_them(join):
-    odd = LabelSet(("dog", "hound"), ("/m/dog", "/m/dog"))
-    dataset = join(MemoryPack("a", odd, [[1, 0]]), MemoryPack("b", odd, [[0, 1]]))
-    assert classes_by_clip(dataset) == {"a0": {"dog"}, "b0": {"hound"}}
-
-
 def test_clips_that_stand_twice_are_named(join):
     one, other = (MemoryPack(name, ["dog"], [[1]] * 3, clip_ids=["x", name, "y"]) for name in ("a", "b"))
     with pytest.raises(PackError, match="a and b share clips, 'x' and 1 more; join packs of different splits"):

@@ -72,7 +72,7 @@ def command(
         f"({counts.expected} expected, {counts.missing} missing, {counts.rejected} rejected)"
     )
     if summary.n_repaired:
-        text += f"\n{summary.n_repaired} shards of an earlier run were damaged or gone, and are packed again"
+        text += f"\npacked again, since damaged or gone: {summary.n_repaired} of the shards of an earlier run"
     if counts.rejected:
         text += f"\nthe rejected clips and the reasons are in {out / REJECTS_FILE}"
     if counts.short:

@@ -150,5 +150,5 @@ def test_a_damaged_pack_is_repaired_and_it_is_said(epanns, manifest, tmp_path):
     assert epanns("verify", tmp_path / "pack")[0] != 0
     code, out, _ = epanns(*command)
     assert code == 0
-    assert "1 shards of an earlier run were damaged or gone, and are packed again" in out
+    assert "packed again, since damaged or gone: 1 of the shards of an earlier run" in out
     assert epanns("verify", tmp_path / "pack")[0] == 0

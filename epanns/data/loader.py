@@ -60,11 +60,14 @@ def make_loader(
         generator=torch.Generator().manual_seed(0),  # else the loader draws from the global generator
     )
     reads: Any = iter(loader)
-    while (read := _next_of(reads)) is not None:
-        if isinstance(read, EpannsError):
-            raise read
-        yield read.batch(shared)
-        del read  # or its rows would be held while the next ones are lent
+    try:
+        while (read := _next_of(reads)) is not None:
+            if isinstance(read, EpannsError):
+                raise read
+            yield read.batch(shared)
+            del read  # or its rows would be held while the next ones are lent
+    finally:
+        del reads  # ends the workers now, and not when nobody looks at an error's traceback any more
 
 
 def _next_of(reads: Any) -> "_Read | EpannsError | None":
@@ -74,6 +77,7 @@ def _next_of(reads: Any) -> "_Read | EpannsError | None":
     except RuntimeError as error:  # torch's words for a worker that is gone
         for worker in reads._workers:  # the others ignore SIGTERM, and would be waited for without end
             worker.kill()
+        reads._shutdown_workers()
         raise PackError(
             f"a process that reads clips died, perhaps for want of memory ({' '.join(str(error).split())}): "
             "run the same command again, with fewer --workers"

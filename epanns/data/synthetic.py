@@ -126,6 +126,6 @@ def _claim(root: Path, settings: SyntheticSettings) -> None:
                 f"{root} holds a synthetic data set with other settings: choose another ROOT or delete it"
             )
         return
-    if root.exists() and (not root.is_dir() or any(root.iterdir())):
+    if not atomic.is_free_for(marker):
         raise OutputError(f"{root} exists already and is no synthetic data set: choose another ROOT or empty it")
     atomic.write_text(marker, wanted)

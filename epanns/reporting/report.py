@@ -59,6 +59,7 @@ def write_report(records: Sequence[RunRecord], out: Path, *, quoted: bool = True
         texts |= {"quoted.md": tables.quoted_markdown(published), "quoted.csv": tables.quoted_csv(published)}
     drawing = lay_out(pareto_chart(blocks, published))
     texts["figure.svg"] = to_svg(drawing)
+    (out / "records").mkdir(parents=True, exist_ok=True)  # first: where it is, the rest is a report's
     for name, text in texts.items():
         atomic.write_text(out / name, text)
     for path, record in copies.items():

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from epanns.atomic import write_json, write_text
+from epanns.atomic import is_free_for, partial_of, write_json, write_text
 from epanns.errors import OutputError
 from epanns.models.checkpoint import CARD, CONFIG, LABELS, WEIGHTS, save_checkpoint
 from epanns.models.cnn import Cnn
@@ -39,7 +39,7 @@ class RunFolder:
         """
         run = self.path / _RUN
         if not run.exists():
-            if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+            if not is_free_for(run):
                 raise OutputError(f"{self.path} exists already and is no training run: choose another --out")
             self.path.mkdir(parents=True, exist_ok=True)
             write_json(run, {"asked": self.asked})
@@ -94,9 +94,10 @@ def start_over(path: Path) -> None:
     Raises:
         OutputError: If the folder is no training run.
     """
-    if not path.exists():
+    if is_free_for(path / _RUN):
+        partial_of(path / _RUN).unlink(missing_ok=True)
         return
-    if not path.is_dir() or (any(path.iterdir()) and not (path / _RUN).exists()):
+    if not (path / _RUN).exists():
         raise OutputError(f"{path} is no training run and is left alone: choose another --out")
     own = (CONFIG, WEIGHTS, LABELS, CARD, _STATE, _METRICS)
     litter = {_BEST, *(file.name for pattern in _LITTER for file in path.glob(pattern))}

@@ -68,6 +68,11 @@ def test_another_set_in_the_folder_is_refused(tmp_path):
         make_synthetic(tmp_path / "set", SyntheticSettings(clips=16, classes=5, seconds=0.5, sample_rate=8_000))
 
 
+def test_a_set_killed_while_its_first_file_was_written_is_made_again(tmp_path):
+    (tmp_path / "synthetic.json.partial").write_text("half")
+    assert len(make_synthetic(tmp_path, SMALL).clips) == 15
+
+
 def test_a_folder_with_other_things_is_refused_and_left_alone(tmp_path):
     (tmp_path / "thesis.txt").write_text("mine")
     with pytest.raises(OutputError, match="exists already and is no synthetic data set: choose another ROOT or empty"):

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from epanns import atomic
 from epanns.errors import DataError, OutputError
 from epanns.reporting import figures
 from epanns.reporting.report import insert_table, write_report
@@ -56,6 +57,20 @@ def test_files_of_no_report_are_not_overwritten(tmp_path, records):
     with pytest.raises(OutputError, match="table.md exists already and is of no report of ours"):
         write_report(records, tmp_path)
     assert (tmp_path / "table.md").read_text() == "mine"
+
+
+def test_a_report_killed_after_its_first_file_can_be_made_again(tmp_path, records, monkeypatch):
+    def die(path, text):
+        path.write_text("half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(atomic, "write_text", die)
+    with pytest.raises(KeyboardInterrupt):
+        write_report(records, tmp_path)
+    monkeypatch.undo()
+    write_report(records, tmp_path)
+    assert files_in(tmp_path) >= {"table.md"}
+    assert (tmp_path / "table.md").read_text() != "half"
 
 
 def test_records_of_another_report_are_not_mixed_in(tmp_path, records):

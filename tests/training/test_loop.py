@@ -3,11 +3,13 @@
 import csv
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -113,6 +115,52 @@ def test_a_run_stopped_at_any_step_ends_with_the_same_bytes(tmp_path, make_model
         torch.rand(last)  # what happens between must not matter
         finetune(make_model(), train, config, out, validation=validate, workers=last % 2)
         assert weights_of(out) == weights_of(tmp_path / "whole")
+
+
+class Killed(BaseException):
+    """What nothing catches."""
+
+
+def test_a_run_killed_at_any_file_it_puts_in_place_ends_with_the_same_bytes(tmp_path, make_model, train, monkeypatch):
+    """A dead process cleans nothing up: after the kill nothing is renamed or removed any more."""
+    left, replace_file = 10**9, Path.replace
+
+    def put(path, target):
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise Killed
+        return replace_file(path, target)
+
+    def die_if_killed(remove):
+        def gate(*args, **kwargs):
+            if left < 0:
+                raise Killed
+            return remove(*args, **kwargs)
+
+        return gate
+
+    monkeypatch.setattr(Path, "replace", put)
+    monkeypatch.setattr(Path, "unlink", die_if_killed(Path.unlink))
+    monkeypatch.setattr(shutil, "rmtree", die_if_killed(shutil.rmtree))
+    finetune(make_model(), train, CONFIG, tmp_path / "whole", validation=count_up())
+    n_files = 10**9 - left
+    assert n_files > 10
+    for number in range(n_files):
+        out, validate = tmp_path / f"killed-{number}", count_up()
+        left = number
+        with pytest.raises(Killed):
+            finetune(make_model(), train, CONFIG, out, validation=validate)
+        left = 10**9
+        finetune(make_model(), train, CONFIG, out, validation=validate)
+        assert weights_of(out) == weights_of(tmp_path / "whole"), number
+        assert {file.name for file in out.iterdir()} == {file.name for file in (tmp_path / "whole").iterdir()}, number
+
+
+def test_starting_over_where_only_an_unfinished_first_file_is(tmp_path):
+    (tmp_path / "training.json.partial").write_text("half")
+    start_over(tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.slow

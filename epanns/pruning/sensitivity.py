@@ -1,0 +1,137 @@
+"""What pruning each layer alone costs in mAP: the table as data, and as the CSV that people and allocators read.
+
+It is measured by `epanns.sweeps.sensitivity`.
+"""
+
+import csv
+import io
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from epanns.errors import PruningError
+
+COLUMNS = ("layer", "ratio", "width", "mAP", "loss_of_mAP", "n_params", "backbone_macs")
+_ROUNDED = 1.5e-6  # how far a difference of two numbers of six decimals may be from its own six decimals
+
+
+@dataclass(frozen=True)
+class SensitivityRow:
+    """The network with one layer pruned.
+
+    Attributes:
+        layer: Lead layer of the channels that went; empty for the dense network.
+        ratio: Fraction of its channels asked to go, in (0, 1); 0 for the dense network.
+        width: Channels that stay; None for the dense network.
+        mAP: In [0, 1], on the validation clips.
+        n_params: Of the whole network.
+        backbone_macs: Of the whole network, for one validation clip.
+    """
+
+    layer: str
+    ratio: float
+    width: int | None
+    mAP: float  # noqa: N815
+    n_params: int
+    backbone_macs: int
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """A dense network, and one row for each layer and ratio.
+
+    Attributes:
+        dense: The network before anything went.
+        rows: Layers in forward order, within a layer by rising ratio.
+    """
+
+    dense: SensitivityRow
+    rows: tuple[SensitivityRow, ...]
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """Layers measured, in forward order."""
+        return tuple(dict.fromkeys(row.layer for row in self.rows))
+
+    @property
+    def ratios(self) -> tuple[float, ...]:
+        """Ratios measured, rising."""
+        return tuple(sorted({row.ratio for row in self.rows}))
+
+    def of(self, layer: str) -> tuple[SensitivityRow, ...]:
+        """Return the rows of one layer by rising ratio; none where it was not measured."""
+        return tuple(row for row in self.rows if row.layer == layer)
+
+    def loss_of(self, row: SensitivityRow) -> float:
+        """Return by how much a row's mAP is below the dense network's; negative where it is above."""
+        return self.dense.mAP - row.mAP
+
+    def to_csv(self) -> str:
+        """Return the table with a line for the dense network first; scores have six decimals."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        for row in (self.dense, *self.rows):
+            scores = (f"{row.mAP:.6f}", f"{round(self.loss_of(row), 6) + 0.0:.6f}")
+            width = "" if row.width is None else row.width
+            writer.writerow((row.layer, f"{row.ratio:.12g}", width, *scores, row.n_params, row.backbone_macs))
+        return text.getvalue()
+
+
+def read_sensitivity(path: Path) -> Sensitivity:
+    """Read what `Sensitivity.to_csv` wrote.
+
+    Raises:
+        PruningError: If the file cannot be read, or a line is not what it should be; the line is named.
+    """
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            reader = csv.DictReader(file, strict=True)
+            columns, lines = tuple(reader.fieldnames or ()), list(reader)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise PruningError(f"{path}: cannot be read as CSV ({error}); give the folder's sensitivity.csv") from error
+    if columns != COLUMNS:
+        raise PruningError(f"{path}: its columns must be {','.join(COLUMNS)}: make it with `epanns sensitivity`")
+    rows = [_row_of(line, f"{path}, line {number}") for number, line in enumerate(lines, start=2)]
+    if not rows or rows[0].layer or not all(row.layer for row in rows[1:]):
+        raise PruningError(f"{path}: the dense network, without a layer, must stand in line 2 and nowhere else")
+    table = Sensitivity(rows[0], tuple(rows[1:]))
+    seen = set()
+    for number, (line, row) in enumerate(zip(lines, rows, strict=True), start=2):
+        if abs(float(line["loss_of_mAP"]) - table.loss_of(row)) > _ROUNDED:
+            raise PruningError(
+                f"{path}, line {number}: loss_of_mAP={line['loss_of_mAP']} is not {table.loss_of(row):.6f}, "
+                "the dense mAP minus the line's: measure again"
+            )
+        if (row.layer, row.ratio) in seen:
+            raise PruningError(f"{path}, line {number}: {row.layer} at {row.ratio:g} stands twice: leave one out")
+        seen.add((row.layer, row.ratio))
+    return table
+
+
+def _row_of(line: Mapping[str, str | None], place: str) -> SensitivityRow:
+    try:
+        texts = {column: line[column] or "" for column in COLUMNS}
+        layer = texts["layer"]
+        row = SensitivityRow(
+            layer=layer,
+            ratio=float(texts["ratio"]),
+            width=int(texts["width"]) if layer or texts["width"] else None,
+            mAP=float(texts["mAP"]),
+            n_params=int(texts["n_params"]),
+            backbone_macs=int(texts["backbone_macs"]),
+        )
+        loss = float(texts["loss_of_mAP"])
+    except ValueError as error:
+        raise PruningError(f"{place}: {error}: measure again with `epanns sensitivity`") from error
+    rules = {
+        "ratio must be in (0, 1)": 0 < row.ratio < 1 if layer else row.ratio == 0,
+        "width must be at least 1": row.width is None if not layer else (row.width or 0) >= 1,
+        "mAP must be in [0, 1]": 0 <= row.mAP <= 1 and math.isfinite(loss),
+        "n_params and backbone_macs must be above 0": row.n_params > 0 and row.backbone_macs > 0,
+    }
+    for rule, holds in rules.items():
+        if not holds:
+            raise PruningError(f"{place}: {rule}: measure again with `epanns sensitivity`")
+    return row

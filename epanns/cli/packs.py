@@ -11,7 +11,7 @@ from epanns.cli.options import EXISTING, log
 if TYPE_CHECKING:
     from epanns.data.crop import Crop
     from epanns.data.dataset import PackDataset
-    from epanns.models.cnn import Cnn
+    from epanns.models.tagger import Tagger
 
 
 def pack_options(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -62,7 +62,7 @@ def tell_unknown_lengths(dataset: "PackDataset", what: str) -> None:
             log(f"{source.path}: does not say how long its clips are: {what} take the zeros after short ones as sound")
 
 
-def in_order_of(model: "Cnn", dataset: "PackDataset") -> "PackDataset":
+def in_order_of(model: "Tagger", dataset: "PackDataset") -> "PackDataset":
     """Put the classes of a data set into a model's order, where they are the same classes, and tell so."""
     from epanns.data.task import in_the_models_order
 

@@ -11,8 +11,8 @@ from epanns.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
     from epanns.complexity.cost import Latency, ModelCost
-    from epanns.models.cnn import Cnn
     from epanns.models.spec import ModelSpec
+    from epanns.models.tagger import Tagger
 
 
 @click.command("profile", cls=EpannsCommand)
@@ -50,7 +50,7 @@ def command(
     emit(result, text, as_json)
 
 
-def _network(name: str, width: float | None, num_classes: int | None) -> "Cnn | ModelSpec":
+def _network(name: str, width: float | None, num_classes: int | None) -> "Tagger | ModelSpec":
     from epanns.models.checkpoint import load
     from epanns.models.zoo import ZOO, spec_of
 
@@ -67,7 +67,7 @@ def _network(name: str, width: float | None, num_classes: int | None) -> "Cnn | 
     return load(name)
 
 
-def _measured(network: "Cnn | ModelSpec", seconds: float, threads: int | None) -> "tuple[Latency, int | None]":
+def _measured(network: "Tagger | ModelSpec", seconds: float, threads: int | None) -> "tuple[Latency, int | None]":
     from epanns.complexity.latency import measure_latency, measure_peak_memory
     from epanns.models.spec import ModelSpec
     from epanns.models.zoo import build_model

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from epanns.data.dataset import PackDataset
-    from epanns.models.cnn import Cnn
+    from epanns.models.tagger import Tagger
     from epanns.pruning.plan import PruningPlan
 
 _CALIBRATION_BATCH = 16
@@ -112,7 +112,7 @@ def command(
 
 
 def _recover(
-    method: str, pruned: "Cnn", dense: "Cnn", plan: "PruningPlan", dataset: "PackDataset"
+    method: str, pruned: "Tagger", dense: "Tagger", plan: "PruningPlan", dataset: "PackDataset"
 ) -> dict[str, Any] | None:
     """Recover a network in place on every clip of a pack."""
     from epanns.data.loader import make_loader

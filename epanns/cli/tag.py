@@ -10,7 +10,7 @@ import click
 from epanns.cli.options import EXISTING, PATH, EpannsCommand, emit, json_option
 
 if TYPE_CHECKING:
-    from epanns.models.cnn import Cnn
+    from epanns.models.tagger import Tagger
 
 
 _WHOLE_SECONDS = 30  # a feature map of more would take gigabytes
@@ -66,7 +66,7 @@ def command(
     emit({"windows": shown}, "\n".join(lines), as_json)
 
 
-def tag_file(model: "Cnn", path: Path, window: float | None, hop: float | None) -> list[dict[str, Any]]:
+def tag_file(model: "Tagger", path: Path, window: float | None, hop: float | None) -> list[dict[str, Any]]:
     """Score the windows of one file."""
     import torch
 
@@ -92,7 +92,7 @@ def tag_file(model: "Cnn", path: Path, window: float | None, hop: float | None) 
     ]
 
 
-def best(model: "Cnn", scores: list[float], top: int) -> list[dict[str, Any]]:
+def best(model: "Tagger", scores: list[float], top: int) -> list[dict[str, Any]]:
     """Return the highest scores with their class names."""
     order = sorted(range(len(scores)), key=lambda index: -scores[index])[:top]
     return [{"name": model.labels.names[index], "score": round(scores[index], 6)} for index in order]

@@ -13,7 +13,7 @@ from epanns.training.config import TrainingConfig
 
 if TYPE_CHECKING:
     from epanns.data.dataset import PackDataset
-    from epanns.models.cnn import Cnn
+    from epanns.models.tagger import Tagger
     from epanns.training.loop import OnStep, TrainingResult
 
 # Option -> help; names and defaults are those of TrainingConfig.
@@ -120,7 +120,7 @@ def open_training_packs(
 
 
 def run(
-    model: "Cnn",
+    model: "Tagger",
     train: "PackDataset",
     *,
     train_packs: Sequence[Path],

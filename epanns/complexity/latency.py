@@ -11,14 +11,14 @@ from torch import Tensor
 
 from epanns.complexity.cost import Latency
 from epanns.errors import ConfigError
-from epanns.models.cnn import Cnn
 from epanns.models.modes import evaluation_mode
+from epanns.models.tagger import Tagger
 
 _WARM_UPS = 3
 _PROCESS = Path("/proc/self")
 
 
-def measure_latency(model: Cnn, *, seconds: float = 10.0, threads: int | None = None, repeats: int = 15) -> Latency:
+def measure_latency(model: Tagger, *, seconds: float = 10.0, threads: int | None = None, repeats: int = 15) -> Latency:
     """Time single clips through the whole network, front end included, after a warm-up.
 
     The network is measured in evaluation mode on the device it is on; its mode and torch's number of threads are
@@ -55,7 +55,7 @@ def measure_latency(model: Cnn, *, seconds: float = 10.0, threads: int | None = 
     )
 
 
-def measure_peak_memory(model: Cnn, *, seconds: float = 10.0, threads: int | None = None) -> int | None:
+def measure_peak_memory(model: Tagger, *, seconds: float = 10.0, threads: int | None = None) -> int | None:
     """Return the peak memory in bytes while one clip is tagged, or None where it cannot be measured.
 
     On the CPU: the largest resident set of the *whole process* (interpreter, torch, weights, activations) during the
@@ -89,7 +89,7 @@ def cpu_threads(threads: int | None) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _noise(model: Cnn, seconds: float) -> Tensor:
+def _noise(model: Tagger, seconds: float) -> Tensor:
     samples = round(seconds * model.spec.front_end.sample_rate) if 0 < seconds < float("inf") else 0
     if samples < 1:
         raise ConfigError(f"seconds={seconds}: the clip to time must have at least one sample")

@@ -18,8 +18,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from epanns.audio.frontend import FrontEndSpec
 from epanns.complexity.cost import LayerCost, ModelCost
 from epanns.errors import ConfigError
-from epanns.models.cnn import Cnn
 from epanns.models.spec import ModelSpec
+from epanns.models.tagger import Tagger
 from epanns.models.tensors import shape_difference
 from epanns.models.zoo import build_model
 
@@ -104,7 +104,9 @@ class _OperationLog(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return func(*args, **(kwargs or {}))
 
 
-def count_layers(model: nn.Module, *example: Tensor, forward: Callable[..., Any] | None = None) -> LayerCounts:
+def count_layers(
+    model: nn.Module, *example: Tensor | tuple[Tensor, ...], forward: Callable[..., Any] | None = None
+) -> LayerCounts:
     """Run `model` once and count, per clip, what its layers do.
 
     Args:
@@ -159,7 +161,7 @@ def front_end_params(front_end: FrontEndSpec) -> int:
     return front_end.frequency_bins * (2 * front_end.window_size + front_end.mel_bins)
 
 
-def profile(model: Cnn | ModelSpec, *, seconds: float = 10.0) -> ModelCost:
+def profile(model: Tagger | ModelSpec, *, seconds: float = 10.0) -> ModelCost:
     """Return parameters and MACs of a network for one clip.
 
     The network is rebuilt from its specification on the meta device, so profiling the largest one takes no memory.
@@ -175,14 +177,15 @@ def profile(model: Cnn | ModelSpec, *, seconds: float = 10.0) -> ModelCost:
     if not 0 < seconds < math.inf:
         raise ConfigError(f"seconds={seconds}: the clip length to count for must be a positive number")
     spec = model if isinstance(model, ModelSpec) else model.spec
-    if isinstance(model, Cnn) and (problem := shape_difference(model, spec)):
+    if isinstance(model, Tagger) and (problem := shape_difference(model, spec)):
         raise ConfigError(f"this {spec.name} is not what its spec says, which is what would be counted: {problem}")
     with torch.device("meta"):
         twin = build_model(spec).eval()
     front_end = spec.front_end
-    frames = front_end.frames(max(round(seconds * front_end.sample_rate), twin.minimum_samples))
-    logmel = torch.empty(1, 1, frames, front_end.mel_bins, device="meta")
-    counts = count_layers(twin, logmel, forward=twin.forward_logmel)
+    samples = max(round(seconds * front_end.sample_rate), twin.minimum_samples)
+    frames = front_end.frames(samples)
+    inputs = tuple(torch.empty(shape, device="meta") for shape in twin.input_shapes(samples))
+    counts = count_layers(twin, inputs, forward=twin.forward_inputs)
     n_params = sum(parameter.numel() for parameter in twin.parameters())
     return ModelCost(
         name=spec.name,

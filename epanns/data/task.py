@@ -7,10 +7,10 @@ from epanns.data.dataset import PackDataset
 from epanns.data.source import ClipColumns, ClipSource
 from epanns.errors import ConfigError, PackError
 from epanns.labels import LabelSet
-from epanns.models.cnn import Cnn
+from epanns.models.tagger import Tagger
 
 
-def require_same_task(model: Cnn, dataset: PackDataset) -> None:
+def require_same_task(model: Tagger, dataset: PackDataset) -> None:
     """Raise `ConfigError` if the model's sample rate or classes are not those of the pack."""
     rate = model.spec.front_end.sample_rate
     if rate != dataset.sample_rate:
@@ -26,7 +26,7 @@ def require_same_task(model: Cnn, dataset: PackDataset) -> None:
         )
 
 
-def in_the_models_order(model: Cnn, dataset: PackDataset) -> PackDataset:
+def in_the_models_order(model: Tagger, dataset: PackDataset) -> PackDataset:
     """Return the data set with the model's classes in the model's order, where they are the same classes.
 
     Classes are the same by AudioSet identifier or, where one side has none, by name. Other classes are left as they

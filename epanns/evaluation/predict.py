@@ -14,9 +14,9 @@ from epanns.data.loader import make_loader
 from epanns.data.sampler import sequential_batches
 from epanns.data.task import require_same_task
 from epanns.errors import CheckpointError, ConfigError, PackError, did_you_mean
-from epanns.models.cnn import Cnn
 from epanns.models.modes import evaluation_mode
 from epanns.models.pooling import ModelOutput
+from epanns.models.tagger import Tagger
 from epanns.progress import Progress
 
 # name -> (logits, probabilities), each (windows, classes) of one clip -> (classes,) in [0, 1].
@@ -107,7 +107,7 @@ class Predictions:
 
 
 def predict(
-    model: Cnn,
+    model: Tagger,
     dataset: PackDataset,
     protocol: EvaluationProtocol | None = None,
     *,
@@ -183,7 +183,7 @@ def cut_windows(clip: Tensor, window: int, hop: int) -> Tensor:
     return torch.stack([clip[start : start + window] for start in window_starts(len(clip), window, hop)])
 
 
-def score_windows(model: Cnn, clip: Tensor, window: int, hop: int, *, batch_size: int = 16) -> Tensor:
+def score_windows(model: Tagger, clip: Tensor, window: int, hop: int, *, batch_size: int = 16) -> Tensor:
     """Score a recording of any length window by window, a few at a time.
 
     Args:
@@ -210,7 +210,7 @@ def score_windows(model: Cnn, clip: Tensor, window: int, hop: int, *, batch_size
     return found
 
 
-def _score_batch(model: Cnn, batch: ClipBatch, protocol: EvaluationProtocol, batch_size: int) -> Tensor:
+def _score_batch(model: Tagger, batch: ClipBatch, protocol: EvaluationProtocol, batch_size: int) -> Tensor:
     """Return probabilities ``(clips, classes)``."""
     waveform = batch.float_waveform()
     lengths = batch.n_samples.clamp(min=1)

@@ -25,12 +25,6 @@ class ConvBlock(nn.Module):
             self.add_module(f"bn{index}", nn.BatchNorm2d(width))
             in_channels = width
 
-    def forward(self, features: Tensor, *, pool: bool) -> Tensor:
-        """Map ``(batch, in, time, mel)`` to ``(batch, out, time, mel)``, halved in time and mel if `pool`."""
-        for index in range(1, self.depth + 1):
-            features = self.step(features, index=index, pool=pool and index == self.depth)
-        return features
-
     def step(self, features: Tensor, *, index: int, pool: bool) -> Tensor:
         """Do convolution `index`, from 1, with its batch norm and ReLU, and average pooling if `pool`."""
         conv, norm = self.get_submodule(f"conv{index}"), self.get_submodule(f"bn{index}")

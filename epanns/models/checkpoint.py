@@ -19,9 +19,9 @@ from epanns.installed import versions
 from epanns.labels import LabelSet
 from epanns.models.card import model_card
 from epanns.models.checkpoint_config import CheckpointConfig, is_config
-from epanns.models.cnn import Cnn
 from epanns.models.recipe import recipe_problems, steps_of
 from epanns.models.spec import ModelSpec
+from epanns.models.tagger import Tagger
 from epanns.models.tensors import TensorForm, count_params, difference, expected_forms, forms_of
 from epanns.models.zoo import build_model
 
@@ -55,7 +55,7 @@ class Checkpoint:
     labels: LabelSet
     provenance: Mapping[str, Any]
 
-    def build(self) -> Cnn:
+    def build(self) -> Tagger:
         """Return the network with its weights, in evaluation mode."""
         model = build_model(self.spec, labels=self.labels)
         model.load_state_dict(self.weights)
@@ -72,7 +72,7 @@ class Checkpoint:
         }
 
 
-def load(path: str | Path, *, sample_rate: int | None = None) -> Cnn:
+def load(path: str | Path, *, sample_rate: int | None = None) -> Tagger:
     """Return the network of a checkpoint folder or of a released ``.pth``/``.pt`` file, in evaluation mode, on the CPU.
 
     Args:
@@ -118,7 +118,7 @@ def load_checkpoint(folder: str | Path) -> Checkpoint:
 
 
 def save_checkpoint(
-    model: Cnn,
+    model: Tagger,
     folder: str | Path,
     *,
     plan: Mapping[str, Any] | HasDict | None = None,
@@ -193,7 +193,7 @@ def _is_only_a_checkpoint(folder: Path) -> bool:
     return folder.is_dir() and {file.name for file in folder.iterdir()} <= set(FILES) and is_config(folder / CONFIG)
 
 
-def _write(model: Cnn, folder: Path, place: Path, provenance: dict[str, Any]) -> str:
+def _write(model: Tagger, folder: Path, place: Path, provenance: dict[str, Any]) -> str:
     """Write the files into `folder`, which becomes `place`."""
     if len(model.labels) != model.spec.num_classes:
         raise CheckpointError(

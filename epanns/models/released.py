@@ -18,9 +18,9 @@ from epanns.errors import CheckpointError, ConfigError
 from epanns.labels import LabelSet, audioset
 from epanns.models.catalogue import released_files
 from epanns.models.checkpoint import Checkpoint
-from epanns.models.cnn import Cnn
 from epanns.models.frozen_front_end import FRONT_END_NAMES, check_front_end, released_front_end
 from epanns.models.spec import HEADS, ModelSpec
+from epanns.models.tagger import Tagger
 from epanns.models.tensors import difference, expected_forms, forms_of, shortened
 from epanns.models.torch_file import read_torch_file
 from epanns.models.zoo import FRONT_ENDS, ZOO
@@ -73,7 +73,7 @@ def read_released(
     return Checkpoint(spec, network, _labels(labels, spec.num_classes, path), provenance)
 
 
-def to_panns(model: Cnn) -> dict[str, dict[str, Tensor]]:
+def to_panns(model: Tagger) -> dict[str, dict[str, Tensor]]:
     """Return ``{'model': state dict}`` with the three front-end tensors, as the original code loads it.
 
     The original classes have fixed widths: a pruned network needs one with these widths, such as E-PANNs' own.
@@ -82,7 +82,7 @@ def to_panns(model: Cnn) -> dict[str, dict[str, Tensor]]:
     return {"model": {name: tensor.detach().cpu().clone() for name, tensor in state.items()}}
 
 
-def export_panns(model: Cnn, path: Path) -> None:
+def export_panns(model: Tagger, path: Path) -> None:
     """Write `to_panns` as a ``.pth`` file.
 
     Raises:

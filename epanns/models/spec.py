@@ -8,9 +8,10 @@ from typing import Any
 
 from epanns.audio.frontend import FrontEndSpec
 from epanns.errors import ConfigError, did_you_mean
+from epanns.models.layouts import LAYOUTS
 
 HEADS = ("clip", "decision_max", "decision_avg", "decision_att")
-FAMILIES = ("cnn",)
+FAMILIES = ("cnn", *LAYOUTS)
 
 # A width above this is no audio tagger but a damaged or hostile file; checked before anything is allocated.
 MAXIMUM_WIDTH = 65_536
@@ -24,8 +25,8 @@ class ModelSpec:
         name: Row of the zoo it comes from; pruning keeps the name.
         family: Which builder reads the spec (`zoo.BUILDERS`).
         front_end: Log-mel settings.
-        widths: Output channels of each prunable layer by its module name, in forward order; in the family ``cnn`` these
-            are PANNs' names of the convolutions.
+        widths: Output channels of each prunable layer by its module name, in forward order, PANNs' names of the
+            convolutions; layers that are added to each other share one width, under the name of the first.
         embedding_size: Output size of ``fc1``, the classifier's input.
         num_classes: Outputs.
         head: How time is pooled: ``clip`` pools before the classifier, ``decision_*`` after it.
@@ -63,6 +64,8 @@ class ModelSpec:
                 "widths must name conv_block1.conv1 and on, in forward order and without gaps, got "
                 + (", ".join(self.widths)[:200] or "none")
             )
+        if self.family in LAYOUTS and tuple(self.widths) != LAYOUTS[self.family]:
+            problems.append(f"widths must name {', '.join(LAYOUTS[self.family])}, in this order")
         if problems:
             raise ConfigError(f"model {self.name}: " + "; ".join(problems))
 

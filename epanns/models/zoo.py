@@ -8,6 +8,7 @@ from epanns.errors import ConfigError, did_you_mean
 from epanns.labels import LabelSet, audioset
 from epanns.models.cnn import Cnn
 from epanns.models.spec import ModelSpec, conv_widths
+from epanns.models.tagger import Tagger
 
 _AT_32K = FrontEndSpec(sample_rate=32_000, window_size=1024, hop_size=320, mel_bins=64, fmin=50, fmax=14_000)
 _AT_16K = FrontEndSpec(sample_rate=16_000, window_size=512, hop_size=160, mel_bins=64, fmin=50, fmax=8_000)
@@ -47,7 +48,7 @@ ZOO: dict[str, ModelSpec] = {
 FRONT_ENDS: dict[int, FrontEndSpec] = {spec.sample_rate: spec for spec in (_AT_32K, _AT_16K, _AT_8K)}
 
 # Family of a specification -> what builds it.
-BUILDERS: dict[str, Callable[[ModelSpec, LabelSet | None], Cnn]] = {"cnn": Cnn}
+BUILDERS: dict[str, Callable[[ModelSpec, LabelSet | None], Tagger]] = {"cnn": Cnn}
 
 
 def list_models() -> list[str]:
@@ -69,7 +70,7 @@ def spec_of(name: str, *, num_classes: int | None = None, width: float = 1.0) ->
 
 def build_model(
     model: str | ModelSpec, *, num_classes: int | None = None, width: float = 1.0, labels: LabelSet | None = None
-) -> Cnn:
+) -> Tagger:
     """Return an untrained network; the provenance of one named keeps `width`.
 
     Args:

@@ -1,4 +1,4 @@
-"""Torch-Pruning behind one function. No other module imports torch_pruning, and this one only when it prunes.
+"""Torch-Pruning behind two functions. No other module imports torch_pruning, and this one only when it prunes.
 
 Only its dependency graph and groups are used. Scores, counts, order and checks are ours, because in 1.6.1 its pruners
 do nothing, silently, for a frozen network or an unknown layer, and prune layers nobody named.
@@ -11,13 +11,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from epanns.errors import PruningError
-from epanns.models.cnn import Cnn
+from epanns.models.tagger import Tagger
 from epanns.models.tensors import shape_difference
+from epanns.pruning.groups import ChannelGroup, Reader, forward_order, zero_inputs
 
 
-def remove_channels(model: Cnn, kept_channels: Mapping[str, Sequence[int]]) -> Cnn:
+def remove_channels(model: Tagger, kept_channels: Mapping[str, Sequence[int]]) -> Tagger:
     """Return a copy of `model` without the channels that are not kept; `model` itself is not touched.
 
     The copy has the modes and ``requires_grad`` flags of `model`, module by module and parameter by parameter, its
@@ -55,40 +57,95 @@ def _traceable(model: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(required_grad[name])
 
 
-def _cut(model: Cnn, kept_channels: Mapping[str, Sequence[int]]) -> dict[str, torch.Size]:
+def _cut(model: Tagger, kept_channels: Mapping[str, Sequence[int]]) -> dict[str, torch.Size]:
     """Remove the channels in place; return the shapes of the network's outputs before."""
     import torch_pruning as tp
 
-    example, shapes = _example(model), {}
-
-    def forward(network: Any, logmel: Tensor) -> list[Tensor]:
-        outputs = network.forward_logmel(logmel)
-        shapes.update({key: output.shape for key, output in outputs.items()})
-        return list(outputs.values())
-
-    graph = tp.DependencyGraph().build_dependency(model, example, forward_fn=forward)
+    graph, shapes = _traced(model)
     for name, kept in kept_channels.items():
         conv = model.get_submodule(name)
-        assert isinstance(conv, nn.Conv2d)
-        dropped = sorted(set(range(conv.out_channels)) - set(kept))
+        dropped = sorted(set(range(model.spec.widths[name])) - set(kept))
         if dropped:
             graph.get_pruning_group(conv, tp.prune_conv_out_channels, dropped).prune(record_history=False)
     return shapes
 
 
-def _example(model: Cnn) -> Tensor:
-    """Return the shortest log-mel the network takes: shapes are all that tracing needs, so no time goes into it."""
-    front_end, weight = model.spec.front_end, next(model.parameters())
-    frames = front_end.frames(model.minimum_samples)
-    return torch.zeros(1, 1, frames, front_end.mel_bins, device=weight.device, dtype=weight.dtype)
+def _traced(model: Tagger) -> tuple[Any, dict[str, torch.Size]]:
+    """Return Torch-Pruning's dependency graph and the shapes of the network's outputs."""
+    import torch_pruning as tp
+
+    shapes: dict[str, torch.Size] = {}
+
+    def forward(network: Any, inputs: tuple[Tensor, ...]) -> list[Tensor]:
+        outputs = network.forward_inputs(inputs)
+        shapes.update({key: output.shape for key, output in outputs.items()})
+        return list(outputs.values())
+
+    return tp.DependencyGraph().build_dependency(model, zero_inputs(model), forward_fn=forward), shapes
 
 
-def _check(pruned: Cnn, shapes: Mapping[str, torch.Size]) -> None:
+def channel_groups(model: Tagger) -> dict[str, ChannelGroup]:
+    """Return each prunable group of channels by the name of the layer that leads it, in forward order.
+
+    Raises:
+        PruningError: If a layer reads a group's channels in another order than they have, which no family here does.
+    """
+    import torch_pruning as tp
+
+    order = forward_order(model).layers
+    with torch.inference_mode(False), torch.enable_grad(), _traceable(model):
+        graph, _ = _traced(model)
+        names = {module: name for name, module in model.named_modules()}
+        return {
+            layer: _group(
+                layer,
+                width,
+                [
+                    (names[item.dep.target.module], item.dep.target.module, item.dep.handler, item.idxs)
+                    for item in graph.get_pruning_group(
+                        model.get_submodule(layer), tp.prune_conv_out_channels, list(range(width))
+                    )
+                    if item.dep.target.module in names
+                ],
+                order,
+            )
+            for layer, width in model.spec.widths.items()
+        }
+
+
+def _group(
+    layer: str, width: int, members: Sequence[tuple[str, nn.Module, Any, Sequence[int]]], order: Sequence[str]
+) -> ChannelGroup:
+    """Sort the modules that lose the channels of `layer` by what they do with them."""
+    producers, norms, depthwise = set[str](), list[str](), set[str]()
+    readers = dict[str, int]()
+    for name, module, handler, channels in members:
+        if isinstance(module, _BatchNorm):
+            norms.append(name)
+        elif isinstance(module, nn.Conv1d | nn.Conv2d) and module.groups > 1:
+            depthwise.add(name)
+        elif handler.__name__.endswith("out_channels"):
+            producers.add(name)
+        else:
+            readers[name] = channels[0]
+            if list(channels) != list(range(channels[0], channels[0] + width)):
+                raise PruningError(f"{name} reads the channels of {layer} in an order that cannot be followed")
+    return ChannelGroup(
+        layer=layer,
+        width=width,
+        producers=tuple(name for name in order if name in producers),
+        norms=tuple(dict.fromkeys(norms)),
+        depthwise=tuple(name for name in order if name in depthwise),
+        readers=tuple(Reader(name, readers[name]) for name in order if name in readers),
+    )
+
+
+def _check(pruned: Tagger, shapes: Mapping[str, torch.Size]) -> None:
     """Compare every tensor with the network the plan describes, and every output's shape with the base's."""
     if problem := shape_difference(pruned, pruned.spec):
         raise PruningError(f"surgery did not give the network asked for: {problem}; please report it as a bug")
     with torch.no_grad():
-        outputs: Mapping[str, Any] = pruned.forward_logmel(_example(pruned))
+        outputs: Mapping[str, Any] = pruned.forward_inputs(zero_inputs(pruned))
     for key, shape in shapes.items():
         if outputs[key].shape != shape:
             raise PruningError(

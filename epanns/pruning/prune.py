@@ -7,18 +7,19 @@ import torch
 from torch import Tensor, nn
 
 from epanns.errors import PruningError
-from epanns.models.cnn import Cnn
 from epanns.models.recipe import with_step
+from epanns.models.tagger import Tagger
 from epanns.models.tensors import shape_difference
 from epanns.pruning.allocation import ratio_per_layer, remaining_width, select_layers
 from epanns.pruning.criteria import criterion_named, most_important
 from epanns.pruning.engine import remove_channels
+from epanns.pruning.groups import forward_order
 from epanns.pruning.layer_filters import LayerFilters
 from epanns.pruning.plan import PruningPlan, compose
 
 
 def prune(
-    model: Cnn,
+    model: Tagger,
     *,
     criterion: str = "l1",
     ratio: float | None = None,
@@ -26,7 +27,7 @@ def prune(
     layers: Sequence[str] | None = None,
     seed: int = 0,
     round_to: int = 1,
-) -> tuple[Cnn, PruningPlan]:
+) -> tuple[Tagger, PruningPlan]:
     """Remove the least important filters of a network.
 
     Every layer is ranked by itself, on the unpruned weights; the readers of a removed channel lose it too.
@@ -57,7 +58,7 @@ def prune(
 
 
 def plan_pruning(
-    model: Cnn,
+    model: Tagger,
     *,
     criterion: str = "l1",
     ratio: float | None = None,
@@ -76,14 +77,15 @@ def plan_pruning(
         layer: remaining_width(model.spec.widths[layer], asked[layer], round_to=round_to, layer=layer)
         for layer in asked
     }
+    norms = forward_order(model).norms
     kept = {
-        layer: most_important(score(_filters(model, layer, seed)), width, layer=layer)
+        layer: most_important(score(_filters(model, layer, norms.get(layer), seed)), width, layer=layer)
         for layer, width in widths.items()
     }
     return PruningPlan(base=model.spec, kept_channels=kept, criterion=criterion, ratios=asked, seed=seed)
 
 
-def apply_plan(model: Cnn, plan: PruningPlan) -> Cnn:
+def apply_plan(model: Tagger, plan: PruningPlan) -> Tagger:
     """Return `model` without the channels that `plan` drops; `model` is not touched.
 
     The network must have the layer widths of the plan's base; its head may be another one, for other classes. The
@@ -106,7 +108,7 @@ def apply_plan(model: Cnn, plan: PruningPlan) -> Cnn:
     return pruned
 
 
-def _since_unpruned(model: Cnn, plan: PruningPlan) -> PruningPlan:
+def _since_unpruned(model: Tagger, plan: PruningPlan) -> PruningPlan:
     """Return `plan` joined to the plan that made `model`, where that is known."""
     if not model.provenance.get("plan"):
         return plan
@@ -115,11 +117,11 @@ def _since_unpruned(model: Cnn, plan: PruningPlan) -> PruningPlan:
 
 
 def _asked_ratios(
-    model: Cnn, ratio: float | None, ratios: Mapping[str, float] | None, layers: Sequence[str] | None
+    model: Tagger, ratio: float | None, ratios: Mapping[str, float] | None, layers: Sequence[str] | None
 ) -> dict[str, float]:
-    names: dict[str, Any] = {"prunable": model.conv_names, "protected": _protected(model)}
+    names: dict[str, Any] = {"prunable": model.layer_names, "protected": _protected(model)}
     if ratio is not None and ratios is None:
-        chosen = model.conv_names if layers is None else select_layers(layers, **names)
+        chosen = model.layer_names if layers is None else select_layers(layers, **names)
         return ratio_per_layer(dict.fromkeys(chosen, ratio), **names)
     if ratios is not None and ratio is None:
         if layers is not None:
@@ -128,21 +130,21 @@ def _asked_ratios(
     raise PruningError("give either one ratio or ratios per layer, and not both")
 
 
-def _protected(model: Cnn) -> dict[str, str]:
+def _protected(model: Tagger) -> dict[str, str]:
     """Return every module that somebody might name and that must keep its width, with the reason."""
-    last = model.conv_names[-1]
+    last = model.layer_names[-1]
     reasons = {name: "it is the classifier, its outputs are the classes" for name in model.classifier_names}
     reasons["fc1"] = f"its outputs are the embedding; its inputs shrink when {last} is pruned"
-    reasons["bn0"] = "it normalises the mel bins of the front end"
-    for conv in model.conv_names:
-        reasons[conv.replace(".conv", ".bn")] = f"a batch norm shrinks with its convolution, so name {conv}"
+    reasons |= model.fixed_layers
+    for layer, norm in forward_order(model).norms.items():
+        reasons.setdefault(norm, f"a batch norm shrinks with its convolution, so name {layer}")
     return reasons
 
 
-def _filters(model: Cnn, layer: str, seed: int) -> LayerFilters:
+def _filters(model: Tagger, layer: str, norm: str | None, seed: int) -> LayerFilters:
     weight = model.get_submodule(layer).get_parameter("weight")
-    scale = model.get_submodule(layer.replace(".conv", ".bn")).get_parameter("weight")
-    return LayerFilters(layer, _exact(weight), seed, _exact(scale))
+    scale = None if norm is None else _exact(model.get_submodule(norm).get_parameter("weight"))
+    return LayerFilters(layer, _exact(weight), seed, scale)
 
 
 def _exact(parameter: Tensor) -> Tensor:
@@ -155,7 +157,7 @@ def _refuse_unprunable(model: nn.Module) -> None:
         raise PruningError("the network is compiled: prune the one given to torch.compile, then compile the result")
     if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
         raise PruningError(f"the network is wrapped in {type(model).__name__}: prune its .module, then wrap the result")
-    if not isinstance(model, Cnn):
+    if not isinstance(model, Tagger):
         raise PruningError(f"{type(model).__name__} is no network of epanns: use epanns.load or epanns.build_model")
     first_name: dict[int, str] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):

@@ -8,12 +8,13 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from epanns.errors import PruningError
-from epanns.models.cnn import Cnn
 from epanns.models.recipe import with_step
+from epanns.models.tagger import Tagger
+from epanns.pruning.groups import forward_order
 from epanns.pruning.plan import PruningPlan
 
 
-def recalibrate_batch_norm(model: Cnn, waveforms: Iterable[Tensor], *, plan: PruningPlan | None = None) -> int:
+def recalibrate_batch_norm(model: Tagger, waveforms: Iterable[Tensor], *, plan: PruningPlan | None = None) -> int:
     """Replace running means and variances by averages over calibration clips, in place.
 
     Each statistic becomes the average of the batches' own, weighted by their clips: a short last batch weighs little.
@@ -57,15 +58,15 @@ def recalibrate_batch_norm(model: Cnn, waveforms: Iterable[Tensor], *, plan: Pru
     return seen
 
 
-def _norms_behind(model: Cnn, plan: PruningPlan | None) -> dict[str, _BatchNorm]:
+def _norms_behind(model: Tagger, plan: PruningPlan | None) -> dict[str, _BatchNorm]:
     norms = {name: module for name, module in model.named_modules() if isinstance(module, _BatchNorm)}
     if plan is None:
         return norms
     if not plan.pruned_layers:
         return {}
-    first = model.conv_names.index(plan.pruned_layers[0])
-    behind = [conv.replace(".conv", ".bn") for conv in model.conv_names[first + 1 :]]
-    return {name: norms[name] for name in behind}
+    order = forward_order(model)
+    behind = order.layers[order.layers.index(plan.pruned_layers[0]) + 1 :]
+    return {order.norms[layer]: norms[order.norms[layer]] for layer in behind if layer in order.norms}
 
 
 def _statistics(norm: _BatchNorm) -> list[Tensor]:

@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from epanns.errors import PruningError, did_you_mean
-from epanns.models.cnn import Cnn
+from epanns.models.tagger import Tagger
 from epanns.pruning.plan import PruningPlan
 from epanns.pruning.recalibrate import recalibrate_batch_norm
 from epanns.pruning.refit import refit_readers
@@ -16,7 +16,7 @@ RECOVERIES = ("none", "bn", "ls", "ls+bn")
 
 
 def recover(
-    method: str, pruned: Cnn, dense: Cnn, plan: PruningPlan, waveforms: Callable[[], Iterable[Tensor]]
+    method: str, pruned: Tagger, dense: Tagger, plan: PruningPlan, waveforms: Callable[[], Iterable[Tensor]]
 ) -> dict[str, Any] | None:
     """Recover a network in place.
 

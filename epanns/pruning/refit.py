@@ -17,9 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from epanns.errors import PruningError
-from epanns.models.cnn import Cnn
 from epanns.models.modes import evaluation_mode
 from epanns.models.recipe import with_step
+from epanns.models.tagger import Tagger
 from epanns.pruning.least_squares import Moments
 from epanns.pruning.plan import PruningPlan
 
@@ -67,7 +67,7 @@ class Refit:
 
 
 def refit_readers(
-    pruned: Cnn, dense: Cnn, plan: PruningPlan, waveforms: Callable[[], Iterable[Tensor]], *, ridge: float = 1e-3
+    pruned: Tagger, dense: Tagger, plan: PruningPlan, waveforms: Callable[[], Iterable[Tensor]], *, ridge: float = 1e-3
 ) -> Refit:
     """Fit every reader of a pruned layer again, in place; its constant goes into the next batch norm or the bias.
 
@@ -95,7 +95,7 @@ def refit_readers(
             modes.enter_context(evaluation_mode(model))
         try:
             for layer in plan.pruned_layers:
-                errors.append(_refit(_Reader(walk, plan, pruned.conv_names.index(layer) + 1), ridge))
+                errors.append(_refit(_Reader(walk, plan, pruned.layer_names.index(layer) + 1), ridge))
         except BaseException:
             pruned.load_state_dict(before)
             raise
@@ -104,7 +104,7 @@ def refit_readers(
     return refit
 
 
-def _refuse_misfit(pruned: Cnn, dense: Cnn, plan: PruningPlan, ridge: float) -> None:
+def _refuse_misfit(pruned: Tagger, dense: Tagger, plan: PruningPlan, ridge: float) -> None:
     if not 0 < ridge < float("inf"):
         raise PruningError(f"ridge={ridge:g}: must be above 0; 0.001 is a good value")
     for what, model, widths in (("dense", dense, plan.base.widths), ("pruned", pruned, plan.widths)):
@@ -115,7 +115,7 @@ def _refuse_misfit(pruned: Cnn, dense: Cnn, plan: PruningPlan, ridge: float) -> 
 class _Walk:
     """The calibration clips on their way through both networks."""
 
-    def __init__(self, pruned: Cnn, dense: Cnn, waveforms: Callable[[], Iterable[Tensor]]) -> None:
+    def __init__(self, pruned: Tagger, dense: Tagger, waveforms: Callable[[], Iterable[Tensor]]) -> None:
         self.pruned, self.dense, self.waveforms = pruned, dense, waveforms
         self.clips = 0
         self._stage = 0  # of the cached features: how many convolutions they have been through
@@ -148,12 +148,12 @@ class _Walk:
         for waveform in self.waveforms():
             if not waveform.is_floating_point():
                 raise PruningError(f"calibration batch of type {waveform.dtype}: give floats in [-1, 1]")
-            features = self.pruned.features_of(waveform.to(device))
+            (features,) = self.pruned.features_of(waveform.to(device))
             yield features, features
 
-    def _forward(self, model: Cnn, features: Tensor, stage: int) -> Tensor:
-        for step in model.steps()[self._stage : stage]:
-            features = step(features)
+    def _forward(self, model: Tagger, features: Tensor, stage: int) -> Tensor:
+        for step in model.stages()[self._stage : stage]:
+            (features,) = step((features,))
         return features
 
 
@@ -161,7 +161,7 @@ class _Reader:
     """A layer that reads pruned channels: the one to be fitted, and the unpruned one that it shall imitate."""
 
     def __init__(self, walk: _Walk, plan: PruningPlan, stage: int) -> None:
-        names = walk.pruned.conv_names
+        names = walk.pruned.layer_names
         self.stage, self._walk = stage, walk
         self.name = names[stage] if stage < len(names) else "fc1"
         self.module, self._original = (model.get_submodule(self.name) for model in (walk.pruned, walk.dense))
@@ -187,13 +187,13 @@ class _Reader:
             kernel, padding = self.module.kernel_size, self.module.padding
             assert not isinstance(padding, str)
             return F.unfold(features, kernel, padding=padding).transpose(1, 2).flatten(0, 1)
-        return self._walk.pruned.pooled(features).flatten(0, -2)
+        return self._walk.pruned.pooled((features,)).flatten(0, -2)
 
     def _targets(self, features: Tensor) -> Tensor:
         if isinstance(self._original, nn.Conv2d):
             targets: Tensor = self._original(features)[:, self._outputs]
             return targets.flatten(2).transpose(1, 2).flatten(0, 1)
-        targets = self._original(self._walk.dense.pooled(features))
+        targets = self._original(self._walk.dense.pooled((features,)))
         return targets.flatten(0, -2)
 
     def set(self, weights: Tensor, constant: Tensor) -> None:

@@ -10,9 +10,9 @@ from epanns.data.pack_format import PACK_FILE, read_pack_info
 from epanns.evaluation.predict import EvaluationProtocol, Predictions
 from epanns.evaluation.scores import Scores
 from epanns.installed import versions
-from epanns.models.cnn import Cnn
 from epanns.models.recipe import Step, since_pruning, steps_of
 from epanns.models.spec import ModelSpec
+from epanns.models.tagger import Tagger
 from epanns.models.zoo import ZOO
 from epanns.pruning.plan import PruningPlan
 from epanns.sweeps.device import device_of
@@ -23,7 +23,7 @@ _OUTCOMES = frozenset({"step", "parent_sha256", "best_step", "validation_mAP"})
 
 
 def record_of_checkpoint(
-    model: Cnn,
+    model: Tagger,
     dataset: PackDataset,
     predictions: Predictions,
     scores: Scores,
@@ -122,7 +122,7 @@ def unpruned_spec(spec: ModelSpec, plan: PruningPlan | None, width: float | None
     return spec.with_widths(published.scaled(width_of(spec) if width is None else width).widths)
 
 
-def recorded_width(model: Cnn, base: ModelSpec) -> float:
+def recorded_width(model: Tagger, base: ModelSpec) -> float:
     """Return the width a network was asked for or, where its checkpoint does not say, the one its base looks like."""
     asked = model.provenance.get("width")
     return round(width_of(base), 4) if asked is None else float(asked)

@@ -19,7 +19,7 @@ from epanns.evaluation.metrics import evaluate
 from epanns.evaluation.predict import EvaluationProtocol, predict
 from epanns.installed import versions
 from epanns.models.checkpoint import load
-from epanns.models.cnn import Cnn
+from epanns.models.tagger import Tagger
 from epanns.models.zoo import build_model
 from epanns.pruning.plan import PruningPlan
 from epanns.pruning.prune import apply_plan, plan_pruning
@@ -114,17 +114,17 @@ class _Trial:
             stages.append(self._stage("finetuned", model, time.perf_counter() - started))
         return self._record(dense, model, plan, tuple(stages))
 
-    def _put_in_order_of(self, model: Cnn) -> None:
+    def _put_in_order_of(self, model: Tagger) -> None:
         """Let the packs have the classes of a checkpoint in its order."""
         self.packs = {part: in_the_models_order(model, pack) for part, pack in self.packs.items()}
 
-    def _train(self, model: Cnn, training: TrainingConfig, out: Path) -> Cnn:
+    def _train(self, model: Tagger, training: TrainingConfig, out: Path) -> Tagger:
         """Train in a run folder of the trial and return the network with its best weights."""
         validation = validation_on(self.packs["val"])
         finetune(model, self.packs["train"], training, out, validation=validation, on_step=self.on_step)
         return load(out)
 
-    def _stage(self, name: str, model: Cnn, seconds: float) -> Stage:
+    def _stage(self, name: str, model: Tagger, seconds: float) -> Stage:
         scores = {}
         for part in ("val", "test"):
             predictions = predict(model, self.packs[part], _PROTOCOL)
@@ -141,7 +141,7 @@ class _Trial:
         batches = [[chosen[index] for index in batch] for batch in sequential_batches(wanted, _CALIBRATION_BATCH)]
         return [batch.float_waveform() for batch in make_loader(dataset, batches)]
 
-    def _record(self, dense: Cnn, model: Cnn, plan: PruningPlan | None, stages: tuple[Stage, ...]) -> RunRecord:
+    def _record(self, dense: Tagger, model: Tagger, plan: PruningPlan | None, stages: tuple[Stage, ...]) -> RunRecord:
         base = self.config.get("base", self.config)
         seconds = self.packs["test"].clip_seconds
         return RunRecord(
@@ -172,7 +172,7 @@ class _Trial:
 def validation_on(dataset: PackDataset) -> Validation:
     """Return the scoring that chooses checkpoints: macro mAP of whole clips."""
 
-    def score(model: Cnn) -> dict[str, float]:
+    def score(model: Tagger) -> dict[str, float]:
         predictions = predict(model, dataset, _PROTOCOL)
         return {"mAP": evaluate(predictions, dataset.labels, _PROTOCOL, bootstrap=0).mAP}
 

@@ -12,8 +12,8 @@ from typing import Any
 from epanns.atomic import is_free_for, partial_of, write_json, write_text
 from epanns.errors import OutputError
 from epanns.models.checkpoint import CARD, CONFIG, LABELS, WEIGHTS, save_checkpoint
-from epanns.models.cnn import Cnn
 from epanns.models.recipe import training_step_of
+from epanns.models.tagger import Tagger
 from epanns.training.state import TrainingState
 
 _RUN, _STATE, _METRICS, _BEST = "training.json", "state.pt", "metrics.csv", "best"
@@ -62,7 +62,7 @@ class RunFolder:
         """Where the state of an unfinished run is."""
         return self.path / _STATE
 
-    def keep_best(self, model: Cnn, state: TrainingState) -> None:
+    def keep_best(self, model: Tagger, state: TrainingState) -> None:
         """Write the weights as the best so far."""
         kept = {"best_step": state.best_step, "validation_mAP": state.best_score}
         step = {"step": training_step_of(model.provenance), **self.asked, **kept}

@@ -14,8 +14,8 @@ from epanns.data.loader import make_loader
 from epanns.data.sampler import StepBatches, make_stream
 from epanns.data.task import require_same_task
 from epanns.errors import Interrupted, TrainingError
-from epanns.models.cnn import Cnn
 from epanns.models.recipe import training_step_of, with_step
+from epanns.models.tagger import Tagger
 from epanns.seeding import derive_seed
 from epanns.signals import noticing_signals
 from epanns.training.config import TrainingConfig
@@ -37,7 +37,7 @@ class Validation:
         data: What the scores are measured on, in JSON values: part of a run's identity.
     """
 
-    score: Callable[[Cnn], Mapping[str, float]]
+    score: Callable[[Tagger], Mapping[str, float]]
     data: Mapping[str, Any]
 
 
@@ -59,7 +59,7 @@ class TrainingResult:
 
 
 def finetune(
-    model: Cnn,
+    model: Tagger,
     dataset: PackDataset,
     config: TrainingConfig,
     out: Path,
@@ -121,7 +121,7 @@ def finetune(
 class _Run:
     """A run between its first and its last step."""
 
-    def __init__(self, model: Cnn, config: TrainingConfig, folder: RunFolder, validation: Validation) -> None:
+    def __init__(self, model: Tagger, config: TrainingConfig, folder: RunFolder, validation: Validation) -> None:
         self.model, self.config, self.folder, self.validation = model, config, folder, validation
         if config.freeze_backbone:
             model.freeze_backbone()
@@ -189,7 +189,7 @@ class _Run:
         )
 
 
-def _asked(model: Cnn, dataset: PackDataset, config: TrainingConfig, validation: Validation) -> dict[str, Any]:
+def _asked(model: Tagger, dataset: PackDataset, config: TrainingConfig, validation: Validation) -> dict[str, Any]:
     """Return what makes two runs the same run."""
     return {
         "training": config.to_dict(),
@@ -200,7 +200,9 @@ def _asked(model: Cnn, dataset: PackDataset, config: TrainingConfig, validation:
     }
 
 
-def _train_step(model: Cnn, optimizer: torch.optim.Adam, batch: ClipBatch, config: TrainingConfig, step: int) -> float:
+def _train_step(
+    model: Tagger, optimizer: torch.optim.Adam, batch: ClipBatch, config: TrainingConfig, step: int
+) -> float:
     """Do one optimisation step and return its loss."""
     device = next(model.parameters()).device
     torch.manual_seed(derive_seed("step", config.seed, step))
@@ -226,7 +228,7 @@ def _train_step(model: Cnn, optimizer: torch.optim.Adam, batch: ClipBatch, confi
     return value
 
 
-def set_learning_mode(model: Cnn, *, spec_augment: bool) -> None:
+def set_learning_mode(model: Tagger, *, spec_augment: bool) -> None:
     """Put a model in training mode, with or without SpecAugment."""
     model.train()
     model.spec_augmenter.train(spec_augment)

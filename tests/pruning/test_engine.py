@@ -41,7 +41,7 @@ def zeroed_after_batch_norm(model: Cnn, kept: dict[str, tuple[int, ...]], logmel
 
         handles.append(model.get_submodule(layer.replace(".conv", ".bn")).register_forward_hook(silence))
     with torch.no_grad():
-        outputs = model.forward_logmel(logmel)
+        outputs = model.forward_inputs((logmel,))
     for handle in handles:
         handle.remove()
     return outputs
@@ -53,7 +53,7 @@ def test_pruned_equals_dense_with_dropped_channels_zeroed_after_batch_norm(build
     kept = every_other(model)
     expected = zeroed_after_batch_norm(model, kept, logmel)
     with torch.no_grad():
-        outputs = remove_channels(model, kept).forward_logmel(logmel)
+        outputs = remove_channels(model, kept).forward_inputs((logmel,))
     assert outputs.keys() == expected.keys()
     for key, value in expected.items():
         torch.testing.assert_close(outputs[key], value, rtol=1e-5, atol=1e-5)
@@ -63,7 +63,7 @@ def test_pruned_equals_dense_with_dropped_channels_zeroed_after_batch_norm(build
 def test_pruned_equals_dense_with_dropped_channels_zeroed_for_any_layers(model, logmel, layers):
     kept = every_other(model, layers)
     with torch.no_grad():
-        outputs = remove_channels(model, kept).forward_logmel(logmel)
+        outputs = remove_channels(model, kept).forward_inputs((logmel,))
     for key, value in zeroed_after_batch_norm(model, kept, logmel).items():
         torch.testing.assert_close(outputs[key], value, rtol=1e-5, atol=1e-5)
 
@@ -71,7 +71,7 @@ def test_pruned_equals_dense_with_dropped_channels_zeroed_for_any_layers(model, 
 def test_surviving_tensors_equal_slicing_by_hand(model):
     kept = every_other(model)
     expected, inputs = dict(model.state_dict()), [0]
-    for layer in model.conv_names:
+    for layer in model.layer_names:
         channels = list(kept[layer])
         expected[f"{layer}.weight"] = expected[f"{layer}.weight"][channels][:, inputs]
         for tensor in ("weight", "bias", "running_mean", "running_var"):
@@ -140,7 +140,7 @@ def test_modes_and_frozen_parameters_come_back_as_they_were(model, freeze, train
 def test_gradients_may_be_off_around_pruning(model, logmel, context):
     with context():
         pruned = remove_channels(model, every_other(model))
-    pruned.forward_logmel(logmel)["clipwise_logits"].sum().backward()
+    pruned.forward_inputs((logmel,))["clipwise_logits"].sum().backward()
     assert all(parameter.grad is not None for parameter in pruned.parameters())
 
 

@@ -66,7 +66,7 @@ def test_a_plan_that_removes_nothing_is_the_identity_bit_for_bit(model, logmel):
     assert all(torch.equal(tensor, model.state_dict()[name]) for name, tensor in same.state_dict().items())
     with torch.no_grad():
         assert torch.equal(
-            same.forward_logmel(logmel)["clipwise_logits"], model.forward_logmel(logmel)["clipwise_logits"]
+            same.forward_inputs((logmel,))["clipwise_logits"], model.forward_inputs((logmel,))["clipwise_logits"]
         )
 
 

@@ -66,7 +66,7 @@ def test_inputs_that_never_vary_keep_the_plain_weights():
 
 def with_copies(model):
     """Make the second half of every layer's channels copies of the first, each with its own gain."""
-    for conv in model.conv_names:
+    for conv in model.layer_names:
         norm = model.get_submodule(conv.replace(".conv", ".bn"))
         weight = model.get_submodule(conv).weight
         half = len(weight) // 2
@@ -91,14 +91,14 @@ def keep_first_halves(model, layers):
 @pytest.mark.parametrize("head", ["clip", "decision_max", "decision_att"])
 def test_channels_that_are_copies_can_go_without_a_trace(build, head):
     dense = with_copies(build(head=head))
-    plan = keep_first_halves(dense, dense.conv_names)
+    plan = keep_first_halves(dense, dense.layer_names)
     pruned = apply_plan(dense, plan)
     clip = clips(3, seed=9)[0]
     expected = dense(clip)["clipwise_logits"].detach()
     assert float((pruned(clip)["clipwise_logits"].detach() - expected).abs().max()) > 1e-2
     errors = refit_readers(pruned, dense, plan, calibration, ridge=1e-6).errors
     torch.testing.assert_close(pruned(clip)["clipwise_logits"].detach(), expected, rtol=0, atol=1e-5)
-    assert [error.reader for error in errors] == [*dense.conv_names[1:], "fc1"]
+    assert [error.reader for error in errors] == [*dense.layer_names[1:], "fc1"]
     assert all(error.is_better and error.refit < 1e-6 < error.plain for error in errors[:-1])  # fc1 has few rows
 
 
@@ -120,16 +120,17 @@ def test_a_great_ridge_leaves_the_weights_and_makes_the_means_right(build):
 
 def through(model, waveform, stage):
     features = model.features_of(waveform)
-    for step in model.steps()[:stage]:
+    for step in model.stages()[:stage]:
         features = step(features)
-    return features
+    (last,) = features
+    return last
 
 
 def test_steps_and_pooling_are_the_network(build):
     model = build()
     clip = clips(2)[0]
     with torch.no_grad():
-        hidden = torch.relu(model.fc1(model.pooled(through(model, clip, len(model.conv_names)))))
+        hidden = torch.relu(model.fc1(model.pooled((through(model, clip, len(model.layer_names)),))))
         torch.testing.assert_close(hidden, model(clip)["embedding"])
 
 

@@ -1,0 +1,219 @@
+"""What every family of networks has in common: waveform in, tags out, in small steps that others can follow."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from epanns.audio.frontend import LogMel, repeat_to_minimum
+from epanns.audio.specaugment import SpecAugmenter
+from epanns.errors import CheckpointError, ConfigError
+from epanns.labels import LabelSet
+from epanns.models.blocks import linear
+from epanns.models.frozen_front_end import FRONT_END_NAMES, check_front_end
+from epanns.models.pooling import ModelOutput, pool_clip
+from epanns.models.spec import ModelSpec
+
+# What passes between the steps of a network: one tensor ``(batch, channels, ...)``, or several before they are joined.
+Features = tuple[Tensor, ...]
+Stage = Callable[[Features], Features]
+
+
+class Tagger(nn.Module):
+    """A network that tags clips: fixed front end, convolutions in stages, pooling over the clip, `fc1`, classifier.
+
+    A family says what its stages are (`stages`) and what they start from (`inputs_of`, `input_shapes`, `begin`).
+    Module names are those of released PANNs weights, which therefore load as they are.
+
+    Attributes:
+        spec: What was built; pruning replaces it.
+        labels: Names of the classes, in output order.
+        provenance: Where the weights come from; kept in checkpoints.
+    """
+
+    fc1: nn.Linear
+    fc_audioset: nn.Linear
+
+    def __init__(self, spec: ModelSpec, labels: LabelSet | None = None) -> None:
+        super().__init__()
+        self.spec = spec
+        self.labels = labels or LabelSet.numbered(spec.num_classes)
+        self.provenance: dict[str, Any] = {}
+        self.spec_augmenter = SpecAugmenter()
+        self.register_load_state_dict_pre_hook(_check_and_drop_front_end)  # type: ignore[no-untyped-call]
+
+    @property
+    def layer_names(self) -> tuple[str, ...]:
+        """Names of the layers with a width of their own, in forward order; the leads of the groups that are pruned."""
+        return tuple(self.spec.widths)
+
+    @property
+    def classifier_names(self) -> tuple[str, ...]:
+        """Names of the modules whose outputs are classes."""
+        return ("fc_audioset",)
+
+    @property
+    def fixed_layers(self) -> dict[str, str]:
+        """Modules of the family that must keep their width, with the reason; head and classifier apart."""
+        return {}
+
+    @property
+    def minimum_samples(self) -> int:
+        """Shortest clip the network takes as it is; shorter ones are repeated from their start to this length."""
+        raise NotImplementedError
+
+    def inputs_of(self, waveform: Tensor) -> Features:
+        """Return what the fixed front end makes of ``(batch, samples)``; nothing in it can be learned or pruned."""
+        raise NotImplementedError
+
+    def input_shapes(self, samples: int) -> list[tuple[int, ...]]:
+        """Return the shapes of `inputs_of` for one clip."""
+        raise NotImplementedError
+
+    def begin(self, inputs: Features, mixup_lambda: Tensor | None = None) -> Features:
+        """Return what the first stage reads; while learning, after SpecAugment and mixup."""
+        raise NotImplementedError
+
+    def stages(self) -> list[Stage]:
+        """Return what the network does between `begin` and `pooled`, in forward order.
+
+        A stage is a convolution with its batch norm, ReLU, pooling and dropout, or a block around which values pass;
+        nothing but what it returns goes on to the next one.
+        """
+        raise NotImplementedError
+
+    def pooled(self, features: Features) -> Tensor:
+        """Return what `fc1` reads, ``(batch, channels)``, of the last stage's ``(batch, channels, time, mel)``."""
+        (last,) = features
+        return pool_clip(last)
+
+    def hidden(self, features: Features) -> Tensor:
+        """Return the embedding, ``(batch, embedding_size)``, of the last stage's features."""
+        return F.relu(self.fc1(F.dropout(self.pooled(features), 0.5, self.training)))
+
+    def head(self, features: Features, inputs: Features) -> ModelOutput:
+        """Return the scores of the last stage's features; `inputs` are those of `inputs_of`."""
+        hidden = self.hidden(features)
+        logits = self.fc_audioset(hidden)
+        # PANNs drop out the embedding they return, not the one the classifier reads.
+        embedding = F.dropout(hidden, 0.5, self.training)
+        return ModelOutput(clipwise_logits=logits, clipwise_output=logits.sigmoid(), embedding=embedding)
+
+    def forward(self, waveform: Tensor, mixup_lambda: Tensor | None = None) -> ModelOutput:
+        """Tag clips.
+
+        Args:
+            waveform: ``(batch, samples)`` float32 in [-1, 1] at ``spec.front_end.sample_rate``, of any length >= 1;
+                clips shorter than `minimum_samples` are repeated to that length.
+            mixup_lambda: ``(batch / 2,)`` in [0, 1]; mixes clip 2i with clip 2i + 1 where the family mixes, so that
+                the output has half the batch.
+        """
+        return self.forward_inputs(self.inputs_of(repeat_to_minimum(waveform, self.minimum_samples)), mixup_lambda)
+
+    def forward_inputs(self, inputs: Features, mixup_lambda: Tensor | None = None) -> ModelOutput:
+        """Tag clips from what `inputs_of` gives; the rest as in `forward`."""
+        features = self.begin(inputs, mixup_lambda)
+        for stage in self.stages():
+            features = stage(features)
+        return self.head(features, inputs)
+
+    def features_of(self, waveform: Tensor) -> Features:
+        """Return what the first stage reads; `waveform` as in `forward`."""
+        return self.begin(self.inputs_of(repeat_to_minimum(waveform, self.minimum_samples)))
+
+    def reset_classifier(self, num_classes: int, labels: LabelSet | None = None) -> None:
+        """Replace the classifier by a fresh one for other classes; all other weights stay.
+
+        Raises:
+            ConfigError: If `labels` are not `num_classes` long.
+        """
+        if labels is not None and len(labels) != num_classes:
+            raise ConfigError(f"{len(labels)} labels for num_classes={num_classes}: give one label per class")
+        spec = self.spec.with_num_classes(num_classes)  # refuses what is no number of classes before anything changes
+        self._new_classifier(spec)
+        self.spec = spec
+        self.labels = labels or LabelSet.numbered(num_classes)
+
+    def _new_classifier(self, spec: ModelSpec) -> None:
+        device = next(self.parameters()).device
+        self.fc_audioset = linear(spec.embedding_size, spec.num_classes).to(device).train(self.training)
+
+    def train(self, mode: bool = True) -> "Tagger":
+        """Set the mode; batch norms that may not learn stay in evaluation mode, or their statistics would drift."""
+        super().train(mode)
+        for module in self.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm) and not module.weight.requires_grad:
+                module.eval()
+        return self
+
+    def freeze_backbone(self) -> None:
+        """Stop every parameter but the classifier's from learning, and fix the batch norms' statistics."""
+        learning = tuple(f"{name}." for name in self.classifier_names)
+        for name, parameter in self.named_parameters():
+            parameter.requires_grad_(name.startswith(learning))
+        self.train(self.training)
+
+
+class LogMelTagger(Tagger):
+    """A tagger that starts from the log-mel spectrogram, normalised bin by bin by `bn0`."""
+
+    # How often time is halved on the way; every family sets its own.
+    pools: int
+
+    def __init__(self, spec: ModelSpec, labels: LabelSet | None = None) -> None:
+        super().__init__(spec, labels)
+        self.front_end = LogMel(spec.front_end)
+        self.bn0 = nn.BatchNorm2d(spec.front_end.mel_bins)
+
+    @property
+    def fixed_layers(self) -> dict[str, str]:
+        """`bn0`: the front end decides its width."""
+        return {"bn0": "it normalises the mel bins of the front end"}
+
+    @property
+    def minimum_samples(self) -> int:
+        """See `Tagger`. With five poolings at 32 kHz: 32 frames, 9,920 samples, 0.31 s."""
+        frames: int = 2**self.pools
+        front_end = self.spec.front_end
+        reflected = front_end.window_size // 2 + 1  # the front end mirrors half a window at both ends
+        return max((frames - 1) * front_end.hop_size, reflected)
+
+    def inputs_of(self, waveform: Tensor) -> Features:
+        """Return the log-mel, ``(batch, 1, time, mel)`` in dB."""
+        return (self.front_end(waveform),)
+
+    def input_shapes(self, samples: int) -> list[tuple[int, ...]]:
+        """Return ``(1, 1, time, mel)``."""
+        front_end = self.spec.front_end
+        return [(1, 1, front_end.frames(samples), front_end.mel_bins)]
+
+    def begin(self, inputs: Features, mixup_lambda: Tensor | None = None) -> Features:
+        """Normalise each mel bin, mask stripes, mix pairs."""
+        (logmel,) = inputs
+        features = self.bn0(logmel.transpose(1, 3)).transpose(1, 3)
+        return (mix_pairs(self.spec_augmenter(features), mixup_lambda),)
+
+
+def mix_pairs(features: Tensor, mixup_lambda: Tensor | None) -> Tensor:
+    """Mix clip 2i with clip 2i + 1 of ``(batch, ...)``, the first one weighted by ``mixup_lambda (batch / 2,)``.
+
+    Raises:
+        ConfigError: If there is not one weight for each pair.
+    """
+    if mixup_lambda is None:
+        return features
+    if mixup_lambda.shape != (len(features) / 2,):
+        raise ConfigError(
+            f"mixup_lambda of shape {tuple(mixup_lambda.shape)} for {len(features)} clips: give one per pair"
+        )
+    weight = mixup_lambda.to(features).reshape(-1, *[1] * (features.dim() - 1))
+    return features[0::2] * weight + features[1::2] * (1 - weight)
+
+
+def _check_and_drop_front_end(module: nn.Module, state_dict: dict[str, Any], prefix: str, *_: object) -> None:
+    """Let released state dicts load as they are: their front-end tensors are checked against ours and left out."""
+    assert isinstance(module, Tagger)
+    given = {name: state_dict.pop(prefix + name) for name in FRONT_END_NAMES if prefix + name in state_dict}
+    if given and (problem := check_front_end(given, module.spec.front_end)):
+        raise CheckpointError(f"{module.spec.name}: {problem}")

@@ -118,6 +118,10 @@ class LogMel(nn.Module):
         Source: Kong et al. 2020, section III-A; audioset_tagging_cnn `pytorch/models.py`, whose torchlibrosa front end
         this equals (tests/audio/test_frontend.py states the tolerances).
         """
+        with torch.autocast("cuda" if waveform.is_cuda else "cpu", enabled=False):  # two digits of a level are too few
+            return self._log_mel(waveform)
+
+    def _log_mel(self, waveform: Tensor) -> Tensor:
         spec = self.spec
         if not self.training:
             waveform = waveform.double()

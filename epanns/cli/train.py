@@ -25,6 +25,7 @@ _HELP = {
     "mixup_alpha": "Beta parameter of mixup; 0 switches it off.",
     "sampler": "balanced takes the classes in turn, shuffled the clips; weighted draws rare classes more often.",
     "short_clips": "What fills clips shorter than the crop or the row: pad (zeros) or repeat (the clip again).",
+    "precision": "float32, or bfloat16 by autocast: faster on processors that multiply it; weights stay float32.",
     "validate_every": "Steps between validations; the state is saved at each.",
     "seed": "Seed of everything random.",
 }

@@ -10,9 +10,11 @@ from epanns.data.sampler import SAMPLERS
 from epanns.errors import ConfigError, did_you_mean
 
 SCHEDULES = ("constant", "cosine")
+PRECISIONS = ("float32", "bfloat16")
 
+_CHOICES = {"schedule": SCHEDULES, "sampler": SAMPLERS, "short_clips": SHORT_CLIPS, "precision": PRECISIONS}
 _LEAST = {"iterations": 1, "batch_size": 1, "validate_every": 1, "warmup_iterations": 0, "seed": 0}
-_LATER = {"crop_seconds": None, "short_clips": "pad"}
+_LATER = {"crop_seconds": None, "short_clips": "pad", "precision": "float32"}
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,8 @@ class TrainingConfig:
         short_clips: ``pad`` with zeros or ``repeat`` clips that are shorter than the window or the row.
         validate_every: Steps between validations; the state is saved at each.
         freeze_backbone: Train the classifier alone, batch norms fixed.
+        precision: Of the network's forward and backward pass; ``bfloat16`` is autocast. Weights, front end, loss and
+            optimizer are float32 either way.
         seed: Of weights' dropout, masks, mixup and the order of clips.
     """
 
@@ -48,6 +52,7 @@ class TrainingConfig:
     short_clips: str = "pad"
     validate_every: int = 1_000
     freeze_backbone: bool = False
+    precision: str = "float32"
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -70,7 +75,7 @@ class TrainingConfig:
         ):
             rule = f"must be a length in seconds, {SHORTEST_SECONDS} to {LONGEST_SECONDS}"
             problems.append(f"crop_seconds={self.crop_seconds!r}: {rule}")
-        for name, choices in (("schedule", SCHEDULES), ("sampler", SAMPLERS), ("short_clips", SHORT_CLIPS)):
+        for name, choices in _CHOICES.items():
             value = getattr(self, name)
             if value not in choices:
                 problems.append(

@@ -216,7 +216,9 @@ def _train_step(
     for group in optimizer.param_groups:
         group["lr"] = learning_rate_at(step, config)
     optimizer.zero_grad(set_to_none=True)
-    loss = clip_bce(model(on_device.float_waveform(), mixup_lambda)["clipwise_logits"], target)
+    with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
+        logits = model(on_device.float_waveform(), mixup_lambda)["clipwise_logits"]
+    loss = clip_bce(logits.float(), target)
     value = float(loss.detach())
     if not torch.isfinite(loss):
         raise TrainingError(

@@ -48,6 +48,15 @@ def test_training_mode_differs_only_far_below_the_peak(signal):
     assert (fast - exact).abs().max() < 0.5
 
 
+@pytest.mark.parametrize("training", [True, False])
+def test_autocast_does_not_reach_the_front_end(training):
+    front_end = LogMel(SPECS["32k"]).train(training)
+    waveform = torch.from_numpy(GOLDEN["32k/noise/waveform"])[None]
+    with torch.autocast("cpu", torch.bfloat16):
+        logmel = front_end(waveform)
+    assert torch.equal(logmel, front_end(waveform))
+
+
 @pytest.mark.parametrize("setting", SPECS)
 def test_mel_bank_equals_torchlibrosa(setting):
     expected = GOLDEN[f"{setting}/melW"]

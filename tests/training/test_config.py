@@ -22,6 +22,13 @@ def test_a_run_that_crops_nothing_is_the_run_it_was_before_crops_existed():
     assert TrainingConfig().crop is None
 
 
+def test_a_run_in_float32_is_the_run_it_was_before_precision_could_be_chosen():
+    assert "precision" not in TrainingConfig(precision="float32").to_dict()
+    fast = TrainingConfig(precision="bfloat16")
+    assert fast.to_dict() == {**TrainingConfig().to_dict(), "precision": "bfloat16"}
+    assert TrainingConfig.from_dict(fast.to_dict()) == fast
+
+
 def test_crops_are_settings_of_the_training():
     assert TrainingConfig(crop_seconds=2.0, seed=5).crop == Crop(2.0, "random", "pad", 5)
     assert TrainingConfig(short_clips="repeat").crop == Crop(None, "random", "repeat", 0)
@@ -45,6 +52,7 @@ def test_all_wrong_values_are_named_together():
             mixup_alpha=True,
             crop_seconds=0,
             short_clips="tile",
+            precision="float16",
             seed="a",
         )
     for message in (
@@ -56,6 +64,7 @@ def test_all_wrong_values_are_named_together():
         "sampler='random': must be one of balanced, shuffled, weighted",
         "crop_seconds=0: must be a length in seconds, 0.01 to 3600",
         "short_clips='tile': must be one of pad, repeat",
+        "precision='float16' (did you mean 'bfloat16'?): must be one of float32, bfloat16",
         "spec_augment='yes': must be true or false",
         "seed='a': must be a whole number >= 0",
     ):

@@ -97,7 +97,14 @@ def test_training_again_is_another_step_of_the_recipe(tmp_path, make_model, trai
 
 
 @pytest.mark.parametrize(
-    "settings", [{"mixup_alpha": 0.0}, {"mixup_alpha": 1.0}, {"crop_seconds": 0.3, "sampler": "weighted"}], ids=str
+    "settings",
+    [
+        {"mixup_alpha": 0.0},
+        {"mixup_alpha": 1.0},
+        {"crop_seconds": 0.3, "sampler": "weighted"},
+        {"precision": "bfloat16"},
+    ],
+    ids=str,
 )
 def test_a_run_stopped_at_any_step_ends_with_the_same_bytes(tmp_path, make_model, train, settings):
     config = replace(CONFIG, **settings)
@@ -115,6 +122,20 @@ def test_a_run_stopped_at_any_step_ends_with_the_same_bytes(tmp_path, make_model
         torch.rand(last)  # what happens between must not matter
         finetune(make_model(), train, config, out, validation=validate, workers=last % 2)
         assert weights_of(out) == weights_of(tmp_path / "whole")
+
+
+def test_bfloat16_is_the_passes_alone(tmp_path, make_model, train):
+    """Convolutions compute in it; log-mel, weights and gradients stay float32."""
+    config = replace(CONFIG, iterations=1, precision="bfloat16")
+    fast, exact, seen = make_model(), make_model(), {}
+    fast.conv_block1.conv1.register_forward_hook(lambda _, given, made: seen.update(read=given[0], made=made))
+    finetune(fast, train, config, tmp_path / "fast", validation=scoring(lambda model: 0.0))
+    finetune(exact, train, replace(config, precision="float32"), tmp_path / "exact", validation=count_up())
+    assert (seen["read"].dtype, seen["made"].dtype) == (torch.float32, torch.bfloat16)
+    assert {parameter.dtype for parameter in fast.parameters()} == {torch.float32}
+    rough, gradient = (torch.cat([p.grad.flatten() for p in model.parameters()]) for model in (fast, exact))
+    assert rough.dtype == torch.float32
+    assert 0.8 < torch.cosine_similarity(rough, gradient, dim=0) < 1 - 1e-5  # 8 bits, and a network of few channels
 
 
 class Killed(BaseException):

@@ -93,7 +93,7 @@ class BaseConfig:
 
 @dataclass(frozen=True)
 class GridConfig:
-    """What is varied; every combination is a trial.
+    """What is varied; every combination is a trial. An experiment may have several, as ``[[grid]]``.
 
     Attributes:
         ratio: Fractions of channels removed; 0 leaves the network whole and, with fine-tuning, is the control.
@@ -153,13 +153,13 @@ class Trial:
 
 @dataclass(frozen=True)
 class Experiment:
-    """A question: data, bases, a grid, and the seeds every cell is run with."""
+    """A question: data, bases, grids, and the seeds every cell of them is run with."""
 
     name: str
     seeds: tuple[int, ...]
     data: DataConfig
     bases: tuple[BaseConfig, ...]
-    grid: GridConfig
+    grids: tuple[GridConfig, ...]
     finetunes: tuple[Mapping[str, Any], ...]
 
     def trials(self, content: Mapping[str, str], weights: Callable[[str], str]) -> list[Trial]:
@@ -178,11 +178,11 @@ class Experiment:
         ]
         found = {base.trial_id: base for base, _ in seeds_of}
         for base, seed in ((base, seed) for base, group in seeds_of for seed in group):
-            cells = product(self.grid.criterion, self.grid.layers, self.grid.recover, self.finetunes or ({},))
-            for (criterion, layers, recover, finetune), ratio in product(cells, self.grid.ratio):
-                trial = self._pruned(base, seed, (criterion, layers, recover, ratio), finetune)
-                if trial is not None:
-                    found.setdefault(trial.trial_id, trial)
+            for grid, finetune in product(self.grids, self.finetunes or ({},)):
+                for cell in product(grid.criterion, grid.layers, grid.recover, grid.ratio):
+                    trial = self._pruned(base, seed, grid, cell, finetune)
+                    if trial is not None:
+                        found.setdefault(trial.trial_id, trial)
         return list(found.values())
 
     def _base(self, base: BaseConfig, seed: int, data: Mapping[str, Any], weights: Callable[[str], str]) -> Trial:
@@ -193,7 +193,12 @@ class Experiment:
         return Trial({**config, "model": base.model, "width": float(base.width), "training": training})
 
     def _pruned(
-        self, base: Trial, seed: int, cell: tuple[str, list[str], str, float], finetune: Mapping[str, Any]
+        self,
+        base: Trial,
+        seed: int,
+        grid: GridConfig,
+        cell: tuple[str, list[str], str, float],
+        finetune: Mapping[str, Any],
     ) -> Trial | None:
         criterion, layers, recover, ratio = cell
         if ratio == 0 and not finetune:
@@ -202,7 +207,7 @@ class Experiment:
         if ratio > 0:  # of the control only the fine-tuning counts, so that it is run once
             config |= {"criterion": criterion, "layers": list(layers), "recover": recover}
             if recover != "none":
-                config["calibration_clips"] = self.grid.calibration_clips
+                config["calibration_clips"] = grid.calibration_clips
         if finetune:
             config["finetune"] = TrainingConfig.from_dict({**finetune, "seed": seed}).to_dict()
         return Trial(config, base)
@@ -236,18 +241,20 @@ def parse_experiment(text: str, source: str) -> Experiment:
     reader.note(all_of(top.seeds, is_count), f"seeds={top.seeds!r}: must list whole numbers >= 0")
     reader.note(isinstance(top.base, tuple) and len(top.base) > 0, "[[base]]: give at least one base")
     data = reader.read(top.data, DataConfig, "data")
-    grid = reader.read(top.grid, GridConfig, "grid")
+    tables = top.grid if isinstance(top.grid, tuple) else (top.grid,)
+    names = [f"grid {number}" for number, _ in enumerate(tables, start=1)] if len(tables) > 1 else ["grid"]
+    grids = [reader.read(table, GridConfig, name) for table, name in zip(tables, names, strict=True)]
     bases = [reader.read(base, BaseConfig, f"base {number}") for number, base in enumerate(top.base, start=1)]
     for number, finetune in enumerate(top.finetune, start=1):
         reader.attempt(partial(_without_seed, finetune), f"finetune {number}")
     reader.finish()
-    assert data is not None and grid is not None
+    assert data is not None
     return Experiment(
         name=top.name,
         seeds=top.seeds,
         data=data,
         bases=tuple(base for base in bases if base is not None),
-        grid=grid,
+        grids=tuple(grid for grid in grids if grid is not None),
         finetunes=top.finetune,
     )
 
@@ -266,6 +273,6 @@ class _Tables:
     name: str
     data: Mapping[str, Any]
     base: tuple[Mapping[str, Any], ...]
-    grid: Mapping[str, Any]
+    grid: Mapping[str, Any] | tuple[Mapping[str, Any], ...]
     seeds: tuple[int, ...] = (0,)
     finetune: tuple[Mapping[str, Any], ...] = ()

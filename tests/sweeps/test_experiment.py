@@ -51,6 +51,17 @@ def test_grid_holds_every_combination_once_and_one_control_per_base():
     assert all(trial.config["finetune"]["seed"] == trial.config["seed"] for trial in pruned + controls)
 
 
+def test_several_grids_are_the_trials_of_each_once():
+    one, two = ("criterion = ['l1']\nratio = [0.25, 0.5]", "criterion = ['l1', 'random']\nratio = [0.5]")
+    head = TEXT.split("[grid]")[0]
+    alone = [ids_of(parse_experiment(f"{head}[grid]\n{grid}", "t.toml")) for grid in (one, two)]
+    both = ids_of(parse_experiment(f"{head}[[grid]]\n{one}\n[[grid]]\n{two}", "t.toml"))
+    assert (len(alone[0]), len(alone[1]), len(both)) == (6, 6, 8)  # two bases and, of each, l1 at 0.5 are in both
+    assert set(both) == {*alone[0], *alone[1]}
+    with pytest.raises(ConfigError, match=re.escape("[grid 2] ratio=(1,): must list numbers in [0, 1)")):
+        parse_experiment(f"{head}[[grid]]\n{one}\n[[grid]]\nratio = [1]", "t.toml")
+
+
 def test_without_finetuning_ratio_zero_is_the_base_itself():
     text = TEXT.split("[[finetune]]")[0]
     assert all(trial.config.get("ratio") != 0 for trial in trials_of(parse_experiment(text, "t.toml")))

@@ -20,6 +20,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "verify": ("verify", "Check every clip and rule of a pack."),
     "train": ("train", "Train a network of the zoo from random weights."),
     "prune": ("prune", "Remove the least important filters of a checkpoint."),
+    "sensitivity": ("sensitivity", "Measure what pruning each layer alone costs in mAP."),
     "finetune": ("finetune", "Go on training a checkpoint, also with new classes."),
     "evaluate": ("evaluate", "Measure mAP, mAUC and d-prime on a pack."),
     "tag": ("tag", "Name what is heard in audio files of any length and rate."),

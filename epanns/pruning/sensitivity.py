@@ -13,7 +13,7 @@ from pathlib import Path
 from epanns.errors import PruningError
 
 COLUMNS = ("layer", "ratio", "width", "mAP", "loss_of_mAP", "n_params", "backbone_macs")
-_ROUNDED = 1.5e-6  # how far a difference of two numbers of six decimals may be from its own six decimals
+_DECIMALS = 6
 
 
 @dataclass(frozen=True)
@@ -73,8 +73,11 @@ class Sensitivity:
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(COLUMNS)
         for row in (self.dense, *self.rows):
-            scores = (f"{row.mAP:.6f}", f"{round(self.loss_of(row), 6) + 0.0:.6f}")
+            # Of the rounded scores, so that the columns agree to the last digit.
+            mAP = round(row.mAP, _DECIMALS)  # noqa: N806
+            loss = round(round(self.dense.mAP, _DECIMALS) - mAP, _DECIMALS) + 0.0
             width = "" if row.width is None else row.width
+            scores = (f"{mAP:.{_DECIMALS}f}", f"{loss:.{_DECIMALS}f}")
             writer.writerow((row.layer, f"{row.ratio:.12g}", width, *scores, row.n_params, row.backbone_macs))
         return text.getvalue()
 
@@ -99,7 +102,7 @@ def read_sensitivity(path: Path) -> Sensitivity:
     table = Sensitivity(rows[0], tuple(rows[1:]))
     seen = set()
     for number, (line, row) in enumerate(zip(lines, rows, strict=True), start=2):
-        if abs(float(line["loss_of_mAP"]) - table.loss_of(row)) > _ROUNDED:
+        if abs(float(line["loss_of_mAP"]) - table.loss_of(row)) > 0.5 * 10**-_DECIMALS:
             raise PruningError(
                 f"{path}, line {number}: loss_of_mAP={line['loss_of_mAP']} is not {table.loss_of(row):.6f}, "
                 "the dense mAP minus the line's: measure again"

@@ -51,7 +51,7 @@ class RunFolder:
             raise OutputError(f"{run}: cannot be read ({error}): give --fresh or another --out") from error
         if before != self.asked:
             raise OutputError(
-                f"{self.path} holds a run with {_first_difference(before, self.asked)}: repeat its options to go on, "
+                f"{self.path} holds a run with {first_difference(before, self.asked)}: repeat its options to go on, "
                 "--fresh to start over, or another --out"
             )
         result: dict[str, Any] | None = found.get("result")
@@ -118,10 +118,10 @@ def _tidy(path: Path) -> None:
         (path / _BEST).rmdir()
 
 
-def _first_difference(before: Any, asked: Any, prefix: str = "") -> str:
+def first_difference(before: Any, asked: Any, prefix: str = "") -> str:
     """Say where two configurations first differ, as ``training.batch_size=32, not 16``."""
     if isinstance(before, Mapping) and isinstance(asked, Mapping):
         for key in sorted({*before, *asked}):
             if before.get(key) != asked.get(key):
-                return _first_difference(before.get(key), asked.get(key), f"{prefix}.{key}" if prefix else key)
+                return first_difference(before.get(key), asked.get(key), f"{prefix}.{key}" if prefix else key)
     return f"{prefix}={before!r}, not {asked!r}"

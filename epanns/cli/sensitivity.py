@@ -1,0 +1,130 @@
+"""``epanns sensitivity``: mAP against ratio, one layer at a time."""
+
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from epanns.cli.options import EXISTING, EpannsCommand, emit, json_option, log, out_option, torch_device
+from epanns.cli.packs import in_order_of, open_packs, pack_options
+from epanns.errors import ConfigError
+
+if TYPE_CHECKING:
+    from epanns.sweeps.sensitivity_folder import SensitivityRecord
+
+
+@click.command("sensitivity", cls=EpannsCommand)
+@click.argument("checkpoint", metavar="CKPT", type=EXISTING)
+@click.option("--data", "packs", type=EXISTING, multiple=True, required=True, help="Pack to score; may be repeated.")
+@out_option("Folder for the table and the figure; the same command goes on where it was.")
+@click.option("--ratios", default="0.25,0.5,0.75", show_default=True, help="Fractions of a layer's channels removed.")
+@click.option("--layers", help="Comma-separated layers or blocks.  [default: every one]")
+@click.option("--criterion", default="l1", show_default=True, help="Which channels go; as in `epanns prune`.")
+@click.option(
+    "--recover",
+    type=click.Choice(["none", "bn", "ls"]),
+    default="bn",
+    show_default=True,
+    help="Before scoring, without labels: measure batch-norm statistics again, or fit the readers by least squares.",
+)
+@click.option(
+    "--calibration", type=EXISTING, help="Pack of clips for --recover.  [default: the scored clips, without labels]"
+)
+@pack_options
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="For criteria that draw numbers.")
+@click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N.")
+@click.option("--fresh", is_flag=True, help="Delete an earlier measurement in --out and start over.")
+@json_option
+def command(
+    checkpoint: Path,
+    packs: tuple[Path, ...],
+    out: Path,
+    ratios: str,
+    layers: str | None,
+    calibration: Path | None,
+    labels_file: Path | None,
+    mp3_seconds: float,
+    device: str,
+    fresh: bool,
+    as_json: bool,
+    **settings: Any,
+) -> None:
+    """Score CKPT with one layer pruned at a time, at each of --ratios.
+
+    Writes sensitivity.csv, sensitivity.json and sensitivity.svg (PNG and PDF too with matplotlib installed).
+    """
+    if settings["recover"] == "none" and calibration is not None:
+        raise ConfigError("--calibration has no use with --recover none: leave one of them out")
+    from epanns.models.checkpoint import load
+    from epanns.reporting.sensitivity_figure import describe_clips, describe_settings, write_figures
+    from epanns.sweeps.sensitivity import SensitivityConfig, measure_sensitivity
+    from epanns.sweeps.sensitivity_folder import RECORD, TABLE, SensitivityFolder
+
+    config = SensitivityConfig(ratios=_numbers(ratios), layers=_names(layers), **settings)
+    model = load(checkpoint).to(torch_device(device))
+    rate = model.spec.front_end.sample_rate
+    opened = partial(open_packs, labels_file=labels_file, mp3_seconds=mp3_seconds, sample_rate=rate)
+    dataset = in_order_of(model, opened(packs))
+    clips = None if calibration is None else opened([calibration])
+    if fresh:
+        SensitivityFolder(out).start_over()
+    record = measure_sensitivity(model, dataset, config, out, calibration=clips, on_row=_teller())
+    files = [out / TABLE, out / RECORD, *write_figures(record, out)]
+    lines = [
+        f"{out}: unpruned mAP {record.table.dense.mAP:.4f} on {describe_clips(record)}",
+        f"{describe_settings(record)}; loss of mAP:",
+        *_losses(record),
+        f"in {out}: {', '.join(file.name for file in files)}",
+    ]
+    result = {key: value for key, value in record.to_dict().items() if key not in ("format", "n_rows", "is_complete")}
+    emit({"out": str(out), **result, "files": [str(file) for file in files]}, "\n".join(lines), as_json)
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError as error:
+        raise ConfigError(f"--ratios {text}: must be numbers in (0, 1) with commas between, as 0.25,0.5") from error
+
+
+def _names(text: str | None) -> list[str] | None:
+    return None if text is None else [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _teller() -> "Callable[[SensitivityRecord], None]":
+    """Return a function that tells each row on stderr, with the time that is left."""
+    before: list[tuple[int, float]] = []
+
+    def tell(record: "SensitivityRecord") -> None:
+        n_done = len(record.rows)
+        if not before:
+            before.append((n_done, time.monotonic()))
+            if n_done:
+                log(f"{n_done} of {record.n_rows} rows were done before")
+            return
+        first, started = before[0]
+        left = (time.monotonic() - started) / (n_done - first) * (record.n_rows - n_done)
+        row = record.rows[-1]
+        what = f"{row.layer} {100 * row.ratio:g} %: mAP {row.mAP:.4f}, loss {record.table.loss_of(row):.4f}"
+        rest = f", about {_minutes(left)} left" if n_done < record.n_rows else ""
+        log(f"[{n_done}/{record.n_rows}] {what if row.layer else f'unpruned: mAP {row.mAP:.4f}'}{rest}")
+
+    return tell
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"
+
+
+def _losses(record: "SensitivityRecord") -> list[str]:
+    """Return the losses as a table for people."""
+    table = record.table
+    longest = max(map(len, table.layers))
+    lines = [" " * longest + "".join(f"{100 * ratio:>8g} %" for ratio in table.ratios)]
+    for layer in table.layers:
+        losses = {row.ratio: f"{table.loss_of(row):.4f}" for row in table.of(layer)}
+        lines.append(layer.ljust(longest) + "".join(losses.get(ratio, "").rjust(10) for ratio in table.ratios))
+    return lines

@@ -1,0 +1,204 @@
+"""How much mAP pruning costs layer by layer: each layer alone, at several ratios, always from the unpruned network."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from epanns.atomic import write_text
+from epanns.complexity.macs import profile
+from epanns.data.dataset import PackDataset
+from epanns.data.loader import make_loader
+from epanns.data.sampler import sequential_batches
+from epanns.data.task import require_same_task
+from epanns.errors import ConfigError, Interrupted
+from epanns.evaluation.metrics import evaluate
+from epanns.evaluation.predict import EvaluationProtocol, predict
+from epanns.installed import versions
+from epanns.models.tagger import Tagger
+from epanns.pruning.criteria import criterion_named
+from epanns.pruning.prune import apply_plan, plan_pruning
+from epanns.pruning.recovery import recover
+from epanns.pruning.sensitivity import SensitivityRow
+from epanns.signals import StopRequest, noticing_signals
+from epanns.sweeps.device import device_of
+from epanns.sweeps.records import DECISIVE_PACKAGES
+from epanns.sweeps.sensitivity_folder import TABLE, SensitivityFolder, SensitivityRecord
+
+_PROTOCOL = EvaluationProtocol()
+_CALIBRATION_BATCH = 32
+
+# Called with the record after each row.
+OnRow = Callable[[SensitivityRecord], None]
+
+
+@dataclass(frozen=True)
+class SensitivityConfig:
+    """What is measured.
+
+    Attributes:
+        ratios: Fractions of a layer's channels removed, each in (0, 1).
+        layers: Names of layers or blocks; None for every prunable one.
+        criterion: Which channels go: a name in `pruning.criteria.CRITERIA`.
+        recover: What is done before scoring, a name in `pruning.recovery.RECOVERIES`.
+        seed: For criteria that draw numbers.
+    """
+
+    ratios: Sequence[float] = (0.25, 0.5, 0.75)
+    layers: Sequence[str] | None = None
+    criterion: str = "l1"
+    recover: str = "bn"
+    seed: int = 0
+
+    def cells(self, model: Tagger) -> list[tuple[str, float]]:
+        """Return the (layer, ratio) pairs in forward order, checked before anything is measured.
+
+        Raises:
+            ConfigError: If there is no ratio, or one twice.
+            PruningError: If a layer, a ratio or the criterion cannot be used with this network.
+        """
+        if not self.ratios or len(set(self.ratios)) < len(self.ratios):
+            raise ConfigError(f"ratios={','.join(f'{ratio:g}' for ratio in self.ratios)}: give each ratio once")
+        criterion_named(self.criterion)
+        plans = [plan_pruning(model, ratio=ratio, layers=self.layers) for ratio in sorted(self.ratios)]
+        return [(layer, plan.ratios[layer]) for layer in plans[0].kept_channels for plan in plans]
+
+
+def measure_sensitivity(
+    model: Tagger,
+    dataset: PackDataset,
+    config: SensitivityConfig,
+    out: Path,
+    *,
+    calibration: PackDataset | None = None,
+    on_row: OnRow | None = None,
+) -> SensitivityRecord:
+    """Score the network with each layer pruned alone, and write the table.
+
+    Every row starts from `model` and is kept in ``sensitivity.json`` when it is done: called again with the same
+    arguments the measurement goes on where it was, and ends with the same table. ``sensitivity.csv`` appears when
+    every row is done.
+
+    Args:
+        model: The network as loaded from a checkpoint; not touched.
+        dataset: Clips that are scored, whole.
+        config: What is measured.
+        out: Folder of the measurement.
+        calibration: Clips for the recovery, whose labels are not looked at; by default those of `dataset`.
+        on_row: Called with the record when it is opened and after each row.
+
+    Raises:
+        ConfigError: If clips and network do not fit, or the network has no checkpoint behind it.
+        PruningError: If a layer, ratio, criterion or recovery cannot be used.
+        OutputError: If `out` holds another measurement or something else, or another process measures there.
+        Interrupted: If SIGINT or SIGTERM came; the rows done are kept.
+    """
+    require_same_task(model, dataset)
+    if calibration is not None and calibration.sample_rate != dataset.sample_rate:
+        raise ConfigError(
+            f"the calibration pack holds {calibration.sample_rate} Hz, {model.spec.name} hears {dataset.sample_rate} "
+            f"Hz: pack the clips with --sample-rate {dataset.sample_rate}"
+        )
+    cells = config.cells(model)
+    folder = SensitivityFolder(out)
+    with folder.owned(), noticing_signals() as stop:
+        record = folder.open(_asked(model, dataset, config, calibration), len(cells) + 1)
+        measurement = _Measurement(model, (dataset, calibration or dataset), config, stop)
+        if on_row is not None:
+            on_row(record)
+        for cell in [None, *cells][len(record.rows) :]:
+            record = measurement.grown(record, cell, out)
+            folder.save(record)
+            if on_row is not None:
+                on_row(record)
+        write_text(out / TABLE, record.table.to_csv())
+    return record
+
+
+class _Measurement:
+    """What the rows share."""
+
+    def __init__(
+        self, model: Tagger, packs: tuple[PackDataset, PackDataset], config: SensitivityConfig, stop: StopRequest
+    ) -> None:
+        self.model, self.config, self.stop = model, config, stop
+        self.dataset, self.calibration = packs
+
+    def grown(self, record: SensitivityRecord, cell: tuple[str, float] | None, out: Path) -> SensitivityRecord:
+        """Return the record with one row more: of a layer at a ratio, or of the dense network."""
+        started = time.perf_counter()
+        try:
+            row = self._row(cell)
+        except _Stopped as stopped:
+            raise Interrupted(
+                stopped.signal_number,
+                f"stopped by signal {stopped.signal_number}; {len(record.rows)} of {record.n_rows} rows are kept in "
+                f"{out}: run the same command again to go on",
+            ) from None
+        return replace(
+            record,
+            rows=(*record.rows, row),
+            seconds=round(record.seconds + time.perf_counter() - started, 3),
+            device=device_of(self.model),
+            versions=versions(*DECISIVE_PACKAGES),
+        )
+
+    def _row(self, cell: tuple[str, float] | None) -> SensitivityRow:
+        layer, ratio = cell or ("", 0.0)
+        network = self.model
+        if cell is not None:
+            plan = plan_pruning(network, criterion=self.config.criterion, ratios={layer: ratio}, seed=self.config.seed)
+            network = apply_plan(self.model, plan)
+            recover(self.config.recover, network, self.model, plan, self._waveforms)
+        predictions = predict(network, self.dataset, _PROTOCOL, progress=self._obey)
+        cost = profile(network, seconds=self.dataset.clip_seconds)
+        return SensitivityRow(
+            layer=layer,
+            ratio=ratio,
+            width=network.spec.widths[layer] if layer else None,
+            mAP=evaluate(predictions, self.dataset.labels, _PROTOCOL, bootstrap=0).mAP,
+            n_params=cost.n_params,
+            backbone_macs=cost.backbone_macs,
+        )
+
+    def _waveforms(self) -> Iterator[Tensor]:
+        order = sequential_batches(len(self.calibration), _CALIBRATION_BATCH)
+        for batch in make_loader(self.calibration, order):
+            self._obey()
+            yield batch.float_waveform()
+
+    def _obey(self, *_: object) -> None:
+        """Stop in the middle of a row where a signal came: nothing of it is worth waiting for."""
+        if self.stop.signal_number is not None:
+            raise _Stopped(self.stop.signal_number)
+
+
+class _Stopped(Exception):  # noqa: N818 - not an error: what was asked for
+    """A signal came while a row was measured."""
+
+    def __init__(self, signal_number: int) -> None:
+        super().__init__(signal_number)
+        self.signal_number = signal_number
+
+
+def _asked(
+    model: Tagger, dataset: PackDataset, config: SensitivityConfig, calibration: PackDataset | None
+) -> dict[str, Any]:
+    """Return what makes two measurements the same, as JSON values."""
+    if not model.provenance.get("sha256"):
+        raise ConfigError(f"this {model.spec.name} has no checkpoint behind it: save it with epanns.save, then load it")
+    return {
+        "model": model.spec.to_dict(),
+        "weights_sha256": model.provenance["sha256"],
+        "data": {**dataset.identity(), "clip_seconds": dataset.clip_seconds},
+        "calibration": None if calibration is None else calibration.identity(),
+        "protocol": _PROTOCOL.describe(),
+        "layers": list(dict.fromkeys(layer for layer, _ in config.cells(model))),
+        "ratios": sorted(config.ratios),
+        "criterion": config.criterion,
+        "recover": config.recover,
+        "seed": config.seed,
+    }

@@ -36,8 +36,9 @@ class ModelCost:
         backbone_macs: Convolutions and linear layers, one multiply-add = 1.
         front_end_macs: STFT as two convolutions plus the mel matrix, as torchlibrosa computes them. With it, the
             published "36 % fewer" of E-PANNs comes out.
-        panns_multiply_adds: PANNs' own count: 2 per multiply-add, biases, 2 per batch-norm element, the STFT's
-            convolutions but not the mel matrix (audioset_tagging_cnn, `pytorch_utils.count_flops`).
+        panns_multiply_adds: PANNs' own count: 2 per multiply-add, biases, 2 per batch-norm element, ReLUs and poolings
+            that are modules (the residual and mobile families'), the STFT's convolutions but not the mel matrix
+            (audioset_tagging_cnn, `pytorch_utils.count_flops`).
         layers: Every layer with parameters, in the order of the network.
         uncounted: Operation -> calls met in one forward pass that `backbone_macs` leaves out (views
             and allocations excepted, which do no work).

@@ -63,12 +63,27 @@ def panns_batch_norm(norm: nn.Module, inputs: torch.Size, outputs: torch.Size) -
     return 2 * inputs.numel()
 
 
+def panns_relu(activation: nn.Module, inputs: torch.Size, outputs: torch.Size) -> int:
+    """2 per element, where the activation is a module of its own; PANNs' counter overlooks ReLU6."""
+    return 2 * inputs.numel()
+
+
+def panns_pooling(pooling: nn.AvgPool1d | nn.AvgPool2d, inputs: torch.Size, outputs: torch.Size) -> int:
+    """1 per element of each window, where the pooling is a module of its own."""
+    kernel = pooling.kernel_size
+    window = math.prod(kernel) if isinstance(kernel, tuple) else kernel**2  # one number is the side of a square
+    return outputs.numel() * window
+
+
 PANNS_MULTIPLY_ADDS: dict[type[nn.Module], LayerCounter] = {
     nn.Conv1d: panns_conv,
     nn.Conv2d: panns_conv,
     nn.Linear: panns_linear,
     nn.BatchNorm1d: panns_batch_norm,
     nn.BatchNorm2d: panns_batch_norm,
+    nn.ReLU: panns_relu,
+    nn.AvgPool1d: panns_pooling,  # holds its window as a tuple of one
+    nn.AvgPool2d: panns_pooling,
 }
 
 

@@ -1,4 +1,4 @@
-"""Building blocks of the Cnn family; attribute names are those of released PANNs weights."""
+"""Building blocks that several families share; attribute names are those of released PANNs weights."""
 
 from collections.abc import Sequence
 
@@ -19,9 +19,7 @@ class ConvBlock(nn.Module):
         super().__init__()
         self.depth = len(widths)
         for index, width in enumerate(widths, start=1):
-            conv = nn.Conv2d(in_channels, width, kernel_size, padding=kernel_size // 2, bias=False)
-            nn.init.xavier_uniform_(conv.weight)
-            self.add_module(f"conv{index}", conv)
+            self.add_module(f"conv{index}", convolution(in_channels, width, kernel_size))
             self.add_module(f"bn{index}", nn.BatchNorm2d(width))
             in_channels = width
 
@@ -30,6 +28,13 @@ class ConvBlock(nn.Module):
         conv, norm = self.get_submodule(f"conv{index}"), self.get_submodule(f"bn{index}")
         features = F.relu(norm(conv(features)), inplace=True)
         return F.avg_pool2d(features, 2) if pool else features
+
+
+def convolution(in_channels: int, width: int, kernel_size: int, *, groups: int = 1) -> nn.Conv2d:
+    """Return a convolution with "same" padding and without bias, initialised as in PANNs: Xavier uniform."""
+    conv = nn.Conv2d(in_channels, width, kernel_size, padding=kernel_size // 2, groups=groups, bias=False)
+    nn.init.xavier_uniform_(conv.weight)
+    return conv
 
 
 def linear(inputs: int, outputs: int) -> nn.Linear:

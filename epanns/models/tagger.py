@@ -49,6 +49,11 @@ class Tagger(nn.Module):
         return tuple(self.spec.widths)
 
     @property
+    def depthwise_layers(self) -> tuple[str, ...]:
+        """Names of the convolutions that filter each channel by itself, also where only one channel is left."""
+        return ()
+
+    @property
     def classifier_names(self) -> tuple[str, ...]:
         """Names of the modules whose outputs are classes."""
         return ("fc_audioset",)

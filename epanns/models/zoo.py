@@ -7,6 +7,9 @@ from epanns.audio.frontend import FrontEndSpec
 from epanns.errors import ConfigError, did_you_mean
 from epanns.labels import LabelSet, audioset
 from epanns.models.cnn import Cnn
+from epanns.models.layouts import LAYOUTS, RESNETS
+from epanns.models.mobilenet import MobileNetV1, MobileNetV2
+from epanns.models.resnet import ResNet
 from epanns.models.spec import ModelSpec, conv_widths
 from epanns.models.tagger import Tagger
 
@@ -25,6 +28,36 @@ _CNN14 = ModelSpec(
 _CNN10 = replace(_CNN14, name="Cnn10", widths=conv_widths(64, 128, 256, 512), embedding_size=512)
 _CNN6 = replace(_CNN10, name="Cnn6", widths=conv_widths(64, 128, 256, 512, convs_per_block=1), kernel_size=5)
 
+
+def _resnet(name: str) -> ModelSpec:
+    family = name.lower()
+    widths = {layer: _resnet_width(layer) for layer in LAYOUTS[family]}
+    return replace(_CNN14, name=name, family=family, widths=widths)
+
+
+def _resnet_width(layer: str) -> int:
+    """Return 64 channels in the first layer, twice as many in each that follows, four times those out of a triple."""
+    place = layer.split(".")
+    if place[0] != "resnet":
+        return 64 if place[0] == "conv_block1" else 2048
+    width: int = 64 * 2 ** (int(place[1][-1]) - 1)
+    return 4 * width if place[-1] == "conv3" else width
+
+
+def _mobilenet(name: str, *widths: int) -> ModelSpec:
+    family = name.lower().replace("v", "_v")
+    return replace(
+        _CNN14,
+        name=name,
+        family=family,
+        widths=dict(zip(LAYOUTS[family], widths, strict=True)),
+        embedding_size=1024,
+    )
+
+
+# Each group of inverted residuals: channels expanded and projected in its first block, expanded in each other one.
+_INVERTED = (16, 96, 24, 144, 144, 32, *[192] * 3, 64, *[384] * 4, 96, *[576] * 3, 160, *[960] * 3, 320)
+
 # Names and settings of Kong et al. 2020, audioset_tagging_cnn `pytorch/models.py`.
 ZOO: dict[str, ModelSpec] = {
     spec.name: spec
@@ -42,13 +75,23 @@ ZOO: dict[str, ModelSpec] = {
         replace(_CNN14, name="Cnn14_DecisionLevelMax", head="decision_max"),
         replace(_CNN14, name="Cnn14_DecisionLevelAvg", head="decision_avg"),
         replace(_CNN14, name="Cnn14_DecisionLevelAtt", head="decision_att"),
+        _resnet("ResNet22"),
+        _resnet("ResNet38"),
+        _resnet("ResNet54"),
+        _mobilenet("MobileNetV1", 32, 64, 128, 128, 256, 256, *[512] * 6, 1024, 1024),
+        _mobilenet("MobileNetV2", 32, *_INVERTED, 1280),
     )
 }
 
 FRONT_ENDS: dict[int, FrontEndSpec] = {spec.sample_rate: spec for spec in (_AT_32K, _AT_16K, _AT_8K)}
 
 # Family of a specification -> what builds it.
-BUILDERS: dict[str, Callable[[ModelSpec, LabelSet | None], Tagger]] = {"cnn": Cnn}
+BUILDERS: dict[str, Callable[[ModelSpec, LabelSet | None], Tagger]] = {
+    "cnn": Cnn,
+    **dict.fromkeys(RESNETS, ResNet),
+    "mobilenet_v1": MobileNetV1,
+    "mobilenet_v2": MobileNetV2,
+}
 
 
 def list_models() -> list[str]:

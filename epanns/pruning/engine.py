@@ -96,25 +96,29 @@ def channel_groups(model: Tagger) -> dict[str, ChannelGroup]:
     with torch.inference_mode(False), torch.enable_grad(), _traceable(model):
         graph, _ = _traced(model)
         names = {module: name for name, module in model.named_modules()}
+
+        def members(layer: str, width: int) -> Iterator[_Member]:
+            channels = list(range(width))
+            for item in graph.get_pruning_group(model.get_submodule(layer), tp.prune_conv_out_channels, channels):
+                module, handler = item.dep.target.module, item.dep.handler.__name__
+                if module not in names:
+                    continue
+                yield names[module], module, handler, item.idxs
+                if names[module] in model.depthwise_layers and handler == "prune_in_channels":
+                    yield from members(names[module], width)  # of one channel, which looks like any other convolution
+
         return {
-            layer: _group(
-                layer,
-                width,
-                [
-                    (names[item.dep.target.module], item.dep.target.module, item.dep.handler, item.idxs)
-                    for item in graph.get_pruning_group(
-                        model.get_submodule(layer), tp.prune_conv_out_channels, list(range(width))
-                    )
-                    if item.dep.target.module in names
-                ],
-                order,
-            )
+            layer: _group(layer, width, list(members(layer, width)), order, model.depthwise_layers)
             for layer, width in model.spec.widths.items()
         }
 
 
+# Name, module, name of the function that would prune it, and its channels.
+_Member = tuple[str, nn.Module, str, Sequence[int]]
+
+
 def _group(
-    layer: str, width: int, members: Sequence[tuple[str, nn.Module, Any, Sequence[int]]], order: Sequence[str]
+    layer: str, width: int, members: Sequence[_Member], order: Sequence[str], depthwise_layers: Sequence[str]
 ) -> ChannelGroup:
     """Sort the modules that lose the channels of `layer` by what they do with them."""
     producers, norms, depthwise = set[str](), list[str](), set[str]()
@@ -122,9 +126,9 @@ def _group(
     for name, module, handler, channels in members:
         if isinstance(module, _BatchNorm):
             norms.append(name)
-        elif isinstance(module, nn.Conv1d | nn.Conv2d) and module.groups > 1:
+        elif name in depthwise_layers:
             depthwise.add(name)
-        elif handler.__name__.endswith("out_channels"):
+        elif handler.endswith("out_channels"):
             producers.add(name)
         else:
             readers[name] = channels[0]

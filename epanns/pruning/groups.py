@@ -62,7 +62,8 @@ class ForwardOrder:
 
     Attributes:
         layers: Convolutions and linear layers in the order they run.
-        norms: Layer -> the batch norm that reads its output and nothing else does before it.
+        norms: Layer -> the batch norm that reads its output, average pooling between them or not, and nothing else
+            does before it.
     """
 
     layers: tuple[str, ...]
@@ -70,7 +71,7 @@ class ForwardOrder:
 
 
 def forward_order(model: Tagger) -> ForwardOrder:
-    """Run the shortest clip through a network and note its layers and the batch norms right behind them."""
+    """Run the shortest clip through a network and note its layers and the batch norms that scale their outputs."""
     layers: list[str] = []
     norms: dict[str, str] = {}
     with _noting(model, layers, norms), evaluation_mode(model), torch.inference_mode(False), torch.no_grad():
@@ -86,15 +87,23 @@ def _noting(model: Tagger, layers: list[str], norms: dict[str, str]) -> Iterator
         layers.append(name)
         outputs.append((output, name))
 
-    def enter_norm(name: str, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        norms.update({layer: name for output, layer in outputs if output is inputs[0]})
+    def leave_pooling(name: str, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        outputs.extend([(output, layer) for pooled, layer in outputs if pooled is inputs[0]])
 
-    handles = []
-    for name, module in model.named_modules():
-        if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Linear):
-            handles.append(module.register_forward_hook(partial(leave_layer, name)))
-        elif isinstance(module, _BatchNorm):
-            handles.append(module.register_forward_pre_hook(partial(enter_norm, name)))
+    def leave_norm(name: str, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        norms.update({layer: name for normed, layer in outputs if normed is inputs[0]})
+
+    hooks = {
+        (nn.Conv1d, nn.Conv2d, nn.Linear): leave_layer,
+        (nn.AvgPool1d, nn.AvgPool2d): leave_pooling,
+        (_BatchNorm,): leave_norm,
+    }
+    handles = [
+        module.register_forward_hook(partial(hook, name))
+        for name, module in model.named_modules()
+        for kinds, hook in hooks.items()
+        if isinstance(module, kinds)
+    ]
     try:
         yield
     finally:

@@ -11,7 +11,8 @@ from epanns.complexity.macs import count_layers, front_end_params, mel_macs, pro
 from epanns.errors import ConfigError
 from epanns.models.cnn import Cnn
 from epanns.models.spec import ModelSpec, conv_widths
-from epanns.models.zoo import ZOO
+from epanns.models.tagger import Tagger
+from epanns.models.zoo import ZOO, build_model
 
 NARROW = ModelSpec(
     name="narrow",
@@ -38,6 +39,11 @@ PUBLISHED = {
     "Cnn14_DecisionLevelMax": (80_753_615, 42.220),
     "Cnn14_DecisionLevelAvg": (80_753_615, 42.220),
     "Cnn14_DecisionLevelAtt": (81_834_492, 42.351),
+    "ResNet22": (63_675_087, 30.081),
+    "ResNet38": (73_783_247, 48.962),
+    "ResNet54": (104_318_159, 54.563),
+    "MobileNetV1": (4_796_303, 3.614),
+    "MobileNetV2": (4_075_343, 2.810),
 }
 
 
@@ -46,13 +52,14 @@ def pruned_cnn14(ratio: float) -> ModelSpec:
     return spec.with_widths({layer: int(spec.widths[layer] * (1 - ratio)) for layer in LAST_SIX})
 
 
-def logmel_of(spec: ModelSpec, frames: int = 101) -> torch.Tensor:
-    return torch.zeros(1, 1, frames, spec.front_end.mel_bins, device="meta")
+def inputs_of(model: Tagger, seconds: float = 1.0) -> tuple[torch.Tensor, ...]:
+    samples = round(seconds * model.spec.front_end.sample_rate)
+    return tuple(torch.zeros(shape, device="meta") for shape in model.input_shapes(samples))
 
 
-def meta_network(spec: ModelSpec) -> Cnn:
+def meta_network(spec: ModelSpec) -> Tagger:
     with torch.device("meta"):
-        return Cnn(spec).eval()
+        return build_model(spec).eval()
 
 
 # One layer each: what the definition of the layer says.
@@ -96,6 +103,14 @@ def test_batch_norm_is_work_only_in_panns_convention():
     assert counts.macs == {}
     assert counts.panns_multiply_adds == 2 * 3 * 5 * 7
     assert counts.uncounted == {"aten.native_batch_norm": 1}
+
+
+def test_modules_that_pool_and_rectify_are_work_only_in_panns_convention():
+    layers = nn.Sequential(nn.AvgPool2d((2, 3)), nn.AvgPool2d(2), nn.ReLU(), nn.ReLU6())
+    counts = count_layers(layers, torch.zeros(2, 3, 8, 12))
+    assert counts.macs == {}
+    assert counts.panns_multiply_adds == 3 * (4 * 4) * 6 + 3 * (2 * 2) * 4 + 2 * 3 * (2 * 2)
+    assert count_layers(nn.Sequential(nn.AvgPool1d(3)), torch.zeros(1, 2, 9)).panns_multiply_adds == 2 * 3 * 3
 
 
 def test_a_layer_used_twice_counts_twice():
@@ -144,10 +159,10 @@ def test_counting_leaves_no_hook_behind_even_after_an_error():
 
 @pytest.mark.parametrize("name", ZOO)
 def test_macs_are_half_of_torchs_flops(name):
-    model, example = meta_network(ZOO[name]), logmel_of(ZOO[name])
-    counts = count_layers(model, (example,), forward=model.forward_inputs)
+    model = meta_network(ZOO[name])
+    counts = count_layers(model, inputs_of(model), forward=model.forward_inputs)
     with FlopCounterMode(display=False) as flops, torch.no_grad():
-        model.forward_inputs((example,))
+        model.forward_inputs(inputs_of(model))
     assert 2 * counts.macs.total() == flops.get_total_flops()
 
 

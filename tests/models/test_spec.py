@@ -54,6 +54,12 @@ def test_impossible_values_are_named(change, message):
         replace(ZOO["Cnn14"], **change)
 
 
+@pytest.mark.parametrize("change", [{"head": "decision_max"}, {"kernel_size": 5}])
+def test_what_a_family_does_not_have_is_refused(change):
+    with pytest.raises(ConfigError, match="must be clip and 3 in resnet22"):
+        replace(ZOO["ResNet22"], **change)
+
+
 def test_from_dict_names_every_wrong_key():
     values = ZOO["Cnn14"].to_dict()
     del values["head"]

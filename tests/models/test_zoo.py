@@ -29,6 +29,11 @@ PUBLISHED_PARAMETERS = {
     "Cnn14_DecisionLevelMax": 80_753_615,
     "Cnn14_DecisionLevelAvg": 80_753_615,
     "Cnn14_DecisionLevelAtt": 81_834_492,
+    "ResNet22": 63_675_087,
+    "ResNet38": 73_783_247,
+    "ResNet54": 104_318_159,
+    "MobileNetV1": 4_796_303,
+    "MobileNetV2": 4_075_343,
 }
 MINIMUM_SAMPLES = {"Cnn6": 4_800, "Cnn10": 4_800, "Cnn14_16k": 4_960, "Cnn14_8k": 2_480}
 

@@ -1,0 +1,126 @@
+"""ResNets and MobileNets: state dicts under PANNs' names, and forward passes written a second time."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from epanns.models.spec import ModelSpec
+from epanns.models.tagger import Tagger
+from epanns.models.zoo import build_model, spec_of
+
+RESIDUAL = ("ResNet22", "ResNet38", "ResNet54")
+MOBILE = ("MobileNetV1", "MobileNetV2")
+
+
+def uneven(name: str) -> ModelSpec:
+    """Return a narrow version in which no two layers have to have the same width."""
+    spec = spec_of(name, num_classes=5, width=1 / 32)
+    return spec.with_widths({layer: 3 + index % 5 for index, layer in enumerate(spec.widths)})
+
+
+def randomised(model: Tagger) -> Tagger:
+    """Give batch norms statistics and factors that matter, small enough for sums of many blocks."""
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.3)
+            module.running_var.uniform_(0.5, 1.5)
+            nn.init.uniform_(module.weight, 0.3, 1.0)
+            nn.init.normal_(module.bias, 0, 0.3)
+    return model.eval()
+
+
+class Slow:
+    """PANNs' networks in evaluation mode, from a state dict and a log-mel."""
+
+    def __init__(self, state: dict[str, Tensor]) -> None:
+        self.state = state
+
+    def norm(self, x: Tensor, name: str, axis: int = 1) -> Tensor:
+        shape = [-1 if index == axis else 1 for index in range(4)]
+        mean, variance, scale, shift = (
+            self.state[f"{name}.{part}"].view(shape) for part in ("running_mean", "running_var", "weight", "bias")
+        )
+        return (x - mean) / (variance + 1e-5).sqrt() * scale + shift
+
+    def conv(self, x: Tensor, name: str) -> Tensor:
+        weight = self.state[f"{name}.weight"]
+        side = weight.shape[-1]
+        if weight.shape[1] == 1 and x.shape[1] == weight.shape[0]:  # one filter per channel
+            filtered = [
+                F.conv2d(x[:, [channel]], weight[[channel]], padding=side // 2) for channel in range(x.shape[1])
+            ]
+            return torch.cat(filtered, dim=1)
+        return F.conv2d(x, weight, padding=side // 2)
+
+    def tags(self, x: Tensor) -> Tensor:
+        x = x.mean(3)
+        x = x.max(2).values + x.mean(2)
+        embedding = (x @ self.state["fc1.weight"].T + self.state["fc1.bias"]).clamp(min=0)
+        return embedding @ self.state["fc_audioset.weight"].T + self.state["fc_audioset.bias"]
+
+    def two_convs(self, x: Tensor, name: str) -> Tensor:
+        for index in (1, 2):
+            x = self.norm(self.conv(x, f"{name}.conv{index}"), f"{name}.bn{index}").clamp(min=0)
+        return x
+
+    def residual(self, x: Tensor, name: str, *, halves: bool) -> Tensor:
+        shortcut = x = F.avg_pool2d(x, 2) if halves else x
+        if any(key.startswith(f"{name}.downsample") for key in self.state):
+            first = 1 if halves else 0
+            shortcut = self.norm(self.conv(x, f"{name}.downsample.{first}"), f"{name}.downsample.{first + 1}")
+        last = 3 if f"{name}.conv3.weight" in self.state else 2
+        for index in range(1, last + 1):
+            x = self.norm(self.conv(x, f"{name}.conv{index}"), f"{name}.bn{index}")
+            x = x.clamp(min=0) if index < last else x
+        return (x + shortcut).clamp(min=0)
+
+    def resnet(self, logmel: Tensor, depths: tuple[int, ...]) -> Tensor:
+        x = F.avg_pool2d(self.two_convs(self.norm(logmel, "bn0", axis=3), "conv_block1"), 2)
+        for layer, depth in enumerate(depths, start=1):
+            for block in range(depth):
+                x = self.residual(x, f"resnet.layer{layer}.{block}", halves=layer > 1 and block == 0)
+        return self.tags(self.two_convs(F.avg_pool2d(x, 2), "conv_block_after1"))
+
+    def mobilenet_v1(self, logmel: Tensor) -> Tensor:
+        x = self.norm(logmel, "bn0", axis=3)
+        x = self.norm(F.avg_pool2d(self.conv(x, "features.0.0"), 2), "features.0.2").clamp(min=0)
+        for block in range(1, 14):
+            name = f"features.{block}"
+            x = self.conv(x, f"{name}.0")
+            x = F.avg_pool2d(x, 2) if block in (2, 4, 6, 12) else x
+            x = self.norm(x, f"{name}.2").clamp(min=0)
+            x = self.norm(self.conv(x, f"{name}.4"), f"{name}.5").clamp(min=0)
+        return self.tags(x)
+
+    def mobilenet_v2(self, logmel: Tensor) -> Tensor:
+        x = self.norm(logmel, "bn0", axis=3)
+        x = self.norm(F.avg_pool2d(self.conv(x, "features.0.0"), 2), "features.0.2").clamp(0, 6)
+        for block in range(1, 18):
+            before, name, place = x, f"features.{block}.conv", 0
+            if block > 1:
+                x, place = self.norm(self.conv(x, f"{name}.0"), f"{name}.1").clamp(0, 6), 3
+            x = self.conv(x, f"{name}.{place}")
+            x = F.avg_pool2d(x, 2) if block in (2, 4, 7, 11) else x
+            x = self.norm(x, f"{name}.{place + 2}").clamp(0, 6)
+            x = self.norm(self.conv(x, f"{name}.{place + 4}"), f"{name}.{place + 5}")
+            x = x if block in (1, 2, 4, 7, 11, 14, 17) else x + before
+        return self.tags(self.norm(self.conv(x, "features.18.0"), "features.18.1").clamp(0, 6))
+
+
+def slow_logits(model: Tagger, logmel: Tensor) -> Tensor:
+    slow = Slow(model.state_dict())
+    if model.spec.name in RESIDUAL:
+        return slow.resnet(logmel, (2, 2, 2, 2) if model.spec.name == "ResNet22" else (3, 4, 6, 3))
+    return slow.mobilenet_v1(logmel) if model.spec.name == "MobileNetV1" else slow.mobilenet_v2(logmel)
+
+
+@pytest.mark.parametrize("name", [*RESIDUAL, *MOBILE])
+def test_forward_equals_a_plain_second_writing(name):
+    model = randomised(build_model(uneven(name)))
+    logmel = torch.randn(2, 1, 101, 64)  # halves five times to 3: every pooling but one drops a frame
+    with torch.no_grad():
+        logits = model.forward_inputs((logmel,))["clipwise_logits"]
+        expected = slow_logits(model, logmel)
+    assert expected.abs().max() > 0.1
+    torch.testing.assert_close(logits, expected, rtol=1e-5, atol=1e-5)

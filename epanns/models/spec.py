@@ -67,9 +67,7 @@ class ModelSpec:
         if self.family in LAYOUTS and tuple(self.widths) != LAYOUTS[self.family]:
             problems.append(f"widths must name {', '.join(LAYOUTS[self.family])}, in this order")
         if self.family in LAYOUTS and (self.head, self.kernel_size) != ("clip", 3):
-            problems.append(
-                f"head={self.head}, kernel_size={self.kernel_size}: family {self.family} has clip and 3 only"
-            )
+            problems.append(f"head={self.head} and kernel_size={self.kernel_size} must be clip and 3 in {self.family}")
         if problems:
             raise ConfigError(f"model {self.name}: " + "; ".join(problems))
 

@@ -7,7 +7,8 @@ class SpecAugmenter(nn.Module):
     """Zero random stripes of a log-mel in training mode; the identity in evaluation mode.
 
     Defaults are PANNs' (audioset_tagging_cnn `pytorch/models.py`): two time stripes of 0-63 frames and two mel stripes
-    of 0-7 bins. On maps shorter than twice a stripe its width is limited to half the map, so that no clip is wiped out.
+    of 0-7 bins, for 64 mel bins. On maps shorter than twice a stripe its width is limited to half the map, so that no
+    clip is wiped out.
 
     The draws come from torch's global generator, which the training loop seeds at every step.
     """

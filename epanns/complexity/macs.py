@@ -202,16 +202,17 @@ def profile(model: Tagger | ModelSpec, *, seconds: float = 10.0) -> ModelCost:
     inputs = tuple(torch.empty(shape, device="meta") for shape in twin.input_shapes(samples))
     counts = count_layers(twin, inputs, forward=twin.forward_inputs)
     n_params = sum(parameter.numel() for parameter in twin.parameters())
+    stft, mel = (stft_macs(front_end, frames), mel_macs(front_end, frames)) if spec.reads_logmel else (0, 0)
     return ModelCost(
         name=spec.name,
         sample_rate=front_end.sample_rate,
         clip_seconds=float(seconds),
         n_params=n_params,
-        n_params_with_front_end=n_params + front_end_params(front_end),
+        n_params_with_front_end=n_params + (front_end_params(front_end) if spec.reads_logmel else 0),
         param_bytes=n_params * _FLOAT32_BYTES,
         backbone_macs=counts.macs.total(),
-        front_end_macs=stft_macs(front_end, frames) + mel_macs(front_end, frames),
-        panns_multiply_adds=counts.panns_multiply_adds + 2 * stft_macs(front_end, frames),
+        front_end_macs=stft + mel,
+        panns_multiply_adds=counts.panns_multiply_adds + 2 * stft,
         layers=_layer_costs(twin, counts.macs),
         uncounted=dict(sorted(counts.uncounted.items())),
     )

@@ -24,8 +24,12 @@ class ModelOutput(TypedDict):
 
 def pool_clip(features: Tensor) -> Tensor:
     """Pool ``(batch, channels, time, mel)`` to ``(batch, channels)``: mean over mel, then max plus mean over time."""
-    over_time = features.mean(dim=3)
-    return over_time.amax(dim=2) + over_time.mean(dim=2)
+    return pool_time(features.mean(dim=3))
+
+
+def pool_time(features: Tensor) -> Tensor:
+    """Pool ``(batch, channels, time)`` to ``(batch, channels)``: max plus mean over time."""
+    return features.amax(dim=2) + features.mean(dim=2)
 
 
 def smooth_time(features: Tensor) -> Tensor:

@@ -74,11 +74,12 @@ def read_released(
 
 
 def to_panns(model: Tagger) -> dict[str, dict[str, Tensor]]:
-    """Return ``{'model': state dict}`` with the three front-end tensors, as the original code loads it.
+    """Return ``{'model': state dict}`` with the front-end tensors where it has one, as the original code loads it.
 
     The original classes have fixed widths: a pruned network needs one with these widths, such as E-PANNs' own.
     """
-    state = released_front_end(model.spec.front_end) | model.state_dict()
+    front_end = released_front_end(model.spec.front_end) if model.spec.reads_logmel else {}
+    state = front_end | model.state_dict()
     return {"model": {name: tensor.detach().cpu().clone() for name, tensor in state.items()}}
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from epanns.audio.frontend import FrontEndSpec
 from epanns.errors import ConfigError, did_you_mean
-from epanns.models.layouts import LAYOUTS
+from epanns.models.layouts import LAYOUTS, WAVEFORM_FAMILIES
 
 HEADS = ("clip", "decision_max", "decision_avg", "decision_att")
 FAMILIES = ("cnn", *LAYOUTS)
@@ -24,7 +24,7 @@ class ModelSpec:
     Attributes:
         name: Row of the zoo it comes from; pruning keeps the name.
         family: Which builder reads the spec (`zoo.BUILDERS`).
-        front_end: Log-mel settings.
+        front_end: Log-mel settings; networks on the waveform alone use the sample rate only.
         widths: Output channels of each prunable layer by its module name, in forward order, PANNs' names of the
             convolutions; layers that are added to each other share one width, under the name of the first.
         embedding_size: Output size of ``fc1``, the classifier's input.
@@ -77,6 +77,11 @@ class ModelSpec:
     def __reduce__(self) -> tuple[Any, ...]:
         """Let a network be deep-copied and sent to another process: the read-only view of the widths cannot be."""
         return ModelSpec.from_dict, (self.to_dict(),)
+
+    @property
+    def reads_logmel(self) -> bool:
+        """Whether the network starts from the log-mel, alone or beside the waveform."""
+        return self.family not in WAVEFORM_FAMILIES
 
     def with_widths(self, widths: Mapping[str, int]) -> "ModelSpec":
         """Return this network with other widths for the named layers.

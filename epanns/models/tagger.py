@@ -40,7 +40,8 @@ class Tagger(nn.Module):
         self.spec = spec
         self.labels = labels or LabelSet.numbered(spec.num_classes)
         self.provenance: dict[str, Any] = {}
-        self.spec_augmenter = SpecAugmenter()
+        # PANNs mask stripes of up to an eighth of the mel bins: 4 of 32, 8 of 64, 16 of 128.
+        self.spec_augmenter = SpecAugmenter(mel_width=max(1, spec.front_end.mel_bins // 8))
         self.register_load_state_dict_pre_hook(_check_and_drop_front_end)  # type: ignore[no-untyped-call]
 
     @property
@@ -219,6 +220,8 @@ def mix_pairs(features: Tensor, mixup_lambda: Tensor | None) -> Tensor:
 def _check_and_drop_front_end(module: nn.Module, state_dict: dict[str, Any], prefix: str, *_: object) -> None:
     """Let released state dicts load as they are: their front-end tensors are checked against ours and left out."""
     assert isinstance(module, Tagger)
+    if not module.spec.reads_logmel:
+        return
     given = {name: state_dict.pop(prefix + name) for name in FRONT_END_NAMES if prefix + name in state_dict}
     if given and (problem := check_front_end(given, module.spec.front_end)):
         raise CheckpointError(f"{module.spec.name}: {problem}")

@@ -7,11 +7,15 @@ from epanns.audio.frontend import FrontEndSpec
 from epanns.errors import ConfigError, did_you_mean
 from epanns.labels import LabelSet, audioset
 from epanns.models.cnn import Cnn
-from epanns.models.layouts import LAYOUTS, RESNETS
+from epanns.models.dainet import DaiNet19
+from epanns.models.layouts import LAYOUTS, RESNETS, layout_widths
+from epanns.models.leenet import LeeNet
 from epanns.models.mobilenet import MobileNetV1, MobileNetV2
+from epanns.models.res1dnet import Res1dNet
 from epanns.models.resnet import ResNet
 from epanns.models.spec import ModelSpec, conv_widths
 from epanns.models.tagger import Tagger
+from epanns.models.wavegram import Wavegram, WavegramLogmel
 
 _AT_32K = FrontEndSpec(sample_rate=32_000, window_size=1024, hop_size=320, mel_bins=64, fmin=50, fmax=14_000)
 _AT_16K = FrontEndSpec(sample_rate=16_000, window_size=512, hop_size=160, mel_bins=64, fmin=50, fmax=8_000)
@@ -58,6 +62,22 @@ def _mobilenet(name: str, *widths: int) -> ModelSpec:
 # Each group of inverted residuals: channels expanded and projected in its first block, expanded in each other one.
 _INVERTED = (16, 96, 24, 144, 144, 32, *[192] * 3, 64, *[384] * 4, 96, *[576] * 3, 160, *[960] * 3, 320)
 
+
+def _row(name: str, embedding_size: int, blocks: dict[str, int], *, front_end: FrontEndSpec = _AT_32K) -> ModelSpec:
+    """Return the specification of a network that is alone in its family, from the widths of its blocks."""
+    family = name.lower()
+    return ModelSpec(name, family, front_end, layout_widths(family, blocks), embedding_size, num_classes=527)
+
+
+_CONV_BLOCKS = {"conv_block2": 128, "conv_block3": 256, "conv_block4": 512, "conv_block5": 1024, "conv_block6": 2048}
+_WAVEGRAM = {"pre_conv0": 64, "pre_block1": 64, "pre_block2": 128, "pre_block3": 128, "pre_block4": 64, **_CONV_BLOCKS}
+_WAVEGRAM_LOGMEL = _row("Wavegram_Logmel_Cnn14", 2048, {**_WAVEGRAM, "conv_block1": 64})
+_DAINET = {"conv0": 64, "conv_block1": 64, "conv_block2": 128, "conv_block3": 256, "conv_block4": 512}
+_LEENET11 = dict(zip([f"conv_block{block}" for block in range(1, 10)], [64] * 3 + [128] * 5 + [256], strict=True))
+_LEENET24 = dict(zip(_LEENET11, (64, 96, 128, 128, 256, 256, 512, 512, 1024), strict=True))
+_RES1DNET_LAYERS = dict(enumerate((64, 128, 256, 512, 1024, 1024, 2048), start=1))
+_RES1DNET = {"conv0": 64, **{f"resnet.layer{layer}": width for layer, width in _RES1DNET_LAYERS.items()}}
+
 # Names and settings of Kong et al. 2020, audioset_tagging_cnn `pytorch/models.py`.
 ZOO: dict[str, ModelSpec] = {
     spec.name: spec
@@ -80,6 +100,18 @@ ZOO: dict[str, ModelSpec] = {
         _resnet("ResNet54"),
         _mobilenet("MobileNetV1", 32, 64, 128, 128, 256, 256, *[512] * 6, 1024, 1024),
         _mobilenet("MobileNetV2", 32, *_INVERTED, 1280),
+        _row("Wavegram_Cnn14", 2048, _WAVEGRAM),
+        _WAVEGRAM_LOGMEL,
+        replace(
+            _WAVEGRAM_LOGMEL.with_widths({"pre_block3.conv1": 256}),
+            name="Wavegram_Logmel128_Cnn14",
+            front_end=replace(_AT_32K, mel_bins=128),
+        ),
+        _row("DaiNet19", 512, _DAINET),
+        _row("LeeNet11", 512, _LEENET11),
+        _row("LeeNet24", 1024, _LEENET24),
+        _row("Res1dNet31", 2048, _RES1DNET),
+        _row("Res1dNet51", 2048, _RES1DNET),
     )
 }
 
@@ -91,6 +123,13 @@ BUILDERS: dict[str, Callable[[ModelSpec, LabelSet | None], Tagger]] = {
     **dict.fromkeys(RESNETS, ResNet),
     "mobilenet_v1": MobileNetV1,
     "mobilenet_v2": MobileNetV2,
+    "wavegram_cnn14": Wavegram,
+    "wavegram_logmel_cnn14": WavegramLogmel,
+    "dainet19": DaiNet19,
+    "leenet11": LeeNet,
+    "leenet24": LeeNet,
+    "res1dnet31": Res1dNet,
+    "res1dnet51": Res1dNet,
 }
 
 

@@ -44,6 +44,14 @@ PUBLISHED = {
     "ResNet54": (104_318_159, 54.563),
     "MobileNetV1": (4_796_303, 3.614),
     "MobileNetV2": (4_075_343, 2.810),
+    "Wavegram_Cnn14": (80_991_759, 44.234),
+    "Wavegram_Logmel_Cnn14": (81_065_487, 53.510),
+    "Wavegram_Logmel128_Cnn14": (81_262_735, 100.065),
+    "DaiNet19": (4_385_807, 30.395),
+    "LeeNet11": (748_367, 4.741),
+    "LeeNet24": (10_003_791, 26.369),
+    "Res1dNet31": (80_464_463, 32.688),
+    "Res1dNet51": (106_538_063, 61.833),
 }
 
 
@@ -231,6 +239,20 @@ def test_front_end_in_closed_form():
     assert cost.front_end_macs == 2 * 513 * 1024 * frames + 513 * 64 * frames == 1_051_674_624 + 32_864_832
     assert stft_macs(ZOO["Cnn14"].front_end, frames) + mel_macs(ZOO["Cnn14"].front_end, frames) == cost.front_end_macs
     assert cost.n_params_with_front_end - cost.n_params == front_end_params(ZOO["Cnn14"].front_end) == 1_083_456
+
+
+@pytest.mark.parametrize("name", ["Wavegram_Cnn14", "DaiNet19", "LeeNet24", "Res1dNet31"])
+def test_networks_on_the_waveform_have_no_front_end_to_count(name):
+    cost = profile(ZOO[name], seconds=2.0)
+    assert cost.front_end_macs == 0
+    assert cost.macs_with_front_end == cost.backbone_macs
+    assert cost.n_params_with_front_end == cost.n_params
+
+
+def test_poolings_and_relus_count_in_panns_convention_where_they_are_modules():
+    counts = count_layers(nn.Sequential(nn.ReLU(), nn.AvgPool1d(4)), torch.zeros(2, 3, 20))
+    assert counts.panns_multiply_adds == 2 * 3 * 20 + 4 * 3 * 5
+    assert count_layers(nn.Sequential(nn.AvgPool2d(2)), torch.zeros(1, 3, 8, 6)).panns_multiply_adds == 4 * 3 * 4 * 3
 
 
 def test_layers_add_up():

@@ -34,8 +34,35 @@ PUBLISHED_PARAMETERS = {
     "ResNet54": 104_318_159,
     "MobileNetV1": 4_796_303,
     "MobileNetV2": 4_075_343,
+    "Wavegram_Cnn14": 80_991_759,
+    "Wavegram_Logmel_Cnn14": 81_065_487,
+    "Wavegram_Logmel128_Cnn14": 81_262_735,
+    "DaiNet19": 4_385_807,
+    "LeeNet11": 748_367,
+    "LeeNet24": 10_003_791,
+    "Res1dNet31": 80_464_463,
+    "Res1dNet51": 106_538_063,
 }
-MINIMUM_SAMPLES = {"Cnn6": 4_800, "Cnn10": 4_800, "Cnn14_16k": 4_960, "Cnn14_8k": 2_480}
+MINIMUM_SAMPLES = {
+    "Cnn6": 4_800,
+    "Cnn10": 4_800,
+    "Cnn14_16k": 4_960,
+    "Cnn14_8k": 2_480,
+    "Wavegram_Cnn14": 10_236,
+    "Wavegram_Logmel_Cnn14": 10_236,
+    "Wavegram_Logmel128_Cnn14": 10_236,
+    "DaiNet19": 332,
+    "LeeNet11": 1,
+    "LeeNet24": 1,
+    "Res1dNet31": 20_476,
+    "Res1dNet51": 20_476,
+}
+# Tensors that PANNs hold and never use.
+IDLE = {
+    "Cnn14_DecisionLevelAtt": ("att_block.bn_att",),
+    "Wavegram_Cnn14": ("bn0", "conv_block1"),
+    "DaiNet19": ("conv_block1.downsample", "conv_block1.bn_downsample"),
+}
 
 
 @pytest.mark.parametrize("name", list_models())
@@ -49,7 +76,7 @@ def test_parameters_are_the_published_number(name):
 def test_narrow_version_tags_clips_of_any_length(name):
     model = build_model(name, num_classes=3, width=1 / 32).eval()
     assert model.minimum_samples == MINIMUM_SAMPLES.get(name, 9_920)
-    for samples in (1, model.minimum_samples - 1, model.minimum_samples, 12_345):
+    for samples in (1, max(1, model.minimum_samples - 1), model.minimum_samples, 12_345, 26_000):
         with torch.no_grad():
             output = model(torch.rand(2, samples) - 0.5)
         assert output["clipwise_output"].shape == (2, 3)
@@ -60,11 +87,19 @@ def test_narrow_version_tags_clips_of_any_length(name):
 
 
 @pytest.mark.parametrize("name", list_models())
+def test_no_shorter_clip_passes_without_being_repeated(name):
+    model = build_model(name, num_classes=3, width=1 / 32).eval()
+    with torch.no_grad(), pytest.raises(RuntimeError, match=r"output size|Kernel size|Padding size"):
+        model.forward_inputs(model.inputs_of(torch.rand(1, model.minimum_samples - 1)))
+
+
+@pytest.mark.parametrize("name", list_models())
 def test_every_parameter_learns_but_the_one_panns_never_use(name):
     model = build_model(name, num_classes=3, width=1 / 32)
     model(torch.rand(4, 10_000) - 0.5, torch.tensor([0.3, 0.6]))["clipwise_logits"].square().sum().backward()
-    idle = [name for name, parameter in model.named_parameters() if parameter.grad is None]
-    assert idle == (["att_block.bn_att.weight", "att_block.bn_att.bias"] if "Att" in name else [])
+    idle = {parameter for parameter, value in model.named_parameters() if value.grad is None}
+    parts = tuple(f"{part}." for part in IDLE.get(name, ()))
+    assert idle == {parameter for parameter, _ in model.named_parameters() if parts and parameter.startswith(parts)}
 
 
 def test_audioset_names_come_with_527_classes():
@@ -128,3 +163,9 @@ def test_width_of_a_specification_is_refused():
 def test_labels_must_count_the_classes():
     with pytest.raises(ConfigError, match="2 labels for num_classes=3: give one label per class"):
         build_model("Cnn6", width=0.02, num_classes=3, labels=LabelSet.of(["a", "b"]))
+
+
+@pytest.mark.parametrize(("name", "bins"), [("Cnn14_mel32", 4), ("Cnn14", 8), ("Wavegram_Logmel128_Cnn14", 16)])
+def test_specaugment_masks_up_to_an_eighth_of_the_mel_bins(name, bins):
+    with torch.device("meta"):
+        assert build_model(name).spec_augmenter.mel_width == bins

@@ -102,8 +102,11 @@ class LogMel(nn.Module):
     def __init__(self, spec: FrontEndSpec) -> None:
         super().__init__()
         self.spec = spec
-        self.register_buffer("window", torch.hann_window(spec.window_size, dtype=torch.float64), persistent=False)
-        self.register_buffer("bank", mel_bank(spec).to(torch.get_default_device()), persistent=False)
+        device = torch.get_default_device()
+        # Made on the CPU: on the meta device, where shapes are compared, torch would load its compiler, two seconds.
+        window = torch.hann_window(spec.window_size, dtype=torch.float64, device="cpu")
+        self.register_buffer("window", window.to(device), persistent=False)
+        self.register_buffer("bank", mel_bank(spec).to(device), persistent=False)
 
     def forward(self, waveform: Tensor) -> Tensor:
         """Compute the log-mel spectrogram.

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from epanns.errors import PruningError, did_you_mean
 from epanns.pruning.layer_filters import LayerFilters
+from epanns.pruning.measured import activation, interpolative, taylor
 from epanns.pruning.operator_norm import opnorm, opnorm_invariant
 from epanns.pruning.similarity import centrality, cosine, fpgm
 from epanns.seeding import torch_generator
@@ -17,12 +18,12 @@ Criterion = Callable[[LayerFilters], Tensor]
 
 def l1(filters: LayerFilters) -> Tensor:
     """Sum of absolute weights of the filter (Li et al. 2017, arXiv 1608.08710, section 3.1)."""
-    return filters.weight.flatten(1).abs().sum(dim=1)
+    return torch.cat([part.abs().sum(dim=1) for part in filters.parts()])
 
 
 def l2(filters: LayerFilters) -> Tensor:
     """Euclidean norm of the filter (the variant compared in Li et al. 2017, arXiv 1608.08710, section 4.4)."""
-    return filters.weight.flatten(1).square().sum(dim=1).sqrt()
+    return torch.cat([part.square().sum(dim=1).sqrt() for part in filters.parts()])
 
 
 def bn(filters: LayerFilters) -> Tensor:
@@ -41,7 +42,7 @@ def bn(filters: LayerFilters) -> Tensor:
 def random(filters: LayerFilters) -> Tensor:
     """Uniform in [0, 1), from the seed and the layer's name: the control every other criterion must beat."""
     generator = torch_generator("random criterion", filters.seed, filters.name)
-    return torch.rand(len(filters.weight), dtype=torch.float64, generator=generator)
+    return torch.rand(len(filters.stored), dtype=torch.float64, generator=generator)
 
 
 CRITERIA: dict[str, Criterion] = {
@@ -53,7 +54,18 @@ CRITERIA: dict[str, Criterion] = {
     "cosine": cosine,
     "centrality": centrality,
     "bn": bn,
+    "taylor": taylor,
+    "activation": activation,
+    "interpolative": interpolative,
     "random": random,
+}
+
+# What each criterion looks at beside the name and the seed; anything but weights is measured on calibration clips.
+NEEDS: dict[str, str] = {
+    **dict.fromkeys(CRITERIA, "weights"),
+    "taylor": "gradients",
+    "activation": "activations",
+    "interpolative": "activations",
 }
 
 

@@ -34,12 +34,30 @@ def remove_channels(model: Tagger, kept_channels: Mapping[str, Sequence[int]]) -
     """
     spec = model.spec.with_widths({layer: len(kept) for layer, kept in kept_channels.items()})
     with torch.inference_mode(False), torch.enable_grad():
-        pruned = copy.deepcopy(model)
+        pruned = _sharing_weights(model)
         with _traceable(pruned):
             shapes = _cut(pruned, kept_channels)
             pruned.spec = spec
             _check(pruned, shapes)
+        _part(pruned, model)
     return pruned
+
+
+def _sharing_weights(model: Tagger) -> Tagger:
+    """Return a copy whose parameters are in the same memory: surgery replaces what it cuts and writes to nothing."""
+    shared: dict[int, Any] = {
+        id(weight): nn.Parameter(weight.clone() if weight.is_inference() else weight.detach(), weight.requires_grad)
+        for weight in model.parameters()
+    }
+    return copy.deepcopy(model, shared)
+
+
+def _part(pruned: Tagger, model: Tagger) -> None:
+    """Give `pruned` memory of its own for the parameters that surgery did not replace."""
+    shared = {weight.data_ptr() for weight in model.parameters()}
+    for weight in pruned.parameters():
+        if weight.data_ptr() in shared:
+            weight.data = weight.data.clone()
 
 
 @contextmanager
@@ -93,13 +111,14 @@ def channel_groups(model: Tagger) -> dict[str, ChannelGroup]:
     import torch_pruning as tp
 
     order = forward_order(model).layers
-    with torch.inference_mode(False), torch.enable_grad(), _traceable(model):
-        graph, _ = _traced(model)
-        names = {module: name for name, module in model.named_modules()}
+    with torch.inference_mode(False), torch.enable_grad():
+        traced = _sharing_weights(model).eval().requires_grad_(True)
+        graph, _ = _traced(traced)
+        names = {module: name for name, module in traced.named_modules()}
 
         def members(layer: str, width: int) -> Iterator[_Member]:
             channels = list(range(width))
-            for item in graph.get_pruning_group(model.get_submodule(layer), tp.prune_conv_out_channels, channels):
+            for item in graph.get_pruning_group(traced.get_submodule(layer), tp.prune_conv_out_channels, channels):
                 module, handler = item.dep.target.module, item.dep.handler.__name__
                 if module not in names:
                     continue

@@ -1,22 +1,41 @@
 """What a criterion may look at."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
+
+_PART_BYTES = 16 << 20  # of filters in float64 at a time
 
 
 @dataclass(frozen=True)
 class LayerFilters:
-    """The filters of one layer.
+    """The filters of one layer, and what was measured of its channels where a criterion asks for it.
 
     Attributes:
         name: Layer name, such as ``conv_block4.conv1``.
-        weight: ``(filters, in_channels, *kernel)``, float64 on the CPU, unpruned.
+        stored: ``(filters, in_channels, *kernel)``, on the CPU, unpruned, in the network's own precision.
         seed: Of the whole plan; a criterion that draws numbers derives its own from it and `name`.
         scale: ``(filters,)`` float64, factors of the batch norm that follows; None where there is none.
+        read_covariance: ``(filters, filters)`` float64, `epanns.pruning.activations`; None where it was not measured.
+        gate_gradient: ``(filters,)`` float64, `epanns.pruning.gradients`; None where it was not measured.
     """
 
     name: str
-    weight: Tensor
+    stored: Tensor
     seed: int
     scale: Tensor | None = None
+    read_covariance: Tensor | None = None
+    gate_gradient: Tensor | None = None
+
+    @property
+    def weight(self) -> Tensor:
+        """``(filters, in_channels, *kernel)`` float64; made anew each time, twice the memory of the layer."""
+        return self.stored.to(torch.float64)
+
+    def parts(self) -> Iterator[Tensor]:
+        """Yield `weight` flattened, ``(some filters, weights)`` float64, for sums that need little memory."""
+        flat = self.stored.flatten(1)
+        for part in torch.split(flat, max(1, _PART_BYTES // (8 * max(1, flat.shape[1])))):
+            yield part.to(torch.float64)

@@ -1,24 +1,24 @@
 """From a network and a ratio to a smaller network and the plan that says what went."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from epanns.errors import PruningError
 from epanns.models.recipe import with_step
 from epanns.models.tagger import Tagger
 from epanns.models.tensors import shape_difference
 from epanns.pruning.allocation import ratio_per_layer, remaining_width, select_layers
+from epanns.pruning.calibration import CalibrationBatch
 from epanns.pruning.criteria import criterion_named, most_important
 from epanns.pruning.engine import remove_channels
 from epanns.pruning.groups import forward_order
-from epanns.pruning.layer_filters import LayerFilters
+from epanns.pruning.importance import channel_importance
 from epanns.pruning.plan import PruningPlan, compose
 
 
-def prune(
+def prune(  # noqa: PLR0913 - one keyword for each thing that can be asked
     model: Tagger,
     *,
     criterion: str = "l1",
@@ -27,10 +27,12 @@ def prune(
     layers: Sequence[str] | None = None,
     seed: int = 0,
     round_to: int = 1,
+    calibration: Iterable[CalibrationBatch] | None = None,
 ) -> tuple[Tagger, PruningPlan]:
     """Remove the least important filters of a network.
 
-    Every layer is ranked by itself, on the unpruned weights; the readers of a removed channel lose it too.
+    Every layer is ranked by itself, on the unpruned weights; the readers of a removed channel lose it too. How the
+    channels of a residual stream, which several layers make, are ranked says `importance.channel_importance`.
 
     Args:
         model: The network; not touched. Frozen networks, any mode and any device are fine.
@@ -41,6 +43,8 @@ def prune(
         layers: With `ratio`: names of layers or blocks; every convolution by default.
         seed: For criteria that draw numbers.
         round_to: Pruned layers get the nearest multiple of this many channels.
+        calibration: For criteria that measure clips (``NEEDS`` in `pruning.criteria`): batches of waveforms ``(batch,
+            samples)`` float in [-1, 1], for ``taylor`` pairs of waveforms and targets ``(batch, classes)``.
 
     Returns:
         The smaller network, in the same modes, with the same ``requires_grad`` flags, labels and provenance, and the
@@ -52,12 +56,19 @@ def prune(
             network cannot be pruned as it is (compiled, wrapped for several devices, shared parameters).
     """
     plan = plan_pruning(
-        model, criterion=criterion, ratio=ratio, ratios=ratios, layers=layers, seed=seed, round_to=round_to
+        model,
+        criterion=criterion,
+        ratio=ratio,
+        ratios=ratios,
+        layers=layers,
+        seed=seed,
+        round_to=round_to,
+        calibration=calibration,
     )
     return apply_plan(model, plan), _since_unpruned(model, plan)
 
 
-def plan_pruning(
+def plan_pruning(  # noqa: PLR0913 - as `prune`
     model: Tagger,
     *,
     criterion: str = "l1",
@@ -66,10 +77,11 @@ def plan_pruning(
     layers: Sequence[str] | None = None,
     seed: int = 0,
     round_to: int = 1,
+    calibration: Iterable[CalibrationBatch] | None = None,
 ) -> PruningPlan:
     """Decide what would go, without surgery, in the channel numbers of `model`; arguments and errors as in `prune`."""
     _refuse_unprunable(model)
-    score = criterion_named(criterion)
+    criterion_named(criterion)
     asked = _asked_ratios(model, ratio, ratios, layers)
     if not any(asked.values()):
         raise PruningError(f"ratio 0 removes nothing from {', '.join(asked)}: give a ratio above 0")
@@ -77,11 +89,8 @@ def plan_pruning(
         layer: remaining_width(model.spec.widths[layer], asked[layer], round_to=round_to, layer=layer)
         for layer in asked
     }
-    norms = forward_order(model).norms
-    kept = {
-        layer: most_important(score(_filters(model, layer, norms.get(layer), seed)), width, layer=layer)
-        for layer, width in widths.items()
-    }
+    importance = channel_importance(model, tuple(asked), criterion=criterion, seed=seed, calibration=calibration)
+    kept = {layer: most_important(importance[layer], width, layer=layer) for layer, width in widths.items()}
     return PruningPlan(base=model.spec, kept_channels=kept, criterion=criterion, ratios=asked, seed=seed)
 
 
@@ -139,16 +148,6 @@ def _protected(model: Tagger) -> dict[str, str]:
     for layer, norm in forward_order(model).norms.items():
         reasons.setdefault(norm, f"a batch norm shrinks with its convolution, so name {layer}")
     return reasons
-
-
-def _filters(model: Tagger, layer: str, norm: str | None, seed: int) -> LayerFilters:
-    weight = model.get_submodule(layer).get_parameter("weight")
-    scale = None if norm is None else _exact(model.get_submodule(norm).get_parameter("weight"))
-    return LayerFilters(layer, _exact(weight), seed, scale)
-
-
-def _exact(parameter: Tensor) -> Tensor:
-    return parameter.detach().to("cpu", torch.float64)
 
 
 def _refuse_unprunable(model: nn.Module) -> None:

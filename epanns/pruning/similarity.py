@@ -56,11 +56,15 @@ def centrality(filters: LayerFilters) -> Tensor:
 def _shape_similarity(weight: Tensor) -> Tensor:
     """Return ``(filters, filters)``, absolute cosines between the filters' shapes, in [0, 1].
 
-    To an empty filter, for which any other can stand in, it is 1.
+    To an empty filter, for which any other can stand in, it is 1. A filter of a single tap has its input channels for a
+    shape: by its kernels it would be like every other.
     """
     kernels = weight.flatten(2) if weight.dim() > 2 else weight.unsqueeze(2)
     kernels = kernels.mT  # (filters, taps, in_channels)
-    shapes = torch.linalg.eigh(kernels @ kernels.mT).eigenvectors[..., -1]
+    if kernels.shape[1] > 1:
+        shapes = torch.linalg.eigh(kernels @ kernels.mT).eigenvectors[..., -1]
+    else:
+        shapes = torch.nn.functional.normalize(kernels[:, 0], dim=1)
     empty = kernels.flatten(1).abs().amax(dim=1) == 0
     similarity: Tensor = (shapes @ shapes.T).abs().clamp(max=1)
     return similarity.masked_fill(empty[:, None] | empty[None], 1)

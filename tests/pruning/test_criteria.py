@@ -3,11 +3,12 @@ import pytest
 import torch
 
 from epanns.errors import PruningError
-from epanns.pruning.criteria import CRITERIA, criterion_named, most_important
+from epanns.pruning.criteria import CRITERIA, NEEDS, criterion_named, most_important
 from epanns.pruning.layer_filters import LayerFilters
 
 WEIGHT = torch.randn(12, 5, 3, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
 SCALE = torch.randn(12, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
+FROM_WEIGHTS = [name for name, needs in NEEDS.items() if needs == "weights"]
 ORDER = torch.randperm(12, generator=torch.Generator().manual_seed(4))
 
 
@@ -15,7 +16,7 @@ def scores(name, weight=WEIGHT, layer="conv_block1.conv1", seed=0, scale=SCALE):
     return CRITERIA[name](LayerFilters(layer, weight, seed, scale))
 
 
-@pytest.mark.parametrize("name", CRITERIA)
+@pytest.mark.parametrize("name", FROM_WEIGHTS)
 def test_every_criterion_gives_one_float64_per_filter(name):
     assert scores(name).shape == (12,)
     assert scores(name).dtype == torch.float64
@@ -34,24 +35,24 @@ def test_norms_follow_a_permutation_and_scale_with_the_weights(name):
     torch.testing.assert_close(scores(name, 2.5 * WEIGHT), 2.5 * scores(name), rtol=1e-14, atol=0)
 
 
-@pytest.mark.parametrize("name", sorted(set(CRITERIA) - {"opnorm", "random"}))
+@pytest.mark.parametrize("name", sorted(set(FROM_WEIGHTS) - {"opnorm", "random"}))
 def test_criteria_follow_a_permutation_of_the_filters(name):
     torch.testing.assert_close(scores(name, WEIGHT[ORDER], scale=SCALE[ORDER]), scores(name)[ORDER])
 
 
-@pytest.mark.parametrize("name", sorted(set(CRITERIA) - {"random"}))
+@pytest.mark.parametrize("name", sorted(set(FROM_WEIGHTS) - {"random"}))
 def test_criteria_keep_their_order_when_the_weights_grow(name):
     assert torch.equal(scores(name, 7.5 * WEIGHT, scale=7.5 * SCALE).argsort(), scores(name).argsort())
 
 
-@pytest.mark.parametrize("name", sorted(CRITERIA))
+@pytest.mark.parametrize("name", sorted(FROM_WEIGHTS))
 @pytest.mark.parametrize("shape", [(6, 1, 3, 3), (6, 4, 1, 1), (6, 4)], ids=["one input", "1x1", "linear"])
 def test_every_criterion_takes_every_shape_and_weights_of_zero(name, shape):
     for weight in (torch.randn(shape, dtype=torch.float64), torch.zeros(shape, dtype=torch.float64)):
         assert bool(scores(name, weight, scale=SCALE[:6]).isfinite().all())
 
 
-@pytest.mark.parametrize("name", sorted(set(CRITERIA) - {"opnorm", "bn", "random"}))
+@pytest.mark.parametrize("name", sorted(set(FROM_WEIGHTS) - {"opnorm", "bn", "random"}))
 def test_a_filter_of_zeros_goes_first(name):
     weight = WEIGHT + 0.3 * WEIGHT.mean(dim=0)
     weight[7] = 0
@@ -143,6 +144,11 @@ def test_of_equal_filters_the_lower_index_stays():
 def test_an_importance_that_is_not_finite_names_layer_and_filter(value):
     with pytest.raises(PruningError, match=rf"conv9: filter 1 has importance {value}; its weights are damaged"):
         most_important(torch.tensor([1.0, value]), 1, layer="conv9")
+
+
+def test_every_criterion_says_what_it_looks_at():
+    assert NEEDS.keys() == CRITERIA.keys()
+    assert set(NEEDS.values()) == {"weights", "activations", "gradients"}
 
 
 def test_an_unknown_criterion_is_refused_with_the_nearest_name():

@@ -5,6 +5,7 @@ import torch
 
 from epanns.errors import PruningError
 from epanns.models.tagger import Tagger
+from epanns.models.zoo import ZOO, build_model
 from epanns.pruning.activations import read_covariances
 from epanns.pruning.engine import channel_groups
 from epanns.pruning.groups import ChannelGroup, Reader
@@ -52,6 +53,15 @@ def test_streamed_covariances_equal_those_of_stored_activations(build, head):
     found = read_covariances(model, chosen(model), [clips()])
     for layer, group in chosen(model).items():
         torch.testing.assert_close(found[layer], slow_covariance(model, group, clips()), rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["ResNet22", "MobileNetV2"])
+def test_streams_and_what_lies_behind_depthwise_convolutions_are_seen_by_every_reader(name):
+    model = build_model(ZOO[name].scaled(1 / 16), num_classes=5).eval()
+    waveform = clips(3, samples=32_000)
+    groups = channel_groups(model)
+    for layer, found in read_covariances(model, groups, [waveform]).items():
+        torch.testing.assert_close(found, slow_covariance(model, groups[layer], waveform), rtol=1e-5, atol=1e-9)
 
 
 def test_several_readers_add_up_and_each_sees_its_own_channels(model):

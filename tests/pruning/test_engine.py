@@ -190,3 +190,13 @@ def test_module_hooks_do_not_stay(model):
 def test_torch_pruning_is_imported_only_for_surgery():
     program = "import sys, epanns.pruning.prune, epanns.pruning.engine; sys.exit('torch_pruning' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+def test_what_surgery_does_not_cut_gets_memory_of_its_own(model):
+    """Surgery works on the original's memory and must neither write to it nor leave the copy in it."""
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    pruned = remove_channels(model, {"conv_block6.conv2": (1, 3)})
+    with torch.no_grad():
+        for weight in pruned.parameters():
+            weight.fill_(7)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())

@@ -71,9 +71,7 @@ def _title(name: str, records: Sequence[RunRecord]) -> str:
     )
 
 
-def _table(
-    scope: str, heading: str, measure: Callable[[RunRecord], float], records: Iterable[RunRecord]
-) -> str:
+def _table(scope: str, heading: str, measure: Callable[[RunRecord], float], records: Iterable[RunRecord]) -> str:
     """Return a row for each way to choose filters and recover, with the mAP and `measure` at each ratio."""
     rows: dict[tuple[str, ...], dict[float, list[RunRecord]]] = {}
     for record in records:

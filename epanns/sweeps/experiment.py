@@ -10,6 +10,7 @@ from typing import Any
 
 from epanns.atomic import sha256_of_json
 from epanns.errors import ConfigError
+from epanns.pruning.criteria import NEEDS
 from epanns.pruning.recovery import RECOVERIES
 from epanns.sweeps.strict_toml import TableReader, all_of, is_count, is_number, is_text
 from epanns.training.config import TrainingConfig
@@ -100,7 +101,8 @@ class GridConfig:
         criterion: Importance rules.
         layers: Lists of layers or blocks.
         recover: Recoveries without labels before fine-tuning.
-        calibration_clips: Training clips, unlabelled, that the recovery sees.
+        calibration_clips: Training clips that the recovery and criteria that measure clips see; without their labels,
+            but for ``taylor``.
     """
 
     ratio: tuple[float, ...]
@@ -206,7 +208,7 @@ class Experiment:
         config: dict[str, Any] = {"kind": "pruned", "base": base.config, "seed": seed, "ratio": float(ratio)}
         if ratio > 0:  # of the control only the fine-tuning counts, so that it is run once
             config |= {"criterion": criterion, "layers": list(layers), "recover": recover}
-            if recover != "none":
+            if recover != "none" or NEEDS.get(criterion, "weights") != "weights":
                 config["calibration_clips"] = grid.calibration_clips
         if finetune:
             config["finetune"] = TrainingConfig.from_dict({**finetune, "seed": seed}).to_dict()

@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from epanns.complexity.macs import profile
-from epanns.data.dataset import PackDataset
+from epanns.data.dataset import ClipBatch, PackDataset
 from epanns.data.loader import make_loader
 from epanns.data.sampler import sequential_batches
 from epanns.data.task import in_the_models_order, refuse_leak
@@ -21,6 +20,8 @@ from epanns.installed import versions
 from epanns.models.checkpoint import load
 from epanns.models.tagger import Tagger
 from epanns.models.zoo import build_model
+from epanns.pruning.calibration import CalibrationBatch
+from epanns.pruning.criteria import NEEDS
 from epanns.pruning.plan import PruningPlan
 from epanns.pruning.prune import apply_plan, plan_pruning
 from epanns.pruning.recovery import recover
@@ -98,14 +99,15 @@ class _Trial:
                 ratio=self.config["ratio"],
                 layers=self.config["layers"],
                 seed=self.config["seed"],
+                calibration=self._measured_by_criterion(),
             )
             model = apply_plan(dense, step)
             plan = PruningPlan.from_dict(model.provenance["plan"])  # from the unpruned network
             stages.append(self._stage("pruned", model, time.perf_counter() - started))
             if self.config["recover"] != "none":
                 started = time.perf_counter()
-                waveforms = self._calibration_waveforms()
-                recover(self.config["recover"], model, dense, step, lambda: waveforms)
+                clips = self._calibration_clips()
+                recover(self.config["recover"], model, dense, step, lambda: (each.float_waveform() for each in clips))
                 stages.append(self._stage("recovered", model, time.perf_counter() - started))
         if "finetune" in self.config:
             started = time.perf_counter()
@@ -131,7 +133,17 @@ class _Trial:
             scores[part] = evaluate(predictions, self.packs[part].labels, _PROTOCOL, bootstrap=0).summary()
         return Stage(name, scores, round(seconds, 3))
 
-    def _calibration_waveforms(self) -> list[Tensor]:
+    def _measured_by_criterion(self) -> list[CalibrationBatch] | None:
+        needs = NEEDS.get(self.config["criterion"], "weights")
+        if needs == "weights":
+            return None
+        labelled = needs == "gradients"
+        return [
+            (clips.float_waveform(), clips.float_target()) if labelled else clips.float_waveform()
+            for clips in self._calibration_clips()
+        ]
+
+    def _calibration_clips(self) -> list[ClipBatch]:
         dataset, wanted = self.packs["train"], self.config["calibration_clips"]
         if wanted > len(dataset):
             raise ConfigError(
@@ -139,7 +151,7 @@ class _Trial:
             )
         chosen = numpy_generator("calibration", self.config["seed"]).permutation(len(dataset))[:wanted].tolist()
         batches = [[chosen[index] for index in batch] for batch in sequential_batches(wanted, _CALIBRATION_BATCH)]
-        return [batch.float_waveform() for batch in make_loader(dataset, batches)]
+        return list(make_loader(dataset, batches))
 
     def _record(self, dense: Tagger, model: Tagger, plan: PruningPlan | None, stages: tuple[Stage, ...]) -> RunRecord:
         base = self.config.get("base", self.config)

@@ -62,6 +62,16 @@ def test_several_grids_are_the_trials_of_each_once():
         parse_experiment(f"{head}[[grid]]\n{one}\n[[grid]]\nratio = [1]", "t.toml")
 
 
+def test_clips_count_where_the_criterion_or_the_recovery_sees_them():
+    head = TEXT.split("[grid]")[0] + "[grid]\nratio = [0.5]\ncriterion = ['l1', 'interpolative']\n"
+    few, many = (trials_of(parse_experiment(f"{head}calibration_clips = {n}", "t.toml")) for n in (10, 20))
+    seen = {trial.config.get("criterion"): trial.config.get("calibration_clips") for trial in few}
+    assert seen == {None: None, "l1": None, "interpolative": 10}
+    assert {t.trial_id for t in few} & {t.trial_id for t in many} == {
+        t.trial_id for t in few if t.config.get("criterion") != "interpolative"
+    }
+
+
 def test_without_finetuning_ratio_zero_is_the_base_itself():
     text = TEXT.split("[[finetune]]")[0]
     assert all(trial.config.get("ratio") != 0 for trial in trials_of(parse_experiment(text, "t.toml")))

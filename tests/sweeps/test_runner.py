@@ -73,6 +73,15 @@ def test_every_stage_is_run_and_recorded(finished):
     assert all(stage.scores["test"]["n_clips"] == 20 for record in records.values() for stage in record.stages)
 
 
+@pytest.mark.parametrize("criterion", ["interpolative", "taylor"])
+def test_criteria_that_measure_clips_are_given_those_of_the_training_part(tiny_packs, tmp_path, criterion):
+    text = TEXT.format(**tiny_packs, criterion=criterion).split("[[finetune]]")[0].replace('["bn"]', '["none"]')
+    run_experiment(parse_experiment(text, "tiny.toml"), tmp_path / "out")
+    (record,) = [record for record in read_records([tmp_path / "out"]) if record.ratio]
+    assert (record.criterion, record.config["calibration_clips"]) == (criterion, 24)
+    assert [stage.name for stage in record.stages] == ["dense", "pruned"]
+
+
 def test_pruned_checkpoint_keeps_its_plan_and_widths(finished):
     (record,) = [record for record in read_records([finished]) if record.ratio == 0.5]
     model = load(finished / "trials" / record.trial_id / "finetuned")

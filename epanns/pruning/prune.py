@@ -12,8 +12,7 @@ from epanns.models.tensors import shape_difference
 from epanns.pruning.allocation import ratio_per_layer, remaining_width, select_layers
 from epanns.pruning.calibration import CalibrationBatch
 from epanns.pruning.criteria import criterion_named, most_important
-from epanns.pruning.engine import remove_channels
-from epanns.pruning.groups import forward_order
+from epanns.pruning.engine import channel_groups, remove_channels
 from epanns.pruning.importance import channel_importance
 from epanns.pruning.plan import PruningPlan, compose
 
@@ -128,7 +127,8 @@ def _since_unpruned(model: Tagger, plan: PruningPlan) -> PruningPlan:
 def _asked_ratios(
     model: Tagger, ratio: float | None, ratios: Mapping[str, float] | None, layers: Sequence[str] | None
 ) -> dict[str, float]:
-    names: dict[str, Any] = {"prunable": model.layer_names, "protected": _protected(model)}
+    all_layers = ratios is None and layers is None  # then no name can be wrong
+    names: dict[str, Any] = {"prunable": model.layer_names, "protected": {} if all_layers else _protected(model)}
     if ratio is not None and ratios is None:
         chosen = model.layer_names if layers is None else select_layers(layers, **names)
         return ratio_per_layer(dict.fromkeys(chosen, ratio), **names)
@@ -140,13 +140,16 @@ def _asked_ratios(
 
 
 def _protected(model: Tagger) -> dict[str, str]:
-    """Return every module that somebody might name and that must keep its width, with the reason."""
-    last = model.layer_names[-1]
+    """Return every module that somebody might name and that has no width of its own, with the reason."""
     reasons = {name: "it is the classifier, its outputs are the classes" for name in model.classifier_names}
-    reasons["fc1"] = f"its outputs are the embedding; its inputs shrink when {last} is pruned"
     reasons |= model.fixed_layers
-    for layer, norm in forward_order(model).norms.items():
-        reasons.setdefault(norm, f"a batch norm shrinks with its convolution, so name {layer}")
+    for lead, group in channel_groups(model).items():
+        for layer in (*group.producers, *group.depthwise):
+            reasons.setdefault(layer, f"its channels are those of {lead}, so name that")
+        for norm in group.norms:
+            reasons.setdefault(norm, f"a batch norm shrinks with its convolution, so name {lead}")
+        if any(reader.name == "fc1" for reader in group.readers):
+            reasons["fc1"] = f"its outputs are the embedding; its inputs shrink when {lead} is pruned"
     return reasons
 
 

@@ -1,0 +1,220 @@
+"""Networks on the waveform, pruned: groups in closed form, surgery against silenced channels, the way to a file."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from epanns.errors import PruningError
+from epanns.models.checkpoint import save_checkpoint
+from epanns.models.tagger import Tagger
+from epanns.models.zoo import build_model, spec_of
+from epanns.pruning.engine import channel_groups, remove_channels
+from epanns.pruning.groups import ChannelGroup, Reader
+from epanns.pruning.prune import prune
+
+CHAINS = ("Wavegram_Cnn14", "LeeNet11", "LeeNet24")
+NAMES = (*CHAINS, "Wavegram_Logmel_Cnn14", "Wavegram_Logmel128_Cnn14", "DaiNet19", "Res1dNet31", "Res1dNet51")
+RATIOS = (0.1, 0.25, 0.5, 0.75, 0.9, 0.97)
+
+
+def randomised(name: str) -> Tagger:
+    """Return a narrow network no two neighbouring layers of which are equally wide, with batch norms that matter."""
+    torch.manual_seed(0)
+    spec = spec_of(name, num_classes=5, width=1 / 16)
+    uneven = {layer: channels + index % 3 for index, (layer, channels) in enumerate(spec.widths.items())}
+    model = build_model(spec.with_widths(uneven))
+    for module in model.modules():
+        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+            torch.nn.init.uniform_(module.weight, 0.5, 1.5)
+            torch.nn.init.normal_(module.bias, std=0.3)
+            module.running_mean.normal_(std=0.3)
+            module.running_var.uniform_(0.5, 1.5)
+    return model.eval()
+
+
+def some_channels(model: Tagger, ratio: float, seed: int = 0) -> dict[str, list[int]]:
+    """Keep a random choice of each group's channels, at least one."""
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        layer: sorted(torch.randperm(width, generator=generator)[: max(1, round(width * (1 - ratio)))].tolist())
+        for layer, width in model.spec.widths.items()
+    }
+
+
+def silenced(model: Tagger, kept: dict[str, list[int]], waveform: torch.Tensor):
+    """Run the dense network with the dropped channels set to zero behind every batch norm of their group."""
+    handles = []
+    for layer, group in channel_groups(model).items():
+        mask = torch.zeros(group.width)
+        mask[kept[layer]] = 1
+        for norm in group.norms:
+            handles.append(
+                model.get_submodule(norm).register_forward_hook(
+                    lambda module, inputs, output, mask=mask: output * mask.view(-1, *[1] * (output.dim() - 2))
+                )
+            )
+    with torch.no_grad():
+        outputs = model(waveform)
+    for handle in handles:
+        handle.remove()
+    return outputs
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_pruned_equals_dense_with_silenced_channels_at_any_ratio(name):
+    model = randomised(name)
+    waveform = torch.rand(2, 26_000) - 0.5
+    for ratio in RATIOS:
+        kept = some_channels(model, ratio)
+        pruned = remove_channels(model, kept)
+        assert dict(pruned.spec.widths) == {layer: len(channels) for layer, channels in kept.items()}
+        expected = silenced(model, kept, waveform)
+        with torch.no_grad():
+            outputs = pruned(waveform)
+        for key, value in expected.items():
+            torch.testing.assert_close(outputs[key], value, rtol=1e-5, atol=1e-5 * float(value.abs().max()))
+
+
+@given(seed=st.integers(0, 999), name=st.sampled_from(NAMES))
+@settings(max_examples=15)
+def test_any_choice_of_any_groups_is_cut_where_it_belongs(seed, name):
+    model = randomised(name)
+    chosen = [layer for index, layer in enumerate(model.layer_names) if seed >> index % 10 & 1]
+    kept = {layer: channels for layer, channels in some_channels(model, 0.6, seed).items() if layer in chosen}
+    pruned = remove_channels(model, kept)
+    everything = {layer: list(range(width)) for layer, width in model.spec.widths.items()} | kept
+    waveform = torch.rand(1, 21_000) - 0.5
+    expected = silenced(model, everything, waveform)["clipwise_logits"]
+    with torch.no_grad():
+        actual = pruned(waveform)["clipwise_logits"]
+    torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-5 * float(expected.abs().max()))
+
+
+def behind(layer: str) -> str:
+    """Return PANNs' name of the batch norm behind a convolution."""
+    before, _, last = layer.rpartition(".")
+    named = {"downsample": "bn_downsample", "1": "2"}.get(last, last.replace("conv", "bn"))
+    return f"{before}.{named}" if before else named
+
+
+def group_of(width: int, producers: list[str], readers: list[Reader | str]) -> ChannelGroup:
+    return ChannelGroup(
+        layer=producers[0],
+        width=width,
+        producers=tuple(producers),
+        norms=tuple(behind(producer) for producer in producers),
+        depthwise=(),
+        readers=tuple(Reader(reader, 0) if isinstance(reader, str) else reader for reader in readers),
+    )
+
+
+@pytest.mark.parametrize("name", CHAINS)
+def test_chains_are_read_by_the_next_layer(name):
+    model = randomised(name)
+    groups = channel_groups(model)
+    readers = dict(zip(model.layer_names, [*model.layer_names[1:], "fc1"], strict=True))
+    if name == "Wavegram_Cnn14":
+        readers["pre_block3.conv1"] = "pre_block3.conv2"  # which makes rows, and has no group
+    assert groups == {layer: group_of(width, [layer], [readers[layer]]) for layer, width in model.spec.widths.items()}
+
+
+def test_joined_maps_are_read_side_by_side():
+    model = randomised("Wavegram_Logmel_Cnn14")
+    groups, widths = channel_groups(model), model.spec.widths
+    assert "pre_block3.conv2" not in groups
+    assert groups["conv_block1.conv2"].readers == (Reader("conv_block2.conv1", 0),)
+    assert groups["pre_block4.conv2"].readers == (Reader("conv_block2.conv1", widths["conv_block1.conv2"]),)
+    assert model.conv_block2.conv1.in_channels == widths["conv_block1.conv2"] + widths["pre_block4.conv2"]
+
+
+def test_a_stream_of_dainet_is_one_group():
+    model = randomised("DaiNet19")
+    groups = channel_groups(model)
+    assert groups["conv0"] == group_of(
+        model.spec.widths["conv0"],
+        ["conv0", "conv_block1.conv4"],
+        ["conv_block1.conv1", "conv_block2.conv1", "conv_block2.downsample"],
+    )
+    assert groups["conv_block3.conv4"] == group_of(
+        model.spec.widths["conv_block3.conv4"],
+        ["conv_block3.conv4", "conv_block3.downsample"],
+        ["conv_block4.conv1", "conv_block4.downsample"],
+    )
+    assert groups["conv_block4.conv4"].readers == (Reader("fc1", 0),)
+
+
+@pytest.mark.parametrize(("name", "depths"), [("Res1dNet31", [2] * 7), ("Res1dNet51", [2, 3, 4, 6, 4, 3, 2])])
+def test_a_stream_of_res1dnet_is_one_group(name, depths):
+    model = randomised(name)
+    expected = {}
+    for layer, depth in enumerate(depths, start=1):
+        blocks = [f"resnet.layer{layer}.{block}" for block in range(depth)]
+        following = f"resnet.layer{layer + 1}.0"
+        after = [f"{following}.conv1", f"{following}.downsample.1"] if layer < 7 else ["fc1"]
+        ends = [f"{block}.conv2" for block in blocks]
+        begins = [f"{block}.conv1" for block in blocks]
+        if layer == 1:
+            ends, inside = ["conv0", *ends], begins
+        else:
+            ends, inside = [ends[0], f"{blocks[0]}.downsample.1", *ends[1:]], begins[1:]
+        expected[ends[0]] = group_of(model.spec.widths[ends[0]], ends, [*inside, *after])
+        for begin in begins:
+            expected[begin] = group_of(model.spec.widths[begin], [begin], [begin.replace("conv1", "conv2")])
+    assert channel_groups(model) == expected
+
+
+_FRESH = """
+import sys
+import torch
+import epanns
+from pathlib import Path
+from epanns.pruning.prune import prune
+
+folder = Path(sys.argv[1])
+waveform = torch.load(folder / "waveform.pt")
+for saved in sorted(path for path in folder.iterdir() if path.is_dir()):
+    once = epanns.load(saved)
+    twice, _ = prune(once, ratio=0.5)
+    with torch.no_grad():
+        torch.save([once(waveform)["embedding"], twice(waveform)["embedding"]], folder / f"{saved.name}.pt")
+"""
+
+
+@pytest.mark.slow
+def test_pruned_networks_load_in_a_fresh_process_and_are_pruned_again(tmp_path):
+    waveform = torch.rand(1, 26_000) - 0.5
+    torch.save(waveform, tmp_path / "waveform.pt")
+    expected = {}
+    for name in NAMES:
+        once, _ = prune(randomised(name), ratio=0.5)
+        save_checkpoint(once, tmp_path / name)
+        with torch.no_grad():
+            expected[name] = [model(waveform)["embedding"] for model in (once, prune(once, ratio=0.5)[0])]
+    subprocess.run([sys.executable, "-c", _FRESH, tmp_path], check=True, cwd=Path(__file__).parents[2])
+    for name in NAMES:
+        for actual, value in zip(torch.load(tmp_path / f"{name}.pt"), expected[name], strict=True):
+            assert torch.equal(actual, value), name
+
+
+@pytest.mark.parametrize(
+    ("name", "layer", "reason"),
+    [
+        ("Wavegram_Cnn14", "pre_block3.conv2", "its channels become the rows of the wavegram"),
+        ("Wavegram_Cnn14", "conv_block1", "no forward pass reaches it"),
+        ("Wavegram_Logmel_Cnn14", "bn0", "it normalises the mel bins of the front end"),
+        ("DaiNet19", "conv_block1.downsample", "no forward pass reaches it"),
+        ("DaiNet19", "conv_block1.conv4", "its channels are those of conv0, so name that"),
+        ("DaiNet19", "conv_block1.bn4", "a batch norm shrinks with its convolution, so name conv0"),
+        ("Res1dNet31", "resnet.layer3.0.downsample.1", "its channels are those of resnet.layer3.0.conv2, so name that"),
+        ("Res1dNet31", "fc1", "its inputs shrink when resnet.layer7.0.conv2 is pruned"),
+    ],
+)
+def test_layers_without_a_width_of_their_own_are_refused_with_the_reason(name, layer, reason):
+    with pytest.raises(PruningError, match=rf"{re.escape(layer)}\S* cannot be pruned: .*{re.escape(reason)}"):
+        prune(randomised(name), ratio=0.5, layers=[layer])

@@ -1,5 +1,6 @@
 """`epanns prune`: ranked filters out of a checkpoint, and the plan kept in the new one."""
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -8,6 +9,7 @@ import click
 from epanns.atomic import refuse_existing
 from epanns.cli.options import EXISTING, EpannsCommand, emit, json_option, out_option, progress_bar
 from epanns.cli.packs import open_packs, pack_options
+from epanns.cli.steps import Runs, Steps, steps_options
 from epanns.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -51,6 +53,7 @@ _CALIBRATION_BATCH = 16
     show_default=True,
     help="Pruned layers get the nearest multiple of so many channels.",
 )
+@steps_options
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="For criteria that draw numbers.")
 @json_option
 def command(
@@ -65,11 +68,13 @@ def command(
     labels_file: Path | None,
     mp3_seconds: float,
     round_to: int,
+    steps: Steps,
     seed: int,
     as_json: bool,
 ) -> None:
     """Remove the least important filters of CHECKPOINT, a folder or a .pth/.pt of PANNs or E-PANNs."""
     refuse_existing(out)
+    steps.refuse_contradictions()
     if (ratio is None) == (ratios is None):
         raise ConfigError("give either --ratio, one for all layers, or --ratios FILE")
     if (recover != "none") != (calibration is not None):
@@ -78,7 +83,7 @@ def command(
     from epanns.models.checkpoint import load, save_checkpoint
     from epanns.pruning.allocation import read_ratios
     from epanns.pruning.plan import PruningPlan
-    from epanns.pruning.prune import apply_plan, plan_pruning
+    from epanns.pruning.prune import plan_pruning
 
     dense = load(checkpoint)
     plan = plan_pruning(
@@ -90,12 +95,16 @@ def command(
         seed=seed,
         round_to=round_to,
     )
-    pruned = apply_plan(dense, plan)
-    recovery = None
-    if calibration is not None:
-        rate = pruned.spec.front_end.sample_rate
-        clips = open_packs([calibration], labels_file=labels_file, mp3_seconds=mp3_seconds, sample_rate=rate)
-        recovery = _recover(recover, pruned, dense, plan, clips)
+    rate = dense.spec.front_end.sample_rate
+    opened = partial(open_packs, labels_file=labels_file, mp3_seconds=mp3_seconds, sample_rate=rate)
+    clips = None if calibration is None else opened([calibration])
+    runs = Runs(
+        folder=out.with_name(f"{out.name}.steps"),
+        opened=opened,
+        asked={"recover": recover, "calibration": None if clips is None else clips.identity()},
+    )
+    recovering = None if clips is None else partial(_recover, recover, clips)
+    pruned, recovery = steps.prune(dense, plan, runs, recovering)
     whole = PruningPlan.from_dict(pruned.provenance["plan"])
     save_checkpoint(pruned, out)
     cost = profile(pruned)
@@ -112,7 +121,7 @@ def command(
 
 
 def _recover(
-    method: str, pruned: "Tagger", dense: "Tagger", plan: "PruningPlan", dataset: "PackDataset"
+    method: str, dataset: "PackDataset", pruned: "Tagger", dense: "Tagger", plan: "PruningPlan"
 ) -> dict[str, Any] | None:
     """Recover a network in place on every clip of a pack."""
     from epanns.data.loader import make_loader

@@ -112,10 +112,10 @@ def prune_towards(
     Raises:
         PruningError: As `prune_iteratively`.
     """
-    path = _path(target, steps, schedule)
+    path = widths_by_step(target, steps, schedule)
     network, whole = model, None
     for number, widths in enumerate(path, start=1):
-        ratios = {layer: 1 - width / network.spec.widths[layer] for layer, width in widths.items()}
+        ratios = {layer: round(1 - width / network.spec.widths[layer], 6) for layer, width in widths.items()}
         plan = (
             target if steps == 1 else plan_pruning(network, criterion=target.criterion, ratios=ratios, seed=target.seed)
         )
@@ -129,8 +129,8 @@ def prune_towards(
     return network, whole
 
 
-def _path(target: PruningPlan, steps: int, schedule: str) -> list[dict[str, int]]:
-    """Return layer -> width after each step."""
+def widths_by_step(target: PruningPlan, steps: int, schedule: str = "linear") -> list[dict[str, int]]:
+    """Return layer -> width after each step on the way to a plan's widths; the errors are those of `prune_towards`."""
     widths = {
         layer: step_widths(target.base.widths[layer], len(kept), steps, schedule)
         for layer, kept in target.kept_channels.items()

@@ -1,0 +1,194 @@
+"""Pruning in steps, as options of `epanns prune`, and the fine-tuning between the steps."""
+
+import functools
+import tomllib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from epanns.cli.options import EXISTING, log
+from epanns.errors import ConfigError
+
+if TYPE_CHECKING:
+    from epanns.data.dataset import PackDataset
+    from epanns.models.tagger import Tagger
+    from epanns.pruning.plan import PruningPlan
+    from epanns.pruning.schedule import Between
+    from epanns.training.config import TrainingConfig
+
+# Recovers a network in place: (pruned, the one it was cut from, plan) -> what is to be told of it.
+Recovering = Callable[["Tagger", "Tagger", "PruningPlan"], dict[str, Any] | None]
+
+_OPTIONS = (
+    click.option(
+        "--steps", type=click.IntRange(1), default=1, show_default=True, help="Cuts on the way to the widths."
+    ),
+    click.option(
+        "--schedule",
+        type=click.Choice(["linear", "geometric"]),
+        default="linear",
+        show_default=True,
+        help="With --steps: at each as many channels, or the same share of those that are left.",
+    ),
+    click.option(
+        "--between",
+        type=EXISTING,
+        help="With --steps: TOML file with train, val, iterations and other options of `epanns finetune`, which is run "
+        "after each cut but the last, in OUT.steps. The same command goes on where it was.",
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Steps:
+    """The options as they were given; see their help."""
+
+    steps: int
+    schedule: str
+    between: Path | None
+
+    def refuse_contradictions(self) -> None:
+        """Refuse options that do not go together, before anything is read."""
+        if self.steps == 1 and (self.between is not None or self.schedule != "linear"):
+            raise ConfigError(f"--steps {self.steps}: --schedule and --between go with at least two steps")
+
+    def prune(
+        self, dense: "Tagger", target: "PruningPlan", runs: "Runs", recovering: Recovering | None
+    ) -> "tuple[Tagger, dict[str, Any] | None]":
+        """Prune to the widths of a plan.
+
+        Without training it is recovered once, after the last cut; with it after each cut, before the training.
+
+        Args:
+            dense: The network; not touched.
+            target: What one step would do.
+            runs: Where and on what the training between the steps runs.
+            recovering: What is done for a pruned network without labels.
+
+        Returns:
+            The smaller network and what the last recovery tells.
+        """
+        from epanns.pruning.schedule import prune_towards, widths_by_step
+
+        widths_by_step(target, self.steps, self.schedule)  # refuses before anything is written
+        if self.between is None:
+            pruned, plan = prune_towards(dense, target, steps=self.steps, schedule=self.schedule)
+            if self.steps > 1:
+                log(self._compared(plan, target))
+            return pruned, None if recovering is None else recovering(pruned, dense, plan)
+        reports: list[dict[str, Any] | None] = [None]
+        with self._finetuning(self.between, dense, target, runs) as between:
+            pruned, _ = prune_towards(
+                dense,
+                target,
+                steps=self.steps,
+                schedule=self.schedule,
+                between=between,
+                after_cut=None if recovering is None else lambda *cut: reports.append(recovering(*cut)),
+            )
+        return pruned, reports[-1]
+
+    def _compared(self, plan: "PruningPlan", target: "PruningPlan") -> str:
+        """Say whether steps without training are the same as one."""
+        kept = [(layer, channel) for layer, channels in plan.kept_channels.items() for channel in channels]
+        others = sum(channel not in target.kept_channels[layer] for layer, channel in kept)
+        nothing = f"nothing is trained between the {self.steps} steps (--between)"
+        if others == 0:
+            return f"{nothing}: they keep the same channels as one step"
+        return (
+            f"{nothing}: {others:,} of {len(kept):,} channels they keep are not those of one step, "
+            f"as {target.criterion} ranks anew what is left"
+        )
+
+    @contextmanager
+    def _finetuning(self, file: Path, dense: "Tagger", target: "PruningPlan", runs: "Runs") -> "Iterator[Between]":
+        from epanns.cli.packs import in_order_of
+        from epanns.cli.train import progress_of
+        from epanns.data.task import refuse_leak, require_same_task
+        from epanns.models.recipe import steps_of
+        from epanns.sweeps.trial import validation_on
+        from epanns.training.steps import finetuning_between
+
+        packs, config = _read(file)
+        train, val = (in_order_of(dense, runs.opened(packs[part])) for part in ("train", "val"))
+        for pack in (train, val):
+            require_same_task(dense, pack)
+        refuse_leak(train, val, part="validation")
+        asked = {
+            "parent_sha256": dense.provenance.get("sha256"),
+            "criterion": target.criterion,
+            "plan": target.digest,
+            "steps": self.steps,
+            "schedule": self.schedule,
+            **runs.asked,
+        }
+        with progress_of(config) as on_step:
+            finetune = finetuning_between(
+                runs.folder, asked, train, config, validation=validation_on(val), on_step=on_step
+            )
+
+            def between(network: "Tagger", step: int) -> "Tagger":
+                trained = finetune(network, step)
+                best = steps_of(trained.provenance)[-1]["validation_mAP"]
+                log(f"[{step}/{self.steps}] cut and fine-tuned: validation mAP {best:.4f}; {runs.folder}/step{step}")
+                return trained
+
+            yield between
+
+
+@dataclass(frozen=True)
+class Runs:
+    """The training between steps.
+
+    Attributes:
+        folder: Of the runs; ``OUT.steps``.
+        opened: Opens packs.
+        asked: What else than plan and steps decides the result, in JSON values.
+    """
+
+    folder: Path
+    opened: "Callable[[list[Path]], PackDataset]"
+    asked: Mapping[str, Any]
+
+
+def _read(path: Path) -> "tuple[dict[str, list[Path]], TrainingConfig]":
+    """Return the packs and the training of a ``--between`` file.
+
+    Raises:
+        ConfigError: If the file cannot be read, or a key is unknown, missing or of the wrong kind.
+    """
+    from epanns.training.config import TrainingConfig
+
+    try:
+        given = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read as TOML ({error})") from error
+    if missing := [key for key in ("train", "val", "iterations") if key not in given]:
+        raise ConfigError(f"{path}: {', '.join(missing)} missing: packs to train and validate on, and how long")
+    packs = {part: given.pop(part) for part in ("train", "val")}
+    packs = {part: [paths] if isinstance(paths, str) else paths for part, paths in packs.items()}
+    for part, paths in packs.items():
+        if not isinstance(paths, list) or not paths or not all(isinstance(item, str) for item in paths):
+            raise ConfigError(f"{path}: {part}={paths!r}: must be the path of a pack, or a list of such")
+    try:
+        config = TrainingConfig.from_dict({key.replace("-", "_"): value for key, value in given.items()})
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+    return {part: [Path(item) for item in paths] for part, paths in packs.items()}, config
+
+
+def steps_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options; the command receives them as one `Steps` named `steps`."""
+
+    @functools.wraps(function)
+    def command(**values: Any) -> Any:
+        steps = Steps(**{field.name: values.pop(field.name) for field in fields(Steps)})
+        return function(steps=steps, **values)
+
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command

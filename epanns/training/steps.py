@@ -1,0 +1,73 @@
+"""Fine-tuning between the steps of a pruning: a run of its own for each, so that a stopped pruning goes on."""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from epanns.atomic import is_free_for, write_json
+from epanns.data.dataset import PackDataset
+from epanns.errors import OutputError
+from epanns.models.checkpoint import load
+from epanns.models.tagger import Tagger
+from epanns.seeding import derive_seed
+from epanns.training.config import TrainingConfig
+from epanns.training.folder import first_difference
+from epanns.training.loop import OnStep, Validation, finetune
+
+_CLAIM = "steps.json"
+
+
+def finetuning_between(
+    folder: Path,
+    asked: Mapping[str, Any],
+    dataset: PackDataset,
+    config: TrainingConfig,
+    *,
+    validation: Validation,
+    on_step: OnStep | None = None,
+) -> Callable[[Tagger, int], Tagger]:
+    """Return what `pruning.schedule.prune_towards` calls between its steps.
+
+    Step s is fine-tuned in the run folder ``step<s>``, with an optimizer of its own, and goes on with the best weights
+    by validation mAP. Called again after a stop or a kill, finished runs are only read.
+
+    Args:
+        folder: Holds the runs, and ``steps.json``, which says what they belong to.
+        asked: What decides the cuts, in JSON values; what is asked of the training is added.
+        dataset: Training clips, as in `finetune`.
+        config: What each run does; its seed is made of that of `config` and the step, so that each sees other clips.
+        validation: As in `finetune`.
+        on_step: As in `finetune`.
+
+    Raises:
+        OutputError: If the folder holds runs of another pruning, or something else.
+    """
+    training = {"training": config.to_dict(), "data": dataset.identity(), "validation": dict(validation.data)}
+    _claim(folder / _CLAIM, {**asked, **training})
+
+    def between(network: Tagger, step: int) -> Tagger:
+        run = folder / f"step{step}"
+        seed = derive_seed("between", config.seed, step) % 2**32
+        finetune(network, dataset, replace(config, seed=seed), run, validation=validation, on_step=on_step)
+        return load(run).to(next(network.parameters()).device)
+
+    return between
+
+
+def _claim(file: Path, asked: Mapping[str, Any]) -> None:
+    if not file.exists():
+        if not is_free_for(file):
+            raise OutputError(f"{file.parent} exists already and holds no runs between steps: choose another --out")
+        write_json(file, asked)
+        return
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise OutputError(f"{file}: cannot be read ({error}): delete {file.parent} or choose another --out") from error
+    if found != asked:
+        raise OutputError(
+            f"{file.parent} holds runs with {first_difference(found, asked)}: repeat the options to go on, delete it "
+            "to start over, or choose another --out"
+        )

@@ -1,0 +1,161 @@
+"""``epanns prune --steps``: what steps without training are good for is said; with training a stopped one goes on."""
+
+import json
+import os
+import signal
+from contextlib import contextmanager
+from functools import partial
+
+import pytest
+
+from epanns.cli import train as training
+from epanns.data.dataset import PackDataset
+from epanns.models.checkpoint import load, load_checkpoint, save_checkpoint
+from epanns.models.zoo import build_model
+from epanns.pruning.plan import PruningPlan
+from epanns.pruning.schedule import step_widths
+
+HALF = ("--ratio", "0.5", "--layers", "conv_block5,conv_block6")
+
+
+@pytest.fixture
+def prune(epanns, tiny_spec, tiny_packs, tmp_path):
+    """Run `epanns prune` on a small network; return exit code, stdout and stderr."""
+    labels = PackDataset([tiny_packs["val"]]).labels
+    save_checkpoint(build_model(tiny_spec, labels=labels), tmp_path / "dense")
+    return partial(epanns, "prune", tmp_path / "dense")
+
+
+@pytest.fixture
+def settings(tiny_packs, tmp_path):
+    """Return a ``--between`` file."""
+    lines = [f'train = "{tiny_packs["train"]}"', f'val = ["{tiny_packs["val"]}"]']
+    lines += ["iterations = 2", "batch_size = 4", "validate-every = 1", "learning_rate = 0.01"]
+    (tmp_path / "between.toml").write_text("\n".join(lines))
+    return tmp_path / "between.toml"
+
+
+def test_steps_without_training_are_compared_with_one_step(prune, tmp_path):
+    for criterion in ("bn", "l1", "opnorm"):
+        code, stdout, stderr = prune("--out", tmp_path / criterion, *HALF, "--steps", 3, "--criterion", criterion)
+        assert code == 0
+        kept = PruningPlan.from_dict(load_checkpoint(tmp_path / criterion).provenance["plan"]).kept_channels
+        prune("--out", tmp_path / f"{criterion}-1", *HALF, "--criterion", criterion)
+        once = PruningPlan.from_dict(load_checkpoint(tmp_path / f"{criterion}-1").provenance["plan"]).kept_channels
+        others = sum(len(set(kept[layer]) - set(once[layer])) for layer in kept)
+        start = "nothing is trained between the 3 steps (--between): "
+        if criterion == "bn":
+            assert others == 0
+        assert stderr == start + (
+            f"{others} of 22 channels they keep are not those of one step, as {criterion} ranks anew what is left\n"
+            if others
+            else "they keep the same channels as one step\n"
+        )
+        assert "4 of 12 layers pruned by" in stdout
+
+
+def test_one_step_says_nothing(prune, tmp_path):
+    assert prune("--out", tmp_path / "out", *HALF, "--steps", 1)[2] == ""
+
+
+def test_it_trains_after_each_cut_but_the_last(prune, settings, tiny_spec, tiny_packs, tmp_path):
+    options = ("--steps", 3, "--between", settings, "--recover", "bn", "--calibration", tiny_packs["train"], "--json")
+    code, stdout, stderr = prune("--out", tmp_path / "out", *HALF, *options)
+    assert code == 0
+    assert json.loads(stdout)["recovery"] == {"method": "bn", "clips": 60}
+    starts = [f"[{step}/3] cut and fine-tuned: validation mAP 0." for step in (1, 2)]
+    assert [line.startswith(start) for line, start in zip(stderr.splitlines(), starts, strict=True)] == [True, True]
+    provenance = load(tmp_path / "out").provenance
+    assert [step["step"] for step in provenance["recipe"]] == [
+        *["prune", "recover", "finetune"] * 2,
+        "prune",
+        "recover",
+    ]
+    seeds = {step["training"]["seed"] for step in provenance["recipe"] if step["step"] == "finetune"}
+    assert len(seeds) == 2  # or both runs would draw the same clips
+    assert PruningPlan.from_dict(provenance["plan"]).base == tiny_spec
+    for step in (1, 2):
+        run = load(tmp_path / "out.steps" / f"step{step}")
+        assert run.spec.widths["conv_block6.conv1"] == step_widths(12, 6, 3)[step - 1]
+
+
+def test_stopped_between_steps_it_goes_on_and_ends_with_the_same_bytes(prune, settings, monkeypatch, tmp_path):
+    options = (*HALF, "--steps", 3, "--between", settings)
+    assert prune("--out", tmp_path / "whole", *options)[0] == 0
+    out, seen = tmp_path / "out", []
+
+    @contextmanager
+    def stopping(config):
+        def on_step(state, loss):
+            seen.append(state.step)
+            if len(seen) == 3:  # the first step of the second run
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        yield on_step
+
+    monkeypatch.setattr(training, "progress_of", stopping)
+    code, _, stderr = prune("--out", out, *options)
+    assert code == 143
+    assert f"stopped by signal 15 at step 1 of 2; the state is saved in {out}.steps/step2: run the same" in stderr
+    assert not out.exists()
+    assert prune("--out", out, *options)[0] == 0
+    assert seen == [1, 2, 1, 2]
+    weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "out")]
+    assert weights[0] == weights[1]
+
+
+def test_runs_of_another_pruning_are_refused(prune, settings, tmp_path):
+    options = ("--out", tmp_path / "out", *HALF, "--steps", 2, "--between", settings)
+    assert prune(*options)[0] == 0
+    (tmp_path / "out").rename(tmp_path / "elsewhere")
+    code, _, stderr = prune(*options, "--criterion", "l2")
+    assert code == 1
+    where = (
+        f"epanns: {tmp_path}/out.steps holds runs with criterion='l1', not 'l2': repeat the options to go on, delete"
+    )
+    assert stderr.startswith(where)
+    (tmp_path / "out.steps" / "steps.json").unlink()
+    assert "out.steps exists already and holds no runs between steps: choose another --out" in prune(*options)[2]
+    (tmp_path / "out.steps" / "steps.json").write_text("{")
+    assert "steps.json: cannot be read (Expecting" in prune(*options)[2]
+
+
+@pytest.mark.parametrize(
+    ("options", "change", "message"),
+    [
+        (["--schedule", "geometric"], None, "--steps 1: --schedule and --between go with at least two steps"),
+        (
+            ["--steps", "9"],
+            None,
+            "step 2 of 9 would remove nothing, as at most 6 channels of a layer go: ask for fewer",
+        ),
+        (
+            ["--steps", "2"],
+            ("iterations", "iteration"),
+            "between.toml: iterations missing: packs to train and validate",
+        ),
+        (
+            ["--steps", "2"],
+            ("batch_size", "bach_size"),
+            "between.toml: training: unknown key 'bach_size' (did you mean",
+        ),
+        (["--steps", "2"], ("iterations = 2", "iterations = 2.5"), "iterations=2.5: must be a whole number >= 1"),
+        (
+            ["--steps", "2"],
+            ("val = [", "val = 3 # ["),
+            "between.toml: val=3: must be the path of a pack, or a list of such",
+        ),
+        (["--steps", "2"], ("train =", "train"), "between.toml: cannot be read as TOML"),
+        (["--steps", "2"], ("/train", "/val"), "20 of 20 validation clips are training clips too"),
+    ],
+)
+def test_what_cannot_be_done_ends_in_one_line_and_writes_nothing(prune, settings, tmp_path, options, change, message):
+    if change is not None:
+        assert change[0] in settings.read_text()
+        settings.write_text(settings.read_text().replace(*change))
+        options = [*options, "--between", settings]
+    code, stdout, stderr = prune("--out", tmp_path / "out", *HALF, *options)
+    assert (code, stdout) == (1, "")
+    assert message in stderr
+    assert stderr.count("\n") == 1
+    assert not list(tmp_path.glob("out*"))

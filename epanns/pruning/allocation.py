@@ -11,7 +11,9 @@ from typing import Any
 from epanns.errors import PruningError, did_you_mean
 
 
-def remaining_width(width: int, pruning_ratio: float, *, round_to: int = 1, layer: str = "the layer") -> int:
+def remaining_width(
+    width: int, pruning_ratio: float, *, round_to: int = 1, minimum: int = 0, layer: str = "the layer"
+) -> int:
     """Return how many of `width` channels stay.
 
     ``round_half_even(width * pruning_ratio)`` channels go, computed exactly on the ratio's decimal digits: in floating
@@ -22,6 +24,8 @@ def remaining_width(width: int, pruning_ratio: float, *, round_to: int = 1, laye
         width: Channels of the unpruned layer.
         pruning_ratio: Fraction removed, in [0, 1); 0 leaves the layer alone whatever `round_to` is.
         round_to: Multiple that the widths of pruned layers shall have.
+        minimum: Channels that stay whatever the ratio is, so that a layer with no more is left alone; 0 makes it an
+            error where none would stay.
         layer: Named in messages.
 
     Raises:
@@ -32,7 +36,7 @@ def remaining_width(width: int, pruning_ratio: float, *, round_to: int = 1, laye
         raise PruningError(f"round_to={round_to!r}: must be a whole number of at least 1")
     if pruning_ratio == 0:
         return width
-    kept = width - round(width * Fraction(repr(float(pruning_ratio))))
+    kept = max(width - round(width * Fraction(repr(float(pruning_ratio)))), min(minimum, width))
     if round_to > 1:
         multiples = max(1, (2 * kept + round_to) // (2 * round_to))
         kept = min(width, multiples * round_to)
@@ -41,7 +45,7 @@ def remaining_width(width: int, pruning_ratio: float, *, round_to: int = 1, laye
             f"ratio {pruning_ratio} removes all {width} channels of {layer}: "
             f"give at most {1 - 1 / width:.4g} or leave the layer out"
         )
-    if kept == width:
+    if kept == width > minimum:
         raise PruningError(
             f"ratio {pruning_ratio} removes none of the {width} channels of {layer} (round_to={round_to}): "
             "raise the ratio, lower round_to, or leave the layer out"

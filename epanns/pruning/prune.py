@@ -36,7 +36,7 @@ def prune(  # noqa: PLR0913 - one keyword for each thing that can be asked
     Args:
         model: The network; not touched. Frozen networks, any mode and any device are fine.
         criterion: Name in `pruning.criteria.CRITERIA`.
-        ratio: Fraction of channels removed from each layer, in (0, 1).
+        ratio: Fraction of channels removed from each layer, in (0, 1); without `layers`, each keeps at least one.
         ratios: Instead of `ratio`, a fraction per layer or block, in [0, 1), at least one above 0; layers not named are
             left alone.
         layers: With `ratio`: names of layers or blocks; every convolution by default.
@@ -84,10 +84,13 @@ def plan_pruning(  # noqa: PLR0913 - as `prune`
     asked = _asked_ratios(model, ratio, ratios, layers)
     if not any(asked.values()):
         raise PruningError(f"ratio 0 removes nothing from {', '.join(asked)}: give a ratio above 0")
+    minimum = 0 if layers or ratios else 1  # one ratio for all: the narrowest layers keep a channel
     widths = {
-        layer: remaining_width(model.spec.widths[layer], asked[layer], round_to=round_to, layer=layer)
+        layer: remaining_width(model.spec.widths[layer], asked[layer], round_to=round_to, minimum=minimum, layer=layer)
         for layer in asked
     }
+    if all(width == model.spec.widths[layer] for layer, width in widths.items()):
+        raise PruningError(f"every layer of this {model.spec.name} has one channel left: nothing can be removed")
     importance = channel_importance(model, tuple(asked), criterion=criterion, seed=seed, calibration=calibration)
     kept = {layer: most_important(importance[layer], width, layer=layer) for layer, width in widths.items()}
     return PruningPlan(base=model.spec, kept_channels=kept, criterion=criterion, ratios=asked, seed=seed)

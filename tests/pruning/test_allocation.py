@@ -101,6 +101,12 @@ def test_removing_every_channel_is_refused():
         remaining_width(4, 0.9, layer="conv9")
 
 
+@given(width=st.integers(2, 64), ratio=ratios.filter(lambda ratio: ratio >= 0.5), minimum=st.integers(1, 64))
+def test_a_minimum_stays_whatever_the_ratio(width, ratio, minimum):
+    unbounded = width - round(width * Fraction(round(ratio * 1000), 1000))
+    assert remaining_width(width, ratio, minimum=minimum) == min(width, max(minimum, unbounded))
+
+
 def test_removing_no_channel_is_refused():
     with pytest.raises(PruningError, match=r"ratio 0\.1 removes none of the 4 channels of conv9 \(round_to=1\): raise"):
         remaining_width(4, 0.1, layer="conv9")

@@ -1,0 +1,239 @@
+"""Residual and depthwise families: their groups in closed form, and pruning at any ratio."""
+
+import subprocess
+import sys
+from collections import Counter
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from epanns.errors import PruningError
+from epanns.models.checkpoint import load, save
+from epanns.models.pooling import ModelOutput
+from epanns.models.tagger import Tagger
+from epanns.models.zoo import build_model, spec_of
+from epanns.pruning.engine import channel_groups, remove_channels
+from epanns.pruning.groups import ChannelGroup, Reader, forward_order
+from epanns.pruning.plan import PruningPlan
+from epanns.pruning.prune import prune
+
+FAMILIES = ("ResNet22", "ResNet38", "ResNet54", "MobileNetV1", "MobileNetV2")
+DEPTHS = {"ResNet22": (2, 2, 2, 2), "ResNet38": (3, 4, 6, 3), "ResNet54": (3, 4, 6, 3)}
+
+
+def narrow(name: str) -> Tagger:
+    """Return a network of 6 to 10 channels a layer whose batch norms fit its signals and differ by channel."""
+    torch.manual_seed(0)
+    spec = spec_of(name, num_classes=5, width=1 / 16)
+    widths = {layer: 6 + index % 5 for index, layer in enumerate(spec.widths)}
+    model = build_model(spec.with_widths(widths))
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.bias, 0.2, 0.3)
+            module.momentum = 1.0  # statistics of the one batch below, so that every layer passes on what differs
+    with torch.no_grad():
+        model.forward_inputs((torch.randn(8, 1, 70, 64),))
+    return model.eval()
+
+
+def logmel() -> Tensor:
+    return torch.randn(2, 1, 70, 64, generator=torch.Generator().manual_seed(1))
+
+
+def silenced(model: Tagger, kept: dict[str, tuple[int, ...]]) -> ModelOutput:
+    """Run the dense network with the dropped channels set to zero where they leave any batch norm of their group."""
+    handles = []
+    for layer, group in channel_groups(model).items():
+        mask = torch.zeros(group.width)
+        mask[list(kept[layer])] = 1
+
+        def silence(module: nn.Module, inputs: object, output: Tensor, mask: Tensor = mask) -> Tensor:
+            return output * mask[:, None, None]
+
+        handles += [model.get_submodule(norm).register_forward_hook(silence) for norm in group.norms]
+    with torch.no_grad():
+        output = model.forward_inputs((logmel(),))
+    for handle in handles:
+        handle.remove()
+    return output
+
+
+@pytest.mark.parametrize("ratio", [0.1, 0.25, 0.5, 0.75, 0.9, 0.97])
+@pytest.mark.parametrize("name", FAMILIES)
+def test_pruned_equals_dense_with_dropped_channels_silent(name, ratio):
+    model = narrow(name)
+    pruned, plan = prune(model, ratio=ratio, criterion="random")
+    assert plan.widths == {layer: max(1, width - round(width * ratio)) for layer, width in model.spec.widths.items()}
+    expected = silenced(model, plan.kept_channels)
+    with torch.no_grad():
+        output = pruned.forward_inputs((logmel(),))
+    if ratio <= 0.5:  # with a channel or two in each layer, random weights make the same of any clip
+        assert not torch.allclose(expected["embedding"][0], expected["embedding"][1], rtol=1e-3)
+    for key, value in expected.items():
+        torch.testing.assert_close(output[key], value, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_group_can_be_pruned_alone(name):
+    model = narrow(name)
+    everything = {layer: tuple(range(width)) for layer, width in model.spec.widths.items()}
+    for layer in model.layer_names[1::5]:
+        kept = tuple(range(1, model.spec.widths[layer], 2))
+        with torch.no_grad():
+            output = remove_channels(model, {layer: kept}).forward_inputs((logmel(),))
+        expected = silenced(model, everything | {layer: kept})
+        torch.testing.assert_close(output["clipwise_logits"], expected["clipwise_logits"], rtol=1e-5, atol=1e-5)
+
+
+def streams_of(name: str) -> dict[str, ChannelGroup]:
+    """Return the residual streams of a ResNet as its definition says: all that is added up, and all that reads it."""
+    last = 3 if name == "ResNet54" else 2
+    model, streams = narrow(name), {}
+    for layer, depth in enumerate(DEPTHS[name], start=1):
+        prefix, after = f"resnet.layer{layer}", f"resnet.layer{layer + 1}.0"
+        producers = [f"{prefix}.{block}.conv{last}" for block in range(depth)]
+        norms = [f"{prefix}.{block}.bn{last}" for block in range(depth)]
+        readers = [f"{prefix}.{block}.conv1" for block in range(1, depth)]
+        if layer == 1 and last == 2:  # nothing stands between the first block's input and its output
+            producers, norms = ["conv_block1.conv2", *producers], ["conv_block1.bn2", *norms]
+            readers = [f"{prefix}.0.conv1", *readers]
+        else:
+            place = 0 if layer == 1 else 1
+            producers.insert(1, f"{prefix}.0.downsample.{place}")
+            norms.insert(1, f"{prefix}.0.downsample.{place + 1}")
+        readers += ["conv_block_after1.conv1"] if layer == 4 else [f"{after}.conv1", f"{after}.downsample.1"]
+        lead = producers[0]
+        streams[lead] = ChannelGroup(
+            lead,
+            model.spec.widths[lead],
+            tuple(producers),
+            tuple(norms),
+            (),
+            tuple(Reader(reader, 0) for reader in readers),
+        )
+    return streams
+
+
+@pytest.mark.parametrize("name", DEPTHS)
+def test_a_residual_stream_is_one_group(name):
+    groups = channel_groups(narrow(name))
+    streams = streams_of(name)
+    assert {lead: groups[lead] for lead in streams} == streams
+    assert all(len(group.producers) == len(group.norms) == 1 for lead, group in groups.items() if lead not in streams)
+    assert all(not group.depthwise for group in groups.values())
+
+
+def test_a_depthwise_convolution_goes_with_the_channels_it_filters():
+    model = narrow("MobileNetV1")
+    layers = [*model.layer_names, "fc1"]
+    for block, (layer, group) in enumerate(channel_groups(model).items()):
+        assert (group.producers, group.readers) == ((layer,), (Reader(layers[block + 1], 0),))
+        own = "features.0.2" if block == 0 else f"features.{block}.5"
+        behind = (f"features.{block + 1}.0", f"features.{block + 1}.2") if block < 13 else ()
+        assert (group.depthwise, group.norms) == (behind[:1], (own, *behind[1:]))
+
+
+def test_projections_of_inverted_residuals_are_one_group_where_they_are_added():
+    groups = channel_groups(narrow("MobileNetV2"))
+    first = 2
+    for depth in (2, 3, 4, 3, 3, 1):
+        blocks, after = range(first, first + depth), first + depth
+        stream = groups[f"features.{first}.conv.7"]
+        assert stream.producers == tuple(f"features.{block}.conv.7" for block in blocks)
+        assert stream.norms == tuple(f"features.{block}.conv.8" for block in blocks)
+        expansions = [f"features.{block}.conv.0" for block in (*blocks[1:], after)]
+        assert [reader.name for reader in stream.readers] == (expansions if after < 18 else ["features.18.0"])
+        for block in blocks:
+            expanded = groups[f"features.{block}.conv.0"]
+            assert expanded.depthwise == (f"features.{block}.conv.3",)
+            assert expanded.norms == (f"features.{block}.conv.1", f"features.{block}.conv.5")
+            assert expanded.readers == (Reader(f"features.{block}.conv.7", 0),)
+        first = after
+    assert first == 18
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_layer_has_its_place(name):
+    """Each convolution makes or filters the channels of one group and reads one; each batch norm is over one."""
+    model = narrow(name)
+    groups = channel_groups(model)
+    layers = forward_order(model).layers
+    assert tuple(groups) == model.layer_names == tuple(layer for layer in layers if layer in groups)
+    made = [layer for group in groups.values() for layer in (*group.producers, *group.depthwise)]
+    assert sorted(made) == sorted(set(layers) - {"fc1", "fc_audioset"})
+    read = Counter(reader.name for group in groups.values() for reader in group.readers)
+    read.update(layer for group in groups.values() for layer in group.depthwise)
+    assert read == Counter(set(layers) - {layers[0], "fc_audioset"})
+    norms = {layer for layer, module in model.named_modules() if isinstance(module, nn.BatchNorm2d)}
+    assert sorted(norm for group in groups.values() for norm in group.norms) == sorted(norms - {"bn0"})
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_groups_are_the_same_down_to_one_channel(name):
+    """A depthwise convolution of one channel is a convolution like any other to torch, and still depthwise here."""
+    model = narrow(name)
+    pruned = remove_channels(model, dict.fromkeys(model.spec.widths, (3,)))
+    expected = {
+        layer: (1, group.producers, group.norms, group.depthwise, group.readers)
+        for layer, group in channel_groups(model).items()
+    }
+    assert {
+        layer: (group.width, group.producers, group.norms, group.depthwise, group.readers)
+        for layer, group in channel_groups(pruned).items()
+    } == expected
+
+
+def test_a_network_with_single_channels_is_pruned_again_where_it_can_be():
+    model = narrow("MobileNetV2")
+    wide = remove_channels(model, {"features.0.0": (0,), "features.1.conv.4": (2,)})
+    twice, _ = prune(wide, ratio=0.5)
+    assert twice.spec.widths["features.0.0"] == twice.spec.widths["features.1.conv.4"] == 1
+    alone = remove_channels(model, dict.fromkeys(model.spec.widths, (3,)))
+    with pytest.raises(PruningError, match="every layer of this MobileNetV2 has one channel left: nothing can be"):
+        prune(alone, ratio=0.5)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_convolution_knows_its_batch_norm(name):
+    """Also where PANNs pool between the two."""
+    model = narrow(name)
+    norms = forward_order(model).norms
+    convs = [layer for layer, module in model.named_modules() if isinstance(module, nn.Conv2d)]
+    assert sorted(norms) == sorted(convs)
+    for layer, norm in norms.items():
+        assert model.get_submodule(norm).num_features == model.get_submodule(layer).out_channels
+        assert norm.rpartition(".")[0] == layer.rpartition(".")[0]
+
+
+IN_ANOTHER_PROCESS = """
+import sys, torch, epanns
+from pathlib import Path
+for folder in map(Path, sys.argv[1:]):
+    example, logits = torch.load(folder.with_suffix(".pt"), weights_only=True)
+    model = epanns.load(folder)
+    twice, _ = epanns.prune(model, ratio=0.5)
+    epanns.save(twice, folder.with_suffix(".twice"))
+    with torch.no_grad():
+        assert torch.equal(model.forward_inputs((example,))["clipwise_logits"], logits), folder
+"""
+
+
+@pytest.mark.slow
+def test_saved_and_loaded_in_another_process_and_pruned_again(tmp_path):
+    folders = {tmp_path / name: narrow(name) for name in FAMILIES}
+    for folder, model in folders.items():
+        pruned, _ = prune(model, ratio=0.25)
+        save(pruned, folder)
+        with torch.no_grad():
+            torch.save((logmel(), pruned.forward_inputs((logmel(),))["clipwise_logits"]), folder.with_suffix(".pt"))
+    subprocess.run([sys.executable, "-c", IN_ANOTHER_PROCESS, *map(str, folders)], check=True)
+    for folder, model in folders.items():
+        twice = load(folder.with_suffix(".twice"))
+        plan = PruningPlan.from_dict(twice.provenance["plan"])
+        assert (plan.base, plan.widths) == (model.spec, dict(twice.spec.widths))
+        expected = silenced(model, plan.kept_channels)
+        with torch.no_grad():
+            output = twice.forward_inputs((logmel(),))
+        torch.testing.assert_close(output["clipwise_logits"], expected["clipwise_logits"], rtol=1e-5, atol=1e-5)

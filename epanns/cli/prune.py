@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from epanns.atomic import refuse_existing
-from epanns.cli.options import EXISTING, EpannsCommand, emit, json_option, out_option, progress_bar
+from epanns.cli.amount import Amount, AmountCommand, amount_options
+from epanns.cli.options import EXISTING, emit, json_option, out_option, progress_bar
 from epanns.cli.packs import open_packs, pack_options
 from epanns.cli.steps import Runs, Steps, steps_options
 from epanns.errors import ConfigError
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 _CALIBRATION_BATCH = 16
 
 
-@click.command("prune", cls=EpannsCommand)
+@click.command("prune", cls=AmountCommand)
 @click.argument("checkpoint", type=EXISTING)
 @out_option("Checkpoint folder to write; must not exist.")
 @click.option(
@@ -33,9 +34,7 @@ _CALIBRATION_BATCH = 16
     show_default=True,
     help="Which filters matter: l1, l2, opnorm, opnorm_invariant, fpgm, cosine, centrality, bn or random.",
 )
-@click.option("--ratio", type=float, help="Fraction of the channels removed from each layer, in (0, 1).")
-@click.option("--ratios", type=EXISTING, help="Instead: TOML or JSON file with `layer = ratio`, layers or blocks.")
-@click.option("--layers", help="With --ratio: comma-separated layers or blocks.  [default: every convolution]")
+@amount_options
 @click.option(
     "--recover",
     type=click.Choice(["none", "bn", "ls", "ls+bn"]),
@@ -46,13 +45,6 @@ _CALIBRATION_BATCH = 16
 )
 @click.option("--calibration", type=EXISTING, help="Pack of unlabelled clips for --recover.")
 @pack_options
-@click.option(
-    "--round-to",
-    type=click.IntRange(1),
-    default=1,
-    show_default=True,
-    help="Pruned layers get the nearest multiple of so many channels.",
-)
 @steps_options
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="For criteria that draw numbers.")
 @json_option
@@ -60,14 +52,11 @@ def command(
     checkpoint: Path,
     out: Path,
     criterion: str,
-    ratio: float | None,
-    ratios: Path | None,
-    layers: str | None,
+    amount: Amount,
     recover: str,
     calibration: Path | None,
     labels_file: Path | None,
     mp3_seconds: float,
-    round_to: int,
     steps: Steps,
     seed: int,
     as_json: bool,
@@ -75,26 +64,15 @@ def command(
     """Remove the least important filters of CHECKPOINT, a folder or a .pth/.pt of PANNs or E-PANNs."""
     refuse_existing(out)
     steps.refuse_contradictions()
-    if (ratio is None) == (ratios is None):
-        raise ConfigError("give either --ratio, one for all layers, or --ratios FILE")
+    amount.refuse_contradictions()
     if (recover != "none") != (calibration is not None):
         raise ConfigError("--recover and --calibration PACK go together: give both or neither")
     from epanns.complexity.macs import profile
     from epanns.models.checkpoint import load, save_checkpoint
-    from epanns.pruning.allocation import read_ratios
     from epanns.pruning.plan import PruningPlan
-    from epanns.pruning.prune import plan_pruning
 
     dense = load(checkpoint)
-    plan = plan_pruning(
-        dense,
-        criterion=criterion,
-        ratio=ratio,
-        ratios=None if ratios is None else read_ratios(ratios),
-        layers=None if layers is None else [name.strip() for name in layers.split(",") if name.strip()],
-        seed=seed,
-        round_to=round_to,
-    )
+    plan, allotment = amount.plan(dense, criterion=criterion, seed=seed)
     rate = dense.spec.front_end.sample_rate
     opened = partial(open_packs, labels_file=labels_file, mp3_seconds=mp3_seconds, sample_rate=rate)
     clips = None if calibration is None else opened([calibration])
@@ -105,6 +83,8 @@ def command(
     )
     recovering = None if clips is None else partial(_recover, recover, clips)
     pruned, recovery = steps.prune(dense, plan, runs, recovering)
+    if allotment is not None:
+        pruned.provenance = allotment.recorded(pruned.provenance)
     whole = PruningPlan.from_dict(pruned.provenance["plan"])
     save_checkpoint(pruned, out)
     cost = profile(pruned)
@@ -113,10 +93,11 @@ def command(
         "n_params": cost.n_params,
         "backbone_macs": cost.backbone_macs,
         "param_bytes": cost.param_bytes,
-        "budget": None,
+        "budget": None if allotment is None else allotment.to_dict(),
         "recovery": recovery,
     }
-    lines = [f"{out}: {whole.summary()}", _size(result, cost.clip_seconds), *_errors(recovery)]
+    budget = [] if allotment is None else [f"budget: {allotment.summary()}"]
+    lines = [f"{out}: {whole.summary()}", *budget, _size(result, cost.clip_seconds), *_errors(recovery)]
     emit(result, "\n".join(lines), as_json)
 
 

@@ -18,7 +18,7 @@ _KEYS: Mapping[str, Mapping[str, type]] = {
     "prune": {"criterion": str, "ratios": dict, "seed": int},
     "recover": {"method": str, "clips": int},
 }
-_OPTIONAL: Mapping[str, Mapping[str, type]] = {"recover": {"errors": dict}}
+_OPTIONAL: Mapping[str, Mapping[str, type]] = {"prune": {"budget": dict}, "recover": {"errors": dict}}
 _TYPES = {str: "text", dict: "a table", int: "a whole number"}
 
 
@@ -81,7 +81,8 @@ def _step_problems(number: int, step: object) -> list[str]:
 def describe_step(step: Step) -> str:
     """Return a step in words, on one line."""
     if step["step"] == "prune":
-        return f"prune: {step['criterion']}, {_ratios(step['ratios'])}, seed {step['seed']}"
+        budget = f"{_budget(step['budget'])}, " if "budget" in step else ""
+        return f"prune: {step['criterion']}, {budget}{_ratios(step['ratios'])}, seed {step['seed']}"
     if step["step"] == "recover":
         return f"recover: {step['method']} on {step['clips']:,} clips"
     said = [f"{key.replace('_', ' ')} {_shown(value)}" for key, value in step.items() if _is_plain(key, value)]
@@ -98,11 +99,23 @@ def _shown(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
+def _budget(budget: Mapping[str, Any]) -> str:
+    """Return what was asked and reached; other versions may have other keys, so none is counted on."""
+    asked, reached = (_amount(budget.get(key)) for key in ("asked", "reached"))
+    return f"{budget.get('kind')} {reached} of at most {asked} ({budget.get('allocate')})"
+
+
+def _amount(value: object) -> str:
+    return f"{value:,.0f}" if isinstance(value, int | float) and value >= 1000 else _shown(value)
+
+
 def _ratios(ratios: Mapping[str, float]) -> str:
     by_ratio: dict[float, list[str]] = {}
     for layer, ratio in ratios.items():
         by_ratio.setdefault(ratio, []).append(layer)
+    if len(by_ratio) > _LISTED_LAYERS:
+        return f"ratios {min(by_ratio):.3g} to {max(by_ratio):.3g} in {len(ratios)} layers"
     return ", ".join(
-        f"ratio {ratio} in " + (", ".join(layers) if len(layers) <= _LISTED_LAYERS else f"{len(layers)} layers")
+        f"ratio {ratio:.4g} in " + (", ".join(layers) if len(layers) <= _LISTED_LAYERS else f"{len(layers)} layers")
         for ratio, layers in by_ratio.items()
     )

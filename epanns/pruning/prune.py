@@ -1,15 +1,19 @@
 """From a network and a ratio to a smaller network and the plan that says what went."""
 
+import functools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from epanns.errors import PruningError
 from epanns.models.recipe import with_step
 from epanns.models.tagger import Tagger
 from epanns.models.tensors import shape_difference
 from epanns.pruning.allocation import ratio_per_layer, remaining_width, select_layers
+from epanns.pruning.allocators import Allocator, allocator_named
+from epanns.pruning.allotment import Allotment, allot
+from epanns.pruning.budget import Budget
 from epanns.pruning.calibration import CalibrationBatch
 from epanns.pruning.criteria import criterion_named, most_important
 from epanns.pruning.engine import channel_groups, remove_channels
@@ -23,25 +27,31 @@ def prune(  # noqa: PLR0913 - one keyword for each thing that can be asked
     criterion: str = "l1",
     ratio: float | None = None,
     ratios: Mapping[str, float] | None = None,
+    budget: Budget | None = None,
     layers: Sequence[str] | None = None,
+    allocate: str | Allocator = "uniform",
     seed: int = 0,
     round_to: int = 1,
     calibration: Iterable[CalibrationBatch] | None = None,
 ) -> tuple[Tagger, PruningPlan]:
     """Remove the least important filters of a network.
 
-    Every layer is ranked by itself, on the unpruned weights; the readers of a removed channel lose it too. How the
-    channels of a residual stream, which several layers make, are ranked says `importance.channel_importance`.
+    Filters are ranked on the unpruned weights; the readers of a removed channel lose it too.
+    How the channels of a residual stream, which several layers make, are ranked says `importance.channel_importance`.
 
     Args:
         model: The network; not touched. Frozen networks, any mode and any device are fine.
         criterion: Name in `pruning.criteria.CRITERIA`.
-        ratio: Fraction of channels removed from each layer, in (0, 1); without `layers`, each keeps at least one.
+        ratio: Fraction of channels removed, in (0, 1): from each layer, which without `layers` keeps at least one
+            channel, or with `allocate` from all together.
         ratios: Instead of `ratio`, a fraction per layer or block, in [0, 1), at least one above 0; layers not named are
             left alone.
-        layers: With `ratio`: names of layers or blocks; every convolution by default.
+        budget: Instead of `ratio`, the most that the smaller network may cost, such as ``Budget("macs", 0.25)``.
+        layers: With `ratio` or `budget`: names of layers or blocks; every convolution by default.
+        allocate: How a budget or `ratio` is shared out over the layers: ``uniform``, ``global``, or an allocator of
+            `pruning.allocators`.
         seed: For criteria that draw numbers.
-        round_to: Pruned layers get the nearest multiple of this many channels.
+        round_to: Pruned layers get a multiple of this many channels.
         calibration: For criteria that measure clips (``NEEDS`` in `pruning.criteria`): batches of waveforms ``(batch,
             samples)`` float in [-1, 1], for ``taylor`` pairs of waveforms and targets ``(batch, classes)``.
 
@@ -54,17 +64,37 @@ def prune(  # noqa: PLR0913 - one keyword for each thing that can be asked
         PruningError: If a ratio, layer or criterion cannot be used, a layer would lose nothing or everything, or the
             network cannot be pruned as it is (compiled, wrapped for several devices, shared parameters).
     """
-    plan = plan_pruning(
+    if (ratio is None) + (ratios is None) + (budget is None) != 2:
+        raise PruningError("give one of ratio, ratios and budget")
+    if ratios is not None and allocate != "uniform":
+        raise PruningError(f"allocate={allocate!r} goes with one ratio or a budget, not with ratios per layer")
+    if ratio is not None and allocate != "uniform":
+        budget = Budget.left_by(ratio)
+    if budget is None:
+        plan = plan_pruning(
+            model,
+            criterion=criterion,
+            ratio=ratio,
+            ratios=ratios,
+            layers=layers,
+            seed=seed,
+            round_to=round_to,
+            calibration=calibration,
+        )
+        return apply_plan(model, plan), _since_unpruned(model, plan)
+    plan, allotment = plan_within(
         model,
+        budget,
         criterion=criterion,
-        ratio=ratio,
-        ratios=ratios,
         layers=layers,
+        allocate=allocate,
         seed=seed,
         round_to=round_to,
         calibration=calibration,
     )
-    return apply_plan(model, plan), _since_unpruned(model, plan)
+    pruned = apply_plan(model, plan)
+    pruned.provenance = allotment.recorded(pruned.provenance)
+    return pruned, _since_unpruned(model, plan)
 
 
 def plan_pruning(  # noqa: PLR0913 - as `prune`
@@ -94,6 +124,41 @@ def plan_pruning(  # noqa: PLR0913 - as `prune`
     importance = channel_importance(model, tuple(asked), criterion=criterion, seed=seed, calibration=calibration)
     kept = {layer: most_important(importance[layer], width, layer=layer) for layer, width in widths.items()}
     return PruningPlan(base=model.spec, kept_channels=kept, criterion=criterion, ratios=asked, seed=seed)
+
+
+def plan_within(  # noqa: PLR0913 - as `prune`
+    model: Tagger,
+    budget: Budget,
+    *,
+    criterion: str = "l1",
+    layers: Sequence[str] | None = None,
+    allocate: str | Allocator = "uniform",
+    seed: int = 0,
+    round_to: int = 1,
+    calibration: Iterable[CalibrationBatch] | None = None,
+) -> tuple[PruningPlan, Allotment]:
+    """Decide what would go so that the network meets a budget, and say what it would then cost.
+
+    Arguments and errors as in `prune`, and `allotment.allot`. The plan's ratios are the fractions that go.
+    """
+    _refuse_unprunable(model)
+    chosen = model.layer_names if layers is None else select_layers(layers, **_names(model, all_layers=False))
+
+    @functools.cache  # asked for once, and not before the budget is known to be within reach
+    def importance() -> dict[str, Tensor]:
+        return channel_importance(model, chosen, criterion=criterion, seed=seed, calibration=calibration)
+
+    allotment = allot(
+        model.spec,
+        budget,
+        layers=chosen,
+        allocator=allocator_named(allocate) if isinstance(allocate, str) else allocate,
+        round_to=round_to,
+        scores=lambda layer: importance()[layer].numpy(),
+    )
+    kept = {layer: most_important(importance()[layer], width, layer=layer) for layer, width in allotment.widths.items()}
+    ratios = {layer: 1 - len(channels) / model.spec.widths[layer] for layer, channels in kept.items()}
+    return PruningPlan(model.spec, kept, criterion, ratios, seed), allotment
 
 
 def apply_plan(model: Tagger, plan: PruningPlan) -> Tagger:
@@ -130,8 +195,8 @@ def _since_unpruned(model: Tagger, plan: PruningPlan) -> PruningPlan:
 def _asked_ratios(
     model: Tagger, ratio: float | None, ratios: Mapping[str, float] | None, layers: Sequence[str] | None
 ) -> dict[str, float]:
-    all_layers = ratios is None and layers is None  # then no name can be wrong
-    names: dict[str, Any] = {"prunable": model.layer_names, "protected": {} if all_layers else _protected(model)}
+    all_layers = ratios is None and layers is None
+    names = _names(model, all_layers)
     if ratio is not None and ratios is None:
         chosen = model.layer_names if layers is None else select_layers(layers, **names)
         return ratio_per_layer(dict.fromkeys(chosen, ratio), **names)
@@ -140,6 +205,11 @@ def _asked_ratios(
             raise PruningError("layers goes with one ratio; ratios per layer name their layers themselves")
         return ratio_per_layer(ratios, **names)
     raise PruningError("give either one ratio or ratios per layer, and not both")
+
+
+def _names(model: Tagger, all_layers: bool) -> dict[str, Any]:
+    """Return what layers may be named; where none is, none can be wrong."""
+    return {"prunable": model.layer_names, "protected": {} if all_layers else _protected(model)}
 
 
 def _protected(model: Tagger) -> dict[str, str]:

@@ -1,4 +1,6 @@
+import dataclasses
 import json
+import re
 import subprocess
 import sys
 from functools import partial
@@ -6,6 +8,7 @@ from functools import partial
 import pytest
 import torch
 
+from epanns.complexity.macs import profile
 from epanns.data.manifest import write_manifest
 from epanns.data.pack_format import PackSettings
 from epanns.data.packer import pack_manifest
@@ -15,6 +18,7 @@ from epanns.models.released import export_panns
 from epanns.models.spec import conv_widths
 from epanns.models.zoo import build_model
 from epanns.pruning.plan import PruningPlan
+from epanns.pruning.sensitivity import Sensitivity, SensitivityRow
 from tests.conftest import narrow_spec
 
 SPEC = narrow_spec(widths=conv_widths(4, 6, 8))
@@ -91,6 +95,62 @@ def test_widths_are_rounded(prune, checkpoint, tmp_path):
     assert json.loads(stdout)["widths"]["conv_block3.conv1"] == 4  # 8 - 3 = 5 stay
 
 
+def test_a_target_is_met_and_told(prune, checkpoint, tmp_path):
+    out = tmp_path / "pruned"
+    code, stdout, _ = prune(checkpoint, "--out", out, "--target-params", "0.5", "--json")
+    assert code == 0
+    result, dense = json.loads(stdout), profile(SPEC).n_params
+    budget = {"kind": "params", "asked": dense / 2, "unpruned": dense, "allocate": "uniform"}
+    assert result["budget"] == {**budget, "reached": result["n_params"]}
+    assert 0.99 * dense / 2 <= result["n_params"] <= dense / 2
+    assert load_checkpoint(out).provenance["recipe"][-1]["budget"] == result["budget"]
+    assert load(out).spec.widths == result["widths"]
+    _, stdout, _ = prune(checkpoint, "--out", tmp_path / "again", "--target-params", "0.5")
+    assert f"\nbudget: {result['n_params']} parameters of at most {dense / 2:.0f} parameters (" in stdout
+
+
+def test_bytes_in_int8_and_a_global_ranking_with_a_minimum(prune, checkpoint, tmp_path):
+    options = [
+        "--target-bytes",
+        "2.3kB",
+        "--int8",
+        "--allocate",
+        "global",
+        "--minimum",
+        "0.5",
+        "--layers",
+        "conv_block3",
+    ]
+    code, stdout, stderr = prune(checkpoint, "--out", tmp_path / "pruned", *options, "--json")
+    assert code == 0, stderr
+    result = json.loads(stdout)
+    assert result["budget"]["kind"] == "int8_bytes"
+    assert 2277 <= result["budget"]["reached"] <= 2300
+    assert all(result["widths"][layer] >= 4 for layer in ("conv_block3.conv1", "conv_block3.conv2"))
+
+
+def test_a_table_of_sensitivities_decides_where(prune, checkpoint, tmp_path):
+    rows = [SensitivityRow(layer, 0.5, width // 2, 0.5, 1, 1) for layer, width in SPEC.widths.items()]
+    rows[-2] = dataclasses.replace(rows[-2], mAP=0.9)
+    table = Sensitivity(SensitivityRow("", 0.0, None, 0.9, profile(SPEC).n_params, 1), tuple(rows))
+    (tmp_path / "sensitivity.csv").write_text(table.to_csv())
+    options = ["--ratio", "0.1", "--allocate", "sensitivity", "--sensitivity", tmp_path / "sensitivity.csv", "--json"]
+    _, stdout, _ = prune(checkpoint, "--out", tmp_path / "pruned", *options)
+    assert json.loads(stdout)["widths"] == dict(SPEC.widths) | {"conv_block3.conv1": 4}
+
+
+def test_the_help_explains_the_options_in_groups(prune):
+    code, stdout, _ = prune("--help")
+    assert code == 0
+    amounts, where, rest = re.split(r"\nFrom which layers:|\nOptions:", stdout)
+    for option in ("--ratio ", "--ratios ", "--target-params ", "--target-macs ", "--target-bytes "):
+        assert f"\n  {option}" in amounts
+    for option in ("--layers ", "--allocate ", "--minimum ", "--sensitivity ", "--round-to ", "--int8 "):
+        assert f"\n  {option}" in where
+    assert "\n  --criterion " in rest
+    assert stdout.count("\n  --ratio ") == 1
+
+
 def test_options_come_from_a_configuration_file(prune, checkpoint, tmp_path):
     (tmp_path / "prune.toml").write_text('ratio = 0.5\ncriterion = "l2"\nlayers = "conv_block1"\n')
     code, stdout, _ = prune(checkpoint, "--out", tmp_path / "pruned", "--config", tmp_path / "prune.toml")
@@ -145,7 +205,16 @@ def test_readers_are_fitted_on_a_pack_and_the_errors_shown(prune, checkpoint, pa
             ["--ratio", "0.5", "--criterion", "rand"],
             "epanns: unknown criterion 'rand' (did you mean 'random'?): choose one of l1",
         ),
-        ([], "epanns: give either --ratio, one for all layers, or --ratios FILE"),
+        ([], "epanns: give one of --ratio, --ratios FILE, --target-params, --target-macs, --target-bytes"),
+        (["--ratio", "0.5", "--target-macs", "1M"], "epanns: give one of --ratio, --ratios FILE, --target-params"),
+        (["--target-macs", "1X"], "epanns: '1X' is no budget of macs: give a number above 0 such as 0.25 or 5.02G"),
+        (["--target-macs", "0.5", "--int8"], "epanns: --int8 goes with --target-bytes"),
+        (["--target-params", "2"], "epanns: a budget of 2 parameters cannot be met: at their narrowest"),
+        (["--ratio", "0.5", "--minimum", "0.1"], "epanns: --minimum goes with --allocate global or sensitivity"),
+        (
+            ["--ratio", "0.5", "--allocate", "sensitivity"],
+            "epanns: --allocate sensitivity and --sensitivity FILE.csv go",
+        ),
         (["--ratio", "0.5", "--recover", "bn"], "epanns: --recover and --calibration PACK go together"),
     ],
 )

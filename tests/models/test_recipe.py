@@ -80,6 +80,14 @@ def test_a_recipe_that_is_none_is_named(recipe, problem):
         (PRUNE, "prune: l1, ratio 0.5 in conv_block1.conv1, seed 0"),
         (RECOVER, "recover: bn on 8 clips"),
         ({**PRUNE, "ratios": dict.fromkeys("abcde", 0.5)}, "prune: l1, ratio 0.5 in 5 layers, seed 0"),
+        (
+            {**PRUNE, "budget": {"kind": "macs", "asked": 5e9, "reached": 4999000000, "allocate": "uniform"}},
+            "prune: l1, macs 4,999,000,000 of at most 5,000,000,000 (uniform), ratio 0.5 in conv_block1.conv1, seed 0",
+        ),
+        (
+            {**PRUNE, "ratios": {f"conv{index}": index / 10 for index in range(1, 6)}},
+            "prune: l1, ratios 0.1 to 0.5 in 5 layers, seed 0",
+        ),
         ({"step": "train"}, "train: no settings recorded"),
     ],
 )

@@ -11,7 +11,10 @@ from torch import nn
 from epanns.complexity.macs import profile
 from epanns.errors import PruningError
 from epanns.models.checkpoint import load, save
+from epanns.models.recipe import recipe_problems
 from epanns.models.zoo import build_model
+from epanns.pruning.allocators import Global
+from epanns.pruning.budget import Budget
 from epanns.pruning.plan import PruningPlan
 from epanns.pruning.prune import apply_plan, plan_pruning, prune
 
@@ -147,8 +150,8 @@ def test_a_plan_of_another_network_is_refused(model):
 @pytest.mark.parametrize(
     ("arguments", "match"),
     [
-        ({}, r"give either one ratio or ratios per layer, and not both"),
-        ({"ratio": 0.5, "ratios": {"conv_block1": 0.5}}, r"give either one ratio or ratios per layer, and not both"),
+        ({}, r"give one of ratio, ratios and budget"),
+        ({"ratio": 0.5, "ratios": {"conv_block1": 0.5}}, r"give one of ratio, ratios and budget"),
         ({"ratios": {"conv_block1": 0.5}, "layers": ["conv_block1"]}, r"layers goes with one ratio; ratios per layer"),
         ({"ratios": {}}, r"ratios is empty: name at least one layer or block"),
         ({"ratio": 0.5, "layers": []}, r"layers=\[\]: give a list of layer names"),
@@ -247,3 +250,54 @@ def test_cnn14_pruned_as_epanns_has_the_published_size(ratio, n_params, backbone
     assert sum(parameter.numel() for parameter in pruned.parameters()) == n_params
     cost = profile(pruned, seconds=10.0)
     assert (cost.n_params, cost.backbone_macs) == (n_params, backbone_macs)
+
+
+def test_a_budget_decides_how_much_goes_and_the_criterion_what(model):
+    pruned, plan = prune(model, budget=Budget("params", 0.4), criterion="l2", round_to=2)
+    cost = profile(pruned)
+    assert 0.99 * 0.4 * profile(model).n_params <= cost.n_params <= 0.4 * profile(model).n_params
+    assert plan.widths == dict(pruned.spec.widths)
+    for layer, kept in plan.kept_channels.items():
+        assert plan.ratios[layer] == 1 - len(kept) / model.spec.widths[layer]
+        norms = model.get_submodule(layer).weight.detach().flatten(1).norm(dim=1)
+        assert kept == tuple(sorted(norms.argsort(descending=True)[: len(kept)].tolist()))
+    [step] = pruned.provenance["recipe"]
+    assert step["budget"] == {
+        "kind": "params",
+        "asked": pytest.approx(0.4 * profile(model).n_params),
+        "reached": cost.n_params,
+        "unpruned": profile(model).n_params,
+        "allocate": "uniform",
+    }
+    assert recipe_problems(pruned.provenance["recipe"]) == []
+
+
+def test_a_budget_leaves_all_layers_but_those_named(model):
+    _, plan = prune(model, budget=Budget("macs", 0.95), layers=["conv_block4"], allocate="global")
+    assert set(plan.kept_channels) == {"conv_block4.conv1", "conv_block4.conv2"}
+
+
+def test_one_ratio_of_all_filters_together(model):
+    """The filters of a layer a thousand times as strong count no more than others; those of one with outliers do."""
+    with torch.no_grad():
+        model.conv_block5.conv1.weight.mul_(1000)
+        model.conv_block6.conv1.weight[3:].mul_(1e-3)
+    _, plan = prune(model, ratio=0.4, allocate=Global(minimum=0.2))
+    assert sum(plan.widths.values()) == int(0.6 * sum(model.spec.widths.values()))
+    assert plan.kept_channels["conv_block6.conv1"] == (0, 1, 2)
+    assert plan.widths["conv_block5.conv1"] > 3
+    assert min(plan.widths[layer] / width for layer, width in model.spec.widths.items()) >= 0.2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "match"),
+    [
+        ({"ratio": 0.5, "budget": Budget("macs", 0.5)}, r"give one of ratio, ratios and budget"),
+        ({"ratios": {"conv_block6": 0.5}, "allocate": "global"}, r"allocate='global' goes with one ratio or a budget"),
+        ({"budget": Budget("macs", 0.5), "allocate": "best"}, r"unknown allocator 'best'"),
+        ({"budget": Budget("macs", 0.5), "layers": ["fc1"]}, r"fc1 cannot be pruned"),
+    ],
+)
+def test_budgets_that_contradict_other_arguments_are_refused(model, arguments, match):
+    with pytest.raises(PruningError, match=match):
+        prune(model, **arguments)

@@ -1,0 +1,170 @@
+"""How much of a network goes: the options of `epanns prune` that say it, and the plan that follows from them."""
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from epanns.cli.options import EXISTING, EpannsCommand
+from epanns.errors import ConfigError
+
+if TYPE_CHECKING:
+    from epanns.models.tagger import Tagger
+    from epanns.pruning.allocators import Allocator
+    from epanns.pruning.allotment import Allotment
+    from epanns.pruning.budget import Budget
+    from epanns.pruning.plan import PruningPlan
+
+_OF = "in (0, 1) a fraction of CHECKPOINT's"
+_HOW_MUCH = (
+    click.option("--ratio", type=float, help="Fraction of the channels removed, in (0, 1)."),
+    click.option("--ratios", type=EXISTING, help="TOML or JSON file with `layer = ratio`, layers or blocks."),
+    click.option("--target-params", metavar="N", help=f"Most parameters, such as 22M; {_OF}."),
+    click.option("--target-macs", metavar="N", help=f"Most multiply-adds for 10 s of sound, such as 5.02G; {_OF}."),
+    click.option(
+        "--target-bytes", metavar="N", help=f"Most bytes of the parameters, float32, such as 4.5MB or 4.5MiB; {_OF}."
+    ),
+)
+_WHERE = (
+    click.option("--layers", help="With one ratio or a target: comma-separated layers or blocks.  [default: all]"),
+    click.option(
+        "--allocate",
+        type=click.Choice(["uniform", "global", "sensitivity"]),
+        default="uniform",
+        show_default=True,
+        help="With one ratio or a target. uniform: the same ratio in every layer. global: the filters of all layers "
+        "are ranked together. sensitivity: where it costs the least mAP by --sensitivity.",
+    ),
+    click.option(
+        "--minimum", type=float, help="With global and sensitivity: fraction of a layer that stays.  [default: 0.1]"
+    ),
+    click.option("--sensitivity", type=EXISTING, help="With --allocate sensitivity: CSV of `epanns sensitivity`."),
+    click.option(
+        "--round-to",
+        type=click.IntRange(1),
+        default=1,
+        show_default=True,
+        help="Pruned layers get a multiple of so many channels.",
+    ),
+    click.option(
+        "--int8",
+        is_flag=True,
+        help="With --target-bytes: 1 byte per weight, float32 scale and bias per channel, batch norms folded.",
+    ),
+)
+_SECTIONS = {
+    "How much goes: one of (targets are met within 1 % from below)": _HOW_MUCH,
+    "From which layers": _WHERE,
+}
+_TARGETS = ("params", "macs", "bytes")
+
+
+@dataclass(frozen=True)
+class Amount:
+    """The options as they were given; see their help."""
+
+    ratio: float | None
+    ratios: Path | None
+    target_params: str | None
+    target_macs: str | None
+    target_bytes: str | None
+    layers: str | None
+    allocate: str
+    minimum: float | None
+    sensitivity: Path | None
+    round_to: int
+    int8: bool
+
+    def refuse_contradictions(self) -> None:
+        """Refuse options that do not go together, before anything is read."""
+        ways = [self.ratio, self.ratios, *self._targets().values()]
+        rules = {
+            "give one of --ratio, --ratios FILE, --target-params, --target-macs, --target-bytes": (
+                sum(way is not None for way in ways) == 1
+            ),
+            "--int8 goes with --target-bytes": self.target_bytes is not None or not self.int8,
+            "--allocate goes with --ratio or a --target": self.ratios is None or self.allocate == "uniform",
+            "--allocate sensitivity and --sensitivity FILE.csv go together: give both or neither": (
+                (self.allocate == "sensitivity") == (self.sensitivity is not None)
+            ),
+            "--minimum goes with --allocate global or sensitivity": self.minimum is None or self.allocate != "uniform",
+        }
+        for rule, holds in rules.items():
+            if not holds:
+                raise ConfigError(rule)
+        self.budget()
+
+    def budget(self) -> "Budget | None":
+        """Return the budget that was given, or that one ratio is where layers share it out unequally."""
+        from epanns.pruning.budget import Budget
+
+        for kind, text in self._targets().items():
+            if text is not None:
+                return Budget.parse(kind, text, int8=self.int8)
+        return Budget.left_by(self.ratio) if self.ratio is not None and self.allocate != "uniform" else None
+
+    def plan(self, model: "Tagger", *, criterion: str, seed: int) -> "tuple[PruningPlan, Allotment | None]":
+        """Decide which channels go, and, where there is a budget, what the network would then cost."""
+        from epanns.pruning.allocation import read_ratios
+        from epanns.pruning.prune import plan_pruning, plan_within
+
+        layers = None if self.layers is None else [name.strip() for name in self.layers.split(",") if name.strip()]
+        shared: dict[str, Any] = {"criterion": criterion, "layers": layers, "seed": seed, "round_to": self.round_to}
+        budget = self.budget()
+        if budget is not None:
+            return plan_within(model, budget, allocate=self._allocator(), **shared)
+        ratios = None if self.ratios is None else read_ratios(self.ratios)
+        return plan_pruning(model, ratio=self.ratio, ratios=ratios, **shared), None
+
+    def _targets(self) -> dict[str, str | None]:
+        return {kind: getattr(self, f"target_{kind}") for kind in _TARGETS}
+
+    def _allocator(self) -> "Allocator":
+        from epanns.pruning.allocators import BySensitivity, Global, Uniform
+        from epanns.pruning.sensitivity import read_sensitivity
+
+        minimum = {} if self.minimum is None else {"minimum": self.minimum}
+        if self.sensitivity is not None:
+            return BySensitivity(read_sensitivity(self.sensitivity), **minimum)
+        return Global(**minimum) if self.allocate == "global" else Uniform()
+
+
+def amount_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options; the command receives them as one `Amount` named `amount`."""
+
+    @functools.wraps(function)
+    def command(**values: Any) -> Any:
+        amount = Amount(**{field.name: values.pop(field.name) for field in fields(Amount)})
+        return function(amount=amount, **values)
+
+    for option in reversed((*_HOW_MUCH, *_WHERE)):
+        command = option(command)
+    return command
+
+
+class AmountCommand(EpannsCommand):
+    """A command whose help shows the options of `amount_options` in sections of their own."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the sections, then all other options."""
+        names = {title: _names(options) for title, options in _SECTIONS.items()}
+        names["Options"] = {str(item.name) for item in self.get_params(ctx)} - set().union(*names.values())
+        for title, shown in names.items():
+            records = [
+                item.get_help_record(ctx)
+                for item in self.get_params(ctx)
+                if isinstance(item, click.Option) and item.name in shown
+            ]
+            with formatter.section(title):
+                formatter.write_dl([record for record in records if record is not None])
+
+
+def _names(options: tuple[Callable[..., Any], ...]) -> set[str]:
+    def nothing() -> None: ...
+
+    for option in options:
+        option(nothing)
+    return {str(item.name) for item in nothing.__click_params__}  # type: ignore[attr-defined]

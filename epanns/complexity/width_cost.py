@@ -1,0 +1,141 @@
+"""What a network costs as an exact formula of its widths, for searches that ask for thousands of widths."""
+
+import math
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from epanns.complexity.macs import MACS, profile
+from epanns.errors import ConfigError
+from epanns.models.spec import MAXIMUM_WIDTH, ModelSpec
+from epanns.models.zoo import build_model
+
+FLOAT32_BYTES = 4
+
+Widths = NDArray[np.int64]
+
+
+class WidthCost:
+    """Parameters, multiply-adds and bytes of a network as functions of the widths of its layers.
+
+    Every axis of every parameter is a sum of widths and a constant (several where channels are concatenated), and a
+    layer does as many multiply-adds per weight as it has output positions, which widths do not change. So every cost is
+    a weighted sum of products of such sums. The coefficients are read off the network's own shapes at neighbouring
+    widths, so that the formula holds for any family; it is compared with `macs.profile` when it is made.
+
+    Kinds of cost:
+
+    - ``params``: every weight, bias and batch-norm scale and shift, as `ModelCost.n_params`;
+    - ``macs``: convolutions and linear layers, as `ModelCost.backbone_macs`;
+    - ``bytes``: the parameters in float32, as `ModelCost.param_bytes`;
+    - ``int8_bytes``: one byte per weight of a convolution or linear layer, and in float32 one scale and one bias per
+      output channel of it. A batch norm's scale and shift are folded into the scale and bias of the layer before it;
+      the one of the mel bins, which follows no layer, keeps two numbers per bin. What a file holds besides (graph, zero
+      points, scales of activations) is not counted.
+
+    Attributes:
+        layers: The layers that have a width, in forward order: the columns of what `evaluate` takes.
+    """
+
+    def __init__(self, spec: ModelSpec, *, seconds: float = 10.0) -> None:
+        """Read the formula of a network.
+
+        Args:
+            spec: The network at any widths.
+            seconds: Clip length that ``macs`` is for.
+
+        Raises:
+            ConfigError: If the cost is no such formula of the widths, which would be a mistake in a family's builder.
+        """
+        self.layers = tuple(spec.widths)
+        modules = _modules(spec)
+        shapes = _shapes(modules)
+        self._names = tuple(shapes)
+        self._constant, self._slopes = _axes(spec, shapes)
+        macs = {layer.name: layer.macs for layer in profile(spec, seconds=seconds).layers}
+        self._factors = {
+            "params": np.ones(len(shapes), np.int64),
+            "macs": np.array([_per_weight(name, shape, macs) for name, shape in shapes.items()], np.int64),
+            "bytes": np.full(len(shapes), FLOAT32_BYTES, np.int64),
+            "int8_bytes": np.array([_int8_bytes(name, modules) for name in shapes], np.int64),
+        }
+        self._compare(spec, seconds)
+
+    def evaluate(self, kind: str, widths: Widths) -> NDArray[np.int64]:
+        """Return the cost ``(n,)`` of each of `n` networks, exactly.
+
+        Args:
+            kind: ``params``, ``macs``, ``bytes`` or ``int8_bytes``.
+            widths: ``(n, layers)``.
+        """
+        axes = np.tensordot(widths, self._slopes, axes=([1], [2])) + self._constant  # (n, parameters, axes)
+        cost: NDArray[np.int64] = axes.prod(axis=2) @ self._factors[kind]
+        return cost
+
+    def of(self, kind: str, widths: Mapping[str, int]) -> int:
+        """Return the cost of one network."""
+        return int(self.evaluate(kind, np.array([[widths[layer] for layer in self.layers]], np.int64))[0])
+
+    def axes_of(self, parameter: str, widths: Widths) -> NDArray[np.int64]:
+        """Return the length ``(n, axes)`` of every axis of one parameter; axes it does not have are 1 long."""
+        index = self._names.index(parameter)
+        axes: NDArray[np.int64] = widths @ self._slopes[index].T + self._constant[index]
+        return axes
+
+    def _compare(self, spec: ModelSpec, seconds: float) -> None:
+        """Compare the formula with a count at widths far from those it was read off."""
+        far = {layer: max(1, width // 2 + index % 2) for index, (layer, width) in enumerate(spec.widths.items())}
+        counted = profile(spec.with_widths(far), seconds=seconds)
+        if (self.of("params", far), self.of("macs", far)) != (counted.n_params, counted.backbone_macs):
+            raise ConfigError(f"{spec.name}: its cost is no product of widths; please report it as a bug")
+
+
+def _modules(spec: ModelSpec) -> dict[str, nn.Module]:
+    with torch.device("meta"):
+        return dict(build_model(spec).named_modules())
+
+
+def _shapes(modules: Mapping[str, nn.Module]) -> dict[str, tuple[int, ...]]:
+    return {
+        f"{name}.{own}": tuple(parameter.shape)
+        for name, module in modules.items()
+        for own, parameter in module.named_parameters(recurse=False)
+    }
+
+
+def _axes(spec: ModelSpec, shapes: Mapping[str, tuple[int, ...]]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the constant part ``(parameters, axes)`` and the slope ``(parameters, axes, layers)`` of every axis."""
+    depth = max(len(shape) for shape in shapes.values())
+    lengths = _padded(shapes.values(), depth)
+    slopes = np.zeros((*lengths.shape, len(spec.widths)), np.int64)
+    for index, (layer, width) in enumerate(spec.widths.items()):
+        step = 1 if width < MAXIMUM_WIDTH else -1
+        moved = _shapes(_modules(spec.with_widths({layer: width + step})))
+        slopes[:, :, index] = (_padded(moved.values(), depth) - lengths) * step
+    constant = lengths - slopes @ np.array(list(spec.widths.values()), np.int64)
+    return constant, slopes
+
+
+def _padded(shapes: Iterable[tuple[int, ...]], depth: int) -> NDArray[np.int64]:
+    return np.array([(*shape, *[1] * (depth - len(shape))) for shape in shapes], np.int64)
+
+
+def _per_weight(name: str, shape: tuple[int, ...], macs: Mapping[str, int]) -> int:
+    """Return the multiply-adds of a clip per number of a parameter: its layer's output positions, or 0."""
+    module, _, own = name.rpartition(".")
+    return macs[module] // math.prod(shape) if own == "weight" else 0
+
+
+def _int8_bytes(name: str, modules: Mapping[str, nn.Module]) -> int:
+    """Return the bytes per number of a parameter.
+
+    A bias brings its channel's scale along. A layer without one gets both from the batch norm behind it, whose own two
+    numbers they replace.
+    """
+    module, _, own = name.rpartition(".")
+    if type(modules[module]) not in MACS:
+        return FLOAT32_BYTES
+    return 1 if own == "weight" else 2 * FLOAT32_BYTES

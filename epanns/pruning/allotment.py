@@ -1,0 +1,163 @@
+"""How many channels each layer keeps under a budget, and what that costs."""
+
+import functools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from epanns.complexity.width_cost import WidthCost, Widths
+from epanns.errors import PruningError
+from epanns.models.recipe import steps_of
+from epanns.models.spec import ModelSpec
+from epanns.models.tensors import count_params
+from epanns.pruning.allocators import Allocator, BySensitivity, Scores
+from epanns.pruning.budget import Budget
+from epanns.pruning.width_search import Cost, WidthSearch, allowed_widths
+
+_ENOUGH = Fraction(99, 100)  # of a budget, so that it is met
+
+
+@dataclass(frozen=True)
+class Allotment:
+    """Widths that meet a budget.
+
+    Attributes:
+        widths: Layer -> channels that stay, for the layers that may lose some, in forward order.
+        allocate: Name of the rule that chose them.
+        budget: What was asked.
+        asked: The most it allows, in its own unit.
+        reached: What the pruned network costs; for a latency as measured.
+        unpruned: What the network costs before.
+        spread: Of a latency: (max - min) / median of the passes it is the median of.
+    """
+
+    widths: Mapping[str, int]
+    allocate: str
+    budget: Budget
+    asked: float
+    reached: float
+    unpruned: float
+    spread: float | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the value of ``budget`` in ``epanns prune --json``, which the checkpoint's recipe keeps."""
+        values = {
+            "kind": self.budget.cost,
+            "asked": self.asked,
+            "reached": self.reached,
+            "unpruned": self.unpruned,
+            "allocate": self.allocate,
+        }
+        return values if self.spread is None else {**values, "spread": self.spread}
+
+    def recorded(self, provenance: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the provenance of a pruned network with the budget in the last pruning step of its recipe."""
+        steps = steps_of(provenance)
+        last = max(index for index, step in enumerate(steps) if step["step"] == "prune")
+        steps[last]["budget"] = self.to_dict()
+        return {**provenance, "recipe": steps}
+
+    def summary(self) -> str:
+        """Return one line for people."""
+        show = self.budget.show
+        noise = "" if self.spread is None else f", measured with a spread of {self.spread:.0%}"
+        return (
+            f"{show(self.reached)} of at most {show(self.asked)} ({self.reached / self.asked:.2%} of the budget, "
+            f"{self.reached / self.unpruned:.2%} of {show(self.unpruned)} before){noise}; shared out by {self.allocate}"
+        )
+
+
+def allot(
+    spec: ModelSpec, budget: Budget, *, layers: Sequence[str], allocator: Allocator, round_to: int, scores: Scores
+) -> Allotment:
+    """Choose widths that cost at most a budget of parameters, MACs, bytes or channels, and at least 99 % of it.
+
+    A budget of channels, which stands for one ratio, may be missed by more where `round_to` asks for it.
+
+    Args:
+        spec: The network before.
+        budget: Of any kind but latency.
+        layers: Those that may lose channels, in forward order; all others stay as they are.
+        allocator: The rule.
+        round_to: What the width of a pruned layer must be a multiple of.
+        scores: Importance of the filters of a layer.
+
+    Raises:
+        PruningError: If the budget is below the least or not below what the network costs, or no widths were found that
+            come within 1 % from below; the message has the costs that can be reached.
+    """
+    _refuse_table_of_another(spec, allocator)
+    cost = _cost_of(spec, budget, layers)
+    unpruned = int(cost(np.array([[spec.widths[layer] for layer in layers]], np.int64))[0])
+    limit = budget.limit(unpruned)
+    options = options_of(spec, layers, allocator, round_to)
+    search = WidthSearch(options, cost, limit=math.floor(limit), enough=math.ceil(limit * _ENOUGH))
+    refuse_beyond(budget, float(limit), search, round_to)
+    levels = allocator.choose(search, layers, scores)
+    if budget.kind != "channels":
+        levels = search.approach(levels)
+        if search.cost(levels) < search.enough:
+            raise PruningError(_missed(budget, float(limit), search, levels, round_to))
+    widths = dict(zip(layers, search.widths(levels).tolist(), strict=True))
+    asked = int(limit) if limit.denominator == 1 else float(limit)
+    return Allotment(widths, allocator.name, budget, asked, search.cost(levels), unpruned)
+
+
+def _refuse_table_of_another(spec: ModelSpec, allocator: Allocator) -> None:
+    if isinstance(allocator, BySensitivity) and allocator.table.dense.n_params != (n_params := count_params(spec)):
+        raise PruningError(
+            f"the table of sensitivities was measured on a network of {allocator.table.dense.n_params:,} parameters, "
+            f"this one has {n_params:,}: measure it with `epanns sensitivity`"
+        )
+
+
+def options_of(spec: ModelSpec, layers: Sequence[str], allocator: Allocator, round_to: int) -> list[tuple[int, ...]]:
+    """Return for each layer the widths it may get, ascending."""
+    return [allowed_widths(spec.widths[layer], round_to=round_to, minimum=allocator.minimum) for layer in layers]
+
+
+def on_layers(spec: ModelSpec, layers: Sequence[str], widths: Widths) -> Widths:
+    """Return ``(n, all layers)`` from the widths ``(n, layers)`` of some of them; the others are those of `spec`."""
+    whole = np.repeat(np.array([list(spec.widths.values())], np.int64), len(widths), axis=0)
+    whole[:, [list(spec.widths).index(layer) for layer in layers]] = widths
+    return whole
+
+
+def refuse_beyond(budget: Budget, limit: float, search: WidthSearch, round_to: int) -> None:
+    """Refuse a limit that the network meets as it is, or that its narrowest form does not."""
+    show, most, least = budget.show, search.cost(search.most), search.cost(search.least)
+    if limit >= most:
+        raise PruningError(f"a budget of {show(limit)} removes nothing: the network has {show(most)}, so give less")
+    if least > limit:
+        raise PruningError(
+            f"a budget of {show(limit)} cannot be met: at their narrowest (round_to={round_to}) the layers leave "
+            f"{show(least)}; give at least that, or name more layers"
+        )
+
+
+_formula = functools.lru_cache(maxsize=8)(WidthCost)
+
+
+def _cost_of(spec: ModelSpec, budget: Budget, layers: Sequence[str]) -> Cost:
+    if budget.kind == "channels":
+        return lambda widths: widths.sum(axis=1)
+    formula = _formula(spec)
+
+    def cost(widths: Widths) -> NDArray[np.int64]:
+        return formula.evaluate(budget.cost, on_layers(spec, layers, widths))
+
+    return cost
+
+
+def _missed(budget: Budget, limit: float, search: WidthSearch, levels: Widths, round_to: int) -> str:
+    show, above = budget.show, search.above(levels)
+    nearest = show(search.cost(levels)) + (f" and {show(above)}" if math.isfinite(above) else "")
+    return (
+        f"a budget of {show(limit)} cannot be met within 1 % from below with widths in steps of {round_to}: "
+        f"nearest are {nearest}; ask for one of them, or lower round_to"
+    )

@@ -1,0 +1,116 @@
+"""A budget: what a pruned network may cost, as a value and as people write it."""
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+from fractions import Fraction
+from numbers import Real
+
+from epanns.errors import PruningError
+
+# Kind -> suffix -> what it stands for, in the kind's own unit.
+_COUNTS = {"": 1, "k": 10**3, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+_BYTES = {"": 1, "B": 1, "kB": 10**3, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+UNITS: Mapping[str, Mapping[str, int]] = {
+    "params": _COUNTS,
+    "macs": _COUNTS,
+    "bytes": _BYTES,
+    "latency": {"": 1, "ms": 1, "s": 1000},
+    "channels": {"": 1},
+}
+_EXAMPLES = {
+    "params": "0.25 or 22M",
+    "macs": "0.25 or 5.02G",
+    "bytes": "0.25 or 4.5MB",
+    "latency": "0.5 or 20ms",
+    "channels": "0.5",
+}
+_PREFIXES = ("", "k", "M", "G", "T")
+_SHOWN = {"params": " parameters", "macs": " MACs", "bytes": "B in float32", "int8_bytes": "B in int8"}
+_NUMBER = re.compile(r"\s*(?P<number>\d+\.?\d*|\.\d+)(?P<power>[eE][+-]?\d+)?\s*(?P<unit>[A-Za-z%]*)\s*")
+
+
+@dataclass(frozen=True)
+class Budget:
+    """The most that a pruned network may cost.
+
+    Attributes:
+        kind: ``params`` (all that is trained), ``macs`` (convolutions and linear layers, for 10 s of sound), ``bytes``
+            (of the parameters), ``latency`` (one clip of 10 s on this machine, in milliseconds) or ``channels`` (of the
+            layers that may lose some, together).
+        amount: In (0, 1) a fraction of what the network costs before; above, the cost itself.
+        int8: With ``bytes``: of weights in int8 (`complexity.width_cost.WidthCost`) instead of float32.
+
+    Raises:
+        PruningError: If the kind is unknown, the amount no number above 0, or `int8` goes with another kind.
+    """
+
+    kind: str
+    amount: float
+    int8: bool = False
+
+    def __post_init__(self) -> None:
+        if self.kind not in UNITS:
+            raise PruningError(f"budget of kind {self.kind!r}: must be one of {', '.join(UNITS)}")
+        if isinstance(self.amount, bool) or not isinstance(self.amount, Real) or not 0 < self.amount < math.inf:
+            raise PruningError(f"budget of {self.amount!r} {self.kind}: must be a number above 0")
+        if self.int8 and self.kind != "bytes":
+            raise PruningError(f"int8 goes with a budget of bytes, not of {self.kind}")
+
+    @classmethod
+    def parse(cls, kind: str, text: str, *, int8: bool = False) -> "Budget":
+        """Read a budget as people write it: ``0.25``, ``5.02G``, ``22M``, ``4.5MB``, ``4.5MiB``, ``20ms``.
+
+        Raises:
+            PruningError: If it is no number above 0 with one of the kind's units, or a fraction with a unit.
+        """
+        units = UNITS[kind]
+        found = _NUMBER.fullmatch(text)
+        rule = f"give a number above 0 such as {_EXAMPLES[kind]}"
+        if found is None or found["unit"] not in units:
+            if found is not None and found["unit"] == "%":
+                rule = f"for {found['number']} % give {Decimal(found['number']) / 100:f}"
+            known = ", ".join(unit for unit in units if unit)
+            raise PruningError(f"{text!r} is no budget of {kind}: {rule} (units: {known})")
+        amount = Decimal(found["number"] + (found["power"] or "")) * units[found["unit"]]
+        if amount == 0 or (amount < 1 and found["unit"]):  # below 1 stands for a fraction, which has no unit
+            raise PruningError(f"{text!r} is no budget of {kind}: {rule}")
+        return cls(kind, int(amount) if amount == amount.to_integral_value() else float(amount), int8)
+
+    @classmethod
+    def left_by(cls, ratio: float) -> "Budget":
+        """Return the budget of channels that a ratio of all channels leaves.
+
+        Raises:
+            PruningError: If the ratio is not in (0, 1).
+        """
+        if isinstance(ratio, bool) or not isinstance(ratio, Real) or not 0 < ratio < 1:
+            raise PruningError(f"ratio {ratio!r}: must be in (0, 1), the fraction of all channels removed")
+        return cls("channels", float(1 - Decimal(repr(float(ratio)))))
+
+    @property
+    def is_fraction(self) -> bool:
+        """Whether `amount` is a fraction of what the network costs before."""
+        return self.amount < 1
+
+    @property
+    def cost(self) -> str:
+        """The name of the cost in `WidthCost`, where it is one."""
+        return "int8_bytes" if self.int8 else self.kind
+
+    def limit(self, unpruned: float) -> Fraction:
+        """Return the most that may be spent, exactly, given the cost of the network before."""
+        amount = Fraction(repr(float(self.amount))) if isinstance(self.amount, float) else Fraction(self.amount)
+        return amount * Fraction(unpruned) if self.is_fraction else amount
+
+    def show(self, cost: float) -> str:
+        """Return a cost of this kind in words."""
+        if self.kind == "latency":
+            return f"{cost:.4g} ms"
+        if self.kind == "channels":
+            return f"{cost:,.0f} channels"
+        exponent = max(index for index in range(len(_PREFIXES)) if index == 0 or cost >= 1000**index)
+        unit = f"{_PREFIXES[exponent]}{_SHOWN[self.cost]}".lstrip()
+        return f"{cost / 1000**exponent:.4f} {unit}" if exponent else f"{cost:.0f} {unit}"

@@ -1,0 +1,84 @@
+"""The formula of the widths equals the count of a forward pass, for any widths of any network."""
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from epanns.complexity import width_cost
+from epanns.complexity.macs import profile
+from epanns.complexity.width_cost import WidthCost
+from epanns.errors import ConfigError
+from epanns.models.spec import ModelSpec
+from epanns.models.zoo import ZOO, build_model
+from tests.conftest import narrow_spec
+
+# One network of every family, and the narrow Cnn with each head.
+NETWORKS = list({spec.family: spec.scaled(1 / 8) for spec in ZOO.values()}.values()) + [
+    narrow_spec(head=head) for head in ("clip", "decision_max", "decision_att")
+]
+FORMULAE: dict[ModelSpec, WidthCost] = {}
+
+
+@pytest.mark.parametrize("spec", NETWORKS, ids=lambda spec: f"{spec.name}-{spec.family}-{spec.head}")
+@settings(max_examples=4)
+@given(data=st.data())
+def test_the_formula_equals_the_count_at_any_widths(spec, data):
+    formula = FORMULAE.setdefault(spec, WidthCost(spec))
+    widths = {layer: data.draw(st.integers(1, 2 * width), label=layer) for layer, width in spec.widths.items()}
+    counted = profile(spec.with_widths(widths))
+    assert formula.of("params", widths) == counted.n_params
+    assert formula.of("macs", widths) == counted.backbone_macs
+    assert formula.of("bytes", widths) == counted.param_bytes
+
+
+def test_many_networks_at_once_cost_what_each_costs():
+    spec = narrow_spec()
+    formula = WidthCost(spec, seconds=3.0)
+    widths = np.random.default_rng(0).integers(1, 20, size=(5, len(spec.widths)))
+    at_once = formula.evaluate("macs", widths)
+    one_by_one = [
+        profile(spec.with_widths(dict(zip(spec.widths, row, strict=True))), seconds=3.0) for row in widths.tolist()
+    ]
+    assert at_once.tolist() == [cost.backbone_macs for cost in one_by_one]
+
+
+@pytest.mark.parametrize("spec", NETWORKS, ids=lambda spec: f"{spec.name}-{spec.family}-{spec.head}")
+def test_int8_counts_weights_once_and_a_scale_and_a_bias_per_channel(spec):
+    """Counted on the modules: every convolution gets a scale and a bias, and only norms that follow none stay."""
+    with torch.device("meta"):
+        modules = [
+            module for module in build_model(spec).modules() if next(module.parameters(recurse=False), None) is not None
+        ]
+    layers = [module for module in modules if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Linear)]
+    norms = [module for module in modules if isinstance(module, _BatchNorm)]
+    assert len(layers) + len(norms) == len(modules)
+    folded = sum(layer.weight.shape[0] for layer in layers if layer.bias is None)
+    kept = sum(norm.num_features for norm in norms) - folded
+    expected = sum(layer.weight.numel() + 8 * layer.weight.shape[0] for layer in layers) + 8 * kept
+    assert WidthCost(spec).of("int8_bytes", spec.widths) == expected
+
+
+def test_the_length_of_every_axis_is_known():
+    spec = narrow_spec()
+    widths = np.array([[3, 5, *list(spec.widths.values())[2:]]])
+    axes = WidthCost(spec).axes_of("conv_block1.conv2.weight", widths)
+    assert axes.tolist() == [[5, 3, 3, 3]]
+    assert WidthCost(spec).axes_of("fc1.bias", widths).tolist() == [[9, 1, 1, 1]]
+
+
+def test_a_cost_that_is_no_such_formula_is_refused(monkeypatch):
+    def wrong(spec: ModelSpec, **settings: float) -> object:
+        cost = profile(spec, **settings)
+        square = math.isqrt(cost.backbone_macs) if spec != narrow_spec() else cost.backbone_macs
+        return dataclasses.replace(cost, backbone_macs=square)
+
+    monkeypatch.setattr(width_cost, "profile", wrong)
+    with pytest.raises(ConfigError, match=r"narrow: its cost is no product of widths; please report it as a bug"):
+        WidthCost(narrow_spec())

@@ -1,0 +1,115 @@
+"""Budgets as people write them."""
+
+import math
+from fractions import Fraction
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from epanns.errors import PruningError
+from epanns.pruning.budget import Budget
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "amount"),
+    [
+        ("params", "22M", 22_000_000),
+        ("params", "22.05 M", 22_050_000),
+        ("params", "22050000", 22_050_000),
+        ("params", "900k", 900_000),
+        ("macs", "5.02G", 5_020_000_000),  # in floating point 5.02e9 - 1e-6
+        ("macs", "5.02e9", 5_020_000_000),
+        ("macs", "0.5G", 500_000_000),
+        ("macs", "0.25", 0.25),
+        ("macs", ".25", 0.25),
+        ("bytes", "4.5MB", 4_500_000),
+        ("bytes", "4.5MiB", 4_718_592),
+        ("bytes", "512KiB", 524_288),
+        ("bytes", "1000000", 1_000_000),
+        ("bytes", "0.1", 0.1),
+        ("latency", "20ms", 20),
+        ("latency", "0.02s", 20),
+        ("latency", "12.5", 12.5),
+        ("latency", "0.6", 0.6),
+    ],
+)
+def test_budgets_are_read_exactly(kind, text, amount):
+    assert Budget.parse(kind, text) == Budget(kind, amount)
+    assert Budget.parse(kind, text).is_fraction == (amount < 1)
+
+
+@given(st.integers(1, 10**15))
+def test_a_whole_number_is_itself(number):
+    assert Budget.parse("macs", str(number)).limit(10**16) == number
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "match"),
+    [
+        ("macs", "5.02X", r"'5\.02X' is no budget of macs: give a number above 0 such as 0\.25 or 5\.02G \(units: k, "),
+        ("macs", "5.02GB", r"no budget of macs"),
+        ("macs", "5,02G", r"no budget of macs"),
+        ("macs", "", r"'' is no budget of macs"),
+        ("params", "22m", r"no budget of params"),  # thousandths, not millions
+        ("params", "-3", r"no budget of params"),
+        ("params", "0", r"'0' is no budget of params: give a number above 0"),
+        ("params", "nan", r"no budget of params"),
+        ("params", "inf", r"no budget of params"),
+        ("params", "25%", r"'25%' is no budget of params: for 25 % give 0\.25 \(units"),
+        ("bytes", "4.5Mb", r"no budget of bytes: give a number above 0 such as 0\.25 or 4\.5MB \(units: B, kB, KB, MB"),
+        ("bytes", "0.5B", r"no budget of bytes"),
+        ("latency", "0.2ms", r"no budget of latency"),
+        ("latency", "20us", r"no budget of latency: .* \(units: ms, s\)"),
+    ],
+)
+def test_what_is_no_budget_is_refused_with_an_example(kind, text, match):
+    with pytest.raises(PruningError, match=match):
+        Budget.parse(kind, text)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "match"),
+    [
+        (("flops", 0.5), r"budget of kind 'flops': must be one of params, macs, bytes, latency"),
+        (("macs", 0), r"budget of 0 macs: must be a number above 0"),
+        (("macs", -1.5), r"budget of -1\.5 macs"),
+        (("macs", math.nan), r"budget of nan macs"),
+        (("macs", math.inf), r"budget of inf macs"),
+        (("macs", True), r"budget of True macs"),
+        (("macs", "5G"), r"budget of '5G' macs: must be a number"),
+        (("params", 0.5, True), r"int8 goes with a budget of bytes, not of params"),
+    ],
+)
+def test_values_that_are_no_budget_are_refused(arguments, match):
+    with pytest.raises(PruningError, match=match):
+        Budget(*arguments)
+
+
+def test_a_fraction_is_taken_exactly():
+    assert Budget("macs", 0.1).limit(10) == 1  # 0.1 in binary is more than a tenth
+    assert Budget("macs", 0.3).limit(20_041_926_656) == Fraction(3, 10) * 20_041_926_656
+    assert Budget("macs", 7.5).limit(3) == Fraction(15, 2)
+
+
+def test_a_ratio_of_all_channels_is_a_budget_of_channels():
+    assert Budget.left_by(0.9).limit(100) == 10  # 1 - 0.9 in floating point is less than a tenth
+    for ratio in (0, 1, -0.5, 50, True, "0.5", math.nan):
+        with pytest.raises(PruningError, match=rf"ratio {ratio!r}: must be in \(0, 1\), the fraction of all channels"):
+            Budget.left_by(ratio)
+
+
+@pytest.mark.parametrize(
+    ("budget", "cost", "text"),
+    [
+        (Budget("macs", 0.5), 5_021_564_928, "5.0216 G MACs"),
+        (Budget("params", 0.5), 22_052_655, "22.0527 M parameters"),
+        (Budget("params", 0.5), 999, "999 parameters"),
+        (Budget("bytes", 0.5), 4_500_000, "4.5000 MB in float32"),
+        (Budget("bytes", 0.5, int8=True), 1_500, "1.5000 kB in int8"),
+        (Budget("latency", 0.5), 20.126, "20.13 ms"),
+        (Budget("channels", 0.5), 4032, "4,032 channels"),
+    ],
+)
+def test_a_cost_is_shown_in_its_unit(budget, cost, text):
+    assert budget.show(cost) == text

@@ -30,24 +30,27 @@ FAMILIES = [
 formula_of = functools.cache(WidthCost)
 
 
-def compare(spec: ModelSpec, widths: Mapping[str, int]) -> None:
-    counted = profile(spec.with_widths(widths))
-    formula = formula_of(spec)
-    assert formula.of("params", widths) == counted.n_params
-    assert formula.of("macs", widths) == counted.backbone_macs
-    assert formula.of("bytes", widths) == counted.param_bytes
+def counted(spec: ModelSpec, widths: Mapping[str, int]) -> tuple[int, int, int]:
+    cost = profile(spec.with_widths(widths))
+    return cost.n_params, cost.backbone_macs, cost.param_bytes
+
+
+def by_formula(spec: ModelSpec, widths: Mapping[str, int]) -> tuple[int, ...]:
+    return tuple(formula_of(spec).of(kind, widths) for kind in ("params", "macs", "bytes"))
 
 
 @settings(max_examples=10)
 @given(spec=st.sampled_from(CNNS), data=st.data())
 def test_the_formula_equals_the_count_at_any_widths(spec, data):
-    compare(spec, {layer: data.draw(st.integers(1, 2 * width), label=layer) for layer, width in spec.widths.items()})
+    widths = {layer: data.draw(st.integers(1, 2 * width), label=layer) for layer, width in spec.widths.items()}
+    assert by_formula(spec, widths) == counted(spec, widths)
 
 
 @pytest.mark.parametrize("spec", FAMILIES)
 def test_the_formula_holds_for_every_family(spec):
     rng = np.random.default_rng(0)
-    compare(spec, {layer: int(rng.integers(1, 2 * width + 1)) for layer, width in spec.widths.items()})
+    widths = {layer: int(rng.integers(1, 2 * width + 1)) for layer, width in spec.widths.items()}
+    assert by_formula(spec, widths) == counted(spec, widths)
 
 
 def test_many_networks_at_once_cost_what_each_costs():

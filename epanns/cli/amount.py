@@ -1,7 +1,7 @@
 """How much of a network goes: the options of `epanns prune` that say it, and the plan that follows from them."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from epanns.pruning.allocators import Allocator
     from epanns.pruning.allotment import Allotment
     from epanns.pruning.budget import Budget
+    from epanns.pruning.calibration import CalibrationBatch
     from epanns.pruning.plan import PruningPlan
 
 _OF = "in (0, 1) a fraction of CHECKPOINT's"
@@ -106,13 +107,16 @@ class Amount:
                 return Budget.parse(kind, text, int8=self.int8)
         return Budget.left_by(self.ratio) if self.ratio is not None and self.allocate != "uniform" else None
 
-    def plan(self, model: "Tagger", *, criterion: str, seed: int) -> "tuple[PruningPlan, Allotment | None]":
+    def plan(
+        self, model: "Tagger", *, criterion: str, seed: int, calibration: "Iterable[CalibrationBatch] | None"
+    ) -> "tuple[PruningPlan, Allotment | None]":
         """Decide which channels go, and, where there is a budget, what the network would then cost."""
         from epanns.pruning.allocation import read_ratios
         from epanns.pruning.prune import plan_pruning, plan_within
 
         layers = None if self.layers is None else [name.strip() for name in self.layers.split(",") if name.strip()]
         shared: dict[str, Any] = {"criterion": criterion, "layers": layers, "seed": seed, "round_to": self.round_to}
+        shared["calibration"] = calibration
         budget = self.budget()
         if budget is not None:
             return plan_within(model, budget, allocate=self._allocator(), **shared)

@@ -8,10 +8,10 @@ import click
 
 from epanns.atomic import refuse_existing
 from epanns.cli.amount import Amount, AmountCommand, amount_options
+from epanns.cli.calibration import MeasuredClips, open_calibration
 from epanns.cli.options import EXISTING, emit, json_option, out_option, progress_bar
 from epanns.cli.packs import open_packs, pack_options
 from epanns.cli.steps import Runs, Steps, steps_options
-from epanns.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,7 +32,8 @@ _CALIBRATION_BATCH = 16
     "--criterion",
     default="l1",
     show_default=True,
-    help="Which filters matter: l1, l2, opnorm, opnorm_invariant, fpgm, cosine, centrality, bn or random.",
+    help="Which filters matter, told by weights: l1, l2, opnorm, opnorm_invariant, fpgm, cosine, centrality, bn or "
+    "random; by --calibration clips: activation, interpolative; by clips and their labels: taylor.",
 )
 @amount_options
 @click.option(
@@ -43,7 +44,9 @@ _CALIBRATION_BATCH = 16
     help="Without labels, on --calibration. bn: measure batch-norm statistics again. ls: fit the layers that read "
     "pruned channels to the unpruned network by least squares.",
 )
-@click.option("--calibration", type=EXISTING, help="Pack of unlabelled clips for --recover.")
+@click.option(
+    "--calibration", type=EXISTING, help="Pack of clips for --recover and --criterion; only taylor sees labels."
+)
 @pack_options
 @steps_options
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="For criteria that draw numbers.")
@@ -65,23 +68,24 @@ def command(
     refuse_existing(out)
     steps.refuse_contradictions()
     amount.refuse_contradictions()
-    if (recover != "none") != (calibration is not None):
-        raise ConfigError("--recover and --calibration PACK go together: give both or neither")
     from epanns.complexity.macs import profile
     from epanns.models.checkpoint import load, save_checkpoint
     from epanns.pruning.plan import PruningPlan
 
     dense = load(checkpoint)
-    plan, allotment = amount.plan(dense, criterion=criterion, seed=seed)
+    clips = open_calibration(
+        calibration, dense, criterion=criterion, recover=recover, labels_file=labels_file, mp3_seconds=mp3_seconds
+    )
+    measured = MeasuredClips.of(dense, clips, criterion)
+    plan, allotment = amount.plan(dense, criterion=criterion, seed=seed, calibration=measured)
     rate = dense.spec.front_end.sample_rate
-    opened = partial(open_packs, labels_file=labels_file, mp3_seconds=mp3_seconds, sample_rate=rate)
-    clips = None if calibration is None else opened([calibration])
     runs = Runs(
         folder=out.with_name(f"{out.name}.steps"),
-        opened=opened,
+        opened=partial(open_packs, labels_file=labels_file, mp3_seconds=mp3_seconds, sample_rate=rate),
         asked={"recover": recover, "calibration": None if clips is None else clips.identity()},
+        measured=measured,
     )
-    recovering = None if clips is None else partial(_recover, recover, clips)
+    recovering = None if clips is None or recover == "none" else partial(_recover, recover, clips)
     pruned, recovery = steps.prune(dense, plan, runs, recovering)
     if allotment is not None:
         pruned.provenance = allotment.recorded(pruned.provenance)
@@ -109,12 +113,6 @@ def _recover(
     from epanns.data.sampler import sequential_batches
     from epanns.pruning.recovery import recover
 
-    expected = pruned.spec.front_end.sample_rate
-    if dataset.sample_rate != expected:
-        raise ConfigError(
-            f"the calibration pack holds {dataset.sample_rate} Hz, {pruned.spec.name} hears {expected} Hz: "
-            f"pack the clips with --sample-rate {expected}"
-        )
     order = sequential_batches(len(dataset), _CALIBRATION_BATCH)
 
     def waveforms() -> "Iterator[Tensor]":

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     help="Before scoring, without labels: measure batch-norm statistics again, or fit the readers by least squares.",
 )
 @click.option(
-    "--calibration", type=EXISTING, help="Pack of clips for --recover.  [default: the scored clips, without labels]"
+    "--calibration", type=EXISTING, help="Pack of clips for --recover and --criterion.  [default: the scored clips]"
 )
 @pack_options
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="For criteria that draw numbers.")
@@ -56,13 +56,14 @@ def command(
 
     Writes sensitivity.csv, sensitivity.json and sensitivity.svg (PNG and PDF too with matplotlib installed).
     """
-    if settings["recover"] == "none" and calibration is not None:
-        raise ConfigError("--calibration has no use with --recover none: leave one of them out")
     from epanns.models.checkpoint import load
+    from epanns.pruning.criteria import needs_clips
     from epanns.reporting.sensitivity_figure import describe_clips, describe_settings, write_figures
     from epanns.sweeps.sensitivity import SensitivityConfig, measure_sensitivity
     from epanns.sweeps.sensitivity_folder import RECORD, TABLE, SensitivityFolder
 
+    if settings["recover"] == "none" and not needs_clips(settings["criterion"]) and calibration is not None:
+        raise ConfigError("--calibration has no use with --recover none: leave one of them out")
     config = SensitivityConfig(ratios=_numbers(ratios), layers=_names(layers), **settings)
     model = load(checkpoint).to(torch_device(device))
     rate = model.spec.front_end.sample_rate

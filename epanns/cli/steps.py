@@ -2,7 +2,7 @@
 
 import functools
 import tomllib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -16,6 +16,7 @@ from epanns.errors import ConfigError
 if TYPE_CHECKING:
     from epanns.data.dataset import PackDataset
     from epanns.models.tagger import Tagger
+    from epanns.pruning.calibration import CalibrationBatch
     from epanns.pruning.plan import PruningPlan
     from epanns.pruning.schedule import Between
     from epanns.training.config import TrainingConfig
@@ -76,7 +77,9 @@ class Steps:
 
         widths_by_step(target, self.steps, self.schedule)  # refuses before anything is written
         if self.between is None:
-            pruned, plan = prune_towards(dense, target, steps=self.steps, schedule=self.schedule)
+            pruned, plan = prune_towards(
+                dense, target, steps=self.steps, schedule=self.schedule, calibration=runs.measured
+            )
             if self.steps > 1:
                 log(self._compared(plan, target))
             return pruned, None if recovering is None else recovering(pruned, dense, plan)
@@ -87,6 +90,7 @@ class Steps:
                 target,
                 steps=self.steps,
                 schedule=self.schedule,
+                calibration=runs.measured,
                 between=between,
                 after_cut=None if recovering is None else lambda *cut: reports.append(recovering(*cut)),
             )
@@ -148,11 +152,13 @@ class Runs:
         folder: Of the runs; ``OUT.steps``.
         opened: Opens packs.
         asked: What else than plan and steps decides the result, in JSON values.
+        measured: Clips that the criterion measures at each step; None where it measures none.
     """
 
     folder: Path
     opened: "Callable[[list[Path]], PackDataset]"
     asked: Mapping[str, Any]
+    measured: "Iterable[CalibrationBatch] | None" = None
 
 
 def _read(path: Path) -> "tuple[dict[str, list[Path]], TrainingConfig]":

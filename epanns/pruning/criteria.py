@@ -69,6 +69,11 @@ NEEDS: dict[str, str] = {
 }
 
 
+def needs_clips(name: str) -> bool:
+    """Return whether a criterion measures calibration clips; of an unknown one `criterion_named` says more."""
+    return NEEDS.get(name, "weights") != "weights"
+
+
 def criterion_named(name: str) -> Criterion:
     """Return a criterion by name.
 

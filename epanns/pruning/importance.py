@@ -9,7 +9,7 @@ from epanns.errors import PruningError
 from epanns.models.tagger import Tagger
 from epanns.pruning.activations import read_covariances
 from epanns.pruning.calibration import CalibrationBatch
-from epanns.pruning.criteria import NEEDS, criterion_named
+from epanns.pruning.criteria import NEEDS, criterion_named, needs_clips
 from epanns.pruning.engine import channel_groups
 from epanns.pruning.gradients import gate_gradients
 from epanns.pruning.groups import forward_order
@@ -47,7 +47,7 @@ def channel_importance(
     """
     score = criterion_named(criterion)
     needs = NEEDS[criterion]
-    if needs != "weights" and calibration is None:
+    if needs_clips(criterion) and calibration is None:
         raise PruningError(
             f"criterion {criterion!r} measures {needs} on sound: give calibration clips "
             f"({'labelled' if needs == 'gradients' else 'unlabelled'}; --calibration PACK, or calibration= in Python)"

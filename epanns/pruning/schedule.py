@@ -3,13 +3,14 @@
 Every step ranks the channels that are left, on the weights as they are then, and cuts down to that step's widths.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from decimal import Decimal
 from itertools import pairwise
 from typing import Any
 
 from epanns.errors import PruningError, did_you_mean
 from epanns.models.tagger import Tagger
+from epanns.pruning.calibration import CalibrationBatch
 from epanns.pruning.plan import PruningPlan, compose
 from epanns.pruning.prune import apply_plan, plan_pruning
 
@@ -69,7 +70,7 @@ def prune_iteratively(
         between: Called after each step but the last, with the network and the step's number from 1. It may train the
             network in place, with an optimizer made there and then (one of an earlier step holds parameters that are no
             longer the network's), or return another one of the same widths.
-        options: What goes, as in `plan_pruning`.
+        options: What goes, as in `plan_pruning`; `calibration` is gone through at each step, so it must be a list.
 
     Returns:
         The smaller network and the plan that leads to it, as in `prune`.
@@ -78,7 +79,8 @@ def prune_iteratively(
         PruningError: As in `prune`; if a step would remove nothing; if `between` changes a width.
     """
     target = plan_pruning(model, **options)
-    pruned, _ = prune_towards(model, target, steps=steps, schedule=schedule, between=between)
+    clips = options.get("calibration")
+    pruned, _ = prune_towards(model, target, steps=steps, schedule=schedule, between=between, calibration=clips)
     return pruned, PruningPlan.from_dict(pruned.provenance["plan"])
 
 
@@ -90,13 +92,15 @@ def prune_towards(
     schedule: str = "linear",
     between: Between | None = None,
     after_cut: AfterCut | None = None,
+    calibration: Iterable[CalibrationBatch] | None = None,
 ) -> tuple[Tagger, PruningPlan]:
     """Prune to the widths of a plan for one step, in several.
 
     Without training in between, the channels kept are those of `target` where the scores of those that are left do not
     depend on those that went: always with ``bn``; with ``l1``, ``l2`` and ``cosine`` as long as no pruned layer reads
     another one, whose channels are part of its filters. ``opnorm``, ``opnorm_invariant``, ``fpgm`` and ``centrality``
-    compare the filters that are there, ``random`` draws anew, so these may keep others.
+    compare the filters that are there, ``random`` draws anew, and criteria that measure clips hear them through the
+    smaller network, so these may keep others.
 
     Args:
         model: The network `target` was made for; not touched.
@@ -105,6 +109,7 @@ def prune_towards(
         schedule: See there.
         between: See there.
         after_cut: Called after each cut, before `between`: recovery without labels.
+        calibration: For criteria that measure clips, as in `plan_pruning`; gone through at each step.
 
     Returns:
         The smaller network, and the plan in the channel numbers of `model`.
@@ -117,7 +122,11 @@ def prune_towards(
     for number, widths in enumerate(path, start=1):
         ratios = {layer: round(1 - width / network.spec.widths[layer], 6) for layer, width in widths.items()}
         plan = (
-            target if steps == 1 else plan_pruning(network, criterion=target.criterion, ratios=ratios, seed=target.seed)
+            target
+            if steps == 1
+            else plan_pruning(
+                network, criterion=target.criterion, ratios=ratios, seed=target.seed, calibration=calibration
+            )
         )
         before, network = network, apply_plan(network, plan)
         whole = plan if whole is None else compose(whole, plan)

@@ -13,12 +13,13 @@ from epanns.complexity.macs import profile
 from epanns.data.dataset import PackDataset
 from epanns.data.loader import make_loader
 from epanns.data.sampler import sequential_batches
-from epanns.data.task import require_same_task
+from epanns.data.task import in_the_models_order, require_same_task
 from epanns.errors import ConfigError, Interrupted
 from epanns.evaluation.metrics import evaluate
 from epanns.evaluation.predict import EvaluationProtocol, predict
 from epanns.installed import versions
 from epanns.models.tagger import Tagger
+from epanns.pruning.calibration import batches_for
 from epanns.pruning.criteria import criterion_named
 from epanns.pruning.prune import apply_plan, plan_pruning
 from epanns.pruning.recovery import recover
@@ -87,7 +88,8 @@ def measure_sensitivity(
         dataset: Clips that are scored, whole.
         config: What is measured.
         out: Folder of the measurement.
-        calibration: Clips for the recovery, whose labels are not looked at; by default those of `dataset`.
+        calibration: Clips for the recovery and for criteria that measure clips, whose labels only ``taylor`` looks at;
+            by default those of `dataset`.
         on_row: Called with the record when it is opened and after each row.
 
     Raises:
@@ -125,7 +127,8 @@ class _Measurement:
         self, model: Tagger, packs: tuple[PackDataset, PackDataset], config: SensitivityConfig, stop: StopRequest
     ) -> None:
         self.model, self.config, self.stop = model, config, stop
-        self.dataset, self.calibration = packs
+        self.dataset = packs[0]
+        self.calibration = in_the_models_order(model, packs[1])
 
     def grown(self, record: SensitivityRecord, cell: tuple[str, float] | None, out: Path) -> SensitivityRecord:
         """Return the record with one row more: of a layer at a ratio, or of the dense network."""
@@ -150,7 +153,11 @@ class _Measurement:
         layer, ratio = cell or ("", 0.0)
         network = self.model
         if cell is not None:
-            plan = plan_pruning(network, criterion=self.config.criterion, ratios={layer: ratio}, seed=self.config.seed)
+            criterion, order = self.config.criterion, sequential_batches(len(self.calibration), _CALIBRATION_BATCH)
+            clips = batches_for(criterion, network, self.calibration, order)
+            plan = plan_pruning(
+                network, criterion=criterion, ratios={layer: ratio}, seed=self.config.seed, calibration=clips
+            )
             network = apply_plan(self.model, plan)
             recover(self.config.recover, network, self.model, plan, self._waveforms)
         predictions = predict(network, self.dataset, _PROTOCOL, progress=self._obey)

@@ -9,15 +9,18 @@ import pytest
 import torch
 
 from epanns.complexity.macs import profile
+from epanns.data.dataset import PackDataset
 from epanns.data.manifest import write_manifest
 from epanns.data.pack_format import PackSettings
 from epanns.data.packer import pack_manifest
 from epanns.data.synthetic import SyntheticSettings, make_synthetic
+from epanns.labels import LabelSet
 from epanns.models.checkpoint import load, load_checkpoint, save_checkpoint
 from epanns.models.released import export_panns
 from epanns.models.spec import conv_widths
 from epanns.models.zoo import build_model
 from epanns.pruning.plan import PruningPlan
+from epanns.pruning.prune import plan_pruning
 from epanns.pruning.sensitivity import Sensitivity, SensitivityRow
 from tests.conftest import narrow_spec
 
@@ -215,7 +218,11 @@ def test_readers_are_fitted_on_a_pack_and_the_errors_shown(prune, checkpoint, pa
             ["--ratio", "0.5", "--allocate", "sensitivity"],
             "epanns: --allocate sensitivity and --sensitivity FILE.csv go",
         ),
-        (["--ratio", "0.5", "--recover", "bn"], "epanns: --recover and --calibration PACK go together"),
+        (["--ratio", "0.5", "--recover", "bn"], "epanns: --recover bn: give --calibration PACK, the clips"),
+        (
+            ["--ratio", "0.5", "--criterion", "taylor", "--recover", "ls"],
+            "epanns: --recover ls and --criterion taylor: give --calibration PACK, the clips to measure",
+        ),
     ],
 )
 def test_what_cannot_be_done_ends_in_one_line_and_writes_nothing(prune, checkpoint, tmp_path, options, message):
@@ -232,6 +239,41 @@ def test_calibration_at_another_sample_rate_is_refused(prune, checkpoint, packs,
     assert code == 1
     assert "holds 16000 Hz, narrow hears 8000 Hz: pack the clips with --sample-rate 8000" in stderr
     assert not (tmp_path / "pruned").exists()
+
+
+def test_clips_that_nothing_measures_are_refused(prune, checkpoint, packs, tmp_path):
+    code, _, stderr = prune(checkpoint, "--out", tmp_path / "pruned", "--ratio", "0.5", "--calibration", packs[8_000])
+    assert code == 1
+    assert "has no use without --recover or a criterion that measures clips (taylor, activation, interpol" in stderr
+
+
+@pytest.mark.parametrize("criterion", ["activation", "interpolative"])
+def test_criteria_measure_the_clips_of_a_pack(prune, checkpoint, packs, tmp_path, criterion):
+    options = ("--ratio", "0.5", "--criterion", criterion, "--calibration", packs[8_000], "--json")
+    code, stdout, _ = prune(checkpoint, "--out", tmp_path / "pruned", *options)
+    assert (code, json.loads(stdout)["recovery"]) == (0, None)
+    dense, dataset = load(checkpoint), PackDataset([packs[8_000]])
+    batch = dataset.__getitems__(range(len(dataset)))
+    plan = plan_pruning(dense, criterion=criterion, ratio=0.5, calibration=[batch.float_waveform()])
+    assert load(tmp_path / "pruned").provenance["plan"] == plan.to_dict()
+
+
+def test_taylor_needs_the_models_classes_and_takes_them_in_any_order(prune, checkpoint, packs, tmp_path):
+    options = ("--ratio", "0.5", "--criterion", "taylor", "--calibration", packs[8_000])
+    code, _, stderr = prune(checkpoint, "--out", tmp_path / "pruned", *options)
+    assert code == 1
+    assert "have different classes (5 classes in the model, 2 in the pack)" in stderr
+    dataset = PackDataset([packs[8_000]])
+    torch.manual_seed(0)
+    model = build_model(SPEC, labels=LabelSet.of(dataset.labels.names[::-1]), num_classes=2)
+    save_checkpoint(model, tmp_path / "two")
+    code, _, stderr = prune(tmp_path / "two", "--out", tmp_path / "pruned", *options)
+    assert code == 0
+    assert "the classes of synthetic are put into the order of narrow's" in stderr
+    batch = dataset.__getitems__(range(len(dataset)))
+    clips = [(batch.float_waveform(), batch.float_target().flip(1))]
+    plan = plan_pruning(load(tmp_path / "two"), criterion="taylor", ratio=0.5, calibration=clips)
+    assert load(tmp_path / "pruned").provenance["plan"] == plan.to_dict()
 
 
 def test_an_existing_out_is_refused_before_anything_is_read(prune, tmp_path):

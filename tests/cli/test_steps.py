@@ -54,6 +54,13 @@ def test_steps_without_training_are_compared_with_one_step(prune, tmp_path):
         assert "4 of 12 layers pruned by" in stdout
 
 
+def test_clips_are_measured_at_each_step(prune, tiny_packs, tmp_path):
+    options = ("--criterion", "taylor", "--calibration", tiny_packs["val"])
+    code, _, stderr = prune("--out", tmp_path / "out", *HALF, "--steps", 2, *options)
+    assert code == 0, stderr
+    assert stderr.startswith("nothing is trained between the 2 steps (--between): ")
+
+
 def test_one_step_says_nothing(prune, tmp_path):
     assert prune("--out", tmp_path / "out", *HALF, "--steps", 1)[2] == ""
 

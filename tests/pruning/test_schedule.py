@@ -115,6 +115,17 @@ def test_each_step_has_its_widths_and_is_trained_before_the_next(wide, schedule)
     assert [step["step"] for step in pruned.provenance["recipe"]] == ["prune"] * 3
 
 
+def test_clips_are_measured_at_each_step(wide):
+    """In one layer, whose channels do not depend on each other, the variances are those of the first step."""
+    clips = [torch.rand(4, 80 * 70) - 0.5]
+    asked = {"ratio": 0.5, "layers": ["conv_block3.conv1"], "criterion": "activation", "calibration": clips}
+    one, _ = prune(wide, **asked)
+    two, _ = prune_iteratively(wide, steps=2, **asked)
+    assert all(torch.equal(weight, one.state_dict()[name]) for name, weight in two.state_dict().items())
+    with pytest.raises(PruningError, match=r"0 calibration clips: give at least two"):
+        prune_iteratively(wide, steps=2, **(asked | {"calibration": iter(clips)}))
+
+
 def test_one_step_is_prune(wide):
     one, plan = prune(wide, ratio=0.5, round_to=4)
     same, steps = prune_iteratively(wide, steps=1, ratio=0.5, round_to=4, between=pytest.fail)

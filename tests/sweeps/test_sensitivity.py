@@ -86,6 +86,15 @@ def test_recovery_criterion_and_calibration_pack_count(model, dataset, tiny_pack
     assert len({table.dense.mAP for table in tables.values()}) == 1
 
 
+def test_a_criterion_that_measures_clips_sees_those_of_the_calibration_pack(model, dataset, tiny_packs, tmp_path):
+    train = PackDataset([tiny_packs["train"]])
+    config = SensitivityConfig((0.5,), ("conv_block1.conv1",), "taylor", "none")
+    record = measure_sensitivity(model, dataset, config, tmp_path / "out", calibration=train)
+    clips = [(train.__getitems__(range(60)).float_waveform(), train.__getitems__(range(60)).float_target())]
+    pruned, _ = prune(model, ratio=0.5, layers=config.layers, criterion="taylor", calibration=clips)
+    assert record.table.rows[0].mAP == mean_average_precision(pruned, dataset)
+
+
 class Killed(BaseException):
     """What no `except Exception` catches, as little as a kill."""
 

@@ -62,6 +62,16 @@ def test_several_grids_are_the_trials_of_each_once():
         parse_experiment(f"{head}[[grid]]\n{one}\n[[grid]]\nratio = [1]", "t.toml")
 
 
+def test_a_budget_is_a_cell_beside_the_ratios():
+    grid = "[grid]\nratio = [0.5]\nbudget = ['macs 0.25', 'params 20k']\n"
+    trials = trials_of(parse_experiment(TEXT.split("[grid]")[0] + grid, "t.toml"))
+    cuts = [(t.config.get("ratio"), t.config.get("budget")) for t in trials if t.base and t.config["seed"] == 0]
+    assert cuts == [(0.5, None), (None, "macs 0.25"), (None, "params 20k")]
+    for wrong in ("macs", "macs 25%", "latency 20ms", "0.25"):
+        with pytest.raises(ConfigError, match="must list kind and amount, such as 'macs 0.25'"):
+            parse_experiment(TEXT.split("[grid]")[0] + f"[grid]\nbudget = ['{wrong}']\n", "t.toml")
+
+
 def test_clips_count_where_the_criterion_or_the_recovery_sees_them():
     head = TEXT.split("[grid]")[0] + "[grid]\nratio = [0.5]\ncriterion = ['l1', 'interpolative']\n"
     few, many = (trials_of(parse_experiment(f"{head}calibration_clips = {n}", "t.toml")) for n in (10, 20))

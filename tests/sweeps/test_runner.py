@@ -82,6 +82,15 @@ def test_criteria_that_measure_clips_are_given_those_of_the_training_part(tiny_p
     assert [stage.name for stage in record.stages] == ["dense", "pruned"]
 
 
+def test_a_budget_is_met_by_what_is_scored(tiny_packs, tmp_path):
+    text = TEXT.format(**tiny_packs, criterion="l1").split("[[finetune]]")[0]
+    text = text.replace("ratio = [0.0, 0.5]", 'budget = ["params 0.6"]')
+    run_experiment(parse_experiment(text, "tiny.toml"), tmp_path / "out")
+    (record,) = [record for record in read_records([tmp_path / "out"]) if record.criterion]
+    assert record.ratio is None
+    assert 0.59 < record.cost_after["n_params"] / record.cost_before["n_params"] <= 0.6
+
+
 def test_pruned_checkpoint_keeps_its_plan_and_widths(finished):
     (record,) = [record for record in read_records([finished]) if record.ratio == 0.5]
     model = load(finished / "trials" / record.trial_id / "finetuned")

@@ -2,27 +2,17 @@
 
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from epanns.atomic import refuse_existing
 from epanns.cli.amount import Amount, AmountCommand, amount_options
 from epanns.cli.calibration import MeasuredClips, open_calibration
-from epanns.cli.options import EXISTING, emit, json_option, out_option, progress_bar
+from epanns.cli.options import EXISTING, emit, json_option, out_option
 from epanns.cli.packs import open_packs, pack_options
+from epanns.cli.recovery import recover_on, recovery_lines, recovery_options, refuse_idle_options
 from epanns.cli.steps import Runs, Steps, steps_options
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from torch import Tensor
-
-    from epanns.data.dataset import PackDataset
-    from epanns.models.tagger import Tagger
-    from epanns.pruning.plan import PruningPlan
-
-_CALIBRATION_BATCH = 16
 
 
 @click.command("prune", cls=AmountCommand)
@@ -47,6 +37,7 @@ _CALIBRATION_BATCH = 16
 @click.option(
     "--calibration", type=EXISTING, help="Pack of clips for --recover and --criterion; only taylor sees labels."
 )
+@recovery_options
 @pack_options
 @steps_options
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="For criteria that draw numbers.")
@@ -58,6 +49,8 @@ def command(
     amount: Amount,
     recover: str,
     calibration: Path | None,
+    fit_to: str | None,
+    ridge: float | None,
     labels_file: Path | None,
     mp3_seconds: float,
     steps: Steps,
@@ -68,6 +61,7 @@ def command(
     refuse_existing(out)
     steps.refuse_contradictions()
     amount.refuse_contradictions()
+    refuse_idle_options(recover, {"fit_to": fit_to, "ridge": ridge})
     from epanns.complexity.macs import profile
     from epanns.models.checkpoint import load, save_checkpoint
     from epanns.pruning.plan import PruningPlan
@@ -79,13 +73,14 @@ def command(
     measured = MeasuredClips.of(dense, clips, criterion)
     plan, allotment = amount.plan(dense, criterion=criterion, seed=seed, calibration=measured)
     rate = dense.spec.front_end.sample_rate
+    settings = {name: value for name, value in {"fit_to": fit_to, "ridge": ridge}.items() if value is not None}
     runs = Runs(
         folder=out.with_name(f"{out.name}.steps"),
         opened=partial(open_packs, labels_file=labels_file, mp3_seconds=mp3_seconds, sample_rate=rate),
-        asked={"recover": recover, "calibration": None if clips is None else clips.identity()},
+        asked={"recover": recover, "calibration": None if clips is None else clips.identity(), **settings},
         measured=measured,
     )
-    recovering = None if clips is None or recover == "none" else partial(_recover, recover, clips)
+    recovering = None if clips is None or recover == "none" else partial(recover_on, clips, recover, settings)
     pruned, recovery = steps.prune(dense, plan, runs, recovering)
     if allotment is not None:
         pruned.provenance = allotment.recorded(pruned.provenance)
@@ -101,35 +96,8 @@ def command(
         "recovery": recovery,
     }
     budget = [] if allotment is None else [f"budget: {allotment.summary()}"]
-    lines = [f"{out}: {whole.summary()}", *budget, _size(result, cost.clip_seconds), *_errors(recovery)]
+    lines = [f"{out}: {whole.summary()}", *budget, _size(result, cost.clip_seconds), *recovery_lines(recovery)]
     emit(result, "\n".join(lines), as_json)
-
-
-def _recover(
-    method: str, dataset: "PackDataset", pruned: "Tagger", dense: "Tagger", plan: "PruningPlan"
-) -> dict[str, Any] | None:
-    """Recover a network in place on every clip of a pack."""
-    from epanns.data.loader import make_loader
-    from epanns.data.sampler import sequential_batches
-    from epanns.pruning.recovery import recover
-
-    order = sequential_batches(len(dataset), _CALIBRATION_BATCH)
-
-    def waveforms() -> "Iterator[Tensor]":
-        batches = progress_bar(make_loader(dataset, order), description="calibrate", total=len(order), unit="batch")
-        return (batch.float_waveform() for batch in batches)
-
-    return recover(method, pruned, dense, plan, waveforms)
-
-
-def _errors(recovery: dict[str, Any] | None) -> list[str]:
-    """Return a line for each refitted reader."""
-    errors = (recovery or {}).get("errors", {})
-    return [
-        f"{reader}: error {error['plain']:.1%} plain, {error['refit']:.1%} refitted"
-        f"{'' if error['refit'] < error['plain'] else ': plain weights kept'}"
-        for reader, error in errors.items()
-    ]
 
 
 def _size(result: dict[str, Any], clip_seconds: float) -> str:

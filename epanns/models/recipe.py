@@ -18,8 +18,11 @@ _KEYS: Mapping[str, Mapping[str, type]] = {
     "prune": {"criterion": str, "ratios": dict, "seed": int},
     "recover": {"method": str, "clips": int},
 }
-_OPTIONAL: Mapping[str, Mapping[str, type]] = {"prune": {"budget": dict}, "recover": {"errors": dict}}
-_TYPES = {str: "text", dict: "a table", int: "a whole number"}
+_OPTIONAL: Mapping[str, Mapping[str, type]] = {
+    "prune": {"budget": dict},
+    "recover": {"errors": dict, "fit_to": str, "ridge": float},
+}
+_TYPES = {str: "text", dict: "a table", int: "a whole number", float: "a number"}
 
 
 def steps_of(provenance: Mapping[str, Any]) -> list[dict[str, Any]]:

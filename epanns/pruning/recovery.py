@@ -1,22 +1,59 @@
 """What can be done for a pruned network without labels and without training, by name."""
 
-from collections.abc import Callable, Iterable
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, fields
 from typing import Any
 
 from torch import Tensor
 
-from epanns.errors import PruningError, did_you_mean
+from epanns.errors import ConfigError, PruningError, did_you_mean
 from epanns.models.tagger import Tagger
 from epanns.pruning.plan import PruningPlan
 from epanns.pruning.recalibrate import recalibrate_batch_norm
-from epanns.pruning.refit import refit_readers
+from epanns.pruning.refit import TARGETS, refit_readers
 
 # "bn" measures batch-norm statistics again, "ls" fits the readers of pruned channels by least squares.
 RECOVERIES = ("none", "bn", "ls", "ls+bn")
 
 
+@dataclass(frozen=True)
+class RecoverySettings:
+    """How ``ls`` fits; see `refit_readers`.
+
+    Attributes:
+        fit_to: What is reproduced: ``dense``, the unpruned network's outputs, or ``current``.
+        ridge: How strongly weights are held to the plain ones, > 0.
+    """
+
+    fit_to: str = "dense"
+    ridge: float = 1e-3
+
+    def __post_init__(self) -> None:
+        problems = []
+        if self.fit_to not in TARGETS:
+            problems.append(f"fit_to={self.fit_to!r}{did_you_mean(str(self.fit_to), TARGETS)}: {' or '.join(TARGETS)}")
+        if isinstance(self.ridge, bool) or not isinstance(self.ridge, int | float) or not 0 < self.ridge < math.inf:
+            problems.append(f"ridge={self.ridge!r}: must be a number above 0; 0.001 is a good value")
+        if problems:
+            raise ConfigError("recovery: " + "; ".join(problems))
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "RecoverySettings":
+        """Read settings strictly; keys left out have their defaults."""
+        known = [field.name for field in fields(cls)]
+        if unknown := [f"unknown key {key!r}{did_you_mean(key, known)}" for key in values if key not in known]:
+            raise ConfigError("recovery: " + "; ".join(unknown))
+        return cls(**values)
+
+
 def recover(
-    method: str, pruned: Tagger, dense: Tagger, plan: PruningPlan, waveforms: Callable[[], Iterable[Tensor]]
+    method: str,
+    pruned: Tagger,
+    dense: Tagger,
+    plan: PruningPlan,
+    waveforms: Callable[[], Iterable[Tensor]],
+    settings: RecoverySettings = RecoverySettings(),
 ) -> dict[str, Any] | None:
     """Recover a network in place.
 
@@ -26,9 +63,11 @@ def recover(
         dense: The network it was cut from.
         plan: In the channel numbers of `dense`.
         waveforms: Gives the calibration batches, ``(batch, samples)`` float in [-1, 1], as often as it is called.
+        settings: For ``ls``.
 
     Returns:
-        Method, clips and the error of each refitted reader, as JSON values; None where nothing was asked for.
+        Method, clips and, of ``ls``, its settings, the error of each refitted reader, and the batch norms that were
+        measured again, as JSON values; None where nothing was asked for.
 
     Raises:
         PruningError: If the method is unknown, or as in `refit_readers` and `recalibrate_batch_norm`.
@@ -38,8 +77,9 @@ def recover(
     steps = method.split("+")
     report: dict[str, Any] = {"method": method, "clips": 0}
     if "ls" in steps:
-        refit = refit_readers(pruned, dense, plan, waveforms)
-        report |= {"clips": refit.clips, "errors": refit.to_dict()}
+        refit = refit_readers(pruned, dense, plan, waveforms, fit_to=settings.fit_to, ridge=settings.ridge)
+        report |= {"clips": refit.clips, "fit_to": settings.fit_to, "ridge": settings.ridge}
+        report |= {"errors": refit.to_dict(), "norms": list(refit.norms)}
     if "bn" in steps:
         report["clips"] = recalibrate_batch_norm(pruned, waveforms(), plan=plan)
     return report if method != "none" else None

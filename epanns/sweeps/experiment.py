@@ -12,7 +12,7 @@ from epanns.atomic import sha256_of_json
 from epanns.errors import ConfigError, PruningError
 from epanns.pruning.budget import Budget
 from epanns.pruning.criteria import NEEDS
-from epanns.pruning.recovery import RECOVERIES
+from epanns.pruning.recovery import RECOVERIES, RecoverySettings
 from epanns.sweeps.strict_toml import TableReader, all_of, is_count, is_number, is_text
 from epanns.training.config import TrainingConfig
 
@@ -105,6 +105,7 @@ class GridConfig:
         recover: Recoveries without labels before fine-tuning.
         calibration_clips: Training clips that the recovery and criteria that measure clips see; without their labels,
             but for ``taylor``.
+        recovery: Settings of the recoveries where they are not the usual ones; keys of `RecoverySettings`.
     """
 
     ratio: tuple[float, ...] = ()
@@ -113,6 +114,7 @@ class GridConfig:
     layers: tuple[list[str], ...] = (["conv_block4", "conv_block5", "conv_block6"],)
     recover: tuple[str, ...] = ("none",)
     calibration_clips: int = 400
+    recovery: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         rules = {
@@ -132,6 +134,7 @@ class GridConfig:
             )
             and self.calibration_clips > 0,
         }
+        RecoverySettings.from_dict(self.recovery)
         if problems := [problem for problem, holds in rules.items() if not holds]:
             raise ConfigError("; ".join(problems))
 
@@ -224,6 +227,8 @@ class Experiment:
             config |= {"criterion": criterion, "layers": list(layers), "recover": recover}
             if recover != "none" or NEEDS.get(criterion, "weights") != "weights":
                 config["calibration_clips"] = grid.calibration_clips
+                if grid.recovery:
+                    config["recovery"] = dict(grid.recovery)
         if finetune:
             config["finetune"] = TrainingConfig.from_dict({**finetune, "seed": seed}).to_dict()
         return Trial(config, base)

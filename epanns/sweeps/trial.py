@@ -24,7 +24,7 @@ from epanns.pruning.calibration import CalibrationBatch
 from epanns.pruning.criteria import NEEDS
 from epanns.pruning.plan import PruningPlan
 from epanns.pruning.prune import apply_plan, plan_pruning, plan_within
-from epanns.pruning.recovery import recover
+from epanns.pruning.recovery import RecoverySettings, recover
 from epanns.seeding import derive_seed, numpy_generator
 from epanns.sweeps.device import device_of
 from epanns.sweeps.evaluated import recorded_width
@@ -101,7 +101,9 @@ class _Trial:
             if self.config["recover"] != "none":
                 started = time.perf_counter()
                 clips = self._calibration_clips()
-                recover(self.config["recover"], model, dense, step, lambda: (each.float_waveform() for each in clips))
+                settings = RecoverySettings.from_dict(self.config.get("recovery", {}))
+                method = self.config["recover"]
+                recover(method, model, dense, step, lambda: (each.float_waveform() for each in clips), settings)
                 stages.append(self._stage("recovered", model, time.perf_counter() - started))
         if "finetune" in self.config:
             started = time.perf_counter()

@@ -186,11 +186,16 @@ def test_readers_are_fitted_on_a_pack_and_the_errors_shown(prune, checkpoint, pa
     recovery = json.loads(stdout)["recovery"]
     assert (recovery["method"], recovery["clips"]) == ("ls+bn", 5)
     assert list(recovery["errors"]) == ["conv_block2.conv2", "conv_block3.conv1"]
-    code, stdout, _ = prune(checkpoint, "--out", tmp_path / "b", *options)
+    code, stdout, _ = prune(checkpoint, "--out", tmp_path / "b", *options, "--fit-to", "dense", "--ridge", "0.001")
     error = recovery["errors"]["conv_block2.conv2"]
     assert f"conv_block2.conv2: error {error['plain']:.1%} plain, {error['refit']:.1%} refitted" in stdout
     steps = load_checkpoint(tmp_path / "b").provenance["recipe"]
     assert [step.get("method") for step in steps] == [None, "ls", "bn"]
+    assert (steps[1]["fit_to"], steps[1]["ridge"]) == ("dense", 0.001)
+    code, stdout, _ = prune(checkpoint, "--out", tmp_path / "c", *options, "--fit-to", "current", "--json")
+    current = json.loads(stdout)["recovery"]
+    assert current["fit_to"] == "current"
+    assert current["errors"].keys() == recovery["errors"].keys()
 
 
 @pytest.mark.parametrize(
@@ -222,6 +227,10 @@ def test_readers_are_fitted_on_a_pack_and_the_errors_shown(prune, checkpoint, pa
         (
             ["--ratio", "0.5", "--criterion", "taylor", "--recover", "ls"],
             "epanns: --recover ls and --criterion taylor: give --calibration PACK, the clips to measure",
+        ),
+        (
+            ["--ratio", "0.5", "--ridge", "1"],
+            "epanns: --ridge: only for --recover ls; --recover none has no use for it",
         ),
     ],
 )

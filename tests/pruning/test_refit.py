@@ -7,7 +7,7 @@ from epanns.models.recipe import recipe_problems, steps_of
 from epanns.pruning.least_squares import Moments
 from epanns.pruning.plan import PruningPlan
 from epanns.pruning.prune import apply_plan, plan_pruning
-from epanns.pruning.refit import refit_readers
+from epanns.pruning.refit import TARGETS, refit_readers
 
 SAMPLES = 80 * 70
 
@@ -88,18 +88,69 @@ def keep_first_halves(model, layers):
     return PruningPlan(model.spec, kept, "l1", dict.fromkeys(kept, 0.5), 0)
 
 
+@pytest.mark.parametrize("fit_to", TARGETS)
 @pytest.mark.parametrize("head", ["clip", "decision_max", "decision_att"])
-def test_channels_that_are_copies_can_go_without_a_trace(build, head):
+def test_channels_that_are_copies_can_go_without_a_trace(build, head, fit_to):
     dense = with_copies(build(head=head))
     plan = keep_first_halves(dense, dense.layer_names)
     pruned = apply_plan(dense, plan)
     clip = clips(3, seed=9)[0]
     expected = dense(clip)["clipwise_logits"].detach()
     assert float((pruned(clip)["clipwise_logits"].detach() - expected).abs().max()) > 1e-2
-    errors = refit_readers(pruned, dense, plan, calibration, ridge=1e-6).errors
+    errors = refit_readers(pruned, dense, plan, calibration, ridge=1e-6, fit_to=fit_to).errors
     torch.testing.assert_close(pruned(clip)["clipwise_logits"].detach(), expected, rtol=0, atol=1e-5)
     assert [error.reader for error in errors] == [*dense.layer_names[1:], "fc1"]
     assert all(error.is_better and error.refit < 1e-6 < error.plain for error in errors[:-1])  # fc1 has few rows
+
+
+def test_current_is_one_layer_after_the_other_each_against_the_network_before_it(build):
+    dense = build()
+    plan = plan_pruning(dense, ratio=0.5, layers=["conv_block2", "conv_block4.conv1", "conv_block6"])
+    pruned = apply_plan(dense, plan)
+    errors = refit_readers(pruned, dense, plan, calibration, fit_to="current").errors
+    before, expected = dense, []
+    for layer, kept in plan.kept_channels.items():
+        step = PruningPlan(before.spec, {layer: kept}, "l1", {layer: 0.5}, 0)
+        after = apply_plan(before, step)
+        expected += refit_readers(after, before, step, calibration, fit_to="dense").errors
+        before = after
+    assert [error.reader for error in errors] == [error.reader for error in expected]
+    for error, one in zip(errors, expected, strict=True):
+        assert (error.plain, error.refit) == pytest.approx((one.plain, one.refit), rel=1e-3)
+    for name, value in before.state_dict().items():
+        torch.testing.assert_close(pruned.state_dict()[name], value, rtol=1e-4, atol=1e-5)
+
+
+def test_what_is_fitted_to_matters(build):
+    dense = build()
+    plan = plan_pruning(dense, ratio=0.5)
+    weights = []
+    for fit_to in TARGETS:
+        pruned = apply_plan(dense, plan)
+        refit_readers(pruned, dense, plan, calibration, fit_to=fit_to)
+        assert steps_of(pruned.provenance)[-1]["fit_to"] == fit_to
+        weights.append(pruned.conv_block5.conv1.weight.detach())
+    assert float((weights[0] - weights[1]).norm() / weights[0].norm()) > 0.05
+
+
+def test_a_reader_is_numpys_least_squares_fit_to_the_unpruned_network(build):
+    dense = build()
+    plan = plan_pruning(dense, ratio=0.5, layers=["conv_block5.conv2"])
+    pruned = apply_plan(dense, plan)
+    fitted = torch.cat(calibration())[torch.arange(20) % 5 != 1]
+    with torch.no_grad():
+        inputs, target = through(pruned, fitted, 10), dense.conv_block6.conv1(through(dense, fitted, 10))
+    rows = torch.nn.functional.unfold(inputs, 3, padding=1).transpose(1, 2).flatten(0, 1).double().numpy()
+    design = np.column_stack([rows, np.ones(len(rows))])
+    wanted = target.flatten(2).transpose(1, 2).flatten(0, 1).double().numpy()
+    expected = np.linalg.lstsq(design, wanted, rcond=None)[0]
+    mean = pruned.conv_block6.bn1.running_mean.double().numpy()
+    error = refit_readers(pruned, dense, plan, calibration, ridge=1e-9).errors[0]
+    assert error.is_better
+    found = pruned.conv_block6.conv1.weight.detach().flatten(1).T.numpy()
+    np.testing.assert_allclose(
+        design @ np.vstack([found, mean - pruned.conv_block6.bn1.running_mean.numpy()]), design @ expected, atol=1e-3
+    )
 
 
 def test_a_great_ridge_leaves_the_weights_and_makes_the_means_right(build):
@@ -165,7 +216,7 @@ def test_features_that_do_not_fit_in_the_cache_are_computed_again(build, monkeyp
     plan = plan_pruning(dense, ratio=0.5)
     results = []
     for limit in (1 << 30, 0):
-        monkeypatch.setattr("epanns.pruning.refit._MOST_CACHED_BYTES", limit)
+        monkeypatch.setattr("epanns.pruning.walk._MOST_CACHED_BYTES", limit)
         pruned = apply_plan(dense, plan)
         refit_readers(pruned, dense, plan, calibration)
         results.append(pruned.state_dict())

@@ -82,6 +82,16 @@ def test_clips_count_where_the_criterion_or_the_recovery_sees_them():
     }
 
 
+def test_settings_of_the_recovery_are_part_of_a_trial_where_they_are_not_the_usual_ones():
+    text = TEXT.replace("[grid]", "[grid]\nrecover = ['ls']")
+    plain = ids_of(parse_experiment(text, "t.toml"))
+    assert ids_of(parse_experiment(text.replace("recover =", "recovery = {}\nrecover ="), "t.toml")) == plain
+    settings = text.replace("recover =", "recovery = { fit_to = 'current', ridge = 0.1 }\nrecover =")
+    changed = [trial for trial in trials_of(parse_experiment(settings, "t.toml")) if trial.trial_id not in plain]
+    assert {trial.config["ratio"] for trial in changed} == {0.5}
+    assert all(trial.config["recovery"] == {"fit_to": "current", "ridge": 0.1} for trial in changed)
+
+
 def test_without_finetuning_ratio_zero_is_the_base_itself():
     text = TEXT.split("[[finetune]]")[0]
     assert all(trial.config.get("ratio") != 0 for trial in trials_of(parse_experiment(text, "t.toml")))
@@ -158,6 +168,9 @@ def test_every_mistake_is_named_at_once():
         ("training = { iterations = 5 }", "training = { iteration = 5 }", "unknown key 'iteration'"),
         ('kind = "packs"', 'kind = "esc50"', "root='': esc50 needs the folder of the data set"),
         ("layers = [[", "recover = ['bm']\nlayers = [[", "recover=('bm',): must list some of none, bn"),
+        ("[grid]", "[grid]\nrecovery = { rigde = 1 }", "[grid] recovery: unknown key 'rigde' (did you mean 'ridge'?)"),
+        ("[grid]", "[grid]\nrecovery = { ridge = 0 }", "recovery: ridge=0: must be a number above 0"),
+        ("[grid]", "[grid]\nrecovery = { fit_to = 'dens' }", "fit_to='dens' (did you mean 'dense'?): dense or current"),
         ("[grid]", "[grid", "is not TOML"),
     ],
 )

@@ -1,0 +1,109 @@
+"""The refit in every family: residual streams, depthwise layers, joined tensors, one dimension."""
+
+import pytest
+import torch
+from torch import nn
+
+from epanns.models.zoo import ZOO, build_model
+from epanns.pruning.engine import channel_groups
+from epanns.pruning.plan import PruningPlan
+from epanns.pruning.prune import apply_plan
+from epanns.pruning.refit import TARGETS, refit_readers
+
+# Families that differ in more than depth.
+DEEPER = ("ResNet38", "ResNet54", "Res1dNet51", "LeeNet24", "Wavegram_Logmel128_Cnn14")
+ROWS = [name for name, spec in ZOO.items() if spec.family != "cnn" and name not in DEEPER]
+
+
+def trained_like(name):
+    """Return a narrow network whose batch norms do something to every channel, and know what comes in."""
+    torch.manual_seed(0)
+    model = build_model(ZOO[name].scaled(1 / 16), num_classes=5)
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.bias, std=0.3)
+            module.momentum = None
+    with torch.no_grad():
+        model.train()(sound(4, seed=1, model=model))
+    return model.eval()
+
+
+def sound(clips, *, seed, model):
+    """Return slow noise, loud and soft."""
+    n_samples = 2 * model.minimum_samples
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.rand(clips, 1, n_samples // 32 + 2, generator=generator) - 0.5
+    waveform = nn.functional.interpolate(noise, scale_factor=32.0, mode="linear")[:, 0, :n_samples]
+    return waveform * torch.logspace(-2, 0, clips)[:, None]
+
+
+def calibration(model, clips=12):
+    return lambda: [sound(clips // 2, seed=seed, model=model) for seed in (2, 3)]
+
+
+def embedding(model, waveform):
+    with torch.no_grad():
+        return model(waveform)["embedding"]
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_every_reader_of_every_pruned_group_is_refitted(name, monkeypatch):
+    dense = trained_like(name)
+    groups = channel_groups(dense)
+    plan = without_copies(dense)
+    readers = {reader.name for layer in plan.pruned_layers for reader in groups[layer].readers}
+    states = []
+    for limit in (1 << 30, 0):  # features kept, and computed again: no step may change what it is given
+        monkeypatch.setattr("epanns.pruning.walk._MOST_CACHED_BYTES", limit)
+        pruned = apply_plan(dense, plan)
+        plain = {name: value.clone() for name, value in pruned.state_dict().items()}
+        refit = refit_readers(pruned, dense, plan, calibration(dense))
+        states.append(pruned.state_dict())
+    torch.testing.assert_close(states[0], states[1], rtol=1e-3, atol=1e-4)
+    assert {error.reader for error in refit.errors} == readers
+    changed = {name for name, value in pruned.state_dict().items() if not torch.equal(value, plain[name])}
+    assert {f"{error.reader}.weight" for error in refit.errors if error.is_better} <= changed
+    assert {f"{norm}.running_var" for norm in refit.norms} <= changed
+    depthwise = {layer for group in groups.values() for layer in group.depthwise}
+    assert not {f"{layer}.weight" for layer in depthwise} & changed
+    assert bool(refit.norms) == bool(depthwise)
+
+
+def without_copies(model):
+    """Return the plan that drops the second half of every group's channels."""
+    kept = {
+        layer: tuple(channel for channel in range(width) if not width // 2 <= channel < 2 * (width // 2))
+        for layer, width in model.spec.widths.items()
+        if width > 1
+    }
+    return PruningPlan(model.spec, kept, "l1", dict.fromkeys(kept, 0.5), 0)
+
+
+def with_copies(model):
+    """Make the second half of every group's channels copies of the first."""
+    state = model.state_dict()
+    for group in channel_groups(model).values():
+        half = group.width // 2
+        for layer in (*group.producers, *group.depthwise, *group.norms):
+            for name, values in model.get_submodule(layer).state_dict(prefix=f"{layer}.").items():
+                if values.dim() and len(values) == group.width:
+                    state[name][half : 2 * half] = state[name][:half]
+    model.load_state_dict(state)
+    return model
+
+
+@pytest.mark.parametrize("name", ROWS)
+@pytest.mark.parametrize("fit_to", TARGETS)
+def test_channels_that_are_copies_can_go_without_a_trace(name, fit_to):
+    dense = with_copies(trained_like(name))
+    plan = without_copies(dense)
+    pruned = apply_plan(dense, plan)
+    clip = sound(3, seed=9, model=dense)
+    expected = embedding(dense, clip)
+    scale = float(expected.std())
+    far = float((embedding(pruned, clip) - expected).std()) / scale
+    errors = refit_readers(pruned, dense, plan, calibration(dense, 160), ridge=1e-6, fit_to=fit_to).errors
+    near = float((embedding(pruned, clip) - expected).std()) / scale
+    assert near < 0.01 < 0.5 < far  # what is left comes from the deepest layers, which have few rows
+    assert max(error.refit for error in errors) < 1e-3

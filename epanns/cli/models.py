@@ -40,10 +40,7 @@ def _zoo_table(zoo: list[dict[str, Any]]) -> str:
 
 
 def _released_table(released: list[dict[str, Any]]) -> str:
-    rows = [
-        f"{row['name']:<41} {row['mAP']:>5.3f} {_megabytes(row['bytes']):>9}  {row['network'] or 'cannot be built'}"
-        for row in released
-    ]
+    rows = [f"{row['name']:<41} {row['mAP']:>5.3f} {_megabytes(row['bytes']):>9}  {row['network']}" for row in released]
     return "\n".join([f"{'released file':<41} {'mAP':>5} {'size':>9}  read as", *rows, _RELEASED_NOTE])
 
 

@@ -16,7 +16,7 @@ class ReleasedFile:
     Attributes:
         name: File name.
         model: The publisher's name of the network.
-        network: Row of the zoo that reads it, or None where epanns cannot build it.
+        network: Row of the zoo that reads it.
         mAP: On AudioSet's evaluation set, as published.
         url: Where it is published.
         bytes: Length, or None where nobody has said.
@@ -26,7 +26,7 @@ class ReleasedFile:
 
     name: str
     model: str
-    network: str | None
+    network: str
     mAP: float  # noqa: N815 (the field's spelling)
     url: str
     bytes: int | None
@@ -45,7 +45,7 @@ def released_file(name: str) -> ReleasedFile:
     """Find a file by its own name or by its network's (``Cnn14_mAP=0.431.pth`` or ``Cnn14``).
 
     Raises:
-        CheckpointError: If it is unknown (the nearest name is offered) or of a network epanns cannot build.
+        CheckpointError: If it is unknown; the nearest name is offered.
     """
     by_name = {file.name: file for file in released_files()} | {file.model: file for file in released_files()}
     if name not in by_name:
@@ -53,8 +53,4 @@ def released_file(name: str) -> ReleasedFile:
             f"{name}: neither a file nor a released one{did_you_mean(Path(name).name, by_name)}; "
             "`epanns models` lists those epanns can download"
         )
-    file = by_name[name]
-    if file.network is None:
-        readable = ", ".join(file.model for file in released_files() if file.network)
-        raise CheckpointError(f"{file.name}: epanns cannot build {file.model}; released networks it reads: {readable}")
-    return file
+    return by_name[name]

@@ -1,11 +1,10 @@
 """Released PANNs and E-PANNs files: read into a `Checkpoint`, and written for users of the original code.
 
-Module names of `Cnn` are those of these files, so that tensors need no translation: a public format, never rename them.
+Our networks have the module names of these files, so that tensors need no translation: a public format, never rename
+them.
 """
 
-import re
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,35 +12,40 @@ import torch
 from torch import Tensor
 
 from epanns.atomic import refuse_existing, replacing, sha256_of
-from epanns.audio.frontend import FrontEndSpec
-from epanns.errors import CheckpointError, ConfigError
+from epanns.errors import CheckpointError
 from epanns.labels import LabelSet, audioset
-from epanns.models.catalogue import released_files
+from epanns.models.catalogue import ReleasedFile, released_files
 from epanns.models.checkpoint import Checkpoint
-from epanns.models.frozen_front_end import FRONT_END_NAMES, check_front_end, released_front_end
-from epanns.models.spec import HEADS, ModelSpec
+from epanns.models.frozen_front_end import FRONT_END_NAMES, released_front_end
+from epanns.models.recognition import REMEDY, attends, has_attention, mismatch, recognised
+from epanns.models.spec import ModelSpec
 from epanns.models.tagger import Tagger
-from epanns.models.tensors import difference, expected_forms, forms_of, shortened
+from epanns.models.tensors import shortened
 from epanns.models.torch_file import read_torch_file
-from epanns.models.zoo import FRONT_ENDS, ZOO
+from epanns.models.zoo import ZOO
 
-_ATTENTION = "att_block.att.weight"
 _ASSUMED_HEAD = (
     "head clip is assumed: decision_max and decision_avg have the same tensors, and neither the catalogue nor the "
     "file's name tells; `epanns import --head` chooses"
 )
-_REMEDY = "download or copy the whole file again, or give one of a network that `epanns models` lists"
-_CONV = re.compile(r"(conv_block(\d+)\.conv(\d+))\.weight")
+_ASSUMED_RATE = (
+    "a sample rate of {} Hz is assumed: networks on the waveform hold no front end that tells; "
+    "`epanns import --sample-rate` chooses"
+)
 
 
 def read_released(
     path: Path, *, sample_rate: int | None = None, head: str | None = None, labels: LabelSet | None = None
 ) -> Checkpoint:
-    """Read ``{'iteration', 'model', 'sampler'}``, ``{'model'}`` or a flat state dict; the network follows from shapes.
+    """Read ``{'iteration', 'model', 'sampler'}``, ``{'model'}`` or a flat state dict of any network of the zoo.
+
+    Which one it is follows from the names of its tensors, and its widths from their shapes.
 
     Args:
         path: The ``.pth`` or ``.pt`` file.
-        sample_rate: In Hz; for files without front-end tensors. Where they are there it must agree with them.
+        sample_rate: In Hz; for files without front-end tensors. Where they are there it must agree with them. Networks
+            on the waveform have none: theirs is by default that of the zoo, and ``assumed`` in the provenance says so
+            unless the file is a known one, by its sha256 or its name.
         head: One of `spec.HEADS`; by default from the tensors, the catalogue (by sha256) and the file's name, because
             Cnn14, Cnn14_DecisionLevelMax and Cnn14_DecisionLevelAvg have the same tensors. Where none of them tells,
             it is ``clip``, and ``assumed`` in the provenance says so.
@@ -55,20 +59,26 @@ def read_released(
     content = read_torch_file(path)
     weights = _state_dict(content, path)
     sha256 = sha256_of(path)
-    told = head or _told_head(weights, path, sha256)
-    spec = _infer_spec(weights, path, sample_rate, told)
+    known = _known_file(path, sha256)
+    told = head or _told_head(weights, path, known)
+    spec = recognised(weights, path, sample_rate=sample_rate, head=told)
+    front_end_names = FRONT_END_NAMES if spec.reads_logmel else ()
     network = {
         name: tensor.float() if tensor.is_floating_point() else tensor
         for name, tensor in weights.items()
-        if name not in FRONT_END_NAMES
+        if name not in front_end_names
     }
-    if problem := difference(forms_of(network), expected_forms(spec)):
-        raise CheckpointError(f"{path} is not a {spec.name}: {problem}: {_REMEDY}")
+    if problem := mismatch(spec, network):
+        raise CheckpointError(f"{path} is not a {spec.name}: {problem}: {REMEDY}")
+    assumed = {
+        _ASSUMED_HEAD: not told and _has_decision_twin(spec),
+        _ASSUMED_RATE.format(spec.front_end.sample_rate): not (spec.reads_logmel or sample_rate or known),
+    }
     provenance = {
         "source": _source(path, content, sha256),
         "sha256": sha256,
         "recipe": [_training(content)],
-        "assumed": [] if told or not _has_decision_twin(spec) else [_ASSUMED_HEAD],
+        "assumed": [assumption for assumption, is_made in assumed.items() if is_made],
     }
     return Checkpoint(spec, network, _labels(labels, spec.num_classes, path), provenance)
 
@@ -130,71 +140,18 @@ def _is_finite(tensor: Tensor) -> bool:
     return not tensor.is_floating_point() or bool(tensor.float().isfinite().all())
 
 
-def _infer_spec(weights: Mapping[str, Tensor], path: Path, sample_rate: int | None, head: str | None) -> ModelSpec:
-    head = _infer_head(weights, path, head)
-    classifier = _ATTENTION if head == "decision_att" else "fc_audioset.weight"
-    found = sorted((int(match[2]), int(match[3]), match[1]) for match in map(_CONV.fullmatch, weights) if match)
-    layers = [layer for _, _, layer in found]
-    rows = [row for row in ZOO.values() if list(row.widths) == layers]
-    needed = ["bn0.weight", "fc1.weight", classifier, *(f"{layer}.weight" for layer in layers)]
-    if not rows or any(name not in weights or weights[name].dim() == 0 for name in needed):
-        raise CheckpointError(
-            f"{path}: holds {len(weights)} tensors ({shortened(weights)}) of a network that epanns cannot build; "
-            f"it reads {', '.join(ZOO)} and pruned versions of them; {_nearest(weights)}: {_REMEDY}"
-        )
-    size = {name: weights[name].shape[0] for name in needed}
-    try:
-        front_end = _infer_front_end(weights, path, sample_rate)
-        nearest = max(
-            rows,
-            key=lambda row: (row.head == head, row.front_end == front_end, row.embedding_size == size["fc1.weight"]),
-        )
-        return replace(
-            nearest,
-            front_end=front_end,
-            widths={layer: size[f"{layer}.weight"] for layer in layers},
-            embedding_size=size["fc1.weight"],
-            num_classes=size[classifier],
-            head=head,
-        )
-    except ConfigError as error:  # a size of 0, or beyond what a network may have
-        raise CheckpointError(f"{path}: {error}") from error
+def _known_file(path: Path, sha256: str) -> ReleasedFile | None:
+    """Return the released file that this one is by its contents, or else by its name."""
+    by_contents = next((file for file in released_files() if file.sha256 == sha256), None)
+    return by_contents or next((file for file in released_files() if file.name == path.name), None)
 
 
-def _nearest(weights: Mapping[str, Tensor]) -> str:
-    """Say how the names of tensors differ from those of the nearest row of the zoo; shapes may be any but none."""
-    found = forms_of({name: tensor for name, tensor in weights.items() if name not in FRONT_END_NAMES})
-    rows = {name: expected_forms(row) for name, row in ZOO.items()}
-    name = min(rows, key=lambda name: len(rows[name].keys() ^ found.keys()))
-    expected = {
-        tensor: found[tensor] if tensor in found and found[tensor].shape else form
-        for tensor, form in rows[name].items()
-    }
-    return f"the nearest is {name}, of which {difference(found, expected)}"
-
-
-def _infer_head(weights: Mapping[str, Tensor], path: Path, asked: str | None) -> str:
-    if asked not in (None, *HEADS):
-        raise CheckpointError(f"head={asked}: must be one of {', '.join(HEADS)}")
-    attends = _ATTENTION in weights
-    if asked is not None and attends != (asked == "decision_att"):
-        raise CheckpointError(
-            f"{path}: head={asked} contradicts its tensors, which {'have an' if attends else 'have no'} att_block: "
-            "leave --head out"
-        )
-    if attends:
-        return "decision_att"
-    return asked or "clip"
-
-
-def _told_head(weights: Mapping[str, Tensor], path: Path, sha256: str) -> str | None:
+def _told_head(weights: Mapping[str, Tensor], path: Path, known: ReleasedFile | None) -> str | None:
     """Return the head that tensors, catalogue or file name tell; None where nothing does."""
-    if _ATTENTION in weights:
+    if has_attention(weights):
         return "decision_att"
-    network = next((file.network for file in released_files() if file.sha256 == sha256), None)
-    network = network or next((file.network for file in released_files() if file.name == path.name), None)
-    if network is not None and ZOO[network].head != "decision_att":
-        return ZOO[network].head
+    if known is not None and not attends(ZOO[known.network].head):
+        return ZOO[known.network].head
     by_name = {"DecisionLevelMax": "decision_max", "DecisionLevelAvg": "decision_avg"}
     return next((head for part, head in by_name.items() if part in path.name), None)
 
@@ -204,40 +161,6 @@ def _has_decision_twin(spec: ModelSpec) -> bool:
     return any(
         row.head in ("decision_max", "decision_avg") and row.widths.keys() == spec.widths.keys() for row in ZOO.values()
     )
-
-
-def _infer_front_end(weights: Mapping[str, Tensor], path: Path, sample_rate: int | None) -> FrontEndSpec:
-    """Take the sample rate from the STFT's window, and check all three tensors against that front end."""
-    rates = ", ".join(map(str, FRONT_ENDS))
-    if sample_rate not in (None, *FRONT_ENDS):
-        raise CheckpointError(f"sample_rate={sample_rate}: released networks are of {rates} Hz")
-    mel_bins = weights["bn0.weight"].shape[0]
-    given = {name: weights[name] for name in FRONT_END_NAMES if name in weights}
-    if not given:
-        if sample_rate is None:
-            raise CheckpointError(
-                f"{path}: holds no front-end tensors, so its sample rate is unknown: "
-                f"import it first: epanns import FILE --out DIR --sample-rate N, with N the one of {rates} that it was "
-                "trained at (in Python: epanns.load(path, sample_rate=N))"
-            )
-        return replace(FRONT_ENDS[sample_rate], mel_bins=mel_bins)
-    if len(given) < len(FRONT_END_NAMES):
-        raise CheckpointError(f"{path}: of the front end's tensors only {', '.join(given)}: give all three or none")
-    kernels = given[FRONT_END_NAMES[0]]
-    window = kernels.shape[-1] if kernels.dim() else 0
-    preset = next((spec for spec in FRONT_ENDS.values() if spec.window_size == window), None)
-    if preset is None:
-        windows = ", ".join(f"{spec.window_size} at {rate} Hz" for rate, spec in FRONT_ENDS.items())
-        raise CheckpointError(f"{path}: an STFT window of {window} samples is none of PANNs' ({windows})")
-    if sample_rate not in (None, preset.sample_rate):
-        raise CheckpointError(
-            f"{path}: its front end is that of {preset.sample_rate} Hz, not of sample_rate={sample_rate}: "
-            "leave --sample-rate out"
-        )
-    front_end = replace(preset, mel_bins=mel_bins)
-    if problem := check_front_end(given, front_end):
-        raise CheckpointError(f"{path}: {problem}")
-    return front_end
 
 
 def _labels(labels: LabelSet | None, num_classes: int, path: Path) -> LabelSet:

@@ -21,7 +21,10 @@ from epanns.labels import LabelSet, audioset
 from epanns.models import released
 from epanns.models.catalogue import released_files
 from epanns.models.checkpoint import load, save_checkpoint
+from epanns.models.frozen_front_end import released_front_end
 from epanns.models.released import export_panns, read_released, to_panns
+from epanns.models.spec import ModelSpec
+from epanns.models.tensors import expected_forms
 from epanns.models.torch_file import UnreadArray, read_torch_file
 from epanns.models.zoo import FRONT_ENDS, ZOO, build_model, spec_of
 
@@ -69,7 +72,7 @@ def panns_state(
 
 def zeros(*shape: int) -> Tensor:
     """Return zeros that share one number, so that a file of Cnn14's size is small."""
-    return torch.zeros(1).expand(shape)
+    return torch.zeros(()).expand(shape)
 
 
 def write(path: Path, content: object, *, zipped: bool = True) -> Path:
@@ -156,6 +159,71 @@ def test_cnn6_is_inferred_from_its_5x5_kernels(tmp_path: Path) -> None:
     state |= {"fc1.weight": zeros(512, 512), "fc1.bias": zeros(512)}
     state |= {"fc_audioset.weight": zeros(527, 512), "fc_audioset.bias": zeros(527)}
     assert read_released(write(tmp_path / "a.pth", state)).spec == ZOO["Cnn6"]
+
+
+def file_of(spec: ModelSpec, path: Path) -> Path:
+    """Write what PANNs' code would save of a network: its tensors, and those of the front end where it has one."""
+    forms = expected_forms(spec)
+    state = {name: zeros(*form.shape).to(getattr(torch, form.dtype)) for name, form in forms.items()}
+    return write(path, {"model": released_front_end(spec.front_end) | state if spec.reads_logmel else state})
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_every_network_of_the_zoo_is_recognised_dense_and_pruned(name: str, tmp_path: Path) -> None:
+    assert read_released(file_of(ZOO[name], tmp_path / f"{name}_mAP=0.4.pth")).spec == ZOO[name]
+    widths = {layer: 3 + index % 7 for index, layer in enumerate(ZOO[name].widths)}
+    pruned = ZOO[name].with_widths(widths).with_num_classes(5)
+    assert read_released(file_of(pruned, tmp_path / f"{name}_pruned.pth")).spec == pruned
+
+
+def test_the_sample_rate_of_a_network_on_the_waveform_is_assumed_or_told(tmp_path: Path) -> None:
+    path = file_of(ZOO["LeeNet11"], tmp_path / "a.pth")
+    (assumption,) = read_released(path).provenance["assumed"]
+    assert assumption.startswith("a sample rate of 32000 Hz is assumed: networks on the waveform hold no front end")
+    told = read_released(path, sample_rate=16_000)
+    assert (told.spec.front_end.sample_rate, told.provenance["assumed"]) == (16_000, [])
+    known = read_released(path.rename(tmp_path / "LeeNet11_mAP=0.266.pth"))
+    assert (known.spec, known.provenance["assumed"]) == (ZOO["LeeNet11"], [])
+
+
+def test_front_end_in_a_file_of_a_network_that_has_none_is_refused(tmp_path: Path) -> None:
+    content = {name: zeros(*form.shape) for name, form in expected_forms(ZOO["LeeNet11"]).items()}
+    path = write(tmp_path / "a.pth", front_end(32_000) | content)
+    with pytest.raises(CheckpointError, match="is not a LeeNet11: 3 unexpected: spectrogram_extractor.stft"):
+        read_released(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "gone", "message"),
+    [
+        ("ResNet54", "resnet.layer3.4.conv3.weight", "is not a ResNet54: 1 missing: resnet.layer3.4.conv3.weight"),
+        ("ResNet38", "resnet.layer3.0.conv2.weight", "the nearest is ResNet38, of which 1 missing: resnet.layer3.0.c"),
+        ("MobileNetV2", "features.9.conv.0.weight", "the nearest is MobileNetV2, of which 1 missing: features.9.conv"),
+    ],
+)
+def test_a_tensor_that_is_missing_is_named(name: str, gone: str, message: str, tmp_path: Path) -> None:
+    path = file_of(ZOO[name].scaled(1 / 32), tmp_path / "a.pth")
+    content = torch.load(path, weights_only=True)
+    del content["model"][gone]
+    with pytest.raises(CheckpointError, match=re.escape(message)):
+        read_released(write(path, content))
+
+
+def test_a_stream_of_two_widths_is_refused(tmp_path: Path) -> None:
+    path = file_of(ZOO["ResNet22"].scaled(1 / 32), tmp_path / "a.pth")
+    content = torch.load(path, weights_only=True)
+    content["model"]["resnet.layer1.1.conv2.weight"] = zeros(1, 2, 3, 3)
+    with pytest.raises(
+        CheckpointError, match=r"resnet.layer1.1.conv2.weight is \(1, 2, 3, 3\) .* must be \(2, 2, 3, 3\)"
+    ):
+        read_released(write(path, content))
+
+
+@pytest.mark.parametrize("name", ["ResNet22", "LeeNet24"])
+def test_a_head_that_the_network_does_not_have_is_refused(name: str, tmp_path: Path) -> None:
+    path = file_of(ZOO[name].scaled(1 / 32), tmp_path / "a.pth")
+    with pytest.raises(CheckpointError, match=f"head=decision_max .* must be clip and 3 in {name.lower()}"):
+        read_released(path, head="decision_max")
 
 
 def test_head_can_be_said_where_the_file_name_does_not(tmp_path: Path) -> None:
@@ -427,7 +495,10 @@ def test_half_precision_does_not_hide_another_mel_range(tmp_path: Path) -> None:
         load(write(tmp_path / "a.pth", halves))
 
 
-@pytest.mark.parametrize("name", ["Cnn6", "Cnn10", "Cnn14_16k", "Cnn14_mel32", "Cnn14_DecisionLevelAtt"])
+@pytest.mark.parametrize(
+    "name",
+    ["Cnn6", "Cnn10", "Cnn14_16k", "Cnn14_mel32", "Cnn14_DecisionLevelAtt", "ResNet54", "MobileNetV2", "DaiNet19"],
+)
 def test_export_for_the_original_code_comes_back_equal(name: str, tmp_path: Path) -> None:
     model = build_model(spec_of(name, num_classes=4).scaled(0.04)).eval()
     export_panns(model, tmp_path / "a.pth")

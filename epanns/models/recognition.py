@@ -1,0 +1,205 @@
+"""Which network a state dict is of: the row of the zoo from the names of its tensors, its widths from their shapes."""
+
+import functools
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from epanns.audio.frontend import FrontEndSpec
+from epanns.errors import CheckpointError, ConfigError
+from epanns.models.frozen_front_end import FRONT_END_NAMES, check_front_end
+from epanns.models.spec import HEADS, ModelSpec
+from epanns.models.tensors import TensorForm, difference, expected_forms, forms_of, shortened
+from epanns.models.zoo import FRONT_ENDS, ZOO, build_model
+
+REMEDY = "download or copy the whole file again, or give one of a network that `epanns models` lists"
+
+_RATES = ", ".join(map(str, FRONT_ENDS))
+_ATTENTION = "att_block.att.weight"
+
+
+@dataclass(frozen=True, eq=False)
+class _Layout:
+    """Rows of the zoo whose state dicts have the same names.
+
+    Attributes:
+        rows: All of them.
+        forms: The state dict of the first one.
+        classifier: Name of the tensor whose first axis is the classes.
+        has_mel_norm: Whether ``bn0`` is over the mel bins.
+    """
+
+    rows: tuple[ModelSpec, ...]
+    forms: Mapping[str, TensorForm]
+    classifier: str
+    has_mel_norm: bool
+
+    def can_size(self, found: Mapping[str, TensorForm]) -> bool:
+        """Return whether the tensors are there whose sizes say how wide the network is."""
+        leads = (f"{layer}.weight" for layer in self.rows[0].widths)
+        needed = [*(["bn0.weight"] if self.has_mel_norm else []), "fc1.weight", self.classifier, *leads]
+        return all(name in found and found[name].shape for name in needed)
+
+    def sized(self, found: Mapping[str, TensorForm]) -> ModelSpec:
+        """Return the first row at the sizes of the tensors found; `can_size` must hold."""
+        row = self.rows[0]
+        mel_bins = found["bn0.weight"].shape[0] if self.has_mel_norm else row.front_end.mel_bins
+        return replace(
+            row,
+            front_end=replace(row.front_end, mel_bins=mel_bins),
+            widths={layer: found[f"{layer}.weight"].shape[0] for layer in row.widths},
+            embedding_size=found["fc1.weight"].shape[0],
+            num_classes=found[self.classifier].shape[0],
+        )
+
+    def misfits(self, found: Mapping[str, TensorForm]) -> float:
+        """Return how many tensors have other shapes than in the network of their sizes; infinite where none has."""
+        if not self.can_size(found):
+            return math.inf
+        try:
+            expected = expected_forms(self.sized(found))
+        except ConfigError:
+            return math.inf
+        return sum(found[name].shape != form.shape for name, form in expected.items() if name in found)
+
+
+@functools.cache
+def _layouts() -> tuple[_Layout, ...]:
+    rows: dict[object, list[ModelSpec]] = {}
+    for row in ZOO.values():
+        rows.setdefault((row.family, tuple(row.widths), attends(row.head)), []).append(row)
+    return tuple(_layout(tuple(alike)) for alike in rows.values())
+
+
+def _layout(rows: tuple[ModelSpec, ...]) -> _Layout:
+    with torch.device("meta"):
+        twin = build_model(rows[0])
+    classifier = _ATTENTION if attends(rows[0].head) else "fc_audioset.weight"
+    return _Layout(rows, forms_of(twin.state_dict()), classifier, "bn0" in twin.fixed_layers)
+
+
+def attends(head: str) -> bool:
+    """Return whether a head has tensors of its own; the others share theirs."""
+    return head == "decision_att"
+
+
+def has_attention(weights: Mapping[str, Tensor]) -> bool:
+    """Return whether a state dict is of a network whose head attends."""
+    return _ATTENTION in weights
+
+
+def recognised(
+    weights: Mapping[str, Tensor], path: Path, *, sample_rate: int | None = None, head: str | None = None
+) -> ModelSpec:
+    """Return the network that a state dict is of, dense or pruned.
+
+    Args:
+        weights: Tensors by name, those of the front end among them where the file holds them.
+        path: For messages.
+        sample_rate: In Hz; for log-mel networks without front-end tensors. Where they are there it must agree with
+            them. Networks on the waveform are taken for those of the zoo without it.
+        head: One of `spec.HEADS`, ``clip`` by default; the only one or none for a network that attends.
+
+    Raises:
+        CheckpointError: If no row of the zoo has these names, or the sizes or the front end are of no network.
+    """
+    head = _head(weights, path, head)
+    found = forms_of({name: tensor for name, tensor in weights.items() if name not in FRONT_END_NAMES})
+    layout = _nearest(found)
+    if not layout.can_size(found):
+        raise CheckpointError(
+            f"{path}: holds {len(weights)} tensors ({shortened(weights)}) of a network that epanns cannot build; "
+            f"it reads {', '.join(ZOO)} and pruned versions of them; {_difference(layout, found)}: {REMEDY}"
+        )
+    try:
+        sized = layout.sized(found)
+        front_end = _front_end(weights, path, sample_rate, sized)
+        nearest = max(
+            layout.rows,
+            key=lambda row: (row.head == head, row.front_end == front_end, row.embedding_size == sized.embedding_size),
+        )
+        return replace(sized, name=nearest.name, kernel_size=nearest.kernel_size, front_end=front_end, head=head)
+    except ConfigError as error:  # a size of 0, or beyond what a network may have
+        raise CheckpointError(f"{path}: {error}") from error
+
+
+def _nearest(found: Mapping[str, TensorForm]) -> _Layout:
+    """Return the layout whose names differ least; of several with the same names, the one whose shapes do.
+
+    A Wavegram holds the log-mel's batch norm and first block, unused: only what reads them tells it from the network
+    that uses them.
+    """
+    distances = {layout: len(layout.forms.keys() ^ found.keys()) for layout in _layouts()}
+    alike = [layout for layout, distance in distances.items() if distance == min(distances.values())]
+    return alike[0] if len(alike) == 1 else min(alike, key=lambda layout: layout.misfits(found))
+
+
+def mismatch(spec: ModelSpec, network: Mapping[str, Tensor]) -> str:
+    """Say how tensors differ from those of a specification; empty where they do not."""
+    try:
+        return difference(forms_of(network), expected_forms(spec))
+    except ConfigError as error:  # widths that each may be, and that no network can have together
+        return str(error)
+
+
+def _difference(layout: _Layout, found: Mapping[str, TensorForm]) -> str:
+    """Say how the names of tensors differ from those of a layout; shapes may be any but none."""
+    expected = {
+        name: found[name] if name in found and found[name].shape else form for name, form in layout.forms.items()
+    }
+    return f"the nearest is {layout.rows[0].name}, of which {difference(found, expected)}"
+
+
+def _head(weights: Mapping[str, Tensor], path: Path, asked: str | None) -> str:
+    if asked not in (None, *HEADS):
+        raise CheckpointError(f"head={asked}: must be one of {', '.join(HEADS)}")
+    if asked is not None and has_attention(weights) != attends(asked):
+        raise CheckpointError(
+            f"{path}: head={asked} contradicts its tensors, which "
+            f"{'have an' if has_attention(weights) else 'have no'} att_block: leave --head out"
+        )
+    return "decision_att" if has_attention(weights) else asked or "clip"
+
+
+def _front_end(weights: Mapping[str, Tensor], path: Path, sample_rate: int | None, sized: ModelSpec) -> FrontEndSpec:
+    """Return the front end of the sample rate that the tensors tell, or that is asked for where they do not."""
+    if sample_rate not in (None, *FRONT_ENDS):
+        raise CheckpointError(f"sample_rate={sample_rate}: released networks are of {_RATES} Hz")
+    mel_bins = sized.front_end.mel_bins
+    if not sized.reads_logmel:
+        return replace(FRONT_ENDS[sample_rate or sized.front_end.sample_rate], mel_bins=mel_bins)
+    given = {name: weights[name] for name in FRONT_END_NAMES if name in weights}
+    if given:
+        return _held_front_end(given, path, sample_rate, mel_bins)
+    if sample_rate is None:
+        raise CheckpointError(
+            f"{path}: holds no front-end tensors, so its sample rate is unknown: "
+            f"import it first: epanns import FILE --out DIR --sample-rate N, with N the one of {_RATES} that it was "
+            "trained at (in Python: epanns.load(path, sample_rate=N))"
+        )
+    return replace(FRONT_ENDS[sample_rate], mel_bins=mel_bins)
+
+
+def _held_front_end(given: Mapping[str, Tensor], path: Path, sample_rate: int | None, mel_bins: int) -> FrontEndSpec:
+    """Take the sample rate from the STFT's window, and check all three tensors against that front end."""
+    if len(given) < len(FRONT_END_NAMES):
+        raise CheckpointError(f"{path}: of the front end's tensors only {', '.join(given)}: give all three or none")
+    kernels = given[FRONT_END_NAMES[0]]
+    window = kernels.shape[-1] if kernels.dim() else 0
+    preset = next((spec for spec in FRONT_ENDS.values() if spec.window_size == window), None)
+    if preset is None:
+        windows = ", ".join(f"{spec.window_size} at {rate} Hz" for rate, spec in FRONT_ENDS.items())
+        raise CheckpointError(f"{path}: an STFT window of {window} samples is none of PANNs' ({windows})")
+    if sample_rate not in (None, preset.sample_rate):
+        raise CheckpointError(
+            f"{path}: its front end is that of {preset.sample_rate} Hz, not of sample_rate={sample_rate}: "
+            "leave --sample-rate out"
+        )
+    front_end = replace(preset, mel_bins=mel_bins)
+    if problem := check_front_end(given, front_end):
+        raise CheckpointError(f"{path}: {problem}")
+    return front_end

@@ -99,8 +99,9 @@ def prune_towards(
     Without training in between, the channels kept are those of `target` where the scores of those that are left do not
     depend on those that went: always with ``bn``; with ``l1``, ``l2`` and ``cosine`` as long as no pruned layer reads
     another one, whose channels are part of its filters. ``opnorm``, ``opnorm_invariant``, ``fpgm`` and ``centrality``
-    compare the filters that are there, ``random`` draws anew, and criteria that measure clips hear them through the
-    smaller network, so these may keep others.
+    compare the filters that are there, ``random`` draws anew, criteria that measure clips hear them through the
+    smaller network, and in a residual stream the scores of each layer are relative to their mean: these may keep
+    others.
 
     Args:
         model: The network `target` was made for; not touched.

@@ -71,7 +71,7 @@ def heat_map_drawing(
         y = top + index * _ROW
         if row.begins_group and index:
             right = left + sum(table.width + _GAP for table in maps) - _GAP
-            elements.append(Stroke(((_MARGIN, y), (right, y)), "#bbbbbb", 1))
+            elements.append(Stroke(((_MARGIN, y), (right, y)), "#cccccc", 1))
         elements.append(Label((_MARGIN, _baseline(y)), row.text, _TEXT))
         elements.append(Label((left - 10, _baseline(y)), row.remark, _SMALL, "end", colour=_GREY))
     for table in maps:

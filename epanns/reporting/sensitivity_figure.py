@@ -12,7 +12,7 @@ from epanns.reporting.layout import PALETTE
 from epanns.reporting.svg import to_svg
 from epanns.sweeps.sensitivity_folder import FIGURES, SensitivityRecord
 
-_BLUE, _VERMILLION, _GREEN = PALETTE[0], PALETTE[1], PALETTE[2]
+_VERMILLION, _GREEN, _BLUE = PALETTE[1], PALETTE[2], PALETTE[5]
 _LEAST_FULL_LOSS = 0.05  # of mAP: less than that is no reason for a strong colour
 
 
@@ -33,7 +33,7 @@ def sensitivity_drawing(record: SensitivityRecord) -> Drawing:
     table = record.table
     dense = table.dense
     losses = _values(record, table.loss_of)
-    largest = max(value for row in losses for value in row if value is not None)
+    largest = max(abs(value) for row in losses for value in row if value is not None)
     heads = tuple(f"{100 * ratio:g} %" for ratio in table.ratios)
 
     def saved(title: str, values: tuple[tuple[float | None, ...], ...]) -> HeatMap:
@@ -48,8 +48,8 @@ def sensitivity_drawing(record: SensitivityRecord) -> Drawing:
     widths = record.asked["model"]["widths"]
     names, group = [], ""
     for layer in table.layers:
-        names.append(RowName(layer, str(widths[layer]), begins_group=layer.split(".")[0] != group))
-        group = layer.split(".")[0]
+        names.append(RowName(layer, str(widths[layer]), begins_group=layer.rpartition(".")[0] != group))
+        group = layer.rpartition(".")[0]
     title = f"{record.asked['model']['name']}: one layer pruned at a time"
     lines = (
         f"Unpruned: mAP {dense.mAP:.4f} on {describe_clips(record)}.",

@@ -64,28 +64,12 @@ def prune(  # noqa: PLR0913 - one keyword for each thing that can be asked
         PruningError: If a ratio, layer or criterion cannot be used, a layer would lose nothing or everything, or the
             network cannot be pruned as it is (compiled, wrapped for several devices, shared parameters).
     """
-    if (ratio is None) + (ratios is None) + (budget is None) != 2:
-        raise PruningError("give one of ratio, ratios and budget")
-    if ratios is not None and allocate != "uniform":
-        raise PruningError(f"allocate={allocate!r} goes with one ratio or a budget, not with ratios per layer")
-    if ratio is not None and allocate != "uniform":
-        budget = Budget.left_by(ratio)
-    if budget is None:
-        plan = plan_pruning(
-            model,
-            criterion=criterion,
-            ratio=ratio,
-            ratios=ratios,
-            layers=layers,
-            seed=seed,
-            round_to=round_to,
-            calibration=calibration,
-        )
-        return apply_plan(model, plan), _since_unpruned(model, plan)
-    plan, allotment = plan_within(
+    plan, allotment = planned(
         model,
-        budget,
         criterion=criterion,
+        ratio=ratio,
+        ratios=ratios,
+        budget=budget,
         layers=layers,
         allocate=allocate,
         seed=seed,
@@ -93,8 +77,33 @@ def prune(  # noqa: PLR0913 - one keyword for each thing that can be asked
         calibration=calibration,
     )
     pruned = apply_plan(model, plan)
-    pruned.provenance = allotment.recorded(pruned.provenance)
+    if allotment is not None:
+        pruned.provenance = allotment.recorded(pruned.provenance)
     return pruned, _since_unpruned(model, plan)
+
+
+def planned(
+    model: Tagger,
+    *,
+    ratio: float | None = None,
+    ratios: Mapping[str, float] | None = None,
+    budget: Budget | None = None,
+    allocate: str | Allocator = "uniform",
+    **shared: Any,
+) -> tuple[PruningPlan, Allotment | None]:
+    """Decide what `prune` would remove, and, where that is shared out under a budget, what the network would cost.
+
+    Arguments and errors as in `prune`.
+    """
+    if (ratio is None) + (ratios is None) + (budget is None) != 2:
+        raise PruningError("give one of ratio, ratios and budget")
+    if ratios is not None and allocate != "uniform":
+        raise PruningError(f"allocate={allocate!r} goes with one ratio or a budget, not with ratios per layer")
+    if ratio is not None and allocate != "uniform":
+        budget = Budget.left_by(ratio)
+    if budget is None:
+        return plan_pruning(model, ratio=ratio, ratios=ratios, **shared), None
+    return plan_within(model, budget, allocate=allocate, **shared)
 
 
 def plan_pruning(  # noqa: PLR0913 - as `prune`

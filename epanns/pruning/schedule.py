@@ -12,7 +12,7 @@ from epanns.errors import PruningError, did_you_mean
 from epanns.models.tagger import Tagger
 from epanns.pruning.calibration import CalibrationBatch
 from epanns.pruning.plan import PruningPlan, compose
-from epanns.pruning.prune import apply_plan, plan_pruning
+from epanns.pruning.prune import apply_plan, plan_pruning, planned
 
 SCHEDULES = ("linear", "geometric")
 
@@ -70,7 +70,8 @@ def prune_iteratively(
         between: Called after each step but the last, with the network and the step's number from 1. It may train the
             network in place, with an optimizer made there and then (one of an earlier step holds parameters that are no
             longer the network's), or return another one of the same widths.
-        options: What goes, as in `plan_pruning`; `calibration` is gone through at each step, so it must be a list.
+        options: What goes, as in `prune`; a budget is met by the last step. `calibration` is gone through at each step,
+            so it must be a list.
 
     Returns:
         The smaller network and the plan that leads to it, as in `prune`.
@@ -78,9 +79,11 @@ def prune_iteratively(
     Raises:
         PruningError: As in `prune`; if a step would remove nothing; if `between` changes a width.
     """
-    target = plan_pruning(model, **options)
+    target, allotment = planned(model, **options)
     clips = options.get("calibration")
     pruned, _ = prune_towards(model, target, steps=steps, schedule=schedule, between=between, calibration=clips)
+    if allotment is not None:
+        pruned.provenance = allotment.recorded(pruned.provenance)
     return pruned, PruningPlan.from_dict(pruned.provenance["plan"])
 
 

@@ -9,8 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import epanns
+from epanns.complexity.macs import profile
 from epanns.errors import PruningError
 from epanns.models.spec import conv_widths
+from epanns.pruning.budget import Budget
 from epanns.pruning.plan import PruningPlan
 from epanns.pruning.prune import apply_plan, plan_pruning, prune
 from epanns.pruning.schedule import SCHEDULES, prune_iteratively, prune_towards, step_widths
@@ -157,6 +159,15 @@ def test_what_a_callback_returns_goes_on_and_keeps_the_plan(wide):
         PruningError, match="after step 1 conv_block1.conv1 was 6 wide, not 12: train, but do not prune"
     ):
         prune_iteratively(wide, steps=2, ratio=0.5, between=lambda network, step: prune(network, ratio=0.5)[0])
+
+
+def test_a_budget_is_met_by_the_last_step(wide):
+    network, plan = prune_iteratively(wide, steps=3, budget=Budget("macs", 0.3), allocate="global")
+    once, _ = prune(wide, budget=Budget("macs", 0.3), allocate="global")
+    assert network.spec == once.spec
+    assert 0.99 * 0.3 <= profile(network).backbone_macs / profile(wide).backbone_macs <= 0.3
+    budgets = [step.get("budget") for step in network.provenance["recipe"]]
+    assert budgets == [None, None, once.provenance["recipe"][0]["budget"]]
 
 
 def test_each_cut_can_be_recovered_before_it_is_trained(wide):

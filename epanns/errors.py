@@ -60,5 +60,5 @@ class Interrupted(EpannsError):  # noqa: N818 - the run did what it was told
 
 def did_you_mean(name: str, choices: Iterable[str]) -> str:
     """Return ``" (did you mean 'x'?)"`` for the nearest choice, or an empty string."""
-    nearest = difflib.get_close_matches(name, list(choices), n=1)
+    nearest = difflib.get_close_matches(str(name), list(choices), n=1)
     return f" (did you mean {nearest[0]!r}?)" if nearest else ""

@@ -11,6 +11,7 @@ from typing import Any
 from epanns.errors import PruningError, did_you_mean
 from epanns.models.tagger import Tagger
 from epanns.pruning.calibration import CalibrationBatch
+from epanns.pruning.optimizers import refuse_lost_gradients, versions_of
 from epanns.pruning.plan import PruningPlan, compose
 from epanns.pruning.prune import apply_plan, plan_pruning, planned
 
@@ -77,7 +78,8 @@ def prune_iteratively(
         The smaller network and the plan that leads to it, as in `prune`.
 
     Raises:
-        PruningError: As in `prune`; if a step would remove nothing; if `between` changes a width.
+        PruningError: As in `prune`; if a step would remove nothing; if `between` changes a width, or trains with an
+            optimizer of another network.
     """
     target, allotment = planned(model, **options)
     clips = options.get("calibration")
@@ -163,7 +165,9 @@ def widths_by_step(target: PruningPlan, steps: int, schedule: str = "linear") ->
 def _trained(between: Between, network: Tagger, number: int) -> Tagger:
     """Return what training made of a network, which must have kept its widths; it keeps the plan too."""
     widths, plan = dict(network.spec.widths), network.provenance["plan"]
+    before = versions_of(network)
     trained = between(network, number) or network
+    refuse_lost_gradients(network, before, when=f"after step {number}")
     for layer, width in widths.items():
         if (found := trained.spec.widths.get(layer)) != width:
             raise PruningError(f"after step {number} {layer} was {found} wide, not {width}: train, but do not prune")

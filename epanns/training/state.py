@@ -6,10 +6,11 @@ from pickle import UnpicklingError
 from typing import Any
 
 import torch
-from torch import nn
 
 from epanns.atomic import replacing
 from epanns.errors import CheckpointError
+from epanns.models.tagger import Tagger
+from epanns.pruning.optimizers import check_optimizer
 
 FORMAT = "epanns-training-state/1"
 
@@ -38,8 +39,13 @@ class TrainingState:
     seconds: float = 0.0
     history: list[dict[str, float]] = field(default_factory=list)
 
-    def save(self, path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-        """Write the state atomically; the file before it stays whole if the disk is full or the process dies."""
+    def save(self, path: Path, model: Tagger, optimizer: torch.optim.Optimizer) -> None:
+        """Write the state atomically; the file before it stays whole if the disk is full or the process dies.
+
+        Raises:
+            PruningError: If the optimizer is another network's.
+        """
+        check_optimizer(optimizer, model)
         with replacing(path) as partial:
             torch.save(
                 {
@@ -52,12 +58,14 @@ class TrainingState:
             )
 
     @classmethod
-    def load(cls, path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> "TrainingState":
+    def load(cls, path: Path, model: Tagger, optimizer: torch.optim.Optimizer) -> "TrainingState":
         """Read a state into `model` and `optimizer`.
 
         Raises:
             CheckpointError: If the file cannot be read or is of another network.
+            PruningError: If the optimizer is another network's.
         """
+        check_optimizer(optimizer, model)
         try:
             saved: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
             if saved.get("format") != FORMAT:

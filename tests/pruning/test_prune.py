@@ -193,34 +193,9 @@ def test_damaged_weights_are_refused_by_name(model):
         prune(model, ratio=0.5)
 
 
-def test_a_compiled_network_is_refused(model):
-    with pytest.raises(PruningError, match=r"the network is compiled: prune the one given to torch\.compile, then"):
-        prune(torch.compile(model, backend="eager"), ratio=0.5)
-    part = copy.deepcopy(model)
-    part.conv_block2 = torch.compile(part.conv_block2, backend="eager")
-    with pytest.raises(PruningError, match=r"the network is compiled"):
-        prune(part, ratio=0.5)
-    model.compile(backend="eager")
-    with pytest.raises(PruningError, match=r"the network is compiled"):
-        prune(model, ratio=0.5)
-
-
-def test_a_network_wrapped_for_several_devices_is_refused(model):
-    with pytest.raises(PruningError, match=r"the network is wrapped in DataParallel: prune its \.module, then wrap"):
-        prune(nn.DataParallel(model), ratio=0.5)
-
-
 def test_another_module_is_refused():
     with pytest.raises(PruningError, match=r"Linear is no network of epanns: use epanns\.load or epanns\.build_model"):
         prune(nn.Linear(3, 3), ratio=0.5)
-
-
-def test_shared_parameters_are_refused(model):
-    model.conv_block5.bn2.weight = model.conv_block5.bn1.weight
-    with pytest.raises(
-        PruningError, match=r"conv_block5\.bn1\.weight and conv_block5\.bn2\.weight share one parameter"
-    ):
-        prune(model, ratio=0.5)
 
 
 def test_a_network_changed_by_hand_is_refused(model):

@@ -1,0 +1,262 @@
+"""Where other pruners do nothing, or the wrong thing, without a word: one test for each such trap.
+
+The first twelve were measured in Torch-Pruning 1.6.1, which finds our groups; the rest are errors in parts of it that
+are not used here, asked of ours.
+"""
+
+import copy
+import gc
+import weakref
+
+import pytest
+import torch
+from torch import nn
+
+import epanns
+from epanns.errors import PruningError
+from epanns.pruning.criteria import CRITERIA, NEEDS
+from epanns.pruning.engine import channel_groups
+from epanns.pruning.importance import channel_importance
+from epanns.pruning.optimizers import check_optimizer
+from epanns.pruning.prune import apply_plan, plan_pruning, prune
+from epanns.pruning.schedule import prune_iteratively
+from epanns.training.config import TrainingConfig
+from epanns.training.optim import build_optimizer
+from epanns.training.state import TrainingState
+from tests.conftest import narrow_spec
+
+WAVEFORM = torch.rand(6, 80 * 70, generator=torch.Generator().manual_seed(2)) - 0.5
+TARGET = (torch.rand(6, 5, generator=torch.Generator().manual_seed(4)) < 0.3).float()
+HALVES = {layer: width // 2 for layer, width in narrow_spec().widths.items()}
+
+
+def calibration():
+    return [(WAVEFORM[:3], TARGET[:3]), (WAVEFORM[3:], TARGET[3:])]
+
+
+def real_widths(model) -> dict[str, int]:
+    """Read the widths off the tensors, whatever the specification says."""
+    return {layer: len(model.get_submodule(layer).weight) for layer in model.layer_names}
+
+
+def same(one, other) -> bool:
+    return all(torch.equal(tensor, other.state_dict()[name]) for name, tensor in one.state_dict().items())
+
+
+@pytest.mark.parametrize("criterion", CRITERIA)
+def test_01_a_frozen_network_is_pruned_and_stays_frozen(model, criterion):
+    model.requires_grad_(False)
+    pruned, _ = prune(model, ratio=0.5, criterion=criterion, calibration=calibration())
+    assert real_widths(pruned) == HALVES
+    assert not any(weight.requires_grad for network in (model, pruned) for weight in network.parameters())
+
+
+def test_02_frozen_parameters_of_a_pruned_layer_stay_frozen(model):
+    model.conv_block5.requires_grad_(False)
+    model.conv_block2.bn1.bias.requires_grad_(False)
+    pruned, _ = prune(model, ratio=0.5)
+    frozen = {name for name, weight in model.named_parameters() if not weight.requires_grad}
+    assert {name for name, weight in pruned.named_parameters() if not weight.requires_grad} == frozen
+    assert len(frozen) == 7
+
+
+@pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])
+@pytest.mark.parametrize("criterion", ["l1", "taylor", "interpolative"])
+def test_03_pruning_works_where_gradients_are_off(model, logmel, context, criterion):
+    with context():
+        pruned, _ = prune(model, ratio=0.5, criterion=criterion, calibration=calibration())
+    assert real_widths(pruned) == HALVES
+    pruned.forward_inputs((logmel,))["clipwise_logits"].sum().backward()
+    assert all(weight.grad is not None for weight in pruned.parameters())
+
+
+@pytest.mark.parametrize("criterion", ["l1", "taylor", "interpolative"])
+def test_04_training_mode_is_what_it_was_module_by_module(model, criterion):
+    model.train()
+    model.conv_block2.eval()
+    modes = {name: module.training for name, module in model.named_modules()}
+    pruned, _ = prune(model, ratio=0.5, criterion=criterion, calibration=calibration())
+    channel_groups(model)
+    for network in (model, pruned):
+        assert {name: module.training for name, module in network.named_modules()} == modes
+
+
+def test_05_layers_go_by_name_and_an_unknown_one_is_an_error(model):
+    twin = copy.deepcopy(model)
+    assert same(prune(twin, ratios={"conv_block6.conv2": 0.5})[0], prune(model, ratios={"conv_block6.conv2": 0.5})[0])
+    with pytest.raises(PruningError, match=r"unknown layer 'conv_block6\.conv3' \(did you mean 'conv_block6\.conv"):
+        prune(model, ratios={"conv_block6.conv3": 0.5})
+    with pytest.raises(PruningError, match=r"unknown layer Conv2d\(.*name a convolution or a block"):
+        prune(model, ratios={twin.conv_block6.conv2: 0.5})
+
+
+@pytest.mark.parametrize("ratio", [1.0, 50, -0.5, float("nan"), "0.5", True])
+def test_06_a_ratio_outside_zero_and_one_is_an_error(model, ratio):
+    for asked in ({"ratio": ratio}, {"ratios": {"conv_block6": ratio}}):
+        with pytest.raises(PruningError, match=rf"ratio '?{ratio}'? for conv_block\d.*: must be .*in \[0, 1\)"):
+            prune(model, **asked)
+
+
+def test_07_layers_that_nobody_named_keep_every_channel(model):
+    pruned, _ = prune(model, ratio=0.5, layers=["conv_block5"])
+    asked = {layer: width for layer, width in HALVES.items() if layer.startswith("conv_block5")}
+    assert real_widths(pruned) == dict(model.spec.widths) | asked
+    assert pruned.fc1.out_features == model.fc1.out_features
+
+
+def test_08_the_classifier_keeps_its_classes_and_the_embedding_its_size(model, logmel):
+    pruned, _ = prune(model, ratio=0.5)
+    outputs = pruned.forward_inputs((logmel,))
+    assert (outputs["clipwise_output"].shape, outputs["embedding"].shape) == ((2, 5), (2, 9))
+    for protected in ("fc_audioset", "fc1"):
+        with pytest.raises(PruningError, match=rf"{protected} cannot be pruned"):
+            prune(model, ratio=0.5, layers=[protected])
+
+
+def test_09_layers_that_share_a_parameter_are_refused(model):
+    model.conv_block5.bn2.weight = model.conv_block5.bn1.weight
+    match = r"conv_block5\.bn1\.weight and conv_block5\.bn2\.weight share one parameter"
+    with pytest.raises(PruningError, match=match):
+        prune(model, ratio=0.5)
+
+
+class Stale:
+    """Training with the optimizer of the network before, as somebody writes it who does not know."""
+
+    def __init__(self, model):
+        self.optimizer = torch.optim.Adam(model.parameters(), lr=0.1)
+
+    def __call__(self, network, step):
+        nn.functional.mse_loss(network(WAVEFORM)["clipwise_output"], TARGET).backward()
+        self.optimizer.step()
+
+
+def test_10_an_optimizer_of_the_network_before_is_refused(model, tmp_path):
+    stale = torch.optim.Adam(model.parameters())
+    check_optimizer(stale, model)
+    pruned, _ = prune(model, ratio=0.5)
+    count = len(list(model.parameters()))
+    match = (
+        rf"this Adam holds {count} of {count} parameters that are not the network's and lacks {count} that may learn"
+    )
+    with pytest.raises(PruningError, match=rf"{match}, first bn0\.weight: make a new one from the parameters of this"):
+        epanns.check_optimizer(stale, pruned)
+    for use in (TrainingState().save, TrainingState.load):
+        with pytest.raises(PruningError, match=match):
+            use(tmp_path / "state.pt", pruned, stale)
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(
+        PruningError, match=r"after step 1 gradients were computed and no weight changed: the optimizer"
+    ):
+        prune_iteratively(model, steps=2, ratio=0.5, between=Stale(model))
+    check_optimizer(build_optimizer(pruned, TrainingConfig(iterations=1)), pruned)
+
+
+def test_10_an_optimizer_may_leave_out_what_is_frozen_and_nothing_else(model):
+    model.conv_block1.requires_grad_(False)
+    learning = [weight for weight in model.parameters() if weight.requires_grad]
+    check_optimizer(torch.optim.SGD(learning, lr=0.1), model)
+    with pytest.raises(PruningError, match=r"this SGD lacks 1 that may learn, first fc_audioset\.bias"):
+        check_optimizer(torch.optim.SGD(learning[:-1], lr=0.1), model)
+
+
+def compiled_whole(model):
+    return torch.compile(model, backend="eager")
+
+
+def compiled_part(model):
+    model.conv_block2 = torch.compile(model.conv_block2, backend="eager")
+    return model
+
+
+def compiled_in_place(model):
+    model.compile(backend="eager")
+    return model
+
+
+@pytest.mark.parametrize("compile_", [compiled_whole, compiled_part, compiled_in_place])
+def test_11_a_compiled_network_is_refused(model, compile_):
+    plan = plan_pruning(model, ratio=0.5)
+    compiled = compile_(model)
+    for attempt in (lambda: prune(compiled, ratio=0.5), lambda: apply_plan(compiled, plan)):
+        with pytest.raises(PruningError, match=r"the network is compiled: prune the one given to torch\.compile, then"):
+            attempt()
+
+
+@pytest.mark.parametrize("kind", [nn.DataParallel, nn.parallel.DistributedDataParallel])
+def test_11_a_network_wrapped_for_several_devices_is_refused(model, kind):
+    wrapped = kind.__new__(kind)  # without the process group that the second one asks for
+    nn.Module.__init__(wrapped)
+    wrapped.module = model
+    with pytest.raises(PruningError, match=rf"wrapped in {kind.__name__}: prune its \.module, then wrap the result"):
+        prune(wrapped, ratio=0.5)
+
+
+def test_12_nothing_of_one_pruning_stays_for_the_next(build):
+    """Torch-Pruning keeps modules in default arguments; another network in between must change nothing."""
+    model = build()
+    first, _ = prune(model, ratio=0.5)
+    other = build(head="decision_max", num_classes=3)
+    gone = [weakref.ref(module) for network in (other, prune(other, ratio=0.25)[0]) for module in network.modules()]
+    del other
+    gc.collect()
+    assert not any(reference() is not None for reference in gone)
+    assert same(prune(model, ratio=0.5)[0], first)
+
+
+def test_13_a_ratio_is_the_fraction_that_goes(build):
+    model = build(widths=dict.fromkeys(narrow_spec().widths, 32))
+    assert set(real_widths(prune(model, ratio=0.25)[0]).values()) == {24}
+
+
+def test_14_taylor_adds_up_every_batch(model):
+    """Not the last one alone, and without the batches' sizes: as many clips, as much weight."""
+    layers = ["conv_block6.conv2"]
+
+    def scores(*clips):
+        batch = [(WAVEFORM[[*clips]], TARGET[[*clips]])]
+        return channel_importance(model, layers, criterion="taylor", calibration=batch)[layers[0]]
+
+    parts = [(WAVEFORM[:4], TARGET[:4]), (WAVEFORM[4:], TARGET[4:])]
+    found = channel_importance(model, layers, criterion="taylor", calibration=parts)[layers[0]]
+    torch.testing.assert_close(found, (4 * scores(0, 1, 2, 3) + 2 * scores(4, 5)) / 6)
+    assert not torch.allclose(found, scores(4, 5), rtol=0.01)
+
+
+def test_15_taylor_sees_the_batch_norm(model):
+    """A channel whose batch norm gives nothing on, whatever its filter, has no importance."""
+    with torch.no_grad():
+        model.conv_block6.bn2.weight[3] = model.conv_block6.bn2.bias[3] = 0
+    scores = channel_importance(model, ["conv_block6.conv2"], criterion="taylor", calibration=calibration())
+    assert float(scores["conv_block6.conv2"][3]) == 0
+
+
+def test_16_a_criterion_of_batch_norms_says_where_there_is_none(model):
+    model.spec = narrow_spec()
+    with pytest.raises(PruningError, match=r"fc1: no batch norm follows it, so criterion 'bn' cannot rank it"):
+        CRITERIA["bn"](epanns.pruning.layer_filters.LayerFilters("fc1", model.fc1.weight.detach(), 0))
+
+
+@pytest.mark.parametrize("layers", [[nn.Conv2d], [nn.BatchNorm2d, "conv_block1"], "conv_block1"])
+def test_17_types_and_bare_text_are_no_layers(model, layers):
+    with pytest.raises(PruningError, match=r"unknown layer <class|layers='conv_block1': give a list of layer names"):
+        prune(model, ratio=0.5, layers=layers)
+
+
+def test_18_random_is_seeded_and_activations_are_those_of_every_batch(model):
+    plans = [plan_pruning(model, ratio=0.5, criterion="random", seed=seed) for seed in (0, 0, 1)]
+    assert plans[0] == plans[1]
+    assert plans[0].kept_channels != plans[2].kept_channels
+    layers = ["conv_block6.conv2"]
+    found, last = (
+        channel_importance(model, layers, criterion="activation", calibration=clips)[layers[0]]
+        for clips in (calibration(), calibration()[1:])
+    )
+    assert not torch.allclose(found, last, rtol=0.01)
+
+
+@pytest.mark.parametrize("criterion", CRITERIA)
+def test_19_one_ratio_prunes_every_layer(model, criterion):
+    pruned, plan = prune(model, ratio=0.5, criterion=criterion, calibration=calibration())
+    assert real_widths(pruned) == plan.widths == HALVES
+    assert set(NEEDS) == set(CRITERIA)

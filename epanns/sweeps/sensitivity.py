@@ -1,10 +1,11 @@
 """How much mAP pruning costs layer by layer: each layer alone, at several ratios, always from the unpruned network."""
 
+import functools
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 from torch import Tensor
 
@@ -20,7 +21,9 @@ from epanns.evaluation.predict import EvaluationProtocol, predict
 from epanns.installed import versions
 from epanns.models.tagger import Tagger
 from epanns.pruning.calibration import batches_for
-from epanns.pruning.criteria import criterion_named
+from epanns.pruning.criteria import NEEDS, criterion_named, most_important
+from epanns.pruning.importance import channel_importance
+from epanns.pruning.plan import PruningPlan
 from epanns.pruning.prune import apply_plan, plan_pruning
 from epanns.pruning.recovery import recover
 from epanns.pruning.sensitivity import SensitivityRow
@@ -32,8 +35,18 @@ from epanns.sweeps.sensitivity_folder import TABLE, SensitivityFolder, Sensitivi
 _PROTOCOL = EvaluationProtocol()
 _CALIBRATION_BATCH = 32
 
+T = TypeVar("T")
+
 # Called with the record after each row.
 OnRow = Callable[[SensitivityRecord], None]
+
+
+class Cell(NamedTuple):
+    """A layer and how much of it goes: `ratio` of its channels, so that `width` stay."""
+
+    layer: str
+    ratio: float
+    width: int
 
 
 @dataclass(frozen=True)
@@ -54,8 +67,10 @@ class SensitivityConfig:
     recover: str = "bn"
     seed: int = 0
 
-    def cells(self, model: Tagger) -> list[tuple[str, float]]:
-        """Return the (layer, ratio) pairs in forward order, checked before anything is measured.
+    def cells(self, model: Tagger) -> list[Cell]:
+        """Return what is measured, in forward order, checked before anything is.
+
+        Without `layers`, layers of a single channel are left out: nothing can be removed from them.
 
         Raises:
             ConfigError: If there is no ratio, or one twice.
@@ -65,7 +80,12 @@ class SensitivityConfig:
             raise ConfigError(f"ratios={','.join(f'{ratio:g}' for ratio in self.ratios)}: give each ratio once")
         criterion_named(self.criterion)
         plans = [plan_pruning(model, ratio=ratio, layers=self.layers) for ratio in sorted(self.ratios)]
-        return [(layer, plan.ratios[layer]) for layer in plans[0].kept_channels for plan in plans]
+        return [
+            Cell(layer, plan.ratios[layer], width=plan.widths[layer])
+            for layer in plans[0].kept_channels
+            for plan in plans
+            if layer in plan.pruned_layers
+        ]
 
 
 def measure_sensitivity(
@@ -104,6 +124,11 @@ def measure_sensitivity(
             f"the calibration pack holds {calibration.sample_rate} Hz, {model.spec.name} hears {dataset.sample_rate} "
             f"Hz: pack the clips with --sample-rate {dataset.sample_rate}"
         )
+    if calibration is None and NEEDS.get(config.criterion) == "gradients":
+        raise ConfigError(
+            f"criterion {config.criterion!r} looks at labels, and those of the scored clips would flatter it: "
+            "give a calibration pack of other clips"
+        )
     cells = config.cells(model)
     folder = SensitivityFolder(out)
     with folder.owned(), noticing_signals() as stop:
@@ -130,7 +155,7 @@ class _Measurement:
         self.dataset = packs[0]
         self.calibration = in_the_models_order(model, packs[1])
 
-    def grown(self, record: SensitivityRecord, cell: tuple[str, float] | None, out: Path) -> SensitivityRecord:
+    def grown(self, record: SensitivityRecord, cell: Cell | None, out: Path) -> SensitivityRecord:
         """Return the record with one row more: of a layer at a ratio, or of the dense network."""
         started = time.perf_counter()
         try:
@@ -149,32 +174,51 @@ class _Measurement:
             versions=versions(*DECISIVE_PACKAGES),
         )
 
-    def _row(self, cell: tuple[str, float] | None) -> SensitivityRow:
-        layer, ratio = cell or ("", 0.0)
+    def _row(self, cell: Cell | None) -> SensitivityRow:
         network = self.model
         if cell is not None:
-            criterion, order = self.config.criterion, sequential_batches(len(self.calibration), _CALIBRATION_BATCH)
-            clips = batches_for(criterion, network, self.calibration, order)
-            plan = plan_pruning(
-                network, criterion=criterion, ratios={layer: ratio}, seed=self.config.seed, calibration=clips
-            )
+            plan = self._plan(cell)
             network = apply_plan(self.model, plan)
             recover(self.config.recover, network, self.model, plan, self._waveforms)
         predictions = predict(network, self.dataset, _PROTOCOL, progress=self._obey)
         cost = profile(network, seconds=self.dataset.clip_seconds)
+        layer, ratio, width = cell or ("", 0.0, None)
         return SensitivityRow(
             layer=layer,
             ratio=ratio,
-            width=network.spec.widths[layer] if layer else None,
+            width=width,
             mAP=evaluate(predictions, self.dataset.labels, _PROTOCOL, bootstrap=0).mAP,
             n_params=cost.n_params,
             backbone_macs=cost.backbone_macs,
         )
 
+    def _plan(self, cell: Cell) -> PruningPlan:
+        kept = most_important(self._importance[cell.layer], cell.width, layer=cell.layer)
+        criterion, seed = self.config.criterion, self.config.seed
+        return PruningPlan(self.model.spec, {cell.layer: kept}, criterion, {cell.layer: cell.ratio}, seed)
+
+    @functools.cached_property
+    def _importance(self) -> dict[str, Tensor]:
+        """Every row starts from the same network: its channels are ranked once."""
+        criterion, order = self.config.criterion, sequential_batches(len(self.calibration), _CALIBRATION_BATCH)
+        clips = batches_for(criterion, self.model, self.calibration, order)
+        layers = dict.fromkeys(cell.layer for cell in self.config.cells(self.model))
+        return channel_importance(
+            self.model,
+            tuple(layers),
+            criterion=criterion,
+            seed=self.config.seed,
+            calibration=None if clips is None else self._stoppable(clips),
+        )
+
+    def _stoppable(self, batches: Iterable[T]) -> Iterator[T]:
+        for batch in batches:
+            self._obey()
+            yield batch
+
     def _waveforms(self) -> Iterator[Tensor]:
         order = sequential_batches(len(self.calibration), _CALIBRATION_BATCH)
-        for batch in make_loader(self.calibration, order):
-            self._obey()
+        for batch in self._stoppable(make_loader(self.calibration, order)):
             yield batch.float_waveform()
 
     def _obey(self, *_: object) -> None:
@@ -203,7 +247,7 @@ def _asked(
         "data": {**dataset.identity(), "clip_seconds": dataset.clip_seconds},
         "calibration": None if calibration is None else calibration.identity(),
         "protocol": _PROTOCOL.describe(),
-        "layers": list(dict.fromkeys(layer for layer, _ in config.cells(model))),
+        "layers": list(dict.fromkeys(cell.layer for cell in config.cells(model))),
         "ratios": sorted(config.ratios),
         "criterion": config.criterion,
         "recover": config.recover,

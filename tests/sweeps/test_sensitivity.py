@@ -95,6 +95,19 @@ def test_a_criterion_that_measures_clips_sees_those_of_the_calibration_pack(mode
     assert record.table.rows[0].mAP == mean_average_precision(pruned, dataset)
 
 
+def test_labels_of_the_scored_clips_are_not_looked_at(model, dataset, tmp_path):
+    with pytest.raises(ConfigError, match="criterion 'taylor' looks at labels, and those of the scored clips would"):
+        measure_sensitivity(model, dataset, SensitivityConfig(criterion="taylor"), tmp_path / "out")
+
+
+def test_narrow_layers_keep_a_channel_and_those_of_one_are_left_out(tiny_spec, dataset, tmp_path):
+    widths = {"conv_block1.conv1": 1, "conv_block1.conv2": 2}
+    narrow = build_model(tiny_spec.with_widths(widths), labels=dataset.labels)
+    cells = SensitivityConfig((0.75,)).cells(narrow)
+    assert [cell.layer for cell in cells] == list(tiny_spec.widths)[1:]
+    assert cells[0] == ("conv_block1.conv2", 0.75, 1)
+
+
 class Killed(BaseException):
     """What no `except Exception` catches, as little as a kill."""
 

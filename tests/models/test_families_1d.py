@@ -14,9 +14,9 @@ from epanns.models.released import to_panns
 from epanns.models.tagger import Tagger
 from epanns.models.tensors import forms_of
 from epanns.models.zoo import ZOO, build_model, spec_of
-from tests.golden.make_waveform_tensors import condensed
+from tests.golden.make_panns_tensors import condensed
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "waveform_tensors.txt"
+GOLDEN = Path(__file__).parents[1] / "golden" / "panns_tensors.txt"
 DEPTHS = {"Res1dNet31": (2, 2, 2, 2, 2, 2, 2), "Res1dNet51": (2, 3, 4, 6, 4, 3, 2)}
 ON_WAVEFORM = ("Wavegram_Cnn14", "DaiNet19", "LeeNet11", "LeeNet24", *DEPTHS)
 WITH_LOGMEL = ("Wavegram_Logmel_Cnn14", "Wavegram_Logmel128_Cnn14")
@@ -139,7 +139,6 @@ def test_forward_equals_a_plain_second_writing(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_names_and_shapes_of_tensors_are_panns(name):
     golden = dict(line.split(": ", 1) for line in GOLDEN.read_text().splitlines())
-    assert golden.keys() == set(NAMES)
     with torch.device("meta"):
         state = build_model(name).state_dict()
     assert condensed({tensor: form.shape for tensor, form in forms_of(state).items()}) == golden[name]

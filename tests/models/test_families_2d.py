@@ -1,4 +1,6 @@
-"""ResNets and MobileNets: state dicts under PANNs' names, and forward passes written a second time."""
+"""ResNets and MobileNets: PANNs' tensors, and forward passes written a second time."""
+
+from pathlib import Path
 
 import pytest
 import torch
@@ -7,8 +9,11 @@ from torch import Tensor, nn
 
 from epanns.models.spec import ModelSpec
 from epanns.models.tagger import Tagger
-from epanns.models.zoo import build_model, spec_of
+from epanns.models.tensors import forms_of
+from epanns.models.zoo import ZOO, build_model, spec_of
+from tests.golden.make_panns_tensors import condensed
 
+GOLDEN = Path(__file__).parents[1] / "golden" / "panns_tensors.txt"
 RESIDUAL = ("ResNet22", "ResNet38", "ResNet54")
 MOBILE = ("MobileNetV1", "MobileNetV2")
 
@@ -124,3 +129,46 @@ def test_forward_equals_a_plain_second_writing(name):
         expected = slow_logits(model, logmel)
     assert expected.abs().max() > 0.1
     torch.testing.assert_close(logits, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", [*RESIDUAL, *MOBILE])
+def test_names_and_shapes_of_tensors_are_panns(name):
+    golden = dict(line.split(": ", 1) for line in GOLDEN.read_text().splitlines())
+    with torch.device("meta"):
+        state = build_model(name).state_dict()
+    assert condensed({tensor: form.shape for tensor, form in forms_of(state).items()}) == golden[name]
+
+
+def test_every_family_but_cnn_is_compared_with_panns():
+    golden = {line.split(": ", 1)[0] for line in GOLDEN.read_text().splitlines()}
+    assert golden == {name for name, spec in ZOO.items() if spec.family != "cnn"}
+
+
+@pytest.mark.parametrize("name", RESIDUAL)
+def test_new_residual_blocks_pass_on_what_comes_in(name):
+    """As in PANNs, the last batch norm of each block begins at 0, and no other one does."""
+    model = build_model(name, width=1 / 32)
+    last = 3 if name == "ResNet54" else 2
+    norms = {name: module for name, module in model.named_modules() if isinstance(module, nn.BatchNorm2d)}
+    idle = {name for name, norm in norms.items() if not norm.weight.any()}
+    assert idle == {name for name in norms if name.startswith("resnet.") and name.endswith(f".bn{last}")}
+
+
+@pytest.mark.parametrize("name", [*RESIDUAL, *MOBILE])
+def test_stages_are_convolutions_and_blocks(name):
+    """Two convolutions before and after the residual blocks; depthwise ones by themselves; whole inverted residuals."""
+    n_stages = {"ResNet22": 12, "ResNet38": 20, "ResNet54": 20, "MobileNetV1": 27, "MobileNetV2": 19}
+    assert len(build_model(uneven(name)).stages()) == n_stages[name]
+
+
+def test_only_mobilenet_v2_has_no_dropout_before_fc1(monkeypatch):
+    rates = []
+    monkeypatch.setattr(F, "dropout", lambda features, rate, training: rates.append(rate) or features)
+    for name, expected in {
+        "ResNet22": [0.2, *[0.1] * 8, 0.2, 0.2, 0.5, 0.5],
+        "MobileNetV1": [0.5, 0.5],
+        "MobileNetV2": [0.5],
+    }.items():
+        build_model(uneven(name)).train().forward_inputs((torch.randn(2, 1, 64, 64),))
+        assert rates == expected, name
+        rates.clear()

@@ -1,7 +1,7 @@
-"""Write waveform_tensors.txt: names and shapes of the tensors of PANNs' networks on the waveform.
+"""Write panns_tensors.txt: names and shapes of the tensors of PANNs' networks, the Cnn family apart.
 
 Run with a checkout of https://github.com/qiuqiangkong/audioset_tagging_cnn and torchlibrosa installed:
-``python tests/golden/make_waveform_tensors.py CHECKOUT/pytorch``.
+``python tests/golden/make_panns_tensors.py CHECKOUT/pytorch``.
 """
 
 import sys
@@ -11,6 +11,11 @@ from pathlib import Path
 _NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
 _FRONT_END = ("spectrogram_extractor.", "logmel_extractor.")
 _NETWORKS = {
+    "ResNet22": 64,
+    "ResNet38": 64,
+    "ResNet54": 64,
+    "MobileNetV1": 64,
+    "MobileNetV2": 64,
     "Wavegram_Cnn14": 64,
     "DaiNet19": 64,
     "LeeNet11": 64,
@@ -48,7 +53,7 @@ def main() -> None:
     for name, mel_bins in _NETWORKS.items():
         network = getattr(models, name)(32000, 1024, 320, mel_bins, 50, 14000, 527)
         lines.append(f"{name}: {condensed({key: tuple(value.shape) for key, value in network.state_dict().items()})}")
-    Path(__file__).with_name("waveform_tensors.txt").write_text("\n".join(lines) + "\n")
+    Path(__file__).with_name("panns_tensors.txt").write_text("\n".join(lines) + "\n")
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from epanns.models.layouts import LAYOUTS
 from epanns.reporting.layer_names import short_layers
 from epanns.reporting.quoted import quoted_rows
 from epanns.reporting.rows import rows_by_block
@@ -105,6 +106,11 @@ def test_quoted_tables_say_that_nothing_was_measured():
         (("conv_block2", "conv_block4"), "conv_block2, conv_block4"),
         (("conv_block2.conv1", "conv_block3.conv2"), "conv_block2.conv1, conv_block3.conv2"),
         (("layer1",), "layer1"),
+        (("resnet.layer3", "resnet.layer4"), "resnet.layer3, resnet.layer4"),
+        (LAYOUTS["resnet22"], "conv_block1, resnet.layer1–4, conv_block_after1 (15 layers)"),
+        ([f"features.{block}.4" for block in (1, 2, 3, 7, 8)], "features.1–3, features.7–8 (5 layers)"),
+        (LAYOUTS["dainet19"], "conv0, conv_block1–4 (16 layers)"),
+        (LAYOUTS["leenet24"], "blocks 1–9"),
     ],
 )
 def test_layers_are_named_in_few_words(layers, short):

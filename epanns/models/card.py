@@ -9,10 +9,14 @@ from epanns.models.spec import ModelSpec
 
 _LISTED_LABELS = 60  # longer label sets are named by their size; labels.csv has them all
 
+_LOG_MEL = (
+    "{sample_rate} Hz; window {window_size}, hop {hop_size} samples; {mel_bins} mel bins, {fmin:g} to {fmax:g} Hz"
+)
+
 _CARD = """\
 # {name}{pruned}: an audio tagger
 
-A convolutional network on log-mel spectrograms that scores {num_classes} kinds of sound in a clip.
+A convolutional network {reads} that scores {num_classes} kinds of sound in a clip.
 {n_params:,} trainable parameters, {n_bytes:,} bytes of weights.
 
 ## Load it
@@ -31,12 +35,12 @@ From a shell: `epanns info FOLDER`, `epanns tag FOLDER sound.wav`.
 
 | | |
 |---|---|
-| network | {name}, family `{family}`, head `{head}`, {kernel_size}x{kernel_size} kernels, embedding {embedding_size} |
-| input | {sample_rate} Hz; window {window_size}, hop {hop_size} samples; {mel_bins} mel bins, {fmin:g} to {fmax:g} Hz |
+| network | {name}, family `{family}`, head `{head}`, {kernels}embedding {embedding_size} |
+| input | {input} |
 | output | one sigmoid per class: several classes can be present at once, and scores do not sum to 1 |
 | classes | {classes} |
 
-Output channels of each convolution:
+Output channels of each convolution, or of the first of those that are added to each other:
 
 {widths}
 
@@ -69,9 +73,13 @@ def model_card(spec: ModelSpec, labels: LabelSet, provenance: Mapping[str, Any],
         n_bytes: Size of model.safetensors.
     """
     front_end = spec.front_end.to_dict()
+    given = _LOG_MEL if spec.reads_logmel else "{sample_rate} Hz"
     listed = ", ".join(labels.names) if len(labels) <= _LISTED_LABELS else "see"
     return _CARD.format(
         **{**spec.to_dict(), **front_end, "widths": _widths_table(spec)},
+        reads="on log-mel spectrograms" if spec.reads_logmel else "on the waveform",
+        kernels=f"{spec.kernel_size}x{spec.kernel_size} kernels, " if spec.family == "cnn" else "",
+        input=given.format(**front_end),
         pruned=" (pruned)" if provenance["plan"] else "",
         n_params=n_params,
         n_bytes=n_bytes,

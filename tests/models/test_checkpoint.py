@@ -169,6 +169,23 @@ def test_plan_may_be_an_object_with_to_dict(tmp_path: Path) -> None:
     assert load_checkpoint(tmp_path / "saved").provenance["plan"] == {"criterion": "l2"}
 
 
+@pytest.mark.parametrize(
+    ("name", "reads", "network", "given"),
+    [
+        ("ResNet22", "on log-mel spectrograms", "`resnet22`, head `clip`, embedding 20", "64 mel bins, 50 to 14000 Hz"),
+        ("LeeNet11", "on the waveform", "`leenet11`, head `clip`, embedding 5", "| 32000 Hz |"),
+    ],
+)
+def test_card_says_what_a_network_of_another_family_reads(
+    name: str, reads: str, network: str, given: str, tmp_path: Path
+) -> None:
+    save_checkpoint(build_model(name, num_classes=2, width=0.01), tmp_path / "saved")
+    card = (tmp_path / "saved" / "README.md").read_text()
+    assert f"A convolutional network {reads} that scores 2 kinds" in card
+    assert f"family {network} |" in card
+    assert f"{given}" in card
+
+
 def test_card_says_what_the_network_is_and_how_to_load_it(tmp_path: Path) -> None:
     save_checkpoint(tiny(), tmp_path / "saved", plan={"criterion": "l1"})
     card = (tmp_path / "saved" / "README.md").read_text()

@@ -72,7 +72,7 @@ class MeasuredClips:
 
     def __iter__(self) -> "Iterator[CalibrationBatch]":
         from epanns.data.sampler import sequential_batches
-        from epanns.pruning.calibration import batches_for
+        from epanns.pruning.pack_clips import batches_for
 
         order = sequential_batches(len(self.dataset), _CALIBRATION_BATCH)
         batches = batches_for(self.criterion, self.model, self.dataset, order) or iter(())

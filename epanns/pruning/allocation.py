@@ -79,8 +79,13 @@ def select_layers(names: Sequence[str], *, prunable: Sequence[str], protected: M
     return tuple(layer for layer in prunable if layer in chosen)
 
 
+def layers_within(name: str, prunable: Sequence[str]) -> list[str]:
+    """Return the layers that are `name`, or in the block of that name; none where it is neither."""
+    return [layer for layer in prunable if layer == name or layer.startswith(f"{name}.")]
+
+
 def _layers_of(name: str, prunable: Sequence[str], protected: Mapping[str, str]) -> list[str]:
-    found = [layer for layer in prunable if layer == name or layer.startswith(f"{name}.")]
+    found = layers_within(name, prunable)
     if found:
         return found
     for layer, reason in protected.items():

@@ -5,40 +5,13 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import Tensor
 
-from epanns.data.dataset import PackDataset
-from epanns.data.loader import Draws, make_loader
-from epanns.data.task import require_same_task
 from epanns.errors import PruningError
 from epanns.models.tagger import Tagger
-from epanns.pruning.criteria import NEEDS
 
 # Waveforms ``(batch, samples)`` float in [-1, 1], alone or with targets ``(batch, classes)`` in [0, 1].
 CalibrationBatch = Tensor | tuple[Tensor, Tensor]
 
 _CLIPS_AT_ONCE = 4
-
-
-def batches_for(
-    criterion: str, model: Tagger, dataset: PackDataset, order: Iterable[Draws]
-) -> Iterator[CalibrationBatch] | None:
-    """Return what a criterion measures of a pack, batch by batch; None for criteria that look at weights alone.
-
-    Args:
-        criterion: Name in `pruning.criteria.CRITERIA`.
-        model: The network to be pruned.
-        dataset: Clips at its sample rate; where targets are measured, with its classes.
-        order: Clips of each batch.
-
-    Raises:
-        ConfigError: If targets are measured and the classes are not the model's.
-    """
-    needs = NEEDS[criterion]
-    if needs == "weights":
-        return None
-    if needs == "gradients":
-        require_same_task(model, dataset)
-        return ((batch.float_waveform(), batch.float_target()) for batch in make_loader(dataset, order))
-    return (batch.float_waveform() for batch in make_loader(dataset, order))
 
 
 def clips_in_fours(model: Tagger, batches: Iterable[CalibrationBatch]) -> Iterator[tuple[Tensor, Tensor | None]]:

@@ -16,7 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from epanns.errors import PruningError
 from epanns.models.tagger import Tagger
 from epanns.models.tensors import shape_difference
-from epanns.pruning.groups import ChannelGroup, Reader, forward_order, zero_inputs
+from epanns.pruning.groups import ChannelGroup, ForwardOrder, Reader, noting_order, zero_inputs
 
 
 def remove_channels(model: Tagger, kept_channels: Mapping[str, Sequence[int]]) -> Tagger:
@@ -108,12 +108,19 @@ def channel_groups(model: Tagger) -> dict[str, ChannelGroup]:
     Raises:
         PruningError: If a layer reads a group's channels in another order than they have, which no family here does.
     """
+    return groups_and_order(model)[0]
+
+
+def groups_and_order(model: Tagger) -> tuple[dict[str, ChannelGroup], ForwardOrder]:
+    """Return `channel_groups`, and what `forward_order` would: one pass through the network tells both."""
     import torch_pruning as tp
 
-    order = forward_order(model).layers
+    order: list[str] = []
+    norms: dict[str, str] = {}
     with torch.inference_mode(False), torch.enable_grad():
         traced = _sharing_weights(model).eval().requires_grad_(True)
-        graph, _ = _traced(traced)
+        with noting_order(traced, order, norms):
+            graph, _ = _traced(traced)
         names = {module: name for name, module in traced.named_modules()}
 
         def members(layer: str, width: int) -> Iterator[_Member]:
@@ -126,10 +133,11 @@ def channel_groups(model: Tagger) -> dict[str, ChannelGroup]:
                 if names[module] in model.depthwise_layers and handler == "prune_in_channels":
                     yield from members(names[module], width)  # of one channel, which looks like any other convolution
 
-        return {
+        groups = {
             layer: _group(layer, width, list(members(layer, width)), order, model.depthwise_layers)
             for layer, width in model.spec.widths.items()
         }
+    return groups, ForwardOrder(tuple(order), norms)
 
 
 # Name, module, name of the function that would prune it, and its channels.

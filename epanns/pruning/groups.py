@@ -74,13 +74,14 @@ def forward_order(model: Tagger) -> ForwardOrder:
     """Run the shortest clip through a network and note its layers and the batch norms that scale their outputs."""
     layers: list[str] = []
     norms: dict[str, str] = {}
-    with _noting(model, layers, norms), evaluation_mode(model), torch.inference_mode(False), torch.no_grad():
+    with noting_order(model, layers, norms), evaluation_mode(model), torch.inference_mode(False), torch.no_grad():
         model.forward_inputs(zero_inputs(model))
     return ForwardOrder(tuple(layers), norms)
 
 
 @contextmanager
-def _noting(model: Tagger, layers: list[str], norms: dict[str, str]) -> Iterator[None]:
+def noting_order(model: Tagger, layers: list[str], norms: dict[str, str]) -> Iterator[None]:
+    """Fill in what `ForwardOrder` says of the forward pass that runs inside."""
     outputs: list[tuple[Tensor, str]] = []  # kept, so that no other tensor can take the place of one in memory
 
     def leave_layer(name: str, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:

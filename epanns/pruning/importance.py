@@ -10,9 +10,8 @@ from epanns.models.tagger import Tagger
 from epanns.pruning.activations import read_covariances
 from epanns.pruning.calibration import CalibrationBatch
 from epanns.pruning.criteria import NEEDS, criterion_named, needs_clips
-from epanns.pruning.engine import channel_groups
+from epanns.pruning.engine import groups_and_order
 from epanns.pruning.gradients import gate_gradients
-from epanns.pruning.groups import forward_order
 from epanns.pruning.layer_filters import LayerFilters
 
 
@@ -52,9 +51,8 @@ def channel_importance(
             f"criterion {criterion!r} measures {needs} on sound: give calibration clips "
             f"({'labelled' if needs == 'gradients' else 'unlabelled'}; --calibration PACK, or calibration= in Python)"
         )
-    whole = channel_groups(model)
-    groups = {layer: whole[layer] for layer in layers}
-    norms = forward_order(model).norms
+    whole, order = groups_and_order(model)
+    groups, norms = {layer: whole[layer] for layer in layers}, order.norms
     covariances: dict[str, Tensor] = {}
     gradients: dict[str, Tensor] = {}
     if needs == "activations" and calibration is not None:

@@ -10,7 +10,7 @@ from epanns.errors import PruningError
 from epanns.models.recipe import with_step
 from epanns.models.tagger import Tagger
 from epanns.models.tensors import shape_difference
-from epanns.pruning.allocation import ratio_per_layer, remaining_width, select_layers
+from epanns.pruning.allocation import layers_within, ratio_per_layer, remaining_width, select_layers
 from epanns.pruning.allocators import Allocator, allocator_named
 from epanns.pruning.allotment import Allotment, allot
 from epanns.pruning.budget import Budget
@@ -151,7 +151,7 @@ def plan_within(  # noqa: PLR0913 - as `prune`
     Arguments and errors as in `prune`, and `allotment.allot`. The plan's ratios are the fractions that go.
     """
     _refuse_unprunable(model)
-    chosen = model.layer_names if layers is None else select_layers(layers, **_names(model, all_layers=False))
+    chosen = model.layer_names if layers is None else select_layers(layers, **_names(model, layers))
 
     @functools.cache  # asked for once, and not before the budget is known to be within reach
     def importance() -> dict[str, Tensor]:
@@ -204,8 +204,7 @@ def _since_unpruned(model: Tagger, plan: PruningPlan) -> PruningPlan:
 def _asked_ratios(
     model: Tagger, ratio: float | None, ratios: Mapping[str, float] | None, layers: Sequence[str] | None
 ) -> dict[str, float]:
-    all_layers = ratios is None and layers is None
-    names = _names(model, all_layers)
+    names = _names(model, layers if ratios is None else ratios)
     if ratio is not None and ratios is None:
         chosen = model.layer_names if layers is None else select_layers(layers, **names)
         return ratio_per_layer(dict.fromkeys(chosen, ratio), **names)
@@ -216,9 +215,10 @@ def _asked_ratios(
     raise PruningError("give either one ratio or ratios per layer, and not both")
 
 
-def _names(model: Tagger, all_layers: bool) -> dict[str, Any]:
-    """Return what layers may be named; where none is, none can be wrong."""
-    return {"prunable": model.layer_names, "protected": {} if all_layers else _protected(model)}
+def _names(model: Tagger, asked: Iterable[str] | None) -> dict[str, Any]:
+    """Return what layers may be named, and, where one that is asked for may not, what says why."""
+    is_wrong = any(not layers_within(name, model.layer_names) for name in asked or ())
+    return {"prunable": model.layer_names, "protected": _protected(model) if is_wrong else {}}
 
 
 def _protected(model: Tagger) -> dict[str, str]:

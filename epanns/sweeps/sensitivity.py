@@ -20,9 +20,9 @@ from epanns.evaluation.metrics import evaluate
 from epanns.evaluation.predict import EvaluationProtocol, predict
 from epanns.installed import versions
 from epanns.models.tagger import Tagger
-from epanns.pruning.calibration import batches_for
 from epanns.pruning.criteria import NEEDS, criterion_named, most_important
 from epanns.pruning.importance import channel_importance
+from epanns.pruning.pack_clips import batches_for
 from epanns.pruning.plan import PruningPlan
 from epanns.pruning.prune import apply_plan, plan_pruning
 from epanns.pruning.recovery import recover

@@ -7,7 +7,7 @@ from epanns.errors import PruningError
 from epanns.pruning import importance
 from epanns.pruning.criteria import CRITERIA, NEEDS, criterion_named
 from epanns.pruning.engine import channel_groups
-from epanns.pruning.groups import ChannelGroup, Reader
+from epanns.pruning.groups import ChannelGroup, Reader, forward_order
 from epanns.pruning.importance import channel_importance, joined
 from epanns.pruning.layer_filters import LayerFilters
 from epanns.pruning.prune import prune
@@ -37,7 +37,7 @@ def stream(model, monkeypatch):
     """Let two layers make one channel, as in a residual stream; a depthwise one filters it."""
     readers = (Reader("conv_block6.conv2", 0), Reader("fc1", 0))
     group = ChannelGroup(LAYER, 14, (LAYER, "conv_block6.conv2"), (), ("conv_block5.conv1",), readers)
-    monkeypatch.setattr(importance, "channel_groups", lambda network: {LAYER: group})
+    monkeypatch.setattr(importance, "groups_and_order", lambda network: ({LAYER: group}, forward_order(network)))
     return model
 
 

@@ -88,7 +88,7 @@ def main() -> None:
         for which, results in measured.items():
             results.append(run("prune_l1.py", which))
     digests = {result["sha256"] for results in measured.values() for result in results}
-    assert len(digests) == 1, "the two did not give the same tensors"
+    assert len(digests) == 1, "the two did not give the same tensors"  # noqa: S101
     seconds = {which: [result["seconds"] for result in results] for which, results in measured.items()}
     peaks = {which: max(result["peak"] for result in results) for which, results in measured.items()}
     ratio = spread([peer / ours for ours, peer in zip(seconds["ours"], seconds["peer"], strict=True)])

@@ -9,6 +9,7 @@ import pytest
 from epanns.cli.main import COMMANDS
 from epanns.complexity.macs import profile
 from epanns.models.zoo import spec_of
+from epanns.pruning.criteria import NEEDS
 from epanns.reporting.report import insert_table, write_report
 from epanns.sweeps.records import read_records
 
@@ -45,6 +46,14 @@ def test_the_three_ways_to_count_are_counted():
         before, after = getattr(dense, name), getattr(pruned, name)
         shown = [f"{value / 1e9:.2f}{unit}" if unit else f"{value:,}" for value in (before, after)]
         assert f"| {shown[0]} | {shown[1]} | {100 * (1 - after / before):.1f} % |" in README
+
+
+def test_the_table_of_criteria_is_complete():
+    rows = re.findall(
+        r"^\| `(\w+)` \| .* \| (weights|nothing|clips|clips and labels) \| [^|]*\|$", README, re.MULTILINE
+    )
+    looks_at = {"weights": "weights", "nothing": "weights", "clips": "activations", "clips and labels": "gradients"}
+    assert {name: looks_at[data] for name, data in rows} == NEEDS
 
 
 @pytest.mark.parametrize("folder", RESULTS, ids=lambda path: path.name)

@@ -23,13 +23,14 @@ from torch import nn
 import epanns
 from epanns.models.tagger import Tagger
 from epanns.pruning.groups import zero_inputs
+from epanns.pruning.prune import prune
 
 BLOCKS = ("conv_block4", "conv_block5", "conv_block6")
 REPEATS = 7
 
 
 def ours(model: Tagger) -> nn.Module:
-    return epanns.prune(model, criterion="l1", ratio=0.5, layers=BLOCKS)[0]
+    return prune(model, criterion="l1", ratio=0.5, layers=BLOCKS)[0]
 
 
 def peer(model: Tagger) -> nn.Module:

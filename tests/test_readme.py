@@ -8,7 +8,7 @@ import pytest
 
 from epanns.cli.main import COMMANDS
 from epanns.complexity.macs import profile
-from epanns.models.zoo import spec_of
+from epanns.models.zoo import list_models, spec_of
 from epanns.pruning.criteria import NEEDS
 from epanns.reporting.report import insert_table, write_report
 from epanns.sweeps.records import read_records
@@ -81,3 +81,17 @@ def test_the_table_of_benchmarks_is_that_of_their_records(tmp_path):
     copy.write_text(README)
     insert_table(copy, "benchmarks", table_of(ROOT / "results" / "benchmarks"))
     assert copy.read_text() == README, "run python benchmarks/table.py"
+
+
+def test_the_networks_are_counted_as_listed():
+    table = README.split("## The networks")[1].split("\n## ")[0]
+    listed = set()
+    for row in re.findall(r"^\| ([A-Z].*)", table, re.MULTILINE):
+        names, _, params, macs, groups = (cell.strip() for cell in row.strip("| ").split("|"))
+        known = re.findall(r"\w*[a-z]+\w*\d+\w*", names)
+        for name, size, work, count in zip(known, *(cell.split(", ") for cell in (params, macs, groups)), strict=True):
+            cost = profile(spec_of(name))
+            assert (size, work) == (f"{cost.n_params / 1e6:.1f}", f"{cost.backbone_macs / 1e9:.1f}"), name
+            assert int(count) == len(spec_of(name).widths), name
+        listed.update(known)
+    assert listed >= {name for name in list_models() if not name.startswith("Cnn14_")}

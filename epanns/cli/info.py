@@ -34,10 +34,9 @@ def describe(summary: Mapping[str, Any]) -> str:
     versions = provenance.get("versions") or {}
     rows = {
         "network": f"{summary['name']}, family {summary['family']}, head {summary['head']}, "
-        f"{summary['kernel_size']}x{summary['kernel_size']} kernels, embedding {summary['embedding_size']}",
+        f"{_kernels(summary)}embedding {summary['embedding_size']}",
         "parameters": f"{summary['n_params']:,}",
-        "front end": f"{front_end['sample_rate']} Hz, window {front_end['window_size']}, hop {front_end['hop_size']}, "
-        f"{front_end['mel_bins']} mel bins, {front_end['fmin']:g} to {front_end['fmax']:g} Hz",
+        "front end": f"{front_end['sample_rate']} Hz, {_front_end(summary['family'], front_end)}",
         "widths": _widths(summary["widths"]),
         "labels": f"{len(labels)}: {'; '.join(labels[:_LISTED_LABELS])}" + (f"; and {rest} more" if rest > 0 else ""),
         "source": provenance["source"],
@@ -50,8 +49,25 @@ def describe(summary: Mapping[str, Any]) -> str:
     return "\n".join([summary["path"], *(f"  {name:<13} {value}" for name, value in rows.items())])
 
 
+def _kernels(summary: Mapping[str, Any]) -> str:
+    """Name the kernels where a family has one size of them."""
+    return f"{summary['kernel_size']}x{summary['kernel_size']} kernels, " if summary["family"] == "cnn" else ""
+
+
+def _front_end(family: str, front_end: Mapping[str, Any]) -> str:
+    from epanns.models.layouts import WAVEFORM_FAMILIES
+
+    if family in WAVEFORM_FAMILIES:
+        return "none: the network reads the waveform"
+    return (
+        f"window {front_end['window_size']}, hop {front_end['hop_size']}, {front_end['mel_bins']} mel bins, "
+        f"{front_end['fmin']:g} to {front_end['fmax']:g} Hz"
+    )
+
+
 def _widths(widths: Mapping[str, int]) -> str:
-    blocks = groupby(widths.items(), key=lambda item: item[0].split(".")[0])
+    """Write the widths block by block; ``resnet.layer1`` and ``features.1`` are blocks too."""
+    blocks = groupby(widths.items(), key=lambda item: ".".join(item[0].split(".")[:-1][:2]) or item[0])
     return " | ".join(f"{block} {' '.join(str(width) for _, width in group)}" for block, group in blocks)
 
 

@@ -79,18 +79,20 @@ def _measured(network: "Tagger | ModelSpec", seconds: float, threads: int | None
 
 def describe(cost: "ModelCost") -> str:
     """Return the cost as a table for people: totals, the three conventions of work by name, one row per layer."""
+    front_end = cost.front_end_macs > 0  # networks on the waveform have none
     rows = [
         (f"{cost.name} at {cost.sample_rate} Hz, for one clip of {cost.clip_seconds:g} s", ""),
         ("parameters", f"{cost.n_params:,} ({cost.param_bytes / 2**20:,.2f} MiB in float32)"),
-        ("  with PANNs' frozen front end", f"{cost.n_params_with_front_end:,}"),
+        *([("  with PANNs' frozen front end", f"{cost.n_params_with_front_end:,}")] if front_end else []),
         ("backbone MACs (conv and linear)", _giga(cost.backbone_macs)),
-        ("  with front end (+ STFT + mel)", _giga(cost.macs_with_front_end)),
+        *([("  with front end (+ STFT + mel)", _giga(cost.macs_with_front_end))] if front_end else []),
         ("PANNs multiply-adds (2 per MAC)", _giga(cost.panns_multiply_adds)),
     ]
     layers = [("layer", "width", "parameters", "MACs")] + [
         (layer.name, f"{layer.width:,}", f"{layer.n_params:,}", f"{layer.macs:,}") for layer in cost.layers
     ]
-    table = [f"{name:<20} {width:>7} {n_params:>12} {macs:>15}" for name, width, n_params, macs in layers]
+    longest = max(20, *(len(layer.name) for layer in cost.layers))
+    table = [f"{name:<{longest}} {width:>7} {n_params:>12} {macs:>15}" for name, width, n_params, macs in layers]
     return "\n".join(
         [*(f"{name:<33} {value}".rstrip() for name, value in rows), "", *table, "", _uncounted(cost.uncounted)]
     )

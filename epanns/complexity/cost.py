@@ -31,11 +31,12 @@ class ModelCost:
         sample_rate: Hz.
         clip_seconds: Length of the clip every count below is for.
         n_params: Every weight, bias and batch-norm scale and shift, frozen by the user or not.
-        n_params_with_front_end: Plus the frozen STFT kernels and mel matrix that PANNs' files hold.
+        n_params_with_front_end: Plus the frozen STFT kernels and mel matrix that PANNs' files hold; the same for
+            networks on the waveform alone, whose files hold none.
         param_bytes: `n_params` in float32.
         backbone_macs: Convolutions and linear layers, one multiply-add = 1.
         front_end_macs: STFT as two convolutions plus the mel matrix, as torchlibrosa computes them. With it, the
-            published "36 % fewer" of E-PANNs comes out.
+            published "36 % fewer" of E-PANNs comes out. 0 for networks on the waveform alone.
         panns_multiply_adds: PANNs' own count: 2 per multiply-add, biases, 2 per batch-norm element, ReLUs and poolings
             that are modules (the residual and mobile families'), the STFT's convolutions but not the mel matrix
             (audioset_tagging_cnn, `pytorch_utils.count_flops`).

@@ -77,7 +77,7 @@ def model_card(spec: ModelSpec, labels: LabelSet, provenance: Mapping[str, Any],
     listed = ", ".join(labels.names) if len(labels) <= _LISTED_LABELS else "see"
     return _CARD.format(
         **{**spec.to_dict(), **front_end, "widths": _widths_table(spec)},
-        reads="on log-mel spectrograms" if spec.reads_logmel else "on the waveform",
+        reads=_reads(spec),
         kernels=f"{spec.kernel_size}x{spec.kernel_size} kernels, " if spec.family == "cnn" else "",
         input=given.format(**front_end),
         pruned=" (pruned)" if provenance["plan"] else "",
@@ -86,6 +86,12 @@ def model_card(spec: ModelSpec, labels: LabelSet, provenance: Mapping[str, Any],
         classes=f"{len(labels)}: {listed} (`labels.csv`)",
         origin=_origin(provenance),
     )
+
+
+def _reads(spec: ModelSpec) -> str:
+    if not spec.reads_logmel:
+        return "on the waveform"
+    return f"on {'the waveform and ' if spec.family.startswith('wavegram') else ''}log-mel spectrograms"
 
 
 def _widths_table(spec: ModelSpec) -> str:

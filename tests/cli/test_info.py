@@ -87,3 +87,11 @@ def test_an_assumed_head_is_said_on_stderr(tmp_path: Path) -> None:
 def test_sample_rate_that_contradicts_is_refused(folder: Path) -> None:
     with pytest.raises(CheckpointError, match=r"sample_rate=8000 asked for, the checkpoint has 32000: leave it out"):
         run(folder, "--sample-rate", 8000)
+
+
+def test_networks_on_the_waveform_have_no_front_end_and_are_shown_layer_by_layer(tmp_path: Path) -> None:
+    save_checkpoint(build_model("Res1dNet31", num_classes=4, width=1 / 32), tmp_path / "saved")
+    text = run(tmp_path / "saved")
+    assert "Res1dNet31, family res1dnet31, head clip, embedding 64" in text
+    assert "front end     32000 Hz, none: the network reads the waveform" in text
+    assert "widths        conv0 2 | resnet.layer1 2 2 | resnet.layer2 4 4 4 | resnet.layer3 8 8 8 |" in text

@@ -115,3 +115,9 @@ def test_a_checkpoint_has_a_fixed_size(profile, checkpoint, option, value):
     assert code == 1
     assert f"{option} {value}" in err
     assert "is a checkpoint of fixed size" in err
+
+
+def test_networks_on_the_waveform_are_listed_without_a_front_end(profile):
+    _, out, _ = profile("DaiNet19")
+    assert "with front end" not in out
+    assert "conv_block2.bn_downsample     128" in out

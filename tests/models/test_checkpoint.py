@@ -174,6 +174,12 @@ def test_plan_may_be_an_object_with_to_dict(tmp_path: Path) -> None:
     [
         ("ResNet22", "on log-mel spectrograms", "`resnet22`, head `clip`, embedding 20", "64 mel bins, 50 to 14000 Hz"),
         ("LeeNet11", "on the waveform", "`leenet11`, head `clip`, embedding 5", "| 32000 Hz |"),
+        (
+            "Wavegram_Logmel_Cnn14",
+            "on the waveform and log-mel spectrograms",
+            "`wavegram_logmel_cnn14`, head `clip`, embedding 20",
+            "64 mel bins, 50 to 14000 Hz",
+        ),
     ],
 )
 def test_card_says_what_a_network_of_another_family_reads(

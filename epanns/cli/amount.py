@@ -28,6 +28,11 @@ _HOW_MUCH = (
     click.option(
         "--target-bytes", metavar="N", help=f"Most bytes of the parameters, float32, such as 4.5MB or 4.5MiB; {_OF}."
     ),
+    click.option(
+        "--target-latency",
+        metavar="TIME",
+        help=f"Longest median time of a clip of 10 s, measured on this machine, such as 20ms; {_OF}.",
+    ),
 )
 _WHERE = (
     click.option("--layers", help="With one ratio or a target: comma-separated layers or blocks.  [default: all]"),
@@ -57,10 +62,10 @@ _WHERE = (
     ),
 )
 _SECTIONS = {
-    "How much goes: one of (targets are met within 1 % from below)": _HOW_MUCH,
+    "How much goes: one of (targets are met within 1 % from below, latency within 10 %)": _HOW_MUCH,
     "From which layers": _WHERE,
 }
-_TARGETS = ("params", "macs", "bytes")
+_TARGETS = ("params", "macs", "bytes", "latency")
 
 
 @dataclass(frozen=True)
@@ -72,6 +77,7 @@ class Amount:
     target_params: str | None
     target_macs: str | None
     target_bytes: str | None
+    target_latency: str | None
     layers: str | None
     allocate: str
     minimum: float | None
@@ -83,7 +89,7 @@ class Amount:
         """Refuse options that do not go together, before anything is read."""
         ways = [self.ratio, self.ratios, *self._targets().values()]
         rules = {
-            "give one of --ratio, --ratios FILE, --target-params, --target-macs, --target-bytes": (
+            "give one of --ratio, --ratios FILE, --target-params, --target-macs, --target-bytes, --target-latency": (
                 sum(way is not None for way in ways) == 1
             ),
             "--int8 goes with --target-bytes": self.target_bytes is not None or not self.int8,

@@ -35,13 +35,13 @@ def measure_latency(model: Tagger, *, seconds: float = 10.0, threads: int | None
     """
     if repeats < 1:
         raise ConfigError(f"repeats={repeats}: at least 1 timed pass is needed")
-    waveform = _noise(model, seconds)
+    waveform = noise(model, seconds)
     milliseconds = []
     with cpu_threads(threads), evaluation_mode(model), torch.inference_mode():
         for _ in range(_WARM_UPS + repeats):
             started = time.perf_counter()
             model(waveform)
-            _synchronize(waveform.device)
+            synchronize(waveform.device)
             milliseconds.append(1000 * (time.perf_counter() - started))
         used_threads = torch.get_num_threads()
     timed = milliseconds[_WARM_UPS:]
@@ -62,7 +62,7 @@ def measure_peak_memory(model: Tagger, *, seconds: float = 10.0, threads: int | 
     pass, from Linux' ``VmHWM`` after a reset by ``/proc/self/clear_refs``; so measure in a process that does nothing
     else, as `epanns profile --latency` does. On a GPU: the most that torch had allocated on it.
     """
-    waveform = _noise(model, seconds)
+    waveform = noise(model, seconds)
     with cpu_threads(threads), evaluation_mode(model), torch.inference_mode():
         model(waveform)  # lazily loaded libraries belong to no clip
         if waveform.device.type == "cuda":
@@ -89,16 +89,18 @@ def cpu_threads(threads: int | None) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _noise(model: Tagger, seconds: float) -> Tensor:
+def noise(model: Tagger, seconds: float) -> Tensor:
+    """Return a clip ``(1, samples)`` of noise for a network, on its device."""
     samples = round(seconds * model.spec.front_end.sample_rate) if 0 < seconds < float("inf") else 0
     if samples < 1:
         raise ConfigError(f"seconds={seconds}: the clip to time must have at least one sample")
     weight = next(model.parameters())
-    noise = torch.rand(1, samples, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    return noise.to(weight.device, weight.dtype)
+    drawn = torch.rand(1, samples, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    return drawn.to(weight.device, weight.dtype)
 
 
-def _synchronize(device: torch.device) -> None:
+def synchronize(device: torch.device) -> None:
+    """Wait until a device has done what it was told to; the CPU always has."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 

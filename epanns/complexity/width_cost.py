@@ -1,7 +1,7 @@
 """What a network costs as an exact formula of its widths, for searches that ask for thousands of widths."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -79,11 +79,17 @@ class WidthCost:
         """Return the cost of one network."""
         return int(self.evaluate(kind, np.array([[widths[layer] for layer in self.layers]], np.int64))[0])
 
-    def axes_of(self, parameter: str, widths: Widths) -> NDArray[np.int64]:
-        """Return the length ``(n, axes)`` of every axis of one parameter; axes it does not have are 1 long."""
-        index = self._names.index(parameter)
-        axes: NDArray[np.int64] = widths @ self._slopes[index].T + self._constant[index]
+    def axes_of(self, parameters: Sequence[str], widths: Widths) -> NDArray[np.int64]:
+        """Return the length ``(n, parameters, axes)`` of every axis of some parameters; axes they lack are 1 long."""
+        chosen = [self._names.index(name) for name in parameters]
+        axes: NDArray[np.int64] = np.tensordot(widths, self._slopes[chosen], axes=([1], [2])) + self._constant[chosen]
         return axes
+
+    def depends(self, parameter: str, layers: Sequence[str]) -> NDArray[np.bool_]:
+        """Return for each axis ``(axes,)`` of a parameter whether its length depends on the width of some layer."""
+        columns = [self.layers.index(layer) for layer in layers]
+        depends: NDArray[np.bool_] = self._slopes[self._names.index(parameter)][:, columns].any(axis=1)
+        return depends
 
     def _compare(self, spec: ModelSpec, seconds: float) -> None:
         """Compare the formula with a count at widths far from those it was read off."""

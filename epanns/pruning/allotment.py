@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from epanns.complexity.cost import Latency
 from epanns.complexity.width_cost import WidthCost, Widths
 from epanns.errors import PruningError
 from epanns.models.recipe import steps_of
@@ -33,7 +34,7 @@ class Allotment:
         asked: The most it allows, in its own unit.
         reached: What the pruned network costs; for a latency as measured.
         unpruned: What the network costs before.
-        spread: Of a latency: (max - min) / median of the passes it is the median of.
+        latency: What `reached` is the median of, where the budget is one of latency.
     """
 
     widths: Mapping[str, int]
@@ -42,7 +43,7 @@ class Allotment:
     asked: float
     reached: float
     unpruned: float
-    spread: float | None = None
+    latency: Latency | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the value of ``budget`` in ``epanns prune --json``, which the checkpoint's recipe keeps."""
@@ -53,7 +54,14 @@ class Allotment:
             "unpruned": self.unpruned,
             "allocate": self.allocate,
         }
-        return values if self.spread is None else {**values, "spread": self.spread}
+        if self.latency is None:
+            return values
+        return {
+            **values,
+            "spread": self.latency.spread,
+            "threads": self.latency.threads,
+            "runtime": self.latency.runtime,
+        }
 
     def recorded(self, provenance: Mapping[str, Any]) -> dict[str, Any]:
         """Return the provenance of a pruned network with the budget in the last pruning step of its recipe."""
@@ -65,16 +73,47 @@ class Allotment:
     def summary(self) -> str:
         """Return one line for people."""
         show = self.budget.show
-        noise = "" if self.spread is None else f", measured with a spread of {self.spread:.0%}"
+        noise = ""
+        if self.latency is not None:
+            noise = f", measured with {self.latency.threads} threads and a spread of {self.latency.spread:.0%}"
         return (
             f"{show(self.reached)} of at most {show(self.asked)} ({self.reached / self.asked:.2%} of the budget, "
             f"{self.reached / self.unpruned:.2%} of {show(self.unpruned)} before){noise}; shared out by {self.allocate}"
         )
 
 
-def allot(
-    spec: ModelSpec, budget: Budget, *, layers: Sequence[str], allocator: Allocator, round_to: int, scores: Scores
-) -> Allotment:
+@dataclass(frozen=True)
+class Sharing:
+    """How a budget is to be shared out.
+
+    Attributes:
+        layers: Those that may lose channels, in forward order; all others stay as they are.
+        allocator: The rule.
+        round_to: What the width of a pruned layer must be a multiple of.
+        scores: Importance of the filters of a layer.
+    """
+
+    layers: Sequence[str]
+    allocator: Allocator
+    round_to: int
+    scores: Scores
+
+    def search(self, spec: ModelSpec, cost: Cost, *, limit: float, enough: float) -> WidthSearch:
+        """Return the choice of widths for these layers of a network, by its cost as a function of their widths."""
+        minimum = self.allocator.minimum
+        options = [allowed_widths(spec.widths[layer], round_to=self.round_to, minimum=minimum) for layer in self.layers]
+        return WidthSearch(options, cost, limit=limit, enough=enough)
+
+    def choose(self, search: WidthSearch) -> Widths:
+        """Return the levels that the rule comes to, exchanged between layers where they cost too little."""
+        return search.approach(self.allocator.choose(search, self.layers, self.scores))
+
+    def named(self, widths: Widths) -> dict[str, int]:
+        """Return layer -> width."""
+        return dict(zip(self.layers, widths.tolist(), strict=True))
+
+
+def allot(spec: ModelSpec, budget: Budget, sharing: Sharing) -> Allotment:
     """Choose widths that cost at most a budget of parameters, MACs, bytes or channels, and at least 99 % of it.
 
     A budget of channels, which stands for one ratio, may be missed by more where `round_to` asks for it.
@@ -82,43 +121,33 @@ def allot(
     Args:
         spec: The network before.
         budget: Of any kind but latency.
-        layers: Those that may lose channels, in forward order; all others stay as they are.
-        allocator: The rule.
-        round_to: What the width of a pruned layer must be a multiple of.
-        scores: Importance of the filters of a layer.
+        sharing: How it is shared out.
 
     Raises:
         PruningError: If the budget is below the least or not below what the network costs, or no widths were found that
             come within 1 % from below; the message has the costs that can be reached.
     """
-    _refuse_table_of_another(spec, allocator)
-    cost = _cost_of(spec, budget, layers)
-    unpruned = int(cost(np.array([[spec.widths[layer] for layer in layers]], np.int64))[0])
+    refuse_table_of_another(spec, sharing.allocator)
+    cost = _cost_of(spec, budget, sharing.layers)
+    unpruned = int(cost(np.array([[spec.widths[layer] for layer in sharing.layers]], np.int64))[0])
     limit = budget.limit(unpruned)
-    options = options_of(spec, layers, allocator, round_to)
-    search = WidthSearch(options, cost, limit=math.floor(limit), enough=math.ceil(limit * _ENOUGH))
-    refuse_beyond(budget, float(limit), search, round_to)
-    levels = allocator.choose(search, layers, scores)
-    if budget.kind != "channels":
-        levels = search.approach(levels)
-        if search.cost(levels) < search.enough:
-            raise PruningError(_missed(budget, float(limit), search, levels, round_to))
-    widths = dict(zip(layers, search.widths(levels).tolist(), strict=True))
+    search = sharing.search(spec, cost, limit=math.floor(limit), enough=math.ceil(limit * _ENOUGH))
+    refuse_beyond(budget, float(limit), most=unpruned, least=search.cost(search.least), round_to=sharing.round_to)
+    levels = sharing.choose(search)
+    if search.cost(levels) < search.enough and budget.kind != "channels":
+        raise PruningError(_missed(budget, float(limit), search, levels, sharing.round_to))
     asked = int(limit) if limit.denominator == 1 else float(limit)
-    return Allotment(widths, allocator.name, budget, asked, search.cost(levels), unpruned)
+    widths = sharing.named(search.widths(levels))
+    return Allotment(widths, sharing.allocator.name, budget, asked, search.cost(levels), unpruned)
 
 
-def _refuse_table_of_another(spec: ModelSpec, allocator: Allocator) -> None:
+def refuse_table_of_another(spec: ModelSpec, allocator: Allocator) -> None:
+    """Refuse a table of sensitivities that was measured on a network of another size."""
     if isinstance(allocator, BySensitivity) and allocator.table.dense.n_params != (n_params := count_params(spec)):
         raise PruningError(
             f"the table of sensitivities was measured on a network of {allocator.table.dense.n_params:,} parameters, "
             f"this one has {n_params:,}: measure it with `epanns sensitivity`"
         )
-
-
-def options_of(spec: ModelSpec, layers: Sequence[str], allocator: Allocator, round_to: int) -> list[tuple[int, ...]]:
-    """Return for each layer the widths it may get, ascending."""
-    return [allowed_widths(spec.widths[layer], round_to=round_to, minimum=allocator.minimum) for layer in layers]
 
 
 def on_layers(spec: ModelSpec, layers: Sequence[str], widths: Widths) -> Widths:
@@ -128,9 +157,9 @@ def on_layers(spec: ModelSpec, layers: Sequence[str], widths: Widths) -> Widths:
     return whole
 
 
-def refuse_beyond(budget: Budget, limit: float, search: WidthSearch, round_to: int) -> None:
+def refuse_beyond(budget: Budget, limit: float, *, most: float, least: float, round_to: int) -> None:
     """Refuse a limit that the network meets as it is, or that its narrowest form does not."""
-    show, most, least = budget.show, search.cost(search.most), search.cost(search.least)
+    show = budget.show
     if limit >= most:
         raise PruningError(f"a budget of {show(limit)} removes nothing: the network has {show(most)}, so give less")
     if least > limit:

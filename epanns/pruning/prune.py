@@ -12,12 +12,13 @@ from epanns.models.tagger import Tagger
 from epanns.models.tensors import shape_difference
 from epanns.pruning.allocation import layers_within, ratio_per_layer, remaining_width, select_layers
 from epanns.pruning.allocators import Allocator, allocator_named
-from epanns.pruning.allotment import Allotment, allot
+from epanns.pruning.allotment import Allotment, Sharing, allot
 from epanns.pruning.budget import Budget
 from epanns.pruning.calibration import CalibrationBatch
 from epanns.pruning.criteria import criterion_named, most_important
 from epanns.pruning.engine import channel_groups, remove_channels
 from epanns.pruning.importance import channel_importance
+from epanns.pruning.latency_budget import allot_latency
 from epanns.pruning.plan import PruningPlan, compose
 
 
@@ -157,15 +158,20 @@ def plan_within(  # noqa: PLR0913 - as `prune`
     def importance() -> dict[str, Tensor]:
         return channel_importance(model, chosen, criterion=criterion, seed=seed, calibration=calibration)
 
-    allotment = allot(
-        model.spec,
-        budget,
+    def kept_of(widths: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
+        return {layer: most_important(importance()[layer], width, layer=layer) for layer, width in widths.items()}
+
+    sharing = Sharing(
         layers=chosen,
         allocator=allocator_named(allocate) if isinstance(allocate, str) else allocate,
         round_to=round_to,
         scores=lambda layer: importance()[layer].numpy(),
     )
-    kept = {layer: most_important(importance()[layer], width, layer=layer) for layer, width in allotment.widths.items()}
+    if budget.kind == "latency":
+        allotment = allot_latency(model, budget, sharing, lambda widths: remove_channels(model, kept_of(widths)))
+    else:
+        allotment = allot(model.spec, budget, sharing)
+    kept = kept_of(allotment.widths)
     ratios = {layer: 1 - len(channels) / model.spec.widths[layer] for layer, channels in kept.items()}
     return PruningPlan(model.spec, kept, criterion, ratios, seed), allotment
 

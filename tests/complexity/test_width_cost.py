@@ -83,9 +83,11 @@ def test_int8_counts_weights_once_and_a_scale_and_a_bias_per_channel(spec):
 def test_the_length_of_every_axis_is_known():
     spec = narrow_spec()
     widths = np.array([[3, 5, *list(spec.widths.values())[2:]]])
-    axes = WidthCost(spec).axes_of("conv_block1.conv2.weight", widths)
-    assert axes.tolist() == [[5, 3, 3, 3]]
-    assert WidthCost(spec).axes_of("fc1.bias", widths).tolist() == [[9, 1, 1, 1]]
+    formula = formula_of(spec)
+    axes = formula.axes_of(["conv_block1.conv2.weight", "fc1.bias"], widths)
+    assert axes.tolist() == [[[5, 3, 3, 3], [9, 1, 1, 1]]]
+    assert formula.depends("conv_block1.conv2.weight", ["conv_block1.conv1"]).tolist() == [False, True, False, False]
+    assert formula.depends("conv_block1.conv2.weight", ["conv_block5.conv1"]).tolist() == [False] * 4
 
 
 def test_a_cost_that_is_no_such_formula_is_refused(monkeypatch):

@@ -77,7 +77,8 @@ def allot_latency(
         tries, key=lambda one: (_beyond(one, limit), one.latency.median > limit, abs(one.latency.median - limit))
     )
     if _beyond(best, limit):
-        raise PruningError(_missed(budget, limit, tries))
+        narrowest = sharing.named(search.widths(search.least))
+        raise PruningError(_missed(budget, limit, tries, narrowest))
     return Allotment(best.widths, sharing.allocator.name, budget, limit, best.latency.median, unpruned, best.latency)
 
 
@@ -85,9 +86,10 @@ def _beyond(one: _Try, limit: float) -> bool:
     return abs(one.latency.median - limit) > TOLERANCE * limit
 
 
-def _missed(budget: Budget, limit: float, tries: list[_Try]) -> str:
+def _missed(budget: Budget, limit: float, tries: list[_Try], narrowest: Mapping[str, int]) -> str:
     measured = ", ".join(f"{budget.show(one.latency.median)} (spread {one.latency.spread:.0%})" for one in tries)
+    end = ", with every layer at its narrowest" if tries[-1].widths == narrowest else ""
     return (
-        f"a budget of {budget.show(limit)} was not met within {TOLERANCE:.0%}, measured were {measured}: "
+        f"a budget of {budget.show(limit)} was not met within {TOLERANCE:.0%}, measured were {measured}{end}: "
         "ask for one of these, lower round_to, or measure while the machine does nothing else"
     )

@@ -11,6 +11,7 @@ _WHERE = {
     "load": "epanns.models.checkpoint",
     "save": "epanns.models.checkpoint",
     "prune": "epanns.pruning.prune",
+    "Budget": "epanns.pruning.budget",
     "prune_iteratively": "epanns.pruning.schedule",
     "check_optimizer": "epanns.pruning.optimizers",
     "profile": "epanns.complexity.macs",
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from epanns.models.checkpoint import save as save
     from epanns.models.zoo import build_model as build_model
     from epanns.models.zoo import list_models as list_models
+    from epanns.pruning.budget import Budget as Budget
     from epanns.pruning.optimizers import check_optimizer as check_optimizer
     from epanns.pruning.prune import prune as prune
     from epanns.pruning.schedule import prune_iteratively as prune_iteratively

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from epanns.cli.options import EXISTING, EpannsCommand
+from epanns.cli.options import EXISTING, EpannsCommand, log
 from epanns.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -124,6 +124,8 @@ class Amount:
         shared: dict[str, Any] = {"criterion": criterion, "layers": layers, "seed": seed, "round_to": self.round_to}
         shared["calibration"] = calibration
         budget = self.budget()
+        if budget is not None and budget.kind == "latency":
+            log(f"timing every layer of {model.spec.name} on this machine, then the pruned networks themselves")
         if budget is not None:
             return plan_within(model, budget, allocate=self._allocator(), **shared)
         ratios = None if self.ratios is None else read_ratios(self.ratios)

@@ -8,6 +8,7 @@ from functools import partial
 import pytest
 import torch
 
+from epanns.complexity.cost import Latency
 from epanns.complexity.macs import profile
 from epanns.data.dataset import PackDataset
 from epanns.data.manifest import write_manifest
@@ -19,6 +20,8 @@ from epanns.models.checkpoint import load, load_checkpoint, save_checkpoint
 from epanns.models.released import export_panns
 from epanns.models.spec import conv_widths
 from epanns.models.zoo import build_model
+from epanns.pruning import latency_budget
+from epanns.pruning.latency_table import Timing
 from epanns.pruning.plan import PruningPlan
 from epanns.pruning.prune import plan_pruning
 from epanns.pruning.sensitivity import Sensitivity, SensitivityRow
@@ -112,6 +115,26 @@ def test_a_target_is_met_and_told(prune, checkpoint, tmp_path):
     assert f"\nbudget: {result['n_params']} parameters of at most {dense / 2:.0f} parameters (" in stdout
 
 
+def test_a_latency_is_measured_and_told(prune, checkpoint, tmp_path, monkeypatch):
+    """With a clock by which a network takes a millisecond per hundred parameters and its layers as long together."""
+
+    def network(model):
+        milliseconds = profile(model).n_params / 100
+        return Latency(milliseconds, milliseconds, milliseconds, 2, "a clock", "float32")
+
+    def part(run, example):
+        return sum(weight.numel() for weight in run.parameters()) / 100 if isinstance(run, torch.nn.Module) else 0.0
+
+    monkeypatch.setattr(latency_budget, "Timing", lambda: Timing(part, network))
+    code, stdout, stderr = prune(checkpoint, "--out", tmp_path / "pruned", "--target-latency", "0.6", "--json")
+    assert code == 0
+    assert stderr == "timing every layer of narrow on this machine, then the pruned networks themselves\n"
+    budget, dense = json.loads(stdout)["budget"], profile(SPEC).n_params
+    assert budget["reached"] == profile(load(tmp_path / "pruned")).n_params / 100
+    assert 0.9 * 0.006 * dense <= budget["reached"] <= budget["asked"] == pytest.approx(0.006 * dense)
+    assert (budget["kind"], budget["spread"], budget["threads"]) == ("latency", 0.0, 2)
+
+
 def test_bytes_in_int8_and_a_global_ranking_with_a_minimum(prune, checkpoint, tmp_path):
     options = [
         "--target-bytes",
@@ -146,7 +169,14 @@ def test_the_help_explains_the_options_in_groups(prune):
     code, stdout, _ = prune("--help")
     assert code == 0
     amounts, where, rest = re.split(r"\nFrom which layers:|\nOptions:", stdout)
-    for option in ("--ratio ", "--ratios ", "--target-params ", "--target-macs ", "--target-bytes "):
+    for option in (
+        "--ratio ",
+        "--ratios ",
+        "--target-params ",
+        "--target-macs ",
+        "--target-bytes ",
+        "--target-latency ",
+    ):
         assert f"\n  {option}" in amounts
     for option in ("--layers ", "--allocate ", "--minimum ", "--sensitivity ", "--round-to ", "--int8 "):
         assert f"\n  {option}" in where

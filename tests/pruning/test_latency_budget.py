@@ -170,7 +170,7 @@ def test_where_nothing_is_fast_enough_the_nearest_within_ten_percent_is_taken(mo
         (
             Budget("latency", 3.0),
             [4.0] * 9,
-            r"a budget of 3 ms was not met within 10%, measured were 4 ms \(spread 10%\), with every layer at its narrowe",
+            r"a budget of 3 ms was not met within 10%, measured were 4 ms \(spread 10%\), with every layer at its",
         ),
         (
             Budget("latency", 0.5),

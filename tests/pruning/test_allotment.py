@@ -16,7 +16,7 @@ from epanns.models.spec import ModelSpec, conv_widths
 from epanns.models.tensors import count_params
 from epanns.models.zoo import ZOO
 from epanns.pruning.allocators import BySensitivity, Global, Uniform, allocator_named
-from epanns.pruning.allotment import Allotment, allot
+from epanns.pruning.allotment import Allotment, Sharing, allot
 from epanns.pruning.budget import Budget
 from epanns.pruning.sensitivity import Sensitivity, SensitivityRow
 from tests.conftest import narrow_spec
@@ -45,14 +45,9 @@ def random_table(spec: ModelSpec, seed: int = 0) -> Sensitivity:
 
 
 def choose(spec, budget, allocator=None, *, layers=None, round_to=1, scores=None) -> Allotment:
-    return allot(
-        spec,
-        budget,
-        layers=tuple(spec.widths) if layers is None else layers,
-        allocator=allocator or Uniform(),
-        round_to=round_to,
-        scores=(scores or random_scores(spec)).__getitem__,
-    )
+    layers = tuple(spec.widths) if layers is None else layers
+    scores = random_scores(spec) if scores is None else scores
+    return allot(spec, budget, Sharing(layers, allocator or Uniform(), round_to, scores.__getitem__))
 
 
 @pytest.mark.parametrize("budget", [Budget("macs", HALF_MACS), Budget("params", HALF_PARAMS)], ids=lambda b: b.kind)

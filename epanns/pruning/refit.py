@@ -33,6 +33,8 @@ _ROUNDING = 1e-6  # relative, of float32 with some to spare
 
 TARGETS = ("dense", "current")
 
+_MOST_INPUTS = 11_585  # whose covariance in float64 takes a gibibyte
+
 
 @dataclass(frozen=True)
 class ReaderError:
@@ -158,15 +160,7 @@ def _refit_all(
 
 def _refit(reader: FittedReader, fitted: Walk, judged: Walk, ridge: float) -> ReaderError:
     plain = reader.plain()
-    moments = Moments.empty(*plain.shape)
-    for p, y in reader.rows(fitted):
-        moments.add(p, y)
-    constant = moments.constant_for(plain)
-    try:
-        weights = moments.solve(plain, ridge)
-    except ArithmeticError as failure:
-        raise PruningError(f"{reader.name} cannot be fitted ({failure}): look for bad clips or weights") from failure
-    candidates = {"plain": (plain, constant), "refit": (weights, moments.constant_for(weights))}
+    candidates = _candidates(reader, fitted, plain, ridge)
     numbers = [part for candidate in candidates.values() for part in candidate]
     error = ReaderError(reader.name, **_relative_errors(reader, judged, candidates))
     if not all(bool(part.isfinite().all()) for part in numbers) or not math.isfinite(error.plain + error.refit):
@@ -175,6 +169,32 @@ def _refit(reader: FittedReader, fitted: Walk, judged: Walk, ridge: float) -> Re
         )
     reader.set(*candidates["refit" if error.is_better else "plain"])
     return error
+
+
+def _candidates(
+    reader: FittedReader, fitted: Walk, plain: Tensor, ridge: float
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """Return the plain and the fitted weights, each with the constant that fits best beside them.
+
+    Where the covariance of all inputs would be too large, a part of them is fitted after the other, each to what the
+    other parts leave.
+    """
+    weights, constants = plain.clone(), []
+    n_parts = math.ceil(len(plain) / _MOST_INPUTS)
+    for part in torch.arange(len(plain)).chunk(n_parts):
+        own = slice(int(part[0]), int(part[-1]) + 1)
+        others = weights.clone()
+        others[own] = 0
+        moments = Moments.empty(len(part), plain.shape[1])
+        for p, y in reader.rows(fitted):
+            moments.add(p[:, own], y if n_parts == 1 else y - p @ others)
+        constants.append(moments.constant_for(weights[own]))
+        try:
+            weights[own] = moments.solve(weights[own], ridge)
+        except ArithmeticError as failure:
+            raise PruningError(f"{reader.name} cannot be fitted ({failure}): look for bad clips or weights") from failure
+        constants.append(moments.constant_for(weights[own]))
+    return {"plain": (plain, constants[0]), "refit": (weights, constants[-1])}
 
 
 def _relative_errors(

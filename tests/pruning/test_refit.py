@@ -275,3 +275,16 @@ def test_networks_that_the_plan_does_not_connect_are_refused(build):
         refit_readers(dense, dense, plan, calibration)
     with pytest.raises(PruningError, match="the dense network's widths are not the plan's"):
         refit_readers(apply_plan(dense, plan), apply_plan(dense, plan), plan, calibration)
+
+
+def test_too_many_inputs_are_fitted_in_parts_that_take_turns(build, monkeypatch):
+    dense = with_copies(build())
+    plan = keep_first_halves(dense, ["conv_block5.conv1"])
+    errors = []
+    for most in (10_000, 20):
+        monkeypatch.setattr("epanns.pruning.refit._MOST_INPUTS", most)
+        pruned = apply_plan(dense, plan)
+        errors += refit_readers(pruned, dense, plan, calibration, ridge=1e-6).errors
+    whole, parted = errors
+    assert parted.plain == pytest.approx(whole.plain, rel=1e-9)
+    assert whole.refit < parted.refit < 0.5 * parted.plain

@@ -11,7 +11,7 @@ from epanns.cli.amount import Amount, AmountCommand, amount_options
 from epanns.cli.calibration import MeasuredClips, open_calibration
 from epanns.cli.options import EXISTING, emit, json_option, out_option
 from epanns.cli.packs import open_packs, pack_options
-from epanns.cli.recovery import recover_on, recovery_lines, recovery_options, refuse_idle_options
+from epanns.cli.recovery import RecoveryName, recover_on, recovery_lines, recovery_options, refuse_idle_options
 from epanns.cli.steps import Runs, Steps, steps_options
 
 
@@ -28,11 +28,12 @@ from epanns.cli.steps import Runs, Steps, steps_options
 @amount_options
 @click.option(
     "--recover",
-    type=click.Choice(["none", "bn", "ls", "ls+bn"]),
+    type=RecoveryName(),
     default="none",
     show_default=True,
     help="Without labels, on --calibration. bn: measure batch-norm statistics again. ls: fit the layers that read "
-    "pruned channels to the unpruned network by least squares.",
+    "pruned channels to the unpruned network by least squares. distil:STEPS: ls, then so many steps of "
+    "gradient descent toward the unpruned network's outputs.",
 )
 @click.option(
     "--calibration", type=EXISTING, help="Pack of clips for --recover and --criterion; only taylor sees labels."
@@ -80,7 +81,9 @@ def command(
         asked={"recover": recover, "calibration": None if clips is None else clips.identity(), **settings},
         measured=measured,
     )
-    recovering = None if clips is None or recover == "none" else partial(recover_on, clips, recover, settings)
+    recovering = None
+    if clips is not None and recover != "none":
+        recovering = partial(recover_on, clips, recover, {"seed": seed, **settings})
     pruned, recovery = steps.prune(dense, plan, runs, recovering)
     if allotment is not None:
         pruned.provenance = allotment.recorded(pruned.provenance)

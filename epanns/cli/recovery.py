@@ -1,5 +1,6 @@
 """What commands that recover a pruned network share: the options of the recoveries, the run over a pack, the report."""
 
+import re
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -35,10 +36,22 @@ def recovery_options(command: Callable[..., None]) -> Callable[..., None]:
     )(command)
 
 
+class RecoveryName(click.ParamType[str]):
+    """Name of a recovery: none, bn, ls, ls+bn or distil:STEPS."""
+
+    name = "none|bn|ls|ls+bn|distil:STEPS"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Refuse what is none."""
+        if re.fullmatch(r"none|bn|ls|ls\+bn|distil:[1-9][0-9]{0,6}", value) is None:
+            self.fail(f"{value!r} is not one of none, bn, ls, ls+bn or distil:STEPS, such as distil:200.", param, ctx)
+        return str(value)
+
+
 def refuse_idle_options(method: str, options: Mapping[str, Any]) -> None:
     """Refuse options that the recovery has no use for."""
     given = [f"--{name.replace('_', '-')}" for name, value in options.items() if value is not None]
-    if given and "ls" not in method:
+    if given and method in ("none", "bn"):
         raise ConfigError(f"{' and '.join(given)}: only for --recover ls; --recover {method} has no use for it")
 
 
@@ -65,10 +78,17 @@ def recover_on(
 
 
 def recovery_lines(recovery: Mapping[str, Any] | None) -> list[str]:
-    """Return a line for each refitted reader."""
+    """Return a line for each refitted reader, and one for the steps of distillation."""
     errors = (recovery or {}).get("errors", {})
-    return [
+    lines = [
         f"{reader}: error {error['plain']:.1%} plain, {error['refit']:.1%} refitted"
         f"{'' if error['refit'] < error['plain'] else ': plain weights kept'}"
         for reader, error in errors.items()
     ]
+    if distilled := (recovery or {}).get("distil"):
+        kept = f"weights of step {distilled['best_step']}" if distilled["best_step"] else "no step was better: ls kept"
+        lines.append(
+            f"{distilled['steps']} steps of distillation: error {distilled['before']:.1%} before, "
+            f"{distilled['after']:.1%} after; {kept}"
+        )
+    return lines

@@ -20,7 +20,7 @@ _KEYS: Mapping[str, Mapping[str, type]] = {
 }
 _OPTIONAL: Mapping[str, Mapping[str, type]] = {
     "prune": {"budget": dict},
-    "recover": {"errors": dict, "fit_to": str, "ridge": float},
+    "recover": {"errors": dict, "fit_to": str, "ridge": float, "steps": int, "best_step": int, "seed": int},
 }
 _TYPES = {str: "text", dict: "a table", int: "a whole number", float: "a number"}
 
@@ -87,7 +87,8 @@ def describe_step(step: Step) -> str:
         budget = f"{_budget(step['budget'])}, " if "budget" in step else ""
         return f"prune: {step['criterion']}, {budget}{_ratios(step['ratios'])}, seed {step['seed']}"
     if step["step"] == "recover":
-        return f"recover: {step['method']} on {step['clips']:,} clips"
+        many = f"{step['best_step']:,} of {step['steps']:,} steps of " if step.keys() >= {"best_step", "steps"} else ""
+        return f"recover: {many}{step['method']} on {step['clips']:,} clips"
     said = [f"{key.replace('_', ' ')} {_shown(value)}" for key, value in step.items() if _is_plain(key, value)]
     if isinstance(training := step.get("training"), Mapping):
         said = [f"{training['iterations']:,} iterations, seed {training['seed']}", *said]

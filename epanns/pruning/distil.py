@@ -16,7 +16,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from epanns.audio.frontend import repeat_to_minimum
 from epanns.errors import PruningError
 from epanns.models.modes import evaluation_mode
 from epanns.models.recipe import with_step
@@ -38,8 +37,8 @@ class Distillation:
         clips: Calibration clips, held-out ones included.
         steps: Steps that were done.
         best_step: The step whose weights are kept; 0 for those from before.
-        before: Loss on held-out clips before the first step: squared error of embedding and logits, each relative to its
-            variance, their mean.
+        before: Loss on held-out clips before the first step: the mean of the squared errors of embedding and logits,
+            each relative to its variance.
         after: The same with the weights that are kept.
     """
 
@@ -85,9 +84,9 @@ def distil(
     except BaseException:
         pruned.load_state_dict(before)
         raise
-    said: dict[str, Any] = {"steps": steps, "seed": seed, "best_step": done.best_step}
-    errors = {"held_out": {"before": done.before, "after": done.after}}
-    pruned.provenance = with_step(pruned.provenance, "recover", method="distil", clips=done.clips, errors=errors, **said)
+    said: dict[str, Any] = {"clips": done.clips, "steps": steps, "seed": seed, "best_step": done.best_step}
+    said["errors"] = {"held_out": {"before": done.before, "after": done.after}}
+    pruned.provenance = with_step(pruned.provenance, "recover", method="distil", **said)
     return done
 
 
@@ -118,7 +117,7 @@ class _Clips:
                 raise PruningError("calibration clips are not finite; look for bad clips")
             held.append((waveform * 32_767).round().clamp(-32_768, 32_767).to(torch.int16))
             if sum(part.numel() for part in held) * 2 > _MOST_HELD_BYTES:
-                raise PruningError("calibration clips of more than 1 GiB in 16 bit: distillation holds them; give fewer")
+                raise PruningError("distillation holds its clips: more than 1 GiB in 16 bit, give fewer")
         clips = torch.cat(held) if held else torch.empty(0, 0)
         if len(clips) < 2:
             raise PruningError(f"{len(clips)} calibration clips: give at least two, some hundreds if you can")
@@ -169,7 +168,7 @@ class _Run:
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             if on_step is not None:
-                on_step(step, float(loss))
+                on_step(step, float(loss.detach()))
             if step % judged_every == 0 or step == steps:
                 judged = self._judge(wanted, scale)
                 if judged < best:

@@ -171,9 +171,7 @@ def _refit(reader: FittedReader, fitted: Walk, judged: Walk, ridge: float) -> Re
     return error
 
 
-def _candidates(
-    reader: FittedReader, fitted: Walk, plain: Tensor, ridge: float
-) -> dict[str, tuple[Tensor, Tensor]]:
+def _candidates(reader: FittedReader, fitted: Walk, plain: Tensor, ridge: float) -> dict[str, tuple[Tensor, Tensor]]:
     """Return the plain and the fitted weights, each with the constant that fits best beside them.
 
     Where the covariance of all inputs would be too large, a part of them is fitted after the other, each to what the
@@ -192,7 +190,9 @@ def _candidates(
         try:
             weights[own] = moments.solve(weights[own], ridge)
         except ArithmeticError as failure:
-            raise PruningError(f"{reader.name} cannot be fitted ({failure}): look for bad clips or weights") from failure
+            raise PruningError(
+                f"{reader.name} cannot be fitted ({failure}): look for bad clips or weights"
+            ) from failure
         constants.append(moments.constant_for(weights[own]))
     return {"plain": (plain, constants[0]), "refit": (weights, constants[-1])}
 

@@ -12,7 +12,7 @@ from epanns.atomic import sha256_of_json
 from epanns.errors import ConfigError, PruningError
 from epanns.pruning.budget import Budget
 from epanns.pruning.criteria import NEEDS
-from epanns.pruning.recovery import RECOVERIES, RecoverySettings
+from epanns.pruning.recovery import RECOVERIES, RecoverySettings, recovery_problem
 from epanns.sweeps.strict_toml import TableReader, all_of, is_count, is_number, is_text
 from epanns.training.config import TrainingConfig
 
@@ -126,8 +126,8 @@ class GridConfig:
             f"layers={self.layers!r}: must list lists of layers or blocks": all_of(
                 self.layers, lambda layers: all_of(layers, is_text)
             ),
-            f"recover={self.recover!r}: must list some of {', '.join(RECOVERIES)}": all_of(
-                self.recover, RECOVERIES.__contains__
+            f"recover={self.recover!r}: must list some of {', '.join(RECOVERIES)}, distil:STEPS": all_of(
+                self.recover, lambda method: recovery_problem(method) is None
             ),
             f"calibration_clips={self.calibration_clips!r}: must be a whole number > 0": is_count(
                 self.calibration_clips

@@ -101,7 +101,7 @@ class _Trial:
             if self.config["recover"] != "none":
                 started = time.perf_counter()
                 clips = self._calibration_clips()
-                settings = RecoverySettings.from_dict(self.config.get("recovery", {}))
+                settings = RecoverySettings.from_dict({"seed": self.config["seed"], **self.config.get("recovery", {})})
                 method = self.config["recover"]
                 recover(method, model, dense, step, lambda: (each.float_waveform() for each in clips), settings)
                 stages.append(self._stage("recovered", model, time.perf_counter() - started))

@@ -1,3 +1,5 @@
+import re
+
 import pytest
 import torch
 
@@ -12,7 +14,7 @@ def calibration():
     return [torch.rand(6, 80 * 70, generator=generator) - 0.5 for _ in range(2)]
 
 
-@pytest.mark.parametrize("method", RECOVERIES)
+@pytest.mark.parametrize("method", [*RECOVERIES, "distil:2"])
 def test_every_recovery_does_its_steps_and_says_so(build, method):
     dense = build()
     plan = plan_pruning(dense, ratio=0.5, layers=["conv_block3"])
@@ -20,7 +22,8 @@ def test_every_recovery_does_its_steps_and_says_so(build, method):
     before = {name: value.clone() for name, value in pruned.state_dict().items()}
     report = recover(method, pruned, dense, plan, calibration)
     steps = [step["method"] for step in steps_of(pruned.provenance)[1:]]
-    assert steps == ([] if method == "none" else method.split("+"))
+    expected = {"none": [], "distil:2": ["ls", "distil"]}
+    assert steps == expected.get(method, method.split("+"))
     changed = {name for name, value in pruned.state_dict().items() if not torch.equal(value, before[name])}
     assert ("conv_block4.conv1.weight" in changed) == ("ls" in steps)
     assert ("conv_block4.bn1.num_batches_tracked" in changed) == ("bn" in steps)
@@ -29,12 +32,13 @@ def test_every_recovery_does_its_steps_and_says_so(build, method):
     else:
         assert (report["method"], report["clips"]) == (method, 12)
         assert ("errors" in report) == ("ls" in steps)
+        assert ("distil" in report) == ("distil" in steps)
 
 
-def test_an_unknown_recovery_is_refused(build):
+@pytest.mark.parametrize("method", ["ls+b", "distil", "distil:0", "distil:-1", "distil:2.5", "ls+distil:5"])
+def test_an_unknown_recovery_is_refused(build, method):
     dense = build()
     plan = plan_pruning(dense, ratio=0.5)
-    with pytest.raises(
-        PruningError, match=r"recover='ls\+b' \(did you mean 'ls\+bn'\?\): must be none or bn or ls or ls\+bn"
-    ):
-        recover("ls+b", apply_plan(dense, plan), dense, plan, calibration)
+    message = rf"recover='{re.escape(method)}'.*: must be none, bn, ls, ls\+bn or distil:STEPS"
+    with pytest.raises(PruningError, match=message):
+        recover(method, apply_plan(dense, plan), dense, plan, calibration)

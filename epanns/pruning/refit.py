@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from epanns.errors import PruningError, did_you_mean
 from epanns.models.modes import evaluation_mode
@@ -224,7 +225,8 @@ def _squared(values: Tensor) -> float:
 def _match_statistics(walk: Walk, name: str, layout: RefitLayout) -> None:
     """Change a batch norm's statistics as those of what it reads have changed from the unpruned network on these clips.
 
-    So its output has the mean and variance it has there, and where nothing has changed, neither do the statistics.
+    So its output has the mean and variance it has there (the mean alone where a channel hardly varies any more), and
+    where nothing has changed, neither do the statistics.
     """
     ours, theirs = [], []
     step, kept = layout.steps[name], layout.outputs.get(name)
@@ -236,9 +238,13 @@ def _match_statistics(walk: Walk, name: str, layout: RefitLayout) -> None:
     if not bool((mean + variance + dense_mean + dense_variance).isfinite().all()):
         raise PruningError(f"{name}: statistics are not finite on the calibration clips; look for bad clips or weights")
     norm = walk.student.get_submodule(name)
+    assert isinstance(norm, _BatchNorm)
     running_mean, running_var = norm.get_buffer("running_mean"), norm.get_buffer("running_var")
-    running_mean.add_((mean - dense_mean).to(running_mean))
-    running_var.mul_(torch.where(dense_variance > 0, variance / dense_variance, 1.0).to(running_var))
+    before = running_var.to(variance) + norm.eps
+    grown = torch.where((variance > 0) & (dense_variance > 0), variance / dense_variance, 1.0)
+    running_var.copy_((before * grown - norm.eps).clamp_min(0))
+    scale = ((running_var.to(variance) + norm.eps) / before).sqrt()
+    running_mean.copy_(mean + (running_mean.to(mean) - dense_mean) * scale)
 
 
 def _sums(values: Tensor) -> Tensor:

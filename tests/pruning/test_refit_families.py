@@ -70,6 +70,44 @@ def test_every_reader_of_every_pruned_group_is_refitted(name, monkeypatch):
     assert bool(refit.norms) == bool(depthwise)
 
 
+@pytest.mark.parametrize("name", ["MobileNetV1", "MobileNetV2"])
+def test_behind_depthwise_layers_channels_have_mean_and_variance_of_the_unpruned_network(name):
+    """On the clips that are fitted, which differ from those that the statistics were learned from."""
+    dense = trained_like(name)
+    plan = without_copies(dense)
+    pruned = apply_plan(dense, plan)
+    norms = refit_readers(pruned, dense, plan, calibration(dense)).norms
+    assert norms
+    clips = torch.cat(calibration(dense)())
+    fitted = clips[torch.arange(len(clips)) % 5 != 1]
+    groups = channel_groups(dense)
+    kept = {norm: channels for layer, channels in plan.kept_channels.items() for norm in groups[layer].norms}
+    ours, theirs, compared = normed(pruned, fitted), normed(dense, fitted), 0
+    for norm in norms:
+        expected = theirs[norm][:, list(kept[norm])]
+        torch.testing.assert_close(ours[norm].mean((0, 2, 3)), expected.mean((0, 2, 3)), rtol=1e-3, atol=1e-3)
+        variance = ours[norm].var((0, 2, 3))
+        varies = (variance > 0) & (pruned.get_submodule(norm).running_var > 0)  # at 0 it amplifies no further
+        compared += int(varies.sum())
+        torch.testing.assert_close(variance[varies], expected.var((0, 2, 3))[varies], rtol=1e-2, atol=1e-3)
+    assert compared > 0.8 * sum(len(kept[norm]) for norm in norms)
+
+
+def normed(model, waveform):
+    """Return what each batch norm gives."""
+    found = {}
+    handles = [
+        module.register_forward_hook(lambda module, inputs, output, name=name: found.update({name: output.double()}))
+        for name, module in model.named_modules()
+        if isinstance(module, nn.BatchNorm2d)
+    ]
+    with torch.no_grad():
+        model(waveform)
+    for handle in handles:
+        handle.remove()
+    return found
+
+
 def without_copies(model):
     """Return the plan that drops the second half of every group's channels."""
     kept = {

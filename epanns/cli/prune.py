@@ -11,7 +11,7 @@ from epanns.cli.amount import Amount, AmountCommand, amount_options
 from epanns.cli.calibration import MeasuredClips, open_calibration
 from epanns.cli.options import EXISTING, emit, json_option, out_option
 from epanns.cli.packs import open_packs, pack_options
-from epanns.cli.recovery import RecoveryName, recover_on, recovery_lines, recovery_options, refuse_idle_options
+from epanns.cli.recovery import RecoveryName, given_settings, recover_on, recovery_lines, recovery_options
 from epanns.cli.steps import Runs, Steps, steps_options
 
 
@@ -52,6 +52,7 @@ def command(
     calibration: Path | None,
     fit_to: str | None,
     ridge: float | None,
+    mixtures: int | None,
     labels_file: Path | None,
     mp3_seconds: float,
     steps: Steps,
@@ -62,7 +63,7 @@ def command(
     refuse_existing(out)
     steps.refuse_contradictions()
     amount.refuse_contradictions()
-    refuse_idle_options(recover, {"fit_to": fit_to, "ridge": ridge})
+    settings = given_settings(recover, fit_to=fit_to, ridge=ridge, mixtures=mixtures)
     from epanns.complexity.macs import profile
     from epanns.models.checkpoint import load, save_checkpoint
     from epanns.pruning.plan import PruningPlan
@@ -74,7 +75,6 @@ def command(
     measured = MeasuredClips.of(dense, clips, criterion)
     plan, allotment = amount.plan(dense, criterion=criterion, seed=seed, calibration=measured)
     rate = dense.spec.front_end.sample_rate
-    settings = {name: value for name, value in {"fit_to": fit_to, "ridge": ridge}.items() if value is not None}
     runs = Runs(
         folder=out.with_name(f"{out.name}.steps"),
         opened=partial(open_packs, labels_file=labels_file, mp3_seconds=mp3_seconds, sample_rate=rate),

@@ -22,11 +22,17 @@ _CALIBRATION_BATCH = 16
 
 
 def recovery_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Add ``--fit-to`` and ``--ridge`` of ``--recover ls``; they come as None where they are not given."""
+    """Add the options of ``--recover ls``; they come as None where they are not given."""
     command = click.option(
         "--ridge",
         type=click.FloatRange(min=0, min_open=True),
         help="How strongly ls holds weights to the plain ones.  [default: 0.001]",
+    )(command)
+    command = click.option(
+        "--mixtures",
+        type=click.IntRange(0),
+        help="So many mixtures of each clip with another one are fitted by ls too: better where clips are few, and as "
+        "much slower.  [default: 0]",
     )(command)
     return click.option(
         "--fit-to",
@@ -48,11 +54,13 @@ class RecoveryName(click.ParamType[str]):
         return str(value)
 
 
-def refuse_idle_options(method: str, options: Mapping[str, Any]) -> None:
-    """Refuse options that the recovery has no use for."""
-    given = [f"--{name.replace('_', '-')}" for name, value in options.items() if value is not None]
+def given_settings(method: str, **options: Any) -> dict[str, Any]:
+    """Return the options that are given, and refuse those that the recovery has no use for."""
+    given = {name: value for name, value in options.items() if value is not None}
     if given and method in ("none", "bn"):
-        raise ConfigError(f"{' and '.join(given)}: only for --recover ls; --recover {method} has no use for it")
+        names = " and ".join(f"--{name.replace('_', '-')}" for name in given)
+        raise ConfigError(f"{names}: only for --recover ls; --recover {method} has no use for it")
+    return given
 
 
 def recover_on(

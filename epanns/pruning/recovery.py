@@ -37,11 +37,13 @@ class RecoverySettings:
     Attributes:
         fit_to: What is reproduced: ``dense``, the unpruned network's outputs, or ``current``.
         ridge: How strongly weights are held to the plain ones, > 0.
+        mixtures: So many mixtures of each clip with another one are fitted by ``ls`` too.
         seed: Of the mixtures of clips that ``distil`` sees.
     """
 
     fit_to: str = "dense"
     ridge: float = 1e-3
+    mixtures: int = 0
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -50,8 +52,11 @@ class RecoverySettings:
             problems.append(f"fit_to={self.fit_to!r}{did_you_mean(str(self.fit_to), TARGETS)}: {' or '.join(TARGETS)}")
         if isinstance(self.ridge, bool) or not isinstance(self.ridge, int | float) or not 0 < self.ridge < math.inf:
             problems.append(f"ridge={self.ridge!r}: must be a number above 0; 0.001 is a good value")
-        if type(self.seed) is not int or self.seed < 0:
-            problems.append(f"seed={self.seed!r}: must be a whole number of at least 0")
+        problems += [
+            f"{name}={value!r}: must be a whole number of at least 0"
+            for name, value in (("mixtures", self.mixtures), ("seed", self.seed))
+            if type(value) is not int or value < 0
+        ]
         if problems:
             raise ConfigError("recovery: " + "; ".join(problems))
 
@@ -97,8 +102,9 @@ def recover(
     steps = ["ls", "distil"] if distilled else method.split("+")
     report: dict[str, Any] = {"method": method, "clips": 0}
     if "ls" in steps:
-        refit = refit_readers(pruned, dense, plan, waveforms, fit_to=settings.fit_to, ridge=settings.ridge)
-        report |= {"clips": refit.clips, "fit_to": settings.fit_to, "ridge": settings.ridge}
+        asked = {"fit_to": settings.fit_to, "ridge": settings.ridge, "mixtures": settings.mixtures}
+        refit = refit_readers(pruned, dense, plan, waveforms, **asked)  # type: ignore[arg-type]
+        report |= {"clips": refit.clips, **asked}
         report |= {"errors": refit.to_dict(), "norms": list(refit.norms)}
     if "bn" in steps:
         report["clips"] = recalibrate_batch_norm(pruned, waveforms(), plan=plan)

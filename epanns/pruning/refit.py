@@ -84,6 +84,7 @@ def refit_readers(
     *,
     fit_to: str = "dense",
     ridge: float = 1e-3,
+    mixtures: int = 0,
 ) -> Refit:
     """Fit every reader of a pruned layer again, in place; its constant goes into the next batch norm or the bias.
 
@@ -99,6 +100,8 @@ def refit_readers(
         fit_to: One of `TARGETS`: what is reproduced is computed by the unpruned network (``dense``), or by the repaired
             one with the channels that this reader reads still whole (``current``).
         ridge: How strongly the weights are held to the plain ones, relative to the inputs' mean variance, > 0.
+        mixtures: So many mixtures of each fitted clip with another one of its batch are fitted too, >= 0; the
+            unpruned network tells what they should give, so they need no more clips, but as much more time.
 
     Returns:
         The errors, which the provenance keeps too.
@@ -108,16 +111,19 @@ def refit_readers(
             is left as it was.
     """
     _refuse_misfit(pruned, dense, plan, fit_to, ridge)
+    if type(mixtures) is not int or mixtures < 0:
+        raise PruningError(f"mixtures={mixtures!r}: must be a whole number of at least 0")
     before = {name: value.clone() for name, value in pruned.state_dict().items()}
     with ExitStack() as modes, torch.no_grad():
         for model in (pruned, dense):
             modes.enter_context(evaluation_mode(model))
         try:
-            refit = _refit_all(pruned, dense, plan, waveforms, fit_to, ridge)
+            refit = _refit_all(pruned, dense, plan, waveforms, fit_to, ridge, mixtures)
         except BaseException:
             pruned.load_state_dict(before)
             raise
     settings = {"clips": refit.clips, "fit_to": fit_to, "ridge": ridge, "errors": refit.to_dict()}
+    settings |= {"mixtures": mixtures} if mixtures else {}
     pruned.provenance = with_step(pruned.provenance, "recover", method="ls", **settings)
     return refit
 
@@ -139,13 +145,14 @@ def _refit_all(
     waveforms: Callable[[], Iterable[Tensor]],
     fit_to: str,
     ridge: float,
+    mixtures: int,
 ) -> Refit:
     """Refit `pruned`; with ``current``, a copy of `dense` with zeros where channels will go, which is then cut."""
     student = pruned if fit_to == "dense" else copy.deepcopy(dense)
     layout = RefitLayout(dense, plan, whole=student is not pruned)
     fitted, judged = (
-        Walk(student, dense, waveforms, held_out=held_out, shared_steps=layout.shared_steps)
-        for held_out in (False, True)
+        Walk(student, dense, waveforms, held_out=part, shared_steps=layout.shared_steps, mixtures=added)
+        for part, added in ((False, mixtures), (True, 0))
     )
     errors, norms = [], []
     for name in layout.names:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Literal, NoReturn
 
 import torch
+from numpy.random import Generator
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -12,6 +13,7 @@ from epanns.errors import PruningError
 from epanns.models.modes import evaluation_mode
 from epanns.models.tagger import Features, Tagger
 from epanns.pruning.groups import zero_inputs
+from epanns.seeding import numpy_generator
 
 HELD_OUT_EVERY = 5  # every fifth clip judges the fit to the others
 _MOST_CACHED_BYTES = 384 << 20  # of features kept between steps, beside those before; beyond, they are computed again
@@ -90,6 +92,16 @@ def watched(model: Tagger, step: int, features: Features, name: str, side: Liter
     raise PruningError(f"{name} does not run in step {step} of {model.spec.name}; please report it as a bug")
 
 
+def _mixed(clips: Tensor, draw: Generator) -> Tensor:
+    """Return each of ``(clips, samples)`` weighted and added to another one, which begins at another moment."""
+    if not len(clips):
+        return clips
+    weights = torch.from_numpy(draw.random(len(clips))).to(clips)[:, None]
+    others, moments = draw.integers(len(clips), size=len(clips)), draw.integers(clips.shape[1], size=len(clips))
+    rolled = [torch.roll(clips[int(other)], int(moment)) for other, moment in zip(others, moments, strict=True)]
+    return clips * weights + torch.stack(rolled) * (1 - weights)
+
+
 class Walk:
     """The clips of one part, fitted or held out, in a network and in the one it shall imitate.
 
@@ -105,6 +117,7 @@ class Walk:
         *,
         held_out: bool,
         shared_steps: int,
+        mixtures: int = 0,
     ) -> None:
         """Begin before the first step.
 
@@ -114,9 +127,11 @@ class Walk:
             waveforms: Gives the batches of all clips, as often as it is called.
             held_out: Which part is wanted.
             shared_steps: So many first steps are the same in both.
+            mixtures: So many of each clip with another one are added: more to learn from where clips are few.
         """
         self.student, self.teacher, self.clips = student, teacher, 0
         self._waveforms, self._held_out, self._shared_steps = waveforms, held_out, shared_steps
+        self._mixtures = mixtures
         self._step = 0  # before which the kept features are
         self._kept: list[Pair] | None = None
 
@@ -145,8 +160,10 @@ class Walk:
             if not waveform.is_floating_point():
                 raise PruningError(f"calibration batch of type {waveform.dtype}: give floats in [-1, 1]")
             is_held_out = torch.arange(n_clips, n_clips + len(waveform)) % HELD_OUT_EVERY == 1
+            chosen = waveform[is_held_out == self._held_out]
+            draws = [numpy_generator("mixtures", n_clips, number) for number in range(self._mixtures)]
             n_clips += len(waveform)
-            for some in torch.split(waveform[is_held_out == self._held_out], _CLIPS_AT_ONCE):
+            for some in torch.split(torch.cat([chosen, *(_mixed(chosen, draw) for draw in draws)]), _CLIPS_AT_ONCE):
                 if len(some):
                     whole = repeat_to_minimum(some.to(device), self.student.minimum_samples)
                     inputs = self.student.inputs_of(whole)

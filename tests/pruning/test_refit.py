@@ -288,3 +288,23 @@ def test_too_many_inputs_are_fitted_in_parts_that_take_turns(build, monkeypatch)
     whole, parted = errors
     assert parted.plain == pytest.approx(whole.plain, rel=1e-9)
     assert whole.refit < parted.refit < 0.5 * parted.plain
+
+
+def test_mixtures_are_rows_of_the_fit_alone_and_the_same_each_time(build):
+    dense = build()
+    plan = plan_pruning(dense, ratio=0.5, layers=["conv_block2"])
+    results = {}
+    for name, mixtures in (("none", 0), ("two", 2), ("again", 2)):
+        pruned = apply_plan(dense, plan)
+        refit = refit_readers(pruned, dense, plan, calibration, mixtures=mixtures)
+        assert refit.clips == 20
+        results[name] = (refit.errors, pruned.conv_block3.conv1.weight.detach())
+        assert steps_of(pruned.provenance)[-1].get("mixtures", 0) == mixtures
+    assert results["two"][0] == results["again"][0]
+    assert torch.equal(results["two"][1], results["again"][1])
+    assert not torch.equal(results["two"][1], results["none"][1])
+    # The plain weights' constant is fitted with the mixtures; apart from that they are judged on the same clips.
+    assert results["two"][0][0].plain == pytest.approx(results["none"][0][0].plain, rel=0.2)
+    with pytest.raises(PruningError, match="mixtures=-1: must be a whole number of at least 0"):
+        refit_readers(apply_plan(dense, plan), dense, plan, calibration, mixtures=-1)
+    assert recipe_problems(pruned.provenance["recipe"]) == []

@@ -1,4 +1,4 @@
-"""Changing a network's training flags only inside a ``with``."""
+"""Changing a network's modes, and which of its parameters learn, only inside a ``with``."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,3 +26,14 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
     with modes_restored(model):
         model.eval()
         yield
+
+
+@contextmanager
+def requires_grad_restored(model: nn.Module) -> Iterator[None]:
+    """Give every parameter back its ``requires_grad``, by name: surgery replaces parameters and makes them learn."""
+    required_grad = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
+    try:
+        yield
+    finally:
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(required_grad[name])

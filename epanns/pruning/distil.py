@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from epanns.errors import PruningError
-from epanns.models.modes import evaluation_mode
+from epanns.models.modes import evaluation_mode, requires_grad_restored
 from epanns.models.recipe import with_step
 from epanns.models.tagger import Tagger
 from epanns.pruning.walk import HELD_OUT_EVERY
@@ -93,15 +93,12 @@ def distil(
 @contextmanager
 def _learning(model: nn.Module) -> Iterator[None]:
     """Let every parameter learn in evaluation mode, in which batch norms keep their statistics; restore both."""
-    required_grad = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
-    try:
-        with torch.inference_mode(False), torch.enable_grad(), evaluation_mode(model):
-            model.requires_grad_(True)
+    with torch.inference_mode(False), torch.enable_grad(), evaluation_mode(model), requires_grad_restored(model):
+        model.requires_grad_(True)
+        try:
             yield
-    finally:
-        for name, parameter in model.named_parameters():
-            parameter.requires_grad_(required_grad[name])
-            parameter.grad = None
+        finally:
+            model.zero_grad(set_to_none=True)
 
 
 class _Clips:
@@ -157,6 +154,8 @@ class _Run:
         wanted = [self._outputs(self._teacher, clips) for clips in self._clips.held_out()]
         scale = _variances(wanted)
         before = best = self._judge(wanted, scale)
+        if not math.isfinite(before):
+            raise PruningError("outputs are not finite on the calibration clips; look for bad clips or weights")
         best_step, kept = 0, copy.deepcopy(student.state_dict())
         judged_every = max(1, steps // _JUDGED)
         for step in range(1, steps + 1):
@@ -173,8 +172,6 @@ class _Run:
                 judged = self._judge(wanted, scale)
                 if judged < best:
                     best, best_step, kept = judged, step, copy.deepcopy(student.state_dict())
-        if not math.isfinite(before):
-            raise PruningError("outputs are not finite on the calibration clips; look for bad clips or weights")
         student.load_state_dict(kept)
         return Distillation(self._clips.total, steps, best_step, before, best)
 

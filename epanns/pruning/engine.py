@@ -1,4 +1,4 @@
-"""Torch-Pruning behind two functions. No other module imports torch_pruning, and this one only when it prunes.
+"""Torch-Pruning behind three functions. No other module imports torch_pruning, and this one only when it prunes.
 
 Only its dependency graph and groups are used. Scores, counts, order and checks are ours, because in 1.6.1 its pruners
 do nothing, silently, for a frozen network or an unknown layer, and prune layers nobody named.
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from epanns.errors import PruningError
+from epanns.models.modes import evaluation_mode, requires_grad_restored
 from epanns.models.tagger import Tagger
 from epanns.models.tensors import shape_difference
 from epanns.pruning.groups import ChannelGroup, ForwardOrder, Reader, noting_order, zero_inputs
@@ -62,17 +63,10 @@ def _part(pruned: Tagger, model: Tagger) -> None:
 
 @contextmanager
 def _traceable(model: nn.Module) -> Iterator[None]:
-    """Make every parameter require a gradient, which tracing follows, in evaluation mode; restore both by name."""
-    was_training = {name: module.training for name, module in model.named_modules()}
-    required_grad = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
-    try:
-        model.eval().requires_grad_(True)
+    """Make every parameter require a gradient, which tracing follows, in evaluation mode; restore both."""
+    with evaluation_mode(model), requires_grad_restored(model):
+        model.requires_grad_(True)
         yield
-    finally:
-        for name, module in model.named_modules():
-            module.training = was_training[name]
-        for name, parameter in model.named_parameters():
-            parameter.requires_grad_(required_grad[name])
 
 
 def _cut(model: Tagger, kept_channels: Mapping[str, Sequence[int]]) -> dict[str, torch.Size]:

@@ -1,7 +1,6 @@
 """How much the loss on labelled clips would change to first order if a channel were shut."""
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from functools import partial
 
 import torch
@@ -9,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from epanns.errors import PruningError
-from epanns.models.modes import evaluation_mode
+from epanns.models.modes import evaluation_mode, requires_grad_restored
 from epanns.models.tagger import Tagger
 from epanns.pruning.calibration import CalibrationBatch, clips_in_fours
 
@@ -36,7 +35,8 @@ def gate_gradients(
     Raises:
         PruningError: If the clips cannot be used or have no targets, or what comes out is not finite.
     """
-    with torch.inference_mode(False), torch.enable_grad(), evaluation_mode(model), _frozen(model):
+    with torch.inference_mode(False), torch.enable_grad(), evaluation_mode(model), requires_grad_restored(model):
+        model.requires_grad_(False)  # only the gates do, and nothing before the first one is kept in memory
         weights = {layer: model.get_submodule(layer).get_parameter("weight") for layer in layers}
         sums = {layer: torch.zeros(len(weight), dtype=torch.float64) for layer, weight in weights.items()}
         clips = 0
@@ -76,15 +76,3 @@ def _derivatives(
             handle.remove()
     loss = F.binary_cross_entropy_with_logits(logits, target.to(logits), reduction="none").mean(dim=1).sum()
     return dict(zip(gates, torch.autograd.grad(loss, list(gates.values())), strict=True))
-
-
-@contextmanager
-def _frozen(model: nn.Module) -> Iterator[None]:
-    """Let no parameter require a gradient: only the gates do, and nothing before the first one is kept in memory."""
-    required_grad = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
-    try:
-        model.requires_grad_(False)
-        yield
-    finally:
-        for name, parameter in model.named_parameters():
-            parameter.requires_grad_(required_grad[name])

@@ -98,9 +98,10 @@ def planned(
     """
     if (ratio is None) + (ratios is None) + (budget is None) != 2:
         raise PruningError("give one of ratio, ratios and budget")
-    if ratios is not None and allocate != "uniform":
-        raise PruningError(f"allocate={allocate!r} goes with one ratio or a budget, not with ratios per layer")
-    if ratio is not None and allocate != "uniform":
+    rule = allocate if isinstance(allocate, str) else allocate.name
+    if ratios is not None and rule != "uniform":
+        raise PruningError(f"allocate={rule!r} goes with one ratio or a budget, not with ratios per layer")
+    if ratio is not None and rule != "uniform":
         budget = Budget.left_by(ratio)
     if budget is None:
         return plan_pruning(model, ratio=ratio, ratios=ratios, **shared), None

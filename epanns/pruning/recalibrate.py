@@ -24,8 +24,9 @@ def recalibrate_batch_norm(model: Tagger, waveforms: Iterable[Tensor], *, plan: 
     Args:
         model: The network, usually just pruned; on any device, to which the waveforms are moved.
         waveforms: Batches ``(batch, samples)`` float in [-1, 1]; real sound of the kind to be tagged, unlabelled.
-        plan: What was pruned. Then only batch norms whose *inputs* changed are measured: those behind the first pruned
-            convolution's own, whose surviving channels are what they were. Without a plan: every one.
+        plan: What was pruned. Then only batch norms of layers that run after the first pruned one are measured: what
+            the others read is as it was, and the first one's own reads the same of the channels that are left.
+            Without a plan: every one.
 
     Returns:
         Number of clips seen; 0 where the plan leaves nothing to measure.

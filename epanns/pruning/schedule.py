@@ -62,7 +62,7 @@ def prune_iteratively(
 ) -> tuple[Tagger, PruningPlan]:
     """Prune in steps, down to the widths that one step would give.
 
-    Where nothing is trained in between, steps have no sense; see `prune_towards`.
+    Where nothing is trained in between, steps differ little from one, or not at all; see `prune_towards`.
 
     Args:
         model: The network; not touched.

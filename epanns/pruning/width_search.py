@@ -17,6 +17,7 @@ Cost = Callable[[Widths], NDArray[Any]]
 # What a step up of a layer (index, level before it, cost it adds) is worth; the least goes first.
 Rank = Callable[[int, int, float], Any]
 
+_ALL_CHOICES = 50_000  # as many can be looked at one by one
 _LAYERS_IN_TRIPLES = 16  # with more layers than this, exchanges of three steps would be too many, and are not needed
 
 
@@ -37,9 +38,6 @@ def allowed_widths(width: int, *, round_to: int = 1, minimum: float = 0.0) -> tu
         raise PruningError(f"minimum={minimum!r}: must be in [0, 1), the fraction of a layer's channels that must stay")
     least = max(round_to, -(-(width * Fraction(repr(float(minimum)))) // round_to) * round_to)
     return (*range(int(least), width, round_to), width)
-
-
-_ALL_CHOICES = 50_000  # as many can be looked at one by one
 
 
 class WidthSearch:

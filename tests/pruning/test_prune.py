@@ -13,7 +13,7 @@ from epanns.errors import PruningError
 from epanns.models.checkpoint import load, save
 from epanns.models.recipe import recipe_problems
 from epanns.models.zoo import build_model
-from epanns.pruning.allocators import Global
+from epanns.pruning.allocators import Global, Uniform
 from epanns.pruning.budget import Budget
 from epanns.pruning.plan import PruningPlan
 from epanns.pruning.prune import apply_plan, plan_pruning, prune
@@ -250,6 +250,11 @@ def test_a_budget_decides_how_much_goes_and_the_criterion_what(model):
 def test_a_budget_leaves_all_layers_but_those_named(model):
     _, plan = prune(model, budget=Budget("macs", 0.95), layers=["conv_block4"], allocate="global")
     assert set(plan.kept_channels) == {"conv_block4.conv1", "conv_block4.conv2"}
+
+
+def test_the_usual_allocator_is_the_same_by_name_and_as_an_object(model):
+    for asked in ({"ratio": 0.3}, {"ratios": {"conv_block6": 0.3}}, {"budget": Budget("params", 0.5)}):
+        assert prune(model, **asked, allocate=Uniform())[1] == prune(model, **asked)[1]
 
 
 def test_one_ratio_of_all_filters_together(model):

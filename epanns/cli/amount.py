@@ -102,34 +102,35 @@ class Amount:
         for rule, holds in rules.items():
             if not holds:
                 raise ConfigError(rule)
-        self.budget()
-
-    def budget(self) -> "Budget | None":
-        """Return the budget that was given, or that one ratio is where layers share it out unequally."""
-        from epanns.pruning.budget import Budget
-
-        for kind, text in self._targets().items():
-            if text is not None:
-                return Budget.parse(kind, text, int8=self.int8)
-        return Budget.left_by(self.ratio) if self.ratio is not None and self.allocate != "uniform" else None
+        self._target()
 
     def plan(
         self, model: "Tagger", *, criterion: str, seed: int, calibration: "Iterable[CalibrationBatch] | None"
     ) -> "tuple[PruningPlan, Allotment | None]":
         """Decide which channels go, and, where there is a budget, what the network would then cost."""
         from epanns.pruning.allocation import read_ratios
-        from epanns.pruning.prune import plan_pruning, plan_within
+        from epanns.pruning.prune import planned
 
-        layers = None if self.layers is None else [name.strip() for name in self.layers.split(",") if name.strip()]
-        shared: dict[str, Any] = {"criterion": criterion, "layers": layers, "seed": seed, "round_to": self.round_to}
-        shared["calibration"] = calibration
-        budget = self.budget()
-        if budget is not None and budget.kind == "latency":
+        if self.target_latency is not None:
             log(f"timing every layer of {model.spec.name} on this machine, then the pruned networks themselves")
-        if budget is not None:
-            return plan_within(model, budget, allocate=self._allocator(), **shared)
-        ratios = None if self.ratios is None else read_ratios(self.ratios)
-        return plan_pruning(model, ratio=self.ratio, ratios=ratios, **shared), None
+        return planned(
+            model,
+            criterion=criterion,
+            ratio=self.ratio,
+            ratios=None if self.ratios is None else read_ratios(self.ratios),
+            budget=self._target(),
+            layers=None if self.layers is None else [name.strip() for name in self.layers.split(",") if name.strip()],
+            allocate=self._allocator(),
+            seed=seed,
+            round_to=self.round_to,
+            calibration=calibration,
+        )
+
+    def _target(self) -> "Budget | None":
+        from epanns.pruning.budget import Budget
+
+        given = [(kind, text) for kind, text in self._targets().items() if text is not None]
+        return Budget.parse(*given[0], int8=self.int8) if given else None
 
     def _targets(self) -> dict[str, str | None]:
         return {kind: getattr(self, f"target_{kind}") for kind in _TARGETS}

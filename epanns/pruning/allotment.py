@@ -132,7 +132,7 @@ def allot(spec: ModelSpec, budget: Budget, sharing: Sharing) -> Allotment:
     unpruned = int(cost(np.array([[spec.widths[layer] for layer in sharing.layers]], np.int64))[0])
     limit = budget.limit(unpruned)
     search = sharing.search(spec, cost, limit=math.floor(limit), enough=math.ceil(limit * _ENOUGH))
-    refuse_beyond(budget, float(limit), most=unpruned, least=search.cost(search.least), round_to=sharing.round_to)
+    refuse_beyond(budget, float(limit), most=unpruned, least=search.cost(search.least), sharing=sharing)
     levels = sharing.choose(search)
     if search.cost(levels) < search.enough and budget.kind != "channels":
         raise PruningError(_missed(budget, float(limit), search, levels, sharing.round_to))
@@ -157,15 +157,15 @@ def on_layers(spec: ModelSpec, layers: Sequence[str], widths: Widths) -> Widths:
     return whole
 
 
-def refuse_beyond(budget: Budget, limit: float, *, most: float, least: float, round_to: int) -> None:
+def refuse_beyond(budget: Budget, limit: float, *, most: float, least: float, sharing: Sharing) -> None:
     """Refuse a limit that the network meets as it is, or that its narrowest form does not."""
     show = budget.show
     if limit >= most:
         raise PruningError(f"a budget of {show(limit)} removes nothing: the network has {show(most)}, so give less")
     if least > limit:
         raise PruningError(
-            f"a budget of {show(limit)} cannot be met: at their narrowest (round_to={round_to}) the layers leave "
-            f"{show(least)}; give at least that, or name more layers"
+            f"a budget of {show(limit)} cannot be met: at their narrowest (round_to={sharing.round_to}, minimum="
+            f"{sharing.allocator.minimum:g}) the layers leave {show(least)}; give at least that, or name more layers"
         )
 
 

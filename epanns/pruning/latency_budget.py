@@ -54,7 +54,7 @@ def allot_latency(
     table = LatencyTable(model, sharing.layers, timing)
     unpruned = table.unpruned.median
     limit = float(budget.limit(unpruned))
-    refuse_beyond(budget, limit, most=unpruned, least=0.0, round_to=sharing.round_to)
+    refuse_beyond(budget, limit, most=unpruned, least=0.0, sharing=sharing)
 
     def predicted(widths: Widths) -> NDArray[np.float64]:
         return table.evaluate(on_layers(model.spec, sharing.layers, widths))

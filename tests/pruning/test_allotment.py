@@ -135,14 +135,18 @@ def test_what_is_refused_has_no_widths_and_the_nearest_below_is_the_greatest():
         (
             Budget("params", 1.0),
             {},
-            r"a budget of 1 parameters cannot be met: at their narrowest \(round_to=1\)",
+            r"a budget of 1 parameters cannot be met: at their narrowest \(round_to=1, min",
         ),
         (Budget("macs", 0.3), {"layers": ("conv_block6.conv2",)}, r"cannot be met: .* leave 17\.6985 G MACs; give at"),
-        (Budget("params", 0.01), {"allocator": Global(0.3)}, r"cannot be met: at their narrowest"),
+        (
+            Budget("params", 0.01),
+            {"allocator": Global(0.3)},
+            r"met: at their narrowest \(round_to=1, minimum=0\.3\) the",
+        ),
         (
             Budget("macs", 0.5),
             {"layers": ("conv_block1.conv2",), "round_to": 60},
-            r"a budget of .* cannot be met: at their narrowest \(round_to=60\)",
+            r"a budget of .* cannot be met: at their narrowest \(round_to=60, minimum=0\)",
         ),
         (
             Budget("macs", 0.95),

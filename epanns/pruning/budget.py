@@ -29,6 +29,7 @@ _EXAMPLES = {
 }
 _PREFIXES = ("", "k", "M", "G", "T")
 _SHOWN = {"params": " parameters", "macs": " MACs", "bytes": "B in float32", "int8_bytes": "B in int8"}
+_MOST_DIGITS = 18  # before the point or behind it; no network costs more, and 1e999999999 would take all memory
 _NUMBER = re.compile(r"\s*(?P<number>\d+\.?\d*|\.\d+)(?P<power>[eE][+-]?\d+)?\s*(?P<unit>[A-Za-z%]*)\s*")
 
 
@@ -74,8 +75,11 @@ class Budget:
                 rule = f"for {found['number']} % give {Decimal(found['number']) / 100:f}"
             known = ", ".join(unit for unit in units if unit)
             raise PruningError(f"{text!r} is no budget of {kind}: {rule} (units: {known})")
-        amount = Decimal(found["number"] + (found["power"] or "")) * units[found["unit"]]
-        if amount == 0 or (amount < 1 and found["unit"]):  # below 1 stands for a fraction, which has no unit
+        number = Decimal(found["number"] + (found["power"] or ""))
+        if number == 0 or abs(number.adjusted()) > _MOST_DIGITS:
+            raise PruningError(f"{text!r} is no budget of {kind}: {rule}")
+        amount = number * units[found["unit"]]
+        if amount < 1 and found["unit"]:  # below 1 stands for a fraction, which has no unit
             raise PruningError(f"{text!r} is no budget of {kind}: {rule}")
         return cls(kind, int(amount) if amount == amount.to_integral_value() else float(amount), int8)
 

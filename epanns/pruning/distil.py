@@ -20,6 +20,7 @@ from epanns.errors import PruningError
 from epanns.models.modes import evaluation_mode, requires_grad_restored
 from epanns.models.recipe import with_step
 from epanns.models.tagger import Tagger
+from epanns.pruning.calibration import heard
 from epanns.pruning.walk import HELD_OUT_EVERY
 from epanns.seeding import numpy_generator
 
@@ -75,7 +76,7 @@ def distil(
     """
     if steps < 1:
         raise PruningError(f"{steps} steps of distillation: give at least 1")
-    clips = _Clips(waveforms, next(pruned.parameters()).device)
+    clips = _Clips(waveforms, pruned)
     before = {name: value.clone() for name, value in pruned.state_dict().items()}
     run = _Run(pruned, dense, clips, seed)
     try:
@@ -104,12 +105,15 @@ def _learning(model: nn.Module) -> Iterator[None]:
 class _Clips:
     """Calibration clips in memory, in 16 bit as packs have them."""
 
-    def __init__(self, waveforms: Callable[[], Iterable[Tensor]], device: torch.device) -> None:
-        self._device = device
+    def __init__(self, waveforms: Callable[[], Iterable[Tensor]], student: Tagger) -> None:
+        self._device = next(student.parameters()).device
         held: list[Tensor] = []
-        for waveform in waveforms():
-            if not waveform.is_floating_point():
-                raise PruningError(f"calibration batch of type {waveform.dtype}: give floats in [-1, 1]")
+        for waveform in heard(student, waveforms()):
+            if held and waveform.shape[1] != held[0].shape[1]:
+                raise PruningError(
+                    f"calibration clips of {held[0].shape[1]} and {waveform.shape[1]} samples: distillation mixes "
+                    "them, so give clips of one length"
+                )
             if not bool(waveform.isfinite().all()):
                 raise PruningError("calibration clips are not finite; look for bad clips")
             held.append((waveform * 32_767).round().clamp(-32_768, 32_767).to(torch.int16))

@@ -8,7 +8,7 @@ from torch import Tensor
 from epanns.errors import PruningError
 from epanns.models.tagger import Tagger
 from epanns.pruning.activations import read_covariances
-from epanns.pruning.calibration import CalibrationBatch
+from epanns.pruning.calibration import CalibrationBatch, refuse_other_precision
 from epanns.pruning.criteria import NEEDS, criterion_named, needs_clips
 from epanns.pruning.engine import groups_and_order
 from epanns.pruning.gradients import gate_gradients
@@ -41,8 +41,8 @@ def channel_importance(
         Layer -> ``(width,)`` float64.
 
     Raises:
-        PruningError: If the criterion is unknown, needs clips that are missing or cannot be used, or cannot rank a
-            layer.
+        PruningError: If the criterion is unknown, needs clips that are missing or cannot be used or a network in
+            float32 that is not, or cannot rank a layer.
     """
     score = criterion_named(criterion)
     needs = NEEDS[criterion]
@@ -51,6 +51,8 @@ def channel_importance(
             f"criterion {criterion!r} measures {needs} on sound: give calibration clips "
             f"({'labelled' if needs == 'gradients' else 'unlabelled'}; --calibration PACK, or calibration= in Python)"
         )
+    if needs_clips(criterion):
+        refuse_other_precision(model)
     whole, order = groups_and_order(model)
     groups, norms = {layer: whole[layer] for layer in layers}, order.norms
     covariances: dict[str, Tensor] = {}

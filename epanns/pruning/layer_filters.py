@@ -1,10 +1,13 @@
 """What a criterion may look at."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from epanns.errors import PruningError
 
 _PART_BYTES = 1 << 18  # of filters in float64 at a time; more than fits the cache takes four times as long
 
@@ -31,8 +34,19 @@ class LayerFilters:
 
     @property
     def weight(self) -> Tensor:
-        """``(filters, in_channels, *kernel)`` float64; made anew each time, twice the memory of the layer."""
-        return self.stored.to(torch.float64)
+        """``(filters, in_channels, *kernel)`` float64; made anew each time, twice the memory of the layer.
+
+        Raises:
+            PruningError: If a number is not finite; sums of it would be no rank, decompositions no error in words.
+        """
+        weight = self.stored.to(torch.float64)
+        if not math.isfinite(float(weight.sum())):
+            broken = int((~weight.flatten(1).isfinite().all(dim=1)).nonzero()[0])
+            raise PruningError(
+                f"{self.name}: filter {broken} holds numbers that are not finite; its weights are damaged, so load a "
+                "sound checkpoint"
+            )
+        return weight
 
     def parts(self) -> Iterator[Tensor]:
         """Yield `weight` flattened, ``(some filters, weights)`` float64, for sums that need little memory."""

@@ -10,6 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from epanns.errors import PruningError
 from epanns.models.recipe import with_step
 from epanns.models.tagger import Tagger
+from epanns.pruning.calibration import heard
 from epanns.pruning.groups import forward_order
 from epanns.pruning.plan import PruningPlan
 
@@ -32,7 +33,8 @@ def recalibrate_batch_norm(model: Tagger, waveforms: Iterable[Tensor], *, plan: 
         Number of clips seen; 0 where the plan leaves nothing to measure.
 
     Raises:
-        PruningError: If there is no clip, a batch is not floating point, or a statistic comes out not finite.
+        PruningError: If there is no clip or only silent ones, a batch is not as `waveforms` says, the network is not in
+            float32, or a statistic comes out not finite.
 
     Source: EagleEye (Li et al. 2020, arXiv 2007.02491), "adaptive batch normalization".
     """
@@ -41,9 +43,7 @@ def recalibrate_batch_norm(model: Tagger, waveforms: Iterable[Tensor], *, plan: 
         return 0
     device, seen = next(model.parameters()).device, 0
     with _measuring(model, norms), torch.no_grad():
-        for waveform in waveforms:
-            if not waveform.is_floating_point():
-                raise PruningError(f"calibration batch of type {waveform.dtype}: give floats in [-1, 1]")
+        for waveform in heard(model, waveforms):
             seen += len(waveform)
             for norm in norms.values():
                 norm.momentum = len(waveform) / seen  # makes torch's running average the weighted average so far

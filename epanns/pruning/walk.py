@@ -12,6 +12,7 @@ from epanns.audio.frontend import repeat_to_minimum
 from epanns.errors import PruningError
 from epanns.models.modes import evaluation_mode
 from epanns.models.tagger import Features, Tagger
+from epanns.pruning.calibration import heard
 from epanns.pruning.groups import zero_inputs
 from epanns.seeding import numpy_generator
 
@@ -156,9 +157,7 @@ class Walk:
             return
         device = next(self.student.parameters()).device
         n_clips = 0
-        for waveform in self._waveforms():
-            if not waveform.is_floating_point():
-                raise PruningError(f"calibration batch of type {waveform.dtype}: give floats in [-1, 1]")
+        for waveform in heard(self.student, self._waveforms()):
             is_held_out = torch.arange(n_clips, n_clips + len(waveform)) % HELD_OUT_EVERY == 1
             chosen = waveform[is_held_out == self._held_out]
             draws = [numpy_generator("mixtures", n_clips, number) for number in range(self._mixtures)]

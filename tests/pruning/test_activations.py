@@ -109,6 +109,8 @@ def test_the_network_is_left_as_it_was(model):
         ([clips().to(torch.int16)], r"calibration batch of type torch\.int16, shape \(7, 5600\): give floats in"),
         ([clips()[0]], r"shape \(5600,\): give floats in \[-1, 1\], \(batch, samples\)"),
         ([(clips(), torch.zeros(7, 4))], r"targets of shape \(7, 4\) for 7 clips: give each a row of 5 classes"),
+        ([{"waveform": clips()}], r"calibration batch: a dict of 1; give waveforms, or \(waveforms, targets\)"),
+        ([clips() * 0], r"all 7 calibration clips are silent \(zeros\): give sound of the kind to be tagged"),
         ([clips() * float("nan")], r"conv_block1\.conv1: not finite on the calibration clips; look for bad clips"),
     ],
 )

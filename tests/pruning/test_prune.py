@@ -186,11 +186,13 @@ def test_the_attention_classifier_is_protected(build, name):
         prune(build(head="decision_att"), ratio=0.5, layers=[name])
 
 
-def test_damaged_weights_are_refused_by_name(model):
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("criterion", ["l1", "l2", "opnorm", "opnorm_invariant", "fpgm", "cosine", "centrality"])
+def test_damaged_weights_are_refused_by_name(model, criterion, value):
     with torch.no_grad():
-        model.conv_block2.conv1.weight[3, 0, 0, 0] = float("nan")
-    with pytest.raises(PruningError, match=r"conv_block2\.conv1: filter 3 has importance nan"):
-        prune(model, ratio=0.5)
+        model.conv_block2.conv1.weight[3, 0, 0, 0] = value
+    with pytest.raises(PruningError, match=r"conv_block2\.conv1: filter 3 h.* its weights are damaged"):
+        prune(model, ratio=0.5, criterion=criterion)
 
 
 def test_another_module_is_refused():

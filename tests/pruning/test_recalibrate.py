@@ -117,8 +117,10 @@ def test_a_batch_norm_that_is_never_run_keeps_its_statistics(build, waveforms):
         ([], r"no calibration clip was given"),
         (
             [torch.zeros(2, SAMPLES, dtype=torch.int16)],
-            r"calibration batch of type torch\.int16: give floats in \[-1, 1\]",
+            r"calibration batch of type torch\.int16, shape \(2, \d+\): give floats in \[-1, 1\]",
         ),
+        ([torch.rand(SAMPLES)], r"shape \(\d+,\): give floats in \[-1, 1\], \(batch, samples\)"),
+        ([(torch.rand(2, SAMPLES), torch.ones(2, 5))], r"batch of type tuple: give a tensor of waveforms alone"),
         ([torch.full((2, SAMPLES), float("nan"))], r"bn0: statistics are not finite after calibration; look for bad"),
     ],
 )
@@ -141,3 +143,13 @@ def test_statistics_survive_an_error_of_the_caller(model, waveforms):
     with pytest.raises(KeyError):
         recalibrate_batch_norm(model, broken())
     assert changed(before, statistics(model)) == []
+
+
+def test_silence_is_no_calibration_and_batches_without_clips_do_not_count(model, waveforms):
+    before = statistics(model)
+    with pytest.raises(PruningError, match=r"all 4 calibration clips are silent \(zeros\): give sound of the kind"):
+        recalibrate_batch_norm(model, [torch.zeros(2, SAMPLES)] * 2)
+    assert not changed(before, statistics(model))
+    with pytest.raises(PruningError, match="no calibration clip was given"):
+        recalibrate_batch_norm(model, [torch.rand(0, SAMPLES)])
+    assert recalibrate_batch_norm(model, [torch.rand(0, SAMPLES), *waveforms]) == sum(map(len, waveforms))

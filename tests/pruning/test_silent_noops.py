@@ -20,6 +20,7 @@ from epanns.pruning.importance import channel_importance
 from epanns.pruning.layer_filters import LayerFilters
 from epanns.pruning.optimizers import check_optimizer
 from epanns.pruning.prune import apply_plan, plan_pruning, prune
+from epanns.pruning.recovery import recover
 from epanns.pruning.schedule import prune_iteratively
 from epanns.training.config import TrainingConfig
 from epanns.training.optim import build_optimizer
@@ -260,3 +261,14 @@ def test_19_one_ratio_prunes_every_layer(model, criterion):
     pruned, plan = prune(model, ratio=0.5, criterion=criterion, calibration=calibration())
     assert real_widths(pruned) == plan.widths == HALVES
     assert set(NEEDS) == set(CRITERIA)
+
+
+@pytest.mark.parametrize("method", ["bn", "ls", "taylor", "activation"])
+def test_clips_are_not_measured_in_half_precision(model, method):
+    plan = plan_pruning(model, ratio=0.5)
+    model.half()
+    with pytest.raises(PruningError, match=r"weights are torch\.float16, and clips are measured in float32: call"):
+        if method in ("taylor", "activation"):
+            prune(model, ratio=0.5, criterion=method, calibration=calibration())
+        else:
+            recover(method, apply_plan(model, plan), model, plan, lambda: [WAVEFORM])

@@ -166,7 +166,13 @@ def _trained(between: Between, network: Tagger, number: int) -> Tagger:
     """Return what training made of a network, which must have kept its widths; it keeps the plan too."""
     widths, plan = dict(network.spec.widths), network.provenance["plan"]
     before = versions_of(network)
-    trained = between(network, number) or network
+    trained: object = between(network, number)
+    trained = network if trained is None else trained
+    if not isinstance(trained, Tagger):
+        raise PruningError(
+            f"after step {number} `between` returned a {type(trained).__name__}: return the network that was trained, "
+            "not compiled or wrapped, or None where it is the one given"
+        )
     refuse_lost_gradients(network, before, when=f"after step {number}")
     for layer, width in widths.items():
         if (found := trained.spec.widths.get(layer)) != width:

@@ -198,3 +198,10 @@ def test_each_cut_can_be_recovered_before_it_is_trained(wide):
 def test_what_cannot_be_done_is_refused(wide, options, message):
     with pytest.raises(PruningError, match=message):
         prune_iteratively(wide, ratio=0.5, **options)
+
+
+@pytest.mark.parametrize("returned", [lambda network: "a path", torch.nn.DataParallel])
+def test_what_comes_back_from_between_must_be_a_network(wide, returned):
+    match = r"after step 1 `between` returned a \w+: return the network that was trained, not compiled or wrapped"
+    with pytest.raises(PruningError, match=match):
+        prune_iteratively(wide, steps=2, ratio=0.5, between=lambda network, step: returned(network))

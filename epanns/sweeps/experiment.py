@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from epanns.atomic import sha256_of_json
-from epanns.errors import ConfigError, PruningError
-from epanns.pruning.budget import Budget
+from epanns.errors import ConfigError
 from epanns.pruning.criteria import NEEDS
 from epanns.pruning.recovery import RECOVERIES, RecoverySettings, recovery_problem
+from epanns.sweeps.amount import Amount, asked_of, is_budget, is_ratio, is_ratios
 from epanns.sweeps.strict_toml import TableReader, all_of, is_count, is_number, is_text
 from epanns.training.config import TrainingConfig
 
@@ -99,7 +99,8 @@ class GridConfig:
 
     Attributes:
         ratio: Fractions of channels removed; 0 leaves the network whole and, with fine-tuning, is the control.
-        budget: Beside ratios, what the network may cost, such as ``macs 0.25``, shared out over the layers alike.
+        ratios: Beside or instead, tables of a ratio for each layer or block; `layers` do not count there.
+        budget: Beside or instead, what the network may cost, such as ``macs 0.25``, shared out over the layers alike.
         criterion: Importance rules.
         layers: Lists of layers or blocks.
         recover: Recoveries without labels before fine-tuning.
@@ -109,6 +110,7 @@ class GridConfig:
     """
 
     ratio: tuple[float, ...] = ()
+    ratios: tuple[Mapping[str, float], ...] = ()
     budget: tuple[str, ...] = ()
     criterion: tuple[str, ...] = ("l1",)
     layers: tuple[list[str], ...] = (["conv_block4", "conv_block5", "conv_block6"],)
@@ -118,10 +120,12 @@ class GridConfig:
 
     def __post_init__(self) -> None:
         rules = {
-            f"ratio={self.ratio!r}: must list numbers in [0, 1)": (bool(self.budget) and self.ratio == ())
-            or all_of(self.ratio, lambda ratio: is_number(ratio) and 0 <= ratio < 1),
-            f"budget={self.budget!r}: must list kind and amount, such as 'macs 0.25' or 'params 1M'": self.budget == ()
-            or all_of(self.budget, lambda budget: is_text(budget) and budget_of(budget) is not None),
+            f"ratio={self.ratio!r}: must list numbers in [0, 1)": all_of(self.ratio, is_ratio)
+            or (self.ratio == () and bool(self.ratios or self.budget)),
+            f"ratios={self.ratios!r}: must list tables of numbers in [0, 1)": all(map(is_ratios, self.ratios)),
+            f"budget={self.budget!r}: must list kind and amount, such as 'macs 0.25' or 'params 1M'": all(
+                map(is_budget, self.budget)
+            ),
             f"criterion={self.criterion!r}: must list names": all_of(self.criterion, is_text),
             f"layers={self.layers!r}: must list lists of layers or blocks": all_of(
                 self.layers, lambda layers: all_of(layers, is_text)
@@ -138,14 +142,10 @@ class GridConfig:
         if problems := [problem for problem, holds in rules.items() if not holds]:
             raise ConfigError("; ".join(problems))
 
-
-def budget_of(text: str) -> Budget | None:
-    """Return the budget that ``macs 0.25`` or the like asks for; None where it is none, or is of latency."""
-    kind, _, amount = text.partition(" ")
-    try:  # a latency is measured: another plan each time, which no trial could be repeated by
-        return None if kind not in ("params", "macs", "bytes") else Budget.parse(kind, amount)
-    except PruningError:
-        return None
+    @property
+    def amounts(self) -> tuple[Amount, ...]:
+        """How much is removed, in each way it is said."""
+        return (*self.ratio, *self.ratios, *self.budget)
 
 
 @dataclass(frozen=True)
@@ -197,7 +197,7 @@ class Experiment:
         found = {base.trial_id: base for base, _ in seeds_of}
         for base, seed in ((base, seed) for base, group in seeds_of for seed in group):
             for grid, finetune in product(self.grids, self.finetunes or ({},)):
-                for cell in product(grid.criterion, grid.layers, grid.recover, (*grid.ratio, *grid.budget)):
+                for cell in product(grid.criterion, grid.layers, grid.recover, grid.amounts):
                     trial = self._pruned(base, seed, grid, cell, finetune)
                     if trial is not None:
                         found.setdefault(trial.trial_id, trial)
@@ -215,16 +215,17 @@ class Experiment:
         base: Trial,
         seed: int,
         grid: GridConfig,
-        cell: tuple[str, list[str], str, float | str],
+        cell: tuple[str, list[str], str, Amount],
         finetune: Mapping[str, Any],
     ) -> Trial | None:
         criterion, layers, recover, amount = cell
         if amount == 0 and not finetune:
             return None  # the base itself
-        cut = {"budget": amount} if isinstance(amount, str) else {"ratio": float(amount)}
-        config: dict[str, Any] = {"kind": "pruned", "base": base.config, "seed": seed, **cut}
-        if amount != 0:  # of the control only the fine-tuning counts, so that it is run once
-            config |= {"criterion": criterion, "layers": list(layers), "recover": recover}
+        config: dict[str, Any] = {"kind": "pruned", "base": base.config, "seed": seed}
+        if amount == 0:  # of the control only the fine-tuning counts, so that it is run once
+            config["ratio"] = 0.0
+        else:
+            config |= {**asked_of(amount, layers), "criterion": criterion, "recover": recover}
             if recover != "none" or NEEDS.get(criterion, "weights") != "weights":
                 config["calibration_clips"] = grid.calibration_clips
                 if grid.recovery:

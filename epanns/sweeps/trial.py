@@ -23,12 +23,12 @@ from epanns.models.zoo import build_model
 from epanns.pruning.calibration import CalibrationBatch
 from epanns.pruning.criteria import NEEDS
 from epanns.pruning.plan import PruningPlan
-from epanns.pruning.prune import apply_plan, plan_pruning, plan_within
+from epanns.pruning.prune import apply_plan
 from epanns.pruning.recovery import RecoverySettings, recover
 from epanns.seeding import derive_seed, numpy_generator
+from epanns.sweeps.amount import plan_of
 from epanns.sweeps.device import device_of
 from epanns.sweeps.evaluated import recorded_width
-from epanns.sweeps.experiment import budget_of
 from epanns.sweeps.journal import TrialFolder
 from epanns.sweeps.records import DECISIVE_PACKAGES, RunRecord, Stage
 from epanns.training.config import TrainingConfig
@@ -94,7 +94,7 @@ class _Trial:
         model, plan, stages = dense, None, [dataclasses.replace(base_record.stages[0], seconds=0.0)]
         if self.config.get("ratio") != 0:
             started = time.perf_counter()
-            step = self._plan(dense)
+            step = plan_of(dense, self.config, self._measured_by_criterion())
             model = apply_plan(dense, step)
             plan = PruningPlan.from_dict(model.provenance["plan"])  # from the unpruned network
             stages.append(self._stage("pruned", model, time.perf_counter() - started))
@@ -128,15 +128,6 @@ class _Trial:
             predictions = predict(model, self.packs[part], _PROTOCOL)
             scores[part] = evaluate(predictions, self.packs[part].labels, _PROTOCOL, bootstrap=0).summary()
         return Stage(name, scores, round(seconds, 3))
-
-    def _plan(self, dense: Tagger) -> PruningPlan:
-        asked = {name: self.config[name] for name in ("criterion", "layers", "seed")}
-        asked["calibration"] = self._measured_by_criterion()
-        if "ratio" in self.config:
-            return plan_pruning(dense, ratio=self.config["ratio"], **asked)
-        budget = budget_of(self.config["budget"])
-        assert budget is not None  # the experiment was checked
-        return plan_within(dense, budget, **asked)[0]
 
     def _measured_by_criterion(self) -> list[CalibrationBatch] | None:
         needs = NEEDS.get(self.config["criterion"], "weights")

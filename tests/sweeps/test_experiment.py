@@ -72,6 +72,17 @@ def test_a_budget_is_a_cell_beside_the_ratios():
             parse_experiment(TEXT.split("[grid]")[0] + f"[grid]\nbudget = ['{wrong}']\n", "t.toml")
 
 
+def test_ratios_by_layer_name_their_layers_themselves():
+    grid = "[grid]\nlayers = [['conv_block1'], ['conv_block2']]\nratios = [{ conv_block3 = 0.25, conv_block4 = 0.5 }]\n"
+    trials = trials_of(parse_experiment(TEXT.split("[grid]")[0] + grid, "t.toml"))
+    (config,) = [trial.config for trial in trials if trial.base and trial.config["seed"] == 0]
+    assert config["ratios"] == {"conv_block3": 0.25, "conv_block4": 0.5}
+    assert config["layers"] == ["conv_block3", "conv_block4"]
+    for wrong in ("{ conv_block1 = 1.0 }", "{ conv_block1 = 0.0 }", "0.5"):
+        with pytest.raises(ConfigError, match="must list tables of numbers in"):
+            parse_experiment(TEXT.split("[grid]")[0] + f"[grid]\nratios = [{wrong}]\n", "t.toml")
+
+
 def test_clips_count_where_the_criterion_or_the_recovery_sees_them():
     head = TEXT.split("[grid]")[0] + "[grid]\nratio = [0.5]\ncriterion = ['l1', 'interpolative']\n"
     few, many = (trials_of(parse_experiment(f"{head}calibration_clips = {n}", "t.toml")) for n in (10, 20))

@@ -82,6 +82,15 @@ def test_criteria_that_measure_clips_are_given_those_of_the_training_part(tiny_p
     assert [stage.name for stage in record.stages] == ["dense", "pruned"]
 
 
+def test_ratios_by_layer_are_what_is_removed(tiny_packs, tmp_path):
+    text = TEXT.format(**tiny_packs, criterion="l1").split("[[finetune]]")[0]
+    text = text.replace("ratio = [0.0, 0.5]", "ratios = [{ conv_block5 = 0.5, conv_block6 = 0.75 }]")
+    run_experiment(parse_experiment(text, "tiny.toml"), tmp_path / "out")
+    (record,) = [record for record in read_records([tmp_path / "out"]) if record.criterion]
+    assert (record.ratio, record.layers) == (None, ("conv_block5", "conv_block6"))
+    assert record.cost_after["n_params"] < 0.5 * record.cost_before["n_params"]
+
+
 def test_a_budget_is_met_by_what_is_scored(tiny_packs, tmp_path):
     text = TEXT.format(**tiny_packs, criterion="l1").split("[[finetune]]")[0]
     text = text.replace("ratio = [0.0, 0.5]", 'budget = ["params 0.6"]')
@@ -164,7 +173,7 @@ def test_a_mistake_in_one_trial_costs_no_other_and_keeps_its_traceback(tmp_path,
     def stumble(*args, **kwargs):
         raise RuntimeError("out of luck")
 
-    monkeypatch.setattr("epanns.sweeps.trial.plan_pruning", stumble)
+    monkeypatch.setattr("epanns.sweeps.trial.plan_of", stumble)
     summary = run_experiment(parse_experiment(text, "tiny.toml"), tmp_path / "out")
     assert (len(summary.done), len(summary.failed)) == (2, 1)
     error = json.loads((tmp_path / "out" / "trials" / summary.failed[0] / "error.json").read_text())

@@ -53,11 +53,19 @@ def pruned(
 
 
 def test_the_gap_is_between_the_cut_and_the_unpruned_network():
-    record = pruned(0, BLOCKS[3:], "ls", pruned=0.4, recovered=0.7)
-    assert TABLE["gap_closed"](record) == pytest.approx(0.75)
-    assert TABLE["share_kept"](record) == pytest.approx(0.875)
-    alone = pruned(0, BLOCKS[3:], "none", pruned=0.4)
-    assert (TABLE["gap_closed"](alone), TABLE["share_kept"](alone)) == (0, 0.5)
+    cut, recovered = TABLE["outcomes_of"](pruned(0, BLOCKS[3:], "ls", pruned=0.4, recovered=0.7))
+    assert TABLE["gap_closed"]([recovered]) + TABLE["share_kept"]([recovered]) == pytest.approx([0.75, 0.875])
+    assert TABLE["gap_closed"]([cut]) + TABLE["share_kept"]([cut]) == pytest.approx([0, 0.5])
+
+
+def test_a_seed_that_the_cut_cost_nothing_decides_no_share():
+    trials = [
+        pruned(0, BLOCKS[3:], "ls", pruned=0.4, recovered=0.7),
+        pruned(1, BLOCKS[3:], "ls", pruned=0.8, recovered=0.8),
+    ]
+    shares = TABLE["gap_closed"]([TABLE["outcomes_of"](trial)[1] for trial in trials])
+    assert shares == pytest.approx([0.5, 1.0])
+    assert sum(shares) / 2 == pytest.approx((0.3 + 0.0) / (0.4 + 0.0))
 
 
 def test_measures_are_averaged_over_seeds_and_recoveries_kept_apart():
@@ -71,10 +79,50 @@ def test_measures_are_averaged_over_seeds_and_recoveries_kept_apart():
         pruned(0, BLOCKS[:2], "ls", pruned=0.1, recovered=0.2),  # of neither table
     ]
     lines = TABLE["tables_of"](records).splitlines()
-    assert lines[0].endswith("Cnn14_16k × 0.25 after 2,400 steps, 2 seeds. Unpruned: mAP 0.700 ± 0.141.")
-    rows = [line for line in lines if line.startswith("| l1 ")]
-    assert rows == [
-        "| l1 | ls | 400 | 2 | 0.750 ± 0.071 | 87.5 ± 17.7 % | - | - | 7-7 |",
-        "| l1 | ls, fit_to current | 400 | 1 | 0.600 | 50.0 % | - | - | 7-7 |",
-        "| l1 | bn | 400 | 1 | 0.200 | 25.0 % | - | - | 7-7 |",
+    assert next(line for line in lines if line.startswith("**esc**")).endswith(
+        "Cnn14_16k × 0.25 after 2,400 steps, 2 seeds. Unpruned: mAP 0.700 ± 0.141."
+    )
+    assert [line for line in lines if line.startswith("| l1 ")] == [
+        "| l1 | ls | 400 | 0.750 ± 0.071 | 87.5 ± 17.7 % | - | - | 2 | 7-7 |",
+        "| l1 | ls, fit_to current | 400 | 0.600 | 50.0 % | - | - | 1 | 7-7 |",
+        "| l1 | none | - | 0.400 ± 0.000 | - | - | - | 2 | - |",
+        "| l1 | bn | 400 | 0.200 | 25.0 % | - | - | 1 | 7-7 |",
+        "| l1 | none | - | 0.100 | 12.5 % | - | - | 1 | - |",
     ]
+
+
+def test_what_a_network_costs_stands_beside_what_it_keeps():
+    def cut(name: str, share: float, **amount: object):
+        record = pruned(0, BLOCKS, "ls", pruned=0.1, recovered=0.6)
+        cost = COST | {"backbone_macs": 1000 * share}
+        config = {name: value for name, value in record.config.items()} | amount
+        return replace(record, trial_id=name, ratio=None, config=config, cost_after=cost)
+
+    records = [
+        BASE,
+        pruned(0, BLOCKS[3:], "ls", pruned=0.4, recovered=0.7),
+        cut("budget", 0.25, budget="macs 0.25"),
+        cut("ratios", 0.24, ratios={"conv_block1": 0.35, "conv_block2": 0.35, "conv_block3": 0.75}),
+    ]
+    table = TABLE["tables_of"](records).split("| removed (l1, ls) ")[1]
+    assert table.splitlines()[2:] == [
+        "| 50% of C7-C12 | 100.0% | 100.0% | 0.700 | 87.5 % | 1 |",
+        "| budget of macs 0.25, over all layers | 25.0% | 100.0% | 0.600 | 75.0 % | 1 |",
+        "| 35% of blocks 1, 2; 75% of blocks 3 | 24.0% | 100.0% | 0.600 | 75.0 % | 1 |",
+    ]
+
+
+def test_targets_are_met_or_said_to_be_missed():
+    records = [
+        BASE,
+        pruned(0, BLOCKS[3:], "ls", pruned=0.4, recovered=0.7),
+        pruned(0, BLOCKS[3:], "bn", pruned=0.4, recovered=0.7),
+        pruned(0, BLOCKS, "ls", {"fit_to": "current"}, pruned=0.1, recovered=0.8),  # not what was asked
+    ]
+    table = TABLE["tables_of"](records).split("\n\n")[0]
+    assert [line.split(" | ")[1:] for line in table.splitlines()[2:5]] == [
+        [">= 60%", "75.0 % |"],
+        [">= 85%", "75.0 % (missed) |"],
+        [">= 85%", "- |"],
+    ]
+    assert table.splitlines()[5] == "| 50% of all layers, `ls`: kept of unpruned | >= 92% | - |"

@@ -15,7 +15,7 @@ from epanns.sweeps.records import read_records
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
-RESULTS = sorted(path.parent for path in (ROOT / "results").glob("*/records"))
+RESULTS = sorted(path.parent for path in (ROOT / "results").rglob("records"))
 
 
 def test_the_two_commands_open_the_readme():
@@ -58,8 +58,8 @@ def test_the_table_of_criteria_is_complete():
 
 @pytest.mark.parametrize("folder", RESULTS, ids=lambda path: path.name)
 def test_results_are_made_of_their_records(tmp_path, folder):
-    write_report(read_records([folder]), tmp_path)
-    for name in ("table.md", "table.csv", "records.csv", "quoted.md", "quoted.csv", "figure.svg"):
+    write_report(read_records([folder]), tmp_path, quoted=(folder / "quoted.md").exists())
+    for name in sorted({path.name for path in folder.iterdir()} - {"records"}):
         assert (tmp_path / name).read_bytes() == (folder / name).read_bytes(), f"run epanns report {folder} again"
 
 
@@ -72,7 +72,16 @@ def test_the_table_in_the_readme_is_that_of_the_records(tmp_path):
 
 def test_every_folder_of_results_is_explained():
     explained = (ROOT / "results" / "README.md").read_text()
-    assert all(f"## {folder.name}\n" in explained for folder in RESULTS)
+    assert all(f"## {folder.relative_to(ROOT / 'results').parts[0]}\n" in explained for folder in RESULTS)
+
+
+@pytest.mark.parametrize("document", ["README.md", "results/pruning/README.md"])
+def test_the_tables_of_recovery_are_those_of_their_records(tmp_path, document):
+    tables_of = runpy.run_path(str(ROOT / "experiments" / "pruning_table.py"))["tables_of"]
+    copy = tmp_path / "README.md"
+    copy.write_text((ROOT / document).read_text())
+    insert_table(copy, "pruning", tables_of(read_records([ROOT / "results" / "pruning"])))
+    assert copy.read_text() == (ROOT / document).read_text(), "run python experiments/pruning_table.py"
 
 
 def test_the_table_of_benchmarks_is_that_of_their_records(tmp_path):

@@ -25,10 +25,11 @@ if TYPE_CHECKING:
 @click.option("--criterion", default="l1", show_default=True, help="Which channels go; as in `epanns prune`.")
 @click.option(
     "--recover",
-    type=click.Choice(["none", "bn", "ls"]),
+    type=click.Choice(["none", "bn", "ls", "ls+bn"]),
     default="bn",
     show_default=True,
-    help="Before scoring, without labels: measure batch-norm statistics again, or fit the readers by least squares.",
+    help="Before scoring, without labels. bn: measure batch-norm statistics again. ls: fit the layers that read pruned "
+    "channels by least squares. ls+bn: one after the other.",
 )
 @click.option(
     "--calibration", type=EXISTING, help="Pack of clips for --recover and --criterion.  [default: the scored clips]"

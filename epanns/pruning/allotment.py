@@ -75,7 +75,8 @@ class Allotment:
         show = self.budget.show
         noise = ""
         if self.latency is not None:
-            noise = f", measured with {self.latency.threads} threads and a spread of {self.latency.spread:.0%}"
+            threads = "1 thread" if self.latency.threads == 1 else f"{self.latency.threads} threads"
+            noise = f", measured with {threads} and a spread of {self.latency.spread:.0%}"
         return (
             f"{show(self.reached)} of at most {show(self.asked)} ({self.reached / self.asked:.2%} of the budget, "
             f"{self.reached / self.unpruned:.2%} of {show(self.unpruned)} before){noise}; shared out by {self.allocate}"

@@ -11,6 +11,7 @@ from epanns.errors import ConfigError, PruningError, did_you_mean
 from epanns.models.spec import ModelSpec
 
 _FORMAT = "epanns-plan/1"
+_SHOWN = 12  # changed layers that a line for people names one by one
 _THEN = ", then "  # between the criteria of plans that follow each other
 
 
@@ -88,10 +89,11 @@ class PruningPlan:
         return sha256_of_json(self.to_dict())
 
     def summary(self) -> str:
-        """Return one line for people."""
+        """Return one line for people; beyond a dozen changes it names the first and the last and counts the others."""
         changes = [f"{layer} {self.base.widths[layer]} -> {self.widths[layer]}" for layer in self.pruned_layers]
+        shown = changes if len(changes) <= _SHOWN else [changes[0], f"{len(changes) - 2} more", changes[-1]]
         total = len(self.base.widths)
-        return f"{len(changes)} of {total} layers pruned by {self.criterion}: {', '.join(changes) or 'nothing removed'}"
+        return f"{len(changes)} of {total} layers pruned by {self.criterion}: {', '.join(shown) or 'nothing removed'}"
 
     def to_dict(self) -> dict[str, Any]:
         """Return the plan as JSON values."""

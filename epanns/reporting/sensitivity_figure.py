@@ -81,6 +81,7 @@ def describe_settings(record: SensitivityRecord) -> str:
         "none": "nothing done after it",
         "bn": "batch-norm statistics measured again",
         "ls": "readers fitted by least squares",
+        "ls+bn": "readers fitted by least squares, then batch-norm statistics measured again",
     }
     recover, calibration = record.asked["recover"], record.asked["calibration"]
     text = f"pruned by {record.asked['criterion']}, {words.get(recover, recover)}"

@@ -12,7 +12,7 @@ from typing import Any
 from epanns.atomic import is_free_for, partial_of, write_json
 from epanns.errors import OutputError
 from epanns.pruning.sensitivity import Sensitivity, SensitivityRow
-from epanns.training.folder import first_difference
+from epanns.training.asked import first_difference
 
 FORMAT = "epanns-sensitivity/1"
 RECORD, TABLE = "sensitivity.json", "sensitivity.csv"

@@ -14,6 +14,7 @@ from epanns.errors import OutputError
 from epanns.models.checkpoint import CARD, CONFIG, LABELS, WEIGHTS, save_checkpoint
 from epanns.models.recipe import training_step_of
 from epanns.models.tagger import Tagger
+from epanns.training.asked import first_difference
 from epanns.training.state import TrainingState
 
 _RUN, _STATE, _METRICS, _BEST = "training.json", "state.pt", "metrics.csv", "best"
@@ -116,12 +117,3 @@ def _tidy(path: Path) -> None:
         file.unlink() if file.is_file() else shutil.rmtree(file, ignore_errors=True)
     if (path / _BEST).exists() and not any((path / _BEST).iterdir()):
         (path / _BEST).rmdir()
-
-
-def first_difference(before: Any, asked: Any, prefix: str = "") -> str:
-    """Say where two configurations first differ, as ``training.batch_size=32, not 16``."""
-    if isinstance(before, Mapping) and isinstance(asked, Mapping):
-        for key in sorted({*before, *asked}):
-            if before.get(key) != asked.get(key):
-                return first_difference(before.get(key), asked.get(key), f"{prefix}.{key}" if prefix else key)
-    return f"{prefix}={before!r}, not {asked!r}"

@@ -12,8 +12,8 @@ from epanns.errors import OutputError
 from epanns.models.checkpoint import load
 from epanns.models.tagger import Tagger
 from epanns.seeding import derive_seed
+from epanns.training.asked import first_difference
 from epanns.training.config import TrainingConfig
-from epanns.training.folder import first_difference
 from epanns.training.loop import OnStep, Validation, finetune
 
 _CLAIM = "steps.json"

@@ -127,7 +127,7 @@ def test_the_measured_latency_is_within_ten_percent_below(model, budget, allocat
         "threads": 1,
         "runtime": "a clock that counts",
     }
-    assert "measured with 1 threads and a spread of 10%" in found.summary()
+    assert "measured with 1 thread and a spread of 10%" in found.summary()
 
 
 @pytest.mark.parametrize("factor", [0.4, 3.0])

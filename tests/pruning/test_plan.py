@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from epanns.audio.frontend import FrontEndSpec
 from epanns.errors import PruningError
 from epanns.models.spec import ModelSpec, conv_widths
+from epanns.models.zoo import spec_of
 from epanns.pruning.plan import PruningPlan, compose
 
 BASE = ModelSpec(
@@ -102,6 +103,19 @@ def test_the_digest_depends_on_the_channels():
 def test_the_summary_says_what_changed():
     assert plan_of().summary() == ("2 of 6 layers pruned by l1: conv_block1.conv2 4 -> 2, conv_block3.conv1 8 -> 4")
     assert plan_of({}).summary() == "0 of 6 layers pruned by l1: nothing removed"
+
+
+@pytest.mark.parametrize("name", ["Cnn14", "ResNet38"])
+def test_the_summary_of_a_deep_network_names_the_first_and_last_change(name):
+    spec = spec_of(name)
+    kept = {layer: tuple(range(width // 2)) for layer, width in spec.widths.items()}
+    told = PruningPlan(spec, kept, "l1", dict.fromkeys(kept, 0.5), 0).summary()
+    changes = [f"{layer} {width} -> {width // 2}" for layer, width in spec.widths.items()]
+    head, _, listed = told.partition(": ")
+    assert head == f"{len(changes)} of {len(changes)} layers pruned by l1"
+    assert listed.split(", ") == (
+        changes if len(changes) == 12 else [changes[0], f"{len(changes) - 2} more", changes[-1]]
+    )
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from epanns.cli.options import EXISTING, EpannsCommand, log
+from epanns.cli.options import EXISTING, log
 from epanns.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -61,11 +61,15 @@ _WHERE = (
         help="With --target-bytes: 1 byte per weight, float32 scale and bias per channel, batch norms folded.",
     ),
 )
-_SECTIONS = {
-    "How much goes: one of (targets are met within 1 % from below, latency within 10 %)": _HOW_MUCH,
-    "From which layers": _WHERE,
-}
 _TARGETS = ("params", "macs", "bytes", "latency")
+AMOUNT_SECTIONS = {
+    "How much goes: one of (targets are met within 1 % from below, latency within 10 %)": (
+        "ratio",
+        "ratios",
+        *(f"target-{kind}" for kind in _TARGETS),
+    ),
+    "From which layers": ("layers", "allocate", "minimum", "sensitivity", "round-to", "int8"),
+}
 
 
 @dataclass(frozen=True)
@@ -156,28 +160,3 @@ def amount_options(function: Callable[..., Any]) -> Callable[..., Any]:
     for option in reversed((*_HOW_MUCH, *_WHERE)):
         command = option(command)
     return command
-
-
-class AmountCommand(EpannsCommand):
-    """A command whose help shows the options of `amount_options` in sections of their own."""
-
-    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the sections, then all other options."""
-        names = {title: _names(options) for title, options in _SECTIONS.items()}
-        names["Options"] = {str(item.name) for item in self.get_params(ctx)} - set().union(*names.values())
-        for title, shown in names.items():
-            records = [
-                item.get_help_record(ctx)
-                for item in self.get_params(ctx)
-                if isinstance(item, click.Option) and item.name in shown
-            ]
-            with formatter.section(title):
-                formatter.write_dl([record for record in records if record is not None])
-
-
-def _names(options: tuple[Callable[..., Any], ...]) -> set[str]:
-    def nothing() -> None: ...
-
-    for option in options:
-        option(nothing)
-    return {str(item.name) for item in nothing.__click_params__}  # type: ignore[attr-defined]

@@ -7,15 +7,23 @@ from typing import Any
 import click
 
 from epanns.atomic import refuse_existing
-from epanns.cli.amount import Amount, AmountCommand, amount_options
+from epanns.cli.amount import AMOUNT_SECTIONS, Amount, amount_options
 from epanns.cli.calibration import MeasuredClips, open_calibration
 from epanns.cli.options import EXISTING, emit, json_option, out_option
 from epanns.cli.packs import open_packs, pack_options
 from epanns.cli.recovery import RecoveryName, given_settings, recover_on, recovery_lines, recovery_options
+from epanns.cli.sections import SectionedCommand
 from epanns.cli.steps import Runs, Steps, steps_options
 
+_SECTIONS = {
+    **AMOUNT_SECTIONS,
+    "Which filters": ("criterion", "seed"),
+    "Recovery and calibration": ("recover", "calibration", "fit-to", "mixtures", "ridge", "labels", "mp3-seconds"),
+    "In steps": ("steps", "schedule", "between"),
+}
 
-@click.command("prune", cls=AmountCommand)
+
+@click.command("prune", cls=SectionedCommand, sections=_SECTIONS)
 @click.argument("checkpoint", type=EXISTING)
 @out_option("Checkpoint folder to write; must not exist.")
 @click.option(
@@ -29,11 +37,12 @@ from epanns.cli.steps import Runs, Steps, steps_options
 @click.option(
     "--recover",
     type=RecoveryName(),
+    metavar="METHOD",
     default="none",
     show_default=True,
     help="Without labels, on --calibration. bn: measure batch-norm statistics again. ls: fit the layers that read "
-    "pruned channels to the unpruned network by least squares. distil:STEPS: ls, then so many steps of "
-    "gradient descent toward the unpruned network's outputs.",
+    "pruned channels to the unpruned network by least squares. ls+bn: both. distil:STEPS: ls, then so many steps "
+    "of gradient descent toward the unpruned network's outputs.",
 )
 @click.option(
     "--calibration", type=EXISTING, help="Pack of clips for --recover and --criterion; only taylor sees labels."

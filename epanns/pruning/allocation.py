@@ -12,7 +12,7 @@ from epanns.errors import PruningError, did_you_mean
 
 
 def remaining_width(
-    width: int, pruning_ratio: float, *, round_to: int = 1, minimum: int = 0, layer: str = "the layer"
+    width: int, pruning_ratio: float, *, round_to: int = 1, exact: bool = True, layer: str = "the layer"
 ) -> int:
     """Return how many of `width` channels stay.
 
@@ -24,19 +24,20 @@ def remaining_width(
         width: Channels of the unpruned layer.
         pruning_ratio: Fraction removed, in [0, 1); 0 leaves the layer alone whatever `round_to` is.
         round_to: Multiple that the widths of pruned layers shall have.
-        minimum: Channels that stay whatever the ratio is, so that a layer with no more is left alone; 0 makes it an
-            error where none would stay.
+        exact: Whether it is an error that none would go or none would stay. Otherwise, for one ratio that is asked of
+            a whole network, a layer too narrow for it keeps all of its channels, or one.
         layer: Named in messages.
 
     Raises:
-        PruningError: If a value is out of range, or a positive ratio removes no channel or every channel.
+        PruningError: If a value is out of range, or, where `exact`, a positive ratio removes no channel or every
+            channel.
     """
     _refuse_ratio(pruning_ratio, layer)
     if type(round_to) is not int or round_to < 1:
         raise PruningError(f"round_to={round_to!r}: must be a whole number of at least 1")
     if pruning_ratio == 0:
         return width
-    kept = max(width - round(width * Fraction(repr(float(pruning_ratio)))), min(minimum, width))
+    kept = max(width - round(width * Fraction(repr(float(pruning_ratio)))), 0 if exact else 1)
     if round_to > 1:
         multiples = max(1, (2 * kept + round_to) // (2 * round_to))
         kept = min(width, multiples * round_to)
@@ -45,7 +46,7 @@ def remaining_width(
             f"ratio {pruning_ratio} removes all {width} channels of {layer}: "
             f"give at most {1 - 1 / width:.4g} or leave the layer out"
         )
-    if kept == width > minimum:
+    if exact and kept == width:
         raise PruningError(
             f"ratio {pruning_ratio} removes none of the {width} channels of {layer} (round_to={round_to}): "
             "raise the ratio, lower round_to, or leave the layer out"

@@ -125,13 +125,16 @@ def plan_pruning(  # noqa: PLR0913 - as `prune`
     asked = _asked_ratios(model, ratio, ratios, layers)
     if not any(asked.values()):
         raise PruningError(f"ratio 0 removes nothing from {', '.join(asked)}: give a ratio above 0")
-    minimum = 0 if layers or ratios else 1  # one ratio for all: the narrowest layers keep a channel
+    by_name = bool(layers or ratios)  # else one ratio for all, whatever the narrowest layers make of it
     widths = {
-        layer: remaining_width(model.spec.widths[layer], asked[layer], round_to=round_to, minimum=minimum, layer=layer)
+        layer: remaining_width(model.spec.widths[layer], asked[layer], round_to=round_to, exact=by_name, layer=layer)
         for layer in asked
     }
     if all(width == model.spec.widths[layer] for layer, width in widths.items()):
-        raise PruningError(f"every layer of this {model.spec.name} has one channel left: nothing can be removed")
+        raise PruningError(
+            f"ratio {ratio} removes no channel of any layer of this {model.spec.name}, the widest of which has "
+            f"{max(model.spec.widths.values())} (round_to={round_to}): raise the ratio or lower round_to"
+        )
     importance = channel_importance(model, tuple(asked), criterion=criterion, seed=seed, calibration=calibration)
     kept = {layer: most_important(importance[layer], width, layer=layer) for layer, width in widths.items()}
     return PruningPlan(base=model.spec, kept_channels=kept, criterion=criterion, ratios=asked, seed=seed)

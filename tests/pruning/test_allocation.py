@@ -101,10 +101,15 @@ def test_removing_every_channel_is_refused():
         remaining_width(4, 0.9, layer="conv9")
 
 
-@given(width=st.integers(2, 64), ratio=ratios.filter(lambda ratio: ratio >= 0.5), minimum=st.integers(1, 64))
-def test_a_minimum_stays_whatever_the_ratio(width, ratio, minimum):
-    unbounded = width - round(width * Fraction(round(ratio * 1000), 1000))
-    assert remaining_width(width, ratio, minimum=minimum) == min(width, max(minimum, unbounded))
+@given(width=st.integers(1, 64), ratio=ratios, round_to=st.integers(1, 16))
+def test_a_ratio_for_the_whole_network_is_no_error_in_a_narrow_layer(width, ratio, round_to):
+    left = width - round(width * Fraction(round(ratio * 1000), 1000))
+    kept = remaining_width(width, ratio, round_to=round_to, exact=False)
+    assert 1 <= kept <= width
+    if round_to == 1:
+        assert kept == max(1, left)
+    elif kept < width:
+        assert kept % round_to == 0
 
 
 def test_removing_no_channel_is_refused():

@@ -75,7 +75,7 @@ def command(
         SensitivityFolder(out).start_over()
     record = measure_sensitivity(model, dataset, config, out, calibration=clips, on_row=_teller())
     if left_out := set(model.layer_names if layers is None else ()) - set(record.asked["layers"]):
-        log(f"left out, as a layer of one channel cannot lose any: {', '.join(sorted(left_out))}")
+        log(f"left out, too narrow to lose a channel at any of the ratios: {', '.join(sorted(left_out))}")
     files = [out / TABLE, out / RECORD, *write_figures(record, out)]
     lines = [
         f"{out}: unpruned mAP {record.table.dense.mAP:.4f} on {describe_clips(record)}",

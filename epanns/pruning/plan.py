@@ -92,8 +92,11 @@ class PruningPlan:
         """Return one line for people; beyond a dozen changes it names the first and the last and counts the others."""
         changes = [f"{layer} {self.base.widths[layer]} -> {self.widths[layer]}" for layer in self.pruned_layers]
         shown = changes if len(changes) <= _SHOWN else [changes[0], f"{len(changes) - 2} more", changes[-1]]
+        whole = [layer for layer, ratio in self.ratios.items() if ratio > 0 and layer not in self.pruned_layers]
+        narrow = f"; too narrow to lose any: {', '.join(whole)}" if whole else ""
         total = len(self.base.widths)
-        return f"{len(changes)} of {total} layers pruned by {self.criterion}: {', '.join(shown) or 'nothing removed'}"
+        told = f"{len(changes)} of {total} layers pruned by {self.criterion}: "
+        return told + (", ".join(shown) or "nothing removed") + narrow
 
     def to_dict(self) -> dict[str, Any]:
         """Return the plan as JSON values."""

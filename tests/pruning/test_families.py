@@ -191,8 +191,19 @@ def test_a_network_with_single_channels_is_pruned_again_where_it_can_be():
     twice, _ = prune(wide, ratio=0.5)
     assert twice.spec.widths["features.0.0"] == twice.spec.widths["features.1.conv.4"] == 1
     alone = remove_channels(model, dict.fromkeys(model.spec.widths, (3,)))
-    with pytest.raises(PruningError, match="removes no channel of any layer of this MobileNetV2, the widest of which has 1 "):
+    with pytest.raises(
+        PruningError, match="removes no channel of any layer of this MobileNetV2, the widest of which has 1 "
+    ):
         prune(alone, ratio=0.5)
+
+
+def test_layers_too_narrow_for_a_ratio_stay_whole_and_are_told():
+    """MobileNetV2 as published has a layer of 16 channels, of which 3 % are none."""
+    pruned, plan = prune(build_model("MobileNetV2", width=0.5), ratio=0.03)
+    whole = [layer for layer, width in plan.base.widths.items() if round(0.03 * width) == 0]
+    assert whole
+    assert {layer for layer, width in pruned.spec.widths.items() if width == plan.base.widths[layer]} == set(whole)
+    assert plan.summary().endswith(f"; too narrow to lose any: {', '.join(whole)}")
 
 
 @pytest.mark.parametrize("name", FAMILIES)

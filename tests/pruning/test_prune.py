@@ -159,7 +159,10 @@ def test_a_plan_of_another_network_is_refused(model):
         ({"ratio": 50}, r"ratio 50 for conv_block1\.conv1: must be in \[0, 1\).*for 50 % give 0\.5"),
         ({"ratio": -0.5, "layers": ["conv_block2.conv2"]}, r"ratio -0\.5 for conv_block2\.conv2"),
         ({"ratio": 0.1, "layers": ["conv_block1"]}, r"ratio 0\.1 removes none of the 4 channels of conv_block1\.conv1"),
-        ({"ratio": 0.001}, r"ratio 0\.001 removes no channel of any layer of this Cnn14, the widest of which has \d+ "),
+        (
+            {"ratio": 0.001},
+            r"ratio 0\.001 removes no channel of any layer of this narrow, the widest of which has \d+ ",
+        ),
         ({"ratio": 0.95, "layers": ["conv_block3"]}, r"ratio 0\.95 removes all 8 channels of conv_block3\.conv1"),
         ({"ratio": 0.5, "layers": ["conv_block7"]}, r"unknown layer 'conv_block7' \(did you mean"),
         ({"ratio": 0.5, "layers": ["fc_audioset"]}, r"fc_audioset cannot be pruned: it is the classifier, its outputs"),

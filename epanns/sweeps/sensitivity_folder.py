@@ -1,7 +1,6 @@
 """Sensitivities on disk: what was asked and every row that is done, in one file that is replaced after each row."""
 
 import fcntl
-import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -9,13 +8,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from epanns.atomic import is_free_for, partial_of, write_json
+from epanns.atomic import partial_of, write_json
+from epanns.claim import Work, claim
 from epanns.errors import OutputError
 from epanns.pruning.sensitivity import Sensitivity, SensitivityRow
-from epanns.training.asked import first_difference
 
 FORMAT = "epanns-sensitivity/1"
 RECORD, TABLE = "sensitivity.json", "sensitivity.csv"
+_WORK = Work("holds no sensitivities", "was measured with")
 FIGURES = ("sensitivity.svg", "sensitivity.png", "sensitivity.pdf")
 
 
@@ -75,23 +75,9 @@ class SensitivityFolder:
         Raises:
             OutputError: If the folder holds another measurement or something else.
         """
-        file = self.path / RECORD
-        if not file.exists():
-            if not is_free_for(file):
-                raise OutputError(f"{self.path} exists already and holds no sensitivities: choose another --out")
-            record = SensitivityRecord(asked, n_rows)
-            self.save(record)
-            return record
-        try:
-            record = SensitivityRecord.from_dict(json.loads(file.read_text(encoding="utf-8")))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise OutputError(f"{file}: cannot be read ({error}): give --fresh or another --out") from error
-        if record.asked != asked:
-            raise OutputError(
-                f"{self.path} was measured with {first_difference(record.asked, asked)}: repeat its options to go on, "
-                "--fresh to start over, or another --out"
-            )
-        return record
+        empty = SensitivityRecord(asked, n_rows)
+        record = claim(self.path / RECORD, asked, _WORK, first=empty.to_dict(), read=_asked_and_record)
+        return empty if record is None else record
 
     def save(self, record: SensitivityRecord) -> None:
         """Write the record; the one before it stays whole if the process dies."""
@@ -129,3 +115,8 @@ class SensitivityFolder:
             raise OutputError(f"{self.path} holds {foreign[0]}, which is no part of a measurement: move it away")
         for name in sorted(own, key=RECORD.__eq__):  # the record last: while it is there, the folder is known
             (self.path / name).unlink(missing_ok=True)
+
+
+def _asked_and_record(found: Any) -> tuple[Mapping[str, Any], SensitivityRecord]:
+    record = SensitivityRecord.from_dict(found)
+    return record.asked, record

@@ -2,7 +2,6 @@
 
 import csv
 import io
-import json
 import math
 import shutil
 from collections.abc import Mapping
@@ -10,14 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from epanns.atomic import is_free_for, partial_of, write_json, write_text
+from epanns.claim import Work, claim
 from epanns.errors import OutputError
 from epanns.models.checkpoint import CARD, CONFIG, LABELS, WEIGHTS, save_checkpoint
 from epanns.models.recipe import training_step_of
 from epanns.models.tagger import Tagger
-from epanns.training.asked import first_difference
 from epanns.training.state import TrainingState
 
 _RUN, _STATE, _METRICS, _BEST = "training.json", "state.pt", "metrics.csv", "best"
+_WORK = Work("is no training run", "holds a run with")
 _LITTER = ("*.partial", f"{_BEST}.*", f".{_BEST}*")  # what a killed writer leaves
 
 
@@ -38,25 +38,13 @@ class RunFolder:
         Raises:
             OutputError: If the folder holds another run or something else.
         """
-        run = self.path / _RUN
-        if not run.exists():
-            if not is_free_for(run):
-                raise OutputError(f"{self.path} exists already and is no training run: choose another --out")
-            self.path.mkdir(parents=True, exist_ok=True)
-            write_json(run, {"asked": self.asked})
-            return None
-        try:
-            found = json.loads(run.read_text(encoding="utf-8"))
-            before = found["asked"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise OutputError(f"{run}: cannot be read ({error}): give --fresh or another --out") from error
-        if before != self.asked:
-            raise OutputError(
-                f"{self.path} holds a run with {first_difference(before, self.asked)}: repeat its options to go on, "
-                "--fresh to start over, or another --out"
-            )
-        result: dict[str, Any] | None = found.get("result")
-        return result
+        return claim(
+            self.path / _RUN,
+            self.asked,
+            _WORK,
+            first={"asked": self.asked},
+            read=lambda found: (found["asked"], found.get("result")),
+        )
 
     @property
     def state_file(self) -> Path:

@@ -1,18 +1,15 @@
 """Fine-tuning between the steps of a pruning: a run of its own for each, so that a stopped pruning goes on."""
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from epanns.atomic import is_free_for, write_json
+from epanns.claim import Work, claim
 from epanns.data.dataset import PackDataset
-from epanns.errors import OutputError
 from epanns.models.checkpoint import load
 from epanns.models.tagger import Tagger
 from epanns.seeding import derive_seed
-from epanns.training.asked import first_difference
 from epanns.training.config import TrainingConfig
 from epanns.training.loop import OnStep, Validation, finetune
 
@@ -45,7 +42,14 @@ def finetuning_between(
         OutputError: If the folder holds runs of another pruning, or something else.
     """
     training = {"training": config.to_dict(), "data": dataset.identity(), "validation": dict(validation.data)}
-    _claim(folder / _CLAIM, {**asked, **training})
+    work = Work(
+        "holds no runs between steps",
+        "holds runs with",
+        "repeat the options to go on, delete it to start over, or choose another --out",
+        f"delete {folder} or choose another --out",
+    )
+    whole = {**asked, **training}
+    claim(folder / _CLAIM, whole, work, first=whole, read=lambda found: (found, None))
 
     def between(network: Tagger, step: int) -> Tagger:
         run = folder / f"step{step}"
@@ -54,20 +58,3 @@ def finetuning_between(
         return load(run).to(next(network.parameters()).device)
 
     return between
-
-
-def _claim(file: Path, asked: Mapping[str, Any]) -> None:
-    if not file.exists():
-        if not is_free_for(file):
-            raise OutputError(f"{file.parent} exists already and holds no runs between steps: choose another --out")
-        write_json(file, asked)
-        return
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise OutputError(f"{file}: cannot be read ({error}): delete {file.parent} or choose another --out") from error
-    if found != asked:
-        raise OutputError(
-            f"{file.parent} holds runs with {first_difference(found, asked)}: repeat the options to go on, delete it "
-            "to start over, or choose another --out"
-        )

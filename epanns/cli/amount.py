@@ -145,7 +145,13 @@ class Amount:
 
         minimum = {} if self.minimum is None else {"minimum": self.minimum}
         if self.sensitivity is not None:
-            return BySensitivity(read_sensitivity(self.sensitivity), **minimum)
+            table = read_sensitivity(self.sensitivity)
+            if not table.network:
+                log(
+                    f"{self.sensitivity} does not say which weights it was measured on, only how many: the same "
+                    "`epanns sensitivity` command again adds it, and measures nothing anew"
+                )
+            return BySensitivity(table, **minimum)
         return Global(**minimum) if self.allocate == "global" else Uniform()
 
 

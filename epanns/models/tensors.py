@@ -1,5 +1,6 @@
 """Names, shapes and types of a network's tensors, and how those of a file differ from them."""
 
+import hashlib
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
@@ -40,6 +41,20 @@ def count_params(spec: ModelSpec) -> int:
     """Return the number of trainable parameters of `spec`, without allocating them."""
     with torch.device("meta"):
         return sum(parameter.numel() for parameter in build_model(spec).parameters())
+
+
+def weights_digest(model: nn.Module) -> str:
+    """Return the sha256 of a network's weights: names, types, shapes and values of its floating-point tensors.
+
+    It is the same for a network in memory, the folder it is saved to and the released file it was read from, on any
+    device. Counters of batches are no part of it.
+    """
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        if tensor.is_floating_point():
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def difference(found: Mapping[str, TensorForm], expected: Mapping[str, TensorForm]) -> str:

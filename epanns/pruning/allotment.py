@@ -15,12 +15,14 @@ from epanns.complexity.width_cost import WidthCost, Widths
 from epanns.errors import PruningError
 from epanns.models.recipe import steps_of
 from epanns.models.spec import ModelSpec
-from epanns.models.tensors import count_params
+from epanns.models.tagger import Tagger
+from epanns.models.tensors import count_params, weights_digest
 from epanns.pruning.allocators import Allocator, BySensitivity, Scores
 from epanns.pruning.budget import Budget
 from epanns.pruning.width_search import Cost, WidthSearch, allowed_widths
 
 _ENOUGH = Fraction(99, 100)  # of a budget, so that it is met
+_DIGITS = 12  # of a digest that people compare
 
 
 @dataclass(frozen=True)
@@ -128,7 +130,6 @@ def allot(spec: ModelSpec, budget: Budget, sharing: Sharing) -> Allotment:
         PruningError: If the budget is below the least or not below what the network costs, or no widths were found that
             come within 1 % from below; the message has the costs that can be reached.
     """
-    refuse_table_of_another(spec, sharing.allocator)
     cost = _cost_of(spec, budget, sharing.layers)
     unpruned = int(cost(np.array([[spec.widths[layer] for layer in sharing.layers]], np.int64))[0])
     limit = budget.limit(unpruned)
@@ -142,12 +143,24 @@ def allot(spec: ModelSpec, budget: Budget, sharing: Sharing) -> Allotment:
     return Allotment(widths, sharing.allocator.name, budget, asked, search.cost(levels), unpruned)
 
 
-def refuse_table_of_another(spec: ModelSpec, allocator: Allocator) -> None:
-    """Refuse a table of sensitivities that was measured on a network of another size."""
-    if isinstance(allocator, BySensitivity) and allocator.table.dense.n_params != (n_params := count_params(spec)):
+def refuse_table_of_another(model: Tagger, allocator: Allocator) -> None:
+    """Refuse a table of sensitivities that was measured on another network.
+
+    Networks are told by their weights, wherever they come from; a table that does not say which weights it was measured
+    on, by the number of parameters alone.
+    """
+    if not isinstance(allocator, BySensitivity):
+        return
+    table = allocator.table
+    if table.dense.n_params != (n_params := count_params(model.spec)):
         raise PruningError(
-            f"the table of sensitivities was measured on a network of {allocator.table.dense.n_params:,} parameters, "
+            f"the table of sensitivities was measured on a network of {table.dense.n_params:,} parameters, "
             f"this one has {n_params:,}: measure it with `epanns sensitivity`"
+        )
+    if table.network and table.network != (network := weights_digest(model)):
+        raise PruningError(
+            f"the table of sensitivities was measured on network {table.network[:_DIGITS]}, this one is "
+            f"{network[:_DIGITS]}, of the same size with other weights: measure it with `epanns sensitivity`"
         )
 
 

@@ -10,7 +10,7 @@ from epanns.complexity.cost import Latency
 from epanns.complexity.width_cost import Widths
 from epanns.errors import PruningError
 from epanns.models.tagger import Tagger
-from epanns.pruning.allotment import Allotment, Sharing, on_layers, refuse_beyond, refuse_table_of_another
+from epanns.pruning.allotment import Allotment, Sharing, on_layers, refuse_beyond
 from epanns.pruning.budget import Budget
 from epanns.pruning.latency_table import LatencyTable, Timing
 
@@ -50,7 +50,6 @@ def allot_latency(
             came within 10 %; the message has the latencies measured.
     """
     timing = timing or Timing()
-    refuse_table_of_another(model.spec, sharing.allocator)
     table = LatencyTable(model, sharing.layers, timing)
     unpruned = table.unpruned.median
     limit = float(budget.limit(unpruned))

@@ -12,7 +12,7 @@ from epanns.models.tagger import Tagger
 from epanns.models.tensors import shape_difference
 from epanns.pruning.allocation import layers_within, ratio_per_layer, remaining_width, select_layers
 from epanns.pruning.allocators import Allocator, allocator_named
-from epanns.pruning.allotment import Allotment, Sharing, allot
+from epanns.pruning.allotment import Allotment, Sharing, allot, refuse_table_of_another
 from epanns.pruning.budget import Budget
 from epanns.pruning.calibration import CalibrationBatch
 from epanns.pruning.criteria import criterion_named, most_important
@@ -171,6 +171,7 @@ def plan_within(  # noqa: PLR0913 - as `prune`
         round_to=round_to,
         scores=lambda layer: importance()[layer].numpy(),
     )
+    refuse_table_of_another(model, sharing.allocator)
     if budget.kind == "latency":
         allotment = allot_latency(model, budget, sharing, lambda widths: remove_channels(model, kept_of(widths)))
     else:

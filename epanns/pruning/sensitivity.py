@@ -6,13 +6,14 @@ It is measured by `epanns.sweeps.sensitivity`.
 import csv
 import io
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from epanns.errors import PruningError
 
-COLUMNS = ("layer", "ratio", "width", "mAP", "loss_of_mAP", "n_params", "backbone_macs")
+COLUMNS = ("layer", "ratio", "width", "mAP", "loss_of_mAP", "n_params", "backbone_macs", "network")
 _DECIMALS = 6
 
 
@@ -44,10 +45,12 @@ class Sensitivity:
     Attributes:
         dense: The network before anything went.
         rows: Layers in forward order, within a layer by rising ratio.
+        network: Which weights were measured: their `models.tensors.weights_digest`; empty where nobody knows.
     """
 
     dense: SensitivityRow
     rows: tuple[SensitivityRow, ...]
+    network: str = ""
 
     @property
     def layers(self) -> tuple[str, ...]:
@@ -68,7 +71,7 @@ class Sensitivity:
         return self.dense.mAP - row.mAP
 
     def to_csv(self) -> str:
-        """Return the table with a line for the dense network first; scores have six decimals."""
+        """Return the table, the dense network and its weights in the first line; scores have six decimals."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(COLUMNS)
@@ -78,12 +81,13 @@ class Sensitivity:
             loss = round(round(self.dense.mAP, _DECIMALS) - mAP, _DECIMALS) + 0.0
             width = "" if row.width is None else row.width
             scores = (f"{mAP:.{_DECIMALS}f}", f"{loss:.{_DECIMALS}f}")
-            writer.writerow((row.layer, f"{row.ratio:.12g}", width, *scores, row.n_params, row.backbone_macs))
+            network = self.network if row is self.dense else ""
+            writer.writerow((row.layer, f"{row.ratio:.12g}", width, *scores, row.n_params, row.backbone_macs, network))
         return text.getvalue()
 
 
 def read_sensitivity(path: Path) -> Sensitivity:
-    """Read what `Sensitivity.to_csv` wrote.
+    """Read what `Sensitivity.to_csv` wrote, or wrote before it had the column ``network``.
 
     Raises:
         PruningError: If the file cannot be read, or a line is not what it should be; the line is named.
@@ -94,12 +98,12 @@ def read_sensitivity(path: Path) -> Sensitivity:
             columns, lines = tuple(reader.fieldnames or ()), list(reader)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise PruningError(f"{path}: cannot be read as CSV ({error}); give the folder's sensitivity.csv") from error
-    if columns != COLUMNS:
+    if columns not in (COLUMNS, COLUMNS[:-1]):
         raise PruningError(f"{path}: its columns must be {','.join(COLUMNS)}: make it with `epanns sensitivity`")
     rows = [_row_of(line, f"{path}, line {number}") for number, line in enumerate(lines, start=2)]
     if not rows or rows[0].layer or not all(row.layer for row in rows[1:]):
         raise PruningError(f"{path}: the dense network, without a layer, must stand in line 2 and nowhere else")
-    table = Sensitivity(rows[0], tuple(rows[1:]))
+    table = Sensitivity(rows[0], tuple(rows[1:]), _network_of(lines, path))
     seen = set()
     for number, (line, row) in enumerate(zip(lines, rows, strict=True), start=2):
         if abs(float(line["loss_of_mAP"]) - table.loss_of(row)) > 0.5 * 10**-_DECIMALS:
@@ -113,9 +117,22 @@ def read_sensitivity(path: Path) -> Sensitivity:
     return table
 
 
+def _network_of(lines: Sequence[Mapping[str, str | None]], path: Path) -> str:
+    network, *others = (line.get("network") or "" for line in lines)
+    if network and not re.fullmatch("[0-9a-f]{64}", network):
+        raise PruningError(
+            f"{path}, line 2: network={network} must be 64 hexadecimal digits or nothing: measure again with "
+            "`epanns sensitivity`"
+        )
+    for number, other in enumerate(others, start=3):
+        if other:
+            raise PruningError(f"{path}, line {number}: network={other} belongs in line 2, the dense network's, alone")
+    return network
+
+
 def _row_of(line: Mapping[str, str | None], place: str) -> SensitivityRow:
     try:
-        texts = {column: line[column] or "" for column in COLUMNS}
+        texts = {column: line[column] or "" for column in COLUMNS[:-1]}
         layer = texts["layer"]
         row = SensitivityRow(
             layer=layer,

@@ -20,6 +20,7 @@ from epanns.evaluation.metrics import evaluate
 from epanns.evaluation.predict import EvaluationProtocol, predict
 from epanns.installed import versions
 from epanns.models.tagger import Tagger
+from epanns.models.tensors import weights_digest
 from epanns.pruning.criteria import NEEDS, criterion_named, most_important
 from epanns.pruning.importance import channel_importance
 from epanns.pruning.pack_clips import batches_for
@@ -133,6 +134,7 @@ def measure_sensitivity(
     folder = SensitivityFolder(out)
     with folder.owned(), noticing_signals() as stop:
         record = folder.open(_asked(model, dataset, config, calibration), len(cells) + 1)
+        record = replace(record, network=weights_digest(model))
         measurement = _Measurement(model, (dataset, calibration or dataset), config, stop)
         if on_row is not None:
             on_row(record)

@@ -30,6 +30,7 @@ class SensitivityRecord:
         seconds: Spent on them, over all resumptions.
         device: Where the last of them was computed.
         versions: Of the packages that computed it.
+        network: Which weights: their `models.tensors.weights_digest`.
     """
 
     asked: Mapping[str, Any]
@@ -38,6 +39,7 @@ class SensitivityRecord:
     seconds: float = 0.0
     device: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)
+    network: str = ""
 
     @property
     def is_complete(self) -> bool:
@@ -47,7 +49,7 @@ class SensitivityRecord:
     @property
     def table(self) -> Sensitivity:
         """The rows as a table; there must be one at least."""
-        return Sensitivity(self.rows[0], self.rows[1:])
+        return Sensitivity(self.rows[0], self.rows[1:], self.network)
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON values."""

@@ -161,8 +161,13 @@ def test_a_table_of_sensitivities_decides_where(prune, checkpoint, tmp_path):
     table = Sensitivity(SensitivityRow("", 0.0, None, 0.9, profile(SPEC).n_params, 1), tuple(rows))
     (tmp_path / "sensitivity.csv").write_text(table.to_csv())
     options = ["--ratio", "0.1", "--allocate", "sensitivity", "--sensitivity", tmp_path / "sensitivity.csv", "--json"]
-    _, stdout, _ = prune(checkpoint, "--out", tmp_path / "pruned", *options)
+    _, stdout, stderr = prune(checkpoint, "--out", tmp_path / "pruned", *options)
     assert json.loads(stdout)["widths"] == dict(SPEC.widths) | {"conv_block3.conv1": 4}
+    assert f"{tmp_path / 'sensitivity.csv'} does not say which weights it was measured on, only how many" in stderr
+    (tmp_path / "sensitivity.csv").write_text(dataclasses.replace(table, network="0" * 64).to_csv())
+    code, _, stderr = prune(checkpoint, "--out", tmp_path / "other", *options)
+    assert code == 1
+    assert stderr.startswith("epanns: the table of sensitivities was measured on network 000000000000, this one is ")
 
 
 def test_the_help_explains_the_options_in_groups(prune):

@@ -50,7 +50,7 @@ def test_json_holds_what_was_asked_and_measured(run, tmp_path):
     code, stdout, _ = run(*ONE, "--json")
     result = json.loads(stdout)
     assert code == 0
-    assert list(result) == ["out", "asked", "rows", "seconds", "device", "versions", "files"]
+    assert list(result) == ["out", "asked", "rows", "seconds", "device", "versions", "network", "files"]
     assert [row["layer"] for row in result["rows"]] == ["", "conv_block6.conv1"]
     assert result["asked"]["calibration"] is None
     assert result["asked"]["protocol"] == "whole clip"

@@ -1,23 +1,28 @@
 """Budgets are met within 1 % from below by every allocator, or refused with what can be reached."""
 
+import dataclasses
 import itertools
 import re
 from collections.abc import Mapping
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from epanns.complexity.macs import profile
 from epanns.complexity.width_cost import WidthCost
 from epanns.errors import PruningError
+from epanns.models.checkpoint import load, save_checkpoint
 from epanns.models.spec import ModelSpec, conv_widths
-from epanns.models.tensors import count_params
-from epanns.models.zoo import ZOO
+from epanns.models.tagger import Tagger
+from epanns.models.tensors import count_params, weights_digest
+from epanns.models.zoo import ZOO, build_model
 from epanns.pruning.allocators import BySensitivity, Global, Uniform, allocator_named
 from epanns.pruning.allotment import Allotment, Sharing, allot
 from epanns.pruning.budget import Budget
+from epanns.pruning.prune import prune
 from epanns.pruning.sensitivity import Sensitivity, SensitivityRow
 from tests.conftest import narrow_spec
 
@@ -263,14 +268,33 @@ def test_sensitivity_is_the_greedy_choice_step_by_step(losses, fraction):
     assert found.reached >= min(cost, 0.99 * limit)
 
 
-def test_a_table_without_a_layer_or_of_another_network_is_refused():
+def test_a_table_without_a_layer_is_refused():
     table = table_of(MEDIUM, dict.fromkeys(list(MEDIUM.widths)[1:], 0.1))
     with pytest.raises(PruningError, match=r"no row for conv_block1\.conv1: measure it, or name --layers without it"):
         choose(MEDIUM, Budget("macs", 0.5), BySensitivity(table))
-    with pytest.raises(
-        PruningError, match=r"measured on a network of [\d,]+ parameters, this one has 80,753,615: meas"
-    ):
-        choose(CNN14, Budget("macs", 0.5), BySensitivity(table))
+
+
+def test_a_table_is_of_the_same_weights_wherever_they_are(tmp_path):
+    def cut(network: Tagger, table: Sensitivity) -> Tagger:
+        return prune(network, budget=Budget("macs", 0.5), allocate=BySensitivity(table))[0]
+
+    torch.manual_seed(0)
+    model, other = build_model(MEDIUM), build_model(MEDIUM)
+    table = dataclasses.replace(table_of(MEDIUM, dict.fromkeys(MEDIUM.widths, 0.1)), network=weights_digest(model))
+    save_checkpoint(model, tmp_path / "dense")
+    assert cut(load(tmp_path / "dense"), table).spec == cut(model, table).spec
+    message = (
+        f"measured on network {table.network[:12]}, this one is {weights_digest(other)[:12]}, of the same size with"
+    )
+    with pytest.raises(PruningError, match=message):
+        cut(other, table)
+    assert cut(other, dataclasses.replace(table, network="")).spec == cut(model, table).spec
+    with torch.no_grad():
+        model.fc1.bias[0] += 1
+    with pytest.raises(PruningError, match=f"measured on network {table.network[:12]}, this one is "):
+        cut(model, table)
+    with pytest.raises(PruningError, match=r"measured on a network of [\d,]+ parameters, this one has [\d,]+: measure"):
+        cut(build_model(dataclasses.replace(MEDIUM, num_classes=3)), table)
 
 
 def test_allocators_go_by_name():

@@ -13,23 +13,31 @@ ROWS = (
     SensitivityRow("conv_block1.conv1", 0.5, 32, 0.5, 800, 16_000),
     SensitivityRow("conv_block2.conv1", 0.5, 64, 0.76, 700, 14_000),
 )
-TEXT = """\
-layer,ratio,width,mAP,loss_of_mAP,n_params,backbone_macs
-,0,,0.750000,0.000000,1000,20000
-conv_block1.conv1,0.25,48,0.740000,0.010000,900,18000
-conv_block1.conv1,0.5,32,0.500000,0.250000,800,16000
-conv_block2.conv1,0.5,64,0.760000,-0.010000,700,14000
+NETWORK = "0123456789abcdef" * 4
+TEXT = f"""\
+layer,ratio,width,mAP,loss_of_mAP,n_params,backbone_macs,network
+,0,,0.750000,0.000000,1000,20000,{NETWORK}
+conv_block1.conv1,0.25,48,0.740000,0.010000,900,18000,
+conv_block1.conv1,0.5,32,0.500000,0.250000,800,16000,
+conv_block2.conv1,0.5,64,0.760000,-0.010000,700,14000,
 """
 
 
 def test_the_file_is_the_table_with_the_dense_network_first(tmp_path):
-    table = Sensitivity(DENSE, ROWS)
+    table = Sensitivity(DENSE, ROWS, NETWORK)
     assert table.to_csv() == TEXT
     (tmp_path / "sensitivity.csv").write_text(TEXT)
     assert read_sensitivity(tmp_path / "sensitivity.csv") == table
     assert table.layers == ("conv_block1.conv1", "conv_block2.conv1")
     assert table.ratios == (0.25, 0.5)
     assert [row.width for row in table.of("conv_block1.conv1")] == [48, 32]
+
+
+def test_a_table_of_before_there_was_a_network_is_read(tmp_path):
+    path = tmp_path / "sensitivity.csv"
+    path.write_text(TEXT.replace(",network", "").replace(NETWORK, "").replace(",\n", "\n"))
+    assert path.read_text().count(",") == 5 * 6
+    assert read_sensitivity(path) == Sensitivity(DENSE, ROWS)
 
 
 @given(scores=st.lists(st.floats(0, 1), min_size=2, max_size=6))
@@ -59,8 +67,10 @@ def test_any_scores_are_read_back_to_six_decimals(tmp_path_factory, scores):
             "conv_block6.conv1,0.1,3,0.750000",
             "the dense network, without a layer, must stand in line 2",
         ),
-        ("conv_block2.conv1,0.5,64,0.760000,-0.010000,700,14000\n", 'a,"', "cannot be read as CSV"),
+        ("conv_block2.conv1,0.5,64,0.760000,-0.010000,700,14000,\n", 'a,"', "cannot be read as CSV"),
         (",16000", "", "line 4: invalid literal for int"),
+        (NETWORK, NETWORK[:-1], f"line 2: network={NETWORK[:-1]} must be 64 hexadecimal digits or nothing: measure"),
+        (",14000,", f",14000,{NETWORK}", f"line 5: network={NETWORK} belongs in line 2, the dense network's, alone"),
     ],
 )
 def test_a_table_that_is_none_is_refused(tmp_path, before, after, message):

@@ -17,6 +17,7 @@ from epanns.errors import ConfigError, Interrupted, OutputError, PruningError
 from epanns.evaluation.metrics import evaluate
 from epanns.evaluation.predict import EvaluationProtocol, predict
 from epanns.models.checkpoint import load, save_checkpoint
+from epanns.models.tensors import weights_digest
 from epanns.models.zoo import build_model
 from epanns.pruning.prune import prune
 from epanns.pruning.recalibrate import recalibrate_batch_norm
@@ -50,6 +51,7 @@ def test_each_row_is_what_each_step_by_hand_gives(model, dataset, tmp_path):
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     table = record.table
     assert table.dense.mAP == mean_average_precision(model, dataset)
+    assert table.network == weights_digest(load(tmp_path / "dense"))
     assert [(row.layer, row.ratio) for row in table.rows] == [(layer, r) for layer in LAYERS for r in (0.25, 0.75)]
     for row in table.rows:
         pruned, plan = prune(model, ratio=row.ratio, layers=[row.layer])
@@ -229,3 +231,17 @@ def test_a_network_without_a_checkpoint_is_refused(tiny_spec, dataset, tmp_path)
     model = build_model(tiny_spec, labels=dataset.labels)
     with pytest.raises(ConfigError, match="has no checkpoint behind it: save it with epanns.save, then load it"):
         measure_sensitivity(model, dataset, CONFIG, tmp_path / "out")
+
+
+def test_a_table_of_before_there_was_a_network_gets_it_without_measuring(model, dataset, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    config = SensitivityConfig((0.5,), ("conv_block1.conv1",))
+    measure_sensitivity(model, dataset, config, out)
+    whole = (out / "sensitivity.csv").read_text()
+    held = json.loads((out / "sensitivity.json").read_text())
+    assert held.pop("network") == weights_digest(model)
+    (out / "sensitivity.json").write_text(json.dumps(held))
+    (out / "sensitivity.csv").write_text(whole.replace(weights_digest(model), ""))
+    monkeypatch.setattr("epanns.sweeps.sensitivity.predict", None)
+    measure_sensitivity(model, dataset, config, out)
+    assert (out / "sensitivity.csv").read_text() == whole

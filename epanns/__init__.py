@@ -12,6 +12,7 @@ _WHERE = {
     "save": "epanns.models.checkpoint",
     "prune": "epanns.pruning.prune",
     "Budget": "epanns.pruning.budget",
+    "recover": "epanns.pruning.recovery",
     "prune_iteratively": "epanns.pruning.schedule",
     "check_optimizer": "epanns.pruning.optimizers",
     "profile": "epanns.complexity.macs",
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from epanns.pruning.budget import Budget as Budget
     from epanns.pruning.optimizers import check_optimizer as check_optimizer
     from epanns.pruning.prune import prune as prune
+    from epanns.pruning.recovery import recover as recover
     from epanns.pruning.schedule import prune_iteratively as prune_iteratively
 
 

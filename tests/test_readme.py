@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+import epanns
 from epanns.cli.main import COMMANDS
 from epanns.complexity.macs import profile
 from epanns.models.zoo import list_models, spec_of
@@ -30,6 +31,14 @@ def test_every_command_it_names_exists():
     named = set(re.findall(r"^\s*epanns ([a-z]+)", README, re.MULTILINE)) | set(re.findall(r"`epanns ([a-z]+)", README))
     assert named - set(COMMANDS) == set()
     assert {"data", "pack", "train", "prune", "finetune", "evaluate", "report", "sweep"} <= named
+
+
+def test_every_name_of_python_it_calls_exists():
+    called = set(re.findall(r"\bepanns\.(\w+)\(", README))
+    assert called - set(epanns.__all__) == set()
+    assert {"load", "prune", "recover", "save", "profile"} <= called
+    python = re.search(r"```python\n(.*?)\n```", README, re.DOTALL)
+    compile(python[1], "README.md", "exec")
 
 
 def test_the_three_ways_to_count_are_counted():

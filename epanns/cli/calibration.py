@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from epanns.models.tagger import Tagger
     from epanns.pruning.calibration import CalibrationBatch
 
-_CALIBRATION_BATCH = 16
-
 
 def open_calibration(
     path: Path | None,
@@ -72,8 +70,8 @@ class MeasuredClips:
 
     def __iter__(self) -> "Iterator[CalibrationBatch]":
         from epanns.data.sampler import sequential_batches
-        from epanns.pruning.pack_clips import batches_for
+        from epanns.pruning.pack_clips import CALIBRATION_BATCH, batches_for
 
-        order = sequential_batches(len(self.dataset), _CALIBRATION_BATCH)
+        order = sequential_batches(len(self.dataset), CALIBRATION_BATCH)
         batches = batches_for(self.criterion, self.model, self.dataset, order) or iter(())
         return progress_bar(batches, description="rank", total=len(order), unit="batch")

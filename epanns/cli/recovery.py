@@ -1,6 +1,5 @@
 """What commands that recover a pruned network share: the options of the recoveries, the run over a pack, the report."""
 
-import re
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -8,6 +7,7 @@ import click
 
 from epanns.cli.options import progress_bar
 from epanns.errors import ConfigError
+from epanns.pruning.recovery_names import recovery_problem
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from epanns.data.dataset import PackDataset
     from epanns.models.tagger import Tagger
     from epanns.pruning.plan import PruningPlan
-
-_CALIBRATION_BATCH = 16
 
 
 def recovery_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -49,7 +47,7 @@ class RecoveryName(click.ParamType[str]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """Refuse what is none."""
-        if re.fullmatch(r"none|bn|ls|ls\+bn|distil:[1-9][0-9]{0,6}", value) is None:
+        if recovery_problem(value) is not None:
             self.fail(f"{value!r} is not one of none, bn, ls, ls+bn or distil:STEPS, such as distil:200.", param, ctx)
         return str(value)
 
@@ -71,18 +69,19 @@ def recover_on(
     dense: "Tagger",
     plan: "PruningPlan",
 ) -> dict[str, Any] | None:
-    """Recover a network in place on every clip of a pack; `settings` are those of `RecoverySettings`."""
+    """Recover a network in place on every clip of a pack, 32 in a batch; `settings` are those of `RecoverySettings`."""
     from epanns.data.loader import make_loader
     from epanns.data.sampler import sequential_batches
-    from epanns.pruning.recovery import RecoverySettings, recover
+    from epanns.pruning.pack_clips import CALIBRATION_BATCH
+    from epanns.pruning.recovery import recover
 
-    order = sequential_batches(len(dataset), _CALIBRATION_BATCH)
+    order = sequential_batches(len(dataset), CALIBRATION_BATCH)
 
     def waveforms() -> "Iterator[Tensor]":
         batches = progress_bar(make_loader(dataset, order), description="calibrate", total=len(order), unit="batch")
         return (batch.float_waveform() for batch in batches)
 
-    return recover(method, pruned, dense, plan, waveforms, RecoverySettings.from_dict(settings))
+    return recover(pruned, dense, waveforms, method, plan=plan, **settings)
 
 
 def recovery_lines(recovery: Mapping[str, Any] | None) -> list[str]:

@@ -20,7 +20,7 @@ _KEYS: Mapping[str, Mapping[str, type]] = {
 }
 _OPTIONAL: Mapping[str, Mapping[str, type]] = {
     "prune": {"budget": dict},
-    "recover": {"errors": dict, "fit_to": str, "ridge": float, "mixtures": int}
+    "recover": {"errors": dict, "held_out": dict, "fit_to": str, "ridge": float, "mixtures": int}
     | dict.fromkeys(("steps", "best_step", "seed"), int),
 }
 _TYPES = {str: "text", dict: "a table", int: "a whole number", float: "a number"}

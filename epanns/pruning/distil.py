@@ -71,11 +71,13 @@ def distil(
         on_step: Called after each step with its number and its loss; what it raises ends the run.
 
     Raises:
-        PruningError: If there are too few clips or too many for memory, or something is not finite. After this or any
-            other error `pruned` is as it was.
+        PruningError: If the classes differ, there are too few clips or too many for memory, or something is not finite.
+            After this or any other error `pruned` is as it was.
     """
     if steps < 1:
         raise PruningError(f"{steps} steps of distillation: give at least 1")
+    if (ours := pruned.spec.num_classes) != (wanted := dense.spec.num_classes):
+        raise PruningError(f"the pruned network has {ours} classes, dense {wanted}: distil before reset_classifier")
     clips = _Clips(waveforms, pruned)
     before = {name: value.clone() for name, value in pruned.state_dict().items()}
     run = _Run(pruned, dense, clips, seed)
@@ -86,7 +88,7 @@ def distil(
         pruned.load_state_dict(before)
         raise
     said: dict[str, Any] = {"clips": done.clips, "steps": steps, "seed": seed, "best_step": done.best_step}
-    said["errors"] = {"held_out": {"before": done.before, "after": done.after}}
+    said["held_out"] = {"before": done.before, "after": done.after}
     pruned.provenance = with_step(pruned.provenance, "recover", method="distil", **said)
     return done
 

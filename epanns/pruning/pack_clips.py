@@ -9,6 +9,10 @@ from epanns.models.tagger import Tagger
 from epanns.pruning.calibration import CalibrationBatch
 from epanns.pruning.criteria import NEEDS
 
+# Clips in a calibration batch, wherever a pack is read: ``bn`` averages statistics within each batch, and mixtures are
+# drawn within each, so commands and sweeps only agree where they agree on this.
+CALIBRATION_BATCH = 32
+
 
 def batches_for(
     criterion: str, model: Tagger, dataset: PackDataset, order: Iterable[Draws]

@@ -165,6 +165,34 @@ def compose(first: PruningPlan, second: PruningPlan) -> PruningPlan:
     )
 
 
+def remainder(first: PruningPlan, whole: PruningPlan) -> PruningPlan:
+    """Return the plan that does the rest of `whole` where `first` is done: what `compose` joined, taken apart.
+
+    Channels are numbered as `first` leaves them; criterion and seed are those of `whole`.
+
+    Raises:
+        PruningError: If the two do not start from the same widths, or `first` removes what `whole` keeps.
+    """
+    if dict(first.base.widths) != dict(whole.base.widths):
+        raise PruningError(
+            f"the plans of the two networks start from different {first.base.name}s: give two that were cut from one"
+        )
+    kept: dict[str, tuple[int, ...]] = {}
+    for layer, width in first.base.widths.items():
+        left, channels = (plan.kept_channels.get(layer, range(width)) for plan in (first, whole))
+        place = {channel: index for index, channel in enumerate(left)}
+        if gone := [channel for channel in channels if channel not in place]:
+            raise PruningError(
+                f"{layer}: the pruned network keeps channel {gone[0]}, which the one it should be cut from has lost: "
+                "give the network that it was cut from"
+            )
+        if len(channels) < len(left):
+            kept[layer] = tuple(place[channel] for channel in channels)
+    base = first.pruned_spec
+    ratios = {layer: 1 - len(channels) / base.widths[layer] for layer, channels in kept.items()}
+    return PruningPlan(base, kept, whole.criterion, ratios, whole.seed)
+
+
 def _mistyped_entries(kept_channels: Mapping[str, Any], ratios: Mapping[str, Any]) -> list[str]:
     problems = [
         f"kept_channels of {layer} must be a list, is {kept!r}"

@@ -24,7 +24,8 @@ def recalibrate_batch_norm(model: Tagger, waveforms: Iterable[Tensor], *, plan: 
 
     Args:
         model: The network, usually just pruned; on any device, to which the waveforms are moved.
-        waveforms: Batches ``(batch, samples)`` float in [-1, 1]; real sound of the kind to be tagged, unlabelled.
+        waveforms: Batches ``(batch, samples)`` float in [-1, 1]; real sound of the kind to be tagged, unlabelled. The
+            result depends on their size; commands and sweeps give `pack_clips.CALIBRATION_BATCH` clips, 32, at a time.
         plan: What was pruned. Then only batch norms of layers that run after the first pruned one are measured: what
             the others read is as it was, and the first one's own reads the same of the channels that are left.
             Without a plan: every one.

@@ -1,8 +1,7 @@
-"""What can be done for a pruned network without labels and without training, by name."""
+"""What can be done for a pruned network without labels, by name."""
 
 import math
-import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -11,28 +10,15 @@ from torch import Tensor
 from epanns.errors import ConfigError, PruningError, did_you_mean
 from epanns.models.tagger import Tagger
 from epanns.pruning.distil import distil
-from epanns.pruning.plan import PruningPlan
+from epanns.pruning.plan import PruningPlan, remainder
 from epanns.pruning.recalibrate import recalibrate_batch_norm
+from epanns.pruning.recovery_names import distil_steps, parts_of, recovery_problem
 from epanns.pruning.refit import TARGETS, refit_readers
-
-# "bn" measures batch-norm statistics again, "ls" fits the readers of pruned channels by least squares. Besides these:
-# "distil:N" does "ls" and then N steps of gradient descent toward the unpruned network's outputs.
-RECOVERIES = ("none", "bn", "ls", "ls+bn")
-
-_DISTIL = re.compile(r"distil:([1-9][0-9]{0,6})")
-
-
-def recovery_problem(method: object) -> str | None:
-    """Return what is wrong with the name of a recovery; None where nothing is."""
-    if isinstance(method, str) and (method in RECOVERIES or _DISTIL.fullmatch(method)):
-        return None
-    choices = (*RECOVERIES, "distil:200")
-    return f"recover={method!r}{did_you_mean(str(method), choices)}: must be {', '.join(RECOVERIES)} or distil:STEPS"
 
 
 @dataclass(frozen=True)
 class RecoverySettings:
-    """How ``ls`` and ``distil`` work; see `refit_readers` and `distil`.
+    """How ``ls`` and ``distil`` work; see `refit_readers` and `distil`; the others have no use for them.
 
     Attributes:
         fit_to: What is reproduced: ``dense``, the unpruned network's outputs, or ``current``.
@@ -70,22 +56,25 @@ class RecoverySettings:
 
 
 def recover(
-    method: str,
     pruned: Tagger,
     dense: Tagger,
-    plan: PruningPlan,
-    waveforms: Callable[[], Iterable[Tensor]],
-    settings: RecoverySettings = RecoverySettings(),
+    waveforms: Iterable[Tensor] | Callable[[], Iterable[Tensor]],
+    method: str = "ls",
+    *,
+    plan: PruningPlan | None = None,
+    **settings: Any,
 ) -> dict[str, Any] | None:
-    """Recover a network in place.
+    """Recover a pruned network in place, without labels.
 
     Args:
-        method: One of `RECOVERIES`, or ``distil:N`` with a number of steps.
-        pruned: What `apply_plan(dense, plan)` gave.
-        dense: The network it was cut from.
-        plan: In the channel numbers of `dense`.
-        waveforms: Gives the calibration batches, ``(batch, samples)`` float in [-1, 1], as often as it is called.
-        settings: For ``ls`` and ``distil``.
+        pruned: What `epanns.prune` gave, in one step or in several.
+        dense: The network it was cut from: the unpruned one or that of any step between; not touched.
+        waveforms: Calibration batches ``(batch, samples)`` float in [-1, 1], real sound, unlabelled: a list, or a
+            function that gives them each time it is called. ``bn`` averages the statistics within each batch, so it
+            depends on their size; commands and sweeps use `pack_clips.CALIBRATION_BATCH`, 32.
+        method: One of `recovery_names.RECOVERIES`, or ``distil:N`` with a number of steps.
+        plan: Leads from `dense` to `pruned`, in the channel numbers of `dense`; by default `plan_between` finds it.
+        settings: Those of `RecoverySettings`: ``fit_to``, ``ridge``, ``mixtures``, ``seed``.
 
     Returns:
         Method, clips and, of ``ls``, its settings, the error of each refitted reader, and the batch norms that were
@@ -93,22 +82,81 @@ def recover(
         asked for.
 
     Raises:
-        PruningError: If the method is unknown, or as in `refit_readers`, `recalibrate_batch_norm` and `distil`; the
-            steps before the one that fails stay, in the network and in its recipe.
+        ConfigError: If a setting is unknown or out of range.
+        PruningError: If the method is unknown, networks and plan do not fit, nothing tells the plan, or as in
+            `refit_readers`, `recalibrate_batch_norm` and `distil`; the steps before the one that fails stay, in the
+            network and in its recipe.
     """
     if problem := recovery_problem(method):
         raise PruningError(problem)
-    distilled = _DISTIL.fullmatch(method)
-    steps = ["ls", "distil"] if distilled else method.split("+")
+    how, parts = RecoverySettings.from_dict(settings), parts_of(method)
+    if not parts:
+        return None
+    plan = plan_between(dense, pruned) if plan is None else _fitting(plan, dense, pruned)
+    batches = _batches_of(waveforms)
     report: dict[str, Any] = {"method": method, "clips": 0}
-    if "ls" in steps:
-        asked = {"fit_to": settings.fit_to, "ridge": settings.ridge, "mixtures": settings.mixtures}
-        refit = refit_readers(pruned, dense, plan, waveforms, **asked)  # type: ignore[arg-type]
+    if "ls" in parts:
+        asked = {"fit_to": how.fit_to, "ridge": how.ridge, "mixtures": how.mixtures}
+        refit = refit_readers(pruned, dense, plan, batches, **asked)  # type: ignore[arg-type]
         report |= {"clips": refit.clips, **asked}
         report |= {"errors": refit.to_dict(), "norms": list(refit.norms)}
-    if "bn" in steps:
-        report["clips"] = recalibrate_batch_norm(pruned, waveforms(), plan=plan)
-    if distilled:
-        done = distil(pruned, dense, waveforms, steps=int(distilled[1]), seed=settings.seed)
+    if "bn" in parts:
+        report["clips"] = recalibrate_batch_norm(pruned, batches(), plan=plan)
+    if "distil" in parts:
+        done = distil(pruned, dense, batches, steps=distil_steps(method), seed=how.seed)
         report["distil"] = asdict(done)
-    return report if method != "none" else None
+    return report
+
+
+def plan_between(dense: Tagger, pruned: Tagger) -> PruningPlan:
+    """Return the plan that leads from one network to another that was cut from it, as their provenance tells.
+
+    Args:
+        dense: The unpruned network or one that was cut from it.
+        pruned: Cut from `dense`, in one step or in several.
+
+    Returns:
+        The plan in the channel numbers of `dense`.
+
+    Raises:
+        PruningError: If the provenance holds no plan that leads from the one to the other.
+    """
+    if not pruned.provenance.get("plan"):
+        raise PruningError(
+            f"nothing tells how this {pruned.spec.name} was cut: give plan=, the one that epanns.prune returned"
+        )
+    whole = PruningPlan.from_dict(pruned.provenance["plan"])
+    if dict(whole.base.widths) != dict(dense.spec.widths) and dense.provenance.get("plan"):
+        whole = remainder(PruningPlan.from_dict(dense.provenance["plan"]), whole)
+    return _fitting(whole, dense, pruned)
+
+
+def _fitting(plan: PruningPlan, dense: Tagger, pruned: Tagger) -> PruningPlan:
+    for what, model, widths in (("dense", dense, plan.base.widths), ("pruned", pruned, plan.widths)):
+        if dict(model.spec.widths) != dict(widths):
+            raise PruningError(
+                f"the {what} network's widths are not the plan's: give the two that the plan connects, or their plan="
+            )
+    if dense.spec.front_end != pruned.spec.front_end:
+        raise PruningError(
+            f"{dense.spec.name} and {pruned.spec.name} hear through different front ends: give the network that the "
+            "pruned one was cut from"
+        )
+    return plan
+
+
+def _batches_of(waveforms: Iterable[Tensor] | Callable[[], Iterable[Tensor]]) -> Callable[[], Iterator[Tensor]]:
+    """Return what gives the batches as often as it is called."""
+    if isinstance(waveforms, Tensor | Iterator):
+        raise PruningError(
+            f"waveforms of type {type(waveforms).__name__}: they are gone through several times, so give a list of "
+            "batches (batch, samples), or a function that gives them each time"
+        )
+
+    def batches() -> Iterator[Tensor]:
+        for batch in waveforms() if callable(waveforms) else waveforms:
+            if batch.dim() != 2:
+                raise PruningError(f"calibration batch of shape {tuple(batch.shape)}: give (batch, samples)")
+            yield batch
+
+    return batches

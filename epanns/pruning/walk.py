@@ -94,12 +94,17 @@ def watched(model: Tagger, step: int, features: Features, name: str, side: Liter
 
 
 def _mixed(clips: Tensor, draw: Generator) -> Tensor:
-    """Return each of ``(clips, samples)`` weighted and added to another one, which begins at another moment."""
+    """Return each of ``(clips, samples)`` weighted and added to another one, which begins at another moment.
+
+    A clip that is alone is added to itself from another moment on.
+    """
     if not len(clips):
         return clips
     weights = torch.from_numpy(draw.random(len(clips))).to(clips)[:, None]
-    others, moments = draw.integers(len(clips), size=len(clips)), draw.integers(clips.shape[1], size=len(clips))
-    rolled = [torch.roll(clips[int(other)], int(moment)) for other, moment in zip(others, moments, strict=True)]
+    apart = draw.integers(1, len(clips), size=len(clips)) if len(clips) > 1 else [0]
+    others = [(clip + int(by)) % len(clips) for clip, by in enumerate(apart)]
+    moments = draw.integers(clips.shape[1], size=len(clips))
+    rolled = [torch.roll(clips[other], int(moment)) for other, moment in zip(others, moments, strict=True)]
     return clips * weights + torch.stack(rolled) * (1 - weights)
 
 
@@ -128,7 +133,8 @@ class Walk:
             waveforms: Gives the batches of all clips, as often as it is called.
             held_out: Which part is wanted.
             shared_steps: So many first steps are the same in both.
-            mixtures: So many of each clip with another one are added: more to learn from where clips are few.
+            mixtures: So many of each clip with another one of its batch are added: more to learn from where clips are
+                few.
         """
         self.student, self.teacher, self.clips = student, teacher, 0
         self._waveforms, self._held_out, self._shared_steps = waveforms, held_out, shared_steps

@@ -11,7 +11,8 @@ from typing import Any
 from epanns.atomic import sha256_of_json
 from epanns.errors import ConfigError
 from epanns.pruning.criteria import NEEDS
-from epanns.pruning.recovery import RECOVERIES, RecoverySettings, recovery_problem
+from epanns.pruning.recovery import RecoverySettings
+from epanns.pruning.recovery_names import RECOVERIES, recovery_problem
 from epanns.sweeps.amount import Amount, asked_of, is_budget, is_ratio, is_ratios
 from epanns.sweeps.strict_toml import TableReader, all_of, is_count, is_number, is_text
 from epanns.training.config import TrainingConfig
@@ -104,8 +105,7 @@ class GridConfig:
         criterion: Importance rules.
         layers: Lists of layers or blocks.
         recover: Recoveries without labels before fine-tuning.
-        calibration_clips: Training clips that the recovery and criteria that measure clips see; without their labels,
-            but for ``taylor``.
+        calibration_clips: Training clips for the recovery and criteria that measure clips; unlabelled but for ``taylor``.
         recovery: Settings of the recoveries where they are not the usual ones; keys of `RecoverySettings`.
     """
 

@@ -23,7 +23,7 @@ from epanns.models.tagger import Tagger
 from epanns.models.tensors import weights_digest
 from epanns.pruning.criteria import NEEDS, criterion_named, most_important
 from epanns.pruning.importance import channel_importance
-from epanns.pruning.pack_clips import batches_for
+from epanns.pruning.pack_clips import CALIBRATION_BATCH, batches_for
 from epanns.pruning.plan import PruningPlan
 from epanns.pruning.prune import apply_plan, plan_pruning
 from epanns.pruning.recovery import recover
@@ -34,7 +34,6 @@ from epanns.sweeps.records import DECISIVE_PACKAGES
 from epanns.sweeps.sensitivity_folder import TABLE, SensitivityFolder, SensitivityRecord
 
 _PROTOCOL = EvaluationProtocol()
-_CALIBRATION_BATCH = 32
 
 T = TypeVar("T")
 
@@ -58,7 +57,7 @@ class SensitivityConfig:
         ratios: Fractions of a layer's channels removed, each in (0, 1).
         layers: Names of layers or blocks; None for every prunable one.
         criterion: Which channels go: a name in `pruning.criteria.CRITERIA`.
-        recover: What is done before scoring, a name in `pruning.recovery.RECOVERIES`.
+        recover: What is done before scoring, as in `pruning.recovery.recover`.
         seed: For criteria that draw numbers.
     """
 
@@ -181,7 +180,7 @@ class _Measurement:
         if cell is not None:
             plan = self._plan(cell)
             network = apply_plan(self.model, plan)
-            recover(self.config.recover, network, self.model, plan, self._waveforms)
+            recover(network, self.model, self._waveforms, self.config.recover, plan=plan)
         predictions = predict(network, self.dataset, _PROTOCOL, progress=self._obey)
         cost = profile(network, seconds=self.dataset.clip_seconds)
         layer, ratio, width = cell or ("", 0.0, None)
@@ -202,7 +201,7 @@ class _Measurement:
     @functools.cached_property
     def _importance(self) -> dict[str, Tensor]:
         """Every row starts from the same network: its channels are ranked once."""
-        criterion, order = self.config.criterion, sequential_batches(len(self.calibration), _CALIBRATION_BATCH)
+        criterion, order = self.config.criterion, sequential_batches(len(self.calibration), CALIBRATION_BATCH)
         clips = batches_for(criterion, self.model, self.calibration, order)
         layers = dict.fromkeys(cell.layer for cell in self.config.cells(self.model))
         return channel_importance(
@@ -219,7 +218,7 @@ class _Measurement:
             yield batch
 
     def _waveforms(self) -> Iterator[Tensor]:
-        order = sequential_batches(len(self.calibration), _CALIBRATION_BATCH)
+        order = sequential_batches(len(self.calibration), CALIBRATION_BATCH)
         for batch in self._stoppable(make_loader(self.calibration, order)):
             yield batch.float_waveform()
 

@@ -22,9 +22,10 @@ from epanns.models.tagger import Tagger
 from epanns.models.zoo import build_model
 from epanns.pruning.calibration import CalibrationBatch
 from epanns.pruning.criteria import NEEDS
+from epanns.pruning.pack_clips import CALIBRATION_BATCH
 from epanns.pruning.plan import PruningPlan
 from epanns.pruning.prune import apply_plan
-from epanns.pruning.recovery import RecoverySettings, recover
+from epanns.pruning.recovery import recover
 from epanns.seeding import derive_seed, numpy_generator
 from epanns.sweeps.amount import plan_of
 from epanns.sweeps.device import device_of
@@ -35,7 +36,6 @@ from epanns.training.config import TrainingConfig
 from epanns.training.loop import OnStep, Validation, finetune
 
 _PROTOCOL = EvaluationProtocol()
-_CALIBRATION_BATCH = 32
 
 
 def run_trial(folder: TrialFolder, *, on_step: OnStep | None = None) -> RunRecord:
@@ -101,9 +101,9 @@ class _Trial:
             if self.config["recover"] != "none":
                 started = time.perf_counter()
                 clips = self._calibration_clips()
-                settings = RecoverySettings.from_dict({"seed": self.config["seed"], **self.config.get("recovery", {})})
+                settings = {"seed": self.config["seed"], **self.config.get("recovery", {})}
                 method = self.config["recover"]
-                recover(method, model, dense, step, lambda: (each.float_waveform() for each in clips), settings)
+                recover(model, dense, lambda: (each.float_waveform() for each in clips), method, plan=step, **settings)
                 stages.append(self._stage("recovered", model, time.perf_counter() - started))
         if "finetune" in self.config:
             started = time.perf_counter()
@@ -146,7 +146,7 @@ class _Trial:
                 f"calibration_clips={wanted}: the training part has {len(dataset)} clips; ask for no more"
             )
         chosen = numpy_generator("calibration", self.config["seed"]).permutation(len(dataset))[:wanted].tolist()
-        batches = [[chosen[index] for index in batch] for batch in sequential_batches(wanted, _CALIBRATION_BATCH)]
+        batches = [[chosen[index] for index in batch] for batch in sequential_batches(wanted, CALIBRATION_BATCH)]
         return list(make_loader(dataset, batches))
 
     def _record(self, dense: Tagger, model: Tagger, plan: PruningPlan | None, stages: tuple[Stage, ...]) -> RunRecord:

@@ -11,9 +11,11 @@ import torch
 from epanns.complexity.cost import Latency
 from epanns.complexity.macs import profile
 from epanns.data.dataset import PackDataset
+from epanns.data.loader import make_loader
 from epanns.data.manifest import write_manifest
 from epanns.data.pack_format import PackSettings
 from epanns.data.packer import pack_manifest
+from epanns.data.sampler import sequential_batches
 from epanns.data.synthetic import SyntheticSettings, make_synthetic
 from epanns.labels import LabelSet
 from epanns.models.checkpoint import load, load_checkpoint, save_checkpoint
@@ -23,7 +25,8 @@ from epanns.models.zoo import build_model
 from epanns.pruning import latency_budget
 from epanns.pruning.latency_table import Timing
 from epanns.pruning.plan import PruningPlan
-from epanns.pruning.prune import plan_pruning
+from epanns.pruning.prune import apply_plan, plan_pruning
+from epanns.pruning.recovery import recover
 from epanns.pruning.sensitivity import Sensitivity, SensitivityRow
 from tests.conftest import narrow_spec
 
@@ -208,6 +211,17 @@ def test_batch_norm_is_measured_again_on_a_pack(prune, checkpoint, packs, tmp_pa
     plain, recovered = load_checkpoint(tmp_path / "plain").weights, load_checkpoint(out).weights
     changed = {name.rsplit(".", 1)[0] for name, tensor in recovered.items() if not torch.equal(tensor, plain[name])}
     assert changed == {"conv_block2.bn2", "conv_block3.bn1", "conv_block3.bn2"}
+
+
+def test_batch_norm_comes_out_as_in_a_sweep(prune, tiny_spec, tiny_packs, tmp_path):
+    dense, out = build_model(tiny_spec), tmp_path / "out"
+    save_checkpoint(dense, tmp_path / "tiny")
+    prune(tmp_path / "tiny", "--out", out, "--ratio", "0.5", "--recover", "bn", "--calibration", tiny_packs["train"])
+    dataset = PackDataset([tiny_packs["train"]])
+    batches = make_loader(dataset, sequential_batches(len(dataset), 32))
+    pruned = apply_plan(dense, plan_pruning(dense, ratio=0.5))
+    recover(pruned, dense, [batch.float_waveform() for batch in batches], "bn")
+    assert all(torch.equal(value, pruned.state_dict()[name]) for name, value in load(out).state_dict().items())
 
 
 def test_readers_are_fitted_on_a_pack_and_the_errors_shown(prune, checkpoint, packs, tmp_path):

@@ -10,7 +10,7 @@ from epanns.audio.frontend import FrontEndSpec
 from epanns.errors import PruningError
 from epanns.models.spec import ModelSpec, conv_widths
 from epanns.models.zoo import spec_of
-from epanns.pruning.plan import PruningPlan, compose
+from epanns.pruning.plan import PruningPlan, compose, remainder
 
 BASE = ModelSpec(
     name="narrow",
@@ -75,6 +75,30 @@ def test_two_plans_make_one_in_the_numbering_of_the_first(kept, data):
             numbers = [numbers[channel] for channel in plan.kept_channels.get(layer, range(len(numbers)))]
         assert list(both.kept_channels.get(layer, range(width))) == numbers
         assert both.ratios.get(layer, 0) == pytest.approx(1 - len(numbers) / width)
+
+
+@given(kept=kept_channels, data=st.data())
+def test_what_was_joined_is_taken_apart(kept, data):
+    first = plan_of(kept)
+    again = {
+        layer: data.draw(st.sets(st.integers(0, width - 1), min_size=1).map(lambda some: tuple(sorted(some))))
+        for layer, width in first.widths.items()
+    }
+    second = plan_of(again, base=first.pruned_spec)
+    rest = remainder(first, compose(first, second))
+    assert rest.base == second.base
+    assert rest.widths == second.widths
+    assert dict(rest.kept_channels) == {layer: again[layer] for layer in second.pruned_layers}
+
+
+def test_plans_of_which_one_is_not_the_rest_of_the_other_are_refused():
+    first, whole = plan_of({"conv_block1.conv2": (0, 3)}), plan_of({"conv_block1.conv2": (1,)})
+    with pytest.raises(PruningError, match=r"conv_block1\.conv2: the pruned network keeps channel 1, which the one it"):
+        remainder(first, whole)
+    with pytest.raises(PruningError, match=r"conv_block1\.conv2: the pruned network keeps channel 1, which the one it"):
+        remainder(first, plan_of({}))
+    with pytest.raises(PruningError, match="start from different narrows: give two that were cut from one"):
+        remainder(plan_of({}, base=first.pruned_spec), whole)
 
 
 def test_criteria_that_follow_each_other_are_named_once_each():

@@ -8,6 +8,8 @@ from epanns.pruning.least_squares import Moments
 from epanns.pruning.plan import PruningPlan
 from epanns.pruning.prune import apply_plan, plan_pruning
 from epanns.pruning.refit import TARGETS, refit_readers
+from epanns.pruning.walk import _mixed
+from epanns.seeding import numpy_generator
 
 SAMPLES = 80 * 70
 
@@ -309,3 +311,24 @@ def test_mixtures_are_rows_of_the_fit_alone_and_the_same_each_time(build):
     with pytest.raises(PruningError, match="mixtures=-1: must be a whole number of at least 0"):
         refit_readers(apply_plan(dense, plan), dense, plan, calibration, mixtures=-1)
     assert recipe_problems(pruned.provenance["recipe"]) == []
+
+
+@pytest.mark.parametrize("n_clips", [2, 3, 7])
+def test_a_mixture_is_never_of_a_clip_with_itself_where_there_is_another(n_clips):
+    clips = (torch.arange(n_clips) + 1.0)[:, None].expand(-1, 16)  # constant, so that the moment does not matter
+    others = set()
+    for seed in range(40):
+        weights = torch.from_numpy(numpy_generator("law", seed).random(n_clips)).to(clips)
+        mixed = _mixed(clips, numpy_generator("law", seed))[:, 0]
+        other = ((mixed - weights * clips[:, 0]) / (1 - weights)).round().long() - 1
+        assert (other != torch.arange(n_clips)).all()
+        others |= {(clip, int(one)) for clip, one in enumerate(other)}
+    assert len(others) == n_clips * (n_clips - 1)
+
+
+def test_a_clip_that_is_alone_is_mixed_with_itself_from_another_moment():
+    clip = torch.arange(8.0)[None]
+    weight = float(numpy_generator("law", 1).random(1)[0])
+    mixed = _mixed(clip, numpy_generator("law", 1))
+    rolls = [weight * clip + (1 - weight) * torch.roll(clip, moment, dims=1) for moment in range(8)]
+    assert sum(bool(torch.allclose(mixed, roll)) for roll in rolls) == 1

@@ -271,4 +271,4 @@ def test_clips_are_not_measured_in_half_precision(model, method):
         if method in ("taylor", "activation"):
             prune(model, ratio=0.5, criterion=method, calibration=calibration())
         else:
-            recover(method, apply_plan(model, plan), model, plan, lambda: [WAVEFORM])
+            recover(apply_plan(model, plan), model, [WAVEFORM], method, plan=plan)

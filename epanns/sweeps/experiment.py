@@ -105,7 +105,7 @@ class GridConfig:
         criterion: Importance rules.
         layers: Lists of layers or blocks.
         recover: Recoveries without labels before fine-tuning.
-        calibration_clips: Training clips for the recovery and criteria that measure clips; unlabelled but for ``taylor``.
+        calibration_clips: Training clips for recovery and criteria that measure clips; unlabelled but for ``taylor``.
         recovery: Settings of the recoveries where they are not the usual ones; keys of `RecoverySettings`.
     """
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from epanns.audio.frontend import LogMel
 from epanns.errors import CheckpointError, ConfigError
@@ -13,7 +13,8 @@ from epanns.models.frozen_front_end import FRONT_END_NAMES
 from epanns.models.released import to_panns
 from epanns.models.tagger import Tagger
 from epanns.models.tensors import forms_of
-from epanns.models.zoo import ZOO, build_model, spec_of
+from epanns.models.zoo import ZOO, build_model
+from tests.families import SlowLayers, randomised
 from tests.golden.make_panns_tensors import condensed
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "panns_tensors.txt"
@@ -23,46 +24,8 @@ WITH_LOGMEL = ("Wavegram_Logmel_Cnn14", "Wavegram_Logmel128_Cnn14")
 NAMES = (*ON_WAVEFORM, *WITH_LOGMEL)
 
 
-def randomised(name: str) -> Tagger:
-    """Return a narrow network, no two neighbouring layers equally wide, with batch norms that matter."""
-    spec = spec_of(name, num_classes=5, width=1 / 32)
-    model = build_model(spec.with_widths({layer: 3 + index % 5 for index, layer in enumerate(spec.widths)}))
-    for module in model.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            module.running_mean.normal_(0, 0.3)
-            module.running_var.uniform_(0.5, 1.5)
-            nn.init.uniform_(module.weight, 0.3, 1.0)
-            nn.init.normal_(module.bias, 0, 0.3)
-    return model.eval()
-
-
-class Slow:
+class Slow(SlowLayers):
     """PANNs' networks in evaluation mode, from a state dict."""
-
-    def __init__(self, state: dict[str, Tensor]) -> None:
-        self.state = state
-
-    def norm(self, x: Tensor, name: str, axis: int = 1) -> Tensor:
-        shape = [-1 if index == axis else 1 for index in range(x.dim())]
-        mean, variance, scale, shift = (
-            self.state[f"{name}.{part}"].view(shape) for part in ("running_mean", "running_var", "weight", "bias")
-        )
-        return (x - mean) / (variance + 1e-5).sqrt() * scale + shift
-
-    def conv(self, x: Tensor, name: str, *, stride: int = 1, dilation: int = 1, padding: int | None = None) -> Tensor:
-        weight = self.state[f"{name}.weight"]
-        padding = weight.shape[-1] // 2 * dilation if padding is None else padding
-        convolve = F.conv1d if weight.dim() == 3 else F.conv2d
-        return convolve(x, weight, stride=stride, dilation=dilation, padding=padding)
-
-    def step(self, x: Tensor, block: str, index: int, **how: int) -> Tensor:
-        return self.norm(self.conv(x, f"{block}.conv{index}", **how), f"{block}.bn{index}").clamp(min=0)
-
-    def tags(self, x: Tensor) -> Tensor:
-        x = x.mean(3) if x.dim() == 4 else x
-        x = x.max(2).values + x.mean(2)
-        embedding = (x @ self.state["fc1.weight"].T + self.state["fc1.bias"]).clamp(min=0)
-        return embedding @ self.state["fc_audioset.weight"].T + self.state["fc_audioset.bias"]
 
     def leenet(self, x: Tensor, depth: int) -> Tensor:
         for block in range(1, 10):

@@ -7,10 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from epanns.models.spec import ModelSpec
 from epanns.models.tagger import Tagger
 from epanns.models.tensors import forms_of
-from epanns.models.zoo import ZOO, build_model, spec_of
+from epanns.models.zoo import ZOO, build_model
+from tests.families import SlowLayers, randomised, uneven
 from tests.golden.make_panns_tensors import condensed
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "panns_tensors.txt"
@@ -18,56 +18,19 @@ RESIDUAL = ("ResNet22", "ResNet38", "ResNet54")
 MOBILE = ("MobileNetV1", "MobileNetV2")
 
 
-def uneven(name: str) -> ModelSpec:
-    """Return a narrow version in which no two layers have to have the same width."""
-    spec = spec_of(name, num_classes=5, width=1 / 32)
-    return spec.with_widths({layer: 3 + index % 5 for index, layer in enumerate(spec.widths)})
-
-
-def randomised(model: Tagger) -> Tagger:
-    """Give batch norms statistics and factors that matter, small enough for sums of many blocks."""
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.running_mean.normal_(0, 0.3)
-            module.running_var.uniform_(0.5, 1.5)
-            nn.init.uniform_(module.weight, 0.3, 1.0)
-            nn.init.normal_(module.bias, 0, 0.3)
-    return model.eval()
-
-
-class Slow:
+class Slow(SlowLayers):
     """PANNs' networks in evaluation mode, from a state dict and a log-mel."""
-
-    def __init__(self, state: dict[str, Tensor]) -> None:
-        self.state = state
-
-    def norm(self, x: Tensor, name: str, axis: int = 1) -> Tensor:
-        shape = [-1 if index == axis else 1 for index in range(4)]
-        mean, variance, scale, shift = (
-            self.state[f"{name}.{part}"].view(shape) for part in ("running_mean", "running_var", "weight", "bias")
-        )
-        return (x - mean) / (variance + 1e-5).sqrt() * scale + shift
 
     def conv(self, x: Tensor, name: str) -> Tensor:
         weight = self.state[f"{name}.weight"]
-        side = weight.shape[-1]
         if weight.shape[1] == 1 and x.shape[1] == weight.shape[0]:  # one filter per channel
-            filtered = [
-                F.conv2d(x[:, [channel]], weight[[channel]], padding=side // 2) for channel in range(x.shape[1])
-            ]
+            padding = weight.shape[-1] // 2
+            filtered = [F.conv2d(x[:, [channel]], weight[[channel]], padding=padding) for channel in range(x.shape[1])]
             return torch.cat(filtered, dim=1)
-        return F.conv2d(x, weight, padding=side // 2)
-
-    def tags(self, x: Tensor) -> Tensor:
-        x = x.mean(3)
-        x = x.max(2).values + x.mean(2)
-        embedding = (x @ self.state["fc1.weight"].T + self.state["fc1.bias"]).clamp(min=0)
-        return embedding @ self.state["fc_audioset.weight"].T + self.state["fc_audioset.bias"]
+        return super().conv(x, name)
 
     def two_convs(self, x: Tensor, name: str) -> Tensor:
-        for index in (1, 2):
-            x = self.norm(self.conv(x, f"{name}.conv{index}"), f"{name}.bn{index}").clamp(min=0)
-        return x
+        return self.step(self.step(x, name, 1), name, 2)
 
     def residual(self, x: Tensor, name: str, *, halves: bool) -> Tensor:
         shortcut = x = F.avg_pool2d(x, 2) if halves else x
@@ -122,7 +85,7 @@ def slow_logits(model: Tagger, logmel: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("name", [*RESIDUAL, *MOBILE])
 def test_forward_equals_a_plain_second_writing(name):
-    model = randomised(build_model(uneven(name)))
+    model = randomised(name)
     logmel = torch.randn(2, 1, 101, 64)  # halves five times to 3: every pooling but one drops a frame
     with torch.no_grad():
         logits = model.forward_inputs((logmel,))["clipwise_logits"]
@@ -158,7 +121,7 @@ def test_new_residual_blocks_pass_on_what_comes_in(name):
 def test_stages_are_convolutions_and_blocks(name):
     """Two convolutions before and after the residual blocks; depthwise ones by themselves; whole inverted residuals."""
     n_stages = {"ResNet22": 12, "ResNet38": 20, "ResNet54": 20, "MobileNetV1": 27, "MobileNetV2": 19}
-    assert len(build_model(uneven(name)).stages()) == n_stages[name]
+    assert len(uneven(name).stages()) == n_stages[name]
 
 
 def test_only_mobilenet_v2_has_no_dropout_before_fc1(monkeypatch):
@@ -169,6 +132,6 @@ def test_only_mobilenet_v2_has_no_dropout_before_fc1(monkeypatch):
         "MobileNetV1": [0.5, 0.5],
         "MobileNetV2": [0.5],
     }.items():
-        build_model(uneven(name)).train().forward_inputs((torch.randn(2, 1, 64, 64),))
+        uneven(name).train().forward_inputs((torch.randn(2, 1, 64, 64),))
         assert rates == expected, name
         rates.clear()

@@ -6,58 +6,19 @@ from collections import Counter
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from epanns.errors import PruningError
 from epanns.models.checkpoint import load, save
-from epanns.models.pooling import ModelOutput
-from epanns.models.tagger import Tagger
-from epanns.models.zoo import build_model, spec_of
+from epanns.models.zoo import build_model
 from epanns.pruning.engine import channel_groups, remove_channels
 from epanns.pruning.groups import ChannelGroup, Reader, forward_order
 from epanns.pruning.plan import PruningPlan
 from epanns.pruning.prune import prune
+from tests.families import narrow, noise, silenced
 
 FAMILIES = ("ResNet22", "ResNet38", "ResNet54", "MobileNetV1", "MobileNetV2")
 DEPTHS = {"ResNet22": (2, 2, 2, 2), "ResNet38": (3, 4, 6, 3), "ResNet54": (3, 4, 6, 3)}
-
-
-def narrow(name: str) -> Tagger:
-    """Return a network of 6 to 10 channels a layer whose batch norms fit its signals and differ by channel."""
-    torch.manual_seed(0)
-    spec = spec_of(name, num_classes=5, width=1 / 16)
-    widths = {layer: 6 + index % 5 for index, layer in enumerate(spec.widths)}
-    model = build_model(spec.with_widths(widths))
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.uniform_(module.weight, 0.5, 1.5)
-            nn.init.normal_(module.bias, 0.2, 0.3)
-            module.momentum = 1.0  # statistics of the one batch below, so that every layer passes on what differs
-    with torch.no_grad():
-        model.forward_inputs((torch.randn(8, 1, 70, 64),))
-    return model.eval()
-
-
-def logmel() -> Tensor:
-    return torch.randn(2, 1, 70, 64, generator=torch.Generator().manual_seed(1))
-
-
-def silenced(model: Tagger, kept: dict[str, tuple[int, ...]]) -> ModelOutput:
-    """Run the dense network with the dropped channels set to zero where they leave any batch norm of their group."""
-    handles = []
-    for layer, group in channel_groups(model).items():
-        mask = torch.zeros(group.width)
-        mask[list(kept[layer])] = 1
-
-        def silence(module: nn.Module, inputs: object, output: Tensor, mask: Tensor = mask) -> Tensor:
-            return output * mask[:, None, None]
-
-        handles += [model.get_submodule(norm).register_forward_hook(silence) for norm in group.norms]
-    with torch.no_grad():
-        output = model.forward_inputs((logmel(),))
-    for handle in handles:
-        handle.remove()
-    return output
 
 
 @pytest.mark.parametrize("ratio", [0.1, 0.25, 0.5, 0.75, 0.9, 0.97])
@@ -66,9 +27,9 @@ def test_pruned_equals_dense_with_dropped_channels_silent(name, ratio):
     model = narrow(name)
     pruned, plan = prune(model, ratio=ratio, criterion="random")
     assert plan.widths == {layer: max(1, width - round(width * ratio)) for layer, width in model.spec.widths.items()}
-    expected = silenced(model, plan.kept_channels)
+    expected = silenced(model, plan.kept_channels, noise(model))
     with torch.no_grad():
-        output = pruned.forward_inputs((logmel(),))
+        output = pruned.forward_inputs(noise(model))
     if ratio <= 0.5:  # with a channel or two in each layer, random weights make the same of any clip
         assert not torch.allclose(expected["embedding"][0], expected["embedding"][1], rtol=1e-3)
     for key, value in expected.items():
@@ -82,8 +43,8 @@ def test_a_group_can_be_pruned_alone(name):
     for layer in model.layer_names[1::5]:
         kept = tuple(range(1, model.spec.widths[layer], 2))
         with torch.no_grad():
-            output = remove_channels(model, {layer: kept}).forward_inputs((logmel(),))
-        expected = silenced(model, everything | {layer: kept})
+            output = remove_channels(model, {layer: kept}).forward_inputs(noise(model))
+        expected = silenced(model, everything | {layer: kept}, noise(model))
         torch.testing.assert_close(output["clipwise_logits"], expected["clipwise_logits"], rtol=1e-5, atol=1e-5)
 
 
@@ -238,13 +199,15 @@ def test_saved_and_loaded_in_another_process_and_pruned_again(tmp_path):
         pruned, _ = prune(model, ratio=0.25)
         save(pruned, folder)
         with torch.no_grad():
-            torch.save((logmel(), pruned.forward_inputs((logmel(),))["clipwise_logits"]), folder.with_suffix(".pt"))
+            torch.save(
+                (noise(model)[0], pruned.forward_inputs(noise(model))["clipwise_logits"]), folder.with_suffix(".pt")
+            )
     subprocess.run([sys.executable, "-c", IN_ANOTHER_PROCESS, *map(str, folders)], check=True)
     for folder, model in folders.items():
         twice = load(folder.with_suffix(".twice"))
         plan = PruningPlan.from_dict(twice.provenance["plan"])
         assert (plan.base, plan.widths) == (model.spec, dict(twice.spec.widths))
-        expected = silenced(model, plan.kept_channels)
+        expected = silenced(model, plan.kept_channels, noise(model))
         with torch.no_grad():
-            output = twice.forward_inputs((logmel(),))
+            output = twice.forward_inputs(noise(model))
         torch.testing.assert_close(output["clipwise_logits"], expected["clipwise_logits"], rtol=1e-5, atol=1e-5)

@@ -30,12 +30,11 @@ def trained_like(name):
 
 
 def sound(clips, *, seed, model):
-    """Return slow noise, loud and soft."""
+    """Return slow noise."""
     n_samples = 2 * model.minimum_samples
     generator = torch.Generator().manual_seed(seed)
     noise = torch.rand(clips, 1, n_samples // 32 + 2, generator=generator) - 0.5
-    waveform = nn.functional.interpolate(noise, scale_factor=32.0, mode="linear")[:, 0, :n_samples]
-    return waveform * torch.logspace(-2, 0, clips)[:, None]
+    return nn.functional.interpolate(noise, scale_factor=32.0, mode="linear")[:, 0, :n_samples]
 
 
 def calibration(model, clips=12):
@@ -131,17 +130,32 @@ def with_copies(model):
     return model
 
 
-@pytest.mark.parametrize("name", ROWS)
-@pytest.mark.parametrize("fit_to", TARGETS)
-def test_channels_that_are_copies_can_go_without_a_trace(name, fit_to):
+def left_and_lost(name, *, ridge, fit_to="dense"):
+    """Return how far the embedding is off with and without the refit where copies went, relative to its greatest."""
     dense = with_copies(trained_like(name))
     plan = without_copies(dense)
     pruned = apply_plan(dense, plan)
     clip = sound(3, seed=9, model=dense)
     expected = embedding(dense, clip)
-    scale = float(expected.std())
-    far = float((embedding(pruned, clip) - expected).std()) / scale
-    errors = refit_readers(pruned, dense, plan, calibration(dense, 160), ridge=1e-6, fit_to=fit_to).errors
-    near = float((embedding(pruned, clip) - expected).std()) / scale
-    assert near < 0.01 < 0.5 < far  # what is left comes from the deepest layers, which have few rows
-    assert max(error.refit for error in errors) < 1e-3
+    far = embedding(pruned, clip) - expected
+    refit_readers(pruned, dense, plan, calibration(dense, 160), ridge=ridge, fit_to=fit_to)
+    near = embedding(pruned, clip) - expected
+    greatest = expected.abs().max()
+    return float(near.abs().max() / greatest), float(far.abs().max() / greatest)
+
+
+@pytest.mark.parametrize("name", ROWS)
+@pytest.mark.parametrize("fit_to", TARGETS)
+def test_channels_that_are_copies_can_go_without_a_trace(name, fit_to):
+    left, lost = left_and_lost(name, ridge=1e-9, fit_to=fit_to)
+    assert left < 1e-5 < 0.5 < lost
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_what_is_left_where_copies_went_is_the_pull_of_the_ridge(name):
+    """Where inputs vary by less than the ridge it keeps plain weights, at the cost of up to 1e-6 of the variance.
+
+    That is 1e-3 of the spread of a layer; of these networks only MobileNetV1 comes under 1e-5 all the same.
+    """
+    left, _ = left_and_lost(name, ridge=1e-6)
+    assert left < (1e-5 if name == "MobileNetV1" else 1e-3)

@@ -7,14 +7,15 @@ from fractions import Fraction
 from typing import ClassVar, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
+from torch import Tensor
 
 from epanns.complexity.width_cost import Widths
 from epanns.errors import PruningError, did_you_mean
+from epanns.pruning.importance import relative
 from epanns.pruning.sensitivity import Sensitivity
 from epanns.pruning.width_search import WidthSearch
 
-Scores = Callable[[str], NDArray[np.float64]]  # layer -> importance of each filter, ``(filters,)``; higher = keep
+Importance = Callable[[str], Tensor]  # layer -> importance of each filter, ``(filters,)`` float64; higher = keep
 
 _MINIMUM = 0.1
 
@@ -32,7 +33,7 @@ class Allocator(Protocol):
         """Fraction of each layer's channels that stays whatever the rule says."""
         ...
 
-    def choose(self, search: WidthSearch, layers: Sequence[str], scores: Scores) -> Widths:
+    def choose(self, search: WidthSearch, layers: Sequence[str], importance: Importance) -> Widths:
         """Return levels of `search` that cost at most its limit; its narrowest choice does."""
         ...
 
@@ -49,7 +50,7 @@ class Uniform:
     name: ClassVar[str] = "uniform"
     minimum: ClassVar[float] = 0.0
 
-    def choose(self, search: WidthSearch, layers: Sequence[str], scores: Scores) -> Widths:
+    def choose(self, search: WidthSearch, layers: Sequence[str], importance: Importance) -> Widths:
         """Return levels within the limit."""
         kept = [[Fraction(int(width), int(widths[-1])) for width in widths] for widths in search.options]
         fractions = sorted({fraction for layer in kept for fraction in layer})
@@ -74,8 +75,8 @@ class Uniform:
 class Global:
     """The least important filters of all layers together.
 
-    The scores of a layer are divided by the mean of their absolute values, so that layers of any scale compare. Filters
-    go in the order of these scores, as many together as a step of the layer's widths takes, which are ranked by their
+    The importances of a layer are divided by the mean of their absolute values, so that layers of any scale compare.
+    Filters go in this order, as many together as a step of the layer's widths takes, which are ranked by their
     mean, until the limit is met; then those that fit come back, the most important first, at most one step per layer
     unless the limit would be missed. Of equal ones the first layer's go first.
     """
@@ -83,13 +84,14 @@ class Global:
     minimum: float = _MINIMUM
     name: ClassVar[str] = "global"
 
-    def choose(self, search: WidthSearch, layers: Sequence[str], scores: Scores) -> Widths:
+    def choose(self, search: WidthSearch, layers: Sequence[str], importance: Importance) -> Widths:
         """Return levels within the limit."""
         blocks = [
-            _block_scores(scores(layer), widths, layer) for layer, widths in zip(layers, search.options, strict=True)
+            _block_importances(importance(layer), widths, layer)
+            for layer, widths in zip(layers, search.options, strict=True)
         ]
         order = sorted(
-            (score, index, -level) for index, layer in enumerate(blocks) for level, score in enumerate(layer)
+            (block, index, -level) for index, layer in enumerate(blocks) for level, block in enumerate(layer)
         )
         gone = np.zeros((len(order) + 1, len(layers)), np.int64)  # steps gone of each layer after the first n of all
         for count, (_, index, _) in enumerate(order, start=1):
@@ -122,7 +124,7 @@ class BySensitivity:
     minimum: float = _MINIMUM
     name: ClassVar[str] = "sensitivity"
 
-    def choose(self, search: WidthSearch, layers: Sequence[str], scores: Scores) -> Widths:
+    def choose(self, search: WidthSearch, layers: Sequence[str], importance: Importance) -> Widths:
         """Return levels within the limit."""
         losses = [_losses(self.table, layer, widths) for layer, widths in zip(layers, search.options, strict=True)]
         levels, cost = search.most, search.cost(search.most)
@@ -157,15 +159,14 @@ def allocator_named(name: str) -> Allocator:
     return known[name]
 
 
-def _block_scores(importance: NDArray[np.float64], widths: Widths, layer: str) -> list[float]:
-    """Return for each step between neighbouring widths the mean score of the filters it is about, falling."""
-    if not np.isfinite(importance).all():
+def _block_importances(importance: Tensor, widths: Widths, layer: str) -> list[float]:
+    """Return for each step between neighbouring widths the mean importance of the filters it is about, falling."""
+    if not bool(importance.isfinite().all()):
         raise PruningError(f"{layer}: importances are not all finite; its weights are damaged or overflow")
-    scale = np.abs(importance).mean()
-    falling = np.sort(importance)[::-1] / (scale if scale > 0 else 1.0)
+    falling = np.sort(relative(importance).numpy())[::-1]
     means = [falling[low:high].mean() for low, high in zip(widths[:-1], widths[1:], strict=True)]
-    scores: list[float] = np.minimum.accumulate(means).tolist() if means else []  # equal ones may differ by rounding
-    return scores
+    blocks: list[float] = np.minimum.accumulate(means).tolist() if means else []  # equal ones may differ by rounding
+    return blocks
 
 
 def _losses(table: Sensitivity, layer: str, widths: Widths) -> list[float]:

@@ -17,7 +17,7 @@ from epanns.models.recipe import steps_of
 from epanns.models.spec import ModelSpec
 from epanns.models.tagger import Tagger
 from epanns.models.tensors import count_params, weights_digest
-from epanns.pruning.allocators import Allocator, BySensitivity, Scores
+from epanns.pruning.allocators import Allocator, BySensitivity, Importance
 from epanns.pruning.budget import Budget
 from epanns.pruning.width_search import Cost, WidthSearch, allowed_widths
 
@@ -93,13 +93,13 @@ class Sharing:
         layers: Those that may lose channels, in forward order; all others stay as they are.
         allocator: The rule.
         round_to: What the width of a pruned layer must be a multiple of.
-        scores: Importance of the filters of a layer.
+        importance: That of the filters of a layer.
     """
 
     layers: Sequence[str]
     allocator: Allocator
     round_to: int
-    scores: Scores
+    importance: Importance
 
     def search(self, spec: ModelSpec, cost: Cost, *, limit: float, enough: float) -> WidthSearch:
         """Return the choice of widths for these layers of a network, by its cost as a function of their widths."""
@@ -109,7 +109,7 @@ class Sharing:
 
     def choose(self, search: WidthSearch) -> Widths:
         """Return the levels that the rule comes to, exchanged between layers where they cost too little."""
-        return search.approach(self.allocator.choose(search, self.layers, self.scores))
+        return search.approach(self.allocator.choose(search, self.layers, self.importance))
 
     def named(self, widths: Widths) -> dict[str, int]:
         """Return layer -> width."""

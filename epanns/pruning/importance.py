@@ -80,9 +80,13 @@ def channel_importance(
     }
 
 
-def joined(scores: Sequence[Tensor]) -> Tensor:
-    """Return the importance of channels that several layers make, from each one's ``(width,)`` scores."""
-    if len(scores) == 1:
-        return scores[0]
-    tiny = torch.finfo(torch.float64).tiny
-    return torch.stack([each / each.abs().mean().clamp(min=tiny) for each in scores]).mean(dim=0)
+def joined(importances: Sequence[Tensor]) -> Tensor:
+    """Return the importance of channels that several layers make, from each one's ``(width,)``."""
+    if len(importances) == 1:
+        return importances[0]
+    return torch.stack([relative(importance) for importance in importances]).mean(dim=0)
+
+
+def relative(importance: Tensor) -> Tensor:
+    """Return a layer's ``(width,)`` float64 importances divided by the mean of their absolute values; zeros stay."""
+    return importance / importance.abs().mean().clamp(min=torch.finfo(torch.float64).tiny)

@@ -169,7 +169,7 @@ def plan_within(  # noqa: PLR0913 - as `prune`
         layers=chosen,
         allocator=allocator_named(allocate) if isinstance(allocate, str) else allocate,
         round_to=round_to,
-        scores=lambda layer: importance()[layer].numpy(),
+        importance=lambda layer: importance()[layer],
     )
     refuse_table_of_another(model, sharing.allocator)
     if budget.kind == "latency":

@@ -32,7 +32,7 @@ HALF = {layer: width // 2 for layer, width in CNN14.widths.items()}
 HALF_MACS, HALF_PARAMS = 5_021_564_928, 22_052_655  # profile's, and the facts' 5.02 G and 22.05 M
 
 
-def random_scores(spec: ModelSpec, seed: int = 0) -> dict[str, np.ndarray]:
+def random_importances(spec: ModelSpec, seed: int = 0) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(seed)
     return {layer: rng.lognormal(rng.normal(), 0.5, size=width) for layer, width in spec.widths.items()}
 
@@ -49,10 +49,11 @@ def random_table(spec: ModelSpec, seed: int = 0) -> Sensitivity:
     return Sensitivity(SensitivityRow("", 0.0, None, 0.6, n_params, 1), tuple(rows))
 
 
-def choose(spec, budget, allocator=None, *, layers=None, round_to=1, scores=None) -> Allotment:
+def choose(spec, budget, allocator=None, *, layers=None, round_to=1, importances=None) -> Allotment:
     layers = tuple(spec.widths) if layers is None else layers
-    scores = random_scores(spec) if scores is None else scores
-    return allot(spec, budget, Sharing(layers, allocator or Uniform(), round_to, scores.__getitem__))
+    importances = random_importances(spec) if importances is None else importances
+    sharing = Sharing(layers, allocator or Uniform(), round_to, lambda layer: torch.from_numpy(importances[layer]))
+    return allot(spec, budget, sharing)
 
 
 @pytest.mark.parametrize("budget", [Budget("macs", HALF_MACS), Budget("params", HALF_PARAMS)], ids=lambda b: b.kind)
@@ -91,9 +92,9 @@ def test_a_budget_is_met_from_below_or_refused_with_what_is_near(name, data):
     layers = tuple(layer for layer in names if layer in drawn)
     round_to = data.draw(st.sampled_from([1, 1, 2, 3, 8]))
     budget = Budget(data.draw(st.sampled_from(list(COSTS))), data.draw(st.floats(0.01, 0.999)))
-    scores = random_scores(MEDIUM, seed)
+    importances = random_importances(MEDIUM, seed)
     try:
-        found = choose(MEDIUM, budget, allocator, layers=layers, round_to=round_to, scores=scores)
+        found = choose(MEDIUM, budget, allocator, layers=layers, round_to=round_to, importances=importances)
     except PruningError as error:
         assert re.search(r"cannot be met|removes nothing", str(error))
         return
@@ -105,7 +106,7 @@ def test_a_budget_is_met_from_below_or_refused_with_what_is_near(name, data):
         unpruned = MEDIUM.widths[layer]
         assert max(1, allocator.minimum * unpruned) <= width <= unpruned
         assert width % round_to == 0 or width == unpruned
-    again = choose(MEDIUM, budget, allocator, layers=layers, round_to=round_to, scores=scores)
+    again = choose(MEDIUM, budget, allocator, layers=layers, round_to=round_to, importances=importances)
     assert again == found
 
 
@@ -173,9 +174,9 @@ def test_what_cannot_be_met_is_said_in_one_line(budget, settings_, match):
     assert "\n" not in str(caught.value)
 
 
-def slow_global(scores: Mapping[str, np.ndarray], count: int, minimum: Mapping[str, int]) -> dict[str, int]:
+def slow_global(importances: Mapping[str, np.ndarray], count: int, minimum: Mapping[str, int]) -> dict[str, int]:
     """Drop one filter after the other, the least of all, until `count` are gone."""
-    left = {layer: sorted(values / np.abs(values).mean()) for layer, values in scores.items()}
+    left = {layer: sorted(values / np.abs(values).mean()) for layer, values in importances.items()}
     for _ in range(count):
         can = [layer for layer, values in left.items() if len(values) > minimum[layer]]
         left[min(can, key=lambda layer: left[layer][0])].pop(0)
@@ -184,38 +185,38 @@ def slow_global(scores: Mapping[str, np.ndarray], count: int, minimum: Mapping[s
 
 @given(ratio=st.integers(1, 88).map(lambda percent: percent / 100), seed=st.integers(0, 5))
 def test_global_ranking_drops_the_least_of_all_filters_but_leaves_a_minimum(ratio, seed):
-    scores = random_scores(MEDIUM, seed)
+    importances = random_importances(MEDIUM, seed)
     total = sum(MEDIUM.widths.values())
     budget = Budget.left_by(ratio)
-    found = choose(MEDIUM, budget, Global(), scores=scores)
+    found = choose(MEDIUM, budget, Global(), importances=importances)
     minimum = {layer: -(-width // 10) for layer, width in MEDIUM.widths.items()}
-    assert found.widths == slow_global(scores, total - int(budget.limit(total)), minimum)
+    assert found.widths == slow_global(importances, total - int(budget.limit(total)), minimum)
 
 
 def test_global_ranking_knows_no_scale():
-    """A layer's scores times any factor, also a negative one's mean, change nothing."""
-    scores = random_scores(MEDIUM)
-    found = choose(MEDIUM, Budget("macs", 0.4), Global(), scores=scores)
-    scaled = {layer: values * 10.0**index for index, (layer, values) in enumerate(scores.items())}
-    assert choose(MEDIUM, Budget("macs", 0.4), Global(), scores=scaled) == found
-    negative = {layer: -1 / values for layer, values in scores.items()}
-    left = choose(MEDIUM, Budget("macs", 0.4), Global(), scores=negative).widths
+    """A layer's importances times any factor, also a negative one's mean, change nothing."""
+    importances = random_importances(MEDIUM)
+    found = choose(MEDIUM, Budget("macs", 0.4), Global(), importances=importances)
+    scaled = {layer: values * 10.0**index for index, (layer, values) in enumerate(importances.items())}
+    assert choose(MEDIUM, Budget("macs", 0.4), Global(), importances=scaled) == found
+    negative = {layer: -1 / values for layer, values in importances.items()}
+    left = choose(MEDIUM, Budget("macs", 0.4), Global(), importances=negative).widths
     assert all(0.1 * width <= left[layer] for layer, width in MEDIUM.widths.items())
 
 
-def test_equal_scores_of_all_layers_are_shared_out_in_a_fixed_order():
+def test_equal_importances_of_all_layers_are_shared_out_in_a_fixed_order():
     equal = {layer: np.ones(width) for layer, width in MEDIUM.widths.items()}
-    found = choose(MEDIUM, Budget("channels", 0.9), Global(), scores=equal)
+    found = choose(MEDIUM, Budget("channels", 0.9), Global(), importances=equal)
     assert found.reached == sum(MEDIUM.widths.values()) * 9 // 10
     assert found.widths["conv_block4.conv2"] == 64  # the first layers' go first
 
 
 @pytest.mark.parametrize("broken", [np.nan, np.inf])
-def test_scores_that_cannot_be_ranked_are_refused(broken):
-    scores = random_scores(MEDIUM)
-    scores["conv_block2.conv1"][3] = broken
+def test_importances_that_cannot_be_ranked_are_refused(broken):
+    importances = random_importances(MEDIUM)
+    importances["conv_block2.conv1"][3] = broken
     with pytest.raises(PruningError, match=r"conv_block2\.conv1: importances are not all finite"):
-        choose(MEDIUM, Budget("macs", 0.5), Global(), scores=scores)
+        choose(MEDIUM, Budget("macs", 0.5), Global(), importances=importances)
 
 
 def table_of(spec: ModelSpec, losses: Mapping[str, float]) -> Sensitivity:

@@ -61,8 +61,10 @@ def build(widths):
 
 
 def sharing(allocator=None, *, layers=tuple(SPEC.widths), round_to=1) -> Sharing:
-    scores = {layer: np.random.default_rng(0).lognormal(size=width) for layer, width in SPEC.widths.items()}
-    return Sharing(layers, allocator or Uniform(), round_to, scores.__getitem__)
+    importances = {
+        layer: torch.from_numpy(np.random.default_rng(0).lognormal(size=width)) for layer, width in SPEC.widths.items()
+    }
+    return Sharing(layers, allocator or Uniform(), round_to, importances.__getitem__)
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,8 @@ import record
 import torch
 
 import epanns
-from epanns.pruning.criteria import CRITERIA, needs_clips
-from epanns.pruning.importance import channel_importance
+from epanns.pruning.ranking.criteria import CRITERIA, needs_clips
+from epanns.pruning.ranking.importance import channel_importance
 
 SECONDS, BYTES = 30, 3e9
 

@@ -16,7 +16,7 @@ from epanns.complexity.macs import profile
 from epanns.models.modes import evaluation_mode
 from epanns.models.tagger import Tagger
 from epanns.models.zoo import build_model
-from epanns.pruning.budget import Budget
+from epanns.pruning.budgets.budget import Budget
 from epanns.pruning.prune import prune
 
 C7_TO_C12 = ["conv_block4", "conv_block5", "conv_block6"]

@@ -11,8 +11,8 @@ _WHERE = {
     "load": "epanns.models.checkpoint",
     "save": "epanns.models.checkpoint",
     "prune": "epanns.pruning.prune",
-    "Budget": "epanns.pruning.budget",
-    "recover": "epanns.pruning.recovery",
+    "Budget": "epanns.pruning.budgets.budget",
+    "recover": "epanns.pruning.recovery.recover",
     "prune_iteratively": "epanns.pruning.schedule",
     "check_optimizer": "epanns.pruning.optimizers",
     "profile": "epanns.complexity.macs",
@@ -30,10 +30,10 @@ if TYPE_CHECKING:
     from epanns.models.checkpoint import save as save
     from epanns.models.zoo import build_model as build_model
     from epanns.models.zoo import list_models as list_models
-    from epanns.pruning.budget import Budget as Budget
+    from epanns.pruning.budgets.budget import Budget as Budget
     from epanns.pruning.optimizers import check_optimizer as check_optimizer
     from epanns.pruning.prune import prune as prune
-    from epanns.pruning.recovery import recover as recover
+    from epanns.pruning.recovery.recover import recover as recover
     from epanns.pruning.schedule import prune_iteratively as prune_iteratively
 
 

@@ -10,7 +10,7 @@ import epanns
 from epanns.cli.main import COMMANDS
 from epanns.complexity.macs import profile
 from epanns.models.zoo import list_models, spec_of
-from epanns.pruning.criteria import NEEDS
+from epanns.pruning.ranking.criteria import NEEDS
 from epanns.reporting.report import insert_table, write_report
 from epanns.sweeps.records import read_records
 

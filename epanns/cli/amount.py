@@ -13,11 +13,11 @@ from epanns.errors import ConfigError
 
 if TYPE_CHECKING:
     from epanns.models.tagger import Tagger
-    from epanns.pruning.allocators import Allocator
-    from epanns.pruning.allotment import Allotment
-    from epanns.pruning.budget import Budget
-    from epanns.pruning.calibration import CalibrationBatch
+    from epanns.pruning.budgets.allocators import Allocator
+    from epanns.pruning.budgets.allotment import Allotment
+    from epanns.pruning.budgets.budget import Budget
     from epanns.pruning.plan import PruningPlan
+    from epanns.pruning.ranking.calibration import CalibrationBatch
 
 _OF = "in (0, 1) a fraction of CHECKPOINT's"
 _HOW_MUCH = (
@@ -131,7 +131,7 @@ class Amount:
         )
 
     def _target(self) -> "Budget | None":
-        from epanns.pruning.budget import Budget
+        from epanns.pruning.budgets.budget import Budget
 
         given = [(kind, text) for kind, text in self._targets().items() if text is not None]
         return Budget.parse(*given[0], int8=self.int8) if given else None
@@ -140,8 +140,8 @@ class Amount:
         return {kind: getattr(self, f"target_{kind}") for kind in _TARGETS}
 
     def _allocator(self) -> "Allocator":
-        from epanns.pruning.allocators import BySensitivity, Global, Uniform
-        from epanns.pruning.sensitivity import read_sensitivity
+        from epanns.pruning.budgets.allocators import BySensitivity, Global, Uniform
+        from epanns.pruning.budgets.sensitivity import read_sensitivity
 
         minimum = {} if self.minimum is None else {"minimum": self.minimum}
         if self.sensitivity is not None:

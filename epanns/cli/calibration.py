@@ -12,7 +12,7 @@ from epanns.errors import ConfigError
 if TYPE_CHECKING:
     from epanns.data.dataset import PackDataset
     from epanns.models.tagger import Tagger
-    from epanns.pruning.calibration import CalibrationBatch
+    from epanns.pruning.ranking.calibration import CalibrationBatch
 
 
 def open_calibration(
@@ -29,7 +29,7 @@ def open_calibration(
     Raises:
         ConfigError: If it is given without a use, missing, or of another sample rate than the network's.
     """
-    from epanns.pruning.criteria import NEEDS, criterion_named, needs_clips
+    from epanns.pruning.ranking.criteria import NEEDS, criterion_named, needs_clips
 
     criterion_named(criterion)
     uses = [f"--recover {recover}"] if recover != "none" else []
@@ -64,13 +64,13 @@ class MeasuredClips:
     @classmethod
     def of(cls, model: "Tagger", dataset: "PackDataset | None", criterion: str) -> "MeasuredClips | None":
         """Return the batches; None where the criterion measures none."""
-        from epanns.pruning.criteria import needs_clips
+        from epanns.pruning.ranking.criteria import needs_clips
 
         return cls(model, dataset, criterion) if dataset is not None and needs_clips(criterion) else None
 
     def __iter__(self) -> "Iterator[CalibrationBatch]":
         from epanns.data.sampler import sequential_batches
-        from epanns.pruning.pack_clips import CALIBRATION_BATCH, batches_for
+        from epanns.pruning.ranking.pack_clips import CALIBRATION_BATCH, batches_for
 
         order = sequential_batches(len(self.dataset), CALIBRATION_BATCH)
         batches = batches_for(self.criterion, self.model, self.dataset, order) or iter(())

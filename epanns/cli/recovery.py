@@ -7,7 +7,7 @@ import click
 
 from epanns.cli.options import progress_bar
 from epanns.errors import ConfigError
-from epanns.pruning.recovery_names import recovery_problem
+from epanns.pruning.recovery.names import recovery_problem
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -72,8 +72,8 @@ def recover_on(
     """Recover a network in place on every clip of a pack, 32 in a batch; `settings` are those of `RecoverySettings`."""
     from epanns.data.loader import make_loader
     from epanns.data.sampler import sequential_batches
-    from epanns.pruning.pack_clips import CALIBRATION_BATCH
-    from epanns.pruning.recovery import recover
+    from epanns.pruning.ranking.pack_clips import CALIBRATION_BATCH
+    from epanns.pruning.recovery.recover import recover
 
     order = sequential_batches(len(dataset), CALIBRATION_BATCH)
 

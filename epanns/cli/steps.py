@@ -16,8 +16,8 @@ from epanns.errors import ConfigError
 if TYPE_CHECKING:
     from epanns.data.dataset import PackDataset
     from epanns.models.tagger import Tagger
-    from epanns.pruning.calibration import CalibrationBatch
     from epanns.pruning.plan import PruningPlan
+    from epanns.pruning.ranking.calibration import CalibrationBatch
     from epanns.pruning.schedule import Between
     from epanns.training.config import TrainingConfig
 

@@ -11,15 +11,15 @@ from epanns.models.recipe import with_step
 from epanns.models.tagger import Tagger
 from epanns.models.tensors import shape_difference
 from epanns.pruning.allocation import layers_within, ratio_per_layer, remaining_width, select_layers
-from epanns.pruning.allocators import Allocator, allocator_named
-from epanns.pruning.allotment import Allotment, Sharing, allot, refuse_table_of_another
-from epanns.pruning.budget import Budget
-from epanns.pruning.calibration import CalibrationBatch
-from epanns.pruning.criteria import criterion_named, most_important
+from epanns.pruning.budgets.allocators import Allocator, allocator_named
+from epanns.pruning.budgets.allotment import Allotment, Sharing, allot, refuse_table_of_another
+from epanns.pruning.budgets.budget import Budget
+from epanns.pruning.budgets.latency_budget import allot_latency
 from epanns.pruning.engine import channel_groups, remove_channels
-from epanns.pruning.importance import channel_importance
-from epanns.pruning.latency_budget import allot_latency
 from epanns.pruning.plan import PruningPlan, compose
+from epanns.pruning.ranking.calibration import CalibrationBatch
+from epanns.pruning.ranking.criteria import criterion_named, most_important
+from epanns.pruning.ranking.importance import channel_importance
 
 
 def prune(  # noqa: PLR0913 - one keyword for each thing that can be asked

@@ -10,10 +10,10 @@ from typing import Any
 
 from epanns.errors import PruningError, did_you_mean
 from epanns.models.tagger import Tagger
-from epanns.pruning.calibration import CalibrationBatch
 from epanns.pruning.optimizers import refuse_lost_gradients, versions_of
 from epanns.pruning.plan import PruningPlan, compose
 from epanns.pruning.prune import apply_plan, plan_pruning, planned
+from epanns.pruning.ranking.calibration import CalibrationBatch
 
 SCHEDULES = ("linear", "geometric")
 

@@ -5,10 +5,10 @@ from typing import Any
 
 from epanns.errors import PruningError
 from epanns.models.tagger import Tagger
-from epanns.pruning.budget import Budget
-from epanns.pruning.calibration import CalibrationBatch
+from epanns.pruning.budgets.budget import Budget
 from epanns.pruning.plan import PruningPlan
 from epanns.pruning.prune import plan_pruning, plan_within
+from epanns.pruning.ranking.calibration import CalibrationBatch
 from epanns.sweeps.strict_toml import is_number
 
 Amount = float | Mapping[str, float] | str

@@ -10,9 +10,9 @@ from typing import Any
 
 from epanns.atomic import sha256_of_json
 from epanns.errors import ConfigError
-from epanns.pruning.criteria import NEEDS
-from epanns.pruning.recovery import RecoverySettings
-from epanns.pruning.recovery_names import RECOVERIES, recovery_problem
+from epanns.pruning.ranking.criteria import NEEDS
+from epanns.pruning.recovery.names import RECOVERIES, recovery_problem
+from epanns.pruning.recovery.recover import RecoverySettings
 from epanns.sweeps.amount import Amount, asked_of, is_budget, is_ratio, is_ratios
 from epanns.sweeps.strict_toml import TableReader, all_of, is_count, is_number, is_text
 from epanns.training.config import TrainingConfig

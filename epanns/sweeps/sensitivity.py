@@ -21,13 +21,13 @@ from epanns.evaluation.predict import EvaluationProtocol, predict
 from epanns.installed import versions
 from epanns.models.tagger import Tagger
 from epanns.models.tensors import weights_digest
-from epanns.pruning.criteria import NEEDS, criterion_named, most_important
-from epanns.pruning.importance import channel_importance
-from epanns.pruning.pack_clips import CALIBRATION_BATCH, batches_for
+from epanns.pruning.budgets.sensitivity import SensitivityRow
 from epanns.pruning.plan import PruningPlan
 from epanns.pruning.prune import apply_plan, plan_pruning
-from epanns.pruning.recovery import recover
-from epanns.pruning.sensitivity import SensitivityRow
+from epanns.pruning.ranking.criteria import NEEDS, criterion_named, most_important
+from epanns.pruning.ranking.importance import channel_importance
+from epanns.pruning.ranking.pack_clips import CALIBRATION_BATCH, batches_for
+from epanns.pruning.recovery.recover import recover
 from epanns.signals import StopRequest, noticing_signals
 from epanns.sweeps.device import device_of
 from epanns.sweeps.records import DECISIVE_PACKAGES

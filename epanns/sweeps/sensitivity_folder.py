@@ -11,7 +11,7 @@ from typing import Any
 from epanns.atomic import partial_of, write_json
 from epanns.claim import Work, claim
 from epanns.errors import OutputError
-from epanns.pruning.sensitivity import Sensitivity, SensitivityRow
+from epanns.pruning.budgets.sensitivity import Sensitivity, SensitivityRow
 
 FORMAT = "epanns-sensitivity/1"
 RECORD, TABLE = "sensitivity.json", "sensitivity.csv"

@@ -20,12 +20,12 @@ from epanns.installed import versions
 from epanns.models.checkpoint import load
 from epanns.models.tagger import Tagger
 from epanns.models.zoo import build_model
-from epanns.pruning.calibration import CalibrationBatch
-from epanns.pruning.criteria import NEEDS
-from epanns.pruning.pack_clips import CALIBRATION_BATCH
 from epanns.pruning.plan import PruningPlan
 from epanns.pruning.prune import apply_plan
-from epanns.pruning.recovery import recover
+from epanns.pruning.ranking.calibration import CalibrationBatch
+from epanns.pruning.ranking.criteria import NEEDS
+from epanns.pruning.ranking.pack_clips import CALIBRATION_BATCH
+from epanns.pruning.recovery.recover import recover
 from epanns.seeding import derive_seed, numpy_generator
 from epanns.sweeps.amount import plan_of
 from epanns.sweeps.device import device_of

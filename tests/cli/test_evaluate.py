@@ -22,7 +22,7 @@ from epanns.labels import LabelSet
 from epanns.models.checkpoint import load, save_checkpoint
 from epanns.models.zoo import build_model
 from epanns.pruning.prune import prune
-from epanns.pruning.recalibrate import recalibrate_batch_norm
+from epanns.pruning.recovery.recalibrate import recalibrate_batch_norm
 from epanns.sweeps.evaluated import unpruned_spec, width_of
 from epanns.sweeps.records import read_records
 

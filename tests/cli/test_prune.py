@@ -22,12 +22,12 @@ from epanns.models.checkpoint import load, load_checkpoint, save_checkpoint
 from epanns.models.released import export_panns
 from epanns.models.spec import conv_widths
 from epanns.models.zoo import build_model
-from epanns.pruning import latency_budget
-from epanns.pruning.latency_table import Timing
+from epanns.pruning.budgets import latency_budget
+from epanns.pruning.budgets.latency_table import Timing
+from epanns.pruning.budgets.sensitivity import Sensitivity, SensitivityRow
 from epanns.pruning.plan import PruningPlan
 from epanns.pruning.prune import apply_plan, plan_pruning
-from epanns.pruning.recovery import recover
-from epanns.pruning.sensitivity import Sensitivity, SensitivityRow
+from epanns.pruning.recovery.recover import recover
 from tests.conftest import narrow_spec
 
 SPEC = narrow_spec(widths=conv_widths(4, 6, 8))

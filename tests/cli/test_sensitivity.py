@@ -11,7 +11,7 @@ from epanns.cli import sensitivity as module
 from epanns.data.dataset import PackDataset
 from epanns.models.checkpoint import save_checkpoint
 from epanns.models.zoo import build_model
-from epanns.pruning.sensitivity import read_sensitivity
+from epanns.pruning.budgets.sensitivity import read_sensitivity
 
 ONE = ("--layers", "conv_block6.conv1", "--ratios", "0.5")
 

@@ -19,11 +19,11 @@ from epanns.models.spec import ModelSpec, conv_widths
 from epanns.models.tagger import Tagger
 from epanns.models.tensors import count_params, weights_digest
 from epanns.models.zoo import ZOO, build_model
-from epanns.pruning.allocators import BySensitivity, Global, Uniform, allocator_named
-from epanns.pruning.allotment import Allotment, Sharing, allot
-from epanns.pruning.budget import Budget
+from epanns.pruning.budgets.allocators import BySensitivity, Global, Uniform, allocator_named
+from epanns.pruning.budgets.allotment import Allotment, Sharing, allot
+from epanns.pruning.budgets.budget import Budget
+from epanns.pruning.budgets.sensitivity import Sensitivity, SensitivityRow
 from epanns.pruning.prune import prune
-from epanns.pruning.sensitivity import Sensitivity, SensitivityRow
 from tests.conftest import narrow_spec
 
 CNN14 = ZOO["Cnn14"]

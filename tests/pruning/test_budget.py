@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from epanns.errors import PruningError
-from epanns.pruning.budget import Budget
+from epanns.pruning.budgets.budget import Budget
 
 
 @pytest.mark.parametrize(

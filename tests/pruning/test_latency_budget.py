@@ -14,12 +14,12 @@ from epanns.errors import PruningError
 from epanns.models.spec import conv_widths
 from epanns.models.tagger import Tagger
 from epanns.models.zoo import ZOO, build_model
-from epanns.pruning import latency_table
-from epanns.pruning.allocators import Global, Uniform
-from epanns.pruning.allotment import Sharing
-from epanns.pruning.budget import Budget
-from epanns.pruning.latency_budget import allot_latency
-from epanns.pruning.latency_table import LatencyTable, Timing, time_runs
+from epanns.pruning.budgets import latency_table
+from epanns.pruning.budgets.allocators import Global, Uniform
+from epanns.pruning.budgets.allotment import Sharing
+from epanns.pruning.budgets.budget import Budget
+from epanns.pruning.budgets.latency_budget import allot_latency
+from epanns.pruning.budgets.latency_table import LatencyTable, Timing, time_runs
 from tests.conftest import narrow_spec
 
 SPEC = narrow_spec(widths=conv_widths(16, 32, 48, 64))

@@ -13,8 +13,8 @@ from epanns.errors import PruningError
 from epanns.models.checkpoint import load, save
 from epanns.models.recipe import recipe_problems
 from epanns.models.zoo import build_model
-from epanns.pruning.allocators import Global, Uniform
-from epanns.pruning.budget import Budget
+from epanns.pruning.budgets.allocators import Global, Uniform
+from epanns.pruning.budgets.budget import Budget
 from epanns.pruning.plan import PruningPlan
 from epanns.pruning.prune import apply_plan, plan_pruning, prune
 

@@ -5,7 +5,7 @@ from torch import nn
 from epanns.errors import PruningError
 from epanns.pruning.plan import PruningPlan
 from epanns.pruning.prune import prune
-from epanns.pruning.recalibrate import recalibrate_batch_norm
+from epanns.pruning.recovery.recalibrate import recalibrate_batch_norm
 
 SAMPLES = 80 * 40
 

@@ -9,8 +9,8 @@ import epanns
 from epanns.errors import ConfigError, PruningError
 from epanns.models.recipe import steps_of
 from epanns.pruning.prune import apply_plan, plan_pruning
-from epanns.pruning.recovery import plan_between, recover
-from epanns.pruning.recovery_names import RECOVERIES
+from epanns.pruning.recovery.names import RECOVERIES
+from epanns.pruning.recovery.recover import plan_between, recover
 
 
 def calibration():

@@ -12,7 +12,7 @@ import epanns
 from epanns.complexity.macs import profile
 from epanns.errors import PruningError
 from epanns.models.spec import conv_widths
-from epanns.pruning.budget import Budget
+from epanns.pruning.budgets.budget import Budget
 from epanns.pruning.plan import PruningPlan
 from epanns.pruning.prune import apply_plan, plan_pruning, prune
 from epanns.pruning.schedule import SCHEDULES, prune_iteratively, prune_towards, step_widths

@@ -14,13 +14,13 @@ from torch import nn
 
 import epanns
 from epanns.errors import PruningError
-from epanns.pruning.criteria import CRITERIA, NEEDS
 from epanns.pruning.engine import channel_groups
-from epanns.pruning.importance import channel_importance
-from epanns.pruning.layer_filters import LayerFilters
 from epanns.pruning.optimizers import check_optimizer
 from epanns.pruning.prune import apply_plan, plan_pruning, prune
-from epanns.pruning.recovery import recover
+from epanns.pruning.ranking.criteria import CRITERIA, NEEDS
+from epanns.pruning.ranking.importance import channel_importance
+from epanns.pruning.ranking.layer_filters import LayerFilters
+from epanns.pruning.recovery.recover import recover
 from epanns.pruning.schedule import prune_iteratively
 from epanns.training.config import TrainingConfig
 from epanns.training.optim import build_optimizer

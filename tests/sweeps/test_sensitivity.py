@@ -19,9 +19,9 @@ from epanns.evaluation.predict import EvaluationProtocol, predict
 from epanns.models.checkpoint import load, save_checkpoint
 from epanns.models.tensors import weights_digest
 from epanns.models.zoo import build_model
+from epanns.pruning.budgets.sensitivity import read_sensitivity
 from epanns.pruning.prune import prune
-from epanns.pruning.recalibrate import recalibrate_batch_norm
-from epanns.pruning.sensitivity import read_sensitivity
+from epanns.pruning.recovery.recalibrate import recalibrate_batch_norm
 from epanns.sweeps.sensitivity import SensitivityConfig, measure_sensitivity
 from epanns.sweeps.sensitivity_folder import SensitivityFolder
 

@@ -21,8 +21,8 @@ class LayerFilters:
         stored: ``(filters, in_channels, *kernel)``, on the CPU, unpruned, in the network's own precision.
         seed: Of the whole plan; a criterion that draws numbers derives its own from it and `name`.
         scale: ``(filters,)`` float64, factors of the batch norm that follows; None where there is none.
-        read_covariance: ``(filters, filters)`` float64, `epanns.pruning.activations`; None where it was not measured.
-        gate_gradient: ``(filters,)`` float64, `epanns.pruning.gradients`; None where it was not measured.
+        read_covariance: ``(filters, filters)`` float64, see `ranking.activations`; None where not measured.
+        gate_gradient: ``(filters,)`` float64, see `ranking.gradients`; None where not measured.
     """
 
     name: str

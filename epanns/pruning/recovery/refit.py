@@ -6,7 +6,7 @@ repaired network: later layers make up for what earlier ones lost. He et al. 201
 asymmetric reconstruction.
 
 Fitted to ``current`` instead, a layer reproduces what it would compute in the repaired network if the channels that it
-reads had not been pruned. The arithmetic is in `epanns.pruning.least_squares`.
+reads had not been pruned. The arithmetic is in `epanns.pruning.recovery.least_squares`.
 """
 
 import copy
@@ -25,10 +25,10 @@ from epanns.models.modes import evaluation_mode
 from epanns.models.recipe import with_step
 from epanns.models.tagger import Tagger
 from epanns.pruning.engine import remove_channels
-from epanns.pruning.least_squares import Moments
 from epanns.pruning.plan import PruningPlan
-from epanns.pruning.readers import FittedReader, RefitLayout
-from epanns.pruning.walk import Walk, watched
+from epanns.pruning.recovery.least_squares import Moments
+from epanns.pruning.recovery.readers import FittedReader, RefitLayout
+from epanns.pruning.recovery.walk import Walk, watched
 
 _ROUNDING = 1e-6  # relative, of float32 with some to spare
 

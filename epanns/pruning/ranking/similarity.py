@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from epanns.pruning.layer_filters import LayerFilters
+from epanns.pruning.ranking.layer_filters import LayerFilters
 
 
 def fpgm(filters: LayerFilters) -> Tensor:

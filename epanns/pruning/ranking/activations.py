@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from epanns.errors import PruningError
 from epanns.models.modes import evaluation_mode
 from epanns.models.tagger import Tagger
-from epanns.pruning.calibration import CalibrationBatch, clips_in_fours
 from epanns.pruning.groups import ChannelGroup, Reader
+from epanns.pruning.ranking.calibration import CalibrationBatch, clips_in_fours
 
 _ROWS_AT_ONCE = 4096  # positions in float64
 

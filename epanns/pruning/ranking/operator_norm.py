@@ -10,7 +10,7 @@ Source: Singh and Plumbley, arXiv 2304.02319; `Proposed_pruning.py` of Efficient
 import torch
 from torch import Tensor
 
-from epanns.pruning.layer_filters import LayerFilters
+from epanns.pruning.ranking.layer_filters import LayerFilters
 
 
 def opnorm(filters: LayerFilters) -> Tensor:

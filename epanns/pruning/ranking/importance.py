@@ -7,12 +7,12 @@ from torch import Tensor
 
 from epanns.errors import PruningError
 from epanns.models.tagger import Tagger
-from epanns.pruning.activations import read_covariances
-from epanns.pruning.calibration import CalibrationBatch, refuse_other_precision
-from epanns.pruning.criteria import NEEDS, criterion_named, needs_clips
 from epanns.pruning.engine import groups_and_order
-from epanns.pruning.gradients import gate_gradients
-from epanns.pruning.layer_filters import LayerFilters
+from epanns.pruning.ranking.activations import read_covariances
+from epanns.pruning.ranking.calibration import CalibrationBatch, refuse_other_precision
+from epanns.pruning.ranking.criteria import NEEDS, criterion_named, needs_clips
+from epanns.pruning.ranking.gradients import gate_gradients
+from epanns.pruning.ranking.layer_filters import LayerFilters
 
 
 def channel_importance(

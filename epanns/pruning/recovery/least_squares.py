@@ -1,4 +1,4 @@
-"""Ridge regression toward given weights, from rows that are seen once: the arithmetic of `epanns.pruning.refit`."""
+"""Ridge regression toward given weights, from rows that are seen once: the arithmetic of `recovery.refit`."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

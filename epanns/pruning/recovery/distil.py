@@ -20,8 +20,8 @@ from epanns.errors import PruningError
 from epanns.models.modes import evaluation_mode, requires_grad_restored
 from epanns.models.recipe import with_step
 from epanns.models.tagger import Tagger
-from epanns.pruning.calibration import heard
-from epanns.pruning.walk import HELD_OUT_EVERY
+from epanns.pruning.ranking.calibration import heard
+from epanns.pruning.recovery.walk import HELD_OUT_EVERY
 from epanns.seeding import numpy_generator
 
 _BATCH = 16  # mixtures in a step

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from epanns.errors import PruningError, did_you_mean
-from epanns.pruning.layer_filters import LayerFilters
-from epanns.pruning.measured import activation, interpolative, taylor
-from epanns.pruning.operator_norm import opnorm, opnorm_invariant
-from epanns.pruning.similarity import centrality, cosine, fpgm
+from epanns.pruning.ranking.layer_filters import LayerFilters
+from epanns.pruning.ranking.measured import activation, interpolative, taylor
+from epanns.pruning.ranking.operator_norm import opnorm, opnorm_invariant
+from epanns.pruning.ranking.similarity import centrality, cosine, fpgm
 from epanns.seeding import torch_generator
 
 # Every criterion returns one importance per filter, ``(filters,)`` float64; higher = keep.

@@ -9,11 +9,11 @@ from torch import Tensor
 
 from epanns.errors import ConfigError, PruningError, did_you_mean
 from epanns.models.tagger import Tagger
-from epanns.pruning.distil import distil
 from epanns.pruning.plan import PruningPlan, remainder
-from epanns.pruning.recalibrate import recalibrate_batch_norm
-from epanns.pruning.recovery_names import distil_steps, parts_of, recovery_problem
-from epanns.pruning.refit import TARGETS, refit_readers
+from epanns.pruning.recovery.distil import distil
+from epanns.pruning.recovery.names import distil_steps, parts_of, recovery_problem
+from epanns.pruning.recovery.recalibrate import recalibrate_batch_norm
+from epanns.pruning.recovery.refit import TARGETS, refit_readers
 
 
 @dataclass(frozen=True)

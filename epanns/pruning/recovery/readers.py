@@ -10,8 +10,8 @@ from epanns.models.tagger import Tagger
 from epanns.pruning.engine import channel_groups
 from epanns.pruning.groups import ChannelGroup, forward_order
 from epanns.pruning.plan import PruningPlan
-from epanns.pruning.rows import chosen_places, input_rows, output_rows, places_per_clip
-from epanns.pruning.walk import Walk, steps_of_modules, watched
+from epanns.pruning.recovery.rows import chosen_places, input_rows, output_rows, places_per_clip
+from epanns.pruning.recovery.walk import Walk, steps_of_modules, watched
 
 _MOST_PLACES = 1024  # of a clip that are fitted; neighbours say much the same
 _CHUNK_BYTES = 96 << 20  # of rows in float64 at a time

@@ -10,9 +10,9 @@ from epanns.complexity.cost import Latency
 from epanns.complexity.width_cost import Widths
 from epanns.errors import PruningError
 from epanns.models.tagger import Tagger
-from epanns.pruning.allotment import Allotment, Sharing, on_layers, refuse_beyond
-from epanns.pruning.budget import Budget
-from epanns.pruning.latency_table import LatencyTable, Timing
+from epanns.pruning.budgets.allotment import Allotment, Sharing, on_layers, refuse_beyond
+from epanns.pruning.budgets.budget import Budget
+from epanns.pruning.budgets.latency_table import LatencyTable, Timing
 
 TOLERANCE = 0.1  # of the budget: how far from it the measured latency may be
 _AIM, _ENOUGH = 0.95, 0.97  # of the budget that the prediction aims at, and of the aim that it shall reach

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from epanns.errors import PruningError
-from epanns.pruning.layer_filters import LayerFilters
+from epanns.pruning.ranking.layer_filters import LayerFilters
 
 
 def taylor(filters: LayerFilters) -> Tensor:

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from epanns.complexity.width_cost import Widths
 from epanns.errors import PruningError, did_you_mean
-from epanns.pruning.importance import relative
-from epanns.pruning.sensitivity import Sensitivity
-from epanns.pruning.width_search import WidthSearch
+from epanns.pruning.budgets.sensitivity import Sensitivity
+from epanns.pruning.budgets.width_search import WidthSearch
+from epanns.pruning.ranking.importance import relative
 
 Importance = Callable[[str], Tensor]  # layer -> importance of each filter, ``(filters,)`` float64; higher = keep
 

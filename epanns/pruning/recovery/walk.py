@@ -12,8 +12,8 @@ from epanns.audio.frontend import repeat_to_minimum
 from epanns.errors import PruningError
 from epanns.models.modes import evaluation_mode
 from epanns.models.tagger import Features, Tagger
-from epanns.pruning.calibration import heard
 from epanns.pruning.groups import zero_inputs
+from epanns.pruning.ranking.calibration import heard
 from epanns.seeding import numpy_generator
 
 HELD_OUT_EVERY = 5  # every fifth clip judges the fit to the others

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from epanns.errors import PruningError
 from epanns.models.modes import evaluation_mode, requires_grad_restored
 from epanns.models.tagger import Tagger
-from epanns.pruning.calibration import CalibrationBatch, clips_in_fours
+from epanns.pruning.ranking.calibration import CalibrationBatch, clips_in_fours
 
 
 def gate_gradients(

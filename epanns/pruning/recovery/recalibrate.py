@@ -10,9 +10,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from epanns.errors import PruningError
 from epanns.models.recipe import with_step
 from epanns.models.tagger import Tagger
-from epanns.pruning.calibration import heard
 from epanns.pruning.groups import forward_order
 from epanns.pruning.plan import PruningPlan
+from epanns.pruning.ranking.calibration import heard
 
 
 def recalibrate_batch_norm(model: Tagger, waveforms: Iterable[Tensor], *, plan: PruningPlan | None = None) -> int:

@@ -17,9 +17,9 @@ from epanns.models.recipe import steps_of
 from epanns.models.spec import ModelSpec
 from epanns.models.tagger import Tagger
 from epanns.models.tensors import count_params, weights_digest
-from epanns.pruning.allocators import Allocator, BySensitivity, Importance
-from epanns.pruning.budget import Budget
-from epanns.pruning.width_search import Cost, WidthSearch, allowed_widths
+from epanns.pruning.budgets.allocators import Allocator, BySensitivity, Importance
+from epanns.pruning.budgets.budget import Budget
+from epanns.pruning.budgets.width_search import Cost, WidthSearch, allowed_widths
 
 _ENOUGH = Fraction(99, 100)  # of a budget, so that it is met
 _DIGITS = 12  # of a digest that people compare

@@ -6,8 +6,8 @@ from epanns.data.dataset import PackDataset
 from epanns.data.loader import Draws, make_loader
 from epanns.data.task import require_same_task
 from epanns.models.tagger import Tagger
-from epanns.pruning.calibration import CalibrationBatch
-from epanns.pruning.criteria import NEEDS
+from epanns.pruning.ranking.calibration import CalibrationBatch
+from epanns.pruning.ranking.criteria import NEEDS
 
 # Clips in a calibration batch, wherever a pack is read: ``bn`` averages statistics within each batch, and mixtures are
 # drawn within each, so commands and sweeps only agree where they agree on this.

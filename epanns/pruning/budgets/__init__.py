@@ -1,0 +1,1 @@
+"""What a network may cost, and how that is shared out among its layers."""

@@ -1,0 +1,1 @@
+"""Which channels matter: criteria, and what they measure."""

@@ -6,6 +6,8 @@ from torch import Tensor
 
 from epanns.pruning.ranking.layer_filters import LayerFilters
 
+_ROWS_AT_ONCE = 256
+
 
 def fpgm(filters: LayerFilters) -> Tensor:
     """Sum of Euclidean distances to the layer's other filters (FPGM, He et al. 2019, arXiv 1811.00250, equation 8).
@@ -14,8 +16,14 @@ def fpgm(filters: LayerFilters) -> Tensor:
     """
     flat = filters.weight.flatten(1)
     squares = flat.square().sum(dim=1)
-    distances = (squares[:, None] + squares[None] - 2 * (flat @ flat.T)).clamp(min=0).sqrt()
-    return distances.fill_diagonal_(0).sum(dim=1)
+    total = torch.zeros_like(squares)
+    for start in range(0, len(flat), _ROWS_AT_ONCE):  # each pair once: a row's distances to itself and those behind it
+        rows, behind = slice(start, start + _ROWS_AT_ONCE), slice(start, None)
+        distances = squares[rows, None] + squares[None, behind] - 2 * (flat[rows] @ flat[behind].T)
+        distances = distances.clamp(min=0).sqrt().fill_diagonal_(0)
+        total[rows] += distances.sum(dim=1)
+        total[start + len(distances) :] += distances[:, len(distances) :].sum(dim=0)
+    return total
 
 
 def cosine(filters: LayerFilters) -> Tensor:

@@ -26,7 +26,7 @@ from epanns.pruning.groups import zero_inputs
 from epanns.pruning.prune import prune
 
 BLOCKS = ("conv_block4", "conv_block5", "conv_block6")
-REPEATS = 5
+REPEATS = 9
 
 
 def ours(model: Tagger) -> nn.Module:

@@ -25,7 +25,7 @@ class PruningPlan:
     Attributes:
         base: The network before pruning.
         kept_channels: Layer -> ascending channel indices in the base; layers not named keep all.
-        criterion: Name in `pruning.criteria.CRITERIA`, or several joined by ``, then``.
+        criterion: Name in `pruning.ranking.criteria.CRITERIA`, or several joined by ``, then``.
         ratios: Layer -> fraction of channels asked to go, for the same layers; rounding may make it another fraction.
         seed: Of the criterion, where it draws numbers.
     """

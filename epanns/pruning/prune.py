@@ -37,12 +37,12 @@ def prune(  # noqa: PLR0913 - one keyword for each thing that can be asked
 ) -> tuple[Tagger, PruningPlan]:
     """Remove the least important filters of a network.
 
-    Filters are ranked on the unpruned weights; the readers of a removed channel lose it too.
-    How the channels of a residual stream, which several layers make, are ranked says `importance.channel_importance`.
+    Filters are ranked on the unpruned weights; the readers of a removed channel lose it too. How the channels of a
+    residual stream, which several layers make, are ranked says `ranking.importance.channel_importance`.
 
     Args:
         model: The network; not touched. Frozen networks, any mode and any device are fine.
-        criterion: Name in `pruning.criteria.CRITERIA`.
+        criterion: Name in `pruning.ranking.criteria.CRITERIA`.
         ratio: Fraction of channels removed, in (0, 1): from each layer, which without `layers` keeps at least one
             channel, or with `allocate` from all together.
         ratios: Instead of `ratio`, a fraction per layer or block, in [0, 1), at least one above 0; layers not named are
@@ -53,8 +53,8 @@ def prune(  # noqa: PLR0913 - one keyword for each thing that can be asked
             `pruning.allocators`.
         seed: For criteria that draw numbers.
         round_to: Pruned layers get a multiple of this many channels.
-        calibration: For criteria that measure clips (``NEEDS`` in `pruning.criteria`): batches of waveforms ``(batch,
-            samples)`` float in [-1, 1], for ``taylor`` pairs of waveforms and targets ``(batch, classes)``.
+        calibration: For criteria that measure clips (``NEEDS`` in `pruning.ranking.criteria`): batches of waveforms
+            ``(batch, samples)`` float in [-1, 1], for ``taylor`` pairs of waveforms and targets ``(batch, classes)``.
 
     Returns:
         The smaller network, in the same modes, with the same ``requires_grad`` flags, labels and provenance, and the

@@ -56,7 +56,7 @@ class SensitivityConfig:
     Attributes:
         ratios: Fractions of a layer's channels removed, each in (0, 1).
         layers: Names of layers or blocks; None for every prunable one.
-        criterion: Which channels go: a name in `pruning.criteria.CRITERIA`.
+        criterion: Which channels go: a name in `pruning.ranking.criteria.CRITERIA`.
         recover: What is done before scoring, as in `pruning.recovery.recover`.
         seed: For criteria that draw numbers.
     """

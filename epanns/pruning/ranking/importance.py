@@ -32,7 +32,7 @@ def channel_importance(
     Args:
         model: The network; not touched.
         layers: Names of the layers that lead the groups.
-        criterion: Name in `pruning.criteria.CRITERIA`.
+        criterion: Name in `pruning.ranking.criteria.CRITERIA`.
         seed: For criteria that draw numbers.
         calibration: Batches of clips, with targets for ``taylor``; needed by the criteria that `NEEDS` says so of, and
             else not gone through.

@@ -20,7 +20,7 @@ def batches_for(
     """Return what a criterion measures of a pack, batch by batch; None for criteria that look at weights alone.
 
     Args:
-        criterion: Name in `pruning.criteria.CRITERIA`.
+        criterion: Name in `pruning.ranking.criteria.CRITERIA`.
         model: The network to be pruned.
         dataset: Clips at its sample rate; where targets are measured, with its classes.
         order: Clips of each batch.

@@ -11,8 +11,9 @@ from epanns.reporting.drawing import Drawing, Label, Position, Shape, Stroke, te
 from epanns.reporting.placement import Box, box_around, boxes_along, place_labels
 from epanns.reporting.units import si_tick
 
-# Okabe and Ito's colours (2008), told apart with every common colour vision; yellow is too faint on white.
-PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+# Okabe and Ito's colours (2008), told apart with every common colour vision; yellow is too faint on white. Then
+# two that are darker than all of them.
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#6B3E0A", "#4B2E83")
 _BLACK, _GREY, _GRID = "#1a1a1a", "#555555", "#e3e3e3"
 
 # Corners on the unit circle: (count, radius of every second corner, degrees of the first one from the top).

@@ -6,12 +6,14 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Any, NamedTuple
 
+from epanns.reporting.layer_names import short_layers
 from epanns.sweeps.records import RunRecord
 
 UNPRUNED = "unpruned"
 CONTROL = "unpruned, trained on"
 REPORTED_SPLIT = "test"
 PRUNED_STAGES = ("pruned", "recovered", "finetuned", "evaluated")
+_RATIOS = "ratios."
 _DIGEST = re.compile(r"\b([0-9a-f]{12})[0-9a-f]{52}\b")  # a sha256: its first digits tell enough
 
 # Records that differ in their seed only, and what tells them from others that look the same (``name=value``).
@@ -146,16 +148,34 @@ def _seed_groups(records: Iterable[RunRecord]) -> list[SettledGroup]:
 
 
 def _told_apart(records: Sequence[RunRecord], settings_of: Callable[[RunRecord], dict[str, str]]) -> list[SettledGroup]:
-    """Split records by every setting in which they differ; one group without settings where they agree."""
+    """Split records by every setting in which they differ; one group without settings where they agree.
+
+    A setting that a record does not have is not told of it.
+    """
     settings = {record.trial_id: settings_of(record) for record in records}
     names = sorted(set().union(*settings.values()))
     differing = [name for name in names if len({given.get(name) for given in settings.values()}) > 1]
 
     def differences(record: RunRecord) -> tuple[str, ...]:
-        return tuple(f"{name}={settings[record.trial_id].get(name)}" for name in differing)
+        given = settings[record.trial_id]
+        return tuple(f"{name}={given[name]}" for name in differing if name in given)
 
     groups = _grouped(records, differences).items()
-    return [(members, tuple(_DIGEST.sub(r"\1", value) for value in values)) for values, members in groups]
+    return [(members, _ratios_joined(_DIGEST.sub(r"\1", value) for value in values)) for values, members in groups]
+
+
+def _ratios_joined(settings: Iterable[str]) -> tuple[str, ...]:
+    """Tell ratios by layer as one setting, ``ratios=0.35 of blocks 1–3, 0.75 of blocks 4–6``."""
+    layers: dict[str, list[str]] = {}
+    others = []
+    for setting in settings:
+        name, _, value = setting.partition("=")
+        if name.startswith(_RATIOS):
+            layers.setdefault(value, []).append(name.removeprefix(_RATIOS))
+        else:
+            others.append(setting)
+    told = ", ".join(f"{value} of {short_layers(names)}" for value, names in layers.items())
+    return (*others, *([f"ratios={told}"] if told else []))
 
 
 def _settings(record: RunRecord) -> dict[str, str]:

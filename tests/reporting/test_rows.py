@@ -133,5 +133,19 @@ def test_two_bases_of_one_network_are_two_unpruned_rows(records):
     ]
     rows = only_block([*records, *longer])
     unpruned = [row for row in rows if row.variant == UNPRUNED]
-    assert sorted(row.settings for row in unpruned) == [("base.steps=900",), ("base.steps=None",)]
+    assert sorted(row.settings for row in unpruned) == [(), ("base.steps=900",)]
     assert all(row.n_seeds == 2 for row in rows)
+
+
+def test_ratios_by_layer_are_told_as_one_setting_and_budgets_without_them(records):
+    pruned = [record for record in records if record.ratio == 0.5]
+    by_block = {f"conv_block{number}": 0.35 if number < 4 else 0.75 for number in range(1, 7)}
+
+    def changed(name, **config):
+        return [replace(r, trial_id=f"{r.trial_id}-{name}", ratio=None, config={**r.config, **config}) for r in pruned]
+
+    rows = only_block([*changed("layers", ratios=by_block), *changed("budget", budget="macs 0.25")])
+    assert sorted(row.settings for row in rows if row.is_pruned) == [
+        ("budget=macs 0.25",),
+        ("ratios=0.35 of blocks 1–3, 0.75 of blocks 4–6",),
+    ]

@@ -1,5 +1,6 @@
 """What every family of networks has in common: waveform in, tags out, in small steps that others can follow."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
 
@@ -20,7 +21,7 @@ Features = tuple[Tensor, ...]
 Stage = Callable[[Features], Features]
 
 
-class Tagger(nn.Module):
+class Tagger(nn.Module, ABC):
     """A network that tags clips: fixed front end, convolutions in stages, pooling over the clip, `fc1`, classifier.
 
     A family says what its stages are (`stages`) and what they start from (`inputs_of`, `input_shapes`, `begin`).
@@ -65,29 +66,29 @@ class Tagger(nn.Module):
         return {}
 
     @property
+    @abstractmethod
     def minimum_samples(self) -> int:
         """Shortest clip the network takes as it is; shorter ones are repeated from their start to this length."""
-        raise NotImplementedError
 
+    @abstractmethod
     def inputs_of(self, waveform: Tensor) -> Features:
         """Return what the fixed front end makes of ``(batch, samples)``; nothing in it can be learned or pruned."""
-        raise NotImplementedError
 
+    @abstractmethod
     def input_shapes(self, samples: int) -> list[tuple[int, ...]]:
         """Return the shapes of `inputs_of` for one clip."""
-        raise NotImplementedError
 
+    @abstractmethod
     def begin(self, inputs: Features, mixup_lambda: Tensor | None = None) -> Features:
         """Return what the first stage reads; while learning, after SpecAugment and mixup."""
-        raise NotImplementedError
 
+    @abstractmethod
     def stages(self) -> list[Stage]:
         """Return what the network does between `begin` and `pooled`, in forward order.
 
         A stage is a convolution with its batch norm, ReLU, pooling and dropout, or a block around which values pass;
         nothing but what it returns goes on to the next one.
         """
-        raise NotImplementedError
 
     def pooled(self, features: Features) -> Tensor:
         """Return what `fc1` reads, ``(batch, channels)``, of the last stage's ``(batch, channels, time, mel)``."""

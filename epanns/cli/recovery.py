@@ -29,7 +29,7 @@ def recovery_options(command: Callable[..., None]) -> Callable[..., None]:
     command = click.option(
         "--mixtures",
         type=click.IntRange(0),
-        help="So many mixtures of each clip with another one are fitted by ls too: better where clips are few, and as "
+        help="So many mixtures of each clip with another one are fitted by ls too: more to learn from, and as "
         "much slower.  [default: 0]",
     )(command)
     return click.option(

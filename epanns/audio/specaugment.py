@@ -1,6 +1,9 @@
 """SpecAugment as PANNs use it: stripes of time and of mel bins are zeroed, drawn per clip."""
 
+import torch
 from torch import Tensor, nn
+
+from epanns.draws import clip_uniforms
 
 
 class SpecAugmenter(nn.Module):
@@ -10,7 +13,8 @@ class SpecAugmenter(nn.Module):
     of 0-7 bins, for 64 mel bins. On maps shorter than twice a stripe its width is limited to half the map, so that no
     clip is wiped out.
 
-    The draws come from torch's global generator, which the training loop seeds at every step.
+    Inside `epanns.draws.clip_draws` a clip's stripes come from its own seed, on every device; outside they are drawn
+    from torch's global generator.
     """
 
     def __init__(self, *, time_width: int = 64, mel_width: int = 8, stripes: int = 2) -> None:
@@ -21,10 +25,34 @@ class SpecAugmenter(nn.Module):
         """Return ``(batch, 1, time, mel)`` with stripes set to 0."""
         if not self.training:
             return logmel
+        frames, bins = logmel.shape[2:]
+        time_width, mel_width = min(self.time_width, frames // 2), min(self.mel_width, bins // 2)
+        drawn = clip_uniforms(len(logmel), 4 * self.stripes)
+        if drawn is not None:
+            of_time, of_mel = drawn.to(logmel.device).view(len(logmel), 2, self.stripes, 2).unbind(dim=1)
+            masked = _in_stripes(of_time, time_width, frames)[:, None, :, None]
+            return logmel.masked_fill(masked | _in_stripes(of_mel, mel_width, bins)[:, None, None, :], 0.0)
         from torchaudio.functional import mask_along_axis_iid
 
         for _ in range(self.stripes):
-            logmel = mask_along_axis_iid(logmel, min(self.time_width, logmel.shape[2] // 2), 0.0, axis=2)
+            logmel = mask_along_axis_iid(logmel, time_width, 0.0, axis=2)
         for _ in range(self.stripes):
-            logmel = mask_along_axis_iid(logmel, min(self.mel_width, logmel.shape[3] // 2), 0.0, axis=3)
+            logmel = mask_along_axis_iid(logmel, mel_width, 0.0, axis=3)
         return logmel
+
+
+def _in_stripes(drawn: Tensor, width: int, size: int) -> Tensor:
+    """Return ``(batch, size)`` bool, true in any of a clip's stripes.
+
+    The law is `torchaudio.functional.mask_along_axis_iid`'s: a width in [0, `width`), a start in [0, `size` - width),
+    both rounded down.
+
+    Args:
+        drawn: ``(batch, stripes, 2)`` uniform in [0, 1): where in its range a stripe's width is, and its start.
+        width: What every stripe's width is below.
+        size: Length of the axis.
+    """
+    widths = drawn[..., 0] * width
+    starts = (drawn[..., 1] * (size - widths)).floor()[..., None]
+    places = torch.arange(size, device=drawn.device)
+    return ((places >= starts) & (places < starts + widths.floor()[..., None])).any(dim=1)

@@ -4,9 +4,9 @@ import functools
 from collections.abc import Iterator
 from itertools import groupby
 
-import torch.nn.functional as F
 from torch import Tensor
 
+from epanns.draws import dropout
 from epanns.labels import LabelSet
 from epanns.models.blocks import ConvBlock, linear
 from epanns.models.pooling import AttentionBlock, ModelOutput, averaged, pool_clip, smooth_time, stretch_to_frames
@@ -68,7 +68,7 @@ class Cnn(LogMelTagger):
         is_last = index == block.depth
         (last,) = features
         last = block.step(last, index=index, pool=pools and is_last)
-        return (F.dropout(last, 0.2, self.training) if is_last else last,)
+        return (dropout(last, 0.2, self.training) if is_last else last,)
 
     def pooled(self, features: Features) -> Tensor:
         """Return what `fc1` reads: ``(batch, channels)``, or ``(batch, segments, channels)`` for decision levels."""
@@ -80,7 +80,7 @@ class Cnn(LogMelTagger):
         if self.spec.head == "clip":
             return super().head(features, inputs)
         hidden = self.hidden(features)  # (batch, segments, embedding_size)
-        dropped = F.dropout(hidden, 0.5, self.training)
+        dropped = dropout(hidden, 0.5, self.training)
         if self._attends:
             segment_logits, log_weights = self.att_block(dropped.transpose(1, 2))
             logits, clipwise = averaged(segment_logits, log_weights)

@@ -6,6 +6,7 @@ from itertools import groupby
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from epanns.draws import dropout
 from epanns.labels import LabelSet
 from epanns.models.blocks import linear
 from epanns.models.spec import ModelSpec
@@ -77,4 +78,4 @@ class LeeNet(WaveformTagger):
         last = block.step(last, index=index)
         if pools:
             last = F.max_pool1d(last, 3, padding=1)
-        return (F.dropout(last, drops, self.training),)
+        return (dropout(last, drops, self.training),)

@@ -6,6 +6,7 @@ from collections import OrderedDict
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from epanns.draws import dropout
 from epanns.labels import LabelSet
 from epanns.models.blocks import linear
 from epanns.models.spec import ModelSpec
@@ -43,7 +44,7 @@ class Res1dBlock(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """Return the block's stream, ``(batch, channels, time)``."""
         last = features if self.downsample is None else F.max_pool1d(features, _STRIDE)
-        last = F.dropout(self.relu(self.bn1(self.conv1(last))), 0.1, self.training)
+        last = dropout(self.relu(self.bn1(self.conv1(last))), 0.1, self.training)
         last = self.bn2(self.conv2(last))
         stream: Tensor = self.relu(last + (features if self.downsample is None else self.downsample(features)))
         return stream

@@ -6,6 +6,7 @@ from functools import partial
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from epanns.draws import dropout
 from epanns.labels import LabelSet
 from epanns.models.blocks import ConvBlock, convolution, linear
 from epanns.models.layouts import RESNETS
@@ -42,7 +43,7 @@ class ResidualBlock(nn.Module):
         inner = F.avg_pool2d(features, 2) if self.halves else features
         for index in range(1, self.depth):
             inner = self.relu(self._normed(inner, index))
-        inner = self._normed(F.dropout(inner, 0.1, self.training), self.depth)
+        inner = self._normed(dropout(inner, 0.1, self.training), self.depth)
         added = features if self.downsample is None else self.downsample(features)
         return self.relu(inner + added)  # type: ignore[no-any-return]
 
@@ -108,8 +109,8 @@ class ResNet(LogMelTagger):
 
     def _convolve(self, block: ConvBlock, index: int, features: Features, *, pools: bool = False) -> Features:
         convolved = block.step(*features, index=index, pool=pools)
-        return (F.dropout(convolved, 0.2, self.training) if index == block.depth else convolved,)
+        return (dropout(convolved, 0.2, self.training) if index == block.depth else convolved,)
 
     def _add(self, block: ResidualBlock, features: Features, *, is_last: bool = False) -> Features:
         added = block(*features)
-        return (F.dropout(F.avg_pool2d(added, 2), 0.2, self.training) if is_last else added,)
+        return (dropout(F.avg_pool2d(added, 2), 0.2, self.training) if is_last else added,)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from epanns.audio.frontend import LogMel, repeat_to_minimum
 from epanns.audio.specaugment import SpecAugmenter
+from epanns.draws import dropout
 from epanns.errors import CheckpointError, ConfigError
 from epanns.labels import LabelSet
 from epanns.models.blocks import linear
@@ -97,14 +98,14 @@ class Tagger(nn.Module, ABC):
 
     def hidden(self, features: Features) -> Tensor:
         """Return the embedding, ``(batch, embedding_size)``, of the last stage's features."""
-        return F.relu(self.fc1(F.dropout(self.pooled(features), 0.5, self.training)))
+        return F.relu(self.fc1(dropout(self.pooled(features), 0.5, self.training)))
 
     def head(self, features: Features, inputs: Features) -> ModelOutput:
         """Return the scores of the last stage's features; `inputs` are those of `inputs_of`."""
         hidden = self.hidden(features)
         logits = self.fc_audioset(hidden)
         # PANNs drop out the embedding they return, not the one the classifier reads.
-        embedding = F.dropout(hidden, 0.5, self.training)
+        embedding = dropout(hidden, 0.5, self.training)
         return ModelOutput(clipwise_logits=logits, clipwise_output=logits.sigmoid(), embedding=embedding)
 
     def forward(self, waveform: Tensor, mixup_lambda: Tensor | None = None) -> ModelOutput:

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from epanns.audio.frontend import LogMel
+from epanns.draws import dropout
 from epanns.errors import ConfigError
 from epanns.labels import LabelSet
 from epanns.models.blocks import ConvBlock, linear
@@ -136,14 +137,14 @@ class Wavegram(Tagger):
 
     def _wavegram_alone(self, features: Features) -> Features:
         (wavegram,) = self._wavegram(features)
-        return (F.dropout(wavegram, 0.2, self.training),)
+        return (dropout(wavegram, 0.2, self.training),)
 
     def _stage(self, number: int, index: int, features: Features) -> Features:
         (last,) = features
         block = self.get_submodule(f"conv_block{number}")
         assert isinstance(block, ConvBlock)
         last = block.step(last, index=index, pool=index == 2 and number < 6)
-        return (F.dropout(last, 0.2, self.training) if index == 2 else last,)
+        return (dropout(last, 0.2, self.training) if index == 2 else last,)
 
 
 class WavegramLogmel(Wavegram):
@@ -214,7 +215,7 @@ class WavegramLogmel(Wavegram):
         if wavegram.shape[2] != logmel.shape[2]:
             frames = min(wavegram.shape[2], logmel.shape[2])
             wavegram, logmel = wavegram[:, :, :frames], logmel[:, :, :frames]
-        return (F.dropout(torch.cat([logmel, wavegram], dim=1), 0.2, self.training),)
+        return (dropout(torch.cat([logmel, wavegram], dim=1), 0.2, self.training),)
 
 
 def _on_first(step: Callable[[Tensor], Tensor], features: Features) -> Features:

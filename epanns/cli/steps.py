@@ -115,6 +115,7 @@ class Steps:
         from epanns.data.task import refuse_leak, require_same_task
         from epanns.models.recipe import steps_of
         from epanns.sweeps.trial import validation_on
+        from epanns.training.running import Running
         from epanns.training.steps import finetuning_between
 
         packs, config = _read(file)
@@ -131,8 +132,9 @@ class Steps:
             **runs.asked,
         }
         with progress_of(config) as on_step:
+            running = Running(on_step=on_step, tell=log)
             finetune = finetuning_between(
-                runs.folder, asked, train, config, validation=validation_on(val), on_step=on_step
+                runs.folder, asked, train, config, validation=validation_on(val), running=running
             )
 
             def between(network: "Tagger", step: int) -> "Tagger":

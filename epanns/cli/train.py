@@ -14,7 +14,8 @@ from epanns.training.config import TrainingConfig
 if TYPE_CHECKING:
     from epanns.data.dataset import PackDataset
     from epanns.models.tagger import Tagger
-    from epanns.training.loop import OnStep, TrainingResult
+    from epanns.training.loop import TrainingResult
+    from epanns.training.running import OnStep
 
 # Option -> help; names and defaults are those of TrainingConfig.
 _HELP = {
@@ -140,6 +141,7 @@ def run(
     from epanns.sweeps.trial import validation_on
     from epanns.training.folder import start_over
     from epanns.training.loop import finetune
+    from epanns.training.running import Running
 
     config, place = TrainingConfig.from_dict(settings), torch_device(device)
     rate = model.spec.front_end.sample_rate
@@ -160,8 +162,7 @@ def run(
             config,
             out,
             validation=validation_on(val),
-            on_step=on_step,
-            workers=workers,
+            running=Running(workers=workers, on_step=on_step, tell=log),
         )
     emit(
         {"out": str(out), "best_step": result.best_step, "best_mAP": result.best_score, "seconds": result.seconds},

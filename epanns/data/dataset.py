@@ -50,6 +50,11 @@ class ClipBatch:
     def __len__(self) -> int:
         return len(self.clip_ids)
 
+    def part(self, first: int, end: int) -> "ClipBatch":
+        """Return clips `first` to `end - 1`, without copying."""
+        here = slice(first, end)
+        return ClipBatch(self.clip_ids[here], self.waveform[here], self.n_samples[here], self.target[here])
+
     def to(self, device: torch.device | str) -> "ClipBatch":
         """Return the batch on a device, still as int16: half the bytes to move.
 

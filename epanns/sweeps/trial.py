@@ -33,7 +33,8 @@ from epanns.sweeps.evaluated import recorded_width
 from epanns.sweeps.journal import TrialFolder
 from epanns.sweeps.records import DECISIVE_PACKAGES, RunRecord, Stage
 from epanns.training.config import TrainingConfig
-from epanns.training.loop import OnStep, Validation, finetune
+from epanns.training.loop import Validation, finetune
+from epanns.training.running import OnStep, Running
 
 _PROTOCOL = EvaluationProtocol()
 
@@ -119,7 +120,9 @@ class _Trial:
     def _train(self, model: Tagger, training: TrainingConfig, out: Path) -> Tagger:
         """Train in a run folder of the trial and return the network with its best weights."""
         validation = validation_on(self.packs["val"])
-        finetune(model, self.packs["train"], training, out, validation=validation, on_step=self.on_step)
+        finetune(
+            model, self.packs["train"], training, out, validation=validation, running=Running(on_step=self.on_step)
+        )
         return load(out)
 
     def _stage(self, name: str, model: Tagger, seconds: float) -> Stage:

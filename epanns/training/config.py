@@ -1,7 +1,7 @@
 """What a training run does, as data."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -9,12 +9,38 @@ from epanns.data.crop import LONGEST_SECONDS, SHORT_CLIPS, SHORTEST_SECONDS, Cro
 from epanns.data.sampler import SAMPLERS
 from epanns.errors import ConfigError, did_you_mean
 
-SCHEDULES = ("constant", "cosine")
+SCHEDULES = ("constant", "cosine", "linear")
 PRECISIONS = ("float32", "bfloat16")
 
 _CHOICES = {"schedule": SCHEDULES, "sampler": SAMPLERS, "short_clips": SHORT_CLIPS, "precision": PRECISIONS}
-_LEAST = {"iterations": 1, "batch_size": 1, "validate_every": 1, "warmup_iterations": 0, "seed": 0}
-_LATER = {"crop_seconds": None, "short_clips": "pad", "precision": "float32"}
+_LEAST = {
+    "iterations": 1,
+    "batch_size": 1,
+    "accumulate": 1,
+    "validate_every": 1,
+    "warmup_iterations": 0,
+    "seed": 0,
+}
+# Setting -> what it must be, and whether a number is that.
+_NUMBERS: Mapping[str, tuple[str, Callable[[float], bool]]] = {
+    "learning_rate": ("a number > 0", lambda value: 0 < value < math.inf),
+    "mixup_alpha": ("a number >= 0; 0 switches mixup off", lambda value: 0 <= value < math.inf),
+    "crop_seconds": (
+        f"a length in seconds, {SHORTEST_SECONDS} to {LONGEST_SECONDS}",
+        lambda value: SHORTEST_SECONDS <= value <= LONGEST_SECONDS,
+    ),
+    "clip_norm": ("a number > 0; leave it out not to clip", lambda value: 0 < value < math.inf),
+    "average_decay": ("a number in [0, 1); 0 switches the average off", lambda value: 0 <= value < 1),
+}
+# What came later is left out of `to_dict` at these defaults.
+_LATER: Mapping[str, Any] = {
+    "crop_seconds": None,
+    "short_clips": "pad",
+    "precision": "float32",
+    "accumulate": 1,
+    "clip_norm": None,
+    "average_decay": 0.0,
+}
 
 
 @dataclass(frozen=True)
@@ -25,7 +51,7 @@ class TrainingConfig:
         iterations: Optimisation steps.
         batch_size: Clips the loss sees in a step; with mixup twice as many are drawn and mixed in pairs.
         learning_rate: Adam's, at its highest.
-        schedule: ``constant``, or ``cosine`` down to zero at the last step.
+        schedule: ``constant``, or ``cosine`` or ``linear`` down to zero at the last step.
         warmup_iterations: Steps over which the rate rises linearly from zero.
         mixup_alpha: Both parameters of the Beta distribution of mixup; 0 switches mixup off.
         spec_augment: Zero time and mel stripes of the log-mel.
@@ -37,6 +63,10 @@ class TrainingConfig:
         freeze_backbone: Train the classifier alone, batch norms fixed.
         precision: Of the network's forward and backward pass; ``bfloat16`` is autocast. Weights, front end, loss and
             optimizer are float32 either way.
+        accumulate: Parts in which the batch of a step goes through the network, to save memory; batch norms see a part
+            at a time.
+        clip_norm: Highest Euclidean norm of the gradient, which is scaled down to it; None leaves it.
+        average_decay: Of the moving average of the weights (EMA), which is then what is scored and kept; 0 for none.
         seed: Of weights' dropout, masks, mixup and the order of clips.
     """
 
@@ -53,6 +83,9 @@ class TrainingConfig:
     validate_every: int = 1_000
     freeze_backbone: bool = False
     precision: str = "float32"
+    accumulate: int = 1
+    clip_norm: float | None = None
+    average_decay: float = 0.0
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -61,26 +94,25 @@ class TrainingConfig:
             for name, least in _LEAST.items()
             if type(getattr(self, name)) is not int or getattr(self, name) < least
         ]
-        if not _is_number(self.learning_rate) or not 0 < self.learning_rate < math.inf:
-            problems.append(f"learning_rate={self.learning_rate!r}: must be a number > 0")
-        if not _is_number(self.mixup_alpha) or not 0 <= self.mixup_alpha < math.inf:
-            problems.append(f"mixup_alpha={self.mixup_alpha!r}: must be a number >= 0; 0 switches mixup off")
+        problems += [
+            f"{name}={getattr(self, name)!r}: must be {rule}"
+            for name, (rule, holds) in _NUMBERS.items()
+            if not (getattr(self, name) is None and name in _LATER and _LATER[name] is None)
+            and not (_is_number(getattr(self, name)) and holds(getattr(self, name)))
+        ]
         problems += [
             f"{name}={getattr(self, name)!r}: must be true or false"
             for name in ("spec_augment", "freeze_backbone")
             if type(getattr(self, name)) is not bool
         ]
-        if self.crop_seconds is not None and not (
-            _is_number(self.crop_seconds) and SHORTEST_SECONDS <= self.crop_seconds <= LONGEST_SECONDS
-        ):
-            rule = f"must be a length in seconds, {SHORTEST_SECONDS} to {LONGEST_SECONDS}"
-            problems.append(f"crop_seconds={self.crop_seconds!r}: {rule}")
         for name, choices in _CHOICES.items():
             value = getattr(self, name)
             if value not in choices:
                 problems.append(
                     f"{name}={value!r}{did_you_mean(str(value), choices)}: must be one of {', '.join(choices)}"
                 )
+        if not problems and self.batch_size % self.accumulate:
+            problems.append(f"accumulate={self.accumulate}: must divide batch_size={self.batch_size}")
         if problems:
             raise ConfigError("training: " + "; ".join(problems))
 

@@ -14,9 +14,9 @@ from epanns.errors import OutputError
 from epanns.models.checkpoint import CARD, CONFIG, LABELS, WEIGHTS, save_checkpoint
 from epanns.models.recipe import training_step_of
 from epanns.models.tagger import Tagger
-from epanns.training.state import TrainingState
+from epanns.training.state import TrainingState, saved_states
 
-_RUN, _STATE, _METRICS, _BEST = "training.json", "state.pt", "metrics.csv", "best"
+_RUN, _METRICS, _BEST = "training.json", "metrics.csv", "best"
 _WORK = Work("is no training run", "holds a run with")
 _LITTER = ("*.partial", f"{_BEST}.*", f".{_BEST}*")  # what a killed writer leaves
 
@@ -24,8 +24,8 @@ _LITTER = ("*.partial", f"{_BEST}.*", f".{_BEST}*")  # what a killed writer leav
 class RunFolder:
     """A training run on disk.
 
-    While it runs: ``training.json`` (what was asked), ``state.pt``, ``metrics.csv`` and ``best/``, a checkpoint. When
-    it has ended, the best checkpoint's files stand in the folder itself, which is then a checkpoint folder.
+    While it runs: ``training.json`` (what was asked), the last two states, ``metrics.csv`` and ``best/``, a checkpoint.
+    When it has ended, the best checkpoint's files stand in the folder itself, which is then a checkpoint folder.
     """
 
     def __init__(self, path: Path, asked: Mapping[str, Any]) -> None:
@@ -46,11 +46,6 @@ class RunFolder:
             read=lambda found: (found["asked"], found.get("result")),
         )
 
-    @property
-    def state_file(self) -> Path:
-        """Where the state of an unfinished run is."""
-        return self.path / _STATE
-
     def keep_best(self, model: Tagger, state: TrainingState) -> None:
         """Write the weights as the best so far."""
         kept = {"best_step": state.best_step, "validation_mAP": state.best_score}
@@ -67,13 +62,14 @@ class RunFolder:
         write_text(self.path / _METRICS, text.getvalue())
 
     def finish(self, result: Mapping[str, Any]) -> None:
-        """Move the best checkpoint up, note the result, drop the state; harmless when done twice."""
+        """Move the best checkpoint up, note the result, drop the states; harmless when done twice."""
         best = self.path / _BEST
         for name in (LABELS, CARD, WEIGHTS, CONFIG):  # the config last: without it the folder is no checkpoint
             if (best / name).exists():
                 (best / name).replace(self.path / name)
         write_json(self.path / _RUN, {"asked": self.asked, "result": dict(result)})
-        self.state_file.unlink(missing_ok=True)
+        for state in saved_states(self.path):
+            state.unlink(missing_ok=True)
         _tidy(self.path)
 
 
@@ -88,7 +84,7 @@ def start_over(path: Path) -> None:
         return
     if not (path / _RUN).exists():
         raise OutputError(f"{path} is no training run and is left alone: choose another --out")
-    own = (CONFIG, WEIGHTS, LABELS, CARD, _STATE, _METRICS)
+    own = (CONFIG, WEIGHTS, LABELS, CARD, _METRICS, *(state.name for state in saved_states(path)))
     litter = {_BEST, *(file.name for pattern in _LITTER for file in path.glob(pattern))}
     if foreign := sorted({file.name for file in path.iterdir()} - {*own, _RUN} - litter):
         raise OutputError(f"{path} holds {foreign[0]} too, which is no part of a run: move it away")

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from epanns.data.dataset import ClipBatch, PackDataset
 from epanns.data.loader import make_loader
@@ -16,16 +15,15 @@ from epanns.data.task import require_same_task
 from epanns.errors import Interrupted, TrainingError
 from epanns.models.recipe import training_step_of, with_step
 from epanns.models.tagger import Tagger
-from epanns.seeding import derive_seed
 from epanns.signals import noticing_signals
 from epanns.training.config import TrainingConfig
 from epanns.training.folder import RunFolder
-from epanns.training.losses import clip_bce
-from epanns.training.mixup import draw_lambda, mix_target
-from epanns.training.optim import build_optimizer, learning_rate_at
-from epanns.training.state import TrainingState
+from epanns.training.learner import Learner, StepOutcome
+from epanns.training.running import Running
+from epanns.training.schedule import learning_rate_at
+from epanns.training.state import TrainingState, load_state, save_state
 
-OnStep = Callable[[TrainingState, float], None]
+MOST_SKIPPED = 5  # steps in a row without a finite loss; then the run is lost
 
 
 @dataclass(frozen=True)
@@ -65,8 +63,7 @@ def finetune(
     out: Path,
     *,
     validation: Validation,
-    on_step: OnStep | None = None,
-    workers: int = 0,
+    running: Running | None = None,
 ) -> TrainingResult:
     """Train `model` and leave the best checkpoint by validation mAP in `out`.
 
@@ -80,30 +77,27 @@ def finetune(
         config: What to do.
         out: Run folder; becomes the checkpoint folder of the best weights when the run ends.
         validation: Called at step 0, every `validate_every` steps and after the last one.
-        on_step: Called after each step with the state and the step's loss.
-        workers: Processes that read clips.
+        running: How to carry the run out, and whom to tell.
 
     Raises:
         ConfigError: If the data do not fit the model.
         OutputError: If `out` holds another run.
-        TrainingError: If the loss is not finite.
+        TrainingError: If loss or gradient is not finite `MOST_SKIPPED` times in a row; single such steps are skipped,
+            told and counted.
         Interrupted: If SIGINT or SIGTERM came; the state is saved.
     """
     require_same_task(model, dataset)
     folder = RunFolder(out, _asked(model, dataset, config, validation))
     if (ended := folder.open()) is not None:
         return TrainingResult(**ended)
-    run = _Run(model, config, folder, validation)
+    running = running or Running()
+    run = _Run(Learner(model, config), folder, validation, running)
     # The caller's random numbers are not touched by the seeding of every step.
     with torch.random.fork_rng(), noticing_signals() as stop:
         if not run.state.history:
             run.validate()
-        for batch in make_loader(dataset.with_crop(config.crop), run.batches(dataset), workers=workers):
-            loss = run.step(batch)
-            if on_step is not None:
-                on_step(run.state, loss)
-            if run.state.step % config.validate_every == 0 or run.is_over:
-                run.validate()
+        for batch in make_loader(dataset.with_crop(config.crop), run.batches(dataset), workers=running.workers):
+            run.step(batch)
             if stop.signal_number is not None and not run.is_over:
                 run.save()
                 raise Interrupted(stop.signal_number, f"stopped by signal {stop.signal_number} at {run.where()}")
@@ -121,15 +115,10 @@ def finetune(
 class _Run:
     """A run between its first and its last step."""
 
-    def __init__(self, model: Tagger, config: TrainingConfig, folder: RunFolder, validation: Validation) -> None:
-        self.model, self.config, self.folder, self.validation = model, config, folder, validation
-        if config.freeze_backbone:
-            model.freeze_backbone()
-        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # a fifth to a half faster on a CPU
-        self.optimizer = build_optimizer(model, config)
-        self.state = TrainingState()
-        if folder.state_file.exists():
-            self.state = TrainingState.load(folder.state_file, model, self.optimizer)
+    def __init__(self, learner: Learner, folder: RunFolder, validation: Validation, running: Running) -> None:
+        self.learner, self.config, self.folder, self.validation = learner, learner.config, folder, validation
+        self.running = running
+        self.state = load_state(folder.path, learner, running.tell) or TrainingState()
 
     @property
     def is_over(self) -> bool:
@@ -146,20 +135,42 @@ class _Run:
             together=2 if self.config.mixup_alpha > 0 else 1,
         )
 
-    def step(self, batch: ClipBatch) -> float:
-        """Do one optimisation step and return its loss."""
+    def step(self, batch: ClipBatch) -> None:
+        """Do one optimisation step, validate and save where it is time to."""
         started = time.perf_counter()
         state = self.state
-        loss = _train_step(self.model, self.optimizer, batch, self.config, state.step)
+        outcome = self.learner.step(batch, state.step)
         state.step += 1
-        state.loss_sum, state.loss_count = state.loss_sum + loss, state.loss_count + 1
+        if outcome.skipped:
+            self._count_skipped(outcome, batch)
+        else:
+            state.loss_sum, state.loss_count = state.loss_sum + outcome.loss, state.loss_count + 1
+            state.skipped_in_a_row = 0
         state.seconds += time.perf_counter() - started
-        return loss
+        if self.running.on_step is not None:
+            self.running.on_step(state, outcome.loss)
+        if state.step % self.config.validate_every == 0 or self.is_over:
+            self.validate()
+        elif self.running.save_every is not None and state.step % self.running.save_every == 0:
+            self.save()
+
+    def _count_skipped(self, outcome: StepOutcome, batch: ClipBatch) -> None:
+        state = self.state
+        state.skipped, state.skipped_in_a_row = state.skipped + 1, state.skipped_in_a_row + 1
+        what = f"step {state.step} skipped: loss {outcome.loss:g}, gradient norm {outcome.gradient_norm:g}"
+        clips = f"clips {', '.join(batch.clip_ids[:4])}, ..."
+        self.running.tell(f"{what}; {clips}")
+        if state.skipped_in_a_row >= MOST_SKIPPED:
+            raise TrainingError(
+                f"loss or gradient was not finite {state.skipped_in_a_row} times in a row, up to step {state.step}, "
+                f"{clips}: the last good state is kept in {self.folder.path}; "
+                f"lower --learning-rate {self.config.learning_rate:g} and use another --out"
+            )
 
     def validate(self) -> None:
         """Score the model, keep the weights if they are the best so far, write the metrics, save the state."""
         started = time.perf_counter()
-        scores = self.validation.score(self.model)
+        scores = self.validation.score(self.learner.scored)
         state = self.state
         state.seconds += time.perf_counter() - started
         row = {
@@ -167,19 +178,20 @@ class _Run:
             "loss": state.loss_sum / state.loss_count if state.loss_count else float("nan"),
             "learning_rate": learning_rate_at(max(0, state.step - 1), self.config),
             **scores,
+            "skipped": state.skipped,
             "seconds": round(state.seconds, 3),
         }
         state.history.append(row)
         state.loss_sum, state.loss_count = 0.0, 0
         if scores["mAP"] > state.best_score:
             state.best_step, state.best_score = state.step, scores["mAP"]
-            self.folder.keep_best(self.model, state)
+            self.folder.keep_best(self.learner.scored, state)
         self.folder.write_metrics(state)
         self.save()
 
     def save(self) -> None:
         """Save what the run needs to go on."""
-        self.state.save(self.folder.state_file, self.model, self.optimizer)
+        save_state(self.folder.path, self.state, self.learner)
 
     def where(self) -> str:
         """Say how far the run is and how it goes on."""
@@ -198,39 +210,3 @@ def _asked(model: Tagger, dataset: PackDataset, config: TrainingConfig, validati
         "model": model.spec.to_dict(),
         "parent_sha256": model.provenance.get("sha256"),
     }
-
-
-def _train_step(
-    model: Tagger, optimizer: torch.optim.Adam, batch: ClipBatch, config: TrainingConfig, step: int
-) -> float:
-    """Do one optimisation step and return its loss."""
-    device = next(model.parameters()).device
-    torch.manual_seed(derive_seed("step", config.seed, step))
-    set_learning_mode(model, spec_augment=config.spec_augment)
-    on_device = batch.to(device)
-    target: Tensor = on_device.float_target()
-    mixup_lambda = None
-    if config.mixup_alpha > 0:
-        mixup_lambda = draw_lambda(config.batch_size, alpha=config.mixup_alpha, seed=config.seed, step=step).to(device)
-        target = mix_target(target, mixup_lambda)
-    for group in optimizer.param_groups:
-        group["lr"] = learning_rate_at(step, config)
-    optimizer.zero_grad(set_to_none=True)
-    with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
-        logits = model(on_device.float_waveform(), mixup_lambda)["clipwise_logits"]
-    loss = clip_bce(logits.float(), target)
-    value = float(loss.detach())
-    if not torch.isfinite(loss):
-        raise TrainingError(
-            f"loss={value} at step {step}, clips {', '.join(batch.clip_ids[:4])}, ...: the last good state is saved; "
-            f"lower --learning-rate {config.learning_rate:g} and use another --out"
-        )
-    loss.backward()  # type: ignore[no-untyped-call]
-    optimizer.step()
-    return value
-
-
-def set_learning_mode(model: Tagger, *, spec_augment: bool) -> None:
-    """Put a model in training mode, with or without SpecAugment."""
-    model.train()
-    model.spec_augmenter.train(spec_augment)

@@ -1,22 +1,10 @@
-"""Optimizer and learning-rate schedule."""
-
-import math
+"""The optimizer."""
 
 import torch
 from torch import nn
 
 from epanns.errors import ConfigError
 from epanns.training.config import TrainingConfig
-
-
-def learning_rate_at(step: int, config: TrainingConfig) -> float:
-    """Return the rate of a step (from 0): linear warm-up, then constant or half a cosine to zero."""
-    if step < config.warmup_iterations:
-        return config.learning_rate * (step + 1) / config.warmup_iterations
-    if config.schedule == "constant":
-        return config.learning_rate
-    progress = (step - config.warmup_iterations) / max(1, config.iterations - config.warmup_iterations)
-    return config.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
 
 
 def build_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Adam:

@@ -11,7 +11,8 @@ from epanns.models.checkpoint import load
 from epanns.models.tagger import Tagger
 from epanns.seeding import derive_seed
 from epanns.training.config import TrainingConfig
-from epanns.training.loop import OnStep, Validation, finetune
+from epanns.training.loop import Validation, finetune
+from epanns.training.running import Running
 
 _CLAIM = "steps.json"
 
@@ -23,7 +24,7 @@ def finetuning_between(
     config: TrainingConfig,
     *,
     validation: Validation,
-    on_step: OnStep | None = None,
+    running: Running | None = None,
 ) -> Callable[[Tagger, int], Tagger]:
     """Return what `pruning.schedule.prune_towards` calls between its steps.
 
@@ -36,7 +37,7 @@ def finetuning_between(
         dataset: Training clips, as in `finetune`.
         config: What each run does; its seed is made of that of `config` and the step, so that each sees other clips.
         validation: As in `finetune`.
-        on_step: As in `finetune`.
+        running: As in `finetune`.
 
     Raises:
         OutputError: If the folder holds runs of another pruning, or something else.
@@ -54,7 +55,7 @@ def finetuning_between(
     def between(network: Tagger, step: int) -> Tagger:
         run = folder / f"step{step}"
         seed = derive_seed("between", config.seed, step) % 2**32
-        finetune(network, dataset, replace(config, seed=seed), run, validation=validation, on_step=on_step)
+        finetune(network, dataset, replace(config, seed=seed), run, validation=validation, running=running)
         return load(run).to(next(network.parameters()).device)
 
     return between

@@ -23,8 +23,9 @@ from epanns.pruning.ranking.layer_filters import LayerFilters
 from epanns.pruning.recovery.recover import recover
 from epanns.pruning.schedule import prune_iteratively
 from epanns.training.config import TrainingConfig
+from epanns.training.learner import Learner
 from epanns.training.optim import build_optimizer
-from epanns.training.state import TrainingState
+from epanns.training.state import TrainingState, save_state
 from tests.conftest import narrow_spec
 
 WAVEFORM = torch.rand(6, 80 * 70, generator=torch.Generator().manual_seed(2)) - 0.5
@@ -143,9 +144,10 @@ def test_10_an_optimizer_of_the_network_before_is_refused(model, tmp_path):
     )
     with pytest.raises(PruningError, match=rf"{match}, first bn0\.weight: make a new one from the parameters of this"):
         epanns.check_optimizer(stale, pruned)
-    for use in (TrainingState().save, TrainingState.load):
-        with pytest.raises(PruningError, match=match):
-            use(tmp_path / "state.pt", pruned, stale)
+    learner = Learner(model, TrainingConfig(iterations=1))
+    learner.model = pruned
+    with pytest.raises(PruningError, match=match):
+        save_state(tmp_path, TrainingState(), learner)
     assert not list(tmp_path.iterdir())
     with pytest.raises(
         PruningError, match=r"after step 1 gradients were computed and no weight changed: the optimizer"

@@ -12,10 +12,11 @@ from epanns.audio.specaugment import SpecAugmenter
 from epanns.errors import ConfigError
 from epanns.models.cnn import Cnn
 from epanns.training.config import TrainingConfig
-from epanns.training.loop import set_learning_mode
+from epanns.training.learner import set_learning_mode
 from epanns.training.losses import clip_bce
 from epanns.training.mixup import draw_lambda, mix_target
-from epanns.training.optim import build_optimizer, learning_rate_at
+from epanns.training.optim import build_optimizer
+from epanns.training.schedule import learning_rate_at
 
 
 def test_bce_is_its_definition():

@@ -1,0 +1,37 @@
+"""How a run is carried out and watched."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from epanns.errors import ConfigError
+from epanns.training.state import TrainingState
+
+OnStep = Callable[[TrainingState, float], None]
+
+
+def _say_nothing(_line: str) -> None:
+    """Nobody listens."""
+
+
+@dataclass(frozen=True)
+class Running:
+    """What may differ from one call to the next: the run ends with the same weights whatever is chosen here.
+
+    Attributes:
+        workers: Processes that read clips; 0 reads in this one.
+        save_every: Steps between states, beside those at every validation; None for none beside them. A killed run
+            repeats the steps since the last one.
+        on_step: Called after each step with the state and the step's loss.
+        tell: Told in one line of what a person should know: a step that was skipped, a state that cannot be read.
+    """
+
+    workers: int = 0
+    save_every: int | None = None
+    on_step: OnStep | None = None
+    tell: Callable[[str], None] = _say_nothing
+
+    def __post_init__(self) -> None:
+        if self.save_every is not None and self.save_every < 1:
+            raise ConfigError(
+                f"save_every={self.save_every}: must be at least 1 step; leave it out for validations only"
+            )

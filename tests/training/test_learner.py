@@ -1,0 +1,170 @@
+"""One optimisation step: parts, clipping, the average, and what is left alone when something is not finite."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from epanns.data.dataset import PackDataset
+from epanns.errors import CheckpointError, ConfigError, TrainingError
+from epanns.models.cnn import Cnn
+from epanns.training import learner as learner_module
+from epanns.training.config import TrainingConfig
+from epanns.training.learner import Learner
+from epanns.training.loop import Validation, finetune
+from epanns.training.running import Running
+from epanns.training.schedule import learning_rate_at
+from epanns.training.state import TrainingState, load_state, save_state, saved_states
+
+CONFIG = TrainingConfig(iterations=8, batch_size=4, learning_rate=5e-3, validate_every=8)
+LAST = Validation(lambda model: {"mAP": 0.5}, {})
+
+
+@pytest.fixture
+def train(tiny_packs) -> PackDataset:
+    return PackDataset([tiny_packs["train"]])
+
+
+@pytest.fixture
+def make_learner(tiny_spec, train):
+    def make(**settings) -> Learner:
+        torch.manual_seed(1)
+        return Learner(Cnn(tiny_spec, train.labels), replace(CONFIG, **settings))
+
+    return make
+
+
+def batch_of(train: PackDataset, config: TrainingConfig):
+    return train.__getitems__(range(config.drawn_clips))
+
+
+def all_values(learner: Learner) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in learner.model.state_dict().items()}
+
+
+def gradient(learner: Learner) -> torch.Tensor:
+    return torch.cat([parameter.grad.flatten() for parameter in learner.model.parameters()])
+
+
+def test_parts_of_a_batch_add_up_to_its_gradient(make_learner, train, monkeypatch):
+    """With batch norms that do not learn and no dropout nothing else tells the parts from the whole."""
+    monkeypatch.setattr(learner_module, "set_learning_mode", lambda model, spec_augment: model.eval())
+    whole, parts = make_learner(), make_learner(accumulate=2)
+    outcomes = [each.step(batch_of(train, CONFIG), 3) for each in (whole, parts)]
+    assert outcomes[0].loss == pytest.approx(outcomes[1].loss, rel=1e-5)
+    assert torch.allclose(gradient(whole), gradient(parts), rtol=1e-3, atol=1e-7)
+
+
+def test_a_gradient_is_clipped_to_the_norm_and_keeps_its_direction(make_learner, train):
+    free, clipped = make_learner(), make_learner(clip_norm=0.01)
+    outcomes = [each.step(batch_of(train, CONFIG), 0) for each in (free, clipped)]
+    assert outcomes[0].gradient_norm == outcomes[1].gradient_norm > 0.01
+    assert float(gradient(clipped).norm()) == pytest.approx(0.01, rel=1e-3)
+    assert float(torch.cosine_similarity(gradient(free), gradient(clipped), dim=0)) == pytest.approx(1, abs=1e-5)
+
+
+def test_the_average_is_the_weighted_sum_of_the_weights_it_saw(make_learner, train):
+    learner = make_learner(average_decay=0.3)
+    expected = {name: value.double() for name, value in all_values(learner).items()}
+    for step in range(4):
+        learner.step(batch_of(train, learner.config), step)
+        decay = min(0.3, (1 + step) / (10 + step))
+        for name, value in all_values(learner).items():
+            expected[name] = decay * expected[name] + (1 - decay) * value
+    for name, value in learner.scored.state_dict().items():
+        if value.is_floating_point():
+            assert torch.allclose(value.double(), expected[name], atol=1e-6), name
+    assert learner.scored is not learner.model
+
+
+@pytest.mark.parametrize("broken", ["loss", "gradient"])
+def test_a_step_that_is_not_finite_changes_nothing(make_learner, train, monkeypatch, broken):
+    learner = make_learner(average_decay=0.9)
+    learner.step(batch_of(train, CONFIG), 0)
+    before, average = all_values(learner), {k: v.clone() for k, v in learner.scored.state_dict().items()}
+    moments = [value.clone() for state in learner.optimizer.state.values() for value in state.values()]
+    true = learner_module.clip_bce
+    if broken == "loss":
+        monkeypatch.setattr(learner_module, "clip_bce", lambda *given: true(*given) * math.nan)
+    else:
+        learner.model.fc1.weight.register_hook(lambda gradient: gradient * math.inf)
+    assert learner.step(batch_of(train, CONFIG), 1).skipped
+    assert all(torch.equal(before[name], value) for name, value in learner.model.state_dict().items())
+    assert all(torch.equal(average[name], value) for name, value in learner.scored.state_dict().items())
+    after = [value for state in learner.optimizer.state.values() for value in state.values()]
+    assert all(torch.equal(*pair) for pair in zip(moments, after, strict=True))
+
+
+def test_single_broken_steps_are_told_and_counted_and_several_in_a_row_stop(tmp_path, tiny_spec, train, monkeypatch):
+    true, told, calls = learner_module.clip_bce, [], iter(range(100))
+    monkeypatch.setattr(
+        learner_module, "clip_bce", lambda *given: true(*given) * (math.nan if next(calls) % 3 == 1 else 1)
+    )
+    finetune(Cnn(tiny_spec, train.labels), train, CONFIG, tmp_path, validation=LAST, running=Running(tell=told.append))
+    assert [line.split(":")[0] for line in told] == ["step 2 skipped", "step 5 skipped", "step 8 skipped"]
+    header, *rows = [line.split(",") for line in (tmp_path / "metrics.csv").read_text().splitlines()]
+    assert [row[header.index("skipped")] for row in rows] == ["0", "3"]
+    monkeypatch.setattr(learner_module, "clip_bce", lambda *given: true(*given) * math.nan)
+    with pytest.raises(
+        TrainingError, match=r"not finite 5 times in a row, up to step 5, clips clip-.*lower --learning"
+    ):
+        finetune(Cnn(tiny_spec, train.labels), train, CONFIG, tmp_path / "lost", validation=LAST)
+
+
+def test_of_two_states_the_one_that_is_whole_is_read(make_learner, train, tmp_path):
+    learner, told = make_learner(average_decay=0.9), []
+    for step in range(4):
+        learner.step(batch_of(train, CONFIG), step)
+        save_state(tmp_path, TrainingState(step=step + 1), learner)
+        if step == 2:
+            third = all_values(learner)
+    newest, older = saved_states(tmp_path)
+    assert (newest.name[:14], older.name[:14]) == ("state-00000004", "state-00000003")
+    newest.write_bytes(newest.read_bytes()[:-1])
+    other = make_learner(average_decay=0.9)
+    assert load_state(tmp_path, other, told.append).step == 3
+    assert all(torch.equal(third[name], value) for name, value in other.model.state_dict().items())
+    assert len(told) == 1 and "is damaged" in told[0] and told[0].endswith("the state before it is taken")
+    older.write_bytes(b"")
+    with pytest.raises(
+        CheckpointError, match="state-00000004-.* no state of this run can be read, run again with --fre"
+    ):
+        load_state(tmp_path, other, told.append)
+
+
+@given(
+    schedule=st.sampled_from(["constant", "cosine", "linear"]),
+    warmup=st.integers(0, 20),
+    iterations=st.integers(21, 200),
+)
+def test_rates_rise_over_the_warm_up_and_never_after_it(schedule, warmup, iterations):
+    config = TrainingConfig(iterations=iterations, schedule=schedule, warmup_iterations=warmup, learning_rate=2.0)
+    rates = [learning_rate_at(step, config) for step in range(iterations)]
+    assert all(0 < rate <= 2 for rate in rates)
+    assert rates[:warmup] == pytest.approx([2 * (step + 1) / warmup for step in range(warmup)])
+    assert all(later <= sooner for sooner, later in zip(rates[warmup:], rates[warmup + 1 :], strict=False))
+    end = {"constant": 2.0, "cosine": 0.0, "linear": 0.0}[schedule]
+    assert learning_rate_at(iterations, config) == pytest.approx(end)
+    middle = warmup + (iterations - warmup) / 2
+    assert learning_rate_at(middle, config) == pytest.approx({"constant": 2.0}.get(schedule, 1.0))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"accumulate": 3}, "accumulate=3: must divide batch_size=4"),
+        ({"clip_norm": 0.0}, "clip_norm=0.0: must be a number > 0; leave it out not to clip"),
+        ({"average_decay": 1.0}, r"average_decay=1.0: must be a number in \[0, 1\); 0 switches the average off"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        replace(CONFIG, **settings)
+
+
+def test_saving_more_often_than_validating_is_asked_in_whole_steps():
+    with pytest.raises(ConfigError, match="save_every=0: must be at least 1 step"):
+        Running(save_every=0)

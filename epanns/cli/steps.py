@@ -115,8 +115,8 @@ class Steps:
         from epanns.data.task import refuse_leak, require_same_task
         from epanns.models.recipe import steps_of
         from epanns.sweeps.trial import validation_on
+        from epanns.training.between import finetuning_between
         from epanns.training.running import Running
-        from epanns.training.steps import finetuning_between
 
         packs, config = _read(file)
         train, val = (in_order_of(dense, runs.opened(packs[part])) for part in ("train", "val"))

@@ -30,7 +30,7 @@ _NUMBERS: Mapping[str, tuple[str, Callable[[float], bool]]] = {
         lambda value: SHORTEST_SECONDS <= value <= LONGEST_SECONDS,
     ),
     "clip_norm": ("a number > 0; leave it out not to clip", lambda value: 0 < value < math.inf),
-    "average_decay": ("a number in [0, 1); 0 switches the average off", lambda value: 0 <= value < 1),
+    "ema_decay": ("a number in [0, 1); 0 switches the average off", lambda value: 0 <= value < 1),
 }
 # What came later is left out of `to_dict` at these defaults.
 _LATER: Mapping[str, Any] = {
@@ -39,7 +39,7 @@ _LATER: Mapping[str, Any] = {
     "precision": "float32",
     "accumulate": 1,
     "clip_norm": None,
-    "average_decay": 0.0,
+    "ema_decay": 0.0,
 }
 
 
@@ -66,7 +66,7 @@ class TrainingConfig:
         accumulate: Parts in which the batch of a step goes through the network, to save memory; batch norms see a part
             at a time.
         clip_norm: Highest Euclidean norm of the gradient, which is scaled down to it; None leaves it.
-        average_decay: Of the moving average of the weights (EMA), which is then what is scored and kept; 0 for none.
+        ema_decay: Of the moving average of the weights (EMA), which is then what is scored and kept; 0 for none.
         seed: Of weights' dropout, masks, mixup and the order of clips.
     """
 
@@ -85,7 +85,7 @@ class TrainingConfig:
     precision: str = "float32"
     accumulate: int = 1
     clip_norm: float | None = None
-    average_decay: float = 0.0
+    ema_decay: float = 0.0
     seed: int = 0
 
     def __post_init__(self) -> None:

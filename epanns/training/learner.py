@@ -51,7 +51,7 @@ class Learner:
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # a fifth to a half faster on a CPU
         self.model, self.config = model, config
         self.optimizer = build_optimizer(model, config)
-        self.average = MovingAverage(model, config.average_decay) if config.average_decay else None
+        self.average = MovingAverage(model, config.ema_decay) if config.ema_decay else None
 
     @property
     def scored(self) -> Tagger:

@@ -67,7 +67,7 @@ def test_a_gradient_is_clipped_to_the_norm_and_keeps_its_direction(make_learner,
 
 
 def test_the_average_is_the_weighted_sum_of_the_weights_it_saw(make_learner, train):
-    learner = make_learner(average_decay=0.3)
+    learner = make_learner(ema_decay=0.3)
     expected = {name: value.double() for name, value in all_values(learner).items()}
     for step in range(4):
         learner.step(batch_of(train, learner.config), step)
@@ -82,7 +82,7 @@ def test_the_average_is_the_weighted_sum_of_the_weights_it_saw(make_learner, tra
 
 @pytest.mark.parametrize("broken", ["loss", "gradient"])
 def test_a_step_that_is_not_finite_changes_nothing(make_learner, train, monkeypatch, broken):
-    learner = make_learner(average_decay=0.9)
+    learner = make_learner(ema_decay=0.9)
     learner.step(batch_of(train, CONFIG), 0)
     before, average = all_values(learner), {k: v.clone() for k, v in learner.scored.state_dict().items()}
     moments = [value.clone() for state in learner.optimizer.state.values() for value in state.values()]
@@ -115,7 +115,7 @@ def test_single_broken_steps_are_told_and_counted_and_several_in_a_row_stop(tmp_
 
 
 def test_of_two_states_the_one_that_is_whole_is_read(make_learner, train, tmp_path):
-    learner, told = make_learner(average_decay=0.9), []
+    learner, told = make_learner(ema_decay=0.9), []
     for step in range(4):
         learner.step(batch_of(train, CONFIG), step)
         save_state(tmp_path, TrainingState(step=step + 1), learner)
@@ -124,7 +124,7 @@ def test_of_two_states_the_one_that_is_whole_is_read(make_learner, train, tmp_pa
     newest, older = saved_states(tmp_path)
     assert (newest.name[:14], older.name[:14]) == ("state-00000004", "state-00000003")
     newest.write_bytes(newest.read_bytes()[:-1])
-    other = make_learner(average_decay=0.9)
+    other = make_learner(ema_decay=0.9)
     assert load_state(tmp_path, other, told.append).step == 3
     assert all(torch.equal(third[name], value) for name, value in other.model.state_dict().items())
     assert len(told) == 1 and "is damaged" in told[0] and told[0].endswith("the state before it is taken")
@@ -157,7 +157,7 @@ def test_rates_rise_over_the_warm_up_and_never_after_it(schedule, warmup, iterat
     [
         ({"accumulate": 3}, "accumulate=3: must divide batch_size=4"),
         ({"clip_norm": 0.0}, "clip_norm=0.0: must be a number > 0; leave it out not to clip"),
-        ({"average_decay": 1.0}, r"average_decay=1.0: must be a number in \[0, 1\); 0 switches the average off"),
+        ({"ema_decay": 1.0}, r"ema_decay=1.0: must be a number in \[0, 1\); 0 switches the average off"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(settings, message):

@@ -10,6 +10,7 @@ _WHERE = {
     "list_models": "epanns.models.zoo",
     "load": "epanns.models.checkpoint",
     "save": "epanns.models.checkpoint",
+    "use_labels": "epanns.models.new_classes",
     "prune": "epanns.pruning.prune",
     "Budget": "epanns.pruning.budgets.budget",
     "recover": "epanns.pruning.recovery.recover",
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from epanns.evaluation.predict import predict as predict
     from epanns.models.checkpoint import load as load
     from epanns.models.checkpoint import save as save
+    from epanns.models.new_classes import use_labels as use_labels
     from epanns.models.zoo import build_model as build_model
     from epanns.models.zoo import list_models as list_models
     from epanns.pruning.budgets.budget import Budget as Budget

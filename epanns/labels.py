@@ -4,6 +4,7 @@ import csv
 import functools
 import hashlib
 import io
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -105,6 +106,34 @@ class LabelSet:
         if name not in self._indices:
             raise DataError(f"unknown label {name!r}{did_you_mean(name, self.names)}: not among {len(self)} classes")
         return self._indices[name]
+
+
+def same_classes(known: LabelSet, wanted: LabelSet) -> dict[int, int]:
+    """Return which classes of one label set are in another: index in `wanted` -> index in `known`.
+
+    Two classes are the same if their AudioSet identifiers are. Where one of them has none, their names decide: equal
+    ones, or else those that are read alike without regard to case and to what stands between words (``Toilet flush`` is
+    ``toilet_flush``). A reading that several names of one set share tells nothing. No class is taken twice.
+    """
+    keys = ((known.mids, wanted.mids), (known.names, wanted.names), (_readings(known.names), _readings(wanted.names)))
+    places: dict[int, int] = {}
+    for known_keys, wanted_keys in keys:
+        place_of = {key: place for place, key in enumerate(known_keys) if key and place not in places.values()}
+        for index, key in enumerate(wanted_keys):
+            place = place_of.get(key)
+            if place is None or index in places:
+                continue
+            mids = {known.mids[place], wanted.mids[index]} - {""}
+            if len(mids) < 2:  # equal names of two identifiers are two classes
+                places[index] = place
+    return dict(sorted(places.items()))
+
+
+def _readings(names: Sequence[str]) -> list[str]:
+    """Return the words of each name in small letters, or nothing where another name has the same."""
+    readings = [" ".join(re.findall(r"[^\W_]+", name.casefold())) for name in names]
+    counts = Counter(readings)
+    return [reading if counts[reading] == 1 else "" for reading in readings]
 
 
 @functools.cache

@@ -11,10 +11,11 @@ from click.testing import CliRunner
 from hypothesis import settings
 
 from epanns.audio.frontend import FrontEndSpec
-from epanns.data.manifest import write_manifest
+from epanns.data.manifest import Manifest, write_manifest
 from epanns.data.pack_format import PackSettings
 from epanns.data.packer import pack_manifest
 from epanns.data.synthetic import SyntheticSettings, make_synthetic
+from epanns.labels import LabelSet
 from epanns.models.spec import ModelSpec, conv_widths
 from epanns.models.zoo import ZOO
 
@@ -76,6 +77,24 @@ def tiny_packs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("tiny")
     settings = SyntheticSettings(clips=100, classes=4, seconds=0.5, sample_rate=8_000)
     write_manifest(make_synthetic(folder / "audio", settings), folder / "manifest.csv")
+    for split in ("train", "val", "test"):
+        asked = PackSettings(splits=(split,), sample_rate=8_000, seconds=0.5)
+        pack_manifest(folder / "manifest.csv", folder / split, asked)
+    return {split: folder / split for split in ("train", "val", "test")}
+
+
+@pytest.fixture(scope="session")
+def single_label_packs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Like `tiny_packs`, but each clip has one of three classes: two of theirs, spelled otherwise, and a new one."""
+    folder = tmp_path_factory.mktemp("single")
+    drawn = make_synthetic(folder / "audio", SyntheticSettings(clips=200, classes=4, seconds=0.5, sample_rate=8_000))
+    names = {"noise band": "noise_band", "tone": "Tone", "clicks": "mouse click"}
+    clips = tuple(
+        replace(clip, labels=(names[clip.labels[0]],), clip_id=f"one-{clip.clip_id}")
+        for clip in drawn.clips
+        if len(clip.labels) == 1 and clip.labels[0] in names
+    )
+    write_manifest(Manifest("single", LabelSet.of(list(names.values())), clips), folder / "manifest.csv")
     for split in ("train", "val", "test"):
         asked = PackSettings(splits=(split,), sample_rate=8_000, seconds=0.5)
         pack_manifest(folder / "manifest.csv", folder / split, asked)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from epanns.errors import DataError
-from epanns.labels import LabelSet, audioset, fsd50k
+from epanns.labels import LabelSet, audioset, fsd50k, same_classes
 
 
 def test_shipped_lists_are_the_official_ones():
@@ -79,3 +79,38 @@ def test_an_identifier_stands_once():
         DataError, match="AudioSet identifier '/m/09x0r' stands more than once: identifiers must differ"
     ):
         LabelSet(("a", "b"), ("/m/09x0r", "/m/09x0r"))
+
+
+def named(labels, found, known):
+    return {labels.names[new]: known.names[old] for new, old in found.items()}
+
+
+def test_classes_are_the_same_by_identifier_then_by_name_then_by_how_the_name_is_read():
+    known = LabelSet(("Dog", "Toilet flush", "Rain", "rain", "Sea"), ("/m/1", "/m/2", "", "", "/m/5"))
+    wanted = LabelSet(
+        ("toilet_flush", "hound", "Rain", "RAIN", "dog bark", "Sea"),
+        ("", "/m/1", "", "", "", "/m/9"),
+    )
+    found = named(wanted, same_classes(known, wanted), known)
+    # RAIN is read like two known classes, and the seas have different identifiers.
+    assert found == {"toilet_flush": "Toilet flush", "hound": "Dog", "Rain": "Rain"}
+
+
+def test_readings_of_the_shipped_lists_are_told_apart():
+    """Losing every identifier, FSD50K's names still find themselves among AudioSet's, and never another class."""
+    bare = LabelSet.of(fsd50k().names)
+    by_mid, by_name = same_classes(audioset(), fsd50k()), same_classes(audioset(), bare)
+    assert len(by_mid) == 192
+    assert len(by_name) > 100
+    assert {new: by_mid[new] for new in by_name if new in by_mid} == {n: o for n, o in by_name.items() if n in by_mid}
+
+
+@given(st.permutations(range(12)), st.integers(0, 12), st.booleans())
+def test_classes_are_found_wherever_they_stand_and_however_they_are_spelled(order, shared, has_mids):
+    known = LabelSet(
+        tuple(f"Wind {index}, strong" for index in range(12)),
+        tuple(f"/m/{index}" if has_mids else "" for index in range(12)),
+    )
+    names = [f"wind_{index}_STRONG" if place < shared else f"other {index}" for place, index in enumerate(order)]
+    assert same_classes(known, LabelSet.of(names)) == {place: order[place] for place in range(shared)}
+    assert same_classes(known, known) == {index: index for index in range(12)}

@@ -37,7 +37,7 @@ _SHOWN = 5
     type=click.IntRange(0),
     default=1000,
     show_default=True,
-    help="Resamples of the clips behind the 95 % interval; 0 for none.",
+    help="Resamples of the clips behind the 95 % intervals; 0 for none.",
 )
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the resampling.")
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N.")
@@ -61,6 +61,8 @@ def command(
     as_json: bool,
 ) -> None:
     """Score CKPT on packs: mAP with its 95 % interval, mAUC, d-prime, and every class.
+
+    A single-label network is scored by accuracy too: the share of clips whose class has the highest score.
 
     Windows cover each clip's own samples; the last one is shifted back to end with the clip, and a clip shorter than
     the window is repeated up to it. Without --window the network hears the rows of the pack, zeros after short clips
@@ -100,12 +102,11 @@ def command(
 
 def describe(scores: "Scores") -> str:
     """Return a summary for people: the means, then the best and the worst classes."""
-    interval = ""
-    if scores.mAP_interval is not None:
-        interval = f"  (95 % interval {scores.mAP_interval[0]:.4f} to {scores.mAP_interval[1]:.4f})"
     left_out = len(scores.classes_without_positives)
+    accuracy = "" if scores.accuracy is None else f"accuracy {scores.accuracy:.4f}{_interval(scores.accuracy_interval)}"
     lines = [
-        f"mAP      {scores.mAP:.4f}{interval}",
+        *([accuracy] if accuracy else []),
+        f"mAP      {scores.mAP:.4f}{_interval(scores.mAP_interval)}",
         f"mAUC     {_number(scores.mAUC)}",
         f"d-prime  {_number(scores.d_prime)}",
         f"{scores.n_clips:,} clips, {scores.protocol}; {scores.n_classes_scored} classes scored"
@@ -119,7 +120,16 @@ def describe(scores: "Scores") -> str:
 
 
 def _class_lines(heading: str, rows: "list[ClassScore]") -> list[str]:
-    return [f"{heading}:", *(f"  {_number(row.ap)}  {row.name} ({row.n_positive} positive)" for row in rows)]
+    return [f"{heading}:", *(f"  {_number(row.ap)}  {row.name} ({_clips(row)})" for row in rows)]
+
+
+def _clips(row: "ClassScore") -> str:
+    right = "" if row.recall is None else f", {round(row.recall * row.n_positive)} right"
+    return f"{row.n_positive} positive{right}"
+
+
+def _interval(interval: tuple[float, float] | None) -> str:
+    return "" if interval is None else f"  (95 % interval {interval[0]:.4f} to {interval[1]:.4f})"
 
 
 def _number(value: float | None) -> str:
@@ -131,5 +141,6 @@ def _write(out: Path, record: dict[str, Any], scores: "Scores") -> None:
         atomic.write_json(partial / "result.json", record)
         with (partial / "per_class.csv").open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(["index", "name", "ap", "auc", "n_positive"])
-            writer.writerows([row.index, row.name, row.ap, row.auc, row.n_positive] for row in scores.per_class)
+            rows = scores.to_dict()["per_class"]
+            writer.writerow(rows[0])
+            writer.writerows(row.values() for row in rows)

@@ -1,5 +1,6 @@
 """`epanns import`: a released file, on disk or downloaded, becomes a checkpoint."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -24,9 +25,22 @@ from epanns.cli.options import EpannsCommand, emit, json_option, log, out_option
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="CSV index,mid,display_name with one line per class.  [default: AudioSet's for 527 classes, else numbers]",
 )
+@click.option(
+    "--task",
+    type=click.Choice(["multi-label", "single-label"]),
+    default="multi-label",
+    show_default=True,
+    help="Scores are sigmoids, each class by itself, or a softmax, one class out of all; weights do not tell.",
+)
 @json_option
 def command(
-    file_or_name: str, out: Path, sample_rate: int | None, head: str | None, labels: Path | None, as_json: bool
+    file_or_name: str,
+    out: Path,
+    sample_rate: int | None,
+    head: str | None,
+    labels: Path | None,
+    task: str,
+    as_json: bool,
 ) -> None:
     """Turn a released PANNs or E-PANNs file into a checkpoint.
 
@@ -43,6 +57,7 @@ def command(
 
     names = None if labels is None else LabelSet.from_csv(labels)
     checkpoint = read_released(path, sample_rate=sample_rate, head=head, labels=names)
+    checkpoint = replace(checkpoint, spec=checkpoint.spec.with_task(task))
     for assumption in checkpoint.provenance["assumed"]:
         log(f"{path}: {assumption}")
     sha256 = save_checkpoint(checkpoint.build(), out)
@@ -50,6 +65,7 @@ def command(
     text = (
         f"{out}: {result['name']}, head {result['head']}, {result['n_params']:,} parameters, "
         f"{result['num_classes']} classes at {result['sample_rate']} Hz"
+        + (", single-label" if task == "single-label" else "")
     )
     emit(result, text, as_json)
 

@@ -35,6 +35,7 @@ def describe(summary: Mapping[str, Any]) -> str:
     rows = {
         "network": f"{summary['name']}, family {summary['family']}, head {summary['head']}, "
         f"{_kernels(summary)}embedding {summary['embedding_size']}",
+        "task": summary["task"],
         "parameters": f"{summary['n_params']:,}",
         "front end": f"{front_end['sample_rate']} Hz, {_front_end(summary['family'], front_end)}",
         "widths": _widths(summary["widths"]),

@@ -36,8 +36,9 @@ def command(
 ) -> None:
     """Name what is heard in AUDIO, files of any length, sample rate and number of channels.
 
-    Scores are probabilities of each class by itself (sigmoid); they do not sum to 1. Without --window a file of up to
-    30 s is heard as a whole, a longer one in windows of 10 s; the last window is shifted back to end with the file.
+    Scores are probabilities of each class by itself (sigmoid) and do not sum to 1; those of a single-label network are
+    of one class out of all (softmax) and do. Without --window a file of up to 30 s is heard as a whole, a longer one in
+    windows of 10 s; the last window is shifted back to end with the file.
     """
     from epanns.atomic import refuse_existing, write_text
     from epanns.evaluation.predict import EvaluationProtocol

@@ -57,6 +57,10 @@ class SparseTargets:
         """Return the classes of one clip."""
         return self.classes[self.offsets[clip] : self.offsets[clip + 1]]
 
+    def counts_by_clip(self) -> NDArray[np.int64]:
+        """Return ``(clips,)``: how many classes each clip has."""
+        return np.diff(self.offsets)
+
     def take(self, clips: ArrayLike) -> "SparseTargets":
         """Return the rows of some clips, in the order given."""
         chosen = np.asarray(clips, np.int64)

@@ -1,4 +1,8 @@
-"""Whether a network and its packs fit: one sample rate, the same classes, no clip on both sides of a split."""
+"""Whether a network and its packs fit.
+
+One sample rate, the same classes, one of them for each clip where the network tells one; no clip on both sides of a
+split.
+"""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +15,10 @@ from epanns.models.tagger import Tagger
 
 
 def require_same_task(model: Tagger, dataset: PackDataset) -> None:
-    """Raise `ConfigError` if the model's sample rate or classes are not those of the pack."""
+    """Raise `ConfigError` if the model's sample rate, classes or task are not those of the pack.
+
+    A single-label network needs clips of exactly one class.
+    """
     rate = model.spec.front_end.sample_rate
     if rate != dataset.sample_rate:
         raise ConfigError(
@@ -23,6 +30,20 @@ def require_same_task(model: Tagger, dataset: PackDataset) -> None:
         raise ConfigError(
             f"{model.spec.name} and the pack {dataset.dataset_name} have different classes ({difference}): "
             f"fine-tune on this label set first, or pack with the model's labels"
+        )
+    if model.spec.task == "single-label":
+        require_single_labels(dataset)
+
+
+def require_single_labels(dataset: PackDataset) -> None:
+    """Raise `ConfigError` if a clip has no class or several; how many do and the first one are named."""
+    counts = dataset.targets.counts_by_clip()
+    if len(others := np.flatnonzero(counts != 1)):
+        first = others[0]
+        raise ConfigError(
+            f"{len(others)} of {len(counts)} clips of {dataset.dataset_name} have no class or several, first "
+            f"{dataset.clip_ids[first].decode()!r} with {counts[first]}: a single-label network needs exactly one for "
+            "each; train a multi-label one (--task multi-label), or pack clips of one class"
         )
 
 

@@ -1,4 +1,6 @@
-"""How far mAP would move with other clips of the same kind: bootstrap intervals over clips."""
+"""How far mAP and accuracy would move with other clips of the same kind: bootstrap intervals over clips."""
+
+from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,15 +32,39 @@ def mean_average_precision_interval(
     """
     if resamples == 0:
         return None
-    n_clips = len(target)
+    draws = _draws(len(target), resamples, seed)
+    values = np.concatenate([_mean_over_classes(target, scores, weights) for weights in draws])
+    return _percentiles(values, confidence)
+
+
+def accuracy_interval(
+    is_right: NDArray[np.bool_], *, resamples: int = 1000, confidence: float = 0.95, seed: int = 0
+) -> tuple[float, float] | None:
+    """Return the percentile bootstrap interval of accuracy, of the same resamples as that of mAP.
+
+    Args:
+        is_right: ``(clips,)`` bool: whether the network takes the clip for what it is.
+        resamples: Number of resamples; 0 returns None.
+        confidence: Share of resamples inside the interval, in (0, 1).
+        seed: Seed of the draws.
+    """
+    if resamples == 0:
+        return None
+    n_clips = len(is_right)
+    values = np.concatenate([weights @ is_right / n_clips for weights in _draws(n_clips, resamples, seed)])
+    return _percentiles(values, confidence)
+
+
+def _draws(n_clips: int, resamples: int, seed: int) -> Iterator[NDArray[np.float64]]:
+    """Yield how often each resample has each clip, ``(some resamples, clips)`` at a time."""
     generator = numpy_generator("bootstrap", seed)
     per_chunk = max(1, _CHUNK_ELEMENTS // n_clips)
-    means = []
     for first in range(0, resamples, per_chunk):
         size = min(per_chunk, resamples - first)
-        draws = generator.multinomial(n_clips, np.full(n_clips, 1 / n_clips), size=size).astype(np.float64)
-        means.append(_mean_over_classes(target, scores, draws))
-    values = np.concatenate(means)
+        yield generator.multinomial(n_clips, np.full(n_clips, 1 / n_clips), size=size).astype(np.float64)
+
+
+def _percentiles(values: NDArray[np.float64], confidence: float) -> tuple[float, float]:
     low, high = np.nanquantile(values, [(1 - confidence) / 2, (1 + confidence) / 2])
     return float(low), float(high)
 

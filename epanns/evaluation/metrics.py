@@ -1,4 +1,7 @@
-"""Average precision, AUC and d-prime, as PANNs define them; classes where one is undefined are left out and counted."""
+"""Average precision, AUC and d-prime, as PANNs define them, and accuracy where each clip has one class.
+
+Classes where one of them is undefined are left out and counted.
+"""
 
 import math
 from statistics import NormalDist
@@ -8,7 +11,7 @@ from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from epanns.errors import DataError
-from epanns.evaluation.bootstrap import mean_average_precision_interval
+from epanns.evaluation.bootstrap import accuracy_interval, mean_average_precision_interval
 from epanns.evaluation.predict import EvaluationProtocol, Predictions
 from epanns.evaluation.scores import ClassScore, Scores
 from epanns.labels import LabelSet
@@ -22,17 +25,18 @@ def evaluate(
     bootstrap: int = 1000,
     seed: int = 0,
 ) -> Scores:
-    """Score predictions per class and over classes.
+    """Score predictions per class and over classes; those of a single-label network by accuracy too.
 
     Args:
         predictions: Scores and truth of every clip.
         labels: Names of the classes.
         protocol: How the predictions were made; its description goes with the scores.
-        bootstrap: Resamples of the clips behind the 95 % interval of mAP; 0 for no interval.
+        bootstrap: Resamples of the clips behind the 95 % intervals; 0 for none.
         seed: Seed of the resampling.
 
     Raises:
-        DataError: If no class has a positive clip, so that mAP is undefined.
+        DataError: If no class has a positive clip, so that mAP is undefined, or the network is single-label and a clip
+            has no or several classes, so that accuracy is.
     """
     ap = average_precision(predictions.target, predictions.scores)
     auc = roc_auc(predictions.target, predictions.scores)
@@ -41,6 +45,8 @@ def evaluate(
         n_clips, n_classes = predictions.target.shape
         raise DataError(f"none of {n_classes} classes has a positive among {n_clips} clips: mAP needs labelled clips")
     mean_auc = _mean_or_none(auc)
+    is_right = right_clips(predictions) if predictions.task == "single-label" else None
+    recall = np.full(len(labels), math.nan) if is_right is None else _recall(predictions.target, is_right)
     return Scores(
         mAP=float(np.nanmean(ap)),
         mAUC=mean_auc,
@@ -50,13 +56,44 @@ def evaluate(
         classes_without_positives=tuple(labels.names[index] for index in np.flatnonzero(n_positive == 0)),
         protocol=protocol.describe(),
         per_class=tuple(
-            ClassScore(index, name, _number_or_none(ap[index]), _number_or_none(auc[index]), int(n_positive[index]))
+            ClassScore(
+                index,
+                name,
+                _number_or_none(ap[index]),
+                _number_or_none(auc[index]),
+                int(n_positive[index]),
+                _number_or_none(recall[index]),
+            )
             for index, name in enumerate(labels.names)
         ),
         mAP_interval=mean_average_precision_interval(
             predictions.target, predictions.scores, resamples=bootstrap, seed=seed
         ),
+        accuracy=None if is_right is None else float(is_right.mean()),
+        accuracy_interval=None if is_right is None else accuracy_interval(is_right, resamples=bootstrap, seed=seed),
     )
+
+
+def right_clips(predictions: Predictions) -> NDArray[np.bool_]:
+    """Return ``(clips,)``: whether the class with the highest score is the clip's; the first one of equal scores.
+
+    Raises:
+        DataError: If a clip has no or several classes.
+    """
+    n_classes = predictions.target.sum(axis=1)
+    if len(others := np.flatnonzero(n_classes != 1)):
+        raise DataError(
+            f"{len(others)} of {len(n_classes)} clips have no or several classes, first "
+            f"{predictions.clip_ids[others[0]]!r} with {n_classes[others[0]]}: accuracy needs exactly one for each"
+        )
+    hits: NDArray[np.bool_] = predictions.scores.argmax(axis=1) == predictions.target.argmax(axis=1)
+    return hits
+
+
+def _recall(target: NDArray[np.bool_], is_right: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Return each class's share of clips that are right, NaN for a class without clips."""
+    counts = target.sum(axis=0)
+    return np.where(counts > 0, is_right @ target.astype(np.float64) / np.maximum(counts, 1), math.nan)
 
 
 def average_precision(target: NDArray[np.bool_], scores: NDArray[np.float64]) -> NDArray[np.float64]:

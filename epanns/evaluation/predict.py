@@ -15,15 +15,16 @@ from epanns.data.sampler import sequential_batches
 from epanns.data.task import require_same_task
 from epanns.errors import CheckpointError, ConfigError, PackError, did_you_mean
 from epanns.models.modes import evaluation_mode
-from epanns.models.pooling import ModelOutput
+from epanns.models.pooling import ModelOutput, probabilities_of
 from epanns.models.tagger import Tagger
 from epanns.progress import Progress
 
-# name -> (logits, probabilities), each (windows, classes) of one clip -> (classes,) in [0, 1].
-AGGREGATES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "mean_prob": lambda logits, probabilities: probabilities.mean(dim=0),
-    "mean_logit": lambda logits, probabilities: logits.mean(dim=0).sigmoid(),
-    "max_prob": lambda logits, probabilities: probabilities.amax(dim=0),
+# name -> (logits, probabilities), each (windows, classes) of one clip, and the network's activation -> (classes,) in
+# [0, 1]. Of a softmax, `mean_prob` and `mean_logit` sum to 1 again; `max_prob` does not.
+AGGREGATES: dict[str, Callable[[Tensor, Tensor, str], Tensor]] = {
+    "mean_prob": lambda logits, probabilities, activation: probabilities.mean(dim=0),
+    "mean_logit": lambda logits, probabilities, activation: probabilities_of(logits.mean(dim=0), activation),
+    "max_prob": lambda logits, probabilities, activation: probabilities.amax(dim=0),
 }
 
 
@@ -98,12 +99,14 @@ class Predictions:
         scores: ``(clips, classes)`` float64 in [0, 1].
         target: ``(clips, classes)`` bool.
         mean_samples: Mean number of samples of the clips before their padding, as they were read.
+        task: The network's: ``multi-label``, or ``single-label``, where each clip has one class.
     """
 
     clip_ids: tuple[str, ...]
     scores: NDArray[np.float64]
     target: NDArray[np.bool_]
     mean_samples: float = 0.0
+    task: str = "multi-label"
 
 
 def predict(
@@ -126,8 +129,8 @@ def predict(
         progress: Told the number of clips done and in all after each batch.
 
     Raises:
-        ConfigError: If model and pack differ in sample rate or classes, or clips shall be heard at their own length and
-            a pack does not tell it.
+        ConfigError: If model and pack differ in sample rate or classes, clips of a single-label network have no or
+            several classes, or clips shall be heard at their own length and a pack does not tell it.
         PackError: If the pack has no clip.
         CheckpointError: If the network gives a score that is not finite.
     """
@@ -150,7 +153,8 @@ def predict(
             if progress is not None:
                 progress(len(clip_ids), len(dataset))
     mean_samples = n_samples / len(clip_ids)
-    predictions = Predictions(tuple(clip_ids), np.concatenate(scores), np.concatenate(target), mean_samples)
+    found = np.concatenate(scores), np.concatenate(target)
+    predictions = Predictions(tuple(clip_ids), *found, mean_samples, model.spec.task)
     _require_finite(predictions, model.spec.name)
     return predictions
 
@@ -232,7 +236,8 @@ def _score_batch(model: Tagger, batch: ClipBatch, protocol: EvaluationProtocol, 
     logits = torch.split(torch.cat([output["clipwise_logits"] for output in outputs]), counts)
     probabilities = torch.split(torch.cat([output["clipwise_output"] for output in outputs]), counts)
     aggregate = AGGREGATES[protocol.aggregate]
-    return torch.stack([aggregate(*scores) for scores in zip(logits, probabilities, strict=True)])
+    activation = model.spec.activation
+    return torch.stack([aggregate(*scores, activation) for scores in zip(logits, probabilities, strict=True)])
 
 
 def _require_finite(predictions: Predictions, name: str) -> None:

@@ -13,6 +13,11 @@ _LOG_MEL = (
     "{sample_rate} Hz; window {window_size}, hop {hop_size} samples; {mel_bins} mel bins, {fmin:g} to {fmax:g} Hz"
 )
 
+_OUTPUTS = {
+    "multi-label": "one sigmoid per class: several classes can be present at once, and scores do not sum to 1",
+    "single-label": "a softmax over the classes: each clip has one of them, and scores sum to 1",
+}
+
 _CARD = """\
 # {name}{pruned}: an audio tagger
 
@@ -37,7 +42,7 @@ From a shell: `epanns info FOLDER`, `epanns tag FOLDER sound.wav`.
 |---|---|
 | network | {name}, family `{family}`, head `{head}`, {kernels}embedding {embedding_size} |
 | input | {input} |
-| output | one sigmoid per class: several classes can be present at once, and scores do not sum to 1 |
+| output | {output} |
 | classes | {classes} |
 
 Output channels of each convolution, or of the first of those that are added to each other:
@@ -80,6 +85,7 @@ def model_card(spec: ModelSpec, labels: LabelSet, provenance: Mapping[str, Any],
         reads=_reads(spec),
         kernels=f"{spec.kernel_size}x{spec.kernel_size} kernels, " if spec.family == "cnn" else "",
         input=given.format(**front_end),
+        output=_OUTPUTS[spec.task],
         pruned=" (pruned)" if provenance["plan"] else "",
         n_params=n_params,
         n_bytes=n_bytes,

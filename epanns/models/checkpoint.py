@@ -63,8 +63,9 @@ class Checkpoint:
         return model.eval()
 
     def summary(self) -> dict[str, Any]:
-        """Return the keys of ``epanns info --json``: spec, sample rate, parameters, label names, provenance."""
+        """Return the keys of ``epanns info --json``: spec, task, sample rate, parameters, label names, provenance."""
         return self.spec.to_dict() | {
+            "task": self.spec.task,
             "sample_rate": self.spec.front_end.sample_rate,
             "n_params": count_params(self.spec),
             "labels": list(self.labels.names),

@@ -11,15 +11,20 @@ from torch import Tensor, nn
 class ModelOutput(TypedDict):
     """What every tagger returns.
 
-    ``clipwise_logits`` and ``clipwise_output`` ``(batch, classes)``, before and after the sigmoid; ``embedding``
-    ``(batch, embedding_size)``; ``framewise_output`` ``(batch, frames, classes)``, one row per log-mel frame, for
-    decision-level heads only.
+    ``clipwise_logits`` and ``clipwise_output`` ``(batch, classes)``, before and after the sigmoid, or the softmax of
+    single-label networks; ``embedding`` ``(batch, embedding_size)``; ``framewise_output`` ``(batch, frames, classes)``,
+    one row per log-mel frame, for decision-level heads only.
     """
 
     clipwise_logits: Tensor
     clipwise_output: Tensor
     embedding: Tensor
     framewise_output: NotRequired[Tensor]
+
+
+def probabilities_of(logits: Tensor, activation: str) -> Tensor:
+    """Return scores in [0, 1] of logits ``(..., classes)``; `activation` is that of the network's `ModelSpec`."""
+    return logits.softmax(dim=-1) if activation == "softmax" else logits.sigmoid()
 
 
 def pool_clip(features: Tensor) -> Tensor:

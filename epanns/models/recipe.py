@@ -5,7 +5,7 @@ from typing import Any
 
 from epanns.errors import did_you_mean
 
-STEPS = ("train", "prune", "recover", "finetune")
+STEPS = ("train", "prune", "recover", "transfer", "finetune")
 
 Step = Mapping[str, Any]
 
@@ -17,13 +17,14 @@ _KEYS: Mapping[str, Mapping[str, type]] = {
     "finetune": {},
     "prune": {"criterion": str, "ratios": dict, "seed": int},
     "recover": {"method": str, "clips": int},
+    "transfer": {"kept": dict, "new": list},
 }
 _OPTIONAL: Mapping[str, Mapping[str, type]] = {
     "prune": {"budget": dict},
     "recover": {"errors": dict, "held_out": dict, "fit_to": str, "ridge": float, "mixtures": int}
     | dict.fromkeys(("steps", "best_step", "seed"), int),
 }
-_TYPES = {str: "text", dict: "a table", int: "a whole number", float: "a number"}
+_TYPES = {str: "text", dict: "a table", list: "a list", int: "a whole number", float: "a number"}
 
 
 def steps_of(provenance: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -37,8 +38,11 @@ def with_step(provenance: Mapping[str, Any], step: str, **settings: Any) -> dict
 
 
 def training_step_of(provenance: Mapping[str, Any]) -> str:
-    """Return what training is to these weights: ``train`` where nothing was done before, else ``finetune``."""
-    return "finetune" if steps_of(provenance) else "train"
+    """Return what training is to these weights: ``finetune``, or ``train`` where they are random ones.
+
+    A new classifier alone makes nothing of random weights.
+    """
+    return "finetune" if any(step["step"] != "transfer" for step in steps_of(provenance)) else "train"
 
 
 def since_pruning(steps: Sequence[Step]) -> list[Step]:
@@ -90,6 +94,8 @@ def describe_step(step: Step) -> str:
     if step["step"] == "recover":
         many = f"{step['best_step']:,} of {step['steps']:,} steps of " if step.keys() >= {"best_step", "steps"} else ""
         return f"recover: {many}{step['method']} on {step['clips']:,} clips"
+    if step["step"] == "transfer":
+        return f"transfer: to other classes; {len(step['kept']):,} keep their weights, {len(step['new']):,} are new"
     said = [f"{key.replace('_', ' ')} {_shown(value)}" for key, value in step.items() if _is_plain(key, value)]
     if isinstance(training := step.get("training"), Mapping):
         said = [f"{training['iterations']:,} iterations, seed {training['seed']}", *said]

@@ -13,6 +13,11 @@ from epanns.models.layouts import LAYOUTS, WAVEFORM_FAMILIES
 HEADS = ("clip", "decision_max", "decision_avg", "decision_att")
 FAMILIES = ("cnn", *LAYOUTS)
 
+# What a network is asked -> how its scores are made of its logits: several classes at once, or one of all.
+TASKS = {"multi-label": "sigmoid", "single-label": "softmax"}
+ACTIVATIONS = tuple(TASKS.values())
+_LATER = {"activation": "sigmoid"}  # left out of `to_dict` at this value, which is what was before there was a choice
+
 # A width above this is no audio tagger but a damaged or hostile file; checked before anything is allocated.
 MAXIMUM_WIDTH = 65_536
 
@@ -31,6 +36,7 @@ class ModelSpec:
         num_classes: Outputs.
         head: How time is pooled: ``clip`` pools before the classifier, ``decision_*`` after it.
         kernel_size: Side of the square convolution kernels.
+        activation: How scores are made of logits: ``sigmoid`` for each class by itself, ``softmax`` over the classes.
     """
 
     name: str
@@ -41,6 +47,7 @@ class ModelSpec:
     num_classes: int
     head: str = "clip"
     kernel_size: int = 3
+    activation: str = "sigmoid"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "widths", MappingProxyType(dict(self.widths)))
@@ -56,7 +63,11 @@ class ModelSpec:
         ]
         problems += [
             f"{name}={value!r}{did_you_mean(str(value), choices)}: must be one of {', '.join(choices)}"
-            for name, value, choices in (("head", self.head, HEADS), ("family", self.family, FAMILIES))
+            for name, value, choices in (
+                ("head", self.head, HEADS),
+                ("family", self.family, FAMILIES),
+                ("activation", self.activation, ACTIVATIONS),
+            )
             if value not in choices
         ]
         if self.family == "cnn" and not _are_blocks(list(self.widths)):
@@ -68,6 +79,8 @@ class ModelSpec:
             problems.append(f"widths must name {', '.join(LAYOUTS[self.family])}, in this order")
         if self.family in LAYOUTS and (self.head, self.kernel_size) != ("clip", 3):
             problems.append(f"head={self.head} and kernel_size={self.kernel_size} must be clip and 3 in {self.family}")
+        if self.activation == "softmax":
+            problems += _softmax_problems(self.head, self.num_classes)
         if problems:
             raise ConfigError(f"model {self.name}: " + "; ".join(problems))
 
@@ -82,6 +95,11 @@ class ModelSpec:
     def reads_logmel(self) -> bool:
         """Whether the network starts from the log-mel, alone or beside the waveform."""
         return self.family not in WAVEFORM_FAMILIES
+
+    @property
+    def task(self) -> str:
+        """What the network is asked: ``multi-label`` or ``single-label``."""
+        return next(task for task, activation in TASKS.items() if activation == self.activation)
 
     def with_widths(self, widths: Mapping[str, int]) -> "ModelSpec":
         """Return this network with other widths for the named layers.
@@ -101,6 +119,16 @@ class ModelSpec:
         """Return this network with another number of outputs."""
         return replace(self, num_classes=num_classes)
 
+    def with_task(self, task: str) -> "ModelSpec":
+        """Return this network for ``multi-label`` or ``single-label`` scores; weights are not touched by it.
+
+        Raises:
+            ConfigError: If the task is neither, or the head cannot do it.
+        """
+        if task not in TASKS:
+            raise ConfigError(f"task={task!r}{did_you_mean(str(task), TASKS)}: must be one of {', '.join(TASKS)}")
+        return replace(self, activation=TASKS[task])
+
     def scaled(self, width: float) -> "ModelSpec":
         """Return a narrow or wide version: every width and the embedding times `width`, rounded, at least 1.
 
@@ -116,8 +144,9 @@ class ModelSpec:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the spec as JSON values."""
+        """Return the spec as JSON values; those that came later are left out at the value that was before."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
+        values = {name: value for name, value in values.items() if name not in _LATER or value != _LATER[name]}
         return values | {"front_end": self.front_end.to_dict(), "widths": dict(self.widths)}
 
     @classmethod
@@ -125,7 +154,7 @@ class ModelSpec:
         """Read `to_dict`'s form strictly; every unknown or missing key is named in the `ConfigError`."""
         known = {field.name for field in fields(cls)}
         problems = [f"unknown key {key!r}{did_you_mean(key, known)}" for key in values if key not in known]
-        problems += [f"missing key {key!r}" for key in sorted(known - set(values))]
+        problems += [f"missing key {key!r}" for key in sorted(known - set(values) - set(_LATER))]
         problems += [
             f"{key} must be a table, is {values[key]!r}"
             for key in ("front_end", "widths")
@@ -133,12 +162,25 @@ class ModelSpec:
         ]
         problems += [
             f"{key} must be text, is {values[key]!r}"
-            for key in ("name", "family", "head")
+            for key in ("name", "family", "head", "activation")
             if key in values and not isinstance(values[key], str)
         ]
         if problems:
             raise ConfigError("model specification: " + "; ".join(problems))
         return cls(**{**values, "front_end": FrontEndSpec.from_dict(values["front_end"])})
+
+
+def _softmax_problems(head: str, num_classes: int) -> list[str]:
+    """Return what keeps scores from being one softmax over the classes of a clip."""
+    problems = []
+    if head != "clip":
+        problems.append(
+            f"activation='softmax' with head={head!r}: decision-level heads score every class of every segment by "
+            "itself; a single-label network needs head clip"
+        )
+    if num_classes == 1:
+        problems.append("activation='softmax' with num_classes=1: a single class would always score 1; give 2 or more")
+    return problems
 
 
 def _are_blocks(layers: list[str]) -> bool:

@@ -1,7 +1,7 @@
 """What every family of networks has in common: waveform in, tags out, in small steps that others can follow."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch.nn.functional as F
@@ -14,7 +14,7 @@ from epanns.errors import CheckpointError, ConfigError
 from epanns.labels import LabelSet
 from epanns.models.blocks import linear
 from epanns.models.frozen_front_end import FRONT_END_NAMES, check_front_end
-from epanns.models.pooling import ModelOutput, pool_clip
+from epanns.models.pooling import ModelOutput, pool_clip, probabilities_of
 from epanns.models.spec import ModelSpec
 
 # What passes between the steps of a network: one tensor ``(batch, channels, ...)``, or several before they are joined.
@@ -106,7 +106,8 @@ class Tagger(nn.Module, ABC):
         logits = self.fc_audioset(hidden)
         # PANNs drop out the embedding they return, not the one the classifier reads.
         embedding = dropout(hidden, 0.5, self.training)
-        return ModelOutput(clipwise_logits=logits, clipwise_output=logits.sigmoid(), embedding=embedding)
+        scores = probabilities_of(logits, self.spec.activation)
+        return ModelOutput(clipwise_logits=logits, clipwise_output=scores, embedding=embedding)
 
     def forward(self, waveform: Tensor, mixup_lambda: Tensor | None = None) -> ModelOutput:
         """Tag clips.
@@ -130,18 +131,48 @@ class Tagger(nn.Module, ABC):
         """Return what the first stage reads; `waveform` as in `forward`."""
         return self.begin(self.inputs_of(repeat_to_minimum(waveform, self.minimum_samples)))
 
-    def reset_classifier(self, num_classes: int, labels: LabelSet | None = None) -> None:
-        """Replace the classifier by a fresh one for other classes; all other weights stay.
+    def set_task(self, task: str) -> None:
+        """Let scores be of each class by itself (``multi-label``) or of one class out of all (``single-label``).
+
+        Weights stay: only what `clipwise_output` makes of the logits changes.
 
         Raises:
-            ConfigError: If `labels` are not `num_classes` long.
+            ConfigError: If the task is neither, or the head cannot do it.
+        """
+        self.spec = self.spec.with_task(task)
+
+    def reset_classifier(
+        self, num_classes: int, labels: LabelSet | None = None, *, keep: Mapping[int, int] | None = None
+    ) -> None:
+        """Replace the classifier by one for other classes; all other weights stay.
+
+        Args:
+            num_classes: How many there are.
+            labels: Their names; numbered ones by default.
+            keep: Index of a new class -> index of the class whose weights it goes on with, as `labels.same_classes`
+                gives it; all others start from random weights.
+
+        Raises:
+            ConfigError: If `labels` are not `num_classes` long, or `keep` names a class that there is not.
         """
         if labels is not None and len(labels) != num_classes:
             raise ConfigError(f"{len(labels)} labels for num_classes={num_classes}: give one label per class")
         spec = self.spec.with_num_classes(num_classes)  # refuses what is no number of classes before anything changes
+        new, old = list(keep or {}), list((keep or {}).values())
+        if not set(new) <= set(range(num_classes)) or not set(old) <= set(range(self.spec.num_classes)):
+            rule = f"indices below {num_classes} (new classes) -> indices below {self.spec.num_classes} (known ones)"
+            raise ConfigError(f"keep={dict(keep or {})}: must be {rule}")
+        before = self._classifier_tensors()
         self._new_classifier(spec)
+        for name, tensor in self._classifier_tensors().items():
+            if tensor.dim():  # all but the counter of a batch norm have the classes as their first axis
+                tensor[new] = before[name][old]
         self.spec = spec
         self.labels = labels or LabelSet.numbered(num_classes)
+
+    def _classifier_tensors(self) -> dict[str, Tensor]:
+        prefixes = tuple(f"{name}." for name in self.classifier_names)
+        return {name: tensor for name, tensor in self.state_dict().items() if name.startswith(prefixes)}
 
     def _new_classifier(self, spec: ModelSpec) -> None:
         device = next(self.parameters()).device
@@ -157,9 +188,9 @@ class Tagger(nn.Module, ABC):
 
     def freeze_backbone(self) -> None:
         """Stop every parameter but the classifier's from learning, and fix the batch norms' statistics."""
-        learning = tuple(f"{name}." for name in self.classifier_names)
+        classifier = self._classifier_tensors()
         for name, parameter in self.named_parameters():
-            parameter.requires_grad_(name.startswith(learning))
+            parameter.requires_grad_(name in classifier)
         self.train(self.training)
 
 

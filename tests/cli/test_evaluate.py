@@ -4,6 +4,7 @@ import csv
 import json
 import re
 import shutil
+from dataclasses import replace
 from functools import partial
 
 import h5py
@@ -88,6 +89,26 @@ def test_out_holds_a_record_that_report_reads(run, checkpoint, tiny_packs, tmp_p
     done = CliRunner().invoke(cli, ["report", str(tmp_path / "scores"), "--out", str(tmp_path / "report")])
     assert done.exit_code == 0
     assert "mAP evaluated" in (tmp_path / "report" / "table.md").read_text()
+
+
+def test_a_single_label_network_is_scored_by_accuracy_too(run, tiny_spec, single_label_packs, tmp_path):
+    dataset = PackDataset([single_label_packs["test"]])
+    single = build_model(replace(tiny_spec, num_classes=3, activation="softmax"), labels=dataset.labels).eval()
+    save_checkpoint(single, tmp_path / "single")
+    expected = evaluate(predict(single, dataset), dataset.labels, EvaluationProtocol())
+    code, out, _ = run(tmp_path / "single", "--data", single_label_packs["test"], "--out", tmp_path / "out")
+    low, high = expected.accuracy_interval
+    assert code == 0
+    assert out.startswith(f"accuracy {expected.accuracy:.4f}  (95 % interval {low:.4f} to {high:.4f})\nmAP ")
+    assert re.search(r"Tone \(\d+ positive, \d+ right\)", out)
+    _, out, _ = run(tmp_path / "single", "--data", single_label_packs["test"], "--json")
+    assert json.loads(out)["accuracy"] == expected.accuracy
+    (record,) = read_records([tmp_path / "out"])
+    assert record.stages[0].scores["test"]["accuracy"] == expected.accuracy
+    rows = list(csv.DictReader((tmp_path / "out" / "per_class.csv").read_text().splitlines()))
+    assert list(rows[0]) == ["index", "name", "ap", "auc", "n_positive", "recall"]
+    done = CliRunner().invoke(cli, ["report", str(tmp_path / "out"), "--out", str(tmp_path / "report")])
+    assert done.exit_code == 0
 
 
 def test_record_of_a_pruned_checkpoint_tells_its_plan(run, model, tiny_packs, tmp_path):

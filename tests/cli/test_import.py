@@ -53,6 +53,11 @@ def test_options_reach_the_checkpoint(released: Path, tmp_path: Path) -> None:
     assert model.spec.head == "decision_max"
 
 
+def test_a_single_label_file_is_imported_as_one(released: Path, tmp_path: Path) -> None:
+    assert run(released, "--out", tmp_path / "out", "--task", "single-label").endswith("32000 Hz, single-label\n")
+    assert load(tmp_path / "out").spec.task == "single-label"
+
+
 def test_an_assumed_head_is_said_on_stderr_with_the_remedy(tmp_path: Path) -> None:
     export_panns(build_model("Cnn14_DecisionLevelMax", num_classes=2, width=0.05), tmp_path / "renamed.pth")
     arguments = [str(tmp_path / "renamed.pth"), "--out", str(tmp_path / "out")]

@@ -63,6 +63,15 @@ def test_json_is_one_object_with_every_label_and_the_plan(folder: Path) -> None:
     assert result["provenance"]["plan"]["kept_channels"]["conv_block4.conv1"] == list(range(51))
 
 
+def test_the_task_is_told(folder: Path, tmp_path: Path) -> None:
+    assert "  task          multi-label\n" in run(folder)
+    assert json.loads(run(folder, "--json"))["task"] == "multi-label"
+    model = load(folder)
+    model.set_task("single-label")
+    save_checkpoint(model, tmp_path / "single")
+    assert "  task          single-label\n" in run(tmp_path / "single")
+
+
 def test_released_file_is_described_too(tmp_path: Path) -> None:
     export_panns(build_model("Cnn14_16k", num_classes=4, width=0.05), tmp_path / "a.pth")
     text = run(tmp_path / "a.pth")

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score
 
-from epanns.evaluation.bootstrap import mean_average_precision_interval, weighted_average_precision
+from epanns.evaluation.bootstrap import accuracy_interval, mean_average_precision_interval, weighted_average_precision
 from epanns.seeding import numpy_generator
 
 
@@ -42,6 +42,14 @@ def test_interval_equals_a_slow_bootstrap_over_the_same_draws():
     expected = np.quantile(means, [0.025, 0.975])
     found = mean_average_precision_interval(target, scores, resamples=200, seed=3)
     assert found == pytest.approx(tuple(expected), abs=1e-12)
+
+
+def test_interval_of_accuracy_is_of_the_same_draws():
+    is_right = np.random.default_rng(4).random(40) < 0.7
+    draws = numpy_generator("bootstrap", 3).multinomial(40, np.full(40, 1 / 40), size=200)
+    expected = np.quantile([np.mean(np.repeat(is_right, row)) for row in draws], [0.025, 0.975])
+    assert accuracy_interval(is_right, resamples=200, seed=3) == pytest.approx(tuple(expected), abs=1e-12)
+    assert accuracy_interval(is_right, resamples=0) is None
 
 
 def test_interval_depends_on_the_seed_alone():

@@ -2,13 +2,14 @@
 
 import math
 import re
+from dataclasses import replace
 from statistics import NormalDist
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sklearn.metrics import average_precision_score, roc_auc_score
+from sklearn.metrics import accuracy_score, average_precision_score, recall_score, roc_auc_score
 
 from epanns.errors import DataError
 from epanns.evaluation.metrics import average_precision, d_prime, evaluate, roc_auc
@@ -126,3 +127,41 @@ def test_scores_have_the_keys_of_the_command():
     assert set(result.summary()) == {"mAP", "mAUC", "d_prime", "n_clips", "n_classes_scored"}
     assert result.protocol == "whole clip"
     assert result.mAP_interval[0] < result.mAP < result.mAP_interval[1]
+
+
+def one_class_each(seed, clips=50, classes=6):
+    rng = np.random.default_rng(seed)
+    truth = rng.integers(0, classes - 1, clips)  # the last class has no clip
+    scores = rng.random((clips, classes)) + 0.8 * np.eye(classes)[truth]
+    scores /= scores.sum(axis=1, keepdims=True)
+    found = predictions(np.eye(classes, dtype=bool)[truth], scores)
+    return truth, replace(found, task="single-label")
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_accuracy_and_recall_of_single_label_networks_are_scikit_learns(seed):
+    truth, found = one_class_each(seed)
+    result = evaluate(found, LabelSet.numbered(6), WHOLE, bootstrap=0)
+    taken_for = found.scores.argmax(axis=1)
+    assert result.accuracy == pytest.approx(accuracy_score(truth, taken_for), abs=1e-12)
+    recalls = recall_score(truth, taken_for, average=None, labels=range(5))
+    assert [row.recall for row in result.per_class[:5]] == pytest.approx(recalls.tolist(), abs=1e-12)
+    assert result.per_class[5].recall is None
+    assert result.mAP == evaluate(replace(found, task="multi-label"), LabelSet.numbered(6), WHOLE, bootstrap=0).mAP
+
+
+def test_scores_of_single_label_networks_have_accuracy_beside_the_keys_of_the_others():
+    _, found = one_class_each(0)
+    result = evaluate(found, LabelSet.numbered(6), WHOLE, bootstrap=20)
+    other = evaluate(replace(found, task="multi-label"), LabelSet.numbered(6), WHOLE, bootstrap=20)
+    assert result.to_dict().keys() - other.to_dict().keys() == {"accuracy", "accuracy_interval"}
+    assert result.to_dict()["per_class"][0].keys() - other.to_dict()["per_class"][0].keys() == {"recall"}
+    assert result.summary() == {**other.summary(), "accuracy": result.accuracy}
+    assert result.accuracy_interval[0] < result.accuracy < result.accuracy_interval[1]
+
+
+def test_accuracy_needs_one_class_for_each_clip():
+    _, found = one_class_each(0)
+    found.target[[4, 7], :2] = True
+    with pytest.raises(DataError, match=r"2 of 50 clips have no or several classes, first 'clip4' with [23]: accuracy"):
+        evaluate(found, LabelSet.numbered(6), WHOLE, bootstrap=0)

@@ -1,6 +1,7 @@
 """Windows cover every sample; whole clips and windows agree where they must; the model is left as it was."""
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from epanns.audio.frontend import FrontEndSpec
-from epanns.data.dataset import ClipBatch
+from epanns.data.dataset import ClipBatch, PackDataset
 from epanns.errors import CheckpointError, ConfigError, PackError
 from epanns.evaluation.predict import EvaluationProtocol, cut_windows, predict, window_starts
 from epanns.labels import LabelSet
@@ -209,3 +210,28 @@ def test_protocol_is_described_in_words():
     edges = "(last window shifted back, short clips repeated)"
     assert EvaluationProtocol(1.0, 0.5).describe() == f"1 s windows, 0.5 s hop, mean_prob {edges}"
     assert EvaluationProtocol(2.0).describe() == EvaluationProtocol(2.0, 2.0).describe()
+
+
+@pytest.mark.parametrize("aggregate", ["mean_prob", "mean_logit"])
+def test_windows_of_a_single_label_network_give_one_distribution(single_label_packs, aggregate):
+    dataset = PackDataset([single_label_packs["test"]])
+    model = Cnn(SPEC.with_task("single-label"), dataset.labels).eval()
+    found = predict(model, dataset, EvaluationProtocol(0.2, 0.1, aggregate))
+    assert found.task == "single-label"
+    assert np.allclose(found.scores.sum(axis=1), 1, atol=1e-6)
+    with torch.no_grad():
+        clip = dataset[0].float_waveform()[0]
+        logits = model(cut_windows(clip, 1600, 800))["clipwise_logits"].double()
+    one = logits.softmax(1).mean(0) if aggregate == "mean_prob" else logits.mean(0).softmax(0)
+    assert np.allclose(found.scores[0], one, atol=1e-5)
+
+
+def test_a_single_label_network_refuses_clips_of_no_or_several_classes(tiny_packs):
+    dataset = PackDataset([tiny_packs["test"]])
+    counts = dataset.targets.counts_by_clip()
+    first = int(np.flatnonzero(counts != 1)[0])
+    model = Cnn(replace(SPEC, num_classes=4, activation="softmax"), dataset.labels)
+    clip = dataset.clip_ids[first].decode()
+    message = f"{(counts != 1).sum()} of 20 clips of synthetic have no class or several, first {clip!r} with "
+    with pytest.raises(ConfigError, match=re.escape(f"{message}{counts[first]}: a single-label network needs")):
+        predict(model, dataset)

@@ -19,6 +19,7 @@ TRAIN = {"step": "train", "training": {"iterations": 30, "seed": 1}, "validation
 PRUNE = {"step": "prune", "criterion": "l1", "ratios": {"conv_block1.conv1": 0.5}, "seed": 0}
 RECOVER = {"step": "recover", "method": "bn", "clips": 8}
 TUNE = {**TRAIN, "step": "finetune"}
+MOVE = {"step": "transfer", "kept": {"dog": "Dog"}, "new": ["cat", "cow"]}
 
 
 @given(st.lists(st.sampled_from([TRAIN, PRUNE, RECOVER, TUNE])))
@@ -30,6 +31,11 @@ def test_steps_are_kept_in_the_order_they_were_added(steps):
     assert provenance["source"] == "x"
     assert recipe_problems(json.loads(json.dumps(steps_of(provenance)))) == []
     assert training_step_of(provenance) == ("finetune" if steps else "train")
+
+
+def test_a_new_classifier_alone_makes_no_training_a_fine_tuning():
+    assert training_step_of(with_step({}, **MOVE)) == "train"
+    assert training_step_of(with_step(with_step({}, **TRAIN), **MOVE)) == "finetune"
 
 
 def test_a_step_is_added_to_a_copy():
@@ -46,6 +52,7 @@ def test_a_step_is_added_to_a_copy():
         ([TRAIN, TUNE], [TUNE]),
         ([TRAIN, PRUNE], []),
         ([TRAIN, TUNE, PRUNE, RECOVER, TUNE], [RECOVER, TUNE]),
+        ([TRAIN, MOVE, TUNE], [MOVE, TUNE]),
         ([PRUNE, TRAIN, PRUNE, TUNE, TUNE], [TUNE, TUNE]),
     ],
 )
@@ -58,10 +65,11 @@ def test_what_came_since_pruning(steps, left):
     [
         (None, "recipe must be a list of steps, is 'None'"),
         ([3], "recipe, step 1: must be a table, is '3'"),
-        ([TRAIN, {}], "recipe, step 2: step=None: must be one of train, prune, recover, finetune"),
+        ([TRAIN, {}], "recipe, step 2: step=None: must be one of train, prune, recover, transfer, finetune"),
         ([{**PRUNE, "seed": True}], "recipe, step 1 (prune): seed must be a whole number, is 'True'"),
         ([{**PRUNE, "ratio": 1}], "recipe, step 1 (prune): unknown key 'ratio' (did you mean 'ratios'?)"),
         ([{"step": "recover", "method": "bn"}], "recipe, step 1 (recover): missing key 'clips'"),
+        ([{**MOVE, "new": {}}], "recipe, step 1 (transfer): new must be a list, is '{}'"),
         ([{"step": "train", "training": 3}], "recipe, step 1 (train): training must be a table, is '3'"),
         (
             [{"step": "finetune", "training": {"iterations": 1.5, "seed": 0}}],
@@ -89,6 +97,7 @@ def test_a_recipe_that_is_none_is_named(recipe, problem):
             "prune: l1, ratios 0.1 to 0.5 in 5 layers, seed 0",
         ),
         ({"step": "train"}, "train: no settings recorded"),
+        (MOVE, "transfer: to other classes; 1 keep their weights, 2 are new"),
     ],
 )
 def test_a_step_is_read_as_a_line(step, text):

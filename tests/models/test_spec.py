@@ -1,5 +1,6 @@
 """Specifications: JSON round trip, and every wrong value named."""
 
+import copy
 import re
 from dataclasses import replace
 
@@ -58,6 +59,35 @@ def test_impossible_values_are_named(change, message):
 def test_what_a_family_does_not_have_is_refused(change):
     with pytest.raises(ConfigError, match="must be clip and 3 in resnet22"):
         replace(ZOO["ResNet22"], **change)
+
+
+def test_the_task_is_an_activation_and_multi_label_is_what_was_before_there_was_one():
+    spec = ZOO["Cnn14"]
+    assert (spec.task, "activation" in spec.to_dict()) == ("multi-label", False)
+    single = spec.with_task("single-label")
+    assert single.to_dict() == {**spec.to_dict(), "activation": "softmax"}
+    assert ModelSpec.from_dict(single.to_dict()) == single != spec
+    assert copy.deepcopy(single).with_widths({"conv_block1.conv1": 8}).task == "single-label"
+    assert single.with_task("multi-label") == spec
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"activation": "softmx"}, "activation='softmx' (did you mean 'softmax'?): must be one of sigmoid, softmax"),
+        ({"activation": "softmax", "head": "decision_att"}, "activation='softmax' with head='decision_att': decision-"),
+        ({"activation": "softmax", "num_classes": 1}, "activation='softmax' with num_classes=1: a single class would"),
+    ],
+)
+def test_what_cannot_be_single_label_is_refused(change, message):
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        replace(ZOO["Cnn14"], **change)
+
+
+def test_an_unknown_task_offers_the_nearest():
+    message = "task='single_label' (did you mean 'single-label'?): must be one of multi-label, single-label"
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        ZOO["Cnn14"].with_task("single_label")
 
 
 def test_from_dict_names_every_wrong_key():

@@ -20,8 +20,8 @@ def gate_gradients(
 
     A gate is a factor of 1 on a channel right behind its batch norm, or behind the layer where it has none. Its
     derivative is the sum over positions of value times gradient; at a batch norm that is ``gamma * dL/dgamma + beta *
-    dL/dbeta``. The loss is the mean over classes of the binary cross-entropy of one clip, the network in evaluation
-    mode.
+    dL/dbeta``. The loss is the mean over classes of the binary cross-entropy of one clip, or for a single-label network
+    the cross-entropy of its softmax, the network in evaluation mode.
 
     Args:
         model: The network, in any mode, on any device; its gradients, flags and modes are left as they were.
@@ -74,5 +74,8 @@ def _derivatives(
     finally:
         for handle in handles:
             handle.remove()
-    loss = F.binary_cross_entropy_with_logits(logits, target.to(logits), reduction="none").mean(dim=1).sum()
+    if model.spec.task == "single-label":
+        loss = F.cross_entropy(logits, target.to(logits), reduction="sum")
+    else:
+        loss = F.binary_cross_entropy_with_logits(logits, target.to(logits), reduction="none").mean(dim=1).sum()
     return dict(zip(gates, torch.autograd.grad(loss, list(gates.values())), strict=True))

@@ -1,0 +1,215 @@
+"""Laws that hold between two processes; run as a script in each of them by `test_two_processes.py`.
+
+Arguments: the folder of the tiny packs, and one to write to. Each process prints a JSON line for each law: its rank,
+the law, and what went wrong.
+"""
+
+import copy
+import functools
+import json
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from epanns import distributed
+from epanns.errors import ConfigError, TrainingError
+from epanns.training.synchronised import synchronised_batch_norms
+
+Law = Callable[[], None]
+
+
+def name_of(law: Law) -> str:
+    return law.func.__name__ if isinstance(law, functools.partial) else law.__name__
+
+
+def raised(work: Callable[[], object]) -> Exception:
+    try:
+        work()
+    except Exception as error:
+        return error
+    raise AssertionError("nothing was raised")
+
+
+def each_knows_its_place() -> None:
+    assert distributed.world_size() == 2
+    assert distributed.gather(distributed.rank()) == [0, 1]
+
+
+def a_group_inside_a_group_is_the_same_one() -> None:
+    with distributed.process_group("cpu") as device:
+        assert (device, distributed.world_size()) == ("cpu", 2)
+    assert distributed.world_size() == 2
+
+
+def a_flag_of_one_is_a_flag_of_all() -> None:
+    rank = distributed.rank()
+    assert [distributed.any_of(flag) for flag in (rank == 0, rank == 1, False, True)] == [True, True, False, True]
+
+
+def sums_are_over_all_and_leave_the_parts_alone() -> None:
+    mine = torch.tensor([0.1, 1.0]) * (distributed.rank() + 1)
+    before = mine.clone()
+    assert torch.equal(distributed.total(mine), torch.tensor([0.1, 1.0]) + torch.tensor([0.2, 2.0]))
+    assert torch.equal(mine, before)
+
+
+def rows_come_in_the_order_of_ranks_however_many_each_has() -> None:
+    rows = torch.arange(10).view(5, 2)
+    for cut in range(6):
+        mine = rows[:cut] if distributed.rank() == 0 else rows[cut:]
+        for dtype in (torch.int64, torch.float64, torch.float32, torch.bool, torch.uint8):
+            assert torch.equal(distributed.gather_rows(mine.to(dtype)), rows.to(dtype))
+
+
+def values_of_rank_0_reach_all() -> None:
+    value = {"text": "ü\n", "list": [1, 2.5, None, float("inf")]}
+    assert distributed.broadcast(value if distributed.rank() == 0 else "mine") == value
+
+
+def rank_0_works_for_all() -> None:
+    done = []
+    assert distributed.on_rank_zero(lambda: done.append(1) or {"n": 3}) == {"n": 3}
+    assert done == ([1] if distributed.rank() == 0 else [])
+
+
+def errors_of_rank_0_reach_all() -> None:
+    def refuse() -> None:
+        raise ConfigError("batch_size=0: must be at least 1")
+
+    error = raised(lambda: distributed.on_rank_zero(refuse))
+    assert (type(error), str(error)) == (ConfigError, "batch_size=0: must be at least 1")
+    error = raised(lambda: distributed.on_rank_zero(lambda: Path("/nowhere/at/all").read_text()))
+    if distributed.rank():
+        assert isinstance(error, TrainingError)
+        assert str(error).startswith("rank 0 failed with FileNotFoundError: [Errno 2]")
+    else:
+        assert isinstance(error, FileNotFoundError)
+
+
+def assert_normalised_as_one(norm: nn.Module, x: torch.Tensor, steps: int = 2) -> None:
+    """Compare the parts' outputs, gradients and statistics with torch's of the whole batch, in float64."""
+    norm.zero_grad()
+    whole, state = copy.deepcopy(norm).double(), list(norm.state_dict())
+    share = slice(0, len(x) // 4) if distributed.rank() == 0 else slice(len(x) // 4, None)
+    target = torch.randn(x.shape, generator=torch.Generator().manual_seed(5))
+    with synchronised_batch_norms(nn.ModuleList([norm])):
+        for _ in range(steps):
+            mine, ours = x[share].detach().requires_grad_(), x.detach().double().requires_grad_()
+            made, expected = norm(mine), whole(ours)
+            torch.testing.assert_close(made.double(), expected[share], rtol=0, atol=1e-6)
+            (made * target[share]).sum().backward()
+            (expected * target).sum().backward()
+            torch.testing.assert_close(mine.grad.double(), ours.grad[share], rtol=0, atol=1e-6)
+            assert list(norm.state_dict()) == state
+    for name, parameter in norm.named_parameters():
+        gradient = distributed.total(parameter.grad)
+        torch.testing.assert_close(gradient.double(), whole.get_parameter(name).grad, rtol=1e-5, atol=1e-5)
+    for name, buffer in norm.named_buffers():
+        torch.testing.assert_close(buffer.double(), whole.get_buffer(name).double(), rtol=1e-6, atol=1e-6)
+        assert torch.equal(distributed.gather_rows(buffer.view(1, -1))[0], buffer.view(-1))
+    assert "forward" not in norm.__dict__
+
+
+def batch_norms_see_the_whole_batch() -> None:
+    generator = torch.Generator().manual_seed(1)
+    for norm, shape in (
+        (nn.BatchNorm2d(5), (8, 5, 6, 7)),
+        (nn.BatchNorm1d(3, momentum=None), (8, 3, 11)),
+        (nn.BatchNorm1d(4, affine=False), (8, 4)),
+        (nn.BatchNorm2d(2, track_running_stats=False), (8, 2, 3, 3)),
+    ):
+        for parameter in norm.parameters():
+            nn.init.normal_(parameter, 1, 0.5, generator=generator)
+        x = torch.randn(shape, generator=generator) * 3 - 10
+        assert_normalised_as_one(norm, x)
+        if x.dim() == 4:
+            assert_normalised_as_one(norm, x.to(memory_format=torch.channels_last))
+
+
+def statistics_keep_their_digits_far_from_zero() -> None:
+    x = torch.randn(64, 2, 50, generator=torch.Generator().manual_seed(2)).double() * 0.5 + 300
+    norm = nn.BatchNorm1d(2, momentum=1.0)
+    with synchronised_batch_norms(nn.Sequential(norm)):
+        norm(x.float()[distributed.rank() :: 2])
+    variance = x.float().double().var(dim=(0, 2))
+    torch.testing.assert_close(norm.running_var.double(), variance, rtol=1e-5, atol=0)
+
+
+def frozen_batch_norms_use_what_they_know() -> None:
+    norm, x = nn.BatchNorm2d(3).eval(), torch.randn(4, 3, 2, 2)
+    with synchronised_batch_norms(nn.Sequential(norm)):
+        if distributed.rank() == 0:  # nothing is exchanged: the other need not come
+            assert torch.equal(norm(x), nn.BatchNorm2d(3).eval()(x))
+    assert norm.num_batches_tracked == 0
+
+
+def bfloat16_is_normalised_in_float32() -> None:
+    x = torch.randn(8, 3, 4, 4, generator=torch.Generator().manual_seed(3)).bfloat16() + 5
+    share = slice(0, 4) if distributed.rank() == 0 else slice(4, None)
+    norm = nn.BatchNorm2d(3)
+    with synchronised_batch_norms(nn.Sequential(norm)), torch.autocast("cpu", torch.bfloat16):
+        made = norm(x[share])
+    assert made.dtype == torch.bfloat16
+    expected = nn.BatchNorm2d(3)(x.float())[share]
+    torch.testing.assert_close(made, expected.bfloat16(), rtol=0, atol=0)
+
+
+def laws(packs: Path, out: Path) -> list[Law]:
+    return [
+        each_knows_its_place,
+        a_group_inside_a_group_is_the_same_one,
+        a_flag_of_one_is_a_flag_of_all,
+        sums_are_over_all_and_leave_the_parts_alone,
+        rows_come_in_the_order_of_ranks_however_many_each_has,
+        values_of_rank_0_reach_all,
+        rank_0_works_for_all,
+        errors_of_rank_0_reach_all,
+        batch_norms_see_the_whole_batch,
+        statistics_keep_their_digits_far_from_zero,
+        frozen_batch_norms_use_what_they_know,
+        bfloat16_is_normalised_in_float32,
+    ]
+
+
+def told(law: Law) -> None:
+    """Print what becomes of a law."""
+    problem, rank = "", distributed.rank()
+    try:
+        law()
+    except Exception:
+        problem = traceback.format_exc()
+    print(json.dumps({"rank": rank, "law": name_of(law), "problem": problem}), flush=True)
+
+
+def the_end_of_one_is_told_to_the_other(parted: Law) -> None:
+    error = raised(parted)
+    assert type(error) is TrainingError
+    assert "another process of this run has ended or has not answered for 60 s (" in str(error)
+    assert distributed.world_size() == 1
+
+
+def main(packs: str, out: str) -> None:
+    torch.set_num_threads(1)
+
+    def all_laws_and_then_part() -> None:
+        with distributed.process_group("cpu", timeout=60):
+            for law in laws(Path(packs), Path(out)):
+                torch.manual_seed(0)
+                told(law)
+                distributed.barrier()
+            if distributed.rank() == 0:
+                distributed.barrier()  # where the other does not come
+
+    if os.environ["RANK"] == "1":
+        all_laws_and_then_part()
+    else:
+        told(functools.partial(the_end_of_one_is_told_to_the_other, all_laws_and_then_part))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

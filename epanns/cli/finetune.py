@@ -13,26 +13,34 @@ from epanns.errors import ConfigError
 
 @click.command("finetune", cls=EpannsCommand)
 @click.argument("checkpoint", metavar="CKPT", type=EXISTING)
-@click.option("--freeze-backbone", is_flag=True, help="Train the classifier alone.")
+@click.option("--freeze-backbone", is_flag=True, help="Train the classifier alone, to the end.")
+@click.option("--head-iterations", default=0, show_default=True, help="Steps of the classifier alone, then all learns.")
+@click.option(
+    "--backbone-rate", default=1.0, show_default=True, help="Factor on the rate of everything but the classifier."
+)
+@click.option("--new-classifier", is_flag=True, help="Start all classes from random weights, also known ones.")
 @training_options(iterations=2_000)
-def command(checkpoint: Path, freeze_backbone: bool, **options: Any) -> None:
+def command(checkpoint: Path, new_classifier: bool, **options: Any) -> None:
     """Go on training CKPT on the clips of a pack.
 
     Where the pack's classes are not the checkpoint's, a new classifier takes the place of the old one and all other
-    weights stay: transfer learning.
+    weights stay: transfer learning. In it, classes that CKPT knows go on with their weights: by AudioSet identifier or,
+    where one side has none, by name, whatever its case and whatever stands between its words. The best step by
+    validation mAP is kept, or by accuracy where the network is single-label.
     """
     import torch
 
     from epanns.models.checkpoint import load
+    from epanns.models.new_classes import use_labels
     from epanns.seeding import derive_seed
 
     if checkpoint.resolve() == options["out"].resolve():
         raise ConfigError(f"--out {options['out']} is the checkpoint itself: choose another --out")
     model = load(checkpoint)
     train = in_order_of(model, open_training_packs(model.spec.front_end.sample_rate, **options))
-    labels = train.labels
-    if labels.names != model.labels.names:
-        log(f"new classifier: the pack has {len(labels)} other classes, {checkpoint} has {len(model.labels)}")
+    known = model.labels
+    if new_classifier or train.labels.names != known.names:
         torch.manual_seed(derive_seed("weights", options["seed"]))
-        model.reset_classifier(len(labels), labels)
-    run(model, train, freeze_backbone=freeze_backbone, **options)
+        told = use_labels(model, train.labels, fresh=new_classifier)
+        log(f"new classifier, {len(train.labels)} classes in place of {len(known)}: {told.describe()}")
+    run(model, train, **options)

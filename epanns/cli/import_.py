@@ -7,6 +7,7 @@ import click
 
 from epanns.atomic import refuse_existing
 from epanns.cli.options import EpannsCommand, emit, json_option, log, out_option, progress_counter
+from epanns.models.tasks import TASKS
 
 
 @click.command("import", cls=EpannsCommand)
@@ -27,7 +28,7 @@ from epanns.cli.options import EpannsCommand, emit, json_option, log, out_option
 )
 @click.option(
     "--task",
-    type=click.Choice(["multi-label", "single-label"]),
+    type=click.Choice(list(TASKS)),
     default="multi-label",
     show_default=True,
     help="Scores are sigmoids, each class by itself, or a softmax, one class out of all; weights do not tell.",

@@ -114,6 +114,7 @@ class Steps:
         from epanns.cli.train import progress_of
         from epanns.data.task import refuse_leak, require_same_task
         from epanns.models.recipe import steps_of
+        from epanns.models.tasks import DECISIVE_SCORES
         from epanns.sweeps.trial import validation_on
         from epanns.training.between import finetuning_between
         from epanns.training.running import Running
@@ -139,8 +140,9 @@ class Steps:
 
             def between(network: "Tagger", step: int) -> "Tagger":
                 trained = finetune(network, step)
-                best = steps_of(trained.provenance)[-1]["validation_mAP"]
-                log(f"[{step}/{self.steps}] cut and fine-tuned: validation mAP {best:.4f}; {runs.folder}/step{step}")
+                score = DECISIVE_SCORES[trained.spec.task]
+                best = f"validation {score} {steps_of(trained.provenance)[-1][f'validation_{score}']:.4f}"
+                log(f"[{step}/{self.steps}] cut and fine-tuned: {best}; {runs.folder}/step{step}")
                 return trained
 
             yield between

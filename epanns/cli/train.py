@@ -9,6 +9,7 @@ import click
 
 from epanns.cli.options import EXISTING, Decorator, EpannsCommand, emit, json_option, log, out_option, torch_device
 from epanns.cli.packs import in_order_of, open_packs, pack_options, tell_unknown_lengths
+from epanns.models.tasks import DECISIVE_SCORES, TASKS
 from epanns.training.config import TrainingConfig
 
 if TYPE_CHECKING:
@@ -55,6 +56,12 @@ def training_options(*, iterations: int) -> Decorator:
                 help="Pack that chooses the best step; may be repeated.",
             ),
             out_option("Run folder; becomes a checkpoint. The same command goes on where it was."),
+            click.option(
+                "--task",
+                type=click.Choice(list(TASKS)),
+                help="Several classes at once (sigmoids), or one of all (softmax); decides the loss, and that the best "
+                "step is chosen by mAP, or accuracy.  [default: the checkpoint's, else multi-label]",
+            ),
             click.option("--iterations", default=iterations, show_default=True, help="Optimisation steps."),
             *[
                 click.option(
@@ -93,7 +100,8 @@ def training_options(*, iterations: int) -> Decorator:
 def command(model: str, width: float, **options: Any) -> None:
     """Train MODEL, a name of the zoo, from random weights.
 
-    The checkpoint with the best validation mAP is kept in --out.
+    The checkpoint with the best validation mAP is kept in --out; of a single-label network (--task), that with the best
+    accuracy.
     """
     import torch
 
@@ -145,6 +153,8 @@ def run(
 
     config, place = TrainingConfig.from_dict(settings), torch_device(device)
     rate = model.spec.front_end.sample_rate
+    if config.task is not None:
+        model.set_task(config.task)
     val = open_packs(val_packs, labels_file=labels_file, mp3_seconds=mp3_seconds, sample_rate=rate)
     val = in_order_of(model, val)
     require_same_task(model, train)
@@ -155,7 +165,7 @@ def run(
     log(f"training on {describe_clips(train)}, sampler {config.sampler}; validation on {describe_clips(val)}")
     if config.crop is not None:
         tell_unknown_lengths(train, "crops and repetitions")
-    with progress_of(config) as on_step:
+    with progress_of(config, DECISIVE_SCORES[model.spec.task]) as on_step:
         result = finetune(
             model.to(place),
             train,
@@ -165,7 +175,12 @@ def run(
             running=Running(workers=workers, on_step=on_step, tell=log),
         )
     emit(
-        {"out": str(out), "best_step": result.best_step, "best_mAP": result.best_score, "seconds": result.seconds},
+        {
+            "out": str(out),
+            "best_step": result.best_step,
+            f"best_{result.chosen_by}": result.best_score,
+            "seconds": result.seconds,
+        },
         describe(result, out),
         as_json,
     )
@@ -180,15 +195,13 @@ def describe_clips(dataset: "PackDataset") -> str:
 
 def describe(result: "TrainingResult", out: Path) -> str:
     """Return the result in words."""
-    return (
-        f"{out}: best validation mAP {result.best_score:.4f} at step {result.best_step} of {result.steps}, "
-        f"{result.seconds:.0f} s; metrics in {out / 'metrics.csv'}"
-    )
+    best = f"best validation {result.chosen_by} {result.best_score:.4f} at step {result.best_step} of {result.steps}"
+    return f"{out}: {best}, {result.seconds:.0f} s; metrics in {out / 'metrics.csv'}"
 
 
 @contextmanager
-def progress_of(config: TrainingConfig) -> "Iterator[OnStep]":
-    """Yield a function that draws steps, loss, best mAP and speed on stderr."""
+def progress_of(config: TrainingConfig, score: str = "mAP") -> "Iterator[OnStep]":
+    """Yield a function that draws steps, loss, the best score of that name and speed on stderr."""
     import sys
 
     from tqdm import tqdm
@@ -198,6 +211,7 @@ def progress_of(config: TrainingConfig) -> "Iterator[OnStep]":
         def show(state: Any, loss: float) -> None:
             bar.update(state.step - bar.n)
             rate = config.drawn_clips * bar.format_dict["n"] / max(bar.format_dict["elapsed"], 1e-9)
-            bar.set_postfix(loss=f"{loss:.4f}", best_mAP=f"{max(state.best_score, 0):.4f}", clips_per_s=f"{rate:.0f}")
+            best = {f"best_{score}": f"{max(state.best_score, 0):.4f}"}
+            bar.set_postfix(loss=f"{loss:.4f}", **best, clips_per_s=f"{rate:.0f}")
 
         yield show

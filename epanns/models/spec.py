@@ -9,12 +9,11 @@ from typing import Any
 from epanns.audio.frontend import FrontEndSpec
 from epanns.errors import ConfigError, did_you_mean
 from epanns.models.layouts import LAYOUTS, WAVEFORM_FAMILIES
+from epanns.models.tasks import TASKS
 
 HEADS = ("clip", "decision_max", "decision_avg", "decision_att")
 FAMILIES = ("cnn", *LAYOUTS)
 
-# What a network is asked -> how its scores are made of its logits: several classes at once, or one of all.
-TASKS = {"multi-label": "sigmoid", "single-label": "softmax"}
 ACTIVATIONS = tuple(TASKS.values())
 _LATER = {"activation": "sigmoid"}  # left out of `to_dict` at this value, which is what was before there was a choice
 

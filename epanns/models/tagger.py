@@ -62,6 +62,12 @@ class Tagger(nn.Module, ABC):
         return ("fc_audioset",)
 
     @property
+    def backbone(self) -> list[nn.Parameter]:
+        """The parameters of all modules but the classifier's."""
+        classifier = self._classifier_tensors()
+        return [parameter for name, parameter in self.named_parameters() if name not in classifier]
+
+    @property
     def fixed_layers(self) -> dict[str, str]:
         """Modules of the family that must keep their width, with the reason; head and classifier apart."""
         return {}
@@ -188,9 +194,9 @@ class Tagger(nn.Module, ABC):
 
     def freeze_backbone(self) -> None:
         """Stop every parameter but the classifier's from learning, and fix the batch norms' statistics."""
-        classifier = self._classifier_tensors()
-        for name, parameter in self.named_parameters():
-            parameter.requires_grad_(name in classifier)
+        self.requires_grad_(True)
+        for parameter in self.backbone:
+            parameter.requires_grad_(False)
         self.train(self.training)
 
 
@@ -204,6 +210,12 @@ class LogMelTagger(Tagger):
         super().__init__(spec, labels)
         self.front_end = LogMel(spec.front_end)
         self.bn0 = nn.BatchNorm2d(spec.front_end.mel_bins)
+
+    @property
+    def backbone(self) -> list[nn.Parameter]:
+        """The parameters of all modules but the classifier's."""
+        classifier = self._classifier_tensors()
+        return [parameter for name, parameter in self.named_parameters() if name not in classifier]
 
     @property
     def fixed_layers(self) -> dict[str, str]:

@@ -13,13 +13,16 @@ from epanns.installed import versions
 from epanns.models.recipe import Step, since_pruning, steps_of
 from epanns.models.spec import ModelSpec
 from epanns.models.tagger import Tagger
+from epanns.models.tasks import DECISIVE_SCORES
 from epanns.models.zoo import ZOO
 from epanns.pruning.plan import PruningPlan
 from epanns.sweeps.device import device_of
 from epanns.sweeps.records import DECISIVE_PACKAGES, RunRecord, Stage
 
 # Of a step of the recipe: which network it began with and how well it went.
-_OUTCOMES = frozenset({"step", "parent_sha256", "best_step", "validation_mAP"})
+_OUTCOMES = frozenset(
+    {"step", "parent_sha256", "best_step", *(f"validation_{score}" for score in DECISIVE_SCORES.values())}
+)
 
 
 def record_of_checkpoint(

@@ -181,10 +181,11 @@ class _Trial:
 
 
 def validation_on(dataset: PackDataset) -> Validation:
-    """Return the scoring that chooses checkpoints: macro mAP of whole clips."""
+    """Return the scoring that chooses checkpoints: macro mAP of whole clips, and accuracy of single-label networks."""
 
     def score(model: Tagger) -> dict[str, float]:
         predictions = predict(model, dataset, _PROTOCOL)
-        return {"mAP": evaluate(predictions, dataset.labels, _PROTOCOL, bootstrap=0).mAP}
+        scores = evaluate(predictions, dataset.labels, _PROTOCOL, bootstrap=0)
+        return {"mAP": scores.mAP} if scores.accuracy is None else {"mAP": scores.mAP, "accuracy": scores.accuracy}
 
     return Validation(score, dataset.identity())

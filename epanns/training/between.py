@@ -29,7 +29,7 @@ def finetuning_between(
     """Return what `pruning.schedule.prune_towards` calls between its steps.
 
     Step s is fine-tuned in the run folder ``step<s>``, with an optimizer of its own, and goes on with the best weights
-    by validation mAP. Called again after a stop or a kill, finished runs are only read.
+    by validation score. Called again after a stop or a kill, finished runs are only read.
 
     Args:
         folder: Holds the runs, and ``steps.json``, which says what they belong to.

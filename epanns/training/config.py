@@ -8,17 +8,25 @@ from typing import Any
 from epanns.data.crop import LONGEST_SECONDS, SHORT_CLIPS, SHORTEST_SECONDS, Crop
 from epanns.data.sampler import SAMPLERS
 from epanns.errors import ConfigError, did_you_mean
+from epanns.models.tasks import TASKS
 
 SCHEDULES = ("constant", "cosine", "linear")
 PRECISIONS = ("float32", "bfloat16")
 
-_CHOICES = {"schedule": SCHEDULES, "sampler": SAMPLERS, "short_clips": SHORT_CLIPS, "precision": PRECISIONS}
+_CHOICES = {
+    "schedule": SCHEDULES,
+    "sampler": SAMPLERS,
+    "short_clips": SHORT_CLIPS,
+    "precision": PRECISIONS,
+    "task": TASKS,
+}
 _LEAST = {
     "iterations": 1,
     "batch_size": 1,
     "accumulate": 1,
     "validate_every": 1,
     "warmup_iterations": 0,
+    "head_iterations": 0,
     "seed": 0,
 }
 # Setting -> what it must be, and whether a number is that.
@@ -30,6 +38,7 @@ _NUMBERS: Mapping[str, tuple[str, Callable[[float], bool]]] = {
         lambda value: SHORTEST_SECONDS <= value <= LONGEST_SECONDS,
     ),
     "clip_norm": ("a number > 0; leave it out not to clip", lambda value: 0 < value < math.inf),
+    "backbone_rate": ("a number > 0; freeze_backbone keeps the backbone as it is", lambda value: 0 < value < math.inf),
     "ema_decay": ("a number in [0, 1); 0 switches the average off", lambda value: 0 <= value < 1),
 }
 # What came later is left out of `to_dict` at these defaults.
@@ -40,6 +49,9 @@ _LATER: Mapping[str, Any] = {
     "accumulate": 1,
     "clip_norm": None,
     "ema_decay": 0.0,
+    "task": None,
+    "head_iterations": 0,
+    "backbone_rate": 1.0,
 }
 
 
@@ -61,6 +73,11 @@ class TrainingConfig:
         short_clips: ``pad`` with zeros or ``repeat`` clips that are shorter than the window or the row.
         validate_every: Steps between validations; the state is saved at each.
         freeze_backbone: Train the classifier alone, batch norms fixed.
+        head_iterations: Steps at the start in which the classifier is trained alone, batch norms fixed; then everything
+            is.
+        backbone_rate: Factor on the learning rate of everything but the classifier.
+        task: ``multi-label`` or ``single-label``: makes the network one of these, which decides its loss and the score
+            by which the best step is chosen, mAP or accuracy; None for what the network is.
         precision: Of the network's forward and backward pass; ``bfloat16`` is autocast. Weights, front end, loss and
             optimizer are float32 either way.
         accumulate: Parts in which the batch of a step goes through the network, to save memory; batch norms see a part
@@ -82,6 +99,9 @@ class TrainingConfig:
     short_clips: str = "pad"
     validate_every: int = 1_000
     freeze_backbone: bool = False
+    head_iterations: int = 0
+    backbone_rate: float = 1.0
+    task: str | None = None
     precision: str = "float32"
     accumulate: int = 1
     clip_norm: float | None = None
@@ -107,14 +127,30 @@ class TrainingConfig:
         ]
         for name, choices in _CHOICES.items():
             value = getattr(self, name)
-            if value not in choices:
+            if value not in choices and not (value is None and name in _LATER and _LATER[name] is None):
                 problems.append(
                     f"{name}={value!r}{did_you_mean(str(value), choices)}: must be one of {', '.join(choices)}"
                 )
-        if not problems and self.batch_size % self.accumulate:
-            problems.append(f"accumulate={self.accumulate}: must divide batch_size={self.batch_size}")
+        problems = problems or self._contradictions()
         if problems:
             raise ConfigError("training: " + "; ".join(problems))
+
+    def _contradictions(self) -> list[str]:
+        """Return which settings, each possible by itself, do not go together."""
+        problems = []
+        if self.batch_size % self.accumulate:
+            problems.append(f"accumulate={self.accumulate}: must divide batch_size={self.batch_size}")
+        if self.head_iterations >= self.iterations:
+            problems.append(
+                f"head_iterations={self.head_iterations}: must be below iterations={self.iterations}; "
+                "freeze_backbone trains the classifier alone to the end"
+            )
+        if self.freeze_backbone and (self.head_iterations or self.backbone_rate != 1):
+            problems.append(
+                f"head_iterations={self.head_iterations}, backbone_rate={self.backbone_rate:g} with freeze_backbone: "
+                "a frozen backbone has no second phase and no rate; leave them out"
+            )
+        return problems
 
     @property
     def drawn_clips(self) -> int:

@@ -46,9 +46,9 @@ class RunFolder:
             read=lambda found: (found["asked"], found.get("result")),
         )
 
-    def keep_best(self, model: Tagger, state: TrainingState) -> None:
-        """Write the weights as the best so far."""
-        kept = {"best_step": state.best_step, "validation_mAP": state.best_score}
+    def keep_best(self, model: Tagger, state: TrainingState, chosen_by: str) -> None:
+        """Write the weights as the best so far by a score of that name."""
+        kept = {"best_step": state.best_step, f"validation_{chosen_by}": state.best_score}
         step = {"step": training_step_of(model.provenance), **self.asked, **kept}
         save_checkpoint(model, self.path / _BEST, recipe=step, overwrite=True)
 

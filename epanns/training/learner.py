@@ -15,9 +15,9 @@ from epanns.pruning.optimizers import check_optimizer
 from epanns.seeding import derive_seed
 from epanns.training.averaging import MovingAverage
 from epanns.training.config import TrainingConfig
-from epanns.training.losses import clip_bce
+from epanns.training.losses import LOSSES
 from epanns.training.mixup import draw_lambda, mix_target
-from epanns.training.optim import build_optimizer
+from epanns.training.optim import build_optimizer, only_classifier_learns, set_rate
 from epanns.training.schedule import learning_rate_at
 
 
@@ -65,11 +65,11 @@ class Learner:
         """
         config = self.config
         torch.manual_seed(derive_seed("step", config.seed, step))
-        set_learning_mode(self.model, spec_augment=config.spec_augment)
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate_at(step, config)
+        set_rate(self.optimizer, learning_rate_at(step, config))
         self.optimizer.zero_grad(set_to_none=True)
-        with _statistics_kept(self.model) as restore:
+        head_alone = only_classifier_learns(self.model, step < config.head_iterations)
+        with head_alone, _statistics_kept(self.model) as restore:
+            set_learning_mode(self.model, spec_augment=config.spec_augment)
             loss = sum(self._backward(part, weights) for part, weights in self._parts(batch, step))
             norm = self._gradient_norm()
             skipped = not (math.isfinite(loss) and math.isfinite(norm))
@@ -102,7 +102,7 @@ class Learner:
             target = mix_target(target, mixup_lambda)
         with torch.autocast(device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
             logits = self.model(on_device.float_waveform(), mixup_lambda)["clipwise_logits"]
-        loss = clip_bce(logits.float(), target) / self.config.accumulate
+        loss = LOSSES[self.model.spec.activation](logits.float(), target) / self.config.accumulate
         loss.backward()  # type: ignore[no-untyped-call]
         return float(loss.detach())
 

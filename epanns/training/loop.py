@@ -12,9 +12,10 @@ from epanns.data.dataset import ClipBatch, PackDataset
 from epanns.data.loader import make_loader
 from epanns.data.sampler import StepBatches, make_stream
 from epanns.data.task import require_same_task
-from epanns.errors import Interrupted, TrainingError
-from epanns.models.recipe import training_step_of, with_step
+from epanns.errors import ConfigError, Interrupted, TrainingError
+from epanns.models.recipe import steps_of, training_step_of, with_step
 from epanns.models.tagger import Tagger
+from epanns.models.tasks import DECISIVE_SCORES
 from epanns.signals import noticing_signals
 from epanns.training.config import TrainingConfig
 from epanns.training.folder import RunFolder
@@ -31,7 +32,8 @@ class Validation:
     """How checkpoints are chosen.
 
     Attributes:
-        score: Scores a model; its ``mAP`` decides. It must leave the model as it was.
+        score: Scores a model, which it must leave as it was. Its ``mAP`` decides or, for single-label networks, its
+            ``accuracy``; the higher the better.
         data: What the scores are measured on, in JSON values: part of a run's identity.
     """
 
@@ -44,16 +46,18 @@ class TrainingResult:
     """How a run ended.
 
     Attributes:
-        best_step: Step whose weights were kept, those with the highest validation mAP.
-        best_score: That mAP.
+        best_step: Step whose weights were kept, those with the best validation score.
+        best_score: That score.
         steps: Steps done in all.
         seconds: Time spent, over all resumptions.
+        chosen_by: The score: ``mAP``, or ``accuracy`` of single-label networks.
     """
 
     best_step: int
     best_score: float
     steps: int
     seconds: float
+    chosen_by: str = "mAP"
 
 
 def finetune(
@@ -65,7 +69,7 @@ def finetune(
     validation: Validation,
     running: Running | None = None,
 ) -> TrainingResult:
-    """Train `model` and leave the best checkpoint by validation mAP in `out`.
+    """Train `model` and leave the best checkpoint in `out`: by validation mAP, or accuracy of a single-label network.
 
     The run goes on where it was when called again with the same arguments, and on one machine ends with the same
     weights as if it had never stopped: step k draws its clips, mixing weights, masks and dropout from (seed, k) alone.
@@ -80,12 +84,14 @@ def finetune(
         running: How to carry the run out, and whom to tell.
 
     Raises:
-        ConfigError: If the data do not fit the model.
+        ConfigError: If the data do not fit the model, or the validation lacks the score that decides.
         OutputError: If `out` holds another run.
         TrainingError: If loss or gradient is not finite `MOST_SKIPPED` times in a row; single such steps are skipped,
             told and counted.
         Interrupted: If SIGINT or SIGTERM came; the state is saved.
     """
+    if config.task is not None:
+        model.set_task(config.task)
     require_same_task(model, dataset)
     folder = RunFolder(out, _asked(model, dataset, config, validation))
     if (ended := folder.open()) is not None:
@@ -102,7 +108,7 @@ def finetune(
                 run.save()
                 raise Interrupted(stop.signal_number, f"stopped by signal {stop.signal_number} at {run.where()}")
     state = run.state
-    result = TrainingResult(state.best_step, state.best_score, state.step, round(state.seconds, 3))
+    result = TrainingResult(state.best_step, state.best_score, state.step, round(state.seconds, 3), run.chosen_by)
     folder.finish(asdict(result))
     model.provenance = with_step(model.provenance, training_step_of(model.provenance), **folder.asked)
     if stop.signal_number is not None:
@@ -118,6 +124,7 @@ class _Run:
     def __init__(self, learner: Learner, folder: RunFolder, validation: Validation, running: Running) -> None:
         self.learner, self.config, self.folder, self.validation = learner, learner.config, folder, validation
         self.running = running
+        self.chosen_by = DECISIVE_SCORES[learner.model.spec.task]
         self.state = load_state(folder.path, learner, running.tell) or TrainingState()
 
     @property
@@ -171,6 +178,11 @@ class _Run:
         """Score the model, keep the weights if they are the best so far, write the metrics, save the state."""
         started = time.perf_counter()
         scores = self.validation.score(self.learner.scored)
+        if self.chosen_by not in scores:
+            raise ConfigError(
+                f"the validation gives {', '.join(scores)}: a {self.learner.model.spec.task} network is chosen by "
+                f"{self.chosen_by}, return it too"
+            )
         state = self.state
         state.seconds += time.perf_counter() - started
         row = {
@@ -183,9 +195,9 @@ class _Run:
         }
         state.history.append(row)
         state.loss_sum, state.loss_count = 0.0, 0
-        if scores["mAP"] > state.best_score:
-            state.best_step, state.best_score = state.step, scores["mAP"]
-            self.folder.keep_best(self.learner.scored, state)
+        if scores[self.chosen_by] > state.best_score:
+            state.best_step, state.best_score = state.step, scores[self.chosen_by]
+            self.folder.keep_best(self.learner.scored, state, self.chosen_by)
         self.folder.write_metrics(state)
         self.save()
 
@@ -203,10 +215,14 @@ class _Run:
 
 def _asked(model: Tagger, dataset: PackDataset, config: TrainingConfig, validation: Validation) -> dict[str, Any]:
     """Return what makes two runs the same run."""
-    return {
+    asked = {
         "training": config.to_dict(),
         "data": dataset.identity(),
         "validation": dict(validation.data),
         "model": model.spec.to_dict(),
         "parent_sha256": model.provenance.get("sha256"),
     }
+    last = (steps_of(model.provenance) or [{"step": ""}])[-1]
+    if last["step"] == "transfer":  # the same network with a fresh classifier is another one
+        asked["transfer"] = {key: len(last[key]) for key in ("kept", "new")}
+    return asked

@@ -1,16 +1,23 @@
-"""The optimizer."""
+"""The optimizer, and which part of a network learns how fast."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import torch
-from torch import nn
 
 from epanns.errors import ConfigError
+from epanns.models.tagger import Tagger
 from epanns.training.config import TrainingConfig
 
+_FACTOR = "rate_factor"  # key of a parameter group: its rate is so many times that of the step
 
-def build_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Adam:
+
+def build_optimizer(model: Tagger, config: TrainingConfig) -> torch.optim.Adam:
     """Return PANNs' Adam (betas .9 and .999, eps 1e-8, no weight decay, AMSGrad) over what may learn.
 
-    Build it after pruning: an optimizer made before holds parameters that are no longer the network's.
+    Build it after pruning: an optimizer made before holds parameters that are no longer the network's. `set_rate` gives
+    the rates; the backbone is a group of its own where it has another one.
 
     Raises:
         ConfigError: If no parameter may learn.
@@ -18,4 +25,32 @@ def build_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Ada
     learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if not learning:
         raise ConfigError("no parameter of the model may learn: every requires_grad is False")
-    return torch.optim.Adam(learning, lr=config.learning_rate, betas=(0.9, 0.999), eps=1e-8, amsgrad=True)
+    groups: list[dict[str, Any]] = [{"params": learning}]
+    if config.backbone_rate != 1:
+        slower = {id(parameter) for parameter in model.backbone}
+        head, rest = ([each for each in learning if (id(each) in slower) is wanted] for wanted in (False, True))
+        groups = [{"params": head}, {"params": rest, _FACTOR: config.backbone_rate}]
+    return torch.optim.Adam(groups, lr=config.learning_rate, betas=(0.9, 0.999), eps=1e-8, amsgrad=True)
+
+
+def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Give every group its learning rate, where that of the classifier is `rate`."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group.get(_FACTOR, 1.0)
+
+
+@contextmanager
+def only_classifier_learns(model: Tagger, only: bool) -> Iterator[None]:
+    """Keep the backbone as it is for a step, where `only` says so; what may learn is the same again afterwards.
+
+    An optimizer leaves alone what has no gradient: moments of the backbone begin with its own first step. Batch norms
+    stay in evaluation mode when `Tagger.train` is called within.
+    """
+    learning = [parameter for parameter in model.backbone if parameter.requires_grad] if only else []
+    try:
+        for parameter in learning:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for parameter in learning:
+            parameter.requires_grad_(True)

@@ -28,7 +28,7 @@ class TrainingState:
     Attributes:
         step: Optimisation steps done, skipped ones included.
         best_step: Step of the best validation, or -1.
-        best_score: Its mAP.
+        best_score: Its mAP, or accuracy of a single-label network.
         loss_sum: Sum of the losses since the last validation, of the steps that were not skipped.
         loss_count: Their number.
         skipped: Steps skipped in all, since loss or gradient was not finite.

@@ -41,7 +41,7 @@ def test_train_then_finetune_with_other_classes(runner, tmp_path, packs):
         runner, "finetune", tmp_path / "other", *packs, *SHORT, "--freeze-backbone", "--out", tmp_path / "new"
     )
     assert result.exit_code == 0
-    assert "new classifier: the pack has 4 other classes" in result.stderr
+    assert "new classifier, 4 classes in place of 2: all 4 classes start from random weights" in result.stderr
     new = load(tmp_path / "new")
     assert new.labels == base.labels
 
@@ -55,6 +55,28 @@ def test_train_then_finetune_with_other_classes(runner, tmp_path, packs):
 
     assert torch.equal(new.conv_block1.conv1.weight, base.conv_block1.conv1.weight)
     assert new.provenance["parent_sha256"] == load(tmp_path / "other").provenance["sha256"]
+
+
+def test_finetune_on_a_single_label_pack_keeps_what_is_known(runner, tmp_path, packs, single_label_packs):
+    assert (
+        invoke(runner, "train", "Cnn14_8k", "--width", 0.03, *packs, *SHORT, "--out", tmp_path / "base").exit_code == 0
+    )
+    ours = ["--train", single_label_packs["train"], "--val", single_label_packs["val"], *SHORT]
+    asked = ["finetune", tmp_path / "base", *ours, "--task", "single-label"]
+    phases = ["--head-iterations", 2, "--backbone-rate", 0.1]
+    result = invoke(runner, *asked, *phases, "--out", tmp_path / "new", "--json")
+    said = "new classifier, 3 classes in place of 4: 2 of 3 classes keep their weights, 1 is new: mouse click\n"
+    assert said in result.stderr
+    assert {"best_step", "best_accuracy"} <= json.loads(result.stdout).keys()
+    step = load(tmp_path / "new").provenance["recipe"][-1]["training"]
+    assert (step["task"], step["head_iterations"], step["backbone_rate"]) == ("single-label", 2, 0.1)
+    result = invoke(runner, *asked, "--new-classifier", "--freeze-backbone", "--out", tmp_path / "fresh")
+    assert "3 classes in place of 4: all 3 classes start from random weights\n" in result.stderr
+    assert "best validation accuracy 0." in result.stdout
+    # What a checkpoint is, it stays: no --task.
+    result = invoke(runner, "finetune", tmp_path / "new", *ours, "--out", tmp_path / "again")
+    assert "best validation accuracy 0." in result.stdout
+    assert load(tmp_path / "again").spec.task == "single-label"
 
 
 def test_train_says_what_it_learns_from(runner, tmp_path, packs):

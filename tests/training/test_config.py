@@ -29,6 +29,32 @@ def test_a_run_in_float32_is_the_run_it_was_before_precision_could_be_chosen():
     assert TrainingConfig.from_dict(fast.to_dict()) == fast
 
 
+def test_a_run_that_transfers_nothing_is_the_run_it_was_before_it_could():
+    names = {"task", "head_iterations", "backbone_rate"}
+    assert not names & TrainingConfig().to_dict().keys()
+    moved = TrainingConfig(task="single-label", head_iterations=5, backbone_rate=0.1)
+    assert names < moved.to_dict().keys()
+    assert TrainingConfig.from_dict(moved.to_dict()) == moved
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"task": "single"}, "task='single' (did you mean 'single-label'?): must be one of multi-label, single-label"),
+        ({"head_iterations": 9, "iterations": 9}, "head_iterations=9: must be below iterations=9; freeze_backbone tr"),
+        ({"backbone_rate": 0}, "backbone_rate=0: must be a number > 0; freeze_backbone keeps the backbone as it is"),
+        (
+            {"freeze_backbone": True, "backbone_rate": 0.5},
+            "head_iterations=0, backbone_rate=0.5 with freeze_backbone: a frozen backbone has no second phase",
+        ),
+        ({"freeze_backbone": True, "head_iterations": 5}, "head_iterations=5, backbone_rate=1 with freeze_backbone"),
+    ],
+)
+def test_phases_that_mean_nothing_are_refused(settings, message):
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        TrainingConfig(**settings)
+
+
 def test_crops_are_settings_of_the_training():
     assert TrainingConfig(crop_seconds=2.0, seed=5).crop == Crop(2.0, "random", "pad", 5)
     assert TrainingConfig(short_clips="repeat").crop == Crop(None, "random", "repeat", 0)

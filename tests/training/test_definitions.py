@@ -13,7 +13,7 @@ from epanns.errors import ConfigError
 from epanns.models.cnn import Cnn
 from epanns.training.config import TrainingConfig
 from epanns.training.learner import set_learning_mode
-from epanns.training.losses import clip_bce
+from epanns.training.losses import clip_bce, clip_cross_entropy
 from epanns.training.mixup import draw_lambda, mix_target
 from epanns.training.optim import build_optimizer
 from epanns.training.schedule import learning_rate_at
@@ -28,6 +28,13 @@ def test_bce_is_its_definition():
         ]
     )
     assert clip_bce(logits, target).item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_cross_entropy_is_its_definition_also_where_two_clips_were_mixed():
+    logits, target = torch.tensor([[0.3, -2.0, 1.0], [1.5, 0.0, 0.5]]), torch.tensor([[0.0, 0.0, 1.0], [0.25, 0.75, 0]])
+    scores = [[math.exp(x) / sum(math.exp(other) for other in row) for x in row] for row in logits.tolist()]
+    mean = -(math.log(scores[0][2]) + 0.25 * math.log(scores[1][0]) + 0.75 * math.log(scores[1][1])) / 2
+    assert clip_cross_entropy(logits, target).item() == pytest.approx(mean, rel=1e-6)
 
 
 def test_targets_are_mixed_as_the_spectrograms_are():

@@ -15,6 +15,7 @@ from epanns.training import learner as learner_module
 from epanns.training.config import TrainingConfig
 from epanns.training.learner import Learner
 from epanns.training.loop import Validation, finetune
+from epanns.training.losses import LOSSES
 from epanns.training.running import Running
 from epanns.training.schedule import learning_rate_at
 from epanns.training.state import TrainingState, load_state, save_state, saved_states
@@ -86,9 +87,9 @@ def test_a_step_that_is_not_finite_changes_nothing(make_learner, train, monkeypa
     learner.step(batch_of(train, CONFIG), 0)
     before, average = all_values(learner), {k: v.clone() for k, v in learner.scored.state_dict().items()}
     moments = [value.clone() for state in learner.optimizer.state.values() for value in state.values()]
-    true = learner_module.clip_bce
+    true = LOSSES["sigmoid"]
     if broken == "loss":
-        monkeypatch.setattr(learner_module, "clip_bce", lambda *given: true(*given) * math.nan)
+        monkeypatch.setitem(LOSSES, "sigmoid", lambda *given: true(*given) * math.nan)
     else:
         learner.model.fc1.weight.register_hook(lambda gradient: gradient * math.inf)
     assert learner.step(batch_of(train, CONFIG), 1).skipped
@@ -99,15 +100,13 @@ def test_a_step_that_is_not_finite_changes_nothing(make_learner, train, monkeypa
 
 
 def test_single_broken_steps_are_told_and_counted_and_several_in_a_row_stop(tmp_path, tiny_spec, train, monkeypatch):
-    true, told, calls = learner_module.clip_bce, [], iter(range(100))
-    monkeypatch.setattr(
-        learner_module, "clip_bce", lambda *given: true(*given) * (math.nan if next(calls) % 3 == 1 else 1)
-    )
+    true, told, calls = LOSSES["sigmoid"], [], iter(range(100))
+    monkeypatch.setitem(LOSSES, "sigmoid", lambda *given: true(*given) * (math.nan if next(calls) % 3 == 1 else 1))
     finetune(Cnn(tiny_spec, train.labels), train, CONFIG, tmp_path, validation=LAST, running=Running(tell=told.append))
     assert [line.split(":")[0] for line in told] == ["step 2 skipped", "step 5 skipped", "step 8 skipped"]
     header, *rows = [line.split(",") for line in (tmp_path / "metrics.csv").read_text().splitlines()]
     assert [row[header.index("skipped")] for row in rows] == ["0", "3"]
-    monkeypatch.setattr(learner_module, "clip_bce", lambda *given: true(*given) * math.nan)
+    monkeypatch.setitem(LOSSES, "sigmoid", lambda *given: true(*given) * math.nan)
     with pytest.raises(
         TrainingError, match=r"not finite 5 times in a row, up to step 5, clips clip-.*lower --learning"
     ):

@@ -105,6 +105,7 @@ def test_training_again_is_another_step_of_the_recipe(tmp_path, make_model, trai
         {"mixup_alpha": 1.0},
         {"crop_seconds": 0.3, "sampler": "weighted"},
         {"precision": "bfloat16"},
+        {"head_iterations": 3, "backbone_rate": 0.1, "ema_decay": 0.5},
     ],
     ids=str,
 )

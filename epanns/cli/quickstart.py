@@ -19,7 +19,9 @@ def command(out: Path, as_json: bool) -> None:
     """
     from epanns.cli.sweep import tell
     from epanns.errors import EpannsError
+    from epanns.reporting.quoted import quoted_rows
     from epanns.reporting.report import write_report
+    from epanns.reporting.tables import quoted_markdown
     from epanns.sweeps.experiment import parse_experiment
     from epanns.sweeps.records import read_records
     from epanns.sweeps.runner import run_experiment
@@ -32,6 +34,6 @@ def command(out: Path, as_json: bool) -> None:
         raise EpannsError(f"trial {summary.failed[0]} failed: see {out}/trials/{summary.failed[0]}/error.json")
     report = write_report(read_records([out / "trials"]), out / "report")
     result = {"out": str(out), "files": [str(path) for path in report.files]}
-    quoted = (out / "report" / "quoted.md").read_text(encoding="utf-8")
+    quoted = quoted_markdown(row for row in quoted_rows() if row.figure_label)  # quoted.md holds them all
     files = ", ".join(str(path) for path in report.files)
     emit(result, f"{report.table}\n{quoted}\nTables and figure: {files}", as_json)

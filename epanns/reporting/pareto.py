@@ -27,11 +27,7 @@ RowValue = Callable[[Row], float]
 def pareto_chart(blocks: Mapping[BlockKey, Sequence[Row]], quoted: Sequence[QuotedRow]) -> Chart:
     """Return one band of two panels per block, then one per data set of the quoted rows, never on shared axes."""
     measured = [_measured_band(key, rows) for key, rows in blocks.items()]
-    by_data = sorted(quoted, key=lambda row: (row.dataset, row.clip_seconds))
-    published = [
-        _quoted_band(dataset, seconds, list(rows))
-        for (dataset, seconds), rows in groupby(by_data, key=lambda row: (row.dataset, row.clip_seconds))
-    ]
+    published = [_quoted_band(*key, list(rows)) for key, rows in groupby(_shown(quoted), key=_shared)]
     bands = tuple(band for band in [*measured, *published] if any(panel.series for panel in band.panels))
     return Chart(bands, "mAP against parameters and against multiply-adds: " + "; ".join(band.title for band in bands))
 
@@ -149,6 +145,15 @@ def _seeds(rows: Sequence[Row]) -> str:
     return "one seed" if most == 1 else f"mean and standard deviation over up to {most} seeds"
 
 
+def _shown(quoted: Iterable[QuotedRow]) -> list[QuotedRow]:
+    """Return the rows that the figure names, those of one band together."""
+    return sorted((row for row in quoted if row.figure_label), key=_shared)
+
+
+def _shared(row: QuotedRow) -> tuple[str, float]:
+    return row.dataset, row.clip_seconds or 0.0
+
+
 def _quoted_band(dataset: str, clip_seconds: float, rows: Sequence[QuotedRow]) -> Band:
     families = list(dict.fromkeys(row.family for row in rows))
     costs: dict[str, Callable[[QuotedRow], int | None]] = {
@@ -161,7 +166,7 @@ def _quoted_band(dataset: str, clip_seconds: float, rows: Sequence[QuotedRow]) -
         for colour, family in enumerate(families):
             style = Style(colour, _QUOTED_MARKERS[colour % len(_QUOTED_MARKERS)], is_hollow=True)
             points = tuple(
-                Point(x, row.value, label=row.name) for row in rows if row.family == family and (x := cost(row))
+                Point(x, row.value, label=row.figure_label) for row in rows if row.family == family and (x := cost(row))
             )
             series += [Series(family, points, style)] if points else []
         panels.append(Panel(x_label, "mAP", tuple(series)))

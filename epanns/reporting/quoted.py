@@ -9,15 +9,19 @@ from importlib import resources
 
 @dataclass(frozen=True)
 class QuotedRow:
-    """One published result.
+    """One published result; what is not known of it is None or empty.
 
     Attributes:
         family: Whose networks it belongs to.
         value: The `metric` as published.
-        param_bytes: 4 per parameter, or the published file size where the network is quantised; None if unknown.
+        mAUC: Mean over classes of the area under the ROC curve, as published.
+        d_prime: As published.
+        param_bytes: 4 per parameter, or the published file size where the network is quantised.
         macs: Multiply-adds for `clip_seconds` of sound in the named convention.
+        clip_seconds: What the network hears at once.
         protocol: Data split, windows and how the result was chosen.
         source: Publication and where in it.
+        figure_label: Its name in the figure; empty for rows that stand in the table alone.
     """
 
     name: str
@@ -25,14 +29,17 @@ class QuotedRow:
     dataset: str
     metric: str
     value: float
+    mAUC: float | None  # noqa: N815
+    d_prime: float | None
     n_params: int | None
     param_bytes: int | None
     macs: int | None
     macs_convention: str
-    clip_seconds: float
+    clip_seconds: float | None
     protocol: str
     source: str
     note: str
+    figure_label: str
 
 
 @functools.cache
@@ -46,18 +53,24 @@ def _row(values: dict[str, str]) -> QuotedRow:
     def count(name: str) -> int | None:
         return int(values[name]) if values[name] else None
 
+    def number(name: str) -> float | None:
+        return float(values[name]) if values[name] else None
+
     return QuotedRow(
         name=values["name"],
         family=values["family"],
         dataset=values["dataset"],
         metric=values["metric"],
         value=float(values["value"]),
+        mAUC=number("mAUC"),
+        d_prime=number("d_prime"),
         n_params=count("n_params"),
         param_bytes=count("param_bytes"),
         macs=count("macs"),
         macs_convention=values["macs_convention"],
-        clip_seconds=float(values["clip_seconds"]),
+        clip_seconds=number("clip_seconds"),
         protocol=values["protocol"],
         source=values["source"],
         note=values["note"],
+        figure_label=values["figure_label"],
     )

@@ -77,6 +77,24 @@ def write_report(records: Sequence[RunRecord], out: Path, *, quoted: bool = True
     )
 
 
+def write_quoted(out: Path) -> tuple[Path, ...]:
+    """Write the published results alone, ``quoted.md`` and ``quoted.csv``, and return where they are.
+
+    Raises:
+        OutputError: If `out` is a file, or holds files of these names that are of no report.
+    """
+    rows = quoted_rows()
+    texts = {"quoted.md": tables.quoted_markdown(rows), "quoted.csv": tables.quoted_csv(rows)}
+    if out.is_file():
+        raise OutputError(f"{out} is a file: give --out a folder")
+    for name, text in texts.items():
+        path = out / name
+        if path.exists() and not (out / "records").is_dir() and path.read_text(encoding="utf-8") != text:
+            raise OutputError(f"{path} exists already and is of no report of ours: choose another --out")
+        atomic.write_text(path, text)
+    return tuple(out / name for name in texts)
+
+
 def _refuse_foreign(out: Path, copies: set[Path]) -> None:
     """Refuse a folder with files that are of no report, or with records that are not among `copies`."""
     if out.exists() and not out.is_dir():

@@ -3,6 +3,7 @@
 import csv
 import io
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TypeVar
 
 from epanns.reporting.layer_names import short_layers
 from epanns.reporting.quoted import QuotedRow
@@ -11,6 +12,8 @@ from epanns.reporting.units import megabytes, si, signed_percent
 from epanns.sweeps.records import STAGES, RunRecord
 
 MISSING = "–"
+
+T = TypeVar("T")
 
 FOOTNOTE = (
     "mAP: macro average precision, mean ± sample standard deviation over seeds. *before*: the network as it was cut, "
@@ -28,7 +31,8 @@ def measured_markdown(blocks: Mapping[BlockKey, Sequence[Row]]) -> str:
     """Return one Markdown table per block, with a line that says what its rows share."""
     parts = []
     for key, rows in blocks.items():
-        columns = _used(_columns(key), rows)
+        single = {"Experiment"} if len({row.experiment for row in rows}) == 1 else set()
+        columns = {name: cell for name, cell in _used(_columns(key), rows).items() if name not in single}
         title = f"**{_escape(block_title(key))}** (measured)"
         body = [[_escape(cell(row)) for cell in columns.values()] for row in rows]
         parts.append(f"{title}\n\n{markdown_table(list(columns), body)}")
@@ -36,25 +40,35 @@ def measured_markdown(blocks: Mapping[BlockKey, Sequence[Row]]) -> str:
 
 
 def quoted_markdown(rows: Iterable[QuotedRow]) -> str:
-    """Return the Markdown table of quoted rows, with source and protocol of each."""
-    header = ["System", "Data", "Metric", "Value", "Parameters", "MB", "MACs", "Protocol", "Source", "Note"]
-    body = [
-        [
-            row.name,
-            row.dataset,
-            row.metric,
-            f"{row.value:.4g}",
-            si(row.n_params),
-            megabytes(row.param_bytes),
-            MISSING if row.macs is None else f"{si(row.macs)} per {row.clip_seconds:g} s ({row.macs_convention})",
-            row.protocol,
-            row.source,
-            row.note or MISSING,
-        ]
-        for row in rows
-    ]
-    table = markdown_table(header, [[_escape(cell) for cell in line] for line in body])
-    return f"**Quoted, not measured here**\n\n{table}\n\n{QUOTED_NOTE}\n"
+    """Return a Markdown table of quoted rows for each data set and metric, with source and protocol of each row."""
+    tables: dict[tuple[str, str], list[QuotedRow]] = {}
+    for row in rows:
+        tables.setdefault((row.dataset, row.metric), []).append(row)
+    parts = []
+    for (dataset, metric), members in tables.items():
+        columns = _used(_quoted_columns(metric), members)
+        body = [[_escape(cell(row)) for cell in columns.values()] for row in members]
+        title = f"**{_escape(dataset)}, {_escape(metric)}** (quoted, not measured here)"
+        parts.append(f"{title}\n\n{markdown_table(list(columns), body)}")
+    return "\n\n".join([*parts, QUOTED_NOTE]) + "\n"
+
+
+def _quoted_columns(metric: str) -> dict[str, Callable[[QuotedRow], str]]:
+    """Return heading -> cell, in the order of the table."""
+    return {
+        "System": lambda row: row.name,
+        metric: lambda row: f"{row.value:.4g}",
+        "mAUC": lambda row: MISSING if row.mAUC is None else f"{row.mAUC:.3f}",
+        "d'": lambda row: MISSING if row.d_prime is None else f"{row.d_prime:.3f}",
+        "Parameters": lambda row: si(row.n_params),
+        "MB": lambda row: megabytes(row.param_bytes),
+        "MACs": lambda row: (
+            MISSING if row.macs is None else f"{si(row.macs)} per {row.clip_seconds:g} s ({row.macs_convention})"
+        ),
+        "Protocol": lambda row: row.protocol,
+        "Source": lambda row: row.source,
+        "Note": lambda row: row.note or MISSING,
+    }
 
 
 def measured_csv(blocks: Mapping[BlockKey, Sequence[Row]]) -> str:
@@ -141,12 +155,9 @@ def _columns(key: BlockKey) -> dict[str, Callable[[Row], str]]:
     }
 
 
-def _used(columns: dict[str, Callable[[Row], str]], rows: Sequence[Row]) -> dict[str, Callable[[Row], str]]:
-    """Leave out columns that say nothing: all missing, or the experiment where there is one."""
-    single = {"Experiment"} if len({row.experiment for row in rows}) == 1 else set()
-    return {
-        name: cell for name, cell in columns.items() if name not in single and any(cell(row) != MISSING for row in rows)
-    }
+def _used(columns: dict[str, Callable[[T], str]], rows: Sequence[T]) -> dict[str, Callable[[T], str]]:
+    """Leave out columns in which every cell is missing."""
+    return {name: cell for name, cell in columns.items() if any(cell(row) != MISSING for row in rows)}
 
 
 def _ratio(row: Row) -> str:

@@ -86,3 +86,47 @@ def test_folder_without_records_ends_in_one_line(run, tmp_path, folder):
     assert (code, out) == (1, "")
     assert err.startswith(f"epanns: {tmp_path / folder}: no ")
     assert err.count("\n") == 1
+
+
+def test_quoted_results_show_alone_and_without_torch(run, tmp_path):
+    code, out, err = run("--quoted", "--out", tmp_path / "quoted")
+    assert (code, err) == (0, "")
+    assert "| LEAN, GPU | 0.4677 |" in out
+    assert (tmp_path / "quoted" / "quoted.md").read_text() == out.removesuffix("\n")
+    rows = json.loads(run("--quoted", "--json")[1])["quoted"]
+    assert {(row["name"], row["dataset"]) for row in rows} >= {("YAMNet", "AudioSet"), ("PaSST-S", "FSD50K")}
+    assert {path.name for path in (tmp_path / "quoted").iterdir()} == {"quoted.md", "quoted.csv"}
+
+
+def test_quoted_results_follow_the_measured_ones_in_tables_of_their_own(run, sweep, tmp_path):
+    _, out, _ = run(sweep, "--out", tmp_path / "report", "--quoted")
+    measured, _, quoted = out.partition("**AudioSet, mAP** (quoted, not measured here)")
+    assert "| Cnn6 | unpruned |" in measured
+    assert "0.650" not in quoted
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "no DIR was given: name folders with run records, or give --quoted for what others published"),
+        (("--no-quoted",), "no DIR was given"),
+        (
+            ("--quoted", "--into", __file__, "--name", "x"),
+            "takes the table of measured runs: give a DIR",
+        ),
+        (("somewhere",), "--out is missing: give the folder for tables and figures"),
+    ],
+)
+def test_what_cannot_be_reported_is_said_in_one_line(run, arguments, message):
+    code, out, err = run(*arguments)
+    assert (code, out) == (1, "")
+    assert message in err
+    assert err.count("\n") == 1
+
+
+def test_quoted_results_overwrite_nothing_of_somebody_elses(run, tmp_path):
+    (tmp_path / "quoted.md").write_text("mine")
+    code, _, err = run("--quoted", "--out", tmp_path)
+    assert code == 1
+    assert "quoted.md exists already and is of no report of ours: choose another --out" in err
+    assert (tmp_path / "quoted.md").read_text() == "mine"

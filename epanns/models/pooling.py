@@ -13,13 +13,15 @@ class ModelOutput(TypedDict):
 
     ``clipwise_logits`` and ``clipwise_output`` ``(batch, classes)``, before and after the sigmoid, or the softmax of
     single-label networks; ``embedding`` ``(batch, embedding_size)``; ``framewise_output`` ``(batch, frames, classes)``,
-    one row per log-mel frame, for decision-level heads only.
+    one row per log-mel frame, for decision-level heads only; ``hidden`` is the embedding before the dropout that PANNs
+    put on the one they return, where the family has it.
     """
 
     clipwise_logits: Tensor
     clipwise_output: Tensor
     embedding: Tensor
     framewise_output: NotRequired[Tensor]
+    hidden: NotRequired[Tensor]
 
 
 def probabilities_of(logits: Tensor, activation: str) -> Tensor:

@@ -9,6 +9,7 @@ STEPS = ("train", "prune", "recover", "transfer", "finetune")
 
 Step = Mapping[str, Any]
 
+_TEACHING = ("distil_weight", "feature_weight")  # settings of training with a teacher
 _LISTED_LAYERS = 4  # more are counted; the plan names them all
 
 # Step -> key -> type. Pruning and recovery have these keys, these optional ones and no others; training may say more.
@@ -98,12 +99,20 @@ def describe_step(step: Step) -> str:
         return f"transfer: to other classes; {len(step['kept']):,} keep their weights, {len(step['new']):,} are new"
     said = [f"{key.replace('_', ' ')} {_shown(value)}" for key, value in step.items() if _is_plain(key, value)]
     if isinstance(training := step.get("training"), Mapping):
-        said = [f"{training['iterations']:,} iterations, seed {training['seed']}", *said]
+        said = [f"{training['iterations']:,} iterations, seed {training['seed']}", *_taught(step, training), *said]
     return f"{step['step']}: {', '.join(said) or 'no settings recorded'}"
 
 
+def _taught(step: Step, training: Mapping[str, Any]) -> list[str]:
+    """Say which network taught, and how much the student listened to it."""
+    if "teacher_sha256" not in step:
+        return []
+    weights = [f"{name.replace('_', ' ')} {training[name]}" for name in _TEACHING if name in training]
+    return [f"taught by {str(step['teacher_sha256'])[:12]} ({', '.join(weights) or 'not listened to'})"]
+
+
 def _is_plain(key: str, value: object) -> bool:
-    return key not in ("step", "parent_sha256") and isinstance(value, str | int | float)
+    return key not in ("step", "parent_sha256", "teacher_sha256") and isinstance(value, str | int | float)
 
 
 def _shown(value: object) -> str:

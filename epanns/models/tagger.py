@@ -113,7 +113,7 @@ class Tagger(nn.Module, ABC):
         # PANNs drop out the embedding they return, not the one the classifier reads.
         embedding = dropout(hidden, 0.5, self.training)
         scores = probabilities_of(logits, self.spec.activation)
-        return ModelOutput(clipwise_logits=logits, clipwise_output=scores, embedding=embedding)
+        return ModelOutput(clipwise_logits=logits, clipwise_output=scores, embedding=embedding, hidden=hidden)
 
     def forward(self, waveform: Tensor, mixup_lambda: Tensor | None = None) -> ModelOutput:
         """Tag clips.

@@ -19,9 +19,12 @@ from epanns.pruning.plan import PruningPlan
 from epanns.sweeps.device import device_of
 from epanns.sweeps.records import DECISIVE_PACKAGES, RunRecord, Stage
 
-# Of a step of the recipe: which network it began with and how well it went.
+# Of a step of the recipe: which network it began with or learned from, and how well it went.
 _OUTCOMES = frozenset(
-    {"step", "parent_sha256", "best_step", *(f"validation_{score}" for score in DECISIVE_SCORES.values())}
+    {
+        *("step", "parent_sha256", "teacher_sha256", "best_step"),
+        *(f"validation_{score}" for score in DECISIVE_SCORES.values()),
+    }
 )
 
 

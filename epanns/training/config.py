@@ -19,6 +19,7 @@ _CHOICES = {
     "short_clips": SHORT_CLIPS,
     "precision": PRECISIONS,
     "task": TASKS,
+    "teacher_precision": PRECISIONS,
 }
 _LEAST = {
     "iterations": 1,
@@ -40,6 +41,8 @@ _NUMBERS: Mapping[str, tuple[str, Callable[[float], bool]]] = {
     "clip_norm": ("a number > 0; leave it out not to clip", lambda value: 0 < value < math.inf),
     "backbone_rate": ("a number > 0; freeze_backbone keeps the backbone as it is", lambda value: 0 < value < math.inf),
     "ema_decay": ("a number in [0, 1); 0 switches the average off", lambda value: 0 <= value < 1),
+    "distil_weight": ("a number in [0, 1]: 0 hears labels alone, 1 the teacher alone", lambda value: 0 <= value <= 1),
+    "feature_weight": ("a number >= 0; 0 leaves embeddings alone", lambda value: 0 <= value < math.inf),
 }
 # What came later is left out of `to_dict` at these defaults.
 _LATER: Mapping[str, Any] = {
@@ -52,6 +55,9 @@ _LATER: Mapping[str, Any] = {
     "task": None,
     "head_iterations": 0,
     "backbone_rate": 1.0,
+    "distil_weight": 0.0,
+    "feature_weight": 0.0,
+    "teacher_precision": None,
 }
 
 
@@ -84,6 +90,9 @@ class TrainingConfig:
             at a time.
         clip_norm: Highest Euclidean norm of the gradient, which is scaled down to it; None leaves it.
         ema_decay: Of the moving average of the weights (EMA), which is then what is scored and kept; 0 for none.
+        distil_weight: Share of the loss that a teacher's scores have, in [0, 1]; the labels have the rest.
+        feature_weight: Of the relative distance of the embedding from the teacher's, which is added to the loss.
+        teacher_precision: Of the teacher's pass; None for that of `precision`.
         seed: Of weights' dropout, masks, mixup and the order of clips.
     """
 
@@ -106,6 +115,9 @@ class TrainingConfig:
     accumulate: int = 1
     clip_norm: float | None = None
     ema_decay: float = 0.0
+    distil_weight: float = 0.0
+    feature_weight: float = 0.0
+    teacher_precision: str | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -117,8 +129,7 @@ class TrainingConfig:
         problems += [
             f"{name}={getattr(self, name)!r}: must be {rule}"
             for name, (rule, holds) in _NUMBERS.items()
-            if not (getattr(self, name) is None and name in _LATER and _LATER[name] is None)
-            and not (_is_number(getattr(self, name)) and holds(getattr(self, name)))
+            if not self._is_left_out(name) and not (_is_number(getattr(self, name)) and holds(getattr(self, name)))
         ]
         problems += [
             f"{name}={getattr(self, name)!r}: must be true or false"
@@ -127,7 +138,7 @@ class TrainingConfig:
         ]
         for name, choices in _CHOICES.items():
             value = getattr(self, name)
-            if value not in choices and not (value is None and name in _LATER and _LATER[name] is None):
+            if value not in choices and not self._is_left_out(name):
                 problems.append(
                     f"{name}={value!r}{did_you_mean(str(value), choices)}: must be one of {', '.join(choices)}"
                 )
@@ -151,6 +162,9 @@ class TrainingConfig:
                 "a frozen backbone has no second phase and no rate; leave them out"
             )
         return problems
+
+    def _is_left_out(self, name: str) -> bool:
+        return getattr(self, name) is None and name in _LATER and _LATER[name] is None
 
     @property
     def drawn_clips(self) -> int:

@@ -19,6 +19,7 @@ from epanns.training.losses import LOSSES
 from epanns.training.mixup import draw_lambda, mix_target
 from epanns.training.optim import build_optimizer, only_classifier_learns, set_rate
 from epanns.training.schedule import learning_rate_at
+from epanns.training.teacher import Teacher
 
 
 @dataclass(frozen=True)
@@ -43,13 +44,14 @@ class Learner:
         model: What learns, in channels-last memory format.
         optimizer: Over what may learn.
         average: Of the weights, where the configuration asks for it.
+        teacher: What it learns from beside the labels, if anything.
     """
 
-    def __init__(self, model: Tagger, config: TrainingConfig) -> None:
+    def __init__(self, model: Tagger, config: TrainingConfig, teacher: Teacher | None = None) -> None:
         if config.freeze_backbone:
             model.freeze_backbone()
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # a fifth to a half faster on a CPU
-        self.model, self.config = model, config
+        self.model, self.config, self.teacher = model, config, teacher
         self.optimizer = build_optimizer(model, config)
         self.average = MovingAverage(model, config.ema_decay) if config.ema_decay else None
 
@@ -100,9 +102,14 @@ class Learner:
         if mixup_lambda is not None:
             mixup_lambda = mixup_lambda.to(device)
             target = mix_target(target, mixup_lambda)
+        waveform = on_device.float_waveform()
+        lesson = None if self.teacher is None else self.teacher.lesson(waveform, mixup_lambda)
         with torch.autocast(device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
-            logits = self.model(on_device.float_waveform(), mixup_lambda)["clipwise_logits"]
-        loss = LOSSES[self.model.spec.activation](logits.float(), target) / self.config.accumulate
+            output = self.model(waveform, mixup_lambda)
+        loss = LOSSES[self.model.spec.activation](output["clipwise_logits"].float(), target)
+        if lesson is not None:
+            loss = lesson.loss(loss, output)
+        loss = loss / self.config.accumulate
         loss.backward()  # type: ignore[no-untyped-call]
         return float(loss.detach())
 

@@ -23,6 +23,7 @@ from epanns.training.learner import Learner, StepOutcome
 from epanns.training.running import Running
 from epanns.training.schedule import learning_rate_at
 from epanns.training.state import TrainingState, load_state, save_state
+from epanns.training.teacher import sha256_of, teacher_of
 
 MOST_SKIPPED = 5  # steps in a row without a finite loss; then the run is lost
 
@@ -68,6 +69,7 @@ def finetune(
     *,
     validation: Validation,
     running: Running | None = None,
+    teacher: Tagger | None = None,
 ) -> TrainingResult:
     """Train `model` and leave the best checkpoint in `out`: by validation mAP, or accuracy of a single-label network.
 
@@ -82,9 +84,11 @@ def finetune(
         out: Run folder; becomes the checkpoint folder of the best weights when the run ends.
         validation: Called at step 0, every `validate_every` steps and after the last one.
         running: How to carry the run out, and whom to tell.
+        teacher: Network to learn from beside the labels, by the weights that `config` gives it; it is moved to the
+            model's device and otherwise left as it is.
 
     Raises:
-        ConfigError: If the data do not fit the model, or the validation lacks the score that decides.
+        ConfigError: If data or teacher do not fit the model, or the validation lacks the score that decides.
         OutputError: If `out` holds another run.
         TrainingError: If loss or gradient is not finite `MOST_SKIPPED` times in a row; single such steps are skipped,
             told and counted.
@@ -93,11 +97,13 @@ def finetune(
     if config.task is not None:
         model.set_task(config.task)
     require_same_task(model, dataset)
-    folder = RunFolder(out, _asked(model, dataset, config, validation))
+    taught_by = teacher_of(model, teacher, config)
+    told = {} if teacher is None else {"teacher_sha256": sha256_of(teacher)}
+    folder = RunFolder(out, _asked(model, dataset, config, validation) | told)
     if (ended := folder.open()) is not None:
         return TrainingResult(**ended)
     running = running or Running()
-    run = _Run(Learner(model, config), folder, validation, running)
+    run = _Run(Learner(model, config, taught_by), folder, validation, running)
     # The caller's random numbers are not touched by the seeding of every step.
     with torch.random.fork_rng(), noticing_signals() as stop:
         if not run.state.history:

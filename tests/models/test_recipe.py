@@ -96,6 +96,10 @@ def test_a_recipe_that_is_none_is_named(recipe, problem):
             {**PRUNE, "ratios": {f"conv{index}": index / 10 for index in range(1, 6)}},
             "prune: l1, ratios 0.1 to 0.5 in 5 layers, seed 0",
         ),
+        (
+            {**TUNE, "training": {**TRAIN["training"], "distil_weight": 0.5}, "teacher_sha256": "0123456789abcdef"},
+            "finetune: 30 iterations, seed 1, taught by 0123456789ab (distil weight 0.5), validation mAP 0.5",
+        ),
         ({"step": "train"}, "train: no settings recorded"),
         (MOVE, "transfer: to other classes; 1 keep their weights, 2 are new"),
     ],

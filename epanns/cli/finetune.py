@@ -5,28 +5,27 @@ from typing import Any
 
 import click
 
-from epanns.cli.options import EXISTING, EpannsCommand, log
+from epanns.cli.options import EXISTING, log
 from epanns.cli.packs import in_order_of
+from epanns.cli.recipe import Recipe, RecipeCommand
 from epanns.cli.train import open_training_packs, run, training_options
 from epanns.errors import ConfigError
 
+_RECIPE = Recipe(defaults={"iterations": 2_000})
 
-@click.command("finetune", cls=EpannsCommand)
+
+@click.command("finetune", cls=RecipeCommand, recipe=_RECIPE)
 @click.argument("checkpoint", metavar="CKPT", type=EXISTING)
-@click.option("--freeze-backbone", is_flag=True, help="Train the classifier alone, to the end.")
-@click.option("--head-iterations", default=0, show_default=True, help="Steps of the classifier alone, then all learns.")
-@click.option(
-    "--backbone-rate", default=1.0, show_default=True, help="Factor on the rate of everything but the classifier."
-)
-@click.option("--new-classifier", is_flag=True, help="Start all classes from random weights, also known ones.")
-@training_options(iterations=2_000)
+@click.option("--new-classifier", is_flag=True, help="Start all classes from random weights, known ones too.")
+@_RECIPE.options
+@training_options
 def command(checkpoint: Path, new_classifier: bool, **options: Any) -> None:
     """Go on training CKPT on the clips of a pack.
 
     Where the pack's classes are not the checkpoint's, a new classifier takes the place of the old one and all other
     weights stay: transfer learning. In it, classes that CKPT knows go on with their weights: by AudioSet identifier or,
     where one side has none, by name, whatever its case and whatever stands between its words. The best step by
-    validation mAP is kept, or by accuracy where the network is single-label.
+    validation mAP is kept, or by accuracy where the network is single-label. OUT/training.json holds the settings.
     """
     import torch
 
@@ -40,7 +39,7 @@ def command(checkpoint: Path, new_classifier: bool, **options: Any) -> None:
     train = in_order_of(model, open_training_packs(model.spec.front_end.sample_rate, **options))
     known = model.labels
     if new_classifier or train.labels.names != known.names:
-        torch.manual_seed(derive_seed("weights", options["seed"]))
+        torch.manual_seed(derive_seed("weights", options["config"].seed))
         told = use_labels(model, train.labels, fresh=new_classifier)
         log(f"new classifier, {len(train.labels)} classes in place of {len(known)}: {told.describe()}")
     run(model, train, **options)

@@ -38,8 +38,8 @@ _OPTIONS = (
     click.option(
         "--between",
         type=EXISTING,
-        help="With --steps: TOML file with train, val, iterations and other options of `epanns finetune`, which is run "
-        "after each cut but the last, in OUT.steps. The same command goes on where it was.",
+        help="With --steps: TOML file with train, val, iterations or preset, and other options of `epanns finetune`, "
+        "which is run after each cut but the last, in OUT.steps. The same command goes on where it was.",
     ),
 )
 
@@ -171,13 +171,14 @@ def _read(path: Path) -> "tuple[dict[str, list[Path]], TrainingConfig]":
     Raises:
         ConfigError: If the file cannot be read, or a key is unknown, missing or of the wrong kind.
     """
-    from epanns.training.config import TrainingConfig
+    from epanns.training.presets import read_training
 
     try:
         given = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read as TOML ({error})") from error
-    if missing := [key for key in ("train", "val", "iterations") if key not in given]:
+    length = () if "preset" in given else ("iterations",)
+    if missing := [key for key in ("train", "val", *length) if key not in given]:
         raise ConfigError(f"{path}: {', '.join(missing)} missing: packs to train and validate on, and how long")
     packs = {part: given.pop(part) for part in ("train", "val")}
     packs = {part: [paths] if isinstance(paths, str) else paths for part, paths in packs.items()}
@@ -185,7 +186,7 @@ def _read(path: Path) -> "tuple[dict[str, list[Path]], TrainingConfig]":
         if not isinstance(paths, list) or not paths or not all(isinstance(item, str) for item in paths):
             raise ConfigError(f"{path}: {part}={paths!r}: must be the path of a pack, or a list of such")
     try:
-        config = TrainingConfig.from_dict({key.replace("-", "_"): value for key, value in given.items()})
+        config = read_training({key.replace("-", "_"): value for key, value in given.items()})
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
     return {part: [Path(item) for item in paths] for part, paths in packs.items()}, config

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from epanns.cli.options import EXISTING, Decorator, EpannsCommand, emit, json_option, log, out_option, torch_device
+from epanns.cli.options import EXISTING, Decorator, emit, json_option, log, out_option, torch_device
 from epanns.cli.packs import in_order_of, open_packs, pack_options, tell_unknown_lengths
-from epanns.models.tasks import DECISIVE_SCORES, TASKS
+from epanns.cli.recipe import Recipe, RecipeCommand
+from epanns.models.tasks import DECISIVE_SCORES
 from epanns.training.config import TrainingConfig
 
 if TYPE_CHECKING:
@@ -18,90 +19,63 @@ if TYPE_CHECKING:
     from epanns.training.loop import TrainingResult
     from epanns.training.running import OnStep
 
-# Option -> help; names and defaults are those of TrainingConfig.
-_HELP = {
-    "batch_size": "Clips the loss sees in a step; with mixup twice as many are drawn.",
-    "learning_rate": "Adam's rate at its highest.",
-    "schedule": "constant, or cosine down to zero at the last step.",
-    "warmup_iterations": "Steps over which the rate rises from zero.",
-    "mixup_alpha": "Beta parameter of mixup; 0 switches it off.",
-    "sampler": "balanced takes the classes in turn, shuffled the clips; weighted draws rare classes more often.",
-    "short_clips": "What fills clips shorter than the crop or the row: pad (zeros) or repeat (the clip again).",
-    "precision": "float32, or bfloat16 by autocast: faster on processors that multiply it; weights stay float32.",
-    "validate_every": "Steps between validations; the state is saved at each.",
-    "seed": "Seed of everything random.",
-}
-_DEFAULTS = TrainingConfig()
+# From random weights there is no backbone to spare.
+_RECIPE = Recipe(
+    without=(
+        *("freeze_backbone", "head_iterations", "backbone_rate"),
+        *("distil_weight", "feature_weight", "teacher_precision"),
+    )
+)
 
 
-def training_options(*, iterations: int) -> Decorator:
-    """Add the options both training commands share."""
-
-    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
-        options: list[Decorator] = [
-            click.option(
-                "--train",
-                "train_packs",
-                type=EXISTING,
-                multiple=True,
-                required=True,
-                help="Pack to learn from; may be repeated.",
-            ),
-            click.option(
-                "--val",
-                "val_packs",
-                type=EXISTING,
-                multiple=True,
-                required=True,
-                help="Pack that chooses the best step; may be repeated.",
-            ),
-            out_option("Run folder; becomes a checkpoint. The same command goes on where it was."),
-            click.option(
-                "--task",
-                type=click.Choice(list(TASKS)),
-                help="Several classes at once (sigmoids), or one of all (softmax); decides the loss, and that the best "
-                "step is chosen by mAP, or accuracy.  [default: the checkpoint's, else multi-label]",
-            ),
-            click.option("--iterations", default=iterations, show_default=True, help="Optimisation steps."),
-            *[
-                click.option(
-                    f"--{name.replace('_', '-')}", default=getattr(_DEFAULTS, name), show_default=True, help=text
-                )
-                for name, text in _HELP.items()
-            ],
-            click.option(
-                "--crop-seconds", type=float, help="Learn random windows of this length.  [default: whole clips]"
-            ),
-            pack_options,
-            click.option(
-                "--spec-augment/--no-spec-augment",
-                default=True,
-                show_default=True,
-                help="Mask stripes of time and mel.",
-            ),
-            click.option(
-                "--workers", type=click.IntRange(0), default=0, show_default=True, help="Processes that read clips."
-            ),
-            click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N."),
-            click.option("--fresh", is_flag=True, help="Delete an earlier run in --out and start over."),
-            json_option,
-        ]
-        for option in reversed(options):
-            function = option(function)
-        return function
-
-    return decorate
+def training_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that both training commands share and that are no settings of the recipe."""
+    options: list[Decorator] = [
+        click.option(
+            "--train",
+            "train_packs",
+            type=EXISTING,
+            multiple=True,
+            required=True,
+            help="Pack to learn from; may be repeated.",
+        ),
+        click.option(
+            "--val",
+            "val_packs",
+            type=EXISTING,
+            multiple=True,
+            required=True,
+            help="Pack that chooses the best step; may be repeated.",
+        ),
+        pack_options,
+        click.option(
+            "--workers", type=click.IntRange(0), default=0, show_default=True, help="Processes that read clips."
+        ),
+        click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N."),
+        out_option("Run folder; becomes a checkpoint. The same command goes on where it was."),
+        click.option(
+            "--save-every",
+            type=click.IntRange(1),
+            help="Steps between states saved beside those at validations, for runs that may be killed.",
+        ),
+        click.option("--fresh", is_flag=True, help="Delete an earlier run in --out and start over."),
+        json_option,
+    ]
+    for option in reversed(options):
+        function = option(function)
+    return function
 
 
-@click.command("train", cls=EpannsCommand)
+@click.command("train", cls=RecipeCommand, recipe=_RECIPE)
 @click.argument("model")
 @click.option("--width", default=1.0, show_default=True, help="Factor on every layer's width.")
-@training_options(iterations=10_000)
+@_RECIPE.options
+@training_options
 def command(model: str, width: float, **options: Any) -> None:
     """Train MODEL, a name of the zoo, from random weights.
 
     The checkpoint with the best validation mAP is kept in --out; of a single-label network (--task), that with the best
-    accuracy.
+    accuracy. OUT/training.json holds the settings.
     """
     import torch
 
@@ -109,23 +83,23 @@ def command(model: str, width: float, **options: Any) -> None:
     from epanns.seeding import derive_seed
 
     train = open_training_packs(spec_of(model, width=width).front_end.sample_rate, **options)
-    torch.manual_seed(derive_seed("weights", options["seed"]))
-    run(build_model(model, width=width, labels=train.labels), train, freeze_backbone=False, **options)
+    torch.manual_seed(derive_seed("weights", options["config"].seed))
+    run(build_model(model, width=width, labels=train.labels), train, **options)
 
 
 def open_training_packs(
     sample_rate: int,
     *,
+    config: TrainingConfig,
     train_packs: Sequence[Path],
     labels_file: Path | None,
     mp3_seconds: float,
-    crop_seconds: float | None,
     **_: Any,
 ) -> "PackDataset":
     """Open what the options of the command line name; with a crop, rows may be of several lengths."""
     from epanns.data.crop import Crop
 
-    crop = None if crop_seconds is None else Crop(crop_seconds)
+    crop = None if config.crop_seconds is None else Crop(config.crop_seconds)
     return open_packs(train_packs, labels_file=labels_file, mp3_seconds=mp3_seconds, sample_rate=sample_rate, crop=crop)
 
 
@@ -133,16 +107,17 @@ def run(
     model: "Tagger",
     train: "PackDataset",
     *,
-    train_packs: Sequence[Path],
+    config: TrainingConfig,
     val_packs: Sequence[Path],
     out: Path,
     labels_file: Path | None,
     mp3_seconds: float,
     workers: int,
     device: str,
+    save_every: int | None,
     fresh: bool,
     as_json: bool,
-    **settings: Any,
+    **_: Any,
 ) -> None:
     """Train a model with the options of the command line and print the result."""
     from epanns.data.task import refuse_leak, require_same_task
@@ -151,7 +126,7 @@ def run(
     from epanns.training.loop import finetune
     from epanns.training.running import Running
 
-    config, place = TrainingConfig.from_dict(settings), torch_device(device)
+    place = torch_device(device)
     rate = model.spec.front_end.sample_rate
     if config.task is not None:
         model.set_task(config.task)
@@ -172,7 +147,7 @@ def run(
             config,
             out,
             validation=validation_on(val),
-            running=Running(workers=workers, on_step=on_step, tell=log),
+            running=Running(workers=workers, save_every=save_every, on_step=on_step, tell=log),
         )
     emit(
         {

@@ -15,7 +15,7 @@ from epanns.pruning.recovery.names import RECOVERIES, recovery_problem
 from epanns.pruning.recovery.recover import RecoverySettings
 from epanns.sweeps.amount import Amount, asked_of, is_budget, is_ratio, is_ratios
 from epanns.sweeps.strict_toml import TableReader, all_of, is_count, is_number, is_text
-from epanns.training.config import TrainingConfig
+from epanns.training.presets import read_training
 
 DATA_KINDS = ("esc50", "folder", "audioset", "fsd50k", "synthetic", "packs")
 
@@ -77,7 +77,7 @@ class BaseConfig:
     Attributes:
         model: A name of the zoo.
         width: Factor on its widths.
-        training: How it is trained; keys of `TrainingConfig`, the seed apart.
+        training: How it is trained; keys of `TrainingConfig` and ``preset``; no seed.
         checkpoint: Instead of all that, a checkpoint folder or released file with the data's labels.
     """
 
@@ -207,7 +207,7 @@ class Experiment:
         config: dict[str, Any] = {"kind": "base", "data": data, "seed": seed}
         if base.checkpoint:
             return Trial({**config, "checkpoint_sha256": weights(base.checkpoint)}, checkpoint=base.checkpoint)
-        training = TrainingConfig.from_dict({**base.training, "seed": seed}).to_dict()
+        training = read_training({**base.training, "seed": seed}).to_dict()
         return Trial({**config, "model": base.model, "width": float(base.width), "training": training})
 
     def _pruned(
@@ -231,7 +231,7 @@ class Experiment:
                 if grid.recovery:
                     config["recovery"] = dict(grid.recovery)
         if finetune:
-            config["finetune"] = TrainingConfig.from_dict({**finetune, "seed": seed}).to_dict()
+            config["finetune"] = read_training({**finetune, "seed": seed}).to_dict()
         return Trial(config, base)
 
 
@@ -281,11 +281,11 @@ def parse_experiment(text: str, source: str) -> Experiment:
     )
 
 
-def _without_seed(training: Mapping[str, Any]) -> TrainingConfig:
+def _without_seed(training: Mapping[str, Any]) -> None:
     """Check the keys of a training table; its seed is that of the trial."""
     if "seed" in training:
         raise ConfigError("seed does not go into a training table: list seeds = [...] at the top")
-    return TrainingConfig.from_dict(training)
+    read_training(training)
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """What a training run does, as data."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -9,56 +9,51 @@ from epanns.data.crop import LONGEST_SECONDS, SHORT_CLIPS, SHORTEST_SECONDS, Cro
 from epanns.data.sampler import SAMPLERS
 from epanns.errors import ConfigError, did_you_mean
 from epanns.models.tasks import TASKS
+from epanns.training.rules import TRUTH, Rule, breaches, number, one_of, or_none, whole
 
 SCHEDULES = ("constant", "cosine", "linear")
 PRECISIONS = ("float32", "bfloat16")
 
-_CHOICES = {
-    "schedule": SCHEDULES,
-    "sampler": SAMPLERS,
-    "short_clips": SHORT_CLIPS,
-    "precision": PRECISIONS,
-    "task": TASKS,
-    "teacher_precision": PRECISIONS,
-}
-_LEAST = {
-    "iterations": 1,
-    "batch_size": 1,
-    "accumulate": 1,
-    "validate_every": 1,
-    "warmup_iterations": 0,
-    "head_iterations": 0,
-    "seed": 0,
-}
-# Setting -> what it must be, and whether a number is that.
-_NUMBERS: Mapping[str, tuple[str, Callable[[float], bool]]] = {
-    "learning_rate": ("a number > 0", lambda value: 0 < value < math.inf),
-    "mixup_alpha": ("a number >= 0; 0 switches mixup off", lambda value: 0 <= value < math.inf),
-    "crop_seconds": (
-        f"a length in seconds, {SHORTEST_SECONDS} to {LONGEST_SECONDS}",
-        lambda value: SHORTEST_SECONDS <= value <= LONGEST_SECONDS,
+RULES: Mapping[str, Rule] = {
+    "iterations": whole(1),
+    "batch_size": whole(1),
+    "learning_rate": number("a number > 0", lambda value: 0 < value < math.inf),
+    "schedule": one_of(SCHEDULES),
+    "warmup_iterations": whole(0),
+    "mixup_alpha": number("a number >= 0; 0 switches mixup off", lambda value: 0 <= value < math.inf),
+    "spec_augment": TRUTH,
+    "sampler": one_of(SAMPLERS),
+    "crop_seconds": or_none(
+        number(
+            f"a length in seconds, {SHORTEST_SECONDS} to {LONGEST_SECONDS}",
+            lambda value: SHORTEST_SECONDS <= value <= LONGEST_SECONDS,
+        )
     ),
-    "clip_norm": ("a number > 0; leave it out not to clip", lambda value: 0 < value < math.inf),
-    "backbone_rate": ("a number > 0; freeze_backbone keeps the backbone as it is", lambda value: 0 < value < math.inf),
-    "ema_decay": ("a number in [0, 1); 0 switches the average off", lambda value: 0 <= value < 1),
-    "distil_weight": ("a number in [0, 1]: 0 hears labels alone, 1 the teacher alone", lambda value: 0 <= value <= 1),
-    "feature_weight": ("a number >= 0; 0 leaves embeddings alone", lambda value: 0 <= value < math.inf),
+    "short_clips": one_of(SHORT_CLIPS),
+    "validate_every": whole(1),
+    "freeze_backbone": TRUTH,
+    "head_iterations": whole(0),
+    "backbone_rate": number(
+        "a number > 0; freeze_backbone keeps the backbone as it is", lambda value: 0 < value < math.inf
+    ),
+    "task": or_none(one_of(TASKS)),
+    "precision": one_of(PRECISIONS),
+    "compile": TRUTH,
+    "accumulate": whole(1),
+    "clip_norm": number("a number >= 0; 0 switches clipping off", lambda value: 0 <= value < math.inf),
+    "ema_decay": number("a number in [0, 1); 0 switches the average off", lambda value: 0 <= value < 1),
+    "distil_weight": number(
+        "a number in [0, 1]: 0 hears labels alone, 1 the teacher alone", lambda value: 0 <= value <= 1
+    ),
+    "feature_weight": number("a number >= 0; 0 leaves embeddings alone", lambda value: 0 <= value < math.inf),
+    "teacher_precision": or_none(one_of(PRECISIONS)),
+    "seed": whole(0),
 }
-# What came later is left out of `to_dict` at these defaults.
-_LATER: Mapping[str, Any] = {
-    "crop_seconds": None,
-    "short_clips": "pad",
-    "precision": "float32",
-    "accumulate": 1,
-    "clip_norm": None,
-    "ema_decay": 0.0,
-    "task": None,
-    "head_iterations": 0,
-    "backbone_rate": 1.0,
-    "distil_weight": 0.0,
-    "feature_weight": 0.0,
-    "teacher_precision": None,
-}
+# What came later is left out of `to_dict` at its default.
+_LATER = (
+    *("crop_seconds", "short_clips", "precision", "compile", "accumulate", "clip_norm", "ema_decay"),
+    *("head_iterations", "backbone_rate", "task", "distil_weight", "feature_weight", "teacher_precision"),
+)
 
 
 @dataclass(frozen=True)
@@ -86,9 +81,11 @@ class TrainingConfig:
             by which the best step is chosen, mAP or accuracy; None for what the network is.
         precision: Of the network's forward and backward pass; ``bfloat16`` is autocast. Weights, front end, loss and
             optimizer are float32 either way.
+        compile: Let torch.compile make the network's passes. They round otherwise, and dropout draws its masks from
+            torch's generator, seeded by the step: as repeatable, but another run.
         accumulate: Parts in which the batch of a step goes through the network, to save memory; batch norms see a part
             at a time.
-        clip_norm: Highest Euclidean norm of the gradient, which is scaled down to it; None leaves it.
+        clip_norm: Highest Euclidean norm of the gradient, which is scaled down to it; 0 leaves it.
         ema_decay: Of the moving average of the weights (EMA), which is then what is scored and kept; 0 for none.
         distil_weight: Share of the loss that a teacher's scores have, in [0, 1]; the labels have the rest.
         feature_weight: Of the relative distance of the embedding from the teacher's, which is added to the loss.
@@ -112,8 +109,9 @@ class TrainingConfig:
     backbone_rate: float = 1.0
     task: str | None = None
     precision: str = "float32"
+    compile: bool = False
     accumulate: int = 1
-    clip_norm: float | None = None
+    clip_norm: float = 0.0
     ema_decay: float = 0.0
     distil_weight: float = 0.0
     feature_weight: float = 0.0
@@ -121,50 +119,31 @@ class TrainingConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        problems = [
-            f"{name}={getattr(self, name)!r}: must be a whole number >= {least}"
-            for name, least in _LEAST.items()
-            if type(getattr(self, name)) is not int or getattr(self, name) < least
-        ]
-        problems += [
-            f"{name}={getattr(self, name)!r}: must be {rule}"
-            for name, (rule, holds) in _NUMBERS.items()
-            if not self._is_left_out(name) and not (_is_number(getattr(self, name)) and holds(getattr(self, name)))
-        ]
-        problems += [
-            f"{name}={getattr(self, name)!r}: must be true or false"
-            for name in ("spec_augment", "freeze_backbone")
-            if type(getattr(self, name)) is not bool
-        ]
-        for name, choices in _CHOICES.items():
-            value = getattr(self, name)
-            if value not in choices and not self._is_left_out(name):
-                problems.append(
-                    f"{name}={value!r}{did_you_mean(str(value), choices)}: must be one of {', '.join(choices)}"
-                )
-        problems = problems or self._contradictions()
-        if problems:
+        if problems := breaches(asdict(self), RULES) or self._contradictions():
             raise ConfigError("training: " + "; ".join(problems))
 
     def _contradictions(self) -> list[str]:
-        """Return which settings, each possible by itself, do not go together."""
+        """Return what is wrong between settings that are right by themselves."""
         problems = []
         if self.batch_size % self.accumulate:
-            problems.append(f"accumulate={self.accumulate}: must divide batch_size={self.batch_size}")
+            problems.append(f"accumulate={self.accumulate}: must divide batch_size={self.batch_size} (--accumulate)")
+        if self.warmup_iterations >= self.iterations:
+            problems.append(
+                f"warmup_iterations={self.warmup_iterations}: must be below iterations={self.iterations} "
+                "(--warmup-iterations)"
+            )
         if self.head_iterations >= self.iterations:
             problems.append(
                 f"head_iterations={self.head_iterations}: must be below iterations={self.iterations}; "
-                "freeze_backbone trains the classifier alone to the end"
+                "freeze_backbone trains the classifier alone to the end (--head-iterations)"
             )
         if self.freeze_backbone and (self.head_iterations or self.backbone_rate != 1):
             problems.append(
                 f"head_iterations={self.head_iterations}, backbone_rate={self.backbone_rate:g} with freeze_backbone: "
-                "a frozen backbone has no second phase and no rate; leave them out"
+                "a frozen backbone has no second phase and no rate; they must be 0 and 1 (--head-iterations, "
+                "--backbone-rate)"
             )
         return problems
-
-    def _is_left_out(self, name: str) -> bool:
-        return getattr(self, name) is None and name in _LATER and _LATER[name] is None
 
     @property
     def drawn_clips(self) -> int:
@@ -184,7 +163,8 @@ class TrainingConfig:
         Those that came later are left out at their defaults, so that runs and trials from before keep their identity.
         """
         values = asdict(self)
-        return {key: value for key, value in values.items() if key not in _LATER or value != _LATER[key]}
+        defaults = {field.name: field.default for field in fields(self)}
+        return {key: value for key, value in values.items() if key not in _LATER or value != defaults[key]}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "TrainingConfig":
@@ -194,7 +174,3 @@ class TrainingConfig:
         if problems:
             raise ConfigError("training: " + "; ".join(problems))
         return cls(**values)
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)

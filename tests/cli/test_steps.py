@@ -14,6 +14,8 @@ from epanns.models.checkpoint import load, load_checkpoint, save_checkpoint
 from epanns.models.zoo import build_model
 from epanns.pruning.plan import PruningPlan
 from epanns.pruning.schedule import step_widths
+from epanns.training.config import TrainingConfig
+from epanns.training.presets import PRESETS, Preset
 
 HALF = ("--ratio", "0.5", "--layers", "conv_block5,conv_block6")
 
@@ -109,6 +111,17 @@ def test_stopped_between_steps_it_goes_on_and_ends_with_the_same_bytes(prune, se
     assert seen == [1, 2, 1, 2]
     weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "out")]
     assert weights[0] == weights[1]
+
+
+def test_a_preset_says_how_to_train_and_the_file_beats_it(prune, settings, monkeypatch, tmp_path):
+    quick = {**PRESETS["short"].settings, "iterations": 2, "warmup_iterations": 0}
+    monkeypatch.setitem(PRESETS, "short", Preset("quick", quick))
+    settings.write_text(settings.read_text().replace("iterations = 2", 'preset = "short"'))
+    code, _, stderr = prune("--out", tmp_path / "out", *HALF, "--steps", 2, "--between", settings)
+    assert code == 0, stderr
+    (run,) = [step["training"] for step in load(tmp_path / "out").provenance["recipe"] if step["step"] == "finetune"]
+    file = {"batch_size": 4, "validate_every": 1, "learning_rate": 0.01}
+    assert run == {**TrainingConfig.from_dict({**quick, **file}).to_dict(), "seed": run["seed"]}
 
 
 def test_runs_of_another_pruning_are_refused(prune, settings, tmp_path):

@@ -9,6 +9,7 @@ import pytest
 from epanns.atomic import sha256_of_json
 from epanns.errors import ConfigError
 from epanns.sweeps.experiment import load_experiment, parse_experiment
+from epanns.training.presets import PRESETS, read_training
 
 CONTENT = {"train": "1", "val": "2", "test": "3"}
 TEXT = """
@@ -141,6 +142,21 @@ def test_committed_experiments_load_and_open_with_their_command(path):
     assert path.read_text().startswith("# epanns sweep experiments/")
 
 
+def test_a_preset_is_the_trial_of_its_settings():
+    """A key beside it beats it; what has the same settings has the same name."""
+    named = TEXT.replace("training = { iterations = 5 }", 'training = { preset = "panns", iterations = 5 }')
+    named = named.replace("[[finetune]]\niterations = 3", '[[finetune]]\npreset = "short"\nbatch_size = 4')
+    trials = trials_of(parse_experiment(named, "t.toml"))
+    assert trials[0].config["training"] == {**read_training({"preset": "panns"}).to_dict(), "iterations": 5}
+    finetunes = [trial.config["finetune"] for trial in trials if "finetune" in trial.config]
+    short = {**read_training({"preset": "short"}).to_dict(), "batch_size": 4}
+    assert finetunes and all(each == {**short, "seed": each["seed"]} for each in finetunes)
+    spelled = named.replace(
+        'preset = "short"\n', "".join(f"{k} = {v!r}\n" for k, v in PRESETS["short"].settings.items())
+    )
+    assert ids_of(parse_experiment(spelled, "t.toml")) == [trial.trial_id for trial in trials]
+
+
 def test_quickstart_trains_prunes_recovers_and_finetunes():
     path = Path(__file__).parents[2] / "epanns" / "sweeps" / "quickstart.toml"
     trials = trials_of(load_experiment(path))
@@ -177,6 +193,11 @@ def test_every_mistake_is_named_at_once():
         ('model = "Cnn6"', "", "[base 1] give either model (and training) or checkpoint"),
         ('model = "Cnn6"', 'checkpoint = "x"', "[base 1] training and width do not go with checkpoint"),
         ("training = { iterations = 5 }", "training = { iteration = 5 }", "unknown key 'iteration'"),
+        (
+            "training = { iterations = 5 }",
+            "training = { preset = 'long' }",
+            "training: preset='long': must be one of",
+        ),
         ('kind = "packs"', 'kind = "esc50"', "root='': esc50 needs the folder of the data set"),
         ("layers = [[", "recover = ['bm']\nlayers = [[", "recover=('bm',): must list some of none, bn"),
         ("[grid]", "[grid]\nrecovery = { rigde = 1 }", "[grid] recovery: unknown key 'rigde' (did you mean 'ridge'?)"),

@@ -6,7 +6,7 @@ import pytest
 
 from epanns.data.crop import Crop
 from epanns.errors import ConfigError
-from epanns.training.config import TrainingConfig
+from epanns.training.config import RULES, TrainingConfig
 
 
 def test_settings_survive_json():
@@ -16,25 +16,37 @@ def test_settings_survive_json():
     assert TrainingConfig.from_dict(cropped.to_dict()) == cropped
 
 
-def test_a_run_that_crops_nothing_is_the_run_it_was_before_crops_existed():
-    names = "iterations batch_size learning_rate schedule warmup_iterations mixup_alpha spec_augment sampler"
-    assert list(TrainingConfig().to_dict()) == [*names.split(), "validate_every", "freeze_backbone", "seed"]
+FIRST = "iterations batch_size learning_rate schedule warmup_iterations mixup_alpha spec_augment sampler"
+LATER = {
+    "crop_seconds": 1.5,
+    "short_clips": "repeat",
+    "precision": "bfloat16",
+    "compile": True,
+    "accumulate": 2,
+    "clip_norm": 1.0,
+    "ema_decay": 0.9,
+    "task": "single-label",
+    "head_iterations": 5,
+    "backbone_rate": 0.1,
+    "distil_weight": 0.5,
+    "feature_weight": 0.5,
+    "teacher_precision": "bfloat16",
+}
+
+
+def test_a_run_is_the_run_it_was_before_a_setting_existed():
+    assert list(TrainingConfig().to_dict()) == [*FIRST.split(), "validate_every", "freeze_backbone", "seed"]
+    assert set(RULES) == {*TrainingConfig().to_dict(), *LATER}
     assert TrainingConfig().crop is None
 
 
-def test_a_run_in_float32_is_the_run_it_was_before_precision_could_be_chosen():
-    assert "precision" not in TrainingConfig(precision="float32").to_dict()
-    fast = TrainingConfig(precision="bfloat16")
-    assert fast.to_dict() == {**TrainingConfig().to_dict(), "precision": "bfloat16"}
-    assert TrainingConfig.from_dict(fast.to_dict()) == fast
-
-
-def test_a_run_that_transfers_nothing_is_the_run_it_was_before_it_could():
-    names = {"task", "head_iterations", "backbone_rate"}
-    assert not names & TrainingConfig().to_dict().keys()
-    moved = TrainingConfig(task="single-label", head_iterations=5, backbone_rate=0.1)
-    assert names < moved.to_dict().keys()
-    assert TrainingConfig.from_dict(moved.to_dict()) == moved
+@pytest.mark.parametrize("name", LATER)
+def test_a_later_setting_is_part_of_a_run_where_it_is_not_the_default(name):
+    default = {name: getattr(TrainingConfig(), name)}
+    assert TrainingConfig.from_dict(default).to_dict() == TrainingConfig().to_dict()
+    given = TrainingConfig.from_dict({name: LATER[name]})
+    assert given.to_dict() == {**TrainingConfig().to_dict(), name: LATER[name]}
+    assert TrainingConfig.from_dict(given.to_dict()) == given
 
 
 @pytest.mark.parametrize(
@@ -79,11 +91,13 @@ def test_all_wrong_values_are_named_together():
             crop_seconds=0,
             short_clips="tile",
             precision="float16",
+            compile=1,
+            accumulate=True,
             seed="a",
         )
     for message in (
-        "iterations=0: must be a whole number >= 1",
-        "batch_size=2.5: must be a whole number >= 1",
+        "training: iterations=0: must be a whole number >= 1 (--iterations); ",
+        "batch_size=2.5: must be a whole number >= 1 (--batch-size); ",
         "learning_rate=-1.0: must be a number > 0",
         "mixup_alpha=True: must be a number >= 0",
         "schedule='cosin' (did you mean 'cosine'?): must be one of constant, cosine",
@@ -92,6 +106,8 @@ def test_all_wrong_values_are_named_together():
         "short_clips='tile': must be one of pad, repeat",
         "precision='float16' (did you mean 'bfloat16'?): must be one of float32, bfloat16",
         "spec_augment='yes': must be true or false",
+        "compile=1: must be true or false",
+        "accumulate=True: must be a whole number >= 1",
         "seed='a': must be a whole number >= 0",
     ):
         assert message in str(caught.value)

@@ -36,6 +36,7 @@ DOORS = {
     "safetensors": {"models/"},
     "sklearn": {"evaluation/metrics.py"},
     "matplotlib": {"reporting/"},
+    "tensorboard": {"training/events.py"},
 }
 LAZY_TOP_LEVEL = {"__init__.py", "__main__.py"}
 

@@ -61,7 +61,7 @@ _OTHERS: Mapping[str, Sequence[str]] = {
     "Transfer": ("new-classifier",),
     "Distillation": ("teacher",),
     "Speed and memory": ("workers", "device"),
-    "Running": ("out", "save-every", "fresh", "json"),
+    "Running": ("out", "save-every", "tensorboard", "fresh", "json"),
 }
 
 

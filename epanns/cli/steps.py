@@ -111,13 +111,12 @@ class Steps:
     @contextmanager
     def _finetuning(self, file: Path, dense: "Tagger", target: "PruningPlan", runs: "Runs") -> "Iterator[Between]":
         from epanns.cli.packs import in_order_of
-        from epanns.cli.train import progress_of
+        from epanns.cli.watching import watching
         from epanns.data.task import refuse_leak, require_same_task
         from epanns.models.recipe import steps_of
         from epanns.models.tasks import DECISIVE_SCORES
         from epanns.sweeps.trial import validation_on
         from epanns.training.between import finetuning_between
-        from epanns.training.running import Running
 
         packs, config = _read(file)
         train, val = (in_order_of(dense, runs.opened(packs[part])) for part in ("train", "val"))
@@ -132,17 +131,16 @@ class Steps:
             "schedule": self.schedule,
             **runs.asked,
         }
-        with progress_of(config) as on_step:
-            running = Running(on_step=on_step, tell=log)
+        with watching(config) as watch:
             finetune = finetuning_between(
-                runs.folder, asked, train, config, validation=validation_on(val), running=running
+                runs.folder, asked, train, config, validation=validation_on(val), running=watch.running()
             )
 
             def between(network: "Tagger", step: int) -> "Tagger":
                 trained = finetune(network, step)
                 score = DECISIVE_SCORES[trained.spec.task]
                 best = f"validation {score} {steps_of(trained.provenance)[-1][f'validation_{score}']:.4f}"
-                log(f"[{step}/{self.steps}] cut and fine-tuned: {best}; {runs.folder}/step{step}")
+                watch.tell(f"[{step}/{self.steps}] cut and fine-tuned: {best}; {runs.folder}/step{step}")
                 return trained
 
             yield between

@@ -1,7 +1,6 @@
 """``epanns train`` and what it shares with ``epanns finetune``."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,14 +9,13 @@ import click
 from epanns.cli.options import EXISTING, Decorator, emit, json_option, log, out_option, torch_device
 from epanns.cli.packs import in_order_of, open_packs, pack_options, tell_unknown_lengths
 from epanns.cli.recipe import Recipe, RecipeCommand
-from epanns.models.tasks import DECISIVE_SCORES
+from epanns.cli.watching import watching
 from epanns.training.config import TrainingConfig
 
 if TYPE_CHECKING:
     from epanns.data.dataset import PackDataset
     from epanns.models.tagger import Tagger
     from epanns.training.loop import TrainingResult
-    from epanns.training.running import OnStep
 
 # From random weights there is no backbone to spare.
 _RECIPE = Recipe(
@@ -58,6 +56,7 @@ def training_options(function: Callable[..., Any]) -> Callable[..., Any]:
             type=click.IntRange(1),
             help="Steps between states saved beside those at validations, for runs that may be killed.",
         ),
+        click.option("--tensorboard", is_flag=True, help="Write the metrics for TensorBoard too, to OUT/tensorboard."),
         click.option("--fresh", is_flag=True, help="Delete an earlier run in --out and start over."),
         json_option,
     ]
@@ -115,6 +114,7 @@ def run(
     workers: int,
     device: str,
     save_every: int | None,
+    tensorboard: bool,
     fresh: bool,
     as_json: bool,
     **_: Any,
@@ -122,11 +122,13 @@ def run(
     """Train a model with the options of the command line and print the result."""
     from epanns.data.task import refuse_leak, require_same_task
     from epanns.sweeps.trial import validation_on
+    from epanns.training.events import require_tensorboard
     from epanns.training.folder import start_over
     from epanns.training.loop import finetune
-    from epanns.training.running import Running
 
     place = torch_device(device)
+    if tensorboard:
+        require_tensorboard()
     rate = model.spec.front_end.sample_rate
     if config.task is not None:
         model.set_task(config.task)
@@ -140,14 +142,14 @@ def run(
     log(f"training on {describe_clips(train)}, sampler {config.sampler}; validation on {describe_clips(val)}")
     if config.crop is not None:
         tell_unknown_lengths(train, "crops and repetitions")
-    with progress_of(config, DECISIVE_SCORES[model.spec.task]) as on_step:
+    with watching(config) as watch:
         result = finetune(
             model.to(place),
             train,
             config,
             out,
             validation=validation_on(val),
-            running=Running(workers=workers, save_every=save_every, on_step=on_step, tell=log),
+            running=watch.running(workers=workers, save_every=save_every, tensorboard=tensorboard),
         )
     emit(
         {
@@ -172,21 +174,3 @@ def describe(result: "TrainingResult", out: Path) -> str:
     """Return the result in words."""
     best = f"best validation {result.chosen_by} {result.best_score:.4f} at step {result.best_step} of {result.steps}"
     return f"{out}: {best}, {result.seconds:.0f} s; metrics in {out / 'metrics.csv'}"
-
-
-@contextmanager
-def progress_of(config: TrainingConfig, score: str = "mAP") -> "Iterator[OnStep]":
-    """Yield a function that draws steps, loss, the best score of that name and speed on stderr."""
-    import sys
-
-    from tqdm import tqdm
-
-    with tqdm(total=config.iterations, unit="step", disable=not sys.stderr.isatty(), file=sys.stderr) as bar:
-
-        def show(state: Any, loss: float) -> None:
-            bar.update(state.step - bar.n)
-            rate = config.drawn_clips * bar.format_dict["n"] / max(bar.format_dict["elapsed"], 1e-9)
-            best = {f"best_{score}": f"{max(state.best_score, 0):.4f}"}
-            bar.set_postfix(loss=f"{loss:.4f}", **best, clips_per_s=f"{rate:.0f}")
-
-        yield show

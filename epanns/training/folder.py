@@ -1,22 +1,22 @@
 """The folder of a training run: its configuration, state, metrics and, in the end, its best checkpoint."""
 
-import csv
-import io
-import math
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from epanns.atomic import is_free_for, partial_of, write_json, write_text
+from epanns.atomic import is_free_for, partial_of, write_json
 from epanns.claim import Work, claim
 from epanns.errors import OutputError
 from epanns.models.checkpoint import CARD, CONFIG, LABELS, WEIGHTS, save_checkpoint
 from epanns.models.recipe import training_step_of
 from epanns.models.tagger import Tagger
+from epanns.training import events, metrics
 from epanns.training.state import TrainingState, saved_states
 
-_RUN, _METRICS, _BEST = "training.json", "metrics.csv", "best"
+CURVES = ("learning_curve.svg", "learning_curve.png", "learning_curve.pdf")  # drawn by `reporting`, removed here
+
+_RUN, _BEST = "training.json", "best"
 _WORK = Work("is no training run", "holds a run with")
 _LITTER = ("*.partial", f"{_BEST}.*", f".{_BEST}*")  # what a killed writer leaves
 
@@ -24,7 +24,7 @@ _LITTER = ("*.partial", f"{_BEST}.*", f".{_BEST}*")  # what a killed writer leav
 class RunFolder:
     """A training run on disk.
 
-    While it runs: ``training.json`` (what was asked), the last two states, ``metrics.csv`` and ``best/``, a checkpoint.
+    While it runs: ``training.json`` (what was asked), the last two states, the metrics and ``best/``, a checkpoint.
     When it has ended, the best checkpoint's files stand in the folder itself, which is then a checkpoint folder.
     """
 
@@ -53,13 +53,8 @@ class RunFolder:
         save_checkpoint(model, self.path / _BEST, recipe=step, overwrite=True)
 
     def write_metrics(self, state: TrainingState) -> None:
-        """Write one CSV row per validation; a loss that does not exist yet is left empty."""
-        text = io.StringIO()
-        writer = csv.DictWriter(text, list(state.history[0]), lineterminator="\n")
-        writer.writeheader()
-        for row in state.history:
-            writer.writerow({name: "" if math.isnan(value) else f"{value:.6g}" for name, value in row.items()})
-        write_text(self.path / _METRICS, text.getvalue())
+        """Write one row per validation."""
+        metrics.write_metrics(self.path, state.history)
 
     def finish(self, result: Mapping[str, Any]) -> None:
         """Move the best checkpoint up, note the result, drop the states; harmless when done twice."""
@@ -84,11 +79,16 @@ def start_over(path: Path) -> None:
         return
     if not (path / _RUN).exists():
         raise OutputError(f"{path} is no training run and is left alone: choose another --out")
-    own = (CONFIG, WEIGHTS, LABELS, CARD, _METRICS, *(state.name for state in saved_states(path)))
+    reports = (metrics.TABLE, metrics.LINES, *CURVES)
+    own = (CONFIG, WEIGHTS, LABELS, CARD, *reports, *(state.name for state in saved_states(path)))
     litter = {_BEST, *(file.name for pattern in _LITTER for file in path.glob(pattern))}
-    if foreign := sorted({file.name for file in path.iterdir()} - {*own, _RUN} - litter):
-        raise OutputError(f"{path} holds {foreign[0]} too, which is no part of a run: move it away")
-    shutil.rmtree(path / _BEST, ignore_errors=True)
+    logs = path / events.FOLDER
+    foreign = {file.name for file in path.iterdir()} - {*own, _RUN, logs.name} - litter
+    foreign |= {f"{logs.name}/{file.name}" for file in {*logs.glob("*")} - {*logs.glob(events.EVENT_FILES)}}
+    if foreign:
+        raise OutputError(f"{path} holds {min(foreign)} too, which is no part of a run: move it away")
+    for folder in (path / _BEST, logs):
+        shutil.rmtree(folder, ignore_errors=True)
     for name in own:
         (path / name).unlink(missing_ok=True)
     _tidy(path)

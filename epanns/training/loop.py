@@ -1,7 +1,8 @@
 """The training loop, to be read from top to bottom."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from epanns.models.tagger import Tagger
 from epanns.models.tasks import DECISIVE_SCORES
 from epanns.signals import noticing_signals
 from epanns.training.config import TrainingConfig
+from epanns.training.events import event_log
 from epanns.training.folder import RunFolder
 from epanns.training.learner import Learner, StepOutcome
 from epanns.training.running import Running
@@ -105,10 +107,11 @@ def finetune(
     running = running or Running()
     run = _Run(Learner(model, config, taught_by), folder, validation, running)
     # The caller's random numbers are not touched by the seeding of every step.
-    with torch.random.fork_rng(), noticing_signals() as stop:
+    with torch.random.fork_rng(), noticing_signals() as stop, run.logging():
         if not run.state.history:
             run.validate()
-        for batch in make_loader(dataset.with_crop(config.crop), run.batches(dataset), workers=running.workers):
+        loader = make_loader(dataset.with_crop(config.crop), run.batches(dataset), workers=running.workers)
+        for batch in run.waiting_for(loader):
             run.step(batch)
             if stop.signal_number is not None and not run.is_over:
                 run.save()
@@ -148,6 +151,27 @@ class _Run:
             together=2 if self.config.mixup_alpha > 0 else 1,
         )
 
+    @contextmanager
+    def logging(self) -> Iterator[None]:
+        """Write the metrics of the steps that are done anew, and let events be written of those that come."""
+        state = self.state
+        if state.history:  # a killed call, or one whose last state cannot be read, may have written more
+            self.folder.write_metrics(state)
+        first = state.step + 1 if state.history else 0
+        with event_log(self.folder.path, first, wanted=self.running.tensorboard) as self.log:
+            yield
+
+    def waiting_for(self, batches: Iterator[ClipBatch]) -> Iterator[ClipBatch]:
+        """Pass batches on and count the time until they come."""
+        while True:
+            started = time.perf_counter()
+            batch = next(batches, None)
+            waited = time.perf_counter() - started
+            self.state.seconds, self.state.data_seconds = self.state.seconds + waited, self.state.data_seconds + waited
+            if batch is None:
+                return
+            yield batch
+
     def step(self, batch: ClipBatch) -> None:
         """Do one optimisation step, validate and save where it is time to."""
         started = time.perf_counter()
@@ -158,6 +182,7 @@ class _Run:
             self._count_skipped(outcome, batch)
         else:
             state.loss_sum, state.loss_count = state.loss_sum + outcome.loss, state.loss_count + 1
+            state.norm_sum += outcome.gradient_norm
             state.skipped_in_a_row = 0
         state.seconds += time.perf_counter() - started
         if self.running.on_step is not None:
@@ -191,21 +216,27 @@ class _Run:
             )
         state = self.state
         state.seconds += time.perf_counter() - started
+        count = state.loss_count or float("nan")
         row = {
             "step": state.step,
-            "loss": state.loss_sum / state.loss_count if state.loss_count else float("nan"),
+            "loss": state.loss_sum / count,
+            "gradient_norm": state.norm_sum / count,
             "learning_rate": learning_rate_at(max(0, state.step - 1), self.config),
             **scores,
             "skipped": state.skipped,
             "seconds": round(state.seconds, 3),
+            "data_seconds": round(state.data_seconds, 3),
         }
         state.history.append(row)
-        state.loss_sum, state.loss_count = 0.0, 0
+        state.loss_sum, state.norm_sum, state.loss_count = 0.0, 0.0, 0
         if scores[self.chosen_by] > state.best_score:
             state.best_step, state.best_score = state.step, scores[self.chosen_by]
             self.folder.keep_best(self.learner.scored, state, self.chosen_by)
         self.folder.write_metrics(state)
+        self.log(row)
         self.save()
+        if self.running.on_validation is not None:
+            self.running.on_validation(state)
 
     def save(self) -> None:
         """Save what the run needs to go on."""

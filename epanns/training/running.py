@@ -4,9 +4,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from epanns.errors import ConfigError
+from epanns.training.events import require_tensorboard
 from epanns.training.state import TrainingState
 
 OnStep = Callable[[TrainingState, float], None]
+OnValidation = Callable[[TrainingState], None]
 
 
 def _say_nothing(_line: str) -> None:
@@ -22,12 +24,16 @@ class Running:
         save_every: Steps between states, beside those at every validation; None for none beside them. A killed run
             repeats the steps since the last one.
         on_step: Called after each step with the state and the step's loss.
+        on_validation: Called after each validation, whose numbers are the last row of the state's history.
+        tensorboard: Write the metrics as event files of TensorBoard too.
         tell: Told in one line of what a person should know: a step that was skipped, a state that cannot be read.
     """
 
     workers: int = 0
     save_every: int | None = None
     on_step: OnStep | None = None
+    on_validation: OnValidation | None = None
+    tensorboard: bool = False
     tell: Callable[[str], None] = _say_nothing
 
     def __post_init__(self) -> None:
@@ -35,3 +41,5 @@ class Running:
             raise ConfigError(
                 f"save_every={self.save_every}: must be at least 1 step; leave it out for validations only"
             )
+        if self.tensorboard:
+            require_tensorboard()

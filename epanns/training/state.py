@@ -30,10 +30,12 @@ class TrainingState:
         best_step: Step of the best validation, or -1.
         best_score: Its mAP, or accuracy of a single-label network.
         loss_sum: Sum of the losses since the last validation, of the steps that were not skipped.
+        norm_sum: Sum of the gradient norms of the same steps.
         loss_count: Their number.
         skipped: Steps skipped in all, since loss or gradient was not finite.
         skipped_in_a_row: Of them, those after the last step that was done.
         seconds: Time spent so far, over all resumptions.
+        data_seconds: Of them, those in which nothing was done but to wait for clips.
         history: One row per validation.
     """
 
@@ -41,10 +43,12 @@ class TrainingState:
     best_step: int = -1
     best_score: float = -1.0
     loss_sum: float = 0.0
+    norm_sum: float = 0.0
     loss_count: int = 0
     skipped: int = 0
     skipped_in_a_row: int = 0
     seconds: float = 0.0
+    data_seconds: float = 0.0
     history: list[dict[str, float]] = field(default_factory=list)
 
 

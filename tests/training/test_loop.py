@@ -81,6 +81,7 @@ def test_run_folder_becomes_the_checkpoint_of_the_best_step(tmp_path, make_model
         "labels.csv",
         "README.md",
         "metrics.csv",
+        "metrics.jsonl",
         "training.json",
     }
     (step,) = load(tmp_path / "run").provenance["recipe"]

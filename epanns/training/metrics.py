@@ -1,0 +1,44 @@
+"""What a run has measured so far, one row per validation, in files for people and for programs."""
+
+import csv
+import io
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from epanns.atomic import write_text
+from epanns.errors import DataError
+
+TABLE, LINES = "metrics.csv", "metrics.jsonl"
+
+
+def write_metrics(folder: Path, rows: Sequence[Mapping[str, float]]) -> None:
+    """Write all rows anew, as a CSV table and as JSON lines.
+
+    A number that does not exist yet, such as the loss before the first step, is empty in the table and null in JSON.
+    """
+    text = io.StringIO()
+    columns = list(dict.fromkeys(name for row in rows for name in row))  # a run of an earlier version had fewer
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({name: f"{value:.6g}" for name, value in row.items() if math.isfinite(value)} for row in rows)
+    write_text(folder / TABLE, text.getvalue())
+    lines = [{name: value if math.isfinite(value) else None for name, value in row.items()} for row in rows]
+    write_text(folder / LINES, "".join(json.dumps(line, allow_nan=False) + "\n" for line in lines))
+
+
+def read_metrics(folder: Path) -> list[dict[str, float | None]]:
+    """Read the rows of a run; a number that does not exist is None.
+
+    Raises:
+        DataError: If there are none, or the file cannot be read.
+    """
+    path = folder / LINES
+    try:
+        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        if not rows:
+            raise ValueError("no row")
+        return [{str(name): None if value is None else float(value) for name, value in row.items()} for row in rows]
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise DataError(f"{path}: cannot be read as the metrics of a training run ({error})") from error

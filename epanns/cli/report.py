@@ -33,7 +33,8 @@ def command(
 
     Records are the result.json of sweeps and of `epanns evaluate --out`, and the files of a folder `records`. With
     matplotlib installed the figure is written as PNG and PDF too. `epanns report --quoted` alone prints what others
-    published.
+    published. Where every DIR is the --out of `epanns train` or `finetune`, their learning curves are drawn together in
+    learning_curves.svg instead.
     """
     if (into is None) != (name is None):
         raise ConfigError(f"--into {into} and --name {name} go together: give both or neither")
@@ -42,6 +43,11 @@ def command(
         return
     if out is None:
         raise ConfigError("--out is missing: give the folder for tables and figures")
+    from epanns.reporting.learning_curve import is_run
+
+    if all(map(is_run, folders)):
+        _curves(folders, out, into, as_json)
+        return
     from epanns.reporting.report import insert_table, write_report
     from epanns.sweeps.records import read_records
 
@@ -54,6 +60,22 @@ def command(
     if quoted:
         result, text = result | {"quoted": _quoted_values()}, f"{text}\n\n{_quoted_text()}"
     emit(result, text, as_json)
+
+
+def _curves(runs: tuple[Path, ...], out: Path, into: Path | None, as_json: bool) -> None:
+    """Draw training runs in one figure."""
+    if into is not None:
+        raise ConfigError(f"--into {into} takes the table of run records: training runs have learning curves only")
+    from epanns.reporting.learning_curve import read_curve, write_learning_curves
+
+    files = [str(path) for path in write_learning_curves(runs, out, stem="learning_curves")]
+    best = [(curve.score, *curve.best) for curve in map(read_curve, runs)]
+    found = [
+        {"run": str(run), "score": score, "best_step": int(step), "best_score": value}
+        for run, (score, step, value) in zip(runs, best, strict=True)
+    ]
+    lines = [f"{one['run']}: best {one['score']} {one['best_score']:.4f} at step {one['best_step']:,}" for one in found]
+    emit({"runs": found, "files": files}, "\n".join([*lines, f"in {', '.join(files)}"]), as_json)
 
 
 def _quoted_alone(out: Path | None, quoted: bool | None, into: Path | None, as_json: bool) -> None:

@@ -1,6 +1,7 @@
 """``epanns train`` and what it shares with ``epanns finetune``."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ from epanns.cli.options import EXISTING, Decorator, emit, json_option, log, out_
 from epanns.cli.packs import in_order_of, open_packs, pack_options, tell_unknown_lengths
 from epanns.cli.recipe import Recipe, RecipeCommand
 from epanns.cli.watching import watching
+from epanns.errors import Interrupted, TrainingError
 from epanns.training.config import TrainingConfig
 
 if TYPE_CHECKING:
@@ -142,7 +144,7 @@ def run(
     log(f"training on {describe_clips(train)}, sampler {config.sampler}; validation on {describe_clips(val)}")
     if config.crop is not None:
         tell_unknown_lengths(train, "crops and repetitions")
-    with watching(config) as watch:
+    with watching(config) as watch, curve_drawn(out):
         result = finetune(
             model.to(place),
             train,
@@ -163,6 +165,20 @@ def run(
     )
 
 
+@contextmanager
+def curve_drawn(out: Path) -> Iterator[None]:
+    """Draw the learning curve of a run that has ended, was stopped or can go on no more."""
+    from epanns.reporting.learning_curve import is_run, write_learning_curves
+
+    try:
+        yield
+    except (Interrupted, TrainingError):
+        if is_run(out):
+            write_learning_curves([out], out, stem="learning_curve")
+        raise
+    write_learning_curves([out], out, stem="learning_curve")
+
+
 def describe_clips(dataset: "PackDataset") -> str:
     """Return how many clips and classes a data set has, in words."""
     empty = int((dataset.targets.counts() == 0).sum())
@@ -173,4 +189,4 @@ def describe_clips(dataset: "PackDataset") -> str:
 def describe(result: "TrainingResult", out: Path) -> str:
     """Return the result in words."""
     best = f"best validation {result.chosen_by} {result.best_score:.4f} at step {result.best_step} of {result.steps}"
-    return f"{out}: {best}, {result.seconds:.0f} s; metrics in {out / 'metrics.csv'}"
+    return f"{out}: {best}, {result.seconds:.0f} s; metrics.csv and learning_curve.svg tell how"

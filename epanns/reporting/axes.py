@@ -35,6 +35,18 @@ def log_axis(values: Sequence[float], start: float, end: float) -> Axis:
 
 
 def linear_axis(values: Sequence[float], start: float, end: float) -> Axis:
+    """Return a linear axis for any numbers: around the values, ends on round ticks."""
+    low, high = min(values), max(values)
+    span = (high - low) or abs(high) or 1.0
+    size = 10.0 ** math.floor(math.log10(span / _MOST_TICKS))
+    step = next(factor * size for factor in (1.0, 2.0, 5.0, 10.0) if span / (factor * size) < _MOST_TICKS)
+    first, last = math.floor(low / step), math.ceil(high / step)
+    last += first == last
+    ticks = tuple(float(f"{index * step:.12g}") for index in range(first, last + 1))
+    return Axis(ticks[0], ticks[-1], start, end, False, ticks)
+
+
+def score_axis(values: Sequence[float], start: float, end: float) -> Axis:
     """Return a linear axis for scores in [0, 1]: around the values, ends on round ticks."""
     span = max(max(values) - min(values), 0.01)
     step = next(size for size in (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2) if span / size <= 5)

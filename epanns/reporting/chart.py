@@ -22,7 +22,7 @@ class Style:
 
 @dataclass(frozen=True)
 class Point:
-    """One result; `x` > 0 (its axis is logarithmic), `error` is drawn up and down from `y`."""
+    """One result; `x` > 0 where its axis is logarithmic, `error` is drawn up and down from `y`."""
 
     x: float
     y: float
@@ -32,21 +32,24 @@ class Point:
 
 @dataclass(frozen=True)
 class Series:
-    """Points that belong together, joined in their order where `is_joined`."""
+    """Points that belong together, joined in their order where `is_joined`; one of `marked_every` has a mark."""
 
     name: str
     points: tuple[Point, ...]
     style: Style
     is_joined: bool = False
+    marked_every: int = 1
 
 
 @dataclass(frozen=True)
 class Panel:
-    """One pair of axes: `x` logarithmic, `y` linear."""
+    """One pair of axes: `x` logarithmic or linear, `y` linear, for scores in [0, 1] or for any numbers."""
 
     x_label: str
     y_label: str
     series: tuple[Series, ...]
+    x_is_log: bool = True
+    y_is_score: bool = True
 
 
 @dataclass(frozen=True)

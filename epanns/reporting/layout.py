@@ -5,7 +5,7 @@ import textwrap
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
-from epanns.reporting.axes import Axis, linear_axis, log_axis
+from epanns.reporting.axes import Axis, linear_axis, log_axis, score_axis
 from epanns.reporting.chart import Band, Chart, LegendEntry, Panel, Series, Style
 from epanns.reporting.drawing import Drawing, Label, Position, Shape, Stroke, text_width
 from epanns.reporting.placement import Box, box_around, boxes_along, place_labels
@@ -68,9 +68,9 @@ def _panel(panel: Panel, frame: Box) -> list[Element]:
     points = [point for series in panel.series for point in series.points]
     if not points:
         return []
-    x_axis = log_axis([point.x for point in points], frame.left, frame.right)
+    x_axis = (log_axis if panel.x_is_log else linear_axis)([point.x for point in points], frame.left, frame.right)
     ends = [value for point in points for value in (point.y - point.error, point.y + point.error)]
-    y_axis = linear_axis(ends, frame.bottom, frame.top)
+    y_axis = (score_axis if panel.y_is_score else linear_axis)(ends, frame.bottom, frame.top)
     elements = _axes(panel, frame, x_axis, y_axis)
     placed = [[(x_axis(point.x), y_axis(point.y)) for point in series.points] for series in panel.series]
     obstacles: list[Box] = []
@@ -81,8 +81,9 @@ def _panel(panel: Panel, frame: Box) -> list[Element]:
         if series.is_joined:
             obstacles += [box for start, end in pairwise(places) for box in boxes_along(start, end)]
     for series, places in zip(panel.series, placed, strict=True):
-        elements += [mark(place, series.style) for place in places]
-        obstacles += [box_around(place, _RADIUS[series.style.marker]) for place in places]
+        marked = places[:: series.marked_every]
+        elements += [mark(place, series.style) for place in marked]
+        obstacles += [box_around(place, _RADIUS[series.style.marker]) for place in marked]
     named = [
         (place, point.label)
         for series, places in zip(panel.series, placed, strict=True)

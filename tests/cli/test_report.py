@@ -6,6 +6,7 @@ from functools import partial
 import pytest
 
 from epanns.sweeps.records import RunRecord, Stage
+from epanns.training.metrics import write_metrics
 
 COST = {"n_params": 5_000_000, "param_bytes": 20_000_000, "backbone_macs": 1_000_000_000}
 
@@ -130,3 +131,19 @@ def test_quoted_results_overwrite_nothing_of_somebody_elses(run, tmp_path):
     assert code == 1
     assert "quoted.md exists already and is of no report of ours: choose another --out" in err
     assert (tmp_path / "quoted.md").read_text() == "mine"
+
+
+def test_training_runs_are_drawn_together(run, tmp_path):
+    for name, best in (("base", 0.6), ("pruned", 0.5)):
+        write_metrics(tmp_path / name, [{"step": 0, "loss": 0.7, "mAP": 0.1}, {"step": 1200, "loss": 0.1, "mAP": best}])
+        (tmp_path / name / "training.json").write_text('{"asked": {"model": {"name": "Cnn14"}}}')
+    runs, out = (tmp_path / "base", tmp_path / "pruned"), tmp_path / "curves"
+    code, stdout, _ = run(*runs, "--out", out)
+    assert code == 0
+    assert stdout.startswith(f"{runs[0]}: best mAP 0.6000 at step 1,200\n{runs[1]}: best mAP 0.5000 at step 1,200\nin ")
+    answer = json.loads(run(*runs, "--out", out, "--json")[1])
+    assert answer["runs"][1] == {"run": str(runs[1]), "score": "mAP", "best_step": 1200, "best_score": 0.5}
+    assert answer["files"] == [str(out / name) for name in sorted(path.name for path in out.iterdir())[::-1]]
+    code, _, stderr = run(*runs, "--out", out, "--into", runs[0] / "training.json", "--name", "x")
+    assert code == 1
+    assert "takes the table of run records: training runs have learning curves only" in stderr

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import signal
 
 import numpy as np
 import pytest
@@ -9,7 +10,8 @@ import soundfile
 import torch
 
 from epanns.cli.main import cli
-from epanns.errors import ConfigError, OutputError, PackError
+from epanns.cli.watching import Watch
+from epanns.errors import ConfigError, Interrupted, OutputError, PackError
 from epanns.labels import LabelSet
 from epanns.models.checkpoint import load, save_checkpoint
 from epanns.models.zoo import build_model
@@ -87,6 +89,31 @@ def test_train_says_what_it_learns_from(runner, tmp_path, packs):
     assert said in result.stderr
     asked = json.loads((tmp_path / "run" / "training.json").read_text())["asked"]["training"]
     assert (asked["crop_seconds"], asked["short_clips"], asked["sampler"]) == (0.2, "repeat", "weighted")
+
+
+def test_a_run_leaves_its_learning_curve_also_when_it_is_stopped(runner, tmp_path, packs, monkeypatch):
+    command = ["train", "Cnn14_8k", "--width", 0.03, *packs, *SHORT, "--tensorboard", "--out", tmp_path / "run"]
+
+    def stopping(watch, state, loss):
+        if state.step == 3:
+            signal.raise_signal(signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Watch, "on_step", stopping)
+        with pytest.raises(Interrupted):
+            invoke(runner, *command)
+    curve = tmp_path / "run" / "learning_curve.svg"
+    stopped = curve.read_text()
+    result = invoke(runner, *command)
+    assert [line.split("  ")[0] for line in result.stderr.splitlines()[1:]] == ["step 4 of 4"]
+    assert curve.read_text() != stopped
+    assert "validation mAP" in curve.read_text()
+    assert len(list((tmp_path / "run" / "tensorboard").iterdir())) == 2
+    assert invoke(runner, *command, "--fresh").exit_code == 0
+    with pytest.raises(OutputError, match="training.seed=0, not 1"):  # another's run is not drawn
+        curve.unlink()
+        invoke(runner, *command, "--seed", 1)
+    assert not curve.exists()
 
 
 def test_train_again_goes_on_and_fresh_starts_over(runner, tmp_path, packs):

@@ -7,7 +7,7 @@ from itertools import combinations
 import pytest
 
 from epanns.reporting import figures
-from epanns.reporting.axes import linear_axis, log_axis
+from epanns.reporting.axes import log_axis, score_axis
 from epanns.reporting.chart import Chart
 from epanns.reporting.drawing import Label, Shape, Stroke, text_width
 from epanns.reporting.layout import lay_out
@@ -122,7 +122,7 @@ def test_log_axis_holds_its_values_and_has_a_readable_number_of_ticks(values):
 
 @pytest.mark.parametrize("values", [[0.0, 1.0], [0.431], [0.99, 1.0], [0.1, 0.85], [0.4, 0.44]])
 def test_score_axis_holds_its_values_and_no_tick_beyond_one(values):
-    axis = linear_axis(values, 100, 0)
+    axis = score_axis(values, 100, 0)
     assert all(0 <= axis(value) <= 100 for value in values)
     assert 2 <= len(axis.ticks) <= 9
     assert max(axis.ticks) <= 1

@@ -1,0 +1,134 @@
+"""How runs learned: the training loss and the validation score against the step."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from epanns.atomic import write_text
+from epanns.errors import DataError
+from epanns.reporting import figures
+from epanns.reporting.chart import Band, Chart, LegendEntry, Panel, Point, Series, Style
+from epanns.reporting.layout import PALETTE, lay_out
+from epanns.reporting.svg import to_svg
+from epanns.training.metrics import LINES, read_metrics
+
+_RUN = "training.json"
+_MARKERS = ("circle", "square", "triangle", "diamond")
+_MARKS = 8  # on a curve of more than twice as many points, so that curves are told apart without colour
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A run as it is drawn.
+
+    Attributes:
+        name: Of its folder.
+        network: Name of the network.
+        score: Name of the score that chose the step that was kept: ``mAP``, or ``accuracy`` of single-label networks.
+        loss: ``(step, mean training loss since the point before)``.
+        scores: ``(step, validation score)``.
+    """
+
+    name: str
+    network: str
+    score: str
+    loss: tuple[tuple[float, float], ...]
+    scores: tuple[tuple[float, float], ...]
+
+    @property
+    def best(self) -> tuple[float, float]:
+        """The step that was kept, the first of those with the highest score, and that score."""
+        return max(self.scores, key=lambda point: (point[1], -point[0]))
+
+
+def is_run(folder: Path) -> bool:
+    """Return whether a folder holds a training run with something to draw."""
+    return (folder / _RUN).is_file() and (folder / LINES).is_file()
+
+
+def read_curve(folder: Path) -> Curve:
+    """Read a run folder, of a run that has ended or not.
+
+    Raises:
+        DataError: If its files cannot be read.
+    """
+    rows = read_metrics(folder)
+    try:
+        asked = json.loads((folder / _RUN).read_text(encoding="utf-8"))["asked"]
+        network = str(asked["model"]["name"])
+        score = "accuracy" if "accuracy" in rows[0] else "mAP"
+        points = {
+            name: tuple((float(row["step"] or 0), value) for row in rows if (value := row.get(name)) is not None)
+            for name in ("loss", score)
+        }
+        if not points[score]:
+            raise ValueError(f"no {score}")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{folder}: cannot be read as a training run ({error})") from error
+    return Curve(folder.resolve().name, network, score, points["loss"], points[score])
+
+
+def write_learning_curves(runs: Sequence[Path], out: Path, *, stem: str) -> tuple[Path, ...]:
+    """Draw runs in one figure, as SVG and, with matplotlib installed, as PNG and PDF; an earlier one is replaced.
+
+    Args:
+        runs: Run folders.
+        out: Folder of the figure.
+        stem: Name of its files without suffix.
+
+    Raises:
+        DataError: If a run cannot be read.
+    """
+    drawing = lay_out(learning_chart(_named_apart([read_curve(run) for run in runs], runs)))
+    write_text(out / f"{stem}.svg", to_svg(drawing))
+    images = [out / f"{stem}{suffix}" for suffix in (".png", ".pdf")]
+    for path in images:
+        path.unlink(missing_ok=True)
+        if figures.can_draw():
+            figures.draw(drawing, path)
+    return (out / f"{stem}.svg", *(path for path in images if path.exists()))
+
+
+def _named_apart(curves: Sequence[Curve], runs: Sequence[Path]) -> list[Curve]:
+    """Call the runs by their paths where folders in different places have one name."""
+    is_plain = len({curve.name for curve in curves}) == len(curves)
+    return [curve if is_plain else replace(curve, name=str(run)) for curve, run in zip(curves, runs, strict=True)]
+
+
+def learning_chart(curves: Sequence[Curve]) -> Chart:
+    """Return loss on the left and score on the right, one curve for each run, the step that was kept marked."""
+    is_alone = len(curves) == 1
+    loss = tuple(_line(number, curve.name, curve.loss) for number, curve in enumerate(curves))
+    panels = [Panel("step", "training loss", loss, x_is_log=False, y_is_score=False)]
+    for score in dict.fromkeys(curve.score for curve in curves):
+        chosen = [(number, curve) for number, curve in enumerate(curves) if curve.score == score]
+        lines = tuple(_line(number, curve.name, curve.scores) for number, curve in chosen)
+        stars = tuple(_star(number, curve, is_named=is_alone) for number, curve in chosen)
+        panels.append(Panel("step", f"validation {score}", lines + stars, x_is_log=False))
+    kept = [f"{curve.name}: {_kept(curve)}" for curve in curves]
+    legend = [LegendEntry(text, _style(number), shows_line=True) for number, text in enumerate(kept)]
+    networks = ", ".join(dict.fromkeys(curve.network for curve in curves))
+    title = f"{curves[0].name if is_alone else f'{len(curves)} runs'}: {networks}"
+    subtitle = "Loss: mean over the steps since the point before. Star: the step that was kept, with its score."
+    band = Band(title, subtitle, tuple(panels), () if is_alone else tuple(legend))
+    return Chart((band,), f"Learning curves: training loss and validation score against the step. {'; '.join(kept)}")
+
+
+def _style(number: int) -> Style:
+    return Style(number, _MARKERS[number % len(_MARKERS)], is_dashed=number // len(PALETTE) % 2 == 1)
+
+
+def _line(number: int, name: str, points: Sequence[tuple[float, float]]) -> Series:
+    every = 1 if len(points) <= 2 * _MARKS else len(points) // _MARKS
+    return Series(name, tuple(Point(*point) for point in points), _style(number), is_joined=True, marked_every=every)
+
+
+def _star(number: int, curve: Curve, *, is_named: bool) -> Series:
+    point = Point(*curve.best, label=_kept(curve) if is_named else "")
+    return Series(curve.name, (point,), Style(number, "star"))
+
+
+def _kept(curve: Curve) -> str:
+    step, score = curve.best
+    return f"{score:.4f} at {step:,.0f}"

@@ -15,7 +15,7 @@ from epanns.pruning.recovery.names import RECOVERIES, recovery_problem
 from epanns.pruning.recovery.recover import RecoverySettings
 from epanns.sweeps.amount import Amount, asked_of, is_budget, is_ratio, is_ratios
 from epanns.sweeps.strict_toml import TableReader, all_of, is_count, is_number, is_text
-from epanns.training.presets import read_training
+from epanns.sweeps.training_tables import base_training, finetuning
 
 DATA_KINDS = ("esc50", "folder", "audioset", "fsd50k", "synthetic", "packs")
 
@@ -91,7 +91,7 @@ class BaseConfig:
             raise ConfigError("give either model (and training) or checkpoint")
         if self.checkpoint and (self.training or self.width != 1.0):
             raise ConfigError("training and width do not go with checkpoint")
-        _without_seed(self.training)
+        base_training(self.training)
 
 
 @dataclass(frozen=True)
@@ -207,7 +207,7 @@ class Experiment:
         config: dict[str, Any] = {"kind": "base", "data": data, "seed": seed}
         if base.checkpoint:
             return Trial({**config, "checkpoint_sha256": weights(base.checkpoint)}, checkpoint=base.checkpoint)
-        training = read_training({**base.training, "seed": seed}).to_dict()
+        training = base_training(base.training, seed=seed)
         return Trial({**config, "model": base.model, "width": float(base.width), "training": training})
 
     def _pruned(
@@ -231,7 +231,7 @@ class Experiment:
                 if grid.recovery:
                     config["recovery"] = dict(grid.recovery)
         if finetune:
-            config["finetune"] = read_training({**finetune, "seed": seed}).to_dict()
+            config |= finetuning(finetune, seed=seed)
         return Trial(config, base)
 
 
@@ -268,7 +268,7 @@ def parse_experiment(text: str, source: str) -> Experiment:
     grids = [reader.read(table, GridConfig, name) for table, name in zip(tables, names, strict=True)]
     bases = [reader.read(base, BaseConfig, f"base {number}") for number, base in enumerate(top.base, start=1)]
     for number, finetune in enumerate(top.finetune, start=1):
-        reader.attempt(partial(_without_seed, finetune), f"finetune {number}")
+        reader.attempt(partial(finetuning, finetune), f"finetune {number}")
     reader.finish()
     assert data is not None
     return Experiment(
@@ -279,13 +279,6 @@ def parse_experiment(text: str, source: str) -> Experiment:
         grids=tuple(grid for grid in grids if grid is not None),
         finetunes=top.finetune,
     )
-
-
-def _without_seed(training: Mapping[str, Any]) -> None:
-    """Check the keys of a training table; its seed is that of the trial."""
-    if "seed" in training:
-        raise ConfigError("seed does not go into a training table: list seeds = [...] at the top")
-    read_training(training)
 
 
 @dataclass(frozen=True)

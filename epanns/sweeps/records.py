@@ -6,7 +6,7 @@ to change its meaning takes a new format. So a record is read by its own epanns 
 
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -33,11 +33,14 @@ class Stage:
         scores: Split name (``val``, ``test``, a pack's own) -> `Scores.summary()`, where a value that is undefined is
             None.
         seconds: Wall-clock time the stage took, without scoring.
+        curve: Of training, step and validation score (mAP; accuracy of single-label networks) of every validation; left
+            out of the JSON where there is none.
     """
 
     name: str
     scores: Mapping[str, Mapping[str, float | int | None]]
     seconds: float
+    curve: Sequence[Sequence[float]] = ()
 
 
 @dataclass(frozen=True)
@@ -89,7 +92,11 @@ class RunRecord:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the record as JSON values, with its format version first."""
-        return {"format": FORMAT, **json.loads(json.dumps(asdict(self), allow_nan=False))}
+        values: dict[str, Any] = json.loads(json.dumps(asdict(self), allow_nan=False))
+        for stage in values["stages"]:
+            if not stage["curve"]:
+                del stage["curve"]
+        return {"format": FORMAT, **values}
 
     @classmethod
     def from_dict(cls, given: Any) -> "RunRecord":
@@ -166,6 +173,12 @@ def _is_count(value: object) -> bool:
 
 def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_curve(value: object) -> bool:
+    return isinstance(value, list) and all(
+        isinstance(pair, list) and len(pair) == 2 and all(map(_is_number, pair)) for pair in value
+    )
 
 
 def _has_numbers(*names: str) -> Callable[[object], bool]:
@@ -251,6 +264,8 @@ def _stage_problems(given: object, where: str) -> list[str]:
         problems.append(f"{where}.name={given['name']!r}: must be one of {', '.join(STAGES)}")
     if "seconds" in given and not _is_number(given["seconds"]):
         problems.append(f"{where}.seconds={given['seconds']!r}: must be a finite number")
+    if "curve" in given and not _is_curve(given["curve"]):
+        problems.append(f"{where}.curve={str(given['curve'])[:60]!r}: must be a list of pairs, step and score")
     scores = given.get("scores", {})
     if not isinstance(scores, dict):
         return [*problems, f"{where}.scores={scores!r}: must be an object, split -> scores"]

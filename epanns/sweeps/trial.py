@@ -1,8 +1,9 @@
 """One trial: train a base, or prune, recover, fine-tune and score one network."""
 
-import dataclasses
+import copy
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,7 @@ class _Trial:
     def run_base(self) -> RunRecord:
         """Train the base, or take a checkpoint, and score it."""
         started = time.perf_counter()
+        curve: Sequence[Sequence[float]] = ()
         if self.asked["checkpoint"]:
             model = load(self.asked["checkpoint"])
             self._put_in_order_of(model)
@@ -83,8 +85,9 @@ class _Trial:
             with torch.random.fork_rng():
                 torch.manual_seed(derive_seed("weights", training.seed))
                 model = build_model(self.config["model"], width=self.config["width"], labels=self.packs["train"].labels)
-            model = self._train(model, training, self.folder.path / "base")
-        return self._record(model, model, None, (self._stage("dense", model, time.perf_counter() - started),))
+            model, curve = self._train(model, training, self.folder.path / "base")
+        stage = replace(self._stage("dense", model, time.perf_counter() - started), curve=curve)
+        return self._record(model, model, None, (stage,))
 
     def run_pruned(self) -> RunRecord:
         """Prune, recover, fine-tune; score after each."""
@@ -92,7 +95,7 @@ class _Trial:
         base_record = base_folder.read_record()
         dense = load(self.asked["checkpoint"] or base_folder.path / "base")
         self._put_in_order_of(dense)
-        model, plan, stages = dense, None, [dataclasses.replace(base_record.stages[0], seconds=0.0)]
+        model, plan, stages = dense, None, [replace(base_record.stages[0], seconds=0.0, curve=())]
         if self.config.get("ratio") != 0:
             started = time.perf_counter()
             step = plan_of(dense, self.config, self._measured_by_criterion())
@@ -109,21 +112,30 @@ class _Trial:
         if "finetune" in self.config:
             started = time.perf_counter()
             training = TrainingConfig.from_dict(self.config["finetune"])
-            model = self._train(model, training, self.folder.path / "finetuned")
-            stages.append(self._stage("finetuned", model, time.perf_counter() - started))
+            # The control learns from itself as it was.
+            teacher = copy.deepcopy(dense) if self.config.get("teacher") == "dense" else None
+            model, curve = self._train(model, training, self.folder.path / "finetuned", teacher)
+            stages.append(replace(self._stage("finetuned", model, time.perf_counter() - started), curve=curve))
         return self._record(dense, model, plan, tuple(stages))
 
     def _put_in_order_of(self, model: Tagger) -> None:
         """Let the packs have the classes of a checkpoint in its order."""
         self.packs = {part: in_the_models_order(model, pack) for part, pack in self.packs.items()}
 
-    def _train(self, model: Tagger, training: TrainingConfig, out: Path) -> Tagger:
-        """Train in a run folder of the trial and return the network with its best weights."""
-        validation = validation_on(self.packs["val"])
-        finetune(
-            model, self.packs["train"], training, out, validation=validation, running=Running(on_step=self.on_step)
+    def _train(
+        self, model: Tagger, training: TrainingConfig, out: Path, teacher: Tagger | None = None
+    ) -> tuple[Tagger, Sequence[Sequence[float]]]:
+        """Train in a run folder of the trial; return the network with its best weights, and the validation scores."""
+        result = finetune(
+            model,
+            self.packs["train"],
+            training,
+            out,
+            validation=validation_on(self.packs["val"]),
+            running=Running(on_step=self.on_step),
+            teacher=teacher,
         )
-        return load(out)
+        return load(out), result.curve
 
     def _stage(self, name: str, model: Tagger, seconds: float) -> Stage:
         scores = {}

@@ -1,7 +1,7 @@
 """The training loop, to be read from top to bottom."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -54,6 +54,7 @@ class TrainingResult:
         steps: Steps done in all.
         seconds: Time spent, over all resumptions.
         chosen_by: The score: ``mAP``, or ``accuracy`` of single-label networks.
+        curve: Step and score of every validation; none in runs from before it was kept.
     """
 
     best_step: int
@@ -61,6 +62,7 @@ class TrainingResult:
     steps: int
     seconds: float
     chosen_by: str = "mAP"
+    curve: Sequence[Sequence[float]] = ()
 
 
 def finetune(
@@ -117,7 +119,10 @@ def finetune(
                 run.save()
                 raise Interrupted(stop.signal_number, f"stopped by signal {stop.signal_number} at {run.where()}")
     state = run.state
-    result = TrainingResult(state.best_step, state.best_score, state.step, round(state.seconds, 3), run.chosen_by)
+    curve = [[row["step"], row[run.chosen_by]] for row in state.history]
+    result = TrainingResult(
+        state.best_step, state.best_score, state.step, round(state.seconds, 3), run.chosen_by, curve
+    )
     folder.finish(asdict(result))
     model.provenance = with_step(model.provenance, training_step_of(model.provenance), **folder.asked)
     if stop.signal_number is not None:

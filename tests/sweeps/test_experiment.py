@@ -52,6 +52,48 @@ def test_grid_holds_every_combination_once_and_one_control_per_base():
     assert all(trial.config["finetune"]["seed"] == trial.config["seed"] for trial in pruned + controls)
 
 
+def test_a_teacher_makes_another_trial_and_only_of_what_is_fine_tuned():
+    plain, taught = (
+        trials_of(parse_experiment(TEXT + more, "t.toml"))
+        for more in ("", 'teacher = "dense"\ndistil_weight = 0.5\nfeature_weight = 0.1\n')
+    )
+    assert [trial for trial in plain if trial.base is None] == [trial for trial in taught if trial.base is None]
+    assert not {trial.trial_id for trial in plain if trial.base} & {trial.trial_id for trial in taught if trial.base}
+    assert {trial.config.get("teacher") for trial in taught if trial.base} == {"dense"}
+    assert not any("teacher" in trial.config for trial in plain)
+    assert taught[-1].config["finetune"] == plain[-1].config["finetune"] | {"distil_weight": 0.5, "feature_weight": 0.1}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (
+            "iterations = 3",
+            'iterations = 3\nteacher = "dense"',
+            "teacher='dense' that nobody listens to: give distil_w",
+        ),
+        (
+            "iterations = 3",
+            "iterations = 3\nfeature_weight = 1.0",
+            "distil_weight and feature_weight need a teacher: g",
+        ),
+        (
+            "iterations = 3",
+            'iterations = 3\nteacher = "x"\ndistil_weight = 1.0',
+            "teacher='x': must be 'dense', the tr",
+        ),
+        (
+            "iterations = 5",
+            "iterations = 5, distil_weight = 0.5",
+            "base 1] distil_weight=0.5: a base has no teacher; di",
+        ),
+    ],
+)
+def test_teachers_and_weights_go_together(old, new, message):
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        parse_experiment(TEXT.replace(old, new), "t.toml")
+
+
 def test_several_grids_are_the_trials_of_each_once():
     one, two = ("criterion = ['l1']\nratio = [0.25, 0.5]", "criterion = ['l1', 'random']\nratio = [0.5]")
     head = TEXT.split("[grid]")[0]

@@ -30,7 +30,7 @@ RECORD = RunRecord(
     cost_after=COST | {"n_params": 40},
     stages=(
         Stage("pruned", {"test": {"mAP": 0.2, "d_prime": None}}, 0.5),
-        Stage("finetuned", {"val": {"mAP": 0.7}, "test": {"mAP": 0.6}}, 30.0),
+        Stage("finetuned", {"val": {"mAP": 0.7}, "test": {"mAP": 0.6}}, 30.0, [[0, 0.2], [100, 0.7]]),
     ),
     device="cpu",
     versions={"torch": "2.11.0"},
@@ -75,6 +75,10 @@ def test_stage_is_found_by_name():
         (
             {"stages": [{"name": "tuned", "scores": {}, "seconds": 1}]},
             "stages[0].name='tuned': must be one of dense, pruned, recovered, finetuned, evaluated",
+        ),
+        (
+            {"stages": [{"name": "dense", "scores": {}, "seconds": 1, "curve": [[0, 0.5], [100, "high"]]}]},
+            "stages[0].curve=\"[[0, 0.5], [100, 'high']]\": must be a list of pairs, step and score",
         ),
         (
             {"stages": [{"name": "dense", "scores": {"test": {"mAP": None}}, "seconds": 1}]},

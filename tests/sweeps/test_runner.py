@@ -73,6 +73,26 @@ def test_every_stage_is_run_and_recorded(finished):
     assert all(stage.scores["test"]["n_clips"] == 20 for record in records.values() for stage in record.stages)
 
 
+def test_the_validation_scores_on_the_way_are_recorded(finished):
+    for record in read_records([finished]):
+        *others, last = record.stages
+        steps = [step for step, _ in last.curve]
+        assert steps == ([0, 2, 4] if record.ratio is None else [0, 1, 2])
+        assert max(score for _, score in last.curve) == pytest.approx(last.scores["val"]["mAP"], abs=0.01)
+        assert not any(stage.curve for stage in others)
+
+
+def test_the_unpruned_network_teaches_where_the_experiment_says_so(tmp_path, text):
+    text += 'teacher = "dense"\ndistil_weight = 1.0\n'
+    run_experiment(parse_experiment(text, "tiny.toml"), tmp_path / "out")
+    records = {record.ratio: record for record in read_records([tmp_path / "out"])}
+    dense = load(tmp_path / "out" / "trials" / records[None].trial_id / "base").provenance["sha256"]
+    for ratio in (0.0, 0.5):
+        assert (records[ratio].config["teacher"], records[ratio].config["finetune"]["distil_weight"]) == ("dense", 1.0)
+        steps = load(tmp_path / "out" / "trials" / records[ratio].trial_id / "finetuned").provenance["recipe"]
+        assert steps[-1]["teacher_sha256"] == dense
+
+
 @pytest.mark.parametrize("criterion", ["interpolative", "taylor"])
 def test_criteria_that_measure_clips_are_given_those_of_the_training_part(tiny_packs, tmp_path, criterion):
     text = TEXT.format(**tiny_packs, criterion=criterion).split("[[finetune]]")[0].replace('["bn"]', '["none"]')

@@ -5,11 +5,13 @@ from typing import Any
 
 import click
 
+from epanns.cli.distillation import open_teacher, teacher_option
 from epanns.cli.options import EXISTING, log
 from epanns.cli.packs import in_order_of
 from epanns.cli.recipe import Recipe, RecipeCommand
 from epanns.cli.train import open_training_packs, run, training_options
 from epanns.errors import ConfigError
+from epanns.training.config import TrainingConfig
 
 _RECIPE = Recipe(defaults={"iterations": 2_000})
 
@@ -17,9 +19,12 @@ _RECIPE = Recipe(defaults={"iterations": 2_000})
 @click.command("finetune", cls=RecipeCommand, recipe=_RECIPE)
 @click.argument("checkpoint", metavar="CKPT", type=EXISTING)
 @click.option("--new-classifier", is_flag=True, help="Start all classes from random weights, known ones too.")
+@teacher_option
 @_RECIPE.options
 @training_options
-def command(checkpoint: Path, new_classifier: bool, **options: Any) -> None:
+def command(
+    checkpoint: Path, new_classifier: bool, teacher: Path | None, config: TrainingConfig, **options: Any
+) -> None:
     """Go on training CKPT on the clips of a pack.
 
     Where the pack's classes are not the checkpoint's, a new classifier takes the place of the old one and all other
@@ -36,10 +41,11 @@ def command(checkpoint: Path, new_classifier: bool, **options: Any) -> None:
     if checkpoint.resolve() == options["out"].resolve():
         raise ConfigError(f"--out {options['out']} is the checkpoint itself: choose another --out")
     model = load(checkpoint)
-    train = in_order_of(model, open_training_packs(model.spec.front_end.sample_rate, **options))
+    train = in_order_of(model, open_training_packs(model.spec.front_end.sample_rate, config=config, **options))
     known = model.labels
     if new_classifier or train.labels.names != known.names:
-        torch.manual_seed(derive_seed("weights", options["config"].seed))
+        torch.manual_seed(derive_seed("weights", config.seed))
         told = use_labels(model, train.labels, fresh=new_classifier)
         log(f"new classifier, {len(train.labels)} classes in place of {len(known)}: {told.describe()}")
-    run(model, train, **options)
+    taught_by, config = open_teacher(checkpoint, teacher, config)
+    run(model, train, config=config, teacher=taught_by, **options)

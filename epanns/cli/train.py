@@ -119,6 +119,7 @@ def run(
     tensorboard: bool,
     fresh: bool,
     as_json: bool,
+    teacher: "Tagger | None" = None,
     **_: Any,
 ) -> None:
     """Train a model with the options of the command line and print the result."""
@@ -127,6 +128,7 @@ def run(
     from epanns.training.events import require_tensorboard
     from epanns.training.folder import start_over
     from epanns.training.loop import finetune
+    from epanns.training.teacher import teacher_of
 
     place = torch_device(device)
     if tensorboard:
@@ -139,6 +141,7 @@ def run(
     require_same_task(model, train)
     require_same_task(model, val)
     refuse_leak(train, val, part="validation")
+    teacher_of(model, teacher, config)  # what does not fit is refused before an earlier run is deleted
     if fresh:
         start_over(out)
     log(f"training on {describe_clips(train)}, sampler {config.sampler}; validation on {describe_clips(val)}")
@@ -152,6 +155,7 @@ def run(
             out,
             validation=validation_on(val),
             running=watch.running(workers=workers, save_every=save_every, tensorboard=tensorboard),
+            teacher=teacher,
         )
     emit(
         {

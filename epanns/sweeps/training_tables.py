@@ -28,7 +28,7 @@ def finetuning(table: Mapping[str, Any], *, seed: int | None = None) -> dict[str
     """Return the entries ``finetune`` and, where one teaches, ``teacher`` of a trial's configuration.
 
     Args:
-        table: Keys of `TrainingConfig`, ``preset``, and ``teacher = "dense"``: the trial's unpruned network teaches too.
+        table: Keys of `TrainingConfig`, ``preset``, and ``teacher = "dense"``, the trial's unpruned network.
         seed: The trial's; without one the table is only checked.
 
     Raises:

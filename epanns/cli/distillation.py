@@ -1,0 +1,69 @@
+"""The teacher of ``epanns finetune``: a checkpoint that is named, or the unpruned network beside the pruned one."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from click.core import ParameterSource
+
+from epanns.cli.options import EXISTING, log
+from epanns.errors import ConfigError
+from epanns.training.config import TrainingConfig
+
+if TYPE_CHECKING:
+    from epanns.models.tagger import Tagger
+
+WEIGHT = 0.5  # of the scores of a teacher that is named without any weight
+_WEIGHTS = ("distil_weight", "feature_weight")
+
+
+def teacher_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add ``--teacher``."""
+    return click.option(
+        "--teacher",
+        type=EXISTING,
+        help=f"Checkpoint to learn from beside the labels; alone, with --distil-weight {WEIGHT:g}.  [default, with a "
+        "weight: CKPT's unpruned network, if it lies beside it]",
+    )(function)
+
+
+def open_teacher(
+    checkpoint: Path, teacher: Path | None, config: TrainingConfig
+) -> "tuple[Tagger | None, TrainingConfig]":
+    """Return the network that teaches, if one shall, and the settings with the weight that this gives it.
+
+    Args:
+        checkpoint: The student's.
+        teacher: What ``--teacher`` names.
+        config: What the other options say.
+
+    Raises:
+        ConfigError: If a weight asks for a teacher, and none is named or found.
+        CheckpointError: If the teacher cannot be read.
+    """
+    from epanns.models.ancestry import find_unpruned
+    from epanns.models.checkpoint import load
+
+    if teacher is not None and not any(_is_given(name) for name in _WEIGHTS):
+        config = replace(config, distil_weight=WEIGHT)
+    weights = {name: getattr(config, name) for name in _WEIGHTS if getattr(config, name)}
+    if teacher is None:
+        if not weights:
+            return None, config
+        teacher = find_unpruned(checkpoint)
+    if teacher is None:
+        raise ConfigError(
+            f"{' and '.join(weights)} without a teacher: {checkpoint} has no unpruned network in {checkpoint.parent}; "
+            "give --teacher CKPT"
+        )
+    network = load(teacher)
+    told = ", ".join(f"{name.replace('_', ' ')} {weight:g}" for name, weight in weights.items()) or "not listened to"
+    log(f"teacher: {teacher} ({network.spec.name}, sha256 {str(network.provenance['sha256'])[:12]}), {told}")
+    return network, config
+
+
+def _is_given(setting: str) -> bool:
+    """Tell whether a person chose a setting, on the command line, in the environment or in a file."""
+    return click.get_current_context().get_parameter_source(setting) is not ParameterSource.DEFAULT

@@ -128,10 +128,14 @@ class Tagger(nn.Module, ABC):
 
     def forward_inputs(self, inputs: Features, mixup_lambda: Tensor | None = None) -> ModelOutput:
         """Tag clips from what `inputs_of` gives; the rest as in `forward`."""
+        return self.head(self.through_stages(inputs, mixup_lambda), inputs)
+
+    def through_stages(self, inputs: Features, mixup_lambda: Tensor | None = None) -> Features:
+        """Return the last stage's features of what `inputs_of` gives; the rest as in `forward`."""
         features = self.begin(inputs, mixup_lambda)
         for stage in self.stages():
             features = stage(features)
-        return self.head(features, inputs)
+        return features
 
     def features_of(self, waveform: Tensor) -> Features:
         """Return what the first stage reads; `waveform` as in `forward`."""

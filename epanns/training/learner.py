@@ -14,6 +14,7 @@ from epanns.models.tagger import Tagger
 from epanns.pruning.optimizers import check_optimizer
 from epanns.seeding import derive_seed
 from epanns.training.averaging import MovingAverage
+from epanns.training.compiled import CompiledNetwork
 from epanns.training.config import TrainingConfig
 from epanns.training.losses import LOSSES
 from epanns.training.mixup import draw_lambda, mix_target
@@ -52,7 +53,7 @@ class Learner:
             model.freeze_backbone()
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # a fifth to a half faster on a CPU
         self.model, self.config, self.teacher = model, config, teacher
-        self._forward = torch.compile(model) if config.compile else model
+        self._forward = CompiledNetwork(model) if config.compile else model
         self.optimizer = build_optimizer(model, config)
         self.average = MovingAverage(model, config.ema_decay) if config.ema_decay else None
 

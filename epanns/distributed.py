@@ -34,6 +34,17 @@ def world_size() -> int:
     return _group().get_world_size() if _is_started() else 1
 
 
+def started_by_torchrun() -> bool:
+    """Return whether `torchrun` started this process as one of several."""
+    return "TORCHELASTIC_RUN_ID" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1"
+
+
+def restarts() -> int:
+    """Return how often `torchrun` has started all processes anew since one of them ended."""
+    count = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    return int(count) if count.isdecimal() else 0
+
+
 @contextmanager
 def process_group(device: str = "cpu", *, timeout: float = LONGEST_WAIT) -> Iterator[str]:
     """Join the other processes of a ``torchrun`` for the length of a block, and yield the device of this one.

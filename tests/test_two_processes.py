@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from tests import two_processes
 from tests.processes import free_port, started
@@ -13,12 +15,17 @@ LAWS = [two_processes.name_of(law) for law in two_processes.laws(Path(), Path())
 
 
 @pytest.fixture(scope="module")
-def problems(tiny_packs, tmp_path_factory) -> Mapping[tuple[int, str], str]:
+def out(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("two")
+
+
+@pytest.fixture(scope="module")
+def problems(tiny_packs, out) -> Mapping[tuple[int, str], str]:
     """What went wrong with each law on each rank; empty where it holds."""
-    packs, out, port = tiny_packs["train"].parent, tmp_path_factory.mktemp("two"), free_port()
-    command = [two_processes.__file__, str(packs), str(out)]
+    port = free_port()
+    command = [two_processes.__file__, str(tiny_packs["train"].parent), str(out)]
     processes = [started(command, rank, port) for rank in range(2)]
-    said = [process.communicate(timeout=120) for process in processes]
+    said = [process.communicate(timeout=300) for process in processes]
     lines = [json.loads(line) for stdout, _ in said for line in stdout.splitlines() if line.startswith("{")]
     found = {(line["rank"], line["law"]): line["problem"] for line in lines}
     return {"ended": "\n".join(stderr for _, stderr in said), **found}
@@ -32,3 +39,27 @@ def test_law_holds_on_both(problems, law):
 
 def test_the_end_of_one_is_told_to_the_other(problems):
     assert problems.get((0, "the_end_of_one_is_told_to_the_other"), problems["ended"]) == ""
+
+
+def distance(one: Mapping[str, torch.Tensor], other: Mapping[str, torch.Tensor], names: list[str]) -> float:
+    return sum(float((one[name].double() - other[name].double()).square().sum()) for name in names) ** 0.5
+
+
+@pytest.mark.parametrize("case", two_processes.CASES)
+def test_two_processes_learn_what_one_learns(problems, out, tiny_packs, tmp_path, case):
+    """With mixup, SpecAugment, dropout and batch norms in training mode, but for rounding.
+
+    Adam makes whole steps of gradients that are nothing but rounding, so weights are compared by how far they moved.
+    """
+    assert not problems[0, f"both_end_with_the_same_weights_and_rank_0_writes {case}"]
+    model = two_processes.trained(tiny_packs["train"].parent, case, tmp_path / case)
+    alone, together = two_processes.contents(model), load_file(out / f"{case}.safetensors")
+    assert alone.keys() == together.keys()
+    before = two_processes.network(two_processes.CASES[case][0], model.labels).state_dict()
+    weights = [name for name, _ in model.named_parameters()]
+    gradients = [name for name in alone if name.startswith("gradient of")]
+    nothing = {name: torch.zeros(()) for name in gradients}
+    assert distance(alone, together, gradients) < 1e-3 * distance(alone, nothing, gradients)
+    assert distance(alone, together, weights) < 1e-2 * distance(alone, before, weights)
+    for name in set(alone) - {*weights, *gradients}:
+        torch.testing.assert_close(together[name], alone[name], rtol=1e-4, atol=1e-5)

@@ -5,26 +5,48 @@ the law, and what went wrong.
 """
 
 import copy
-import functools
+import hashlib
 import json
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from epanns import distributed
-from epanns.errors import ConfigError, TrainingError
+from epanns.data.dataset import PackDataset
+from epanns.errors import ConfigError, Interrupted, OutputError, TrainingError
+from epanns.evaluation.predict import predict
+from epanns.labels import LabelSet
+from epanns.models.cnn import Cnn
+from epanns.models.tagger import Tagger
+from epanns.models.zoo import build_model, spec_of
+from epanns.sweeps.trial import validation_on
+from epanns.training.config import TrainingConfig
+from epanns.training.loop import Validation, finetune
+from epanns.training.running import Running
+from epanns.training.state import TrainingState
 from epanns.training.synchronised import synchronised_batch_norms
+from tests.conftest import narrow_spec
+from tests.evaluation.test_predict import LABELS, RATE, SPEC, FakeDataset
 
 Law = Callable[[], None]
+UNASKED = Validation(lambda model: {}, {})
 
 
 def name_of(law: Law) -> str:
-    return law.func.__name__ if isinstance(law, functools.partial) else law.__name__
+    if not isinstance(law, partial):
+        return law.__name__
+    return " ".join([law.func.__name__, *(given for given in law.args if isinstance(given, str))])
 
 
 def raised(work: Callable[[], object]) -> Exception:
@@ -159,6 +181,116 @@ def bfloat16_is_normalised_in_float32() -> None:
     torch.testing.assert_close(made, expected.bfloat16(), rtol=0, atol=0)
 
 
+def every_clip_is_scored_once_and_in_order() -> None:
+    model = Cnn(SPEC, LABELS).eval()
+    for n_clips in (1, 5, 8):
+        data = FakeDataset([RATE - 10 * index for index in range(n_clips)])
+        found = predict(model, data, batch_size=2)
+        assert found.clip_ids == tuple(f"clip{index}" for index in range(n_clips))
+        assert found.mean_samples == sum(data.lengths) / n_clips
+        assert (found.target == data.target.numpy()).all()
+        with torch.no_grad():
+            expected = model(data.waveform / 32767)["clipwise_output"].numpy()
+        np.testing.assert_allclose(found.scores, expected, rtol=0, atol=1e-6)
+        digests = distributed.gather(hashlib.sha256(found.scores.tobytes()).hexdigest())
+        assert digests[0] == digests[1]
+
+
+RECIPE = TrainingConfig(iterations=4, batch_size=8, validate_every=2, learning_rate=1e-3)
+CASES: dict[str, tuple[str, TrainingConfig]] = {
+    "recipe": ("narrow", RECIPE),
+    "parts": ("narrow", replace(RECIPE, accumulate=2, ema_decay=0.9, clip_norm=0.1)),
+    "head": ("narrow", replace(RECIPE, head_iterations=2)),
+    "frozen": ("narrow", replace(RECIPE, freeze_backbone=True)),
+    "idle": ("DaiNet19", RECIPE),
+}
+
+
+def network(name: str, labels: LabelSet) -> Tagger:
+    torch.manual_seed(4)
+    front_end = narrow_spec().front_end
+    spec = narrow_spec(num_classes=4) if name == "narrow" else spec_of(name, num_classes=4, width=1 / 16)
+    return build_model(replace(spec, front_end=front_end), labels=labels)
+
+
+def trained(packs: Path, case: str, out: Path, **how: Any) -> Tagger:
+    """Train a few steps and return the network as it is after the last one."""
+    name, config = CASES[case]
+    data, val = (PackDataset([packs / part]) for part in ("train", "val"))
+    model = network(name, data.labels)
+    finetune(model, data, config, out, validation=validation_on(val), running=Running(**how))
+    return model
+
+
+def both_end_with_the_same_weights_and_rank_0_writes(packs: Path, out: Path, case: str) -> None:
+    rank = distributed.rank()
+    own = out / f"rank-{rank}" / case
+    state = contents(trained(packs, case, own))
+    digests = distributed.gather({name: sha256_of_tensor(value) for name, value in state.items()})
+    assert digests[0] == digests[1]
+    assert own.exists() == (rank == 0)
+    if rank == 0:
+        save_file(state, out / f"{case}.safetensors")
+
+
+def contents(model: Tagger) -> dict[str, torch.Tensor]:
+    """Return a network's weights, statistics and last gradients."""
+    gradients = {f"gradient of {name}": each.grad for name, each in model.named_parameters() if each.grad is not None}
+    return {name: value.contiguous() for name, value in (model.state_dict() | gradients).items()}
+
+
+def sha256_of_tensor(value: torch.Tensor) -> str:
+    return hashlib.sha256(value.numpy().tobytes()).hexdigest()
+
+
+def a_signal_to_one_stops_both_and_the_run_goes_on_to_the_same_bytes(packs: Path, out: Path) -> None:
+    def stop(state: TrainingState, loss: float) -> None:  # rank 0 alone is told of steps
+        if state.step == 3:
+            signal.raise_signal(signal.SIGTERM)
+
+    error = raised(lambda: trained(packs, "recipe", out / "stopped", on_step=stop))
+    assert isinstance(error, Interrupted)
+    assert error.exit_code == 143
+    assert "signal 15 at step 3 of 4; the state is saved in" in str(error)
+    trained(packs, "recipe", out / "stopped", workers=1)
+    if distributed.rank() == 0:
+        whole = out / "rank-0" / "recipe"
+        assert (out / "stopped" / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+
+
+def a_folder_of_something_else_is_refused_by_both(packs: Path, out: Path) -> None:
+    if distributed.rank() == 0:
+        (out / "thesis").mkdir()
+        (out / "thesis" / "thesis.txt").write_text("years of work")
+    error = raised(lambda: trained(packs, "recipe", out / "thesis"))
+    assert isinstance(error, OutputError)
+    assert "thesis exists already and is no training run" in str(error)
+
+
+def a_folder_that_one_cannot_see_is_refused_by_both(packs: Path, out: Path) -> None:
+    def stop(state: TrainingState, loss: float) -> None:
+        signal.raise_signal(signal.SIGTERM)
+
+    own = out / f"rank-{distributed.rank()}" / "unshared"
+    assert isinstance(raised(lambda: trained(packs, "recipe", own, on_step=stop)), Interrupted)
+    error = raised(lambda: trained(packs, "recipe", own))
+    assert isinstance(error, TrainingError)
+    assert str(error) == "the processes found the run at steps 1, 0: --out must be on a disk they share"
+
+
+def a_batch_that_cannot_be_shared_out_is_refused_before_anything_is_written(packs: Path, out: Path) -> None:
+    data = PackDataset([packs / "train"])
+    for config, wanted in (
+        (replace(RECIPE, batch_size=7), "batch_size=7 cannot be shared out to 2 processes: take a multiple of 2"),
+        (replace(RECIPE, batch_size=9, accumulate=3), "9 cannot be shared out to 2 processes in 3 parts: take a mult"),
+    ):
+        start = partial(finetune, network("narrow", data.labels), data, config, out / "no", validation=UNASKED)
+        error = raised(start)
+        assert isinstance(error, ConfigError)
+        assert wanted in str(error)
+    assert not (out / "no").exists()
+
+
 def laws(packs: Path, out: Path) -> list[Law]:
     return [
         each_knows_its_place,
@@ -173,6 +305,12 @@ def laws(packs: Path, out: Path) -> list[Law]:
         statistics_keep_their_digits_far_from_zero,
         frozen_batch_norms_use_what_they_know,
         bfloat16_is_normalised_in_float32,
+        every_clip_is_scored_once_and_in_order,
+        *(partial(both_end_with_the_same_weights_and_rank_0_writes, packs, out, case) for case in CASES),
+        partial(a_signal_to_one_stops_both_and_the_run_goes_on_to_the_same_bytes, packs, out),
+        partial(a_folder_of_something_else_is_refused_by_both, packs, out),
+        partial(a_folder_that_one_cannot_see_is_refused_by_both, packs, out),
+        partial(a_batch_that_cannot_be_shared_out_is_refused_before_anything_is_written, packs, out),
     ]
 
 
@@ -208,7 +346,7 @@ def main(packs: str, out: str) -> None:
     if os.environ["RANK"] == "1":
         all_laws_and_then_part()
     else:
-        told(functools.partial(the_end_of_one_is_told_to_the_other, all_laws_and_then_part))
+        told(partial(the_end_of_one_is_told_to_the_other, all_laws_and_then_part))
 
 
 if __name__ == "__main__":

@@ -8,8 +8,17 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from epanns import atomic
-from epanns.cli.options import EXISTING, EpannsCommand, emit, json_option, out_option, progress_counter, torch_device
+from epanns.cli.options import (
+    EXISTING,
+    EpannsCommand,
+    emit,
+    in_process_group,
+    json_option,
+    out_option,
+    progress_counter,
+)
 from epanns.cli.packs import in_order_of, open_packs, pack_options, tell_unknown_lengths
+from epanns.distributed import rank
 
 if TYPE_CHECKING:
     from epanns.evaluation.scores import ClassScore, Scores
@@ -43,6 +52,7 @@ _SHOWN = 5
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N.")
 @out_option("Folder for result.json, which `epanns report` reads, and per_class.csv; must not exist.", required=False)
 @json_option
+@in_process_group
 def command(
     checkpoint: Path,
     packs: tuple[Path, ...],
@@ -77,7 +87,7 @@ def command(
 
     started = time.perf_counter()
     protocol = EvaluationProtocol(window, hop, aggregate, own_length)
-    model = load(checkpoint).to(torch_device(device))
+    model = load(checkpoint).to(device)
     rate = model.spec.front_end.sample_rate
     dataset = open_packs(packs, labels_file=labels_file, mp3_seconds=mp3_seconds, sample_rate=rate)
     dataset = in_order_of(model, dataset)
@@ -85,6 +95,8 @@ def command(
         tell_unknown_lengths(dataset, "windows")
     with progress_counter("clips", "clip") as progress:
         predictions = predict(model, dataset, protocol, batch_size=batch_size, workers=workers, progress=progress)
+    if rank() > 0:
+        return  # the first process has the scores of all
     scores = evaluate(predictions, dataset.labels, protocol, bootstrap=bootstrap, seed=seed)
     if out is not None:
         record = record_of_checkpoint(

@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from epanns.cli.distillation import open_teacher, teacher_option
-from epanns.cli.options import EXISTING, log
+from epanns.cli.options import EXISTING, in_process_group, log
 from epanns.cli.packs import in_order_of
 from epanns.cli.recipe import Recipe, RecipeCommand
 from epanns.cli.train import open_training_packs, run, training_options
@@ -22,6 +22,7 @@ _RECIPE = Recipe(defaults={"iterations": 2_000})
 @teacher_option
 @_RECIPE.options
 @training_options
+@in_process_group
 def command(
     checkpoint: Path, new_classifier: bool, teacher: Path | None, config: TrainingConfig, **options: Any
 ) -> None:

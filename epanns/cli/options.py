@@ -1,5 +1,6 @@
 """What every command shares: configuration files, JSON output, progress, option types."""
 
+import functools
 import json
 import sys
 import tomllib
@@ -10,6 +11,7 @@ from typing import Any, TypeVar
 
 import click
 
+from epanns.distributed import process_group, rank, started_by_torchrun
 from epanns.errors import ConfigError, did_you_mean
 
 EXISTING = click.Path(exists=True, path_type=Path)
@@ -81,6 +83,15 @@ class EpannsCommand(click.Command):
             click.Option(["--debug"], is_flag=True, expose_value=False, help="Show a traceback when something fails."),
         ]
 
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command, but not several times at once where it knows nothing of other processes."""
+        if started_by_torchrun() and not hasattr(self.callback, "runs_in_process_group"):
+            raise ConfigError(
+                f"epanns {self.name} works in one process: start it without torchrun, which is for train, finetune and "
+                "evaluate"
+            )
+        return super().invoke(ctx)
+
 
 def json_option(function: Callable[..., Any]) -> Callable[..., Any]:
     """Add ``--json``, which the command receives as `as_json`."""
@@ -92,9 +103,22 @@ def out_option(help_text: str, *, required: bool = True) -> Decorator:
     return click.option("--out", type=PATH, required=required, help=help_text)
 
 
+def in_process_group(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Run a command with ``--device`` together with the other processes of `torchrun`, on this process's device."""
+
+    @functools.wraps(function)
+    def run(*, device: str, **options: Any) -> None:
+        with process_group(torch_device(device)) as own:
+            function(device=own, **options)
+
+    run.__dict__["runs_in_process_group"] = True
+    return run
+
+
 def emit(result: Mapping[str, Any], text: str, as_json: bool) -> None:
-    """Print the result of a command: one JSON object, or text for people."""
-    click.echo(json.dumps(result, ensure_ascii=False, allow_nan=False) if as_json else text)
+    """Print the result of a command, one JSON object or text for people; of several processes the first one prints."""
+    if rank() == 0:
+        click.echo(json.dumps(result, ensure_ascii=False, allow_nan=False) if as_json else text)
 
 
 def progress_bar(items: Iterable[T], *, description: str, total: int | None = None, unit: str = "it") -> Iterator[T]:
@@ -122,7 +146,7 @@ def progress_counter(description: str, unit: str) -> Iterator[Callable[[int, int
                     unit=unit,
                     initial=done,
                     total=total,
-                    disable=not sys.stderr.isatty(),
+                    disable=not sys.stderr.isatty() or rank() > 0,
                     file=sys.stderr,
                     unit_scale=True,
                 )
@@ -138,8 +162,9 @@ def progress_counter(description: str, unit: str) -> Iterator[Callable[[int, int
 
 
 def log(message: str) -> None:
-    """Write one line for people to stderr."""
-    click.echo(message, err=True)
+    """Write one line for people to stderr; of several processes the first one writes."""
+    if rank() == 0:
+        click.echo(message, err=True)
 
 
 def torch_device(name: str) -> str:

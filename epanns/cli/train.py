@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from epanns.cli.options import EXISTING, Decorator, emit, json_option, log, out_option, torch_device
+from epanns.cli.options import EXISTING, Decorator, emit, in_process_group, json_option, log, out_option
 from epanns.cli.packs import in_order_of, open_packs, pack_options, tell_unknown_lengths
 from epanns.cli.recipe import Recipe, RecipeCommand
 from epanns.cli.watching import watching
+from epanns.distributed import on_rank_zero, rank, restarts
 from epanns.errors import Interrupted, TrainingError
 from epanns.training.config import TrainingConfig
 
@@ -72,6 +73,7 @@ def training_options(function: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--width", default=1.0, show_default=True, help="Factor on every layer's width.")
 @_RECIPE.options
 @training_options
+@in_process_group
 def command(model: str, width: float, **options: Any) -> None:
     """Train MODEL, a name of the zoo, from random weights.
 
@@ -130,7 +132,6 @@ def run(
     from epanns.training.loop import finetune
     from epanns.training.teacher import teacher_of
 
-    place = torch_device(device)
     if tensorboard:
         require_tensorboard()
     rate = model.spec.front_end.sample_rate
@@ -142,14 +143,14 @@ def run(
     require_same_task(model, val)
     refuse_leak(train, val, part="validation")
     teacher_of(model, teacher, config)  # what does not fit is refused before an earlier run is deleted
-    if fresh:
-        start_over(out)
+    if fresh and not restarts():  # what a killed process left is to be gone on with
+        on_rank_zero(lambda: start_over(out))
     log(f"training on {describe_clips(train)}, sampler {config.sampler}; validation on {describe_clips(val)}")
     if config.crop is not None:
         tell_unknown_lengths(train, "crops and repetitions")
     with watching(config) as watch, curve_drawn(out):
         result = finetune(
-            model.to(place),
+            model.to(device),
             train,
             config,
             out,
@@ -174,13 +175,15 @@ def curve_drawn(out: Path) -> Iterator[None]:
     """Draw the learning curve of a run that has ended, was stopped or can go on no more."""
     from epanns.reporting.learning_curve import is_run, write_learning_curves
 
+    draws = rank() == 0
     try:
         yield
     except (Interrupted, TrainingError):
-        if is_run(out):
+        if draws and is_run(out):
             write_learning_curves([out], out, stem="learning_curve")
         raise
-    write_learning_curves([out], out, stem="learning_curve")
+    if draws:
+        write_learning_curves([out], out, stem="learning_curve")
 
 
 def describe_clips(dataset: "PackDataset") -> str:

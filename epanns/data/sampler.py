@@ -4,7 +4,7 @@ A sampler is an endless stream of clips with random access. Step k takes the pos
 was drawn before, and of several processes each takes its share of them: the batches of all together are those of one.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -176,12 +176,7 @@ def make_stream(sampler: str, targets: SparseTargets, seed: int) -> Stream:
 class StepBatches:
     """The batches of optimisation steps ``first_step`` to ``last_step - 1``.
 
-    Step k takes the positions ``k * batch_size`` onwards of a stream. Of several processes each takes its contiguous
-    share of them::
-
-        step 0, batch of 8                    step 1 ...
-        | 0  1  2  3 | 4  5  6  7 |           | 8  9 10 11 | 12 13 14 15 |
-          rank 0       rank 1                   rank 0       rank 1
+    Step k takes the positions ``k * batch_size`` onwards of a stream; a process may take some of them.
     """
 
     def __init__(
@@ -191,9 +186,7 @@ class StepBatches:
         batch_size: int,
         last_step: int,
         first_step: int = 0,
-        together: int = 1,
-        rank: int = 0,
-        world_size: int = 1,
+        places: Sequence[int] | None = None,
     ) -> None:
         """Choose the steps and the share.
 
@@ -202,25 +195,11 @@ class StepBatches:
             batch_size: Clips of a step, over all processes.
             last_step: Step to stop before.
             first_step: Step to begin with.
-            together: Clips that must not be parted: 2 where neighbours are mixed.
-            rank: Which process this is, in 0..world_size - 1.
-            world_size: How many there are.
-
-        Raises:
-            ConfigError: If the batch size is not positive or the batch cannot be shared out.
+            places: Of this process's clips in each batch, see `places_of_step`; None for all.
         """
-        if batch_size < 1:
-            raise ConfigError(f"batch_size={batch_size}: must be at least 1")
-        _check_rank(rank, world_size)
-        if batch_size % (together * world_size):
-            groups = f" in groups of {together}" if together > 1 else ""
-            raise ConfigError(
-                f"a batch of {batch_size} clips cannot be shared out to {world_size} processes{groups}: "
-                f"take a multiple of {together * world_size}"
-            )
         self._stream = stream
         self._batch_size = batch_size
-        self._share = range(rank * batch_size // world_size, (rank + 1) * batch_size // world_size)
+        self._places = range(batch_size) if places is None else places
         self._steps = range(first_step, last_step)
 
     def __len__(self) -> int:
@@ -229,7 +208,43 @@ class StepBatches:
     def __iter__(self) -> Iterator[list[Draw]]:
         for step in self._steps:
             first = step * self._batch_size
-            yield [Draw(self._stream[first + place], first + place) for place in self._share]
+            yield [Draw(self._stream[first + place], first + place) for place in self._places]
+
+
+def places_of_step(
+    batch_size: int, *, together: int = 1, parts: int = 1, rank: int = 0, world_size: int = 1
+) -> list[int]:
+    """Return the places of a process's clips in a step's batch, which all processes share.
+
+    A batch may be learned from in parts, one after the other. Of each part every process has a contiguous share, so
+    that the processes together have the parts that one alone would have::
+
+        batch of 16, 2 parts      | 0  1  2  3   4  5  6  7 | 8  9 10 11  12 13 14 15 |
+                                    rank 0       rank 1       rank 0      rank 1
+
+    Args:
+        batch_size: Clips of a step, over all processes.
+        together: Clips that must not be parted: 2 where neighbours are mixed.
+        parts: Into how many parts the batch is cut.
+        rank: Which process this is, in 0..world_size - 1.
+        world_size: How many there are.
+
+    Raises:
+        ConfigError: If the batch size is not positive or the batch cannot be shared out.
+    """
+    if batch_size < 1:
+        raise ConfigError(f"batch_size={batch_size}: must be at least 1")
+    _check_rank(rank, world_size)
+    if batch_size % (together * parts * world_size):
+        groups = f" in groups of {together}" if together > 1 else ""
+        groups += f" in {parts} parts" if parts > 1 else ""
+        raise ConfigError(
+            f"a batch of {batch_size} clips cannot be shared out to {world_size} processes{groups}: "
+            f"take a multiple of {together * parts * world_size}"
+        )
+    share = batch_size // (parts * world_size)
+    starts = [(part * world_size + rank) * share for part in range(parts)]
+    return [place for start in starts for place in range(start, start + share)]
 
 
 def _check_rank(rank: int, world_size: int) -> None:

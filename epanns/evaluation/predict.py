@@ -1,5 +1,6 @@
 """A tagger and a pack to one row of scores per clip: whole clips, or windows and their aggregation."""
 
+import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from epanns.data.dataset import ClipBatch, PackDataset
 from epanns.data.loader import make_loader
 from epanns.data.sampler import sequential_batches
 from epanns.data.task import require_same_task
+from epanns.distributed import gather, gather_rows, rank, world_size
 from epanns.errors import CheckpointError, ConfigError, PackError, did_you_mean
 from epanns.models.modes import evaluation_mode
 from epanns.models.pooling import ModelOutput, probabilities_of
@@ -120,13 +122,15 @@ def predict(
 ) -> Predictions:
     """Score every clip of a pack on the model's own device, in eval mode; the model is left as it was.
 
+    Of several processes each scores its share, no clip twice, and returns the scores of all.
+
     Args:
         model: Tagger whose classes and sample rate are those of the pack.
         dataset: Clips to score, in their order.
         protocol: Whole clip (default) or windows.
         batch_size: Clips read at once, and windows in one forward pass.
         workers: Processes that read clips; 0 reads here.
-        progress: Told the number of clips done and in all after each batch.
+        progress: Told the number of clips done and in all after each batch, of those that this process scores.
 
     Raises:
         ConfigError: If model and pack differ in sample rate or classes, clips of a single-label network have no or
@@ -140,21 +144,26 @@ def predict(
     if protocol is not None and protocol.own_length:
         _refuse_unknown_lengths(dataset)
     clip_ids: list[str] = []
-    scores, target, n_samples = [], [], 0
-    device = next(model.parameters()).device
-    loader = make_loader(dataset, sequential_batches(len(dataset), batch_size), workers=workers)
+    scores = [torch.empty(0, model.spec.num_classes, dtype=torch.float64)]
+    target = [torch.empty(0, model.spec.num_classes, dtype=torch.bool)]
+    device, n_samples = next(model.parameters()).device, 0
+    batches = sequential_batches(len(dataset), batch_size, rank=rank(), world_size=world_size())
     with evaluation_mode(model), torch.no_grad():
-        for batch in loader:
+        for batch in make_loader(dataset, batches, workers=workers):
             clipwise = _score_batch(model, batch.to(device), protocol or EvaluationProtocol(), batch_size)
             clip_ids += batch.clip_ids
             n_samples += int(batch.n_samples.sum())
-            scores.append(clipwise.double().cpu().numpy())
-            target.append(batch.target.cpu().numpy())
+            scores.append(clipwise.double().cpu())
+            target.append(batch.target.cpu())
             if progress is not None:
-                progress(len(clip_ids), len(dataset))
-    mean_samples = n_samples / len(clip_ids)
-    found = np.concatenate(scores), np.concatenate(target)
-    predictions = Predictions(tuple(clip_ids), *found, mean_samples, model.spec.task)
+                progress(len(clip_ids), sum(map(len, batches)))
+    predictions = Predictions(
+        clip_ids=tuple(itertools.chain.from_iterable(gather(clip_ids))),
+        scores=gather_rows(torch.cat(scores)).numpy(),
+        target=gather_rows(torch.cat(target)).numpy(),
+        mean_samples=sum(gather(n_samples)) / len(dataset),
+        task=model.spec.task,
+    )
     _require_finite(predictions, model.spec.name)
     return predictions
 

@@ -77,7 +77,12 @@ class DaiNet19(WaveformTagger):
     @property
     def fixed_layers(self) -> dict[str, str]:
         """Layers that PANNs never run."""
-        return {"conv_block1.downsample": _UNUSED, "conv_block1.bn_downsample": _UNUSED}
+        return dict.fromkeys(self.idle_layers, _UNUSED)
+
+    @property
+    def idle_layers(self) -> tuple[str, ...]:
+        """The change of width in the block that needs none."""
+        return ("conv_block1.downsample", "conv_block1.bn_downsample")
 
     @property
     def minimum_samples(self) -> int:

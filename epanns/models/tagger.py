@@ -73,6 +73,11 @@ class Tagger(nn.Module, ABC):
         return {}
 
     @property
+    def idle_layers(self) -> tuple[str, ...]:
+        """Modules that no forward pass reaches: released files hold them, so they are held."""
+        return ()
+
+    @property
     @abstractmethod
     def minimum_samples(self) -> int:
         """Shortest clip the network takes as it is; shorter ones are repeated from their start to this length."""

@@ -84,8 +84,12 @@ class Wavegram(Tagger):
     @property
     def fixed_layers(self) -> dict[str, str]:
         """The layer whose channels become rows, and those that PANNs never run."""
-        unused = ("bn0", *(f"conv_block1.{name}" for name in ("conv1", "bn1", "conv2", "bn2")))
-        return {"pre_block3.conv2": _ROWS, "pre_block3.bn2": _ROWS, **dict.fromkeys(unused, _UNUSED)}
+        return {"pre_block3.conv2": _ROWS, "pre_block3.bn2": _ROWS, **dict.fromkeys(self.idle_layers, _UNUSED)}
+
+    @property
+    def idle_layers(self) -> tuple[str, ...]:
+        """What a network without the log-mel does not need."""
+        return ("bn0", *(f"conv_block1.{name}" for name in ("conv1", "bn1", "conv2", "bn2")))
 
     @property
     def minimum_samples(self) -> int:
@@ -168,6 +172,11 @@ class WavegramLogmel(Wavegram):
     @property
     def _joined_channels(self) -> int:
         return self.spec.widths["conv_block1.conv2"] + self.spec.widths["pre_block4.conv2"]
+
+    @property
+    def idle_layers(self) -> tuple[str, ...]:
+        """None: the log-mel passes through them."""
+        return ()
 
     @property
     def fixed_layers(self) -> dict[str, str]:

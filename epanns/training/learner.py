@@ -4,12 +4,14 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from epanns.data.dataset import ClipBatch
+from epanns.distributed import rank, total, world_size
+from epanns.draws import clip_draws, clip_seeds
 from epanns.models.tagger import Tagger
 from epanns.pruning.optimizers import check_optimizer
 from epanns.seeding import derive_seed
@@ -19,7 +21,9 @@ from epanns.training.config import TrainingConfig
 from epanns.training.losses import LOSSES
 from epanns.training.mixup import draw_lambda, mix_target
 from epanns.training.optim import build_optimizer, only_classifier_learns, set_rate
+from epanns.training.parallel import SharedNetwork, own_places
 from epanns.training.schedule import learning_rate_at
+from epanns.training.synchronised import synchronised_batch_norms
 from epanns.training.teacher import Teacher
 
 
@@ -38,12 +42,22 @@ class StepOutcome:
     skipped: bool
 
 
+class _Part(NamedTuple):
+    """Clips of one forward pass, the seed of each, and mixing weights of the pairs they make."""
+
+    clips: ClipBatch
+    seeds: list[int]
+    mixup_lambda: Tensor | None
+    is_last: bool  # of the step
+
+
 class Learner:
     """A network, what changes its weights, and their moving average.
 
     Attributes:
         model: What learns, in channels-last memory format.
         optimizer: Over what may learn.
+        places: Of this process's clips in a step's batch.
         average: Of the weights, where the configuration asks for it.
         teacher: What it learns from beside the labels, if anything.
     """
@@ -53,9 +67,10 @@ class Learner:
             model.freeze_backbone()
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # a fifth to a half faster on a CPU
         self.model, self.config, self.teacher = model, config, teacher
-        self._forward = CompiledNetwork(model) if config.compile else model
         self.optimizer = build_optimizer(model, config)
+        self._shared = SharedNetwork(model, called=CompiledNetwork(model) if config.compile else model)
         self.average = MovingAverage(model, config.ema_decay) if config.ema_decay else None
+        self.places = own_places(config)
 
     @property
     def scored(self) -> Tagger:
@@ -63,18 +78,20 @@ class Learner:
         return self.model if self.average is None else self.average.network
 
     def step(self, batch: ClipBatch, step: int) -> StepOutcome:
-        """Do optimisation step `step` (from 0) on the clips that were drawn for it.
+        """Do optimisation step `step` (from 0) on those of the clips drawn for it that are this process's.
 
-        Every random number of the step is a pure function of the seed and of `step`.
+        Every random number is a pure function of the seed, of `step` and of a clip's place in the batch of all
+        processes, or of this process's rank where torch draws for a whole batch, as it does on a GPU.
         """
         config = self.config
-        torch.manual_seed(derive_seed("step", config.seed, step))
+        torch.manual_seed(derive_seed("step", config.seed, step, rank()))
         set_rate(self.optimizer, learning_rate_at(step, config))
         self.optimizer.zero_grad(set_to_none=True)
         head_alone = only_classifier_learns(self.model, step < config.head_iterations)
-        with head_alone, _statistics_kept(self.model) as restore:
+        with head_alone, _statistics_kept(self.model) as restore, synchronised_batch_norms(self.model):
             set_learning_mode(self.model, spec_augment=config.spec_augment)
-            loss = sum(self._backward(part, weights) for part, weights in self._parts(batch, step))
+            own_loss = sum(self._backward(part) for part in self._parts(batch, step))
+            loss = float(total(torch.tensor(own_loss, dtype=torch.float64))) / world_size()
             norm = self._gradient_norm()
             skipped = not (math.isfinite(loss) and math.isfinite(norm))
             if skipped:
@@ -85,34 +102,38 @@ class Learner:
                 self.average.update(self.model, step)
         return StepOutcome(loss, norm, skipped)
 
-    def _parts(self, batch: ClipBatch, step: int) -> Iterator[tuple[ClipBatch, Tensor | None]]:
-        """Yield the batch in parts, each with the mixing weights of its pairs."""
+    def _parts(self, batch: ClipBatch, step: int) -> Iterator["_Part"]:
+        """Yield what this process learns from at once, part by part of the step."""
         config = self.config
-        size = len(batch) // config.accumulate
-        mixing = None
+        seeds, mixing = clip_seeds(config.seed, step, self.places), None
         if config.mixup_alpha > 0:
-            mixing = draw_lambda(config.batch_size, alpha=config.mixup_alpha, seed=config.seed, step=step)
+            weights = draw_lambda(config.batch_size, alpha=config.mixup_alpha, seed=config.seed, step=step)
+            mixing = weights[[place // 2 for place in self.places[::2]]]
+        size = len(batch) // config.accumulate
         for first in range(0, len(batch), size):
-            pairs = None if mixing is None else mixing[first // 2 : (first + size) // 2]
-            yield batch.part(first, first + size), pairs
+            end = first + size
+            pairs = None if mixing is None else mixing[first // 2 : end // 2]
+            yield _Part(batch.part(first, end), seeds[first:end], pairs, is_last=end == len(batch))
 
-    def _backward(self, batch: ClipBatch, mixup_lambda: Tensor | None) -> float:
+    def _backward(self, part: "_Part") -> float:
         """Add a part's share of the gradient and return its share of the loss."""
         device = next(self.model.parameters()).device
-        on_device = batch.to(device)
+        on_device, mixup_lambda = part.clips.to(device), part.mixup_lambda
         target = on_device.float_target()
         if mixup_lambda is not None:
             mixup_lambda = mixup_lambda.to(device)
             target = mix_target(target, mixup_lambda)
         waveform = on_device.float_waveform()
-        lesson = None if self.teacher is None else self.teacher.lesson(waveform, mixup_lambda)
-        with torch.autocast(device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
-            output = self._forward(waveform, mixup_lambda)
-        loss = LOSSES[self.model.spec.activation](output["clipwise_logits"].float(), target)
-        if lesson is not None:
-            loss = lesson.loss(loss, output)
-        loss = loss / self.config.accumulate
-        loss.backward()  # type: ignore[no-untyped-call]
+        network = self._shared.now()
+        with self._shared.exchanging(part.is_last), clip_draws(part.seeds):
+            lesson = None if self.teacher is None else self.teacher.lesson(waveform, mixup_lambda)
+            with torch.autocast(device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
+                output = network(waveform, mixup_lambda)
+            loss = LOSSES[self.model.spec.activation](output["clipwise_logits"].float(), target)
+            if lesson is not None:
+                loss = lesson.loss(loss, output)
+            loss = loss / self.config.accumulate
+            loss.backward()  # type: ignore[no-untyped-call]
         return float(loss.detach())
 
     def _gradient_norm(self) -> float:

@@ -1,5 +1,6 @@
 """The training loop, to be read from top to bottom."""
 
+import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from epanns.data.dataset import ClipBatch, PackDataset
 from epanns.data.loader import make_loader
 from epanns.data.sampler import StepBatches, make_stream
 from epanns.data.task import require_same_task
+from epanns.distributed import any_of, broadcast, on_rank_zero
 from epanns.errors import ConfigError, Interrupted, TrainingError
 from epanns.models.recipe import steps_of, training_step_of, with_step
 from epanns.models.tagger import Tagger
@@ -22,6 +24,7 @@ from epanns.training.config import TrainingConfig
 from epanns.training.events import event_log
 from epanns.training.folder import RunFolder
 from epanns.training.learner import Learner, StepOutcome
+from epanns.training.parallel import own_places, require_same_step
 from epanns.training.running import Running
 from epanns.training.schedule import learning_rate_at
 from epanns.training.state import TrainingState, load_state, save_state
@@ -79,6 +82,7 @@ def finetune(
 
     The run goes on where it was when called again with the same arguments, and on one machine ends with the same
     weights as if it had never stopped: step k draws its clips, mixing weights, masks and dropout from (seed, k) alone.
+    Several processes, each of which calls this, share every batch and do what one does; rank 0 alone writes and tells.
 
     Args:
         model: Trained in place, on the device its parameters are on, in channels-last memory format; it is left with
@@ -103,10 +107,11 @@ def finetune(
     require_same_task(model, dataset)
     taught_by = teacher_of(model, teacher, config)
     told = {} if teacher is None else {"teacher_sha256": sha256_of(teacher)}
+    own_places(config)  # refuses a batch that cannot be shared out before anything is written
     folder = RunFolder(out, _asked(model, dataset, config, validation) | told)
-    if (ended := folder.open()) is not None:
+    if (ended := on_rank_zero(folder.open)) is not None:
         return TrainingResult(**ended)
-    running = running or Running()
+    running = (running or Running()).heard_once()
     run = _Run(Learner(model, config, taught_by), folder, validation, running)
     # The caller's random numbers are not touched by the seeding of every step.
     with torch.random.fork_rng(), noticing_signals() as stop, run.logging():
@@ -115,15 +120,16 @@ def finetune(
         loader = make_loader(dataset.with_crop(config.crop), run.batches(dataset), workers=running.workers)
         for batch in run.waiting_for(loader):
             run.step(batch)
-            if stop.signal_number is not None and not run.is_over:
+            if not run.is_over and any_of(stop.signal_number is not None):
                 run.save()
-                raise Interrupted(stop.signal_number, f"stopped by signal {stop.signal_number} at {run.where()}")
+                number = stop.signal_number or signal.SIGTERM  # it may have come to another process alone
+                raise Interrupted(number, f"stopped by signal {number} at {run.where()}")
     state = run.state
     curve = [[row["step"], row[run.chosen_by]] for row in state.history]
     result = TrainingResult(
         state.best_step, state.best_score, state.step, round(state.seconds, 3), run.chosen_by, curve
     )
-    folder.finish(asdict(result))
+    on_rank_zero(lambda: folder.finish(asdict(result)))
     model.provenance = with_step(model.provenance, training_step_of(model.provenance), **folder.asked)
     if stop.signal_number is not None:
         raise Interrupted(
@@ -140,6 +146,7 @@ class _Run:
         self.running = running
         self.chosen_by = DECISIVE_SCORES[learner.model.spec.task]
         self.state = load_state(folder.path, learner, running.tell) or TrainingState()
+        require_same_step(self.state.step)
 
     @property
     def is_over(self) -> bool:
@@ -153,7 +160,7 @@ class _Run:
             batch_size=self.config.drawn_clips,
             first_step=self.state.step,
             last_step=self.config.iterations,
-            together=2 if self.config.mixup_alpha > 0 else 1,
+            places=self.learner.places,
         )
 
     @contextmanager
@@ -161,7 +168,7 @@ class _Run:
         """Write the metrics of the steps that are done anew, and let events be written of those that come."""
         state = self.state
         if state.history:  # a killed call, or one whose last state cannot be read, may have written more
-            self.folder.write_metrics(state)
+            on_rank_zero(lambda: self.folder.write_metrics(state))
         first = state.step + 1 if state.history else 0
         with event_log(self.folder.path, first, wanted=self.running.tensorboard) as self.log:
             yield
@@ -213,7 +220,7 @@ class _Run:
     def validate(self) -> None:
         """Score the model, keep the weights if they are the best so far, write the metrics, save the state."""
         started = time.perf_counter()
-        scores = self.validation.score(self.learner.scored)
+        scores = broadcast(dict(self.validation.score(self.learner.scored)))
         if self.chosen_by not in scores:
             raise ConfigError(
                 f"the validation gives {', '.join(scores)}: a {self.learner.model.spec.task} network is chosen by "
@@ -236,8 +243,8 @@ class _Run:
         state.loss_sum, state.norm_sum, state.loss_count = 0.0, 0.0, 0
         if scores[self.chosen_by] > state.best_score:
             state.best_step, state.best_score = state.step, scores[self.chosen_by]
-            self.folder.keep_best(self.learner.scored, state, self.chosen_by)
-        self.folder.write_metrics(state)
+            on_rank_zero(lambda: self.folder.keep_best(self.learner.scored, state, self.chosen_by))
+        on_rank_zero(lambda: self.folder.write_metrics(state))
         self.log(row)
         self.save()
         if self.running.on_validation is not None:
@@ -245,7 +252,7 @@ class _Run:
 
     def save(self) -> None:
         """Save what the run needs to go on."""
-        save_state(self.folder.path, self.state, self.learner)
+        on_rank_zero(lambda: save_state(self.folder.path, self.state, self.learner))
 
     def where(self) -> str:
         """Say how far the run is and how it goes on."""

@@ -1,8 +1,9 @@
 """How a run is carried out and watched."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from epanns.distributed import rank
 from epanns.errors import ConfigError
 from epanns.training.events import require_tensorboard
 from epanns.training.state import TrainingState
@@ -43,3 +44,9 @@ class Running:
             )
         if self.tensorboard:
             require_tensorboard()
+
+    def heard_once(self) -> "Running":
+        """Return the same for rank 0; on other processes nobody is told anything, and nothing is written."""
+        if rank() == 0:
+            return self
+        return replace(self, on_step=None, on_validation=None, tensorboard=False, tell=_say_nothing)

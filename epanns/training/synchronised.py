@@ -1,6 +1,7 @@
 """Batch norms that see the whole batch, of which each process has a part."""
 
 import functools
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -23,7 +24,10 @@ def synchronised_batch_norms(model: nn.Module) -> Iterator[None]:
     """
     norms = [module for module in model.modules() if isinstance(module, _BatchNorm) and world_size() > 1]
     for norm in norms:
-        norm.forward = functools.partial(_forward, norm)  # type: ignore[method-assign]
+        forward = functools.partial(_forward, norm)
+        if "torch._dynamo" in sys.modules:  # processes cannot talk to each other within a compiled graph
+            forward = torch.compiler.disable(forward)  # type: ignore[no-untyped-call]
+        norm.forward = forward  # type: ignore[method-assign]
     try:
         yield
     finally:

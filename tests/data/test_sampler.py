@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from epanns.data.sampler import SAMPLERS, Draw, StepBatches, make_stream, sequential_batches
+from epanns.data.sampler import SAMPLERS, Draw, StepBatches, make_stream, places_of_step, sequential_batches
 from epanns.data.targets import SparseTargets
 from epanns.errors import ConfigError, PackError
 
@@ -21,8 +21,8 @@ def stream_of(sampler, *, targets=TARGETS, seed=3):
 
 
 def drawn(sampler, *, batch_size=5, first_step=0, last_step=12, seed=3, targets=TARGETS, **share):
-    stream = stream_of(sampler, targets=targets, seed=seed)
-    return list(StepBatches(stream, batch_size=batch_size, first_step=first_step, last_step=last_step, **share))
+    stream, places = stream_of(sampler, targets=targets, seed=seed), places_of_step(batch_size, **share)
+    return list(StepBatches(stream, batch_size=batch_size, first_step=first_step, last_step=last_step, places=places))
 
 
 def clips_of(batches):
@@ -63,6 +63,21 @@ def test_the_shares_of_all_ranks_are_the_batches_of_one_process(sampler, world_s
     shares = [drawn(sampler, **steps, together=2, rank=rank, world_size=world_size) for rank in range(world_size)]
     assert [[draw for share in step for draw in share] for step in zip(*shares, strict=True)] == alone
     assert all(len(batch) == 2 * pairs and batch[0].number % 2 == 0 for share in shares for batch in share)
+
+
+@given(st.integers(1, 4), st.integers(1, 4), st.integers(1, 3), st.integers(1, 2))
+def test_the_parts_of_all_ranks_are_the_parts_of_one_process(world_size, parts, groups, together):
+    size = world_size * parts * groups * together
+    alone = places_of_step(size)
+    ranks = [
+        places_of_step(size, together=together, parts=parts, rank=rank, world_size=world_size)
+        for rank in range(world_size)
+    ]
+    share, assembled = groups * together, []
+    for part in range(parts):
+        assembled += [place for places in ranks for place in places[part * share : (part + 1) * share]]
+    assert assembled == alone == list(range(size))
+    assert all(places[::together] == [place // together * together for place in places[::together]] for places in ranks)
 
 
 @samplers
@@ -166,6 +181,7 @@ def test_an_unknown_sampler_is_refused():
         ({"batch_size": 0}, "batch_size=0: must be at least 1"),
         ({"batch_size": 8, "world_size": 3}, "a batch of 8 clips cannot be shared out to 3 processes: take a multiple"),
         ({"batch_size": 6, "world_size": 2, "together": 2}, "to 2 processes in groups of 2: take a multiple of 4"),
+        ({"batch_size": 4, "world_size": 2, "parts": 3}, "to 2 processes in 3 parts: take a multiple of 6"),
         ({"rank": 2, "world_size": 2}, "rank=2 of world_size=2: must be in 0..1"),
     ],
 )

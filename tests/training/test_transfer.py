@@ -94,7 +94,7 @@ def test_a_pruned_network_learns_other_classes_one_of_them_for_each_clip(model, 
     told = use_labels(pruned, packs["train"].labels)
     assert (set(told.kept), told.new) == ({"noise_band", "Tone"}, ("mouse click",))
     plain = TrainingConfig(batch_size=16, learning_rate=1e-2, mixup_alpha=0.0, spec_augment=False)
-    config = replace(plain, iterations=60, validate_every=30, task="single-label", head_iterations=5)
+    config = replace(plain, iterations=60, validate_every=30, task="single-label", head_iterations=5, seed=1)
     validation = validation_on(packs["val"])
     result = finetune(pruned, packs["train"], config, tmp_path / "run", validation=validation)
     rows = list(csv.DictReader((tmp_path / "run" / "metrics.csv").read_text().splitlines()))

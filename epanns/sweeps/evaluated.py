@@ -22,7 +22,7 @@ from epanns.sweeps.records import DECISIVE_PACKAGES, RunRecord, Stage
 # Of a step of the recipe: which network it began with or learned from, and how well it went.
 _OUTCOMES = frozenset(
     {
-        *("step", "parent_sha256", "teacher_sha256", "best_step"),
+        *("step", "parent_sha256", "teacher_sha256", "best_step", "transfer"),
         *(f"validation_{score}" for score in DECISIVE_SCORES.values()),
     }
 )
@@ -104,9 +104,16 @@ def split_of(dataset: PackDataset) -> str:
 
 
 def _settings_of(steps: Sequence[Step]) -> dict[str, dict[str, Any]]:
-    """Return what was asked of each step, so that reports can tell recipes apart; what came of it is left out."""
+    """Return what was asked of each step, so that reports can tell recipes apart; what came of it is left out.
+
+    Of a transfer it is how many classes kept their weights and how many are new: their names would fill a table.
+    """
     return {
-        f"{number}_{step['step']}": {key: value for key, value in step.items() if key not in _OUTCOMES}
+        f"{number}_{step['step']}": {
+            key: len(value) if step["step"] == "transfer" else value
+            for key, value in step.items()
+            if key not in _OUTCOMES
+        }
         for number, step in enumerate(steps, start=1)
     }
 

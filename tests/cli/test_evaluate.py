@@ -21,6 +21,7 @@ from epanns.evaluation.predict import EvaluationProtocol, predict
 from epanns.evaluation.scores import ClassScore, Scores
 from epanns.labels import LabelSet
 from epanns.models.checkpoint import load, save_checkpoint
+from epanns.models.new_classes import use_labels
 from epanns.models.zoo import build_model
 from epanns.pruning.prune import prune
 from epanns.pruning.recovery.recalibrate import recalibrate_batch_norm
@@ -93,7 +94,8 @@ def test_out_holds_a_record_that_report_reads(run, checkpoint, tiny_packs, tmp_p
 
 def test_a_single_label_network_is_scored_by_accuracy_too(run, tiny_spec, single_label_packs, tmp_path):
     dataset = PackDataset([single_label_packs["test"]])
-    single = build_model(replace(tiny_spec, num_classes=3, activation="softmax"), labels=dataset.labels).eval()
+    single = build_model(replace(tiny_spec, activation="softmax"), labels=LabelSet.of(["Dog", "TONE", "Car", "Sea"]))
+    use_labels(single.eval(), dataset.labels)
     save_checkpoint(single, tmp_path / "single")
     expected = evaluate(predict(single, dataset), dataset.labels, EvaluationProtocol())
     code, out, _ = run(tmp_path / "single", "--data", single_label_packs["test"], "--out", tmp_path / "out")
@@ -105,6 +107,7 @@ def test_a_single_label_network_is_scored_by_accuracy_too(run, tiny_spec, single
     assert json.loads(out)["accuracy"] == expected.accuracy
     (record,) = read_records([tmp_path / "out"])
     assert record.stages[0].scores["test"]["accuracy"] == expected.accuracy
+    assert record.config["recipe"] == {"1_transfer": {"kept": 1, "new": 2}}
     rows = list(csv.DictReader((tmp_path / "out" / "per_class.csv").read_text().splitlines()))
     assert list(rows[0]) == ["index", "name", "ap", "auc", "n_positive", "recall"]
     done = CliRunner().invoke(cli, ["report", str(tmp_path / "out"), "--out", str(tmp_path / "report")])

@@ -142,6 +142,17 @@ def audioset() -> LabelSet:
     return _shipped("audioset.csv")
 
 
+# AudioSet's classes that YAMNet leaves out: male and female speech, male and female singing, battle cry, funny music.
+_NOT_YAMNETS = ("/m/05zppz", "/m/02zsn", "/m/04gy_2", "/t/dd00003", "/t/dd00004", "/t/dd00032")
+
+
+@functools.cache
+def yamnet() -> LabelSet:
+    """Return YAMNet's 521 classes: AudioSet's without six, in AudioSet's order."""
+    kept = [pair for pair in zip(audioset().names, audioset().mids, strict=True) if pair[1] not in _NOT_YAMNETS]
+    return LabelSet(tuple(name for name, _ in kept), tuple(mid for _, mid in kept))
+
+
 @functools.cache
 def fsd50k() -> LabelSet:
     """Return FSD50K's 200 classes in the order of its vocabulary (Fonseca et al. 2020, CC BY 4.0)."""

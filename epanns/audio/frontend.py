@@ -1,4 +1,4 @@
-"""The log-mel front end PANNs were trained on; the mel bank comes from torchaudio."""
+"""The log-mel front end PANNs were trained on; the mel bank comes from torchaudio. YAMNet's is in `yamnet_logmel`."""
 
 import math
 from collections.abc import Mapping
@@ -8,7 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from epanns.errors import ConfigError
+from epanns.errors import ConfigError, did_you_mean
+
+KINDS = ("panns", "yamnet")
+PATCH_FRAMES = 96  # of the log-mel that YAMNet hears at once, .96 s
+PATCH_HOP = 48  # frames between the starts of two patches
 
 _AMIN = 1e-10  # torchlibrosa's floor: silence is exactly -100 dB
 
@@ -18,7 +22,12 @@ _HIGHEST = {"sample_rate": 1_000_000, "window_size": 65_536, "hop_size": 65_536,
 
 @dataclass(frozen=True)
 class FrontEndSpec:
-    """Log-mel settings; sizes in samples, frequencies in Hz."""
+    """Log-mel settings; sizes in samples, frequencies in Hz.
+
+    Attributes:
+        kind: ``panns`` centres its windows (`LogMel`); ``yamnet`` does not, and hears whole patches of 96 frames
+            (`yamnet_logmel.YamnetLogMel`).
+    """
 
     sample_rate: int
     window_size: int
@@ -26,6 +35,7 @@ class FrontEndSpec:
     mel_bins: int
     fmin: float
     fmax: float
+    kind: str = "panns"
 
     def __post_init__(self) -> None:
         problems = [
@@ -38,28 +48,59 @@ class FrontEndSpec:
             problems.append(f"fmin={self.fmin!r} and fmax={self.fmax!r} must be numbers, in Hz")
         elif not problems and not 0 <= self.fmin < self.fmax <= self.sample_rate / 2:
             problems.append(f"0 <= fmin < fmax <= {self.sample_rate / 2:g} Hz, got fmin={self.fmin}, fmax={self.fmax}")
+        if self.kind not in KINDS:
+            problems.append(f"kind={self.kind!r}{did_you_mean(str(self.kind), KINDS)}: must be one of {', '.join(KINDS)}")
+        elif not problems and self.is_yamnet and not self._has_yamnets_times():
+            problems.append(
+                f"window_size={self.window_size} and hop_size={self.hop_size} must be YAMNet's 25 and 10 ms at "
+                f"sample_rate={self.sample_rate}"
+            )
         if problems:
             raise ConfigError("front end: " + "; ".join(problems))
 
     @property
+    def is_yamnet(self) -> bool:
+        """Whether the log-mel is YAMNet's."""
+        return self.kind == "yamnet"
+
+    def _has_yamnets_times(self) -> bool:
+        return (40 * self.window_size, 100 * self.hop_size) == (self.sample_rate, self.sample_rate)
+
+    @property
+    def fft_size(self) -> int:
+        """Samples of the Fourier transform; YAMNet's is the power of two that the window fits in."""
+        return 1 << (self.window_size - 1).bit_length() if self.is_yamnet else self.window_size
+
+    @property
     def frequency_bins(self) -> int:
         """Bins of the one-sided spectrum."""
-        return self.window_size // 2 + 1
+        return self.fft_size // 2 + 1
+
+    @property
+    def patch_samples(self) -> int:
+        """Samples under a patch of YAMNet's: 15,600 at 16 kHz, .975 s."""
+        return (PATCH_FRAMES - 1) * self.hop_size + self.window_size
 
     def frames(self, samples: int) -> int:
-        """Return how many frames a clip of `samples` has; the window is centred on each."""
-        return samples // self.hop_size + 1
+        """Return how many frames a clip of `samples` has; the window is centred on each.
+
+        Of YAMNet's kind, those of the patches that the clip fills, the last one to its end with silence.
+        """
+        if not self.is_yamnet:
+            return samples // self.hop_size + 1
+        return PATCH_FRAMES + PATCH_HOP * math.ceil(max(0, samples - self.patch_samples) / (PATCH_HOP * self.hop_size))
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the settings as JSON values."""
-        return asdict(self)
+        """Return the settings as JSON values; the kind is left out at its default, as files from before have it."""
+        values = asdict(self)
+        return values if self.is_yamnet else {name: value for name, value in values.items() if name != "kind"}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "FrontEndSpec":
         """Read `to_dict`'s form; every unknown or missing key is named in the `ConfigError`."""
         known = {field.name for field in fields(cls)}
         problems = [f"unknown key {key!r}" for key in values if key not in known]
-        problems += [f"missing key {key!r}" for key in sorted(known - set(values))]
+        problems += [f"missing key {key!r}" for key in sorted(known - {"kind"} - set(values))]
         if problems:
             raise ConfigError("front end: " + "; ".join(problems))
         return cls(**values)

@@ -7,11 +7,11 @@ from typing import Any
 
 @dataclass(frozen=True)
 class LayerCost:
-    """One layer that holds parameters.
+    """One layer that holds parameters or does multiply-adds.
 
     Attributes:
         name: Module name, such as ``conv_block4.conv1``.
-        width: Output channels.
+        width: Output channels; 0 where the layer only multiplies what others give.
         n_params: Its own weights and biases.
         macs: Multiply-adds for one clip; 0 for a batch norm, which no convention here counts as multiply-adds.
     """
@@ -33,14 +33,18 @@ class ModelCost:
         n_params: Every weight, bias and batch-norm scale and shift, frozen by the user or not.
         n_params_with_front_end: Plus the frozen STFT kernels and mel matrix that PANNs' files hold; the same for
             networks on the waveform alone, whose files hold none.
+        n_params_with_statistics: `n_params` and the batch norms' running means and variances: what Keras calls total,
+            LEAN's convention.
+        n_params_folded: What is left where batch norms are folded into the layer before: their shifts, as its biases.
+            The one of the mel bins, which follows no layer, keeps its scale too.
         param_bytes: `n_params` in float32.
-        backbone_macs: Convolutions and linear layers, one multiply-add = 1.
+        backbone_macs: Convolutions, linear and recurrent layers and the products of attention, one multiply-add = 1.
         front_end_macs: STFT as two convolutions plus the mel matrix, as torchlibrosa computes them. With it, the
             published "36 % fewer" of E-PANNs comes out. 0 for networks on the waveform alone.
         panns_multiply_adds: PANNs' own count: 2 per multiply-add, biases, 2 per batch-norm element, ReLUs and poolings
             that are modules (the residual and mobile families'), the STFT's convolutions but not the mel matrix
             (audioset_tagging_cnn, `pytorch_utils.count_flops`).
-        layers: Every layer with parameters, in the order of the network.
+        layers: Every layer with parameters or multiply-adds, in the order of the network.
         uncounted: Operation -> calls met in one forward pass that `backbone_macs` leaves out (views
             and allocations excepted, which do no work).
     """
@@ -50,6 +54,8 @@ class ModelCost:
     clip_seconds: float
     n_params: int
     n_params_with_front_end: int
+    n_params_with_statistics: int
+    n_params_folded: int
     param_bytes: int
     backbone_macs: int
     front_end_macs: int

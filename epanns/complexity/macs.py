@@ -5,7 +5,7 @@ One multiply-add is 1 MAC. `epanns.complexity.cost` says what each figure includ
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -18,9 +18,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from epanns.audio.frontend import FrontEndSpec
 from epanns.complexity.cost import LayerCost, ModelCost
 from epanns.errors import ConfigError
+from epanns.models.fusion import DotProducts, WeightedSum
+from epanns.models.shift_norm import ShiftNorm2d
 from epanns.models.spec import ModelSpec
 from epanns.models.tagger import Tagger
-from epanns.models.tensors import shape_difference
+from epanns.models.tensors import count_parameters, shape_difference
+from epanns.models.wave_encoder import BiLSTM
 from epanns.models.zoo import build_model
 
 _FLOAT32_BYTES = 4
@@ -41,7 +44,25 @@ def linear_macs(linear: nn.Linear, inputs: torch.Size, outputs: torch.Size) -> i
     return outputs.numel() * linear.in_features
 
 
-MACS: dict[type[nn.Module], LayerCounter] = {nn.Conv1d: conv_macs, nn.Conv2d: conv_macs, nn.Linear: linear_macs}
+def lstm_macs(lstm: BiLSTM, inputs: torch.Size, outputs: torch.Size) -> int:
+    """At each step, in both directions, four gates weigh what comes in and the state before; the rest is elementwise."""
+    steps = inputs[0]
+    return 2 * steps * 4 * lstm.hidden_size * (lstm.input_size + lstm.hidden_size)
+
+
+def product_macs(product: nn.Module, inputs: torch.Size, outputs: torch.Size) -> int:
+    """Each number of the states is weighted once."""
+    return inputs.numel()
+
+
+MACS: dict[type[nn.Module], LayerCounter] = {
+    nn.Conv1d: conv_macs,
+    nn.Conv2d: conv_macs,
+    nn.Linear: linear_macs,
+    BiLSTM: lstm_macs,
+    DotProducts: product_macs,
+    WeightedSum: product_macs,
+}
 
 
 def panns_conv(conv: nn.Conv1d | nn.Conv2d, inputs: torch.Size, outputs: torch.Size) -> int:
@@ -75,15 +96,22 @@ def panns_pooling(pooling: nn.AvgPool1d | nn.AvgPool2d, inputs: torch.Size, outp
     return outputs.numel() * window
 
 
+def panns_nothing(module: nn.Module, inputs: torch.Size, outputs: torch.Size) -> int:
+    """PANNs' counter knows no recurrent layer and no attention."""
+    return 0
+
+
 PANNS_MULTIPLY_ADDS: dict[type[nn.Module], LayerCounter] = {
     nn.Conv1d: panns_conv,
     nn.Conv2d: panns_conv,
     nn.Linear: panns_linear,
     nn.BatchNorm1d: panns_batch_norm,
     nn.BatchNorm2d: panns_batch_norm,
+    ShiftNorm2d: panns_batch_norm,
     nn.ReLU: panns_relu,
     nn.AvgPool1d: panns_pooling,  # holds its window as a tuple of one
     nn.AvgPool2d: panns_pooling,
+    **dict.fromkeys((BiLSTM, DotProducts, WeightedSum), panns_nothing),
 }
 
 
@@ -92,7 +120,7 @@ class LayerCounts:
     """What one forward pass met.
 
     Attributes:
-        macs: Layer name -> MACs of one clip, convolutions and linear layers, in the order met.
+        macs: Layer name -> MACs of one clip of the layers in `MACS`, in the order met.
         panns_multiply_adds: PANNs' count of one clip, front end apart.
         uncounted: Operation -> calls outside the counted layers; views and allocations, which do no work, are left out.
     """
@@ -130,6 +158,7 @@ def count_layers(
         forward: Called with `example` instead of `model`, where the entry point is another method.
     """
     counts = LayerCounts()
+    clips = len(example[0] if isinstance(example[0], Tensor) else example[0][0])
     log = _OperationLog(counts.uncounted)
 
     def enter(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
@@ -138,9 +167,10 @@ def count_layers(
     def leave(name: str, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         log.inside_counted_layer = False
         shapes = inputs[0].shape[1:], output.shape[1:]
+        segments = len(inputs[0]) // clips  # of a clip, where they stand in the batch one after the other
         if type(module) in MACS:
-            counts.macs[name] += MACS[type(module)](module, *shapes)
-        counts.panns_multiply_adds += PANNS_MULTIPLY_ADDS[type(module)](module, *shapes)
+            counts.macs[name] += segments * MACS[type(module)](module, *shapes)
+        counts.panns_multiply_adds += segments * PANNS_MULTIPLY_ADDS[type(module)](module, *shapes)
 
     with _hooks(model, enter, leave), torch.no_grad(), log:
         (forward or model)(*example)
@@ -162,8 +192,11 @@ def _hooks(model: nn.Module, enter: Callable[..., None], leave: Callable[..., No
 
 
 def stft_macs(front_end: FrontEndSpec, frames: int) -> int:
-    """Return the MACs of the STFT as torchlibrosa computes it: two convolutions, real and imaginary."""
-    return 2 * front_end.frequency_bins * front_end.window_size * frames
+    """Return the MACs of the STFT as torchlibrosa computes it: two convolutions, real and imaginary.
+
+    YAMNet's windows are followed by zeros up to the size of the transform; conversions of it multiply them too.
+    """
+    return 2 * front_end.frequency_bins * front_end.fft_size * frames
 
 
 def mel_macs(front_end: FrontEndSpec, frames: int) -> int:
@@ -172,7 +205,9 @@ def mel_macs(front_end: FrontEndSpec, frames: int) -> int:
 
 
 def front_end_params(front_end: FrontEndSpec) -> int:
-    """Return the frozen numbers of a released PANNs file: two STFT kernels and the mel matrix."""
+    """Return the frozen numbers of a released PANNs file: two STFT kernels and the mel matrix; YAMNet's holds none."""
+    if front_end.is_yamnet:
+        return 0
     return front_end.frequency_bins * (2 * front_end.window_size + front_end.mel_bins)
 
 
@@ -198,18 +233,20 @@ def profile(model: Tagger | ModelSpec, *, seconds: float = 10.0) -> ModelCost:
         twin = build_model(spec).eval()
     front_end = spec.front_end
     samples = max(round(seconds * front_end.sample_rate), twin.minimum_samples)
-    frames = front_end.frames(samples)
+    frames = twin.front_end_frames(samples)
     inputs = tuple(torch.empty(shape, device="meta") for shape in twin.input_shapes(samples))
     counts = count_layers(twin, inputs, forward=twin.forward_inputs)
-    n_params = sum(parameter.numel() for parameter in twin.parameters())
+    size = count_parameters(twin)
     stft, mel = (stft_macs(front_end, frames), mel_macs(front_end, frames)) if spec.reads_logmel else (0, 0)
     return ModelCost(
         name=spec.name,
         sample_rate=front_end.sample_rate,
         clip_seconds=float(seconds),
-        n_params=n_params,
-        n_params_with_front_end=n_params + (front_end_params(front_end) if spec.reads_logmel else 0),
-        param_bytes=n_params * _FLOAT32_BYTES,
+        n_params=size.trainable,
+        n_params_with_front_end=size.trainable + (front_end_params(front_end) if spec.reads_logmel else 0),
+        n_params_with_statistics=size.with_statistics,
+        n_params_folded=size.folded,
+        param_bytes=size.trainable * _FLOAT32_BYTES,
         backbone_macs=counts.macs.total(),
         front_end_macs=stft + mel,
         panns_multiply_adds=counts.panns_multiply_adds + 2 * stft,
@@ -222,7 +259,13 @@ def _layer_costs(model: nn.Module, macs: Mapping[str, int]) -> tuple[LayerCost, 
     rows = []
     for name, module in model.named_modules():
         own = list(module.parameters(recurse=False))
-        if own:
+        if own or name in macs:
             n_params = sum(parameter.numel() for parameter in own)
-            rows.append(LayerCost(name, own[0].shape[0], n_params, macs.get(name, 0)))
+            rows.append(LayerCost(name, _width(module, own), n_params, macs.get(name, 0)))
     return tuple(rows)
+
+
+def _width(module: nn.Module, own: Sequence[Tensor]) -> int:
+    if isinstance(module, BiLSTM):
+        return 2 * module.hidden_size
+    return own[0].shape[0] if own else 0

@@ -10,7 +10,9 @@ from torch import nn
 
 from epanns.complexity.macs import MACS, profile
 from epanns.errors import ConfigError
+from epanns.models.shift_norm import ShiftNorm2d
 from epanns.models.spec import MAXIMUM_WIDTH, ModelSpec
+from epanns.models.wave_encoder import BiLSTM
 from epanns.models.zoo import build_model
 
 FLOAT32_BYTES = 4
@@ -56,9 +58,11 @@ class WidthCost:
         self._names = tuple(shapes)
         self._constant, self._slopes = _axes(spec, shapes)
         macs = {layer.name: layer.macs for layer in profile(spec, seconds=seconds).layers}
+        # What attention multiplies has no weights, and widths that epanns does not change.
+        self._weightless = {"macs": sum(macs[name] for name in macs.keys() - {_module(name) for name in shapes})}
         self._factors = {
             "params": np.ones(len(shapes), np.int64),
-            "macs": np.array([_per_weight(name, shape, macs) for name, shape in shapes.items()], np.int64),
+            "macs": np.array([_per_weight(name, shapes, macs) for name in shapes], np.int64),
             "bytes": np.full(len(shapes), FLOAT32_BYTES, np.int64),
             "int8_bytes": np.array([_int8_bytes(name, modules) for name in shapes], np.int64),
         }
@@ -72,7 +76,7 @@ class WidthCost:
             widths: ``(n, layers)``.
         """
         axes = np.tensordot(widths, self._slopes, axes=([1], [2])) + self._constant  # (n, parameters, axes)
-        cost: NDArray[np.int64] = axes.prod(axis=2) @ self._factors[kind]
+        cost: NDArray[np.int64] = axes.prod(axis=2) @ self._factors[kind] + self._weightless.get(kind, 0)
         return cost
 
     def of(self, kind: str, widths: Mapping[str, int]) -> int:
@@ -129,19 +133,35 @@ def _padded(shapes: Iterable[tuple[int, ...]], depth: int) -> NDArray[np.int64]:
     return np.array([(*shape, *[1] * (depth - len(shape))) for shape in shapes], np.int64)
 
 
-def _per_weight(name: str, shape: tuple[int, ...], macs: Mapping[str, int]) -> int:
+def _module(name: str) -> str:
+    return name.rpartition(".")[0]
+
+
+def _is_weight(name: str) -> bool:
+    """Return whether a parameter is a matrix or kernel; those of recurrent layers are several."""
+    return name.rpartition(".")[2].startswith("weight")
+
+
+def _per_weight(name: str, shapes: Mapping[str, tuple[int, ...]], macs: Mapping[str, int]) -> int:
     """Return the multiply-adds of a clip per number of a parameter: its layer's output positions, or 0."""
-    module, _, own = name.rpartition(".")
-    return macs[module] // math.prod(shape) if own == "weight" else 0
+    if not _is_weight(name):
+        return 0
+    weights = [shape for other, shape in shapes.items() if _module(other) == _module(name) and _is_weight(other)]
+    return macs[_module(name)] // sum(math.prod(shape) for shape in weights)
 
 
 def _int8_bytes(name: str, modules: Mapping[str, nn.Module]) -> int:
     """Return the bytes per number of a parameter.
 
-    A bias brings its channel's scale along. A layer without one gets both from the batch norm behind it, whose own two
-    numbers they replace.
+    A bias brings its channel's scale along, that of a recurrent layer the scales of both its matrices. A layer without
+    one gets both from the batch norm behind it, whose own two numbers they replace; one without a scale is counted
+    like a bias.
     """
-    module, _, own = name.rpartition(".")
-    if type(modules[module]) not in MACS:
+    module = modules[_module(name)]
+    if isinstance(module, ShiftNorm2d):
+        return 2 * FLOAT32_BYTES
+    if type(module) not in MACS:
         return FLOAT32_BYTES
-    return 1 if own == "weight" else 2 * FLOAT32_BYTES
+    if _is_weight(name):
+        return 1
+    return (3 if isinstance(module, BiLSTM) else 2) * FLOAT32_BYTES

@@ -16,6 +16,9 @@ SEPARABLE_POOLS = (1, 2, 1, 2, 1, 2, 1, 1, 1, 1, 1, 2, 1)
 # time and mel. The first group alone does not expand its channels.
 INVERTED_GROUPS = ((1, 1), (2, 2), (3, 2), (4, 2), (3, 2), (3, 1), (1, 1))
 
+# YAMNet: the stride of the 3x3 convolution of each layer, the first one's over all channels, the others' depthwise.
+YAMNET_STRIDES = (2, 1, 2, 1, 2, 1, 2, 1, 1, 1, 1, 1, 2, 1)
+
 
 def _resnet(depths: tuple[int, ...], convs: int) -> tuple[str, ...]:
     """Name the convolutions inside each block, and of a layer's outputs the first, to which the others are added.
@@ -74,6 +77,12 @@ def _res1dnet(*blocks: int) -> tuple[str, ...]:
     return tuple(layers)
 
 
+_YAMNET = ("layer1.conv", *(f"layer{layer}.pointwise_conv" for layer in range(2, len(YAMNET_STRIDES) + 1)))
+
+# LEAN's rows all hear windows of 1 s: YAMNet with another classifier, and those that join it to a wave encoder.
+FUSION_FAMILIES = ("lean_concat", "lean_affinity", "lean")
+LEAN_FAMILIES = ("yamnet_linear", "yamnet_projection", *FUSION_FAMILIES)
+
 # Family -> names of the layers that lead its channel groups, in forward order: the keys of `ModelSpec.widths`.
 LAYOUTS: dict[str, tuple[str, ...]] = {
     **{family: _resnet(depths, convs) for family, (depths, convs) in RESNETS.items()},
@@ -86,7 +95,13 @@ LAYOUTS: dict[str, tuple[str, ...]] = {
     "leenet24": _leenet(depth=2),
     "res1dnet31": _res1dnet(2, 2, 2, 2, 2, 2, 2),
     "res1dnet51": _res1dnet(2, 3, 4, 6, 4, 3, 2),
+    "yamnet": _YAMNET,
+    **dict.fromkeys(LEAN_FAMILIES, _YAMNET),
 }
+
+# Families on YAMNet's log-mel, and those of them whose classifier reads the channels of the last layer themselves.
+YAMNET_FAMILIES = frozenset({"yamnet", *LEAN_FAMILIES})
+WITHOUT_FC1 = frozenset({"yamnet", "yamnet_linear"})
 
 # Families that read the waveform and no log-mel: of their front end, only the sample rate counts.
 WAVEFORM_FAMILIES = frozenset({"wavegram_cnn14", "dainet19", "leenet11", "leenet24", "res1dnet31", "res1dnet51"})

@@ -93,3 +93,12 @@ def averaged(segment_logits: Tensor, log_weights: Tensor | None = None) -> tuple
     log_present = (log_weights + F.logsigmoid(segment_logits)).logsumexp(dim=1)
     log_absent = (log_weights + F.logsigmoid(-segment_logits)).logsumexp(dim=1)
     return log_present - log_absent, probability
+
+
+def averaged_choices(segment_logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Average the softmax of segments over ``(batch, segments, classes)``; return logits and probabilities.
+
+    Both are ``(batch, classes)``; the logits are the logarithms of the probabilities, whose softmax is the same again.
+    """
+    logits = segment_logits.log_softmax(dim=-1).logsumexp(dim=1) - math.log(segment_logits.shape[1])
+    return logits, logits.exp()

@@ -18,6 +18,7 @@ from epanns.models.zoo import FRONT_ENDS, ZOO, build_model
 
 REMEDY = "download or copy the whole file again, or give one of a network that `epanns models` lists"
 
+PANNS = tuple(spec for spec in ZOO.values() if not spec.front_end.is_yamnet)  # YAMNet's files have forms of their own
 _RATES = ", ".join(map(str, FRONT_ENDS))
 _ATTENTION = "att_block.att.weight"
 
@@ -70,7 +71,7 @@ class _Layout:
 @functools.cache
 def _layouts() -> tuple[_Layout, ...]:
     rows: dict[object, list[ModelSpec]] = {}
-    for row in ZOO.values():
+    for row in PANNS:
         rows.setdefault((row.family, tuple(row.widths), attends(row.head)), []).append(row)
     return tuple(_layout(tuple(alike)) for alike in rows.values())
 
@@ -113,7 +114,7 @@ def recognised(
     if not layout.can_size(found):
         raise CheckpointError(
             f"{path}: holds {len(weights)} tensors ({shortened(weights)}) of a network that epanns cannot build; "
-            f"it reads {', '.join(ZOO)} and pruned versions of them; {_difference(layout, found)}: {REMEDY}"
+            f"it reads {', '.join(row.name for row in PANNS)} and pruned versions of them; {_difference(layout, found)}: {REMEDY}"
         )
     try:
         sized = layout.sized(found)

@@ -22,6 +22,7 @@ from epanns.models.spec import ModelSpec
 from epanns.models.tagger import Tagger
 from epanns.models.tensors import shortened
 from epanns.models.torch_file import read_torch_file
+from epanns.models.yamnet_file import is_yamnet_file, read_yamnet
 from epanns.models.zoo import ZOO
 
 _ASSUMED_HEAD = (
@@ -37,12 +38,13 @@ _ASSUMED_RATE = (
 def read_released(
     path: Path, *, sample_rate: int | None = None, head: str | None = None, labels: LabelSet | None = None
 ) -> Checkpoint:
-    """Read ``{'iteration', 'model', 'sampler'}``, ``{'model'}`` or a flat state dict of any network of the zoo.
+    """Read ``{'iteration', 'model', 'sampler'}``, ``{'model'}`` or a flat state dict of any of PANNs' networks.
 
-    Which one it is follows from the names of its tensors, and its widths from their shapes.
+    Which one it is follows from the names of its tensors, and its widths from their shapes. Files of YAMNet are told by
+    their first bytes and read by `yamnet_file.read_yamnet`.
 
     Args:
-        path: The ``.pth`` or ``.pt`` file.
+        path: The ``.pth`` or ``.pt`` file, or YAMNet's ``.h5`` or ``.npz``.
         sample_rate: In Hz; for files without front-end tensors. Where they are there it must agree with them. Networks
             on the waveform have none: theirs is by default that of the zoo, and ``assumed`` in the provenance says so
             unless the file is a known one, by its sha256 or its name.
@@ -56,6 +58,8 @@ def read_released(
     """
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file; give a .pth or .pt; a checkpoint folder needs no import")
+    if is_yamnet_file(path):
+        return read_yamnet(path, sample_rate=sample_rate, head=head, labels=labels)
     content = read_torch_file(path)
     weights = _state_dict(content, path)
     sha256 = sha256_of(path)

@@ -8,7 +8,7 @@ from typing import Any
 
 from epanns.audio.frontend import FrontEndSpec
 from epanns.errors import ConfigError, did_you_mean
-from epanns.models.layouts import LAYOUTS, WAVEFORM_FAMILIES
+from epanns.models.layouts import FUSION_FAMILIES, LAYOUTS, WAVEFORM_FAMILIES, WITHOUT_FC1, YAMNET_FAMILIES
 from epanns.models.tasks import TASKS
 
 HEADS = ("clip", "decision_max", "decision_avg", "decision_att")
@@ -31,7 +31,8 @@ class ModelSpec:
         front_end: Log-mel settings; networks on the waveform alone use the sample rate only.
         widths: Output channels of each prunable layer by its module name, in forward order, PANNs' names of the
             convolutions; layers that are added to each other share one width, under the name of the first.
-        embedding_size: Output size of ``fc1``, the classifier's input.
+        embedding_size: Size of the classifier's input: PANNs' outputs of ``fc1``; YAMNet's channels of its last layer,
+            which it follows when they are pruned; LEAN's scene and context side by side.
         num_classes: Outputs.
         head: How time is pooled: ``clip`` pools before the classifier, ``decision_*`` after it.
         kernel_size: Side of the square convolution kernels.
@@ -80,8 +81,21 @@ class ModelSpec:
             problems.append(f"head={self.head} and kernel_size={self.kernel_size} must be clip and 3 in {self.family}")
         if self.activation == "softmax":
             problems += _softmax_problems(self.head, self.num_classes)
+        problems += [] if problems else self._yamnet_problems()
         if problems:
             raise ConfigError(f"model {self.name}: " + "; ".join(problems))
+
+    def _yamnet_problems(self) -> list[str]:
+        """Return what is wrong between a family on YAMNet's log-mel, its front end and its embedding."""
+        if self.front_end.is_yamnet != (self.family in YAMNET_FAMILIES):
+            kind = "yamnet" if self.family in YAMNET_FAMILIES else "panns"
+            return [f"front_end.kind={self.front_end.kind!r} must be {kind!r} in {self.family}"]
+        last = list(self.widths)[-1]
+        if self.family in WITHOUT_FC1 and self.embedding_size != self.widths[last]:
+            return [f"embedding_size={self.embedding_size} must be the width of {last}, {self.widths[last]}"]
+        if self.family in FUSION_FAMILIES and self.embedding_size % 4:
+            return [f"embedding_size={self.embedding_size} must be a multiple of 4 in {self.family}: two of two halves"]
+        return []
 
     def __hash__(self) -> int:
         return hash((self.name, self.front_end, tuple(self.widths.items()), self.num_classes, self.head))
@@ -112,7 +126,10 @@ class ModelSpec:
                     f"{self.name} has no layer {layer!r}{did_you_mean(layer, self.widths)}; "
                     f"its layers are {', '.join(self.widths)}"
                 )
-        return replace(self, widths={**self.widths, **widths})
+        changed = {**self.widths, **widths}
+        follows = self.family in WITHOUT_FC1
+        embedding_size = list(changed.values())[-1] if follows else self.embedding_size
+        return replace(self, widths=changed, embedding_size=embedding_size)
 
     def with_num_classes(self, num_classes: int) -> "ModelSpec":
         """Return this network with another number of outputs."""
@@ -131,15 +148,18 @@ class ModelSpec:
     def scaled(self, width: float) -> "ModelSpec":
         """Return a narrow or wide version: every width and the embedding times `width`, rounded, at least 1.
 
+        LEAN's embedding stays a multiple of 4.
+
         Raises:
             ConfigError: If `width` is not in (0, 8].
         """
         if not 0 < width <= 8:
             raise ConfigError(f"width={width}: must be in (0, 8]; 1.0 is {self.name} as published")
+        multiple = 4 if self.family in FUSION_FAMILIES else 1
         return replace(
             self,
             widths={layer: max(1, round(channels * width)) for layer, channels in self.widths.items()},
-            embedding_size=max(1, round(self.embedding_size * width)),
+            embedding_size=multiple * max(1, round(self.embedding_size * width / multiple)),
         )
 
     def to_dict(self) -> dict[str, Any]:

@@ -90,6 +90,10 @@ class Tagger(nn.Module, ABC):
     def input_shapes(self, samples: int) -> list[tuple[int, ...]]:
         """Return the shapes of `inputs_of` for one clip."""
 
+    def front_end_frames(self, samples: int) -> int:
+        """Return how many frames of log-mel the front end computes for a clip."""
+        return self.spec.front_end.frames(samples)
+
     @abstractmethod
     def begin(self, inputs: Features, mixup_lambda: Tensor | None = None) -> Features:
         """Return what the first stage reads; while learning, after SpecAugment and mixup."""
@@ -197,7 +201,7 @@ class Tagger(nn.Module, ABC):
         """Set the mode; batch norms that may not learn stay in evaluation mode, or their statistics would drift."""
         super().train(mode)
         for module in self.modules():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm) and not module.weight.requires_grad:
+            if isinstance(module, nn.modules.batchnorm._BatchNorm) and not _learns(module):
                 module.eval()
         return self
 
@@ -269,6 +273,10 @@ def mix_pairs(features: Tensor, mixup_lambda: Tensor | None) -> Tensor:
         )
     weight = mixup_lambda.to(features).reshape(-1, *[1] * (features.dim() - 1))
     return features[0::2] * weight + features[1::2] * (1 - weight)
+
+
+def _learns(module: nn.Module) -> bool:
+    return any(parameter.requires_grad for parameter in module.parameters(recurse=False))
 
 
 def _check_and_drop_front_end(module: nn.Module, state_dict: dict[str, Any], prefix: str, *_: object) -> None:

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from epanns.models.spec import ModelSpec
 from epanns.models.zoo import build_model
@@ -37,10 +38,35 @@ def expected_forms(spec: ModelSpec) -> dict[str, TensorForm]:
         return forms_of(build_model(spec).state_dict())
 
 
+class ParameterCounts(NamedTuple):
+    """The size of a network in three conventions.
+
+    Attributes:
+        trainable: Every weight, bias and batch-norm scale and shift.
+        with_statistics: Those and the batch norms' running means and variances: Keras' total.
+        folded: What is left where batch norms are folded into the layer before: one number a channel, its bias. The one
+            of the mel bins, which follows no layer, keeps two.
+    """
+
+    trainable: int
+    with_statistics: int
+    folded: int
+
+
+def count_parameters(model: nn.Module) -> ParameterCounts:
+    """Count the parameters of a network, which may be on the meta device."""
+    trainable = sum(parameter.numel() for parameter in model.parameters())
+    norms = {name: module for name, module in model.named_modules() if isinstance(module, _BatchNorm)}
+    statistics = sum(2 * norm.num_features for norm in norms.values())
+    scales = sum(isinstance(norm.weight, nn.Parameter) * norm.num_features for norm in norms.values())
+    kept = norms["bn0"].num_features if "bn0" in norms else 0
+    return ParameterCounts(trainable, trainable + statistics, trainable - scales + kept)
+
+
 def count_params(spec: ModelSpec) -> int:
     """Return the number of trainable parameters of `spec`, without allocating them."""
     with torch.device("meta"):
-        return sum(parameter.numel() for parameter in build_model(spec).parameters())
+        return count_parameters(build_model(spec)).trainable
 
 
 def weights_digest(model: nn.Module) -> str:

@@ -5,10 +5,11 @@ from dataclasses import replace
 
 from epanns.audio.frontend import FrontEndSpec
 from epanns.errors import ConfigError, did_you_mean
-from epanns.labels import LabelSet, audioset
+from epanns.labels import LabelSet, audioset, fsd50k, yamnet
 from epanns.models.cnn import Cnn
 from epanns.models.dainet import DaiNet19
-from epanns.models.layouts import LAYOUTS, RESNETS, layout_widths
+from epanns.models.layouts import LAYOUTS, LEAN_FAMILIES, RESNETS, layout_widths
+from epanns.models.lean import Lean
 from epanns.models.leenet import LeeNet
 from epanns.models.mobilenet import MobileNetV1, MobileNetV2
 from epanns.models.res1dnet import Res1dNet
@@ -16,6 +17,7 @@ from epanns.models.resnet import ResNet
 from epanns.models.spec import ModelSpec, conv_widths
 from epanns.models.tagger import Tagger
 from epanns.models.wavegram import Wavegram, WavegramLogmel
+from epanns.models.yamnet import Yamnet
 
 _AT_32K = FrontEndSpec(sample_rate=32_000, window_size=1024, hop_size=320, mel_bins=64, fmin=50, fmax=14_000)
 _AT_16K = FrontEndSpec(sample_rate=16_000, window_size=512, hop_size=160, mel_bins=64, fmin=50, fmax=8_000)
@@ -78,7 +80,22 @@ _LEENET24 = dict(zip(_LEENET11, (64, 96, 128, 128, 256, 256, 512, 512, 1024), st
 _RES1DNET_LAYERS = dict(enumerate((64, 128, 256, 512, 1024, 1024, 2048), start=1))
 _RES1DNET = {"conv0": 64, **{f"resnet.layer{layer}": width for layer, width in _RES1DNET_LAYERS.items()}}
 
-# Names and settings of Kong et al. 2020, audioset_tagging_cnn `pytorch/models.py`.
+_YAMNET = ModelSpec(
+    name="YAMNet",
+    family="yamnet",
+    front_end=FrontEndSpec(16_000, 400, 160, 64, 125, 7_500, kind="yamnet"),
+    widths=dict(zip(LAYOUTS["yamnet"], (32, 64, 128, 128, 256, 256, *[512] * 6, 1024, 1024), strict=True)),
+    embedding_size=1024,
+    num_classes=521,
+)
+
+
+def _lean(name: str, embedding_size: int) -> ModelSpec:
+    """Return a row of LEAN's Table III, for FSD50K's classes."""
+    return replace(_YAMNET, name=name, family=name.lower(), embedding_size=embedding_size, num_classes=200)
+
+
+# Names and settings of Kong et al. 2020, audioset_tagging_cnn `pytorch/models.py`; behind them the rivals.
 ZOO: dict[str, ModelSpec] = {
     spec.name: spec
     for spec in (
@@ -112,6 +129,12 @@ ZOO: dict[str, ModelSpec] = {
         _row("LeeNet24", 1024, _LEENET24),
         _row("Res1dNet31", 2048, _RES1DNET),
         _row("Res1dNet51", 2048, _RES1DNET),
+        _YAMNET,
+        _lean("YAMNet_linear", 1024),
+        _lean("YAMNet_projection", 256),
+        _lean("LEAN_concat", 512),
+        _lean("LEAN_affinity", 512),
+        _lean("LEAN", 512),
     )
 }
 
@@ -130,6 +153,8 @@ BUILDERS: dict[str, Callable[[ModelSpec, LabelSet | None], Tagger]] = {
     "leenet24": LeeNet,
     "res1dnet31": Res1dNet,
     "res1dnet51": Res1dNet,
+    "yamnet": Yamnet,
+    **dict.fromkeys(LEAN_FAMILIES, Lean),
 }
 
 
@@ -157,9 +182,10 @@ def build_model(
 
     Args:
         model: A name of the zoo, or a specification (then `width` must stay 1.0).
-        num_classes: Outputs; by default those of the row, 527, or one per label.
+        num_classes: Outputs; by default those of the row, or one per label.
         width: Factor on every layer's width; 1.0 is the published network.
-        labels: Names of the classes; AudioSet's for 527 classes, else numbered ones, by default.
+        labels: Names of the classes; by default AudioSet's for 527 classes, YAMNet's for its 521 and FSD50K's for the
+            200 of LEAN's rows, else numbered ones.
 
     Raises:
         ConfigError: If the name is unknown, a value is out of range, or labels and classes differ in number.
@@ -174,9 +200,16 @@ def build_model(
         spec = model if num_classes is None else model.with_num_classes(num_classes)
     if labels is not None and len(labels) != spec.num_classes:
         raise ConfigError(f"{len(labels)} labels for num_classes={spec.num_classes}: give one label per class")
-    if labels is None and spec.num_classes == len(audioset()):
-        labels = audioset()
-    built = BUILDERS[spec.family](spec, labels)
+    built = BUILDERS[spec.family](spec, labels or _known_labels(spec))
     if isinstance(model, str):
         built.provenance["width"] = float(width)
     return built
+
+
+def _known_labels(spec: ModelSpec) -> LabelSet | None:
+    """Return the label set that a network of so many classes is meant for; None where there is none."""
+    if spec.num_classes == len(audioset()):
+        return audioset()
+    known = {"yamnet": yamnet()} | dict.fromkeys(LEAN_FAMILIES, fsd50k())
+    labels = known.get(spec.family)
+    return labels if labels is not None and len(labels) == spec.num_classes else None

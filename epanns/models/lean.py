@@ -1,0 +1,141 @@
+"""LEAN and its ablations (arXiv 2305.12712): YAMNet's body beside a wave encoder, in windows of 1 s."""
+
+import torch
+from torch import Tensor, nn
+
+from epanns.audio.frontend import PATCH_FRAMES
+from epanns.errors import ConfigError
+from epanns.labels import LabelSet
+from epanns.models.blocks import linear
+from epanns.models.fusion import AdditiveAttention, Affinity, LastStates
+from epanns.models.layouts import FUSION_FAMILIES, WITHOUT_FC1
+from epanns.models.spec import ModelSpec
+from epanns.models.tagger import Features, Tagger, mix_pairs
+from epanns.models.wave_encoder import WaveEncoder
+from epanns.models.yamnet import Yamnet, YamnetBody
+
+# Family -> how the wave encoder's states become one vector.
+FUSIONS: dict[str, type[nn.Module]] = {
+    "lean_concat": LastStates,
+    "lean_affinity": Affinity,
+    "lean": AdditiveAttention,
+}
+
+_BODY = "layer"  # what the names of YAMNet's modules begin with, and no other
+
+
+class Lean(YamnetBody):
+    """LEAN, the joint model without attention or with another one, and YAMNet with a classifier of its own.
+
+    A clip is heard in windows of 1 s that overlap by half, the last one shifted back to end with the clip, as the paper
+    tests; the clip's probabilities are the means of its windows'. A clip under 1 s is repeated. YAMNet hears the first
+    96 frames of a window, the wave encoder all of it, in pieces of 25 ms.
+
+    `fc1`, the paper's projection, is linear: no activation is stated. Stripes are masked in the log-mel alone; mixup
+    mixes the waveforms and the log-mels of a pair with the same weight.
+    """
+
+    def __init__(self, spec: ModelSpec, labels: LabelSet | None = None) -> None:
+        super().__init__(spec, labels)
+        joins = spec.family in FUSION_FAMILIES
+        size = spec.embedding_size // 2 if joins else spec.embedding_size
+        if spec.family not in WITHOUT_FC1:
+            self.fc1 = linear(list(spec.widths.values())[-1], size)
+        if joins:
+            self.encoder = WaveEncoder(spec.front_end.window_size, size // 2)
+            self.attention = FUSIONS[spec.family](size)
+        self.fc_audioset = linear(spec.embedding_size, spec.num_classes)
+
+    @property
+    def fixed_layers(self) -> dict[str, str]:
+        """The wave encoder and the attention: both sides of a dot product or of a sum have their width."""
+        reasons = {
+            "encoder": "the LSTMs of the wave encoder are recurrent: epanns prunes convolutions",
+            "attention": "it joins the wave encoder's states to the projection, whose widths are the same",
+        }
+        return {
+            name: reason
+            for part, reason in reasons.items()
+            for name, module in self.named_modules()
+            if name.startswith(f"{part}.") and next(module.parameters(recurse=False), None) is not None
+        }
+
+    @property
+    def minimum_samples(self) -> int:
+        """1 s."""
+        return self.spec.front_end.sample_rate
+
+    def inputs_of(self, waveform: Tensor) -> Features:
+        """Return the log-mel of each window, ``(batch, windows, 96, mel)``, and its waveform in pieces.
+
+        The latter is ``(batch, windows, pieces, samples)``; it is left out where there is no wave encoder.
+        """
+        front_end = self.spec.front_end
+        starts = _window_starts(waveform.shape[1], front_end.sample_rate)
+        windows = torch.stack([waveform[:, start : start + front_end.sample_rate] for start in starts], dim=1)
+        logmel = self.front_end(windows[..., : front_end.patch_samples])
+        return logmel, *([windows.unflatten(2, (-1, front_end.window_size))] if self._joins else [])
+
+    def input_shapes(self, samples: int) -> list[tuple[int, ...]]:
+        """Return ``(1, windows, 96, mel)`` and, where there is a wave encoder, ``(1, windows, pieces, samples)``."""
+        front_end = self.spec.front_end
+        windows = len(_window_starts(samples, front_end.sample_rate))
+        pieces = (1, windows, front_end.sample_rate // front_end.window_size, front_end.window_size)
+        return [(1, windows, PATCH_FRAMES, front_end.mel_bins), *([pieces] if self._joins else [])]
+
+    def front_end_frames(self, samples: int) -> int:
+        """Return 96 for each window."""
+        return PATCH_FRAMES * len(_window_starts(samples, self.spec.front_end.sample_rate))
+
+    def count_segments(self, inputs: Features) -> int:
+        """Return how many windows each clip has."""
+        return inputs[0].shape[1]
+
+    def begin(self, inputs: Features, mixup_lambda: Tensor | None = None) -> Features:
+        """Mask stripes, mix pairs and put the windows side by side, ``(batch * windows, ...)``."""
+        logmel, *pieces = inputs
+        mixed = mix_pairs(self.masked(logmel), mixup_lambda).flatten(0, 1)[:, None]
+        return mixed, *(mix_pairs(piece, mixup_lambda).flatten(0, 1) for piece in pieces)
+
+    def hidden(self, features: Features) -> Tensor:
+        """Return what the classifier reads: the scene's embedding, and the context of the waveform beside it."""
+        scene = self.pooled(features)
+        if self.spec.family not in WITHOUT_FC1:
+            scene = self.fc1(scene)
+        if not self._joins:
+            return scene
+        states = self.encoder(features[1])
+        return torch.cat([scene, self.attention(scene, states)], dim=1)
+
+    @property
+    def _joins(self) -> bool:
+        return self.spec.family in FUSION_FAMILIES
+
+    def freeze_yamnet(self) -> None:
+        """Stop the parameters of YAMNet's body from learning, and fix its batch norms' statistics."""
+        for name, parameter in self.named_parameters():
+            if name.startswith(_BODY):
+                parameter.requires_grad_(False)
+        self.train(self.training)
+
+    def take_yamnet(self, yamnet: Tagger) -> None:
+        """Copy the weights of YAMNet's body, which must have the widths of this one's.
+
+        Raises:
+            ConfigError: If `yamnet` is none, or has other widths or another front end.
+        """
+        spec = yamnet.spec
+        if not isinstance(yamnet, Yamnet) or (spec.widths, spec.front_end) != (self.spec.widths, self.spec.front_end):
+            raise ConfigError(
+                f"{spec.name} cannot be the body of this {self.spec.name}: give a YAMNet of its widths and front end"
+            )
+        body = {name: tensor for name, tensor in yamnet.state_dict().items() if name.startswith(_BODY)}
+        self.load_state_dict(self.state_dict() | body)
+
+
+def _window_starts(samples: int, sample_rate: int) -> list[int]:
+    """Return where the windows of a clip start, in samples: every half second, and at last where it ends with it."""
+    starts = list(range(0, max(1, samples - sample_rate + 1), sample_rate // 2))
+    if starts[-1] + sample_rate < samples:
+        starts.append(samples - sample_rate)
+    return starts

@@ -1,0 +1,24 @@
+"""Batch norm as YAMNet has it: a shift is learned and no scale."""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+
+class ShiftNorm2d(nn.BatchNorm2d):
+    """Batch norm over ``(batch, channels, time, mel)`` whose scale is 1 for good: ``weight`` is no parameter.
+
+    Args of the constructor:
+        channels: How many.
+        eps: Added to the variance.
+    """
+
+    def __init__(self, channels: int, eps: float) -> None:
+        super().__init__(channels, eps=eps)
+        del self.weight
+        self.register_buffer("weight", torch.ones(channels), persistent=False)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Keep the scale a constant also where surgery, which makes parameters of what it cuts, replaces it."""
+        super().__setattr__(name, value.detach() if name == "weight" else value)

@@ -1,0 +1,175 @@
+"""YAMNet: MobileNetV1's body on patches of .96 s, each scored by itself."""
+
+import math
+from abc import abstractmethod
+from functools import partial
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from epanns.audio.yamnet_logmel import SILENCE, YamnetLogMel, count_patches, pad_to_patches, patches_of
+from epanns.labels import LabelSet
+from epanns.models.blocks import linear
+from epanns.models.layouts import YAMNET_STRIDES
+from epanns.models.pooling import ModelOutput, averaged, averaged_choices, probabilities_of
+from epanns.models.shift_norm import ShiftNorm2d
+from epanns.models.spec import ModelSpec
+from epanns.models.tagger import Features, Stage, Tagger, mix_pairs
+
+BATCH_NORM_EPSILON = 1e-4
+_KERNEL = 3
+
+
+class SeparableLayer(nn.Module):
+    """A depthwise and a pointwise convolution, each with batch norm and ReLU.
+
+    Args of the constructor:
+        in_channels: Channels that come in.
+        width: Channels that go out.
+        stride: Of the depthwise convolution.
+    """
+
+    def __init__(self, in_channels: int, width: int, stride: int) -> None:
+        super().__init__()
+        self.depthwise_conv = _convolution(in_channels, in_channels, _KERNEL, stride, groups=in_channels)
+        self.depthwise_bn = ShiftNorm2d(in_channels, BATCH_NORM_EPSILON)
+        self.pointwise_conv = _convolution(in_channels, width, 1, 1)
+        self.pointwise_bn = ShiftNorm2d(width, BATCH_NORM_EPSILON)
+
+    def filtered(self, features: Tensor) -> Tensor:
+        """Filter each channel by itself."""
+        return F.relu(self.depthwise_bn(self.depthwise_conv(_padded(features, self.depthwise_conv))), inplace=True)
+
+    def mixed(self, features: Tensor) -> Tensor:
+        """Mix the channels at each place."""
+        return F.relu(self.pointwise_bn(self.pointwise_conv(features)), inplace=True)
+
+
+class FirstLayer(nn.Module):
+    """A convolution of the log-mel with batch norm and ReLU; `width` channels go out."""
+
+    def __init__(self, width: int, stride: int) -> None:
+        super().__init__()
+        self.conv = _convolution(1, width, _KERNEL, stride)
+        self.bn = ShiftNorm2d(width, BATCH_NORM_EPSILON)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Map ``(batch, 1, time, mel)``."""
+        return F.relu(self.bn(self.conv(_padded(features, self.conv))), inplace=True)
+
+
+class YamnetBody(Tagger):
+    """YAMNet up to the mean over a patch, 14 layers of 27 convolutions, for what is built on it.
+
+    A clip is heard in segments of 96 frames, each of which is scored by itself; the clip's probabilities are the means
+    of its segments'. Layers have the names of Google's. Padding is TensorFlow's "same": at stride 2 below and to the
+    right alone, where sizes are even. Nothing is dropped out.
+    """
+
+    def __init__(self, spec: ModelSpec, labels: LabelSet | None = None) -> None:
+        super().__init__(spec, labels)
+        self.front_end = YamnetLogMel(spec.front_end)
+        channels, *widths = spec.widths.values()
+        self.layer1 = FirstLayer(channels, YAMNET_STRIDES[0])
+        for number, (width, stride) in enumerate(zip(widths, YAMNET_STRIDES[1:], strict=True), start=2):
+            self.add_module(f"layer{number}", SeparableLayer(channels, width, stride))
+            channels = width
+
+    @property
+    def depthwise_layers(self) -> tuple[str, ...]:
+        """See `Tagger`."""
+        return tuple(f"layer{number}.depthwise_conv" for number in range(2, len(YAMNET_STRIDES) + 1))
+
+    @abstractmethod
+    def count_segments(self, inputs: Features) -> int:
+        """Return how many segments each clip has, from what `inputs_of` gives."""
+
+    def stages(self) -> list[Stage]:
+        """Return a stage for each convolution; what stands beside the log-mel's map passes by."""
+        layers = [self.get_submodule(f"layer{number}") for number in range(2, len(YAMNET_STRIDES) + 1)]
+        separable = [part for layer in layers for part in (layer.filtered, layer.mixed)]
+        return [partial(_of_first, part) for part in (self.layer1, *separable)]
+
+    def masked(self, logmel: Tensor) -> Tensor:
+        """Return a log-mel ``(batch, ..., time, mel)``, while learning with SpecAugment's stripes silent."""
+        return self.spec_augmenter(logmel - SILENCE) + SILENCE if self.spec_augmenter.training else logmel
+
+    def pooled(self, features: Features) -> Tensor:
+        """Return the mean over time and mel of each segment, ``(segments, channels)``."""
+        return features[0].mean(dim=(2, 3))
+
+    def hidden(self, features: Features) -> Tensor:
+        """Return the embedding of each segment, ``(segments, embedding_size)``."""
+        return self.pooled(features)
+
+    def head(self, features: Features, inputs: Features) -> ModelOutput:
+        """Return the clips' scores, and the mean of their segments' embeddings."""
+        hidden = self.hidden(features)
+        logits = self.fc_audioset(hidden)
+        segments, activation = self.count_segments(inputs), self.spec.activation
+        if segments == 1:
+            scores = probabilities_of(logits, activation)
+            return ModelOutput(clipwise_logits=logits, clipwise_output=scores, embedding=hidden)
+        average = averaged_choices if activation == "softmax" else averaged
+        clipwise_logits, clipwise_output = average(logits.unflatten(0, (-1, segments)))
+        embedding = hidden.unflatten(0, (-1, segments)).mean(dim=1)
+        return ModelOutput(clipwise_logits=clipwise_logits, clipwise_output=clipwise_output, embedding=embedding)
+
+
+class Yamnet(YamnetBody):
+    """YAMNet of Plakal and Ellis (tensorflow/models, `research/audioset/yamnet`).
+
+    Segments are patches of .96 s, every .48 s. A clip is not repeated but ends in silence: up to .975 s where it is
+    shorter, else up to the next patch. Its classifier reads the pooled channels, so that the embedding shrinks where
+    those of the last layer are pruned.
+    """
+
+    def __init__(self, spec: ModelSpec, labels: LabelSet | None = None) -> None:
+        super().__init__(spec, labels)
+        self.fc_audioset = linear(spec.embedding_size, spec.num_classes)
+
+    @property
+    def minimum_samples(self) -> int:
+        """1: short clips are padded, never repeated."""
+        return 1
+
+    def inputs_of(self, waveform: Tensor) -> Features:
+        """Return the log-mel, ``(batch, 1, time, mel)``, of whole patches."""
+        return (self.front_end(pad_to_patches(waveform, self.spec.front_end))[:, None],)
+
+    def input_shapes(self, samples: int) -> list[tuple[int, ...]]:
+        """Return ``(1, 1, time, mel)``."""
+        front_end = self.spec.front_end
+        return [(1, 1, front_end.frames(samples), front_end.mel_bins)]
+
+    def count_segments(self, inputs: Features) -> int:
+        """Return how many patches each clip has."""
+        (logmel,) = inputs
+        return count_patches(logmel.shape[2])
+
+    def begin(self, inputs: Features, mixup_lambda: Tensor | None = None) -> Features:
+        """Mask stripes, mix pairs and cut patches, ``(batch * patches, 1, 96, mel)``."""
+        (logmel,) = inputs
+        return (patches_of(mix_pairs(self.masked(logmel), mixup_lambda)),)
+
+
+def _convolution(in_channels: int, width: int, kernel_size: int, stride: int, *, groups: int = 1) -> nn.Conv2d:
+    """Return a convolution without bias, Xavier uniform as in Keras; at stride 2 its input is padded by `_padded`."""
+    padding = kernel_size // 2 if stride == 1 else 0
+    conv = nn.Conv2d(in_channels, width, kernel_size, stride, padding, groups=groups, bias=False)
+    nn.init.xavier_uniform_(conv.weight)
+    return conv
+
+
+def _padded(features: Tensor, conv: nn.Conv2d) -> Tensor:
+    """Pad ``(batch, channels, time, mel)`` as TensorFlow's "same" does before a convolution that strides."""
+    (stride, _) = conv.stride
+    if stride == 1:
+        return features
+    rows, columns = (max(0, (math.ceil(size / stride) - 1) * stride + _KERNEL - size) for size in features.shape[2:])
+    return F.pad(features, (columns // 2, columns - columns // 2, rows // 2, rows - rows // 2))
+
+
+def _of_first(part: partial[Tensor], features: Features) -> Features:
+    first, *others = features
+    return (part(first), *others)

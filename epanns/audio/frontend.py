@@ -49,7 +49,9 @@ class FrontEndSpec:
         elif not problems and not 0 <= self.fmin < self.fmax <= self.sample_rate / 2:
             problems.append(f"0 <= fmin < fmax <= {self.sample_rate / 2:g} Hz, got fmin={self.fmin}, fmax={self.fmax}")
         if self.kind not in KINDS:
-            problems.append(f"kind={self.kind!r}{did_you_mean(str(self.kind), KINDS)}: must be one of {', '.join(KINDS)}")
+            problems.append(
+                f"kind={self.kind!r}{did_you_mean(str(self.kind), KINDS)}: must be one of {', '.join(KINDS)}"
+            )
         elif not problems and self.is_yamnet and not self._has_yamnets_times():
             problems.append(
                 f"window_size={self.window_size} and hop_size={self.hop_size} must be YAMNet's 25 and 10 ms at "

@@ -24,8 +24,8 @@ def yamnet_mel_bank(spec: FrontEndSpec) -> Tensor:
     Source: TensorFlow's `linear_to_mel_weight_matrix`, with which tensorflow/models' `research/audioset/yamnet` is.
     """
     with torch.device("cpu"):
-        steps = (hertz_to_mel(torch.tensor(hertz, dtype=torch.float64)) for hertz in (spec.fmin, spec.fmax))
-        edges = torch.linspace(*map(float, steps), spec.mel_bins + 2, dtype=torch.float64)
+        lowest, highest = hertz_to_mel(torch.tensor([spec.fmin, spec.fmax], dtype=torch.float64)).tolist()
+        edges = torch.linspace(lowest, highest, spec.mel_bins + 2, dtype=torch.float64)
         bins = torch.arange(spec.frequency_bins, dtype=torch.float64) * (spec.sample_rate / spec.fft_size)
         mel = hertz_to_mel(bins)[:, None]
         rising = (mel - edges[:-2]) / (edges[1:-1] - edges[:-2])

@@ -45,7 +45,7 @@ def linear_macs(linear: nn.Linear, inputs: torch.Size, outputs: torch.Size) -> i
 
 
 def lstm_macs(lstm: BiLSTM, inputs: torch.Size, outputs: torch.Size) -> int:
-    """At each step, in both directions, four gates weigh what comes in and the state before; the rest is elementwise."""
+    """At each step, in both directions, four gates weigh what comes in and the last state; the rest is elementwise."""
     steps = inputs[0]
     return 2 * steps * 4 * lstm.hidden_size * (lstm.input_size + lstm.hidden_size)
 

@@ -74,7 +74,8 @@ class Lean(YamnetBody):
         starts = _window_starts(waveform.shape[1], front_end.sample_rate)
         windows = torch.stack([waveform[:, start : start + front_end.sample_rate] for start in starts], dim=1)
         logmel = self.front_end(windows[..., : front_end.patch_samples])
-        return logmel, *([windows.unflatten(2, (-1, front_end.window_size))] if self._joins else [])
+        pieces = windows.reshape(*windows.shape[:2], -1, front_end.window_size)
+        return logmel, *([pieces] if self._joins else [])
 
     def input_shapes(self, samples: int) -> list[tuple[int, ...]]:
         """Return ``(1, windows, 96, mel)`` and, where there is a wave encoder, ``(1, windows, pieces, samples)``."""

@@ -114,7 +114,8 @@ def recognised(
     if not layout.can_size(found):
         raise CheckpointError(
             f"{path}: holds {len(weights)} tensors ({shortened(weights)}) of a network that epanns cannot build; "
-            f"it reads {', '.join(row.name for row in PANNS)} and pruned versions of them; {_difference(layout, found)}: {REMEDY}"
+            f"it reads {', '.join(row.name for row in PANNS)} and pruned versions of them; "
+            f"{_difference(layout, found)}: {REMEDY}"
         )
     try:
         sized = layout.sized(found)

@@ -2,6 +2,7 @@
 
 import math
 from abc import abstractmethod
+from collections.abc import Callable
 from functools import partial
 
 import torch.nn.functional as F
@@ -86,9 +87,12 @@ class YamnetBody(Tagger):
 
     def stages(self) -> list[Stage]:
         """Return a stage for each convolution; what stands beside the log-mel's map passes by."""
-        layers = [self.get_submodule(f"layer{number}") for number in range(2, len(YAMNET_STRIDES) + 1)]
-        separable = [part for layer in layers for part in (layer.filtered, layer.mixed)]
-        return [partial(_of_first, part) for part in (self.layer1, *separable)]
+        parts: list[Callable[[Tensor], Tensor]] = [self.layer1]
+        for number in range(2, len(YAMNET_STRIDES) + 1):
+            layer = self.get_submodule(f"layer{number}")
+            assert isinstance(layer, SeparableLayer)
+            parts += [layer.filtered, layer.mixed]
+        return [partial(_of_first, part) for part in parts]
 
     def masked(self, logmel: Tensor) -> Tensor:
         """Return a log-mel ``(batch, ..., time, mel)``, while learning with SpecAugment's stripes silent."""
@@ -111,8 +115,8 @@ class YamnetBody(Tagger):
             scores = probabilities_of(logits, activation)
             return ModelOutput(clipwise_logits=logits, clipwise_output=scores, embedding=hidden)
         average = averaged_choices if activation == "softmax" else averaged
-        clipwise_logits, clipwise_output = average(logits.unflatten(0, (-1, segments)))
-        embedding = hidden.unflatten(0, (-1, segments)).mean(dim=1)
+        clipwise_logits, clipwise_output = average(logits.reshape(-1, segments, logits.shape[1]))
+        embedding = hidden.reshape(-1, segments, hidden.shape[1]).mean(dim=1)
         return ModelOutput(clipwise_logits=clipwise_logits, clipwise_output=clipwise_output, embedding=embedding)
 
 
@@ -170,6 +174,6 @@ def _padded(features: Tensor, conv: nn.Conv2d) -> Tensor:
     return F.pad(features, (columns // 2, columns - columns // 2, rows // 2, rows - rows // 2))
 
 
-def _of_first(part: partial[Tensor], features: Features) -> Features:
+def _of_first(part: Callable[[Tensor], Tensor], features: Features) -> Features:
     first, *others = features
     return (part(first), *others)

@@ -62,7 +62,7 @@ def seeded() -> Iterator[None]:
     yield
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of real audio and official metadata, where there is one."""
     folder = Path(os.environ.get("EPANNS_SHARED", Path(__file__).parents[2] / "shared"))

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from epanns.models.layouts import WITHOUT_FC1
 from epanns.models.pooling import ModelOutput
 from epanns.models.tagger import Tagger
 from epanns.models.zoo import build_model, spec_of
@@ -26,7 +27,8 @@ def randomised(name: str) -> Tagger:
         if isinstance(module, _BatchNorm):
             module.running_mean.normal_(0, 0.3)
             module.running_var.uniform_(0.5, 1.5)
-            nn.init.uniform_(module.weight, 0.3, 1.0)
+            if isinstance(module.weight, nn.Parameter):  # YAMNet's have no scale
+                nn.init.uniform_(module.weight, 0.3, 1.0)
             nn.init.normal_(module.bias, 0, 0.3)
     return model.eval()
 
@@ -37,7 +39,8 @@ def narrow(name: str) -> Tagger:
     model = uneven(name, least=6)
     for module in model.modules():
         if isinstance(module, _BatchNorm):
-            nn.init.uniform_(module.weight, 0.5, 1.5)
+            if isinstance(module.weight, nn.Parameter):
+                nn.init.uniform_(module.weight, 0.5, 1.5)
             nn.init.normal_(module.bias, 0.2, 0.3)
             module.momentum = 1.0  # statistics of the one batch below, so that every layer passes on what differs
     with torch.no_grad():
@@ -53,7 +56,10 @@ def noise(model: Tagger, *, clips: int = 2, seed: int = 1) -> tuple[Tensor, ...]
 
 
 def silenced(model: Tagger, kept: Mapping[str, Sequence[int]], inputs: tuple[Tensor, ...]) -> ModelOutput:
-    """Run the dense network with the dropped channels set to zero where they leave any batch norm of their group."""
+    """Run the dense network with the dropped channels set to zero where they leave any batch norm of their group.
+
+    Of an embedding that is the last layer's channels, those are returned that are kept.
+    """
     handles = []
     for layer, group in channel_groups(model).items():
         mask = torch.zeros(group.width)
@@ -67,6 +73,8 @@ def silenced(model: Tagger, kept: Mapping[str, Sequence[int]], inputs: tuple[Ten
         output = model.forward_inputs(inputs)
     for handle in handles:
         handle.remove()
+    if model.spec.family in WITHOUT_FC1:
+        output["embedding"] = output["embedding"][:, list(kept[model.layer_names[-1]])]
     return output
 
 

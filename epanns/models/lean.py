@@ -61,8 +61,13 @@ class Lean(YamnetBody):
         }
 
     @property
+    def last_reader(self) -> str | None:
+        """The projection: Torch-Pruning cannot count the channels behind attention."""
+        return "fc1" if self._joins else None
+
+    @property
     def minimum_samples(self) -> int:
-        """1 s."""
+        """See `Tagger`: 1 s."""
         return self.spec.front_end.sample_rate
 
     def inputs_of(self, waveform: Tensor) -> Features:
@@ -85,7 +90,7 @@ class Lean(YamnetBody):
         return [(1, windows, PATCH_FRAMES, front_end.mel_bins), *([pieces] if self._joins else [])]
 
     def front_end_frames(self, samples: int) -> int:
-        """Return 96 for each window."""
+        """See `Tagger`: 96 for each window."""
         return PATCH_FRAMES * len(_window_starts(samples, self.spec.front_end.sample_rate))
 
     def count_segments(self, inputs: Features) -> int:

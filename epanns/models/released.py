@@ -91,7 +91,12 @@ def to_panns(model: Tagger) -> dict[str, dict[str, Tensor]]:
     """Return ``{'model': state dict}`` with the front-end tensors where it has one, as the original code loads it.
 
     The original classes have fixed widths: a pruned network needs one with these widths, such as E-PANNs' own.
+
+    Raises:
+        CheckpointError: If the network is none of PANNs'.
     """
+    if model.spec.front_end.is_yamnet:
+        raise CheckpointError(f"{model.spec.name} is none of PANNs' networks: save it as a checkpoint folder")
     front_end = released_front_end(model.spec.front_end) if model.spec.reads_logmel else {}
     state = front_end | model.state_dict()
     return {"model": {name: tensor.detach().cpu().clone() for name, tensor in state.items()}}

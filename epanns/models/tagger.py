@@ -78,6 +78,11 @@ class Tagger(nn.Module, ABC):
         return ()
 
     @property
+    def last_reader(self) -> str | None:
+        """Name of the layer that alone reads the last group, where what follows it is too much for a tracer."""
+        return None
+
+    @property
     @abstractmethod
     def minimum_samples(self) -> int:
         """Shortest clip the network takes as it is; shorter ones are repeated from their start to this length."""

@@ -167,7 +167,7 @@ def _is_npz(path: Path) -> bool:
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
-    except (OSError, zipfile.BadZipFile):
+    except _DAMAGED:
         return False
     return bool(names) and all(name.endswith(".npy") for name in names)
 

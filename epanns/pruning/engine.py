@@ -87,13 +87,23 @@ def _traced(model: Tagger) -> tuple[Any, dict[str, torch.Size]]:
     import torch_pruning as tp
 
     shapes: dict[str, torch.Size] = {}
+    read: list[Tensor] = []
 
     def forward(network: Any, inputs: tuple[Tensor, ...]) -> list[Tensor]:
         outputs = network.forward_inputs(inputs)
         shapes.update({key: output.shape for key, output in outputs.items()})
-        return list(outputs.values())
+        return read or list(outputs.values())
 
-    return tp.DependencyGraph().build_dependency(model, zero_inputs(model), forward_fn=forward), shapes
+    handles = [
+        model.get_submodule(name).register_forward_hook(lambda module, inputs, output: read.append(output))
+        for name in (model.last_reader,)
+        if name is not None  # what follows it is not traced back from the outputs
+    ]
+    try:
+        return tp.DependencyGraph().build_dependency(model, zero_inputs(model), forward_fn=forward), shapes
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def channel_groups(model: Tagger) -> dict[str, ChannelGroup]:
@@ -166,13 +176,17 @@ def _group(
 
 
 def _check(pruned: Tagger, shapes: Mapping[str, torch.Size]) -> None:
-    """Compare every tensor with the network the plan describes, and every output's shape with the base's."""
+    """Compare every tensor with the network the plan describes, and every output's shape with the base's.
+
+    Only the embedding may shrink, where the plan's network says so.
+    """
     if problem := shape_difference(pruned, pruned.spec):
         raise PruningError(f"surgery did not give the network asked for: {problem}; please report it as a bug")
     with torch.no_grad():
         outputs: Mapping[str, Any] = pruned.forward_inputs(zero_inputs(pruned))
     for key, shape in shapes.items():
-        if outputs[key].shape != shape:
+        expected = (*shape[:-1], pruned.spec.embedding_size) if key == "embedding" else tuple(shape)
+        if tuple(outputs[key].shape) != expected:
             raise PruningError(
                 f"surgery changed {key} from {tuple(shape)} to {tuple(outputs[key].shape)}; please report it as a bug"
             )

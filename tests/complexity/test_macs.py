@@ -55,6 +55,17 @@ PUBLISHED = {
 }
 
 
+# One second of sound, YAMNet's one patch: arXiv 2305.12712's Table III, worked out from its text layer by layer.
+LEAN_MACS = {
+    "YAMNet": 69_165_056,
+    "YAMNet_linear": 68_836_352,
+    "YAMNet_projection": 68_944_896,
+    "LEAN_concat": 106_351_616,
+    "LEAN_affinity": 106_372_096,
+    "LEAN": 107_710_464,
+}
+
+
 def pruned_cnn14(ratio: float) -> ModelSpec:
     spec = ZOO["Cnn14"]
     return spec.with_widths({layer: int(spec.widths[layer] * (1 - ratio)) for layer in LAST_SIX})
@@ -193,7 +204,7 @@ def test_parameters_and_multiply_adds_are_the_published_ones(name, n_params, mul
 
 
 def test_every_network_of_the_zoo_is_compared_with_a_published_one():
-    assert ZOO.keys() == PUBLISHED.keys()
+    assert ZOO.keys() == PUBLISHED.keys() | LEAN_MACS.keys()
 
 
 @pytest.mark.parametrize(
@@ -247,6 +258,63 @@ def test_networks_on_the_waveform_have_no_front_end_to_count(name):
     assert cost.front_end_macs == 0
     assert cost.macs_with_front_end == cost.backbone_macs
     assert cost.n_params_with_front_end == cost.n_params
+
+
+@pytest.mark.parametrize(("name", "macs"), LEAN_MACS.items())
+def test_rivals_do_the_multiply_adds_of_their_definition(name, macs):
+    cost = profile(ZOO[name], seconds=0.96 if name == "YAMNet" else 1.0)
+    assert cost.backbone_macs == macs == sum(layer.macs for layer in cost.layers)
+    assert cost.front_end_macs == 96 * (2 * 257 * 512 + 257 * 64)
+    assert cost.n_params_with_front_end == cost.n_params
+
+
+def test_lean_costs_what_the_table_of_its_layers_says():
+    """Body 96 x 64 -> 1024; two BiLSTMs of 128 on 40 pieces of 400 samples; attention of 128; 512 -> 200 classes."""
+    layers = {layer.name: (layer.width, layer.n_params, layer.macs) for layer in profile(ZOO["LEAN"], seconds=1).layers}
+    body = {name: layers.pop(name) for name in list(layers) if name.startswith("layer")}
+    assert sum(macs for _, _, macs in body.values()) == 68_631_552
+    assert sum(n_params for _, n_params, _ in body.values()) == 3_184_512 + 10_944
+    assert (body["layer1.conv"], body["layer13.depthwise_conv"]) == ((32, 288, 442_368), (512, 4_608, 27_648))
+    assert body["layer14.pointwise_conv"] == (1024, 1_048_576, 6_291_456)
+    assert layers == {
+        "fc1": (256, 262_400, 262_144),
+        "encoder.lstm1": (256, 541_696, 21_626_880),
+        "encoder.lstm2": (256, 394_240, 15_728_640),
+        "attention.query": (128, 32_896, 32_768),
+        "attention.key": (128, 32_896, 1_310_720),
+        "attention.score": (1, 129, 5_120),
+        "attention.sum": (0, 0, 10_240),
+        "fc_audioset": (200, 102_600, 102_400),
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "seconds", "segments"),
+    [
+        ("YAMNet", 0.1, 1),
+        ("YAMNet", 0.975, 1),
+        ("YAMNet", 1.0, 2),
+        ("YAMNet", 10, 20),
+        ("LEAN", 1.1, 2),
+        ("LEAN", 10, 19),
+    ],
+)
+def test_work_grows_with_the_segments_of_a_clip(name, seconds, segments):
+    cost = profile(ZOO[name], seconds=seconds)
+    assert cost.backbone_macs == segments * LEAN_MACS[name]
+    frames = 48 * (segments + 1) if name == "YAMNet" else 96 * segments
+    assert cost.front_end_macs == frames * (2 * 257 * 512 + 257 * 64)
+
+
+def test_elementwise_work_of_lean_is_reported_and_not_counted():
+    uncounted = profile(ZOO["LEAN"], seconds=1).uncounted
+    assert {
+        "aten.tanh": 1,
+        "aten._softmax": 1,
+        "aten.sigmoid": 1,
+        "aten.native_batch_norm": 27,
+    }.items() <= uncounted.items()
+    assert not {"aten.bmm", "aten.lstm", "aten.addmm", "aten.convolution"} & uncounted.keys()
 
 
 def test_poolings_and_relus_count_in_panns_convention_where_they_are_modules():

@@ -18,6 +18,7 @@ from epanns.complexity.macs import profile
 from epanns.complexity.width_cost import WidthCost
 from epanns.errors import ConfigError
 from epanns.models.spec import ModelSpec
+from epanns.models.wave_encoder import BiLSTM
 from epanns.models.zoo import ZOO, build_model
 from tests.conftest import narrow_spec
 
@@ -65,7 +66,7 @@ def test_many_networks_at_once_cost_what_each_costs():
 
 
 @pytest.mark.parametrize("spec", [*FAMILIES, *CNNS], ids=lambda spec: spec.head)
-def test_int8_counts_weights_once_and_a_scale_and_a_bias_per_channel(spec):
+def test_int8_counts_weights_once_and_scales_and_a_bias_per_channel(spec):
     """Counted on the modules: every convolution gets a scale and a bias, and only norms that follow none stay."""
     with torch.device("meta"):
         modules = [
@@ -73,10 +74,13 @@ def test_int8_counts_weights_once_and_a_scale_and_a_bias_per_channel(spec):
         ]
     layers = [module for module in modules if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Linear)]
     norms = [module for module in modules if isinstance(module, _BatchNorm)]
-    assert len(layers) + len(norms) == len(modules)
+    lstms = [module for module in modules if isinstance(module, BiLSTM)]
+    assert len(layers) + len(norms) + len(lstms) == len(modules)
     folded = sum(layer.weight.shape[0] for layer in layers if layer.bias is None)
     kept = sum(norm.num_features for norm in norms) - folded
     expected = sum(layer.weight.numel() + 8 * layer.weight.shape[0] for layer in layers) + 8 * kept
+    rows = ((8 * lstm.hidden_size, lstm.input_size + lstm.hidden_size) for lstm in lstms)  # four gates, both directions
+    expected += sum(n_rows * (n_bytes + 2 * 4 + 4) for n_rows, n_bytes in rows)  # a scale for each matrix, one bias
     assert formula_of(spec).of("int8_bytes", spec.widths) == expected
 
 

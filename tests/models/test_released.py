@@ -22,6 +22,7 @@ from epanns.models import released
 from epanns.models.catalogue import released_files
 from epanns.models.checkpoint import load, save_checkpoint
 from epanns.models.frozen_front_end import released_front_end
+from epanns.models.recognition import PANNS
 from epanns.models.released import export_panns, read_released, to_panns
 from epanns.models.spec import ModelSpec
 from epanns.models.tensors import expected_forms
@@ -168,8 +169,8 @@ def file_of(spec: ModelSpec, path: Path) -> Path:
     return write(path, {"model": released_front_end(spec.front_end) | state if spec.reads_logmel else state})
 
 
-@pytest.mark.parametrize("name", ZOO)
-def test_every_network_of_the_zoo_is_recognised_dense_and_pruned(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", [spec.name for spec in PANNS])
+def test_every_network_of_panns_is_recognised_dense_and_pruned(name: str, tmp_path: Path) -> None:
     assert read_released(file_of(ZOO[name], tmp_path / f"{name}_mAP=0.4.pth")).spec == ZOO[name]
     widths = {layer: 3 + index % 7 for index, layer in enumerate(ZOO[name].widths)}
     pruned = ZOO[name].with_widths(widths).with_num_classes(5)
@@ -224,6 +225,12 @@ def test_a_head_that_the_network_does_not_have_is_refused(name: str, tmp_path: P
     path = file_of(ZOO[name].scaled(1 / 32), tmp_path / "a.pth")
     with pytest.raises(CheckpointError, match=f"head=decision_max .* must be clip and 3 in {name.lower()}"):
         read_released(path, head="decision_max")
+
+
+def test_a_network_that_is_none_of_panns_is_not_written_as_one(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="LEAN is none of PANNs' networks: save it as a checkpoint folder"):
+        export_panns(build_model("LEAN", width=1 / 32), tmp_path / "a.pth")
+    assert not (tmp_path / "a.pth").exists()
 
 
 def test_head_can_be_said_where_the_file_name_does_not(tmp_path: Path) -> None:

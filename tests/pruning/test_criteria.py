@@ -117,7 +117,8 @@ def test_the_filter_that_all_others_resemble_is_the_most_central():
 def test_bn_ranks_by_the_size_of_the_factor_and_needs_one():
     assert torch.equal(scores("bn"), SCALE.abs())
     with pytest.raises(
-        PruningError, match=r"conv_block1\.conv1: no batch norm follows it, so criterion 'bn' cannot rank it"
+        PruningError,
+        match=r"conv_block1\.conv1: no batch norm with a scale follows it, so criterion 'bn'",
     ):
         scores("bn", scale=None)
 

@@ -17,7 +17,10 @@ from epanns.pruning.plan import PruningPlan
 from epanns.pruning.prune import prune
 from tests.families import narrow, noise, silenced
 
-FAMILIES = ("ResNet22", "ResNet38", "ResNet54", "MobileNetV1", "MobileNetV2")
+FAMILIES = (
+    *("ResNet22", "ResNet38", "ResNet54", "MobileNetV1", "MobileNetV2"),
+    *("YAMNet", "YAMNet_projection", "LEAN", "LEAN_affinity", "LEAN_concat"),
+)
 DEPTHS = {"ResNet22": (2, 2, 2, 2), "ResNet38": (3, 4, 6, 3), "ResNet54": (3, 4, 6, 3)}
 
 
@@ -123,12 +126,49 @@ def test_every_layer_has_its_place(name):
     layers = forward_order(model).layers
     assert tuple(groups) == model.layer_names == tuple(layer for layer in layers if layer in groups)
     made = [layer for group in groups.values() for layer in (*group.producers, *group.depthwise)]
-    assert sorted(made) == sorted(set(layers) - {"fc1", "fc_audioset"})
+    linear = {layer for layer in layers if isinstance(model.get_submodule(layer), nn.Linear)}
+    assert sorted(made) == sorted(set(layers) - linear)
     read = Counter(reader.name for group in groups.values() for reader in group.readers)
     read.update(layer for group in groups.values() for layer in group.depthwise)
-    assert read == Counter(set(layers) - {layers[0], "fc_audioset"})
+    behind = next(layer for layer in layers if layer in linear)  # alone of the linear ones it reads convolutions
+    assert read == Counter({*layers, behind} - (linear - {behind}) - {layers[0]})
     norms = {layer for layer, module in model.named_modules() if isinstance(module, nn.BatchNorm2d)}
     assert sorted(norm for group in groups.values() for norm in group.norms) == sorted(norms - {"bn0"})
+
+
+@pytest.mark.parametrize(("name", "reader"), [("YAMNet", "fc_audioset"), ("YAMNet_projection", "fc1"), ("LEAN", "fc1")])
+def test_layers_of_yamnets_body_are_a_chain_of_groups(name, reader):
+    layers = [f"layer{number}" for number in range(2, 15)]
+    leads = ["layer1.conv", *[f"{layer}.pointwise_conv" for layer in layers]]
+    groups = channel_groups(narrow(name))
+    assert list(groups) == leads
+    for place, (layer, group) in enumerate(groups.items()):
+        assert group.producers == (layer,)
+        behind = f"{layers[place]}.depthwise" if place < 13 else None
+        assert group.depthwise == ((f"{behind}_conv",) if behind else ())
+        assert group.norms == (layer.removesuffix("conv") + "bn", *((f"{behind}_bn",) if behind else ()))
+        assert group.readers == (Reader(f"{layers[place]}.pointwise_conv" if behind else reader, 0),)
+
+
+@pytest.mark.parametrize(
+    ("layer", "message"),
+    [
+        (
+            "encoder",
+            "encoder cannot be pruned: the LSTMs of the wave encoder are recurrent: epanns prunes conv",
+        ),
+        ("encoder.lstm2", "encoder.lstm2 cannot be pruned: the LSTMs of the wave encoder are recurrent"),
+        ("attention.key", "attention.key cannot be pruned: it joins the wave encoder's states to the projection"),
+        (
+            "fc1",
+            "fc1 cannot be pruned: its outputs are the embedding; its inputs shrink when layer14.pointwise",
+        ),
+        ("layer5.depthwise_conv", "layer5.depthwise_conv cannot be pruned"),
+    ],
+)
+def test_what_cannot_be_pruned_of_lean_is_told_with_its_reason(layer, message):
+    with pytest.raises(PruningError, match=message):
+        prune(narrow("LEAN"), ratio=0.5, layers=[layer])
 
 
 @pytest.mark.parametrize("name", FAMILIES)

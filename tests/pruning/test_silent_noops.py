@@ -236,7 +236,7 @@ def test_15_taylor_sees_the_batch_norm(model):
 
 
 def test_16_a_criterion_of_batch_norms_says_where_there_is_none(model):
-    with pytest.raises(PruningError, match=r"fc1: no batch norm follows it, so criterion 'bn' cannot rank it"):
+    with pytest.raises(PruningError, match=r"fc1: no batch norm with a scale follows it, so criterion 'bn'"):
         CRITERIA["bn"](LayerFilters("fc1", model.fc1.weight.detach(), 0))
 
 

@@ -43,6 +43,8 @@ def read_covariances(
         sums = {layer: _Sums(model, group) for layer, group in groups.items()}
         hooks.enter_context(_watching(model, groups, sums))
         for waveform, _ in clips_in_fours(model, batches):
+            for each in sums.values():
+                each.clips_at_once = len(waveform)
             model(waveform)
             clips += len(waveform)
         found = {layer: each.covariance(clips) for layer, each in sums.items()}
@@ -53,7 +55,13 @@ def read_covariances(
 
 
 class _Sums:
-    """First and second moments of a group's channels, scaled, over all its readers."""
+    """First and second moments of a group's channels, scaled, over all its readers.
+
+    Attributes:
+        clips_at_once: How many clips the next batch is of; a clip may be several segments of it.
+    """
+
+    clips_at_once: int
 
     def __init__(self, model: Tagger, group: ChannelGroup) -> None:
         self._scales = {reader: _reading_norms(model, reader, group.width) for reader in group.readers}
@@ -64,7 +72,7 @@ class _Sums:
         """Take in what a reader reads: ``(batch, channels, *positions)``, or ``(batch, ..., channels)`` if linear."""
         scale = self._scales[reader]
         rows = read[:, reader.offset : reader.offset + len(scale)].movedim(1, -1).flatten(0, -2)
-        per_clip = len(rows) // len(read)
+        per_clip = len(rows) // self.clips_at_once
         for part in torch.split(rows, _ROWS_AT_ONCE):
             scaled = part.detach().to("cpu", torch.float64) * scale
             self._firsts[reader] += scaled.sum(dim=0) / per_clip

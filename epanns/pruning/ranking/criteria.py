@@ -30,11 +30,11 @@ def bn(filters: LayerFilters) -> Tensor:
     """Absolute factor of the batch norm that follows (Liu et al. 2017, arXiv 1708.06519, section 3).
 
     Raises:
-        PruningError: If no batch norm follows the layer.
+        PruningError: If no batch norm with a scale follows the layer.
     """
     if filters.scale is None:
         raise PruningError(
-            f"{filters.name}: no batch norm follows it, so criterion 'bn' cannot rank it; choose another"
+            f"{filters.name}: no batch norm with a scale follows it, so criterion 'bn' cannot rank it; choose another"
         )
     return filters.scale.abs()
 

@@ -63,8 +63,10 @@ def _derivatives(
     gates: dict[str, Tensor] = {}
 
     def gate(layer: str, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        gates[layer] = torch.ones(output.shape[:2], dtype=output.dtype, device=output.device, requires_grad=True)
-        return output * gates[layer].reshape(*output.shape[:2], *[1] * (output.dim() - 2))
+        shape = len(waveform), output.shape[1]
+        gates[layer] = torch.ones(shape, dtype=output.dtype, device=output.device, requires_grad=True)
+        each = gates[layer].repeat_interleave(len(output) // len(waveform), dim=0)  # of a clip's segments
+        return output * each.reshape(*output.shape[:2], *[1] * (output.dim() - 2))
 
     handles = [
         model.get_submodule(norms.get(layer, layer)).register_forward_hook(partial(gate, layer)) for layer in layers

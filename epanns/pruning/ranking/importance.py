@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from epanns.errors import PruningError
 from epanns.models.tagger import Tagger
@@ -69,7 +69,7 @@ def channel_importance(
             producer,
             model.get_submodule(producer).get_parameter("weight").detach().cpu(),
             seed,
-            None if norm is None else model.get_submodule(norm).get_parameter("weight").detach().double().cpu(),
+            None if norm is None else _scale_of(model.get_submodule(norm)),
             covariances.get(layer),
             gradients.get(producer),
         )
@@ -78,6 +78,12 @@ def channel_importance(
         layer: joined([score(filters_of(layer, producer)) for producer in group.producers])
         for layer, group in groups.items()
     }
+
+
+def _scale_of(norm: nn.Module) -> Tensor | None:
+    """Return the factors of a batch norm; None where it learns none, as YAMNet's."""
+    scale = dict(norm.named_parameters()).get("weight")
+    return None if scale is None else scale.detach().double().cpu()
 
 
 def joined(importances: Sequence[Tensor]) -> Tensor:

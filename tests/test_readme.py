@@ -9,7 +9,7 @@ import pytest
 import epanns
 from epanns.cli.main import COMMANDS
 from epanns.complexity.macs import profile
-from epanns.models.zoo import list_models, spec_of
+from epanns.models.zoo import ZOO, list_models, spec_of
 from epanns.pruning.ranking.criteria import NEEDS
 from epanns.reporting.report import insert_table, write_report
 from epanns.sweeps.records import read_records
@@ -106,10 +106,20 @@ def test_the_networks_are_counted_as_listed():
     listed = set()
     for row in re.findall(r"^\| ([A-Z].*)", table, re.MULTILINE):
         names, _, params, macs, groups = (cell.strip() for cell in row.strip("| ").split("|"))
-        known = re.findall(r"\w*[a-z]+\w*\d+\w*", names)
+        known = [name for name in re.findall(r"\w+", names) if name in ZOO]
         for name, size, work, count in zip(known, *(cell.split(", ") for cell in (params, macs, groups)), strict=True):
             cost = profile(spec_of(name))
             assert (size, work) == (f"{cost.n_params / 1e6:.1f}", f"{cost.backbone_macs / 1e9:.1f}"), name
             assert int(count) == len(spec_of(name).widths), name
         listed.update(known)
     assert listed >= {name for name in list_models() if not name.startswith("Cnn14_")}
+
+
+def test_the_rivals_are_counted_as_listed():
+    rows = re.findall(r"^\| (YAMNet|YAMNet_\w+|LEAN\w*) \| .* \|$", README.split("## YAMNet and LEAN")[1], re.MULTILINE)
+    assert set(rows) == {name for name, spec in ZOO.items() if spec.front_end.is_yamnet}
+    for name in rows:
+        cost = profile(spec_of(name), seconds=0.96 if name == "YAMNet" else 1.0)
+        sizes = " | ".join(f"{count:,}" for count in (cost.n_params_with_statistics, cost.n_params_folded))
+        assert cost.n_params == cost.n_params_folded
+        assert f" | {sizes} | {cost.backbone_macs:,} " in README, name

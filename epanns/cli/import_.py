@@ -24,7 +24,7 @@ from epanns.models.tasks import TASKS
 @click.option(
     "--labels",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="CSV index,mid,display_name with one line per class.  [default: AudioSet's for 527 classes, else numbers]",
+    help="CSV index,mid,display_name with one line per class.  [default: AudioSet's or YAMNet's own, else numbers]",
 )
 @click.option(
     "--task",
@@ -43,10 +43,10 @@ def command(
     task: str,
     as_json: bool,
 ) -> None:
-    """Turn a released PANNs or E-PANNs file into a checkpoint.
+    """Turn a released PANNs, E-PANNs or YAMNet file into a checkpoint.
 
-    FILE_OR_NAME is a .pth/.pt file, or a released file or network (`epanns models` lists them), which is downloaded
-    once into $EPANNS_CACHE or ~/.cache/epanns-pruning.
+    FILE_OR_NAME is a .pth/.pt file, YAMNet's yamnet.h5 or folded .npz, or a released file or network (`epanns models`
+    lists them), which is downloaded once into $EPANNS_CACHE or ~/.cache/epanns-pruning.
     """
     refuse_existing(out)
     path = Path(file_or_name)

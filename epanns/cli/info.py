@@ -36,7 +36,8 @@ def describe(summary: Mapping[str, Any]) -> str:
         "network": f"{summary['name']}, family {summary['family']}, head {summary['head']}, "
         f"{_kernels(summary)}embedding {summary['embedding_size']}",
         "task": summary["task"],
-        "parameters": f"{summary['n_params']:,}",
+        "parameters": f"{summary['n_params']:,} trainable; {summary['n_params_with_statistics']:,} with batch-norm "
+        f"statistics (Keras' total); {summary['n_params_folded']:,} with batch norms folded",
         "front end": f"{front_end['sample_rate']} Hz, {_front_end(summary['family'], front_end)}",
         "widths": _widths(summary["widths"]),
         "labels": f"{len(labels)}: {'; '.join(labels[:_LISTED_LABELS])}" + (f"; and {rest} more" if rest > 0 else ""),
@@ -60,8 +61,9 @@ def _front_end(family: str, front_end: Mapping[str, Any]) -> str:
 
     if family in WAVEFORM_FAMILIES:
         return "none: the network reads the waveform"
+    kind = "YAMNet's, " if front_end.get("kind") == "yamnet" else ""
     return (
-        f"window {front_end['window_size']}, hop {front_end['hop_size']}, {front_end['mel_bins']} mel bins, "
+        f"{kind}window {front_end['window_size']}, hop {front_end['hop_size']}, {front_end['mel_bins']} mel bins, "
         f"{front_end['fmin']:g} to {front_end['fmax']:g} Hz"
     )
 

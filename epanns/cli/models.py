@@ -49,6 +49,7 @@ def _megabytes(size: int | None) -> str:
 
 
 _MACS_NOTE = (
-    "MACs: convolutions and linear layers for a clip of 10 s, one multiply-add = 1; `epanns profile` has other counts."
+    "MACs: convolutions, linear and recurrent layers for a clip of 10 s, one multiply-add = 1; `epanns profile` has "
+    "other counts."
 )
 _RELEASED_NOTE = "mAP as published. `epanns import NAME --out DIR` downloads a file and makes a checkpoint of it."

@@ -78,13 +78,16 @@ def _measured(network: "Tagger | ModelSpec", seconds: float, threads: int | None
 
 
 def describe(cost: "ModelCost") -> str:
-    """Return the cost as a table for people: totals, the three conventions of work by name, one row per layer."""
+    """Return the cost as a table for people: totals, the conventions of size and work by name, one row per layer."""
     front_end = cost.front_end_macs > 0  # networks on the waveform have none
+    held = cost.n_params_with_front_end > cost.n_params  # by PANNs' files, and not by YAMNet's
     rows = [
         (f"{cost.name} at {cost.sample_rate} Hz, for one clip of {cost.clip_seconds:g} s", ""),
-        ("parameters", f"{cost.n_params:,} ({cost.param_bytes / 2**20:,.2f} MiB in float32)"),
-        *([("  with PANNs' frozen front end", f"{cost.n_params_with_front_end:,}")] if front_end else []),
-        ("backbone MACs (conv and linear)", _giga(cost.backbone_macs)),
+        ("trainable parameters", f"{cost.n_params:,} ({cost.param_bytes / 2**20:,.2f} MiB in float32)"),
+        ("  with statistics (Keras' total)", f"{cost.n_params_with_statistics:,}"),
+        ("  with batch norms folded", f"{cost.n_params_folded:,}"),
+        *([("  with PANNs' frozen front end", f"{cost.n_params_with_front_end:,}")] if held else []),
+        ("backbone MACs (layers below)", _giga(cost.backbone_macs)),
         *([("  with front end (+ STFT + mel)", _giga(cost.macs_with_front_end))] if front_end else []),
         ("PANNs multiply-adds (2 per MAC)", _giga(cost.panns_multiply_adds)),
     ]

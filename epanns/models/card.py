@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from epanns.labels import LabelSet
+from epanns.models.layouts import FUSION_FAMILIES
 from epanns.models.recipe import describe_step
 from epanns.models.spec import ModelSpec
 
@@ -63,7 +64,8 @@ invented sound would do harm.
 
 The code of epanns is under the MIT licence. Weights trained with epanns belong to whoever trained them. Weights that
 come from released PANNs or E-PANNs files, pruned and fine-tuned ones included, stay under the terms of their publisher:
-see https://zenodo.org/record/3987831 (PANNs) and https://zenodo.org/records/7939403 (E-PANNs).
+see https://zenodo.org/record/3987831 (PANNs) and https://zenodo.org/records/7939403 (E-PANNs). Google's weights of
+YAMNet are under the Apache licence 2.0: https://github.com/tensorflow/models/tree/master/research/audioset/yamnet.
 """
 
 
@@ -97,7 +99,9 @@ def model_card(spec: ModelSpec, labels: LabelSet, provenance: Mapping[str, Any],
 def _reads(spec: ModelSpec) -> str:
     if not spec.reads_logmel:
         return "on the waveform"
-    return f"on {'the waveform and ' if spec.family.startswith('wavegram') else ''}log-mel spectrograms"
+    both = spec.family.startswith("wavegram") or spec.family in FUSION_FAMILIES
+    logmel = "YAMNet's log-mel spectrograms" if spec.front_end.is_yamnet else "log-mel spectrograms"
+    return f"on the waveform and {logmel}" if both else f"on {logmel}"
 
 
 def _widths_table(spec: ModelSpec) -> str:

@@ -22,7 +22,7 @@ from epanns.models.checkpoint_config import CheckpointConfig, is_config
 from epanns.models.recipe import recipe_problems, steps_of
 from epanns.models.spec import ModelSpec
 from epanns.models.tagger import Tagger
-from epanns.models.tensors import TensorForm, count_params, difference, expected_forms, forms_of
+from epanns.models.tensors import TensorForm, difference, expected_forms, forms_of, parameters_of
 from epanns.models.zoo import build_model
 
 CONFIG, WEIGHTS, LABELS, CARD = FILES = ("config.json", "model.safetensors", "labels.csv", "README.md")
@@ -64,10 +64,13 @@ class Checkpoint:
 
     def summary(self) -> dict[str, Any]:
         """Return the keys of ``epanns info --json``: spec, task, sample rate, parameters, label names, provenance."""
+        size = parameters_of(self.spec)
         return self.spec.to_dict() | {
             "task": self.spec.task,
             "sample_rate": self.spec.front_end.sample_rate,
-            "n_params": count_params(self.spec),
+            "n_params": size.trainable,
+            "n_params_with_statistics": size.with_statistics,
+            "n_params_folded": size.folded,
             "labels": list(self.labels.names),
             "provenance": dict(self.provenance),
         }

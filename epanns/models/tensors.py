@@ -63,10 +63,15 @@ def count_parameters(model: nn.Module) -> ParameterCounts:
     return ParameterCounts(trainable, trainable + statistics, trainable - scales + kept)
 
 
+def parameters_of(spec: ModelSpec) -> ParameterCounts:
+    """Count the parameters of `spec` without allocating them."""
+    with torch.device("meta"):
+        return count_parameters(build_model(spec))
+
+
 def count_params(spec: ModelSpec) -> int:
     """Return the number of trainable parameters of `spec`, without allocating them."""
-    with torch.device("meta"):
-        return count_parameters(build_model(spec)).trainable
+    return parameters_of(spec).trainable
 
 
 def weights_digest(model: nn.Module) -> str:

@@ -14,6 +14,8 @@ KEYS = {
     "clip_seconds",
     "n_params",
     "n_params_with_front_end",
+    "n_params_with_statistics",
+    "n_params_folded",
     "param_bytes",
     "backbone_macs",
     "front_end_macs",
@@ -52,7 +54,11 @@ def test_text_names_the_conventions_and_the_clip_length(profile):
     assert code == 0
     for line in (
         "Cnn14 at 32000 Hz, for one clip of 10 s",
-        "backbone MACs (conv and linear)   20.042 G (20,041,926,656)",
+        "trainable parameters              80,753,615 (308.05 MiB in float32)",
+        "  with statistics (Keras' total)  80,769,871",
+        "  with batch norms folded         80,745,551",
+        "  with PANNs' frozen front end    81,837,071",
+        "backbone MACs (layers below)      20.042 G (20,041,926,656)",
         "  with front end (+ STFT + mel)   21.126 G (21,126,466,112)",
         "PANNs multiply-adds (2 per MAC)   42.220 G (42,219,593,359)",
         "conv_block6.conv2      2,048   37,748,736   2,340,421,632",

@@ -48,6 +48,17 @@ def clip_draws(seeds: Sequence[int]) -> Iterator[None]:
         _current = former
 
 
+@contextmanager
+def dropout_if(wanted: bool) -> Iterator[None]:
+    """Let `dropout` do its work in the block, or pass on all values as they are."""
+    global _drops
+    former, _drops = _drops, wanted
+    try:
+        yield
+    finally:
+        _drops = former
+
+
 def dropout(x: Tensor, p: float, training: bool) -> Tensor:
     """Zero each value of ``(batch, ...)`` with probability `p` and multiply the others by ``1 / (1 - p)``.
 
@@ -57,7 +68,7 @@ def dropout(x: Tensor, p: float, training: bool) -> Tensor:
     Raises:
         ConfigError: Inside `clip_draws`, if the batch has neither as many clips as there are seeds nor half as many.
     """
-    draws = _current
+    draws, training = _current, training and _drops
     if draws is None or not training or not 0 < p < 1 or x.device.type != "cpu" or torch.compiler.is_compiling():
         return F.dropout(x, p, training)
     return x * draws.kept(x, p).to(x.dtype).mul_(1 / (1 - p))
@@ -114,3 +125,4 @@ class _ClipDraws:
 
 
 _current: _ClipDraws | None = None
+_drops = True

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from epanns.audio.specaugment import SpecAugmenter
-from epanns.draws import MOST_UNIFORMS, clip_draws, clip_seeds, clip_uniforms, dropout
+from epanns.draws import MOST_UNIFORMS, clip_draws, clip_seeds, clip_uniforms, dropout, dropout_if
 from epanns.errors import ConfigError
 from epanns.models.tagger import mix_pairs
 from epanns.models.zoo import BUILDERS, ZOO
@@ -188,3 +188,13 @@ def test_a_compiled_network_is_compiled_once_and_hears_the_clips_stripes():
             masked = augment(ones(1, 300, 64))
             assert not learning(ones(1, 300, 64))[masked == 0].any()
     assert len(graphs) == 1
+
+
+def test_dropout_can_be_switched_off_for_a_while():
+    clips = ones(5, 7)
+    with clip_draws(SEEDS), dropout_if(False):
+        assert torch.equal(dropout(clips, 0.5, True), clips)
+        with dropout_if(True):
+            assert not torch.equal(dropout(clips, 0.5, True), clips)
+        assert torch.equal(dropout(clips, 0.5, True), clips)
+    assert not torch.equal(dropout(clips, 0.5, True), clips)

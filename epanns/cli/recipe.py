@@ -28,6 +28,7 @@ _SETTINGS: Mapping[str, Mapping[str, str]] = {
         "learning_rate": "Adam's rate at its highest.",
         "mixup_alpha": "Beta parameter of mixup; 0 for none.",
         "spec_augment": "Mask stripes of time and mel.",
+        "dropout": "Drop out values, as PANNs do.",
         "clip_norm": "Scale the gradient down to this norm; 0 for none.",
         "ema_decay": "Score and keep a moving average of the weights; 0 for none.",
         "seed": "Seed of everything random.",

@@ -22,6 +22,7 @@ RULES: Mapping[str, Rule] = {
     "warmup_iterations": whole(0),
     "mixup_alpha": number("a number >= 0; 0 switches mixup off", lambda value: 0 <= value < math.inf),
     "spec_augment": TRUTH,
+    "dropout": TRUTH,
     "sampler": one_of(SAMPLERS),
     "crop_seconds": or_none(
         number(
@@ -52,7 +53,7 @@ RULES: Mapping[str, Rule] = {
 # What came later is left out of `to_dict` at its default.
 _LATER = (
     *("crop_seconds", "short_clips", "precision", "compile", "accumulate", "clip_norm", "ema_decay"),
-    *("head_iterations", "backbone_rate", "task", "distil_weight", "feature_weight", "teacher_precision"),
+    *("dropout", "head_iterations", "backbone_rate", "task", "distil_weight", "feature_weight", "teacher_precision"),
 )
 
 
@@ -68,6 +69,7 @@ class TrainingConfig:
         warmup_iterations: Steps over which the rate rises linearly from zero.
         mixup_alpha: Both parameters of the Beta distribution of mixup; 0 switches mixup off.
         spec_augment: Zero time and mel stripes of the log-mel.
+        dropout: Drop out values as PANNs do: of maps behind blocks and of what `fc1` reads.
         sampler: ``balanced`` takes the classes in turn, ``shuffled`` the clips; ``weighted`` draws clips, those of
             rare classes more often.
         crop_seconds: Length of a window at a random place of each clip; None for its whole row.
@@ -100,6 +102,7 @@ class TrainingConfig:
     warmup_iterations: int = 0
     mixup_alpha: float = 1.0
     spec_augment: bool = True
+    dropout: bool = True
     sampler: str = "balanced"
     crop_seconds: float | None = None
     short_clips: str = "pad"

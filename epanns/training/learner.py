@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from epanns.data.dataset import ClipBatch
 from epanns.distributed import rank, total, world_size
-from epanns.draws import clip_draws, clip_seeds
+from epanns.draws import clip_draws, clip_seeds, dropout_if
 from epanns.models.tagger import Tagger
 from epanns.pruning.optimizers import check_optimizer
 from epanns.seeding import derive_seed
@@ -125,7 +125,7 @@ class Learner:
             target = mix_target(target, mixup_lambda)
         waveform = on_device.float_waveform()
         network = self._shared.now()
-        with self._shared.exchanging(part.is_last), clip_draws(part.seeds):
+        with self._shared.exchanging(part.is_last), clip_draws(part.seeds), dropout_if(self.config.dropout):
             lesson = None if self.teacher is None else self.teacher.lesson(waveform, mixup_lambda)
             with torch.autocast(device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
                 output = network(waveform, mixup_lambda)

@@ -25,6 +25,7 @@ LATER = {
     "accumulate": 2,
     "clip_norm": 1.0,
     "ema_decay": 0.9,
+    "dropout": False,
     "task": "single-label",
     "head_iterations": 5,
     "backbone_rate": 0.1,

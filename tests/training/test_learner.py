@@ -67,6 +67,15 @@ def test_a_gradient_is_clipped_to_the_norm_and_keeps_its_direction(make_learner,
     assert float(torch.cosine_similarity(gradient(free), gradient(clipped), dim=0)) == pytest.approx(1, abs=1e-5)
 
 
+@pytest.mark.parametrize("dropout", [True, False])
+def test_without_dropout_nothing_but_the_clips_decides_a_step(make_learner, train, dropout):
+    settings = {"dropout": dropout, "mixup_alpha": 0.0, "spec_augment": False}
+    learners = [make_learner(**settings), make_learner(**settings)]
+    for number, learner in enumerate(learners):
+        learner.step(batch_of(train, learner.config), number)
+    assert torch.equal(*map(gradient, learners)) == (not dropout)
+
+
 def test_the_average_is_the_weighted_sum_of_the_weights_it_saw(make_learner, train):
     learner = make_learner(ema_decay=0.3)
     expected = {name: value.double() for name, value in all_values(learner).items()}

@@ -2,17 +2,20 @@
 
 import re
 import runpy
+import tomllib
 from pathlib import Path
 
 import pytest
 
 import epanns
+from epanns.cli.finetune import command as finetune
 from epanns.cli.main import COMMANDS
 from epanns.complexity.macs import profile
 from epanns.models.zoo import ZOO, list_models, spec_of
 from epanns.pruning.ranking.criteria import NEEDS
 from epanns.reporting.report import insert_table, write_report
 from epanns.sweeps.records import read_records
+from epanns.training.presets import PRESETS, read_training
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -31,6 +34,24 @@ def test_every_command_it_names_exists():
     named = set(re.findall(r"^\s*epanns ([a-z]+)", README, re.MULTILINE)) | set(re.findall(r"`epanns ([a-z]+)", README))
     assert named - set(COMMANDS) == set()
     assert {"data", "pack", "train", "prune", "finetune", "evaluate", "report", "sweep"} <= named
+
+
+def test_the_training_file_it_shows_is_one():
+    (text,) = re.findall(r"```toml\n(# epanns finetune .*?)```", README, re.DOTALL)
+    given = tomllib.loads(text)
+    options = {name.removeprefix("--").replace("-", "_") for item in finetune.params for name in item.opts}
+    assert given.keys() <= options
+    config = read_training({key: value for key, value in given.items() if key not in ("train", "val")})
+    assert (config.iterations, config.schedule) == (given["iterations"], PRESETS["short"].settings["schedule"])
+
+
+def test_the_presets_it_names_set_what_it_says():
+    section = README.split("### The training recipe")[1].split("\n### ")[0]
+    steps = {name: f"{preset.settings['iterations']:,} steps" for name, preset in PRESETS.items()}
+    assert set(re.findall(r"--preset (\w+)", section)) == set(PRESETS)
+    assert re.search(rf"--preset panns`[^`]*{steps['panns']}", section)
+    assert re.search(rf"--preset short`[^`]*{steps['short']}", section)
+    assert re.search(rf"--preset transfer`[^`]*{steps['transfer']}", README)
 
 
 def test_every_name_of_python_it_calls_exists():

@@ -165,7 +165,7 @@ class RecipeCommand(SectionedCommand):
         super().format_options(ctx, formatter)
         with formatter.section("Presets"):
             formatter.write_dl([(name, f"{PRESETS[name].purpose}.") for name in self.recipe.presets])
-        with formatter.section("What they set"):
+        with formatter.section("What they set (blank: nothing)"):
             for line in self.recipe.table():
                 formatter.write(f"{'':{formatter.current_indent}}{line}\n")
 

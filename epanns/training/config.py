@@ -161,13 +161,16 @@ class TrainingConfig:
         return Crop(self.crop_seconds, short=self.short_clips, seed=self.seed)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the settings as JSON values.
+        """Return the settings as JSON values; the same settings are the same text, also where 1 was given for 1.0.
 
         Those that came later are left out at their defaults, so that runs and trials from before keep their identity.
         """
-        values = asdict(self)
-        defaults = {field.name: field.default for field in fields(self)}
-        return {key: value for key, value in values.items() if key not in _LATER or value != defaults[key]}
+        kept = {}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.name not in _LATER or value != field.default:
+                kept[field.name] = float(value) if RULES[field.name].is_number and value is not None else value
+        return kept
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "TrainingConfig":

@@ -52,7 +52,7 @@ PRESETS: Mapping[str, Preset] = {
             "backbone_rate": 0.1,
             "validate_every": 100,
             "clip_norm": 5.0,
-            "ema_decay": 0.99,
+            "ema_decay": 0.999,
         },
     ),
     # A short run has to end low: the rate falls to zero, and the average evens out the last few hundred steps.
@@ -65,7 +65,7 @@ PRESETS: Mapping[str, Preset] = {
             "warmup_iterations": 100,
             "validate_every": 250,
             "clip_norm": 5.0,
-            "ema_decay": 0.99,
+            "ema_decay": 0.999,
         },
     ),
 }

@@ -1,7 +1,7 @@
 """What a setting may be: rules that are data, so that all settings are checked alike and every breach is named."""
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from epanns.errors import did_you_mean
@@ -15,11 +15,13 @@ class Rule:
         text: What goes after "must be".
         holds: Tells whether a value of any type obeys.
         choices: The values, where they can be listed; the nearest is offered for a wrong one.
+        is_number: Whether 1 and 1.0 are the same value.
     """
 
     text: str
     holds: Callable[[Any], bool]
     choices: Collection[str] = ()
+    is_number: bool = False
 
 
 TRUTH = Rule("true or false", lambda value: type(value) is bool)
@@ -32,7 +34,11 @@ def whole(least: int) -> Rule:
 
 def number(text: str, holds: Callable[[float], bool]) -> Rule:
     """Return a rule of numbers, truth values excluded; `holds` sees no other value."""
-    return Rule(text, lambda value: isinstance(value, int | float) and not isinstance(value, bool) and holds(value))
+
+    def is_one(value: object) -> bool:
+        return isinstance(value, int | float) and not isinstance(value, bool) and holds(value)
+
+    return Rule(text, is_one, is_number=True)
 
 
 def one_of(choices: Collection[str]) -> Rule:
@@ -42,7 +48,7 @@ def one_of(choices: Collection[str]) -> Rule:
 
 def or_none(rule: Rule) -> Rule:
     """Return a rule that None obeys too."""
-    return Rule(rule.text, lambda value: value is None or rule.holds(value), rule.choices)
+    return replace(rule, holds=lambda value: value is None or rule.holds(value))
 
 
 def breaches(values: Mapping[str, Any], rules: Mapping[str, Rule]) -> list[str]:

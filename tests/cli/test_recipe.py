@@ -54,7 +54,7 @@ def test_a_preset_can_be_switched_off_setting_by_setting(asked):
 @pytest.mark.parametrize("command", [train, finetune], ids=["train", "finetune"])
 def test_the_help_shows_what_each_preset_sets(runner, command):
     text = runner.invoke(command, ["--help"]).output
-    header, *rows = text.split("What they set:\n")[1].splitlines()
+    header, *rows = text.split("What they set (blank: nothing):\n")[1].splitlines()
     names = header.split()
     assert names[0] == "default"
     recipe: Recipe = command.recipe

@@ -1,5 +1,6 @@
 """Training settings: every wrong value named, at once."""
 
+import json
 import re
 
 import pytest
@@ -77,6 +78,11 @@ def test_crops_are_settings_of_the_training():
 def test_mixup_draws_two_clips_for_one():
     assert TrainingConfig(batch_size=32).drawn_clips == 64
     assert TrainingConfig(batch_size=32, mixup_alpha=0.0).drawn_clips == 32
+
+
+def test_a_whole_number_for_a_number_is_the_same_run():
+    whole, exact = ({"mixup_alpha": kind(1), "clip_norm": kind(2), "crop_seconds": kind(3)} for kind in (int, float))
+    assert json.dumps(TrainingConfig(**whole).to_dict()) == json.dumps(TrainingConfig(**exact).to_dict())
 
 
 def test_all_wrong_values_are_named_together():

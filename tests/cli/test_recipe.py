@@ -10,6 +10,7 @@ import pytest
 from epanns.cli.finetune import command as finetune
 from epanns.cli.recipe import Recipe
 from epanns.cli.train import command as train
+from epanns.training import loop
 from epanns.training.config import RULES, TrainingConfig
 from epanns.training.presets import PRESETS
 from epanns.training.rules import option_of
@@ -49,6 +50,20 @@ def test_a_preset_can_be_switched_off_setting_by_setting(asked):
     settings = asked("--preset", "short", "--ema-decay", 0, "--clip-norm", 0, "--schedule", "constant", *SHORT)
     plain = asked("--learning-rate", PRESETS["short"].settings["learning_rate"], *SHORT, "--validate-every", 250)
     assert settings == plain
+
+
+def test_how_often_a_state_is_saved_is_no_part_of_the_run(asked, monkeypatch):
+    steps, save = [], loop.save_state
+
+    def noting(folder, state, learner):
+        steps.append(state.step)
+        save(folder, state, learner)
+
+    monkeypatch.setattr(loop, "save_state", noting)
+    often = asked("--save-every", 1, "--iterations", 3, "--batch-size", 4)
+    assert steps == [0, 1, 2, 3]
+    assert often == asked("--iterations", 3, "--batch-size", 4)
+    assert steps == [0, 1, 2, 3, 0, 3]
 
 
 @pytest.mark.parametrize("command", [train, finetune], ids=["train", "finetune"])

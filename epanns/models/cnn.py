@@ -36,6 +36,11 @@ class Cnn(LogMelTagger):
         return ("att_block.att", "att_block.cla", "att_block.bn_att") if self._attends else ("fc_audioset",)
 
     @property
+    def idle_layers(self) -> tuple[str, ...]:
+        """The batch norm that PANNs hold in the attention and never use."""
+        return ("att_block.bn_att",) if self._attends else ()
+
+    @property
     def _attends(self) -> bool:
         return self.spec.head == "decision_att"
 

@@ -15,6 +15,7 @@ from epanns.models.checkpoint import load, save_checkpoint
 from epanns.models.cnn import Cnn
 from epanns.models.spec import FAMILIES
 from epanns.models.zoo import ZOO, build_model, list_models, spec_of
+from tests.families import noise, uneven
 
 # Kong et al. 2020 and audioset_tagging_cnn, counted with the repository's own counters.
 PUBLISHED_PARAMETERS = {
@@ -207,3 +208,12 @@ def test_shapes_are_compared_without_torchs_compiler():
         "expected_forms(ZOO['Cnn14'])\nsys.exit('torch._dynamo' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("name", {(spec.family, spec.head): name for name, spec in ZOO.items()}.values())
+def test_idle_layers_are_those_that_no_gradient_reaches(name):
+    model = uneven(name).train()
+    model.forward_inputs(noise(model))["clipwise_logits"].sum().backward()
+    reached = {each for each, parameter in model.named_parameters() if parameter.grad is not None}
+    idle = tuple(f"{layer}." for layer in model.idle_layers)
+    assert {each for each, _ in model.named_parameters() if not each.startswith(idle)} == reached

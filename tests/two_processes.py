@@ -251,7 +251,7 @@ def a_signal_to_one_stops_both_and_the_run_goes_on_to_the_same_bytes(packs: Path
     error = raised(lambda: trained(packs, "recipe", out / "stopped", on_step=stop))
     assert isinstance(error, Interrupted)
     assert error.exit_code == 143
-    assert "signal 15 at step 3 of 4; the state is saved in" in str(error)
+    assert "signal 15 at step 3 of 4; the state of step 3 is saved in" in str(error)
     trained(packs, "recipe", out / "stopped", workers=1)
     if distributed.rank() == 0:
         whole = out / "rank-0" / "recipe"

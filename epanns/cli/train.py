@@ -14,6 +14,7 @@ from epanns.cli.watching import watching
 from epanns.distributed import on_rank_zero, rank, restarts
 from epanns.errors import Interrupted, TrainingError
 from epanns.training.config import TrainingConfig
+from epanns.training.running import SAVE_EVERY
 
 if TYPE_CHECKING:
     from epanns.data.dataset import PackDataset
@@ -57,7 +58,9 @@ def training_options(function: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--save-every",
             type=click.IntRange(1),
-            help="Steps between states saved beside those at validations, for runs that may be killed.",
+            default=SAVE_EVERY,
+            show_default=True,
+            help="Steps between states, beside those at validations; a killed run repeats what came after.",
         ),
         click.option("--tensorboard", is_flag=True, help="Write the metrics for TensorBoard too, to OUT/tensorboard."),
         click.option("--fresh", is_flag=True, help="Delete an earlier run in --out and start over."),
@@ -117,7 +120,7 @@ def run(
     mp3_seconds: float,
     workers: int,
     device: str,
-    save_every: int | None,
+    save_every: int,
     tensorboard: bool,
     fresh: bool,
     as_json: bool,

@@ -2,7 +2,7 @@
 
 import itertools
 import signal
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -14,6 +14,7 @@ from epanns.data.dataset import ClipBatch, PackDataset
 from epanns.data.sampler import Draw
 from epanns.data.shared_rows import SharedRows
 from epanns.errors import EpannsError, PackError
+from epanns.signals import STOPPING, signals_held_back
 
 Draws = Sequence[int | Draw]
 
@@ -26,7 +27,7 @@ def make_loader(
     *,
     workers: int = 0,
     start_method: str | None = None,
-) -> Iterator[ClipBatch]:
+) -> Generator[ClipBatch, None, None]:
     """Read batches, in this process or ahead of time in others; the batches are the same.
 
     Args:
@@ -59,7 +60,8 @@ def make_loader(
         multiprocessing_context=start_method,
         generator=torch.Generator().manual_seed(0),  # else the loader draws from the global generator
     )
-    reads: Any = iter(loader)
+    with signals_held_back():  # until the workers ignore them
+        reads: Any = iter(loader)
     try:
         while (read := _next_of(reads)) is not None:
             if isinstance(read, EpannsError):
@@ -124,5 +126,5 @@ def _as_it_is(batch: Any) -> Any:
 
 def _ignore_signals(worker: int) -> None:
     """Leave signals to the main process, which saves its state; workers end with it."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+    for number in STOPPING:
         signal.signal(number, signal.SIG_IGN)

@@ -103,7 +103,7 @@ def pack_manifest(
             pack cannot be made again because its audio is gone.
         OutputError: If `out` holds another pack or something else, or cannot be written.
         DataProblems: If more than `max_bad` of the clips are rejected, now or in a finished pack; what is there stays.
-        Interrupted: If SIGINT or SIGTERM came; finished shards stay.
+        Interrupted: If SIGINT, SIGTERM or SIGUSR1 came; finished shards stay.
     """
     if not 0 <= max_bad <= 1:
         raise ConfigError(f"max_bad={max_bad:g}: must be a share of the clips, between 0 and 1")

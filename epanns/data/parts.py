@@ -26,7 +26,7 @@ from epanns.data.workers import ordered_rows
 from epanns.errors import DataError, Interrupted
 from epanns.labels import LabelSet
 from epanns.progress import Progress
-from epanns.signals import StopRequest
+from epanns.signals import Stopped, StopRequest
 
 Part = tuple[int, list[Clip]]
 RowStream = Generator[tuple[PackedClip, Rows], None, None]
@@ -94,7 +94,7 @@ def pack_parts(packing: Packing, clips: Iterable[Clip], journal: Journal, stop: 
                 if run.n_rejected > packing.n_allowed:
                     break
                 run.write(number, part, rows, finisher)
-    except _Stopped as stopped:
+    except Stopped as stopped:
         raise Interrupted(
             stopped.signal_number,
             f"{journal.folder}: stopped by signal {stopped.signal_number} after {len(journal.finished)} of "
@@ -113,12 +113,6 @@ def _parts_of(clips: Iterable[Clip], size: int) -> Iterator[Part]:
         yield number, part
 
 
-class _Stopped(Exception):  # noqa: N818 - the run did what it was told
-    def __init__(self, signal_number: int) -> None:
-        super().__init__(signal_number)
-        self.signal_number = signal_number
-
-
 class _Run:
     """The way through the parts, counted."""
 
@@ -130,7 +124,7 @@ class _Run:
     def unfinished(self, parts: Iterable[Part]) -> Iterator[Part]:
         """Pass on the parts that are to be packed."""
         for number, part in parts:
-            self._obey_signals()
+            self.stop.obey()
             self.looked_at.add(number)
             if self._is_kept(number, part):
                 self.n_resumed += 1
@@ -197,15 +191,11 @@ class _Run:
                 yield ShardRow(clip.clip_id, row, packed.n_samples, target, packed.crc32)
             self.n_done += 1
             self._report()
-            self._obey_signals()
+            self.stop.obey()
 
     def _report(self) -> None:
         if self.packing.progress is not None:
             self.packing.progress(self.n_done, self.packing.n_clips)
-
-    def _obey_signals(self) -> None:
-        if self.stop.signal_number is not None:
-            raise _Stopped(self.stop.signal_number)
 
 
 class _Finisher:

@@ -4,12 +4,10 @@ import contextlib
 import mmap
 import multiprocessing
 import os
-import signal
 import threading
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
@@ -20,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from epanns.errors import DataError
-from epanns.signals import STOPPING
+from epanns.signals import signals_held_back
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -57,7 +55,8 @@ class Worker:
         context = multiprocessing.get_context("spawn")  # a fork would copy the locks of torch's and HDF5's threads
         self.pipe, theirs = context.Pipe()
         self._process = context.Process(target=_work, args=(theirs, self._function, self._shape), daemon=True)
-        with theirs, _signals_held_back():
+        resource_tracker.ensure_running()  # it would unblock signals when it is started, with the first process
+        with theirs, signals_held_back():
             self._process.start()
         with contextlib.suppress(ConnectionError):  # it is dead already, which the next one to ask it will see
             send_handle(self.pipe, self._descriptor, self._process.pid or 0)
@@ -78,17 +77,6 @@ class Worker:
 def rows_in(descriptor: int, n_rows: int, length: int) -> Rows:
     """Return shared memory as ``(n_rows, length)``."""
     return np.frombuffer(mmap.mmap(descriptor, 2 * n_rows * length), np.int16).reshape(n_rows, length)
-
-
-@contextmanager
-def _signals_held_back() -> Iterator[None]:
-    """Start processes in which the signals that end a program stay blocked from their first moment on."""
-    resource_tracker.ensure_running()  # it would unblock them when it is started, with the first process
-    former = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, former)
 
 
 def _work(pipe: Connection, function: Callable[[Item, Rows], Result], shape: tuple[int, int]) -> None:

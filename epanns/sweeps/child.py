@@ -34,7 +34,8 @@ def _leave_with(parent: int) -> None:
 
 
 if __name__ == "__main__":
-    # Ctrl-C reaches the whole process group; the sweep passes it on as SIGTERM, in its own order.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Ctrl-C reaches the whole process group, Slurm's warning every process; the sweep passes them on as SIGTERM.
+    for number in (signal.SIGINT, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_leave_with, args=(os.getppid(),), daemon=True).start()
     sys.exit(main(Path(sys.argv[1])))

@@ -63,7 +63,7 @@ def run_experiment(
 
     Raises:
         OutputError: If the folder is in use or is no sweep.
-        Interrupted: If SIGINT or SIGTERM came; running again goes on.
+        Interrupted: If SIGINT, SIGTERM or SIGUSR1 came; running again goes on.
     """
     sweep = Sweep(out, experiment)
     outcomes: dict[str, str] = {}
@@ -144,16 +144,17 @@ def _run_in_processes(sweep: Sweep, queue: _Queue, note: Callable[[Trial, str], 
                 while len(running) < jobs and (trial := queue.next_ready()):
                     command = [sys.executable, "-m", "epanns.sweeps.child", str(sweep.folder_of(trial).path)]
                     running[subprocess.Popen(command, env=environment)] = trial
-                for process in [process for process in running if process.poll() is not None]:
+                ended = [process for process in running if process.poll() is not None]
+                if stop.signal_number is not None:  # which may have ended them: they have not failed
+                    raise Interrupted(
+                        stop.signal_number, f"the sweep in {sweep.path} was stopped; run the same command to go on"
+                    )
+                for process in ended:
                     trial = running.pop(process)
                     folder = sweep.folder_of(trial)
                     if not folder.is_done and not (folder.path / "error.json").exists():
                         folder.fail(RuntimeError(f"the trial's process ended with code {process.returncode}"))
                     note(trial, "done" if folder.is_done else "failed")
-                if stop.signal_number is not None:
-                    raise Interrupted(
-                        stop.signal_number, f"the sweep in {sweep.path} was stopped; run the same command to go on"
-                    )
                 time.sleep(_POLL_SECONDS)
         finally:
             _stop_all(running)

@@ -28,7 +28,7 @@ from epanns.pruning.ranking.criteria import NEEDS, criterion_named, most_importa
 from epanns.pruning.ranking.importance import channel_importance
 from epanns.pruning.ranking.pack_clips import CALIBRATION_BATCH, batches_for
 from epanns.pruning.recovery.recover import recover
-from epanns.signals import StopRequest, noticing_signals
+from epanns.signals import Stopped, StopRequest, noticing_signals
 from epanns.sweeps.device import device_of
 from epanns.sweeps.records import DECISIVE_PACKAGES
 from epanns.sweeps.sensitivity_folder import TABLE, SensitivityFolder, SensitivityRecord
@@ -116,7 +116,7 @@ def measure_sensitivity(
         ConfigError: If clips and network do not fit, or the network has no checkpoint behind it.
         PruningError: If a layer, ratio, criterion or recovery cannot be used.
         OutputError: If `out` holds another measurement or something else, or another process measures there.
-        Interrupted: If SIGINT or SIGTERM came; the rows done are kept.
+        Interrupted: If SIGINT, SIGTERM or SIGUSR1 came; the rows done are kept.
     """
     require_same_task(model, dataset)
     if calibration is not None and calibration.sample_rate != dataset.sample_rate:
@@ -161,7 +161,7 @@ class _Measurement:
         started = time.perf_counter()
         try:
             row = self._row(cell)
-        except _Stopped as stopped:
+        except Stopped as stopped:
             raise Interrupted(
                 stopped.signal_number,
                 f"stopped by signal {stopped.signal_number}; {len(record.rows)} of {record.n_rows} rows are kept in "
@@ -224,16 +224,7 @@ class _Measurement:
 
     def _obey(self, *_: object) -> None:
         """Stop in the middle of a row where a signal came: nothing of it is worth waiting for."""
-        if self.stop.signal_number is not None:
-            raise _Stopped(self.stop.signal_number)
-
-
-class _Stopped(Exception):  # noqa: N818 - not an error: what was asked for
-    """A signal came while a row was measured."""
-
-    def __init__(self, signal_number: int) -> None:
-        super().__init__(signal_number)
-        self.signal_number = signal_number
+        self.stop.obey()
 
 
 def _asked(

@@ -34,8 +34,9 @@ from epanns.sweeps.evaluated import recorded_width
 from epanns.sweeps.journal import TrialFolder
 from epanns.sweeps.records import DECISIVE_PACKAGES, RunRecord, Stage
 from epanns.training.config import TrainingConfig
-from epanns.training.loop import Validation, finetune
+from epanns.training.loop import finetune
 from epanns.training.running import OnStep, Running
+from epanns.training.validation import Validation
 
 _PROTOCOL = EvaluationProtocol()
 

@@ -11,8 +11,9 @@ from epanns.models.checkpoint import load
 from epanns.models.tagger import Tagger
 from epanns.seeding import derive_seed
 from epanns.training.config import TrainingConfig
-from epanns.training.loop import Validation, finetune
+from epanns.training.loop import finetune
 from epanns.training.running import Running
+from epanns.training.validation import Validation
 
 _CLAIM = "steps.json"
 

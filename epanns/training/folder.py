@@ -1,43 +1,70 @@
-"""The folder of a training run: its configuration, state, metrics and, in the end, its best checkpoint."""
+"""The folder of a training run: its configuration, states, metrics and, in the end, its best checkpoint."""
 
+import errno
+import fcntl
+import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from epanns.atomic import is_free_for, partial_of, write_json
+from epanns.atomic import fsync_folder, is_free_for, partial_of, sha256_of_json, write_json
 from epanns.claim import Work, claim
 from epanns.errors import OutputError
-from epanns.models.checkpoint import CARD, CONFIG, LABELS, WEIGHTS, save_checkpoint
+from epanns.models.checkpoint import CARD, CONFIG, LABELS, WEIGHTS, load_checkpoint, save_checkpoint
 from epanns.models.recipe import training_step_of
 from epanns.models.tagger import Tagger
 from epanns.training import events, metrics
-from epanns.training.state import TrainingState, saved_states
+from epanns.training.learner import Learner
+from epanns.training.state import TrainingState, earlier_state, load_state, newest_step, save_state, saved_states
 
 CURVES = ("learning_curve.svg", "learning_curve.png", "learning_curve.pdf")  # drawn by `reporting`, removed here
 
-_RUN, _BEST = "training.json", "best"
+_RUN, _LOCK = "training.json", "training.lock"
 _WORK = Work("is no training run", "holds a run with")
-_LITTER = ("*.partial", f"{_BEST}.*", f".{_BEST}*")  # what a killed writer leaves
+_BEST = re.compile(r"best-(\d{8,})")
+_BESTS = re.compile(rf"{_BEST.pattern}|best(\.next|\.previous)?")  # those of earlier versions too
+_HALF = re.compile(r"\.best[-.].*|.*\.partial")  # what a killed writer leaves
+_IS_LOCKED = (errno.EACCES, errno.EAGAIN)
 
 
 class RunFolder:
     """A training run on disk.
 
-    While it runs: ``training.json`` (what was asked), the last two states, the metrics and ``best/``, a checkpoint.
-    When it has ended, the best checkpoint's files stand in the folder itself, which is then a checkpoint folder.
+    While it runs: ``training.json`` (what was asked), the last two states, the metrics, and the checkpoints
+    ``best-<step>`` that the states name as the best so far. When it has ended, the best checkpoint's files stand in the
+    folder itself, which is then a checkpoint folder.
+
+    A process may die between any two writes. What a state names is written before it and goes after it; that the run
+    has ended is noted before anything is moved, and the moving is made up for when the same run is asked for again.
     """
 
     def __init__(self, path: Path, asked: Mapping[str, Any]) -> None:
         self.path = path
         self.asked = dict(asked)
 
-    def open(self) -> dict[str, Any] | None:
-        """Claim the folder for this run; return the result if the run has ended before, else None.
+    @contextmanager
+    def opened(self) -> Iterator[dict[str, Any] | None]:
+        """Claim the folder for this run and keep others out; yield the result if the run has ended before, else None.
 
         Raises:
-            OutputError: If the folder holds another run or something else.
+            OutputError: If the folder holds another run or something else, or another process trains in it.
         """
+        ended = self._claim()
+        if ended is None or _leftovers(self.path):
+            with _locked(self.path):
+                ended = self._claim()  # again: another process may have ended the run meanwhile
+                if ended is None:
+                    _remove_all(file for file in self.path.iterdir() if _HALF.fullmatch(file.name))
+                    yield None
+                    return
+                self._put_in_place(ended["best_step"])
+        if not (self.path / CONFIG).exists():
+            raise OutputError(f"{self.path} holds a run that has ended, but not its checkpoint: give --fresh")
+        yield ended
+
+    def _claim(self) -> dict[str, Any] | None:
         return claim(
             self.path / _RUN,
             self.asked,
@@ -46,58 +73,142 @@ class RunFolder:
             read=lambda found: (found["asked"], found.get("result")),
         )
 
+    def resume(self, learner: Learner, tell: Callable[[str], None]) -> TrainingState | None:
+        """Read the newest state that can be used, with its best checkpoint, as `state.load_state` does."""
+        return load_state(self.path, learner, tell, run=sha256_of_json(self.asked), check=self._require_best)
+
+    def _require_best(self, state: TrainingState) -> None:
+        if state.best_step >= 0:
+            load_checkpoint(self.best(state.best_step))
+
+    def best(self, step: int) -> Path:
+        """Return where the checkpoint of a step is kept while it is the best."""
+        return self.path / f"best-{step:08d}"
+
+    def save(self, state: TrainingState, learner: Learner) -> None:
+        """Write the state, and remove what no state names any more."""
+        with self._writing():
+            save_state(self.path, state, learner, run=sha256_of_json(self.asked))
+            steps = sorted(int(name[1]) for file in self.path.iterdir() if (name := _BEST.fullmatch(file.name)))
+            # The state before this one may name the best before this one.
+            kept = [step for step in steps if step <= state.best_step][-2:]
+            for step in set(steps) - set(kept):
+                shutil.rmtree(self.best(step))
+
     def keep_best(self, model: Tagger, state: TrainingState, chosen_by: str) -> None:
         """Write the weights as the best so far by a score of that name."""
         kept = {"best_step": state.best_step, f"validation_{chosen_by}": state.best_score}
         step = {"step": training_step_of(model.provenance), **self.asked, **kept}
-        save_checkpoint(model, self.path / _BEST, recipe=step, overwrite=True)
+        with self._writing():
+            if self.best(state.best_step).exists():  # of a state that could not be read: the run went back
+                shutil.rmtree(self.best(state.best_step))
+            save_checkpoint(model, self.best(state.best_step), recipe=step)
 
     def write_metrics(self, state: TrainingState) -> None:
         """Write one row per validation."""
-        metrics.write_metrics(self.path, state.history)
+        with self._writing():
+            metrics.write_metrics(self.path, state.history)
 
     def finish(self, result: Mapping[str, Any]) -> None:
-        """Move the best checkpoint up, note the result, drop the states; harmless when done twice."""
-        best = self.path / _BEST
+        """Note the result, move the best checkpoint up and drop the states.
+
+        Raises:
+            CheckpointError: If the best checkpoint is not whole.
+        """
+        with self._writing():
+            load_checkpoint(self.best(result["best_step"]))
+            write_json(self.path / _RUN, {"asked": self.asked, "result": dict(result)})
+            self._put_in_place(result["best_step"])
+
+    def _put_in_place(self, best_step: int) -> None:
+        """Make a checkpoint folder of the run's folder; harmless when done twice."""
+        best = self.best(best_step)
         for name in (LABELS, CARD, WEIGHTS, CONFIG):  # the config last: without it the folder is no checkpoint
             if (best / name).exists():
                 (best / name).replace(self.path / name)
-        write_json(self.path / _RUN, {"asked": self.asked, "result": dict(result)})
-        for state in saved_states(self.path):
-            state.unlink(missing_ok=True)
-        _tidy(self.path)
+        fsync_folder(self.path)
+        _remove_all(_leftovers(self.path))
+
+    def kept(self) -> str:
+        """Say where the run would go on."""
+        step = newest_step(self.path)
+        if step is None:
+            return "no state is saved yet: run the same command again"
+        return f"the state of step {step} is saved in {self.path}: run the same command again to go on"
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Say what to do when the disk is full, or the folder may not be written to or is not there any more."""
+        if not (self.path / _RUN).exists():
+            raise OutputError(
+                f"{self.path / _RUN} is gone: the folder was moved or emptied while the run wrote to it; put it back, "
+                "then run the same command again"
+            )
+        try:
+            yield
+        except OutputError as error:
+            raise OutputError(f"{error}; {self.kept()}") from error
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise OutputError(
+                f"{self.path}: cannot be written ({reason}): free some space or mend its permissions; {self.kept()}"
+            ) from error
 
 
 def start_over(path: Path) -> None:
     """Remove a training run's files (``--fresh``), and nothing else.
 
     Raises:
-        OutputError: If the folder is no training run.
+        OutputError: If the folder is no training run, or another process trains in it.
     """
     if is_free_for(path / _RUN):
         partial_of(path / _RUN).unlink(missing_ok=True)
         return
     if not (path / _RUN).exists():
         raise OutputError(f"{path} is no training run and is left alone: choose another --out")
-    reports = (metrics.TABLE, metrics.LINES, *CURVES)
-    own = (CONFIG, WEIGHTS, LABELS, CARD, *reports, *(state.name for state in saved_states(path)))
-    litter = {_BEST, *(file.name for pattern in _LITTER for file in path.glob(pattern))}
+    finished = {_RUN, CONFIG, WEIGHTS, LABELS, CARD, metrics.TABLE, metrics.LINES, *CURVES, events.FOLDER}
     logs = path / events.FOLDER
-    foreign = {file.name for file in path.iterdir()} - {*own, _RUN, logs.name} - litter
+    foreign = {file.name for file in path.iterdir()} - finished - {file.name for file in _leftovers(path)}
     foreign |= {f"{logs.name}/{file.name}" for file in {*logs.glob("*")} - {*logs.glob(events.EVENT_FILES)}}
     if foreign:
         raise OutputError(f"{path} holds {min(foreign)} too, which is no part of a run: move it away")
-    for folder in (path / _BEST, logs):
-        shutil.rmtree(folder, ignore_errors=True)
-    for name in own:
-        (path / name).unlink(missing_ok=True)
-    _tidy(path)
-    (path / _RUN).unlink(missing_ok=True)  # last: while it is there, the folder is known as a run
+    with _locked(path):
+        _remove_all([*_leftovers(path), *(path / name for name in finished - {_RUN})])
+        (path / _RUN).unlink()  # last: while it is there, the folder is known as a run
 
 
-def _tidy(path: Path) -> None:
-    """Remove what writing leaves behind when it is killed, and the emptied ``best``."""
-    for file in [file for pattern in _LITTER for file in path.glob(pattern)]:
-        file.unlink() if file.is_file() else shutil.rmtree(file, ignore_errors=True)
-    if (path / _BEST).exists() and not any((path / _BEST).iterdir()):
-        (path / _BEST).rmdir()
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Keep other processes out of a run's folder.
+
+    The lock goes with the process, however it ends. It is not one that processes which read clips inherit: they may
+    outlive a killed run by seconds, and the same command must be able to go on at once.
+    """
+    with (path / _LOCK).open("a") as lock:
+        try:
+            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in _IS_LOCKED:
+                raise OutputError(
+                    f"{path}: another process trains here; wait for it, stop it or choose another --out"
+                ) from error
+            # A file system without locks: the run goes on without.
+        yield
+
+
+def _leftovers(path: Path) -> list[Path]:
+    """Return what belongs to a run that has not ended."""
+    unfinished = {_LOCK, earlier_state(path).name, *(state.name for state in saved_states(path))}
+    return [
+        file
+        for file in path.iterdir()
+        if file.name in unfinished or _BESTS.fullmatch(file.name) or _HALF.fullmatch(file.name)
+    ]
+
+
+def _remove_all(paths: Iterable[Path]) -> None:
+    for path in list(paths):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)

@@ -10,8 +10,8 @@ import pytest
 from epanns.cli.finetune import command as finetune
 from epanns.cli.recipe import Recipe
 from epanns.cli.train import command as train
-from epanns.training import loop
 from epanns.training.config import RULES, TrainingConfig
+from epanns.training.folder import RunFolder
 from epanns.training.presets import PRESETS
 from epanns.training.rules import option_of
 
@@ -53,13 +53,13 @@ def test_a_preset_can_be_switched_off_setting_by_setting(asked):
 
 
 def test_how_often_a_state_is_saved_is_no_part_of_the_run(asked, monkeypatch):
-    steps, save = [], loop.save_state
+    steps, save = [], RunFolder.save
 
     def noting(folder, state, learner):
         steps.append(state.step)
         save(folder, state, learner)
 
-    monkeypatch.setattr(loop, "save_state", noting)
+    monkeypatch.setattr(RunFolder, "save", noting)
     often = asked("--save-every", 1, "--iterations", 3, "--batch-size", 4)
     assert steps == [0, 1, 2, 3]
     assert often == asked("--iterations", 3, "--batch-size", 4)

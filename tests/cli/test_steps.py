@@ -109,7 +109,7 @@ def test_stopped_between_steps_it_goes_on_and_ends_with_the_same_bytes(prune, se
     monkeypatch.setattr(watching, "watching", stopping)
     code, _, stderr = prune("--out", out, *options)
     assert code == 143
-    assert f"stopped by signal 15 at step 1 of 2; the state is saved in {out}.steps/step2: run the same" in stderr
+    assert f"stopped by signal 15 at step 1 of 2; the state of step 1 is saved in {out}.steps/step2: run" in stderr
     assert not out.exists()
     assert prune("--out", out, *options)[0] == 0
     assert seen == [1, 2, 1, 2]

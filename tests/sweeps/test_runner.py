@@ -296,13 +296,13 @@ def test_children_of_a_killed_sweep_stop_by_themselves(tmp_path, text):
     command = [sys.executable, "-m", "epanns", "sweep", str(tmp_path / "tiny.toml"), "--out", str(out), "--jobs", "2"]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 90
-    while not list(out.rglob("state.pt")) and time.monotonic() < deadline:
+    while not list(out.rglob("state-*.pt")) and time.monotonic() < deadline:
         time.sleep(0.05)
     process.kill()  # the sweep alone, not its group
     process.wait()
     while is_running(out / "trials") and time.monotonic() < deadline:
         time.sleep(0.1)
-    assert list(out.rglob("state.pt"))
+    assert list(out.rglob("state-*.pt"))
     assert not is_running(out / "trials")
 
 

@@ -11,7 +11,8 @@ from epanns.models.checkpoint import load
 from epanns.models.layouts import FUSION_FAMILIES, WITHOUT_FC1
 from epanns.models.zoo import FRONT_ENDS, ZOO, build_model
 from epanns.training.config import TrainingConfig
-from epanns.training.loop import Validation, finetune
+from epanns.training.loop import finetune
+from epanns.training.validation import Validation
 
 # The Cnn family has tests of its own, and the Wavegram beside a log-mel is made for 32 kHz alone.
 ROWS = {spec.family: spec for spec in ZOO.values() if spec.family not in ("cnn", "wavegram_logmel_cnn14")}

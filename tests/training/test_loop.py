@@ -3,28 +3,23 @@
 import csv
 import json
 import re
-import shutil
 import signal
-import subprocess
-import sys
-import time
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
 
 from epanns.data.dataset import PackDataset
-from epanns.errors import CheckpointError, ConfigError, Interrupted, OutputError, TrainingError
+from epanns.errors import ConfigError, Interrupted, OutputError
 from epanns.labels import LabelSet
 from epanns.models.checkpoint import load
 from epanns.models.cnn import Cnn
 from epanns.sweeps.trial import validation_on
 from epanns.training.config import TrainingConfig
 from epanns.training.folder import start_over
-from epanns.training.loop import Validation, finetune
+from epanns.training.loop import finetune
 from epanns.training.running import Running
-from epanns.training.state import saved_states
+from epanns.training.validation import Validation
 
 CONFIG = TrainingConfig(iterations=6, batch_size=4, validate_every=2, learning_rate=5e-3)
 
@@ -99,35 +94,6 @@ def test_training_again_is_another_step_of_the_recipe(tmp_path, make_model, trai
     assert [step["step"] for step in first.provenance["recipe"]] == ["train", "finetune"]
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {"mixup_alpha": 0.0},
-        {"mixup_alpha": 1.0},
-        {"crop_seconds": 0.3, "sampler": "weighted"},
-        {"precision": "bfloat16"},
-        {"head_iterations": 3, "backbone_rate": 0.1, "ema_decay": 0.5},
-    ],
-    ids=str,
-)
-def test_a_run_stopped_at_any_step_ends_with_the_same_bytes(tmp_path, make_model, train, settings):
-    config = replace(CONFIG, **settings)
-    finetune(make_model(), train, config, tmp_path / "whole", validation=count_up())
-    for last in range(1, 6):
-
-        def stop(state, loss, last=last):
-            if state.step == last:
-                signal.raise_signal(signal.SIGTERM)
-
-        out, validate = tmp_path / f"stopped-{last}", count_up()
-        with pytest.raises(Interrupted, match=f"signal 15 at step {last} of 6; .*run the same command again") as caught:
-            finetune(make_model(), train, config, out, validation=validate, running=Running(on_step=stop))
-        assert caught.value.exit_code == 143
-        torch.rand(last)  # what happens between must not matter
-        finetune(make_model(), train, config, out, validation=validate, running=Running(workers=last % 2))
-        assert weights_of(out) == weights_of(tmp_path / "whole")
-
-
 def test_bfloat16_is_the_passes_alone(tmp_path, make_model, train):
     """Convolutions compute in it; log-mel, weights and gradients stay float32."""
     config = replace(CONFIG, iterations=1, precision="bfloat16")
@@ -142,67 +108,10 @@ def test_bfloat16_is_the_passes_alone(tmp_path, make_model, train):
     assert 0.8 < torch.cosine_similarity(rough, gradient, dim=0) < 1 - 1e-5  # 8 bits, and a network of few channels
 
 
-class Killed(BaseException):
-    """What nothing catches."""
-
-
-def test_a_run_killed_at_any_file_it_puts_in_place_ends_with_the_same_bytes(tmp_path, make_model, train, monkeypatch):
-    """A dead process cleans nothing up: after the kill nothing is renamed or removed any more."""
-    left, replace_file = 10**9, Path.replace
-
-    def put(path, target):
-        nonlocal left
-        left -= 1
-        if left < 0:
-            raise Killed
-        return replace_file(path, target)
-
-    def die_if_killed(remove):
-        def gate(*args, **kwargs):
-            if left < 0:
-                raise Killed
-            return remove(*args, **kwargs)
-
-        return gate
-
-    monkeypatch.setattr(Path, "replace", put)
-    monkeypatch.setattr(Path, "unlink", die_if_killed(Path.unlink))
-    monkeypatch.setattr(shutil, "rmtree", die_if_killed(shutil.rmtree))
-    finetune(make_model(), train, CONFIG, tmp_path / "whole", validation=count_up())
-    n_files = 10**9 - left
-    assert n_files > 10
-    for number in range(n_files):
-        out, validate = tmp_path / f"killed-{number}", count_up()
-        left = number
-        with pytest.raises(Killed):
-            finetune(make_model(), train, CONFIG, out, validation=validate)
-        left = 10**9
-        finetune(make_model(), train, CONFIG, out, validation=validate)
-        assert weights_of(out) == weights_of(tmp_path / "whole"), number
-        assert {file.name for file in out.iterdir()} == {file.name for file in (tmp_path / "whole").iterdir()}, number
-
-
 def test_starting_over_where_only_an_unfinished_first_file_is(tmp_path):
     (tmp_path / "training.json.partial").write_text("half")
     start_over(tmp_path)
     assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.slow
-def test_a_killed_process_goes_on_to_the_same_bytes(tmp_path, tiny_packs):
-    command = [sys.executable, "-m", "epanns", "train", "Cnn14_8k", "--width", "0.03", "--seed", "3"]
-    command += ["--train", str(tiny_packs["train"]), "--val", str(tiny_packs["val"]), "--batch-size", "4"]
-    command += ["--iterations", "30", "--validate-every", "5"]
-    subprocess.run([*command, "--out", str(tmp_path / "whole")], check=True, capture_output=True)
-    out = tmp_path / "killed"
-    process = subprocess.Popen([*command, "--out", str(out)], stdout=subprocess.DEVNULL)
-    deadline = time.monotonic() + 60
-    while not saved_states(out) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    process.kill()
-    process.wait()
-    subprocess.run([*command, "--out", str(out)], check=True, capture_output=True)
-    assert weights_of(out) == weights_of(tmp_path / "whole")
 
 
 def test_a_finished_run_is_not_run_again(tmp_path, make_model, train):
@@ -229,16 +138,6 @@ def test_other_validation_clips_are_another_run(tmp_path, make_model, train):
     finetune(make_model(), train, CONFIG, tmp_path / "run", validation=count_up(sha256="a"))
     with pytest.raises(OutputError, match="holds a run with validation.sha256='a', not 'b'"):
         finetune(make_model(), train, CONFIG, tmp_path / "run", validation=count_up(sha256="b"))
-
-
-def test_starting_over_removes_what_a_killed_run_leaves(tmp_path, make_model, train):
-    finetune(make_model(), train, CONFIG, tmp_path / "run", validation=count_up())
-    (tmp_path / "run" / "state.pt.partial").write_bytes(b"half")
-    for name in ("best", "best.next", "best.previous"):
-        (tmp_path / "run" / name).mkdir()
-        (tmp_path / "run" / name / "model.safetensors").write_bytes(b"half")
-    start_over(tmp_path / "run")
-    assert list((tmp_path / "run").iterdir()) == []
 
 
 def test_starting_over_touches_nothing_where_something_else_is(tmp_path, make_model, train):
@@ -274,29 +173,6 @@ def test_a_folder_of_something_else_is_refused_and_left_alone(tmp_path, make_mod
     with pytest.raises(OutputError, match="is no training run and is left alone"):
         start_over(tmp_path)
     assert (tmp_path / "thesis.txt").read_text() == "years of work"
-
-
-def test_a_damaged_state_is_named_with_the_remedy(tmp_path, make_model, train):
-    def stop(state, loss):
-        signal.raise_signal(signal.SIGINT)
-
-    with pytest.raises(Interrupted) as caught:
-        finetune(make_model(), train, CONFIG, tmp_path / "run", validation=count_up(), running=Running(on_step=stop))
-    assert caught.value.exit_code == 130
-    for state in saved_states(tmp_path / "run"):
-        state.write_bytes(state.read_bytes()[:100])
-    with pytest.raises(CheckpointError, match=r"state-00000001-\w+.pt: this training state is damaged .* --fresh to"):
-        finetune(make_model(), train, CONFIG, tmp_path / "run", validation=count_up())
-    (tmp_path / "run" / "training.json").write_text("{")
-    with pytest.raises(OutputError, match="training.json: cannot be read .*: give --fresh or another --out"):
-        finetune(make_model(), train, CONFIG, tmp_path / "run", validation=count_up())
-
-
-def test_losses_that_are_not_finite_stop_the_run(tmp_path, make_model, train):
-    model = make_model()
-    torch.nn.init.constant_(model.fc1.weight, float("inf"))
-    with pytest.raises(TrainingError, match=r"finite 5 times in a row, up to step 5, clips clip-\d+.wav.*lower --l"):
-        finetune(model, train, CONFIG, tmp_path / "run", validation=count_up())
 
 
 def test_other_labels_or_rates_are_refused_before_anything_is_written(tmp_path, tiny_spec, train):

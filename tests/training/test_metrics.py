@@ -16,9 +16,10 @@ from epanns.models.cnn import Cnn
 from epanns.training import metrics
 from epanns.training.config import TrainingConfig
 from epanns.training.folder import start_over
-from epanns.training.loop import Validation, finetune
+from epanns.training.loop import finetune
 from epanns.training.running import Running
 from epanns.training.state import saved_states
+from epanns.training.validation import Validation
 
 CONFIG = TrainingConfig(iterations=6, batch_size=4, validate_every=2, learning_rate=5e-3)
 COLUMNS = ["step", "loss", "gradient_norm", "learning_rate", "mAP", "skipped", "seconds", "data_seconds"]

@@ -23,9 +23,10 @@ from epanns.pruning.prune import prune
 from epanns.training import learner as learner_module
 from epanns.training.config import TrainingConfig
 from epanns.training.learner import Learner
-from epanns.training.loop import Validation, finetune
+from epanns.training.loop import finetune
 from epanns.training.running import Running
 from epanns.training.teacher import Lesson, relative_distance, sha256_of, teacher_of
+from epanns.training.validation import Validation
 
 CONFIG = TrainingConfig(iterations=4, batch_size=4, learning_rate=5e-3, validate_every=2, distil_weight=0.5)
 LAST = Validation(lambda model: {"mAP": 0.5}, {})

@@ -1,0 +1,63 @@
+"""Out of memory: how it shows, and what takes less."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+
+from epanns.errors import TrainingError
+from epanns.training.config import TrainingConfig
+
+# What torch's allocators, oneDNN, cuDNN and cuBLAS say; of all these only torch's on a GPU has a class of its own.
+_WORDS = (
+    "can't allocate memory",
+    "not enough memory",
+    "out of memory",
+    "could not create a primitive",
+    "could not create a memory",
+    "ALLOC_FAILED",
+    "bad alloc",
+)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, on the CPU or on a GPU."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in _WORDS)
+
+
+@contextmanager
+def memory_errors_told(config: TrainingConfig, kept: Callable[[], str]) -> Iterator[None]:
+    """Say what takes less memory where it runs out; nothing is changed, for that would be another run.
+
+    Args:
+        config: Of the run.
+        kept: Says what is kept, and how to go on from there.
+
+    Raises:
+        TrainingError: If memory runs out in the block.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        words = " ".join(str(error).split())[:160] or type(error).__name__
+        mixed = f" ({config.drawn_clips} clips, mixed in pairs)" if config.mixup_alpha > 0 else ""
+        raise TrainingError(
+            f"out of memory with --batch-size {config.batch_size}{mixed}, --accumulate {config.accumulate} and "
+            f"--precision {config.precision} ({words}); {kept()} where more memory is free, or use "
+            f"{proposal(config)} with another --out: that is another run, so nothing is changed by itself"
+        ) from error
+
+
+def proposal(config: TrainingConfig) -> str:
+    """Return the options that take less memory, the one that changes least first."""
+    divisors = (n for n in range(config.accumulate + 1, config.batch_size + 1) if config.batch_size % n == 0)
+    more_parts = next(divisors, None)
+    options = [f"--accumulate {more_parts}"] if more_parts else []
+    options += ["--precision bfloat16"] if config.precision == "float32" else []
+    options += ["a shorter --crop-seconds"]
+    options += [f"--batch-size {config.batch_size // 2}"] if config.batch_size > 1 else []
+    return ", ".join(options[:-1]) + " or " + options[-1] if len(options) > 1 else options[0]

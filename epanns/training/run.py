@@ -1,0 +1,195 @@
+"""The training loop, to be read from top to bottom."""
+
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+
+from epanns.data.dataset import ClipBatch, PackDataset
+from epanns.data.loader import make_loader
+from epanns.data.sampler import StepBatches, make_stream
+from epanns.distributed import any_of, gather, on_rank_zero
+from epanns.errors import Interrupted, TrainingError
+from epanns.models.tasks import DECISIVE_SCORES
+from epanns.signals import Stopped, StopRequest
+from epanns.training.events import event_log
+from epanns.training.folder import RunFolder
+from epanns.training.learner import Learner
+from epanns.training.parallel import require_same_step
+from epanns.training.running import Running
+from epanns.training.schedule import learning_rate_at
+from epanns.training.state import TrainingState
+from epanns.training.validation import Validation
+
+MOST_SKIPPED = 5  # steps in a row without a finite loss; then the run is lost
+_NAMED = 4  # clips of a step that was skipped
+
+
+class Run:
+    """A run between its first and its last step.
+
+    A state may be saved after any step, before or after the validation that is due there.
+    """
+
+    def __init__(self, learner: Learner, folder: RunFolder, validation: Validation, running: Running) -> None:
+        self.learner, self.config, self.folder, self.validation = learner, learner.config, folder, validation
+        self.running = running
+        self.chosen_by = DECISIVE_SCORES[learner.model.spec.task]
+        self.state = folder.resume(learner, running.tell) or TrainingState()
+        require_same_step(self.state.step)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the last step is done."""
+        return self.state.step >= self.config.iterations
+
+    @property
+    def is_to_validate(self) -> bool:
+        """Whether a validation is due at this step and was not done."""
+        validated = self.state.history[-1]["step"] if self.state.history else -1
+        return validated < self.state.step and (self.state.step % self.config.validate_every == 0 or self.is_over)
+
+    def to_the_end(self, dataset: PackDataset, stop: StopRequest) -> None:
+        """Do the steps and validations that are left.
+
+        Raises:
+            Interrupted: At the next safe point after a signal; the state is saved.
+        """
+        try:
+            self._go_on(dataset, stop)
+        except Stopped as stopped:
+            self.save()
+            raise Interrupted(
+                stopped.signal_number,
+                f"stopped by signal {stopped.signal_number} at step {self.state.step} of {self.config.iterations}; "
+                f"{self.folder.kept()}",
+            ) from None
+
+    def _go_on(self, dataset: PackDataset, stop: StopRequest) -> None:
+        _obey(stop)
+        if self.is_to_validate:
+            self.validate(stop)
+        heard = dataset.with_crop(self.config.crop)
+        with closing(make_loader(heard, self._batches(dataset), workers=self.running.workers)) as batches:
+            for batch in self._waiting_for(batches):
+                self.step(batch)
+                if self.is_to_validate:
+                    self.validate(stop)
+                elif self.state.step % self.running.save_every == 0:
+                    self.save()
+                if not self.is_over:
+                    _obey(stop)
+
+    def _batches(self, dataset: PackDataset) -> StepBatches:
+        """Return the batches of the steps that are left."""
+        return StepBatches(
+            make_stream(self.config.sampler, dataset.targets, self.config.seed),
+            batch_size=self.config.drawn_clips,
+            first_step=self.state.step,
+            last_step=self.config.iterations,
+            places=self.learner.places,
+        )
+
+    @contextmanager
+    def logging(self) -> Iterator[None]:
+        """Write the metrics of the steps that are done anew, and let events be written of those that come."""
+        state = self.state
+        if state.history:  # a killed call, or one whose last state cannot be read, may have written more
+            on_rank_zero(lambda: self.folder.write_metrics(state))
+        first = state.step + 1 if state.history else 0
+        with event_log(self.folder.path, first, wanted=self.running.tensorboard) as self.log:
+            yield
+
+    def _waiting_for(self, batches: Iterator[ClipBatch]) -> Iterator[ClipBatch]:
+        """Pass batches on and count the time until they come."""
+        while True:
+            started = time.perf_counter()
+            batch = next(batches, None)
+            waited = time.perf_counter() - started
+            self.state.seconds, self.state.data_seconds = self.state.seconds + waited, self.state.data_seconds + waited
+            if batch is None:
+                return
+            yield batch
+
+    def step(self, batch: ClipBatch) -> None:
+        """Do one optimisation step."""
+        started = time.perf_counter()
+        state = self.state
+        outcome = self.learner.step(batch, state.step)
+        if outcome.skipped and state.skipped_in_a_row + 1 >= MOST_SKIPPED:
+            self._give_up(batch)
+        state.step += 1
+        if outcome.skipped:
+            state.skipped, state.skipped_in_a_row = state.skipped + 1, state.skipped_in_a_row + 1
+            what = f"step {state.step} skipped: loss {outcome.loss:g}, gradient norm {outcome.gradient_norm:g}"
+            clips = _clips_of_all(batch)
+            more = f" and {len(clips) - _NAMED} more" if len(clips) > _NAMED else ""
+            self.running.tell(f"{what}; clips {', '.join(clips[:_NAMED])}{more}")
+        else:
+            state.loss_sum, state.loss_count = state.loss_sum + outcome.loss, state.loss_count + 1
+            state.norm_sum += outcome.gradient_norm
+            state.skipped_in_a_row = 0
+        state.seconds += time.perf_counter() - started
+        if self.running.on_step is not None:
+            self.running.on_step(state, outcome.loss)
+
+    def _give_up(self, batch: ClipBatch) -> None:
+        """Save the state before the step that was one too many: the same command comes to it again at once."""
+        self.save()
+        state, best = self.state, self.folder.best(self.state.best_step)
+        good, last = state.step - state.skipped_in_a_row, state.step + 1
+        raise TrainingError(
+            f"loss or gradient was not finite {MOST_SKIPPED} times in a row, in steps {good + 1} to {last}: the last "
+            f"good weights, of step {good}, are in the newest state, the best in {best}; the same command stops here "
+            f"again: lower --learning-rate {self.config.learning_rate:g} and give --fresh or another --out; clips of "
+            f"step {last}: {', '.join(_clips_of_all(batch))}"
+        )
+
+    def validate(self, stop: StopRequest) -> None:
+        """Score the model, keep the weights if they are the best so far, write the metrics, save the state.
+
+        A signal ends it before the next batch; it is then still due.
+        """
+        started = time.perf_counter()
+        state = self.state
+        try:
+            scores = self.validation.scores_of(self.learner.scored, stop.obey)
+        except TrainingError:
+            self.save()  # the same command comes to it again at once
+            raise
+        state.seconds += time.perf_counter() - started
+        count = state.loss_count or float("nan")
+        row = {
+            "step": state.step,
+            "loss": state.loss_sum / count,
+            "gradient_norm": state.norm_sum / count,
+            "learning_rate": learning_rate_at(max(0, state.step - 1), self.config),
+            **scores,
+            "skipped": state.skipped,
+            "seconds": round(state.seconds, 3),
+            "data_seconds": round(state.data_seconds, 3),
+        }
+        state.history.append(row)
+        state.loss_sum, state.norm_sum, state.loss_count = 0.0, 0.0, 0
+        if scores[self.chosen_by] > state.best_score:
+            state.best_step, state.best_score = state.step, scores[self.chosen_by]
+            on_rank_zero(lambda: self.folder.keep_best(self.learner.scored, state, self.chosen_by))
+        on_rank_zero(lambda: self.folder.write_metrics(state))
+        self.log(row)
+        self.save()
+        if self.running.on_validation is not None:
+            self.running.on_validation(state)
+
+    def save(self) -> None:
+        """Save what the run needs to go on."""
+        on_rank_zero(lambda: self.folder.save(self.state, self.learner))
+
+
+def _obey(stop: StopRequest) -> None:
+    """Stop all processes where a signal came to one."""
+    if any_of(stop.signal_number is not None):
+        raise Stopped(stop.signal_number or signal.SIGTERM)
+
+
+def _clips_of_all(batch: ClipBatch) -> list[str]:
+    return [clip_id for share in gather(batch.clip_ids) for clip_id in share]

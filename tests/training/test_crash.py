@@ -1,0 +1,471 @@
+"""A run that was killed, stopped, starved or robbed of its files ends with the bytes of an undisturbed one."""
+
+import csv
+import json
+import os
+import pickle
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from epanns.atomic import sha256_of
+from epanns.errors import OutputError, TrainingError
+from epanns.training.config import TrainingConfig
+from epanns.training.folder import start_over
+from epanns.training.memory import memory_errors_told
+from epanns.training.state import saved_states
+
+ROOT = Path(__file__).parents[2]
+SETTINGS = [
+    {"accumulate": 2, "ema_decay": 0.9},
+    {"mixup_alpha": 0.0, "crop_seconds": 0.3, "sampler": "weighted", "schedule": "cosine"},
+    {"precision": "bfloat16", "head_iterations": 3, "backbone_rate": 0.1, "clip_norm": 0.5},
+    {"freeze_backbone": True, "distil_weight": 0.5, "feature_weight": 0.1, "spec_augment": False},
+]
+DEATHS = [signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGUSR1]
+UNLUCKY = {"broken": [1, 2, 4]}  # steps whose outputs are no numbers, in the last part alone
+
+RISING = {"rising": True}  # scores rise: each validation's checkpoint is the best
+
+
+class Mortals:
+    """Runs in processes of their own; see `mortal.py`."""
+
+    def __init__(self, pack: Path, folder: Path) -> None:
+        command = [sys.executable, str(Path(__file__).with_name("mortal.py")), str(pack)]
+        # Every large block from the system, which can then refuse it.
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": "65536"}
+        environment["PYTHONPATH"] = f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+        )
+        self.folder, self._whole = folder, {}
+
+    def run(self, out: Path, config: dict, **fate) -> dict:
+        fixed = {"iterations": 6, "batch_size": 4, "validate_every": 2, "learning_rate": 5e-3}
+        asked = {"out": str(out), "config": fixed | config, "workers": 0, "save_every": 1} | fate
+        self.process.stdin.write(json.dumps(asked) + "\n")
+        self.process.stdin.flush()
+        return json.loads(self.process.stdout.readline())
+
+    def undisturbed(self, config: dict, **fate) -> tuple[dict, int]:
+        """What a run leaves that nothing happens to, and the number of its events."""
+        key = json.dumps([config, fate])
+        if key not in self._whole:
+            out = self.folder / f"whole-{len(self._whole)}"
+            events = self.run(out, config, **fate)["events"]
+            self._whole[key] = contents(out), events
+        return self._whole[key]
+
+
+@pytest.fixture(scope="module")
+def mortals(tiny_packs, tmp_path_factory):
+    runs = Mortals(tiny_packs["train"], tmp_path_factory.mktemp("whole"))
+    with runs.process:
+        yield runs
+
+
+@pytest.fixture
+def out(tmp_path) -> Path:
+    return tmp_path / "run"
+
+
+def contents(out: Path) -> dict[str, object]:
+    """The bytes of every file, but for the seconds that a run took."""
+    found: dict[str, object] = {file.name: file.read_bytes() for file in out.iterdir()}
+    ended = json.loads((out / "training.json").read_text())
+    del ended["result"]["seconds"]
+    return found | {"training.json": ended} | metrics_of(out)
+
+
+def metrics_of(out: Path) -> dict[str, list[dict]]:
+    files = {name: out / name for name in ("metrics.csv", "metrics.jsonl")}
+    texts = {name: file.read_text() if file.exists() else "" for name, file in files.items()}
+    rows = {
+        "metrics.csv": csv.DictReader(texts["metrics.csv"].splitlines()),
+        "metrics.jsonl": map(json.loads, texts["metrics.jsonl"].splitlines()),
+    }
+    return {
+        name: [{key: value for key, value in row.items() if "seconds" not in key} for row in found]
+        for name, found in rows.items()
+    }
+
+
+lives = st.lists(
+    st.fixed_dictionaries(
+        {
+            "at": st.floats(0, 1),  # of the events of an undisturbed run
+            "death": st.sampled_from([signal.SIGKILL, *DEATHS]),
+            "again": st.integers(0, 3),  # events later another signal, if the first one was noticed
+            "workers": st.sampled_from([0, 0, 1, 2]),
+            "save_every": st.integers(1, 4),
+        }
+    ),
+    min_size=1,
+    max_size=4,
+)
+
+
+def assert_dies_and_ends_the_same(mortals: Mortals, config: dict, fate: dict, lives: list[dict]) -> None:
+    whole, n_events = mortals.undisturbed(config, **fate)
+    folder = Path(tempfile.mkdtemp(dir=mortals.folder))
+    out = folder / "run"
+    for life in lives:
+        at = 1 + round(life["at"] * n_events)
+        signals = {at: life["death"], at + life["again"]: life["death"]}
+        ways = {name: life[name] for name in ("workers", "save_every")}
+        answer = mortals.run(out, config, **fate, **ways, signals=signals)
+        if "exit_code" in answer:
+            assert answer["exit_code"] == 128 + life["death"]
+        else:
+            assert answer["killed_by"] in (life["death"], None) and "error" not in answer, answer
+        for name, rows in metrics_of(out).items():
+            assert rows == whole[name][: len(rows)]
+    answer = mortals.run(out, config, **fate)
+    assert "error" not in answer, answer
+    assert contents(out) == whole
+    shutil.rmtree(folder)
+
+
+@given(config=st.sampled_from(SETTINGS), fate=st.sampled_from([{}, UNLUCKY]), lives=lives)
+@settings(max_examples=5, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_run_that_dies_anywhere_ends_with_the_same_bytes(mortals, config, fate, lives):
+    assert_dies_and_ends_the_same(mortals, config, fate, lives)
+
+
+@pytest.mark.slow
+@given(config=st.sampled_from(SETTINGS), fate=st.sampled_from([{}, UNLUCKY]), lives=lives)
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_run_that_dies_anywhere_ends_with_the_same_bytes_often(mortals, config, fate, lives):
+    assert_dies_and_ends_the_same(mortals, config, fate, lives)
+
+
+@pytest.mark.slow
+def test_a_run_killed_at_each_of_its_events_ends_with_the_same_bytes(mortals, tmp_path):
+    whole, n_events = mortals.undisturbed(SETTINGS[0])
+    for event in range(1, n_events + 1):
+        out = tmp_path / f"killed-{event}"
+        assert mortals.run(out, SETTINGS[0], signals={event: signal.SIGKILL})["killed_by"] == signal.SIGKILL
+        mortals.run(out, SETTINGS[0])
+        assert contents(out) == whole, event
+        shutil.rmtree(out)
+
+
+def stopped(mortals: Mortals, out: Path, step: int, config: dict | None = None, **fate) -> list[Path]:
+    """Let a signal stop a run after a step, and its validation; return its states, the newest first."""
+    answer = mortals.run(out, config or {}, **{"stop_after" if step % 2 else "stop_after_validation": step}, **fate)
+    assert answer["exit_code"] == 143, answer
+    return saved_states(out)
+
+
+def flip(path: Path, *, byte: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[byte] ^= 1
+    path.write_bytes(content)
+
+
+def with_its_checksum(path: Path) -> None:
+    """Give a file the name of the state that it is not."""
+    path.rename(path.with_name(f"{path.stem.rpartition('-')[0]}-{sha256_of(path)[:16]}.pt"))
+
+
+def another_networks(path: Path) -> None:
+    saved = torch.load(path, weights_only=True)
+    saved["model"] = {"conv1.weight": torch.zeros(3)}
+    torch.save(saved, path)
+    with_its_checksum(path)
+
+
+def another_runs(path: Path) -> None:
+    saved = torch.load(path, weights_only=True)
+    torch.save({**saved, "run": "other"}, path)
+    with_its_checksum(path)
+
+
+def a_tensor(path: Path) -> None:
+    torch.save(torch.zeros(3), path)
+    with_its_checksum(path)
+
+
+class Evil:
+    def __reduce__(self):
+        return (os.system, ("touch evil",))
+
+
+def a_pickle(path: Path) -> None:
+    path.write_bytes(pickle.dumps(Evil()))
+    with_its_checksum(path)
+
+
+def a_folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+BROKEN = {
+    "cut": lambda path: path.write_bytes(path.read_bytes()[:-1]),
+    "empty": lambda path: path.write_bytes(b""),
+    "first byte": lambda path: flip(path, byte=0),
+    "middle byte": lambda path: flip(path, byte=path.stat().st_size // 2),
+    "another network's": another_networks,
+    "another run's": another_runs,
+    "a tensor": a_tensor,
+    "a foreign pickle": a_pickle,
+    "a folder": a_folder,
+    "a link to nothing": lambda path: (path.unlink(), path.symlink_to("nothing")),
+    "gone": Path.unlink,
+}
+
+
+@pytest.fixture(scope="module")
+def at_4(mortals, tmp_path_factory) -> Path:
+    """A run that was stopped at step 4: its newest state names a best checkpoint that the one before does not know."""
+    out = tmp_path_factory.mktemp("stopped") / "run"
+    newest, older = stopped(mortals, out, 4, **RISING)
+    assert (newest.name[6:14], older.name[6:14]) == ("00000004", "00000003")
+    assert sorted(folder.name for folder in out.glob("best-*")) == ["best-00000002", "best-00000004"]
+    return out
+
+
+@pytest.fixture
+def stopped_run(at_4, out) -> Path:
+    return shutil.copytree(at_4, out)
+
+
+@pytest.mark.parametrize("broken", BROKEN)
+def test_a_state_that_cannot_be_used_is_told_and_the_one_before_it_taken(mortals, stopped_run, broken):
+    whole, _ = mortals.undisturbed({}, **RISING)
+    BROKEN[broken](saved_states(stopped_run)[0])
+    told = mortals.run(stopped_run, {}, **RISING)["told"]
+    assert [line.endswith("the state before it, of step 3, is taken") for line in told] == [True] * (broken != "gone")
+    for folder in stopped_run.glob("state-*"):  # which is none of ours, and is left
+        folder.rmdir()
+    assert contents(stopped_run) == whole
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "config.json", ""])
+def test_a_state_without_its_best_checkpoint_cannot_be_used(mortals, stopped_run, file):
+    whole, _ = mortals.undisturbed({}, **RISING)
+    best = stopped_run / "best-00000004" / file
+    shutil.rmtree(best) if best.is_dir() else flip(best, byte=best.stat().st_size - 2)
+    (line,) = mortals.run(stopped_run, {}, **RISING)["told"]
+    assert re.search(r"state-00000004-\w+.pt: .*best-00000004.*: the state before it, of step 3, is taken", line)
+    assert contents(stopped_run) == whole
+
+
+def refused(mortals: Mortals, run: Path) -> str:
+    """The message of a run that cannot go on; only starting over helps."""
+    answer = mortals.run(run, {}, **RISING)
+    assert answer["steps"] == 0
+    start_over(run)
+    assert not list(run.iterdir())
+    return answer["message"]
+
+
+def test_without_a_state_that_can_be_used_it_is_said_what_to_do(mortals, stopped_run):
+    for state in saved_states(stopped_run):
+        flip(state, byte=10)
+    assert re.fullmatch(
+        r".*/state-00000004-\w{16}.pt: this training state cannot be resumed \(damaged: its sha256 begins with "
+        r"\w{16}\): no state of this run can be used; put a whole one back, or run again with --fresh to start over",
+        refused(mortals, stopped_run),
+    )
+
+
+def test_a_state_of_an_earlier_version_is_no_new_beginning(mortals, stopped_run):
+    for state in saved_states(stopped_run):
+        state.unlink()
+    (stopped_run / "state.pt").write_bytes(b"format 1")
+    (stopped_run / "best-00000004").rename(stopped_run / "best")
+    assert refused(mortals, stopped_run).endswith(
+        "run/state.pt: this state is of an epanns before 0.1.0, whose steps drew other random numbers: let that "
+        "version finish the run, or start over with --fresh"
+    )
+
+
+def test_a_run_whose_description_cannot_be_read_is_told(mortals, stopped_run):
+    (stopped_run / "training.json").write_text("{")
+    assert re.search("training.json: cannot be read .*: give --fresh or another --out", refused(mortals, stopped_run))
+
+
+def test_an_ended_run_without_its_checkpoint_is_not_taken_for_whole(mortals, out):
+    mortals.run(out, {})
+    (out / "config.json").unlink()
+    assert mortals.run(out, {})["message"] == f"{out} holds a run that has ended, but not its checkpoint: give --fresh"
+
+
+@pytest.mark.parametrize("death", DEATHS[1:])
+def test_a_signal_ends_a_validation_before_its_next_batch_and_it_is_made_up_for(mortals, out, death):
+    whole, _ = mortals.undisturbed({})
+    answer = mortals.run(out, {}, signal_in_validation=[4, death])
+    assert answer["message"] == (
+        f"stopped by signal {death:d} at step 4 of 6; the state of step 4 is saved in {out}: run the same command "
+        "again to go on"
+    )
+    assert (answer["exit_code"], answer["heard"]) == (128 + death, 1)
+    assert [row["step"] for row in metrics_of(out)["metrics.jsonl"]] == [0, 2]
+    mortals.run(out, {})
+    assert contents(out) == whole
+
+
+def test_a_run_that_gave_up_gives_up_again_at_once(mortals, out):
+    fate = {"broken": [1, 2, 3, 4, 5], "save_every": 4}
+    answers = [mortals.run(out, {"accumulate": 2, "ema_decay": 0.5}, **fate) for _ in range(2)]
+    assert answers[0]["message"] == answers[1]["message"]
+    assert re.match(
+        r"loss or gradient was not finite 5 times in a row, in steps 2 to 6: the last good weights, of step 1, are in "
+        rf"the newest state, the best in {out}/best-00000002; the same command stops here again: lower --learning-rate "
+        r"0.005 and give --fresh or another --out; clips of step 6: (clip-\d+.wav(, |$)){8}$",
+        answers[0]["message"],
+    )
+    assert [len(answer["told"]) for answer in answers] == [4, 0]  # the last one of the first call was the fifth
+    assert answers[1]["steps"] == 0
+
+
+def test_skipped_steps_leave_the_weights_of_a_run_without_them(mortals, out, tmp_path):
+    """Steps 2 to 5 are skipped: the last good weights are in the state, and nothing else has changed."""
+    stopped(mortals, out, 5, {"accumulate": 2, "ema_decay": 0.5}, broken=[1, 2, 3, 4])
+    stopped(mortals, tmp_path / "one", 1, {"accumulate": 2, "ema_decay": 0.5})
+    skipped, good = (torch.load(saved_states(run)[0], weights_only=True) for run in (out, tmp_path / "one"))
+    assert (skipped["state"]["skipped_in_a_row"], good["state"]["skipped_in_a_row"]) == (4, 0)
+    for part in ("model", "average"):
+        assert all(torch.equal(skipped[part][name], value) for name, value in good[part].items())
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_where_memory_runs_out_it_is_said_what_takes_less(mortals, out, precision):
+    config = {"batch_size": 6, "precision": precision}
+    whole, _ = mortals.undisturbed(config)
+    answer = mortals.run(out, config, starve_after=3, save_every=2)
+    options = "--accumulate 2, " + ("--precision bfloat16, " if precision == "float32" else "")
+    assert re.fullmatch(
+        rf"out of memory with --batch-size 6 \(12 clips, mixed in pairs\), --accumulate 1 and --precision {precision} "
+        rf"\(.+\); the state of step 2 is saved in {out}: run the same command again to go on where more memory is "
+        rf"free, or use {options}a shorter --crop-seconds or --batch-size 3 with another --out: that is another run, "
+        "so nothing is changed by itself",
+        answer["message"],
+    )
+    assert mortals.run(out, config)["best_step"] >= 0
+    assert contents(out) == whole
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+        MemoryError(),
+    ],
+    ids=str,
+)
+def test_a_gpu_that_is_full_is_told_alike(error):
+    config = TrainingConfig(batch_size=1, precision="bfloat16", mixup_alpha=0.0)
+    lower = "--batch-size 1, .*; nothing is saved where .* or use a shorter --crop-seconds with"
+    with pytest.raises(TrainingError, match=lower), memory_errors_told(config, lambda: "nothing is saved"):
+        raise error
+    with pytest.raises(RuntimeError, match="shape"), memory_errors_told(config, lambda: ""):
+        raise RuntimeError("shape mismatch")
+
+
+FULL = "free some space"
+
+
+def test_a_disk_that_fills_up_loses_nothing(mortals, out):
+    """The file system takes files up to a size; it is too small first for the weights and then for the state."""
+    whole, _ = mortals.undisturbed({})
+    for limit in (10_000, 40_000):
+        message = mortals.run(out, {}, file_limit=limit)["message"]
+        assert FULL in message and message.endswith("no state is saved yet: run the same command again"), message
+    mortals.run(out, {}, stop_after=3)
+    before = [state.read_bytes() for state in saved_states(out)]
+    for limit in (10_000, 40_000):
+        message = mortals.run(out, {}, file_limit=limit)["message"]
+        assert message.endswith(f"the state of step 3 is saved in {out}: run the same command again to go on"), message
+        assert [state.read_bytes() for state in saved_states(out)] == before
+    mortals.run(out, {})
+    assert contents(out) == whole
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """Mount a file system of a few kilobytes, and grow it."""
+    place = tmp_path / "small"
+    place.mkdir()
+
+    def mount(kilobytes: int, *options: str) -> subprocess.CompletedProcess:
+        remount = ["remount"] if os.path.ismount(place) else []
+        asked = ",".join([*remount, *options, f"size={kilobytes}k"])
+        return subprocess.run(["mount", "-t", "tmpfs", "-o", asked, "tmpfs", str(place)], capture_output=True)
+
+    if os.geteuid() != 0 or mount(64).returncode != 0:
+        pytest.skip("only root may mount a file system here")
+    yield place, mount
+    subprocess.run(["umount", str(place)], check=True)
+
+
+@pytest.mark.slow
+def test_on_a_disk_that_is_always_full_a_run_goes_on_with_each_piece_of_space(mortals, small_disk):
+    place, mount = small_disk
+    whole, _ = mortals.undisturbed({})
+    messages, kilobytes = [], 64
+    while "message" in (answer := mortals.run(place / "run", {})):
+        messages.append(answer["message"])
+        assert FULL in answer["message"] and "run the same command again" in answer["message"], answer
+        kilobytes += 48
+        mount(kilobytes)
+    assert len(messages) > 2 and any("the state of step" in message for message in messages)
+    assert contents(place / "run") == whole
+
+
+def test_a_folder_that_may_not_be_written_to_is_told(mortals, small_disk):
+    place, mount = small_disk
+    mount(4096)
+    whole, _ = mortals.undisturbed({})
+    stopped(mortals, place / "run", 3)
+    mount(4096, "ro")
+    answer = mortals.run(place / "run", {})
+    assert (answer["error"], "Read-only file system" in answer["message"]) == ("OSError", True)
+    mount(4096, "rw")
+    mortals.run(place / "run", {})
+    assert contents(place / "run") == whole
+
+
+def test_a_folder_that_is_moved_away_is_told_and_can_be_put_back(mortals, out):
+    whole, _ = mortals.undisturbed({})
+    message = f"{out}/training.json is gone: the folder was moved or emptied while the run wrote to it; put it back, "
+    assert mortals.run(out, {}, lose_after=3)["message"] == f"{message}then run the same command again"
+    assert not out.exists()
+    out.with_name("run-moved").rename(out)
+    mortals.run(out, {})
+    assert contents(out) == whole
+
+
+def test_a_second_process_is_kept_out_and_let_in_when_the_first_is_killed(mortals, out):
+    """What the first leaves behind, such as processes that read clips, does not hold the folder."""
+    stopped(mortals, out, 3)
+    code = f"""
+import fcntl, os, time
+file = open({str(out / "training.lock")!r}, "a")
+fcntl.lockf(file, fcntl.LOCK_EX)
+if os.fork():
+    print("locked", flush=True)
+time.sleep(10)
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout.readline() == "locked\n"
+        message = f"{out}: another process trains here; wait for it, stop it or choose another --out"
+        assert mortals.run(out, {})["message"] == message
+        with pytest.raises(OutputError, match="another process trains here"):
+            start_over(out)
+        holder.kill()
+        holder.wait()
+        assert "message" not in mortals.run(out, {})

@@ -10,21 +10,28 @@ from epanns.cli.options import EXISTING, in_process_group, log
 from epanns.cli.packs import in_order_of
 from epanns.cli.recipe import Recipe, RecipeCommand
 from epanns.cli.train import open_training_packs, run, training_options
+from epanns.cli.yamnet import freeze_option, frozen_in
 from epanns.errors import ConfigError
 from epanns.training.config import TrainingConfig
 
-_RECIPE = Recipe(defaults={"iterations": 2_000})
+_RECIPE = Recipe(without=("freeze_yamnet",), defaults={"iterations": 2_000})
 
 
 @click.command("finetune", cls=RecipeCommand, recipe=_RECIPE)
 @click.argument("checkpoint", metavar="CKPT", type=EXISTING)
 @click.option("--new-classifier", is_flag=True, help="Start all classes from random weights, known ones too.")
+@freeze_option
 @teacher_option
 @_RECIPE.options
 @training_options
 @in_process_group
 def command(
-    checkpoint: Path, new_classifier: bool, teacher: Path | None, config: TrainingConfig, **options: Any
+    checkpoint: Path,
+    new_classifier: bool,
+    freeze_yamnet: bool | None,
+    teacher: Path | None,
+    config: TrainingConfig,
+    **options: Any,
 ) -> None:
     """Go on training CKPT on the clips of a pack.
 
@@ -37,11 +44,15 @@ def command(
 
     from epanns.models.checkpoint import load
     from epanns.models.new_classes import use_labels
+    from epanns.models.on_yamnet import stays_frozen
     from epanns.seeding import derive_seed
 
     if checkpoint.resolve() == options["out"].resolve():
         raise ConfigError(f"--out {options['out']} is the checkpoint itself: choose another --out")
     model = load(checkpoint)
+    for assumption in model.provenance.get("assumed", []):
+        log(f"{checkpoint}: {assumption}")
+    config = frozen_in(config, freeze_yamnet, by_default=stays_frozen(model.provenance))
     train = in_order_of(model, open_training_packs(model.spec.front_end.sample_rate, config=config, **options))
     known = model.labels
     if new_classifier or train.labels.names != known.names:

@@ -59,7 +59,7 @@ _SETTINGS: Mapping[str, Mapping[str, str]] = {
 _OTHERS: Mapping[str, Sequence[str]] = {
     "Data": ("train", "val", "labels", "mp3-seconds"),
     "Recipe": ("preset",),
-    "Transfer": ("new-classifier",),
+    "Transfer": ("yamnet", "freeze-yamnet", "new-classifier"),
     "Distillation": ("teacher",),
     "Speed and memory": ("workers", "device"),
     "Running": ("out", "save-every", "tensorboard", "fresh", "json"),

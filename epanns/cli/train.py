@@ -11,6 +11,7 @@ from epanns.cli.options import EXISTING, Decorator, emit, in_process_group, json
 from epanns.cli.packs import in_order_of, open_packs, pack_options, tell_unknown_lengths
 from epanns.cli.recipe import Recipe, RecipeCommand
 from epanns.cli.watching import watching
+from epanns.cli.yamnet import built_on, freeze_option, frozen_in, refuse_contradictions, yamnet_option
 from epanns.distributed import on_rank_zero, rank, restarts
 from epanns.errors import Interrupted, TrainingError
 from epanns.training.config import TrainingConfig
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 # From random weights there is no backbone to spare.
 _RECIPE = Recipe(
     without=(
-        *("freeze_backbone", "head_iterations", "backbone_rate"),
+        *("freeze_backbone", "freeze_yamnet", "head_iterations", "backbone_rate"),
         *("distil_weight", "feature_weight", "teacher_precision"),
     )
 )
@@ -74,11 +75,20 @@ def training_options(function: Callable[..., Any]) -> Callable[..., Any]:
 @click.command("train", cls=RecipeCommand, recipe=_RECIPE)
 @click.argument("model")
 @click.option("--width", default=1.0, show_default=True, help="Factor on every layer's width.")
+@yamnet_option
+@freeze_option
 @_RECIPE.options
 @training_options
 @in_process_group
-def command(model: str, width: float, **options: Any) -> None:
-    """Train MODEL, a name of the zoo, from random weights.
+def command(
+    model: str,
+    width: float,
+    yamnet: Path | None,
+    freeze_yamnet: bool | None,
+    config: TrainingConfig,
+    **options: Any,
+) -> None:
+    """Train MODEL, a name of the zoo, from random weights, or LEAN on a YAMNet that is there.
 
     The checkpoint with the best validation mAP is kept in --out; of a single-label network (--task), that with the best
     accuracy. OUT/training.json holds the settings.
@@ -88,9 +98,15 @@ def command(model: str, width: float, **options: Any) -> None:
     from epanns.models.zoo import build_model, spec_of
     from epanns.seeding import derive_seed
 
-    train = open_training_packs(spec_of(model, width=width).front_end.sample_rate, **options)
-    torch.manual_seed(derive_seed("weights", options["config"].seed))
-    run(build_model(model, width=width, labels=train.labels), train, **options)
+    refuse_contradictions(yamnet, width=width, freeze=freeze_yamnet)
+    config = frozen_in(config, freeze_yamnet, by_default=yamnet is not None)
+    train = open_training_packs(spec_of(model, width=width).front_end.sample_rate, config=config, **options)
+    torch.manual_seed(derive_seed("weights", config.seed))
+    if yamnet is None:
+        network = build_model(model, width=width, labels=train.labels)
+    else:
+        network = built_on(model, yamnet, train.labels)
+    run(network, train, config=config, **options)
 
 
 def open_training_packs(

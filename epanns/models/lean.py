@@ -12,7 +12,7 @@ from epanns.models.layouts import FUSION_FAMILIES, WITHOUT_FC1
 from epanns.models.spec import ModelSpec
 from epanns.models.tagger import Features, Tagger, mix_pairs
 from epanns.models.wave_encoder import WaveEncoder
-from epanns.models.yamnet import Yamnet, YamnetBody
+from epanns.models.yamnet import BODY, Yamnet, YamnetBody
 
 # Family -> how the wave encoder's states become one vector.
 FUSIONS: dict[str, type[nn.Module]] = {
@@ -20,8 +20,6 @@ FUSIONS: dict[str, type[nn.Module]] = {
     "lean_affinity": Affinity,
     "lean": AdditiveAttention,
 }
-
-_BODY = "layer"  # what the names of YAMNet's modules begin with, and no other
 
 
 class Lean(YamnetBody):
@@ -117,13 +115,6 @@ class Lean(YamnetBody):
     def _joins(self) -> bool:
         return self.spec.family in FUSION_FAMILIES
 
-    def freeze_yamnet(self) -> None:
-        """Stop the parameters of YAMNet's body from learning, and fix its batch norms' statistics."""
-        for name, parameter in self.named_parameters():
-            if name.startswith(_BODY):
-                parameter.requires_grad_(False)
-        self.train(self.training)
-
     def take_yamnet(self, yamnet: Tagger) -> None:
         """Copy the weights of YAMNet's body, which must have the widths of this one's.
 
@@ -135,7 +126,7 @@ class Lean(YamnetBody):
             raise ConfigError(
                 f"{spec.name} cannot be the body of this {self.spec.name}: give a YAMNet of its widths and front end"
             )
-        body = {name: tensor for name, tensor in yamnet.state_dict().items() if name.startswith(_BODY)}
+        body = {name: tensor for name, tensor in yamnet.state_dict().items() if name.startswith(BODY)}
         self.load_state_dict(self.state_dict() | body)
 
 

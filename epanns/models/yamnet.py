@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from epanns.audio.yamnet_logmel import SILENCE, YamnetLogMel, count_patches, pad_to_patches, patches_of
+from epanns.errors import ConfigError
 from epanns.labels import LabelSet
 from epanns.models.blocks import linear
 from epanns.models.layouts import YAMNET_STRIDES
@@ -18,6 +19,7 @@ from epanns.models.spec import ModelSpec
 from epanns.models.tagger import Features, Stage, Tagger, mix_pairs
 
 BATCH_NORM_EPSILON = 1e-4
+BODY = "layer"  # what the names of the body's modules begin with, and no other
 _KERNEL = 3
 
 
@@ -98,6 +100,13 @@ class YamnetBody(Tagger):
         """Return a log-mel ``(batch, ..., time, mel)``, while learning with SpecAugment's stripes silent."""
         return self.spec_augmenter(logmel - SILENCE) + SILENCE if self.spec_augmenter.training else logmel
 
+    def freeze_yamnet(self) -> None:
+        """Stop the body's parameters from learning, and fix its batch norms' statistics."""
+        for name, parameter in self.named_parameters():
+            if name.startswith(BODY):
+                parameter.requires_grad_(False)
+        self.train(self.training)
+
     def pooled(self, features: Features) -> Tensor:
         """Return the mean over time and mel of each segment, ``(segments, channels)``."""
         return features[0].mean(dim=(2, 3))
@@ -118,6 +127,17 @@ class YamnetBody(Tagger):
         clipwise_logits, clipwise_output = average(logits.reshape(-1, segments, logits.shape[1]))
         embedding = hidden.reshape(-1, segments, hidden.shape[1]).mean(dim=1)
         return ModelOutput(clipwise_logits=clipwise_logits, clipwise_output=clipwise_output, embedding=embedding)
+
+
+def freeze_yamnet(model: Tagger) -> None:
+    """Freeze the part of a network that is YAMNet's body; see `YamnetBody.freeze_yamnet`.
+
+    Raises:
+        ConfigError: If it has none.
+    """
+    if not isinstance(model, YamnetBody):
+        raise ConfigError(f"freeze_yamnet: {model.spec.name} is not built on YAMNet's body (--freeze-yamnet)")
+    model.freeze_yamnet()
 
 
 class Yamnet(YamnetBody):

@@ -33,8 +33,8 @@ _BESIDE = ("frontend.mel", "frontend.window", "class_mids", "class_names", "prov
 _FRONT_END_TOLERANCE = 1e-4
 
 _FOLDED = (
-    "batch norms are folded into the kernels of this file, so their statistics are not known: leave YAMNet frozen, or "
-    "recalibrate (`epanns prune --recover bn` does) before its weights learn"
+    "batch norms are folded into the kernels of this file, so their statistics are not known: YAMNet tags as ever, "
+    "keeps its worth where it stays frozen, and is recovered after pruning by ls, not by bn"
 )
 
 
@@ -82,7 +82,7 @@ def read_yamnet(
         raise CheckpointError(f"{path}: damaged, or no file of YAMNet ({first_line}): {_REMEDY}") from error
     if broken := [name for name, tensor in weights.items() if not _is_sound(name, tensor)]:
         raise CheckpointError(f"{path}: NaN, infinity or a negative variance in {shortened(broken)}: {_REMEDY}")
-    weights |= _completed(weights, spec)
+    weights |= _completed(weights, spec, n_batches=0 if folded else 1)
     provenance = {
         "source": f"{path.name}, YAMNet{' with batch norm folded' if folded else ''}",
         "sha256": sha256_of(path),
@@ -230,9 +230,12 @@ def _is_sound(name: str, tensor: Tensor) -> bool:
     return bool(tensor.isfinite().all()) and bool((tensor >= least).all())
 
 
-def _completed(weights: Mapping[str, Tensor], spec: ModelSpec) -> dict[str, Tensor]:
-    """Return what a file lacks of a network: counters, and of folded batch norms the statistics that change nothing."""
-    values = {"running_mean": 0.0, "running_var": 1.0 - BATCH_NORM_EPSILON, "num_batches_tracked": 0}
+def _completed(weights: Mapping[str, Tensor], spec: ModelSpec, *, n_batches: int) -> dict[str, Tensor]:
+    """Return what a file lacks of a network: counters, and of folded batch norms the statistics that change nothing.
+
+    That no batch was seen tells statistics that were not measured: `pruning.recovery.recalibrate` refuses them.
+    """
+    values = {"running_mean": 0.0, "running_var": 1.0 - BATCH_NORM_EPSILON, "num_batches_tracked": n_batches}
     return {
         name: torch.full(form.shape, values[name.rpartition(".")[2]], dtype=getattr(torch, form.dtype))
         for name, form in expected_forms(spec).items()

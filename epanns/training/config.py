@@ -33,6 +33,7 @@ RULES: Mapping[str, Rule] = {
     "short_clips": one_of(SHORT_CLIPS),
     "validate_every": whole(1),
     "freeze_backbone": TRUTH,
+    "freeze_yamnet": TRUTH,
     "head_iterations": whole(0),
     "backbone_rate": number(
         "a number > 0; freeze_backbone keeps the backbone as it is", lambda value: 0 < value < math.inf
@@ -52,6 +53,7 @@ RULES: Mapping[str, Rule] = {
 }
 # What came later is left out of `to_dict` at its default.
 _LATER = (
+    "freeze_yamnet",
     *("crop_seconds", "short_clips", "precision", "compile", "accumulate", "clip_norm", "ema_decay"),
     *("dropout", "head_iterations", "backbone_rate", "task", "distil_weight", "feature_weight", "teacher_precision"),
 )
@@ -76,6 +78,7 @@ class TrainingConfig:
         short_clips: ``pad`` with zeros or ``repeat`` clips that are shorter than the window or the row.
         validate_every: Steps between validations; the state is saved at each.
         freeze_backbone: Train the classifier alone, batch norms fixed.
+        freeze_yamnet: Leave YAMNet's body as it is, batch norms too; of networks that are built on it.
         head_iterations: Steps at the start in which the classifier is trained alone, batch norms fixed; then everything
             is.
         backbone_rate: Factor on the learning rate of everything but the classifier.
@@ -108,6 +111,7 @@ class TrainingConfig:
     short_clips: str = "pad"
     validate_every: int = 1_000
     freeze_backbone: bool = False
+    freeze_yamnet: bool = False
     head_iterations: int = 0
     backbone_rate: float = 1.0
     task: str | None = None
@@ -146,6 +150,8 @@ class TrainingConfig:
                 "a frozen backbone has no second phase and no rate; they must be 0 and 1 (--head-iterations, "
                 "--backbone-rate)"
             )
+        if self.freeze_backbone and self.freeze_yamnet:
+            problems.append("freeze_yamnet with freeze_backbone, which freezes it too: give one (--freeze-yamnet)")
         return problems
 
     @property

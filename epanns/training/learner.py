@@ -13,6 +13,7 @@ from epanns.data.dataset import ClipBatch
 from epanns.distributed import rank, total, world_size
 from epanns.draws import clip_draws, clip_seeds, dropout_if
 from epanns.models.tagger import Tagger
+from epanns.models.yamnet import freeze_yamnet
 from epanns.pruning.optimizers import check_optimizer
 from epanns.seeding import derive_seed
 from epanns.training.averaging import MovingAverage
@@ -65,6 +66,8 @@ class Learner:
     def __init__(self, model: Tagger, config: TrainingConfig, teacher: Teacher | None = None) -> None:
         if config.freeze_backbone:
             model.freeze_backbone()
+        if config.freeze_yamnet:
+            freeze_yamnet(model)
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # a fifth to a half faster on a CPU
         self.model, self.config, self.teacher = model, config, teacher
         self.optimizer = build_optimizer(model, config)

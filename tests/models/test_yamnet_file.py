@@ -122,6 +122,7 @@ def test_it_becomes_a_checkpoint(npz: Path, tmp_path: Path) -> None:
     again = read_checkpoint(tmp_path / "yamnet")
     assert again.spec == ZOO["YAMNet"]
     assert all(torch.equal(value, again.weights[name]) for name, value in read_released(npz).weights.items())
+    assert again.provenance["assumed"] == read_released(npz).provenance["assumed"]
     assert again.provenance["source"] == "yamnet.npz, YAMNet with batch norm folded"
 
 

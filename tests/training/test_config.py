@@ -27,6 +27,7 @@ LATER = {
     "clip_norm": 1.0,
     "ema_decay": 0.9,
     "dropout": False,
+    "freeze_yamnet": True,
     "task": "single-label",
     "head_iterations": 5,
     "backbone_rate": 0.1,

@@ -9,6 +9,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from epanns.errors import PruningError
 from epanns.models.recipe import with_step
+from epanns.models.shift_norm import ShiftNorm2d
 from epanns.models.tagger import Tagger
 from epanns.pruning.groups import forward_order
 from epanns.pruning.plan import PruningPlan
@@ -34,11 +35,12 @@ def recalibrate_batch_norm(model: Tagger, waveforms: Iterable[Tensor], *, plan: 
         Number of clips seen; 0 where the plan leaves nothing to measure.
 
     Raises:
-        PruningError: If there is no clip or only silent ones, a batch is not as `waveforms` says, the network is not in
-            float32, or a statistic comes out not finite.
+        PruningError: If the batch norms were folded, there is no clip or only silent ones, a batch is not as
+            `waveforms` says, the network is not in float32, or a statistic comes out not finite.
 
     Source: EagleEye (Li et al. 2020, arXiv 2007.02491), "adaptive batch normalization".
     """
+    refuse_folded(model)
     norms = _norms_behind(model, plan)
     if not norms:
         return 0
@@ -58,6 +60,23 @@ def recalibrate_batch_norm(model: Tagger, waveforms: Iterable[Tensor], *, plan: 
                 )
     model.provenance = with_step(model.provenance, "recover", method="bn", clips=seen)
     return seen
+
+
+def refuse_folded(model: Tagger) -> None:
+    """Refuse a YAMNet whose batch norms were folded into its kernels, as its ``.npz`` holds them.
+
+    The statistics that were put in their place are no sound's, so that measured ones would make another network of it.
+
+    Raises:
+        PruningError: If it is one, and has not been trained since.
+    """
+    norms = [module for module in model.modules() if isinstance(module, ShiftNorm2d)]
+    never_measured = all(int(norm.get_buffer("num_batches_tracked")) == 0 for norm in norms)
+    if never_measured and any(bool((norm.get_buffer("running_var") != 1).any()) for norm in norms):
+        raise PruningError(
+            f"this {model.spec.name} came with its batch norms folded into its kernels: statistics measured now would "
+            "change what it computes; recover with ls (--recover ls)"
+        )
 
 
 def _norms_behind(model: Tagger, plan: PruningPlan | None) -> dict[str, _BatchNorm]:

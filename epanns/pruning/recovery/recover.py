@@ -12,7 +12,7 @@ from epanns.models.tagger import Tagger
 from epanns.pruning.plan import PruningPlan, remainder
 from epanns.pruning.recovery.distil import distil
 from epanns.pruning.recovery.names import distil_steps, parts_of, recovery_problem
-from epanns.pruning.recovery.recalibrate import recalibrate_batch_norm
+from epanns.pruning.recovery.recalibrate import recalibrate_batch_norm, refuse_folded
 from epanns.pruning.recovery.refit import TARGETS, refit_readers
 
 
@@ -92,6 +92,8 @@ def recover(
     how, parts = RecoverySettings.from_dict(settings), parts_of(method)
     if not parts:
         return None
+    if "bn" in parts:
+        refuse_folded(pruned)  # before ls is done in vain
     plan = plan_between(dense, pruned) if plan is None else _fitting(plan, dense, pruned)
     batches = _batches_of(waveforms)
     report: dict[str, Any] = {"method": method, "clips": 0}

@@ -1,0 +1,57 @@
+"""The options of networks that are built on YAMNet's body."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from epanns.cli.options import EXISTING, log
+from epanns.errors import ConfigError
+from epanns.training.config import TrainingConfig
+
+if TYPE_CHECKING:
+    from epanns.labels import LabelSet
+    from epanns.models.tagger import Tagger
+
+yamnet_option = click.option(
+    "--yamnet",
+    type=EXISTING,
+    help="For LEAN's networks: a YAMNet whose body to build on, frozen: a checkpoint, yamnet.h5 or the folded .npz.",
+)
+freeze_option = click.option(
+    "--freeze-yamnet/--no-freeze-yamnet",
+    default=None,
+    help="Leave YAMNet's body as it is.  [default: yes with --yamnet or where it was frozen before, else no]",
+)
+
+
+def built_on(name: str, checkpoint: Path, labels: "LabelSet") -> "Tagger":
+    """Return a network of LEAN's rows with the body of a checkpoint."""
+    from epanns.models.checkpoint import load
+    from epanns.models.on_yamnet import build_on_yamnet
+
+    yamnet = load(checkpoint)
+    for assumption in yamnet.provenance.get("assumed", []):
+        log(f"{checkpoint}: {assumption}")
+    return build_on_yamnet(name, yamnet, labels=labels)
+
+
+def frozen_in(config: TrainingConfig, asked: bool | None, *, by_default: bool) -> TrainingConfig:
+    """Return the settings with YAMNet's body frozen where it is asked for, or by default."""
+    freeze = by_default and not config.freeze_backbone if asked is None else asked
+    if freeze and asked is None:
+        log("YAMNet's body stays frozen; --no-freeze-yamnet lets it learn")
+    return replace(config, freeze_yamnet=freeze)
+
+
+def refuse_contradictions(checkpoint: Path | None, *, width: float, freeze: bool | None) -> None:
+    """Refuse a width beside a body that has widths of its own, and to freeze a body that knows nothing."""
+    if checkpoint is None and freeze:
+        raise ConfigError(
+            "--freeze-yamnet without --yamnet: a body of random weights would stay as it is; give --yamnet"
+        )
+    if checkpoint is not None and width != 1.0:
+        raise ConfigError(
+            f"--width {width:g} with --yamnet {checkpoint}: the body has its own widths, leave --width out"
+        )

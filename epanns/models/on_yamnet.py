@@ -1,0 +1,52 @@
+"""LEAN's networks built on the body of a YAMNet that somebody trained."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from epanns.errors import ConfigError
+from epanns.labels import LabelSet
+from epanns.models.layouts import LEAN_FAMILIES
+from epanns.models.lean import Lean
+from epanns.models.recipe import steps_of
+from epanns.models.tagger import Tagger
+from epanns.models.yamnet import Yamnet
+from epanns.models.zoo import ZOO, build_model, spec_of
+
+
+def build_on_yamnet(name: str, yamnet: Tagger, *, labels: LabelSet | None = None) -> Lean:
+    """Return a network of LEAN's rows with the body of `yamnet`, pruned or not, and all else untrained.
+
+    Its provenance names the YAMNet as its source and parent.
+
+    Args:
+        name: ``LEAN``, ``LEAN_affinity``, ``LEAN_concat``, ``YAMNet_projection`` or ``YAMNet_linear``.
+        yamnet: The network; not touched.
+        labels: Names of the classes; FSD50K's by default.
+
+    Raises:
+        ConfigError: If `name` is none of these, or `yamnet` is no YAMNet.
+    """
+    rows = [row for row, spec in ZOO.items() if spec.family in LEAN_FAMILIES]
+    if spec_of(name).family not in LEAN_FAMILIES:
+        raise ConfigError(f"{name} is not built on YAMNet's body: that are {', '.join(rows)} (--yamnet)")
+    if not isinstance(yamnet, Yamnet):
+        raise ConfigError(
+            f"{yamnet.spec.name} is no YAMNet: give yamnet.h5, its .npz or a checkpoint of YAMNet (--yamnet)"
+        )
+    spec = ZOO[name].with_widths(yamnet.spec.widths)
+    model = build_model(spec, labels=labels)
+    assert isinstance(model, Lean)
+    model.take_yamnet(yamnet)
+    known = yamnet.provenance
+    model.provenance = {
+        "source": f"{name} on the body of {known.get('source', 'a YAMNet made here')}",
+        "sha256": known.get("sha256"),
+        "assumed": list(known.get("assumed", [])),
+    }
+    return model
+
+
+def stays_frozen(provenance: Mapping[str, Any]) -> bool:
+    """Return whether YAMNet's body was frozen when a network was trained last."""
+    trained = [step for step in steps_of(provenance) if step["step"] in ("train", "finetune")]
+    return bool(trained) and bool(trained[-1].get("training", {}).get("freeze_yamnet"))

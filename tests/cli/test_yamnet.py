@@ -1,0 +1,159 @@
+"""LEAN in the commands: built on a YAMNet that stays as it is, trained, scored, pruned, fine-tuned, heard."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from epanns.audio.frontend import FrontEndSpec
+from epanns.data.dataset import PackDataset
+from epanns.errors import ConfigError
+from epanns.models.checkpoint import load, save_checkpoint
+from epanns.models.on_yamnet import build_on_yamnet
+from epanns.models.shift_norm import ShiftNorm2d
+from epanns.models.zoo import ZOO, build_model
+from tests.conftest import narrow_spec
+
+FRONT_END = FrontEndSpec(8_000, 200, 80, 64, 125, 3_750, kind="yamnet")
+
+
+@pytest.fixture
+def rows(monkeypatch):
+    """The zoo's rows at 8 kHz, as the generated packs are, and with a narrow encoder."""
+    for name, spec in list(ZOO.items()):
+        if spec.front_end.is_yamnet:
+            small = spec.scaled(1 / 16)
+            monkeypatch.setitem(ZOO, name, replace(small, front_end=FRONT_END))
+
+
+@pytest.fixture
+def yamnet(rows, tmp_path) -> Path:
+    """A YAMNet pruned to widths of its own, whose batch norms have heard something."""
+    torch.manual_seed(3)
+    model = build_model(ZOO["YAMNet"].with_widths({"layer5.pointwise_conv": 7}), num_classes=521)
+    model.train()(torch.rand(4, 8_000) - 0.5)
+    save_checkpoint(model.eval(), tmp_path / "yamnet")
+    return tmp_path / "yamnet"
+
+
+def body_of(folder: Path) -> dict[str, torch.Tensor]:
+    return {name: value for name, value in load(folder).state_dict().items() if name.startswith("layer")}
+
+
+def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(value, other[name]) for name, value in one.items())
+
+
+STEPS = ["--iterations", "3", "--validate-every", "3", "--batch-size", "4", "--crop-seconds", "0.5"]
+
+
+@pytest.mark.slow
+def test_lean_goes_through_every_command(epanns, yamnet, tiny_packs, tmp_path):
+    packs = ["--train", tiny_packs["train"], "--val", tiny_packs["val"]]
+    code, out, err = epanns("train", "LEAN", "--yamnet", yamnet, *packs, *STEPS, "--out", tmp_path / "lean")
+    assert code == 0, err
+    assert "YAMNet's body stays frozen; --no-freeze-yamnet lets it learn" in err
+    assert same(body_of(tmp_path / "lean"), body_of(yamnet))
+    trained = load(tmp_path / "lean")
+    assert trained.spec.widths["layer5.pointwise_conv"] == 7
+    assert trained.provenance["recipe"][0]["training"]["freeze_yamnet"] is True
+    assert trained.provenance["source"].startswith("LEAN on the body of YAMNet, built from random weights")
+
+    code, out, err = epanns(
+        "evaluate", tmp_path / "lean", "--data", tiny_packs["test"], "--json", "--out", tmp_path / "e"
+    )
+    assert (code, json.loads(out)["n_clips"]) == (0, 20), err
+    code, out, err = epanns("info", tmp_path / "lean")
+    assert "YAMNet's, window 200, hop 80" in out and "with batch-norm statistics (Keras' total)" in out
+    code, out, err = epanns("profile", tmp_path / "lean", "--seconds", "1", "--json")
+    names = {layer["name"] for layer in json.loads(out)["layers"]}
+    assert {"encoder.lstm1", "attention.sum", "layer5.pointwise_conv"} <= names
+    audio = next(tiny_packs["train"].parent.glob("audio/**/*.wav"))
+    code, out, err = epanns("tag", tmp_path / "lean", audio, "--json")
+    assert (code, len(json.loads(out)["windows"])) == (0, 1), err
+
+    pruning = ["--ratio", "0.5", "--recover", "ls+bn", "--calibration", tiny_packs["train"]]
+    code, out, err = epanns("prune", tmp_path / "lean", *pruning, "--out", tmp_path / "pruned")
+    assert code == 0, err
+    code, out, err = epanns("finetune", tmp_path / "pruned", *packs, *STEPS, "--out", tmp_path / "again")
+    assert code == 0, err
+    assert "stays frozen" in err
+    assert same(body_of(tmp_path / "again"), body_of(tmp_path / "pruned"))
+    free = ["--no-freeze-yamnet", "--out", tmp_path / "free"]
+    code, out, err = epanns("finetune", tmp_path / "lean", *packs, *STEPS, "--learning-rate", "0.01", *free)
+    assert code == 0 and "frozen" not in err, err
+    assert "freeze_yamnet" not in load(tmp_path / "free").provenance["recipe"][-1]["training"]
+    code, out, err = epanns("report", tmp_path / "e", "--out", tmp_path / "report")
+    assert code == 0 and "LEAN" in (tmp_path / "report" / "table.md").read_text(), err
+
+
+@pytest.mark.parametrize("name", ["LEAN_concat", "YAMNet_linear"])
+def test_networks_are_built_on_a_body_and_keep_its_origin(name, yamnet):
+    model = build_on_yamnet(name, load(yamnet))
+    assert model.provenance["sha256"] == load(yamnet).provenance["sha256"]
+    assert same({k: v for k, v in model.state_dict().items() if k.startswith("layer")}, body_of(yamnet))
+    assert len(model.labels) == 200
+    assert model.spec.embedding_size == ZOO[name].embedding_size
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["Cnn6", "--yamnet", "YAMNET"],
+            "Cnn6 is not built on YAMNet's body: that are YAMNet_linear, YAMNet_projection",
+        ),
+        (["LEAN", "--yamnet", "OTHER"], "narrow is no YAMNet: give yamnet.h5, its .npz or a checkpoint of YAMNet"),
+        (["LEAN", "--yamnet", "YAMNET", "--width", "0.5"], "--width 0.5 with --yamnet "),
+        (["LEAN", "--freeze-yamnet"], "--freeze-yamnet without --yamnet: a body of random weights would stay as it is"),
+    ],
+    ids=["another network", "another body", "a width", "nothing to freeze"],
+)
+def test_what_cannot_be_built_is_refused(epanns, yamnet, tiny_packs, tmp_path, arguments, message):
+    save_checkpoint(build_model(narrow_spec()), tmp_path / "other")
+    places = {"YAMNET": yamnet, "OTHER": tmp_path / "other"}
+    given = [places.get(argument, argument) for argument in arguments]
+    packs = ["--train", tiny_packs["train"], "--val", tiny_packs["val"]]
+    code, _, err = epanns("train", *given, *packs, "--iterations", "1", "--out", tmp_path / "out")
+    assert code == 1
+    assert message in err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_network_without_yamnets_body_cannot_freeze_it(epanns, tiny_packs, tmp_path):
+    labels = PackDataset([tiny_packs["train"]]).labels
+    save_checkpoint(build_model(narrow_spec(num_classes=len(labels)), labels=labels), tmp_path / "narrow")
+    packs = ["--train", tiny_packs["train"], "--val", tiny_packs["val"]]
+    asked = ["--freeze-yamnet", "--iterations", "1", "--out", tmp_path / "out"]
+    code, _, err = epanns("finetune", tmp_path / "narrow", *packs, *asked)
+    assert code == 1
+    assert "freeze_yamnet: narrow is not built on YAMNet's body (--freeze-yamnet)" in err
+
+
+def test_a_frozen_backbone_needs_no_frozen_body():
+    from epanns.training.config import TrainingConfig
+
+    with pytest.raises(ConfigError, match="freeze_yamnet with freeze_backbone, which freezes it too: give one"):
+        TrainingConfig(freeze_yamnet=True, freeze_backbone=True)
+
+
+def test_statistics_of_folded_batch_norms_are_not_measured(tiny_packs, rows):
+    from epanns.errors import PruningError
+    from epanns.pruning.recovery.recalibrate import recalibrate_batch_norm
+    from epanns.pruning.recovery.recover import recover
+
+    model = build_model(ZOO["YAMNet"], num_classes=3)
+    clips = [torch.rand(4, 8_000) - 0.5]
+    assert recalibrate_batch_norm(build_model(ZOO["YAMNet"], num_classes=3), clips) == 4  # of random weights
+    for module in model.modules():
+        if isinstance(module, ShiftNorm2d):
+            module.running_var.fill_(1 - 1e-4)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    for measure in (lambda: recalibrate_batch_norm(model, clips), lambda: recover(model, model, clips, "ls+bn")):
+        with pytest.raises(PruningError, match="this YAMNet came with its batch norms folded into its kernels: .* ls"):
+            measure()
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    model.train()(clips[0])
+    assert recalibrate_batch_norm(model, clips) == 4

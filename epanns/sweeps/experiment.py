@@ -4,16 +4,12 @@ import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import product
 from pathlib import Path
 from typing import Any
 
 from epanns.atomic import sha256_of_json
 from epanns.errors import ConfigError
-from epanns.pruning.ranking.criteria import NEEDS
-from epanns.pruning.recovery.names import RECOVERIES, recovery_problem
-from epanns.pruning.recovery.recover import RecoverySettings
-from epanns.sweeps.amount import Amount, asked_of, is_budget, is_ratio, is_ratios
+from epanns.sweeps.grid import GridConfig
 from epanns.sweeps.strict_toml import TableReader, all_of, is_count, is_number, is_text
 from epanns.sweeps.training_tables import base_training, finetuning
 
@@ -95,60 +91,6 @@ class BaseConfig:
 
 
 @dataclass(frozen=True)
-class GridConfig:
-    """What is varied; every combination is a trial. An experiment may have several, as ``[[grid]]``.
-
-    Attributes:
-        ratio: Fractions of channels removed; 0 leaves the network whole and, with fine-tuning, is the control.
-        ratios: Beside or instead, tables of a ratio for each layer or block; `layers` do not count there.
-        budget: Beside or instead, what the network may cost, such as ``macs 0.25``, shared out over the layers alike.
-        criterion: Importance rules.
-        layers: Lists of layers or blocks.
-        recover: Recoveries without labels before fine-tuning.
-        calibration_clips: Training clips for recovery and criteria that measure clips; unlabelled but for ``taylor``.
-        recovery: Settings of the recoveries where they are not the usual ones; keys of `RecoverySettings`.
-    """
-
-    ratio: tuple[float, ...] = ()
-    ratios: tuple[Mapping[str, float], ...] = ()
-    budget: tuple[str, ...] = ()
-    criterion: tuple[str, ...] = ("l1",)
-    layers: tuple[list[str], ...] = (["conv_block4", "conv_block5", "conv_block6"],)
-    recover: tuple[str, ...] = ("none",)
-    calibration_clips: int = 400
-    recovery: Mapping[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        rules = {
-            f"ratio={self.ratio!r}: must list numbers in [0, 1)": all_of(self.ratio, is_ratio)
-            or (self.ratio == () and bool(self.ratios or self.budget)),
-            f"ratios={self.ratios!r}: must list tables of numbers in [0, 1)": all(map(is_ratios, self.ratios)),
-            f"budget={self.budget!r}: must list kind and amount, such as 'macs 0.25' or 'params 1M'": all(
-                map(is_budget, self.budget)
-            ),
-            f"criterion={self.criterion!r}: must list names": all_of(self.criterion, is_text),
-            f"layers={self.layers!r}: must list lists of layers or blocks": all_of(
-                self.layers, lambda layers: all_of(layers, is_text)
-            ),
-            f"recover={self.recover!r}: must list some of {', '.join(RECOVERIES)}, distil:STEPS": all_of(
-                self.recover, lambda method: recovery_problem(method) is None
-            ),
-            f"calibration_clips={self.calibration_clips!r}: must be a whole number > 0": is_count(
-                self.calibration_clips
-            )
-            and self.calibration_clips > 0,
-        }
-        RecoverySettings.from_dict(self.recovery)
-        if problems := [problem for problem, holds in rules.items() if not holds]:
-            raise ConfigError("; ".join(problems))
-
-    @property
-    def amounts(self) -> tuple[Amount, ...]:
-        """How much is removed, in each way it is said."""
-        return (*self.ratio, *self.ratios, *self.budget)
-
-
-@dataclass(frozen=True)
 class Trial:
     """One cell of the grid.
 
@@ -196,11 +138,9 @@ class Experiment:
         ]
         found = {base.trial_id: base for base, _ in seeds_of}
         for base, seed in ((base, seed) for base, group in seeds_of for seed in group):
-            for grid, finetune in product(self.grids, self.finetunes or ({},)):
-                for cell in product(grid.criterion, grid.layers, grid.recover, grid.amounts):
-                    trial = self._pruned(base, seed, grid, cell, finetune)
-                    if trial is not None:
-                        found.setdefault(trial.trial_id, trial)
+            for config in (config for grid in self.grids for config in grid.configs(seed, self.finetunes)):
+                trial = Trial({"kind": "pruned", "base": base.config, "seed": seed, **config}, base)
+                found.setdefault(trial.trial_id, trial)
         return list(found.values())
 
     def _base(self, base: BaseConfig, seed: int, data: Mapping[str, Any], weights: Callable[[str], str]) -> Trial:
@@ -209,30 +149,6 @@ class Experiment:
             return Trial({**config, "checkpoint_sha256": weights(base.checkpoint)}, checkpoint=base.checkpoint)
         training = base_training(base.training, seed=seed)
         return Trial({**config, "model": base.model, "width": float(base.width), "training": training})
-
-    def _pruned(
-        self,
-        base: Trial,
-        seed: int,
-        grid: GridConfig,
-        cell: tuple[str, list[str], str, Amount],
-        finetune: Mapping[str, Any],
-    ) -> Trial | None:
-        criterion, layers, recover, amount = cell
-        if amount == 0 and not finetune:
-            return None  # the base itself
-        config: dict[str, Any] = {"kind": "pruned", "base": base.config, "seed": seed}
-        if amount == 0:  # of the control only the fine-tuning counts, so that it is run once
-            config["ratio"] = 0.0
-        else:
-            config |= {**asked_of(amount, layers), "criterion": criterion, "recover": recover}
-            if recover != "none" or NEEDS.get(criterion, "weights") != "weights":
-                config["calibration_clips"] = grid.calibration_clips
-                if grid.recovery:
-                    config["recovery"] = dict(grid.recovery)
-        if finetune:
-            config |= finetuning(finetune, seed=seed)
-        return Trial(config, base)
 
 
 def load_experiment(path: Path) -> Experiment:
@@ -269,6 +185,11 @@ def parse_experiment(text: str, source: str) -> Experiment:
     bases = [reader.read(base, BaseConfig, f"base {number}") for number, base in enumerate(top.base, start=1)]
     for number, finetune in enumerate(top.finetune, start=1):
         reader.attempt(partial(finetuning, finetune), f"finetune {number}")
+    for name, grid in zip(names, grids, strict=True):
+        if grid is not None and (others := [seed for seed in grid.seeds if seed not in top.seeds]):
+            reader.note(
+                False, f"[{name}] seeds={grid.seeds!r}: {others[0]!r} is none of the experiment's {top.seeds!r}"
+            )
     reader.finish()
     assert data is not None
     return Experiment(

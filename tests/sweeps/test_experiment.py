@@ -52,6 +52,32 @@ def test_grid_holds_every_combination_once_and_one_control_per_base():
     assert all(trial.config["finetune"]["seed"] == trial.config["seed"] for trial in pruned + controls)
 
 
+def test_a_grid_may_have_fine_tunings_and_seeds_of_its_own():
+    text = (
+        TEXT.replace("[grid]", "[[grid]]")
+        + """
+[[grid]]
+ratio = [0.5]
+recover = ["bn"]
+seeds = [1]
+[[grid.finetune]]
+iterations = 7
+[[grid.finetune]]
+iterations = 8
+"""
+    )
+    own = [trial for trial in trials_of(parse_experiment(text, "t.toml")) if trial.config.get("recover") == "bn"]
+    assert [(trial.config["seed"], trial.config["finetune"]["iterations"]) for trial in own] == [(1, 7), (1, 8)]
+    assert set(ids_of(parse_experiment(TEXT, "t.toml"))) < set(ids_of(parse_experiment(text, "t.toml")))
+    for old, new, message in (
+        ("seeds = [1]", "seeds = [2]", "[grid 2] seeds=(2,): 2 is none of the experiment's (0, 1)"),
+        ("seeds = [1]", "seeds = [-1]", "[grid 2] seeds=(-1,): must list whole numbers >= 0"),
+        ("iterations = 8", "iteration = 8", "[grid 2] training: unknown key 'iteration'"),
+    ):
+        with pytest.raises(ConfigError, match=re.escape(message)):
+            parse_experiment(text.replace(old, new), "t.toml")
+
+
 def test_a_teacher_makes_another_trial_and_only_of_what_is_fine_tuned():
     plain, taught = (
         trials_of(parse_experiment(TEXT + more, "t.toml"))

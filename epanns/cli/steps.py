@@ -133,7 +133,13 @@ class Steps:
         }
         with watching(config) as watch:
             finetune = finetuning_between(
-                runs.folder, asked, train, config, validation=validation_on(val), running=watch.running()
+                runs.folder,
+                asked,
+                train,
+                config,
+                validation=validation_on(val),
+                running=watch.running(),
+                teacher=dense if config.distil_weight or config.feature_weight else None,
             )
 
             def between(network: "Tagger", step: int) -> "Tagger":

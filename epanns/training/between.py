@@ -26,6 +26,7 @@ def finetuning_between(
     *,
     validation: Validation,
     running: Running | None = None,
+    teacher: Tagger | None = None,
 ) -> Callable[[Tagger, int], Tagger]:
     """Return what `pruning.schedule.prune_towards` calls between its steps.
 
@@ -39,6 +40,7 @@ def finetuning_between(
         config: What each run does; its seed is made of that of `config` and the step, so that each sees other clips.
         validation: As in `finetune`.
         running: As in `finetune`.
+        teacher: As in `finetune`, of every run; `asked` must tell it.
 
     Raises:
         OutputError: If the folder holds runs of another pruning, or something else.
@@ -56,7 +58,8 @@ def finetuning_between(
     def between(network: Tagger, step: int) -> Tagger:
         run = folder / f"step{step}"
         seed = derive_seed("between", config.seed, step) % 2**32
-        finetune(network, dataset, replace(config, seed=seed), run, validation=validation, running=running)
+        own = replace(config, seed=seed)
+        finetune(network, dataset, own, run, validation=validation, running=running, teacher=teacher)
         return load(run).to(next(network.parameters()).device)
 
     return between

@@ -128,6 +128,14 @@ def test_a_preset_says_how_to_train_and_the_file_beats_it(prune, settings, monke
     assert run == {**TrainingConfig.from_dict({**quick, **file}).to_dict(), "seed": run["seed"]}
 
 
+def test_a_weight_lets_the_unpruned_network_teach_between_steps(prune, settings, tmp_path):
+    settings.write_text(settings.read_text() + "\ndistil_weight = 0.5")
+    code, _, stderr = prune("--out", tmp_path / "out", *HALF, "--steps", 3, "--between", settings)
+    assert code == 0, stderr
+    trained = [step for step in load(tmp_path / "out").provenance["recipe"] if "training" in step]
+    assert [step["teacher_sha256"] for step in trained] == [load(tmp_path / "dense").provenance["sha256"]] * 2
+
+
 def test_runs_of_another_pruning_are_refused(prune, settings, tmp_path):
     options = ("--out", tmp_path / "out", *HALF, "--steps", 2, "--between", settings)
     assert prune(*options)[0] == 0

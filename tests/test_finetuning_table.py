@@ -1,0 +1,90 @@
+"""The tables of the fine-tuning experiment: first hits, censored runs, and what is told of one seed alone."""
+
+import runpy
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from epanns.sweeps.records import RunRecord, Stage
+
+TABLE = runpy.run_path(str(Path(__file__).parents[1] / "experiments" / "finetuning_table.py"))
+COST = {"n_params": 100, "param_bytes": 400, "backbone_macs": 1000}
+
+
+def scored(name: str, val: float, test: float, curve=()) -> Stage:
+    return Stage(name, {"val": {"mAP": val}, "test": {"mAP": test}}, 1.0, curve)
+
+
+def record(seed: int, recover: str, curve: list[list[float]], *, taught: bool = False, rate: float = 1e-3) -> RunRecord:
+    iterations = int(curve[-1][0])
+    config = {"finetune": {"iterations": iterations, "learning_rate": rate}} | ({"teacher": "dense"} if taught else {})
+    return RunRecord(
+        trial_id=f"{seed}-{recover}-{iterations}-{taught}-{rate}",
+        experiment="finetuning",
+        model="Cnn14_16k",
+        width=0.25,
+        criterion="l1",
+        layers=("conv_block6",),
+        ratio=0.5,
+        recover=recover,
+        finetune_iterations=iterations,
+        seed=seed,
+        dataset="esc",
+        protocol="whole clip",
+        clip_seconds=5.0,
+        config=config,
+        plan_digest=None,
+        cost_before=COST,
+        cost_after=COST,
+        stages=(scored("dense", 0.65, 0.6), scored("pruned", 0.3, 0.3), scored("finetuned", 0.66, 0.58, curve)),
+        device="cpu",
+        versions={},
+        seconds=1.0,
+    )
+
+
+LONG = [[0, 0.3], [100, 0.6], [150, 0.65], [200, 0.64]]
+SHORT = [[0, 0.3], [50, 0.5], [100, 0.6]]
+TAUGHT = [[0, 0.6], [10, 0.7], [20, 0.7]]
+
+
+@pytest.mark.parametrize(("goal", "reached"), [(0.3, 0), (0.6, 100), (0.65, 150), (0.66, None)])
+def test_a_run_reaches_its_goal_at_the_first_validation_that_has_it(goal, reached):
+    (run,) = TABLE["runs_of"]([record(0, "none", LONG)])
+    assert replace(run, goal=goal).reached == reached
+
+
+def test_iterations_are_compared_seed_by_seed_and_the_sooner_of_two_lengths_counts():
+    runs = TABLE["runs_of"](
+        [
+            *(record(seed, "none", SHORT) for seed in (0, 1)),
+            record(0, "none", LONG),
+            record(1, "none", [[0, 0.3], [200, 0.6]]),
+            record(0, "ls", TAUGHT, taught=True),
+            record(1, "ls", [[0, 0.6], [5, 0.6], [60, 0.7]], taught=True),
+            record(0, "ls", [[0, 0.6], [20, 0.9]], taught=True, rate=9.0),  # of one seed: a rate that was tried
+            record(1, "ls", [[0, 0.6], [20, 0.6]], taught=True),
+            replace(record(0, "none", LONG), trial_id="control", criterion=None),
+        ]
+    )
+    lines = TABLE["target_table"](runs).splitlines()[2:]
+    # The run of 60 iterations is of one seed, too.
+    assert lines == ["| 0 | 150 | 10 | 15 | yes |", "| 1 | > 200 | > 20 | - | missed |"]
+
+
+def test_ways_have_a_row_with_every_seed_and_rates_one_with_the_first():
+    runs = TABLE["runs_of"](
+        [
+            record(0, "none", LONG),
+            record(1, "none", SHORT + [[200, 0.63]]),
+            record(0, "none", [[0, 0.3], [200, 0.7]], rate=1e-2),
+        ]
+    )
+    (row,) = TABLE["way_table"](runs).splitlines()[2:]
+    assert row.split(" | ")[2:7] == ["200", "0.001", "-0.350 ± 0.000", "-0.010 ± 0.014", "150, > 200"]
+    assert row.endswith(" | 0.580 ± 0.000 | 0.600 ± 0.000 |")
+    assert TABLE["rate_table"](runs).splitlines()[2:] == [
+        "| as cut | labels | 200 | 0.001 | +0.000 | 150 |",
+        "| as cut | labels | 200 | 0.01 | +0.050 | 200 |",
+    ]

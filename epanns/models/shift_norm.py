@@ -5,16 +5,18 @@ from typing import Any
 import torch
 from torch import nn
 
+BATCH_NORM_EPSILON = 1e-4
+
 
 class ShiftNorm2d(nn.BatchNorm2d):
     """Batch norm over ``(batch, channels, time, mel)`` whose scale is 1 for good: ``weight`` is no parameter.
 
     Args of the constructor:
         channels: How many.
-        eps: Added to the variance.
+        eps: Added to the variance; YAMNet's by default.
     """
 
-    def __init__(self, channels: int, eps: float) -> None:
+    def __init__(self, channels: int, eps: float = BATCH_NORM_EPSILON) -> None:
         super().__init__(channels, eps=eps)
         del self.weight
         self.register_buffer("weight", torch.ones(channels), persistent=False)

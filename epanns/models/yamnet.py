@@ -18,7 +18,6 @@ from epanns.models.shift_norm import ShiftNorm2d
 from epanns.models.spec import ModelSpec
 from epanns.models.tagger import Features, Stage, Tagger, mix_pairs
 
-BATCH_NORM_EPSILON = 1e-4
 BODY = "layer"  # what the names of the body's modules begin with, and no other
 _KERNEL = 3
 
@@ -35,9 +34,9 @@ class SeparableLayer(nn.Module):
     def __init__(self, in_channels: int, width: int, stride: int) -> None:
         super().__init__()
         self.depthwise_conv = _convolution(in_channels, in_channels, _KERNEL, stride, groups=in_channels)
-        self.depthwise_bn = ShiftNorm2d(in_channels, BATCH_NORM_EPSILON)
+        self.depthwise_bn = ShiftNorm2d(in_channels)
         self.pointwise_conv = _convolution(in_channels, width, 1, 1)
-        self.pointwise_bn = ShiftNorm2d(width, BATCH_NORM_EPSILON)
+        self.pointwise_bn = ShiftNorm2d(width)
 
     def filtered(self, features: Tensor) -> Tensor:
         """Filter each channel by itself."""
@@ -54,7 +53,7 @@ class FirstLayer(nn.Module):
     def __init__(self, width: int, stride: int) -> None:
         super().__init__()
         self.conv = _convolution(1, width, _KERNEL, stride)
-        self.bn = ShiftNorm2d(width, BATCH_NORM_EPSILON)
+        self.bn = ShiftNorm2d(width)
 
     def forward(self, features: Tensor) -> Tensor:
         """Map ``(batch, 1, time, mel)``."""

@@ -16,9 +16,9 @@ from epanns.errors import CheckpointError
 from epanns.labels import LabelSet, yamnet
 from epanns.models.checkpoint import Checkpoint
 from epanns.models.layouts import LAYOUTS
+from epanns.models.shift_norm import BATCH_NORM_EPSILON
 from epanns.models.spec import ModelSpec
 from epanns.models.tensors import TensorForm, difference, expected_forms, shortened
-from epanns.models.yamnet import BATCH_NORM_EPSILON
 from epanns.models.zoo import ZOO
 
 _REMEDY = "download or copy the whole file again"

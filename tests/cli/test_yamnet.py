@@ -122,6 +122,18 @@ def test_what_cannot_be_built_is_refused(epanns, yamnet, tiny_packs, tmp_path, a
     assert not (tmp_path / "out").exists()
 
 
+def test_packs_of_another_rate_or_other_classes_are_refused(epanns, tiny_packs, tmp_path, yamnet):
+    packs = ["--train", tiny_packs["train"], "--val", tiny_packs["val"], "--iterations", "1"]
+    at_16k = replace(ZOO["YAMNet"], front_end=FrontEndSpec(16_000, 400, 160, 64, 125, 7_500, kind="yamnet"))
+    save_checkpoint(build_model(at_16k, num_classes=4), tmp_path / "at_16k")
+    code, _, err = epanns("finetune", tmp_path / "at_16k", *packs, "--out", tmp_path / "out")
+    assert code == 1
+    assert "8000 Hz" in err and "16000" in err
+    code, _, err = epanns("evaluate", yamnet, "--data", tiny_packs["test"], "--out", tmp_path / "out")
+    assert code == 1
+    assert "521" in err and "4" in err
+
+
 def test_a_network_without_yamnets_body_cannot_freeze_it(epanns, tiny_packs, tmp_path):
     labels = PackDataset([tiny_packs["train"]]).labels
     save_checkpoint(build_model(narrow_spec(num_classes=len(labels)), labels=labels), tmp_path / "narrow")

@@ -9,10 +9,11 @@ import torch
 from torch import nn
 
 from epanns.complexity.cost import Latency
-from epanns.complexity.macs import profile
+from epanns.complexity.macs import lstm_macs, profile
 from epanns.errors import PruningError
 from epanns.models.spec import conv_widths
 from epanns.models.tagger import Tagger
+from epanns.models.wave_encoder import BiLSTM
 from epanns.models.zoo import ZOO, build_model
 from epanns.pruning.budgets import latency_table
 from epanns.pruning.budgets.allocators import Global, Uniform
@@ -27,7 +28,9 @@ FRONT_END = 2.0  # milliseconds
 
 
 def layer_time(run, example) -> float:
-    """Milliseconds by the multiply-adds of a layer, a front end in a constant time."""
+    """Milliseconds by the multiply-adds of a layer, a front end in a constant time, all of a recurrent layer."""
+    if isinstance(run, BiLSTM):
+        return 1.5e-6 * len(example) * lstm_macs(run, example.shape[1:], example.shape[1:])
     layers = [
         layer for layer in getattr(run, "modules", list)() if isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Linear)
     ]
@@ -69,7 +72,11 @@ def sharing(allocator=None, *, layers=tuple(SPEC.widths), round_to=1) -> Sharing
 
 @pytest.mark.parametrize(
     "spec",
-    [SPEC, *(ZOO[name].scaled(1 / 16) for name in ("ResNet22", "MobileNetV1", "Wavegram_Logmel_Cnn14", "LeeNet11"))],
+    [
+        SPEC,
+        *(ZOO[name].scaled(1 / 16) for name in ("ResNet22", "MobileNetV1", "Wavegram_Logmel_Cnn14", "LeeNet11")),
+        *(ZOO[name].scaled(1 / 16) for name in ("YAMNet", "LEAN_concat")),
+    ],
     ids=lambda spec: spec.family,
 )
 def test_the_table_is_exact_at_the_widths_timed_and_between(spec):

@@ -16,6 +16,7 @@ from epanns.complexity.latency import measure_latency, noise, synchronize
 from epanns.complexity.width_cost import WidthCost, Widths
 from epanns.models.modes import evaluation_mode
 from epanns.models.tagger import Tagger
+from epanns.models.wave_encoder import BiLSTM
 from epanns.models.zoo import build_model
 from epanns.pruning.groups import forward_order
 
@@ -98,8 +99,9 @@ class LatencyTable:
 
     Every convolution and linear layer, with the batch norm and a ReLU behind it, is timed by itself at every pair of
     some fractions of its inputs and outputs, on inputs of the size it meets in the network; between them the times are
-    interpolated linearly, and made never to fall where a width rises. The front end is timed once. What else runs is
-    taken to be in proportion to the layers: their sum is scaled to what the whole network was measured to take.
+    interpolated linearly, and made never to fall where a width rises. The front end is timed once, and so are recurrent
+    layers, whose widths do not vary. What else runs is taken to be in proportion to the layers: their sum is scaled to
+    what the whole network was measured to take.
 
     Attributes:
         unpruned: Measured latency of the network the table was made for.
@@ -117,9 +119,12 @@ class LatencyTable:
         self._cost = WidthCost(model.spec)
         self.unpruned = timing.network(model)
         waveform = noise(model, _SECONDS)
+        forms, recurrent = _forms(model)
         with evaluation_mode(model):
-            self._front_end = timing.part(model.inputs_of, waveform)
-        forms = _forms(model)
+            self._fixed = timing.part(model.inputs_of, waveform) + sum(
+                timing.part(model.get_submodule(name), torch.rand(shape, device=waveform.device))
+                for name, shape in recurrent.items()
+            )
         self._weights = tuple(f"{name}.weight" for name in forms)
         grids = [_grids(form, self._cost.depends(f"{name}.weight", layers)) for name, form in forms.items()]
         self._outputs = np.array([_padded(outputs) for outputs, _ in grids])
@@ -130,12 +135,12 @@ class LatencyTable:
                 timed[form, outputs, inputs] = _times(form, outputs, inputs, timing, waveform.device)
         self._times = np.array([timed[form, *grid] for form, grid in zip(forms.values(), grids, strict=True)])
         base = np.array([list(model.spec.widths.values())], np.int64)
-        layers_alone, rest = self._layers(base).item(), self.unpruned.median - self._front_end
+        layers_alone, rest = self._layers(base).item(), self.unpruned.median - self._fixed
         self._scale = rest / layers_alone if rest > 0 and layers_alone > 0 else 1.0
 
     def evaluate(self, widths: Widths) -> NDArray[np.float64]:
         """Return the predicted milliseconds ``(n,)`` of networks of widths ``(n, all layers)``."""
-        return self._front_end + self._scale * self._layers(widths)
+        return self._fixed + self._scale * self._layers(widths)
 
     def _layers(self, widths: Widths) -> NDArray[np.float64]:
         axes = self._cost.axes_of(self._weights, widths)
@@ -151,13 +156,17 @@ class LatencyTable:
         return total
 
 
-def _forms(model: Tagger) -> dict[str, _Form]:
-    """Return the form of every convolution and linear layer, in the order they run; nothing large is computed."""
+def _forms(model: Tagger) -> tuple[dict[str, _Form], dict[str, torch.Size]]:
+    """Return the form of every convolution and linear layer, in the order they run; nothing large is computed.
+
+    And the shape of what each recurrent layer reads.
+    """
     norms = forward_order(model).norms
     with torch.device("meta"):
         twin = build_model(model.spec).eval()
     modules = dict(twin.named_modules())
     forms: dict[str, _Form] = {}
+    recurrent: dict[str, torch.Size] = {}
 
     def note(name: str, layer: Layer, inputs: tuple[Tensor, ...]) -> None:
         norm = norms.get(name)
@@ -166,10 +175,12 @@ def _forms(model: Tagger) -> dict[str, _Form]:
     for name, module in modules.items():
         if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Linear):
             module.register_forward_pre_hook(partial(note, name))
+        elif isinstance(module, BiLSTM):
+            module.register_forward_pre_hook(lambda _, inputs, name=name: recurrent.update({name: inputs[0].shape}))
     samples = max(round(_SECONDS * model.spec.front_end.sample_rate), twin.minimum_samples)
     with torch.no_grad():
         twin.forward_inputs(tuple(torch.empty(shape, device="meta") for shape in twin.input_shapes(samples)))
-    return forms
+    return forms, recurrent
 
 
 def _grids(form: _Form, depends: NDArray[np.bool_]) -> tuple[tuple[int, ...], tuple[int, ...]]:

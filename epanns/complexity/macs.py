@@ -19,6 +19,7 @@ from epanns.audio.frontend import FrontEndSpec
 from epanns.complexity.cost import LayerCost, ModelCost
 from epanns.errors import ConfigError
 from epanns.models.fusion import DotProducts, WeightedSum
+from epanns.models.narrow_maps import Convolution
 from epanns.models.shift_norm import ShiftNorm2d
 from epanns.models.spec import ModelSpec
 from epanns.models.tagger import Tagger
@@ -58,6 +59,7 @@ def product_macs(product: nn.Module, inputs: torch.Size, outputs: torch.Size) ->
 MACS: dict[type[nn.Module], LayerCounter] = {
     nn.Conv1d: conv_macs,
     nn.Conv2d: conv_macs,
+    Convolution: conv_macs,
     nn.Linear: linear_macs,
     BiLSTM: lstm_macs,
     DotProducts: product_macs,
@@ -104,6 +106,7 @@ def panns_nothing(module: nn.Module, inputs: torch.Size, outputs: torch.Size) ->
 PANNS_MULTIPLY_ADDS: dict[type[nn.Module], LayerCounter] = {
     nn.Conv1d: panns_conv,
     nn.Conv2d: panns_conv,
+    Convolution: panns_conv,
     nn.Linear: panns_linear,
     nn.BatchNorm1d: panns_batch_norm,
     nn.BatchNorm2d: panns_batch_norm,

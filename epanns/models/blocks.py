@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from epanns.models.narrow_maps import Convolution
+
 
 class ConvBlock(nn.Module):
     """One or two convolutions, each with batch norm and ReLU, then average pooling.
@@ -32,7 +34,7 @@ class ConvBlock(nn.Module):
 
 def convolution(in_channels: int, width: int, kernel_size: int, *, groups: int = 1) -> nn.Conv2d:
     """Return a convolution with "same" padding and without bias, initialised as in PANNs: Xavier uniform."""
-    conv = nn.Conv2d(in_channels, width, kernel_size, padding=kernel_size // 2, groups=groups, bias=False)
+    conv = Convolution(in_channels, width, kernel_size, padding=kernel_size // 2, groups=groups, bias=False)
     nn.init.xavier_uniform_(conv.weight)
     return conv
 

@@ -30,7 +30,8 @@ def build_optimizer(model: Tagger, config: TrainingConfig) -> torch.optim.Adam:
         slower = {id(parameter) for parameter in model.backbone}
         head, rest = ([each for each in learning if (id(each) in slower) is wanted] for wanted in (False, True))
         groups = [{"params": head}, {"params": rest, _FACTOR: config.backbone_rate}]
-    return torch.optim.Adam(groups, lr=config.learning_rate, betas=(0.9, 0.999), eps=1e-8, amsgrad=True)
+    # Fused: one pass over the memory in place of a dozen.
+    return torch.optim.Adam(groups, lr=config.learning_rate, betas=(0.9, 0.999), eps=1e-8, amsgrad=True, fused=True)
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:

@@ -1,0 +1,117 @@
+"""Convolution of maps that are a few mel bins wide, on a CPU as a product of matrices.
+
+The deep blocks see maps 4 or 2 bins wide, with hundreds or thousands of channels. torch's convolution takes up to four
+times as long for them as their multiplications need: the maps are too narrow for its inner loops, and at every call it
+puts tens of megabytes of weights into another order. In channels-last format the weights are a matrix as they lie::
+
+    patches (batch * time * mel, kernel * kernel * in)  x  weights (out, kernel * kernel * in), transposed
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+_NARROW, _RATHER_NARROW = 2, 4  # mel bins; the wider ones gain where the weights are too many for a cache
+_LEAST_WIDTH = 128  # output channels; below, making the patches costs what is saved
+_MANY_WEIGHTS = 1 << 22
+_MOST_PATCHES = 1 << 26  # elements of the matrix of patches, 256 MiB in float32; beyond, torch convolves
+
+
+class Convolution(nn.Conv2d):
+    """`torch.nn.Conv2d`, faster on a CPU where maps are narrow; equal to it up to the order of sums."""
+
+    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:  # noqa: A002 - torch's name
+        output: Tensor
+        if not self._is_plain or not is_narrow(input, weight):
+            output = super()._conv_forward(input, weight, bias)
+            return output
+        if torch.is_autocast_enabled("cpu"):
+            precision = torch.get_autocast_dtype("cpu")
+            input, weight = input.to(precision), weight.to(precision)
+        output = _NarrowConvolution.apply(input, weight)  # type: ignore[no-untyped-call]
+        return output
+
+    @property
+    def _is_plain(self) -> bool:
+        """Whether it is an odd square kernel with "same" padding and nothing special."""
+        size = self.kernel_size[0]
+        return (
+            (self.bias, self.groups, self.stride, self.dilation) == (None, 1, (1, 1), (1, 1))
+            and self.kernel_size == (size, size)
+            and self.padding == (size // 2, size // 2)
+            and self.padding_mode == "zeros"
+            and size % 2 == 1
+        )
+
+
+def is_narrow(maps: Tensor, weight: Tensor) -> bool:
+    """Return whether a product of matrices is the faster way for ``(batch, in, time, mel)`` maps and these weights."""
+    if maps.device.type != "cpu" or maps.dim() != 4 or torch.compiler.is_compiling():
+        return False
+    batch, _, time, mel = maps.shape
+    patches = batch * time * mel * weight[0].numel()
+    narrow = mel <= _NARROW or (mel <= _RATHER_NARROW and weight.numel() >= _MANY_WEIGHTS)
+    return narrow and weight.shape[0] >= _LEAST_WIDTH and 0 < patches <= _MOST_PATCHES
+
+
+class _NarrowConvolution(torch.autograd.Function):
+    """The convolution and its gradients, each a product with the matrix of patches or of weights."""
+
+    @staticmethod
+    def forward(context: torch.autograd.function.FunctionCtx, maps: Tensor, weight: Tensor) -> Tensor:
+        context.save_for_backward(maps, weight)
+        batch, _, time, mel = maps.shape
+        rows = _product(_patches(maps, weight.shape[2]), _matrix(weight).t())
+        return rows.view(batch, time, mel, len(weight)).permute(0, 3, 1, 2)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(context: torch.autograd.function.FunctionCtx, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        maps, weight = context.saved_tensors  # type: ignore[attr-defined]
+        wants_maps, wants_weight = context.needs_input_grad  # type: ignore[attr-defined]
+        (batch, _, time, mel), (out, channels, size, _) = maps.shape, weight.shape
+        rows = gradient.permute(0, 2, 3, 1).reshape(-1, out)
+        of_maps = of_weight = None
+        if wants_weight:
+            product = _product(rows.t(), _patches(maps, size))
+            of_weight = product.view(out, size, size, channels).permute(0, 3, 1, 2)
+        if wants_maps:
+            patches = _product(rows, _matrix(weight)).view(batch, time, mel, size, size, channels)
+            of_maps = _sum_of_patches(patches)
+        return of_maps, of_weight
+
+
+def _patches(maps: Tensor, size: int) -> Tensor:
+    """Return what the kernel sees at each place, ``(batch * time * mel, size * size * channels)``."""
+    batch, channels, time, mel = maps.shape
+    margin = size // 2
+    padded = F.pad(maps.permute(0, 2, 3, 1), (0, 0, margin, margin, margin, margin))
+    of_batch, of_time, of_mel, _ = padded.stride()
+    windows = padded.as_strided(
+        (batch, time, mel, size, size, channels), (of_batch, of_time, of_mel, of_time, of_mel, padded.stride(3))
+    )
+    return windows.reshape(batch * time * mel, size * size * channels)
+
+
+def _sum_of_patches(patches: Tensor) -> Tensor:
+    """Return the maps ``(batch, channels, time, mel)`` to which every patch adds what it holds, at its place."""
+    batch, time, mel, size, _, channels = patches.shape
+    margin = size // 2
+    padded = patches.new_zeros(batch, time + 2 * margin, mel + 2 * margin, channels)
+    for row in range(size):
+        for column in range(size):
+            padded[:, row : row + time, column : column + mel] += patches[:, :, :, row, column]
+    return padded[:, margin : margin + time, margin : margin + mel].permute(0, 3, 1, 2)
+
+
+def _matrix(weight: Tensor) -> Tensor:
+    """Return ``(out, in, size, size)`` weights as ``(out, size * size * in)``; a view where they are channels-last."""
+    return weight.permute(0, 2, 3, 1).reshape(len(weight), -1)
+
+
+def _product(left: Tensor, right: Tensor) -> Tensor:
+    """Return the product of two matrices; in float32 by oneDNN, on some processors twice as fast as torch's own."""
+    if left.dtype == torch.float32 and torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        product: Tensor = torch.ops.mkldnn._linear_pointwise(left, right.t(), None, "none", [], "")
+        return product
+    return left @ right

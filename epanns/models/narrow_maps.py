@@ -59,6 +59,7 @@ class _NarrowConvolution(torch.autograd.Function):
 
     @staticmethod
     def forward(context: torch.autograd.function.FunctionCtx, maps: Tensor, weight: Tensor) -> Tensor:
+        """Return ``(batch, out, time, mel)``, channels-last."""
         context.save_for_backward(maps, weight)
         batch, _, time, mel = maps.shape
         rows = _product(_patches(maps, weight.shape[2]), _matrix(weight).t())
@@ -67,6 +68,7 @@ class _NarrowConvolution(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(context: torch.autograd.function.FunctionCtx, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """Return the gradients of maps and weights that are asked for."""
         maps, weight = context.saved_tensors  # type: ignore[attr-defined]
         wants_maps, wants_weight = context.needs_input_grad  # type: ignore[attr-defined]
         (batch, _, time, mel), (out, channels, size, _) = maps.shape, weight.shape

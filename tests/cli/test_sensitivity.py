@@ -86,7 +86,7 @@ def test_the_same_command_again_measures_nothing_and_another_one_is_refused(run,
     assert read_sensitivity(tmp_path / "out" / "sensitivity.csv").ratios == (0.25,)
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 138)])
 def test_a_signal_ends_it_with_one_line(run, monkeypatch, tmp_path, number, code):
     monkeypatch.setattr(module, "_teller", lambda: lambda record: os.kill(os.getpid(), number))
     out = tmp_path / "out"

@@ -130,7 +130,7 @@ def test_a_run_whose_worker_is_killed_goes_on_with_another(many, undisturbed, tm
 
 @pytest.mark.slow
 @pytest.mark.parametrize("jobs", [1, 2])
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 138)])
 def test_a_signal_ends_a_run_with_one_line(many, undisturbed, tmp_path, jobs, number, code):
     out = tmp_path / "pack"
     with start(command(many, out, jobs=jobs)) as process:

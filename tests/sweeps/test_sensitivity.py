@@ -158,7 +158,7 @@ def test_a_killed_process_leaves_what_is_needed_to_go_on(model, dataset, tiny_pa
     assert (out / "sensitivity.csv").read_bytes() == (tmp_path / "whole" / "sensitivity.csv").read_bytes()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
 def test_a_signal_ends_it_within_a_row_and_keeps_the_rows_done(model, dataset, tmp_path, number):
     def send(record):
         if len(record.rows) == 2:

@@ -52,8 +52,11 @@ class Fate:
 
     def strike(self, *_: object) -> None:
         self.events += 1
-        if self.events in self.signals:
-            os.kill(os.getpid(), self.signals[self.events])
+        number = self.signals.get(self.events)
+        if number == signal.SIGKILL:
+            os.kill(os.getpid(), number)
+        elif number is not None:
+            os.killpg(0, number)  # processes that read clips get it too, as from a terminal or from Slurm
 
 
 class Life:
@@ -146,6 +149,7 @@ def main() -> None:
         child = os.fork()
         if child == 0:
             os.dup2(2, 1)
+            os.setsid()
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
                 signal.signal(number, signal.SIG_DFL)
             try:

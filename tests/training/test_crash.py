@@ -4,12 +4,14 @@ import csv
 import json
 import os
 import pickle
+import random
 import re
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import pytest
@@ -18,11 +20,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from epanns.atomic import sha256_of
+from epanns.data.dataset import PackDataset
 from epanns.errors import OutputError, TrainingError
+from epanns.models.checkpoint import save_checkpoint
+from epanns.models.zoo import build_model
 from epanns.training.config import TrainingConfig
 from epanns.training.folder import start_over
 from epanns.training.memory import memory_errors_told
-from epanns.training.state import saved_states
+from epanns.training.state import newest_step, saved_states
 
 ROOT = Path(__file__).parents[2]
 SETTINGS = [
@@ -80,8 +85,8 @@ def out(tmp_path) -> Path:
 
 
 def contents(out: Path) -> dict[str, object]:
-    """The bytes of every file, but for the seconds that a run took."""
-    found: dict[str, object] = {file.name: file.read_bytes() for file in out.iterdir()}
+    """The bytes of every file, but for the seconds that a run took, and the curve, which is drawn of the rows."""
+    found: dict[str, object] = {file.name: file.read_bytes() for file in out.iterdir() if file.stem != "learning_curve"}
     ended = json.loads((out / "training.json").read_text())
     del ended["result"]["seconds"]
     return found | {"training.json": ended} | metrics_of(out)
@@ -137,7 +142,7 @@ def assert_dies_and_ends_the_same(mortals: Mortals, config: dict, fate: dict, li
 
 
 @given(config=st.sampled_from(SETTINGS), fate=st.sampled_from([{}, UNLUCKY]), lives=lives)
-@settings(max_examples=5, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=3, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_run_that_dies_anywhere_ends_with_the_same_bytes(mortals, config, fate, lives):
     assert_dies_and_ends_the_same(mortals, config, fate, lives)
 
@@ -469,3 +474,41 @@ time.sleep(10)
         holder.kill()
         holder.wait()
         assert "message" not in mortals.run(out, {})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--accumulate", "2", "--ema-decay", "0.9"),
+        ("--crop-seconds", "0.3", "--precision", "bfloat16", "--schedule", "cosine", "--head-iterations", "20"),
+    ],
+    ids=" ".join,
+)
+def test_a_command_killed_at_random_moments_ends_with_the_same_bytes(tiny_packs, tmp_path, options):
+    chance = random.Random(0)
+    network = build_model("Cnn14_8k", width=0.03, labels=PackDataset([tiny_packs["train"]]).labels)
+    save_checkpoint(network, tmp_path / "base")
+    command = [sys.executable, "-m", "epanns", "finetune", str(tmp_path / "base"), *options, "--iterations", "60"]
+    command += ["--train", str(tiny_packs["train"]), "--val", str(tiny_packs["val"]), "--batch-size", "4"]
+    command += ["--validate-every", "7", "--save-every", "3"]
+
+    def run(out: Path, workers: int, *, dies_at: int | None = None) -> int:
+        """Return the exit code; a process that is to die does so soon after it has saved the state of a step."""
+        asked = [*command, "--out", str(out), "--workers", str(workers)]
+        with subprocess.Popen(asked, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+            while dies_at is not None and process.poll() is None:
+                if (newest_step(out) or 0) >= dies_at:
+                    time.sleep(chance.uniform(0, 0.3))
+                    process.kill()
+                    break
+                time.sleep(0.005)
+            return process.wait()
+
+    assert run(tmp_path / "whole", 0) == 0
+    out, kills = tmp_path / "killed", 0
+    for step in sorted(chance.sample(range(60), 5)):
+        kills += run(out, chance.choice([0, 1, 2]), dies_at=step) == -signal.SIGKILL
+    assert run(out, 1) == 0
+    assert kills >= 3
+    assert contents(out) == contents(tmp_path / "whole")

@@ -54,6 +54,36 @@ def test_the_presets_it_names_set_what_it_says():
     assert re.search(rf"--preset transfer`[^`]*{steps['transfer']}", README)
 
 
+def commands_of(text: str) -> list[str]:
+    """Return the commands of blocks and of code between words, in order; loops are unrolled, comments gone."""
+    found = []
+    for kind, block, span in re.findall(r"```(\w+)\n(.*?)```|`([^`\n]+)`", text, re.DOTALL):
+        lines = re.sub(r"\\\n", " ", block or span)
+        if kind == "console":
+            lines = "\n".join(re.findall(r"^\$ (.*)", lines, re.MULTILINE))
+        if kind == "toml":
+            lines = re.sub(r"^# ", "", lines, flags=re.MULTILINE)
+        for name, values, body in re.findall(r"for (\w+) in (.*?); do\n(.*?)\ndone", lines, re.DOTALL):
+            unrolled = "\n".join(body.replace(f"${name}", value) for value in values.split())
+            lines = lines.replace(f"for {name} in {values}; do\n{body}\ndone", unrolled)
+        found += [" ".join(line.split("  #")[0].split()) for line in lines.splitlines()] if kind != "python" else []
+    return found
+
+
+def test_what_its_commands_read_was_written_before_and_nothing_is_written_twice():
+    by, reads = {}, 0
+    for command in commands_of(README):
+        written = re.findall(r"--out (runs/[\w./]+)", command)
+        for path in set(re.findall(r"\bruns/[\w./]+", command)) - set(written):
+            path, reads = path.rstrip("/"), reads + 1
+            known = [known for known in by if f"{path}/".startswith(f"{known}/") or known.startswith(f"{path}/")]
+            assert known, f"nobody has made {path}: {command}"
+        for path in written:
+            assert by.setdefault(path, command) == command, f"{path} is made twice"
+    assert reads > 30
+    assert {"runs/esc50/val", "runs/esc50_16k/val", "runs/mine/test", "runs/scores/pruned", "runs/together"} <= set(by)
+
+
 def test_every_name_of_python_it_calls_exists():
     called = set(re.findall(r"\bepanns\.(\w+)\(", README))
     assert called - set(epanns.__all__) == set()

@@ -24,8 +24,8 @@ def teacher_option(function: Callable[..., Any]) -> Callable[..., Any]:
     return click.option(
         "--teacher",
         type=EXISTING,
-        help=f"Checkpoint to learn from beside the labels; alone, with --distil-weight {WEIGHT:g}.  [default, with a "
-        "weight: CKPT's unpruned network, if it lies beside it]",
+        help=f"Checkpoint to learn from beside the labels; without a weight, --distil-weight is {WEIGHT:g}.  [default, "
+        "with a weight: CKPT's unpruned network, if it lies beside it]",
     )(function)
 
 

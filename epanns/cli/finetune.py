@@ -20,7 +20,7 @@ _RECIPE = Recipe(without=("freeze_yamnet",), defaults={"iterations": 2_000})
 @click.command("finetune", cls=RecipeCommand, recipe=_RECIPE)
 @click.argument("checkpoint", metavar="CKPT", type=EXISTING)
 @click.option("--new-classifier", is_flag=True, help="Start all classes from random weights, known ones too.")
-@freeze_option
+@freeze_option("yes where CKPT was trained so, else no")
 @teacher_option
 @_RECIPE.options
 @training_options

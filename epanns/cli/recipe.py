@@ -47,12 +47,14 @@ _SETTINGS: Mapping[str, Mapping[str, str]] = {
     "Distillation": {
         "distil_weight": "Share of the loss, 0 to 1, that the teacher's scores have; the labels have the rest.",
         "feature_weight": "Weight of the distance from the teacher's embedding.",
-        "teacher_precision": "Of the teacher's pass: float32 or bfloat16.",
+        "teacher_precision": "Number format of the teacher's forward pass.",
     },
     "Speed and memory": {
-        "precision": "Of the network's passes; bfloat16 is autocast, weights stay float32.",
-        "compile": "Have torch.compile make the passes: other rounding and dropout masks, the same at each run.",
-        "accumulate": "Parts in which a batch is passed, to save memory; batch norms see a part at a time.",
+        "precision": "Number format of the network's forward and backward passes; bfloat16 is autocast, weights "
+        "stay float32.",
+        "compile": "Have torch.compile make the network's stages: other rounding and dropout masks, the same at each "
+        "run.",
+        "accumulate": "Parts in which a batch goes through, to save memory; batch norms see a part at a time.",
     },
 }
 # Section -> options that are no settings; those that a command has not are left out.
@@ -69,7 +71,7 @@ _OTHERS: Mapping[str, Sequence[str]] = {
 # What a setting that is None by default is then.
 _UNSET = {
     "crop_seconds": "whole clips",
-    "task": "the checkpoint's, else multi-label",
+    "task": "the checkpoint's",
     "teacher_precision": "--precision's",
 }
 
@@ -81,10 +83,12 @@ class Recipe:
     Attributes:
         without: Those it has not.
         defaults: Those with another default than `TrainingConfig`'s.
+        unset: Those that are something else than usual where they are not given, in words.
     """
 
     without: Sequence[str] = ()
     defaults: Mapping[str, Any] = field(default_factory=dict)
+    unset: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def settings(self) -> dict[str, str]:
@@ -116,7 +120,7 @@ class Recipe:
             "--preset",
             type=click.Choice(self.presets),
             metavar="|".join(self.presets),
-            help="Settings that go together, listed below; other options beat it.",
+            help="Settings that go together, listed below; an option that is given beats them.",
         )
         with_preset: Callable[..., Any] = preset(command)
         return with_preset
@@ -124,13 +128,14 @@ class Recipe:
     def _option(self, name: str, text: str) -> Decorator:
         """Return a setting's option, None where it is not given: a preset or the default answers then."""
         default = self.default(name)
+        shown = _shown({**_UNSET, **self.unset}.get(name, default))
         option, choices = option_of(name), "|".join(RULES[name].choices)
         return click.option(
             f"{option}/--no-{option[2:]}" if isinstance(default, bool) else option,
             type=(str if choices else float) if default is None else type(default),
             metavar=choices or None,
             default=None,
-            help=f"{text}  [default: {_shown(_UNSET.get(name, default))}]",
+            help=f"{text}  [default: {shown}]",
         )
 
     def table(self) -> list[str]:

@@ -27,7 +27,8 @@ _RECIPE = Recipe(
     without=(
         *("freeze_backbone", "freeze_yamnet", "head_iterations", "backbone_rate"),
         *("distil_weight", "feature_weight", "teacher_precision"),
-    )
+    ),
+    unset={"task": "multi-label"},
 )
 
 
@@ -76,7 +77,7 @@ def training_options(function: Callable[..., Any]) -> Callable[..., Any]:
 @click.argument("model")
 @click.option("--width", default=1.0, show_default=True, help="Factor on every layer's width.")
 @yamnet_option
-@freeze_option
+@freeze_option("yes with --yamnet, else no")
 @_RECIPE.options
 @training_options
 @in_process_group
@@ -88,7 +89,7 @@ def command(
     config: TrainingConfig,
     **options: Any,
 ) -> None:
-    """Train MODEL, a name of the zoo, from random weights, or LEAN on a YAMNet that is there.
+    """Train MODEL, a name of the zoo, from random weights, or one of LEAN's networks on a YAMNet (--yamnet).
 
     The checkpoint with the best validation mAP is kept in --out; of a single-label network (--task), that with the best
     accuracy. OUT/training.json holds the settings.

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from epanns.cli.options import EXISTING, log
+from epanns.cli.options import EXISTING, Decorator, log
 from epanns.errors import ConfigError
 from epanns.training.config import TrainingConfig
 
@@ -19,11 +19,15 @@ yamnet_option = click.option(
     type=EXISTING,
     help="For LEAN's networks: a YAMNet whose body to build on, frozen: a checkpoint, yamnet.h5 or the folded .npz.",
 )
-freeze_option = click.option(
-    "--freeze-yamnet/--no-freeze-yamnet",
-    default=None,
-    help="Leave YAMNet's body as it is.  [default: yes with --yamnet or where it was frozen before, else no]",
-)
+
+
+def freeze_option(by_default: str) -> Decorator:
+    """Return ``--freeze-yamnet``, of a command that without it does what these words say."""
+    return click.option(
+        "--freeze-yamnet/--no-freeze-yamnet",
+        default=None,
+        help=f"Leave the body of YAMNet in LEAN's networks as it is.  [default: {by_default}]",
+    )
 
 
 def built_on(name: str, checkpoint: Path, labels: "LabelSet") -> "Tagger":

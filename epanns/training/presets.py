@@ -25,7 +25,7 @@ PRESETS: Mapping[str, Preset] = {
     # audioset_tagging_cnn `pytorch/main.py`, with Adam as in `optim.py`. It stops at 1,000,000 steps; the published
     # Cnn14 is that of step 600,000, and under a constant rate the steps after it change nothing about those before.
     "panns": Preset(
-        "AudioSet from random weights, as PANNs were trained",
+        "AudioSet, with the settings and the length of PANNs' own training",
         {
             "iterations": 600_000,
             "batch_size": 32,
@@ -57,7 +57,7 @@ PRESETS: Mapping[str, Preset] = {
     ),
     # A short run has to end low: the rate falls to zero, and the average evens out the last few hundred steps.
     "short": Preset(
-        "A pruned network back to its score",
+        "A few thousand steps, as for a pruned network",
         {
             "iterations": 3_000,
             "learning_rate": 1e-3,

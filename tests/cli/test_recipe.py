@@ -130,3 +130,13 @@ def test_a_preset_of_another_command_is_wrong_usage(epanns, tiny_packs, tmp_path
     code, _, stderr = epanns("train", "Cnn14_8k", *packs, "--out", tmp_path / "run", "--preset", "shrt")
     assert code == 2
     assert "Invalid value for '--preset': 'shrt' is not one of" in stderr
+
+
+@pytest.mark.parametrize("command", [train, finetune], ids=lambda command: command.name)
+def test_the_help_names_no_option_that_the_command_lacks(command):
+    has = {name for item in command.params for name in (*item.opts, *item.secondary_opts)}
+    with click.Context(command) as context:
+        named = set(re.findall(r"(?<!\w)--[a-z][a-z-]*[a-z]", command.get_help(context).replace("-\n", "-")))
+    assert named - has <= {"--help", "--config", "--debug"}
+    helped = {item.name: item.help for item in command.params if isinstance(item, click.Option)}
+    assert ("checkpoint's" in helped["task"]) == (command is finetune)

@@ -13,12 +13,17 @@ from epanns.training.presets import PRESETS, read_training
 LENGTHS = {"iterations": 2_000, "validate_every": 50}  # as a command has defaults of its own
 
 
-@given(name=st.sampled_from(sorted(PRESETS)), given_keys=st.sets(st.sampled_from(["iterations", "batch_size", "seed"])))
-def test_a_key_beats_the_preset_which_beats_the_default(name, given_keys):
+@given(
+    name=st.sampled_from([None, *PRESETS]),
+    given_keys=st.sets(st.sampled_from(["iterations", "batch_size", "seed"])),
+    defaults=st.sampled_from([None, LENGTHS]),
+)
+def test_a_key_beats_the_preset_which_beats_the_default(name, given_keys, defaults):
     table = dict.fromkeys(given_keys, 9_999)
-    expected = {**TrainingConfig().to_dict(), **LENGTHS, **PRESETS[name].settings, **table}
-    config = read_training({"preset": name, **table}, defaults=LENGTHS)
-    assert config == TrainingConfig.from_dict(expected)
+    settings = PRESETS[name].settings if name else {}
+    expected = TrainingConfig.from_dict({**TrainingConfig().to_dict(), **(defaults or {}), **settings, **table})
+    assert read_training({"preset": name, **table}, defaults=defaults) == expected
+    assert name or read_training(table, defaults=defaults) == expected
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -37,11 +42,6 @@ def test_panns_is_the_published_recipe():
     assert (config.spec_augment, config.sampler, config.precision) == (True, "balanced", "float32")
     assert (config.iterations, config.validate_every) == (600_000, 2_000)
     assert (config.clip_norm, config.ema_decay, config.accumulate) == (0, 0, 1)
-
-
-def test_without_a_preset_a_table_is_read_as_before():
-    assert read_training({"iterations": 5}) == TrainingConfig(iterations=5)
-    assert read_training({}, defaults={"iterations": 5}) == TrainingConfig(iterations=5)
 
 
 @pytest.mark.parametrize(("name", "said"), [("shrt", "'shrt' (did you mean 'short'?)"), (3, "3"), ([], "[]")])

@@ -21,7 +21,7 @@ from epanns.training.compiled import CompiledNetwork
 from epanns.training.config import TrainingConfig
 from epanns.training.losses import LOSSES
 from epanns.training.mixup import draw_lambda, mix_target
-from epanns.training.optim import build_optimizer, only_classifier_learns, set_rate
+from epanns.training.optim import build_optimizer, only_classifier_learns, set_rate, take_step
 from epanns.training.parallel import SharedNetwork, own_places
 from epanns.training.schedule import learning_rate_at
 from epanns.training.synchronised import synchronised_batch_norms
@@ -100,7 +100,7 @@ class Learner:
             if skipped:
                 restore()
         if not skipped:
-            self.optimizer.step()
+            take_step(self.optimizer)
             if self.average is not None:
                 self.average.update(self.model, step)
         return StepOutcome(loss, norm, skipped)

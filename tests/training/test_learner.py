@@ -1,5 +1,6 @@
 """One optimisation step: parts, clipping, the average, and what is left alone when something is not finite."""
 
+import itertools
 import math
 from dataclasses import replace
 
@@ -16,6 +17,7 @@ from epanns.training.config import TrainingConfig
 from epanns.training.learner import Learner
 from epanns.training.loop import finetune
 from epanns.training.losses import LOSSES
+from epanns.training.optim import take_step
 from epanns.training.running import Running
 from epanns.training.schedule import learning_rate_at
 from epanns.training.validation import Validation
@@ -158,3 +160,25 @@ def test_settings_that_cannot_be_are_refused(settings, message):
 def test_saving_more_often_than_validating_is_asked_in_whole_steps():
     with pytest.raises(ConfigError, match="save_every=0: must be at least 1 step"):
         Running(save_every=0)
+
+
+@pytest.mark.parametrize(
+    "formats", list(itertools.product([torch.contiguous_format, torch.channels_last], repeat=3)), ids=str
+)
+def test_adam_pairs_each_weight_with_its_own_gradient_however_they_lie_in_memory(make_learner, formats):
+    """torch's fused Adam alone does not, where weights and gradients are of different memory formats."""
+    of_weights, of_gradients, of_moments = formats
+    torch.manual_seed(0)
+    start, gradients, changed = torch.randn(8, 4, 3, 3), torch.randn(3, 8, 4, 3, 3), []
+    for fused in (True, False):
+        weight = start.clone(memory_format=of_weights).requires_grad_()
+        optimizer = torch.optim.Adam([weight], lr=0.1, amsgrad=True, fused=fused)
+        for gradient in gradients:
+            weight.grad = gradient.clone(memory_format=of_gradients)
+            take_step(optimizer) if fused else optimizer.step()
+            for name in ("exp_avg", "exp_avg_sq", "max_exp_avg_sq"):
+                moments = optimizer.state[weight]
+                moments[name] = moments[name].clone(memory_format=of_moments)
+        changed.append(weight.detach())
+    torch.testing.assert_close(*changed)
+    assert make_learner().optimizer.param_groups[0]["fused"]

@@ -39,7 +39,8 @@ def take_step(optimizer: torch.optim.Optimizer) -> None:
     """Change the parameters by their gradients.
 
     torch's fused Adam goes through parameters, gradients and moments as they lie in memory, and pairs other numbers
-    where one of them is channels-last and another is not: all are given the order of the parameter first.
+    where one of them is channels-last and another is not; on a GPU it refuses. All are given the order of the parameter
+    first.
     """
     for parameter in (each for group in optimizer.param_groups for each in group["params"]):
         if parameter.grad is not None:
@@ -52,8 +53,7 @@ def take_step(optimizer: torch.optim.Optimizer) -> None:
 
 def _in_order_of(parameter: Tensor, values: Tensor) -> Tensor:
     """Return values that lie in memory as a parameter of their shape does; themselves if they do."""
-    sizes = zip(parameter.shape, parameter.stride(), values.stride(), strict=True)
-    if all(mine == its for size, mine, its in sizes if size > 1):
+    if values.stride() == parameter.stride():
         return values
     return torch.empty_like(parameter).copy_(values)
 

@@ -117,3 +117,13 @@ def test_the_network_is_left_as_it_was(model):
 def test_clips_that_cannot_be_used_are_refused(model, batches, match):
     with pytest.raises(PruningError, match=match):
         read_covariances(model, chosen(model), batches)
+
+
+def test_segments_of_a_clip_are_positions_in_it():
+    """YAMNet hears a clip in patches, which stand in the batch one after the other."""
+    model = build_model(ZOO["YAMNet"].scaled(1 / 16), num_classes=3).eval()
+    waveform = clips(5, 15_600 + 2 * 7_680)
+    groups = chosen(model, ("layer1.conv", "layer6.pointwise_conv", "layer14.pointwise_conv"))
+    for layer, found in read_covariances(model, groups, [waveform[:3], waveform[3:]]).items():
+        torch.testing.assert_close(found, slow_covariance(model, groups[layer], waveform), rtol=1e-8, atol=1e-14)
+        assert found.diagonal().max() > 0

@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from epanns.errors import PruningError
+from epanns.models.zoo import ZOO, build_model
 from epanns.pruning.groups import forward_order
 from epanns.pruning.ranking.gradients import gate_gradients
 
@@ -105,3 +106,21 @@ def test_clips_without_labels_are_refused(model):
 def test_gradients_that_are_not_finite_are_refused(model):
     with pytest.raises(PruningError, match=r"conv_block2\.conv1: gradients are not finite on the calibration clips"):
         measured(model, [(WAVEFORM * float("nan"), TARGET)])
+
+
+def test_a_clip_has_one_gate_for_all_its_segments():
+    """YAMNet hears a clip in patches; the factor of 1 that its batch norms do not learn has a gradient all the same."""
+    model = in_double(build_model(ZOO["YAMNet"].scaled(1 / 32), num_classes=5).eval())
+    waveform = torch.rand(2, 15_600 + 7_680, generator=torch.Generator().manual_seed(3)) - 0.5
+    layers = ("layer3.pointwise_conv", "layer14.pointwise_conv")
+    found = measured(model, [(waveform.double(), TARGET[:2])], layers)
+    for layer in layers:
+        norm = model.get_submodule(layer.replace("_conv", "_bn"))
+        norm.weight.requires_grad_()
+        expected = torch.zeros(norm.num_features, dtype=torch.float64)
+        for clip in range(2):
+            lost = loss(model, waveform[clip : clip + 1].double(), TARGET[clip : clip + 1].double())
+            scale, offset = torch.autograd.grad(lost, [norm.weight, norm.bias])
+            expected += (scale + offset * norm.bias).detach().square() / 2
+        assert expected.max() > 0
+        torch.testing.assert_close(found[layer], expected, rtol=1e-8, atol=1e-20)

@@ -203,6 +203,7 @@ CASES: dict[str, tuple[str, TrainingConfig]] = {
     "head": ("narrow", replace(RECIPE, head_iterations=2)),
     "frozen": ("narrow", replace(RECIPE, freeze_backbone=True)),
     "idle": ("DaiNet19", RECIPE),
+    "taught": ("narrow", replace(RECIPE, distil_weight=0.5, feature_weight=0.5)),
 }
 
 
@@ -217,8 +218,11 @@ def trained(packs: Path, case: str, out: Path, **how: Any) -> Tagger:
     """Train a few steps and return the network as it is after the last one."""
     name, config = CASES[case]
     data, val = (PackDataset([packs / part]) for part in ("train", "val"))
-    model = network(name, data.labels)
-    finetune(model, data, config, out, validation=validation_on(val), running=Running(**how))
+    model, teacher = network(name, data.labels), None
+    if config.distil_weight:
+        teacher = network(name, data.labels)
+        nn.init.normal_(teacher.fc_audioset.weight)
+    finetune(model, data, config, out, validation=validation_on(val), running=Running(**how), teacher=teacher)
     return model
 
 

@@ -6,12 +6,15 @@ from epanns.errors import CheckpointError
 from epanns.models.checkpoint import CONFIG
 from epanns.models.checkpoint_config import CheckpointConfig
 
+_PLACES = ("*", "*.steps/*")  # checkpoints, and what `epanns prune --between` leaves beside its result
+
 
 def find_unpruned(checkpoint: Path) -> Path | None:
     """Return the checkpoint that a pruned one was made of, step by step; None where it cannot be found.
 
-    Looked for among the checkpoints in the folder that `checkpoint` is in, by the sha256 of their weights: each tells
-    that of its parent. Weights are not read. What is not pruned, or was pruned from a released file, has none.
+    Looked for among the checkpoints in the folder that `checkpoint` is in, and those between the steps of prunings
+    there, by the sha256 of their weights: each tells that of its parent. Weights are not read. What is not pruned, or
+    was pruned from a released file, has none.
     """
     config = CheckpointConfig.read(checkpoint / CONFIG) if (checkpoint / CONFIG).is_file() else None
     if config is None or config.provenance["plan"] is None:
@@ -30,7 +33,7 @@ def find_unpruned(checkpoint: Path) -> Path | None:
 def _checkpoints_in(folder: Path) -> dict[str, tuple[Path, CheckpointConfig]]:
     """Return the checkpoints of a folder by the sha256 of their weights; of equal ones the first by name."""
     found: dict[str, tuple[Path, CheckpointConfig]] = {}
-    for file in sorted(folder.glob(f"*/{CONFIG}")):
+    for file in sorted(file for pattern in _PLACES for file in folder.glob(f"{pattern}/{CONFIG}")):
         try:
             config = CheckpointConfig.read(file)
         except CheckpointError:  # something else's config.json, or a checkpoint that would not load either

@@ -34,6 +34,12 @@ def test_it_is_found_step_by_step(runs, monkeypatch):
     assert find_unpruned(runs / "pruned" / ".") == runs / "base"
 
 
+def test_what_stands_between_the_steps_of_a_pruning_counts(runs):
+    (runs / "pruned_again.steps").mkdir()
+    (runs / "finetuned").rename(runs / "pruned_again.steps" / "step1")
+    assert find_unpruned(runs / "pruned_again") == runs / "base"
+
+
 def test_a_missing_step_or_another_network_is_no_ancestor(runs, tiny_spec):
     shutil.rmtree(runs / "finetuned")
     assert find_unpruned(runs / "pruned_again") is None

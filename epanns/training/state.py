@@ -14,7 +14,7 @@ from epanns.errors import CheckpointError
 from epanns.training.learner import Learner
 from epanns.training.memory import is_out_of_memory
 
-FORMAT = "epanns-training-state/2"
+FORMAT = "epanns-training-state/3"
 KEPT = 2  # the newest, and the one before it for the day the newest cannot be read
 
 _NAME = re.compile(r"state-(\d{8,})-([0-9a-f]{16})\.pt")  # step, and the beginning of the sha256
@@ -185,7 +185,7 @@ def _read(path: Path, learner: Learner, run: str, check: Callable[[TrainingState
             raise ValueError(f"damaged: its sha256 begins with {found}")
         saved: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
         for key, ours in (("format", FORMAT), ("run", run)):
-            if (theirs := saved.pop(key)) != ours:
+            if (theirs := saved.pop(key, None)) != ours:
                 raise ValueError(f"its {key} is {theirs!r}, not {ours!r}")
         state = TrainingState(**saved.pop("state"))
         if check is not None:

@@ -323,8 +323,10 @@ def test_a_signal_ends_a_validation_before_its_next_batch_and_it_is_made_up_for(
 
 
 def test_a_run_that_gave_up_gives_up_again_at_once(mortals, out):
-    fate = {"broken": [1, 2, 3, 4, 5], "save_every": 4}
-    answers = [mortals.run(out, {"accumulate": 2, "ema_decay": 0.5}, **fate) for _ in range(2)]
+    """It is stopped first in the middle of the row of steps."""
+    config, fate = {"accumulate": 2, "ema_decay": 0.5}, {"broken": [1, 2, 3, 4, 5], "save_every": 4} | RISING
+    stopped(mortals, out, 3, config, **fate)
+    answers = [mortals.run(out, config, **fate) for _ in range(2)]
     assert answers[0]["message"] == answers[1]["message"]
     assert re.match(
         r"loss or gradient was not finite 5 times in a row, in steps 2 to 6: the last good weights, of step 1, are in "
@@ -332,8 +334,7 @@ def test_a_run_that_gave_up_gives_up_again_at_once(mortals, out):
         r"0.005 and give --fresh or another --out; clips of step 6: (clip-\d+.wav(, |$)){8}$",
         answers[0]["message"],
     )
-    assert [len(answer["told"]) for answer in answers] == [4, 0]  # the last one of the first call was the fifth
-    assert answers[1]["steps"] == 0
+    assert [answer["steps"] for answer in answers] == [len(answer["told"]) for answer in answers] == [2, 0]
 
 
 def test_skipped_steps_leave_the_weights_of_a_run_without_them(mortals, out, tmp_path):
@@ -495,20 +496,23 @@ def test_a_command_killed_at_random_moments_ends_with_the_same_bytes(tiny_packs,
 
     def run(out: Path, workers: int, *, dies_at: int | None = None) -> int:
         """Return the exit code; a process that is to die does so soon after it has saved the state of a step."""
+        death = chance.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGUSR1])
         asked = [*command, "--out", str(out), "--workers", str(workers)]
         with subprocess.Popen(asked, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
             while dies_at is not None and process.poll() is None:
                 if (newest_step(out) or 0) >= dies_at:
                     time.sleep(chance.uniform(0, 0.3))
-                    process.kill()
+                    process.send_signal(death)
                     break
                 time.sleep(0.005)
-            return process.wait()
+            code = process.wait()
+        assert code in (0, {signal.SIGKILL: -9, signal.SIGUSR1: 138}[death])
+        return code
 
     assert run(tmp_path / "whole", 0) == 0
     out, kills = tmp_path / "killed", 0
     for step in sorted(chance.sample(range(60), 5)):
-        kills += run(out, chance.choice([0, 1, 2]), dies_at=step) == -signal.SIGKILL
+        kills += run(out, chance.choice([0, 1, 2]), dies_at=step) != 0
     assert run(out, 1) == 0
     assert kills >= 3
     assert contents(out) == contents(tmp_path / "whole")

@@ -13,8 +13,9 @@ from epanns.cli.recipe import Recipe, RecipeCommand
 from epanns.cli.watching import watching
 from epanns.cli.yamnet import built_on, freeze_option, frozen_in, refuse_contradictions, yamnet_option
 from epanns.distributed import on_rank_zero, rank, restarts
-from epanns.errors import Interrupted, TrainingError
+from epanns.errors import EpannsError, Interrupted, TrainingError
 from epanns.training.config import TrainingConfig
+from epanns.training.metrics import CURVE, TABLE
 from epanns.training.running import SAVE_EVERY
 
 if TYPE_CHECKING:
@@ -192,18 +193,24 @@ def run(
 
 @contextmanager
 def curve_drawn(out: Path) -> Iterator[None]:
-    """Draw the learning curve of a run that has ended, was stopped or can go on no more."""
+    """Draw the learning curve of a run that has ended; where it was stopped or can go on no more, as SVG alone.
+
+    What ended a run is raised again, whether or not it could be drawn.
+    """
     from epanns.reporting.learning_curve import is_run, write_learning_curves
 
     draws = rank() == 0
     try:
         yield
     except (Interrupted, TrainingError):
-        if draws and is_run(out):
-            write_learning_curves([out], out, stem="learning_curve")
+        try:
+            if draws and is_run(out):
+                write_learning_curves([out], out, stem=CURVE, images=False)
+        except (EpannsError, OSError) as error:
+            log(f"no learning curve could be drawn: {error}")
         raise
     if draws:
-        write_learning_curves([out], out, stem="learning_curve")
+        write_learning_curves([out], out, stem=CURVE)
 
 
 def describe_clips(dataset: "PackDataset") -> str:
@@ -216,4 +223,4 @@ def describe_clips(dataset: "PackDataset") -> str:
 def describe(result: "TrainingResult", out: Path) -> str:
     """Return the result in words."""
     best = f"best validation {result.chosen_by} {result.best_score:.4f} at step {result.best_step} of {result.steps}"
-    return f"{out}: {best}, {result.seconds:.0f} s; metrics.csv and learning_curve.svg tell how"
+    return f"{out}: {best}, {result.seconds:.0f} s; {TABLE} and {CURVE}.svg tell how"

@@ -10,13 +10,11 @@ from typing import TYPE_CHECKING, Any, TextIO
 import click
 
 from epanns.training.config import TrainingConfig
+from epanns.training.metrics import scores_of
 
 if TYPE_CHECKING:
     from epanns.training.running import Running
     from epanns.training.state import TrainingState
-
-# Columns of a validation that are no scores.
-_NO_SCORES = {"step", "loss", "gradient_norm", "learning_rate", "skipped", "seconds", "data_seconds"}
 
 
 class Pace:
@@ -130,7 +128,7 @@ class Watch:
 
     def _scores(self, state: "TrainingState") -> list[str]:
         row = state.history[-1] if state.history else {}
-        return [f"{name} {value:.4f}" for name, value in row.items() if name not in _NO_SCORES]
+        return [f"{name} {value:.4f}" for name, value in scores_of(row).items()]
 
     def _speed(self, state: "TrainingState") -> list[str]:
         speed, left = self._pace.clips_per_second, self._pace.seconds_left(state.step)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from epanns.atomic import write_text
 from epanns.errors import DataError
+from epanns.models.tasks import DECISIVE_SCORES, TASKS
 from epanns.reporting import figures
 from epanns.reporting.chart import Band, Chart, LegendEntry, Panel, Point, Series, Style
 from epanns.reporting.layout import PALETTE, lay_out
@@ -14,6 +15,7 @@ from epanns.reporting.svg import to_svg
 from epanns.training.metrics import LINES, read_metrics
 
 _RUN = "training.json"
+_DECISIVE = {activation: DECISIVE_SCORES[task] for task, activation in TASKS.items()}
 _MARKERS = ("circle", "square", "triangle", "diamond")
 _MARKS = 8  # on a curve of more than twice as many points, so that curves are told apart without colour
 
@@ -55,9 +57,8 @@ def read_curve(folder: Path) -> Curve:
     """
     rows = read_metrics(folder)
     try:
-        asked = json.loads((folder / _RUN).read_text(encoding="utf-8"))["asked"]
-        network = str(asked["model"]["name"])
-        score = "accuracy" if "accuracy" in rows[0] else "mAP"
+        model = json.loads((folder / _RUN).read_text(encoding="utf-8"))["asked"]["model"]
+        network, score = str(model["name"]), _DECISIVE[model.get("activation", "sigmoid")]
         points = {
             name: tuple((float(row["step"] or 0), value) for row in rows if (value := row.get(name)) is not None)
             for name in ("loss", score)
@@ -69,25 +70,26 @@ def read_curve(folder: Path) -> Curve:
     return Curve(folder.resolve().name, network, score, points["loss"], points[score])
 
 
-def write_learning_curves(runs: Sequence[Path], out: Path, *, stem: str) -> tuple[Path, ...]:
+def write_learning_curves(runs: Sequence[Path], out: Path, *, stem: str, images: bool = True) -> tuple[Path, ...]:
     """Draw runs in one figure, as SVG and, with matplotlib installed, as PNG and PDF; an earlier one is replaced.
 
     Args:
         runs: Run folders.
         out: Folder of the figure.
         stem: Name of its files without suffix.
+        images: Whether to draw PNG and PDF, which takes seconds.
 
     Raises:
         DataError: If a run cannot be read.
     """
     drawing = lay_out(learning_chart(_named_apart([read_curve(run) for run in runs], runs)))
     write_text(out / f"{stem}.svg", to_svg(drawing))
-    images = [out / f"{stem}{suffix}" for suffix in (".png", ".pdf")]
-    for path in images:
+    others = [out / f"{stem}{suffix}" for suffix in (".png", ".pdf")]
+    for path in others:
         path.unlink(missing_ok=True)
-        if figures.can_draw():
+        if images and figures.can_draw():
             figures.draw(drawing, path)
-    return (out / f"{stem}.svg", *(path for path in images if path.exists()))
+    return (out / f"{stem}.svg", *(path for path in others if path.exists()))
 
 
 def _named_apart(curves: Sequence[Curve], runs: Sequence[Path]) -> list[Curve]:

@@ -19,7 +19,7 @@ from epanns.training import events, metrics
 from epanns.training.learner import Learner
 from epanns.training.state import TrainingState, earlier_state, load_state, newest_step, save_state, saved_states
 
-CURVES = ("learning_curve.svg", "learning_curve.png", "learning_curve.pdf")  # drawn by `reporting`, removed here
+CURVES = tuple(f"{metrics.CURVE}{suffix}" for suffix in (".svg", ".png", ".pdf"))  # drawn by `reporting`, removed here
 
 _RUN, _LOCK = "training.json", "training.lock"
 _WORK = Work("is no training run", "holds a run with")

@@ -6,11 +6,41 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from epanns.atomic import write_text
 from epanns.errors import DataError
 
+if TYPE_CHECKING:
+    from epanns.training.state import TrainingState
+
 TABLE, LINES = "metrics.csv", "metrics.jsonl"
+CURVE = "learning_curve"  # name, without suffix, of the figure that `reporting` makes of them
+_BEFORE_SCORES = ("step", "loss", "gradient_norm", "learning_rate")
+_BEHIND_SCORES = ("skipped", "seconds", "data_seconds")
+
+
+def row_of(state: "TrainingState", learning_rate: float, scores: Mapping[str, float]) -> dict[str, float]:
+    """Return the row of a validation; means over no step are NaN.
+
+    Args:
+        state: Of the run, before its sums over the steps since the last row are set back.
+        learning_rate: Of the last step.
+        scores: Of the validation.
+    """
+    count = state.loss_count or math.nan
+    before = (state.step, state.loss_sum / count, state.norm_sum / count, learning_rate)
+    behind = (state.skipped, round(state.seconds, 3), round(state.data_seconds, 3))
+    return {
+        **dict(zip(_BEFORE_SCORES, before, strict=True)),
+        **scores,
+        **dict(zip(_BEHIND_SCORES, behind, strict=True)),
+    }
+
+
+def scores_of(row: Mapping[str, float]) -> dict[str, float]:
+    """Return the scores in a row."""
+    return {name: value for name, value in row.items() if name not in (*_BEFORE_SCORES, *_BEHIND_SCORES)}
 
 
 def write_metrics(folder: Path, rows: Sequence[Mapping[str, float]]) -> None:

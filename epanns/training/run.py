@@ -15,6 +15,7 @@ from epanns.signals import Stopped, StopRequest
 from epanns.training.events import event_log
 from epanns.training.folder import RunFolder
 from epanns.training.learner import Learner
+from epanns.training.metrics import row_of
 from epanns.training.parallel import require_same_step
 from epanns.training.running import Running
 from epanns.training.schedule import learning_rate_at
@@ -158,17 +159,7 @@ class Run:
             self.save()  # the same command comes to it again at once
             raise
         state.seconds += time.perf_counter() - started
-        count = state.loss_count or float("nan")
-        row = {
-            "step": state.step,
-            "loss": state.loss_sum / count,
-            "gradient_norm": state.norm_sum / count,
-            "learning_rate": learning_rate_at(max(0, state.step - 1), self.config),
-            **scores,
-            "skipped": state.skipped,
-            "seconds": round(state.seconds, 3),
-            "data_seconds": round(state.data_seconds, 3),
-        }
+        row = row_of(state, learning_rate_at(max(0, state.step - 1), self.config), scores)
         state.history.append(row)
         state.loss_sum, state.norm_sum, state.loss_count = 0.0, 0.0, 0
         if scores[self.chosen_by] > state.best_score:

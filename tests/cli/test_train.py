@@ -10,8 +10,9 @@ import soundfile
 import torch
 
 from epanns.cli.main import cli
+from epanns.cli.train import curve_drawn
 from epanns.cli.watching import Watch
-from epanns.errors import ConfigError, Interrupted, OutputError, PackError
+from epanns.errors import ConfigError, Interrupted, OutputError, PackError, TrainingError
 from epanns.labels import LabelSet
 from epanns.models.checkpoint import load, save_checkpoint
 from epanns.models.zoo import build_model
@@ -114,6 +115,21 @@ def test_a_run_leaves_its_learning_curve_also_when_it_is_stopped(runner, tmp_pat
         curve.unlink()
         invoke(runner, *command, "--seed", 1)
     assert not curve.exists()
+
+
+@pytest.mark.parametrize("ended", [Interrupted(15, "stopped at step 3"), TrainingError("five steps")])
+def test_what_ended_a_run_is_told_also_where_nothing_can_be_drawn(tmp_path, capsys, ended):
+    (tmp_path / "training.json").write_text("{}")
+    (tmp_path / "metrics.jsonl").write_text('{"step": 0, "mAP": 0.5}\n')
+    with pytest.raises(type(ended)) as raised, curve_drawn(tmp_path):
+        raise ended
+    assert raised.value is ended
+    said = capsys.readouterr().err
+    assert said.startswith("no learning curve could be drawn: ") and said.count("\n") == 1
+    (tmp_path / "training.json").write_text('{"asked": {"model": {"name": "Cnn6"}}}')
+    with pytest.raises(type(ended)), curve_drawn(tmp_path):
+        raise ended
+    assert sorted(path.name for path in tmp_path.glob("learning_curve.*")) == ["learning_curve.svg"]
 
 
 def test_train_again_goes_on_and_fresh_starts_over(runner, tmp_path, packs):

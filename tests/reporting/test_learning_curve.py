@@ -21,7 +21,7 @@ LOSSES, SCORES = (math.nan, 0.5, 0.25, 0.2), (0.1, 0.4, 0.6, 0.6)
 
 @pytest.fixture
 def make_run(tmp_path):
-    def make(name: str, network: str = "Cnn14", **scores):
+    def make(name: str, network: str = "Cnn14", activation: str = "sigmoid", **scores):
         folder = tmp_path / name
         columns = scores or {"mAP": SCORES}
         rows = [
@@ -29,7 +29,9 @@ def make_run(tmp_path):
             for index, loss in enumerate(LOSSES)
         ]
         write_metrics(folder, rows)
-        (folder / "training.json").write_text(json.dumps({"asked": {"model": {"name": network}}}))
+        (folder / "training.json").write_text(
+            json.dumps({"asked": {"model": {"name": network, "activation": activation}}})
+        )
         return folder
 
     return make
@@ -46,8 +48,9 @@ def test_every_validation_is_drawn_and_the_first_of_the_best_is_marked(make_run)
 
 
 def test_the_score_that_chose_is_drawn_where_there_are_several(make_run):
-    curve = read_curve(make_run("run", mAP=SCORES, accuracy=(0.5, 0.9, 0.1, 0.2)))
-    assert (curve.score, curve.best) == ("accuracy", (10, 0.9))
+    both = {"accuracy": (0.5, 0.9, 0.1, 0.2), "mAP": SCORES}
+    found = [read_curve(make_run(activation, activation=activation, **both)) for activation in ("softmax", "sigmoid")]
+    assert [(curve.score, curve.best) for curve in found] == [("accuracy", (10, 0.9)), ("mAP", (20, 0.6))]
 
 
 def test_runs_are_told_apart_without_colour():
@@ -68,7 +71,7 @@ def test_long_curves_have_a_handful_of_marks(n_points):
 
 
 def test_the_figure_is_whole_whatever_the_names_are(make_run, tmp_path, monkeypatch):
-    runs = [make_run("a<b>&c", network="Cnn<14>"), make_run("deep/a<b>&c", accuracy=SCORES)]
+    runs = [make_run("a<b>&c", network="Cnn<14>"), make_run("deep/a<b>&c", activation="softmax", accuracy=SCORES)]
     monkeypatch.setattr(figures, "can_draw", lambda: False)
     (tmp_path / "curves.png").write_bytes(b"an earlier one")
     (svg,) = write_learning_curves(runs, tmp_path, stem="curves")

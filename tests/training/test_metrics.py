@@ -18,7 +18,7 @@ from epanns.training.config import TrainingConfig
 from epanns.training.folder import start_over
 from epanns.training.loop import finetune
 from epanns.training.running import Running
-from epanns.training.state import saved_states
+from epanns.training.state import TrainingState, saved_states
 from epanns.training.validation import Validation
 
 CONFIG = TrainingConfig(iterations=6, batch_size=4, validate_every=2, learning_rate=5e-3)
@@ -64,6 +64,14 @@ def test_both_files_hold_the_same_rows(train_run, tmp_path):
     assert json.loads(lines[0])["loss"] is json.loads(lines[0])["gradient_norm"] is None
     assert all(row["gradient_norm"] > 0 for row in read[1:])
     assert all(0 < row["data_seconds"] < row["seconds"] for row in read[1:])
+
+
+def test_what_is_put_into_a_row_as_a_score_comes_out_as_one():
+    scores = {"mAP": 0.25, "accuracy": 0.5}
+    row = metrics.row_of(TrainingState(step=2, loss_sum=3.0, norm_sum=5.0, loss_count=2), 0.1, scores)
+    assert metrics.scores_of(row) == scores
+    assert [row[name] for name in ("step", "loss", "gradient_norm", "learning_rate")] == [2, 1.5, 2.5, 0.1]
+    assert math.isnan(metrics.row_of(TrainingState(), 0.1, scores)["loss"])
 
 
 def test_the_gradient_norm_is_the_mean_over_the_steps_since_the_last_row(train_run, monkeypatch):

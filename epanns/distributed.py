@@ -65,9 +65,10 @@ def process_group(device: str = "cpu", *, timeout: float = LONGEST_WAIT) -> Iter
         yield device
         return
     own = _own_device(device, place)
-    backend = "gloo" if own == "cpu" else "cpu:gloo,cuda:nccl"
+    settings = {"backend": "gloo" if own == "cpu" else "cpu:gloo,cuda:nccl", "timeout": timedelta(seconds=timeout)}
     with _broken_lines_named(timeout):
-        _group().init_process_group(backend, timeout=timedelta(seconds=timeout))
+        store = _meeting_place(place["RANK"], place["WORLD_SIZE"], timeout)
+        _group().init_process_group(store=store, rank=place["RANK"], world_size=place["WORLD_SIZE"], **settings)
         try:
             yield own
         finally:
@@ -190,6 +191,24 @@ def _told(given: Mapping[str, str]) -> str:
     return " ".join(f"{name}={value}" for name, value in given.items())
 
 
+def _meeting_place(own_rank: int, n_processes: int, timeout: float) -> Any:
+    """Return the store in which processes leave their addresses for each other, one for every start of them.
+
+    `torchrun` keeps its store when it starts processes anew, and torch would read in it where the dead ones had
+    listened: the processes that are started first would knock there and wait.
+    """
+    group = _group()
+    is_kept_by_torchrun = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    store = group.TCPStore(
+        os.environ["MASTER_ADDR"],
+        int(os.environ["MASTER_PORT"]),
+        n_processes,
+        is_master=own_rank == 0 and not is_kept_by_torchrun,
+        timeout=timedelta(seconds=timeout),
+    )
+    return group.PrefixStore(f"start {restarts()}", store)
+
+
 def _own_device(device: str, place: Mapping[str, int]) -> str:
     """Return the device of this process, and make a GPU torch's current one."""
     import torch
@@ -220,7 +239,9 @@ def _broken_lines_named(timeout: float) -> Iterator[None]:
             isinstance(error, torch.distributed.DistError) or "gloo" in text.lower() or "NCCL" in text
         ):
             raise
+        is_silent = "timed out" in text.lower() or "timeout" in text.lower()
+        what = f"has not answered for {timeout:g} s" if is_silent else "has ended"
         raise TrainingError(
-            f"another process of this run has ended or has not answered for {timeout:g} s ({text[:160]}): see what it "
-            "said last, and run the same command again to go on"
+            f"another process of this run {what} ({text[:160]}): see what it said last; unless torchrun has restarts "
+            "left and goes on by itself, run the same command again"
         ) from error

@@ -112,7 +112,7 @@ def _matrix(weight: Tensor) -> Tensor:
 
 
 def _product(left: Tensor, right: Tensor) -> Tensor:
-    """Return the product of two matrices; in float32 by oneDNN, on some processors twice as fast as torch's own."""
+    """Return the product of two matrices; in float32 by oneDNN, on some processors faster than torch's own."""
     if left.dtype == torch.float32 and torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         product: Tensor = torch.ops.mkldnn._linear_pointwise(left, right.t(), None, "none", [], "")
         return product

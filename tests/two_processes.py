@@ -285,7 +285,7 @@ def a_folder_that_one_cannot_see_is_refused_by_both(packs: Path, out: Path) -> N
 def a_batch_that_cannot_be_shared_out_is_refused_before_anything_is_written(packs: Path, out: Path) -> None:
     data = PackDataset([packs / "train"])
     for config, wanted in (
-        (replace(RECIPE, batch_size=7), "batch_size=7 cannot be shared out to 2 processes: take a multiple of 2"),
+        (replace(RECIPE, batch_size=7), "to 2 processes: take a multiple of 2 (--batch-size)"),
         (replace(RECIPE, batch_size=9, accumulate=3), "9 cannot be shared out to 2 processes in 3 parts: take a mult"),
     ):
         start = partial(finetune, network("narrow", data.labels), data, config, out / "no", validation=UNASKED)

@@ -1,8 +1,9 @@
 """A network for other classes: those it knows go on with their weights, the others start from random ones."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from epanns.errors import ConfigError
 from epanns.labels import LabelSet, same_classes
 from epanns.models.recipe import with_step
 from epanns.models.tagger import Tagger
@@ -24,6 +25,8 @@ class NewClasses:
     def describe(self) -> str:
         """Return it in words."""
         total = len(self.kept) + len(self.new)
+        if total == 1:
+            return "it keeps its weights" if self.kept else "it starts from random weights"
         if not self.kept:
             return f"all {total} classes start from random weights"
         if not self.new:
@@ -34,7 +37,7 @@ class NewClasses:
         )
 
 
-def use_labels(model: Tagger, labels: LabelSet, *, fresh: bool = False) -> NewClasses:
+def use_labels(model: Tagger, labels: LabelSet | Sequence[str], *, fresh: bool = False) -> NewClasses:
     """Replace the classifier of a network, in place, by one for other classes; all other weights stay.
 
     Classes that the network knows, by the rule of `labels.same_classes`, go on with their rows of weights; the others
@@ -42,9 +45,17 @@ def use_labels(model: Tagger, labels: LabelSet, *, fresh: bool = False) -> NewCl
 
     Args:
         model: Of any family, pruned or not.
-        labels: The classes it shall have, in output order.
+        labels: The classes it shall have, in output order; a list of names is one of classes without identifiers.
         fresh: Start all of them from random weights.
+
+    Raises:
+        ConfigError: If `labels` are neither a label set nor names.
+        DataError: If a name stands more than once.
     """
+    if not isinstance(labels, LabelSet):
+        if isinstance(labels, str) or not all(isinstance(name, str) for name in labels):
+            raise ConfigError(f"labels={labels!r}: must be a LabelSet or a list of names")
+        labels = LabelSet.of(labels)
     places = {} if fresh else same_classes(model.labels, labels)
     kept = {labels.names[new]: model.labels.names[old] for new, old in places.items()}
     result = NewClasses(kept, tuple(name for name in labels.names if name not in kept))

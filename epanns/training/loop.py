@@ -52,7 +52,7 @@ def finetune(
     model: Tagger,
     dataset: PackDataset,
     config: TrainingConfig,
-    out: Path,
+    out: Path | str,
     *,
     validation: Validation,
     running: Running | None = None,
@@ -89,7 +89,7 @@ def finetune(
     taught_by = teacher_of(model, teacher, config)
     told = {} if teacher is None else {"teacher_sha256": sha256_of(teacher)}
     own_places(config)  # refuses a batch that cannot be shared out before anything is written
-    folder = RunFolder(out, _asked(model, dataset, config, validation) | told)
+    folder = RunFolder(Path(out), _asked(model, dataset, config, validation) | told)
     running = (running or Running()).heard_once()
     # The caller's random numbers are not touched by the seeding of every step.
     with _opened(folder) as ended, torch.random.fork_rng(), noticing_signals() as stop:

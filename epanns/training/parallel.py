@@ -24,7 +24,7 @@ def own_places(config: TrainingConfig) -> list[int]:
         parts = f" in {config.accumulate} parts" if config.accumulate > 1 else ""
         raise ConfigError(
             f"batch_size={config.batch_size} cannot be shared out to {world_size()} processes{parts}: "
-            f"take a multiple of {least}"
+            f"take a multiple of {least} (--batch-size)"
         )
     drawn = config.drawn_clips
     together = drawn // config.batch_size

@@ -70,12 +70,15 @@ PRESETS: Mapping[str, Preset] = {
     ),
 }
 
+_OF_THE_BACKBONE = ("head_iterations", "backbone_rate")  # mean nothing where it is frozen
+
 
 def read_training(table: Mapping[str, Any], *, defaults: Mapping[str, Any] | None = None) -> TrainingConfig:
     """Read a table of settings that may name a preset: ``preset = "short"``.
 
-    A key of the table beats the preset, which beats the defaults. The name is not kept: a run is what its settings are,
-    so that a preset that changes some day cannot make two runs look like one.
+    A key of the table beats the preset, which beats the defaults; with ``freeze_backbone`` in the table, what the
+    preset says of how the backbone learns falls away. The name is not kept: a run is what its settings are, so that a
+    preset that changes some day cannot make two runs look like one.
 
     Args:
         table: Keys of `TrainingConfig`, and ``preset``.
@@ -84,7 +87,11 @@ def read_training(table: Mapping[str, Any], *, defaults: Mapping[str, Any] | Non
     Raises:
         ConfigError: If there is no such preset, a key is unknown or a value is wrong.
     """
-    given = {**(defaults or {}), **_settings_of(table.get("preset")), **table}
+    preset = dict(_settings_of(table.get("preset")))
+    if table.get("freeze_backbone"):
+        for setting in _OF_THE_BACKBONE:
+            preset.pop(setting, None)
+    given = {**(defaults or {}), **preset, **table}
     given.pop("preset", None)
     return TrainingConfig.from_dict(given)
 

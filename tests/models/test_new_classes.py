@@ -97,3 +97,16 @@ def test_a_single_label_network_scores_one_class_out_of_all(tiny_spec, tmp_path)
     save_checkpoint(pruned, tmp_path / "saved")
     assert load(tmp_path / "saved").spec.task == "single-label"
     assert "a softmax over the classes" in (tmp_path / "saved" / "README.md").read_text()
+
+
+def test_names_will_do_for_labels_and_one_class_is_one_class(tiny_spec):
+    model = Cnn(tiny_spec, KNOWN)
+    assert use_labels(model, list(KNOWN.names)).describe() == "all 4 classes keep their weights"
+    assert use_labels(model, ["never heard"]).describe() == "it starts from random weights"
+    assert model.labels == LabelSet.of(["never heard"])
+    assert use_labels(model, ("never heard",)).describe() == "it keeps its weights"
+    for labels in ("ab", [1, 2]):
+        with pytest.raises(
+            ConfigError, match=rf"labels={re.escape(repr(labels))}: must be a LabelSet or a list of nam"
+        ):
+            use_labels(model, labels)

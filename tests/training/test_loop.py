@@ -115,7 +115,7 @@ def test_starting_over_where_only_an_unfinished_first_file_is(tmp_path):
 
 
 def test_a_finished_run_is_not_run_again(tmp_path, make_model, train):
-    first = finetune(make_model(), train, CONFIG, tmp_path / "run", validation=count_up())
+    first = finetune(make_model(), train, CONFIG, str(tmp_path / "run"), validation=count_up())
     again = finetune(
         make_model(), train, CONFIG, tmp_path / "run", validation=scoring(lambda model: pytest.fail("validated"))
     )

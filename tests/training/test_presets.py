@@ -54,3 +54,12 @@ def test_an_unknown_preset_offers_the_known(name, said):
 def test_what_contradicts_a_preset_is_said():
     with pytest.raises(ConfigError, match=r"warmup_iterations=\d+: must be below iterations=2 \(--warmup-iterations\)"):
         read_training({"preset": "short", "iterations": 2})
+
+
+def test_a_frozen_backbone_takes_nothing_of_it_from_the_preset_and_all_from_the_table():
+    config = read_training({"preset": "transfer", "freeze_backbone": True})
+    assert (config.freeze_backbone, config.head_iterations, config.backbone_rate) == (True, 0, 1.0)
+    assert (config.iterations, config.ema_decay) == (2_000, 0.999)
+    for setting, value in (("head_iterations", 200), ("backbone_rate", 0.1)):
+        with pytest.raises(ConfigError, match=f"{setting}={value}.* with freeze_backbone: a frozen backbone has no"):
+            read_training({"preset": "transfer", "freeze_backbone": True, setting: value})

@@ -11,7 +11,7 @@ from typing import Any
 
 from epanns.atomic import fsync_folder, is_free_for, partial_of, sha256_of_json, write_json
 from epanns.claim import Work, claim
-from epanns.errors import OutputError
+from epanns.errors import CheckpointError, OutputError
 from epanns.models.checkpoint import CARD, CONFIG, LABELS, WEIGHTS, load_checkpoint, save_checkpoint
 from epanns.models.recipe import training_step_of
 from epanns.models.tagger import Tagger
@@ -79,7 +79,13 @@ class RunFolder:
 
     def _require_best(self, state: TrainingState) -> None:
         if state.best_step >= 0:
-            load_checkpoint(self.best(state.best_step))
+            best = self.best(state.best_step)
+            if not best.is_dir():
+                raise CheckpointError(f"its best checkpoint, {best}, is gone")
+            try:
+                load_checkpoint(best)
+            except CheckpointError as error:
+                raise CheckpointError(f"its best checkpoint cannot be used: {error}") from error
 
     def best(self, step: int) -> Path:
         """Return where the checkpoint of a step is kept while it is the best."""
@@ -148,11 +154,24 @@ class RunFolder:
             yield
         except OutputError as error:
             raise OutputError(f"{error}; {self.kept()}") from error
+        except IsADirectoryError as error:
+            place = error.filename2 or error.filename or self.path
+            raise OutputError(f"{place}: a folder stands where a file goes: move it away; {self.kept()}") from error
         except OSError as error:
             reason = error.strerror or str(error)
             raise OutputError(
                 f"{self.path}: cannot be written ({reason}): free some space or mend its permissions; {self.kept()}"
             ) from error
+
+
+def require_run_folder(path: Path) -> None:
+    """Refuse what can never be a run's folder; call it before long work.
+
+    Raises:
+        OutputError: If there is something else.
+    """
+    if not is_free_for(path / _RUN) and not (path / _RUN).exists():
+        raise OutputError(f"{path} exists already and {_WORK.absent}: choose another --out")
 
 
 def start_over(path: Path) -> None:

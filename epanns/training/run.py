@@ -140,10 +140,11 @@ class Run:
         state, best = self.state, self.folder.best(self.state.best_step)
         good, last = state.step - state.skipped_in_a_row, state.step + 1
         raise TrainingError(
-            f"loss or gradient was not finite {MOST_SKIPPED} times in a row, in steps {good + 1} to {last}: the last "
-            f"good weights, of step {good}, are in the newest state, the best in {best}; the same command stops here "
-            f"again: lower --learning-rate {self.config.learning_rate:g} and give --fresh or another --out; clips of "
-            f"step {last}: {', '.join(_clips_of_all(batch))}"
+            f"loss or gradient was not finite {MOST_SKIPPED} times in a row, in steps {good + 1} to {last}: the best "
+            f"checkpoint so far is {best}; the newest state has the weights that step {good} left, on which no step "
+            f"since was finite; the same command stops here again: lower --learning-rate "
+            f"{self.config.learning_rate:g} and give --fresh or another --out; clips of step {last}: "
+            f"{', '.join(_clips_of_all(batch))}"
         )
 
     def validate(self, stop: StopRequest) -> None:

@@ -166,7 +166,7 @@ def load_state(
         return state
     if reasons:
         raise CheckpointError(
-            f"{reasons[0]}: no state of this run can be used; put a whole one back, or run again with --fresh to "
+            f"{reasons[0]}: no state of this run can be used; put it back whole, or run again with --fresh to "
             "start over"
         )
     if earlier_state(folder).exists():
@@ -183,7 +183,7 @@ def _read(path: Path, learner: Learner, run: str, check: Callable[[TrainingState
         found = sha256_of(path)[:16]
         if not path.stem.endswith(found):
             raise ValueError(f"damaged: its sha256 begins with {found}")
-        saved: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
+        saved = _content(path)
         for key, ours in (("format", FORMAT), ("run", run)):
             if (theirs := saved.pop(key, None)) != ours:
                 raise ValueError(f"its {key} is {theirs!r}, not {ours!r}")
@@ -197,3 +197,16 @@ def _read(path: Path, learner: Learner, run: str, check: Callable[[TrainingState
             raise
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise CheckpointError(f"{path}: this training state cannot be resumed ({reason})") from error
+
+
+def _content(path: Path) -> dict[str, Any]:
+    """Return what `save_state` saved; of another file torch's own words would tell nobody what it is."""
+    try:
+        saved = torch.load(path, weights_only=True, map_location="cpu")
+    except (RuntimeError, EOFError, LookupError, TypeError, ValueError, AttributeError, UnpicklingError) as error:
+        if is_out_of_memory(error):
+            raise
+        raise ValueError("is no training state") from error
+    if not isinstance(saved, dict) or not {"format", "run", "state", "model", "optimizer", "average"} <= saved.keys():
+        raise ValueError("is no training state")
+    return saved

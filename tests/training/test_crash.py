@@ -211,6 +211,16 @@ def a_pickle(path: Path) -> None:
     with_its_checksum(path)
 
 
+def a_list(path: Path) -> None:
+    torch.save([1, 2], path)
+    with_its_checksum(path)
+
+
+def a_network(path: Path) -> None:
+    torch.save({"model": {}}, path)
+    with_its_checksum(path)
+
+
 def a_folder(path: Path) -> None:
     path.unlink()
     path.mkdir()
@@ -281,9 +291,40 @@ def test_without_a_state_that_can_be_used_it_is_said_what_to_do(mortals, stopped
         flip(state, byte=10)
     assert re.fullmatch(
         r".*/state-00000004-\w{16}.pt: this training state cannot be resumed \(damaged: its sha256 begins with "
-        r"\w{16}\): no state of this run can be used; put a whole one back, or run again with --fresh to start over",
+        r"\w{16}\): no state of this run can be used; put it back whole, or run again with --fresh to start over",
         refused(mortals, stopped_run),
     )
+
+
+def test_without_a_best_checkpoint_it_is_named(mortals, stopped_run):
+    for best in stopped_run.glob("best-*"):
+        shutil.rmtree(best)
+    assert re.fullmatch(
+        rf".*/state-00000004-\w{{16}}.pt: this training state cannot be resumed \(its best checkpoint, {stopped_run}/"
+        r"best-00000004, is gone\): no state of this run can be used; put it back whole, or run again with --fresh to "
+        "start over",
+        refused(mortals, stopped_run),
+    )
+
+
+@pytest.mark.parametrize("saved", [a_pickle, a_list, a_network])
+def test_a_foreign_file_is_no_training_state(mortals, stopped_run, saved):
+    newest = saved_states(stopped_run)[0]
+    saved(newest)
+    (line,) = mortals.run(stopped_run, {}, **RISING)["told"]
+    assert re.search(r": this training state cannot be resumed \(is no training state\): the state before it, ", line)
+
+
+def test_a_folder_in_the_place_of_a_file_is_named(mortals, stopped_run):
+    table = stopped_run / "metrics.csv"
+    table.unlink()
+    table.mkdir()
+    message = mortals.run(stopped_run, {}, **RISING)["message"]
+    assert message.startswith(f"{table}: a folder stands where a file goes: move it away; the state of step 4 is saved")
+    table.rmdir()
+    whole, _ = mortals.undisturbed({}, **RISING)
+    mortals.run(stopped_run, {}, **RISING)
+    assert contents(stopped_run) == whole
 
 
 def test_a_state_of_an_earlier_version_is_no_new_beginning(mortals, stopped_run):
@@ -329,9 +370,10 @@ def test_a_run_that_gave_up_gives_up_again_at_once(mortals, out):
     answers = [mortals.run(out, config, **fate) for _ in range(2)]
     assert answers[0]["message"] == answers[1]["message"]
     assert re.match(
-        r"loss or gradient was not finite 5 times in a row, in steps 2 to 6: the last good weights, of step 1, are in "
-        rf"the newest state, the best in {out}/best-00000002; the same command stops here again: lower --learning-rate "
-        r"0.005 and give --fresh or another --out; clips of step 6: (clip-\d+.wav(, |$)){8}$",
+        r"loss or gradient was not finite 5 times in a row, in steps 2 to 6: the best checkpoint so far is "
+        rf"{out}/best-00000002; the newest state has the weights that step 1 left, on which no step since was finite; "
+        r"the same command stops here again: lower --learning-rate 0.005 and give --fresh or another --out; "
+        r"clips of step 6: (clip-\d+.wav(, |$)){8}$",
         answers[0]["message"],
     )
     assert [answer["steps"] for answer in answers] == [len(answer["told"]) for answer in answers] == [2, 0]

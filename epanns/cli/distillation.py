@@ -45,12 +45,14 @@ def open_teacher(
     """
     from epanns.models.ancestry import find_unpruned
     from epanns.models.checkpoint import load
+    from epanns.training.teacher import refuse_precision_of_nobody
 
     if teacher is not None and not any(_is_given(name) for name in _WEIGHTS):
         config = replace(config, distil_weight=WEIGHT)
     weights = {name: getattr(config, name) for name in _WEIGHTS if getattr(config, name)}
     if teacher is None:
         if not weights:
+            refuse_precision_of_nobody(config)
             return None, config
         teacher = find_unpruned(checkpoint)
     if teacher is None:

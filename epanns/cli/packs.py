@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from epanns.cli.options import EXISTING, log
+from epanns.errors import ConfigError
 
 if TYPE_CHECKING:
     from epanns.data.crop import Crop
@@ -38,10 +39,17 @@ def open_packs(
         mp3_seconds: Length at which encoded sound is read.
         sample_rate: Rate at which encoded sound is read, in Hz: the network's.
         crop: What is taken of each clip.
+
+    Raises:
+        ConfigError: If `mp3_seconds` is no length of a clip.
     """
+    from epanns.data.crop import LONGEST_SECONDS, SHORTEST_SECONDS
     from epanns.data.dataset import PackDataset
     from epanns.labels import LabelSet
 
+    if not SHORTEST_SECONDS <= mp3_seconds <= LONGEST_SECONDS:
+        rule = f"a length in seconds, {SHORTEST_SECONDS} to {LONGEST_SECONDS}"
+        raise ConfigError(f"mp3_seconds={mp3_seconds:g}: must be {rule} (--mp3-seconds)")
     unnamed = None if labels_file is None else LabelSet.from_csv(labels_file)
     dataset = PackDataset(paths, crop=crop, unnamed=unnamed, sample_rate=sample_rate, seconds=mp3_seconds)
     if unnamed is not None and not any(source.labels == unnamed for source in dataset.sources):

@@ -109,9 +109,19 @@ def teacher_of(student: Tagger, network: Tagger | None, config: TrainingConfig) 
         for name, weight in weights.items():
             if weight:
                 raise ConfigError(f"{name}={weight:g} without a teacher: give one (--teacher CKPT), or leave it out")
+        refuse_precision_of_nobody(config)
         return None
     teacher = Teacher(network, student, config)
     return teacher if any(weights.values()) else None
+
+
+def refuse_precision_of_nobody(config: TrainingConfig) -> None:
+    """Raise `ConfigError` if there is a precision of the teacher; call it where there is no teacher."""
+    if config.teacher_precision is not None:
+        raise ConfigError(
+            f"teacher_precision={config.teacher_precision} without a teacher: give one (--teacher CKPT), or leave it "
+            "out (--teacher-precision)"
+        )
 
 
 def sha256_of(teacher: Tagger) -> str:

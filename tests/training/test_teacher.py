@@ -308,3 +308,10 @@ def test_settings_that_cannot_be_are_refused(settings, message):
     with pytest.raises(ConfigError, match=message):
         replace(CONFIG, **settings)
     assert "teacher_precision" not in CONFIG.to_dict()
+
+
+def test_a_precision_of_no_teacher_is_refused(make_model):
+    with pytest.raises(
+        ConfigError, match=r"teacher_precision=bfloat16 without a teacher: give one \(--teacher CKPT\), or"
+    ):
+        teacher_of(make_model(), None, TrainingConfig(teacher_precision="bfloat16"))

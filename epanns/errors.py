@@ -11,6 +11,7 @@ class EpannsError(Exception):
     """
 
     exit_code = 1
+    told = False  # whether a person has read it already
 
 
 class ConfigError(EpannsError):

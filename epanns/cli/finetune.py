@@ -9,7 +9,7 @@ from epanns.cli.distillation import open_teacher, teacher_option
 from epanns.cli.options import EXISTING, in_process_group, log
 from epanns.cli.packs import in_order_of
 from epanns.cli.recipe import Recipe, RecipeCommand
-from epanns.cli.train import open_training_packs, run, training_options
+from epanns.cli.train import classes_of, open_training_packs, require_place, run, training_options
 from epanns.cli.yamnet import freeze_option, frozen_in
 from epanns.errors import ConfigError
 from epanns.training.config import TrainingConfig
@@ -49,6 +49,7 @@ def command(
 
     if checkpoint.resolve() == options["out"].resolve():
         raise ConfigError(f"--out {options['out']} is the checkpoint itself: choose another --out")
+    require_place(options["out"])
     model = load(checkpoint)
     for assumption in model.provenance.get("assumed", []):
         log(f"{checkpoint}: {assumption}")
@@ -58,6 +59,6 @@ def command(
     if new_classifier or train.labels.names != known.names:
         torch.manual_seed(derive_seed("weights", config.seed))
         told = use_labels(model, train.labels, fresh=new_classifier)
-        log(f"new classifier, {len(train.labels)} classes in place of {len(known)}: {told.describe()}")
+        log(f"new classifier, {classes_of(len(train.labels))} in place of {len(known)}: {told.describe()}")
     taught_by, config = open_teacher(checkpoint, teacher, config)
     run(model, train, config=config, teacher=taught_by, **options)

@@ -1,13 +1,12 @@
 """The `epanns` command: a static table of commands, each imported when it is used."""
 
 import importlib
-import os
 import sys
 import traceback
 
 import click
 
-from epanns.distributed import started_by_torchrun
+from epanns.cli.options import speaker, tell_once
 from epanns.errors import EpannsError, did_you_mean
 
 # name -> (module, line of help); the help stands here so that `epanns --help` imports no command.
@@ -74,14 +73,14 @@ def main(arguments: list[str] | None = None) -> None:
     except EpannsError as error:
         if "--debug" in arguments:
             traceback.print_exc()
-        click.echo(f"{_speaker()}: {error}", err=True)
+        tell_once(error)
         sys.exit(error.exit_code)
     except OSError as error:  # a full disk, a missing permission, a path through a file: the system's own words say it
         if "--debug" in arguments:
             traceback.print_exc()
         place = f"{error.filename}: " if error.filename else ""
         click.echo(
-            f"{_speaker()}: {place}{error.strerror or error}; check the path, its permissions and the disk", err=True
+            f"{speaker()}: {place}{error.strerror or error}; check the path, its permissions and the disk", err=True
         )
         sys.exit(1)
     except click.Abort:
@@ -91,8 +90,3 @@ def main(arguments: list[str] | None = None) -> None:
         error.show()
         sys.exit(error.exit_code)
     sys.exit(code if isinstance(code, int) else 0)
-
-
-def _speaker() -> str:
-    """Return who says what went wrong: of several processes any may, and what the others say follows from it."""
-    return f"epanns (process {os.environ.get('RANK')})" if started_by_torchrun() else "epanns"

@@ -2,6 +2,8 @@
 
 import functools
 import json
+import os
+import re
 import sys
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -12,7 +14,7 @@ from typing import Any, TypeVar
 import click
 
 from epanns.distributed import process_group, rank, started_by_torchrun
-from epanns.errors import ConfigError, did_you_mean
+from epanns.errors import ConfigError, EpannsError, did_you_mean
 
 EXISTING = click.Path(exists=True, path_type=Path)
 PATH = click.Path(path_type=Path)
@@ -167,6 +169,18 @@ def log(message: str) -> None:
         click.echo(message, err=True)
 
 
+def tell_once(error: EpannsError) -> None:
+    """Write on stderr what went wrong, unless that was done: a command may do so before it tidies up."""
+    if not error.told:
+        click.echo(f"{speaker()}: {error}", err=True)
+        error.told = True
+
+
+def speaker() -> str:
+    """Return who says what went wrong: of several processes any may, and what the others say follows from it."""
+    return f"epanns (process {os.environ.get('RANK')})" if started_by_torchrun() else "epanns"
+
+
 def torch_device(name: str) -> str:
     """Return a device name that torch knows and this machine has.
 
@@ -175,10 +189,8 @@ def torch_device(name: str) -> str:
     """
     import torch
 
-    try:
-        kind = torch.device(name).type
-    except RuntimeError as error:
-        raise ConfigError(f"--device {name!r}: must be cpu, cuda or cuda:N") from error
-    if kind == "cuda" and not torch.cuda.is_available():
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
+        raise ConfigError(f"--device {name!r}: must be cpu, cuda or cuda:N")
+    if name != "cpu" and not torch.cuda.is_available():
         raise ConfigError(f"--device {name!r}: this machine has no CUDA device that torch can use; use --device cpu")
     return name

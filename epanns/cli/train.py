@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from epanns.cli.options import EXISTING, Decorator, emit, in_process_group, json_option, log, out_option
+from epanns.cli.options import EXISTING, Decorator, emit, in_process_group, json_option, log, out_option, tell_once
 from epanns.cli.packs import in_order_of, open_packs, pack_options, tell_unknown_lengths
 from epanns.cli.recipe import Recipe, RecipeCommand
 from epanns.cli.watching import watching
@@ -101,6 +101,7 @@ def command(
     from epanns.seeding import derive_seed
 
     refuse_contradictions(yamnet, width=width, freeze=freeze_yamnet)
+    require_place(options["out"])
     config = frozen_in(config, freeze_yamnet, by_default=yamnet is not None)
     train = open_training_packs(spec_of(model, width=width).front_end.sample_rate, config=config, **options)
     torch.manual_seed(derive_seed("weights", config.seed))
@@ -109,6 +110,13 @@ def command(
     else:
         network = built_on(model, yamnet, train.labels)
     run(network, train, config=config, **options)
+
+
+def require_place(out: Path) -> None:
+    """Refuse an ``--out`` that can never be the run's, before data and network are read."""
+    from epanns.training.folder import require_run_folder
+
+    require_run_folder(out)
 
 
 def open_training_packs(
@@ -169,7 +177,7 @@ def run(
     log(f"training on {describe_clips(train)}, sampler {config.sampler}; validation on {describe_clips(val)}")
     if config.crop is not None:
         tell_unknown_lengths(train, "crops and repetitions")
-    with watching(config) as watch, curve_drawn(out):
+    with curve_drawn(out), watching(config) as watch:
         result = finetune(
             model.to(device),
             train,
@@ -202,9 +210,10 @@ def curve_drawn(out: Path) -> Iterator[None]:
     draws = rank() == 0
     try:
         yield
-    except (Interrupted, TrainingError):
+    except (Interrupted, TrainingError) as stopped:
         try:
             if draws and is_run(out):
+                tell_once(stopped)  # drawing takes a while
                 write_learning_curves([out], out, stem=CURVE, images=False)
         except (EpannsError, OSError) as error:
             log(f"no learning curve could be drawn: {error}")
@@ -217,10 +226,17 @@ def describe_clips(dataset: "PackDataset") -> str:
     """Return how many clips and classes a data set has, in words."""
     empty = int((dataset.targets.counts() == 0).sum())
     without = f", {empty} of them without clips" if empty else ""
-    return f"{len(dataset):,} clips of {dataset.dataset_name} in {len(dataset.labels)} classes{without}"
+    clips = "1 clip" if len(dataset) == 1 else f"{len(dataset):,} clips"
+    return f"{clips} of {dataset.dataset_name} in {classes_of(len(dataset.labels))}{without}"
+
+
+def classes_of(count: int) -> str:
+    """Return a number of classes in words."""
+    return "1 class" if count == 1 else f"{count} classes"
 
 
 def describe(result: "TrainingResult", out: Path) -> str:
     """Return the result in words."""
     best = f"best validation {result.chosen_by} {result.best_score:.4f} at step {result.best_step} of {result.steps}"
-    return f"{out}: {best}, {result.seconds:.0f} s; {TABLE} and {CURVE}.svg tell how"
+    took = f"{result.seconds:.0f} s" if result.seconds >= 1 else "under 1 s"
+    return f"{out}: {best}, {took}; see {TABLE} and {CURVE}.svg"

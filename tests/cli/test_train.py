@@ -3,6 +3,7 @@
 import csv
 import json
 import signal
+import sys
 
 import numpy as np
 import pytest
@@ -125,11 +126,27 @@ def test_what_ended_a_run_is_told_also_where_nothing_can_be_drawn(tmp_path, caps
         raise ended
     assert raised.value is ended
     said = capsys.readouterr().err
-    assert said.startswith("no learning curve could be drawn: ") and said.count("\n") == 1
+    assert said.startswith(f"epanns: {ended}\nno learning curve could be drawn: ") and said.count("\n") == 2
     (tmp_path / "training.json").write_text('{"asked": {"model": {"name": "Cnn6"}}}')
     with pytest.raises(type(ended)), curve_drawn(tmp_path):
         raise ended
     assert sorted(path.name for path in tmp_path.glob("learning_curve.*")) == ["learning_curve.svg"]
+
+
+def test_a_signal_is_told_once_and_before_anything_is_drawn(epanns, tmp_path, packs, monkeypatch):
+    monkeypatch.setattr(Watch, "on_step", lambda *_: signal.raise_signal(signal.SIGTERM))
+    drawn = "epanns.reporting.learning_curve.write_learning_curves"
+    monkeypatch.setattr(drawn, lambda *_, **__: print("drawn", file=sys.stderr))
+    command = ["train", "Cnn14_8k", "--width", 0.03, *packs, *SHORT, "--out", tmp_path / "run"]
+    code, _, said = epanns(*command)
+    assert code == 143
+    assert [line.split(" at ")[0] for line in said.splitlines()[-2:]] == ["epanns: stopped by signal 15", "drawn"]
+
+
+def test_an_output_of_something_else_is_refused_before_anything_is_read(runner, tmp_path, packs, tiny_packs):
+    for command in (["train", "Cnn41"], ["finetune", tmp_path]):
+        with pytest.raises(OutputError, match="exists already and is no training run: choose another --out"):
+            invoke(runner, *command, *packs, "--out", tiny_packs["train"])
 
 
 def test_train_again_goes_on_and_fresh_starts_over(runner, tmp_path, packs):
@@ -149,6 +166,9 @@ def test_train_again_goes_on_and_fresh_starts_over(runner, tmp_path, packs):
         (["train", "Cnn41"], "unknown model 'Cnn41'"),
         (["train", "Cnn14"], "pack the manifest again with --sample-rate 32000"),
         (["train", "Cnn14_8k", "--width", "0.03", "--device", "tpu"], "--device 'tpu': must be cpu, cuda or cuda:N"),
+        (["train", "Cnn14_8k", "--width", "0.03", "--device", "meta"], "--device 'meta': must be cpu, cuda or cuda:N"),
+        (["train", "Cnn14_8k", "--mp3-seconds", "0"], r"mp3_seconds=0: must be a length in seconds, .*--mp3-seconds"),
+        (["train", "Cnn14_8k", "--mp3-seconds", "nan"], r"mp3_seconds=nan: must be a length in seconds"),
         (["train", "Cnn14_8k", "--width", "0.03", "--schedule", "cos"], "schedule='cos'"),
     ],
 )

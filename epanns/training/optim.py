@@ -42,13 +42,14 @@ def take_step(optimizer: torch.optim.Optimizer) -> None:
     where one of them is channels-last and another is not; on a GPU it refuses. All are given the order of the parameter
     first.
     """
-    for parameter in (each for group in optimizer.param_groups for each in group["params"]):
-        if parameter.grad is not None:
-            parameter.grad = _in_order_of(parameter, parameter.grad)
-            state = optimizer.state[parameter]
-            for name in state.keys() - {"step"}:
-                state[name] = _in_order_of(parameter, state[name])
+    learning = [each for group in optimizer.param_groups for each in group["params"] if each.grad is not None]
+    for parameter in learning:
+        parameter.grad = _in_order_of(parameter, parameter.grad)
+        state = optimizer.state[parameter]
+        for name in state.keys() - {"step"}:
+            state[name] = _in_order_of(parameter, state[name])
     optimizer.step()
+    torch.autograd.graph.increment_version(learning)  # which other optimizers do, and `refuse_lost_gradients` looks at
 
 
 def _in_order_of(parameter: Tensor, values: Tensor) -> Tensor:

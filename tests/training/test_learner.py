@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from epanns.data.dataset import PackDataset
 from epanns.errors import ConfigError, TrainingError
 from epanns.models.cnn import Cnn
+from epanns.pruning.optimizers import versions_of
 from epanns.training import learner as learner_module
 from epanns.training.config import TrainingConfig
 from epanns.training.learner import Learner
@@ -183,3 +184,12 @@ def test_adam_pairs_each_weight_with_its_own_gradient_however_they_lie_in_memory
         changed.append(weight.detach())
     torch.testing.assert_close(*changed)
     assert make_learner().optimizer.param_groups[0]["fused"]
+
+
+def test_a_step_counts_as_writing_to_the_weights(make_learner, train):
+    """torch's fused Adam alone does not say so, and a training that changes nothing is refused after a pruning."""
+    learner = make_learner()
+    before = versions_of(learner.model)
+    learner.step(batch_of(train, CONFIG), 0)
+    after = versions_of(learner.model)
+    assert all(after[name] > before[name] for name, weight in learner.model.named_parameters() if weight.requires_grad)

@@ -1,6 +1,8 @@
 """Random numbers by purpose: a generator is a pure function of what it is for."""
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -25,3 +27,12 @@ def torch_generator(*parts: str | int) -> "torch.Generator":
     import torch
 
     return torch.Generator().manual_seed(derive_seed(*parts))
+
+
+@contextmanager
+def random_state_kept(device: "torch.device | str" = "cpu") -> Iterator[None]:
+    """Put torch's random numbers, on the CPU and on `device`, back behind a block; other GPUs are not touched."""
+    import torch
+
+    with torch.random.fork_rng([device] if torch.device(device).type == "cuda" else []):
+        yield

@@ -2,12 +2,13 @@
 
 import subprocess
 import sys
+from contextlib import nullcontext
 
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from epanns.seeding import derive_seed, numpy_generator, torch_generator
+from epanns.seeding import derive_seed, numpy_generator, random_state_kept, torch_generator
 
 parts = st.lists(st.one_of(st.integers(), st.text()), min_size=1, max_size=4)
 
@@ -31,3 +32,22 @@ def test_seed_is_the_same_in_another_process():
 def test_generators_repeat():
     assert numpy_generator("a", 1).random() == numpy_generator("a", 1).random()
     assert torch.equal(torch.rand(3, generator=torch_generator("a")), torch.rand(3, generator=torch_generator("a")))
+
+
+def test_random_numbers_go_on_as_if_nothing_was_drawn():
+    torch.manual_seed(1)
+    wanted = torch.rand(3)
+    torch.manual_seed(1)
+    with random_state_kept():
+        torch.manual_seed(2)
+        torch.rand(5)
+    assert torch.equal(torch.rand(3), wanted)
+
+
+def test_gpus_that_are_not_used_keep_out_of_it(monkeypatch):
+    asked = []
+    monkeypatch.setattr(torch.random, "fork_rng", lambda devices: asked.append(devices) or nullcontext())
+    for device in ("cpu", "cuda:1"):
+        with random_state_kept(device):
+            pass
+    assert asked == [[], ["cuda:1"]]

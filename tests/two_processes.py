@@ -282,10 +282,11 @@ def a_folder_that_one_cannot_see_is_refused_by_both(packs: Path, out: Path) -> N
     assert str(error) == "the processes found the run at steps 1, 0: --out must be on a disk they share"
 
 
-def a_batch_that_cannot_be_shared_out_is_refused_before_anything_is_written(packs: Path, out: Path) -> None:
+def what_cannot_be_shared_out_is_refused_before_anything_is_written(packs: Path, out: Path) -> None:
     data = PackDataset([packs / "train"])
     for config, wanted in (
         (replace(RECIPE, batch_size=7), "to 2 processes: take a multiple of 2 (--batch-size)"),
+        (replace(RECIPE, compile=True), "compile=True with 2 processes: leave out --compile, or start one process"),
         (replace(RECIPE, batch_size=9, accumulate=3), "9 cannot be shared out to 2 processes in 3 parts: take a mult"),
     ):
         start = partial(finetune, network("narrow", data.labels), data, config, out / "no", validation=UNASKED)
@@ -314,7 +315,7 @@ def laws(packs: Path, out: Path) -> list[Law]:
         partial(a_signal_to_one_stops_both_and_the_run_goes_on_to_the_same_bytes, packs, out),
         partial(a_folder_of_something_else_is_refused_by_both, packs, out),
         partial(a_folder_that_one_cannot_see_is_refused_by_both, packs, out),
-        partial(a_batch_that_cannot_be_shared_out_is_refused_before_anything_is_written, packs, out),
+        partial(what_cannot_be_shared_out_is_refused_before_anything_is_written, packs, out),
     ]
 
 

@@ -230,12 +230,6 @@ class LogMelTagger(Tagger):
         self.bn0 = nn.BatchNorm2d(spec.front_end.mel_bins)
 
     @property
-    def backbone(self) -> list[nn.Parameter]:
-        """The parameters of all modules but the classifier's."""
-        classifier = self._classifier_tensors()
-        return [parameter for name, parameter in self.named_parameters() if name not in classifier]
-
-    @property
     def fixed_layers(self) -> dict[str, str]:
         """`bn0`: the front end decides its width."""
         return {"bn0": "it normalises the mel bins of the front end"}

@@ -27,7 +27,7 @@ from epanns.pruning.ranking.calibration import CalibrationBatch
 from epanns.pruning.ranking.criteria import NEEDS
 from epanns.pruning.ranking.pack_clips import CALIBRATION_BATCH
 from epanns.pruning.recovery.recover import recover
-from epanns.seeding import derive_seed, numpy_generator
+from epanns.seeding import derive_seed, numpy_generator, random_state_kept
 from epanns.sweeps.amount import plan_of
 from epanns.sweeps.device import device_of
 from epanns.sweeps.evaluated import recorded_width
@@ -83,7 +83,7 @@ class _Trial:
         else:
             training = TrainingConfig.from_dict(self.config["training"])
             # Initial weights depend on the seed alone, not on what ran before in this process.
-            with torch.random.fork_rng():
+            with random_state_kept():
                 torch.manual_seed(derive_seed("weights", training.seed))
                 model = build_model(self.config["model"], width=self.config["width"], labels=self.packs["train"].labels)
             model, curve = self._train(model, training, self.folder.path / "base")

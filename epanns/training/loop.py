@@ -6,14 +6,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from epanns.data.dataset import PackDataset
 from epanns.data.task import require_same_task
 from epanns.distributed import on_rank_zero
 from epanns.errors import Interrupted
 from epanns.models.recipe import steps_of, training_step_of, with_step
 from epanns.models.tagger import Tagger
+from epanns.seeding import random_state_kept
 from epanns.signals import noticing_signals
 from epanns.training.config import TrainingConfig
 from epanns.training.folder import RunFolder
@@ -88,11 +87,12 @@ def finetune(
     require_same_task(model, dataset)
     taught_by = teacher_of(model, teacher, config)
     told = {} if teacher is None else {"teacher_sha256": sha256_of(teacher)}
-    own_places(config)  # refuses a batch that cannot be shared out before anything is written
+    own_places(config)  # refuses what several processes cannot do before anything is written
     folder = RunFolder(Path(out), _asked(model, dataset, config, validation) | told)
     running = (running or Running()).heard_once()
     # The caller's random numbers are not touched by the seeding of every step.
-    with _opened(folder) as ended, torch.random.fork_rng(), noticing_signals() as stop:
+    device = next(model.parameters()).device
+    with _opened(folder) as ended, random_state_kept(device), noticing_signals() as stop:
         if ended is not None:
             return TrainingResult(**ended)
         with memory_errors_told(config, folder.kept):

@@ -13,7 +13,6 @@ _WORDS = (
     "can't allocate memory",
     "not enough memory",
     "out of memory",
-    "could not create a primitive",
     "could not create a memory",
     "ALLOC_FAILED",
     "bad alloc",

@@ -17,8 +17,11 @@ def own_places(config: TrainingConfig) -> list[int]:
     """Return the places of this process's clips in a step's batch.
 
     Raises:
-        ConfigError: If the batch cannot be shared out.
+        ConfigError: If the batch cannot be shared out, or several processes are to compile.
     """
+    if config.compile and world_size() > 1:
+        # Batch norms, which talk to the other processes, would break the graph, and little of it would be compiled.
+        raise ConfigError(f"compile=True with {world_size()} processes: leave out --compile, or start one process")
     least = config.accumulate * world_size()
     if config.batch_size % least:
         parts = f" in {config.accumulate} parts" if config.accumulate > 1 else ""
@@ -38,7 +41,7 @@ class SharedNetwork:
     """
 
     def __init__(self, model: Tagger, *, called: nn.Module) -> None:
-        """Give `model` the weights that it has on rank 0; `called` is what is called of it, itself or compiled."""
+        """Give `model` the weights that it has on rank 0; `called` is what is called: itself or, alone, compiled."""
         self._model, self._called = model, called
         self._wrapped: DistributedDataParallel | None = None
         self._learning: list[bool] = []

@@ -8,7 +8,7 @@ from contextlib import closing, contextmanager
 from epanns.data.dataset import ClipBatch, PackDataset
 from epanns.data.loader import make_loader
 from epanns.data.sampler import StepBatches, make_stream
-from epanns.distributed import any_of, gather, on_rank_zero
+from epanns.distributed import any_of, gather, on_rank_zero, world_size
 from epanns.errors import Interrupted, TrainingError
 from epanns.models.tasks import DECISIVE_SCORES
 from epanns.signals import Stopped, StopRequest
@@ -142,7 +142,7 @@ class Run:
         raise TrainingError(
             f"loss or gradient was not finite {MOST_SKIPPED} times in a row, in steps {good + 1} to {last}: the best "
             f"checkpoint so far is {best}; the newest state has the weights that step {good} left, on which no step "
-            f"since was finite; the same command stops here again: lower --learning-rate "
+            "since was finite; the same command stops here again: choose --learning-rate below "
             f"{self.config.learning_rate:g} and give --fresh or another --out; clips of step {last}: "
             f"{', '.join(_clips_of_all(batch))}"
         )
@@ -150,8 +150,11 @@ class Run:
     def validate(self, stop: StopRequest) -> None:
         """Score the model, keep the weights if they are the best so far, write the metrics, save the state.
 
-        A signal ends it before the next batch; it is then still due.
+        A signal ends it before the next batch; it is then still due. Several processes obey one only behind it, so
+        the state is saved before it too.
         """
+        if world_size() > 1:  # what stops them leaves the others no time to wait for the end of the validation
+            self.save()
         started = time.perf_counter()
         state = self.state
         try:

@@ -1,7 +1,6 @@
 """Batch norms that see the whole batch, of which each process has a part."""
 
 import functools
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -24,10 +23,7 @@ def synchronised_batch_norms(model: nn.Module) -> Iterator[None]:
     """
     norms = [module for module in model.modules() if isinstance(module, _BatchNorm) and world_size() > 1]
     for norm in norms:
-        forward = functools.partial(_forward, norm)
-        if "torch._dynamo" in sys.modules:  # processes cannot talk to each other within a compiled graph
-            forward = torch.compiler.disable(forward)  # type: ignore[no-untyped-call]
-        norm.forward = forward  # type: ignore[method-assign]
+        norm.forward = functools.partial(_forward, norm)  # type: ignore[method-assign]
     try:
         yield
     finally:

@@ -21,6 +21,7 @@ from epanns.models.modes import evaluation_mode
 from epanns.models.pooling import ModelOutput, probabilities_of
 from epanns.models.tagger import Tagger
 from epanns.models.tensors import weights_digest
+from epanns.seeding import random_state_kept
 from epanns.training.config import TrainingConfig
 from epanns.training.losses import LOSSES
 
@@ -89,7 +90,7 @@ class Teacher:
         """
         network, config, device = self._network, self._config, waveform.device
         in_bfloat16 = (config.teacher_precision or config.precision) == "bfloat16"
-        with torch.random.fork_rng([device] if device.type == "cuda" else []), evaluation_mode(network):
+        with random_state_kept(device), evaluation_mode(network):
             network.spec_augmenter.train(self._masks)
             with torch.autocast(device.type, torch.bfloat16, enabled=in_bfloat16):
                 output = network(waveform, mixup_lambda)

@@ -372,7 +372,7 @@ def test_a_run_that_gave_up_gives_up_again_at_once(mortals, out):
     assert re.match(
         r"loss or gradient was not finite 5 times in a row, in steps 2 to 6: the best checkpoint so far is "
         rf"{out}/best-00000002; the newest state has the weights that step 1 left, on which no step since was finite; "
-        r"the same command stops here again: lower --learning-rate 0.005 and give --fresh or another --out; "
+        r"the same command stops here again: choose --learning-rate below 0.005 and give --fresh or another --out; "
         r"clips of step 6: (clip-\d+.wav(, |$)){8}$",
         answers[0]["message"],
     )
@@ -422,6 +422,8 @@ def test_a_gpu_that_is_full_is_told_alike(error):
         raise error
     with pytest.raises(RuntimeError, match="shape"), memory_errors_told(config, lambda: ""):
         raise RuntimeError("shape mismatch")
+    with pytest.raises(RuntimeError, match="primitive$"), memory_errors_told(config, lambda: ""):
+        raise RuntimeError("could not create a primitive")  # oneDNN says this of shapes it cannot do too
 
 
 FULL = "free some space"

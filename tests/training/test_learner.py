@@ -123,7 +123,7 @@ def test_single_broken_steps_are_told_and_counted_and_several_in_a_row_stop(tmp_
         TrainingError,
         match=r"not finite 5 times in a row, in steps 1 to 5: the best checkpoint so far is .*lost/best-00000000; the "
         r"newest state has the weights that step 0 left, on which no step since was finite; "
-        r"the same command stops here again: lower --learning-rate 0.005 and give --fresh or another --out; "
+        r"the same command stops here again: choose --learning-rate below 0.005 and give --fresh or another --out; "
         r"clips of step 5: clip-\d+.wav, (clip-\d+.wav(, )?){7}$",
     ):
         finetune(Cnn(tiny_spec, train.labels), train, CONFIG, tmp_path / "lost", validation=LAST)

@@ -70,8 +70,10 @@ def claim(
 
 def first_difference(before: Any, asked: Any, prefix: str = "") -> str:
     """Say where two configurations first differ, as ``training.batch_size=32, not 16``."""
-    if isinstance(before, Mapping) and isinstance(asked, Mapping):
-        for key in sorted({*before, *asked}):
-            if before.get(key) != asked.get(key):
-                return first_difference(before.get(key), asked.get(key), f"{prefix}.{key}" if prefix else key)
+    left, right = (asked if before is None else before), (before if asked is None else asked)
+    if isinstance(left, Mapping) and isinstance(right, Mapping):
+        one, other = before or {}, asked or {}
+        for key in sorted({*one, *other}):
+            if one.get(key) != other.get(key):
+                return first_difference(one.get(key), other.get(key), f"{prefix}.{key}" if prefix else key)
     return f"{prefix}={before!r}, not {asked!r}"

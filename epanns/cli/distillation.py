@@ -10,13 +10,12 @@ from click.core import ParameterSource
 
 from epanns.cli.options import EXISTING, log
 from epanns.errors import ConfigError
-from epanns.training.config import TrainingConfig
+from epanns.training.config import TEACHER_WEIGHTS, TrainingConfig
 
 if TYPE_CHECKING:
     from epanns.models.tagger import Tagger
 
 WEIGHT = 0.5  # of the scores of a teacher that is named without any weight
-_WEIGHTS = ("distil_weight", "feature_weight")
 
 
 def teacher_option(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -40,20 +39,21 @@ def open_teacher(
         config: What the other options say.
 
     Raises:
-        ConfigError: If a weight asks for a teacher, and none is named or found.
+        ConfigError: If a weight asks for a teacher, and none is named or found, or nobody listens to the one named.
         CheckpointError: If the teacher cannot be read.
     """
     from epanns.models.ancestry import find_unpruned
     from epanns.models.checkpoint import load
-    from epanns.training.teacher import refuse_precision_of_nobody
+    from epanns.training.teacher import refuse_precision_of_nobody, require_listener
 
-    if teacher is not None and not any(_is_given(name) for name in _WEIGHTS):
+    if teacher is not None and not any(_is_given(name) for name in TEACHER_WEIGHTS):
         config = replace(config, distil_weight=WEIGHT)
-    weights = {name: getattr(config, name) for name in _WEIGHTS if getattr(config, name)}
+    weights = config.teacher_weights
+    if teacher is None and not weights:
+        refuse_precision_of_nobody(config)
+        return None, config
+    require_listener(config)
     if teacher is None:
-        if not weights:
-            refuse_precision_of_nobody(config)
-            return None, config
         teacher = find_unpruned(checkpoint)
     if teacher is None:
         raise ConfigError(
@@ -61,7 +61,7 @@ def open_teacher(
             "give --teacher CKPT"
         )
     network = load(teacher)
-    told = ", ".join(f"{name.replace('_', ' ')} {weight:g}" for name, weight in weights.items()) or "not listened to"
+    told = ", ".join(f"{name.replace('_', ' ')} {weight:g}" for name, weight in weights.items())
     log(f"teacher: {teacher} ({network.spec.name}, sha256 {str(network.provenance['sha256'])[:12]}), {told}")
     return network, config
 

@@ -139,7 +139,7 @@ class Steps:
                 config,
                 validation=validation_on(val),
                 running=watch.running(),
-                teacher=dense if config.distil_weight or config.feature_weight else None,
+                teacher=dense if config.teacher_weights else None,
             )
 
             def between(network: "Tagger", step: int) -> "Tagger":

@@ -59,7 +59,8 @@ class Checkpoint:
         """Return the network with its weights, in evaluation mode."""
         model = build_model(self.spec, labels=self.labels)
         model.load_state_dict(self.weights)
-        model.provenance = dict(self.provenance)
+        # How much of the recipe is the file's; not saved.
+        model.provenance = {**self.provenance, "steps_read": len(steps_of(self.provenance))}
         return model.eval()
 
     def summary(self) -> dict[str, Any]:

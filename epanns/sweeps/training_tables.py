@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from epanns.errors import ConfigError
+from epanns.training.config import TEACHER_WEIGHTS, TrainingConfig
 from epanns.training.presets import read_training
+from epanns.training.teacher import require_listener
 
 TEACHER = "dense"  # the trial's unpruned network
-
-_WEIGHTS = ("distil_weight", "feature_weight")
 
 
 def base_training(table: Mapping[str, Any], *, seed: int | None = None) -> dict[str, Any]:
@@ -18,10 +18,9 @@ def base_training(table: Mapping[str, Any], *, seed: int | None = None) -> dict[
         ConfigError: If a key is unknown, a value is wrong, or the table gives a seed or wants a teacher.
     """
     training = _training_of(table, seed)
-    for name in _WEIGHTS:
-        if training.get(name):
-            raise ConfigError(f"{name}={training[name]}: a base has no teacher; distil in [[finetune]]")
-    return training
+    for name, weight in training.teacher_weights.items():
+        raise ConfigError(f"{name}={weight}: a base has no teacher; distil in [[finetune]]")
+    return training.to_dict()
 
 
 def finetuning(table: Mapping[str, Any], *, seed: int | None = None) -> dict[str, Any]:
@@ -39,15 +38,14 @@ def finetuning(table: Mapping[str, Any], *, seed: int | None = None) -> dict[str
     training = _training_of({key: value for key, value in table.items() if key != "teacher"}, seed)
     if "teacher" in table and teacher != TEACHER:
         raise ConfigError(f"teacher={teacher!r}: must be {TEACHER!r}, the trial's unpruned network")
-    listens = any(training.get(name) for name in _WEIGHTS)
-    if teacher and not listens:
-        raise ConfigError(f"teacher={teacher!r} that nobody listens to: give distil_weight or feature_weight above 0")
-    if listens and not teacher:
-        raise ConfigError(f"{' and '.join(_WEIGHTS)} need a teacher: give teacher = {TEACHER!r}")
-    return {"finetune": training, **({"teacher": teacher} if teacher else {})}
+    if teacher:
+        require_listener(training)
+    elif training.teacher_weights:
+        raise ConfigError(f"{' and '.join(TEACHER_WEIGHTS)} need a teacher: give teacher = {TEACHER!r}")
+    return {"finetune": training.to_dict(), **({"teacher": teacher} if teacher else {})}
 
 
-def _training_of(table: Mapping[str, Any], seed: int | None) -> dict[str, Any]:
+def _training_of(table: Mapping[str, Any], seed: int | None) -> TrainingConfig:
     if "seed" in table:
         raise ConfigError("seed does not go into a training table: list seeds = [...] at the top")
-    return read_training(table if seed is None else {**table, "seed": seed}).to_dict()
+    return read_training(table if seed is None else {**table, "seed": seed})

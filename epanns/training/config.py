@@ -13,6 +13,7 @@ from epanns.training.rules import TRUTH, Rule, breaches, number, one_of, or_none
 
 SCHEDULES = ("constant", "cosine", "linear")
 PRECISIONS = ("float32", "bfloat16")
+TEACHER_WEIGHTS = ("distil_weight", "feature_weight")
 
 RULES: Mapping[str, Rule] = {
     "iterations": whole(1),
@@ -158,6 +159,11 @@ class TrainingConfig:
     def drawn_clips(self) -> int:
         """Clips drawn for one step."""
         return self.batch_size * (2 if self.mixup_alpha > 0 else 1)
+
+    @property
+    def teacher_weights(self) -> dict[str, float]:
+        """The weights by which a teacher is listened to, those above 0; none where there is nobody to listen to."""
+        return {name: getattr(self, name) for name in TEACHER_WEIGHTS if getattr(self, name) > 0}
 
     @property
     def crop(self) -> Crop | None:

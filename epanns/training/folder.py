@@ -16,12 +16,14 @@ from epanns.models.checkpoint import CARD, CONFIG, LABELS, WEIGHTS, load_checkpo
 from epanns.models.recipe import training_step_of
 from epanns.models.tagger import Tagger
 from epanns.training import events, metrics
+from epanns.training.identity import OF_NETWORK
 from epanns.training.learner import Learner
 from epanns.training.state import TrainingState, earlier_state, load_state, newest_step, save_state, saved_states
 
 CURVES = tuple(f"{metrics.CURVE}{suffix}" for suffix in (".svg", ".png", ".pdf"))  # drawn by `reporting`, removed here
 
 _RUN, _LOCK = "training.json", "training.lock"
+_FORMAT = 2  # of the first file: 2 tells the network beside its file
 _WORK = Work("is no training run", "holds a run with")
 _BEST = re.compile(r"best-(\d{8,})")
 _BESTS = re.compile(rf"{_BEST.pattern}|best(\.next|\.previous)?")  # those of earlier versions too
@@ -69,9 +71,21 @@ class RunFolder:
             self.path / _RUN,
             self.asked,
             _WORK,
-            first={"asked": self.asked},
-            read=lambda found: (found["asked"], found.get("result")),
+            first={"format": _FORMAT, "asked": self.asked},
+            read=self._read,
         )
+
+    def _read(self, found: Any) -> tuple[Any, dict[str, Any] | None]:
+        """Return what was asked and the result; earlier versions did not ask which network it is beside its file."""
+        if "format" not in found:
+            for key in OF_NETWORK:
+                self.asked.pop(key, None)
+        return found["asked"], found.get("result")
+
+    @property
+    def step_settings(self) -> dict[str, Any]:
+        """What the recipe of the network keeps of what was asked; the steps before stand in it themselves."""
+        return {key: value for key, value in self.asked.items() if key not in OF_NETWORK}
 
     def resume(self, learner: Learner, tell: Callable[[str], None]) -> TrainingState | None:
         """Read the newest state that can be used, with its best checkpoint, as `state.load_state` does."""
@@ -104,7 +118,7 @@ class RunFolder:
     def keep_best(self, model: Tagger, state: TrainingState, chosen_by: str) -> None:
         """Write the weights as the best so far by a score of that name."""
         kept = {"best_step": state.best_step, f"validation_{chosen_by}": state.best_score}
-        step = {"step": training_step_of(model.provenance), **self.asked, **kept}
+        step = {"step": training_step_of(model.provenance), **self.step_settings, **kept}
         with self._writing():
             if self.best(state.best_step).exists():  # of a state that could not be read: the run went back
                 shutil.rmtree(self.best(state.best_step))
@@ -123,7 +137,7 @@ class RunFolder:
         """
         with self._writing():
             load_checkpoint(self.best(result["best_step"]))
-            write_json(self.path / _RUN, {"asked": self.asked, "result": dict(result)})
+            write_json(self.path / _RUN, {"format": _FORMAT, "asked": self.asked, "result": dict(result)})
             self._put_in_place(result["best_step"])
 
     def _put_in_place(self, best_step: int) -> None:

@@ -10,19 +10,20 @@ from epanns.data.dataset import PackDataset
 from epanns.data.task import require_same_task
 from epanns.distributed import on_rank_zero
 from epanns.errors import Interrupted
-from epanns.models.recipe import steps_of, training_step_of, with_step
+from epanns.models.recipe import training_step_of, with_step
 from epanns.models.tagger import Tagger
 from epanns.seeding import random_state_kept
 from epanns.signals import noticing_signals
 from epanns.training.config import TrainingConfig
 from epanns.training.folder import RunFolder
+from epanns.training.identity import identity_of
 from epanns.training.learner import Learner
 from epanns.training.memory import memory_errors_told
 from epanns.training.parallel import own_places
 from epanns.training.run import Run
 from epanns.training.running import Running
 from epanns.training.state import TrainingState
-from epanns.training.teacher import sha256_of, teacher_of
+from epanns.training.teacher import teacher_of
 from epanns.training.validation import Validation
 
 
@@ -65,7 +66,7 @@ def finetune(
 
     Args:
         model: Trained in place, on the device its parameters are on, in channels-last memory format; it is left with
-            the weights of the last step.
+            the weights of the last step. To go on, a network that no file tells must be built with the same weights.
         dataset: Training clips with the model's labels and sample rate; `config` says what is taken of each.
         config: What to do.
         out: Run folder; becomes the checkpoint folder of the best weights when the run ends.
@@ -86,9 +87,8 @@ def finetune(
         model.set_task(config.task)
     require_same_task(model, dataset)
     taught_by = teacher_of(model, teacher, config)
-    told = {} if teacher is None else {"teacher_sha256": sha256_of(teacher)}
     own_places(config)  # refuses what several processes cannot do before anything is written
-    folder = RunFolder(Path(out), _asked(model, dataset, config, validation) | told)
+    folder = RunFolder(Path(out), identity_of(model, dataset, config, validation, teacher))
     running = (running or Running()).heard_once()
     # The caller's random numbers are not touched by the seeding of every step.
     device = next(model.parameters()).device
@@ -101,7 +101,7 @@ def finetune(
                 run.to_the_end(dataset, stop)
         result = _result_of(run.state, run.chosen_by)
         on_rank_zero(lambda: folder.finish(asdict(result)))
-    model.provenance = with_step(model.provenance, training_step_of(model.provenance), **folder.asked)
+    model.provenance = with_step(model.provenance, training_step_of(model.provenance), **folder.step_settings)
     if stop.signal_number is not None:
         raise Interrupted(
             stop.signal_number, f"signal {stop.signal_number} came as the run in {out} ended; it is whole"
@@ -119,18 +119,3 @@ def _opened(folder: RunFolder) -> Iterator[dict[str, Any] | None]:
 def _result_of(state: TrainingState, chosen_by: str) -> TrainingResult:
     curve = [[row["step"], row[chosen_by]] for row in state.history]
     return TrainingResult(state.best_step, state.best_score, state.step, round(state.seconds, 3), chosen_by, curve)
-
-
-def _asked(model: Tagger, dataset: PackDataset, config: TrainingConfig, validation: Validation) -> dict[str, Any]:
-    """Return what makes two runs the same run."""
-    asked = {
-        "training": config.to_dict(),
-        "data": dataset.identity(),
-        "validation": dict(validation.data),
-        "model": model.spec.to_dict(),
-        "parent_sha256": model.provenance.get("sha256"),
-    }
-    last = (steps_of(model.provenance) or [{"step": ""}])[-1]
-    if last["step"] == "transfer":  # the same network with a fresh classifier is another one
-        asked["transfer"] = {key: len(last[key]) for key in ("kept", "new")}
-    return asked

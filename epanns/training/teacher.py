@@ -22,7 +22,7 @@ from epanns.models.pooling import ModelOutput, probabilities_of
 from epanns.models.tagger import Tagger
 from epanns.models.tensors import weights_digest
 from epanns.seeding import random_state_kept
-from epanns.training.config import TrainingConfig
+from epanns.training.config import TEACHER_WEIGHTS, TrainingConfig
 from epanns.training.losses import LOSSES
 
 
@@ -100,20 +100,26 @@ class Teacher:
 
 
 def teacher_of(student: Tagger, network: Tagger | None, config: TrainingConfig) -> Teacher | None:
-    """Return the teacher; None where there is none, or where no weight lets the student listen to it.
+    """Return the teacher; None where there is none.
 
     Raises:
-        ConfigError: If a weight asks for a teacher that there is not, or the two networks do not fit.
+        ConfigError: If a weight asks for a teacher that there is not, no weight lets the student listen to the one
+            there is, or the two networks do not fit.
     """
-    weights = {name: getattr(config, name) for name in ("distil_weight", "feature_weight")}
     if network is None:
-        for name, weight in weights.items():
-            if weight:
-                raise ConfigError(f"{name}={weight:g} without a teacher: give one (--teacher CKPT), or leave it out")
+        for name, weight in config.teacher_weights.items():
+            raise ConfigError(f"{name}={weight:g} without a teacher: give one (--teacher CKPT), or leave it out")
         refuse_precision_of_nobody(config)
         return None
-    teacher = Teacher(network, student, config)
-    return teacher if any(weights.values()) else None
+    require_listener(config)
+    return Teacher(network, student, config)
+
+
+def require_listener(config: TrainingConfig) -> None:
+    """Raise `ConfigError` where a teacher would not be listened to."""
+    if not config.teacher_weights:
+        weights = " or ".join(TEACHER_WEIGHTS)
+        raise ConfigError(f"a teacher that nobody listens to: give {weights} above 0, or leave it out")
 
 
 def refuse_precision_of_nobody(config: TrainingConfig) -> None:

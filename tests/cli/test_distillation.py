@@ -53,12 +53,13 @@ def test_a_weight_alone_finds_the_unpruned_network(finetune, runs):
     assert (step["training"]["feature_weight"], step["training"]["teacher_precision"]) == (0.1, "bfloat16")
 
 
-def test_nothing_asked_is_nothing_taught_and_a_weight_of_nothing_is_kept(finetune, runs):
+def test_nothing_asked_is_nothing_taught_and_nobody_listens_by_a_weight_of_nothing(finetune, runs):
     said, step = finetune()
     assert "teacher" not in said and "teacher_sha256" not in step
-    said, step = finetune("--teacher", runs / "base", "--distil-weight", 0, out="control")
-    assert "not listened to" in said and "teacher_sha256" in step
-    assert (runs / "run/model.safetensors").read_bytes() == (runs / "control/model.safetensors").read_bytes()
+    unheard = "a teacher that nobody listens to: give distil_weight or feature_weight above 0, or leave it out"
+    with pytest.raises(ConfigError, match=unheard):
+        finetune("--teacher", runs / "base", "--distil-weight", 0, out="control")
+    assert not (runs / "control").exists()
 
 
 def test_a_file_of_options_may_name_teacher_and_weight(finetune, runs):

@@ -14,6 +14,7 @@ from epanns.errors import ConfigError, Interrupted, OutputError
 from epanns.labels import LabelSet
 from epanns.models.checkpoint import load
 from epanns.models.cnn import Cnn
+from epanns.pruning.prune import prune
 from epanns.sweeps.trial import validation_on
 from epanns.training.config import TrainingConfig
 from epanns.training.folder import start_over
@@ -134,6 +135,44 @@ def test_another_configuration_in_the_same_folder_is_refused(tmp_path, make_mode
     assert weights_of(tmp_path / "run") != before
 
 
+def test_another_network_in_the_same_folder_is_refused_by_what_differs(tmp_path, make_model, train):
+    def run(network, name):
+        finetune(network, train, replace(CONFIG, iterations=1), tmp_path / name, validation=count_up())
+        return weights_of(tmp_path / name)
+
+    run(make_model(), "random")
+    run(make_model(), "random")
+    with pytest.raises(OutputError, match="holds a run with weights_sha256='"):
+        run(make_model(seed=1), "random")
+
+    def half(criterion):
+        return prune(load(tmp_path / "random"), criterion=criterion, ratios={"conv_block5": 0.5})[0]
+
+    pruned = run(half("l1"), "pruned")
+    assert run(half("l1"), "pruned") == pruned
+    with pytest.raises(OutputError, match="holds a run with since.1-prune.criterion='l1', not 'l2'"):
+        run(half("l2"), "pruned")
+    asked = json.loads((tmp_path / "pruned" / "training.json").read_text())["asked"]
+    assert asked["since"]["1-prune"]["criterion"] == "l1"
+    recipe = load(tmp_path / "pruned").provenance["recipe"]
+    assert [step["step"] for step in recipe] == ["train", "prune", "finetune"]
+    assert not {"since", "since_plan_sha256"} & recipe[-1].keys()  # the steps before say it
+
+
+def test_a_network_as_it_was_read_and_runs_of_earlier_versions_keep_their_identity(tmp_path, make_model, train):
+    config = replace(CONFIG, iterations=1)
+    finetune(make_model(), train, config, tmp_path / "base", validation=count_up())
+    finetune(load(tmp_path / "base"), train, config, tmp_path / "tuned", validation=count_up())
+    asked = json.loads((tmp_path / "tuned" / "training.json").read_text())["asked"]
+    assert asked.keys() == {"training", "data", "validation", "model", "parent_sha256"}
+    file = tmp_path / "base" / "training.json"
+    found = json.loads(file.read_text())
+    earlier = {key: value for key, value in found["asked"].items() if key != "weights_sha256"}
+    assert earlier != found["asked"]
+    file.write_text(json.dumps({"asked": earlier, "result": found["result"]}))
+    finetune(make_model(), train, config, tmp_path / "base", validation=count_up())
+
+
 def test_other_validation_clips_are_another_run(tmp_path, make_model, train):
     finetune(make_model(), train, CONFIG, tmp_path / "run", validation=count_up(sha256="a"))
     with pytest.raises(OutputError, match="holds a run with validation.sha256='a', not 'b'"):
@@ -192,7 +231,7 @@ def test_the_network_hears_the_crop_that_the_settings_ask_for(tmp_path, make_mod
     finetune(model, train, config, tmp_path / "run", validation=count_up())
     assert heard == [(8, 1_000)]
     with pytest.raises(OutputError, match="holds a run with training.crop_seconds=0.125, not None"):
-        finetune(model, train, replace(config, crop_seconds=None), tmp_path / "run", validation=count_up())
+        finetune(make_model(), train, replace(config, crop_seconds=None), tmp_path / "run", validation=count_up())
 
 
 def test_freezing_changes_the_classifier_alone(tmp_path, make_model, train):

@@ -147,13 +147,6 @@ def test_a_student_that_is_its_teachers_copy_has_nothing_to_learn(make_model, tr
     assert norms[0] < 1e-5 * norms[1]
 
 
-def test_a_weight_of_nothing_is_training_without_a_teacher(tmp_path, make_model, train):
-    config = replace(CONFIG, distil_weight=0.0)
-    finetune(make_model(), train, config, tmp_path / "alone", validation=count_up())
-    finetune(make_model(), train, config, tmp_path / "taught", validation=count_up(), teacher=make_model(seed=1))
-    assert weights_of(tmp_path / "alone") == weights_of(tmp_path / "taught")
-
-
 def test_listening_changes_no_draw_of_the_student(make_model, train, monkeypatch):
     """With a lesson that is not counted the student takes the very step it takes alone."""
     alone, taught = learner_of(make_model(), None, replace(CONFIG, distil_weight=0.0)), None
@@ -278,6 +271,11 @@ def test_teachers_that_do_not_fit_are_refused_before_anything_is_written(tmp_pat
     refused = [
         (None, {}, r"distil_weight=0.5 without a teacher: give one \(--teacher CKPT\), or leave it out"),
         (None, {"distil_weight": 0.0, "feature_weight": 0.1}, "feature_weight=0.1 without a teacher"),
+        (
+            make_model(seed=1),
+            {"distil_weight": 0.0},
+            "a teacher that nobody listens to: give distil_weight or feature_w",
+        ),
         (same, {}, "teacher and student are one network: load the teacher a second time"),
         (make_model(front_end=replace(front_end, sample_rate=16_000)), {}, "hears 16000 Hz, the student 8000 Hz: give"),
         (single, {}, "the teacher Cnn14 is single-label, the student multi-label: give a teacher of the student's"),

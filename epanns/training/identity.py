@@ -1,0 +1,55 @@
+"""What makes two training runs the same run."""
+
+import json
+from typing import Any
+
+from epanns.atomic import sha256_of_json
+from epanns.data.dataset import PackDataset
+from epanns.models.recipe import steps_of
+from epanns.models.tagger import Tagger
+from epanns.models.tensors import weights_digest
+from epanns.training.config import TrainingConfig
+from epanns.training.teacher import sha256_of
+from epanns.training.validation import Validation
+
+# Keys that tell what a network is beside the file it was read from; a recipe has it in its steps.
+OF_NETWORK = ("since", "since_plan_sha256", "weights_sha256")
+
+_MEASURED = ("errors", "held_out", "best_step")  # of a recovery: they may differ in the last digit when it is repeated
+
+
+def identity_of(
+    model: Tagger, dataset: PackDataset, config: TrainingConfig, validation: Validation, teacher: Tagger | None
+) -> dict[str, Any]:
+    """Return what a run is of, as JSON values: settings, clips, validation, teacher, and the network it begins with."""
+    taught = {} if teacher is None else {"teacher_sha256": sha256_of(teacher)}
+    return {
+        "training": config.to_dict(),
+        "data": dataset.identity(),
+        "validation": dict(validation.data),
+        "model": model.spec.to_dict(),
+        "parent_sha256": model.provenance.get("sha256"),
+        **taught,
+        **_beside_the_file(model),
+    }
+
+
+def _beside_the_file(model: Tagger) -> dict[str, Any]:
+    """Return what tells a network from that of its file: nothing for one as it was read.
+
+    Steps are told by their settings, which a repetition of them shares whatever its last digits are. Weights are told
+    where chance made some of them: of a network that was never read, and of a new classifier.
+    """
+    known = model.provenance
+    steps = steps_of(known)[known.get("steps_read", 0) :]
+    since = {
+        f"{number}-{step['step']}": {key: value for key, value in step.items() if key not in ("step", *_MEASURED)}
+        for number, step in enumerate(steps, start=1)
+    }
+    names = {step["step"] for step in steps}
+    told: dict[str, Any] = {"since": json.loads(json.dumps(since))} if since else {}
+    if "prune" in names and known.get("plan"):
+        told["since_plan_sha256"] = sha256_of_json(known["plan"])
+    if not known.get("sha256") or "steps_read" not in known or "transfer" in names:
+        told["weights_sha256"] = weights_digest(model)
+    return told

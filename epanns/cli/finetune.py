@@ -10,7 +10,7 @@ from epanns.cli.options import EXISTING, in_process_group, log
 from epanns.cli.packs import in_order_of
 from epanns.cli.recipe import Recipe, RecipeCommand
 from epanns.cli.train import classes_of, open_training_packs, require_place, run, training_options
-from epanns.cli.yamnet import freeze_option, frozen_in
+from epanns.cli.yamnet import freeze_option, frozen_and_told
 from epanns.errors import ConfigError
 from epanns.training.config import TrainingConfig
 
@@ -53,7 +53,7 @@ def command(
     model = load(checkpoint)
     for assumption in model.provenance.get("assumed", []):
         log(f"{checkpoint}: {assumption}")
-    config = frozen_in(config, freeze_yamnet, by_default=stays_frozen(model.provenance))
+    config = frozen_and_told(config, freeze_yamnet, by_default=stays_frozen(model.provenance))
     train = in_order_of(model, open_training_packs(model.spec.front_end.sample_rate, config=config, **options))
     known = model.labels
     if new_classifier or train.labels.names != known.names:

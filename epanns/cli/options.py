@@ -23,14 +23,23 @@ T = TypeVar("T")
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
+def read_toml(path: Path) -> dict[str, Any]:
+    """Return what a TOML file says.
+
+    Raises:
+        ConfigError: If it cannot be read.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read as TOML ({error})") from error
+
+
 def _fill_defaults(context: click.Context, parameter: click.Parameter, path: Path | None) -> None:
     """Let a TOML file answer options that neither the command line nor the environment gives."""
     if path is None:
         return
-    try:
-        given = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read as TOML ({error})") from error
+    given = read_toml(path)
     known = {_option_name(item): item for item in context.command.params if item.expose_value}
     named = {key.replace("-", "_"): value for key, value in given.items()}
     problems = [f"unknown option {key!r}{did_you_mean(key, known)}" for key in named if key not in known]

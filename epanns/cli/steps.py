@@ -1,7 +1,6 @@
 """Pruning in steps, as options of `epanns prune`, and the fine-tuning between the steps."""
 
 import functools
-import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
@@ -10,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from epanns.cli.options import EXISTING, log
+from epanns.cli.options import EXISTING, log, read_toml
+from epanns.cli.yamnet import frozen_and_told
 from epanns.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -38,8 +38,9 @@ _OPTIONS = (
     click.option(
         "--between",
         type=EXISTING,
-        help="With --steps: TOML file with train, val, iterations or preset, and other options of `epanns finetune`, "
-        "which is run after each cut but the last, in OUT.steps. The same command goes on where it was.",
+        help="With --steps: TOML file of a fine-tuning after each cut but the last, in OUT.steps: the packs train and "
+        "val, and preset or iterations and other training settings of `epanns finetune`; no other options. The same "
+        "command goes on where it was.",
     ),
 )
 
@@ -113,12 +114,15 @@ class Steps:
         from epanns.cli.packs import in_order_of
         from epanns.cli.watching import watching
         from epanns.data.task import refuse_leak, require_same_task
+        from epanns.models.on_yamnet import stays_frozen
         from epanns.models.recipe import steps_of
         from epanns.models.tasks import DECISIVE_SCORES
         from epanns.sweeps.trial import validation_on
         from epanns.training.between import finetuning_between
 
-        packs, config = _read(file)
+        packs, config, frozen = _read(file)
+        by_default = stays_frozen(dense.provenance)
+        config = frozen_and_told(config, frozen, by_default=by_default, remedy=f"freeze_yamnet = false in {file}")
         train, val = (in_order_of(dense, runs.opened(packs[part])) for part in ("train", "val"))
         for pack in (train, val):
             require_same_task(dense, pack)
@@ -169,18 +173,15 @@ class Runs:
     measured: "Iterable[CalibrationBatch] | None" = None
 
 
-def _read(path: Path) -> "tuple[dict[str, list[Path]], TrainingConfig]":
-    """Return the packs and the training of a ``--between`` file.
+def _read(path: Path) -> "tuple[dict[str, list[Path]], TrainingConfig, bool | None]":
+    """Return the packs and the training of a ``--between`` file, and what it says of YAMNet's body, if anything.
 
     Raises:
         ConfigError: If the file cannot be read, or a key is unknown, missing or of the wrong kind.
     """
     from epanns.training.presets import read_training
 
-    try:
-        given = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read as TOML ({error})") from error
+    given = {key.replace("-", "_"): value for key, value in read_toml(path).items()}
     length = () if "preset" in given else ("iterations",)
     if missing := [key for key in ("train", "val", *length) if key not in given]:
         raise ConfigError(f"{path}: {', '.join(missing)} missing: packs to train and validate on, and how long")
@@ -190,10 +191,10 @@ def _read(path: Path) -> "tuple[dict[str, list[Path]], TrainingConfig]":
         if not isinstance(paths, list) or not paths or not all(isinstance(item, str) for item in paths):
             raise ConfigError(f"{path}: {part}={paths!r}: must be the path of a pack, or a list of such")
     try:
-        config = read_training({key.replace("-", "_"): value for key, value in given.items()})
+        config = read_training(given)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
-    return {part: [Path(item) for item in paths] for part, paths in packs.items()}, config
+    return {part: [Path(item) for item in paths] for part, paths in packs.items()}, config, given.get("freeze_yamnet")
 
 
 def steps_options(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -11,7 +11,7 @@ from epanns.cli.options import EXISTING, Decorator, emit, in_process_group, json
 from epanns.cli.packs import in_order_of, open_packs, pack_options, tell_unknown_lengths
 from epanns.cli.recipe import Recipe, RecipeCommand
 from epanns.cli.watching import watching
-from epanns.cli.yamnet import built_on, freeze_option, frozen_in, refuse_contradictions, yamnet_option
+from epanns.cli.yamnet import built_on, freeze_option, frozen_and_told, refuse_contradictions, yamnet_option
 from epanns.distributed import on_rank_zero, rank, restarts
 from epanns.errors import EpannsError, Interrupted, TrainingError
 from epanns.training.config import TrainingConfig
@@ -102,7 +102,7 @@ def command(
 
     refuse_contradictions(yamnet, width=width, freeze=freeze_yamnet)
     require_place(options["out"])
-    config = frozen_in(config, freeze_yamnet, by_default=yamnet is not None)
+    config = frozen_and_told(config, freeze_yamnet, by_default=yamnet is not None)
     train = open_training_packs(spec_of(model, width=width).front_end.sample_rate, config=config, **options)
     torch.manual_seed(derive_seed("weights", config.seed))
     if yamnet is None:

@@ -1,6 +1,5 @@
 """The options of networks that are built on YAMNet's body."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,6 +8,7 @@ import click
 from epanns.cli.options import EXISTING, Decorator, log
 from epanns.errors import ConfigError
 from epanns.training.config import TrainingConfig
+from epanns.training.frozen import frozen_in
 
 if TYPE_CHECKING:
     from epanns.labels import LabelSet
@@ -41,12 +41,14 @@ def built_on(name: str, checkpoint: Path, labels: "LabelSet") -> "Tagger":
     return build_on_yamnet(name, yamnet, labels=labels)
 
 
-def frozen_in(config: TrainingConfig, asked: bool | None, *, by_default: bool) -> TrainingConfig:
-    """Return the settings with YAMNet's body frozen where it is asked for, or by default."""
-    freeze = by_default and not config.freeze_backbone if asked is None else asked
-    if freeze and asked is None:
-        log("YAMNet's body stays frozen; --no-freeze-yamnet lets it learn")
-    return replace(config, freeze_yamnet=freeze)
+def frozen_and_told(
+    config: TrainingConfig, asked: bool | None, *, by_default: bool, remedy: str = "--no-freeze-yamnet"
+) -> TrainingConfig:
+    """Return what `frozen_in` does, and say where a body stays frozen that nobody asked about."""
+    config = frozen_in(config, asked, by_default=by_default)
+    if config.freeze_yamnet and asked is None:
+        log(f"YAMNet's body stays frozen; {remedy} lets it learn")
+    return config
 
 
 def refuse_contradictions(checkpoint: Path | None, *, width: float, freeze: bool | None) -> None:

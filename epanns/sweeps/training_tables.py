@@ -42,7 +42,10 @@ def finetuning(table: Mapping[str, Any], *, seed: int | None = None) -> dict[str
         require_listener(training)
     elif training.teacher_weights:
         raise ConfigError(f"{' and '.join(TEACHER_WEIGHTS)} need a teacher: give teacher = {TEACHER!r}")
-    return {"finetune": training.to_dict(), **({"teacher": teacher} if teacher else {})}
+    settings = training.to_dict()
+    if table.get("freeze_yamnet") is False:  # not the default where the body was frozen before
+        settings["freeze_yamnet"] = False
+    return {"finetune": settings, **({"teacher": teacher} if teacher else {})}
 
 
 def _training_of(table: Mapping[str, Any], seed: int | None) -> TrainingConfig:

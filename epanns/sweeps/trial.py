@@ -19,6 +19,7 @@ from epanns.evaluation.metrics import evaluate
 from epanns.evaluation.predict import EvaluationProtocol, predict
 from epanns.installed import versions
 from epanns.models.checkpoint import load
+from epanns.models.on_yamnet import stays_frozen
 from epanns.models.tagger import Tagger
 from epanns.models.zoo import build_model
 from epanns.pruning.plan import PruningPlan
@@ -34,6 +35,7 @@ from epanns.sweeps.evaluated import recorded_width
 from epanns.sweeps.journal import TrialFolder
 from epanns.sweeps.records import DECISIVE_PACKAGES, RunRecord, Stage
 from epanns.training.config import TrainingConfig
+from epanns.training.frozen import frozen_in
 from epanns.training.loop import finetune
 from epanns.training.running import OnStep, Running
 from epanns.training.validation import Validation
@@ -113,6 +115,8 @@ class _Trial:
         if "finetune" in self.config:
             started = time.perf_counter()
             training = TrainingConfig.from_dict(self.config["finetune"])
+            asked = self.config["finetune"].get("freeze_yamnet")
+            training = frozen_in(training, asked, by_default=stays_frozen(dense.provenance))
             # The control learns from itself as it was.
             teacher = copy.deepcopy(dense) if self.config.get("teacher") == "dense" else None
             model, curve = self._train(model, training, self.folder.path / "finetuned", teacher)

@@ -14,6 +14,8 @@ from epanns.models.checkpoint import load, save_checkpoint
 from epanns.models.on_yamnet import build_on_yamnet
 from epanns.models.shift_norm import ShiftNorm2d
 from epanns.models.zoo import ZOO, build_model
+from epanns.sweeps.experiment import parse_experiment
+from epanns.sweeps.runner import run_experiment
 from tests.conftest import narrow_spec
 
 FRONT_END = FrontEndSpec(8_000, 200, 80, 64, 125, 3_750, kind="yamnet")
@@ -169,3 +171,38 @@ def test_statistics_of_folded_batch_norms_are_not_measured(tiny_packs, rows):
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     model.train()(clips[0])
     assert recalibrate_batch_norm(model, clips) == 4
+
+
+@pytest.fixture
+def frozen(yamnet, tiny_packs, tmp_path) -> Path:
+    """A network whose body was frozen when it was trained."""
+    network = build_on_yamnet("YAMNet_linear", load(yamnet), labels=PackDataset([tiny_packs["train"]]).labels)
+    settings = {"iterations": 1, "seed": 0, "freeze_yamnet": True}
+    save_checkpoint(network, tmp_path / "frozen", recipe={"step": "train", "training": settings})
+    return tmp_path / "frozen"
+
+
+TUNING = "iterations = 1\nbatch_size = 4\nvalidate_every = 1\ncrop_seconds = 0.5\n"
+
+
+@pytest.mark.parametrize(("more", "stays"), [("", True), ("freeze_yamnet = false\n", False)])
+def test_between_cuts_a_frozen_body_stays_frozen(epanns, frozen, tiny_packs, tmp_path, more, stays):
+    file = tmp_path / "between.toml"
+    file.write_text(f'train = "{tiny_packs["train"]}"\nval = "{tiny_packs["val"]}"\n{TUNING}{more}')
+    cuts = ["--ratio", "0.5", "--layers", "layer14.pointwise_conv", "--steps", 2, "--between", file]
+    code, _, err = epanns("prune", frozen, *cuts, "--out", tmp_path / "out")
+    assert code == 0, err
+    assert (f"YAMNet's body stays frozen; freeze_yamnet = false in {file} lets it learn" in err) == stays
+    (_, _, tuned, _) = load(tmp_path / "out").provenance["recipe"]
+    assert tuned["training"].get("freeze_yamnet", False) == stays
+
+
+@pytest.mark.parametrize(("more", "stays"), [("", True), ("freeze_yamnet = false\n", False)])
+def test_in_sweeps_a_frozen_body_stays_frozen(frozen, tiny_packs, tmp_path, more, stays):
+    packs = "\n".join(f'{part} = ["{path}"]' for part, path in tiny_packs.items())
+    data = f'name = "t"\n[data]\nkind = "packs"\n{packs}\nsample_rate = 8000\nseconds = 0.5\n'
+    text = f'{data}[[base]]\ncheckpoint = "{frozen}"\n[grid]\nratio = [0.0]\n[[finetune]]\n{TUNING}{more}'
+    run_experiment(parse_experiment(text, "t.toml"), tmp_path / "out")
+    (tuned,) = (tmp_path / "out").glob("**/finetuned/config.json")
+    training = load(tuned.parent).provenance["recipe"][-1]["training"]
+    assert training.get("freeze_yamnet", False) == stays

@@ -47,7 +47,7 @@ class Block(nn.Module):
 class PannsCnn14(nn.Module):
     """Cnn14; its tensors have the names of the released files, which are those of epanns too."""
 
-    def __init__(self) -> None:
+    def __init__(self, classes: int = CLASSES) -> None:
         super().__init__()
         self.spectrogram_extractor = Spectrogram(
             n_fft=1024, hop_length=320, win_length=1024, window="hann", center=True, pad_mode="reflect",
@@ -64,7 +64,7 @@ class PannsCnn14(nn.Module):
         for number, (channels, width) in enumerate(zip((1, *WIDTHS), WIDTHS, strict=False), start=1):
             self.add_module(f"conv_block{number}", Block(channels, width))
         self.fc1 = nn.Linear(2048, 2048)
-        self.fc_audioset = nn.Linear(2048, CLASSES)
+        self.fc_audioset = nn.Linear(2048, classes)
 
     def forward(self, waveform: Tensor, mixup_lambda: Tensor | None = None) -> dict[str, Tensor]:
         maps = self.logmel_extractor(self.spectrogram_extractor(waveform))

@@ -45,6 +45,38 @@ def rates_in_turn(ours: Callable[[], int], peer: Callable[[], int], repeats: int
     }
 
 
+class Side:
+    """One side of a comparison in a process of its own, idle until it is called: neither has the other's memory."""
+
+    def __init__(self, *arguments: str, threads: int) -> None:
+        """Start this script again with other arguments; it must `serve`."""
+        environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+        command = [sys.executable, sys.argv[0], *arguments]
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+        )
+
+    def __call__(self) -> int:
+        """Let it work once and return how many items it did."""
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._process.stdin.write("go\n")
+        self._process.stdin.flush()
+        answer = self._process.stdout.readline()
+        if not answer:
+            sys.exit(f"{' '.join(map(str, self._process.args))}: exit code {self._process.wait()}")
+        return int(answer)
+
+    def end(self) -> None:
+        """Let the process end."""
+        self._process.communicate()
+
+
+def serve(work: Callable[[], int]) -> None:
+    """Work each time the process at the other end asks, and tell it how many items that were."""
+    for _ in sys.stdin:
+        print(work(), flush=True)
+
+
 def ratio_text(ratio: dict[str, float]) -> str:
     """Return a ratio of `rates_in_turn` in words: ``3.7 x (3.3 to 4.1)``."""
     return f"{ratio['median']:.2g} x ({ratio['min']:.2g} to {ratio['max']:.2g})"

@@ -180,7 +180,8 @@ class LogMel(nn.Module):
             pad_mode="reflect",
             return_complex=True,
         )
-        power = torch.view_as_real(spectrum).square().sum(-1).float()  # (batch, frequency, time)
+        real, imaginary = torch.view_as_real(spectrum).unbind(-1)
+        power = (real.square() + imaginary.square()).float()  # (batch, frequency, time)
         mel = power.transpose(1, 2) @ self.get_buffer("bank")
         return 10.0 * torch.log10(mel.clamp(min=_AMIN))[:, None]  # (batch, 1, time, mel)
 

@@ -16,7 +16,7 @@ from epanns.data.sampler import sequential_batches
 from epanns.data.task import require_same_task
 from epanns.distributed import gather, gather_rows, rank, world_size
 from epanns.errors import CheckpointError, ConfigError, PackError, did_you_mean
-from epanns.models.modes import evaluation_mode
+from epanns.models.modes import channels_last, evaluation_mode
 from epanns.models.pooling import ModelOutput, probabilities_of
 from epanns.models.tagger import Tagger
 from epanns.progress import Progress
@@ -30,6 +30,7 @@ AGGREGATES: dict[str, Callable[[Tensor, Tensor, str], Tensor]] = {
 }
 
 
+_CPU_PASS = 10  # seconds of sound that go through the network at once
 _SHORTEST, _LONGEST = 0.01, 3600  # seconds; beyond, windows are a slip of units and memory or time run out
 
 
@@ -128,7 +129,7 @@ def predict(
         model: Tagger whose classes and sample rate are those of the pack.
         dataset: Clips to score, in their order.
         protocol: Whole clip (default) or windows.
-        batch_size: Clips read at once, and windows in one forward pass.
+        batch_size: Clips read at once, and clips or windows in one forward pass at most.
         workers: Processes that read clips; 0 reads here.
         progress: Told the number of clips done and in all after each batch, of those that this process scores.
 
@@ -148,7 +149,7 @@ def predict(
     target = [torch.empty(0, model.spec.num_classes, dtype=torch.bool)]
     device, n_samples = next(model.parameters()).device, 0
     batches = sequential_batches(len(dataset), batch_size, rank=rank(), world_size=world_size())
-    with evaluation_mode(model), torch.no_grad():
+    with evaluation_mode(model), channels_last(model), torch.no_grad():
         for batch in make_loader(dataset, batches, workers=workers):
             clipwise = _score_batch(model, batch.to(device), protocol or EvaluationProtocol(), batch_size)
             clip_ids += batch.clip_ids
@@ -215,12 +216,24 @@ def score_windows(model: Tagger, clip: Tensor, window: int, hop: int, *, batch_s
     with evaluation_mode(model), torch.no_grad():
         for first in range(0, len(starts), batch_size):
             pieces = [clip[start : start + window] for start in starts[first : first + batch_size]]
-            output: ModelOutput = model(torch.stack(pieces).to(device))
-            scores.append(output["clipwise_output"].cpu())
+            outputs = in_passes(model, torch.stack(pieces).to(device), batch_size)
+            scores += [output["clipwise_output"].cpu() for output in outputs]
     found = torch.cat(scores)
     if not bool(found.isfinite().all()):
         raise CheckpointError(f"{model.spec.name} gives scores that are not finite: its weights are damaged")
     return found
+
+
+def in_passes(model: Tagger, waveform: Tensor, batch_size: int) -> list[ModelOutput]:
+    """Return the outputs of ``(clips, samples)``, the clips of one forward pass after those of the other.
+
+    On a CPU a pass is ten seconds of sound, however large the batch: the maps of more leave its caches, and take up to
+    twice as long. Elsewhere it is `batch_size` clips.
+    """
+    if waveform.device.type == "cpu":
+        seconds = waveform.shape[1] / model.spec.front_end.sample_rate
+        batch_size = max(1, min(batch_size, round(_CPU_PASS / seconds)))
+    return [model(clips) for clips in torch.split(waveform, batch_size)]
 
 
 def _score_batch(model: Tagger, batch: ClipBatch, protocol: EvaluationProtocol, batch_size: int) -> Tensor:
@@ -231,16 +244,16 @@ def _score_batch(model: Tagger, batch: ClipBatch, protocol: EvaluationProtocol, 
         scores = waveform.new_empty(len(batch), model.spec.num_classes)
         for length in sorted(set(lengths.tolist())):
             equal = lengths == length
-            scores[equal] = model(waveform[equal, :length])["clipwise_output"]
+            outputs = in_passes(model, waveform[equal, :length], batch_size)
+            scores[equal] = torch.cat([output["clipwise_output"] for output in outputs])
         return scores
     if protocol.window is None:
-        output: ModelOutput = model(waveform)
-        return output["clipwise_output"]
+        return torch.cat([output["clipwise_output"] for output in in_passes(model, waveform, batch_size)])
     rate = model.spec.front_end.sample_rate
     window = max(1, round(protocol.window * rate))
     hop = window if protocol.hop is None else max(1, round(protocol.hop * rate))
     clips = [cut_windows(clip[:length], window, hop) for clip, length in zip(waveform, lengths.tolist(), strict=True)]
-    outputs: list[ModelOutput] = [model(windows) for windows in torch.split(torch.cat(clips), batch_size)]
+    outputs = in_passes(model, torch.cat(clips), batch_size)
     counts = [len(windows) for windows in clips]
     logits = torch.split(torch.cat([output["clipwise_logits"] for output in outputs]), counts)
     probabilities = torch.split(torch.cat([output["clipwise_output"] for output in outputs]), counts)

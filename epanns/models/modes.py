@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import torch
 from torch import nn
 
 
@@ -26,6 +27,21 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
     with modes_restored(model):
         model.eval()
         yield
+
+
+@contextmanager
+def channels_last(model: nn.Module) -> Iterator[None]:
+    """Keep the weights of two-dimensional convolutions in channels-last format, in which they are faster.
+
+    They are the same numbers in another order in memory; afterwards they lie as they did.
+    """
+    before = [(parameter, parameter.data) for parameter in model.parameters() if parameter.dim() == 4]
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    try:
+        yield
+    finally:
+        for parameter, data in before:
+            parameter.data = data
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from epanns.audio.frontend import FrontEndSpec
 from epanns.data.dataset import ClipBatch, PackDataset
 from epanns.errors import CheckpointError, ConfigError, PackError
+from epanns.evaluation import predict as predict_module
 from epanns.evaluation.predict import EvaluationProtocol, cut_windows, predict, window_starts
 from epanns.labels import LabelSet
 from epanns.models.cnn import Cnn
@@ -235,3 +236,33 @@ def test_a_single_label_network_refuses_clips_of_no_or_several_classes(tiny_pack
     message = f"{(counts != 1).sum()} of 20 clips of synthetic have no class or several, first {clip!r} with "
     with pytest.raises(ConfigError, match=re.escape(f"{message}{counts[first]}: a single-label network needs")):
         predict(model, dataset)
+
+
+def test_a_network_lies_in_memory_as_before(tiny_spec, tiny_packs):
+    dataset = PackDataset([tiny_packs["val"]])
+    model = Cnn(tiny_spec, dataset.labels)
+    seen = []
+    model.conv_block2.conv1.register_forward_pre_hook(lambda layer, _: seen.append(layer.weight.stride()))
+    before = {name: (parameter.data_ptr(), parameter.stride()) for name, parameter in model.named_parameters()}
+    predict(model, dataset)
+    assert {name: (parameter.data_ptr(), parameter.stride()) for name, parameter in model.named_parameters()} == before
+    assert seen[0] == model.conv_block2.conv1.weight.to(memory_format=torch.channels_last).stride()
+    assert seen[0] != model.conv_block2.conv1.weight.stride()
+
+
+@pytest.mark.parametrize(
+    "protocol",
+    [None, EvaluationProtocol(own_length=True), EvaluationProtocol(window=2.0, hop=1.0)],
+    ids=["whole", "own length", "windows"],
+)
+def test_a_pass_on_a_cpu_is_ten_seconds_of_sound(tiny_spec, tiny_packs, protocol, monkeypatch):
+    dataset = PackDataset([tiny_packs["val"]])
+    model, heard = Cnn(tiny_spec, dataset.labels), []
+    model.register_forward_pre_hook(lambda module, arguments: heard.append(arguments[0].shape))
+    whole = predict(model, dataset, protocol, batch_size=20)
+    assert max(n_clips * samples for n_clips, samples in heard) <= 10.5 * 8_000
+    monkeypatch.setattr(predict_module, "_CPU_PASS", 0.001)
+    heard.clear()
+    single = predict(model, dataset, protocol, batch_size=20)
+    assert {n_clips for n_clips, _ in heard} == {1}
+    np.testing.assert_allclose(single.scores, whole.scores, atol=1e-6)

@@ -3,9 +3,9 @@
     PYTHONPATH=PLACE_OF_TORCHLIBROSA python benchmarks/train_step.py [--rounds 5] [--steps 2] [--threads 2]
 
 The peer, `panns_loop.py`, computes in float32 in contiguous memory behind torchlibrosa's front end; ours in bfloat16
-and in float32. Both see the same clips, mix them in pairs and mask stripes; a batch is the clips the loss sees, twice as
-many are heard. Each side is a process of its own. Before anything is measured, both networks score clips with the same
-weights.
+and in float32. Both see the same clips, mix them in pairs and mask stripes; a batch is the clips the loss sees, twice
+as many are heard. Each side is a process of its own. Before anything is measured, both networks score clips with the
+same weights.
 """
 
 import argparse

@@ -15,6 +15,7 @@ import click
 
 from epanns.distributed import process_group, rank, started_by_torchrun
 from epanns.errors import ConfigError, EpannsError, did_you_mean
+from epanns.heap import keep_freed_memory
 
 EXISTING = click.Path(exists=True, path_type=Path)
 PATH = click.Path(path_type=Path)
@@ -119,6 +120,7 @@ def in_process_group(function: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(function)
     def run(*, device: str, **options: Any) -> None:
+        keep_freed_memory()
         with process_group(torch_device(device)) as own:
             function(device=own, **options)
 

@@ -30,7 +30,7 @@ AGGREGATES: dict[str, Callable[[Tensor, Tensor, str], Tensor]] = {
 }
 
 
-_CPU_PASS = 10  # seconds of sound that go through the network at once
+_CPU_PASS = 20  # seconds of sound that go through the network at once
 _SHORTEST, _LONGEST = 0.01, 3600  # seconds; beyond, windows are a slip of units and memory or time run out
 
 
@@ -227,8 +227,8 @@ def score_windows(model: Tagger, clip: Tensor, window: int, hop: int, *, batch_s
 def in_passes(model: Tagger, waveform: Tensor, batch_size: int) -> list[ModelOutput]:
     """Return the outputs of ``(clips, samples)``, the clips of one forward pass after those of the other.
 
-    On a CPU a pass is ten seconds of sound, however large the batch: the maps of more leave its caches, and take up to
-    twice as long. Elsewhere it is `batch_size` clips.
+    On a CPU a pass is twenty seconds of sound, however large the batch: the maps of more leave its caches, and take up
+    to twice as long. Elsewhere it is `batch_size` clips.
     """
     if waveform.device.type == "cpu":
         seconds = waveform.shape[1] / model.spec.front_end.sample_rate

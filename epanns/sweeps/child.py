@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 from epanns.errors import Interrupted
+from epanns.heap import keep_freed_memory
 from epanns.sweeps.journal import TrialFolder
 
 _WATCH_SECONDS = 0.5
@@ -19,6 +20,7 @@ def main(folder: Path) -> int:
 
     from epanns.sweeps.runner import attempt
 
+    keep_freed_memory()
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     try:
         return 0 if attempt(TrialFolder(folder)) else 1

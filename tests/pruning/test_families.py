@@ -223,12 +223,12 @@ IN_ANOTHER_PROCESS = """
 import sys, torch, epanns
 from pathlib import Path
 for folder in map(Path, sys.argv[1:]):
-    example, logits = torch.load(folder.with_suffix(".pt"), weights_only=True)
+    inputs, logits = torch.load(folder.with_suffix(".pt"), weights_only=True)
     model = epanns.load(folder)
     twice, _ = epanns.prune(model, ratio=0.5)
     epanns.save(twice, folder.with_suffix(".twice"))
     with torch.no_grad():
-        assert torch.equal(model.forward_inputs((example,))["clipwise_logits"], logits), folder
+        assert torch.equal(model.forward_inputs(inputs)["clipwise_logits"], logits), folder
 """
 
 
@@ -239,9 +239,8 @@ def test_saved_and_loaded_in_another_process_and_pruned_again(tmp_path):
         pruned, _ = prune(model, ratio=0.25)
         save(pruned, folder)
         with torch.no_grad():
-            torch.save(
-                (noise(model)[0], pruned.forward_inputs(noise(model))["clipwise_logits"]), folder.with_suffix(".pt")
-            )
+            inputs = noise(model)
+            torch.save((inputs, pruned.forward_inputs(inputs)["clipwise_logits"]), folder.with_suffix(".pt"))
     subprocess.run([sys.executable, "-c", IN_ANOTHER_PROCESS, *map(str, folders)], check=True)
     for folder, model in folders.items():
         twice = load(folder.with_suffix(".twice"))

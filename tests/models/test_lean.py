@@ -128,7 +128,9 @@ def test_a_clip_scores_what_its_windows_do_under_the_papers_protocol(name, sampl
         windows = cut_windows(clip[1], 16_000, 8_000)
         expected, found = model(windows), model(clip)
     for key in ("clipwise_output", "embedding"):
-        torch.testing.assert_close(found[key][1], expected[key].mean(0), rtol=1e-5, atol=1e-6)
+        # Rounding is larger on some processors: the norms are fitted to few clips. The windows differ by far more.
+        assert samples == 16_000 or expected[key].std(0).max() > 0.02
+        torch.testing.assert_close(found[key][1], expected[key].mean(0), rtol=1e-3, atol=1e-4)
     torch.testing.assert_close(found["clipwise_logits"].sigmoid(), found["clipwise_output"])
 
 

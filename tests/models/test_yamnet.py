@@ -102,7 +102,9 @@ def test_a_clip_scores_the_mean_of_its_patches():
         patches = [model(waveform[:, start : start + 15_600]) for start in (0, 7_680, 15_360)]
         clip = model(waveform)
     for key in ("clipwise_output", "embedding"):
-        torch.testing.assert_close(clip[key], torch.stack([patch[key] for patch in patches]).mean(0))
+        heard = torch.stack([patch[key] for patch in patches])
+        assert heard.std(0).max() > 0.02
+        torch.testing.assert_close(clip[key], heard.mean(0), rtol=1e-3, atol=1e-4)
 
 
 def test_one_of_several_classes_is_scored_by_the_mean_of_softmaxes():

@@ -1,6 +1,6 @@
 """Clips scored by Cnn14 on a CPU, against PANNs' evaluation loop on the same clips.
 
-    PYTHONPATH=PLACE_OF_TORCHLIBROSA python benchmarks/evaluate_cpu.py [--rounds 7] [--clips 16] [--threads 2]
+    PYTHONPATH=PLACE_OF_TORCHLIBROSA python benchmarks/evaluate_cpu.py [--rounds 7] [--clips 64] [--threads 2]
 
 Both read int16 clips from a file and score them in float32, in batches of one size. The peer is `forward` of PANNs'
 evaluator with their Cnn14, see `panns_loop.py`. Each side is a process of its own, with the same weights; before
@@ -34,7 +34,7 @@ def main() -> None:
     parser.add_argument("--side", choices=("ours", "peer"), help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--clips", type=int, default=16, help="in a round")
+    parser.add_argument("--clips", type=int, default=64, help="in a round")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--seconds", type=float, default=5.0)

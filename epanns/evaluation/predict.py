@@ -16,6 +16,7 @@ from epanns.data.sampler import sequential_batches
 from epanns.data.task import require_same_task
 from epanns.distributed import gather, gather_rows, rank, world_size
 from epanns.errors import CheckpointError, ConfigError, PackError, did_you_mean
+from epanns.models.folding import batch_norms_folded
 from epanns.models.modes import channels_last, evaluation_mode
 from epanns.models.pooling import ModelOutput, probabilities_of
 from epanns.models.tagger import Tagger
@@ -149,7 +150,7 @@ def predict(
     target = [torch.empty(0, model.spec.num_classes, dtype=torch.bool)]
     device, n_samples = next(model.parameters()).device, 0
     batches = sequential_batches(len(dataset), batch_size, rank=rank(), world_size=world_size())
-    with evaluation_mode(model), channels_last(model), torch.no_grad():
+    with evaluation_mode(model), channels_last(model), batch_norms_folded(model), torch.no_grad():
         for batch in make_loader(dataset, batches, workers=workers):
             clipwise = _score_batch(model, batch.to(device), protocol or EvaluationProtocol(), batch_size)
             clip_ids += batch.clip_ids

@@ -29,14 +29,14 @@ class Convolution(nn.Conv2d):
             precision = torch.get_autocast_dtype("cpu")
             input, weight = input.to(precision), weight.to(precision)
         output = _NarrowConvolution.apply(input, weight)  # type: ignore[no-untyped-call]
-        return output
+        return output if bias is None else output + bias.to(output.dtype)[:, None, None]
 
     @property
     def _is_plain(self) -> bool:
         """Whether it is an odd square kernel with "same" padding and nothing special."""
         size = self.kernel_size[0]
         return (
-            (self.bias, self.groups, self.stride, self.dilation) == (None, 1, (1, 1), (1, 1))
+            (self.groups, self.stride, self.dilation) == (1, (1, 1), (1, 1))
             and self.kernel_size == (size, size)
             and self.padding == (size // 2, size // 2)
             and self.padding_mode == "zeros"

@@ -68,6 +68,18 @@ def test_the_layer_goes_that_way_for_narrow_maps_alone(calls, memory_format):
     assert layer(maps.to(memory_format=LAST)).is_contiguous(memory_format=LAST)
 
 
+def test_a_bias_is_added(calls):
+    layer = Convolution(16, 128, 3, padding=1)
+    maps = torch.randn(2, 16, 7, 2, requires_grad=True)
+    made = layer(maps)
+    torch.testing.assert_close(made, F.conv2d(maps, layer.weight, layer.bias, padding=1), rtol=1e-5, atol=1e-5)
+    made.sum().backward()
+    torch.testing.assert_close(layer.bias.grad, torch.full((128,), 2.0 * 7 * 2))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert layer(maps).dtype == torch.bfloat16
+    assert len(calls) == 2
+
+
 def test_what_decides_is_how_much_there_is_to_do():
     narrow, wide = torch.empty(8, 1024, 31, 4), torch.empty(8, 1024, 62, 8)
     assert is_narrow(narrow, torch.empty(1024, 1024, 3, 3))
@@ -84,7 +96,6 @@ def test_what_decides_is_how_much_there_is_to_do():
     [
         {"stride": (1, 2)},
         {"groups": 2},
-        {"bias": True},
         {"padding": (0, 1)},
         {"dilation": (2, 1), "padding": (2, 1)},
         {"kernel_size": (3, 1), "padding": (1, 0)},

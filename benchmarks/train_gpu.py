@@ -1,6 +1,6 @@
 """Training Cnn14 on one GPU: what share of its bfloat16 matrix rate the network's multiplications reach.
 
-    python benchmarks/train_gpu.py [--batch-size 128] [--iterations 60] [--workers 8]
+    python benchmarks/train_gpu.py [--batch-size 128] [--iterations 60] [--workers 8] [--compile]
     python benchmarks/train_gpu.py --device cpu --width 0.03 --batch-size 2 --iterations 4 --clips 20 --matrix 256
 
 The real loop on a pack of generated sound: 10 s clips, mixup, SpecAugment, bfloat16, channels-last. A multiplication
@@ -60,9 +60,10 @@ def main() -> None:
         sys.stdout.write(f"{asked.device}: {result['headline']}; nothing is saved without a GPU\n")
         return
     result["gpu"] = torch.cuda.get_device_name()
+    compiled = ", compiled" if asked.compile else ""
     record.save(
         "train_gpu",
-        what=f"training Cnn14 on one {result['gpu']}: {asked.batch_size} clips of 10 s a step, bfloat16",
+        what=f"training Cnn14 on one {result['gpu']}: {asked.batch_size} clips of 10 s a step, bfloat16{compiled}",
         against="the bfloat16 matrix rate measured in the same run",
         target=f">= {LEAST_SHARE:.0%} of it, < {MOST_WAITING:.0%} of the time waiting for data",
         met=share >= LEAST_SHARE and waiting < MOST_WAITING,
@@ -77,7 +78,8 @@ def options() -> argparse.Namespace:
     parser.add_argument("--width", type=float, default=1.0)
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--iterations", type=int, default=60, help="the first quarter warms up")
-    parser.add_argument("--workers", type=int, default=0)
+    parser.add_argument("--workers", type=int, default=8)
+    parser.add_argument("--compile", action="store_true", help="with torch.compile")
     parser.add_argument("--clips", type=int, default=600)
     parser.add_argument("--matrix", type=int, default=8192, help="rows and columns")
     return parser.parse_args()
@@ -105,6 +107,7 @@ def trained(model: Tagger, dataset: PackDataset, out: Path, asked: argparse.Name
         batch_size=asked.batch_size,
         validate_every=asked.iterations,
         precision="bfloat16",
+        compile=asked.compile,
         sampler="shuffled",
     )
     constant: Any = Validation(lambda _: {"mAP": 0.0}, {})

@@ -8,6 +8,7 @@ part is in. Inside `clip_draws` each clip draws from a seed of its own::
     two parts       | clip 0  clip 1 | clip 2  clip 3 |     the same masks
 """
 
+import functools
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -94,10 +95,14 @@ class _ClipDraws:
         self._n_clips = len(seeds)
         if not self._n_clips:
             raise ConfigError("clip_draws without a seed: give one for each clip of the batch")
-        # A generator goes on where the dropout before ended, so that two layers of one shape have different masks.
-        self._generators = [numpy_generator("dropout", seed) for seed in seeds]
+        self._seeds = list(seeds)
         numbers = [numpy_generator("uniforms", seed).random(MOST_UNIFORMS) for seed in seeds]
         self.uniforms = torch.from_numpy(np.stack(numbers))
+
+    @functools.cached_property
+    def _generators(self) -> list[np.random.Generator]:
+        """One for each clip; it goes on where the dropout before ended, so that layers of one shape differ in masks."""
+        return [numpy_generator("dropout", seed) for seed in self._seeds]
 
     def every(self, n_clips: int) -> int:
         """Return 1 where a batch has a clip for each seed, 2 where pairs were mixed."""

@@ -15,7 +15,7 @@ REPOSITORY = Path(__file__).parents[1]
 def test_training_on_a_gpu_is_measured_in_small_on_the_cpu():
     """The rate, the share and the waiting come from a real run; nothing is recorded without a GPU."""
     command = [sys.executable, "benchmarks/train_gpu.py", "--device", "cpu", "--width", "0.03", "--batch-size", "2"]
-    command += ["--iterations", "4", "--clips", "20", "--matrix", "256"]
+    command += ["--iterations", "4", "--clips", "20", "--matrix", "256", "--workers", "1"]
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
     ended = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr

@@ -29,7 +29,9 @@ class SpecAugmenter(nn.Module):
         time_width, mel_width = min(self.time_width, frames // 2), min(self.mel_width, bins // 2)
         drawn = clip_uniforms(len(logmel), 4 * self.stripes)
         if drawn is not None:
-            of_time, of_mel = drawn.to(logmel.device).view(len(logmel), 2, self.stripes, 2).unbind(dim=1)
+            of_time, of_mel = (
+                drawn.to(logmel.device, non_blocking=True).view(len(logmel), 2, self.stripes, 2).unbind(dim=1)
+            )
             masked = _in_stripes(of_time, time_width, frames)[:, None, :, None]
             return logmel.masked_fill(masked | _in_stripes(of_mel, mel_width, bins)[:, None, None, :], 0.0)
         from torchaudio.functional import mask_along_axis_iid

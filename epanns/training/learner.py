@@ -76,15 +76,26 @@ class Learner:
         self.places = own_places(config)
 
     @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return next(self.model.parameters()).device
+
+    @property
     def scored(self) -> Tagger:
         """The network to score and to keep: the average of the weights, or the weights."""
         return self.model if self.average is None else self.average.network
 
-    def step(self, batch: ClipBatch, step: int) -> StepOutcome:
+    def step(self, batch: ClipBatch, step: int, meanwhile: Callable[[], None] = lambda: None) -> StepOutcome:
         """Do optimisation step `step` (from 0) on those of the clips drawn for it that are this process's.
 
         Every random number is a pure function of the seed, of `step` and of a clip's place in the batch of all
         processes, or of this process's rank where torch draws for a whole batch, as it does on a GPU.
+
+        Args:
+            batch: The clips.
+            step: Decides the random numbers and the learning rate.
+            meanwhile: Called when the device has been given all work up to the gradients, before their norm is waited
+                for.
         """
         config = self.config
         torch.manual_seed(derive_seed("step", config.seed, step, rank()))
@@ -93,9 +104,10 @@ class Learner:
         head_alone = only_classifier_learns(self.model, step < config.head_iterations)
         with head_alone, _statistics_kept(self.model) as restore, synchronised_batch_norms(self.model):
             set_learning_mode(self.model, spec_augment=config.spec_augment)
-            own_loss = sum(self._backward(part) for part in self._parts(batch, step))
-            loss = float(total(torch.tensor(own_loss, dtype=torch.float64))) / world_size()
-            norm = self._gradient_norm()
+            own_loss = torch.stack([self._backward(part) for part in self._parts(batch, step)]).double().sum()
+            own_norm = self._gradient_norm()
+            meanwhile()
+            loss, norm = torch.stack([total(own_loss) / world_size(), own_norm.double()]).tolist()
             skipped = not (math.isfinite(loss) and math.isfinite(norm))
             if skipped:
                 restore()
@@ -118,13 +130,13 @@ class Learner:
             pairs = None if mixing is None else mixing[first // 2 : end // 2]
             yield _Part(batch.part(first, end), seeds[first:end], pairs, is_last=end == len(batch))
 
-    def _backward(self, part: "_Part") -> float:
-        """Add a part's share of the gradient and return its share of the loss."""
-        device = next(self.model.parameters()).device
-        on_device, mixup_lambda = part.clips.to(device), part.mixup_lambda
+    def _backward(self, part: "_Part") -> Tensor:
+        """Add a part's share of the gradient and return its share of the loss, a number on the device."""
+        device, mixup_lambda = self.device, part.mixup_lambda
+        on_device = part.clips.to(device)
         target = on_device.float_target()
         if mixup_lambda is not None:
-            mixup_lambda = mixup_lambda.to(device)
+            mixup_lambda = mixup_lambda.to(device, non_blocking=True)
             target = mix_target(target, mixup_lambda)
         waveform = on_device.float_waveform()
         network = self._shared.now()
@@ -137,15 +149,15 @@ class Learner:
                 loss = lesson.loss(loss, output)
             loss = loss / self.config.accumulate
             loss.backward()  # type: ignore[no-untyped-call]
-        return float(loss.detach())
+        return loss.detach()
 
-    def _gradient_norm(self) -> float:
+    def _gradient_norm(self) -> Tensor:
         """Return the norm of the gradient, and scale the gradient down where that is too high."""
         learning = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         norm = nn.utils.get_total_norm([each.grad for each in learning if each.grad is not None])
         if self.config.clip_norm:
             nn.utils.clip_grads_with_norm_(learning, self.config.clip_norm, norm)
-        return float(norm)
+        return norm
 
     def state_dict(self) -> dict[str, Any]:
         """Return weights, moments and average, to be saved.

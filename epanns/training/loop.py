@@ -17,6 +17,7 @@ from epanns.signals import noticing_signals
 from epanns.training.config import TrainingConfig
 from epanns.training.folder import RunFolder
 from epanns.training.identity import identity_of
+from epanns.training.kernels import kernels_tried_out
 from epanns.training.learner import Learner
 from epanns.training.memory import memory_errors_told
 from epanns.training.parallel import own_places
@@ -95,7 +96,7 @@ def finetune(
     with _opened(folder) as ended, random_state_kept(device), noticing_signals() as stop:
         if ended is not None:
             return TrainingResult(**ended)
-        with memory_errors_told(config, folder.kept):
+        with memory_errors_told(config, folder.kept), kernels_tried_out():
             run = Run(Learner(model, config, taught_by), folder, validation, running)
             with run.logging():
                 run.to_the_end(dataset, stop)

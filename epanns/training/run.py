@@ -2,7 +2,7 @@
 
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 
 from epanns.data.dataset import ClipBatch, PackDataset
@@ -12,6 +12,7 @@ from epanns.distributed import any_of, gather, on_rank_zero, world_size
 from epanns.errors import Interrupted, TrainingError
 from epanns.models.tasks import DECISIVE_SCORES
 from epanns.signals import Stopped, StopRequest
+from epanns.training.ahead import BatchesAhead
 from epanns.training.events import event_log
 from epanns.training.folder import RunFolder
 from epanns.training.learner import Learner
@@ -72,8 +73,9 @@ class Run:
             self.validate(stop)
         heard = dataset.with_crop(self.config.crop)
         with closing(make_loader(heard, self._batches(dataset), workers=self.running.workers)) as batches:
-            for batch in self._waiting_for(batches):
-                self.step(batch)
+            ahead = BatchesAhead(batches, self.learner.device)
+            for batch in self._waiting_for(ahead):
+                self.step(batch, ahead.fetch)
                 if self.is_to_validate:
                     self.validate(stop)
                 elif self.state.step % self.running.save_every == 0:
@@ -101,22 +103,22 @@ class Run:
         with event_log(self.folder.path, first, wanted=self.running.tensorboard) as self.log:
             yield
 
-    def _waiting_for(self, batches: Iterator[ClipBatch]) -> Iterator[ClipBatch]:
+    def _waiting_for(self, ahead: BatchesAhead) -> Iterator[ClipBatch]:
         """Pass batches on and count the time until they come."""
         while True:
             started = time.perf_counter()
-            batch = next(batches, None)
-            waited = time.perf_counter() - started
-            self.state.seconds, self.state.data_seconds = self.state.seconds + waited, self.state.data_seconds + waited
+            batch = next(ahead, None)
+            self.state.seconds += time.perf_counter() - started
+            self.state.data_seconds, ahead.waited = self.state.data_seconds + ahead.waited, 0.0
             if batch is None:
                 return
             yield batch
 
-    def step(self, batch: ClipBatch) -> None:
+    def step(self, batch: ClipBatch, meanwhile: Callable[[], None]) -> None:
         """Do one optimisation step."""
         started = time.perf_counter()
         state = self.state
-        outcome = self.learner.step(batch, state.step)
+        outcome = self.learner.step(batch, state.step, meanwhile)
         if outcome.skipped and state.skipped_in_a_row + 1 >= MOST_SKIPPED:
             self._give_up(batch)
         state.step += 1

@@ -193,3 +193,17 @@ def test_a_step_counts_as_writing_to_the_weights(make_learner, train):
     learner.step(batch_of(train, CONFIG), 0)
     after = versions_of(learner.model)
     assert all(after[name] > before[name] for name, weight in learner.model.named_parameters() if weight.requires_grad)
+
+
+def test_what_is_done_meanwhile_comes_between_gradients_and_step(make_learner, train):
+    """A GPU computes the gradients then; on a CPU they are there."""
+    learner, seen = make_learner(), []
+    before = learner.model.fc_audioset.weight.detach().clone()
+
+    def meanwhile() -> None:
+        weight = learner.model.fc_audioset.weight
+        seen.append((weight.grad is not None, torch.equal(weight, before)))
+
+    learner.step(batch_of(train, CONFIG), 0, meanwhile)
+    assert seen == [(True, True)]
+    assert not torch.equal(learner.model.fc_audioset.weight, before)

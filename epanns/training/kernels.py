@@ -1,0 +1,21 @@
+"""Which of a GPU's kernels compute the convolutions."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+
+@contextmanager
+def kernels_tried_out() -> Iterator[None]:
+    """Let cuDNN try its kernels for each shape of maps and take the fastest one, where there is a GPU.
+
+    The shapes of a run are always the same ones. Which kernel is the fastest may change from run to run, and with it
+    the rounding; on a GPU runs do not end with the same bytes anyway, since kernels add up in any order.
+    """
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = True
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before

@@ -16,7 +16,8 @@ class BatchesAhead:
     it has been given its work: then `fetch` reads the next batch and copies it there, beside the computation.
 
     Attributes:
-        waited: Seconds in which nothing was done but to wait for clips; to be read and set back.
+        waited: Seconds in which nothing was done but to wait for clips; to be read and set back. Of a GPU that ends its
+            work while a batch is read, the whole reading counts: it is never too little.
     """
 
     def __init__(self, batches: Iterator[ClipBatch], device: torch.device) -> None:

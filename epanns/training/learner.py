@@ -94,8 +94,7 @@ class Learner:
         Args:
             batch: The clips.
             step: Decides the random numbers and the learning rate.
-            meanwhile: Called when the device has been given all work up to the gradients, before their norm is waited
-                for.
+            meanwhile: Called when the device has been given all work up to the gradients, before it is waited for.
         """
         config = self.config
         torch.manual_seed(derive_seed("step", config.seed, step, rank()))
@@ -105,9 +104,9 @@ class Learner:
         with head_alone, _statistics_kept(self.model) as restore, synchronised_batch_norms(self.model):
             set_learning_mode(self.model, spec_augment=config.spec_augment)
             own_loss = torch.stack([self._backward(part) for part in self._parts(batch, step)]).double().sum()
-            own_norm = self._gradient_norm()
+            found = torch.stack([total(own_loss) / world_size(), self._gradient_norm().to(own_loss)])
             meanwhile()
-            loss, norm = torch.stack([total(own_loss) / world_size(), own_norm.double()]).tolist()
+            loss, norm = found.tolist()  # here a GPU is waited for
             skipped = not (math.isfinite(loss) and math.isfinite(norm))
             if skipped:
                 restore()

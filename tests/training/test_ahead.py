@@ -122,3 +122,13 @@ def test_kernels_are_tried_out_inside_alone():
         assert torch.backends.cudnn.benchmark
         raise PackError("damaged")
     assert not torch.backends.cudnn.benchmark
+
+
+def test_no_kernel_is_tried_out_for_whoever_wants_the_same_bytes(monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
+    with kernels_tried_out():
+        assert not torch.backends.cudnn.benchmark
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", False)
+    monkeypatch.setattr(torch, "are_deterministic_algorithms_enabled", lambda: True)
+    with kernels_tried_out():
+        assert not torch.backends.cudnn.benchmark

@@ -26,8 +26,8 @@ from epanns.data.synthetic import SyntheticSettings, make_synthetic
 from epanns.models.tagger import Tagger
 from epanns.models.zoo import build_model
 from epanns.training.config import TrainingConfig
-from epanns.training.loop import finetune
-from epanns.training.running import Running
+from epanns.training.finetune import finetune
+from epanns.training.run_options import RunOptions
 from epanns.training.state import TrainingState
 from epanns.training.validation import Validation
 
@@ -111,7 +111,9 @@ def trained(model: Tagger, dataset: PackDataset, out: Path, asked: argparse.Name
         sampler="shuffled",
     )
     constant: Any = Validation(lambda _: {"mAP": 0.0}, {})
-    finetune(model, dataset, config, out, validation=constant, running=Running(workers=asked.workers, on_step=on_step))
+    finetune(
+        model, dataset, config, out, validation=constant, options=RunOptions(workers=asked.workers, on_step=on_step)
+    )
     (started, busy, waited), (ended, busy_at_last, waited_at_last) = marks
     clips = asked.batch_size * (asked.iterations - warm)
     return clips / (ended - started), (waited_at_last - waited) / max(busy_at_last - busy, 1e-9)

@@ -32,8 +32,8 @@ from epanns.models.tagger import Tagger
 from epanns.models.zoo import build_model, spec_of
 from epanns.sweeps.trial import validation_on
 from epanns.training.config import TrainingConfig
-from epanns.training.loop import Validation, finetune
-from epanns.training.running import Running
+from epanns.training.finetune import Validation, finetune
+from epanns.training.run_options import RunOptions
 from epanns.training.state import TrainingState
 from epanns.training.synchronised import synchronised_batch_norms
 from tests.conftest import narrow_spec
@@ -222,7 +222,7 @@ def trained(packs: Path, case: str, out: Path, **how: Any) -> Tagger:
     if config.distil_weight:
         teacher = network(name, data.labels)
         nn.init.normal_(teacher.fc_audioset.weight)
-    finetune(model, data, config, out, validation=validation_on(val), running=Running(**how), teacher=teacher)
+    finetune(model, data, config, out, validation=validation_on(val), options=RunOptions(**how), teacher=teacher)
     return model
 
 

@@ -142,7 +142,7 @@ class Steps:
                 train,
                 config,
                 validation=validation_on(val),
-                running=watch.running(),
+                options=watch.run_options(),
                 teacher=dense if config.teacher_weights else None,
             )
 

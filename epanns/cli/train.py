@@ -16,12 +16,12 @@ from epanns.distributed import on_rank_zero, rank, restarts
 from epanns.errors import EpannsError, Interrupted, TrainingError
 from epanns.training.config import TrainingConfig
 from epanns.training.metrics import CURVE, TABLE
-from epanns.training.running import SAVE_EVERY
+from epanns.training.run_options import SAVE_EVERY
 
 if TYPE_CHECKING:
     from epanns.data.dataset import PackDataset
     from epanns.models.tagger import Tagger
-    from epanns.training.loop import TrainingResult
+    from epanns.training.finetune import TrainingResult
 
 # From random weights there is no backbone to spare.
 _RECIPE = Recipe(
@@ -157,8 +157,8 @@ def run(
     from epanns.data.task import refuse_leak, require_same_task
     from epanns.sweeps.trial import validation_on
     from epanns.training.events import require_tensorboard
+    from epanns.training.finetune import finetune
     from epanns.training.folder import start_over
-    from epanns.training.loop import finetune
     from epanns.training.teacher import teacher_of
 
     if tensorboard:
@@ -184,7 +184,7 @@ def run(
             config,
             out,
             validation=validation_on(val),
-            running=watch.running(workers=workers, save_every=save_every, tensorboard=tensorboard),
+            options=watch.run_options(workers=workers, save_every=save_every, tensorboard=tensorboard),
             teacher=teacher,
         )
     emit(

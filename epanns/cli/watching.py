@@ -13,7 +13,7 @@ from epanns.training.config import TrainingConfig
 from epanns.training.metrics import scores_of
 
 if TYPE_CHECKING:
-    from epanns.training.running import Running
+    from epanns.training.run_options import RunOptions
     from epanns.training.state import TrainingState
 
 
@@ -71,11 +71,11 @@ class Watch:
         self._state: TrainingState | None = None
         self._pace = Pace(config, clock)
 
-    def running(self, **settings: Any) -> "Running":
-        """Return how a run is carried out, with these settings of `Running`, that is watched here."""
-        from epanns.training.running import Running
+    def run_options(self, **settings: Any) -> "RunOptions":
+        """Return how a run is carried out, with these settings of `RunOptions`, that is watched here."""
+        from epanns.training.run_options import RunOptions
 
-        return Running(on_step=self.on_step, on_validation=self.on_validation, tell=self.tell, **settings)
+        return RunOptions(on_step=self.on_step, on_validation=self.on_validation, tell=self.tell, **settings)
 
     def on_step(self, state: "TrainingState", loss: float) -> None:
         """Move the bar."""

@@ -18,7 +18,7 @@ from epanns.sweeps.experiment import Experiment, Trial
 from epanns.sweeps.journal import Sweep, TrialFolder
 from epanns.sweeps.packs import prepare_packs
 from epanns.sweeps.trial import run_trial
-from epanns.training.running import OnStep
+from epanns.training.run_options import OnStep
 
 _POLL_SECONDS = 0.1
 

@@ -35,9 +35,9 @@ from epanns.sweeps.evaluated import recorded_width
 from epanns.sweeps.journal import TrialFolder
 from epanns.sweeps.records import DECISIVE_PACKAGES, RunRecord, Stage
 from epanns.training.config import TrainingConfig
+from epanns.training.finetune import finetune
 from epanns.training.frozen import frozen_in
-from epanns.training.loop import finetune
-from epanns.training.running import OnStep, Running
+from epanns.training.run_options import OnStep, RunOptions
 from epanns.training.validation import Validation
 
 _PROTOCOL = EvaluationProtocol()
@@ -137,7 +137,7 @@ class _Trial:
             training,
             out,
             validation=validation_on(self.packs["val"]),
-            running=Running(on_step=self.on_step),
+            options=RunOptions(on_step=self.on_step),
             teacher=teacher,
         )
         return load(out), result.curve

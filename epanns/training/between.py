@@ -11,8 +11,8 @@ from epanns.models.checkpoint import load
 from epanns.models.tagger import Tagger
 from epanns.seeding import derive_seed
 from epanns.training.config import TrainingConfig
-from epanns.training.loop import finetune
-from epanns.training.running import Running
+from epanns.training.finetune import finetune
+from epanns.training.run_options import RunOptions
 from epanns.training.validation import Validation
 
 _CLAIM = "steps.json"
@@ -25,7 +25,7 @@ def finetuning_between(
     config: TrainingConfig,
     *,
     validation: Validation,
-    running: Running | None = None,
+    options: RunOptions | None = None,
     teacher: Tagger | None = None,
 ) -> Callable[[Tagger, int], Tagger]:
     """Return what `pruning.schedule.prune_towards` calls between its steps.
@@ -39,7 +39,7 @@ def finetuning_between(
         dataset: Training clips, as in `finetune`.
         config: What each run does; its seed is made of that of `config` and the step, so that each sees other clips.
         validation: As in `finetune`.
-        running: As in `finetune`.
+        options: As in `finetune`.
         teacher: As in `finetune`, of every run; `asked` must tell it.
 
     Raises:
@@ -59,7 +59,7 @@ def finetuning_between(
         run = folder / f"step{step}"
         seed = derive_seed("between", config.seed, step) % 2**32
         own = replace(config, seed=seed)
-        finetune(network, dataset, own, run, validation=validation, running=running, teacher=teacher)
+        finetune(network, dataset, own, run, validation=validation, options=options, teacher=teacher)
         return load(run).to(next(network.parameters()).device)
 
     return between

@@ -81,8 +81,8 @@ class Learner:
         return next(self.model.parameters()).device
 
     @property
-    def scored(self) -> Tagger:
-        """The network to score and to keep: the average of the weights, or the weights."""
+    def network_to_score(self) -> Tagger:
+        """Whose scores count and whose weights are kept: the average of the weights, or the weights."""
         return self.model if self.average is None else self.average.network
 
     def step(self, batch: ClipBatch, step: int, meanwhile: Callable[[], None] = lambda: None) -> StepOutcome:
@@ -140,12 +140,12 @@ class Learner:
         waveform = on_device.float_waveform()
         network = self._shared.now()
         with self._shared.exchanging(part.is_last), clip_draws(part.seeds), dropout_if(self.config.dropout):
-            lesson = None if self.teacher is None else self.teacher.lesson(waveform, mixup_lambda)
+            distilled = None if self.teacher is None else self.teacher.target_of(waveform, mixup_lambda)
             with torch.autocast(device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
                 output = network(waveform, mixup_lambda)
             loss = LOSSES[self.model.spec.activation](output["clipwise_logits"].float(), target)
-            if lesson is not None:
-                loss = lesson.loss(loss, output)
+            if distilled is not None:
+                loss = distilled.loss(loss, output)
             loss = loss / self.config.accumulate
             loss.backward()  # type: ignore[no-untyped-call]
         return loss.detach()

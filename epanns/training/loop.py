@@ -1,122 +1,192 @@
-"""Training: from a network and clips to the best checkpoint."""
+"""The training loop, to be read from top to bottom."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 
-from epanns.data.dataset import PackDataset
-from epanns.data.task import require_same_task
-from epanns.distributed import on_rank_zero
-from epanns.errors import Interrupted
-from epanns.models.recipe import training_step_of, with_step
-from epanns.models.tagger import Tagger
-from epanns.seeding import random_state_kept
-from epanns.signals import noticing_signals
-from epanns.training.config import TrainingConfig
+from epanns.data.dataset import ClipBatch, PackDataset
+from epanns.data.loader import make_loader
+from epanns.data.sampler import StepBatches, make_stream
+from epanns.distributed import any_of, gather, on_rank_zero, world_size
+from epanns.errors import Interrupted, TrainingError
+from epanns.models.tasks import DECISIVE_SCORES
+from epanns.signals import Stopped, StopRequest
+from epanns.training.ahead import BatchesAhead
+from epanns.training.events import event_log
 from epanns.training.folder import RunFolder
-from epanns.training.identity import identity_of
-from epanns.training.kernels import kernels_tried_out
 from epanns.training.learner import Learner
-from epanns.training.memory import memory_errors_told
-from epanns.training.parallel import own_places
-from epanns.training.run import Run
-from epanns.training.running import Running
+from epanns.training.metrics import row_of
+from epanns.training.parallel import require_same_step
+from epanns.training.run_options import RunOptions
+from epanns.training.schedule import learning_rate_at
 from epanns.training.state import TrainingState
-from epanns.training.teacher import teacher_of
 from epanns.training.validation import Validation
 
+MOST_SKIPPED = 5  # steps in a row without a finite loss; then the run is lost
+_NAMED = 4  # clips of a step that was skipped
 
-@dataclass(frozen=True)
-class TrainingResult:
-    """How a run ended.
 
-    Attributes:
-        best_step: Step whose weights were kept, those with the best validation score.
-        best_score: That score.
-        steps: Steps done in all.
-        seconds: Time spent, over all resumptions.
-        chosen_by: The score: ``mAP``, or ``accuracy`` of single-label networks.
-        curve: Step and score of every validation; none in runs from before it was kept.
+class Run:
+    """A run between its first and its last step.
+
+    A state may be saved after any step, before or after the validation that is due there.
     """
 
-    best_step: int
-    best_score: float
-    steps: int
-    seconds: float
-    chosen_by: str = "mAP"
-    curve: Sequence[Sequence[float]] = ()
+    def __init__(self, learner: Learner, folder: RunFolder, validation: Validation, options: RunOptions) -> None:
+        self.learner, self.config, self.folder, self.validation = learner, learner.config, folder, validation
+        self.options = options
+        self.chosen_by = DECISIVE_SCORES[learner.model.spec.task]
+        self.state = folder.resume(learner, options.tell) or TrainingState()
+        require_same_step(self.state.step)
 
+    @property
+    def is_over(self) -> bool:
+        """Whether the last step is done."""
+        return self.state.step >= self.config.iterations
 
-def finetune(
-    model: Tagger,
-    dataset: PackDataset,
-    config: TrainingConfig,
-    out: Path | str,
-    *,
-    validation: Validation,
-    running: Running | None = None,
-    teacher: Tagger | None = None,
-) -> TrainingResult:
-    """Train `model` and leave the best checkpoint in `out`: by validation mAP, or accuracy of a single-label network.
+    @property
+    def is_to_validate(self) -> bool:
+        """Whether a validation is due at this step and was not done."""
+        validated = self.state.history[-1]["step"] if self.state.history else -1
+        return validated < self.state.step and (self.state.step % self.config.validate_every == 0 or self.is_over)
 
-    The run goes on where it was when called again with the same arguments, and on one machine ends with the same
-    weights as if it had never stopped: step k draws its clips, mixing weights, masks and dropout from (seed, k) alone.
-    Several processes, each of which calls this, share every batch and do what one does; rank 0 alone writes and tells.
+    def to_the_end(self, dataset: PackDataset, stop: StopRequest) -> None:
+        """Do the steps and validations that are left.
 
-    Args:
-        model: Trained in place, on the device its parameters are on, in channels-last memory format; it is left with
-            the weights of the last step. To go on, a network that no file tells must be built with the same weights.
-        dataset: Training clips with the model's labels and sample rate; `config` says what is taken of each.
-        config: What to do.
-        out: Run folder; becomes the checkpoint folder of the best weights when the run ends.
-        validation: Called at step 0, every `validate_every` steps and after the last one.
-        running: How to carry the run out, and whom to tell.
-        teacher: Network to learn from beside the labels, by the weights that `config` gives it; it is moved to the
-            model's device and otherwise left as it is.
+        Raises:
+            Interrupted: At the next safe point after a signal; the state is saved.
+        """
+        try:
+            self._go_on(dataset, stop)
+        except Stopped as stopped:
+            self.save()
+            raise Interrupted(
+                stopped.signal_number,
+                f"stopped by signal {stopped.signal_number} at step {self.state.step} of {self.config.iterations}; "
+                f"{self.folder.kept()}",
+            ) from None
 
-    Raises:
-        ConfigError: If data or teacher do not fit the model, or the validation lacks the score that decides.
-        OutputError: If `out` holds another run, another process trains in it, or it cannot be written.
-        TrainingError: If loss or gradient is not finite several times in a row (single such steps are skipped,
-            told and counted), scores of a validation are not finite, or memory runs out.
-        CheckpointError: If the run was begun before and none of its states can be used.
-        Interrupted: If SIGINT, SIGTERM or SIGUSR1 came; the state is saved.
-    """
-    if config.task is not None:
-        model.set_task(config.task)
-    require_same_task(model, dataset)
-    taught_by = teacher_of(model, teacher, config)
-    own_places(config)  # refuses what several processes cannot do before anything is written
-    folder = RunFolder(Path(out), identity_of(model, dataset, config, validation, teacher))
-    running = (running or Running()).heard_once()
-    # The caller's random numbers are not touched by the seeding of every step.
-    device = next(model.parameters()).device
-    with _opened(folder) as ended, random_state_kept(device), noticing_signals() as stop:
-        if ended is not None:
-            return TrainingResult(**ended)
-        with memory_errors_told(config, folder.kept), kernels_tried_out():
-            run = Run(Learner(model, config, taught_by), folder, validation, running)
-            with run.logging():
-                run.to_the_end(dataset, stop)
-        result = _result_of(run.state, run.chosen_by)
-        on_rank_zero(lambda: folder.finish(asdict(result)))
-    model.provenance = with_step(model.provenance, training_step_of(model.provenance), **folder.step_settings)
-    if stop.signal_number is not None:
-        raise Interrupted(
-            stop.signal_number, f"signal {stop.signal_number} came as the run in {out} ended; it is whole"
+    def _go_on(self, dataset: PackDataset, stop: StopRequest) -> None:
+        _obey(stop)
+        if self.is_to_validate:
+            self.validate(stop)
+        heard = dataset.with_crop(self.config.crop)
+        with closing(make_loader(heard, self._batches(dataset), workers=self.options.workers)) as batches:
+            ahead = BatchesAhead(batches, self.learner.device)
+            for batch in self._waiting_for(ahead):
+                self.step(batch, ahead.fetch)
+                if self.is_to_validate:
+                    self.validate(stop)
+                elif self.state.step % self.options.save_every == 0:
+                    self.save()
+                if not self.is_over:
+                    _obey(stop)
+
+    def _batches(self, dataset: PackDataset) -> StepBatches:
+        """Return the batches of the steps that are left."""
+        return StepBatches(
+            make_stream(self.config.sampler, dataset.targets, self.config.seed),
+            batch_size=self.config.drawn_clips,
+            first_step=self.state.step,
+            last_step=self.config.iterations,
+            places=self.learner.places,
         )
-    return result
+
+    @contextmanager
+    def logging(self) -> Iterator[None]:
+        """Write the metrics of the steps that are done anew, and let events be written of those that come."""
+        state = self.state
+        if state.history:  # a killed call, or one whose last state cannot be read, may have written more
+            on_rank_zero(lambda: self.folder.write_metrics(state))
+        first = state.step + 1 if state.history else 0
+        with event_log(self.folder.path, first, wanted=self.options.tensorboard) as self.log:
+            yield
+
+    def _waiting_for(self, ahead: BatchesAhead) -> Iterator[ClipBatch]:
+        """Pass batches on and count the time until they come."""
+        while True:
+            started = time.perf_counter()
+            batch = next(ahead, None)
+            self.state.seconds += time.perf_counter() - started
+            self.state.data_seconds, ahead.waited = self.state.data_seconds + ahead.waited, 0.0
+            if batch is None:
+                return
+            yield batch
+
+    def step(self, batch: ClipBatch, meanwhile: Callable[[], None]) -> None:
+        """Do one optimisation step."""
+        started = time.perf_counter()
+        state = self.state
+        outcome = self.learner.step(batch, state.step, meanwhile)
+        if outcome.skipped and state.skipped_in_a_row + 1 >= MOST_SKIPPED:
+            self._give_up(batch)
+        state.step += 1
+        if outcome.skipped:
+            state.skipped, state.skipped_in_a_row = state.skipped + 1, state.skipped_in_a_row + 1
+            what = f"step {state.step} skipped: loss {outcome.loss:g}, gradient norm {outcome.gradient_norm:g}"
+            clips = _clips_of_all(batch)
+            more = f" and {len(clips) - _NAMED} more" if len(clips) > _NAMED else ""
+            self.options.tell(f"{what}; clips {', '.join(clips[:_NAMED])}{more}")
+        else:
+            state.loss_sum, state.loss_count = state.loss_sum + outcome.loss, state.loss_count + 1
+            state.norm_sum += outcome.gradient_norm
+            state.skipped_in_a_row = 0
+        state.seconds += time.perf_counter() - started
+        if self.options.on_step is not None:
+            self.options.on_step(state, outcome.loss)
+
+    def _give_up(self, batch: ClipBatch) -> None:
+        """Save the state before the step that was one too many: the same command comes to it again at once."""
+        self.save()
+        state, best = self.state, self.folder.best(self.state.best_step)
+        good, last = state.step - state.skipped_in_a_row, state.step + 1
+        raise TrainingError(
+            f"loss or gradient was not finite {MOST_SKIPPED} times in a row, in steps {good + 1} to {last}: the best "
+            f"checkpoint so far is {best}; the newest state has the weights that step {good} left, on which no step "
+            "since was finite; the same command stops here again: choose --learning-rate below "
+            f"{self.config.learning_rate:g} and give --fresh or another --out; clips of step {last}: "
+            f"{', '.join(_clips_of_all(batch))}"
+        )
+
+    def validate(self, stop: StopRequest) -> None:
+        """Score the model, keep the weights if they are the best so far, write the metrics, save the state.
+
+        A signal ends it before the next batch; it is then still due. Several processes obey one only behind it, so
+        the state is saved before it too.
+        """
+        if world_size() > 1:  # what stops them leaves the others no time to wait for the end of the validation
+            self.save()
+        started = time.perf_counter()
+        state = self.state
+        try:
+            scores = self.validation.scores_of(self.learner.network_to_score, stop.obey)
+        except TrainingError:
+            self.save()  # the same command comes to it again at once
+            raise
+        state.seconds += time.perf_counter() - started
+        row = row_of(state, learning_rate_at(max(0, state.step - 1), self.config), scores)
+        state.history.append(row)
+        state.loss_sum, state.norm_sum, state.loss_count = 0.0, 0.0, 0
+        if scores[self.chosen_by] > state.best_score:
+            state.best_step, state.best_score = state.step, scores[self.chosen_by]
+            on_rank_zero(lambda: self.folder.keep_best(self.learner.network_to_score, state, self.chosen_by))
+        on_rank_zero(lambda: self.folder.write_metrics(state))
+        self.log(row)
+        self.save()
+        if self.options.on_validation is not None:
+            self.options.on_validation(state)
+
+    def save(self) -> None:
+        """Save what the run needs to go on."""
+        on_rank_zero(lambda: self.folder.save(self.state, self.learner))
 
 
-@contextmanager
-def _opened(folder: RunFolder) -> Iterator[dict[str, Any] | None]:
-    """Open the folder on rank 0 and tell all what it holds."""
-    with ExitStack() as stack:
-        yield on_rank_zero(lambda: stack.enter_context(folder.opened()))
+def _obey(stop: StopRequest) -> None:
+    """Stop all processes where a signal came to one."""
+    if any_of(stop.signal_number is not None):
+        raise Stopped(stop.signal_number or signal.SIGTERM)
 
 
-def _result_of(state: TrainingState, chosen_by: str) -> TrainingResult:
-    curve = [[row["step"], row[chosen_by]] for row in state.history]
-    return TrainingResult(state.best_step, state.best_score, state.step, round(state.seconds, 3), chosen_by, curve)
+def _clips_of_all(batch: ClipBatch) -> list[str]:
+    return [clip_id for share in gather(batch.clip_ids) for clip_id in share]

@@ -27,7 +27,7 @@ from epanns.training.losses import LOSSES
 
 
 @dataclass(frozen=True)
-class Lesson:
+class DistillationTarget:
     """What a teacher makes of a batch.
 
     Attributes:
@@ -78,7 +78,7 @@ class Teacher:
         self._masks = config.spec_augment and student.spec.reads_logmel
 
     @torch.no_grad()
-    def lesson(self, waveform: Tensor, mixup_lambda: Tensor | None) -> Lesson:
+    def target_of(self, waveform: Tensor, mixup_lambda: Tensor | None) -> DistillationTarget:
         """Return what the teacher makes of a batch that the student hears next.
 
         It is in evaluation mode but for SpecAugment. Its stripes are the student's: those of `epanns.draws.clip_draws`
@@ -96,7 +96,7 @@ class Teacher:
                 output = network(waveform, mixup_lambda)
         scores = probabilities_of(output["clipwise_logits"].float(), self._activation)[:, self._order]
         weights = config.distil_weight, config.feature_weight
-        return Lesson(scores, output["embedding"].float(), self._activation, *weights)
+        return DistillationTarget(scores, output["embedding"].float(), self._activation, *weights)
 
 
 def teacher_of(student: Tagger, network: Tagger | None, config: TrainingConfig) -> Teacher | None:

@@ -18,7 +18,7 @@ from epanns.pruning.plan import PruningPlan
 from epanns.pruning.schedule import step_widths
 from epanns.training.config import TrainingConfig
 from epanns.training.presets import PRESETS, Preset
-from epanns.training.running import Running
+from epanns.training.run_options import RunOptions
 
 HALF = ("--ratio", "0.5", "--layers", "conv_block5,conv_block6")
 
@@ -104,7 +104,7 @@ def test_stopped_between_steps_it_goes_on_and_ends_with_the_same_bytes(prune, se
             if len(seen) == 3:  # the first step of the second run
                 os.kill(os.getpid(), signal.SIGTERM)
 
-        yield SimpleNamespace(running=lambda: Running(on_step=on_step), tell=log)
+        yield SimpleNamespace(run_options=lambda: RunOptions(on_step=on_step), tell=log)
 
     monkeypatch.setattr(watching, "watching", stopping)
     code, _, stderr = prune("--out", out, *options)

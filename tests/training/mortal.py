@@ -23,9 +23,9 @@ from epanns.models.cnn import Cnn
 from epanns.models.modes import evaluation_mode
 from epanns.models.spec import ModelSpec, conv_widths
 from epanns.training.config import TrainingConfig
+from epanns.training.finetune import finetune
 from epanns.training.learner import Learner
-from epanns.training.loop import finetune
-from epanns.training.running import Running
+from epanns.training.run_options import RunOptions
 from epanns.training.state import TrainingState
 from epanns.training.validation import Validation
 
@@ -75,14 +75,14 @@ class Life:
         break_steps(model, self.run.get("broken", []), config.accumulate)
         teacher = Cnn(_SPEC, self.dataset.labels) if config.distil_weight else None
         ways = {name: self.run[name] for name in ("workers", "save_every")}
-        running = Running(**ways, on_step=self.on_step, on_validation=self.on_validation, tell=self.told.append)
+        options = RunOptions(**ways, on_step=self.on_step, on_validation=self.on_validation, tell=self.told.append)
         if "file_limit" in self.run:
             resource.setrlimit(resource.RLIMIT_FSIZE, (self.run["file_limit"], -1))
         sys.addaudithook(self.fate.watch)
         answer = {}
         try:
             where, judge = Path(self.run["out"]), Validation(self.score, {})
-            result = finetune(model, self.dataset, config, where, validation=judge, running=running, teacher=teacher)
+            result = finetune(model, self.dataset, config, where, validation=judge, options=options, teacher=teacher)
             answer = {"best_step": result.best_step}
         except EpannsError as error:
             answer = {"error": type(error).__name__, "message": str(error)}

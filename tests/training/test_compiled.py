@@ -12,9 +12,9 @@ from epanns.models.cnn import Cnn
 from epanns.models.spec import conv_widths
 from epanns.training import learner as learner_module
 from epanns.training.config import TrainingConfig
+from epanns.training.finetune import Validation, finetune
 from epanns.training.learner import Learner
-from epanns.training.loop import Validation, finetune
-from epanns.training.running import Running
+from epanns.training.run_options import RunOptions
 
 CONFIG = TrainingConfig(iterations=4, batch_size=4, learning_rate=5e-3, validate_every=4, compile=True)
 # torch's own; pytest would make errors of them.
@@ -76,7 +76,7 @@ def test_a_compiled_run_that_was_killed_ends_with_the_same_bytes(make_model, tra
             config,
             tmp_path / "killed",
             validation=LAST,
-            running=Running(save_every=2, on_step=die),
+            options=RunOptions(save_every=2, on_step=die),
         )
     torch.compiler.reset()
     finetune(make_model(), train, config, tmp_path / "killed", validation=LAST)

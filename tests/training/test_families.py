@@ -11,7 +11,7 @@ from epanns.models.checkpoint import load
 from epanns.models.layouts import FUSION_FAMILIES, WITHOUT_FC1
 from epanns.models.zoo import FRONT_ENDS, ZOO, build_model
 from epanns.training.config import TrainingConfig
-from epanns.training.loop import finetune
+from epanns.training.finetune import finetune
 from epanns.training.validation import Validation
 
 # The Cnn family has tests of its own, and the Wavegram beside a log-mel is made for 32 kHz alone.

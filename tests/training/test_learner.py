@@ -15,11 +15,11 @@ from epanns.models.cnn import Cnn
 from epanns.pruning.optimizers import versions_of
 from epanns.training import learner as learner_module
 from epanns.training.config import TrainingConfig
+from epanns.training.finetune import finetune
 from epanns.training.learner import Learner
-from epanns.training.loop import finetune
 from epanns.training.losses import LOSSES
 from epanns.training.optim import take_step
-from epanns.training.running import Running
+from epanns.training.run_options import RunOptions
 from epanns.training.schedule import learning_rate_at
 from epanns.training.validation import Validation
 
@@ -87,17 +87,17 @@ def test_the_average_is_the_weighted_sum_of_the_weights_it_saw(make_learner, tra
         decay = min(0.3, (1 + step) / (10 + step))
         for name, value in all_values(learner).items():
             expected[name] = decay * expected[name] + (1 - decay) * value
-    for name, value in learner.scored.state_dict().items():
+    for name, value in learner.network_to_score.state_dict().items():
         if value.is_floating_point():
             assert torch.allclose(value.double(), expected[name], atol=1e-6), name
-    assert learner.scored is not learner.model
+    assert learner.network_to_score is not learner.model
 
 
 @pytest.mark.parametrize("broken", ["loss", "gradient"])
 def test_a_step_that_is_not_finite_changes_nothing(make_learner, train, monkeypatch, broken):
     learner = make_learner(ema_decay=0.9)
     learner.step(batch_of(train, CONFIG), 0)
-    before, average = all_values(learner), {k: v.clone() for k, v in learner.scored.state_dict().items()}
+    before, average = all_values(learner), {k: v.clone() for k, v in learner.network_to_score.state_dict().items()}
     moments = [value.clone() for state in learner.optimizer.state.values() for value in state.values()]
     true = LOSSES["sigmoid"]
     if broken == "loss":
@@ -106,7 +106,7 @@ def test_a_step_that_is_not_finite_changes_nothing(make_learner, train, monkeypa
         learner.model.fc1.weight.register_hook(lambda gradient: gradient * math.inf)
     assert learner.step(batch_of(train, CONFIG), 1).skipped
     assert all(torch.equal(before[name], value) for name, value in learner.model.state_dict().items())
-    assert all(torch.equal(average[name], value) for name, value in learner.scored.state_dict().items())
+    assert all(torch.equal(average[name], value) for name, value in learner.network_to_score.state_dict().items())
     after = [value for state in learner.optimizer.state.values() for value in state.values()]
     assert all(torch.equal(*pair) for pair in zip(moments, after, strict=True))
 
@@ -114,7 +114,9 @@ def test_a_step_that_is_not_finite_changes_nothing(make_learner, train, monkeypa
 def test_single_broken_steps_are_told_and_counted_and_several_in_a_row_stop(tmp_path, tiny_spec, train, monkeypatch):
     true, told, calls = LOSSES["sigmoid"], [], iter(range(100))
     monkeypatch.setitem(LOSSES, "sigmoid", lambda *given: true(*given) * (math.nan if next(calls) % 3 == 1 else 1))
-    finetune(Cnn(tiny_spec, train.labels), train, CONFIG, tmp_path, validation=LAST, running=Running(tell=told.append))
+    finetune(
+        Cnn(tiny_spec, train.labels), train, CONFIG, tmp_path, validation=LAST, options=RunOptions(tell=told.append)
+    )
     assert [line.split(":")[0] for line in told] == ["step 2 skipped", "step 5 skipped", "step 8 skipped"]
     header, *rows = [line.split(",") for line in (tmp_path / "metrics.csv").read_text().splitlines()]
     assert [row[header.index("skipped")] for row in rows] == ["0", "3"]
@@ -161,7 +163,7 @@ def test_settings_that_cannot_be_are_refused(settings, message):
 
 def test_saving_more_often_than_validating_is_asked_in_whole_steps():
     with pytest.raises(ConfigError, match="save_every=0: must be at least 1 step"):
-        Running(save_every=0)
+        RunOptions(save_every=0)
 
 
 @pytest.mark.parametrize(

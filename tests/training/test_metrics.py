@@ -15,9 +15,9 @@ from epanns.errors import ConfigError, DataError, Interrupted, OutputError
 from epanns.models.cnn import Cnn
 from epanns.training import metrics
 from epanns.training.config import TrainingConfig
+from epanns.training.finetune import finetune
 from epanns.training.folder import start_over
-from epanns.training.loop import finetune
-from epanns.training.running import Running
+from epanns.training.run_options import RunOptions
 from epanns.training.state import TrainingState, saved_states
 from epanns.training.validation import Validation
 
@@ -31,15 +31,15 @@ def train_run(tiny_spec, tiny_packs, tmp_path):
     """Run, or go on; `stop` is the step after which a signal comes."""
     dataset = PackDataset([tiny_packs["train"]])
 
-    def train(name: str, *, stop: int | None = None, **running) -> list[dict]:
+    def train(name: str, *, stop: int | None = None, **options) -> list[dict]:
         def on_step(state, loss):
             if state.step == stop:
                 signal.raise_signal(signal.SIGTERM)
 
         torch.manual_seed(0)
-        running = Running(on_step=on_step, **running)
+        options = RunOptions(on_step=on_step, **options)
         finetune(
-            Cnn(tiny_spec, dataset.labels), dataset, CONFIG, tmp_path / name, validation=VALIDATION, running=running
+            Cnn(tiny_spec, dataset.labels), dataset, CONFIG, tmp_path / name, validation=VALIDATION, options=options
         )
         return timeless(metrics.read_metrics(tmp_path / name))
 
@@ -164,7 +164,7 @@ class TestTensorBoard:
         with pytest.raises(
             ConfigError, match=re.escape('needs the package tensorboard: pip install -e ".[tensorboard]"')
         ):
-            Running(tensorboard=True)
+            RunOptions(tensorboard=True)
 
     def test_starting_over_removes_event_files_and_nothing_else(self, train_run, tmp_path):
         run = tmp_path / "run"

@@ -22,10 +22,10 @@ from epanns.models.zoo import FRONT_ENDS, ZOO, build_model
 from epanns.pruning.prune import prune
 from epanns.training import learner as learner_module
 from epanns.training.config import TrainingConfig
+from epanns.training.finetune import finetune
 from epanns.training.learner import Learner
-from epanns.training.loop import finetune
-from epanns.training.running import Running
-from epanns.training.teacher import Lesson, relative_distance, sha256_of, teacher_of
+from epanns.training.run_options import RunOptions
+from epanns.training.teacher import DistillationTarget, relative_distance, sha256_of, teacher_of
 from epanns.training.validation import Validation
 
 CONFIG = TrainingConfig(iterations=4, batch_size=4, learning_rate=5e-3, validate_every=2, distil_weight=0.5)
@@ -93,8 +93,10 @@ def test_the_loss_is_its_definition(seed, share, feature_weight, activation):
         of_scores = -(scores * np.log(p)).sum(axis=1).mean()
     distance = np.mean([1 - 2 * e @ w / (e @ e + w @ w) for e, w in zip(embedding, wanted, strict=True)])
     tensors = [torch.tensor(each, dtype=torch.float32) for each in (logits, embedding, scores, wanted)]
-    lesson = Lesson(tensors[2], tensors[3], {"a": "sigmoid", "b": "softmax"}[activation], share, feature_weight)
-    loss = lesson.loss(torch.tensor(0.7), {"clipwise_logits": tensors[0], "embedding": tensors[1]})
+    distilled = DistillationTarget(
+        tensors[2], tensors[3], {"a": "sigmoid", "b": "softmax"}[activation], share, feature_weight
+    )
+    loss = distilled.loss(torch.tensor(0.7), {"clipwise_logits": tensors[0], "embedding": tensors[1]})
     expected = (1 - share) * 0.7 + share * of_scores + feature_weight * distance
     assert float(loss) == pytest.approx(expected, rel=1e-4)
 
@@ -148,10 +150,10 @@ def test_a_student_that_is_its_teachers_copy_has_nothing_to_learn(make_model, tr
 
 
 def test_listening_changes_no_draw_of_the_student(make_model, train, monkeypatch):
-    """With a lesson that is not counted the student takes the very step it takes alone."""
+    """With a teacher that is not counted the student takes the very step it takes alone."""
     alone, taught = learner_of(make_model(), None, replace(CONFIG, distil_weight=0.0)), None
     alone.step(batch_of(train, CONFIG), 1)
-    monkeypatch.setattr(Lesson, "loss", lambda self, of_labels, output: of_labels)
+    monkeypatch.setattr(DistillationTarget, "loss", lambda self, of_labels, output: of_labels)
     taught = learner_of(make_model(), make_model(seed=1), CONFIG)
     taught.step(batch_of(train, CONFIG), 1)
     expected = alone.model.state_dict()
@@ -174,7 +176,7 @@ def test_a_run_stopped_at_any_step_ends_with_the_same_bytes_and_the_teacher_as_i
         out, validation = tmp_path / f"stopped-{last}", count_up()
         told = {"validation": validation, "teacher": teacher}
         with pytest.raises(Interrupted):
-            finetune(make_model(), train, config, out, running=Running(on_step=stop), **told)
+            finetune(make_model(), train, config, out, options=RunOptions(on_step=stop), **told)
         torch.rand(last)  # what happens between must not matter
         finetune(make_model(), train, config, out, **told)
         assert weights_of(out) == weights_of(tmp_path / "whole")
@@ -215,7 +217,7 @@ def test_classes_in_another_order_are_put_in_the_students(make_model, train):
         for parameter, same in zip(shuffled.fc_audioset.parameters(), teacher.fc_audioset.parameters(), strict=True):
             parameter.copy_(same[order])
     waveform = batch_of(train, CONFIG).float_waveform()
-    plain, mapped = (teacher_of(student, model, CONFIG).lesson(waveform, None) for model in (teacher, shuffled))
+    plain, mapped = (teacher_of(student, model, CONFIG).target_of(waveform, None) for model in (teacher, shuffled))
     assert torch.allclose(plain.scores, mapped.scores, atol=1e-7)
 
 
@@ -225,8 +227,8 @@ def test_the_teacher_has_a_precision_of_its_own(make_model, train):
     teacher.conv_block1.conv1.register_forward_hook(lambda _, given, made: seen.append(made.dtype))
     for own, students in ((None, "bfloat16"), ("float32", "bfloat16"), ("bfloat16", "float32"), (None, "float32")):
         config = replace(CONFIG, precision=students, teacher_precision=own)
-        lesson = teacher_of(make_model(), teacher, config).lesson(batch_of(train, config).float_waveform(), None)
-        assert (lesson.scores.dtype, lesson.embedding.dtype) == (torch.float32, torch.float32)
+        distilled = teacher_of(make_model(), teacher, config).target_of(batch_of(train, config).float_waveform(), None)
+        assert (distilled.scores.dtype, distilled.embedding.dtype) == (torch.float32, torch.float32)
     assert seen == [torch.bfloat16, torch.float32, torch.bfloat16, torch.float32]
 
 
@@ -245,7 +247,9 @@ def test_a_student_on_the_waveform_is_taught_without_stripes(make_model, train):
     with torch.no_grad():
         expected = teacher.eval()(waveform)["clipwise_output"]
     with clip_draws(range(len(waveform))):
-        assert torch.allclose(teacher_of(student, teacher, CONFIG).lesson(waveform, None).scores, expected, atol=1e-6)
+        assert torch.allclose(
+            teacher_of(student, teacher, CONFIG).target_of(waveform, None).scores, expected, atol=1e-6
+        )
 
 
 def test_who_taught_is_part_of_the_run_and_of_the_recipe(tmp_path, make_model, train):

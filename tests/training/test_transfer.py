@@ -17,8 +17,8 @@ from epanns.models.spec import HEADS
 from epanns.pruning.prune import prune
 from epanns.sweeps.trial import validation_on
 from epanns.training.config import TrainingConfig
+from epanns.training.finetune import finetune
 from epanns.training.learner import Learner
-from epanns.training.loop import finetune
 from epanns.training.validation import Validation
 
 CONFIG = TrainingConfig(iterations=6, batch_size=4, validate_every=3, learning_rate=5e-3)

@@ -22,7 +22,7 @@ def _say_nothing(_line: str) -> None:
 
 
 @dataclass(frozen=True)
-class Running:
+class RunOptions:
     """What may differ from one call to the next: the run ends with the same weights whatever is chosen here.
 
     Attributes:
@@ -48,7 +48,7 @@ class Running:
         if self.tensorboard:
             require_tensorboard()
 
-    def heard_once(self) -> "Running":
+    def heard_once(self) -> "RunOptions":
         """Return the same for rank 0; on other processes nobody is told anything, and nothing is written."""
         if rank() == 0:
             return self

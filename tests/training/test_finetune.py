@@ -17,9 +17,9 @@ from epanns.models.cnn import Cnn
 from epanns.pruning.prune import prune
 from epanns.sweeps.trial import validation_on
 from epanns.training.config import TrainingConfig
+from epanns.training.finetune import finetune
 from epanns.training.folder import start_over
-from epanns.training.loop import finetune
-from epanns.training.running import Running
+from epanns.training.run_options import RunOptions
 from epanns.training.validation import Validation
 
 CONFIG = TrainingConfig(iterations=6, batch_size=4, validate_every=2, learning_rate=5e-3)
@@ -194,7 +194,7 @@ def test_a_signal_in_the_last_step_is_obeyed_once_the_run_is_whole(tmp_path, mak
             signal.raise_signal(signal.SIGTERM)
 
     with pytest.raises(Interrupted, match="signal 15 came as the run in .* ended; it is whole"):
-        finetune(make_model(), train, CONFIG, tmp_path / "run", validation=count_up(), running=Running(on_step=stop))
+        finetune(make_model(), train, CONFIG, tmp_path / "run", validation=count_up(), options=RunOptions(on_step=stop))
     assert load(tmp_path / "run").provenance["recipe"]
 
 

@@ -67,6 +67,7 @@ class EvaluationProtocol:
     own_length: bool = False
 
     def __post_init__(self) -> None:
+        self._require_kinds()
         if self.aggregate not in AGGREGATES:
             hint = did_you_mean(self.aggregate, AGGREGATES)
             raise ConfigError(f"aggregate={self.aggregate!r}{hint}: must be one of {', '.join(AGGREGATES)}")
@@ -84,6 +85,22 @@ class EvaluationProtocol:
             raise ConfigError(f"hop={self.hop}: must be in (0, window={self.window}], or samples would be skipped")
         if self.hop is not None and self.hop < _SHORTEST:
             raise ConfigError(f"hop={self.hop}: must be at least {_SHORTEST} s")
+
+    def _require_kinds(self) -> None:
+        """Refuse values of another kind, as they come from files."""
+        for name, seconds in (("window", self.window), ("hop", self.hop)):
+            if seconds is not None and (isinstance(seconds, bool) or not isinstance(seconds, int | float)):
+                raise ConfigError(f"{name}={seconds!r}: must be a number of seconds")
+        if not isinstance(self.own_length, bool):
+            raise ConfigError(f"own_length={self.own_length!r}: must be true or false")
+
+    def settings(self) -> dict[str, float | str | bool]:
+        """Return what differs from the whole clip, as JSON values: equal protocols, equal settings."""
+        found: dict[str, float | str | bool] = {}
+        if self.window is not None:
+            hop = self.window if self.hop is None else self.hop
+            found |= {"window": float(self.window), "hop": float(hop), "aggregate": self.aggregate}
+        return found | ({"own_length": True} if self.own_length else {})
 
     def describe(self) -> str:
         """Return the protocol in words, the same for equal protocols."""

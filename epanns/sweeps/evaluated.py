@@ -57,9 +57,7 @@ def record_of_checkpoint(
     base = unpruned_spec(model.spec, plan, model.provenance.get("width"))
     layers = tuple(layer for layer, width in model.spec.widths.items() if width < base.widths[layer])
     steps = steps_of(model.provenance)
-    heard = dataset.clip_seconds if protocol.window is None else protocol.window
-    if protocol.own_length:  # the cost of a clip of mean length; multiply-adds grow with the length
-        heard = round(predictions.mean_samples / dataset.sample_rate, 3)
+    heard = heard_seconds(dataset, protocol, predictions)
     split = split_of(dataset)
     identity = {
         "kind": "evaluated",
@@ -91,6 +89,13 @@ def record_of_checkpoint(
         versions=versions(*DECISIVE_PACKAGES),
         seconds=round(seconds, 3),
     )
+
+
+def heard_seconds(dataset: PackDataset, protocol: EvaluationProtocol, predictions: Predictions) -> float:
+    """Return the length of what a network heard at once: of a window, of a packed clip, or of a clip on average."""
+    if protocol.own_length:  # multiply-adds grow with the length
+        return round(predictions.mean_samples / dataset.sample_rate, 3)
+    return dataset.clip_seconds if protocol.window is None else protocol.window
 
 
 def split_of(dataset: PackDataset) -> str:

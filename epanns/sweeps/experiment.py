@@ -9,9 +9,11 @@ from typing import Any
 
 from epanns.atomic import sha256_of_json
 from epanns.errors import ConfigError
+from epanns.evaluation.predict import EvaluationProtocol
+from epanns.sweeps.base import BaseConfig
 from epanns.sweeps.grid import GridConfig
 from epanns.sweeps.strict_toml import TableReader, all_of, is_count, is_number, is_text
-from epanns.sweeps.training_tables import base_training, finetuning
+from epanns.sweeps.training_tables import finetuning
 
 DATA_KINDS = ("esc50", "folder", "audioset", "fsd50k", "synthetic", "packs")
 
@@ -67,30 +69,6 @@ class DataConfig:
 
 
 @dataclass(frozen=True)
-class BaseConfig:
-    """An unpruned network: trained here, or a checkpoint.
-
-    Attributes:
-        model: A name of the zoo.
-        width: Factor on its widths.
-        training: How it is trained; keys of `TrainingConfig` and ``preset``; no seed.
-        checkpoint: Instead of all that, a checkpoint folder or released file with the data's labels.
-    """
-
-    model: str = ""
-    width: float = 1.0
-    training: Mapping[str, Any] = field(default_factory=dict)
-    checkpoint: str = ""
-
-    def __post_init__(self) -> None:
-        if bool(self.model) == bool(self.checkpoint):
-            raise ConfigError("give either model (and training) or checkpoint")
-        if self.checkpoint and (self.training or self.width != 1.0):
-            raise ConfigError("training and width do not go with checkpoint")
-        base_training(self.training)
-
-
-@dataclass(frozen=True)
 class Trial:
     """One cell of the grid.
 
@@ -99,11 +77,13 @@ class Trial:
             stand in it by what they hold, not by where they lie.
         base: The trial whose network this one prunes; None for the base itself.
         checkpoint: Where the base's checkpoint is, if it is not trained here.
+        yamnet: Where the YAMNet is that the base is built on, if it is on one.
     """
 
     config: Mapping[str, Any]
     base: "Trial | None" = None
     checkpoint: str = ""
+    yamnet: str = ""
 
     @property
     def trial_id(self) -> str:
@@ -113,7 +93,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class Experiment:
-    """A question: data, bases, grids, and the seeds every cell of them is run with."""
+    """A question: data, bases, grids, the seeds every cell of them is run with, and how clips are scored."""
 
     name: str
     seeds: tuple[int, ...]
@@ -121,18 +101,19 @@ class Experiment:
     bases: tuple[BaseConfig, ...]
     grids: tuple[GridConfig, ...]
     finetunes: tuple[Mapping[str, Any], ...]
+    evaluation: EvaluationProtocol = EvaluationProtocol()
 
     def trials(self, content: Mapping[str, str], weights: Callable[[str], str]) -> list[Trial]:
         """Return the bases, then the pruned trials, each once, in a fixed order.
 
         Args:
             content: Part of the data (``train``, ``val``, ``test``) -> digest of its clips.
-            weights: Returns the digest of a checkpoint's weights.
+            weights: Returns the digest of a checkpoint's weights, of a base's or a YAMNet's.
         """
         data = {**self.data.identity(), "content": dict(content)}
         # A base that is trained here is another one for each seed; a checkpoint is one, and all seeds prune it.
         seeds_of = [
-            (self._base(base, group[0], data, weights), group)
+            (self._base(base, group[0], data, weights), group if base.prune else ())
             for base in self.bases
             for group in ([self.seeds] if base.checkpoint else [(seed,) for seed in self.seeds])
         ]
@@ -145,10 +126,14 @@ class Experiment:
 
     def _base(self, base: BaseConfig, seed: int, data: Mapping[str, Any], weights: Callable[[str], str]) -> Trial:
         config: dict[str, Any] = {"kind": "base", "data": data, "seed": seed}
+        if settings := self.evaluation.settings():
+            config["evaluation"] = settings
         if base.checkpoint:
             return Trial({**config, "checkpoint_sha256": weights(base.checkpoint)}, checkpoint=base.checkpoint)
-        training = base_training(base.training, seed=seed)
-        return Trial({**config, "model": base.model, "width": float(base.width), "training": training})
+        config |= {"model": base.model, "width": float(base.width), "training": base.training_with(seed)}
+        if base.yamnet:
+            config["yamnet_sha256"] = weights(base.yamnet)
+        return Trial(config, yamnet=base.yamnet)
 
 
 def load_experiment(path: Path) -> Experiment:
@@ -179,8 +164,9 @@ def parse_experiment(text: str, source: str) -> Experiment:
     reader.note(all_of(top.seeds, is_count), f"seeds={top.seeds!r}: must list whole numbers >= 0")
     reader.note(isinstance(top.base, tuple) and len(top.base) > 0, "[[base]]: give at least one base")
     data = reader.read(top.data, DataConfig, "data")
+    evaluation = reader.read(top.evaluation, EvaluationProtocol, "evaluation")
     tables = top.grid if isinstance(top.grid, tuple) else (top.grid,)
-    names = [f"grid {number}" for number, _ in enumerate(tables, start=1)] if len(tables) > 1 else ["grid"]
+    names = ["grid"] if len(tables) == 1 else [f"grid {number}" for number, _ in enumerate(tables, start=1)]
     grids = [reader.read(table, GridConfig, name) for table, name in zip(tables, names, strict=True)]
     bases = [reader.read(base, BaseConfig, f"base {number}") for number, base in enumerate(top.base, start=1)]
     for number, finetune in enumerate(top.finetune, start=1):
@@ -190,8 +176,12 @@ def parse_experiment(text: str, source: str) -> Experiment:
             reader.note(
                 False, f"[{name}] seeds={grid.seeds!r}: {others[0]!r} is none of the experiment's {top.seeds!r}"
             )
+    reader.note(
+        grids == [] or any(base is None or base.prune for base in bases),
+        "[grid] there is no base to prune: all have prune = false",
+    )
     reader.finish()
-    assert data is not None
+    assert data is not None and evaluation is not None
     return Experiment(
         name=top.name,
         seeds=top.seeds,
@@ -199,6 +189,7 @@ def parse_experiment(text: str, source: str) -> Experiment:
         bases=tuple(base for base in bases if base is not None),
         grids=tuple(grid for grid in grids if grid is not None),
         finetunes=top.finetune,
+        evaluation=evaluation,
     )
 
 
@@ -209,6 +200,7 @@ class _Tables:
     name: str
     data: Mapping[str, Any]
     base: tuple[Mapping[str, Any], ...]
-    grid: Mapping[str, Any] | tuple[Mapping[str, Any], ...]
+    grid: Mapping[str, Any] | tuple[Mapping[str, Any], ...] = ()
     seeds: tuple[int, ...] = (0,)
     finetune: tuple[Mapping[str, Any], ...] = ()
+    evaluation: Mapping[str, Any] = field(default_factory=dict)

@@ -30,7 +30,7 @@ class TrialFolder:
         return (self.path / "result.json").exists()
 
     def read_config(self) -> dict[str, Any]:
-        """Return what the trial is asked to do: ``experiment``, ``config``, ``packs``, ``base``, ``checkpoint``."""
+        """Return what the trial is asked to do: ``config``, and where its packs, base and other networks lie."""
         try:
             config: dict[str, Any] = json.loads((self.path / "config.json").read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
@@ -82,7 +82,7 @@ class Sweep:
         if trial.base is not None:
             asked |= {"base": trial.base.trial_id, "checkpoint": trial.base.checkpoint}
         else:
-            asked["checkpoint"] = trial.checkpoint
+            asked |= {"checkpoint": trial.checkpoint, "yamnet": trial.yamnet}
         write_json(folder.path / "config.json", asked)
         (folder.path / "error.json").unlink(missing_ok=True)  # of an earlier try; this one speaks for itself
         return folder

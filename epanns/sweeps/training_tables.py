@@ -5,19 +5,28 @@ from typing import Any
 
 from epanns.errors import ConfigError
 from epanns.training.config import TEACHER_WEIGHTS, TrainingConfig
+from epanns.training.frozen import frozen_in
 from epanns.training.presets import read_training
 from epanns.training.teacher import require_listener
 
 TEACHER = "dense"  # the trial's unpruned network
 
 
-def base_training(table: Mapping[str, Any], *, seed: int | None = None) -> dict[str, Any]:
+def base_training(table: Mapping[str, Any], *, seed: int | None = None, on_yamnet: bool = False) -> dict[str, Any]:
     """Return how a base is trained, as JSON values; without a seed the table is only checked.
 
+    Args:
+        table: Keys of `TrainingConfig` and ``preset``.
+        seed: The base's.
+        on_yamnet: Whether it is built on the body of a YAMNet, which then stays frozen unless the table says otherwise.
+
     Raises:
-        ConfigError: If a key is unknown, a value is wrong, or the table gives a seed or wants a teacher.
+        ConfigError: If a key is unknown, a value is wrong, or the table gives a seed, wants a teacher, or freezes the
+            body of a YAMNet that nobody trained.
     """
-    training = _training_of(table, seed)
+    training = frozen_in(_training_of(table, seed), table.get("freeze_yamnet"), by_default=on_yamnet)
+    if training.freeze_yamnet and not on_yamnet:
+        raise ConfigError("freeze_yamnet without yamnet: a body of random weights would stay as it is; give yamnet")
     for name, weight in training.teacher_weights.items():
         raise ConfigError(f"{name}={weight}: a base has no teacher; distil in [[finetune]]")
     return training.to_dict()

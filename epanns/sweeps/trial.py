@@ -19,7 +19,7 @@ from epanns.evaluation.metrics import evaluate
 from epanns.evaluation.predict import EvaluationProtocol, predict
 from epanns.installed import versions
 from epanns.models.checkpoint import load
-from epanns.models.on_yamnet import stays_frozen
+from epanns.models.on_yamnet import build_on_yamnet, stays_frozen
 from epanns.models.tagger import Tagger
 from epanns.models.zoo import build_model
 from epanns.pruning.plan import PruningPlan
@@ -31,7 +31,7 @@ from epanns.pruning.recovery.recover import recover
 from epanns.seeding import derive_seed, numpy_generator, random_state_kept
 from epanns.sweeps.amount import plan_of
 from epanns.sweeps.device import device_of
-from epanns.sweeps.evaluated import recorded_width
+from epanns.sweeps.evaluated import heard_seconds, recorded_width
 from epanns.sweeps.journal import TrialFolder
 from epanns.sweeps.records import DECISIVE_PACKAGES, RunRecord, Stage
 from epanns.training.config import TrainingConfig
@@ -39,8 +39,6 @@ from epanns.training.finetune import finetune
 from epanns.training.frozen import frozen_in
 from epanns.training.run_options import OnStep, RunOptions
 from epanns.training.validation import Validation
-
-_PROTOCOL = EvaluationProtocol()
 
 
 def run_trial(folder: TrialFolder, *, on_step: OnStep | None = None) -> RunRecord:
@@ -72,6 +70,8 @@ class _Trial:
             for part, paths in asked["packs"].items()
         }
         self.started = time.perf_counter()
+        self.protocol = EvaluationProtocol(**self.config.get("base", self.config).get("evaluation", {}))
+        self.heard = data["seconds"]
         for part in ("val", "test"):
             refuse_leak(self.packs["train"], self.packs[part], part=part)
 
@@ -87,10 +87,16 @@ class _Trial:
             # Initial weights depend on the seed alone, not on what ran before in this process.
             with random_state_kept():
                 torch.manual_seed(derive_seed("weights", training.seed))
-                model = build_model(self.config["model"], width=self.config["width"], labels=self.packs["train"].labels)
+                model = self._untrained()
             model, curve = self._train(model, training, self.folder.path / "base")
         stage = replace(self._stage("dense", model, time.perf_counter() - started), curve=curve)
         return self._record(model, model, None, (stage,))
+
+    def _untrained(self) -> Tagger:
+        name, labels = self.config["model"], self.packs["train"].labels
+        if "yamnet_sha256" in self.config:
+            return build_on_yamnet(name, load(self.asked["yamnet"]), labels=labels)
+        return build_model(name, width=self.config["width"], labels=labels)
 
     def run_pruned(self) -> RunRecord:
         """Prune, recover, fine-tune; score after each."""
@@ -136,7 +142,7 @@ class _Trial:
             self.packs["train"],
             training,
             out,
-            validation=validation_on(self.packs["val"]),
+            validation=validation_on(self.packs["val"], self.protocol),
             options=RunOptions(on_step=self.on_step),
             teacher=teacher,
         )
@@ -145,8 +151,9 @@ class _Trial:
     def _stage(self, name: str, model: Tagger, seconds: float) -> Stage:
         scores = {}
         for part in ("val", "test"):
-            predictions = predict(model, self.packs[part], _PROTOCOL)
-            scores[part] = evaluate(predictions, self.packs[part].labels, _PROTOCOL, bootstrap=0).summary()
+            predictions = predict(model, self.packs[part], self.protocol)
+            scores[part] = evaluate(predictions, self.packs[part].labels, self.protocol, bootstrap=0).summary()
+            self.heard = heard_seconds(self.packs[part], self.protocol, predictions)
         return Stage(name, scores, round(seconds, 3))
 
     def _measured_by_criterion(self) -> list[CalibrationBatch] | None:
@@ -171,7 +178,6 @@ class _Trial:
 
     def _record(self, dense: Tagger, model: Tagger, plan: PruningPlan | None, stages: tuple[Stage, ...]) -> RunRecord:
         base = self.config.get("base", self.config)
-        seconds = self.packs["test"].clip_seconds
         return RunRecord(
             trial_id=self.folder.path.name,
             experiment=self.asked["experiment"],
@@ -184,12 +190,12 @@ class _Trial:
             finetune_iterations=self.config.get("finetune", {}).get("iterations", 0),
             seed=self.config["seed"],
             dataset=self.packs["test"].dataset_name,
-            protocol=_PROTOCOL.describe(),
-            clip_seconds=seconds,
+            protocol=self.protocol.describe(),
+            clip_seconds=self.heard,
             config=self.config,
             plan_digest=None if plan is None else plan.digest,
-            cost_before=profile(dense, seconds=seconds).summary(),
-            cost_after=profile(model, seconds=seconds).summary(),
+            cost_before=profile(dense, seconds=self.heard).summary(),
+            cost_after=profile(model, seconds=self.heard).summary(),
             stages=stages,
             device=device_of(model),
             versions=versions(*DECISIVE_PACKAGES),
@@ -197,12 +203,18 @@ class _Trial:
         )
 
 
-def validation_on(dataset: PackDataset) -> Validation:
-    """Return the scoring that chooses checkpoints: macro mAP of whole clips, and accuracy of single-label networks."""
+def validation_on(dataset: PackDataset, protocol: EvaluationProtocol | None = None) -> Validation:
+    """Return the scoring that chooses checkpoints: macro mAP, and accuracy of single-label networks.
+
+    Args:
+        dataset: Clips to score.
+        protocol: Whole clips, by default.
+    """
+    protocol = protocol or EvaluationProtocol()
 
     def score(model: Tagger) -> dict[str, float]:
-        predictions = predict(model, dataset, _PROTOCOL)
-        scores = evaluate(predictions, dataset.labels, _PROTOCOL, bootstrap=0)
+        scores = evaluate(predict(model, dataset, protocol), dataset.labels, protocol, bootstrap=0)
         return {"mAP": scores.mAP} if scores.accuracy is None else {"mAP": scores.mAP, "accuracy": scores.accuracy}
 
-    return Validation(score, dataset.identity())
+    settings = protocol.settings()
+    return Validation(score, {**dataset.identity(), **({"protocol": settings} if settings else {})})

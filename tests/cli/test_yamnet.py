@@ -8,13 +8,17 @@ import pytest
 import torch
 
 from epanns.audio.frontend import FrontEndSpec
+from epanns.complexity.macs import profile
 from epanns.data.dataset import PackDataset
 from epanns.errors import ConfigError
+from epanns.evaluation.metrics import evaluate
+from epanns.evaluation.predict import EvaluationProtocol, predict
 from epanns.models.checkpoint import load, save_checkpoint
 from epanns.models.on_yamnet import build_on_yamnet
 from epanns.models.shift_norm import ShiftNorm2d
 from epanns.models.zoo import ZOO, build_model
 from epanns.sweeps.experiment import parse_experiment
+from epanns.sweeps.records import read_records
 from epanns.sweeps.runner import run_experiment
 from tests.conftest import narrow_spec
 
@@ -206,3 +210,29 @@ def test_in_sweeps_a_frozen_body_stays_frozen(frozen, tiny_packs, tmp_path, more
     (tuned,) = (tmp_path / "out").glob("**/finetuned/config.json")
     training = load(tuned.parent).provenance["recipe"][-1]["training"]
     assert training.get("freeze_yamnet", False) == stays
+
+
+def test_a_sweep_builds_on_a_yamnet_compares_and_scores_windows(yamnet, tiny_packs, tmp_path):
+    packs = "\n".join(f'{part} = ["{path}"]' for part, path in tiny_packs.items())
+    text = f'name = "t"\n[data]\nkind = "packs"\n{packs}\nsample_rate = 8000\nseconds = 0.5\n'
+    text += "[evaluation]\nwindow = 0.4\nhop = 0.2\n"
+    training = "training = { iterations = 1, batch_size = 4, validate_every = 1, crop_seconds = 0.5 }\n"
+    text += f'[[base]]\nmodel = "YAMNet_linear"\nyamnet = "{yamnet}"\n{training}'
+    text += f'[[base]]\nmodel = "YAMNet_linear"\nprune = false\n{training}'
+    text += '[grid]\nratio = [0.5]\nlayers = [["layer14.pointwise_conv"]]\n'
+    run_experiment(parse_experiment(text, "t.toml"), tmp_path / "out")
+    records = {("yamnet_sha256" in r.config, r.ratio): r for r in read_records([tmp_path / "out"])}
+    pretrained, scratch = records[True, None], records[False, None]
+    assert set(records) == {(True, None), (False, None), (False, 0.5)}
+    assert records[False, 0.5].config["base"] == pretrained.config
+    assert {(r.clip_seconds, r.protocol) for r in records.values()} == {(0.4, EvaluationProtocol(0.4, 0.2).describe())}
+    assert pretrained.cost_before["n_params"] < scratch.cost_before["n_params"]  # the body it took was pruned
+    for record in (pretrained, scratch):
+        network = load(tmp_path / "out" / "trials" / record.trial_id / "base")
+        assert same({k: v for k, v in network.state_dict().items() if k.startswith("layer")}, body_of(yamnet)) == (
+            record is pretrained
+        )
+        assert record.cost_before == profile(network, seconds=0.4).summary()
+        clips, protocol = PackDataset([tiny_packs["test"]]), EvaluationProtocol(0.4, 0.2)
+        scores = evaluate(predict(network, clips, protocol), clips.labels, protocol)
+        assert record.stages[0].scores["test"]["mAP"] == pytest.approx(scores.mAP, abs=1e-9)

@@ -197,6 +197,9 @@ def test_scores_that_are_not_finite_are_refused(model):
             {"window": 1.0, "own_length": True},
             "own_length: windows of 1.0 s hear no padding anyway: give one of the two",
         ),
+        ({"window": "1"}, "window='1': must be a number of seconds"),
+        ({"window": 1.0, "hop": True}, "hop=True: must be a number of seconds"),
+        ({"own_length": "yes"}, "own_length='yes': must be true or false"),
         ({"window": 1.0, "hop": 1.5}, "hop=1.5: must be in (0, window=1.0], or samples would be skipped"),
     ],
 )
@@ -211,6 +214,14 @@ def test_protocol_is_described_in_words():
     edges = "(last window shifted back, short clips repeated)"
     assert EvaluationProtocol(1.0, 0.5).describe() == f"1 s windows, 0.5 s hop, mean_prob {edges}"
     assert EvaluationProtocol(2.0).describe() == EvaluationProtocol(2.0, 2.0).describe()
+
+
+@pytest.mark.parametrize("given", [(), (None, None, "mean_prob", True), (2,), (1.0, 0.5, "max_prob")])
+def test_settings_of_a_protocol_make_it_again(given):
+    protocol = EvaluationProtocol(*given)
+    assert EvaluationProtocol(**protocol.settings()).describe() == protocol.describe()
+    assert (protocol.settings() == {}) == (given == ())
+    assert EvaluationProtocol(2.0).settings() == EvaluationProtocol(2, 2).settings()
 
 
 @pytest.mark.parametrize("aggregate", ["mean_prob", "mean_logit"])

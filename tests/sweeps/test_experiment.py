@@ -225,6 +225,43 @@ def test_a_preset_is_the_trial_of_its_settings():
     assert ids_of(parse_experiment(spelled, "t.toml")) == [trial.trial_id for trial in trials]
 
 
+def test_a_network_to_compare_with_is_trained_and_not_pruned():
+    rival = '[[base]]\nmodel = "Cnn10"\nprune = false\n'
+    alone, both = (
+        trials_of(parse_experiment(text, "t.toml")) for text in (TEXT, TEXT.replace("[grid]", f"{rival}[grid]"))
+    )
+    more = [trial for trial in both if trial.trial_id not in {each.trial_id for each in alone}]
+    assert [(trial.config["kind"], trial.config["model"], trial.config["seed"]) for trial in more] == [
+        ("base", "Cnn10", 0),
+        ("base", "Cnn10", 1),
+    ]
+
+
+def test_an_experiment_may_be_of_bases_alone():
+    trials = trials_of(parse_experiment(TEXT.split("[grid]")[0], "t.toml"))
+    assert [trial.config["kind"] for trial in trials] == ["base", "base"]
+
+
+def test_how_clips_are_scored_is_part_of_a_trial_where_it_is_said():
+    said = TEXT.replace("[grid]", "[evaluation]\nwindow = 1\nhop = 0.5\n[grid]")
+    whole = TEXT.replace("[grid]", "[evaluation]\n[grid]")
+    assert ids_of(parse_experiment(TEXT, "t.toml")) == ids_of(parse_experiment(whole, "t.toml"))
+    assert not set(ids_of(parse_experiment(said, "t.toml"))) & set(ids_of(parse_experiment(TEXT, "t.toml")))
+    base, *_ = trials_of(parse_experiment(said, "t.toml"))
+    assert base.config["evaluation"] == {"window": 1.0, "hop": 0.5, "aggregate": "mean_prob"}
+
+
+def test_a_yamnet_is_known_by_its_weights_and_stays_frozen_unless_it_is_said():
+    text = TEXT.replace('model = "Cnn6"\nwidth = 0.1', 'model = "LEAN"\nyamnet = "here.npz"')
+    base = trials_of(parse_experiment(text, "t.toml"))[0]
+    assert (base.config["yamnet_sha256"], base.yamnet) == ("weights of here.npz", "here.npz")
+    assert base.config["training"]["freeze_yamnet"]
+    free = trials_of(
+        parse_experiment(text.replace("iterations = 5", "iterations = 5, freeze_yamnet = false"), "t.toml")
+    )
+    assert "freeze_yamnet" not in free[0].config["training"]
+
+
 def test_quickstart_trains_prunes_recovers_and_finetunes():
     path = Path(__file__).parents[2] / "epanns" / "sweeps" / "quickstart.toml"
     trials = trials_of(load_experiment(path))
@@ -259,7 +296,7 @@ def test_every_mistake_is_named_at_once():
         ('name = "t"', "", "[experiment] missing key 'name'"),
         ('test = ["c"]', 'test = ["a"]', "a is used twice among train, val and test: that is a leak"),
         ('model = "Cnn6"', "", "[base 1] give either model (and training) or checkpoint"),
-        ('model = "Cnn6"', 'checkpoint = "x"', "[base 1] training and width do not go with checkpoint"),
+        ('model = "Cnn6"', 'checkpoint = "x"', "[base 1] training, width and yamnet do not go with checkpoint"),
         ("training = { iterations = 5 }", "training = { iteration = 5 }", "unknown key 'iteration'"),
         (
             "training = { iterations = 5 }",
@@ -272,6 +309,14 @@ def test_every_mistake_is_named_at_once():
         ("[grid]", "[grid]\nrecovery = { ridge = 0 }", "recovery: ridge=0: must be a number above 0"),
         ("[grid]", "[grid]\nrecovery = { fit_to = 'dens' }", "fit_to='dens' (did you mean 'dense'?): dense or current"),
         ("[grid]", "[grid", "is not TOML"),
+        ("[grid]", "[evaluation]\nhop = 0.5\n[grid]", "[evaluation] hop=0.5, aggregate='mean_prob' have no meaning"),
+        ("[grid]", "[evaluation]\nwindow = '1'\n[grid]", "[evaluation] window='1': must be a number of seconds"),
+        ("[grid]", "[evaluation]\nwidnow = 1\n[grid]", "unknown key 'widnow' (did you mean 'window'?)"),
+        ("width = 0.1", "prune = 0", "[base 1] prune=0: must be true or false"),
+        ("width = 0.1", "prune = false", "[grid] there is no base to prune: all have prune = false"),
+        ("width = 0.1", "width = 0.1\nyamnet = 'y'", "width=0.1 with yamnet: the body has its own widths"),
+        ("iterations = 5", "iterations = 5, freeze_yamnet = true", "freeze_yamnet without yamnet: a body of random"),
+        ("width = 0.1", "yamnet = 'y'", "yamnet='y': Cnn6 is not built on YAMNet's body"),
     ],
 )
 def test_mistakes_are_explained(old, new, message):

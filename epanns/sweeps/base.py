@@ -1,0 +1,50 @@
+"""The networks an experiment begins with."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from epanns.errors import ConfigError
+from epanns.models.layouts import LEAN_FAMILIES
+from epanns.models.zoo import spec_of
+from epanns.sweeps.training_tables import base_training
+
+
+@dataclass(frozen=True)
+class BaseConfig:
+    """An unpruned network: trained here, or a checkpoint.
+
+    Attributes:
+        model: A name of the zoo.
+        width: Factor on its widths.
+        yamnet: For LEAN's networks, the YAMNet whose body to build on: a checkpoint folder, ``yamnet.h5`` or ``.npz``,
+            relative to the current folder; known by its weights. The body stays frozen unless ``training`` says
+            ``freeze_yamnet = false``.
+        training: How it is trained; keys of `TrainingConfig` and ``preset``; no seed.
+        checkpoint: Instead of all that, a checkpoint folder or released file with the data's labels.
+        prune: Whether the grids prune it; without, it is trained and scored to be compared with.
+    """
+
+    model: str = ""
+    width: float = 1.0
+    yamnet: str = ""
+    training: Mapping[str, Any] = field(default_factory=dict)
+    checkpoint: str = ""
+    prune: bool = True
+
+    def __post_init__(self) -> None:
+        if bool(self.model) == bool(self.checkpoint):
+            raise ConfigError("give either model (and training) or checkpoint")
+        if self.checkpoint and (self.training or self.width != 1.0 or self.yamnet):
+            raise ConfigError("training, width and yamnet do not go with checkpoint")
+        if self.yamnet and self.width != 1.0:
+            raise ConfigError(f"width={self.width:g} with yamnet: the body has its own widths, leave width out")
+        if self.yamnet and spec_of(self.model).family not in LEAN_FAMILIES:
+            raise ConfigError(f"yamnet={self.yamnet!r}: {self.model} is not built on YAMNet's body")
+        if not isinstance(self.prune, bool):
+            raise ConfigError(f"prune={self.prune!r}: must be true or false")
+        self.training_with()
+
+    def training_with(self, seed: int | None = None) -> dict[str, Any]:
+        """Return how it is trained, as JSON values; without a seed the table is only checked."""
+        return base_training(self.training, seed=seed, on_yamnet=bool(self.yamnet))

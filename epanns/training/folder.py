@@ -4,7 +4,7 @@ import errno
 import fcntl
 import re
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -124,10 +124,10 @@ class RunFolder:
                 shutil.rmtree(self.best(state.best_step))
             save_checkpoint(model, self.best(state.best_step), recipe=step)
 
-    def write_metrics(self, state: TrainingState) -> None:
-        """Write one row per validation."""
+    def write_metrics(self, rows: Sequence[Mapping[str, float]]) -> None:
+        """Write the rows of the validations, and what else is to be known."""
         with self._writing():
-            metrics.write_metrics(self.path, state.history)
+            metrics.write_metrics(self.path, rows)
 
     def finish(self, result: Mapping[str, Any]) -> None:
         """Note the result, move the best checkpoint up and drop the states.

@@ -1,9 +1,11 @@
 """The training loop, to be read from top to bottom."""
 
+import math
 import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from dataclasses import replace
 
 from epanns.data.dataset import ClipBatch, PackDataset
 from epanns.data.loader import make_loader
@@ -16,7 +18,7 @@ from epanns.training.ahead import BatchesAhead
 from epanns.training.events import event_log
 from epanns.training.folder import RunFolder
 from epanns.training.learner import Learner
-from epanns.training.metrics import row_of
+from epanns.training.metrics import row_of, scores_of
 from epanns.training.parallel import require_same_step
 from epanns.training.run_options import RunOptions
 from epanns.training.schedule import learning_rate_at
@@ -98,7 +100,7 @@ class Run:
         """Write the metrics of the steps that are done anew, and let events be written of those that come."""
         state = self.state
         if state.history:  # a killed call, or one whose last state cannot be read, may have written more
-            on_rank_zero(lambda: self.folder.write_metrics(state))
+            on_rank_zero(lambda: self.folder.write_metrics(state.history))
         first = state.step + 1 if state.history else 0
         with event_log(self.folder.path, first, wanted=self.options.tensorboard) as self.log:
             yield
@@ -137,10 +139,18 @@ class Run:
             self.options.on_step(state, outcome.loss)
 
     def _give_up(self, batch: ClipBatch) -> None:
-        """Save the state before the step that was one too many: the same command comes to it again at once."""
+        """Save the state before the step that was one too many: the same command comes to it again at once.
+
+        The metrics get a row without scores, for that step; a run that goes on does without.
+        """
         self.save()
         state, best = self.state, self.folder.best(self.state.best_step)
         good, last = state.step - state.skipped_in_a_row, state.step + 1
+        missing = dict.fromkeys(scores_of(state.history[-1]) if state.history else (), math.nan)
+        at_last = replace(state, step=last, skipped=state.skipped + 1)
+        row = row_of(at_last, learning_rate_at(state.step, self.config), missing)
+        on_rank_zero(lambda: self.folder.write_metrics([*state.history, row]))
+        self.log(row)
         raise TrainingError(
             f"loss or gradient was not finite {MOST_SKIPPED} times in a row, in steps {good + 1} to {last}: the best "
             f"checkpoint so far is {best}; the newest state has the weights that step {good} left, on which no step "
@@ -171,7 +181,7 @@ class Run:
         if scores[self.chosen_by] > state.best_score:
             state.best_step, state.best_score = state.step, scores[self.chosen_by]
             on_rank_zero(lambda: self.folder.keep_best(self.learner.network_to_score, state, self.chosen_by))
-        on_rank_zero(lambda: self.folder.write_metrics(state))
+        on_rank_zero(lambda: self.folder.write_metrics(state.history))
         self.log(row)
         self.save()
         if self.options.on_validation is not None:

@@ -377,6 +377,14 @@ def test_a_run_that_gave_up_gives_up_again_at_once(mortals, out):
         answers[0]["message"],
     )
     assert [answer["steps"] for answer in answers] == [len(answer["told"]) for answer in answers] == [2, 0]
+    rows = metrics_of(out)["metrics.jsonl"]
+    assert [(row["step"], row["skipped"], row["loss"] is None) for row in rows] == [
+        (0, 0, True),
+        (2, 1, False),
+        (4, 3, True),
+        (6, 5, True),  # the step that was one too many: told, but neither scored nor saved
+    ]
+    assert [row["mAP"] is None for row in rows] == [False, False, False, True]
 
 
 def test_skipped_steps_leave_the_weights_of_a_run_without_them(mortals, out, tmp_path):

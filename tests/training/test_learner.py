@@ -129,6 +129,10 @@ def test_single_broken_steps_are_told_and_counted_and_several_in_a_row_stop(tmp_
         r"clips of step 5: clip-\d+.wav, (clip-\d+.wav(, )?){7}$",
     ):
         finetune(Cnn(tiny_spec, train.labels), train, CONFIG, tmp_path / "lost", validation=LAST)
+    *_, row = [line.split(",") for line in (tmp_path / "lost" / "metrics.csv").read_text().splitlines()]
+    found = dict(zip(header, row, strict=True))
+    assert (found["step"], found["skipped"], found["loss"], found["mAP"]) == ("5", "5", "", "")
+    assert float(found["learning_rate"]) == pytest.approx(learning_rate_at(4, CONFIG), rel=1e-5)
 
 
 @given(

@@ -200,8 +200,14 @@ def torch_device(name: str) -> str:
     """
     import torch
 
-    if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
+    if not re.fullmatch(r"cpu|cuda(:(0|[1-9]\d*))?", name):
         raise ConfigError(f"--device {name!r}: must be cpu, cuda or cuda:N")
-    if name != "cpu" and not torch.cuda.is_available():
+    if name == "cpu":
+        return name
+    there = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if not there:
         raise ConfigError(f"--device {name!r}: this machine has no CUDA device that torch can use; use --device cpu")
+    if ":" in name and int(name.split(":")[1]) >= there:
+        has = "1 CUDA device, cuda:0" if there == 1 else f"{there} CUDA devices, cuda:0 to cuda:{there - 1}"
+        raise ConfigError(f"--device {name!r}: this machine has {has}; use one that is there")
     return name

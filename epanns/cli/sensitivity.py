@@ -65,8 +65,8 @@ def command(
 
     if settings["recover"] == "none" and not needs_clips(settings["criterion"]) and calibration is not None:
         raise ConfigError("--calibration has no use with --recover none: leave one of them out")
-    config = SensitivityConfig(ratios=_numbers(ratios), layers=_names(layers), **settings)
-    model = load(checkpoint).to(torch_device(device))
+    config, device = SensitivityConfig(ratios=_numbers(ratios), layers=_names(layers), **settings), torch_device(device)
+    model = load(checkpoint).to(device)
     rate = model.spec.front_end.sample_rate
     opened = partial(open_packs, labels_file=labels_file, mp3_seconds=mp3_seconds, sample_rate=rate)
     dataset = in_order_of(model, opened(packs))

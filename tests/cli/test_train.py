@@ -11,6 +11,7 @@ import soundfile
 import torch
 
 from epanns.cli.main import cli
+from epanns.cli.options import torch_device
 from epanns.cli.train import curve_drawn
 from epanns.cli.watching import Watch
 from epanns.errors import ConfigError, Interrupted, OutputError, PackError, TrainingError
@@ -167,6 +168,10 @@ def test_train_again_goes_on_and_fresh_starts_over(runner, tmp_path, packs):
         (["train", "Cnn14"], "pack the manifest again with --sample-rate 32000"),
         (["train", "Cnn14_8k", "--width", "0.03", "--device", "tpu"], "--device 'tpu': must be cpu, cuda or cuda:N"),
         (["train", "Cnn14_8k", "--width", "0.03", "--device", "meta"], "--device 'meta': must be cpu, cuda or cuda:N"),
+        (
+            ["train", "Cnn14_8k", "--width", "0.03", "--device", "cuda:01"],
+            "--device 'cuda:01': must be cpu, ",
+        ),
         (["train", "Cnn14_8k", "--mp3-seconds", "0"], r"mp3_seconds=0: must be a length in seconds, .*--mp3-seconds"),
         (["train", "Cnn14_8k", "--mp3-seconds", "nan"], r"mp3_seconds=nan: must be a length in seconds"),
         (["train", "Cnn14_8k", "--width", "0.03", "--schedule", "cos"], "schedule='cos'"),
@@ -176,6 +181,33 @@ def test_what_cannot_be_trained_is_refused_before_anything_is_written(runner, tm
     with pytest.raises(ConfigError, match=message):
         invoke(runner, *arguments, *packs, "--out", tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("devices", "asked", "has"),
+    [
+        (0, "cuda", "no CUDA device that torch can use; use --device cpu"),
+        (0, "cuda:1", "no CUDA device that torch can use; use --device cpu"),
+        (1, "cuda:1", "1 CUDA device, cuda:0; use one that is there"),
+        (4, "cuda:11", "4 CUDA devices, cuda:0 to cuda:3; use one that is there"),
+    ],
+)
+def test_a_gpu_that_is_not_there_is_refused_with_what_is(monkeypatch, epanns, tmp_path, packs, devices, asked, has):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: devices > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: devices)
+    said = f"epanns: --device '{asked}': this machine has {has}\n"
+    run = ["Cnn14_8k", *packs, "--device", asked, "--out", tmp_path / "run"]
+    assert epanns("train", *run) == (1, "", said)
+    for command in ("evaluate", "sensitivity"):
+        data = ["--data", packs[1], "--device", asked, "--out", tmp_path / "run"]
+        assert epanns(command, tmp_path, *data) == (1, "", said)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_gpu_that_is_there_is_taken(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert [torch_device(name) for name in ("cpu", "cuda", "cuda:0", "cuda:1")] == ["cpu", "cuda", "cuda:0", "cuda:1"]
 
 
 def test_fresh_deletes_nothing_before_everything_else_is_right(runner, tmp_path, packs, tiny_packs):

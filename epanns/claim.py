@@ -53,18 +53,38 @@ def claim(
     Raises:
         OutputError: If the folder belongs to another configuration, or holds something else.
     """
-    folder = file.parent
     if not file.exists():
-        if not is_free_for(file):
-            raise OutputError(f"{folder} exists already and {work.absent}: choose another --out")
-        write_json(file, first)
-        return None
+        if is_free_for(file):
+            write_json(file, first)
+            return None
+        require_claimable(file, work)
+    return require_same(file, asked, work, read=read)
+
+
+def require_claimable(file: Path, work: Work) -> None:
+    """Refuse a folder that is neither free nor claimed by its first file; call it before long work.
+
+    Raises:
+        OutputError: If the folder holds something else.
+    """
+    if not is_free_for(file) and not file.exists():
+        raise OutputError(f"{file.parent} exists already and {work.absent}: choose another --out")
+
+
+def require_same(
+    file: Path, asked: Mapping[str, Any], work: Work, *, read: Callable[[Any], tuple[Any, Value]]
+) -> Value:
+    """Return the value that `read` gives of a folder that is claimed; the arguments are those of `claim`.
+
+    Raises:
+        OutputError: If the folder belongs to another configuration, or its first file cannot be read.
+    """
     try:
         before, value = read(json.loads(file.read_text(encoding="utf-8")))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise OutputError(f"{file}: cannot be read ({error}): {work.to_replace}") from error
     if before != asked:
-        raise OutputError(f"{folder} {work.held} {first_difference(before, asked)}: {work.to_choose}")
+        raise OutputError(f"{file.parent} {work.held} {first_difference(before, asked)}: {work.to_choose}")
     return value
 
 

@@ -28,15 +28,20 @@ def teacher_option(function: Callable[..., Any]) -> Callable[..., Any]:
     )(function)
 
 
-def open_teacher(
-    checkpoint: Path, teacher: Path | None, config: TrainingConfig
-) -> "tuple[Tagger | None, TrainingConfig]":
-    """Return the network that teaches, if one shall, and the settings with the weight that this gives it.
+def with_weight(config: TrainingConfig, teacher: Path | None) -> TrainingConfig:
+    """Return the settings with the weight that a teacher has by being named."""
+    if teacher is not None and not any(_is_given(name) for name in TEACHER_WEIGHTS):
+        return replace(config, distil_weight=WEIGHT)
+    return config
+
+
+def open_teacher(checkpoint: Path, teacher: Path | None, config: TrainingConfig) -> "Tagger | None":
+    """Return the network that teaches, if one shall.
 
     Args:
         checkpoint: The student's.
         teacher: What ``--teacher`` names.
-        config: What the other options say.
+        config: What the other options say, as `with_weight` returns it.
 
     Raises:
         ConfigError: If a weight asks for a teacher, and none is named or found, or nobody listens to the one named.
@@ -46,12 +51,10 @@ def open_teacher(
     from epanns.models.checkpoint import load
     from epanns.training.teacher import refuse_precision_of_nobody, require_listener
 
-    if teacher is not None and not any(_is_given(name) for name in TEACHER_WEIGHTS):
-        config = replace(config, distil_weight=WEIGHT)
     weights = config.teacher_weights
     if teacher is None and not weights:
         refuse_precision_of_nobody(config)
-        return None, config
+        return None
     require_listener(config)
     if teacher is None:
         teacher = find_unpruned(checkpoint)
@@ -63,7 +66,7 @@ def open_teacher(
     network = load(teacher)
     told = ", ".join(f"{name.replace('_', ' ')} {weight:g}" for name, weight in weights.items())
     log(f"teacher: {teacher} ({network.spec.name}, sha256 {str(network.provenance['sha256'])[:12]}), {told}")
-    return network, config
+    return network
 
 
 def _is_given(setting: str) -> bool:

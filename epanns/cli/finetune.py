@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from epanns.cli.distillation import open_teacher, teacher_option
+from epanns.cli.distillation import open_teacher, teacher_option, with_weight
 from epanns.cli.options import EXISTING, in_process_group, log
 from epanns.cli.packs import in_order_of
 from epanns.cli.recipe import Recipe, RecipeCommand
@@ -49,7 +49,8 @@ def command(
 
     if checkpoint.resolve() == options["out"].resolve():
         raise ConfigError(f"--out {options['out']} is the checkpoint itself: choose another --out")
-    require_place(options["out"])
+    config = with_weight(config, teacher)
+    require_place(config, unknown=["freeze_yamnet"], **options)  # the checkpoint may decide that one
     model = load(checkpoint)
     for assumption in model.provenance.get("assumed", []):
         log(f"{checkpoint}: {assumption}")
@@ -60,5 +61,4 @@ def command(
         torch.manual_seed(derive_seed("weights", config.seed))
         told = use_labels(model, train.labels, fresh=new_classifier)
         log(f"new classifier, {classes_of(len(train.labels))} in place of {len(known)}: {told.describe()}")
-    taught_by, config = open_teacher(checkpoint, teacher, config)
-    run(model, train, config=config, teacher=taught_by, **options)
+    run(model, train, config=config, teacher=open_teacher(checkpoint, teacher, config), **options)

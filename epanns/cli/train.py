@@ -1,6 +1,6 @@
 """``epanns train`` and what it shares with ``epanns finetune``."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -101,9 +101,11 @@ def command(
     from epanns.seeding import derive_seed
 
     refuse_contradictions(yamnet, width=width, freeze=freeze_yamnet)
-    require_place(options["out"])
+    spec = spec_of(model, width=width)
+    known: dict[str, Any] = {"name": spec.name} if yamnet else {"name": spec.name, "widths": dict(spec.widths)}
     config = frozen_and_told(config, freeze_yamnet, by_default=yamnet is not None)
-    train = open_training_packs(spec_of(model, width=width).front_end.sample_rate, config=config, **options)
+    require_place(config, model=known, **options)
+    train = open_training_packs(spec.front_end.sample_rate, config=config, **options)
     torch.manual_seed(derive_seed("weights", config.seed))
     if yamnet is None:
         network = build_model(model, width=width, labels=train.labels)
@@ -112,11 +114,19 @@ def command(
     run(network, train, config=config, **options)
 
 
-def require_place(out: Path) -> None:
-    """Refuse an ``--out`` that can never be the run's, before data and network are read."""
+def require_place(
+    config: TrainingConfig,
+    *,
+    out: Path,
+    fresh: bool,
+    model: Mapping[str, Any] | None = None,
+    unknown: Collection[str] = (),
+    **_: Any,
+) -> None:
+    """Refuse an ``--out`` that can never be this run's, before data and network are read."""
     from epanns.training.folder import require_run_folder
 
-    require_run_folder(out)
+    require_run_folder(out, None if fresh else config, model=model, unknown=unknown)
 
 
 def open_training_packs(

@@ -4,18 +4,19 @@ import errno
 import fcntl
 import re
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from epanns.atomic import fsync_folder, is_free_for, partial_of, sha256_of_json, write_json
-from epanns.claim import Work, claim
+from epanns.claim import Work, claim, require_claimable, require_same
 from epanns.errors import CheckpointError, OutputError
 from epanns.models.checkpoint import CARD, CONFIG, LABELS, WEIGHTS, load_checkpoint, save_checkpoint
 from epanns.models.recipe import training_step_of
 from epanns.models.tagger import Tagger
 from epanns.training import events, metrics
+from epanns.training.config import TrainingConfig
 from epanns.training.identity import OF_NETWORK
 from epanns.training.learner import Learner
 from epanns.training.state import TrainingState, earlier_state, load_state, newest_step, save_state, saved_states
@@ -178,14 +179,39 @@ class RunFolder:
             ) from error
 
 
-def require_run_folder(path: Path) -> None:
-    """Refuse what can never be a run's folder; call it before long work.
+def require_run_folder(
+    path: Path,
+    config: TrainingConfig | None,
+    *,
+    model: Mapping[str, Any] | None = None,
+    unknown: Collection[str] = (),
+) -> None:
+    """Refuse what can never be a run's folder, or holds a run of other settings; call it before long work.
+
+    `finetune` refuses a run of other clips, or of another network, when it knows them.
+
+    Args:
+        path: The folder.
+        config: The settings; None where an earlier run is to be deleted.
+        model: What is known of the network, in the form of `ModelSpec.to_dict`.
+        unknown: Settings that are not known yet.
 
     Raises:
         OutputError: If there is something else.
     """
-    if not is_free_for(path / _RUN) and not (path / _RUN).exists():
-        raise OutputError(f"{path} exists already and {_WORK.absent}: choose another --out")
+    require_claimable(path / _RUN, _WORK)
+    if config is None or not (path / _RUN).exists():
+        return
+    network = dict(model or {})
+
+    def known(training: Mapping[str, Any], of_model: Mapping[str, Any]) -> dict[str, Any]:
+        settings = {name: value for name, value in training.items() if name not in unknown}
+        return {"training": settings, "model": {name: of_model.get(name) for name in network}}
+
+    def read(found: Any) -> tuple[Any, None]:
+        return known(found["asked"]["training"], found["asked"]["model"]), None
+
+    require_same(path / _RUN, known(config.to_dict(), network), _WORK, read=read)
 
 
 def start_over(path: Path) -> None:

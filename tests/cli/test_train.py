@@ -14,7 +14,7 @@ from epanns.cli.main import cli
 from epanns.cli.options import torch_device
 from epanns.cli.train import curve_drawn
 from epanns.cli.watching import Watch
-from epanns.errors import ConfigError, Interrupted, OutputError, PackError, TrainingError
+from epanns.errors import CheckpointError, ConfigError, Interrupted, OutputError, PackError, TrainingError
 from epanns.labels import LabelSet
 from epanns.models.checkpoint import load, save_checkpoint
 from epanns.models.zoo import build_model
@@ -145,9 +145,40 @@ def test_a_signal_is_told_once_and_before_anything_is_drawn(epanns, tmp_path, pa
 
 
 def test_an_output_of_something_else_is_refused_before_anything_is_read(runner, tmp_path, packs, tiny_packs):
-    for command in (["train", "Cnn41"], ["finetune", tmp_path]):
+    for command in (["train", "Cnn14"], ["finetune", tmp_path]):
         with pytest.raises(OutputError, match="exists already and is no training run: choose another --out"):
             invoke(runner, *command, *packs, "--out", tiny_packs["train"])
+
+
+def test_another_run_is_refused_before_packs_and_networks_are_read(runner, tmp_path, packs):
+    """Nothing of what is named is there to be read."""
+    nothing, run = tmp_path / "nothing", ["--out", tmp_path / "run", *SHORT]
+    nothing.mkdir()
+    unreadable = ["--train", nothing, "--val", nothing]
+    train, finetune = ["train", "Cnn14_8k", "--width", 0.03], ["finetune", nothing]
+    assert invoke(runner, *train, *packs, *run).exit_code == 0
+    for command, difference in (
+        ([*train, "--seed", 1], "training.seed=0, not 1"),
+        ([*train, "--clip-norm", 5], "training.clip_norm=None, not 5.0"),
+        (["train", "Cnn14_8k", "--width", 0.05], r"model.widths.conv_block1.conv1=2, not 3"),
+        (["train", "Cnn10", "--width", 0.03], "model.name='Cnn14_8k', not 'Cnn10'"),
+        (["train", "LEAN", "--yamnet", nothing], "model.name='Cnn14_8k', not 'LEAN'"),
+        ([*finetune, "--learning-rate", 0.01], "training.learning_rate=0.001, not 0.01"),
+        ([*finetune, "--teacher", nothing], "training.distil_weight=None, not 0.5"),
+    ):
+        with pytest.raises(
+            OutputError, match=f"holds a run with {difference}: repeat its options to go on, --fresh to"
+        ):
+            invoke(runner, *command, *unreadable, *run)
+        with pytest.raises((PackError, CheckpointError)):
+            invoke(runner, *command, *unreadable, *run, "--fresh")
+    for command in (train, finetune, [*finetune, "--freeze-yamnet"]):  # not known to be others before they are read
+        with pytest.raises((PackError, CheckpointError)):
+            invoke(runner, *command, *unreadable, *run)
+    assert load(tmp_path / "run").spec.name == "Cnn14_8k"
+    (tmp_path / "run" / "training.json").write_text("[]")
+    with pytest.raises(OutputError, match=r"training\.json: cannot be read \(.*\): give --fresh or another --out"):
+        invoke(runner, *train, *unreadable, *run)
 
 
 def test_train_again_goes_on_and_fresh_starts_over(runner, tmp_path, packs):

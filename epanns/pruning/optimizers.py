@@ -1,5 +1,7 @@
 """Whether an optimizer is the network's own: one made before pruning trains what is gone, and says nothing."""
 
+import hashlib
+
 import torch
 
 from epanns.errors import PruningError
@@ -29,26 +31,37 @@ def check_optimizer(optimizer: torch.optim.Optimizer, model: Tagger) -> None:
 
 
 def versions_of(model: Tagger) -> dict[str, int]:
-    """Return how often each parameter has been written to, by torch's own count."""
+    """Return how often each parameter has been written to, by torch's own count, which fused optimizers leave alone."""
     return {name: weight._version for name, weight in model.named_parameters()}
 
 
-def refuse_lost_gradients(model: Tagger, before: dict[str, int], *, when: str) -> None:
+def marks_of(model: Tagger) -> dict[str, tuple[int, str]]:
+    """Return what tells whether a parameter was written to: torch's count, and the sha256 of its values."""
+    versions = versions_of(model)
+    return {name: (versions[name], _digest(weight)) for name, weight in model.named_parameters()}
+
+
+def refuse_lost_gradients(model: Tagger, before: dict[str, tuple[int, str]], *, when: str) -> None:
     """Refuse a training that computed gradients of a network and changed none of its weights.
 
     That is what an optimizer of another network does.
 
     Args:
         model: After the training.
-        before: Its `versions_of` before, when it had no gradients.
+        before: Its `marks_of` before, when it had no gradients.
         when: Named in the message.
 
     Raises:
         PruningError: If there are gradients and no weight was written to.
     """
     has_gradients = any(weight.grad is not None for weight in model.parameters())
-    if has_gradients and versions_of(model) == before:
+    if has_gradients and marks_of(model) == before:
         raise PruningError(
             f"{when} gradients were computed and no weight changed: the optimizer is not this network's; "
             "make a new one after each cut"
         )
+
+
+def _digest(weight: torch.Tensor) -> str:
+    values = weight.detach().cpu().contiguous().reshape(-1)
+    return hashlib.sha256(values.view(torch.uint8).numpy()).hexdigest()

@@ -10,7 +10,7 @@ from typing import Any
 
 from epanns.errors import PruningError, did_you_mean
 from epanns.models.tagger import Tagger
-from epanns.pruning.optimizers import refuse_lost_gradients, versions_of
+from epanns.pruning.optimizers import marks_of, refuse_lost_gradients
 from epanns.pruning.plan import PruningPlan, compose
 from epanns.pruning.prune import apply_plan, plan_pruning, planned
 from epanns.pruning.ranking.calibration import CalibrationBatch
@@ -165,7 +165,7 @@ def widths_by_step(target: PruningPlan, steps: int, schedule: str = "linear") ->
 def _trained(between: Between, network: Tagger, number: int) -> Tagger:
     """Return what training made of a network, which must have kept its widths; it keeps the plan too."""
     widths, plan = dict(network.spec.widths), network.provenance["plan"]
-    before = versions_of(network)
+    before = marks_of(network)
     trained: object = between(network, number)
     trained = network if trained is None else trained
     if not isinstance(trained, Tagger):

@@ -49,7 +49,7 @@ def take_step(optimizer: torch.optim.Optimizer) -> None:
         for name in state.keys() - {"step"}:
             state[name] = _in_order_of(parameter, state[name])
     optimizer.step()
-    torch.autograd.graph.increment_version(learning)  # which other optimizers do, and `refuse_lost_gradients` looks at
+    torch.autograd.graph.increment_version(learning)  # as optimizers that are not fused do: autograd looks at it
 
 
 def _in_order_of(parameter: Tensor, values: Tensor) -> Tensor:

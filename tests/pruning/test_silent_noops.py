@@ -126,8 +126,8 @@ def test_09_layers_that_share_a_parameter_are_refused(model):
 class Stale:
     """Training with the optimizer of the network before, as somebody writes it who does not know."""
 
-    def __init__(self, model):
-        self.optimizer = torch.optim.Adam(model.parameters(), lr=0.1)
+    def __init__(self, model, make=torch.optim.Adam, **options):
+        self.optimizer = make(model.parameters(), lr=0.1, **options)
 
     def __call__(self, network, step):
         nn.functional.mse_loss(network(WAVEFORM)["clipwise_output"], TARGET).backward()
@@ -154,6 +154,34 @@ def test_10_an_optimizer_of_the_network_before_is_refused(model, tmp_path):
     ):
         prune_iteratively(model, steps=2, ratio=0.5, between=Stale(model))
     check_optimizer(build_optimizer(pruned, TrainingConfig(iterations=1)), pruned)
+
+
+class Fresh:
+    """Training with an optimizer made after the cut."""
+
+    def __init__(self, make, options):
+        self.make, self.options = make, options
+
+    def __call__(self, network, step):
+        Stale(network, self.make, **self.options)(network, step)
+
+
+@pytest.mark.parametrize(
+    ("make", "options"),
+    [
+        (torch.optim.Adam, {"fused": True}),
+        (torch.optim.AdamW, {"fused": True}),
+        (torch.optim.SGD, {"fused": True}),
+        (torch.optim.AdamW, {}),
+        (torch.optim.SGD, {"momentum": 0.9}),
+    ],
+)
+def test_10_any_optimizer_of_the_network_is_welcome_and_any_other_refused(model, make, options):
+    """Fused ones do not raise torch's count of writes."""
+    pruned, _ = prune_iteratively(model, steps=2, ratio=0.5, between=Fresh(make, options))
+    assert real_widths(pruned) == HALVES
+    with pytest.raises(PruningError, match=r"after step 1 gradients were computed and no weight changed"):
+        prune_iteratively(model, steps=2, ratio=0.5, between=Stale(model, make, **options))
 
 
 def test_10_an_optimizer_may_leave_out_what_is_frozen_and_nothing_else(model):

@@ -63,6 +63,5 @@ def refuse_lost_gradients(model: Tagger, before: dict[str, tuple[int, str]], *, 
 
 
 def _digest(weight: torch.Tensor) -> str:
-    digest = hashlib.sha256()
-    digest.update(weight.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
+    values = weight.detach().cpu().contiguous().reshape(-1)
+    return hashlib.sha256(values.view(torch.uint8).numpy().tobytes()).hexdigest()

@@ -36,6 +36,9 @@ DOORS = {
     "safetensors": {"models/"},
     "sklearn": {"evaluation/metrics.py"},
     "matplotlib": {"reporting/"},
+    "onnx": {"export/"},
+    "onnxruntime": {"export/"},
+    "onnxscript": {"export/"},
     "tensorboard": {"training/events.py"},
 }
 LAZY_TOP_LEVEL = {"__init__.py", "__main__.py"}

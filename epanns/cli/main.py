@@ -24,6 +24,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "sensitivity": ("sensitivity", "Measure what pruning each layer alone costs in mAP."),
     "finetune": ("finetune", "Go on training a checkpoint, also with new classes."),
     "evaluate": ("evaluate", "Measure mAP, mAUC and d-prime on a pack."),
+    "export": ("export", "Write a checkpoint as ONNX, in float32 and int8."),
     "tag": ("tag", "Name what is heard in audio files of any length and rate."),
     "sweep": ("sweep", "Run a grid of pruning trials from a TOML file."),
     "report": ("report", "Turn run records into tables and figures."),

@@ -160,8 +160,8 @@ def predict(
     require_same_task(model, dataset)
     if len(dataset) == 0:
         raise PackError("the pack has no clip: nothing to evaluate")
-    if protocol is not None and protocol.own_length:
-        _refuse_unknown_lengths(dataset)
+    if protocol is not None:
+        refuse_unknown_lengths(dataset, protocol)
     clip_ids: list[str] = []
     scores = [torch.empty(0, model.spec.num_classes, dtype=torch.float64)]
     target = [torch.empty(0, model.spec.num_classes, dtype=torch.bool)]
@@ -169,7 +169,7 @@ def predict(
     batches = sequential_batches(len(dataset), batch_size, rank=rank(), world_size=world_size())
     with evaluation_mode(model), channels_last(model), batch_norms_folded(model), torch.no_grad():
         for batch in make_loader(dataset, batches, workers=workers):
-            clipwise = _score_batch(model, batch.to(device), protocol or EvaluationProtocol(), batch_size)
+            clipwise = score_batch(model, batch.to(device), protocol or EvaluationProtocol(), batch_size)
             clip_ids += batch.clip_ids
             n_samples += int(batch.n_samples.sum())
             scores.append(clipwise.double().cpu())
@@ -187,9 +187,10 @@ def predict(
     return predictions
 
 
-def _refuse_unknown_lengths(dataset: PackDataset) -> None:
+def refuse_unknown_lengths(dataset: PackDataset, protocol: EvaluationProtocol) -> None:
+    """Raise `ConfigError` if clips shall be heard at their own length and a pack does not tell it."""
     for source in dataset.sources:
-        if not source.knows_lengths:
+        if protocol.own_length and not source.knows_lengths:
             raise ConfigError(
                 f"own_length: {source.path} does not say how long its clips are, PANNs' format has no place for it: "
                 "score whole clips, or pack the sound in our own format"
@@ -254,11 +255,22 @@ def in_passes(model: Tagger, waveform: Tensor, batch_size: int) -> list[ModelOut
     return [model(clips) for clips in torch.split(waveform, batch_size)]
 
 
-def _score_batch(model: Tagger, batch: ClipBatch, protocol: EvaluationProtocol, batch_size: int) -> Tensor:
-    """Return probabilities ``(clips, classes)``."""
+def pieces_of(batch: ClipBatch, protocol: EvaluationProtocol, sample_rate: int) -> list[Tensor]:
+    """Return what a network hears of each clip, ``(pieces, samples)``: one row, or the windows of the protocol."""
+    waveform, lengths = batch.float_waveform(), batch.n_samples.clamp(min=1).tolist()
+    if protocol.window is None:
+        ends = lengths if protocol.own_length else [waveform.shape[1]] * len(batch)
+        return [clip[None, :end] for clip, end in zip(waveform, ends, strict=True)]
+    window = max(1, round(protocol.window * sample_rate))
+    hop = window if protocol.hop is None else max(1, round(protocol.hop * sample_rate))
+    return [cut_windows(clip[:length], window, hop) for clip, length in zip(waveform, lengths, strict=True)]
+
+
+def score_batch(model: Tagger, batch: ClipBatch, protocol: EvaluationProtocol, batch_size: int) -> Tensor:
+    """Return the probabilities ``(clips, classes)`` of a batch on the model's device, in the mode the model is in."""
     waveform = batch.float_waveform()
-    lengths = batch.n_samples.clamp(min=1)
     if protocol.own_length:
+        lengths = batch.n_samples.clamp(min=1)
         scores = waveform.new_empty(len(batch), model.spec.num_classes)
         for length in sorted(set(lengths.tolist())):
             equal = lengths == length
@@ -267,10 +279,7 @@ def _score_batch(model: Tagger, batch: ClipBatch, protocol: EvaluationProtocol, 
         return scores
     if protocol.window is None:
         return torch.cat([output["clipwise_output"] for output in in_passes(model, waveform, batch_size)])
-    rate = model.spec.front_end.sample_rate
-    window = max(1, round(protocol.window * rate))
-    hop = window if protocol.hop is None else max(1, round(protocol.hop * rate))
-    clips = [cut_windows(clip[:length], window, hop) for clip, length in zip(waveform, lengths.tolist(), strict=True)]
+    clips = pieces_of(batch, protocol, model.spec.front_end.sample_rate)
     outputs = in_passes(model, torch.cat(clips), batch_size)
     counts = [len(windows) for windows in clips]
     logits = torch.split(torch.cat([output["clipwise_logits"] for output in outputs]), counts)

@@ -1,6 +1,5 @@
 """From a feature map to scores: pooling over time before or after the classifier."""
 
-import math
 from typing import NotRequired, TypedDict
 
 import torch
@@ -88,10 +87,11 @@ def averaged(segment_logits: Tensor, log_weights: Tensor | None = None) -> tuple
         log_weights: Of the same shape, their exponentials summing to 1 over the segments; equal weights by default.
     """
     if log_weights is None:
-        log_weights = torch.full_like(segment_logits, -math.log(segment_logits.shape[1]))
+        log_weights = -_log_count(segment_logits)
     probability = (log_weights.exp() * segment_logits.sigmoid()).sum(dim=1)
-    log_present = (log_weights + F.logsigmoid(segment_logits)).logsumexp(dim=1)
-    log_absent = (log_weights + F.logsigmoid(-segment_logits)).logsumexp(dim=1)
+    # log of a sigmoid as a softplus: ONNX has the latter, and would take the former for the log of a rounded 0.
+    log_present = (log_weights - F.softplus(-segment_logits)).logsumexp(dim=1)
+    log_absent = (log_weights - F.softplus(segment_logits)).logsumexp(dim=1)
     return log_present - log_absent, probability
 
 
@@ -100,5 +100,13 @@ def averaged_choices(segment_logits: Tensor) -> tuple[Tensor, Tensor]:
 
     Both are ``(batch, classes)``; the logits are the logarithms of the probabilities, whose softmax is the same again.
     """
-    logits = segment_logits.log_softmax(dim=-1).logsumexp(dim=1) - math.log(segment_logits.shape[1])
+    logits = segment_logits.log_softmax(dim=-1).logsumexp(dim=1) - _log_count(segment_logits)[:, 0]
     return logits, logits.exp()
+
+
+def _log_count(segment_logits: Tensor) -> Tensor:
+    """Return the logarithm of the number of segments, ``(batch, 1, 1)``.
+
+    Counted by the tensor itself: a number would be that of one clip for good in an exported graph.
+    """
+    return torch.ones_like(segment_logits[:, :, :1]).sum(dim=1, keepdim=True).log()

@@ -129,7 +129,7 @@ class Wavegram(Tagger):
 
     def _spread(self, features: Tensor) -> Tensor:
         """Make rows of channels, ``(batch, 4, time, rows)``, and do the first convolution on the map."""
-        maps = features.reshape(len(features), _GROUPS, self.rows, features.shape[-1]).transpose(2, 3)
+        maps = features.reshape(features.shape[0], _GROUPS, self.rows, features.shape[2]).transpose(2, 3)
         return self.pre_block4.step(maps, index=1, pool=False)
 
     def _wavegram(self, features: Features) -> Features:

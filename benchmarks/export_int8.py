@@ -1,0 +1,131 @@
+"""YAMNet and LEAN in int8 on real sound: what plain rounding costs, and what `epanns export` leaves of that.
+
+    python benchmarks/export_int8.py path/to/yamnet_folded.npz path/to/ESC-50
+
+On YAMNet's frozen body a linear classifier and LEAN learn folds 1 to 3 of ESC-50; fold 4 chooses the step and
+calibrates, fold 5 is scored, whole clips.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import onnxruntime
+import record
+
+from epanns.data.dataset import PackDataset
+from epanns.export.calibrate import ranges_of
+from epanns.export.clips import calibration_clips, inputs_of_clips
+from epanns.export.compare import compare
+from epanns.export.equalise import equalise
+from epanns.export.graph import copy_of
+from epanns.export.network import to_onnx
+from epanns.export.quantise import activations_of, quantised
+from epanns.export.tagger import OnnxTagger
+from epanns.models.checkpoint import load
+
+NETWORKS = ("YAMNet_linear", "LEAN")
+TARGET = 0.02  # of mAP, below float32
+RECIPE = (
+    *("--crop-seconds", 1, "--batch-size", 32, "--learning-rate", 1e-3, "--schedule", "cosine", "--mixup-alpha", 0),
+    *("--no-spec-augment", "--iterations", 600, "--validate-every", 300),
+)
+
+
+def main() -> None:
+    """Train both networks, quantise each in three ways, score each, and save the record."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("weights", type=Path)
+    parser.add_argument("esc50", type=Path)
+    asked = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        pack(asked.esc50, folder)
+        rows = {network: measured(network, asked.weights, folder) for network in NETWORKS}
+    record.save(
+        "export_int8",
+        what="`epanns export --int8` of networks on YAMNet's frozen body: mAP on ESC-50 (16 kHz), fold 5, 400 clips",
+        against="the same networks in float32",
+        target=f"at most {100 * TARGET:g} points below",
+        met=all(row["exported"]["mAP"]["difference"] >= -TARGET for row in rows.values()),
+        result={"headline": headline(rows), "rows": rows},
+    )
+
+
+def pack(root: Path, folder: Path) -> None:
+    """Pack ESC-50, folds 1 to 3 as ``train``, 4 as ``val`` and 5 as ``test``."""
+    manifest = folder / "manifest.csv"
+    run("data", "esc50", root, "--out", manifest, "--val-fold", 4, "--test-fold", 5)
+    for part in ("train", "val", "test"):
+        run("pack", manifest, "--split", part, "--sample-rate", 16000, "--seconds", 5, "--out", folder / part)
+
+
+def measured(network: str, weights: Path, folder: Path) -> dict[str, Any]:
+    """Train a network, export it, and score it beside every tensor in int8, channels as they are and equalised."""
+    checkpoint, out = folder / network, folder / f"{network}.onnx_files"
+    packs = ["--train", folder / "train", "--val", folder / "val"]
+    run("train", network, "--yamnet", weights, *packs, *RECIPE, "--out", checkpoint)
+    given = ["--int8", "--calibration", folder / "val", "--evaluate", folder / "test", "--latency", "--json"]
+    report: dict[str, Any] = json.loads(run("export", checkpoint, "--out", out, *given))
+    files = {file: {"bytes": told["bytes"], "latency_ms": told["latency_ms"]} for file, told in report["files"].items()}
+    return {
+        **rounded(checkpoint, folder),
+        "exported": report["int8"]["evaluation"],
+        "float32_activations": report["int8"]["float32_activations"],
+        "files": files,
+    }
+
+
+def rounded(checkpoint: Path, folder: Path) -> dict[str, Any]:
+    """Score every tensor in int8, with the channels as they are (``plain``) and equalised."""
+    model = load(checkpoint).eval()
+    val, test = PackDataset([folder / "val"]), PackDataset([folder / "test"])
+    heard = list(inputs_of_clips(model, val, calibration_clips(len(val), 200, held_out=False)[0]))
+    original = to_onnx(model)
+    even = copy_of(original)
+    equalise(even, heard)
+    found = {}
+    for name, graph in (("plain", original), ("equalised", even)):
+        made = quantised(graph, ranges_of(graph, activations_of(graph), heard))
+        pair = OnnxTagger(model, original), OnnxTagger(model, made)
+        found[name] = compare(*pair, test, range(len(test))).to_dict()
+    return found
+
+
+def run(*arguments: object) -> str:
+    """Run a command of epanns."""
+    command = [sys.executable, "-m", "epanns", *map(str, arguments)]
+    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+
+
+def headline(rows: dict[str, Any]) -> str:
+    """Return the result in words."""
+    told = "; ".join(f"{network} {in_words(row)}" for network, row in rows.items())
+    return f"{told}; milliseconds for 1 s, one thread, ONNX Runtime {onnxruntime.__version__}, without log-mel"
+
+
+def in_words(row: dict[str, Any]) -> str:
+    """Return what became of one network."""
+    ours, even, plain = (row[name] for name in ("exported", "equalised", "plain"))
+    scores = ", ".join(
+        f"{name} {ours[name]['float32']:.3f} -> {ours[name]['int8']:.3f} ({points(ours[name])} points; "
+        f"{points(even[name])} without the activations left in float32, {points(plain[name])} in plain int8)"
+        for name in ("mAP", "accuracy")
+    )
+    files = [row["files"][name] for name in ("model.onnx", "model.int8.onnx")]
+    sizes = " -> ".join(f"{file['bytes'] / 1e6:.2f}" for file in files)
+    times = " -> ".join(f"{file['latency_ms']['1 s']['median']:.2f}" for file in files)
+    return f"{scores}, first class as in float32 {ours['top1']:.1%}, {sizes} MB, {times} ms"
+
+
+def points(pair: dict[str, float]) -> str:
+    """Return what int8 changes, in points."""
+    return f"{100 * pair['difference']:+.1f}"
+
+
+if __name__ == "__main__":
+    main()

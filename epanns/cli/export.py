@@ -1,0 +1,133 @@
+"""``epanns export``: a checkpoint as ONNX files for other runtimes."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from epanns import atomic
+from epanns.cli.options import EXISTING, EpannsCommand, emit, json_option, out_option, progress_counter
+from epanns.cli.packs import in_order_of, open_packs, pack_options, tell_unknown_lengths
+from epanns.errors import ConfigError
+
+if TYPE_CHECKING:
+    from epanns.data.dataset import PackDataset
+    from epanns.models.tagger import Tagger
+
+
+@click.command("export", cls=EpannsCommand)
+@click.argument("checkpoint", metavar="CKPT", type=EXISTING)
+@out_option("Folder to write; must not exist.")
+@click.option("--int8", is_flag=True, help="Also write model.int8.onnx; needs --calibration.")
+@click.option(
+    "--calibration",
+    type=EXISTING,
+    help="With --int8: pack of clips like those to be tagged; without --evaluate every fifth only judges.",
+)
+@click.option("--evaluate", "evaluation", type=EXISTING, help="With --int8: pack on which both networks are compared.")
+@click.option("--clips", type=click.IntRange(1), default=200, show_default=True, help="Clips that calibrate, at most.")
+@click.option("--window", type=float, help="With --int8: calibrate and compare on windows of so many seconds.")
+@click.option("--hop", type=float, help="With --window: seconds between window starts.  [default: the window]")
+@click.option(
+    "--equalise/--no-equalise", default=True, show_default=True, help="Even out the ranges of channels before --int8."
+)
+@click.option(
+    "--portable", is_flag=True, help="With --int8: ONNX's own operators alone; LSTMs then compute in float32."
+)
+@click.option("--latency", is_flag=True, help="Time clips of 1 s and 10 s through each file, front end left out.")
+@click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="CPU threads for --latency.")
+@pack_options
+@json_option
+def command(
+    checkpoint: Path,
+    out: Path,
+    int8: bool,
+    calibration: Path | None,
+    evaluation: Path | None,
+    clips: int,
+    window: float | None,
+    hop: float | None,
+    equalise: bool,
+    portable: bool,
+    latency: bool,
+    threads: int,
+    labels_file: Path | None,
+    mp3_seconds: float,
+    as_json: bool,
+) -> None:
+    """Write CKPT as ONNX: model.onnx, and with --int8 model.int8.onnx, for clips of any length and number.
+
+    The graphs start from what the front end gives; front_end.json says how to make it of sound. Their scores are
+    compared with torch's before anything is written, those of int8 with float32's on clips that did not calibrate.
+    export.json holds sizes, differences and mAP side by side.
+    """
+    atomic.refuse_existing(out)
+    if int8 != (calibration is not None):
+        raise ConfigError(
+            f"--int8 and --calibration go together: give both or neither (--calibration is {calibration})"
+        )
+    if not int8 and (evaluation is not None or window is not None):
+        what = f"--window {window:g}" if evaluation is None else f"--evaluate {evaluation}"
+        raise ConfigError(f"{what} compares int8 with float32: give --int8 and --calibration too")
+    from epanns.export.extra import require_onnx
+
+    require_onnx()
+    from epanns.evaluation.predict import EvaluationProtocol
+    from epanns.export.export import Int8, export_network
+    from epanns.models.checkpoint import load
+
+    protocol = EvaluationProtocol(window, hop)
+    model = load(checkpoint)
+
+    def opened(pack: Path) -> "PackDataset":
+        rate = model.spec.front_end.sample_rate
+        dataset = open_packs([pack], labels_file=labels_file, mp3_seconds=mp3_seconds, sample_rate=rate)
+        if window is not None:
+            tell_unknown_lengths(dataset, "windows")
+        return in_order_of(model, dataset)
+
+    asked = None
+    if calibration is not None:
+        judging = None if evaluation is None else opened(evaluation)
+        asked = Int8(opened(calibration), judging, clips, equalise, portable, protocol)
+    with progress_counter("clips compared", "clip") as progress:
+        timed = threads if latency else None
+        report = export_network(model, out, int8=asked, latency_threads=timed, progress=progress)
+    emit(report, f"{out}: {describe(model, report)}", as_json)
+
+
+def describe(model: "Tagger", report: dict[str, Any]) -> str:
+    """Return a summary for people."""
+    sizes = ", ".join(f"{name} {file['bytes'] / 1e6:,.2f} MB" for name, file in report["files"].items())
+    apart = report["parity"]["largest_difference"]["clipwise_output"]
+    lines = [f"{sizes}; {model.spec.name}, {report['n_params_folded']:,} numbers with batch norms folded"]
+    lines.append(f"float32: scores differ from torch's by at most {apart:.1e}")
+    lines += [_latency_line(name, file["latency_ms"]) for name, file in report["files"].items() if "latency_ms" in file]
+    if "int8" in report:
+        lines += _int8_lines(report["int8"])
+    return "\n".join(lines)
+
+
+def _latency_line(name: str, timed: dict[str, Any]) -> str:
+    times = ", ".join(f"{latency['median']:.2f} ms for {clip}" for clip, latency in timed.items())
+    latency = next(iter(timed.values()))
+    return f"{name}: {times}; {latency['threads']} thread(s), {latency['runtime']}"
+
+
+def _int8_lines(report: dict[str, Any]) -> list[str]:
+    found = report["evaluation"]
+    held_out = "held-out clips of the calibration pack" if found["held_out_of_calibration"] else "clips"
+    lines = [
+        f"int8, host CPU, {found['clips']:,} {held_out} ({found['name']}): same first class as float32 for "
+        f"{100 * found['top1']:.1f} %, {report['protocol']}"
+    ]
+    for name in ("mAP", "accuracy"):
+        if found[name] is not None:
+            ours, theirs = found[name]["float32"], found[name]["int8"]
+            lines.append(f"{name}: float32 {ours:.4f}, int8 {theirs:.4f} ({100 * (theirs - ours):+.2f} points)")
+    if found["mAP"] is None:
+        lines.append("no mAP: the clips have no labels, or other classes than the network")
+    if report["float32_activations"]:
+        layers = ", ".join(", ".join(read) or name for name, read in report["float32_activations"].items())
+        lines.append(f"in float32, where eight bits are too few: what {layers} hear")
+    return lines

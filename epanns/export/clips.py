@@ -1,0 +1,41 @@
+"""Clips of packs as the inputs of a graph, one clip at a time, and which of them calibrate and which judge."""
+
+from collections.abc import Iterable, Iterator
+
+import torch
+
+from epanns.audio.frontend import repeat_to_minimum
+from epanns.data.dataset import PackDataset
+from epanns.errors import ConfigError
+from epanns.evaluation.predict import EvaluationProtocol, pieces_of
+from epanns.export.network import named_inputs
+from epanns.export.sessions import Inputs
+from epanns.models.tagger import Tagger
+
+HELD_OUT = 5  # every so manieth clip of a calibration pack judges, where no other pack does
+
+
+def inputs_of_clips(
+    model: Tagger, dataset: PackDataset, clips: Iterable[int], protocol: EvaluationProtocol | None = None
+) -> Iterator[Inputs]:
+    """Yield the graph's inputs for each clip: its row of the pack, or its windows side by side."""
+    rate = model.spec.front_end.sample_rate
+    for clip in clips:
+        (pieces,) = pieces_of(dataset[clip], protocol or EvaluationProtocol(), rate)
+        with torch.no_grad():
+            yield named_inputs(model, model.inputs_of(repeat_to_minimum(pieces, model.minimum_samples)))
+
+
+def calibration_clips(n_clips: int, most: int, *, held_out: bool) -> tuple[list[int], list[int]]:
+    """Return the clips that calibrate, at most so many and spread over the pack, and those held out to judge.
+
+    Raises:
+        ConfigError: If there are too few.
+    """
+    judging = list(range(HELD_OUT - 1, n_clips, HELD_OUT)) if held_out else []
+    rest = sorted({*range(n_clips)} - {*judging})
+    if not rest or (held_out and not judging):
+        needed = f"at least {HELD_OUT}, of which every {HELD_OUT}th judges" if held_out else "at least one"
+        raise ConfigError(f"{n_clips} calibration clips: give {needed}, some hundreds if you can")
+    step = max(1.0, len(rest) / most)
+    return [rest[int(place * step)] for place in range(min(most, len(rest)))], judging

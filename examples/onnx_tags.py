@@ -1,0 +1,123 @@
+"""Tag a sound file with an exported network: NumPy, soundfile and ONNX Runtime do, without torch and epanns.
+
+    python examples/onnx_tags.py FOLDER SOUND.wav [--file model.int8.onnx]
+
+FOLDER is what `epanns export` wrote; its front_end.json says what is computed here. The file must have the network's
+sample rate.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import soundfile
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+
+
+def inputs_of(wave: Array, described: dict[str, Any]) -> dict[str, NDArray[np.float32]]:
+    """Return the inputs of the graph for one clip ``(samples,)`` in [-1, 1]; `described` is front_end.json."""
+    wave = long_enough(wave, described)
+    if "windows" in described:
+        made = windowed(wave, described)
+    else:
+        made = {"waveform": wave}
+        if "logmel" in described:
+            made["logmel"] = log_mel(wave, described)[None]
+    return {given["name"]: made[given["name"]].astype(np.float32)[None] for given in described["inputs"]}
+
+
+def long_enough(wave: Array, described: dict[str, Any]) -> Array:
+    """Repeat a clip that is too short for the network, or follow it with zeros where whole patches are heard."""
+    if described["short_clips"].startswith("repeated"):
+        repeats = -(-described["minimum_samples"] // len(wave))
+        return np.tile(wave, repeats)[: described["minimum_samples"]] if repeats > 1 else wave
+    given = described["logmel"]
+    patch = (given["patch_frames"] - 1) * given["hop_size"] + given["window_size"]
+    hop = given["patch_hop"] * given["hop_size"]
+    hops = max(0, -(-(len(wave) - patch) // hop))
+    return np.pad(wave, (0, patch + hops * hop - len(wave)))
+
+
+def windowed(wave: Array, described: dict[str, Any]) -> dict[str, Array]:
+    """Return the log-mel ``(windows, time, mel)`` of overlapping windows, and their pieces."""
+    given = described["windows"]
+    starts = list(range(0, len(wave) - given["samples"] + 1, given["hop"]))
+    if starts[-1] + given["samples"] < len(wave):
+        starts.append(len(wave) - given["samples"])
+    windows = np.stack([wave[start : start + given["samples"]] for start in starts])
+    heard = windows[:, : given["logmel_of_the_first"]]
+    made = {"logmel": np.stack([log_mel(window, described) for window in heard])}
+    for wanted in described["inputs"]:
+        if wanted["name"] == "pieces":
+            made["pieces"] = windows.reshape(len(windows), *wanted["shape"][-2:])
+    return made
+
+
+def log_mel(wave: Array, described: dict[str, Any]) -> Array:
+    """Return ``(time, mel)``: PANNs' log-mel, centred and in dB, or YAMNet's, which is neither."""
+    given = described["logmel"]
+    size, length = given["fft_size"], given["window_size"]
+    hertz = np.linspace(0, described["sample_rate"] / 2, size // 2 + 1)
+    if given["centred"]:
+        wave = np.pad(wave, size // 2, mode="reflect")
+    window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(length) / length)
+    starts = range(0, len(wave) - length + 1, given["hop_size"])
+    magnitude = np.abs(np.fft.rfft([wave[start : start + length] * window for start in starts], size))
+    if given["centred"]:
+        return 10 * np.log10(np.maximum(magnitude**2 @ slaney_bank(hertz, given), 1e-10))
+    return np.log(magnitude @ htk_bank(hertz, given) + 0.001)
+
+
+def slaney_bank(hertz: Array, given: dict[str, Any]) -> Array:
+    """Return triangles ``(frequencies, mel)``, linear in Hz and of equal area, over steps of Slaney's mel scale.
+
+    The scale is linear up to 1 kHz, then has 27 steps for each factor of 6.4.
+    """
+    ends = np.array([given["fmin"], given["fmax"]], float)
+    above = 15 + 27 / np.log(6.4) * np.log(np.maximum(ends, 1e-9) / 1000)
+    mel = np.linspace(*np.where(ends >= 1000, above, 3 * ends / 200), given["mel_bins"] + 2)
+    edges = np.where(mel >= 15, 1000 * np.exp(np.log(6.4) / 27 * (mel - 15)), 200 * mel / 3)
+    return triangles(hertz, edges) * 2 / (edges[2:] - edges[:-2])
+
+
+def htk_bank(hertz: Array, given: dict[str, Any]) -> Array:
+    """Return triangles ``(frequencies, mel)``, linear in mel and of height 1, on HTK's scale; 0 Hz is out."""
+    lowest, highest = (1127 * np.log1p(given[end] / 700) for end in ("fmin", "fmax"))
+    bank = triangles(1127 * np.log1p(hertz / 700), np.linspace(lowest, highest, given["mel_bins"] + 2))
+    bank[0] = 0
+    return bank
+
+
+def triangles(places: Array, edges: Array) -> Array:
+    """Return triangles of height 1, ``(places, edges - 2)``, from each edge over the next one to the one after."""
+    rising = (places[:, None] - edges[:-2]) / np.diff(edges)[:-1]
+    falling = (edges[2:] - places[:, None]) / np.diff(edges)[1:]
+    return np.maximum(0, np.minimum(rising, falling))
+
+
+def main() -> None:
+    """Print the five highest scores."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("sound", type=Path)
+    parser.add_argument("--file", default="model.onnx")
+    asked = parser.parse_args()
+    described = json.loads((asked.folder / "front_end.json").read_text(encoding="utf-8"))
+    samples, rate = soundfile.read(asked.sound, always_2d=True)
+    if rate != described["sample_rate"]:
+        sys.exit(f"{asked.sound}: {rate} Hz, the network hears {described['sample_rate']} Hz: resample it first")
+    session = onnxruntime.InferenceSession(asked.folder / asked.file, providers=["CPUExecutionProvider"])
+    ((scores,),) = session.run(["clipwise_output"], inputs_of(samples.mean(axis=1), described))
+    names = json.loads(session.get_modelmeta().custom_metadata_map["labels"])
+    for place in np.argsort(-scores)[:5]:
+        print(f"{scores[place]:.4f}  {names[place]}")
+
+
+if __name__ == "__main__":
+    main()

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import fmean, stdev
 from typing import Any, NamedTuple
 
@@ -49,6 +49,7 @@ class Row:
         param_reduction: Fraction of the unpruned network's parameters that is gone; `mac_reduction` likewise.
         mAP: Stage name -> estimate on the block's split.
         settings: What else tells this row from another that looks the same.
+        accuracy: Like `mAP`, of the stages at which every seed has one: those of single-label networks.
     """
 
     experiment: str
@@ -67,6 +68,12 @@ class Row:
     mAP: Mapping[str, Estimate]  # noqa: N815
     n_seeds: int
     settings: tuple[str, ...] = ()
+    accuracy: Mapping[str, Estimate] = field(default_factory=dict)
+
+    @property
+    def has_accuracy(self) -> bool:
+        """Whether there is an accuracy beside every mAP."""
+        return bool(self.accuracy) and self.accuracy.keys() == self.mAP.keys()
 
     @property
     def is_pruned(self) -> bool:
@@ -214,6 +221,10 @@ def _row(group: Sequence[RunRecord], split: str, variant: str, stages: Sequence[
             [record.cost_before for record in group],
         )
     )
+    estimates = {
+        score: {stage: found for stage in stages if (found := _estimate(group, stage, split, score)) is not None}
+        for score in ("mAP", "accuracy")
+    }
     return Row(
         experiment=first.experiment,
         model=first.model,
@@ -226,18 +237,21 @@ def _row(group: Sequence[RunRecord], split: str, variant: str, stages: Sequence[
         **cost,
         param_reduction=1 - cost["n_params"] / before["n_params"],
         mac_reduction=1 - cost["backbone_macs"] / before["backbone_macs"],
-        mAP={stage: estimate for stage in stages if (estimate := _estimate(group, stage, split)) is not None},
+        mAP=estimates["mAP"],
+        accuracy={
+            stage: found for stage, found in estimates["accuracy"].items() if found.n == estimates["mAP"][stage].n
+        },
         n_seeds=len({record.seed for record in group}),
         settings=settings,
     )
 
 
-def _estimate(group: Iterable[RunRecord], stage_name: str, split: str) -> Estimate | None:
-    """Average a stage's mAP over seeds; runs of one seed (which share their unpruned network) count as one."""
+def _estimate(group: Iterable[RunRecord], stage_name: str, split: str, score_name: str) -> Estimate | None:
+    """Average a stage's score over seeds; runs of one seed (which share their unpruned network) count as one."""
     by_seed: dict[int, list[float]] = {}
     for record in group:
         stage = record.stage(stage_name)
-        score = None if stage is None else stage.scores.get(split, {}).get("mAP")
+        score = None if stage is None else stage.scores.get(split, {}).get(score_name)
         if score is not None:
             by_seed.setdefault(record.seed, []).append(score)
     values = [fmean(values) for values in by_seed.values()]

@@ -21,6 +21,7 @@ FOOTNOTE = (
     "iterations given. MACs: convolutions and linear layers, one multiply-add = 1, front end not counted. "
     "MB: 10⁶ bytes of float32 parameters. In brackets: the change against the unpruned network."
 )
+ACCURACY_NOTE = "Accuracy: share of the clips whose class has the highest score, mean and deviation likewise."
 QUOTED_NOTE = (
     "Published by others on other data or under other protocols; not measured here and not to be ranked with the "
     "measured rows."
@@ -28,15 +29,19 @@ QUOTED_NOTE = (
 
 
 def measured_markdown(blocks: Mapping[BlockKey, Sequence[Row]]) -> str:
-    """Return one Markdown table per block, with a line that says what its rows share."""
+    """Return one Markdown table per block, with a line that says what its rows share.
+
+    A table has accuracy too where all of its rows do.
+    """
     parts = []
     for key, rows in blocks.items():
         single = {"Experiment"} if len({row.experiment for row in rows}) == 1 else set()
-        columns = {name: cell for name, cell in _used(_columns(key), rows).items() if name not in single}
+        columns = {name: cell for name, cell in _used(_columns(key, rows), rows).items() if name not in single}
         title = f"**{_escape(block_title(key))}** (measured)"
         body = [[_escape(cell(row)) for cell in columns.values()] for row in rows]
         parts.append(f"{title}\n\n{markdown_table(list(columns), body)}")
-    return "\n\n".join([*parts, FOOTNOTE]) + "\n"
+    notes = [FOOTNOTE, *([ACCURACY_NOTE] if any(map(_have_accuracy, blocks.values())) else [])]
+    return "\n\n".join([*parts, " ".join(notes)]) + "\n"
 
 
 def quoted_markdown(rows: Iterable[QuotedRow]) -> str:
@@ -97,6 +102,10 @@ def measured_csv(blocks: Mapping[BlockKey, Sequence[Row]]) -> str:
                 estimate = row.mAP.get(stage)
                 line[f"mAP_{stage}"] = estimate.mean if estimate else None
                 line[f"mAP_{stage}_sd"] = estimate.sd if estimate else None
+            for stage in STAGES if _have_accuracy(rows) else ():
+                estimate = row.accuracy.get(stage)
+                line[f"accuracy_{stage}"] = estimate.mean if estimate else None
+                line[f"accuracy_{stage}_sd"] = estimate.sd if estimate else None
             lines.append(line | {"n_seeds": row.n_seeds, "settings": "; ".join(row.settings)})
     return _csv(lines)
 
@@ -133,8 +142,9 @@ def block_title(key: BlockKey) -> str:
     return f"{key.dataset}, {key.split}, {key.protocol}, {key.clip_seconds:g} s input"
 
 
-def _columns(key: BlockKey) -> dict[str, Callable[[Row], str]]:
+def _columns(key: BlockKey, rows: Sequence[Row]) -> dict[str, Callable[[Row], str]]:
     """Return heading -> cell, in the order of the table."""
+    accuracy = _at_stages("Accuracy", lambda row: row.accuracy) if _have_accuracy(rows) else {}
     return {
         "Network": lambda row: row.network,
         "Experiment": lambda row: row.experiment,
@@ -147,12 +157,24 @@ def _columns(key: BlockKey) -> dict[str, Callable[[Row], str]]:
         "Parameters": lambda row: si(row.n_params) + _change(row, row.param_reduction),
         "MB": lambda row: megabytes(row.param_bytes),
         f"MACs per {key.clip_seconds:g} s": lambda row: si(row.backbone_macs) + _change(row, row.mac_reduction),
-        "mAP before": lambda row: _estimate(row.mAP.get("dense") or row.mAP.get("pruned")),
-        "mAP recovered": lambda row: _estimate(row.mAP.get("recovered")),
-        "mAP fine-tuned": lambda row: _estimate(row.mAP.get("finetuned")),
-        "mAP evaluated": lambda row: _estimate(row.mAP.get("evaluated")),
+        **_at_stages("mAP", lambda row: row.mAP),
+        **accuracy,
         "Seeds": lambda row: str(row.n_seeds),
     }
+
+
+def _at_stages(score: str, estimates: Callable[[Row], Mapping[str, Estimate]]) -> dict[str, Callable[[Row], str]]:
+    """Return heading -> cell of a score at each stage."""
+    return {
+        f"{score} before": lambda row: _estimate(estimates(row).get("dense") or estimates(row).get("pruned")),
+        f"{score} recovered": lambda row: _estimate(estimates(row).get("recovered")),
+        f"{score} fine-tuned": lambda row: _estimate(estimates(row).get("finetuned")),
+        f"{score} evaluated": lambda row: _estimate(estimates(row).get("evaluated")),
+    }
+
+
+def _have_accuracy(rows: Sequence[Row]) -> bool:
+    return all(row.has_accuracy for row in rows)
 
 
 def _used(columns: dict[str, Callable[[T], str]], rows: Sequence[T]) -> dict[str, Callable[[T], str]]:

@@ -44,6 +44,45 @@ def test_csv_holds_every_row_with_full_precision(records):
     assert (last["mAP_recovered"], last["clip_seconds"], last["n_seeds"]) == ("", "5.0", "2")
 
 
+def with_accuracy(record, without=()):
+    """Return a record of a single-label network, whose accuracy is a tenth below its mAP, but at some stages."""
+    stages = [
+        stage
+        if stage.name in without
+        else replace(stage, scores={split: {**s, "accuracy": s["mAP"] - 0.1} for split, s in stage.scores.items()})
+        for stage in record.stages
+    ]
+    return replace(record, stages=tuple(stages))
+
+
+ACCURATE = """\
+| Cnn14 × 0.25 | unpruned | – | – | – | 5.00 M | 20.0 | 1.20 G | 0.810 ± 0.014 | – | 0.710 ± 0.014 | – | 2 |
+| Cnn14 × 0.25 | unpruned, trained on | – | – | 300 | 5.00 M | 20.0 | 1.20 G | – | 0.830 ± 0.014 | – | 0.730 ± 0.014 | 2 |
+"""  # noqa: E501
+
+
+def test_accuracy_is_shown_where_every_row_of_the_table_has_one(records):
+    single = [with_accuracy(replace(record, trial_id=f"x{record.trial_id}", dataset="ESC-50")) for record in records]
+    blocks = rows_by_block([*records, *single])
+    plain, accurate = measured_markdown(blocks).split("**ESC-50, test")
+    assert plain.startswith(GOLDEN.split("\n\nmAP:")[0])
+    assert "| mAP before | mAP fine-tuned | Accuracy before | Accuracy fine-tuned | Seeds |" in accurate
+    assert ACCURATE in accurate
+    assert "Accuracy: share of the clips" in accurate
+    lines = read_csv(measured_csv(blocks))
+    assert [line["accuracy_finetuned"] == "" for line in lines] == [True] * 5 + [False] * 3
+    assert float(lines[-1]["accuracy_finetuned"]) == pytest.approx(0.71, abs=1e-12)
+    assert float(lines[-1]["accuracy_finetuned_sd"]) == pytest.approx(float(lines[-1]["mAP_finetuned_sd"]), abs=1e-12)
+
+
+@pytest.mark.parametrize("without", ["dense", "pruned", "finetuned"])
+def test_accuracy_is_left_out_where_a_row_or_a_seed_lacks_it(records, without):
+    single = [with_accuracy(record, [without] if record.seed == 1 else []) for record in records]
+    text = measured_markdown(rows_by_block(single))
+    assert text.startswith(GOLDEN)
+    assert "ccuracy" not in text + measured_csv(rows_by_block(single))
+
+
 def test_records_csv_has_a_row_per_run_and_a_column_per_score(records):
     lines = read_csv(records_csv(records))
     assert [line["trial_id"] for line in lines] == [record.trial_id for record in records]

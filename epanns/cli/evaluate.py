@@ -81,7 +81,8 @@ def command(
     if out is not None:
         atomic.refuse_existing(out)
     from epanns.evaluation.metrics import evaluate
-    from epanns.evaluation.predict import EvaluationProtocol, predict
+    from epanns.evaluation.predict import predict
+    from epanns.evaluation.protocol import EvaluationProtocol
     from epanns.models.checkpoint import load
     from epanns.sweeps.evaluated import record_of_checkpoint
 

@@ -72,7 +72,7 @@ def command(
     from epanns.export.extra import require_onnx
 
     require_onnx()
-    from epanns.evaluation.predict import EvaluationProtocol
+    from epanns.evaluation.protocol import EvaluationProtocol
     from epanns.export.export import Int8, export_network
     from epanns.models.checkpoint import load
 

@@ -41,7 +41,7 @@ def command(
     windows of 10 s; the last window is shifted back to end with the file.
     """
     from epanns.atomic import refuse_existing, write_text
-    from epanns.evaluation.predict import EvaluationProtocol
+    from epanns.evaluation.protocol import EvaluationProtocol
     from epanns.models.checkpoint import load
 
     EvaluationProtocol(window, hop)  # refuses what cannot be

@@ -12,7 +12,8 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from epanns.errors import DataError
 from epanns.evaluation.bootstrap import accuracy_interval, mean_average_precision_interval
-from epanns.evaluation.predict import EvaluationProtocol, Predictions
+from epanns.evaluation.predict import Predictions
+from epanns.evaluation.protocol import EvaluationProtocol
 from epanns.evaluation.scores import ClassScore, Scores
 from epanns.labels import LabelSet
 

@@ -7,7 +7,8 @@ import torch
 from epanns.audio.frontend import repeat_to_minimum
 from epanns.data.dataset import PackDataset
 from epanns.errors import ConfigError
-from epanns.evaluation.predict import EvaluationProtocol, pieces_of
+from epanns.evaluation.predict import pieces_of
+from epanns.evaluation.protocol import EvaluationProtocol
 from epanns.export.network import named_inputs
 from epanns.export.sessions import Inputs
 from epanns.models.tagger import Tagger

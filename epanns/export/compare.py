@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from epanns.data.dataset import PackDataset
 from epanns.evaluation.metrics import average_precision
-from epanns.evaluation.predict import EvaluationProtocol, score_batch
+from epanns.evaluation.predict import score_batch
+from epanns.evaluation.protocol import EvaluationProtocol
 from epanns.export.graph import Array
 from epanns.models.tagger import Tagger
 from epanns.progress import Progress

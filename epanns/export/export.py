@@ -14,7 +14,8 @@ from onnx import helper
 from epanns import atomic
 from epanns.data.dataset import PackDataset
 from epanns.errors import CheckpointError, ConfigError
-from epanns.evaluation.predict import EvaluationProtocol, refuse_unknown_lengths
+from epanns.evaluation.predict import refuse_unknown_lengths
+from epanns.evaluation.protocol import EvaluationProtocol
 from epanns.export.calibrate import ranges_of
 from epanns.export.clips import calibration_clips, inputs_of_clips
 from epanns.export.compare import compare

@@ -7,7 +7,8 @@ from epanns.atomic import sha256_of_json
 from epanns.complexity.macs import profile
 from epanns.data.dataset import PackDataset
 from epanns.data.pack_format import PACK_FILE, read_pack_info
-from epanns.evaluation.predict import EvaluationProtocol, Predictions
+from epanns.evaluation.predict import Predictions
+from epanns.evaluation.protocol import EvaluationProtocol
 from epanns.evaluation.scores import Scores
 from epanns.installed import versions
 from epanns.models.recipe import Step, since_pruning, steps_of

@@ -9,7 +9,7 @@ from typing import Any
 
 from epanns.atomic import sha256_of_json
 from epanns.errors import ConfigError
-from epanns.evaluation.predict import EvaluationProtocol
+from epanns.evaluation.protocol import EvaluationProtocol
 from epanns.sweeps.base import BaseConfig
 from epanns.sweeps.grid import GridConfig
 from epanns.sweeps.strict_toml import TableReader, all_of, is_count, is_number, is_text

@@ -17,7 +17,8 @@ from epanns.data.sampler import sequential_batches
 from epanns.data.task import in_the_models_order, require_same_task
 from epanns.errors import ConfigError, Interrupted
 from epanns.evaluation.metrics import evaluate
-from epanns.evaluation.predict import EvaluationProtocol, predict
+from epanns.evaluation.predict import predict
+from epanns.evaluation.protocol import EvaluationProtocol
 from epanns.installed import versions
 from epanns.models.tagger import Tagger
 from epanns.models.tensors import weights_digest

@@ -16,7 +16,8 @@ from epanns.data.sampler import sequential_batches
 from epanns.data.task import in_the_models_order, refuse_leak
 from epanns.errors import ConfigError
 from epanns.evaluation.metrics import evaluate
-from epanns.evaluation.predict import EvaluationProtocol, predict
+from epanns.evaluation.predict import predict
+from epanns.evaluation.protocol import EvaluationProtocol
 from epanns.installed import versions
 from epanns.models.checkpoint import load
 from epanns.models.on_yamnet import build_on_yamnet, stays_frozen

@@ -17,7 +17,8 @@ from epanns.cli.main import cli
 from epanns.data.dataset import PackDataset
 from epanns.data.loader import make_loader
 from epanns.evaluation.metrics import evaluate
-from epanns.evaluation.predict import EvaluationProtocol, predict
+from epanns.evaluation.predict import predict
+from epanns.evaluation.protocol import EvaluationProtocol
 from epanns.evaluation.scores import ClassScore, Scores
 from epanns.labels import LabelSet
 from epanns.models.checkpoint import load, save_checkpoint

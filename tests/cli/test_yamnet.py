@@ -12,7 +12,8 @@ from epanns.complexity.macs import profile
 from epanns.data.dataset import PackDataset
 from epanns.errors import ConfigError
 from epanns.evaluation.metrics import evaluate
-from epanns.evaluation.predict import EvaluationProtocol, predict
+from epanns.evaluation.predict import predict
+from epanns.evaluation.protocol import EvaluationProtocol
 from epanns.models.checkpoint import load, save_checkpoint
 from epanns.models.on_yamnet import build_on_yamnet
 from epanns.models.shift_norm import ShiftNorm2d

@@ -13,7 +13,8 @@ from sklearn.metrics import accuracy_score, average_precision_score, recall_scor
 
 from epanns.errors import DataError
 from epanns.evaluation.metrics import average_precision, d_prime, evaluate, roc_auc
-from epanns.evaluation.predict import EvaluationProtocol, Predictions
+from epanns.evaluation.predict import Predictions
+from epanns.evaluation.protocol import EvaluationProtocol
 from epanns.labels import LabelSet
 
 WHOLE = EvaluationProtocol()

@@ -13,7 +13,8 @@ from epanns.audio.frontend import FrontEndSpec
 from epanns.data.dataset import ClipBatch, PackDataset
 from epanns.errors import CheckpointError, ConfigError, PackError
 from epanns.evaluation import predict as predict_module
-from epanns.evaluation.predict import EvaluationProtocol, cut_windows, predict, window_starts
+from epanns.evaluation.predict import cut_windows, predict, window_starts
+from epanns.evaluation.protocol import EvaluationProtocol
 from epanns.labels import LabelSet
 from epanns.models.cnn import Cnn
 from epanns.models.spec import ModelSpec

@@ -12,7 +12,8 @@ from epanns.complexity.macs import profile
 from epanns.data.dataset import PackDataset
 from epanns.errors import CheckpointError, ConfigError, OutputError
 from epanns.evaluation.metrics import evaluate
-from epanns.evaluation.predict import EvaluationProtocol, predict
+from epanns.evaluation.predict import predict
+from epanns.evaluation.protocol import EvaluationProtocol
 from epanns.export import export
 from epanns.export.clips import calibration_clips
 from epanns.export.compare import agreement, compare

@@ -13,7 +13,8 @@ import pytest
 from epanns.data.dataset import PackDataset
 from epanns.errors import ConfigError, OutputError
 from epanns.evaluation.metrics import evaluate
-from epanns.evaluation.predict import EvaluationProtocol, predict
+from epanns.evaluation.predict import predict
+from epanns.evaluation.protocol import EvaluationProtocol
 from epanns.labels import LabelSet
 from epanns.models.checkpoint import load, save_checkpoint
 from epanns.models.zoo import build_model

@@ -15,7 +15,8 @@ from epanns.data.loader import make_loader
 from epanns.data.sampler import sequential_batches
 from epanns.errors import ConfigError, Interrupted, OutputError, PruningError
 from epanns.evaluation.metrics import evaluate
-from epanns.evaluation.predict import EvaluationProtocol, predict
+from epanns.evaluation.predict import predict
+from epanns.evaluation.protocol import EvaluationProtocol
 from epanns.models.checkpoint import load, save_checkpoint
 from epanns.models.tensors import weights_digest
 from epanns.models.zoo import build_model

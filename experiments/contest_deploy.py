@@ -1,0 +1,122 @@
+"""Bring the contest's networks to int8 and score them: ``python experiments/contest_deploy.py SWEEP OUT``.
+
+SWEEP is the folder of a sweep of ``lean_contest_*.toml``. Of each trial that is done ``OUT/deployed/<trial>.json`` says
+how large its files are, how the int8 network scores the test clips by LEAN's protocol, beside the float32 network, and
+how the float32 network scores whole clips. With ``--latency`` one network of each row is timed instead, all in turn, on
+a machine with nothing else to do, into ``OUT/latency.json``. Needs the extra ``onnx``.
+"""
+
+import argparse
+import json
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from epanns.atomic import write_json
+from epanns.complexity.latency import measure_latency
+from epanns.data.dataset import PackDataset
+from epanns.evaluation.metrics import evaluate
+from epanns.evaluation.predict import predict
+from epanns.evaluation.protocol import EvaluationProtocol
+from epanns.export.export import INT8, Int8, export_network
+from epanns.export.latency import measure_onnx_latency
+from epanns.installed import versions
+from epanns.models.checkpoint import load
+from epanns.models.tagger import Tagger
+
+SECONDS = (1.0, 10.0)
+ROUNDS = 5
+THREADS = 1
+
+
+def main() -> None:
+    """Do what the command line says."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("sweep", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--latency", action="store_true")
+    asked = parser.parse_args()
+    if asked.latency:
+        write_json(asked.out / "latency.json", latencies_of(asked.sweep))
+        return
+    for trial in trials_of(asked.sweep):
+        file = asked.out / "deployed" / f"{trial.name}.json"
+        if not file.exists():
+            write_json(file, deployed(trial))
+            print(file)
+
+
+def trials_of(sweep: Path) -> Iterator[Path]:
+    """Yield the folders of the trials that are done, in the order of the sweep."""
+    for trial in json.loads((sweep / "sweep.json").read_text(encoding="utf-8"))["trials"]:
+        folder = sweep / "trials" / trial
+        if (folder / "result.json").exists():
+            yield folder
+
+
+def deployed(trial: Path) -> dict[str, Any]:
+    """Return sizes and scores of a trial's network."""
+    model, asked = network_of(trial), json.loads((trial / "config.json").read_text(encoding="utf-8"))
+    base = asked["config"].get("base", asked["config"])
+    data, protocol = base["data"], EvaluationProtocol(**base["evaluation"])
+    train, test = (
+        PackDataset(
+            [Path(path) for path in asked["packs"][part]], sample_rate=data["sample_rate"], seconds=data["seconds"]
+        )
+        for part in ("train", "test")
+    )
+    with tempfile.TemporaryDirectory() as name:
+        settings = Int8(calibration=train, evaluation=test, protocol=protocol)
+        report = export_network(model, Path(name) / "export", int8=settings)
+    whole = EvaluationProtocol()
+    return {
+        "trial_id": trial.name,
+        "bytes": {name: file["bytes"] for name, file in report["files"].items()},
+        "int8": report["int8"]["evaluation"],
+        "whole_clip_mAP": evaluate(predict(model, test, whole), test.labels, whole, bootstrap=0).mAP,
+        "versions": report["versions"],
+    }
+
+
+def latencies_of(sweep: Path) -> dict[str, Any]:
+    """Return the milliseconds of one clip through the first network of each row, in torch and in int8."""
+    rows: dict[str, Path] = {}
+    for trial in trials_of(sweep):
+        record = json.loads((trial / "result.json").read_text(encoding="utf-8"))
+        rows.setdefault(f"{record['model']} {record['width']} {record['cost_after']['n_params']}", trial)
+    found: dict[str, dict[str, list[float]]] = {trial.name: {} for trial in rows.values()}
+    with tempfile.TemporaryDirectory() as name:
+        networks = {}
+        for trial in rows.values():
+            networks[trial.name] = network_of(trial)
+            calibration = PackDataset([Path(json.loads((trial / "config.json").read_text())["packs"]["train"][0])])
+            export_network(networks[trial.name], Path(name) / trial.name, int8=Int8(calibration, clips=20))
+        for _ in range(ROUNDS):
+            for trial_id, network in networks.items():
+                for key, milliseconds in timed(network, Path(name) / trial_id / INT8).items():
+                    found[trial_id].setdefault(key, []).append(round(milliseconds, 3))
+    return {
+        "what": "median of one clip's times in each of several rounds, every network in turn",
+        "threads": THREADS,
+        "milliseconds": found,
+        "versions": versions("torch", "onnxruntime"),
+    }
+
+
+def timed(network: Tagger, int8: Path) -> dict[str, float]:
+    """Return the milliseconds for each length: in torch with the front end, of the int8 file without it."""
+    found = {}
+    for seconds in SECONDS:
+        found[f"torch {seconds:g} s"] = measure_latency(network, seconds=seconds, threads=THREADS).median
+        found[f"int8 {seconds:g} s"] = measure_onnx_latency(int8, network, seconds=seconds, threads=THREADS).median
+    return found
+
+
+def network_of(trial: Path) -> Tagger:
+    """Return the network that a trial ended with."""
+    return load(next(folder for folder in (trial / "finetuned", trial / "base") if folder.exists()))
+
+
+if __name__ == "__main__":
+    main()

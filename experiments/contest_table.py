@@ -1,0 +1,131 @@
+"""Put what came of the contest with LEAN into the documents: ``python experiments/contest_table.py``.
+
+Everything is made of ``results/lean-contest/*/``: the records of the sweeps, and what ``contest_deploy.py`` found of
+their networks: sizes and scores in int8, scores of whole clips, times.
+"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+from epanns.reporting.report import insert_table
+from epanns.reporting.tables import markdown_table
+from epanns.reporting.units import si
+from epanns.sweeps.records import RunRecord, read_records
+
+ROOT = Path(__file__).parents[1]
+FOLDER = ROOT / "results" / "lean-contest"
+BUDGET = {"parameters": 4.58e6, "multiply-adds": 107.7e6, "bytes in int8": 4.5e6}
+
+TRAINED = "YAMNet trained on AudioSet"
+NOTHING = "nothing"
+ORDER = ("LEAN", "LEAN_affinity", "LEAN_concat", "YAMNet_projection", "YAMNet_linear", "Cnn14_16k")
+STAGES = {"dense": "", "pruned": ", cut", "recovered": ", cut, `ls`", "finetuned": ", cut, `ls`, fine-tuned"}
+
+
+@dataclass
+class Row:
+    """A network of the contest, with what each seed came to.
+
+    Attributes:
+        name: For people.
+        known: What its weights had heard before.
+        cost: `ModelCost.summary()` for a window.
+        scores: mAP on the test clips, one for each seed.
+        deployed: What `contest_deploy.py` found, for each seed it was run for.
+        milliseconds: Kind and length -> median over rounds.
+    """
+
+    name: str
+    known: str
+    cost: Mapping[str, Any]
+    scores: list[float] = field(default_factory=list)
+    deployed: list[Mapping[str, Any]] = field(default_factory=list)
+    milliseconds: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def is_within(self) -> bool:
+        """Whether it is no larger than LEAN's budget, in int8 where that is known."""
+        sizes = {"parameters": self.cost["n_params"], "multiply-adds": self.cost["backbone_macs"]}
+        if self.deployed:
+            sizes["bytes in int8"] = max(_int8_bytes(each) for each in self.deployed)
+        return all(size <= BUDGET[name] for name, size in sizes.items())
+
+
+def rows_of(folder: Path) -> list[Row]:
+    """Return the networks of one data set, LEAN's first."""
+    deployed = {path.stem: _json(path) for path in (folder / "deployed").glob("*.json")}
+    times = _json(folder / "latency.json")["milliseconds"] if (folder / "latency.json").exists() else {}
+    rows: dict[tuple[Any, ...], Row] = {}
+    for record in sorted(read_records([folder]), key=_place):
+        for stage in record.stages:
+            if record.criterion is not None and stage.name == "dense":
+                continue
+            is_last = stage is record.stages[-1]
+            known = TRAINED if "yamnet_sha256" in record.config else NOTHING
+            name = f"{record.model}{'' if record.width == 1 else f' × {record.width:g}'}{STAGES[stage.name]}"
+            row = rows.setdefault((name, known), Row(name, known, record.cost_after))
+            row.scores.append(float(stage.scores["test"]["mAP"]))  # type: ignore[arg-type]
+            if is_last and record.trial_id in deployed:
+                row.deployed.append(deployed[record.trial_id])
+            if is_last and record.trial_id in times:
+                row.milliseconds = {kind: sorted(each)[len(each) // 2] for kind, each in times[record.trial_id].items()}
+    return list(rows.values())
+
+
+def table_of(rows: Sequence[Row]) -> str:
+    """Return the networks side by side, in Markdown."""
+    header = ["network", "had heard", "mAP", "mAP, whole clip", "parameters", "multiply-adds a second heard"]
+    header += ["MB float32", "MB int8", "mAP int8 - float32", "ms: 1 s", "10 s", "int8: 1 s", "10 s", "in budget"]
+    return markdown_table(header, [_cells(row) for row in rows])
+
+
+def _cells(row: Row) -> list[str]:
+    changes = [each["int8"]["mAP"]["difference"] for each in row.deployed]
+    sizes = [_int8_bytes(each) / 1e6 for each in row.deployed]
+    kinds = ("torch 1 s", "torch 10 s", "int8 1 s", "int8 10 s")
+    return [
+        row.name,
+        row.known,
+        _estimate(row.scores),
+        _estimate([each["whole_clip_mAP"] for each in row.deployed]),
+        si(row.cost["n_params"]),
+        si(row.cost["backbone_macs"]),
+        f"{row.cost['param_bytes'] / 1e6:.2f}",
+        f"{max(sizes):.2f}" if sizes else "-",
+        _estimate(changes, sign=True),
+        *(f"{row.milliseconds[kind]:.3g}" if kind in row.milliseconds else "-" for kind in kinds),
+        "yes" if row.is_within else "no",
+    ]
+
+
+def _place(record: RunRecord) -> tuple[Any, ...]:
+    is_known = "yamnet_sha256" in record.config
+    return (not is_known, ORDER.index(record.model), record.criterion is None, record.width, record.seed)
+
+
+def _int8_bytes(found: Mapping[str, Any]) -> int:
+    return int(found["bytes"]["model.int8.onnx"])
+
+
+def _estimate(values: Iterable[float], *, sign: bool = False) -> str:
+    found = list(values)
+    if not found:
+        return "-"
+    mean = f"{fmean(found):{'+' if sign else ''}.3f}"
+    return f"{mean} ± {stdev(found):.3f} ({len(found)})" if len(found) > 1 else f"{mean} (1)"
+
+
+def _json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+if __name__ == "__main__":
+    for folder in sorted(path.parent for path in FOLDER.glob("*/records")):
+        table = table_of(rows_of(folder))
+        insert_table(FOLDER / "README.md", folder.name, table)
+        if folder.name == "esc50":
+            insert_table(ROOT / "README.md", "lean-contest", table)

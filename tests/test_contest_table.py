@@ -1,0 +1,102 @@
+"""The table of the contest with LEAN: a row for each network at each stage, seeds averaged, the budget LEAN's."""
+
+import json
+import runpy
+from pathlib import Path
+
+import pytest
+
+from epanns.sweeps.records import RunRecord, Stage
+
+TABLE = runpy.run_path(str(Path(__file__).parents[1] / "experiments" / "contest_table.py"))
+
+
+def cost(n_params: int, macs: int = 100_000_000) -> dict[str, int]:
+    return {"n_params": n_params, "param_bytes": 4 * n_params, "backbone_macs": macs}
+
+
+def write(
+    folder: Path, seed: int, model: str, scores: dict[str, float], *, trained: bool = False, n_params: int = 4_000_000
+) -> str:
+    """Write the record of a trial and return its name."""
+    pruned = "pruned" in scores
+    trial = f"{model}-{seed}-{trained}-{pruned}"
+    record = RunRecord(
+        trial_id=trial,
+        experiment="contest",
+        model=model,
+        width=0.5 if model == "Cnn14_16k" else 1.0,
+        criterion="l1" if pruned else None,
+        layers=(),
+        ratio=None,
+        recover="none",
+        finetune_iterations=0,
+        seed=seed,
+        dataset="esc",
+        protocol="1 s windows",
+        clip_seconds=1.0,
+        config={"seed": seed} | ({"yamnet_sha256": "0" * 64} if trained else {}),
+        plan_digest=None,
+        cost_before=cost(20_000_000),
+        cost_after=cost(n_params),
+        stages=tuple(Stage(name, {"test": {"mAP": score}}, 1.0) for name, score in scores.items()),
+        device="cpu",
+        versions={},
+        seconds=1.0,
+    )
+    (folder / "records").mkdir(parents=True, exist_ok=True)
+    (folder / "records" / f"{trial}.json").write_text(json.dumps(record.to_dict()))
+    return trial
+
+
+def deploy(folder: Path, trial: str, *, size: int, change: float = -0.01) -> None:
+    (folder / "deployed").mkdir(exist_ok=True)
+    found = {
+        "bytes": {"model.onnx": 4 * size, "model.int8.onnx": size},
+        "int8": {"mAP": {"difference": change}},
+        "whole_clip_mAP": 0.5,
+    }
+    (folder / "deployed" / f"{trial}.json").write_text(json.dumps(found))
+
+
+def test_each_stage_of_a_cut_network_is_a_row_and_seeds_are_averaged(tmp_path):
+    for seed, shift in ((0, 0.0), (1, 0.02)):
+        write(tmp_path, seed, "LEAN", {"dense": 0.8 + shift}, trained=True)
+        write(tmp_path, seed, "LEAN", {"dense": 0.4 + shift})
+        write(tmp_path, seed, "Cnn14_16k", {"dense": 0.6 + shift}, n_params=20_000_000)
+        stages = {"dense": 0.6 + shift, "pruned": 0.1 + shift, "recovered": 0.5 + shift, "finetuned": 0.55 + shift}
+        write(tmp_path, seed, "Cnn14_16k", stages)
+    rows = TABLE["rows_of"](tmp_path)
+    assert [(row.name, row.known, row.scores) for row in rows] == [
+        ("LEAN", "YAMNet trained on AudioSet", pytest.approx([0.8, 0.82])),
+        ("LEAN", "nothing", pytest.approx([0.4, 0.42])),
+        ("Cnn14_16k × 0.5, cut", "nothing", pytest.approx([0.1, 0.12])),
+        ("Cnn14_16k × 0.5, cut, `ls`", "nothing", pytest.approx([0.5, 0.52])),
+        ("Cnn14_16k × 0.5, cut, `ls`, fine-tuned", "nothing", pytest.approx([0.55, 0.57])),
+        ("Cnn14_16k × 0.5", "nothing", pytest.approx([0.6, 0.62])),
+    ]
+    first, *_, last = TABLE["table_of"](rows).splitlines()[2:]
+    assert "| 0.810 ± 0.014 (2) | - | 4.00 M | 100 M | 16.00 | - | - |" in first and first.endswith("| yes |")
+    assert last.endswith("| no |")
+
+
+def test_sizes_and_times_belong_to_the_last_stage_and_the_largest_file_decides(tmp_path):
+    trials = [write(tmp_path, seed, "Cnn14_16k", {"pruned": 0.1, "recovered": 0.5}) for seed in (0, 1)]
+    deploy(tmp_path, trials[0], size=4_499_999)
+    (tmp_path / "latency.json").write_text(json.dumps({"milliseconds": {trials[0]: {"torch 1 s": [9.0, 7.0, 8.0]}}}))
+    cut, recovered = TABLE["rows_of"](tmp_path)
+    assert (cut.deployed, cut.milliseconds) == ([], {})
+    assert recovered.milliseconds == {"torch 1 s": 8.0}
+    assert recovered.is_within
+    assert "| 0.500 (1) | 4.00 M | 100 M | 16.00 | 4.50 | -0.010 (1) | 8 | - | - | - | yes |" in TABLE["table_of"](
+        [recovered]
+    )
+    deploy(tmp_path, trials[1], size=4_500_001)
+    assert not TABLE["rows_of"](tmp_path)[1].is_within
+
+
+@pytest.mark.parametrize(
+    ("n_params", "macs", "fits"), [(4_580_000, 107_700_000, True), (4_580_001, 1, False), (1, 107_700_001, False)]
+)
+def test_the_budget_is_leans(n_params, macs, fits):
+    assert TABLE["Row"]("x", "nothing", cost(n_params, macs)).is_within == fits

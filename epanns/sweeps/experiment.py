@@ -176,10 +176,8 @@ def parse_experiment(text: str, source: str) -> Experiment:
             reader.note(
                 False, f"[{name}] seeds={grid.seeds!r}: {others[0]!r} is none of the experiment's {top.seeds!r}"
             )
-    reader.note(
-        grids == [] or any(base is None or base.prune for base in bases),
-        "[grid] there is no base to prune: all have prune = false",
-    )
+    if not reader.problems:
+        _note_contradictions(reader, top, [base for base in bases if base], [grid for grid in grids if grid])
     reader.finish()
     assert data is not None and evaluation is not None
     return Experiment(
@@ -191,6 +189,20 @@ def parse_experiment(text: str, source: str) -> Experiment:
         finetunes=top.finetune,
         evaluation=evaluation,
     )
+
+
+def _note_contradictions(reader: TableReader, top: "_Tables", bases: list[BaseConfig], grids: list[GridConfig]) -> None:
+    """Note what tables ask of each other that cannot be had."""
+    pruned = [base for base in bases if base.prune]
+    reader.note(not grids or bool(pruned), "[grid] there is no base to prune: all have prune = false")
+    reader.note(
+        not top.finetune or bool(grids),
+        "[finetune] there is nothing to fine-tune: give a [grid] too, with ratio = [0] for the bases as they are",
+    )
+    frozen = [table for tables in (top.finetune, *(grid.finetune for grid in grids)) for table in tables]
+    if any(table.get("freeze_yamnet") for table in frozen):
+        free = [base.model for base in pruned if not base.may_be_frozen]
+        reader.note(not free, f"freeze_yamnet = true: {free[:1]} is not built on YAMNet's body; leave it out")
 
 
 @dataclass(frozen=True)

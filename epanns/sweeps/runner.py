@@ -11,8 +11,9 @@ from functools import partial
 from pathlib import Path
 
 from epanns.data.dataset import PackDataset
-from epanns.errors import Interrupted
+from epanns.errors import ConfigError, Interrupted
 from epanns.models.checkpoint import load
+from epanns.models.yamnet import Yamnet
 from epanns.signals import noticing_signals
 from epanns.sweeps.experiment import Experiment, Trial
 from epanns.sweeps.journal import Sweep, TrialFolder
@@ -62,6 +63,7 @@ def run_experiment(
         on_step: Called after each training step (with one job only).
 
     Raises:
+        ConfigError: If a network that is given is not there, or is not what it is given as.
         OutputError: If the folder is in use or is no sweep.
         Interrupted: If SIGINT, SIGTERM or SIGUSR1 came; running again goes on.
     """
@@ -75,10 +77,11 @@ def run_experiment(
             on_trial(trial.trial_id, outcome, len(outcomes), len(trials))
 
     with sweep.owned():
+        weights = _weights_of(experiment)
         packs = prepare_packs(experiment.data, out / "data", jobs=jobs)
         open_packs = partial(PackDataset, sample_rate=experiment.data.sample_rate, seconds=experiment.data.seconds)
         content = {part: open_packs([Path(path) for path in paths]).content_digest for part, paths in packs.items()}
-        trials += experiment.trials(content, _weights_digest)
+        trials += experiment.trials(content, weights.__getitem__)
         sweep.claim(trials)
         waiting = []
         for trial in trials:
@@ -129,9 +132,23 @@ def attempt(folder: TrialFolder, *, on_step: OnStep | None = None) -> bool:
     return True
 
 
-def _weights_digest(checkpoint: str) -> str:
-    """Return the sha256 of a checkpoint's weights."""
-    return str(load(checkpoint).provenance["sha256"])
+def _weights_of(experiment: Experiment) -> dict[str, str]:
+    """Return the sha256 of the weights of every network that is given, by its path.
+
+    Raises:
+        ConfigError: If there is none, or a YAMNet is asked for and it is another network.
+    """
+    found = {}
+    for number, base in enumerate(experiment.bases, start=1):
+        for name, path in (("checkpoint", base.checkpoint), ("yamnet", base.yamnet)):
+            if path and not Path(path).exists():
+                raise ConfigError(f"[base {number}] {name}={path!r}: no such file or folder, seen from {Path.cwd()}")
+            if path and path not in found:
+                network = load(path)
+                if name == "yamnet" and not isinstance(network, Yamnet):
+                    raise ConfigError(f"[base {number}] yamnet={path!r}: holds a {network.spec.name}, not a YAMNet")
+                found[path] = str(network.provenance["sha256"])
+    return found
 
 
 def _run_in_processes(sweep: Sweep, queue: _Queue, note: Callable[[Trial, str], None], jobs: int) -> None:

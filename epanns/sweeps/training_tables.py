@@ -43,6 +43,8 @@ def finetuning(table: Mapping[str, Any], *, seed: int | None = None) -> dict[str
         ConfigError: If a key is unknown or a value is wrong, the table gives a seed, or teacher and weights do not go
             together.
     """
+    if not isinstance(table, Mapping):
+        raise ConfigError(f"{table!r}: must be a table")
     teacher = table.get("teacher")
     training = _training_of({key: value for key, value in table.items() if key != "teacher"}, seed)
     if "teacher" in table and teacher != TEACHER:

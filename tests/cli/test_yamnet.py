@@ -1,6 +1,7 @@
 """LEAN in the commands: built on a YAMNet that stays as it is, trained, scored, pruned, fine-tuned, heard."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -237,3 +238,15 @@ def test_a_sweep_builds_on_a_yamnet_compares_and_scores_windows(yamnet, tiny_pac
         clips, protocol = PackDataset([tiny_packs["test"]]), EvaluationProtocol(0.4, 0.2)
         scores = evaluate(predict(network, clips, protocol), clips.labels, protocol)
         assert record.stages[0].scores["test"]["mAP"] == pytest.approx(scores.mAP, abs=1e-9)
+
+
+def test_a_yamnet_that_is_not_there_or_is_none_is_told_before_anything_is_packed(frozen, tmp_path):
+    data = 'name = "t"\n[data]\nkind = "esc50"\nroot = "nowhere"\nsample_rate = 8000\n'
+    data += 'train = ["fold1"]\nval = ["fold2"]\ntest = ["fold3"]\n'
+    for yamnet, message in (
+        (tmp_path / "nothing.npz", "nothing.npz': no such file or folder, seen from"),
+        (frozen, "holds a YAMNet_linear, not a YAMNet"),
+    ):
+        text = f'{data}[[base]]\nmodel = "YAMNet_linear"\nyamnet = "{yamnet}"\n'
+        with pytest.raises(ConfigError, match=re.escape(message)):
+            run_experiment(parse_experiment(text, "t.toml"), tmp_path / "out")

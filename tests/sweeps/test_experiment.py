@@ -238,8 +238,12 @@ def test_a_network_to_compare_with_is_trained_and_not_pruned():
 
 
 def test_an_experiment_may_be_of_bases_alone():
-    trials = trials_of(parse_experiment(TEXT.split("[grid]")[0], "t.toml"))
-    assert [trial.config["kind"] for trial in trials] == ["base", "base"]
+    alone = TEXT.split("[grid]")[0]
+    assert [trial.config["kind"] for trial in trials_of(parse_experiment(alone, "t.toml"))] == ["base", "base"]
+    with pytest.raises(ConfigError, match=re.escape("[finetune] there is nothing to fine-tune: give a [grid] too")):
+        parse_experiment(alone + "[[finetune]]\niterations = 3\n", "t.toml")
+    with pytest.raises(ConfigError, match=re.escape("[finetune 1] 3: must be a table")):
+        parse_experiment("finetune = [3]\n" + alone, "t.toml")
 
 
 def test_how_clips_are_scored_is_part_of_a_trial_where_it_is_said():
@@ -316,6 +320,15 @@ def test_every_mistake_is_named_at_once():
         ("width = 0.1", "prune = false", "[grid] there is no base to prune: all have prune = false"),
         ("width = 0.1", "width = 0.1\nyamnet = 'y'", "width=0.1 with yamnet: the body has its own widths"),
         ("iterations = 5", "iterations = 5, freeze_yamnet = true", "freeze_yamnet without yamnet: a body of random"),
+        ("width = 0.1", "width = '1'\nyamnet = 3", "[base 1] yamnet=3: must be text; width='1': must be a number > 0"),
+        ("training = { iterations = 5 }", "training = 3", "[base 1] training=3: must be a table"),
+        ('model = "Cnn6"', "model = 3", "[base 1] model=3: must be text"),
+        ('model = "Cnn6"', 'model = "Cnn66"', "Cnn66"),
+        (
+            "iterations = 3",
+            "iterations = 3\nfreeze_yamnet = true",
+            "['Cnn6'] is not built on YAMNet's body",
+        ),
         ("width = 0.1", "yamnet = 'y'", "yamnet='y': Cnn6 is not built on YAMNet's body"),
     ],
 )

@@ -20,7 +20,8 @@ def batch_norms_folded(model: nn.Module) -> Iterator[None]:
     """Let the convolutions of Cnn6, Cnn10 and Cnn14 do the work of their batch norms, in evaluation mode, inside.
 
     Scores are the same up to rounding. Afterwards the network has its own modules again, as they were. Nothing is
-    folded where a batch norm does anything else: while it learns, or where somebody listens to it with a hook.
+    folded where a batch norm does anything else: while it learns, or where somebody listens to it
+    or to the convolution with a hook.
     """
     blocks = [module for module in model.modules() if isinstance(module, ConvBlock)]
     before = [(block, dict(block._modules)) for block in blocks]
@@ -37,7 +38,9 @@ def batch_norms_folded(model: nn.Module) -> Iterator[None]:
 def _fold(block: ConvBlock, conv_name: str, norm_name: str) -> None:
     """Replace a convolution by one that does the batch norm's work too, and the batch norm by nothing."""
     conv, norm = block.get_submodule(conv_name), block.get_submodule(norm_name)
-    if not (isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d)) or norm.training or _is_heard(norm):
+    if not (isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d)) or norm.training:
+        return
+    if _is_special(conv) or _is_special(norm):
         return
     mean, variance = norm.running_mean, norm.running_var
     if mean is None or variance is None:
@@ -49,5 +52,6 @@ def _fold(block: ConvBlock, conv_name: str, norm_name: str) -> None:
     block._modules.update({conv_name: folded, norm_name: nn.Identity()})
 
 
-def _is_heard(norm: nn.BatchNorm2d) -> bool:
-    return bool(norm._forward_hooks or norm._forward_pre_hooks)
+def _is_special(module: nn.Module) -> bool:
+    """Return whether somebody listens to a module, or its weight is computed from something else."""
+    return bool(module._forward_hooks or module._forward_pre_hooks) or "weight" not in module._parameters

@@ -57,11 +57,20 @@ def test_the_network_is_its_own_again_even_after_an_error():
     assert all(torch.equal(each, state[name]) for name, each in model.state_dict().items())
 
 
-def test_a_norm_that_learns_or_is_listened_to_is_left():
+def test_a_norm_is_left_that_learns_or_is_listened_to_or_whose_convolution_is_special():
     model = heard("Cnn14_16k")
     model.conv_block1.bn1.train()
     model.conv_block2.bn2.register_forward_hook(lambda *_: None)
     model.conv_block3.bn1.register_forward_pre_hook(lambda *_: None)
+    model.conv_block4.conv2.register_forward_hook(lambda *_: None)
+    nn.utils.parametrizations.weight_norm(model.conv_block5.conv1)
     with batch_norms_folded(model):
         left = [name for name, module in model.named_modules() if isinstance(module, nn.BatchNorm2d)]
-    assert left == ["bn0", "conv_block1.bn1", "conv_block2.bn2", "conv_block3.bn1"]
+    assert left == [
+        "bn0",
+        "conv_block1.bn1",
+        "conv_block2.bn2",
+        "conv_block3.bn1",
+        "conv_block4.bn2",
+        "conv_block5.bn1",
+    ]

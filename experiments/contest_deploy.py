@@ -81,10 +81,11 @@ def deployed(trial: Path) -> dict[str, Any]:
 
 def latencies_of(sweep: Path) -> dict[str, Any]:
     """Return the milliseconds of one clip through the first network of each row, in torch and in int8."""
-    rows: dict[str, Path] = {}
+    rows: dict[tuple[object, ...], Path] = {}
     for trial in trials_of(sweep):
         record = json.loads((trial / "result.json").read_text(encoding="utf-8"))
-        rows.setdefault(f"{record['model']} {record['width']} {record['cost_after']['n_params']}", trial)
+        row = (record["model"], record["width"], record["criterion"], "yamnet_sha256" in record["config"])
+        rows.setdefault(row, trial)
     found: dict[str, dict[str, list[float]]] = {trial.name: {} for trial in rows.values()}
     with tempfile.TemporaryDirectory() as name:
         networks = {}

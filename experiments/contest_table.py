@@ -47,6 +47,11 @@ class Row:
     milliseconds: Mapping[str, float] = field(default_factory=dict)
 
     @property
+    def int8_bytes(self) -> int | None:
+        """Of the largest int8 file; None where none was made, as of a network that was trained on after this stage."""
+        return max((int(each["bytes"]["model.int8.onnx"]) for each in self.deployed), default=None)
+
+    @property
     def is_contender(self) -> bool:
         """Whether it has to keep to LEAN's budget: it is not of LEAN's kind."""
         return self.name.startswith("Cnn14")
@@ -55,8 +60,7 @@ class Row:
     def is_within(self) -> bool:
         """Whether it is no larger than LEAN's budget, in int8 where that is known."""
         sizes = {"parameters": self.cost["n_params"], "multiply-adds": self.cost["backbone_macs"]}
-        if self.deployed:
-            sizes["bytes in int8"] = max(_int8_bytes(each) for each in self.deployed)
+        sizes["bytes in int8"] = self.int8_bytes or 0
         return all(size <= BUDGET[name] for name, size in sizes.items())
 
 
@@ -73,6 +77,8 @@ def rows_of(folder: Path) -> list[Row]:
             known = TRAINED if "yamnet_sha256" in record.config else NOTHING
             name = f"{record.model}{'' if record.width == 1 else f' × {record.width:g}'}{STAGES[stage.name]}"
             row = rows.setdefault((name, known), Row(name, known, record.cost_after))
+            if row.cost != record.cost_after:
+                raise SystemExit(f"{name}: two networks of other sizes would be one row of the table")
             row.scores.append(float(stage.scores["test"]["mAP"]))  # type: ignore[arg-type]
             if is_last and record.trial_id in deployed:
                 row.deployed.append(deployed[record.trial_id])
@@ -90,7 +96,6 @@ def table_of(rows: Sequence[Row]) -> str:
 
 def _cells(row: Row) -> list[str]:
     changes = [each["int8"]["mAP"]["difference"] for each in row.deployed]
-    sizes = [_int8_bytes(each) / 1e6 for each in row.deployed]
     kinds = ("torch 1 s", "torch 10 s", "int8 1 s", "int8 10 s")
     return [
         row.name,
@@ -100,20 +105,16 @@ def _cells(row: Row) -> list[str]:
         si(row.cost["n_params"]),
         si(row.cost["backbone_macs"]),
         f"{row.cost['param_bytes'] / 1e6:.2f}",
-        f"{max(sizes):.2f}" if sizes else "-",
+        "-" if row.int8_bytes is None else f"{row.int8_bytes / 1e6:.2f}",
         _estimate(changes, sign=True),
         *(f"{row.milliseconds[kind]:.3g}" if kind in row.milliseconds else "-" for kind in kinds),
-        ("yes" if row.is_within else "no") if row.is_contender else "-",
+        ("yes" if row.is_within else "no") if row.is_contender and row.int8_bytes else "-",
     ]
 
 
 def _place(record: RunRecord) -> tuple[Any, ...]:
     is_known = "yamnet_sha256" in record.config
     return (not is_known, ORDER.index(record.model), record.criterion is None, record.width, record.seed)
-
-
-def _int8_bytes(found: Mapping[str, Any]) -> int:
-    return int(found["bytes"]["model.int8.onnx"])
 
 
 def _estimate(values: Iterable[float], *, sign: bool = False) -> str:
@@ -129,7 +130,10 @@ def _json(path: Path) -> Any:
 
 
 if __name__ == "__main__":
-    for folder in sorted(path.parent for path in FOLDER.glob("*/records")):
+    found = sorted(path.parent for path in FOLDER.glob("*/records"))
+    if not found:
+        raise SystemExit(f"{FOLDER}/*/records: no records; run the sweeps of experiments/lean_contest_*.toml first")
+    for folder in found:
         table = table_of(rows_of(folder))
         insert_table(FOLDER / "README.md", folder.name, table)
         if folder.name == "esc50":

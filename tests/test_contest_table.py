@@ -77,7 +77,10 @@ def test_each_stage_of_a_cut_network_is_a_row_and_seeds_are_averaged(tmp_path):
     ]
     first, *_, last = TABLE["table_of"](rows).splitlines()[2:]
     assert "| 0.810 ± 0.014 (2) | - | 4.00 M | 100 M | 16.00 | - | - |" in first and first.endswith("| - |")
-    assert last.endswith("| no |")
+    assert last.endswith("| - |")  # its int8 file is not known
+    write(tmp_path, 2, "LEAN", {"dense": 0.4}, n_params=1)
+    with pytest.raises(SystemExit, match="LEAN: two networks of other sizes would be one row"):
+        TABLE["rows_of"](tmp_path)
 
 
 def test_sizes_and_times_belong_to_the_last_stage_and_the_largest_file_decides(tmp_path):

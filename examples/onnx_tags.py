@@ -112,6 +112,8 @@ def main() -> None:
     samples, rate = soundfile.read(asked.sound, always_2d=True)
     if rate != described["sample_rate"]:
         sys.exit(f"{asked.sound}: {rate} Hz, the network hears {described['sample_rate']} Hz: resample it first")
+    if not len(samples):
+        sys.exit(f"{asked.sound}: holds no samples")
     session = onnxruntime.InferenceSession(asked.folder / asked.file, providers=["CPUExecutionProvider"])
     ((scores,),) = session.run(["clipwise_output"], inputs_of(samples.mean(axis=1), described))
     names = json.loads(session.get_modelmeta().custom_metadata_map["labels"])

@@ -1,9 +1,11 @@
 """``epanns export``: a checkpoint as ONNX files for other runtimes."""
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from epanns import atomic
 from epanns.cli.options import EXISTING, EpannsCommand, emit, json_option, out_option, progress_counter
@@ -13,6 +15,8 @@ from epanns.errors import ConfigError
 if TYPE_CHECKING:
     from epanns.data.dataset import PackDataset
     from epanns.models.tagger import Tagger
+
+_OF_INT8 = ("evaluation", "clips", "window", "hop", "equalise", "portable", "labels_file", "mp3_seconds")
 
 
 @click.command("export", cls=EpannsCommand)
@@ -24,7 +28,12 @@ if TYPE_CHECKING:
     type=EXISTING,
     help="With --int8: pack of clips like those to be tagged; without --evaluate every fifth only judges.",
 )
-@click.option("--evaluate", "evaluation", type=EXISTING, help="With --int8: pack on which both networks are compared.")
+@click.option(
+    "--evaluate",
+    "evaluation",
+    type=EXISTING,
+    help="With --int8: pack on which both networks are compared; none of its clips may calibrate.",
+)
 @click.option("--clips", type=click.IntRange(1), default=200, show_default=True, help="Clips that calibrate, at most.")
 @click.option("--window", type=float, help="With --int8: calibrate and compare on windows of so many seconds.")
 @click.option("--hop", type=float, help="With --window: seconds between window starts.  [default: the window]")
@@ -66,9 +75,12 @@ def command(
         raise ConfigError(
             f"--int8 and --calibration go together: give both or neither (--calibration is {calibration})"
         )
-    if not int8 and (evaluation is not None or window is not None):
-        what = f"--window {window:g}" if evaluation is None else f"--evaluate {evaluation}"
-        raise ConfigError(f"{what} compares int8 with float32: give --int8 and --calibration too")
+    if hop is not None and window is None:
+        raise ConfigError(f"--hop {hop:g} without --window: it is the step from window to window: give --window too")
+    if not int8:
+        _refuse_given(_OF_INT8, "--int8", "--int8 and --calibration")
+    if not latency:
+        _refuse_given(("threads",), "--latency", "--latency")
     from epanns.export.extra import require_onnx
 
     require_onnx()
@@ -94,6 +106,27 @@ def command(
         timed = threads if latency else None
         report = export_network(model, out, int8=asked, latency_threads=timed, progress=progress)
     emit(report, f"{out}: {describe(model, report)}", as_json)
+
+
+def _refuse_given(settings: Collection[str], only_with: str, remedy: str) -> None:
+    """Raise `ConfigError` if a person gave one of these settings, which would be ignored."""
+    context = click.get_current_context()
+    chosen = [
+        _as_typed(option, context.params[option.name])
+        for option in context.command.params
+        if option.name in settings and context.get_parameter_source(option.name) is not ParameterSource.DEFAULT
+    ]
+    given = [typed for typed in chosen if typed]
+    if given:
+        them = "it" if len(given) == 1 else "them"
+        raise ConfigError(f"{', '.join(given)}: used only with {only_with}: give {remedy} too, or leave {them} out")
+
+
+def _as_typed(option: click.Parameter, value: object) -> str:
+    """Return option and value; nothing for ``portable = false`` of a file, which asks for nothing."""
+    if isinstance(value, bool):
+        return option.opts[0] if value else "".join(option.secondary_opts)
+    return f"{option.opts[0]} {value:g}" if isinstance(value, float) else f"{option.opts[0]} {value}"
 
 
 def describe(model: "Tagger", report: dict[str, Any]) -> str:

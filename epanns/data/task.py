@@ -62,7 +62,19 @@ def in_the_models_order(model: Tagger, dataset: PackDataset) -> PackDataset:
 
 
 def refuse_leak(training: PackDataset, held_out: PackDataset, *, part: str) -> None:
-    """Raise `PackError` if a training clip is among the clips that choose or score the network.
+    """Raise `PackError` if a training clip is among the clips that choose or score the network."""
+    clips, told = shared_clips(training, held_out)
+    if len(clips):
+        raise PackError(
+            f"{len(clips)} of {len(held_out)} {part} clips are training clips too{told}, first "
+            f"{clips[0].decode()!r}: that is a leak; pack splits that do not overlap"
+        )
+
+
+def shared_clips(training: PackDataset, held_out: PackDataset) -> tuple[NDArray[np.bytes_], str]:
+    """Return the ids of the clips in `held_out`, in its order, that are in `training` too, and a remark.
+
+    The remark, empty or in brackets, says why where ids alone tell it.
 
     Within one data set, told by its name, the id decides: the samples of a clip depend on how its file was encoded.
     Between two data sets, whose ids may be mere file names, a clip is the same if its id and the checksum of its
@@ -79,13 +91,7 @@ def refuse_leak(training: PackDataset, held_out: PackDataset, *, part: str) -> N
                 remarks[f"both are of {ours.dataset}; if these are two data sets, give one another name"] = True
             elif len(equal) and not comparable:
                 remarks["these packs' checksums cannot be compared"] = True
-    clips = np.concatenate(leaked)
-    if len(clips):
-        told = f" (told by their ids alone: {'; '.join(remarks)})" if remarks else ""
-        raise PackError(
-            f"{len(clips)} of {len(held_out)} {part} clips are training clips too{told}, first "
-            f"{clips[0].decode()!r}: that is a leak; pack splits that do not overlap"
-        )
+    return np.concatenate(leaked), f" (told by their ids alone: {'; '.join(remarks)})" if remarks else ""
 
 
 def _have_comparable_checksums(ours: ClipSource, theirs: ClipSource) -> bool:

@@ -1,12 +1,14 @@
 """Clips of packs as the inputs of a graph, one clip at a time, and which of them calibrate and which judge."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
+import numpy as np
 import torch
 
 from epanns.audio.frontend import repeat_to_minimum
 from epanns.data.dataset import PackDataset
-from epanns.errors import ConfigError
+from epanns.data.task import shared_clips
+from epanns.errors import ConfigError, PackError
 from epanns.evaluation.predict import pieces_of
 from epanns.evaluation.protocol import EvaluationProtocol
 from epanns.export.network import named_inputs
@@ -40,3 +42,18 @@ def calibration_clips(n_clips: int, most: int, *, held_out: bool) -> tuple[list[
         raise ConfigError(f"{n_clips} calibration clips: give {needed}, some hundreds if you can")
     step = max(1.0, len(rest) / most)
     return [rest[int(place * step)] for place in range(min(most, len(rest)))], judging
+
+
+def refuse_shared(calibration: PackDataset, calibrating: Sequence[int], evaluation: PackDataset) -> None:
+    """Raise `PackError` if a clip that calibrates is in the pack that judges; `shared_clips` says which are the same.
+
+    Clips of `calibration` that are not among the rows `calibrating` may judge.
+    """
+    shared, told = shared_clips(calibration, evaluation)
+    both = shared[np.isin(shared, calibration.clip_ids[np.asarray(calibrating)])]
+    if len(both):
+        raise PackError(
+            f"{len(both)} of {len(evaluation)} evaluation clips of {evaluation.dataset_name} calibrate too{told}, "
+            f"first {both[0].decode()!r}: int8 is compared on clips that did not calibrate; leave --evaluate out, then "
+            f"every {HELD_OUT}th clip of the calibration pack is held out, or give packs that do not overlap"
+        )

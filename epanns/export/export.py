@@ -17,7 +17,7 @@ from epanns.errors import CheckpointError, ConfigError
 from epanns.evaluation.predict import refuse_unknown_lengths
 from epanns.evaluation.protocol import EvaluationProtocol
 from epanns.export.calibrate import ranges_of
-from epanns.export.clips import calibration_clips, inputs_of_clips
+from epanns.export.clips import calibration_clips, inputs_of_clips, refuse_shared
 from epanns.export.compare import compare
 from epanns.export.equalise import equalise
 from epanns.export.fragile import fragile_activations
@@ -44,8 +44,8 @@ class Int8:
 
     Attributes:
         calibration: Clips of the kind to be tagged, at the network's sample rate; their labels are not looked at.
-        evaluation: Clips on which both networks are compared; None for every fifth clip of `calibration`, which then
-            does not calibrate.
+        evaluation: Clips on which both networks are compared, none of which calibrates; None for every fifth clip of
+            `calibration`, which then does not calibrate.
         clips: How many calibrate at most.
         equalise: Whether ranges of channels are evened out first.
         portable: Whether only ONNX's own operators are used: LSTMs then compute in float32, with int8 weights.
@@ -83,7 +83,8 @@ def export_network(
 
     Raises:
         ConfigError: If the network cannot be exported, `out` is named as a file, or the clips do not fit.
-        CheckpointError: If ONNX Runtime's scores are not torch's.
+        CheckpointError: If the network's scores are not finite, or ONNX Runtime's are not torch's.
+        PackError: If a clip that calibrates judges too.
         OutputError: If `out` exists.
     """
     if out.suffix == ".onnx":
@@ -150,7 +151,11 @@ def _save(graph: onnx.ModelProto, path: Path) -> dict[str, Any]:
 
 
 def parity_of(model: Tagger, graph: onnx.ModelProto) -> dict[str, Any]:
-    """Compare torch and ONNX Runtime on noise: one clip as short as can be, and three longer ones."""
+    """Compare torch and ONNX Runtime on noise: one clip as short as can be, and three longer ones.
+
+    Raises:
+        CheckpointError: If torch's outputs are not finite, or ONNX Runtime's scores are not theirs.
+    """
     shortest = model.minimum_samples
     longer = shortest + 2 * model.spec.front_end.sample_rate + 77
     largest = dict.fromkeys(OUTPUTS, 0.0)
@@ -160,14 +165,23 @@ def parity_of(model: Tagger, graph: onnx.ModelProto) -> dict[str, Any]:
         for clips, samples in ((1, shortest), (3, longer)):
             waveform = 0.2 * torch.randn(clips, samples, generator=generator)
             expected, found = (dict(network(waveform)) for network in (model, exported))
-            for name in OUTPUTS:
-                largest[name] = max(largest[name], float((found[name] - expected[name]).abs().max()))
+            _require_finite(model, expected)
+            for name in OUTPUTS:  # np.maximum keeps the NaN that max() would lose
+                largest[name] = float(np.maximum(largest[name], (found[name] - expected[name]).abs().max().item()))
     if not largest["clipwise_output"] <= TOLERANCE:
         raise CheckpointError(
             f"{model.spec.name}: ONNX Runtime's scores differ from torch's by {largest['clipwise_output']:.2g}, where "
             f"{TOLERANCE:g} is allowed for rounding: nothing is written; please report it as a bug"
         )
     return {"clips": [1, 3], "samples": [shortest, longer], "largest_difference": largest}
+
+
+def _require_finite(model: Tagger, outputs: dict[str, torch.Tensor]) -> None:
+    if not all(outputs[name].isfinite().all() for name in OUTPUTS):
+        raise CheckpointError(
+            f"{model.spec.name} gives scores that are not finite: its weights are damaged; nothing is written: "
+            "copy the checkpoint again, or make it anew"
+        )
 
 
 def _clips(model: Tagger, asked: Int8) -> tuple[list[int], list[int]]:
@@ -178,7 +192,10 @@ def _clips(model: Tagger, asked: Int8) -> tuple[list[int], list[int]]:
         refuse_unknown_lengths(dataset, asked.protocol)
     n_clips = len(asked.calibration)
     calibrating, judging = calibration_clips(n_clips, asked.clips, held_out=asked.evaluation is None)
-    return calibrating, judging if asked.evaluation is None else list(range(len(asked.evaluation)))
+    if asked.evaluation is None:
+        return calibrating, judging
+    refuse_shared(asked.calibration, calibrating, asked.evaluation)
+    return calibrating, list(range(len(asked.evaluation)))
 
 
 def _int8(
@@ -208,7 +225,8 @@ def _int8(
         "lstms": "int8 weights, float32 arithmetic" if asked.portable else "int8, ranges found in each call",
         "calibration": asked.calibration.identity() | {"clips_used": len(calibrating), "logit_correlation": faithful},
         "protocol": asked.protocol.describe(),
-        "evaluation": judging_pack.identity() | {"held_out_of_calibration": asked.evaluation is None, **compared},
+        "evaluation": judging_pack.identity()
+        | {"held_out_of_calibration": asked.evaluation is None, "clips_that_calibrated": 0, **compared},
     }
 
 

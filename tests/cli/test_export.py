@@ -9,6 +9,8 @@ from epanns.export import extra
 from epanns.models.checkpoint import save_checkpoint
 from epanns.models.zoo import build_model
 
+OF_INT8 = ": used only with --int8: give --int8 and --calibration too"
+
 
 @pytest.fixture
 def run(epanns, tmp_path, tiny_spec):
@@ -22,8 +24,16 @@ def run(epanns, tmp_path, tiny_spec):
     [
         (("--int8",), "--int8 and --calibration go together: give both or neither (--calibration is None)"),
         (("--calibration", "."), "--int8 and --calibration go together"),
-        (("--evaluate", "."), "--evaluate . compares int8 with float32: give --int8 and --calibration too"),
-        (("--window", "1"), "--window 1 compares int8 with float32: give --int8 and --calibration too"),
+        (("--evaluate", "."), f"--evaluate .{OF_INT8}, or leave it out"),
+        (("--window", "1", "--hop", ".5"), f"--window 1, --hop 0.5{OF_INT8}, or leave them out"),
+        (("--portable",), f"--portable{OF_INT8}"),
+        (("--no-equalise",), f"--no-equalise{OF_INT8}"),
+        (("--equalise",), f"--equalise{OF_INT8}"),
+        (("--clips", "200"), f"--clips 200{OF_INT8}"),
+        (("--labels", "."), f"--labels .{OF_INT8}"),
+        (("--mp3-seconds", "10"), f"--mp3-seconds 10{OF_INT8}"),
+        (("--threads", "1"), "--threads 1: used only with --latency: give --latency too, or leave it out"),
+        (("--hop", "0.5"), "--hop 0.5 without --window: it is the step from window to window: give --window too"),
     ],
 )
 def test_options_that_do_not_go_together_end_in_one_line(run, arguments, message):
@@ -47,6 +57,23 @@ def test_a_folder_that_exists_is_refused_first(run, tmp_path):
     code, _, err = run()
     assert code == 1
     assert "out exists already: choose another --out" in err
+
+
+def test_a_flag_that_a_file_turns_off_is_not_given(run, tmp_path):
+    (tmp_path / "export.toml").write_text("portable = false\nequalise = false\n")
+    code, _, err = run("--config", tmp_path / "export.toml")
+    assert code == 1
+    assert err.startswith(f"epanns: --no-equalise{OF_INT8}")
+
+
+def test_one_pack_does_not_calibrate_and_judge(run, tmp_path, tiny_packs):
+    pytest.importorskip("onnxruntime", reason="the onnx extra is not installed")
+    code, _, err = run("--int8", "--calibration", tiny_packs["train"], "--evaluate", tiny_packs["train"])
+    assert code == 1
+    assert "60 of 60 evaluation clips of" in err
+    assert "leave --evaluate out, then every 5th clip of the calibration pack is held out" in err
+    assert err.count("\n") == 1
+    assert not (tmp_path / "out").exists()
 
 
 def test_packs_of_another_rate_are_refused(run, tmp_path, tiny_packs, epanns, tiny_spec):

@@ -10,7 +10,7 @@ import torch
 
 from epanns.complexity.macs import profile
 from epanns.data.dataset import PackDataset
-from epanns.errors import CheckpointError, ConfigError, OutputError
+from epanns.errors import CheckpointError, ConfigError, OutputError, PackError
 from epanns.evaluation.metrics import evaluate
 from epanns.evaluation.predict import predict
 from epanns.evaluation.protocol import EvaluationProtocol
@@ -87,6 +87,7 @@ def test_int8_is_compared_on_clips_that_did_not_calibrate(folder, report, model,
     assert said["calibration"]["clips_used"] == 48
     assert said["evaluation"]["clips"] == 12
     assert said["evaluation"]["held_out_of_calibration"]
+    assert said["evaluation"]["clips_that_calibrated"] == 0
     assert len(said["equalised_layers"]) == 4
     dataset = PackDataset([tiny_packs["train"]])
     clips = calibration_clips(len(dataset), 200, held_out=True)[1]
@@ -163,6 +164,22 @@ def test_a_graph_that_is_not_the_network_is_not_written(tmp_path, folder, model,
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("tensor", ["conv_block1.conv1.weight", "fc_audioset.bias"])
+def test_damaged_weights_are_refused(tmp_path, model, tensor, value):
+    model.get_parameter(tensor).data.view(-1)[0] = value
+    with pytest.raises(CheckpointError, match=r"^small gives scores that are not finite: its weights are damaged"):
+        export_network(model, tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_graph_whose_scores_are_not_finite_is_not_the_network(model):
+    other = small_network(model.labels)
+    other.fc_audioset.bias.data[0] = float("nan")
+    with pytest.raises(CheckpointError, match="ONNX Runtime's scores differ from torch's by nan, where 0.0001"):
+        export.parity_of(model, to_onnx(other))
+
+
 def test_a_network_that_torch_cannot_export_is_refused_by_name(tmp_path, model, monkeypatch):
     def fails(*_, **__):
         raise torch.onnx.OnnxExporterError("no decomposition of aten.odd\nmuch more")
@@ -195,6 +212,16 @@ def test_a_folder_that_exists_and_a_pack_of_another_rate_are_refused_before_the_
     loud = build_model(replace(small_network().spec, front_end=ZOO["Cnn14_16k"].front_end))
     with pytest.raises(ConfigError, match="8000 Hz, small hears 16000 Hz: pack the clips with --sample-rate 16000"):
         export_network(loud, tmp_path / "out", int8=Int8(PackDataset([tiny_packs["train"]])))
+
+
+def test_clips_that_calibrate_do_not_judge(tmp_path, model, tiny_packs, monkeypatch):
+    """All that is needed to know it are the packs' tables: nothing is exported first."""
+    monkeypatch.setattr(export, "to_onnx", lambda _: pytest.fail("exported first"))
+    train, both = PackDataset([tiny_packs["train"]]), PackDataset([tiny_packs["test"], tiny_packs["train"]])
+    for evaluation, counts in ((train, "7 of 60"), (both, "7 of 80")):
+        message = f"^{counts} evaluation clips of {evaluation.dataset_name} calibrate too, .*: int8 is compared on"
+        with pytest.raises(PackError, match=message):
+            export_network(model, tmp_path / "out", int8=Int8(train, evaluation, clips=7))
 
 
 def test_json_is_what_the_folder_holds(said, report):

@@ -11,7 +11,11 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
+from contest_figure import contest_drawing
+
+from epanns.atomic import write_text
 from epanns.reporting.report import insert_table
+from epanns.reporting.svg import to_svg
 from epanns.reporting.tables import markdown_table
 from epanns.reporting.units import si
 from epanns.sweeps.records import RunRecord, read_records
@@ -20,7 +24,7 @@ ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "results" / "lean-contest"
 BUDGET = {"parameters": 4.58e6, "multiply-adds": 107.7e6, "bytes in int8": 4.5e6}
 
-TRAINED = "YAMNet trained on AudioSet"
+TRAINED = "AudioSet, in its YAMNet"
 NOTHING = "nothing"
 ORDER = ("LEAN", "LEAN_affinity", "LEAN_concat", "YAMNet_projection", "YAMNet_linear", "Cnn14_16k")
 STAGES = {"dense": "", "pruned": ", cut", "recovered": ", cut, `ls`", "finetuned": ", cut, `ls`, fine-tuned"}
@@ -45,6 +49,11 @@ class Row:
     scores: list[float] = field(default_factory=list)
     deployed: list[Mapping[str, Any]] = field(default_factory=list)
     milliseconds: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def costs(self) -> str:
+        """What it costs, in words."""
+        return f"{si(self.cost['n_params'])} parameters, {si(self.cost['backbone_macs'])} MACs a second"
 
     @property
     def int8_bytes(self) -> int | None:
@@ -134,7 +143,11 @@ if __name__ == "__main__":
     if not found:
         raise SystemExit(f"{FOLDER}/*/records: no records; run the sweeps of experiments/lean_contest_*.toml first")
     for folder in found:
-        table = table_of(rows_of(folder))
-        insert_table(FOLDER / "README.md", folder.name, table)
+        rows = rows_of(folder)
+        insert_table(FOLDER / "README.md", folder.name, table_of(rows))
+        dataset = read_records([folder])[0].dataset
+        title = f"{dataset}, fold 5: windows of 1 s, half overlapping, mean of scores"
+        drawing = contest_drawing(title, rows)
+        write_text(folder / "contest.svg", to_svg(drawing))
         if folder.name == "esc50":
-            insert_table(ROOT / "README.md", "lean-contest", table)
+            insert_table(ROOT / "README.md", "lean-contest", table_of(rows))

@@ -2,13 +2,18 @@
 
 import json
 import runpy
+import sys
 from pathlib import Path
 
 import pytest
 
+from epanns.reporting.drawing import Label, Shape, Stroke
 from epanns.sweeps.records import RunRecord, Stage
 
-TABLE = runpy.run_path(str(Path(__file__).parents[1] / "experiments" / "contest_table.py"))
+EXPERIMENTS = Path(__file__).parents[1] / "experiments"
+sys.path.insert(0, str(EXPERIMENTS))  # as for whoever runs the script
+TABLE = runpy.run_path(str(EXPERIMENTS / "contest_table.py"))
+sys.path.remove(str(EXPERIMENTS))
 
 
 def cost(n_params: int, macs: int = 100_000_000) -> dict[str, int]:
@@ -68,7 +73,7 @@ def test_each_stage_of_a_cut_network_is_a_row_and_seeds_are_averaged(tmp_path):
         write(tmp_path, seed, "Cnn14_16k", stages)
     rows = TABLE["rows_of"](tmp_path)
     assert [(row.name, row.known, row.scores) for row in rows] == [
-        ("LEAN", "YAMNet trained on AudioSet", pytest.approx([0.8, 0.82])),
+        ("LEAN", "AudioSet, in its YAMNet", pytest.approx([0.8, 0.82])),
         ("LEAN", "nothing", pytest.approx([0.4, 0.42])),
         ("Cnn14_16k × 0.5, cut", "nothing", pytest.approx([0.1, 0.12])),
         ("Cnn14_16k × 0.5, cut, `ls`", "nothing", pytest.approx([0.5, 0.52])),
@@ -103,3 +108,29 @@ def test_sizes_and_times_belong_to_the_last_stage_and_the_largest_file_decides(t
 )
 def test_the_budget_is_leans(n_params, macs, fits):
     assert TABLE["Row"]("x", "nothing", cost(n_params, macs)).is_within == fits
+
+
+def test_the_figure_has_a_line_for_each_row_and_a_mark_for_each_seed(tmp_path):
+    for seed, score in ((0, 0.8), (1, 0.9)):
+        write(tmp_path, seed, "LEAN", {"dense": score}, trained=True)
+    write(tmp_path, 0, "Cnn14_16k", {"pruned": 0.1, "recovered": 0.5})
+    rows = TABLE["rows_of"](tmp_path)
+    drawing = TABLE["contest_drawing"]("title", rows)
+    texts = [element.text for element in drawing.elements if isinstance(element, Label)]
+    assert [text for text in texts if text in {row.name.replace("`", "") for row in rows}] == [
+        "LEAN",
+        "Cnn14_16k × 0.5, cut",
+        "Cnn14_16k × 0.5, cut, ls",
+    ]
+    discs = [element.points[0] for element in drawing.elements if isinstance(element, Shape)]
+    (lean, _), (cut, _), (recovered, _) = discs
+    assert (lean - cut) / (recovered - cut) == pytest.approx((0.85 - 0.1) / (0.5 - 0.1))
+    marks = [x for x, one, other in strokes(drawing) if one == x and other == 1.5]
+    assert len(marks) == 4
+
+
+def strokes(drawing):
+    """Yield where each stroke begins and ends, and how wide it is."""
+    for element in drawing.elements:
+        if isinstance(element, Stroke):
+            yield element.points[0][0], element.points[-1][0], element.width

@@ -1,6 +1,6 @@
 """Bring the contest's networks to int8 and score them: ``python experiments/contest_deploy.py SWEEP OUT``.
 
-SWEEP is the folder of a sweep of ``lean_contest_*.toml``. Of each trial that is done ``OUT/deployed/<trial>.json`` says
+SWEEP is the folder of a sweep of ``lean_contest_*.toml``. Of each trial that is done ``OUT/<trial>.json`` says
 how large its files are, how the int8 network scores the test clips by LEAN's protocol, beside the float32 network, and
 how the float32 network scores whole clips. With ``--latency`` one network of each row is timed instead, all in turn, on
 a machine with nothing else to do, into ``OUT/latency.json``. Needs the extra ``onnx``.
@@ -41,7 +41,7 @@ def main() -> None:
         write_json(asked.out / "latency.json", latencies_of(asked.sweep))
         return
     for trial in trials_of(asked.sweep):
-        file = asked.out / "deployed" / f"{trial.name}.json"
+        file = asked.out / f"{trial.name}.json"
         if not file.exists():
             write_json(file, deployed(trial))
             print(file)

@@ -1,7 +1,7 @@
 """Put what came of the contest with LEAN into the documents: ``python experiments/contest_table.py``.
 
-Everything is made of ``results/lean-contest/*/``: the records of the sweeps, and what ``contest_deploy.py`` found of
-their networks: sizes and scores in int8, scores of whole clips, times.
+Everything is made of what lies in ``results/lean-contest``: the records of the sweeps, and in ``deployed`` what
+``contest_deploy.py`` found of their networks: sizes and scores in int8, scores of whole clips, times.
 """
 
 import json
@@ -75,8 +75,8 @@ class Row:
 
 def rows_of(folder: Path) -> list[Row]:
     """Return the networks of one data set, LEAN's first."""
-    deployed = {path.stem: _json(path) for path in (folder / "deployed").glob("*.json")}
-    times = _json(folder / "latency.json")["milliseconds"] if (folder / "latency.json").exists() else {}
+    deployed = {path.stem: _json(path) for path in (folder.parent / "deployed" / folder.name).glob("*.json")}
+    times = deployed.pop("latency", {}).get("milliseconds", {})
     rows: dict[tuple[Any, ...], Row] = {}
     for record in sorted(read_records([folder]), key=_place):
         for stage in record.stages:
@@ -101,6 +101,11 @@ def table_of(rows: Sequence[Row]) -> str:
     header = ["network", "had heard", "mAP", "mAP, whole clip", "parameters", "multiply-adds a second heard"]
     header += ["MB float32", "MB int8", "mAP int8 - float32", "ms: 1 s", "10 s", "int8: 1 s", "10 s", "in budget"]
     return markdown_table(header, [_cells(row) for row in rows])
+
+
+def figure_of(dataset: str, rows: Sequence[Row]) -> str:
+    """Return the networks as an SVG."""
+    return to_svg(contest_drawing(f"{dataset}, fold 5: windows of 1 s, half overlapping, mean of scores", rows))
 
 
 def _cells(row: Row) -> list[str]:
@@ -145,9 +150,6 @@ if __name__ == "__main__":
     for folder in found:
         rows = rows_of(folder)
         insert_table(FOLDER / "README.md", folder.name, table_of(rows))
-        dataset = read_records([folder])[0].dataset
-        title = f"{dataset}, fold 5: windows of 1 s, half overlapping, mean of scores"
-        drawing = contest_drawing(title, rows)
-        write_text(folder / "contest.svg", to_svg(drawing))
+        write_text(FOLDER / f"{folder.name}.svg", figure_of(folder.name, rows))
         if folder.name == "esc50":
             insert_table(ROOT / "README.md", "lean-contest", table_of(rows))

@@ -54,14 +54,19 @@ def write(
     return trial
 
 
+def place(folder: Path) -> Path:
+    """Return where `contest_deploy.py` writes what it finds of a folder's networks."""
+    return folder.parent / "deployed" / folder.name
+
+
 def deploy(folder: Path, trial: str, *, size: int, change: float = -0.01) -> None:
-    (folder / "deployed").mkdir(exist_ok=True)
+    place(folder).mkdir(parents=True, exist_ok=True)
     found = {
         "bytes": {"model.onnx": 4 * size, "model.int8.onnx": size},
         "int8": {"mAP": {"difference": change}},
         "whole_clip_mAP": 0.5,
     }
-    (folder / "deployed" / f"{trial}.json").write_text(json.dumps(found))
+    (place(folder) / f"{trial}.json").write_text(json.dumps(found))
 
 
 def test_each_stage_of_a_cut_network_is_a_row_and_seeds_are_averaged(tmp_path):
@@ -91,7 +96,9 @@ def test_each_stage_of_a_cut_network_is_a_row_and_seeds_are_averaged(tmp_path):
 def test_sizes_and_times_belong_to_the_last_stage_and_the_largest_file_decides(tmp_path):
     trials = [write(tmp_path, seed, "Cnn14_16k", {"pruned": 0.1, "recovered": 0.5}) for seed in (0, 1)]
     deploy(tmp_path, trials[0], size=4_499_999)
-    (tmp_path / "latency.json").write_text(json.dumps({"milliseconds": {trials[0]: {"torch 1 s": [9.0, 7.0, 8.0]}}}))
+    (place(tmp_path) / "latency.json").write_text(
+        json.dumps({"milliseconds": {trials[0]: {"torch 1 s": [9.0, 7.0, 8.0]}}})
+    )
     cut, recovered = TABLE["rows_of"](tmp_path)
     assert (cut.deployed, cut.milliseconds) == ([], {})
     assert recovered.milliseconds == {"torch 1 s": 8.0}
@@ -127,6 +134,16 @@ def test_the_figure_has_a_line_for_each_row_and_a_mark_for_each_seed(tmp_path):
     assert (lean - cut) / (recovered - cut) == pytest.approx((0.85 - 0.1) / (0.5 - 0.1))
     marks = [x for x, one, other in strokes(drawing) if one == x and other == 1.5]
     assert len(marks) == 4
+
+
+def test_documents_and_figures_are_made_of_the_records():
+    root = EXPERIMENTS.parent
+    results = root / "results" / "lean-contest"
+    for dataset, documents in (("esc50", ["README.md"]), ("esc10", [])):
+        rows = TABLE["rows_of"](results / dataset)
+        assert (results / f"{dataset}.svg").read_text() == TABLE["figure_of"](dataset, rows), TABLE["__doc__"]
+        for document in [*documents, "results/lean-contest/README.md"]:
+            assert TABLE["table_of"](rows) in (root / document).read_text(), "run python experiments/contest_table.py"
 
 
 def strokes(drawing):

@@ -181,9 +181,14 @@ class LogMel(nn.Module):
             return_complex=True,
         )
         real, imaginary = torch.view_as_real(spectrum).unbind(-1)
-        power = (real.square() + imaginary.square()).float()  # (batch, frequency, time)
-        mel = power.transpose(1, 2) @ self.get_buffer("bank")
+        power = real.square() + imaginary.square()  # (batch, frequency, time)
+        mel = mel_of(power.transpose(1, 2), self.get_buffer("bank"))
         return 10.0 * torch.log10(mel.clamp(min=_AMIN))[:, None]  # (batch, 1, time, mel)
+
+
+def mel_of(spectrum: Tensor, bank: Tensor) -> Tensor:
+    """Sum ``(..., frequency_bins)`` into the bins of a mel bank; in float32, in float64 where the network is."""
+    return spectrum.to(torch.promote_types(torch.float32, bank.dtype)) @ bank
 
 
 def repeat_to_minimum(waveform: Tensor, minimum: int) -> Tensor:

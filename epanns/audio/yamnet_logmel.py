@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from epanns.audio.frontend import PATCH_FRAMES, PATCH_HOP, FrontEndSpec
+from epanns.audio.frontend import PATCH_FRAMES, PATCH_HOP, FrontEndSpec, mel_of
 
 SILENCE = math.log(0.001)  # the lowest value there is: the logarithm's offset
 
@@ -66,8 +66,8 @@ class YamnetLogMel(nn.Module):
                 waveform = waveform.double()
             window = self.get_buffer("window").to(waveform.dtype)
             frames = waveform.unfold(-1, spec.window_size, spec.hop_size) * window  # (..., frames, window_size)
-            magnitude = torch.fft.rfft(frames, spec.fft_size).abs().float()  # the window is followed by zeros
-            return torch.log(magnitude @ self.get_buffer("bank") + 0.001)
+            magnitude = torch.fft.rfft(frames, spec.fft_size).abs()  # the window is followed by zeros
+            return torch.log(mel_of(magnitude, self.get_buffer("bank")) + 0.001)
 
 
 def pad_to_patches(waveform: Tensor, spec: FrontEndSpec) -> Tensor:

@@ -2,7 +2,7 @@
 
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -36,23 +36,30 @@ def measure_latency(model: Tagger, *, seconds: float = 10.0, threads: int | None
     if repeats < 1:
         raise ConfigError(f"repeats={repeats}: at least 1 timed pass is needed")
     waveform = noise(model, seconds)
-    milliseconds = []
+
+    def tag() -> None:
+        model(waveform)
+        synchronize(waveform.device)
+
     with cpu_threads(threads), evaluation_mode(model), torch.inference_mode():
-        for _ in range(_WARM_UPS + repeats):
-            started = time.perf_counter()
-            model(waveform)
-            synchronize(waveform.device)
-            milliseconds.append(1000 * (time.perf_counter() - started))
-        used_threads = torch.get_num_threads()
-    timed = milliseconds[_WARM_UPS:]
-    return Latency(
-        median=statistics.median(timed),
-        min=min(timed),
-        max=max(timed),
-        threads=used_threads,
-        runtime=f"torch {torch.__version__} eager {waveform.device.type}",
-        dtype=str(waveform.dtype).removeprefix("torch."),
-    )
+        return timed(
+            tag,
+            repeats,
+            threads=torch.get_num_threads(),
+            runtime=f"torch {torch.__version__} eager {waveform.device.type}",
+            dtype=str(waveform.dtype).removeprefix("torch."),
+        )
+
+
+def timed(work: Callable[[], object], repeats: int, *, threads: int, runtime: str, dtype: str) -> Latency:
+    """Do some work, first untimed to warm up and then `repeats` times; what it was done with is passed on."""
+    milliseconds = []
+    for _ in range(_WARM_UPS + repeats):
+        started = time.perf_counter()
+        work()
+        milliseconds.append(1000 * (time.perf_counter() - started))
+    kept = milliseconds[_WARM_UPS:]
+    return Latency(statistics.median(kept), min(kept), max(kept), threads=threads, runtime=runtime, dtype=dtype)
 
 
 def measure_peak_memory(model: Tagger, *, seconds: float = 10.0, threads: int | None = None) -> int | None:

@@ -1,18 +1,14 @@
 """How long ONNX Runtime takes on this machine's CPU for one clip, from the front end's output to scores."""
 
-import statistics
-import time
 from pathlib import Path
 
 import onnxruntime
 
 from epanns.complexity.cost import Latency
-from epanns.complexity.latency import noise
+from epanns.complexity.latency import noise, timed
 from epanns.export.network import named_inputs
 from epanns.export.sessions import session_of
 from epanns.models.tagger import Tagger
-
-_WARM_UPS = 3
 
 
 def measure_onnx_latency(
@@ -31,17 +27,5 @@ def measure_onnx_latency(
     session = session_of(file, threads=threads)
     made = model.inputs_of(noise(model, max(seconds, model.minimum_samples / model.spec.front_end.sample_rate)))
     inputs = named_inputs(model, made)
-    milliseconds = []
-    for _ in range(_WARM_UPS + repeats):
-        started = time.perf_counter()
-        session.run(None, inputs)
-        milliseconds.append(1000 * (time.perf_counter() - started))
-    timed = milliseconds[_WARM_UPS:]
-    return Latency(
-        median=statistics.median(timed),
-        min=min(timed),
-        max=max(timed),
-        threads=threads,
-        runtime=f"onnxruntime {onnxruntime.__version__} cpu, without front end",
-        dtype=dtype,
-    )
+    runtime = f"onnxruntime {onnxruntime.__version__} cpu, without front end"
+    return timed(lambda: session.run(None, inputs), repeats, threads=threads, runtime=runtime, dtype=dtype)

@@ -11,7 +11,12 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import NamedTuple
 
+from finetuning_figure import finetuning_chart
+
+from epanns.atomic import write_text
+from epanns.reporting.layout import lay_out
 from epanns.reporting.report import insert_table
+from epanns.reporting.svg import to_svg
 from epanns.reporting.tables import markdown_table
 from epanns.sweeps.records import RunRecord, read_records
 
@@ -141,6 +146,19 @@ def rate_table(runs: Sequence[Run]) -> str:
     return markdown_table(header, body)
 
 
+def figure_of(records: Iterable[RunRecord]) -> str:
+    """Return the longest runs of both sides of the comparison as SVG."""
+    runs = _several_seeds(runs_of(records))
+    plain = [run for run in runs if run.way[:2] == ("none", False)]
+    taught = [run for run in runs if run.way[:2] == ("ls", True)]
+    ways = {"as cut, labels": _longest(plain), "ls, labels and unpruned network": _longest(taught)}
+    return to_svg(lay_out(finetuning_chart("ESC-50: fine-tuning after half of the filters went", ways)))
+
+
+def _longest(runs: Sequence[Run]) -> list[Run]:
+    return [run for run in runs if run.way.iterations == max(run.way.iterations for run in runs)]
+
+
 def _several_seeds(runs: Sequence[Run]) -> list[Run]:
     """Return the runs of the ways that were run with more seeds than one."""
     return [run for found in _by_way(runs).values() if len(found) > 1 for run in found]
@@ -165,6 +183,8 @@ def _estimate(values: Sequence[float], *, sign: bool = False) -> str:
 
 if __name__ == "__main__":
     folder = ROOT / "results" / "finetuning"
-    tables = tables_of(read_records([folder]))
+    records = read_records([folder])
+    tables = tables_of(records)
     insert_table(folder / "README.md", "finetuning", tables)
     insert_table(ROOT / "README.md", "finetuning", tables)
+    write_text(folder / "esc50.svg", figure_of(records))

@@ -170,4 +170,9 @@ def mark(place: Position, style: Style) -> Shape:
 
 
 def _colour(style: Style) -> str:
-    return _BLACK if style.colour is None else PALETTE[style.colour % len(PALETTE)]
+    """Return a colour of the palette; when it has been gone through, the colours come again, and darker each time."""
+    if style.colour is None:
+        return _BLACK
+    times, place = divmod(style.colour, len(PALETTE))
+    parts = [int(PALETTE[place][index : index + 2], 16) for index in (1, 3, 5)]
+    return "#" + "".join(f"{round(part * 0.55**times):02X}" for part in parts)

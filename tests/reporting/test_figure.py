@@ -6,11 +6,11 @@ from itertools import combinations
 
 import pytest
 
-from epanns.reporting import figures
+from epanns.reporting import figures, layout
 from epanns.reporting.axes import log_axis, score_axis
-from epanns.reporting.chart import Chart
+from epanns.reporting.chart import Chart, Style
 from epanns.reporting.drawing import Label, Shape, Stroke, text_width
-from epanns.reporting.layout import lay_out
+from epanns.reporting.layout import PALETTE, lay_out
 from epanns.reporting.pareto import pareto_chart
 from epanns.reporting.placement import Box
 from epanns.reporting.quoted import quoted_rows
@@ -109,6 +109,12 @@ def test_records_without_scores_leave_no_empty_band(records):
     bare = [replace(record, stages=()) for record in records]
     assert pareto_chart(rows_by_block(bare), ()).bands == ()
     assert ElementTree.fromstring(to_svg(lay_out(Chart((), "nothing")))) is not None
+
+
+def test_series_have_colours_of_their_own_however_many_they_are():
+    colours = [layout.mark((0.0, 0.0), Style(number, "circle")).fill for number in range(3 * len(PALETTE))]
+    assert len(set(colours)) == len(colours)
+    assert colours[: len(PALETTE)] == list(PALETTE)
 
 
 @pytest.mark.parametrize("values", [[4.5e6], [1, 3], [2e5, 8e7], [1e3, 1e11], [4.6e6, 4.7e6, 4.8e6]])

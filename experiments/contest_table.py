@@ -8,7 +8,6 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import fmean, stdev
 from typing import Any
 
 from contest_figure import contest_drawing
@@ -17,7 +16,7 @@ from epanns.atomic import write_text
 from epanns.reporting.report import insert_table
 from epanns.reporting.svg import to_svg
 from epanns.reporting.tables import markdown_table
-from epanns.reporting.units import si
+from epanns.reporting.units import mean_and_sd, si
 from epanns.sweeps.records import RunRecord, read_records
 
 ROOT = Path(__file__).parents[1]
@@ -135,8 +134,7 @@ def _estimate(values: Iterable[float], *, sign: bool = False) -> str:
     found = list(values)
     if not found:
         return "-"
-    mean = f"{fmean(found):{'+' if sign else ''}.3f}"
-    return f"{mean} ± {stdev(found):.3f} ({len(found)})" if len(found) > 1 else f"{mean} (1)"
+    return f"{mean_and_sd(found, sign=sign)} ({len(found)})"
 
 
 def _json(path: Path) -> Any:

@@ -11,10 +11,11 @@ Everything is made of the records in ``results/pruning/*/records``. Two question
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean
 
 from epanns.reporting.report import insert_table
 from epanns.reporting.tables import markdown_table
+from epanns.reporting.units import mean_and_sd
 from epanns.sweeps.records import RunRecord, read_records
 
 ROOT = Path(__file__).parents[1]
@@ -212,10 +213,7 @@ def _percent(values: Sequence[float]) -> str:
 
 
 def _estimate(values: Sequence[float], *, digits: int, unit: str = "") -> str:
-    if not values:
-        return "-"
-    spread = f" ± {stdev(values):.{digits}f}" if len(values) > 1 else ""
-    return f"{fmean(values):.{digits}f}{spread}{unit}"
+    return f"{mean_and_sd(values, digits=digits)}{unit}" if values else "-"
 
 
 if __name__ == "__main__":

@@ -77,6 +77,17 @@ def test_iterations_are_compared_seed_by_seed_and_the_sooner_of_two_lengths_coun
     assert lines == ["| 0 | 150 | 10 | 15 | yes |", "| 1 | > 200 | > 20 | - | missed |"]
 
 
+@pytest.mark.parametrize(
+    ("start", "cells"),
+    [(0.7, ["100", "0", "all", "yes"]), (0.4, ["100", "10", "10", "yes"]), (0.64, ["100", "10", "10", "yes"])],
+)
+def test_a_network_that_starts_above_its_goal_needs_no_iteration(start, cells):
+    curves = {"none": [[0, 0.3], [100, 0.65]], "ls": [[0, start], [10, 0.65]]}
+    runs = [record(seed, way, curve, taught=way == "ls") for seed in (0, 1) for way, curve in curves.items()]
+    for line in TABLE["target_table"](TABLE["runs_of"](runs)).splitlines()[2:]:
+        assert [cell.strip() for cell in line.strip("|").split("|")][1:] == cells
+
+
 def test_ways_have_a_row_with_every_seed_and_rates_one_with_the_first():
     runs = TABLE["runs_of"](
         [

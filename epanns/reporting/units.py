@@ -1,5 +1,8 @@
 """Numbers as people read them in tables and on axes."""
 
+from collections.abc import Sequence
+from statistics import fmean, stdev
+
 _PREFIXES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
@@ -27,6 +30,12 @@ def megabytes(n_bytes: float | None) -> str:
 def signed_percent(fraction: float) -> str:
     """Return a change as ``−38.1 %``, with a minus sign and one decimal."""
     return f"{fraction * 100:+.1f} %".replace("-", "−")
+
+
+def mean_and_sd(values: Sequence[float], *, digits: int = 3, sign: bool = False) -> str:
+    """Return the mean and, of several values, the sample standard deviation: ``0.612 ± 0.021``."""
+    mean = f"{fmean(values):{'+' if sign else ''}.{digits}f}"
+    return f"{mean} ± {stdev(values):.{digits}f}" if len(values) > 1 else mean
 
 
 def three_digits(value: float) -> str:

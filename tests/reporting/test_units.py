@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from epanns.reporting.units import megabytes, si, si_tick, signed_percent, three_digits
+from epanns.reporting.units import mean_and_sd, megabytes, si, si_tick, signed_percent, three_digits
 
 
 @pytest.mark.parametrize(
@@ -36,3 +36,16 @@ def test_small_forms():
     assert (megabytes(4_500_000), megabytes(None)) == ("4.50", "–")
     assert (signed_percent(-0.381), signed_percent(0.05)) == ("−38.1 %", "+5.0 %")
     assert (three_digits(0.0123), three_digits(99.96)) == ("0.0123", "100")
+
+
+@pytest.mark.parametrize(
+    ("values", "how", "text"),
+    [
+        ([0.6, 0.64], {}, "0.620 ± 0.028"),
+        ([0.6], {}, "0.600"),
+        ([0.6], {"sign": True}, "+0.600"),
+        ([-1.0, -3.0], {"sign": True, "digits": 1}, "-2.0 ± 1.4"),
+    ],
+)
+def test_several_values_are_a_mean_and_the_sample_deviation(values, how, text):
+    assert mean_and_sd(values, **how) == text

@@ -122,8 +122,9 @@ class _ClipDraws:
         bits = np.empty((len(x), -(-n_values // 4)), np.uint64)
         for clip, generator in enumerate(generators):
             bits[clip] = generator.integers(0, 2**64 - 1, bits.shape[1], np.uint64, endpoint=True)
-        # Read as signed numbers, which torch compares: the lowest is -32768.
-        kept = torch.from_numpy(bits.view(np.int16))[:, :n_values] < round((1 - p) * _LEVELS) - _LEVELS // 2
+        # Read as signed numbers, which torch compares: the lowest is -32768, and there is no 32768 to be below.
+        first_dropped = min(round((1 - p) * _LEVELS), _LEVELS - 1) - _LEVELS // 2
+        kept = torch.from_numpy(bits.view(np.int16))[:, :n_values] < first_dropped
         if x.dim() != 4:
             return kept.reshape(x.shape)
         return kept.reshape(len(x), *x.shape[2:], x.shape[1]).permute(0, 3, 1, 2)

@@ -89,6 +89,13 @@ def test_gradients_pass_where_values_do():
     assert torch.equal(maps.grad, made.detach())
 
 
+@pytest.mark.parametrize("p", [1e-9, 1e-6, 1 - 1e-9])
+def test_the_rarest_events_are_rare(p):
+    with clip_draws(SEEDS):
+        kept = dropout(ones(6, 5, 7), p, True) != 0
+    assert kept.float().mean() == pytest.approx(1 - p, abs=1e-3)
+
+
 def test_masks_are_the_same_on_every_machine():
     with clip_draws(SEEDS):
         kept = dropout(ones(6, 5, 7), 0.2, True) != 0

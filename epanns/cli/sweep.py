@@ -21,12 +21,14 @@ def command(experiment: Path, out: Path, jobs: int, data_root: Path | None, as_j
     """
     import dataclasses
 
+    from epanns.heap import keep_freed_memory
     from epanns.sweeps.experiment import load_experiment
     from epanns.sweeps.runner import run_experiment
 
     asked = load_experiment(experiment)
     if data_root is not None:
         asked = dataclasses.replace(asked, data=dataclasses.replace(asked.data, root=str(data_root)))
+    keep_freed_memory()  # trials run in this process where there is one at a time
     summary = run_experiment(asked, out, jobs=jobs, on_trial=tell)
     total = sum(map(len, (summary.done, summary.skipped, summary.failed)))
     emit(

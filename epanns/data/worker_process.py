@@ -84,7 +84,7 @@ def _work(pipe: Connection, function: Callable[[Item, Rows], Result], shape: tup
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=_end_after, args=(parent.sentinel,), daemon=True).start()
-    keep_freed_memory()
+    reuse_freed_arrays()
     with contextlib.suppress(EOFError, ConnectionError):  # nobody is there to be told
         rows = rows_in(recv_handle(pipe), *shape)
         while True:
@@ -101,11 +101,11 @@ def _answer(pipe: Connection, row: int, outcome: Result | Failure) -> None:
         pipe.send((row, Failure(error)))
 
 
-def keep_freed_memory() -> None:
+def reuse_freed_arrays() -> None:
     """Let arrays of a few megabytes reuse memory; for each of them asking the system again costs a seventh of the time.
 
-    glibc learns from the largest block that was freed what it should keep ("dynamic mmap threshold", at most 32 MB).
-    Memory that is never written to costs nothing.
+    Of less than `epanns.heap.keep_freed_memory`: glibc learns from the largest block that was freed what it should keep
+    ("dynamic mmap threshold", at most 32 MB). Memory that is never written to costs nothing.
     """
     np.empty(_LARGEST_LEARNT, np.uint8)
 

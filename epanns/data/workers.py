@@ -11,7 +11,7 @@ from typing import Generic, TypeVar
 
 import numpy as np
 
-from epanns.data.worker_process import Failure, Rows, Worker, keep_freed_memory, outcome_of, rows_in
+from epanns.data.worker_process import Failure, Rows, Worker, outcome_of, reuse_freed_arrays, rows_in
 from epanns.errors import ConfigError, DataError
 
 Item = TypeVar("Item")
@@ -51,7 +51,7 @@ def ordered_rows(
             are in a row. The item is named.
         ConfigError: If there is no memory for the rows.
     """
-    keep_freed_memory()  # here too: the process that writes the shards
+    reuse_freed_arrays()  # here too: the process that writes the shards
     if jobs <= 1:
         row = np.empty(length, np.int16)
         for item in items:

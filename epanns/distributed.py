@@ -36,13 +36,18 @@ def world_size() -> int:
 
 def started_by_torchrun() -> bool:
     """Return whether `torchrun` started this process as one of several."""
-    return "TORCHELASTIC_RUN_ID" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1"
+    return torchrun_id() is not None and os.environ.get("WORLD_SIZE", "1") != "1"
 
 
 def restarts() -> int:
     """Return how often `torchrun` has started all processes anew since one of them ended."""
     count = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     return int(count) if count.isdecimal() else 0
+
+
+def torchrun_id() -> str | None:
+    """Return what `torchrun` calls this start of it, restarts included; None without it."""
+    return os.environ.get("TORCHELASTIC_RUN_ID")
 
 
 @contextmanager

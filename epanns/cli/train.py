@@ -12,7 +12,7 @@ from epanns.cli.packs import in_order_of, open_packs, pack_options, tell_unknown
 from epanns.cli.recipe import Recipe, RecipeCommand
 from epanns.cli.watching import watching
 from epanns.cli.yamnet import built_on, freeze_option, frozen_and_told, refuse_contradictions, yamnet_option
-from epanns.distributed import on_rank_zero, rank, restarts
+from epanns.distributed import on_rank_zero, rank
 from epanns.errors import EpannsError, Interrupted, TrainingError
 from epanns.training.config import TrainingConfig
 from epanns.training.metrics import CURVE, TABLE
@@ -168,7 +168,8 @@ def run(
     from epanns.sweeps.trial import validation_on
     from epanns.training.events import require_tensorboard
     from epanns.training.finetune import finetune
-    from epanns.training.folder import start_over
+    from epanns.training.folder import start_over_once
+    from epanns.training.learner import require_learner
     from epanns.training.teacher import teacher_of
 
     if tensorboard:
@@ -182,8 +183,9 @@ def run(
     require_same_task(model, val)
     refuse_leak(train, val, part="validation")
     teacher_of(model, teacher, config)  # what does not fit is refused before an earlier run is deleted
-    if fresh and not restarts():  # what a killed process left is to be gone on with
-        on_rank_zero(lambda: start_over(out))
+    require_learner(model, config)
+    if fresh:
+        on_rank_zero(lambda: start_over_once(out))
     log(f"training on {describe_clips(train)}, sampler {config.sampler}; validation on {describe_clips(val)}")
     if config.crop is not None:
         tell_unknown_lengths(train, "crops and repetitions")

@@ -134,9 +134,18 @@ def freeze_yamnet(model: Tagger) -> None:
     Raises:
         ConfigError: If it has none.
     """
+    yamnet_body(model).freeze_yamnet()
+
+
+def yamnet_body(model: Tagger) -> YamnetBody:
+    """Return a network that is built on YAMNet's body, to be frozen.
+
+    Raises:
+        ConfigError: If it is not.
+    """
     if not isinstance(model, YamnetBody):
         raise ConfigError(f"freeze_yamnet: {model.spec.name} is not built on YAMNet's body (--freeze-yamnet)")
-    model.freeze_yamnet()
+    return model
 
 
 class Yamnet(YamnetBody):

@@ -10,6 +10,7 @@ from epanns.data.dataset import PackDataset
 from epanns.data.task import require_same_task
 from epanns.distributed import on_rank_zero
 from epanns.errors import Interrupted
+from epanns.models.modes import requires_grad_restored
 from epanns.models.recipe import training_step_of, with_step
 from epanns.models.tagger import Tagger
 from epanns.seeding import random_state_kept
@@ -18,10 +19,9 @@ from epanns.training.config import TrainingConfig
 from epanns.training.folder import RunFolder
 from epanns.training.identity import identity_of
 from epanns.training.kernels import kernels_tried_out
-from epanns.training.learner import Learner
+from epanns.training.learner import Learner, require_learner
 from epanns.training.loop import Run
 from epanns.training.memory import memory_errors_told
-from epanns.training.parallel import own_places
 from epanns.training.run_options import RunOptions
 from epanns.training.state import TrainingState
 from epanns.training.teacher import teacher_of
@@ -67,7 +67,8 @@ def finetune(
 
     Args:
         model: Trained in place, on the device its parameters are on, in channels-last memory format; it is left with
-            the weights of the last step. To go on, a network that no file tells must be built with the same weights.
+            the weights of the last step, or of a run that had ended before, as it is: `load` the folder. What was to
+            learn before may learn after. To go on, a network that no file tells must be built with the same weights.
         dataset: Training clips with the model's labels and sample rate; `config` says what is taken of each.
         config: What to do.
         out: Run folder; becomes the checkpoint folder of the best weights when the run ends.
@@ -77,7 +78,8 @@ def finetune(
             model's device and otherwise left as it is.
 
     Raises:
-        ConfigError: If data or teacher do not fit the model, or the validation lacks the score that decides.
+        ConfigError: If data, teacher or `config` do not fit the model or the number of processes, or the validation
+            lacks the score that decides.
         OutputError: If `out` holds another run, another process trains in it, or it cannot be written.
         TrainingError: If loss or gradient is not finite several times in a row (single such steps are skipped,
             told and counted), scores of a validation are not finite, or memory runs out.
@@ -88,12 +90,13 @@ def finetune(
         model.set_task(config.task)
     require_same_task(model, dataset)
     taught_by = teacher_of(model, teacher, config)
-    own_places(config)  # refuses what several processes cannot do before anything is written
+    require_learner(model, config)
     folder = RunFolder(Path(out), identity_of(model, dataset, config, validation, teacher))
     options = (options or RunOptions()).heard_once()
     # The caller's random numbers are not touched by the seeding of every step.
     device = next(model.parameters()).device
-    with _opened(folder) as ended, random_state_kept(device), noticing_signals() as stop:
+    undisturbed = random_state_kept(device), requires_grad_restored(model)
+    with _opened(folder) as ended, undisturbed[0], undisturbed[1], noticing_signals() as stop:
         if ended is not None:
             return TrainingResult(**ended)
         with memory_errors_told(config, folder.kept), kernels_tried_out():

@@ -2,6 +2,7 @@
 
 import errno
 import fcntl
+import json
 import re
 import shutil
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -11,6 +12,7 @@ from typing import Any
 
 from epanns.atomic import fsync_folder, is_free_for, partial_of, sha256_of_json, write_json
 from epanns.claim import Work, claim, require_claimable, require_same
+from epanns.distributed import restarts, torchrun_id
 from epanns.errors import CheckpointError, OutputError
 from epanns.models.checkpoint import CARD, CONFIG, LABELS, WEIGHTS, load_checkpoint, save_checkpoint
 from epanns.models.recipe import training_step_of
@@ -24,6 +26,7 @@ from epanns.training.state import TrainingState, earlier_state, load_state, newe
 CURVES = tuple(f"{metrics.CURVE}{suffix}" for suffix in (".svg", ".png", ".pdf"))  # drawn by `reporting`, removed here
 
 _RUN, _LOCK = "training.json", "training.lock"
+_TORCHRUN = "torchrun"  # key of the first file: under which start of `torchrun` the run was begun, or ended
 _FORMAT = 2  # of the first file: 2 tells the network beside its file
 _WORK = Work("is no training run", "holds a run with")
 _BEST = re.compile(r"best-(\d{8,})")
@@ -72,9 +75,14 @@ class RunFolder:
             self.path / _RUN,
             self.asked,
             _WORK,
-            first={"format": _FORMAT, "asked": self.asked},
+            first=self._first,
             read=self._read,
         )
+
+    @property
+    def _first(self) -> dict[str, Any]:
+        told = {} if torchrun_id() is None else {_TORCHRUN: torchrun_id()}
+        return {"format": _FORMAT, "asked": self.asked, **told}
 
     def _read(self, found: Any) -> tuple[Any, dict[str, Any] | None]:
         """Return what was asked and the result; earlier versions did not ask which network it is beside its file."""
@@ -138,7 +146,7 @@ class RunFolder:
         """
         with self._writing():
             load_checkpoint(self.best(result["best_step"]))
-            write_json(self.path / _RUN, {"format": _FORMAT, "asked": self.asked, "result": dict(result)})
+            write_json(self.path / _RUN, {**self._first, "result": dict(result)})
             self._put_in_place(result["best_step"])
 
     def _put_in_place(self, best_step: int) -> None:
@@ -212,6 +220,18 @@ def require_run_folder(
         return known(found["asked"]["training"], found["asked"]["model"]), None
 
     require_same(path / _RUN, known(config.to_dict(), network), _WORK, read=read)
+
+
+def start_over_once(path: Path) -> None:
+    """`start_over`, but go on with what a process left that `torchrun` has started anew: it had started over itself."""
+    if restarts():
+        try:
+            begun_by = json.loads((path / _RUN).read_text(encoding="utf-8")).get(_TORCHRUN)
+        except (OSError, ValueError, AttributeError):
+            begun_by = None
+        if begun_by is not None and begun_by == torchrun_id():
+            return
+    start_over(path)
 
 
 def start_over(path: Path) -> None:

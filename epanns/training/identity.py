@@ -30,8 +30,17 @@ def identity_of(
         "model": model.spec.to_dict(),
         "parent_sha256": model.provenance.get("sha256"),
         **taught,
+        **_frozen_by_hand(model, config),
         **_beside_the_file(model),
     }
+
+
+def _frozen_by_hand(model: Tagger, config: TrainingConfig) -> dict[str, Any]:
+    """Return what tells the parameters that may not learn, beside those that `config` freezes; nothing for none."""
+    names = [name for name, parameter in model.named_parameters() if not parameter.requires_grad]
+    if config.freeze_backbone or not names:  # which lets the others learn
+        return {}
+    return {"frozen_sha256": sha256_of_json(names)}
 
 
 def _beside_the_file(model: Tagger) -> dict[str, Any]:

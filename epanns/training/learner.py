@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from epanns.data.dataset import ClipBatch
 from epanns.distributed import rank, total, world_size
 from epanns.draws import clip_draws, clip_seeds, dropout_if
+from epanns.errors import ConfigError
 from epanns.models.tagger import Tagger
-from epanns.models.yamnet import freeze_yamnet
+from epanns.models.yamnet import BODY, freeze_yamnet, yamnet_body
 from epanns.pruning.optimizers import check_optimizer
 from epanns.seeding import derive_seed
 from epanns.training.averaging import MovingAverage
@@ -21,7 +22,7 @@ from epanns.training.compiled import CompiledNetwork
 from epanns.training.config import TrainingConfig
 from epanns.training.losses import LOSSES
 from epanns.training.mixup import draw_lambda, mix_target
-from epanns.training.optim import build_optimizer, only_classifier_learns, set_rate, take_step
+from epanns.training.optim import NOTHING_LEARNS, build_optimizer, only_classifier_learns, set_rate, take_step
 from epanns.training.parallel import SharedNetwork, own_places
 from epanns.training.schedule import learning_rate_at
 from epanns.training.synchronised import synchronised_batch_norms
@@ -175,6 +176,23 @@ class Learner:
         self.optimizer.load_state_dict(state["optimizer"])
         if self.average is not None:
             self.average.network.load_state_dict(state["average"])
+
+
+def require_learner(model: Tagger, config: TrainingConfig) -> None:
+    """Refuse what no `Learner` can be made of, before anything is written or deleted; nothing is changed.
+
+    Raises:
+        ConfigError: If the batch cannot be shared out to the processes, the network has no YAMNet's body to freeze, or
+            nothing is left to learn.
+    """
+    own_places(config)
+    frozen: tuple[str, ...] = ()
+    if config.freeze_yamnet:
+        yamnet_body(model)
+        frozen = (BODY,)
+    may_learn = any(each.requires_grad for name, each in model.named_parameters() if not name.startswith(frozen))
+    if not (may_learn or config.freeze_backbone):  # which lets the classifier learn
+        raise ConfigError(NOTHING_LEARNS)
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from epanns.errors import ConfigError
 from epanns.models.tagger import Tagger
 from epanns.training.config import TrainingConfig
 
+NOTHING_LEARNS = "no parameter of the model may learn: every requires_grad is False"
 _FACTOR = "rate_factor"  # key of a parameter group: its rate is so many times that of the step
 
 
@@ -25,7 +26,7 @@ def build_optimizer(model: Tagger, config: TrainingConfig) -> torch.optim.Adam:
     """
     learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if not learning:
-        raise ConfigError("no parameter of the model may learn: every requires_grad is False")
+        raise ConfigError(NOTHING_LEARNS)
     groups: list[dict[str, Any]] = [{"params": learning}]
     if config.backbone_rate != 1:
         slower = {id(parameter) for parameter in model.backbone}

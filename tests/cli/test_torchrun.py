@@ -126,12 +126,15 @@ def test_other_commands_are_refused(monkeypatch, epanns, tmp_path):
     assert epanns("verify", tmp_path) == (1, "", f"{said}finetune and evaluate\n")
 
 
-def test_fresh_starts_over_once_and_not_when_a_killed_process_comes_back(monkeypatch, epanns, tmp_path, tiny_packs):
+def test_fresh_starts_over_once_in_each_torchrun_whenever_a_process_gets_that_far(
+    monkeypatch, epanns, tmp_path, tiny_packs
+):
     command = ["train", "Cnn14_8k", "--width", 0.03, "--train", tiny_packs["train"], "--val", tiny_packs["val"]]
     command += ["--iterations", 1, "--batch-size", 4, "--out", tmp_path / "run", "--fresh"]
     weights, written = tmp_path / "run" / "model.safetensors", []
-    for count in ("0", "0", "1"):
+    for torchrun, count in (("one", "0"), ("two", "0"), ("two", "1"), ("three", "1"), ("three", "2")):
+        monkeypatch.setenv("TORCHELASTIC_RUN_ID", torchrun)
         monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", count)
         assert epanns(*command)[0] == 0
         written.append(weights.stat().st_mtime_ns)
-    assert written[0] < written[1] == written[2]
+    assert written[0] < written[1] == written[2] < written[3] == written[4]

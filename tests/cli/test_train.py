@@ -241,12 +241,20 @@ def test_a_gpu_that_is_there_is_taken(monkeypatch):
     assert [torch_device(name) for name in ("cpu", "cuda", "cuda:0", "cuda:1")] == ["cpu", "cuda", "cuda:0", "cuda:1"]
 
 
-def test_fresh_deletes_nothing_before_everything_else_is_right(runner, tmp_path, packs, tiny_packs):
+def test_fresh_deletes_nothing_before_everything_else_is_right(runner, monkeypatch, tmp_path, packs, tiny_packs):
     command = ["train", "Cnn14_8k", "--width", 0.03, *packs, *SHORT, "--out", tmp_path / "run", "--fresh"]
     assert invoke(runner, *command).exit_code == 0
-    for wrong in (["--device", "tpu"], ["--val", tiny_packs["train"]], ["--schedule", "cos"]):
+    refused = (["--device", "tpu"], ["--val", tiny_packs["train"]], ["--schedule", "cos"], ["--freeze-yamnet"])
+    for wrong in refused:
         with pytest.raises((ConfigError, PackError)):
             invoke(runner, *command, *wrong)
+    save_checkpoint(load(tmp_path / "run"), tmp_path / "base")
+    again = ["finetune", tmp_path / "base", *packs, *SHORT, "--out", tmp_path / "run", "--fresh"]
+    with pytest.raises(ConfigError, match="freeze_yamnet: Cnn14_8k is not built on YAMNet's body"):
+        invoke(runner, *again, "--freeze-yamnet")
+    with monkeypatch.context() as patch, pytest.raises(ConfigError, match="batch_size=3 cannot be shared out to 2"):
+        patch.setattr("epanns.training.parallel.world_size", lambda: 2)
+        invoke(runner, *again, "--batch-size", 3, "--mixup-alpha", 0)
     assert load(tmp_path / "run").spec.name == "Cnn14_8k"
     with pytest.raises(ConfigError, match="run is the checkpoint itself: choose another --out"):
         invoke(runner, "finetune", tmp_path / "run", *packs, *SHORT, "--out", tmp_path / "run", "--fresh")

@@ -150,6 +150,7 @@ def test_a_network_without_yamnets_body_cannot_freeze_it(epanns, tiny_packs, tmp
     code, _, err = epanns("finetune", tmp_path / "narrow", *packs, *asked)
     assert code == 1
     assert "freeze_yamnet: narrow is not built on YAMNet's body (--freeze-yamnet)" in err
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_frozen_backbone_needs_no_frozen_body():

@@ -67,6 +67,30 @@ def test_training_lowers_the_loss_and_raises_the_map(tmp_path, make_model, train
     assert validation_on(val).score(load(tmp_path / "run"))["mAP"] == pytest.approx(result.best_score, abs=1e-9)
 
 
+def test_what_a_run_freezes_may_learn_in_the_next_one(tmp_path, make_model, train):
+    model = make_model()
+
+    def moved_by(config: TrainingConfig, out: str) -> set[str]:
+        before = {name: value.clone() for name, value in model.named_parameters()}
+        finetune(model, train, config, tmp_path / out, validation=count_up())
+        return {name for name, value in model.named_parameters() if not torch.equal(value, before[name])}
+
+    assert moved_by(replace(CONFIG, freeze_backbone=True), "head") == {"fc_audioset.weight", "fc_audioset.bias"}
+    assert moved_by(CONFIG, "all") == {name for name, _ in model.named_parameters()}
+
+
+def test_parameters_frozen_by_hand_are_part_of_the_run(tmp_path, make_model, train):
+    model = make_model()
+    model.conv_block1.requires_grad_(False)
+    finetune(model, train, CONFIG, tmp_path / "run", validation=count_up())
+    with pytest.raises(OutputError, match=r"holds a run with frozen_sha256='\w{64}', not None"):
+        finetune(make_model(), train, CONFIG, tmp_path / "run", validation=count_up())
+    frozen = make_model().requires_grad_(False)
+    with pytest.raises(ConfigError, match="no parameter of the model may learn"):
+        finetune(frozen, train, CONFIG, tmp_path / "none", validation=count_up())
+    assert not (tmp_path / "none").exists()
+
+
 def test_run_folder_becomes_the_checkpoint_of_the_best_step(tmp_path, make_model, train):
     scores = iter([0.1, 0.2, 0.9, 0.3])
     result = finetune(make_model(), train, CONFIG, tmp_path / "run", validation=scoring(lambda model: next(scores)))

@@ -263,6 +263,8 @@ def test_who_taught_is_part_of_the_run_and_of_the_recipe(tmp_path, make_model, t
     with pytest.raises(OutputError, match=f"holds a run with teacher_sha256='{sha256_of(teacher)}', not"):
         finetune(make_model(), train, CONFIG, tmp_path / "run", validation=count_up(), teacher=make_model(seed=2))
     assert sha256_of(make_model(seed=2)) != sha256_of(make_model(seed=3))
+    changed, _ = prune(teacher, ratio=0.5)
+    assert changed.provenance["sha256"] == teacher.provenance["sha256"] != sha256_of(changed)
 
 
 def test_teachers_that_do_not_fit_are_refused_before_anything_is_written(tmp_path, make_model, tiny_spec, train):

@@ -37,7 +37,7 @@ class Row:
         name: For people.
         known: What its weights had heard before.
         cost: `ModelCost.summary()` for a window.
-        scores: mAP on the test clips, one for each seed.
+        by_seed: mAP on the test clips for each seed.
         deployed: What `contest_deploy.py` found, for each seed it was run for.
         milliseconds: Kind and length -> median over rounds.
     """
@@ -45,9 +45,14 @@ class Row:
     name: str
     known: str
     cost: Mapping[str, Any]
-    scores: list[float] = field(default_factory=list)
+    by_seed: dict[int, float] = field(default_factory=dict)
     deployed: list[Mapping[str, Any]] = field(default_factory=list)
     milliseconds: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def scores(self) -> list[float]:
+        """What `by_seed` holds, in the order of the seeds."""
+        return [self.by_seed[seed] for seed in sorted(self.by_seed)]
 
     @property
     def costs(self) -> str:
@@ -84,10 +89,13 @@ def rows_of(folder: Path) -> list[Row]:
             is_last = stage is record.stages[-1]
             known = TRAINED if "yamnet_sha256" in record.config else NOTHING
             name = f"{record.model}{'' if record.width == 1 else f' × {record.width:g}'}{STAGES[stage.name]}"
+            name += f" at {record.config['finetune']['learning_rate']:g}" if stage.name == "finetuned" else ""
             row = rows.setdefault((name, known), Row(name, known, record.cost_after))
             if row.cost != record.cost_after:
                 raise SystemExit(f"{name}: two networks of other sizes would be one row of the table")
-            row.scores.append(float(stage.scores["test"]["mAP"]))  # type: ignore[arg-type]
+            score = float(stage.scores["test"]["mAP"])  # type: ignore[arg-type]
+            if row.by_seed.setdefault(record.seed, score) != score:
+                raise SystemExit(f"{name}, seed {record.seed}: two networks with other scores would be one")
             if is_last and record.trial_id in deployed:
                 row.deployed.append(deployed[record.trial_id])
             if is_last and record.trial_id in times:

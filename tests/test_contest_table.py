@@ -21,11 +21,19 @@ def cost(n_params: int, macs: int = 100_000_000) -> dict[str, int]:
 
 
 def write(
-    folder: Path, seed: int, model: str, scores: dict[str, float], *, trained: bool = False, n_params: int = 4_000_000
+    folder: Path,
+    seed: int,
+    model: str,
+    scores: dict[str, float],
+    *,
+    trained: bool = False,
+    n_params: int = 4_000_000,
+    rate: float = 3e-4,
 ) -> str:
     """Write the record of a trial and return its name."""
     pruned = "pruned" in scores
-    trial = f"{model}-{seed}-{trained}-{pruned}"
+    tuned = {"finetune": {"learning_rate": rate}} if "finetuned" in scores else {}
+    trial = f"{model}-{seed}-{trained}-{pruned}-{rate}"
     record = RunRecord(
         trial_id=trial,
         experiment="contest",
@@ -40,7 +48,7 @@ def write(
         dataset="esc",
         protocol="1 s windows",
         clip_seconds=1.0,
-        config={"seed": seed} | ({"yamnet_sha256": "0" * 64} if trained else {}),
+        config={"seed": seed} | tuned | ({"yamnet_sha256": "0" * 64} if trained else {}),
         plan_digest=None,
         cost_before=cost(20_000_000),
         cost_after=cost(n_params),
@@ -82,7 +90,7 @@ def test_each_stage_of_a_cut_network_is_a_row_and_seeds_are_averaged(tmp_path):
         ("LEAN", "nothing", pytest.approx([0.4, 0.42])),
         ("Cnn14_16k × 0.5, cut", "nothing", pytest.approx([0.1, 0.12])),
         ("Cnn14_16k × 0.5, cut, `ls`", "nothing", pytest.approx([0.5, 0.52])),
-        ("Cnn14_16k × 0.5, cut, `ls`, fine-tuned", "nothing", pytest.approx([0.55, 0.57])),
+        ("Cnn14_16k × 0.5, cut, `ls`, fine-tuned at 0.0003", "nothing", pytest.approx([0.55, 0.57])),
         ("Cnn14_16k × 0.5", "nothing", pytest.approx([0.6, 0.62])),
     ]
     first, *_, last = TABLE["table_of"](rows).splitlines()[2:]
@@ -90,6 +98,22 @@ def test_each_stage_of_a_cut_network_is_a_row_and_seeds_are_averaged(tmp_path):
     assert last.endswith("| - |")  # its int8 file is not known
     write(tmp_path, 2, "LEAN", {"dense": 0.4}, n_params=1)
     with pytest.raises(SystemExit, match="LEAN: two networks of other sizes would be one row"):
+        TABLE["rows_of"](tmp_path)
+
+
+def test_two_rates_have_rows_of_their_own_after_stages_that_they_share(tmp_path):
+    for seed, shift in ((1, 0.02), (0, 0.0)):
+        stages = {"dense": 0.6, "pruned": 0.1 + shift, "recovered": 0.5 + shift}
+        for rate, score in ((3e-4, 0.55), (3e-5, 0.57)):
+            write(tmp_path, seed, "Cnn14_16k", stages | {"finetuned": score + shift}, rate=rate)
+    assert {row.name.partition("cut")[2]: row.scores for row in TABLE["rows_of"](tmp_path)} == {
+        "": pytest.approx([0.1, 0.12]),
+        ", `ls`": pytest.approx([0.5, 0.52]),
+        ", `ls`, fine-tuned at 0.0003": pytest.approx([0.55, 0.57]),
+        ", `ls`, fine-tuned at 3e-05": pytest.approx([0.57, 0.59]),
+    }
+    write(tmp_path, 0, "Cnn14_16k", {"pruned": 0.1, "recovered": 0.51, "finetuned": 0.55}, rate=1e-3)
+    with pytest.raises(SystemExit, match="`ls`, seed 0: two networks with other scores would be one"):
         TABLE["rows_of"](tmp_path)
 
 

@@ -1,17 +1,27 @@
 """What tests of every family share: narrow networks with batch norms that matter, PANNs' layers, silenced channels."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from epanns.audio.frontend import FrontEndSpec
 from epanns.models.layouts import WITHOUT_FC1
 from epanns.models.pooling import ModelOutput
+from epanns.models.spec import ModelSpec
 from epanns.models.tagger import Tagger
-from epanns.models.zoo import build_model, spec_of
+from epanns.models.zoo import FRONT_ENDS, build_model, spec_of
 from epanns.pruning.engine import channel_groups
+
+_YAMNET_AT_8K = FrontEndSpec(8_000, 200, 80, 64, 125, 3_750, kind="yamnet")
+
+
+def at_8k(spec: ModelSpec) -> ModelSpec:
+    """Return a network that hears the clips of the tiny packs."""
+    return replace(spec, front_end=_YAMNET_AT_8K if spec.front_end.is_yamnet else FRONT_ENDS[8_000])
 
 
 def uneven(name: str, *, least: int = 3) -> Tagger:

@@ -41,10 +41,6 @@ def test_the_end_of_one_is_told_to_the_other(problems):
     assert problems.get((0, "the_end_of_one_is_told_to_the_other"), problems["ended"]) == ""
 
 
-def distance(one: Mapping[str, torch.Tensor], other: Mapping[str, torch.Tensor], names: list[str]) -> float:
-    return sum(float((one[name].double() - other[name].double()).square().sum()) for name in names) ** 0.5
-
-
 @pytest.mark.parametrize("case", two_processes.CASES)
 def test_two_processes_learn_what_one_learns(problems, out, tiny_packs, tmp_path, case):
     """With mixup, SpecAugment, dropout and batch norms in training mode, but for rounding.
@@ -59,7 +55,7 @@ def test_two_processes_learn_what_one_learns(problems, out, tiny_packs, tmp_path
     weights = [name for name, _ in model.named_parameters()]
     gradients = [name for name in alone if name.startswith("gradient of")]
     nothing = {name: torch.zeros(()) for name in gradients}
-    assert distance(alone, together, gradients) < 1e-3 * distance(alone, nothing, gradients)
-    assert distance(alone, together, weights) < 1e-2 * distance(alone, before, weights)
+    assert two_processes.distance(alone, together, gradients) < 1e-3 * two_processes.distance(alone, nothing, gradients)
+    assert two_processes.distance(alone, together, weights) < 1e-2 * two_processes.distance(alone, before, weights)
     for name in set(alone) - {*weights, *gradients}:
         torch.testing.assert_close(together[name], alone[name], rtol=1e-4, atol=1e-5)

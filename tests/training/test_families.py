@@ -1,29 +1,42 @@
-"""Every other family learns by the same loop and comes back from its checkpoint."""
+"""Every other family learns by the same loop, goes on where it was stopped and comes back from its checkpoint."""
 
+import signal
 from dataclasses import replace
+from itertools import cycle
+from pathlib import Path
 
 import pytest
 import torch
 
-from epanns.audio.frontend import FrontEndSpec
 from epanns.data.dataset import PackDataset
+from epanns.errors import Interrupted
 from epanns.models.checkpoint import load
 from epanns.models.layouts import FUSION_FAMILIES, WITHOUT_FC1
-from epanns.models.zoo import FRONT_ENDS, ZOO, build_model
+from epanns.models.tagger import Tagger
+from epanns.models.zoo import ZOO, build_model
+from epanns.sweeps.trial import validation_on
 from epanns.training.config import TrainingConfig
-from epanns.training.finetune import finetune
+from epanns.training.finetune import TrainingResult, finetune
+from epanns.training.run_options import RunOptions
+from epanns.training.state import TrainingState
 from epanns.training.validation import Validation
+from tests.families import at_8k
 
 # The Cnn family has tests of its own, and the Wavegram beside a log-mel is made for 32 kHz alone.
-ROWS = {spec.family: spec for spec in ZOO.values() if spec.family not in ("cnn", "wavegram_logmel_cnn14")}
-YAMNET_AT_8K = FrontEndSpec(8_000, 200, 80, 64, 125, 3_750, kind="yamnet")
+OTHERS = [spec for spec in ZOO.values() if spec.family not in ("cnn", "wavegram_logmel_cnn14")]
+SPECS = {spec.family: at_8k(spec.scaled(1 / 32)) for spec in OTHERS}
+# With mixup, dropout and SpecAugment, which are the defaults.
+EVERYTHING = TrainingConfig(
+    iterations=4, batch_size=4, validate_every=2, learning_rate=5e-3, clip_norm=0.1, ema_decay=0.9
+)
+PRECISIONS = dict(zip(SPECS, cycle(("float32", "bfloat16"))))
+QUICK = ("mobilenet_v2", "leenet11", "lean")
 
 
-@pytest.mark.parametrize("family", ROWS)
+@pytest.mark.parametrize("family", SPECS)
 def test_a_narrow_network_learns_and_is_read_back(family, tiny_packs, tmp_path):
     dataset = PackDataset([tiny_packs["train"]])
-    is_yamnet = ROWS[family].front_end.is_yamnet
-    spec = replace(ROWS[family].scaled(1 / 32), front_end=YAMNET_AT_8K if is_yamnet else FRONT_ENDS[8_000])
+    spec = SPECS[family]
     model = build_model(spec, labels=dataset.labels)
     before = {name: weight.detach().clone() for name, weight in model.named_parameters()}
     config = TrainingConfig(iterations=2, batch_size=4, validate_every=2)
@@ -37,3 +50,51 @@ def test_a_narrow_network_learns_and_is_read_back(family, tiny_packs, tmp_path):
     saved = load(tmp_path / "run")
     assert saved.spec == spec.with_num_classes(len(dataset.labels))
     assert all(torch.equal(value, model.state_dict()[name]) for name, value in saved.state_dict().items())
+
+
+class Training:
+    """A run of one family whose every call starts from a network built anew; each validation's checkpoint is the best.
+
+    The scores are those of real predictions, to which the number of the validation is added.
+    """
+
+    def __init__(self, family: str, packs: dict[str, Path], out: Path) -> None:
+        self.spec, self.out = SPECS[family], out
+        self.config = replace(EVERYTHING, precision=PRECISIONS[family])
+        self.dataset, real = PackDataset([packs["train"]]), validation_on(PackDataset([packs["val"]]))
+        counted = iter(range(100))
+        self.validation = Validation(lambda model: {"mAP": real.score(model)["mAP"] + next(counted)}, real.data)
+
+    def run(self, *, stop_after: int | None = None) -> tuple[Tagger, TrainingResult]:
+        def stop(state: TrainingState, loss: float) -> None:
+            if state.step == stop_after:
+                signal.raise_signal(signal.SIGTERM)
+
+        torch.manual_seed(3)
+        model = build_model(self.spec, labels=self.dataset.labels)
+        torch.manual_seed(stop_after or 0)  # where the caller's random numbers stand is of no concern
+        result = finetune(
+            model, self.dataset, self.config, self.out, validation=self.validation, options=RunOptions(on_step=stop)
+        )
+        return model, result
+
+    def stopped_after(self, step: int) -> None:
+        with pytest.raises(Interrupted, match=f"signal 15 at step {step} of 4; the state of step {step} is saved in"):
+            self.run(stop_after=step)
+
+
+@pytest.mark.parametrize(
+    "family", [family if family in QUICK else pytest.param(family, marks=pytest.mark.slow) for family in SPECS]
+)
+def test_a_run_that_is_stopped_twice_ends_with_the_same_bytes(family, tiny_packs, tmp_path):
+    model, result = Training(family, tiny_packs, tmp_path / "whole").run()
+    again = Training(family, tiny_packs, tmp_path / "stopped")
+    for step in (1, 3):
+        again.stopped_after(step)
+    resumed, ended = again.run()
+    assert result.best_step == ended.best_step == 4
+    assert ended.curve == result.curve
+    last, expected = resumed.state_dict(), model.state_dict()
+    assert all(torch.equal(last[name], value) for name, value in expected.items())
+    whole, stopped = ((tmp_path / run / "model.safetensors").read_bytes() for run in ("whole", "stopped"))
+    assert stopped == whole

@@ -21,6 +21,20 @@ class ShiftNorm2d(nn.BatchNorm2d):
         del self.weight
         self.register_buffer("weight", torch.ones(channels), persistent=False)
 
+    @property
+    def is_folded(self) -> bool:
+        """Whether the convolution before it does its work, as in a file with batch norms folded: it changes nothing.
+
+        It has seen no batch, and what stands for a variance is not the 1 of a new one.
+        """
+        seen, variance = self.get_buffer("num_batches_tracked"), self.get_buffer("running_var")
+        return not seen.is_meta and int(seen) == 0 and bool((variance != 1).any())
+
+    def train(self, mode: bool = True) -> "ShiftNorm2d":
+        """Set the mode; a folded one stays in evaluation mode, or the network that learns would be another one."""
+        super().train(mode and not self.is_folded)
+        return self
+
     def __setattr__(self, name: str, value: Any) -> None:
         """Keep the scale a constant also where surgery, which makes parameters of what it cuts, replaces it."""
         super().__setattr__(name, value.detach() if name == "weight" else value)

@@ -34,7 +34,7 @@ _FRONT_END_TOLERANCE = 1e-4
 
 _FOLDED = (
     "batch norms are folded into the kernels of this file, so their statistics are not known: YAMNet tags as ever, "
-    "keeps its worth where it stays frozen, and is recovered after pruning by ls, not by bn"
+    "learns with these batch norms as they are, and is recovered after pruning by ls, not by bn"
 )
 
 

@@ -68,11 +68,9 @@ def refuse_folded(model: Tagger) -> None:
     The statistics that were put in their place are no sound's, so that measured ones would make another network of it.
 
     Raises:
-        PruningError: If it is one, and has not been trained since.
+        PruningError: If it is one.
     """
-    norms = [module for module in model.modules() if isinstance(module, ShiftNorm2d)]
-    never_measured = all(int(norm.get_buffer("num_batches_tracked")) == 0 for norm in norms)
-    if never_measured and any(bool((norm.get_buffer("running_var") != 1).any()) for norm in norms):
+    if any(isinstance(module, ShiftNorm2d) and module.is_folded for module in model.modules()):
         raise PruningError(
             f"this {model.spec.name} came with its batch norms folded into its kernels: statistics measured now would "
             "change what it computes; recover with ls (--recover ls)"

@@ -224,6 +224,7 @@ def _write(model: Tagger, folder: Path, place: Path, provenance: dict[str, Any])
         CONFIG: CheckpointConfig(model.spec, digest, provenance).to_json(),
     }.items():
         (folder / name).write_text(text, encoding="utf-8", newline="\n")
+    shutil.copymode(folder / CONFIG, folder / WEIGHTS)  # safetensors writes for the owner alone, whatever the umask
     return digest
 
 

@@ -1,6 +1,7 @@
 """Checkpoint folders: what is saved comes back, what is wrong is refused with its name, nothing old is harmed."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -77,6 +78,16 @@ def test_round_trip_is_bit_exact(name: str, tmp_path: Path) -> None:
 def test_saving_again_gives_the_same_weight_file(folder: Path, tmp_path: Path) -> None:
     digest = save_checkpoint(load(str(folder)), tmp_path / "again")
     assert digest == sha256_of(folder / "model.safetensors") == sha256_of(tmp_path / "again" / "model.safetensors")
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o077])
+def test_who_may_read_one_file_may_read_all(tmp_path: Path, umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        save_checkpoint(tiny("Cnn14"), tmp_path / "saved")
+    finally:
+        os.umask(before)
+    assert {file.stat().st_mode & 0o777 for file in (tmp_path / "saved").iterdir()} == {0o666 & ~umask}
 
 
 def test_epanns_save_is_save_checkpoint() -> None:

@@ -1,5 +1,6 @@
 """``epanns quickstart``: the main job on generated sound."""
 
+from functools import partial
 from importlib import resources
 from pathlib import Path
 
@@ -29,7 +30,7 @@ def command(out: Path, as_json: bool) -> None:
     text = (resources.files("epanns") / "sweeps" / "quickstart.toml").read_text(encoding="utf-8")
     experiment = parse_experiment(text, "quickstart.toml")
     log("generating and packing sound, then training a base, pruning it three times and fine-tuning each")
-    summary = run_experiment(experiment, out, on_trial=tell)
+    summary = run_experiment(experiment, out, on_trial=partial(tell, out))
     if summary.failed:
         raise EpannsError(f"trial {summary.failed[0]} failed: see {out}/trials/{summary.failed[0]}/error.json")
     report = write_report(read_records([out / "trials"]), out / "report")

@@ -1,5 +1,6 @@
 """``epanns sweep``: a grid of trials from a TOML file."""
 
+from functools import partial
 from pathlib import Path
 
 import click
@@ -29,7 +30,7 @@ def command(experiment: Path, out: Path, jobs: int, data_root: Path | None, as_j
     if data_root is not None:
         asked = dataclasses.replace(asked, data=dataclasses.replace(asked.data, root=str(data_root)))
     keep_freed_memory()  # trials run in this process where there is one at a time
-    summary = run_experiment(asked, out, jobs=jobs, on_trial=tell)
+    summary = run_experiment(asked, out, jobs=jobs, on_trial=partial(tell, out))
     total = sum(map(len, (summary.done, summary.skipped, summary.failed)))
     emit(
         {"out": str(out), "done": summary.done, "skipped": summary.skipped, "failed": summary.failed},
@@ -43,6 +44,9 @@ def command(experiment: Path, out: Path, jobs: int, data_root: Path | None, as_j
         )
 
 
-def tell(trial_id: str, outcome: str, ended: int, total: int) -> None:
-    """Say on stderr how a trial ended."""
-    log(f"[{ended}/{total}] trial {trial_id} {outcome}")
+def tell(out: Path, trial_id: str, outcome: str, ended: int, total: int) -> None:
+    """Say on stderr how a trial of the sweep in `out` ended."""
+    from epanns.sweeps.journal import failure_in
+
+    reason = f": {failure_in(out / 'trials' / trial_id)}" if outcome == "failed" else ""
+    log(f"[{ended}/{total}] trial {trial_id} {outcome}{reason}")

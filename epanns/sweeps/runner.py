@@ -14,11 +14,12 @@ from epanns.data.dataset import PackDataset
 from epanns.errors import ConfigError, Interrupted
 from epanns.models.checkpoint import load
 from epanns.models.yamnet import Yamnet
+from epanns.models.zoo import spec_of
 from epanns.signals import noticing_signals
 from epanns.sweeps.experiment import Experiment, Trial
 from epanns.sweeps.journal import Sweep, TrialFolder
 from epanns.sweeps.packs import prepare_packs
-from epanns.sweeps.trial import run_trial
+from epanns.sweeps.trial import refuse_too_many, run_trial
 from epanns.training.run_options import OnStep
 
 _POLL_SECONDS = 0.1
@@ -63,7 +64,8 @@ def run_experiment(
         on_step: Called after each training step (with one job only).
 
     Raises:
-        ConfigError: If a network that is given is not there, or is not what it is given as.
+        ConfigError: If a network that is given is not there, is not what it is given as, or hears another sample rate,
+            or more clips are to calibrate than there are.
         OutputError: If the folder is in use or is no sweep.
         Interrupted: If SIGINT, SIGTERM or SIGUSR1 came; running again goes on.
     """
@@ -77,11 +79,15 @@ def run_experiment(
             on_trial(trial.trial_id, outcome, len(outcomes), len(trials))
 
     with sweep.owned():
+        _refuse_other_rates(experiment)
         weights = _weights_of(experiment)
         packs = prepare_packs(experiment.data, out / "data", jobs=jobs)
         open_packs = partial(PackDataset, sample_rate=experiment.data.sample_rate, seconds=experiment.data.seconds)
-        content = {part: open_packs([Path(path) for path in paths]).content_digest for part, paths in packs.items()}
+        opened = {part: open_packs([Path(path) for path in paths]) for part, paths in packs.items()}
+        content = {part: dataset.content_digest for part, dataset in opened.items()}
         trials += experiment.trials(content, weights.__getitem__)
+        for trial in trials:
+            refuse_too_many(trial.config.get("calibration_clips", 0), opened["train"])
         sweep.claim(trials)
         waiting = []
         for trial in trials:
@@ -130,6 +136,14 @@ def attempt(folder: TrialFolder, *, on_step: OnStep | None = None) -> bool:
         folder.fail(error)
         return False
     return True
+
+
+def _refuse_other_rates(experiment: Experiment) -> None:
+    """Raise `ConfigError` if a network of the zoo hears another sample rate than the data have."""
+    for number, base in enumerate(experiment.bases, start=1):
+        asked, rate = experiment.data.sample_rate, spec_of(base.model).front_end.sample_rate if base.model else None
+        if rate is not None and rate != asked:
+            raise ConfigError(f"[base {number}] {base.model} hears {rate} Hz, [data] asks for sample_rate={asked}")
 
 
 def _weights_of(experiment: Experiment) -> dict[str, str]:

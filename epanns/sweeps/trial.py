@@ -169,10 +169,7 @@ class _Trial:
 
     def _calibration_clips(self) -> list[ClipBatch]:
         dataset, wanted = self.packs["train"], self.config["calibration_clips"]
-        if wanted > len(dataset):
-            raise ConfigError(
-                f"calibration_clips={wanted}: the training part has {len(dataset)} clips; ask for no more"
-            )
+        refuse_too_many(wanted, dataset)
         chosen = numpy_generator("calibration", self.config["seed"]).permutation(len(dataset))[:wanted].tolist()
         batches = [[chosen[index] for index in batch] for batch in sequential_batches(wanted, CALIBRATION_BATCH)]
         return list(make_loader(dataset, batches))
@@ -201,6 +198,15 @@ class _Trial:
             device=device_of(model),
             versions=versions(*DECISIVE_PACKAGES),
             seconds=round(time.perf_counter() - self.started, 3),
+        )
+
+
+def refuse_too_many(calibration_clips: int, dataset: PackDataset) -> None:
+    """Raise `ConfigError` if there are not so many clips."""
+    if calibration_clips > len(dataset):
+        raise ConfigError(
+            f"calibration_clips={calibration_clips}: the training part has {len(dataset)} clips; ask for no more in "
+            "the [grid]"
         )
 
 

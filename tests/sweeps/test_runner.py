@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from epanns.cli.sweep import tell
 from epanns.data.dataset import PackDataset
 from epanns.errors import ConfigError, OutputError
 from epanns.evaluation.metrics import evaluate
@@ -183,7 +185,10 @@ def test_a_failing_trial_is_noted_and_the_others_go_on(tmp_path, tiny_packs):
 
 
 def test_what_needs_a_failed_base_fails_too(tmp_path, tiny_packs):
-    text = TEXT.format(**tiny_packs, criterion="l1").replace("Cnn14_8k", "Cnn14")  # 32 kHz model, 8 kHz packs
+    labels = PackDataset([tiny_packs["train"]]).labels
+    save_checkpoint(build_model("Cnn14", width=0.03, labels=labels), tmp_path / "base")  # 32 kHz model, 8 kHz packs
+    base = f'checkpoint = "{tmp_path / "base"}"\n'
+    text = re.sub("model = .*\nwidth = .*\ntraining = .*\n", base, TEXT.format(**tiny_packs, criterion="l1"))
     summary = run_experiment(parse_experiment(text, "tiny.toml"), tmp_path / "out")
     assert len(summary.failed) == 3
     error = json.loads((tmp_path / "out" / "trials" / summary.failed[0] / "error.json").read_text())
@@ -232,9 +237,34 @@ def test_other_data_in_the_same_folder_are_refused(tmp_path):
 
 def test_calibration_cannot_ask_for_more_clips_than_there_are(tmp_path, tiny_packs):
     text = TEXT.format(**tiny_packs, criterion="l1").replace("calibration_clips = 24", "calibration_clips = 61")
-    summary = run_experiment(parse_experiment(text, "tiny.toml"), tmp_path / "out")
-    error = json.loads((tmp_path / "out" / "trials" / summary.failed[0] / "error.json").read_text())
-    assert "calibration_clips=61: the training part has 60 clips" in error["message"]
+    with pytest.raises(ConfigError, match=r"calibration_clips=61: the training part has 60 clips; ask for no more in"):
+        run_experiment(parse_experiment(text, "tiny.toml"), tmp_path / "out")
+    assert not (tmp_path / "out" / "trials").exists()
+
+
+def test_networks_of_another_rate_are_refused_before_anything_is_packed(tmp_path, text):
+    asked = parse_experiment(text.replace('model = "Cnn14_8k"', 'model = "Cnn14_16k"'), "tiny.toml")
+    with pytest.raises(ConfigError, match=r"\[base 1\] Cnn14_16k hears 16000 Hz, \[data\] asks for sample_rate=8000"):
+        run_experiment(asked, tmp_path / "out")
+    assert not (tmp_path / "out" / "trials").exists()
+
+
+def test_the_reason_of_a_failure_is_told_where_the_sweep_is_watched(tmp_path, capsys):
+    for trial, content in (
+        ("a", '{"kind": "ConfigError", "message": "a mistake\\nand more"}'),
+        ("b", None),
+        ("c", "{"),
+    ):
+        (tmp_path / "trials" / trial).mkdir(parents=True)
+        if content is not None:
+            (tmp_path / "trials" / trial / "error.json").write_text(content)
+        tell(tmp_path, trial, "failed", 1, 3)
+    tell(tmp_path, "d", "done", 3, 3)
+    first, second, third, fourth = capsys.readouterr().err.splitlines()
+    assert first == "[1/3] trial a failed: a mistake"
+    assert second == "[1/3] trial b failed: its base failed"
+    assert third.startswith("[1/3] trial c failed: error.json cannot be read (")
+    assert fourth == "[3/3] trial d done"
 
 
 def test_a_folder_of_something_else_is_refused(tmp_path, text):

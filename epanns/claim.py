@@ -88,12 +88,17 @@ def require_same(
     return value
 
 
+_ABSENT: Any = object()  # what is at its default may be left out of a configuration
+
+
 def first_difference(before: Any, asked: Any, prefix: str = "") -> str:
     """Say where two configurations first differ, as ``training.batch_size=32, not 16``."""
-    left, right = (asked if before is None else before), (before if asked is None else asked)
+    left, right = (asked if before is _ABSENT else before), (before if asked is _ABSENT else asked)
     if isinstance(left, Mapping) and isinstance(right, Mapping):
-        one, other = before or {}, asked or {}
+        one, other = ({} if each is _ABSENT else each for each in (before, asked))
         for key in sorted({*one, *other}):
-            if one.get(key) != other.get(key):
-                return first_difference(one.get(key), other.get(key), f"{prefix}.{key}" if prefix else key)
-    return f"{prefix}={before!r}, not {asked!r}"
+            inner = one.get(key, _ABSENT), other.get(key, _ABSENT)
+            if inner[0] != inner[1]:
+                return first_difference(*inner, f"{prefix}.{key}" if prefix else key)
+    given = f"{prefix} left out" if before is _ABSENT else f"{prefix}={before!r}"
+    return f"{given}, not {'left out' if asked is _ABSENT else repr(asked)}"

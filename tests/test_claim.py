@@ -25,8 +25,10 @@ def test_the_same_configuration_goes_on_and_another_is_refused_at_the_first_diff
     for other, difference in (
         (ASKED | {"training": {"batch_size": 16}}, "training.batch_size=32, not 16"),
         (ASKED | {"seed": 2}, "seed=1, not 2"),
-        (ASKED | {"data": "b"}, "data=None, not 'b'"),
-        (ASKED | {"data": {"name": {"a": 1}}}, "data.name.a=None, not 1"),
+        (ASKED | {"data": "b"}, "data left out, not 'b'"),
+        (ASKED | {"data": {"name": {"a": 1}}}, "data.name.a left out, not 1"),
+        (ASKED | {"seed": None}, "seed=1, not None"),
+        ({"seed": 1, "training": {"batch_size": 32}}, "training.iterations=4, not left out"),
     ):
         with pytest.raises(OutputError, match=re.escape(f"run holds a run with {difference}: repeat it")):
             claimed(file, other)

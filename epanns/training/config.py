@@ -18,10 +18,10 @@ TEACHER_WEIGHTS = ("distil_weight", "feature_weight")
 RULES: Mapping[str, Rule] = {
     "iterations": whole(1),
     "batch_size": whole(1),
-    "learning_rate": number("a number > 0", lambda value: 0 < value < math.inf),
+    "learning_rate": number("a finite number > 0", lambda value: 0 < value < math.inf),
     "schedule": one_of(SCHEDULES),
     "warmup_iterations": whole(0),
-    "mixup_alpha": number("a number >= 0; 0 switches mixup off", lambda value: 0 <= value < math.inf),
+    "mixup_alpha": number("a finite number >= 0; 0 switches mixup off", lambda value: 0 <= value < math.inf),
     "spec_augment": TRUTH,
     "dropout": TRUTH,
     "sampler": one_of(SAMPLERS),
@@ -37,18 +37,18 @@ RULES: Mapping[str, Rule] = {
     "freeze_yamnet": TRUTH,
     "head_iterations": whole(0),
     "backbone_rate": number(
-        "a number > 0; freeze_backbone keeps the backbone as it is", lambda value: 0 < value < math.inf
+        "a finite number > 0; freeze_backbone keeps the backbone as it is", lambda value: 0 < value < math.inf
     ),
     "task": or_none(one_of(TASKS)),
     "precision": one_of(PRECISIONS),
     "compile": TRUTH,
     "accumulate": whole(1),
-    "clip_norm": number("a number >= 0; 0 switches clipping off", lambda value: 0 <= value < math.inf),
+    "clip_norm": number("a finite number >= 0; 0 switches clipping off", lambda value: 0 <= value < math.inf),
     "ema_decay": number("a number in [0, 1); 0 switches the average off", lambda value: 0 <= value < 1),
     "distil_weight": number(
         "a number in [0, 1]: 0 hears labels alone, 1 the teacher alone", lambda value: 0 <= value <= 1
     ),
-    "feature_weight": number("a number >= 0; 0 leaves embeddings alone", lambda value: 0 <= value < math.inf),
+    "feature_weight": number("a finite number >= 0; 0 leaves embeddings alone", lambda value: 0 <= value < math.inf),
     "teacher_precision": or_none(one_of(PRECISIONS)),
     "seed": whole(0),
 }

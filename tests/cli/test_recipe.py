@@ -113,7 +113,7 @@ def test_every_setting_is_an_option_with_its_default_in_the_help():
     ("options", "message"),
     [
         (["--schedule", "cos"], "epanns: training: schedule='cos' (did you mean 'cosine'?): must be one of "),
-        (["--clip-norm", "-1"], "clip_norm=-1.0: must be a number >= 0; 0 switches clipping off (--clip-norm)"),
+        (["--clip-norm", "-1"], "clip_norm=-1.0: must be a finite number >= 0; 0 switches clipping off (--clip-norm)"),
         (["--batch-size", "5", "--accumulate", "2"], "accumulate=2: must divide batch_size=5 (--accumulate)"),
     ],
 )

@@ -57,7 +57,10 @@ def test_a_later_setting_is_part_of_a_run_where_it_is_not_the_default(name):
     [
         ({"task": "single"}, "task='single' (did you mean 'single-label'?): must be one of multi-label, single-label"),
         ({"head_iterations": 9, "iterations": 9}, "head_iterations=9: must be below iterations=9; freeze_backbone tr"),
-        ({"backbone_rate": 0}, "backbone_rate=0: must be a number > 0; freeze_backbone keeps the backbone as it is"),
+        (
+            {"backbone_rate": 0},
+            "backbone_rate=0: must be a finite number > 0; freeze_backbone keeps the backbone",
+        ),
         (
             {"freeze_backbone": True, "backbone_rate": 0.5},
             "head_iterations=0, backbone_rate=0.5 with freeze_backbone: a frozen backbone has no second phase",
@@ -106,8 +109,8 @@ def test_all_wrong_values_are_named_together():
     for message in (
         "training: iterations=0: must be a whole number >= 1 (--iterations); ",
         "batch_size=2.5: must be a whole number >= 1 (--batch-size); ",
-        "learning_rate=-1.0: must be a number > 0",
-        "mixup_alpha=True: must be a number >= 0",
+        "learning_rate=-1.0: must be a finite number > 0",
+        "mixup_alpha=True: must be a finite number >= 0",
         "schedule='cosin' (did you mean 'cosine'?): must be one of constant, cosine",
         "sampler='random': must be one of balanced, shuffled, weighted",
         "crop_seconds=0: must be a length in seconds, 0.01 to 3600",

@@ -83,7 +83,7 @@ def test_parameters_frozen_by_hand_are_part_of_the_run(tmp_path, make_model, tra
     model = make_model()
     model.conv_block1.requires_grad_(False)
     finetune(model, train, CONFIG, tmp_path / "run", validation=count_up())
-    with pytest.raises(OutputError, match=r"holds a run with frozen_sha256='\w{64}', not None"):
+    with pytest.raises(OutputError, match=r"holds a run with frozen_sha256='\w{64}', not left out"):
         finetune(make_model(), train, CONFIG, tmp_path / "run", validation=count_up())
     frozen = make_model().requires_grad_(False)
     with pytest.raises(ConfigError, match="no parameter of the model may learn"):
@@ -254,7 +254,7 @@ def test_the_network_hears_the_crop_that_the_settings_ask_for(tmp_path, make_mod
     config = replace(CONFIG, iterations=1, crop_seconds=0.125)
     finetune(model, train, config, tmp_path / "run", validation=count_up())
     assert heard == [(8, 1_000)]
-    with pytest.raises(OutputError, match="holds a run with training.crop_seconds=0.125, not None"):
+    with pytest.raises(OutputError, match="holds a run with training.crop_seconds=0.125, not left out"):
         finetune(make_model(), train, replace(config, crop_seconds=None), tmp_path / "run", validation=count_up())
 
 

@@ -156,7 +156,7 @@ def test_rates_rise_over_the_warm_up_and_never_after_it(schedule, warmup, iterat
     ("settings", "message"),
     [
         ({"accumulate": 3}, "accumulate=3: must divide batch_size=4"),
-        ({"clip_norm": -1.0}, "clip_norm=-1.0: must be a number >= 0; 0 switches clipping off"),
+        ({"clip_norm": -1.0}, "clip_norm=-1.0: must be a finite number >= 0; 0 switches clipping off"),
         ({"ema_decay": 1.0}, r"ema_decay=1.0: must be a number in \[0, 1\); 0 switches the average off"),
     ],
 )

@@ -304,7 +304,7 @@ def test_teachers_that_do_not_fit_are_refused_before_anything_is_written(tmp_pat
     ("settings", "message"),
     [
         ({"distil_weight": 1.1}, r"distil_weight=1.1: must be a number in \[0, 1\]: 0 hears labels alone, 1 the teach"),
-        ({"feature_weight": -1.0}, "feature_weight=-1.0: must be a number >= 0; 0 leaves embeddings alone"),
+        ({"feature_weight": -1.0}, "feature_weight=-1.0: must be a finite number >= 0; 0 leaves embeddings alone"),
         ({"teacher_precision": "float64"}, "teacher_precision='float64'.*: must be one of float32, bfloat16"),
     ],
 )

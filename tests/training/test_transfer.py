@@ -129,7 +129,7 @@ def test_a_fresh_classifier_in_the_same_folder_is_another_run(model, packs, tmp_
         network = load(tmp_path / "base")
         use_labels(network, packs["train"].labels, fresh=fresh)
         if fresh:
-            with pytest.raises(OutputError, match="holds a run with since.1-transfer.kept.*=.*, not None"):
+            with pytest.raises(OutputError, match="holds a run with since.1-transfer.kept.*=.*, not left out"):
                 finetune(network, packs["train"], CONFIG, tmp_path / "run", validation=validation)
         else:
             finetune(network, packs["train"], CONFIG, tmp_path / "run", validation=validation)

@@ -89,7 +89,7 @@ def describe(cost: "ModelCost") -> str:
         *([("  with PANNs' frozen front end", f"{cost.n_params_with_front_end:,}")] if held else []),
         ("backbone MACs (layers below)", _giga(cost.backbone_macs)),
         *([("  with front end (+ STFT + mel)", _giga(cost.macs_with_front_end))] if front_end else []),
-        ("PANNs multiply-adds (2 per MAC)", _giga(cost.panns_multiply_adds)),
+        ("PANNs multiply-adds (2 per MAC)", _giga(cost.panns_multiply_adds) + _not_counted_by_panns(cost)),
     ]
     layers = [("layer", "width", "parameters", "MACs")] + [
         (layer.name, f"{layer.width:,}", f"{layer.n_params:,}", f"{layer.macs:,}") for layer in cost.layers
@@ -110,6 +110,11 @@ def describe_latency(timing: "Latency", peak: int | None, seconds: float) -> str
         f"threads: {timing.threads}, {timing.runtime}, {timing.dtype}\n"
         f"peak memory of the whole process meanwhile: {memory}"
     )
+
+
+def _not_counted_by_panns(cost: "ModelCost") -> str:
+    """Say what PANNs' counter, which has biases and norms beside two for each MAC, does not know."""
+    return "; LSTMs and attention left out" if cost.panns_multiply_adds < 2 * cost.backbone_macs else ""
 
 
 def _giga(count: int) -> str:

@@ -100,7 +100,7 @@ def command(
     from epanns.models.zoo import build_model, spec_of
     from epanns.seeding import derive_seed
 
-    refuse_contradictions(yamnet, width=width, freeze=freeze_yamnet)
+    refuse_contradictions(model, yamnet, width=width, freeze=freeze_yamnet)
     spec = spec_of(model, width=width)
     known: dict[str, Any] = {"name": spec.name} if yamnet else {"name": spec.name, "widths": dict(spec.widths)}
     config = frozen_and_told(config, freeze_yamnet, by_default=yamnet is not None)

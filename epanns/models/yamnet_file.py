@@ -23,6 +23,8 @@ from epanns.models.zoo import ZOO
 
 _REMEDY = "download or copy the whole file again"
 _HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
+_NPZ = ".npz"
+_SUFFIXES = (".h5", ".hdf5", _NPZ)
 _LONGEST_MEMBER = 64 << 20  # bytes of an array of the .npz; the longest true one has 4 MiB
 
 # What h5py, numpy and zipfile were seen to raise on damaged files.
@@ -46,7 +48,9 @@ class _Place(NamedTuple):
 
 
 def is_yamnet_file(path: Path) -> bool:
-    """Return whether a file is HDF5 or an archive of NumPy arrays, which released PANNs files are not."""
+    """Return whether a file is HDF5 or an archive of NumPy arrays, or called one; released PANNs files are not."""
+    if path.suffix in _SUFFIXES:
+        return True
     with path.open("rb") as file:
         if file.read(len(_HDF5_MAGIC)) == _HDF5_MAGIC:
             return True
@@ -74,7 +78,7 @@ def read_yamnet(
             raise CheckpointError(f"{path}: {name}={asked} asked for, YAMNet has {own}: leave it out")
     if labels is not None and len(labels) != spec.num_classes:
         raise CheckpointError(f"{path}: {spec.num_classes} classes, but {len(labels)} labels given: give one per class")
-    folded = _is_npz(path)
+    folded = _is_npz(path) or path.suffix == _NPZ
     try:
         weights = _npz_weights(path, spec) if folded else _hdf5_weights(path, spec)
     except _DAMAGED as error:

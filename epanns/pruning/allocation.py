@@ -91,7 +91,7 @@ def _layers_of(name: str, prunable: Sequence[str], protected: Mapping[str, str])
         return found
     for layer, reason in protected.items():
         if layer == name or layer.startswith(f"{name}."):
-            raise PruningError(f"{name} cannot be pruned: {reason}")
+            raise PruningError(f"{name} cannot be pruned: {reason}; leave it out of the layers")
     blocks = dict.fromkeys(layer.split(".")[0] for layer in prunable)
     raise PruningError(
         f"unknown layer {name!r}{did_you_mean(name, [*prunable, *blocks])}: "

@@ -67,6 +67,13 @@ def test_text_names_the_conventions_and_the_clip_length(profile):
         assert line in out
 
 
+def test_what_panns_do_not_count_is_told(profile):
+    code, out, _ = profile("LEAN", "--seconds", "1")
+    assert code == 0
+    assert "PANNs multiply-adds (2 per MAC)   0.190 G (189,887,433); LSTMs and attention left out\n" in out
+    assert "left out" not in profile("YAMNet", "--seconds", "1")[1]
+
+
 def test_a_zoo_name_may_be_narrow_with_other_classes_and_another_clip(profile):
     _, out, _ = profile("Cnn14", "--width", "0.25", "--num-classes", "10", "--seconds", "5", "--json")
     cost = json.loads(out)

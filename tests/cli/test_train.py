@@ -159,12 +159,12 @@ def test_another_run_is_refused_before_packs_and_networks_are_read(runner, tmp_p
     assert invoke(runner, *train, *packs, *run).exit_code == 0
     for command, difference in (
         ([*train, "--seed", 1], "training.seed=0, not 1"),
-        ([*train, "--clip-norm", 5], "training.clip_norm=None, not 5.0"),
+        ([*train, "--clip-norm", 5], "training.clip_norm left out, not 5.0"),
         (["train", "Cnn14_8k", "--width", 0.05], r"model.widths.conv_block1.conv1=2, not 3"),
         (["train", "Cnn10", "--width", 0.03], "model.name='Cnn14_8k', not 'Cnn10'"),
         (["train", "LEAN", "--yamnet", nothing], "model.name='Cnn14_8k', not 'LEAN'"),
         ([*finetune, "--learning-rate", 0.01], "training.learning_rate=0.001, not 0.01"),
-        ([*finetune, "--teacher", nothing], "training.distil_weight=None, not 0.5"),
+        ([*finetune, "--teacher", nothing], "training.distil_weight left out, not 0.5"),
     ):
         with pytest.raises(
             OutputError, match=f"holds a run with {difference}: repeat its options to go on, --fresh to"

@@ -111,15 +111,15 @@ def test_networks_are_built_on_a_body_and_keep_its_origin(name, yamnet):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (
-            ["Cnn6", "--yamnet", "YAMNET"],
-            "Cnn6 is not built on YAMNet's body: that are YAMNet_linear, YAMNet_projection",
-        ),
+        (["Cnn6", "--yamnet", "YAMNET"], "--yamnet with Cnn6: it is for what is built on a YAMNet, YAMNet_linear, YA"),
+        (["Cnn6", "--yamnet", "YAMNET", "--width", "0.5"], "LEAN_affinity, LEAN; leave it out\n"),
+        (["Cnn6", "--freeze-yamnet"], "--freeze-yamnet with Cnn6: it is for what is built on a YAMNet"),
+        (["YAMNet", "--yamnet", "YAMNET"], "LEAN; import and fine-tune it (epanns import, epanns finetune)\n"),
         (["LEAN", "--yamnet", "OTHER"], "narrow is no YAMNet: give yamnet.h5, its .npz or a checkpoint of YAMNet"),
         (["LEAN", "--yamnet", "YAMNET", "--width", "0.5"], "--width 0.5 with --yamnet "),
         (["LEAN", "--freeze-yamnet"], "--freeze-yamnet without --yamnet: a body of random weights would stay as it is"),
     ],
-    ids=["another network", "another body", "a width", "nothing to freeze"],
+    ids=["another network", "and a width", "no body", "YAMNet itself", "another body", "a width", "nothing to freeze"],
 )
 def test_what_cannot_be_built_is_refused(epanns, yamnet, tiny_packs, tmp_path, arguments, message):
     save_checkpoint(build_model(narrow_spec()), tmp_path / "other")

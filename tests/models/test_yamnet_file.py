@@ -237,7 +237,15 @@ def test_damaged_files_give_one_line_and_no_other_error(kind: str, h5: Path, npz
     assert refused > 10
 
 
-def test_which_file_it_is_follows_from_its_first_bytes(h5: Path, npz: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("content", [b"", b"text", b"PK\x03\x04 cut short"])
+@pytest.mark.parametrize("suffix", [".npz", ".h5"])
+def test_what_is_called_a_yamnet_file_is_judged_as_one(tmp_path: Path, suffix: str, content: bytes) -> None:
+    (tmp_path / f"yamnet{suffix}").write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"damaged, or no file of YAMNet \(.+\): download or copy the whole file"):
+        read_released(tmp_path / f"yamnet{suffix}")
+
+
+def test_which_file_it_is_follows_from_its_first_bytes_or_its_name(h5: Path, npz: Path, tmp_path: Path) -> None:
     torch.save({"model": {}}, tmp_path / "a.pth")
     assert is_yamnet_file(h5)
     assert is_yamnet_file(npz)

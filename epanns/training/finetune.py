@@ -93,10 +93,12 @@ def finetune(
     require_learner(model, config)
     folder = RunFolder(Path(out), identity_of(model, dataset, config, validation, teacher))
     options = (options or RunOptions()).heard_once()
-    # The caller's random numbers are not touched by the seeding of every step.
-    device = next(model.parameters()).device
-    undisturbed = random_state_kept(device), requires_grad_restored(model)
-    with _opened(folder) as ended, undisturbed[0], undisturbed[1], noticing_signals() as stop:
+    with (
+        _opened(folder) as ended,
+        random_state_kept(next(model.parameters()).device),  # the seeding of every step is not the caller's
+        requires_grad_restored(model),
+        noticing_signals() as stop,
+    ):
         if ended is not None:
             return TrainingResult(**ended)
         with memory_errors_told(config, folder.kept), kernels_tried_out():

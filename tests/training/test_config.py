@@ -59,7 +59,7 @@ def test_a_later_setting_is_part_of_a_run_where_it_is_not_the_default(name):
         ({"head_iterations": 9, "iterations": 9}, "head_iterations=9: must be below iterations=9; freeze_backbone tr"),
         (
             {"backbone_rate": 0},
-            "backbone_rate=0: must be a finite number > 0; freeze_backbone keeps the backbone",
+            "backbone_rate=0: must be a finite number > 0; freeze_backbone keeps the backbone as it is",
         ),
         (
             {"freeze_backbone": True, "backbone_rate": 0.5},

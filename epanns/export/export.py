@@ -225,8 +225,7 @@ def _int8(
         "lstms": "int8 weights, float32 arithmetic" if asked.portable else "int8, ranges found in each call",
         "calibration": asked.calibration.identity() | {"clips_used": len(calibrating), "logit_correlation": faithful},
         "protocol": asked.protocol.describe(),
-        "evaluation": judging_pack.identity()
-        | {"held_out_of_calibration": asked.evaluation is None, "clips_that_calibrated": 0, **compared},
+        "evaluation": judging_pack.identity() | {"held_out_of_calibration": asked.evaluation is None, **compared},
     }
 
 

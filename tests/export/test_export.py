@@ -87,10 +87,10 @@ def test_int8_is_compared_on_clips_that_did_not_calibrate(folder, report, model,
     assert said["calibration"]["clips_used"] == 48
     assert said["evaluation"]["clips"] == 12
     assert said["evaluation"]["held_out_of_calibration"]
-    assert said["evaluation"]["clips_that_calibrated"] == 0
     assert len(said["equalised_layers"]) == 4
     dataset = PackDataset([tiny_packs["train"]])
-    clips = calibration_clips(len(dataset), 200, held_out=True)[1]
+    calibrating, clips = calibration_clips(len(dataset), 200, held_out=True)
+    assert len({*calibrating, *clips}) == 48 + 12
     pair = [OnnxTagger(model, folder / name) for name in ("model.onnx", "model.int8.onnx")]
     found = compare(*pair, dataset, clips).to_dict()
     assert found == {name: said["evaluation"][name] for name in found}

@@ -53,14 +53,10 @@ def frozen_and_told(
 
 def refuse_contradictions(name: str, checkpoint: Path | None, *, width: float, freeze: bool | None) -> None:
     """Refuse a body where there is none, a width beside those it has, and to freeze one that knows nothing."""
-    from epanns.models.layouts import LEAN_FAMILIES
-    from epanns.models.zoo import ZOO, spec_of
+    from epanns.models.on_yamnet import require_body
 
-    if (checkpoint is not None or freeze) and spec_of(name).family not in LEAN_FAMILIES:
-        rows = ", ".join(row for row, spec in ZOO.items() if spec.family in LEAN_FAMILIES)
-        remedy = "import and fine-tune it (epanns import, epanns finetune)" if name == "YAMNet" else "leave it out"
-        option = "--yamnet" if checkpoint is not None else "--freeze-yamnet"
-        raise ConfigError(f"{option} with {name}: it is for what is built on a YAMNet, {rows}; {remedy}")
+    if checkpoint is not None or freeze:
+        require_body(name)
     if checkpoint is None and freeze:
         raise ConfigError(
             "--freeze-yamnet without --yamnet: a body of random weights would stay as it is; give --yamnet"

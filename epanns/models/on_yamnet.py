@@ -13,6 +13,21 @@ from epanns.models.yamnet import Yamnet
 from epanns.models.zoo import ZOO, build_model, spec_of
 
 
+def require_body(name: str) -> None:
+    """Refuse a row of the zoo that is not built on the body of a YAMNet.
+
+    Raises:
+        ConfigError: If it is another network.
+    """
+    if spec_of(name).family in LEAN_FAMILIES:
+        return
+    rows = ", ".join(row for row, spec in ZOO.items() if spec.family in LEAN_FAMILIES)
+    remedy = "import and fine-tune it (epanns import, epanns finetune)" if name == "YAMNet" else "leave them out"
+    raise ConfigError(
+        f"{name} is not built on a YAMNet's body, as {rows} are, for which --yamnet and --freeze-yamnet are: {remedy}"
+    )
+
+
 def build_on_yamnet(name: str, yamnet: Tagger, *, labels: LabelSet | None = None) -> Lean:
     """Return a network of LEAN's rows with the body of `yamnet`, pruned or not, and all else untrained.
 
@@ -26,9 +41,7 @@ def build_on_yamnet(name: str, yamnet: Tagger, *, labels: LabelSet | None = None
     Raises:
         ConfigError: If `name` is none of these, or `yamnet` is no YAMNet.
     """
-    rows = [row for row, spec in ZOO.items() if spec.family in LEAN_FAMILIES]
-    if spec_of(name).family not in LEAN_FAMILIES:
-        raise ConfigError(f"{name} is not built on YAMNet's body: that are {', '.join(rows)} (--yamnet)")
+    require_body(name)
     if not isinstance(yamnet, Yamnet):
         raise ConfigError(
             f"{yamnet.spec.name} is no YAMNet: give yamnet.h5, its .npz or a checkpoint of YAMNet (--yamnet)"

@@ -10,6 +10,7 @@ from epanns.atomic import is_free_for, write_json
 from epanns.errors import OutputError
 
 Value = TypeVar("Value")
+_ABSENT: Any = object()  # what is at its default may be left out of a configuration
 
 
 @dataclass(frozen=True)
@@ -86,9 +87,6 @@ def require_same(
     if before != asked:
         raise OutputError(f"{file.parent} {work.held} {first_difference(before, asked)}: {work.to_choose}")
     return value
-
-
-_ABSENT: Any = object()  # what is at its default may be left out of a configuration
 
 
 def first_difference(before: Any, asked: Any, prefix: str = "") -> str:

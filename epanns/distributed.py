@@ -8,7 +8,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 LONGEST_WAIT = 1800.0  # seconds; rank 0 writes a large checkpoint to a slow disk in less
+_LONGEST_FAREWELL = 10.0  # seconds
 
 _PLACE = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 _REMEDY = "start with torchrun, which sets all of them, or unset them to run alone"
@@ -76,6 +77,7 @@ def process_group(device: str = "cpu", *, timeout: float = LONGEST_WAIT) -> Iter
         _group().init_process_group(store=store, rank=place["RANK"], world_size=place["WORLD_SIZE"], **settings)
         try:
             yield own
+            _leave_together(store, place["RANK"], place["WORLD_SIZE"], min(timeout, _LONGEST_FAREWELL))
         finally:
             _group().destroy_process_group()
 
@@ -212,6 +214,18 @@ def _meeting_place(own_rank: int, n_processes: int, timeout: float) -> Any:
         timeout=timedelta(seconds=timeout),
     )
     return group.PrefixStore(f"start {restarts()}", store)
+
+
+def _leave_together(store: Any, own_rank: int, n_processes: int, timeout: float) -> None:
+    """Wait until all processes have come to the end, or for some time, before the lines to them are closed.
+
+    Of two that end at once, the later one could take the closed line of the other for a failure.
+    """
+    from torch.distributed import DistError
+
+    with suppress(RuntimeError, DistError):  # one is late or gone, and with it perhaps the store: nobody waits for it
+        store.set(f"left {own_rank}", "")
+        store.wait([f"left {rank}" for rank in range(n_processes)], timedelta(seconds=timeout))
 
 
 def _own_device(device: str, place: Mapping[str, int]) -> str:

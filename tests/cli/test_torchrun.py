@@ -77,7 +77,7 @@ def test_a_run_whose_processes_are_shot_or_stopped_ends_with_the_same_bytes(tmp_
     os.kill(process_of_rank(1, shot.pid), signal.SIGKILL)
     stdout, stderr = shot.communicate(timeout=200)
     assert shot.returncode == 0, stderr
-    assert stderr.count("training on 60 clips") == 2  # started anew, once
+    assert stderr.count("training on 60 clips") == 2, stderr  # started anew, once
     assert weights_of(tmp_path / "shot") == weights_of(tmp_path / "whole")
 
     stopped = start(tmp_path / "stopped", restarts=2)

@@ -17,6 +17,7 @@ LAYERS = [
     {
         "atomic",
         "claim",
+        "csv_table",
         "distributed",
         "draws",
         "heap",

@@ -23,7 +23,7 @@ def draw_sides(
 
     Stratification for several labels, after Sechidis, Tsoumakas and Vlahavas (2011): classes in the order of how few
     groups have them, the groups of a class in a random order, each to a held-out split that has not its share of the
-    class yet, the rest to `TRAIN`. Then groups are moved, or two exchanged, as long as fewer classes are then lacking in
+    class yet, the rest to `TRAIN`. Then groups are moved, or two exchanged, as long as fewer classes then lack in
     a split.
 
     So a class with at least as many groups as there are splits is in each of them, wherever the clips of a group have

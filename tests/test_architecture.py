@@ -14,8 +14,22 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # A module may import its own layer and those below it; modules side by side in one row may not import each other.
 LAYERS = [
     {"errors"},
-    {"atomic", "claim", "distributed", "draws", "heap", "json_file", "seeding", "signals", "installed", "optional"}
-    | {"progress", "text_file"},
+    {
+        "atomic",
+        "claim",
+        "distributed",
+        "draws",
+        "heap",
+        "json_file",
+        "seeding",
+        "signals",
+        "installed",
+        "names",
+        "optional",
+        "printable",
+        "progress",
+        "text_file",
+    },
     {"audio", "labels"},
     {"models"},
     {"complexity", "data"},

@@ -4,7 +4,6 @@ import functools
 import os
 import re
 import sys
-import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,9 +16,7 @@ from epanns.distributed import process_group, rank, started_by_torchrun
 from epanns.errors import ConfigError, EpannsError, did_you_mean
 from epanns.heap import keep_freed_memory
 from epanns.printable import printable
-from epanns.text_file import read_text
-
-_LONGEST_TOML = 1 << 20  # bytes
+from epanns.toml_file import read_toml
 
 
 class _PathType(click.Path):
@@ -67,23 +64,6 @@ OUTPUT = _OutputType(path_type=Path)
 
 T = TypeVar("T")
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
-
-
-def read_toml(path: Path) -> dict[str, Any]:
-    """Return the table of a TOML file.
-
-    Raises:
-        ConfigError: If it cannot be read.
-    """
-    text = read_text(path, error=ConfigError, limit=_LONGEST_TOML, remedy="correct the file")
-    try:
-        return tomllib.loads(text)
-    except RecursionError as error:
-        raise ConfigError(f"{path}: cannot be read as TOML (too many lists and tables in each other)") from error
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{path}: cannot be read as TOML ({error})") from error
-    except ValueError as error:  # of Python, with a hint for programmers
-        raise ConfigError(f"{path}: cannot be read as TOML (a whole number of thousands of digits)") from error
 
 
 def _fill_defaults(context: click.Context, parameter: click.Parameter, path: Path | None) -> None:

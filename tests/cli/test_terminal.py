@@ -186,14 +186,14 @@ def test_output_paths_without_a_name_or_utf8_are_refused(epanns, monkeypatch, tm
             "out = " + "[" * 100_000,
             "cannot be read as TOML (more than 64 tables and lists in each other): correct the file",
         ),
-        ("out = " + "1" * 10_000, "cannot be read as TOML (a whole number does not fit in 64 bits): correct the "),
-        ('out = "' + "x" * (1 << 22) + '"', "4,194,312 bytes, must be at most 4,194,304: correct the "),
+        ("out = " + "1" * 10_000, "cannot be read as TOML (a whole number does not fit in 64 bits): correct the file"),
+        ('out = "' + "x" * (1 << 22) + '"', "4,194,312 bytes, must be at most 4,194,304: correct the file"),
     ],
 )
 def test_hostile_configuration_files_are_refused_in_one_line(epanns, tmp_path, text, message):
     config = tmp_path / "run.toml"
     config.write_text(text)
-    assert epanns("show", "--config", str(config)) == (1, "", f"epanns: {config}: {message}file\n")
+    assert epanns("show", "--config", str(config)) == (1, "", f"epanns: {config}: {message}\n")
 
 
 def test_only_one_module_writes_to_the_streams():

@@ -165,10 +165,8 @@ def _refuse_contradiction(
     path = by_split[earlier.split]
     row = _row_of(video_id, _read_rows(path))
     if earlier.split != segment.split:
-        raise DataError(
-            f"{path}, row {row} and {where}: {video_id} is in the splits {shown(earlier.split)} and {shown(segment.split)}: "
-            "a leak; keep it in one"
-        )
+        splits = f"{shown(earlier.split)} and {shown(segment.split)}"
+        raise DataError(f"{path}, row {row} and {where}: {video_id} is in the splits {splits}: a leak; keep it in one")
     raise DataError(f"{path}, row {row} and {where}: two different segments of {video_id}; keep one")
 
 

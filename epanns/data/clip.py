@@ -110,7 +110,8 @@ class ClipCheck:
             return f"clip {shown(clip.clip_id)} has no labels; give at least one or remove it"
         if not self._known.issuperset(clip.labels):
             unknown = next(label for label in clip.labels if label not in self._known)
-            return f"unknown label {shown(unknown)} of clip {shown(clip.clip_id)}: not among the {self._num_classes} classes"
+            of_clip = f"unknown label {shown(unknown)} of clip {shown(clip.clip_id)}"
+            return f"{of_clip}: not among the {self._num_classes} classes"
         if len(set(clip.labels)) != len(clip.labels):
             return f"clip {shown(clip.clip_id)} names a label twice: {shown(LABEL_SEPARATOR.join(clip.labels))}"
         return None

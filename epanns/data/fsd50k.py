@@ -133,17 +133,16 @@ def _refuse_disagreement(names: tuple[str, ...], given: list[str], mids: dict[st
         raise DataError(f"{where}: label {shown(unknown[0])} is not among the {len(mids)} of vocabulary.csv")
     expected = [mids[name] for name in names]
     if given != expected:
-        raise DataError(
-            f"{where}: mids {shown(','.join(given))} are not those of its labels, {shown(','.join(expected))} in vocabulary.csv"
-        )
+        theirs, ours = shown(",".join(given)), shown(",".join(expected))
+        raise DataError(f"{where}: mids {theirs} are not those of its labels, {ours} in vocabulary.csv")
 
 
 def _refuse_repetition(clip: Clip, where: str, seen: dict[str, tuple[str, str]]) -> None:
     split, earlier = seen.setdefault(clip.clip_id, (clip.split, where))
     if split != clip.split:
+        splits = f"{shown(split)} and {shown(clip.split)}"
         raise DataError(
-            f"{earlier} and {where}: fname {shown(clip.clip_id)} is in the splits {shown(split)} and {shown(clip.split)}: a leak; "
-            "keep it in one"
+            f"{earlier} and {where}: fname {shown(clip.clip_id)} is in the splits {splits}: a leak; keep it in one"
         )
     if earlier != where:
         raise DataError(f"{earlier} and {where}: fname {shown(clip.clip_id)} stands twice; remove one")

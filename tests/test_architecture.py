@@ -28,7 +28,7 @@ SIBLINGS = [{"complexity", "data"}, {"training", "evaluation", "transfer"}, {"re
 # Third-party package -> the only places that may import it.
 DOORS = {
     "torch_pruning": {"pruning/engine.py"},
-    "torchaudio": {"audio/frontend.py", "audio/specaugment.py"},
+    "torchaudio": {"audio/mel_filterbank.py"},
     "h5py": {"data/", "models/yamnet_file.py"},  # Google's weights of YAMNet are HDF5 too
     "soundfile": {"audio/", "data/synthetic.py"},
     "soxr": {"audio/"},

@@ -71,7 +71,7 @@ class Teacher:
         """
         _require_fit(network, student, config)
         self._network = network.to(next(student.parameters()).device)
-        self._network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._network.to(memory_format=torch.channels_last)
         places = same_classes(network.labels, student.labels)
         self._order = [places[index] for index in range(len(student.labels))]
         self._activation, self._config = student.spec.activation, config

@@ -12,6 +12,7 @@ from epanns.errors import EpannsError, did_you_mean
 # name -> (module, line of help); the help stands here so that `epanns --help` imports no command.
 COMMANDS: dict[str, tuple[str, str]] = {
     "quickstart": ("quickstart", "Train, prune, recover, fine-tune and report on generated sound, in minutes."),
+    "doctor": ("doctor", "Check packages, threads, GPU and extras on this machine."),
     "models": ("models", "List the networks epanns can build and the released files it knows."),
     "import": ("import_", "Turn a released PANNs or E-PANNs file into a checkpoint."),
     "info": ("info", "Show what a checkpoint holds and where it comes from."),

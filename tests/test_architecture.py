@@ -25,6 +25,7 @@ LAYERS = [
         "signals",
         "installed",
         "names",
+        "notes",
         "optional",
         "printable",
         "progress",

@@ -26,6 +26,7 @@ LAYERS = [
         "strict",
         "installed",
         "names",
+        "notes",
         "optional",
         "printable",
         "progress",

@@ -16,6 +16,7 @@ import click
 from epanns.distributed import process_group, rank, started_by_torchrun
 from epanns.errors import ConfigError, EpannsError, did_you_mean
 from epanns.heap import keep_freed_memory
+from epanns.notes import notes_to
 
 EXISTING = click.Path(exists=True, path_type=Path)
 PATH = click.Path(path_type=Path)
@@ -96,13 +97,17 @@ class EpannsCommand(click.Command):
         ]
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command, but not several times at once where it knows nothing of other processes."""
+        """Run the command, but not several times at once where it knows nothing of other processes.
+
+        Notes of the library become lines on stderr.
+        """
         if started_by_torchrun() and not hasattr(self.callback, "runs_in_process_group"):
             raise ConfigError(
                 f"epanns {self.name} works in one process: start it without torchrun, which is for train, finetune and "
                 "evaluate"
             )
-        return super().invoke(ctx)
+        with notes_to(log):
+            return super().invoke(ctx)
 
 
 def json_option(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -97,5 +97,6 @@ def recovery_lines(recovery: Mapping[str, Any] | None) -> list[str]:
         lines.append(
             f"{distilled['steps']} steps of distillation: error {distilled['before']:.1%} before, "
             f"{distilled['after']:.1%} after; {kept}"
+            f"{'' if distilled['embedding_channels'] else '; on logits alone, as no plan relates the embeddings'}"
         )
     return lines

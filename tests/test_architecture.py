@@ -14,7 +14,10 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # A module may import its own layer and those below it; modules side by side in one row may not import each other.
 LAYERS = [
     {"errors"},
-    {"atomic", "claim", "distributed", "draws", "heap", "seeding", "signals", "installed", "optional", "progress"},
+    {
+        *("atomic", "distributed", "draws", "heap", "installed", "locks", "optional", "progress", "seeding", "signals"),
+        *("claim", "workfolder"),
+    },
     {"audio", "labels"},
     {"models"},
     {"complexity", "data"},

@@ -14,6 +14,7 @@ from epanns.locks import locked
 
 Value = TypeVar("Value")
 
+DRAWING_SECONDS = 120.0  # longest wait for a process that writes tables and figures, which takes seconds
 LOCK = "epanns.lock"
 LOCK_FILES = frozenset({LOCK, f"{LOCK}.taking"})
 
@@ -27,12 +28,14 @@ class Work:
     Attributes:
         absent: About a folder with something else in it, as ``is no training run``.
         held: About a folder of another configuration, before the first difference, as ``holds a run with``.
+        noun: The work itself, as ``a run``.
         to_choose: What can be done about another configuration.
         to_replace: What can be done about a file that cannot be read.
     """
 
     absent: str = "holds something else"
     held: str = "holds work with"
+    noun: str = "the work"
     to_choose: str = "repeat its options to resume it, --fresh to start over, or another --out"
     to_replace: str = "give --fresh or another --out"
 
@@ -154,8 +157,8 @@ class WorkFolder:
         """Delete what an earlier run left (``--fresh``), and nothing else; call it under the lock, after all checks.
 
         Args:
-            is_own: Whether a name belongs to the work: of a file or folder, as ``metrics.csv``; of a folder whose
-                content is looked at too, as ``logs/``; of a file in such a folder, as ``logs/events``.
+            is_own: Whether a name belongs to the work: of a file, as ``metrics.csv`` or ``logs/events``, or of a
+                folder, as ``logs/``. A link is a file.
             finished_by: Name of the file that makes the work look finished, which is deleted before the others.
 
         Raises:
@@ -166,30 +169,17 @@ class WorkFolder:
             return
         if not self.is_begun and not (finished_by and (self.path / finished_by).is_file()):
             raise OutputError(f"{self.path} exists already and {self.work.absent}: choose another --out")
-        own, foreign = self._sorted_out(is_own)
+        passed_over = {*LOCK_FILES, *self.earlier_locks}
+        foreign = [name for name in _names_below(self.path) if name not in passed_over and not is_own(name)]
         if foreign:
             raise OutputError(
-                f"{self.path} holds {min(foreign)!r}, which is no part of what --fresh deletes, so nothing is deleted: "
-                "move it away or choose another --out"
+                f"{self.path} holds {min(foreign).rstrip('/')!r}, which is no part of {self.work.noun}, so --fresh "
+                "deletes nothing: move it away or choose another --out"
             )
         order = {finished_by: 0, self.first: 2}
-        for name in sorted(own, key=lambda name: (order.get(name, 1), name.count("/") == 0, name)):
-            _remove(self.path / name)
-
-    def _sorted_out(self, is_own: Callable[[str], bool]) -> tuple[list[str], list[str]]:
-        """Return the names of what belongs to the work, files in a folder before it, and of everything else."""
-        own, foreign = list[str](), list[str]()
-        kept = {*LOCK_FILES}
-        for file in self.path.iterdir():
-            if file.name in kept:
-                continue
-            if file.is_dir() and not file.is_symlink() and is_own(f"{file.name}/"):
-                for inner in (f"{file.name}/{path.name}" for path in file.iterdir()):
-                    (own if is_own(inner) else foreign).append(inner)
-                own.append(file.name)
-            else:
-                (own if is_own(file.name) or file.name in self.earlier_locks else foreign).append(file.name)
-        return own, foreign
+        for file in sorted(self.path.iterdir(), key=lambda file: (order.get(file.name, 1), file.name)):
+            if file.name not in LOCK_FILES:
+                remove(file)
 
 
 @contextmanager
@@ -223,7 +213,18 @@ def _made(folder: Path) -> bool:
     return True
 
 
-def _remove(path: Path) -> None:
+def _names_below(folder: Path, prefix: str = "") -> Iterator[str]:
+    """Yield the names of all files and folders below a folder, relative to it; those of folders end with a slash."""
+    for file in folder.iterdir():
+        if file.is_dir() and not file.is_symlink():
+            yield f"{prefix}{file.name}/"
+            yield from _names_below(file, f"{prefix}{file.name}/")
+        else:
+            yield f"{prefix}{file.name}"
+
+
+def remove(path: Path) -> None:
+    """Delete a file, a link or a folder with what is in it; nothing happens where there is none."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:

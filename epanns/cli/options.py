@@ -4,6 +4,7 @@ import functools
 import json
 import os
 import re
+import shlex
 import sys
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -178,6 +179,11 @@ def log(message: str) -> None:
     """Write one line for people to stderr; of several processes the first one writes."""
     if rank() == 0:
         click.echo(message, err=True)
+
+
+def resuming_command() -> str:
+    """Return the command line of this process without ``--fresh``: the command that resumes its work."""
+    return shlex.join(["epanns", *(argument for argument in sys.argv[1:] if argument != "--fresh")])
 
 
 def tell_once(error: EpannsError) -> None:

@@ -41,6 +41,8 @@ class Run:
         self.chosen_by = DECISIVE_SCORES[learner.model.spec.task]
         self.state = folder.resume(learner, options.tell) or TrainingState()
         require_same_step(self.state.step)
+        if self.state.step:
+            options.tell(f"resume at step {self.state.step:,} of {self.config.iterations:,}")
 
     @property
     def is_over(self) -> bool:

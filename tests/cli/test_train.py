@@ -167,7 +167,7 @@ def test_another_run_is_refused_before_packs_and_networks_are_read(runner, tmp_p
         ([*finetune, "--teacher", nothing], "training.distil_weight left out, not 0.5"),
     ):
         with pytest.raises(
-            OutputError, match=f"holds a run with {difference}: repeat its options to go on, --fresh to"
+            OutputError, match=f"holds a run with {difference}: repeat its options to resume it, --fresh to"
         ):
             invoke(runner, *command, *unreadable, *run)
         with pytest.raises((PackError, CheckpointError)):

@@ -108,7 +108,7 @@ def test_a_run_leaves_its_learning_curve_also_when_it_is_stopped(runner, tmp_pat
     curve = tmp_path / "run" / "learning_curve.svg"
     stopped = curve.read_text()
     result = invoke(runner, *command)
-    assert [line.split("  ")[0] for line in result.stderr.splitlines()[1:]] == ["step 4 of 4"]
+    assert [line.split("  ")[0] for line in result.stderr.splitlines()[1:]] == ["resume at step 3 of 4", "step 4 of 4"]
     assert curve.read_text() != stopped
     assert "validation mAP" in curve.read_text()
     assert len(list((tmp_path / "run" / "tensorboard").iterdir())) == 2

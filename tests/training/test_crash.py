@@ -525,11 +525,11 @@ with WorkFolder(Path({str(out)!r})).locked():
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=environment) as holder:
         assert holder.stdout.readline() == "locked\n"
-        files = {file: file.stat() for file in out.rglob("*")}
+        files = {file: file.stat().st_mtime_ns for file in out.rglob("*")}
         for way in ({}, {"fresh": True}):
             message = mortals.run(out, {}, **way)["message"]
             assert message.startswith(f"{out} is in use by process {holder.pid} on "), message
-            assert {file: file.stat() for file in out.rglob("*")} == files
+            assert {file: file.stat().st_mtime_ns for file in out.rglob("*")} == files
         holder.kill()
         holder.wait()
         assert mortals.run(out, {})["resumed"] == ["resume at step 3 of 6"]

@@ -19,13 +19,14 @@ from epanns.cli.options import (
     tell_once,
 )
 from epanns.cli.packs import in_order_of, open_packs, pack_options, tell_unknown_lengths
+from epanns.cli.processes import at_most_cores
 from epanns.cli.recipe import Recipe, RecipeCommand
 from epanns.cli.watching import watching
 from epanns.cli.yamnet import built_on, freeze_option, frozen_and_told, refuse_contradictions, yamnet_option
 from epanns.distributed import rank
 from epanns.errors import EpannsError, Interrupted, TrainingError
 from epanns.training.config import TrainingConfig
-from epanns.training.metrics import CURVE, TABLE
+from epanns.training.metrics import CURVE, STEP_0_KEPT, TABLE
 from epanns.training.run_options import SAVE_EVERY
 from epanns.workfolder import DRAWING_SECONDS, WorkFolder
 
@@ -65,7 +66,12 @@ def training_options(function: Callable[..., Any]) -> Callable[..., Any]:
         ),
         pack_options,
         click.option(
-            "--workers", type=click.IntRange(0), default=0, show_default=True, help="Processes that read clips."
+            "--workers",
+            type=click.IntRange(0),
+            default=0,
+            show_default=True,
+            callback=at_most_cores,
+            help="Processes that read clips; at most the number of cores.",
         ),
         click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N."),
         out_option("Run folder; becomes a checkpoint. The same command goes on where it was."),
@@ -181,6 +187,7 @@ def run(
     from epanns.training.finetune import finetune
     from epanns.training.learner import require_learner
     from epanns.training.teacher import teacher_of
+    from epanns.training.validation import require_positives
 
     if tensorboard:
         require_tensorboard()
@@ -194,6 +201,7 @@ def run(
     refuse_leak(train, val, part="validation")
     teacher_of(model, teacher, config)
     require_learner(model, config)
+    require_positives(val)
     log(f"training on {describe_clips(train)}, sampler {config.sampler}; validation on {describe_clips(val)}")
     if config.crop is not None:
         tell_unknown_lengths(train, "crops and repetitions")
@@ -266,5 +274,6 @@ def classes_of(count: int) -> str:
 def describe(result: "TrainingResult", out: Path) -> str:
     """Return the result in words."""
     best = f"best validation {result.chosen_by} {result.best_score:.4f} at step {result.best_step} of {result.steps}"
+    best += "" if result.best_step else f" ({STEP_0_KEPT})"
     took = f"{result.seconds:.0f} s" if result.seconds >= 1 else "under 1 s"
     return f"{out}: {best}, {took}; see {TABLE} and {CURVE}.svg"

@@ -12,7 +12,7 @@ from typing import Any
 from epanns.atomic import fsync_folder, sha256_of_json, write_json
 from epanns.distributed import restarts, torchrun_id
 from epanns.errors import CheckpointError, OutputError
-from epanns.models.checkpoint import CARD, CONFIG, FILES, LABELS, WEIGHTS, load_checkpoint, save_checkpoint
+from epanns.models.checkpoint import CONFIG, FILES, load_checkpoint, save_checkpoint
 from epanns.models.recipe import training_step_of
 from epanns.models.tagger import Tagger
 from epanns.training import events, metrics
@@ -192,7 +192,8 @@ class RunFolder:
     def _put_in_place(self, best_step: int) -> None:
         """Make a checkpoint folder of the run's folder; harmless when done twice."""
         best = self.best(best_step)
-        for name in (LABELS, CARD, WEIGHTS, CONFIG):  # the config last: without it the folder is no checkpoint
+        # The config last: without it the folder is no checkpoint.
+        for name in sorted(FILES, key=lambda name: name == CONFIG):
             if (best / name).exists():
                 (best / name).replace(self.path / name)
         fsync_folder(self.path)

@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +18,7 @@ import pytest
 
 from epanns import locks
 from epanns.errors import OutputError
+from epanns.notes import Note
 from epanns.workfolder import LOCK, Work, WorkFolder, locked_file
 
 ASKED = {"seed": 1, "training": {"batch_size": 32, "iterations": 4}}
@@ -65,8 +67,14 @@ def held_elsewhere(path: Path, mode: str = "flock"):
 def mode(request, monkeypatch) -> str:
     """Both kinds of file system: with locks and without."""
     if request.param == "none":
-        monkeypatch.setattr(fcntl, "flock", refusing(errno.ENOLCK))
+        without_locks(monkeypatch)
     return request.param
+
+
+def without_locks(monkeypatch, number: int = errno.ENOLCK) -> None:
+    """Let the file system have no locks; the note about it was given."""
+    monkeypatch.setattr(fcntl, "flock", refusing(number))
+    monkeypatch.setattr(locks, "_noted", {Path(tempfile.gettempdir()).stat().st_dev})
 
 
 def refusing(number: int):
@@ -126,7 +134,7 @@ def test_a_damaged_first_file_is_not_taken_for_another_configuration(tmp_path, t
 @pytest.mark.parametrize("kind", ["flock", "none", "fork"])
 def test_a_second_process_is_refused_and_let_in_when_the_first_is_killed(tmp_path, kind, monkeypatch):
     if kind == "none":
-        monkeypatch.setattr(fcntl, "flock", refusing(errno.ENOLCK))
+        without_locks(monkeypatch)
     out = tmp_path / "run"
     with held_elsewhere(out, kind) as holder:
         message = rf"{out} is in use by process {holder.pid} on {HOST}, since 20..-..-.. ..:..:.. UTC: wait for it, "
@@ -150,32 +158,36 @@ def test_a_second_holder_in_the_same_process_is_refused(tmp_path, mode):
     assert not names(tmp_path)
 
 
-def test_a_process_that_waits_gets_the_folder_when_it_is_free(tmp_path, caplog):
+def test_a_process_that_waits_gets_the_folder_when_it_is_free(tmp_path):
     with held_elsewhere(tmp_path) as holder:
-        with pytest.raises(OutputError, match="in use by process"), folder_at(tmp_path).locked(wait=0.2):
-            pass
-        assert caplog.messages[0].startswith(f"{tmp_path}: waiting for process {holder.pid} on")
+        refused = pytest.raises(OutputError, match="in use by process")
+        with pytest.warns(Note, match=f"{tmp_path}: waiting for process {holder.pid} on") as notes, refused:
+            with folder_at(tmp_path).locked(wait=0.2):
+                pass
+        assert len(notes) == 1
         holder.kill()
+        holder.wait()
         with folder_at(tmp_path).locked(wait=20):
             assert names(tmp_path) == [LOCK]
 
 
 @pytest.mark.parametrize("number", NO_LOCKS)
-def test_a_file_system_without_locks_is_noted_once_and_does_not_stop_the_work(tmp_path, monkeypatch, caplog, number):
-    monkeypatch.setattr(fcntl, "flock", refusing(number))
-    for _ in range(3):
-        with folder_at(tmp_path / "run").locked():
-            assert json.loads((tmp_path / "run" / LOCK).read_text())["pid"] == os.getpid()
-            (tmp_path / "run" / "work").touch()
-    assert names(tmp_path / "run") == ["work"]
-    reason = os.strerror(number)
-    assert caplog.messages == [
-        f"note: {tmp_path}/run: its file system has no locks ({reason}); {LOCK} keeps other processes out"
-    ]
+def test_a_file_system_without_locks_is_noted_once_and_does_not_stop_the_work(tmp_path, monkeypatch, number):
+    without_locks(monkeypatch, number)
+    locks._noted.clear()
+    reason = re.escape(os.strerror(number))
+    message = rf"{tmp_path}/run-0: its file system has no locks \({reason}\); {LOCK} keeps other processes out"
+    with pytest.warns(Note, match=message) as notes:
+        for place in (tmp_path / f"run-{number}" for number in range(3)):
+            with folder_at(place).locked():
+                assert json.loads((place / LOCK).read_text())["pid"] == os.getpid()
+                (place / "work").touch()
+            assert names(place) == ["work"]
+    assert len(notes) == 1
 
 
 def test_without_locks_the_folder_of_a_process_that_is_gone_is_taken_over(tmp_path, monkeypatch):
-    monkeypatch.setattr(fcntl, "flock", refusing(errno.ENOLCK))
+    without_locks(monkeypatch)
     with folder_at(tmp_path).locked():
         own = json.loads((tmp_path / LOCK).read_text())
     gone = [

@@ -31,6 +31,7 @@ class Work:
         noun: The work itself, as ``a run``.
         to_choose: What can be done about another configuration.
         to_replace: What can be done about a file that cannot be read.
+        place: What gives the folder, as the command line names it.
     """
 
     absent: str = "holds something else"
@@ -38,6 +39,7 @@ class Work:
     noun: str = "the work"
     to_choose: str = "repeat its options to resume it, --fresh to start over, or another --out"
     to_replace: str = "give --fresh or another --out"
+    place: str = "--out"
 
 
 @dataclass(frozen=True)
@@ -52,12 +54,14 @@ class WorkFolder:
         first: Name of the first file; empty where the folder needs the lock alone.
         work: The words of the errors.
         earlier_locks: Names of the files that earlier versions locked, ``.`` for the folder itself.
+        lock: Name of the lock file.
     """
 
     path: Path
     first: str = ""
     work: Work = Work()
     earlier_locks: Sequence[str] = ()
+    lock: str = LOCK
 
     @property
     def first_file(self) -> Path:
@@ -94,15 +98,9 @@ class WorkFolder:
         Raises:
             OutputError: If another process works in the folder, or the folder cannot be made or written to.
         """
-        is_made = _made(self.path)
         earlier = [self.path / name for name in self.earlier_locks]
-        try:
-            with locked(self.path / LOCK, self.path, wait=wait, earlier=earlier):
-                yield
-        finally:
-            if is_made:
-                with suppress(OSError):  # it is not empty
-                    self.path.rmdir()
+        with _made(self.path), locked(self.path / self.lock, self.path, wait=wait, earlier=earlier):
+            yield
 
     def claim(
         self, asked: Mapping[str, Any], *, first: Mapping[str, Any], read: Callable[[Any], tuple[Any, Value]]
@@ -134,9 +132,9 @@ class WorkFolder:
             OutputError: If the folder holds something else, or is no folder.
         """
         if self.path.exists() and not self.path.is_dir():
-            raise OutputError(f"{self.path} is a file, not a folder: choose another --out")
+            raise OutputError(f"{self.path} is a file, not a folder: choose another {self.work.place}")
         if not self.is_free and not self.first_file.exists():
-            raise OutputError(f"{self.path} exists already and {self.work.absent}: choose another --out")
+            raise OutputError(f"{self.path} exists already and {self.work.absent}: choose another {self.work.place}")
 
     def require_same(self, asked: Mapping[str, Any], *, read: Callable[[Any], tuple[Any, Value]]) -> Value:
         """Return the value that `read` returns for a folder that is claimed; the arguments are those of `claim`.
@@ -184,25 +182,24 @@ class WorkFolder:
 
 @contextmanager
 def locked_file(path: Path, *, wait: float = 0.0) -> Iterator[None]:
-    """Keep other processes from writing a file, or files beside it that belong to it, for the length of a block.
+    """Keep other processes from writing a file or folder, and what belongs beside it, for the length of a block.
+
+    The lock file ``NAME.lock`` lies beside it. Folders that were made and stay empty are removed.
 
     Raises:
         OutputError: If another process writes it for longer than `wait` seconds, or its folder cannot be written to.
     """
-    if path.is_dir():
-        raise OutputError(f"{path} is a folder: give --out the name of a file")
-    _made(path.parent)
-    with locked(path.with_name(f"{path.name}.lock"), path, wait=wait):
+    with _made(path.parent), locked(path.parent / f"{path.name}.lock", path, wait=wait):
         yield
 
 
-def _made(folder: Path) -> bool:
-    """Make a folder and return whether it was missing."""
+@contextmanager
+def _made(folder: Path) -> Iterator[None]:
+    """Make a folder where it is missing, with its parents; at the end, those that were made and are empty go again."""
+    missing = [place for place in (folder, *folder.parents) if not _is_there(place)]
     try:
-        folder.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=True)
     except FileExistsError as error:
-        if folder.is_dir():
-            return False
         what = "a link to nothing" if folder.is_symlink() else "a file"
         raise OutputError(f"{folder} is {what}, not a folder: choose another --out") from error
     except OSError as error:
@@ -210,7 +207,19 @@ def _made(folder: Path) -> bool:
             f"{folder}: cannot be made ({error.strerror or error}): choose another --out, or mend its permissions or "
             "its disk"
         ) from error
-    return True
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # not empty, or moved away
+            for place in missing:
+                place.rmdir()
+
+
+def _is_there(folder: Path) -> bool:
+    try:
+        return folder.exists()
+    except OSError:  # no name for a file, or a folder that may not be looked into
+        return False
 
 
 def _names_below(folder: Path, prefix: str = "") -> Iterator[str]:

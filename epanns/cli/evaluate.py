@@ -2,6 +2,7 @@
 
 import csv
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,10 +17,11 @@ from epanns.cli.options import (
     json_option,
     out_option,
     progress_counter,
+    reserve,
 )
 from epanns.cli.packs import in_order_of, open_packs, pack_options, tell_unknown_lengths
 from epanns.cli.processes import at_most_cores
-from epanns.distributed import rank
+from epanns.distributed import on_rank_zero, rank
 
 if TYPE_CHECKING:
     from epanns.evaluation.scores import ClassScore, Scores
@@ -87,7 +89,7 @@ def command(
     included, or with --own-length each clip without them.
     """
     if out is not None:
-        atomic.refuse_existing(out)
+        on_rank_zero(partial(reserve, out))
     from epanns.evaluation.metrics import evaluate
     from epanns.evaluation.predict import predict
     from epanns.evaluation.protocol import EvaluationProtocol

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from epanns import atomic
-from epanns.cli.options import EXISTING, EpannsCommand, emit, json_option, out_option, progress_counter
+from epanns.cli.options import EXISTING, EpannsCommand, emit, json_option, out_option, progress_counter, reserve
 from epanns.cli.packs import in_order_of, open_packs, pack_options, tell_unknown_lengths
 from epanns.cli.processes import at_most_cores
 from epanns.errors import ConfigError
@@ -78,7 +77,7 @@ def command(
     compared with torch's before anything is written, those of int8 with float32's on clips that did not calibrate.
     export.json holds sizes, differences and mAP side by side.
     """
-    atomic.refuse_existing(out)
+    reserve(out)
     if int8 != (calibration is not None):
         raise ConfigError(
             f"--int8 and --calibration go together: give both or neither (--calibration is {calibration})"

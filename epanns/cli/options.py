@@ -3,6 +3,7 @@
 import functools
 import os
 import re
+import shlex
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from typing import Any, TypeVar
 
 import click
 
+from epanns.atomic import refuse_existing
 from epanns.cli.terminal import json_text, write_message, write_result
 from epanns.distributed import process_group, rank, started_by_torchrun
 from epanns.errors import ConfigError, EpannsError, did_you_mean
@@ -18,6 +20,7 @@ from epanns.heap import keep_freed_memory
 from epanns.notes import notes_to
 from epanns.printable import printable
 from epanns.toml_file import read_toml
+from epanns.workfolder import locked_file
 
 
 class _PathType(click.Path):
@@ -226,6 +229,21 @@ def log(message: str) -> None:
     """Write one line for people to stderr; of several processes the first one writes."""
     if rank() == 0:
         write_message(message)
+
+
+def reserve(out: Path) -> None:
+    """Refuse a file or folder that exists, and keep other processes from writing it until the command ends.
+
+    Raises:
+        OutputError: If something is there already, or another process writes it.
+    """
+    refuse_existing(out)
+    click.get_current_context().with_resource(locked_file(out))
+
+
+def resuming_command() -> str:
+    """Return the command line of this process without ``--fresh``: the command that resumes its work."""
+    return shlex.join(["epanns", *(argument for argument in sys.argv[1:] if argument != "--fresh")])
 
 
 def tell_once(error: EpannsError) -> None:

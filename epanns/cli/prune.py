@@ -6,10 +6,9 @@ from typing import Any
 
 import click
 
-from epanns.atomic import refuse_existing
 from epanns.cli.amount import AMOUNT_SECTIONS, Amount, amount_options
 from epanns.cli.calibration import MeasuredClips, open_calibration
-from epanns.cli.options import EXISTING, emit, json_option, out_option
+from epanns.cli.options import EXISTING, emit, json_option, out_option, reserve
 from epanns.cli.packs import open_packs, pack_options
 from epanns.cli.recovery import RecoveryName, given_settings, recover_on, recovery_lines, recovery_options
 from epanns.cli.sections import SectionedCommand
@@ -69,7 +68,7 @@ def command(
     as_json: bool,
 ) -> None:
     """Remove the least important filters of CHECKPOINT, a folder or a .pth/.pt of PANNs or E-PANNs."""
-    refuse_existing(out)
+    reserve(out)
     steps.refuse_contradictions()
     amount.refuse_contradictions()
     settings = given_settings(recover, fit_to=fit_to, ridge=ridge, mixtures=mixtures)

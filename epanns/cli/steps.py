@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from epanns.cli.options import EXISTING, log
+from epanns.cli.options import EXISTING, log, resuming_command
 from epanns.cli.yamnet import frozen_and_told
 from epanns.errors import ConfigError
 from epanns.toml_file import read_toml
@@ -115,6 +115,7 @@ class Steps:
         from epanns.cli.packs import in_order_of
         from epanns.cli.watching import watching
         from epanns.data.task import refuse_leak, require_same_task
+        from epanns.models.checkpoint import CONFIG
         from epanns.models.on_yamnet import stays_frozen
         from epanns.models.recipe import steps_of
         from epanns.models.tasks import DECISIVE_SCORES
@@ -137,16 +138,18 @@ class Steps:
             "schedule": self.schedule,
             **runs.asked,
         }
-        with watching(config) as watch:
-            finetune = finetuning_between(
+        with (
+            watching(config) as watch,
+            finetuning_between(
                 runs.folder,
                 asked,
                 train,
                 config,
                 validation=validation_on(val),
-                options=watch.run_options(),
+                options=watch.run_options(command=resuming_command()),
                 teacher=dense if config.teacher_weights else None,
-            )
+            ) as finetune,
+        ):
 
             def between(network: "Tagger", step: int) -> "Tagger":
                 trained = finetune(network, step)
@@ -156,6 +159,9 @@ class Steps:
                 watch.tell(f"[{step}/{self.steps}] cut and fine-tuned: {best}; {runs.folder}/step{step}")
                 return trained
 
+            if (runs.folder / "step1").is_dir():
+                ended = [step for step in range(1, self.steps) if (runs.folder / f"step{step}" / CONFIG).is_file()]
+                watch.tell(f"resume at round {len(ended) + 1} of {self.steps}")
             yield between
 
 

@@ -21,6 +21,7 @@ from epanns import atomic
 from epanns.data.clip import LABEL_SEPARATOR, Clip, ClipCheck
 from epanns.errors import DataError, OutputError
 from epanns.labels import LabelSet
+from epanns.workfolder import DRAWING_SECONDS, locked_file
 
 COLUMNS = ["clip_id", "path", "start", "duration", "labels", "split", "fold"]
 _ROWS_AT_ONCE = 4096
@@ -93,6 +94,8 @@ def info_path(manifest: Path) -> Path:
 def write_manifest(manifest: Manifest, path: Path) -> None:
     """Write the four files; files that are there already must hold the same.
 
+    Two processes that write the same manifest write it one after the other.
+
     Raises:
         OutputError: If one exists with other contents; none is changed then.
         DataError: If a label holds the separator.
@@ -100,11 +103,19 @@ def write_manifest(manifest: Manifest, path: Path) -> None:
     for label in manifest.labels.names:
         if LABEL_SEPARATOR in label:
             raise DataError(f"label {label!r} holds {LABEL_SEPARATOR!r}, which separates labels; rename it")
-    existing = [file for file, text in _files_of(manifest, path) if _exists_with(file, text)]
-    for file, text in _files_of(manifest, path):
-        if file not in existing:
-            with atomic.replacing(file) as partial, partial.open("wb") as written:
-                written.writelines(text)
+    if len(_existing(manifest, path)) == len(list(_files_of(manifest, path))):
+        return
+    with locked_file(path, wait=DRAWING_SECONDS):
+        existing = _existing(manifest, path)  # another process may have written some meanwhile
+        for file, text in _files_of(manifest, path):
+            if file not in existing:
+                with atomic.replacing(file) as partial, partial.open("wb") as written:
+                    written.writelines(text)
+
+
+def _existing(manifest: Manifest, path: Path) -> list[Path]:
+    """Return the files that are there and hold the same; refuse those that hold something else."""
+    return [file for file, text in _files_of(manifest, path) if _exists_with(file, text)]
 
 
 def _files_of(manifest: Manifest, path: Path) -> Iterator[tuple[Path, Iterator[bytes]]]:

@@ -125,6 +125,7 @@ class Steps:
         from epanns.models.tasks import DECISIVE_SCORES
         from epanns.sweeps.trial import validation_on
         from epanns.training.between import finetuning_between
+        from epanns.training.metrics import STEP_0_KEPT
 
         packs, config, frozen = _read(file)
         by_default = stays_frozen(dense.provenance)
@@ -154,8 +155,9 @@ class Steps:
 
             def between(network: "Tagger", step: int) -> "Tagger":
                 trained = finetune(network, step)
-                score = DECISIVE_SCORES[trained.spec.task]
-                best = f"validation {score} {steps_of(trained.provenance)[-1][f'validation_{score}']:.4f}"
+                score, done = DECISIVE_SCORES[trained.spec.task], steps_of(trained.provenance)[-1]
+                best = f"validation {score} {done[f'validation_{score}']:.4f}"
+                best += "" if done["best_step"] else f" ({STEP_0_KEPT})"
                 watch.tell(f"[{step}/{self.steps}] cut and fine-tuned: {best}; {runs.folder}/step{step}")
                 return trained
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import click
 
-from epanns.cli.options import Decorator, log
+from epanns.cli.options import Decorator
 from epanns.cli.sections import SectionedCommand
 from epanns.training.config import RULES, TrainingConfig, option_of
-from epanns.training.presets import PRESETS, preset_notes, read_training
+from epanns.training.presets import PRESETS, read_training
 
 # Section of the help -> setting of TrainingConfig -> help of its option, which has its name.
 _SETTINGS: Mapping[str, Mapping[str, str]] = {
@@ -111,8 +111,6 @@ class Recipe:
         def command(**values: Any) -> Any:
             answers = {name: values.pop(name) for name in ("preset", *settings)}
             given = {name: value for name, value in answers.items() if value is not None}
-            for note in preset_notes(given):
-                log(note)
             return function(config=read_training(given, defaults=self.defaults), **values)
 
         for name, text in reversed(settings.items()):

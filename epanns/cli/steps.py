@@ -187,7 +187,7 @@ def _read(path: Path) -> "tuple[dict[str, list[Path]], TrainingConfig, bool | No
     Raises:
         ConfigError: If the file cannot be read, or a key is unknown, missing or of the wrong kind.
     """
-    from epanns.training.presets import preset_notes, read_training
+    from epanns.training.presets import read_training
 
     read = read_toml(path)
     given = {key.replace("-", "_"): value for key, value in read.items()}
@@ -205,8 +205,6 @@ def _read(path: Path) -> "tuple[dict[str, list[Path]], TrainingConfig, bool | No
         problems.append(str(error))
     if problems:
         raise ConfigError(f"{path}: " + "; ".join(problems))
-    for note in preset_notes(given):
-        log(note)
     listed = {part: [paths] if isinstance(paths, str) else paths for part, paths in packs.items()}
     return {part: [Path(item) for item in paths] for part, paths in listed.items()}, config, given.get("freeze_yamnet")
 

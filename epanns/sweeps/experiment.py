@@ -34,7 +34,6 @@ from epanns.sweeps.base import BASE_RULES, BaseConfig
 from epanns.sweeps.grid import GRID_RULES, GridConfig
 from epanns.sweeps.training_tables import finetuning
 from epanns.toml_file import parse_toml, read_toml
-from epanns.training.presets import preset_notes
 
 DATA_KINDS = ("esc50", "folder", "audioset", "fsd50k", "synthetic", "packs")
 _NAMES = list_of(PATH, "splits or packs", least=1)
@@ -156,13 +155,6 @@ class Experiment:
     grids: tuple[GridConfig, ...]
     finetunes: tuple[Mapping[str, Any], ...]
     evaluation: EvaluationProtocol = EvaluationProtocol()
-
-    @property
-    def notes(self) -> list[str]:
-        """Settings of presets that were scaled down to the iterations asked for, one line each."""
-        tables = [base.training for base in self.bases] + [*self.finetunes]
-        tables += [table for grid in self.grids for table in grid.finetune]
-        return list(dict.fromkeys(note for table in tables for note in preset_notes(table)))
 
     def trials(self, content: Mapping[str, str], weights: Callable[[str], str]) -> list[Trial]:
         """Return the bases, then the pruned trials, each once, in a fixed order.

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from epanns.errors import ConfigError
+from epanns.notes import note
 from epanns.strict import Rule, one_of, or_none, shown, whole
 from epanns.training.config import TrainingConfig, option_of
 
@@ -81,7 +82,7 @@ def read_training(table: Mapping[str, Any], *, defaults: Mapping[str, Any] | Non
 
     A key of the table beats the preset, which beats the defaults; with ``freeze_backbone`` in the table, what the
     preset says of how the backbone learns falls away. Where the table asks for so few iterations that the preset's
-    first steps (warm-up, classifier alone) do not fit, these are scaled down in proportion; `preset_notes` reports it.
+    first steps (warm-up, classifier alone) do not fit, these are scaled down in proportion, with a note.
     The name is not kept: a run is what its settings are, so that a preset that changes some day cannot make two runs
     look like one.
 
@@ -95,23 +96,16 @@ def read_training(table: Mapping[str, Any], *, defaults: Mapping[str, Any] | Non
     if not isinstance(table, Mapping):
         raise ConfigError(f"training: must be a table, is {shown(table)}")
     preset = _settings_of(table)
-    given = {**(defaults or {}), **preset, **_scaled(preset, table), **table}
+    scaled = _scaled(preset, table)
+    given = {**(defaults or {}), **preset, **scaled, **table}
     given.pop("preset", None)
-    return TrainingConfig.from_dict(given)
-
-
-def preset_notes(table: Mapping[str, Any]) -> list[str]:
-    """Return one line for each setting of the preset that is scaled down to the iterations of a table.
-
-    Args:
-        table: As in `read_training`, which has accepted it.
-    """
-    preset = _settings_of(table)
-    return [
-        f"preset {table['preset']}: {setting}={value} instead of {preset[setting]}, in proportion to "
-        f"iterations={table['iterations']}; set another value with {option_of(setting)}"
-        for setting, value in _scaled(preset, table).items()
-    ]
+    config = TrainingConfig.from_dict(given)
+    for setting, value in scaled.items():
+        note(
+            f"preset {table['preset']}: {setting}={value} instead of {preset[setting]}, in proportion to "
+            f"iterations={table['iterations']}; set another value with {option_of(setting)}"
+        )
+    return config
 
 
 def _settings_of(table: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from epanns.errors import ConfigError
+from epanns.notes import notes_to
 from epanns.sweeps.experiment import Experiment, experiment_of, parse_experiment
 from tests.any_value import ANY_VALUE
 from tests.toml_text import altered, document
@@ -45,13 +46,15 @@ CONTENT = {"train": "1", "val": "2", "test": "3"}
 
 def read(table: dict[str, object]) -> Experiment | None:
     """Return the experiment with all its trials made, or None after checking the error."""
+    notes: list[str] = []
     try:
-        experiment = experiment_of(table, "t.toml")
+        with notes_to(notes.append):
+            experiment = experiment_of(table, "t.toml")
     except ConfigError as error:
         assert str(error).startswith("t.toml: ") and str(error).isprintable()
         return None
+    assert all(note.startswith("preset short: ") and note.isprintable() for note in notes)
     assert all(trial.trial_id for trial in experiment.trials(CONTENT, lambda path: path))
-    assert all(note.isprintable() for note in experiment.notes)
     return experiment
 
 

@@ -13,6 +13,7 @@ from epanns.cli.main import COMMANDS, cli
 from epanns.cli.steps import _read
 from epanns.errors import ConfigError, PruningError
 from epanns.notes import notes_to
+from epanns.printable import printable
 from epanns.pruning.allocation import read_ratios
 from tests.any_value import ANY_VALUE
 from tests.toml_text import altered, document
@@ -97,4 +98,4 @@ def test_a_file_of_ratios_is_read_or_refused_in_one_line(folder, table, form):
     try:
         assert all(isinstance(ratio, int | float) for ratio in read_ratios(file).values())
     except PruningError as error:
-        assert str(error).startswith(f"{file}: ") and str(error).isprintable()
+        assert str(error).startswith(f"{file}: ") and printable(str(error)) == str(error)

@@ -98,9 +98,7 @@ def test_a_bomb_is_refused_before_it_is_unpacked(name: str, tmp_path: Path) -> N
             record.write(bytes(1 << 20))
     tracemalloc.start()
     try:
-        with pytest.raises(
-            CheckpointError, match="would take 73,400,320 bytes, must be at most 67,108,864 in"
-        ):
+        with pytest.raises(CheckpointError, match="would take 73,400,320 bytes, must be at most 67,108,864 in"):
             load(tmp_path / name)
         assert tracemalloc.get_traced_memory()[1] < 8 << 20
     finally:

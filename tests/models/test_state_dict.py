@@ -40,7 +40,7 @@ def plain(network: Cnn) -> dict[str, Tensor]:
     return to_panns(network)["model"]
 
 
-def same(path: Path, content: object, network: Cnn) -> None:
+def assert_same(path: Path, content: object, network: Cnn) -> None:
     torch.save(content, path)
     found = load(path).state_dict()
     assert all(torch.equal(found[name], tensor) for name, tensor in network.state_dict().items())
@@ -67,7 +67,7 @@ def test_any_shared_prefixes_and_wrappers_lead_to_the_same_tensors(prefixes: lis
 
 @pytest.mark.parametrize(("first", "second"), list(itertools.permutations(PREFIXES, 2)))
 def test_nested_prefixes_load_alike(first: str, second: str, network: Cnn, plain: dict[str, Tensor], tmp_path) -> None:
-    same(tmp_path / "a.pth", {"state_dict": {first + second + name: plain[name] for name in plain}}, network)
+    assert_same(tmp_path / "a.pth", {"state_dict": {first + second + name: plain[name] for name in plain}}, network)
 
 
 def test_modules_that_torch_wraps_around_others_are_left_out_anywhere(plain: dict[str, Tensor]) -> None:

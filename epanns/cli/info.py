@@ -1,12 +1,14 @@
 """`epanns info`: what a checkpoint or a released file holds, and where it comes from."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from epanns.cli.doctor import core_packages, version_lines
 from epanns.cli.options import EXISTING, EpannsCommand, emit, json_option, log
 from epanns.errors import CheckpointError, PruningError
 from epanns.printable import printable
@@ -18,11 +20,18 @@ _LISTED_LABELS = 6
 
 
 @click.command("info", cls=EpannsCommand)
-@click.argument("checkpoint", type=EXISTING)
+@click.argument("checkpoint", type=EXISTING, required=False)
 @click.option("--sample-rate", type=int, help="In Hz, for a released file that does not hold its front end.")
+@click.option("--versions", is_flag=True, help="Versions of epanns and of the packages it needs; no CHECKPOINT.")
 @json_option
-def command(checkpoint: Path, sample_rate: int | None, as_json: bool) -> None:
+def command(checkpoint: Path | None, sample_rate: int | None, versions: bool, as_json: bool) -> None:
     """Show architecture, widths, labels, provenance and plan of CHECKPOINT, a folder or a .pth/.pt of PANNs."""
+    if versions == (checkpoint is not None):
+        raise click.UsageError("give either CHECKPOINT or --versions")
+    if checkpoint is None:
+        packages = core_packages()
+        emit({"core": [asdict(package) for package in packages]}, "\n".join(version_lines(packages)), as_json)
+        return
     from epanns.models.checkpoint import read_checkpoint
 
     found = read_checkpoint(checkpoint, sample_rate=sample_rate)

@@ -46,6 +46,15 @@ def training_step_of(provenance: Mapping[str, Any]) -> str:
     return "finetune" if any(step["step"] != "transfer" for step in steps_of(provenance)) else "train"
 
 
+def is_untrained(provenance: Mapping[str, Any]) -> bool:
+    """Return whether weights are random before training: all of them, or those of classes new to the classifier."""
+    steps = steps_of(provenance)
+    trained = [index for index, step in enumerate(steps) if step["step"] in ("train", "finetune")]
+    since = steps[trained[-1] + 1 :] if trained else []
+    has_new_classes = any(step["step"] == "transfer" and step.get("new") for step in since)
+    return has_new_classes or training_step_of(provenance) == "train"
+
+
 def since_pruning(steps: Sequence[Step]) -> list[Step]:
     """Return the steps after the last pruning, or, where there was none, those after the first step, training."""
     pruned = [index for index, step in enumerate(steps) if step["step"] == "prune"]

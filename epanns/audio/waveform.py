@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from epanns.audio.decoding import opened_sound
+from epanns.audio.regular_file import require_regular_file
 from epanns.audio.sound import Frames, Sound, Span
 from epanns.errors import DataError
 
@@ -143,8 +144,10 @@ def waveform_stream(path: Path, *, sample_rate: int) -> Iterator[WaveformStream]
 
 
 def _refuse_missing(path: Path) -> None:
-    if not path.is_file():
-        raise DataError(f"{path}: no such audio file; correct the path or remove the clip")
+    try:
+        require_regular_file(path)
+    except OSError as error:
+        raise DataError(f"{path}: no such audio file; correct the path or remove the clip") from error
 
 
 @contextmanager

@@ -9,13 +9,14 @@ import click
 
 from epanns.cli.options import EXISTING, Decorator, emit, in_process_group, json_option, log, out_option, tell_once
 from epanns.cli.packs import in_order_of, open_packs, pack_options, tell_unknown_lengths
+from epanns.cli.processes import at_most_cores
 from epanns.cli.recipe import Recipe, RecipeCommand
 from epanns.cli.watching import watching
 from epanns.cli.yamnet import built_on, freeze_option, frozen_and_told, refuse_contradictions, yamnet_option
 from epanns.distributed import on_rank_zero, rank
 from epanns.errors import EpannsError, Interrupted, TrainingError
 from epanns.training.config import TrainingConfig
-from epanns.training.metrics import CURVE, TABLE
+from epanns.training.metrics import CURVE, STEP_0_KEPT, TABLE
 from epanns.training.run_options import SAVE_EVERY
 
 if TYPE_CHECKING:
@@ -54,7 +55,12 @@ def training_options(function: Callable[..., Any]) -> Callable[..., Any]:
         ),
         pack_options,
         click.option(
-            "--workers", type=click.IntRange(0), default=0, show_default=True, help="Processes that read clips."
+            "--workers",
+            type=click.IntRange(0),
+            default=0,
+            show_default=True,
+            callback=at_most_cores,
+            help="Processes that read clips; at most the number of cores.",
         ),
         click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N."),
         out_option("Run folder; becomes a checkpoint. The same command goes on where it was."),
@@ -171,6 +177,7 @@ def run(
     from epanns.training.folder import start_over_once
     from epanns.training.learner import require_learner
     from epanns.training.teacher import teacher_of
+    from epanns.training.validation import require_positives
 
     if tensorboard:
         require_tensorboard()
@@ -184,6 +191,7 @@ def run(
     refuse_leak(train, val, part="validation")
     teacher_of(model, teacher, config)  # what does not fit is refused before an earlier run is deleted
     require_learner(model, config)
+    require_positives(val)
     if fresh:
         on_rank_zero(lambda: start_over_once(out))
     log(f"training on {describe_clips(train)}, sampler {config.sampler}; validation on {describe_clips(val)}")
@@ -250,5 +258,6 @@ def classes_of(count: int) -> str:
 def describe(result: "TrainingResult", out: Path) -> str:
     """Return the result in words."""
     best = f"best validation {result.chosen_by} {result.best_score:.4f} at step {result.best_step} of {result.steps}"
+    best += "" if result.best_step else f" ({STEP_0_KEPT})"
     took = f"{result.seconds:.0f} s" if result.seconds >= 1 else "under 1 s"
     return f"{out}: {best}, {took}; see {TABLE} and {CURVE}.svg"

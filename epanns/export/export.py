@@ -230,7 +230,7 @@ def _int8(
 
 
 def _relation(asked: Int8, clips: tuple[list[int], list[int]]) -> dict[str, bool]:
-    """Return how the clips that judge relate to those that calibrate; clips that two packs share were refused before."""
+    """Return how the clips that judge relate to those that calibrate; clips on both sides were refused before."""
     calibrating, judging = clips
     is_one_pack = asked.evaluation is None
     return {

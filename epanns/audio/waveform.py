@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from epanns.audio.decoding import Span, decode
+from epanns.audio.regular_file import require_regular_file
 from epanns.errors import DataError
 
 RESAMPLER_QUALITY = "HQ"  # librosa's default since 0.10, soxr_hq; PANNs' packs were made with an older one's resampy
@@ -57,8 +58,10 @@ def load_waveform(
     Raises:
         DataError: If the file is missing, unreadable, empty, cut short, or holds NaN or infinite samples.
     """
-    if not path.is_file():
-        raise DataError(f"{path}: no such audio file; correct the path or remove the clip")
+    try:
+        require_regular_file(path)
+    except OSError as error:
+        raise DataError(f"{path}: no such audio file; correct the path or remove the clip") from error
     return _load(path, str(path), sample_rate, start or 0.0, duration, limit)
 
 

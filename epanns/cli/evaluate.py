@@ -18,6 +18,7 @@ from epanns.cli.options import (
     progress_counter,
 )
 from epanns.cli.packs import in_order_of, open_packs, pack_options, tell_unknown_lengths
+from epanns.cli.processes import at_most_cores
 from epanns.distributed import rank
 
 if TYPE_CHECKING:
@@ -40,7 +41,14 @@ _SHOWN = 5
 @click.option("--own-length", is_flag=True, help="Score each clip at its own length, without the zeros after it.")
 @pack_options
 @click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True, help="Clips at a time.")
-@click.option("--workers", type=click.IntRange(0), default=0, show_default=True, help="Processes that read clips.")
+@click.option(
+    "--workers",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    callback=at_most_cores,
+    help="Processes that read clips; at most the number of cores.",
+)
 @click.option(
     "--bootstrap",
     type=click.IntRange(0),

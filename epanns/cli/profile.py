@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from epanns.cli.options import EpannsCommand, emit, json_option
+from epanns.cli.processes import at_most_cores
 from epanns.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
@@ -19,7 +20,12 @@ if TYPE_CHECKING:
 @click.argument("model_or_ckpt")
 @click.option("--seconds", type=float, default=10.0, show_default=True, help="Clip length to count and time for.")
 @click.option("--latency", is_flag=True, help="Also time single clips and measure peak memory.")
-@click.option("--threads", type=int, help="CPU threads while timing; torch's own choice by default.")
+@click.option(
+    "--threads",
+    type=int,
+    callback=at_most_cores,
+    help="CPU threads while timing, at most the number of cores; torch's own choice by default.",
+)
 @click.option("--width", type=float, help="For a zoo name: factor on every layer's width.")
 @click.option("--num-classes", type=int, help="For a zoo name: number of outputs.")
 @json_option

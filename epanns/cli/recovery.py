@@ -40,7 +40,7 @@ def recovery_options(command: Callable[..., None]) -> Callable[..., None]:
     )(command)
 
 
-class RecoveryName(click.ParamType[str]):
+class RecoveryName(click.types.StringParamType):  # click.ParamType is generic from 8.4 on
     """Name of a recovery: none, bn, ls, ls+bn or distil:STEPS."""
 
     name = "none|bn|ls|ls+bn|distil:STEPS"

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from epanns.cli.options import EXISTING, log, read_toml
+from epanns.cli.options import EXISTING, log
 from epanns.cli.yamnet import frozen_and_told
 from epanns.errors import ConfigError
+from epanns.toml_file import read_toml
 
 if TYPE_CHECKING:
     from epanns.data.dataset import PackDataset

@@ -9,6 +9,7 @@ import click
 
 from epanns.cli.options import EXISTING, Decorator, emit, in_process_group, json_option, log, out_option, tell_once
 from epanns.cli.packs import in_order_of, open_packs, pack_options, tell_unknown_lengths
+from epanns.cli.processes import at_most_cores
 from epanns.cli.recipe import Recipe, RecipeCommand
 from epanns.cli.watching import watching
 from epanns.cli.yamnet import built_on, freeze_option, frozen_and_told, refuse_contradictions, yamnet_option
@@ -54,7 +55,12 @@ def training_options(function: Callable[..., Any]) -> Callable[..., Any]:
         ),
         pack_options,
         click.option(
-            "--workers", type=click.IntRange(0), default=0, show_default=True, help="Processes that read clips."
+            "--workers",
+            type=click.IntRange(0),
+            default=0,
+            show_default=True,
+            callback=at_most_cores,
+            help="Processes that read clips; at most the number of cores.",
         ),
         click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N."),
         out_option("Run folder; becomes a checkpoint. The same command goes on where it was."),

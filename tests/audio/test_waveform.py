@@ -131,7 +131,7 @@ def test_a_missing_file_is_named(tmp_path):
 
 
 def test_a_folder_is_no_audio_file(tmp_path):
-    with pytest.raises(DataError, match="no such audio file"):
+    with pytest.raises(DataError, match="is a folder, must be a regular file"):
         load_waveform(tmp_path, sample_rate=RATE)
 
 

@@ -11,6 +11,7 @@ from epanns import atomic
 from epanns.cli.options import (
     EXISTING,
     EpannsCommand,
+    device_option,
     emit,
     in_process_group,
     json_option,
@@ -57,7 +58,7 @@ _SHOWN = 5
     help="Resamples of the clips behind the 95 % intervals; 0 for none.",
 )
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the resampling.")
-@click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N.")
+@device_option
 @out_option("Folder for result.json, which `epanns report` reads, and per_class.csv; must not exist.", required=False)
 @json_option
 @in_process_group

@@ -7,7 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from epanns.cli.options import EXISTING, Decorator, emit, in_process_group, json_option, log, out_option, tell_once
+from epanns.cli.options import (
+    EXISTING,
+    Decorator,
+    device_option,
+    emit,
+    in_process_group,
+    json_option,
+    log,
+    out_option,
+    tell_once,
+)
 from epanns.cli.packs import in_order_of, open_packs, pack_options, tell_unknown_lengths
 from epanns.cli.processes import at_most_cores
 from epanns.cli.recipe import Recipe, RecipeCommand
@@ -62,7 +72,7 @@ def training_options(function: Callable[..., Any]) -> Callable[..., Any]:
             callback=at_most_cores,
             help="Processes that read clips; at most the number of cores.",
         ),
-        click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N."),
+        device_option,
         out_option("Run folder; becomes a checkpoint. The same command goes on where it was."),
         click.option(
             "--save-every",

@@ -3,6 +3,7 @@
 import csv
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,14 +13,17 @@ from epanns import atomic
 from epanns.cli.options import (
     EXISTING,
     EpannsCommand,
+    device_option,
     emit,
     in_process_group,
     json_option,
     out_option,
     progress_counter,
+    reserve,
 )
 from epanns.cli.packs import in_order_of, open_packs, pack_options, tell_unknown_lengths
-from epanns.distributed import rank
+from epanns.cli.processes import at_most_cores
+from epanns.distributed import on_rank_zero, rank
 from epanns.errors import ConfigError
 from epanns.printable import spreadsheet_cell
 
@@ -44,7 +48,14 @@ _LONGEST_NAME = 100
 @click.option("--own-length", is_flag=True, help="Score each clip at its own length, without the zeros after it.")
 @pack_options
 @click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True, help="Clips at a time.")
-@click.option("--workers", type=click.IntRange(0), default=0, show_default=True, help="Processes that read clips.")
+@click.option(
+    "--workers",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    callback=at_most_cores,
+    help="Processes that read clips; at most the number of cores.",
+)
 @click.option(
     "--bootstrap",
     type=click.IntRange(0),
@@ -59,7 +70,7 @@ _LONGEST_NAME = 100
     "name, or else in all, of its clip id: '^[0-9]-([0-9]+)-' for ESC-50. Adds intervals whose resamples draw groups.",
 )
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the resampling.")
-@click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N.")
+@device_option
 @click.option("--name", default="", help="Name of the network in reports.  [default: one made from its settings]")
 @click.option("--scores/--no-scores", "keeps_scores", default=True, help="With --out: write the scores of all clips.")
 @out_option(
@@ -101,7 +112,7 @@ def command(
     included, or with --own-length each clip without them.
     """
     if out is not None:
-        atomic.refuse_existing(out)
+        on_rank_zero(partial(reserve, out))
     _refuse_name(name)
     from epanns.evaluation.clip_scores import write_clip_scores
     from epanns.evaluation.metrics import evaluate, groups_to_draw
@@ -137,12 +148,12 @@ def command(
             name=checkpoint.resolve().name,
             seconds=time.perf_counter() - started,
         )
-        with atomic.new_folder(out) as partial:
-            atomic.write_json(partial / "result.json", replace(record, name=name).to_dict())
-            _write_per_class(partial / "per_class.csv", scores)
+        with atomic.new_folder(out) as folder:
+            atomic.write_json(folder / "result.json", replace(record, name=name).to_dict())
+            _write_per_class(folder / "per_class.csv", scores)
             if keeps_scores:
                 groups = groups_to_draw(group_pattern, predictions.clip_ids) if group_pattern else ()
-                write_clip_scores(partial / "scores.npz", predictions, dataset.labels, groups=groups)
+                write_clip_scores(folder / "scores.npz", predictions, dataset.labels, groups=groups)
     emit(scores.to_dict(), describe(scores), as_json)
 
 

@@ -22,6 +22,7 @@ from epanns.data.clip import LABEL_SEPARATOR, Clip, ClipCheck
 from epanns.errors import DataError, OutputError
 from epanns.json_file import read_json
 from epanns.labels import LabelSet
+from epanns.workfolder import DRAWING_SECONDS, locked_file
 
 COLUMNS = ["clip_id", "path", "start", "duration", "labels", "split", "fold"]
 _ROWS_AT_ONCE = 4096
@@ -95,8 +96,8 @@ def info_path(manifest: Path) -> Path:
 def write_manifest(manifest: Manifest, path: Path) -> None:
     """Write the four files; files that are there already must hold the same.
 
-    The count of ignored files may differ, as it does when packs or runs were written below the data set's folder: the
-    file of counts is then written again.
+    Two processes that write the same manifest write it one after the other. The count of ignored files may differ, as
+    it does when packs or runs were written below the data set's folder: the file of counts is then written again.
 
     Raises:
         OutputError: If one exists with other contents; none is changed then.
@@ -107,16 +108,24 @@ def write_manifest(manifest: Manifest, path: Path) -> None:
             raise DataError(f"label {label!r} holds {LABEL_SEPARATOR!r}, which separates labels; rename it")
         if not label.isprintable():
             raise DataError(f"label {label!r} must be printable text, on one line; rename the class")
+    if len(_existing(manifest, path)) == len(list(_files_of(manifest, path))):
+        return
+    with locked_file(path, wait=DRAWING_SECONDS):
+        existing = _existing(manifest, path)  # another process may have written some meanwhile
+        for file, text in _files_of(manifest, path):
+            if file not in existing:
+                with atomic.replacing(file) as partial, partial.open("wb") as written:
+                    written.writelines(text)
+
+
+def _existing(manifest: Manifest, path: Path) -> list[Path]:
+    """Return the files that are there and hold the same; refuse those that hold something else."""
     info = info_path(path)
-    existing = [
+    return [
         file
         for file, text in _files_of(manifest, path)
         if not (file == info and _differs_in_ignored(info, manifest.summary())) and _exists_with(file, text)
     ]
-    for file, text in _files_of(manifest, path):
-        if file not in existing:
-            with atomic.replacing(file) as partial, partial.open("wb") as written:
-                written.writelines(text)
 
 
 def _files_of(manifest: Manifest, path: Path) -> Iterator[tuple[Path, Iterator[bytes]]]:

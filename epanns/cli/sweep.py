@@ -46,7 +46,7 @@ def command(experiment: Path, out: Path, jobs: int, data_root: Path | None, as_j
 
 def tell(out: Path, trial_id: str, outcome: str, ended: int, total: int) -> None:
     """Say on stderr how a trial of the sweep in `out` ended."""
-    from epanns.sweeps.journal import failure_in
+    from epanns.sweeps.failures import failure_in
 
     reason = f": {failure_in(out / 'trials' / trial_id)}" if outcome == "failed" else ""
     log(f"[{ended}/{total}] trial {trial_id} {outcome}{reason}")

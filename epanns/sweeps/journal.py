@@ -59,18 +59,6 @@ class TrialFolder:
             yield
 
 
-def failure_in(trial: Path) -> str:
-    """Return why the trial of a folder failed, in a line; where it never began, that its base failed."""
-    try:
-        found = json.loads((trial / "error.json").read_text(encoding="utf-8"))
-        first, *_ = found["message"].splitlines() or [""]
-        return str(first or found["kind"])
-    except FileNotFoundError:
-        return "its base failed"
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-        return f"error.json cannot be read ({error})"
-
-
 class Sweep:
     """The folder of a sweep.
 

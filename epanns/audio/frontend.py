@@ -1,4 +1,4 @@
-"""The log-mel front end PANNs were trained on; the mel bank comes from torchaudio. YAMNet's is in `yamnet_logmel`."""
+"""The log-mel front end that PANNs were trained on. YAMNet's is in `yamnet_logmel`."""
 
 import math
 from collections.abc import Mapping
@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from epanns.audio.mel_filterbank import slaney_filterbank
 from epanns.errors import ConfigError, did_you_mean
 
 KINDS = ("panns", "yamnet")
@@ -110,13 +111,9 @@ class FrontEndSpec:
 
 def mel_bank(spec: FrontEndSpec) -> Tensor:
     """Return the Slaney mel filterbank, ``(frequency_bins, mel_bins)`` float32, as torchlibrosa's ``melW``."""
-    from torchaudio.functional import melscale_fbanks
-
-    with torch.device("cpu"):  # melscale_fbanks cannot run under another default device, such as meta
-        bank: Tensor = melscale_fbanks(
-            spec.frequency_bins, spec.fmin, spec.fmax, spec.mel_bins, spec.sample_rate, "slaney", "slaney"
-        )
-    return bank
+    return slaney_filterbank(
+        spec.frequency_bins, fmin=spec.fmin, fmax=spec.fmax, mel_bins=spec.mel_bins, sample_rate=spec.sample_rate
+    )
 
 
 def stft_kernels(spec: FrontEndSpec) -> tuple[Tensor, Tensor]:
@@ -199,12 +196,22 @@ def repeat_to_minimum(waveform: Tensor, minimum: int) -> Tensor:
         minimum: Length in samples that the network needs.
 
     Raises:
-        ConfigError: If the waveform is not ``(batch, samples)``, holds no sample, or is not floating point.
+        ConfigError: If the waveform is no tensor, not ``(batch, samples)``, holds no sample, or is not floating point.
     """
+    if not isinstance(waveform, Tensor):
+        raise ConfigError(
+            f"waveform of type {type(waveform).__name__}: must be a tensor; give torch.as_tensor(waveform).float()"
+        )
     if not waveform.is_floating_point():
         raise ConfigError(f"waveform of type {waveform.dtype}: must be float in [-1, 1]; divide int16 by 32767")
-    if waveform.dim() != 2 or waveform.shape[1] == 0:
-        raise ConfigError(f"waveform of shape {tuple(waveform.shape)}: must be (batch, samples) with at least 1 sample")
+    if waveform.dim() == 1:
+        raise ConfigError(
+            f"waveform of shape {tuple(waveform.shape)}: must be (batch, samples); give waveform[None] for one clip"
+        )
+    if waveform.dim() != 2 or 0 in waveform.shape:
+        raise ConfigError(
+            f"waveform of shape {tuple(waveform.shape)}: must be (batch, samples) with at least 1 clip and 1 sample"
+        )
     samples = waveform.shape[1]
     if samples >= minimum:
         return waveform

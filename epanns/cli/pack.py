@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from epanns.cli.options import EXISTING, EpannsCommand, emit, json_option, out_option, progress_counter
+from epanns.cli.processes import at_most_cores
 
 
 @click.command("pack", cls=EpannsCommand)
@@ -30,7 +31,14 @@ from epanns.cli.options import EXISTING, EpannsCommand, emit, json_option, out_o
     show_default=True,
     help="Of the HDF5 files: our own, checksummed; or PANNs' waveforms and indexes, for other people's trainers.",
 )
-@click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, help="Processes that decode.")
+@click.option(
+    "--jobs",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    callback=at_most_cores,
+    help="Processes that decode; at most the number of cores.",
+)
 @click.option(
     "--max-bad",
     type=click.FloatRange(0, 1),

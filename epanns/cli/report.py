@@ -9,6 +9,7 @@ import click
 from epanns.cli.options import EXISTING, PATH, EpannsCommand, emit, json_option, out_option
 from epanns.errors import ConfigError
 from epanns.printable import printable
+from epanns.workfolder import DRAWING_SECONDS, WorkFolder, locked_file
 
 _LISTED = 20  # failed trials on stdout; --json has them all
 
@@ -46,6 +47,7 @@ def command(
         return
     if out is None:
         raise ConfigError("--out is missing: give the folder for tables and figures")
+    hold_report(out)
     from epanns.reporting.learning_curve import is_run
 
     if all(map(is_run, folders)):
@@ -58,7 +60,8 @@ def command(
     records, failures = read_records(folders), failures_in(folders)
     report = write_report(records, out, quoted=quoted is not False, failures=failures)
     if into is not None and name is not None:
-        insert_table(into, name, report.table)
+        with locked_file(into, wait=DRAWING_SECONDS):
+            insert_table(into, name, report.table)
     result = {"n_records": report.n_records, "n_rows": report.n_rows, "files": [str(path) for path in report.files]}
     result["failed"] = [{"trial": str(failure.folder), "reason": failure.reason} for failure in failures]
     result["n_without_score"] = report.n_without_score
@@ -74,6 +77,12 @@ def command(
     if quoted:
         result, text = result | {"quoted": _quoted_values()}, f"{text}\n\n{_quoted_text()}"
     emit(result, text, as_json)
+
+
+def hold_report(out: Path) -> None:
+    """Keep other processes from writing a report into a folder until the command ends; wait for one that does."""
+    folder = WorkFolder(out, lock="report.lock")  # a run or a sweep in the same folder does not matter
+    click.get_current_context().with_resource(folder.locked(wait=DRAWING_SECONDS))
 
 
 def _curves(runs: tuple[Path, ...], out: Path, into: Path | None, as_json: bool) -> None:
@@ -100,6 +109,8 @@ def _quoted_alone(out: Path | None, quoted: bool | None, into: Path | None, as_j
         raise ConfigError(f"--into {into} takes the table of measured runs: give a DIR with run records")
     from epanns.reporting.report import write_quoted
 
+    if out is not None:
+        hold_report(out)
     files = [] if out is None else [str(path) for path in write_quoted(out)]
     emit({"n_records": 0, "n_rows": 0, "files": files, "quoted": _quoted_values()}, _quoted_text(), as_json)
 

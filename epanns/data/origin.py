@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from epanns import atomic
+from epanns.audio.regular_file import require_regular_file
 from epanns.errors import DataError
 
 
@@ -21,17 +22,17 @@ def read_source(path: str) -> Source:
     """Return the state of a file.
 
     Raises:
-        DataError: If it cannot be read.
+        DataError: If it cannot be read, or is no regular file.
     """
     try:
-        status = Path(path).stat()
+        status = require_regular_file(path)
         return Source(status.st_size, status.st_mtime_ns, _sha256_of(path, status.st_size, status.st_mtime_ns))
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}); correct the path or remove the clip") from error
 
 
 def is_readable(path: str) -> bool:
-    """Whether a file is there."""
+    """Whether a regular file is there."""
     return _state_of(path) is not None
 
 
@@ -53,10 +54,10 @@ def is_unchanged(path: str, source: Source | None) -> bool:
 
 
 def _state_of(path: str) -> tuple[int, int] | None:
-    """Return size and time of change of a file, or None where it cannot be read."""
+    """Return size and time of change of a regular file, or None where there is none."""
     try:
-        status = Path(path).stat()
-    except OSError:
+        status = require_regular_file(path)
+    except (OSError, DataError):
         return None
     return status.st_size, status.st_mtime_ns
 

@@ -17,7 +17,7 @@ from epanns.models.tagger import Tagger
 from epanns.models.tasks import DECISIVE_SCORES
 from epanns.models.tensors import weights_digest
 from epanns.models.zoo import ZOO
-from epanns.pruning.plan import PruningPlan
+from epanns.pruning.plan import PruningPlan, recorded_plan
 from epanns.sweeps.device import device_of
 from epanns.sweeps.records import DECISIVE_PACKAGES, RunRecord, Stage
 
@@ -55,7 +55,7 @@ def record_of_checkpoint(
         name: Name of the checkpoint, for people.
         seconds: Wall-clock time of the evaluation.
     """
-    plan = None if not model.provenance.get("plan") else PruningPlan.from_dict(model.provenance["plan"])
+    plan = recorded_plan(model.provenance, model.spec)
     base = unpruned_spec(model.spec, plan, model.provenance.get("width"))
     layers = tuple(layer for layer, width in model.spec.widths.items() if width < base.widths[layer])
     steps = steps_of(model.provenance)
@@ -91,6 +91,7 @@ def record_of_checkpoint(
         versions=versions(*DECISIVE_PACKAGES),
         seconds=round(seconds, 3),
         network=weights_digest(model),
+        intervals={split: intervals} if (intervals := scores.intervals()) else {},
     )
 
 

@@ -1,7 +1,7 @@
 """A sweep on disk: one folder per trial, and files that say what is done. The files are the truth."""
 
-import fcntl
 import json
+import math
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,6 +13,10 @@ from epanns.atomic import write_json
 from epanns.errors import DataError, OutputError
 from epanns.sweeps.experiment import Experiment, Trial
 from epanns.sweeps.records import RunRecord
+from epanns.workfolder import Work, WorkFolder
+
+_WORK = Work("is no sweep", noun="a sweep")
+_EARLIER_LOCK = "sweep.lock"
 
 
 @dataclass(frozen=True)
@@ -53,9 +57,8 @@ class TrialFolder:
 
     @contextmanager
     def owned(self) -> Iterator[None]:
-        """Wait until no other process works on the trial; the lock goes with the process, however it ends."""
-        with (self.path / "trial.lock").open("a") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        """Wait until no other process works on the trial, and keep others out."""
+        with WorkFolder(self.path, earlier_locks=["trial.lock"]).locked(wait=math.inf):
             yield
 
 
@@ -105,20 +108,18 @@ class Sweep:
 
     @contextmanager
     def owned(self) -> Iterator[None]:
-        """Keep a second sweep out of the folder; the lock goes with the process, however it ends.
+        """Keep other processes out of the folder, and make a folder that is free a sweep's.
 
         Raises:
-            OutputError: If another process sweeps here, or the folder is something else.
+            OutputError: If another process works in it, or it holds something else.
         """
-        is_sweep = (self.path / "sweep.lock").exists()
-        if self.path.exists() and not is_sweep and (not self.path.is_dir() or any(self.path.iterdir())):
-            raise OutputError(f"{self.path} exists already and is no sweep: choose another --out")
-        self.path.mkdir(parents=True, exist_ok=True)
-        with (self.path / "sweep.lock").open("a") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise OutputError(
-                    f"{self.path}: another sweep runs here; wait for it or choose another --out"
-                ) from error
+        folder = WorkFolder(self.path, "sweep.json", _WORK, earlier_locks=[_EARLIER_LOCK])
+        is_earlier = (self.path / _EARLIER_LOCK).exists()  # begun by a version that wrote sweep.json after the data
+        if not is_earlier:
+            folder.require_claimable()
+        with folder.locked():
+            if not folder.is_begun:
+                if not is_earlier:
+                    folder.require_claimable()
+                write_json(folder.first_file, {"experiment": self.experiment.name, "trials": []})
             yield

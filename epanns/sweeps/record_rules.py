@@ -60,6 +60,7 @@ _RULES: dict[str, Rule] = {
     "seconds": FINITE,
     "network": replace(or_none(_TEXT), text="text or null"),
     "name": ANY_TEXT,
+    "intervals": TABLE,
 }
 _CURVE_POINT = Rule(
     "a pair, step and score", lambda pair: isinstance(pair, list) and len(pair) == 2 and all(map(is_finite, pair))

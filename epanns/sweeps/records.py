@@ -7,7 +7,7 @@ to change its meaning takes a new format. So a record is read by its own epanns 
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +70,8 @@ class RunRecord:
             versions.
         name: Label for people, such as the name of the sweep's base; empty, and left out of the JSON, where there is
             none.
+        intervals: Split name -> `Scores.intervals()` of the last stage; empty, and left out of the JSON, where none
+            were drawn.
     """
 
     trial_id: str
@@ -95,6 +97,7 @@ class RunRecord:
     seconds: float
     network: str | None = None
     name: str = ""
+    intervals: Mapping[str, Any] = field(default_factory=dict)
 
     def stage(self, name: str) -> Stage | None:
         """Return the stage of that name, or None where the run had none."""
@@ -108,9 +111,9 @@ class RunRecord:
                 del stage["curve"]
             if stage["best_step"] is None:
                 del stage["best_step"]
-        for field in ("network", "name"):
-            if not values[field]:
-                del values[field]
+        for name in ("network", "name", "intervals"):
+            if not values[name]:
+                del values[name]
         return {"format": FORMAT, **values}
 
     @classmethod
@@ -200,6 +203,7 @@ def _differences(one: RunRecord, other: RunRecord) -> list[str]:
             record,
             seconds=0,
             name="",
+            intervals={},
             # Records of earlier versions lack the network.
             network=record.network if one.network and other.network else None,
             device="",
@@ -209,4 +213,4 @@ def _differences(one: RunRecord, other: RunRecord) -> list[str]:
         )
         for record in (one, other)
     )
-    return [field.name for field in fields(RunRecord) if getattr(first, field.name) != getattr(second, field.name)]
+    return [each.name for each in fields(RunRecord) if getattr(first, each.name) != getattr(second, each.name)]

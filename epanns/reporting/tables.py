@@ -102,11 +102,13 @@ def _quoted_columns(metric: str) -> dict[str, Callable[[QuotedRow], str]]:
 def measured_csv(blocks: Mapping[BlockKey, Sequence[Row]]) -> str:
     """Return every row of every block with full precision; `param_reduction` and `mac_reduction` are fractions."""
     lines: list[dict[str, object]] = []
+    has_names = any(row.name for rows in blocks.values() for row in rows)
     for key, rows in blocks.items():
         for row in rows:
             line: dict[str, object] = {
                 **key._asdict(),
                 "experiment": row.experiment,
+                **({"name": row.name} if has_names else {}),
                 "network": row.model,
                 "width": row.width,
                 "variant": row.variant,

@@ -13,6 +13,7 @@ from epanns.errors import DataError, OutputError
 from epanns.json_file import read_json
 from epanns.printable import printable
 from epanns.sweeps.experiment import Experiment, Trial
+from epanns.sweeps.failures import failure_in
 from epanns.sweeps.naming import result_in_words, trial_in_words
 from epanns.sweeps.records import RunRecord, read_record
 from epanns.workfolder import Work, WorkFolder
@@ -84,19 +85,6 @@ class TrialFolder:
         """Wait until no other process works on the trial, and keep others out."""
         with WorkFolder(self.path, earlier_locks=["trial.lock"]).locked(wait=math.inf):
             yield
-
-
-def failure_in(trial: Path) -> str:
-    """Return why the trial of a folder failed, in a line; where it never began, that its base failed."""
-    path = trial / "error.json"
-    if not path.exists():
-        return "its base failed"
-    try:
-        found = read_json(path, error=DataError)
-        first, *_ = found["message"].splitlines() or [""]
-        return str(first or found["kind"])
-    except (DataError, LookupError, TypeError, AttributeError) as error:
-        return f"error.json cannot be read ({error})"
 
 
 @dataclass(frozen=True)

@@ -293,11 +293,12 @@ def test_the_reason_of_a_failure_is_told_where_the_sweep_is_watched(tmp_path, ca
         (tmp_path / "trials" / trial).mkdir(parents=True)
         if content is not None:
             (tmp_path / "trials" / trial / "error.json").write_text(content)
+        (tmp_path / "trials" / trial / "config.json").write_text('{"base": "a"}')
         tell(tmp_path, trial, "failed", 1, 3)
     first, second, third = capsys.readouterr().err.splitlines()
     assert first == "[1/3] trial a failed: a mistake"
     assert second == "[1/3] trial b failed: its base failed"
-    assert third.startswith("[1/3] trial c failed: error.json cannot be read (")
+    assert third.startswith("[1/3] trial c failed: error.json cannot be read")
 
 
 def test_the_line_of_a_trial_holds_its_name_score_and_seconds(finished, capsys):

@@ -20,7 +20,7 @@ from epanns.sweeps.experiment import Experiment, Trial
 from epanns.sweeps.journal import Sweep, TrialFolder
 from epanns.sweeps.packs import prepare_packs
 from epanns.sweeps.trial import refuse_too_many, run_trial
-from epanns.training.run_options import OnStep
+from epanns.training.run_options import OnStep, Tell, say_nothing
 
 _POLL_SECONDS = 0.1
 
@@ -50,6 +50,7 @@ def run_experiment(
     jobs: int = 1,
     on_trial: OnTrial | None = None,
     on_step: OnStep | None = None,
+    tell: Tell = say_nothing,
 ) -> SweepSummary:
     """Run every trial of an experiment that has no result yet.
 
@@ -62,6 +63,7 @@ def run_experiment(
             this process.
         on_trial: Called when a trial ends.
         on_step: Called after each training step (with one job only).
+        tell: Called with one line about where the sweep and, with one job only, its training runs resume.
 
     Raises:
         ConfigError: If a network that is given is not there, is not what it is given as, or hears another sample rate,
@@ -89,20 +91,26 @@ def run_experiment(
         for trial in trials:
             refuse_too_many(trial.config.get("calibration_clips", 0), opened["train"])
         sweep.claim(trials)
-        waiting = []
-        for trial in trials:
-            if sweep.folder_of(trial).is_done:
-                note(trial, "skipped")
-            else:
-                sweep.prepare(trial, packs)
-                waiting.append(trial)
+        done = [trial for trial in trials if sweep.folder_of(trial).is_done]
+        _resume(done, len(trials), note, tell)
+        waiting = [trial for trial in trials if trial not in done]
+        for trial in waiting:
+            sweep.prepare(trial, packs)
         queue = _Queue(waiting, outcomes, note)
         if jobs == 1:
             while (ready := queue.next_ready()) is not None:
-                note(ready, "done" if attempt(sweep.folder_of(ready), on_step=on_step) else "failed")
+                note(ready, "done" if attempt(sweep.folder_of(ready), on_step=on_step, tell=tell) else "failed")
         else:
             _run_in_processes(sweep, queue, note, jobs)
     return SweepSummary(*(tuple(name for name, found in outcomes.items() if found == outcome) for outcome in _OUTCOMES))
+
+
+def _resume(done: list[Trial], n_trials: int, note: Callable[[Trial, str], None], tell: Tell) -> None:
+    """Report the trials that were finished before."""
+    if done:
+        tell(f"resume: {len(done)} of {n_trials} trials are done")
+    for trial in done:
+        note(trial, "skipped")
 
 
 _OUTCOMES = ("done", "skipped", "failed")
@@ -126,10 +134,10 @@ class _Queue:
         return None
 
 
-def attempt(folder: TrialFolder, *, on_step: OnStep | None = None) -> bool:
+def attempt(folder: TrialFolder, *, on_step: OnStep | None = None, tell: Tell = say_nothing) -> bool:
     """Run a trial; note its failure in ``error.json`` and return whether it succeeded."""
     try:
-        run_trial(folder, on_step=on_step)
+        run_trial(folder, on_step=on_step, tell=tell)
     except Interrupted:
         raise
     except Exception as error:  # a mistake in one trial must not cost the others; the traceback is kept

@@ -15,7 +15,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 LAYERS = [
     {"errors"},
     {
-        *("atomic", "distributed", "draws", "heap", "installed", "json_file", "locks", "names", "notes"),
+        *("atomic", "csv_table", "distributed", "draws", "heap", "installed", "json_file", "locks", "names", "notes"),
         *("optional", "printable", "progress", "seeding", "signals", "strict", "text_file", "toml_file", "unfinished"),
         "workfolder",
     },

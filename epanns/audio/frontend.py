@@ -196,12 +196,22 @@ def repeat_to_minimum(waveform: Tensor, minimum: int) -> Tensor:
         minimum: Length in samples that the network needs.
 
     Raises:
-        ConfigError: If the waveform is not ``(batch, samples)``, holds no sample, or is not floating point.
+        ConfigError: If the waveform is no tensor, not ``(batch, samples)``, holds no sample, or is not floating point.
     """
+    if not isinstance(waveform, Tensor):
+        raise ConfigError(
+            f"waveform of type {type(waveform).__name__}: must be a tensor; give torch.as_tensor(waveform).float()"
+        )
     if not waveform.is_floating_point():
         raise ConfigError(f"waveform of type {waveform.dtype}: must be float in [-1, 1]; divide int16 by 32767")
-    if waveform.dim() != 2 or waveform.shape[1] == 0:
-        raise ConfigError(f"waveform of shape {tuple(waveform.shape)}: must be (batch, samples) with at least 1 sample")
+    if waveform.dim() == 1:
+        raise ConfigError(
+            f"waveform of shape {tuple(waveform.shape)}: must be (batch, samples); give waveform[None] for one clip"
+        )
+    if waveform.dim() != 2 or 0 in waveform.shape:
+        raise ConfigError(
+            f"waveform of shape {tuple(waveform.shape)}: must be (batch, samples) with at least 1 clip and 1 sample"
+        )
     samples = waveform.shape[1]
     if samples >= minimum:
         return waveform

@@ -101,7 +101,7 @@ class ClipCheck:
             return problem
         if clip_id_bytes(clip) > LONGEST_CLIP_ID:
             return f"clip_id {clip.clip_id[:40]!r}... is longer than {LONGEST_CLIP_ID} bytes; shorten it"
-        if not clip.split or clip.split != clip.split.strip():
+        if not clip.split or clip.split != clip.split.strip() or not clip.split.isprintable():
             return f"split {clip.split!r} of {clip.clip_id!r} must be a name such as train, val, test or fold1"
         if not clip.labels:
             return f"clip {clip.clip_id!r} has no labels; give at least one or remove it"

@@ -4,13 +4,12 @@ Source: Fonseca et al., "FSD50K: an Open Dataset of Human-Labeled Sound Events",
 already propagated up the hierarchy; the classes are those of ``vocabulary.csv``, in its order.
 """
 
-import csv
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+from epanns.csv_table import SHORT_LIST, CsvKind, read_csv_rows, read_csv_table
 from epanns.data.clip import Clip
-from epanns.data.csv_table import read_csv_table
 from epanns.data.manifest import Manifest
 from epanns.data.sound_files import SoundsByStem
 from epanns.errors import DataError
@@ -24,6 +23,7 @@ _GROUND_TRUTH = ("FSD50K.ground_truth", "ground_truth", "labels", "")
 _AUDIO = {
     part: (f"FSD50K.{part}_audio", f"{part}_audio", f"clips/{part}", f"audio/{part}", part) for part in ("dev", "eval")
 }
+_VOCABULARY = CsvKind("a vocabulary", limit=SHORT_LIST.limit, need=SHORT_LIST.need)
 _COLUMNS = ("fname", "labels", "mids")
 
 
@@ -96,20 +96,17 @@ def _only(folders: list[Path], option: str) -> Path:
 
 def _read_vocabulary(path: Path) -> LabelSet:
     """Read ``index,label,mid``; the file has no header."""
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = list(csv.reader(file, strict=True))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path}: cannot be read as a vocabulary ({error})") from error
+    rows = list(read_csv_rows(path, _VOCABULARY))
     for number, row in enumerate(rows):
         if len(row) != 3 or row[0] != str(number) or not all(row):
-            raise DataError(f"{path}, line {number + 1}: {','.join(row)!r} must be {number},<label>,<mid>")
+            given = f"{','.join(row)[:80]!r} must be {number},<label>,<mid>"
+            raise DataError(f"{path}, line {number + 1}: {given}; has {len(row)} fields, must have 3")
     return LabelSet(tuple(row[1] for row in rows), tuple(row[2] for row in rows))
 
 
 def _read_rows(table: Path, labels: LabelSet) -> Iterator[tuple[Clip, str]]:
     """Yield the clips of ``dev.csv`` or ``eval.csv``, without paths, and where each stands."""
-    columns, rows = read_csv_table(table)
+    columns, rows = read_csv_table(table, SHORT_LIST)
     splits = ("train", "val") if table.name == "dev.csv" else ()
     needed = (*_COLUMNS, "split") if splits else _COLUMNS
     lacking = [column for column in needed if column not in columns]

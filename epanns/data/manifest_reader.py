@@ -1,7 +1,5 @@
 """Strict reading of manifests of any length; the format and writing are in `epanns.data.manifest`."""
 
-import csv
-import json
 import math
 from collections import Counter
 from collections.abc import Collection, Iterator
@@ -9,10 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from epanns import atomic
+from epanns.csv_table import CsvKind, read_csv_rows, require_fields, whole_number
 from epanns.data.clip import LABEL_SEPARATOR, Clip, ClipCheck, clip_id_bytes
 from epanns.data.manifest import COLUMNS, Manifest, info_path, labels_path, missing_path
 from epanns.errors import DataError
+from epanns.json_file import read_json
 from epanns.labels import LabelSet
+
+_MANIFEST = CsvKind("a manifest", limit=None)  # read as a stream: a manifest may have any length
 
 
 @dataclass(frozen=True)
@@ -136,7 +138,7 @@ def _stamp_of(path: Path) -> tuple[int, int, int]:
 
 def _read_clips(path: Path) -> Iterator[Clip]:
     base = f"{path.parent.resolve()}/"
-    rows = _read_rows(path)
+    rows = read_csv_rows(path, _MANIFEST)
     header = next(rows, [])
     if header != COLUMNS:
         first = ",".join(header)[:80]
@@ -145,17 +147,8 @@ def _read_clips(path: Path) -> Iterator[Clip]:
         yield _clip_of(row, base, path, number)
 
 
-def _read_rows(path: Path) -> Iterator[list[str]]:
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            yield from csv.reader(file, strict=True)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path}: cannot be read as a manifest ({error})") from error
-
-
 def _clip_of(row: list[str], base: str, file: Path, number: int) -> Clip:
-    if len(row) != len(COLUMNS):
-        raise DataError(f"{file}, row {number}: has {len(row)} fields, must have {len(COLUMNS)}: {','.join(COLUMNS)}")
+    require_fields(row, COLUMNS, str(file), number)
     clip_id, path, start, duration, labels, split, fold = row
     try:
         if not path:
@@ -184,9 +177,10 @@ def _seconds(text: str, column: str, *, least: float) -> float:
 
 
 def _fold(text: str) -> int:
-    if not (text.isascii() and text.isdigit()):
-        raise ValueError(f"fold {text!r} must be a whole number, or empty")
-    return int(text)
+    number = whole_number(text)
+    if number is None:
+        raise ValueError(f"fold {text[:40]!r} must be a whole number, or empty; at most nine digits")
+    return number
 
 
 def _read_info(path: Path) -> tuple[str, int, tuple[str, ...]]:
@@ -194,10 +188,7 @@ def _read_info(path: Path) -> tuple[str, int, tuple[str, ...]]:
     info = info_path(path)
     if not info.exists():
         return path.stem, 0, ()
-    try:
-        given = json.loads(info.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{info}: cannot be read as JSON ({error})") from error
+    given = read_json(info, error=DataError)
     dataset = given.get("dataset") if isinstance(given, dict) else None
     if not isinstance(dataset, str) or not dataset:
         raise DataError(f'{info}: must be an object with "dataset", the name of the data set')

@@ -1,6 +1,7 @@
 """A multi-label data set that is generated: sound events in noise, for trials and tests without a download."""
 
 import json
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,10 +14,10 @@ from epanns.audio.waveform import to_int16
 from epanns.data.clip import Clip
 from epanns.data.events import EVENTS, draw_event
 from epanns.data.manifest import Manifest
-from epanns.errors import ConfigError
 from epanns.labels import LabelSet
 from epanns.progress import Progress
 from epanns.seeding import numpy_generator
+from epanns.strict import Rule, number, refuse_breaches, whole
 from epanns.workfolder import Work, WorkFolder
 
 _SPLITS = ("train", "train", "train", "val", "test")  # of five clips in a row
@@ -50,18 +51,16 @@ class SyntheticSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        problems = [
-            f"{name}={value:g}: must be {rule}"
-            for name, value, rule, holds in (
-                ("clips", self.clips, "at least 5, one for each part of the split", self.clips >= 5),
-                ("classes", self.classes, f"between 2 and {len(EVENTS)}", 2 <= self.classes <= len(EVENTS)),
-                ("seconds", self.seconds, "between 0.5 and 600", 0.5 <= self.seconds <= 600),
-                ("sample_rate", self.sample_rate, "between 8000 and 192000 Hz", 8000 <= self.sample_rate <= 192_000),
-            )
-            if not holds
-        ]
-        if problems:
-            raise ConfigError("; ".join(problems))
+        refuse_breaches(self, SYNTHETIC_RULES)
+
+
+SYNTHETIC_RULES: Mapping[str, Rule] = {
+    "clips": Rule("at least 5, one for each part of the split", whole(5).holds),
+    "classes": Rule(f"between 2 and {len(EVENTS)}", whole(2, len(EVENTS)).holds),
+    "seconds": number("between 0.5 and 600", lambda value: 0.5 <= value <= 600),
+    "sample_rate": Rule("between 8000 and 192000 Hz", whole(8000, 192_000).holds),
+    "seed": Rule("a whole number", lambda value: type(value) is int),
+}
 
 
 def draw_clip(settings: SyntheticSettings, index: int) -> tuple[NDArray[np.int16], tuple[str, ...]]:

@@ -58,12 +58,14 @@ class Checkpoint:
         labels: Names of the classes, in output order.
         provenance: ``source``, ``parent_sha256``, ``plan``, ``recipe``, ``assumed``, ``width`` and ``versions`` as in
             config.json, and ``sha256`` of the file the weights were read from: the parent of whatever is made of them.
+        notes: What was left out or filled in while a released file was read, one phrase each.
     """
 
     spec: ModelSpec
     weights: Mapping[str, Tensor]
     labels: LabelSet
     provenance: Mapping[str, Any]
+    notes: tuple[str, ...] = ()
 
     def build(self) -> Tagger:
         """Return the network with its weights, in evaluation mode."""

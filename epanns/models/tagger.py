@@ -91,6 +91,10 @@ class Tagger(nn.Module, ABC):
     def inputs_of(self, waveform: Tensor) -> Features:
         """Return what the fixed front end makes of ``(batch, samples)``; nothing in it can be learned or pruned."""
 
+    def in_own_type(self, waveform: Tensor) -> Tensor:
+        """Return a waveform in the type of the weights, for layers that read it; NumPy's arrays are often float64."""
+        return waveform.to(next(self.parameters()).dtype)
+
     @abstractmethod
     def input_shapes(self, samples: int) -> list[tuple[int, ...]]:
         """Return the shapes of `inputs_of` for one clip."""
@@ -133,8 +137,8 @@ class Tagger(nn.Module, ABC):
         """Tag clips.
 
         Args:
-            waveform: ``(batch, samples)`` float32 in [-1, 1] at ``spec.front_end.sample_rate``, of any length >= 1;
-                clips shorter than `minimum_samples` are repeated to that length.
+            waveform: ``(batch, samples)`` floating-point tensor in [-1, 1] at ``spec.front_end.sample_rate``, of any
+                length >= 1; clips shorter than `minimum_samples` are repeated to that length.
             mixup_lambda: ``(batch / 2,)`` in [0, 1]; mixes clip 2i with clip 2i + 1 where the family mixes, so that
                 the output has half the batch.
         """

@@ -9,7 +9,8 @@ from epanns.reporting.layer_names import short_layers
 from epanns.reporting.quoted import QuotedRow
 from epanns.reporting.rows import BlockKey, Estimate, Row
 from epanns.reporting.units import megabytes, si, signed_percent
-from epanns.sweeps.records import STAGES, RunRecord
+from epanns.sweeps.record_rules import STAGES
+from epanns.sweeps.records import RunRecord
 
 MISSING = "–"
 

@@ -89,6 +89,7 @@ def record_of_checkpoint(
         device=device_of(model),
         versions=versions(*DECISIVE_PACKAGES),
         seconds=round(seconds, 3),
+        intervals={split: intervals} if (intervals := scores.intervals()) else {},
     )
 
 

@@ -10,7 +10,7 @@ from epanns.data.fsd50k import read_fsd50k
 from epanns.data.manifest import Manifest, write_manifest
 from epanns.data.pack_format import PackSettings
 from epanns.data.packer import pack_manifest
-from epanns.data.synthetic import SyntheticSettings, make_synthetic
+from epanns.data.synthetic import make_synthetic
 from epanns.errors import ConfigError
 from epanns.sweeps.experiment import DataConfig
 
@@ -49,11 +49,7 @@ def prepare_packs(data: DataConfig, folder: Path, *, jobs: int = 1) -> dict[str,
 
 def _read(data: DataConfig, folder: Path) -> Manifest:
     if data.kind == "synthetic":
-        try:
-            settings = SyntheticSettings(**{"seconds": data.seconds, "sample_rate": data.sample_rate, **data.synthetic})
-        except TypeError as error:
-            raise ConfigError(f"[data.synthetic] {error}: its keys are those of SyntheticSettings") from error
-        return make_synthetic(folder / "audio", settings)
+        return make_synthetic(folder / "audio", data.generator())
     readers: dict[str, Callable[[Path], Manifest]] = {
         "esc50": read_esc50,
         "folder": read_folder,

@@ -17,6 +17,7 @@ SHORT = ["--iterations", "2", "--batch-size", "8", "--validate-every", "2"]
 
 
 HOLDER = """
+import time
 from pathlib import Path
 from epanns.locks import locked
 place = Path({place!r})

@@ -99,6 +99,7 @@ def test_run_folder_becomes_the_checkpoint_of_the_best_step(tmp_path, make_model
         "config.json",
         "model.safetensors",
         "labels.csv",
+        "checksums.json",
         "README.md",
         "metrics.csv",
         "metrics.jsonl",

@@ -12,6 +12,7 @@ from epanns import atomic
 from epanns.cli.options import (
     EXISTING,
     EpannsCommand,
+    device_option,
     emit,
     in_process_group,
     json_option,
@@ -68,7 +69,7 @@ _LONGEST_NAME = 100
     "name, or else in all, of its clip id: '^[0-9]-([0-9]+)-' for ESC-50. Adds intervals whose resamples draw groups.",
 )
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the resampling.")
-@click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N.")
+@device_option
 @click.option("--name", default="", help="Name of the network in reports.  [default: one made from its settings]")
 @click.option("--scores/--no-scores", "keeps_scores", default=True, help="With --out: write the scores of all clips.")
 @out_option(
@@ -146,12 +147,12 @@ def command(
             name=checkpoint.resolve().name,
             seconds=time.perf_counter() - started,
         )
-        with atomic.new_folder(out) as partial:
-            atomic.write_json(partial / "result.json", replace(record, name=name).to_dict())
-            _write_per_class(partial / "per_class.csv", scores)
+        with atomic.new_folder(out) as folder:
+            atomic.write_json(folder / "result.json", replace(record, name=name).to_dict())
+            _write_per_class(folder / "per_class.csv", scores)
             if keeps_scores:
                 groups = groups_to_draw(group_pattern, predictions.clip_ids) if group_pattern else ()
-                write_clip_scores(partial / "scores.npz", predictions, dataset.labels, groups=groups)
+                write_clip_scores(folder / "scores.npz", predictions, dataset.labels, groups=groups)
     emit(scores.to_dict(), describe(scores), as_json)
 
 

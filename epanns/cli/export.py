@@ -156,7 +156,7 @@ def _latency_line(name: str, timed: dict[str, Any]) -> str:
 
 def _int8_lines(report: dict[str, Any]) -> list[str]:
     found = report["evaluation"]
-    held_out = "held-out clips of the calibration pack" if found["held_out_of_calibration"] else "clips"
+    held_out = "held-out clips of the calibration pack" if found["of_calibration_pack"] else "clips"
     lines = [
         f"int8, host CPU, {found['clips']:,} {held_out} ({found['name']}): same first class as float32 for "
         f"{100 * found['top1']:.1f} %, {report['protocol']}"

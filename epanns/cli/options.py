@@ -121,6 +121,12 @@ def out_option(help_text: str, *, required: bool = True) -> Decorator:
     return click.option("--out", type=OUTPUT, required=required, help=help_text)
 
 
+def device_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add ``--device``; `torch_device` checks its value."""
+    text = "Device that computes: cpu, cuda or cuda:N."
+    return click.option("--device", default="cpu", show_default=True, help=text)(function)
+
+
 def in_process_group(function: Callable[..., Any]) -> Callable[..., Any]:
     """Run a command with ``--device`` together with the other processes of `torchrun`, on this process's device."""
 

@@ -10,6 +10,7 @@ import click
 from epanns.cli.options import (
     EXISTING,
     Decorator,
+    device_option,
     emit,
     in_process_group,
     json_option,
@@ -73,7 +74,7 @@ def training_options(function: Callable[..., Any]) -> Callable[..., Any]:
             callback=at_most_cores,
             help="Processes that read clips; at most the number of cores.",
         ),
-        click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N."),
+        device_option,
         out_option("Run folder; becomes a checkpoint. The same command goes on where it was."),
         click.option(
             "--save-every",

@@ -240,6 +240,8 @@ def test_a_gpu_that_is_not_there_is_refused_with_what_is(monkeypatch, epanns, tm
     for command in ("evaluate", "sensitivity"):
         data = ["--data", packs[1], "--device", asked, "--out", tmp_path / "run"]
         assert epanns(command, tmp_path, *data) == (1, "", said)
+    assert epanns("prune", tmp_path, "--ratio", 0.5, "--device", asked, "--out", tmp_path / "run") == (1, "", said)
+    assert epanns("profile", "Cnn6", "--latency", "--device", asked) == (1, "", said)
     assert not (tmp_path / "run").exists()
 
 

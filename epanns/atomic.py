@@ -86,7 +86,11 @@ def new_folder(path: Path) -> Iterator[Path]:
                     os.fsync(written.fileno())
         fsync_folder(partial)
         refuse_existing(path)
-        partial.replace(path)
+        try:
+            partial.replace(path)
+        except OSError:
+            refuse_existing(path)  # another process has made it meanwhile
+            raise
     fsync_folder(path.parent)
 
 

@@ -39,22 +39,23 @@ from epanns.training.config import TrainingConfig
 from epanns.training.finetune import finetune
 from epanns.training.frozen import frozen_in
 from epanns.training.metrics import LOSS
-from epanns.training.run_options import OnStep, RunOptions
+from epanns.training.run_options import OnStep, RunOptions, Tell, say_nothing
 from epanns.training.validation import Validation
 
 
-def run_trial(folder: TrialFolder, *, on_step: OnStep | None = None) -> RunRecord:
+def run_trial(folder: TrialFolder, *, on_step: OnStep | None = None, tell: Tell = say_nothing) -> RunRecord:
     """Run a trial to its result, going on where it was stopped; a finished one is only read.
 
     Args:
         folder: Prepared by `journal.Sweep.prepare`.
         on_step: Called after each training step.
+        tell: Called with one line of what a person should know of its training runs.
     """
     with folder.owned():
         if folder.is_done:
             return folder.read_record()
         asked = folder.read_config()
-        trial = _Trial(folder, asked, on_step)
+        trial = _Trial(folder, asked, RunOptions(on_step=on_step, tell=tell))
         record = trial.run_base() if asked["config"]["kind"] == "base" else trial.run_pruned()
         folder.succeed(record)
     return record
@@ -63,8 +64,8 @@ def run_trial(folder: TrialFolder, *, on_step: OnStep | None = None) -> RunRecor
 class _Trial:
     """What the steps of one trial share."""
 
-    def __init__(self, folder: TrialFolder, asked: Mapping[str, Any], on_step: OnStep | None) -> None:
-        self.folder, self.asked, self.on_step = folder, asked, on_step
+    def __init__(self, folder: TrialFolder, asked: Mapping[str, Any], options: RunOptions) -> None:
+        self.folder, self.asked, self.options = folder, asked, options
         self.config: Mapping[str, Any] = asked["config"]
         data = self.config.get("base", self.config)["data"]
         self.packs = {
@@ -148,7 +149,7 @@ class _Trial:
             training,
             out,
             validation=validation_on(self.packs["val"], self.protocol),
-            options=RunOptions(on_step=self.on_step),
+            options=self.options,
             teacher=teacher,
         )
         return load(out), {"curve": result.curve, "best_step": result.best_step}

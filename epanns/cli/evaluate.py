@@ -10,6 +10,7 @@ import click
 from epanns import atomic
 from epanns.cli.options import (
     EXISTING,
+    SEED,
     EpannsCommand,
     device_option,
     emit,
@@ -57,7 +58,7 @@ _SHOWN = 5
     show_default=True,
     help="Resamples of the clips behind the 95 % intervals; 0 for none.",
 )
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the resampling.")
+@click.option("--seed", type=SEED, default=0, show_default=True, help="Seed of the resampling.")
 @device_option
 @out_option("Folder for result.json, which `epanns report` reads, and per_class.csv; must not exist.", required=False)
 @json_option

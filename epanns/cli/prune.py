@@ -9,7 +9,7 @@ import click
 from epanns.atomic import refuse_existing
 from epanns.cli.amount import AMOUNT_SECTIONS, Amount, amount_options
 from epanns.cli.calibration import MeasuredClips, open_calibration
-from epanns.cli.options import EXISTING, device_option, emit, json_option, out_option, torch_device
+from epanns.cli.options import EXISTING, SEED, device_option, emit, json_option, out_option, torch_device
 from epanns.cli.packs import open_packs, pack_options
 from epanns.cli.recovery import RecoveryName, given_settings, recover_on, recovery_lines, recovery_options
 from epanns.cli.sections import SectionedCommand
@@ -50,7 +50,7 @@ _SECTIONS = {
 @recovery_options
 @pack_options
 @steps_options
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="For criteria that draw numbers.")
+@click.option("--seed", type=SEED, default=0, show_default=True, help="For criteria that draw numbers.")
 @device_option
 @json_option
 def command(

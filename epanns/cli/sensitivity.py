@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from epanns.cli.options import EXISTING, EpannsCommand, device_option, emit, json_option, log, out_option, torch_device
+from epanns.cli.options import (
+    EXISTING,
+    SEED,
+    EpannsCommand,
+    device_option,
+    emit,
+    json_option,
+    log,
+    out_option,
+    torch_device,
+)
 from epanns.cli.packs import in_order_of, open_packs, pack_options
 from epanns.errors import ConfigError
 
@@ -35,7 +45,7 @@ if TYPE_CHECKING:
     "--calibration", type=EXISTING, help="Pack of clips for --recover and --criterion.  [default: the scored clips]"
 )
 @pack_options
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="For criteria that draw numbers.")
+@click.option("--seed", type=SEED, default=0, show_default=True, help="For criteria that draw numbers.")
 @device_option
 @click.option("--fresh", is_flag=True, help="Delete an earlier measurement in --out and start over.")
 @json_option

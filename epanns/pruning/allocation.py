@@ -1,7 +1,5 @@
 """How many channels of which layer stay: exact arithmetic on names and numbers, no tensors."""
 
-import json
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
 from numbers import Real
@@ -9,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from epanns.errors import PruningError, did_you_mean
+from epanns.json_file import read_json
+from epanns.toml_file import read_toml
 
 
 def remaining_width(
@@ -72,10 +72,12 @@ def select_layers(names: Sequence[str], *, prunable: Sequence[str], protected: M
         protected: Name -> why it cannot be pruned.
 
     Raises:
-        PruningError: If there is no name, or one is unknown (the nearest is offered) or protected.
+        PruningError: If there is no name, one stands twice, or one is unknown (the nearest is offered) or protected.
     """
     if isinstance(names, str) or not names:
         raise PruningError(f"layers={names!r}: give a list of layer names, or leave it out to prune every convolution")
+    if twice := [name for place, name in enumerate(names) if name in names[:place]]:
+        raise PruningError(f"layers: {twice[0]} stands twice; name each layer or block once")
     chosen = {layer for name in names for layer in _layers_of(name, prunable, protected)}
     return tuple(layer for layer in prunable if layer in chosen)
 
@@ -127,14 +129,14 @@ def read_ratios(path: Path) -> dict[str, float]:
     Raises:
         PruningError: If the file cannot be read, holds nothing, or a value is no number; the file is named.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-        given = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
-    except (OSError, ValueError) as error:
-        raise PruningError(f"{path}: cannot be read as {path.suffix.lstrip('.') or 'toml'} ({error})") from error
+    given = read_json(path, error=PruningError) if path.suffix == ".json" else read_toml(path, error=PruningError)
     if not isinstance(given, dict) or not given:
         raise PruningError(f"{path}: must hold lines such as conv_block4 = 0.5, one per layer or block")
-    ratios = dict(_flattened(given))
+    entries = list(_flattened(given))
+    ratios = dict(entries)
+    if len(ratios) < len(entries):
+        twice = next(layer for layer in ratios if sum(layer == name for name, _ in entries) > 1)
+        raise PruningError(f"{path}: {twice} stands twice; name each layer or block once")
     for layer, ratio in ratios.items():
         if isinstance(ratio, bool) or not isinstance(ratio, int | float):
             raise PruningError(f"{path}: {layer} = {ratio!r} must be a number in [0, 1), the fraction removed")

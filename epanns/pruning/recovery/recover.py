@@ -37,7 +37,7 @@ class RecoverySettings:
         if self.fit_to not in TARGETS:
             problems.append(f"fit_to={self.fit_to!r}{did_you_mean(str(self.fit_to), TARGETS)}: {' or '.join(TARGETS)}")
         if isinstance(self.ridge, bool) or not isinstance(self.ridge, int | float) or not 0 < self.ridge < math.inf:
-            problems.append(f"ridge={self.ridge!r}: must be a number above 0; 0.001 is a good value")
+            problems.append(f"ridge={self.ridge!r}: must be a finite number above 0; 0.001 is a good value")
         problems += [
             f"{name}={value!r}: must be a whole number of at least 0"
             for name, value in (("mixtures", self.mixtures), ("seed", self.seed))

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from epanns.cli.options import Decorator
+from epanns.cli.options import SEED, Decorator
 from epanns.cli.sections import SectionedCommand
 from epanns.training.config import RULES, TrainingConfig, option_of
 from epanns.training.presets import PRESETS, read_training
@@ -131,7 +131,7 @@ class Recipe:
         option, choices = option_of(name), "|".join(RULES[name].choices)
         return click.option(
             f"{option}/--no-{option[2:]}" if isinstance(default, bool) else option,
-            type=(str if choices else float) if default is None else type(default),
+            type=SEED if name == "seed" else (str if choices else float) if default is None else type(default),
             metavar=choices or None,
             default=None,
             help=f"{text}  [default: {shown}]",

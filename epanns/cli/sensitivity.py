@@ -72,6 +72,7 @@ def command(
     from epanns.reporting.sensitivity_figure import describe_clips, describe_settings, write_figures
     from epanns.sweeps.sensitivity import SensitivityConfig, measure_sensitivity
     from epanns.sweeps.sensitivity_folder import RECORD, TABLE, SensitivityFolder
+    from epanns.training.validation import constant_map
 
     if settings["recover"] == "none" and not needs_clips(settings["criterion"]) and calibration is not None:
         raise ConfigError("--calibration has no use with --recover none: leave one of them out")
@@ -81,6 +82,8 @@ def command(
     opened = partial(open_packs, labels_file=labels_file, mp3_seconds=mp3_seconds, sample_rate=rate)
     dataset = in_order_of(model, opened(packs))
     clips = None if calibration is None else opened([calibration])
+    if (note := constant_map(dataset)) is not None:
+        log(f"{note}, so no pruning can cost any; give clips with and without each class (--data)")
     if fresh:
         SensitivityFolder(out).start_over()
     record = measure_sensitivity(model, dataset, config, out, calibration=clips, on_row=_teller())

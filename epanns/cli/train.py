@@ -180,7 +180,7 @@ def run(
     **_: Any,
 ) -> None:
     """Train a model with the options of the command line and print the result."""
-    from epanns.data.task import refuse_leak, require_same_task
+    from epanns.data.task import refuse_leak, require_same_classes, require_same_task
     from epanns.sweeps.trial import validation_on
     from epanns.training.events import require_tensorboard
     from epanns.training.finetune import finetune
@@ -197,6 +197,7 @@ def run(
     val = open_packs(val_packs, labels_file=labels_file, mp3_seconds=mp3_seconds, sample_rate=rate)
     val = in_order_of(model, val)
     require_same_task(model, train)
+    require_same_classes(train, val)
     require_same_task(model, val)
     refuse_leak(train, val, part="validation")
     teacher_of(model, teacher, config)  # what does not fit is refused before an earlier run is deleted
@@ -205,6 +206,9 @@ def run(
     if fresh:
         on_rank_zero(lambda: start_over_once(out))
     log(f"training on {describe_clips(train)}, sampler {config.sampler}; validation on {describe_clips(val)}")
+    if config.drawn_clips > len(train):
+        drawn = f"{config.drawn_clips:,} clips{' (--batch-size, in pairs)' if config.mixup_alpha > 0 else ''}"
+        log(f"each step takes {drawn}, more than the {len(train):,} there are: clips repeat within a step")
     if config.crop is not None:
         tell_unknown_lengths(train, "crops and repetitions")
     with curve_drawn(out), watching(config) as watch:

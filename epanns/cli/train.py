@@ -16,6 +16,7 @@ from epanns.cli.options import (
     json_option,
     log,
     out_option,
+    resuming_command,
     tell_once,
 )
 from epanns.cli.packs import in_order_of, open_packs, pack_options, tell_unknown_lengths
@@ -23,11 +24,12 @@ from epanns.cli.processes import at_most_cores
 from epanns.cli.recipe import Recipe, RecipeCommand
 from epanns.cli.watching import watching
 from epanns.cli.yamnet import built_on, freeze_option, frozen_and_told, refuse_contradictions, yamnet_option
-from epanns.distributed import on_rank_zero, rank
+from epanns.distributed import rank
 from epanns.errors import EpannsError, Interrupted, TrainingError
 from epanns.training.config import TrainingConfig
 from epanns.training.metrics import CURVE, STEP_0_KEPT, TABLE
 from epanns.training.run_options import SAVE_EVERY
+from epanns.workfolder import DRAWING_SECONDS, WorkFolder
 
 if TYPE_CHECKING:
     from epanns.data.dataset import PackDataset
@@ -53,7 +55,7 @@ def training_options(function: Callable[..., Any]) -> Callable[..., Any]:
             type=EXISTING,
             multiple=True,
             required=True,
-            help="Pack to learn from; may be repeated.",
+            help="Pack of training clips; may be repeated.",
         ),
         click.option(
             "--val",
@@ -61,7 +63,7 @@ def training_options(function: Callable[..., Any]) -> Callable[..., Any]:
             type=EXISTING,
             multiple=True,
             required=True,
-            help="Pack that chooses the best step; may be repeated.",
+            help="Pack of validation clips, whose score chooses the best step; may be repeated.",
         ),
         pack_options,
         click.option(
@@ -73,15 +75,16 @@ def training_options(function: Callable[..., Any]) -> Callable[..., Any]:
             help="Processes that read clips; at most the number of cores.",
         ),
         device_option,
-        out_option("Run folder; becomes a checkpoint. The same command goes on where it was."),
+        out_option("Run folder; becomes a checkpoint when the run ends. The same command resumes the run."),
         click.option(
             "--save-every",
             type=click.IntRange(1),
             default=SAVE_EVERY,
             show_default=True,
-            help="Steps between states, beside those at validations; a killed run repeats what came after.",
+            help="Steps between saved states, beside those at validations; a killed run repeats the steps "
+            "since the last state.",
         ),
-        click.option("--tensorboard", is_flag=True, help="Write the metrics for TensorBoard too, to OUT/tensorboard."),
+        click.option("--tensorboard", is_flag=True, help="Also write the metrics for TensorBoard, to OUT/tensorboard."),
         click.option("--fresh", is_flag=True, help="Delete an earlier run in --out and start over."),
         json_option,
     ]
@@ -184,7 +187,6 @@ def run(
     from epanns.sweeps.trial import validation_on
     from epanns.training.events import require_tensorboard
     from epanns.training.finetune import finetune
-    from epanns.training.folder import start_over_once
     from epanns.training.learner import require_learner
     from epanns.training.teacher import teacher_of
     from epanns.training.validation import require_positives
@@ -200,11 +202,9 @@ def run(
     require_same_classes(train, val)
     require_same_task(model, val)
     refuse_leak(train, val, part="validation")
-    teacher_of(model, teacher, config)  # what does not fit is refused before an earlier run is deleted
+    teacher_of(model, teacher, config)
     require_learner(model, config)
     require_positives(val)
-    if fresh:
-        on_rank_zero(lambda: start_over_once(out))
     log(f"training on {describe_clips(train)}, sampler {config.sampler}; validation on {describe_clips(val)}")
     if config.drawn_clips > len(train):
         drawn = f"{config.drawn_clips:,} clips{' (--batch-size, in pairs)' if config.mixup_alpha > 0 else ''}"
@@ -218,7 +218,13 @@ def run(
             config,
             out,
             validation=validation_on(val),
-            options=watch.run_options(workers=workers, save_every=save_every, tensorboard=tensorboard),
+            options=watch.run_options(
+                workers=workers,
+                save_every=save_every,
+                tensorboard=tensorboard,
+                fresh=fresh,
+                command=resuming_command(),
+            ),
             teacher=teacher,
         )
     emit(
@@ -248,12 +254,14 @@ def curve_drawn(out: Path) -> Iterator[None]:
         try:
             if draws and is_run(out):
                 tell_once(stopped)  # drawing takes a while
-                write_learning_curves([out], out, stem=CURVE, images=False)
+                with WorkFolder(out).locked(wait=DRAWING_SECONDS):
+                    write_learning_curves([out], out, stem=CURVE, images=False)
         except (EpannsError, OSError) as error:
             log(f"no learning curve could be drawn: {error}")
         raise
     if draws:
-        write_learning_curves([out], out, stem=CURVE)
+        with WorkFolder(out).locked(wait=DRAWING_SECONDS):
+            write_learning_curves([out], out, stem=CURVE)
 
 
 def describe_clips(dataset: "PackDataset") -> str:

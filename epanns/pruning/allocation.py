@@ -8,6 +8,8 @@ from typing import Any
 
 from epanns.errors import PruningError, did_you_mean
 from epanns.json_file import read_json
+from epanns.printable import printable
+from epanns.strict import is_finite, shown
 from epanns.toml_file import read_toml
 
 
@@ -129,17 +131,19 @@ def read_ratios(path: Path) -> dict[str, float]:
     Raises:
         PruningError: If the file cannot be read, holds nothing, or a value is no number; the file is named.
     """
-    given = read_json(path, error=PruningError) if path.suffix == ".json" else read_toml(path, error=PruningError)
+    given = (read_json if path.suffix == ".json" else read_toml)(path, error=PruningError)
     if not isinstance(given, dict) or not given:
         raise PruningError(f"{path}: must hold lines such as conv_block4 = 0.5, one per layer or block")
     entries = list(_flattened(given))
     ratios = dict(entries)
     if len(ratios) < len(entries):
         twice = next(layer for layer in ratios if sum(layer == name for name, _ in entries) > 1)
-        raise PruningError(f"{path}: {twice} stands twice; name each layer or block once")
+        raise PruningError(f"{path}: {printable(twice)} stands twice; name each layer or block once")
     for layer, ratio in ratios.items():
-        if isinstance(ratio, bool) or not isinstance(ratio, int | float):
-            raise PruningError(f"{path}: {layer} = {ratio!r} must be a number in [0, 1), the fraction removed")
+        if not is_finite(ratio):
+            raise PruningError(
+                f"{path}: {printable(layer)} = {shown(ratio)} must be a number in [0, 1), the fraction removed"
+            )
     return ratios
 
 

@@ -110,7 +110,7 @@ def test_a_run_leaves_its_learning_curve_also_when_it_is_stopped(runner, tmp_pat
     curve = tmp_path / "run" / "learning_curve.svg"
     stopped = curve.read_text()
     result = invoke(runner, *command)
-    assert [line.split("  ")[0] for line in result.stderr.splitlines()[1:]] == ["step 4 of 4"]
+    assert [line.split("  ")[0] for line in result.stderr.splitlines()[1:]] == ["resume at step 3 of 4", "step 4 of 4"]
     assert curve.read_text() != stopped
     assert "validation mAP" in curve.read_text()
     assert len(list((tmp_path / "run" / "tensorboard").iterdir())) == 2
@@ -169,7 +169,7 @@ def test_another_run_is_refused_before_packs_and_networks_are_read(runner, tmp_p
         ([*finetune, "--teacher", nothing], "training.distil_weight left out, not 0.5"),
     ):
         with pytest.raises(
-            OutputError, match=f"holds a run with {difference}: repeat its options to go on, --fresh to"
+            OutputError, match=f"holds a run with {difference}: repeat its options to resume it, --fresh to"
         ):
             invoke(runner, *command, *unreadable, *run)
         with pytest.raises((PackError, CheckpointError)):

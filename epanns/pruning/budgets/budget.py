@@ -32,7 +32,7 @@ _DECIMALS = 4  # of a cost that is shown
 _PREFIXES = ("", "k", "M", "G", "T")
 _SHOWN = {"params": " parameters", "macs": " MACs", "bytes": "B in float32", "int8_bytes": "B in int8"}
 _MOST_DIGITS = 18  # before the point or behind it; no network costs more, and 1e999999999 would take all memory
-_NUMBER = re.compile(r"\s*(?P<number>\d+\.?\d*|\.\d+)(?P<power>[eE][+-]?\d+)?\s*(?P<unit>[A-Za-z%]*)\s*")
+_NUMBER = re.compile(r"\s*(?P<number>\d+\.?\d*|\.\d+)(?P<power>[eE][+-]?\d{1,4})?\s*(?P<unit>[A-Za-z%]*)\s*")
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from epanns.audio.container import SoundBytes
 from epanns.audio.sound import Frames, Sound, Span, in_span, refuse_late_start
 from epanns.audio.spliced import Spliced
 
-_BLOCK_VALUES = 1 << 20  # 4 MB
+_BLOCK_VALUES = 1 << 18  # 1 MB
 _RUN_UP_SECONDS = 1.0  # decoded before a start: after a seek, up to 0.4 s of an MP3 are wrong
 _UNKNOWN_FRAMES = 1 << 62  # libsndfile's number of frames of a FLAC file that does not state it
 _WITHOUT_LENGTH = ("IRCAM", "PAF", "PVF", "SD2", "XI")  # libsndfile takes it from the file's size

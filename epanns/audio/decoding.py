@@ -57,7 +57,10 @@ def _opened(stack: ExitStack, source: Path | bytes, name: str, span: Span) -> So
             raise DamagedFile(f"{mp3.truncation}; fetch the file again")
         return open_with_libsndfile(stack, cast(BinaryIO, Spliced(raw, mp3.pieces)), name, span)
     raw.seek(0)
-    return open_with_libsndfile(stack, readable, name, span, sound_bytes(raw))
+    sound = sound_bytes(raw)
+    if not isinstance(readable, Path):
+        readable = cast(BinaryIO, Spliced(raw, [(0, raw.seek(0, io.SEEK_END))]))  # libsndfile seeks to -1, too
+    return open_with_libsndfile(stack, readable, name, span, sound)
 
 
 def _checked(sound: Sound, name: str, span: Span) -> Iterator[Frames]:

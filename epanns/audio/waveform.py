@@ -129,8 +129,6 @@ def load_encoded(content: bytes, name: str, *, sample_rate: int, limit: float | 
 def waveform_stream(path: Path, *, sample_rate: int) -> Iterator[WaveformStream]:
     """Open a file whose waveform is decoded as its blocks are read; memory does not grow with its length.
 
-    MP3 files are an exception: their compressed bytes are kept in memory.
-
     Args:
         path: As `load_waveform` has it.
         sample_rate: Rate of the blocks in Hz.

@@ -1,5 +1,7 @@
 """Packages that only some uses need, each installed by an extra of this one."""
 
+import functools
+import importlib
 import importlib.util
 
 
@@ -11,3 +13,13 @@ def install_command(extra: str) -> str:
 def is_installed(module: str) -> bool:
     """Whether a module can be imported; nothing is."""
     return importlib.util.find_spec(module) is not None
+
+
+@functools.cache
+def can_import(module: str) -> bool:
+    """Whether a module is installed and its import succeeds; it is imported."""
+    try:
+        importlib.import_module(module)
+    except Exception:  # whatever a broken installation raises
+        return False
+    return True

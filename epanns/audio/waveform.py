@@ -31,11 +31,13 @@ class Waveform:
         samples: ``(samples,)`` float32 in [-1, 1], mono; at least one sample.
         sample_rate: In Hz.
         n_clipped: Samples that lay outside [-1, 1] and were limited.
+        is_cut: Whether the sound goes on after the last sample, because a limit was given.
     """
 
     samples: NDArray[np.float32]
     sample_rate: int
     n_clipped: int
+    is_cut: bool = False
 
 
 def load_waveform(
@@ -76,15 +78,16 @@ def _load(
     span = Span(start, duration, None if limit is None else limit + _MARGIN_SECONDS)
     frames, source_rate = decode(source, name, span)
     samples = resample(_mono(frames, name), source_rate, sample_rate)
-    if limit is not None:
-        samples = samples[: round(limit * sample_rate)]
+    n_most = len(samples) if limit is None else round(limit * sample_rate)
+    is_cut = len(samples) > n_most
+    samples = samples[:n_most]
     if not len(samples):
         raise DataError(f"{name}: holds less than one sample at {sample_rate} Hz; remove the file")
     n_clipped = 0
     if samples.max() > 1.0 or samples.min() < -1.0:
         n_clipped = int(np.count_nonzero(np.abs(samples) > 1.0))
         np.clip(samples, -1.0, 1.0, out=samples)
-    return Waveform(samples, sample_rate, n_clipped)
+    return Waveform(samples, sample_rate, n_clipped, is_cut)
 
 
 def _mono(frames: NDArray[np.float32], name: str) -> NDArray[np.float32]:

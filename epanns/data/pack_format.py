@@ -16,7 +16,7 @@ from epanns.errors import ConfigError, DataError, PackError
 from epanns.labels import LabelSet
 
 FORMAT = "epanns-pack/1"
-PACK_FILE, JOURNAL_FILE, REJECTS_FILE = "pack.json", "journal.jsonl", "rejects.csv"
+PACK_FILE, JOURNAL_FILE, REJECTS_FILE, NOTES_FILE = "pack.json", "journal.jsonl", "rejects.csv", "notes.csv"
 SMALL_CHUNK_ROWS = 4096  # rows of one chunk of every dataset but `waveform`, whose chunk is one clip
 MOST_CLIPS_PER_SHARD = 100_000
 LARGEST_PACK_FILE = 1 << 26  # bytes of pack.json: 300,000 shards
@@ -106,6 +106,7 @@ class PackCounts:
         clipped: Rows with samples beyond [-1, 1], which were limited.
         silent: Rows whose samples are all zero.
         short: Rows that are padded, since the clip ended before the row; None in packs made before it was counted.
+        cut: Rows whose clip is longer; None in packs made before it was counted, which have no `notes.csv`.
     """
 
     expected: int
@@ -116,6 +117,7 @@ class PackCounts:
     clipped: int
     silent: int
     short: int | None = None
+    cut: int | None = None
 
 
 @dataclass(frozen=True)
@@ -249,8 +251,8 @@ def _pack_info_of(given: dict[str, Any]) -> PackInfo:
 
 
 def _counts_of(given: Mapping[str, Any]) -> PackCounts:
-    is_unknown = given.get("short") is None
-    names = [field.name for field in fields(PackCounts) if not (field.name == "short" and is_unknown)]
+    later = [name for name in ("short", "cut") if given.get(name) is None]
+    names = [field.name for field in fields(PackCounts) if field.name not in later]
     return PackCounts(**{name: _count(given, name) for name in names})
 
 

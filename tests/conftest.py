@@ -21,6 +21,7 @@ from epanns.models.zoo import ZOO
 
 # Two busy cores make any deadline a coin toss; how long the suite takes is watched as a whole.
 settings.register_profile("epanns", deadline=None)
+settings.register_profile("long", deadline=None, max_examples=10_000)  # --hypothesis-profile=long
 settings.load_profile("epanns")
 
 

@@ -14,7 +14,10 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # A module may import its own layer and those below it; modules side by side in one row may not import each other.
 LAYERS = [
     {"errors"},
-    {"atomic", "claim", "distributed", "draws", "heap", "seeding", "signals", "installed", "optional", "progress"},
+    {
+        *("atomic", "claim", "distributed", "draws", "heap", "installed", "json_file", "locks", "names", "notes"),
+        *("optional", "printable", "progress", "seeding", "signals", "strict", "text_file", "toml_file", "workfolder"),
+    },
     {"audio", "labels"},
     {"models"},
     {"complexity", "data"},
@@ -28,7 +31,7 @@ SIBLINGS = [{"complexity", "data"}, {"training", "evaluation", "transfer"}, {"re
 # Third-party package -> the only places that may import it.
 DOORS = {
     "torch_pruning": {"pruning/engine.py"},
-    "torchaudio": {"audio/frontend.py", "audio/specaugment.py"},
+    "torchaudio": {"audio/mel_filterbank.py"},
     "h5py": {"data/", "models/yamnet_file.py"},  # Google's weights of YAMNet are HDF5 too
     "soundfile": {"audio/", "data/synthetic.py"},
     "soxr": {"audio/"},
@@ -66,7 +69,7 @@ def place_of(path: Path) -> str:
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_module_holds_one_idea(path):
-    assert len(path.read_text().splitlines()) <= 300
+    assert len(path.read_text().splitlines()) <= 400
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))

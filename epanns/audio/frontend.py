@@ -1,4 +1,4 @@
-"""The log-mel front end PANNs were trained on; the mel bank comes from torchaudio. YAMNet's is in `yamnet_logmel`."""
+"""The log-mel front end that PANNs were trained on. YAMNet's is in `yamnet_logmel`."""
 
 import math
 from collections.abc import Mapping
@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from epanns.audio.mel_filterbank import slaney_filterbank
 from epanns.errors import ConfigError, did_you_mean
 
 KINDS = ("panns", "yamnet")
@@ -110,13 +111,9 @@ class FrontEndSpec:
 
 def mel_bank(spec: FrontEndSpec) -> Tensor:
     """Return the Slaney mel filterbank, ``(frequency_bins, mel_bins)`` float32, as torchlibrosa's ``melW``."""
-    from torchaudio.functional import melscale_fbanks
-
-    with torch.device("cpu"):  # melscale_fbanks cannot run under another default device, such as meta
-        bank: Tensor = melscale_fbanks(
-            spec.frequency_bins, spec.fmin, spec.fmax, spec.mel_bins, spec.sample_rate, "slaney", "slaney"
-        )
-    return bank
+    return slaney_filterbank(
+        spec.frequency_bins, fmin=spec.fmin, fmax=spec.fmax, mel_bins=spec.mel_bins, sample_rate=spec.sample_rate
+    )
 
 
 def stft_kernels(spec: FrontEndSpec) -> tuple[Tensor, Tensor]:

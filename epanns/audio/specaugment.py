@@ -28,19 +28,21 @@ class SpecAugmenter(nn.Module):
         frames, bins = logmel.shape[2:]
         time_width, mel_width = min(self.time_width, frames // 2), min(self.mel_width, bins // 2)
         drawn = clip_uniforms(len(logmel), 4 * self.stripes)
-        if drawn is not None:
-            of_time, of_mel = (
-                drawn.to(logmel.device, non_blocking=True).view(len(logmel), 2, self.stripes, 2).unbind(dim=1)
-            )
-            masked = _in_stripes(of_time, time_width, frames)[:, None, :, None]
-            return logmel.masked_fill(masked | _in_stripes(of_mel, mel_width, bins)[:, None, None, :], 0.0)
-        from torchaudio.functional import mask_along_axis_iid
+        if drawn is None:
+            drawn = _batch_uniforms(logmel, 4 * self.stripes)
+        of_time, of_mel = drawn.to(logmel.device, non_blocking=True).view(len(logmel), 2, self.stripes, 2).unbind(dim=1)
+        masked = _in_stripes(of_time, time_width, frames)[:, None, :, None]
+        return logmel.masked_fill(masked | _in_stripes(of_mel, mel_width, bins)[:, None, None, :], 0.0)
 
-        for _ in range(self.stripes):
-            logmel = mask_along_axis_iid(logmel, time_width, 0.0, axis=2)
-        for _ in range(self.stripes):
-            logmel = mask_along_axis_iid(logmel, mel_width, 0.0, axis=3)
-        return logmel
+
+def _batch_uniforms(logmel: Tensor, n: int) -> Tensor:
+    """Return ``(batch, n)`` uniform numbers in [0, 1) from torch's global generator.
+
+    They are drawn in the order of `torchaudio.functional.mask_along_axis_iid`, which therefore masks the same stripes
+    from the same generator: a width for each clip, then a start for each clip, stripe by stripe.
+    """
+    drawn = [torch.rand(len(logmel), device=logmel.device, dtype=logmel.dtype) for _ in range(n)]
+    return torch.stack(drawn, dim=1)
 
 
 def _in_stripes(drawn: Tensor, width: int, size: int) -> Tensor:

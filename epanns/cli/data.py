@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from epanns.cli.options import EXISTING, PATH, EpannsCommand, emit, json_option, log, out_option, progress_counter
+from epanns.cli.options import EXISTING, OUTPUT, EpannsCommand, emit, json_option, log, out_option, progress_counter
 
 if TYPE_CHECKING:
     from epanns.data.manifest import Manifest
@@ -147,7 +147,7 @@ def folder(
 
 
 @_manifest_command
-@click.argument("root", type=PATH)
+@click.argument("root", type=OUTPUT)
 @click.option("--clips", default=1000, show_default=True, help="How many; 3/5 train, 1/5 val, 1/5 test.")
 @click.option("--classes", default=10, show_default=True, help="Kinds of sound events, up to 12.")
 @click.option("--seconds", default=2.0, show_default=True, help="Length of each clip.")

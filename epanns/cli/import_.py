@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from epanns.atomic import refuse_existing
-from epanns.cli.options import EpannsCommand, emit, json_option, log, out_option, progress_counter
+from epanns.cli.options import EXISTING_FILE, EpannsCommand, emit, json_option, log, out_option, progress_counter
 from epanns.models.tasks import TASKS
 
 
@@ -23,7 +23,7 @@ from epanns.models.tasks import TASKS
 )
 @click.option(
     "--labels",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    type=EXISTING_FILE,
     help="CSV index,mid,display_name with one line per class.  [default: AudioSet's or YAMNet's own, else numbers]",
 )
 @click.option(

@@ -1,54 +1,72 @@
 """`epanns info`: what a checkpoint or a released file holds, and where it comes from."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from epanns.cli.doctor import core_packages, version_lines
 from epanns.cli.options import EXISTING, EpannsCommand, emit, json_option, log
+from epanns.errors import CheckpointError, PruningError
+from epanns.printable import printable
+
+if TYPE_CHECKING:
+    from epanns.models.checkpoint import Checkpoint
 
 _LISTED_LABELS = 6
 
 
 @click.command("info", cls=EpannsCommand)
-@click.argument("checkpoint", type=EXISTING)
+@click.argument("checkpoint", type=EXISTING, required=False)
 @click.option("--sample-rate", type=int, help="In Hz, for a released file that does not hold its front end.")
+@click.option("--versions", is_flag=True, help="Versions of epanns and of the packages it needs; no CHECKPOINT.")
 @json_option
-def command(checkpoint: Path, sample_rate: int | None, as_json: bool) -> None:
+def command(checkpoint: Path | None, sample_rate: int | None, versions: bool, as_json: bool) -> None:
     """Show architecture, widths, labels, provenance and plan of CHECKPOINT, a folder or a .pth/.pt of PANNs."""
+    if versions == (checkpoint is not None):
+        raise click.UsageError("give either CHECKPOINT or --versions")
+    if checkpoint is None:
+        packages = core_packages()
+        emit({"core": [asdict(package) for package in packages]}, "\n".join(version_lines(packages)), as_json)
+        return
     from epanns.models.checkpoint import read_checkpoint
 
     found = read_checkpoint(checkpoint, sample_rate=sample_rate)
     for assumption in found.provenance["assumed"]:
         log(f"{checkpoint}: {assumption}")
     result = {"path": str(checkpoint), **found.summary()}
-    emit(result, describe(result), as_json)
+    emit(result, describe(result, _plan(found, checkpoint)), as_json)
 
 
-def describe(summary: Mapping[str, Any]) -> str:
-    """Return the summary of a checkpoint as lines for people."""
+def describe(summary: Mapping[str, Any], plan: str) -> str:
+    """Return the summary of a checkpoint and its pruning plan as lines for people.
+
+    Control characters in names that come from the checkpoint are escaped.
+    """
     front_end, provenance, labels = summary["front_end"], summary["provenance"], summary["labels"]
+    listed = "; ".join(map(printable, labels[:_LISTED_LABELS]))
     rest = len(labels) - _LISTED_LABELS
-    versions = provenance.get("versions") or {}
+    versions = ", ".join(f"{name} {version}" for name, version in (provenance.get("versions") or {}).items())
     rows = {
-        "network": f"{summary['name']}, family {summary['family']}, head {summary['head']}, "
+        "network": f"{printable(summary['name'])}, family {summary['family']}, head {summary['head']}, "
         f"{_kernels(summary)}embedding {summary['embedding_size']}",
         "task": summary["task"],
         "parameters": f"{summary['n_params']:,} trainable; {summary['n_params_with_statistics']:,} with batch-norm "
         f"statistics (Keras' total); {summary['n_params_folded']:,} with batch norms folded",
         "front end": f"{front_end['sample_rate']} Hz, {_front_end(summary['family'], front_end)}",
         "widths": _widths(summary["widths"]),
-        "labels": f"{len(labels)}: {'; '.join(labels[:_LISTED_LABELS])}" + (f"; and {rest} more" if rest > 0 else ""),
-        "source": provenance["source"],
+        "labels": f"{len(labels)}: {listed}" + (f"; and {rest} more" if rest > 0 else ""),
+        "source": printable(provenance["source"]),
         "weights": f"sha256 {provenance['sha256']}",
         "parent": f"sha256 {parent}" if (parent := provenance.get("parent_sha256")) else "none",
-        "plan": _plan(provenance.get("plan")),
+        "plan": printable(plan),
         "recipe": _recipe(provenance["recipe"]),
-        "written with": ", ".join(f"{name} {version}" for name, version in versions.items()) or "not recorded",
+        "written with": printable(versions or "not recorded"),
     }
-    return "\n".join([summary["path"], *(f"  {name:<13} {value}" for name, value in rows.items())])
+    return "\n".join([printable(summary["path"]), *(f"  {name:<13} {value}" for name, value in rows.items())])
 
 
 def _kernels(summary: Mapping[str, Any]) -> str:
@@ -77,11 +95,15 @@ def _widths(widths: Mapping[str, int]) -> str:
 def _recipe(steps: Sequence[Mapping[str, Any]]) -> str:
     from epanns.models.recipe import describe_step
 
-    lines = [f"{number}. {describe_step(step)}" for number, step in enumerate(steps, start=1)]
+    lines = [f"{number}. {printable(describe_step(step))}" for number, step in enumerate(steps, start=1)]
     return f"\n{'':<16}".join(lines) or "nothing recorded"
 
 
-def _plan(plan: Mapping[str, Any] | None) -> str:
-    from epanns.pruning.plan import PruningPlan
+def _plan(checkpoint: "Checkpoint", path: Path) -> str:
+    from epanns.pruning.plan import recorded_plan
 
-    return "none" if plan is None else PruningPlan.from_dict(plan).summary()
+    try:
+        plan = recorded_plan(checkpoint.provenance, checkpoint.spec)
+    except PruningError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+    return "none" if plan is None else plan.summary()

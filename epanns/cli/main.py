@@ -1,17 +1,21 @@
 """The `epanns` command: a static table of commands, each imported when it is used."""
 
 import importlib
+import io
+import os
 import sys
 import traceback
 
 import click
 
-from epanns.cli.options import speaker, tell_once
+from epanns.cli.options import tell_once, write_error
+from epanns.cli.terminal import prepare_streams, write_message
 from epanns.errors import EpannsError, did_you_mean
 
 # name -> (module, line of help); the help stands here so that `epanns --help` imports no command.
 COMMANDS: dict[str, tuple[str, str]] = {
     "quickstart": ("quickstart", "Train, prune, recover, fine-tune and report on generated sound, in minutes."),
+    "doctor": ("doctor", "Check packages, threads, GPU and extras on this machine."),
     "models": ("models", "List the networks epanns can build and the released files it knows."),
     "import": ("import_", "Turn a released PANNs or E-PANNs file into a checkpoint."),
     "info": ("info", "Show what a checkpoint holds and where it comes from."),
@@ -69,25 +73,49 @@ def cli() -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; the one place where an error becomes a line on stderr and an exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    prepare_streams()
     try:
         code = cli.main(args=arguments, standalone_mode=False)
     except EpannsError as error:
-        if "--debug" in arguments:
-            traceback.print_exc()
+        _trace(arguments)
         tell_once(error)
         sys.exit(error.exit_code)
     except OSError as error:  # a full disk, a missing permission, a path through a file: the system's own words say it
-        if "--debug" in arguments:
-            traceback.print_exc()
-        place = f"{error.filename}: " if error.filename else ""
-        click.echo(
-            f"{speaker()}: {place}{error.strerror or error}; check the path, its permissions and the disk", err=True
-        )
+        _trace(arguments)
+        place = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes) else ""
+        write_error(f"{place}{error.strerror or error}; check the path, its permissions and the disk")
         sys.exit(1)
     except click.Abort:
-        click.echo("epanns: stopped", err=True)
+        write_error("stopped")
         sys.exit(130)
     except click.ClickException as error:
-        error.show()
+        shown = io.StringIO()
+        error.show(shown)
+        write_message(shown.getvalue().removesuffix("\n"))
         sys.exit(error.exit_code)
+    except Exception as error:
+        if not _wants_memory(error):
+            raise  # a mistake in epanns: its traceback is wanted
+        _trace(arguments)
+        write_error(
+            f"out of memory ({_first_line(error)}); free memory, or use a smaller --batch-size or fewer processes"
+        )
+        sys.exit(1)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _trace(arguments: list[str]) -> None:
+    """Print the traceback of the present error where ``--debug`` is given."""
+    if "--debug" in arguments:
+        write_message(traceback.format_exc().removesuffix("\n"))
+
+
+def _wants_memory(error: Exception) -> bool:
+    """Return whether memory was wanting: torch has errors of its own for it, on CUDA a class, on CPUs only a text."""
+    torch_error = getattr(sys.modules.get("torch"), "OutOfMemoryError", MemoryError)
+    of_torch = isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
+    return isinstance(error, MemoryError | torch_error) or of_torch
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]

@@ -1,11 +1,9 @@
 """What every command shares: configuration files, JSON output, progress, option types."""
 
 import functools
-import json
 import os
 import re
 import sys
-import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,27 +11,60 @@ from typing import Any, TypeVar
 
 import click
 
+from epanns.cli.terminal import json_text, write_message, write_result
 from epanns.distributed import process_group, rank, started_by_torchrun
 from epanns.errors import ConfigError, EpannsError, did_you_mean
 from epanns.heap import keep_freed_memory
+from epanns.notes import notes_to
+from epanns.printable import printable
+from epanns.toml_file import read_toml
 
-EXISTING = click.Path(exists=True, path_type=Path)
-PATH = click.Path(path_type=Path)
+
+class _PathType(click.Path):
+    """A path that can be used: neither empty nor with a NUL character, which a TOML file may hold."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the path, or refuse it."""
+        text = os.fspath(value)
+        if not text or "\0" in text:
+            raise ConfigError(f"{_named(param)} {text!r}: must be neither empty nor hold a NUL character; name a path")
+        return super().convert(value, param, ctx)
+
+
+class _OutputType(_PathType):
+    """A path to write at.
+
+    It has a name, and its full path is UTF-8: files that are written there name the path. ``.``, ``..`` and paths that
+    end so become full paths.
+    """
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the path, or refuse it."""
+        path = Path(super().convert(value, param, ctx))
+        if path.name in ("", ".."):
+            path = path.resolve()
+        if not path.name:
+            raise ConfigError(f"{_named(param)} {os.fspath(value)!r}: must have a name; give a path in a folder")
+        try:
+            str(path.absolute()).encode()
+        except UnicodeEncodeError as error:
+            raise ConfigError(
+                f"{_named(param)} {str(path.absolute())!r}: its full path must be UTF-8; choose another path"
+            ) from error
+        return path
+
+
+def _named(parameter: click.Parameter | None) -> str:
+    return "path" if parameter is None else max(parameter.opts, key=len)
+
+
+EXISTING = _PathType(exists=True, path_type=Path)
+EXISTING_FILE = _PathType(exists=True, dir_okay=False, path_type=Path)
+PATH = _PathType(path_type=Path)
+OUTPUT = _OutputType(path_type=Path)
 
 T = TypeVar("T")
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
-
-
-def read_toml(path: Path) -> dict[str, Any]:
-    """Return what a TOML file says.
-
-    Raises:
-        ConfigError: If it cannot be read.
-    """
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read as TOML ({error})") from error
 
 
 def _fill_defaults(context: click.Context, parameter: click.Parameter, path: Path | None) -> None:
@@ -86,7 +117,7 @@ class EpannsCommand(click.Command):
         self.params += [
             click.Option(
                 ["--config"],
-                type=click.Path(exists=True, dir_okay=False, path_type=Path),
+                type=EXISTING_FILE,
                 is_eager=True,
                 expose_value=False,
                 callback=_fill_defaults,
@@ -96,13 +127,23 @@ class EpannsCommand(click.Command):
         ]
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command, but not several times at once where it knows nothing of other processes."""
+        """Run the command, but not several times at once where it knows nothing of other processes.
+
+        Notes of the library become lines on stderr.
+        """
         if started_by_torchrun() and not hasattr(self.callback, "runs_in_process_group"):
             raise ConfigError(
                 f"epanns {self.name} works in one process: start it without torchrun, which is for train, finetune and "
                 "evaluate"
             )
-        return super().invoke(ctx)
+        try:
+            with notes_to(log):
+                return super().invoke(ctx)
+        except (BrokenPipeError, EOFError) as error:  # not of stdout, which `write_result` answers for
+            raise EpannsError(
+                f"a process that worked for this one has ended ({type(error).__name__}): run the command again, "
+                "with fewer processes if memory is short"
+            ) from error
 
 
 def json_option(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -112,7 +153,7 @@ def json_option(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def out_option(help_text: str, *, required: bool = True) -> Decorator:
     """Add ``--out``, a path that the command writes to."""
-    return click.option("--out", type=PATH, required=required, help=help_text)
+    return click.option("--out", type=OUTPUT, required=required, help=help_text)
 
 
 def in_process_group(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -129,9 +170,16 @@ def in_process_group(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def emit(result: Mapping[str, Any], text: str, as_json: bool) -> None:
-    """Print the result of a command, one JSON object or text for people; of several processes the first one prints."""
+    """Print the result of a command, one JSON object or text for people; of several processes the first one prints.
+
+    Control characters of both are made visible; a name within `text` that could hold a line feed is made `printable`
+    by the caller.
+
+    Raises:
+        OutputError: If stdout is closed or full.
+    """
     if rank() == 0:
-        click.echo(json.dumps(result, ensure_ascii=False, allow_nan=False) if as_json else text)
+        write_result(json_text(result) if as_json else printable(text, lines=True))
 
 
 def progress_bar(items: Iterable[T], *, description: str, total: int | None = None, unit: str = "it") -> Iterator[T]:
@@ -177,14 +225,19 @@ def progress_counter(description: str, unit: str) -> Iterator[Callable[[int, int
 def log(message: str) -> None:
     """Write one line for people to stderr; of several processes the first one writes."""
     if rank() == 0:
-        click.echo(message, err=True)
+        write_message(message)
 
 
 def tell_once(error: EpannsError) -> None:
     """Write on stderr what went wrong, unless that was done: a command may do so before it tidies up."""
     if not error.told:
-        click.echo(f"{speaker()}: {error}", err=True)
+        write_error(str(error))
         error.told = True
+
+
+def write_error(message: str) -> None:
+    """Write one line on stderr that begins with the name of the program."""
+    write_message(printable(f"{speaker()}: {message}"))
 
 
 def speaker() -> str:

@@ -9,9 +9,8 @@ import click
 
 from epanns.cli.options import Decorator
 from epanns.cli.sections import SectionedCommand
-from epanns.training.config import RULES, TrainingConfig
+from epanns.training.config import RULES, TrainingConfig, option_of
 from epanns.training.presets import PRESETS, read_training
-from epanns.training.rules import option_of
 
 # Section of the help -> setting of TrainingConfig -> help of its option, which has its name.
 _SETTINGS: Mapping[str, Mapping[str, str]] = {

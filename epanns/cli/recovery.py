@@ -40,7 +40,7 @@ def recovery_options(command: Callable[..., None]) -> Callable[..., None]:
     )(command)
 
 
-class RecoveryName(click.ParamType[str]):
+class RecoveryName(click.types.StringParamType):  # click.ParamType is generic from 8.4 on
     """Name of a recovery: none, bn, ls, ls+bn or distil:STEPS."""
 
     name = "none|bn|ls|ls+bn|distil:STEPS"
@@ -97,5 +97,6 @@ def recovery_lines(recovery: Mapping[str, Any] | None) -> list[str]:
         lines.append(
             f"{distilled['steps']} steps of distillation: error {distilled['before']:.1%} before, "
             f"{distilled['after']:.1%} after; {kept}"
+            f"{'' if distilled['embedding_channels'] else '; on logits alone, as no plan relates the embeddings'}"
         )
     return lines

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from epanns.cli.options import EXISTING, log, read_toml
+from epanns.cli.options import EXISTING, log
 from epanns.cli.yamnet import frozen_and_told
 from epanns.errors import ConfigError
+from epanns.toml_file import read_toml
 
 if TYPE_CHECKING:
     from epanns.data.dataset import PackDataset
@@ -119,6 +120,7 @@ class Steps:
         from epanns.models.tasks import DECISIVE_SCORES
         from epanns.sweeps.trial import validation_on
         from epanns.training.between import finetuning_between
+        from epanns.training.metrics import STEP_0_KEPT
 
         packs, config, frozen = _read(file)
         by_default = stays_frozen(dense.provenance)
@@ -148,8 +150,9 @@ class Steps:
 
             def between(network: "Tagger", step: int) -> "Tagger":
                 trained = finetune(network, step)
-                score = DECISIVE_SCORES[trained.spec.task]
-                best = f"validation {score} {steps_of(trained.provenance)[-1][f'validation_{score}']:.4f}"
+                score, done = DECISIVE_SCORES[trained.spec.task], steps_of(trained.provenance)[-1]
+                best = f"validation {score} {done[f'validation_{score}']:.4f}"
+                best += "" if done["best_step"] else f" ({STEP_0_KEPT})"
                 watch.tell(f"[{step}/{self.steps}] cut and fine-tuned: {best}; {runs.folder}/step{step}")
                 return trained
 

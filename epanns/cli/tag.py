@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from epanns.cli.options import EXISTING, PATH, EpannsCommand, emit, json_option
+from epanns.cli.options import EXISTING, OUTPUT, EpannsCommand, emit, json_option
 
 if TYPE_CHECKING:
     from epanns.models.tagger import Tagger
@@ -23,7 +23,7 @@ _WINDOW_SECONDS = 10  # the clip length PANNs were trained on
 @click.option("--top", type=click.IntRange(1), default=5, show_default=True, help="Tags shown per window.")
 @click.option("--window", type=click.FloatRange(0, min_open=True), help="Seconds per window; whole files up to 30 s.")
 @click.option("--hop", type=click.FloatRange(0, min_open=True), help="Seconds between windows; by default --window.")
-@click.option("--csv", "csv_path", type=PATH, help="Also write every class of every window here.")
+@click.option("--csv", "csv_path", type=OUTPUT, help="Also write every class of every window here.")
 @json_option
 def command(
     checkpoint: Path,

@@ -16,7 +16,7 @@ from epanns.cli.yamnet import built_on, freeze_option, frozen_and_told, refuse_c
 from epanns.distributed import on_rank_zero, rank
 from epanns.errors import EpannsError, Interrupted, TrainingError
 from epanns.training.config import TrainingConfig
-from epanns.training.metrics import CURVE, TABLE
+from epanns.training.metrics import CURVE, STEP_0_KEPT, TABLE
 from epanns.training.run_options import SAVE_EVERY
 
 if TYPE_CHECKING:
@@ -177,6 +177,7 @@ def run(
     from epanns.training.folder import start_over_once
     from epanns.training.learner import require_learner
     from epanns.training.teacher import teacher_of
+    from epanns.training.validation import require_positives
 
     if tensorboard:
         require_tensorboard()
@@ -190,6 +191,7 @@ def run(
     refuse_leak(train, val, part="validation")
     teacher_of(model, teacher, config)  # what does not fit is refused before an earlier run is deleted
     require_learner(model, config)
+    require_positives(val)
     if fresh:
         on_rank_zero(lambda: start_over_once(out))
     log(f"training on {describe_clips(train)}, sampler {config.sampler}; validation on {describe_clips(val)}")
@@ -256,5 +258,6 @@ def classes_of(count: int) -> str:
 def describe(result: "TrainingResult", out: Path) -> str:
     """Return the result in words."""
     best = f"best validation {result.chosen_by} {result.best_score:.4f} at step {result.best_step} of {result.steps}"
+    best += "" if result.best_step else f" ({STEP_0_KEPT})"
     took = f"{result.seconds:.0f} s" if result.seconds >= 1 else "under 1 s"
     return f"{out}: {best}, {took}; see {TABLE} and {CURVE}.svg"

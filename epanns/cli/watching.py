@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TextIO
 
-import click
-
+from epanns.cli.terminal import write_message
+from epanns.printable import printable
 from epanns.training.config import TrainingConfig
 from epanns.training.metrics import scores_of
 
@@ -103,9 +103,9 @@ class Watch:
     def tell(self, line: str) -> None:
         """Write a line for people, above the bar where there is one."""
         if self._bar is None:
-            click.echo(line, file=self._stream)
+            write_message(line, stream=self._stream)
         else:
-            self._bar.write(line, file=self._stream)
+            self._bar.write(printable(line, lines=True), file=self._stream)
 
     def close(self) -> None:
         """Leave the bar as it is and go on below it."""

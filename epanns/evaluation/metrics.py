@@ -97,6 +97,18 @@ def _recall(target: NDArray[np.bool_], is_right: NDArray[np.bool_]) -> NDArray[n
     return np.where(counts > 0, is_right @ target.astype(np.float64) / np.maximum(counts, 1), math.nan)
 
 
+def mean_loss(predictions: Predictions) -> float:
+    """Return the mean loss of the scores, in nats: binary cross-entropy, or cross-entropy where clips have one class.
+
+    A score of 0 or 1 on the wrong side counts as a logarithm of -100, as in torch's `BCELoss`, so the mean is finite.
+    """
+    with np.errstate(divide="ignore"):
+        present, absent = (np.maximum(np.log(part), -100) for part in (predictions.scores, 1 - predictions.scores))
+    if predictions.task == "single-label":
+        return float(-present[predictions.target].mean())
+    return float(-np.where(predictions.target, present, absent).mean())
+
+
 def average_precision(target: NDArray[np.bool_], scores: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the average precision of each class by scikit-learn, NaN for a class without positives.
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from epanns.errors import CheckpointError
-from epanns.models.checkpoint import CONFIG
+from epanns.models.checkpoint import CONFIG, checkpoint_folder
 from epanns.models.checkpoint_config import CheckpointConfig
 
 _PLACES = ("*", "*.steps/*")  # checkpoints, and what `epanns prune --between` leaves beside its result
@@ -16,6 +16,7 @@ def find_unpruned(checkpoint: Path) -> Path | None:
     there, by the sha256 of their weights: each tells that of its parent. Weights are not read. What is not pruned, or
     was pruned from a released file, has none.
     """
+    checkpoint = checkpoint_folder(checkpoint)
     config = CheckpointConfig.read(checkpoint / CONFIG) if (checkpoint / CONFIG).is_file() else None
     if config is None or config.provenance["plan"] is None:
         return None

@@ -1,5 +1,8 @@
-"""Checkpoints of epanns: a folder of config.json, model.safetensors, labels.csv and README.md.
+"""Checkpoints of epanns: a folder of config.json, model.safetensors, labels.csv, README.md and checksums.json.
 
+checksums.json has the sha256 of the four others and is checked on load: a folder in which labels, settings or weights
+were changed is refused. README.md, the model card, may be edited or removed: a change of it is a note. Folders without
+checksums.json, which earlier versions wrote, load with a note.
 Released PANNs and E-PANNs files are read by `epanns.models.released`.
 """
 
@@ -19,15 +22,21 @@ from epanns.installed import versions
 from epanns.labels import LabelSet
 from epanns.models.card import model_card
 from epanns.models.checkpoint_config import CheckpointConfig, is_config
+from epanns.models.checksums import CHECKSUMS, check_files, write_checksums
 from epanns.models.recipe import recipe_problems, steps_of
 from epanns.models.spec import ModelSpec
 from epanns.models.tagger import Tagger
 from epanns.models.tensors import TensorForm, difference, expected_forms, forms_of, parameters_of
 from epanns.models.zoo import build_model
+from epanns.text_file import read_text
 
-CONFIG, WEIGHTS, LABELS, CARD = FILES = ("config.json", "model.safetensors", "labels.csv", "README.md")
+CONFIG, WEIGHTS, LABELS, CARD = _HASHED = ("config.json", "model.safetensors", "labels.csv", "README.md")
+FILES = (*_HASHED, CHECKSUMS)
+_NEEDED = (CONFIG, WEIGHTS, LABELS)
 
 _PACKAGES = ("torch", "torchaudio", "torch-pruning", "numpy", "safetensors")
+_LABEL_BYTES = 1024  # of one class in labels.csv at most, on average; a short file is read whatever its lines are
+_LABELS_BYTES = 1 << 20
 _DTYPES = {"F32": "float32", "I64": "int64"}  # safetensors' names of what our networks hold
 
 
@@ -92,7 +101,7 @@ def load(path: str | Path, *, sample_rate: int | None = None) -> Tagger:
 
 def read_checkpoint(path: str | Path, *, sample_rate: int | None = None, head: str | None = None) -> Checkpoint:
     """Read a checkpoint folder or a released file; `head` as in `released.read_released`."""
-    path = Path(path)
+    path = checkpoint_folder(path)
     if path.is_file():
         from epanns.models.released import read_released  # not above: it makes this module's `Checkpoint`
 
@@ -107,17 +116,27 @@ def read_checkpoint(path: str | Path, *, sample_rate: int | None = None, head: s
     return checkpoint
 
 
+def checkpoint_folder(path: str | Path) -> Path:
+    """Return the checkpoint folder that a path names, where it is a file of one; every other path as it is."""
+    path = Path(path)
+    is_part = path.name in FILES and path.is_file() and is_config(path.parent / CONFIG)
+    return path.parent if is_part else path
+
+
 def load_checkpoint(folder: str | Path) -> Checkpoint:
     """Read a checkpoint folder; everything is checked before the weights are loaded.
 
+    A folder without checksums.json, and a changed model card, give a `notes.Note`.
+
     Raises:
-        CheckpointError: If a file is missing, damaged or does not fit the others; the message names it.
+        CheckpointError: If a file is missing, damaged, changed or does not fit the others; the message names it.
     """
     folder = Path(folder)
     _check_files(folder)
     config = CheckpointConfig.read(folder / CONFIG)
     labels = _read_labels(folder / LABELS, config.spec)
     _check_weights(folder / WEIGHTS, config)
+    check_files(folder, required=_NEEDED, free=(CARD,), known={WEIGHTS: config.weights_sha256})
     provenance = config.provenance | {"sha256": config.weights_sha256}
     return Checkpoint(config.spec, load_file(folder / WEIGHTS), labels, provenance)
 
@@ -205,6 +224,7 @@ def _write(model: Tagger, folder: Path, place: Path, provenance: dict[str, Any])
             f"this {model.spec.name} has {len(model.labels)} labels for {model.spec.num_classes} classes and would not "
             "load again: set model.labels to one label per class"
         )
+    labels = _labels_text(model)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     if problem := difference(forms_of(tensors), expected_forms(model.spec)):
         raise CheckpointError(f"this {model.spec.name} does not fit its own spec and would not load again: {problem}")
@@ -217,13 +237,11 @@ def _write(model: Tagger, folder: Path, place: Path, provenance: dict[str, Any])
     digest = sha256_of(folder / WEIGHTS)
     n_params = sum(parameter.numel() for parameter in model.parameters())
     n_bytes = (folder / WEIGHTS).stat().st_size
+    config = CheckpointConfig(model.spec, digest, provenance).to_json()
     card = model_card(model.spec, model.labels, provenance, n_params=n_params, n_bytes=n_bytes)
-    for name, text in {
-        LABELS: model.labels.to_csv(),
-        CARD: card,
-        CONFIG: CheckpointConfig(model.spec, digest, provenance).to_json(),
-    }.items():
+    for name, text in {LABELS: labels, CARD: card, CONFIG: config}.items():
         (folder / name).write_text(text, encoding="utf-8", newline="\n")
+    write_checksums(folder, _HASHED)
     shutil.copymode(folder / CONFIG, folder / WEIGHTS)  # safetensors writes for the owner alone, whatever the umask
     return digest
 
@@ -253,7 +271,7 @@ def _check_files(folder: Path) -> None:
         previous = _sibling(folder, ".previous")
         hint = f"; an interrupted save left {previous}: rename it" if previous.is_dir() else ""
         raise CheckpointError(f"{folder}: no such file or folder{hint}")
-    missing = [name for name in (CONFIG, WEIGHTS, LABELS) if not (folder / name).is_file()]
+    missing = [name for name in _NEEDED if not (folder / name).is_file()]
     if missing:
         raise CheckpointError(
             f"{folder} is not a checkpoint: {', '.join(missing)} missing; "
@@ -262,8 +280,10 @@ def _check_files(folder: Path) -> None:
 
 
 def _read_labels(path: Path, spec: ModelSpec) -> LabelSet:
+    limit = max(_LABELS_BYTES, _LABEL_BYTES * spec.num_classes)
+    text = read_text(path, error=CheckpointError, limit=limit, remedy="give one line per class")
     try:
-        labels = LabelSet.from_csv(path)
+        labels = LabelSet.from_csv_text(text, str(path))
     except DataError as error:
         raise CheckpointError(str(error)) from error
     if len(labels) != spec.num_classes:
@@ -271,6 +291,19 @@ def _read_labels(path: Path, spec: ModelSpec) -> LabelSet:
             f"{path}: {len(labels)} labels for a network of {spec.num_classes} classes: give one line per class"
         )
     return labels
+
+
+def _labels_text(model: Tagger) -> str:
+    """Return the text of labels.csv, from which the same labels can be read again."""
+    text = model.labels.to_csv()
+    try:
+        text.encode()
+        is_readable = LabelSet.from_csv_text(text, LABELS) == model.labels
+    except (UnicodeEncodeError, DataError) as error:
+        raise CheckpointError(f"the labels of this {model.spec.name} cannot be saved ({error}): rename them") from error
+    if not is_readable:
+        raise CheckpointError(f"the labels of this {model.spec.name} would be others when read again: rename them")
+    return text
 
 
 def _check_weights(path: Path, config: CheckpointConfig) -> None:

@@ -9,12 +9,16 @@ from typing import Any
 
 from epanns import __version__
 from epanns.errors import CheckpointError, ConfigError, did_you_mean
+from epanns.json_file import LONGEST, parse_json, read_json
 from epanns.models.recipe import recipe_problems
 from epanns.models.spec import ModelSpec
+from epanns.text_file import read_text
 
 FORMAT = "epanns-checkpoint/1"
 
 _REMEDY = "correct the file or write the checkpoint again"
+_MOST = 8  # problems that a message names; the rest is counted
+_LONGEST_PROBLEM = 400  # characters
 
 
 def _is_table(value: object) -> bool:
@@ -82,14 +86,24 @@ class CheckpointConfig:
     provenance: dict[str, Any]
 
     def to_json(self) -> str:
-        """Return the text of the file."""
+        """Return the text of the file.
+
+        Raises:
+            CheckpointError: If the provenance holds what JSON or `parse` cannot: the file would not be read again.
+        """
         values = {
             "format": FORMAT,
             "model": self.spec.to_dict(),
             "weights_sha256": self.weights_sha256,
             "provenance": self.provenance,
         }
-        return json.dumps(values, indent=2, ensure_ascii=False) + "\n"
+        remedy = "give model.provenance, plan and recipe the values of JSON"
+        try:
+            text = json.dumps(values, indent=2, ensure_ascii=False) + "\n"
+        except (TypeError, ValueError, RecursionError) as error:
+            raise CheckpointError(f"this {self.spec.name} cannot be saved: provenance ({error}): {remedy}") from error
+        self.parse(text, f"this {self.spec.name} cannot be saved", remedy)
+        return text
 
     @classmethod
     def read(cls, path: Path) -> "CheckpointConfig":
@@ -98,11 +112,16 @@ class CheckpointConfig:
         Raises:
             CheckpointError: If it is no JSON, of an unknown format, or breaks a rule; every broken rule is named.
         """
-        values = _read_json(path)
+        return cls.parse(read_text(path, error=CheckpointError, limit=LONGEST, remedy=_REMEDY), str(path))
+
+    @classmethod
+    def parse(cls, text: str, source: str, remedy: str = _REMEDY) -> "CheckpointConfig":
+        """Check a text; `source` names it in messages, which end in `remedy`. Raises as `read` does."""
+        values = parse_json(text, source, error=CheckpointError, remedy=remedy)
         if not isinstance(values, dict) or values.get("format") != FORMAT:
             found = values.get("format") if isinstance(values, dict) else None
             raise CheckpointError(
-                f"{path}: format {found!r} is unknown, epanns {__version__} reads {FORMAT!r}: "
+                f"{source}: format {_cut(repr(found))} is unknown, epanns {__version__} reads {FORMAT!r}: "
                 "update epanns, or check that this is a checkpoint"
             )
         problems = _problems(values, _CONFIG, "")
@@ -111,28 +130,26 @@ class CheckpointConfig:
             if isinstance(provenance.get("recipe"), list):
                 problems += [f"provenance.{problem}" for problem in recipe_problems(provenance["recipe"])]
         if problems:
-            raise CheckpointError(f"{path}: {'; '.join(problems)}: {_REMEDY}")
+            rest = f" and {len(problems) - _MOST} more" if len(problems) > _MOST else ""
+            raise CheckpointError(f"{source}: {'; '.join(map(_cut, problems[:_MOST]))}{rest}: {remedy}")
         try:
             spec = ModelSpec.from_dict(values["model"])
         except ConfigError as error:
-            raise CheckpointError(f"{path}: {error}: {_REMEDY}") from error
+            raise CheckpointError(f"{source}: {_cut(str(error))}: {remedy}") from error
         return cls(spec, values["weights_sha256"], values["provenance"])
 
 
 def is_config(path: Path) -> bool:
     """Return whether a file is the config.json of a checkpoint of epanns, of whatever version."""
     try:
-        values = _read_json(path)
+        values = read_json(path, error=CheckpointError)
     except CheckpointError:
         return False
     return isinstance(values, dict) and str(values.get("format")).startswith("epanns-checkpoint/")
 
 
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:  # bad JSON and bad UTF-8 are ValueErrors
-        raise CheckpointError(f"{path}: cannot be read as JSON ({error}): {_REMEDY}") from error
+def _cut(text: str) -> str:
+    return text if len(text) <= _LONGEST_PROBLEM else f"{text[:_LONGEST_PROBLEM]}..."
 
 
 def _problems(values: Mapping[str, Any], rules: _Rules, prefix: str) -> list[str]:

@@ -36,7 +36,7 @@ def channels_last(model: nn.Module) -> Iterator[None]:
     They are the same numbers in another order in memory; afterwards they lie as they did.
     """
     before = [(parameter, parameter.data) for parameter in model.parameters() if parameter.dim() == 4]
-    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model.to(memory_format=torch.channels_last)
     try:
         yield
     finally:

@@ -28,7 +28,7 @@ class Convolution(nn.Conv2d):
         if torch.is_autocast_enabled("cpu"):
             precision = torch.get_autocast_dtype("cpu")
             input, weight = input.to(precision), weight.to(precision)
-        output = _NarrowConvolution.apply(input, weight)  # type: ignore[no-untyped-call]
+        output = _NarrowConvolution.apply(input, weight)
         return output if bias is None else output + bias.to(output.dtype)[:, None, None]
 
     @property

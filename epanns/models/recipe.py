@@ -46,6 +46,15 @@ def training_step_of(provenance: Mapping[str, Any]) -> str:
     return "finetune" if any(step["step"] != "transfer" for step in steps_of(provenance)) else "train"
 
 
+def is_untrained(provenance: Mapping[str, Any]) -> bool:
+    """Return whether weights are random before training: all of them, or those of classes new to the classifier."""
+    steps = steps_of(provenance)
+    trained = [index for index, step in enumerate(steps) if step["step"] in ("train", "finetune")]
+    since = steps[trained[-1] + 1 :] if trained else []
+    has_new_classes = any(step["step"] == "transfer" and step.get("new") for step in since)
+    return has_new_classes or training_step_of(provenance) == "train"
+
+
 def since_pruning(steps: Sequence[Step]) -> list[Step]:
     """Return the steps after the last pruning, or, where there was none, those after the first step, training."""
     pruned = [index for index, step in enumerate(steps) if step["step"] == "prune"]
@@ -65,7 +74,7 @@ def _step_problems(number: int, step: object) -> list[str]:
         return [f"{where}: must be a table, is {str(step)[:60]!r}"]
     name = step.get("step")
     if name not in STEPS:
-        return [f"{where}: step={name!r}{did_you_mean(str(name), STEPS)}: must be one of {', '.join(STEPS)}"]
+        return [f"{where}: step={repr(name)[:60]}{did_you_mean(str(name), STEPS)}: must be one of {', '.join(STEPS)}"]
     keys = _KEYS[str(name)]
     problems = [f"{where} ({name}): missing key {key!r}" for key in keys if key not in step]
     known = {**keys, **_OPTIONAL.get(str(name), {})}
@@ -74,6 +83,12 @@ def _step_problems(number: int, step: object) -> list[str]:
         for key, kind in known.items()
         if key in step and type(step[key]) is not kind
     ]
+    if isinstance(ratios := step.get("ratios"), dict):
+        problems += [
+            f"{where} ({name}): ratios[{layer!r}] must be a number in [0, 1], is {str(ratio)[:60]!r}"
+            for layer, ratio in ratios.items()
+            if type(ratio) not in (int, float) or not 0 <= ratio <= 1
+        ]
     if keys:
         extra = [key for key in step if key not in ("step", *known)]
         return problems + [f"{where} ({name}): unknown key {key!r}{did_you_mean(key, known)}" for key in extra]

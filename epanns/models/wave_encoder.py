@@ -29,7 +29,7 @@ class BiLSTM(nn.LSTM):
                 bias[hidden : 2 * hidden] = 1  # torch's order of gates: input, forget, cell, output
         self._init_flat_weights()
 
-    def forward(self, steps: Tensor) -> Tensor:
+    def forward(self, steps: Tensor) -> Tensor:  # type: ignore[override]  # the states alone
         """Map ``(batch, steps, in_features)`` to the states ``(batch, steps, 2 * hidden)``."""
         states: Tensor = nn.LSTM.forward(self, steps)[0]
         return states

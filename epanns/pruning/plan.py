@@ -118,13 +118,15 @@ class PruningPlan:
         """
         given = dict(values)
         if given.pop("format", None) != _FORMAT:
-            raise PruningError(f"pruning plan of format {values.get('format')!r}: this version reads {_FORMAT!r}")
+            raise PruningError(
+                f"pruning plan of format {repr(values.get('format'))[:60]}: this version reads {_FORMAT!r}"
+            )
         types = {"base": Mapping, "kept_channels": Mapping, "criterion": str, "ratios": Mapping, "seed": int}
         assert list(types) == [field.name for field in fields(cls)]
         problems = [f"unknown key {key!r}{did_you_mean(key, types)}" for key in given if key not in types]
         problems += [f"missing key {key!r}" for key in types if key not in given]
         problems += [
-            f"{key} must be {'a table' if kind is Mapping else kind.__name__}, is {given[key]!r}"
+            f"{key} must be {'a table' if kind is Mapping else kind.__name__}, is {repr(given[key])[:60]}"
             for key, kind in types.items()
             if key in given and (not isinstance(given[key], kind) or isinstance(given[key], bool))
         ]
@@ -135,8 +137,25 @@ class PruningPlan:
         try:
             base = ModelSpec.from_dict(given["base"])
         except ConfigError as error:
-            raise PruningError(f"pruning plan: base: {error}") from error
+            raise PruningError(f"pruning plan: base: {str(error)[:400]}") from error
         return cls(**{**given, "base": base})
+
+
+def recorded_plan(provenance: Mapping[str, Any], spec: ModelSpec) -> PruningPlan | None:
+    """Return the plan in the provenance of a network of `spec`; None where it has none.
+
+    Raises:
+        PruningError: If the plan is no plan, or leads to other widths than those of `spec`.
+    """
+    if not provenance.get("plan"):
+        return None
+    plan = PruningPlan.from_dict(provenance["plan"])
+    if plan.widths != dict(spec.widths):
+        raise PruningError(
+            f"the plan in the provenance of this {spec.name} leads to other widths than the network has: "
+            "correct provenance.plan in config.json, or write the checkpoint again"
+        )
+    return plan
 
 
 def compose(first: PruningPlan, second: PruningPlan) -> PruningPlan:
@@ -195,12 +214,12 @@ def remainder(first: PruningPlan, whole: PruningPlan) -> PruningPlan:
 
 def _mistyped_entries(kept_channels: Mapping[str, Any], ratios: Mapping[str, Any]) -> list[str]:
     problems = [
-        f"kept_channels of {layer} must be a list, is {kept!r}"
+        f"kept_channels of {layer} must be a list, is {repr(kept)[:60]}"
         for layer, kept in kept_channels.items()
         if not isinstance(kept, list)
     ]
     problems += [
-        f"ratio of {layer} must be a number in [0, 1), is {ratio!r}"
+        f"ratio of {layer} must be a number in [0, 1), is {repr(ratio)[:60]}"
         for layer, ratio in ratios.items()
         if isinstance(ratio, bool) or not isinstance(ratio, int | float) or not 0 <= ratio < 1
     ]

@@ -12,7 +12,7 @@ from epanns.reporting import figures
 from epanns.reporting.chart import Band, Chart, LegendEntry, Panel, Point, Series, Style
 from epanns.reporting.layout import PALETTE, lay_out
 from epanns.reporting.svg import to_svg
-from epanns.training.metrics import LINES, read_metrics
+from epanns.training.metrics import BEST, LINES, read_metrics
 
 _RUN = "training.json"
 _DECISIVE = {activation: DECISIVE_SCORES[task] for task, activation in TASKS.items()}
@@ -30,6 +30,8 @@ class Curve:
         score: Name of the score that chose the step that was kept: ``mAP``, or ``accuracy`` of single-label networks.
         loss: ``(step, mean training loss since the point before)``.
         scores: ``(step, validation score)``.
+        best_step: Step whose weights were kept; None in runs of earlier versions, which kept the first of those with
+            the highest score.
     """
 
     name: str
@@ -37,11 +39,13 @@ class Curve:
     score: str
     loss: tuple[tuple[float, float], ...]
     scores: tuple[tuple[float, float], ...]
+    best_step: float | None = None
 
     @property
     def best(self) -> tuple[float, float]:
-        """The step that was kept, the first of those with the highest score, and that score."""
-        return max(self.scores, key=lambda point: (point[1], -point[0]))
+        """The step that was kept, and its score."""
+        kept = [point for point in self.scores if point[0] == self.best_step]
+        return kept[0] if kept else max(self.scores, key=lambda point: (point[1], -point[0]))
 
 
 def is_run(folder: Path) -> bool:
@@ -67,7 +71,7 @@ def read_curve(folder: Path) -> Curve:
             raise ValueError(f"no {score}")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{folder}: cannot be read as a training run ({error})") from error
-    return Curve(folder.resolve().name, network, score, points["loss"], points[score])
+    return Curve(folder.resolve().name, network, score, points["loss"], points[score], rows[-1].get(BEST))
 
 
 def write_learning_curves(runs: Sequence[Path], out: Path, *, stem: str, images: bool = True) -> tuple[Path, ...]:

@@ -16,7 +16,7 @@ from epanns.models.spec import ModelSpec
 from epanns.models.tagger import Tagger
 from epanns.models.tasks import DECISIVE_SCORES
 from epanns.models.zoo import ZOO
-from epanns.pruning.plan import PruningPlan
+from epanns.pruning.plan import PruningPlan, recorded_plan
 from epanns.sweeps.device import device_of
 from epanns.sweeps.records import DECISIVE_PACKAGES, RunRecord, Stage
 
@@ -54,7 +54,7 @@ def record_of_checkpoint(
         name: Name of the checkpoint, for people.
         seconds: Wall-clock time of the evaluation.
     """
-    plan = None if not model.provenance.get("plan") else PruningPlan.from_dict(model.provenance["plan"])
+    plan = recorded_plan(model.provenance, model.spec)
     base = unpruned_spec(model.spec, plan, model.provenance.get("width"))
     layers = tuple(layer for layer, width in model.spec.widths.items() if width < base.widths[layer])
     steps = steps_of(model.provenance)
@@ -85,7 +85,7 @@ def record_of_checkpoint(
         plan_digest=None if plan is None else plan.digest,
         cost_before=profile(base, seconds=heard).summary(),
         cost_after=profile(model, seconds=heard).summary(),
-        stages=(Stage("evaluated", {split: scores.summary()}, 0.0),),
+        stages=(Stage("evaluated", {split: scores.summary()}, 0.0, best_step=_kept_step(steps)),),
         device=device_of(model),
         versions=versions(*DECISIVE_PACKAGES),
         seconds=round(seconds, 3),
@@ -129,6 +129,12 @@ def _seed_of(steps: Sequence[Step]) -> int:
     trained = [step["training"]["seed"] for step in steps if "training" in step]
     pruned = [step["seed"] for step in steps if step["step"] == "prune"]
     return int((trained or pruned or [0])[-1])
+
+
+def _kept_step(steps: Sequence[Step]) -> int | None:
+    """Return the step whose weights the last training kept; None where that is unknown or something came after it."""
+    found = steps[-1].get("best_step") if steps and "training" in steps[-1] else None
+    return found if type(found) is int else None
 
 
 def unpruned_spec(spec: ModelSpec, plan: PruningPlan | None, width: float | None = None) -> ModelSpec:

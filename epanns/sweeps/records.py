@@ -35,12 +35,15 @@ class Stage:
         seconds: Wall-clock time the stage took, without scoring.
         curve: Of training, step and validation score (mAP; accuracy of single-label networks) of every validation; left
             out of the JSON where there is none.
+        best_step: Of training, the step whose weights were kept and scored; 0 for those from before the training. None,
+            and left out of the JSON, where nothing was trained, and in records of earlier versions.
     """
 
     name: str
     scores: Mapping[str, Mapping[str, float | int | None]]
     seconds: float
     curve: Sequence[Sequence[float]] = ()
+    best_step: int | None = None
 
 
 @dataclass(frozen=True)
@@ -96,6 +99,8 @@ class RunRecord:
         for stage in values["stages"]:
             if not stage["curve"]:
                 del stage["curve"]
+            if stage["best_step"] is None:
+                del stage["best_step"]
         return {"format": FORMAT, **values}
 
     @classmethod
@@ -143,7 +148,14 @@ def read_records(folders: Iterable[Path]) -> list[RunRecord]:
 def _differences(one: RunRecord, other: RunRecord) -> list[str]:
     """Return the fields in which two records differ, apart from what differs when a run is repeated."""
     first, second = (
-        replace(record, seconds=0, device="", versions={}, stages=tuple(replace(s, seconds=0) for s in record.stages))
+        replace(
+            record,
+            seconds=0,
+            device="",
+            versions={},
+            # Records of earlier versions lack the best step.
+            stages=tuple(replace(stage, seconds=0, best_step=None) for stage in record.stages),
+        )
         for record in (one, other)
     )
     return [field.name for field in fields(RunRecord) if getattr(first, field.name) != getattr(second, field.name)]
@@ -169,6 +181,10 @@ def _is_text(value: object) -> bool:
 
 def _is_count(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _is_count_or_null(value: object) -> bool:
+    return value is None or _is_count(value)
 
 
 def _is_number(value: object) -> bool:
@@ -262,10 +278,13 @@ def _stage_problems(given: object, where: str) -> list[str]:
     problems = _key_problems(given, Stage, f"{where}.")
     if "name" in given and given["name"] not in STAGES:
         problems.append(f"{where}.name={given['name']!r}: must be one of {', '.join(STAGES)}")
-    if "seconds" in given and not _is_number(given["seconds"]):
-        problems.append(f"{where}.seconds={given['seconds']!r}: must be a finite number")
-    if "curve" in given and not _is_curve(given["curve"]):
-        problems.append(f"{where}.curve={str(given['curve'])[:60]!r}: must be a list of pairs, step and score")
+    for key, holds, rule in (
+        ("seconds", *_NUMBER),
+        ("curve", _is_curve, "a list of pairs, step and score"),
+        ("best_step", _is_count_or_null, "a whole number >= 0 or null"),
+    ):
+        if key in given and not holds(given[key]):
+            problems.append(f"{where}.{key}={str(given[key])[:60]!r}: must be {rule}")
     scores = given.get("scores", {})
     if not isinstance(scores, dict):
         return [*problems, f"{where}.scores={scores!r}: must be an object, split -> scores"]

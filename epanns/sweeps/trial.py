@@ -2,7 +2,7 @@
 
 import copy
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from epanns.data.loader import make_loader
 from epanns.data.sampler import sequential_batches
 from epanns.data.task import in_the_models_order, refuse_leak
 from epanns.errors import ConfigError
-from epanns.evaluation.metrics import evaluate
+from epanns.evaluation.metrics import evaluate, mean_loss
 from epanns.evaluation.predict import predict
 from epanns.evaluation.protocol import EvaluationProtocol
 from epanns.installed import versions
@@ -38,6 +38,7 @@ from epanns.sweeps.records import DECISIVE_PACKAGES, RunRecord, Stage
 from epanns.training.config import TrainingConfig
 from epanns.training.finetune import finetune
 from epanns.training.frozen import frozen_in
+from epanns.training.metrics import LOSS
 from epanns.training.run_options import OnStep, RunOptions
 from epanns.training.validation import Validation
 
@@ -79,7 +80,7 @@ class _Trial:
     def run_base(self) -> RunRecord:
         """Train the base, or take a checkpoint, and score it."""
         started = time.perf_counter()
-        curve: Sequence[Sequence[float]] = ()
+        trained: dict[str, Any] = {}
         if self.asked["checkpoint"]:
             model = load(self.asked["checkpoint"])
             self._put_in_order_of(model)
@@ -89,8 +90,8 @@ class _Trial:
             with random_state_kept():
                 torch.manual_seed(derive_seed("weights", training.seed))
                 model = self._untrained()
-            model, curve = self._train(model, training, self.folder.path / "base")
-        stage = replace(self._stage("dense", model, time.perf_counter() - started), curve=curve)
+            model, trained = self._train(model, training, self.folder.path / "base")
+        stage = replace(self._stage("dense", model, time.perf_counter() - started), **trained)
         return self._record(model, model, None, (stage,))
 
     def _untrained(self) -> Tagger:
@@ -105,7 +106,8 @@ class _Trial:
         base_record = base_folder.read_record()
         dense = load(self.asked["checkpoint"] or base_folder.path / "base")
         self._put_in_order_of(dense)
-        model, plan, stages = dense, None, [replace(base_record.stages[0], seconds=0.0, curve=())]
+        as_scored = replace(base_record.stages[0], seconds=0.0, curve=(), best_step=None)
+        model, plan, stages = dense, None, [as_scored]
         if self.config.get("ratio") != 0:
             started = time.perf_counter()
             step = plan_of(dense, self.config, self._measured_by_criterion())
@@ -126,8 +128,8 @@ class _Trial:
             training = frozen_in(training, asked, by_default=stays_frozen(dense.provenance))
             # The control learns from itself as it was.
             teacher = copy.deepcopy(dense) if self.config.get("teacher") == "dense" else None
-            model, curve = self._train(model, training, self.folder.path / "finetuned", teacher)
-            stages.append(replace(self._stage("finetuned", model, time.perf_counter() - started), curve=curve))
+            model, trained = self._train(model, training, self.folder.path / "finetuned", teacher)
+            stages.append(replace(self._stage("finetuned", model, time.perf_counter() - started), **trained))
         return self._record(dense, model, plan, tuple(stages))
 
     def _put_in_order_of(self, model: Tagger) -> None:
@@ -136,8 +138,8 @@ class _Trial:
 
     def _train(
         self, model: Tagger, training: TrainingConfig, out: Path, teacher: Tagger | None = None
-    ) -> tuple[Tagger, Sequence[Sequence[float]]]:
-        """Train in a run folder of the trial; return the network with its best weights, and the validation scores."""
+    ) -> tuple[Tagger, dict[str, Any]]:
+        """Train in a run folder of the trial; return the network with its best weights, and what its stage records."""
         result = finetune(
             model,
             self.packs["train"],
@@ -147,7 +149,7 @@ class _Trial:
             options=RunOptions(on_step=self.on_step),
             teacher=teacher,
         )
-        return load(out), result.curve
+        return load(out), {"curve": result.curve, "best_step": result.best_step}
 
     def _stage(self, name: str, model: Tagger, seconds: float) -> Stage:
         scores = {}
@@ -211,7 +213,7 @@ def refuse_too_many(calibration_clips: int, dataset: PackDataset) -> None:
 
 
 def validation_on(dataset: PackDataset, protocol: EvaluationProtocol | None = None) -> Validation:
-    """Return the scoring that chooses checkpoints: macro mAP, and accuracy of single-label networks.
+    """Return the scoring that chooses checkpoints: macro mAP, accuracy of single-label networks, and the mean loss.
 
     Args:
         dataset: Clips to score.
@@ -220,8 +222,10 @@ def validation_on(dataset: PackDataset, protocol: EvaluationProtocol | None = No
     protocol = protocol or EvaluationProtocol()
 
     def score(model: Tagger) -> dict[str, float]:
-        scores = evaluate(predict(model, dataset, protocol), dataset.labels, protocol, bootstrap=0)
-        return {"mAP": scores.mAP} if scores.accuracy is None else {"mAP": scores.mAP, "accuracy": scores.accuracy}
+        predictions = predict(model, dataset, protocol)
+        scores = evaluate(predictions, dataset.labels, protocol, bootstrap=0)
+        accuracy = {} if scores.accuracy is None else {"accuracy": scores.accuracy}
+        return {"mAP": scores.mAP, **accuracy, LOSS: mean_loss(predictions)}
 
     settings = protocol.settings()
-    return Validation(score, {**dataset.identity(), **({"protocol": settings} if settings else {})})
+    return Validation(score, {**dataset.identity(), **({"protocol": settings} if settings else {})}, dataset)

@@ -1,15 +1,14 @@
 """What a training run does, as data."""
 
-import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import Any
 
 from epanns.data.crop import LONGEST_SECONDS, SHORT_CLIPS, SHORTEST_SECONDS, Crop
 from epanns.data.sampler import SAMPLERS
-from epanns.errors import ConfigError, did_you_mean
+from epanns.errors import ConfigError
 from epanns.models.tasks import TASKS
-from epanns.training.rules import TRUTH, Rule, breaches, number, one_of, or_none, whole
+from epanns.strict import POSITIVE, TRUTH, Rule, breaches, from_table, number, one_of, or_none, values_of, whole
 
 SCHEDULES = ("constant", "cosine", "linear")
 PRECISIONS = ("float32", "bfloat16")
@@ -18,10 +17,10 @@ TEACHER_WEIGHTS = ("distil_weight", "feature_weight")
 RULES: Mapping[str, Rule] = {
     "iterations": whole(1),
     "batch_size": whole(1),
-    "learning_rate": number("a finite number > 0", lambda value: 0 < value < math.inf),
+    "learning_rate": POSITIVE,
     "schedule": one_of(SCHEDULES),
     "warmup_iterations": whole(0),
-    "mixup_alpha": number("a finite number >= 0; 0 switches mixup off", lambda value: 0 <= value < math.inf),
+    "mixup_alpha": number("a finite number >= 0; 0 switches mixup off", lambda value: value >= 0),
     "spec_augment": TRUTH,
     "dropout": TRUTH,
     "sampler": one_of(SAMPLERS),
@@ -37,18 +36,18 @@ RULES: Mapping[str, Rule] = {
     "freeze_yamnet": TRUTH,
     "head_iterations": whole(0),
     "backbone_rate": number(
-        "a finite number > 0; freeze_backbone keeps the backbone as it is", lambda value: 0 < value < math.inf
+        "a finite number > 0; freeze_backbone keeps the backbone as it is", lambda value: value > 0
     ),
     "task": or_none(one_of(TASKS)),
     "precision": one_of(PRECISIONS),
     "compile": TRUTH,
     "accumulate": whole(1),
-    "clip_norm": number("a finite number >= 0; 0 switches clipping off", lambda value: 0 <= value < math.inf),
+    "clip_norm": number("a finite number >= 0; 0 switches clipping off", lambda value: value >= 0),
     "ema_decay": number("a number in [0, 1); 0 switches the average off", lambda value: 0 <= value < 1),
     "distil_weight": number(
         "a number in [0, 1]: 0 hears labels alone, 1 the teacher alone", lambda value: 0 <= value <= 1
     ),
-    "feature_weight": number("a finite number >= 0; 0 leaves embeddings alone", lambda value: 0 <= value < math.inf),
+    "feature_weight": number("a finite number >= 0; 0 leaves embeddings alone", lambda value: value >= 0),
     "teacher_precision": or_none(one_of(PRECISIONS)),
     "seed": whole(0),
 }
@@ -127,7 +126,7 @@ class TrainingConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if problems := breaches(asdict(self), RULES) or self._contradictions():
+        if problems := breaches(values_of(self), RULES, hint=_option_hint) or self._contradictions():
             raise ConfigError("training: " + "; ".join(problems))
 
     def _contradictions(self) -> list[str]:
@@ -185,10 +184,19 @@ class TrainingConfig:
         return kept
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "TrainingConfig":
-        """Read settings; missing ones keep their defaults, unknown ones are all named in the `ConfigError`."""
-        known = {field.name for field in fields(cls)}
-        problems = [f"unknown key {key!r}{did_you_mean(key, known)}" for key in values if key not in known]
-        if problems:
-            raise ConfigError("training: " + "; ".join(problems))
-        return cls(**values)
+    def from_dict(cls, values: object) -> "TrainingConfig":
+        """Return the settings of a table; missing keys keep their defaults.
+
+        Raises:
+            ConfigError: With every unknown key and wrong value, or if it is no table.
+        """
+        return from_table(cls, values, RULES, what="training: ", hint=_option_hint)
+
+
+def option_of(name: str) -> str:
+    """Return the option of the command line that gives a setting."""
+    return f"--{name.replace('_', '-')}"
+
+
+def _option_hint(name: str) -> str:
+    return f" ({option_of(name)})"

@@ -25,7 +25,7 @@ from epanns.training.memory import memory_errors_told
 from epanns.training.run_options import RunOptions
 from epanns.training.state import TrainingState
 from epanns.training.teacher import teacher_of
-from epanns.training.validation import Validation
+from epanns.training.validation import Validation, indistinct, require_positives
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class TrainingResult:
     """How a run ended.
 
     Attributes:
-        best_step: Step whose weights were kept, those with the best validation score.
+        best_step: Step whose weights were kept, those with the best validation score; 0 for those from before training.
         best_score: That score.
         steps: Steps done in all.
         seconds: Time spent, over all resumptions.
@@ -91,6 +91,8 @@ def finetune(
     require_same_task(model, dataset)
     taught_by = teacher_of(model, teacher, config)
     require_learner(model, config)
+    if validation.clips is not None:
+        require_positives(validation.clips)
     folder = RunFolder(Path(out), identity_of(model, dataset, config, validation, teacher))
     options = (options or RunOptions()).heard_once()
     with (
@@ -101,6 +103,8 @@ def finetune(
     ):
         if ended is not None:
             return TrainingResult(**ended)
+        if validation.clips is not None and (note := indistinct(validation.clips, model.spec.task)):
+            options.tell(note)
         with memory_errors_told(config, folder.kept), kernels_tried_out():
             run = Run(Learner(model, config, taught_by), folder, validation, options)
             with run.logging():

@@ -14,7 +14,7 @@ from epanns.atomic import fsync_folder, is_free_for, partial_of, sha256_of_json,
 from epanns.claim import Work, claim, require_claimable, require_same
 from epanns.distributed import restarts, torchrun_id
 from epanns.errors import CheckpointError, OutputError
-from epanns.models.checkpoint import CARD, CONFIG, LABELS, WEIGHTS, load_checkpoint, save_checkpoint
+from epanns.models.checkpoint import CONFIG, FILES, load_checkpoint, save_checkpoint
 from epanns.models.recipe import training_step_of
 from epanns.models.tagger import Tagger
 from epanns.training import events, metrics
@@ -152,7 +152,8 @@ class RunFolder:
     def _put_in_place(self, best_step: int) -> None:
         """Make a checkpoint folder of the run's folder; harmless when done twice."""
         best = self.best(best_step)
-        for name in (LABELS, CARD, WEIGHTS, CONFIG):  # the config last: without it the folder is no checkpoint
+        # The config last: without it the folder is no checkpoint.
+        for name in sorted(FILES, key=lambda name: name == CONFIG):
             if (best / name).exists():
                 (best / name).replace(self.path / name)
         fsync_folder(self.path)
@@ -245,7 +246,7 @@ def start_over(path: Path) -> None:
         return
     if not (path / _RUN).exists():
         raise OutputError(f"{path} is no training run and is left alone: choose another --out")
-    finished = {_RUN, CONFIG, WEIGHTS, LABELS, CARD, metrics.TABLE, metrics.LINES, *CURVES, events.FOLDER}
+    finished = {_RUN, *FILES, metrics.TABLE, metrics.LINES, *CURVES, events.FOLDER}
     logs = path / events.FOLDER
     foreign = {file.name for file in path.iterdir()} - finished - {file.name for file in _leftovers(path)}
     foreign |= {f"{logs.name}/{file.name}" for file in {*logs.glob("*")} - {*logs.glob(events.EVENT_FILES)}}

@@ -69,7 +69,7 @@ class Learner:
             model.freeze_backbone()
         if config.freeze_yamnet:
             freeze_yamnet(model)
-        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # as convolutions read it
+        model.to(memory_format=torch.channels_last)  # as convolutions read it
         self.model, self.config, self.teacher = model, config, teacher
         self.optimizer = build_optimizer(model, config)
         self._shared = SharedNetwork(model, called=CompiledNetwork(model) if config.compile else model)

@@ -3,7 +3,7 @@
 import math
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import replace
 
@@ -12,13 +12,14 @@ from epanns.data.loader import make_loader
 from epanns.data.sampler import StepBatches, make_stream
 from epanns.distributed import any_of, gather, on_rank_zero, world_size
 from epanns.errors import Interrupted, TrainingError
+from epanns.models.recipe import is_untrained
 from epanns.models.tasks import DECISIVE_SCORES
 from epanns.signals import Stopped, StopRequest
 from epanns.training.ahead import BatchesAhead
 from epanns.training.events import event_log
 from epanns.training.folder import RunFolder
 from epanns.training.learner import Learner
-from epanns.training.metrics import row_of, scores_of
+from epanns.training.metrics import LOSS, row_of, scores_of
 from epanns.training.parallel import require_same_step
 from epanns.training.run_options import RunOptions
 from epanns.training.schedule import learning_rate_at
@@ -39,6 +40,7 @@ class Run:
         self.learner, self.config, self.folder, self.validation = learner, learner.config, folder, validation
         self.options = options
         self.chosen_by = DECISIVE_SCORES[learner.model.spec.task]
+        self.begins_untrained = is_untrained(learner.model.provenance)
         self.state = folder.resume(learner, options.tell) or TrainingState()
         require_same_step(self.state.step)
 
@@ -146,7 +148,8 @@ class Run:
         self.save()
         state, best = self.state, self.folder.best(self.state.best_step)
         good, last = state.step - state.skipped_in_a_row, state.step + 1
-        missing = dict.fromkeys(scores_of(state.history[-1]) if state.history else (), math.nan)
+        before = state.history[-1] if state.history else {}
+        missing = dict.fromkeys([*scores_of(before), *([LOSS] if LOSS in before else [])], math.nan)
         at_last = replace(state, step=last, skipped=state.skipped + 1)
         row = row_of(at_last, learning_rate_at(state.step, self.config), missing)
         on_rank_zero(lambda: self.folder.write_metrics([*state.history, row]))
@@ -175,17 +178,30 @@ class Run:
             self.save()  # the same command comes to it again at once
             raise
         state.seconds += time.perf_counter() - started
+        if is_best := self._is_best(scores):
+            state.best_step, state.best_score = state.step, scores[self.chosen_by]
+            state.best_loss = scores.get(LOSS, math.nan)
         row = row_of(state, learning_rate_at(max(0, state.step - 1), self.config), scores)
         state.history.append(row)
         state.loss_sum, state.norm_sum, state.loss_count = 0.0, 0.0, 0
-        if scores[self.chosen_by] > state.best_score:
-            state.best_step, state.best_score = state.step, scores[self.chosen_by]
+        if is_best:
             on_rank_zero(lambda: self.folder.keep_best(self.learner.network_to_score, state, self.chosen_by))
         on_rank_zero(lambda: self.folder.write_metrics(state.history))
         self.log(row)
         self.save()
         if self.options.on_validation is not None:
             self.options.on_validation(state)
+
+    def _is_best(self, scores: Mapping[str, float]) -> bool:
+        """Return whether this step replaces the best one: by its score, or at equal scores by its validation loss.
+
+        An untrained step 0 yields to every trained step of the same score, whatever its loss.
+        """
+        state, score = self.state, scores[self.chosen_by]
+        if score != state.best_score:
+            return score > state.best_score
+        yields = state.best_step == 0 and self.begins_untrained
+        return yields or scores.get(LOSS, math.nan) < state.best_loss
 
     def save(self) -> None:
         """Save what the run needs to go on."""

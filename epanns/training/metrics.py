@@ -17,24 +17,31 @@ if TYPE_CHECKING:
 TABLE, LINES = "metrics.csv", "metrics.jsonl"
 CURVE = "learning_curve"  # name, without suffix, of the figure that `reporting` makes of them
 _BEFORE_SCORES = ("step", "loss", "gradient_norm", "learning_rate")
-_BEHIND_SCORES = ("skipped", "seconds", "data_seconds")
+LOSS = "validation_loss"  # key of a validation's mean loss, which decides between equal scores
+BEST = "best_step"  # column of the step that was kept as the best when the row was written
+STEP_0_KEPT = "no trained step was better: the weights from before training are kept"
+_BEHIND_SCORES = (LOSS, BEST, "skipped", "seconds", "data_seconds")
 
 
 def row_of(state: "TrainingState", learning_rate: float, scores: Mapping[str, float]) -> dict[str, float]:
     """Return the row of a validation; means over no step are NaN.
 
     Args:
-        state: Of the run, before its sums over the steps since the last row are set back.
+        state: Of the run, after the best step was chosen and before its sums over the steps since the last row are
+            set back.
         learning_rate: Of the last step.
-        scores: Of the validation.
+        scores: Scores of the validation and, where it measures one, its loss.
     """
     count = state.loss_count or math.nan
     before = (state.step, state.loss_sum / count, state.norm_sum / count, learning_rate)
-    behind = (state.skipped, round(state.seconds, 3), round(state.data_seconds, 3))
     return {
         **dict(zip(_BEFORE_SCORES, before, strict=True)),
-        **scores,
-        **dict(zip(_BEHIND_SCORES, behind, strict=True)),
+        **scores_of(scores),
+        **({LOSS: scores[LOSS]} if LOSS in scores else {}),
+        BEST: state.best_step,
+        "skipped": state.skipped,
+        "seconds": round(state.seconds, 3),
+        "data_seconds": round(state.data_seconds, 3),
     }
 
 

@@ -1,5 +1,6 @@
 """Everything a training run needs to go on where it was: files that appear whole and carry their checksum."""
 
+import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -43,6 +44,7 @@ class TrainingState:
         step: Optimisation steps done, skipped ones included.
         best_step: Step of the best validation, or -1.
         best_score: Its mAP, or accuracy of a single-label network.
+        best_loss: Its validation loss; NaN where the validation measures none, and in states of earlier versions.
         loss_sum: Sum of the losses since the last validation, of the steps that were not skipped.
         norm_sum: Sum of the gradient norms of the same steps.
         loss_count: Their number.
@@ -56,6 +58,7 @@ class TrainingState:
     step: int = 0
     best_step: int = -1
     best_score: float = -1.0
+    best_loss: float = math.nan
     loss_sum: float = 0.0
     norm_sum: float = 0.0
     loss_count: int = 0

@@ -37,7 +37,7 @@ def _forward(norm: _BatchNorm, x: Tensor) -> Tensor:
         return type(norm).forward(norm, x)
     norm._check_input_dim(x)  # type: ignore[no-untyped-call]
     wide = x.to(torch.promote_types(x.dtype, torch.float32))
-    y, count, mean, variance = _Normalised.apply(wide, norm.weight, norm.bias, norm.eps)  # type: ignore[no-untyped-call]
+    y, count, mean, variance = _Normalised.apply(wide, norm.weight, norm.bias, norm.eps)
     if norm.running_mean is not None and norm.running_var is not None and norm.num_batches_tracked is not None:
         norm.num_batches_tracked.add_(1)
         share = 1 / float(norm.num_batches_tracked) if norm.momentum is None else norm.momentum

@@ -7,10 +7,11 @@ Crops, SpecAugment's stripes and the pairs of mixup are those of the student::
 
 L is the loss of the student's task: binary cross-entropy on sigmoids, cross-entropy on a softmax. The teacher hears the
 mixtures themselves, so its scores are their targets as they are. D is `relative_distance`, at the embedding behind
-`fc1`, which keeps its size when layers are pruned; what `fc1` reads does not.
+`fc1`, which keeps its size when layers are pruned; what `fc1` reads does not. Where the embedding is the channels of a
+layer, the kept channels are compared.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -22,6 +23,7 @@ from epanns.models.pooling import ModelOutput, probabilities_of
 from epanns.models.recipe import steps_of
 from epanns.models.tagger import Tagger
 from epanns.models.tensors import weights_digest
+from epanns.pruning.embedding import Places, shared_channels
 from epanns.seeding import random_state_kept
 from epanns.training.config import TEACHER_WEIGHTS, TrainingConfig
 from epanns.training.losses import LOSSES
@@ -33,10 +35,11 @@ class DistillationTarget:
 
     Attributes:
         scores: ``(batch, classes)`` float32 in [0, 1], in the order of the student's classes.
-        embedding: ``(batch, embedding_size)`` float32.
+        embedding: ``(batch, channels)`` float32: the channels that the student's embedding has too.
         activation: The student's, which decides the loss.
         distil_weight: Of the loss on the scores; the labels have the rest.
         feature_weight: Of the distance of the embeddings.
+        places: Those channels' places in the student's embedding; by default all of it.
     """
 
     scores: Tensor
@@ -44,6 +47,7 @@ class DistillationTarget:
     activation: str
     distil_weight: float
     feature_weight: float
+    places: Places = field(default_factory=lambda: slice(None))
 
     def loss(self, of_labels: Tensor, output: ModelOutput) -> Tensor:
         """Return the student's whole loss.
@@ -57,7 +61,7 @@ class DistillationTarget:
         if not self.feature_weight:
             return loss
         embedding = output.get("hidden", output["embedding"]).float()
-        return loss + self.feature_weight * relative_distance(embedding, self.embedding)
+        return loss + self.feature_weight * relative_distance(embedding[:, self.places], self.embedding)
 
 
 class Teacher:
@@ -71,10 +75,11 @@ class Teacher:
         """
         _require_fit(network, student, config)
         self._network = network.to(next(student.parameters()).device)
-        self._network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._network.to(memory_format=torch.channels_last)
         places = same_classes(network.labels, student.labels)
         self._order = [places[index] for index in range(len(student.labels))]
         self._activation, self._config = student.spec.activation, config
+        self._compared = shared_channels(student, network)
         # Where the student hears the waveform it hears no stripes, so the teacher shall hear none.
         self._masks = config.spec_augment and student.spec.reads_logmel
 
@@ -97,7 +102,8 @@ class Teacher:
                 output = network(waveform, mixup_lambda)
         scores = probabilities_of(output["clipwise_logits"].float(), self._activation)[:, self._order]
         weights = config.distil_weight, config.feature_weight
-        return DistillationTarget(scores, output["embedding"].float(), self._activation, *weights)
+        embedding = output["embedding"].float()[:, self._compared.teacher]
+        return DistillationTarget(scores, embedding, self._activation, *weights, self._compared.student)
 
 
 def teacher_of(student: Tagger, network: Tagger | None, config: TrainingConfig) -> Teacher | None:
@@ -165,8 +171,9 @@ def _require_fit(network: Tagger, student: Tagger, config: TrainingConfig) -> No
             config.spec_augment and ours.reads_logmel and not _has_front_end_of(network, student)
         ),
         f"feature_weight={config.feature_weight:g}: the teacher's embedding has {theirs.embedding_size} values, the "
-        f"student's {ours.embedding_size}; leave it out, or give a teacher with an embedding of this size": (
-            config.feature_weight > 0 and theirs.embedding_size != ours.embedding_size
+        f"student's {ours.embedding_size}, and no pruning plan relates them; leave it out, or give a teacher with an "
+        "embedding of this size, or the network that the student was cut from": (
+            config.feature_weight > 0 and not shared_channels(student, network).channels
         ),
     }
     for problem, holds in problems.items():

@@ -1,10 +1,13 @@
-"""How checkpoints are chosen."""
+"""How checkpoints are chosen, and which validation clips cannot choose one."""
 
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
+from epanns.data.dataset import PackDataset
 from epanns.distributed import broadcast, world_size
 from epanns.errors import CheckpointError, ConfigError, TrainingError
 from epanns.models.tagger import Tagger
@@ -17,12 +20,15 @@ class Validation:
 
     Attributes:
         score: Scores a model, which it must leave as it was. Its ``mAP`` decides or, for single-label networks, its
-            ``accuracy``; the higher the better.
+            ``accuracy``; the higher the better. Between equal scores the lower ``validation_loss`` decides, where it is
+            given.
         data: What the scores are measured on, in JSON values: part of a run's identity.
+        clips: The clips themselves; `finetune` reports where they cannot tell steps apart. None where they are unknown.
     """
 
     score: Callable[[Tagger], Mapping[str, float]]
     data: Mapping[str, Any]
+    clips: PackDataset | None = None
 
     def scores_of(self, model: Tagger, obey: Callable[[], None]) -> Mapping[str, float]:
         """Score a model, as rank 0 does it, and refuse scores that choose nothing.
@@ -57,3 +63,45 @@ class Validation:
                 "classes"
             )
         return scores
+
+
+def require_positives(clips: PackDataset) -> None:
+    """Raise `ConfigError` if no validation clip has a class, so that no score exists."""
+    if len(clips) and not clips.targets.counts().any():
+        raise ConfigError(
+            f"validation: none of the {len(clips):,} clips of {clips.dataset_name} has any of the "
+            f"{len(clips.labels):,} classes: no step can be scored; give labelled clips (--val)"
+        )
+
+
+def indistinct(clips: PackDataset, task: str) -> str | None:
+    """Return a note where the targets alone keep the score from telling steps apart; None where they do not.
+
+    A class that every clip has, or none has, adds the same to the mAP at every step. The accuracy on clips of one class
+    is highest for a network that gives every clip this class.
+
+    Args:
+        clips: The validation set, with at least one positive.
+        task: The network's: ``multi-label`` is chosen by mAP, ``single-label`` by accuracy.
+    """
+    counts, total = clips.targets.counts(), len(clips)
+    scored = np.flatnonzero(counts)
+    constant = np.flatnonzero(counts == total)
+    if not len(constant):
+        return None
+    first, many = clips.labels.names[constant[0]], len(constant)
+    which = f"class {first!r} is" if many == 1 else f"{many:,} classes, first {first!r}, are"
+    where = "the only validation clip" if total == 1 else f"every one of the {total:,} validation clips"
+    found = f"validation: {which} in {where} of {clips.dataset_name}"
+    more = "give validation clips with and without each class (--val)"
+    if task == "single-label":
+        return f"{found}: the accuracy is highest for a network that gives every clip this class; {more}"
+    if many < len(scored):
+        rest = f"{len(scored) - many:,} of {len(scored):,} scored classes choose the step"
+        return f"{found}: their average precision is 1 at every step, so {rest}; {more}"
+    absent = len(counts) - len(scored)
+    rest = f", and the other {absent:,} in none" if absent else ""
+    return (
+        f"{found}{rest}: the mAP is 1 at every step and cannot tell steps apart, so the lowest validation loss chooses "
+        f"the step; {more}"
+    )

@@ -12,12 +12,14 @@ import torch
 
 from epanns.cli.main import cli
 from epanns.cli.options import torch_device
-from epanns.cli.train import curve_drawn
+from epanns.cli.train import curve_drawn, describe
 from epanns.cli.watching import Watch
+from epanns.data.targets import SparseTargets
 from epanns.errors import CheckpointError, ConfigError, Interrupted, OutputError, PackError, TrainingError
 from epanns.labels import LabelSet
 from epanns.models.checkpoint import load, save_checkpoint
 from epanns.models.zoo import build_model
+from epanns.training.finetune import TrainingResult
 
 SHORT = ["--iterations", "4", "--batch-size", "8", "--validate-every", "2"]
 
@@ -304,3 +306,18 @@ def test_tag_windows_cover_the_file_and_the_csv_holds_every_class(runner, tmp_pa
         invoke(runner, *arguments)
     with pytest.raises(ConfigError, match="hop=0.5, .* have no meaning without a window"):
         invoke(runner, "tag", tagger, tmp_path / "a.wav", "--hop", 0.5)
+
+
+@pytest.mark.parametrize(("step", "said"), [(0, " (no trained step was better: the weights from before "), (2, ", ")])
+def test_the_last_line_says_where_the_weights_from_before_training_are_kept(tmp_path, step, said):
+    line = describe(TrainingResult(step, 0.5, 4, 2.0), tmp_path)
+    assert f"best validation mAP 0.5000 at step {step} of 4{said}" in line and line.endswith("learning_curve.svg")
+
+
+def test_clips_without_classes_are_refused_before_fresh_deletes_a_run(runner, tmp_path, packs, monkeypatch):
+    command = ["train", "Cnn14_8k", "--width", 0.03, *packs, *SHORT, "--iterations", 1, "--out", tmp_path / "run"]
+    assert invoke(runner, *command).exit_code == 0
+    monkeypatch.setattr(SparseTargets, "counts", lambda targets: np.zeros(targets.num_classes, np.int64))
+    with pytest.raises(ConfigError, match="validation: none of the 20 clips of synthetic has any of the 4 classes: no"):
+        invoke(runner, *command, "--fresh")
+    assert (tmp_path / "run" / "model.safetensors").exists()

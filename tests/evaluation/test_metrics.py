@@ -7,12 +7,14 @@ from statistics import NormalDist
 
 import numpy as np
 import pytest
+import torch
+import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, average_precision_score, recall_score, roc_auc_score
 
 from epanns.errors import DataError
-from epanns.evaluation.metrics import average_precision, d_prime, evaluate, roc_auc
+from epanns.evaluation.metrics import average_precision, d_prime, evaluate, mean_loss, roc_auc
 from epanns.evaluation.predict import Predictions
 from epanns.evaluation.protocol import EvaluationProtocol
 from epanns.labels import LabelSet
@@ -166,3 +168,15 @@ def test_accuracy_needs_one_class_for_each_clip():
     found.target[[4, 7], :2] = True
     with pytest.raises(DataError, match=r"2 of 50 clips have no or several classes, first 'clip4' with [23]: accuracy"):
         evaluate(found, LabelSet.numbered(6), WHOLE, bootstrap=0)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_mean_loss_is_that_of_torch_also_at_scores_of_0_and_1(seed):
+    target, scores = draw(seed, levels=4)
+    expected = F.binary_cross_entropy(torch.tensor(scores), torch.tensor(target).double())
+    assert mean_loss(predictions(target, scores)) == pytest.approx(float(expected), rel=1e-12)
+    choices = np.random.default_rng(seed).dirichlet(np.ones(7), 60)
+    classes = np.random.default_rng(seed).integers(7, size=60)
+    single = replace(predictions(np.eye(7, dtype=bool)[classes], choices), task="single-label")
+    expected = F.nll_loss(torch.tensor(choices).log(), torch.tensor(classes))
+    assert mean_loss(single) == pytest.approx(float(expected), rel=1e-12)

@@ -4,9 +4,13 @@ import pytest
 import torch
 
 from epanns.errors import PruningError
+from epanns.models.layouts import WITHOUT_FC1
 from epanns.models.recipe import describe_step, recipe_problems, steps_of
+from epanns.models.zoo import ZOO
+from epanns.pruning.embedding import shared_channels
 from epanns.pruning.prune import apply_plan, plan_pruning
 from epanns.pruning.recovery.distil import distil
+from tests.families import uneven
 
 SAMPLES = 80 * 70
 
@@ -159,3 +163,69 @@ def test_other_classes_are_refused(networks):
     pruned.reset_classifier(3)
     with pytest.raises(PruningError, match="the pruned network has 3 classes, dense 5: distil before reset_classifier"):
         distil(pruned, dense, calibration, steps=1)
+
+
+def one_of_each_family():
+    found = sorted({spec.family: name for name, spec in ZOO.items()}.values())
+    quick = {"Cnn6", "Cnn10", "Cnn14", "YAMNet", "YAMNet_linear", "YAMNet_projection", "LEAN"}
+    return [name if name in quick else pytest.param(name, marks=pytest.mark.slow) for name in found]
+
+
+@pytest.mark.parametrize("name", one_of_each_family())
+def test_every_family_is_distilled_where_its_last_layer_was_cut(name):
+    """The kept channels of an embedding that shrinks are compared; all of an embedding that does not."""
+    dense = uneven(name)
+    last = dense.layer_names[-1]
+    plan = plan_pruning(dense, ratios={last: 0.4, dense.layer_names[0]: 0.34})
+    pruned, clips = apply_plan(dense, plan), torch.randn(4, dense.spec.front_end.sample_rate // 2) / 9
+    done = distil(pruned, dense, lambda: [clips], steps=1)
+    assert done.embedding_channels == pruned.spec.embedding_size
+    shrinks = dense.spec.family in WITHOUT_FC1
+    assert (done.embedding_channels < dense.spec.embedding_size) == shrinks
+    again = apply_plan(pruned, plan_pruning(pruned, ratios={last: 0.4}))
+    kept = list(again.provenance["plan"]["kept_channels"][last])
+    for student, teacher, theirs in (
+        (pruned, dense, list(plan.kept_channels[last])),
+        (again, dense, kept),
+        (again, pruned, [plan.kept_channels[last].index(channel) for channel in kept]),
+    ):
+        found = shared_channels(student, teacher)
+        if not shrinks:
+            assert found == (dense.spec.embedding_size, slice(None), slice(None))
+            continue
+        assert found.teacher == theirs and found.channels == len(theirs) == student.spec.embedding_size
+        assert torch.arange(found.channels)[found.student].tolist() == list(range(found.channels))
+
+
+@pytest.fixture
+def cut_yamnet():
+    """A YAMNet whose last layer lost channels that were dead, with and without its plan."""
+    dense = uneven("YAMNet", least=6).eval()
+    last = dense.layer_names[-1]
+    plan = plan_pruning(dense, ratios={last: 0.5})
+    dropped = sorted({*range(dense.spec.embedding_size)} - {*plan.kept_channels[last]})
+    with torch.no_grad():
+        dense.fc_audioset.weight[:, dropped] = 0
+    return apply_plan(dense, plan), dense, plan
+
+
+def test_a_network_that_lost_channels_nobody_reads_is_at_distance_0(cut_yamnet):
+    """Only the right channels of the embedding are equal."""
+    pruned, dense, plan = cut_yamnet
+    clips = [torch.randn(6, 8_000) / 9]
+    assert distil(pruned, dense, lambda: clips, steps=1).before == pytest.approx(0, abs=1e-9)
+    pruned.provenance = {}
+    assert distil(pruned, dense, lambda: clips, steps=1, plan=plan).before == pytest.approx(0, abs=1e-9)
+    done = distil(pruned, dense, lambda: clips, steps=1)  # nothing tells which channels were kept
+    assert (done.embedding_channels, done.before) == (0, pytest.approx(0, abs=1e-9))
+
+
+def test_embeddings_that_no_plan_relates_are_not_compared(cut_yamnet):
+    pruned, dense, plan = cut_yamnet
+    last, size = dense.layer_names[-1], pruned.spec.embedding_size
+    others = sorted({*range(dense.spec.embedding_size)} - {*plan.kept_channels[last]})
+    disjoint = apply_plan(dense, type(plan)(dense.spec, {last: others}, "l1", {last: 0.5}, 0))
+    assert shared_channels(pruned, disjoint) == (0, [], [])
+    assert shared_channels(pruned, pruned) == (size, slice(None), slice(None))
+    pruned.provenance = {}
+    assert shared_channels(pruned, dense) == (0, [], [])

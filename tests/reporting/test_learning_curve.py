@@ -53,6 +53,11 @@ def test_the_score_that_chose_is_drawn_where_there_are_several(make_run):
     assert [(curve.score, curve.best) for curve in found] == [("accuracy", (10, 0.9)), ("mAP", (20, 0.6))]
 
 
+def test_the_step_that_was_kept_is_marked_where_several_have_the_highest_score(make_run):
+    kept = {"best_step": (0, 10, 20, 30), "validation_loss": (1.0, 0.9, 0.8, 0.7)}
+    assert read_curve(make_run("run", mAP=SCORES, **kept)).best == (30, 0.6)
+
+
 def test_runs_are_told_apart_without_colour():
     curves = [Curve(f"run{number}", "Cnn6", "mAP", ((1, 1),), ((0, 0.5), (1, 0.6))) for number in range(12)]
     (band,) = learning_chart(curves).bands

@@ -30,7 +30,7 @@ RECORD = RunRecord(
     cost_after=COST | {"n_params": 40},
     stages=(
         Stage("pruned", {"test": {"mAP": 0.2, "d_prime": None}}, 0.5),
-        Stage("finetuned", {"val": {"mAP": 0.7}, "test": {"mAP": 0.6}}, 30.0, [[0, 0.2], [100, 0.7]]),
+        Stage("finetuned", {"val": {"mAP": 0.7}, "test": {"mAP": 0.6}}, 30.0, [[0, 0.2], [100, 0.7]], best_step=100),
     ),
     device="cpu",
     versions={"torch": "2.11.0"},
@@ -174,3 +174,14 @@ def test_broken_files_are_named(tmp_path):
     write(path, RECORD, width=None)
     with pytest.raises(DataError, match=r"result.json: not a usable run record: width=None: must be a finite number"):
         read_records([tmp_path])
+
+
+def test_a_record_of_an_earlier_version_has_no_best_step_and_is_the_same_trial(tmp_path):
+    given = RECORD.to_dict()
+    assert "best_step" not in given["stages"][0] and given["stages"][1].pop("best_step") == 100
+    write(tmp_path / "records" / "old.json", RECORD, stages=given["stages"])
+    write(tmp_path / "records" / "new.json", RECORD)
+    assert read_records([tmp_path]) == [RECORD]
+    given["stages"][1]["best_step"] = -1
+    with pytest.raises(DataError, match=r"stages\[1\]\.best_step='-1': must be a whole number >= 0 or null"):
+        RunRecord.from_dict(given)

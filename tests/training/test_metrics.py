@@ -22,7 +22,7 @@ from epanns.training.state import TrainingState, saved_states
 from epanns.training.validation import Validation
 
 CONFIG = TrainingConfig(iterations=6, batch_size=4, validate_every=2, learning_rate=5e-3)
-COLUMNS = ["step", "loss", "gradient_norm", "learning_rate", "mAP", "skipped", "seconds", "data_seconds"]
+COLUMNS = ["step", "loss", "gradient_norm", "learning_rate", "mAP", "best_step", "skipped", "seconds", "data_seconds"]
 VALIDATION = Validation(lambda model: {"mAP": float(model.fc_audioset.weight.detach().abs().mean())}, {})
 
 

@@ -27,6 +27,7 @@ from epanns.training.learner import Learner
 from epanns.training.run_options import RunOptions
 from epanns.training.teacher import DistillationTarget, relative_distance, sha256_of, teacher_of
 from epanns.training.validation import Validation
+from tests.families import at_8k
 
 CONFIG = TrainingConfig(iterations=4, batch_size=4, learning_rate=5e-3, validate_every=2, distil_weight=0.5)
 LAST = Validation(lambda model: {"mAP": 0.5}, {})
@@ -239,6 +240,29 @@ def test_every_family_teaches_its_pruned_self(train, name):
     config = replace(CONFIG, feature_weight=0.5)
     outcome = learner_of(student, teacher, config).step(batch_of(train, config), 0)
     assert outcome.gradient_norm > 0 and not outcome.skipped
+
+
+@pytest.mark.parametrize("name", ["YAMNet", "YAMNet_linear"])
+def test_a_student_whose_embedding_was_cut_is_compared_on_the_kept_channels(train, name):
+    """Dropping channels that the classifier does not read moves nothing: the distance of the embeddings is 0."""
+    spec = at_8k(ZOO[name].scaled(1 / 32))
+    teacher = build_model(spec, labels=train.labels).eval()
+    dead = teacher.layer_names[-1]
+    student, plan = prune(teacher, ratio=0.5, layers=[dead])
+    with torch.no_grad():
+        teacher.fc_audioset.weight[:, sorted({*range(spec.embedding_size)} - {*plan.kept_channels[dead]})] = 0
+    config = replace(CONFIG, distil_weight=0.0, feature_weight=1.0, spec_augment=False)
+    waveform = batch_of(train, config).float_waveform()
+    distilled = teacher_of(student, teacher, config).target_of(waveform, None)
+    assert distilled.embedding.shape[1] == student.spec.embedding_size < teacher.spec.embedding_size
+    with torch.no_grad():
+        assert float(distilled.loss(torch.tensor(0.0), student.eval()(waveform))) == pytest.approx(0, abs=1e-9)
+    outcome = learner_of(student, teacher, config).step(batch_of(train, config), 0)
+    assert not outcome.skipped
+    student.provenance = {}
+    with pytest.raises(ConfigError, match="the student's 16, and no pruning plan relates them; leave it out, or give"):
+        teacher_of(student, teacher, config)
+    assert teacher_of(student, teacher, replace(config, distil_weight=0.5, feature_weight=0.0)) is not None
 
 
 def test_a_student_on_the_waveform_is_taught_without_stripes(make_model, train):

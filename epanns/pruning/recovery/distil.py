@@ -20,9 +20,13 @@ from epanns.errors import PruningError
 from epanns.models.modes import evaluation_mode, requires_grad_restored
 from epanns.models.recipe import with_step
 from epanns.models.tagger import Tagger
+from epanns.pruning.embedding import Places, SharedChannels, shared_channels
+from epanns.pruning.plan import PruningPlan
 from epanns.pruning.ranking.calibration import heard
 from epanns.pruning.recovery.walk import HELD_OUT_EVERY
 from epanns.seeding import numpy_generator
+
+Outputs = tuple[Tensor, ...]  # embedding and logits, or logits alone
 
 _BATCH = 16  # mixtures in a step
 _RATE = 3e-4  # Adam's, at its highest
@@ -41,6 +45,8 @@ class Distillation:
         before: Loss on held-out clips before the first step: the mean of the squared errors of embedding and logits,
             each relative to its variance.
         after: The same with the weights that are kept.
+        embedding_channels: Channels of the embedding that were compared; 0 where the logits alone were, since nothing
+            relates the channels of two embeddings of different sizes.
     """
 
     clips: int
@@ -48,6 +54,7 @@ class Distillation:
     best_step: int
     before: float
     after: float
+    embedding_channels: int
 
 
 def distil(
@@ -57,9 +64,12 @@ def distil(
     *,
     steps: int,
     seed: int = 0,
+    plan: PruningPlan | None = None,
     on_step: Callable[[int, float], None] | None = None,
 ) -> Distillation:
     """Lead a pruned network toward the unpruned one's embedding and logits, in place.
+
+    Where pruning removed channels of the embedding itself, the kept channels are compared.
 
     Args:
         pruned: Made from `dense` and of the same classes; best after `refit_readers`.
@@ -68,6 +78,8 @@ def distil(
             unlabelled, at least two clips. Every fifth clip is held out.
         steps: How many steps to do, > 0.
         seed: Of the mixtures.
+        plan: Leads from `dense` to `pruned`; by default the plans in the provenance of both tell which channels of the
+            embedding were kept. Without any, embeddings of different sizes are not compared.
         on_step: Called after each step with its number and its loss; what it raises ends the run.
 
     Raises:
@@ -80,7 +92,7 @@ def distil(
         raise PruningError(f"the pruned network has {ours} classes, dense {wanted}: distil before reset_classifier")
     clips = _Clips(waveforms, pruned)
     before = {name: value.clone() for name, value in pruned.state_dict().items()}
-    run = _Run(pruned, dense, clips, seed)
+    run = _Run(pruned, dense, clips, seed, shared_channels(pruned, dense, plan))
     try:
         with _learning(pruned), evaluation_mode(dense):
             done = run.descend(steps, on_step)
@@ -149,15 +161,16 @@ class _Clips:
 class _Run:
     """Two networks, the clips, and how far the one is from the other."""
 
-    def __init__(self, student: Tagger, teacher: Tagger, clips: _Clips, seed: int) -> None:
+    def __init__(self, student: Tagger, teacher: Tagger, clips: _Clips, seed: int, embedding: SharedChannels) -> None:
         self._student, self._teacher, self._clips, self._seed = student, teacher, clips, seed
+        self._embedding = embedding
 
     def descend(self, steps: int, on_step: Callable[[int, float], None] | None) -> Distillation:
         """Do the steps and put the best weights in."""
         student = self._student
         parameters = list(student.parameters())
         optimizer = torch.optim.Adam(parameters, lr=_RATE)
-        wanted = [self._outputs(self._teacher, clips) for clips in self._clips.held_out()]
+        wanted = [self._targets(clips) for clips in self._clips.held_out()]
         scale = _variances(wanted)
         before = best = self._judge(wanted, scale)
         if not math.isfinite(before):
@@ -168,7 +181,7 @@ class _Run:
             for group in optimizer.param_groups:
                 group["lr"] = _RATE * 0.5 * (1 + math.cos(math.pi * (step - 1) / steps))
             mixtures = self._clips.mixtures(self._seed, step)
-            loss = _distance(_outputs_of(student, mixtures), self._outputs(self._teacher, mixtures), scale)
+            loss = _distance(_outputs_of(student, mixtures, self._embedding.student), self._targets(mixtures), scale)
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
@@ -179,34 +192,39 @@ class _Run:
                 if judged < best:
                     best, best_step, kept = judged, step, copy.deepcopy(student.state_dict())
         student.load_state_dict(kept)
-        return Distillation(self._clips.total, steps, best_step, before, best)
+        return Distillation(self._clips.total, steps, best_step, before, best, self._embedding.channels)
 
     @torch.no_grad()
-    def _outputs(self, model: Tagger, clips: Tensor) -> tuple[Tensor, Tensor]:
-        return _outputs_of(model, clips)
+    def _targets(self, clips: Tensor) -> Outputs:
+        return _outputs_of(self._teacher, clips, self._embedding.teacher)
 
-    def _judge(self, wanted: list[tuple[Tensor, Tensor]], scale: tuple[Tensor, Tensor]) -> float:
+    @torch.no_grad()
+    def _judge(self, wanted: list[Outputs], scale: Outputs) -> float:
         total = n_clips = 0.0
         for clips, targets in zip(self._clips.held_out(), wanted, strict=True):
-            total += float(_distance(self._outputs(self._student, clips), targets, scale)) * len(clips)
+            found = _outputs_of(self._student, clips, self._embedding.student)
+            total += float(_distance(found, targets, scale)) * len(clips)
             n_clips += len(clips)
         return total / n_clips
 
 
-def _outputs_of(model: Tagger, clips: Tensor) -> tuple[Tensor, Tensor]:
-    """Return embedding and logits."""
+def _outputs_of(model: Tagger, clips: Tensor, compared: Places) -> Outputs:
+    """Return the compared channels of the embedding, where there are any, and the logits."""
     output = model(clips)
-    return output["embedding"], output["clipwise_logits"]
+    embedding = output["embedding"][:, compared]
+    return (embedding, output["clipwise_logits"]) if embedding.shape[1] else (output["clipwise_logits"],)
 
 
-def _variances(outputs: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    """Return the mean variance of embedding and logits over clips, or 1 where there is none."""
-    joined = [torch.cat(parts) for parts in zip(*outputs, strict=True)]
-    embedding, logits = ((part - part.mean(dim=0)).square().mean() for part in joined)
-    one = torch.ones_like(embedding)
-    return torch.where(embedding > 0, embedding, one), torch.where(logits > 0, logits, one)
+def _variances(outputs: list[Outputs]) -> Outputs:
+    """Return the mean variance of each output over clips, or 1 where there is none."""
+    variances = [_variance(torch.cat(parts)) for parts in zip(*outputs, strict=True)]
+    return tuple(torch.where(variance > 0, variance, torch.ones_like(variance)) for variance in variances)
 
 
-def _distance(outputs: tuple[Tensor, Tensor], wanted: tuple[Tensor, Tensor], scale: tuple[Tensor, Tensor]) -> Tensor:
+def _variance(values: Tensor) -> Tensor:
+    return (values - values.mean(dim=0)).square().mean()
+
+
+def _distance(outputs: Outputs, wanted: Outputs, scale: Outputs) -> Tensor:
     errors = [F.mse_loss(one, other) / size for one, other, size in zip(outputs, wanted, scale, strict=True)]
     return torch.stack(errors).mean()

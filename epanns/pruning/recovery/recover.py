@@ -105,7 +105,7 @@ def recover(
     if "bn" in parts:
         report["clips"] = recalibrate_batch_norm(pruned, batches(), plan=plan)
     if "distil" in parts:
-        done = distil(pruned, dense, batches, steps=distil_steps(method), seed=how.seed)
+        done = distil(pruned, dense, batches, steps=distil_steps(method), seed=how.seed, plan=plan)
         report["distil"] = asdict(done)
     return report
 

@@ -1,0 +1,78 @@
+"""The Slaney mel filterbank, from torchaudio or from its closed form; the only door to torchaudio."""
+
+import functools
+import importlib
+import math
+import warnings
+
+import torch
+from torch import Tensor
+
+_LINEAR_BELOW = 1000.0  # Hz; Slaney's scale is linear below and logarithmic above
+_HERTZ_PER_MEL = 200.0 / 3.0
+_LOG_STEP = math.log(6.4) / 27.0  # 27 mels lie between 1,000 and 6,400 Hz
+
+
+@functools.cache
+def torchaudio_problem() -> str | None:
+    """Return why torchaudio cannot be imported, on one line; None where it can.
+
+    Its compiled library loads only beside the release and the CUDA build of torch that it was made for. The failure is
+    an OSError, an ImportError or a RuntimeError, depending on what differs.
+    """
+    try:
+        importlib.import_module("torchaudio.functional")
+    except Exception as error:
+        return f"{type(error).__name__}: {' '.join(str(error).split())}"
+    return None
+
+
+def slaney_filterbank(frequency_bins: int, *, fmin: float, fmax: float, mel_bins: int, sample_rate: int) -> Tensor:
+    """Return ``(frequency_bins, mel_bins)`` float32: triangles over Slaney's mel scale, each of area 1 over Hz.
+
+    Args:
+        frequency_bins: Bins of the one-sided spectrum, from 0 Hz to half the sample rate.
+        fmin: Lower edge of the first triangle in Hz.
+        fmax: Upper edge of the last triangle in Hz.
+        mel_bins: Number of triangles.
+        sample_rate: In Hz.
+    """
+    with torch.device("cpu"):  # torchaudio cannot compute the filterbank under another default device, such as meta
+        if torchaudio_problem() is not None:
+            return _closed_form(frequency_bins, fmin, fmax, mel_bins, sample_rate)
+        from torchaudio.functional import melscale_fbanks
+
+        bank: Tensor = melscale_fbanks(frequency_bins, fmin, fmax, mel_bins, sample_rate, "slaney", "slaney")
+        return bank
+
+
+def _closed_form(frequency_bins: int, fmin: float, fmax: float, mel_bins: int, sample_rate: int) -> Tensor:
+    """Compute the filterbank from its definition (Slaney 1998, Auditory Toolbox).
+
+    The arithmetic is float32 in torchaudio's order, so that both give the same bits
+    (tests/audio/test_mel_filterbank.py).
+    """
+    bins = torch.linspace(0, sample_rate // 2, frequency_bins)[:, None]
+    edges = _hertz(torch.linspace(_mel(fmin), _mel(fmax), mel_bins + 2))
+    lower, centre, upper = edges[:-2], edges[1:-1], edges[2:]
+    rising = (bins - lower) / (centre - lower)
+    falling = (upper - bins) / (upper - centre)
+    bank = torch.minimum(rising, falling).clamp(min=0) * (2 / (upper - lower))
+    empty = int((bank.amax(dim=0) == 0).sum())
+    if empty:  # torchaudio warns of them too
+        warnings.warn(f"{empty} of {mel_bins} mel filters hold no frequency bin: give fewer mel bins", stacklevel=3)
+    return bank
+
+
+def _mel(frequency: float) -> float:
+    """Return the mel of a frequency in Hz."""
+    if frequency < _LINEAR_BELOW:
+        return frequency / _HERTZ_PER_MEL
+    return _LINEAR_BELOW / _HERTZ_PER_MEL + math.log(frequency / _LINEAR_BELOW) / _LOG_STEP
+
+
+def _hertz(mel: Tensor) -> Tensor:
+    """Return the frequencies in Hz of mels; the inverse of `_mel`."""
+    first_log_mel = _LINEAR_BELOW / _HERTZ_PER_MEL
+    logarithmic = _LINEAR_BELOW * torch.exp(_LOG_STEP * (mel - first_log_mel))
+    return torch.where(mel >= first_log_mel, logarithmic, _HERTZ_PER_MEL * mel)

@@ -1,0 +1,176 @@
+"""`epanns doctor`: whether the packages load, what this machine has, and what each extra would add."""
+
+import importlib
+import importlib.metadata
+import os
+import platform
+import re
+import time
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import click
+
+from epanns.cli.options import EpannsCommand, emit, json_option
+from epanns.installed import versions
+from epanns.optional import CORE, EXTRAS, install_command
+
+_MAY_FAIL = {"torchaudio": "the mel filterbank is computed without it, with the same values"}
+
+
+@dataclass(frozen=True)
+class Package:
+    """An installed or missing package.
+
+    Attributes:
+        version: None where it is not installed.
+        problem: Why it cannot be imported, on one line; None where it can.
+        lowest: The lowest release that epanns is tested with; None where any will do.
+    """
+
+    name: str
+    version: str | None
+    problem: str | None
+    lowest: str | None = None
+
+    def state(self) -> str:
+        """Return what a person has to know of the package."""
+        if self.version is None:
+            return "not installed"
+        if self.problem:
+            return "; ".join([f"cannot be imported ({self.problem})", *filter(None, [_MAY_FAIL.get(self.name)])])
+        if self.lowest and _numbers(self.version) < _numbers(self.lowest):
+            return f"ok, but older than {self.lowest}, the lowest release that is tested"
+        return "ok"
+
+
+@click.command("doctor", cls=EpannsCommand)
+@json_option
+def command(as_json: bool) -> None:
+    """Check that epanns works on this machine: packages, threads, GPU, extras. Exit code 1 where it does not.
+
+    Every package is imported, and a small network is built, pruned and run. An extra that is not installed is no
+    problem; its line names what it would add.
+    """
+    packages = core_packages()
+    extras = {name: [check_package(*item) for item in extra.packages.items()] for name, extra in EXTRAS.items()}
+    broken = [package.name for package in packages if package.problem and package.name not in _MAY_FAIL]
+    machine = {} if "torch" in broken else _devices()
+    trial = {} if broken else try_a_network()
+    works = not broken and trial.get("problem") is None
+    result = {
+        **_system(),
+        **machine,
+        "core": [asdict(package) for package in packages],
+        "extras": {name: [asdict(package) for package in found] for name, found in extras.items()},
+        "trial": trial or None,
+        "works": works,
+    }
+    lines = [
+        *version_lines(packages),
+        *_machine_lines(machine),
+        *(_extra_line(name, found) for name, found in extras.items()),
+        *([_line("trial", "", trial["problem"] or f"a small Cnn6: ok, {trial['seconds']:.1f} s")] if trial else []),
+        "epanns works here."
+        if works
+        else f"epanns cannot work here: {', '.join(broken) or 'the trial failed'}; "
+        "run pip install -e . in its source folder, in a new environment",
+    ]
+    emit(result, "\n".join(lines), as_json)
+    if not works:
+        click.get_current_context().exit(1)
+
+
+def core_packages() -> list[Package]:
+    """Import every package that epanns needs, and return what was found."""
+    return [check_package(name, module) for name, module in CORE.items()]
+
+
+def check_package(name: str, module: str) -> Package:
+    """Import a package and return its version, or why it cannot be imported."""
+    version, lowest = versions(name).get(name), _lowest_releases().get(name)
+    try:
+        importlib.import_module(module)
+    except Exception as error:  # compiled libraries fail as OSError, ImportError, AttributeError or RuntimeError
+        return Package(name, version, one_line(error), lowest)
+    return Package(name, version, None, lowest)
+
+
+def version_lines(packages: list[Package]) -> list[str]:
+    """Return a line about this machine, and one for each package."""
+    system = _system()
+    first = f"epanns {system['epanns']}, Python {system['python']}, {system['system']}"
+    return [first, *(_line(package.name, package.version or "", package.state()) for package in packages)]
+
+
+def try_a_network() -> dict[str, Any]:
+    """Build a narrow Cnn6, remove half of its filters and tag one second of silence.
+
+    Returns:
+        ``seconds`` it took, and the ``problem`` it ended in, on one line; None where it ended well.
+    """
+    started, problem = time.perf_counter(), None
+    try:
+        import torch
+
+        import epanns
+
+        pruned, _ = epanns.prune(epanns.build_model("Cnn6", width=0.0625).eval(), ratio=0.5)
+        with torch.inference_mode():
+            scores = pruned(torch.zeros(1, 32_000))["clipwise_output"]
+        if not bool(scores.isfinite().all()):
+            problem = "the scores of a small Cnn6 are not finite: torch computes wrong results here"
+    except Exception as error:  # whatever is wrong, the lines about the packages must still be printed
+        problem = f"a small Cnn6: {one_line(error)}"
+    return {"seconds": time.perf_counter() - started, "problem": problem}
+
+
+def one_line(error: Exception) -> str:
+    """Return an error's kind and text on one line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+
+
+def _system() -> dict[str, Any]:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return {**versions(), "python": platform.python_version(), "system": platform.platform(), "cores": cores}
+
+
+def _devices() -> dict[str, Any]:
+    """Return the threads and GPUs that torch uses."""
+    import torch
+
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    return {"threads": torch.get_num_threads(), "gpus": [torch.cuda.get_device_name(index) for index in range(count)]}
+
+
+def _lowest_releases() -> dict[str, str]:
+    """Return the ``name>=release`` requirements of the installed epanns."""
+    lines = importlib.metadata.requires("epanns-pruning") or []
+    return {found[1]: found[2] for line in lines if (found := re.match(r"([\w.-]+)\s*>=\s*([\d.]+)", line))}
+
+
+def _numbers(version: str) -> list[int]:
+    """Return the numbers of a release, as 2, 13, 0 of ``2.13.0+cpu``."""
+    return [int(number) for number in re.findall(r"\d+", version.split("+")[0])]
+
+
+def _line(name: str, version: str, text: str) -> str:
+    return f"  {name:<14} {version:<14} {text}"
+
+
+def _machine_lines(machine: dict[str, Any]) -> list[str]:
+    if not machine:
+        return []
+    return [
+        _line("threads", "", f"torch uses {machine['threads']}; this process may use {_system()['cores']} cores"),
+        _line("GPU", "", ", ".join(machine["gpus"]) or "none that torch can use"),
+    ]
+
+
+def _extra_line(name: str, found: list[Package]) -> str:
+    """Return what an extra adds, and how to get it where it is missing."""
+    broken = [f"{package.name} {package.state()}" for package in found if package.problem and package.version]
+    adds = f"adds {EXTRAS[name].adds}"
+    if not any(package.problem for package in found):
+        return _line(f"[{name}]", found[0].version or "", f"ok; {adds}")
+    return _line(f"[{name}]", "", f"{'; '.join(broken) or 'not installed'}; {adds}: {install_command(name)}")

@@ -1,0 +1,75 @@
+"""The mel filterbank has the same bits with and without torchaudio, and its areas are 1."""
+
+import subprocess
+import sys
+import warnings
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from epanns.audio import mel_filterbank
+from epanns.audio.mel_filterbank import slaney_filterbank, torchaudio_problem
+
+needs_torchaudio = pytest.mark.skipif(torchaudio_problem() is not None, reason=f"torchaudio: {torchaudio_problem()}")
+PANNS = dict(frequency_bins=513, fmin=50, fmax=14_000, mel_bins=64, sample_rate=32_000)
+
+banks = st.fixed_dictionaries(
+    {
+        "frequency_bins": st.sampled_from([65, 129, 257, 401, 513, 1025, 2049]),
+        "fmin": st.one_of(st.just(0), st.floats(0, 900)),
+        "fmax": st.floats(1_500, 4_000),
+        "mel_bins": st.integers(1, 256),
+        "sample_rate": st.sampled_from([8_000, 16_000, 22_050, 32_000, 44_100, 48_000]),
+    }
+)
+
+
+def without_torchaudio(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mel_filterbank, "torchaudio_problem", lambda: "OSError: libc10_cuda.so")
+
+
+@needs_torchaudio
+@given(banks)
+@settings(max_examples=100)
+def test_closed_form_has_torchaudios_bits(settings):
+    with warnings.catch_warnings(), pytest.MonkeyPatch.context() as patch:
+        warnings.simplefilter("ignore")  # filters without a frequency bin, of which both warn
+        theirs = slaney_filterbank(**settings)
+        without_torchaudio(patch)
+        assert torch.equal(slaney_filterbank(**settings), theirs)
+
+
+def test_closed_form_has_triangles_of_area_one(monkeypatch):
+    without_torchaudio(monkeypatch)
+    bank = slaney_filterbank(**PANNS | {"frequency_bins": 2**16 + 1})
+    areas = bank.double().sum(0) * 16_000 / 2**16  # Hz per bin
+    assert (areas - 1).abs().max() < 1e-4
+    assert ((bank > 0).sum(0).diff() >= -1).all(), "filters widen with frequency"
+
+
+def test_a_filter_without_a_frequency_bin_is_a_warning(monkeypatch):
+    without_torchaudio(monkeypatch)
+    with pytest.warns(UserWarning, match=r"\d+ of 256 mel filters hold no frequency bin: give fewer mel bins"):
+        bank = slaney_filterbank(**PANNS | {"mel_bins": 256, "frequency_bins": 65})
+    assert (bank.amax(0) == 0).any()
+
+
+@pytest.mark.parametrize(
+    "error", ["OSError('libc10_cuda.so: no\\nsuch file')", "ImportError('no')", "RuntimeError('CUDA')"]
+)
+def test_a_torchaudio_that_fails_is_replaced_and_named(tmp_path, error):
+    (tmp_path / "torchaudio").mkdir()
+    (tmp_path / "torchaudio" / "__init__.py").write_text(f"raise {error}\n")
+    code = (
+        f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n"
+        "import torch, epanns\n"
+        "from epanns.audio.mel_filterbank import torchaudio_problem\n"
+        "model = epanns.build_model('Cnn6', width=0.0625)\n"
+        "model.train()(torch.zeros(2, 32_000))\n"
+        "print(torchaudio_problem())"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    kind, text = error.removesuffix("')").split("('")
+    assert ran.stdout == f"{kind}: {text.replace(chr(92) + 'n', ' ')}\n"

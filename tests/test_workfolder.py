@@ -1,0 +1,347 @@
+"""Whose an output folder is, and which process works in it."""
+
+import errno
+import fcntl
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from epanns import locks
+from epanns.errors import OutputError
+from epanns.workfolder import LOCK, Work, WorkFolder, locked_file
+
+ASKED = {"seed": 1, "training": {"batch_size": 32, "iterations": 4}}
+WORK = Work("is no run", "holds a run with", "repeat it", "delete it")
+HOST = re.escape(socket.gethostname())
+NO_LOCKS = [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL]
+
+# Holds a folder in another process: `folder mode`; the mode "none" stands for a file system without locks.
+HOLDER = """
+import errno, fcntl, os, sys, time
+from pathlib import Path
+from epanns.workfolder import WorkFolder
+if sys.argv[2] == "none":
+    def flock(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+    fcntl.flock = flock
+with WorkFolder(Path(sys.argv[1])).locked():
+    child = os.fork() if sys.argv[2] == "fork" else 1
+    if child:
+        print("locked", flush=True)
+    time.sleep(20)
+"""
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+
+
+def folder_at(path: Path) -> WorkFolder:
+    return WorkFolder(path, "run.json", WORK)
+
+
+def claimed(path: Path, asked=ASKED):
+    return folder_at(path).claim(
+        asked, first={"asked": asked}, read=lambda found: (found["asked"], found.get("result", 0))
+    )
+
+
+@contextmanager
+def held_elsewhere(path: Path, mode: str = "flock"):
+    command = [sys.executable, "-c", HOLDER, str(path), mode]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as holder:
+        assert holder.stdout.readline() == "locked\n"
+        yield holder
+        holder.kill()
+
+
+@pytest.fixture(params=["flock", "none"])
+def mode(request, monkeypatch) -> str:
+    """Both kinds of file system: with locks and without."""
+    if request.param == "none":
+        monkeypatch.setattr(fcntl, "flock", refusing(errno.ENOLCK))
+    return request.param
+
+
+def refusing(number: int):
+    def flock(*_):
+        raise OSError(number, os.strerror(number))
+
+    return flock
+
+
+def names(path: Path) -> list[str]:
+    return sorted(file.name for file in path.iterdir())
+
+
+# Whose it is
+
+
+def test_the_same_configuration_is_resumed_and_another_is_refused_at_the_first_difference(tmp_path):
+    out = tmp_path / "new" / "run"
+    assert claimed(out) is None
+    file = out / "run.json"
+    assert json.loads(file.read_text()) == {"asked": ASKED}
+    file.write_text(json.dumps({"asked": ASKED, "result": 7}))
+    assert claimed(out) == 7
+    for other, difference in (
+        (ASKED | {"training": {"batch_size": 16}}, "training.batch_size=32, not 16"),
+        (ASKED | {"seed": 2}, "seed=1, not 2"),
+        (ASKED | {"data": "b"}, "data left out, not 'b'"),
+        (ASKED | {"data": {"name": {"a": 1}}}, "data.name.a left out, not 1"),
+        (ASKED | {"seed": None}, "seed=1, not None"),
+        ({"seed": 1, "training": {"batch_size": 32}}, "training.iterations=4, not left out"),
+    ):
+        with pytest.raises(OutputError, match=re.escape(f"run holds a run with {difference}: repeat it")):
+            claimed(out, other)
+    assert claimed(out) == 7
+
+
+def test_only_a_free_folder_is_claimed(tmp_path):
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(OutputError, match=re.escape(f"{tmp_path} exists already and is no run: choose another --out")):
+        claimed(tmp_path)
+    (tmp_path / "notes.txt").replace(tmp_path / "run.json.partial")  # as a killed writer leaves it
+    (tmp_path / LOCK).touch()
+    assert claimed(tmp_path) is None
+    assert names(tmp_path) == [LOCK, "run.json"]
+
+
+@pytest.mark.parametrize("text", ["", "[]", "7", '{"result": 1}', "[" * 100_000])
+def test_a_damaged_first_file_is_not_taken_for_another_configuration(tmp_path, text):
+    (tmp_path / "run.json").write_text(text)
+    with pytest.raises(OutputError, match=r"run\.json: cannot be read \(.*\): delete it$"):
+        claimed(tmp_path)
+
+
+# Which process works in it
+
+
+@pytest.mark.parametrize("kind", ["flock", "none", "fork"])
+def test_a_second_process_is_refused_and_let_in_when_the_first_is_killed(tmp_path, kind, monkeypatch):
+    if kind == "none":
+        monkeypatch.setattr(fcntl, "flock", refusing(errno.ENOLCK))
+    out = tmp_path / "run"
+    with held_elsewhere(out, kind) as holder:
+        message = rf"{out} is in use by process {holder.pid} on {HOST}, since 20..-..-.. ..:..:.. UTC: wait for it, "
+        for _ in range(2):
+            with pytest.raises(OutputError, match=message), folder_at(out).locked():
+                pass
+        assert names(out) == [LOCK]
+        holder.send_signal(signal.SIGKILL)
+        while locks._process(holder.pid)[0] != "Z":  # nobody has asked for its exit code yet
+            time.sleep(0.01)
+        with folder_at(out).locked():  # a process that it forked may run on
+            assert names(out) == [LOCK]
+        assert not names(out)
+
+
+def test_a_second_holder_in_the_same_process_is_refused(tmp_path, mode):
+    with folder_at(tmp_path).locked():
+        with pytest.raises(OutputError, match=f"in use by process {os.getpid()} on"), folder_at(tmp_path).locked():
+            pass
+        assert names(tmp_path) == [LOCK]
+    assert not names(tmp_path)
+
+
+def test_a_process_that_waits_gets_the_folder_when_it_is_free(tmp_path, caplog):
+    with held_elsewhere(tmp_path) as holder:
+        with pytest.raises(OutputError, match="in use by process"), folder_at(tmp_path).locked(wait=0.2):
+            pass
+        assert caplog.messages[0].startswith(f"{tmp_path}: waiting for process {holder.pid} on")
+        holder.kill()
+        with folder_at(tmp_path).locked(wait=20):
+            assert names(tmp_path) == [LOCK]
+
+
+@pytest.mark.parametrize("number", NO_LOCKS)
+def test_a_file_system_without_locks_is_noted_once_and_does_not_stop_the_work(tmp_path, monkeypatch, caplog, number):
+    monkeypatch.setattr(fcntl, "flock", refusing(number))
+    for _ in range(3):
+        with folder_at(tmp_path / "run").locked():
+            assert json.loads((tmp_path / "run" / LOCK).read_text())["pid"] == os.getpid()
+            (tmp_path / "run" / "work").touch()
+    assert names(tmp_path / "run") == ["work"]
+    reason = os.strerror(number)
+    assert caplog.messages == [
+        f"note: {tmp_path}/run: its file system has no locks ({reason}); {LOCK} keeps other processes out"
+    ]
+
+
+def test_without_locks_the_folder_of_a_process_that_is_gone_is_taken_over(tmp_path, monkeypatch):
+    monkeypatch.setattr(fcntl, "flock", refusing(errno.ENOLCK))
+    with folder_at(tmp_path).locked():
+        own = json.loads((tmp_path / LOCK).read_text())
+    gone = [
+        "",  # killed before it wrote its name
+        "{",
+        "[" * 4000,
+        json.dumps(own | {"pid": 2**22 + 1}),
+        json.dumps(own | {"pid": 10**30}),
+        json.dumps(own | {"start": "1"}),  # its number has passed to another process
+        json.dumps(own | {"boot": "before the machine was started anew"}),
+    ]
+    for text in gone:
+        for name in (LOCK, f"{LOCK}.taking"):
+            (tmp_path / name).write_text(text)
+            os.utime(tmp_path / name, (1, 1))
+        with folder_at(tmp_path).locked():
+            assert json.loads((tmp_path / LOCK).read_text())["pid"] == os.getpid()
+        assert not names(tmp_path)
+    (tmp_path / LOCK).write_text(json.dumps(own | {"host": "elsewhere", "pid": 2**22 + 1}))
+    remedy = re.escape(
+        f"on elsewhere, since {own['since']}: wait for it, stop it (delete {tmp_path / LOCK} if it runs no"
+    )
+    with pytest.raises(OutputError, match=remedy), folder_at(tmp_path).locked():
+        pass
+
+
+@pytest.mark.parametrize("kind", ["flock", "none"])
+def test_of_many_processes_at_once_one_works(tmp_path, kind):
+    """Also where one that was killed has left its file, which all of them want to take over."""
+    code = HOLDER.replace("with WorkFolder", "while not Path('go').exists():\n    pass\nwith WorkFolder")
+    code = code.replace("time.sleep(20)", "Path(sys.argv[1], str(os.getpid())).touch(); time.sleep(0.5)")
+    command = [sys.executable, "-c", f"print('ready', flush=True)\n{code}", str(tmp_path / "run"), kind]
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / LOCK).write_text("{}")
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    started = [subprocess.Popen(command, cwd=tmp_path, env=ENVIRONMENT, **pipes) for _ in range(6)]
+    assert all(process.stdout.readline() for process in started)
+    (tmp_path / "go").touch()
+    errors = [process.communicate()[1].decode() for process in started]
+    winners = [process.pid for process in started if process.returncode == 0]
+    assert len(winners) == 1, errors
+    assert names(tmp_path / "run") == [str(winners[0])]
+    assert sum("in use by" in error for error in errors) == 5
+
+
+@pytest.mark.parametrize("name", ["training.lock", "sweep.lock", "journal.jsonl", "."])
+def test_a_process_of_an_earlier_version_is_noticed(tmp_path, name):
+    code = f"""
+import fcntl, os, sys, time
+file = os.open({str(tmp_path / name)!r}, os.O_RDONLY if {name == "."} else os.O_RDWR | os.O_CREAT)
+({"fcntl.lockf" if name == "training.lock" else "fcntl.flock"})(file, fcntl.LOCK_EX)
+print("locked", flush=True)
+time.sleep(20)
+"""
+    folder = WorkFolder(tmp_path, "run.json", WORK, earlier_locks=[name])
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout.readline() == "locked\n"
+        with pytest.raises(OutputError, match=f"{tmp_path} is in use by another process: wait"), folder.locked():
+            pass
+        holder.kill()
+        holder.wait()
+        with folder.locked():
+            assert folder.is_free
+
+
+@pytest.mark.parametrize(
+    "error", [BlockingIOError(errno.EAGAIN, "busy"), OSError(errno.ENOLCK, "no locks"), ValueError()]
+)
+def test_an_error_of_the_work_itself_passes_unchanged(tmp_path, error, mode):
+    with pytest.raises(type(error)) as raised, folder_at(tmp_path / "run").locked():
+        raise error
+    assert raised.value is error
+    assert not (tmp_path / "run").exists()  # nothing was written
+
+
+def test_a_folder_that_is_moved_away_keeps_its_lock_file_and_can_be_used_again(tmp_path):
+    with folder_at(tmp_path / "run").locked():
+        (tmp_path / "run" / "work").touch()
+        (tmp_path / "run").rename(tmp_path / "moved")
+    assert names(tmp_path / "moved") == [LOCK, "work"]
+    with folder_at(tmp_path / "moved").locked():
+        pass
+    assert names(tmp_path / "moved") == ["work"]
+
+
+def test_a_place_that_can_be_no_folder_is_refused_in_one_line(tmp_path):
+    (tmp_path / "file").touch()
+    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "folder")
+    for name, message in {
+        "file": "file is a file, not a folder: choose another --out",
+        "dangling": "dangling is a link to nothing, not a folder: choose another --out",
+        "file/run": r"file/run: cannot be made \(Not a directory\): choose another --out",
+        "x" * 300: r"cannot be made \(File name too long\): choose another",
+    }.items():
+        with pytest.raises(OutputError, match=message) as raised, folder_at(tmp_path / name).locked():
+            pass
+        assert "\n" not in str(raised.value)
+    for name in ("link", "folder/../folder", "a/b/c/../run", "folder/."):
+        with folder_at(tmp_path / name).locked():
+            assert claimed(tmp_path / name) is None
+        (tmp_path / name / "run.json").unlink()
+
+
+# Starting over
+
+
+def is_own(name: str) -> bool:
+    return re.fullmatch(r"run\.json|(best|state)-\d|logs/|logs/event-\d|.*\.partial", name) is not None
+
+
+def begun(path: Path) -> dict[str, Path]:
+    claimed(path)
+    (path / "best-1").mkdir()
+    (path / "logs").mkdir()
+    for name in ("best-1/weights", "logs/event-1", "state-1", "state-2.partial"):
+        (path / name).touch()
+    return path
+
+
+def test_starting_over_deletes_the_work_and_the_first_file_last(tmp_path, monkeypatch):
+    begun(tmp_path)
+    deleted = []
+    monkeypatch.setattr("epanns.workfolder._remove", deleted.append)
+    folder_at(tmp_path).start_over(is_own, finished_by="state-1")
+    assert (deleted[0].name, deleted[-1].name) == ("state-1", "run.json")
+    assert deleted.index(tmp_path / "logs" / "event-1") < deleted.index(tmp_path / "logs")
+    monkeypatch.undo()
+    with folder_at(tmp_path).locked():
+        folder_at(tmp_path).start_over(is_own)
+        assert names(tmp_path) == [LOCK]
+        folder_at(tmp_path).start_over(is_own)  # again: nothing is there
+
+
+@pytest.mark.parametrize("foreign", ["thesis.txt", "logs/notes", "best-1.old", "state-3/weights"])
+def test_starting_over_deletes_nothing_beside_something_else(tmp_path, foreign):
+    begun(tmp_path)
+    (tmp_path / foreign).parent.mkdir(exist_ok=True)
+    (tmp_path / foreign).write_text("years of work")
+    before = sorted(tmp_path.rglob("*"))
+    if foreign == "state-3/weights":
+        (tmp_path / "state-3").rename(tmp_path / "states")
+        foreign, before = "states", sorted(tmp_path.rglob("*"))
+    with pytest.raises(OutputError, match=f"holds '{foreign}', which is no part of what --fresh deletes, so nothing"):
+        folder_at(tmp_path).start_over(is_own)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_starting_over_leaves_a_folder_of_something_else_alone(tmp_path):
+    (tmp_path / "state-1").touch()
+    with pytest.raises(OutputError, match="exists already and is no run: choose another --out"):
+        folder_at(tmp_path).start_over(is_own)
+    assert names(tmp_path) == ["state-1"]
+
+
+# Files beside each other
+
+
+def test_a_file_has_one_writer_at_a_time(tmp_path, mode):
+    new = tmp_path / "new"
+    with locked_file(new / "manifest.csv"):
+        with pytest.raises(OutputError, match=r"manifest\.csv is in use"), locked_file(new / "manifest.csv"):
+            pass
+        with locked_file(new / "another.csv"):
+            pass
+    assert not names(new)
+    with pytest.raises(OutputError, match="new is a folder: give --out the name of a file"), locked_file(new):
+        pass

@@ -107,6 +107,8 @@ def described(summary: "PackSummary") -> str:
             (counts.cut, "are longer than the row, which ends before them"),
             (counts.clipped, "had samples beyond [-1, 1], which were limited"),
             (counts.silent, "are digital silence"),
+            (counts.beyond_header, "hold sound beyond the length that their file states, which was packed too"),
+            (counts.unstated_length, "are of files that do not state their length, whose end may be missing"),
         )
         if number
     ]

@@ -1,6 +1,7 @@
 """One clip of a manifest -> one row of a pack; runs in the packer's worker processes, so it imports no HDF5."""
 
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,25 +22,19 @@ class PackedClip:
     Attributes:
         n_samples: Real samples before the padding.
         crc32: Of the row's bytes.
-        n_clipped: Samples that were limited to [-1, 1].
-        is_silent: Whether every sample is zero.
-        is_short: Whether it ended before the row.
+        notes: How the row differs from the clip: of each name of `NOTES` that holds, the number of samples, or 1.
         reason: Why the clip is rejected; empty where it is not.
         source: The file that was read; None where there is none.
         needs: Name of a package without which the clip could not be decoded; else empty.
-        is_cut: Whether the clip is longer than the row.
         to_retry: Whether the reason may lie outside the file, so that the next run tries the clip again.
     """
 
     n_samples: int
     crc32: int
-    n_clipped: int
-    is_silent: bool
-    is_short: bool
+    notes: Mapping[str, int]
     reason: str
     source: Source | None
     needs: str = ""
-    is_cut: bool = False
     to_retry: bool = False
 
 
@@ -70,8 +65,16 @@ def convert_clip(clip: Clip, row: NDArray[np.int16], sample_rate: int, min_secon
             raise MemoryError(" ".join(f"{type(error).__name__}: {error}".split())) from error
         return _rejection(clip, error, source)
     row[n_samples:] = 0
-    crc32, is_short = zlib.crc32(row.data), n_samples < len(row)
-    return PackedClip(n_samples, crc32, loaded.n_clipped, not row.any(), is_short, "", source, is_cut=loaded.is_cut)
+    notes = {
+        "short": int(n_samples < len(row)),
+        "cut": int(loaded.is_cut),
+        "silent": int(not row.any()),
+        "clipped": loaded.n_clipped,
+        "beyond_header": loaded.n_beyond_header,
+        "unstated_length": int(not loaded.states_length),
+    }
+    held = {name: number for name, number in notes.items() if number}
+    return PackedClip(n_samples, zlib.crc32(row.data), held, "", source)
 
 
 def crashing_clip(clip: Clip, how_it_ended: str) -> PackedClip:
@@ -85,7 +88,7 @@ def crashing_clip(clip: Clip, how_it_ended: str) -> PackedClip:
         f"{clip.path}: two processes died at it, the second had nothing else to do and {how_it_ended}; the same "
         "command tries it again; convert it to WAV or FLAC, or remove it, if it stays"
     )
-    return PackedClip(0, 0, 0, False, False, reason, None, to_retry=True)
+    return PackedClip(0, 0, {}, reason, None, to_retry=True)
 
 
 def _rejection(clip: Clip, error: Exception, source: Source | None) -> PackedClip:
@@ -94,7 +97,7 @@ def _rejection(clip: Clip, error: Exception, source: Source | None) -> PackedCli
         met = " ".join(f"{type(error).__name__}: {error}".split())
         reason = f"{clip.path}: cannot be decoded ({met}); convert it to WAV or FLAC, or remove it"
     is_broken_off = source is not None and isinstance(error.__cause__, OSError)  # by the disk or the network
-    return PackedClip(0, 0, 0, False, False, reason, source, _missing_package(error), to_retry=is_broken_off)
+    return PackedClip(0, 0, {}, reason, source, _missing_package(error), to_retry=is_broken_off)
 
 
 def _missing_package(error: Exception) -> str:

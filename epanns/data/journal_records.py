@@ -14,12 +14,12 @@ from typing import Any, BinaryIO
 from epanns.data.clip import Clip
 from epanns.data.conversion import PackedClip
 from epanns.data.origin import Source, is_readable, is_unchanged
-from epanns.data.pack_format import SHARD_FILES, ShardInfo
+from epanns.data.pack_format import NOTES, SHARD_FILES, ShardInfo
 from epanns.optional import can_import
 
 _CLIP_BEGIN = b'{"clip_id": '
 _COUNTS = ("clips", "rejected", "clipped", "silent")
-_LATER_COUNTS = ("short", "cut")
+_LATER_COUNTS = tuple(name for name in NOTES if name not in _COUNTS)
 # Rejects of journals that did not mark them: want of memory was one, and a process that died was the clip's fault.
 _EARLIER_TO_RETRY = re.compile(r"\(\w*MemoryError:|: crashes the decoder \(")
 _DECODERS = ("av",)  # packages that decode, and that a later installation may add
@@ -37,8 +37,10 @@ class ShardEntry:
         clipped: Rows with limited samples.
         silent: Rows of zeros.
         short: Rows that are padded; None in journals written before they were counted.
-        cut: Rows whose clip is longer; None in journals written before they were counted, which name no clip that
-            was limited, silent, padded or cut.
+        cut: Rows whose clip is longer; None, like the counts below, in journals written before they were counted, whose
+            lines do not name the clips of any of these counts.
+        beyond_header: Rows with sound beyond the length that the header states.
+        unstated_length: Rows of files that do not state their length.
     """
 
     number: int
@@ -49,6 +51,8 @@ class ShardEntry:
     silent: int
     short: int | None
     cut: int | None = None
+    beyond_header: int | None = None
+    unstated_length: int | None = None
 
 
 class JournalRecords:
@@ -111,36 +115,26 @@ class JournalRecords:
                 return clip.path
         return None
 
-    def has_changed_sources(self, number: int, clips: Sequence[Clip]) -> bool:
-        """Return whether audio that is in a finished shard is no longer as it was."""
-        lines = self._lines_of(self.finished[number])
-        return any(
-            not line.get("reason") and not _is_unchanged(line, clip) for line, clip in zip(lines, clips, strict=True)
-        )
+    def packed(self, entry: ShardEntry) -> list[bool]:
+        """Return of each clip of a shard that was read or written whether it has a row."""
+        return [not line.get("reason") for line in self._lines_of(entry)]
 
     def rejects(self) -> Iterator[tuple[str, str, str]]:
         """Yield clip id, path and reason of each reject, in the manifest's order."""
         for _, entry in sorted(self.finished.items()):
             if entry.rejected:
-                yield from (
-                    (line["clip_id"], line["path"], line["reason"])
-                    for line in self._lines_of(entry)
-                    if line.get("reason")
-                )
-
-    def notes(self) -> Iterator[tuple[str, str, int, int, int, int]]:
-        """Yield each row that is not its clip as it was, in the manifest's order.
-
-        Yields:
-            Clip id and path; 1 or 0 for padded, cut and silent; the number of samples that were limited.
-        """
-        for _, entry in sorted(self.finished.items()):
-            if entry.clipped or entry.silent or entry.short or entry.cut:
                 for line in self._lines_of(entry):
-                    notes = [int(line.get(key, 0)) for key in ("short", "cut", "silent", "clipped")]
-                    if any(notes):
-                        short, cut, silent, clipped = notes
-                        yield line["clip_id"], line["path"], short, cut, silent, clipped
+                    if line.get("reason"):
+                        yield _text(line, "clip_id"), _text(line, "path"), _text(line, "reason")
+
+    def notes(self) -> Iterator[tuple[str, str, dict[str, int]]]:
+        """Yield each row that differs from its clip, in the manifest's order: clip id, path, and its `NOTES`."""
+        for _, entry in sorted(self.finished.items()):
+            if any(getattr(entry, name) for name in NOTES):
+                for line in self._lines_of(entry):
+                    notes = {name: line[name] for name in NOTES if line.get(name) and _is_count(line[name])}
+                    if notes:
+                        yield _text(line, "clip_id"), _text(line, "path"), notes
 
     def _note(self, entry: ShardEntry, place: int) -> None:
         self.finished[entry.number], self._places[entry.number] = entry, place
@@ -188,14 +182,7 @@ def parse(line: bytes) -> dict[str, Any] | None:
 
 def clip_line(clip: Clip, packed: PackedClip) -> dict[str, Any]:
     """Return the line of a clip; of the later keys only those that say something."""
-    later = {
-        "needs": packed.needs,
-        "retry": packed.to_retry,
-        "clipped": packed.n_clipped,
-        "silent": packed.is_silent,
-        "short": packed.is_short,
-        "cut": packed.is_cut,
-    }
+    later = {"needs": packed.needs, "retry": packed.to_retry, **packed.notes}
     return {
         "clip_id": clip.clip_id,
         "path": clip.path,
@@ -210,7 +197,8 @@ def _entry_of(record: Mapping[str, Any]) -> ShardEntry | None:
     """Return what a shard's line says; None for any other line."""
     counts: dict[str, Any] = {name: record.get(name) for name in _COUNTS}
     later: dict[str, Any] = {name: record[name] for name in _LATER_COUNTS if record.get(name) is not None}
-    given, number = record.get("of"), record.get("shard")
+    given: Any = record.get("of")
+    number: Any = record.get("shard")
     if not all(map(_is_count, (number, *counts.values(), *later.values()))):
         return None
     if given is not None and not (isinstance(given, dict) and given.keys() == {"file", "clips", "sha256"}):
@@ -218,7 +206,7 @@ def _entry_of(record: Mapping[str, Any]) -> ShardEntry | None:
     shard = None if given is None else ShardInfo(**given)
     if shard and not (_is_count(shard.clips) and isinstance(shard.sha256, str) and _is_name_of_shard(shard.file)):
         return None
-    return ShardEntry(**{"number": number, "shard": shard, "short": None, **counts, **later})
+    return ShardEntry(number, shard, **{"short": None, **counts, **later})
 
 
 def _is_count(value: object) -> bool:
@@ -227,6 +215,10 @@ def _is_count(value: object) -> bool:
 
 def _is_name_of_shard(file: object) -> bool:
     return isinstance(file, str) and any(pattern.fullmatch(file) for pattern in SHARD_FILES.values())
+
+
+def _text(line: Mapping[str, Any], key: str) -> str:
+    return str(line.get(key, ""))
 
 
 def _is_unchanged(line: Mapping[str, Any], clip: Clip) -> bool:

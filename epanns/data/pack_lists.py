@@ -1,14 +1,14 @@
 """The lists beside a pack's shards: of the clips without a row, and of the rows that differ from their clips."""
 
 import csv
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from epanns import atomic
-from epanns.data.pack_format import NOTES_FILE, REJECTS_FILE, PackCounts
+from epanns.data.pack_format import NOTES, NOTES_FILE, REJECTS_FILE, PackCounts
 
 _REJECTS = ("clip_id", "path", "reason")
-_NOTES = ("clip_id", "path", "padded", "cut", "silent", "clipped_samples")
+_NOTES = ("clip_id", "path", *NOTES)
 LIST_ERRORS = (OSError, ValueError, csv.Error)  # of a list that is gone or damaged
 
 
@@ -17,14 +17,10 @@ def write_rejects(pack: Path, rejects: Iterable[tuple[str, str, str]]) -> None:
     _write(pack / REJECTS_FILE, _REJECTS, rejects)
 
 
-def write_notes(pack: Path, notes: Iterable[tuple[str, str, int, int, int, int]]) -> None:
-    """Write each row that is not its clip as it was.
-
-    Args:
-        pack: The pack's folder.
-        notes: Clip id and path; 1 or 0 for padded, cut and silent; the number of samples that were limited.
-    """
-    _write(pack / NOTES_FILE, _NOTES, notes)
+def write_notes(pack: Path, notes: Iterable[tuple[str, str, Mapping[str, int]]]) -> None:
+    """Write clip id, path and `NOTES` of each row that differs from its clip; a note that does not hold is 0."""
+    rows = ((clip_id, path, *(held.get(name, 0) for name in NOTES)) for clip_id, path, held in notes)
+    _write(pack / NOTES_FILE, _NOTES, rows)
 
 
 def problem_of_rejects(pack: Path, counts: PackCounts) -> str | None:
@@ -45,15 +41,13 @@ def problem_of_notes(pack: Path, counts: PackCounts) -> str | None:
     """
     if counts.cut is None:
         return None
-    names = ("padded", "cut", "silent", "clipped")
-    counted = (counts.short, counts.cut, counts.silent, counts.clipped)
-    listed = [0] * len(names)
+    listed = dict.fromkeys(NOTES, 0)
     for row in _rows_of(pack / NOTES_FILE, _NOTES):
-        for column, value in enumerate(row[2:]):
-            listed[column] += int(value) > 0
-    for name, n_listed, n_counted in zip(names, listed, counted, strict=True):
-        if n_listed != n_counted:
-            return f"lists {n_listed} clips as {name}, pack.json counts {n_counted}"
+        for name, value in zip(NOTES, row[2:], strict=True):
+            listed[name] += int(value) > 0
+    for name, number in listed.items():
+        if number != getattr(counts, name):
+            return f"lists {number} clips as {name}, pack.json counts {getattr(counts, name)}"
     return None
 
 

@@ -18,6 +18,7 @@ from epanns.data.journal_records import ShardEntry
 from epanns.data.manifest_reader import ManifestFile
 from epanns.data.pack_format import (
     JOURNAL_FILE,
+    NOTES,
     PACK_FILE,
     REJECTS_FILE,
     PackCounts,
@@ -93,7 +94,7 @@ def pack_manifest(
     A finished pack of the same manifest and settings is read once, and left as it is where every checksum is right;
     what is damaged or gone of it is made again, which ends with the bytes of an undisturbed run. So is a shard some of
     whose clips were rejected, where their files changed since, their decoder was installed, or a process died at them,
-    as long as the other audio of the shard is as it was. (The index of a panns pack is written anew where the pack was
+    as long as the shard loses no other clip by it. (The index of a panns pack is written anew where the pack was
     moved too.) An unfinished one is continued: shards whose bytes are no longer those in the journal, or whose audio
     files changed since, are made again. The manifest is read as a stream: memory grows with the number of shards, not
     with the clips.
@@ -185,7 +186,7 @@ def _without_retry(out: Path, done: PackInfo, header: dict[str, Any], manifest: 
 
 def _summary(out: Path, info: PackInfo, came: PartCounts) -> PackSummary:
     remark = (
-        f"{came.not_retried} rejected clips are to be tried again, but other audio of their shards is gone or changed "
+        f"{came.not_retried} rejected clips are to be tried again, but other audio of their shards is gone or damaged "
         "since it was packed: restore it and run the same command again, or start over with --fresh"
     )
     return PackSummary(
@@ -257,10 +258,9 @@ def _pack_info(
 ) -> PackInfo:
     made_with = versions(*_PACKAGES, *_OPTIONAL_PACKAGES)
     found, missing = (sum(getattr(manifest.splits[split], name) for split in splits) for name in ("found", "missing"))
-    rejected, clipped, silent = (
-        sum(getattr(entry, name) for entry in entries) for name in ("rejected", "clipped", "silent")
-    )
-    short, cut = ([getattr(entry, name) for entry in entries] for name in ("short", "cut"))
+    rejected = sum(entry.rejected for entry in entries)
+    numbers = {name: [getattr(entry, name) for entry in entries] for name in NOTES}
+    notes: dict[str, Any] = {name: None if None in each else sum(each) for name, each in numbers.items()}
     return PackInfo(
         dataset=manifest.dataset,
         splits=tuple(splits),
@@ -273,10 +273,7 @@ def _pack_info(
             missing=missing,
             rejected=rejected,
             clips=found - rejected,
-            clipped=clipped,
-            silent=silent,
-            short=None if None in short else sum(short),
-            cut=None if None in cut else sum(cut),
+            **notes,
         ),
         manifest_sha256=manifest.sha256,
         settings=settings,

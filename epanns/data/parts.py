@@ -19,7 +19,7 @@ from epanns.data.clip import Clip
 from epanns.data.conversion import PackedClip, convert_clip, crashing_clip
 from epanns.data.journal import Journal
 from epanns.data.journal_records import ShardEntry
-from epanns.data.pack_format import PackSettings, ShardInfo, shard_name
+from epanns.data.pack_format import NOTES, PackSettings, ShardInfo, shard_name
 from epanns.data.panns_writer import write_waveform_file
 from epanns.data.shard_writer import ShardRow, write_shard
 from epanns.data.worker_process import Rows
@@ -41,7 +41,7 @@ class PartCounts:
         resumed: Shards that were finished and stay.
         repaired: Shards that were finished, but damaged or gone.
         retried: Rejects of finished shards that were tried again.
-        not_retried: Rejects of a finished pack that are to be tried again, but whose shard could not be made as it was.
+        not_retried: Rejects of a finished pack that are to be tried again, but whose shard would lose other clips.
     """
 
     resumed: int
@@ -138,6 +138,7 @@ class _Run:
         self.packing, self.journal, self.stop = packing, journal, stop
         self.n_done = self.n_rejected = self.n_resumed = self.n_damaged = self.n_retried = self.n_not_retried = 0
         self.looked_at: set[int] = set()
+        self._retried: dict[int, tuple[ShardEntry, int]] = {}  # former shards, and how many rejects are tried again
 
     def unfinished(self, parts: Iterable[Part]) -> Iterator[Part]:
         """Pass on the parts that are to be packed."""
@@ -178,10 +179,25 @@ class _Run:
     def _stays(self, number: int, part: list[Clip]) -> bool:
         """Return whether a whole shard of a finished pack stays: none of its rejects is tried again."""
         n_to_retry = self.journal.n_to_retry(number, part)
-        if n_to_retry and not self.journal.has_changed_sources(number, part):
+        if n_to_retry and self.journal.lost_source(number, part) is None:
             self.n_retried += n_to_retry
+            self._retried[number] = (self.journal.finished[number], n_to_retry)
             return False
         self.n_not_retried += n_to_retry
+        return True
+
+    def _would_lose(self, number: int, packed: Sequence[PackedClip]) -> bool:
+        """Return whether a shard that is made for its rejects lacks a clip that it had; then the former one stays."""
+        if number not in self._retried:
+            return False
+        entry, n_to_retry = self._retried[number]
+        if not any(had_row and clip.reason for had_row, clip in zip(self.journal.packed(entry), packed, strict=True)):
+            return False
+        self.journal.finished[number] = entry
+        self.n_retried -= n_to_retry
+        self.n_not_retried += n_to_retry
+        self.n_resumed += 1
+        self.n_rejected += entry.rejected
         return True
 
     def _refuse_loss(self, number: int, part: list[Clip]) -> None:
@@ -202,6 +218,9 @@ class _Run:
         packed: list[PackedClip] = []
         try:
             n_rows = self._write_file(atomic.partial_of(path), self._shard_rows(part, rows, packed), len(part))
+            if self._would_lose(number, packed):
+                atomic.partial_of(path).unlink(missing_ok=True)
+                return
             finisher.take(path, n_rows, number, part, packed)
         except BaseException:
             atomic.partial_of(path).unlink(missing_ok=True)
@@ -273,10 +292,7 @@ class _Finisher:
             shard=shard,
             clips=len(packed),
             rejected=len(packed) - n_rows,
-            clipped=sum(clip.n_clipped > 0 for clip in packed),
-            silent=sum(clip.is_silent for clip in packed),
-            short=sum(clip.is_short for clip in packed),
-            cut=sum(clip.is_cut for clip in packed),
+            **{name: sum(name in clip.notes for clip in packed) for name in NOTES},
         )
         self._journal.append(entry, part, packed)
 

@@ -42,6 +42,8 @@ def test_pack_prints_its_counts_as_json(epanns, manifest, tmp_path):
         "silent": 1,
         "short": 0,
         "cut": 0,
+        "beyond_header": 0,
+        "unstated_length": 0,
         "shards": 1,
         "shards_resumed": 0,
         "shards_repaired": 0,

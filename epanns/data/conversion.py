@@ -14,6 +14,8 @@ from epanns.data.origin import Source, read_source
 from epanns.data.system_limits import is_memory_short, is_want_of_resources
 from epanns.errors import DataError
 
+_BYTES_PER_BYTE = 16  # memory that decoding takes for a byte of a row, at most: floats, channels and a higher rate
+
 
 @dataclass(frozen=True, slots=True)
 class PackedClip:
@@ -60,9 +62,12 @@ def convert_clip(clip: Clip, row: NDArray[np.int16], sample_rate: int, min_secon
         _refuse_short(clip, loaded, min_seconds)
         n_samples = len(loaded.samples)
         row[:n_samples] = to_int16(loaded.samples)
+    except MemoryError:
+        raise
     except Exception as error:  # a mistake in a decoder too: one clip must not cost the others
-        if is_want_of_resources(error) or (error.__cause__ is not None and is_memory_short()):
-            raise MemoryError(" ".join(f"{type(error).__name__}: {error}".split())) from error
+        is_unsure = error.__cause__ is not None and is_memory_short(_BYTES_PER_BYTE * row.nbytes)
+        if is_unsure or is_want_of_resources(error):
+            raise MemoryError(str(error)) from error
         return _rejection(clip, error, source)
     row[n_samples:] = 0
     notes = {

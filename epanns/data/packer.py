@@ -186,8 +186,9 @@ def _without_retry(out: Path, done: PackInfo, header: dict[str, Any], manifest: 
 
 def _summary(out: Path, info: PackInfo, came: PartCounts) -> PackSummary:
     remark = (
-        f"{came.not_retried} rejected clips are to be tried again, but other audio of their shards is gone or damaged "
-        "since it was packed: restore it and run the same command again, or start over with --fresh"
+        f"{came.not_retried} rejected clips are to be tried again, but their shards would lose other clips, whose "
+        "audio is gone or could not be decoded this time: restore it and run the same command again, or start over "
+        "with --fresh"
     )
     return PackSummary(
         path=out,

@@ -17,7 +17,6 @@ _ERRNOS = frozenset({errno.ENOMEM, errno.EAGAIN, errno.EMFILE, errno.ENFILE})
 # libsndfile's: no memory; no FLAC decoder could be made; the FLAC decoder could not be initialised, for want of memory.
 _LIBSNDFILE_CODES = frozenset({17, 156, 157})
 _WORDS = re.compile(r"\bmalloc\b|out of memory|cannot allocate|can't start new thread|bad_alloc", re.IGNORECASE)
-_PROBED_BYTES = 64 << 20  # more than the decoding of one clip takes in a single array
 
 
 def is_want_of_resources(error: BaseException) -> bool:
@@ -25,10 +24,10 @@ def is_want_of_resources(error: BaseException) -> bool:
     return any(_is_want(cause) for cause in _causes(error))
 
 
-def is_memory_short() -> bool:
-    """Return whether this process cannot get the memory that decoding a clip may need."""
+def is_memory_short(n_bytes: int) -> bool:
+    """Return whether this process cannot get so many bytes of memory."""
     try:
-        np.empty(_PROBED_BYTES, np.uint8)  # never written to, so that only its address space is taken
+        np.empty(n_bytes, np.uint8)  # never written to, so that only its address space is taken
     except MemoryError:
         return True
     return False

@@ -5,7 +5,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from epanns.audio.mel_filterbank import slaney_filterbank
@@ -188,6 +190,17 @@ def mel_of(spectrum: Tensor, bank: Tensor) -> Tensor:
     return spectrum.to(torch.promote_types(torch.float32, bank.dtype)) @ bank
 
 
+def floats_of(waveform: NDArray[Any]) -> NDArray[np.float32]:
+    """Return a waveform of NumPy in float32, in one piece.
+
+    Raises:
+        ConfigError: If it is not floating point.
+    """
+    if waveform.dtype.kind != "f":
+        raise ConfigError(f"waveform of type {waveform.dtype}: must be float in [-1, 1]; divide int16 by 32767")
+    return np.ascontiguousarray(waveform, dtype=np.float32)
+
+
 def repeat_to_minimum(waveform: Tensor, minimum: int) -> Tensor:
     """Repeat clips shorter than `minimum` samples from their start until they reach it.
 
@@ -196,12 +209,23 @@ def repeat_to_minimum(waveform: Tensor, minimum: int) -> Tensor:
         minimum: Length in samples that the network needs.
 
     Raises:
-        ConfigError: If the waveform is not ``(batch, samples)``, holds no sample, or is not floating point.
+        ConfigError: If the waveform is no tensor, not ``(batch, samples)``, holds no sample, or is not floating point.
     """
+    if not isinstance(waveform, Tensor):
+        raise ConfigError(
+            f"waveform of type {type(waveform).__name__}: must be a tensor or a NumPy array; "
+            "give torch.tensor(waveform)"
+        )
     if not waveform.is_floating_point():
         raise ConfigError(f"waveform of type {waveform.dtype}: must be float in [-1, 1]; divide int16 by 32767")
-    if waveform.dim() != 2 or waveform.shape[1] == 0:
-        raise ConfigError(f"waveform of shape {tuple(waveform.shape)}: must be (batch, samples) with at least 1 sample")
+    if waveform.dim() == 1:
+        raise ConfigError(
+            f"waveform of shape {tuple(waveform.shape)}: must be (batch, samples); give waveform[None] for one clip"
+        )
+    if waveform.dim() != 2 or 0 in waveform.shape:
+        raise ConfigError(
+            f"waveform of shape {tuple(waveform.shape)}: must be (batch, samples) with at least 1 clip and 1 sample"
+        )
     samples = waveform.shape[1]
     if samples >= minimum:
         return waveform

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from epanns.data.clip import Clip
-from epanns.data.journal import first_difference, refuse_difference
+from epanns.data.journal import pack_difference, refuse_difference
 from epanns.data.journal_records import JournalRecords
 from epanns.data.pack_format import (
     FORMAT,
@@ -18,8 +18,8 @@ from epanns.data.pack_format import (
     read_pack_info,
     settings_to_dict,
 )
-from epanns.data.pack_lists import LIST_ERRORS, problem_of_notes, problem_of_rejects
-from epanns.errors import Interrupted, PackError
+from epanns.data.pack_lists import problem_of_notes, problem_of_rejects
+from epanns.errors import DataError, Interrupted, PackError
 from epanns.progress import Progress
 from epanns.signals import StopRequest
 
@@ -91,7 +91,7 @@ def has_its_lists(out: Path, info: PackInfo) -> bool:
     """Whether a finished pack has a journal, and lists of rejects and notes that hold what it counts."""
     try:
         problem = problem_of_rejects(out, info.counts) or problem_of_notes(out, info.counts)
-    except LIST_ERRORS:
+    except DataError:
         return False
     return (out / JOURNAL_FILE).is_file() and problem is None
 
@@ -109,7 +109,7 @@ def rejects_to_retry(out: Path, header: dict[str, Any], parts: Iterable[tuple[in
     records = JournalRecords.read(out / JOURNAL_FILE)
     n_to_retry = sum(records.n_to_retry(number, part) for number, part in parts)
     try:
-        difference = first_difference(complete_settings(records.header), header) if n_to_retry else ""
+        difference = pack_difference(complete_settings(records.header), header) if n_to_retry else ""
     except (KeyError, TypeError):
         difference = "a journal of another program"
     return n_to_retry, difference

@@ -5,14 +5,14 @@ per clip, then one for the shard itself. A shard counts only with its own line: 
 The lines are in `epanns.data.journal_records`.
 """
 
-import fcntl
 import json
 import os
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO
+from typing import Any
 
 from epanns import atomic
 from epanns.data.clip import Clip
@@ -20,6 +20,7 @@ from epanns.data.conversion import PackedClip
 from epanns.data.journal_records import JournalRecords, ShardEntry, clip_line, parse
 from epanns.data.pack_format import JOURNAL_FILE, complete_settings
 from epanns.errors import OutputError
+from epanns.workfolder import Work, WorkFolder
 
 _BEGIN = b'{"header": '
 
@@ -39,16 +40,13 @@ class Journal(JournalRecords):
         """
         super().__init__(folder / JOURNAL_FILE)
         self.folder = folder
-        if folder.exists() and not self.path.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise OutputError(f"{folder} exists already and is no pack: choose another --out or delete it first")
-        folder.mkdir(parents=True, exist_ok=True)
-        self._file = self.path.open("a+b")
-        try:
-            lock(self._file, folder)
+        pack_folder(folder).require_claimable()
+        with ExitStack() as held:
+            held.enter_context(pack_folder(folder).locked())
+            pack_folder(folder).require_claimable()
+            self._file = held.enter_context(self.path.open("a+b"))
             self._read(json.loads(json.dumps(header)))
-        except BaseException:
-            self._file.close()
-            raise
+            self._held = held.pop_all()
 
     def __enter__(self) -> "Journal":
         return self
@@ -56,7 +54,7 @@ class Journal(JournalRecords):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._file.close()
+        self._held.close()
 
     def append(self, entry: ShardEntry, clips: Sequence[Clip], packed: Sequence[PackedClip]) -> None:
         """Add a finished shard and flush it to the disk."""
@@ -107,12 +105,9 @@ class Journal(JournalRecords):
         self._file.truncate(whole_until)
 
 
-def lock(journal: BinaryIO, folder: Path) -> None:
-    """Keep other packers away from a folder until the file is closed."""
-    try:
-        fcntl.flock(journal, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise OutputError(f"{folder} is being written by another process: wait for it or stop it") from error
+def pack_folder(folder: Path) -> WorkFolder:
+    """Return the folder of a pack as the place of its work; the journal is the first file."""
+    return WorkFolder(folder, JOURNAL_FILE, Work("is no pack", noun="a pack"), earlier_locks=[JOURNAL_FILE])
 
 
 def is_header(line: bytes) -> bool:
@@ -130,12 +125,12 @@ def not_ours(path: Path) -> str:
 
 def refuse_difference(folder: Path, held: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
     """Raise unless the pack at `folder` was begun with what is wanted now."""
-    difference = first_difference(held, wanted)
+    difference = pack_difference(held, wanted)
     if difference:
         raise OutputError(f"{folder} holds a pack with {difference}: choose another --out, or start over with --fresh")
 
 
-def first_difference(held: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
+def pack_difference(held: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
     """Return where a pack first differs from what is wanted now, both values; empty where nothing differs."""
     there, asked = _flat(held), _flat(wanted)
     for key in dict.fromkeys([*asked, *(key for key in there if key.partition(".")[0] in wanted)]):

@@ -5,11 +5,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from epanns import atomic
-from epanns.data.pack_format import NOTES, NOTES_FILE, REJECTS_FILE, PackCounts
+from epanns.csv_table import ANY_LENGTH, read_csv_table
+from epanns.data.pack_format import NOTES, NOTES_FILE, PACK_FILE, REJECTS_FILE, PackCounts
+from epanns.errors import DataError
 
 _REJECTS = ("clip_id", "path", "reason")
+_COUNTED = f"{PACK_FILE} counts"
 _NOTES = ("clip_id", "path", *NOTES)
-LIST_ERRORS = (OSError, ValueError, csv.Error)  # of a list that is gone or damaged
 
 
 def write_rejects(pack: Path, rejects: Iterable[tuple[str, str, str]]) -> None:
@@ -27,27 +29,29 @@ def problem_of_rejects(pack: Path, counts: PackCounts) -> str | None:
     """Return how ``rejects.csv`` contradicts the counts of its pack.
 
     Raises:
-        OSError, ValueError, csv.Error: If it cannot be read; see `LIST_ERRORS`.
+        DataError: If it cannot be read.
     """
-    n_rows = sum(1 for _ in _rows_of(pack / REJECTS_FILE, _REJECTS))
-    return None if n_rows == counts.rejected else f"lists {n_rows} clips, pack.json counts {counts.rejected} rejected"
+    file = pack / REJECTS_FILE
+    n_rows = sum(1 for _ in _rows_of(file, _REJECTS))
+    return None if n_rows == counts.rejected else f"{file}: lists {n_rows} clips, {_COUNTED} {counts.rejected} rejected"
 
 
 def problem_of_notes(pack: Path, counts: PackCounts) -> str | None:
     """Return how ``notes.csv`` contradicts the counts of its pack; packs of earlier versions have none.
 
     Raises:
-        OSError, ValueError, csv.Error: If it cannot be read; see `LIST_ERRORS`.
+        DataError: If it cannot be read.
     """
     if counts.cut is None:
         return None
+    file = pack / NOTES_FILE
     listed = dict.fromkeys(NOTES, 0)
-    for row in _rows_of(pack / NOTES_FILE, _NOTES):
-        for name, value in zip(NOTES, row[2:], strict=True):
-            listed[name] += int(value) > 0
+    for row in _rows_of(file, _NOTES):
+        for name in NOTES:
+            listed[name] += row[name] != "0"
     for name, number in listed.items():
         if number != getattr(counts, name):
-            return f"lists {number} clips as {name}, pack.json counts {getattr(counts, name)}"
+            return f"{file}: lists {number} clips as {name}, {_COUNTED} {getattr(counts, name)}"
     return None
 
 
@@ -58,12 +62,8 @@ def _write(path: Path, header: Iterable[str], rows: Iterable[Iterable[object]]) 
         writer.writerows(rows)
 
 
-def _rows_of(path: Path, header: tuple[str, ...]) -> Iterator[list[str]]:
-    with path.open(encoding="utf-8", newline="") as file:
-        for number, row in enumerate(csv.reader(file)):
-            if number == 0 and tuple(row) != header:
-                raise ValueError(f"first line must be {','.join(header)}")
-            if len(row) != len(header):
-                raise ValueError(f"line {number + 1} has {len(row)} fields, must have {len(header)}")
-            if number:
-                yield row
+def _rows_of(path: Path, header: tuple[str, ...]) -> Iterator[dict[str, str]]:
+    columns, rows = read_csv_table(path, ANY_LENGTH)
+    if tuple(columns) != header:
+        raise DataError(f"{path}: first line must be {','.join(header)}")
+    return rows

@@ -20,14 +20,15 @@ from epanns.data.pack_format import (
     ShardInfo,
     read_pack_info,
 )
-from epanns.data.pack_lists import LIST_ERRORS, problem_of_notes, problem_of_rejects
+from epanns.data.pack_lists import problem_of_notes, problem_of_rejects
 from epanns.data.panns_format import index_file
 from epanns.data.panns_index import open_panns_index
 from epanns.data.shard import Shard
 from epanns.data.source import ClipColumns, ClipSource, no_clips
-from epanns.errors import EpannsError, PackError
+from epanns.errors import DataError, EpannsError, PackError
 from epanns.labels import LabelSet
 from epanns.progress import Progress
+from epanns.workfolder import LOCK_FILES
 
 DEFAULT_MEMORY_LIMIT = 4 << 30  # bytes
 MOST_PROBLEMS = 1000  # that are listed; the others are counted
@@ -238,7 +239,7 @@ def _problems_of_files(path: Path, info: PackInfo) -> Iterator[str]:
         needed.add(NOTES_FILE)
     if is_panns(info):
         needed.add(index_file(info.settings.splits))
-    known = needed | {shard.file for shard in info.shards}
+    known = needed | {shard.file for shard in info.shards} | LOCK_FILES
     present = {str(Path(root, name).relative_to(path)) for root, _, names in os.walk(path) for name in names}
     for name in sorted(present - known):
         yield f"{path / name}: is no part of the pack; remove it"
@@ -248,15 +249,14 @@ def _problems_of_files(path: Path, info: PackInfo) -> Iterator[str]:
 
 def _problems_of_lists(path: Path, info: PackInfo) -> Iterator[str]:
     for name, problem_of in ((REJECTS_FILE, problem_of_rejects), (NOTES_FILE, problem_of_notes)):
-        file = path / name
-        if not file.is_file():
+        if not (path / name).is_file():
             continue  # where it is needed, it is missed above
         try:
             problem = problem_of(path, info.counts)
-        except LIST_ERRORS as error:
-            problem = f"cannot be read as CSV ({error})"
+        except DataError as error:
+            problem = str(error)
         if problem is not None:
-            yield f"{file}: {problem}; copy the pack again"
+            yield f"{problem}; copy the pack again"
 
 
 def _problems_of_ids(shard: Shard, columns: ClipColumns, seen: dict[bytes, str]) -> Iterator[str]:

@@ -37,6 +37,20 @@ def own(made, tmp_path) -> Iterator[Path]:
 
 
 @pytest.fixture
+def tree(tmp_path):
+    """Make empty files below a folder."""
+
+    def run(*files):
+        root = tmp_path / "sounds"
+        for file in files:
+            (root / file).parent.mkdir(parents=True, exist_ok=True)
+            (root / file).touch()
+        return root
+
+    return run
+
+
+@pytest.fixture
 def dataset(tmp_path):
     """Write audio files and their manifest; return the manifest's path."""
 

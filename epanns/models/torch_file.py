@@ -121,6 +121,7 @@ def _asks_for_memory(path: Path) -> bool:
     with zipfile.ZipFile(path) as archive:
         for record in archive.infolist():
             if record.filename.endswith(".pkl"):
+                del record.CRC  # it is compared already, and 0 where the file has none
                 with archive.open(record) as file:
                     if _names_bytearray(file):
                         return True

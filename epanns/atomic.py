@@ -90,15 +90,6 @@ def new_folder(path: Path) -> Iterator[Path]:
     fsync_folder(path.parent)
 
 
-def is_free_for(first: Path) -> bool:
-    """Whether a folder can be claimed by writing its first file: it is not there, or empty.
-
-    What a killed writer left of that same file does not count: the next one writes it again.
-    """
-    folder = first.parent
-    return not folder.exists() or (folder.is_dir() and {*folder.iterdir()} <= {partial_of(first)})
-
-
 def refuse_existing(path: Path) -> None:
     """Raise `OutputError` if something is at `path` already; call it before long work."""
     if path.exists():

@@ -158,6 +158,17 @@ def breaches(
     return [problem for problem in found if problem is not None]
 
 
+def problems_of(*makes: Callable[[], object]) -> list[str]:
+    """Return the messages of the errors that some calls end in; nothing where all return."""
+    found = []
+    for make in makes:
+        try:
+            make()
+        except EpannsError as error:
+            found.append(str(error))
+    return found
+
+
 def values_of(settings: Any) -> dict[str, Any]:
     """Return the fields of a dataclass by name, as they are."""
     return {field.name: getattr(settings, field.name) for field in fields(settings)}

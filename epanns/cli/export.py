@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from epanns import atomic
-from epanns.cli.options import EXISTING, EpannsCommand, emit, json_option, out_option, progress_counter
+from epanns.cli.options import EXISTING, EpannsCommand, emit, json_option, out_option, progress_counter, reserve
 from epanns.cli.packs import in_order_of, open_packs, pack_options, tell_unknown_lengths
 from epanns.cli.processes import at_most_cores
 from epanns.errors import ConfigError
@@ -78,7 +77,7 @@ def command(
     compared with torch's before anything is written, those of int8 with float32's on clips that did not calibrate.
     export.json holds sizes, differences and mAP side by side.
     """
-    atomic.refuse_existing(out)
+    reserve(out)
     if int8 != (calibration is not None):
         raise ConfigError(
             f"--int8 and --calibration go together: give both or neither (--calibration is {calibration})"
@@ -157,7 +156,7 @@ def _latency_line(name: str, timed: dict[str, Any]) -> str:
 
 def _int8_lines(report: dict[str, Any]) -> list[str]:
     found = report["evaluation"]
-    held_out = "held-out clips of the calibration pack" if found["held_out_of_calibration"] else "clips"
+    held_out = "held-out clips of the calibration pack" if found["of_calibration_pack"] else "clips"
     lines = [
         f"int8, host CPU, {found['clips']:,} {held_out} ({found['name']}): same first class as float32 for "
         f"{100 * found['top1']:.1f} %, {report['protocol']}"

@@ -5,8 +5,16 @@ from pathlib import Path
 
 import click
 
-from epanns.atomic import refuse_existing
-from epanns.cli.options import EXISTING_FILE, EpannsCommand, emit, json_option, log, out_option, progress_counter
+from epanns.cli.options import (
+    EXISTING_FILE,
+    EpannsCommand,
+    emit,
+    json_option,
+    log,
+    out_option,
+    progress_counter,
+    reserve,
+)
 from epanns.models.tasks import TASKS
 
 
@@ -48,7 +56,7 @@ def command(
     FILE_OR_NAME is a .pth/.pt file, YAMNet's yamnet.h5 or folded .npz, or a released file or network (`epanns models`
     lists them), which is downloaded once into $EPANNS_CACHE or ~/.cache/epanns-pruning.
     """
-    refuse_existing(out)
+    reserve(out)
     path = Path(file_or_name)
     if not path.exists():
         path = _download(file_or_name)

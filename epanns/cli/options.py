@@ -3,6 +3,7 @@
 import functools
 import os
 import re
+import shlex
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -11,13 +12,15 @@ from typing import Any, TypeVar
 
 import click
 
+from epanns.atomic import refuse_existing
+from epanns.cli.config_file import fill_defaults, option_name
 from epanns.cli.terminal import json_text, write_message, write_result
 from epanns.distributed import process_group, rank, started_by_torchrun
-from epanns.errors import ConfigError, EpannsError, did_you_mean
+from epanns.errors import ConfigError, EpannsError
 from epanns.heap import keep_freed_memory
 from epanns.notes import notes_to
 from epanns.printable import printable
-from epanns.toml_file import read_toml
+from epanns.workfolder import locked_file
 
 
 class _PathType(click.Path):
@@ -67,44 +70,6 @@ T = TypeVar("T")
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
-def _fill_defaults(context: click.Context, parameter: click.Parameter, path: Path | None) -> None:
-    """Let a TOML file answer options that neither the command line nor the environment gives."""
-    if path is None:
-        return
-    given = read_toml(path)
-    known = {_option_name(item): item for item in context.command.params if item.expose_value}
-    named = {key.replace("-", "_"): value for key, value in given.items()}
-    problems = [f"unknown option {key!r}{did_you_mean(key, known)}" for key in named if key not in known]
-    problems += [
-        f"{key}={value!r}: must be {rule}"
-        for key, value in named.items()
-        if key in known and (rule := _broken_rule(known[key], value))
-    ]
-    if problems:
-        raise ConfigError(f"{path}: " + "; ".join(problems))
-    values = {str(known[key].name): value for key, value in named.items()}
-    context.default_map = {**(context.default_map or {}), **values}
-
-
-def _option_name(parameter: click.Parameter) -> str:
-    """Return the name people type: of ``--train`` it is ``train``, whatever the command calls it inside."""
-    longest = max(parameter.opts, key=len)
-    return longest.lstrip("-").replace("-", "_")
-
-
-def _broken_rule(parameter: click.Parameter, value: object) -> str:
-    """Return the rule a value of a TOML file breaks, or nothing; click would quietly make 2 of 2.7."""
-    if getattr(parameter, "multiple", False) or parameter.nargs == -1:
-        return "" if isinstance(value, list) else "a list"
-    if getattr(parameter, "is_flag", False):
-        return "" if isinstance(value, bool) else "true or false"
-    if isinstance(parameter.type, click.types.IntParamType):
-        return "" if type(value) is int else "a whole number"
-    if isinstance(parameter.type, click.types.FloatParamType):
-        return "" if type(value) in (int, float) else "a number"
-    return "" if isinstance(value, str) else "text"
-
-
 class EpannsCommand(click.Command):
     """A command with `--config` and `--debug`; precedence is option, environment, file, default."""
 
@@ -112,15 +77,15 @@ class EpannsCommand(click.Command):
         super().__init__(*args, **kwargs)
         for item in self.params:
             # The environment too goes by the names people type: EPANNS_TRAIN_VAL, not EPANNS_TRAIN_VAL_PACKS.
-            if isinstance(item, click.Option) and item.envvar is None and _option_name(item) != item.name:
-                item.envvar = f"EPANNS_{self.name}_{_option_name(item)}".upper().replace("-", "_")
+            if isinstance(item, click.Option) and item.envvar is None and option_name(item) != item.name:
+                item.envvar = f"EPANNS_{self.name}_{option_name(item)}".upper().replace("-", "_")
         self.params += [
             click.Option(
                 ["--config"],
                 type=EXISTING_FILE,
                 is_eager=True,
                 expose_value=False,
-                callback=_fill_defaults,
+                callback=fill_defaults,
                 help="TOML file that fills options; options given here win.",
             ),
             click.Option(["--debug"], is_flag=True, expose_value=False, help="Show a traceback when something fails."),
@@ -154,6 +119,12 @@ def json_option(function: Callable[..., Any]) -> Callable[..., Any]:
 def out_option(help_text: str, *, required: bool = True) -> Decorator:
     """Add ``--out``, a path that the command writes to."""
     return click.option("--out", type=OUTPUT, required=required, help=help_text)
+
+
+def device_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add ``--device``; `torch_device` checks its value."""
+    text = "Device that computes: cpu, cuda or cuda:N."
+    return click.option("--device", default="cpu", show_default=True, help=text)(function)
 
 
 def in_process_group(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -226,6 +197,21 @@ def log(message: str) -> None:
     """Write one line for people to stderr; of several processes the first one writes."""
     if rank() == 0:
         write_message(message)
+
+
+def reserve(out: Path) -> None:
+    """Refuse a file or folder that exists, and keep other processes from writing it until the command ends.
+
+    Raises:
+        OutputError: If something is there already, or another process writes it.
+    """
+    refuse_existing(out)
+    click.get_current_context().with_resource(locked_file(out))
+
+
+def resuming_command() -> str:
+    """Return the command line of this process without ``--fresh``: the command that resumes its work."""
+    return shlex.join(["epanns", *(argument for argument in sys.argv[1:] if argument != "--fresh")])
 
 
 def tell_once(error: EpannsError) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from epanns.cli.options import EXISTING, EpannsCommand, emit, json_option, log, out_option, torch_device
+from epanns.cli.options import EXISTING, EpannsCommand, device_option, emit, json_option, log, out_option, torch_device
 from epanns.cli.packs import in_order_of, open_packs, pack_options
 from epanns.errors import ConfigError
 
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 )
 @pack_options
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="For criteria that draw numbers.")
-@click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N.")
+@device_option
 @click.option("--fresh", is_flag=True, help="Delete an earlier measurement in --out and start over.")
 @json_option
 def command(
@@ -61,7 +61,8 @@ def command(
     from epanns.pruning.ranking.criteria import needs_clips
     from epanns.reporting.sensitivity_figure import describe_clips, describe_settings, write_figures
     from epanns.sweeps.sensitivity import SensitivityConfig, measure_sensitivity
-    from epanns.sweeps.sensitivity_folder import RECORD, TABLE, SensitivityFolder
+    from epanns.sweeps.sensitivity_folder import RECORD, TABLE
+    from epanns.workfolder import DRAWING_SECONDS, WorkFolder
 
     if settings["recover"] == "none" and not needs_clips(settings["criterion"]) and calibration is not None:
         raise ConfigError("--calibration has no use with --recover none: leave one of them out")
@@ -71,12 +72,11 @@ def command(
     opened = partial(open_packs, labels_file=labels_file, mp3_seconds=mp3_seconds, sample_rate=rate)
     dataset = in_order_of(model, opened(packs))
     clips = None if calibration is None else opened([calibration])
-    if fresh:
-        SensitivityFolder(out).start_over()
-    record = measure_sensitivity(model, dataset, config, out, calibration=clips, on_row=_teller())
+    record = measure_sensitivity(model, dataset, config, out, calibration=clips, on_row=_teller(), fresh=fresh)
     if left_out := set(model.layer_names if layers is None else ()) - set(record.asked["layers"]):
         log(f"left out, too narrow to lose a channel at any of the ratios: {', '.join(sorted(left_out))}")
-    files = [out / TABLE, out / RECORD, *write_figures(record, out)]
+    with WorkFolder(out).locked(wait=DRAWING_SECONDS):
+        files = [out / TABLE, out / RECORD, *write_figures(record, out)]
     lines = [
         f"{out}: unpruned mAP {record.table.dense.mAP:.4f} on {describe_clips(record)}",
         f"{describe_settings(record)}; loss of mAP:",
@@ -107,7 +107,7 @@ def _teller() -> "Callable[[SensitivityRecord], None]":
         if not before:
             before.append((n_done, time.monotonic()))
             if n_done:
-                log(f"{n_done} of {record.n_rows} rows were done before")
+                log(f"resume: {n_done} of {record.n_rows} rows are done")
             return
         first, started = before[0]
         left = (time.monotonic() - started) / (n_done - first) * (record.n_rows - n_done)

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from epanns.cli.options import EXISTING, log
+from epanns.cli.options import EXISTING, log, resuming_command
 from epanns.cli.yamnet import frozen_and_told
 from epanns.errors import ConfigError
+from epanns.strict import PATH, Rule, list_of
 from epanns.toml_file import read_toml
 
 if TYPE_CHECKING:
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
     from epanns.pruning.schedule import Between
     from epanns.training.config import TrainingConfig
 
+_PACKS = Rule(
+    "the path of a pack, or a list of such",
+    lambda value: PATH.holds(value) or list_of(PATH, "packs", least=1).holds(value),
+)
 # Recovers a network in place: (pruned, the one it was cut from, plan) -> what is to be told of it.
 Recovering = Callable[["Tagger", "Tagger", "PruningPlan"], dict[str, Any] | None]
 
@@ -115,6 +120,7 @@ class Steps:
         from epanns.cli.packs import in_order_of
         from epanns.cli.watching import watching
         from epanns.data.task import refuse_leak, require_same_task
+        from epanns.models.checkpoint import CONFIG
         from epanns.models.on_yamnet import stays_frozen
         from epanns.models.recipe import steps_of
         from epanns.models.tasks import DECISIVE_SCORES
@@ -137,16 +143,18 @@ class Steps:
             "schedule": self.schedule,
             **runs.asked,
         }
-        with watching(config) as watch:
-            finetune = finetuning_between(
+        with (
+            watching(config) as watch,
+            finetuning_between(
                 runs.folder,
                 asked,
                 train,
                 config,
                 validation=validation_on(val),
-                options=watch.run_options(),
+                options=watch.run_options(command=resuming_command()),
                 teacher=dense if config.teacher_weights else None,
-            )
+            ) as finetune,
+        ):
 
             def between(network: "Tagger", step: int) -> "Tagger":
                 trained = finetune(network, step)
@@ -156,6 +164,9 @@ class Steps:
                 watch.tell(f"[{step}/{self.steps}] cut and fine-tuned: {best}; {runs.folder}/step{step}")
                 return trained
 
+            if (runs.folder / "step1").is_dir():
+                ended = [step for step in range(1, self.steps) if (runs.folder / f"step{step}" / CONFIG).is_file()]
+                watch.tell(f"resume at round {len(ended) + 1} of {self.steps}")
             yield between
 
 
@@ -184,20 +195,24 @@ def _read(path: Path) -> "tuple[dict[str, list[Path]], TrainingConfig, bool | No
     """
     from epanns.training.presets import read_training
 
-    given = {key.replace("-", "_"): value for key, value in read_toml(path).items()}
+    read = read_toml(path)
+    given = {key.replace("-", "_"): value for key, value in read.items()}
     length = () if "preset" in given else ("iterations",)
+    problems = []
+    if len(given) < len(read):
+        problems.append("a key is given twice, with - and with _: give it once")
     if missing := [key for key in ("train", "val", *length) if key not in given]:
-        raise ConfigError(f"{path}: {', '.join(missing)} missing: packs to train and validate on, and how long")
-    packs = {part: given.pop(part) for part in ("train", "val")}
-    packs = {part: [paths] if isinstance(paths, str) else paths for part, paths in packs.items()}
-    for part, paths in packs.items():
-        if not isinstance(paths, list) or not paths or not all(isinstance(item, str) for item in paths):
-            raise ConfigError(f"{path}: {part}={paths!r}: must be the path of a pack, or a list of such")
+        problems.append(f"{', '.join(missing)} missing: packs to train and validate on, and how long")
+    packs = {part: given.pop(part) for part in ("train", "val") if part in given}
+    problems += [problem for part, paths in packs.items() if (problem := _PACKS.problem(part, paths))]
     try:
         config = read_training(given)
     except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from error
-    return {part: [Path(item) for item in paths] for part, paths in packs.items()}, config, given.get("freeze_yamnet")
+        problems.append(str(error))
+    if problems:
+        raise ConfigError(f"{path}: " + "; ".join(problems))
+    listed = {part: [paths] if isinstance(paths, str) else paths for part, paths in packs.items()}
+    return {part: [Path(item) for item in paths] for part, paths in listed.items()}, config, given.get("freeze_yamnet")
 
 
 def steps_options(function: Callable[..., Any]) -> Callable[..., Any]:

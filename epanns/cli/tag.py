@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from epanns.cli.options import EXISTING, OUTPUT, EpannsCommand, emit, json_option
+from epanns.cli.options import EXISTING, OUTPUT, EpannsCommand, emit, json_option, reserve
 
 if TYPE_CHECKING:
     from epanns.models.tagger import Tagger
@@ -40,13 +40,13 @@ def command(
     of one class out of all (softmax) and do. Without --window a file of up to 30 s is heard as a whole, a longer one in
     windows of 10 s; the last window is shifted back to end with the file.
     """
-    from epanns.atomic import refuse_existing, write_text
+    from epanns.atomic import write_text
     from epanns.evaluation.protocol import EvaluationProtocol
     from epanns.models.checkpoint import load
 
     EvaluationProtocol(window, hop)  # refuses what cannot be
     if csv_path is not None:
-        refuse_existing(csv_path)
+        reserve(csv_path)
     model = load(checkpoint)
     tags = [window_tags for path in audio for window_tags in tag_file(model, path, window, hop)]
     if csv_path is not None:

@@ -7,17 +7,29 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from epanns.cli.options import EXISTING, Decorator, emit, in_process_group, json_option, log, out_option, tell_once
+from epanns.cli.options import (
+    EXISTING,
+    Decorator,
+    device_option,
+    emit,
+    in_process_group,
+    json_option,
+    log,
+    out_option,
+    resuming_command,
+    tell_once,
+)
 from epanns.cli.packs import in_order_of, open_packs, pack_options, tell_unknown_lengths
 from epanns.cli.processes import at_most_cores
 from epanns.cli.recipe import Recipe, RecipeCommand
 from epanns.cli.watching import watching
 from epanns.cli.yamnet import built_on, freeze_option, frozen_and_told, refuse_contradictions, yamnet_option
-from epanns.distributed import on_rank_zero, rank
+from epanns.distributed import rank
 from epanns.errors import EpannsError, Interrupted, TrainingError
 from epanns.training.config import TrainingConfig
 from epanns.training.metrics import CURVE, STEP_0_KEPT, TABLE
 from epanns.training.run_options import SAVE_EVERY
+from epanns.workfolder import DRAWING_SECONDS, WorkFolder
 
 if TYPE_CHECKING:
     from epanns.data.dataset import PackDataset
@@ -62,7 +74,7 @@ def training_options(function: Callable[..., Any]) -> Callable[..., Any]:
             callback=at_most_cores,
             help="Processes that read clips; at most the number of cores.",
         ),
-        click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N."),
+        device_option,
         out_option("Run folder; becomes a checkpoint. The same command goes on where it was."),
         click.option(
             "--save-every",
@@ -174,7 +186,6 @@ def run(
     from epanns.sweeps.trial import validation_on
     from epanns.training.events import require_tensorboard
     from epanns.training.finetune import finetune
-    from epanns.training.folder import start_over_once
     from epanns.training.learner import require_learner
     from epanns.training.teacher import teacher_of
     from epanns.training.validation import require_positives
@@ -189,11 +200,9 @@ def run(
     require_same_task(model, train)
     require_same_task(model, val)
     refuse_leak(train, val, part="validation")
-    teacher_of(model, teacher, config)  # what does not fit is refused before an earlier run is deleted
+    teacher_of(model, teacher, config)
     require_learner(model, config)
     require_positives(val)
-    if fresh:
-        on_rank_zero(lambda: start_over_once(out))
     log(f"training on {describe_clips(train)}, sampler {config.sampler}; validation on {describe_clips(val)}")
     if config.crop is not None:
         tell_unknown_lengths(train, "crops and repetitions")
@@ -204,7 +213,13 @@ def run(
             config,
             out,
             validation=validation_on(val),
-            options=watch.run_options(workers=workers, save_every=save_every, tensorboard=tensorboard),
+            options=watch.run_options(
+                workers=workers,
+                save_every=save_every,
+                tensorboard=tensorboard,
+                fresh=fresh,
+                command=resuming_command(),
+            ),
             teacher=teacher,
         )
     emit(
@@ -234,12 +249,14 @@ def curve_drawn(out: Path) -> Iterator[None]:
         try:
             if draws and is_run(out):
                 tell_once(stopped)  # drawing takes a while
-                write_learning_curves([out], out, stem=CURVE, images=False)
+                with WorkFolder(out).locked(wait=DRAWING_SECONDS):
+                    write_learning_curves([out], out, stem=CURVE, images=False)
         except (EpannsError, OSError) as error:
             log(f"no learning curve could be drawn: {error}")
         raise
     if draws:
-        write_learning_curves([out], out, stem=CURVE)
+        with WorkFolder(out).locked(wait=DRAWING_SECONDS):
+            write_learning_curves([out], out, stem=CURVE)
 
 
 def describe_clips(dataset: "PackDataset") -> str:

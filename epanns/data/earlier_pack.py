@@ -1,10 +1,10 @@
 """The pack that an earlier run left: whether it is finished, and what of it is whole."""
 
-import csv
 import json
 from pathlib import Path
 from typing import Any
 
+from epanns.csv_table import ANY_LENGTH, read_csv_table
 from epanns.data.journal import refuse_difference
 from epanns.data.pack_format import (
     FORMAT,
@@ -16,7 +16,7 @@ from epanns.data.pack_format import (
     read_pack_info,
     settings_to_dict,
 )
-from epanns.errors import Interrupted, PackError
+from epanns.errors import DataError, Interrupted, PackError
 from epanns.progress import Progress
 from epanns.signals import StopRequest
 
@@ -87,8 +87,7 @@ def whole_shards(out: Path, info: PackInfo, progress: Progress | None, stop: Sto
 def has_its_lists(out: Path, info: PackInfo) -> bool:
     """Whether a finished pack has a journal and as many lines of rejects as it counts."""
     try:
-        with (out / REJECTS_FILE).open(encoding="utf-8", newline="") as text:
-            n_rejects = sum(1 for _ in csv.reader(text)) - 1
-    except (OSError, UnicodeDecodeError, csv.Error):
+        n_rejects = sum(1 for _ in read_csv_table(out / REJECTS_FILE, ANY_LENGTH)[1])
+    except DataError:
         return False
     return (out / JOURNAL_FILE).is_file() and n_rejects == info.counts.rejected

@@ -5,14 +5,14 @@ per clip, then one for the shard itself. A shard counts only with its own line: 
 Of the lines of clips only the place is kept in memory, so that a pack may have millions.
 """
 
-import fcntl
 import json
 import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO
+from typing import Any
 
 from epanns.data.clip import Clip
 from epanns.data.conversion import PackedClip
@@ -20,6 +20,7 @@ from epanns.data.origin import Source, is_readable, is_unchanged
 from epanns.data.pack_format import JOURNAL_FILE, ShardInfo, complete_settings
 from epanns.errors import OutputError
 from epanns.optional import is_installed
+from epanns.workfolder import Work, WorkFolder
 
 _BEGIN = b'{"header": '
 _CLIP_BEGIN = b'{"clip_id": '
@@ -68,18 +69,15 @@ class Journal:
         """
         self.folder = folder
         self._path = folder / JOURNAL_FILE
-        if folder.exists() and not self._path.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise OutputError(f"{folder} exists already and is no pack: choose another --out or delete it first")
-        folder.mkdir(parents=True, exist_ok=True)
+        pack_folder(folder).require_claimable()
         self._places: dict[int, int] = {}  # where the lines of a finished shard's clips begin
         self.finished: dict[int, ShardEntry] = {}
-        self._file = self._path.open("a+b")
-        try:
-            lock(self._file, folder)
+        with ExitStack() as held:
+            held.enter_context(pack_folder(folder).locked())
+            pack_folder(folder).require_claimable()
+            self._file = held.enter_context(self._path.open("a+b"))
             self._read(json.loads(json.dumps(header)))
-        except BaseException:
-            self._file.close()
-            raise
+            self._held = held.pop_all()
 
     def __enter__(self) -> "Journal":
         return self
@@ -87,7 +85,7 @@ class Journal:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._file.close()
+        self._held.close()
 
     def append(self, entry: ShardEntry, clips: Sequence[Clip], packed: Sequence[PackedClip]) -> None:
         """Add a finished shard and flush it to the disk."""
@@ -170,12 +168,9 @@ class Journal:
         self._file.truncate(whole_until)
 
 
-def lock(journal: BinaryIO, folder: Path) -> None:
-    """Keep other packers away from a folder until the file is closed."""
-    try:
-        fcntl.flock(journal, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise OutputError(f"{folder} is being written by another process: wait for it or stop it") from error
+def pack_folder(folder: Path) -> WorkFolder:
+    """Return the folder of a pack as the place of its work; the journal is the first file."""
+    return WorkFolder(folder, JOURNAL_FILE, Work("is no pack", noun="a pack"), earlier_locks=[JOURNAL_FILE])
 
 
 def is_header(line: bytes) -> bool:

@@ -1,6 +1,5 @@
 """The check of a whole pack of any format: every file, every rule, every clip."""
 
-import csv
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -9,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from epanns.csv_table import ANY_LENGTH, read_csv_table
 from epanns.data.contained import Crashed, count_of, line_of, run_contained, senseless
 from epanns.data.opening import is_panns, open_pack
 from epanns.data.pack import Pack
@@ -17,7 +17,7 @@ from epanns.data.panns_format import index_file
 from epanns.data.panns_index import open_panns_index
 from epanns.data.shard import Shard
 from epanns.data.source import ClipColumns, ClipSource, no_clips
-from epanns.errors import EpannsError, PackError
+from epanns.errors import DataError, EpannsError, PackError
 from epanns.labels import LabelSet
 from epanns.progress import Progress
 
@@ -241,10 +241,9 @@ def _problems_of_rejects(path: Path, info: PackInfo) -> Iterator[str]:
     if not file.is_file():
         return
     try:
-        with file.open(encoding="utf-8", newline="") as text:
-            n_rows = sum(1 for _ in csv.reader(text)) - 1
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        yield f"{file}: cannot be read as CSV ({error}); copy the pack again"
+        n_rows = sum(1 for _ in read_csv_table(file, ANY_LENGTH)[1])
+    except DataError as error:
+        yield f"{error}; copy the pack again"
         return
     if n_rows != info.counts.rejected:
         yield f"{file}: lists {n_rows} clips, {PACK_FILE} counts {info.counts.rejected} rejected; copy the pack again"

@@ -1,12 +1,13 @@
 """How a clip becomes one score per class: heard whole, or in windows whose scores are put together."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from torch import Tensor
 
-from epanns.errors import ConfigError, did_you_mean
+from epanns.errors import ConfigError
 from epanns.models.pooling import probabilities_of
+from epanns.strict import TRUTH, Rule, number, one_of, or_none, refuse_breaches
 
 # name -> (logits, probabilities), each (windows, classes) of one clip, and the network's activation -> (classes,) in
 # [0, 1]. Of a softmax, `mean_prob` and `mean_logit` sum to 1 again; `max_prob` does not.
@@ -17,6 +18,14 @@ AGGREGATES: dict[str, Callable[[Tensor, Tensor, str], Tensor]] = {
 }
 
 _SHORTEST, _LONGEST = 0.01, 3600  # seconds; beyond, windows are a slip of units and memory or time run out
+
+_SECONDS = or_none(number("a number of seconds", lambda value: True))
+PROTOCOL_RULES: Mapping[str, Rule] = {
+    "window": _SECONDS,
+    "hop": _SECONDS,
+    "aggregate": one_of(AGGREGATES),
+    "own_length": TRUTH,
+}
 
 
 @dataclass(frozen=True)
@@ -51,10 +60,7 @@ class EvaluationProtocol:
     own_length: bool = False
 
     def __post_init__(self) -> None:
-        self._require_kinds()
-        if self.aggregate not in AGGREGATES:
-            hint = did_you_mean(self.aggregate, AGGREGATES)
-            raise ConfigError(f"aggregate={self.aggregate!r}{hint}: must be one of {', '.join(AGGREGATES)}")
+        refuse_breaches(self, PROTOCOL_RULES)
         if self.window is None:
             if self.hop is not None or self.aggregate != "mean_prob":
                 raise ConfigError(
@@ -69,14 +75,6 @@ class EvaluationProtocol:
             raise ConfigError(f"hop={self.hop}: must be in (0, window={self.window}], or samples would be skipped")
         if self.hop is not None and self.hop < _SHORTEST:
             raise ConfigError(f"hop={self.hop}: must be at least {_SHORTEST} s")
-
-    def _require_kinds(self) -> None:
-        """Refuse values of another kind, as they come from files."""
-        for name, seconds in (("window", self.window), ("hop", self.hop)):
-            if seconds is not None and (isinstance(seconds, bool) or not isinstance(seconds, int | float)):
-                raise ConfigError(f"{name}={seconds!r}: must be a number of seconds")
-        if not isinstance(self.own_length, bool):
-            raise ConfigError(f"own_length={self.own_length!r}: must be true or false")
 
     def settings(self) -> dict[str, float | str | bool]:
         """Return what differs from the whole clip, as JSON values: equal protocols, equal settings."""

@@ -1,7 +1,5 @@
 """How many channels of which layer stay: exact arithmetic on names and numbers, no tensors."""
 
-import json
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
 from numbers import Real
@@ -9,6 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from epanns.errors import PruningError, did_you_mean
+from epanns.json_file import read_json
+from epanns.printable import printable
+from epanns.strict import is_finite, shown
+from epanns.toml_file import read_toml
 
 
 def remaining_width(
@@ -127,17 +129,15 @@ def read_ratios(path: Path) -> dict[str, float]:
     Raises:
         PruningError: If the file cannot be read, holds nothing, or a value is no number; the file is named.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-        given = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
-    except (OSError, ValueError) as error:
-        raise PruningError(f"{path}: cannot be read as {path.suffix.lstrip('.') or 'toml'} ({error})") from error
+    given = (read_json if path.suffix == ".json" else read_toml)(path, error=PruningError)
     if not isinstance(given, dict) or not given:
         raise PruningError(f"{path}: must hold lines such as conv_block4 = 0.5, one per layer or block")
     ratios = dict(_flattened(given))
     for layer, ratio in ratios.items():
-        if isinstance(ratio, bool) or not isinstance(ratio, int | float):
-            raise PruningError(f"{path}: {layer} = {ratio!r} must be a number in [0, 1), the fraction removed")
+        if not is_finite(ratio):
+            raise PruningError(
+                f"{path}: {printable(layer)} = {shown(ratio)} must be a number in [0, 1), the fraction removed"
+            )
     return ratios
 
 

@@ -7,8 +7,24 @@ from typing import Any
 from epanns.errors import ConfigError
 from epanns.models.layouts import LEAN_FAMILIES
 from epanns.models.zoo import spec_of
-from epanns.sweeps.strict_toml import is_number
+from epanns.strict import ANY_TEXT, PATH, TABLE, TRUTH, Rule, number, problems_of, refuse_breaches
 from epanns.sweeps.training_tables import base_training
+
+_LONGEST_NAME = 80
+_NO_PATH_OR = Rule(PATH.text, lambda value: value == "" or PATH.holds(value))
+_NAME = Rule(
+    f"text of at most {_LONGEST_NAME} printable characters",
+    lambda value: isinstance(value, str) and len(value) <= _LONGEST_NAME and value.isprintable(),
+)
+BASE_RULES: Mapping[str, Rule] = {
+    "name": _NAME,
+    "model": ANY_TEXT,
+    "width": number("a number > 0", lambda value: value > 0),
+    "yamnet": _NO_PATH_OR,
+    "training": TABLE,
+    "checkpoint": _NO_PATH_OR,
+    "prune": TRUTH,
+}
 
 
 @dataclass(frozen=True)
@@ -24,6 +40,7 @@ class BaseConfig:
         training: How it is trained; keys of `TrainingConfig` and ``preset``; no seed.
         checkpoint: Instead of all that, a checkpoint folder or released file with the data's labels.
         prune: Whether the grids prune it; without, it is trained and scored to be compared with.
+        name: Label in reports; no part of a trial's identity.
     """
 
     model: str = ""
@@ -32,9 +49,10 @@ class BaseConfig:
     training: Mapping[str, Any] = field(default_factory=dict)
     checkpoint: str = ""
     prune: bool = True
+    name: str = ""
 
     def __post_init__(self) -> None:
-        self._require_kinds()
+        refuse_breaches(self, BASE_RULES)
         if bool(self.model) == bool(self.checkpoint):
             raise ConfigError("give either model (and training) or checkpoint")
         if self.checkpoint and (self.training or self.width != 1.0 or self.yamnet):
@@ -43,18 +61,7 @@ class BaseConfig:
             raise ConfigError(f"width={self.width:g} with yamnet: the body has its own widths, leave width out")
         if self.model and not self.may_be_frozen and self.yamnet:
             raise ConfigError(f"yamnet={self.yamnet!r}: {self.model} is not built on YAMNet's body")
-        self.training_with()
-
-    def _require_kinds(self) -> None:
-        """Refuse values of another kind."""
-        texts = {"model": self.model, "yamnet": self.yamnet, "checkpoint": self.checkpoint}
-        rules = {
-            **{f"{name}={value!r}: must be text": isinstance(value, str) for name, value in texts.items()},
-            f"width={self.width!r}: must be a number > 0": is_number(self.width) and self.width > 0,
-            f"training={self.training!r}: must be a table": isinstance(self.training, Mapping),
-            f"prune={self.prune!r}: must be true or false": isinstance(self.prune, bool),
-        }
-        if problems := [problem for problem, holds in rules.items() if not holds]:
+        if self.model and (problems := problems_of(self.training_with, lambda: spec_of(self.model, width=self.width))):
             raise ConfigError("; ".join(problems))
 
     @property

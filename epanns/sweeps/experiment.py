@@ -1,6 +1,5 @@
 """An experiment as data: TOML in, the list of its trials out."""
 
-import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -8,14 +7,46 @@ from pathlib import Path
 from typing import Any
 
 from epanns.atomic import sha256_of_json
+from epanns.data.pack_format import PackSettings
+from epanns.data.synthetic import SYNTHETIC_RULES, SyntheticSettings
 from epanns.errors import ConfigError
-from epanns.evaluation.protocol import EvaluationProtocol
-from epanns.sweeps.base import BaseConfig
-from epanns.sweeps.grid import GridConfig
-from epanns.sweeps.strict_toml import TableReader, all_of, is_count, is_number, is_text
+from epanns.evaluation.protocol import PROTOCOL_RULES, EvaluationProtocol
+from epanns.names import is_path_name
+from epanns.strict import (
+    ANY_TEXT,
+    PATH,
+    TABLE,
+    TEXT,
+    Reader,
+    Rule,
+    breaches,
+    from_table,
+    list_of,
+    number,
+    one_of,
+    problems_of,
+    shown,
+    table_problems,
+    values_of,
+    whole,
+)
+from epanns.sweeps.base import BASE_RULES, BaseConfig
+from epanns.sweeps.grid import GRID_RULES, GridConfig
 from epanns.sweeps.training_tables import finetuning
+from epanns.toml_file import parse_toml, read_toml
 
 DATA_KINDS = ("esc50", "folder", "audioset", "fsd50k", "synthetic", "packs")
+_NAMES = list_of(PATH, "splits or packs", least=1)
+DATA_RULES: Mapping[str, Rule] = {
+    "kind": one_of(DATA_KINDS),
+    "train": _NAMES,
+    "val": _NAMES,
+    "test": _NAMES,
+    "root": ANY_TEXT,
+    "sample_rate": whole(1),
+    "seconds": number("a number > 0", lambda value: value > 0),
+    "synthetic": TABLE,
+}
 
 
 @dataclass(frozen=True)
@@ -41,23 +72,45 @@ class DataConfig:
     synthetic: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        rules = {
-            f"kind={self.kind!r}: must be one of {', '.join(DATA_KINDS)}": self.kind in DATA_KINDS,
-            f"root={self.root!r}: {self.kind} needs the folder of the data set": self.kind in ("synthetic", "packs")
-            or is_text(self.root),
-            f"sample_rate={self.sample_rate!r}: must be a whole number of Hz": is_count(self.sample_rate),
-            f"seconds={self.seconds!r}: must be a number > 0": is_number(self.seconds) and self.seconds > 0,
-        }
-        parts = {"train": self.train, "val": self.val, "test": self.test}
-        rules |= {f"{name}={part!r}: must list at least one": all_of(part, is_text) for name, part in parts.items()}
-        shared = sorted({a for one, other in ((0, 1), (0, 2), (1, 2)) for a in self._shared(one, other)})
-        rules[f"{', '.join(shared)} is used twice among train, val and test: that is a leak"] = not shared
-        if problems := [problem for problem, holds in rules.items() if not holds]:
+        problems = breaches(values_of(self), DATA_RULES)
+        if not problems:
+            problems = [*self._problems(), *problems_of(*self._settings())]
+        if problems:
             raise ConfigError("; ".join(problems))
 
-    def _shared(self, one: int, other: int) -> set[str]:
-        parts = (self.train, self.val, self.test)
-        return set(parts[one]) & set(parts[other])
+    def _problems(self) -> list[str]:
+        """Return what is wrong between settings that are right by themselves."""
+        parts = {"train": self.train, "val": self.val, "test": self.test}
+        problems = []
+        if self.kind not in ("synthetic", "packs") and not PATH.holds(self.root):
+            problems.append(f"root={shown(self.root)}: {self.kind} needs the folder of the data set")
+        if self.kind != "packs":
+            problems += [
+                f"{part}[{place}]={shown(name)}: must be the name of a split, of A-Z a-z 0-9 . _ -"
+                for part, names in parts.items()
+                for place, name in enumerate(names)
+                if not is_path_name(name)
+            ]
+        used = [name for names in parts.values() for name in dict.fromkeys(names)]
+        if shared := sorted({name for name in used if used.count(name) > 1}):
+            problems.append(f"{', '.join(shared)} is used twice among train, val and test: that is a leak")
+        return problems
+
+    def _settings(self) -> list[Callable[[], object]]:
+        """Return what reads the settings of the packs and of the generator."""
+        if self.kind == "packs":
+            return []
+        packs = partial(PackSettings, sample_rate=self.sample_rate, seconds=self.seconds)
+        return [packs, self.generator] if self.kind == "synthetic" else [packs]
+
+    def generator(self) -> SyntheticSettings:
+        """Return the settings of the generator.
+
+        Raises:
+            ConfigError: If a key of ``synthetic`` is unknown or a value is wrong.
+        """
+        given = {"seconds": self.seconds, "sample_rate": self.sample_rate, **self.synthetic}
+        return from_table(SyntheticSettings, given, SYNTHETIC_RULES, what="synthetic: ")
 
     def identity(self) -> dict[str, Any]:
         """Return what of the data is asked for, wherever it lies; their content is added when it is known."""
@@ -78,12 +131,14 @@ class Trial:
         base: The trial whose network this one prunes; None for the base itself.
         checkpoint: Where the base's checkpoint is, if it is not trained here.
         yamnet: Where the YAMNet is that the base is built on, if it is on one.
+        name: Label of the base in reports; no part of the identity.
     """
 
     config: Mapping[str, Any]
     base: "Trial | None" = None
     checkpoint: str = ""
     yamnet: str = ""
+    name: str = ""
 
     @property
     def trial_id(self) -> str:
@@ -120,7 +175,7 @@ class Experiment:
         found = {base.trial_id: base for base, _ in seeds_of}
         for base, seed in ((base, seed) for base, group in seeds_of for seed in group):
             for config in (config for grid in self.grids for config in grid.configs(seed, self.finetunes)):
-                trial = Trial({"kind": "pruned", "base": base.config, "seed": seed, **config}, base)
+                trial = Trial({"kind": "pruned", "base": base.config, "seed": seed, **config}, base, name=base.name)
                 found.setdefault(trial.trial_id, trial)
         return list(found.values())
 
@@ -129,11 +184,24 @@ class Experiment:
         if settings := self.evaluation.settings():
             config["evaluation"] = settings
         if base.checkpoint:
-            return Trial({**config, "checkpoint_sha256": weights(base.checkpoint)}, checkpoint=base.checkpoint)
+            return Trial(
+                {**config, "checkpoint_sha256": weights(base.checkpoint)}, checkpoint=base.checkpoint, name=base.name
+            )
         config |= {"model": base.model, "width": float(base.width), "training": base.training_with(seed)}
         if base.yamnet:
             config["yamnet_sha256"] = weights(base.yamnet)
-        return Trial(config, yamnet=base.yamnet)
+        return Trial(config, yamnet=base.yamnet, name=base.name)
+
+
+EXPERIMENT_RULES: Mapping[str, Rule] = {
+    "name": TEXT,
+    "data": TABLE,
+    "base": list_of(TABLE, "tables", least=1),
+    "grid": Rule("a table or a list of tables", lambda value: TABLE.holds(value) or list_of(TABLE, "").holds(value)),
+    "seeds": list_of(whole(0), "whole numbers >= 0", least=1),
+    "finetune": list_of(TABLE, "tables"),
+    "evaluation": TABLE,
+}
 
 
 def load_experiment(path: Path) -> Experiment:
@@ -142,77 +210,72 @@ def load_experiment(path: Path) -> Experiment:
     Raises:
         ConfigError: If the file cannot be read as TOML or anything in it is wrong; every problem is named.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read ({error})") from error
-    return parse_experiment(text, str(path))
+    return experiment_of(read_toml(path), str(path))
 
 
 def parse_experiment(text: str, source: str) -> Experiment:
     """Read an experiment from its text; `source` names it in messages."""
-    try:
-        given = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{source}: is not TOML ({error})") from error
-    reader = TableReader(source)
-    top = reader.read(given, _Tables, "experiment")
-    if top is None:
-        reader.finish()
-    assert top is not None
-    reader.note(is_text(top.name), f"name={top.name!r}: must be text")
-    reader.note(all_of(top.seeds, is_count), f"seeds={top.seeds!r}: must list whole numbers >= 0")
-    reader.note(isinstance(top.base, tuple) and len(top.base) > 0, "[[base]]: give at least one base")
-    data = reader.read(top.data, DataConfig, "data")
-    evaluation = reader.read(top.evaluation, EvaluationProtocol, "evaluation")
-    tables = top.grid if isinstance(top.grid, tuple) else (top.grid,)
-    names = ["grid"] if len(tables) == 1 else [f"grid {number}" for number, _ in enumerate(tables, start=1)]
-    grids = [reader.read(table, GridConfig, name) for table, name in zip(tables, names, strict=True)]
-    bases = [reader.read(base, BaseConfig, f"base {number}") for number, base in enumerate(top.base, start=1)]
-    for number, finetune in enumerate(top.finetune, start=1):
-        reader.attempt(partial(finetuning, finetune), f"finetune {number}")
-    for name, grid in zip(names, grids, strict=True):
-        if grid is not None and (others := [seed for seed in grid.seeds if seed not in top.seeds]):
-            reader.note(
-                False, f"[{name}] seeds={grid.seeds!r}: {others[0]!r} is none of the experiment's {top.seeds!r}"
-            )
-    if not reader.problems:
-        _note_contradictions(reader, top, [base for base in bases if base], [grid for grid in grids if grid])
-    reader.finish()
-    assert data is not None and evaluation is not None
-    return Experiment(
-        name=top.name,
-        seeds=top.seeds,
-        data=data,
+    return experiment_of(parse_toml(text, source), source)
+
+
+def experiment_of(given: Mapping[str, Any], source: str) -> Experiment:
+    """Return the experiment of a TOML file's table; `source` names the file in messages.
+
+    Raises:
+        ConfigError: If anything in it is wrong; every problem is named.
+    """
+    reader = Reader(source)
+    reader.problems += table_problems(given, EXPERIMENT_RULES, required=("name", "data", "base"))
+    top = {key: value for key, value in given.items() if key in EXPERIMENT_RULES and EXPERIMENT_RULES[key].holds(value)}
+    seeds, finetunes = tuple(top.get("seeds", (0,))), tuple(top.get("finetune", ()))
+    data = reader.table(top["data"], DataConfig, DATA_RULES, "data") if "data" in top else None
+    evaluation = reader.table(top.get("evaluation", {}), EvaluationProtocol, PROTOCOL_RULES, "evaluation")
+    bases = reader.tables(top.get("base", []), BaseConfig, BASE_RULES, "base")
+    grids = reader.tables(top.get("grid", []), GridConfig, GRID_RULES, "grid", alone=True)
+    for place, finetune in enumerate(finetunes, start=1):
+        reader.attempt(partial(finetuning, finetune), f"finetune {place}")
+    experiment = Experiment(
+        name=top.get("name", ""),
+        seeds=seeds,
+        data=data,  # type: ignore[arg-type]  # None only where a problem is noted
         bases=tuple(base for base in bases if base is not None),
         grids=tuple(grid for grid in grids if grid is not None),
-        finetunes=top.finetune,
-        evaluation=evaluation,
+        finetunes=finetunes,
+        evaluation=evaluation or EvaluationProtocol(),
     )
+    reader.problems += _contradictions(experiment, every_table_is_read=not reader.problems)
+    reader.finish()
+    return experiment
 
 
-def _note_contradictions(reader: TableReader, top: "_Tables", bases: list[BaseConfig], grids: list[GridConfig]) -> None:
-    """Note what tables ask of each other that cannot be had."""
-    pruned = [base for base in bases if base.prune]
-    reader.note(not grids or bool(pruned), "[grid] there is no base to prune: all have prune = false")
-    reader.note(
-        not top.finetune or bool(grids),
-        "[finetune] there is nothing to fine-tune: give a [grid] too, with ratio = [0] for the bases as they are",
-    )
-    frozen = [table for tables in (top.finetune, *(grid.finetune for grid in grids)) for table in tables]
+def _contradictions(experiment: Experiment, *, every_table_is_read: bool) -> list[str]:
+    """Return what tables ask of each other that cannot be had."""
+    pruned = [base for base in experiment.bases if base.prune]
+    grids, finetunes = experiment.grids, experiment.finetunes
+    names = [base.name for base in experiment.bases if base.name]
+    problems = [
+        f"[[base]] name={shown(name)} is given to {names.count(name)} bases; must differ"
+        for name in dict.fromkeys(names)
+        if names.count(name) > 1
+    ]
+    for place, grid in enumerate(grids, start=1):
+        where = "grid" if len(grids) == 1 else f"grid {place}"
+        others = [seed for seed in grid.seeds if seed not in experiment.seeds]
+        problems += [
+            f"[{where}] seeds={shown(grid.seeds)}: {seed} is none of the experiment's {shown(experiment.seeds)}"
+            for seed in others[:1]
+        ]
+    if not every_table_is_read:
+        return problems
+    if grids and not pruned:
+        problems.append("[grid] there is no base to prune: all have prune = false")
+    if finetunes and not grids:
+        problems.append(
+            "[finetune] there is nothing to fine-tune: give a [grid] too, with ratio = [0] for the bases as they are"
+        )
+    frozen = [table for tables in (finetunes, *(grid.finetune for grid in grids)) for table in tables]
     if any(table.get("freeze_yamnet") for table in frozen):
         free = [base.model for base in pruned if not base.may_be_frozen]
-        reader.note(not free, f"freeze_yamnet = true: {free[:1]} is not built on YAMNet's body; leave it out")
-
-
-@dataclass(frozen=True)
-class _Tables:
-    """The top level of the file."""
-
-    name: str
-    data: Mapping[str, Any]
-    base: tuple[Mapping[str, Any], ...]
-    grid: Mapping[str, Any] | tuple[Mapping[str, Any], ...] = ()
-    seeds: tuple[int, ...] = (0,)
-    finetune: tuple[Mapping[str, Any], ...] = ()
-    evaluation: Mapping[str, Any] = field(default_factory=dict)
+        if free:
+            problems.append(f"freeze_yamnet = true: {free[:1]} is not built on YAMNet's body; leave it out")
+    return problems

@@ -2,16 +2,35 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import product
 from typing import Any
 
 from epanns.errors import ConfigError
-from epanns.pruning.ranking.criteria import NEEDS
+from epanns.pruning.ranking.criteria import CRITERIA, NEEDS
 from epanns.pruning.recovery.names import RECOVERIES, recovery_problem
 from epanns.pruning.recovery.recover import RecoverySettings
-from epanns.sweeps.amount import Amount, asked_of, is_budget, is_ratio, is_ratios
-from epanns.sweeps.strict_toml import all_of, is_count, is_text
+from epanns.strict import TABLE, TEXT, Rule, breaches, list_of, one_of, or_none, problems_of, values_of, whole
+from epanns.sweeps.amount import BUDGET, RATIO, RATIOS, Amount, asked_of
 from epanns.sweeps.training_tables import finetuning
+
+_RECOVERY = Rule(
+    f"one of {', '.join(RECOVERIES)} or distil:STEPS",
+    lambda value: recovery_problem(value) is None,
+    (*RECOVERIES, "distil:200"),
+)
+GRID_RULES: Mapping[str, Rule] = {
+    "ratio": list_of(RATIO, "numbers in [0, 1)"),
+    "ratios": list_of(RATIOS, "tables of numbers in [0, 1)"),
+    "budget": list_of(BUDGET, "budgets, such as 'macs 0.25' or 'params 1M'"),
+    "criterion": list_of(one_of(CRITERIA), "criteria", least=1),
+    "layers": or_none(list_of(list_of(TEXT, "layers or blocks", least=1), "lists of layers or blocks", least=1)),
+    "recover": list_of(_RECOVERY, "recoveries", least=1),
+    "calibration_clips": whole(1),
+    "recovery": TABLE,
+    "finetune": list_of(TABLE, "tables"),
+    "seeds": list_of(whole(0), "whole numbers >= 0"),
+}
 
 
 @dataclass(frozen=True)
@@ -23,7 +42,7 @@ class GridConfig:
         ratios: Beside or instead, tables of a ratio for each layer or block; `layers` do not count there.
         budget: Beside or instead, what the network may cost, such as ``macs 0.25``, shared out over the layers alike.
         criterion: Importance rules.
-        layers: Lists of layers or blocks.
+        layers: Lists of layers or blocks; None for every layer of the network, as in `epanns.prune`.
         recover: Recoveries without labels before fine-tuning.
         calibration_clips: Training clips for recovery and criteria that measure clips; unlabelled but for ``taylor``.
         recovery: Settings of the recoveries where they are not the usual ones; keys of `RecoverySettings`.
@@ -35,7 +54,7 @@ class GridConfig:
     ratios: tuple[Mapping[str, float], ...] = ()
     budget: tuple[str, ...] = ()
     criterion: tuple[str, ...] = ("l1",)
-    layers: tuple[list[str], ...] = (["conv_block4", "conv_block5", "conv_block6"],)
+    layers: tuple[Sequence[str], ...] | None = None
     recover: tuple[str, ...] = ("none",)
     calibration_clips: int = 400
     recovery: Mapping[str, Any] = field(default_factory=dict)
@@ -43,30 +62,14 @@ class GridConfig:
     seeds: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        rules = {
-            f"ratio={self.ratio!r}: must list numbers in [0, 1)": all_of(self.ratio, is_ratio)
-            or (self.ratio == () and bool(self.ratios or self.budget)),
-            f"ratios={self.ratios!r}: must list tables of numbers in [0, 1)": all(map(is_ratios, self.ratios)),
-            f"budget={self.budget!r}: must list kind and amount, such as 'macs 0.25' or 'params 1M'": all(
-                map(is_budget, self.budget)
-            ),
-            f"criterion={self.criterion!r}: must list names": all_of(self.criterion, is_text),
-            f"layers={self.layers!r}: must list lists of layers or blocks": all_of(
-                self.layers, lambda layers: all_of(layers, is_text)
-            ),
-            f"recover={self.recover!r}: must list some of {', '.join(RECOVERIES)}, distil:STEPS": all_of(
-                self.recover, lambda method: recovery_problem(method) is None
-            ),
-            f"calibration_clips={self.calibration_clips!r}: must be a whole number > 0": is_count(
-                self.calibration_clips
-            )
-            and self.calibration_clips > 0,
-            f"seeds={self.seeds!r}: must list whole numbers >= 0": self.seeds == () or all_of(self.seeds, is_count),
-        }
-        RecoverySettings.from_dict(self.recovery)
-        for table in self.finetune:
-            finetuning(table)
-        if problems := [problem for problem, holds in rules.items() if not holds]:
+        problems = breaches(values_of(self), GRID_RULES)
+        if isinstance(self.recovery, Mapping):
+            problems += problems_of(lambda: RecoverySettings.from_dict(self.recovery))
+        if isinstance(self.finetune, Sequence):
+            problems += problems_of(*(partial(finetuning, table) for table in self.finetune if TABLE.holds(table)))
+        if not problems and not self.amounts:
+            problems.append("how much is removed is missing: give ratio, ratios or budget, such as ratio = [0.5]")
+        if problems:
             raise ConfigError("; ".join(problems))
 
     @property
@@ -85,13 +88,15 @@ class GridConfig:
             return
         for finetune in self.finetune or finetunes or ({},):
             trained = finetuning(finetune, seed=seed) if finetune else {}
-            for criterion, layers, recover, amount in product(self.criterion, self.layers, self.recover, self.amounts):
+            for criterion, layers, recover, amount in product(
+                self.criterion, self.layers or (None,), self.recover, self.amounts
+            ):
                 if amount != 0:
                     yield {**self._pruning(criterion, layers, recover, amount), **trained}
                 elif trained:  # of the control only the fine-tuning counts, so that it is run once
                     yield {"ratio": 0.0, **trained}
 
-    def _pruning(self, criterion: str, layers: list[str], recover: str, amount: Amount) -> dict[str, Any]:
+    def _pruning(self, criterion: str, layers: Sequence[str] | None, recover: str, amount: Amount) -> dict[str, Any]:
         config: dict[str, Any] = {**asked_of(amount, layers), "criterion": criterion, "recover": recover}
         if recover != "none" or NEEDS.get(criterion, "weights") != "weights":
             config["calibration_clips"] = self.calibration_clips

@@ -5,22 +5,22 @@ to change its meaning takes a new format. So a record is read by its own epanns 
 """
 
 import json
-import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import MISSING, asdict, dataclass, fields, replace
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from epanns.errors import DataError, did_you_mean
+from epanns.errors import DataError
+from epanns.json_file import read_json
+from epanns.strict import shown
+from epanns.sweeps.failures import failures_in
+from epanns.sweeps.record_rules import record_problems
 
 FORMAT = "epanns-record/1"
 # Packages whose versions a record keeps.
 DECISIVE_PACKAGES = ("torch", "torchaudio", "torch-pruning", "numpy", "scikit-learn")
-STAGES = ("dense", "pruned", "recovered", "finetuned", "evaluated")
-
-# What a report cannot do without; the other keys of a summary may come and go.
-_COST_KEYS = ("n_params", "param_bytes", "backbone_macs")
-_SCORE_KEYS = ("mAP",)
+_LISTED = 10  # problems in one message
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,8 @@ class RunRecord:
     """One trial: its configuration, cost before and after, and the scores of each stage.
 
     Attributes:
-        trial_id: Unique name of the trial; records met under one id must tell of the same run.
+        trial_id: Unique name of the trial, which becomes the name of a file (`epanns.names`); records of one id must be
+            of the same run.
         experiment: Name of the experiment it belongs to.
         model: Name of the network before pruning, and `width`, its share of the zoo's channels.
         criterion: Name of the importance rule; None where nothing was pruned.
@@ -65,6 +66,12 @@ class RunRecord:
         cost_before: `ModelCost.summary()` of the unpruned network; `cost_after` of the network that was scored.
         stages: In the order they were run.
         seconds: Wall-clock time of the whole trial.
+        network: sha256 of the weights that were scored last; None, and left out of the JSON, in records of earlier
+            versions.
+        name: Label for people, such as the name of the sweep's base; empty, and left out of the JSON, where there is
+            none.
+        intervals: Split name -> `Scores.intervals()` of the last stage; empty, and left out of the JSON, where none
+            were drawn.
     """
 
     trial_id: str
@@ -88,6 +95,9 @@ class RunRecord:
     device: str
     versions: Mapping[str, str]
     seconds: float
+    network: str | None = None
+    name: str = ""
+    intervals: Mapping[str, Any] = field(default_factory=dict)
 
     def stage(self, name: str) -> Stage | None:
         """Return the stage of that name, or None where the run had none."""
@@ -101,6 +111,9 @@ class RunRecord:
                 del stage["curve"]
             if stage["best_step"] is None:
                 del stage["best_step"]
+        for name in ("network", "name", "intervals"):
+            if not values[name]:
+                del values[name]
         return {"format": FORMAT, **values}
 
     @classmethod
@@ -108,12 +121,20 @@ class RunRecord:
         """Return the record that `to_dict` wrote, here or in an earlier version: what it lacks takes its default.
 
         Raises:
-            DataError: If it is no record of this format; every problem is listed.
+            DataError: If it is no record of this format; the first problems are listed and the rest is counted.
         """
-        problems = _problems(given, cls)
-        if problems:
-            raise DataError("not a usable run record: " + "; ".join(problems))
+        if not isinstance(given, dict):
+            raise DataError(f"not a usable run record: it is a {type(given).__name__}, not an object")
+        if given.get("format") != FORMAT:
+            raise DataError(
+                f"not a usable run record: format={shown(given.get('format'))}: must be {FORMAT!r}; read it with the "
+                "epanns that wrote it"
+            )
         values = {name: value for name, value in given.items() if name != "format"}
+        if problems := record_problems(values, cls, Stage):
+            more = len(problems) - _LISTED
+            listed = [*problems[:_LISTED], *([f"and {more:,} more problems"] if more > 0 else [])]
+            raise DataError("not a usable run record: " + "; ".join(listed))
         stages = tuple(Stage(**stage) for stage in values["stages"])
         return cls(**(values | {"layers": tuple(values["layers"]), "stages": stages}))
 
@@ -124,18 +145,22 @@ def read_records(folders: Iterable[Path]) -> list[RunRecord]:
     Two files of one trial may differ in seconds, device and versions: the run was repeated. The first is kept.
 
     Raises:
-        DataError: If a folder is missing or holds no record, a file is broken, or two files tell different things
-            about what one trial did or how it scored.
+        DataError: If a folder is missing, cannot be read or holds no record, a file is broken, or two files differ in
+            what one trial did or how it scored.
     """
     found: dict[str, tuple[Path, RunRecord]] = {}
     for folder in folders:
         if not folder.is_dir():
             raise DataError(f"{folder}: no such folder; give the --out of a sweep, of evaluate or of quickstart")
-        paths = sorted({*folder.rglob("result.json"), *folder.rglob("records/*.json"), *_own_records(folder)})
+        paths = sorted(_record_paths(folder))
         if not paths:
-            raise DataError(f"{folder}: no run record (**/result.json or records/*.json); is the run finished?")
+            failed = failures_in([folder])
+            more = (
+                f" {len(failed)} trials have no result, first {failed[0].folder}: {failed[0].reason}" if failed else ""
+            )
+            raise DataError(f"{folder}: no run record (**/result.json or records/*.json); is the run finished?{more}")
         for path in paths:
-            record = _read_record(path)
+            record = read_record(path)
             first, known = found.setdefault(record.trial_id, (path, record))
             if differing := _differences(known, record):
                 raise DataError(
@@ -145,12 +170,42 @@ def read_records(folders: Iterable[Path]) -> list[RunRecord]:
     return [record for _, record in found.values()]
 
 
+def read_record(path: Path) -> RunRecord:
+    """Read one record.
+
+    Raises:
+        DataError: If the file cannot be read or holds no record.
+    """
+    given = read_json(path, error=DataError, remedy="delete it and run the trial again")
+    try:
+        return RunRecord.from_dict(given)
+    except DataError as error:
+        raise DataError(f"{path}: {error}; delete it and run the trial again") from error
+
+
+def _record_paths(folder: Path) -> Iterator[Path]:
+    """Yield the files of records below a folder, those of a folder that is itself called ``records`` included."""
+
+    def refuse(error: OSError) -> None:
+        raise DataError(f"{error.filename}: cannot be read ({error.strerror}); give a folder that can") from error
+
+    for parent, _, names in os.walk(folder, onerror=refuse):
+        in_records = Path(parent).resolve().name == "records"
+        for name in names:
+            if name == "result.json" or (in_records and name.endswith(".json") and not name.startswith(".")):
+                yield Path(parent) / name
+
+
 def _differences(one: RunRecord, other: RunRecord) -> list[str]:
     """Return the fields in which two records differ, apart from what differs when a run is repeated."""
     first, second = (
         replace(
             record,
             seconds=0,
+            name="",
+            intervals={},
+            # Records of earlier versions lack the network.
+            network=record.network if one.network and other.network else None,
             device="",
             versions={},
             # Records of earlier versions lack the best step.
@@ -158,137 +213,4 @@ def _differences(one: RunRecord, other: RunRecord) -> list[str]:
         )
         for record in (one, other)
     )
-    return [field.name for field in fields(RunRecord) if getattr(first, field.name) != getattr(second, field.name)]
-
-
-def _own_records(folder: Path) -> Iterable[Path]:
-    """Records of a folder that is itself called ``records``."""
-    return folder.glob("*.json") if folder.resolve().name == "records" else ()
-
-
-def _read_record(path: Path) -> RunRecord:
-    try:
-        return RunRecord.from_dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read as JSON ({error}); delete it and run the trial again") from error
-    except DataError as error:
-        raise DataError(f"{path}: {error}") from error
-
-
-def _is_text(value: object) -> bool:
-    return isinstance(value, str) and value != ""
-
-
-def _is_count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
-
-
-def _is_count_or_null(value: object) -> bool:
-    return value is None or _is_count(value)
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _is_curve(value: object) -> bool:
-    return isinstance(value, list) and all(
-        isinstance(pair, list) and len(pair) == 2 and all(map(_is_number, pair)) for pair in value
-    )
-
-
-def _has_numbers(*names: str) -> Callable[[object], bool]:
-    return lambda value: isinstance(value, dict) and all(_is_number(value.get(name)) for name in names)
-
-
-def _is_ratio_or_null(value: object) -> bool:
-    return value is None or (isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1)
-
-
-def _is_text_or_null(value: object) -> bool:
-    return value is None or _is_text(value)
-
-
-def _is_list_of_text(value: object) -> bool:
-    return isinstance(value, list) and all(_is_text(item) for item in value)
-
-
-def _is_mapping(value: object) -> bool:
-    return isinstance(value, dict)
-
-
-_TEXT = (_is_text, "text")
-_COUNT = (_is_count, "a whole number >= 0")
-_NUMBER = (_is_number, "a finite number")
-_TEXT_OR_NULL = (_is_text_or_null, "text or null")
-_MAPPING = (_is_mapping, "an object")
-_COST = (_has_numbers(*_COST_KEYS), f"an object with the numbers {', '.join(_COST_KEYS)}")
-
-_RULES: dict[str, tuple[Callable[[object], bool], str]] = {
-    "trial_id": _TEXT,
-    "experiment": _TEXT,
-    "model": _TEXT,
-    "width": _NUMBER,
-    "criterion": _TEXT_OR_NULL,
-    "layers": (_is_list_of_text, "a list of texts"),
-    "ratio": (_is_ratio_or_null, "a number in [0, 1) or null"),
-    "recover": _TEXT,
-    "finetune_iterations": _COUNT,
-    "seed": _COUNT,
-    "dataset": _TEXT,
-    "protocol": _TEXT,
-    "clip_seconds": _NUMBER,
-    "config": _MAPPING,
-    "plan_digest": _TEXT_OR_NULL,
-    "cost_before": _COST,
-    "cost_after": _COST,
-    "stages": (lambda value: isinstance(value, list), "a list"),
-    "device": _TEXT,
-    "versions": _MAPPING,
-    "seconds": _NUMBER,
-}
-
-
-def _problems(given: object, kind: type[RunRecord]) -> list[str]:
-    """Return everything that keeps a JSON value from being a record."""
-    if not isinstance(given, dict):
-        return [f"it is a {type(given).__name__}, not an object"]
-    if given.get("format") != FORMAT:
-        return [f"format={given.get('format')!r}: must be {FORMAT!r}; read it with the epanns that wrote it"]
-    problems = _key_problems({key: value for key, value in given.items() if key != "format"}, kind, "")
-    for name, (holds, rule) in _RULES.items():
-        if name in given and not holds(given[name]):
-            problems.append(f"{name}={given[name]!r}: must be {rule}")
-    if isinstance(given.get("stages"), list):
-        for index, stage in enumerate(given["stages"]):
-            problems += _stage_problems(stage, f"stages[{index}]")
-    return problems
-
-
-def _key_problems(given: Mapping[str, Any], kind: type[RunRecord | Stage], where: str) -> list[str]:
-    wanted = {field.name for field in fields(kind)}
-    required = {field.name for field in fields(kind) if field.default is MISSING and field.default_factory is MISSING}
-    unknown = [f"unknown key {where}{key}{did_you_mean(key, wanted)}" for key in given if key not in wanted]
-    return unknown + [f"missing key {where}{key}" for key in sorted(required - given.keys())]
-
-
-def _stage_problems(given: object, where: str) -> list[str]:
-    if not isinstance(given, dict):
-        return [f"{where} is a {type(given).__name__}, not an object"]
-    problems = _key_problems(given, Stage, f"{where}.")
-    if "name" in given and given["name"] not in STAGES:
-        problems.append(f"{where}.name={given['name']!r}: must be one of {', '.join(STAGES)}")
-    for key, holds, rule in (
-        ("seconds", *_NUMBER),
-        ("curve", _is_curve, "a list of pairs, step and score"),
-        ("best_step", _is_count_or_null, "a whole number >= 0 or null"),
-    ):
-        if key in given and not holds(given[key]):
-            problems.append(f"{where}.{key}={str(given[key])[:60]!r}: must be {rule}")
-    scores = given.get("scores", {})
-    if not isinstance(scores, dict):
-        return [*problems, f"{where}.scores={scores!r}: must be an object, split -> scores"]
-    for split, summary in scores.items():
-        if not _has_numbers(*_SCORE_KEYS)(summary):
-            problems.append(f"{where}.scores.{split}={summary!r}: must be an object with the number mAP")
-    return problems
+    return [each.name for each in fields(RunRecord) if getattr(first, each.name) != getattr(second, each.name)]

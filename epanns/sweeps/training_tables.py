@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from epanns.errors import ConfigError
+from epanns.strict import shown
 from epanns.training.config import TEACHER_WEIGHTS, TrainingConfig
 from epanns.training.frozen import frozen_in
 from epanns.training.presets import read_training
@@ -44,11 +45,11 @@ def finetuning(table: Mapping[str, Any], *, seed: int | None = None) -> dict[str
             together.
     """
     if not isinstance(table, Mapping):
-        raise ConfigError(f"{table!r}: must be a table")
+        raise ConfigError(f"{shown(table)}: must be a table")
     teacher = table.get("teacher")
     training = _training_of({key: value for key, value in table.items() if key != "teacher"}, seed)
     if "teacher" in table and teacher != TEACHER:
-        raise ConfigError(f"teacher={teacher!r}: must be {TEACHER!r}, the trial's unpruned network")
+        raise ConfigError(f"teacher={shown(teacher)}: must be {TEACHER!r}, the trial's unpruned network")
     if teacher:
         require_listener(training)
     elif training.teacher_weights:

@@ -4,8 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from epanns.errors import ConfigError, did_you_mean
-from epanns.training.config import TrainingConfig
+from epanns.errors import ConfigError
+from epanns.notes import note
+from epanns.strict import Rule, one_of, or_none, shown, whole
+from epanns.training.config import TrainingConfig, option_of
 
 
 @dataclass(frozen=True)
@@ -71,14 +73,18 @@ PRESETS: Mapping[str, Preset] = {
 }
 
 _OF_THE_BACKBONE = ("head_iterations", "backbone_rate")  # mean nothing where it is frozen
+_FIRST_STEPS = ("warmup_iterations", "head_iterations")  # must be fewer than all steps
+_PRESET: Rule = or_none(one_of(PRESETS))
 
 
 def read_training(table: Mapping[str, Any], *, defaults: Mapping[str, Any] | None = None) -> TrainingConfig:
     """Read a table of settings that may name a preset: ``preset = "short"``.
 
     A key of the table beats the preset, which beats the defaults; with ``freeze_backbone`` in the table, what the
-    preset says of how the backbone learns falls away. The name is not kept: a run is what its settings are, so that a
-    preset that changes some day cannot make two runs look like one.
+    preset says of how the backbone learns falls away. Where the table asks for so few iterations that the preset's
+    first steps (warm-up, classifier alone) do not fit, these are scaled down in proportion, with a note.
+    The name is not kept: a run is what its settings are, so that a preset that changes some day cannot make two runs
+    look like one.
 
     Args:
         table: Keys of `TrainingConfig`, and ``preset``.
@@ -87,19 +93,38 @@ def read_training(table: Mapping[str, Any], *, defaults: Mapping[str, Any] | Non
     Raises:
         ConfigError: If there is no such preset, a key is unknown or a value is wrong.
     """
-    preset = dict(_settings_of(table.get("preset")))
-    if table.get("freeze_backbone"):
-        for setting in _OF_THE_BACKBONE:
-            preset.pop(setting, None)
-    given = {**(defaults or {}), **preset, **table}
+    if not isinstance(table, Mapping):
+        raise ConfigError(f"training: must be a table, is {shown(table)}")
+    preset = _settings_of(table)
+    scaled = _scaled(preset, table)
+    given = {**(defaults or {}), **preset, **scaled, **table}
     given.pop("preset", None)
-    return TrainingConfig.from_dict(given)
+    config = TrainingConfig.from_dict(given)
+    for setting, value in scaled.items():
+        note(
+            f"preset {table['preset']}: {setting}={value} instead of {preset[setting]}, in proportion to "
+            f"iterations={table['iterations']}; set another value with {option_of(setting)}"
+        )
+    return config
 
 
-def _settings_of(name: object) -> Mapping[str, Any]:
-    if name is None:
+def _settings_of(table: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the preset of a table sets, apart from what has no meaning beside the table's own keys."""
+    name = table.get("preset")
+    if problem := _PRESET.problem("preset", name, " (--preset)"):
+        raise ConfigError(f"training: {problem}")
+    settings = {} if name is None else dict(PRESETS[name].settings)
+    without = _OF_THE_BACKBONE if table.get("freeze_backbone") else ()
+    return {setting: value for setting, value in settings.items() if setting not in without}
+
+
+def _scaled(preset: Mapping[str, Any], table: Mapping[str, Any]) -> dict[str, int]:
+    """Return the preset's numbers of first steps that the iterations of a table leave no room for, scaled down."""
+    iterations = table.get("iterations")
+    if not preset or not whole(1).holds(iterations):
         return {}
-    if not isinstance(name, str) or name not in PRESETS:
-        nearest = did_you_mean(str(name), PRESETS)
-        raise ConfigError(f"training: preset={name!r}{nearest}: must be one of {', '.join(PRESETS)} (--preset)")
-    return PRESETS[name].settings
+    return {
+        setting: preset[setting] * iterations // preset["iterations"]
+        for setting in _FIRST_STEPS
+        if setting not in table and preset.get(setting, 0) >= iterations
+    }

@@ -32,7 +32,10 @@ class RunOptions:
         on_step: Called after each step with the state and the step's loss.
         on_validation: Called after each validation, whose numbers are the last row of the state's history.
         tensorboard: Write the metrics as event files of TensorBoard too.
-        tell: Told in one line of what a person should know: a step that was skipped, a state that cannot be read.
+        tell: Told in one line of what a person should know: the step at which the run resumes, a step that was skipped,
+            a state that cannot be read.
+        fresh: Delete an earlier run in the folder, once everything was checked and the folder is locked.
+        command: The command that resumes the run; the folder keeps it until the run has ended.
     """
 
     workers: int = 0
@@ -41,6 +44,8 @@ class RunOptions:
     on_validation: OnValidation | None = None
     tensorboard: bool = False
     tell: Callable[[str], None] = _say_nothing
+    fresh: bool = False
+    command: str = ""
 
     def __post_init__(self) -> None:
         if self.save_every < 1:

@@ -121,6 +121,11 @@ def _named(folder: Path) -> list[Path]:
     return sorted(named, key=lambda path: (_step_of(path), path.name), reverse=True)
 
 
+def is_state(name: str) -> bool:
+    """Return whether a file of a run is a state, of this version or an earlier one, by its name."""
+    return name == _EARLIER or _NAME.fullmatch(name) is not None
+
+
 def _step_of(path: Path) -> int:
     name = _NAME.fullmatch(path.name)
     return int(name[1]) if name else -1

@@ -76,7 +76,7 @@ def test_the_same_command_again_measures_nothing_and_another_one_is_refused(run,
     first = run(*ONE)
     files = {path: path.read_bytes() for path in (tmp_path / "out").iterdir()}
     again = run(*ONE)
-    assert again == (0, first[1], "2 of 2 rows were done before\n")
+    assert again == (0, first[1], "resume: 2 of 2 rows are done\n")
     assert files == {path: path.read_bytes() for path in (tmp_path / "out").iterdir()}
     code, _, stderr = run("--layers", "conv_block6.conv1", "--ratios", "0.25")
     assert code == 1

@@ -110,7 +110,7 @@ def test_a_run_leaves_its_learning_curve_also_when_it_is_stopped(runner, tmp_pat
     curve = tmp_path / "run" / "learning_curve.svg"
     stopped = curve.read_text()
     result = invoke(runner, *command)
-    assert [line.split("  ")[0] for line in result.stderr.splitlines()[1:]] == ["step 4 of 4"]
+    assert [line.split("  ")[0] for line in result.stderr.splitlines()[1:]] == ["resume at step 3 of 4", "step 4 of 4"]
     assert curve.read_text() != stopped
     assert "validation mAP" in curve.read_text()
     assert len(list((tmp_path / "run" / "tensorboard").iterdir())) == 2
@@ -169,7 +169,7 @@ def test_another_run_is_refused_before_packs_and_networks_are_read(runner, tmp_p
         ([*finetune, "--teacher", nothing], "training.distil_weight left out, not 0.5"),
     ):
         with pytest.raises(
-            OutputError, match=f"holds a run with {difference}: repeat its options to go on, --fresh to"
+            OutputError, match=f"holds a run with {difference}: repeat its options to resume it, --fresh to"
         ):
             invoke(runner, *command, *unreadable, *run)
         with pytest.raises((PackError, CheckpointError)):
@@ -234,6 +234,8 @@ def test_a_gpu_that_is_not_there_is_refused_with_what_is(monkeypatch, epanns, tm
     for command in ("evaluate", "sensitivity"):
         data = ["--data", packs[1], "--device", asked, "--out", tmp_path / "run"]
         assert epanns(command, tmp_path, *data) == (1, "", said)
+    assert epanns("prune", tmp_path, "--ratio", 0.5, "--device", asked, "--out", tmp_path / "run") == (1, "", said)
+    assert epanns("profile", "Cnn6", "--latency", "--device", asked) == (1, "", said)
     assert not (tmp_path / "run").exists()
 
 

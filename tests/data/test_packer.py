@@ -325,7 +325,7 @@ def test_two_packers_do_not_share_a_folder(made, tmp_path, fresh):
     def pack_again(done, total):
         pack_manifest(made / "set.csv", tmp_path / "pack", SETTINGS, fresh=fresh)
 
-    with pytest.raises(OutputError, match="pack is being written by another process: wait for it or stop it"):
+    with pytest.raises(OutputError, match="pack is in use by process .*: wait for it, stop it or choose another --out"):
         pack_manifest(made / "set.csv", tmp_path / "pack", SETTINGS, progress=pack_again)
 
 

@@ -183,8 +183,8 @@ def test_ratios_are_read_from_toml_and_json(tmp_path, name, text):
 @pytest.mark.parametrize(
     ("name", "text", "match"),
     [
-        ("ratios.toml", "conv_block1: 0.5", r"ratios\.toml: cannot be read as toml \(.*\)"),
-        ("ratios.json", "{", r"ratios\.json: cannot be read as json \(.*\)"),
+        ("ratios.toml", "conv_block1: 0.5", r"ratios\.toml: cannot be read as TOML \(.*\)"),
+        ("ratios.json", "{", r"ratios\.json: cannot be read as JSON \(.*\)"),
         ("ratios.json", "[0.5]", r"ratios\.json: must hold lines such as conv_block4 = 0\.5, one per layer or block"),
         ("ratios.toml", "", r"ratios\.toml: must hold lines such as"),
         ("ratios.toml", 'conv_block1 = "half"', r"ratios\.toml: conv_block1 = 'half' must be a number in \[0, 1\)"),
@@ -199,5 +199,5 @@ def test_a_file_of_ratios_that_is_wrong_is_named(tmp_path, name, text, match):
 
 
 def test_a_missing_file_of_ratios_is_named(tmp_path):
-    with pytest.raises(PruningError, match=r"nowhere\.toml: cannot be read as toml \(.*No such file"):
+    with pytest.raises(PruningError, match=r"nowhere\.toml: cannot be read \(No such file"):
         read_ratios(tmp_path / "nowhere.toml")

@@ -63,33 +63,55 @@ def test_stage_is_found_by_name():
     ("change", "message"),
     [
         ({"format": "epanns-record/2"}, "format='epanns-record/2': must be 'epanns-record/1'"),
-        ({"creterion": "l1"}, "unknown key creterion (did you mean 'criterion'?)"),
+        ({"creterion": "l1"}, "unknown key 'creterion' (did you mean 'criterion'?)"),
         ({"ratio": 1.0}, "ratio=1.0: must be a number in [0, 1) or null"),
         ({"ratio": float("nan")}, "ratio=nan: must be a number in [0, 1) or null"),
         ({"seed": True}, "seed=True: must be a whole number >= 0"),
         ({"seconds": float("inf")}, "seconds=inf: must be a finite number"),
         ({"layers": "conv_block4"}, "layers='conv_block4': must be a list of texts"),
-        ({"cost_after": {"n_params": 3}}, "must be an object with the numbers n_params, param_bytes, backbone_macs"),
+        (
+            {"cost_after": {"n_params": 3}},
+            "missing key 'cost_after.param_bytes'; missing key 'cost_after.backbone_macs'",
+        ),
+        ({"cost_before": COST | {"n_params": 0}}, "cost_before.n_params=0: must be a number in [1, 1e+18]"),
+        ({"cost_before": COST | {"backbone_macs": -1}}, "cost_before.backbone_macs=-1: must be a number in [1, 1e+18]"),
+        ({"cost_after": COST | {"backbone_macs": 1e308}}, "cost_after.backbone_macs=1e+308: must be a number in [1, "),
+        ({"cost_after": []}, "cost_after=[]: must be a table"),
+        ({"width": 0}, "width=0: must be a finite number > 0"),
+        ({"clip_seconds": -1.0}, "clip_seconds=-1.0: must be a finite number > 0"),
+        ({"config": [1]}, "config=[1]: must be a table"),
+        ({"trial_id": "../../escaped"}, "trial_id='../../escaped': must be a name of 1 to 200 of the characters"),
+        ({"trial_id": "/etc/passwd"}, "trial_id='/etc/passwd': must be a name of 1 to 200 of the characters"),
+        ({"trial_id": ".."}, "trial_id='..': must be a name of 1 to 200 of the characters"),
         ({"stages": 3}, "stages=3: must be a list"),
         ({"stages": [3]}, "stages[0] is a int, not an object"),
         (
             {"stages": [{"name": "tuned", "scores": {}, "seconds": 1}]},
-            "stages[0].name='tuned': must be one of dense, pruned, recovered, finetuned, evaluated",
+            "stages[0].name='tuned' (did you mean 'pruned'?): must be one of dense, pruned, recovered, finetuned, ",
         ),
         (
             {"stages": [{"name": "dense", "scores": {}, "seconds": 1, "curve": [[0, 0.5], [100, "high"]]}]},
-            "stages[0].curve=\"[[0, 0.5], [100, 'high']]\": must be a list of pairs, step and score",
+            "stages[0].curve[1]=[100, 'high']: must be a pair, step and score",
         ),
         (
             {"stages": [{"name": "dense", "scores": {"test": {"mAP": None}}, "seconds": 1}]},
-            "stages[0].scores.test={'mAP': None}: must be an object with the number mAP",
+            "stages[0].scores.test.mAP=None: must be a number in [0, 1]",
         ),
-        ({"stages": [{"name": "dense", "scores": 1, "seconds": 1}]}, "stages[0].scores=1: must be an object"),
+        (
+            {"stages": [{"name": "dense", "scores": {"test": {"mAP": -1e30, "accuracy": "1"}}, "seconds": 1}]},
+            "stages[0].scores.test.mAP=-1e+30: must be a number in [0, 1]; "
+            "stages[0].scores.test.accuracy='1': must be a number in [0, 1] or null",
+        ),
+        (
+            {"stages": [{"name": "dense", "scores": {"test": 3}, "seconds": 1}]},
+            "stages[0].scores.test=3: must be an object with the number mAP",
+        ),
+        ({"stages": [{"name": "dense", "scores": 1, "seconds": 1}]}, "stages[0].scores=1: must be a table"),
         (
             {"stages": [{"name": "dense", "scores": {}, "seconds": "1"}]},
             "stages[0].seconds='1': must be a finite number",
         ),
-        ({"stages": [{"name": "dense", "scores": {}}]}, "missing key stages[0].seconds"),
+        ({"stages": [{"name": "dense", "scores": {}}]}, "missing key 'stages[0].seconds'"),
     ],
 )
 def test_broken_record_is_refused_with_the_reason(change, message):
@@ -100,7 +122,7 @@ def test_broken_record_is_refused_with_the_reason(change, message):
 def test_every_problem_is_listed_at_once():
     given = RECORD.to_dict() | {"width": "wide", "device": ""}
     del given["dataset"]
-    with pytest.raises(DataError, match=r"missing key dataset; width='wide': must be .*; device='': must be text"):
+    with pytest.raises(DataError, match=r"missing key 'dataset'; width='wide': must be .*; device='': must be text"):
         RunRecord.from_dict(given)
 
 
@@ -115,10 +137,10 @@ def test_a_field_that_came_later_takes_its_default_and_others_stay_required():
     given = RECORD.to_dict()
     assert LaterRecord.from_dict(given).threads == 1
     assert LaterRecord.from_dict(given | {"threads": 8}).threads == 8
-    with pytest.raises(DataError, match="unknown key threads"):
+    with pytest.raises(DataError, match="unknown key 'threads'"):
         RunRecord.from_dict(given | {"threads": 8})
     del given["seed"]
-    with pytest.raises(DataError, match="missing key seed"):
+    with pytest.raises(DataError, match="missing key 'seed'"):
         LaterRecord.from_dict(given)
 
 
@@ -166,10 +188,10 @@ def test_missing_and_empty_folders_are_named(tmp_path):
 def test_broken_files_are_named(tmp_path):
     path = tmp_path / "result.json"
     path.write_text('{"format": ')
-    with pytest.raises(DataError, match=r"result.json: cannot be read as JSON .*; delete it and run the trial again"):
+    with pytest.raises(DataError, match=r"result.json: cannot be read as JSON .*: delete it and run the trial again"):
         read_records([tmp_path])
     path.write_bytes(b"\xff\xfe")
-    with pytest.raises(DataError, match=r"result.json: cannot be read as JSON"):
+    with pytest.raises(DataError, match=r"result.json: byte 0 is not UTF-8: delete it"):
         read_records([tmp_path])
     write(path, RECORD, width=None)
     with pytest.raises(DataError, match=r"result.json: not a usable run record: width=None: must be a finite number"):
@@ -183,5 +205,5 @@ def test_a_record_of_an_earlier_version_has_no_best_step_and_is_the_same_trial(t
     write(tmp_path / "records" / "new.json", RECORD)
     assert read_records([tmp_path]) == [RECORD]
     given["stages"][1]["best_step"] = -1
-    with pytest.raises(DataError, match=r"stages\[1\]\.best_step='-1': must be a whole number >= 0 or null"):
+    with pytest.raises(DataError, match=r"stages\[1\]\.best_step=-1: must be a whole number >= 0 or null"):
         RunRecord.from_dict(given)

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from epanns.errors import ConfigError
+from epanns.notes import notes_to
 from epanns.training.config import TrainingConfig
 from epanns.training.presets import PRESETS, read_training
 
@@ -51,9 +52,31 @@ def test_an_unknown_preset_offers_the_known(name, said):
         read_training({"preset": name})
 
 
-def test_what_contradicts_a_preset_is_said():
-    with pytest.raises(ConfigError, match=r"warmup_iterations=\d+: must be below iterations=2 \(--warmup-iterations\)"):
-        read_training({"preset": "short", "iterations": 2})
+@given(name=st.sampled_from([*PRESETS]), iterations=st.integers(1, 5_000))
+def test_first_steps_of_a_preset_fit_into_any_number_of_iterations(name, iterations):
+    """They are the preset's where these fit, else the same share of the iterations, and then there is a note."""
+    notes: list[str] = []
+    with notes_to(notes.append):
+        config = read_training({"preset": name, "iterations": iterations})
+    preset = PRESETS[name].settings
+    for setting in ("warmup_iterations", "head_iterations"):
+        usual, found = preset.get(setting, 0), getattr(config, setting)
+        told = f"preset {name}: {setting}={found} instead of {usual}, in proportion to iterations={iterations}"
+        if usual < iterations:
+            assert found == usual
+        else:
+            assert found == usual * iterations // preset["iterations"] < iterations
+        assert (usual >= iterations) == any(note.startswith(told) for note in notes)
+
+
+def test_first_steps_that_a_user_sets_are_left_alone():
+    table, notes = {"preset": "transfer", "iterations": 60, "warmup_iterations": 10}, []
+    with notes_to(notes.append):
+        config = read_training(table)
+    assert (config.warmup_iterations, config.head_iterations) == (10, 6)
+    assert [note.split(",")[0] for note in notes] == ["preset transfer: head_iterations=6 instead of 200"]
+    with pytest.raises(ConfigError, match=r"warmup_iterations=90: must be below iterations=60 \(--warmup-iterations\)"):
+        read_training({**table, "warmup_iterations": 90})
 
 
 def test_a_frozen_backbone_takes_nothing_of_it_from_the_preset_and_all_from_the_table():

@@ -1,19 +1,19 @@
 """What can be done for a pruned network without labels, by name."""
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from torch import Tensor
 
-from epanns.errors import ConfigError, PruningError, did_you_mean
+from epanns.errors import PruningError
 from epanns.models.tagger import Tagger
 from epanns.pruning.plan import PruningPlan, remainder
 from epanns.pruning.recovery.distil import distil
 from epanns.pruning.recovery.names import distil_steps, parts_of, recovery_problem
 from epanns.pruning.recovery.recalibrate import recalibrate_batch_norm, refuse_folded
 from epanns.pruning.recovery.refit import TARGETS, refit_readers
+from epanns.strict import Rule, from_table, number, one_of, refuse_breaches, whole
 
 
 @dataclass(frozen=True)
@@ -33,26 +33,24 @@ class RecoverySettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        problems = []
-        if self.fit_to not in TARGETS:
-            problems.append(f"fit_to={self.fit_to!r}{did_you_mean(str(self.fit_to), TARGETS)}: {' or '.join(TARGETS)}")
-        if isinstance(self.ridge, bool) or not isinstance(self.ridge, int | float) or not 0 < self.ridge < math.inf:
-            problems.append(f"ridge={self.ridge!r}: must be a number above 0; 0.001 is a good value")
-        problems += [
-            f"{name}={value!r}: must be a whole number of at least 0"
-            for name, value in (("mixtures", self.mixtures), ("seed", self.seed))
-            if type(value) is not int or value < 0
-        ]
-        if problems:
-            raise ConfigError("recovery: " + "; ".join(problems))
+        refuse_breaches(self, RECOVERY_RULES, what="recovery: ")
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "RecoverySettings":
-        """Read settings strictly; keys left out have their defaults."""
-        known = [field.name for field in fields(cls)]
-        if unknown := [f"unknown key {key!r}{did_you_mean(key, known)}" for key in values if key not in known]:
-            raise ConfigError("recovery: " + "; ".join(unknown))
-        return cls(**values)
+    def from_dict(cls, values: object) -> "RecoverySettings":
+        """Return the settings of a table; missing keys keep their defaults.
+
+        Raises:
+            ConfigError: With every unknown key and wrong value, or if it is no table.
+        """
+        return from_table(cls, values, RECOVERY_RULES, what="recovery: ")
+
+
+RECOVERY_RULES: Mapping[str, Rule] = {
+    "fit_to": one_of(TARGETS),
+    "ridge": number("a number above 0; 0.001 is a good value", lambda value: value > 0),
+    "mixtures": whole(0),
+    "seed": whole(0),
+}
 
 
 def recover(

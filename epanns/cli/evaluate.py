@@ -66,8 +66,8 @@ _LONGEST_NAME = 100
 @click.option(
     "--group-pattern",
     default="",
-    help="Regular expression with one capturing group that finds each clip's recording, speaker or place in the file "
-    "name, or else in all, of its clip id: '^[0-9]-([0-9]+)-' for ESC-50. Adds intervals whose resamples draw groups.",
+    help="Regular expression with one capturing group that finds each clip's recording, speaker or place in its file "
+    "name, or else in its whole clip id: '^[0-9]-([0-9]+)-' for ESC-50. Adds intervals whose resamples draw groups.",
 )
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the resampling.")
 @device_option

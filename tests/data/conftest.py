@@ -30,3 +30,17 @@ def own(made, tmp_path) -> Iterator[Path]:
     folder = tmp_path / "own"
     shutil.copytree(made, folder)
     yield folder
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """Make empty files below a folder."""
+
+    def run(*files):
+        root = tmp_path / "sounds"
+        for file in files:
+            (root / file).parent.mkdir(parents=True, exist_ok=True)
+            (root / file).touch()
+        return root
+
+    return run

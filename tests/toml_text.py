@@ -56,7 +56,7 @@ def altered(draw: st.DrawFn, table: Mapping[str, object]) -> dict[str, object]:
             if isinstance(inner, dict | list) and draw(st.booleans()):
                 place = inner
                 continue
-            value = draw(ANY_VALUE)
+            value = _copied(draw(ANY_VALUE))
             if isinstance(place, list) and key == len(place):
                 place.append(value)
             elif draw(st.integers(0, 9)) == 0 and key in keys:

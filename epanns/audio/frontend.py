@@ -5,7 +5,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from epanns.audio.mel_filterbank import slaney_filterbank
@@ -188,6 +190,17 @@ def mel_of(spectrum: Tensor, bank: Tensor) -> Tensor:
     return spectrum.to(torch.promote_types(torch.float32, bank.dtype)) @ bank
 
 
+def floats_of(waveform: NDArray[Any]) -> NDArray[np.float32]:
+    """Return a waveform of NumPy in float32, in one piece.
+
+    Raises:
+        ConfigError: If it is not floating point.
+    """
+    if waveform.dtype.kind != "f":
+        raise ConfigError(f"waveform of type {waveform.dtype}: must be float in [-1, 1]; divide int16 by 32767")
+    return np.ascontiguousarray(waveform, dtype=np.float32)
+
+
 def repeat_to_minimum(waveform: Tensor, minimum: int) -> Tensor:
     """Repeat clips shorter than `minimum` samples from their start until they reach it.
 
@@ -200,7 +213,8 @@ def repeat_to_minimum(waveform: Tensor, minimum: int) -> Tensor:
     """
     if not isinstance(waveform, Tensor):
         raise ConfigError(
-            f"waveform of type {type(waveform).__name__}: must be a tensor; give torch.as_tensor(waveform).float()"
+            f"waveform of type {type(waveform).__name__}: must be a tensor or a NumPy array; "
+            "give torch.tensor(waveform)"
         )
     if not waveform.is_floating_point():
         raise ConfigError(f"waveform of type {waveform.dtype}: must be float in [-1, 1]; divide int16 by 32767")

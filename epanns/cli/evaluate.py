@@ -11,6 +11,7 @@ import click
 from epanns import atomic
 from epanns.cli.options import (
     EXISTING,
+    SEED,
     EpannsCommand,
     device_option,
     emit,
@@ -65,10 +66,10 @@ _LONGEST_NAME = 100
 @click.option(
     "--group-pattern",
     default="",
-    help="Regular expression with one capturing group that finds each clip's recording, speaker or place in the file "
-    "name, or else in all, of its clip id: '^[0-9]-([0-9]+)-' for ESC-50. Adds intervals whose resamples draw groups.",
+    help="Regular expression with one capturing group that finds each clip's recording, speaker or place in its file "
+    "name, or else in its whole clip id: '^[0-9]-([0-9]+)-' for ESC-50. Adds intervals whose resamples draw groups.",
 )
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the resampling.")
+@click.option("--seed", type=SEED, default=0, show_default=True, help="Seed of the resampling.")
 @device_option
 @click.option("--name", default="", help="Name of the network in reports.  [default: one made from its settings]")
 @click.option("--scores/--no-scores", "keeps_scores", default=True, help="With --out: write the scores of all clips.")

@@ -87,5 +87,5 @@ def _download(name: str) -> Path:
     with progress_counter(file.name, "B") as show:
         path = fetch(file, cache_folder(), progress=show)
     if file.sha256 is None:
-        log(f"{file.name}: no checksum is published, so the download could not be compared with one")
+        log(f"{file.name}: unverified: no sha256 is published that the download could be compared with")
     return path

@@ -35,7 +35,7 @@ def command(checkpoint: Path | None, sample_rate: int | None, versions: bool, as
     from epanns.models.checkpoint import read_checkpoint
 
     found = read_checkpoint(checkpoint, sample_rate=sample_rate)
-    for assumption in (*found.notes, *found.provenance["assumed"]):
+    for assumption in found.provenance["assumed"]:
         log(f"{checkpoint}: {assumption}")
     result = {"path": str(checkpoint), **found.summary()}
     emit(result, describe(result, _plan(found, checkpoint)), as_json)

@@ -8,7 +8,10 @@ import click
 
 from epanns.cli.options import EXISTING, PATH, EpannsCommand, emit, json_option, out_option
 from epanns.errors import ConfigError
+from epanns.printable import printable
 from epanns.workfolder import DRAWING_SECONDS, WorkFolder, locked_file
+
+_LISTED = 20  # failed trials on stdout; --json has them all
 
 
 @click.command("report", cls=EpannsCommand)
@@ -51,15 +54,26 @@ def command(
         _curves(folders, out, into, as_json)
         return
     from epanns.reporting.report import insert_table, write_report
+    from epanns.sweeps.failures import failures_in
     from epanns.sweeps.records import read_records
 
-    report = write_report(read_records(folders), out, quoted=quoted is not False)
+    records, failures = read_records(folders), failures_in(folders)
+    report = write_report(records, out, quoted=quoted is not False, failures=failures)
     if into is not None and name is not None:
         with locked_file(into, wait=DRAWING_SECONDS):
             insert_table(into, name, report.table)
     result = {"n_records": report.n_records, "n_rows": report.n_rows, "files": [str(path) for path in report.files]}
+    result["failed"] = [{"trial": str(failure.folder), "reason": failure.reason} for failure in failures]
+    result["n_without_score"] = report.n_without_score
     written = ", ".join(path.name for path in report.files)
-    text = f"{report.table}\n{report.n_records} records in {report.n_rows} rows; in {out}: {written}"
+    lines = [f"{report.table}\n{report.n_records} records in {report.n_rows} rows; in {out}: {written}"]
+    if report.n_without_score:
+        lines.append(f"{report.n_without_score} of the records hold no score and are in no row")
+    lines += [
+        f"  without a result: {printable(f'{failure.folder}: {failure.reason}')}" for failure in failures[:_LISTED]
+    ]
+    lines += [f"  and {len(failures) - _LISTED} more trials without a result"] if len(failures) > _LISTED else []
+    text = "\n".join(lines)
     if quoted:
         result, text = result | {"quoted": _quoted_values()}, f"{text}\n\n{_quoted_text()}"
     emit(result, text, as_json)

@@ -1,5 +1,6 @@
 """``epanns sweep``: a grid of trials from a TOML file."""
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -41,8 +42,16 @@ def command(experiment: Path, out: Path, jobs: int, data_root: Path | None, as_j
     summary = run_experiment(asked, out, jobs=jobs, on_trial=partial(tell, out), tell=log)
     total = sum(map(len, (summary.done, summary.skipped, summary.failed)))
     emit(
-        {"out": str(out), "done": summary.done, "skipped": summary.skipped, "failed": summary.failed},
-        f"{out}: {len(summary.done)} trials done, {len(summary.skipped)} done before, {len(summary.failed)} failed",
+        {
+            "out": str(out),
+            "done": summary.done,
+            "skipped": summary.skipped,
+            "failed": summary.failed,
+            "left": summary.left,
+            "replaced": summary.replaced,
+        },
+        f"{out}: {len(summary.done)} trials done, {len(summary.skipped)} done before, {len(summary.failed)} failed"
+        + _earlier(summary.left, summary.replaced),
         as_json,
     )
     if summary.failed:
@@ -52,9 +61,16 @@ def command(experiment: Path, out: Path, jobs: int, data_root: Path | None, as_j
         )
 
 
-def tell(out: Path, trial_id: str, outcome: str, ended: int, total: int) -> None:
-    """Say on stderr how a trial of the sweep in `out` ended."""
-    from epanns.sweeps.journal import failure_in
+def _earlier(left: Sequence[str], replaced: int) -> str:
+    """Return what became of the trials of an earlier experiment in the same folder, in words."""
+    found = f"; {replaced} trials without a result are no longer in the experiment" if replaced else ""
+    if left:
+        found += f"; {len(left)} finished trials are no longer in the experiment and stay: {', '.join(left)}"
+    return found
 
-    reason = f": {failure_in(out / 'trials' / trial_id)}" if outcome == "failed" else ""
-    log(f"[{ended}/{total}] trial {trial_id} {outcome}{reason}")
+
+def tell(out: Path, trial_id: str, outcome: str, ended: int, total: int) -> None:
+    """Write one line to stderr about a trial of the sweep in `out` that has ended."""
+    from epanns.sweeps.journal import TrialFolder
+
+    log(f"[{ended}/{total}] {TrialFolder(out / 'trials' / trial_id).in_words(outcome)}")

@@ -14,6 +14,7 @@ from pathlib import Path
 from epanns.csv_table import CsvKind, read_csv_rows, require_fields
 from epanns.errors import DataError
 from epanns.labels import LabelSet
+from epanns.strict import shown
 
 COLUMNS = ["YTID", "start_seconds", "end_seconds", "positive_labels"]
 _VIDEO_ID = re.compile(r"[A-Za-z0-9_-]{11}")
@@ -135,13 +136,15 @@ def _read_rows(path: Path) -> Iterator[list[str]]:
 def _segment_of(row: list[str], split: str, names_of: Callable[[str], tuple[str, ...]]) -> Segment:
     video_id, start, end, labels = row
     if not _VIDEO_ID.fullmatch(video_id):
-        raise ValueError(f"{video_id!r} is no id of YouTube: those are 11 letters, digits, - or _")
+        raise ValueError(f"{shown(video_id)} is no id of YouTube: those are 11 letters, digits, - or _")
     try:
         first, last = float(start), float(end)
     except ValueError:
         first = last = math.nan
     if not 0 <= first < last < math.inf:
-        raise ValueError(f"start {start!r} and end {end!r} of {video_id} must be seconds, the end after the start")
+        raise ValueError(
+            f"start {shown(start)} and end {shown(end)} of {video_id} must be seconds, the end after the start"
+        )
     return Segment(first, last, names_of(labels), split)
 
 
@@ -149,7 +152,7 @@ def _names_of(names: Mapping[str, str], text: str) -> tuple[str, ...]:
     mids = [mid.strip() for mid in text.split(",")]
     unknown = [mid for mid in mids if mid not in names]
     if unknown:
-        raise ValueError(f"label {unknown[0]!r} is not among the mids of the {len(names)} classes; see --labels")
+        raise ValueError(f"label {shown(unknown[0])} is not among the mids of the {len(names)} classes; see --labels")
     return tuple(dict.fromkeys(names[mid] for mid in mids))
 
 
@@ -162,10 +165,8 @@ def _refuse_contradiction(
     path = by_split[earlier.split]
     row = _row_of(video_id, _read_rows(path))
     if earlier.split != segment.split:
-        raise DataError(
-            f"{path}, row {row} and {where}: {video_id} is in the splits {earlier.split!r} and {segment.split!r}: "
-            "a leak; keep it in one"
-        )
+        splits = f"{shown(earlier.split)} and {shown(segment.split)}"
+        raise DataError(f"{path}, row {row} and {where}: {video_id} is in the splits {splits}: a leak; keep it in one")
     raise DataError(f"{path}, row {row} and {where}: two different segments of {video_id}; keep one")
 
 

@@ -88,8 +88,9 @@ def draw_splits(manifest: Manifest, draw: SplitDraw, groups: Mapping[str, str]) 
     sides = draw_sides(names, labels, draw.fractions, num_classes=len(place), seed=draw.seed)
     split = [replace(clip, split=side) for clip, side in zip(clips, sides, strict=True)]
     n_found = len(manifest.clips)
-    notes = _notes_on_draw(split[:n_found], manifest.labels, draw, f"drawn by class{by}")
-    return replace(manifest, clips=tuple(split[:n_found]), missing=tuple(split[n_found:]), notes=tuple(notes))
+    notes_on_draw = _notes_on_draw(split[:n_found], manifest.labels, draw, f"drawn by class{by}")
+    notes = (*manifest.notes, *notes_on_draw)
+    return replace(manifest, clips=tuple(split[:n_found]), missing=tuple(split[n_found:]), notes=notes)
 
 
 def _notes_on_draw(clips: Sequence[Clip], labels: LabelSet, draw: SplitDraw, how: str) -> Iterator[str]:

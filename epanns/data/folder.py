@@ -8,7 +8,7 @@ from pathlib import Path
 from epanns.csv_table import read_csv_table, whole_number
 from epanns.data.clip import LABEL_SEPARATOR, Clip
 from epanns.data.drawn_splits import WHOLE, SplitDraw, draw_splits
-from epanns.data.layouts import SPLIT_FOLDERS, refuse_other_layouts
+from epanns.data.layouts import SPLIT_FOLDERS, doubts, refuse_other_layouts
 from epanns.data.manifest import Manifest, without_manifests
 from epanns.data.sound_files import files_below, is_sound
 from epanns.errors import ConfigError, DataError
@@ -81,7 +81,7 @@ def _read_class_folders(root: Path) -> Manifest:
     paths = list(map("/".join, files))
     refuse_other_layouts(root, labels.names, paths)
     n_ignored = len(without_manifests(paths)) - len(clips) - len(missing)
-    return Manifest(root.name, labels, tuple(clips), tuple(missing), n_ignored)
+    return Manifest(root.name, labels, tuple(clips), tuple(missing), n_ignored, tuple(doubts(labels.names)))
 
 
 def _has_splits(root: Path, sounds: Iterable[tuple[str, ...]]) -> bool:

@@ -14,6 +14,7 @@ from epanns.data.manifest import Manifest
 from epanns.data.sound_files import SoundsByStem
 from epanns.errors import DataError
 from epanns.labels import LabelSet
+from epanns.strict import shown
 
 PUBLISHED = {"train": 36_796, "val": 4_170, "eval": 10_231}
 """Rows of each split in the ground truth as published."""
@@ -99,7 +100,7 @@ def _read_vocabulary(path: Path) -> LabelSet:
     rows = list(read_csv_rows(path, _VOCABULARY))
     for number, row in enumerate(rows):
         if len(row) != 3 or row[0] != str(number) or not all(row):
-            given = f"{','.join(row)[:80]!r} must be {number},<label>,<mid>"
+            given = f"{shown(','.join(row)[:80])} must be {number},<label>,<mid>"
             raise DataError(f"{path}, line {number + 1}: {given}; has {len(row)} fields, must have 3")
     return LabelSet(tuple(row[1] for row in rows), tuple(row[2] for row in rows))
 
@@ -119,7 +120,7 @@ def _read_rows(table: Path, labels: LabelSet) -> Iterator[tuple[Clip, str]]:
             raise DataError(f"{where}: fname is empty; give the clip's number on Freesound")
         split = row["split"] if splits else "eval"
         if splits and split not in splits:
-            raise DataError(f"{where}: split {split!r} must be train or val")
+            raise DataError(f"{where}: split {shown(split)} must be train or val")
         names = tuple((row["labels"] or "").split(","))
         _refuse_disagreement(names, (row["mids"] or "").split(","), mids, where)
         yield Clip(row["fname"], "", names, split), where
@@ -129,23 +130,22 @@ def _refuse_disagreement(names: tuple[str, ...], given: list[str], mids: dict[st
     """Refuse labels that the vocabulary does not have, or has with other mids."""
     unknown = [name for name in names if name not in mids]
     if unknown:
-        raise DataError(f"{where}: label {unknown[0]!r} is not among the {len(mids)} of vocabulary.csv")
+        raise DataError(f"{where}: label {shown(unknown[0])} is not among the {len(mids)} of vocabulary.csv")
     expected = [mids[name] for name in names]
     if given != expected:
-        raise DataError(
-            f"{where}: mids {','.join(given)!r} are not those of its labels, {','.join(expected)!r} in vocabulary.csv"
-        )
+        theirs, ours = shown(",".join(given)), shown(",".join(expected))
+        raise DataError(f"{where}: mids {theirs} are not those of its labels, {ours} in vocabulary.csv")
 
 
 def _refuse_repetition(clip: Clip, where: str, seen: dict[str, tuple[str, str]]) -> None:
     split, earlier = seen.setdefault(clip.clip_id, (clip.split, where))
     if split != clip.split:
+        splits = f"{shown(split)} and {shown(clip.split)}"
         raise DataError(
-            f"{earlier} and {where}: fname {clip.clip_id!r} is in the splits {split!r} and {clip.split!r}: a leak; "
-            "keep it in one"
+            f"{earlier} and {where}: fname {shown(clip.clip_id)} is in the splits {splits}: a leak; keep it in one"
         )
     if earlier != where:
-        raise DataError(f"{earlier} and {where}: fname {clip.clip_id!r} stands twice; remove one")
+        raise DataError(f"{earlier} and {where}: fname {shown(clip.clip_id)} stands twice; remove one")
 
 
 def _notes_on_counts(counts: Counter[str]) -> tuple[str, ...]:

@@ -24,7 +24,7 @@ _SPLIT = re.compile(
 )
 _STORE = re.compile(r"(audio|wave?|mp3|flac|ogg|sound|clip|recording|data)[\W_]*(files?|clips?|data)?s?", re.IGNORECASE)
 _FSD50K = re.compile(r"(FSD50K\.)?(dev|eval)_audio", re.IGNORECASE)
-_AUDIOSET = re.compile(r"((un)?balanced_train|eval)(_segments|_audio|_wavs?)*", re.IGNORECASE)
+_AUDIOSET = re.compile(r"((un)?balanced_train|eval)(_segments|_audio|_wavs?)*(_part[0-9]+)?", re.IGNORECASE)
 _URBANSOUND_TABLE = "metadata/UrbanSound8K.csv"
 
 
@@ -44,6 +44,16 @@ def refuse_other_layouts(root: Path, classes: Collection[str], files: Iterable[s
     if found:
         shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
         raise DataError(f"{root}: the classes would be {shown}, which {found[0]}: {found[1]}")
+
+
+def doubts(classes: Collection[str]) -> list[str]:
+    """Return a sentence for each class whose name is rather that of a folder of folds or of all sounds."""
+    folds = [name for name in classes if (match := _FOLD.fullmatch(name)) and "fold" in match[1].lower()]
+    stores = [name for name in classes if len(classes) == 1 and _STORE.fullmatch(name)]
+    return [
+        *(f"the class {name} is called like a fold; its folder may hold sounds of all classes" for name in folds),
+        *(f"the only class is called {name}; its folder may hold sounds of all classes" for name in stores),
+    ]
 
 
 def advice_on_urbansound(root: Path) -> str:

@@ -28,6 +28,7 @@ DAMAGED = (
     OverflowError,
 )
 
+_IS_FOLDER = 0x10  # bit of a record's attributes; torch reads nothing of such a record and leaves its memory as it was
 _CHUNK = 1 << 20  # bytes in memory at a time
 _LARGEST_RATIO = 4  # of the bytes of all records and those of the file; weights hardly compress
 _ALWAYS_ALLOWED = 64 << 20  # bytes of all records, whatever the file's length is
@@ -81,6 +82,8 @@ def _check_record(archive: zipfile.ZipFile, record: zipfile.ZipInfo) -> None:
     """Read a record to its end, where zipfile compares the CRC-32."""
     if record.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise zipfile.BadZipFile(f"record {record.filename[:60]!r} is compressed in an unknown way")
+    if record.external_attr & _IS_FOLDER and not record.is_dir():
+        raise zipfile.BadZipFile(f"record {record.filename[:60]!r} is called a folder")
     length = 0
     with archive.open(record) as file:
         while chunk := file.read(_CHUNK):

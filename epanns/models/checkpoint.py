@@ -28,6 +28,7 @@ from epanns.models.spec import ModelSpec
 from epanns.models.tagger import Tagger
 from epanns.models.tensors import TensorForm, difference, expected_forms, forms_of, parameters_of
 from epanns.models.zoo import build_model
+from epanns.notes import note
 from epanns.text_file import read_text
 from epanns.unfinished import describe_other_folder
 
@@ -103,12 +104,15 @@ def load(path: str | Path, *, sample_rate: int | None = None) -> Tagger:
 
 
 def read_checkpoint(path: str | Path, *, sample_rate: int | None = None, head: str | None = None) -> Checkpoint:
-    """Read a checkpoint folder or a released file; `head` as in `released.read_released`."""
+    """Read a checkpoint folder or a released file; `head` as in `released.read_released`, whose notes are given."""
     path = checkpoint_folder(path)
     if path.is_file():
         from epanns.models.released import read_released  # not above: it makes this module's `Checkpoint`
 
-        return read_released(path, sample_rate=sample_rate, head=head)
+        released = read_released(path, sample_rate=sample_rate, head=head)
+        for text in released.notes:
+            note(f"{path}: {text}")
+        return released
     checkpoint = load_checkpoint(path)
     for name, asked, stored in (
         ("sample_rate", sample_rate, checkpoint.spec.front_end.sample_rate),

@@ -16,7 +16,7 @@ from epanns.errors import CheckpointError
 from epanns.labels import LabelSet, audioset
 from epanns.models.archive import UNVERIFIED
 from epanns.models.catalogue import ReleasedFile, known_file
-from epanns.models.checkpoint import Checkpoint
+from epanns.models.checkpoint import Checkpoint, checkpoint_folder
 from epanns.models.frozen_front_end import FRONT_END_NAMES, released_front_end
 from epanns.models.recognition import REMEDY, attends, has_attention, mismatch, recognised, with_counters
 from epanns.models.spec import ModelSpec
@@ -69,6 +69,8 @@ def read_released(
     """
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file; give a .pth or .pt; a checkpoint folder needs no import")
+    if (folder := checkpoint_folder(path)) != path:
+        raise CheckpointError(f"{path} is a file of the checkpoint {folder}, which needs no import: give that folder")
     if is_yamnet_file(path):
         return read_yamnet(path, sample_rate=sample_rate, head=head, labels=labels)
     file = read_torch_file(path)

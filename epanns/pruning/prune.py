@@ -123,21 +123,62 @@ def plan_pruning(  # noqa: PLR0913 - as `prune`
     _refuse_unprunable(model)
     criterion_named(criterion)
     asked = _asked_ratios(model, ratio, ratios, layers)
-    if not any(asked.values()):
-        raise PruningError(f"ratio 0 removes nothing from {', '.join(asked)}: give a ratio above 0")
-    by_name = bool(layers or ratios)  # else one ratio for all, whatever the narrowest layers make of it
-    widths = {
-        layer: remaining_width(model.spec.widths[layer], asked[layer], round_to=round_to, exact=by_name, layer=layer)
-        for layer in asked
-    }
-    if all(width == model.spec.widths[layer] for layer, width in widths.items()):
-        raise PruningError(
-            f"ratio {ratio} removes no channel of any layer of this {model.spec.name}, the widest of which has "
-            f"{max(model.spec.widths.values())} (round_to={round_to}): raise the ratio or lower round_to"
-        )
+    widths = _widths_left_by(model, asked, round_to=round_to, by_name=bool(layers or ratios))
     importance = channel_importance(model, tuple(asked), criterion=criterion, seed=seed, calibration=calibration)
     kept = {layer: most_important(importance[layer], width, layer=layer) for layer, width in widths.items()}
     return PruningPlan(base=model.spec, kept_channels=kept, criterion=criterion, ratios=asked, seed=seed)
+
+
+def widths_after(
+    model: Tagger,
+    *,
+    ratio: float | None = None,
+    ratios: Mapping[str, float] | None = None,
+    budget: Budget | None = None,
+    layers: Sequence[str] | None = None,
+) -> dict[str, int]:
+    """Return layer -> channels that `prune` would leave, from the network's shape alone.
+
+    No channel is ranked and no weight is read, so the network may be on the meta device.
+
+    Args:
+        model: The network; not touched.
+        ratio: As in `prune`.
+        ratios: As in `prune`.
+        budget: As in `prune`, of any kind but latency; shared out by ``uniform``.
+        layers: As in `prune`.
+
+    Raises:
+        PruningError: Wherever `prune` would refuse these arguments.
+    """
+    if budget is None:
+        asked = _asked_ratios(model, ratio, ratios, layers)
+        return _widths_left_by(model, asked, by_name=bool(layers or ratios))
+    chosen = model.layer_names if layers is None else select_layers(layers, **_names(model, layers))
+    sharing = Sharing(layers=chosen, allocator=allocator_named("uniform"), round_to=1, importance=_unranked)
+    return dict(allot(model.spec, budget, sharing).widths)
+
+
+def _unranked(layer: str) -> Tensor:
+    raise AssertionError(f"{layer}: a uniform share needs no importance")
+
+
+def _widths_left_by(
+    model: Tagger, asked: Mapping[str, float], *, round_to: int = 1, by_name: bool = True
+) -> dict[str, int]:
+    """Return layer -> channels that ratios leave; without `by_name` the narrowest layers may lose none, or keep one."""
+    if not any(asked.values()):
+        raise PruningError(f"ratio 0 removes nothing from {', '.join(asked)}: give a ratio above 0")
+    widths = {
+        layer: remaining_width(model.spec.widths[layer], ratio, round_to=round_to, exact=by_name, layer=layer)
+        for layer, ratio in asked.items()
+    }
+    if all(width == model.spec.widths[layer] for layer, width in widths.items()):
+        raise PruningError(
+            f"ratio {max(asked.values())} removes no channel of any layer of this {model.spec.name}, the widest of "
+            f"which has {max(model.spec.widths.values())} (round_to={round_to}): raise the ratio or lower round_to"
+        )
+    return widths
 
 
 def plan_within(  # noqa: PLR0913 - as `prune`

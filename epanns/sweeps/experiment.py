@@ -131,12 +131,14 @@ class Trial:
         base: The trial whose network this one prunes; None for the base itself.
         checkpoint: Where the base's checkpoint is, if it is not trained here.
         yamnet: Where the YAMNet is that the base is built on, if it is on one.
+        name: Label of the base in reports; no part of the identity.
     """
 
     config: Mapping[str, Any]
     base: "Trial | None" = None
     checkpoint: str = ""
     yamnet: str = ""
+    name: str = ""
 
     @property
     def trial_id(self) -> str:
@@ -173,7 +175,7 @@ class Experiment:
         found = {base.trial_id: base for base, _ in seeds_of}
         for base, seed in ((base, seed) for base, group in seeds_of for seed in group):
             for config in (config for grid in self.grids for config in grid.configs(seed, self.finetunes)):
-                trial = Trial({"kind": "pruned", "base": base.config, "seed": seed, **config}, base)
+                trial = Trial({"kind": "pruned", "base": base.config, "seed": seed, **config}, base, name=base.name)
                 found.setdefault(trial.trial_id, trial)
         return list(found.values())
 
@@ -182,11 +184,13 @@ class Experiment:
         if settings := self.evaluation.settings():
             config["evaluation"] = settings
         if base.checkpoint:
-            return Trial({**config, "checkpoint_sha256": weights(base.checkpoint)}, checkpoint=base.checkpoint)
+            return Trial(
+                {**config, "checkpoint_sha256": weights(base.checkpoint)}, checkpoint=base.checkpoint, name=base.name
+            )
         config |= {"model": base.model, "width": float(base.width), "training": base.training_with(seed)}
         if base.yamnet:
             config["yamnet_sha256"] = weights(base.yamnet)
-        return Trial(config, yamnet=base.yamnet)
+        return Trial(config, yamnet=base.yamnet, name=base.name)
 
 
 EXPERIMENT_RULES: Mapping[str, Rule] = {

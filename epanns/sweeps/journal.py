@@ -1,18 +1,21 @@
 """A sweep on disk: one folder per trial, and files that say what is done. The files are the truth."""
 
-import json
 import math
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from epanns.atomic import write_json
 from epanns.errors import DataError, OutputError
+from epanns.json_file import read_json
+from epanns.printable import printable
 from epanns.sweeps.experiment import Experiment, Trial
-from epanns.sweeps.records import RunRecord
+from epanns.sweeps.failures import failure_in
+from epanns.sweeps.naming import result_in_words, trial_in_words
+from epanns.sweeps.records import RunRecord, read_record
 from epanns.workfolder import Work, WorkFolder
 
 _WORK = Work("is no sweep", noun="a sweep")
@@ -35,15 +38,37 @@ class TrialFolder:
 
     def read_config(self) -> dict[str, Any]:
         """Return what the trial is asked to do: ``config``, and where its packs, base and other networks lie."""
-        try:
-            config: dict[str, Any] = json.loads((self.path / "config.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise DataError(f"{self.path}/config.json: cannot be read ({error}); run the sweep again") from error
-        return config
+        path = self.path / "config.json"
+        asked: dict[str, Any] = read_json(path, error=DataError, remedy="run the sweep again")
+        return asked
 
     def read_record(self) -> RunRecord:
         """Return the result of a finished trial."""
-        return RunRecord.from_dict(json.loads((self.path / "result.json").read_text(encoding="utf-8")))
+        return read_record(self.path / "result.json")
+
+    def rename(self, name: str) -> None:
+        """Give a finished trial another label."""
+        record = self.read_record()
+        if record.name != name:
+            write_json(self.path / "result.json", replace(record, name=name).to_dict())
+
+    def in_words(self, outcome: str) -> str:
+        """Return one line about the trial after it ended.
+
+        Args:
+            outcome: ``done``, ``skipped`` (it was done before) or ``failed``.
+        """
+        try:
+            name = f"trial {self.path.name} ({trial_in_words(self.read_config())})"
+        except (DataError, LookupError, TypeError):
+            name = f"trial {self.path.name}"
+        if outcome == "failed":
+            return f"{name} failed: {printable(failure_in(self.path))}"
+        words = {"done": "done", "skipped": "done before"}.get(outcome, outcome)
+        try:
+            return f"{name} {words}: {result_in_words(self.read_record())}"
+        except DataError as error:
+            return f"{name} {words}, but {error}"
 
     def succeed(self, record: RunRecord) -> None:
         """Write the result; any earlier failure is forgotten."""
@@ -62,16 +87,17 @@ class TrialFolder:
             yield
 
 
-def failure_in(trial: Path) -> str:
-    """Return why the trial of a folder failed, in a line; where it never began, that its base failed."""
-    try:
-        found = json.loads((trial / "error.json").read_text(encoding="utf-8"))
-        first, *_ = found["message"].splitlines() or [""]
-        return str(first or found["kind"])
-    except FileNotFoundError:
-        return "its base failed"
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-        return f"error.json cannot be read ({error})"
+@dataclass(frozen=True)
+class Claim:
+    """What became of the trials that a folder was for before.
+
+    Attributes:
+        left: Finished trials that are no longer asked for, by id.
+        replaced: Number of trials without a result that are no longer asked for.
+    """
+
+    left: tuple[str, ...] = ()
+    replaced: int = 0
 
 
 class Sweep:
@@ -94,6 +120,8 @@ class Sweep:
         """Write what a trial needs to run in a process of its own."""
         folder = self.folder_of(trial)
         asked = {"experiment": self.experiment.name, "config": dict(trial.config), "packs": dict(packs)}
+        if trial.name:
+            asked["name"] = trial.name
         if trial.base is not None:
             asked |= {"base": trial.base.trial_id, "checkpoint": trial.base.checkpoint}
         else:
@@ -102,21 +130,50 @@ class Sweep:
         (folder.path / "error.json").unlink(missing_ok=True)  # of an earlier try; this one speaks for itself
         return folder
 
-    def claim(self, trials: Sequence[Trial]) -> None:
-        """Write which trials belong here; a sweep may grow by trials, but not lose or change one.
+    @property
+    def has_results(self) -> bool:
+        """Whether any trial in the folder is finished."""
+        return any(self.path.glob("trials/*/result.json"))
+
+    def claim(self, trials: Sequence[Trial]) -> "Claim":
+        """Write which trials the folder is for.
+
+        Trials without a result may be replaced by others, so that an experiment can be corrected. Finished trials that
+        are no longer asked for stay where they are, as long as they were run on the same data and scored alike.
+
+        Args:
+            trials: All that are asked for.
 
         Raises:
-            OutputError: If the folder holds trials that are not among `trials`.
+            OutputError: If finished trials were run on other data or scored in another way, or belong to another
+                experiment, none of whose finished trials is asked for.
         """
         claimed, ids = self.path / "sweep.json", [trial.trial_id for trial in trials]
-        if claimed.exists():
-            held: list[str] = json.loads(claimed.read_text(encoding="utf-8"))["trials"]
-            if lost := [trial_id for trial_id in held if trial_id not in ids]:
+        held: dict[str, Any] = read_json(claimed, error=OutputError) if claimed.exists() else {}
+        earlier = [*held.get("trials", ()), *held.get("left", ())]
+        finished = [trial_id for trial_id in earlier if TrialFolder(self.path / "trials" / trial_id).is_done]
+        left = tuple(trial_id for trial_id in dict.fromkeys(finished) if trial_id not in ids)
+        for trial_id in left:
+            self._refuse_contradiction(trial_id, trials[0])
+        if left and len(left) == len(finished) and held.get("experiment") != self.experiment.name:
+            raise OutputError(
+                f"{self.path} holds {len(left)} finished trials of the experiment {held.get('experiment')!r}, none of "
+                f"which is one of {self.experiment.name!r}: choose another --out"
+            )
+        replaced = [trial_id for trial_id in held.get("trials", ()) if trial_id not in {*ids, *left}]
+        write_json(claimed, {"experiment": self.experiment.name, "trials": ids, **({"left": left} if left else {})})
+        return Claim(left, len(replaced))
+
+    def _refuse_contradiction(self, trial_id: str, trial: Trial) -> None:
+        """Refuse a folder whose finished trial cannot stand beside a trial that is asked for."""
+        record = TrialFolder(self.path / "trials" / trial_id).read_record()
+        ours, theirs = (config.get("base", config) for config in (trial.config, record.config))
+        for key, what in (("data", "run on other data"), ("evaluation", "scored in another way")):
+            if ours.get(key) != theirs.get(key):
                 raise OutputError(
-                    f"{self.path} holds {len(lost)} of {len(held)} trials of another configuration, first {lost[0]}: "
-                    "a sweep may gain trials but not change them; choose another --out"
+                    f"{self.path} holds finished trials that were {what}, first {trial_id}: set [{key}] as it was, or "
+                    "choose another --out"
                 )
-        write_json(claimed, {"experiment": self.experiment.name, "trials": ids})
 
     @contextmanager
     def owned(self) -> Iterator[None]:

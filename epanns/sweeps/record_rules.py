@@ -116,4 +116,5 @@ def _with_rules(
     """Return the problems of a table whose keys beyond `rules` all obey the rule `rest`."""
     if not isinstance(given, dict):
         return []  # reported by the rule of the table itself
-    return table_problems(given, dict.fromkeys(given, rest) | dict(rules), required=required, prefix=prefix)
+    named = {key if key in rules else shown(key)[1:-1]: value for key, value in given.items()}
+    return table_problems(named, dict.fromkeys(named, rest) | dict(rules), required=required, prefix=prefix)

@@ -14,6 +14,7 @@ from typing import Any
 from epanns.errors import DataError
 from epanns.json_file import read_json
 from epanns.strict import shown
+from epanns.sweeps.failures import failures_in
 from epanns.sweeps.record_rules import record_problems
 
 FORMAT = "epanns-record/1"
@@ -153,7 +154,11 @@ def read_records(folders: Iterable[Path]) -> list[RunRecord]:
             raise DataError(f"{folder}: no such folder; give the --out of a sweep, of evaluate or of quickstart")
         paths = sorted(_record_paths(folder))
         if not paths:
-            raise DataError(f"{folder}: no run record (**/result.json or records/*.json); is the run finished?")
+            failed = failures_in([folder])
+            more = (
+                f" {len(failed)} trials have no result, first {failed[0].folder}: {failed[0].reason}" if failed else ""
+            )
+            raise DataError(f"{folder}: no run record (**/result.json or records/*.json); is the run finished?{more}")
         for path in paths:
             record = read_record(path)
             first, known = found.setdefault(record.trial_id, (path, record))

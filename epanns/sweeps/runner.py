@@ -7,19 +7,18 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from epanns.data.dataset import PackDataset
-from epanns.errors import ConfigError, Interrupted
-from epanns.models.checkpoint import load
-from epanns.models.yamnet import Yamnet
-from epanns.models.zoo import spec_of
+from epanns.errors import Interrupted
+from epanns.notes import note
 from epanns.signals import noticing_signals
+from epanns.sweeps.checks import DataFacts, refuse_impossible
 from epanns.sweeps.experiment import Experiment, Trial
+from epanns.sweeps.given import GivenNetwork, read_given
 from epanns.sweeps.journal import Sweep, TrialFolder
-from epanns.sweeps.packs import prepare_packs
-from epanns.sweeps.trial import refuse_too_many, run_trial
+from epanns.sweeps.packs import prepare_manifest, prepare_packs, replace_unused_data
+from epanns.sweeps.trial import run_trial
 from epanns.training.run_options import OnStep, Tell, say_nothing
 
 _POLL_SECONDS = 0.1
@@ -36,11 +35,15 @@ class SweepSummary:
         done: Run now.
         skipped: Found finished.
         failed: Have an ``error.json``, or wait for a base that has.
+        left: Finished before and no longer asked for; they stay.
+        replaced: Number of trials without a result that are no longer asked for.
     """
 
     done: tuple[str, ...]
     skipped: tuple[str, ...]
     failed: tuple[str, ...]
+    left: tuple[str, ...] = ()
+    replaced: int = 0
 
 
 def run_experiment(
@@ -66,51 +69,65 @@ def run_experiment(
         tell: Called with one line about where the sweep and, with one job only, its training runs resume.
 
     Raises:
-        ConfigError: If a network that is given is not there, is not what it is given as, or hears another sample rate,
-            or more clips are to calibrate than there are.
-        OutputError: If the folder is in use or is no sweep.
-        Interrupted: If SIGINT, SIGTERM or SIGUSR1 came; running again goes on.
+        ConfigError: If a network that is given is not there or is not what it is given as, or a trial could not do what
+            it is asked for (`checks.refuse_impossible`); nothing has been trained then.
+        OutputError: If the folder is in use, is no sweep, or holds finished trials that contradict the experiment.
+        Interrupted: If SIGINT, SIGTERM or SIGUSR1 came; running again resumes the sweep.
     """
     sweep = Sweep(out, experiment)
     outcomes: dict[str, str] = {}
     trials: list[Trial] = []
 
-    def note(trial: Trial, outcome: str) -> None:
+    def note_end(trial: Trial, outcome: str) -> None:
         outcomes[trial.trial_id] = outcome
         if on_trial is not None:
             on_trial(trial.trial_id, outcome, len(outcomes), len(trials))
 
     with sweep.owned():
-        _refuse_other_rates(experiment)
-        weights = _weights_of(experiment)
-        packs = prepare_packs(experiment.data, out / "data", jobs=jobs)
-        open_packs = partial(PackDataset, sample_rate=experiment.data.sample_rate, seconds=experiment.data.seconds)
-        opened = {part: open_packs([Path(path) for path in paths]) for part, paths in packs.items()}
-        content = {part: dataset.content_digest for part, dataset in opened.items()}
-        trials += experiment.trials(content, weights.__getitem__)
-        for trial in trials:
-            refuse_too_many(trial.config.get("calibration_clips", 0), opened["train"])
-        sweep.claim(trials)
-        done = [trial for trial in trials if sweep.folder_of(trial).is_done]
-        _resume(done, len(trials), note, tell)
-        waiting = [trial for trial in trials if trial not in done]
+        given = read_given(experiment.bases)
+        packs, content = _prepared(sweep, given, jobs)
+        trials += experiment.trials(content, lambda path: given[path].digest)
+        claim = sweep.claim(trials)
+        finished = [trial for trial in trials if sweep.folder_of(trial).is_done]
+        if finished:
+            tell(f"resume: {len(finished)} of {len(trials)} trials are done")
+        for trial in finished:
+            sweep.folder_of(trial).rename(trial.name)
+            note_end(trial, "skipped")
+        waiting = [trial for trial in trials if trial not in finished]
         for trial in waiting:
             sweep.prepare(trial, packs)
-        queue = _Queue(waiting, outcomes, note)
+        queue = _Queue(waiting, outcomes, note_end)
         if jobs == 1:
             while (ready := queue.next_ready()) is not None:
-                note(ready, "done" if attempt(sweep.folder_of(ready), on_step=on_step, tell=tell) else "failed")
+                ended_well = attempt(sweep.folder_of(ready), on_step=on_step, tell=tell)
+                note_end(ready, "done" if ended_well else "failed")
         else:
-            _run_in_processes(sweep, queue, note, jobs)
-    return SweepSummary(*(tuple(name for name, found in outcomes.items() if found == outcome) for outcome in _OUTCOMES))
+            _run_in_processes(sweep, queue, note_end, jobs)
+    done, skipped, failed = (
+        tuple(name for name, found in outcomes.items() if found == outcome) for outcome in _OUTCOMES
+    )
+    return SweepSummary(done, skipped, failed, claim.left, claim.replaced)
 
 
-def _resume(done: list[Trial], n_trials: int, note: Callable[[Trial, str], None], tell: Tell) -> None:
-    """Report the trials that were finished before."""
-    if done:
-        tell(f"resume: {len(done)} of {n_trials} trials are done")
-    for trial in done:
-        note(trial, "skipped")
+def _prepared(
+    sweep: Sweep, given: Mapping[str, GivenNetwork], jobs: int
+) -> tuple[dict[str, list[str]], dict[str, str]]:
+    """Make the packs and check every trial; return the packs of each part, and the digest of each part's clips."""
+    data, folder = sweep.experiment.data, sweep.path / "data"
+    if data.kind != "packs" and not sweep.has_results and replace_unused_data(data, folder):
+        note(f"{folder}: was made for other settings of [data] and no trial is finished, so it is made again")
+    manifest = prepare_manifest(data, folder)
+    if manifest is not None:
+        clips = sum(clip.split in data.train for clip in manifest.clips)
+        refuse_impossible(sweep.experiment, given, DataFacts(manifest.labels, clips))
+    packs = prepare_packs(data, manifest, folder, jobs=jobs)
+    opened = {
+        part: PackDataset([Path(path) for path in paths], sample_rate=data.sample_rate, seconds=data.seconds)
+        for part, paths in packs.items()
+    }
+    refuse_impossible(sweep.experiment, given, DataFacts(opened["train"].labels, len(opened["train"]), opened))
+    return packs, {part: dataset.content_digest for part, dataset in opened.items()}
 
 
 _OUTCOMES = ("done", "skipped", "failed")
@@ -144,33 +161,6 @@ def attempt(folder: TrialFolder, *, on_step: OnStep | None = None, tell: Tell = 
         folder.fail(error)
         return False
     return True
-
-
-def _refuse_other_rates(experiment: Experiment) -> None:
-    """Raise `ConfigError` if a network of the zoo hears another sample rate than the data have."""
-    for number, base in enumerate(experiment.bases, start=1):
-        asked, rate = experiment.data.sample_rate, spec_of(base.model).front_end.sample_rate if base.model else None
-        if rate is not None and rate != asked:
-            raise ConfigError(f"[base {number}] {base.model} hears {rate} Hz, [data] asks for sample_rate={asked}")
-
-
-def _weights_of(experiment: Experiment) -> dict[str, str]:
-    """Return the sha256 of the weights of every network that is given, by its path.
-
-    Raises:
-        ConfigError: If there is none, or a YAMNet is asked for and it is another network.
-    """
-    found = {}
-    for number, base in enumerate(experiment.bases, start=1):
-        for name, path in (("checkpoint", base.checkpoint), ("yamnet", base.yamnet)):
-            if path and not Path(path).exists():
-                raise ConfigError(f"[base {number}] {name}={path!r}: no such file or folder, seen from {Path.cwd()}")
-            if path and path not in found:
-                network = load(path)
-                if name == "yamnet" and not isinstance(network, Yamnet):
-                    raise ConfigError(f"[base {number}] yamnet={path!r}: holds a {network.spec.name}, not a YAMNet")
-                found[path] = str(network.provenance["sha256"])
-    return found
 
 
 def _run_in_processes(sweep: Sweep, queue: _Queue, note: Callable[[Trial, str], None], jobs: int) -> None:

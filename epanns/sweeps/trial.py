@@ -14,7 +14,6 @@ from epanns.data.dataset import ClipBatch, PackDataset
 from epanns.data.loader import make_loader
 from epanns.data.sampler import sequential_batches
 from epanns.data.task import in_the_models_order, refuse_leak
-from epanns.errors import ConfigError
 from epanns.evaluation.metrics import evaluate, mean_loss
 from epanns.evaluation.predict import predict
 from epanns.evaluation.protocol import EvaluationProtocol
@@ -22,6 +21,7 @@ from epanns.installed import versions
 from epanns.models.checkpoint import load
 from epanns.models.on_yamnet import build_on_yamnet, stays_frozen
 from epanns.models.tagger import Tagger
+from epanns.models.tensors import weights_digest
 from epanns.models.zoo import build_model
 from epanns.pruning.plan import PruningPlan
 from epanns.pruning.prune import apply_plan
@@ -72,6 +72,7 @@ class _Trial:
             part: PackDataset([Path(path) for path in paths], sample_rate=data["sample_rate"], seconds=data["seconds"])
             for part, paths in asked["packs"].items()
         }
+        self.layers: tuple[str, ...] = ()
         self.started = time.perf_counter()
         self.protocol = EvaluationProtocol(**self.config.get("base", self.config).get("evaluation", {}))
         self.heard = data["seconds"]
@@ -112,6 +113,7 @@ class _Trial:
         if self.config.get("ratio") != 0:
             started = time.perf_counter()
             step = plan_of(dense, self.config, self._measured_by_criterion())
+            self.layers = tuple(self.config.get("layers", step.ratios))
             model = apply_plan(dense, step)
             plan = PruningPlan.from_dict(model.provenance["plan"])  # from the unpruned network
             stages.append(self._stage("pruned", model, time.perf_counter() - started))
@@ -172,7 +174,6 @@ class _Trial:
 
     def _calibration_clips(self) -> list[ClipBatch]:
         dataset, wanted = self.packs["train"], self.config["calibration_clips"]
-        refuse_too_many(wanted, dataset)
         chosen = numpy_generator("calibration", self.config["seed"]).permutation(len(dataset))[:wanted].tolist()
         batches = [[chosen[index] for index in batch] for batch in sequential_batches(wanted, CALIBRATION_BATCH)]
         return list(make_loader(dataset, batches))
@@ -185,7 +186,7 @@ class _Trial:
             model=dense.spec.name,
             width=base["width"] if "width" in base else recorded_width(dense, dense.spec),
             criterion=self.config.get("criterion"),
-            layers=tuple(self.config.get("layers", ())),
+            layers=self.layers,
             ratio=self.config.get("ratio"),
             recover=self.config.get("recover", "none"),
             finetune_iterations=self.config.get("finetune", {}).get("iterations", 0),
@@ -201,15 +202,8 @@ class _Trial:
             device=device_of(model),
             versions=versions(*DECISIVE_PACKAGES),
             seconds=round(time.perf_counter() - self.started, 3),
-        )
-
-
-def refuse_too_many(calibration_clips: int, dataset: PackDataset) -> None:
-    """Raise `ConfigError` if there are not so many clips."""
-    if calibration_clips > len(dataset):
-        raise ConfigError(
-            f"calibration_clips={calibration_clips}: the training part has {len(dataset)} clips; ask for no more in "
-            "the [grid]"
+            network=weights_digest(model),
+            name=self.asked.get("name", ""),
         )
 
 

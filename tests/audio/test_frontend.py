@@ -118,11 +118,11 @@ def test_one_clip_without_a_batch_is_refused_with_the_remedy():
         repeat_to_minimum(torch.zeros(5), 100)
 
 
-@pytest.mark.parametrize("waveform", [np.zeros((1, 200)), np.zeros(200, "float32"), [0.0], None])
+@pytest.mark.parametrize("waveform", [[0.0], None])
 def test_what_is_no_tensor_is_refused_with_the_remedy(waveform):
     kind = type(waveform).__name__
     with pytest.raises(
-        ConfigError, match=rf"waveform of type {kind}: must be a tensor; give torch.as_tensor\(waveform"
+        ConfigError, match=rf"waveform of type {kind}: must be a tensor or a NumPy array; give torch.ten"
     ):
         repeat_to_minimum(waveform, 100)
 

@@ -57,7 +57,7 @@ def test_json_is_the_scores_of_the_library(run, checkpoint, tiny_packs):
 
 
 def test_the_record_has_the_intervals_and_the_clip_scores_stand_beside_it(run, checkpoint, tiny_packs, tmp_path):
-    arguments = (checkpoint, "--data", tiny_packs["test"], "--bootstrap", 50, "--seed", 3)
+    arguments = (checkpoint, "--data", tiny_packs["test"], "--bootstrap", 20, "--seed", 3)
     pattern = "([0-9])[0-9]\\.wav$"
     _, text, _ = run(*arguments, "--group-pattern", pattern, "--name", "Mine, 1.0", "--out", tmp_path / "out")
     _, out, _ = run(*arguments, "--group-pattern", pattern, "--json")
@@ -67,7 +67,7 @@ def test_the_record_has_the_intervals_and_the_clip_scores_stand_beside_it(run, c
         arrays = dict(kept)
     predictions = Predictions(tuple(arrays["clip_ids"].tolist()), arrays["scores"].astype(float), arrays["target"])
     labels, protocol = LabelSet.of(arrays["class_names"].tolist()), EvaluationProtocol()
-    again = evaluate(predictions, labels, protocol, bootstrap=50, seed=3, group_pattern=pattern)
+    again = evaluate(predictions, labels, protocol, bootstrap=20, seed=3, group_pattern=pattern)
     assert json.loads(json.dumps(again.to_dict())) == scores
     assert arrays["groups"].tolist() == [clip_id[-6] for clip_id in predictions.clip_ids]
     (record,) = read_records([tmp_path / "out"])
@@ -75,13 +75,13 @@ def test_the_record_has_the_intervals_and_the_clip_scores_stand_beside_it(run, c
     assert record.name == "Mine, 1.0"
     assert record.intervals["test"] == {
         "confidence": 0.95,
-        "resamples": 50,
+        "resamples": 20,
         "seed": 3,
         "by_clip": {"n_clips": 20, "mAP": scores["mAP_interval"]},
         "by_group": {"n_groups": 10, "pattern": pattern, "mAP": [low, high]},
     }
     assert f", by group {low:.4f} to {high:.4f})" in text
-    assert "intervals by clip: 50 resamples of 20 clips; those by group, of 10 groups of clips" in text
+    assert "intervals by clip: 20 resamples of 20 clips; those by group, of 10 groups of clips" in text
 
 
 def test_runs_of_other_resamplings_are_one_trial_and_scores_may_be_left_out(run, checkpoint, tiny_packs, tmp_path):

@@ -8,20 +8,6 @@ from epanns.data.manifest import write_manifest
 from epanns.errors import ConfigError, DataError
 
 
-@pytest.fixture
-def tree(tmp_path):
-    """Make empty files below a folder."""
-
-    def run(*files):
-        root = tmp_path / "sounds"
-        for file in files:
-            (root / file).parent.mkdir(parents=True, exist_ok=True)
-            (root / file).touch()
-        return root
-
-    return run
-
-
 def test_class_folders_are_read_with_nested_files(tree):
     manifest = read_folder(tree("rain/a.wav", "dog/more/b.flac", "dog/notes.txt", "loose.wav"))
     assert manifest.dataset == "sounds"

@@ -11,20 +11,6 @@ from epanns.errors import DataError
 CSV_FORM = "write a CSV with the columns path, labels and fold or split, and give it to `epanns data folder FILE.csv`"
 
 
-@pytest.fixture
-def tree(tmp_path):
-    """Make empty files below a folder."""
-
-    def run(*files):
-        root = tmp_path / "sounds"
-        for file in files:
-            (root / file).parent.mkdir(parents=True, exist_ok=True)
-            (root / file).touch()
-        return root
-
-    return run
-
-
 @pytest.mark.parametrize(
     "names", ["fold{}", "fold_{}", "Fold 0{}", "FOLD-{}", "folds{}", "kfold{}", "f{}", "split{}", "cv_{}"]
 )
@@ -53,6 +39,7 @@ def test_folders_of_folds_are_refused(tree, names):
             ("FSD50K.dev_audio/1.wav", "FSD50K.eval_audio/2.wav"),
             "which are parts of FSD50K: read the folder above",
         ),
+        (("eval_segments_part00/1.wav", "eval_segments_part01/2.wav"), "which are parts of AudioSet: read the folder"),
         (("balanced_train/1.wav", "eval_segments/2.wav"), "which are parts of AudioSet: read the folder above them"),
     ],
 )
@@ -88,5 +75,12 @@ def test_classes_with_such_names_are_read(tree, classes):
     assert read_folder(root).labels.names == tuple(sorted(classes))
 
 
-def test_one_class_called_audio_without_a_list_is_read(tree):
-    assert read_folder(tree("audio/a.wav")).labels.names == ("audio",)
+def test_one_class_called_audio_without_a_list_is_read_and_noted(tree):
+    manifest = read_folder(tree("audio/a.wav"), val_fraction=0.5)
+    assert manifest.labels.names == ("audio",)
+    assert manifest.notes[0] == "the only class is called audio; its folder may hold sounds of all classes"
+
+
+def test_a_fold_among_classes_is_noted(tree):
+    manifest = read_folder(tree("fold1/a.wav", "dog/b.wav", "f1/c.wav"))
+    assert manifest.notes == ("the class fold1 is called like a fold; its folder may hold sounds of all classes",)

@@ -142,6 +142,12 @@ def test_labels_may_be_audioset_identifiers(written):
     assert read_manifest(written("a,a.wav,,,/m/0bt9lr,train,")).clips[0].labels == ("/m/0bt9lr",)
 
 
+def test_labels_may_be_composed_otherwise_than_in_the_class_order(written):
+    for listed, used in (("caf\u00e9", "cafe\u0301"), ("cafe\u0301", "caf\u00e9")):
+        labels = f"index,mid,display_name\n0,,{listed}\n"
+        assert read_manifest(written(f"a,a.wav,,,{used},train,", labels=labels)).clips[0].labels == (listed,)
+
+
 @pytest.mark.parametrize(
     ("row", "message"),
     [

@@ -105,6 +105,15 @@ def test_a_bomb_is_refused_before_it_is_unpacked(name: str, tmp_path: Path) -> N
         tracemalloc.stop()
 
 
+def test_a_record_that_is_called_a_folder_is_refused(whole: Path, tmp_path: Path) -> None:
+    content = bytearray(whole.read_bytes())
+    entry = content.rindex(b"PK\x01\x02", 0, content.rindex(b"PK\x01\x02"))  # of the last but one record
+    content[entry + 38] |= 0x10
+    (tmp_path / "a.pth").write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"a.pth: damaged \(record 'whole/version' is called a folder\)"):
+        check_archive(tmp_path / "a.pth")
+
+
 def test_two_records_of_one_name_are_refused(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "a.pth", "w") as archive, pytest.warns(UserWarning, match="Duplicate name"):
         archive.writestr("a/data.pkl", b"x")

@@ -13,6 +13,7 @@ from epanns.cli.info import command
 from epanns.errors import CheckpointError
 from epanns.labels import LabelSet
 from epanns.models.checkpoint import FILES, load, load_checkpoint, read_checkpoint, save_checkpoint
+from epanns.models.released import read_released
 from epanns.models.zoo import build_model
 from epanns.notes import Note
 from tests.cli.conftest import output_of
@@ -126,6 +127,12 @@ def test_no_changed_byte_gets_past(folder: Path, data: st.DataObject) -> None:
 @pytest.mark.parametrize("name", FILES)
 def test_a_file_of_a_checkpoint_stands_for_its_folder(name: str, folder: Path) -> None:
     assert read_checkpoint(folder / name).provenance["sha256"] == load_checkpoint(folder).provenance["sha256"]
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_of_a_checkpoint_is_not_imported(name: str, folder: Path) -> None:
+    with pytest.raises(CheckpointError, match=rf"saved/{name} is a file of the checkpoint .*saved, which needs"):
+        read_released(folder / name)
 
 
 def test_labels_are_read_within_a_limit(folder: Path) -> None:

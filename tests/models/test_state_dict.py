@@ -23,6 +23,7 @@ from epanns.models.cnn import Cnn
 from epanns.models.released import read_released, to_panns
 from epanns.models.state_dict import unwrapped
 from epanns.models.zoo import build_model
+from epanns.notes import Note
 from tests.cli.conftest import output_of
 
 WHERE = Path("a.pth")
@@ -120,6 +121,12 @@ def test_metadata_among_the_weights_is_left_out_and_noted(plain: dict[str, Tenso
     assert read_released(tmp_path / "a.pth").notes == ("left out what is no tensor: epoch, best",)
     result = runner.invoke(command, [str(tmp_path / "a.pth"), "--out", str(tmp_path / "out")], catch_exceptions=False)
     assert f"{tmp_path / 'a.pth'}: left out what is no tensor: epoch, best\n" in result.stderr
+
+
+def test_notes_reach_whoever_loads_the_file(plain: dict[str, Tensor], tmp_path: Path) -> None:
+    torch.save({"epoch": 3, **plain}, tmp_path / "a.pth")
+    with pytest.warns(Note, match="a.pth: left out what is no tensor: epoch$"):
+        load(tmp_path / "a.pth")
 
 
 @pytest.mark.parametrize("left", ["none", "one"])

@@ -5,7 +5,7 @@ import soundfile
 from epanns.data.opening import open_pack
 from epanns.errors import ConfigError
 from epanns.sweeps.experiment import DataConfig
-from epanns.sweeps.packs import prepare_packs
+from epanns.sweeps.packs import prepare_manifest, prepare_packs
 
 LISTS = {
     "audioset": {
@@ -30,10 +30,9 @@ def test_a_layout_becomes_packs_of_its_splits(tmp_path, kind):
         for number in numbers:
             soundfile.write(tmp_path / part / f"_-_-_-_-_-{number}.wav", np.ones(80) / 10, 8_000)
     parts = {"train": ("train",), "val": ("val",), "test": ("eval",)}
-    packs = prepare_packs(
-        DataConfig(kind, root=str(tmp_path), sample_rate=8_000, seconds=0.01, **parts), tmp_path / "o"
-    )
+    data = DataConfig(kind, root=str(tmp_path), sample_rate=8_000, seconds=0.01, **parts)
+    packs = prepare_packs(data, prepare_manifest(data, tmp_path / "o"), tmp_path / "o")
     ids = {part: open_pack(tmp_path / paths[0]).columns.clip_ids.tolist() for part, paths in packs.items()}
     assert ids == {"train": [b"_-_-_-_-_-0"], "val": [b"_-_-_-_-_-1"], "test": [b"_-_-_-_-_-2"]}
     with pytest.raises(ConfigError, match=r"\[data\] no split 'dev' in \w+: it has eval, train, val"):
-        prepare_packs(DataConfig(kind, root=str(tmp_path), **(parts | {"val": ("dev",)})), tmp_path / "p")
+        prepare_manifest(DataConfig(kind, root=str(tmp_path), **(parts | {"val": ("dev",)})), tmp_path / "p")

@@ -14,13 +14,14 @@ import pytest
 
 from epanns.cli.sweep import tell
 from epanns.data.dataset import PackDataset
-from epanns.errors import CheckpointError, ConfigError, OutputError
+from epanns.errors import CheckpointError, ConfigError, OutputError, PruningError
 from epanns.evaluation.metrics import evaluate
 from epanns.evaluation.predict import predict
 from epanns.evaluation.protocol import EvaluationProtocol
 from epanns.labels import LabelSet
 from epanns.models.checkpoint import load, save_checkpoint
 from epanns.models.zoo import build_model
+from epanns.notes import notes_to
 from epanns.sweeps.evaluated import record_of_checkpoint
 from epanns.sweeps.experiment import Trial, parse_experiment
 from epanns.sweeps.journal import Sweep
@@ -177,24 +178,15 @@ def test_a_lost_trial_comes_back_with_the_same_scores(finished, text):
     assert after["plan_digest"] == before["plan_digest"]
 
 
-def test_a_failing_trial_is_noted_and_the_others_go_on(tmp_path, tiny_packs):
-    broken = parse_experiment(TEXT.format(**tiny_packs, criterion="taylr"), "tiny.toml")
-    summary = run_experiment(broken, tmp_path / "out")
-    assert (len(summary.done), len(summary.failed)) == (2, 1)
-    error = json.loads((tmp_path / "out" / "trials" / summary.failed[0] / "error.json").read_text())
-    assert error["kind"] == "PruningError"
-    assert "taylr" in error["message"]
+def test_what_needs_a_failed_base_fails_too(tmp_path, text, monkeypatch):
+    def stumble(trial):
+        raise PruningError("out of luck")
 
-
-def test_what_needs_a_failed_base_fails_too(tmp_path, tiny_packs):
-    labels = PackDataset([tiny_packs["train"]]).labels
-    save_checkpoint(build_model("Cnn14", width=0.03, labels=labels), tmp_path / "base")  # 32 kHz model, 8 kHz packs
-    base = f'checkpoint = "{tmp_path / "base"}"\n'
-    text = re.sub("model = .*\nwidth = .*\ntraining = .*\n", base, TEXT.format(**tiny_packs, criterion="l1"))
+    monkeypatch.setattr("epanns.sweeps.trial._Trial._untrained", stumble)
     summary = run_experiment(parse_experiment(text, "tiny.toml"), tmp_path / "out")
-    assert len(summary.failed) == 3
-    error = json.loads((tmp_path / "out" / "trials" / summary.failed[0] / "error.json").read_text())
-    assert "pack the manifest again with --sample-rate 32000" in error["message"]
+    assert (len(summary.done), len(summary.failed)) == (0, 3)
+    (error,) = (tmp_path / "out" / "trials").glob("*/error.json")
+    assert json.loads(error.read_text())["message"] == "out of luck"
 
 
 def test_a_mistake_in_one_trial_costs_no_other_and_keeps_its_traceback(tmp_path, text, monkeypatch):
@@ -217,15 +209,55 @@ def test_a_trial_whose_process_dies_is_not_excused_by_an_earlier_error(tmp_path,
     assert not (sweep.prepare(trial, {}).path / "error.json").exists()
 
 
-def test_a_sweep_may_gain_trials_and_not_change_them(tmp_path, text):
-    out = tmp_path / "out"
-    quick = text.split("[[finetune]]")[0].replace("ratio = [0.0, 0.5]", "ratio = [0.5]")
-    assert len(run_experiment(parse_experiment(quick, "t.toml"), out).done) == 2
-    more = quick.replace("ratio = [0.5]", "ratio = [0.5, 0.75]")
-    summary = run_experiment(parse_experiment(more, "t.toml"), out)
-    assert (len(summary.done), len(summary.skipped)) == (1, 2)
-    with pytest.raises(OutputError, match="holds 1 of 3 trials of another configuration, first .*: a sweep may gain"):
-        run_experiment(parse_experiment(quick, "t.toml"), out)
+@pytest.fixture
+def copied(finished, tmp_path) -> Path:
+    """A finished sweep that a test may change."""
+    shutil.copytree(finished, tmp_path / "out")
+    return tmp_path / "out"
+
+
+def test_a_sweep_may_gain_trials_and_those_it_loses_stay(copied, text):
+    (pruned,) = [record.trial_id for record in read_records([copied]) if record.ratio == 0.5]
+    files = {path: path.read_bytes() for path in copied.rglob("result.json")}
+    fewer = run_experiment(parse_experiment(text.replace("[0.0, 0.5]", "[0.0]"), "t.toml"), copied)
+    assert (len(fewer.done), len(fewer.skipped), fewer.left, fewer.replaced) == (0, 2, (pruned,), 0)
+    assert json.loads((copied / "sweep.json").read_text())["left"] == [pruned]
+    again = run_experiment(parse_experiment(text, "t.toml"), copied)
+    assert (len(again.done), len(again.skipped), again.left) == (0, 3, ())
+    assert files == {path: path.read_bytes() for path in copied.rglob("result.json")}
+    more = run_experiment(parse_experiment(text.replace("[0.0, 0.5]", "[0.0, 0.5, 0.25]"), "t.toml"), copied)
+    assert (len(more.done), len(more.skipped), more.left) == (1, 3, ())
+
+
+def test_trials_without_a_result_may_be_replaced_and_finished_ones_are_not_run_again(copied, text):
+    (pruned,) = [record.trial_id for record in read_records([copied]) if record.ratio == 0.5]
+    (copied / "trials" / pruned / "result.json").rename(copied / "trials" / pruned / "error.json")
+    summary = run_experiment(parse_experiment(text.replace("[0.0, 0.5]", "[0.0]"), "t.toml"), copied)
+    assert (len(summary.done), len(summary.skipped), summary.left, summary.replaced) == (0, 2, (), 1)
+    assert pruned not in (copied / "sweep.json").read_text()
+
+
+def test_a_finished_trial_of_other_data_or_of_another_experiment_is_not_left_beside(finished, text):
+    other = text.replace('val = ["', 'val = ["X').replace('test = ["', 'val = ["').replace('val = ["X', 'test = ["')
+    with pytest.raises(OutputError, match=r"out holds finished trials that were run on other data, first \w{12}: set"):
+        run_experiment(parse_experiment(other, "tiny.toml"), finished)
+    windows = text.replace("[grid]", "[evaluation]\nwindow = 0.25\n[grid]")
+    with pytest.raises(OutputError, match=r"out holds finished trials that were scored in another way, first"):
+        run_experiment(parse_experiment(windows, "tiny.toml"), finished)
+    stranger = text.replace('name = "tiny"', 'name = "big"').replace("width = 0.03", "width = 0.04")
+    with pytest.raises(OutputError, match="holds 3 finished trials of the experiment 'tiny', none of which is one of"):
+        run_experiment(parse_experiment(stranger, "tiny.toml"), finished)
+
+
+def test_data_that_no_trial_has_used_are_made_again(tmp_path):
+    text = TEXT.format(train="train", val="val", test="test", criterion="l1").replace('"packs"', '"synthetic"')
+    text = text.replace("seconds = 0.5", "seconds = 0.5\nsynthetic = { clips = 20, classes = 2 }")
+    with pytest.raises(ConfigError, match="calibration_clips=24: the training part has 12 clips; ask for no more"):
+        run_experiment(parse_experiment(text, "t.toml"), tmp_path / "out")
+    more, notes = text.replace("clips = 20, classes", "clips = 40, classes").split("[grid]")[0], []
+    with notes_to(notes.append):
+        assert len(run_experiment(parse_experiment(more, "t.toml"), tmp_path / "out").done) == 1
+    assert [note for note in notes if "was made for other settings of [data] and no trial is finished" in note]
 
 
 def test_other_data_in_the_same_folder_are_refused(tmp_path):
@@ -246,7 +278,9 @@ def test_calibration_cannot_ask_for_more_clips_than_there_are(tmp_path, tiny_pac
 
 def test_networks_of_another_rate_are_refused_before_anything_is_packed(tmp_path, text):
     asked = parse_experiment(text.replace('model = "Cnn14_8k"', 'model = "Cnn14_16k"'), "tiny.toml")
-    with pytest.raises(ConfigError, match=r"\[base 1\] Cnn14_16k hears 16000 Hz, \[data\] asks for sample_rate=8000"):
+    with pytest.raises(
+        ConfigError, match=r"\[base 1\] Cnn14_16k x 0.03: hears 16000 Hz, \[data\] asks for sample_rate=8000"
+    ):
         run_experiment(asked, tmp_path / "out")
     assert not (tmp_path / "out" / "trials").exists()
 
@@ -260,13 +294,33 @@ def test_the_reason_of_a_failure_is_told_where_the_sweep_is_watched(tmp_path, ca
         (tmp_path / "trials" / trial).mkdir(parents=True)
         if content is not None:
             (tmp_path / "trials" / trial / "error.json").write_text(content)
+        (tmp_path / "trials" / trial / "config.json").write_text('{"base": "a"}')
         tell(tmp_path, trial, "failed", 1, 3)
-    tell(tmp_path, "d", "done", 3, 3)
-    first, second, third, fourth = capsys.readouterr().err.splitlines()
+    first, second, third = capsys.readouterr().err.splitlines()
     assert first == "[1/3] trial a failed: a mistake"
     assert second == "[1/3] trial b failed: its base failed"
-    assert third.startswith("[1/3] trial c failed: error.json cannot be read (")
-    assert fourth == "[3/3] trial d done"
+    assert third.startswith("[1/3] trial c failed: error.json cannot be read")
+
+
+def test_the_line_of_a_trial_holds_its_name_score_and_seconds(finished, capsys):
+    for record in read_records([finished]):
+        tell(finished, record.trial_id, "done" if record.ratio else "skipped", 1, 3)
+    lines = "".join(sorted(capsys.readouterr().err.splitlines(keepends=True)))
+    scores = r"test mAP 0\.\d{4}, val mAP 0\.\d{4}, \d+\.\d s(; no trained step was better: .*)?\n"
+    names = (
+        (r"Cnn14_8k x 0\.03, l1, ratio 0\.5 of conv_block5, conv_block6, bn, 2 iterations, seed 0", "done"),
+        (r"Cnn14_8k x 0\.03, unpruned, seed 0", "done before"),
+        (r"Cnn14_8k x 0\.03, unpruned, trained on, 2 iterations, seed 0", "done before"),
+    )
+    for name, words in names:
+        assert re.search(rf"\[1/3\] trial \w{{12}} \({name}\) {words}: {scores}", lines), (name, lines)
+
+
+def test_a_label_of_a_base_is_in_the_records_and_may_change(copied, text):
+    for name in ("small", "tiny", ""):
+        named = text.replace("width = 0.03", f'width = 0.03\nname = "{name}"')
+        summary = run_experiment(parse_experiment(named, "t.toml"), copied)
+        assert (len(summary.skipped), {record.name for record in read_records([copied])}) == (3, {name})
 
 
 def test_a_folder_of_something_else_is_refused(tmp_path, text):

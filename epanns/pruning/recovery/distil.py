@@ -31,7 +31,7 @@ Outputs = tuple[Tensor, ...]  # embedding and logits, or logits alone
 _BATCH = 16  # mixtures in a step
 _RATE = 3e-4  # Adam's, at its highest
 _JUDGED = 10  # how often the held-out clips judge
-_MOST_HELD_BYTES = 1 << 30  # of clips in 16 bit
+MOST_HELD_BYTES = 1 << 30  # of clips in 16 bit
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ class _Clips:
             if not bool(waveform.isfinite().all()):
                 raise PruningError("calibration clips are not finite; look for bad clips")
             held.append((waveform * 32_767).round().clamp(-32_768, 32_767).to(torch.int16))
-            if sum(part.numel() for part in held) * 2 > _MOST_HELD_BYTES:
+            if sum(part.numel() for part in held) * 2 > MOST_HELD_BYTES:
                 raise PruningError("distillation holds its clips: more than 1 GiB in 16 bit, give fewer")
         clips = torch.cat(held) if held else torch.empty(0, 0)
         if len(clips) < 2:

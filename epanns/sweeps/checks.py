@@ -1,0 +1,191 @@
+"""What follows from an experiment and its data alone: every mistake is found before anything is trained."""
+
+import copy
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+
+from epanns.data.dataset import PackDataset
+from epanns.data.task import in_the_models_order, refuse_leak, require_same_task
+from epanns.errors import ConfigError
+from epanns.labels import LabelSet
+from epanns.models.on_yamnet import stays_frozen
+from epanns.models.recipe import with_step
+from epanns.models.tagger import Tagger
+from epanns.models.zoo import build_model
+from epanns.notes import note
+from epanns.pruning.prune import widths_after
+from epanns.pruning.ranking.criteria import NEEDS
+from epanns.pruning.ranking.importance import channel_importance
+from epanns.pruning.recovery.distil import MOST_HELD_BYTES
+from epanns.pruning.recovery.names import parts_of
+from epanns.strict import problems_of
+from epanns.sweeps.amount import keywords_of
+from epanns.sweeps.base import BaseConfig
+from epanns.sweeps.experiment import Experiment
+from epanns.sweeps.given import GivenNetwork, network_without_weights
+from epanns.sweeps.naming import amount_in_words, base_in_words
+from epanns.training.config import TrainingConfig
+from epanns.training.frozen import frozen_in
+from epanns.training.learner import require_learner
+from epanns.training.teacher import teacher_of
+from epanns.training.validation import indistinct, require_positives
+
+_SAMPLE_BYTES = 2  # of a clip that is held in 16 bit
+_FEWEST_CLIPS = 2  # that a criterion or a least-squares fit can be measured on
+
+
+@dataclass(frozen=True)
+class DataFacts:
+    """What checks need to know of the data.
+
+    Attributes:
+        labels: The classes.
+        train_clips: Training clips there are, or can be at most before they are packed.
+        packs: The packs of each part; None before there are any.
+    """
+
+    labels: LabelSet
+    train_clips: int
+    packs: Mapping[str, PackDataset] | None = None
+
+
+def refuse_impossible(experiment: Experiment, given: Mapping[str, GivenNetwork], facts: DataFacts) -> None:
+    """Refuse what no trial of an experiment could do.
+
+    Sample rates, layers, ratios, budgets, criteria, recoveries, numbers of clips and what training needs are checked
+    for every base and every cell of the grids; with packs also classes, tasks and clips that two parts share.
+
+    Raises:
+        ConfigError: With every problem, each once.
+    """
+    problems: dict[str, None] = {}
+    if facts.packs is not None:
+        for part in ("val", "test"):
+            problems |= _noted(partial(refuse_leak, facts.packs["train"], facts.packs[part], part=part))
+    for number, base in enumerate(experiment.bases, start=1):
+        where = f"[base {number}] {base_in_words(base)}"
+        checks = _BaseChecks(experiment, base, given, facts)
+        problems |= dict.fromkeys(f"{where}: {problem}" for problem in checks.problems())
+    if problems:
+        raise ConfigError("; ".join(problems))
+
+
+class _BaseChecks:
+    """The checks of one base and of all that is pruned from it."""
+
+    def __init__(
+        self, experiment: Experiment, base: BaseConfig, given: Mapping[str, GivenNetwork], facts: DataFacts
+    ) -> None:
+        self.experiment, self.base, self.given, self.facts = experiment, base, given, facts
+        self._known: dict[str, list[str]] = {}  # problems of what several trials share
+
+    def problems(self) -> Iterator[str]:
+        """Yield everything that is impossible."""
+        dense = network_without_weights(self.base, self.facts.labels, self.given)
+        data = self.experiment.data
+        rate = dense.spec.front_end.sample_rate
+        if rate != data.sample_rate:
+            yield f"hears {rate} Hz, [data] asks for sample_rate={data.sample_rate}"
+            return
+        if not self.base.checkpoint:
+            training = TrainingConfig.from_dict(self.base.training_with())
+            if problems := [*self._training_problems(dense, training)]:
+                yield from problems
+                return
+            dense.provenance = with_step({}, "train", training=training.to_dict())
+        elif self.facts.packs is not None:
+            yield from _noted(partial(self._require_task, dense))
+        if not self.base.prune:
+            return
+        for grid in self.experiment.grids:
+            seed = (grid.seeds or self.experiment.seeds)[0]
+            for config in grid.configs(seed, self.experiment.finetunes):
+                yield from self._trial_problems(dense, config)
+
+    def _trial_problems(self, dense: Tagger, config: Mapping[str, Any]) -> Iterator[str]:
+        if config.get("ratio") != 0:
+            yield from self._pruning_problems(dense, config)
+        if "finetune" in config:
+            asked = [config["finetune"], config.get("teacher")]
+            yield from self._once(asked, lambda: self._finetuning_problems(dense, config))
+
+    def _finetuning_problems(self, dense: Tagger, config: Mapping[str, Any]) -> Iterator[str]:
+        asked = config["finetune"].get("freeze_yamnet")
+        training = TrainingConfig.from_dict(config["finetune"])
+        training = frozen_in(training, asked, by_default=stays_frozen(dense.provenance))
+        teacher = dense if config.get("teacher") else None
+        student = copy.deepcopy(dense)
+        yield from (f"fine-tuning: {each}" for each in self._training_problems(student, training, teacher))
+
+    def _once(self, asked: Any, check: Callable[[], Iterable[str]]) -> list[str]:
+        """Return the problems that a check yields; it is made once for each thing asked."""
+        key = json.dumps(asked)
+        if key not in self._known:
+            self._known[key] = [*check()]
+        return self._known[key]
+
+    def _pruning_problems(self, dense: Tagger, config: Mapping[str, Any]) -> Iterator[str]:
+        what, keywords, criterion = amount_in_words(config), keywords_of(config), config["criterion"]
+        asked = [config.get(key) for key in ("budget", "ratios", "ratio", "layers")]
+        found = self._once(asked, lambda: _noted(partial(widths_after, dense, **keywords)))
+        yield from (f"{what}: {problem}" for problem in found)
+        if criterion == "bn":
+            yield from self._once("bn", lambda: _noted(partial(_rank_untrained, dense)))
+        recovery = config["recover"]
+        parts = parts_of(recovery)
+        folded = self.given[self.base.checkpoint or self.base.yamnet].folded if self._is_given else ""
+        if "bn" in parts and folded:
+            yield f"recover={recovery!r}: {folded}"
+        clips, there = config.get("calibration_clips"), self.facts.train_clips
+        if clips is None:
+            return
+        if clips > there:
+            yield (f"calibration_clips={clips}: the training part has {there} clips; ask for no more in the [grid]")
+        if clips < _FEWEST_CLIPS and ({"ls", "distil"} & set(parts) or NEEDS.get(criterion, "weights") != "weights"):
+            yield f"calibration_clips={clips}: {criterion} and {recovery} need at least {_FEWEST_CLIPS}"
+        held = clips * round(self.experiment.data.seconds * self.experiment.data.sample_rate) * _SAMPLE_BYTES
+        if "distil" in parts and held > MOST_HELD_BYTES:
+            yield f"calibration_clips={clips}: {recovery} holds its clips, more than 1 GiB in 16 bit; give fewer"
+
+    @property
+    def _is_given(self) -> bool:
+        return bool(self.base.checkpoint or self.base.yamnet)
+
+    def _training_problems(
+        self, model: Tagger, training: TrainingConfig, teacher: Tagger | None = None
+    ) -> Iterator[str]:
+        """Yield why a training cannot begin; `model` has the training's task afterwards."""
+
+        def begin() -> None:
+            if training.task is not None:
+                model.set_task(training.task)
+            teacher_of(model, teacher, training)
+            require_learner(model, training)
+            if self.facts.packs is not None:
+                self._require_task(model)
+                require_positives(self.facts.packs["val"])
+                if remark := indistinct(self.facts.packs["val"], model.spec.task):
+                    note(remark)
+
+        yield from _noted(begin)
+
+    def _require_task(self, model: Tagger) -> None:
+        assert self.facts.packs is not None
+        for pack in self.facts.packs.values():
+            require_same_task(model, in_the_models_order(model, pack))
+
+
+def _rank_untrained(dense: Tagger) -> None:
+    """Rank an untrained network of the same shape by batch norms: not every network has their scales."""
+    with torch.random.fork_rng(devices=[]):
+        channel_importance(build_model(dense.spec), dense.layer_names, criterion="bn", seed=0, calibration=None)
+
+
+def _noted(check: Callable[[], object]) -> dict[str, None]:
+    """Return the message of the error that a check ends in, if any, as a key."""
+    return dict.fromkeys(problems_of(check))

@@ -32,7 +32,9 @@ def replacing(path: Path) -> Iterator[Path]:
     try:
         yield partial
         put_in_place(partial, path)
-    except BaseException:
+    except BaseException as error:
+        if isinstance(error, OSError) and error.filename is None:
+            error.filename = str(path)  # an error of a write, such as of a full disk, names no file by itself
         partial.unlink(missing_ok=True)
         raise
 

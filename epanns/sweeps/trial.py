@@ -14,6 +14,7 @@ from epanns.data.dataset import ClipBatch, PackDataset
 from epanns.data.loader import make_loader
 from epanns.data.sampler import sequential_batches
 from epanns.data.task import in_the_models_order, refuse_leak
+from epanns.errors import DataError
 from epanns.evaluation.metrics import evaluate, mean_loss
 from epanns.evaluation.predict import predict
 from epanns.evaluation.protocol import EvaluationProtocol
@@ -23,6 +24,7 @@ from epanns.models.on_yamnet import build_on_yamnet, stays_frozen
 from epanns.models.tagger import Tagger
 from epanns.models.tensors import weights_digest
 from epanns.models.zoo import build_model
+from epanns.names import path_name
 from epanns.pruning.plan import PruningPlan
 from epanns.pruning.prune import apply_plan
 from epanns.pruning.ranking.calibration import CalibrationBatch
@@ -104,7 +106,8 @@ class _Trial:
 
     def run_pruned(self) -> RunRecord:
         """Prune, recover, fine-tune; score after each."""
-        base_folder = TrialFolder(self.folder.path.parent / self.asked["base"])
+        base = path_name(self.asked["base"], f"{self.folder.path}/config.json: base", DataError)
+        base_folder = TrialFolder(self.folder.path.parent / base)
         base_record = base_folder.read_record()
         dense = load(self.asked["checkpoint"] or base_folder.path / "base")
         self._put_in_order_of(dense)

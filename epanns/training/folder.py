@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from epanns.atomic import fsync_folder, sha256_of_json, write_json
-from epanns.distributed import restarts, torchrun_id
+from epanns.distributed import rank, restarts, torchrun_id
 from epanns.errors import CheckpointError, OutputError
 from epanns.models.checkpoint import CONFIG, FILES, load_checkpoint, save_checkpoint
 from epanns.models.recipe import training_step_of
@@ -236,7 +236,7 @@ def require_run_folder(
     model: Mapping[str, Any] | None = None,
     unknown: Collection[str] = (),
 ) -> None:
-    """Refuse what can never be a run's folder, or holds a run of other settings; call it before long work.
+    """Refuse what can never be this run's folder now: another's, or one in use; call it before long work.
 
     `finetune` refuses a run of other clips, or of another network, when it knows them.
 
@@ -251,6 +251,8 @@ def require_run_folder(
     """
     folder = _work_folder(path)
     folder.require_claimable()
+    if rank() == 0:
+        folder.require_unused()
     if config is None or not folder.is_begun:
         return
     network = dict(model or {})

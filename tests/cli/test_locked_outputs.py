@@ -70,6 +70,7 @@ def test_a_folder_in_use_is_refused_in_one_line_and_left_as_it_is(epanns, inputs
     with WorkFolder(out).locked():
         code, stdout, stderr = epanns(*command.format(**inputs).split(), *options, "--out", out)
         assert (code, stdout) == (1, "")
+        assert stderr.count("\n") == 1 + stderr.startswith("generating")
         assert stderr.splitlines()[-1].startswith(f"epanns: {out} is in use by process {os.getpid()} on ")
         assert [file.name for file in out.iterdir()] == ["epanns.lock"]
     assert not out.exists()

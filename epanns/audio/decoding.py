@@ -27,7 +27,7 @@ def opened_sound(source: Path | bytes, name: str, span: Span) -> Iterator[Sound]
 
     Args:
         source: A file, or its bytes.
-        name: Stands for the file in messages.
+        name: Name of the file in messages.
         span: What to decode.
 
     Raises:

@@ -3,7 +3,6 @@
 import csv
 import time
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +11,7 @@ import click
 from epanns import atomic
 from epanns.cli.options import (
     EXISTING,
+    SEED,
     EpannsCommand,
     device_option,
     emit,
@@ -69,7 +69,7 @@ _LONGEST_NAME = 100
     help="Regular expression with one capturing group that finds each clip's recording, speaker or place in its file "
     "name, or else in its whole clip id: '^[0-9]-([0-9]+)-' for ESC-50. Adds intervals whose resamples draw groups.",
 )
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the resampling.")
+@click.option("--seed", type=SEED, default=0, show_default=True, help="Seed of the resampling.")
 @device_option
 @click.option("--name", default="", help="Name of the network in reports.  [default: one made from its settings]")
 @click.option("--scores/--no-scores", "keeps_scores", default=True, help="With --out: write the scores of all clips.")
@@ -112,7 +112,7 @@ def command(
     included, or with --own-length each clip without them.
     """
     if out is not None:
-        on_rank_zero(partial(reserve, out))
+        on_rank_zero(lambda: reserve(out))
     _refuse_name(name)
     from epanns.evaluation.clip_scores import write_clip_scores
     from epanns.evaluation.metrics import evaluate, groups_to_draw

@@ -26,16 +26,19 @@ _OF_INT8 = ("evaluation", "clips", "window", "hop", "equalise", "portable", "lab
 @click.option(
     "--calibration",
     type=EXISTING,
-    help="With --int8: pack of clips like those to be tagged; without --evaluate every fifth only judges.",
+    help="With --int8: pack of clips like those to be tagged; every 5th clip is held out for the comparison unless "
+    "--evaluate names a pack.",
 )
 @click.option(
     "--evaluate",
     "evaluation",
     type=EXISTING,
-    help="With --int8: pack on which both networks are compared; none of its clips may calibrate.",
+    help="With --int8: pack of clips on which both networks are compared; shares none with the calibrating clips.",
 )
-@click.option("--clips", type=click.IntRange(1), default=200, show_default=True, help="Clips that calibrate, at most.")
-@click.option("--window", type=float, help="With --int8: calibrate and compare on windows of so many seconds.")
+@click.option(
+    "--clips", type=click.IntRange(1), default=200, show_default=True, help="Largest number of calibrating clips."
+)
+@click.option("--window", type=float, help="With --int8: length in seconds of the windows to calibrate and compare on.")
 @click.option("--hop", type=float, help="With --window: seconds between window starts.  [default: the window]")
 @click.option(
     "--equalise/--no-equalise", default=True, show_default=True, help="Even out the ranges of channels before --int8."

@@ -66,6 +66,8 @@ EXISTING_FILE = _PathType(exists=True, dir_okay=False, path_type=Path)
 PATH = _PathType(path_type=Path)
 OUTPUT = _OutputType(path_type=Path)
 
+SEED = click.IntRange(0, 2**63 - 1)  # what files keep as a whole number
+
 T = TypeVar("T")
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
 @click.command("profile", cls=EpannsCommand)
 @click.argument("model_or_ckpt")
-@click.option("--seconds", type=float, default=10.0, show_default=True, help="Clip length to count and time for.")
+@click.option(
+    "--seconds", type=float, default=10.0, show_default=True, help="Clip length in seconds, for counts and times."
+)
 @click.option("--latency", is_flag=True, help="Also time single clips and measure peak memory.")
 @click.option(
     "--threads",

@@ -8,7 +8,7 @@ import click
 
 from epanns.cli.amount import AMOUNT_SECTIONS, Amount, amount_options
 from epanns.cli.calibration import MeasuredClips, open_calibration
-from epanns.cli.options import EXISTING, device_option, emit, json_option, out_option, reserve, torch_device
+from epanns.cli.options import EXISTING, SEED, device_option, emit, json_option, out_option, reserve, torch_device
 from epanns.cli.packs import open_packs, pack_options
 from epanns.cli.recovery import RecoveryName, given_settings, recover_on, recovery_lines, recovery_options
 from epanns.cli.sections import SectionedCommand
@@ -29,7 +29,7 @@ _SECTIONS = {
     "--criterion",
     default="l1",
     show_default=True,
-    help="Which filters matter, told by weights: l1, l2, opnorm, opnorm_invariant, fpgm, cosine, centrality, bn or "
+    help="Ranking of the filters, by weights: l1, l2, opnorm, opnorm_invariant, fpgm, cosine, centrality, bn or "
     "random; by --calibration clips: activation, interpolative; by clips and their labels: taylor.",
 )
 @amount_options
@@ -39,17 +39,17 @@ _SECTIONS = {
     metavar="METHOD",
     default="none",
     show_default=True,
-    help="Without labels, on --calibration. bn: measure batch-norm statistics again. ls: fit the layers that read "
-    "pruned channels to the unpruned network by least squares. ls+bn: both. distil:STEPS: ls, then so many steps "
+    help="Recovery without labels, on --calibration. bn: measure batch-norm statistics again. ls: fit the layers that "
+    "read pruned channels to the unpruned network by least squares. ls+bn: both. distil:STEPS: ls, then STEPS steps "
     "of gradient descent toward the unpruned network's outputs.",
 )
 @click.option(
-    "--calibration", type=EXISTING, help="Pack of clips for --recover and --criterion; only taylor sees labels."
+    "--calibration", type=EXISTING, help="Pack of clips for --recover and --criterion; only taylor uses their labels."
 )
 @recovery_options
 @pack_options
 @steps_options
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="For criteria that draw numbers.")
+@click.option("--seed", type=SEED, default=0, show_default=True, help="Seed of criteria that draw numbers.")
 @device_option
 @json_option
 def command(

@@ -31,22 +31,21 @@ _PACKS = Rule(
 Recovering = Callable[["Tagger", "Tagger", "PruningPlan"], dict[str, Any] | None]
 
 _OPTIONS = (
-    click.option(
-        "--steps", type=click.IntRange(1), default=1, show_default=True, help="Cuts on the way to the widths."
-    ),
+    click.option("--steps", type=click.IntRange(1), default=1, show_default=True, help="Number of pruning rounds."),
     click.option(
         "--schedule",
         type=click.Choice(["linear", "geometric"]),
         default="linear",
         show_default=True,
-        help="With --steps: at each as many channels, or the same share of those that are left.",
+        help="With --steps: channels removed per round: the same number (linear), or the same share of the channels "
+        "left (geometric).",
     ),
     click.option(
         "--between",
         type=EXISTING,
-        help="With --steps: TOML file of a fine-tuning after each cut but the last, in OUT.steps: the packs train and "
-        "val, and preset or iterations and other training settings of `epanns finetune`; no other options. The same "
-        "command goes on where it was.",
+        help="With --steps: TOML file of a fine-tuning after each round but the last, in OUT.steps: the packs train "
+        "and val, and preset or iterations and other training settings of `epanns finetune`; no other options. The "
+        "same command resumes it.",
     ),
 )
 

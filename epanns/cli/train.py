@@ -55,7 +55,7 @@ def training_options(function: Callable[..., Any]) -> Callable[..., Any]:
             type=EXISTING,
             multiple=True,
             required=True,
-            help="Pack to learn from; may be repeated.",
+            help="Pack of training clips; may be repeated.",
         ),
         click.option(
             "--val",
@@ -63,7 +63,7 @@ def training_options(function: Callable[..., Any]) -> Callable[..., Any]:
             type=EXISTING,
             multiple=True,
             required=True,
-            help="Pack that chooses the best step; may be repeated.",
+            help="Pack of validation clips, whose score chooses the best step; may be repeated.",
         ),
         pack_options,
         click.option(
@@ -75,15 +75,16 @@ def training_options(function: Callable[..., Any]) -> Callable[..., Any]:
             help="Processes that read clips; at most the number of cores.",
         ),
         device_option,
-        out_option("Run folder; becomes a checkpoint. The same command goes on where it was."),
+        out_option("Run folder; becomes a checkpoint when the run ends. The same command resumes the run."),
         click.option(
             "--save-every",
             type=click.IntRange(1),
             default=SAVE_EVERY,
             show_default=True,
-            help="Steps between states, beside those at validations; a killed run repeats what came after.",
+            help="Steps between saved states, beside those at validations; a killed run repeats the steps "
+            "since the last state.",
         ),
-        click.option("--tensorboard", is_flag=True, help="Write the metrics for TensorBoard too, to OUT/tensorboard."),
+        click.option("--tensorboard", is_flag=True, help="Also write the metrics for TensorBoard, to OUT/tensorboard."),
         click.option("--fresh", is_flag=True, help="Delete an earlier run in --out and start over."),
         json_option,
     ]
@@ -182,7 +183,7 @@ def run(
     **_: Any,
 ) -> None:
     """Train a model with the options of the command line and print the result."""
-    from epanns.data.task import refuse_leak, require_same_task
+    from epanns.data.task import refuse_leak, require_same_classes, require_same_task
     from epanns.sweeps.trial import validation_on
     from epanns.training.events import require_tensorboard
     from epanns.training.finetune import finetune
@@ -198,12 +199,16 @@ def run(
     val = open_packs(val_packs, labels_file=labels_file, mp3_seconds=mp3_seconds, sample_rate=rate)
     val = in_order_of(model, val)
     require_same_task(model, train)
+    require_same_classes(train, val)
     require_same_task(model, val)
     refuse_leak(train, val, part="validation")
     teacher_of(model, teacher, config)
     require_learner(model, config)
     require_positives(val)
     log(f"training on {describe_clips(train)}, sampler {config.sampler}; validation on {describe_clips(val)}")
+    if config.drawn_clips > len(train):
+        drawn = f"{config.drawn_clips:,} clips{' (--batch-size, in pairs)' if config.mixup_alpha > 0 else ''}"
+        log(f"each step takes {drawn}, more than the {len(train):,} there are: clips repeat within a step")
     if config.crop is not None:
         tell_unknown_lengths(train, "crops and repetitions")
     with curve_drawn(out), watching(config) as watch:

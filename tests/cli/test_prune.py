@@ -176,7 +176,14 @@ def test_a_table_of_sensitivities_decides_where(prune, checkpoint, tmp_path):
 def test_the_help_explains_the_options_in_groups(prune):
     code, stdout, _ = prune("--help")
     assert code == 0
-    titles = ("How much goes", "From which layers", "Which filters", "Recovery and calibration", "In steps", "Options")
+    titles = (
+        "How much is removed",
+        "From which layers",
+        "Which filters",
+        "Recovery and calibration",
+        "In steps",
+        "Options",
+    )
     _, *sections = re.split("|".join(rf"\n{title}\b.*:" for title in titles), stdout)
     assert [re.findall(r"^  (?:-h, )?--([a-z0-9-]+)", section, re.MULTILINE) for section in sections] == [
         ["ratio", "ratios", "target-params", "target-macs", "target-bytes", "target-latency"],

@@ -164,6 +164,11 @@ def test_what_is_refused_has_no_widths_and_the_nearest_below_is_the_greatest():
             r"a budget of 19\.0398 G MACs cannot be met within 1 % from below with widths in steps of 32: nearest are "
             r"18\.2\d+ G MACs; ask for one of them, or lower round_to",
         ),
+        (
+            Budget("macs", 0.999),
+            {"round_to": 10_000},
+            r"a budget of .* cannot be met: with round_to=10000 and minimum=0 no layer can lose a channel; lower them",
+        ),
         (Budget("macs", 0.5), {"round_to": 0}, r"round_to=0: must be a whole number of at least 1"),
         (
             Budget("macs", 0.5),

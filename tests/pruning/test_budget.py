@@ -122,6 +122,7 @@ def test_a_ratio_of_all_channels_is_a_budget_of_channels():
         (Budget("bytes", 0.5), 4_500_000, "4.5000 MB in float32"),
         (Budget("bytes", 0.5, int8=True), 1_500, "1.5000 kB in int8"),
         (Budget("latency", 0.5), 20.126, "20.13 ms"),
+        (Budget("latency", 0.5), 100_000, "100,000 ms"),
         (Budget("channels", 0.5), 4032, "4,032 channels"),
     ],
 )

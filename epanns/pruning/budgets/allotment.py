@@ -176,6 +176,11 @@ def refuse_beyond(budget: Budget, limit: float, *, most: float, least: float, sh
     show = budget.show
     if limit >= most:
         raise PruningError(f"a budget of {show(limit)} removes nothing: the network has {show(most)}, so give less")
+    if least >= most:
+        raise PruningError(
+            f"a budget of {show(limit)} cannot be met: with round_to={sharing.round_to} and minimum="
+            f"{sharing.allocator.minimum:g} no layer can lose a channel; lower them, or name other layers"
+        )
     if least > limit:
         raise PruningError(
             f"a budget of {show(limit)} cannot be met: at their narrowest (round_to={sharing.round_to}, minimum="

@@ -124,7 +124,7 @@ class Budget:
     def show(self, cost: float) -> str:
         """Return a cost of this kind in words."""
         if self.kind == "latency":
-            return f"{cost:.4g} ms"
+            return f"{cost:.4g} ms" if cost < 10_000 else f"{cost:,.0f} ms"
         if self.kind == "channels":
             return f"{cost:,.0f} channels"
         exponent = max(index for index in range(len(_PREFIXES)) if index == 0 or cost >= 1000**index)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from epanns.cli.options import EXISTING, EpannsCommand, emit, json_option, out_option, progress_counter
+from epanns.cli.options import EXISTING, EpannsCommand, emit, json_option, log, out_option, progress_counter
 from epanns.cli.processes import at_most_cores
 from epanns.cli.stop_deadline import ends_soon_after_signal
 
@@ -81,7 +81,9 @@ def command(
     settings = PackSettings(splits, sample_rate, seconds, clips_per_shard, min_seconds, shard_format)
     state = f"finished shards stay in {out}, and the same command resumes"
     with progress_counter("packing", "clip") as progress, ends_soon_after_signal(state):
-        summary = pack_manifest(manifest, out, settings, max_bad=max_bad, jobs=jobs, fresh=fresh, progress=progress)
+        summary = pack_manifest(
+            manifest, out, settings, max_bad=max_bad, jobs=jobs, fresh=fresh, progress=progress, tell=log
+        )
     emit(summary.to_dict(), described(summary), as_json)
 
 

@@ -4,7 +4,7 @@ The work itself is in `epanns.data.parts`, the format in `epanns.data.pack_forma
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -79,7 +79,7 @@ class PackSummary:
         }
 
 
-def pack_manifest(
+def pack_manifest(  # noqa: PLR0913 - one keyword for each way to carry it out
     manifest: Path,
     out: Path,
     settings: PackSettings,
@@ -88,6 +88,7 @@ def pack_manifest(
     jobs: int = 1,
     fresh: bool = False,
     progress: Progress | None = None,
+    tell: Callable[[str], None] | None = None,
 ) -> PackSummary:
     """Pack the clips of a manifest; every file is the same for any number of `jobs`.
 
@@ -107,6 +108,7 @@ def pack_manifest(
         jobs: Processes that decode.
         fresh: Whether to delete an earlier pack at `out`, finished or not; a folder that holds more is refused.
         progress: Called with (clips done, clips in all), also while the checksums of an earlier run are compared.
+        tell: Called with one line about where an unfinished pack is resumed.
 
     Raises:
         ConfigError: If `max_bad` is no share.
@@ -148,6 +150,7 @@ def pack_manifest(
         jobs=jobs,
         progress=progress,
         whole=whole,
+        tell=tell,
     )
     with output_errors(out, jobs), noticing_signals() as stop, Journal(out, header) as journal:
         came = pack_parts(packing, read.clips(settings.splits), journal, stop)

@@ -5,7 +5,7 @@ While a shard is written and its clips are decoded, the one before it is put on 
 
 import functools
 import itertools
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
@@ -64,6 +64,7 @@ class Packing:
         progress: Called with (clips done, clips in all), for each finished part when it has been passed over.
         whole: Of a finished pack, the shards that stay whatever became of their sources, unless a reject is to be tried
             again; else None.
+        tell: Called with one line about where an unfinished pack is resumed.
     """
 
     settings: PackSettings
@@ -74,6 +75,7 @@ class Packing:
     jobs: int
     progress: Progress | None
     whole: frozenset[ShardInfo] | None = None
+    tell: Callable[[str], None] | None = None
 
     @property
     def n_parts(self) -> int:
@@ -90,6 +92,8 @@ def pack_parts(packing: Packing, clips: Iterable[Clip], journal: Journal, stop: 
         DataError: If audio of a damaged shard of a finished pack is gone; the shard stays.
         Interrupted: If a signal came; what is finished stays.
     """
+    if packing.tell is not None and packing.whole is None and journal.finished:
+        packing.tell(f"resume: {len(journal.finished)} of {packing.n_parts} shards are done")
     run = _Run(packing, journal, stop)
     todo, ahead = itertools.tee(run.unfinished(parts_of(clips, packing.settings.clips_per_shard)))
     convert = functools.partial(

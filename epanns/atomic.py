@@ -32,7 +32,9 @@ def replacing(path: Path) -> Iterator[Path]:
     try:
         yield partial
         put_in_place(partial, path)
-    except BaseException:
+    except BaseException as error:
+        if isinstance(error, OSError) and error.filename is None:
+            error.filename = str(path)  # an error of a write, such as of a full disk, names no file by itself
         partial.unlink(missing_ok=True)
         raise
 
@@ -86,17 +88,12 @@ def new_folder(path: Path) -> Iterator[Path]:
                     os.fsync(written.fileno())
         fsync_folder(partial)
         refuse_existing(path)
-        partial.replace(path)
+        try:
+            partial.replace(path)
+        except OSError:
+            refuse_existing(path)  # another process has made it meanwhile
+            raise
     fsync_folder(path.parent)
-
-
-def is_free_for(first: Path) -> bool:
-    """Whether a folder can be claimed by writing its first file: it is not there, or empty.
-
-    What a killed writer left of that same file does not count: the next one writes it again.
-    """
-    folder = first.parent
-    return not folder.exists() or (folder.is_dir() and {*folder.iterdir()} <= {partial_of(first)})
 
 
 def refuse_existing(path: Path) -> None:

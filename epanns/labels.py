@@ -5,15 +5,26 @@ import functools
 import hashlib
 import io
 import re
-from collections import Counter
-from collections.abc import Sequence
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from importlib import resources
 from pathlib import Path
 
+from epanns.csv_table import CsvKind, csv_rows_of, read_csv_rows, require_fields
 from epanns.errors import DataError, did_you_mean
 
+_LABEL_LIST = CsvKind("a label list", limit=1 << 24, need="100,000 classes of 160 bytes")
 _HEADER = ["index", "mid", "display_name"]
+
+_DASHES = "\\-\u2010-\u2015"  # hyphens and dashes of Unicode; the minus sign U+2212 is none
+_SEPARATORS = re.compile(r"[\s_,]+")
+_JOINING_DASHES = re.compile(
+    rf"(?<=[^\s_,{_DASHES}])[{_DASHES}]+(?=[^\s_,{_DASHES}])|(?<=[\s_,])[{_DASHES}]+(?=[\s_,])"
+)
+_NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?")
 
 
 @dataclass(frozen=True)
@@ -31,6 +42,7 @@ class LabelSet:
     def __post_init__(self) -> None:
         if len(self.names) != len(self.mids):
             raise DataError(f"a label set has {len(self.names)} names and {len(self.mids)} mids: give one mid per name")
+        _require_text(self.names + self.mids)
         repeated = sorted(mid for mid, count in Counter(self.mids).items() if mid and count > 1)
         if repeated:
             raise DataError(f"AudioSet identifier {repeated[0]!r} stands more than once: identifiers must differ")
@@ -56,26 +68,34 @@ class LabelSet:
         """Read ``index,mid,display_name``, AudioSet's own format.
 
         Raises:
-            DataError: If the file cannot be read, its header differs, or the indices are not 0, 1, 2, ...
+            DataError: If the file cannot be read, is longer than 16 MiB, its header differs, or the indices are not
+                0, 1, 2, ...
         """
-        try:
-            text = path.read_text(encoding="utf-8-sig")
-        except (OSError, UnicodeDecodeError) as error:
-            raise DataError(f"{path}: cannot be read as a label list ({error})") from error
-        return cls.from_csv_text(text, str(path))
+        return cls._of_rows(read_csv_rows(path, _LABEL_LIST), str(path))
 
     @classmethod
     def from_csv_text(cls, text: str, source: str) -> "LabelSet":
         """Parse the text of a label list; `source` names it in messages."""
-        rows = list(csv.reader(io.StringIO(text)))
-        if not rows or rows[0] != _HEADER:
-            raise DataError(
-                f"{source}: first line must be {','.join(_HEADER)}, is {','.join(rows[0]) if rows else ''!r}"
-            )
-        for number, row in enumerate(rows[1:]):
-            if len(row) != len(_HEADER) or row[0] != str(number):
-                raise DataError(f"{source}, line {number + 2}: {','.join(row)!r} must be {number},<mid>,<display name>")
-        return cls(tuple(row[2] for row in rows[1:]), tuple(row[1] for row in rows[1:]))
+        return cls._of_rows(csv_rows_of(text, source, _LABEL_LIST), source)
+
+    @classmethod
+    def _of_rows(cls, rows: Iterator[list[str]], source: str) -> "LabelSet":
+        first = next(rows, [])
+        if first != _HEADER:
+            raise DataError(f"{source}: first line must be {','.join(_HEADER)}, is {','.join(first)[:80]!r}")
+        names: list[str] = []
+        mids: list[str] = []
+        for number, row in enumerate(rows):
+            require_fields(row, _HEADER, source, number + 1)
+            if row[0] != str(number):
+                shown = ",".join(row)[:80]
+                raise DataError(f"{source}, line {number + 2}: {shown!r} must be {number},<mid>,<display name>")
+            names.append(row[2])
+            mids.append(row[1])
+        try:
+            return cls(tuple(names), tuple(mids))
+        except DataError as error:
+            raise DataError(f"{source}: {error}") from error
 
     def to_csv(self) -> str:
         """Return the label list in AudioSet's format."""
@@ -112,8 +132,8 @@ def same_classes(known: LabelSet, wanted: LabelSet) -> dict[int, int]:
     """Return which classes of one label set are in another: index in `wanted` -> index in `known`.
 
     Two classes are the same if their AudioSet identifiers are. Where one of them has none, their names decide: equal
-    ones, or else those that are read alike without regard to case and to what stands between words (``Toilet flush`` is
-    ``toilet_flush``). A reading that several names of one set share tells nothing. No class is taken twice.
+    names, or else names with the same `reading` (``Toilet flush`` is ``toilet_flush``). A reading that several names of
+    one set share decides nothing. No class is taken twice.
     """
     keys = ((known.mids, wanted.mids), (known.names, wanted.names), (_readings(known.names), _readings(wanted.names)))
     places: dict[int, int] = {}
@@ -129,11 +149,57 @@ def same_classes(known: LabelSet, wanted: LabelSet) -> dict[int, int]:
     return dict(sorted(places.items()))
 
 
+def composed(name: str) -> str:
+    """Return the name of a class in composed Unicode (NFC): folders made on a Mac have decomposed names."""
+    return unicodedata.normalize("NFC", name)
+
+
+def reading(name: str) -> str:
+    """Return what two spellings of one class name have in common: two names are of one class if it is equal.
+
+    1. Case is folded, and composed and decomposed letters are equal, as Unicode defines it (canonical caseless
+       matching): "Caf\u00e9" is "CAFE\u0301". Combining marks are part of their letters.
+    2. Blanks, underscores and commas are equal, as many as there are; at the ends of a name they do not count.
+    3. Hyphens and dashes are equal to a blank where they join two words ("hip-hop") or stand between blanks,
+       underscores or commas ("rock - live"). Elsewhere they are signs: "A-" is not "A", "-1" is not "1".
+    4. All other signs count: "C", "C#" and "(C)" are three classes.
+    """
+    folded = composed(unicodedata.normalize("NFD", name).casefold())
+    return _SEPARATORS.sub(" ", _JOINING_DASHES.sub(" ", folded)).strip()
+
+
+def names_read_alike(names: Sequence[str]) -> list[tuple[str, ...]]:
+    """Return the groups of names that have one `reading`, each group in the given order."""
+    groups: dict[str, list[str]] = defaultdict(list)
+    for name in names:
+        groups[reading(name)].append(name)
+    return [tuple(group) for group in groups.values() if len(group) > 1]
+
+
+def in_label_order(names: Iterable[str]) -> list[str]:
+    """Sort the names of classes that have no order of their own: numbers by value, all others as text.
+
+    Names are sorted as numbers only if all of them are whole or decimal numbers.
+    """
+    distinct = set(names)
+    if all(map(_NUMBER.fullmatch, distinct)):
+        return sorted(distinct, key=lambda name: (Decimal(name), name))
+    return sorted(distinct)
+
+
 def _readings(names: Sequence[str]) -> list[str]:
-    """Return the words of each name in small letters, or nothing where another name has the same."""
-    readings = [" ".join(re.findall(r"[^\W_]+", name.casefold())) for name in names]
+    """Return the reading of each name, or nothing where another name has the same."""
+    readings = [reading(name) for name in names]
     counts = Counter(readings)
-    return [reading if counts[reading] == 1 else "" for reading in readings]
+    return [text if counts[text] == 1 else "" for text in readings]
+
+
+def _require_text(names: Sequence[str]) -> None:
+    """Refuse names that no UTF-8 file can hold."""
+    joined = "".join(names)
+    if "\0" in joined or any("\ud800" <= letter <= "\udfff" for letter in ("" if joined.isascii() else joined)):
+        name = next(name for name in names if re.search("[\0\ud800-\udfff]", name))
+        raise DataError(f"label {name!r} holds a NUL character or half a character; rename the class")
 
 
 @functools.cache

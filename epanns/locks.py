@@ -8,7 +8,6 @@ system refuses ``flock``, the text of the file decides: it counts while the proc
 import errno
 import fcntl
 import json
-import logging
 import os
 import socket
 import time
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from epanns.errors import OutputError
+from epanns.notes import note
 
 _IS_LOCKED = frozenset({errno.EACCES, errno.EAGAIN})
 _HAS_NO_LOCKS = frozenset({errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL})
@@ -26,7 +26,7 @@ _POLL_SECONDS = 0.1
 _TAKING_SECONDS = 2.0  # a process that is taking a lock writes its own name in far less
 
 _held: set[int] = set()  # descriptors of locks that this process holds
-_noted: set[str] = set()  # notes that were printed
+_noted: set[int] = set()  # file systems without locks that a note was given about
 
 
 class _BusyError(Exception):
@@ -97,7 +97,7 @@ os.register_at_fork(after_in_child=_close_inherited)
 
 
 def _waited_for(file: Path, place: Path, wait: float, earlier: list[Path]) -> _Lock:
-    give_up = time.monotonic() + wait
+    give_up, is_noted = time.monotonic() + wait, False
     while True:
         try:
             return _taken(file, place, earlier)
@@ -106,7 +106,9 @@ def _waited_for(file: Path, place: Path, wait: float, earlier: list[Path]) -> _L
             if time.monotonic() >= give_up:
                 remedy = _remedy(busy.holder, file)
                 raise OutputError(f"{place} is in use by {who}: {remedy} or choose another --out") from None
-            _note_once(f"{place}: waiting for {who}")
+            if not is_noted:
+                note(f"{place}: waiting for {who}")
+            is_noted = True
         except OSError as error:
             raise OutputError(
                 f"{place}: cannot be written ({error.strerror or error}): choose another --out, or mend its "
@@ -132,14 +134,21 @@ def _taken(file: Path, place: Path, earlier: list[Path]) -> _Lock:
                 raise _BusyError(_holder_in(file)) from None
             if error.errno not in _HAS_NO_LOCKS:
                 raise
-            reason = os.strerror(error.errno or 0)
-            _note_once(f"note: {place}: its file system has no locks ({reason}); {file.name} keeps other processes out")
+            _note_missing_locks(file, place, error)
             return _taken_without_locks(file)
         os.close(descriptor)  # the holder removed the file between the two calls
     with suppress(OSError):  # a full disk: the lock holds without its holder's name
         os.ftruncate(descriptor, 0)
         os.write(descriptor, _own_text())
     return _Lock(file, descriptor)
+
+
+def _note_missing_locks(file: Path, place: Path, error: OSError) -> None:
+    device = file.parent.stat().st_dev
+    if device not in _noted:
+        _noted.add(device)
+        reason = error.strerror or error
+        note(f"{place}: its file system has no locks ({reason}); {file.name} keeps other processes out")
 
 
 def _taken_without_locks(file: Path) -> _Lock:
@@ -267,9 +276,3 @@ def _remedy(holder: Mapping[str, Any], file: Path) -> str:
     if holder and holder["host"] != socket.gethostname():
         return f"wait for it, stop it (delete {file} if it runs no more)"
     return "wait for it, stop it"
-
-
-def _note_once(note: str) -> None:
-    if note not in _noted:
-        _noted.add(note)
-        logging.getLogger("epanns").warning(note)

@@ -14,6 +14,7 @@ from epanns.locks import locked
 
 Value = TypeVar("Value")
 
+DRAWING_SECONDS = 120.0  # longest wait for a process that writes tables and figures, which takes seconds
 LOCK = "epanns.lock"
 LOCK_FILES = frozenset({LOCK, f"{LOCK}.taking"})
 
@@ -27,14 +28,18 @@ class Work:
     Attributes:
         absent: About a folder with something else in it, as ``is no training run``.
         held: About a folder of another configuration, before the first difference, as ``holds a run with``.
+        noun: The work itself, as ``a run``.
         to_choose: What can be done about another configuration.
         to_replace: What can be done about a file that cannot be read.
+        place: What gives the folder, as the command line names it.
     """
 
     absent: str = "holds something else"
     held: str = "holds work with"
+    noun: str = "the work"
     to_choose: str = "repeat its options to resume it, --fresh to start over, or another --out"
     to_replace: str = "give --fresh or another --out"
+    place: str = "--out"
 
 
 @dataclass(frozen=True)
@@ -49,12 +54,14 @@ class WorkFolder:
         first: Name of the first file; empty where the folder needs the lock alone.
         work: The words of the errors.
         earlier_locks: Names of the files that earlier versions locked, ``.`` for the folder itself.
+        lock: Name of the lock file.
     """
 
     path: Path
     first: str = ""
     work: Work = Work()
     earlier_locks: Sequence[str] = ()
+    lock: str = LOCK
 
     @property
     def first_file(self) -> Path:
@@ -91,15 +98,9 @@ class WorkFolder:
         Raises:
             OutputError: If another process works in the folder, or the folder cannot be made or written to.
         """
-        is_made = _made(self.path)
         earlier = [self.path / name for name in self.earlier_locks]
-        try:
-            with locked(self.path / LOCK, self.path, wait=wait, earlier=earlier):
-                yield
-        finally:
-            if is_made:
-                with suppress(OSError):  # it is not empty
-                    self.path.rmdir()
+        with _made(self.path), locked(self.path / self.lock, self.path, wait=wait, earlier=earlier):
+            yield
 
     def claim(
         self, asked: Mapping[str, Any], *, first: Mapping[str, Any], read: Callable[[Any], tuple[Any, Value]]
@@ -131,9 +132,19 @@ class WorkFolder:
             OutputError: If the folder holds something else, or is no folder.
         """
         if self.path.exists() and not self.path.is_dir():
-            raise OutputError(f"{self.path} is a file, not a folder: choose another --out")
+            raise OutputError(f"{self.path} is a file, not a folder: choose another {self.work.place}")
         if not self.is_free and not self.first_file.exists():
-            raise OutputError(f"{self.path} exists already and {self.work.absent}: choose another --out")
+            raise OutputError(f"{self.path} exists already and {self.work.absent}: choose another {self.work.place}")
+
+    def require_unused(self) -> None:
+        """Refuse a folder in which another process works; call it before long work, and lock the folder later.
+
+        Raises:
+            OutputError: If another process works in the folder.
+        """
+        if any((self.path / name).is_file() for name in (self.lock, *self.earlier_locks)):
+            with self.locked():
+                pass
 
     def require_same(self, asked: Mapping[str, Any], *, read: Callable[[Any], tuple[Any, Value]]) -> Value:
         """Return the value that `read` returns for a folder that is claimed; the arguments are those of `claim`.
@@ -154,8 +165,8 @@ class WorkFolder:
         """Delete what an earlier run left (``--fresh``), and nothing else; call it under the lock, after all checks.
 
         Args:
-            is_own: Whether a name belongs to the work: of a file or folder, as ``metrics.csv``; of a folder whose
-                content is looked at too, as ``logs/``; of a file in such a folder, as ``logs/events``.
+            is_own: Whether a name belongs to the work: of a file, as ``metrics.csv`` or ``logs/events``, or of a
+                folder, as ``logs/``. A link is a file.
             finished_by: Name of the file that makes the work look finished, which is deleted before the others.
 
         Raises:
@@ -166,53 +177,39 @@ class WorkFolder:
             return
         if not self.is_begun and not (finished_by and (self.path / finished_by).is_file()):
             raise OutputError(f"{self.path} exists already and {self.work.absent}: choose another --out")
-        own, foreign = self._sorted_out(is_own)
+        passed_over = {*LOCK_FILES, *self.earlier_locks}
+        foreign = [name for name in _names_below(self.path) if name not in passed_over and not is_own(name)]
         if foreign:
             raise OutputError(
-                f"{self.path} holds {min(foreign)!r}, which is no part of what --fresh deletes, so nothing is deleted: "
-                "move it away or choose another --out"
+                f"{self.path} holds {min(foreign).rstrip('/')!r}, which is no part of {self.work.noun}, so --fresh "
+                "deletes nothing: move it away or choose another --out"
             )
         order = {finished_by: 0, self.first: 2}
-        for name in sorted(own, key=lambda name: (order.get(name, 1), name.count("/") == 0, name)):
-            _remove(self.path / name)
-
-    def _sorted_out(self, is_own: Callable[[str], bool]) -> tuple[list[str], list[str]]:
-        """Return the names of what belongs to the work, files in a folder before it, and of everything else."""
-        own, foreign = list[str](), list[str]()
-        kept = {*LOCK_FILES}
-        for file in self.path.iterdir():
-            if file.name in kept:
-                continue
-            if file.is_dir() and not file.is_symlink() and is_own(f"{file.name}/"):
-                for inner in (f"{file.name}/{path.name}" for path in file.iterdir()):
-                    (own if is_own(inner) else foreign).append(inner)
-                own.append(file.name)
-            else:
-                (own if is_own(file.name) or file.name in self.earlier_locks else foreign).append(file.name)
-        return own, foreign
+        for file in sorted(self.path.iterdir(), key=lambda file: (order.get(file.name, 1), file.name)):
+            if file.name not in LOCK_FILES:
+                remove(file)
 
 
 @contextmanager
 def locked_file(path: Path, *, wait: float = 0.0) -> Iterator[None]:
-    """Keep other processes from writing a file, or files beside it that belong to it, for the length of a block.
+    """Keep other processes from writing a file or folder, and what belongs beside it, for the length of a block.
+
+    The lock file ``NAME.lock`` lies beside it. Folders that were made and stay empty are removed.
 
     Raises:
         OutputError: If another process writes it for longer than `wait` seconds, or its folder cannot be written to.
     """
-    if path.is_dir():
-        raise OutputError(f"{path} is a folder: give --out the name of a file")
-    _made(path.parent)
-    with locked(path.with_name(f"{path.name}.lock"), path, wait=wait):
+    with _made(path.parent), locked(path.parent / f"{path.name}.lock", path, wait=wait):
         yield
 
 
-def _made(folder: Path) -> bool:
-    """Make a folder and return whether it was missing."""
+@contextmanager
+def _made(folder: Path) -> Iterator[None]:
+    """Make a folder where it is missing, with its parents; at the end, those that were made and are empty go again."""
+    missing = [place for place in (folder, *folder.parents) if not _is_there(place)]
     try:
-        folder.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=True)
     except FileExistsError as error:
-        if folder.is_dir():
-            return False
         what = "a link to nothing" if folder.is_symlink() else "a file"
         raise OutputError(f"{folder} is {what}, not a folder: choose another --out") from error
     except OSError as error:
@@ -220,10 +217,33 @@ def _made(folder: Path) -> bool:
             f"{folder}: cannot be made ({error.strerror or error}): choose another --out, or mend its permissions or "
             "its disk"
         ) from error
-    return True
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # not empty, or moved away
+            for place in missing:
+                place.rmdir()
 
 
-def _remove(path: Path) -> None:
+def _is_there(folder: Path) -> bool:
+    try:
+        return folder.exists()
+    except OSError:  # no name for a file, or a folder that may not be looked into
+        return False
+
+
+def _names_below(folder: Path, prefix: str = "") -> Iterator[str]:
+    """Yield the names of all files and folders below a folder, relative to it; those of folders end with a slash."""
+    for file in folder.iterdir():
+        if file.is_dir() and not file.is_symlink():
+            yield f"{prefix}{file.name}/"
+            yield from _names_below(file, f"{prefix}{file.name}/")
+        else:
+            yield f"{prefix}{file.name}"
+
+
+def remove(path: Path) -> None:
+    """Delete a file, a link or a folder with what is in it; nothing happens where there is none."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:

@@ -15,8 +15,9 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 LAYERS = [
     {"errors"},
     {
-        *("atomic", "claim", "distributed", "draws", "heap", "installed", "json_file", "locks", "names", "notes"),
-        *("optional", "printable", "progress", "seeding", "signals", "strict", "text_file", "toml_file", "workfolder"),
+        *("atomic", "csv_table", "distributed", "draws", "heap", "installed", "json_file", "locks", "names", "notes"),
+        *("optional", "printable", "progress", "seeding", "signals", "strict", "text_file", "toml_file", "unfinished"),
+        "workfolder",
     },
     {"audio", "labels"},
     {"models"},

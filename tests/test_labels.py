@@ -1,13 +1,15 @@
 """Label sets: shipped lists, round trips, messages."""
 
+import random
 import re
+import unicodedata
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from epanns.errors import DataError
-from epanns.labels import LabelSet, audioset, fsd50k, same_classes
+from epanns.labels import LabelSet, audioset, fsd50k, in_label_order, names_read_alike, reading, same_classes
 
 
 def test_shipped_lists_are_the_official_ones():
@@ -47,7 +49,9 @@ def test_unknown_label_offers_the_nearest():
         ("", "first line must be index,mid,display_name, is ''"),
         ("name\n", "first line must be index,mid,display_name, is 'name'"),
         ("index,mid,display_name\n0,,a\n2,,b\n", "line 3: '2,,b' must be 1,<mid>,<display name>"),
-        ("index,mid,display_name\n0,,a\n1,,a\n", "label 'a' stands more than once"),
+        ("index,mid,display_name\n0,,a\n1,,a\n", "labels.csv: label 'a' stands more than once"),
+        ("index,mid,display_name\n0,,Speech, male\n", "labels.csv, row 1: has 4 fields, must have 3: index,mid"),
+        ("index,mid,display_name\n0,,a\nb,\n", "labels.csv, row 2: has 2 fields, must have 3"),
     ],
 )
 def test_wrong_label_files_are_named(tmp_path, text, message):
@@ -114,3 +118,101 @@ def test_classes_are_found_wherever_they_stand_and_however_they_are_spelled(orde
     names = [f"wind_{index}_STRONG" if place < shared else f"other {index}" for place, index in enumerate(order)]
     assert same_classes(known, LabelSet.of(names)) == {place: order[place] for place in range(shared)}
     assert same_classes(known, known) == {index: index for index in range(12)}
+
+
+def mutant(rng, content):
+    """A label list with bytes flipped, cut, doubled or put in."""
+    lines = content.splitlines(keepends=True)
+    place = rng.randrange(len(content))
+    extras = [b"\0", b'"', b"\r", b"\xff", b"\xed\xa0\x80", b"9" * 5000, b"x" * 140_000, b",", "\u202e".encode()]
+    return rng.choice(
+        [
+            lambda: content[:place] + bytes([content[place] ^ 1 << rng.randrange(8)]) + content[place + 1 :],
+            lambda: content[:place],
+            lambda: b"".join(lines + rng.sample(lines, 1)),
+            lambda: b"".join(rng.sample(lines, len(lines))),
+            lambda: content[:place] + rng.choice(extras) + content[place:],
+        ]
+    )()
+
+
+@pytest.mark.parametrize("count", [300, pytest.param(6_000, marks=pytest.mark.slow)])
+def test_a_damaged_label_list_is_read_or_refused_in_one_line(tmp_path, count):
+    path = tmp_path / "labels.csv"
+    content = LabelSet(audioset().names[:20], audioset().mids[:20]).to_csv().encode()
+    rng = random.Random(count)
+    n_refused = 0
+    for _ in range(count):
+        path.write_bytes(mutant(rng, content))
+        try:
+            labels = LabelSet.from_csv(path)
+        except DataError as error:
+            assert str(error).startswith(str(path))
+            assert "\n" not in str(error)
+            n_refused += 1
+        else:
+            assert LabelSet.from_csv_text(labels.to_csv(), "again").digest == labels.digest
+    assert count // 4 < n_refused < count
+
+
+@pytest.mark.parametrize("name", ["a\0b", "half \ud83d"])
+def test_names_that_no_file_can_hold_are_refused(name):
+    with pytest.raises(DataError, match="label '.*' holds a NUL character or half a character; rename the class"):
+        LabelSet.of(["dog", name])
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("caf\u00e9", "CAFE\u0301", True),
+        ("Stra\u00dfe", "STRASSE", True),
+        ("Toilet flush", "toilet_flush", True),
+        ("Male speech, man speaking", "male_speech_man_speaking", True),
+        ("hip-hop", "Hip hop", True),
+        ("rock - live", "Rock_live", True),
+        ("dog ", "_dog", True),
+        ("\u0926\u093f\u0928", "\u0926\u093e\u0928", False),  # two vowel signs
+        ("caf\u00e9", "cafe", False),
+        ("C", "C#", False),
+        ("C", "(C)", False),
+        ("A+", "A-", False),
+        ("A", "A-", False),
+        ("-1", "1", False),
+        ("temperature -1", "temperature 1", False),
+        ("1.5", "15", False),
+        ("yes!", "yes?", False),
+        ("rock & roll", "rock roll", False),
+    ],
+)
+def test_two_spellings_are_one_class_or_two(one, other, same):
+    assert bool(same_classes(LabelSet.of([one]), LabelSet.of([other]))) == same
+
+
+spelled = st.text(st.sampled_from("aAbB \u00e9\u0301e_-,#+()\u2013\u093f\u00df\u0130"), min_size=1, max_size=6)
+
+
+@settings(max_examples=300)
+@given(spelled, spelled, spelled)
+def test_being_one_class_is_reflexive_symmetric_and_transitive(a, b, c):
+    def same(one, other):
+        return bool(same_classes(LabelSet.of([one]), LabelSet.of([other])))
+
+    assert same(a, a)
+    assert same(a, b) == same(b, a)
+    assert not (same(a, b) and same(b, c)) or same(a, c)
+
+
+@given(spelled, st.sampled_from(["NFC", "NFD"]), st.sampled_from([str.upper, str.lower, str.title, str.casefold]))
+def test_a_reading_ignores_composition_and_case(name, form, case):
+    assert reading(unicodedata.normalize(form, name)) == reading(name)
+    assert reading(case(name)) == reading(name) or case(name).casefold() != name.casefold()
+
+
+def test_names_of_one_list_that_read_alike_are_found():
+    assert names_read_alike(["Dog", "C", "dog", "C#", "_dog"]) == [("Dog", "dog", "_dog")]
+
+
+def test_numbers_are_ordered_by_value_and_other_names_as_text():
+    assert in_label_order(["10", "2", "1", "0", "2"]) == ["0", "1", "2", "10"]
+    assert in_label_order(["1.5", "-2", "+1", "1.25"]) == ["-2", "+1", "1.25", "1.5"]
+    assert in_label_order(["10", "2", "a"]) == ["10", "2", "a"]

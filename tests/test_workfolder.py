@@ -4,11 +4,13 @@ import errno
 import fcntl
 import json
 import os
+import random
 import re
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,10 +19,11 @@ import pytest
 
 from epanns import locks
 from epanns.errors import OutputError
+from epanns.notes import Note
 from epanns.workfolder import LOCK, Work, WorkFolder, locked_file
 
 ASKED = {"seed": 1, "training": {"batch_size": 32, "iterations": 4}}
-WORK = Work("is no run", "holds a run with", "repeat it", "delete it")
+WORK = Work("is no run", "holds a run with", "a run", "repeat it", "delete it")
 HOST = re.escape(socket.gethostname())
 NO_LOCKS = [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL]
 
@@ -65,8 +68,14 @@ def held_elsewhere(path: Path, mode: str = "flock"):
 def mode(request, monkeypatch) -> str:
     """Both kinds of file system: with locks and without."""
     if request.param == "none":
-        monkeypatch.setattr(fcntl, "flock", refusing(errno.ENOLCK))
+        without_locks(monkeypatch)
     return request.param
+
+
+def without_locks(monkeypatch, number: int = errno.ENOLCK) -> None:
+    """Let the file system have no locks; the note about it was given."""
+    monkeypatch.setattr(fcntl, "flock", refusing(number))
+    monkeypatch.setattr(locks, "_noted", {Path(tempfile.gettempdir()).stat().st_dev})
 
 
 def refusing(number: int):
@@ -126,7 +135,7 @@ def test_a_damaged_first_file_is_not_taken_for_another_configuration(tmp_path, t
 @pytest.mark.parametrize("kind", ["flock", "none", "fork"])
 def test_a_second_process_is_refused_and_let_in_when_the_first_is_killed(tmp_path, kind, monkeypatch):
     if kind == "none":
-        monkeypatch.setattr(fcntl, "flock", refusing(errno.ENOLCK))
+        without_locks(monkeypatch)
     out = tmp_path / "run"
     with held_elsewhere(out, kind) as holder:
         message = rf"{out} is in use by process {holder.pid} on {HOST}, since 20..-..-.. ..:..:.. UTC: wait for it, "
@@ -150,32 +159,36 @@ def test_a_second_holder_in_the_same_process_is_refused(tmp_path, mode):
     assert not names(tmp_path)
 
 
-def test_a_process_that_waits_gets_the_folder_when_it_is_free(tmp_path, caplog):
+def test_a_process_that_waits_gets_the_folder_when_it_is_free(tmp_path):
     with held_elsewhere(tmp_path) as holder:
-        with pytest.raises(OutputError, match="in use by process"), folder_at(tmp_path).locked(wait=0.2):
+        refused = pytest.raises(OutputError, match="in use by process")
+        noted = pytest.warns(Note, match=f"{tmp_path}: waiting for process {holder.pid} on")
+        with noted as notes, refused, folder_at(tmp_path).locked(wait=0.2):
             pass
-        assert caplog.messages[0].startswith(f"{tmp_path}: waiting for process {holder.pid} on")
+        assert len(notes) == 1
         holder.kill()
+        holder.wait()
         with folder_at(tmp_path).locked(wait=20):
             assert names(tmp_path) == [LOCK]
 
 
 @pytest.mark.parametrize("number", NO_LOCKS)
-def test_a_file_system_without_locks_is_noted_once_and_does_not_stop_the_work(tmp_path, monkeypatch, caplog, number):
-    monkeypatch.setattr(fcntl, "flock", refusing(number))
-    for _ in range(3):
-        with folder_at(tmp_path / "run").locked():
-            assert json.loads((tmp_path / "run" / LOCK).read_text())["pid"] == os.getpid()
-            (tmp_path / "run" / "work").touch()
-    assert names(tmp_path / "run") == ["work"]
-    reason = os.strerror(number)
-    assert caplog.messages == [
-        f"note: {tmp_path}/run: its file system has no locks ({reason}); {LOCK} keeps other processes out"
-    ]
+def test_a_file_system_without_locks_is_noted_once_and_does_not_stop_the_work(tmp_path, monkeypatch, number):
+    without_locks(monkeypatch, number)
+    locks._noted.clear()
+    reason = re.escape(os.strerror(number))
+    message = rf"{tmp_path}/run-0: its file system has no locks \({reason}\); {LOCK} keeps other processes out"
+    with pytest.warns(Note, match=message) as notes:
+        for place in (tmp_path / f"run-{number}" for number in range(3)):
+            with folder_at(place).locked():
+                assert json.loads((place / LOCK).read_text())["pid"] == os.getpid()
+                (place / "work").touch()
+            assert names(place) == ["work"]
+    assert len(notes) == 1
 
 
 def test_without_locks_the_folder_of_a_process_that_is_gone_is_taken_over(tmp_path, monkeypatch):
-    monkeypatch.setattr(fcntl, "flock", refusing(errno.ENOLCK))
+    without_locks(monkeypatch)
     with folder_at(tmp_path).locked():
         own = json.loads((tmp_path / LOCK).read_text())
     gone = [
@@ -285,25 +298,24 @@ def test_a_place_that_can_be_no_folder_is_refused_in_one_line(tmp_path):
 
 
 def is_own(name: str) -> bool:
-    return re.fullmatch(r"run\.json|(best|state)-\d|logs/|logs/event-\d|.*\.partial", name) is not None
+    return re.fullmatch(r"run\.json|best-\d/(.*)|state-\d|logs/|logs/event-\d|[^/]*\.partial", name) is not None
 
 
-def begun(path: Path) -> dict[str, Path]:
+def begun(path: Path) -> None:
     claimed(path)
     (path / "best-1").mkdir()
     (path / "logs").mkdir()
     for name in ("best-1/weights", "logs/event-1", "state-1", "state-2.partial"):
         (path / name).touch()
-    return path
 
 
 def test_starting_over_deletes_the_work_and_the_first_file_last(tmp_path, monkeypatch):
     begun(tmp_path)
     deleted = []
-    monkeypatch.setattr("epanns.workfolder._remove", deleted.append)
+    monkeypatch.setattr("epanns.workfolder.remove", deleted.append)
     folder_at(tmp_path).start_over(is_own, finished_by="state-1")
     assert (deleted[0].name, deleted[-1].name) == ("state-1", "run.json")
-    assert deleted.index(tmp_path / "logs" / "event-1") < deleted.index(tmp_path / "logs")
+    assert len(deleted) == 5
     monkeypatch.undo()
     with folder_at(tmp_path).locked():
         folder_at(tmp_path).start_over(is_own)
@@ -311,16 +323,13 @@ def test_starting_over_deletes_the_work_and_the_first_file_last(tmp_path, monkey
         folder_at(tmp_path).start_over(is_own)  # again: nothing is there
 
 
-@pytest.mark.parametrize("foreign", ["thesis.txt", "logs/notes", "best-1.old", "state-3/weights"])
+@pytest.mark.parametrize("foreign", ["thesis.txt", "logs/notes", "logs/more/event-1", "best-1.old", "state-3/weights"])
 def test_starting_over_deletes_nothing_beside_something_else(tmp_path, foreign):
     begun(tmp_path)
     (tmp_path / foreign).parent.mkdir(exist_ok=True)
     (tmp_path / foreign).write_text("years of work")
     before = sorted(tmp_path.rglob("*"))
-    if foreign == "state-3/weights":
-        (tmp_path / "state-3").rename(tmp_path / "states")
-        foreign, before = "states", sorted(tmp_path.rglob("*"))
-    with pytest.raises(OutputError, match=f"holds '{foreign}', which is no part of what --fresh deletes, so nothing"):
+    with pytest.raises(OutputError, match=r"holds '[\w./-]+', which is no part of a run, so --fresh deletes nothing: "):
         folder_at(tmp_path).start_over(is_own)
     assert sorted(tmp_path.rglob("*")) == before
 
@@ -342,6 +351,56 @@ def test_a_file_has_one_writer_at_a_time(tmp_path, mode):
             pass
         with locked_file(new / "another.csv"):
             pass
-    assert not names(new)
-    with pytest.raises(OutputError, match="new is a folder: give --out the name of a file"), locked_file(new):
-        pass
+        (new / "manifest.csv").touch()
+    assert names(new) == ["manifest.csv"]
+    (new / "manifest.csv").unlink()
+    new.rmdir()
+    with pytest.raises(ValueError), locked_file(tmp_path / "a" / "b" / "c"):
+        raise ValueError
+    assert names(tmp_path) == []
+
+
+# Kills a process at any moment of taking or giving back a lock: `root mode`.
+RIVAL = """
+import errno, fcntl, os, sys, time, warnings
+from pathlib import Path
+from epanns.errors import OutputError
+from epanns.workfolder import WorkFolder
+warnings.simplefilter("ignore")
+root, inside = Path(sys.argv[1]), Path(sys.argv[1], "inside")
+if sys.argv[2] == "none":
+    def flock(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+    fcntl.flock = flock
+print("ready", flush=True)
+while True:
+    try:
+        with WorkFolder(root / "run").locked():
+            other = int(inside.read_text() or 0) if inside.exists() else 0
+            if other and Path(f"/proc/{other}").exists() and ") Z" not in Path(f"/proc/{other}/stat").read_text():
+                (root / "both").touch()
+            inside.write_text(str(os.getpid()))
+            time.sleep(0.001)
+            inside.unlink()
+    except OutputError:
+        time.sleep(0.001)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["flock", "none"])
+def test_processes_killed_at_any_moment_never_share_the_folder_and_never_block_it(tmp_path, monkeypatch, kind):
+    if kind == "none":
+        without_locks(monkeypatch)
+    chance, command = random.Random(0), [sys.executable, "-c", RIVAL, str(tmp_path), kind]
+    for _ in range(8):
+        rivals = [subprocess.Popen(command, stdout=subprocess.PIPE, env=ENVIRONMENT) for _ in range(3)]
+        assert all(process.stdout.readline() for process in rivals)
+        for process in rivals:
+            time.sleep(chance.uniform(0, 0.03))
+            process.kill()
+        for process in rivals:
+            process.communicate()
+        with folder_at(tmp_path / "run").locked():
+            assert names(tmp_path / "run") == [LOCK]
+    assert not (tmp_path / "both").exists()

@@ -1,67 +1,29 @@
 """Files and bytes of every format -> samples, or the reason why not all of them are there.
 
-Decoding is libsndfile's, and FFmpeg's for what libsndfile cannot open (`epanns.audio.ffmpeg`); files that were cut
-without a decoder noticing are found by `epanns.audio.container`, `epanns.audio.mp3` and the lengths that are promised.
+Decoding is libsndfile's (`epanns.audio.libsndfile`), and FFmpeg's for what libsndfile cannot open
+(`epanns.audio.ffmpeg`); files that were cut without a decoder noticing are found by `epanns.audio.container`,
+`epanns.audio.mp3` and the lengths that are stated.
 """
 
 import io
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import BinaryIO, cast
 
-import numpy as np
-from numpy.typing import NDArray
-
-from epanns.audio.container import foreign_container, truncation
+from epanns.audio.container import DamagedFile, foreign_container, refuse_damaged_ogg, sound_bytes
 from epanns.audio.mp3 import read_mp3
+from epanns.audio.sound import Frames, Sound, Span
+from epanns.audio.spliced import Spliced
 from epanns.errors import DataError
 
-if TYPE_CHECKING:
-    import soundfile
-
-Frames = NDArray[np.float32]
-_BLOCK_VALUES = 1 << 22  # 16 MB
 _LENGTH_TOLERANCE_SECONDS = 0.05  # lossy encoders pad and trim by up to two frames of about 26 ms
 
 
-@dataclass(frozen=True)
-class Span:
-    """A part of a sound.
-
-    Attributes:
-        start: Where it begins, in seconds.
-        duration: Seconds that must be there; None for all that follows `start`.
-        limit: Seconds after which decoding may stop, however long the sound; bounds the memory.
-    """
-
-    start: float = 0.0
-    duration: float | None = None
-    limit: float | None = None
-
-    def frames(self, rate: int) -> int | None:
-        """Return how many frames to decode at most; None for all."""
-        bounds = [seconds for seconds in (self.duration, self.limit) if seconds is not None]
-        return round(min(bounds) * rate) if bounds else None
-
-
-@dataclass(frozen=True)
-class Decoded:
-    """What a decoder made of a span.
-
-    Attributes:
-        frames: ``(frames, channels)`` float32.
-        rate: In Hz.
-        promised: Frames from the span's start on, as the file's header says; None where it does not.
-    """
-
-    frames: Frames
-    rate: int
-    promised: int | None
-
-
-def decode(source: Path | bytes, name: str, span: Span) -> tuple[Frames, int]:
-    """Return ``(frames, channels)`` and the sample rate; refuse what is not wholly there.
+@contextmanager
+def opened_sound(source: Path | bytes, name: str, span: Span) -> Iterator[Sound]:
+    """Open a span of a file, or of its bytes; its blocks refuse what is not wholly there.
 
     Args:
         source: A file, or its bytes.
@@ -69,40 +31,66 @@ def decode(source: Path | bytes, name: str, span: Span) -> tuple[Frames, int]:
         span: What to decode.
 
     Raises:
-        DataError: If it cannot be decoded, is empty or was cut short.
+        DataError: If it cannot be decoded, is empty or was cut short; also while the blocks are read.
     """
-    try:
-        with _opened(source) as raw:
-            container = foreign_container(raw)
-            raw.seek(0)
-            cut = truncation(raw)
-            raw.seek(0)
-            mp3 = read_mp3(raw)
-        if mp3 is not None:
-            source, cut = mp3.content, mp3.truncation
-        if container is None:
-            decoded = _decode_with_libsndfile(source, name, span, is_cut=cut is not None)
-        else:
-            from epanns.audio.ffmpeg import decode_with_ffmpeg
+    with ExitStack() as stack:
+        with _decoder_errors(name):
+            sound = _opened(stack, source, name, span)
+        yield replace(sound, blocks=_checked(sound, name, span))
 
-            decoded = decode_with_ffmpeg(source, name, span, container)
+
+def _opened(stack: ExitStack, source: Path | bytes, name: str, span: Span) -> Sound:
+    from epanns.audio.ffmpeg import open_with_ffmpeg
+    from epanns.audio.libsndfile import open_with_libsndfile
+
+    raw: BinaryIO = stack.enter_context(source.open("rb")) if isinstance(source, Path) else io.BytesIO(source)
+    readable = source if isinstance(source, Path) else raw  # libraries read a path themselves, and faster
+    container = foreign_container(raw)
+    raw.seek(0)
+    if container is not None:
+        return open_with_ffmpeg(stack, readable, name, span, container)
+    refuse_damaged_ogg(raw)
+    raw.seek(0)
+    mp3 = read_mp3(raw)
+    if mp3 is not None:
+        if mp3.truncation is not None:
+            raise DamagedFile(f"{mp3.truncation}; fetch the file again")
+        return open_with_libsndfile(stack, cast(BinaryIO, Spliced(raw, mp3.pieces)), name, span)
+    raw.seek(0)
+    sound = sound_bytes(raw)
+    if not isinstance(readable, Path):
+        readable = cast(BinaryIO, Spliced(raw, [(0, raw.seek(0, io.SEEK_END))]))  # libsndfile seeks to -1, too
+    return open_with_libsndfile(stack, readable, name, span, sound)
+
+
+def _checked(sound: Sound, name: str, span: Span) -> Iterator[Frames]:
+    n_frames = 0
+    while True:
+        with _decoder_errors(name):
+            block = next(sound.blocks, None)
+        if block is None:
+            break
+        n_frames += len(block)
+        yield block
+    _refuse_short(n_frames, sound, name, span)
+
+
+@contextmanager
+def _decoder_errors(name: str) -> Iterator[None]:
+    """Turn what decoders raise into a `DataError` that names the file."""
+    try:
+        yield
+    except DamagedFile as error:
+        raise DataError(f"{name}: {error}") from error
     except (OSError, RuntimeError, TypeError, ValueError) as error:  # the third for files that are called NAME.raw
         raise DataError(f"{name}: cannot be decoded ({error}); convert it to WAV or FLAC, or remove it") from error
-    if cut is not None:
-        raise DataError(f"{name}: {cut}; fetch the file again")
-    _refuse_short(decoded, name, span)
-    return decoded.frames, decoded.rate
 
 
-def _opened(source: Path | bytes) -> AbstractContextManager[BinaryIO]:
-    return source.open("rb") if isinstance(source, Path) else io.BytesIO(source)
-
-
-def _refuse_short(decoded: Decoded, name: str, span: Span) -> None:
-    n_frames, rate = len(decoded.frames), decoded.rate
+def _refuse_short(n_frames: int, sound: Sound, name: str, span: Span) -> None:
+    rate = sound.rate
     if not n_frames:
         raise DataError(f"{name}: holds no samples; fetch the file again or remove it")
-    promised = decoded.promised if span.duration is None else round(span.duration * rate)
+    promised = sound.stated if span.duration is None else round(span.duration * rate)
     if promised is None:
         return
     most = span.frames(rate)
@@ -113,39 +101,3 @@ def _refuse_short(decoded: Decoded, name: str, span: Span) -> None:
             f"{name}: truncated: {n_frames / rate:.2f} s where {promiser} promises {promised / rate:.2f} s; "
             "fetch the file again"
         )
-
-
-def refuse_late_start(name: str, span: Span, seconds: float) -> None:
-    """Raise unless a sound of so many seconds reaches the span."""
-    if span.start >= seconds > 0:
-        raise DataError(f"{name}: start {span.start:g} s lies past its end at {seconds:g} s")
-
-
-def _decode_with_libsndfile(source: Path | bytes, name: str, span: Span, *, is_cut: bool) -> Decoded:
-    import soundfile
-
-    with soundfile.SoundFile(source if isinstance(source, Path) else io.BytesIO(source)) as file:
-        rate: int = file.samplerate
-        first = round(span.start * rate)
-        if not is_cut:  # a cut file's length is not its own
-            refuse_late_start(name, span, file.frames / rate)
-        file.seek(min(first, file.frames))
-        held = max(0, file.frames - first)
-        most = span.frames(rate)
-        return Decoded(_read_frames(file, held if most is None else most), rate, held)
-
-
-def _read_frames(file: "soundfile.SoundFile", wanted: int) -> Frames:
-    """Read block by block, so that a header that lies about its length cannot ask for all memory."""
-    most = max(1, _BLOCK_VALUES // file.channels)
-    blocks: list[Frames] = []
-    missing = wanted
-    while missing > 0:
-        block: Frames = file.read(min(missing, most), dtype="float32", always_2d=True)
-        if not len(block):
-            break
-        blocks.append(block)
-        missing -= len(block)
-    if len(blocks) == 1:
-        return blocks[0]
-    return np.concatenate([np.empty((0, file.channels), np.float32), *blocks])

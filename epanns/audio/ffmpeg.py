@@ -1,15 +1,15 @@
 """Sound in containers that libsndfile cannot open, decoded by FFmpeg through PyAV, which the extra `av` installs."""
 
-import io
 import itertools
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
 from epanns.audio.container import ForeignContainer
-from epanns.audio.decoding import Decoded, Frames, Span, refuse_late_start
+from epanns.audio.sound import Frames, Sound, Span, in_span, refuse_late_start
 from epanns.errors import DataError
 from epanns.optional import install_command
 
@@ -18,18 +18,21 @@ if TYPE_CHECKING:
     from av.container import InputContainer
 
 
-def decode_with_ffmpeg(source: Path | bytes, name: str, span: Span, container: ForeignContainer) -> Decoded:
-    """Decode the first audio stream of a file, or of its bytes.
+def open_with_ffmpeg(
+    stack: ExitStack, source: Path | BinaryIO, name: str, span: Span, container: ForeignContainer
+) -> Sound:
+    """Open a span of the first audio stream of a file.
 
     Args:
-        source: What to decode.
+        stack: Closes the file.
+        source: A path, or an open file.
         name: Stands for the file in messages.
         span: The part of it. All that comes before is decoded too: seeking is not exact in these containers.
         container: Its kind.
 
     Raises:
         DataError: If PyAV is missing, or there is no sound in it.
-        ValueError, OSError: If it cannot be decoded.
+        ValueError, OSError: If it cannot be decoded; also while the blocks are read.
     """
     try:
         import av
@@ -38,20 +41,24 @@ def decode_with_ffmpeg(source: Path | bytes, name: str, span: Span, container: F
             f"{name}: {container.name} needs PyAV: {install_command('av')}; or convert it to WAV or FLAC"
         ) from error
 
-    try:
-        readable = str(source) if isinstance(source, Path) else io.BytesIO(source)
-        with av.open(readable, "r", format=container.demuxer) as opened:
-            if not opened.streams.audio:
-                raise DataError(f"{name}: {container.name} without an audio stream; remove it")
-            stream = opened.streams.audio[0]
-            seconds = _promised_seconds(opened, stream) if container.says_its_length else None
-            frames, rate, n_skipped = _collect(_blocks_of(opened, stream), span)
-    except av.error.FFmpegError as error:
-        raise ValueError(error.strerror or str(error)) from error
-    if not len(frames):
-        refuse_late_start(name, span, n_skipped / rate if rate else 0.0)
-    promised = None if seconds is None else max(0, round((seconds - span.start) * rate))
-    return Decoded(frames[:promised], rate, promised)  # what follows is the encoder's padding
+    with _ffmpeg_errors():
+        readable = str(source) if isinstance(source, Path) else source
+        opened = stack.enter_context(av.open(readable, "r", format=container.demuxer))
+        if not opened.streams.audio:
+            raise DataError(f"{name}: {container.name} without an audio stream; remove it")
+        stream = opened.streams.audio[0]
+        seconds = _promised_seconds(opened, stream) if container.says_its_length else None
+        blocks = _blocks_of(opened, stream)
+        first_block = next(blocks, None)
+    if first_block is None:
+        return Sound(1, None, iter(()))
+    rate = first_block[1]
+    stated = None
+    if seconds is not None:
+        refuse_late_start(name, span, seconds)
+        stated = round((seconds - span.start) * rate)
+    frames = _uniform(itertools.chain([first_block], blocks))
+    return Sound(rate, stated, in_span(frames, span, rate, name, stated=stated))
 
 
 def _blocks_of(opened: "InputContainer", stream: "AudioStream") -> Iterator[tuple[Frames, int]]:
@@ -64,24 +71,25 @@ def _blocks_of(opened: "InputContainer", stream: "AudioStream") -> Iterator[tupl
             yield np.asarray(block.to_ndarray(), np.float32).T, block.sample_rate
 
 
-def _collect(blocks: Iterator[tuple[Frames, int]], span: Span) -> tuple[Frames, int, int]:
-    """Return the span's frames, their rate, and how many came before them."""
-    kept: list[Frames] = []
-    n_kept = n_skipped = rate = 0
-    for block, block_rate in blocks:
-        rate = rate or block_rate
-        if block_rate != rate or (kept and block.shape[1] != kept[0].shape[1]):
-            raise ValueError("its sample rate or its channels change on the way")
-        skipped = min(len(block), round(span.start * rate) - n_skipped)
-        n_skipped += skipped
-        kept.append(block[skipped:])
-        n_kept += len(block) - skipped
-        most = span.frames(rate)
-        if most is not None and n_kept >= most:
-            break
-    if not kept:
-        return np.empty((0, 1), np.float32), rate, n_skipped
-    return np.concatenate(kept)[: span.frames(rate)], rate, n_skipped
+def _uniform(blocks: Iterator[tuple[Frames, int]]) -> Iterator[Frames]:
+    """Yield the frames of blocks that must all have one rate and one number of channels."""
+    rate = channels = 0
+    with _ffmpeg_errors():
+        for block, block_rate in blocks:
+            rate, channels = rate or block_rate, channels or block.shape[1]
+            if block_rate != rate or block.shape[1] != channels:
+                raise ValueError("its sample rate or its channels change on the way")
+            yield block
+
+
+@contextmanager
+def _ffmpeg_errors() -> Iterator[None]:
+    import av
+
+    try:
+        yield
+    except av.error.FFmpegError as error:
+        raise ValueError(error.strerror or str(error)) from error
 
 
 def _promised_seconds(opened: "InputContainer", stream: "AudioStream") -> float | None:

@@ -1,11 +1,13 @@
 """The log-mel front end that PANNs were trained on. YAMNet's is in `yamnet_logmel`."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from epanns.audio.mel_filterbank import slaney_filterbank
@@ -131,6 +133,20 @@ def stft_kernels(spec: FrontEndSpec) -> tuple[Tensor, Tensor]:
     return real.float()[:, None], imaginary.float()[:, None]
 
 
+def window_and_bank(spec: FrontEndSpec, bank_of: Callable[[FrontEndSpec], Tensor]) -> tuple[Tensor, Tensor]:
+    """Return the Hann window, float64, and the mel bank of a front end on torch's default device.
+
+    On the meta device, where only shapes are compared, neither is computed: a damaged specification may ask for banks
+    of hundreds of megabytes, and torch would load its compiler.
+    """
+    device = torch.get_default_device()
+    if device.type == "meta":
+        window = torch.empty(spec.window_size, dtype=torch.float64, device=device)
+        return window, torch.empty(spec.frequency_bins, spec.mel_bins, device=device)
+    window = torch.hann_window(spec.window_size, dtype=torch.float64, device="cpu")
+    return window.to(device), bank_of(spec).to(device)
+
+
 class LogMel(nn.Module):
     """Waveform to log-mel spectrogram; holds no parameter and no entry of the state dict.
 
@@ -142,11 +158,9 @@ class LogMel(nn.Module):
     def __init__(self, spec: FrontEndSpec) -> None:
         super().__init__()
         self.spec = spec
-        device = torch.get_default_device()
-        # Made on the CPU: on the meta device, where shapes are compared, torch would load its compiler, two seconds.
-        window = torch.hann_window(spec.window_size, dtype=torch.float64, device="cpu")
-        self.register_buffer("window", window.to(device), persistent=False)
-        self.register_buffer("bank", mel_bank(spec).to(device), persistent=False)
+        window, bank = window_and_bank(spec, mel_bank)
+        self.register_buffer("window", window, persistent=False)
+        self.register_buffer("bank", bank, persistent=False)
 
     def forward(self, waveform: Tensor) -> Tensor:
         """Compute the log-mel spectrogram.
@@ -188,6 +202,17 @@ def mel_of(spectrum: Tensor, bank: Tensor) -> Tensor:
     return spectrum.to(torch.promote_types(torch.float32, bank.dtype)) @ bank
 
 
+def floats_of(waveform: NDArray[Any]) -> NDArray[np.float32]:
+    """Return a waveform of NumPy in float32, in one piece.
+
+    Raises:
+        ConfigError: If it is not floating point.
+    """
+    if waveform.dtype.kind != "f":
+        raise ConfigError(f"waveform of type {waveform.dtype}: must be float in [-1, 1]; divide int16 by 32767")
+    return np.ascontiguousarray(waveform, dtype=np.float32)
+
+
 def repeat_to_minimum(waveform: Tensor, minimum: int) -> Tensor:
     """Repeat clips shorter than `minimum` samples from their start until they reach it.
 
@@ -196,12 +221,23 @@ def repeat_to_minimum(waveform: Tensor, minimum: int) -> Tensor:
         minimum: Length in samples that the network needs.
 
     Raises:
-        ConfigError: If the waveform is not ``(batch, samples)``, holds no sample, or is not floating point.
+        ConfigError: If the waveform is no tensor, not ``(batch, samples)``, holds no sample, or is not floating point.
     """
+    if not isinstance(waveform, Tensor):
+        raise ConfigError(
+            f"waveform of type {type(waveform).__name__}: must be a tensor or a NumPy array; "
+            "give torch.tensor(waveform)"
+        )
     if not waveform.is_floating_point():
         raise ConfigError(f"waveform of type {waveform.dtype}: must be float in [-1, 1]; divide int16 by 32767")
-    if waveform.dim() != 2 or waveform.shape[1] == 0:
-        raise ConfigError(f"waveform of shape {tuple(waveform.shape)}: must be (batch, samples) with at least 1 sample")
+    if waveform.dim() == 1:
+        raise ConfigError(
+            f"waveform of shape {tuple(waveform.shape)}: must be (batch, samples); give waveform[None] for one clip"
+        )
+    if waveform.dim() != 2 or 0 in waveform.shape:
+        raise ConfigError(
+            f"waveform of shape {tuple(waveform.shape)}: must be (batch, samples) with at least 1 clip and 1 sample"
+        )
     samples = waveform.shape[1]
     if samples >= minimum:
         return waveform

@@ -31,7 +31,7 @@ _HOW_MUCH = (
     click.option(
         "--target-latency",
         metavar="TIME",
-        help=f"Longest median time of a clip of 10 s, measured on this machine, such as 20ms; {_OF}.",
+        help=f"Longest median time of a clip of 10 s, measured on this machine, such as 20ms or 0.5ms; {_OF}.",
     ),
 )
 _WHERE = (
@@ -45,7 +45,9 @@ _WHERE = (
         "are ranked together. sensitivity: where it costs the least mAP by --sensitivity.",
     ),
     click.option(
-        "--minimum", type=float, help="With global and sensitivity: fraction of a layer that stays.  [default: 0.1]"
+        "--minimum",
+        type=float,
+        help="With global and sensitivity: smallest fraction of a layer's channels that is kept.  [default: 0.1]",
     ),
     click.option("--sensitivity", type=EXISTING, help="With --allocate sensitivity: CSV of `epanns sensitivity`."),
     click.option(
@@ -53,7 +55,7 @@ _WHERE = (
         type=click.IntRange(1),
         default=1,
         show_default=True,
-        help="Pruned layers get a multiple of so many channels.",
+        help="Number of which every pruned layer keeps a multiple of channels.",
     ),
     click.option(
         "--int8",
@@ -63,7 +65,7 @@ _WHERE = (
 )
 _TARGETS = ("params", "macs", "bytes", "latency")
 AMOUNT_SECTIONS = {
-    "How much goes: one of (targets are met within 1 % from below, latency within 10 %)": (
+    "How much is removed: one of (targets are met within 1 % from below, latency within 10 %)": (
         "ratio",
         "ratios",
         *(f"target-{kind}" for kind in _TARGETS),

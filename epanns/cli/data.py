@@ -132,17 +132,41 @@ def fsd50k(
 @click.option("--val-fraction", type=float, default=0.0, help="Share of the clips drawn for the split 'val'.")
 @click.option("--test-fraction", type=float, default=0.0, help="Share of the clips drawn for the split 'test'.")
 @seed_option
+@click.option(
+    "--group-pattern",
+    default="",
+    help="Regular expression with one capturing group that finds each clip's recording, speaker or place in its file "
+    "name, or else in its path below ROOT: '^[0-9]-([0-9]+)-' for ESC-50. No such group is in two splits.",
+)
+@click.option("--group-column", default="", help="Column of the CSV file that names each clip's group instead.")
 def folder(
-    root: Path, out: Path, name: str | None, val_fraction: float, test_fraction: float, seed: int, as_json: bool
+    root: Path,
+    out: Path,
+    name: str | None,
+    val_fraction: float,
+    test_fraction: float,
+    seed: int,
+    group_pattern: str,
+    group_column: str,
+    as_json: bool,
 ) -> None:
     """One folder per class, or a CSV file with the columns path and labels (and split, fold).
 
     Labels in the CSV are separated by ';', paths are relative to it. ROOT/train, ROOT/val and ROOT/test above the class
-    folders are taken as splits.
+    folders are taken as splits. --val-fraction and --test-fraction draw splits class by class: each class of two groups
+    (three with a test set) or more is in each split, unless its groups have other classes that make it impossible.
     """
     from epanns.data.folder import read_folder
 
-    manifest = read_folder(root, name=name, val_fraction=val_fraction, test_fraction=test_fraction, seed=seed)
+    manifest = read_folder(
+        root,
+        name=name,
+        val_fraction=val_fraction,
+        test_fraction=test_fraction,
+        seed=seed,
+        group_pattern=group_pattern,
+        group_column=group_column,
+    )
     _write(manifest, out, as_json)
 
 

@@ -2,29 +2,36 @@
 
 import csv
 import time
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from epanns import atomic
 from epanns.cli.options import (
     EXISTING,
+    SEED,
     EpannsCommand,
+    device_option,
     emit,
     in_process_group,
     json_option,
     out_option,
     progress_counter,
+    reserve,
 )
 from epanns.cli.packs import in_order_of, open_packs, pack_options, tell_unknown_lengths
 from epanns.cli.processes import at_most_cores
-from epanns.distributed import rank
+from epanns.distributed import on_rank_zero, rank
+from epanns.errors import ConfigError
+from epanns.printable import spreadsheet_cell
 
 if TYPE_CHECKING:
     from epanns.evaluation.scores import ClassScore, Scores
 
 _SHOWN = 5
+_LONGEST_NAME = 100
 
 
 @click.command("evaluate", cls=EpannsCommand)
@@ -56,9 +63,21 @@ _SHOWN = 5
     show_default=True,
     help="Resamples of the clips behind the 95 % intervals; 0 for none.",
 )
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the resampling.")
-@click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N.")
-@out_option("Folder for result.json, which `epanns report` reads, and per_class.csv; must not exist.", required=False)
+@click.option(
+    "--group-pattern",
+    default="",
+    help="Regular expression with one capturing group that finds each clip's recording, speaker or place in its file "
+    "name, or else in its whole clip id: '^[0-9]-([0-9]+)-' for ESC-50. Adds intervals whose resamples draw groups.",
+)
+@click.option("--seed", type=SEED, default=0, show_default=True, help="Seed of the resampling.")
+@device_option
+@click.option("--name", default="", help="Name of the network in reports.  [default: one made from its settings]")
+@click.option("--scores/--no-scores", "keeps_scores", default=True, help="With --out: write the scores of all clips.")
+@out_option(
+    "Folder for result.json, which `epanns report` reads, per_class.csv and scores.npz, the scores of all clips; must "
+    "not exist.",
+    required=False,
+)
 @json_option
 @in_process_group
 def command(
@@ -74,7 +93,10 @@ def command(
     workers: int,
     bootstrap: int,
     seed: int,
+    group_pattern: str,
     device: str,
+    name: str,
+    keeps_scores: bool,
     out: Path | None,
     as_json: bool,
 ) -> None:
@@ -82,13 +104,18 @@ def command(
 
     A single-label network is scored by accuracy too: the share of clips whose class has the highest score.
 
+    The intervals are by clip, which is too narrow where several clips are slices of one recording; --group-pattern adds
+    intervals by recording.
+
     Windows cover each clip's own samples; the last one is shifted back to end with the clip, and a clip shorter than
     the window is repeated up to it. Without --window the network hears the rows of the pack, zeros after short clips
     included, or with --own-length each clip without them.
     """
     if out is not None:
-        atomic.refuse_existing(out)
-    from epanns.evaluation.metrics import evaluate
+        on_rank_zero(lambda: reserve(out))
+    _refuse_name(name)
+    from epanns.evaluation.clip_scores import write_clip_scores
+    from epanns.evaluation.metrics import evaluate, groups_to_draw
     from epanns.evaluation.predict import predict
     from epanns.evaluation.protocol import EvaluationProtocol
     from epanns.models.checkpoint import load
@@ -100,13 +127,17 @@ def command(
     rate = model.spec.front_end.sample_rate
     dataset = open_packs(packs, labels_file=labels_file, mp3_seconds=mp3_seconds, sample_rate=rate)
     dataset = in_order_of(model, dataset)
+    if group_pattern:
+        groups_to_draw(group_pattern, [clip_id.decode() for clip_id in dataset.clip_ids])  # refused before the work
     if window is not None:
         tell_unknown_lengths(dataset, "windows")
     with progress_counter("clips", "clip") as progress:
         predictions = predict(model, dataset, protocol, batch_size=batch_size, workers=workers, progress=progress)
     if rank() > 0:
         return  # the first process has the scores of all
-    scores = evaluate(predictions, dataset.labels, protocol, bootstrap=bootstrap, seed=seed)
+    scores = evaluate(
+        predictions, dataset.labels, protocol, bootstrap=bootstrap, seed=seed, group_pattern=group_pattern
+    )
     if out is not None:
         record = record_of_checkpoint(
             model,
@@ -117,21 +148,29 @@ def command(
             name=checkpoint.resolve().name,
             seconds=time.perf_counter() - started,
         )
-        _write(out, record.to_dict(), scores)
+        with atomic.new_folder(out) as folder:
+            atomic.write_json(folder / "result.json", replace(record, name=name).to_dict())
+            _write_per_class(folder / "per_class.csv", scores)
+            if keeps_scores:
+                groups = groups_to_draw(group_pattern, predictions.clip_ids) if group_pattern else ()
+                write_clip_scores(folder / "scores.npz", predictions, dataset.labels, groups=groups)
     emit(scores.to_dict(), describe(scores), as_json)
 
 
 def describe(scores: "Scores") -> str:
     """Return a summary for people: the means, then the best and the worst classes."""
     left_out = len(scores.classes_without_positives)
-    accuracy = "" if scores.accuracy is None else f"accuracy {scores.accuracy:.4f}{_interval(scores.accuracy_interval)}"
+    by_group = scores.by_group
+    of_accuracy = _interval(scores.accuracy_interval, by_group.accuracy_interval if by_group else None)
+    of_map = _interval(scores.mAP_interval, by_group.mAP_interval if by_group else None)
     lines = [
-        *([accuracy] if accuracy else []),
-        f"mAP      {scores.mAP:.4f}{_interval(scores.mAP_interval)}",
+        *([] if scores.accuracy is None else [f"accuracy {scores.accuracy:.4f}{of_accuracy}"]),
+        f"mAP      {scores.mAP:.4f}{of_map}",
         f"mAUC     {_number(scores.mAUC)}",
         f"d-prime  {_number(scores.d_prime)}",
         f"{scores.n_clips:,} clips, {scores.protocol}; {scores.n_classes_scored} classes scored"
         + (f", {left_out} without positives left out" if left_out else ""),
+        *([_drawn(scores)] if scores.mAP_interval else []),
     ]
     ranked = sorted((row for row in scores.per_class if row.ap is not None), key=lambda row: -(row.ap or 0.0))
     if len(ranked) <= 2 * _SHOWN:
@@ -149,19 +188,30 @@ def _clips(row: "ClassScore") -> str:
     return f"{row.n_positive} positive{right}"
 
 
-def _interval(interval: tuple[float, float] | None) -> str:
-    return "" if interval is None else f"  (95 % interval {interval[0]:.4f} to {interval[1]:.4f})"
+def _interval(interval: tuple[float, float] | None, by_group: tuple[float, float] | None) -> str:
+    if interval is None:
+        return ""
+    groups = f", by group {by_group[0]:.4f} to {by_group[1]:.4f}" if by_group else ""
+    return f"  (95 % interval {interval[0]:.4f} to {interval[1]:.4f}{groups})"
+
+
+def _drawn(scores: "Scores") -> str:
+    groups = f"; those by group, of {scores.by_group.n_groups:,} groups of clips" if scores.by_group else ""
+    return f"intervals by clip: {scores.resamples:,} resamples of {scores.n_clips:,} clips{groups}"
 
 
 def _number(value: float | None) -> str:
     return "undefined" if value is None else f"{value:.4f}"
 
 
-def _write(out: Path, record: dict[str, Any], scores: "Scores") -> None:
-    with atomic.new_folder(out) as partial:
-        atomic.write_json(partial / "result.json", record)
-        with (partial / "per_class.csv").open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            rows = scores.to_dict()["per_class"]
-            writer.writerow(rows[0])
-            writer.writerows(row.values() for row in rows)
+def _refuse_name(name: str) -> None:
+    if name and (not name.isprintable() or name != name.strip() or len(name) > _LONGEST_NAME):
+        raise ConfigError(f"--name {name[:40]!r}: must be printable text of at most {_LONGEST_NAME} characters")
+
+
+def _write_per_class(path: Path, scores: "Scores") -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        rows = scores.to_dict()["per_class"]
+        writer.writerow(rows[0])
+        writer.writerows((row | {"name": spreadsheet_cell(row["name"])}).values() for row in rows)

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from epanns import atomic
-from epanns.cli.options import EXISTING, EpannsCommand, emit, json_option, out_option, progress_counter
+from epanns.cli.options import EXISTING, EpannsCommand, emit, json_option, out_option, progress_counter, reserve
 from epanns.cli.packs import in_order_of, open_packs, pack_options, tell_unknown_lengths
 from epanns.cli.processes import at_most_cores
 from epanns.errors import ConfigError
@@ -27,16 +26,19 @@ _OF_INT8 = ("evaluation", "clips", "window", "hop", "equalise", "portable", "lab
 @click.option(
     "--calibration",
     type=EXISTING,
-    help="With --int8: pack of clips like those to be tagged; without --evaluate every fifth only judges.",
+    help="With --int8: pack of clips like those to be tagged; every 5th clip is held out for the comparison unless "
+    "--evaluate names a pack.",
 )
 @click.option(
     "--evaluate",
     "evaluation",
     type=EXISTING,
-    help="With --int8: pack on which both networks are compared; none of its clips may calibrate.",
+    help="With --int8: pack of clips on which both networks are compared; shares none with the calibrating clips.",
 )
-@click.option("--clips", type=click.IntRange(1), default=200, show_default=True, help="Clips that calibrate, at most.")
-@click.option("--window", type=float, help="With --int8: calibrate and compare on windows of so many seconds.")
+@click.option(
+    "--clips", type=click.IntRange(1), default=200, show_default=True, help="Largest number of calibrating clips."
+)
+@click.option("--window", type=float, help="With --int8: length in seconds of the windows to calibrate and compare on.")
 @click.option("--hop", type=float, help="With --window: seconds between window starts.  [default: the window]")
 @click.option(
     "--equalise/--no-equalise", default=True, show_default=True, help="Even out the ranges of channels before --int8."
@@ -78,7 +80,7 @@ def command(
     compared with torch's before anything is written, those of int8 with float32's on clips that did not calibrate.
     export.json holds sizes, differences and mAP side by side.
     """
-    atomic.refuse_existing(out)
+    reserve(out)
     if int8 != (calibration is not None):
         raise ConfigError(
             f"--int8 and --calibration go together: give both or neither (--calibration is {calibration})"
@@ -157,7 +159,7 @@ def _latency_line(name: str, timed: dict[str, Any]) -> str:
 
 def _int8_lines(report: dict[str, Any]) -> list[str]:
     found = report["evaluation"]
-    held_out = "held-out clips of the calibration pack" if found["held_out_of_calibration"] else "clips"
+    held_out = "held-out clips of the calibration pack" if found["of_calibration_pack"] else "clips"
     lines = [
         f"int8, host CPU, {found['clips']:,} {held_out} ({found['name']}): same first class as float32 for "
         f"{100 * found['top1']:.1f} %, {report['protocol']}"

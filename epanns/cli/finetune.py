@@ -1,4 +1,4 @@
-"""``epanns finetune``: go on from a checkpoint, with its classes or new ones."""
+"""``epanns finetune``: continue the training of a checkpoint, with its classes or new classes."""
 
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,9 @@ _RECIPE = Recipe(without=("freeze_yamnet",), defaults={"iterations": 2_000})
 
 @click.command("finetune", cls=RecipeCommand, recipe=_RECIPE)
 @click.argument("checkpoint", metavar="CKPT", type=EXISTING)
-@click.option("--new-classifier", is_flag=True, help="Start all classes from random weights, known ones too.")
+@click.option(
+    "--new-classifier", is_flag=True, help="Random weights for all classes at the start, also for classes of CKPT."
+)
 @freeze_option("yes where CKPT was trained so, else no")
 @teacher_option
 @_RECIPE.options
@@ -33,12 +35,13 @@ def command(
     config: TrainingConfig,
     **options: Any,
 ) -> None:
-    """Go on training CKPT on the clips of a pack.
+    """Continue the training of CKPT on the clips of packs.
 
-    Where the pack's classes are not the checkpoint's, a new classifier takes the place of the old one and all other
-    weights stay: transfer learning. In it, classes that CKPT knows go on with their weights: by AudioSet identifier or,
-    where one side has none, by name, whatever its case and whatever stands between its words. The best step by
-    validation mAP is kept, or by accuracy where the network is single-label. OUT/training.json holds the settings.
+    Where the packs have other classes than the checkpoint, a new classifier replaces the old one and all other weights
+    stay: transfer learning. Classes that CKPT has keep their weights; classes are matched by AudioSet identifier or,
+    where one side has none, by name, apart from case and the characters between words. The step with the best
+    validation mAP is kept, or with the best accuracy where the network is single-label. OUT/training.json holds the
+    settings.
     """
     import torch
 

@@ -5,8 +5,16 @@ from pathlib import Path
 
 import click
 
-from epanns.atomic import refuse_existing
-from epanns.cli.options import EXISTING_FILE, EpannsCommand, emit, json_option, log, out_option, progress_counter
+from epanns.cli.options import (
+    EXISTING_FILE,
+    EpannsCommand,
+    emit,
+    json_option,
+    log,
+    out_option,
+    progress_counter,
+    reserve,
+)
 from epanns.models.tasks import TASKS
 
 
@@ -48,7 +56,7 @@ def command(
     FILE_OR_NAME is a .pth/.pt file, YAMNet's yamnet.h5 or folded .npz, or a released file or network (`epanns models`
     lists them), which is downloaded once into $EPANNS_CACHE or ~/.cache/epanns-pruning.
     """
-    refuse_existing(out)
+    reserve(out)
     path = Path(file_or_name)
     if not path.exists():
         path = _download(file_or_name)
@@ -59,7 +67,7 @@ def command(
     names = None if labels is None else LabelSet.from_csv(labels)
     checkpoint = read_released(path, sample_rate=sample_rate, head=head, labels=names)
     checkpoint = replace(checkpoint, spec=checkpoint.spec.with_task(task))
-    for assumption in checkpoint.provenance["assumed"]:
+    for assumption in (*checkpoint.notes, *checkpoint.provenance["assumed"]):
         log(f"{path}: {assumption}")
     sha256 = save_checkpoint(checkpoint.build(), out)
     result = {"out": str(out), "weights_sha256": sha256, **checkpoint.summary()}
@@ -79,5 +87,5 @@ def _download(name: str) -> Path:
     with progress_counter(file.name, "B") as show:
         path = fetch(file, cache_folder(), progress=show)
     if file.sha256 is None:
-        log(f"{file.name}: no checksum is published, so the download could not be compared with one")
+        log(f"{file.name}: unverified: no sha256 is published that the download could be compared with")
     return path

@@ -97,9 +97,7 @@ def main(arguments: list[str] | None = None) -> None:
         if not _wants_memory(error):
             raise  # a mistake in epanns: its traceback is wanted
         _trace(arguments)
-        write_error(
-            f"out of memory ({_first_line(error)}); free memory, or use a smaller --batch-size or fewer processes"
-        )
+        write_error(f"out of memory ({_first_line(error)}); {_memory_advice(arguments)}")
         sys.exit(1)
     sys.exit(code if isinstance(code, int) else 0)
 
@@ -111,10 +109,36 @@ def _trace(arguments: list[str]) -> None:
 
 
 def _wants_memory(error: Exception) -> bool:
-    """Return whether memory was wanting: torch has errors of its own for it, on CUDA a class, on CPUs only a text."""
-    torch_error = getattr(sys.modules.get("torch"), "OutOfMemoryError", MemoryError)
-    of_torch = isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
-    return isinstance(error, MemoryError | torch_error) or of_torch
+    """Return whether memory ran out: torch raises a class of its own on a GPU, and a RuntimeError on a CPU."""
+    if not isinstance(error, MemoryError | RuntimeError):
+        return False
+    if "torch" not in sys.modules:  # then it is not torch's
+        return isinstance(error, MemoryError)
+    from epanns.training.memory import is_out_of_memory
+
+    return is_out_of_memory(error)
+
+
+# Option -> what takes less memory.
+_MEMORY_OPTIONS = {
+    "--batch-size": "a smaller --batch-size",
+    "--workers": "fewer --workers",
+    "--jobs": "fewer --jobs",
+    "--calibration": "a --calibration pack of fewer or shorter clips",
+    "--window": "a shorter --window",
+    "--seconds": "fewer --seconds",
+}
+
+
+def _memory_advice(arguments: list[str]) -> str:
+    """Return what takes less memory: those options that the command has."""
+    name = next((argument for argument in arguments if argument in COMMANDS), None)
+    command = None if name is None else cli.get_command(click.Context(cli), name)
+    options = {option for item in (command.params if command else ()) for option in item.opts}
+    remedies = [remedy for option, remedy in _MEMORY_OPTIONS.items() if option in options]
+    if not remedies:
+        return "free memory, or use a machine with more"
+    return "free memory, or use " + " or ".join([*([", ".join(remedies[:-1])] if remedies[1:] else []), remedies[-1]])
 
 
 def _first_line(error: Exception) -> str:

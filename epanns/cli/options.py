@@ -3,6 +3,7 @@
 import functools
 import os
 import re
+import shlex
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from typing import Any, TypeVar
 
 import click
 
+from epanns.atomic import refuse_existing
 from epanns.cli.config_file import fill_defaults, option_name
 from epanns.cli.terminal import json_text, write_message, write_result
 from epanns.distributed import process_group, rank, started_by_torchrun
@@ -18,6 +20,7 @@ from epanns.errors import ConfigError, EpannsError
 from epanns.heap import keep_freed_memory
 from epanns.notes import notes_to
 from epanns.printable import printable
+from epanns.workfolder import locked_file
 
 
 class _PathType(click.Path):
@@ -62,6 +65,8 @@ EXISTING = _PathType(exists=True, path_type=Path)
 EXISTING_FILE = _PathType(exists=True, dir_okay=False, path_type=Path)
 PATH = _PathType(path_type=Path)
 OUTPUT = _OutputType(path_type=Path)
+
+SEED = click.IntRange(0, 2**63 - 1)  # what files keep as a whole number
 
 T = TypeVar("T")
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
@@ -116,6 +121,12 @@ def json_option(function: Callable[..., Any]) -> Callable[..., Any]:
 def out_option(help_text: str, *, required: bool = True) -> Decorator:
     """Add ``--out``, a path that the command writes to."""
     return click.option("--out", type=OUTPUT, required=required, help=help_text)
+
+
+def device_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add ``--device``; `torch_device` checks its value."""
+    text = "Device that computes: cpu, cuda or cuda:N."
+    return click.option("--device", default="cpu", show_default=True, help=text)(function)
 
 
 def in_process_group(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -188,6 +199,21 @@ def log(message: str) -> None:
     """Write one line for people to stderr; of several processes the first one writes."""
     if rank() == 0:
         write_message(message)
+
+
+def reserve(out: Path) -> None:
+    """Refuse a file or folder that exists, and keep other processes from writing it until the command ends.
+
+    Raises:
+        OutputError: If something is there already, or another process writes it.
+    """
+    refuse_existing(out)
+    click.get_current_context().with_resource(locked_file(out))
+
+
+def resuming_command() -> str:
+    """Return the command line of this process without ``--fresh``: the command that resumes its work."""
+    return shlex.join(["epanns", *(argument for argument in sys.argv[1:] if argument != "--fresh")])
 
 
 def tell_once(error: EpannsError) -> None:

@@ -58,7 +58,7 @@ def open_packs(
         for remark in source.remarks:
             log(remark)
     for label_map in dataset.label_maps:
-        if not label_map.is_identity:
+        if label_map.respelled or not label_map.is_identity:
             log(label_map.describe())
     return dataset
 

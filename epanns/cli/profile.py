@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from epanns.cli.options import EpannsCommand, emit, json_option
+from epanns.cli.options import EpannsCommand, device_option, emit, json_option, torch_device
 from epanns.cli.processes import at_most_cores
 from epanns.errors import ConfigError, did_you_mean
 
@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
 @click.command("profile", cls=EpannsCommand)
 @click.argument("model_or_ckpt")
-@click.option("--seconds", type=float, default=10.0, show_default=True, help="Clip length to count and time for.")
+@click.option(
+    "--seconds", type=float, default=10.0, show_default=True, help="Clip length in seconds, for counts and times."
+)
 @click.option("--latency", is_flag=True, help="Also time single clips and measure peak memory.")
 @click.option(
     "--threads",
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     callback=at_most_cores,
     help="CPU threads while timing, at most the number of cores; torch's own choice by default.",
 )
+@device_option
 @click.option("--width", type=float, help="For a zoo name: factor on every layer's width.")
 @click.option("--num-classes", type=int, help="For a zoo name: number of outputs.")
 @json_option
@@ -34,6 +37,7 @@ def command(
     seconds: float,
     latency: bool,
     threads: int | None,
+    device: str,
     width: float | None,
     num_classes: int | None,
     as_json: bool,
@@ -46,13 +50,16 @@ def command(
 
     if threads is not None and not latency:
         raise ConfigError(f"--threads {threads} without --latency: counts do not depend on threads")
+    if device != "cpu" and not latency:
+        raise ConfigError(f"--device {device} without --latency: counts do not depend on the device")
+    device = torch_device(device)
     network = _network(model_or_ckpt, width, num_classes)
     cost = profile(network, seconds=seconds)
     result, text = cost.to_dict(), describe(cost)
     if latency:
-        timing, peak = _measured(network, seconds, threads)
+        timing, peak = _measured(network, seconds, threads, device)
         result |= {"latency_ms": timing.to_dict(), "peak_memory_bytes": peak}
-        text += "\n\n" + describe_latency(timing, peak, seconds)
+        text += "\n\n" + describe_latency(timing, peak, seconds, device)
     emit(result, text, as_json)
 
 
@@ -73,12 +80,14 @@ def _network(name: str, width: float | None, num_classes: int | None) -> "Tagger
     return load(name)
 
 
-def _measured(network: "Tagger | ModelSpec", seconds: float, threads: int | None) -> "tuple[Latency, int | None]":
+def _measured(
+    network: "Tagger | ModelSpec", seconds: float, threads: int | None, device: str
+) -> "tuple[Latency, int | None]":
     from epanns.complexity.latency import measure_latency, measure_peak_memory
     from epanns.models.spec import ModelSpec
     from epanns.models.zoo import build_model
 
-    model = build_model(network) if isinstance(network, ModelSpec) else network
+    model = (build_model(network) if isinstance(network, ModelSpec) else network).to(device)
     timing = measure_latency(model, seconds=seconds, threads=threads)
     return timing, measure_peak_memory(model, seconds=seconds, threads=threads)
 
@@ -107,14 +116,14 @@ def describe(cost: "ModelCost") -> str:
     )
 
 
-def describe_latency(timing: "Latency", peak: int | None, seconds: float) -> str:
+def describe_latency(timing: "Latency", peak: int | None, seconds: float, device: str = "cpu") -> str:
     """Return a measurement in two lines for people."""
     memory = "not measurable on this system" if peak is None else f"{peak / 2**20:,.0f} MiB"
     return (
         f"latency of one {seconds:g} s clip, waveform in, tags out: median {timing.median:.1f} ms, "
         f"{timing.min:.1f} to {timing.max:.1f} (spread {timing.spread:.0%}); "
         f"threads: {timing.threads}, {timing.runtime}, {timing.dtype}\n"
-        f"peak memory of the whole process meanwhile: {memory}"
+        f"peak memory {'of the whole process' if device == 'cpu' else f'on {device}'} meanwhile: {memory}"
     )
 
 

@@ -6,10 +6,9 @@ from typing import Any
 
 import click
 
-from epanns.atomic import refuse_existing
 from epanns.cli.amount import AMOUNT_SECTIONS, Amount, amount_options
 from epanns.cli.calibration import MeasuredClips, open_calibration
-from epanns.cli.options import EXISTING, emit, json_option, out_option
+from epanns.cli.options import EXISTING, SEED, device_option, emit, json_option, out_option, reserve, torch_device
 from epanns.cli.packs import open_packs, pack_options
 from epanns.cli.recovery import RecoveryName, given_settings, recover_on, recovery_lines, recovery_options
 from epanns.cli.sections import SectionedCommand
@@ -30,7 +29,7 @@ _SECTIONS = {
     "--criterion",
     default="l1",
     show_default=True,
-    help="Which filters matter, told by weights: l1, l2, opnorm, opnorm_invariant, fpgm, cosine, centrality, bn or "
+    help="Ranking of the filters, by weights: l1, l2, opnorm, opnorm_invariant, fpgm, cosine, centrality, bn or "
     "random; by --calibration clips: activation, interpolative; by clips and their labels: taylor.",
 )
 @amount_options
@@ -40,17 +39,18 @@ _SECTIONS = {
     metavar="METHOD",
     default="none",
     show_default=True,
-    help="Without labels, on --calibration. bn: measure batch-norm statistics again. ls: fit the layers that read "
-    "pruned channels to the unpruned network by least squares. ls+bn: both. distil:STEPS: ls, then so many steps "
+    help="Recovery without labels, on --calibration. bn: measure batch-norm statistics again. ls: fit the layers that "
+    "read pruned channels to the unpruned network by least squares. ls+bn: both. distil:STEPS: ls, then STEPS steps "
     "of gradient descent toward the unpruned network's outputs.",
 )
 @click.option(
-    "--calibration", type=EXISTING, help="Pack of clips for --recover and --criterion; only taylor sees labels."
+    "--calibration", type=EXISTING, help="Pack of clips for --recover and --criterion; only taylor uses their labels."
 )
 @recovery_options
 @pack_options
 @steps_options
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="For criteria that draw numbers.")
+@click.option("--seed", type=SEED, default=0, show_default=True, help="Seed of criteria that draw numbers.")
+@device_option
 @json_option
 def command(
     checkpoint: Path,
@@ -66,18 +66,20 @@ def command(
     mp3_seconds: float,
     steps: Steps,
     seed: int,
+    device: str,
     as_json: bool,
 ) -> None:
     """Remove the least important filters of CHECKPOINT, a folder or a .pth/.pt of PANNs or E-PANNs."""
-    refuse_existing(out)
+    reserve(out)
     steps.refuse_contradictions()
     amount.refuse_contradictions()
+    device = torch_device(device)
     settings = given_settings(recover, fit_to=fit_to, ridge=ridge, mixtures=mixtures)
     from epanns.complexity.macs import profile
     from epanns.models.checkpoint import load, save_checkpoint
     from epanns.pruning.plan import PruningPlan
 
-    dense = load(checkpoint)
+    dense = load(checkpoint).to(device)
     clips = open_calibration(
         calibration, dense, criterion=criterion, recover=recover, labels_file=labels_file, mp3_seconds=mp3_seconds
     )

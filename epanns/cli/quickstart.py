@@ -18,6 +18,7 @@ def command(out: Path, as_json: bool) -> None:
     A narrow Cnn14 learns to tag ten kinds of synthetic events, loses a quarter, a half and three quarters of the
     filters of its last six convolutions, and is scored at each stage. OUT/report holds the table and the figure.
     """
+    from epanns.cli.report import hold_report
     from epanns.cli.sweep import tell
     from epanns.errors import EpannsError
     from epanns.reporting.quoted import quoted_rows
@@ -30,9 +31,10 @@ def command(out: Path, as_json: bool) -> None:
     text = (resources.files("epanns") / "sweeps" / "quickstart.toml").read_text(encoding="utf-8")
     experiment = parse_experiment(text, "quickstart.toml")
     log("generating and packing sound, then training a base, pruning it three times and fine-tuning each")
-    summary = run_experiment(experiment, out, on_trial=partial(tell, out))
+    summary = run_experiment(experiment, out, on_trial=partial(tell, out), tell=log)
     if summary.failed:
         raise EpannsError(f"trial {summary.failed[0]} failed: see {out}/trials/{summary.failed[0]}/error.json")
+    hold_report(out / "report")
     report = write_report(read_records([out / "trials"]), out / "report")
     result = {"out": str(out), "files": [str(path) for path in report.files]}
     quoted = quoted_markdown(row for row in quoted_rows() if row.figure_label)  # quoted.md holds them all

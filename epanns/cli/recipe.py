@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from epanns.cli.options import Decorator
+from epanns.cli.options import SEED, Decorator
 from epanns.cli.sections import SectionedCommand
 from epanns.training.config import RULES, TrainingConfig, option_of
 from epanns.training.presets import PRESETS, read_training
@@ -15,32 +15,32 @@ from epanns.training.presets import PRESETS, read_training
 # Section of the help -> setting of TrainingConfig -> help of its option, which has its name.
 _SETTINGS: Mapping[str, Mapping[str, str]] = {
     "Data": {
-        "crop_seconds": "Learn random windows of this length.",
-        "short_clips": "Fill short clips up with zeros (pad) or with themselves (repeat).",
-        "sampler": "Take the classes in turn (balanced), the clips in turn (shuffled), or rare classes more often "
-        "(weighted).",
+        "crop_seconds": "Length in seconds of the random windows that are learned from.",
+        "short_clips": "Filling of short clips: zeros (pad) or the clip itself (repeat).",
+        "sampler": "Order of the clips: classes in turn (balanced), clips in turn (shuffled), or clips of rare classes "
+        "more often (weighted).",
     },
     "Recipe": {
-        "task": "Several classes at once (sigmoids) or one of all (softmax): decides loss and best step, by mAP "
-        "or accuracy.",
-        "batch_size": "Clips the loss sees in a step; mixup draws twice as many.",
+        "task": "Classes of a clip: several (sigmoids; the best step by mAP) or exactly one (softmax; the best step by "
+        "accuracy).",
+        "batch_size": "Clips in the loss of a step; mixup draws twice as many.",
         "learning_rate": "Adam's rate at its highest.",
         "mixup_alpha": "Beta parameter of mixup; 0 for none.",
-        "spec_augment": "Mask stripes of time and mel.",
-        "dropout": "Drop out values, as PANNs do.",
-        "clip_norm": "Scale the gradient down to this norm; 0 for none.",
-        "ema_decay": "Score and keep a moving average of the weights; 0 for none.",
-        "seed": "Seed of everything random.",
+        "spec_augment": "SpecAugment: masked stripes of time and mel.",
+        "dropout": "Dropout, as in PANNs.",
+        "clip_norm": "Largest norm of the gradient; 0 for no limit.",
+        "ema_decay": "Decay of a moving average of the weights, which is scored and kept; 0 for none.",
+        "seed": "Seed of all random numbers.",
     },
     "Schedule": {
         "iterations": "Optimisation steps.",
-        "schedule": "The rate after the warm-up; cosine and linear end at zero.",
-        "warmup_iterations": "First steps, over which the rate rises from zero.",
+        "schedule": "Course of the rate after the warm-up; cosine and linear end at zero.",
+        "warmup_iterations": "Number of first steps over which the rate rises from zero.",
         "validate_every": "Steps between validations; the state is saved at each.",
     },
     "Transfer": {
-        "freeze_backbone": "Train the classifier alone, to the end; batch norms stay as they are.",
-        "head_iterations": "First steps, in which the classifier learns alone.",
+        "freeze_backbone": "Training of the classifier alone, in all steps; batch norms stay as they are.",
+        "head_iterations": "Number of first steps in which the classifier alone is trained.",
         "backbone_rate": "Factor on the rate of everything but the classifier.",
     },
     "Distillation": {
@@ -53,7 +53,8 @@ _SETTINGS: Mapping[str, Mapping[str, str]] = {
         "stay float32.",
         "compile": "Have torch.compile make the network's stages: other rounding and dropout masks, the same at each "
         "run.",
-        "accumulate": "Parts in which a batch goes through, to save memory; batch norms see a part at a time.",
+        "accumulate": "Number of parts in which a batch passes the network, to save memory; batch norms see one part "
+        "at a time.",
     },
 }
 # Section -> options that are no settings; those that a command has not are left out.
@@ -131,7 +132,7 @@ class Recipe:
         option, choices = option_of(name), "|".join(RULES[name].choices)
         return click.option(
             f"{option}/--no-{option[2:]}" if isinstance(default, bool) else option,
-            type=(str if choices else float) if default is None else type(default),
+            type=SEED if name == "seed" else (str if choices else float) if default is None else type(default),
             metavar=choices or None,
             default=None,
             help=f"{text}  [default: {shown}]",

@@ -24,13 +24,13 @@ def recovery_options(command: Callable[..., None]) -> Callable[..., None]:
     command = click.option(
         "--ridge",
         type=click.FloatRange(min=0, min_open=True),
-        help="How strongly ls holds weights to the plain ones.  [default: 0.001]",
+        help="Strength with which ls holds weights to the unfitted weights.  [default: 0.001]",
     )(command)
     command = click.option(
         "--mixtures",
         type=click.IntRange(0),
-        help="So many mixtures of each clip with another one are fitted by ls too: more to learn from, and as "
-        "much slower.  [default: 0]",
+        help="Number of mixtures of each clip with another clip that ls is fitted to as well; the time grows with it.  "
+        "[default: 0]",
     )(command)
     return click.option(
         "--fit-to",

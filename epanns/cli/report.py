@@ -8,6 +8,10 @@ import click
 
 from epanns.cli.options import EXISTING, PATH, EpannsCommand, emit, json_option, out_option
 from epanns.errors import ConfigError
+from epanns.printable import printable
+from epanns.workfolder import DRAWING_SECONDS, WorkFolder, locked_file
+
+_LISTED = 20  # failed trials on stdout; --json has them all
 
 
 @click.command("report", cls=EpannsCommand)
@@ -43,23 +47,42 @@ def command(
         return
     if out is None:
         raise ConfigError("--out is missing: give the folder for tables and figures")
+    hold_report(out)
     from epanns.reporting.learning_curve import is_run
 
     if all(map(is_run, folders)):
         _curves(folders, out, into, as_json)
         return
     from epanns.reporting.report import insert_table, write_report
+    from epanns.sweeps.failures import failures_in
     from epanns.sweeps.records import read_records
 
-    report = write_report(read_records(folders), out, quoted=quoted is not False)
+    records, failures = read_records(folders), failures_in(folders)
+    report = write_report(records, out, quoted=quoted is not False, failures=failures)
     if into is not None and name is not None:
-        insert_table(into, name, report.table)
+        with locked_file(into, wait=DRAWING_SECONDS):
+            insert_table(into, name, report.table)
     result = {"n_records": report.n_records, "n_rows": report.n_rows, "files": [str(path) for path in report.files]}
+    result["failed"] = [{"trial": str(failure.folder), "reason": failure.reason} for failure in failures]
+    result["n_without_score"] = report.n_without_score
     written = ", ".join(path.name for path in report.files)
-    text = f"{report.table}\n{report.n_records} records in {report.n_rows} rows; in {out}: {written}"
+    lines = [f"{report.table}\n{report.n_records} records in {report.n_rows} rows; in {out}: {written}"]
+    if report.n_without_score:
+        lines.append(f"{report.n_without_score} of the records hold no score and are in no row")
+    lines += [
+        f"  without a result: {printable(f'{failure.folder}: {failure.reason}')}" for failure in failures[:_LISTED]
+    ]
+    lines += [f"  and {len(failures) - _LISTED} more trials without a result"] if len(failures) > _LISTED else []
+    text = "\n".join(lines)
     if quoted:
         result, text = result | {"quoted": _quoted_values()}, f"{text}\n\n{_quoted_text()}"
     emit(result, text, as_json)
+
+
+def hold_report(out: Path) -> None:
+    """Keep other processes from writing a report into a folder until the command ends; wait for one that does."""
+    folder = WorkFolder(out, lock="report.lock")  # a run or a sweep in the same folder does not matter
+    click.get_current_context().with_resource(folder.locked(wait=DRAWING_SECONDS))
 
 
 def _curves(runs: tuple[Path, ...], out: Path, into: Path | None, as_json: bool) -> None:
@@ -86,6 +109,8 @@ def _quoted_alone(out: Path | None, quoted: bool | None, into: Path | None, as_j
         raise ConfigError(f"--into {into} takes the table of measured runs: give a DIR with run records")
     from epanns.reporting.report import write_quoted
 
+    if out is not None:
+        hold_report(out)
     files = [] if out is None else [str(path) for path in write_quoted(out)]
     emit({"n_records": 0, "n_rows": 0, "files": files, "quoted": _quoted_values()}, _quoted_text(), as_json)
 

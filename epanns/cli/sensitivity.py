@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from epanns.cli.options import EXISTING, EpannsCommand, emit, json_option, log, out_option, torch_device
+from epanns.cli.options import (
+    EXISTING,
+    SEED,
+    EpannsCommand,
+    device_option,
+    emit,
+    json_option,
+    log,
+    out_option,
+    torch_device,
+)
 from epanns.cli.packs import in_order_of, open_packs, pack_options
 from epanns.errors import ConfigError
 
@@ -18,25 +28,27 @@ if TYPE_CHECKING:
 
 @click.command("sensitivity", cls=EpannsCommand)
 @click.argument("checkpoint", metavar="CKPT", type=EXISTING)
-@click.option("--data", "packs", type=EXISTING, multiple=True, required=True, help="Pack to score; may be repeated.")
+@click.option(
+    "--data", "packs", type=EXISTING, multiple=True, required=True, help="Pack of clips to score; may be repeated."
+)
 @out_option("Folder for the table and the figure; the same command goes on where it was.")
 @click.option("--ratios", default="0.25,0.5,0.75", show_default=True, help="Fractions of a layer's channels removed.")
 @click.option("--layers", help="Comma-separated layers or blocks.  [default: every one]")
-@click.option("--criterion", default="l1", show_default=True, help="Which channels go; as in `epanns prune`.")
+@click.option("--criterion", default="l1", show_default=True, help="Ranking of the channels, as in `epanns prune`.")
 @click.option(
     "--recover",
     type=click.Choice(["none", "bn", "ls", "ls+bn"]),
     default="bn",
     show_default=True,
-    help="Before scoring, without labels. bn: measure batch-norm statistics again. ls: fit the layers that read pruned "
-    "channels by least squares. ls+bn: one after the other.",
+    help="Recovery before scoring, without labels. bn: measure batch-norm statistics again. ls: fit the layers that "
+    "read pruned channels by least squares. ls+bn: one after the other.",
 )
 @click.option(
     "--calibration", type=EXISTING, help="Pack of clips for --recover and --criterion.  [default: the scored clips]"
 )
 @pack_options
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="For criteria that draw numbers.")
-@click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N.")
+@click.option("--seed", type=SEED, default=0, show_default=True, help="Seed of criteria that draw numbers.")
+@device_option
 @click.option("--fresh", is_flag=True, help="Delete an earlier measurement in --out and start over.")
 @json_option
 def command(
@@ -61,7 +73,9 @@ def command(
     from epanns.pruning.ranking.criteria import needs_clips
     from epanns.reporting.sensitivity_figure import describe_clips, describe_settings, write_figures
     from epanns.sweeps.sensitivity import SensitivityConfig, measure_sensitivity
-    from epanns.sweeps.sensitivity_folder import RECORD, TABLE, SensitivityFolder
+    from epanns.sweeps.sensitivity_folder import RECORD, TABLE
+    from epanns.training.validation import constant_map
+    from epanns.workfolder import DRAWING_SECONDS, WorkFolder
 
     if settings["recover"] == "none" and not needs_clips(settings["criterion"]) and calibration is not None:
         raise ConfigError("--calibration has no use with --recover none: leave one of them out")
@@ -71,12 +85,13 @@ def command(
     opened = partial(open_packs, labels_file=labels_file, mp3_seconds=mp3_seconds, sample_rate=rate)
     dataset = in_order_of(model, opened(packs))
     clips = None if calibration is None else opened([calibration])
-    if fresh:
-        SensitivityFolder(out).start_over()
-    record = measure_sensitivity(model, dataset, config, out, calibration=clips, on_row=_teller())
+    if (note := constant_map(dataset)) is not None:
+        log(f"{note}, so no pruning can cost any; give clips with and without each class (--data)")
+    record = measure_sensitivity(model, dataset, config, out, calibration=clips, on_row=_teller(), fresh=fresh)
     if left_out := set(model.layer_names if layers is None else ()) - set(record.asked["layers"]):
         log(f"left out, too narrow to lose a channel at any of the ratios: {', '.join(sorted(left_out))}")
-    files = [out / TABLE, out / RECORD, *write_figures(record, out)]
+    with WorkFolder(out).locked(wait=DRAWING_SECONDS):
+        files = [out / TABLE, out / RECORD, *write_figures(record, out)]
     lines = [
         f"{out}: unpruned mAP {record.table.dense.mAP:.4f} on {describe_clips(record)}",
         f"{describe_settings(record)}; loss of mAP:",
@@ -107,7 +122,7 @@ def _teller() -> "Callable[[SensitivityRecord], None]":
         if not before:
             before.append((n_done, time.monotonic()))
             if n_done:
-                log(f"{n_done} of {record.n_rows} rows were done before")
+                log(f"resume: {n_done} of {record.n_rows} rows are done")
             return
         first, started = before[0]
         left = (time.monotonic() - started) / (n_done - first) * (record.n_rows - n_done)

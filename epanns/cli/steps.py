@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from epanns.cli.options import EXISTING, log
+from epanns.cli.options import EXISTING, log, resuming_command
 from epanns.cli.yamnet import frozen_and_told
 from epanns.errors import ConfigError
 from epanns.strict import PATH, Rule, list_of
@@ -31,22 +31,21 @@ _PACKS = Rule(
 Recovering = Callable[["Tagger", "Tagger", "PruningPlan"], dict[str, Any] | None]
 
 _OPTIONS = (
-    click.option(
-        "--steps", type=click.IntRange(1), default=1, show_default=True, help="Cuts on the way to the widths."
-    ),
+    click.option("--steps", type=click.IntRange(1), default=1, show_default=True, help="Number of pruning rounds."),
     click.option(
         "--schedule",
         type=click.Choice(["linear", "geometric"]),
         default="linear",
         show_default=True,
-        help="With --steps: at each as many channels, or the same share of those that are left.",
+        help="With --steps: channels removed per round: the same number (linear), or the same share of the channels "
+        "left (geometric).",
     ),
     click.option(
         "--between",
         type=EXISTING,
-        help="With --steps: TOML file of a fine-tuning after each cut but the last, in OUT.steps: the packs train and "
-        "val, and preset or iterations and other training settings of `epanns finetune`; no other options. The same "
-        "command goes on where it was.",
+        help="With --steps: TOML file of a fine-tuning after each round but the last, in OUT.steps: the packs train "
+        "and val, and preset or iterations and other training settings of `epanns finetune`; no other options. The "
+        "same command resumes it.",
     ),
 )
 
@@ -120,6 +119,7 @@ class Steps:
         from epanns.cli.packs import in_order_of
         from epanns.cli.watching import watching
         from epanns.data.task import refuse_leak, require_same_task
+        from epanns.models.checkpoint import CONFIG
         from epanns.models.on_yamnet import stays_frozen
         from epanns.models.recipe import steps_of
         from epanns.models.tasks import DECISIVE_SCORES
@@ -142,16 +142,18 @@ class Steps:
             "schedule": self.schedule,
             **runs.asked,
         }
-        with watching(config) as watch:
-            finetune = finetuning_between(
+        with (
+            watching(config) as watch,
+            finetuning_between(
                 runs.folder,
                 asked,
                 train,
                 config,
                 validation=validation_on(val),
-                options=watch.run_options(),
+                options=watch.run_options(command=resuming_command()),
                 teacher=dense if config.teacher_weights else None,
-            )
+            ) as finetune,
+        ):
 
             def between(network: "Tagger", step: int) -> "Tagger":
                 trained = finetune(network, step)
@@ -161,6 +163,9 @@ class Steps:
                 watch.tell(f"[{step}/{self.steps}] cut and fine-tuned: {best}; {runs.folder}/step{step}")
                 return trained
 
+            if (runs.folder / "step1").is_dir():
+                ended = [step for step in range(1, self.steps) if (runs.folder / f"step{step}" / CONFIG).is_file()]
+                watch.tell(f"resume at round {len(ended) + 1} of {self.steps}")
             yield between
 
 

@@ -7,17 +7,29 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from epanns.cli.options import EXISTING, Decorator, emit, in_process_group, json_option, log, out_option, tell_once
+from epanns.cli.options import (
+    EXISTING,
+    Decorator,
+    device_option,
+    emit,
+    in_process_group,
+    json_option,
+    log,
+    out_option,
+    resuming_command,
+    tell_once,
+)
 from epanns.cli.packs import in_order_of, open_packs, pack_options, tell_unknown_lengths
 from epanns.cli.processes import at_most_cores
 from epanns.cli.recipe import Recipe, RecipeCommand
 from epanns.cli.watching import watching
 from epanns.cli.yamnet import built_on, freeze_option, frozen_and_told, refuse_contradictions, yamnet_option
-from epanns.distributed import on_rank_zero, rank
+from epanns.distributed import rank
 from epanns.errors import EpannsError, Interrupted, TrainingError
 from epanns.training.config import TrainingConfig
 from epanns.training.metrics import CURVE, STEP_0_KEPT, TABLE
 from epanns.training.run_options import SAVE_EVERY
+from epanns.workfolder import DRAWING_SECONDS, WorkFolder
 
 if TYPE_CHECKING:
     from epanns.data.dataset import PackDataset
@@ -43,7 +55,7 @@ def training_options(function: Callable[..., Any]) -> Callable[..., Any]:
             type=EXISTING,
             multiple=True,
             required=True,
-            help="Pack to learn from; may be repeated.",
+            help="Pack of training clips; may be repeated.",
         ),
         click.option(
             "--val",
@@ -51,7 +63,7 @@ def training_options(function: Callable[..., Any]) -> Callable[..., Any]:
             type=EXISTING,
             multiple=True,
             required=True,
-            help="Pack that chooses the best step; may be repeated.",
+            help="Pack of validation clips, whose score chooses the best step; may be repeated.",
         ),
         pack_options,
         click.option(
@@ -62,16 +74,17 @@ def training_options(function: Callable[..., Any]) -> Callable[..., Any]:
             callback=at_most_cores,
             help="Processes that read clips; at most the number of cores.",
         ),
-        click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N."),
-        out_option("Run folder; becomes a checkpoint. The same command goes on where it was."),
+        device_option,
+        out_option("Run folder; becomes a checkpoint when the run ends. The same command resumes the run."),
         click.option(
             "--save-every",
             type=click.IntRange(1),
             default=SAVE_EVERY,
             show_default=True,
-            help="Steps between states, beside those at validations; a killed run repeats what came after.",
+            help="Steps between saved states, beside those at validations; a killed run repeats the steps "
+            "since the last state.",
         ),
-        click.option("--tensorboard", is_flag=True, help="Write the metrics for TensorBoard too, to OUT/tensorboard."),
+        click.option("--tensorboard", is_flag=True, help="Also write the metrics for TensorBoard, to OUT/tensorboard."),
         click.option("--fresh", is_flag=True, help="Delete an earlier run in --out and start over."),
         json_option,
     ]
@@ -170,11 +183,10 @@ def run(
     **_: Any,
 ) -> None:
     """Train a model with the options of the command line and print the result."""
-    from epanns.data.task import refuse_leak, require_same_task
+    from epanns.data.task import refuse_leak, require_same_classes, require_same_task
     from epanns.sweeps.trial import validation_on
     from epanns.training.events import require_tensorboard
     from epanns.training.finetune import finetune
-    from epanns.training.folder import start_over_once
     from epanns.training.learner import require_learner
     from epanns.training.teacher import teacher_of
     from epanns.training.validation import require_positives
@@ -187,14 +199,16 @@ def run(
     val = open_packs(val_packs, labels_file=labels_file, mp3_seconds=mp3_seconds, sample_rate=rate)
     val = in_order_of(model, val)
     require_same_task(model, train)
+    require_same_classes(train, val)
     require_same_task(model, val)
     refuse_leak(train, val, part="validation")
-    teacher_of(model, teacher, config)  # what does not fit is refused before an earlier run is deleted
+    teacher_of(model, teacher, config)
     require_learner(model, config)
     require_positives(val)
-    if fresh:
-        on_rank_zero(lambda: start_over_once(out))
     log(f"training on {describe_clips(train)}, sampler {config.sampler}; validation on {describe_clips(val)}")
+    if config.drawn_clips > len(train):
+        drawn = f"{config.drawn_clips:,} clips{' (--batch-size, in pairs)' if config.mixup_alpha > 0 else ''}"
+        log(f"each step takes {drawn}, more than the {len(train):,} there are: clips repeat within a step")
     if config.crop is not None:
         tell_unknown_lengths(train, "crops and repetitions")
     with curve_drawn(out), watching(config) as watch:
@@ -204,7 +218,13 @@ def run(
             config,
             out,
             validation=validation_on(val),
-            options=watch.run_options(workers=workers, save_every=save_every, tensorboard=tensorboard),
+            options=watch.run_options(
+                workers=workers,
+                save_every=save_every,
+                tensorboard=tensorboard,
+                fresh=fresh,
+                command=resuming_command(),
+            ),
             teacher=teacher,
         )
     emit(
@@ -234,12 +254,14 @@ def curve_drawn(out: Path) -> Iterator[None]:
         try:
             if draws and is_run(out):
                 tell_once(stopped)  # drawing takes a while
-                write_learning_curves([out], out, stem=CURVE, images=False)
+                with WorkFolder(out).locked(wait=DRAWING_SECONDS):
+                    write_learning_curves([out], out, stem=CURVE, images=False)
         except (EpannsError, OSError) as error:
             log(f"no learning curve could be drawn: {error}")
         raise
     if draws:
-        write_learning_curves([out], out, stem=CURVE)
+        with WorkFolder(out).locked(wait=DRAWING_SECONDS):
+            write_learning_curves([out], out, stem=CURVE)
 
 
 def describe_clips(dataset: "PackDataset") -> str:

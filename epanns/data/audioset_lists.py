@@ -4,7 +4,6 @@ As published they begin with three lines of ``#`` and have a blank after each co
 read as well. Source: https://research.google.com/audioset/download.html.
 """
 
-import csv
 import functools
 import math
 import re
@@ -12,12 +11,15 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from epanns.csv_table import CsvKind, read_csv_rows, require_fields
 from epanns.errors import DataError
 from epanns.labels import LabelSet
+from epanns.strict import shown
 
 COLUMNS = ["YTID", "start_seconds", "end_seconds", "positive_labels"]
 _VIDEO_ID = re.compile(r"[A-Za-z0-9_-]{11}")
-_PROMISED = re.compile(r"num_segs=(\d+)")
+_PROMISED = re.compile(r"num_segs=([0-9]{1,9})\b")
+_LIST = CsvKind("a list of segments", blanks_after_commas=True)
 _LIST_SUFFIX = "_segments"
 _LABELS_AT_HAND = 1 << 16  # texts of labels whose names are kept: most rows repeat an earlier one's
 
@@ -98,6 +100,7 @@ def _read_list(
     promised = next(rows)[0]
     n_rows = n_repeated = n_labels_repeated = 0
     for n_rows, row in enumerate(rows, start=1):
+        require_fields(row, COLUMNS, str(path), n_rows)
         try:
             segment = _segment_of(row, split, names_of)
         except ValueError as error:
@@ -118,34 +121,30 @@ def _read_list(
 def _read_rows(path: Path) -> Iterator[list[str]]:
     """Yield first the number of segments that the file promises, empty where it does not, and then its rows."""
     promised = ""
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = filter(None, csv.reader(file, skipinitialspace=True, strict=True))
-            first = next(rows, [])
-            while first and first[0].startswith("#"):
-                match = _PROMISED.search(",".join(first))
-                promised = match[1] if match else promised
-                first = next(rows, [])
-            yield [promised]
-            if first and [field.strip() for field in first] != COLUMNS:
-                yield first
-            yield from rows
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path}: cannot be read as a list of segments ({error})") from error
+    rows = read_csv_rows(path, _LIST)
+    first = next(rows, [])
+    while first and first[0].startswith("#"):
+        match = _PROMISED.search(",".join(first))
+        promised = match[1] if match else promised
+        first = next(rows, [])
+    yield [promised]
+    if first and [field.strip() for field in first] != COLUMNS:
+        yield first
+    yield from rows
 
 
 def _segment_of(row: list[str], split: str, names_of: Callable[[str], tuple[str, ...]]) -> Segment:
-    if len(row) != len(COLUMNS):
-        raise ValueError(f"has {len(row)} fields, must have {len(COLUMNS)}: {','.join(COLUMNS)}, labels in quotes")
     video_id, start, end, labels = row
     if not _VIDEO_ID.fullmatch(video_id):
-        raise ValueError(f"{video_id!r} is no id of YouTube: those are 11 letters, digits, - or _")
+        raise ValueError(f"{shown(video_id)} is no id of YouTube: those are 11 letters, digits, - or _")
     try:
         first, last = float(start), float(end)
     except ValueError:
         first = last = math.nan
     if not 0 <= first < last < math.inf:
-        raise ValueError(f"start {start!r} and end {end!r} of {video_id} must be seconds, the end after the start")
+        raise ValueError(
+            f"start {shown(start)} and end {shown(end)} of {video_id} must be seconds, the end after the start"
+        )
     return Segment(first, last, names_of(labels), split)
 
 
@@ -153,7 +152,7 @@ def _names_of(names: Mapping[str, str], text: str) -> tuple[str, ...]:
     mids = [mid.strip() for mid in text.split(",")]
     unknown = [mid for mid in mids if mid not in names]
     if unknown:
-        raise ValueError(f"label {unknown[0]!r} is not among the mids of the {len(names)} classes; see --labels")
+        raise ValueError(f"label {shown(unknown[0])} is not among the mids of the {len(names)} classes; see --labels")
     return tuple(dict.fromkeys(names[mid] for mid in mids))
 
 
@@ -166,10 +165,8 @@ def _refuse_contradiction(
     path = by_split[earlier.split]
     row = _row_of(video_id, _read_rows(path))
     if earlier.split != segment.split:
-        raise DataError(
-            f"{path}, row {row} and {where}: {video_id} is in the splits {earlier.split!r} and {segment.split!r}: "
-            "a leak; keep it in one"
-        )
+        splits = f"{shown(earlier.split)} and {shown(segment.split)}"
+        raise DataError(f"{path}, row {row} and {where}: {video_id} is in the splits {splits}: a leak; keep it in one")
     raise DataError(f"{path}, row {row} and {where}: two different segments of {video_id}; keep one")
 
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from epanns.errors import DataError
 from epanns.labels import LabelSet
+from epanns.strict import shown
 
 LABEL_SEPARATOR = ";"
 LONGEST_CLIP_ID = 1024  # bytes of UTF-8; every row of a pack's audio_name is as long as the longest
@@ -92,7 +93,7 @@ class ClipCheck:
             if (first_row, first_number) == (row, number):
                 continue
             where = f"{row}s {first_number} and" if first_row == row else f"{first_row} {first_number} and {row}"
-            self._note(place, f"{where} {number}: clip_id {clip.clip_id!r} {_repetition(split, clip.split)}")
+            self._note(place, f"{where} {number}: clip_id {shown(clip.clip_id)} {_repetition(split, clip.split)}")
 
     def _problem_of(self, clip: Clip) -> str | None:
         """Return the first thing wrong with one clip."""
@@ -100,16 +101,19 @@ class ClipCheck:
         if problem:
             return problem
         if clip_id_bytes(clip) > LONGEST_CLIP_ID:
-            return f"clip_id {clip.clip_id[:40]!r}... is longer than {LONGEST_CLIP_ID} bytes; shorten it"
-        if not clip.split or clip.split != clip.split.strip():
-            return f"split {clip.split!r} of {clip.clip_id!r} must be a name such as train, val, test or fold1"
+            return f"clip_id {shown(clip.clip_id)} is longer than {LONGEST_CLIP_ID} bytes; shorten it"
+        if not clip.split or clip.split != clip.split.strip() or not clip.split.isprintable():
+            return (
+                f"split {shown(clip.split)} of {shown(clip.clip_id)} must be a name such as train, val, test or fold1"
+            )
         if not clip.labels:
-            return f"clip {clip.clip_id!r} has no labels; give at least one or remove it"
+            return f"clip {shown(clip.clip_id)} has no labels; give at least one or remove it"
         if not self._known.issuperset(clip.labels):
             unknown = next(label for label in clip.labels if label not in self._known)
-            return f"unknown label {unknown!r} of clip {clip.clip_id!r}: not among the {self._num_classes} classes"
+            of_clip = f"unknown label {shown(unknown)} of clip {shown(clip.clip_id)}"
+            return f"{of_clip}: not among the {self._num_classes} classes"
         if len(set(clip.labels)) != len(clip.labels):
-            return f"clip {clip.clip_id!r} names a label twice: {LABEL_SEPARATOR.join(clip.labels)!r}"
+            return f"clip {shown(clip.clip_id)} names a label twice: {shown(LABEL_SEPARATOR.join(clip.labels))}"
         return None
 
 
@@ -120,12 +124,12 @@ def clip_id_bytes(clip: Clip) -> int:
 
 def _repetition(split: str, other: str) -> str:
     if split != other:
-        return f"is in the splits {split!r} and {other!r}: a leak; keep it in one"
+        return f"is in the splits {shown(split)} and {shown(other)}: a leak; keep it in one"
     return "stands twice; clip ids must be unique"
 
 
 def _problem_of_text(column: str, text: str) -> str | None:
     """Refuse what HDF5's fixed-length UTF-8 or a CSV line could not hold."""
     if not text or text != text.strip() or not text.isprintable():
-        return f"{column} {text!r} must be printable text without blanks around it; rename the file or the clip"
+        return f"{column} {shown(text)} must be printable text without blanks around it; rename the file or the clip"
     return None

@@ -12,15 +12,16 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+from epanns.csv_table import SHORT_LIST, read_csv_table, whole_number
 from epanns.data.clip import Clip
-from epanns.data.csv_table import read_csv_table
+from epanns.data.layouts import advice_on_urbansound
 from epanns.data.manifest import Manifest
 from epanns.data.sound_files import SoundsByStem, files_below, is_sound
 from epanns.errors import ConfigError, DataError
-from epanns.labels import LabelSet
+from epanns.labels import LabelSet, composed, in_label_order
 
-_CLASS_FOLDER = re.compile(r"(\d+) - (\S.*)")
-_FOLD_FILE = re.compile(r"(\d+)-.+")
+_CLASS_FOLDER = re.compile(r"([0-9]{1,9}) - (\S.*)")
+_FOLD_FILE = re.compile(r"([0-9]{1,9})-.+")
 _NEEDED = ("filename", "fold", "category")
 
 
@@ -40,6 +41,8 @@ def read_esc50(
         ConfigError: If a fold does not exist.
     """
     root = root.resolve()
+    if advice := advice_on_urbansound(root):
+        raise DataError(f"{root}: {advice}")
     manifest = _read_csv_layout(root) if (root / "meta").is_dir() else _read_folder_layout(root)
     clips, missing = (
         _assign_splits(part, manifest, val_fold, test_fold) for part in (manifest.clips, manifest.missing)
@@ -66,21 +69,26 @@ def _assign_splits(
 
 def _read_csv_layout(root: Path) -> Manifest:
     table = _table_of(root / "meta")
-    columns, rows = read_csv_table(table)
+    columns, table_rows = read_csv_table(table, SHORT_LIST)
+    rows = list(table_rows)
     lacking = [column for column in _NEEDED if column not in columns]
     if lacking:
         raise DataError(f"{table}: no column {', '.join(lacking)}; ESC-50's layout has {','.join(_NEEDED)}")
     sounds = SoundsByStem(root / "audio")
-    named = {str(row["filename"]) for row in rows}
+    named = {row["filename"] for row in rows}
     clips: list[Clip] = []
     missing: list[Clip] = []
     for number, row in enumerate(rows, start=1):
         where = f"{table}, row {number}"
-        filename, category, fold = (str(row[column] or "") for column in ("filename", "category", "fold"))
-        if not (filename and category and fold.isascii() and fold.isdigit()):
-            raise DataError(f"{where}: filename {filename!r}, category {category!r}, fold {fold!r}: give all three")
+        filename, category, fold = row["filename"], composed(row["category"]), row["fold"]
+        number_of_fold = whole_number(fold)
+        if not filename or not category or number_of_fold is None:
+            given = f"filename {filename[:80]!r}, category {category[:80]!r}, fold {fold[:80]!r}"
+            raise DataError(f"{where}: {given}: give all three, the fold as a whole number")
         path = sounds.find(filename, where, named=named)
-        clip = Clip(filename, path or f"{root}/audio/{filename}", (category,), f"fold{int(fold)}", fold=int(fold))
+        clip = Clip(
+            filename, path or f"{root}/audio/{filename}", (category,), f"fold{number_of_fold}", fold=number_of_fold
+        )
         (clips if path else missing).append(clip)
     n_ignored = sounds.n_files - len({clip.path for clip in clips})
     return Manifest(root.name, _labels_of(rows, table), tuple(clips), tuple(missing), n_ignored)
@@ -101,11 +109,14 @@ def _labels_of(rows: list[dict[str, str]], table: Path) -> LabelSet:
     """Return the categories in the order of their `target` numbers, or by name where there is no such column."""
     targets: dict[str, int] = {}
     for number, row in enumerate(rows, start=1):
-        text = str(row.get("target") or "0")
-        target = int(text) if text.isascii() and text.isdigit() else -1
-        if target < 0 or targets.setdefault(row["category"], target) != target:
-            raise DataError(f"{table}, row {number}: target {text!r} of {row['category']!r}: one number per category")
-    return LabelSet.of(sorted(targets, key=lambda category: (targets[category], category)))
+        text, category = row.get("target") or "0", composed(row["category"])
+        target = whole_number(text)
+        if target is None or targets.setdefault(category, target) != target:
+            raise DataError(
+                f"{table}, row {number}: target {text[:40]!r} of {category[:80]!r}: one number per category"
+            )
+    by_name = in_label_order(targets)
+    return LabelSet.of(sorted(by_name, key=targets.__getitem__))
 
 
 def _read_folder_layout(root: Path) -> Manifest:
@@ -133,7 +144,7 @@ def _class_folders(root: Path) -> dict[str, str]:
     for path in sorted(root.iterdir() if root.is_dir() else []):
         match = _CLASS_FOLDER.fullmatch(path.name)
         if match and path.is_dir():
-            other, _ = numbered.setdefault(int(match[1]), (path, match[2]))
+            other, _ = numbered.setdefault(int(match[1]), (path, composed(match[2])))
             if other != path:
                 raise DataError(f"{root}: {other.name!r} and {path.name!r} have the same number; give each its own")
     if not numbered:

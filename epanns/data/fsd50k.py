@@ -4,17 +4,17 @@ Source: Fonseca et al., "FSD50K: an Open Dataset of Human-Labeled Sound Events",
 already propagated up the hierarchy; the classes are those of ``vocabulary.csv``, in its order.
 """
 
-import csv
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+from epanns.csv_table import SHORT_LIST, CsvKind, read_csv_rows, read_csv_table
 from epanns.data.clip import Clip
-from epanns.data.csv_table import read_csv_table
 from epanns.data.manifest import Manifest
 from epanns.data.sound_files import SoundsByStem
 from epanns.errors import DataError
 from epanns.labels import LabelSet
+from epanns.strict import shown
 
 PUBLISHED = {"train": 36_796, "val": 4_170, "eval": 10_231}
 """Rows of each split in the ground truth as published."""
@@ -24,6 +24,7 @@ _GROUND_TRUTH = ("FSD50K.ground_truth", "ground_truth", "labels", "")
 _AUDIO = {
     part: (f"FSD50K.{part}_audio", f"{part}_audio", f"clips/{part}", f"audio/{part}", part) for part in ("dev", "eval")
 }
+_VOCABULARY = CsvKind("a vocabulary", limit=SHORT_LIST.limit, need=SHORT_LIST.need)
 _COLUMNS = ("fname", "labels", "mids")
 
 
@@ -96,20 +97,17 @@ def _only(folders: list[Path], option: str) -> Path:
 
 def _read_vocabulary(path: Path) -> LabelSet:
     """Read ``index,label,mid``; the file has no header."""
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = list(csv.reader(file, strict=True))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path}: cannot be read as a vocabulary ({error})") from error
+    rows = list(read_csv_rows(path, _VOCABULARY))
     for number, row in enumerate(rows):
         if len(row) != 3 or row[0] != str(number) or not all(row):
-            raise DataError(f"{path}, line {number + 1}: {','.join(row)!r} must be {number},<label>,<mid>")
+            given = f"{shown(','.join(row)[:80])} must be {number},<label>,<mid>"
+            raise DataError(f"{path}, line {number + 1}: {given}; has {len(row)} fields, must have 3")
     return LabelSet(tuple(row[1] for row in rows), tuple(row[2] for row in rows))
 
 
 def _read_rows(table: Path, labels: LabelSet) -> Iterator[tuple[Clip, str]]:
     """Yield the clips of ``dev.csv`` or ``eval.csv``, without paths, and where each stands."""
-    columns, rows = read_csv_table(table)
+    columns, rows = read_csv_table(table, SHORT_LIST)
     splits = ("train", "val") if table.name == "dev.csv" else ()
     needed = (*_COLUMNS, "split") if splits else _COLUMNS
     lacking = [column for column in needed if column not in columns]
@@ -122,7 +120,7 @@ def _read_rows(table: Path, labels: LabelSet) -> Iterator[tuple[Clip, str]]:
             raise DataError(f"{where}: fname is empty; give the clip's number on Freesound")
         split = row["split"] if splits else "eval"
         if splits and split not in splits:
-            raise DataError(f"{where}: split {split!r} must be train or val")
+            raise DataError(f"{where}: split {shown(split)} must be train or val")
         names = tuple((row["labels"] or "").split(","))
         _refuse_disagreement(names, (row["mids"] or "").split(","), mids, where)
         yield Clip(row["fname"], "", names, split), where
@@ -132,23 +130,22 @@ def _refuse_disagreement(names: tuple[str, ...], given: list[str], mids: dict[st
     """Refuse labels that the vocabulary does not have, or has with other mids."""
     unknown = [name for name in names if name not in mids]
     if unknown:
-        raise DataError(f"{where}: label {unknown[0]!r} is not among the {len(mids)} of vocabulary.csv")
+        raise DataError(f"{where}: label {shown(unknown[0])} is not among the {len(mids)} of vocabulary.csv")
     expected = [mids[name] for name in names]
     if given != expected:
-        raise DataError(
-            f"{where}: mids {','.join(given)!r} are not those of its labels, {','.join(expected)!r} in vocabulary.csv"
-        )
+        theirs, ours = shown(",".join(given)), shown(",".join(expected))
+        raise DataError(f"{where}: mids {theirs} are not those of its labels, {ours} in vocabulary.csv")
 
 
 def _refuse_repetition(clip: Clip, where: str, seen: dict[str, tuple[str, str]]) -> None:
     split, earlier = seen.setdefault(clip.clip_id, (clip.split, where))
     if split != clip.split:
+        splits = f"{shown(split)} and {shown(clip.split)}"
         raise DataError(
-            f"{earlier} and {where}: fname {clip.clip_id!r} is in the splits {split!r} and {clip.split!r}: a leak; "
-            "keep it in one"
+            f"{earlier} and {where}: fname {shown(clip.clip_id)} is in the splits {splits}: a leak; keep it in one"
         )
     if earlier != where:
-        raise DataError(f"{earlier} and {where}: fname {clip.clip_id!r} stands twice; remove one")
+        raise DataError(f"{earlier} and {where}: fname {shown(clip.clip_id)} stands twice; remove one")
 
 
 def _notes_on_counts(counts: Counter[str]) -> tuple[str, ...]:

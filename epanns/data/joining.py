@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from epanns.data.source import ClipSource
 from epanns.errors import PackError
-from epanns.labels import LabelSet
+from epanns.labels import LabelSet, same_classes
 
 
 @dataclass(frozen=True)
@@ -21,12 +21,14 @@ class LabelMap:
         places: Index in the data set's label set, for each class of the pack.
         added: Classes that no pack before it has.
         num_classes: Of the data set.
+        respelled: Name in the pack and name in the data set, for classes whose names are the same in another spelling.
     """
 
     path: Path
     places: tuple[int, ...]
     added: int
     num_classes: int
+    respelled: tuple[tuple[str, str], ...] = ()
 
     @property
     def is_identity(self) -> bool:
@@ -37,16 +39,25 @@ class LabelMap:
         """Return in words what became of the pack's classes."""
         own, lacking = len(self.places), self.num_classes - len(self.places)
         if not lacking and not self.added:
-            return f"{self.path}: its {own} classes come in another order and are mapped"
+            order = "are in the same order" if self.is_identity else "come in another order and are mapped"
+            return f"{self.path}: its {own} classes {order}{self._spelling()}"
         new = f" ({own - self.added} shared with the packs before it, {self.added} new)" if self.added else ""
         others = f"; its clips count as having none of the {lacking} others" if lacking else ""
-        return f"{self.path}: has {own} of the {self.num_classes} classes{new}{others}"
+        return f"{self.path}: has {own} of the {self.num_classes} classes{new}{others}{self._spelling()}"
+
+    def _spelling(self) -> str:
+        if not self.respelled:
+            return ""
+        theirs, ours = self.respelled[0]
+        return f"; {len(self.respelled)} in another spelling, such as {theirs!r} for {ours!r}"
 
 
 def join_labels(sources: Sequence[ClipSource], labels: LabelSet | None) -> tuple[LabelSet, list[LabelMap]]:
     """Map the classes of packs onto one label set.
 
-    Two classes are the same if their AudioSet identifiers are or, where one of them has none, their names.
+    Two classes are the same if their AudioSet identifiers are or, where one of them has none, their names: equal names
+    or, where no name is equal and no other name of the pack or the data set is spelled alike, names with the same
+    `labels.reading`.
 
     Args:
         sources: The packs, at least one.
@@ -71,9 +82,18 @@ def join_labels(sources: Sequence[ClipSource], labels: LabelSet | None) -> tuple
         known = [order[index] if place is None else place for index, place in enumerate(found)]
         places.append((known, len(missing)))
     return joined, [
-        LabelMap(source.path, tuple(known), added, len(joined))
+        LabelMap(source.path, tuple(known), added, len(joined), _respelled(source.labels, joined, known))
         for source, (known, added) in zip(sources, places, strict=True)
     ]
+
+
+def _respelled(theirs: LabelSet, joined: LabelSet, places: Sequence[int]) -> tuple[tuple[str, str], ...]:
+    pairs = [
+        (name, joined.names[place])
+        for name, mid, place in zip(theirs.names, theirs.mids, places, strict=True)
+        if not (mid and mid == joined.mids[place])
+    ]
+    return tuple((name, ours) for name, ours in pairs if name != ours)
 
 
 def _places(joined: LabelSet, source: ClipSource) -> list[int | None]:
@@ -82,13 +102,15 @@ def _places(joined: LabelSet, source: ClipSource) -> list[int | None]:
         return list(range(len(joined)))
     by_mid = {mid: place for place, mid in enumerate(joined.mids) if mid}
     by_name = {name: place for place, name in enumerate(joined.names)}
+    alike = same_classes(joined, source.labels)
     taken: dict[int, str] = {}
     found: list[int | None] = []
-    for name, mid in zip(source.labels.names, source.labels.mids, strict=True):
+    for index, (name, mid) in enumerate(zip(source.labels.names, source.labels.mids, strict=True)):
         place = by_mid.get(mid)
         if place is None and (place := by_name.get(name)) is not None and mid and joined.mids[place]:
             identifiers = f"{joined.mids[place]} and {mid}"
             raise PackError(f"{source.path}: class {name!r} has two AudioSet identifiers, {identifiers}; rename one")
+        place = alike.get(index) if place is None else place
         if place is not None and taken.setdefault(place, name) != name:
             raise PackError(
                 f"{source.path}: its classes {taken[place]!r} and {name!r} are both {joined.names[place]!r}; rename one"

@@ -20,10 +20,13 @@ from typing import Any
 from epanns import atomic
 from epanns.data.clip import LABEL_SEPARATOR, Clip, ClipCheck
 from epanns.errors import DataError, OutputError
+from epanns.json_file import read_json
 from epanns.labels import LabelSet
+from epanns.workfolder import DRAWING_SECONDS, locked_file
 
 COLUMNS = ["clip_id", "path", "start", "duration", "labels", "split", "fold"]
 _ROWS_AT_ONCE = 4096
+_LABELS_SUFFIX, _MISSING_SUFFIX, _INFO_SUFFIX = ".labels.csv", ".missing.csv", ".info.json"
 
 
 @dataclass(frozen=True)
@@ -77,34 +80,52 @@ class Manifest:
 
 def labels_path(manifest: Path) -> Path:
     """Return the file with the class order, beside the manifest."""
-    return manifest.with_suffix(".labels.csv")
+    return manifest.with_suffix(_LABELS_SUFFIX)
 
 
 def missing_path(manifest: Path) -> Path:
     """Return the file with the clips that were not found, beside the manifest."""
-    return manifest.with_suffix(".missing.csv")
+    return manifest.with_suffix(_MISSING_SUFFIX)
 
 
 def info_path(manifest: Path) -> Path:
     """Return the file with the counts, beside the manifest."""
-    return manifest.with_suffix(".info.json")
+    return manifest.with_suffix(_INFO_SUFFIX)
 
 
 def write_manifest(manifest: Manifest, path: Path) -> None:
     """Write the four files; files that are there already must hold the same.
 
+    Two processes that write the same manifest write it one after the other. The count of ignored files may differ, as
+    it does when packs or runs were written below the data set's folder: the file of counts is then written again.
+
     Raises:
         OutputError: If one exists with other contents; none is changed then.
-        DataError: If a label holds the separator.
+        DataError: If a label holds the separator or is no printable text.
     """
     for label in manifest.labels.names:
         if LABEL_SEPARATOR in label:
             raise DataError(f"label {label!r} holds {LABEL_SEPARATOR!r}, which separates labels; rename it")
-    existing = [file for file, text in _files_of(manifest, path) if _exists_with(file, text)]
-    for file, text in _files_of(manifest, path):
-        if file not in existing:
-            with atomic.replacing(file) as partial, partial.open("wb") as written:
-                written.writelines(text)
+        if not label.isprintable():
+            raise DataError(f"label {label!r} must be printable text, on one line; rename the class")
+    if len(_existing(manifest, path)) == len(list(_files_of(manifest, path))):
+        return
+    with locked_file(path, wait=DRAWING_SECONDS):
+        existing = _existing(manifest, path)  # another process may have written some meanwhile
+        for file, text in _files_of(manifest, path):
+            if file not in existing:
+                with atomic.replacing(file) as partial, partial.open("wb") as written:
+                    written.writelines(text)
+
+
+def _existing(manifest: Manifest, path: Path) -> list[Path]:
+    """Return the files that are there and hold the same; refuse those that hold something else."""
+    info = info_path(path)
+    return [
+        file
+        for file, text in _files_of(manifest, path)
+        if not (file == info and _differs_in_ignored(info, manifest.summary())) and _exists_with(file, text)
+    ]
 
 
 def _files_of(manifest: Manifest, path: Path) -> Iterator[tuple[Path, Iterator[bytes]]]:
@@ -113,6 +134,27 @@ def _files_of(manifest: Manifest, path: Path) -> Iterator[tuple[Path, Iterator[b
     yield missing_path(path), _csv_text(manifest.missing, path.parent)
     yield info_path(path), iter([(json.dumps(manifest.summary(), indent=2, ensure_ascii=False) + "\n").encode()])
     yield path, _csv_text(manifest.clips, path.parent)
+
+
+def _differs_in_ignored(info: Path, counts: dict[str, Any]) -> bool:
+    """Whether a file of counts is there and holds the same but for another count of ignored files."""
+    if not info.is_file():
+        return False
+    try:
+        held = read_json(info, error=DataError)
+    except DataError:
+        return False
+    return isinstance(held, dict) and held != counts and {**held, "ignored": counts["ignored"]} == counts
+
+
+def without_manifests(files: Iterable[str]) -> list[str]:
+    """Return the paths of files that are not part of a manifest: a data set's folder may hold its own manifest."""
+    paths = list(files)
+    known = frozenset(paths)
+    named = (path.removesuffix(_INFO_SUFFIX) for path in paths if path.endswith(_INFO_SUFFIX))
+    manifests = [stem for stem in named if stem + _LABELS_SUFFIX in known]
+    parts = {stem + suffix for stem in manifests for suffix in (".csv", _LABELS_SUFFIX, _MISSING_SUFFIX, _INFO_SUFFIX)}
+    return [path for path in paths if path not in parts]
 
 
 def _exists_with(file: Path, text: Iterable[bytes]) -> bool:

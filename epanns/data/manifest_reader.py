@@ -1,18 +1,20 @@
 """Strict reading of manifests of any length; the format and writing are in `epanns.data.manifest`."""
 
-import csv
-import json
 import math
 from collections import Counter
-from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from epanns import atomic
+from epanns.csv_table import CsvKind, read_csv_rows, require_fields, whole_number
 from epanns.data.clip import LABEL_SEPARATOR, Clip, ClipCheck, clip_id_bytes
 from epanns.data.manifest import COLUMNS, Manifest, info_path, labels_path, missing_path
 from epanns.errors import DataError
-from epanns.labels import LabelSet
+from epanns.json_file import read_json
+from epanns.labels import LabelSet, composed
+
+_MANIFEST = CsvKind("a manifest", limit=None)  # read as a stream: a manifest may have any length
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,7 @@ class ManifestFile:
             DataError: If the file is no longer the one that was checked.
         """
         self._refuse_change()
-        for clip in _read_clips(self.path):
+        for clip in _read_clips(self.path, self.labels):
             if not splits or clip.split in splits:
                 yield clip
         self._refuse_change()
@@ -91,18 +93,18 @@ class ManifestFile:
     def missing(self) -> Iterator[Clip]:
         """Yield the clips that were not found."""
         if missing_path(self.path).exists():
-            yield from _read_clips(missing_path(self.path))
+            yield from _read_clips(missing_path(self.path), self.labels)
 
     def _check(self) -> dict[str, SplitCounts]:
         check = ClipCheck(self.labels)
         longest: dict[str, int] = {}
         found: Counter[str] = Counter()
-        for clip in check.passing(_read_clips(self.path)):
+        for clip in check.passing(_read_clips(self.path, self.labels)):
             found[clip.split] += 1
             longest[clip.split] = max(longest.get(clip.split, 0), clip_id_bytes(clip))
         missing = Counter(clip.split for clip in check.passing(self.missing(), "missing row"))
         try:
-            check.finish((_read_clips(self.path), "row"), (self.missing(), "missing row"))
+            check.finish((_read_clips(self.path, self.labels), "row"), (self.missing(), "missing row"))
         except DataError as error:
             raise DataError(f"{self.path}: {self.dataset}, {error}") from error
         return {
@@ -134,28 +136,27 @@ def _stamp_of(path: Path) -> tuple[int, int, int]:
     return state.st_ino, state.st_size, state.st_mtime_ns
 
 
-def _read_clips(path: Path) -> Iterator[Clip]:
+def _read_clips(path: Path, labels: LabelSet) -> Iterator[Clip]:
+    names = {composed(name): name for name in labels.names} | {name: name for name in labels.names}
     base = f"{path.parent.resolve()}/"
-    rows = _read_rows(path)
+    rows = read_csv_rows(path, _MANIFEST)
     header = next(rows, [])
     if header != COLUMNS:
         first = ",".join(header)[:80]
         raise DataError(f"{path}: first line must be {','.join(COLUMNS)}, is {first!r}; make it with `epanns data`")
     for number, row in enumerate(rows, start=1):
-        yield _clip_of(row, base, path, number)
+        clip = _clip_of(row, base, path, number)
+        # A name may be composed in one of the two files and decomposed in the other.
+        is_plain = all(map(str.isascii, clip.labels))
+        yield clip if is_plain else replace(clip, labels=tuple(_known_name(label, names) for label in clip.labels))
 
 
-def _read_rows(path: Path) -> Iterator[list[str]]:
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            yield from csv.reader(file, strict=True)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path}: cannot be read as a manifest ({error})") from error
+def _known_name(label: str, names: Mapping[str, str]) -> str:
+    return names.get(label) or names.get(composed(label), label)
 
 
 def _clip_of(row: list[str], base: str, file: Path, number: int) -> Clip:
-    if len(row) != len(COLUMNS):
-        raise DataError(f"{file}, row {number}: has {len(row)} fields, must have {len(COLUMNS)}: {','.join(COLUMNS)}")
+    require_fields(row, COLUMNS, str(file), number)
     clip_id, path, start, duration, labels, split, fold = row
     try:
         if not path:
@@ -184,9 +185,10 @@ def _seconds(text: str, column: str, *, least: float) -> float:
 
 
 def _fold(text: str) -> int:
-    if not (text.isascii() and text.isdigit()):
-        raise ValueError(f"fold {text!r} must be a whole number, or empty")
-    return int(text)
+    number = whole_number(text)
+    if number is None:
+        raise ValueError(f"fold {text[:40]!r} must be a whole number, or empty; at most nine digits")
+    return number
 
 
 def _read_info(path: Path) -> tuple[str, int, tuple[str, ...]]:
@@ -194,10 +196,7 @@ def _read_info(path: Path) -> tuple[str, int, tuple[str, ...]]:
     info = info_path(path)
     if not info.exists():
         return path.stem, 0, ()
-    try:
-        given = json.loads(info.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{info}: cannot be read as JSON ({error})") from error
+    given = read_json(info, error=DataError)
     dataset = given.get("dataset") if isinstance(given, dict) else None
     if not isinstance(dataset, str) or not dataset:
         raise DataError(f'{info}: must be an object with "dataset", the name of the data set')

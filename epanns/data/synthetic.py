@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -13,14 +14,22 @@ from epanns.audio.waveform import to_int16
 from epanns.data.clip import Clip
 from epanns.data.events import EVENTS, draw_event
 from epanns.data.manifest import Manifest
-from epanns.errors import OutputError
 from epanns.labels import LabelSet
 from epanns.progress import Progress
 from epanns.seeding import numpy_generator
 from epanns.strict import Rule, number, refuse_breaches, whole
+from epanns.workfolder import Work, WorkFolder
 
 _SPLITS = ("train", "train", "train", "val", "test")  # of five clips in a row
 _SETTINGS_FILE = "synthetic.json"
+_LONGEST_WAIT = 3600.0  # seconds, for another process that generates the same data set
+_WORK = Work(
+    absent="is no synthetic data set",
+    held="holds a synthetic data set with",
+    to_choose="choose another ROOT or delete it",
+    to_replace="choose another ROOT or delete it",
+    place="ROOT or empty it",
+)
 
 
 @dataclass(frozen=True)
@@ -102,30 +111,26 @@ def make_synthetic(root: Path, settings: SyntheticSettings, *, progress: Progres
     import soundfile
 
     root = root.resolve()
-    _claim(root, settings)
+    folder = WorkFolder(root, _SETTINGS_FILE, _WORK)
+    paths = [root / "audio" / f"clip-{index:06d}.wav" for index in range(settings.clips)]
     clips = []
-    for index in range(settings.clips):
-        path = root / "audio" / f"clip-{index:06d}.wav"
-        samples, labels = draw_clip(settings, index)
-        if not path.exists():
-            with atomic.replacing(path) as partial:
-                soundfile.write(partial, samples, settings.sample_rate, subtype="PCM_16", format="WAV")
-        clips.append(Clip(path.name, str(path), labels, _SPLITS[index % len(_SPLITS)]))
-        if progress is not None:
-            progress(index + 1, settings.clips)
+    folder.require_claimable()
+    with ExitStack() as held:
+        if not folder.is_begun or not all(path.exists() for path in paths):
+            held.enter_context(folder.locked(wait=_LONGEST_WAIT))
+        _claim(folder, settings)
+        for index, path in enumerate(paths):
+            samples, labels = draw_clip(settings, index)
+            if not path.exists():
+                with atomic.replacing(path) as partial:
+                    soundfile.write(partial, samples, settings.sample_rate, subtype="PCM_16", format="WAV")
+            clips.append(Clip(path.name, str(path), labels, _SPLITS[index % len(_SPLITS)]))
+            if progress is not None:
+                progress(index + 1, settings.clips)
     return Manifest("synthetic", LabelSet.of(list(EVENTS)[: settings.classes]), tuple(clips))
 
 
-def _claim(root: Path, settings: SyntheticSettings) -> None:
-    """Make `root` ours by writing the settings into it, or find that it is."""
-    marker = root / _SETTINGS_FILE
-    wanted = json.dumps(asdict(settings), indent=2) + "\n"
-    if marker.is_file():
-        if marker.read_text(encoding="utf-8") != wanted:
-            raise OutputError(
-                f"{root} holds a synthetic data set with other settings: choose another ROOT or delete it"
-            )
-        return
-    if not atomic.is_free_for(marker):
-        raise OutputError(f"{root} exists already and is no synthetic data set: choose another ROOT or empty it")
-    atomic.write_text(marker, wanted)
+def _claim(folder: WorkFolder, settings: SyntheticSettings) -> None:
+    """Make the folder ours by writing the settings into it, or find that it is."""
+    asked = json.loads(json.dumps(asdict(settings)))
+    folder.claim(asked, first=asked, read=lambda found: (found, None))

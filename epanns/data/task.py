@@ -35,6 +35,16 @@ def require_same_task(model: Tagger, dataset: PackDataset) -> None:
         require_single_labels(dataset)
 
 
+def require_same_classes(training: PackDataset, validation: PackDataset) -> None:
+    """Raise `ConfigError` if the clips that choose the best step have other classes than those to learn from."""
+    difference = _label_difference(training.labels, validation.labels, "the training clips", "the validation clips")
+    if difference:
+        raise ConfigError(
+            f"the packs {training.dataset_name} and {validation.dataset_name} have different classes ({difference}): "
+            "pack the training and the validation clips from one manifest, or from manifests with the same classes"
+        )
+
+
 def require_single_labels(dataset: PackDataset) -> None:
     """Raise `ConfigError` if a clip has no class or several; how many do and the first one are named."""
     counts = dataset.targets.counts_by_clip()
@@ -113,10 +123,10 @@ def _shared_clips(ours: ClipColumns, theirs: ClipColumns, *, by_id_alone: bool) 
     return theirs.clip_ids[np.sort(same)]
 
 
-def _label_difference(ours: LabelSet, theirs: LabelSet) -> str:
+def _label_difference(ours: LabelSet, theirs: LabelSet, one: str = "the model", other: str = "the pack") -> str:
     if len(ours) != len(theirs):
-        return f"{len(ours)} classes in the model, {len(theirs)} in the pack"
-    for index, (mine, other) in enumerate(zip(ours.names, theirs.names, strict=True)):
-        if mine != other:
-            return f"class {index} is {mine!r} in the model, {other!r} in the pack"
+        return f"{len(ours)} classes in {one}, {len(theirs)} in {other}"
+    for index, (mine, yours) in enumerate(zip(ours.names, theirs.names, strict=True)):
+        if mine != yours:
+            return f"class {index} is {mine!r} in {one}, {yours!r} in {other}"
     return ""

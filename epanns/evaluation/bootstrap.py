@@ -1,9 +1,13 @@
-"""How far mAP and accuracy would move with other clips of the same kind: bootstrap intervals over clips."""
+"""How far mAP and accuracy would move with other clips of the same kind: bootstrap intervals over clips or groups.
+
+Clips of one recording are alike: drawn one by one they make an interval too narrow. Drawn by group, all clips of a
+recording come or stay away together (the cluster bootstrap; Davison and Hinkley 1997, 3.8).
+"""
 
 from collections.abc import Iterator
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from epanns.seeding import numpy_generator
 
@@ -18,6 +22,7 @@ def mean_average_precision_interval(
     resamples: int = 1000,
     confidence: float = 0.95,
     seed: int = 0,
+    groups: ArrayLike | None = None,
 ) -> tuple[float, float] | None:
     """Return the percentile bootstrap interval of mAP, clips drawn with replacement (Efron and Tibshirani 1993, 13).
 
@@ -29,16 +34,22 @@ def mean_average_precision_interval(
         resamples: Number of resamples; 0 returns None.
         confidence: Share of resamples inside the interval, in (0, 1).
         seed: Seed of the draws.
+        groups: ``(clips,)``: name or number of each clip's group, where groups are drawn instead of clips.
     """
     if resamples == 0:
         return None
-    draws = _draws(len(target), resamples, seed)
+    draws = resampled_weights(len(target), resamples, seed, groups=groups)
     values = np.concatenate([_mean_over_classes(target, scores, weights) for weights in draws])
     return _percentiles(values, confidence)
 
 
 def accuracy_interval(
-    is_right: NDArray[np.bool_], *, resamples: int = 1000, confidence: float = 0.95, seed: int = 0
+    is_right: NDArray[np.bool_],
+    *,
+    resamples: int = 1000,
+    confidence: float = 0.95,
+    seed: int = 0,
+    groups: ArrayLike | None = None,
 ) -> tuple[float, float] | None:
     """Return the percentile bootstrap interval of accuracy, of the same resamples as that of mAP.
 
@@ -47,21 +58,38 @@ def accuracy_interval(
         resamples: Number of resamples; 0 returns None.
         confidence: Share of resamples inside the interval, in (0, 1).
         seed: Seed of the draws.
+        groups: ``(clips,)``: name or number of each clip's group, where groups are drawn instead of clips.
     """
     if resamples == 0:
         return None
-    n_clips = len(is_right)
-    values = np.concatenate([weights @ is_right / n_clips for weights in _draws(n_clips, resamples, seed)])
+    draws = resampled_weights(len(is_right), resamples, seed, groups=groups)
+    values = np.concatenate([weights @ is_right / weights.sum(axis=1) for weights in draws])
     return _percentiles(values, confidence)
 
 
-def _draws(n_clips: int, resamples: int, seed: int) -> Iterator[NDArray[np.float64]]:
-    """Yield how often each resample has each clip, ``(some resamples, clips)`` at a time."""
-    generator = numpy_generator("bootstrap", seed)
+def resampled_weights(
+    n_clips: int, resamples: int, seed: int, *, groups: ArrayLike | None = None
+) -> Iterator[NDArray[np.float64]]:
+    """Yield how often each resample has each clip, ``(some resamples, clips)`` at a time, in little memory.
+
+    As many clips, or groups, are drawn with replacement as there are; ``np.repeat(np.arange(n_clips), row)`` are the
+    indices of the clips of one resample. Equal arguments give equal draws, so two networks that were scored on the same
+    clips can be compared resample by resample.
+
+    Args:
+        n_clips: Number of clips.
+        resamples: Number of resamples.
+        seed: Seed of the draws.
+        groups: ``(clips,)``: name or number of each clip's group, where groups are drawn instead of clips.
+    """
+    group_of = np.arange(n_clips) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
+    n_groups = int(group_of.max()) + 1
+    generator = numpy_generator("bootstrap" if groups is None else "bootstrap by group", seed)
     per_chunk = max(1, _CHUNK_ELEMENTS // n_clips)
     for first in range(0, resamples, per_chunk):
         size = min(per_chunk, resamples - first)
-        yield generator.multinomial(n_clips, np.full(n_clips, 1 / n_clips), size=size).astype(np.float64)
+        counts = generator.multinomial(n_groups, np.full(n_groups, 1 / n_groups), size=size)
+        yield (counts if groups is None else counts[:, group_of]).astype(np.float64)
 
 
 def _percentiles(values: NDArray[np.float64], confidence: float) -> tuple[float, float]:

@@ -4,17 +4,19 @@ Classes where one of them is undefined are left out and counted.
 """
 
 import math
+from collections.abc import Sequence
 from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score, roc_auc_score
 
+from epanns.data.groups import groups_by_pattern
 from epanns.errors import DataError
 from epanns.evaluation.bootstrap import accuracy_interval, mean_average_precision_interval
 from epanns.evaluation.predict import Predictions
 from epanns.evaluation.protocol import EvaluationProtocol
-from epanns.evaluation.scores import ClassScore, Scores
+from epanns.evaluation.scores import ClassScore, GroupIntervals, Scores
 from epanns.labels import LabelSet
 
 
@@ -25,6 +27,7 @@ def evaluate(
     *,
     bootstrap: int = 1000,
     seed: int = 0,
+    group_pattern: str = "",
 ) -> Scores:
     """Score predictions per class and over classes; those of a single-label network by accuracy too.
 
@@ -34,10 +37,13 @@ def evaluate(
         protocol: How the predictions were made; its description goes with the scores.
         bootstrap: Resamples of the clips behind the 95 % intervals; 0 for none.
         seed: Seed of the resampling.
+        group_pattern: Regular expression that finds each clip's group in its id, see `epanns.data.groups`, for
+            intervals over groups beside those over clips; empty for none.
 
     Raises:
-        DataError: If no class has a positive clip, so that mAP is undefined, or the network is single-label and a clip
-            has no or several classes, so that accuracy is.
+        DataError: If no class has a positive clip, so that mAP is undefined, the network is single-label and a clip
+            has no or several classes, so that accuracy is, or there are not at least two groups.
+        ConfigError: If the pattern cannot be used.
     """
     ap = average_precision(predictions.target, predictions.scores)
     auc = roc_auc(predictions.target, predictions.scores)
@@ -45,6 +51,7 @@ def evaluate(
     if not n_positive.any():
         n_clips, n_classes = predictions.target.shape
         raise DataError(f"none of {n_classes} classes has a positive among {n_clips} clips: mAP needs labelled clips")
+    groups = groups_to_draw(group_pattern, predictions.clip_ids) if group_pattern else None
     mean_auc = _mean_or_none(auc)
     is_right = right_clips(predictions) if predictions.task == "single-label" else None
     recall = np.full(len(labels), math.nan) if is_right is None else _recall(predictions.target, is_right)
@@ -72,7 +79,35 @@ def evaluate(
         ),
         accuracy=None if is_right is None else float(is_right.mean()),
         accuracy_interval=None if is_right is None else accuracy_interval(is_right, resamples=bootstrap, seed=seed),
+        by_group=None
+        if groups is None
+        else GroupIntervals(
+            group_pattern,
+            len(set(groups)),
+            mean_average_precision_interval(
+                predictions.target, predictions.scores, resamples=bootstrap, seed=seed, groups=groups
+            ),
+            None if is_right is None else accuracy_interval(is_right, resamples=bootstrap, seed=seed, groups=groups),
+        ),
+        resamples=bootstrap,
+        seed=seed,
     )
+
+
+def groups_to_draw(pattern: str, clip_ids: Sequence[str]) -> list[str]:
+    """Return the group of each clip, by the rules of `epanns.data.groups.groups_by_pattern`.
+
+    Raises:
+        ConfigError: If the pattern cannot be used.
+        DataError: If a clip has no group, or all clips have the same.
+    """
+    groups, _ = groups_by_pattern(pattern, clip_ids)
+    if len(set(groups)) < 2:
+        raise DataError(
+            f"group pattern {pattern!r}: all {len(groups)} clips are of one group, {groups[0]!r}; an interval needs "
+            "at least two"
+        )
+    return groups
 
 
 def right_clips(predictions: Predictions) -> NDArray[np.bool_]:

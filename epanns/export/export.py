@@ -225,7 +225,17 @@ def _int8(
         "lstms": "int8 weights, float32 arithmetic" if asked.portable else "int8, ranges found in each call",
         "calibration": asked.calibration.identity() | {"clips_used": len(calibrating), "logit_correlation": faithful},
         "protocol": asked.protocol.describe(),
-        "evaluation": judging_pack.identity() | {"held_out_of_calibration": asked.evaluation is None, **compared},
+        "evaluation": judging_pack.identity() | _relation(asked, clips) | compared,
+    }
+
+
+def _relation(asked: Int8, clips: tuple[list[int], list[int]]) -> dict[str, bool]:
+    """Return how the clips that judge relate to those that calibrate; clips on both sides were refused before."""
+    calibrating, judging = clips
+    is_one_pack = asked.evaluation is None
+    return {
+        "held_out_of_calibration": not is_one_pack or set(calibrating).isdisjoint(judging),
+        "of_calibration_pack": is_one_pack,
     }
 
 

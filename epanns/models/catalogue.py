@@ -54,3 +54,20 @@ def released_file(name: str) -> ReleasedFile:
             "`epanns models` lists those epanns can download"
         )
     return by_name[name]
+
+
+def known_file(path: Path, sha256: str) -> ReleasedFile | None:
+    """Return the released file that this one is by its contents; its name decides nothing.
+
+    Raises:
+        CheckpointError: If it has the name of a released file whose sha256 is known, and other contents.
+    """
+    if by_contents := next((file for file in released_files() if file.sha256 == sha256), None):
+        return by_contents
+    named = next((file for file in released_files() if file.name == path.name and file.sha256), None)
+    if named is not None:
+        raise CheckpointError(
+            f"{path}: sha256 {sha256}, must be {named.sha256} of the released file with this name: it is damaged or "
+            "another file: download it again or, if it is a network of your own, rename it"
+        )
+    return None

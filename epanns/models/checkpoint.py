@@ -28,7 +28,9 @@ from epanns.models.spec import ModelSpec
 from epanns.models.tagger import Tagger
 from epanns.models.tensors import TensorForm, difference, expected_forms, forms_of, parameters_of
 from epanns.models.zoo import build_model
+from epanns.notes import note
 from epanns.text_file import read_text
+from epanns.unfinished import describe_other_folder
 
 CONFIG, WEIGHTS, LABELS, CARD = _HASHED = ("config.json", "model.safetensors", "labels.csv", "README.md")
 FILES = (*_HASHED, CHECKSUMS)
@@ -57,12 +59,14 @@ class Checkpoint:
         labels: Names of the classes, in output order.
         provenance: ``source``, ``parent_sha256``, ``plan``, ``recipe``, ``assumed``, ``width`` and ``versions`` as in
             config.json, and ``sha256`` of the file the weights were read from: the parent of whatever is made of them.
+        notes: What was left out or filled in while a released file was read, one phrase each.
     """
 
     spec: ModelSpec
     weights: Mapping[str, Tensor]
     labels: LabelSet
     provenance: Mapping[str, Any]
+    notes: tuple[str, ...] = ()
 
     def build(self) -> Tagger:
         """Return the network with its weights, in evaluation mode."""
@@ -100,12 +104,15 @@ def load(path: str | Path, *, sample_rate: int | None = None) -> Tagger:
 
 
 def read_checkpoint(path: str | Path, *, sample_rate: int | None = None, head: str | None = None) -> Checkpoint:
-    """Read a checkpoint folder or a released file; `head` as in `released.read_released`."""
+    """Read a checkpoint folder or a released file; `head` as in `released.read_released`, whose notes are given."""
     path = checkpoint_folder(path)
     if path.is_file():
         from epanns.models.released import read_released  # not above: it makes this module's `Checkpoint`
 
-        return read_released(path, sample_rate=sample_rate, head=head)
+        released = read_released(path, sample_rate=sample_rate, head=head)
+        for text in released.notes:
+            note(f"{path}: {text}")
+        return released
     checkpoint = load_checkpoint(path)
     for name, asked, stored in (
         ("sample_rate", sample_rate, checkpoint.spec.front_end.sample_rate),
@@ -273,6 +280,8 @@ def _check_files(folder: Path) -> None:
         raise CheckpointError(f"{folder}: no such file or folder{hint}")
     missing = [name for name in _NEEDED if not (folder / name).is_file()]
     if missing:
+        if other := describe_other_folder(folder):
+            raise CheckpointError(f"{folder} is not a checkpoint: it {other}")
         raise CheckpointError(
             f"{folder} is not a checkpoint: {', '.join(missing)} missing; "
             f"a checkpoint holds {', '.join(FILES)}, as `epanns import` or `epanns train` write them"
@@ -297,9 +306,8 @@ def _labels_text(model: Tagger) -> str:
     """Return the text of labels.csv, from which the same labels can be read again."""
     text = model.labels.to_csv()
     try:
-        text.encode()
         is_readable = LabelSet.from_csv_text(text, LABELS) == model.labels
-    except (UnicodeEncodeError, DataError) as error:
+    except DataError as error:
         raise CheckpointError(f"the labels of this {model.spec.name} cannot be saved ({error}): rename them") from error
     if not is_readable:
         raise CheckpointError(f"the labels of this {model.spec.name} would be others when read again: rename them")

@@ -1,20 +1,32 @@
-"""Download a released file once, go on after an interruption, and check it before it gets its name."""
+"""Download a released file, resume after an interruption, and check it before it gets its name and before each use."""
 
+import errno
+import fcntl
 import http.client
 import os
+import re
+import secrets
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
-from epanns.atomic import fsync_folder, sha256_of
+from epanns.atomic import fsync_folder, sha256_of, write_json
 from epanns.errors import CheckpointError, OutputError
+from epanns.json_file import read_json
 from epanns.models.catalogue import ReleasedFile
+from epanns.notes import note
 from epanns.progress import Progress
 
 _CHUNK = 1 << 18  # bytes per read
 _TIMEOUT = 30.0  # seconds without an answer
+_ABANDONED = 4 * _TIMEOUT  # seconds after which no process writes to a part, where the file system has no locks
 _RANGE_NOT_SATISFIABLE = 416
+_IS_LOCKED = (errno.EACCES, errno.EAGAIN)
 
 
 def cache_folder() -> Path:
@@ -23,9 +35,12 @@ def cache_folder() -> Path:
 
 
 def fetch(file: ReleasedFile, folder: Path, *, progress: Progress | None = None) -> Path:
-    """Return `file` in `folder`, downloaded if it is not there yet.
+    """Return `file` in `folder`, downloaded if it is not there yet or is not the published file.
 
-    Bytes arrive in ``NAME.part``, which an interruption leaves and the next call goes on from.
+    A file that is there is compared with its sha256 each time. Bytes arrive in a part of this process's own,
+    ``NAME.<random>.part``; an interruption leaves it, and a later call resumes it if the server still has the same
+    file (``If-Range`` with the validator that stands beside the part). A part whose validator is not known is resumed
+    only where the sha256 of the whole file is.
 
     Args:
         file: What to get.
@@ -37,44 +52,147 @@ def fetch(file: ReleasedFile, folder: Path, *, progress: Progress | None = None)
         OutputError: If the folder cannot be written.
     """
     path = folder / file.name
-    if path.is_file():
-        return path  # it got this name after its check
-    part = folder / (file.name + ".part")
     try:
+        if path.is_file() and _is_published(file, path):
+            return path
         folder.mkdir(parents=True, exist_ok=True)
-        if file.bytes is None or not part.is_file() or part.stat().st_size != file.bytes:
-            _receive(file, part, progress or (lambda done, total: None))
-        _verify(file, part)
-        part.replace(path)
+        with _own_part(file, folder) as part:
+            if file.bytes is None or part.length() != file.bytes:
+                _receive(file, part, progress or (lambda done, total: None))
+            _verify(file, part)
+            part.path.replace(path)
         fsync_folder(folder)
     except OSError as error:  # those of the network have become CheckpointErrors by now
         raise OutputError(f"{folder}: cannot be written ({error}): free space, or set EPANNS_CACHE") from error
     return path
 
 
-def _receive(file: ReleasedFile, part: Path, progress: Progress) -> None:
-    """Append what is missing to `part`; start again where the server cannot go on."""
-    done = part.stat().st_size if part.is_file() else 0
-    if file.bytes is not None and done > file.bytes:
+def _is_published(file: ReleasedFile, path: Path) -> bool:
+    if file.sha256 is None or (found := sha256_of(path)) == file.sha256:
+        return True
+    note(f"{path}: sha256 {found}, must be {file.sha256}: the file in the cache is damaged or another and is replaced")
+    return False
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A file that holds the first bytes of a download, and the file beside it that says of which version.
+
+    Attributes:
+        path: The part.
+        file: It, open for reading and writing; locked where the file system has locks.
+    """
+
+    path: Path
+    file: BinaryIO
+
+    @property
+    def validator_path(self) -> Path:
+        return self.path.with_name(self.path.name + ".json")
+
+    def length(self) -> int:
+        return os.fstat(self.file.fileno()).st_size
+
+    def validator(self, url: str) -> str:
+        """Return the validator of the version that the bytes are of; empty where none is known."""
+        try:
+            stored = read_json(self.validator_path, error=CheckpointError, limit=4096)
+        except CheckpointError:
+            return ""
+        found = stored.get("validator") if isinstance(stored, dict) and stored.get("url") == url else None
+        # It becomes a header: a line end in it would begin another.
+        return found if isinstance(found, str) and re.fullmatch(r"[\x20-\x7e]{1,1000}", found) else ""
+
+    def start_over(self, url: str, validator: str) -> None:
+        """Drop the bytes, and store the validator of the version that comes."""
+        self.file.truncate(0)
+        self.validator_path.unlink(missing_ok=True)
+        if validator:
+            write_json(self.validator_path, {"url": url, "validator": validator})
+
+    def remove(self) -> None:
+        self.path.unlink(missing_ok=True)
+        self.validator_path.unlink(missing_ok=True)
+
+
+@contextmanager
+def _own_part(file: ReleasedFile, folder: Path) -> Iterator[_Part]:
+    """Yield the longest part that no process writes to, or a new one; behind it, remove the others and empty ones."""
+    abandoned = sorted(_abandoned_parts(file, folder), key=_Part.length)
+    part = abandoned.pop() if abandoned else _new_part(file, folder)
+    try:
+        yield part
+    finally:
+        with suppress(OSError):
+            part.file.flush()
+            is_in_use = part.path.exists() and part.length() > 0
+            for other in abandoned if is_in_use else [*abandoned, part]:
+                other.remove()
+        for other in (*abandoned, part):
+            other.file.close()
+
+
+def _new_part(file: ReleasedFile, folder: Path) -> _Part:
+    path = folder / f"{file.name}.{secrets.token_hex(4)}.part"
+    opened = path.open("x+b")
+    _is_locked(opened)
+    return _Part(path, opened)
+
+
+def _abandoned_parts(file: ReleasedFile, folder: Path) -> Iterator[_Part]:
+    pattern = re.compile(re.escape(file.name) + r"(\.[0-9a-f]{8})?\.part")  # without digits: of earlier versions
+    for path in [path for path in folder.iterdir() if pattern.fullmatch(path.name) and path.is_file()]:
+        with suppress(FileNotFoundError):  # another process finished it
+            opened = path.open("r+b")
+            if not _is_locked(opened) and path.exists():
+                yield _Part(path, opened)
+            else:
+                opened.close()
+
+
+def _is_locked(file: BinaryIO) -> bool:
+    """Lock a part for this process; return whether another process writes to it."""
+    try:
+        fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        status = os.fstat(file.fileno())
+        return error.errno in _IS_LOCKED or (status.st_size > 0 and time.time() - status.st_mtime < _ABANDONED)
+    return False
+
+
+def _receive(file: ReleasedFile, part: _Part, progress: Progress) -> None:
+    """Append what is missing to a part; start again where the server has another version or cannot resume."""
+    done = part.length()
+    validator = part.validator(file.url)
+    if (file.bytes is not None and done > file.bytes) or not (validator or file.sha256):
         done = 0
-    with _open(file, done) as response:
+    with _open(file, done, validator) as response:
         if response.status != http.client.PARTIAL_CONTENT:
+            part.start_over(file.url, _validator_of(response))
             done = 0
-        length = response.length  # what this answer holds, None where the server does not say
-        total = file.bytes if length is None else done + length
-        with part.open("r+b" if done else "wb") as target:
-            target.seek(done)
-            for chunk in _chunks(file, response):
-                target.write(chunk)
-                done += len(chunk)
-                progress(done, total)
-            os.fsync(target.fileno())
+        is_delimited = response.length is not None or response.chunked  # http.client finds a cut of both
+        total = file.bytes if response.length is None else done + response.length
+        part.file.seek(done)
+        for chunk in _chunks(file, response):
+            part.file.write(chunk)
+            done += len(chunk)
+            progress(done, total)
+            if file.bytes is not None and done > file.bytes:  # the rest would fill the disk; `_verify` refuses the part
+                total = done
+                break
+        part.file.flush()
+        os.fsync(part.file.fileno())
     if total is not None and done < total:
         raise _failure(file, f"the connection ended after {done:,} of {total:,} bytes")
+    if not (is_delimited or total is not None or file.sha256):
+        part.start_over(file.url, "")
+        raise _failure(file, f"{done:,} bytes arrived, and neither server nor catalogue states how many there are")
 
 
-def _open(file: ReleasedFile, start: int) -> http.client.HTTPResponse:
-    headers = {"User-Agent": "epanns"} | ({"Range": f"bytes={start}-"} if start else {})
+def _open(file: ReleasedFile, start: int, validator: str = "") -> http.client.HTTPResponse:
+    headers = {"User-Agent": "epanns"}
+    if start:
+        headers |= {"Range": f"bytes={start}-"} | ({"If-Range": validator} if validator else {})
     request = urllib.request.Request(file.url, headers=headers)
     try:
         response: http.client.HTTPResponse = urllib.request.urlopen(request, timeout=_TIMEOUT)
@@ -85,7 +203,22 @@ def _open(file: ReleasedFile, start: int) -> http.client.HTTPResponse:
         raise _failure(file, f"the server answered {error.code} {error.reason}") from error
     except (OSError, http.client.HTTPException) as error:
         raise _failure(file, f"no connection ({getattr(error, 'reason', error)})") from error
+    if start and response.status == http.client.PARTIAL_CONTENT and not _continues(response, start, validator):
+        response.close()
+        return _open(file, 0)
     return response
+
+
+def _continues(response: http.client.HTTPResponse, start: int, validator: str) -> bool:
+    """Return whether a partial answer begins where it was asked to, and is of the same version as far as it says."""
+    given = response.headers.get("Content-Range", f"bytes {start}-")
+    return given.startswith(f"bytes {start}-") and _validator_of(response) in ("", validator or _validator_of(response))
+
+
+def _validator_of(response: http.client.HTTPResponse) -> str:
+    """Return what names the version of a file: its ETag, if that is a strong one, or else its date."""
+    etag = response.headers.get("ETag") or ""
+    return etag if etag.startswith('"') else response.headers.get("Last-Modified") or ""
 
 
 def _chunks(file: ReleasedFile, response: http.client.HTTPResponse) -> Iterator[bytes]:
@@ -101,19 +234,19 @@ def _chunks(file: ReleasedFile, response: http.client.HTTPResponse) -> Iterator[
 
 def _failure(file: ReleasedFile, reason: str) -> CheckpointError:
     return CheckpointError(
-        f"{file.url}: {reason}; run the command again to go on from what has arrived, or download the file by hand, "
+        f"{file.url}: {reason}; run the command again to resume with what has arrived, or download the file by hand, "
         "also on another machine, and give its path: epanns import FILE --out DIR"
     )
 
 
-def _verify(file: ReleasedFile, part: Path) -> None:
-    """Delete the part and raise where its length or checksum is not that of the catalogue."""
-    size = part.stat().st_size
+def _verify(file: ReleasedFile, part: _Part) -> None:
+    """Remove the part and raise where its length or checksum is not that of the catalogue."""
+    size = part.length()
     problem = f"{size:,} bytes, must be {file.bytes:,}" if file.bytes is not None and size != file.bytes else ""
-    if not problem and file.sha256 is not None and (found := sha256_of(part)) != file.sha256:
+    if not problem and file.sha256 is not None and (found := sha256_of(part.path)) != file.sha256:
         problem = f"sha256 {found}, must be {file.sha256}"
     if problem:
-        part.unlink()
+        part.remove()
         raise CheckpointError(
             f"{file.url}: what arrived is not the published file ({problem}) and was deleted: run the command again; "
             "where it repeats, the server or something between changes the file"

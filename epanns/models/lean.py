@@ -78,7 +78,7 @@ class Lean(YamnetBody):
         windows = torch.stack([waveform[:, start : start + front_end.sample_rate] for start in starts], dim=1)
         logmel = self.front_end(windows[..., : front_end.patch_samples])
         pieces = windows.reshape(*windows.shape[:2], -1, front_end.window_size)
-        return logmel, *([pieces] if self._joins else [])
+        return logmel, *([self.in_own_type(pieces)] if self._joins else [])
 
     def input_shapes(self, samples: int) -> list[tuple[int, ...]]:
         """Return ``(1, windows, 96, mel)`` and, where there is a wave encoder, ``(1, windows, pieces, samples)``."""

@@ -13,10 +13,11 @@ from epanns.audio.frontend import FrontEndSpec
 from epanns.errors import CheckpointError, ConfigError
 from epanns.models.frozen_front_end import FRONT_END_NAMES, check_front_end
 from epanns.models.spec import HEADS, ModelSpec
+from epanns.models.state_dict import prefix_hint
 from epanns.models.tensors import TensorForm, difference, expected_forms, forms_of, shortened
 from epanns.models.zoo import FRONT_ENDS, ZOO, build_model
 
-REMEDY = "download or copy the whole file again, or give one of a network that `epanns models` lists"
+REMEDY = "give the state_dict() of a network that `epanns models` lists, with the names of its tensors"
 
 PANNS = tuple(spec for spec in ZOO.values() if not spec.front_end.is_yamnet)  # YAMNet's files have forms of their own
 _RATES = ", ".join(map(str, FRONT_ENDS))
@@ -112,10 +113,11 @@ def recognised(
     found = forms_of({name: tensor for name, tensor in weights.items() if name not in FRONT_END_NAMES})
     layout = _nearest(found)
     if not layout.can_size(found):
+        hint = f"; {shared}" if (shared := prefix_hint(list(weights))) else ""
         raise CheckpointError(
             f"{path}: holds {len(weights)} tensors ({shortened(weights)}) of a network that epanns cannot build; "
             f"it reads {', '.join(row.name for row in PANNS)} and pruned versions of them; "
-            f"{_difference(layout, found)}: {REMEDY}"
+            f"{_difference(layout, found)}{hint}: {REMEDY}"
         )
     try:
         sized = layout.sized(found)
@@ -138,6 +140,19 @@ def _nearest(found: Mapping[str, TensorForm]) -> _Layout:
     distances = {layout: len(layout.forms.keys() ^ found.keys()) for layout in _layouts()}
     alike = [layout for layout, distance in distances.items() if distance == min(distances.values())]
     return alike[0] if len(alike) == 1 else min(alike, key=lambda layout: layout.misfits(found))
+
+
+def with_counters(spec: ModelSpec, network: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return tensors with the counters of batches that they lack; 1, because the statistics beside them were measured.
+
+    Files of torch before 0.4.1, and of code that filters state dicts, have none.
+    """
+    try:
+        expected = expected_forms(spec)
+    except ConfigError:  # `mismatch` says why
+        return dict(network)
+    counters = [name for name in expected if name.endswith(".num_batches_tracked") and name not in network]
+    return {**network, **{name: torch.tensor(1) for name in counters}}
 
 
 def mismatch(spec: ModelSpec, network: Mapping[str, Tensor]) -> str:

@@ -14,20 +14,28 @@ from torch import Tensor
 from epanns.atomic import refuse_existing, replacing, sha256_of
 from epanns.errors import CheckpointError
 from epanns.labels import LabelSet, audioset
-from epanns.models.catalogue import ReleasedFile, released_files
-from epanns.models.checkpoint import Checkpoint
+from epanns.models.archive import UNVERIFIED
+from epanns.models.catalogue import ReleasedFile, known_file
+from epanns.models.checkpoint import Checkpoint, checkpoint_folder
 from epanns.models.frozen_front_end import FRONT_END_NAMES, released_front_end
-from epanns.models.recognition import REMEDY, attends, has_attention, mismatch, recognised
+from epanns.models.recognition import REMEDY, attends, has_attention, mismatch, recognised, with_counters
 from epanns.models.spec import ModelSpec
+from epanns.models.state_dict import StateDict, unwrapped
 from epanns.models.tagger import Tagger
 from epanns.models.tensors import shortened
 from epanns.models.torch_file import read_torch_file
 from epanns.models.yamnet_file import is_yamnet_file, read_yamnet
 from epanns.models.zoo import ZOO
+from epanns.printable import printable
 
 _ASSUMED_HEAD = (
     "head clip is assumed: decision_max and decision_avg have the same tensors, and neither the catalogue nor the "
     "file's name tells; `epanns import --head` chooses"
+)
+_ALWAYS_ALLOWED = 1 << 30  # bytes of all tensors, whatever the file's length is; the largest network of PANNs has half
+
+_HEAD_BY_NAME = (
+    "head {} is taken from the file's name: the other heads have the same tensors; `epanns import --head` chooses"
 )
 _ASSUMED_RATE = (
     "a sample rate of {} Hz is assumed: networks on the waveform hold no front end that tells; "
@@ -40,6 +48,8 @@ def read_released(
 ) -> Checkpoint:
     """Read ``{'iteration', 'model', 'sampler'}``, ``{'model'}`` or a flat state dict of any of PANNs' networks.
 
+    Wrappers and prefixes of names are those of `state_dict.unwrapped`.
+
     Which one it is follows from the names of its tensors, and its widths from their shapes. Files of YAMNet are told by
     their first bytes and read by `yamnet_file.read_yamnet`.
 
@@ -47,44 +57,52 @@ def read_released(
         path: The ``.pth`` or ``.pt`` file, or YAMNet's ``.h5`` or ``.npz``.
         sample_rate: In Hz; for files without front-end tensors. Where they are there it must agree with them. Networks
             on the waveform have none: theirs is by default that of the zoo, and ``assumed`` in the provenance says so
-            unless the file is a known one, by its sha256 or its name.
-        head: One of `spec.HEADS`; by default from the tensors, the catalogue (by sha256) and the file's name, because
-            Cnn14, Cnn14_DecisionLevelMax and Cnn14_DecisionLevelAvg have the same tensors. Where none of them tells,
-            it is ``clip``, and ``assumed`` in the provenance says so.
+            unless the file is a known one by its sha256.
+        head: One of `spec.HEADS`; by default from the tensors, the catalogue (by sha256) and last the file's name,
+            because Cnn14, Cnn14_DecisionLevelMax and Cnn14_DecisionLevelAvg have the same tensors; otherwise
+            ``clip``. A head from the name, and ``clip`` by default, stand in ``assumed`` of the provenance.
         labels: Names of the classes; by default AudioSet's for 527 classes, else numbered ones.
 
     Raises:
-        CheckpointError: If the file is damaged, would run code, is of another network, or leaves a choice open.
+        CheckpointError: If the file is damaged, would run code, is of another network, leaves a choice open, or has
+            the name of a released file and not its sha256.
     """
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file; give a .pth or .pt; a checkpoint folder needs no import")
+    if (folder := checkpoint_folder(path)) != path:
+        raise CheckpointError(f"{path} is a file of the checkpoint {folder}, which needs no import: give that folder")
     if is_yamnet_file(path):
         return read_yamnet(path, sample_rate=sample_rate, head=head, labels=labels)
-    content = read_torch_file(path)
-    weights = _state_dict(content, path)
-    sha256 = sha256_of(path)
-    known = _known_file(path, sha256)
-    told = head or _told_head(weights, path, known)
-    spec = recognised(weights, path, sample_rate=sample_rate, head=told)
+    file = read_torch_file(path)
+    state = unwrapped(file.content, path)
+    _check_size(state.weights, path)
+    _check_values(state.weights, path)
+    known = known_file(path, sha256 := sha256_of(path))
+    told = head or _told_head(state.weights, known)
+    by_name = None if told else _named_head(path)
+    spec = recognised(state.weights, path, sample_rate=sample_rate, head=told or by_name)
     front_end_names = FRONT_END_NAMES if spec.reads_logmel else ()
-    network = {
-        name: tensor.float() if tensor.is_floating_point() else tensor
-        for name, tensor in weights.items()
-        if name not in front_end_names
-    }
-    if problem := mismatch(spec, network):
-        raise CheckpointError(f"{path} is not a {spec.name}: {problem}: {REMEDY}")
+    network = {name: tensor for name, tensor in state.weights.items() if name not in front_end_names}
+    whole = with_counters(spec, network)
+    if problem := mismatch(spec, {name: _as_float(tensor) for name, tensor in whole.items()}):
+        raise CheckpointError(f"{path} is not a {spec.name}: {problem}{_prefix_of(state)}: {REMEDY}")
     assumed = {
-        _ASSUMED_HEAD: not told and _has_decision_twin(spec),
+        UNVERIFIED: not (file.has_checksums or known),
+        _HEAD_BY_NAME.format(by_name): bool(by_name),
+        _ASSUMED_HEAD: not (told or by_name) and _has_decision_twin(spec),
         _ASSUMED_RATE.format(spec.front_end.sample_rate): not (spec.reads_logmel or sample_rate or known),
     }
     provenance = {
-        "source": _source(path, content, sha256),
+        "source": _source(path, file.content, state, known),
         "sha256": sha256,
-        "recipe": [_training(content)],
+        "recipe": [_training(file.content)],
         "assumed": [assumption for assumption, is_made in assumed.items() if is_made],
     }
-    return Checkpoint(spec, network, _labels(labels, spec.num_classes, path), provenance)
+    notes = list(state.notes)
+    if counters := len(whole) - len(network):
+        notes.append(f"{counters} counters of batches (num_batches_tracked) are missing and start at 1")
+    weights = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in whole.items()}
+    return Checkpoint(spec, weights, _labels(labels, spec.num_classes, path), provenance, tuple(notes))
 
 
 def to_panns(model: Tagger) -> dict[str, dict[str, Tensor]]:
@@ -113,54 +131,47 @@ def export_panns(model: Tagger, path: Path) -> None:
         torch.save(to_panns(model), partial)
 
 
-def _state_dict(content: object, path: Path) -> dict[str, Tensor]:
-    """Unwrap ``model``, drop ``module.`` of DataParallel, and return the tensors by name: dense and finite ones."""
-    weights = content
-    for key in ("model", "state_dict"):
-        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
-            weights = content[key]
-            break
-    if not isinstance(weights, Mapping) or not weights:
-        raise CheckpointError(f"{path}: holds a {type(weights).__name__} and no tensors by name: is it a PANNs file?")
-    if others := [str(name) for name, tensor in weights.items() if not isinstance(tensor, Tensor)]:
+def _as_float(tensor: Tensor) -> Tensor:
+    """Return a tensor without values of the type that it is loaded as: any floating-point type becomes float32."""
+    return tensor.to("meta", torch.float32 if tensor.is_floating_point() else tensor.dtype)
+
+
+def _check_size(weights: Mapping[str, Tensor], path: Path) -> None:
+    """Refuse tensors that claim far more numbers than the file holds, such as one number that stands for billions."""
+    total = sum(tensor.numel() * tensor.element_size() for tensor in weights.values())
+    limit = max(_ALWAYS_ALLOWED, 4 * path.stat().st_size)
+    if total > limit:
         raise CheckpointError(
-            f"{path}: {shortened(others)} are no tensors; a PANNs file is {{'model': state_dict}} or a state_dict"
+            f"{path}: its tensors would take {total:,} bytes, must be at most {limit:,} in a file of "
+            f"{path.stat().st_size:,}: save the network's state_dict() with all its values"
         )
-    if others := [str(name) for name, tensor in weights.items() if not _is_dense(tensor)]:
-        raise CheckpointError(
-            f"{path}: {shortened(others)}: sparse, quantised or without values, and epanns reads dense tensors only: "
-            "save the network's dense floating-point state_dict() and give that"
-        )
-    if broken := [str(name) for name, tensor in weights.items() if not _is_finite(tensor)]:
+
+
+def _check_values(weights: Mapping[str, Tensor], path: Path) -> None:
+    """Refuse NaN and infinity, in float32 too."""
+    floating = {name: tensor for name, tensor in weights.items() if tensor.is_floating_point()}
+    if broken := [name for name, tensor in floating.items() if not bool(tensor.float().isfinite().all())]:
         raise CheckpointError(
             f"{path}: NaN or infinity in {shortened(broken)}: its weights have diverged or are damaged: "
             "download or copy the file again, or give weights of an earlier iteration"
         )
-    return {str(name).removeprefix("module."): tensor for name, tensor in weights.items()}
 
 
-def _is_dense(tensor: Tensor) -> bool:
-    strided = tensor.layout is torch.strided and not tensor.is_nested
-    return strided and not tensor.is_quantized and not tensor.is_meta
+def _prefix_of(state: StateDict) -> str:
+    return f"; all names begin with {shortened([state.prefix + '.'])}, which was removed" if state.prefix else ""
 
 
-def _is_finite(tensor: Tensor) -> bool:
-    """Return whether a tensor holds numbers only, and in float32 too."""
-    return not tensor.is_floating_point() or bool(tensor.float().isfinite().all())
-
-
-def _known_file(path: Path, sha256: str) -> ReleasedFile | None:
-    """Return the released file that this one is by its contents, or else by its name."""
-    by_contents = next((file for file in released_files() if file.sha256 == sha256), None)
-    return by_contents or next((file for file in released_files() if file.name == path.name), None)
-
-
-def _told_head(weights: Mapping[str, Tensor], path: Path, known: ReleasedFile | None) -> str | None:
-    """Return the head that tensors, catalogue or file name tell; None where nothing does."""
+def _told_head(weights: Mapping[str, Tensor], known: ReleasedFile | None) -> str | None:
+    """Return the head that the tensors or the catalogue decide; None where neither does."""
     if has_attention(weights):
         return "decision_att"
     if known is not None and not attends(ZOO[known.network].head):
         return ZOO[known.network].head
+    return None
+
+
+def _named_head(path: Path) -> str | None:
+    """Return the head that the name of a file hints at."""
     by_name = {"DecisionLevelMax": "decision_max", "DecisionLevelAvg": "decision_avg"}
     return next((head for part, head in by_name.items() if part in path.name), None)
 
@@ -187,8 +198,11 @@ def _training(content: Any) -> dict[str, Any]:
     return {"step": "train", "by": "the publisher of the file", **known}
 
 
-def _source(path: Path, content: Any, sha256: str) -> str:
+def _source(path: Path, content: Any, state: StateDict, known: ReleasedFile | None) -> str:
     iteration = content.get("iteration") if "model" in content else None
-    known = next((file.url for file in released_files() if file.sha256 == sha256), None)
     details = [f"iteration {iteration}"] if isinstance(iteration, int) else []
-    return ", ".join([path.name, *details, f"the released file {known}" if known else "not a known released file"])
+    details += [f"tensors of {'.'.join(state.keys)}"] if state.keys not in ((), ("model",), ("state_dict",)) else []
+    details += [f"names without {shortened([state.prefix + '.'])}"] if state.prefix else []
+    return ", ".join(
+        [printable(path.name), *details, f"the released file {known.url}" if known else "not a known released file"]
+    )

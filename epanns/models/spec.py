@@ -10,6 +10,7 @@ from epanns.audio.frontend import FrontEndSpec
 from epanns.errors import ConfigError, did_you_mean
 from epanns.models.layouts import FUSION_FAMILIES, LAYOUTS, WAVEFORM_FAMILIES, WITHOUT_FC1, YAMNET_FAMILIES
 from epanns.models.tasks import TASKS
+from epanns.printable import printable
 
 HEADS = ("clip", "decision_max", "decision_avg", "decision_att")
 FAMILIES = ("cnn", *LAYOUTS)
@@ -19,6 +20,8 @@ _LATER = {"activation": "sigmoid"}  # left out of `to_dict` at this value, which
 
 # A width above this is no audio tagger but a damaged or hostile file; checked before anything is allocated.
 MAXIMUM_WIDTH = 65_536
+
+_LONGEST_NAME = 100  # characters of the name, which stands in tables and messages
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,8 @@ class ModelSpec:
             )
             if value not in choices
         ]
+        if not (isinstance(self.name, str) and self.name.isprintable() and len(self.name) <= _LONGEST_NAME):
+            problems.append(f"name must be printable text of at most {_LONGEST_NAME} characters")
         if self.family == "cnn" and not _are_blocks(list(self.widths)):
             problems.append(
                 "widths must name conv_block1.conv1 and on, in forward order and without gaps, got "
@@ -83,7 +88,7 @@ class ModelSpec:
             problems += _softmax_problems(self.head, self.num_classes)
         problems += [] if problems else self._yamnet_problems()
         if problems:
-            raise ConfigError(f"model {self.name}: " + "; ".join(problems))
+            raise ConfigError(f"model {printable(str(self.name)[:_LONGEST_NAME])}: " + "; ".join(problems))
 
     def _yamnet_problems(self) -> list[str]:
         """Return what is wrong between a family on YAMNet's log-mel, its front end and its embedding."""

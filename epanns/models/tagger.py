@@ -4,10 +4,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
+import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from epanns.audio.frontend import LogMel, repeat_to_minimum
+from epanns.audio.frontend import LogMel, floats_of, repeat_to_minimum
 from epanns.audio.specaugment import SpecAugmenter
 from epanns.draws import dropout
 from epanns.errors import CheckpointError, ConfigError
@@ -19,6 +22,7 @@ from epanns.models.spec import ModelSpec
 
 # What passes between the steps of a network: one tensor ``(batch, channels, ...)``, or several before they are joined.
 Features = tuple[Tensor, ...]
+Waveform = Tensor | NDArray[Any]
 Stage = Callable[[Features], Features]
 
 
@@ -91,6 +95,10 @@ class Tagger(nn.Module, ABC):
     def inputs_of(self, waveform: Tensor) -> Features:
         """Return what the fixed front end makes of ``(batch, samples)``; nothing in it can be learned or pruned."""
 
+    def in_own_type(self, waveform: Tensor) -> Tensor:
+        """Return a waveform in the type of the weights, for layers that read it; NumPy's arrays are often float64."""
+        return waveform.to(next(self.parameters()).dtype)
+
     @abstractmethod
     def input_shapes(self, samples: int) -> list[tuple[int, ...]]:
         """Return the shapes of `inputs_of` for one clip."""
@@ -129,16 +137,17 @@ class Tagger(nn.Module, ABC):
         scores = probabilities_of(logits, self.spec.activation)
         return ModelOutput(clipwise_logits=logits, clipwise_output=scores, embedding=embedding, hidden=hidden)
 
-    def forward(self, waveform: Tensor, mixup_lambda: Tensor | None = None) -> ModelOutput:
+    def forward(self, waveform: Waveform, mixup_lambda: Tensor | None = None) -> ModelOutput:
         """Tag clips.
 
         Args:
-            waveform: ``(batch, samples)`` float32 in [-1, 1] at ``spec.front_end.sample_rate``, of any length >= 1;
-                clips shorter than `minimum_samples` are repeated to that length.
+            waveform: ``(batch, samples)`` floating-point tensor or NumPy array in [-1, 1] at
+                ``spec.front_end.sample_rate``, of any length >= 1; clips shorter than `minimum_samples` are
+                repeated to that length.
             mixup_lambda: ``(batch / 2,)`` in [0, 1]; mixes clip 2i with clip 2i + 1 where the family mixes, so that
                 the output has half the batch.
         """
-        return self.forward_inputs(self.inputs_of(repeat_to_minimum(waveform, self.minimum_samples)), mixup_lambda)
+        return self.forward_inputs(self.inputs_of(self._whole(waveform)), mixup_lambda)
 
     def forward_inputs(self, inputs: Features, mixup_lambda: Tensor | None = None) -> ModelOutput:
         """Tag clips from what `inputs_of` gives; the rest as in `forward`."""
@@ -151,9 +160,16 @@ class Tagger(nn.Module, ABC):
             features = stage(features)
         return features
 
-    def features_of(self, waveform: Tensor) -> Features:
+    def features_of(self, waveform: Waveform) -> Features:
         """Return what the first stage reads; `waveform` as in `forward`."""
-        return self.begin(self.inputs_of(repeat_to_minimum(waveform, self.minimum_samples)))
+        return self.begin(self.inputs_of(self._whole(waveform)))
+
+    def _whole(self, waveform: Waveform) -> Tensor:
+        """Return a waveform as a tensor that is long enough; an array of NumPy goes to the device of the weights."""
+        if isinstance(waveform, np.ndarray):
+            device = next(self.parameters()).device
+            waveform = torch.from_numpy(floats_of(waveform)).to(device)
+        return repeat_to_minimum(waveform, self.minimum_samples)
 
     def set_task(self, task: str) -> None:
         """Let scores be of each class by itself (``multi-label``) or of one class out of all (``single-label``).

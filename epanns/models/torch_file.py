@@ -3,14 +3,20 @@
 import re
 import struct
 import warnings
+import zipfile
+from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError  # only the exception; nothing is unpickled here
-from typing import Any
+from typing import IO, Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
 from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
 from epanns.errors import CheckpointError
+from epanns.models.archive import check_archive, is_zip
 
 # What torch.load was seen to raise on files with flipped, missing and foreign bytes, besides UnpicklingError.
 _DAMAGED = (
@@ -27,40 +33,75 @@ _DAMAGED = (
     struct.error,
 )
 
-# What a pickled NumPy array asks for: the `sampler` of released PANNs files holds lists of arrays.
-_ARRAY_NAMES = (
-    "numpy._core.multiarray._reconstruct",
-    "numpy.core.multiarray._reconstruct",  # its name before NumPy 2
-    "numpy.ndarray",
-    "numpy.dtype",
+# What training code stores beside weights. NumPy's: the `sampler` of released PANNs files holds lists of arrays, and
+# best scores are NumPy scalars.
+_UNREAD = (
+    *(f"numpy.{core}.multiarray.{name}" for core in ("_core", "core") for name in ("_reconstruct", "scalar")),
+    *("numpy.ndarray", "numpy.dtype", "argparse.Namespace", "types.SimpleNamespace"),
+    *(f"pathlib.{name}" for name in ("Path", "PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath")),
+    *(f"pathlib._local.{name}" for name in ("Path", "PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath")),
+    *(f"datetime.{name}" for name in ("datetime", "date", "time", "timedelta", "timezone")),
+    *("decimal.Decimal", "fractions.Fraction", "uuid.UUID", "builtins.slice", "builtins.range", "builtins.frozenset"),
+    *("builtins.list", "builtins.dict", "builtins.int", "builtins.float", "builtins.str", "builtins.bool"),
 )
+_BYTEARRAY = re.compile(rb"c(builtins|__builtin__)\nbytearray\n")
+_LONGEST_NAME = 32  # bytes, longer than what is searched for
+_CHUNK = 1 << 20
+_DEFAULT_TABLE = "collections.defaultdict"
 
 
-class UnreadArray:
-    """Stands where a file holds a NumPy array.
+class Unread:
+    """Stands where a file holds a NumPy array or another object beside the weights.
 
-    Nothing reads these arrays, and NumPy trusts the state it is given: a forged dtype can corrupt memory. So NumPy's
-    names are allowed in a file and NumPy itself is never called.
+    Nothing reads these objects, and NumPy trusts the state it is given: a forged dtype can corrupt memory. So their
+    names are allowed in a file, and no class or function of theirs is ever called.
     """
 
     def __init__(self, *_: object) -> None:
         pass
 
+    def __new__(cls, *_: object) -> "Unread":
+        """Ignore what the object is made of."""
+        return super().__new__(cls)
+
     def __setstate__(self, state: object) -> None:
-        """Ignore the array's bytes."""
+        """Ignore the object's state."""
 
 
-def read_torch_file(path: Path) -> Any:
-    """Read tensors and plain containers, on the CPU, with `UnreadArray` for NumPy arrays; refuse everything else.
+@dataclass(frozen=True)
+class TorchFile:
+    """What a file of `torch.save` holds.
+
+    Attributes:
+        content: Tensors and plain containers.
+        has_checksums: Whether its bytes were compared with checksums in it; files before torch 1.6 have none.
+    """
+
+    content: Any
+    has_checksums: bool
+
+
+def read_torch_file(path: Path) -> TorchFile:
+    """Read tensors and plain containers, on the CPU, with `Unread` for other harmless objects; refuse everything else.
+
+    The CRC-32 of each record is checked before anything is read. A safetensors file is a flat state dict.
 
     Raises:
         CheckpointError: If the file would run code (the message lists what it asks for) or is damaged.
     """
-    arrays: list[Any] = [(UnreadArray, name) for name in _ARRAY_NAMES]
-    with safe_globals(arrays), warnings.catch_warnings():
+    if _is_safetensors(path):
+        return TorchFile(_read_safetensors(path), has_checksums=False)
+    has_checksums = is_zip(path) and check_archive(path)
+    if _asks_for_memory(path):
+        raise CheckpointError(
+            f"{path}: refused without running it, because it asks for builtins.bytearray, which a few bytes of a file "
+            "can make as long as the memory: save the network's state_dict() alone and import that"
+        )
+    stand_ins: list[Any] = [*((Unread, name) for name in _UNREAD), (_table, _DEFAULT_TABLE)]
+    with safe_globals(stand_ins), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's guesses about odd files; what they lead to is an error or is not
         try:
-            return torch.load(path, map_location="cpu", weights_only=True)
+            return TorchFile(torch.load(path, map_location="cpu", weights_only=True), has_checksums)
         except UnpicklingError as error:
             if names := _refused_names(path, str(error)):
                 raise CheckpointError(
@@ -70,6 +111,49 @@ def read_torch_file(path: Path) -> Any:
             raise _damaged(path, "its table of contents cannot be read") from error
         except _DAMAGED as error:
             raise _damaged(path, f"{type(error).__name__}: {error}") from error
+
+
+def _asks_for_memory(path: Path) -> bool:
+    """Return whether the opcodes of a file name `bytearray`, the one thing torch allows that makes long zeros."""
+    if not is_zip(path):
+        with path.open("rb") as file:
+            return _names_bytearray(file)
+    with zipfile.ZipFile(path) as archive:
+        for record in archive.infolist():
+            if record.filename.endswith(".pkl"):
+                del record.CRC  # it is compared already, and 0 where the file has none
+                with archive.open(record) as file:
+                    if _names_bytearray(file):
+                        return True
+    return False
+
+
+def _names_bytearray(file: IO[bytes]) -> bool:
+    before = b""
+    while chunk := file.read(_CHUNK):
+        if _BYTEARRAY.search(before + chunk):
+            return True
+        before = chunk[-_LONGEST_NAME:]
+    return False
+
+
+def _table(*_: object) -> dict[object, object]:
+    """Stand where a file holds a `collections.defaultdict`, whose factory is not called."""
+    return {}
+
+
+def _is_safetensors(path: Path) -> bool:
+    """Return whether a file begins with the length of a table and the table's first character."""
+    with path.open("rb") as file:
+        start = file.read(9)
+    return len(start) == 9 and start[8:] == b"{" and int.from_bytes(start[:8], "little") <= path.stat().st_size - 8
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (SafetensorError, *_DAMAGED) as error:
+        raise _damaged(path, f"safetensors: {error}") from error
 
 
 def _refused_names(path: Path, message: str) -> list[str]:

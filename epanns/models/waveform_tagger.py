@@ -11,7 +11,7 @@ class WaveformTagger(Tagger):
 
     def inputs_of(self, waveform: Tensor) -> Features:
         """Return the waveform as it is, ``(batch, samples)``."""
-        return (waveform,)
+        return (self.in_own_type(waveform),)
 
     def input_shapes(self, samples: int) -> list[tuple[int, ...]]:
         """Return ``(1, samples)``."""

@@ -98,7 +98,7 @@ class Wavegram(Tagger):
 
     def inputs_of(self, waveform: Tensor) -> Features:
         """Return the waveform as it is, ``(batch, samples)``."""
-        return (waveform,)
+        return (self.in_own_type(waveform),)
 
     def input_shapes(self, samples: int) -> list[tuple[int, ...]]:
         """Return ``(1, samples)``."""
@@ -189,7 +189,7 @@ class WavegramLogmel(Wavegram):
 
     def inputs_of(self, waveform: Tensor) -> Features:
         """Return the waveform, ``(batch, samples)``, and the log-mel, ``(batch, 1, time, mel)`` in dB."""
-        return waveform, self.front_end(waveform)
+        return self.in_own_type(waveform), self.front_end(waveform)
 
     def input_shapes(self, samples: int) -> list[tuple[int, ...]]:
         """Return ``(1, samples)`` and ``(1, 1, time, mel)``."""

@@ -14,12 +14,14 @@ from epanns.atomic import sha256_of
 from epanns.audio.yamnet_logmel import yamnet_mel_bank
 from epanns.errors import CheckpointError
 from epanns.labels import LabelSet, yamnet
+from epanns.models.archive import DAMAGED, UNVERIFIED, check_archive
 from epanns.models.checkpoint import Checkpoint
 from epanns.models.layouts import LAYOUTS
 from epanns.models.shift_norm import BATCH_NORM_EPSILON
 from epanns.models.spec import ModelSpec
 from epanns.models.tensors import TensorForm, difference, expected_forms, shortened
 from epanns.models.zoo import ZOO
+from epanns.printable import printable
 
 _REMEDY = "download or copy the whole file again"
 _HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
@@ -28,7 +30,7 @@ _SUFFIXES = (".h5", ".hdf5", _NPZ)
 _LONGEST_MEMBER = 64 << 20  # bytes of an array of the .npz; the longest true one has 4 MiB
 
 # What h5py, numpy and zipfile were seen to raise on damaged files.
-_DAMAGED = (OSError, RuntimeError, ValueError, TypeError, LookupError, EOFError, MemoryError, zipfile.BadZipFile)
+_DAMAGED = (*DAMAGED, MemoryError)
 
 # Arrays of the .npz that are no weights: all may be missing, the first two are compared with ours.
 _BESIDE = ("frontend.mel", "frontend.window", "class_mids", "class_names", "provenance")
@@ -88,10 +90,10 @@ def read_yamnet(
         raise CheckpointError(f"{path}: NaN, infinity or a negative variance in {shortened(broken)}: {_REMEDY}")
     weights |= _completed(weights, spec, n_batches=0 if folded else 1)
     provenance = {
-        "source": f"{path.name}, YAMNet{' with batch norm folded' if folded else ''}",
+        "source": f"{printable(path.name)}, YAMNet{' with batch norm folded' if folded else ''}",
         "sha256": sha256_of(path),
         "recipe": [{"step": "train", "by": "the publisher of the file"}],
-        "assumed": [_FOLDED] if folded else [],
+        "assumed": [_FOLDED] if folded else [UNVERIFIED],
     }
     return Checkpoint(spec, weights, labels or yamnet(), provenance)
 
@@ -178,6 +180,7 @@ def _is_npz(path: Path) -> bool:
 
 def _npz_weights(path: Path, spec: ModelSpec) -> dict[str, Tensor]:
     places = npz_places(spec)
+    check_archive(path)
     with zipfile.ZipFile(path) as archive:
         forms = dict(_npz_forms(path, archive))
         _refuse_difference(
@@ -192,10 +195,12 @@ def _npz_forms(path: Path, archive: zipfile.ZipFile) -> Iterator[tuple[str, Tens
     """Yield the form of each array from its header; a length that the header does not account for is refused."""
     for member in archive.infolist():
         name = member.filename.removesuffix(".npy")
+        if member.file_size > _LONGEST_MEMBER:
+            raise CheckpointError(f"{path}: {name} is longer than any array of YAMNet's: {_REMEDY}")
         with archive.open(member) as file:
             shape, _, dtype = _npy_header(file)
-        if member.file_size > _LONGEST_MEMBER or dtype.hasobject or _n_bytes(shape, dtype) > member.file_size:
-            raise CheckpointError(f"{path}: {name} is no plain array, or longer than any of YAMNet's: {_REMEDY}")
+        if dtype.hasobject or _n_bytes(shape, dtype) > member.file_size:
+            raise CheckpointError(f"{path}: {name} is no plain array, or shorter than its header says: {_REMEDY}")
         yield name, TensorForm(shape, str(dtype))
 
 

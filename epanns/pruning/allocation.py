@@ -74,10 +74,12 @@ def select_layers(names: Sequence[str], *, prunable: Sequence[str], protected: M
         protected: Name -> why it cannot be pruned.
 
     Raises:
-        PruningError: If there is no name, or one is unknown (the nearest is offered) or protected.
+        PruningError: If there is no name, one stands twice, or one is unknown (the nearest is offered) or protected.
     """
     if isinstance(names, str) or not names:
         raise PruningError(f"layers={names!r}: give a list of layer names, or leave it out to prune every convolution")
+    if twice := [name for place, name in enumerate(names) if name in names[:place]]:
+        raise PruningError(f"layers: {twice[0]} stands twice; name each layer or block once")
     chosen = {layer for name in names for layer in _layers_of(name, prunable, protected)}
     return tuple(layer for layer in prunable if layer in chosen)
 
@@ -132,7 +134,11 @@ def read_ratios(path: Path) -> dict[str, float]:
     given = (read_json if path.suffix == ".json" else read_toml)(path, error=PruningError)
     if not isinstance(given, dict) or not given:
         raise PruningError(f"{path}: must hold lines such as conv_block4 = 0.5, one per layer or block")
-    ratios = dict(_flattened(given))
+    entries = list(_flattened(given))
+    ratios = dict(entries)
+    if len(ratios) < len(entries):
+        twice = next(layer for layer in ratios if sum(layer == name for name, _ in entries) > 1)
+        raise PruningError(f"{path}: {printable(twice)} stands twice; name each layer or block once")
     for layer, ratio in ratios.items():
         if not is_finite(ratio):
             raise PruningError(

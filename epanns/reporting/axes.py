@@ -47,7 +47,11 @@ def linear_axis(values: Sequence[float], start: float, end: float) -> Axis:
 
 
 def score_axis(values: Sequence[float], start: float, end: float) -> Axis:
-    """Return a linear axis for scores in [0, 1]: around the values, ends on round ticks."""
+    """Return a linear axis for scores in [0, 1]: around the values, ends on round ticks.
+
+    An error bar may reach beyond what a score can be; the axis does not.
+    """
+    values = [min(max(value, 0.0), 1.0) for value in values]
     span = max(max(values) - min(values), 0.01)
     step = next(size for size in (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2) if span / size <= 5)
     low = max(0.0, math.floor((min(values) - 0.06 * span) / step) * step)

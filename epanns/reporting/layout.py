@@ -7,7 +7,7 @@ from itertools import pairwise
 
 from epanns.reporting.axes import Axis, linear_axis, log_axis, score_axis
 from epanns.reporting.chart import Band, Chart, LegendEntry, Panel, Series, Style
-from epanns.reporting.drawing import Drawing, Label, Position, Shape, Stroke, text_width
+from epanns.reporting.drawing import Drawing, Label, Position, Shape, Stroke, shortened, text_width, wrapped
 from epanns.reporting.placement import Box, box_around, boxes_along, place_labels
 from epanns.reporting.units import si_tick
 
@@ -32,6 +32,7 @@ _PANEL_HEIGHT = 260.0
 _LEFT, _RIGHT, _BOTTOM = 64.0, 14.0, 50.0
 _TEXT, _SMALL, _HEADING = 13.0, 12.0, 15.0
 _LINE = 18.0
+_LONGEST_NAME = 220.0  # of a point, half a panel; legend and table have it whole
 
 Element = Stroke | Shape | Label
 
@@ -49,8 +50,10 @@ def lay_out(chart: Chart) -> Drawing:
 
 def _band(band: Band, top: float) -> tuple[list[Element], float]:
     """Draw heading, panels and legend from `top` down; return where they end."""
-    elements: list[Element] = [Label((_MARGIN, top + _HEADING), band.title, _HEADING, is_bold=True)]
-    top += _HEADING + 4
+    elements: list[Element] = []
+    for line in wrapped(band.title, 1.1 * _HEADING, WIDTH - 2 * _MARGIN):  # bold letters are wider
+        elements.append(Label((_MARGIN, top + _HEADING), line, _HEADING, is_bold=True))
+        top += _HEADING + 4
     columns = int((WIDTH - 2 * _MARGIN) / (0.55 * _SMALL))
     for line in textwrap.wrap(band.subtitle, columns):
         top += _LINE
@@ -85,7 +88,7 @@ def _panel(panel: Panel, frame: Box) -> list[Element]:
         elements += [mark(place, series.style) for place in marked]
         obstacles += [box_around(place, _RADIUS[series.style.marker]) for place in marked]
     named = [
-        (place, point.label)
+        (place, shortened(point.label, _SMALL, _LONGEST_NAME))
         for series, places in zip(panel.series, placed, strict=True)
         for place, point in zip(places, series.points, strict=True)
         if point.label
@@ -136,11 +139,15 @@ def _names(named: Sequence[tuple[Position, str]], obstacles: Sequence[Box], fram
 
 
 def _legend(elements: list[Element], entries: Iterable[LegendEntry], top: float) -> tuple[list[Element], float]:
-    """Add the legend in lines as long as the figure is wide; return where it ends."""
+    """Add the legend in lines as long as the figure is wide; return where it ends.
+
+    The text of an entry that is wider than the figure goes on in the next line.
+    """
     x, y, sample = _MARGIN + 8, top + _LINE, 30.0
     is_first = True
     for entry in entries:
-        width = sample + 8 + text_width(entry.text, _SMALL) + 18
+        lines = wrapped(entry.text, _SMALL, WIDTH - 2 * _MARGIN - 8 - sample - 8)
+        width = sample + 8 + max(text_width(line, _SMALL) for line in lines) + 18
         if not is_first and x + width > WIDTH - _MARGIN:
             x, y = _MARGIN + 8, y + 1.25 * _LINE
         middle = y - 0.35 * _SMALL
@@ -149,8 +156,10 @@ def _legend(elements: list[Element], entries: Iterable[LegendEntry], top: float)
             elements.append(Stroke(ends, _colour(entry.style), 1.8, entry.style.is_dashed))
         if entry.shows_marker:
             elements.append(mark((x + sample / 2, middle), entry.style))
-        elements.append(Label((x + sample + 8, y), entry.text, _SMALL))
+        elements += [Label((x + sample + 8, y + place * _LINE), line, _SMALL) for place, line in enumerate(lines)]
         x, is_first = x + width, False
+        if len(lines) > 1:
+            x, y = WIDTH, y + (len(lines) - 1) * _LINE
     return elements, top if is_first else y + 8
 
 

@@ -1,5 +1,6 @@
 """Rows to the Pareto chart: mAP against parameters and against multiply-adds."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
@@ -7,7 +8,7 @@ from itertools import groupby
 from epanns.reporting.chart import Band, Chart, LegendEntry, Panel, Point, Series, Style
 from epanns.reporting.layer_names import short_layers
 from epanns.reporting.quoted import QuotedRow
-from epanns.reporting.rows import CONTROL, UNPRUNED, BlockKey, Estimate, Row
+from epanns.reporting.rows import CONTROL, UNPRUNED, BlockKey, Estimate, Row, settings_in_words
 
 # stage -> (marker, words, dashed line)
 _STAGES = {
@@ -57,10 +58,12 @@ def _lines(rows: Iterable[Row]) -> dict[str, list[Row]]:
 
 
 def _line_name(row: Row) -> str:
-    words = [row.network, row.variant, short_layers(row.layers)]
+    network = f"{row.name} ({row.network})" if row.name else row.network
+    words = [network, row.variant, short_layers(row.layers)]
+    words += [f"budget of {row.budget}"] if row.budget is not None else []
     words += [row.recover] if row.recover != "none" else []
     words += [f"{row.finetune_iterations:,} iterations"] if row.finetune_iterations else []
-    return ", ".join([*words, *row.settings])
+    return ", ".join([*words, *settings_in_words(row)])
 
 
 def _measured_series(rows: Sequence[Row], lines: Mapping[str, Sequence[Row]], cost: RowValue) -> list[Series]:
@@ -71,13 +74,34 @@ def _measured_series(rows: Sequence[Row], lines: Mapping[str, Sequence[Row]], co
             if pruned:
                 points = (*_start(rows, members[0], stage, cost), *pruned)
                 series.append(Series(name, points, Style(colour, marker, is_dashed=is_dashed), is_joined=True))
-    named_in_legend = {row.network for row in rows if row.is_pruned}
+    names = _unpruned_names(rows)
     for row in rows:
-        name = "" if row.network in named_in_legend else row.network
-        point = _point(row, next(iter(row.mAP), ""), cost, name)
+        point = _point(row, next(iter(row.mAP), ""), cost, names.get(id(row), ""))
         if point is not None and not row.is_pruned:
             series.append(Series(row.variant, (point,), _UNPRUNED_STYLE if row.variant == UNPRUNED else _CONTROL_STYLE))
     return series
+
+
+def _unpruned_names(rows: Sequence[Row]) -> dict[int, str]:
+    """Return the name beside the mark of each unpruned row, by ``id``: no two rows of a variant have one name.
+
+    The name that a person gave comes first, then the name of the network, which a line of the legend may make needless;
+    rows that still share one are numbered. Where the network that was trained on has such a name or number, it stands
+    beside the one as trained alone.
+    """
+    named_in_legend = {row.network for row in rows if row.is_pruned and not row.name}
+    names: dict[int, str] = {}
+    for variant in (UNPRUNED, CONTROL):
+        members = [row for row in rows if row.variant == variant]
+        shared = Counter((row.name, row.network) for row in members)
+        numbers = Counter[tuple[str, str]]()
+        for row in members:
+            numbers[row.name, row.network] += 1
+            plain = row.name or ("" if row.network in named_in_legend else row.network)
+            number = f"({numbers[row.name, row.network]})" if shared[row.name, row.network] > 1 else ""
+            name = f"{plain} {number}".strip()
+            names[id(row)] = "" if (number or row.name) and name in names.values() else name
+    return names
 
 
 def _start(rows: Iterable[Row], pruned: Row, stage: str, cost: RowValue) -> list[Point]:
@@ -87,7 +111,8 @@ def _start(rows: Iterable[Row], pruned: Row, stage: str, cost: RowValue) -> list
         _point(row, source, cost, "")
         for row in rows
         if row.variant == variant
-        and (row.experiment, row.model, row.width) == (pruned.experiment, pruned.model, pruned.width)
+        and (row.experiment, row.model, row.width, row.name)
+        == (pruned.experiment, pruned.model, pruned.width, pruned.name)
         and row.finetune_iterations in (0, pruned.finetune_iterations)
         and set(row.settings) <= set(pruned.settings)
     ]
@@ -100,6 +125,8 @@ def _point(row: Row, stage: str, cost: RowValue, label: str) -> Point | None:
 
 
 def _ratio_label(row: Row) -> str:
+    if row.budget is not None:
+        return row.budget
     return "by layer" if row.ratio is None else f"{100 * row.ratio:.3g} %"
 
 
@@ -122,6 +149,7 @@ def _label_tops(series: Sequence[Series]) -> tuple[Series, ...]:
 
 def _legend(rows: Sequence[Row], lines: Mapping[str, Sequence[Row]]) -> tuple[LegendEntry, ...]:
     present = {stage for row in rows if row.is_pruned for stage in row.mAP}
+    names = _unpruned_names(rows)
     entries = [
         LegendEntry(name, Style(colour, "circle"), shows_marker=False, shows_line=True)
         for colour, name in enumerate(lines)
@@ -137,6 +165,11 @@ def _legend(rows: Sequence[Row], lines: Mapping[str, Sequence[Row]]) -> tuple[Le
     ):
         if any(row.variant == variant and row.mAP for row in rows):
             entries.append(LegendEntry(words, style))
+        entries += [
+            LegendEntry(f"{names[id(row)]}: {words}, {', '.join(settings_in_words(row))}", style)
+            for row in rows
+            if row.variant == variant and row.settings and names[id(row)].endswith(")") and row.mAP
+        ]
     return tuple(entries)
 
 

@@ -1,10 +1,10 @@
 """Published results of others, as data with source and protocol. They are quoted, never measured here."""
 
-import csv
 import functools
-import io
 from dataclasses import dataclass
 from importlib import resources
+
+from epanns.csv_table import as_table, csv_rows_of
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,8 @@ class QuotedRow:
 def quoted_rows() -> tuple[QuotedRow, ...]:
     """Return the published rows, in the order of the file."""
     text = (resources.files("epanns") / "reporting" / "quoted.csv").read_text(encoding="utf-8")
-    return tuple(_row(values) for values in csv.DictReader(io.StringIO(text)))
+    _, rows = as_table(csv_rows_of(text, "quoted.csv"), "quoted.csv")
+    return tuple(map(_row, rows))
 
 
 def _row(values: dict[str, str]) -> QuotedRow:

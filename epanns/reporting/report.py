@@ -6,12 +6,14 @@ from pathlib import Path
 
 from epanns import atomic
 from epanns.errors import DataError, OutputError
+from epanns.names import path_name
 from epanns.reporting import figures, tables
 from epanns.reporting.layout import lay_out
 from epanns.reporting.pareto import pareto_chart
 from epanns.reporting.quoted import quoted_rows
-from epanns.reporting.rows import rows_by_block
+from epanns.reporting.rows import is_shown, rows_by_block
 from epanns.reporting.svg import to_svg
+from epanns.sweeps.failures import Failure
 from epanns.sweeps.records import RunRecord
 
 _WRITTEN = ("table.md", "table.csv", "records.csv", "quoted.md", "quoted.csv", "figure.svg", "figure.png", "figure.pdf")
@@ -21,15 +23,21 @@ _OPTIONAL = frozenset({"quoted.md", "quoted.csv", "figure.png", "figure.pdf"})  
 
 @dataclass(frozen=True)
 class Report:
-    """What was written: the measured table in Markdown, the counts behind it, and the files."""
+    """What was written: the measured table in Markdown, the counts behind it, and the files.
+
+    `n_without_score` records hold no score of a stage that tables show, and are in no row.
+    """
 
     table: str
     n_records: int
     n_rows: int
     files: tuple[Path, ...]
+    n_without_score: int = 0
 
 
-def write_report(records: Sequence[RunRecord], out: Path, *, quoted: bool = True) -> Report:
+def write_report(
+    records: Sequence[RunRecord], out: Path, *, quoted: bool = True, failures: Sequence[Failure] = ()
+) -> Report:
     """Write tables and figures; those of an earlier report in `out` are replaced or removed, other files left alone.
 
     Measured results: ``table.md``, ``table.csv`` (a row per configuration, averaged over seeds) and ``records.csv``
@@ -41,17 +49,21 @@ def write_report(records: Sequence[RunRecord], out: Path, *, quoted: bool = True
         records: Runs; those of different data, protocols or clip lengths are kept apart.
         out: Folder, made if it is not there.
         quoted: Whether to show published results, in tables and panels of their own.
+        failures: Trials without a result, which the table counts by reason.
 
     Raises:
+        DataError: If the `trial_id` of a record cannot be the name of a file.
         OutputError: If `out` is a file, or its ``records/`` holds runs that are not among `records`.
     """
-    copies = {out / "records" / f"{record.trial_id}.json": record for record in records}
+    copies = {
+        out / "records" / f"{path_name(record.trial_id, 'trial_id', DataError)}.json": record for record in records
+    }
     _refuse_foreign(out, set(copies))
     records = sorted(records, key=_reading_order)
     blocks = rows_by_block(records)
     published = quoted_rows() if quoted else ()
     texts = {
-        "table.md": tables.measured_markdown(blocks),
+        "table.md": tables.measured_markdown(blocks, failures),
         "table.csv": tables.measured_csv(blocks),
         "records.csv": tables.records_csv(records),
     }
@@ -74,6 +86,7 @@ def write_report(records: Sequence[RunRecord], out: Path, *, quoted: bool = True
         n_records=len(records),
         n_rows=sum(map(len, blocks.values())),
         files=tuple(out / name for name in [*texts, *images]),
+        n_without_score=sum(not is_shown(record) for record in records),
     )
 
 

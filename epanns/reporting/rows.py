@@ -1,31 +1,43 @@
 """Run records to the rows of a report: seeds averaged, what must not be compared kept in blocks apart."""
 
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean, stdev
 from typing import Any, NamedTuple
 
-from epanns.reporting.layer_names import short_layers
+from epanns.reporting.settings import (
+    SettledGroup,
+    base_settings,
+    budget_of,
+    checkpoint_of,
+    in_words,
+    label_of,
+    settings_of,
+    told_apart,
+)
+from epanns.sweeps.networks import count_networks, network_at
 from epanns.sweeps.records import RunRecord
 
 UNPRUNED = "unpruned"
 CONTROL = "unpruned, trained on"
 REPORTED_SPLIT = "test"
 PRUNED_STAGES = ("pruned", "recovered", "finetuned", "evaluated")
-_RATIOS = "ratios."
-_DIGEST = re.compile(r"\b([0-9a-f]{12})[0-9a-f]{52}\b")  # a sha256: its first digits tell enough
-
-# Records that differ in their seed only, and what tells them from others that look the same (``name=value``).
-SettledGroup = tuple[list[RunRecord], tuple[str, ...]]
 
 
 class Estimate(NamedTuple):
-    """Mean over seeds and sample standard deviation; `sd` is None where there is one seed."""
+    """Mean over networks and sample standard deviation.
+
+    Attributes:
+        mean: Of the scores of the `n` networks.
+        sd: None where there is one network, however often it was scored.
+        n: Number of networks.
+        n_seeds: Number of seeds under which they were scored.
+    """
 
     mean: float
     sd: float | None
     n: int
+    n_seeds: int
 
 
 class BlockKey(NamedTuple):
@@ -48,8 +60,12 @@ class Row:
         n_params: Mean over seeds, as are `param_bytes` and `backbone_macs`.
         param_reduction: Fraction of the unpruned network's parameters that is gone; `mac_reduction` likewise.
         mAP: Stage name -> estimate on the block's split.
+        n_seeds: Number of networks: of one that was scored under several seeds it is 1.
         settings: What else tells this row from another that looks the same.
         accuracy: Like `mAP`, of the stages at which every seed has one: those of single-label networks.
+        name: Label that a person gave the network; empty where there is none.
+        budget: What the network was cut to, such as ``macs 0.25``; None where it was cut by ratios.
+        untrained: Stages at which training kept the weights from before it -> in how many of the runs.
     """
 
     experiment: str
@@ -69,6 +85,9 @@ class Row:
     n_seeds: int
     settings: tuple[str, ...] = ()
     accuracy: Mapping[str, Estimate] = field(default_factory=dict)
+    name: str = ""
+    budget: str | None = None
+    untrained: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def has_accuracy(self) -> bool:
@@ -97,7 +116,18 @@ def rows_by_block(records: Iterable[RunRecord]) -> dict[BlockKey, list[Row]]:
     for record in records:
         key = BlockKey(record.dataset, reported_split(record), record.protocol, record.clip_seconds)
         blocks.setdefault(key, []).append(record)
-    return {key: _rows(blocks[key], key.split) for key in sorted(blocks)}
+    found = {key: _rows(blocks[key], key.split) for key in sorted(blocks)}
+    return {key: rows for key, rows in found.items() if rows}
+
+
+def settings_in_words(row: Row) -> list[str]:
+    """Return what tells a row from similar ones, in words; its budget stands in a column of its own."""
+    return [in_words(setting) for setting in row.settings if not (row.budget and setting.startswith("budget="))]
+
+
+def is_shown(record: RunRecord) -> bool:
+    """Return whether a record is in a row; one without pruning needs a score of its network."""
+    return record.criterion is not None or any(record.stage(name) for name in ("dense", "finetuned", "evaluated"))
 
 
 def reported_split(record: RunRecord) -> str:
@@ -114,7 +144,7 @@ def _rows(records: Sequence[RunRecord], split: str) -> list[Row]:
     rows = [
         _row(members, split, UNPRUNED, ("dense",), settings)
         for group in _grouped(dense, _network_identity).values()
-        for members, settings in _told_apart(group, _base_settings)
+        for members, settings in told_apart(group, base_settings)
     ]
     rows += [_row(group, split, CONTROL, ("finetuned",), settings) for group, settings in _seed_groups(trained_on)]
     rows += [_row(group, split, UNPRUNED, ("evaluated",), settings) for group, settings in _seed_groups(evaluated)]
@@ -125,7 +155,7 @@ def _rows(records: Sequence[RunRecord], split: str) -> list[Row]:
 
 
 def _network_identity(record: RunRecord) -> tuple[Any, ...]:
-    return (record.experiment, record.model, record.width, record.cost_before["n_params"])
+    return (record.experiment, label_of(record), record.model, record.width, record.cost_before["n_params"])
 
 
 def _identity(record: RunRecord) -> tuple[Any, ...]:
@@ -146,69 +176,12 @@ def _seed_groups(records: Iterable[RunRecord]) -> list[SettledGroup]:
     """Return records that differ in their seed only, each group with what tells it from others that look the same."""
     groups: list[SettledGroup] = []
     for alike in _grouped(records, _identity).values():
-        for group, settings in _told_apart(alike, _settings):
+        for group, settings in told_apart(alike, settings_of):
             # Checkpoints of several seeds are one row; several of one seed, of which no more is known, are not.
             repeats_a_seed = len({record.seed for record in group}) < len(group)
-            parts = _told_apart(group, _checkpoint) if repeats_a_seed else [(group, ())]
+            parts = told_apart(group, checkpoint_of) if repeats_a_seed else [(group, ())]
             groups += [(members, (*settings, *more)) for members, more in parts]
     return groups
-
-
-def _told_apart(records: Sequence[RunRecord], settings_of: Callable[[RunRecord], dict[str, str]]) -> list[SettledGroup]:
-    """Split records by every setting in which they differ; one group without settings where they agree.
-
-    A setting that a record does not have is not told of it.
-    """
-    settings = {record.trial_id: settings_of(record) for record in records}
-    names = sorted(set().union(*settings.values()))
-    differing = [name for name in names if len({given.get(name) for given in settings.values()}) > 1]
-
-    def differences(record: RunRecord) -> tuple[str, ...]:
-        given = settings[record.trial_id]
-        return tuple(f"{name}={given[name]}" for name in differing if name in given)
-
-    groups = _grouped(records, differences).items()
-    return [(members, _ratios_joined(_DIGEST.sub(r"\1", value) for value in values)) for values, members in groups]
-
-
-def _ratios_joined(settings: Iterable[str]) -> tuple[str, ...]:
-    """Tell ratios by layer as one setting, ``ratios=0.35 of blocks 1–3, 0.75 of blocks 4–6``."""
-    layers: dict[str, list[str]] = {}
-    others = []
-    for setting in settings:
-        name, _, value = setting.partition("=")
-        if name.startswith(_RATIOS):
-            layers.setdefault(value, []).append(name.removeprefix(_RATIOS))
-        else:
-            others.append(setting)
-    told = ", ".join(f"{value} of {short_layers(names)}" for value, names in layers.items())
-    return (*others, *([f"ratios={told}"] if told else []))
-
-
-def _settings(record: RunRecord) -> dict[str, str]:
-    """Return a run's configuration by dotted name, without seeds and the checkpoint that a seed made."""
-    flat = _flat(record.config)
-    return {name: flat[name] for name in flat if name.split(".")[-1] != "seed" and name != "checkpoint"}
-
-
-def _checkpoint(record: RunRecord) -> dict[str, str]:
-    """Return which checkpoint was scored, in records of `epanns evaluate`."""
-    return {name: value for name, value in _flat(record.config).items() if name == "checkpoint"}
-
-
-def _base_settings(record: RunRecord) -> dict[str, str]:
-    """Return how the unpruned network came about, named alike in its own record and in those of its offspring."""
-    settings = _settings(record)
-    if record.config.get("kind") == "base":
-        settings = {f"base.{name}": value for name, value in settings.items() if not name.startswith("packs.")}
-    return {name: value for name, value in settings.items() if name.startswith("base.")}
-
-
-def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    flat: dict[str, str] = {}
-    for key, value in config.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": str(value)}
-    return flat
 
 
 def _row(group: Sequence[RunRecord], split: str, variant: str, stages: Sequence[str], settings: tuple[str, ...]) -> Row:
@@ -241,28 +214,43 @@ def _row(group: Sequence[RunRecord], split: str, variant: str, stages: Sequence[
         accuracy={
             stage: found for stage, found in estimates["accuracy"].items() if found.n == estimates["mAP"][stage].n
         },
-        n_seeds=len({record.seed for record in group}),
+        n_seeds=max((found.n for found in estimates["mAP"].values()), default=count_networks(group)),
         settings=settings,
+        name=label_of(first),
+        budget=budget_of(first) if is_pruned and first.ratio is None else None,
+        untrained={
+            found.name: count
+            for found in (stage for stage in first.stages if stage.name in stages)
+            if (count := sum(_kept_step_0(record, found.name) for record in group))
+        },
     )
 
 
 def _estimate(group: Iterable[RunRecord], stage_name: str, split: str, score_name: str) -> Estimate | None:
-    """Average a stage's score over seeds; runs of one seed (which share their unpruned network) count as one."""
-    by_seed: dict[int, list[float]] = {}
+    """Average a stage's score over networks; a network that was scored under several seeds counts once."""
+    by_network: dict[str, list[float]] = {}
+    seeds = set()
     for record in group:
         stage = record.stage(stage_name)
         score = None if stage is None else stage.scores.get(split, {}).get(score_name)
         if score is not None:
-            by_seed.setdefault(record.seed, []).append(score)
-    values = [fmean(values) for values in by_seed.values()]
+            by_network.setdefault(network_at(record, stage_name), []).append(score)
+            seeds.add(record.seed)
+    values = [fmean(values) for values in by_network.values()]
     if not values:
         return None
-    return Estimate(fmean(values), stdev(values) if len(values) > 1 else None, len(values))
+    return Estimate(fmean(values), stdev(values) if len(values) > 1 else None, len(values), len(seeds))
+
+
+def _kept_step_0(record: RunRecord, stage_name: str) -> bool:
+    """Return whether the training of a stage kept the weights from before it."""
+    stage = record.stage(stage_name)
+    return stage is not None and stage.best_step == 0
 
 
 def _order(row: Row) -> tuple[Any, ...]:
     variants = (UNPRUNED, CONTROL)
     rank = variants.index(row.variant) if row.variant in variants else len(variants)
     ratio = -1.0 if row.ratio is None else row.ratio
-    network = (row.experiment, row.model, -row.width)
+    network = (row.experiment, row.model, -row.width, row.name)
     return (*network, rank, row.variant, row.layers, row.recover, row.finetune_iterations, ratio, row.settings)

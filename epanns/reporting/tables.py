@@ -2,15 +2,19 @@
 
 import csv
 import io
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeVar
 
+from epanns.printable import printable, spreadsheet_cell
 from epanns.reporting.layer_names import short_layers
 from epanns.reporting.quoted import QuotedRow
-from epanns.reporting.rows import BlockKey, Estimate, Row
+from epanns.reporting.rows import BlockKey, Estimate, Row, settings_in_words
 from epanns.reporting.units import megabytes, si, signed_percent
+from epanns.sweeps.failures import Failure
 from epanns.sweeps.record_rules import STAGES
 from epanns.sweeps.records import RunRecord
+from epanns.training.metrics import STEP_0_KEPT
 
 MISSING = "–"
 
@@ -23,16 +27,18 @@ FOOTNOTE = (
     "MB: 10⁶ bytes of float32 parameters. In brackets: the change against the unpruned network."
 )
 ACCURACY_NOTE = "Accuracy: share of the clips whose class has the highest score, mean and deviation likewise."
+ONE_NETWORK_NOTE = "± –: one network, scored under several seeds, has no spread."
+UNTRAINED_NOTE = f"†: {STEP_0_KEPT} (in one run or more of the row)."
 QUOTED_NOTE = (
     "Published by others on other data or under other protocols; not measured here and not to be ranked with the "
     "measured rows."
 )
 
 
-def measured_markdown(blocks: Mapping[BlockKey, Sequence[Row]]) -> str:
+def measured_markdown(blocks: Mapping[BlockKey, Sequence[Row]], failures: Sequence[Failure] = ()) -> str:
     """Return one Markdown table per block, with a line that says what its rows share.
 
-    A table has accuracy too where all of its rows do.
+    A table has accuracy too where all of its rows do. Trials that failed are counted below, by reason.
     """
     parts = []
     for key, rows in blocks.items():
@@ -41,8 +47,24 @@ def measured_markdown(blocks: Mapping[BlockKey, Sequence[Row]]) -> str:
         title = f"**{_escape(block_title(key))}** (measured)"
         body = [[_escape(cell(row)) for cell in columns.values()] for row in rows]
         parts.append(f"{title}\n\n{markdown_table(list(columns), body)}")
-    notes = [FOOTNOTE, *([ACCURACY_NOTE] if any(map(_have_accuracy, blocks.values())) else [])]
-    return "\n\n".join([*parts, " ".join(notes)]) + "\n"
+    rows = [row for members in blocks.values() for row in members]
+    notes = [
+        FOOTNOTE,
+        *([ACCURACY_NOTE] if any(map(_have_accuracy, blocks.values())) else []),
+        *([ONE_NETWORK_NOTE] if any(map(_has_no_spread, rows)) else []),
+        *([UNTRAINED_NOTE] if any(row.untrained for row in rows) else []),
+    ]
+    parts.append(" ".join(notes))
+    if failures:
+        parts.append(_escape(" ".join(failure_lines(failures))))
+    return "\n\n".join(parts) + "\n"
+
+
+def failure_lines(failures: Sequence[Failure]) -> list[str]:
+    """Return how many trials have no result and why, a line for each reason."""
+    reasons = Counter(failure.reason for failure in failures)
+    counted = [f"{count} of them: {printable(reason)}." for reason, count in reasons.most_common()]
+    return [f"Trials without a result, which are in no row: {len(failures)}.", *counted]
 
 
 def quoted_markdown(rows: Iterable[QuotedRow]) -> str:
@@ -80,11 +102,13 @@ def _quoted_columns(metric: str) -> dict[str, Callable[[QuotedRow], str]]:
 def measured_csv(blocks: Mapping[BlockKey, Sequence[Row]]) -> str:
     """Return every row of every block with full precision; `param_reduction` and `mac_reduction` are fractions."""
     lines: list[dict[str, object]] = []
+    has_names = any(row.name for rows in blocks.values() for row in rows)
     for key, rows in blocks.items():
         for row in rows:
             line: dict[str, object] = {
                 **key._asdict(),
                 "experiment": row.experiment,
+                **({"name": row.name} if has_names else {}),
                 "network": row.model,
                 "width": row.width,
                 "variant": row.variant,
@@ -147,6 +171,7 @@ def _columns(key: BlockKey, rows: Sequence[Row]) -> dict[str, Callable[[Row], st
     """Return heading -> cell, in the order of the table."""
     accuracy = _at_stages("Accuracy", lambda row: row.accuracy) if _have_accuracy(rows) else {}
     return {
+        "Name": lambda row: row.name or MISSING,
         "Network": lambda row: row.network,
         "Experiment": lambda row: row.experiment,
         "Criterion": lambda row: row.variant,
@@ -154,7 +179,7 @@ def _columns(key: BlockKey, rows: Sequence[Row]) -> dict[str, Callable[[Row], st
         "Ratio": lambda row: _ratio(row),
         "Recovery": lambda row: row.recover if row.recover != "none" else MISSING,
         "Iterations": lambda row: f"{row.finetune_iterations:,}" if row.finetune_iterations else MISSING,
-        "Other settings": lambda row: ", ".join(row.settings) or MISSING,
+        "Other settings": lambda row: ", ".join(settings_in_words(row)) or MISSING,
         "Parameters": lambda row: si(row.n_params) + _change(row, row.param_reduction),
         "MB": lambda row: megabytes(row.param_bytes),
         f"MACs per {key.clip_seconds:g} s": lambda row: si(row.backbone_macs) + _change(row, row.mac_reduction),
@@ -166,12 +191,22 @@ def _columns(key: BlockKey, rows: Sequence[Row]) -> dict[str, Callable[[Row], st
 
 def _at_stages(score: str, estimates: Callable[[Row], Mapping[str, Estimate]]) -> dict[str, Callable[[Row], str]]:
     """Return heading -> cell of a score at each stage."""
+
+    def cell(row: Row, *stages: str) -> str:
+        stage = next((stage for stage in stages if stage in estimates(row)), "")
+        return _estimate(estimates(row).get(stage)) + (" †" if stage in row.untrained else "")
+
     return {
-        f"{score} before": lambda row: _estimate(estimates(row).get("dense") or estimates(row).get("pruned")),
-        f"{score} recovered": lambda row: _estimate(estimates(row).get("recovered")),
-        f"{score} fine-tuned": lambda row: _estimate(estimates(row).get("finetuned")),
-        f"{score} evaluated": lambda row: _estimate(estimates(row).get("evaluated")),
+        f"{score} before": lambda row: cell(row, "dense", "pruned"),
+        f"{score} recovered": lambda row: cell(row, "recovered"),
+        f"{score} fine-tuned": lambda row: cell(row, "finetuned"),
+        f"{score} evaluated": lambda row: cell(row, "evaluated"),
     }
+
+
+def _has_no_spread(row: Row) -> bool:
+    """Return whether a score of a row is of one network under several seeds."""
+    return any(found.n == 1 < found.n_seeds for found in (*row.mAP.values(), *row.accuracy.values()))
 
 
 def _have_accuracy(rows: Sequence[Row]) -> bool:
@@ -186,13 +221,17 @@ def _used(columns: dict[str, Callable[[T], str]], rows: Sequence[T]) -> dict[str
 def _ratio(row: Row) -> str:
     if not row.is_pruned:
         return MISSING
+    if row.budget is not None:
+        return f"budget of {row.budget}"
     return "by layer" if row.ratio is None else f"{row.ratio:g}"
 
 
 def _estimate(estimate: Estimate | None) -> str:
     if estimate is None:
         return MISSING
-    return f"{estimate.mean:.3f}" + ("" if estimate.sd is None else f" ± {estimate.sd:.3f}")
+    if estimate.sd is not None:
+        return f"{estimate.mean:.3f} ± {estimate.sd:.3f}"
+    return f"{estimate.mean:.3f}" + (f" ± {MISSING}" if estimate.n_seeds > 1 else "")
 
 
 def _change(row: Row, reduction: float) -> str:
@@ -205,9 +244,10 @@ def _whole(value: float) -> int | float:
 
 def _escape(cell: str) -> str:
     """Keep a name from breaking the table or becoming markup."""
-    for character in "\\|`*_<>[]":
+    cell = printable(" ".join(cell.split()))
+    for character in "\\|`*_<>[]&~$":
         cell = cell.replace(character, f"\\{character}")
-    return " ".join(cell.split())
+    return cell
 
 
 def _csv(lines: Sequence[Mapping[str, object]]) -> str:
@@ -215,5 +255,9 @@ def _csv(lines: Sequence[Mapping[str, object]]) -> str:
     text = io.StringIO()
     writer = csv.DictWriter(text, names, restval="", lineterminator="\n")
     writer.writeheader()
-    writer.writerows(lines)
+    writer.writerows({name: _cell(value) for name, value in line.items()} for line in lines)
     return text.getvalue()
+
+
+def _cell(value: object) -> object:
+    return spreadsheet_cell(printable(value)) if isinstance(value, str) else value

@@ -15,6 +15,7 @@ from epanns.models.recipe import Step, since_pruning, steps_of
 from epanns.models.spec import ModelSpec
 from epanns.models.tagger import Tagger
 from epanns.models.tasks import DECISIVE_SCORES
+from epanns.models.tensors import weights_digest
 from epanns.models.zoo import ZOO
 from epanns.pruning.plan import PruningPlan, recorded_plan
 from epanns.sweeps.device import device_of
@@ -89,6 +90,8 @@ def record_of_checkpoint(
         device=device_of(model),
         versions=versions(*DECISIVE_PACKAGES),
         seconds=round(seconds, 3),
+        network=weights_digest(model),
+        intervals={split: intervals} if (intervals := scores.intervals()) else {},
     )
 
 

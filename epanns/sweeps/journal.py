@@ -1,6 +1,6 @@
 """A sweep on disk: one folder per trial, and files that say what is done. The files are the truth."""
 
-import fcntl
+import math
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -11,10 +11,16 @@ from typing import Any
 from epanns.atomic import write_json
 from epanns.errors import DataError, OutputError
 from epanns.json_file import read_json
+from epanns.names import path_name
 from epanns.printable import printable
 from epanns.sweeps.experiment import Experiment, Trial
+from epanns.sweeps.failures import failure_in
 from epanns.sweeps.naming import result_in_words, trial_in_words
 from epanns.sweeps.records import RunRecord, read_record
+from epanns.workfolder import Work, WorkFolder
+
+_WORK = Work("is no sweep", noun="a sweep")
+_EARLIER_LOCK = "sweep.lock"
 
 
 @dataclass(frozen=True)
@@ -77,23 +83,9 @@ class TrialFolder:
 
     @contextmanager
     def owned(self) -> Iterator[None]:
-        """Wait until no other process works on the trial; the lock goes with the process, however it ends."""
-        with (self.path / "trial.lock").open("a") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        """Wait until no other process works on the trial, and keep others out."""
+        with WorkFolder(self.path, earlier_locks=["trial.lock"]).locked(wait=math.inf):
             yield
-
-
-def failure_in(trial: Path) -> str:
-    """Return why the trial of a folder failed, in a line; where it never began, that its base failed."""
-    path = trial / "error.json"
-    if not path.exists():
-        return "its base failed"
-    try:
-        found = read_json(path, error=DataError)
-        first, *_ = found["message"].splitlines() or [""]
-        return str(first or found["kind"])
-    except (DataError, LookupError, TypeError, AttributeError) as error:
-        return f"error.json cannot be read ({error})"
 
 
 @dataclass(frozen=True)
@@ -158,7 +150,7 @@ class Sweep:
                 experiment, none of whose finished trials is asked for.
         """
         claimed, ids = self.path / "sweep.json", [trial.trial_id for trial in trials]
-        held: dict[str, Any] = read_json(claimed, error=OutputError) if claimed.exists() else {}
+        held = _claimed_in(claimed) if claimed.exists() else {}
         earlier = [*held.get("trials", ()), *held.get("left", ())]
         finished = [trial_id for trial_id in earlier if TrialFolder(self.path / "trials" / trial_id).is_done]
         left = tuple(trial_id for trial_id in dict.fromkeys(finished) if trial_id not in ids)
@@ -186,20 +178,32 @@ class Sweep:
 
     @contextmanager
     def owned(self) -> Iterator[None]:
-        """Keep a second sweep out of the folder; the lock goes with the process, however it ends.
+        """Keep other processes out of the folder, and make a folder that is free a sweep's.
 
         Raises:
-            OutputError: If another process sweeps here, or the folder is something else.
+            OutputError: If another process works in it, or it holds something else.
         """
-        is_sweep = (self.path / "sweep.lock").exists()
-        if self.path.exists() and not is_sweep and (not self.path.is_dir() or any(self.path.iterdir())):
-            raise OutputError(f"{self.path} exists already and is no sweep: choose another --out")
-        self.path.mkdir(parents=True, exist_ok=True)
-        with (self.path / "sweep.lock").open("a") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise OutputError(
-                    f"{self.path}: another sweep runs here; wait for it or choose another --out"
-                ) from error
+        folder = WorkFolder(self.path, "sweep.json", _WORK, earlier_locks=[_EARLIER_LOCK])
+        is_earlier = (self.path / _EARLIER_LOCK).exists()  # begun by a version that wrote sweep.json after the data
+        if not is_earlier:
+            folder.require_claimable()
+        with folder.locked():
+            if not folder.is_begun:
+                if not is_earlier:
+                    folder.require_claimable()
+                write_json(folder.first_file, {"experiment": self.experiment.name, "trials": []})
             yield
+
+
+def _claimed_in(path: Path) -> dict[str, Any]:
+    """Return what a ``sweep.json`` holds; its trials are names of folders."""
+    held = read_json(path, error=OutputError)
+    if not isinstance(held, dict):
+        raise OutputError(f"{path}: is a {type(held).__name__}, must be a table: choose another --out")
+    for key in ("trials", "left"):
+        names = held.get(key, [])
+        if not isinstance(names, list):
+            raise OutputError(f"{path}: {key} is a {type(names).__name__}, must be a list: choose another --out")
+        for name in names:
+            path_name(name, f"{path}: {key}", OutputError)
+    return held

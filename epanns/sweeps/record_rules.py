@@ -60,6 +60,7 @@ _RULES: dict[str, Rule] = {
     "seconds": FINITE,
     "network": replace(or_none(_TEXT), text="text or null"),
     "name": ANY_TEXT,
+    "intervals": TABLE,
 }
 _CURVE_POINT = Rule(
     "a pair, step and score", lambda pair: isinstance(pair, list) and len(pair) == 2 and all(map(is_finite, pair))
@@ -115,4 +116,5 @@ def _with_rules(
     """Return the problems of a table whose keys beyond `rules` all obey the rule `rest`."""
     if not isinstance(given, dict):
         return []  # reported by the rule of the table itself
-    return table_problems(given, dict.fromkeys(given, rest) | dict(rules), required=required, prefix=prefix)
+    named = {key if key in rules else shown(key)[1:-1]: value for key, value in given.items()}
+    return table_problems(named, dict.fromkeys(named, rest) | dict(rules), required=required, prefix=prefix)

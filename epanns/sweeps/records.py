@@ -7,13 +7,14 @@ to change its meaning takes a new format. So a record is read by its own epanns 
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 from epanns.errors import DataError
 from epanns.json_file import read_json
 from epanns.strict import shown
+from epanns.sweeps.failures import failures_in
 from epanns.sweeps.record_rules import record_problems
 
 FORMAT = "epanns-record/1"
@@ -69,6 +70,8 @@ class RunRecord:
             versions.
         name: Label for people, such as the name of the sweep's base; empty, and left out of the JSON, where there is
             none.
+        intervals: Split name -> `Scores.intervals()` of the last stage; empty, and left out of the JSON, where none
+            were drawn.
     """
 
     trial_id: str
@@ -94,6 +97,7 @@ class RunRecord:
     seconds: float
     network: str | None = None
     name: str = ""
+    intervals: Mapping[str, Any] = field(default_factory=dict)
 
     def stage(self, name: str) -> Stage | None:
         """Return the stage of that name, or None where the run had none."""
@@ -107,9 +111,9 @@ class RunRecord:
                 del stage["curve"]
             if stage["best_step"] is None:
                 del stage["best_step"]
-        for field in ("network", "name"):
-            if not values[field]:
-                del values[field]
+        for name in ("network", "name", "intervals"):
+            if not values[name]:
+                del values[name]
         return {"format": FORMAT, **values}
 
     @classmethod
@@ -150,7 +154,11 @@ def read_records(folders: Iterable[Path]) -> list[RunRecord]:
             raise DataError(f"{folder}: no such folder; give the --out of a sweep, of evaluate or of quickstart")
         paths = sorted(_record_paths(folder))
         if not paths:
-            raise DataError(f"{folder}: no run record (**/result.json or records/*.json); is the run finished?")
+            failed = failures_in([folder])
+            more = (
+                f" {len(failed)} trials have no result, first {failed[0].folder}: {failed[0].reason}" if failed else ""
+            )
+            raise DataError(f"{folder}: no run record (**/result.json or records/*.json); is the run finished?{more}")
         for path in paths:
             record = read_record(path)
             first, known = found.setdefault(record.trial_id, (path, record))
@@ -195,6 +203,7 @@ def _differences(one: RunRecord, other: RunRecord) -> list[str]:
             record,
             seconds=0,
             name="",
+            intervals={},
             # Records of earlier versions lack the network.
             network=record.network if one.network and other.network else None,
             device="",
@@ -204,4 +213,4 @@ def _differences(one: RunRecord, other: RunRecord) -> list[str]:
         )
         for record in (one, other)
     )
-    return [field.name for field in fields(RunRecord) if getattr(first, field.name) != getattr(second, field.name)]
+    return [each.name for each in fields(RunRecord) if getattr(first, each.name) != getattr(second, each.name)]

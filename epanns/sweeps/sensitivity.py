@@ -97,6 +97,7 @@ def measure_sensitivity(
     *,
     calibration: PackDataset | None = None,
     on_row: OnRow | None = None,
+    fresh: bool = False,
 ) -> SensitivityRecord:
     """Score the network with each layer pruned alone, and write the table.
 
@@ -112,11 +113,12 @@ def measure_sensitivity(
         calibration: Clips for the recovery and for criteria that measure clips, whose labels only ``taylor`` looks at;
             by default those of `dataset`.
         on_row: Called with the record when it is opened and after each row.
+        fresh: Whether to delete an earlier measurement in `out`, once everything was checked and the folder is locked.
 
     Raises:
         ConfigError: If clips and network do not fit, or the network has no checkpoint behind it.
         PruningError: If a layer, ratio, criterion or recovery cannot be used.
-        OutputError: If `out` holds another measurement or something else, or another process measures there.
+        OutputError: If `out` holds another measurement or something else, or another process works there.
         Interrupted: If SIGINT, SIGTERM or SIGUSR1 came; the rows done are kept.
     """
     require_same_task(model, dataset)
@@ -132,8 +134,8 @@ def measure_sensitivity(
         )
     cells = config.cells(model)
     folder = SensitivityFolder(out)
-    with folder.owned(), noticing_signals() as stop:
-        record = folder.open(_asked(model, dataset, config, calibration), len(cells) + 1)
+    asked = _asked(model, dataset, config, calibration)
+    with folder.opened(asked, len(cells) + 1, fresh=fresh) as record, noticing_signals() as stop:
         record = replace(record, network=weights_digest(model))
         measurement = _Measurement(model, (dataset, calibration or dataset), config, stop)
         if on_row is not None:

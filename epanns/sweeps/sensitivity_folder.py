@@ -1,22 +1,19 @@
 """Sensitivities on disk: what was asked and every row that is done, in one file that is replaced after each row."""
 
-import fcntl
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from epanns.atomic import partial_of, write_json
-from epanns.claim import Work, claim
-from epanns.errors import OutputError
+from epanns.atomic import write_json
 from epanns.pruning.budgets.sensitivity import Sensitivity, SensitivityRow
+from epanns.workfolder import Work, WorkFolder
 
 FORMAT = "epanns-sensitivity/1"
 RECORD, TABLE = "sensitivity.json", "sensitivity.csv"
-_WORK = Work("holds no sensitivities", "was measured with")
 FIGURES = ("sensitivity.svg", "sensitivity.png", "sensitivity.pdf")
+_WORK = Work("holds no sensitivities", "was measured with", "a measurement")
 
 
 @dataclass(frozen=True)
@@ -70,53 +67,36 @@ class SensitivityFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._folder = WorkFolder(path, RECORD, _WORK, earlier_locks=["."])
 
-    def open(self, asked: Mapping[str, Any], n_rows: int) -> SensitivityRecord:
-        """Claim the folder for what is asked; return what has been measured in it.
+    @contextmanager
+    def opened(self, asked: Mapping[str, Any], n_rows: int, *, fresh: bool = False) -> Iterator[SensitivityRecord]:
+        """Keep other processes out and claim the folder for the length of a block; yield what was measured in it.
+
+        Args:
+            asked: What decides the numbers, in JSON values.
+            n_rows: Rows that there will be.
+            fresh: Whether to delete an earlier measurement.
 
         Raises:
-            OutputError: If the folder holds another measurement or something else.
+            OutputError: If the folder holds another measurement or something else, or another process works in it;
+                nothing is deleted then.
         """
-        empty = SensitivityRecord(asked, n_rows)
-        record = claim(self.path / RECORD, asked, _WORK, first=empty.to_dict(), read=_asked_and_record)
-        return empty if record is None else record
+        self._folder.require_claimable()
+        with self._folder.locked():
+            if fresh:
+                self._folder.start_over(_is_own)
+            empty = SensitivityRecord(asked, n_rows)
+            record = self._folder.claim(asked, first=empty.to_dict(), read=_asked_and_record)
+            yield empty if record is None else record
 
     def save(self, record: SensitivityRecord) -> None:
         """Write the record; the one before it stays whole if the process dies."""
         write_json(self.path / RECORD, record.to_dict())
 
-    @contextmanager
-    def owned(self) -> Iterator[None]:
-        """Keep a second process out of the folder; the lock goes with the process, however it ends.
 
-        Raises:
-            OutputError: If another process measures here, or the path is no folder.
-        """
-        if self.path.exists() and not self.path.is_dir():
-            raise OutputError(f"{self.path} is a file: choose another --out")
-        self.path.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(self.path, os.O_RDONLY)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            yield
-        except BlockingIOError as error:
-            raise OutputError(f"{self.path}: another process measures here; wait, or choose another --out") from error
-        finally:
-            os.close(descriptor)
-
-    def start_over(self) -> None:
-        """Remove what was measured before (``--fresh``), and nothing else.
-
-        Raises:
-            OutputError: If the folder holds something else.
-        """
-        own = {RECORD, TABLE, *FIGURES}
-        own |= {partial_of(self.path / name).name for name in own}
-        present = {file.name for file in self.path.iterdir()} if self.path.is_dir() else set()
-        if foreign := sorted(present - own):
-            raise OutputError(f"{self.path} holds {foreign[0]}, which is no part of a measurement: move it away")
-        for name in sorted(own, key=RECORD.__eq__):  # the record last: while it is there, the folder is known
-            (self.path / name).unlink(missing_ok=True)
+def _is_own(name: str) -> bool:
+    return name.removesuffix(".partial") in {RECORD, TABLE, *FIGURES}
 
 
 def _asked_and_record(found: Any) -> tuple[Mapping[str, Any], SensitivityRecord]:

@@ -1,11 +1,11 @@
 """Fine-tuning between the steps of a pruning: a run of its own for each, so that a stopped pruning goes on."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from epanns.claim import Work, claim
 from epanns.data.dataset import PackDataset
 from epanns.models.checkpoint import load
 from epanns.models.tagger import Tagger
@@ -14,10 +14,12 @@ from epanns.training.config import TrainingConfig
 from epanns.training.finetune import finetune
 from epanns.training.run_options import RunOptions
 from epanns.training.validation import Validation
+from epanns.workfolder import Work, WorkFolder
 
 _CLAIM = "steps.json"
 
 
+@contextmanager
 def finetuning_between(
     folder: Path,
     asked: Mapping[str, Any],
@@ -27,8 +29,8 @@ def finetuning_between(
     validation: Validation,
     options: RunOptions | None = None,
     teacher: Tagger | None = None,
-) -> Callable[[Tagger, int], Tagger]:
-    """Return what `pruning.schedule.prune_towards` calls between its steps.
+) -> Iterator[Callable[[Tagger, int], Tagger]]:
+    """Lock the folder and yield the function that `pruning.schedule.prune_towards` calls between its steps.
 
     Step s is fine-tuned in the run folder ``step<s>``, with an optimizer of its own, and goes on with the best weights
     by validation score. Called again after a stop or a kill, finished runs are only read.
@@ -43,17 +45,18 @@ def finetuning_between(
         teacher: As in `finetune`, of every run; `asked` must tell it.
 
     Raises:
-        OutputError: If the folder holds runs of another pruning, or something else.
+        OutputError: If the folder holds runs of another pruning, or something else, or another process works in it.
     """
     training = {"training": config.to_dict(), "data": dataset.identity(), "validation": dict(validation.data)}
     work = Work(
         "holds no runs between steps",
         "holds runs with",
+        "these runs",
         "repeat the options to go on, delete it to start over, or choose another --out",
         f"delete {folder} or choose another --out",
     )
     whole = {**asked, **training}
-    claim(folder / _CLAIM, whole, work, first=whole, read=lambda found: (found, None))
+    place = WorkFolder(folder, _CLAIM, work)
 
     def between(network: Tagger, step: int) -> Tagger:
         run = folder / f"step{step}"
@@ -62,4 +65,7 @@ def finetuning_between(
         finetune(network, dataset, own, run, validation=validation, options=options, teacher=teacher)
         return load(run).to(next(network.parameters()).device)
 
-    return between
+    place.require_claimable()
+    with place.locked():
+        place.claim(whole, first=whole, read=lambda found: (found, None))
+        yield between

@@ -80,7 +80,7 @@ def finetune(
     Raises:
         ConfigError: If data, teacher or `config` do not fit the model or the number of processes, or the validation
             lacks the score that decides.
-        OutputError: If `out` holds another run, another process trains in it, or it cannot be written.
+        OutputError: If `out` holds another run, another process works in it, or it cannot be written.
         TrainingError: If loss or gradient is not finite several times in a row (single such steps are skipped,
             told and counted), scores of a validation are not finite, or memory runs out.
         CheckpointError: If the run was begun before and none of its states can be used.
@@ -93,8 +93,9 @@ def finetune(
     require_learner(model, config)
     if validation.clips is not None:
         require_positives(validation.clips)
-    folder = RunFolder(Path(out), identity_of(model, dataset, config, validation, teacher))
     options = (options or RunOptions()).heard_once()
+    asked = identity_of(model, dataset, config, validation, teacher)
+    folder = RunFolder(Path(out), asked, fresh=options.fresh, command=options.command)
     with (
         _opened(folder) as ended,
         random_state_kept(next(model.parameters()).device),  # the seeding of every step is not the caller's

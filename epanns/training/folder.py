@@ -1,18 +1,16 @@
 """The folder of a training run: its configuration, states, metrics and, in the end, its best checkpoint."""
 
-import errno
-import fcntl
 import json
 import re
 import shutil
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from epanns.atomic import fsync_folder, is_free_for, partial_of, sha256_of_json, write_json
-from epanns.claim import Work, claim, require_claimable, require_same
-from epanns.distributed import restarts, torchrun_id
+from epanns.atomic import fsync_folder, sha256_of_json, write_json
+from epanns.distributed import rank, restarts, torchrun_id
 from epanns.errors import CheckpointError, OutputError
 from epanns.models.checkpoint import CONFIG, FILES, load_checkpoint, save_checkpoint
 from epanns.models.recipe import training_step_of
@@ -21,18 +19,26 @@ from epanns.training import events, metrics
 from epanns.training.config import TrainingConfig
 from epanns.training.identity import OF_NETWORK
 from epanns.training.learner import Learner
-from epanns.training.state import TrainingState, earlier_state, load_state, newest_step, save_state, saved_states
+from epanns.training.state import (
+    TrainingState,
+    earlier_state,
+    is_state,
+    load_state,
+    newest_step,
+    save_state,
+    saved_states,
+)
+from epanns.unfinished import BEST_NAME, COMMAND, RUN_FILE
+from epanns.workfolder import LOCK_FILES, Work, WorkFolder, remove
 
 CURVES = tuple(f"{metrics.CURVE}{suffix}" for suffix in (".svg", ".png", ".pdf"))  # drawn by `reporting`, removed here
 
-_RUN, _LOCK = "training.json", "training.lock"
+_RUN, _EARLIER_LOCK = RUN_FILE, "training.lock"
 _TORCHRUN = "torchrun"  # key of the first file: under which start of `torchrun` the run was begun, or ended
 _FORMAT = 2  # of the first file: 2 tells the network beside its file
-_WORK = Work("is no training run", "holds a run with")
-_BEST = re.compile(r"best-(\d{8,})")
-_BESTS = re.compile(rf"{_BEST.pattern}|best(\.next|\.previous)?")  # those of earlier versions too
+_WORK = Work("is no training run", "holds a run with", "a run")
+_BESTS = re.compile(rf"{BEST_NAME.pattern}|best(\.next|\.previous)?")  # those of earlier versions too
 _HALF = re.compile(r"\.best[-.].*|.*\.partial")  # what a killed writer leaves
-_IS_LOCKED = (errno.EACCES, errno.EAGAIN)
 
 
 class RunFolder:
@@ -46,23 +52,38 @@ class RunFolder:
     has ended is noted before anything is moved, and the moving is made up for when the same run is asked for again.
     """
 
-    def __init__(self, path: Path, asked: Mapping[str, Any]) -> None:
-        self.path = path
-        self.asked = dict(asked)
+    def __init__(self, path: Path, asked: Mapping[str, Any], *, fresh: bool = False, command: str = "") -> None:
+        """Describe a run.
+
+        Args:
+            path: The folder.
+            asked: The configuration, in JSON values.
+            fresh: Whether to delete an earlier run when the folder is opened.
+            command: The command that resumes the run, for people who find the folder.
+        """
+        self.path, self.asked = path, dict(asked)
+        self._fresh, self._command = fresh, command
+        self._folder = _work_folder(path)
 
     @contextmanager
     def opened(self) -> Iterator[dict[str, Any] | None]:
         """Claim the folder for this run and keep others out; yield the result if the run has ended before, else None.
 
         Raises:
-            OutputError: If the folder holds another run or something else, or another process trains in it.
+            OutputError: If the folder holds another run or something else, or another process works in it; nothing is
+                deleted then.
         """
-        ended = self._claim()
+        fresh = self._fresh and not self._is_begun_by_this_torchrun()
+        ended = None if fresh else self._ended()
         if ended is None or _leftovers(self.path):
-            with _locked(self.path):
-                ended = self._claim()  # again: another process may have ended the run meanwhile
+            with self._folder.locked():
+                if fresh:
+                    self.start_over()
+                ended = self._claim()  # another process may have ended the run meanwhile
                 if ended is None:
-                    _remove_all(file for file in self.path.iterdir() if _HALF.fullmatch(file.name))
+                    for file in list(self.path.iterdir()):
+                        if _HALF.fullmatch(file.name):
+                            remove(file)
                     yield None
                     return
                 self._put_in_place(ended["best_step"])
@@ -70,14 +91,32 @@ class RunFolder:
             raise OutputError(f"{self.path} holds a run that has ended, but not its checkpoint: give --fresh")
         yield ended
 
+    def start_over(self) -> None:
+        """Delete an earlier run, and nothing else; call it under the lock.
+
+        Raises:
+            OutputError: If the folder is no training run, or holds something else too; nothing is deleted then.
+        """
+        self._folder.start_over(_is_own)
+
+    def _ended(self) -> dict[str, Any] | None:
+        """Return the result of a run that has ended, without the lock: a folder that is only read needs none."""
+        if self._folder.first_file.exists():
+            return self._folder.require_same(self.asked, read=self._read)
+        self._folder.require_claimable()
+        return None
+
     def _claim(self) -> dict[str, Any] | None:
-        return claim(
-            self.path / _RUN,
-            self.asked,
-            _WORK,
-            first=self._first,
-            read=self._read,
-        )
+        command = {COMMAND: self._command} if self._command else {}
+        return self._folder.claim(self.asked, first={**self._first, **command}, read=self._read)
+
+    def _is_begun_by_this_torchrun(self) -> bool:
+        """Whether a process left the run that `torchrun` has started anew: it had started over itself."""
+        try:
+            begun_by = json.loads((self.path / _RUN).read_text(encoding="utf-8")).get(_TORCHRUN) if restarts() else None
+        except (OSError, ValueError, AttributeError, RecursionError):
+            begun_by = None
+        return begun_by is not None and begun_by == torchrun_id()
 
     @property
     def _first(self) -> dict[str, Any]:
@@ -118,7 +157,7 @@ class RunFolder:
         """Write the state, and remove what no state names any more."""
         with self._writing():
             save_state(self.path, state, learner, run=sha256_of_json(self.asked))
-            steps = sorted(int(name[1]) for file in self.path.iterdir() if (name := _BEST.fullmatch(file.name)))
+            steps = sorted(int(name[1]) for file in self.path.iterdir() if (name := BEST_NAME.fullmatch(file.name)))
             # The state before this one may name the best before this one.
             kept = [step for step in steps if step <= state.best_step][-2:]
             for step in set(steps) - set(kept):
@@ -157,7 +196,9 @@ class RunFolder:
             if (best / name).exists():
                 (best / name).replace(self.path / name)
         fsync_folder(self.path)
-        _remove_all(_leftovers(self.path))
+        for file in _leftovers(self.path):
+            if file.name not in LOCK_FILES:  # which is held, and removed when the folder is released
+                remove(file)
 
     def kept(self) -> str:
         """Say where the run would go on."""
@@ -195,7 +236,7 @@ def require_run_folder(
     model: Mapping[str, Any] | None = None,
     unknown: Collection[str] = (),
 ) -> None:
-    """Refuse what can never be a run's folder, or holds a run of other settings; call it before long work.
+    """Refuse what can never be this run's folder now: another's, or one in use; call it before long work.
 
     `finetune` refuses a run of other clips, or of another network, when it knows them.
 
@@ -208,8 +249,11 @@ def require_run_folder(
     Raises:
         OutputError: If there is something else.
     """
-    require_claimable(path / _RUN, _WORK)
-    if config is None or not (path / _RUN).exists():
+    folder = _work_folder(path)
+    folder.require_claimable()
+    if rank() == 0:
+        folder.require_unused()
+    if config is None or not folder.is_begun:
         return
     network = dict(model or {})
 
@@ -220,65 +264,18 @@ def require_run_folder(
     def read(found: Any) -> tuple[Any, None]:
         return known(found["asked"]["training"], found["asked"]["model"]), None
 
-    require_same(path / _RUN, known(config.to_dict(), network), _WORK, read=read)
+    folder.require_same(known(config.to_dict(), network), read=read)
 
 
-def start_over_once(path: Path) -> None:
-    """`start_over`, but go on with what a process left that `torchrun` has started anew: it had started over itself."""
-    if restarts():
-        try:
-            begun_by = json.loads((path / _RUN).read_text(encoding="utf-8")).get(_TORCHRUN)
-        except (OSError, ValueError, AttributeError):
-            begun_by = None
-        if begun_by is not None and begun_by == torchrun_id():
-            return
-    start_over(path)
-
-
-def start_over(path: Path) -> None:
-    """Remove a training run's files (``--fresh``), and nothing else.
-
-    Raises:
-        OutputError: If the folder is no training run, or another process trains in it.
-    """
-    if is_free_for(path / _RUN):
-        partial_of(path / _RUN).unlink(missing_ok=True)
-        return
-    if not (path / _RUN).exists():
-        raise OutputError(f"{path} is no training run and is left alone: choose another --out")
-    finished = {_RUN, *FILES, metrics.TABLE, metrics.LINES, *CURVES, events.FOLDER}
-    logs = path / events.FOLDER
-    foreign = {file.name for file in path.iterdir()} - finished - {file.name for file in _leftovers(path)}
-    foreign |= {f"{logs.name}/{file.name}" for file in {*logs.glob("*")} - {*logs.glob(events.EVENT_FILES)}}
-    if foreign:
-        raise OutputError(f"{path} holds {min(foreign)} too, which is no part of a run: move it away")
-    with _locked(path):
-        _remove_all([*_leftovers(path), *(path / name for name in finished - {_RUN})])
-        (path / _RUN).unlink()  # last: while it is there, the folder is known as a run
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Keep other processes out of a run's folder.
-
-    The lock goes with the process, however it ends. It is not one that processes which read clips inherit: they may
-    outlive a killed run by seconds, and the same command must be able to go on at once.
-    """
-    with (path / _LOCK).open("a") as lock:
-        try:
-            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno in _IS_LOCKED:
-                raise OutputError(
-                    f"{path}: another process trains here; wait for it, stop it or choose another --out"
-                ) from error
-            # A file system without locks: the run goes on without.
-        yield
+def _work_folder(path: Path) -> WorkFolder:
+    return WorkFolder(path, _RUN, _WORK, earlier_locks=[_EARLIER_LOCK])
 
 
 def _leftovers(path: Path) -> list[Path]:
-    """Return what belongs to a run that has not ended."""
-    unfinished = {_LOCK, earlier_state(path).name, *(state.name for state in saved_states(path))}
+    """Return the files of a run that has not ended."""
+    if not path.is_dir():
+        return []
+    unfinished = {*LOCK_FILES, _EARLIER_LOCK, earlier_state(path).name, *(state.name for state in saved_states(path))}
     return [
         file
         for file in path.iterdir()
@@ -286,9 +283,12 @@ def _leftovers(path: Path) -> list[Path]:
     ]
 
 
-def _remove_all(paths: Iterable[Path]) -> None:
-    for path in list(paths):
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
+def _is_own(name: str) -> bool:
+    """Whether a file or folder (with a slash at the end) is part of a run, finished or not."""
+    top, _, inner = name.partition("/")
+    if top == events.FOLDER:
+        return name == f"{top}/" or fnmatch(inner, events.EVENT_FILES)
+    if _BESTS.fullmatch(top) or _HALF.fullmatch(top):
+        return True
+    finished = {_RUN, *FILES, metrics.TABLE, metrics.LINES, *CURVES}
+    return name in finished or is_state(name)

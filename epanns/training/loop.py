@@ -43,6 +43,8 @@ class Run:
         self.begins_untrained = is_untrained(learner.model.provenance)
         self.state = folder.resume(learner, options.tell) or TrainingState()
         require_same_step(self.state.step)
+        if self.state.step:
+            options.tell(f"resume at step {self.state.step:,} of {self.config.iterations:,}")
 
     @property
     def is_over(self) -> bool:

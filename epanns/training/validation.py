@@ -84,24 +84,38 @@ def indistinct(clips: PackDataset, task: str) -> str | None:
         clips: The validation set, with at least one positive.
         task: The network's: ``multi-label`` is chosen by mAP, ``single-label`` by accuracy.
     """
-    counts, total = clips.targets.counts(), len(clips)
-    scored = np.flatnonzero(counts)
-    constant = np.flatnonzero(counts == total)
-    if not len(constant):
+    counts = clips.targets.counts()
+    scored, constant = np.count_nonzero(counts), np.count_nonzero(counts == len(clips))
+    if not constant:
         return None
-    first, many = clips.labels.names[constant[0]], len(constant)
-    which = f"class {first!r} is" if many == 1 else f"{many:,} classes, first {first!r}, are"
-    where = "the only validation clip" if total == 1 else f"every one of the {total:,} validation clips"
-    found = f"validation: {which} in {where} of {clips.dataset_name}"
+    found = f"validation: {_in_every_clip(clips)}"
     more = "give validation clips with and without each class (--val)"
     if task == "single-label":
         return f"{found}: the accuracy is highest for a network that gives every clip this class; {more}"
-    if many < len(scored):
-        rest = f"{len(scored) - many:,} of {len(scored):,} scored classes choose the step"
+    if constant < scored:
+        rest = f"{scored - constant:,} of {scored:,} scored classes choose the step"
         return f"{found}: their average precision is 1 at every step, so {rest}; {more}"
-    absent = len(counts) - len(scored)
-    rest = f", and the other {absent:,} in none" if absent else ""
     return (
-        f"{found}{rest}: the mAP is 1 at every step and cannot tell steps apart, so the lowest validation loss chooses "
-        f"the step; {more}"
+        f"{found}: the mAP is 1 at every step and cannot tell steps apart, so the lowest validation loss chooses the "
+        f"step; {more}"
     )
+
+
+def constant_map(clips: PackDataset) -> str | None:
+    """Return which classes make the mAP of scored clips 1 whatever a network gives; None where the mAP varies."""
+    counts = clips.targets.counts()
+    if not counts.any() or not set(counts.tolist()) <= {0, len(clips)}:
+        return None
+    return f"{_in_every_clip(clips)}: the mAP is 1 whatever a network gives"
+
+
+def _in_every_clip(clips: PackDataset) -> str:
+    """Return in words which classes every clip has and, where no clip tells the others apart, that none has them."""
+    counts, total = clips.targets.counts(), len(clips)
+    constant = np.flatnonzero(counts == total)
+    first, many = clips.labels.names[constant[0]], len(constant)
+    which = f"class {first!r} is" if many == 1 else f"{many:,} classes, first {first!r}, are"
+    where = "the only clip" if total == 1 else f"every one of the {total:,} clips"
+    absent = np.count_nonzero(counts == 0)
+    rest = f", and the other {absent:,} in none" if absent and absent + many == len(counts) else ""
+    return f"{which} in {where} of {clips.dataset_name}{rest}"

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from epanns.audio.frontend import FrontEndSpec, LogMel, mel_bank, repeat_to_minimum, stft_kernels
+from epanns.audio.yamnet_logmel import YamnetLogMel
 from epanns.errors import ConfigError
 from epanns.models.zoo import ZOO
 
@@ -104,10 +105,27 @@ def test_short_waveforms_are_repeated_from_their_start(samples):
     assert all(repeated[0, index] == index % samples for index in range(repeated.shape[1]))
 
 
-@pytest.mark.parametrize("shape", [(5,), (1, 0), (1, 1, 5)])
+@pytest.mark.parametrize("shape", [(), (1, 0), (0, 200), (1, 1, 5)])
 def test_waveforms_of_another_shape_are_refused(shape):
-    with pytest.raises(ConfigError, match=re.escape(f"{shape}: must be (batch, samples) with at least 1 sample")):
+    rule = "must be (batch, samples) with at least 1 clip and 1 sample"
+    with pytest.raises(ConfigError, match=re.escape(f"waveform of shape {shape}: {rule}")):
         repeat_to_minimum(torch.zeros(shape), 100)
+
+
+def test_one_clip_without_a_batch_is_refused_with_the_remedy():
+    with pytest.raises(
+        ConfigError, match=re.escape("(5,): must be (batch, samples); give waveform[None] for one clip")
+    ):
+        repeat_to_minimum(torch.zeros(5), 100)
+
+
+@pytest.mark.parametrize("waveform", [[0.0], None])
+def test_what_is_no_tensor_is_refused_with_the_remedy(waveform):
+    kind = type(waveform).__name__
+    with pytest.raises(
+        ConfigError, match=rf"waveform of type {kind}: must be a tensor or a NumPy array; give torch.ten"
+    ):
+        repeat_to_minimum(waveform, 100)
 
 
 def test_integers_are_not_taken_for_a_waveform():
@@ -141,3 +159,15 @@ def test_front_end_survives_json_and_names_every_wrong_key():
 def test_frames_count_the_centred_windows():
     assert SPECS["32k"].frames(320_000) == 1001
     assert LogMel(SPECS["32k"])(torch.zeros(1, 16_000)).shape[2] == SPECS["32k"].frames(16_000)
+
+
+@pytest.mark.parametrize("name", ["Cnn6", "YAMNet"])
+def test_nothing_is_computed_where_only_shapes_are_compared(name):
+    spec = ZOO[name].front_end
+    kind = YamnetLogMel if spec.is_yamnet else LogMel
+    with torch.device("meta"):
+        shapes = {key: (buffer.shape, buffer.dtype) for key, buffer in kind(spec).named_buffers()}
+    assert shapes == {key: (buffer.shape, buffer.dtype) for key, buffer in kind(spec).named_buffers()}
+    huge = FrontEndSpec(1_000_000, 65_536, 1, 1024, 0, 500_000)
+    with torch.device("meta"):
+        assert LogMel(huge).get_buffer("bank").is_meta

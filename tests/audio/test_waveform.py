@@ -1,4 +1,5 @@
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from epanns.audio.waveform import load_waveform, resample, to_int16
+from epanns.audio.waveform import load_waveform, resample, to_int16, waveform_stream
 from epanns.data.dataset import ClipBatch
 from epanns.errors import DataError
 
@@ -61,7 +62,60 @@ def test_another_rate_is_resampled_as_soxr_does(write):
 
 def test_equal_rates_leave_the_samples_alone():
     samples = tone()
-    assert resample(samples, RATE, RATE) is samples
+    (block,) = resample(iter([samples]), RATE, RATE)
+    assert block is samples
+
+
+@pytest.mark.parametrize("rates", [(44_100, 32_000), (48_000, 8_000), (8_000, 32_000), (12_345, 16_000)])
+@given(n_samples=st.integers(0, 3_000), sizes=st.lists(st.integers(1, 900), min_size=1))
+def test_blocks_are_resampled_as_soxr_does_the_whole(rates, n_samples, sizes):
+    """The slow twin: all samples in one call."""
+    whole = np.random.default_rng(0).uniform(-1, 1, n_samples).astype(np.float32)
+    ends = np.cumsum(sizes * (n_samples // sum(sizes) + 1))
+    blocks = np.split(whole, ends[ends < n_samples])
+    expected = soxr.resample(whole, *rates, quality="HQ")
+    np.testing.assert_array_equal(np.concatenate(list(resample(iter(blocks), *rates))), expected)
+
+
+@pytest.mark.parametrize("name", ["a.wav", "a.flac", "a.ogg", "a.mp3"])
+def test_a_stream_gives_the_waveform_block_by_block(write, monkeypatch, name):
+    samples = np.stack([1.2 * tone(2, 44_100), tone(2, 44_100, 1_000)], axis=1)
+    path = write(name, samples, 44_100, **({"subtype": "FLOAT"} if name == "a.wav" else {}))
+    whole = load_waveform(path, sample_rate=RATE)
+    monkeypatch.setattr("epanns.audio.libsndfile._BLOCK_VALUES", 2_000)
+    with waveform_stream(path, sample_rate=RATE) as stream:
+        blocks = list(stream)
+    assert len(blocks) > 40
+    np.testing.assert_array_equal(np.concatenate(blocks), whole.samples)
+    assert (stream.n_samples, stream.n_clipped) == (len(whole.samples), whole.n_clipped)
+
+
+@pytest.mark.parametrize("name", ["a.wav", "a.flac", "a.mp3", "a.ogg"])
+def test_memory_of_a_stream_does_not_grow_with_the_recording(write, monkeypatch, name):
+    monkeypatch.setattr("epanns.audio.libsndfile._BLOCK_VALUES", 1 << 14)
+    monkeypatch.setattr("epanns.audio.mpeg._BLOCK", 1 << 12)
+    samples = np.random.default_rng(0).uniform(-0.5, 0.5, 60 * 16_000).astype(np.float32)
+    peaks = []
+    for seconds in (5, 60):
+        path = write(name, samples[: seconds * 16_000], 16_000)
+        tracemalloc.start()
+        with waveform_stream(path, sample_rate=RATE) as stream:
+            assert sum(map(len, stream)) > 0.99 * seconds * RATE
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 1.1 * peaks[0] + 50_000  # 60 s of samples at 32 kHz are 7.7 MB
+
+
+def test_a_stream_counts_all_samples_that_are_no_numbers(write, monkeypatch):
+    samples = tone(1)
+    samples[[7, 20_000]] = np.nan
+    monkeypatch.setattr("epanns.audio.libsndfile._BLOCK_VALUES", 1_000)
+    path = write("a.wav", samples, subtype="FLOAT")
+    with (
+        waveform_stream(path, sample_rate=RATE) as stream,
+        pytest.raises(DataError, match="2 of 32000 samples are NaN or infinite"),
+    ):
+        list(stream)
 
 
 def test_samples_beyond_one_are_limited_and_counted(write):

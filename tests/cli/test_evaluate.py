@@ -8,6 +8,7 @@ from dataclasses import replace
 from functools import partial
 
 import h5py
+import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
@@ -17,7 +18,7 @@ from epanns.cli.main import cli
 from epanns.data.dataset import PackDataset
 from epanns.data.loader import make_loader
 from epanns.evaluation.metrics import evaluate
-from epanns.evaluation.predict import predict
+from epanns.evaluation.predict import Predictions, predict
 from epanns.evaluation.protocol import EvaluationProtocol
 from epanns.evaluation.scores import ClassScore, Scores
 from epanns.labels import LabelSet
@@ -53,6 +54,66 @@ def test_json_is_the_scores_of_the_library(run, checkpoint, tiny_packs):
     expected = evaluate(predict(load(checkpoint), dataset, protocol), dataset.labels, protocol)
     assert code == 0
     assert json.loads(out) == json.loads(json.dumps(expected.to_dict()))
+
+
+def test_the_record_has_the_intervals_and_the_clip_scores_stand_beside_it(run, checkpoint, tiny_packs, tmp_path):
+    arguments = (checkpoint, "--data", tiny_packs["test"], "--bootstrap", 20, "--seed", 3)
+    pattern = "([0-9])[0-9]\\.wav$"
+    _, text, _ = run(*arguments, "--group-pattern", pattern, "--name", "Mine, 1.0", "--out", tmp_path / "out")
+    _, out, _ = run(*arguments, "--group-pattern", pattern, "--json")
+    scores = json.loads(out)
+    assert scores["by_group"]["n_groups"] == 10
+    with np.load(tmp_path / "out" / "scores.npz", allow_pickle=False) as kept:
+        arrays = dict(kept)
+    predictions = Predictions(tuple(arrays["clip_ids"].tolist()), arrays["scores"].astype(float), arrays["target"])
+    labels, protocol = LabelSet.of(arrays["class_names"].tolist()), EvaluationProtocol()
+    again = evaluate(predictions, labels, protocol, bootstrap=20, seed=3, group_pattern=pattern)
+    assert json.loads(json.dumps(again.to_dict())) == scores
+    assert arrays["groups"].tolist() == [clip_id[-6] for clip_id in predictions.clip_ids]
+    (record,) = read_records([tmp_path / "out"])
+    low, high = scores["by_group"]["mAP_interval"]
+    assert record.name == "Mine, 1.0"
+    assert record.intervals["test"] == {
+        "confidence": 0.95,
+        "resamples": 20,
+        "seed": 3,
+        "by_clip": {"n_clips": 20, "mAP": scores["mAP_interval"]},
+        "by_group": {"n_groups": 10, "pattern": pattern, "mAP": [low, high]},
+    }
+    assert f", by group {low:.4f} to {high:.4f})" in text
+    assert "intervals by clip: 20 resamples of 20 clips; those by group, of 10 groups of clips" in text
+
+
+def test_runs_of_other_resamplings_are_one_trial_and_scores_may_be_left_out(run, checkpoint, tiny_packs, tmp_path):
+    for seed in (0, 1):
+        arguments = ("--data", tiny_packs["test"], "--bootstrap", 10, "--seed", seed, "--no-scores")
+        run(checkpoint, *arguments, "--out", tmp_path / str(seed))
+        assert sorted(file.name for file in (tmp_path / str(seed)).iterdir()) == ["per_class.csv", "result.json"]
+    assert len(read_records([tmp_path / "0", tmp_path / "1"])) == 1
+    run(checkpoint, "--data", tiny_packs["test"], "--bootstrap", 0, "--out", tmp_path / "none")
+    result = json.loads((tmp_path / "none" / "result.json").read_text())
+    assert not {"name", "intervals"} & result.keys()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--group-pattern", "("), "group pattern '(': is no regular expression"),
+        (("--group-pattern", "(no)"), "group pattern '(no)': finds no group for 20 of 20 clips, first"),
+        (
+            ("--group-pattern", "(wav)"),
+            "group pattern '(wav)': all 20 clips are of one group, 'wav'; an int",
+        ),
+        (("--name", "a\nb"), r"--name 'a\nb': must be printable text of at most 100 characters"),
+    ],
+)
+def test_groups_and_names_that_cannot_be_used_are_refused_first(
+    run, checkpoint, tiny_packs, tmp_path, options, message
+):
+    code, out, err = run(checkpoint, "--data", tiny_packs["test"], *options, "--out", tmp_path / "out")
+    assert (code, out, err.count("\n")) == (1, "", 1)
+    assert message in err
+    assert not (tmp_path / "out").exists()
 
 
 def test_several_packs_are_scored_as_one(run, checkpoint, tiny_packs):

@@ -89,7 +89,8 @@ def test_text_says_sizes_differences_and_scores_side_by_side(tiny_spec):
     evaluation = {
         "clips": 1200,
         "name": "tones",
-        "held_out_of_calibration": False,
+        "held_out_of_calibration": True,
+        "of_calibration_pack": False,
         "top1": 0.925,
         "mAP": {"float32": 0.8378, "int8": 0.8356},
         "accuracy": None,

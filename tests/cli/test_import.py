@@ -5,6 +5,7 @@ import json
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 from click.testing import CliRunner
@@ -106,19 +107,21 @@ def test_name_is_downloaded_into_the_cache(
     real = catalogue.released_file("Cnn6")
     ours = replace(real, url=released.as_uri(), bytes=len(content), sha256=digest)
     monkeypatch.setattr(catalogue, "released_files", lambda: (ours,))
-    monkeypatch.setattr(download, "_open", lambda file, start: FakeResponse(content))
+    monkeypatch.setattr(download, "_open", lambda *_: FakeResponse(content))
     monkeypatch.setenv("EPANNS_CACHE", str(tmp_path / "cache"))
     result = CliRunner().invoke(command, ["Cnn6", "--out", str(tmp_path / "out")], catch_exceptions=False)
     assert result.exit_code == 0
     assert (tmp_path / "cache" / real.name).read_bytes() == content
     assert load(tmp_path / "out").provenance["source"].startswith(real.name)
-    assert ("no checksum is published" in result.stderr) is not has_checksum
+    assert ("unverified: no sha256 is published" in result.stderr) is not has_checksum
 
 
 class FakeResponse:
     """The part of http.client.HTTPResponse that the download uses."""
 
     status = 200
+    chunked = False
+    headers: ClassVar[dict[str, str]] = {}
 
     def __init__(self, content: bytes) -> None:
         self.content, self.length = content, len(content)

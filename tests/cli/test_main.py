@@ -6,6 +6,7 @@ import sys
 
 import click
 import pytest
+import torch
 
 from epanns.cli import main as main_module
 from epanns.cli.main import main
@@ -143,3 +144,40 @@ def test_did_you_mean_is_silent_where_nothing_is_near():
 def test_module_runs_as_a_program():
     answer = subprocess.run([sys.executable, "-m", "epanns", "--version"], capture_output=True, text=True, check=True)
     assert answer.stdout.startswith("epanns, version 0.")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB\nmore"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"),
+        RuntimeError("could not create a memory object"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+@pytest.mark.parametrize(
+    ("command", "advice"),
+    [
+        (["prune", "CKPT", "--ratio", "0.5", "--out", "OUT"], "a --calibration pack of fewer or shorter clips\n"),
+        (["sensitivity", "CKPT", "--data", "CKPT", "--out", "OUT"], "a --calibration pack of fewer or shorter clips\n"),
+        (["evaluate", "CKPT", "--data", "CKPT"], "a smaller --batch-size, fewer --workers or a shorter --window\n"),
+        (["profile", "CKPT"], "fewer --seconds\n"),
+    ],
+    ids=lambda value: value[0],
+)
+def test_want_of_memory_is_one_line_that_names_options_of_the_command(
+    monkeypatch, capsys, tmp_path, command, advice, error
+):
+    def load(*_, **__):
+        raise error
+
+    monkeypatch.setattr("epanns.models.checkpoint.load", load)
+    (tmp_path / "ckpt").mkdir()
+    places = {"CKPT": str(tmp_path / "ckpt"), "OUT": str(tmp_path / "out")}
+    with pytest.raises(SystemExit) as stop:
+        main([places.get(argument, argument) for argument in command])
+    said = capsys.readouterr().err
+    assert stop.value.code == 1
+    assert said.startswith("epanns: out of memory (") and said.count("\n") == 1
+    assert said.endswith(f"; free memory, or use {advice}")

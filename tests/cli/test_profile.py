@@ -113,6 +113,7 @@ def test_latency_in_text_states_spread_and_threads(profile, checkpoint):
         (["Cnn14", "--seconds", "0"], "epanns: seconds=0.0: the clip length to count for must be a positive number"),
         (["Cnn14", "--threads", "1"], "epanns: --threads 1 without --latency: counts do not depend on threads"),
         (["Cnn14", "--width", "0"], "epanns: width=0.0: must be in (0, 8]"),
+        (["Cnn6", "--device", "cuda"], "epanns: --device cuda without --latency: counts do not depend on the device"),
     ],
 )
 def test_wrong_arguments_end_in_one_line(profile, arguments, message):

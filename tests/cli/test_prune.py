@@ -176,7 +176,14 @@ def test_a_table_of_sensitivities_decides_where(prune, checkpoint, tmp_path):
 def test_the_help_explains_the_options_in_groups(prune):
     code, stdout, _ = prune("--help")
     assert code == 0
-    titles = ("How much goes", "From which layers", "Which filters", "Recovery and calibration", "In steps", "Options")
+    titles = (
+        "How much is removed",
+        "From which layers",
+        "Which filters",
+        "Recovery and calibration",
+        "In steps",
+        "Options",
+    )
     _, *sections = re.split("|".join(rf"\n{title}\b.*:" for title in titles), stdout)
     assert [re.findall(r"^  (?:-h, )?--([a-z0-9-]+)", section, re.MULTILINE) for section in sections] == [
         ["ratio", "ratios", "target-params", "target-macs", "target-bytes", "target-latency"],
@@ -184,7 +191,7 @@ def test_the_help_explains_the_options_in_groups(prune):
         ["criterion", "seed"],
         ["recover", "calibration", "fit-to", "mixtures", "ridge", "labels", "mp3-seconds"],
         ["steps", "schedule", "between"],
-        ["out", "json", "config", "debug", "help"],
+        ["out", "device", "json", "config", "debug", "help"],
     ]
 
 
@@ -355,3 +362,29 @@ def test_a_pruned_checkpoint_loads_in_a_new_process_without_torch_pruning(prune,
     prune(checkpoint, "--out", out, "--ratio", "0.5")
     program = f"import sys, epanns; epanns.load({str(out)!r}); sys.exit('torch_pruning' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+def test_the_network_is_ranked_recovered_and_trained_on_the_device_asked_for(
+    prune, checkpoint, packs, tmp_path, monkeypatch
+):
+    """Every network of the command stems from the one that is moved: the others are made from it."""
+    moved = []
+    monkeypatch.setattr("epanns.cli.prune.torch_device", lambda name: {"cuda:1": "cpu"}[name])
+    to = torch.nn.Module.to
+    monkeypatch.setattr(
+        torch.nn.Module, "to", lambda model, *device, **how: (moved.append(device), to(model, *device))[1]
+    )
+    code, _, err = prune(checkpoint, "--out", tmp_path / "pruned", "--ratio", "0.5", "--device", "cuda:1")
+    assert (code, err, moved) == (0, "", [("cpu",)])
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("criterion", ["l1", "activation", "interpolative"])
+@pytest.mark.parametrize("recover", ["bn", "ls", "distil:2"])
+def test_a_gpu_gives_the_network_that_a_cpu_gives(prune, checkpoint, packs, tmp_path, criterion, recover):
+    asked = ["--ratio", "0.5", "--criterion", criterion, "--recover", recover, "--calibration", packs[8_000]]
+    for device in ("cpu", "cuda"):
+        assert prune(checkpoint, "--out", tmp_path / device, *asked, "--device", device)[0] == 0
+    cpu, gpu = (load(tmp_path / device).state_dict() for device in ("cpu", "cuda"))
+    for name, value in cpu.items():
+        torch.testing.assert_close(gpu[name], value, rtol=1e-2, atol=1e-3)

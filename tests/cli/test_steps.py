@@ -19,6 +19,7 @@ from epanns.pruning.schedule import step_widths
 from epanns.training.config import TrainingConfig
 from epanns.training.presets import PRESETS, Preset
 from epanns.training.run_options import RunOptions
+from epanns.workfolder import WorkFolder
 
 HALF = ("--ratio", "0.5", "--layers", "conv_block5,conv_block6")
 
@@ -104,15 +105,18 @@ def test_stopped_between_steps_it_goes_on_and_ends_with_the_same_bytes(prune, se
             if len(seen) == 3:  # the first step of the second run
                 os.kill(os.getpid(), signal.SIGTERM)
 
-        yield SimpleNamespace(run_options=lambda: RunOptions(on_step=on_step), tell=log)
+        yield SimpleNamespace(run_options=lambda **settings: RunOptions(on_step=on_step, **settings), tell=log)
 
     monkeypatch.setattr(watching, "watching", stopping)
     code, _, stderr = prune("--out", out, *options)
     assert code == 143
     assert f"stopped by signal 15 at step 1 of 2; the state of step 1 is saved in {out}.steps/step2: run" in stderr
     assert not out.exists()
-    assert prune("--out", out, *options)[0] == 0
-    assert seen == [1, 2, 1, 2]
+    monkeypatch.undo()
+    code, _, stderr = prune("--out", out, *options)
+    assert (code, stderr.splitlines()[0]) == (0, "resume at round 2 of 3")
+    assert "resume at step 1 of 2\n" in stderr
+    assert seen == [1, 2, 1]
     weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "out")]
     assert weights[0] == weights[1]
 
@@ -134,6 +138,16 @@ def test_a_weight_lets_the_unpruned_network_teach_between_steps(prune, settings,
     assert code == 0, stderr
     trained = [step for step in load(tmp_path / "out").provenance["recipe"] if "training" in step]
     assert [step["teacher_sha256"] for step in trained] == [load(tmp_path / "dense").provenance["sha256"]] * 2
+
+
+def test_a_second_process_with_the_same_out_is_refused(prune, settings, tmp_path):
+    options = ("--out", tmp_path / "out", *HALF, "--steps", 2, "--between", settings)
+    with WorkFolder(tmp_path / "out.steps").locked():
+        code, _, stderr = prune(*options)
+        assert (code, stderr.count("\n")) == (1, 1)
+        assert stderr.startswith(f"epanns: {tmp_path}/out.steps is in use by process {os.getpid()} on ")
+        assert [file.name for file in (tmp_path / "out.steps").iterdir()] == ["epanns.lock"]
+    assert prune(*options)[0] == 0
 
 
 def test_runs_of_another_pruning_are_refused(prune, settings, tmp_path):

@@ -105,7 +105,7 @@ def epanns(monkeypatch, capsys):
         ("path", r"epanns: a\n\udce9: Permission denied; check the path, its permissions and the disk"),
         (
             "memory",
-            "epanns: out of memory (Unable to allocate 7 TiB); free memory, or use a smaller --batch-size or fewer ",
+            "epanns: out of memory (Unable to allocate 7 TiB); free memory, or use a machine with more",
         ),
         (
             "torch",

@@ -2,6 +2,8 @@
 
 import csv
 import json
+import re
+import shlex
 import signal
 import sys
 
@@ -107,10 +109,14 @@ def test_a_run_leaves_its_learning_curve_also_when_it_is_stopped(runner, tmp_pat
         patch.setattr(Watch, "on_step", stopping)
         with pytest.raises(Interrupted):
             invoke(runner, *command)
+    command_line = shlex.join(["epanns", *sys.argv[1:]])
+    message = f"{tmp_path}/run is not a checkpoint: it is an unfinished training run, at step 3 of 4: resume it with: "
+    with pytest.raises(CheckpointError, match=re.escape(f"{message}{command_line}; its best weights so far are the")):
+        load(tmp_path / "run")
     curve = tmp_path / "run" / "learning_curve.svg"
     stopped = curve.read_text()
     result = invoke(runner, *command)
-    assert [line.split("  ")[0] for line in result.stderr.splitlines()[1:]] == ["step 4 of 4"]
+    assert [line.split("  ")[0] for line in result.stderr.splitlines()[1:]] == ["resume at step 3 of 4", "step 4 of 4"]
     assert curve.read_text() != stopped
     assert "validation mAP" in curve.read_text()
     assert len(list((tmp_path / "run" / "tensorboard").iterdir())) == 2
@@ -169,7 +175,7 @@ def test_another_run_is_refused_before_packs_and_networks_are_read(runner, tmp_p
         ([*finetune, "--teacher", nothing], "training.distil_weight left out, not 0.5"),
     ):
         with pytest.raises(
-            OutputError, match=f"holds a run with {difference}: repeat its options to go on, --fresh to"
+            OutputError, match=f"holds a run with {difference}: repeat its options to resume it, --fresh to"
         ):
             invoke(runner, *command, *unreadable, *run)
         with pytest.raises((PackError, CheckpointError)):
@@ -234,6 +240,8 @@ def test_a_gpu_that_is_not_there_is_refused_with_what_is(monkeypatch, epanns, tm
     for command in ("evaluate", "sensitivity"):
         data = ["--data", packs[1], "--device", asked, "--out", tmp_path / "run"]
         assert epanns(command, tmp_path, *data) == (1, "", said)
+    assert epanns("prune", tmp_path, "--ratio", 0.5, "--device", asked, "--out", tmp_path / "run") == (1, "", said)
+    assert epanns("profile", "Cnn6", "--latency", "--device", asked) == (1, "", said)
     assert not (tmp_path / "run").exists()
 
 
@@ -321,3 +329,18 @@ def test_clips_without_classes_are_refused_before_fresh_deletes_a_run(runner, tm
     with pytest.raises(ConfigError, match="validation: none of the 20 clips of synthetic has any of the 4 classes: no"):
         invoke(runner, *command, "--fresh")
     assert (tmp_path / "run" / "model.safetensors").exists()
+
+
+def test_packs_that_do_not_fit_each_other_are_named_before_an_earlier_run_is_deleted(
+    runner, tmp_path, packs, single_label_packs
+):
+    command = ["train", "Cnn14_8k", "--width", 0.03, *SHORT, "--iterations", 1, "--out", tmp_path / "run"]
+    said = invoke(runner, *command, *packs, "--batch-size", 40, "--mixup-alpha", 0.5).stderr
+    assert "each step takes 80 clips (--batch-size, in pairs), more than the 60 there are: clips repeat within" in said
+    other = ["--train", packs[1], "--val", single_label_packs["val"]]
+    message = r"the packs synthetic and single have different classes \(4 classes in the training clips, 3 in the valid"
+    with pytest.raises(ConfigError, match=message):
+        invoke(runner, *command, *other, "--fresh")
+    assert (tmp_path / "run" / "model.safetensors").exists()
+    result = runner.invoke(cli, [*map(str, [*command, *packs]), "--seed", str(2**63)])
+    assert result.exit_code == 2 and "is not in the range 0<=x<=9223372036854775807" in result.stderr

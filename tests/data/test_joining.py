@@ -89,6 +89,26 @@ def test_an_identifier_that_a_later_pack_gives_serves_the_packs_after_it():
     assert [label_map.places for label_map in maps] == [(0,), (0,), (0,)]
 
 
+def test_classes_in_another_spelling_are_the_same(join):
+    packs = [MemoryPack("a", ["caf\u00e9", "toilet_flush", "C"], [[1, 0, 0]])]
+    packs.append(MemoryPack("b", ["cafe\u0301", "Toilet flush", "C#"], [[1, 1, 0], [0, 0, 1]]))
+    dataset = join(*packs)
+    assert dataset.labels.names == ("caf\u00e9", "toilet_flush", "C", "C#")
+    assert dataset.label_maps[1].places == (0, 1, 3)
+    assert dataset.label_maps[1].describe() == (
+        "b: has 3 of the 4 classes (2 shared with the packs before it, 1 new); its clips count as having none of the 1 "
+        "others; 2 in another spelling, such as 'cafe\u0301' for 'caf\u00e9'"
+    )
+    assert dataset.label_maps[0].respelled == ()
+    with pytest.raises(PackError, match="b: its class 'C#' is not among the 3 classes asked for"):
+        join(packs[1], labels=LabelSet.of(["caf\u00e9", "toilet_flush", "C"]))
+
+
+def test_a_spelling_that_two_classes_share_joins_neither(join):
+    dataset = join(MemoryPack("a", ["Dog", "dog"], [[1, 0]]), MemoryPack("b", ["DOG"], [[1]]))
+    assert dataset.labels.names == ("Dog", "dog", "DOG")
+
+
 def test_a_given_label_set_fixes_the_map(join):
     pack = MemoryPack("a", labels(RAIN, DOG), [[1, 0], [0, 1]])
     for dataset in (join(pack, labels=labels(DOG, RAIN, SEA)), join(pack).with_labels(labels(DOG, RAIN, SEA))):

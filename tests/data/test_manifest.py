@@ -109,6 +109,22 @@ def test_files_that_are_there_are_compared_to_the_end_and_before_any_is_written(
         assert not labels_path(tmp_path / "m.csv").exists()
 
 
+def test_another_count_of_ignored_files_is_written_again(tmp_path, clip):
+    """Packs and runs below the data set's folder are ignored files of the next scan."""
+    manifest = Manifest("m", LabelSet.of(["dog", "rain"]), (clip,), ignored=1, notes=("a note",))
+    write_manifest(manifest, tmp_path / "m.csv")
+    write_manifest(replace(manifest, ignored=7), tmp_path / "m.csv")
+    assert read_manifest(tmp_path / "m.csv") == replace(manifest, ignored=7)
+    with pytest.raises(OutputError, match=r"m\.info\.json exists already and holds something else"):
+        write_manifest(replace(manifest, ignored=7, notes=()), tmp_path / "m.csv")
+
+
+@pytest.mark.parametrize("label", ["a\nb", "a\x1b[1mb"])
+def test_a_label_that_is_no_printable_line_cannot_be_written(tmp_path, label):
+    with pytest.raises(DataError, match="must be printable text, on one line; rename the class"):
+        write_manifest(Manifest("m", LabelSet.of([label]), ()), tmp_path / "m.csv")
+
+
 def test_the_manifest_itself_is_written_last(tmp_path, clip, monkeypatch):
     replacing, written = atomic.replacing, []
     monkeypatch.setattr(atomic, "replacing", lambda path: written.append(path.name) or replacing(path))
@@ -126,6 +142,12 @@ def test_labels_may_be_audioset_identifiers(written):
     assert read_manifest(written("a,a.wav,,,/m/0bt9lr,train,")).clips[0].labels == ("/m/0bt9lr",)
 
 
+def test_labels_may_be_composed_otherwise_than_in_the_class_order(written):
+    for listed, used in (("caf\u00e9", "cafe\u0301"), ("cafe\u0301", "caf\u00e9")):
+        labels = f"index,mid,display_name\n0,,{listed}\n"
+        assert read_manifest(written(f"a,a.wav,,,{used},train,", labels=labels)).clips[0].labels == (listed,)
+
+
 @pytest.mark.parametrize(
     ("row", "message"),
     [
@@ -136,6 +158,8 @@ def test_labels_may_be_audioset_identifiers(written):
         ("a,a.wav,nan,,dog,train,", "row 1: start 'nan' must be seconds"),
         ("a,a.wav,,0,dog,train,", "row 1: duration '0' must be seconds of at least 1e-06"),
         ("a,a.wav,,inf,dog,train,", "row 1: duration 'inf' must be seconds"),
+        ('a,a.wav,,,dog,"tr\nain",', r"row 1: split 'tr\nain' of 'a' must be a name such as train"),
+        (f"a,a.wav,,,dog,train,{'1' * 5000}", "must be a whole number, or empty; at most nine digits"),
         ("a,a.wav,,,dog,train,one", "row 1: fold 'one' must be a whole number, or empty"),
         ("a,a.wav,,,,train,", "row 1: clip 'a' has no labels; give at least one or remove it"),
         ("a,a.wav,,,dgo,train,", "row 1: unknown label 'dgo' of clip 'a'"),

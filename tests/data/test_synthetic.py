@@ -64,7 +64,7 @@ def test_a_set_that_was_stopped_is_completed(tmp_path):
 
 def test_another_set_in_the_folder_is_refused(tmp_path):
     make_synthetic(tmp_path / "set", SMALL)
-    with pytest.raises(OutputError, match="set holds a synthetic data set with other settings: choose another ROOT"):
+    with pytest.raises(OutputError, match="set holds a synthetic data set with .*, not .*: choose another ROOT"):
         make_synthetic(tmp_path / "set", SyntheticSettings(clips=16, classes=5, seconds=0.5, sample_rate=8_000))
 
 

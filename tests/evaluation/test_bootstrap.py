@@ -6,7 +6,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score
 
-from epanns.evaluation.bootstrap import accuracy_interval, mean_average_precision_interval, weighted_average_precision
+from epanns.evaluation.bootstrap import (
+    accuracy_interval,
+    mean_average_precision_interval,
+    resampled_weights,
+    weighted_average_precision,
+)
 from epanns.seeding import numpy_generator
 
 
@@ -74,3 +79,46 @@ def test_resamples_in_which_no_class_has_a_positive_do_not_count():
 
 def test_no_resamples_give_no_interval():
     assert mean_average_precision_interval(*draw(0), resamples=0) is None
+
+
+def test_interval_by_group_equals_a_slow_bootstrap_that_draws_groups():
+    target, scores = draw(5)
+    groups = np.array([f"take {number % 7}" for number in range(len(target))])
+    is_right = scores.argmax(axis=1) == target.argmax(axis=1)
+    names = np.unique(groups)
+    draws = numpy_generator("bootstrap by group", 3).multinomial(7, np.full(7, 1 / 7), size=50)
+    means, accuracies = [], []
+    for row in draws:
+        copies = np.concatenate([np.flatnonzero(groups == name) for name in np.repeat(names, row)])
+        columns = [c for c in range(target.shape[1]) if target[copies, c].any()]
+        means.append(np.mean([average_precision_score(target[copies, c], scores[copies, c]) for c in columns]))
+        accuracies.append(is_right[copies].mean())
+    options = {"resamples": 50, "seed": 3, "groups": groups}
+    found = mean_average_precision_interval(target, scores, **options)
+    assert found == pytest.approx(tuple(np.quantile(means, [0.025, 0.975])), abs=1e-12)
+    expected = tuple(np.quantile(accuracies, [0.025, 0.975]))
+    assert accuracy_interval(is_right, **options) == pytest.approx(expected, abs=1e-12)
+
+
+def test_slices_of_recordings_have_a_wider_interval_by_group_and_groups_of_one_clip_the_same():
+    """Eight copies of each clip: by clip the interval is sqrt(8) times too narrow."""
+    is_right = np.random.default_rng(0).random(50) < 0.6
+    recordings, slices = np.arange(50), np.repeat(np.arange(50), 8)
+
+    def width(groups, right):
+        low, high = accuracy_interval(right, resamples=2000, groups=groups)
+        return high - low
+
+    assert width(slices, is_right[slices]) == pytest.approx(width(recordings, is_right), abs=1e-12)
+    assert width(slices, is_right[slices]) == pytest.approx(8**0.5 * width(None, is_right[slices]), rel=0.1)
+    assert width(recordings, is_right) == pytest.approx(width(None, is_right), rel=0.1)
+
+
+@given(st.integers(1, 12), st.integers(1, 5), st.integers(0, 9))
+def test_a_resample_has_as_many_groups_as_there_are_and_whole_ones(n_clips, n_groups, seed):
+    groups = np.arange(n_clips) % n_groups
+    (weights,) = resampled_weights(n_clips, 20, seed, groups=groups)
+    assert weights.shape == (20, n_clips)
+    by_group = [weights[:, groups == group] for group in np.unique(groups)]
+    assert all((counts == counts[:, :1]).all() for counts in by_group)
+    assert (sum(counts[:, 0] for counts in by_group) == len(by_group)).all()

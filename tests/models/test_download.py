@@ -1,10 +1,14 @@
 """Downloads against a server on this machine: whole, cut, resumed, wrong, refused, absent."""
 
+import errno
+import fcntl
 import hashlib
 import json
+import os
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -15,6 +19,7 @@ from epanns.errors import CheckpointError, OutputError
 from epanns.models.catalogue import ReleasedFile, released_file, released_files
 from epanns.models.download import cache_folder, fetch
 from epanns.models.zoo import ZOO
+from epanns.notes import Note
 
 CONTENT = bytes(range(256)) * 4096  # 1 MiB
 ROOT = Path(__file__).parents[2]
@@ -27,6 +32,10 @@ class Server(ThreadingHTTPServer):
         knows_ranges: Whether a Range header is honoured.
         cut_after: Bytes after which the next answer's connection closes.
         says_length: Whether the answer states how long it is.
+        etag: Validator of the content, sent where it is not empty.
+        heeds_if_range: Whether a range of another version than the one asked for is answered by the whole file.
+        conditions: The If-Range header of each request.
+        before_answer: Called in the middle of each answer's body.
     """
 
     def __init__(self) -> None:
@@ -36,6 +45,10 @@ class Server(ThreadingHTTPServer):
         self.knows_ranges = True
         self.cut_after: int | None = None
         self.says_length = True
+        self.etag = ""
+        self.heeds_if_range = True
+        self.conditions: list[str | None] = []
+        self.before_answer: Callable[[], None] = lambda: None
 
     @property
     def url(self) -> str:
@@ -51,7 +64,11 @@ class Handler(BaseHTTPRequestHandler):
         if not self.path.startswith("/weights.pth"):
             self.send_error(404)
             return
+        condition = self.headers["If-Range"]
+        server.conditions.append(condition)
         start = int(wanted.removeprefix("bytes=").removesuffix("-")) if wanted and server.knows_ranges else 0
+        if condition not in (None, server.etag) and server.heeds_if_range:
+            start = 0
         if start >= len(server.content):
             self.send_error(416)
             return
@@ -59,9 +76,13 @@ class Handler(BaseHTTPRequestHandler):
         self.send_response(206 if start else 200)
         if server.says_length:
             self.send_header("Content-Length", str(len(body)))
+        if server.etag:
+            self.send_header("ETag", server.etag)
         self.end_headers()
-        self.wfile.write(body[: server.cut_after])
-        server.cut_after = None
+        end, server.cut_after = server.cut_after, None
+        self.wfile.write(body[: len(body) // 2][:end])
+        server.before_answer()
+        self.wfile.write(body[len(body) // 2 :][: None if end is None else max(0, end - len(body) // 2)])
 
     def log_message(self, *_: object) -> None:
         pass
@@ -104,10 +125,10 @@ def test_fetch_downloads_once(server: Server, tmp_path: Path) -> None:
 
 def test_cut_connection_keeps_the_part_and_the_next_call_goes_on(server: Server, tmp_path: Path) -> None:
     server.cut_after = 700_000
-    with pytest.raises(CheckpointError, match=r"the connection (ended after|broke).*; run the command again to go on"):
+    with pytest.raises(CheckpointError, match=r"the connection (ended after|broke).*; run the command again to resume"):
         fetch(published(server), tmp_path)
-    assert names(tmp_path) == ["weights.pth.part"]
-    assert (tmp_path / "weights.pth.part").read_bytes() == CONTENT[:700_000]
+    assert [file.read_bytes() for file in tmp_path.iterdir()] == [CONTENT[:700_000]]
+    assert re.fullmatch(r"weights\.pth\.[0-9a-f]{8}\.part", *names(tmp_path))
     seen: list[tuple[int, int | None]] = []
     path = fetch(published(server), tmp_path, progress=lambda done, total: seen.append((done, total)))
     assert path.read_bytes() == CONTENT
@@ -147,7 +168,7 @@ def test_part_longer_than_the_file_is_started_again(server: Server, tmp_path: Pa
             {"sha256": "0" * 64},
             rf"sha256 {hashlib.sha256(CONTENT).hexdigest()}, must be 0{{64}}\) and was deleted: run",
         ),
-        ({"bytes": 1000}, r"1,048,576 bytes, must be 1,000\) and was deleted"),
+        ({"bytes": 1000}, r"262,144 bytes, must be 1,000\) and was deleted"),
     ],
     ids=["checksum", "length"],
 )
@@ -173,6 +194,122 @@ def test_server_that_does_not_say_the_length_is_held_to_the_catalogue(server: Se
     with pytest.raises(CheckpointError, match=r"the connection ended after 5,000 of 1,048,576 bytes; run the command"):
         fetch(published(server), tmp_path)
     assert fetch(published(server), tmp_path).read_bytes() == CONTENT
+
+
+def cut(server: Server, file: ReleasedFile, folder: Path, length: int = 700_000) -> None:
+    """Leave a part of a file."""
+    server.cut_after = length
+    with pytest.raises(CheckpointError, match="run the command again to resume"):
+        fetch(file, folder)
+
+
+OTHER = CONTENT[::-1]
+
+
+@pytest.mark.parametrize("heeds_if_range", [True, False])
+@pytest.mark.parametrize("has_sha256", [True, False])
+def test_versions_are_not_mixed(has_sha256: bool, heeds_if_range: bool, server: Server, tmp_path: Path) -> None:
+    known = {"sha256": hashlib.sha256(OTHER).hexdigest()} if has_sha256 else {"sha256": None, "bytes": None}
+    file = published(server, **known)
+    server.etag, server.heeds_if_range = '"one"', heeds_if_range
+    cut(server, file, tmp_path)
+    server.etag, server.content = '"two"', OTHER
+    assert fetch(file, tmp_path).read_bytes() == OTHER
+    assert server.conditions[:2] == [None, '"one"']
+    assert names(tmp_path) == ["weights.pth"]
+
+
+def test_an_unchanged_version_without_a_sha256_is_resumed(server: Server, tmp_path: Path) -> None:
+    file = published(server, bytes=None, sha256=None)
+    server.etag = '"one"'
+    cut(server, file, tmp_path)
+    assert fetch(file, tmp_path).read_bytes() == CONTENT
+    assert server.requests == [None, "bytes=700000-"]
+
+
+def test_without_validator_and_sha256_nothing_is_resumed(server: Server, tmp_path: Path) -> None:
+    file = published(server, bytes=None, sha256=None)
+    server.etag = 'W/"weak"'
+    cut(server, file, tmp_path)
+    assert fetch(file, tmp_path).read_bytes() == CONTENT
+    assert server.requests == [None, None]
+
+
+@pytest.mark.parametrize(
+    "stored", ["", "[]", '{"url": "x", "validator": "y"}', '{"validator": "a\\r\\nB: c"}', "[" * 5000]
+)
+def test_a_damaged_validator_is_none(stored: str, server: Server, tmp_path: Path) -> None:
+    (tmp_path / "weights.pth.0123abcd.part").write_bytes(OTHER[:1000])
+    (tmp_path / "weights.pth.0123abcd.part.json").write_text(stored)
+    assert fetch(published(server, sha256=None), tmp_path).read_bytes() == CONTENT
+    assert server.conditions == [None]
+    assert names(tmp_path) == ["weights.pth"]
+
+
+def test_an_answer_of_unstated_length_is_not_kept_where_nothing_else_tells_it(server: Server, tmp_path: Path) -> None:
+    server.says_length = False
+    for cut_after in (5000, None):
+        server.cut_after = cut_after
+        with pytest.raises(CheckpointError, match=r" bytes arrived, and neither server nor catalogue states how many"):
+            fetch(published(server, bytes=None, sha256=None), tmp_path)
+        assert names(tmp_path) == []
+    assert fetch(published(server, bytes=None), tmp_path).read_bytes() == CONTENT
+
+
+def test_a_file_in_the_cache_is_compared_with_its_sha256_each_time(server: Server, tmp_path: Path) -> None:
+    path = fetch(published(server), tmp_path)
+    path.write_bytes(OTHER)
+    with pytest.warns(
+        Note, match=rf"weights.pth: sha256 {hashlib.sha256(OTHER).hexdigest()}, must be .* and is replaced"
+    ):
+        assert fetch(published(server), tmp_path).read_bytes() == CONTENT
+    path.write_bytes(OTHER)
+    server.shutdown()
+    server.server_close()
+    with pytest.warns(Note), pytest.raises(CheckpointError, match="no connection"):
+        fetch(published(server), tmp_path)
+
+
+def test_two_downloads_at_once_have_parts_of_their_own(server: Server, tmp_path: Path) -> None:
+    seen: list[list[str]] = []
+    meeting = threading.Barrier(2, timeout=20)
+
+    def meet() -> None:
+        meeting.wait()
+        seen.append(names(tmp_path))
+        meeting.wait()
+
+    server.before_answer = meet
+    with ThreadPoolExecutor(2) as pool:
+        paths = list(pool.map(lambda _: fetch(published(server), tmp_path), range(2)))
+    assert [path.read_bytes() for path in paths] == [CONTENT] * 2
+    assert all(len(parts) == 2 for parts in seen)
+    assert names(tmp_path) == ["weights.pth"]
+
+
+def test_a_part_that_a_process_writes_to_is_left_alone(server: Server, tmp_path: Path) -> None:
+    with (tmp_path / "weights.pth.0123abcd.part").open("wb") as held:
+        held.write(OTHER)
+        fcntl.flock(held, fcntl.LOCK_EX)
+        assert fetch(published(server), tmp_path).read_bytes() == CONTENT
+    assert names(tmp_path) == ["weights.pth", "weights.pth.0123abcd.part"]
+
+
+def test_without_locks_a_part_is_left_alone_while_it_is_young(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_locks(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    part = tmp_path / "weights.pth.0123abcd.part"
+    part.write_bytes(CONTENT[:1000])
+    assert fetch(published(server), tmp_path).read_bytes() == CONTENT
+    (tmp_path / "weights.pth").unlink()
+    os.utime(part, (1, 1))
+    assert fetch(published(server), tmp_path).read_bytes() == CONTENT
+    assert server.requests == [None, "bytes=1000-"]
+    assert names(tmp_path) == ["weights.pth"]
 
 
 def test_answer_other_than_the_file_says_what_to_do(server: Server, tmp_path: Path) -> None:

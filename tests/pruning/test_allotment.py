@@ -97,6 +97,10 @@ def test_a_budget_is_met_from_below_or_refused_with_what_is_near(name, data):
         found = choose(MEDIUM, budget, allocator, layers=layers, round_to=round_to, importances=importances)
     except PruningError as error:
         assert re.search(r"cannot be met|removes nothing", str(error))
+        for text in re.findall(r"(?:nearest are|and|leave) ([\d.]+ ?[kMG]?B?)", str(error)):
+            asked = Budget.parse(budget.kind, text)  # what a message offers is met
+            again = choose(MEDIUM, asked, allocator, layers=layers, round_to=round_to, importances=importances)
+            assert 0.99 * asked.amount <= again.reached <= asked.amount
         return
     assert found.reached == COSTS[budget.kind](profile(MEDIUM.with_widths(found.widths)))
     assert 0.99 * found.asked <= found.reached <= found.asked < found.unpruned
@@ -124,7 +128,7 @@ def test_what_is_refused_has_no_widths_and_the_nearest_below_is_the_greatest():
         except PruningError as error:
             refused += 1
             assert best < 0.99 * asked
-            assert f"nearest are {Budget('params', 0.5).show(best)} and " in str(error)
+            assert f"nearest are {Budget('params', 0.5).offer(best)}" in str(error)
         else:
             assert 0.99 * asked <= found.reached <= best
     assert refused
@@ -158,7 +162,12 @@ def test_what_is_refused_has_no_widths_and_the_nearest_below_is_the_greatest():
             Budget("macs", 0.95),
             {"layers": ("conv_block1.conv2",), "round_to": 32},
             r"a budget of 19\.0398 G MACs cannot be met within 1 % from below with widths in steps of 32: nearest are "
-            r"18\.2\d+ G MACs and 20\.0419 G MACs; ask for one of them, or lower round_to",
+            r"18\.2\d+ G MACs; ask for one of them, or lower round_to",
+        ),
+        (
+            Budget("macs", 0.999),
+            {"round_to": 10_000},
+            r"a budget of .* cannot be met: with round_to=10000 and minimum=0 no layer can lose a channel; lower them",
         ),
         (Budget("macs", 0.5), {"round_to": 0}, r"round_to=0: must be a whole number of at least 1"),
         (

@@ -61,8 +61,18 @@ def test_a_whole_number_is_itself(number):
         ("macs", "1e-400", r"'1e-400' is no budget of macs"),
         ("params", "25%", r"'25%' is no budget of params: for 25 % give 0\.25 \(units"),
         ("bytes", "4.5Mb", r"no budget of bytes: give a number above 0 such as 0\.25 or 4\.5MB \(units: B, kB, KB, MB"),
-        ("bytes", "0.5B", r"no budget of bytes"),
-        ("latency", "0.2ms", r"no budget of latency"),
+        (
+            "bytes",
+            "0.5B",
+            r"'0\.5B' is no budget of bytes: it is 0\.5 bytes; must be at least 1; a fraction of what the network "
+            r"costs has no unit, as in 0\.25$",
+        ),
+        (
+            "params",
+            "0.0001k",
+            r"'0\.0001k' is no budget of params: it is 0\.1 params; must be at least 1;",
+        ),
+        ("macs", "0.0000001M", r"no budget of macs: it is 0\.1\d* macs; must be at least 1"),
         ("latency", "20us", r"no budget of latency: .* \(units: ms, s\)"),
     ],
 )
@@ -81,6 +91,7 @@ def test_what_is_no_budget_is_refused_with_an_example(kind, text, match):
         (("macs", math.inf), r"budget of inf macs"),
         (("macs", True), r"budget of True macs"),
         (("macs", "5G"), r"budget of '5G' macs: must be a number"),
+        (("params", 0.5, False, True), r"absolute goes with a budget of latency, not of params: give 1 or more"),
         (("params", 0.5, True), r"int8 goes with a budget of bytes, not of params"),
     ],
 )
@@ -111,8 +122,27 @@ def test_a_ratio_of_all_channels_is_a_budget_of_channels():
         (Budget("bytes", 0.5), 4_500_000, "4.5000 MB in float32"),
         (Budget("bytes", 0.5, int8=True), 1_500, "1.5000 kB in int8"),
         (Budget("latency", 0.5), 20.126, "20.13 ms"),
+        (Budget("latency", 0.5), 100_000, "100,000 ms"),
         (Budget("channels", 0.5), 4032, "4,032 channels"),
     ],
 )
 def test_a_cost_is_shown_in_its_unit(budget, cost, text):
     assert budget.show(cost) == text
+
+
+@pytest.mark.parametrize(("text", "limit"), [("0.5ms", 0.5), ("0.0005s", 0.5), ("0.5", 10), ("5ms", 5), ("1ms", 1)])
+def test_a_latency_with_a_unit_is_a_time_also_below_a_millisecond(text, limit):
+    budget = Budget.parse("latency", text)
+    assert budget.limit(20) == limit
+    assert budget.is_fraction == (text == "0.5")
+    assert budget.show(0.5) == "0.5 ms"
+
+
+@given(st.integers(1, 10**13), st.sampled_from([("params", False), ("macs", False), ("bytes", False), ("bytes", True)]))
+def test_what_is_offered_allows_the_cost_and_is_no_more_than_a_rounding_above(cost, kind):
+    budget = Budget(kind[0], 0.5, int8=kind[1])
+    text = budget.offer(cost)
+    for unit in (" parameters", " MACs", " in float32", " in int8"):
+        text = text.removesuffix(unit)
+    limit = Budget.parse(kind[0], text).limit(0) if cost > 1 else 1
+    assert cost <= limit <= cost * (1 + Fraction(1, 1000))

@@ -68,7 +68,7 @@ def test_any_scores_are_read_back_to_six_decimals(tmp_path_factory, scores):
             "the dense network, without a layer, must stand in line 2",
         ),
         ("conv_block2.conv1,0.5,64,0.760000,-0.010000,700,14000,\n", 'a,"', "cannot be read as CSV"),
-        (",16000", "", "line 4: invalid literal for int"),
+        (",16000", "", "row 3: has 7 fields, must have 8: layer,ratio,width"),
         (NETWORK, NETWORK[:-1], f"line 2: network={NETWORK[:-1]} must be 64 hexadecimal digits or nothing: measure"),
         (",14000,", f",14000,{NETWORK}", f"line 5: network={NETWORK} belongs in line 2, the dense network's, alone"),
     ],

@@ -5,7 +5,8 @@ from statistics import stdev
 
 import pytest
 
-from epanns.reporting.rows import CONTROL, UNPRUNED, rows_by_block
+from epanns.reporting.rows import CONTROL, UNPRUNED, is_shown, rows_by_block
+from epanns.reporting.settings import in_words
 from tests.reporting.conftest import make_record, stage
 
 
@@ -149,3 +150,80 @@ def test_ratios_by_layer_are_told_as_one_setting_and_budgets_without_them(record
         ("budget=macs 0.25",),
         ("ratios=0.35 of blocks 1–3, 0.75 of blocks 4–6",),
     ]
+
+
+def on_one_checkpoint(records, seeds=(0, 1, 2)):
+    """Return the one-shot cut at one half of one checkpoint, under several seeds."""
+    base = {"kind": "base", "seed": 0, "checkpoint_sha256": "c" * 64}
+    first = next(record for record in records if record.ratio == 0.5)
+    config = {"kind": "pruned", "base": base, "criterion": "l1", "ratio": 0.5}
+    return [
+        replace(first, trial_id=f"s{seed}", seed=seed, stages=first.stages[:2], config=config | {"seed": seed})
+        for seed in seeds
+    ]
+
+
+def test_one_network_under_several_seeds_is_one_and_has_no_spread(records):
+    unpruned, pruned = only_block(on_one_checkpoint(records))
+    assert (unpruned.n_seeds, unpruned.mAP["dense"]) == (1, (pytest.approx(0.8), None, 1, 3))
+    assert (pruned.n_seeds, pruned.mAP["pruned"]) == (1, (pytest.approx(0.3), None, 1, 3))
+
+
+def test_a_stage_after_which_networks_differ_has_a_spread_and_the_one_before_has_none(records):
+    tuned = [
+        replace(r, stages=(*r.stages, stage("finetuned", 0.7 + r.seed / 10)), config={**r.config, "finetune": {}})
+        for r in on_one_checkpoint(records)
+    ]
+    row = only_block(tuned)[-1]
+    assert (row.n_seeds, row.mAP["pruned"].sd, row.mAP["pruned"].n) == (3, None, 1)
+    assert (row.mAP["finetuned"].sd, row.mAP["finetuned"].n) == (pytest.approx(0.1), 3)
+
+
+def test_names_tell_networks_apart(records):
+    named = [replace(r, trial_id=f"{r.trial_id}-n", name="from scratch") for r in records]
+    rows = only_block([*records, *named])
+    assert [row.name for row in rows] == [""] * 4 + ["from scratch"] * 4
+    assert all(row.n_seeds == 2 and row.settings == () for row in rows)
+    evaluations = [
+        replace(evaluated(0, f"net@{name}", 1e-3), trial_id=name, config={"kind": "evaluated", "name": name})
+        for name in ("large", "small")
+    ]
+    assert [(row.name, row.settings) for row in only_block(evaluations)] == [("large", ()), ("small", ())]
+
+
+def test_a_kept_step_0_is_counted(records):
+    tuned = [r for r in records if r.ratio == 0.5]
+    kept = replace(tuned[0], stages=(*tuned[0].stages[:2], replace(tuned[0].stages[2], best_step=0)))
+    assert only_block([kept, tuned[1]])[-1].untrained == {"finetuned": 1}
+    assert only_block(tuned)[-1].untrained == {}
+
+
+def test_the_budget_of_a_row_is_the_sweeps_or_the_recipes(records):
+    pruned = replace(records[-1], ratio=None)
+    assert only_block([replace(pruned, config={**pruned.config, "budget": "macs 0.25"})])[-1].budget == "macs 0.25"
+    budget = {"kind": "params", "asked": 1_500_000, "reached": 1_499_000, "allocate": "global"}
+    config = {"kind": "evaluated", "recipe": {"1_train": {}, "2_prune": {"budget": budget}}}
+    assert only_block([replace(pruned, config=config)])[-1].budget == "params 1.50 M"
+    assert only_block([replace(pruned, config=config, ratio=0.5)])[-1].budget is None
+
+
+def test_a_record_without_any_score_is_in_no_row(records):
+    bare = replace(records[0], stages=())
+    assert rows_by_block([bare]) == {}
+    assert not is_shown(bare)
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("recovery.fit_to=current", "recovery fit to current"),
+        ("finetune.learning_rate=3e-05", "fine-tuning learning rate 3e-05"),
+        ("base.training.freeze_yamnet=True", "base training freeze yamnet yes"),
+        ("recipe.1_train.training.batch_size=32", "recipe step 1 (train) training batch size 32"),
+        ("budget=macs 0.25", "budget of macs 0.25"),
+        ("ratios=0.35 of blocks 1–3", "ratios 0.35 of blocks 1–3"),
+        ("teacher=dense", "teacher dense"),
+    ],
+)
+def test_settings_are_read_as_words(setting, words):
+    assert in_words(setting) == words

@@ -2,15 +2,19 @@
 
 import csv
 import io
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from epanns.models.layouts import LAYOUTS
+from epanns.printable import printable
 from epanns.reporting.layer_names import short_layers
 from epanns.reporting.quoted import quoted_rows
 from epanns.reporting.rows import rows_by_block
 from epanns.reporting.tables import measured_csv, measured_markdown, quoted_csv, records_csv
+from epanns.sweeps.failures import Failure
 
 GOLDEN = """\
 **ESC-10, test, whole clip, 5 s input** (measured)
@@ -150,3 +154,76 @@ def test_quoted_csv_is_the_file_they_come_from():
 )
 def test_layers_are_named_in_few_words(layers, short):
     assert short_layers(layers) == short
+
+
+def cells_of(text, line):
+    """Return heading -> cell of one line of the first table of a text."""
+    table = [row.strip("| ").split(" | ") for row in text.splitlines() if row.startswith("|")]
+    return dict(zip(table[0], table[line + 2], strict=True))
+
+
+def test_a_spread_that_was_not_measured_is_a_dash(records):
+    config = {"kind": "pruned", "base": {"kind": "base", "checkpoint_sha256": "c" * 64}}
+    one = next(record for record in records if record.ratio == 0.5)
+    blocks = rows_by_block([replace(one, trial_id=f"s{seed}", seed=seed, config=config) for seed in (0, 1)])
+    text = measured_markdown(blocks)
+    unpruned, pruned = cells_of(text, 0), cells_of(text, 1)
+    assert (unpruned["mAP before"], unpruned["Seeds"]) == ("0.800 ± –", "1")
+    assert (pruned["mAP before"], pruned["mAP fine-tuned"], pruned["Seeds"]) == ("0.300 ± –", "0.790 ± 0.000", "2")
+    assert "± –: one network, scored under several seeds, has no spread." in text
+    assert [line["mAP_dense_sd"] for line in read_csv(measured_csv(blocks))] == ["", ""]
+
+
+def test_budgets_names_settings_and_kept_step_0_are_in_words(records):
+    changed = [
+        replace(
+            record,
+            ratio=None,
+            name="small | base",
+            config={**record.config, "budget": "macs 0.25", "recovery": {"fit_to": fit}},
+            stages=(*record.stages[:2], replace(record.stages[2], best_step=0)),
+            trial_id=f"{record.trial_id}{fit}",
+        )
+        for record in records
+        if record.ratio == 0.5
+        for fit in ("current", "dense")
+    ]
+    blocks = rows_by_block(changed)
+    text = measured_markdown(blocks)
+    first = cells_of(text.replace("\\| ", "¦ "), 1)
+    assert (first["Name"], first["Ratio"]) == ("small ¦ base", "budget of macs 0.25")
+    assert (first["Other settings"], first["mAP fine-tuned"]) == ("recovery fit to current", "0.810 ± 0.028 †")
+    assert "†: no trained step was better: the weights from before training are kept" in text
+    assert "by layer" not in text
+    assert [line["settings"] for line in read_csv(measured_csv(blocks))][1:] == [
+        "recovery.fit_to=current",
+        "recovery.fit_to=dense",
+    ]
+    assert [line["name"] for line in read_csv(measured_csv(blocks))] == ["small | base"] * 3
+    assert "name" not in read_csv(measured_csv(rows_by_block(records)))[0]
+
+
+def test_failed_trials_are_counted_by_reason(records):
+    failures = [Failure(Path(f"s/{name}"), reason) for name, reason in (("a", "x | y\x1b"), ("b", "z"), ("c", "z"))]
+    last = measured_markdown(rows_by_block(records), failures).splitlines()[-1]
+    wanted = "Trials without a result, which are in no row: 3. 2 of them: z. 1 of them: x \\| y\\\\x1b."
+    assert last == wanted
+    assert "without a result" not in measured_markdown(rows_by_block(records))
+
+
+def test_cells_of_csv_are_no_formulas_and_hold_no_control_characters(records):
+    hostile = [replace(record, model="=cmd|' /C calc'!A0", dataset="+1\n\x1b[2J", device="@x") for record in records]
+    for text in (measured_csv(rows_by_block(hostile)), records_csv(hostile)):
+        assert text.isascii() and text.replace("\n", "").isprintable()
+        for line in csv.reader(io.StringIO(text)):
+            assert not any(cell.startswith(("=", "+", "@", "\t", "\r")) for cell in line)
+    assert read_csv(records_csv(hostile))[0]["model"] == "'=cmd|' /C calc'!A0"
+
+
+@pytest.mark.parametrize("name", ["a & b &lt;", "~~gone~~", "$x$", "a\tb\x1b", "<img src=x>", "a\u202eb"])
+def test_markdown_shows_names_as_they_are(records, name):
+    text = measured_markdown(rows_by_block([replace(record, model=name) for record in records]))
+    cell = next(line for line in text.splitlines() if "unpruned" in line).split(" | ")[0].removeprefix("| ")
+    shown = re.sub(r"\\([\\|`*_<>\[\]&~$])", r"\1", cell)
+    assert shown == f"{printable(' '.join(name.split()))} × 0.25"
+    assert not re.search(r"(?<!\\)[|`*_<>&~$]", cell)

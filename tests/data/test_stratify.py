@@ -1,0 +1,78 @@
+"""Splits are drawn by class, and no group is in two of them."""
+
+from collections import Counter
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from epanns.data.stratify import draw_sides
+
+FRACTIONS = {"train": 0.6, "val": 0.2, "test": 0.2}
+
+
+@st.composite
+def data_sets(draw, most_labels=3):
+    n_clips = draw(st.integers(1, 60))
+    group = st.sampled_from([f"group {number}" for number in range(draw(st.integers(1, 20)))])
+    label = st.integers(0, 4)
+    groups = draw(st.lists(group, min_size=n_clips, max_size=n_clips))
+    labels = [draw(st.lists(label, max_size=most_labels, unique=True)) for _ in range(n_clips)]
+    return groups, labels
+
+
+@settings(max_examples=50)
+@given(data_sets(), st.integers(0, 9))
+def test_no_group_is_in_two_splits_and_the_order_of_clips_decides_nothing(data_set, seed):
+    groups, labels = data_set
+    sides = draw_sides(groups, labels, FRACTIONS, num_classes=5, seed=seed)
+    assert len(set(zip(groups, sides, strict=True))) == len(set(groups))
+    again = draw_sides(groups[::-1], labels[::-1], FRACTIONS, num_classes=5, seed=seed)
+    assert again[::-1] == sides
+
+
+@settings(max_examples=50)
+@given(st.lists(st.integers(0, 9), min_size=10, max_size=10), st.integers(0, 99))
+def test_a_class_that_can_be_in_every_split_is(sizes, seed):
+    """Ten classes; the clips of a group have one class."""
+    groups = [f"{index} {size}" for index, size in enumerate(sizes) for _ in range(size)]
+    labels = [[index] for index, size in enumerate(sizes) for _ in range(size)]
+    alone = [f"{group} {number}" for number, group in enumerate(groups)]
+    sides = draw_sides(alone, labels, FRACTIONS, num_classes=10, seed=seed)
+    for index, size in enumerate(sizes):
+        counts = Counter(side for side, (label,) in zip(sides, labels, strict=True) if label == index)
+        assert len(counts) == min(size, 3) or size < 3
+        for side, share in FRACTIONS.items():
+            assert abs(counts[side] - share * size) < (2.01 if side == "train" else 1.01) or size < 3
+
+
+def test_the_whole_has_its_share_although_each_class_is_rounded():
+    labels = [[index] for index in range(10) for _ in range(8)]
+    sides = draw_sides([str(n) for n in range(80)], labels, {"train": 0.8, "val": 0.2}, num_classes=10, seed=3)
+    assert Counter(sides) == {"train": 64, "val": 16}
+
+
+def test_a_group_is_moved_where_the_first_draw_leaves_a_class_out():
+    """Pairs of classes in each group: for every seed all five classes are on both sides."""
+    groups = [f"g{number}" for number in range(10)]
+    labels = [[number % 5, (number + 1 + number // 5) % 5] for number in range(10)]
+    for seed in range(50):
+        sides = draw_sides(groups, labels, {"train": 0.9, "val": 0.1}, num_classes=5, seed=seed)
+        for side in ("train", "val"):
+            there = [given for own, given in zip(sides, labels, strict=True) if own == side]
+            assert {label for given in there for label in given} == {*range(5)}
+
+
+@settings(max_examples=30)
+@given(st.integers(0, 99), st.integers(30, 60))
+def test_one_more_clip_of_a_class_moves_at_most_three_others(seed, n_clips):
+    ids = [f"clip {number}" for number in range(n_clips + 1)]
+    before = draw_sides(ids[:-1], [[0]] * n_clips, FRACTIONS, num_classes=1, seed=seed)
+    after = draw_sides(ids, [[0]] * (n_clips + 1), FRACTIONS, num_classes=1, seed=seed)
+    assert sum(one != other for one, other in zip(before, after, strict=False)) <= 3
+
+
+def test_another_seed_gives_another_draw_and_clips_that_do_not_count_are_drawn_too():
+    ids = [str(number) for number in range(100)]
+    draws = {tuple(draw_sides(ids, [[0]] * 50 + [[]] * 50, FRACTIONS, num_classes=1, seed=seed)) for seed in range(5)}
+    assert len(draws) == 5
+    assert all(set(sides[50:]) == set(FRACTIONS) for sides in draws)

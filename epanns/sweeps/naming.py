@@ -30,10 +30,10 @@ def base_name(label: str, model: str, width: float, checkpoint: str) -> str:
 def amount_in_words(config: Mapping[str, Any]) -> str:
     """Return what a trial's configuration removes, in words."""
     if "ratios" in config:
-        return "ratios " + ", ".join(f"{layer} {ratio:g}" for layer, ratio in config["ratios"].items())
+        return printable("ratios " + ", ".join(f"{layer} {ratio:g}" for layer, ratio in config["ratios"].items()))
     amount = config["budget"] if "budget" in config else f"ratio {config['ratio']:g}"
     layers = config.get("layers")
-    return amount if layers is None else f"{amount} of {', '.join(layers)}"
+    return printable(amount if layers is None else f"{amount} of {', '.join(layers)}")
 
 
 def trial_in_words(asked: Mapping[str, Any]) -> str:

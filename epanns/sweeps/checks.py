@@ -1,4 +1,4 @@
-"""What follows from an experiment and its data alone: every mistake is found before anything is trained."""
+"""Find every mistake that follows from an experiment and its data, before training."""
 
 import copy
 import json
@@ -41,7 +41,7 @@ _FEWEST_CLIPS = 2  # that a criterion or a least-squares fit can be measured on
 
 @dataclass(frozen=True)
 class DataFacts:
-    """What checks need to know of the data.
+    """Facts about the data that decide whether a trial can run.
 
     Attributes:
         labels: The classes.
@@ -57,16 +57,16 @@ class DataFacts:
 def refuse_impossible(
     experiment: Experiment, given: Mapping[str, GivenNetwork], facts: DataFacts, *, tell: Tell = say_nothing
 ) -> None:
-    """Refuse what no trial of an experiment could do.
+    """Refuse an experiment that has a trial which cannot run.
 
     Sample rates, layers, ratios, budgets, criteria, recoveries, numbers of clips and what training needs are checked
     for every base and every cell of the grids; with packs also classes, tasks and clips that two parts share.
 
     Args:
-        experiment: What is asked for.
+        experiment: Its bases, grids and data.
         given: The networks it names.
         facts: What is known of the data.
-        tell: Called with one line where the validation clips cannot tell steps apart.
+        tell: Called with one line where every step scores the same on the validation clips.
 
     Raises:
         ConfigError: With every problem, each once.
@@ -103,7 +103,7 @@ class _BaseChecks:
         data = self.experiment.data
         rate = dense.spec.front_end.sample_rate
         if rate != data.sample_rate:
-            yield f"hears {rate} Hz, [data] asks for sample_rate={data.sample_rate}"
+            yield f"reads {rate} Hz, [data] has sample_rate={data.sample_rate}"
             return
         if not self.base.checkpoint:
             training = TrainingConfig.from_dict(self.base.training_with())
@@ -136,7 +136,7 @@ class _BaseChecks:
         yield from (f"fine-tuning: {each}" for each in self._training_problems(student, training, teacher))
 
     def _once(self, asked: Any, check: Callable[[], Iterable[str]]) -> list[str]:
-        """Return the problems that a check yields; it is made once for each thing asked."""
+        """Return the problems that a check yields; trials with the same request share one check."""
         key = json.dumps(asked)
         if key not in self._known:
             self._known[key] = [*check()]

@@ -1,4 +1,4 @@
-"""Trials in words: names for lines of progress and messages."""
+"""Names of trials and bases for messages and lines of progress."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,7 +19,7 @@ def base_in_words(base: BaseConfig) -> str:
 
 
 def base_name(label: str, model: str, width: float, checkpoint: str) -> str:
-    """Return a base in words; `label` stands alone where there is one."""
+    """Return a base in words: its label, or else its checkpoint, or model and width."""
     if label:
         return printable(label)
     if checkpoint:

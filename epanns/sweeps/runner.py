@@ -35,8 +35,8 @@ class SweepSummary:
         done: Run now.
         skipped: Found finished.
         failed: Have an ``error.json``, or wait for a base that has.
-        left: Finished before and no longer asked for; they stay.
-        replaced: Number of trials without a result that are no longer asked for.
+        left: Finished before and no longer in the experiment; they stay.
+        replaced: Number of trials without a result that are no longer in the experiment.
     """
 
     done: tuple[str, ...]
@@ -70,7 +70,7 @@ def run_experiment(
 
     Raises:
         ConfigError: If a network that is given is not there or is not what it is given as, or a trial could not do what
-            it is asked for (`checks.refuse_impossible`); nothing has been trained then.
+            the experiment requests (`checks.refuse_impossible`); nothing has been trained then.
         OutputError: If the folder is in use, is no sweep, or holds finished trials that contradict the experiment.
         Interrupted: If SIGINT, SIGTERM or SIGUSR1 came; running again resumes the sweep.
     """

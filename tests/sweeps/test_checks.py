@@ -61,7 +61,7 @@ RATIO = "ratio = [0.0, 0.5]"
         ),
         (
             {'"Cnn14_8k"': '"Cnn14_16k"'},
-            ["[base 1] Cnn14_16k x 0.03: hears 16000 Hz, [data] asks for"],
+            ["[base 1] Cnn14_16k x 0.03: reads 16000 Hz, [data] has"],
         ),
         (
             {"iterations = 4": 'iterations = 4, task = "single-label"'},
@@ -105,7 +105,7 @@ def test_a_checkpoint_must_fit_the_data(refused, text, tmp_path, tiny_packs):
     bases = "".join(f'[[base]]\ncheckpoint = "{tmp_path / name}"\n' for name in ("fast", "many", "none"))
     assert "[base 3] checkpoint=" in (found := refused(head + bases + grid)) and "no such file or folder" in found
     found = refused(head + bases.rsplit("[[base]]", 1)[0] + grid)
-    assert "[base 1] fast: hears 32000 Hz, [data] asks for sample_rate=8000; [base 2] many: Cnn14_8k and the " in found
+    assert "[base 1] fast: reads 32000 Hz, [data] has sample_rate=8000; [base 2] many: Cnn14_8k and the " in found
     assert "have different classes (5 classes in the model, 4 in the pack)" in found
 
 

@@ -88,7 +88,7 @@ def command(
 
 
 def described(summary: "PackSummary") -> str:
-    """Return in words what was packed, what was rejected, and which rows are not their clips as they were."""
+    """Return the text for people: counts of clips and rejects, and of rows that differ from their clips."""
     from epanns.data.pack_format import NOTES_FILE, REJECTS_FILE
 
     counts = summary.counts
@@ -99,7 +99,7 @@ def described(summary: "PackSummary") -> str:
     if summary.n_repaired:
         lines.append(f"packed again, since damaged or gone: {summary.n_repaired} of the shards of an earlier run")
     if summary.n_retried:
-        lines.append(f"tried again: {summary.n_retried} of the clips that an earlier run rejected")
+        lines.append(f"retried: {summary.n_retried} of the clips that an earlier run rejected")
     if counts.rejected:
         lines.append(f"the rejected clips and the reasons are in {summary.path / REJECTS_FILE}")
     notes = [

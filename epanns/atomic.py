@@ -32,7 +32,9 @@ def replacing(path: Path) -> Iterator[Path]:
     try:
         yield partial
         put_in_place(partial, path)
-    except BaseException:
+    except BaseException as error:
+        if isinstance(error, OSError) and error.filename is None:
+            error.filename = str(path)  # an error of a write, such as of a full disk, names no file by itself
         partial.unlink(missing_ok=True)
         raise
 
@@ -86,7 +88,11 @@ def new_folder(path: Path) -> Iterator[Path]:
                     os.fsync(written.fileno())
         fsync_folder(partial)
         refuse_existing(path)
-        partial.replace(path)
+        try:
+            partial.replace(path)
+        except OSError:
+            refuse_existing(path)  # another process has made it meanwhile
+            raise
     fsync_folder(path.parent)
 
 

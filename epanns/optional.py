@@ -1,5 +1,7 @@
 """The packages that epanns needs, those that only some uses need, and how to install them."""
 
+import functools
+import importlib
 import importlib.util
 from dataclasses import dataclass
 
@@ -52,3 +54,13 @@ def install_command(extra: str) -> str:
 def is_installed(module: str) -> bool:
     """Return whether a module can be found, without importing it."""
     return importlib.util.find_spec(module) is not None
+
+
+@functools.cache
+def can_import(module: str) -> bool:
+    """Whether a module is installed and its import succeeds; it is imported."""
+    try:
+        importlib.import_module(module)
+    except Exception:  # whatever a broken installation raises
+        return False
+    return True

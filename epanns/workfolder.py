@@ -136,6 +136,16 @@ class WorkFolder:
         if not self.is_free and not self.first_file.exists():
             raise OutputError(f"{self.path} exists already and {self.work.absent}: choose another {self.work.place}")
 
+    def require_unused(self) -> None:
+        """Refuse a folder in which another process works; call it before long work, and lock the folder later.
+
+        Raises:
+            OutputError: If another process works in the folder.
+        """
+        if any((self.path / name).is_file() for name in (self.lock, *self.earlier_locks)):
+            with self.locked():
+                pass
+
     def require_same(self, asked: Mapping[str, Any], *, read: Callable[[Any], tuple[Any, Value]]) -> Value:
         """Return the value that `read` returns for a folder that is claimed; the arguments are those of `claim`.
 

@@ -15,8 +15,8 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 LAYERS = [
     {"errors"},
     {
-        *("atomic", "claim", "csv_table", "distributed", "draws", "heap", "installed", "json_file", "locks", "names"),
-        *("notes", "optional", "printable", "progress", "seeding", "signals", "strict", "text_file", "toml_file"),
+        *("atomic", "csv_table", "distributed", "draws", "heap", "installed", "json_file", "locks", "names", "notes"),
+        *("optional", "printable", "progress", "seeding", "signals", "strict", "text_file", "toml_file", "unfinished"),
         "workfolder",
     },
     {"audio", "labels"},

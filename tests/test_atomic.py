@@ -1,5 +1,6 @@
 """Files and folders appear whole or not at all."""
 
+import errno
 import hashlib
 import json
 
@@ -92,3 +93,10 @@ def test_checksums(tmp_path):
     (tmp_path / "file").write_bytes(b"abc")
     assert sha256_of(tmp_path / "file") == hashlib.sha256(b"abc").hexdigest()
     assert sha256_of_json({"b": 1, "a": [1.5]}) == hashlib.sha256(b'{"a":[1.5],"b":1}').hexdigest()
+
+
+def test_an_error_of_a_write_names_the_file(tmp_path):
+    """The system names a file only where opening it fails."""
+    with pytest.raises(OSError, match="No space left on device") as raised, replacing(tmp_path / "table.md"):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert raised.value.filename == str(tmp_path / "table.md")

@@ -4,6 +4,7 @@ import errno
 import fcntl
 import json
 import os
+import random
 import re
 import signal
 import socket
@@ -357,3 +358,49 @@ def test_a_file_has_one_writer_at_a_time(tmp_path, mode):
     with pytest.raises(ValueError), locked_file(tmp_path / "a" / "b" / "c"):
         raise ValueError
     assert names(tmp_path) == []
+
+
+# Kills a process at any moment of taking or giving back a lock: `root mode`.
+RIVAL = """
+import errno, fcntl, os, sys, time, warnings
+from pathlib import Path
+from epanns.errors import OutputError
+from epanns.workfolder import WorkFolder
+warnings.simplefilter("ignore")
+root, inside = Path(sys.argv[1]), Path(sys.argv[1], "inside")
+if sys.argv[2] == "none":
+    def flock(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+    fcntl.flock = flock
+print("ready", flush=True)
+while True:
+    try:
+        with WorkFolder(root / "run").locked():
+            other = int(inside.read_text() or 0) if inside.exists() else 0
+            if other and Path(f"/proc/{other}").exists() and ") Z" not in Path(f"/proc/{other}/stat").read_text():
+                (root / "both").touch()
+            inside.write_text(str(os.getpid()))
+            time.sleep(0.001)
+            inside.unlink()
+    except OutputError:
+        time.sleep(0.001)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["flock", "none"])
+def test_processes_killed_at_any_moment_never_share_the_folder_and_never_block_it(tmp_path, monkeypatch, kind):
+    if kind == "none":
+        without_locks(monkeypatch)
+    chance, command = random.Random(0), [sys.executable, "-c", RIVAL, str(tmp_path), kind]
+    for _ in range(8):
+        rivals = [subprocess.Popen(command, stdout=subprocess.PIPE, env=ENVIRONMENT) for _ in range(3)]
+        assert all(process.stdout.readline() for process in rivals)
+        for process in rivals:
+            time.sleep(chance.uniform(0, 0.03))
+            process.kill()
+        for process in rivals:
+            process.communicate()
+        with folder_at(tmp_path / "run").locked():
+            assert names(tmp_path / "run") == [LOCK]
+    assert not (tmp_path / "both").exists()

@@ -10,11 +10,12 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 from epanns.audio.container import DamagedFile, foreign_container, refuse_damaged_ogg, sound_bytes
 from epanns.audio.mp3 import read_mp3
 from epanns.audio.sound import Frames, Sound, Span
+from epanns.audio.spliced import Spliced
 from epanns.errors import DataError
 
 _LENGTH_TOLERANCE_SECONDS = 0.05  # lossy encoders pad and trim by up to two frames of about 26 ms
@@ -42,22 +43,23 @@ def _opened(stack: ExitStack, source: Path | bytes, name: str, span: Span) -> So
     from epanns.audio.ffmpeg import open_with_ffmpeg
     from epanns.audio.libsndfile import open_with_libsndfile
 
-    readable: Path | BinaryIO = source if isinstance(source, Path) else io.BytesIO(source)
-    with ExitStack() as closing:
-        raw = closing.enter_context(readable.open("rb")) if isinstance(readable, Path) else readable
-        container = foreign_container(raw)
-        raw.seek(0)
-        if container is not None:
-            return open_with_ffmpeg(stack, readable, name, span, container)
-        refuse_damaged_ogg(raw)
-        raw.seek(0)
-        mp3 = read_mp3(raw)
-        if mp3 is not None:
-            readable = io.BytesIO(mp3.content)
-            if mp3.truncation is not None:
-                raise DamagedFile(f"{mp3.truncation}; fetch the file again")
-        raw.seek(0)
-        sound = sound_bytes(raw)
+    raw: BinaryIO = stack.enter_context(source.open("rb")) if isinstance(source, Path) else io.BytesIO(source)
+    readable = source if isinstance(source, Path) else raw  # libraries read a path themselves, and faster
+    container = foreign_container(raw)
+    raw.seek(0)
+    if container is not None:
+        return open_with_ffmpeg(stack, readable, name, span, container)
+    refuse_damaged_ogg(raw)
+    raw.seek(0)
+    mp3 = read_mp3(raw)
+    if mp3 is not None:
+        if mp3.truncation is not None:
+            raise DamagedFile(f"{mp3.truncation}; fetch the file again")
+        return open_with_libsndfile(stack, cast(BinaryIO, Spliced(raw, mp3.pieces)), name, span)
+    raw.seek(0)
+    sound = sound_bytes(raw)
+    if not isinstance(readable, Path):
+        readable = cast(BinaryIO, Spliced(raw, [(0, raw.seek(0, io.SEEK_END))]))  # libsndfile seeks to -1, too
     return open_with_libsndfile(stack, readable, name, span, sound)
 
 

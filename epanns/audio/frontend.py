@@ -1,7 +1,7 @@
 """The log-mel front end that PANNs were trained on. YAMNet's is in `yamnet_logmel`."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -133,6 +133,20 @@ def stft_kernels(spec: FrontEndSpec) -> tuple[Tensor, Tensor]:
     return real.float()[:, None], imaginary.float()[:, None]
 
 
+def window_and_bank(spec: FrontEndSpec, bank_of: Callable[[FrontEndSpec], Tensor]) -> tuple[Tensor, Tensor]:
+    """Return the Hann window, float64, and the mel bank of a front end on torch's default device.
+
+    On the meta device, where only shapes are compared, neither is computed: a damaged specification may ask for banks
+    of hundreds of megabytes, and torch would load its compiler.
+    """
+    device = torch.get_default_device()
+    if device.type == "meta":
+        window = torch.empty(spec.window_size, dtype=torch.float64, device=device)
+        return window, torch.empty(spec.frequency_bins, spec.mel_bins, device=device)
+    window = torch.hann_window(spec.window_size, dtype=torch.float64, device="cpu")
+    return window.to(device), bank_of(spec).to(device)
+
+
 class LogMel(nn.Module):
     """Waveform to log-mel spectrogram; holds no parameter and no entry of the state dict.
 
@@ -144,11 +158,9 @@ class LogMel(nn.Module):
     def __init__(self, spec: FrontEndSpec) -> None:
         super().__init__()
         self.spec = spec
-        device = torch.get_default_device()
-        # Made on the CPU: on the meta device, where shapes are compared, torch would load its compiler, two seconds.
-        window = torch.hann_window(spec.window_size, dtype=torch.float64, device="cpu")
-        self.register_buffer("window", window.to(device), persistent=False)
-        self.register_buffer("bank", mel_bank(spec).to(device), persistent=False)
+        window, bank = window_and_bank(spec, mel_bank)
+        self.register_buffer("window", window, persistent=False)
+        self.register_buffer("bank", bank, persistent=False)
 
     def forward(self, waveform: Tensor) -> Tensor:
         """Compute the log-mel spectrogram.

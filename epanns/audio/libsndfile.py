@@ -13,11 +13,12 @@ from epanns.audio.container import SoundBytes
 from epanns.audio.sound import Frames, Sound, Span, in_span, refuse_late_start
 from epanns.audio.spliced import Spliced
 
-_BLOCK_VALUES = 1 << 20  # 4 MB
+_BLOCK_VALUES = 1 << 18  # 1 MB
 _RUN_UP_SECONDS = 1.0  # decoded before a start: after a seek, up to 0.4 s of an MP3 are wrong
 _UNKNOWN_FRAMES = 1 << 62  # libsndfile's number of frames of a FLAC file that does not state it
 _WITHOUT_LENGTH = ("IRCAM", "PAF", "PVF", "SD2", "XI")  # libsndfile takes it from the file's size
-# Encodings whose samples stand alone, so that bytes beyond the stated length can be read too; bytes of a sample.
+# Encodings whose samples stand alone, so that bytes beyond the stated length can be read too; bytes of a sample. FLAC's
+# blocks, which stand alone as well, go by the same names.
 _SAMPLE_BYTES = {"PCM_S8": 1, "PCM_U8": 1, "PCM_16": 2, "PCM_24": 3, "PCM_32": 4, "FLOAT": 4, "DOUBLE": 8} | {
     "ULAW": 1,
     "ALAW": 1,
@@ -95,7 +96,8 @@ def open_with_libsndfile(
     if file.frames < _UNKNOWN_FRAMES:
         refuse_late_start(name, span, file.frames / rate)
     first = min(round(span.start * rate), file.frames)
-    place = max(0, first - round(_RUN_UP_SECONDS * rate))
+    run_up = 0 if file.subtype in _SAMPLE_BYTES else round(_RUN_UP_SECONDS * rate)
+    place = max(0, first - run_up)
     try:
         file.seek(place)
     except soundfile.LibsndfileError:

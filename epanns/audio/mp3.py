@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from epanns.audio.mpeg import FRAME_HEADERS, MONO, MpegFrames, mpeg_frames
+from epanns.audio.mpeg import FRAME_HEADERS, MONO, FileBytes, MpegFrames, mpeg_frames
 
 _MIDDLE_BIT_RATE = 0x90  # its frames can hold a note at every sample rate
 _TOLERANCE = 1  # frame: not all encoders count the note's alike
@@ -18,14 +18,14 @@ _HEAD = re.compile(rb"ID3|\xff[\xe2\xe3\xf2\xf3\xfa\xfb]")
 
 @dataclass(frozen=True)
 class Mp3:
-    """An MP3 in memory.
+    """What an MP3 is read as.
 
     Attributes:
-        content: Its bytes, with a note that promises all its frames.
+        pieces: Bytes, or ``(start, stop)`` of the file: its content with a note that promises all its frames.
         truncation: How it is seen to be cut short, or None where its frames do not show it.
     """
 
-    content: bytes
+    pieces: list[bytes | tuple[int, int]]
     truncation: str | None
 
 
@@ -53,7 +53,7 @@ def read_mp3(file: BinaryIO) -> Mp3 | None:
     head = file.read(3)
     if not _HEAD.match(head):
         return None
-    content = head + file.read()
+    content = FileBytes(file)
     frames = mpeg_frames(content)
     if frames is None:
         return None
@@ -62,7 +62,7 @@ def read_mp3(file: BinaryIO) -> Mp3 | None:
     note = _note_in(frames.first)
     n_frames = frames.n_frames - (note is not None)
     promised = None if note is None else note.n_frames
-    return Mp3(_with_true_note(content, frames, note, n_frames), _truncation(n_frames, promised, frames.is_cut))
+    return Mp3(_with_true_note(len(content), frames, note, n_frames), _truncation(n_frames, promised, frames.is_cut))
 
 
 def _truncation(n_frames: int, promised: int | None, is_cut: bool) -> str | None:
@@ -84,15 +84,15 @@ def _note_in(frame: bytes) -> _Note | None:
     return _Note(int.from_bytes(frame[place : place + 4], "big"), place) if has_count else _Note(None, None)
 
 
-def _with_true_note(content: bytes, frames: MpegFrames, note: _Note | None, n_frames: int) -> bytes:
+def _with_true_note(size: int, frames: MpegFrames, note: _Note | None, n_frames: int) -> list[bytes | tuple[int, int]]:
     count = n_frames.to_bytes(4, "big")
     if note is None or note.place is None or note.n_frames is None:
         sound = frames.start + (len(frames.first) if note else 0)
-        return _note_frame(frames.first[:4], count) + content[sound:]
+        return [_note_frame(frames.first[:4], count), (sound, size)]
     if note.n_frames < n_frames - _TOLERANCE:
         place = frames.start + note.place
-        return content[:place] + count + content[place + 4 :]
-    return content
+        return [(0, place), count, (place + 4, size)]
+    return [(0, size)]
 
 
 def _note_frame(header: bytes, count: bytes) -> bytes:

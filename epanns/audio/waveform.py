@@ -36,6 +36,7 @@ class Waveform:
         n_clipped: Samples that lay outside [-1, 1] and were limited.
         n_beyond_header: Samples that lie beyond the length that the file's header states.
         states_length: Whether the file states its length; where it does not, a file cut between frames seems whole.
+        is_cut: Whether the sound goes on after the last sample, because a limit was given.
     """
 
     samples: NDArray[np.float32]
@@ -43,6 +44,7 @@ class Waveform:
     n_clipped: int
     n_beyond_header: int = 0
     states_length: bool = True
+    is_cut: bool = False
 
 
 class WaveformStream:
@@ -54,6 +56,7 @@ class WaveformStream:
         n_clipped: Samples so far that lay outside [-1, 1] and were limited.
         n_beyond_header: Samples so far that lie beyond the length that the file's header states.
         states_length: Whether the file states its length.
+        is_cut: Whether samples beyond the limit were left out so far.
     """
 
     def __init__(self, sound: Sound, name: str, sample_rate: int, limit: float | None) -> None:
@@ -68,6 +71,7 @@ class WaveformStream:
         self.sample_rate = sample_rate
         self.n_samples = self.n_clipped = self.n_beyond_header = 0
         self.states_length = sound.stated is not None
+        self.is_cut = False
         self._name = name
         self._most = None if limit is None else round(limit * sample_rate)
         self._stated = None if sound.stated is None else round(sound.stated / sound.rate * sample_rate)
@@ -81,6 +85,7 @@ class WaveformStream:
         """
         for block in self._blocks:
             kept = block if self._most is None else block[: self._most - self.n_samples]
+            self.is_cut = self.is_cut or len(kept) < len(block)
             if len(kept):
                 yield self._counted(kept)
         if not self.n_samples:
@@ -129,8 +134,6 @@ def load_encoded(content: bytes, name: str, *, sample_rate: int, limit: float | 
 def waveform_stream(path: Path, *, sample_rate: int) -> Iterator[WaveformStream]:
     """Open a file whose waveform is decoded as its blocks are read; memory does not grow with its length.
 
-    MP3 files are an exception: their compressed bytes are kept in memory.
-
     Args:
         path: As `load_waveform` has it.
         sample_rate: Rate of the blocks in Hz.
@@ -161,7 +164,7 @@ def _load(source: Path | bytes, name: str, sample_rate: int, span: Span) -> Wave
     with _opened(source, name, sample_rate, span) as stream:
         blocks = list(stream)
     samples = blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
-    return Waveform(samples, sample_rate, stream.n_clipped, stream.n_beyond_header, stream.states_length)
+    return Waveform(samples, sample_rate, stream.n_clipped, stream.n_beyond_header, stream.states_length, stream.is_cut)
 
 
 def _mono_blocks(blocks: Iterator[Frames], name: str) -> Iterator[NDArray[np.float32]]:

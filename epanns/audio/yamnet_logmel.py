@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from epanns.audio.frontend import PATCH_FRAMES, PATCH_HOP, FrontEndSpec, mel_of
+from epanns.audio.frontend import PATCH_FRAMES, PATCH_HOP, FrontEndSpec, mel_of, window_and_bank
 
 SILENCE = math.log(0.001)  # the lowest value there is: the logarithm's offset
 
@@ -44,10 +44,9 @@ class YamnetLogMel(nn.Module):
     def __init__(self, spec: FrontEndSpec) -> None:
         super().__init__()
         self.spec = spec
-        device = torch.get_default_device()
-        window = torch.hann_window(spec.window_size, dtype=torch.float64, device="cpu")
-        self.register_buffer("window", window.to(device), persistent=False)
-        self.register_buffer("bank", yamnet_mel_bank(spec).to(device), persistent=False)
+        window, bank = window_and_bank(spec, yamnet_mel_bank)
+        self.register_buffer("window", window, persistent=False)
+        self.register_buffer("bank", bank, persistent=False)
 
     def forward(self, waveform: Tensor) -> Tensor:
         """Compute the log-mel spectrogram of every whole window; nothing is padded.

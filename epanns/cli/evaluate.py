@@ -3,7 +3,6 @@
 import csv
 import time
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -113,7 +112,7 @@ def command(
     included, or with --own-length each clip without them.
     """
     if out is not None:
-        on_rank_zero(partial(reserve, out))
+        on_rank_zero(lambda: reserve(out))
     _refuse_name(name)
     from epanns.evaluation.clip_scores import write_clip_scores
     from epanns.evaluation.metrics import evaluate, groups_to_draw

@@ -1,11 +1,16 @@
 """`epanns pack`: manifest -> HDF5 pack."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from epanns.cli.options import EXISTING, EpannsCommand, emit, json_option, out_option, progress_counter
 from epanns.cli.processes import at_most_cores
+from epanns.cli.stop_deadline import ends_soon_after_signal
+
+if TYPE_CHECKING:
+    from epanns.data.packer import PackSummary
 
 
 @click.command("pack", cls=EpannsCommand)
@@ -64,29 +69,51 @@ def command(
 ) -> None:
     """Decode, resample and pack the clips of MANIFEST.
 
-    A run that was stopped goes on when the same command is given again, and a finished pack is read and what is damaged
-    of it packed again. Clips that cannot be used are listed with the
-    reason in OUT/rejects.csv.
+    The same command resumes a run that was stopped. Of a finished pack it reads every file, packs again what is
+    damaged, and retries rejected clips whose file changed, whose decoder was installed since, or at which a process
+    died. OUT/rejects.csv lists clips that cannot be used, with the reason; OUT/notes.csv lists clips that are padded,
+    cut, silent or limited to [-1, 1]. A clip for which memory is wanting is no reject: it ends the run, which the same
+    command resumes.
     """
-    from epanns.data.pack_format import REJECTS_FILE, PackSettings
+    from epanns.data.pack_format import PackSettings
     from epanns.data.packer import pack_manifest
 
     settings = PackSettings(splits, sample_rate, seconds, clips_per_shard, min_seconds, shard_format)
-    with progress_counter("packing", "clip") as progress:
+    state = f"finished shards stay in {out}, and the same command resumes"
+    with progress_counter("packing", "clip") as progress, ends_soon_after_signal(state):
         summary = pack_manifest(manifest, out, settings, max_bad=max_bad, jobs=jobs, fresh=fresh, progress=progress)
+    emit(summary.to_dict(), described(summary), as_json)
+
+
+def described(summary: "PackSummary") -> str:
+    """Return in words what was packed, what was rejected, and which rows are not their clips as they were."""
+    from epanns.data.pack_format import NOTES_FILE, REJECTS_FILE
+
     counts = summary.counts
-    text = (
-        f"{out}: {counts.clips} clips in {summary.n_shards} shard{'s' if summary.n_shards != 1 else ''} "
+    lines = [
+        f"{summary.path}: {counts.clips} clips in {summary.n_shards} shard{'s' if summary.n_shards != 1 else ''} "
         f"({counts.expected} expected, {counts.missing} missing, {counts.rejected} rejected)"
-    )
+    ]
     if summary.n_repaired:
-        text += f"\npacked again, since damaged or gone: {summary.n_repaired} of the shards of an earlier run"
+        lines.append(f"packed again, since damaged or gone: {summary.n_repaired} of the shards of an earlier run")
+    if summary.n_retried:
+        lines.append(f"tried again: {summary.n_retried} of the clips that an earlier run rejected")
     if counts.rejected:
-        text += f"\nthe rejected clips and the reasons are in {out / REJECTS_FILE}"
-    if counts.short:
-        text += f"\n{counts.short} clips ended before the row, which was padded with zeros"
-    if counts.clipped:
-        text += f"\n{counts.clipped} clips had samples beyond [-1, 1], which were limited"
-    if counts.silent:
-        text += f"\n{counts.silent} clips are digital silence"
-    emit(summary.to_dict(), text, as_json)
+        lines.append(f"the rejected clips and the reasons are in {summary.path / REJECTS_FILE}")
+    notes = [
+        f"{number} clips {what}"
+        for number, what in (
+            (counts.short, "ended before the row, which was padded with zeros"),
+            (counts.cut, "are longer than the row, which ends before them"),
+            (counts.clipped, "had samples beyond [-1, 1], which were limited"),
+            (counts.silent, "are digital silence"),
+            (counts.beyond_header, "hold sound beyond the length that their file states, which was packed too"),
+            (counts.unstated_length, "are of files that do not state their length, whose end may be missing"),
+        )
+        if number
+    ]
+    if notes and counts.cut is not None:
+        notes.append(f"these clips are named in {summary.path / NOTES_FILE}")
+    elif notes:
+        notes.append("these clips are not named, and longer ones not counted: an earlier version packed some of them")
+    return "\n".join([*lines, *notes, *summary.remarks])

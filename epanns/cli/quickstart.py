@@ -31,7 +31,7 @@ def command(out: Path, as_json: bool) -> None:
     text = (resources.files("epanns") / "sweeps" / "quickstart.toml").read_text(encoding="utf-8")
     experiment = parse_experiment(text, "quickstart.toml")
     log("generating and packing sound, then training a base, pruning it three times and fine-tuning each")
-    summary = run_experiment(experiment, out, on_trial=partial(tell, out))
+    summary = run_experiment(experiment, out, on_trial=partial(tell, out), tell=log)
     if summary.failed:
         raise EpannsError(f"trial {summary.failed[0]} failed: see {out}/trials/{summary.failed[0]}/error.json")
     hold_report(out / "report")

@@ -39,7 +39,7 @@ def command(experiment: Path, out: Path, jobs: int, data_root: Path | None, as_j
     if data_root is not None:
         asked = dataclasses.replace(asked, data=dataclasses.replace(asked.data, root=str(data_root)))
     keep_freed_memory()  # trials run in this process where there is one at a time
-    summary = run_experiment(asked, out, jobs=jobs, on_trial=partial(tell, out))
+    summary = run_experiment(asked, out, jobs=jobs, on_trial=partial(tell, out), tell=log)
     total = sum(map(len, (summary.done, summary.skipped, summary.failed)))
     emit(
         {

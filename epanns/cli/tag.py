@@ -1,29 +1,45 @@
-"""``epanns tag``: what is heard in audio files."""
+"""``epanns tag``: the classes of audio files, window by window."""
 
 import csv
-import io
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self, TextIO
 
 import click
 
-from epanns.cli.options import EXISTING, OUTPUT, EpannsCommand, emit, json_option, reserve
+from epanns.cli.options import (
+    EXISTING,
+    OUTPUT,
+    PATH,
+    EpannsCommand,
+    emit,
+    json_option,
+    log,
+    reserve,
+    tell_once,
+    torch_device,
+)
+from epanns.errors import DataError
+from epanns.printable import printable, spreadsheet_cell
 
 if TYPE_CHECKING:
+    from epanns.evaluation.protocol import EvaluationProtocol
+    from epanns.evaluation.tagging import ScoredWindow
     from epanns.models.tagger import Tagger
 
-
-_WHOLE_SECONDS = 30  # a feature map of more would take gigabytes
-_WINDOW_SECONDS = 10  # the clip length PANNs were trained on
+_NAMED = 3  # files of a note
 
 
 @click.command("tag", cls=EpannsCommand)
 @click.argument("checkpoint", metavar="CKPT", type=EXISTING)
-@click.argument("audio", metavar="AUDIO...", nargs=-1, required=True, type=EXISTING)
+@click.argument("audio", metavar="AUDIO...", nargs=-1, required=True, type=PATH)
 @click.option("--top", type=click.IntRange(1), default=5, show_default=True, help="Tags shown per window.")
 @click.option("--window", type=click.FloatRange(0, min_open=True), help="Seconds per window; whole files up to 30 s.")
 @click.option("--hop", type=click.FloatRange(0, min_open=True), help="Seconds between windows; by default --window.")
-@click.option("--csv", "csv_path", type=OUTPUT, help="Also write every class of every window here.")
+@click.option("--csv", "csv_path", type=OUTPUT, help="CSV file to write, with every class of every window.")
+@click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N.")
 @json_option
 def command(
     checkpoint: Path,
@@ -32,68 +48,239 @@ def command(
     window: float | None,
     hop: float | None,
     csv_path: Path | None,
+    device: str,
     as_json: bool,
 ) -> None:
-    """Name what is heard in AUDIO, files of any length, sample rate and number of channels.
+    """Name the classes of AUDIO, files of any length, sample rate and number of channels, or folders of them.
 
     Scores are probabilities of each class by itself (sigmoid) and do not sum to 1; those of a single-label network are
-    of one class out of all (softmax) and do. Without --window a file of up to 30 s is heard as a whole, a longer one in
-    windows of 10 s; the last window is shifted back to end with the file.
+    of one class out of all (softmax) and do. Without --window a file of up to 30 s is scored as a whole, a longer one
+    in windows of 10 s; the last window is shifted back to end with the file.
+
+    A file that cannot be read is named on stderr and the others are tagged; the exit code is 1 then. Samples beyond
+    [-1, 1] and sound beyond the length that a file's header states are counted.
     """
-    from epanns.atomic import write_text
     from epanns.evaluation.protocol import EvaluationProtocol
     from epanns.models.checkpoint import load
 
-    EvaluationProtocol(window, hop)  # refuses what cannot be
+    protocol = EvaluationProtocol(window, hop)
     if csv_path is not None:
         reserve(csv_path)
-    model = load(checkpoint)
-    tags = [window_tags for path in audio for window_tags in tag_file(model, path, window, hop)]
-    if csv_path is not None:
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["file", "start", "end", *model.labels.names])
-        writer.writerows([tag["file"], tag["start"], tag["end"], *tag["scores"]] for tag in tags)
-        write_text(csv_path, text.getvalue())
-    shown = [
-        {"file": tag["file"], "start": tag["start"], "end": tag["end"], "tags": best(model, tag["scores"], top)}
-        for tag in tags
-    ]
-    lines = [
-        f"{tag['file']}  {tag['start']:.2f}-{tag['end']:.2f} s  "
-        + ", ".join(f"{found['name']} {found['score']:.3f}" for found in tag["tags"])
-        for tag in shown
-    ]
-    emit({"windows": shown}, "\n".join(lines), as_json)
+    model = load(checkpoint).to(torch_device(device))
+    outcome = Outcome()
+    with score_table(csv_path, model.labels.names) as table:
+        for windows in tag_files(model, audio, protocol, top, table, outcome):
+            if as_json:
+                outcome.windows += windows
+            else:
+                emit({}, "\n".join(map(_line, windows)), as_json=False)
+    if as_json:
+        emit(outcome.to_dict(), "", as_json=True)
+    for remark in remarks_on(outcome.files):
+        log(remark)
+    if outcome.failed:
+        raise outcome.error()
 
 
-def tag_file(model: "Tagger", path: Path, window: float | None, hop: float | None) -> list[dict[str, Any]]:
-    """Score the windows of one file."""
-    import torch
+@dataclass(frozen=True)
+class TaggedFile:
+    """A file that was tagged, and what is counted of it.
 
-    from epanns.audio.waveform import load_waveform
-    from epanns.evaluation.predict import score_windows, window_starts
+    Attributes:
+        file: Its path.
+        seconds: Its length.
+        clipped: Samples beyond [-1, 1], at the network's sample rate, which were limited.
+        beyond_header: Seconds of sound beyond the length that the file's header states.
+        states_length: Whether the file states its length; where it does not, a cut between frames does not show.
+    """
+
+    file: str
+    seconds: float
+    clipped: int
+    beyond_header: float
+    states_length: bool
+
+
+@dataclass
+class Outcome:
+    """The files of a run so far.
+
+    Attributes:
+        files: Those that were tagged.
+        windows: What is printed of their windows.
+        failed: Those that could not be tagged, and why.
+    """
+
+    files: list[TaggedFile] = field(default_factory=list)
+    windows: list[dict[str, Any]] = field(default_factory=list)
+    failed: list[tuple[Path, DataError]] = field(default_factory=list)
+
+    def add_failure(self, path: Path, error: DataError) -> None:
+        """Name a file on stderr and count it."""
+        tell_once(error)
+        self.failed.append((path, error))
+
+    def error(self) -> DataError:
+        """Return the error of the whole run: that of the only file, which is on stderr already, or a count."""
+        n_failed, n_files = len(self.failed), len(self.failed) + len(self.files)
+        if n_files == 1:
+            return self.failed[0][1]
+        rest = "; the rest were" if self.files else ""
+        return DataError(f"{n_failed} of {n_files} files could not be tagged, for the reasons above{rest}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the JSON form."""
+        failed = [{"file": str(path), "reason": str(error)} for path, error in self.failed]
+        return {"windows": self.windows, "files": [asdict(file) for file in self.files], "failed": failed}
+
+
+def tag_files(
+    model: "Tagger",
+    audio: Iterable[Path],
+    protocol: "EvaluationProtocol",
+    top: int,
+    table: "ScoreTable | None",
+    outcome: Outcome,
+) -> Iterator[list[dict[str, Any]]]:
+    """Yield the windows of each file, and count the files in `outcome`; those that cannot be tagged are named there.
+
+    Raises:
+        DataError: If none of the files can be tagged.
+    """
+    for path in sound_files(audio, outcome):
+        try:
+            file, windows = tag_file(model, path, protocol, top, table)
+        except DataError as error:
+            outcome.add_failure(path, error)
+            continue
+        outcome.files.append(file)
+        yield windows
+    if not outcome.files:
+        raise outcome.error()
+
+
+def tag_file(
+    model: "Tagger", path: Path, protocol: "EvaluationProtocol", top: int, table: "ScoreTable | None" = None
+) -> tuple[TaggedFile, list[dict[str, Any]]]:
+    """Score the windows of one file.
+
+    Args:
+        model: Tagger.
+        path: The file.
+        protocol: Window and hop.
+        top: Number of tags that are kept of each window.
+        table: Receives all scores; it loses the file's rows again if the file cannot be read to its end.
+
+    Returns:
+        The file's counts, and its windows with their highest scores.
+
+    Raises:
+        DataError: If the file cannot be decoded.
+    """
+    from epanns.audio.waveform import waveform_stream
+    from epanns.evaluation.tagging import score_recording
 
     rate = model.spec.front_end.sample_rate
-    samples = torch.from_numpy(load_waveform(path, sample_rate=rate).samples)
-    if window is None:
-        length = len(samples) if len(samples) <= _WHOLE_SECONDS * rate else _WINDOW_SECONDS * rate
-    else:
-        length = min(len(samples), max(1, round(window * rate)))
-    step = length if hop is None else max(1, round(hop * rate))
-    scores = score_windows(model, samples, length, step).tolist()
-    return [
-        {
-            "file": str(path),
-            "start": round(start / rate, 6),
-            "end": round((start + length) / rate, 6),
-            "scores": row,
-        }
-        for start, row in zip(window_starts(len(samples), length, step), scores, strict=True)
-    ]
+    windows: list[dict[str, Any]] = []
+    with waveform_stream(path, sample_rate=rate) as stream, table or nullcontext():
+        for window in score_recording(model, stream, protocol):
+            scores = window.scores.tolist()
+            if table is not None:
+                table.write(path, window, scores)
+            place = {"file": str(path), "start": window.start, "end": window.end}
+            windows.append({**place, "tags": best(model, scores, top)})
+    seconds, beyond = round(stream.n_samples / rate, 6), round(stream.n_beyond_header / rate, 6)
+    return TaggedFile(str(path), seconds, stream.n_clipped, beyond, stream.states_length), windows
 
 
 def best(model: "Tagger", scores: list[float], top: int) -> list[dict[str, Any]]:
     """Return the highest scores with their class names."""
     order = sorted(range(len(scores)), key=lambda index: -scores[index])[:top]
     return [{"name": model.labels.names[index], "score": round(scores[index], 6)} for index in order]
+
+
+def sound_files(audio: Iterable[Path], outcome: Outcome) -> Iterator[Path]:
+    """Yield the files that are given and the sound files of the folders that are given.
+
+    A folder that cannot be listed, or holds no sound, is added to the failures.
+    """
+    from epanns.data.sound_files import files_below, is_sound
+
+    for path in audio:
+        if not path.is_dir():
+            yield path
+            continue
+        try:
+            names = [name for name, _ in files_below(path)]
+            sounds = [name for name in names if is_sound(name)]
+            if not sounds:
+                raise DataError(f"{path}: holds no sound file ({len(names)} other files); name a folder of sound")
+        except DataError as error:
+            outcome.add_failure(path, error)
+            continue
+        if len(sounds) < len(names):
+            log(f"{path}: {len(sounds):,} sound files; {len(names) - len(sounds):,} other files are left out")
+        yield from (path / name for name in sounds)
+
+
+def remarks_on(files: list[TaggedFile]) -> list[str]:
+    """Return one line for each kind of sound that was changed, or is not what its header states."""
+    clipped = {file.file: f"{file.clipped:,}" for file in files if file.clipped}
+    beyond = {file.file: f"{file.beyond_header:g} s" for file in files if file.beyond_header}
+    unstated = {file.file: "" for file in files if not file.states_length}
+    n_clipped = sum(file.clipped for file in files)
+    return [
+        *_remark(f"{n_clipped:,} samples beyond [-1, 1] were limited", clipped),
+        *_remark("sound beyond the length that the header states was tagged too", beyond),
+        *_remark("length not stated by the file, so that a cut may not show", unstated),
+    ]
+
+
+def _remark(text: str, files: dict[str, str]) -> list[str]:
+    if not files:
+        return []
+    named = [f"{printable(file)} {count}".strip() for file, count in list(files.items())[:_NAMED]]
+    n_more = len(files) - len(named)
+    more = [f"{n_more} more file{'s' * (n_more > 1)}"] if n_more else []
+    return [f"{text}: {', '.join(named + more)}"]
+
+
+def _line(window: dict[str, Any]) -> str:
+    tags = ", ".join(f"{printable(tag['name'])} {tag['score']:.3f}" for tag in window["tags"])
+    return f"{printable(window['file'])}  {window['start']:.2f}-{window['end']:.2f} s  {tags}"
+
+
+class ScoreTable:
+    """The CSV file of all scores; as a context it takes the rows of a file back that fails on the way."""
+
+    def __init__(self, file: TextIO, names: Iterable[str]) -> None:
+        """Write the header row."""
+        self._file, self._start = file, 0
+        self._writer = csv.writer(file, lineterminator="\n")
+        self._writer.writerow(["file", "start", "end", *map(spreadsheet_cell, names)])
+
+    def __enter__(self) -> Self:
+        self._start = self._file.tell()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None:
+            self._file.seek(self._start)
+            self._file.truncate()
+
+    def write(self, path: Path, window: "ScoredWindow", scores: list[float]) -> None:
+        """Write the row of one window."""
+        self._writer.writerow([spreadsheet_cell(str(path)), window.start, window.end, *scores])
+
+
+@contextmanager
+def score_table(path: Path | None, names: Iterable[str]) -> Iterator[ScoreTable | None]:
+    """Yield a table that appears at `path` when the block ends without error; None where there is no path."""
+    from epanns.atomic import replacing
+
+    if path is None:
+        yield None
+        return
+    # A file name that is no UTF-8 is written with escapes.
+    with replacing(path) as partial, partial.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
+        yield ScoreTable(file, names)

@@ -60,7 +60,7 @@ def run_contained(
         return _listen(ours, progress or _ignore, tell or _ignore, patience)
     except EOFError:
         process.join(_SECONDS_TO_END)
-        raise Crashed(_how_it_ended(process.exitcode)) from None
+        raise Crashed(how_it_ended(process.exitcode)) from None
     finally:
         process.kill()
         process.join()
@@ -120,7 +120,8 @@ def count_of(value: object) -> int:
     return value
 
 
-def _how_it_ended(exit_code: int | None) -> str:
+def how_it_ended(exit_code: int | None) -> str:
+    """Return how a process ended, in words, by the exit code that `multiprocessing` gives; None where it still runs."""
     if exit_code is None:
         return "closed its end without an answer"
     if exit_code >= 0:

@@ -1,21 +1,24 @@
 """The pack that an earlier run left: whether it is finished, and what of it is whole."""
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from epanns.csv_table import ANY_LENGTH, read_csv_table
-from epanns.data.journal import refuse_difference
+from epanns.data.clip import Clip
+from epanns.data.journal import pack_difference, refuse_difference
+from epanns.data.journal_records import JournalRecords
 from epanns.data.pack_format import (
     FORMAT,
     JOURNAL_FILE,
     PACK_FILE,
-    REJECTS_FILE,
     PackInfo,
     ShardInfo,
+    complete_settings,
     read_pack_info,
     settings_to_dict,
 )
+from epanns.data.pack_lists import problem_of_notes, problem_of_rejects
 from epanns.errors import DataError, Interrupted, PackError
 from epanns.progress import Progress
 from epanns.signals import StopRequest
@@ -85,9 +88,28 @@ def whole_shards(out: Path, info: PackInfo, progress: Progress | None, stop: Sto
 
 
 def has_its_lists(out: Path, info: PackInfo) -> bool:
-    """Whether a finished pack has a journal and as many lines of rejects as it counts."""
+    """Whether a finished pack has a journal, and lists of rejects and notes that hold what it counts."""
     try:
-        n_rejects = sum(1 for _ in read_csv_table(out / REJECTS_FILE, ANY_LENGTH)[1])
+        problem = problem_of_rejects(out, info.counts) or problem_of_notes(out, info.counts)
     except DataError:
         return False
-    return (out / JOURNAL_FILE).is_file() and n_rejects == info.counts.rejected
+    return (out / JOURNAL_FILE).is_file() and problem is None
+
+
+def rejects_to_retry(out: Path, header: dict[str, Any], parts: Iterable[tuple[int, list[Clip]]]) -> tuple[int, str]:
+    """Return how many rejects of a finished pack are to be tried again, and what forbids to mix them into it.
+
+    The journal is neither locked nor changed.
+
+    Args:
+        out: The pack's folder, which has its lists.
+        header: What this run packs and how.
+        parts: The clips of each part.
+    """
+    records = JournalRecords.read(out / JOURNAL_FILE)
+    n_to_retry = sum(records.n_to_retry(number, part) for number, part in parts)
+    try:
+        difference = pack_difference(complete_settings(records.header), header) if n_to_retry else ""
+    except (KeyError, TypeError):
+        difference = "a journal of another program"
+    return n_to_retry, difference

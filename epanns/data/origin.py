@@ -1,6 +1,7 @@
 """The audio file that a row of a pack was made from: how it was then, and whether it still is."""
 
 import functools
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,10 +55,12 @@ def is_unchanged(path: str, source: Source | None) -> bool:
 
 
 def _state_of(path: str) -> tuple[int, int] | None:
-    """Return size and time of change of a regular file, or None where there is none."""
+    """Return size and time of change of a regular file, or None where there is none that may be read."""
     try:
         status = require_regular_file(path)
     except (OSError, DataError):
+        return None
+    if not os.access(path, os.R_OK):
         return None
     return status.st_size, status.st_mtime_ns
 

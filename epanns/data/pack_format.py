@@ -16,7 +16,9 @@ from epanns.errors import ConfigError, DataError, PackError
 from epanns.labels import LabelSet
 
 FORMAT = "epanns-pack/1"
-PACK_FILE, JOURNAL_FILE, REJECTS_FILE = "pack.json", "journal.jsonl", "rejects.csv"
+PACK_FILE, JOURNAL_FILE, REJECTS_FILE, NOTES_FILE = "pack.json", "journal.jsonl", "rejects.csv", "notes.csv"
+# How a row may differ from its clip: counts of the rows, and columns of ``notes.csv``.
+NOTES = ("short", "cut", "silent", "clipped", "beyond_header", "unstated_length")
 SMALL_CHUNK_ROWS = 4096  # rows of one chunk of every dataset but `waveform`, whose chunk is one clip
 MOST_CLIPS_PER_SHARD = 100_000
 LARGEST_PACK_FILE = 1 << 26  # bytes of pack.json: 300,000 shards
@@ -106,6 +108,10 @@ class PackCounts:
         clipped: Rows with samples beyond [-1, 1], which were limited.
         silent: Rows whose samples are all zero.
         short: Rows that are padded, since the clip ended before the row; None in packs made before it was counted.
+        cut: Rows whose clip is longer; None, like the counts below, in packs made before they were counted, which have
+            no ``notes.csv``.
+        beyond_header: Rows with sound beyond the length that the header of the clip's file states.
+        unstated_length: Rows of files that do not state their length, of which a part may be missing.
     """
 
     expected: int
@@ -116,6 +122,9 @@ class PackCounts:
     clipped: int
     silent: int
     short: int | None = None
+    cut: int | None = None
+    beyond_header: int | None = None
+    unstated_length: int | None = None
 
 
 @dataclass(frozen=True)
@@ -249,8 +258,8 @@ def _pack_info_of(given: dict[str, Any]) -> PackInfo:
 
 
 def _counts_of(given: Mapping[str, Any]) -> PackCounts:
-    is_unknown = given.get("short") is None
-    names = [field.name for field in fields(PackCounts) if not (field.name == "short" and is_unknown)]
+    later = [field.name for field in fields(PackCounts) if field.default is None and given.get(field.name) is None]
+    names = [field.name for field in fields(PackCounts) if field.name not in later]
     return PackCounts(**{name: _count(given, name) for name in names})
 
 

@@ -5,14 +5,14 @@ import re
 from pathlib import Path
 
 from epanns.data.journal import is_header, not_ours, pack_folder
-from epanns.data.pack_format import FORMAT, JOURNAL_FILE, PACK_FILE, REJECTS_FILE, SHARD_FILES
+from epanns.data.pack_format import FORMAT, JOURNAL_FILE, NOTES_FILE, PACK_FILE, REJECTS_FILE, SHARD_FILES
 from epanns.data.panns_format import INDEX_FOLDER, WAVEFORM_FOLDER
 from epanns.errors import OutputError
 
 _FILES = re.compile(
     "("
     + "|".join(
-        [re.escape(PACK_FILE), re.escape(JOURNAL_FILE), re.escape(REJECTS_FILE)]
+        [re.escape(name) for name in (PACK_FILE, JOURNAL_FILE, REJECTS_FILE, NOTES_FILE)]
         + [pattern.pattern for pattern in SHARD_FILES.values()]
         + [rf"{INDEX_FOLDER}/[^/]+\.h5"]
     )

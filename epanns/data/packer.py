@@ -3,11 +3,8 @@
 The work itself is in `epanns.data.parts`, the format in `epanns.data.pack_format`, reading in `epanns.data.pack`.
 """
 
-import csv
-import errno
 import math
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -15,11 +12,13 @@ from typing import Any
 
 from epanns import atomic
 from epanns.audio.waveform import RESAMPLER_QUALITY
-from epanns.data.earlier_pack import finished_pack, has_its_lists, whole_shards
-from epanns.data.journal import Journal, ShardEntry
+from epanns.data.earlier_pack import finished_pack, has_its_lists, rejects_to_retry, whole_shards
+from epanns.data.journal import Journal
+from epanns.data.journal_records import ShardEntry
 from epanns.data.manifest_reader import ManifestFile
 from epanns.data.pack_format import (
     JOURNAL_FILE,
+    NOTES,
     PACK_FILE,
     REJECTS_FILE,
     PackCounts,
@@ -27,16 +26,17 @@ from epanns.data.pack_format import (
     PackSettings,
     settings_to_dict,
 )
+from epanns.data.pack_lists import write_notes, write_rejects
 from epanns.data.pack_removal import remove_pack
 from epanns.data.panns_format import index_file
 from epanns.data.panns_writer import is_index_of, write_index
-from epanns.data.parts import Packing, pack_parts
-from epanns.errors import ConfigError, DataError, DataProblems, OutputError, did_you_mean
+from epanns.data.parts import Packing, PartCounts, pack_parts, parts_of
+from epanns.data.system_limits import output_errors
+from epanns.errors import ConfigError, DataError, DataProblems, did_you_mean
 from epanns.installed import versions
 from epanns.progress import Progress
 from epanns.signals import noticing_signals
 
-_WANTING = (errno.ENOMEM, errno.EAGAIN, errno.EMFILE, errno.ENFILE)
 _PACKAGES = ("soundfile", "soxr", "h5py", "numpy")  # what decides the bytes of a pack
 _OPTIONAL_PACKAGES = ("av",)  # may be installed between two runs, because the first one asked for it
 
@@ -51,6 +51,9 @@ class PackSummary:
         n_shards: HDF5 files.
         n_resumed: Shards kept from an earlier run.
         n_repaired: Shards of an earlier run that were damaged or gone, and were packed again.
+        n_retried: Rejects of an earlier run that were tried again.
+        n_not_retried: Rejects of a finished pack that are to be tried again, but were not.
+        remarks: Why they were not, and what helps; one sentence each.
     """
 
     path: Path
@@ -58,6 +61,9 @@ class PackSummary:
     n_shards: int
     n_resumed: int
     n_repaired: int
+    n_retried: int = 0
+    n_not_retried: int = 0
+    remarks: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return the keys of ``pack --json``."""
@@ -67,6 +73,9 @@ class PackSummary:
             "shards": self.n_shards,
             "shards_resumed": self.n_resumed,
             "shards_repaired": self.n_repaired,
+            "rejects_retried": self.n_retried,
+            "rejects_not_retried": self.n_not_retried,
+            "remarks": list(self.remarks),
         }
 
 
@@ -83,10 +92,12 @@ def pack_manifest(
     """Pack the clips of a manifest; every file is the same for any number of `jobs`.
 
     A finished pack of the same manifest and settings is read once, and left as it is where every checksum is right;
-    what is damaged or gone of it is made again, which ends with the bytes of an undisturbed run. (The index of a panns
-    pack is written anew where the pack was moved too.) An unfinished one is continued: shards whose bytes are no longer
-    those in the journal, or whose audio files changed since, are made again. The manifest is read as a stream: memory
-    grows with the number of shards, not with the clips.
+    what is damaged or gone of it is made again, which ends with the bytes of an undisturbed run. So is a shard some of
+    whose clips were rejected, where their files changed since, their decoder was installed, or a process died at them,
+    as long as the shard loses no other clip by it. (The index of a panns pack is written anew where the pack was
+    moved too.) An unfinished one is continued: shards whose bytes are no longer those in the journal, or whose audio
+    files changed since, are made again. The manifest is read as a stream: memory grows with the number of shards, not
+    with the clips.
 
     Args:
         manifest: The CSV file.
@@ -99,9 +110,10 @@ def pack_manifest(
 
     Raises:
         ConfigError: If `max_bad` is no share.
-        DataError: If the manifest is wrong or holds no clip of the chosen splits, or a damaged shard of a finished
-            pack cannot be made again because its audio is gone.
-        OutputError: If `out` holds another pack or something else, or cannot be written.
+        DataError: If the manifest is wrong or holds no clip of the chosen splits, a damaged shard of a finished pack
+            cannot be made again because its audio is gone, or the system has no memory for a clip.
+        OutputError: If `out` holds another pack or something else, cannot be written, or the system has no more memory,
+            processes or open files to give.
         DataProblems: If more than `max_bad` of the clips are rejected, now or in a finished pack; what is there stays.
         Interrupted: If SIGINT, SIGTERM or SIGUSR1 came; finished shards stay.
     """
@@ -111,18 +123,20 @@ def pack_manifest(
     splits = _choose(read, settings)
     header = _header(read, settings)
     if fresh:
-        with _output_errors(out):
+        with output_errors(out, jobs):
             remove_pack(out)
     whole = None
     done = finished_pack(out, header)
     if done is not None:
-        counts = done.counts
-        _refuse_too_many((counts.rejected, counts.found, counts.found), max_bad, manifest, out)
-        with _output_errors(out), noticing_signals() as stop:
+        with output_errors(out, jobs), noticing_signals() as stop:
             whole = whole_shards(out, done, progress, stop)
             if len(whole) == len(done.shards) and has_its_lists(out, done):
-                _write_index(out, done, is_finished=True)
-                return PackSummary(out, done.counts, len(done.shards), len(done.shards), 0)
+                summary = _without_retry(out, done, header, read)
+                if summary is not None:
+                    counts = done.counts
+                    _refuse_too_many((counts.rejected, counts.found, counts.found), max_bad, manifest, summary)
+                    _write_index(out, done, is_finished=True)
+                    return summary
             (out / JOURNAL_FILE).touch()  # where it was deleted, every clip is packed again
     n_found = sum(read.splits[split].found for split in splits)
     packing = Packing(
@@ -130,21 +144,62 @@ def pack_manifest(
         labels=read.labels,
         clip_id_bytes=max(read.splits[split].longest_clip_id for split in splits),
         n_clips=n_found,
-        n_allowed=_allowed(n_found, max_bad),
+        n_allowed=_allowed(n_found, max_bad) if whole is None else n_found,
         jobs=jobs,
         progress=progress,
         whole=whole,
     )
-    with _output_errors(out), noticing_signals() as stop, Journal(out, header) as journal:
-        n_resumed, n_repaired = pack_parts(packing, read.clips(settings.splits), journal, stop)
+    with output_errors(out, jobs), noticing_signals() as stop, Journal(out, header) as journal:
+        came = pack_parts(packing, read.clips(settings.splits), journal, stop)
         entries = [journal.finished[number] for number in sorted(journal.finished)]
-        _write_rejects(out, journal.rejects())
-        n_rejected, n_done = sum(entry.rejected for entry in entries), sum(entry.clips for entry in entries)
-        _refuse_too_many((n_rejected, n_done, n_found), max_bad, manifest, out)
+        write_rejects(out, journal.rejects())
         info = _pack_info(read, splits, settings, entries)
+        summary = _summary(out, info, came)
+        n_rejected, n_done = sum(entry.rejected for entry in entries), sum(entry.clips for entry in entries)
+        if whole is None:
+            _refuse_too_many((n_rejected, n_done, n_found), max_bad, manifest, summary)
+        journal.compact()
+        if info.counts.cut is not None:
+            write_notes(out, journal.notes())
         _write_index(out, info, is_finished=False)
         atomic.write_json(out / PACK_FILE, info.to_dict())
-    return PackSummary(out, info.counts, len(info.shards), n_resumed, n_repaired)
+    _refuse_too_many((n_rejected, n_done, n_found), max_bad, manifest, summary)  # a finished pack stays one
+    return summary
+
+
+def _without_retry(out: Path, done: PackInfo, header: dict[str, Any], manifest: ManifestFile) -> PackSummary | None:
+    """Return the summary of a whole pack whose rejects stay rejects, or None where some are to be tried again."""
+    n_to_retry, difference = 0, ""
+    if done.counts.rejected:
+        parts = parts_of(manifest.clips(done.settings.splits), done.settings.clips_per_shard)
+        n_to_retry, difference = rejects_to_retry(out, header, parts)
+    if n_to_retry and not difference:
+        return None
+    n_shards = len(done.shards)
+    remark = (
+        f"{n_to_retry} rejected clips are to be tried again, but the pack was made with {difference}: to try them, "
+        "start over with --fresh"
+    )
+    remarks = (remark,) if difference else ()
+    return PackSummary(out, done.counts, n_shards, n_shards, 0, n_not_retried=n_to_retry, remarks=remarks)
+
+
+def _summary(out: Path, info: PackInfo, came: PartCounts) -> PackSummary:
+    remark = (
+        f"{came.not_retried} rejected clips are to be tried again, but their shards would lose other clips, whose "
+        "audio is gone or could not be decoded this time: restore it and run the same command again, or start over "
+        "with --fresh"
+    )
+    return PackSummary(
+        path=out,
+        counts=info.counts,
+        n_shards=len(info.shards),
+        n_resumed=came.resumed,
+        n_repaired=came.repaired,
+        n_retried=came.retried,
+        n_not_retried=came.not_retried,
+        remarks=(remark,) if came.not_retried else (),
+    )
 
 
 def _allowed(n_clips: int, max_bad: float) -> int:
@@ -152,32 +207,16 @@ def _allowed(n_clips: int, max_bad: float) -> int:
     return math.floor(Fraction(repr(float(max_bad))) * n_clips)
 
 
-def _refuse_too_many(counts: tuple[int, int, int], max_bad: float, manifest: Path, out: Path) -> None:
+def _refuse_too_many(counts: tuple[int, int, int], max_bad: float, manifest: Path, summary: PackSummary) -> None:
     n_rejected, n_done, n_clips = counts
     if n_rejected > _allowed(n_clips, max_bad):
         so_far = f" so far ({n_done} were tried)" if n_done < n_clips else ""
+        remarks = "".join(f"; {remark}" for remark in summary.remarks)
         raise DataProblems(
             f"{manifest}: {n_rejected} of {n_clips} clips cannot be packed{so_far}, --max-bad {max_bad:g} allows "
-            f"{_allowed(n_clips, max_bad)}; reasons are in {out / REJECTS_FILE}: repair the files or raise --max-bad, "
-            "and run again"
+            f"{_allowed(n_clips, max_bad)}; reasons are in {summary.path / REJECTS_FILE}: repair the files or raise "
+            f"--max-bad, and run again{remarks}"
         )
-
-
-@contextmanager
-def _output_errors(out: Path) -> Iterator[None]:
-    """Say what to do when the disk is full, the folder may not be written to, or the system has no more to give."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in _WANTING:
-            raise OutputError(
-                f"{out}: the system has no more memory, processes or open files to give ({error.strerror}); run the "
-                "same command again with fewer --jobs: finished shards are kept"
-            ) from error
-        raise OutputError(
-            f"{out}: cannot be written ({error.strerror or error}); make room or choose another --out, then run the "
-            "same command again: finished shards are kept"
-        ) from error
 
 
 def _choose(manifest: ManifestFile, settings: PackSettings) -> Sequence[str]:
@@ -208,16 +247,6 @@ def _header(manifest: ManifestFile, settings: PackSettings) -> dict[str, Any]:
     }
 
 
-def _write_rejects(out: Path, rejects: Iterable[tuple[str, str, str]]) -> None:
-    with (
-        atomic.replacing(out / REJECTS_FILE) as partial,
-        partial.open("w", encoding="utf-8", newline="") as file,
-    ):
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["clip_id", "path", "reason"])
-        writer.writerows(rejects)
-
-
 def _write_index(out: Path, info: PackInfo, *, is_finished: bool) -> None:
     """Write the index of a panns pack; that of a finished one only where it is damaged or the pack was moved since."""
     index, files = out / index_file(info.settings.splits), [out / shard.file for shard in info.shards]
@@ -230,10 +259,9 @@ def _pack_info(
 ) -> PackInfo:
     made_with = versions(*_PACKAGES, *_OPTIONAL_PACKAGES)
     found, missing = (sum(getattr(manifest.splits[split], name) for split in splits) for name in ("found", "missing"))
-    rejected, clipped, silent = (
-        sum(getattr(entry, name) for entry in entries) for name in ("rejected", "clipped", "silent")
-    )
-    short = [entry.short for entry in entries if entry.short is not None]
+    rejected = sum(entry.rejected for entry in entries)
+    numbers = {name: [getattr(entry, name) for entry in entries] for name in NOTES}
+    notes: dict[str, Any] = {name: None if None in each else sum(each) for name, each in numbers.items()}
     return PackInfo(
         dataset=manifest.dataset,
         splits=tuple(splits),
@@ -246,9 +274,7 @@ def _pack_info(
             missing=missing,
             rejected=rejected,
             clips=found - rejected,
-            clipped=clipped,
-            silent=silent,
-            short=sum(short) if len(short) == len(entries) else None,
+            **notes,
         ),
         manifest_sha256=manifest.sha256,
         settings=settings,

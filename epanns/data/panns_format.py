@@ -4,6 +4,7 @@ A waveform file holds `audio_name`, `waveform` and `target`, contiguous and with
 attribute of the file. An index file names, for each of its rows, a waveform file and the row in it.
 """
 
+import hashlib
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -23,6 +24,9 @@ DTYPES: dict[str, np.dtype[Any]] = {
 # Bytes of the fixed-length strings as PANNs' scripts write them; longer names and paths get longer strings.
 NAME_BYTES, PATH_BYTES = 20, 200
 
+_LONGEST_INDEX_NAME = (
+    200  # bytes; file systems take 255, of which the suffix of a file that is being written needs some
+)
 _YOUTUBE_ID = re.compile(r"[A-Za-z0-9_-]{11}")
 
 
@@ -48,6 +52,11 @@ def waveform_file(number: int) -> str:
 
 
 def index_file(splits: Sequence[str]) -> str:
-    """Return where the index of a pack of these splits lies in its folder; no splits are all of them."""
+    """Return where the index of a pack of these splits lies in its folder; no splits are all of them.
+
+    Whatever the splits are called, it is one file of the folder of indexes.
+    """
     name = "+".join(re.sub(r"[^\w-]", "_", split) for split in splits) or "all"
+    if len(name.encode()) > _LONGEST_INDEX_NAME:
+        name = f"{name[:40]}-{hashlib.sha256(name.encode()).hexdigest()[:16]}"
     return f"{INDEX_FOLDER}/{name}.h5"

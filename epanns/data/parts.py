@@ -17,8 +17,9 @@ import numpy as np
 from epanns import atomic
 from epanns.data.clip import Clip
 from epanns.data.conversion import PackedClip, convert_clip, crashing_clip
-from epanns.data.journal import Journal, ShardEntry
-from epanns.data.pack_format import PackSettings, ShardInfo, shard_name
+from epanns.data.journal import Journal
+from epanns.data.journal_records import ShardEntry
+from epanns.data.pack_format import NOTES, PackSettings, ShardInfo, shard_name
 from epanns.data.panns_writer import write_waveform_file
 from epanns.data.shard_writer import ShardRow, write_shard
 from epanns.data.worker_process import Rows
@@ -33,6 +34,23 @@ RowStream = Generator[tuple[PackedClip, Rows], None, None]
 
 
 @dataclass(frozen=True)
+class PartCounts:
+    """What became of what an earlier run left.
+
+    Attributes:
+        resumed: Shards that were finished and stay.
+        repaired: Shards that were finished, but damaged or gone.
+        retried: Rejects of finished shards that were tried again.
+        not_retried: Rejects of a finished pack that are to be tried again, but whose shard would lose other clips.
+    """
+
+    resumed: int
+    repaired: int
+    retried: int
+    not_retried: int
+
+
+@dataclass(frozen=True)
 class Packing:
     """How the clips of a manifest become shards.
 
@@ -44,7 +62,8 @@ class Packing:
         n_allowed: Clips that may be rejected before the run is given up.
         jobs: Processes that decode.
         progress: Called with (clips done, clips in all), for each finished part when it has been passed over.
-        whole: Of a finished pack that is repaired, the shards that stay whatever became of their sources; else None.
+        whole: Of a finished pack, the shards that stay whatever became of their sources, unless a reject is to be tried
+            again; else None.
     """
 
     settings: PackSettings
@@ -62,20 +81,17 @@ class Packing:
         return -(-self.n_clips // self.settings.clips_per_shard)
 
 
-def pack_parts(packing: Packing, clips: Iterable[Clip], journal: Journal, stop: StopRequest) -> tuple[int, int]:
+def pack_parts(packing: Packing, clips: Iterable[Clip], journal: Journal, stop: StopRequest) -> PartCounts:
     """Write the shards that are not finished or not whole; stop early once too many clips are rejected.
 
     In the journal's `finished` stay the parts that were looked at; after an early stop that is not all of them.
-
-    Returns:
-        How many were finished before and stay; how many were finished, but damaged or gone.
 
     Raises:
         DataError: If audio of a damaged shard of a finished pack is gone; the shard stays.
         Interrupted: If a signal came; what is finished stays.
     """
     run = _Run(packing, journal, stop)
-    todo, ahead = itertools.tee(run.unfinished(_parts_of(clips, packing.settings.clips_per_shard)))
+    todo, ahead = itertools.tee(run.unfinished(parts_of(clips, packing.settings.clips_per_shard)))
     convert = functools.partial(
         convert_clip, sample_rate=packing.settings.sample_rate, min_seconds=packing.settings.min_seconds
     )
@@ -87,6 +103,7 @@ def pack_parts(packing: Packing, clips: Iterable[Clip], journal: Journal, stop: 
         packing.settings.clip_samples,
         name=lambda clip: clip.path,
         crashed=crashing_clip,
+        check=stop.obey,
     )
     try:
         with closing(rows), _Finisher(journal) as finisher:
@@ -101,10 +118,11 @@ def pack_parts(packing: Packing, clips: Iterable[Clip], journal: Journal, stop: 
             f"{packing.n_parts} shards; run the same command again to go on",
         ) from None
     journal.keep_only(run.looked_at)
-    return run.n_resumed, run.n_damaged
+    return PartCounts(run.n_resumed, run.n_damaged, run.n_retried, run.n_not_retried)
 
 
-def _parts_of(clips: Iterable[Clip], size: int) -> Iterator[Part]:
+def parts_of(clips: Iterable[Clip], size: int) -> Iterator[Part]:
+    """Yield the number and the clips of each part."""
     stream = iter(clips)
     for number in itertools.count():
         part = list(itertools.islice(stream, size))
@@ -118,8 +136,9 @@ class _Run:
 
     def __init__(self, packing: Packing, journal: Journal, stop: StopRequest) -> None:
         self.packing, self.journal, self.stop = packing, journal, stop
-        self.n_done = self.n_rejected = self.n_resumed = self.n_damaged = 0
+        self.n_done = self.n_rejected = self.n_resumed = self.n_damaged = self.n_retried = self.n_not_retried = 0
         self.looked_at: set[int] = set()
+        self._retried: dict[int, tuple[ShardEntry, int]] = {}  # former shards, and how many rejects are tried again
 
     def unfinished(self, parts: Iterable[Part]) -> Iterator[Part]:
         """Pass on the parts that are to be packed."""
@@ -136,17 +155,50 @@ class _Run:
                 yield number, part
 
     def _is_kept(self, number: int, part: list[Clip]) -> bool:
-        entry, whole = self.journal.finished.get(number), self.packing.whole
-        if whole is not None:
-            if entry is not None and entry.clips == len(part) and (entry.shard is None or entry.shard in whole):
-                return True
+        entry = self.journal.finished.get(number)
+        if self.packing.whole is not None:
+            if entry is not None and entry.clips == len(part) and self._is_whole(entry):
+                return self._stays(number, part)
             self._refuse_loss(number, part)
         elif entry is None or not self.journal.is_current(number, part):
+            self.n_retried += self.journal.n_to_retry(number, part)
             return False
-        elif entry.shard is None or entry.shard.is_whole(self.journal.folder):
+        elif self._is_whole(entry):
             return True
         self.n_damaged += 1
         return False
+
+    def _is_whole(self, entry: ShardEntry) -> bool:
+        """Return whether the file of a finished shard is as it was written; it may be read for that."""
+        if entry.shard is None:
+            return True
+        if entry.shard.file != shard_name(entry.number, self.packing.settings.format):
+            return False
+        return entry.shard in (self.packing.whole or ()) or entry.shard.is_whole(self.journal.folder)
+
+    def _stays(self, number: int, part: list[Clip]) -> bool:
+        """Return whether a whole shard of a finished pack stays: none of its rejects is tried again."""
+        n_to_retry = self.journal.n_to_retry(number, part)
+        if n_to_retry and self.journal.lost_source(number, part) is None:
+            self.n_retried += n_to_retry
+            self._retried[number] = (self.journal.finished[number], n_to_retry)
+            return False
+        self.n_not_retried += n_to_retry
+        return True
+
+    def _would_lose(self, number: int, packed: Sequence[PackedClip]) -> bool:
+        """Return whether a shard that is made for its rejects lacks a clip that it had; then the former one stays."""
+        if number not in self._retried:
+            return False
+        entry, n_to_retry = self._retried[number]
+        if not any(had_row and clip.reason for had_row, clip in zip(self.journal.packed(entry), packed, strict=True)):
+            return False
+        self.journal.finished[number] = entry
+        self.n_retried -= n_to_retry
+        self.n_not_retried += n_to_retry
+        self.n_resumed += 1
+        self.n_rejected += entry.rejected
+        return True
 
     def _refuse_loss(self, number: int, part: list[Clip]) -> None:
         """Keep a damaged shard, most of which may be readable, where it could not be made again."""
@@ -166,6 +218,9 @@ class _Run:
         packed: list[PackedClip] = []
         try:
             n_rows = self._write_file(atomic.partial_of(path), self._shard_rows(part, rows, packed), len(part))
+            if self._would_lose(number, packed):
+                atomic.partial_of(path).unlink(missing_ok=True)
+                return
             finisher.take(path, n_rows, number, part, packed)
         except BaseException:
             atomic.partial_of(path).unlink(missing_ok=True)
@@ -237,9 +292,7 @@ class _Finisher:
             shard=shard,
             clips=len(packed),
             rejected=len(packed) - n_rows,
-            clipped=sum(clip.n_clipped > 0 for clip in packed),
-            silent=sum(clip.is_silent for clip in packed),
-            short=sum(clip.is_short for clip in packed),
+            **{name: sum(name in clip.notes for clip in packed) for name in NOTES},
         )
         self._journal.append(entry, part, packed)
 

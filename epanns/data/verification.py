@@ -8,11 +8,19 @@ from pathlib import Path
 
 import numpy as np
 
-from epanns.csv_table import ANY_LENGTH, read_csv_table
 from epanns.data.contained import Crashed, count_of, line_of, run_contained, senseless
 from epanns.data.opening import is_panns, open_pack
 from epanns.data.pack import Pack
-from epanns.data.pack_format import JOURNAL_FILE, PACK_FILE, REJECTS_FILE, PackInfo, ShardInfo, read_pack_info
+from epanns.data.pack_format import (
+    JOURNAL_FILE,
+    NOTES_FILE,
+    PACK_FILE,
+    REJECTS_FILE,
+    PackInfo,
+    ShardInfo,
+    read_pack_info,
+)
+from epanns.data.pack_lists import problem_of_notes, problem_of_rejects
 from epanns.data.panns_format import index_file
 from epanns.data.panns_index import open_panns_index
 from epanns.data.shard import Shard
@@ -20,6 +28,7 @@ from epanns.data.source import ClipColumns, ClipSource, no_clips
 from epanns.errors import DataError, EpannsError, PackError
 from epanns.labels import LabelSet
 from epanns.progress import Progress
+from epanns.workfolder import LOCK_FILES
 
 DEFAULT_MEMORY_LIMIT = 4 << 30  # bytes
 MOST_PROBLEMS = 1000  # that are listed; the others are counted
@@ -175,7 +184,7 @@ def _verification_of(answer: object, problems: Sequence[str]) -> Verification:
 
 def _verify_own(pack: Pack, problems: _Problems, count: _Count) -> None:
     problems.add(_problems_of_files(pack.path, pack.info))
-    problems.add(_problems_of_rejects(pack.path, pack.info))
+    problems.add(_problems_of_lists(pack.path, pack.info))
     if not pack.shards:
         problems.add([str(no_clips(pack.path))])
     clip_ids: dict[bytes, str] = {}
@@ -195,7 +204,7 @@ def _verify_described(path: Path, problems: _Problems, count: _Count) -> None:
     """Check what pack.json says of a pack in PANNs' format, and its index."""
     info = read_pack_info(path)
     problems.add(_problems_of_files(path, info))
-    problems.add(_problems_of_rejects(path, info))
+    problems.add(_problems_of_lists(path, info))
     for shard in info.shards:
         problems.add(_problems_of_sha256(path, shard, count))
     index = path / index_file(info.settings.splits)
@@ -226,9 +235,11 @@ def _sha256_of(file: Path, count: _Count) -> str:
 
 def _problems_of_files(path: Path, info: PackInfo) -> Iterator[str]:
     needed = {PACK_FILE, JOURNAL_FILE, REJECTS_FILE}
+    if info.counts.cut is not None:
+        needed.add(NOTES_FILE)
     if is_panns(info):
         needed.add(index_file(info.settings.splits))
-    known = needed | {shard.file for shard in info.shards}
+    known = needed | {shard.file for shard in info.shards} | LOCK_FILES
     present = {str(Path(root, name).relative_to(path)) for root, _, names in os.walk(path) for name in names}
     for name in sorted(present - known):
         yield f"{path / name}: is no part of the pack; remove it"
@@ -236,17 +247,16 @@ def _problems_of_files(path: Path, info: PackInfo) -> Iterator[str]:
         yield f"{path / name}: is missing; copy the pack again or pack again"
 
 
-def _problems_of_rejects(path: Path, info: PackInfo) -> Iterator[str]:
-    file = path / REJECTS_FILE
-    if not file.is_file():
-        return
-    try:
-        n_rows = sum(1 for _ in read_csv_table(file, ANY_LENGTH)[1])
-    except DataError as error:
-        yield f"{error}; copy the pack again"
-        return
-    if n_rows != info.counts.rejected:
-        yield f"{file}: lists {n_rows} clips, {PACK_FILE} counts {info.counts.rejected} rejected; copy the pack again"
+def _problems_of_lists(path: Path, info: PackInfo) -> Iterator[str]:
+    for name, problem_of in ((REJECTS_FILE, problem_of_rejects), (NOTES_FILE, problem_of_notes)):
+        if not (path / name).is_file():
+            continue  # where it is needed, it is missed above
+        try:
+            problem = problem_of(path, info.counts)
+        except DataError as error:
+            problem = str(error)
+        if problem is not None:
+            yield f"{problem}; copy the pack again"
 
 
 def _problems_of_ids(shard: Shard, columns: ClipColumns, seen: dict[bytes, str]) -> Iterator[str]:

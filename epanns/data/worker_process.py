@@ -17,32 +17,54 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from epanns.data.contained import how_it_ended
+from epanns.data.system_limits import is_want_of_resources
 from epanns.errors import DataError
 from epanns.signals import signals_held_back
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 Rows = NDArray[np.int16]
+READY = "ready"  # the first message of a worker; each of the others is a row and its outcome
+_SECONDS_TO_END = 5.0  # a process that waits for a hung disk ends when the disk answers
 _LARGEST_LEARNT = (32 << 20) - (1 << 16)  # bytes, below the limit with what malloc adds
 
 
 class Failure:
-    """What an item met instead of a result, as text: not every exception can pass to another process."""
+    """What an item met instead of a result, as text: not every exception can pass to another process.
+
+    Attributes:
+        is_want: Whether the system lacked memory or another resource, which is no fault of the item.
+    """
 
     def __init__(self, error: Exception) -> None:
+        self.is_want = is_want_of_resources(error)
         self._text = " ".join(f"{type(error).__name__}: {error}".split())
         self._traceback = "".join(traceback.format_exception(error))
 
     def error_at(self, name: str) -> DataError:
         """Return the error to raise for the item of this name."""
-        error = DataError(f"{name}: {self._text}; remove the clip, or see with --debug where it happens")
+        if self.is_want:
+            error = DataError(
+                f"{name}: the system lacks memory or another resource for it, also when nothing else is worked on "
+                f"({self._text}); free memory or raise the limit, then run the same command again: what is finished "
+                "is kept"
+            )
+        else:
+            error = DataError(f"{name}: {self._text}; remove the clip, or see with --debug where it happens")
         error.add_note(self._traceback)
         return error
 
 
 class Worker:
-    """A process and the way to it; `tasks` are the rows and items that it has, the one it works on first."""
+    """A process and the way to it.
 
+    Attributes:
+        tasks: The rows and items that it has, the one it works on first.
+        is_ready: Whether it has started and sent `READY`.
+    """
+
+    is_ready: bool
     pipe: Connection
     _process: SpawnProcess
 
@@ -52,6 +74,7 @@ class Worker:
         self._start()
 
     def _start(self) -> None:
+        self.is_ready = False
         context = multiprocessing.get_context("spawn")  # a fork would copy the locks of torch's and HDF5's threads
         self.pipe, theirs = context.Pipe()
         self._process = context.Process(target=_work, args=(theirs, self._function, self._shape), daemon=True)
@@ -71,7 +94,12 @@ class Worker:
         self.pipe.close()
         if self._process.pid is not None:
             self._process.kill()
-            self._process.join()
+            self._process.join(_SECONDS_TO_END)
+
+    def how_it_ended(self) -> str:
+        """Return in words how a process ended that closed its pipe."""
+        self._process.join(_SECONDS_TO_END)
+        return how_it_ended(self._process.exitcode)
 
 
 def rows_in(descriptor: int, n_rows: int, length: int) -> Rows:
@@ -87,6 +115,7 @@ def _work(pipe: Connection, function: Callable[[Item, Rows], Result], shape: tup
     reuse_freed_arrays()
     with contextlib.suppress(EOFError, ConnectionError):  # nobody is there to be told
         rows = rows_in(recv_handle(pipe), *shape)
+        pipe.send(READY)
         while True:
             row, item = pipe.recv()
             _answer(pipe, row, outcome_of(function, item, rows[row]))

@@ -1,7 +1,7 @@
 """A tagger and a pack to one row of scores per clip: whole clips, or windows and their aggregation."""
 
 import itertools
-import math
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +16,7 @@ from epanns.data.task import require_same_task
 from epanns.distributed import gather, gather_rows, rank, world_size
 from epanns.errors import CheckpointError, ConfigError, PackError
 from epanns.evaluation.protocol import AGGREGATES, EvaluationProtocol
+from epanns.evaluation.windows import cut_windows
 from epanns.models.folding import batch_norms_folded
 from epanns.models.modes import channels_last, evaluation_mode
 from epanns.models.pooling import ModelOutput
@@ -111,62 +112,48 @@ def refuse_unknown_lengths(dataset: PackDataset, protocol: EvaluationProtocol) -
             )
 
 
-def window_starts(n_samples: int, window: int, hop: int) -> list[int]:
-    """Return where the windows of a clip start, in samples; together they cover every sample.
-
-    The last one is shifted back to end with the clip where the hops do not fit. A clip no longer than the window
-    has one, at 0.
-    """
-    starts = list(range(0, max(1, n_samples - window + 1), hop))
-    if starts[-1] + window < n_samples:
-        starts.append(n_samples - window)
-    return starts
-
-
-def cut_windows(clip: Tensor, window: int, hop: int) -> Tensor:
-    """Cut a clip ``(samples,)`` into windows ``(windows, window)``; a short clip is repeated up to one window."""
-    if len(clip) < window:
-        clip = clip.repeat(math.ceil(window / len(clip)))[:window]
-    return torch.stack([clip[start : start + window] for start in window_starts(len(clip), window, hop)])
-
-
-def score_windows(model: Tagger, clip: Tensor, window: int, hop: int, *, batch_size: int = 16) -> Tensor:
-    """Score a recording of any length window by window, a few at a time.
+def score_windows(model: Tagger, windows: Iterable[Tensor], *, batch_size: int = 16) -> Iterator[Tensor]:
+    """Score the windows of a recording of any length, a few at a time.
 
     Args:
         model: Tagger; evaluated on its own device, and left in the mode it was in.
-        clip: ``(samples,)`` float in [-1, 1] at the model's sample rate, at least one sample.
-        window: Samples of a window.
-        hop: Samples between window starts, which are those of `window_starts`.
+        windows: ``(samples,)`` float in [-1, 1] at the model's sample rate, all of one length.
         batch_size: Windows in one forward pass, which bounds memory.
 
-    Returns:
-        ``(windows, classes)`` probabilities, float32 on the CPU.
+    Yields:
+        ``(windows, classes)`` probabilities of the next windows, float32 on the CPU.
+
+    Raises:
+        CheckpointError: If a score is not finite.
     """
     device = next(model.parameters()).device
-    starts = window_starts(len(clip), window, hop)
-    scores = []
-    with evaluation_mode(model), torch.no_grad():
-        for first in range(0, len(starts), batch_size):
-            pieces = [clip[start : start + window] for start in starts[first : first + batch_size]]
-            outputs = in_passes(model, torch.stack(pieces).to(device), batch_size)
-            scores += [output["clipwise_output"].cpu() for output in outputs]
-    found = torch.cat(scores)
-    if not bool(found.isfinite().all()):
-        raise CheckpointError(f"{model.spec.name} gives scores that are not finite: its weights are damaged")
-    return found
+    for window in (remaining := iter(windows)):
+        alone = clips_in_pass(model, len(window), device, batch_size) == 1
+        batch = [window] if alone else [window, *itertools.islice(remaining, batch_size - 1)]
+        with evaluation_mode(model), torch.no_grad():
+            outputs = in_passes(model, torch.stack(batch).to(device), batch_size)
+            scores = torch.cat([output["clipwise_output"].cpu() for output in outputs])
+        if not bool(scores.isfinite().all()):
+            raise CheckpointError(f"{model.spec.name} gives scores that are not finite: its weights are damaged")
+        yield scores
 
 
-def in_passes(model: Tagger, waveform: Tensor, batch_size: int) -> list[ModelOutput]:
-    """Return the outputs of ``(clips, samples)``, the clips of one forward pass after those of the other.
+def clips_in_pass(model: Tagger, n_samples: int, device: torch.device, batch_size: int) -> int:
+    """Return how many clips of `n_samples` go through the network at once, of a batch.
 
     On a CPU a pass is twenty seconds of sound, however large the batch: the maps of more leave its caches, and take up
     to twice as long. Elsewhere it is `batch_size` clips.
     """
-    if waveform.device.type == "cpu":
-        seconds = waveform.shape[1] / model.spec.front_end.sample_rate
-        batch_size = max(1, min(batch_size, round(_CPU_PASS / seconds)))
-    return [model(clips) for clips in torch.split(waveform, batch_size)]
+    if device.type != "cpu":
+        return batch_size
+    seconds = n_samples / model.spec.front_end.sample_rate
+    return max(1, min(batch_size, round(_CPU_PASS / seconds)))
+
+
+def in_passes(model: Tagger, waveform: Tensor, batch_size: int) -> list[ModelOutput]:
+    """Return the outputs of ``(clips, samples)``, the clips of one forward pass after those of the other."""
+    n_clips = clips_in_pass(model, waveform.shape[1], waveform.device, batch_size)
+    return [model(clips) for clips in torch.split(waveform, n_clips)]
 
 
 def pieces_of(batch: ClipBatch, protocol: EvaluationProtocol, sample_rate: int) -> list[Tensor]:

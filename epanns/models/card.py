@@ -7,6 +7,7 @@ from epanns.labels import LabelSet
 from epanns.models.layouts import FUSION_FAMILIES
 from epanns.models.recipe import describe_step
 from epanns.models.spec import ModelSpec
+from epanns.printable import printable
 
 _LISTED_LABELS = 60  # longer label sets are named by their size; labels.csv has them all
 
@@ -81,7 +82,7 @@ def model_card(spec: ModelSpec, labels: LabelSet, provenance: Mapping[str, Any],
     """
     front_end = spec.front_end.to_dict()
     given = _LOG_MEL if spec.reads_logmel else "{sample_rate} Hz"
-    listed = ", ".join(labels.names) if len(labels) <= _LISTED_LABELS else "see"
+    listed = ", ".join(map(printable, labels.names)) if len(labels) <= _LISTED_LABELS else "see"
     return _CARD.format(
         **{**spec.to_dict(), **front_end, "widths": _widths_table(spec)},
         reads=_reads(spec),
@@ -113,11 +114,13 @@ def _origin(provenance: Mapping[str, Any]) -> str:
     plan, recipe = provenance["plan"], provenance["recipe"]
     versions = ", ".join(f"{name} {version}" for name, version in provenance["versions"].items())
     lines = [
-        f"- Source: {provenance['source']}",
+        f"- Source: {printable(provenance['source'])}",
         f"- Parent weights (sha256): {provenance['parent_sha256'] or 'none, trained from random weights'}",
-        f"- Pruning: criterion `{plan.get('criterion')}`, plan in `config.json`" if plan else "- Pruning: none",
+        f"- Pruning: criterion `{printable(str(plan.get('criterion')))}`, plan in `config.json`"
+        if plan
+        else "- Pruning: none",
         "- What was done, in order (settings in `config.json`):" if recipe else "- What was done: nothing recorded",
-        *(f"    {number}. {describe_step(step)}" for number, step in enumerate(recipe, start=1)),
-        f"- Written with {versions}",
+        *(f"    {number}. {printable(describe_step(step))}" for number, step in enumerate(recipe, start=1)),
+        f"- Written with {printable(versions)}",
     ]
     return "\n".join(lines)

@@ -30,6 +30,7 @@ from epanns.models.tensors import TensorForm, difference, expected_forms, forms_
 from epanns.models.zoo import build_model
 from epanns.notes import note
 from epanns.text_file import read_text
+from epanns.unfinished import describe_other_folder
 
 CONFIG, WEIGHTS, LABELS, CARD = _HASHED = ("config.json", "model.safetensors", "labels.csv", "README.md")
 FILES = (*_HASHED, CHECKSUMS)
@@ -279,6 +280,8 @@ def _check_files(folder: Path) -> None:
         raise CheckpointError(f"{folder}: no such file or folder{hint}")
     missing = [name for name in _NEEDED if not (folder / name).is_file()]
     if missing:
+        if other := describe_other_folder(folder):
+            raise CheckpointError(f"{folder} is not a checkpoint: it {other}")
         raise CheckpointError(
             f"{folder} is not a checkpoint: {', '.join(missing)} missing; "
             f"a checkpoint holds {', '.join(FILES)}, as `epanns import` or `epanns train` write them"
@@ -303,9 +306,8 @@ def _labels_text(model: Tagger) -> str:
     """Return the text of labels.csv, from which the same labels can be read again."""
     text = model.labels.to_csv()
     try:
-        text.encode()
         is_readable = LabelSet.from_csv_text(text, LABELS) == model.labels
-    except (UnicodeEncodeError, DataError) as error:
+    except DataError as error:
         raise CheckpointError(f"the labels of this {model.spec.name} cannot be saved ({error}): rename them") from error
     if not is_readable:
         raise CheckpointError(f"the labels of this {model.spec.name} would be others when read again: rename them")

@@ -3,10 +3,11 @@
 import re
 import struct
 import warnings
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError  # only the exception; nothing is unpickled here
-from typing import Any
+from typing import IO, Any
 
 import torch
 from safetensors import SafetensorError
@@ -43,6 +44,9 @@ _UNREAD = (
     *("decimal.Decimal", "fractions.Fraction", "uuid.UUID", "builtins.slice", "builtins.range", "builtins.frozenset"),
     *("builtins.list", "builtins.dict", "builtins.int", "builtins.float", "builtins.str", "builtins.bool"),
 )
+_BYTEARRAY = re.compile(rb"c(builtins|__builtin__)\nbytearray\n")
+_LONGEST_NAME = 32  # bytes, longer than what is searched for
+_CHUNK = 1 << 20
 _DEFAULT_TABLE = "collections.defaultdict"
 
 
@@ -88,6 +92,11 @@ def read_torch_file(path: Path) -> TorchFile:
     if _is_safetensors(path):
         return TorchFile(_read_safetensors(path), has_checksums=False)
     has_checksums = is_zip(path) and check_archive(path)
+    if _asks_for_memory(path):
+        raise CheckpointError(
+            f"{path}: refused without running it, because it asks for builtins.bytearray, which a few bytes of a file "
+            "can make as long as the memory: save the network's state_dict() alone and import that"
+        )
     stand_ins: list[Any] = [*((Unread, name) for name in _UNREAD), (_table, _DEFAULT_TABLE)]
     with safe_globals(stand_ins), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's guesses about odd files; what they lead to is an error or is not
@@ -102,6 +111,30 @@ def read_torch_file(path: Path) -> TorchFile:
             raise _damaged(path, "its table of contents cannot be read") from error
         except _DAMAGED as error:
             raise _damaged(path, f"{type(error).__name__}: {error}") from error
+
+
+def _asks_for_memory(path: Path) -> bool:
+    """Return whether the opcodes of a file name `bytearray`, the one thing torch allows that makes long zeros."""
+    if not is_zip(path):
+        with path.open("rb") as file:
+            return _names_bytearray(file)
+    with zipfile.ZipFile(path) as archive:
+        for record in archive.infolist():
+            if record.filename.endswith(".pkl"):
+                del record.CRC  # it is compared already, and 0 where the file has none
+                with archive.open(record) as file:
+                    if _names_bytearray(file):
+                        return True
+    return False
+
+
+def _names_bytearray(file: IO[bytes]) -> bool:
+    before = b""
+    while chunk := file.read(_CHUNK):
+        if _BYTEARRAY.search(before + chunk):
+            return True
+        before = chunk[-_LONGEST_NAME:]
+    return False
 
 
 def _table(*_: object) -> dict[object, object]:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from epanns.atomic import replacing
+from epanns.printable import printable
 from epanns.reporting.drawing import Drawing, Label, Shape, Stroke
 
 _DOTS_PER_INCH = 200
@@ -49,7 +50,7 @@ def _add(axes: Any, element: Stroke | Shape | Label, order: int) -> None:
     elif isinstance(element, Label):
         axes.text(
             *element.position,
-            element.text,
+            printable(element.text),
             fontsize=element.size,
             color=element.colour,
             ha=_ALIGNMENT[element.anchor],

@@ -60,6 +60,7 @@ def _lines(rows: Iterable[Row]) -> dict[str, list[Row]]:
 def _line_name(row: Row) -> str:
     network = f"{row.name} ({row.network})" if row.name else row.network
     words = [network, row.variant, short_layers(row.layers)]
+    words += [f"budget of {row.budget}"] if row.budget is not None else []
     words += [row.recover] if row.recover != "none" else []
     words += [f"{row.finetune_iterations:,} iterations"] if row.finetune_iterations else []
     return ", ".join([*words, *settings_in_words(row)])
@@ -85,7 +86,8 @@ def _unpruned_names(rows: Sequence[Row]) -> dict[int, str]:
     """Return the name beside the mark of each unpruned row, by ``id``: no two rows of a variant have one name.
 
     The name that a person gave comes first, then the name of the network, which a line of the legend may make needless;
-    rows that still share one are numbered.
+    rows that still share one are numbered. Where the network that was trained on has such a name or number, it stands
+    beside the one as trained alone.
     """
     named_in_legend = {row.network for row in rows if row.is_pruned and not row.name}
     names: dict[int, str] = {}
@@ -97,7 +99,8 @@ def _unpruned_names(rows: Sequence[Row]) -> dict[int, str]:
             numbers[row.name, row.network] += 1
             plain = row.name or ("" if row.network in named_in_legend else row.network)
             number = f"({numbers[row.name, row.network]})" if shared[row.name, row.network] > 1 else ""
-            names[id(row)] = f"{plain} {number}".strip()
+            name = f"{plain} {number}".strip()
+            names[id(row)] = "" if (number or row.name) and name in names.values() else name
     return names
 
 

@@ -3,6 +3,7 @@
 import re
 from xml.sax.saxutils import escape, quoteattr
 
+from epanns.printable import printable
 from epanns.reporting.drawing import Drawing, Label, Position, Shape, Stroke
 
 _FONT = "Helvetica, Arial, 'Liberation Sans', 'DejaVu Sans', sans-serif"
@@ -49,4 +50,4 @@ def _points(points: tuple[Position, ...]) -> str:
 
 
 def _text(text: str) -> str:
-    return escape(_FORBIDDEN.sub("\ufffd", text))
+    return escape(_FORBIDDEN.sub("\ufffd", printable(text)))

@@ -11,6 +11,7 @@ from typing import Any
 from epanns.atomic import write_json
 from epanns.errors import DataError, OutputError
 from epanns.json_file import read_json
+from epanns.names import path_name
 from epanns.printable import printable
 from epanns.sweeps.experiment import Experiment, Trial
 from epanns.sweeps.failures import failure_in
@@ -149,7 +150,7 @@ class Sweep:
                 experiment, none of whose finished trials is asked for.
         """
         claimed, ids = self.path / "sweep.json", [trial.trial_id for trial in trials]
-        held: dict[str, Any] = read_json(claimed, error=OutputError) if claimed.exists() else {}
+        held = _claimed_in(claimed) if claimed.exists() else {}
         earlier = [*held.get("trials", ()), *held.get("left", ())]
         finished = [trial_id for trial_id in earlier if TrialFolder(self.path / "trials" / trial_id).is_done]
         left = tuple(trial_id for trial_id in dict.fromkeys(finished) if trial_id not in ids)
@@ -192,3 +193,17 @@ class Sweep:
                     folder.require_claimable()
                 write_json(folder.first_file, {"experiment": self.experiment.name, "trials": []})
             yield
+
+
+def _claimed_in(path: Path) -> dict[str, Any]:
+    """Return what a ``sweep.json`` holds; its trials are names of folders."""
+    held = read_json(path, error=OutputError)
+    if not isinstance(held, dict):
+        raise OutputError(f"{path}: is a {type(held).__name__}, must be a table: choose another --out")
+    for key in ("trials", "left"):
+        names = held.get(key, [])
+        if not isinstance(names, list):
+            raise OutputError(f"{path}: {key} is a {type(names).__name__}, must be a list: choose another --out")
+        for name in names:
+            path_name(name, f"{path}: {key}", OutputError)
+    return held

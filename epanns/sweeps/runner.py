@@ -19,7 +19,7 @@ from epanns.sweeps.given import GivenNetwork, read_given
 from epanns.sweeps.journal import Sweep, TrialFolder
 from epanns.sweeps.packs import prepare_manifest, prepare_packs, replace_unused_data
 from epanns.sweeps.trial import run_trial
-from epanns.training.run_options import OnStep
+from epanns.training.run_options import OnStep, Tell, say_nothing
 
 _POLL_SECONDS = 0.1
 
@@ -53,6 +53,7 @@ def run_experiment(
     jobs: int = 1,
     on_trial: OnTrial | None = None,
     on_step: OnStep | None = None,
+    tell: Tell = say_nothing,
 ) -> SweepSummary:
     """Run every trial of an experiment that has no result yet.
 
@@ -65,6 +66,7 @@ def run_experiment(
             this process.
         on_trial: Called when a trial ends.
         on_step: Called after each training step (with one job only).
+        tell: Called with one line about where the sweep and, with one job only, its training runs resume.
 
     Raises:
         ConfigError: If a network that is given is not there or is not what it is given as, or a trial could not do what
@@ -86,19 +88,20 @@ def run_experiment(
         packs, content = _prepared(sweep, given, jobs)
         trials += experiment.trials(content, lambda path: given[path].digest)
         claim = sweep.claim(trials)
-        waiting = []
-        for trial in trials:
-            folder = sweep.folder_of(trial)
-            if folder.is_done:
-                folder.rename(trial.name)
-                note_end(trial, "skipped")
-            else:
-                sweep.prepare(trial, packs)
-                waiting.append(trial)
+        finished = [trial for trial in trials if sweep.folder_of(trial).is_done]
+        if finished:
+            tell(f"resume: {len(finished)} of {len(trials)} trials are done")
+        for trial in finished:
+            sweep.folder_of(trial).rename(trial.name)
+            note_end(trial, "skipped")
+        waiting = [trial for trial in trials if trial not in finished]
+        for trial in waiting:
+            sweep.prepare(trial, packs)
         queue = _Queue(waiting, outcomes, note_end)
         if jobs == 1:
             while (ready := queue.next_ready()) is not None:
-                note_end(ready, "done" if attempt(sweep.folder_of(ready), on_step=on_step) else "failed")
+                ended_well = attempt(sweep.folder_of(ready), on_step=on_step, tell=tell)
+                note_end(ready, "done" if ended_well else "failed")
         else:
             _run_in_processes(sweep, queue, note_end, jobs)
     done, skipped, failed = (
@@ -148,10 +151,10 @@ class _Queue:
         return None
 
 
-def attempt(folder: TrialFolder, *, on_step: OnStep | None = None) -> bool:
+def attempt(folder: TrialFolder, *, on_step: OnStep | None = None, tell: Tell = say_nothing) -> bool:
     """Run a trial; note its failure in ``error.json`` and return whether it succeeded."""
     try:
-        run_trial(folder, on_step=on_step)
+        run_trial(folder, on_step=on_step, tell=tell)
     except Interrupted:
         raise
     except Exception as error:  # a mistake in one trial must not cost the others; the traceback is kept

@@ -14,6 +14,7 @@ from epanns.data.dataset import ClipBatch, PackDataset
 from epanns.data.loader import make_loader
 from epanns.data.sampler import sequential_batches
 from epanns.data.task import in_the_models_order, refuse_leak
+from epanns.errors import DataError
 from epanns.evaluation.metrics import evaluate, mean_loss
 from epanns.evaluation.predict import predict
 from epanns.evaluation.protocol import EvaluationProtocol
@@ -23,6 +24,7 @@ from epanns.models.on_yamnet import build_on_yamnet, stays_frozen
 from epanns.models.tagger import Tagger
 from epanns.models.tensors import weights_digest
 from epanns.models.zoo import build_model
+from epanns.names import path_name
 from epanns.pruning.plan import PruningPlan
 from epanns.pruning.prune import apply_plan
 from epanns.pruning.ranking.calibration import CalibrationBatch
@@ -39,22 +41,23 @@ from epanns.training.config import TrainingConfig
 from epanns.training.finetune import finetune
 from epanns.training.frozen import frozen_in
 from epanns.training.metrics import LOSS
-from epanns.training.run_options import OnStep, RunOptions
+from epanns.training.run_options import OnStep, RunOptions, Tell, say_nothing
 from epanns.training.validation import Validation
 
 
-def run_trial(folder: TrialFolder, *, on_step: OnStep | None = None) -> RunRecord:
+def run_trial(folder: TrialFolder, *, on_step: OnStep | None = None, tell: Tell = say_nothing) -> RunRecord:
     """Run a trial to its result, going on where it was stopped; a finished one is only read.
 
     Args:
         folder: Prepared by `journal.Sweep.prepare`.
         on_step: Called after each training step.
+        tell: Called with one line of what a person should know of its training runs.
     """
     with folder.owned():
         if folder.is_done:
             return folder.read_record()
         asked = folder.read_config()
-        trial = _Trial(folder, asked, on_step)
+        trial = _Trial(folder, asked, RunOptions(on_step=on_step, tell=tell))
         record = trial.run_base() if asked["config"]["kind"] == "base" else trial.run_pruned()
         folder.succeed(record)
     return record
@@ -63,8 +66,8 @@ def run_trial(folder: TrialFolder, *, on_step: OnStep | None = None) -> RunRecor
 class _Trial:
     """What the steps of one trial share."""
 
-    def __init__(self, folder: TrialFolder, asked: Mapping[str, Any], on_step: OnStep | None) -> None:
-        self.folder, self.asked, self.on_step = folder, asked, on_step
+    def __init__(self, folder: TrialFolder, asked: Mapping[str, Any], options: RunOptions) -> None:
+        self.folder, self.asked, self.options = folder, asked, options
         self.config: Mapping[str, Any] = asked["config"]
         data = self.config.get("base", self.config)["data"]
         self.packs = {
@@ -103,7 +106,8 @@ class _Trial:
 
     def run_pruned(self) -> RunRecord:
         """Prune, recover, fine-tune; score after each."""
-        base_folder = TrialFolder(self.folder.path.parent / self.asked["base"])
+        base = path_name(self.asked["base"], f"{self.folder.path}/config.json: base", DataError)
+        base_folder = TrialFolder(self.folder.path.parent / base)
         base_record = base_folder.read_record()
         dense = load(self.asked["checkpoint"] or base_folder.path / "base")
         self._put_in_order_of(dense)
@@ -148,7 +152,7 @@ class _Trial:
             training,
             out,
             validation=validation_on(self.packs["val"], self.protocol),
-            options=RunOptions(on_step=self.on_step),
+            options=self.options,
             teacher=teacher,
         )
         return load(out), {"curve": result.curve, "best_step": result.best_step}

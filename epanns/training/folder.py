@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from epanns.atomic import fsync_folder, sha256_of_json, write_json
-from epanns.distributed import restarts, torchrun_id
+from epanns.distributed import rank, restarts, torchrun_id
 from epanns.errors import CheckpointError, OutputError
 from epanns.models.checkpoint import CONFIG, FILES, load_checkpoint, save_checkpoint
 from epanns.models.recipe import training_step_of
@@ -28,17 +28,16 @@ from epanns.training.state import (
     save_state,
     saved_states,
 )
+from epanns.unfinished import BEST_NAME, COMMAND, RUN_FILE
 from epanns.workfolder import LOCK_FILES, Work, WorkFolder, remove
 
 CURVES = tuple(f"{metrics.CURVE}{suffix}" for suffix in (".svg", ".png", ".pdf"))  # drawn by `reporting`, removed here
 
-_RUN, _EARLIER_LOCK = "training.json", "training.lock"
+_RUN, _EARLIER_LOCK = RUN_FILE, "training.lock"
 _TORCHRUN = "torchrun"  # key of the first file: under which start of `torchrun` the run was begun, or ended
 _FORMAT = 2  # of the first file: 2 tells the network beside its file
-_COMMAND = "command"  # key of the first file, while the run has not ended: what resumes it
 _WORK = Work("is no training run", "holds a run with", "a run")
-_BEST = re.compile(r"best-(\d{8,})")
-_BESTS = re.compile(rf"{_BEST.pattern}|best(\.next|\.previous)?")  # those of earlier versions too
+_BESTS = re.compile(rf"{BEST_NAME.pattern}|best(\.next|\.previous)?")  # those of earlier versions too
 _HALF = re.compile(r"\.best[-.].*|.*\.partial")  # what a killed writer leaves
 
 
@@ -108,7 +107,7 @@ class RunFolder:
         return None
 
     def _claim(self) -> dict[str, Any] | None:
-        command = {_COMMAND: self._command} if self._command else {}
+        command = {COMMAND: self._command} if self._command else {}
         return self._folder.claim(self.asked, first={**self._first, **command}, read=self._read)
 
     def _is_begun_by_this_torchrun(self) -> bool:
@@ -158,7 +157,7 @@ class RunFolder:
         """Write the state, and remove what no state names any more."""
         with self._writing():
             save_state(self.path, state, learner, run=sha256_of_json(self.asked))
-            steps = sorted(int(name[1]) for file in self.path.iterdir() if (name := _BEST.fullmatch(file.name)))
+            steps = sorted(int(name[1]) for file in self.path.iterdir() if (name := BEST_NAME.fullmatch(file.name)))
             # The state before this one may name the best before this one.
             kept = [step for step in steps if step <= state.best_step][-2:]
             for step in set(steps) - set(kept):
@@ -237,7 +236,7 @@ def require_run_folder(
     model: Mapping[str, Any] | None = None,
     unknown: Collection[str] = (),
 ) -> None:
-    """Refuse what can never be a run's folder, or holds a run of other settings; call it before long work.
+    """Refuse what can never be this run's folder now: another's, or one in use; call it before long work.
 
     `finetune` refuses a run of other clips, or of another network, when it knows them.
 
@@ -252,6 +251,8 @@ def require_run_folder(
     """
     folder = _work_folder(path)
     folder.require_claimable()
+    if rank() == 0:
+        folder.require_unused()
     if config is None or not folder.is_begun:
         return
     network = dict(model or {})

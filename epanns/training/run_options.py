@@ -15,10 +15,11 @@ SAVE_EVERY = 500  # steps: about a minute on a GPU that is fast, where saving Cn
 
 OnStep = Callable[["TrainingState", float], None]
 OnValidation = Callable[["TrainingState"], None]
+Tell = Callable[[str], None]
 
 
-def _say_nothing(_line: str) -> None:
-    """Nobody listens."""
+def say_nothing(_line: str) -> None:
+    """Write a line nowhere."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class RunOptions:
     on_step: OnStep | None = None
     on_validation: OnValidation | None = None
     tensorboard: bool = False
-    tell: Callable[[str], None] = _say_nothing
+    tell: Tell = say_nothing
     fresh: bool = False
     command: str = ""
 
@@ -57,4 +58,4 @@ class RunOptions:
         """Return the same for rank 0; on other processes nobody is told anything, and nothing is written."""
         if rank() == 0:
             return self
-        return replace(self, on_step=None, on_validation=None, tensorboard=False, tell=_say_nothing)
+        return replace(self, on_step=None, on_validation=None, tensorboard=False, tell=say_nothing)

@@ -1,7 +1,6 @@
 """Everything a training run needs to go on where it was: files that appear whole and carry their checksum."""
 
 import math
-import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,11 +13,11 @@ from epanns.atomic import partial_of, put_in_place, sha256_of
 from epanns.errors import CheckpointError
 from epanns.training.learner import Learner
 from epanns.training.memory import is_out_of_memory
+from epanns.unfinished import STATE_NAME
 
 FORMAT = "epanns-training-state/3"
 KEPT = 2  # the newest, and the one before it for the day the newest cannot be read
 
-_NAME = re.compile(r"state-(\d{8,})-([0-9a-f]{16})\.pt")  # step, and the beginning of the sha256
 _PARTIAL = "state.pt"
 _EARLIER = "state.pt"  # format 1, before the draws of a clip had seeds of their own
 _UNREADABLE = (
@@ -117,17 +116,17 @@ def saved_states(folder: Path) -> list[Path]:
 
 def _named(folder: Path) -> list[Path]:
     """Return what has the name of a state, the newest first."""
-    named = [path for path in folder.glob("state-*") if _NAME.fullmatch(path.name)]
+    named = [path for path in folder.glob("state-*") if STATE_NAME.fullmatch(path.name)]
     return sorted(named, key=lambda path: (_step_of(path), path.name), reverse=True)
 
 
 def is_state(name: str) -> bool:
     """Return whether a file of a run is a state, of this version or an earlier one, by its name."""
-    return name == _EARLIER or _NAME.fullmatch(name) is not None
+    return name == _EARLIER or STATE_NAME.fullmatch(name) is not None
 
 
 def _step_of(path: Path) -> int:
-    name = _NAME.fullmatch(path.name)
+    name = STATE_NAME.fullmatch(path.name)
     return int(name[1]) if name else -1
 
 

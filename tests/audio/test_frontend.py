@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from epanns.audio.frontend import FrontEndSpec, LogMel, mel_bank, repeat_to_minimum, stft_kernels
+from epanns.audio.yamnet_logmel import YamnetLogMel
 from epanns.errors import ConfigError
 from epanns.models.zoo import ZOO
 
@@ -158,3 +159,15 @@ def test_front_end_survives_json_and_names_every_wrong_key():
 def test_frames_count_the_centred_windows():
     assert SPECS["32k"].frames(320_000) == 1001
     assert LogMel(SPECS["32k"])(torch.zeros(1, 16_000)).shape[2] == SPECS["32k"].frames(16_000)
+
+
+@pytest.mark.parametrize("name", ["Cnn6", "YAMNet"])
+def test_nothing_is_computed_where_only_shapes_are_compared(name):
+    spec = ZOO[name].front_end
+    kind = YamnetLogMel if spec.is_yamnet else LogMel
+    with torch.device("meta"):
+        shapes = {key: (buffer.shape, buffer.dtype) for key, buffer in kind(spec).named_buffers()}
+    assert shapes == {key: (buffer.shape, buffer.dtype) for key, buffer in kind(spec).named_buffers()}
+    huge = FrontEndSpec(1_000_000, 65_536, 1, 1024, 0, 500_000)
+    with torch.device("meta"):
+        assert LogMel(huge).get_buffer("bank").is_meta

@@ -1,6 +1,7 @@
 """Every container that libsndfile writes: whole sound is read whole, cut sound refused, more than stated counted."""
 
 import contextlib
+import functools
 import io
 import struct
 from itertools import product
@@ -256,3 +257,28 @@ def test_any_fixed_header_is_understood_or_refused(head, junk):
     assert found is None or found.start <= found.stop <= max(found.start, len(head + junk))
     with contextlib.suppress(DataError):
         load_encoded(head + junk, "a", sample_rate=8_000)
+
+
+@functools.cache
+def one_of_each_container():
+    found = []
+    for container in sorted(set(CONTAINERS) - {"SD2"}):
+        file = io.BytesIO()
+        soundfile.write(file, SOUND, 8_000, format=container)
+        found.append(file.getvalue())
+    return found
+
+
+@given(st.integers(0, 99), st.lists(st.tuples(st.integers(0, 250), st.binary(min_size=1, max_size=8)), max_size=3))
+def test_a_file_whose_header_was_changed_is_read_or_refused_in_one_line(number, changes):
+    contents = one_of_each_container()
+    content = bytearray(contents[number % len(contents)])
+    for place, changed in changes:
+        content[place : place + len(changed)] = changed
+    try:
+        loaded = load_encoded(bytes(content), "a", sample_rate=8_000, limit=5)
+    except DataError as error:
+        assert str(error).startswith("a: ")
+        assert "\n" not in str(error)
+    else:
+        assert 0 <= loaded.n_beyond_header <= len(loaded.samples) <= 5 * 8_000

@@ -9,7 +9,8 @@ import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
 
-from epanns.audio.mpeg import mpeg_frames
+from epanns.audio.mpeg import FileBytes
+from epanns.audio.mpeg import mpeg_frames as frames_in
 from epanns.audio.waveform import load_encoded, load_waveform
 from epanns.errors import DataError
 
@@ -17,6 +18,10 @@ RATE = 44_100
 DECODER_DELAY = 529  # samples that libsndfile drops at the beginning, with and without a note of LAME's
 ENCODER_DELAY = 576  # samples that it drops besides where LAME's note tells it to
 SOUNDS = ("tone", "noise", "silence first")
+
+
+def mpeg_frames(content):
+    return frames_in(FileBytes(io.BytesIO(content)))
 
 
 def sound(kind, rate, seconds):
@@ -200,3 +205,23 @@ def test_any_bytes_are_counted_without_an_error(parts):
     content = b"".join(parts)
     frames = mpeg_frames(content)
     assert frames is None or 0 < frames.n_frames <= len(content) / 24
+
+
+@given(st.binary(max_size=300), st.lists(st.tuples(st.integers(-400, 400), st.integers(-400, 400))), st.integers(1, 50))
+def test_bytes_of_a_file_are_sliced_like_bytes(content, parts, block):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("epanns.audio.mpeg._BLOCK", block)
+        found = FileBytes(io.BytesIO(content))
+        assert len(found) == len(content)
+        for start, stop in parts:
+            assert found[start:stop] == content[start:stop]
+        assert found[:-3] + found[-3:] == content
+
+
+def test_frames_are_found_wherever_a_block_ends(monkeypatch):
+    _, sound_alone = split(mp3(seconds=0.5))
+    content = b"\xff" * 40 + sound_alone + b"junk" * 30 + sound_alone
+    whole = mpeg_frames(content)
+    for block in (*range(2, 40), 1_000):
+        monkeypatch.setattr("epanns.audio.mpeg._BLOCK", block)
+        assert mpeg_frames(content) == whole

@@ -1,4 +1,5 @@
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -87,6 +88,22 @@ def test_a_stream_gives_the_waveform_block_by_block(write, monkeypatch, name):
     assert len(blocks) > 40
     np.testing.assert_array_equal(np.concatenate(blocks), whole.samples)
     assert (stream.n_samples, stream.n_clipped) == (len(whole.samples), whole.n_clipped)
+
+
+@pytest.mark.parametrize("name", ["a.wav", "a.flac", "a.mp3", "a.ogg"])
+def test_memory_of_a_stream_does_not_grow_with_the_recording(write, monkeypatch, name):
+    monkeypatch.setattr("epanns.audio.libsndfile._BLOCK_VALUES", 1 << 14)
+    monkeypatch.setattr("epanns.audio.mpeg._BLOCK", 1 << 12)
+    samples = np.random.default_rng(0).uniform(-0.5, 0.5, 60 * 16_000).astype(np.float32)
+    peaks = []
+    for seconds in (5, 60):
+        path = write(name, samples[: seconds * 16_000], 16_000)
+        tracemalloc.start()
+        with waveform_stream(path, sample_rate=RATE) as stream:
+            assert sum(map(len, stream)) > 0.99 * seconds * RATE
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 1.1 * peaks[0] + 50_000  # 60 s of samples at 32 kHz are 7.7 MB
 
 
 def test_a_stream_counts_all_samples_that_are_no_numbers(write, monkeypatch):

@@ -41,9 +41,15 @@ def test_pack_prints_its_counts_as_json(epanns, manifest, tmp_path):
         "clipped": 1,
         "silent": 1,
         "short": 0,
+        "cut": 0,
+        "beyond_header": 0,
+        "unstated_length": 0,
         "shards": 1,
         "shards_resumed": 0,
         "shards_repaired": 0,
+        "rejects_retried": 0,
+        "rejects_not_retried": 0,
+        "remarks": [],
     }
     assert json.loads(epanns(*command, "--json")[1])["shards_resumed"] == 1
 

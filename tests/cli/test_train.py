@@ -2,6 +2,8 @@
 
 import csv
 import json
+import re
+import shlex
 import signal
 import sys
 
@@ -107,6 +109,10 @@ def test_a_run_leaves_its_learning_curve_also_when_it_is_stopped(runner, tmp_pat
         patch.setattr(Watch, "on_step", stopping)
         with pytest.raises(Interrupted):
             invoke(runner, *command)
+    command_line = shlex.join(["epanns", *sys.argv[1:]])
+    message = f"{tmp_path}/run is not a checkpoint: it is an unfinished training run, at step 3 of 4: resume it with: "
+    with pytest.raises(CheckpointError, match=re.escape(f"{message}{command_line}; its best weights so far are the")):
+        load(tmp_path / "run")
     curve = tmp_path / "run" / "learning_curve.svg"
     stopped = curve.read_text()
     result = invoke(runner, *command)

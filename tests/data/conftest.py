@@ -4,12 +4,16 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 
-from epanns.data.manifest import write_manifest
+from epanns.data.clip import Clip
+from epanns.data.manifest import Manifest, write_manifest
 from epanns.data.pack_format import PackSettings
 from epanns.data.packer import pack_manifest
 from epanns.data.synthetic import SyntheticSettings, make_synthetic
+from epanns.labels import LabelSet
 
 SETTINGS = PackSettings(sample_rate=8_000, seconds=0.5, clips_per_shard=8)
 
@@ -44,3 +48,27 @@ def tree(tmp_path):
         return root
 
     return run
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    """Write audio files and their manifest; return the manifest's path."""
+
+    def run(sounds, rate=8_000):
+        (tmp_path / "audio").mkdir(exist_ok=True)
+        clips = []
+        for clip_id, samples in sounds.items():
+            path = tmp_path / "audio" / clip_id
+            if isinstance(samples, bytes):
+                path.write_bytes(samples)
+            elif samples is not None:
+                soundfile.write(path, samples, rate, subtype="FLOAT")
+            clips.append(Clip(clip_id, str(path), ("dog",), "train"))
+        write_manifest(Manifest("mine", LabelSet.of(["cat", "dog"]), tuple(clips)), tmp_path / "m.csv")
+        return tmp_path / "m.csv"
+
+    return run
+
+
+def noise(seconds=0.5, seed=0):
+    return (0.1 * np.random.default_rng(seed).standard_normal(round(8_000 * seconds))).astype(np.float32)

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from epanns.audio.waveform import load_waveform, to_int16
-from epanns.data import conversion, journal, packer, parts
+from epanns.data import journal_records, packer, parts
 from epanns.data.clip import Clip
 from epanns.data.manifest import Manifest, write_manifest
 from epanns.data.manifest_reader import read_manifest
@@ -26,35 +26,12 @@ from epanns.data.pack_format import PackSettings, read_pack_info
 from epanns.data.packer import pack_manifest
 from epanns.errors import ConfigError, DataError, DataProblems, OutputError, PackError
 from epanns.labels import LabelSet
-from tests.data.conftest import SETTINGS
+from tests.data import decoders
+from tests.data.conftest import SETTINGS, noise
 
 
 def contents(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir()}
-
-
-@pytest.fixture
-def dataset(tmp_path):
-    """Write audio files and their manifest; return the manifest's path."""
-
-    def run(sounds, rate=8_000):
-        (tmp_path / "audio").mkdir(exist_ok=True)
-        clips = []
-        for clip_id, samples in sounds.items():
-            path = tmp_path / "audio" / clip_id
-            if isinstance(samples, bytes):
-                path.write_bytes(samples)
-            elif samples is not None:
-                soundfile.write(path, samples, rate, subtype="FLOAT")
-            clips.append(Clip(clip_id, str(path), ("dog",), "train"))
-        write_manifest(Manifest("mine", LabelSet.of(["cat", "dog"]), tuple(clips)), tmp_path / "m.csv")
-        return tmp_path / "m.csv"
-
-    return run
-
-
-def noise(seconds=0.5, seed=0):
-    return (0.1 * np.random.default_rng(seed).standard_normal(round(8_000 * seconds))).astype(np.float32)
 
 
 def test_every_clip_is_in_the_pack_as_it_is_on_disk(made):
@@ -159,7 +136,7 @@ def test_a_clip_is_tried_again_once_its_decoder_is_installed(dataset, tmp_path, 
         pack_manifest(manifest, tmp_path / "pack", SETTINGS)
     assert 'pip install -e "".[av]"" in the source folder' in (tmp_path / "pack" / "rejects.csv").read_text()
     for is_there, n_resumed in ((False, 1), (True, 0)):
-        monkeypatch.setattr(journal, "is_installed", lambda module, is_there=is_there: is_there)
+        monkeypatch.setattr(journal_records, "can_import", lambda module, is_there=is_there: is_there)
         assert pack_manifest(manifest, tmp_path / "pack", SETTINGS, max_bad=0.5).n_resumed == n_resumed
         (tmp_path / "pack" / "pack.json").unlink()
 
@@ -406,42 +383,22 @@ def test_a_killed_run_is_continued_to_the_same_bytes(made, tmp_path, clip):
     assert contents(tmp_path / "pack") == contents(made / "pack")
 
 
-@pytest.mark.parametrize(
-    ("jobs", "reason"),
-    [
-        (1, r"cannot be decoded \(MemoryError: much too much\); convert it"),
-        (2, r"cannot be decoded \(MemoryError: much too much\); convert it"),
-        (2, r"crashes the decoder \(its process died, and another that had nothing else to do\); convert it"),
-    ],
-)
-def test_what_a_decoder_does_to_a_clip_costs_that_clip_only(made, tmp_path, monkeypatch, jobs, reason):
-    monkeypatch.setattr(parts, "convert_clip", fail if "Memory" in reason else die)
+@pytest.mark.parametrize(("jobs", "how"), [(1, "divide"), (2, "divide"), (2, "die")])
+def test_what_a_decoder_does_to_a_clip_costs_that_clip_only(made, tmp_path, monkeypatch, jobs, how):
+    monkeypatch.setattr(parts, "convert_clip", getattr(decoders, how))
     summary = pack_manifest(made / "set.csv", tmp_path / "pack", SETTINGS, max_bad=0.05, jobs=jobs)
     assert (summary.counts.rejected, summary.counts.clips) == (1, 19)
     with (tmp_path / "pack" / "rejects.csv").open(newline="") as file:
         (reject,) = csv.DictReader(file)
+    reason = {
+        "divide": r"cannot be decoded \(ZeroDivisionError: by zero\); convert it",
+        "die": r"two processes died at it, the second had nothing else to do and ended with exit code 9; the same "
+        "command tries it again; convert it to WAV or FLAC, or remove it, if it stays",
+    }[how]
     assert re.search(r"clip-000005\.wav: " + reason, reject["reason"])
     (tmp_path / "pack" / "pack.json").unlink()
-    assert pack_manifest(made / "set.csv", tmp_path / "pack", SETTINGS, max_bad=0.05).n_resumed == 3
-
-
-def want_memory(path, options):
-    if path.name == "clip-000005.wav":
-        raise MemoryError("much\ntoo much")
-    return load_waveform(path, **options)
-
-
-def fail(clip, row, sample_rate, min_seconds):
-    """Convert as usual, also in other processes, where nothing is replaced."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(conversion, "load_waveform", lambda path, **options: want_memory(path, options))
-        return conversion.convert_clip(clip, row, sample_rate, min_seconds)
-
-
-def die(clip, row, sample_rate, min_seconds):
-    if clip.path.endswith("clip-000005.wav"):
-        os._exit(9)
-    return conversion.convert_clip(clip, row, sample_rate, min_seconds)
+    n_resumed = pack_manifest(made / "set.csv", tmp_path / "pack", SETTINGS, max_bad=0.05, jobs=jobs).n_resumed
+    assert n_resumed == {"divide": 3, "die": 2}[how]
 
 
 @pytest.mark.parametrize(("code", "text"), [(12, "Cannot allocate memory"), (24, "Too many open files")])
@@ -450,7 +407,7 @@ def test_want_of_memory_is_no_full_disk(made, tmp_path, monkeypatch, code, text)
         raise OSError(code, text)
 
     monkeypatch.setattr(parts, "write_shard", fail)
-    with pytest.raises(OutputError, match=rf"has no more memory, .* to give \({text}\); run .* with fewer --jobs"):
+    with pytest.raises(OutputError, match=rf"has no more memory, .* to give \({text}\); free some, and run the same"):
         pack_manifest(made / "set.csv", tmp_path / "pack", SETTINGS)
 
 

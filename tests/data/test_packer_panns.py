@@ -45,6 +45,7 @@ def test_its_files_are_those_of_panns_and_of_the_packer(panns):
         "pack.json",
         "journal.jsonl",
         "rejects.csv",
+        "notes.csv",
         "indexes/all.h5",
         *(f"waveforms/part{number:05d}.h5" for number in range(3)),
     }

@@ -67,7 +67,14 @@ def test_a_damaged_shard_is_packed_again(pack, damage, is_finished):
 
 @pytest.mark.parametrize(
     ("name", "damage"),
-    [("pack.json", shorten), ("pack.json", remove), ("journal.jsonl", remove), ("rejects.csv", remove)],
+    [
+        ("pack.json", shorten),
+        ("pack.json", remove),
+        ("journal.jsonl", remove),
+        ("rejects.csv", remove),
+        ("notes.csv", remove),
+        ("notes.csv", shorten),
+    ],
 )
 def test_what_is_beside_the_shards_is_made_again(pack, name, damage):
     run, folder, whole = pack

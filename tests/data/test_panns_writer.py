@@ -1,3 +1,5 @@
+import re
+
 import h5py
 import numpy as np
 import pytest
@@ -107,3 +109,11 @@ def test_a_long_path_is_kept_whole(tmp_path):
 )
 def test_an_index_is_named_after_its_splits(splits, name):
     assert index_file(splits) == f"indexes/{name}.h5"
+
+
+@given(st.lists(st.text(), max_size=8) | st.sampled_from([["s" * 300], ["../x", "/etc"], ["ä" * 120], [".."]]))
+def test_an_index_is_one_file_of_its_folder_whatever_the_splits_are_called(splits):
+    folder, _, name = index_file(splits).partition("/")
+    assert folder == "indexes"
+    assert re.fullmatch(r"[\w+-]+\.h5", name)
+    assert len(f"{name}.partial".encode()) <= 255

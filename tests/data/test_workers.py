@@ -126,7 +126,7 @@ def test_a_result_that_cannot_pass_names_its_item():
 
 
 def test_an_item_that_kills_two_processes_is_given_up_and_the_others_are_not():
-    rows = ordered_rows(die_at_five, range(40), 2, 4, crashed=lambda item: -item)
+    rows = ordered_rows(die_at_five, range(40), 2, 4, crashed=lambda item, how: -item)
     seen = [(result, row.tolist()) for result, row in rows]
     assert [result for result, _ in seen] == [-5 if item == 5 else item for item in range(40)]
     assert all(row == [result] * 4 for result, row in seen if result != -5)
@@ -141,7 +141,7 @@ def test_an_item_whose_process_dies_once_is_tried_again(tmp_path):
 def test_where_every_process_dies_it_is_not_the_items(monkeypatch):
     monkeypatch.setattr(workers, "_MOST_CRASHES", 3)
     with pytest.raises(DataError, match="two worker processes died at it, as at 2 items before it, perhaps"):
-        list(ordered_rows(die, range(40), 2, 4, crashed=str))
+        list(ordered_rows(die, range(40), 2, 4, crashed=lambda item, how: str(item)))
 
 
 def test_no_memory_for_the_rows_is_said(monkeypatch):

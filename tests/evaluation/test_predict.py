@@ -1,20 +1,20 @@
 """Windows cover every sample; whole clips and windows agree where they must; the model is left as it was."""
 
+import copy
 import re
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 from epanns.audio.frontend import FrontEndSpec
 from epanns.data.dataset import ClipBatch, PackDataset
 from epanns.errors import CheckpointError, ConfigError, PackError
 from epanns.evaluation import predict as predict_module
-from epanns.evaluation.predict import cut_windows, predict, window_starts
+from epanns.evaluation.predict import predict, score_windows
 from epanns.evaluation.protocol import EvaluationProtocol
+from epanns.evaluation.windows import cut_windows, windows_of
 from epanns.labels import LabelSet
 from epanns.models.cnn import Cnn
 from epanns.models.spec import ModelSpec
@@ -60,30 +60,6 @@ def model():
     return Cnn(SPEC, LABELS).eval()
 
 
-@given(st.integers(1, 300), st.integers(1, 60), st.integers(1, 60))
-def test_windows_cover_every_sample_and_stay_inside(n_samples, window, hop):
-    hop = min(hop, window)
-    starts = window_starts(n_samples, window, hop)
-    covered = {sample for start in starts for sample in range(start, start + window)}
-    assert set(range(n_samples)) <= covered
-    assert starts == sorted(set(starts))
-    if n_samples >= window:
-        assert max(covered) == n_samples - 1
-        assert all(start % hop == 0 for start in starts[:-1])
-    else:
-        assert starts == [0]
-
-
-def test_tail_is_covered_by_a_window_shifted_back():
-    assert window_starts(10, 4, 2) == [0, 2, 4, 6]
-    assert window_starts(11, 4, 2) == [0, 2, 4, 6, 7]
-    assert window_starts(4, 4, 4) == [0]
-
-
-def test_short_clip_is_repeated_up_to_the_window():
-    assert cut_windows(torch.tensor([1, 2, 3]), 7, 2).tolist() == [[1, 2, 3, 1, 2, 3, 1]]
-
-
 def test_whole_clip_is_the_models_own_output(model):
     dataset = FakeDataset([8000, 5000, 3000])
     found = predict(model, dataset, batch_size=2)
@@ -102,7 +78,7 @@ def test_windows_equal_one_clip_at_a_time(model, aggregate):
     for clip, length in enumerate(dataset.lengths):
         waveform = dataset.waveform[clip, :length].float() / 32767
         logits = []
-        for start in window_starts(length, 2000, 1000):
+        for start, _ in windows_of([waveform], 2000, 1000):
             window = waveform[start : start + 2000]
             window = torch.cat([window, window, window])[:2000]
             with torch.no_grad():
@@ -278,3 +254,21 @@ def test_a_pass_on_a_cpu_is_twenty_seconds_of_sound(tiny_spec, tiny_packs, proto
     single = predict(model, dataset, protocol, batch_size=20)
     assert {n_clips for n_clips, _ in heard} == {1}
     np.testing.assert_allclose(single.scores, whole.scores, atol=1e-6)
+
+
+def test_windows_are_scored_as_they_come_as_in_one_batch(model):
+    windows = [clip[None] for clip in FakeDataset([8000] * 5).waveform.float() / 32767]
+    with torch.no_grad():
+        expected = torch.cat([model(window)["clipwise_output"] for window in windows])
+    batches = list(score_windows(model.train(), (window[0] for window in windows), batch_size=2))
+    assert [len(scores) for scores in batches] == [2, 2, 1]
+    assert model.training
+    torch.testing.assert_close(torch.cat(batches), expected)
+    assert torch.is_grad_enabled()
+
+
+def test_a_score_that_is_not_finite_is_refused(model):
+    broken = copy.deepcopy(model)
+    broken.fc_audioset.bias.data[0] = torch.nan
+    with pytest.raises(CheckpointError, match="Tiny gives scores that are not finite: its weights are damaged"):
+        list(score_windows(broken, [torch.zeros(8000)]))

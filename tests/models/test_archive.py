@@ -80,14 +80,17 @@ def test_a_verified_file_has_no_such_note(whole: Path) -> None:
     assert read_released(whole, sample_rate=32_000).provenance["assumed"] == []
 
 
-def test_a_file_that_was_packed_again_is_read(whole: Path, weights: dict[str, Tensor], tmp_path: Path) -> None:
-    with (
-        zipfile.ZipFile(whole) as archive,
-        zipfile.ZipFile(tmp_path / "a.pth", "w", zipfile.ZIP_DEFLATED) as packed,
-    ):
+def packed(path: Path) -> Path:
+    """Compress the records of an archive into another one beside it."""
+    other = path.with_name(f"packed-{path.name}")
+    with zipfile.ZipFile(path) as archive, zipfile.ZipFile(other, "w", zipfile.ZIP_DEFLATED) as compressed:
         for record in archive.infolist():
-            packed.writestr(record.filename, archive.read(record))
-    found = read_released(tmp_path / "a.pth").weights
+            compressed.writestr(record.filename, archive.read(record))
+    return other
+
+
+def test_a_file_that_was_packed_again_is_read(whole: Path, weights: dict[str, Tensor]) -> None:
+    found = read_released(packed(whole)).weights
     assert all(torch.equal(found[name], tensor) for name, tensor in weights.items())
 
 
@@ -103,6 +106,15 @@ def test_a_bomb_is_refused_before_it_is_unpacked(name: str, tmp_path: Path) -> N
         assert tracemalloc.get_traced_memory()[1] < 8 << 20
     finally:
         tracemalloc.stop()
+
+
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "before torch 1.6"])
+def test_what_makes_memory_of_a_few_bytes_is_refused(zipped: bool, tmp_path: Path) -> None:
+    torch.save({"a": bytearray(b"x")}, tmp_path / "a.pth", _use_new_zipfile_serialization=zipped)
+    with pytest.raises(
+        CheckpointError, match=r"a.pth: refused .* it asks for builtins.bytearray, which a few bytes of a"
+    ):
+        load(tmp_path / "a.pth")
 
 
 def test_a_record_that_is_called_a_folder_is_refused(whole: Path, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from epanns.models.checkpoint import FILES, load, load_checkpoint, read_checkpoi
 from epanns.models.released import read_released
 from epanns.models.zoo import build_model
 from epanns.notes import Note
+from epanns.printable import printable
 from tests.cli.conftest import output_of
 
 LABELS = LabelSet.of(["dog", "rain", "sea, waves"])
@@ -142,8 +143,19 @@ def test_labels_are_read_within_a_limit(folder: Path) -> None:
         load(folder)
 
 
-def test_labels_that_could_not_be_read_again_are_not_saved(tmp_path: Path) -> None:
-    model = build_model("Cnn6", num_classes=1, width=0.05, labels=LabelSet.of(["\ud800"]))
+def test_control_characters_in_names_are_escaped_in_the_card_and_by_info(tmp_path: Path) -> None:
+    model = build_model("Cnn6", num_classes=2, width=0.05, labels=LabelSet.of(["\x1b[2Jdog\nx", "\u202erain"]))
+    model.provenance = {"source": "\x1b]0;title\x07"}
+    save_checkpoint(model, tmp_path / "saved", recipe={"step": "train", "\x1b": "\x9b"})
+    for text in (output_of(command, tmp_path / "saved"), (tmp_path / "saved" / "README.md").read_text()):
+        assert printable(text, lines=True) == text
+        assert r"\x1b[2Jdog\nx" in text and r"\u202erain" in text and r"\x1b]0;title\x07" in text
+    assert load(tmp_path / "saved").labels == model.labels
+
+
+@pytest.mark.parametrize("name", ["a\rb", "x" * 140_000], ids=["return", "long"])
+def test_labels_that_could_not_be_read_again_are_not_saved(name: str, tmp_path: Path) -> None:
+    model = build_model("Cnn6", num_classes=1, width=0.05, labels=LabelSet.of([name]))
     with pytest.raises(CheckpointError, match=r"^the labels of this Cnn6 cannot be saved .*: rename them"):
         save_checkpoint(model, tmp_path / "saved")
     assert not list(tmp_path.iterdir())

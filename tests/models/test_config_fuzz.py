@@ -103,7 +103,8 @@ def use(folder: Path) -> Checkpoint:
     assert printable(text, lines=True) == text
     card = model_card(found.spec, found.labels, found.provenance, n_params=1, n_bytes=1)
     config = CheckpointConfig(found.spec, "a" * 64, {k: v for k, v in found.provenance.items() if k != "sha256"})
-    (card + config.to_json()).encode()
+    assert printable(card, lines=True) == card
+    config.to_json().encode()
     find_unpruned(folder)
     found.build()
     return found

@@ -9,7 +9,7 @@ import pytest
 from epanns.reporting import figures, layout
 from epanns.reporting.axes import log_axis, score_axis
 from epanns.reporting.chart import Chart, Style
-from epanns.reporting.drawing import Label, Shape, Stroke, text_width
+from epanns.reporting.drawing import Label, Shape, Stroke, shortened, text_width, wrapped
 from epanns.reporting.layout import PALETTE, lay_out
 from epanns.reporting.pareto import pareto_chart
 from epanns.reporting.placement import Box
@@ -78,7 +78,7 @@ def test_text_cannot_become_markup(records):
     name = '<script>"&\x00 ]]> 音'
     svg = to_svg(lay_out(chart_of([replace(record, dataset=name, model=name) for record in records])))
     assert "<script" not in svg
-    assert '<script>"&\ufffd ]]> 音, test (measured)' in texts_of(svg)
+    assert '<script>"&\\x00 ]]> 音, test (measured)' in texts_of(svg)
 
 
 def test_nothing_lies_outside_the_figure(records):
@@ -144,3 +144,76 @@ def test_matplotlib_draws_the_same_elements_and_the_same_bytes_again(tmp_path, r
         figures.draw(drawing, tmp_path / name)
         assert (tmp_path / name).read_bytes() == first
         assert len(first) > 5000
+
+
+def two_bases(records, names=("", "")):
+    """Return the records of two bases of one network, which differ in their training."""
+    made = []
+    for number, name in enumerate(names):
+        for record in records:
+            base = {**record.config.get("base", record.config), "training": {"iterations": 100 * (number + 1)}}
+            config = base if record.config["kind"] == "base" else {**record.config, "base": base}
+            made.append(replace(record, trial_id=f"{record.trial_id}-{number}", config=config, name=name))
+    return made
+
+
+def test_two_bases_of_one_network_have_two_names(records):
+    (band,) = pareto_chart(rows_by_block(two_bases(records)), ()).bands
+    stars = [series for series in band.panels[0].series if series.style.marker == "star"]
+    assert [star.points[0].label for star in stars] == ["(1)", "(2)"]
+    entries = [entry.text for entry in band.legend if entry.style.marker == "star"]
+    assert entries == [
+        "unpruned",
+        "(1): unpruned, base training iterations 100",
+        "(2): unpruned, base training iterations 200",
+    ]
+
+
+def test_names_that_people_gave_stand_beside_the_marks(records):
+    (band,) = pareto_chart(rows_by_block(two_bases(records, ("short", "long"))), ()).bands
+    stars = [series for series in band.panels[0].series if series.style.marker == "star"]
+    assert [star.points[0].label for star in stars] == ["long", "short"]
+    assert [entry.text for entry in band.legend if entry.style.marker == "star"] == ["unpruned"]
+    assert band.legend[0].text == "long (Cnn14 × 0.25), l1, blocks 4–6, 300 iterations"
+    for series in band.panels[0].series[:2]:  # each line begins at its own base
+        assert series.points[0].x == 5e6
+
+
+def test_a_budget_is_named_by_itself(records):
+    cut = [replace(r, ratio=None, config={**r.config, "budget": "macs 0.25"}) for r in records if r.ratio == 0.5]
+    (band,) = pareto_chart(rows_by_block([*(r for r in records if r.ratio != 0.5), *cut]), ()).bands
+    labels = {point.label for series in band.panels[0].series for point in series.points}
+    assert labels == {"", "25 %", "macs 0.25"}
+    lines = [entry.text for entry in band.legend if entry.shows_line and not entry.shows_marker]
+    assert sorted("budget of macs 0.25" in line for line in lines) == [False, True]  # no line joins the two
+
+
+@pytest.mark.parametrize("letter", ["x", "W", "犬", "x y "])
+def test_no_text_reaches_beyond_the_figure(records, letter):
+    long = [replace(r, name=letter * 150, dataset=letter * 150, protocol="p " * 200) for r in two_bases(records)]
+    drawing = lay_out(pareto_chart(rows_by_block(long), ()))
+    for label in (element for element in drawing.elements if isinstance(element, Label) and not element.is_upright):
+        assert box_of(label).left >= 0 and box_of(label).right <= drawing.width, label.text[:40]
+        assert label.position[1] <= drawing.height
+
+
+def test_wrapped_text_is_the_text():
+    text = "base training batch size 32, " * 20 + "x" * 300
+    lines = wrapped(text, 12, 300)
+    assert all(text_width(line, 12) <= 300 for line in lines)
+    assert "".join(lines).replace(" ", "") == text.replace(" ", "")
+    assert wrapped("", 12, 300) == [""]
+    assert shortened("short", 12, 300) == "short"
+    assert shortened("long" * 100, 12, 300).endswith("…")
+
+
+def test_scores_that_spread_over_the_whole_range_have_an_axis(records):
+    apart = [replace(r, stages=(replace(r.stages[0], scores={"test": {"mAP": float(r.seed)}}),)) for r in records[:8:4]]
+    assert {record.seed for record in apart} == {0, 1}
+    lay_out(pareto_chart(rows_by_block(apart), ()))
+    assert score_axis([-0.4, 1.4], 0, 1).ticks == (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
+
+
+def test_text_of_a_figure_holds_no_control_characters(records):
+    svg = to_svg(lay_out(chart_of([replace(record, dataset="a\x1b[2J\u202eb\ud800") for record in records])))
+    assert r"a\x1b[2J\u202eb\ud800, test (measured)" in texts_of(svg)

@@ -1,11 +1,14 @@
 """Trials without a result are found with the reason, and nothing that a file names leads out of its folder."""
 
 import json
+import re
+from types import SimpleNamespace
 
 import pytest
 
-from epanns.errors import DataError
+from epanns.errors import DataError, OutputError
 from epanns.sweeps.failures import Failure, failures_in
+from epanns.sweeps.journal import Sweep
 from epanns.sweeps.records import read_records
 
 
@@ -56,3 +59,18 @@ def test_a_sweep_without_any_result_says_why(tmp_path):
     sweep(tmp_path / "s", ["a", "b"], a__error={"kind": "ValueError", "message": "no clips"})
     with pytest.raises(DataError, match=r"no run record .* 2 trials have no result, first .*/a: no clips$"):
         read_records([tmp_path])
+
+
+@pytest.mark.parametrize(
+    ("held", "message"),
+    [
+        ([], "sweep.json: is a list, must be a table"),
+        ({"trials": 3}, "sweep.json: trials is a int, must be a list"),
+        ({"trials": ["../../victim"]}, "sweep.json: trials='../../victim': must be a name"),
+        ({"trials": [], "left": [["a"]]}, "sweep.json: left="),
+    ],
+)
+def test_a_sweep_is_not_led_out_of_its_folder(tmp_path, held, message):
+    (tmp_path / "sweep.json").write_text(json.dumps(held))
+    with pytest.raises(OutputError, match=re.escape(message)):
+        Sweep(tmp_path, SimpleNamespace(name="x")).claim([])

@@ -14,7 +14,7 @@ import pytest
 
 from epanns.cli.sweep import tell
 from epanns.data.dataset import PackDataset
-from epanns.errors import ConfigError, OutputError, PruningError
+from epanns.errors import CheckpointError, ConfigError, OutputError, PruningError
 from epanns.evaluation.metrics import evaluate
 from epanns.evaluation.predict import predict
 from epanns.evaluation.protocol import EvaluationProtocol
@@ -27,6 +27,7 @@ from epanns.sweeps.experiment import Trial, parse_experiment
 from epanns.sweeps.journal import Sweep
 from epanns.sweeps.records import read_records
 from epanns.sweeps.runner import run_experiment
+from epanns.workfolder import WorkFolder
 
 TEXT = """
 name = "tiny"
@@ -328,19 +329,41 @@ def test_a_folder_of_something_else_is_refused(tmp_path, text):
         run_experiment(parse_experiment(text, "tiny.toml"), tmp_path)
 
 
-def test_a_second_sweep_in_the_same_folder_is_refused(finished, text):
+def test_a_second_sweep_in_the_same_folder_is_refused_and_changes_nothing(finished, text):
+    def times():
+        return {path: path.stat().st_mtime_ns for path in finished.rglob("*")}
+
+    with WorkFolder(finished).locked():
+        before = times()
+        with pytest.raises(OutputError, match="out is in use by process"):
+            run_experiment(parse_experiment(text, "tiny.toml"), finished)
+        assert times() == before
+    with pytest.raises(CheckpointError, match="it is the folder of a sweep: its checkpoints lie deeper, as .*/trials/"):
+        load(finished)
+
+
+def test_a_sweep_that_an_earlier_version_began_is_resumed_and_its_lock_is_noticed(tmp_path, finished, text):
+    out = tmp_path / "out"
+    shutil.copytree(finished, out)
+    (out / "sweep.json").unlink()  # earlier versions wrote it after the data, which may take hours
     code = f"""
 import fcntl, time
-lock = open({str(finished / "sweep.lock")!r}, "a")
+lock = open({str(out / "sweep.lock")!r}, "a")
 fcntl.flock(lock, fcntl.LOCK_EX)
 print("locked", flush=True)
-time.sleep(60)
+time.sleep(20)
 """
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout.readline() == "locked\n"
-        with pytest.raises(OutputError, match="another sweep runs here"):
-            run_experiment(parse_experiment(text, "tiny.toml"), finished)
-        holder.kill()
+        try:
+            with pytest.raises(OutputError, match="out is in use by another process: wait for it, stop it or choose"):
+                run_experiment(parse_experiment(text, "tiny.toml"), out)
+        finally:
+            holder.kill()
+    told = []
+    summary = run_experiment(parse_experiment(text, "tiny.toml"), out, tell=told.append)
+    assert (len(summary.skipped), summary.done, summary.failed) == (3, (), ())
+    assert told == ["resume: 3 of 3 trials are done"]
 
 
 def test_unknown_splits_are_named(tmp_path):

@@ -215,8 +215,8 @@ def test_ctrl_c_shows_no_traceback(tmp_path, place):
         "import": f"import epanns.cli; {send}",
         "command": f"""
 import epanns.cli.main as main
-def stop(*given): {send}
-main.tell_once = main.cli.main = stop
+def stop(*given, **options): {send}
+main.cli.main = stop
 main.main([])""",
         "end": f"""
 import epanns.cli.main as main

@@ -52,6 +52,7 @@ REVIEWED = {
     "cli/prune.py": {"f'{out.name}.steps'": "of --out"},
     "cli/steps.py": {"f'step{step}'": "a number"},
     "cli/sweep.py": {"summary.failed[0]": "a digest made here", "trial_id": "a digest made here"},
+    "cli/tag.py": {"name": "of a file that is there and is only read"},
     "data/folder.py": {"path": "audio that is only read"},
     "data/fsd50k.py": {"f'{part}.csv'": "of a fixed list", "place": "of a fixed list"},
     "data/pack.py": {"shard.file": "compared with a pattern in pack_format"},

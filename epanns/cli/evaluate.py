@@ -25,7 +25,7 @@ from epanns.cli.packs import in_order_of, open_packs, pack_options, tell_unknown
 from epanns.cli.processes import at_most_cores
 from epanns.distributed import on_rank_zero, rank
 from epanns.errors import ConfigError
-from epanns.printable import spreadsheet_cell
+from epanns.printable import printable, spreadsheet_cell
 
 if TYPE_CHECKING:
     from epanns.evaluation.scores import ClassScore, Scores
@@ -180,7 +180,7 @@ def describe(scores: "Scores") -> str:
 
 
 def _class_lines(heading: str, rows: "list[ClassScore]") -> list[str]:
-    return [f"{heading}:", *(f"  {_number(row.ap)}  {row.name} ({_clips(row)})" for row in rows)]
+    return [f"{heading}:", *(f"  {_number(row.ap)}  {printable(row.name)} ({_clips(row)})" for row in rows)]
 
 
 def _clips(row: "ClassScore") -> str:

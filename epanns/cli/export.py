@@ -11,6 +11,7 @@ from epanns.cli.options import EXISTING, EpannsCommand, emit, json_option, out_o
 from epanns.cli.packs import in_order_of, open_packs, pack_options, tell_unknown_lengths
 from epanns.cli.processes import at_most_cores
 from epanns.errors import ConfigError
+from epanns.printable import printable
 
 if TYPE_CHECKING:
     from epanns.data.dataset import PackDataset
@@ -143,7 +144,7 @@ def describe(model: "Tagger", report: dict[str, Any]) -> str:
     """Return a summary for people."""
     sizes = ", ".join(f"{name} {file['bytes'] / 1e6:,.2f} MB" for name, file in report["files"].items())
     apart = report["parity"]["largest_difference"]["clipwise_output"]
-    lines = [f"{sizes}; {model.spec.name}, {report['n_params_folded']:,} numbers with batch norms folded"]
+    lines = [f"{sizes}; {printable(model.spec.name)}, {report['n_params_folded']:,} numbers with batch norms folded"]
     lines.append(f"float32: scores differ from torch's by at most {apart:.1e}")
     lines += [_latency_line(name, file["latency_ms"]) for name, file in report["files"].items() if "latency_ms" in file]
     if "int8" in report:

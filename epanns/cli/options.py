@@ -198,7 +198,7 @@ def progress_counter(description: str, unit: str) -> Iterator[Callable[[int, int
 def log(message: str) -> None:
     """Write one line for people to stderr; of several processes the first one writes."""
     if rank() == 0:
-        write_message(message)
+        write_message(printable(message))
 
 
 def reserve(out: Path) -> None:

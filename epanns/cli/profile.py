@@ -9,6 +9,7 @@ import click
 from epanns.cli.options import EpannsCommand, device_option, emit, json_option, torch_device
 from epanns.cli.processes import at_most_cores
 from epanns.errors import ConfigError, did_you_mean
+from epanns.printable import printable
 
 if TYPE_CHECKING:
     from epanns.complexity.cost import Latency, ModelCost
@@ -97,7 +98,7 @@ def describe(cost: "ModelCost") -> str:
     front_end = cost.front_end_macs > 0  # networks on the waveform have none
     held = cost.n_params_with_front_end > cost.n_params  # by PANNs' files, and not by YAMNet's
     rows = [
-        (f"{cost.name} at {cost.sample_rate} Hz, for one clip of {cost.clip_seconds:g} s", ""),
+        (f"{printable(cost.name)} at {cost.sample_rate} Hz, for one clip of {cost.clip_seconds:g} s", ""),
         ("trainable parameters", f"{cost.n_params:,} ({cost.param_bytes / 2**20:,.2f} MiB in float32)"),
         ("  with statistics (Keras' total)", f"{cost.n_params_with_statistics:,}"),
         ("  with batch norms folded", f"{cost.n_params_folded:,}"),

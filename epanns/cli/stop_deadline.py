@@ -3,11 +3,11 @@
 import os
 import signal
 import socket
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from epanns.cli.terminal import write_message
 from epanns.signals import STOPPING
 
 SECONDS = 5.0
@@ -21,7 +21,7 @@ def ends_soon_after_signal(state: str) -> Iterator[None]:
     be one that may be killed at any moment. Outside the main thread nothing changes.
 
     Args:
-        state: What is left and what helps, for the line on stderr.
+        state: What the process leaves and how to resume, for the line on stderr.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -49,6 +49,5 @@ def _watch(numbers: socket.socket, ended: threading.Event, state: str) -> None:
                 return  # the block ended
             number = received[0]
     if not ended.wait(SECONDS):
-        sys.stderr.write(f"epanns: stopped by signal {number}; {state}\n")
-        sys.stderr.flush()
+        write_message(f"epanns: stopped by signal {number}; {state}")
         os._exit(128 + number)

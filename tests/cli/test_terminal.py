@@ -59,7 +59,7 @@ def test_closed_and_full_streams_end_in_a_line_and_a_code(tmp_path, line, code, 
 @json_option
 def show(read: Path | None, place: Path | None, out: Path | None, as_json: bool) -> None:
     """Print text as files may hold it."""
-    log("a\tb\x1b[31m")
+    log("a\nb\x1b[31m")
     emit(
         {"out": str(out), "name": "\x1b]0;x\x07\x9b\u202e\udce9é"},
         f"{out}\nname \x1b]0;x\x07\x9b\u202e\udce9é",
@@ -132,7 +132,7 @@ def test_a_mistake_in_the_program_keeps_its_traceback(epanns):
 
 def test_control_characters_of_a_result_are_visible(epanns):
     code, out, err = epanns("show")
-    assert (code, err) == (0, "a\tb\\x1b[31m\n")
+    assert (code, err) == (0, "a\\nb\\x1b[31m\n")
     assert out == "None\nname \\x1b]0;x\\x07\\x9b\\u202e\\udce9é\n"
     out = epanns("show", "--json")[1]
     assert json.loads(out)["name"] == "\x1b]0;x\x07\x9b\u202e\udce9é"
@@ -154,8 +154,11 @@ def test_an_empty_path_is_refused(epanns, option):
 
 def test_a_path_with_a_nul_character_is_refused(epanns, tmp_path):
     (tmp_path / "run.toml").write_text('out = "a\\u0000b"\n')
-    line = "epanns: --out 'a\\x00b': must be neither empty nor hold a NUL character; name a path\n"
-    assert epanns("show", "--config", str(tmp_path / "run.toml")) == (1, "", line)
+    code, out, err = epanns("show", "--config", str(tmp_path / "run.toml"))
+    assert (code, out) == (1, "")
+    assert err.startswith(f"epanns: {tmp_path / 'run.toml'}: out='a\\x00b': must be a path ")
+    with pytest.raises(ConfigError, match="must be neither empty nor hold a NUL character; name a path"):
+        OUTPUT.convert("a\0b", None, None)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Containers of chunks (RIFF, IFF, Wave64, CAF): where their sound lies, its stated length, and what follows it.
+"""Containers of chunks (RIFF, IFF, Wave64, CAF): the place of the sound, its stated length, and what follows it.
 
 The sound's own chunk decides; the length of the whole file in the first header does not matter.
 """
@@ -109,7 +109,7 @@ def sound_chunk(file: BinaryIO, grammar: ChunkGrammar, size: int) -> SoundChunk 
 
 
 def is_stand_in(n_bytes: int) -> bool:
-    """Whether a stated length is one that programs write which do not know it."""
+    """Whether a stated length is one that programs write in the place of an unknown length."""
     return n_bytes >= _LONGEST or any(low <= n_bytes < high for low, high in _STAND_INS)
 
 

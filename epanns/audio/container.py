@@ -1,4 +1,4 @@
-"""What the containers of sound state: who can decode a file, where its sound lies, and whether it was cut.
+"""Properties of sound files by their containers: the decoder, the bytes of sound, and whether a file was cut.
 
 Decoding itself is in `epanns.audio.decoding`.
 """
@@ -54,7 +54,7 @@ def foreign_container(file: BinaryIO) -> ForeignContainer | None:
 
 @dataclass(frozen=True)
 class SoundBytes:
-    """Where the sound of a file lies.
+    """The place of the sound in a file.
 
     Attributes:
         start, stop: The bytes of sound that are there; more than the header states where more follow.

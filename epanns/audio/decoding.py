@@ -27,7 +27,7 @@ def opened_sound(source: Path | bytes, name: str, span: Span) -> Iterator[Sound]
 
     Args:
         source: A file, or its bytes.
-        name: Stands for the file in messages.
+        name: Name of the file in messages.
         span: What to decode.
 
     Raises:
@@ -83,7 +83,8 @@ def _decoder_errors(name: str) -> Iterator[None]:
     except DamagedFile as error:
         raise DataError(f"{name}: {error}") from error
     except (OSError, RuntimeError, TypeError, ValueError) as error:  # the third for files that are called NAME.raw
-        raise DataError(f"{name}: cannot be decoded ({error}); convert it to WAV or FLAC, or remove it") from error
+        cause = getattr(error, "error_string", error)  # libsndfile's, without the name of the file
+        raise DataError(f"{name}: cannot be decoded ({cause}); convert it to WAV or FLAC, or remove it") from error
 
 
 def _refuse_short(n_frames: int, sound: Sound, name: str, span: Span) -> None:

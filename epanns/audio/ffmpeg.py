@@ -26,7 +26,7 @@ def open_with_ffmpeg(
     Args:
         stack: Closes the file.
         source: A path, or an open file.
-        name: Stands for the file in messages.
+        name: Name of the file in messages.
         span: The part of it. All that comes before is decoded too: seeking is not exact in these containers.
         container: Its kind.
 

@@ -15,7 +15,7 @@ _SDS_PACKET = 127  # bytes; 120 of them are sound, 7 bits each
 
 @dataclass(frozen=True)
 class FixedHeader:
-    """What a header says of the sound that follows it.
+    """Place and length of the sound by the header before it.
 
     Attributes:
         start: Byte at which the sound begins.

@@ -73,9 +73,9 @@ def open_with_libsndfile(
     Args:
         stack: Closes the file.
         source: A path, or an open file.
-        name: Stands for the file in messages.
+        name: Name of the file in messages.
         span: The part of it. Codecs in which libsndfile cannot seek are decoded from the beginning.
-        sound: Where the sound lies in the file, if its container is of a kind that states it.
+        sound: Place of the sound in the file, if the container states it.
 
     Raises:
         DataError: If the span begins after the end.

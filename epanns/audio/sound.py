@@ -61,7 +61,7 @@ def in_span(
         blocks: What a decoder gives.
         span: The part that is wanted.
         rate: Frames in a second.
-        name: Stands for the file in messages.
+        name: Name of the file in messages.
         place: Number of the first frame of the blocks.
         stated: Frames of the span after which there is only padding; None for none.
 

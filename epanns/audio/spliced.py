@@ -1,4 +1,4 @@
-"""A file that decoders read, put together from parts of another file and bytes that replace what it says wrongly."""
+"""A file for decoders, put together from parts of another file and bytes that replace its wrong length fields."""
 
 import io
 from typing import BinaryIO

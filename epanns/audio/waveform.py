@@ -34,7 +34,7 @@ class Waveform:
         samples: ``(samples,)`` float32 in [-1, 1], mono; at least one sample.
         sample_rate: In Hz.
         n_clipped: Samples that lay outside [-1, 1] and were limited.
-        n_beyond_header: Samples that lie beyond the length that the file's header states.
+        n_beyond_header: Samples beyond the length that the file's header states.
         states_length: Whether the file states its length; where it does not, a file cut between frames seems whole.
         is_cut: Whether the sound goes on after the last sample, because a limit was given.
     """
@@ -54,7 +54,7 @@ class WaveformStream:
         sample_rate: In Hz.
         n_samples: Samples yielded so far.
         n_clipped: Samples so far that lay outside [-1, 1] and were limited.
-        n_beyond_header: Samples so far that lie beyond the length that the file's header states.
+        n_beyond_header: Samples so far beyond the length that the file's header states.
         states_length: Whether the file states its length.
         is_cut: Whether samples beyond the limit were left out so far.
     """
@@ -64,7 +64,7 @@ class WaveformStream:
 
         Args:
             sound: An open sound; the stream ends with it.
-            name: Stands for the file in messages.
+            name: Name of the file in messages.
             sample_rate: Rate of the blocks in Hz.
             limit: Seconds of the waveform at most.
         """

@@ -39,7 +39,7 @@ def fill_defaults(context: click.Context, parameter: click.Parameter, path: Path
 
 
 def option_name(parameter: click.Parameter) -> str:
-    """Return the name people type: of ``--train`` it is ``train``, whatever the command calls it inside."""
+    """Return the name of an option as users type it: ``train`` of ``--train``, also where its variable differs."""
     longest = max(parameter.opts, key=len)
     return longest.lstrip("-").replace("-", "_")
 

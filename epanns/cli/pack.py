@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from epanns.cli.options import EXISTING, EpannsCommand, emit, json_option, out_option, progress_counter
+from epanns.cli.options import EXISTING, EpannsCommand, emit, json_option, log, out_option, progress_counter
 from epanns.cli.processes import at_most_cores
 from epanns.cli.stop_deadline import ends_soon_after_signal
 
@@ -81,12 +81,14 @@ def command(
     settings = PackSettings(splits, sample_rate, seconds, clips_per_shard, min_seconds, shard_format)
     state = f"finished shards stay in {out}, and the same command resumes"
     with progress_counter("packing", "clip") as progress, ends_soon_after_signal(state):
-        summary = pack_manifest(manifest, out, settings, max_bad=max_bad, jobs=jobs, fresh=fresh, progress=progress)
+        summary = pack_manifest(
+            manifest, out, settings, max_bad=max_bad, jobs=jobs, fresh=fresh, progress=progress, tell=log
+        )
     emit(summary.to_dict(), described(summary), as_json)
 
 
 def described(summary: "PackSummary") -> str:
-    """Return in words what was packed, what was rejected, and which rows are not their clips as they were."""
+    """Return the text for people: counts of clips and rejects, and of rows that differ from their clips."""
     from epanns.data.pack_format import NOTES_FILE, REJECTS_FILE
 
     counts = summary.counts
@@ -97,7 +99,7 @@ def described(summary: "PackSummary") -> str:
     if summary.n_repaired:
         lines.append(f"packed again, since damaged or gone: {summary.n_repaired} of the shards of an earlier run")
     if summary.n_retried:
-        lines.append(f"tried again: {summary.n_retried} of the clips that an earlier run rejected")
+        lines.append(f"retried: {summary.n_retried} of the clips that an earlier run rejected")
     if counts.rejected:
         lines.append(f"the rejected clips and the reasons are in {summary.path / REJECTS_FILE}")
     notes = [

@@ -21,7 +21,7 @@ def ends_soon_after_signal(state: str) -> Iterator[None]:
     be one that may be killed at any moment. Outside the main thread nothing changes.
 
     Args:
-        state: What is left and what helps, for the line on stderr.
+        state: What the process leaves and how to resume, for the line on stderr.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

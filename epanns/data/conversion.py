@@ -28,7 +28,7 @@ class PackedClip:
         reason: Why the clip is rejected; empty where it is not.
         source: The file that was read; None where there is none.
         needs: Name of a package without which the clip could not be decoded; else empty.
-        to_retry: Whether the reason may lie outside the file, so that the next run tries the clip again.
+        to_retry: Whether the reason may lie outside the file, so that the next run retries the clip.
     """
 
     n_samples: int
@@ -90,8 +90,8 @@ def crashing_clip(clip: Clip, how_it_ended: str) -> PackedClip:
         how_it_ended: How the second process ended, which worked on nothing else.
     """
     reason = (
-        f"{clip.path}: two processes died at it, the second had nothing else to do and {how_it_ended}; the same "
-        "command tries it again; convert it to WAV or FLAC, or remove it, if it stays"
+        f"{clip.path}: two processes died at it (the second one, which worked on nothing else, {how_it_ended}); the "
+        "same command retries it; if it stays, convert it to WAV or FLAC, or remove it"
     )
     return PackedClip(0, 0, {}, reason, None, to_retry=True)
 

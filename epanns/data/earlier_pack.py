@@ -97,7 +97,7 @@ def has_its_lists(out: Path, info: PackInfo) -> bool:
 
 
 def rejects_to_retry(out: Path, header: dict[str, Any], parts: Iterable[tuple[int, list[Clip]]]) -> tuple[int, str]:
-    """Return how many rejects of a finished pack are to be tried again, and what forbids to mix them into it.
+    """Return how many rejects of a finished pack are due for a retry, and the difference that forbids it.
 
     The journal is neither locked nor changed.
 

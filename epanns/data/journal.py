@@ -65,7 +65,7 @@ class Journal(JournalRecords):
         self._note(entry, place)
 
     def compact(self) -> None:
-        """Leave out the lines of shards that were packed again: what stays is the journal of an undisturbed run."""
+        """Remove the lines of shards that were packed again, so that the journal is that of an undisturbed run."""
         numbers = sorted(self.finished)
         if self._written == numbers:
             return
@@ -131,7 +131,7 @@ def refuse_difference(folder: Path, held: Mapping[str, Any], wanted: Mapping[str
 
 
 def pack_difference(held: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
-    """Return where a pack first differs from what is wanted now, both values; empty where nothing differs."""
+    """Return the first key in which a pack differs from the asked one, with both values; empty where none does."""
     there, asked = _flat(held), _flat(wanted)
     for key in dict.fromkeys([*asked, *(key for key in there if key.partition(".")[0] in wanted)]):
         if there.get(key) != asked.get(key):

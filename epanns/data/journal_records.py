@@ -1,4 +1,4 @@
-"""The lines of a packer's journal: what each means, and which clips are to be packed again; writing is in `journal`.
+"""The lines of a packer's journal, and the rejects that are retried; writing is in `epanns.data.journal`.
 
 A clip is a line, and a finished shard is one more after those of its clips. Of the lines of clips only the place is
 kept in memory, so that a pack may have millions.
@@ -84,7 +84,7 @@ class JournalRecords:
         return records
 
     def is_current(self, number: int, clips: Sequence[Clip]) -> bool:
-        """Return whether a shard is finished, its files are as they were, and no reject is to be tried again."""
+        """Return whether a shard is finished, its files are as they were, and no reject is due for a retry."""
         entry = self.finished.get(number)
         if entry is None or entry.clips != len(clips):
             return False
@@ -94,9 +94,9 @@ class JournalRecords:
         )
 
     def n_to_retry(self, number: int, clips: Sequence[Clip]) -> int:
-        """Return how many rejects of a finished shard are to be tried again.
+        """Return how many rejects of a finished shard are due for a retry.
 
-        They are those whose file changed, whose decoder was installed since, or whose reason may have lain elsewhere.
+        A reject is retried where its file changed, its decoder was installed since, or the reason may lie elsewhere.
         """
         entry = self.finished.get(number)
         if entry is None or not entry.rejected or entry.clips != len(clips):
@@ -181,7 +181,7 @@ def parse(line: bytes) -> dict[str, Any] | None:
 
 
 def clip_line(clip: Clip, packed: PackedClip) -> dict[str, Any]:
-    """Return the line of a clip; of the later keys only those that say something."""
+    """Return the line of a clip; a later key is left out where its value is empty or 0."""
     later = {"needs": packed.needs, "retry": packed.to_retry, **packed.notes}
     return {
         "clip_id": clip.clip_id,
@@ -194,7 +194,7 @@ def clip_line(clip: Clip, packed: PackedClip) -> dict[str, Any]:
 
 
 def _entry_of(record: Mapping[str, Any]) -> ShardEntry | None:
-    """Return what a shard's line says; None for any other line."""
+    """Return the entry of a shard's line; None for any other line."""
     counts: dict[str, Any] = {name: record.get(name) for name in _COUNTS}
     later: dict[str, Any] = {name: record[name] for name in _LATER_COUNTS if record.get(name) is not None}
     given: Any = record.get("of")
@@ -232,7 +232,7 @@ def _is_unchanged(line: Mapping[str, Any], clip: Clip) -> bool:
 
 
 def _is_to_retry(line: Mapping[str, Any]) -> bool:
-    """Return whether a line is of a reject that is to be tried again though its file is as it was."""
+    """Return whether a line is of a reject that is retried though its file is as it was."""
     if not line.get("reason"):
         return False
     if line.get("needs") in _DECODERS and can_import(line["needs"]):

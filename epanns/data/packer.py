@@ -4,7 +4,7 @@ The work itself is in `epanns.data.parts`, the format in `epanns.data.pack_forma
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -51,9 +51,9 @@ class PackSummary:
         n_shards: HDF5 files.
         n_resumed: Shards kept from an earlier run.
         n_repaired: Shards of an earlier run that were damaged or gone, and were packed again.
-        n_retried: Rejects of an earlier run that were tried again.
-        n_not_retried: Rejects of a finished pack that are to be tried again, but were not.
-        remarks: Why they were not, and what helps; one sentence each.
+        n_retried: Rejects of an earlier run that were retried.
+        n_not_retried: Rejects of a finished pack that are due for a retry, but were not retried.
+        remarks: Why they were not retried, with the remedy; one sentence each.
     """
 
     path: Path
@@ -79,7 +79,7 @@ class PackSummary:
         }
 
 
-def pack_manifest(
+def pack_manifest(  # noqa: PLR0913 - one keyword for each way to carry it out
     manifest: Path,
     out: Path,
     settings: PackSettings,
@@ -88,6 +88,7 @@ def pack_manifest(
     jobs: int = 1,
     fresh: bool = False,
     progress: Progress | None = None,
+    tell: Callable[[str], None] | None = None,
 ) -> PackSummary:
     """Pack the clips of a manifest; every file is the same for any number of `jobs`.
 
@@ -107,6 +108,7 @@ def pack_manifest(
         jobs: Processes that decode.
         fresh: Whether to delete an earlier pack at `out`, finished or not; a folder that holds more is refused.
         progress: Called with (clips done, clips in all), also while the checksums of an earlier run are compared.
+        tell: Called with one line about where an unfinished pack is resumed.
 
     Raises:
         ConfigError: If `max_bad` is no share.
@@ -148,6 +150,7 @@ def pack_manifest(
         jobs=jobs,
         progress=progress,
         whole=whole,
+        tell=tell,
     )
     with output_errors(out, jobs), noticing_signals() as stop, Journal(out, header) as journal:
         came = pack_parts(packing, read.clips(settings.splits), journal, stop)
@@ -168,7 +171,7 @@ def pack_manifest(
 
 
 def _without_retry(out: Path, done: PackInfo, header: dict[str, Any], manifest: ManifestFile) -> PackSummary | None:
-    """Return the summary of a whole pack whose rejects stay rejects, or None where some are to be tried again."""
+    """Return the summary of a whole pack whose rejects stay rejects, or None where some are retried."""
     n_to_retry, difference = 0, ""
     if done.counts.rejected:
         parts = parts_of(manifest.clips(done.settings.splits), done.settings.clips_per_shard)
@@ -177,8 +180,8 @@ def _without_retry(out: Path, done: PackInfo, header: dict[str, Any], manifest: 
         return None
     n_shards = len(done.shards)
     remark = (
-        f"{n_to_retry} rejected clips are to be tried again, but the pack was made with {difference}: to try them, "
-        "start over with --fresh"
+        f"{n_to_retry} rejected clips are due for a retry, but the pack was made with {difference}: to "
+        "retry them, start over with --fresh"
     )
     remarks = (remark,) if difference else ()
     return PackSummary(out, done.counts, n_shards, n_shards, 0, n_not_retried=n_to_retry, remarks=remarks)
@@ -186,7 +189,7 @@ def _without_retry(out: Path, done: PackInfo, header: dict[str, Any], manifest: 
 
 def _summary(out: Path, info: PackInfo, came: PartCounts) -> PackSummary:
     remark = (
-        f"{came.not_retried} rejected clips are to be tried again, but their shards would lose other clips, whose "
+        f"{came.not_retried} rejected clips are due for a retry, but their shards would lose other clips, whose "
         "audio is gone or could not be decoded this time: restore it and run the same command again, or start over "
         "with --fresh"
     )

@@ -5,7 +5,7 @@ While a shard is written and its clips are decoded, the one before it is put on 
 
 import functools
 import itertools
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
@@ -35,13 +35,13 @@ RowStream = Generator[tuple[PackedClip, Rows], None, None]
 
 @dataclass(frozen=True)
 class PartCounts:
-    """What became of what an earlier run left.
+    """Counts of the shards and rejects that an earlier run left.
 
     Attributes:
         resumed: Shards that were finished and stay.
         repaired: Shards that were finished, but damaged or gone.
-        retried: Rejects of finished shards that were tried again.
-        not_retried: Rejects of a finished pack that are to be tried again, but whose shard would lose other clips.
+        retried: Rejects of finished shards that were retried.
+        not_retried: Rejects of a finished pack that are due for a retry, but whose shard would lose other clips.
     """
 
     resumed: int
@@ -62,8 +62,9 @@ class Packing:
         n_allowed: Clips that may be rejected before the run is given up.
         jobs: Processes that decode.
         progress: Called with (clips done, clips in all), for each finished part when it has been passed over.
-        whole: Of a finished pack, the shards that stay whatever became of their sources, unless a reject is to be tried
-            again; else None.
+        whole: Of a finished pack, the shards that stay whatever became of their sources, unless a reject is
+            retried; else None.
+        tell: Called with one line about where an unfinished pack is resumed.
     """
 
     settings: PackSettings
@@ -74,6 +75,7 @@ class Packing:
     jobs: int
     progress: Progress | None
     whole: frozenset[ShardInfo] | None = None
+    tell: Callable[[str], None] | None = None
 
     @property
     def n_parts(self) -> int:
@@ -90,6 +92,8 @@ def pack_parts(packing: Packing, clips: Iterable[Clip], journal: Journal, stop: 
         DataError: If audio of a damaged shard of a finished pack is gone; the shard stays.
         Interrupted: If a signal came; what is finished stays.
     """
+    if packing.tell is not None and packing.whole is None and journal.finished:
+        packing.tell(f"resume: {len(journal.finished)} of {packing.n_parts} shards are done")
     run = _Run(packing, journal, stop)
     todo, ahead = itertools.tee(run.unfinished(parts_of(clips, packing.settings.clips_per_shard)))
     convert = functools.partial(
@@ -138,7 +142,7 @@ class _Run:
         self.packing, self.journal, self.stop = packing, journal, stop
         self.n_done = self.n_rejected = self.n_resumed = self.n_damaged = self.n_retried = self.n_not_retried = 0
         self.looked_at: set[int] = set()
-        self._retried: dict[int, tuple[ShardEntry, int]] = {}  # former shards, and how many rejects are tried again
+        self._retried: dict[int, tuple[ShardEntry, int]] = {}  # former shards, and how many rejects are retried
 
     def unfinished(self, parts: Iterable[Part]) -> Iterator[Part]:
         """Pass on the parts that are to be packed."""
@@ -177,7 +181,7 @@ class _Run:
         return entry.shard in (self.packing.whole or ()) or entry.shard.is_whole(self.journal.folder)
 
     def _stays(self, number: int, part: list[Clip]) -> bool:
-        """Return whether a whole shard of a finished pack stays: none of its rejects is tried again."""
+        """Return whether a whole shard of a finished pack stays: none of its rejects is retried."""
         n_to_retry = self.journal.n_to_retry(number, part)
         if n_to_retry and self.journal.lost_source(number, part) is None:
             self.n_retried += n_to_retry

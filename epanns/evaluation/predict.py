@@ -118,7 +118,7 @@ def score_windows(model: Tagger, windows: Iterable[Tensor], *, batch_size: int =
     Args:
         model: Tagger; evaluated on its own device, and left in the mode it was in.
         windows: ``(samples,)`` float in [-1, 1] at the model's sample rate, all of one length.
-        batch_size: Windows in one forward pass, which bounds memory.
+        batch_size: Windows in one forward pass at most; see `clips_in_pass`.
 
     Yields:
         ``(windows, classes)`` probabilities of the next windows, float32 on the CPU.
@@ -127,12 +127,13 @@ def score_windows(model: Tagger, windows: Iterable[Tensor], *, batch_size: int =
         CheckpointError: If a score is not finite.
     """
     device = next(model.parameters()).device
-    for window in (remaining := iter(windows)):
-        alone = clips_in_pass(model, len(window), device, batch_size) == 1
-        batch = [window] if alone else [window, *itertools.islice(remaining, batch_size - 1)]
+    remaining, n_done = iter(windows), 0  # of a batch, which passes divide as `in_passes` does
+    for window in remaining:
+        n_windows = min(clips_in_pass(model, len(window), device, batch_size), batch_size - n_done)
+        n_done = (n_done + n_windows) % batch_size
+        batch = torch.stack([window, *itertools.islice(remaining, n_windows - 1)])
         with evaluation_mode(model), torch.no_grad():
-            outputs = in_passes(model, torch.stack(batch).to(device), batch_size)
-            scores = torch.cat([output["clipwise_output"].cpu() for output in outputs])
+            scores = model(batch.to(device))["clipwise_output"].cpu()
         if not bool(scores.isfinite().all()):
             raise CheckpointError(f"{model.spec.name} gives scores that are not finite: its weights are damaged")
         yield scores

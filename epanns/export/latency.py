@@ -7,7 +7,7 @@ import onnxruntime
 from epanns.complexity.cost import Latency
 from epanns.complexity.latency import noise, timed
 from epanns.export.network import named_inputs
-from epanns.export.sessions import session_of
+from epanns.export.sessions import run_session, session_of
 from epanns.models.tagger import Tagger
 
 
@@ -28,4 +28,4 @@ def measure_onnx_latency(
     made = model.inputs_of(noise(model, max(seconds, model.minimum_samples / model.spec.front_end.sample_rate)))
     inputs = named_inputs(model, made)
     runtime = f"onnxruntime {onnxruntime.__version__} cpu, without front end"
-    return timed(lambda: session.run(None, inputs), repeats, threads=threads, runtime=runtime, dtype=dtype)
+    return timed(lambda: run_session(session, None, inputs), repeats, threads=threads, runtime=runtime, dtype=dtype)

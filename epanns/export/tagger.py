@@ -6,7 +6,7 @@ import onnx
 import torch
 
 from epanns.export.network import OUTPUTS, named_inputs
-from epanns.export.sessions import session_of
+from epanns.export.sessions import run_session, session_of
 from epanns.models.pooling import ModelOutput
 from epanns.models.tagger import Features, Stage, Tagger
 
@@ -47,6 +47,6 @@ class OnnxTagger(Tagger):
 
     def head(self, features: Features, inputs: Features) -> ModelOutput:
         """Run the graph."""
-        found = self._session.run(list(OUTPUTS), named_inputs(self.network, inputs))
+        found = run_session(self._session, OUTPUTS, named_inputs(self.network, inputs))
         scores, logits, embedding = map(torch.from_numpy, found)
         return ModelOutput(clipwise_logits=logits, clipwise_output=scores, embedding=embedding, hidden=embedding)

@@ -88,9 +88,11 @@ class _Part:
 
     @property
     def validator_path(self) -> Path:
+        """Where the validator of the part is kept."""
         return self.path.with_name(self.path.name + ".json")
 
     def length(self) -> int:
+        """Return the bytes of the part."""
         return os.fstat(self.file.fileno()).st_size
 
     def validator(self, url: str) -> str:
@@ -111,6 +113,7 @@ class _Part:
             write_json(self.validator_path, {"url": url, "validator": validator})
 
     def remove(self) -> None:
+        """Delete the part and its validator."""
         self.path.unlink(missing_ok=True)
         self.validator_path.unlink(missing_ok=True)
 

@@ -113,7 +113,7 @@ def recognised(
     found = forms_of({name: tensor for name, tensor in weights.items() if name not in FRONT_END_NAMES})
     layout = _nearest(found)
     if not layout.can_size(found):
-        hint = f"; {shared}" if (shared := prefix_hint(list(weights))) else ""
+        hint = f"; {shared}" if (shared := prefix_hint(list(weights), own=_modules())) else ""
         raise CheckpointError(
             f"{path}: holds {len(weights)} tensors ({shortened(weights)}) of a network that epanns cannot build; "
             f"it reads {', '.join(row.name for row in PANNS)} and pruned versions of them; "
@@ -140,6 +140,12 @@ def _nearest(found: Mapping[str, TensorForm]) -> _Layout:
     distances = {layout: len(layout.forms.keys() ^ found.keys()) for layout in _layouts()}
     alike = [layout for layout, distance in distances.items() if distance == min(distances.values())]
     return alike[0] if len(alike) == 1 else min(alike, key=lambda layout: layout.misfits(found))
+
+
+@functools.cache
+def _modules() -> frozenset[str]:
+    """Return the outermost modules of all networks."""
+    return frozenset(name.split(".")[0] for layout in _layouts() for name in layout.forms)
 
 
 def with_counters(spec: ModelSpec, network: Mapping[str, Tensor]) -> dict[str, Tensor]:

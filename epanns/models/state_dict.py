@@ -1,7 +1,7 @@
 """State dicts as people save them: unwrapped, without prefixes, with the names of PANNs."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +20,8 @@ _DEEPEST = 4  # wrappers in each other
 
 # Modules that wrappers of torch put around any module, wherever it is.
 _TRANSPARENT = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module")
+
+_LEAST_SHARE = 0.4  # of all names, for a prefix that a message names: student and teacher in one file have half each
 
 _CLASSIFIER, _NEW_CLASSIFIER = "fc_audioset", "fc_transfer"
 
@@ -46,8 +48,8 @@ def unwrapped(content: object, path: Path) -> StateDict:
 
     A prefix that all names share is removed, ``module.``, ``_orig_mod.``, ``model.`` and ``base.`` like any other, and
     ``_orig_mod.`` and its like at any place of a name. Of PANNs' networks for transfer, ``base.*`` and
-    ``fc_transfer.*``, the classifier is ``fc_transfer``. Entries without a dot in their names that are no tensors,
-    such as the best score so far, are left out. Each of these is noted.
+    ``fc_transfer.*``, the classifier is ``fc_transfer``. Entries without a dot in their names that are no tensors or
+    single numbers, such as the best score so far, are left out. Each of these is noted.
 
     Raises:
         CheckpointError: If there are no tensors by name, or others than dense ones.
@@ -58,7 +60,7 @@ def unwrapped(content: object, path: Path) -> StateDict:
     weights, beside = _tensors(found, path)
     names, prefix = _without_prefix(_without_wrapped_modules(list(weights), path))
     named = dict(zip(names, weights.values(), strict=True))
-    notes = [f"left out what is no tensor: {shortened(beside)}"] if beside else []
+    notes = [f"left out what is no tensor of a network: {shortened(beside)}"] if beside else []
     if (base := _transferred(named)) is not None:
         named, replaced = _as_one_network(named, base)
         notes.append(
@@ -69,13 +71,16 @@ def unwrapped(content: object, path: Path) -> StateDict:
     return StateDict(named, keys, prefix, tuple(notes))
 
 
-def prefix_hint(names: Sequence[str]) -> str:
-    """Return a phrase on the prefix that most names share, and the first name without it; empty where none is."""
+def prefix_hint(names: Sequence[str], own: Collection[str]) -> str:
+    """Return a phrase on the prefix that most names share, and the first name without it; empty where none is.
+
+    Args:
+        names: Of all tensors.
+        own: Modules that PANNs' own names begin with, which are no prefixes.
+    """
     firsts = Counter(name.split(".")[0] for name in names if "." in name)
-    if not firsts:
-        return ""
-    first, count = firsts.most_common(1)[0]
-    if not 0.8 * len(names) <= count < len(names):
+    first, count = max(firsts.items(), key=lambda item: item[1], default=("", 0))
+    if first in own or not _LEAST_SHARE * len(names) <= count < len(names):
         return ""
     prefix = f"{first}."
     odd = next(name for name in names if not name.startswith(prefix))
@@ -95,7 +100,7 @@ def _state_dict(content: object, depth: int = 0) -> tuple[tuple[str, ...], objec
 
 def _tensors(found: Mapping[object, object], path: Path) -> tuple[dict[str, Tensor], list[str]]:
     """Return the tensors by name, and the names of entries that stand beside them."""
-    beside = [str(name) for name, value in found.items() if not isinstance(value, Tensor) and "." not in str(name)]
+    beside = [str(name) for name, value in found.items() if "." not in str(name) and not _may_be_weight(value)]
     weights = {str(name): value for name, value in found.items() if str(name) not in beside}
     if others := [name for name, value in weights.items() if not isinstance(value, Tensor)]:
         raise CheckpointError(
@@ -113,6 +118,11 @@ def _tensors(found: Mapping[object, object], path: Path) -> tuple[dict[str, Tens
             "save the network's dense floating-point state_dict() and give that"
         )
     return tensors, beside
+
+
+def _may_be_weight(value: object) -> bool:
+    """Return whether a value has numbers to load; ``n_averaged`` of `torch.optim.swa_utils.AveragedModel` has one."""
+    return isinstance(value, Tensor) and value.dim() > 0
 
 
 def _is_dense(tensor: Tensor) -> bool:

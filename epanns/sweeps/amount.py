@@ -52,7 +52,7 @@ def asked_of(amount: Amount, layers: Sequence[str] | None) -> dict[str, Any]:
 
 
 def keywords_of(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a trial's configuration asks for, as keywords of `epanns.prune`."""
+    """Return the amount in a trial's configuration as keywords of `epanns.prune`."""
     if "budget" in config:
         return {"budget": _budget_of(config["budget"]), "layers": config.get("layers")}
     if "ratios" in config:
@@ -61,7 +61,7 @@ def keywords_of(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def plan_of(dense: Tagger, config: Mapping[str, Any], calibration: Iterable[CalibrationBatch] | None) -> PruningPlan:
-    """Return the plan that a trial's configuration asks for."""
+    """Return the plan of a trial's configuration."""
     shared = {"criterion": config["criterion"], "seed": config["seed"], "calibration": calibration}
     return planned(dense, **keywords_of(config), **shared)[0]
 

@@ -1,4 +1,4 @@
-"""What follows from an experiment and its data alone: every mistake is found before anything is trained."""
+"""Find every mistake that follows from an experiment and its data, before training."""
 
 import copy
 import json
@@ -17,7 +17,6 @@ from epanns.models.on_yamnet import stays_frozen
 from epanns.models.recipe import with_step
 from epanns.models.tagger import Tagger
 from epanns.models.zoo import build_model
-from epanns.notes import note
 from epanns.pruning.prune import widths_after
 from epanns.pruning.ranking.criteria import NEEDS
 from epanns.pruning.ranking.importance import channel_importance
@@ -32,6 +31,7 @@ from epanns.sweeps.naming import amount_in_words, base_in_words
 from epanns.training.config import TrainingConfig
 from epanns.training.frozen import frozen_in
 from epanns.training.learner import require_learner
+from epanns.training.run_options import Tell, say_nothing
 from epanns.training.teacher import teacher_of
 from epanns.training.validation import indistinct, require_positives
 
@@ -41,7 +41,7 @@ _FEWEST_CLIPS = 2  # that a criterion or a least-squares fit can be measured on
 
 @dataclass(frozen=True)
 class DataFacts:
-    """What checks need to know of the data.
+    """Facts about the data that decide whether a trial can run.
 
     Attributes:
         labels: The classes.
@@ -54,11 +54,19 @@ class DataFacts:
     packs: Mapping[str, PackDataset] | None = None
 
 
-def refuse_impossible(experiment: Experiment, given: Mapping[str, GivenNetwork], facts: DataFacts) -> None:
-    """Refuse what no trial of an experiment could do.
+def refuse_impossible(
+    experiment: Experiment, given: Mapping[str, GivenNetwork], facts: DataFacts, *, tell: Tell = say_nothing
+) -> None:
+    """Refuse an experiment that has a trial which cannot run.
 
     Sample rates, layers, ratios, budgets, criteria, recoveries, numbers of clips and what training needs are checked
     for every base and every cell of the grids; with packs also classes, tasks and clips that two parts share.
+
+    Args:
+        experiment: Its bases, grids and data.
+        given: The networks it names.
+        facts: What is known of the data.
+        tell: Called with one line where every step scores the same on the validation clips.
 
     Raises:
         ConfigError: With every problem, each once.
@@ -69,7 +77,7 @@ def refuse_impossible(experiment: Experiment, given: Mapping[str, GivenNetwork],
             problems |= _noted(partial(refuse_leak, facts.packs["train"], facts.packs[part], part=part))
     for number, base in enumerate(experiment.bases, start=1):
         where = f"[base {number}] {base_in_words(base)}"
-        checks = _BaseChecks(experiment, base, given, facts)
+        checks = _BaseChecks(experiment, base, given, facts, tell)
         problems |= dict.fromkeys(f"{where}: {problem}" for problem in checks.problems())
     if problems:
         raise ConfigError("; ".join(problems))
@@ -79,9 +87,14 @@ class _BaseChecks:
     """The checks of one base and of all that is pruned from it."""
 
     def __init__(
-        self, experiment: Experiment, base: BaseConfig, given: Mapping[str, GivenNetwork], facts: DataFacts
+        self,
+        experiment: Experiment,
+        base: BaseConfig,
+        given: Mapping[str, GivenNetwork],
+        facts: DataFacts,
+        tell: Tell,
     ) -> None:
-        self.experiment, self.base, self.given, self.facts = experiment, base, given, facts
+        self.experiment, self.base, self.given, self.facts, self.tell = experiment, base, given, facts, tell
         self._known: dict[str, list[str]] = {}  # problems of what several trials share
 
     def problems(self) -> Iterator[str]:
@@ -90,7 +103,7 @@ class _BaseChecks:
         data = self.experiment.data
         rate = dense.spec.front_end.sample_rate
         if rate != data.sample_rate:
-            yield f"hears {rate} Hz, [data] asks for sample_rate={data.sample_rate}"
+            yield f"reads {rate} Hz, [data] has sample_rate={data.sample_rate}"
             return
         if not self.base.checkpoint:
             training = TrainingConfig.from_dict(self.base.training_with())
@@ -111,19 +124,26 @@ class _BaseChecks:
         if config.get("ratio") != 0:
             yield from self._pruning_problems(dense, config)
         if "finetune" in config:
-            asked = [config["finetune"], config.get("teacher")]
+            # Only the distance of embeddings depends on the widths of the student.
+            amount = _amount_of(config) if "feature_weight" in config["finetune"] else None
+            asked = [config["finetune"], config.get("teacher"), amount]
             yield from self._once(asked, lambda: self._finetuning_problems(dense, config))
 
     def _finetuning_problems(self, dense: Tagger, config: Mapping[str, Any]) -> Iterator[str]:
         asked = config["finetune"].get("freeze_yamnet")
         training = TrainingConfig.from_dict(config["finetune"])
         training = frozen_in(training, asked, by_default=stays_frozen(dense.provenance))
-        teacher = dense if config.get("teacher") else None
-        student = copy.deepcopy(dense)
+        teacher, student = (dense if config.get("teacher") else None), copy.deepcopy(dense)
+        if training.feature_weight and config.get("ratio") != 0:
+            if problems_of(partial(widths_after, dense, **keywords_of(config))):
+                return  # reported as a problem of the pruning
+            with torch.device("meta"):
+                widths = widths_after(dense, **keywords_of(config))
+                student = build_model(dense.spec.with_widths(widths), labels=dense.labels)
         yield from (f"fine-tuning: {each}" for each in self._training_problems(student, training, teacher))
 
     def _once(self, asked: Any, check: Callable[[], Iterable[str]]) -> list[str]:
-        """Return the problems that a check yields; it is made once for each thing asked."""
+        """Return the problems that a check yields; trials with the same request share one check."""
         key = json.dumps(asked)
         if key not in self._known:
             self._known[key] = [*check()]
@@ -131,11 +151,12 @@ class _BaseChecks:
 
     def _pruning_problems(self, dense: Tagger, config: Mapping[str, Any]) -> Iterator[str]:
         what, keywords, criterion = amount_in_words(config), keywords_of(config), config["criterion"]
-        asked = [config.get(key) for key in ("budget", "ratios", "ratio", "layers")]
+        asked = _amount_of(config)
         found = self._once(asked, lambda: _noted(partial(widths_after, dense, **keywords)))
         yield from (f"{what}: {problem}" for problem in found)
-        if criterion == "bn":
-            yield from self._once("bn", lambda: _noted(partial(_rank_untrained, dense)))
+        if criterion == "bn" and not found:
+            layers = tuple(widths_after(dense, **keywords))
+            yield from self._once(["bn", layers], lambda: _noted(partial(_rank_untrained, dense, layers)))
         recovery = config["recover"]
         parts = parts_of(recovery)
         folded = self.given[self.base.checkpoint or self.base.yamnet].folded if self._is_given else ""
@@ -145,7 +166,7 @@ class _BaseChecks:
         if clips is None:
             return
         if clips > there:
-            yield (f"calibration_clips={clips}: the training part has {there} clips; ask for no more in the [grid]")
+            yield f"calibration_clips={clips}: the training part has {there} clips; ask for no more in the [grid]"
         if clips < _FEWEST_CLIPS and ({"ls", "distil"} & set(parts) or NEEDS.get(criterion, "weights") != "weights"):
             yield f"calibration_clips={clips}: {criterion} and {recovery} need at least {_FEWEST_CLIPS}"
         held = clips * round(self.experiment.data.seconds * self.experiment.data.sample_rate) * _SAMPLE_BYTES
@@ -170,7 +191,7 @@ class _BaseChecks:
                 self._require_task(model)
                 require_positives(self.facts.packs["val"])
                 if remark := indistinct(self.facts.packs["val"], model.spec.task):
-                    note(remark)
+                    self.tell(remark)
 
         yield from _noted(begin)
 
@@ -180,10 +201,14 @@ class _BaseChecks:
             require_same_task(model, in_the_models_order(model, pack))
 
 
-def _rank_untrained(dense: Tagger) -> None:
+def _amount_of(config: Mapping[str, Any]) -> list[Any]:
+    return [config.get(key) for key in ("budget", "ratios", "ratio", "layers")]
+
+
+def _rank_untrained(dense: Tagger, layers: tuple[str, ...]) -> None:
     """Rank an untrained network of the same shape by batch norms: not every network has their scales."""
     with torch.random.fork_rng(devices=[]):
-        channel_importance(build_model(dense.spec), dense.layer_names, criterion="bn", seed=0, calibration=None)
+        channel_importance(build_model(dense.spec), layers, criterion="bn", seed=0, calibration=None)
 
 
 def _noted(check: Callable[[], object]) -> dict[str, None]:

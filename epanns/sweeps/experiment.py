@@ -43,8 +43,8 @@ DATA_RULES: Mapping[str, Rule] = {
     "val": _NAMES,
     "test": _NAMES,
     "root": ANY_TEXT,
-    "sample_rate": whole(1),
-    "seconds": number("a number > 0", lambda value: value > 0),
+    "sample_rate": whole(1, 1_000_000),
+    "seconds": number("a number in (0, 3600]", lambda value: 0 < value <= 3600),
     "synthetic": TABLE,
 }
 

@@ -93,8 +93,8 @@ class Claim:
     """What became of the trials that a folder was for before.
 
     Attributes:
-        left: Finished trials that are no longer asked for, by id.
-        replaced: Number of trials without a result that are no longer asked for.
+        left: Finished trials that are no longer in the experiment, by id.
+        replaced: Number of trials without a result that are no longer in the experiment.
     """
 
     left: tuple[str, ...] = ()
@@ -140,14 +140,14 @@ class Sweep:
         """Write which trials the folder is for.
 
         Trials without a result may be replaced by others, so that an experiment can be corrected. Finished trials that
-        are no longer asked for stay where they are, as long as they were run on the same data and scored alike.
+        are no longer in the experiment stay where they are, as long as they were run on the same data and scored alike.
 
         Args:
-            trials: All that are asked for.
+            trials: All trials of the experiment.
 
         Raises:
             OutputError: If finished trials were run on other data or scored in another way, or belong to another
-                experiment, none of whose finished trials is asked for.
+                experiment, none of whose finished trials is in this one.
         """
         claimed, ids = self.path / "sweep.json", [trial.trial_id for trial in trials]
         held = _claimed_in(claimed) if claimed.exists() else {}
@@ -166,7 +166,7 @@ class Sweep:
         return Claim(left, len(replaced))
 
     def _refuse_contradiction(self, trial_id: str, trial: Trial) -> None:
-        """Refuse a folder whose finished trial cannot stand beside a trial that is asked for."""
+        """Refuse a folder whose finished trial contradicts a trial of the experiment."""
         record = TrialFolder(self.path / "trials" / trial_id).read_record()
         ours, theirs = (config.get("base", config) for config in (trial.config, record.config))
         for key, what in (("data", "run on other data"), ("evaluation", "scored in another way")):

@@ -1,4 +1,4 @@
-"""Trials in words: names for lines of progress and messages."""
+"""Names of trials and bases for messages and lines of progress."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,7 +19,7 @@ def base_in_words(base: BaseConfig) -> str:
 
 
 def base_name(label: str, model: str, width: float, checkpoint: str) -> str:
-    """Return a base in words; `label` stands alone where there is one."""
+    """Return a base in words: its label, or else its checkpoint, or model and width."""
     if label:
         return printable(label)
     if checkpoint:
@@ -30,10 +30,10 @@ def base_name(label: str, model: str, width: float, checkpoint: str) -> str:
 def amount_in_words(config: Mapping[str, Any]) -> str:
     """Return what a trial's configuration removes, in words."""
     if "ratios" in config:
-        return "ratios " + ", ".join(f"{layer} {ratio:g}" for layer, ratio in config["ratios"].items())
+        return printable("ratios " + ", ".join(f"{layer} {ratio:g}" for layer, ratio in config["ratios"].items()))
     amount = config["budget"] if "budget" in config else f"ratio {config['ratio']:g}"
     layers = config.get("layers")
-    return amount if layers is None else f"{amount} of {', '.join(layers)}"
+    return printable(amount if layers is None else f"{amount} of {', '.join(layers)}")
 
 
 def trial_in_words(asked: Mapping[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""The packs an experiment asks for, made once under the sweep's folder."""
+"""The packs of an experiment, made once in the sweep's folder."""
 
 import shutil
 from collections.abc import Callable
@@ -25,11 +25,11 @@ def prepare_manifest(data: DataConfig, folder: Path) -> Manifest | None:
     """Return the clips of the data set; None where packs are given.
 
     Args:
-        data: What is asked for.
+        data: The ``[data]`` table.
         folder: Sound that is generated goes to ``audio`` in it; it belongs to one request, kept in ``asked.json``.
 
     Raises:
-        ConfigError: If a split is asked for that the data set does not have.
+        ConfigError: If the data set does not have one of the splits.
         OutputError: If the folder holds other generated sound.
     """
     if data.kind == "packs":
@@ -44,7 +44,7 @@ def prepare_packs(data: DataConfig, manifest: Manifest | None, folder: Path, *, 
     """Return the absolute paths of the packs of each part, making those that are not there.
 
     Args:
-        data: What is asked for.
+        data: The ``[data]`` table.
         manifest: From `prepare_manifest`.
         folder: Manifest and packs go to ``manifest.csv`` and ``packs/<split>`` in it.
         jobs: Processes that decode.
@@ -74,7 +74,7 @@ def replace_unused_data(data: DataConfig, folder: Path) -> bool:
     is left alone.
 
     Args:
-        data: What is asked for now.
+        data: The ``[data]`` table as it is now.
         folder: As in `prepare_packs`.
     """
     asked, kept = {**data.identity(), "root": data.root}, folder / _ASKED

@@ -35,8 +35,8 @@ class SweepSummary:
         done: Run now.
         skipped: Found finished.
         failed: Have an ``error.json``, or wait for a base that has.
-        left: Finished before and no longer asked for; they stay.
-        replaced: Number of trials without a result that are no longer asked for.
+        left: Finished before and no longer in the experiment; they stay.
+        replaced: Number of trials without a result that are no longer in the experiment.
     """
 
     done: tuple[str, ...]
@@ -70,7 +70,7 @@ def run_experiment(
 
     Raises:
         ConfigError: If a network that is given is not there or is not what it is given as, or a trial could not do what
-            it is asked for (`checks.refuse_impossible`); nothing has been trained then.
+            the experiment requests (`checks.refuse_impossible`); nothing has been trained then.
         OutputError: If the folder is in use, is no sweep, or holds finished trials that contradict the experiment.
         Interrupted: If SIGINT, SIGTERM or SIGUSR1 came; running again resumes the sweep.
     """
@@ -83,9 +83,10 @@ def run_experiment(
         if on_trial is not None:
             on_trial(trial.trial_id, outcome, len(outcomes), len(trials))
 
+    tell = _once(tell)
     with sweep.owned():
         given = read_given(experiment.bases)
-        packs, content = _prepared(sweep, given, jobs)
+        packs, content = _prepared(sweep, given, jobs, tell)
         trials += experiment.trials(content, lambda path: given[path].digest)
         claim = sweep.claim(trials)
         finished = [trial for trial in trials if sweep.folder_of(trial).is_done]
@@ -111,7 +112,7 @@ def run_experiment(
 
 
 def _prepared(
-    sweep: Sweep, given: Mapping[str, GivenNetwork], jobs: int
+    sweep: Sweep, given: Mapping[str, GivenNetwork], jobs: int, tell: Tell
 ) -> tuple[dict[str, list[str]], dict[str, str]]:
     """Make the packs and check every trial; return the packs of each part, and the digest of each part's clips."""
     data, folder = sweep.experiment.data, sweep.path / "data"
@@ -126,8 +127,21 @@ def _prepared(
         part: PackDataset([Path(path) for path in paths], sample_rate=data.sample_rate, seconds=data.seconds)
         for part, paths in packs.items()
     }
-    refuse_impossible(sweep.experiment, given, DataFacts(opened["train"].labels, len(opened["train"]), opened))
+    facts = DataFacts(opened["train"].labels, len(opened["train"]), opened)
+    refuse_impossible(sweep.experiment, given, facts, tell=tell)
     return packs, {part: dataset.content_digest for part, dataset in opened.items()}
+
+
+def _once(tell: Tell) -> Tell:
+    """Return a function that passes each text on once: many trials may have the same to report."""
+    told = set[str]()
+
+    def tell_new(text: str) -> None:
+        if text not in told:
+            told.add(text)
+            tell(text)
+
+    return tell_new
 
 
 _OUTCOMES = ("done", "skipped", "failed")

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from epanns.audio.waveform import load_waveform, resample, to_int16, waveform_stream
+from epanns.audio.waveform import load_encoded, load_waveform, resample, to_int16, waveform_stream
 from epanns.data.dataset import ClipBatch
 from epanns.errors import DataError
 
@@ -169,8 +169,11 @@ def test_a_file_of_less_than_a_sample_at_the_new_rate_is_refused(write):
 def test_a_file_that_is_no_audio_is_refused(tmp_path, content):
     path = tmp_path / "a.wav"
     path.write_bytes(content)
-    with pytest.raises(DataError, match=r"a\.wav: cannot be decoded .*convert it to WAV or FLAC, or remove it"):
+    message = r"a\.wav: cannot be decoded \([\w ,.]*\); convert it to WAV or FLAC, or remove it$"
+    with pytest.raises(DataError, match=message):
         load_waveform(path, sample_rate=RATE)
+    with pytest.raises(DataError, match=message):
+        load_encoded(content, "a.wav", sample_rate=RATE)
 
 
 def test_a_file_that_libsndfile_takes_for_bare_samples_is_refused(tmp_path):

@@ -110,6 +110,18 @@ def test_what_an_earlier_run_did_counts_in_no_rate(monkeypatch):
     assert bar.disable  # closed
 
 
+def test_a_stopped_run_is_resumed_where_it_was(epanns, manifest, tmp_path):
+    command = ["pack", manifest, "--out", tmp_path / "pack", *OPTIONS, "--clips-per-shard", 1]
+    assert epanns(*command)[2] == ""
+    journal = tmp_path / "pack" / "journal.jsonl"
+    whole = journal.read_bytes()
+    journal.write_bytes(b"".join(whole.splitlines(keepends=True)[:-1]))  # killed before the last shard was noted
+    (tmp_path / "pack" / "pack.json").unlink()
+    assert epanns(*command)[2] == "resume: 2 of 3 shards are done\n"
+    assert journal.read_bytes() == whole
+    assert epanns(*command)[2] == ""
+
+
 def test_an_existing_folder_is_kept(epanns, manifest, tmp_path):
     code, _, err = epanns("pack", manifest, "--out", tmp_path, *OPTIONS)
     assert code == 1

@@ -392,8 +392,8 @@ def test_what_a_decoder_does_to_a_clip_costs_that_clip_only(made, tmp_path, monk
         (reject,) = csv.DictReader(file)
     reason = {
         "divide": r"cannot be decoded \(ZeroDivisionError: by zero\); convert it",
-        "die": r"two processes died at it, the second had nothing else to do and ended with exit code 9; the same "
-        "command tries it again; convert it to WAV or FLAC, or remove it, if it stays",
+        "die": r"two processes died at it \(the second one, which worked on nothing else, ended with exit code 9\); "
+        "the same command retries it; if it stays, convert it to WAV or FLAC, or remove it",
     }[how]
     assert re.search(r"clip-000005\.wav: " + reason, reject["reason"])
     (tmp_path / "pack" / "pack.json").unlink()

@@ -89,7 +89,7 @@ def test_a_reject_that_is_as_it_was_is_not_tried_again(finished):
 
 
 @pytest.mark.parametrize("become", ["gone", "damaged"])
-def test_a_shard_that_would_lose_another_clip_stays_and_it_is_said(finished, become):
+def test_a_shard_that_would_lose_another_clip_stays_and_it_is_reported(finished, become):
     run, folder = finished
     repair(folder)
     if become == "gone":
@@ -100,7 +100,7 @@ def test_a_shard_that_would_lose_another_clip_stays_and_it_is_said(finished, bec
     summary = run()
     assert (summary.counts.rejected, summary.n_retried, summary.n_not_retried) == (1, 0, 1)
     (remark,) = summary.remarks
-    assert "1 rejected clips are to be tried again, but their shards would lose other clips, whose" in remark
+    assert "1 rejected clips are due for a retry, but their shards would lose other clips, whose" in remark
     assert contents(folder) == before
     with pytest.raises(DataProblems, match="raise --max-bad, and run again; 1 rejected .* start over with --fresh"):
         run(max_bad=0)
@@ -115,14 +115,14 @@ def test_a_reject_is_packed_beside_audio_that_was_written_anew(finished):
     assert contents(folder) == fresh(run, folder)
 
 
-def test_a_pack_of_other_versions_is_left_alone_and_it_is_said(finished, monkeypatch):
+def test_a_pack_of_other_versions_is_left_alone_and_it_is_reported(finished, monkeypatch):
     run, folder = finished
     repair(folder)
     before = contents(folder)
     monkeypatch.setattr(packer, "versions", lambda *names: dict.fromkeys(names, "9"))
     summary = run()
     assert summary.n_not_retried == 1
-    assert re.search(r"made with versions\.\w+=.*, asked for is 9: to try them, start over with", summary.remarks[0])
+    assert re.search(r"made with versions\.\w+=.*, asked for is 9: to retry them, start over with", summary.remarks[0])
     assert contents(folder) == before
 
 
@@ -158,7 +158,9 @@ def test_a_clip_at_which_processes_were_killed_is_tried_again_by_the_next_run(ma
     with monkeypatch.context() as patch:
         patch.setattr(parts, "convert_clip", decoders.be_killed)
         assert run(jobs=2).counts.rejected == 1
-    assert "had nothing else to do and crashed with signal SIGKILL" in (tmp_path / "pack" / "rejects.csv").read_text()
+    assert (
+        "which worked on nothing else, crashed with signal SIGKILL" in (tmp_path / "pack" / "rejects.csv").read_text()
+    )
     assert run(jobs=1).n_retried == 1
     assert contents(tmp_path / "pack") == contents(made / "pack")
 

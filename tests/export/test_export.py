@@ -7,6 +7,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from onnx import helper
 
 from epanns.complexity.macs import profile
 from epanns.data.dataset import PackDataset
@@ -18,7 +19,7 @@ from epanns.export import export
 from epanns.export.clips import calibration_clips
 from epanns.export.compare import agreement, compare
 from epanns.export.export import Int8, export_network
-from epanns.export.network import named_inputs, to_onnx
+from epanns.export.network import OPSET, named_inputs, to_onnx
 from epanns.export.sessions import outputs_of
 from epanns.export.tagger import OnnxTagger
 from epanns.labels import LabelSet
@@ -270,3 +271,17 @@ def test_lean_in_int8_has_its_published_size():
         assert 4.6e6 * 0.97 <= len(made.SerializeToString()) <= 4.6e6 * 1.03
         floats = [held for held in made.graph.initializer if held.data_type == onnx.TensorProto.FLOAT]
         assert max(np.prod(held.dims, dtype=int) for held in floats) <= 2 * 1024  # biases of the LSTMs; no matrix
+
+
+def test_want_of_memory_in_onnx_runtime_is_a_memory_error():
+    """It is no `RuntimeError` of theirs, and no traceback of a command."""
+    node, shape = helper.make_node("Expand", ["x", "shape"], ["y"]), [onnx.TensorProto.INT64, [1]]
+    values = [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1])]
+    values += [helper.make_tensor_value_info("shape", *shape)]
+    graph = helper.make_graph([node], "g", values, [helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, None)])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=9)
+    batches = [{"x": np.ones(1, np.float32), "shape": np.array([size], np.int64)} for size in (3, 1 << 52)]
+    found = outputs_of(model, batches, ["y"])
+    assert next(found)[0].tolist() == [1, 1, 1]
+    with pytest.raises(MemoryError, match="ONNX Runtime: failed to allocate memory"):
+        next(found)

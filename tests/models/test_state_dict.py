@@ -71,6 +71,13 @@ def test_nested_prefixes_load_alike(first: str, second: str, network: Cnn, plain
     assert_same(tmp_path / "a.pth", {"state_dict": {first + second + name: plain[name] for name in plain}}, network)
 
 
+def test_an_averaged_model_is_read(network: Cnn, plain: dict[str, Tensor], tmp_path: Path) -> None:
+    torch.save({"n_averaged": torch.tensor(3), **{f"module.{name}": plain[name] for name in plain}}, tmp_path / "a.pth")
+    checkpoint = read_released(tmp_path / "a.pth")
+    assert checkpoint.notes == ("left out what is no tensor of a network: n_averaged",)
+    assert all(torch.equal(checkpoint.weights[name], tensor) for name, tensor in network.state_dict().items())
+
+
 def test_modules_that_torch_wraps_around_others_are_left_out_anywhere(plain: dict[str, Tensor]) -> None:
     wrapped = {name.replace("conv1.", "_orig_mod.conv1._fsdp_wrapped_module."): plain[name] for name in plain}
     assert wrapped.keys() != plain.keys()
@@ -118,15 +125,16 @@ def test_metadata_beside_the_weights_is_not_read(
 
 def test_metadata_among_the_weights_is_left_out_and_noted(plain: dict[str, Tensor], tmp_path: Path, runner) -> None:
     torch.save(OrderedDict(epoch=np.int64(3), best="yes", **plain), tmp_path / "a.pth")
-    assert read_released(tmp_path / "a.pth").notes == ("left out what is no tensor: epoch, best",)
+    assert read_released(tmp_path / "a.pth").notes == ("left out what is no tensor of a network: epoch, best",)
     result = runner.invoke(command, [str(tmp_path / "a.pth"), "--out", str(tmp_path / "out")], catch_exceptions=False)
-    assert f"{tmp_path / 'a.pth'}: left out what is no tensor: epoch, best\n" in result.stderr
+    assert f"{tmp_path / 'a.pth'}: left out what is no tensor of a network: epoch, best\n" in result.stderr
 
 
 def test_notes_reach_whoever_loads_the_file(plain: dict[str, Tensor], tmp_path: Path) -> None:
     torch.save({"epoch": 3, **plain}, tmp_path / "a.pth")
-    with pytest.warns(Note, match="a.pth: left out what is no tensor: epoch$"):
-        load(tmp_path / "a.pth")
+    with pytest.warns(Note, match="a.pth: left out what is no tensor of a network: epoch$"):
+        model = load(tmp_path / "a.pth")
+    assert model.provenance["assumed"] == []
 
 
 @pytest.mark.parametrize("left", ["none", "one"])
@@ -175,6 +183,10 @@ Change = Callable[[dict[str, Tensor]], dict[str, Any]]
             " names begin with model., the first without it is loss.weight: give the state_dict() of a network",
         ),
         (
+            lambda plain: {f"{of}.{name}": plain[name] for of in ("student", "teacher") for name in plain},
+            " names begin with student., the first without it is teacher.spectrogram_extractor.stft.conv_real.weight",
+        ),
+        (
             lambda plain: {f"net.{n}": t for n, t in plain.items() if n != "fc1.bias"},
             "is not a Cnn6: 1 missing: fc1.bias; all names begin with net., which was removed: give the state_dict()",
         ),
@@ -184,7 +196,7 @@ Change = Callable[[dict[str, Tensor]], dict[str, Any]]
         ),
         (lambda plain: {"epoch": 3}, "holds epoch and no tensors by name; a PANNs file is"),
     ],
-    ids=["half", "missing", "number", "none"],
+    ids=["more", "two", "missing", "number", "none"],
 )
 def test_what_keeps_names_from_being_panns_is_named(
     change: Change, message: str, plain: dict[str, Tensor], tmp_path: Path

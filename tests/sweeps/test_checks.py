@@ -61,7 +61,7 @@ RATIO = "ratio = [0.0, 0.5]"
         ),
         (
             {'"Cnn14_8k"': '"Cnn14_16k"'},
-            ["[base 1] Cnn14_16k x 0.03: hears 16000 Hz, [data] asks for"],
+            ["[base 1] Cnn14_16k x 0.03: reads 16000 Hz, [data] has"],
         ),
         (
             {"iterations = 4": 'iterations = 4, task = "single-label"'},
@@ -105,13 +105,26 @@ def test_a_checkpoint_must_fit_the_data(refused, text, tmp_path, tiny_packs):
     bases = "".join(f'[[base]]\ncheckpoint = "{tmp_path / name}"\n' for name in ("fast", "many", "none"))
     assert "[base 3] checkpoint=" in (found := refused(head + bases + grid)) and "no such file or folder" in found
     found = refused(head + bases.rsplit("[[base]]", 1)[0] + grid)
-    assert "[base 1] fast: hears 32000 Hz, [data] asks for sample_rate=8000; [base 2] many: Cnn14_8k and the " in found
+    assert "[base 1] fast: reads 32000 Hz, [data] has sample_rate=8000; [base 2] many: Cnn14_8k and the " in found
     assert "have different classes (5 classes in the model, 4 in the pack)" in found
 
 
 def test_clips_that_two_parts_share_are_refused(refused, text, tiny_packs):
     found = refused(text.replace(f'test = ["{tiny_packs["test"]}"]', f'test = ["{tiny_packs["train"]}/"]'))
     assert "60 of 60 test clips are training clips too" in found
+
+
+def test_what_depends_on_the_network_is_checked_on_its_shape(refused, text):
+    """YAMNet's batch norms have no scale, and its embedding shrinks with its last layer."""
+    text = text.replace('model = "Cnn14_8k"\nwidth = 0.03', 'model = "YAMNet"\nwidth = 0.05')
+    for part in ("train", "val", "test"):
+        line = next(line for line in text.splitlines() if line.startswith(f"{part} ="))
+        text = text.replace(line, f'{part} = ["{part}"]')
+    text = text.replace('"packs"', SYNTHETIC).replace("8000", "16000").replace(LAYERS, 'layers = [["layer14"]]')
+    found = refused(text.replace('["l1"]', '["bn"]'))
+    assert "no batch norm with a scale follows it, so criterion 'bn' cannot rank it" in found
+    found = refused(f'{text}teacher = "dense"\nfeature_weight = 0.5\n')
+    assert "fine-tuning: feature_weight=0.5: the teacher's embedding has 51 values, the student's 25" in found
 
 
 def test_widths_follow_from_the_shape_as_in_prune(tiny_packs):

@@ -20,11 +20,13 @@ from epanns.evaluation.predict import predict
 from epanns.evaluation.protocol import EvaluationProtocol
 from epanns.labels import LabelSet
 from epanns.models.checkpoint import load, save_checkpoint
+from epanns.models.tensors import weights_digest
 from epanns.models.zoo import build_model
 from epanns.notes import notes_to
 from epanns.sweeps.evaluated import record_of_checkpoint
 from epanns.sweeps.experiment import Trial, parse_experiment
 from epanns.sweeps.journal import Sweep
+from epanns.sweeps.networks import count_networks
 from epanns.sweeps.records import read_records
 from epanns.sweeps.runner import run_experiment
 from epanns.workfolder import WorkFolder
@@ -155,9 +157,13 @@ def test_a_checkpoint_with_its_classes_in_another_order_is_pruned_on_the_same_pa
     names = PackDataset([tiny_packs["train"]]).labels.names
     save_checkpoint(build_model("Cnn14_8k", width=0.03, labels=LabelSet.of(names[::-1])), tmp_path / "base")
     start, rest = text.split("model = ")
-    given = start + f'checkpoint = "{tmp_path / "base"}"\n' + rest[rest.index("[grid]") :]
-    summary = run_experiment(parse_experiment(given.replace("[0.0, 0.5]", "[0.5]"), "tiny.toml"), tmp_path / "out")
-    assert (len(summary.done), len(summary.failed)) == (2, 0)
+    given = "seeds = [0, 1]" + start + f'checkpoint = "{tmp_path / "base"}"\n' + rest[rest.index("[grid]") :]
+    given = given.replace("[0.0, 0.5]", "[0.5]").replace('["bn"]', '["none"]').split("[[finetune]]")[0]
+    summary = run_experiment(parse_experiment(given, "tiny.toml"), tmp_path / "out")
+    assert (len(summary.done), len(summary.failed)) == (3, 0)
+    pruned = [record for record in read_records([tmp_path / "out"]) if record.ratio]
+    assert (len(pruned), count_networks(pruned), len({record.network for record in pruned})) == (2, 1, 1)
+    assert weights_digest(load(tmp_path / "base")) not in {record.network for record in pruned}
 
 
 def test_a_finished_sweep_is_only_read(finished, text):
@@ -279,7 +285,7 @@ def test_calibration_cannot_ask_for_more_clips_than_there_are(tmp_path, tiny_pac
 def test_networks_of_another_rate_are_refused_before_anything_is_packed(tmp_path, text):
     asked = parse_experiment(text.replace('model = "Cnn14_8k"', 'model = "Cnn14_16k"'), "tiny.toml")
     with pytest.raises(
-        ConfigError, match=r"\[base 1\] Cnn14_16k x 0.03: hears 16000 Hz, \[data\] asks for sample_rate=8000"
+        ConfigError, match=r"\[base 1\] Cnn14_16k x 0.03: reads 16000 Hz, \[data\] has sample_rate=8000"
     ):
         run_experiment(asked, tmp_path / "out")
     assert not (tmp_path / "out" / "trials").exists()

@@ -1,12 +1,12 @@
 """How runs learned: the training loss and the validation score against the step."""
 
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from epanns.atomic import write_text
 from epanns.errors import DataError
+from epanns.json_file import read_json
 from epanns.models.tasks import DECISIVE_SCORES, TASKS
 from epanns.reporting import figures
 from epanns.reporting.chart import Band, Chart, LegendEntry, Panel, Point, Series, Style
@@ -16,6 +16,8 @@ from epanns.training.metrics import BEST, LINES, read_metrics
 
 _RUN = "training.json"
 _DECISIVE = {activation: DECISIVE_SCORES[task] for task, activation in TASKS.items()}
+_LARGEST = 1e18  # of a step or a loss
+_RANGE = f"a step in [0, {_LARGEST:g}], a score in [0, 1] and a loss of at most {_LARGEST:g}"
 _MARKERS = ("circle", "square", "triangle", "diamond")
 _MARKS = 8  # on a curve of more than twice as many points, so that curves are told apart without colour
 
@@ -61,7 +63,7 @@ def read_curve(folder: Path) -> Curve:
     """
     rows = read_metrics(folder)
     try:
-        model = json.loads((folder / _RUN).read_text(encoding="utf-8"))["asked"]["model"]
+        model = read_json(folder / _RUN, error=DataError)["asked"]["model"]
         network, score = str(model["name"]), _DECISIVE[model.get("activation", "sigmoid")]
         points = {
             name: tuple((float(row["step"] or 0), value) for row in rows if (value := row.get(name)) is not None)
@@ -69,9 +71,18 @@ def read_curve(folder: Path) -> Curve:
         }
         if not points[score]:
             raise ValueError(f"no {score}")
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        _refuse_absurd(points, score)
+    except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{folder}: cannot be read as a training run ({error})") from error
     return Curve(folder.resolve().name, network, score, points["loss"], points[score], rows[-1].get(BEST))
+
+
+def _refuse_absurd(points: Mapping[str, Sequence[tuple[float, float]]], score: str) -> None:
+    """Raise `ValueError` for numbers that no run writes and that no axis can show."""
+    for name, line in points.items():
+        for step, value in line:
+            if not 0 <= step <= _LARGEST or not (0 <= value <= 1 if name == score else abs(value) <= _LARGEST):
+                raise ValueError(f"{name} {value:g} at step {step:g}: must be {_RANGE}")
 
 
 def write_learning_curves(runs: Sequence[Path], out: Path, *, stem: str, images: bool = True) -> tuple[Path, ...]:

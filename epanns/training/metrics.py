@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from epanns.atomic import write_text
 from epanns.errors import DataError
+from epanns.json_file import parse_json
 
 if TYPE_CHECKING:
     from epanns.training.state import TrainingState
@@ -73,9 +74,10 @@ def read_metrics(folder: Path) -> list[dict[str, float | None]]:
     """
     path = folder / LINES
     try:
-        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        lines = path.read_text(encoding="utf-8").splitlines()
+        rows = [parse_json(line, f"line {number}", error=DataError) for number, line in enumerate(lines, start=1)]
         if not rows:
             raise ValueError("no row")
         return [{str(name): None if value is None else float(value) for name, value in row.items()} for row in rows]
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, DataError) as error:
         raise DataError(f"{path}: cannot be read as the metrics of a training run ({error})") from error

@@ -147,3 +147,18 @@ def test_training_runs_are_drawn_together(run, tmp_path):
     code, _, stderr = run(*runs, "--out", out, "--into", runs[0] / "training.json", "--name", "x")
     assert code == 1
     assert "takes the table of run records: training runs have learning curves only" in stderr
+
+
+def test_trials_without_a_result_are_on_stdout_in_the_table_and_in_json(run, sweep, tmp_path):
+    (sweep / "trials" / "failed").mkdir()
+    reason = {"kind": "ValueError", "message": "no\x1b room"}
+    (sweep / "trials" / "failed" / "error.json").write_text(json.dumps(reason))
+    (sweep / "sweep.json").write_text(json.dumps({"experiment": "x", "trials": ["base0", "base1", "failed"]}))
+    code, out, err = run(str(sweep), "--out", str(tmp_path / "out"), "--no-quoted")
+    counted = "Trials without a result, which are in no row: 1. 1 of them: no\\\\x1b room."
+    assert (code, err) == (0, "")
+    assert counted in out
+    assert counted in (tmp_path / "out" / "table.md").read_text()
+    assert f"  without a result: {sweep}/trials/failed: no\\x1b room\n" in out
+    found = json.loads(run(str(sweep), "--out", str(tmp_path / "out"), "--no-quoted", "--json")[1])
+    assert found["failed"] == [{"trial": str(sweep / "trials" / "failed"), "reason": "no\x1b room"}]

@@ -9,12 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from epanns.errors import DataError
+from epanns.printable import printable
 from epanns.reporting import figures
 from epanns.reporting.axes import linear_axis
 from epanns.reporting.chart import Point
 from epanns.reporting.layout import lay_out
 from epanns.reporting.learning_curve import Curve, is_run, learning_chart, read_curve, write_learning_curves
 from epanns.training.metrics import write_metrics
+from tests.any_value import ANY_VALUE
 
 LOSSES, SCORES = (math.nan, 0.5, 0.25, 0.2), (0.1, 0.4, 0.6, 0.6)
 
@@ -116,3 +118,34 @@ def test_a_linear_axis_holds_its_values_between_round_ticks(values):
     gaps = [later - earlier for earlier, later in zip(axis.ticks, axis.ticks[1:], strict=False)]
     assert gaps == pytest.approx([gaps[0]] * len(gaps), rel=1e-3)
     assert f"{gaps[0]:.0e}"[0] in "125"
+
+
+@given(st.sampled_from(["training", "step", "loss", "mAP", "best_step", "line"]), ANY_VALUE)
+def test_any_value_in_the_files_of_a_run_is_drawn_or_refused_in_one_line(tmp_path_factory, place, value):
+    folder = tmp_path_factory.mktemp("run")
+    row = {"step": 1, "loss": 0.5, "mAP": 0.5, "best_step": 0}
+    rows = [value if place == "line" else row | ({place: value} if place in row else {}), row]
+    asked = {"model": value if place == "training" else {"name": "Cnn14"}}
+    (folder / "training.json").write_text(json.dumps({"asked": asked}, default=str))
+    (folder / "metrics.jsonl").write_text("\n".join(json.dumps(each, default=str) for each in rows))
+    try:
+        lay_out(learning_chart([read_curve(folder)]))
+    except DataError as error:
+        assert len(printable(str(error)).splitlines()) == 1  # as it is printed
+
+
+@pytest.mark.parametrize("name", ["training.json", "metrics.jsonl"])
+def test_deeply_nested_files_of_a_run_are_refused(make_run, name):
+    folder = make_run("deep")
+    (folder / name).write_text("[" * 100_000)
+    with pytest.raises(DataError, match="more than 64 tables and lists in each other"):
+        read_curve(folder)
+
+
+def test_numbers_that_no_run_writes_are_refused(make_run):
+    folder = make_run("absurd")
+    (folder / "metrics.jsonl").write_text('{"step": 1, "loss": 1e308, "mAP": 0.5}\n')
+    with pytest.raises(
+        DataError, match=r"loss 1e\+308 at step 1: must be a step in \[0, 1e\+18\], a score in \[0, 1\] "
+    ):
+        read_curve(folder)

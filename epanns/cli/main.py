@@ -3,11 +3,14 @@
 import importlib
 import io
 import os
+import signal
 import sys
 import traceback
+from typing import Any
 
 import click
 
+from epanns.cli import IS_PROGRAM
 from epanns.cli.options import tell_once, write_error
 from epanns.cli.terminal import prepare_streams, write_message
 from epanns.errors import EpannsError, did_you_mean
@@ -73,8 +76,9 @@ def cli() -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; the one place where an error becomes a line on stderr and an exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    prepare_streams()
     try:
+        _interrupts_are(signal.SIG_DFL, signal.default_int_handler)
+        prepare_streams()
         code = cli.main(args=arguments, standalone_mode=False)
     except EpannsError as error:
         _trace(arguments)
@@ -85,7 +89,7 @@ def main(arguments: list[str] | None = None) -> None:
         place = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes) else ""
         write_error(f"{place}{error.strerror or error}; check the path, its permissions and the disk")
         sys.exit(1)
-    except click.Abort:
+    except (click.Abort, KeyboardInterrupt):
         write_error("stopped")
         sys.exit(130)
     except click.ClickException as error:
@@ -99,7 +103,16 @@ def main(arguments: list[str] | None = None) -> None:
         _trace(arguments)
         write_error(f"out of memory ({_first_line(error)}); {_memory_advice(arguments)}")
         sys.exit(1)
+    finally:
+        # All is done and printed: Ctrl-C while Python ends would show a traceback and change nothing.
+        _interrupts_are(signal.default_int_handler, signal.SIG_IGN)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _interrupts_are(before: Any, after: Any) -> None:
+    """Change what Ctrl-C does from one of Python's ways to another, in the program only."""
+    if IS_PROGRAM and signal.getsignal(signal.SIGINT) is before:
+        signal.signal(signal.SIGINT, after)
 
 
 def _trace(arguments: list[str]) -> None:

@@ -27,7 +27,9 @@ from epanns.errors import EpannsError
 def command(experiment: Path, out: Path, jobs: int, data_root: Path | None, as_json: bool) -> None:
     """Run every trial of EXPERIMENT.toml: bases, pruned networks, controls, for each seed.
 
-    A trial with a result.json is done and is not run again. `epanns report OUT` makes tables and figures of it.
+    Every trial is checked before any is trained. A trial with a result.json is done and is not run again, so
+    EXPERIMENT.toml may be corrected or extended and run in the same folder. `epanns report OUT` makes tables and
+    figures of it.
     """
     import dataclasses
 

@@ -8,6 +8,7 @@ Released PANNs and E-PANNs files are read by `epanns.models.released`.
 
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -195,7 +196,7 @@ def save_checkpoint(
         folder.replace(previous)
     staged.replace(folder)
     fsync_folder(folder.parent)
-    shutil.rmtree(previous, ignore_errors=True)
+    _remove(previous)
     return digest
 
 
@@ -211,13 +212,22 @@ def _settle(folder: Path, staged: Path, previous: Path) -> None:
     if previous.exists() and not folder.exists():
         previous.replace(folder)
     for place in (folder, staged, previous):
-        if place.exists() and not _is_only_a_checkpoint(place):
+        is_removed = place != folder and place.is_dir() and not any(place.iterdir())  # by a process that was killed
+        if place.exists() and not (is_removed or _is_only_a_checkpoint(place)):
             raise OutputError(
                 f"{place} is not a checkpoint of epanns, or holds other files too, and is not overwritten: "
                 "choose another place or move it away"
             )
-    shutil.rmtree(staged, ignore_errors=True)
-    shutil.rmtree(previous, ignore_errors=True)
+    _remove(staged)
+    _remove(previous)
+
+
+def _remove(folder: Path) -> None:
+    """Delete a checkpoint; its config last, so that what a killed process leaves is still known as a checkpoint."""
+    with suppress(OSError):
+        for name in sorted(FILES, key=lambda name: name == CONFIG):
+            (folder / name).unlink(missing_ok=True)
+        folder.rmdir()
 
 
 def _is_only_a_checkpoint(folder: Path) -> bool:

@@ -124,15 +124,22 @@ class _BaseChecks:
         if config.get("ratio") != 0:
             yield from self._pruning_problems(dense, config)
         if "finetune" in config:
-            asked = [config["finetune"], config.get("teacher")]
+            # Only the distance of embeddings depends on the widths of the student.
+            amount = _amount_of(config) if "feature_weight" in config["finetune"] else None
+            asked = [config["finetune"], config.get("teacher"), amount]
             yield from self._once(asked, lambda: self._finetuning_problems(dense, config))
 
     def _finetuning_problems(self, dense: Tagger, config: Mapping[str, Any]) -> Iterator[str]:
         asked = config["finetune"].get("freeze_yamnet")
         training = TrainingConfig.from_dict(config["finetune"])
         training = frozen_in(training, asked, by_default=stays_frozen(dense.provenance))
-        teacher = dense if config.get("teacher") else None
-        student = copy.deepcopy(dense)
+        teacher, student = (dense if config.get("teacher") else None), copy.deepcopy(dense)
+        if training.feature_weight and config.get("ratio") != 0:
+            if problems_of(partial(widths_after, dense, **keywords_of(config))):
+                return  # reported as a problem of the pruning
+            with torch.device("meta"):
+                widths = widths_after(dense, **keywords_of(config))
+                student = build_model(dense.spec.with_widths(widths), labels=dense.labels)
         yield from (f"fine-tuning: {each}" for each in self._training_problems(student, training, teacher))
 
     def _once(self, asked: Any, check: Callable[[], Iterable[str]]) -> list[str]:
@@ -144,11 +151,12 @@ class _BaseChecks:
 
     def _pruning_problems(self, dense: Tagger, config: Mapping[str, Any]) -> Iterator[str]:
         what, keywords, criterion = amount_in_words(config), keywords_of(config), config["criterion"]
-        asked = [config.get(key) for key in ("budget", "ratios", "ratio", "layers")]
+        asked = _amount_of(config)
         found = self._once(asked, lambda: _noted(partial(widths_after, dense, **keywords)))
         yield from (f"{what}: {problem}" for problem in found)
-        if criterion == "bn":
-            yield from self._once("bn", lambda: _noted(partial(_rank_untrained, dense)))
+        if criterion == "bn" and not found:
+            layers = tuple(widths_after(dense, **keywords))
+            yield from self._once(["bn", layers], lambda: _noted(partial(_rank_untrained, dense, layers)))
         recovery = config["recover"]
         parts = parts_of(recovery)
         folded = self.given[self.base.checkpoint or self.base.yamnet].folded if self._is_given else ""
@@ -158,7 +166,7 @@ class _BaseChecks:
         if clips is None:
             return
         if clips > there:
-            yield (f"calibration_clips={clips}: the training part has {there} clips; ask for no more in the [grid]")
+            yield f"calibration_clips={clips}: the training part has {there} clips; ask for no more in the [grid]"
         if clips < _FEWEST_CLIPS and ({"ls", "distil"} & set(parts) or NEEDS.get(criterion, "weights") != "weights"):
             yield f"calibration_clips={clips}: {criterion} and {recovery} need at least {_FEWEST_CLIPS}"
         held = clips * round(self.experiment.data.seconds * self.experiment.data.sample_rate) * _SAMPLE_BYTES
@@ -193,10 +201,14 @@ class _BaseChecks:
             require_same_task(model, in_the_models_order(model, pack))
 
 
-def _rank_untrained(dense: Tagger) -> None:
+def _amount_of(config: Mapping[str, Any]) -> list[Any]:
+    return [config.get(key) for key in ("budget", "ratios", "ratio", "layers")]
+
+
+def _rank_untrained(dense: Tagger, layers: tuple[str, ...]) -> None:
     """Rank an untrained network of the same shape by batch norms: not every network has their scales."""
     with torch.random.fork_rng(devices=[]):
-        channel_importance(build_model(dense.spec), dense.layer_names, criterion="bn", seed=0, calibration=None)
+        channel_importance(build_model(dense.spec), layers, criterion="bn", seed=0, calibration=None)
 
 
 def _noted(check: Callable[[], object]) -> dict[str, None]:

@@ -205,3 +205,29 @@ def test_only_one_module_writes_to_the_streams():
     for path in package.rglob("*.py"):
         if path.name != "terminal.py":
             assert not re.search(r"\becho\(|\bsecho\(|std(out|err)\.write", path.read_text()), path
+
+
+@pytest.mark.parametrize("place", ["import", "command", "end"])
+def test_ctrl_c_shows_no_traceback(tmp_path, place):
+    """Ctrl-C comes while modules are imported, in a command, and when the result has been printed."""
+    send = "import os, signal; os.kill(os.getpid(), signal.SIGINT)"
+    code = {
+        "import": f"import epanns.cli; {send}",
+        "command": f"""
+import epanns.cli.main as main
+def stop(*given, **options): {send}
+main.cli.main = stop
+main.main([])""",
+        "end": f"""
+import epanns.cli.main as main
+try:
+    main.main(["--version"])
+finally:
+    {send}""",
+    }[place]
+    (tmp_path / "epanns").write_text(code)
+    variables = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    command = [sys.executable, str(tmp_path / "epanns")]
+    ended = subprocess.run(command, capture_output=True, text=True, env=variables, timeout=60, check=False)
+    wanted = {"import": (-2, ""), "command": (130, "epanns: stopped\n"), "end": (0, "")}[place]
+    assert (ended.returncode, ended.stderr) == wanted

@@ -101,7 +101,7 @@ def test_a_run_killed_at_any_moment_ends_with_the_same_bytes(many, undisturbed, 
     for attempt in range(12):  # later ones get more time, so that a busy machine gets to a first shard too
         with start(command(many, out, shard_format)) as process:
             try:
-                process.wait(timeout=rng.uniform(0.4, 1.0) * (1 + attempt / 6))
+                process.wait(timeout=rng.uniform(0.4, 1.0) * (1 + attempt / 2))
             except subprocess.TimeoutExpired:
                 process.kill()
         now = finished_shards(out) if out.exists() else {}

@@ -15,7 +15,7 @@ from epanns.atomic import sha256_of
 from epanns.errors import CheckpointError, OutputError
 from epanns.labels import LabelSet
 from epanns.models import checkpoint as checkpoint_module
-from epanns.models.checkpoint import load, load_checkpoint, read_checkpoint, save, save_checkpoint
+from epanns.models.checkpoint import FILES, load, load_checkpoint, read_checkpoint, save, save_checkpoint
 from epanns.models.cnn import Cnn
 from epanns.models.zoo import build_model, list_models, spec_of
 
@@ -421,6 +421,29 @@ def test_save_interrupted_between_its_renames_loses_nothing(folder: Path) -> Non
     with pytest.raises(CheckpointError, match="does not fit its own spec"):
         save_checkpoint(misfit(), folder, overwrite=True)
     assert contents(folder) == old
+    save_checkpoint(tiny(), folder, overwrite=True)
+    assert [entry.name for entry in folder.parent.iterdir()] == ["saved"]
+
+
+@pytest.mark.parametrize("left", range(len(FILES) + 1))
+def test_save_killed_while_it_removed_the_one_before_goes_through_again(
+    left: int, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unlink, removed = Path.unlink, []
+
+    def killed(path: Path, missing_ok: bool = False) -> None:
+        if path.parent.name == "saved.previous":
+            if len(removed) == left:
+                raise KeyboardInterrupt
+            removed.append(path)
+        unlink(path, missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", killed)
+    monkeypatch.setattr(Path, "rmdir", lambda path: killed(path))
+    with pytest.raises(KeyboardInterrupt):
+        save_checkpoint(tiny(), folder, overwrite=True)
+    monkeypatch.undo()
+    load_checkpoint(folder)
     save_checkpoint(tiny(), folder, overwrite=True)
     assert [entry.name for entry in folder.parent.iterdir()] == ["saved"]
 

@@ -65,7 +65,8 @@ def test_the_experiment_that_is_altered_is_right():
 
 @given(altered(EXPERIMENT))
 def test_an_altered_experiment_is_read_or_refused_in_one_line(table):
-    read(table)
+    found = read(table)
+    assert found is None or found.name == table["name"]
 
 
 @given(altered(EXPERIMENT))

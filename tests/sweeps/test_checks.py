@@ -114,6 +114,19 @@ def test_clips_that_two_parts_share_are_refused(refused, text, tiny_packs):
     assert "60 of 60 test clips are training clips too" in found
 
 
+def test_what_depends_on_the_network_is_checked_on_its_shape(refused, text):
+    """YAMNet's batch norms have no scale, and its embedding shrinks with its last layer."""
+    text = text.replace('model = "Cnn14_8k"\nwidth = 0.03', 'model = "YAMNet"\nwidth = 0.05')
+    for part in ("train", "val", "test"):
+        line = next(line for line in text.splitlines() if line.startswith(f"{part} ="))
+        text = text.replace(line, f'{part} = ["{part}"]')
+    text = text.replace('"packs"', SYNTHETIC).replace("8000", "16000").replace(LAYERS, 'layers = [["layer14"]]')
+    found = refused(text.replace('["l1"]', '["bn"]'))
+    assert "no batch norm with a scale follows it, so criterion 'bn' cannot rank it" in found
+    found = refused(f'{text}teacher = "dense"\nfeature_weight = 0.5\n')
+    assert "fine-tuning: feature_weight=0.5: the teacher's embedding has 51 values, the student's 25" in found
+
+
 def test_widths_follow_from_the_shape_as_in_prune(tiny_packs):
     model = build_model("Cnn14_8k", width=0.03, labels=PackDataset([tiny_packs["train"]]).labels)
     for asked in (

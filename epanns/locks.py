@@ -158,7 +158,7 @@ def _taken_without_locks(file: Path) -> _Lock:
     try:
         os.write(descriptor, _own_text())
         holder = _holder_in(file)
-        if holder and is_running(holder):
+        if holder and _is_running(holder):
             raise _BusyError(holder)
         os.fsync(descriptor)
         taking.replace(file)
@@ -187,7 +187,7 @@ def _remove_abandoned(taking: Path) -> None:
     """Remove what a process left that was killed while it took a lock."""
     with suppress(OSError):
         holder, age = _holder_in(taking), time.time() - taking.stat().st_mtime
-        if not is_running(holder) if holder else age > _TAKING_SECONDS:
+        if not _is_running(holder) if holder else age > _TAKING_SECONDS:
             taking.unlink()
 
 
@@ -233,7 +233,7 @@ def _holder_in(file: Path) -> dict[str, Any]:
     return found
 
 
-def is_running(holder: Mapping[str, Any]) -> bool:
+def _is_running(holder: Mapping[str, Any]) -> bool:
     """Whether the process of a lock file may still run; of another host's process nothing is known, so it may."""
     if holder["host"] != socket.gethostname():
         return True
@@ -267,7 +267,7 @@ def _process(pid: int) -> tuple[str, str]:
 
 
 def _described(holder: Mapping[str, Any]) -> str:
-    if not holder or not is_running(holder):  # the holder has not written its name yet
+    if not holder or not _is_running(holder):  # the holder has not written its name yet
         return "another process"
     return f"process {holder['pid']} on {holder['host']}, since {holder['since']}"
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from epanns.atomic import fsync_folder, sha256_of_json, write_json
-from epanns.distributed import rank, restarts, torchrun_id
+from epanns.distributed import on_rank_zero, restarts, torchrun_id
 from epanns.errors import CheckpointError, OutputError
 from epanns.models.checkpoint import CONFIG, FILES, load_checkpoint, save_checkpoint
 from epanns.models.recipe import training_step_of
@@ -251,8 +251,7 @@ def require_run_folder(
     """
     folder = _work_folder(path)
     folder.require_claimable()
-    if rank() == 0:
-        folder.require_unused()
+    on_rank_zero(folder.require_unused)
     if config is None or not folder.is_begun:
         return
     network = dict(model or {})

@@ -153,7 +153,7 @@ def test_weights_that_overflow_are_refused(networks):
 
 
 def test_more_clips_than_memory_are_refused(networks, monkeypatch):
-    monkeypatch.setattr("epanns.pruning.recovery.distil._MOST_HELD_BYTES", 100_000)
+    monkeypatch.setattr("epanns.pruning.recovery.distil.MOST_HELD_BYTES", 100_000)
     with pytest.raises(PruningError, match="distillation holds its clips: more than 1 GiB in 16 bit, give fewer"):
         distil(*networks, calibration, steps=1)
 

@@ -83,15 +83,15 @@ def open_with_libsndfile(
     """
     opener = _Opener(source)
     stated = None
-    if sound is None or not sound.differs:
-        file = opener.open(stack)
+    file = _as_it_is(stack, opener, sound)
+    if file is not None:
         is_open = file.frames >= _UNKNOWN_FRAMES or (sound is None and file.format in _WITHOUT_LENGTH)
         stated = None if is_open else file.frames
-    else:
+    elif sound is not None:
         opener = _all_of(stack, source, sound)
         file = opener.open(stack)
         if sound.stated is not None:
-            stated = file.frames * sound.stated // (sound.stop - sound.start)
+            stated = file.frames * sound.stated // max(1, sound.stop - sound.start)
     rate: int = file.samplerate
     if file.frames < _UNKNOWN_FRAMES:
         refuse_late_start(name, span, file.frames / rate)
@@ -107,17 +107,36 @@ def open_with_libsndfile(
     return Sound(rate, None if stated is None else max(0, stated - first), blocks)
 
 
+def _as_it_is(stack: ExitStack, opener: _Opener, sound: SoundBytes | None) -> _ForwardFile | None:
+    """Open a file with its own header; None where libsndfile misreads that: chunks of metadata can lead it astray."""
+    if sound is None:
+        return opener.open(stack)
+    if sound.differs:
+        return None
+    try:
+        file = opener.open(stack)
+    except soundfile.LibsndfileError:
+        if not sound.wav_head:
+            raise
+        return None
+    n_bytes = _SAMPLE_BYTES.get(file.subtype, 0) * file.channels
+    is_misread = sound.wav_head and n_bytes and file.frames != (sound.stop - sound.start) // n_bytes
+    return None if is_misread else file
+
+
 def _all_of(stack: ExitStack, source: Path | BinaryIO, sound: SoundBytes) -> _Opener:
-    """Return how all bytes of a sound are read whose header states another number of them, or none."""
+    """Return how all bytes of a sound are read where libsndfile, by the file's own header, would not."""
     raw = stack.enter_context(source.open("rb")) if isinstance(source, Path) else source
     size = raw.seek(0, io.SEEK_END)
     true_length: _Opener = _Opener(source)
-    if sound.size_place is not None:
+    if sound.wav_head:
+        length = min(sound.stop - sound.start, 0xFFFF_FFFF).to_bytes(4, sound.byteorder)
+        true_length = _Opener(_spliced(raw, [sound.wav_head + length, (sound.start, sound.stop)]))
+    elif sound.size_place is not None:
         place, n_bytes, n_uncounted = sound.size_place
-        length = min(sound.stop - sound.start + n_uncounted, (1 << 8 * n_bytes) - 1)
-        stated = length.to_bytes(n_bytes, sound.byteorder)
-        pieces: list[bytes | tuple[int, int]] = [(0, place), stated, (place + n_bytes, size)]
-        true_length = _Opener(cast(BinaryIO, Spliced(raw, pieces)))
+        longest = (1 << 8 * n_bytes) - 1
+        length = min(sound.stop - sound.start + n_uncounted, longest).to_bytes(n_bytes, sound.byteorder)
+        true_length = _Opener(_spliced(raw, [(0, place), length, (place + n_bytes, size)]))
     with ExitStack() as closing:
         file = true_length.open(closing)
         n_bytes = _SAMPLE_BYTES.get(file.subtype, 0) * file.channels
@@ -127,4 +146,8 @@ def _all_of(stack: ExitStack, source: Path | BinaryIO, sound: SoundBytes) -> _Op
         how = {"format": "RAW", "subtype": file.subtype, "endian": endian}
         how |= {"channels": file.channels, "samplerate": file.samplerate}
     stop = sound.stop - (sound.stop - sound.start) % n_bytes
-    return _Opener(cast(BinaryIO, Spliced(raw, [(sound.start, stop)])), how)
+    return _Opener(_spliced(raw, [(sound.start, stop)]), how)
+
+
+def _spliced(raw: BinaryIO, pieces: list[bytes | tuple[int, int]]) -> BinaryIO:
+    return cast(BinaryIO, Spliced(raw, pieces))

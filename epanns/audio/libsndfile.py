@@ -16,7 +16,8 @@ from epanns.audio.spliced import Spliced
 _BLOCK_VALUES = 1 << 18  # 1 MB
 _RUN_UP_SECONDS = 1.0  # decoded before a start: after a seek, up to 0.4 s of an MP3 are wrong
 _UNKNOWN_FRAMES = 1 << 62  # libsndfile's number of frames of a FLAC file that does not state it
-_WITHOUT_LENGTH = ("IRCAM", "PAF", "PVF", "SD2", "XI")  # libsndfile takes it from the file's size
+# Containers and codecs whose length libsndfile takes from the file's size.
+_WITHOUT_LENGTH = frozenset({"IRCAM", "PAF", "PVF", "SD2", "XI", "MPEG_LAYER_I", "MPEG_LAYER_II"})
 # Encodings whose samples stand alone, so that bytes beyond the stated length can be read too; bytes of a sample. FLAC's
 # blocks, which stand alone as well, go by the same names.
 _SAMPLE_BYTES = {"PCM_S8": 1, "PCM_U8": 1, "PCM_16": 2, "PCM_24": 3, "PCM_32": 4, "FLOAT": 4, "DOUBLE": 8} | {
@@ -81,17 +82,13 @@ def open_with_libsndfile(
         DataError: If the span begins after the end.
         RuntimeError, OSError, TypeError, ValueError: If libsndfile cannot open the file.
     """
-    opener = _Opener(source)
-    stated = None
-    file = _as_it_is(stack, opener, sound)
-    if file is not None:
-        is_open = file.frames >= _UNKNOWN_FRAMES or (sound is None and file.format in _WITHOUT_LENGTH)
-        stated = None if is_open else file.frames
-    elif sound is not None:
-        opener = _all_of(stack, source, sound)
-        file = opener.open(stack)
-        if sound.stated is not None:
-            stated = file.frames * sound.stated // max(1, sound.stop - sound.start)
+    opener, file = _opened(stack, source, sound)
+    stated: int | None = file.frames
+    if sound is None:
+        is_guessed = not {file.format, file.subtype}.isdisjoint(_WITHOUT_LENGTH)
+        stated = None if is_guessed or file.frames >= _UNKNOWN_FRAMES else file.frames
+    elif sound.differs:
+        stated = None if sound.stated is None else file.frames * sound.stated // max(1, sound.stop - sound.start)
     rate: int = file.samplerate
     if file.frames < _UNKNOWN_FRAMES:
         refuse_late_start(name, span, file.frames / rate)
@@ -107,21 +104,23 @@ def open_with_libsndfile(
     return Sound(rate, None if stated is None else max(0, stated - first), blocks)
 
 
-def _as_it_is(stack: ExitStack, opener: _Opener, sound: SoundBytes | None) -> _ForwardFile | None:
-    """Open a file with its own header; None where libsndfile misreads that: chunks of metadata can lead it astray."""
+def _opened(stack: ExitStack, source: Path | BinaryIO, sound: SoundBytes | None) -> tuple[_Opener, _ForwardFile]:
+    """Open all sound of a file, by its own header where libsndfile reads that: metadata can lead it astray."""
+    opener = _Opener(source)
     if sound is None:
-        return opener.open(stack)
-    if sound.differs:
-        return None
-    try:
-        file = opener.open(stack)
-    except soundfile.LibsndfileError:
-        if not sound.wav_head:
-            raise
-        return None
-    n_bytes = _SAMPLE_BYTES.get(file.subtype, 0) * file.channels
-    is_misread = sound.wav_head and n_bytes and file.frames != (sound.stop - sound.start) // n_bytes
-    return None if is_misread else file
+        return opener, opener.open(stack)
+    if not sound.differs:
+        try:
+            file = opener.open(stack)
+        except soundfile.LibsndfileError:
+            if not sound.wav_head:
+                raise
+        else:
+            n_bytes = _SAMPLE_BYTES.get(file.subtype, 0) * file.channels
+            if not (sound.wav_head and n_bytes) or file.frames == (sound.stop - sound.start) // n_bytes:
+                return opener, file
+    opener = _all_of(stack, source, sound)
+    return opener, opener.open(stack)
 
 
 def _all_of(stack: ExitStack, source: Path | BinaryIO, sound: SoundBytes) -> _Opener:

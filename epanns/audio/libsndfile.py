@@ -1,6 +1,7 @@
 """Sound decoded by libsndfile, read forward only, also where the header states another length than the file has."""
 
 import io
+import os
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -59,9 +60,13 @@ class _Opener:
 
     def open(self, stack: ExitStack) -> _ForwardFile:
         """Open the file at its first frame."""
-        if not isinstance(self.source, Path):
-            self.source.seek(0)
-        file = _ForwardFile(self.source, **self.how)
+        source: bytes | BinaryIO
+        if isinstance(self.source, Path):
+            source = os.fsencode(self.source)  # a name need not be UTF-8
+        else:
+            source = self.source
+            source.seek(0)
+        file = _ForwardFile(source, **self.how)
         stack.callback(file.close)
         return file
 

@@ -10,7 +10,7 @@ from typing import BinaryIO, Literal
 Tail = Literal["metadata", "sound", "another sound"]
 SHORTEST_TAIL = 1024  # bytes; fewer after the sound are tags, not more sound
 _MOST_CHUNKS = 10_000  # before the sound; a file of empty chunks must not hold the reader up
-_ID = re.compile(rb"[A-Za-z(][A-Za-z0-9) _-]{3}")
+_ID = re.compile(rb"[ -~]{4}")  # such as "_PMX", in which programs store kilobytes of XMP after the sound
 _FORMS = (b"RIFF", b"RIFX", b"RF64", b"FORM", b"caff", b"riff")
 _METADATA = frozenset(  # chunks whose own end may be missing: no sound is lost with it
     b"LIST list INFO bext iXML axml _PMX smpl inst plst fact PEAK JUNK junk FLLR afsp DISP chna umid acid strc minf "
@@ -21,6 +21,7 @@ _ZEROS = bytes(1 << 16)
 # What programs that write to a pipe, and cannot go back to fill the length in, leave in its place.
 _STAND_INS = ((0x7EFF_F000, 0x7F00_1000), (0x7FFF_F000, 0x8000_1000), (0xFFFF_F000, 0x1_0000_0000))
 _LONGEST = 1 << 62  # bytes; a 64-bit length above is a stand-in too
+_LONGEST_FORMAT = 1 << 10  # bytes of a chunk "fmt "
 
 
 @dataclass(frozen=True)
@@ -72,16 +73,19 @@ class SoundChunk:
         stated: Bytes of sound by the chunk's header; None where its writer left a stand-in for an unknown length.
         size_place: Byte at which that length is written, how many bytes the number has, and how many bytes it counts
             that are no sound.
+        wav_head: The header of a WAV file with the same format and no other chunk, up to the length of its sound;
+            empty for other containers.
     """
 
     start: int
     stated: int | None
     size_place: tuple[int, int, int]
+    wav_head: bytes = b""
 
 
 def sound_chunk(file: BinaryIO, grammar: ChunkGrammar, size: int) -> SoundChunk | None:
     """Find the sound of a file of `size` bytes; None where no chunk holds it."""
-    place = grammar.first
+    place, wav_head = grammar.first, b""
     for _ in range(_MOST_CHUNKS):
         header = _chunk_header(file, grammar, place)
         if header is None:
@@ -89,6 +93,8 @@ def sound_chunk(file: BinaryIO, grammar: ChunkGrammar, size: int) -> SoundChunk 
         chunk_id, content, n_bytes = header
         if chunk_id == grammar.sound_id:
             break
+        if chunk_id == b"fmt " and grammar.name.startswith("WAV"):
+            wav_head = _wav_head(file, grammar, content, n_bytes)
         place = content + n_bytes + -n_bytes % grammar.align
     else:
         return None
@@ -105,7 +111,16 @@ def sound_chunk(file: BinaryIO, grammar: ChunkGrammar, size: int) -> SoundChunk 
     start, stated = content + inner, max(0, n_bytes - inner)
     is_open = is_stand_in(n_bytes) or (not stated and tail_after(file, grammar, start, size, shortest=1) == "sound")
     n_uncounted = inner + (grammar.id_bytes + grammar.size_bytes) * grammar.counts_header
-    return SoundChunk(start, None if is_open else stated, (*size_place, n_uncounted))
+    return SoundChunk(start, None if is_open else stated, (*size_place, n_uncounted), wav_head)
+
+
+def _wav_head(file: BinaryIO, grammar: ChunkGrammar, content: int, n_bytes: int) -> bytes:
+    """Return the `SoundChunk.wav_head` of a format; its length of the whole file is a stand-in."""
+    file.seek(content)
+    format_chunk = file.read(min(n_bytes, _LONGEST_FORMAT))
+    form = b"RIFF" if grammar.byteorder == "little" else b"RIFX"
+    length = len(format_chunk).to_bytes(4, grammar.byteorder)
+    return form + b"\xff" * 4 + b"WAVEfmt " + length + format_chunk + b"\0" * (n_bytes % 2) + b"data"
 
 
 def is_stand_in(n_bytes: int) -> bool:

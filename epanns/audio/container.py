@@ -62,6 +62,7 @@ class SoundBytes:
         byteorder: Of samples, where the decoder does not state it.
         size_place: Byte at which `stated` is written, how many bytes the number has, and how many bytes it counts that
             are no sound; None where it is not written as one number of bytes.
+        wav_head: As `epanns.audio.chunks.SoundChunk` has it.
     """
 
     start: int
@@ -69,6 +70,7 @@ class SoundBytes:
     stated: int | None
     byteorder: Literal["little", "big"]
     size_place: tuple[int, int, int] | None = None
+    wav_head: bytes = b""
 
     @property
     def differs(self) -> bool:
@@ -109,7 +111,7 @@ def _in_chunk(file: BinaryIO, grammar: ChunkGrammar, size: int) -> SoundBytes | 
             end += (size - end) // _WRAP * _WRAP
             tail = _tail(file, grammar, end, size)
         stop = end if tail == "metadata" else size
-    return SoundBytes(chunk.start, stop, chunk.stated, grammar.byteorder, chunk.size_place)
+    return SoundBytes(chunk.start, stop, chunk.stated, grammar.byteorder, chunk.size_place, chunk.wav_head)
 
 
 def _tail(file: BinaryIO, grammar: ChunkGrammar, end: int, size: int) -> Tail:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 from epanns.audio.container import DamagedFile, foreign_container, refuse_damaged_ogg, sound_bytes
-from epanns.audio.mp3 import read_mp3
+from epanns.audio.mp3 import Mp3, read_mp3
 from epanns.audio.sound import Frames, Sound, Span
 from epanns.audio.spliced import Spliced
 from epanns.errors import DataError
@@ -55,12 +55,23 @@ def _opened(stack: ExitStack, source: Path | bytes, name: str, span: Span) -> So
     if mp3 is not None:
         if mp3.truncation is not None:
             raise DamagedFile(f"{mp3.truncation}; fetch the file again")
-        return open_with_libsndfile(stack, cast(BinaryIO, Spliced(raw, mp3.pieces)), name, span)
+        return _as_stated(open_with_libsndfile(stack, cast(BinaryIO, Spliced(raw, mp3.pieces)), name, span), mp3, span)
     raw.seek(0)
     sound = sound_bytes(raw)
     if not isinstance(readable, Path):
         readable = cast(BinaryIO, Spliced(raw, [(0, raw.seek(0, io.SEEK_END))]))  # libsndfile seeks to -1, too
     return open_with_libsndfile(stack, readable, name, span, sound)
+
+
+def _as_stated(sound: Sound, mp3: Mp3, span: Span) -> Sound:
+    """Return an MP3's sound, which was opened with a count of all its frames, with the length that its own note states.
+
+    A sound without a note keeps the count.
+    """
+    if mp3.stated is None or sound.stated is None:
+        return replace(sound, is_counted=True)
+    first = round(span.start * sound.rate)
+    return replace(sound, stated=max(0, int((sound.stated + first) * mp3.stated) - first))
 
 
 def _checked(sound: Sound, name: str, span: Span) -> Iterator[Frames]:

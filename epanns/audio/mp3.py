@@ -7,13 +7,14 @@ says too little, is given one that is true.
 
 import re
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import BinaryIO
 
 from epanns.audio.mpeg import FRAME_HEADERS, MONO, FileBytes, MpegFrames, mpeg_frames
 
 _MIDDLE_BIT_RATE = 0x90  # its frames can hold a note at every sample rate
 _TOLERANCE = 1  # frame: not all encoders count the note's alike
-_HEAD = re.compile(rb"ID3|\xff[\xe2\xe3\xf2\xf3\xfa\xfb]")
+_HEAD = re.compile(rb"ID3|\xff[\xe2\xe3\xf2\xf3\xfa\xfb]|\0\0\0")  # zeros are padding, left by editors of tags
 
 
 @dataclass(frozen=True)
@@ -23,10 +24,12 @@ class Mp3:
     Attributes:
         pieces: Bytes, or ``(start, stop)`` of the file: its content with a note that promises all its frames.
         truncation: How it is seen to be cut short, or None where its frames do not show it.
+        stated: Share of its frames that its own note promises, at most 1; None where no note states their number.
     """
 
     pieces: list[bytes | tuple[int, int]]
     truncation: str | None
+    stated: Fraction | None
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,17 @@ def read_mp3(file: BinaryIO) -> Mp3 | None:
     note = _note_in(frames.first)
     n_frames = frames.n_frames - (note is not None)
     promised = None if note is None else note.n_frames
-    return Mp3(_with_true_note(len(content), frames, note, n_frames), _truncation(n_frames, promised, frames.is_cut))
+    return Mp3(
+        pieces=_with_true_note(len(content), frames, note, n_frames),
+        truncation=_truncation(n_frames, promised, frames.is_cut),
+        stated=_stated_share(n_frames, promised),
+    )
+
+
+def _stated_share(n_frames: int, promised: int | None) -> Fraction | None:
+    if not promised:  # a writer that could not go back left 0
+        return None
+    return Fraction(promised, n_frames) if promised < n_frames - _TOLERANCE else Fraction(1)
 
 
 def _truncation(n_frames: int, promised: int | None, is_cut: bool) -> str | None:
@@ -91,8 +104,8 @@ def _with_true_note(size: int, frames: MpegFrames, note: _Note | None, n_frames:
         return [_note_frame(frames.first[:4], count), (sound, size)]
     if note.n_frames < n_frames - _TOLERANCE:
         place = frames.start + note.place
-        return [(0, place), count, (place + 4, size)]
-    return [(0, size)]
+        return [(frames.start, place), count, (place + 4, size)]
+    return [(frames.start, size)]
 
 
 def _note_frame(header: bytes, count: bytes) -> bytes:

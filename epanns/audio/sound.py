@@ -39,11 +39,13 @@ class Sound:
         rate: In Hz.
         stated: Frames from the span's start on by the file's header; None where the header does not state a length.
         blocks: ``(frames, channels)`` float32, one after the other; at most a few megabytes each.
+        is_counted: Whether `stated` is a count of the frames in a file whose header does not state a length.
     """
 
     rate: int
     stated: int | None
     blocks: Iterator[Frames]
+    is_counted: bool = False
 
 
 def refuse_late_start(name: str, span: Span, seconds: float) -> None:

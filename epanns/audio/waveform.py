@@ -70,7 +70,7 @@ class WaveformStream:
         """
         self.sample_rate = sample_rate
         self.n_samples = self.n_clipped = self.n_beyond_header = 0
-        self.states_length = sound.stated is not None
+        self.states_length = sound.stated is not None and not sound.is_counted
         self.is_cut = False
         self._name = name
         self._most = None if limit is None else round(limit * sample_rate)

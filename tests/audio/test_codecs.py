@@ -1,6 +1,7 @@
 """Codecs in which libsndfile cannot seek, or not exactly; FLAC files of unknown length."""
 
 import io
+import os
 
 import numpy as np
 import pytest
@@ -110,3 +111,9 @@ def test_bytes_are_read_as_files_are_where_a_codec_cannot_seek():
     file = io.BytesIO()
     soundfile.write(file, SOUND, RATE, format="WAV", subtype="GSM610")
     assert len(load_encoded(file.getvalue(), "a", sample_rate=RATE).samples) >= len(SOUND)
+
+
+def test_a_name_that_is_not_utf_8_is_read(tmp_path):
+    path = tmp_path / os.fsdecode(b"caf\xe9.wav")
+    soundfile.write(os.fsencode(path), SOUND, RATE, format="WAV")
+    assert len(load_waveform(path, sample_rate=RATE).samples) == len(SOUND)

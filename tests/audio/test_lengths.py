@@ -138,6 +138,7 @@ TAGS = {
     "an odd chunk": chunk(b"LIST", b"INFO" + bytes(5_001)) + b"\0" + chunk(b"bext", bytes(3_000)),
     "a cut LIST": chunk(b"LIST", b"INFO" + bytes(5_000), 90_000),
     "unknown chunks": chunk(b"my01", b"\x55" * 9_000),
+    "XMP": chunk(b"_PMX", b"<x:xmpmeta>" * 900) + chunk(b"3Dxx", b"\x55" * 2_000),
     "a few hundred bytes": b"\x55" * 700,
     "ID3": b"ID3\3\0\0" + b"\x55" * 9_000,
     "zeros": bytes(200_000),
@@ -161,6 +162,24 @@ def test_a_stand_in_for_an_unknown_length_states_nothing(data, riff, before):
     loaded = read(wav(riff, data, before=before))
     np.testing.assert_array_equal(loaded.samples, read(wav()).samples)
     assert (loaded.n_beyond_header, loaded.states_length) == (0, False)
+
+
+def long_wav(form, before):
+    """Return a WAV file of the long forms, whose lengths are in a chunk "ds64"."""
+    lengths = chunk(b"ds64", struct.pack("<QQQI", 0, len(SAMPLES), N, 0))
+    content = wav(0xFFFFFFFF, 0xFFFFFFFF, before=before)
+    return form + content[4:12] + lengths + content[12:]
+
+
+@pytest.mark.parametrize("form", [b"RIFF", b"RF64", b"BW64"])
+@pytest.mark.parametrize("name", [b"bext", b"iXML", b"LIST", b"PEAK", b"smpl", b"acid"])
+@pytest.mark.parametrize("n_bytes", [27, 40])
+def test_chunks_before_the_sound_do_not_lead_the_decoder_astray(form, name, n_bytes):
+    """By itself libsndfile opens no BW64, no RF64 with an odd chunk, and no WAV with such a PEAK, smpl or acid."""
+    before = chunk(name, b"\x55" * n_bytes) + b"\0" * (n_bytes % 2)
+    loaded = read(wav(before=before) if form == b"RIFF" else long_wav(form, before))
+    np.testing.assert_array_equal(loaded.samples, read(wav()).samples)
+    assert (loaded.n_beyond_header, loaded.states_length) == (0, True)
 
 
 @pytest.mark.parametrize("data", [0x60000000, 0x90000000, 0xC0000000])

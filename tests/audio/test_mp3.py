@@ -144,11 +144,42 @@ def test_notes_that_say_nothing_or_too_little_are_not_believed(kind, share):
 
 
 def test_of_joined_files_each_is_heard():
-    """The first one's note speaks of the first one only."""
+    """The first one's note speaks of the first one only; the rest is counted."""
     one = mp3()
-    joined = samples_of(one + id3v2(3_000) + one)
-    np.testing.assert_array_equal(joined[: 3 * RATE], samples_of(one))
-    assert abs(len(joined) - 6 * RATE) < 4 * 1152
+    joined = load_encoded(one + id3v2(3_000) + one, "a.mp3", sample_rate=RATE)
+    np.testing.assert_array_equal(joined.samples[: 3 * RATE], samples_of(one))
+    assert abs(len(joined.samples) - 6 * RATE) < 4 * 1152
+    assert abs(joined.n_beyond_header - 3 * RATE) < 4 * 1152
+
+
+def test_only_a_note_states_a_length(tmp_path):
+    note, sound_alone = split(mp3())
+    n_frames = len(frame_lengths(sound_alone))
+    contents = {
+        "its note": (note + sound_alone, True),
+        "none": (sound_alone, False),
+        "VBRI": (with_note("VBRI", sound_alone, n_frames), True),
+        "a note without a count": (with_note("Xing without a count", sound_alone, 0), False),
+        "a count not filled in": (with_note("Xing", sound_alone, 0), False),
+    }
+    for name, (content, states_length) in contents.items():
+        loaded = load_encoded(content, "a.mp3", sample_rate=RATE)
+        assert (loaded.states_length, loaded.n_beyond_header) == (states_length, 0), name
+    (tmp_path / "a.mp3").write_bytes(with_note("Xing", sound_alone, n_frames // 2))
+    part = load_waveform(tmp_path / "a.mp3", sample_rate=RATE, start=2.0, duration=0.5)
+    assert (part.states_length, part.n_beyond_header) == (True, RATE // 2)
+
+
+def test_zeros_before_the_frames_change_nothing():
+    for content in (mp3(), split(mp3())[1]):
+        np.testing.assert_array_equal(samples_of(bytes(3_000) + content), samples_of(content))
+
+
+def test_a_layer_that_is_not_counted_states_no_length():
+    """Of MPEG-1 layer II libsndfile computes a length from the file's size."""
+    frame = b"\xff\xfd\x80\xc0".ljust(144 * 128_000 // 44_100, b"\0")  # 128 kbit/s, mono: silence
+    loaded = load_encoded(frame * 40, "a.mp2", sample_rate=RATE)
+    assert (len(loaded.samples), loaded.states_length) == (40 * 1152, False)
 
 
 def test_a_file_cut_in_a_frame_is_refused():

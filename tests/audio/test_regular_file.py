@@ -51,6 +51,16 @@ def test_every_reader_of_sound_refuses_what_is_no_regular_file(tmp_path, monkeyp
     assert is_unchanged(str(path), None)
 
 
+def test_an_empty_file_is_refused_before_it_is_opened(tmp_path):
+    """So is one of the kernel such as /proc/kmsg, which waits for ever and says that it has no bytes."""
+    (tmp_path / "a.wav").touch()
+    for path in (tmp_path / "a.wav", Path("/proc/self/status")):
+        for read in (read_source, lambda path: load_waveform(path, sample_rate=8_000)):
+            with pytest.raises(DataError, match=f"^{path}: is empty, must hold sound; fetch the file again or remove"):
+                read(path)
+        assert not is_readable(str(path))
+
+
 def test_links_to_regular_files_are_followed(tmp_path):
     soundfile.write(tmp_path / "target.wav", np.full(80, 0.1), 8_000)
     (tmp_path / "a.wav").symlink_to("target.wav")

@@ -165,7 +165,7 @@ def test_a_file_of_less_than_a_sample_at_the_new_rate_is_refused(write):
         load_waveform(write("a.wav", np.zeros(1, np.float32), 192_000), sample_rate=8_000)
 
 
-@pytest.mark.parametrize("content", [b"", b"RIFF", b"no sound at all" * 50], ids=["empty", "header", "text"])
+@pytest.mark.parametrize("content", [b"RIFF", b"no sound at all" * 50], ids=["header", "text"])
 def test_a_file_that_is_no_audio_is_refused(tmp_path, content):
     path = tmp_path / "a.wav"
     path.write_bytes(content)

@@ -52,7 +52,7 @@ def test_a_bad_file_is_named_and_the_others_are_tagged(epanns, tmp_path, write, 
     assert code == 1
     assert [line.split("  ")[0] for line in out.splitlines()] == [str(tmp_path / "a.wav"), str(tmp_path / "b.wav")]
     first, last = err.splitlines()
-    assert first.startswith(f"epanns: {tmp_path}/bad.wav: cannot be decoded")
+    assert first.startswith(f"epanns: {tmp_path}/bad.wav: is empty, must hold sound")
     assert last == "epanns: 1 of 3 files could not be tagged, for the reasons above; the rest were"
     rows = list(csv.DictReader((tmp_path / "tags.csv").read_text().splitlines()))
     assert [row["file"] for row in rows] == [str(tmp_path / "a.wav"), str(tmp_path / "b.wav")]

@@ -174,7 +174,7 @@ def _receive(file: ReleasedFile, part: _Part, progress: Progress) -> None:
             part.start_over(file.url, _validator_of(response))
             done = 0
         is_delimited = response.length is not None or response.chunked  # http.client finds a cut of both
-        total = file.bytes if response.length is None else done + response.length
+        total = _stated_total(response, done) or file.bytes
         part.file.seek(done)
         for chunk in _chunks(file, response):
             part.file.write(chunk)
@@ -206,6 +206,9 @@ def _open(file: ReleasedFile, start: int, validator: str = "") -> http.client.HT
         raise _failure(file, f"the server answered {error.code} {error.reason}") from error
     except (OSError, http.client.HTTPException) as error:
         raise _failure(file, f"no connection ({getattr(error, 'reason', error)})") from error
+    if response.headers.get_content_type() == "text/html":
+        response.close()
+        raise _failure(file, "the server answered with a web page, as a login to a network does")
     if start and response.status == http.client.PARTIAL_CONTENT and not _continues(response, start, validator):
         response.close()
         return _open(file, 0)
@@ -216,6 +219,15 @@ def _continues(response: http.client.HTTPResponse, start: int, validator: str) -
     """Return whether a partial answer begins where it was asked to, and is of the same version as far as it says."""
     given = response.headers.get("Content-Range", f"bytes {start}-")
     return given.startswith(f"bytes {start}-") and _validator_of(response) in ("", validator or _validator_of(response))
+
+
+def _stated_total(response: http.client.HTTPResponse, start: int) -> int | None:
+    """Return the length of the whole file; a server may answer with less than all that is missing."""
+    if response.status == http.client.PARTIAL_CONTENT:
+        stated = re.fullmatch(r"bytes \d+-\d+/(\d{1,18})", response.headers.get("Content-Range", ""))
+        if stated is not None:
+            return int(stated[1])
+    return None if response.length is None else start + response.length
 
 
 def _validator_of(response: http.client.HTTPResponse) -> str:

@@ -54,13 +54,17 @@ def unwrapped(content: object, path: Path) -> StateDict:
     Raises:
         CheckpointError: If there are no tensors by name, or others than dense ones.
     """
-    keys, found = _state_dict(content)
+    keys, found, others = _state_dict(content)
     if not isinstance(found, Mapping) or not found:
         raise CheckpointError(f"{path}: holds a {type(found).__name__} and no tensors by name: is it a PANNs file?")
     weights, beside = _tensors(found, path)
     names, prefix = _without_prefix(_without_wrapped_modules(list(weights), path))
     named = dict(zip(names, weights.values(), strict=True))
     notes = [f"left out what is no tensor of a network: {shortened(beside)}"] if beside else []
+    if others:
+        notes.append(
+            f"the weights of {shortened(['.'.join(keys)])} are read, and not the other weights in {shortened(others)}"
+        )
     if (base := _transferred(named)) is not None:
         named, replaced = _as_one_network(named, base)
         notes.append(
@@ -87,15 +91,26 @@ def prefix_hint(names: Sequence[str], own: Collection[str]) -> str:
     return f"{count} of {len(names)} names begin with {shortened([prefix])}, the first without it is {shortened([odd])}"
 
 
-def _state_dict(content: object, depth: int = 0) -> tuple[tuple[str, ...], object]:
-    """Return the keys of the wrappers and what they lead to, the outermost content where no wrapper holds tensors."""
-    if isinstance(content, Mapping) and depth < _DEEPEST:
+def _state_dict(content: object, depth: int = 0) -> tuple[tuple[str, ...], object, list[str]]:
+    """Return the keys of the wrappers, the state dict in them, and the keys beside them that hold other weights.
+
+    Weights beside a wrapper are the network's own, and the wrapper holds a copy, such as a moving average. Where no
+    wrapper holds tensors, the outermost content is returned.
+    """
+    if isinstance(content, Mapping) and depth < _DEEPEST and not _holds_weights(content):
         for key in _WRAPPERS:
-            if isinstance(inner := content.get(key), Mapping):
-                keys, found = _state_dict(inner, depth + 1)
-                if isinstance(found, Mapping) and any(isinstance(value, Tensor) for value in found.values()):
-                    return (key, *keys), found
-    return (), content
+            keys, found, others = _state_dict(content.get(key), depth + 1)
+            if isinstance(found, Mapping) and any(isinstance(value, Tensor) for value in found.values()):
+                beside = [str(name) for name, value in content.items() if name != key and _holds_weights(value)]
+                return (key, *keys), found, [*beside, *others]
+    return (), content, []
+
+
+def _holds_weights(content: object) -> bool:
+    """Return whether an object has tensors with the names of a module's parameters, which have dots."""
+    return isinstance(content, Mapping) and any(
+        "." in str(name) and isinstance(value, Tensor) for name, value in content.items()
+    )
 
 
 def _tensors(found: Mapping[object, object], path: Path) -> tuple[dict[str, Tensor], list[str]]:

@@ -12,6 +12,7 @@ from epanns.models.spec import ModelSpec
 from epanns.models.zoo import build_model
 
 _SHOWN = 4  # names per kind of difference; a message stays one readable line
+_LONGEST = 100  # characters of a name in a message
 
 
 class TensorForm(NamedTuple):
@@ -112,7 +113,8 @@ def shape_difference(model: nn.Module, spec: ModelSpec) -> str:
 
 
 def shortened(names: Iterable[str]) -> str:
-    """Join names by commas, the first few only, and count the rest."""
-    listed = [name if name.isprintable() else repr(name) for name in names]  # names come from files
+    """Join names by commas, the first few only and each cut to a readable length, and count the rest."""
+    cut = (name if len(name) <= _LONGEST else f"{name[:_LONGEST]}..." for name in names)  # names come from files
+    listed = [name if name.isprintable() else repr(name) for name in cut]
     rest = len(listed) - _SHOWN
     return ", ".join(listed[:_SHOWN]) + (f" and {rest} more" if rest > 0 else "")

@@ -35,6 +35,8 @@ class Server(ThreadingHTTPServer):
         etag: Validator of the content, sent where it is not empty.
         heeds_if_range: Whether a range of another version than the one asked for is answered by the whole file.
         conditions: The If-Range header of each request.
+        longest_part: Bytes that an answer to a range has at most, None for all.
+        content_type: Of each answer.
         before_answer: Called in the middle of each answer's body.
     """
 
@@ -48,6 +50,8 @@ class Server(ThreadingHTTPServer):
         self.etag = ""
         self.heeds_if_range = True
         self.conditions: list[str | None] = []
+        self.longest_part: int | None = None
+        self.content_type = "application/octet-stream"
         self.before_answer: Callable[[], None] = lambda: None
 
     @property
@@ -72,8 +76,11 @@ class Handler(BaseHTTPRequestHandler):
         if start >= len(server.content):
             self.send_error(416)
             return
-        body = server.content[start:]
+        body = server.content[start:][: server.longest_part if start else None]
         self.send_response(206 if start else 200)
+        if start:
+            self.send_header("Content-Range", f"bytes {start}-{start + len(body) - 1}/{len(server.content)}")
+        self.send_header("Content-Type", server.content_type)
         if server.says_length:
             self.send_header("Content-Length", str(len(body)))
         if server.etag:
@@ -225,6 +232,26 @@ def test_an_unchanged_version_without_a_sha256_is_resumed(server: Server, tmp_pa
     cut(server, file, tmp_path)
     assert fetch(file, tmp_path).read_bytes() == CONTENT
     assert server.requests == [None, "bytes=700000-"]
+
+
+@pytest.mark.parametrize("known", [{}, {"sha256": None}, {"bytes": None}, {"sha256": None, "bytes": None}])
+def test_an_answer_with_a_piece_of_the_rest_is_not_the_end(known: dict, server: Server, tmp_path: Path) -> None:
+    file = published(server, **known)
+    server.etag, server.longest_part = '"one"', 300_000
+    cut(server, file, tmp_path)
+    with pytest.raises(CheckpointError, match=r"ended after 1,000,000 of 1,048,576 bytes; run the command again"):
+        fetch(file, tmp_path)
+    assert fetch(file, tmp_path).read_bytes() == CONTENT
+    assert server.requests == [None, "bytes=700000-", "bytes=1000000-"]
+
+
+def test_a_web_page_is_not_kept(server: Server, tmp_path: Path) -> None:
+    server.content_type = "text/html; charset=utf-8"
+    with pytest.raises(CheckpointError, match=r"the server answered with a web page, as a login to a network does; "):
+        fetch(published(server, bytes=None, sha256=None), tmp_path)
+    assert names(tmp_path) == []
+    server.content_type = "application/octet-stream"
+    assert fetch(published(server, bytes=None, sha256=None), tmp_path).read_bytes() == CONTENT
 
 
 def test_without_validator_and_sha256_nothing_is_resumed(server: Server, tmp_path: Path) -> None:

@@ -78,6 +78,24 @@ def test_an_averaged_model_is_read(network: Cnn, plain: dict[str, Tensor], tmp_p
     assert all(torch.equal(checkpoint.weights[name], tensor) for name, tensor in network.state_dict().items())
 
 
+@pytest.mark.parametrize("average", ["ema", "model_ema", "ema_state_dict", "teacher", "net"])
+def test_weights_beside_those_that_are_read_are_named(average: str) -> None:
+    own, other = ({"fc1.weight": tensor, "bn0.bias": tensor} for tensor in (torch.zeros(2), torch.ones(2)))
+    wrapped = unwrapped({average: other, "optimizer": {"state": {0: torch.ones(1)}}, "model": own}, WHERE)
+    assert torch.equal(wrapped.weights["fc1.weight"], own["fc1.weight"])
+    assert wrapped.notes == (f"the weights of model are read, and not the other weights in {average}",)
+    flat = unwrapped({**own, average: other}, WHERE)
+    assert torch.equal(flat.weights["fc1.weight"], own["fc1.weight"])
+    assert flat.notes == (f"left out what is no tensor of a network: {average}",)
+
+
+def test_names_of_any_length_leave_a_message_readable(tmp_path: Path) -> None:
+    torch.save({f"fc{number}.{'x' * 10_000}": torch.zeros(2) for number in range(3)}, tmp_path / "a.pth")
+    with pytest.raises(CheckpointError, match=r"holds 3 tensors \(fc0\.x{96}\.\.\., ") as refused:
+        load(tmp_path / "a.pth")
+    assert len(str(refused.value)) < 2_000
+
+
 def test_modules_that_torch_wraps_around_others_are_left_out_anywhere(plain: dict[str, Tensor]) -> None:
     wrapped = {name.replace("conv1.", "_orig_mod.conv1._fsdp_wrapped_module."): plain[name] for name in plain}
     assert wrapped.keys() != plain.keys()

@@ -22,7 +22,7 @@ from epanns.cli.options import (
     reserve,
 )
 from epanns.cli.packs import in_order_of, open_packs, pack_options, tell_unknown_lengths
-from epanns.cli.processes import at_most_cores
+from epanns.cli.processes import bounded_option
 from epanns.distributed import on_rank_zero, rank
 from epanns.errors import ConfigError
 from epanns.printable import printable, spreadsheet_cell
@@ -48,14 +48,7 @@ _LONGEST_NAME = 100
 @click.option("--own-length", is_flag=True, help="Score each clip at its own length, without the zeros after it.")
 @pack_options
 @click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True, help="Clips at a time.")
-@click.option(
-    "--workers",
-    type=click.IntRange(0),
-    default=0,
-    show_default=True,
-    callback=at_most_cores,
-    help="Processes that read clips; at most the number of cores.",
-)
+@bounded_option("--workers", "Processes that read clips", least=0)
 @click.option(
     "--bootstrap",
     type=click.IntRange(0),

@@ -9,7 +9,7 @@ from click.core import ParameterSource
 
 from epanns.cli.options import EXISTING, EpannsCommand, emit, json_option, out_option, progress_counter, reserve
 from epanns.cli.packs import in_order_of, open_packs, pack_options, tell_unknown_lengths
-from epanns.cli.processes import at_most_cores
+from epanns.cli.processes import bounded_option
 from epanns.errors import ConfigError
 from epanns.printable import printable
 
@@ -48,14 +48,7 @@ _OF_INT8 = ("evaluation", "clips", "window", "hop", "equalise", "portable", "lab
     "--portable", is_flag=True, help="With --int8: ONNX's own operators alone; LSTMs then compute in float32."
 )
 @click.option("--latency", is_flag=True, help="Time clips of 1 s and 10 s through each file, front end left out.")
-@click.option(
-    "--threads",
-    type=click.IntRange(1),
-    default=1,
-    show_default=True,
-    callback=at_most_cores,
-    help="CPU threads for --latency; at most the number of cores.",
-)
+@bounded_option("--threads", "CPU threads for --latency", least=1)
 @pack_options
 @json_option
 def command(

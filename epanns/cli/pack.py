@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from epanns.cli.options import EXISTING, EpannsCommand, emit, json_option, log, out_option, progress_counter
-from epanns.cli.processes import at_most_cores
+from epanns.cli.processes import bounded_option
 from epanns.cli.stop_deadline import ends_soon_after_signal
 
 if TYPE_CHECKING:
@@ -36,14 +36,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="Of the HDF5 files: our own, checksummed; or PANNs' waveforms and indexes, for other people's trainers.",
 )
-@click.option(
-    "--jobs",
-    type=click.IntRange(1),
-    default=1,
-    show_default=True,
-    callback=at_most_cores,
-    help="Processes that decode; at most the number of cores.",
-)
+@bounded_option("--jobs", "Processes that decode", least=1)
 @click.option(
     "--max-bad",
     type=click.FloatRange(0, 1),

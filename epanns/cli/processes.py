@@ -4,7 +4,21 @@ import os
 
 import click
 
-from epanns.cli.options import log
+from epanns.cli.options import Decorator, log
+
+
+def bounded_option(name: str, help_text: str, *, least: int | None) -> Decorator:
+    """Add an option that starts processes or threads, bounded by the cores.
+
+    Args:
+        name: Such as ``--jobs``.
+        help_text: What the number counts; the bound is added.
+        least: The smallest number and the default; None where the default is left to the library that computes.
+    """
+    settings = (
+        {"type": int} if least is None else {"type": click.IntRange(least), "default": least, "show_default": True}
+    )
+    return click.option(name, **settings, callback=at_most_cores, help=f"{help_text}; at most the number of cores.")
 
 
 def at_most_cores(context: click.Context, parameter: click.Parameter, value: int | None) -> int | None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from epanns.cli.options import EpannsCommand, device_option, emit, json_option, torch_device
-from epanns.cli.processes import at_most_cores
+from epanns.cli.processes import bounded_option
 from epanns.errors import ConfigError, did_you_mean
 from epanns.printable import printable
 
@@ -23,12 +23,7 @@ if TYPE_CHECKING:
     "--seconds", type=float, default=10.0, show_default=True, help="Clip length in seconds, for counts and times."
 )
 @click.option("--latency", is_flag=True, help="Also time single clips and measure peak memory.")
-@click.option(
-    "--threads",
-    type=int,
-    callback=at_most_cores,
-    help="CPU threads while timing, at most the number of cores; torch's own choice by default.",
-)
+@bounded_option("--threads", "CPU threads while timing, torch's own choice by default", least=None)
 @device_option
 @click.option("--width", type=float, help="For a zoo name: factor on every layer's width.")
 @click.option("--num-classes", type=int, help="For a zoo name: number of outputs.")

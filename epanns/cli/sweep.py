@@ -7,21 +7,14 @@ from pathlib import Path
 import click
 
 from epanns.cli.options import EXISTING, PATH, EpannsCommand, emit, json_option, log, out_option
-from epanns.cli.processes import at_most_cores
+from epanns.cli.processes import bounded_option
 from epanns.errors import EpannsError
 
 
 @click.command("sweep", cls=EpannsCommand)
 @click.argument("experiment", metavar="EXPERIMENT.toml", type=EXISTING)
 @out_option("Folder of the sweep; the same command goes on with what is not done.")
-@click.option(
-    "--jobs",
-    type=click.IntRange(1),
-    default=1,
-    show_default=True,
-    callback=at_most_cores,
-    help="Trials at the same time; at most the number of cores.",
-)
+@bounded_option("--jobs", "Trials at the same time", least=1)
 @click.option("--data-root", type=PATH, help="Folder of the data set, instead of the experiment's data.root.")
 @json_option
 def command(experiment: Path, out: Path, jobs: int, data_root: Path | None, as_json: bool) -> None:

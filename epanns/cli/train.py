@@ -20,7 +20,7 @@ from epanns.cli.options import (
     tell_once,
 )
 from epanns.cli.packs import in_order_of, open_packs, pack_options, tell_unknown_lengths
-from epanns.cli.processes import at_most_cores
+from epanns.cli.processes import bounded_option
 from epanns.cli.recipe import Recipe, RecipeCommand
 from epanns.cli.watching import watching
 from epanns.cli.yamnet import built_on, freeze_option, frozen_and_told, refuse_contradictions, yamnet_option
@@ -66,14 +66,7 @@ def training_options(function: Callable[..., Any]) -> Callable[..., Any]:
             help="Pack of validation clips, whose score chooses the best step; may be repeated.",
         ),
         pack_options,
-        click.option(
-            "--workers",
-            type=click.IntRange(0),
-            default=0,
-            show_default=True,
-            callback=at_most_cores,
-            help="Processes that read clips; at most the number of cores.",
-        ),
+        bounded_option("--workers", "Processes that read clips", least=0),
         device_option,
         out_option("Run folder; becomes a checkpoint when the run ends. The same command resumes the run."),
         click.option(

@@ -112,10 +112,10 @@ def children_of(parent):
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             session = int(folder.joinpath("stat").read_text().rpartition(")")[2].split()[3])
-            command = folder.joinpath("cmdline").read_text()
+            command = folder.joinpath("cmdline").read_bytes()
         except OSError:
             continue  # it ended meanwhile
-        if session == parent and int(folder.name) != parent and "spawn_main" in command:
+        if session == parent and int(folder.name) != parent and b"spawn_main" in command:
             found.append(int(folder.name))
     return found
 

@@ -88,12 +88,19 @@ def whole_shards(out: Path, info: PackInfo, progress: Progress | None, stop: Sto
 
 
 def has_its_lists(out: Path, info: PackInfo) -> bool:
-    """Whether a finished pack has a journal, and lists of rejects and notes that hold what it counts."""
+    """Whether a finished pack has lists of rejects and notes that hold what it counts, and a journal of its shards."""
     try:
         problem = problem_of_rejects(out, info.counts) or problem_of_notes(out, info.counts)
-    except DataError:
+        entries = JournalRecords.read(out / JOURNAL_FILE).finished.values()
+    except (DataError, OSError):
         return False
-    return (out / JOURNAL_FILE).is_file() and problem is None
+    n_clips, n_rejected = sum(entry.clips for entry in entries), sum(entry.rejected for entry in entries)
+    shards = {entry.shard for entry in entries if entry.shard is not None}
+    return problem is None and (n_clips, n_rejected, shards) == (
+        info.counts.found,
+        info.counts.rejected,
+        {*info.shards},
+    )
 
 
 def rejects_to_retry(out: Path, header: dict[str, Any], parts: Iterable[tuple[int, list[Clip]]]) -> tuple[int, str]:

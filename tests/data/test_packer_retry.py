@@ -68,6 +68,16 @@ def fresh(run, folder):
     return whole
 
 
+def test_a_finished_pack_whose_journal_does_not_hold_its_shards_is_packed_again(finished):
+    """So its rejects are retried too."""
+    run, folder = finished
+    repair(folder)
+    journal = folder / "journal.jsonl"
+    journal.write_bytes(journal.read_bytes().splitlines(keepends=True)[0])
+    assert run().counts.rejected == 0
+    assert contents(folder) == fresh(run, folder)
+
+
 @pytest.mark.parametrize("max_bad", [0.5, 0.01])
 def test_a_reject_whose_file_was_repaired_is_packed_to_the_bytes_of_a_fresh_pack(finished, max_bad):
     run, folder = finished

@@ -2,7 +2,8 @@
 
 The lock is the kernel's (``flock``), so it ends with the process, however that ends. The file holds who has the lock,
 in JSON, for the message to a second process; a file without a holder is of no account and is used again. Where the file
-system refuses ``flock``, the text of the file decides: it counts while the process that wrote it runs.
+system refuses ``flock``, the text of the file decides: it counts while the process that wrote it runs, also for
+processes that can lock the file.
 """
 
 import errno
@@ -22,6 +23,7 @@ from epanns.notes import note
 
 _IS_LOCKED = frozenset({errno.EACCES, errno.EAGAIN})
 _HAS_NO_LOCKS = frozenset({errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL})
+_BY_TEXT = "by_text"  # key of a holder whose file system has no locks
 _POLL_SECONDS = 0.1
 _TAKING_SECONDS = 2.0  # a process that is taking a lock writes its own name in far less
 
@@ -119,9 +121,8 @@ def _waited_for(file: Path, place: Path, wait: float, earlier: list[Path]) -> _L
 
 def _taken(file: Path, place: Path, earlier: list[Path]) -> _Lock:
     """Take the lock, or raise `_BusyError`; an OSError is of the file itself."""
-    for path in earlier:
-        if _is_locked(path):
-            raise _BusyError({})
+    if any(map(_is_locked, earlier)):
+        raise _BusyError({})
     while True:
         descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
@@ -137,10 +138,19 @@ def _taken(file: Path, place: Path, earlier: list[Path]) -> _Lock:
             _note_missing_locks(file, place, error)
             return _taken_without_locks(file)
         os.close(descriptor)  # the holder removed the file between the two calls
+    if _is_held_by_text(file):
+        os.close(descriptor)
+        raise _BusyError(_holder_in(file))
     with suppress(OSError):  # a full disk: the lock holds without its holder's name
         os.ftruncate(descriptor, 0)
         os.write(descriptor, _own_text())
     return _Lock(file, descriptor)
+
+
+def _is_held_by_text(file: Path) -> bool:
+    """Whether a process holds the file that could not lock it, as on a network drive without locks for a while."""
+    holder = _holder_in(file)
+    return holder.get(_BY_TEXT) is True and is_running(holder)
 
 
 def _note_missing_locks(file: Path, place: Path, error: OSError) -> None:
@@ -156,9 +166,9 @@ def _taken_without_locks(file: Path) -> _Lock:
     taking = file.with_name(f"{file.name}.taking")
     descriptor = _created_alone(taking)
     try:
-        os.write(descriptor, _own_text())
+        os.write(descriptor, _own_text(by_text=True))
         holder = _holder_in(file)
-        if holder and _is_running(holder):
+        if holder and is_running(holder):
             raise _BusyError(holder)
         os.fsync(descriptor)
         taking.replace(file)
@@ -187,7 +197,7 @@ def _remove_abandoned(taking: Path) -> None:
     """Remove what a process left that was killed while it took a lock."""
     with suppress(OSError):
         holder, age = _holder_in(taking), time.time() - taking.stat().st_mtime
-        if not _is_running(holder) if holder else age > _TAKING_SECONDS:
+        if not is_running(holder) if holder else age > _TAKING_SECONDS:
             taking.unlink()
 
 
@@ -215,10 +225,11 @@ def _is_same_file(descriptor: int, file: Path) -> bool:
         return False
 
 
-def _own_text() -> bytes:
+def _own_text(*, by_text: bool = False) -> bytes:
     since = f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC"
     own = {"pid": os.getpid(), "host": socket.gethostname(), "since": since}
-    return json.dumps({**own, "boot": _boot(), "start": _process(os.getpid())[1]}).encode()
+    of_lock = {_BY_TEXT: True} if by_text else {}
+    return json.dumps({**own, "boot": _boot(), "start": _process(os.getpid())[1], **of_lock}).encode()
 
 
 def _holder_in(file: Path) -> dict[str, Any]:
@@ -233,7 +244,7 @@ def _holder_in(file: Path) -> dict[str, Any]:
     return found
 
 
-def _is_running(holder: Mapping[str, Any]) -> bool:
+def is_running(holder: Mapping[str, Any]) -> bool:
     """Whether the process of a lock file may still run; of another host's process nothing is known, so it may."""
     if holder["host"] != socket.gethostname():
         return True
@@ -267,7 +278,7 @@ def _process(pid: int) -> tuple[str, str]:
 
 
 def _described(holder: Mapping[str, Any]) -> str:
-    if not holder or not _is_running(holder):  # the holder has not written its name yet
+    if not holder or not is_running(holder):  # the holder has not written its name yet
         return "another process"
     return f"process {holder['pid']} on {holder['host']}, since {holder['since']}"
 

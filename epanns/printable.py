@@ -28,6 +28,15 @@ def printable(text: str, *, lines: bool = False) -> str:
     return "".join(letter if _stays(letter, lines) else _SHORT.get(letter) or _escaped(letter) for letter in text)
 
 
+def is_printable(text: str) -> bool:
+    """Return whether a name can be printed as it is: on one line, without hidden characters.
+
+    The joiners within emoji and within words of Persian, Hindi or Sinhala are letters of such a name, where
+    `str.isprintable` refuses them.
+    """
+    return text.isprintable() or "".join(letter for letter in text if letter not in _ORDINARY).isprintable()
+
+
 def printable_json(text: str) -> str:
     r"""Return a JSON text in which the characters that `printable` escapes stand as JSON's own ``\u001b``."""
     if text.isascii() and text.isprintable():

@@ -1,6 +1,5 @@
 """An output folder: it belongs to one configuration, and one process at a time works in it."""
 
-import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -10,6 +9,7 @@ from typing import Any, TypeVar
 
 from epanns.atomic import partial_of, write_json
 from epanns.errors import OutputError
+from epanns.json_file import read_json
 from epanns.locks import locked
 
 Value = TypeVar("Value")
@@ -152,9 +152,10 @@ class WorkFolder:
         Raises:
             OutputError: If the folder belongs to another configuration, or its first file cannot be read.
         """
+        found = read_json(self.first_file, error=OutputError, remedy=self.work.to_replace)
         try:
-            before, value = read(json.loads(self.first_file.read_text(encoding="utf-8")))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            before, value = read(found)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise OutputError(f"{self.first_file}: cannot be read ({error}): {self.work.to_replace}") from error
         if before != asked:
             difference = first_difference(before, asked)
@@ -208,7 +209,8 @@ def _made(folder: Path) -> Iterator[None]:
     """Make a folder where it is missing, with its parents; at the end, those that were made and are empty go again."""
     missing = [place for place in (folder, *folder.parents) if not _is_there(place)]
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        for place in (*reversed(missing), folder):  # `Path.mkdir` makes parents by recursion, which ends at about 1,000
+            place.mkdir(exist_ok=True)
     except FileExistsError as error:
         what = "a link to nothing" if folder.is_symlink() else "a file"
         raise OutputError(f"{folder} is {what}, not a folder: choose another --out") from error

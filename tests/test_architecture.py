@@ -126,7 +126,9 @@ def test_tests_that_cannot_fail_do_not_exist():
     for path in Path(__file__).parent.rglob("test_*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
-                assert re.search(r"\bassert\b|raises|pytest\.warns|assert_|refused\(", ast.unparse(node)), f"{path.name}: {node.name}"
+                assert re.search(r"\bassert\b|raises|pytest\.warns|assert_|refused\(", ast.unparse(node)), (
+                    f"{path.name}: {node.name}"
+                )
 
 
 def run_python(code: str) -> subprocess.CompletedProcess[str]:

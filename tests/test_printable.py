@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from epanns.printable import printable, printable_json, spreadsheet_cell
+from epanns.printable import is_printable, printable, printable_json, spreadsheet_cell
 
 ANY_TEXT = st.text(st.characters(exclude_categories=()))
 
@@ -35,6 +35,28 @@ def test_what_steers_a_terminal_becomes_visible(text, shown):
 def test_ordinary_text_stays(text):
     assert printable(text) == text
     assert printable_json(text) == text
+
+
+# A family, Persian "I go" and "books", Sinhala "Sri", Hindi with a joiner, a flag, a heart with its variation.
+NAMES = [
+    "👩\u200d👩\u200d👧",
+    "می\u200cروم",
+    "کتاب\u200cها",
+    "ශ්\u200dරී",
+    "क्\u200dष",
+    "🇫🇷",
+    "❤\ufe0f",
+    "दिन",
+    "한국",
+    "เสียง",
+]
+
+
+def test_names_of_any_script_are_printable_and_hidden_characters_are_not():
+    assert all(is_printable(name) and printable(name) == name for name in NAMES)
+    assert not any(
+        is_printable(f"a{hidden}b") for hidden in ("\n", "\x1b", "\u202e", "\u200b", "\u2028", "\udce9", "\0")
+    )
 
 
 def test_line_feeds_and_tabs_stay_in_text_of_several_lines():

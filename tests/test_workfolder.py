@@ -122,10 +122,10 @@ def test_only_a_free_folder_is_claimed(tmp_path):
     assert names(tmp_path) == [LOCK, "run.json"]
 
 
-@pytest.mark.parametrize("text", ["", "[]", "7", '{"result": 1}', "[" * 100_000])
+@pytest.mark.parametrize("text", ["", "[]", "7", '{"result": 1}', "[" * 100_000, '{"asked": NaN}'])
 def test_a_damaged_first_file_is_not_taken_for_another_configuration(tmp_path, text):
     (tmp_path / "run.json").write_text(text)
-    with pytest.raises(OutputError, match=r"run\.json: cannot be read \(.*\): delete it$"):
+    with pytest.raises(OutputError, match=r"^[^\n]*run\.json: cannot be read [^\n]*\(.*\): delete it$"):
         claimed(tmp_path)
 
 
@@ -185,6 +185,27 @@ def test_a_file_system_without_locks_is_noted_once_and_does_not_stop_the_work(tm
                 (place / "work").touch()
             assert names(place) == ["work"]
     assert len(notes) == 1
+
+
+def test_a_process_with_locks_keeps_out_of_the_folder_of_one_without(tmp_path):
+    """A network drive may have locks on one host alone, or get them back while a process works."""
+    with held_elsewhere(tmp_path / "run", "none") as holder:
+        in_use = pytest.raises(OutputError, match=f"is in use by process {holder.pid} on {HOST}")
+        with in_use, folder_at(tmp_path / "run").locked():
+            pass
+        holder.kill()
+        holder.wait()
+        with folder_at(tmp_path / "run").locked():
+            pass
+    assert not (tmp_path / "run" / LOCK).exists()
+
+
+def test_a_folder_is_made_however_deep_it_lies(tmp_path):
+    deep = tmp_path.joinpath(*["x"] * 1200)
+    with folder_at(deep).locked():
+        assert claimed(deep) is None
+    (deep / "run.json").unlink()
+    os.removedirs(deep)  # pytest would remove it by recursion
 
 
 def test_without_locks_the_folder_of_a_process_that_is_gone_is_taken_over(tmp_path, monkeypatch):

@@ -25,7 +25,7 @@ from epanns.cli.packs import in_order_of, open_packs, pack_options, tell_unknown
 from epanns.cli.processes import bounded_option
 from epanns.distributed import on_rank_zero, rank
 from epanns.errors import ConfigError
-from epanns.printable import printable, spreadsheet_cell
+from epanns.printable import is_printable, printable, spreadsheet_cell
 
 if TYPE_CHECKING:
     from epanns.evaluation.scores import ClassScore, Scores
@@ -198,7 +198,7 @@ def _number(value: float | None) -> str:
 
 
 def _refuse_name(name: str) -> None:
-    if name and (not name.isprintable() or name != name.strip() or len(name) > _LONGEST_NAME):
+    if name and (not is_printable(name) or name != name.strip() or len(name) > _LONGEST_NAME):
         raise ConfigError(f"--name {name[:40]!r}: must be printable text of at most {_LONGEST_NAME} characters")
 
 

@@ -1,5 +1,6 @@
 """What every command shares: configuration files, JSON output, progress, option types."""
 
+import errno
 import functools
 import os
 import re
@@ -37,13 +38,20 @@ class _PathType(click.Path):
 class _OutputType(_PathType):
     """A path to write at.
 
-    It has a name, and its full path is UTF-8: files that are written there name the path. ``.``, ``..`` and paths that
-    end so become full paths.
+    It has a name, its links end somewhere, and its full path is UTF-8: files that are written there name the path.
+    ``.``, ``..`` and paths that end so become full paths.
     """
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Return the path, or refuse it."""
         path = Path(super().convert(value, param, ctx))
+        try:
+            path.stat()
+        except OSError as error:
+            if error.errno == errno.ELOOP:
+                raise ConfigError(
+                    f"{_named(param)} {os.fspath(path)!r}: leads in a circle of links; choose another path"
+                ) from error
         if path.name in ("", ".."):
             path = path.resolve()
         if not path.name:

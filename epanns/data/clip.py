@@ -8,6 +8,7 @@ import numpy as np
 
 from epanns.errors import DataError
 from epanns.labels import LabelSet
+from epanns.printable import is_printable
 from epanns.strict import shown
 
 LABEL_SEPARATOR = ";"
@@ -102,7 +103,7 @@ class ClipCheck:
             return problem
         if clip_id_bytes(clip) > LONGEST_CLIP_ID:
             return f"clip_id {shown(clip.clip_id)} is longer than {LONGEST_CLIP_ID} bytes; shorten it"
-        if not clip.split or clip.split != clip.split.strip() or not clip.split.isprintable():
+        if not clip.split or clip.split != clip.split.strip() or not is_printable(clip.split):
             return (
                 f"split {shown(clip.split)} of {shown(clip.clip_id)} must be a name such as train, val, test or fold1"
             )
@@ -130,6 +131,6 @@ def _repetition(split: str, other: str) -> str:
 
 def _problem_of_text(column: str, text: str) -> str | None:
     """Refuse what HDF5's fixed-length UTF-8 or a CSV line could not hold."""
-    if not text or text != text.strip() or not text.isprintable():
+    if not text or text != text.strip() or not is_printable(text):
         return f"{column} {shown(text)} must be printable text without blanks around it; rename the file or the clip"
     return None

@@ -108,7 +108,7 @@ def _read_table(table: Path, draw: SplitDraw, groups: dict[str, str]) -> Manifes
     if not {"path", "labels"} <= set(columns):
         raise DataError(f"{table}: first line is {','.join(columns)[:80]!r}, must name the columns path and labels")
     if draw.group_column and draw.group_column not in columns:
-        raise ConfigError(f"--group-column {draw.group_column}: {table} has the columns {', '.join(columns)}")
+        raise ConfigError(f"--group-column {draw.group_column}: {table} has the columns {', '.join(columns)[:120]}")
     clips: list[Clip] = []
     for number, row in enumerate(rows, start=1):
         if number > _MOST_ROWS:

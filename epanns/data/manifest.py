@@ -22,6 +22,7 @@ from epanns.data.clip import LABEL_SEPARATOR, Clip, ClipCheck
 from epanns.errors import DataError, OutputError
 from epanns.json_file import read_json
 from epanns.labels import LabelSet
+from epanns.printable import is_printable
 from epanns.workfolder import DRAWING_SECONDS, locked_file
 
 COLUMNS = ["clip_id", "path", "start", "duration", "labels", "split", "fold"]
@@ -106,7 +107,7 @@ def write_manifest(manifest: Manifest, path: Path) -> None:
     for label in manifest.labels.names:
         if LABEL_SEPARATOR in label:
             raise DataError(f"label {label!r} holds {LABEL_SEPARATOR!r}, which separates labels; rename it")
-        if not label.isprintable():
+        if not is_printable(label):
             raise DataError(f"label {label!r} must be printable text, on one line; rename the class")
     if len(_existing(manifest, path)) == len(list(_files_of(manifest, path))):
         return

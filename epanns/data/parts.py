@@ -119,7 +119,7 @@ def pack_parts(packing: Packing, clips: Iterable[Clip], journal: Journal, stop: 
         raise Interrupted(
             stopped.signal_number,
             f"{journal.folder}: stopped by signal {stopped.signal_number} after {len(journal.finished)} of "
-            f"{packing.n_parts} shards; run the same command again to go on",
+            f"{packing.n_parts} shards; run the same command again without --fresh to go on",
         ) from None
     journal.keep_only(run.looked_at)
     return PartCounts(run.n_resumed, run.n_damaged, run.n_retried, run.n_not_retried)

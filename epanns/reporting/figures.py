@@ -1,14 +1,20 @@
 """A drawing as PNG and PDF, where matplotlib is installed; the SVG of `svg` shows the same."""
 
 import importlib.util
+import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from epanns.atomic import replacing
+from epanns.notes import note
 from epanns.printable import printable
 from epanns.reporting.drawing import Drawing, Label, Shape, Stroke
 
 _DOTS_PER_INCH = 200
+_NO_LETTER = re.compile("Glyph .* missing from|Matplotlib currently does not support .* natively")
 _ALIGNMENT = {"start": "left", "middle": "center", "end": "right"}
 
 
@@ -35,8 +41,21 @@ def draw(drawing: Drawing, path: Path) -> None:
         _add(axes, element, order)
     file_format = path.suffix.removeprefix(".")
     metadata = {"CreationDate": None} if file_format == "pdf" else {"Software": None}
-    with matplotlib.rc_context({"pdf.fonttype": 42}), replacing(path) as partial:
+    with matplotlib.rc_context({"pdf.fonttype": 42}), replacing(path) as partial, _missing_letters_noted(path):
         figure.savefig(partial, format=file_format, dpi=_DOTS_PER_INCH, metadata=metadata)
+
+
+@contextmanager
+def _missing_letters_noted(path: Path) -> Iterator[None]:
+    """Give one note in place of a warning of matplotlib for each letter that its font lacks."""
+    with warnings.catch_warnings(record=True) as given:
+        warnings.simplefilter("always")
+        yield
+    others = [each for each in given if not _NO_LETTER.match(str(each.message))]
+    if len(others) < len(given):
+        note(f"{path.with_suffix('')}: PNG and PDF lack letters that matplotlib's font has not; the SVG has all")
+    for each in others:
+        warnings.warn_explicit(each.message, each.category, each.filename, each.lineno)
 
 
 def _add(axes: Any, element: Stroke | Shape | Label, order: int) -> None:

@@ -1,6 +1,6 @@
 """How runs learned: the training loss and the validation score against the step."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,12 +12,16 @@ from epanns.reporting import figures
 from epanns.reporting.chart import Band, Chart, LegendEntry, Panel, Point, Series, Style
 from epanns.reporting.layout import PALETTE, lay_out
 from epanns.reporting.svg import to_svg
+from epanns.strict import TEXT, breaches, number, one_of, or_none
 from epanns.training.metrics import BEST, LINES, read_metrics
 
 _RUN = "training.json"
 _DECISIVE = {activation: DECISIVE_SCORES[task] for task, activation in TASKS.items()}
-_LARGEST = 1e18  # of a step or a loss
-_RANGE = f"a step in [0, {_LARGEST:g}], a score in [0, 1] and a loss of at most {_LARGEST:g}"
+_MODEL = {"name": TEXT, "activation": one_of(_DECISIVE)}
+_LARGEST = 1e18  # of a step or a loss, so that an axis can show it
+_SCORE = or_none(number("null, or a number in [0, 1]", lambda value: 0 <= value <= 1))
+_STEP = or_none(number(f"null, or a number in [0, {_LARGEST:g}]", lambda value: 0 <= value <= _LARGEST))
+_LOSS = or_none(number(f"null, or a number of at most {_LARGEST:g}", lambda value: abs(value) <= _LARGEST))
 _MARKERS = ("circle", "square", "triangle", "diamond")
 _MARKS = 8  # on a curve of more than twice as many points, so that curves are told apart without colour
 
@@ -62,27 +66,33 @@ def read_curve(folder: Path) -> Curve:
         DataError: If its files cannot be read.
     """
     rows = read_metrics(folder)
-    try:
-        model = read_json(folder / _RUN, error=DataError)["asked"]["model"]
-        network, score = str(model["name"]), _DECISIVE[model.get("activation", "sigmoid")]
-        points = {
-            name: tuple((float(row["step"] or 0), value) for row in rows if (value := row.get(name)) is not None)
-            for name in ("loss", score)
-        }
-        if not points[score]:
-            raise ValueError(f"no {score}")
-        _refuse_absurd(points, score)
-    except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{folder}: cannot be read as a training run ({error})") from error
-    return Curve(folder.resolve().name, network, score, points["loss"], points[score], rows[-1].get(BEST))
+    model = _model_of(folder / _RUN)
+    score = _DECISIVE[model["activation"]]
+    for place, row in enumerate(rows, start=1):
+        if problems := breaches(row, {"step": _STEP, "loss": _LOSS, score: _SCORE}):
+            raise DataError(f"{folder / LINES}, line {place}: {problems[0]}; restore the file")
+    points = {
+        name: tuple((row.get("step") or 0.0, value) for row in rows if (value := row.get(name)) is not None)
+        for name in ("loss", score)
+    }
+    if not points[score]:
+        raise DataError(
+            f"{folder}: cannot be read as a training run (no {score} in {LINES}); give a run that validated"
+        )
+    return Curve(folder.resolve().name, model["name"], score, points["loss"], points[score], rows[-1].get(BEST))
 
 
-def _refuse_absurd(points: Mapping[str, Sequence[tuple[float, float]]], score: str) -> None:
-    """Raise `ValueError` for numbers that no run writes and that no axis can show."""
-    for name, line in points.items():
-        for step, value in line:
-            if not 0 <= step <= _LARGEST or not (0 <= value <= 1 if name == score else abs(value) <= _LARGEST):
-                raise ValueError(f"{name} {value:g} at step {step:g}: must be {_RANGE}")
+def _model_of(path: Path) -> dict[str, str]:
+    """Return the name and the activation of the network of a run."""
+    found = read_json(path, error=DataError)
+    for key in ("asked", "model"):
+        found = found.get(key) if isinstance(found, dict) else None
+    model = {"name": None, "activation": "sigmoid", **(found if isinstance(found, dict) else {})}
+    if problems := breaches(model, _MODEL, prefix="asked.model."):
+        raise DataError(
+            f"{path}: cannot be read as a training run ({'; '.join(problems)}); give the run's whole folder"
+        )
+    return {key: model[key] for key in _MODEL}
 
 
 def write_learning_curves(runs: Sequence[Path], out: Path, *, stem: str, images: bool = True) -> tuple[Path, ...]:

@@ -7,6 +7,7 @@ from typing import Any
 from epanns.errors import ConfigError
 from epanns.models.layouts import LEAN_FAMILIES
 from epanns.models.zoo import spec_of
+from epanns.printable import is_printable
 from epanns.strict import ANY_TEXT, PATH, TABLE, TRUTH, Rule, number, problems_of, refuse_breaches
 from epanns.sweeps.training_tables import base_training
 
@@ -14,7 +15,7 @@ _LONGEST_NAME = 80
 _NO_PATH_OR = Rule(PATH.text, lambda value: value == "" or PATH.holds(value))
 _NAME = Rule(
     f"text of at most {_LONGEST_NAME} printable characters",
-    lambda value: isinstance(value, str) and len(value) <= _LONGEST_NAME and value.isprintable(),
+    lambda value: isinstance(value, str) and len(value) <= _LONGEST_NAME and is_printable(value),
 )
 BASE_RULES: Mapping[str, Rule] = {
     "name": _NAME,

@@ -168,7 +168,7 @@ class _Measurement:
             raise Interrupted(
                 stopped.signal_number,
                 f"stopped by signal {stopped.signal_number}; {len(record.rows)} of {record.n_rows} rows are kept in "
-                f"{out}: run the same command again to go on",
+                f"{out}: run the same command again without --fresh to go on",
             ) from None
         return replace(
             record,

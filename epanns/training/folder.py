@@ -205,7 +205,7 @@ class RunFolder:
         step = newest_step(self.path)
         if step is None:
             return "no state is saved yet: run the same command again"
-        return f"the state of step {step} is saved in {self.path}: run the same command again to go on"
+        return f"the state of step {step} is saved in {self.path}: run the same command again without --fresh to go on"
 
     @contextmanager
     def _writing(self) -> Iterator[None]:

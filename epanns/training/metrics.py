@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 from epanns.atomic import write_text
 from epanns.errors import DataError
 from epanns.json_file import parse_json
+from epanns.strict import breaches, number, or_none, shown
+from epanns.text_file import read_text
 
 if TYPE_CHECKING:
     from epanns.training.state import TrainingState
@@ -21,6 +23,9 @@ _BEFORE_SCORES = ("step", "loss", "gradient_norm", "learning_rate")
 LOSS = "validation_loss"  # key of a validation's mean loss, which decides between equal scores
 BEST = "best_step"  # column of the step that was kept as the best when the row was written
 STEP_0_KEPT = "no trained step was better: the weights from before training are kept"
+_LONGEST = 64 << 20  # bytes: 200,000 rows
+_REMEDY = "restore the file, or delete it with its run"
+_CELL = or_none(number("null, or a number that float32 holds", lambda value: abs(value) < 1e39))
 _BEHIND_SCORES = (LOSS, BEST, "skipped", "seconds", "data_seconds")
 
 
@@ -70,14 +75,18 @@ def read_metrics(folder: Path) -> list[dict[str, float | None]]:
     """Read the rows of a run; a number that does not exist is None.
 
     Raises:
-        DataError: If there are none, or the file cannot be read.
+        DataError: If there are none, or the file cannot be read or holds anything but numbers that float32 can hold.
     """
     path = folder / LINES
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-        rows = [parse_json(line, f"line {number}", error=DataError) for number, line in enumerate(lines, start=1)]
-        if not rows:
-            raise ValueError("no row")
-        return [{str(name): None if value is None else float(value) for name, value in row.items()} for row in rows]
-    except (OSError, ValueError, TypeError, AttributeError, DataError) as error:
-        raise DataError(f"{path}: cannot be read as the metrics of a training run ({error})") from error
+    lines = read_text(path, error=DataError, limit=_LONGEST, remedy=_REMEDY).splitlines()
+    if not lines:
+        raise DataError(f"{path}: holds no row: {_REMEDY}")
+    rows = []
+    for place, line in enumerate(lines, start=1):
+        row = parse_json(line, f"{path}, line {place}", error=DataError, remedy=_REMEDY)
+        if not isinstance(row, dict):
+            raise DataError(f"{path}, line {place}: must be a table, is {shown(row)}: {_REMEDY}")
+        for problem in breaches(row, dict.fromkeys(row, _CELL)):
+            raise DataError(f"{path}, line {place}: {problem}: {_REMEDY}")
+        rows.append({name: None if value is None else float(value) for name, value in row.items()})
+    return rows

@@ -92,7 +92,7 @@ def test_the_same_command_again_measures_nothing_and_another_one_is_refused(run,
 def test_a_signal_ends_it_with_one_line(run, monkeypatch, tmp_path, number, code):
     monkeypatch.setattr(module, "_teller", lambda: lambda record: os.kill(os.getpid(), number))
     out = tmp_path / "out"
-    where = f"0 of 2 rows are kept in {out}: run the same command again to go on"
+    where = f"0 of 2 rows are kept in {out}: run the same command again without --fresh to go on"
     assert run(*ONE) == (code, "", f"epanns: stopped by signal {int(number)}; {where}\n")
 
 

@@ -163,7 +163,7 @@ def test_runs_of_another_pruning_are_refused(prune, settings, tmp_path):
     (tmp_path / "out.steps" / "steps.json").unlink()
     assert "out.steps exists already and holds no runs between steps: choose another --out" in prune(*options)[2]
     (tmp_path / "out.steps" / "steps.json").write_text("{")
-    assert "steps.json: cannot be read (Expecting" in prune(*options)[2]
+    assert "steps.json: cannot be read as JSON (Expecting" in prune(*options)[2]
 
 
 @pytest.mark.parametrize(

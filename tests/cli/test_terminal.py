@@ -173,6 +173,10 @@ def test_output_paths_have_a_name(epanns, monkeypatch, tmp_path, given, used):
 
 def test_output_paths_without_a_name_or_utf8_are_refused(epanns, monkeypatch, tmp_path):
     assert epanns("show", "--out", "/")[2] == "epanns: --out '/': must have a name; give a path in a folder\n"
+    (tmp_path / "circle").symlink_to(tmp_path / "circle")
+    for path in (tmp_path / "circle", tmp_path / "circle" / "run", f"{tmp_path}/circle/.."):
+        message = f"epanns: --out '{path}': leads in a circle of links; choose another path\n"
+        assert epanns("show", "--out", str(path))[2] == message
     message = r"epanns: --out '/caf\udce9/x': its full path must be UTF-8; choose another path" + "\n"
     assert epanns("show", "--out", "/caf\udce9/x") == (1, "", message)
     folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9"))

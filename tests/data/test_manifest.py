@@ -125,6 +125,14 @@ def test_a_label_that_is_no_printable_line_cannot_be_written(tmp_path, label):
         write_manifest(Manifest("m", LabelSet.of([label]), ()), tmp_path / "m.csv")
 
 
+def test_names_with_joiners_survive_the_file(tmp_path):
+    names = ["👩\u200d👧", "می\u200cروم"]
+    clips = tuple(Clip(f"{name}/a.wav", f"{tmp_path}/{name}/a.wav", (name,), "train") for name in names)
+    manifest = Manifest("m", LabelSet.of(names), clips)
+    write_manifest(manifest, tmp_path / "m.csv")
+    assert read_manifest(tmp_path / "m.csv") == manifest
+
+
 def test_the_manifest_itself_is_written_last(tmp_path, clip, monkeypatch):
     replacing, written = atomic.replacing, []
     monkeypatch.setattr(atomic, "replacing", lambda path: written.append(path.name) or replacing(path))

@@ -6,10 +6,11 @@ from itertools import combinations
 
 import pytest
 
+from epanns.notes import notes_to
 from epanns.reporting import figures, layout
 from epanns.reporting.axes import log_axis, score_axis
 from epanns.reporting.chart import Chart, Style
-from epanns.reporting.drawing import Label, Shape, Stroke, shortened, text_width, wrapped
+from epanns.reporting.drawing import Drawing, Label, Shape, Stroke, shortened, text_width, wrapped
 from epanns.reporting.layout import PALETTE, lay_out
 from epanns.reporting.pareto import pareto_chart
 from epanns.reporting.placement import Box
@@ -155,6 +156,17 @@ def two_bases(records, names=("", "")):
             config = base if record.config["kind"] == "base" else {**record.config, "base": base}
             made.append(replace(record, trial_id=f"{record.trial_id}-{number}", config=config, name=name))
     return made
+
+
+def test_letters_that_the_font_lacks_are_noted_once(tmp_path):
+    pytest.importorskip("matplotlib", reason="the plot extra is not installed")
+    drawing = Drawing(90.0, 20.0, (Label((0.0, 9.0), "दिन 👩", 9.0),), "a name")
+    notes: list[str] = []
+    with notes_to(notes.append):
+        figures.draw(drawing, tmp_path / "a.png")
+        figures.draw(drawing, tmp_path / "a.pdf")
+    assert notes == [f"{tmp_path}/a: PNG and PDF lack letters that matplotlib's font has not; the SVG has all"]
+    assert (tmp_path / "a.pdf").stat().st_size > 0
 
 
 def test_two_bases_of_one_network_have_two_names(records):

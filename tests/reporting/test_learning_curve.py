@@ -2,6 +2,8 @@
 
 import json
 import math
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from xml.etree import ElementTree
 
 import pytest
@@ -15,6 +17,7 @@ from epanns.reporting.axes import linear_axis
 from epanns.reporting.chart import Point
 from epanns.reporting.layout import lay_out
 from epanns.reporting.learning_curve import Curve, is_run, learning_chart, read_curve, write_learning_curves
+from epanns.reporting.svg import to_svg
 from epanns.training.metrics import write_metrics
 from tests.any_value import ANY_VALUE
 
@@ -100,11 +103,40 @@ def test_what_is_no_run_is_named(make_run, tmp_path):
     run = make_run("run")
     assert is_run(run)
     (run / "training.json").write_text("{}")
-    with pytest.raises(DataError, match=r"run: cannot be read as a training run \('asked'\)"):
+    with pytest.raises(DataError, match=r"training.json: cannot be read as a training run \(asked.model.name=None"):
         read_curve(run)
     (make_run("bare", loss=LOSSES) / "metrics.jsonl").write_text('{"step": 0, "mAP": null}\n')
-    with pytest.raises(DataError, match=r"bare: cannot be read as a training run \(no mAP\)"):
+    with pytest.raises(DataError, match=r"bare: cannot be read as a training run \(no mAP in metrics"):
         read_curve(tmp_path / "bare")
+
+
+WORST = st.sampled_from(["NaN", "Infinity", "1e308", "1e999", "-1e38", "1e38", "1e-320", "true", '"x"', "[]", "null"])
+
+
+@given(st.lists(WORST | st.just("9" * 400) | st.just("[" * 100_000), min_size=4, max_size=4))
+def test_a_run_of_any_numbers_is_drawn_or_refused_in_one_line(values):
+    step, loss, score, best = values
+    with TemporaryDirectory() as place:
+        folder = Path(place)
+        (folder / "training.json").write_text('{"asked": {"model": {"name": "Cnn6"}}}')
+        row = '{"step": %s, "loss": %s, "mAP": %s, "best_step": %s}\n'
+        (folder / "metrics.jsonl").write_text(row % (step, loss, score, best) + row % (2, 0.5, 0.5, 2))
+        try:
+            drawing = lay_out(learning_chart([read_curve(folder)]))
+        except DataError as error:
+            assert "\n" not in str(error) and "metrics.jsonl, line 1: " in str(error)
+        else:
+            ElementTree.fromstring(to_svg(drawing))
+
+
+@pytest.mark.parametrize(
+    "text", ["[" * 100_000, '{"asked": []}', '{"asked": {"model": {"name": "a", "activation": []}}}']
+)
+def test_a_damaged_training_json_is_refused_in_one_line(make_run, text):
+    run = make_run("run")
+    (run / "training.json").write_text(text)
+    with pytest.raises(DataError, match=r"^[^\n]*training\.json: cannot be read as [^\n]*$"):
+        read_curve(run)
 
 
 @given(
@@ -144,8 +176,6 @@ def test_deeply_nested_files_of_a_run_are_refused(make_run, name):
 
 def test_numbers_that_no_run_writes_are_refused(make_run):
     folder = make_run("absurd")
-    (folder / "metrics.jsonl").write_text('{"step": 1, "loss": 1e308, "mAP": 0.5}\n')
-    with pytest.raises(
-        DataError, match=r"loss 1e\+308 at step 1: must be a step in \[0, 1e\+18\], a score in \[0, 1\] "
-    ):
+    (folder / "metrics.jsonl").write_text('{"step": 1, "loss": 1e30, "mAP": 0.5}\n')
+    with pytest.raises(DataError, match=r"line 1: loss=1e\+30: must be null, or a number of at most 1e\+18; restore"):
         read_curve(folder)

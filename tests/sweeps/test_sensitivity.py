@@ -170,7 +170,7 @@ def test_a_signal_ends_it_within_a_row_and_keeps_the_rows_done(model, dataset, t
     assert stop.value.exit_code == 128 + number
     assert str(stop.value) == (
         f"stopped by signal {int(number)}; 2 of 7 rows are kept in {tmp_path / 'out'}: run the same command again "
-        "to go on"
+        "without --fresh to go on"
     )
     assert len(json.loads((tmp_path / "out" / "sensitivity.json").read_text())["rows"]) == 2
 

@@ -357,7 +357,7 @@ def test_a_signal_ends_a_validation_before_its_next_batch_and_it_is_made_up_for(
     answer = mortals.run(out, {}, signal_in_validation=[4, death])
     assert answer["message"] == (
         f"stopped by signal {death:d} at step 4 of 6; the state of step 4 is saved in {out}: run the same command "
-        "again to go on"
+        "again without --fresh to go on"
     )
     assert (answer["exit_code"], answer["heard"]) == (128 + death, 1)
     assert [row["step"] for row in metrics_of(out)["metrics.jsonl"]] == [0, 2]
@@ -407,8 +407,9 @@ def test_where_memory_runs_out_it_is_said_what_takes_less(mortals, out, precisio
     options = "--accumulate 2, " + ("--precision bfloat16, " if precision == "float32" else "")
     assert re.fullmatch(
         rf"out of memory with --batch-size 6 \(12 clips, mixed in pairs\), --accumulate 1 and --precision {precision} "
-        rf"\(.+\); the state of step 2 is saved in {out}: run the same command again to go on where more memory is "
-        rf"free, or use {options}a shorter --crop-seconds or --batch-size 3 with another --out: that is another run, "
+        rf"\(.+\); the state of step 2 is saved in {out}: run the same command again without --fresh "
+        rf"to go on where more memory is free, or use {options}a shorter --crop-seconds or --batch-size 3 with another "
+        "--out: that is another run, "
         "so nothing is changed by itself",
         answer["message"],
     )
@@ -449,7 +450,9 @@ def test_a_disk_that_fills_up_loses_nothing(mortals, out):
     before = [state.read_bytes() for state in saved_states(out)]
     for limit in (10_000, 40_000):
         message = mortals.run(out, {}, file_limit=limit)["message"]
-        assert message.endswith(f"the state of step 3 is saved in {out}: run the same command again to go on"), message
+        assert message.endswith(
+            f"the state of step 3 is saved in {out}: run the same command again without --fresh to go on"
+        ), message
         assert [state.read_bytes() for state in saved_states(out)] == before
     mortals.run(out, {})
     assert contents(out) == whole

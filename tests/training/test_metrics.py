@@ -116,7 +116,7 @@ def test_rows_of_steps_that_are_done_again_are_gone_at_once(train_run, tmp_path)
 @pytest.mark.parametrize("text", ["", "{", "[1]\n", '{"step": "x"}\n'])
 def test_what_is_no_metrics_file_is_named(tmp_path, text):
     (tmp_path / "metrics.jsonl").write_text(text)
-    with pytest.raises(DataError, match=r"metrics.jsonl: cannot be read as the metrics of a training run \("):
+    with pytest.raises(DataError, match=r"metrics\.jsonl[:,].*: restore the file, or delete it with its run$"):
         metrics.read_metrics(tmp_path)
 
 

@@ -101,17 +101,6 @@ def list_of(item: Rule, text: str, *, least: int = 0) -> Rule:
     return Rule(f"a list of {text}" if least == 0 else f"a list of {text}, at least {least}", holds, item=item)
 
 
-def table_of(item: Rule, text: str, *, least: int = 0) -> Rule:
-    """Return the rule of tables of at least `least` entries that each obey a rule; `text` describes them."""
-
-    def holds(value: object) -> bool:
-        if not isinstance(value, Mapping) or len(value) < least:
-            return False
-        return all(isinstance(key, str) and key != "" and item.holds(each) for key, each in value.items())
-
-    return Rule(text, holds)
-
-
 def shown(value: object) -> str:
     """Return a value of any kind as a message shows it: short, on one line, without control characters."""
     if type(value) is int and value.bit_length() > _MOST_BITS:

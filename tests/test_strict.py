@@ -12,7 +12,6 @@ from epanns.strict import (
     ANY_TEXT,
     FINITE,
     PATH,
-    POSITIVE,
     TABLE,
     TEXT,
     TRUTH,
@@ -24,7 +23,6 @@ from epanns.strict import (
     or_none,
     refuse_breaches,
     shown,
-    table_of,
     table_problems,
     whole,
 )
@@ -44,7 +42,6 @@ RULES = {
     "maybe": or_none(one_of(("balanced", "shuffled"))),
     "names": list_of(one_of(("balanced", "shuffled")), "names", least=1),
     "lists": list_of(list_of(TEXT, "layers", least=1), "lists of layers"),
-    "ratios": table_of(POSITIVE, "a table of numbers > 0", least=1),
 }
 
 
@@ -83,7 +80,6 @@ def test_every_problem_of_a_table_is_reported_together(table):
         ("names", ("balanced", {}), "names[1]={}: must be one of balanced, shuffled"),
         ("lists", [["a"], ["b", ""]], "lists[1][1]='': must be text that is not empty"),
         ("lists", "abc", "lists='abc': must be a list of lists of layers"),
-        ("ratios", {"a": 0}, "ratios={'a': 0}: must be a table of numbers > 0"),
         ("text", "", "text='': must be text that is not empty"),
         ("path", "a\0b", "path='a\\x00b': must be a path of at most 4,096 characters, without NUL"),
         ("table", "x" * 99, f"table='{'x' * 56}...: must be a table"),

@@ -1,7 +1,7 @@
 """An experiment as data: TOML in, the list of its trials out."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -257,6 +257,13 @@ def _contradictions(experiment: Experiment, *, every_table_is_read: bool) -> lis
         f"[[base]] name={shown(name)} is given to {names.count(name)} bases; must differ"
         for name in dict.fromkeys(names)
         if names.count(name) > 1
+    ]
+    networks = [replace(base, name="", prune=True) for base in experiment.bases]
+    problems += [
+        f"[base {place}] is the network of [base {networks.index(network) + 1}]: its trials would be run once, under "
+        "one of the names; remove one of the two"
+        for place, network in enumerate(networks, start=1)
+        if every_table_is_read and networks.index(network) + 1 < place
     ]
     for place, grid in enumerate(grids, start=1):
         where = "grid" if len(grids) == 1 else f"grid {place}"

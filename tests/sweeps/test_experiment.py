@@ -237,6 +237,14 @@ def test_a_network_to_compare_with_is_trained_and_not_pruned():
     ]
 
 
+def test_a_network_that_is_given_twice_is_refused():
+    again = TEXT.split("[[base]]")[1].split("[grid]")[0] + 'name = "again"\nprune = false\n'
+    with pytest.raises(
+        ConfigError, match=re.escape("t.toml: [base 2] is the network of [base 1]: its trials would be")
+    ):
+        parse_experiment(TEXT.replace("[grid]", f"[[base]]{again}[grid]"), "t.toml")
+
+
 def test_an_experiment_may_be_of_bases_alone():
     alone = TEXT.split("[grid]")[0]
     assert [trial.config["kind"] for trial in trials_of(parse_experiment(alone, "t.toml"))] == ["base", "base"]

@@ -77,7 +77,7 @@ def allot_latency(
     )
     if _beyond(best, limit):
         narrowest = sharing.named(search.widths(search.least))
-        raise PruningError(_missed(budget, limit, tries, narrowest))
+        raise PruningError(_missed(budget, limit, unpruned, tries, narrowest))
     return Allotment(best.widths, sharing.allocator.name, budget, limit, best.latency.median, unpruned, best.latency)
 
 
@@ -85,10 +85,13 @@ def _beyond(one: _Try, limit: float) -> bool:
     return abs(one.latency.median - limit) > TOLERANCE * limit
 
 
-def _missed(budget: Budget, limit: float, tries: list[_Try], narrowest: Mapping[str, int]) -> str:
+def _missed(budget: Budget, limit: float, unpruned: float, tries: list[_Try], narrowest: Mapping[str, int]) -> str:
     measured = ", ".join(f"{budget.show(one.latency.median)} (spread {one.latency.spread:.0%})" for one in tries)
     end = ", with every layer at its narrowest" if tries[-1].widths == narrowest else ""
+    # On a busy machine a pruned network may take longer than the unpruned network took, which is no budget.
+    faster = dict.fromkeys(budget.show(one.latency.median) for one in tries if one.latency.median < unpruned)
+    offer = f"ask for {' or '.join(faster)}, " if faster else ""
     return (
-        f"a budget of {budget.show(limit)} was not met within {TOLERANCE:.0%}, measured were {measured}{end}: "
-        "ask for one of these, lower round_to, or measure while the machine does nothing else"
+        f"a budget of {budget.show(limit)} was not met within {TOLERANCE:.0%}, measured were {measured}{end}, and "
+        f"{budget.show(unpruned)} unpruned: {offer}lower round_to, or measure while the machine does nothing else"
     )

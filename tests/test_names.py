@@ -44,7 +44,7 @@ PACKAGE = Path(__file__).parents[1] / "epanns"
 _PATHS = "path|folder|root|out|parent|base|sweep|best|truth|trial|partial|hidden|cache|target|directory"
 _IS_PATH = re.compile(rf"Path\(.*\)|resources\.files.*|(.*\.)?({_PATHS})( / .*)?")
 _IS_CONSTANT = re.compile(r"(\w+\.)*_?[A-Z][A-Z0-9_]*(\[.*\])?|'.*'")
-_CHECKED = re.compile(r"(f\")?{?path_name\(")
+_CHECKED = re.compile(r"(f[\"'])?{?path_name\(")  # the quotes of `ast.unparse` differ between releases of Python
 
 # Parts of paths that are no constants, in the module where they are joined -> why no file can choose them freely.
 REVIEWED = {

@@ -12,7 +12,7 @@ from epanns.models.spec import ModelSpec
 from epanns.models.zoo import build_model
 
 _SHOWN = 4  # names per kind of difference; a message stays one readable line
-_LONGEST = 100  # characters of a name in a message
+_LONGEST = 200  # characters of a name that comes from a file, or of a line about a tensor
 
 
 class TensorForm(NamedTuple):

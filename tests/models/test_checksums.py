@@ -1,6 +1,7 @@
 """checksums.json: what was changed in a checkpoint folder is found; what needs no checksum loads with a note."""
 
 import json
+import re
 import warnings
 from pathlib import Path
 
@@ -156,9 +157,14 @@ def test_control_characters_in_names_are_escaped_in_the_card_and_by_info(tmp_pat
 @pytest.mark.parametrize("name", ["a\rb", "x" * 140_000], ids=["return", "long"])
 def test_labels_that_could_not_be_read_again_are_not_saved(name: str, tmp_path: Path) -> None:
     model = build_model("Cnn6", num_classes=1, width=0.05, labels=LabelSet.of([name]))
-    with pytest.raises(CheckpointError, match=r"^the labels of this Cnn6 cannot be saved .*: rename them"):
+    try:
         save_checkpoint(model, tmp_path / "saved")
-    assert not list(tmp_path.iterdir())
+    except CheckpointError as error:
+        assert re.match(r"the labels of this Cnn6 cannot be saved .*: rename them", str(error))
+        assert not list(tmp_path.iterdir())
+    else:  # from Python 3.13 on, the csv module quotes a carriage return
+        assert load(tmp_path / "saved").labels == model.labels
+        assert len(name) < 140_000
 
 
 @pytest.mark.parametrize("value", [float("nan"), "\ud800", 2**64, {1, 2}], ids=["nan", "surrogate", "large", "set"])

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 from epanns.audio.container import DamagedFile, foreign_container, refuse_damaged_ogg, sound_bytes
+from epanns.audio.flac import understated_total
 from epanns.audio.mp3 import Mp3, read_mp3
 from epanns.audio.sound import Frames, Sound, Span
 from epanns.audio.spliced import Spliced
@@ -51,16 +52,22 @@ def _opened(stack: ExitStack, source: Path | bytes, name: str, span: Span) -> So
         return open_with_ffmpeg(stack, readable, name, span, container)
     refuse_damaged_ogg(raw)
     raw.seek(0)
+    flac = understated_total(raw)
+    if flac is not None:
+        total, pieces = flac
+        sound = open_with_libsndfile(stack, cast(BinaryIO, Spliced(raw, pieces)), name, span)
+        return replace(sound, stated=max(0, total - round(span.start * sound.rate)))
+    raw.seek(0)
     mp3 = read_mp3(raw)
     if mp3 is not None:
         if mp3.truncation is not None:
             raise DamagedFile(f"{mp3.truncation}; fetch the file again")
         return _as_stated(open_with_libsndfile(stack, cast(BinaryIO, Spliced(raw, mp3.pieces)), name, span), mp3, span)
     raw.seek(0)
-    sound = sound_bytes(raw)
+    place = sound_bytes(raw)
     if not isinstance(readable, Path):
         readable = cast(BinaryIO, Spliced(raw, [(0, raw.seek(0, io.SEEK_END))]))  # libsndfile seeks to -1, too
-    return open_with_libsndfile(stack, readable, name, span, sound)
+    return open_with_libsndfile(stack, readable, name, span, place)
 
 
 def _as_stated(sound: Sound, mp3: Mp3, span: Span) -> Sound:

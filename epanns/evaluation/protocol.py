@@ -62,10 +62,10 @@ class EvaluationProtocol:
     def __post_init__(self) -> None:
         refuse_breaches(self, PROTOCOL_RULES)
         if self.window is None:
-            if self.hop is not None or self.aggregate != "mean_prob":
-                raise ConfigError(
-                    f"hop={self.hop}, aggregate={self.aggregate!r} have no meaning without a window: give window too"
-                )
+            given = [f"hop={self.hop}"] if self.hop is not None else []
+            given += [f"aggregate={self.aggregate!r}"] if self.aggregate != "mean_prob" else []
+            if given:
+                raise ConfigError(f"{', '.join(given)} without a window: applies to windows alone; give window too")
             return
         if self.own_length:
             raise ConfigError(f"own_length: windows of {self.window} s hear no padding anyway: give one of the two")

@@ -312,7 +312,7 @@ def test_tag_windows_cover_the_file_and_the_csv_holds_every_class(runner, tmp_pa
     assert "a.wav  0.00-1.00 s  " in result.stdout
     with pytest.raises(OutputError, match="tags.csv exists already"):
         invoke(runner, *arguments)
-    with pytest.raises(ConfigError, match="hop=0.5, .* have no meaning without a window"):
+    with pytest.raises(ConfigError, match="hop=0.5 without a window"):
         invoke(runner, "tag", tagger, tmp_path / "a.wav", "--hop", 0.5)
 
 

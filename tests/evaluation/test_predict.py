@@ -166,8 +166,8 @@ def test_scores_that_are_not_finite_are_refused(model):
     ("arguments", "message"),
     [
         ({"aggregate": "mean_prop"}, "aggregate='mean_prop' (did you mean 'mean_prob'?): must be one of"),
-        ({"hop": 0.5}, "hop=0.5, aggregate='mean_prob' have no meaning without a window: give window too"),
-        ({"aggregate": "max_prob"}, "have no meaning without a window"),
+        ({"hop": 0.5}, "hop=0.5 without a window: applies to windows alone; give window too"),
+        ({"aggregate": "max_prob"}, "aggregate='max_prob' without a window: applies to windows alone"),
         ({"window": 0}, "window=0: must be a length in seconds, 0.01 to 3600"),
         ({"window": float("nan")}, "window=nan: must be a number of seconds"),
         (

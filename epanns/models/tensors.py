@@ -1,7 +1,7 @@
 """Names, shapes and types of a network's tensors, and how those of a file differ from them."""
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -12,7 +12,7 @@ from epanns.models.spec import ModelSpec
 from epanns.models.zoo import build_model
 
 _SHOWN = 4  # names per kind of difference; a message stays one readable line
-_LONGEST = 200  # characters of a name that comes from a file, or of a line about a tensor
+_LONGEST = 100  # characters of a name in a message
 
 
 class TensorForm(NamedTuple):
@@ -92,16 +92,16 @@ def weights_digest(model: nn.Module) -> str:
 def difference(found: Mapping[str, TensorForm], expected: Mapping[str, TensorForm]) -> str:
     """Say in one line what is missing, unexpected or of another form; empty where nothing is."""
     wrong = [
-        f"{name} is {found[name]}, must be {form}"
+        f"{_readable(name)} is {found[name]}, must be {form}"
         for name, form in expected.items()
         if name in found and found[name] != form
     ]
     kinds = {
-        "missing": [name for name in expected if name not in found],
-        "unexpected": [name for name in found if name not in expected],
+        "missing": [_readable(name) for name in expected if name not in found],
+        "unexpected": [_readable(name) for name in found if name not in expected],
         "of another shape or type": wrong,
     }
-    return "; ".join(f"{len(names)} {kind}: {shortened(names)}" for kind, names in kinds.items() if names)
+    return "; ".join(f"{len(texts)} {kind}: {_first(texts)}" for kind, texts in kinds.items() if texts)
 
 
 def shape_difference(model: nn.Module, spec: ModelSpec) -> str:
@@ -114,7 +114,15 @@ def shape_difference(model: nn.Module, spec: ModelSpec) -> str:
 
 def shortened(names: Iterable[str]) -> str:
     """Join names by commas, the first few only and each cut to a readable length, and count the rest."""
-    cut = (name if len(name) <= _LONGEST else f"{name[:_LONGEST]}..." for name in names)  # names come from files
-    listed = [name if name.isprintable() else repr(name) for name in cut]
-    rest = len(listed) - _SHOWN
-    return ", ".join(listed[:_SHOWN]) + (f" and {rest} more" if rest > 0 else "")
+    return _first([_readable(name) for name in names])
+
+
+def _first(texts: Sequence[str]) -> str:
+    rest = len(texts) - _SHOWN
+    return ", ".join(texts[:_SHOWN]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def _readable(name: str) -> str:
+    """Return a name that comes from a file, of any length and characters, as a message shows it."""
+    cut = name if len(name) <= _LONGEST else f"{name[:_LONGEST]}..."
+    return cut if cut.isprintable() else repr(cut)

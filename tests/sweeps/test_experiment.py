@@ -329,7 +329,7 @@ def test_every_mistake_is_named_at_once():
             "fit_to='dens' (did you mean 'dense'?): must be one of",
         ),
         ("[grid]", "[grid", "cannot be read as TOML"),
-        ("[grid]", "[evaluation]\nhop = 0.5\n[grid]", "[evaluation] hop=0.5, aggregate='mean_prob' have no meaning"),
+        ("[grid]", "[evaluation]\nhop = 0.5\n[grid]", "[evaluation] hop=0.5 without a window"),
         ("[grid]", "[evaluation]\nwindow = '1'\n[grid]", "[evaluation] window='1': must be a number of seconds"),
         ("[grid]", "[evaluation]\nwidnow = 1\n[grid]", "unknown key 'widnow' (did you mean 'window'?)"),
         ("width = 0.1", "prune = 0", "[base 1] prune=0: must be true or false"),

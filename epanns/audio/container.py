@@ -157,8 +157,8 @@ def refuse_damaged_ogg(file: BinaryIO) -> None:
             raise DamagedFile(f"damaged: no Ogg page begins at byte {place}; {_FETCH}")
         if is_last:
             raise DamagedFile(
-                "holds several Ogg streams one after the other, of which a decoder would read the first; encode it again "
-                "as one stream"
+                "holds several Ogg streams one after the other, of which a decoder would read the first; encode it "
+                "again as one stream"
             )
         lacing = file.read(header[26]) if len(header) == 27 else b""
         content = file.read(sum(lacing))

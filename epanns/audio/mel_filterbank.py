@@ -8,6 +8,8 @@ import warnings
 import torch
 from torch import Tensor
 
+from epanns.notes import note
+
 _LINEAR_BELOW = 1000.0  # Hz; Slaney's scale is linear below and logarithmic above
 _HERTZ_PER_MEL = 200.0 / 3.0
 _LOG_STEP = math.log(6.4) / 27.0  # 27 mels lie between 1,000 and 6,400 Hz
@@ -37,13 +39,22 @@ def slaney_filterbank(frequency_bins: int, *, fmin: float, fmax: float, mel_bins
         mel_bins: Number of triangles.
         sample_rate: In Hz.
     """
+    settings = (frequency_bins, fmin, fmax, mel_bins, sample_rate)
     with torch.device("cpu"):  # torchaudio cannot compute the filterbank under another default device, such as meta
-        if torchaudio_problem() is not None:
-            return _closed_form(frequency_bins, fmin, fmax, mel_bins, sample_rate)
-        from torchaudio.functional import melscale_fbanks
+        bank = _closed_form(*settings) if torchaudio_problem() else _of_torchaudio(*settings)
+    empty = int((bank.amax(dim=0) == 0).sum())
+    if empty:
+        note(f"{empty} of {mel_bins} mel filters hold no frequency bin: give fewer mel bins")
+    return bank
 
+
+def _of_torchaudio(frequency_bins: int, fmin: float, fmax: float, mel_bins: int, sample_rate: int) -> Tensor:
+    from torchaudio.functional import melscale_fbanks
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of empty filters, which are counted in a note instead
         bank: Tensor = melscale_fbanks(frequency_bins, fmin, fmax, mel_bins, sample_rate, "slaney", "slaney")
-        return bank
+    return bank
 
 
 def _closed_form(frequency_bins: int, fmin: float, fmax: float, mel_bins: int, sample_rate: int) -> Tensor:
@@ -57,11 +68,7 @@ def _closed_form(frequency_bins: int, fmin: float, fmax: float, mel_bins: int, s
     lower, centre, upper = edges[:-2], edges[1:-1], edges[2:]
     rising = (bins - lower) / (centre - lower)
     falling = (upper - bins) / (upper - centre)
-    bank = torch.minimum(rising, falling).clamp(min=0) * (2 / (upper - lower))
-    empty = int((bank.amax(dim=0) == 0).sum())
-    if empty:  # torchaudio warns of them too
-        warnings.warn(f"{empty} of {mel_bins} mel filters hold no frequency bin: give fewer mel bins", stacklevel=3)
-    return bank
+    return torch.minimum(rising, falling).clamp(min=0) * (2 / (upper - lower))
 
 
 def _mel(frequency: float) -> float:

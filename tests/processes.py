@@ -1,9 +1,11 @@
-"""Two processes of one run, as `torchrun` would start them."""
+"""Processes that tests start: two of one run, as `torchrun` would start them, and waiting for the files they write."""
 
+import fnmatch
 import os
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 _REPOSITORY = Path(__file__).parents[1]
@@ -23,3 +25,14 @@ def started(command: list[str], rank: int, port: int) -> subprocess.Popen[str]:
     environment |= {name: str(value) for name, value in place.items()}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen([sys.executable, *command], env=environment, **pipes)
+
+
+def wait_for_file(folder: Path, pattern: str, seconds: float = 90) -> None:
+    """Wait until a file under `folder` matches `pattern`; folders may appear and vanish meanwhile.
+
+    `Path.rglob` raises where a folder is removed while it walks; `os.walk` leaves such a folder out.
+    """
+    deadline = time.monotonic() + seconds
+    while not any(fnmatch.filter(files, pattern) for _, _, files in os.walk(folder)):
+        assert time.monotonic() < deadline, f"no {pattern} under {folder} after {seconds} s"
+        time.sleep(0.02)

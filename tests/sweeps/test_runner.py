@@ -30,6 +30,7 @@ from epanns.sweeps.networks import count_networks
 from epanns.sweeps.records import read_records
 from epanns.sweeps.runner import run_experiment
 from epanns.workfolder import WorkFolder
+from tests.processes import wait_for_file
 
 TEXT = """
 name = "tiny"
@@ -410,11 +411,12 @@ def test_children_of_a_killed_sweep_stop_by_themselves(tmp_path, text):
     out = tmp_path / "out"
     command = [sys.executable, "-m", "epanns", "sweep", str(tmp_path / "tiny.toml"), "--out", str(out), "--jobs", "2"]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        wait_for_file(out, "state-*.pt")
+    finally:
+        process.kill()  # the sweep alone, not its group
+        process.wait()
     deadline = time.monotonic() + 90
-    while not list(out.rglob("state-*.pt")) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    process.kill()  # the sweep alone, not its group
-    process.wait()
     while is_running(out / "trials") and time.monotonic() < deadline:
         time.sleep(0.1)
     assert list(out.rglob("state-*.pt"))
@@ -431,11 +433,11 @@ def test_a_killed_sweep_goes_on_and_repeats_nothing(tmp_path, text, number, jobs
     command = [sys.executable, "-m", "epanns", "sweep", str(tmp_path / "tiny.toml"), "--out", str(out)]
     command += ["--jobs", str(jobs)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True)
-    deadline = time.monotonic() + 90
-    while not list(out.rglob("result.json")) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    os.killpg(process.pid, number)
-    _, stderr = process.communicate()
+    try:
+        wait_for_file(out, "result.json")
+    finally:
+        os.killpg(process.pid, number)
+        _, stderr = process.communicate()
     done = {path: path.stat().st_mtime_ns for path in out.rglob("result.json")}
     assert done
     if number != signal.SIGKILL:  # between trainings there is nothing to save, and a trial in this process dies of it

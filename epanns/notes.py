@@ -16,7 +16,7 @@ def note(text: str) -> None:
 
 
 @contextmanager
-def notes_to(tell: Callable[[str], None]) -> Iterator[None]:
+def notes_to(log: Callable[[str], None]) -> Iterator[None]:
     """Pass each note that is given inside the block to a function, once for each text; other warnings stay."""
     told = set[str]()
     with warnings.catch_warnings():
@@ -35,7 +35,7 @@ def notes_to(tell: Callable[[str], None]) -> Iterator[None]:
                 show_others(message, category, filename, lineno, file, line)
             elif str(message) not in told:
                 told.add(str(message))
-                tell(str(message))
+                log(str(message))
 
         warnings.showwarning = show
         yield

@@ -75,7 +75,7 @@ def command(
     state = f"finished shards stay in {out}, and the same command resumes"
     with progress_counter("packing", "clip") as progress, ends_soon_after_signal(state):
         summary = pack_manifest(
-            manifest, out, settings, max_bad=max_bad, jobs=jobs, fresh=fresh, progress=progress, tell=log
+            manifest, out, settings, max_bad=max_bad, jobs=jobs, fresh=fresh, progress=progress, log=log
         )
     emit(summary.to_dict(), described(summary), as_json)
 

@@ -19,7 +19,7 @@ def command(out: Path, as_json: bool) -> None:
     filters of its last six convolutions, and is scored at each stage. OUT/report holds the table and the figure.
     """
     from epanns.cli.report import hold_report
-    from epanns.cli.sweep import tell
+    from epanns.cli.sweep import log_trial
     from epanns.errors import EpannsError
     from epanns.reporting.quoted import quoted_rows
     from epanns.reporting.report import write_report
@@ -31,7 +31,7 @@ def command(out: Path, as_json: bool) -> None:
     text = (resources.files("epanns") / "sweeps" / "quickstart.toml").read_text(encoding="utf-8")
     experiment = parse_experiment(text, "quickstart.toml")
     log("generating and packing sound, then training a base, pruning it three times and fine-tuning each")
-    summary = run_experiment(experiment, out, on_trial=partial(tell, out), tell=log)
+    summary = run_experiment(experiment, out, on_trial=partial(log_trial, out), log=log)
     if summary.failed:
         raise EpannsError(f"trial {summary.failed[0]} failed: see {out}/trials/{summary.failed[0]}/error.json")
     hold_report(out / "report")

@@ -87,7 +87,7 @@ def command(
     clips = None if calibration is None else opened([calibration])
     if (note := constant_map(dataset)) is not None:
         log(f"{note}, so no pruning can cost any; give clips with and without each class (--data)")
-    record = measure_sensitivity(model, dataset, config, out, calibration=clips, on_row=_teller(), fresh=fresh)
+    record = measure_sensitivity(model, dataset, config, out, calibration=clips, on_row=_row_logger(), fresh=fresh)
     if left_out := set(model.layer_names if layers is None else ()) - set(record.asked["layers"]):
         log(f"left out, too narrow to lose a channel at any of the ratios: {', '.join(sorted(left_out))}")
     with WorkFolder(out).locked(wait=DRAWING_SECONDS):
@@ -113,11 +113,11 @@ def _names(text: str | None) -> list[str] | None:
     return None if text is None else [name.strip() for name in text.split(",") if name.strip()]
 
 
-def _teller() -> "Callable[[SensitivityRecord], None]":
-    """Return a function that tells each row on stderr, with the time that is left."""
+def _row_logger() -> "Callable[[SensitivityRecord], None]":
+    """Return a function that writes each row to stderr, with the time that is left."""
     before: list[tuple[int, float]] = []
 
-    def tell(record: "SensitivityRecord") -> None:
+    def log_row(record: "SensitivityRecord") -> None:
         n_done = len(record.rows)
         if not before:
             before.append((n_done, time.monotonic()))
@@ -131,7 +131,7 @@ def _teller() -> "Callable[[SensitivityRecord], None]":
         rest = f", about {_minutes(left)} left" if n_done < record.n_rows else ""
         log(f"[{n_done}/{record.n_rows}] {what if row.layer else f'unpruned: mAP {row.mAP:.4f}'}{rest}")
 
-    return tell
+    return log_row
 
 
 def _minutes(seconds: float) -> str:

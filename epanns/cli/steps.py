@@ -160,12 +160,12 @@ class Steps:
                 score, done = DECISIVE_SCORES[trained.spec.task], steps_of(trained.provenance)[-1]
                 best = f"validation {score} {done[f'validation_{score}']:.4f}"
                 best += "" if done["best_step"] else f" ({STEP_0_KEPT})"
-                watch.tell(f"[{step}/{self.steps}] cut and fine-tuned: {best}; {runs.folder}/step{step}")
+                watch.log(f"[{step}/{self.steps}] cut and fine-tuned: {best}; {runs.folder}/step{step}")
                 return trained
 
             if (runs.folder / "step1").is_dir():
                 ended = [step for step in range(1, self.steps) if (runs.folder / f"step{step}" / CONFIG).is_file()]
-                watch.tell(f"resume at round {len(ended) + 1} of {self.steps}")
+                watch.log(f"resume at round {len(ended) + 1} of {self.steps}")
             yield between
 
 

@@ -34,7 +34,7 @@ def command(experiment: Path, out: Path, jobs: int, data_root: Path | None, as_j
     if data_root is not None:
         asked = dataclasses.replace(asked, data=dataclasses.replace(asked.data, root=str(data_root)))
     keep_freed_memory()  # trials run in this process where there is one at a time
-    summary = run_experiment(asked, out, jobs=jobs, on_trial=partial(tell, out), tell=log)
+    summary = run_experiment(asked, out, jobs=jobs, on_trial=partial(log_trial, out), log=log)
     total = sum(map(len, (summary.done, summary.skipped, summary.failed)))
     emit(
         {
@@ -64,7 +64,7 @@ def _earlier(left: Sequence[str], replaced: int) -> str:
     return found
 
 
-def tell(out: Path, trial_id: str, outcome: str, ended: int, total: int) -> None:
+def log_trial(out: Path, trial_id: str, outcome: str, ended: int, total: int) -> None:
     """Write one line to stderr about a trial of the sweep in `out` that has ended."""
     from epanns.sweeps.journal import TrialFolder
 

@@ -75,7 +75,7 @@ class Watch:
         """Return how a run is carried out, with these settings of `RunOptions`, that is watched here."""
         from epanns.training.run_options import RunOptions
 
-        return RunOptions(on_step=self.on_step, on_validation=self.on_validation, tell=self.tell, **settings)
+        return RunOptions(on_step=self.on_step, on_validation=self.on_validation, log=self.log, **settings)
 
     def on_step(self, state: "TrainingState", loss: float) -> None:
         """Move the bar."""
@@ -98,9 +98,9 @@ class Watch:
         parts += [] if math.isnan(row["loss"]) else [f"loss {row['loss']:.4f}"]
         parts += [*self._scores(state), f"best {state.best_score:.4f} at {state.best_step:,}"]
         parts += [f"rate {row['learning_rate']:.3g}", *self._speed(state)]
-        self.tell("  ".join(parts))
+        self.log("  ".join(parts))
 
-    def tell(self, line: str) -> None:
+    def log(self, line: str) -> None:
         """Write a line for people, above the bar where there is one."""
         if self._bar is None:
             write_message(line, stream=self._stream)

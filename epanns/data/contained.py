@@ -33,7 +33,7 @@ def run_contained(
     *arguments: object,
     memory_limit: int,
     progress: Progress | None = None,
-    tell: Callable[[str], None] | None = None,
+    log: Callable[[str], None] | None = None,
     patience: float = PATIENCE,
 ) -> Any:
     """Return what a function returns, called in a new process.
@@ -42,8 +42,8 @@ def run_contained(
         function: A function of a module; it returns what JSON can hold.
         *arguments: Its arguments; they are pickled on their way in.
         memory_limit: Bytes of memory that it may take beyond what its modules take.
-        progress: Called in this process with what the function reports. With this or `tell` the function takes both.
-        tell: Called in this process with each line that the function tells, as soon as it does.
+        progress: Called in this process with what the function reports. With this or `log` the function takes both.
+        log: Called in this process with each line that the function tells, as soon as it does.
         patience: Seconds without progress, a line or an answer after which the process is ended.
 
     Raises:
@@ -52,12 +52,12 @@ def run_contained(
     """
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe(duplex=False)
-    reports = progress is not None or tell is not None
+    reports = progress is not None or log is not None
     process = context.Process(target=_answer, args=(theirs, function, arguments, memory_limit, reports), daemon=True)
     process.start()
     theirs.close()
     try:
-        return _listen(ours, progress or _ignore, tell or _ignore, patience)
+        return _listen(ours, progress or _ignore, log or _ignore, patience)
     except EOFError:
         process.join(_SECONDS_TO_END)
         raise Crashed(how_it_ended(process.exitcode)) from None
@@ -67,7 +67,7 @@ def run_contained(
         ours.close()
 
 
-def _listen(connection: Connection, progress: Callable[..., None], tell: Callable[[str], None], patience: float) -> Any:
+def _listen(connection: Connection, progress: Callable[..., None], log: Callable[[str], None], patience: float) -> Any:
     while True:
         if not connection.poll(patience):
             raise Crashed(f"was ended after {patience:g} s without progress")
@@ -79,7 +79,7 @@ def _listen(connection: Connection, progress: Callable[..., None], tell: Callabl
         if kind == "progress":
             progress(*value)
         else:
-            tell(value)
+            log(value)
 
 
 def _received(connection: Connection) -> tuple[str, Any]:
@@ -140,7 +140,7 @@ def _answer(
     _limit_memory(limit)
     try:
         reporter = _Reporter(connection)
-        ways: dict[str, Any] = {"progress": reporter.progress, "tell": reporter.tell} if reports else {}
+        ways: dict[str, Any] = {"progress": reporter.progress, "log": reporter.log} if reports else {}
         message = json.dumps(["answer", function(*arguments, **ways)])
     except MemoryError:
         message = json.dumps(["failure", f"needs more than {limit / 2**30:.3g} GiB of memory"])
@@ -164,7 +164,7 @@ class _Reporter:
         self._connection = connection
         self._reported = 0.0
 
-    def tell(self, line: str) -> None:
+    def log(self, line: str) -> None:
         """Send a line."""
         self._send("line", line)
 

@@ -88,7 +88,7 @@ def pack_manifest(  # noqa: PLR0913 - one keyword for each way to carry it out
     jobs: int = 1,
     fresh: bool = False,
     progress: Progress | None = None,
-    tell: Callable[[str], None] | None = None,
+    log: Callable[[str], None] | None = None,
 ) -> PackSummary:
     """Pack the clips of a manifest; every file is the same for any number of `jobs`.
 
@@ -108,7 +108,7 @@ def pack_manifest(  # noqa: PLR0913 - one keyword for each way to carry it out
         jobs: Processes that decode.
         fresh: Whether to delete an earlier pack at `out`, finished or not; a folder that holds more is refused.
         progress: Called with (clips done, clips in all), also while the checksums of an earlier run are compared.
-        tell: Called with one line about where an unfinished pack is resumed.
+        log: Called with one line about where an unfinished pack is resumed.
 
     Raises:
         ConfigError: If `max_bad` is no share.
@@ -150,7 +150,7 @@ def pack_manifest(  # noqa: PLR0913 - one keyword for each way to carry it out
         jobs=jobs,
         progress=progress,
         whole=whole,
-        tell=tell,
+        log=log,
     )
     with output_errors(out, jobs), noticing_signals() as stop, Journal(out, header) as journal:
         came = pack_parts(packing, read.clips(settings.splits), journal, stop)

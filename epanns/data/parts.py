@@ -64,7 +64,7 @@ class Packing:
         progress: Called with (clips done, clips in all), for each finished part when it has been passed over.
         whole: Of a finished pack, the shards that stay whatever became of their sources, unless a reject is
             retried; else None.
-        tell: Called with one line about where an unfinished pack is resumed.
+        log: Called with one line about where an unfinished pack is resumed.
     """
 
     settings: PackSettings
@@ -75,7 +75,7 @@ class Packing:
     jobs: int
     progress: Progress | None
     whole: frozenset[ShardInfo] | None = None
-    tell: Callable[[str], None] | None = None
+    log: Callable[[str], None] | None = None
 
     @property
     def n_parts(self) -> int:
@@ -92,8 +92,8 @@ def pack_parts(packing: Packing, clips: Iterable[Clip], journal: Journal, stop: 
         DataError: If audio of a damaged shard of a finished pack is gone; the shard stays.
         Interrupted: If a signal came; what is finished stays.
     """
-    if packing.tell is not None and packing.whole is None and journal.finished:
-        packing.tell(f"resume: {len(journal.finished)} of {packing.n_parts} shards are done")
+    if packing.log is not None and packing.whole is None and journal.finished:
+        packing.log(f"resume: {len(journal.finished)} of {packing.n_parts} shards are done")
     run = _Run(packing, journal, stop)
     todo, ahead = itertools.tee(run.unfinished(parts_of(clips, packing.settings.clips_per_shard)))
     convert = functools.partial(

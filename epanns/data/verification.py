@@ -57,9 +57,9 @@ class Verification:
 class _Problems:
     """Lists problems up to a number, counts the others, and passes each on as soon as it is found."""
 
-    def __init__(self, tell: Callable[[str], None] | None) -> None:
+    def __init__(self, log: Callable[[str], None] | None) -> None:
         self.listed: list[str] = []
-        self.unlisted, self._tell = 0, tell
+        self.unlisted, self._log = 0, log
 
     def add(self, problems: Iterable[str]) -> None:
         """List or count problems."""
@@ -68,8 +68,8 @@ class _Problems:
                 self.unlisted += 1
                 continue
             self.listed.append(problem)
-            if self._tell is not None:
-                self._tell(problem)
+            if self._log is not None:
+                self._log(problem)
 
 
 class _Count:
@@ -91,7 +91,7 @@ def verify_pack(
     *,
     labels: LabelSet | None = None,
     progress: Progress | None = None,
-    tell: Callable[[str], None] | None = None,
+    log: Callable[[str], None] | None = None,
 ) -> Verification:
     """Check a pack in this process.
 
@@ -103,9 +103,9 @@ def verify_pack(
         path: As `open_pack` takes it.
         labels: As `open_pack` takes them.
         progress: Called with (clips checked, clips in all), also while a large file is hashed.
-        tell: Called with each problem that is listed, as soon as it is found.
+        log: Called with each problem that is listed, as soon as it is found.
     """
-    problems = _Problems(tell)
+    problems = _Problems(log)
     try:
         source = open_pack(path, labels=labels)
     except PackError as error:
@@ -147,13 +147,13 @@ def verify_contained(
 
     problems: list[str] = []
 
-    def tell(problem: str) -> None:
+    def log(problem: str) -> None:
         if len(problems) == MOST_PROBLEMS:
             raise senseless()
         problems.append(problem)
 
     try:
-        answer = run_contained(_verified, path, labels, memory_limit=memory_limit, progress=note, tell=tell)
+        answer = run_contained(_verified, path, labels, memory_limit=memory_limit, progress=note, log=log)
         return _verification_of(answer, problems)
     except Crashed as crash:
         advice = "a file is damaged or made to do harm: fetch the pack again, or raise --memory-limit if you trust it"
@@ -161,12 +161,12 @@ def verify_contained(
         return Verification(tuple(problems), (), done)
 
 
-def _verified(path: Path, labels: LabelSet | None, progress: Progress, tell: Callable[[str], None]) -> list[object]:
+def _verified(path: Path, labels: LabelSet | None, progress: Progress, log: Callable[[str], None]) -> list[object]:
     """Run in the process of its own; the problems are told as they are found."""
     try:
-        found = verify_pack(path, labels=labels, progress=progress, tell=tell)
+        found = verify_pack(path, labels=labels, progress=progress, log=log)
     except EpannsError as error:
-        tell(str(error))
+        log(str(error))
         return [[], 0, 0, False]
     return [found.remarks, found.clips, found.unlisted, found.opened]
 

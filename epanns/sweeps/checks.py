@@ -31,7 +31,7 @@ from epanns.sweeps.naming import amount_in_words, base_in_words
 from epanns.training.config import TrainingConfig
 from epanns.training.frozen import frozen_in
 from epanns.training.learner import require_learner
-from epanns.training.run_options import Tell, say_nothing
+from epanns.training.run_options import Log, no_log
 from epanns.training.teacher import teacher_of
 from epanns.training.validation import indistinct, require_positives
 
@@ -55,7 +55,7 @@ class DataFacts:
 
 
 def refuse_impossible(
-    experiment: Experiment, given: Mapping[str, GivenNetwork], facts: DataFacts, *, tell: Tell = say_nothing
+    experiment: Experiment, given: Mapping[str, GivenNetwork], facts: DataFacts, *, log: Log = no_log
 ) -> None:
     """Refuse an experiment that has a trial which cannot run.
 
@@ -66,7 +66,7 @@ def refuse_impossible(
         experiment: Its bases, grids and data.
         given: The networks it names.
         facts: What is known of the data.
-        tell: Called with one line where every step scores the same on the validation clips.
+        log: Called with one line where every step scores the same on the validation clips.
 
     Raises:
         ConfigError: With every problem, each once.
@@ -77,7 +77,7 @@ def refuse_impossible(
             problems |= _noted(partial(refuse_leak, facts.packs["train"], facts.packs[part], part=part))
     for number, base in enumerate(experiment.bases, start=1):
         where = f"[base {number}] {base_in_words(base)}"
-        checks = _BaseChecks(experiment, base, given, facts, tell)
+        checks = _BaseChecks(experiment, base, given, facts, log)
         problems |= dict.fromkeys(f"{where}: {problem}" for problem in checks.problems())
     if problems:
         raise ConfigError("; ".join(problems))
@@ -92,9 +92,9 @@ class _BaseChecks:
         base: BaseConfig,
         given: Mapping[str, GivenNetwork],
         facts: DataFacts,
-        tell: Tell,
+        log: Log,
     ) -> None:
-        self.experiment, self.base, self.given, self.facts, self.tell = experiment, base, given, facts, tell
+        self.experiment, self.base, self.given, self.facts, self.log = experiment, base, given, facts, log
         self._known: dict[str, list[str]] = {}  # problems of what several trials share
 
     def problems(self) -> Iterator[str]:
@@ -191,7 +191,7 @@ class _BaseChecks:
                 self._require_task(model)
                 require_positives(self.facts.packs["val"])
                 if remark := indistinct(self.facts.packs["val"], model.spec.task):
-                    self.tell(remark)
+                    self.log(remark)
 
         yield from _noted(begin)
 

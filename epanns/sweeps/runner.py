@@ -19,7 +19,7 @@ from epanns.sweeps.given import GivenNetwork, read_given
 from epanns.sweeps.journal import Sweep, TrialFolder
 from epanns.sweeps.packs import prepare_manifest, prepare_packs, replace_unused_data
 from epanns.sweeps.trial import run_trial
-from epanns.training.run_options import OnStep, Tell, say_nothing
+from epanns.training.run_options import Log, OnStep, no_log
 
 _POLL_SECONDS = 0.1
 
@@ -53,7 +53,7 @@ def run_experiment(
     jobs: int = 1,
     on_trial: OnTrial | None = None,
     on_step: OnStep | None = None,
-    tell: Tell = say_nothing,
+    log: Log = no_log,
 ) -> SweepSummary:
     """Run every trial of an experiment that has no result yet.
 
@@ -66,7 +66,7 @@ def run_experiment(
             this process.
         on_trial: Called when a trial ends.
         on_step: Called after each training step (with one job only).
-        tell: Called with one line about where the sweep and, with one job only, its training runs resume.
+        log: Called with one line about where the sweep and, with one job only, its training runs resume.
 
     Raises:
         ConfigError: If a network that is given is not there or is not what it is given as, or a trial could not do what
@@ -83,15 +83,15 @@ def run_experiment(
         if on_trial is not None:
             on_trial(trial.trial_id, outcome, len(outcomes), len(trials))
 
-    tell = _once(tell)
+    log = _once(log)
     with sweep.owned():
         given = read_given(experiment.bases)
-        packs, content = _prepared(sweep, given, jobs, tell)
+        packs, content = _prepared(sweep, given, jobs, log)
         trials += experiment.trials(content, lambda path: given[path].digest)
         claim = sweep.claim(trials)
         finished = [trial for trial in trials if sweep.folder_of(trial).is_done]
         if finished:
-            tell(f"resume: {len(finished)} of {len(trials)} trials are done")
+            log(f"resume: {len(finished)} of {len(trials)} trials are done")
         for trial in finished:
             sweep.folder_of(trial).rename(trial.name)
             note_end(trial, "skipped")
@@ -101,7 +101,7 @@ def run_experiment(
         queue = _Queue(waiting, outcomes, note_end)
         if jobs == 1:
             while (ready := queue.next_ready()) is not None:
-                ended_well = attempt(sweep.folder_of(ready), on_step=on_step, tell=tell)
+                ended_well = attempt(sweep.folder_of(ready), on_step=on_step, log=log)
                 note_end(ready, "done" if ended_well else "failed")
         else:
             _run_in_processes(sweep, queue, note_end, jobs)
@@ -112,7 +112,7 @@ def run_experiment(
 
 
 def _prepared(
-    sweep: Sweep, given: Mapping[str, GivenNetwork], jobs: int, tell: Tell
+    sweep: Sweep, given: Mapping[str, GivenNetwork], jobs: int, log: Log
 ) -> tuple[dict[str, list[str]], dict[str, str]]:
     """Make the packs and check every trial; return the packs of each part, and the digest of each part's clips."""
     data, folder = sweep.experiment.data, sweep.path / "data"
@@ -128,18 +128,18 @@ def _prepared(
         for part, paths in packs.items()
     }
     facts = DataFacts(opened["train"].labels, len(opened["train"]), opened)
-    refuse_impossible(sweep.experiment, given, facts, tell=tell)
+    refuse_impossible(sweep.experiment, given, facts, log=log)
     return packs, {part: dataset.content_digest for part, dataset in opened.items()}
 
 
-def _once(tell: Tell) -> Tell:
+def _once(log: Log) -> Log:
     """Return a function that passes each text on once: many trials may have the same to report."""
     told = set[str]()
 
     def tell_new(text: str) -> None:
         if text not in told:
             told.add(text)
-            tell(text)
+            log(text)
 
     return tell_new
 
@@ -165,10 +165,10 @@ class _Queue:
         return None
 
 
-def attempt(folder: TrialFolder, *, on_step: OnStep | None = None, tell: Tell = say_nothing) -> bool:
+def attempt(folder: TrialFolder, *, on_step: OnStep | None = None, log: Log = no_log) -> bool:
     """Run a trial; note its failure in ``error.json`` and return whether it succeeded."""
     try:
-        run_trial(folder, on_step=on_step, tell=tell)
+        run_trial(folder, on_step=on_step, log=log)
     except Interrupted:
         raise
     except Exception as error:  # a mistake in one trial must not cost the others; the traceback is kept

@@ -41,23 +41,23 @@ from epanns.training.config import TrainingConfig
 from epanns.training.finetune import finetune
 from epanns.training.frozen import frozen_in
 from epanns.training.metrics import LOSS
-from epanns.training.run_options import OnStep, RunOptions, Tell, say_nothing
+from epanns.training.run_options import Log, OnStep, RunOptions, no_log
 from epanns.training.validation import Validation
 
 
-def run_trial(folder: TrialFolder, *, on_step: OnStep | None = None, tell: Tell = say_nothing) -> RunRecord:
+def run_trial(folder: TrialFolder, *, on_step: OnStep | None = None, log: Log = no_log) -> RunRecord:
     """Run a trial to its result, going on where it was stopped; a finished one is only read.
 
     Args:
         folder: Prepared by `journal.Sweep.prepare`.
         on_step: Called after each training step.
-        tell: Called with one line of what a person should know of its training runs.
+        log: Called with one line of what a person should know of its training runs.
     """
     with folder.owned():
         if folder.is_done:
             return folder.read_record()
         asked = folder.read_config()
-        trial = _Trial(folder, asked, RunOptions(on_step=on_step, tell=tell))
+        trial = _Trial(folder, asked, RunOptions(on_step=on_step, log=log))
         record = trial.run_base() if asked["config"]["kind"] == "base" else trial.run_pruned()
         folder.succeed(record)
     return record

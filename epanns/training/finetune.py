@@ -105,7 +105,7 @@ def finetune(
         if ended is not None:
             return TrainingResult(**ended)
         if validation.clips is not None and (note := indistinct(validation.clips, model.spec.task)):
-            options.tell(note)
+            options.log(note)
         with memory_errors_told(config, folder.kept), kernels_tried_out():
             run = Run(Learner(model, config, taught_by), folder, validation, options)
             with run.logging():

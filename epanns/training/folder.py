@@ -135,9 +135,9 @@ class RunFolder:
         """What the recipe of the network keeps of what was asked; the steps before stand in it themselves."""
         return {key: value for key, value in self.asked.items() if key not in OF_NETWORK}
 
-    def resume(self, learner: Learner, tell: Callable[[str], None]) -> TrainingState | None:
+    def resume(self, learner: Learner, log: Callable[[str], None]) -> TrainingState | None:
         """Read the newest state that can be used, with its best checkpoint, as `state.load_state` does."""
-        return load_state(self.path, learner, tell, run=sha256_of_json(self.asked), check=self._require_best)
+        return load_state(self.path, learner, log, run=sha256_of_json(self.asked), check=self._require_best)
 
     def _require_best(self, state: TrainingState) -> None:
         if state.best_step >= 0:

@@ -41,10 +41,10 @@ class Run:
         self.options = options
         self.chosen_by = DECISIVE_SCORES[learner.model.spec.task]
         self.begins_untrained = is_untrained(learner.model.provenance)
-        self.state = folder.resume(learner, options.tell) or TrainingState()
+        self.state = folder.resume(learner, options.log) or TrainingState()
         require_same_step(self.state.step)
         if self.state.step:
-            options.tell(f"resume at step {self.state.step:,} of {self.config.iterations:,}")
+            options.log(f"resume at step {self.state.step:,} of {self.config.iterations:,}")
 
     @property
     def is_over(self) -> bool:
@@ -133,7 +133,7 @@ class Run:
             what = f"step {state.step} skipped: loss {outcome.loss:g}, gradient norm {outcome.gradient_norm:g}"
             clips = _clips_of_all(batch)
             more = f" and {len(clips) - _NAMED} more" if len(clips) > _NAMED else ""
-            self.options.tell(f"{what}; clips {', '.join(clips[:_NAMED])}{more}")
+            self.options.log(f"{what}; clips {', '.join(clips[:_NAMED])}{more}")
         else:
             state.loss_sum, state.loss_count = state.loss_sum + outcome.loss, state.loss_count + 1
             state.norm_sum += outcome.gradient_norm

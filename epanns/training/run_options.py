@@ -15,10 +15,10 @@ SAVE_EVERY = 500  # steps: about a minute on a GPU that is fast, where saving Cn
 
 OnStep = Callable[["TrainingState", float], None]
 OnValidation = Callable[["TrainingState"], None]
-Tell = Callable[[str], None]
+Log = Callable[[str], None]
 
 
-def say_nothing(_line: str) -> None:
+def no_log(_line: str) -> None:
     """Write a line nowhere."""
 
 
@@ -33,7 +33,7 @@ class RunOptions:
         on_step: Called after each step with the state and the step's loss.
         on_validation: Called after each validation, whose numbers are the last row of the state's history.
         tensorboard: Write the metrics as event files of TensorBoard too.
-        tell: Told in one line of what a person should know: the step at which the run resumes, a step that was skipped,
+        log: Told in one line of what a person should know: the step at which the run resumes, a step that was skipped,
             a state that cannot be read.
         fresh: Delete an earlier run in the folder, once everything was checked and the folder is locked.
         command: The command that resumes the run; the folder keeps it until the run has ended.
@@ -44,7 +44,7 @@ class RunOptions:
     on_step: OnStep | None = None
     on_validation: OnValidation | None = None
     tensorboard: bool = False
-    tell: Tell = say_nothing
+    log: Log = no_log
     fresh: bool = False
     command: str = ""
 
@@ -58,4 +58,4 @@ class RunOptions:
         """Return the same for rank 0; on other processes nobody is told anything, and nothing is written."""
         if rank() == 0:
             return self
-        return replace(self, on_step=None, on_validation=None, tensorboard=False, tell=say_nothing)
+        return replace(self, on_step=None, on_validation=None, tensorboard=False, log=no_log)

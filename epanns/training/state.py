@@ -143,7 +143,7 @@ def earlier_state(folder: Path) -> Path:
 def load_state(
     folder: Path,
     learner: Learner,
-    tell: Callable[[str], None],
+    log: Callable[[str], None],
     *,
     run: str = "",
     check: Callable[[TrainingState], None] | None = None,
@@ -153,7 +153,7 @@ def load_state(
     Args:
         folder: The run's.
         learner: Of the run; what it held is replaced.
-        tell: Told of each state that cannot be used, in one line.
+        log: Told of each state that cannot be used, in one line.
         run: As it was given to `save_state`.
         check: Raises a CheckpointError where what else belongs to a state is not there.
 
@@ -169,7 +169,7 @@ def load_state(
             reasons.append(str(error))
             continue
         for reason in reasons:
-            tell(f"{reason}: the state before it, of step {state.step}, is taken")
+            log(f"{reason}: the state before it, of step {state.step}, is taken")
         return state
     if reasons:
         raise CheckpointError(

@@ -90,7 +90,7 @@ def test_the_same_command_again_measures_nothing_and_another_one_is_refused(run,
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 138)])
 def test_a_signal_ends_it_with_one_line(run, monkeypatch, tmp_path, number, code):
-    monkeypatch.setattr(module, "_teller", lambda: lambda record: os.kill(os.getpid(), number))
+    monkeypatch.setattr(module, "_row_logger", lambda: lambda record: os.kill(os.getpid(), number))
     out = tmp_path / "out"
     where = f"0 of 2 rows are kept in {out}: run the same command again without --fresh to go on"
     assert run(*ONE) == (code, "", f"epanns: stopped by signal {int(number)}; {where}\n")

@@ -105,7 +105,7 @@ def test_stopped_between_steps_it_goes_on_and_ends_with_the_same_bytes(prune, se
             if len(seen) == 3:  # the first step of the second run
                 os.kill(os.getpid(), signal.SIGTERM)
 
-        yield SimpleNamespace(run_options=lambda **settings: RunOptions(on_step=on_step, **settings), tell=log)
+        yield SimpleNamespace(run_options=lambda **settings: RunOptions(on_step=on_step, **settings), log=log)
 
     monkeypatch.setattr(watching, "watching", stopping)
     code, _, stderr = prune("--out", out, *options)

@@ -53,7 +53,7 @@ def run(watch: Watch, clock: Clock, *, first: int = 0, step_seconds: float = 2.0
         state.step += 1
         watch.on_step(state, 0.5)
         if state.step == 1:
-            watch.tell("step 1 skipped: loss nan")
+            watch.log("step 1 skipped: loss nan")
         if state.step % CONFIG.validate_every == 0 or state.step == CONFIG.iterations:
             validate()
     watch.close()

@@ -48,12 +48,12 @@ def test_what_says_nothing_is_ended():
 def said(monkeypatch):
     """What the parent makes of some messages."""
 
-    def listen(*messages, progress=print, tell=print):
+    def listen(*messages, progress=print, log=print):
         ours, theirs = multiprocessing.Pipe(duplex=False)
         with ours, theirs:
             for message in messages:
                 theirs.send_bytes(message if isinstance(message, bytes) else json.dumps(message).encode())
-            return contained._listen(ours, progress, tell, 10)
+            return contained._listen(ours, progress, log, 10)
 
     return listen
 
@@ -94,7 +94,7 @@ def test_an_enormous_answer_is_a_crash(said, monkeypatch):
 
 def test_a_terminal_shows_what_is_said_and_does_not_obey(said):
     lines = []
-    said(["line", "a\x1b[2J\n\ud800b"], ["line", "x" * 9000], ["answer", 0], tell=lines.append)
+    said(["line", "a\x1b[2J\n\ud800b"], ["line", "x" * 9000], ["answer", 0], log=lines.append)
     assert lines == ["a\\x1b[2J\\n\\ud800b", "x" * 4000 + "..."]
 
 

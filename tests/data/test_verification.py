@@ -102,15 +102,15 @@ def test_problems_are_listed_up_to_a_number_and_counted_beyond(own, monkeypatch)
         (pack / f"other{number}").touch()
     monkeypatch.setattr(verification, "MOST_PROBLEMS", 3)
     told = []
-    found = verify_pack(pack, tell=told.append)
+    found = verify_pack(pack, log=told.append)
     assert (len(found.problems), found.unlisted, found.clips) == (3, 2, 20)
     assert tuple(told) == found.problems
 
 
 @pytest.mark.parametrize("answer", [None, [], [[], 1, 0], [[1], 1, 0, True], [[], -1, 0, True], [[], 1, 0, 1]])
 def test_an_answer_of_another_shape_is_a_crash_that_keeps_what_was_told(made, monkeypatch, answer):
-    def crash(function, *arguments, tell, **options):
-        tell("a problem")
+    def crash(function, *arguments, log, **options):
+        log("a problem")
         return answer
 
     monkeypatch.setattr(verification, "run_contained", crash)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from epanns.cli.sweep import tell
+from epanns.cli.sweep import log_trial
 from epanns.data.dataset import PackDataset
 from epanns.errors import CheckpointError, ConfigError, OutputError, PruningError
 from epanns.evaluation.metrics import evaluate
@@ -302,7 +302,7 @@ def test_the_reason_of_a_failure_is_told_where_the_sweep_is_watched(tmp_path, ca
         if content is not None:
             (tmp_path / "trials" / trial / "error.json").write_text(content)
         (tmp_path / "trials" / trial / "config.json").write_text('{"base": "a"}')
-        tell(tmp_path, trial, "failed", 1, 3)
+        log_trial(tmp_path, trial, "failed", 1, 3)
     first, second, third = capsys.readouterr().err.splitlines()
     assert first == "[1/3] trial a failed: a mistake"
     assert second == "[1/3] trial b failed: its base failed"
@@ -311,7 +311,7 @@ def test_the_reason_of_a_failure_is_told_where_the_sweep_is_watched(tmp_path, ca
 
 def test_the_line_of_a_trial_holds_its_name_score_and_seconds(finished, capsys):
     for record in read_records([finished]):
-        tell(finished, record.trial_id, "done" if record.ratio else "skipped", 1, 3)
+        log_trial(finished, record.trial_id, "done" if record.ratio else "skipped", 1, 3)
     lines = "".join(sorted(capsys.readouterr().err.splitlines(keepends=True)))
     scores = r"test mAP 0\.\d{4}, val mAP 0\.\d{4}, \d+\.\d s(; no trained step was better: .*)?\n"
     names = (
@@ -368,7 +368,7 @@ time.sleep(20)
         finally:
             holder.kill()
     told = []
-    summary = run_experiment(parse_experiment(text, "tiny.toml"), out, tell=told.append)
+    summary = run_experiment(parse_experiment(text, "tiny.toml"), out, log=told.append)
     assert (len(summary.skipped), summary.done, summary.failed) == (3, (), ())
     assert told == ["resume: 3 of 3 trials are done"]
 

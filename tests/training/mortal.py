@@ -76,7 +76,7 @@ class Life:
         teacher = Cnn(_SPEC, self.dataset.labels) if config.distil_weight else None
         ways = {name: self.run[name] for name in ("workers", "save_every")}
         ways |= {"fresh": self.run.get("fresh", False), "command": "the command"}
-        options = RunOptions(**ways, on_step=self.on_step, on_validation=self.on_validation, tell=self.told.append)
+        options = RunOptions(**ways, on_step=self.on_step, on_validation=self.on_validation, log=self.told.append)
         if "file_limit" in self.run:
             resource.setrlimit(resource.RLIMIT_FSIZE, (self.run["file_limit"], -1))
         sys.addaudithook(self.fate.watch)

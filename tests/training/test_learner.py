@@ -115,7 +115,7 @@ def test_single_broken_steps_are_told_and_counted_and_several_in_a_row_stop(tmp_
     true, told, calls = LOSSES["sigmoid"], [], iter(range(100))
     monkeypatch.setitem(LOSSES, "sigmoid", lambda *given: true(*given) * (math.nan if next(calls) % 3 == 1 else 1))
     finetune(
-        Cnn(tiny_spec, train.labels), train, CONFIG, tmp_path, validation=LAST, options=RunOptions(tell=told.append)
+        Cnn(tiny_spec, train.labels), train, CONFIG, tmp_path, validation=LAST, options=RunOptions(log=told.append)
     )
     assert [line.split(":")[0] for line in told] == ["step 2 skipped", "step 5 skipped", "step 8 skipped"]
     header, *rows = [line.split(",") for line in (tmp_path / "metrics.csv").read_text().splitlines()]

@@ -188,7 +188,7 @@ def test_a_state_of_an_earlier_version_is_resumed_and_its_best_step_stays(model,
 
 def test_the_note_comes_before_the_first_step_and_clips_without_classes_are_refused(model, tiny_packs, tmp_path):
     train, said = PackDataset([tiny_packs["train"]]), []
-    options = RunOptions(on_validation=lambda state: said.append(state.step), tell=said.append)
+    options = RunOptions(on_validation=lambda state: said.append(state.step), log=said.append)
     score = lambda model: {"mAP": 1.0}  # noqa: E731
     finetune(model, train, CONFIG, tmp_path / "run", validation=Validation(score, {}, Clips([[1]])), options=options)
     assert said[0].startswith("validation: class '0' is in the only clip") and said[1:] == [0, 1, 2, 3, 4]

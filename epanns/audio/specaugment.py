@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from epanns.draws import clip_uniforms
+from epanns.clip_random import clip_uniforms
 
 
 class SpecAugmenter(nn.Module):
@@ -13,8 +13,8 @@ class SpecAugmenter(nn.Module):
     of 0-7 bins, for 64 mel bins. On maps shorter than twice a stripe its width is limited to half the map, so that no
     clip is wiped out.
 
-    Inside `epanns.draws.clip_draws` a clip's stripes come from its own seed, on every device; outside they are drawn
-    from torch's global generator.
+    Inside `epanns.clip_random.clip_draws` a clip's stripes come from its own seed, on every device; outside they are
+    drawn from torch's global generator.
     """
 
     def __init__(self, *, time_width: int = 64, mel_width: int = 8, stripes: int = 2) -> None:

@@ -49,13 +49,13 @@ def open_teacher(checkpoint: Path, teacher: Path | None, config: TrainingConfig)
     """
     from epanns.models.ancestry import find_unpruned
     from epanns.models.checkpoint import load
-    from epanns.training.teacher import refuse_precision_of_nobody, require_listener
+    from epanns.training.distillation import refuse_teacher_precision, require_teacher_weight
 
     weights = config.teacher_weights
     if teacher is None and not weights:
-        refuse_precision_of_nobody(config)
+        refuse_teacher_precision(config)
         return None
-    require_listener(config)
+    require_teacher_weight(config)
     if teacher is None:
         teacher = find_unpruned(checkpoint)
     if teacher is None:

@@ -107,10 +107,10 @@ def command(
     if out is not None:
         on_rank_zero(lambda: reserve(out))
     _refuse_name(name)
-    from epanns.evaluation.clip_scores import write_clip_scores
     from epanns.evaluation.metrics import evaluate, groups_to_draw
     from epanns.evaluation.predict import predict
     from epanns.evaluation.protocol import EvaluationProtocol
+    from epanns.evaluation.scores import write_clip_scores
     from epanns.models.checkpoint import load
     from epanns.sweeps.evaluated import record_of_checkpoint
 

@@ -13,12 +13,12 @@ from typing import Any, TypeVar
 
 import click
 
+from epanns.allocator import keep_freed_memory
 from epanns.atomic import refuse_existing
 from epanns.cli.config_file import fill_defaults, option_name
 from epanns.cli.terminal import json_text, write_message, write_result
 from epanns.distributed import process_group, rank, started_by_torchrun
 from epanns.errors import ConfigError, EpannsError
-from epanns.heap import keep_freed_memory
 from epanns.notes import notes_to
 from epanns.printable import printable
 from epanns.workfolder import locked_file

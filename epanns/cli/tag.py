@@ -25,8 +25,8 @@ from epanns.errors import DataError
 from epanns.printable import printable, spreadsheet_cell
 
 if TYPE_CHECKING:
+    from epanns.evaluation.predict import ScoredWindow
     from epanns.evaluation.protocol import EvaluationProtocol
-    from epanns.evaluation.tagging import ScoredWindow
     from epanns.models.tagger import Tagger
 
 _NAMED = 3  # files of a note
@@ -178,7 +178,7 @@ def tag_file(
         DataError: If the file cannot be decoded.
     """
     from epanns.audio.waveform import waveform_stream
-    from epanns.evaluation.tagging import score_recording
+    from epanns.evaluation.predict import score_recording
 
     rate = model.spec.front_end.sample_rate
     windows: list[dict[str, Any]] = []

@@ -136,7 +136,7 @@ def require_place(
     **_: Any,
 ) -> None:
     """Refuse an ``--out`` that can never be this run's, before data and network are read."""
-    from epanns.training.folder import require_run_folder
+    from epanns.training.run_folder import require_run_folder
 
     require_run_folder(out, None if fresh else config, model=model, unknown=unknown)
 
@@ -178,10 +178,10 @@ def run(
     """Train a model with the options of the command line and print the result."""
     from epanns.data.task import refuse_leak, require_same_classes, require_same_task
     from epanns.sweeps.trial import validation_on
-    from epanns.training.events import require_tensorboard
+    from epanns.training.distillation import teacher_of
     from epanns.training.finetune import finetune
     from epanns.training.learner import require_learner
-    from epanns.training.teacher import teacher_of
+    from epanns.training.metrics import require_tensorboard
     from epanns.training.validation import require_positives
 
     if tensorboard:

@@ -7,8 +7,7 @@ import click
 
 from epanns.cli.options import EXISTING, Decorator, log
 from epanns.errors import ConfigError
-from epanns.training.config import TrainingConfig
-from epanns.training.frozen import frozen_in
+from epanns.training.config import TrainingConfig, frozen_in
 
 if TYPE_CHECKING:
     from epanns.labels import LabelSet

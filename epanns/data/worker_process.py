@@ -133,7 +133,7 @@ def _answer(pipe: Connection, row: int, outcome: Result | Failure) -> None:
 def reuse_freed_arrays() -> None:
     """Let arrays of a few megabytes reuse memory, where each of them would be asked of the system again.
 
-    Of less than `epanns.heap.keep_freed_memory`: glibc learns from the largest block that was freed what it should keep
+    Of less than `epanns.allocator.keep_freed_memory`: glibc learns from the largest block that was freed what to keep
     ("dynamic mmap threshold", at most 32 MB). Memory that is never written to costs nothing.
     """
     np.empty(_LARGEST_LEARNT, np.uint8)

@@ -7,7 +7,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from epanns.export.graph import copy_of
-from epanns.export.sessions import Inputs, outputs_of
+from epanns.export.runtime import Inputs, outputs_of
 
 
 def ranges_of(

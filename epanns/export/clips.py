@@ -12,7 +12,7 @@ from epanns.errors import ConfigError, PackError
 from epanns.evaluation.predict import pieces_of
 from epanns.evaluation.protocol import EvaluationProtocol
 from epanns.export.network import named_inputs
-from epanns.export.sessions import Inputs
+from epanns.export.runtime import Inputs
 from epanns.models.tagger import Tagger
 
 HELD_OUT = 5  # every so manieth clip of a calibration pack judges, where no other pack does

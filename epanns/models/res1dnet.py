@@ -6,7 +6,7 @@ from collections import OrderedDict
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from epanns.draws import dropout
+from epanns.clip_random import dropout
 from epanns.labels import LabelSet
 from epanns.models.blocks import linear
 from epanns.models.spec import ModelSpec

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from epanns.audio.frontend import LogMel, floats_of, repeat_to_minimum
 from epanns.audio.specaugment import SpecAugmenter
-from epanns.draws import dropout
+from epanns.clip_random import dropout
 from epanns.errors import CheckpointError, ConfigError
 from epanns.labels import LabelSet
 from epanns.models.blocks import linear

@@ -5,10 +5,9 @@ from typing import Any
 
 from epanns.errors import ConfigError
 from epanns.strict import shown
-from epanns.training.config import TEACHER_WEIGHTS, TrainingConfig
-from epanns.training.frozen import frozen_in
+from epanns.training.config import TEACHER_WEIGHTS, TrainingConfig, frozen_in
+from epanns.training.distillation import require_teacher_weight
 from epanns.training.presets import read_training
-from epanns.training.teacher import require_listener
 
 TEACHER = "dense"  # the trial's unpruned network
 
@@ -51,7 +50,7 @@ def finetuning(table: Mapping[str, Any], *, seed: int | None = None) -> dict[str
     if "teacher" in table and teacher != TEACHER:
         raise ConfigError(f"teacher={shown(teacher)}: must be {TEACHER!r}, the trial's unpruned network")
     if teacher:
-        require_listener(training)
+        require_teacher_weight(training)
     elif training.teacher_weights:
         raise ConfigError(f"{' and '.join(TEACHER_WEIGHTS)} need a teacher: give teacher = {TEACHER!r}")
     settings = training.to_dict()

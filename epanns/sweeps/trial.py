@@ -37,9 +37,8 @@ from epanns.sweeps.device import device_of
 from epanns.sweeps.evaluated import heard_seconds, recorded_width
 from epanns.sweeps.journal import TrialFolder
 from epanns.sweeps.records import DECISIVE_PACKAGES, RunRecord, Stage
-from epanns.training.config import TrainingConfig
+from epanns.training.config import TrainingConfig, frozen_in
 from epanns.training.finetune import finetune
-from epanns.training.frozen import frozen_in
 from epanns.training.metrics import LOSS
 from epanns.training.run_options import Log, OnStep, RunOptions, no_log
 from epanns.training.validation import Validation

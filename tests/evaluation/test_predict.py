@@ -13,8 +13,7 @@ from epanns.data.dataset import ClipBatch, PackDataset
 from epanns.errors import CheckpointError, ConfigError, PackError
 from epanns.evaluation import predict as predict_module
 from epanns.evaluation.predict import predict, score_windows
-from epanns.evaluation.protocol import EvaluationProtocol
-from epanns.evaluation.windows import cut_windows, windows_of
+from epanns.evaluation.protocol import EvaluationProtocol, cut_windows, windows_of
 from epanns.labels import LabelSet
 from epanns.models.cnn import Cnn
 from epanns.models.spec import ModelSpec

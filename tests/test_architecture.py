@@ -15,20 +15,9 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 LAYERS = [
     {"errors"},
     {
-        *(
-            "atomic",
-            "clip_random",
-            "csv_table",
-            "distributed",
-            "allocator",
-            "installed",
-            "json_file",
-            "locks",
-            "names",
-            "notes",
-        ),
-        *("optional", "printable", "progress", "seeding", "signals", "strict", "text_file", "toml_file", "unfinished"),
-        "workfolder",
+        *("allocator", "atomic", "clip_random", "csv_table", "distributed", "installed", "json_file", "locks", "names"),
+        *("notes", "optional", "printable", "progress", "seeding", "signals", "strict", "text_file", "toml_file"),
+        *("unfinished", "workfolder"),
     },
     {"audio", "labels"},
     {"models"},

@@ -67,7 +67,7 @@ class EvaluationProtocol:
             given = [f"hop={self.hop}"] if self.hop is not None else []
             given += [f"aggregate={self.aggregate!r}"] if self.aggregate != "mean_prob" else []
             if given:
-                raise ConfigError(f"{', '.join(given)} without a window: must have a window; give window too")
+                raise ConfigError(f"{', '.join(given)} without a window: applies to windows alone; give window too")
             return
         if self.own_length:
             raise ConfigError(f"own_length: windows of {self.window} s have no padding: give one of the two")

@@ -171,7 +171,7 @@ def test_scores_that_are_not_finite_are_refused(model):
         ({"window": float("nan")}, "window=nan: must be a number of seconds"),
         (
             {"window": 1.0, "own_length": True},
-            "own_length: windows of 1.0 s hear no padding anyway: give one of the two",
+            "own_length: windows of 1.0 s have no padding: give one of the two",
         ),
         ({"window": "1"}, "window='1': must be a number of seconds"),
         ({"window": 1.0, "hop": True}, "hop=True: must be a number of seconds"),

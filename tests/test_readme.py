@@ -13,8 +13,8 @@ from epanns.cli.main import COMMANDS
 from epanns.complexity.macs import profile
 from epanns.models.zoo import ZOO, list_models, spec_of
 from epanns.pruning.ranking.criteria import NEEDS
+from epanns.records import read_records
 from epanns.reporting.report import insert_table, write_report
-from epanns.sweeps.records import read_records
 from epanns.training.presets import PRESETS, read_training
 
 ROOT = Path(__file__).parents[1]

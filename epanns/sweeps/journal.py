@@ -13,10 +13,9 @@ from epanns.errors import DataError, OutputError
 from epanns.json_file import read_json
 from epanns.names import path_name
 from epanns.printable import printable
+from epanns.records import RunRecord, failure_in, read_record
 from epanns.sweeps.experiment import Experiment, Trial
-from epanns.sweeps.failures import failure_in
 from epanns.sweeps.naming import result_in_words, trial_in_words
-from epanns.sweeps.records import RunRecord, read_record
 from epanns.workfolder import Work, WorkFolder
 
 _WORK = Work("is no sweep", noun="a sweep")

@@ -6,8 +6,8 @@ from typing import Any
 
 from epanns.models.tasks import DECISIVE_SCORES
 from epanns.printable import printable
+from epanns.records import RunRecord
 from epanns.sweeps.base import BaseConfig
-from epanns.sweeps.records import RunRecord
 from epanns.training.metrics import STEP_0_KEPT
 
 

@@ -20,15 +20,15 @@ from epanns.strict import (
     POSITIVE,
     TABLE,
     Rule,
+    integer,
     is_finite,
     list_of,
     number,
     one_of,
     or_none,
-    required_of,
+    required_fields,
     shown,
     table_problems,
-    whole,
 )
 
 FORMAT = "epanns-record/1"
@@ -51,8 +51,8 @@ _RECORD_RULES: Mapping[str, Rule] = {
     "layers": list_of(_TEXT, "texts"),
     "ratio": replace(or_none(number("", lambda value: 0 <= value < 1)), text="a number in [0, 1) or null"),
     "recover": _TEXT,
-    "finetune_iterations": whole(0),
-    "seed": whole(0),
+    "finetune_iterations": integer(0),
+    "seed": integer(0),
     "dataset": _TEXT,
     "protocol": _TEXT,
     "clip_seconds": POSITIVE,
@@ -76,7 +76,7 @@ _STAGE_RULES: Mapping[str, Rule] = {
     "scores": TABLE,
     "seconds": FINITE,
     "curve": list_of(_CURVE_POINT, "pairs, step and score"),
-    "best_step": replace(or_none(whole(0)), text="a whole number >= 0 or null"),
+    "best_step": replace(or_none(integer(0)), text="a whole number >= 0 or null"),
 }
 # What reports need of a summary; its other keys may come and go.
 _COST_RULES: Mapping[str, Rule] = dict.fromkeys(("n_params", "param_bytes", "backbone_macs"), _SIZE)
@@ -205,7 +205,7 @@ class RunRecord:
 
 def _problems_in(given: Mapping[str, Any]) -> list[str]:
     """Return one line for everything that keeps a JSON object from being a record."""
-    problems = table_problems(given, _RECORD_RULES, required=required_of(RunRecord))
+    problems = table_problems(given, _RECORD_RULES, required=required_fields(RunRecord))
     for name in ("cost_before", "cost_after"):
         if isinstance(cost := given.get(name), dict):
             decisive = {key: cost[key] for key in _COST_RULES if key in cost}
@@ -216,7 +216,7 @@ def _problems_in(given: Mapping[str, Any]) -> list[str]:
         if not isinstance(stage, dict):
             problems.append(f"{where} is a {type(stage).__name__}, not an object")
             continue
-        problems += table_problems(stage, _STAGE_RULES, required=required_of(Stage), prefix=f"{where}.")
+        problems += table_problems(stage, _STAGE_RULES, required=required_fields(Stage), prefix=f"{where}.")
         scores = stage.get("scores")
         for split, summary in (scores if isinstance(scores, dict) else {}).items():
             name = f"{where}.scores.{shown(split)[1:-1]}"

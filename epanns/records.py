@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from epanns.errors import DataError
-from epanns.json_file import read_json
-from epanns.names import LONGEST, is_path_name, path_name
+from epanns.safe_text import LONGEST_NAME, is_path_name, path_name
 from epanns.strict import (
     ANY_TEXT,
     FINITE,
@@ -30,6 +29,7 @@ from epanns.strict import (
     shown,
     table_problems,
 )
+from epanns.text_files import read_json
 
 FORMAT = "epanns-record/1"
 # Packages whose versions a record holds.
@@ -43,7 +43,9 @@ _TEXT_OR_NULL = replace(or_none(_TEXT), text="text or null")
 _SCORE = number("a number in [0, 1]", lambda value: 0 <= value <= 1)
 _SIZE = number(f"a number in [1, {_MOST:g}]", lambda value: 1 <= value <= _MOST)
 _RECORD_RULES: Mapping[str, Rule] = {
-    "trial_id": Rule(f"a name of 1 to {LONGEST} of the characters A-Z a-z 0-9 . _ - and not . or ..", is_path_name),
+    "trial_id": Rule(
+        f"a name of 1 to {LONGEST_NAME} of the characters A-Z a-z 0-9 . _ - and not . or ..", is_path_name
+    ),
     "experiment": _TEXT,
     "model": _TEXT,
     "width": POSITIVE,

@@ -14,13 +14,13 @@ from epanns.data.pack_format import PACK_FILE, read_pack_info
 from epanns.evaluation.predict import Predictions
 from epanns.evaluation.protocol import EvaluationProtocol
 from epanns.evaluation.scores import Scores
-from epanns.installed import versions
 from epanns.models.recipe import Step, since_pruning, steps_of
 from epanns.models.spec import ModelSpec
 from epanns.models.tagger import Tagger
 from epanns.models.tasks import DECISIVE_SCORES
 from epanns.models.tensors import weights_digest
 from epanns.models.zoo import ZOO
+from epanns.packages import versions
 from epanns.pruning.plan import PruningPlan, recorded_plan
 from epanns.records import DECISIVE_PACKAGES, RunRecord, Stage
 

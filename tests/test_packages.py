@@ -4,7 +4,7 @@ import configparser
 import re
 from pathlib import Path
 
-from epanns.optional import CORE, EXTRAS
+from epanns.packages import CORE, EXTRAS
 
 SETUP = configparser.ConfigParser()
 SETUP.read(Path(__file__).parents[1] / "setup.cfg")

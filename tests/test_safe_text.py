@@ -173,7 +173,7 @@ REVIEWED = {
     "reporting/sensitivity_figure.py": {"name": "of a fixed list"},
     "stages/prune.py": {"f'step{step}'": "a number"},
     "sweeps/journal.py": {"trial.trial_id": "a digest made here", "trial_id": "checked where sweep.json is read"},
-    "sweeps/packs.py": {"split": "checked where the experiment is read"},
+    "sweeps/data.py": {"split": "checked where the experiment is read"},
     "sweeps/trial.py": {"base": "after path_name"},
     "training/folder.py": {"name": "of a fixed list", "f'best-{step:08d}'": "a number"},
     "training/state.py": {"f'state-{state.step:08d}-{sha256_of(partial)[:16]}.pt'": "a number and a digest"},

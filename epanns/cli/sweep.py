@@ -68,4 +68,4 @@ def log_trial(out: Path, trial_id: str, outcome: str, ended: int, total: int) ->
     """Write one line to stderr about a trial of the sweep in `out` that has ended."""
     from epanns.sweeps.journal import TrialFolder
 
-    log(f"[{ended}/{total}] {TrialFolder(out / 'trials' / trial_id).in_words(outcome)}")
+    log(f"[{ended}/{total}] {TrialFolder(out / 'trials' / trial_id).describe(outcome)}")

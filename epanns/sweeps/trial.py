@@ -51,7 +51,7 @@ def run_trial(folder: TrialFolder, *, on_step: OnStep | None = None, log: Log = 
         on_step: Called after each training step.
         log: Called with one line of what a person should know of its training runs.
     """
-    with folder.owned():
+    with folder.locked():
         if folder.is_done:
             return folder.read_record()
         asked = folder.read_config()

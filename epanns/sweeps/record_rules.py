@@ -11,15 +11,15 @@ from epanns.strict import (
     POSITIVE,
     TABLE,
     Rule,
+    integer,
     is_finite,
     list_of,
     number,
     one_of,
     or_none,
-    required_of,
+    required_fields,
     shown,
     table_problems,
-    whole,
 )
 
 STAGES = ("dense", "pruned", "recovered", "finetuned", "evaluated")
@@ -45,8 +45,8 @@ _RULES: dict[str, Rule] = {
     "layers": list_of(_TEXT, "texts"),
     "ratio": replace(or_none(number("", lambda value: 0 <= value < 1)), text="a number in [0, 1) or null"),
     "recover": _TEXT,
-    "finetune_iterations": whole(0),
-    "seed": whole(0),
+    "finetune_iterations": integer(0),
+    "seed": integer(0),
     "dataset": _TEXT,
     "protocol": _TEXT,
     "clip_seconds": POSITIVE,
@@ -70,7 +70,7 @@ _STAGE_RULES: dict[str, Rule] = {
     "scores": TABLE,
     "seconds": FINITE,
     "curve": list_of(_CURVE_POINT, "pairs, step and score"),
-    "best_step": replace(or_none(whole(0)), text="a whole number >= 0 or null"),
+    "best_step": replace(or_none(integer(0)), text="a whole number >= 0 or null"),
 }
 
 
@@ -107,7 +107,7 @@ def _stage_problems(given: object, kind: type[Any], where: str) -> list[str]:
 
 def _table_problems(given: Mapping[str, Any], kind: type[Any], rules: Mapping[str, Rule], prefix: str) -> list[str]:
     known = {field.name: rules.get(field.name, _ANY) for field in fields(kind)}
-    return table_problems(given, known, required=required_of(kind), prefix=prefix)
+    return table_problems(given, known, required=required_fields(kind), prefix=prefix)
 
 
 def _with_rules(

@@ -30,7 +30,7 @@ from dataclasses import MISSING, dataclass, fields, replace
 from typing import Any, TypeVar
 
 from epanns.errors import ConfigError, EpannsError, did_you_mean
-from epanns.printable import printable
+from epanns.safe_text import printable
 
 T = TypeVar("T")
 

@@ -157,5 +157,3 @@ if __name__ == "__main__":
         rows = rows_of(folder)
         insert_table(FOLDER / "README.md", folder.name, table_of(rows))
         write_text(FOLDER / f"{folder.name}.svg", figure_of(folder.name, rows))
-        if folder.name == "esc50":
-            insert_table(ROOT / "README.md", "lean-contest", table_of(rows))

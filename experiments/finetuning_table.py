@@ -183,5 +183,4 @@ if __name__ == "__main__":
     records = read_records([folder])
     tables = tables_of(records)
     insert_table(folder / "README.md", "finetuning", tables)
-    insert_table(ROOT / "README.md", "finetuning", tables)
     write_text(folder / "esc50.svg", figure_of(records))

@@ -7,7 +7,7 @@ import click
 
 from epanns.errors import ConfigError, did_you_mean
 from epanns.strict import ANY_TEXT, BOOLEAN, PATH, Rule, list_of, number, one_of, shown
-from epanns.toml_file import read_toml
+from epanns.text_files import read_toml
 
 
 def fill_defaults(context: click.Context, parameter: click.Parameter, path: Path | None) -> None:

@@ -25,7 +25,7 @@ from epanns.cli.packs import in_order_of, open_packs, pack_options, tell_unknown
 from epanns.cli.processes import bounded_option
 from epanns.distributed import on_rank_zero, rank
 from epanns.errors import ConfigError
-from epanns.printable import is_printable, printable, spreadsheet_cell
+from epanns.safe_text import is_printable, printable, spreadsheet_cell
 
 if TYPE_CHECKING:
     from epanns.evaluation.scores import ClassScore, Scores

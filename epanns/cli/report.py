@@ -8,7 +8,7 @@ import click
 
 from epanns.cli.options import EXISTING, PATH, EpannsCommand, emit, json_option, out_option
 from epanns.errors import ConfigError
-from epanns.printable import printable
+from epanns.safe_text import printable
 from epanns.workfolder import DRAWING_SECONDS, WorkFolder, locked_file
 
 _LISTED = 20  # failed trials on stdout; --json has them all

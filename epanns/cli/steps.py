@@ -13,7 +13,7 @@ from epanns.cli.options import EXISTING, log, resuming_command
 from epanns.cli.yamnet import frozen_and_told
 from epanns.errors import ConfigError
 from epanns.strict import PATH, Rule, list_of
-from epanns.toml_file import read_toml
+from epanns.text_files import read_toml
 
 if TYPE_CHECKING:
     from epanns.data.dataset import PackDataset

@@ -14,8 +14,8 @@ from epanns.audio.waveform import to_int16
 from epanns.data.clip import Clip
 from epanns.data.events import EVENTS, draw_event
 from epanns.data.manifest import Manifest
+from epanns.feedback import Progress
 from epanns.labels import LabelSet
-from epanns.progress import Progress
 from epanns.seeding import numpy_generator
 from epanns.strict import Rule, check_fields, integer, number
 from epanns.workfolder import Work, WorkFolder
@@ -114,7 +114,7 @@ def make_synthetic(root: Path, settings: SyntheticSettings, *, progress: Progres
     folder = WorkFolder(root, _SETTINGS_FILE, _WORK)
     paths = [root / "audio" / f"clip-{index:06d}.wav" for index in range(settings.clips)]
     clips = []
-    folder.require_claimable()
+    folder.require_usable()
     with ExitStack() as held:
         if not folder.is_begun or not all(path.exists() for path in paths):
             held.enter_context(folder.locked(wait=_LONGEST_WAIT))
@@ -133,4 +133,4 @@ def make_synthetic(root: Path, settings: SyntheticSettings, *, progress: Progres
 def _claim(folder: WorkFolder, settings: SyntheticSettings) -> None:
     """Make the folder ours by writing the settings into it, or find that it is."""
     asked = json.loads(json.dumps(asdict(settings)))
-    folder.claim(asked, first=asked, read=lambda found: (found, None))
+    folder.begin_or_resume(asked, first=asked, read=lambda found: (found, None))

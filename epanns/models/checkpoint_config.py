@@ -8,11 +8,10 @@ from pathlib import Path
 
 from epanns import __version__
 from epanns.errors import CheckpointError
-from epanns.json_file import LONGEST, parse_json, read_json
 from epanns.models.provenance import SHA256, Provenance
 from epanns.models.spec import ModelSpec
 from epanns.strict import ANY_TEXT, TABLE, Rule, problems_of, shown, table_problems
-from epanns.text_file import read_text
+from epanns.text_files import LONGEST_JSON, parse_json, read_json, read_text
 
 FORMAT = "epanns-checkpoint/1"
 
@@ -62,7 +61,7 @@ class CheckpointConfig:
         Raises:
             CheckpointError: If it is no JSON, of an unknown format, or breaks a rule; every broken rule is named.
         """
-        return cls.parse(read_text(path, error=CheckpointError, limit=LONGEST, remedy=_REMEDY), str(path))
+        return cls.parse(read_text(path, error=CheckpointError, limit=LONGEST_JSON, remedy=_REMEDY), str(path))
 
     @classmethod
     def parse(cls, text: str, source: str, remedy: str = _REMEDY) -> "CheckpointConfig":

@@ -6,13 +6,13 @@ from pathlib import Path
 
 from epanns.atomic import write_text
 from epanns.errors import DataError
-from epanns.json_file import read_json
 from epanns.models.tasks import DECISIVE_SCORES, TASKS
 from epanns.reporting import figures
 from epanns.reporting.chart import Band, Chart, LegendEntry, Panel, Point, Series, Style
 from epanns.reporting.layout import PALETTE, lay_out
 from epanns.reporting.svg import to_svg
 from epanns.strict import TEXT, number, one_of, or_none, value_problems
+from epanns.text_files import read_json
 from epanns.training.metrics import BEST, LINES, read_metrics
 
 _RUN = "training.json"

@@ -11,7 +11,7 @@ from epanns.data.pack_format import PackSettings
 from epanns.data.synthetic import SYNTHETIC_RULES, SyntheticSettings
 from epanns.errors import ConfigError
 from epanns.evaluation.protocol import PROTOCOL_RULES, EvaluationProtocol
-from epanns.names import is_path_name
+from epanns.safe_text import is_path_name
 from epanns.strict import (
     ANY_TEXT,
     PATH,
@@ -33,7 +33,7 @@ from epanns.strict import (
 from epanns.sweeps.base import BASE_RULES, BaseConfig
 from epanns.sweeps.grid import GRID_RULES, GridConfig
 from epanns.sweeps.training_tables import finetuning
-from epanns.toml_file import parse_toml, read_toml
+from epanns.text_files import parse_toml, read_toml
 
 DATA_KINDS = ("esc50", "folder", "audioset", "fsd50k", "synthetic", "packs")
 _NAMES = list_of(PATH, "splits or packs", least=1)

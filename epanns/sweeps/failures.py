@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from epanns.errors import DataError
-from epanns.json_file import read_json
-from epanns.names import is_path_name, path_name
+from epanns.safe_text import is_path_name, path_name
+from epanns.text_files import read_json
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from typing import Any
 
-from epanns.names import LONGEST, is_path_name
+from epanns.safe_text import LONGEST_NAME, is_path_name
 from epanns.strict import (
     ANY_TEXT,
     FINITE,
@@ -37,7 +37,9 @@ _COSTS = dict.fromkeys(("n_params", "param_bytes", "backbone_macs"), _SIZE)
 _SCORES = {"mAP": _SCORE, "accuracy": replace(or_none(_SCORE), text="a number in [0, 1] or null")}
 
 _RULES: dict[str, Rule] = {
-    "trial_id": Rule(f"a name of 1 to {LONGEST} of the characters A-Z a-z 0-9 . _ - and not . or ..", is_path_name),
+    "trial_id": Rule(
+        f"a name of 1 to {LONGEST_NAME} of the characters A-Z a-z 0-9 . _ - and not . or ..", is_path_name
+    ),
     "experiment": _TEXT,
     "model": _TEXT,
     "width": POSITIVE,

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from epanns.errors import DataError
-from epanns.json_file import read_json
 from epanns.strict import shown
 from epanns.sweeps.failures import failures_in
 from epanns.sweeps.record_rules import record_problems
+from epanns.text_files import read_json
 
 FORMAT = "epanns-record/1"
 # Packages whose versions a record keeps.

@@ -19,17 +19,17 @@ from epanns.errors import ConfigError, Interrupted
 from epanns.evaluation.metrics import evaluate
 from epanns.evaluation.predict import predict
 from epanns.evaluation.protocol import EvaluationProtocol
-from epanns.installed import versions
 from epanns.models.pruning_plan import PruningPlan
 from epanns.models.tagger import Tagger
 from epanns.models.tensors import weights_digest
+from epanns.packages import versions
 from epanns.pruning.budgets.sensitivity import SensitivityRow
 from epanns.pruning.prune import apply_plan, plan_pruning
 from epanns.pruning.ranking.criteria import NEEDS, criterion_named, most_important
 from epanns.pruning.ranking.importance import channel_importance
 from epanns.pruning.ranking.pack_clips import CALIBRATION_BATCH, batches_for
 from epanns.pruning.recovery.recover import recover
-from epanns.signals import Stopped, StopRequest, noticing_signals
+from epanns.signals import Stopped, StopRequest, catching_signals
 from epanns.sweeps.device import device_of
 from epanns.sweeps.records import DECISIVE_PACKAGES
 from epanns.sweeps.sensitivity_folder import TABLE, SensitivityFolder, SensitivityRecord
@@ -135,7 +135,7 @@ def measure_sensitivity(
     cells = config.cells(model)
     folder = SensitivityFolder(out)
     asked = _asked(model, dataset, config, calibration)
-    with folder.opened(asked, len(cells) + 1, fresh=fresh) as record, noticing_signals() as stop:
+    with folder.opened(asked, len(cells) + 1, fresh=fresh) as record, catching_signals() as stop:
         record = replace(record, network=weights_digest(model))
         measurement = _Measurement(model, (dataset, calibration or dataset), config, stop)
         if on_row is not None:
@@ -227,7 +227,7 @@ class _Measurement:
 
     def _obey(self, *_: object) -> None:
         """Stop in the middle of a row where a signal came: nothing of it is worth waiting for."""
-        self.stop.obey()
+        self.stop.raise_if_stopped()
 
 
 def _asked(

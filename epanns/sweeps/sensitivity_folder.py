@@ -67,7 +67,7 @@ class SensitivityFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._folder = WorkFolder(path, RECORD, _WORK, earlier_locks=["."])
+        self._folder = WorkFolder(path, RECORD, _WORK)
 
     @contextmanager
     def opened(self, asked: Mapping[str, Any], n_rows: int, *, fresh: bool = False) -> Iterator[SensitivityRecord]:
@@ -82,12 +82,12 @@ class SensitivityFolder:
             OutputError: If the folder holds another measurement or something else, or another process works in it;
                 nothing is deleted then.
         """
-        self._folder.require_claimable()
+        self._folder.require_usable()
         with self._folder.locked():
             if fresh:
                 self._folder.start_over(_is_own)
             empty = SensitivityRecord(asked, n_rows)
-            record = self._folder.claim(asked, first=empty.to_dict(), read=_asked_and_record)
+            record = self._folder.begin_or_resume(asked, first=empty.to_dict(), read=_asked_and_record)
             yield empty if record is None else record
 
     def save(self, record: SensitivityRecord) -> None:

@@ -18,19 +18,18 @@ from epanns.errors import DataError
 from epanns.evaluation.metrics import evaluate, mean_loss
 from epanns.evaluation.predict import predict
 from epanns.evaluation.protocol import EvaluationProtocol
-from epanns.installed import versions
 from epanns.models.checkpoint import load
 from epanns.models.on_yamnet import build_on_yamnet, stays_frozen
 from epanns.models.pruning_plan import PruningPlan
 from epanns.models.tagger import Tagger
 from epanns.models.tensors import weights_digest
 from epanns.models.zoo import build_model
-from epanns.names import path_name
 from epanns.pruning.prune import apply_plan
 from epanns.pruning.ranking.calibration import CalibrationBatch
 from epanns.pruning.ranking.criteria import NEEDS
 from epanns.pruning.ranking.pack_clips import CALIBRATION_BATCH
 from epanns.pruning.recovery.recover import recover
+from epanns.safe_text import path_name
 from epanns.seeding import derive_seed, numpy_generator, random_state_kept
 from epanns.sweeps.amount import plan_of
 from epanns.sweeps.device import device_of

@@ -65,7 +65,7 @@ def finetuning_between(
         finetune(network, dataset, own, run, validation=validation, options=options, teacher=teacher)
         return load(run).to(next(network.parameters()).device)
 
-    place.require_claimable()
+    place.require_usable()
     with place.locked():
-        place.claim(whole, first=whole, read=lambda found: (found, None))
+        place.begin_or_resume(whole, first=whole, read=lambda found: (found, None))
         yield between

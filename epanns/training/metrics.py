@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING
 
 from epanns.atomic import write_text
 from epanns.errors import DataError
-from epanns.json_file import parse_json
 from epanns.strict import number, or_none, shown, value_problems
-from epanns.text_file import read_text
+from epanns.text_files import parse_json, read_text
 
 if TYPE_CHECKING:
     from epanns.training.state import TrainingState

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from epanns.errors import ConfigError
-from epanns.notes import note
+from epanns.feedback import note
 from epanns.strict import Rule, integer, one_of, or_none, shown
 from epanns.training.config import TrainingConfig, option_of
 

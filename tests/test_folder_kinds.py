@@ -5,11 +5,11 @@ import json
 import pytest
 
 from epanns.errors import CheckpointError
+from epanns.folder_kinds import describe_other_folder
 from epanns.models.checkpoint import load
-from epanns.unfinished import describe_other_folder
 
 ASKED = {"training": {"iterations": 60}}
-AGAIN = "the command that began it, with the same options"
+AGAIN = "the command that started it, with the same options"
 
 
 @pytest.mark.parametrize(
@@ -35,9 +35,9 @@ AGAIN = "the command that began it, with the same options"
         ),
         (
             {"steps.json": {}},
-            f"holds the fine-tuning between the rounds of a pruning that has not ended: resume it with {AGAIN}",
+            f"holds the fine-tuning of an unfinished pruning in rounds: resume it with {AGAIN}",
         ),
-        ({"sweep.json": {}}, f"is the folder of a sweep: none of its trials has ended: run {AGAIN}"),
+        ({"sweep.json": {}}, f"is the folder of a sweep: no trial has ended: run {AGAIN}"),
         (
             {"sensitivity.json": {}},
             "holds the result of `epanns sensitivity`: give the checkpoint that was measured",

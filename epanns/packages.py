@@ -1,11 +1,14 @@
-"""The packages that epanns needs, those that only some uses need, and how to install them."""
+"""The packages that epanns requires, its optional extras, and which versions are installed."""
 
 import functools
 import importlib
 import importlib.util
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 
-# Distribution -> module, in the order of install_requires in setup.cfg; tests/test_optional.py compares the two.
+from epanns import __version__
+
+# Distribution -> module, in the order of install_requires in setup.cfg.
 CORE = {
     "torch": "torch",
     "torchaudio": "torchaudio",
@@ -23,11 +26,11 @@ CORE = {
 
 @dataclass(frozen=True)
 class Extra:
-    """Packages that one use needs.
+    """An optional extra.
 
     Attributes:
         packages: Distribution -> module.
-        adds: What they make possible.
+        adds: The features it adds.
     """
 
     packages: dict[str, str]
@@ -47,20 +50,31 @@ EXTRAS = {
 
 
 def install_command(extra: str) -> str:
-    """Return what to type to get an extra."""
+    """Return the command that installs an extra."""
     return f'pip install -e ".[{extra}]" in the source folder of epanns'
 
 
 def is_installed(module: str) -> bool:
-    """Return whether a module can be found, without importing it."""
+    """Return whether a module is installed, without importing it."""
     return importlib.util.find_spec(module) is not None
 
 
 @functools.cache
 def can_import(module: str) -> bool:
-    """Whether a module is installed and its import succeeds; it is imported."""
+    """Import a module and return whether that succeeds."""
     try:
         importlib.import_module(module)
-    except Exception:  # whatever a broken installation raises
+    except Exception:  # a broken installation can raise anything
         return False
     return True
+
+
+def versions(*packages: str) -> dict[str, str]:
+    """Return the version of epanns and of each named package that is installed."""
+    found = {"epanns": __version__}
+    for package in packages:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:  # no command needs every package
+            continue
+    return found

@@ -4,7 +4,7 @@ import warnings
 
 import pytest
 
-from epanns.notes import Note, note, notes_to
+from epanns.feedback import Note, note, notes_to
 
 
 def test_each_text_is_passed_on_once():

@@ -24,6 +24,7 @@ from epanns.models.pruning_plan import PruningPlan
 from epanns.models.tagger import Tagger
 from epanns.models.tensors import weights_digest
 from epanns.models.zoo import build_model
+from epanns.packages import versions
 from epanns.pruning.prune import apply_plan
 from epanns.pruning.ranking.calibration import CalibrationBatch
 from epanns.pruning.ranking.criteria import NEEDS

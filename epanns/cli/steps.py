@@ -122,8 +122,8 @@ class Steps:
         from epanns.models.checkpoint import CONFIG
         from epanns.models.on_yamnet import stays_frozen
         from epanns.models.tasks import DECISIVE_SCORES
-        from epanns.sweeps.trial import validation_on
-        from epanns.training.between import finetuning_between
+        from epanns.stages.finetune import validation_on
+        from epanns.stages.prune import finetuning_between
         from epanns.training.metrics import STEP_0_KEPT
 
         packs, config, frozen = _read(file)

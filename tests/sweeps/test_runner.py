@@ -23,11 +23,11 @@ from epanns.labels import LabelSet
 from epanns.models.checkpoint import load, save_checkpoint
 from epanns.models.tensors import weights_digest
 from epanns.models.zoo import build_model
-from epanns.sweeps.evaluated import record_of_checkpoint
+from epanns.records import read_records
+from epanns.stages.score import record_of_checkpoint
 from epanns.sweeps.experiment import Trial, parse_experiment
 from epanns.sweeps.journal import Sweep
 from epanns.sweeps.networks import count_networks
-from epanns.sweeps.records import read_records
 from epanns.sweeps.runner import run_experiment
 from epanns.workfolder import WorkFolder
 from tests.processes import wait_for_file

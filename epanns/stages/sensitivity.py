@@ -29,10 +29,10 @@ from epanns.pruning.ranking.criteria import NEEDS, criterion_named, most_importa
 from epanns.pruning.ranking.importance import channel_importance
 from epanns.pruning.ranking.pack_clips import CALIBRATION_BATCH, batches_for
 from epanns.pruning.recovery.recover import recover
+from epanns.records import DECISIVE_PACKAGES
 from epanns.signals import Stopped, StopRequest, catching_signals
-from epanns.sweeps.device import device_of
-from epanns.sweeps.records import DECISIVE_PACKAGES
-from epanns.sweeps.sensitivity_folder import TABLE, SensitivityFolder, SensitivityRecord
+from epanns.stages.score import device_of
+from epanns.stages.sensitivity_record import TABLE, SensitivityFolder, SensitivityRecord
 
 _PROTOCOL = EvaluationProtocol()
 

@@ -1,7 +1,11 @@
 """A checkpoint that was scored by itself, as a run record that reports can read."""
 
+import platform
 from collections.abc import Sequence
 from typing import Any
+
+import torch
+from torch import nn
 
 from epanns.atomic import sha256_of_json
 from epanns.complexity.macs import profile
@@ -18,8 +22,7 @@ from epanns.models.tasks import DECISIVE_SCORES
 from epanns.models.tensors import weights_digest
 from epanns.models.zoo import ZOO
 from epanns.packages import versions
-from epanns.sweeps.device import device_of
-from epanns.sweeps.records import DECISIVE_PACKAGES, RunRecord, Stage
+from epanns.records import DECISIVE_PACKAGES, RunRecord, Stage
 
 # Of a step of the recipe: which network it began with or learned from, and how well it went.
 _OUTCOMES = frozenset(
@@ -175,3 +178,11 @@ def _common_ratio(spec: ModelSpec, base: ModelSpec, layers: tuple[str, ...], pla
     """Return the ratio if it is one for all pruned layers."""
     ratios = set(plan.ratios.values()) if plan else {1 - spec.widths[layer] / base.widths[layer] for layer in layers}
     return float(ratios.pop()) if len(ratios) == 1 else None
+
+
+def device_of(model: nn.Module) -> str:
+    """Return the device of a network and what computes there, such as ``cpu (x86_64, 2 threads)``."""
+    device = next(model.parameters()).device
+    if device.type == "cuda":
+        return f"{device} ({torch.cuda.get_device_name(device)})"
+    return f"{device} ({platform.machine()}, {torch.get_num_threads()} threads)"

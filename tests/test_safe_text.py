@@ -141,7 +141,6 @@ _CHECKED = re.compile(r"(f[\"'])?{?path_name\(")  # the quotes of `ast.unparse` 
 REVIEWED = {
     "atomic.py": {"path.name": "of a path", "path.name + '.partial'": "of a path"},
     "cli/prune.py": {"f'{out.name}.steps'": "of --out"},
-    "cli/steps.py": {"f'step{step}'": "a number"},
     "cli/sweep.py": {"summary.failed[0]": "a digest made here", "trial_id": "a digest made here"},
     "cli/tag.py": {"name": "of a file that is there and is only read"},
     "data/folder.py": {"path": "audio that is only read"},
@@ -171,7 +170,7 @@ REVIEWED = {
     "reporting/learning_curve.py": {"f'{stem}.svg'": "of a fixed list", "f'{stem}{suffix}'": "of a fixed list"},
     "reporting/report.py": {"name": "of a fixed list"},
     "reporting/sensitivity_figure.py": {"name": "of a fixed list"},
-    "stages/prune.py": {"f'step{step}'": "a number"},
+    "stages/prune.py": {"f'step{number}'": "a number"},
     "sweeps/journal.py": {"trial.trial_id": "a digest made here", "trial_id": "checked where sweep.json is read"},
     "sweeps/data.py": {"split": "checked where the experiment is read"},
     "sweeps/trial.py": {"base": "after path_name"},

@@ -20,11 +20,11 @@ from epanns.evaluation.predict import predict
 from epanns.evaluation.protocol import EvaluationProtocol
 from epanns.models.checkpoint import load
 from epanns.models.on_yamnet import build_on_yamnet, stays_frozen
+from epanns.models.pruning_plan import PruningPlan
 from epanns.models.tagger import Tagger
 from epanns.models.tensors import weights_digest
 from epanns.models.zoo import build_model
 from epanns.packages import versions
-from epanns.pruning.plan import PruningPlan
 from epanns.pruning.prune import apply_plan
 from epanns.pruning.ranking.calibration import CalibrationBatch
 from epanns.pruning.ranking.criteria import NEEDS
@@ -34,7 +34,7 @@ from epanns.records import DECISIVE_PACKAGES, RunRecord, Stage
 from epanns.safe_text import path_name
 from epanns.seeding import derive_seed, numpy_generator, random_state_kept
 from epanns.stages.finetune import validation_on
-from epanns.stages.score import device_of, heard_seconds, recorded_width
+from epanns.stages.score import device_of, recorded_width, scored_seconds
 from epanns.sweeps.amount import plan_of
 from epanns.sweeps.journal import TrialFolder
 from epanns.training.config import TrainingConfig
@@ -116,7 +116,7 @@ class _Trial:
             step = plan_of(dense, self.config, self._measured_by_criterion())
             self.layers = tuple(self.config.get("layers", step.ratios))
             model = apply_plan(dense, step)
-            plan = PruningPlan.from_dict(model.provenance["plan"])  # from the unpruned network
+            plan = model.provenance.plan  # from the unpruned network
             stages.append(self._stage("pruned", model, time.perf_counter() - started))
             if self.config["recover"] != "none":
                 started = time.perf_counter()
@@ -160,7 +160,7 @@ class _Trial:
         for part in ("val", "test"):
             predictions = predict(model, self.packs[part], self.protocol)
             scores[part] = evaluate(predictions, self.packs[part].labels, self.protocol, bootstrap=0).summary()
-            self.heard = heard_seconds(self.packs[part], self.protocol, predictions)
+            self.heard = scored_seconds(self.packs[part], self.protocol, predictions)
         return Stage(name, scores, round(seconds, 3))
 
     def _measured_by_criterion(self) -> list[CalibrationBatch] | None:

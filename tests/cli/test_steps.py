@@ -52,7 +52,8 @@ def test_steps_without_training_are_compared_with_one_step(prune, tmp_path):
         if criterion == "bn":
             assert others == 0
         assert stderr == start + (
-            f"{others} of 22 kept channels differ from those of one round, as {criterion} ranks the remaining channels again\n"
+            f"{others} of 22 kept channels differ from those of one round, as {criterion} ranks the remaining channels "
+            "again\n"
             if others
             else "they keep the same channels as one round\n"
         )

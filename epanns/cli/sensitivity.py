@@ -1,4 +1,4 @@
-"""``epanns sensitivity``: mAP against ratio, one layer at a time."""
+"""``epanns sensitivity``: mAP by ratio with one layer pruned at a time."""
 
 import time
 from collections.abc import Callable
@@ -31,9 +31,9 @@ if TYPE_CHECKING:
 @click.option(
     "--data", "packs", type=EXISTING, multiple=True, required=True, help="Pack of clips to score; may be repeated."
 )
-@out_option("Folder for the table and the figure; the same command goes on where it was.")
+@out_option("Folder for the table and the figure. The same command resumes the measurement.")
 @click.option("--ratios", default="0.25,0.5,0.75", show_default=True, help="Fractions of a layer's channels removed.")
-@click.option("--layers", help="Comma-separated layers or blocks.  [default: every one]")
+@click.option("--layers", help="Comma-separated layers or blocks.  [default: all]")
 @click.option("--criterion", default="l1", show_default=True, help="Ranking of the channels, as in `epanns prune`.")
 @click.option(
     "--recover",
@@ -78,7 +78,7 @@ def command(
     from epanns.workfolder import DRAWING_SECONDS, WorkFolder
 
     if settings["recover"] == "none" and not needs_clips(settings["criterion"]) and calibration is not None:
-        raise ConfigError("--calibration has no use with --recover none: leave one of them out")
+        raise ConfigError("--calibration has no use with --recover none: remove --calibration, or choose a recovery")
     config, device = SensitivityConfig(ratios=_numbers(ratios), layers=_names(layers), **settings), torch_device(device)
     model = load(checkpoint).to(device)
     rate = model.spec.front_end.sample_rate
@@ -114,7 +114,7 @@ def _names(text: str | None) -> list[str] | None:
 
 
 def _row_logger() -> "Callable[[SensitivityRecord], None]":
-    """Return a function that writes each row to stderr, with the time that is left."""
+    """Return a function that logs each row with the remaining time."""
     before: list[tuple[int, float]] = []
 
     def log_row(record: "SensitivityRecord") -> None:
@@ -139,7 +139,7 @@ def _minutes(seconds: float) -> str:
 
 
 def _losses(record: "SensitivityRecord") -> list[str]:
-    """Return the losses as a table for people."""
+    """Return the lines of a table of losses, layer by ratio."""
     table = record.table
     longest = max(map(len, table.layers))
     lines = [" " * longest + "".join(f"{100 * ratio:>8g} %" for ratio in table.ratios)]

@@ -79,7 +79,8 @@ def command(
 
     if settings["recover"] == "none" and not needs_clips(settings["criterion"]) and calibration is not None:
         raise ConfigError("--calibration has no use with --recover none: remove --calibration, or choose a recovery")
-    config, device = SensitivityConfig(ratios=_numbers(ratios), layers=_names(layers), **settings), torch_device(device)
+    names = None if layers is None else [name.strip() for name in layers.split(",") if name.strip()]
+    config, device = SensitivityConfig(ratios=_numbers(ratios), layers=names, **settings), torch_device(device)
     model = load(checkpoint).to(device)
     rate = model.spec.front_end.sample_rate
     opened = partial(open_packs, labels_file=labels_file, mp3_seconds=mp3_seconds, sample_rate=rate)
@@ -109,10 +110,6 @@ def _numbers(text: str) -> tuple[float, ...]:
         raise ConfigError(f"--ratios {text}: must be numbers in (0, 1) with commas between, as 0.25,0.5") from error
 
 
-def _names(text: str | None) -> list[str] | None:
-    return None if text is None else [name.strip() for name in text.split(",") if name.strip()]
-
-
 def _row_logger() -> "Callable[[SensitivityRecord], None]":
     """Return a function that logs each row with the remaining time."""
     before: list[tuple[int, float]] = []
@@ -128,14 +125,11 @@ def _row_logger() -> "Callable[[SensitivityRecord], None]":
         left = (time.monotonic() - started) / (n_done - first) * (record.n_rows - n_done)
         row = record.rows[-1]
         what = f"{row.layer} {100 * row.ratio:g} %: mAP {row.mAP:.4f}, loss {record.table.loss_of(row):.4f}"
-        rest = f", about {_minutes(left)} left" if n_done < record.n_rows else ""
+        minutes = f"{left / 60:.0f} min" if left >= 90 else f"{left:.0f} s"
+        rest = f", about {minutes} left" if n_done < record.n_rows else ""
         log(f"[{n_done}/{record.n_rows}] {what if row.layer else f'unpruned: mAP {row.mAP:.4f}'}{rest}")
 
     return log_row
-
-
-def _minutes(seconds: float) -> str:
-    return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"
 
 
 def _losses(record: "SensitivityRecord") -> list[str]:

@@ -79,6 +79,11 @@ def record_of_checkpoint(
     base = unpruned_spec(model.spec, plan, provenance.width)
     layers = tuple(layer for layer, width in model.spec.widths.items() if width < base.widths[layer])
     ratios = set(plan.ratios.values()) if plan else {1 - model.spec.widths[each] / base.widths[each] for each in layers}
+    # The seed of the last training or else of the last pruning; the best step only of a training that came last.
+    trained = [operation.settings["training"]["seed"] for operation in recipe if "training" in operation.settings]
+    seeds = trained or [operation.settings["seed"] for operation in recipe if operation.kind == "prune"] or [0]
+    last = recipe[-1].settings if recipe else {}
+    best_step = last["best_step"] if "training" in last and type(last.get("best_step")) is int else None
     length, split = scored_seconds(dataset, protocol, predictions), split_of(dataset)
     identity = {
         "kind": "evaluated",
@@ -97,7 +102,7 @@ def record_of_checkpoint(
         ratio=float(ratios.pop()) if len(ratios) == 1 else None,
         recover="+".join(operation.settings["method"] for operation in since if operation.kind == "recover") or "none",
         finetune_iterations=sum(training["iterations"] for training in trainings),
-        seed=_seed_of(recipe),
+        seed=int(seeds[-1]),
         dataset=dataset.dataset_name,
         protocol=protocol.describe(),
         clip_seconds=length,
@@ -105,7 +110,7 @@ def record_of_checkpoint(
         plan_digest=None if plan is None else plan.digest,
         cost_before=profile(base, seconds=length).summary(),
         cost_after=profile(model, seconds=length).summary(),
-        stages=(Stage("evaluated", {split: scores.summary()}, 0.0, best_step=_best_step(recipe)),),
+        stages=(Stage("evaluated", {split: scores.summary()}, 0.0, best_step=best_step),),
         device=device_of(model),
         versions=versions(*DECISIVE_PACKAGES),
         seconds=round(seconds, 3),
@@ -177,19 +182,6 @@ def _settings_of(recipe: Sequence[Operation]) -> dict[str, dict[str, Any]]:
         }
         for number, operation in enumerate(recipe, start=1)
     }
-
-
-def _seed_of(recipe: Sequence[Operation]) -> int:
-    """Return the seed of the last training or, without one, of the last pruning."""
-    trained = [operation.settings["training"]["seed"] for operation in recipe if "training" in operation.settings]
-    pruned = [operation.settings["seed"] for operation in recipe if operation.kind == "prune"]
-    return int((trained or pruned or [0])[-1])
-
-
-def _best_step(recipe: Sequence[Operation]) -> int | None:
-    """Return the best step of the last operation if it was a training, else None."""
-    found = recipe[-1].settings.get("best_step") if recipe and "training" in recipe[-1].settings else None
-    return found if type(found) is int else None
 
 
 def unpruned_spec(spec: ModelSpec, plan: PruningPlan | None, width: float | None = None) -> ModelSpec:

@@ -2,10 +2,10 @@
 
 import functools
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 from torch import Tensor
 
@@ -152,7 +152,12 @@ def measure_sensitivity(
         if fresh:
             folder.start_over(lambda name: name.removesuffix(".partial") in {RECORD, TABLE, *FIGURES})
         empty = SensitivityRecord(asked, len(cells) + 1)
-        record = folder.begin_or_resume(asked, first=empty.to_dict(), read=_asked_and_record) or empty
+        record = (
+            folder.begin_or_resume(
+                asked, first=empty.to_dict(), read=lambda found: (found["asked"], SensitivityRecord.from_dict(found))
+            )
+            or empty
+        )
         record = replace(record, network=weights_digest(model))
         if on_row is not None:
             on_row(record)
@@ -164,11 +169,6 @@ def measure_sensitivity(
                 on_row(record)
         write_text(out / TABLE, record.table.to_csv())
     return record
-
-
-def _asked_and_record(found: Any) -> tuple[Mapping[str, Any], SensitivityRecord]:
-    record = SensitivityRecord.from_dict(found)
-    return record.asked, record
 
 
 class _Measurement:

@@ -13,11 +13,11 @@ from typing import Any
 from contest_figure import contest_drawing
 
 from epanns.atomic import write_text
+from epanns.records import RunRecord, read_records
 from epanns.reporting.report import insert_table
 from epanns.reporting.svg import to_svg
 from epanns.reporting.tables import markdown_table
 from epanns.reporting.units import mean_and_sd, si
-from epanns.sweeps.records import RunRecord, read_records
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "results" / "lean-contest"

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from epanns.records import RunRecord, Stage
 from epanns.reporting.drawing import Label, Shape, Stroke
-from epanns.sweeps.records import RunRecord, Stage
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 sys.path.insert(0, str(EXPERIMENTS))  # as for whoever runs the script

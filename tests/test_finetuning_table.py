@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from epanns.sweeps.records import RunRecord, Stage, read_records
+from epanns.records import RunRecord, Stage, read_records
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 sys.path.insert(0, str(EXPERIMENTS))  # as for whoever runs the script

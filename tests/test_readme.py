@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from epanns.records import read_records
 from epanns.reporting.report import insert_table, write_report
-from epanns.sweeps.records import read_records
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

@@ -111,7 +111,7 @@ def command(
     from epanns.evaluation.predict import predict
     from epanns.evaluation.protocol import EvaluationProtocol
     from epanns.models.checkpoint import load
-    from epanns.sweeps.evaluated import record_of_checkpoint
+    from epanns.stages.score import record_of_checkpoint
 
     started = time.perf_counter()
     protocol = EvaluationProtocol(window, hop, aggregate, own_length)

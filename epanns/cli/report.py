@@ -55,9 +55,8 @@ def command(
     if all(map(is_run, folders)):
         _curves(folders, out, into, as_json)
         return
+    from epanns.records import failures_in, read_records
     from epanns.reporting.report import insert_table, write_report
-    from epanns.sweeps.failures import failures_in
-    from epanns.sweeps.records import read_records
 
     records, failures = read_records(folders), failures_in(folders)
     report = write_report(records, out, quoted=quoted is not False, failures=failures)

@@ -207,7 +207,7 @@ def build_on_checkpoint(name: str, checkpoint: Path, labels: "LabelSet") -> "Tag
     from epanns.models.on_yamnet import build_on_yamnet
 
     yamnet = load(checkpoint)
-    for assumption in yamnet.provenance.get("assumed", []):
+    for assumption in yamnet.provenance.assumed:
         log(f"{checkpoint}: {assumption}")
     return build_on_yamnet(name, yamnet, labels=labels)
 
@@ -288,5 +288,5 @@ def open_teacher(checkpoint: Path, teacher: Path | None, config: TrainingConfig)
         )
     network = load(teacher)
     shown = ", ".join(f"{name.replace('_', ' ')} {weight:g}" for name, weight in weights.items())
-    log(f"teacher: {teacher} ({network.spec.name}, sha256 {str(network.provenance['sha256'])[:12]}), {shown}")
+    log(f"teacher: {teacher} ({network.spec.name}, sha256 {str(network.provenance.sha256)[:12]}), {shown}")
     return network

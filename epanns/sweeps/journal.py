@@ -10,11 +10,10 @@ from typing import Any
 
 from epanns.atomic import write_json
 from epanns.errors import DataError, OutputError
+from epanns.records import RunRecord, failure_in, read_record
 from epanns.safe_text import path_name, printable
 from epanns.sweeps.experiment import Experiment, Trial
-from epanns.sweeps.failures import failure_in
 from epanns.sweeps.naming import result_in_words, trial_in_words
-from epanns.sweeps.records import RunRecord, read_record
 from epanns.text_files import read_json
 from epanns.workfolder import Work, WorkFolder
 

@@ -10,13 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from epanns.errors import DataError
+from epanns.records import read_records
 from epanns.reporting.layout import lay_out
 from epanns.reporting.pareto import pareto_chart
 from epanns.reporting.report import write_report
 from epanns.reporting.rows import rows_by_block
 from epanns.reporting.svg import to_svg
 from epanns.reporting.tables import measured_csv, measured_markdown, records_csv
-from epanns.sweeps.records import read_records
 from tests.any_value import ANY_VALUE
 from tests.reporting.conftest import make_record, stage
 

@@ -2,12 +2,12 @@
 
 import json
 import re
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import pytest
 
 from epanns.errors import DataError
-from epanns.sweeps.records import FORMAT, RunRecord, Stage, read_records
+from epanns.records import FORMAT, RunRecord, Stage, read_records
 
 COST = {"n_params": 100, "param_bytes": 400, "backbone_macs": 1000, "clip_seconds": 5.0}
 RECORD = RunRecord(
@@ -124,24 +124,6 @@ def test_every_problem_is_listed_at_once():
     del given["dataset"]
     with pytest.raises(DataError, match=r"missing key 'dataset'; width='wide': must be .*; device='': must be text"):
         RunRecord.from_dict(given)
-
-
-@dataclass(frozen=True)
-class LaterRecord(RunRecord):
-    """What a later version may make of the format: one field more, with a default."""
-
-    threads: int = 1
-
-
-def test_a_field_that_came_later_takes_its_default_and_others_stay_required():
-    given = RECORD.to_dict()
-    assert LaterRecord.from_dict(given).threads == 1
-    assert LaterRecord.from_dict(given | {"threads": 8}).threads == 8
-    with pytest.raises(DataError, match="unknown key 'threads'"):
-        RunRecord.from_dict(given | {"threads": 8})
-    del given["seed"]
-    with pytest.raises(DataError, match="missing key 'seed'"):
-        LaterRecord.from_dict(given)
 
 
 def test_json_that_is_no_object_is_refused():

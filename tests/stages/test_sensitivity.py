@@ -24,7 +24,7 @@ from epanns.models.zoo import build_model
 from epanns.pruning.budgets.sensitivity import read_sensitivity
 from epanns.pruning.prune import prune
 from epanns.pruning.recovery.recalibrate import recalibrate_batch_norm
-from epanns.sweeps.sensitivity import SensitivityConfig, measure_sensitivity
+from epanns.stages.sensitivity import SensitivityConfig, measure_sensitivity
 
 CONFIG = SensitivityConfig(ratios=(0.75, 0.25), layers=("conv_block6.conv1", "conv_block2"))
 LAYERS = ("conv_block2.conv1", "conv_block2.conv2", "conv_block6.conv1")
@@ -259,6 +259,6 @@ def test_a_table_of_before_there_was_a_network_gets_it_without_measuring(model, 
     assert held.pop("network") == weights_digest(model)
     (out / "sensitivity.json").write_text(json.dumps(held))
     (out / "sensitivity.csv").write_text(whole.replace(weights_digest(model), ""))
-    monkeypatch.setattr("epanns.sweeps.sensitivity.predict", None)
+    monkeypatch.setattr("epanns.evaluation.predict.predict", None)
     measure_sensitivity(model, dataset, config, out)
     assert (out / "sensitivity.csv").read_text() == whole

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from epanns.cli import training_progress
 from epanns.cli.terminal import log
 from epanns.data.dataset import PackDataset
 from epanns.models.checkpoint import load, load_checkpoint, save_checkpoint

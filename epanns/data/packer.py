@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from epanns import atomic
-from epanns.audio.waveform import RESAMPLER_QUALITY
+from epanns.audio.resampling import RESAMPLER_QUALITY
 from epanns.data.earlier_pack import finished_pack, has_its_lists, rejects_to_retry, whole_shards
 from epanns.data.journal import Journal
 from epanns.data.journal_records import ShardEntry

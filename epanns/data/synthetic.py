@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from epanns import atomic
-from epanns.audio.waveform import to_int16
+from epanns.audio.resampling import to_int16
 from epanns.data.clip import Clip
 from epanns.data.events import EVENTS, draw_event
 from epanns.data.manifest import Manifest

@@ -16,7 +16,8 @@ import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
 
-from epanns.audio.waveform import load_waveform, to_int16
+from epanns.audio.resampling import to_int16
+from epanns.audio.waveform import load_waveform
 from epanns.data import journal_records, packer, parts
 from epanns.data.clip import Clip
 from epanns.data.manifest import Manifest, write_manifest

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from epanns.errors import DataError
-from epanns.optional import install_command
+from epanns.packages import install_command
 
 if TYPE_CHECKING:
     from av.audio.stream import AudioStream

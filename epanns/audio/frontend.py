@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from epanns.audio.mel_filterbank import slaney_filterbank
 from epanns.errors import ConfigError
-from epanns.strict import Rule, breaches, from_table, number, one_of, shown, values_of, whole
+from epanns.strict import Rule, check_fields, from_table, integer, number, one_of, shown
 
 KINDS = ("panns", "yamnet")
 PATCH_FRAMES = 96  # log-mel frames of one input of YAMNet, 0.96 s
@@ -40,16 +40,14 @@ class FrontEndSpec:
     kind: str = "panns"
 
     def __post_init__(self) -> None:
-        problems = breaches(values_of(self), FRONT_END_RULES)
-        if not problems and not self.fmin < self.fmax <= self.sample_rate / 2:
-            rule = f"must be 0 <= fmin < fmax <= {self.sample_rate / 2:g} Hz, half the sample rate"
-            problems.append(f"fmin={shown(self.fmin)}, fmax={shown(self.fmax)}: {rule}")
-        is_25_and_10_ms = (40 * self.window_size, 100 * self.hop_size) == (self.sample_rate, self.sample_rate)
-        if not problems and self.is_yamnet and not is_25_and_10_ms:
-            rule = f"must be YAMNet's 25 and 10 ms at sample_rate={self.sample_rate}"
-            problems.append(f"window_size={self.window_size}, hop_size={self.hop_size}: {rule}")
-        if problems:
-            raise ConfigError("front end: " + "; ".join(problems))
+        check_fields(self, FRONT_END_RULES, what="front end: ")
+        rate = self.sample_rate
+        if not self.fmin < self.fmax <= rate / 2:
+            rule = f"must be 0 <= fmin < fmax <= {rate / 2:g} Hz, half the sample rate"
+            raise ConfigError(f"front end: fmin={shown(self.fmin)}, fmax={shown(self.fmax)}: {rule}")
+        if self.is_yamnet and (40 * self.window_size, 100 * self.hop_size) != (rate, rate):
+            rule = f"must be YAMNet's 25 and 10 ms at sample_rate={rate}"
+            raise ConfigError(f"front end: window_size={self.window_size}, hop_size={self.hop_size}: {rule}")
 
     @property
     def is_yamnet(self) -> bool:
@@ -102,10 +100,10 @@ class FrontEndSpec:
 _FREQUENCY = number("a finite number >= 0, in Hz", lambda value: value >= 0)
 # The limits are checked before a window or a mel bank is allocated: a damaged file may state any size.
 FRONT_END_RULES: Mapping[str, Rule] = {
-    "sample_rate": whole(1, 1_000_000),
-    "window_size": whole(1, 65_536),
-    "hop_size": whole(1, 65_536),
-    "mel_bins": whole(1, 1024),
+    "sample_rate": integer(1, 1_000_000),
+    "window_size": integer(1, 65_536),
+    "hop_size": integer(1, 65_536),
+    "mel_bins": integer(1, 1024),
     "fmin": _FREQUENCY,
     "fmax": _FREQUENCY,
     "kind": one_of(KINDS),

@@ -22,8 +22,8 @@ from epanns.data.clip import Clip
 from epanns.data.manifest import Manifest
 from epanns.data.sound_files import sounds_below, stem_of
 from epanns.errors import DataError
+from epanns.feedback import Progress
 from epanns.labels import LabelSet, audioset
-from epanns.progress import Progress
 from epanns.strict import shown
 
 OTHER_SEGMENT = -1

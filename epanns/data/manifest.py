@@ -21,9 +21,9 @@ from epanns import atomic
 from epanns.csv_table import CsvKind, read_csv_rows, require_fields, whole_number
 from epanns.data.clip import LABEL_SEPARATOR, Clip, ClipCheck, clip_id_bytes
 from epanns.errors import DataError, OutputError
-from epanns.json_file import read_json
 from epanns.labels import LabelSet, composed
-from epanns.printable import is_printable
+from epanns.safe_text import is_printable
+from epanns.text_files import read_json
 from epanns.workfolder import DRAWING_SECONDS, locked_file
 
 COLUMNS = ["clip_id", "path", "start", "duration", "labels", "split", "fold"]

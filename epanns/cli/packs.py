@@ -73,7 +73,7 @@ def log_unknown_lengths(dataset: "PackDataset", what: str) -> None:
 
 def in_order_of(model: "Tagger", dataset: "PackDataset") -> "PackDataset":
     """Return the data set with its classes in the model's order, if they are the same classes, and log a change."""
-    from epanns.data.task import in_the_models_order
+    from epanns.data.compatibility import in_the_models_order
 
     ordered = in_the_models_order(model, dataset)
     if ordered is not dataset:

@@ -119,7 +119,7 @@ class Steps:
     def _finetuning(self, file: Path, dense: "Tagger", target: "PruningPlan", runs: "Runs") -> "Iterator[Between]":
         from epanns.cli.packs import in_order_of
         from epanns.cli.training_progress import training_progress
-        from epanns.data.task import refuse_leak, require_same_task
+        from epanns.data.compatibility import refuse_leak, require_same_task
         from epanns.models.checkpoint import CONFIG
         from epanns.models.on_yamnet import stays_frozen
         from epanns.models.tasks import DECISIVE_SCORES

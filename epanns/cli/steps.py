@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from epanns.cli.options import EXISTING, log, resuming_command
-from epanns.cli.yamnet import frozen_and_told
+from epanns.cli.options import EXISTING, resuming_command
+from epanns.cli.terminal import log
+from epanns.cli.training_options import with_frozen_body
 from epanns.errors import ConfigError
 from epanns.strict import PATH, Rule, list_of
 from epanns.text_files import read_toml
@@ -81,7 +82,7 @@ class Steps:
     ) -> "tuple[Tagger, dict[str, Any] | None]":
         """Return the pruned network and the report of the last recovery; see `stages.prune.prune_in_rounds`."""
         from epanns.cli.packs import in_order_of
-        from epanns.cli.watching import watching
+        from epanns.cli.training_progress import training_progress
         from epanns.models.on_yamnet import stays_frozen
         from epanns.stages.prune import Rounds, RoundTraining, prune_in_rounds
 
@@ -90,12 +91,12 @@ class Steps:
             return prune(Rounds(self.steps, self.schedule), log=log)
         packs, config, asked = _read(self.between)
         by_default, remedy = stays_frozen(dense.provenance), f"freeze_yamnet = false in {self.between}"
-        config = frozen_and_told(config, asked, by_default=by_default, remedy=remedy)
+        config = with_frozen_body(config, asked, by_default=by_default, remedy=remedy)
         train, val = (in_order_of(dense, runs.opened(packs[part])) for part in ("train", "val"))
-        with watching(config) as watch:
-            options = watch.run_options(command=resuming_command())
+        with training_progress(config) as display:
+            options = display.run_options(command=resuming_command())
             training = RoundTraining(runs.folder, train, val, config, options, runs.asked)
-            return prune(Rounds(self.steps, self.schedule, training), log=watch.log)
+            return prune(Rounds(self.steps, self.schedule, training), log=display.log)
 
 
 def _read(path: Path) -> "tuple[dict[str, list[Path]], TrainingConfig, bool | None]":

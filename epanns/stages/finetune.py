@@ -1,7 +1,7 @@
 """Train a network on packs: the checks before it, and the scoring that chooses the step whose weights are kept."""
 
+from epanns.data.compatibility import refuse_leak, require_same_classes, require_same_task
 from epanns.data.dataset import PackDataset
-from epanns.data.task import refuse_leak, require_same_classes, require_same_task
 from epanns.evaluation.metrics import mean_loss
 from epanns.evaluation.protocol import EvaluationProtocol
 from epanns.models.tagger import Tagger

@@ -269,7 +269,7 @@ def test_labels_that_no_pack_needs_are_told(run, checkpoint, tiny_packs, tmp_pat
     (tmp_path / "labels.csv").write_text(LabelSet.of(["a", "b", "c", "d"]).to_csv())
     code, _, err = run(checkpoint, "--data", tiny_packs["test"], "--bootstrap", 0, "--labels", tmp_path / "labels.csv")
     assert code == 0
-    assert "labels.csv is not used: these packs name their classes themselves" in err
+    assert "labels.csv is not used: these packs have class names" in err
 
 
 def test_existing_out_is_refused_before_anything_is_read(run, checkpoint, tiny_packs, tmp_path):
@@ -287,5 +287,8 @@ def test_other_classes_and_other_rates_end_in_one_line(run, tiny_spec, tiny_pack
     save_checkpoint(build_model("Cnn6", width=0.05, num_classes=4), tmp_path / "rate")
     code, _, err = run(tmp_path / "rate", "--data", tiny_packs["test"])
     assert code == 1
-    assert "Cnn6 hears 32000 Hz, the pack synthetic holds 8000 Hz: pack the manifest again with --sample-rate" in err
+    assert (
+        "Cnn6 has a sample rate of 32000 Hz, the pack synthetic has 8000 Hz: pack the manifest again with --sample-rate"
+        in err
+    )
     assert err.count("\n") == 1

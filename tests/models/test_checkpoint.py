@@ -326,7 +326,7 @@ def test_load_refuses_a_broken_label_file(folder: Path) -> None:
         (
             ("model", "front_end", "window_size"),
             10**9,
-            r"window_size=1000000000 must be a whole number in \[1, 65536\]",
+            r"window_size=1000000000: must be a whole number in \[1, 65536\]",
         ),
     ],
 )

@@ -47,8 +47,7 @@ def open_teacher(checkpoint: Path, teacher: Path | None, config: TrainingConfig)
         ConfigError: If a weight asks for a teacher, and none is named or found, or nobody listens to the one named.
         CheckpointError: If the teacher cannot be read.
     """
-    from epanns.models.ancestry import find_unpruned
-    from epanns.models.checkpoint import load
+    from epanns.models.load import find_unpruned, load
     from epanns.training.teacher import refuse_precision_of_nobody, require_listener
 
     weights = config.teacher_weights

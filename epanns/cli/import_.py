@@ -15,7 +15,7 @@ from epanns.cli.options import (
     progress_counter,
     reserve,
 )
-from epanns.models.tasks import TASKS
+from epanns.labels import TASKS
 
 
 @click.command("import", cls=EpannsCommand)
@@ -80,8 +80,7 @@ def command(
 
 
 def _download(name: str) -> Path:
-    from epanns.models.catalogue import released_file
-    from epanns.models.download import cache_folder, fetch
+    from epanns.models.download import cache_folder, fetch, released_file
 
     file = released_file(name)
     with progress_counter(file.name, "B") as show:

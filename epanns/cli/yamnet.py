@@ -32,8 +32,8 @@ def freeze_option(by_default: str) -> Decorator:
 
 def built_on(name: str, checkpoint: Path, labels: "LabelSet") -> "Tagger":
     """Return a network of LEAN's rows with the body of a checkpoint."""
-    from epanns.models.checkpoint import load
-    from epanns.models.on_yamnet import build_on_yamnet
+    from epanns.models.load import load
+    from epanns.models.warm_start import build_on_yamnet
 
     yamnet = load(checkpoint)
     for assumption in yamnet.provenance.assumed:
@@ -53,7 +53,7 @@ def frozen_and_told(
 
 def refuse_contradictions(name: str, checkpoint: Path | None, *, width: float, freeze: bool | None) -> None:
     """Refuse a body where there is none, a width beside those it has, and to freeze one that knows nothing."""
-    from epanns.models.on_yamnet import require_body
+    from epanns.models.warm_start import require_body
 
     if checkpoint is not None or freeze:
         require_body(name)

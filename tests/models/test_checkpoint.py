@@ -16,8 +16,9 @@ from epanns.atomic import sha256_of
 from epanns.errors import CheckpointError, OutputError, PruningError
 from epanns.labels import LabelSet
 from epanns.models import checkpoint as checkpoint_module
-from epanns.models.checkpoint import FILES, load, load_checkpoint, read_checkpoint, save, save_checkpoint
+from epanns.models.checkpoint import FILES, load_checkpoint, save, save_checkpoint
 from epanns.models.cnn import Cnn
+from epanns.models.load import load, read_checkpoint
 from epanns.models.provenance import Provenance
 from epanns.models.zoo import build_model, list_models, spec_of
 from epanns.pruning.prune import prune

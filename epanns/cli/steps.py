@@ -118,7 +118,7 @@ class Steps:
     def _finetuning(self, file: Path, dense: "Tagger", target: "PruningPlan", runs: "Runs") -> "Iterator[Between]":
         from epanns.cli.packs import in_order_of
         from epanns.cli.watching import watching
-        from epanns.data.task import refuse_leak, require_same_task
+        from epanns.data.compatibility import refuse_leak, require_same_task
         from epanns.labels import DECISIVE_SCORES
         from epanns.models.checkpoint import CONFIG
         from epanns.models.warm_start import stays_frozen

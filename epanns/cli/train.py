@@ -176,7 +176,7 @@ def run(
     **_: Any,
 ) -> None:
     """Train a model with the options of the command line and print the result."""
-    from epanns.data.task import refuse_leak, require_same_classes, require_same_task
+    from epanns.data.compatibility import refuse_leak, require_same_classes, require_same_task
     from epanns.stages.finetune import validation_on
     from epanns.training.events import require_tensorboard
     from epanns.training.finetune import finetune

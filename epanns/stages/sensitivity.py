@@ -11,10 +11,10 @@ from torch import Tensor
 
 from epanns.atomic import write_text
 from epanns.complexity.macs import profile
+from epanns.data.compatibility import in_the_models_order, require_same_task
 from epanns.data.dataset import PackDataset
 from epanns.data.loader import make_loader
 from epanns.data.sampler import sequential_batches
-from epanns.data.task import in_the_models_order, require_same_task
 from epanns.errors import ConfigError, Interrupted
 from epanns.evaluation.metrics import evaluate
 from epanns.evaluation.predict import predict

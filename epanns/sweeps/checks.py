@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
+from epanns.data.compatibility import in_the_models_order, refuse_leak, require_same_task
 from epanns.data.dataset import PackDataset
-from epanns.data.task import in_the_models_order, refuse_leak, require_same_task
 from epanns.errors import ConfigError
 from epanns.labels import LabelSet
 from epanns.models.provenance import Provenance

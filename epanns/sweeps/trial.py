@@ -10,10 +10,10 @@ from typing import Any
 import torch
 
 from epanns.complexity.macs import profile
+from epanns.data.compatibility import in_the_models_order, refuse_leak
 from epanns.data.dataset import ClipBatch, PackDataset
 from epanns.data.loader import make_loader
 from epanns.data.sampler import sequential_batches
-from epanns.data.task import in_the_models_order, refuse_leak
 from epanns.errors import DataError
 from epanns.evaluation.metrics import evaluate
 from epanns.evaluation.predict import predict

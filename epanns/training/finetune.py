@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from epanns.data.compatibility import require_same_task
 from epanns.data.dataset import PackDataset
-from epanns.data.task import require_same_task
 from epanns.distributed import on_rank_zero
 from epanns.errors import Interrupted
 from epanns.models.modes import requires_grad_restored

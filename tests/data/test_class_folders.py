@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from epanns.data.folder import read_folder
+from epanns.data.class_folders import read_folder
 from epanns.data.manifest import write_manifest
 from epanns.errors import ConfigError, DataError
 
@@ -115,7 +115,7 @@ def test_a_column_of_a_table_may_name_the_groups(tree):
     [
         (
             {"group_pattern": "(.)"},
-            "groups decide only how clips are split: give --val-fraction or --test",
+            "groups are used only to draw splits: give --val-fraction or --test",
         ),
         (
             {"val_fraction": 0.5, "group_pattern": "(.)", "group_column": "take"},

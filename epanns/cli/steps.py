@@ -83,7 +83,7 @@ class Steps:
         """Return the pruned network and the report of the last recovery; see `stages.prune.prune_in_rounds`."""
         from epanns.cli.packs import in_order_of
         from epanns.cli.training_progress import training_progress
-        from epanns.models.on_yamnet import stays_frozen
+        from epanns.models.warm_start import stays_frozen
         from epanns.stages.prune import Rounds, RoundTraining, prune_in_rounds
 
         prune = functools.partial(prune_in_rounds, dense, target, calibration=runs.measured, recover=recover)

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from epanns.data.dataset import PackDataset
-from epanns.models.checkpoint import CONFIG, load
+from epanns.labels import DECISIVE_SCORES
+from epanns.models.checkpoint import CONFIG
+from epanns.models.load import load
 from epanns.models.pruning_plan import PruningPlan
 from epanns.models.tagger import Tagger
-from epanns.models.tasks import DECISIVE_SCORES
 from epanns.pruning.ranking.calibration import CalibrationBatch
 from epanns.pruning.schedule import Between, prune_towards, widths_by_step
 from epanns.seeding import derive_seed

@@ -24,7 +24,6 @@ from epanns.models.provenance import Operation
 from epanns.models.pruning_plan import PruningPlan
 from epanns.models.spec import ModelSpec
 from epanns.models.tagger import Tagger
-from epanns.models.tasks import DECISIVE_SCORES
 from epanns.models.tensors import weights_digest
 from epanns.models.zoo import ZOO
 from epanns.packages import versions

@@ -9,10 +9,9 @@ import torch
 
 from epanns.errors import ConfigError, EpannsError, PruningError
 from epanns.labels import LabelSet
-from epanns.models.checkpoint import load
-from epanns.models.layouts import LEAN_FAMILIES
+from epanns.models.load import load
 from epanns.models.provenance import Provenance
-from epanns.models.spec import ModelSpec
+from epanns.models.spec import LEAN_FAMILIES, ModelSpec
 from epanns.models.tagger import Tagger
 from epanns.models.zoo import ZOO, build_model, spec_of
 from epanns.pruning.recovery.recalibrate import refuse_folded

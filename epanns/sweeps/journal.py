@@ -10,7 +10,7 @@ from typing import Any
 
 from epanns.atomic import write_json
 from epanns.errors import DataError, OutputError
-from epanns.models.tasks import DECISIVE_SCORES
+from epanns.labels import DECISIVE_SCORES
 from epanns.records import RunRecord, failure_in, read_record
 from epanns.safe_text import path_name, printable
 from epanns.sweeps.base import base_in_words

@@ -15,7 +15,8 @@ import torch
 
 from epanns.audio.frontend import FrontEndSpec
 from epanns.data.dataset import PackDataset
-from epanns.models.checkpoint import load, save_checkpoint
+from epanns.models.checkpoint import save_checkpoint
+from epanns.models.load import load
 from epanns.models.spec import conv_widths
 from epanns.models.tensors import weights_digest
 from epanns.models.zoo import ZOO, build_model

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from epanns.data.dataset import PackDataset
-from epanns.models.checkpoint import load
+from epanns.models.load import load
 from epanns.models.tensors import weights_digest
 from epanns.records import read_record, read_records
 from tests.golden import make_sweeps

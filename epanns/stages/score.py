@@ -19,7 +19,7 @@ from epanns.evaluation.predict import Predictions, predict
 from epanns.evaluation.protocol import EvaluationProtocol
 from epanns.evaluation.scores import Scores
 from epanns.feedback import Progress
-from epanns.labels import LabelSet
+from epanns.labels import DECISIVE_SCORES, LabelSet
 from epanns.models.provenance import Operation
 from epanns.models.pruning_plan import PruningPlan
 from epanns.models.spec import ModelSpec

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from epanns.cli.options import EXISTING, log
+from epanns.cli.options import EXISTING
+from epanns.cli.terminal import log
 from epanns.errors import ConfigError
 
 if TYPE_CHECKING:

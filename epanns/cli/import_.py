@@ -5,16 +5,9 @@ from pathlib import Path
 
 import click
 
-from epanns.cli.options import (
-    EXISTING_FILE,
-    EpannsCommand,
-    emit,
-    json_option,
-    log,
-    out_option,
-    progress_counter,
-    reserve,
-)
+from epanns.cli.command import EpannsCommand
+from epanns.cli.options import EXISTING_FILE, json_option, out_option, reserve
+from epanns.cli.terminal import emit, log, progress_counter
 from epanns.models.tasks import TASKS
 
 

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from epanns.cli.command import EpannsCommand
 from epanns.cli.doctor import core_packages, version_lines
-from epanns.cli.options import EXISTING, EpannsCommand, emit, json_option, log
+from epanns.cli.options import EXISTING, json_option
+from epanns.cli.terminal import emit, log
 from epanns.safe_text import printable
 
 if TYPE_CHECKING:

@@ -5,7 +5,9 @@ from typing import Any
 
 import click
 
-from epanns.cli.options import EpannsCommand, emit, json_option
+from epanns.cli.command import EpannsCommand
+from epanns.cli.options import json_option
+from epanns.cli.terminal import emit
 
 
 @click.command("models", cls=EpannsCommand)

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from epanns.cli.options import EpannsCommand, device_option, emit, json_option, torch_device
-from epanns.cli.processes import bounded_option
+from epanns.cli.command import EpannsCommand
+from epanns.cli.options import bounded_option, device_option, json_option, torch_device
+from epanns.cli.terminal import emit
 from epanns.errors import ConfigError, did_you_mean
 from epanns.safe_text import printable
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from epanns.cli.options import progress_bar
+from epanns.cli.terminal import progress_bar
 from epanns.errors import ConfigError
 from epanns.pruning.recovery.names import recovery_problem
 

@@ -8,18 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from epanns.cli.options import (
-    EXISTING,
-    SEED,
-    EpannsCommand,
-    device_option,
-    emit,
-    json_option,
-    log,
-    out_option,
-    torch_device,
-)
+from epanns.cli.command import EpannsCommand
+from epanns.cli.options import EXISTING, SEED, device_option, json_option, out_option, torch_device
 from epanns.cli.packs import in_order_of, open_packs, pack_options
+from epanns.cli.terminal import emit, log
 from epanns.errors import ConfigError
 
 if TYPE_CHECKING:

@@ -9,18 +9,9 @@ from typing import TYPE_CHECKING, Any, Self, TextIO
 
 import click
 
-from epanns.cli.options import (
-    EXISTING,
-    OUTPUT,
-    PATH,
-    EpannsCommand,
-    emit,
-    json_option,
-    log,
-    report_once,
-    reserve,
-    torch_device,
-)
+from epanns.cli.command import EpannsCommand
+from epanns.cli.options import EXISTING, OUTPUT, PATH, json_option, reserve, torch_device
+from epanns.cli.terminal import emit, log, report_once
 from epanns.errors import DataError
 from epanns.safe_text import printable, spreadsheet_cell
 

@@ -269,7 +269,7 @@ def test_labels_that_no_pack_needs_are_told(run, checkpoint, tiny_packs, tmp_pat
     (tmp_path / "labels.csv").write_text(LabelSet.of(["a", "b", "c", "d"]).to_csv())
     code, _, err = run(checkpoint, "--data", tiny_packs["test"], "--bootstrap", 0, "--labels", tmp_path / "labels.csv")
     assert code == 0
-    assert "labels.csv is not used: these packs name their classes themselves" in err
+    assert "labels.csv is not used: these packs have class names" in err
 
 
 def test_existing_out_is_refused_before_anything_is_read(run, checkpoint, tiny_packs, tmp_path):

@@ -9,8 +9,10 @@ import pytest
 import torch
 
 from epanns.cli import main as main_module
+from epanns.cli.command import EpannsCommand
 from epanns.cli.main import main
-from epanns.cli.options import EpannsCommand, emit, json_option
+from epanns.cli.options import json_option
+from epanns.cli.terminal import emit
 from epanns.errors import DataProblems, EpannsError, Interrupted, did_you_mean
 
 

@@ -9,8 +9,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from epanns.cli import watching
-from epanns.cli.options import log
+from epanns.cli import training_progress
+from epanns.cli.terminal import log
 from epanns.data.dataset import PackDataset
 from epanns.models.checkpoint import load, load_checkpoint, save_checkpoint
 from epanns.models.zoo import build_model
@@ -106,7 +106,7 @@ def test_stopped_between_steps_it_goes_on_and_ends_with_the_same_bytes(prune, se
 
         yield SimpleNamespace(run_options=lambda **settings: RunOptions(on_step=on_step, **settings), log=log)
 
-    monkeypatch.setattr(watching, "watching", stopping)
+    monkeypatch.setattr(training_progress, "training_progress", stopping)
     code, _, stderr = prune("--out", out, *options)
     assert code == 143
     assert f"stopped by signal 15 at step 1 of 2; the state of step 1 is saved in {out}.steps/step2: run" in stderr

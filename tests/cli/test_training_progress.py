@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from epanns.cli.watching import Pace, Watch, describe_seconds
+from epanns.cli.training_progress import Pace, ProgressDisplay, describe_seconds
 from epanns.training.config import TrainingConfig
 from epanns.training.state import TrainingState
 
@@ -35,8 +35,10 @@ class Terminal(io.StringIO):
         return [line.rstrip() for line in lines]
 
 
-def run(watch: Watch, clock: Clock, *, first: int = 0, step_seconds: float = 2.0, last: int = 10) -> TrainingState:
-    """Tell a run from `first` to `last`: its steps take 2 s, of which the watch knows nothing, its validations 5 s."""
+def run(
+    display: ProgressDisplay, clock: Clock, *, first: int = 0, step_seconds: float = 2.0, last: int = 10
+) -> TrainingState:
+    """Display a run from `first` to `last`, whose validations take 5 s."""
     state = TrainingState(step=first, best_step=0, best_score=0.25)
 
     def validate() -> None:
@@ -44,25 +46,25 @@ def run(watch: Watch, clock: Clock, *, first: int = 0, step_seconds: float = 2.0
         loss = state.step and 1 / state.step
         row = {"step": state.step, "loss": loss or math.nan, "gradient_norm": 2.0, "learning_rate": 0.001}
         state.history.append({**row, "mAP": 0.25, "skipped": 0, "seconds": clock.now, "data_seconds": 1.0})
-        watch.on_validation(state)
+        display.on_validation(state)
 
     if first == 0:
         validate()
     while state.step < last:
         clock.now += step_seconds
         state.step += 1
-        watch.on_step(state, 0.5)
+        display.on_step(state, 0.5)
         if state.step == 1:
-            watch.log("step 1 skipped: loss nan")
+            display.log("step 1 skipped: loss nan")
         if state.step % CONFIG.validate_every == 0 or state.step == CONFIG.iterations:
             validate()
-    watch.close()
+    display.close()
     return state
 
 
 def test_without_a_terminal_there_is_one_line_for_each_validation():
     clock, stream = Clock(), io.StringIO()
-    run(Watch(CONFIG, stream, clock), clock)
+    run(ProgressDisplay(CONFIG, stream, clock), clock)
     assert stream.getvalue().splitlines() == [
         "step 0 of 10  mAP 0.2500  best 0.2500 at 0  rate 0.001",
         "step 1 skipped: loss nan",
@@ -74,7 +76,7 @@ def test_without_a_terminal_there_is_one_line_for_each_validation():
 
 def test_on_a_terminal_a_bar_stays_below_what_is_told():
     clock, stream = Clock(), Terminal()
-    run(Watch(CONFIG, stream, clock), clock, last=7)
+    run(ProgressDisplay(CONFIG, stream, clock), clock, last=7)
     told, bar, rest = stream.screen()
     assert (told, rest) == ("step 1 skipped: loss nan", "")
     assert bar.startswith(" 70% |")
@@ -83,11 +85,11 @@ def test_on_a_terminal_a_bar_stays_below_what_is_told():
 
 def test_what_earlier_calls_did_counts_in_neither_speed_nor_time():
     clock, stream = Clock(), Terminal()
-    watch = Watch(CONFIG, stream, clock)
-    run(watch, clock, first=5, step_seconds=4.0, last=7)
+    display = ProgressDisplay(CONFIG, stream, clock)
+    run(display, clock, first=5, step_seconds=4.0, last=7)
     assert stream.screen()[-2].endswith("| 7/10, loss 0.5000  2.0 clips/s  12 s left")
     clock.now += 1000  # another run begins, as between the steps of a pruning
-    run(watch, clock, step_seconds=1.0, last=7)
+    run(display, clock, step_seconds=1.0, last=7)
     assert stream.screen()[-2].endswith("| 7/10, loss 0.5000  mAP 0.2500  8.0 clips/s  13 s left")
 
 

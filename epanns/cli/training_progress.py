@@ -1,4 +1,4 @@
-"""What a person sees of a training run: a bar on a terminal, elsewhere a line for each validation."""
+"""Show the progress of a training run: a bar on a terminal, elsewhere a line for each validation."""
 
 import math
 import sys
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
 
 class Pace:
-    """How fast this call is, whatever earlier calls of the run were.
+    """Speed of the run since this process began or resumed it.
 
     Attributes:
-        steps: Done in this call, less the first one of a resumed run, which the clock has not seen begin.
-        stepping: Seconds they took, waiting for clips included.
+        steps: Number of optimisation steps that were timed: all but the first.
+        stepping: Seconds that they took, with the loading of clips.
     """
 
     def __init__(self, config: TrainingConfig, clock: Callable[[], float]) -> None:
@@ -32,12 +32,12 @@ class Pace:
         self._last: float | None = None
 
     def stepped(self) -> None:
-        """Note that a step ended."""
+        """Add the time of an optimisation step that ended."""
         if (seconds := self._since_last()) is not None:
             self.steps, self.stepping = self.steps + 1, self.stepping + seconds
 
     def validated(self) -> None:
-        """Note that a validation ended."""
+        """Add the time of a validation that ended."""
         if (seconds := self._since_last()) is not None:
             self._validations, self._validating = self._validations + 1, self._validating + seconds
 
@@ -48,11 +48,11 @@ class Pace:
 
     @property
     def clips_per_second(self) -> float:
-        """Clips that the loss saw, in a second of steps; NaN before the first one."""
+        """Clips of the loss per second of optimisation steps; NaN before the first."""
         return self.steps * self._config.batch_size / self.stepping if self.stepping else math.nan
 
     def seconds_left(self, step: int) -> float:
-        """Return the time that the steps and validations after `step` will take; NaN before the first step."""
+        """Return the expected seconds of the steps and validations after `step`; NaN before the first step."""
         last, every = self._config.iterations, self._config.validate_every
         if step >= last:
             return 0.0
@@ -61,8 +61,8 @@ class Pace:
         return (last - step) * self.stepping / self.steps + validations * per_validation if self.steps else math.nan
 
 
-class Watch:
-    """Draws what the loop tells."""
+class ProgressDisplay:
+    """Displays a run through the callbacks of `RunOptions`."""
 
     def __init__(self, config: TrainingConfig, stream: TextIO, clock: Callable[[], float]) -> None:
         self._config, self._stream, self._clock = config, stream, clock
@@ -72,13 +72,13 @@ class Watch:
         self._pace = Pace(config, clock)
 
     def run_options(self, **settings: Any) -> "RunOptions":
-        """Return how a run is carried out, with these settings of `RunOptions`, that is watched here."""
+        """Return `RunOptions` with the callbacks of this display and further settings."""
         from epanns.training.run_options import RunOptions
 
         return RunOptions(on_step=self.on_step, on_validation=self.on_validation, log=self.log, **settings)
 
     def on_step(self, state: "TrainingState", loss: float) -> None:
-        """Move the bar."""
+        """Advance the bar after an optimisation step."""
         self._begin(state)
         self._pace.stepped()
         if self._bar is not None:
@@ -87,7 +87,7 @@ class Watch:
             self._bar.update(state.step - self._bar.n)
 
     def on_validation(self, state: "TrainingState") -> None:
-        """Write a line, or show the scores beside the bar."""
+        """Write a line after a validation, or show its scores beside the bar."""
         self._begin(state)
         self._pace.validated()
         if self._bar is not None:
@@ -101,20 +101,20 @@ class Watch:
         self.log("  ".join(parts))
 
     def log(self, line: str) -> None:
-        """Write a line for people, above the bar where there is one."""
+        """Write a line, above the bar if there is one."""
         if self._bar is None:
             write_message(line, stream=self._stream)
         else:
             self._bar.write(printable(line, lines=True), file=self._stream)
 
     def close(self) -> None:
-        """Leave the bar as it is and go on below it."""
+        """Close the bar; later output is below it."""
         if self._bar is not None:
             self._bar.close()
             self._bar = None
 
     def _begin(self, state: "TrainingState") -> None:
-        """Notice the first word of a run, of which there may be several, one after the other."""
+        """Start a new bar and clock at the first callback of a run; several runs may follow each other."""
         if state is self._state:
             return
         self.close()
@@ -137,17 +137,17 @@ class Watch:
 
 
 @contextmanager
-def watching(config: TrainingConfig, stream: TextIO | None = None) -> Iterator[Watch]:
-    """Yield what draws a run, or several with the same settings, on stderr or another stream."""
-    watch = Watch(config, stream or sys.stderr, time.perf_counter)
+def training_progress(config: TrainingConfig, stream: TextIO | None = None) -> Iterator[ProgressDisplay]:
+    """Yield a display on stderr or another stream, for one or several runs with the same settings."""
+    display = ProgressDisplay(config, stream or sys.stderr, time.perf_counter)
     try:
-        yield watch
+        yield display
     finally:
-        watch.close()
+        display.close()
 
 
 def describe_seconds(seconds: float) -> str:
-    """Return a length of time in words, as exact as a guess is: ``40 s``, ``12 min``, ``3 h 05 min``, ``4 days``."""
+    """Return a duration in words, rounded: ``40 s``, ``12 min``, ``3 h 05 min``, ``4 days``."""
     minutes = round(seconds / 60)
     if seconds < 99.5:
         return f"{seconds:.0f} s"

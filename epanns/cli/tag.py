@@ -52,7 +52,7 @@ def command(
     [-1, 1] and sound beyond the length that a file's header states are counted.
     """
     from epanns.evaluation.protocol import EvaluationProtocol
-    from epanns.models.checkpoint import load
+    from epanns.models.load import load
 
     protocol = EvaluationProtocol(window, hop)
     if csv_path is not None:

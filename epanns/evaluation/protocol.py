@@ -9,7 +9,7 @@ from torch import Tensor
 
 from epanns.errors import ConfigError
 from epanns.models.pooling import probabilities_of
-from epanns.strict import TRUTH, Rule, number, one_of, or_none, refuse_breaches
+from epanns.strict import BOOLEAN, Rule, check_fields, number, one_of, or_none
 
 # name -> function of the logits and probabilities, each (windows, classes) of one clip, and of the network's activation
 # that returns (classes,) in [0, 1]. For a softmax, `mean_prob` and `mean_logit` sum to 1, `max_prob` does not.
@@ -26,7 +26,7 @@ PROTOCOL_RULES: Mapping[str, Rule] = {
     "window": _SECONDS,
     "hop": _SECONDS,
     "aggregate": one_of(AGGREGATES),
-    "own_length": TRUTH,
+    "own_length": BOOLEAN,
 }
 
 
@@ -62,7 +62,7 @@ class EvaluationProtocol:
     own_length: bool = False
 
     def __post_init__(self) -> None:
-        refuse_breaches(self, PROTOCOL_RULES)
+        check_fields(self, PROTOCOL_RULES)
         if self.window is None:
             given = [f"hop={self.hop}"] if self.hop is not None else []
             given += [f"aggregate={self.aggregate!r}"] if self.aggregate != "mean_prob" else []

@@ -10,7 +10,7 @@
 """
 
 from epanns.errors import ConfigError
-from epanns.optional import install_command, is_installed
+from epanns.packages import install_command, is_installed
 
 
 def require_onnx() -> None:

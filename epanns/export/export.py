@@ -24,10 +24,10 @@ from epanns.export.graph import copy_of
 from epanns.export.network import OPSET, OUTPUTS, front_end_of, to_onnx
 from epanns.export.quantise import WEIGHTED, activations_of, fragile_activations, quantised, with_dynamic_lstms
 from epanns.export.runtime import OnnxTagger, measure_onnx_latency
-from epanns.installed import versions
+from epanns.feedback import Progress
 from epanns.models.modes import evaluation_mode
 from epanns.models.tagger import Tagger
-from epanns.progress import Progress
+from epanns.packages import versions
 
 FORMAT = "epanns-export/1"
 FLOAT32, INT8 = "model.onnx", "model.int8.onnx"
@@ -98,7 +98,7 @@ def export_network(
     report: dict[str, Any] = {
         "format": FORMAT,
         "model": model.spec.name,
-        "sha256": model.provenance.get("sha256"),
+        "sha256": model.provenance.sha256,
         "opset": OPSET,
         "inputs": front_end_of(model)["inputs"],
         "outputs": list(OUTPUTS),

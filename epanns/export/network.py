@@ -42,6 +42,7 @@ class _Backbone(nn.Module):
         self.network = network
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """Return the outputs of the network."""
         output: Mapping[str, Any] = self.network.forward_inputs(inputs)
         return tuple(output[name] for name in OUTPUTS)
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from epanns.models.blocks import ConvBlock
+from epanns.models.convolution import ConvBlock
 from epanns.models.tagger import Tagger
 
 Pair = tuple[nn.Module, str, str]  # the parent module, and in it the names of a convolution and of its batch norm

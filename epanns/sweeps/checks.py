@@ -9,25 +9,24 @@ from typing import Any
 
 import torch
 
+from epanns.data.compatibility import in_the_models_order, refuse_leak, require_same_task
 from epanns.data.dataset import PackDataset
-from epanns.data.task import in_the_models_order, refuse_leak, require_same_task
 from epanns.errors import ConfigError
 from epanns.labels import LabelSet
-from epanns.models.on_yamnet import stays_frozen
-from epanns.models.recipe import with_step
+from epanns.models.provenance import Provenance
 from epanns.models.tagger import Tagger
+from epanns.models.warm_start import stays_frozen
 from epanns.models.zoo import build_model
 from epanns.pruning.prune import widths_after
 from epanns.pruning.ranking.criteria import NEEDS
 from epanns.pruning.ranking.importance import channel_importance
 from epanns.pruning.recovery.distil import MOST_HELD_BYTES
 from epanns.pruning.recovery.names import parts_of
-from epanns.strict import problems_of
+from epanns.strict import error_messages
 from epanns.sweeps.amount import keywords_of
-from epanns.sweeps.base import BaseConfig
+from epanns.sweeps.base import BaseConfig, GivenNetwork, network_without_weights
 from epanns.sweeps.experiment import Experiment
-from epanns.sweeps.given import GivenNetwork, network_without_weights
-from epanns.sweeps.naming import amount_in_words, base_in_words
+from epanns.sweeps.grid import amount_in_words
 from epanns.training.config import TrainingConfig, frozen_in
 from epanns.training.distillation import teacher_of
 from epanns.training.learner import require_learner
@@ -75,7 +74,7 @@ def refuse_impossible(
         for part in ("val", "test"):
             problems |= _noted(partial(refuse_leak, facts.packs["train"], facts.packs[part], part=part))
     for number, base in enumerate(experiment.bases, start=1):
-        where = f"[base {number}] {base_in_words(base)}"
+        where = f"[base {number}] {base.in_words}"
         checks = _BaseChecks(experiment, base, given, facts, log)
         problems |= dict.fromkeys(f"{where}: {problem}" for problem in checks.problems())
     if problems:
@@ -109,7 +108,7 @@ class _BaseChecks:
             if problems := [*self._training_problems(dense, training)]:
                 yield from problems
                 return
-            dense.provenance = with_step({}, "train", training=training.to_dict())
+            dense.provenance = Provenance().with_operation("train", training=training.to_dict())
         elif self.facts.packs is not None:
             yield from _noted(partial(self._require_task, dense))
         if not self.base.prune:
@@ -134,7 +133,7 @@ class _BaseChecks:
         training = frozen_in(training, asked, by_default=stays_frozen(dense.provenance))
         teacher, student = (dense if config.get("teacher") else None), copy.deepcopy(dense)
         if training.feature_weight and config.get("ratio") != 0:
-            if problems_of(partial(widths_after, dense, **keywords_of(config))):
+            if error_messages(partial(widths_after, dense, **keywords_of(config))):
                 return  # reported as a problem of the pruning
             with torch.device("meta"):
                 widths = widths_after(dense, **keywords_of(config))
@@ -212,4 +211,4 @@ def _rank_untrained(dense: Tagger, layers: tuple[str, ...]) -> None:
 
 def _noted(check: Callable[[], object]) -> dict[str, None]:
     """Return the message of the error that a check ends in, if any, as a key."""
-    return dict.fromkeys(problems_of(check))
+    return dict.fromkeys(error_messages(check))

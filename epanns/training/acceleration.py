@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from epanns.audio.frontend import repeat_to_minimum
+from epanns.audio.short_clips import repeat_to_minimum
 from epanns.data.dataset import ClipBatch
 from epanns.errors import ConfigError
 from epanns.models.pooling import ModelOutput

@@ -6,15 +6,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from epanns.data.compatibility import require_same_task
 from epanns.data.dataset import PackDataset
-from epanns.data.task import require_same_task
 from epanns.distributed import on_rank_zero
 from epanns.errors import Interrupted
 from epanns.models.modes import requires_grad_restored
-from epanns.models.recipe import training_step_of, with_step
 from epanns.models.tagger import Tagger
 from epanns.seeding import random_state_kept
-from epanns.signals import noticing_signals
+from epanns.signals import catching_signals
 from epanns.training.acceleration import fastest_kernels
 from epanns.training.config import TrainingConfig
 from epanns.training.distillation import teacher_of
@@ -99,7 +98,7 @@ def finetune(
         _opened(folder) as finished,
         random_state_kept(next(model.parameters()).device),  # every step sets torch's seed
         requires_grad_restored(model),
-        noticing_signals() as stop,
+        catching_signals() as stop,
     ):
         if finished is not None:
             return TrainingResult(**finished)
@@ -114,7 +113,7 @@ def finetune(
         seconds = round(state.seconds, 3)
         result = TrainingResult(state.best_step, state.best_score, state.step, seconds, chosen_by, curve)
         on_rank_zero(lambda: folder.finish(asdict(result)))
-    model.provenance = with_step(model.provenance, training_step_of(model.provenance), **folder.settings)
+    model.provenance = model.provenance.with_operation(model.provenance.training_kind, **folder.settings)
     if stop.signal_number is not None:
         raise Interrupted(
             stop.signal_number, f"signal {stop.signal_number} came as the run in {out} ended; it is whole"

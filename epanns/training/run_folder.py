@@ -13,18 +13,17 @@ from epanns.atomic import fsync_folder, sha256_of_json, write_json
 from epanns.data.dataset import PackDataset
 from epanns.distributed import on_rank_zero, restarts, torchrun_id
 from epanns.errors import CheckpointError, OutputError
-from epanns.json_file import read_json
+from epanns.folder_kinds import BEST_NAME, COMMAND, RUN_FILE, STATE_NAME
 from epanns.models.checkpoint import CONFIG, FILES, load_checkpoint, save_checkpoint
-from epanns.models.recipe import steps_of, training_step_of
 from epanns.models.tagger import Tagger
 from epanns.models.tensors import weights_digest
+from epanns.text_files import read_json
 from epanns.training import metrics
 from epanns.training.config import TrainingConfig
 from epanns.training.distillation import sha256_of
 from epanns.training.learner import Learner
 from epanns.training.resume import TrainingState, load_state, newest_step, save_state, saved_states
 from epanns.training.validation import Validation
-from epanns.unfinished import BEST_NAME, COMMAND, RUN_FILE, STATE_NAME
 from epanns.workfolder import LOCK_FILES, Work, WorkFolder, remove
 
 CURVES = tuple(f"{metrics.CURVE}{suffix}" for suffix in (".svg", ".png", ".pdf"))  # drawn by `reporting`, removed here
@@ -53,7 +52,7 @@ def identity_of(
         "data": dataset.identity(),
         "validation": dict(validation.data),
         "model": model.spec.to_dict(),
-        "parent_sha256": model.provenance.get("sha256"),
+        "parent_sha256": model.provenance.sha256,
     }
     if teacher is not None:
         identity["teacher_sha256"] = sha256_of(teacher)
@@ -61,17 +60,16 @@ def identity_of(
     if frozen and not config.freeze_backbone:
         identity["frozen_sha256"] = sha256_of_json(frozen)
     known = model.provenance
-    operations = steps_of(known)[known.get("steps_read", 0) :]
     since = {
-        f"{number}-{each['step']}": {key: value for key, value in each.items() if key not in ("step", *_MEASURED)}
-        for number, each in enumerate(operations, start=1)
+        f"{number}-{each.kind}": {key: value for key, value in each.settings.items() if key not in _MEASURED}
+        for number, each in enumerate(known.since_read, start=1)
     }
-    kinds = {each["step"] for each in operations}
+    kinds = {each.kind for each in known.since_read}
     if since:
         identity["since"] = json.loads(json.dumps(since))
-    if "prune" in kinds and known.get("plan"):
-        identity["since_plan_sha256"] = sha256_of_json(known["plan"])
-    if not known.get("sha256") or "steps_read" not in known or "transfer" in kinds:
+    if "prune" in kinds and known.plan is not None:
+        identity["since_plan_sha256"] = known.plan.digest
+    if known.sha256 is None or known.n_read is None or "transfer" in kinds:
         identity["weights_sha256"] = weights_digest(model)
     return identity
 
@@ -121,7 +119,7 @@ class RunFolder:
                 command = {COMMAND: self._command} if self._command else {}
                 first = {**self._first, **command}
                 # Another process may have finished the run before this one had the lock.
-                result = self._folder.claim(self.identity, first=first, read=_identity_and_result)
+                result = self._folder.begin_or_resume(self.identity, first=first, read=_identity_and_result)
                 if result is None:
                     for file in list(self.path.iterdir()):
                         if _PARTIAL.fullmatch(file.name):
@@ -145,7 +143,7 @@ class RunFolder:
         """Return the result of a finished run; read without the lock, since a finished run is only read."""
         if self._folder.first_file.exists():
             return self._folder.require_same(self.identity, read=_identity_and_result)
-        self._folder.require_claimable()
+        self._folder.require_usable()
         return None
 
     def _was_begun_by_this_torchrun(self) -> bool:
@@ -194,7 +192,7 @@ class RunFolder:
     def keep_best(self, model: Tagger, state: TrainingState, chosen_by: str) -> None:
         """Write the weights as the best so far by the score of that name."""
         chosen = {"best_step": state.best_step, f"validation_{chosen_by}": state.best_score}
-        operation = {"step": training_step_of(model.provenance), **self.settings, **chosen}
+        operation = {"step": model.provenance.training_kind, **self.settings, **chosen}
         with self._writing():
             if self.best(state.best_step).exists():  # of a newer state that could not be read
                 shutil.rmtree(self.best(state.best_step))
@@ -280,8 +278,8 @@ def require_run_folder(
         OutputError: If the folder holds another run or other files, or another process works in it.
     """
     folder = WorkFolder(path, RUN_FILE, _WORK)
-    folder.require_claimable()
-    on_rank_zero(folder.require_unused)
+    folder.require_usable()
+    on_rank_zero(folder.require_unlocked)
     if config is None or not folder.is_begun:
         return
     network = dict(model or {})

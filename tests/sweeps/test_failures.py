@@ -7,9 +7,8 @@ from types import SimpleNamespace
 import pytest
 
 from epanns.errors import DataError, OutputError
-from epanns.sweeps.failures import Failure, failures_in
+from epanns.records import Failure, failures_in, read_records
 from epanns.sweeps.journal import Sweep
-from epanns.sweeps.records import read_records
 
 
 def sweep(folder, trials, **files):
@@ -73,4 +72,4 @@ def test_a_sweep_without_any_result_says_why(tmp_path):
 def test_a_sweep_is_not_led_out_of_its_folder(tmp_path, held, message):
     (tmp_path / "sweep.json").write_text(json.dumps(held))
     with pytest.raises(OutputError, match=re.escape(message)):
-        Sweep(tmp_path, SimpleNamespace(name="x")).claim([])
+        Sweep(tmp_path, SimpleNamespace(name="x")).set_trials([])

@@ -29,19 +29,19 @@ class Validation:
     data: Mapping[str, Any]
     clips: PackDataset | None = None
 
-    def scores_of(self, model: Tagger, obey: Callable[[], None]) -> Mapping[str, float]:
+    def scores_of(self, model: Tagger, raise_if_stopped: Callable[[], None]) -> Mapping[str, float]:
         """Return the scores of a model on rank 0, on all processes; refuse scores that cannot choose a step.
 
         Args:
             model: The model.
-            obey: Called before each batch; an exception of it ends the scoring. With several processes it is not
+            raise_if_stopped: Called before each batch, and raises to end the scoring. With several processes it is not
                 called, since they stop together, after the scoring.
 
         Raises:
             ConfigError: If the deciding score is missing.
             TrainingError: If the deciding score, or an output of the network, is not finite.
         """
-        hook = model.register_forward_pre_hook(lambda *_: obey() if world_size() == 1 else None)
+        hook = model.register_forward_pre_hook(lambda *_: raise_if_stopped() if world_size() == 1 else None)
         try:
             scores: dict[str, float] = broadcast(dict(self.score(model)))
         except CheckpointError as error:  # the outputs are not finite

@@ -69,7 +69,7 @@ def test_a_signal_is_obeyed_before_the_next_batch(model):
 
     model.train()
     with pytest.raises(Stopped):
-        Validation(score, {}).scores_of(model, stop.obey)
+        Validation(score, {}).scores_of(model, stop.raise_if_stopped)
     assert len(heard) == 2
     assert model.training and not model._forward_pre_hooks
 

@@ -22,15 +22,14 @@ from epanns.data.journal_records import ShardEntry
 from epanns.data.pack_format import NOTES, PackSettings, ShardInfo, shard_name
 from epanns.data.panns_writer import write_waveform_file
 from epanns.data.shard_writer import ShardRow, write_shard
-from epanns.data.worker_process import Rows
-from epanns.data.workers import ordered_rows
+from epanns.data.decoding_pool import Row, ordered_rows
 from epanns.errors import DataError, Interrupted
 from epanns.labels import LabelSet
 from epanns.progress import Progress
 from epanns.signals import Stopped, StopRequest
 
 Part = tuple[int, list[Clip]]
-RowStream = Generator[tuple[PackedClip, Rows], None, None]
+RowStream = Generator[tuple[PackedClip, Row], None, None]
 
 
 @dataclass(frozen=True)

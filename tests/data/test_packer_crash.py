@@ -26,7 +26,7 @@ from epanns.data.packer import pack_manifest
 from epanns.errors import OutputError
 from epanns.labels import LabelSet
 from tests.data.conftest import SETTINGS
-from tests.data.test_workers import is_there
+from tests.data.test_decoding_pool import is_there
 
 ROOT = Path(__file__).parents[2]
 MANY = PackSettings((), 8_000, 1.0, clips_per_shard=25)

@@ -11,7 +11,7 @@ import numpy as np
 from epanns.audio.container import ForeignContainer
 from epanns.audio.sound import Frames, Sound, Span, in_span, refuse_late_start
 from epanns.errors import DataError
-from epanns.optional import install_command
+from epanns.packages import install_command
 
 if TYPE_CHECKING:
     from av.audio.stream import AudioStream

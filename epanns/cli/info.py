@@ -11,7 +11,7 @@ import click
 from epanns.cli.doctor import core_packages, version_lines
 from epanns.cli.options import EXISTING, EpannsCommand, emit, json_option, log
 from epanns.errors import CheckpointError, PruningError
-from epanns.printable import printable
+from epanns.safe_text import printable
 
 if TYPE_CHECKING:
     from epanns.models.checkpoint import Checkpoint

@@ -13,7 +13,7 @@ from epanns.cli.options import EXISTING, log, resuming_command
 from epanns.cli.yamnet import frozen_and_told
 from epanns.errors import ConfigError
 from epanns.strict import PATH, Rule, list_of
-from epanns.toml_file import read_toml
+from epanns.text_files import read_toml
 
 if TYPE_CHECKING:
     from epanns.data.dataset import PackDataset
@@ -123,8 +123,8 @@ class Steps:
         from epanns.models.on_yamnet import stays_frozen
         from epanns.models.recipe import steps_of
         from epanns.models.tasks import DECISIVE_SCORES
-        from epanns.sweeps.trial import validation_on
-        from epanns.training.between import finetuning_between
+        from epanns.stages.finetune import validation_on
+        from epanns.stages.prune import finetuning_between
         from epanns.training.metrics import STEP_0_KEPT
 
         packs, config, frozen = _read(file)

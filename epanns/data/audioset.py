@@ -13,8 +13,8 @@ from epanns.data.audioset_names import OTHER_SEGMENT, resolve
 from epanns.data.clip import Clip
 from epanns.data.manifest import Manifest
 from epanns.data.sound_files import sounds_below, stem_of
+from epanns.feedback import Progress
 from epanns.labels import LabelSet, audioset
-from epanns.progress import Progress
 
 _FILES_BETWEEN_REPORTS = 4096
 

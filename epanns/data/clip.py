@@ -8,7 +8,7 @@ import numpy as np
 
 from epanns.errors import DataError
 from epanns.labels import LabelSet
-from epanns.printable import is_printable
+from epanns.safe_text import is_printable
 from epanns.strict import shown
 
 LABEL_SEPARATOR = ";"

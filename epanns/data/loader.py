@@ -14,7 +14,7 @@ from epanns.data.dataset import ClipBatch, PackDataset
 from epanns.data.sampler import Draw
 from epanns.data.shared_rows import SharedRows
 from epanns.errors import EpannsError, PackError
-from epanns.signals import STOPPING, signals_held_back
+from epanns.signals import STOPPING, blocking_signals
 
 Draws = Sequence[int | Draw]
 
@@ -60,7 +60,7 @@ def make_loader(
         multiprocessing_context=start_method,
         generator=torch.Generator().manual_seed(0),  # else the loader draws from the global generator
     )
-    with signals_held_back():  # until the workers ignore them
+    with blocking_signals():  # until the workers ignore them
         reads: Any = iter(loader)
     try:
         while (read := _next_of(reads)) is not None:

@@ -20,9 +20,9 @@ from typing import Any
 from epanns import atomic
 from epanns.data.clip import LABEL_SEPARATOR, Clip, ClipCheck
 from epanns.errors import DataError, OutputError
-from epanns.json_file import read_json
 from epanns.labels import LabelSet
-from epanns.printable import is_printable
+from epanns.safe_text import is_printable
+from epanns.text_files import read_json
 from epanns.workfolder import DRAWING_SECONDS, locked_file
 
 COLUMNS = ["clip_id", "path", "start", "duration", "labels", "split", "fold"]

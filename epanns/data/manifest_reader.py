@@ -11,8 +11,8 @@ from epanns.csv_table import CsvKind, read_csv_rows, require_fields, whole_numbe
 from epanns.data.clip import LABEL_SEPARATOR, Clip, ClipCheck, clip_id_bytes
 from epanns.data.manifest import COLUMNS, Manifest, info_path, labels_path, missing_path
 from epanns.errors import DataError
-from epanns.json_file import read_json
 from epanns.labels import LabelSet, composed
+from epanns.text_files import read_json
 
 _MANIFEST = CsvKind("a manifest", limit=None)  # read as a stream: a manifest may have any length
 

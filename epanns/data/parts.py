@@ -24,8 +24,8 @@ from epanns.data.panns_writer import write_waveform_file
 from epanns.data.shard_writer import ShardRow, write_shard
 from epanns.data.decoding_pool import Row, ordered_rows
 from epanns.errors import DataError, Interrupted
+from epanns.feedback import Progress
 from epanns.labels import LabelSet
-from epanns.progress import Progress
 from epanns.signals import Stopped, StopRequest
 
 Part = tuple[int, list[Clip]]
@@ -106,7 +106,7 @@ def pack_parts(packing: Packing, clips: Iterable[Clip], journal: Journal, stop: 
         packing.settings.clip_samples,
         name=lambda clip: clip.path,
         crashed=crashing_clip,
-        check=stop.obey,
+        check=stop.raise_if_stopped,
     )
     try:
         with closing(rows), _Finisher(journal) as finisher:
@@ -146,7 +146,7 @@ class _Run:
     def unfinished(self, parts: Iterable[Part]) -> Iterator[Part]:
         """Pass on the parts that are to be packed."""
         for number, part in parts:
-            self.stop.obey()
+            self.stop.raise_if_stopped()
             self.looked_at.add(number)
             if self._is_kept(number, part):
                 self.n_resumed += 1
@@ -249,7 +249,7 @@ class _Run:
                 yield ShardRow(clip.clip_id, row, packed.n_samples, target, packed.crc32)
             self.n_done += 1
             self._report()
-            self.stop.obey()
+            self.stop.raise_if_stopped()
 
     def _report(self) -> None:
         if self.packing.progress is not None:

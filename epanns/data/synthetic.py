@@ -14,10 +14,10 @@ from epanns.audio.waveform import to_int16
 from epanns.data.clip import Clip
 from epanns.data.events import EVENTS, draw_event
 from epanns.data.manifest import Manifest
+from epanns.feedback import Progress
 from epanns.labels import LabelSet
-from epanns.progress import Progress
 from epanns.seeding import numpy_generator
-from epanns.strict import Rule, number, refuse_breaches, whole
+from epanns.strict import Rule, check_fields, integer, number
 from epanns.workfolder import Work, WorkFolder
 
 _SPLITS = ("train", "train", "train", "val", "test")  # of five clips in a row
@@ -51,14 +51,14 @@ class SyntheticSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        refuse_breaches(self, SYNTHETIC_RULES)
+        check_fields(self, SYNTHETIC_RULES)
 
 
 SYNTHETIC_RULES: Mapping[str, Rule] = {
-    "clips": Rule("at least 5, one for each part of the split", whole(5).holds),
-    "classes": Rule(f"between 2 and {len(EVENTS)}", whole(2, len(EVENTS)).holds),
+    "clips": Rule("at least 5, one for each part of the split", integer(5).holds),
+    "classes": Rule(f"between 2 and {len(EVENTS)}", integer(2, len(EVENTS)).holds),
     "seconds": number("between 0.5 and 600", lambda value: 0.5 <= value <= 600),
-    "sample_rate": Rule("between 8000 and 192000 Hz", whole(8000, 192_000).holds),
+    "sample_rate": Rule("between 8000 and 192000 Hz", integer(8000, 192_000).holds),
     "seed": Rule("a whole number", lambda value: type(value) is int),
 }
 
@@ -114,7 +114,7 @@ def make_synthetic(root: Path, settings: SyntheticSettings, *, progress: Progres
     folder = WorkFolder(root, _SETTINGS_FILE, _WORK)
     paths = [root / "audio" / f"clip-{index:06d}.wav" for index in range(settings.clips)]
     clips = []
-    folder.require_claimable()
+    folder.require_usable()
     with ExitStack() as held:
         if not folder.is_begun or not all(path.exists() for path in paths):
             held.enter_context(folder.locked(wait=_LONGEST_WAIT))
@@ -133,4 +133,4 @@ def make_synthetic(root: Path, settings: SyntheticSettings, *, progress: Progres
 def _claim(folder: WorkFolder, settings: SyntheticSettings) -> None:
     """Make the folder ours by writing the settings into it, or find that it is."""
     asked = json.loads(json.dumps(asdict(settings)))
-    folder.claim(asked, first=asked, read=lambda found: (found, None))
+    folder.begin_or_resume(asked, first=asked, read=lambda found: (found, None))

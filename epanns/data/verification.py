@@ -34,8 +34,8 @@ from epanns.data.panns_format import index_file
 from epanns.data.panns_pack import open_panns_index
 from epanns.data.shard import Shard
 from epanns.errors import DataError, EpannsError, PackError
+from epanns.feedback import Progress
 from epanns.labels import LabelSet
-from epanns.progress import Progress
 from epanns.workfolder import LOCK_FILES
 
 DEFAULT_MEMORY_LIMIT = 4 << 30  # bytes

@@ -17,11 +17,11 @@ from epanns.distributed import gather, gather_rows, rank, world_size
 from epanns.errors import CheckpointError, ConfigError, PackError
 from epanns.evaluation.protocol import AGGREGATES, EvaluationProtocol
 from epanns.evaluation.windows import cut_windows
+from epanns.feedback import Progress
 from epanns.models.folding import batch_norms_folded
 from epanns.models.modes import channels_last, evaluation_mode
 from epanns.models.pooling import ModelOutput
 from epanns.models.tagger import Tagger
-from epanns.progress import Progress
 
 _CPU_PASS = 20  # seconds of sound that go through the network at once
 

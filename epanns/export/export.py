@@ -28,10 +28,10 @@ from epanns.export.network import OPSET, OUTPUTS, to_onnx
 from epanns.export.quantise import WEIGHTED, activations_of, quantised
 from epanns.export.recurrent import with_dynamic_lstms
 from epanns.export.tagger import OnnxTagger
-from epanns.installed import versions
+from epanns.feedback import Progress
 from epanns.models.modes import evaluation_mode
 from epanns.models.tagger import Tagger
-from epanns.progress import Progress
+from epanns.packages import versions
 
 FORMAT = "epanns-export/1"
 FLOAT32, INT8 = "model.onnx", "model.int8.onnx"

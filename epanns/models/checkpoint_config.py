@@ -9,10 +9,9 @@ from typing import Any
 
 from epanns import __version__
 from epanns.errors import CheckpointError, ConfigError, did_you_mean
-from epanns.json_file import LONGEST, parse_json, read_json
 from epanns.models.recipe import recipe_problems
 from epanns.models.spec import ModelSpec
-from epanns.text_file import read_text
+from epanns.text_files import LONGEST_JSON, parse_json, read_json, read_text
 
 FORMAT = "epanns-checkpoint/1"
 
@@ -112,7 +111,7 @@ class CheckpointConfig:
         Raises:
             CheckpointError: If it is no JSON, of an unknown format, or breaks a rule; every broken rule is named.
         """
-        return cls.parse(read_text(path, error=CheckpointError, limit=LONGEST, remedy=_REMEDY), str(path))
+        return cls.parse(read_text(path, error=CheckpointError, limit=LONGEST_JSON, remedy=_REMEDY), str(path))
 
     @classmethod
     def parse(cls, text: str, source: str, remedy: str = _REMEDY) -> "CheckpointConfig":

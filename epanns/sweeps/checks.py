@@ -22,7 +22,7 @@ from epanns.pruning.ranking.criteria import NEEDS
 from epanns.pruning.ranking.importance import channel_importance
 from epanns.pruning.recovery.distil import MOST_HELD_BYTES
 from epanns.pruning.recovery.names import parts_of
-from epanns.strict import problems_of
+from epanns.strict import error_messages
 from epanns.sweeps.amount import keywords_of
 from epanns.sweeps.base import BaseConfig
 from epanns.sweeps.experiment import Experiment
@@ -135,7 +135,7 @@ class _BaseChecks:
         training = frozen_in(training, asked, by_default=stays_frozen(dense.provenance))
         teacher, student = (dense if config.get("teacher") else None), copy.deepcopy(dense)
         if training.feature_weight and config.get("ratio") != 0:
-            if problems_of(partial(widths_after, dense, **keywords_of(config))):
+            if error_messages(partial(widths_after, dense, **keywords_of(config))):
                 return  # reported as a problem of the pruning
             with torch.device("meta"):
                 widths = widths_after(dense, **keywords_of(config))
@@ -213,4 +213,4 @@ def _rank_untrained(dense: Tagger, layers: tuple[str, ...]) -> None:
 
 def _noted(check: Callable[[], object]) -> dict[str, None]:
     """Return the message of the error that a check ends in, if any, as a key."""
-    return dict.fromkeys(problems_of(check))
+    return dict.fromkeys(error_messages(check))

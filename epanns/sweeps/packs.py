@@ -14,8 +14,8 @@ from epanns.data.pack_format import PackSettings
 from epanns.data.packer import pack_manifest
 from epanns.data.synthetic import make_synthetic
 from epanns.errors import ConfigError, OutputError
-from epanns.json_file import read_json
 from epanns.sweeps.experiment import DataConfig
+from epanns.text_files import read_json
 
 PARTS = ("train", "val", "test")
 _ASKED = "asked.json"

@@ -16,8 +16,8 @@ from epanns.models.card import model_card
 from epanns.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from epanns.models.checkpoint_config import CheckpointConfig
 from epanns.models.zoo import build_model
-from epanns.printable import printable
 from epanns.pruning.plan import PruningPlan
+from epanns.safe_text import printable
 
 VALUES = st.sampled_from(
     [None, True, False, 0, 1, -1, 3, 65_536, 2**63, 10**400, 0.5, -0.0, 1e308, float("nan"), float("inf"), "", "clip"]

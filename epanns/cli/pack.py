@@ -107,8 +107,6 @@ def described(summary: "PackSummary") -> str:
         )
         if number
     ]
-    if notes and counts.cut is not None:
+    if notes:
         notes.append(f"these clips are named in {summary.path / NOTES_FILE}")
-    elif notes:
-        notes.append("these clips are not named, and longer ones not counted: an earlier version packed some of them")
     return "\n".join([*lines, *notes, *summary.remarks])

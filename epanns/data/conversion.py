@@ -139,9 +139,10 @@ def is_resource_shortage(error: BaseException) -> bool:
             return True
         if isinstance(cause, OSError) and cause.errno in _ERRNOS:
             return True
-        if isinstance(cause, RuntimeError):  # libsndfile's too
-            if getattr(cause, "code", None) in _LIBSNDFILE_CODES or _WORDS.search(str(cause)):
-                return True
+        if isinstance(cause, RuntimeError) and getattr(cause, "code", None) in _LIBSNDFILE_CODES:
+            return True
+        if isinstance(cause, RuntimeError) and _WORDS.search(str(cause)):
+            return True
         seen.append(cause)
         cause = cause.__cause__
     return False

@@ -19,11 +19,11 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from epanns.audio.waveform import INT16_MAX
+from epanns.data.clip_source import ClipSource
 from epanns.data.crop import Crop
 from epanns.data.joining import join_labels, joined_ids, refuse_repeated, refuse_unlike
 from epanns.data.opening import open_pack
 from epanns.data.sampler import Draw
-from epanns.data.source import ClipSource
 from epanns.data.targets import SparseTargets
 from epanns.errors import PackError
 from epanns.labels import LabelSet

@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from epanns.errors import ConfigError, DataError
-from epanns.signals import STOPPING, signals_held_back
+from epanns.signals import blocking_signals
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -218,7 +218,7 @@ class _Processes:
 
     def _submit(self, function: Callable[..., Any], *arguments: object) -> Future[Any]:
         try:
-            with signals_held_back():  # in a process that this starts, until `_start` ignores them
+            with blocking_signals():  # for good in a process that this starts; `kill` ends it
                 future = self._pool.submit(function, *arguments)
         except BrokenProcessPool as error:
             future = Future()
@@ -243,12 +243,9 @@ def _start(function: Callable[[Any, Row], Any], rows: _SharedRows) -> None:
     """Prepare a process of the pool."""
     global _function, _rows
     _function, _rows = function, rows
-    for number in STOPPING:  # the parent handles the signals; SIGTERM is how the pool ends its processes
-        signal.signal(number, signal.SIG_DFL if number == signal.SIGTERM else signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=lambda: wait_for_process([parent.sentinel]) and os._exit(1), daemon=True).start()
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
     keep_freed_arrays()
 
 
@@ -349,22 +346,38 @@ class _Pooled(Generic[Item, Result]):
         alone: _Processes | None = None
         try:
             for task in self._tasks:
-                if task in not_begun:
-                    continue
-                if task.is_to_retry:
-                    alone = alone or self._start_one(task)
-                    task.future = alone.submit(task.item, task.row)
-                    self._wait_for(task.future)
-                if task.is_broken and alone is not None:
-                    how_it_ended, alone = alone.kill(), None
-                    self._give_up(task, how_it_ended)
-                else:
+                if task.is_to_retry and task not in not_begun:
+                    alone = self._compute_alone(task, alone)
+                elif task not in not_begun:
                     self._n_crashes = 0
         finally:
             if alone is not None:
                 alone.kill()
         for task in not_begun:
             self._submit(task)
+
+    def _compute_alone(self, task: _Task[Item], alone: _Processes | None) -> _Processes | None:
+        """Compute an item in a pool of one process; return the pool, or None if the process died."""
+        alone = alone or self._start_one(task)
+        task.future = alone.submit(task.item, task.row)
+        try:
+            self._wait_for(task.future)
+        except BaseException:
+            alone.kill()
+            raise
+        if not task.is_broken:
+            self._n_crashes = 0
+            return alone
+        how_it_ended = alone.kill()
+        self._n_crashes += 1
+        if self._n_crashes == _MOST_CRASHES:
+            raise DataError(
+                f"{self._name(task.item)}: two processes died at it, as at {_MOST_CRASHES - 1} clips before it, "
+                "perhaps for want of memory; run the same command again, with fewer --jobs; remove the clip if it stays"
+            )
+        task.future, task.is_given_up = Future(), True
+        task.future.set_result(self._crashed(task.item, how_it_ended))
+        return None
 
     def _start_one(self, task: _Task[Item]) -> _Processes:
         """Return a pool of one process, which has started."""
@@ -383,14 +396,3 @@ class _Pooled(Generic[Item, Result]):
             f"{self._name(task.item)}: the process that was to decode it {how_it_ended} as it started, {_MOST_STARTS} "
             "times in a row, perhaps for want of memory; run the same command again, with fewer --jobs"
         )
-
-    def _give_up(self, task: _Task[Item], how_it_ended: str) -> None:
-        self._n_crashes += 1
-        if self._n_crashes == _MOST_CRASHES:
-            raise DataError(
-                f"{self._name(task.item)}: two processes died at it, as at {_MOST_CRASHES - 1} clips "
-                "before it, perhaps for want of memory; run the same command again, with fewer --jobs; remove the clip "
-                "if it stays"
-            )
-        task.future, task.is_given_up = Future(), True
-        task.future.set_result(self._crashed(task.item, how_it_ended))

@@ -1,6 +1,6 @@
-"""Reading a pack: a folder of shards as one list of clips, checked before and while it is read.
+"""Read a pack of epanns: a folder of shards as one list of clips, checked before and during reading.
 
-The format is in `epanns.data.pack_format`, HDF5 in `epanns.data.shard`, the check of a whole pack in
+The format is in `epanns.data.pack_format`, one HDF5 file in `epanns.data.shard`, the check of a whole pack in
 `epanns.data.verification`.
 """
 
@@ -13,24 +13,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from epanns import atomic
+from epanns.data.clip_source import ClipColumns, no_clips
 from epanns.data.pack_format import PACK_FILE, PackInfo, read_pack_info
-from epanns.data.shard import Shard
-from epanns.data.shard_schema import ShardShape
-from epanns.data.source import ClipColumns, no_clips
+from epanns.data.shard import Shard, ShardShape
 from epanns.errors import PackError
 
 
 class Pack:
     """The clips of one pack, by row.
 
-    Opening reads ``pack.json`` only. It may be passed to other processes; each opens the files for itself.
+    Opening reads ``pack.json`` only. A pack may be passed to other processes; each opens the files for itself.
 
     Attributes:
         path: The pack's folder.
         info: The contents of ``pack.json``.
-        digest: sha256 of ``pack.json``, which holds that of every shard.
+        digest: The sha256 of ``pack.json``, which holds the sha256 of every shard.
         dataset, labels, sample_rate, clip_samples: As in `info`.
-        knows_lengths, remarks: As `ClipSource` has them.
+        knows_lengths, remarks: As in `ClipSource`.
     """
 
     knows_lengths = True
@@ -40,7 +39,7 @@ class Pack:
         """Open a finished pack.
 
         Raises:
-            PackError: If it is none, or breaks the format.
+            PackError: If it is no finished pack, or breaks the format.
         """
         self.path = path
         self.info: PackInfo = read_pack_info(path)
@@ -67,15 +66,15 @@ class Pack:
         return ClipColumns.joined(parts, self.path)
 
     def read_into(self, index: int, out: NDArray[np.int16]) -> int:
-        """Fill ``(clip_samples,)`` with a clip, zeros after its own samples, and return how many those are.
+        """Fill ``(clip_samples,)`` with a clip and zeros after it, and return the clip's number of samples.
 
         Raises:
-            PackError: If it cannot be read or does not match its checksum; clip and shard are named.
+            PackError: If it cannot be read or does not match its checksum; the message names clip and shard.
         """
         number = bisect.bisect_right(self._ends, index)
         row = index - (self._ends[number - 1] if number else 0)
         columns = self.columns
-        assert columns.crc32 is not None  # noqa: S101 - our own shards always have them
+        assert columns.crc32 is not None  # noqa: S101 - shards of epanns always have them
         try:
             self.shards[number].read_into(row, int(columns.crc32[index]), out)
         except PackError as error:
@@ -83,7 +82,7 @@ class Pack:
         return int(columns.n_samples[index])
 
     def read_waveform(self, index: int) -> NDArray[np.int16]:
-        """Return `read_into` of a new ``(clip_samples,)`` array."""
+        """Return a clip as a new ``(clip_samples,)`` array."""
         out = np.empty(self.clip_samples, np.int16)
         self.read_into(index, out)
         return out

@@ -13,9 +13,20 @@ from typing import Any
 from epanns import atomic
 from epanns.csv_table import ANY_LENGTH, read_csv_table
 from epanns.errors import ConfigError, DataError, PackError
-from epanns.json_file import read_json
 from epanns.labels import LabelSet
-from epanns.strict import ANY_TEXT, TABLE, Reader, Rule, list_of, number, one_of, refuse_breaches, values_of, whole
+from epanns.strict import (
+    ANY_TEXT,
+    TABLE,
+    Rule,
+    check_fields,
+    from_table,
+    integer,
+    list_of,
+    number,
+    one_of,
+    table_problems,
+)
+from epanns.text_files import read_json
 
 FORMAT = "epanns-pack/1"
 PACK_FILE, JOURNAL_FILE, REJECTS_FILE, NOTES_FILE = "pack.json", "journal.jsonl", "rejects.csv", "notes.csv"
@@ -36,9 +47,9 @@ _REJECT_COLUMNS = ("clip_id", "path", "reason")
 _NOTE_COLUMNS = ("clip_id", "path", *NOTES)
 _SETTING_RULES = {
     "splits": list_of(ANY_TEXT, "names of splits"),
-    "sample_rate": whole(1000, 384_000),
+    "sample_rate": integer(1000, 384_000),
     "seconds": number("above 0 and at most 600", lambda value: 0 < value <= 600),
-    "clips_per_shard": whole(1, MOST_CLIPS_PER_SHARD),
+    "clips_per_shard": integer(1, MOST_CLIPS_PER_SHARD),
     "min_seconds": number("a finite number >= 0", lambda value: value >= 0),
     "format": one_of(list(SHARD_FILES)),
 }
@@ -70,7 +81,7 @@ class PackSettings:
     format: str = "epanns"
 
     def __post_init__(self) -> None:
-        refuse_breaches(self, _SETTING_RULES)
+        check_fields(self, _SETTING_RULES)
         object.__setattr__(self, "splits", tuple(sorted(set(self.splits))))  # rows come in the manifest's order
         if self.min_seconds > self.seconds:
             raise ConfigError(f"min_seconds={self.min_seconds:g}: must be at most seconds={self.seconds:g}")
@@ -142,17 +153,17 @@ class ShardInfo:
 
 SHARD_RULES = {
     "file": Rule("a name of a shard", lambda value: isinstance(value, str) and _is_shard_name(value)),
-    "clips": whole(1, MOST_CLIPS_PER_SHARD),
+    "clips": integer(1, MOST_CLIPS_PER_SHARD),
     "sha256": ANY_TEXT,
 }
-_COUNT_RULES = {field.name: whole(0) for field in fields(PackCounts)}
+_COUNT_RULES = {field.name: integer(0) for field in fields(PackCounts)}
 _TEXTS = Rule("a table of texts", lambda value: isinstance(value, dict) and all(map(ANY_TEXT.holds, value.values())))
 _INFO_RULES = {
     "format": ANY_TEXT,
     "dataset": ANY_TEXT,
     "splits": list_of(ANY_TEXT, "names of splits"),
-    "sample_rate": whole(1),
-    "clip_samples": whole(1),
+    "sample_rate": integer(1),
+    "clip_samples": integer(1),
     "counts": TABLE,
     "manifest_sha256": ANY_TEXT,
     "settings": TABLE,
@@ -229,10 +240,104 @@ def read_pack_info(folder: Path) -> PackInfo:
     version = given.get("format") if isinstance(given, dict) else None
     if version != FORMAT:
         raise PackError(f"{path}: format is {version!r}, this version of epanns reads {FORMAT!r}; pack again")
-    reader = Reader(f"{path}: breaks the format {FORMAT}", error=PackError, remedy="pack again")
-    table = reader.table(given, dict, _INFO_RULES, PACK_FILE)
-    if table is not None:
-        settings = reader.table(given["settings"], PackSettings, _SETTING_RULES, "settings")
-        counts = reader.table(given["counts"], PackCounts, _COUNT_RULES, "counts")
-        given_labels = reader.table(given["labels"], dict, _LABEL_RULES, "labels")
-        shards = reader.tables(given["shards"], ShardInfo, SHARD_RULES, "shards")
+    try:
+        info = _info_of(given)
+    except (ConfigError, DataError) as error:
+        raise PackError(f"{path}: breaks the format {FORMAT} ({error}); pack again") from error
+    for problem in _contradictions(info, given["labels"]["digest"]):
+        raise PackError(f"{path}: {problem}; pack again")
+    return info
+
+
+def _info_of(given: Mapping[str, Any]) -> PackInfo:
+    if problems := table_problems(given, _INFO_RULES, required=_INFO_RULES):
+        raise ConfigError("; ".join(problems))
+    labels = given["labels"]
+    if problems := table_problems(labels, _LABEL_RULES, required=_LABEL_RULES, prefix="labels."):
+        raise ConfigError("; ".join(problems))
+    return PackInfo(
+        dataset=given["dataset"],
+        splits=tuple(given["splits"]),
+        sample_rate=given["sample_rate"],
+        clip_samples=given["clip_samples"],
+        labels=LabelSet(tuple(labels["names"]), tuple(labels["mids"])),
+        counts=from_table(PackCounts, given["counts"], _COUNT_RULES, what="counts: "),
+        manifest_sha256=given["manifest_sha256"],
+        settings=from_table(PackSettings, given["settings"], _SETTING_RULES, what="settings: "),
+        resampler=given["resampler"],
+        versions=given["versions"],
+        shards=tuple(from_table(ShardInfo, shard, SHARD_RULES, what="shards: ") for shard in given["shards"]),
+    )
+
+
+def _contradictions(info: PackInfo, labels_digest: str) -> list[str]:
+    """Return how the parts of ``pack.json`` contradict each other."""
+    counts, settings, rows = info.counts, info.settings, sum(shard.clips for shard in info.shards)
+    wrong_names = [shard.file for shard in info.shards if not SHARD_FILES[settings.format].fullmatch(shard.file)]
+    checks = {
+        "labels differ from their digest": labels_digest == info.labels.digest,
+        f"clip_samples={info.clip_samples} is not settings.seconds at settings.sample_rate": (
+            (info.clip_samples, info.sample_rate) == (settings.clip_samples, settings.sample_rate)
+        ),
+        f"the shards hold {rows} clips, counts.clips is {counts.clips}": rows == counts.clips,
+        "counts do not add up": (counts.expected, counts.found)
+        == (counts.found + counts.missing, counts.clips + counts.rejected),
+        f"shard file {wrong_names[:1]} is no name of a shard": not wrong_names,
+        "a shard is listed twice": len({shard.file for shard in info.shards}) == len(info.shards),
+    }
+    return [problem for problem, holds in checks.items() if not holds]
+
+
+def write_rejects(pack: Path, rejects: Iterable[tuple[str, str, str]]) -> None:
+    """Write clip id, path and reason of each reject."""
+    _write_list(pack / REJECTS_FILE, _REJECT_COLUMNS, rejects)
+
+
+def write_notes(pack: Path, notes: Iterable[tuple[str, str, Mapping[str, int]]]) -> None:
+    """Write clip id, path and `NOTES` of each row that differs from its clip; a note that does not apply is 0."""
+    rows = ((clip_id, path, *(applying.get(name, 0) for name in NOTES)) for clip_id, path, applying in notes)
+    _write_list(pack / NOTES_FILE, _NOTE_COLUMNS, rows)
+
+
+def problem_of_rejects(pack: Path, counts: PackCounts) -> str | None:
+    """Return how ``rejects.csv`` contradicts the counts of its pack, or None.
+
+    Raises:
+        DataError: If it cannot be read.
+    """
+    file = pack / REJECTS_FILE
+    n_rows = sum(1 for _ in _list_rows(file, _REJECT_COLUMNS))
+    if n_rows == counts.rejected:
+        return None
+    return f"{file}: lists {n_rows} clips, {PACK_FILE} counts {counts.rejected} rejected"
+
+
+def problem_of_notes(pack: Path, counts: PackCounts) -> str | None:
+    """Return how ``notes.csv`` contradicts the counts of its pack, or None.
+
+    Raises:
+        DataError: If it cannot be read.
+    """
+    file = pack / NOTES_FILE
+    listed = dict.fromkeys(NOTES, 0)
+    for row in _list_rows(file, _NOTE_COLUMNS):
+        for name in NOTES:
+            listed[name] += row[name] != "0"
+    for name, n_rows in listed.items():
+        if n_rows != getattr(counts, name):
+            return f"{file}: lists {n_rows} clips as {name}, {PACK_FILE} counts {getattr(counts, name)}"
+    return None
+
+
+def _write_list(path: Path, columns: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
+    with atomic.replacing(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(columns)
+        writer.writerows(rows)
+
+
+def _list_rows(path: Path, columns: tuple[str, ...]) -> Iterator[dict[str, str]]:
+    found, rows = read_csv_table(path, ANY_LENGTH)
+    if tuple(found) != columns:
+        raise DataError(f"{path}: first line must be {','.join(columns)}")
+    return rows

@@ -7,8 +7,8 @@ split.
 import numpy as np
 from numpy.typing import NDArray
 
+from epanns.data.clip_source import ClipColumns, ClipSource
 from epanns.data.dataset import PackDataset
-from epanns.data.source import ClipColumns, ClipSource
 from epanns.errors import ConfigError, PackError
 from epanns.labels import LabelSet
 from epanns.models.tagger import Tagger

@@ -10,7 +10,7 @@ import soundfile
 
 from epanns.audio.regular_file import require_regular_file
 from epanns.audio.waveform import load_waveform
-from epanns.data.origin import is_readable, is_unchanged, read_source
+from epanns.data.conversion import is_readable, is_unchanged, read_source
 from epanns.errors import DataError
 
 

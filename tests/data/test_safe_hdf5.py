@@ -4,7 +4,7 @@ import h5py
 import numpy as np
 import pytest
 
-from epanns.data.plain_hdf5 import row_chunks, storage_problem
+from epanns.data.safe_hdf5 import row_chunks, storage_problem
 
 CHUNK, FILE = 20, 1000
 

@@ -1,11 +1,11 @@
-"""The parts of a manifest become shards, one after the other; those that are finished already are passed over.
+"""Pack the parts of a manifest into shards, in order; finished shards are skipped.
 
-While a shard is written and its clips are decoded, the one before it is put on the disk and into the journal.
+While the clips of a shard are decoded and written, the shard before it is flushed to the disk and added to the journal.
 """
 
 import functools
 import itertools
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
@@ -17,28 +17,27 @@ import numpy as np
 from epanns import atomic
 from epanns.data.clip import Clip
 from epanns.data.conversion import PackedClip, convert_clip, crashing_clip
-from epanns.data.journal import Journal
-from epanns.data.journal_records import ShardEntry
-from epanns.data.pack_format import NOTES, PackSettings, ShardInfo, shard_name
-from epanns.data.panns_writer import write_waveform_file
-from epanns.data.shard_writer import ShardRow, write_shard
 from epanns.data.decoding_pool import Row, ordered_rows
+from epanns.data.pack_format import NOTES, PackSettings, ShardInfo, shard_name
+from epanns.data.packing_journal import Journal, ShardEntry
+from epanns.data.panns_format import write_waveform_file
+from epanns.data.shard import ShardRow, write_shard
 from epanns.errors import DataError, Interrupted
 from epanns.feedback import Progress
 from epanns.labels import LabelSet
 from epanns.signals import Stopped, StopRequest
 
 Part = tuple[int, list[Clip]]
-RowStream = Generator[tuple[PackedClip, Row], None, None]
+RowStream = Iterator[tuple[PackedClip, Row]]
 
 
 @dataclass(frozen=True)
 class PartCounts:
-    """Counts of the shards and rejects that an earlier run left.
+    """Counts of the shards and rejects of an earlier run.
 
     Attributes:
-        resumed: Shards that were finished and stay.
-        repaired: Shards that were finished, but damaged or gone.
+        resumed: Finished shards that are kept.
+        repaired: Finished shards that were damaged or missing.
         retried: Rejects of finished shards that were retried.
         not_retried: Rejects of a finished pack that are due for a retry, but whose shard would lose other clips.
     """
@@ -54,16 +53,16 @@ class Packing:
     """How the clips of a manifest become shards.
 
     Attributes:
-        settings: As the user gave them.
+        settings: Settings of the pack.
         labels: Classes of the targets.
-        clip_id_bytes: Of the longest clip id.
-        n_clips: In all parts.
-        n_allowed: Clips that may be rejected before the run is given up.
-        jobs: Processes that decode.
-        progress: Called with (clips done, clips in all), for each finished part when it has been passed over.
-        whole: Of a finished pack, the shards that stay whatever became of their sources, unless a reject is
-            retried; else None.
-        log: Called with one line about where an unfinished pack is resumed.
+        clip_id_bytes: Length of the longest clip id.
+        n_clips: Number of clips.
+        n_allowed: Largest number of rejected clips, beyond which the run ends early.
+        jobs: Number of decoding processes.
+        progress: Called with (clips done, clips in all), also for the shards that are skipped.
+        whole: The undamaged shards of a finished pack, which are kept even if their audio files changed, unless a
+            reject is retried; None for an unfinished pack.
+        log: Called with one line about the resumption of an unfinished pack.
     """
 
     settings: PackSettings
@@ -78,18 +77,18 @@ class Packing:
 
     @property
     def n_parts(self) -> int:
-        """How many shards there will be, those included that stay empty."""
+        """Number of shards, including those without rows."""
         return -(-self.n_clips // self.settings.clips_per_shard)
 
 
 def pack_parts(packing: Packing, clips: Iterable[Clip], journal: Journal, stop: StopRequest) -> PartCounts:
-    """Write the shards that are not finished or not whole; stop early once too many clips are rejected.
+    """Write the shards that are not finished or damaged; stop early once too many clips are rejected.
 
-    In the journal's `finished` stay the parts that were looked at; after an early stop that is not all of them.
+    Of the journal's `finished`, the parts that were reached are kept; after an early stop these are not all parts.
 
     Raises:
-        DataError: If audio of a damaged shard of a finished pack is gone; the shard stays.
-        Interrupted: If a signal came; what is finished stays.
+        DataError: If audio of a damaged shard of a finished pack is missing; the shard is kept.
+        Interrupted: If a signal was received; finished shards are kept.
     """
     if packing.log is not None and packing.whole is None and journal.finished:
         packing.log(f"resume: {len(journal.finished)} of {packing.n_parts} shards are done")
@@ -98,7 +97,7 @@ def pack_parts(packing: Packing, clips: Iterable[Clip], journal: Journal, stop: 
     convert = functools.partial(
         convert_clip, sample_rate=packing.settings.sample_rate, min_seconds=packing.settings.min_seconds
     )
-    # The workers are given clips a little ahead of the writing, at times those of the next part.
+    # The processes decode a few clips ahead of the writing, sometimes those of the next part.
     rows = ordered_rows(
         convert,
         (clip for _, part in ahead for clip in part),
@@ -118,9 +117,9 @@ def pack_parts(packing: Packing, clips: Iterable[Clip], journal: Journal, stop: 
         raise Interrupted(
             stopped.signal_number,
             f"{journal.folder}: stopped by signal {stopped.signal_number} after {len(journal.finished)} of "
-            f"{packing.n_parts} shards; run the same command again without --fresh to go on",
+            f"{packing.n_parts} shards; run the same command again without --fresh to resume",
         ) from None
-    journal.keep_only(run.looked_at)
+    journal.keep_only(run.reached)
     return PartCounts(run.n_resumed, run.n_damaged, run.n_retried, run.n_not_retried)
 
 
@@ -135,19 +134,19 @@ def parts_of(clips: Iterable[Clip], size: int) -> Iterator[Part]:
 
 
 class _Run:
-    """The way through the parts, counted."""
+    """One pass through the parts, with its counts."""
 
     def __init__(self, packing: Packing, journal: Journal, stop: StopRequest) -> None:
         self.packing, self.journal, self.stop = packing, journal, stop
         self.n_done = self.n_rejected = self.n_resumed = self.n_damaged = self.n_retried = self.n_not_retried = 0
-        self.looked_at: set[int] = set()
+        self.reached: set[int] = set()
         self._retried: dict[int, tuple[ShardEntry, int]] = {}  # former shards, and how many rejects are retried
 
     def unfinished(self, parts: Iterable[Part]) -> Iterator[Part]:
-        """Pass on the parts that are to be packed."""
+        """Yield the parts that must be packed."""
         for number, part in parts:
             self.stop.raise_if_stopped()
-            self.looked_at.add(number)
+            self.reached.add(number)
             if self._is_kept(number, part):
                 self.n_resumed += 1
                 self.n_done += len(part)
@@ -161,7 +160,13 @@ class _Run:
         entry = self.journal.finished.get(number)
         if self.packing.whole is not None:
             if entry is not None and entry.clips == len(part) and self._is_whole(entry):
-                return self._stays(number, part)
+                n_to_retry = self.journal.n_to_retry(number, part)
+                if n_to_retry and self.journal.lost_source(number, part) is None:
+                    self.n_retried += n_to_retry
+                    self._retried[number] = (entry, n_to_retry)
+                    return False
+                self.n_not_retried += n_to_retry
+                return True
             self._refuse_loss(number, part)
         elif entry is None or not self.journal.is_current(number, part):
             self.n_retried += self.journal.n_to_retry(number, part)
@@ -172,29 +177,19 @@ class _Run:
         return False
 
     def _is_whole(self, entry: ShardEntry) -> bool:
-        """Return whether the file of a finished shard is as it was written; it may be read for that."""
+        """Return whether the file of a finished shard is undamaged; it is read if that is not known."""
         if entry.shard is None:
             return True
         if entry.shard.file != shard_name(entry.number, self.packing.settings.format):
             return False
         return entry.shard in (self.packing.whole or ()) or entry.shard.is_whole(self.journal.folder)
 
-    def _stays(self, number: int, part: list[Clip]) -> bool:
-        """Return whether a whole shard of a finished pack stays: none of its rejects is retried."""
-        n_to_retry = self.journal.n_to_retry(number, part)
-        if n_to_retry and self.journal.lost_source(number, part) is None:
-            self.n_retried += n_to_retry
-            self._retried[number] = (self.journal.finished[number], n_to_retry)
-            return False
-        self.n_not_retried += n_to_retry
-        return True
-
     def _would_lose(self, number: int, packed: Sequence[PackedClip]) -> bool:
-        """Return whether a shard that is made for its rejects lacks a clip that it had; then the former one stays."""
+        """Return whether a shard that was packed again for its rejects lost a row; the former shard is then kept."""
         if number not in self._retried:
             return False
         entry, n_to_retry = self._retried[number]
-        if not any(had_row and clip.reason for had_row, clip in zip(self.journal.packed(entry), packed, strict=True)):
+        if not any(had_row and clip.reason for had_row, clip in zip(self.journal.has_row(entry), packed, strict=True)):
             return False
         self.journal.finished[number] = entry
         self.n_retried -= n_to_retry
@@ -204,7 +199,7 @@ class _Run:
         return True
 
     def _refuse_loss(self, number: int, part: list[Clip]) -> None:
-        """Keep a damaged shard, most of which may be readable, where it could not be made again."""
+        """Raise if a damaged shard, most of which may be readable, cannot be packed again."""
         lost = self.journal.lost_source(number, part)
         if lost is not None:
             shard = self.journal.folder / shard_name(number, self.packing.settings.format)
@@ -214,7 +209,7 @@ class _Run:
             )
 
     def write(self, number: int, part: list[Clip], rows: RowStream, finisher: "_Finisher") -> None:
-        """Write one shard as ``NAME.partial`` and hand it on."""
+        """Write one shard as ``NAME.partial`` and pass it to the finisher."""
         path = self.journal.folder / shard_name(number, self.packing.settings.format)
         path.parent.mkdir(exist_ok=True)
         atomic.partial_of(path).unlink(missing_ok=True)  # of a run that was killed
@@ -239,7 +234,7 @@ class _Run:
         return write_shard(path, rows, most_rows=most_rows, clip_id_bytes=clip_id_bytes)
 
     def _shard_rows(self, part: list[Clip], rows: RowStream, results: list[PackedClip]) -> Iterator[ShardRow]:
-        """Yield the rows of one shard; `results` gets every clip's outcome, rejected or not."""
+        """Yield the rows of one shard, and append the outcome of every clip to `results`."""
         self._report()
         for clip, (packed, row) in zip(part, rows, strict=False):
             results.append(packed)
@@ -257,7 +252,7 @@ class _Run:
 
 
 class _Finisher:
-    """A thread that hashes shards, puts them in place and notes them in the journal, one after the other."""
+    """A thread that hashes shards, renames them and adds them to the journal, in order."""
 
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
@@ -275,7 +270,7 @@ class _Finisher:
             self._settle()
 
     def take(self, path: Path, n_rows: int, number: int, part: Sequence[Clip], packed: Sequence[PackedClip]) -> None:
-        """Finish a shard that is written, as soon as the one before it is finished."""
+        """Finish a written shard after the one before it is finished."""
         self._settle()
         self._last = self._thread.submit(self._finish, path, n_rows, number, part, packed)
 
@@ -289,7 +284,7 @@ class _Finisher:
             digest = self._put_in_place(path)
             shard = ShardInfo(path.relative_to(self._journal.folder).as_posix(), n_rows, digest)
         else:
-            path.unlink(missing_ok=True)  # of an earlier run, when the clips could still be read
+            path.unlink(missing_ok=True)  # of an earlier run, in which clips could be decoded
         entry = ShardEntry(
             number=number,
             shard=shard,
@@ -300,7 +295,7 @@ class _Finisher:
         self._journal.append(entry, part, packed)
 
     def _put_in_place(self, path: Path) -> str:
-        """Give a shard that is written its name, or remove it where that fails; return its sha256."""
+        """Rename a written shard, or remove it on failure; return its sha256."""
         partial = atomic.partial_of(path)
         try:
             digest = atomic.sha256_of(partial)

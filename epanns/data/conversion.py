@@ -48,7 +48,7 @@ class PackedClip:
         reason: Why the clip is rejected; empty for a row.
         source: State of the file that was read; None where there is no file.
         needs: Name of the package that is missing to decode the clip; empty otherwise.
-        to_retry: Whether the cause may lie outside the file, so that the next run retries the clip.
+        to_retry: Whether the cause may be outside the file, so that the next run retries the clip.
     """
 
     n_samples: int

@@ -22,7 +22,7 @@ from epanns.audio.waveform import INT16_MAX
 from epanns.data.clip_source import ClipSource
 from epanns.data.crop import Crop
 from epanns.data.joining import join_labels, joined_ids, refuse_repeated, refuse_unlike
-from epanns.data.opening import open_pack
+from epanns.data.pack import open_pack
 from epanns.data.sampler import Draw
 from epanns.data.targets import SparseTargets
 from epanns.errors import PackError
@@ -103,7 +103,7 @@ class PackDataset(Dataset[ClipBatch]):
         """Join packs.
 
         Args:
-            paths: What `epanns.data.opening.open_pack` opens.
+            paths: What `epanns.data.pack.open_pack` opens.
             labels: Classes that the data set shall have, in their order; each pack may have some of them. None for the
                 classes of all packs in the order in which they first appear.
             crop: What to take of each clip. With a length packs with rows of several lengths may join.

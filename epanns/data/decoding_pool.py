@@ -9,10 +9,8 @@ import itertools
 import mmap
 import multiprocessing
 import os
-import queue
 import signal
 import threading
-import traceback
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, wait
@@ -34,8 +32,6 @@ Result = TypeVar("Result")
 Row = NDArray[np.int16]
 _ROWS_PER_JOB = 8  # of each process, in work or finished before their turn; fewer where a row is large
 _MOST_BYTES = 64 << 20  # of all rows together, as long as each process has two
-_MOST_CRASHES = 5  # consecutive items whose process dies: then the items are not the cause
-_MOST_STARTS = 5  # attempts to start a process that dies before it is ready
 _SECONDS_BETWEEN_CHECKS = 0.1
 _LARGEST_KEPT = (32 << 20) - (1 << 16)  # bytes; glibc's largest dynamic threshold, without what malloc adds
 
@@ -53,11 +49,11 @@ def ordered_rows(
     """Yield ``function(item, row)`` and the row that it filled, in the order of the items.
 
     A row is valid until the next one is requested. A few items per process are taken before their turn, so memory does
-    not grow with the number of items. With one job the function runs in a thread of this process, otherwise in
-    processes that end with this one, even if it is killed. Where a process dies, as it does when memory runs out or a
-    decoder crashes, its item is computed once more in a new process while no other item is in work; if that process
-    dies too, the item gets the result of `crashed`. An item for which the function raises `MemoryError` is computed
-    once more in the same way; if memory is still lacking, the error is raised.
+    not grow with the number of items. With one job the function runs in this process, otherwise in processes that end
+    with this one, even if it is killed. An item whose process dies, as it does when memory runs out or a decoder
+    crashes, is computed once more in a new process while no other item is in work; if that process dies too, the item
+    gets the result of `crashed`. An item for which the function raises `MemoryError` is computed once more in the same
+    way; if memory is still lacking, the error is raised.
 
     Args:
         function: Fills ``(length,)`` int16 and returns the rest of the result; it must be picklable.
@@ -67,34 +63,47 @@ def ordered_rows(
         name: Returns the name of an item for messages.
         crashed: Returns the result of an item whose process died twice, from the item and a description of how the
             process ended. Not called with one job, where a crash ends this process.
-        check: Called several times a second during a wait; an exception that it raises ends the generator.
+        check: Called before each item and several times a second during a wait; an exception that it raises ends the
+            generator.
 
     Raises:
-        DataError: If the function raises an exception, if the processes of several consecutive items die, or if
-            processes die as they start. The message names the item.
+        DataError: If the function raises an exception, or a process dies as it starts; the message names the item.
         ConfigError: If there is no memory for the rows.
     """
     keep_freed_arrays()  # in this process too, which writes the shards
     if jobs > 1:
-        yield from _Pooled(function, jobs, length, name, crashed, check).run(items)
+        yield from _Pool(function, jobs, length, name, crashed, check).run(items)
         return
     row = np.empty(length, np.int16)
     for item in items:
-        outcome = _in_thread(function, item, row, check)
-        if isinstance(outcome, _Failure) and outcome.lacks_memory:
-            gc.collect()
-            outcome = _in_thread(function, item, row, check)
-        if isinstance(outcome, _Failure):
-            raise outcome.error_at(name(item))
-        yield outcome, row
+        check()
+        try:
+            try:
+                result = function(item, row)
+            except MemoryError:
+                gc.collect()
+                result = function(item, row)
+        except Exception as error:
+            raise _error_about(name(item), error) from error
+        yield result, row
+
+
+def _error_about(name: str, error: BaseException) -> DataError:
+    text = " ".join(f"{type(error).__name__}: {error}".split())
+    if isinstance(error, MemoryError):
+        return DataError(
+            f"{name}: the system lacks memory or another resource for it, also when nothing else is decoded ({text}); "
+            "free memory or raise the limit, then run the same command again: what is finished is kept"
+        )
+    return DataError(f"{name}: {text}; remove the clip, or see with --debug where it happens")
 
 
 def describe_exit(exit_code: int | None) -> str:
     """Return a description of how a process ended, from the exit code of `multiprocessing`."""
     if exit_code is None or exit_code >= 0:
         return f"ended with exit code {exit_code}"
-    known = {int(each): each.name for each in signal.Signals}
-    return f"crashed with signal {known.get(-exit_code, -exit_code)}"
+    names = {int(each): each.name for each in signal.Signals}
+    return f"crashed with signal {names.get(-exit_code, -exit_code)}"
 
 
 def keep_freed_arrays() -> None:
@@ -104,59 +113,6 @@ def keep_freed_arrays() -> None:
     written costs nothing.
     """
     np.empty(_LARGEST_KEPT, np.uint8)
-
-
-@dataclass(frozen=True)
-class _Failure:
-    """An exception as text, since not every exception can be sent to another process.
-
-    Attributes:
-        text: Type and message on one line.
-        trace: The traceback.
-        lacks_memory: Whether it is a `MemoryError`, which is no fault of the item.
-    """
-
-    text: str
-    trace: str
-    lacks_memory: bool
-
-    @classmethod
-    def of(cls, error: BaseException) -> "_Failure":
-        text = " ".join(f"{type(error).__name__}: {error}".split())
-        return cls(text, "".join(traceback.format_exception(error)), isinstance(error, MemoryError))
-
-    def error_at(self, name: str) -> DataError:
-        """Return the error about the item of this name."""
-        if self.lacks_memory:
-            error = DataError(
-                f"{name}: the system lacks memory or another resource for it, also when nothing else is decoded "
-                f"({self.text}); free memory or raise the limit, then run the same command again: what is finished "
-                "is kept"
-            )
-        else:
-            error = DataError(f"{name}: {self.text}; remove the clip, or see with --debug where it happens")
-        error.add_note(self.trace)
-        return error
-
-
-def _in_thread(
-    function: Callable[[Item, Row], Result], item: Item, row: Row, check: Callable[[], None]
-) -> Result | _Failure:
-    """Run a function in a thread that does not keep the process alive, and call `check` meanwhile."""
-    outcomes: queue.SimpleQueue[Result | _Failure] = queue.SimpleQueue()
-
-    def run() -> None:
-        try:
-            outcomes.put(function(item, row))
-        except Exception as error:
-            outcomes.put(_Failure.of(error))
-
-    threading.Thread(target=run, daemon=True).start()
-    while True:
-        try:
-            return outcomes.get(timeout=_SECONDS_BETWEEN_CHECKS)
-        except queue.Empty:
-            check()
 
 
 class _SharedRows:
@@ -197,50 +153,12 @@ class _SharedRows:
         os.close(self._file)
 
 
-class _Processes:
-    """A process pool whose processes share rows and can be killed.
-
-    Attributes:
-        ready: Done when a process has started, or the pool is broken.
-    """
-
-    def __init__(self, function: Callable[..., Any], jobs: int, rows: _SharedRows) -> None:
-        self._rows, self._former = rows, multiprocessing.active_children()
-        self._children: list[BaseProcess] = []
-        context = multiprocessing.get_context("spawn")  # a fork would copy the locks of torch's and HDF5's threads
-        self._pool, self._jobs = ProcessPoolExecutor(jobs, context, _start, (function, rows)), jobs
-        self.ready = self._submit(os.getpid)
-
-    def submit(self, item: object, row: int) -> Future[Any]:
-        """Return the outcome to come of an item; that of a broken pool is an exception."""
-        self._rows.is_begun[row] = False
-        return self._submit(_compute, item, row)
-
-    def _submit(self, function: Callable[..., Any], *arguments: object) -> Future[Any]:
-        try:
-            with blocking_signals():  # for good in a process that this starts; `kill` ends it
-                future = self._pool.submit(function, *arguments)
-        except BrokenProcessPool as error:
-            future = Future()
-            future.set_exception(error)
-        if len(self._children) < self._jobs:
-            self._children += {*multiprocessing.active_children()} - {*self._former, *self._children}
-        return future
-
-    def kill(self) -> str:
-        """End all processes, which hold nothing that could be lost; return how the first one ended."""
-        for child in self._children:
-            child.kill()
-        self._pool.shutdown(wait=True, cancel_futures=True)
-        return describe_exit(self._children[0].exitcode if self._children else None)
-
-
 _function: Callable[[Any, Row], Any]
 _rows: _SharedRows
 
 
-def _start(function: Callable[[Any, Row], Any], rows: _SharedRows) -> None:
-    """Prepare a process of the pool."""
+def _begin(function: Callable[[Any, Row], Any], rows: _SharedRows) -> None:
+    """Prepare a process of the pool; it ends when its parent does."""
     global _function, _rows
     _function, _rows = function, rows
     parent = multiprocessing.parent_process()
@@ -250,12 +168,38 @@ def _start(function: Callable[[Any, Row], Any], rows: _SharedRows) -> None:
 
 
 def _compute(item: Any, row: int) -> Any:
-    """Compute one item in a process of the pool."""
     _rows.is_begun[row] = True
-    try:
-        return _function(item, _rows.values[row])
-    except Exception as error:
-        return _Failure.of(error)
+    return _function(item, _rows.values[row])
+
+
+class _Processes:
+    """A `ProcessPoolExecutor` whose processes share rows, do not receive signals, and can be killed."""
+
+    def __init__(self, function: Callable[..., Any], jobs: int, rows: _SharedRows) -> None:
+        self._rows, self._jobs, self._former = rows, jobs, multiprocessing.active_children()
+        self._children: list[BaseProcess] = []
+        context = multiprocessing.get_context("spawn")  # a fork would copy the locks of torch's and HDF5's threads
+        self._executor = ProcessPoolExecutor(jobs, context, _begin, (function, rows))
+
+    def submit(self, item: object, row: int) -> Future[Any]:
+        """Return the future result of an item; in a broken pool it is an exception."""
+        self._rows.is_begun[row] = False
+        try:
+            with blocking_signals():  # for good in a process that this starts; `kill` ends it
+                future = self._executor.submit(_compute, item, row)
+        except BrokenProcessPool as error:
+            future = Future()
+            future.set_exception(error)
+        if len(self._children) < self._jobs:
+            self._children += {*multiprocessing.active_children()} - {*self._former, *self._children}
+        return future
+
+    def kill(self) -> str:
+        """End all processes, and return how the first one ended."""
+        for child in self._children:
+            child.kill()
+        self._executor.shutdown(wait=True, cancel_futures=True)
+        return describe_exit(self._children[0].exitcode if self._children else None)
 
 
 @dataclass(eq=False)
@@ -263,26 +207,10 @@ class _Task(Generic[Item]):
     item: Item
     row: int
     future: Future[Any] = field(default_factory=Future)
-    is_given_up: bool = False
-
-    @property
-    def is_broken(self) -> bool:
-        """Whether the pool broke before the item was finished."""
-        return isinstance(self.future.exception(), BrokenProcessPool)
-
-    @property
-    def outcome(self) -> Any:
-        """The result or `_Failure` of a finished item."""
-        error = self.future.exception()  # of a result that cannot be sent to this process
-        return self.future.result() if error is None else _Failure.of(error)
-
-    @property
-    def is_to_retry(self) -> bool:
-        """Whether the item's process died or lacked memory."""
-        return self.is_broken or (isinstance(self.outcome, _Failure) and self.outcome.lacks_memory)
+    is_submitted: bool = False
 
 
-class _Pooled(Generic[Item, Result]):
+class _Pool(Generic[Item, Result]):
     """The items in work, and the retries of items whose process died or lacked memory."""
 
     def __init__(
@@ -298,101 +226,67 @@ class _Pooled(Generic[Item, Result]):
         self._rows = _SharedRows(jobs * max(2, min(_ROWS_PER_JOB, _MOST_BYTES // (2 * length * jobs))), length)
         self._processes: _Processes | None = None
         self._tasks: deque[_Task[Item]] = deque()  # in the order of the items
-        self._n_crashes = 0  # consecutive
 
     def run(self, items: Iterable[Item]) -> Iterator[tuple[Result, Row]]:
-        """Submit items as rows become free, and yield the outcomes in the order of the items."""
-        stream = iter(items)
-        free = deque(range(len(self._rows.values)))
+        """Submit items as rows become free, and yield the results in the order of the items."""
+        stream, free = iter(items), deque(range(len(self._rows.values)))
         try:
             while True:
-                for item in itertools.islice(stream, len(free)):
-                    self._tasks.append(_Task(item, free.popleft()))
-                    self._submit(self._tasks[-1])
+                self._tasks.extend(_Task(item, free.popleft()) for item in itertools.islice(stream, len(free)))
                 if not self._tasks:
                     return
+                self._submit()
                 task = self._tasks[0]
-                self._wait_for(task.future)
-                if task.is_to_retry:
+                if isinstance(self._error_of(task), BrokenProcessPool | MemoryError):
                     self._retry()
-                elif not task.is_given_up:
-                    self._n_crashes = 0
-                if isinstance(task.outcome, _Failure):
-                    raise task.outcome.error_at(self._name(task.item))
-                yield task.outcome, self._rows.values[task.row]
+                error = task.future.exception()
+                if error is not None:
+                    raise _error_about(self._name(task.item), error) from error
+                yield task.future.result(), self._rows.values[task.row]
                 free.append(self._tasks.popleft().row)
         finally:
             if self._processes is not None:
                 self._processes.kill()
             self._rows.close()
 
-    def _submit(self, task: _Task[Item]) -> None:
-        if self._processes is None:
-            self._processes = _Processes(self._function, self._jobs, self._rows)
-        task.future = self._processes.submit(task.item, task.row)
+    def _submit(self) -> None:
+        for task in self._tasks:
+            if not task.is_submitted:
+                self._processes = self._processes or _Processes(self._function, self._jobs, self._rows)
+                task.future, task.is_submitted = self._processes.submit(task.item, task.row), True
 
-    def _wait_for(self, future: Future[Any]) -> None:
-        while not wait([future], _SECONDS_BETWEEN_CHECKS).done:
+    def _error_of(self, task: _Task[Item]) -> BaseException | None:
+        """Wait for an item, and return the exception of its computation, or None."""
+        while not wait([task.future], _SECONDS_BETWEEN_CHECKS).done:
             self._check()
+        return task.future.exception()
 
     def _retry(self) -> None:
-        """Compute items again: those whose process died or lacked memory one at a time, with no other item in work."""
-        for task in self._tasks:
-            self._wait_for(task.future)
+        """Compute items whose process died or lacked memory again, one at a time with no other item in work."""
+        errors = [self._error_of(task) for task in self._tasks]
         if self._processes is not None:
             self._processes.kill()
             self._processes = None
-        not_begun = [task for task in self._tasks if task.is_broken and not self._rows.is_begun[task.row]]
-        alone: _Processes | None = None
+        is_begun, alone = self._rows.is_begun, None
         try:
-            for task in self._tasks:
-                if task.is_to_retry and task not in not_begun:
-                    alone = self._compute_alone(task, alone)
-                elif task not in not_begun:
-                    self._n_crashes = 0
+            for task, error in zip(self._tasks, errors, strict=True):
+                if task is not self._tasks[0] and isinstance(error, BrokenProcessPool) and not is_begun[task.row]:
+                    task.is_submitted = False  # no process died at it: it is submitted again
+                elif isinstance(error, BrokenProcessPool | MemoryError):
+                    alone = alone or _Processes(self._function, 1, self._rows)
+                    task.future = alone.submit(task.item, task.row)
+                    if isinstance(self._error_of(task), BrokenProcessPool):
+                        self._give_up(task, alone.kill())
+                        alone = None
         finally:
             if alone is not None:
                 alone.kill()
-        for task in not_begun:
-            self._submit(task)
 
-    def _compute_alone(self, task: _Task[Item], alone: _Processes | None) -> _Processes | None:
-        """Compute an item in a pool of one process; return the pool, or None if the process died."""
-        alone = alone or self._start_one(task)
-        task.future = alone.submit(task.item, task.row)
-        try:
-            self._wait_for(task.future)
-        except BaseException:
-            alone.kill()
-            raise
-        if not task.is_broken:
-            self._n_crashes = 0
-            return alone
-        how_it_ended = alone.kill()
-        self._n_crashes += 1
-        if self._n_crashes == _MOST_CRASHES:
+    def _give_up(self, task: _Task[Item], how_it_ended: str) -> None:
+        if not self._rows.is_begun[task.row]:
             raise DataError(
-                f"{self._name(task.item)}: two processes died at it, as at {_MOST_CRASHES - 1} clips before it, "
-                "perhaps for want of memory; run the same command again, with fewer --jobs; remove the clip if it stays"
+                f"{self._name(task.item)}: the process that was to decode it {how_it_ended} as it started, perhaps for "
+                "want of memory; run the same command again, with fewer --jobs"
             )
-        task.future, task.is_given_up = Future(), True
+        task.future = Future()
         task.future.set_result(self._crashed(task.item, how_it_ended))
-        return None
-
-    def _start_one(self, task: _Task[Item]) -> _Processes:
-        """Return a pool of one process, which has started."""
-        how_it_ended = ""
-        for _ in range(_MOST_STARTS):
-            processes = _Processes(self._function, 1, self._rows)
-            try:
-                self._wait_for(processes.ready)
-            except BaseException:
-                processes.kill()
-                raise
-            if processes.ready.exception() is None:
-                return processes
-            how_it_ended = processes.kill()
-        raise DataError(
-            f"{self._name(task.item)}: the process that was to decode it {how_it_ended} as it started, {_MOST_STARTS} "
-            "times in a row, perhaps for want of memory; run the same command again, with fewer --jobs"
-        )

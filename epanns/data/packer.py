@@ -162,9 +162,8 @@ def pack_manifest(  # noqa: PLR0913 - one keyword for each option
         write_notes(out, journal.notes())
         _write_index(out, info, is_finished=False)
         atomic.write_json(out / PACK_FILE, info.to_dict())
-    _refuse_too_many(
-        (n_rejected, n_done, n_found), max_bad, manifest, summary
-    )  # after pack.json: a finished pack is kept
+    # After pack.json: a finished pack is kept.
+    _refuse_too_many((n_rejected, n_done, n_found), max_bad, manifest, summary)
     return summary
 
 

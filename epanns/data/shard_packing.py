@@ -10,7 +10,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 
 import numpy as np
 
@@ -108,11 +107,12 @@ def pack_parts(packing: Packing, clips: Iterable[Clip], journal: Journal, stop: 
         check=stop.raise_if_stopped,
     )
     try:
-        with closing(rows), _Finisher(journal) as finisher:
+        with closing(rows), ThreadPoolExecutor(1) as thread:
             for number, part in todo:
                 if run.n_rejected > packing.n_allowed:
                     break
-                run.write(number, part, rows, finisher)
+                run.write(number, part, rows, thread)
+            run.wait_for_last()
     except Stopped as stopped:
         raise Interrupted(
             stopped.signal_number,
@@ -140,7 +140,8 @@ class _Run:
         self.packing, self.journal, self.stop = packing, journal, stop
         self.n_done = self.n_rejected = self.n_resumed = self.n_damaged = self.n_retried = self.n_not_retried = 0
         self.reached: set[int] = set()
-        self._retried: dict[int, tuple[ShardEntry, int]] = {}  # former shards, and how many rejects are retried
+        self._retried: dict[int, tuple[ShardEntry, int]] = {}  # former shards, and numbers of their retried rejects
+        self._last: Future[None] | None = None
 
     def unfinished(self, parts: Iterable[Part]) -> Iterator[Part]:
         """Yield the parts that must be packed."""
@@ -167,7 +168,12 @@ class _Run:
                     return False
                 self.n_not_retried += n_to_retry
                 return True
-            self._refuse_loss(number, part)
+            lost = self.journal.lost_source(number, part)
+            if lost is not None:  # most of the damaged shard may be readable
+                raise DataError(
+                    f"{self._path_of(number)}: must be packed again, but {lost} cannot be read any more: restore the "
+                    "audio and run the same command again, copy the pack again, or start over with --fresh"
+                )
         elif entry is None or not self.journal.is_current(number, part):
             self.n_retried += self.journal.n_to_retry(number, part)
             return False
@@ -198,40 +204,50 @@ class _Run:
         self.n_rejected += entry.rejected
         return True
 
-    def _refuse_loss(self, number: int, part: list[Clip]) -> None:
-        """Raise if a damaged shard, most of which may be readable, cannot be packed again."""
-        lost = self.journal.lost_source(number, part)
-        if lost is not None:
-            shard = self.journal.folder / shard_name(number, self.packing.settings.format)
-            raise DataError(
-                f"{shard}: must be packed again, but {lost} cannot be read any more: restore the audio and run the "
-                "same command again, copy the pack again, or start over with --fresh"
-            )
-
-    def write(self, number: int, part: list[Clip], rows: RowStream, finisher: "_Finisher") -> None:
-        """Write one shard as ``NAME.partial`` and pass it to the finisher."""
-        path = self.journal.folder / shard_name(number, self.packing.settings.format)
+    def write(self, number: int, part: list[Clip], rows: RowStream, thread: ThreadPoolExecutor) -> None:
+        """Write one shard as ``NAME.partial``, and finish it in a thread."""
+        settings, path = self.packing.settings, self._path_of(number)
+        partial, packed = atomic.partial_of(path), list[PackedClip]()
         path.parent.mkdir(exist_ok=True)
-        atomic.partial_of(path).unlink(missing_ok=True)  # of a run that was killed
-        packed: list[PackedClip] = []
+        partial.unlink(missing_ok=True)  # of a run that was killed
+        shard_rows, most, id_bytes = self._shard_rows(part, rows, packed), len(part), self.packing.clip_id_bytes
         try:
-            n_rows = self._write_file(atomic.partial_of(path), self._shard_rows(part, rows, packed), len(part))
+            if settings.format == "panns":
+                rate = settings.sample_rate
+                n_rows = write_waveform_file(
+                    partial, shard_rows, most_rows=most, clip_id_bytes=id_bytes, sample_rate=rate
+                )
+            else:
+                n_rows = write_shard(partial, shard_rows, most_rows=most, clip_id_bytes=id_bytes)
             if self._would_lose(number, packed):
-                atomic.partial_of(path).unlink(missing_ok=True)
+                partial.unlink(missing_ok=True)
                 return
-            finisher.take(path, n_rows, number, part, packed)
+            self.wait_for_last()
+            self._last = thread.submit(self._finish, number, n_rows, part, packed)
         except BaseException:
-            atomic.partial_of(path).unlink(missing_ok=True)
+            partial.unlink(missing_ok=True)
             raise
         self.n_rejected += len(part) - n_rows
 
-    def _write_file(self, path: Path, rows: Iterator[ShardRow], most_rows: int) -> int:
-        settings, clip_id_bytes = self.packing.settings, self.packing.clip_id_bytes
-        if settings.format == "panns":
-            return write_waveform_file(
-                path, rows, most_rows=most_rows, clip_id_bytes=clip_id_bytes, sample_rate=settings.sample_rate
-            )
-        return write_shard(path, rows, most_rows=most_rows, clip_id_bytes=clip_id_bytes)
+    def wait_for_last(self) -> None:
+        """Wait until the shard that was written last is finished."""
+        if self._last is not None:
+            self._last.result()
+
+    def _finish(self, number: int, n_rows: int, part: Sequence[Clip], packed: Sequence[PackedClip]) -> None:
+        """Hash and rename a written shard, and add it to the journal."""
+        path, shard = self._path_of(number), None
+        if n_rows:
+            with atomic.replacing(path) as partial:
+                digest = atomic.sha256_of(partial)
+            shard = ShardInfo(path.relative_to(self.journal.folder).as_posix(), n_rows, digest)
+        else:
+            path.unlink(missing_ok=True)  # of an earlier run, in which clips could be decoded
+        notes = {name: sum(name in clip.notes for clip in packed) for name in NOTES}
+        self.journal.append(ShardEntry(number, shard, len(part), len(part) - n_rows, **notes), part, packed)
+
+    def _path_of(self, number: int) -> Path:
+        return self.journal.folder / shard_name(number, self.packing.settings.format)
 
     def _shard_rows(self, part: list[Clip], rows: RowStream, results: list[PackedClip]) -> Iterator[ShardRow]:
         """Yield the rows of one shard, and append the outcome of every clip to `results`."""
@@ -249,58 +265,3 @@ class _Run:
     def _report(self) -> None:
         if self.packing.progress is not None:
             self.packing.progress(self.n_done, self.packing.n_clips)
-
-
-class _Finisher:
-    """A thread that hashes shards, renames them and adds them to the journal, in order."""
-
-    def __init__(self, journal: Journal) -> None:
-        self._journal = journal
-        self._thread = ThreadPoolExecutor(1)
-        self._last: Future[None] | None = None
-
-    def __enter__(self) -> "_Finisher":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._thread.shutdown(wait=True)
-        if kind is None:
-            self._settle()
-
-    def take(self, path: Path, n_rows: int, number: int, part: Sequence[Clip], packed: Sequence[PackedClip]) -> None:
-        """Finish a written shard after the one before it is finished."""
-        self._settle()
-        self._last = self._thread.submit(self._finish, path, n_rows, number, part, packed)
-
-    def _settle(self) -> None:
-        if self._last is not None:
-            self._last.result()
-
-    def _finish(self, path: Path, n_rows: int, number: int, part: Sequence[Clip], packed: Sequence[PackedClip]) -> None:
-        shard = None
-        if n_rows:
-            digest = self._put_in_place(path)
-            shard = ShardInfo(path.relative_to(self._journal.folder).as_posix(), n_rows, digest)
-        else:
-            path.unlink(missing_ok=True)  # of an earlier run, in which clips could be decoded
-        entry = ShardEntry(
-            number=number,
-            shard=shard,
-            clips=len(packed),
-            rejected=len(packed) - n_rows,
-            **{name: sum(name in clip.notes for clip in packed) for name in NOTES},
-        )
-        self._journal.append(entry, part, packed)
-
-    def _put_in_place(self, path: Path) -> str:
-        """Rename a written shard, or remove it on failure; return its sha256."""
-        partial = atomic.partial_of(path)
-        try:
-            digest = atomic.sha256_of(partial)
-            atomic.put_in_place(partial, path)
-        except BaseException:
-            partial.unlink(missing_ok=True)
-            raise
-        return digest

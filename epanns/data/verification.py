@@ -17,8 +17,7 @@ import numpy as np
 
 from epanns.data.clip_source import ClipColumns, ClipSource, no_clips
 from epanns.data.decoding_pool import describe_exit
-from epanns.data.opening import open_pack
-from epanns.data.pack import Pack
+from epanns.data.pack import Pack, open_pack
 from epanns.data.pack_format import (
     JOURNAL_FILE,
     NOTES_FILE,

@@ -142,7 +142,7 @@ def test_fresh_replaces_a_pack_of_other_settings(epanns, manifest, tmp_path):
 def test_settings_out_of_range_are_exit_code_1(epanns, manifest, tmp_path):
     code, _, err = epanns("pack", manifest, "--out", tmp_path / "pack", "--seconds", 0)
     assert code == 1
-    assert "seconds=0: must be above 0" in err
+    assert "seconds=0.0: must be above 0" in err
 
 
 def test_real_recordings_are_packed(epanns, shared, tmp_path):

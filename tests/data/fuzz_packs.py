@@ -26,7 +26,7 @@ import h5py  # noqa: E402
 import numpy as np  # noqa: E402
 
 from epanns.data.manifest import write_manifest  # noqa: E402
-from epanns.data.opening import open_pack  # noqa: E402
+from epanns.data.pack import open_pack  # noqa: E402
 from epanns.data.pack_format import PackSettings  # noqa: E402
 from epanns.data.packer import pack_manifest  # noqa: E402
 from epanns.data.synthetic import SyntheticSettings, make_synthetic  # noqa: E402

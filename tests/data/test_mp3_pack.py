@@ -7,7 +7,7 @@ from epanns.data import hdf5_strings
 from epanns.data.hdf5_strings import _COLLECTION, _OBJECT, REFERENCE, read_references, read_string
 from epanns.data.mp3_pack import Mp3Pack
 from epanns.data.open_files import Stamp, read_at
-from epanns.data.opening import open_pack
+from epanns.data.pack import open_pack
 from epanns.errors import ConfigError, PackError
 from epanns.labels import LabelSet, audioset, fsd50k
 from tests.data.elsewhere import read_elsewhere, read_here

@@ -300,10 +300,10 @@ from tests.data import decoders
 
 if __name__ == "__main__":
     where, manifest, out, jobs = sys.argv[1:]
+    stop_deadline.SECONDS = 0.3  # for a hang in the main process, where signals are noticed at the next clip only
     if where == "decoder":
         shard_packing.convert_clip = decoders.hang
-    else:  # in the main process, where signals are noticed at the next clip only
-        stop_deadline.SECONDS = 0.3
+    else:
         shard_packing.parts_of = lambda *arguments: decoders.hang_for_ever()
     options = ["--sample-rate", "8000", "--seconds", "0.5", "--clips-per-shard", "8"]
     main(["pack", manifest, "--out", out, "--jobs", jobs, *options])

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from epanns.data import panns_file
-from epanns.data.opening import open_pack
+from epanns.data.pack import open_pack
 from epanns.errors import PackError
 from epanns.labels import LabelSet, audioset
 from tests.data.elsewhere import read_elsewhere, read_here

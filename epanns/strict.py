@@ -162,7 +162,7 @@ def table_problems(
         hint: Returns the end of the message about a key, such as the command-line option that sets it.
     """
     unknown = [
-        f"unknown key {shown(key)}{did_you_mean(key, rules) if isinstance(key, str) else ''}"
+        f"unknown key {shown(f'{prefix}{key}')}{did_you_mean(key, rules) if isinstance(key, str) else ''}"
         for key in table
         if key not in rules
     ]

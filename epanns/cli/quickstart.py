@@ -6,7 +6,9 @@ from pathlib import Path
 
 import click
 
-from epanns.cli.options import EpannsCommand, emit, json_option, log, out_option
+from epanns.cli.command import EpannsCommand
+from epanns.cli.options import json_option, out_option
+from epanns.cli.terminal import emit, log
 
 
 @click.command("quickstart", cls=EpannsCommand)

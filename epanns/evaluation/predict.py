@@ -9,10 +9,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from epanns.data.compatibility import require_same_task
 from epanns.data.dataset import ClipBatch, PackDataset
 from epanns.data.loader import make_loader
 from epanns.data.sampler import sequential_batches
-from epanns.data.task import require_same_task
 from epanns.distributed import gather, gather_rows, rank, world_size
 from epanns.errors import CheckpointError, ConfigError, PackError
 from epanns.evaluation.protocol import AGGREGATES, EvaluationProtocol

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from epanns.atomic import write_json
 from epanns.data.audioset import read_audioset
+from epanns.data.class_folders import read_folder
 from epanns.data.esc50 import read_esc50
-from epanns.data.folder import read_folder
 from epanns.data.fsd50k import read_fsd50k
 from epanns.data.manifest import Manifest, write_manifest
 from epanns.data.pack_format import PackSettings

@@ -10,21 +10,21 @@ from typing import Any
 import torch
 
 from epanns.complexity.macs import profile
+from epanns.data.compatibility import in_the_models_order, refuse_leak
 from epanns.data.dataset import ClipBatch, PackDataset
 from epanns.data.loader import make_loader
 from epanns.data.sampler import sequential_batches
-from epanns.data.task import in_the_models_order, refuse_leak
 from epanns.errors import DataError
 from epanns.evaluation.metrics import evaluate
 from epanns.evaluation.predict import predict
 from epanns.evaluation.protocol import EvaluationProtocol
-from epanns.models.checkpoint import load
-from epanns.models.on_yamnet import build_on_yamnet, stays_frozen
+from epanns.models.load import load
+from epanns.models.pruning_plan import PruningPlan
 from epanns.models.tagger import Tagger
 from epanns.models.tensors import weights_digest
+from epanns.models.warm_start import build_on_yamnet, stays_frozen
 from epanns.models.zoo import build_model
 from epanns.packages import versions
-from epanns.pruning.plan import PruningPlan
 from epanns.pruning.prune import apply_plan
 from epanns.pruning.ranking.calibration import CalibrationBatch
 from epanns.pruning.ranking.criteria import NEEDS
@@ -116,7 +116,7 @@ class _Trial:
             step = plan_of(dense, self.config, self._measured_by_criterion())
             self.layers = tuple(self.config.get("layers", step.ratios))
             model = apply_plan(dense, step)
-            plan = PruningPlan.from_dict(model.provenance["plan"])  # from the unpruned network
+            plan = model.provenance.plan  # from the unpruned network
             stages.append(self._stage("pruned", model, time.perf_counter() - started))
             if self.config["recover"] != "none":
                 started = time.perf_counter()

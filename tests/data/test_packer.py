@@ -19,8 +19,7 @@ from hypothesis import strategies as st
 from epanns.audio.waveform import load_waveform, to_int16
 from epanns.data import packer, packing_journal, shard_packing
 from epanns.data.clip import Clip
-from epanns.data.manifest import Manifest, write_manifest
-from epanns.data.manifest_reader import read_manifest
+from epanns.data.manifest import Manifest, read_manifest, write_manifest
 from epanns.data.pack import Pack
 from epanns.data.pack_format import PackSettings
 from epanns.data.packer import pack_manifest

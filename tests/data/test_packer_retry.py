@@ -293,14 +293,14 @@ def test_a_journal_with_any_values_gives_the_same_pack_or_one_error(made, tmp_pa
 
 HANGING = """
 import sys
-from epanns.cli import stop_deadline
+from epanns.cli import pack
 from epanns.cli.main import main
 from epanns.data import shard_packing
 from tests.data import decoders
 
 if __name__ == "__main__":
     where, manifest, out, jobs = sys.argv[1:]
-    stop_deadline.SECONDS = 0.3  # for a hang in the main process, where signals are noticed at the next clip only
+    pack.DEADLINE_SECONDS = 0.3  # for a hang in the main process, where signals are noticed at the next clip only
     if where == "decoder":
         shard_packing.convert_clip = decoders.hang
     else:

@@ -7,8 +7,8 @@ from typing import Any
 from torch import Tensor
 
 from epanns.errors import PruningError
+from epanns.models.pruning_plan import PruningPlan, remainder
 from epanns.models.tagger import Tagger
-from epanns.pruning.plan import PruningPlan, remainder
 from epanns.pruning.recovery.distil import distil
 from epanns.pruning.recovery.names import distil_steps, parts_of, recovery_problem
 from epanns.pruning.recovery.recalibrate import recalibrate_batch_norm, refuse_folded
@@ -121,13 +121,13 @@ def plan_between(dense: Tagger, pruned: Tagger) -> PruningPlan:
     Raises:
         PruningError: If the provenance holds no plan that leads from the one to the other.
     """
-    if not pruned.provenance.get("plan"):
+    whole, before = pruned.provenance.plan, dense.provenance.plan
+    if whole is None:
         raise PruningError(
             f"nothing tells how this {pruned.spec.name} was cut: give plan=, the one that epanns.prune returned"
         )
-    whole = PruningPlan.from_dict(pruned.provenance["plan"])
-    if dict(whole.base.widths) != dict(dense.spec.widths) and dense.provenance.get("plan"):
-        whole = remainder(PruningPlan.from_dict(dense.provenance["plan"]), whole)
+    if dict(whole.base.widths) != dict(dense.spec.widths) and before is not None:
+        whole = remainder(before, whole)
     return _fitting(whole, dense, pruned)
 
 

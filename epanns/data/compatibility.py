@@ -7,7 +7,7 @@ network has exactly one class.
 import numpy as np
 from numpy.typing import NDArray
 
-from epanns.data.clip_source import ClipColumns, ClipSource
+from epanns.data.clip_source import ClipColumns
 from epanns.data.dataset import PackDataset
 from epanns.errors import ConfigError, PackError
 from epanns.labels import LabelSet

@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from epanns import atomic
-from epanns.audio.regular_file import require_regular_file
-from epanns.audio.waveform import load_waveform, to_int16
+from epanns.audio.resampling import to_int16
+from epanns.audio.waveform import load_waveform, require_regular_file
 from epanns.data.clip import Clip
 from epanns.errors import DataError
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from epanns.audio.waveform import INT16_MAX
+from epanns.audio.resampling import INT16_MAX
 from epanns.data.clip_source import ClipSource
 from epanns.data.crop import Crop
 from epanns.data.joining import join_labels, joined_ids, refuse_repeated, refuse_unlike

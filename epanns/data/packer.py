@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from epanns import atomic
-from epanns.audio.waveform import RESAMPLER_QUALITY
+from epanns.audio.resampling import RESAMPLER_QUALITY
 from epanns.data.conversion import is_resource_shortage
 from epanns.data.earlier_pack import finished_pack, has_its_lists, rejects_to_retry, remove_pack, whole_shards
-from epanns.data.manifest_reader import ManifestFile
+from epanns.data.manifest import ManifestFile
 from epanns.data.pack_format import (
     JOURNAL_FILE,
     NOTES,

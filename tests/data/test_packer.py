@@ -16,7 +16,8 @@ import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
 
-from epanns.audio.waveform import load_waveform, to_int16
+from epanns.audio.resampling import to_int16
+from epanns.audio.waveform import load_waveform
 from epanns.data import packer, packing_journal, shard_packing
 from epanns.data.clip import Clip
 from epanns.data.manifest import Manifest, read_manifest, write_manifest

@@ -52,4 +52,4 @@ def command(pack: Path, labels_file: Path | None, memory_limit: float, as_json: 
     if problems:
         number = len(found.problems) + found.unlisted
         counted = f"{pack}: {number:,} {'problem' if number == 1 else 'problems'} found, listed above"
-        raise DataProblems(f"{counted}; copy or make the pack again" if found.opened else counted)
+        raise DataProblems(f"{counted}; copy the pack again or pack again" if found.opened else counted)

@@ -33,7 +33,7 @@ def run(epanns, tmp_path, tiny_spec):
         (("--labels", "."), f"--labels .{OF_INT8}"),
         (("--mp3-seconds", "10"), f"--mp3-seconds 10{OF_INT8}"),
         (("--threads", "1"), "--threads 1: used only with --latency: give --latency too, or leave it out"),
-        (("--hop", "0.5"), "--hop 0.5 without --window: it is the step from window to window: give --window too"),
+        (("--hop", "0.5"), "--hop 0.5 without --window: it is the distance between windows; give --window too"),
     ],
 )
 def test_options_that_do_not_go_together_end_in_one_line(run, arguments, message):

@@ -110,7 +110,7 @@ def command(
     from epanns.evaluation.metrics import evaluate, groups_to_draw
     from epanns.evaluation.predict import predict
     from epanns.evaluation.protocol import EvaluationProtocol
-    from epanns.models.checkpoint import load
+    from epanns.models.load import load
     from epanns.stages.score import record_of_checkpoint
 
     started = time.perf_counter()

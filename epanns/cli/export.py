@@ -100,7 +100,7 @@ def command(
     require_onnx()
     from epanns.evaluation.protocol import EvaluationProtocol
     from epanns.export.export import Int8, export_network
-    from epanns.models.checkpoint import load
+    from epanns.models.load import load
 
     protocol = EvaluationProtocol(window, hop)
     model = load(checkpoint)

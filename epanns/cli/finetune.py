@@ -52,9 +52,8 @@ def command(
     """
     import torch
 
-    from epanns.models.checkpoint import load
-    from epanns.models.new_classes import use_labels
-    from epanns.models.on_yamnet import stays_frozen
+    from epanns.models.load import load
+    from epanns.models.warm_start import stays_frozen, use_labels
     from epanns.seeding import derive_seed
 
     if checkpoint.resolve() == options["out"].resolve():

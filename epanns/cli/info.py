@@ -36,7 +36,7 @@ def command(checkpoint: Path | None, sample_rate: int | None, versions: bool, as
         packages = core_packages()
         emit({"core": [asdict(package) for package in packages]}, "\n".join(version_lines(packages)), as_json)
         return
-    from epanns.models.checkpoint import read_checkpoint
+    from epanns.models.load import read_checkpoint
 
     found = read_checkpoint(checkpoint, sample_rate=sample_rate)
     for assumption in found.provenance.assumed:
@@ -79,7 +79,7 @@ def _kernels(summary: Mapping[str, Any]) -> str:
 
 
 def _front_end(family: str, front_end: Mapping[str, Any]) -> str:
-    from epanns.models.layouts import WAVEFORM_FAMILIES
+    from epanns.models.spec import WAVEFORM_FAMILIES
 
     if family in WAVEFORM_FAMILIES:
         return "none: the network reads the waveform"

@@ -15,7 +15,7 @@ from epanns.cli.terminal import emit
 def command(as_json: bool) -> None:
     """List the networks of the zoo, with parameters and MACs for a clip of 10 s, and the released files."""
     from epanns.complexity.macs import profile
-    from epanns.models.catalogue import released_files
+    from epanns.models.download import released_files
     from epanns.models.zoo import ZOO
 
     costs = [profile(spec, seconds=10.0) for spec in ZOO.values()]

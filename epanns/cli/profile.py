@@ -66,7 +66,7 @@ def command(
 
 
 def _network(name: str, width: float | None, num_classes: int | None) -> "Tagger | ModelSpec":
-    from epanns.models.checkpoint import load
+    from epanns.models.load import load
     from epanns.models.zoo import ZOO, spec_of
 
     if name in ZOO:

@@ -77,7 +77,8 @@ def command(
     device = torch_device(device)
     settings = given_settings(recover, fit_to=fit_to, ridge=ridge, mixtures=mixtures)
     from epanns.complexity.macs import profile
-    from epanns.models.checkpoint import load, save_checkpoint
+    from epanns.models.checkpoint import save_checkpoint
+    from epanns.models.load import load
 
     dense = load(checkpoint).to(device)
     clips = open_calibration(

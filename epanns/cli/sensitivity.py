@@ -61,7 +61,7 @@ def command(
 
     Writes sensitivity.csv, sensitivity.json and sensitivity.svg (PNG and PDF too with matplotlib installed).
     """
-    from epanns.models.checkpoint import load
+    from epanns.models.load import load
     from epanns.pruning.ranking.criteria import needs_clips
     from epanns.reporting.sensitivity_figure import describe_clips, describe_settings, write_figures
     from epanns.stages.sensitivity import SensitivityConfig, measure_sensitivity

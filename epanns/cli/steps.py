@@ -120,9 +120,9 @@ class Steps:
         from epanns.cli.packs import in_order_of
         from epanns.cli.training_progress import training_progress
         from epanns.data.compatibility import refuse_leak, require_same_task
+        from epanns.labels import DECISIVE_SCORES
         from epanns.models.checkpoint import CONFIG
-        from epanns.models.on_yamnet import stays_frozen
-        from epanns.models.tasks import DECISIVE_SCORES
+        from epanns.models.warm_start import stays_frozen
         from epanns.stages.finetune import validation_on
         from epanns.stages.prune import finetuning_between
         from epanns.training.metrics import STEP_0_KEPT

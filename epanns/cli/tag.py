@@ -61,7 +61,7 @@ def command(
     beyond [-1, 1] and sound beyond the length in a file's header are counted.
     """
     from epanns.evaluation.protocol import EvaluationProtocol
-    from epanns.models.checkpoint import load
+    from epanns.models.load import load
 
     protocol = EvaluationProtocol(window, hop)
     if csv_path is not None:

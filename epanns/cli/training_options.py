@@ -203,8 +203,8 @@ def freeze_option(default: str) -> Decorator:
 
 def build_on_checkpoint(name: str, checkpoint: Path, labels: "LabelSet") -> "Tagger":
     """Return one of LEAN's networks with the body of a YAMNet checkpoint."""
-    from epanns.models.checkpoint import load
-    from epanns.models.on_yamnet import build_on_yamnet
+    from epanns.models.load import load
+    from epanns.models.warm_start import build_on_yamnet
 
     yamnet = load(checkpoint)
     for assumption in yamnet.provenance.assumed:
@@ -231,7 +231,7 @@ def with_frozen_body(
 
 def check_yamnet_options(name: str, checkpoint: Path | None, *, width: float, freeze: bool | None) -> None:
     """Raise `ConfigError` if ``--yamnet``, ``--freeze-yamnet`` and ``--width`` contradict each other or the network."""
-    from epanns.models.on_yamnet import require_body
+    from epanns.models.warm_start import require_body
 
     if checkpoint is not None or freeze:
         require_body(name)
@@ -270,8 +270,7 @@ def open_teacher(checkpoint: Path, teacher: Path | None, config: TrainingConfig)
         ConfigError: If there is a weight without a teacher, or a teacher without a weight.
         CheckpointError: If the teacher cannot be read.
     """
-    from epanns.models.ancestry import find_unpruned
-    from epanns.models.checkpoint import load
+    from epanns.models.load import find_unpruned, load
     from epanns.training.teacher import refuse_precision_of_nobody, require_listener
 
     weights = config.teacher_weights

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from epanns.data.dataset import PackDataset
-from epanns.models.checkpoint import load
+from epanns.models.load import load
 from epanns.models.tagger import Tagger
 from epanns.seeding import derive_seed
 from epanns.training.config import TrainingConfig

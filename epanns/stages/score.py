@@ -14,11 +14,11 @@ from epanns.data.pack_format import PACK_FILE, read_pack_info
 from epanns.evaluation.predict import Predictions
 from epanns.evaluation.protocol import EvaluationProtocol
 from epanns.evaluation.scores import Scores
+from epanns.labels import DECISIVE_SCORES
 from epanns.models.provenance import Operation
 from epanns.models.pruning_plan import PruningPlan
 from epanns.models.spec import ModelSpec
 from epanns.models.tagger import Tagger
-from epanns.models.tasks import DECISIVE_SCORES
 from epanns.models.tensors import weights_digest
 from epanns.models.zoo import ZOO
 from epanns.packages import versions

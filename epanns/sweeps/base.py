@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from epanns.errors import ConfigError
-from epanns.models.layouts import LEAN_FAMILIES
+from epanns.models.spec import LEAN_FAMILIES
 from epanns.models.zoo import spec_of
 from epanns.safe_text import is_printable
 from epanns.strict import ANY_TEXT, BOOLEAN, PATH, TABLE, Rule, check_fields, error_messages, number

@@ -13,9 +13,9 @@ from epanns.data.compatibility import in_the_models_order, refuse_leak, require_
 from epanns.data.dataset import PackDataset
 from epanns.errors import ConfigError
 from epanns.labels import LabelSet
-from epanns.models.on_yamnet import stays_frozen
 from epanns.models.provenance import Provenance
 from epanns.models.tagger import Tagger
+from epanns.models.warm_start import stays_frozen
 from epanns.models.zoo import build_model
 from epanns.pruning.prune import widths_after
 from epanns.pruning.ranking.criteria import NEEDS

@@ -8,7 +8,7 @@ import torch
 
 from epanns.errors import ConfigError, EpannsError, PruningError
 from epanns.labels import LabelSet
-from epanns.models.checkpoint import load
+from epanns.models.load import load
 from epanns.models.provenance import Provenance
 from epanns.models.spec import ModelSpec
 from epanns.models.tagger import Tagger

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from epanns.models.tasks import DECISIVE_SCORES
+from epanns.labels import DECISIVE_SCORES
 from epanns.records import RunRecord
 from epanns.safe_text import printable
 from epanns.sweeps.base import BaseConfig

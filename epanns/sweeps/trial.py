@@ -18,11 +18,11 @@ from epanns.errors import DataError
 from epanns.evaluation.metrics import evaluate
 from epanns.evaluation.predict import predict
 from epanns.evaluation.protocol import EvaluationProtocol
-from epanns.models.checkpoint import load
-from epanns.models.on_yamnet import build_on_yamnet, stays_frozen
+from epanns.models.load import load
 from epanns.models.pruning_plan import PruningPlan
 from epanns.models.tagger import Tagger
 from epanns.models.tensors import weights_digest
+from epanns.models.warm_start import build_on_yamnet, stays_frozen
 from epanns.models.zoo import build_model
 from epanns.packages import versions
 from epanns.pruning.prune import apply_plan

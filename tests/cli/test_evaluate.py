@@ -22,9 +22,10 @@ from epanns.evaluation.predict import Predictions, predict
 from epanns.evaluation.protocol import EvaluationProtocol
 from epanns.evaluation.scores import ClassScore, Scores
 from epanns.labels import LabelSet
-from epanns.models.checkpoint import load, save_checkpoint
-from epanns.models.new_classes import use_labels
+from epanns.models.checkpoint import save_checkpoint
+from epanns.models.load import load
 from epanns.models.provenance import Operation, Provenance
+from epanns.models.warm_start import use_labels
 from epanns.models.zoo import build_model
 from epanns.pruning.prune import prune
 from epanns.pruning.recovery.recalibrate import recalibrate_batch_norm

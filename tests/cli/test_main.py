@@ -174,7 +174,7 @@ def test_want_of_memory_is_one_line_that_names_options_of_the_command(
     def load(*_, **__):
         raise error
 
-    monkeypatch.setattr("epanns.models.checkpoint.load", load)
+    monkeypatch.setattr("epanns.models.load.load", load)
     (tmp_path / "ckpt").mkdir()
     places = {"CKPT": str(tmp_path / "ckpt"), "OUT": str(tmp_path / "out")}
     with pytest.raises(SystemExit) as stop:

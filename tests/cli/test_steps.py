@@ -12,7 +12,8 @@ import pytest
 from epanns.cli import training_progress
 from epanns.cli.terminal import log
 from epanns.data.dataset import PackDataset
-from epanns.models.checkpoint import load, load_checkpoint, save_checkpoint
+from epanns.models.checkpoint import load_checkpoint, save_checkpoint
+from epanns.models.load import load
 from epanns.models.zoo import build_model
 from epanns.pruning.schedule import step_widths
 from epanns.training.config import TrainingConfig

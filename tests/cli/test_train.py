@@ -19,7 +19,8 @@ from epanns.cli.training_progress import ProgressDisplay
 from epanns.data.targets import SparseTargets
 from epanns.errors import CheckpointError, ConfigError, Interrupted, OutputError, PackError, TrainingError
 from epanns.labels import LabelSet
-from epanns.models.checkpoint import load, save_checkpoint
+from epanns.models.checkpoint import save_checkpoint
+from epanns.models.load import load
 from epanns.models.zoo import build_model
 from epanns.training.finetune import TrainingResult
 

@@ -15,9 +15,10 @@ from epanns.errors import ConfigError
 from epanns.evaluation.metrics import evaluate
 from epanns.evaluation.predict import predict
 from epanns.evaluation.protocol import EvaluationProtocol
-from epanns.models.checkpoint import load, save_checkpoint
-from epanns.models.on_yamnet import build_on_yamnet
-from epanns.models.shift_norm import ShiftNorm2d
+from epanns.models.checkpoint import save_checkpoint
+from epanns.models.load import load
+from epanns.models.warm_start import build_on_yamnet
+from epanns.models.yamnet import ShiftNorm2d
 from epanns.models.zoo import ZOO, build_model
 from epanns.records import read_records
 from epanns.sweeps.experiment import parse_experiment

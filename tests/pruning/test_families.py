@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from epanns.errors import PruningError
-from epanns.models.checkpoint import load, save
+from epanns.models.checkpoint import save
+from epanns.models.load import load
 from epanns.models.zoo import build_model
 from epanns.pruning.engine import channel_groups, remove_channels
 from epanns.pruning.groups import ChannelGroup, Reader, forward_order

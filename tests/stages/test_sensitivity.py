@@ -18,7 +18,8 @@ from epanns.errors import ConfigError, Interrupted, OutputError, PruningError
 from epanns.evaluation.metrics import evaluate
 from epanns.evaluation.predict import predict
 from epanns.evaluation.protocol import EvaluationProtocol
-from epanns.models.checkpoint import load, save_checkpoint
+from epanns.models.checkpoint import save_checkpoint
+from epanns.models.load import load
 from epanns.models.tensors import weights_digest
 from epanns.models.zoo import build_model
 from epanns.pruning.budgets.sensitivity import read_sensitivity

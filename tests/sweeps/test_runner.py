@@ -20,7 +20,8 @@ from epanns.evaluation.predict import predict
 from epanns.evaluation.protocol import EvaluationProtocol
 from epanns.feedback import notes_to
 from epanns.labels import LabelSet
-from epanns.models.checkpoint import load, save_checkpoint
+from epanns.models.checkpoint import save_checkpoint
+from epanns.models.load import load
 from epanns.models.tensors import weights_digest
 from epanns.models.zoo import build_model
 from epanns.records import read_records

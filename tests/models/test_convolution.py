@@ -7,9 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from epanns.models import narrow_maps
-from epanns.models.blocks import convolution
-from epanns.models.narrow_maps import Convolution, is_narrow
+from epanns.models import convolution as module
+from epanns.models.convolution import Convolution, convolution, is_narrow
 from epanns.models.zoo import build_model
 from epanns.pruning.prune import prune
 
@@ -19,13 +18,13 @@ LAST = torch.channels_last
 @pytest.fixture
 def calls(monkeypatch):
     """Shapes of the maps that go the other way."""
-    seen, forward = [], narrow_maps._NarrowConvolution.forward
+    seen, forward = [], module._NarrowConvolution.forward
 
     def noting(context, maps, weight):
         seen.append(tuple(maps.shape))
         return forward(context, maps, weight)
 
-    monkeypatch.setattr(narrow_maps._NarrowConvolution, "forward", staticmethod(noting))
+    monkeypatch.setattr(module._NarrowConvolution, "forward", staticmethod(noting))
     return seen
 
 
@@ -47,7 +46,7 @@ def test_it_is_the_convolution_and_its_gradients(batch, channels, out, time, mel
         draw(batch, out, time, mel),
     )
     results = []
-    for function in (lambda *given: F.conv2d(*given, padding=size // 2), narrow_maps._NarrowConvolution.apply):
+    for function in (lambda *given: F.conv2d(*given, padding=size // 2), module._NarrowConvolution.apply):
         learning = [tensor.clone().requires_grad_() for tensor in (maps, weight)]
         made = function(*learning)
         made.backward(gradient)
@@ -136,7 +135,7 @@ def test_a_network_that_goes_that_way_scores_as_before_and_is_cut_as_any_other(c
         scores = model(waveform)["clipwise_logits"]
         assert {shape[-1] for shape in calls} == {2}
         with monkeypatch.context() as patch:
-            patch.setattr(narrow_maps, "is_narrow", lambda *given: False)
+            patch.setattr(module, "is_narrow", lambda *given: False)
             torch.testing.assert_close(scores, model(waveform)["clipwise_logits"], rtol=1e-5, atol=1e-5)
     pruned, _ = prune(model, ratio=0.5, layers=["conv_block6"])
     assert all(isinstance(layer, Convolution) for layer in pruned.modules() if isinstance(layer, nn.Conv2d))

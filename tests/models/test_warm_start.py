@@ -8,11 +8,12 @@ import torch
 
 from epanns.errors import ConfigError
 from epanns.labels import LabelSet
-from epanns.models.checkpoint import load, save_checkpoint
+from epanns.models.checkpoint import save_checkpoint
 from epanns.models.cnn import Cnn
-from epanns.models.new_classes import use_labels
+from epanns.models.load import load
 from epanns.models.provenance import Operation
 from epanns.models.spec import HEADS
+from epanns.models.warm_start import use_labels
 from epanns.models.zoo import ZOO, build_model
 from epanns.pruning.prune import prune
 from tests.families import noise

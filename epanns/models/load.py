@@ -1,12 +1,46 @@
-"""The unpruned network that a checkpoint was made of, where it lies beside it."""
+"""Load a network: from a checkpoint folder or a released file; find the unpruned network beside a pruned one."""
 
 from pathlib import Path
 
 from epanns.errors import CheckpointError
-from epanns.models.checkpoint import CONFIG, checkpoint_folder
+from epanns.feedback import note
+from epanns.models.checkpoint import CONFIG, Checkpoint, checkpoint_folder, load_checkpoint
 from epanns.models.checkpoint_config import CheckpointConfig
+from epanns.models.released import read_released
+from epanns.models.tagger import Tagger
 
 _PLACES = ("*", "*.steps/*")  # checkpoints, and what `epanns prune --between` leaves beside its result
+
+
+def load(path: str | Path, *, sample_rate: int | None = None) -> Tagger:
+    """Return the network of a checkpoint folder or of a released ``.pth``/``.pt`` file, in evaluation mode, on the CPU.
+
+    Args:
+        path: Folder or file.
+        sample_rate: In Hz; needed only for released files that do not hold their front end.
+
+    Raises:
+        CheckpointError: If the path cannot be read as either, or was trained at another `sample_rate`.
+    """
+    return read_checkpoint(path, sample_rate=sample_rate).build()
+
+
+def read_checkpoint(path: str | Path, *, sample_rate: int | None = None, head: str | None = None) -> Checkpoint:
+    """Read a checkpoint folder or a released file; `head` as in `released.read_released`, whose notes are given."""
+    path = checkpoint_folder(path)
+    if path.is_file():
+        released = read_released(path, sample_rate=sample_rate, head=head)
+        for text in released.notes:
+            note(f"{path}: {text}")
+        return released
+    checkpoint = load_checkpoint(path)
+    for name, asked, stored in (
+        ("sample_rate", sample_rate, checkpoint.spec.front_end.sample_rate),
+        ("head", head, checkpoint.spec.head),
+    ):
+        if asked not in (None, stored):
+            raise CheckpointError(f"{path}: {name}={asked} asked for, the checkpoint has {stored}: leave it out")
+    return checkpoint
 
 
 def find_unpruned(checkpoint: Path) -> Path | None:

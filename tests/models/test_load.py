@@ -5,9 +5,9 @@ import shutil
 import pytest
 import torch
 
-from epanns.models.ancestry import find_unpruned
-from epanns.models.checkpoint import load, save_checkpoint
+from epanns.models.checkpoint import save_checkpoint
 from epanns.models.cnn import Cnn
+from epanns.models.load import find_unpruned, load
 from epanns.pruning.prune import prune
 
 

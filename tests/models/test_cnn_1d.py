@@ -9,9 +9,8 @@ from torch import Tensor
 
 from epanns.audio.frontend import LogMel
 from epanns.errors import CheckpointError, ConfigError
-from epanns.models.frozen_front_end import FRONT_END_NAMES
 from epanns.models.released import to_panns
-from epanns.models.tagger import Tagger
+from epanns.models.tagger import FRONT_END_NAMES, Tagger
 from epanns.models.tensors import forms_of
 from epanns.models.zoo import ZOO, build_model
 from tests.families import SlowLayers, randomised

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from epanns.errors import CheckpointError
-from epanns.models.archive import UNVERIFIED, check_archive
-from epanns.models.checkpoint import load
+from epanns.models.load import load
 from epanns.models.released import read_released, to_panns
+from epanns.models.torch_file import UNVERIFIED, check_archive
 from epanns.models.zoo import build_model
 
 

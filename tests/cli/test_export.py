@@ -8,15 +8,15 @@ from epanns.cli.export import describe
 from epanns.export import extra
 from epanns.models.checkpoint import save_checkpoint
 from epanns.models.zoo import build_model
+from tests.builders import make_checkpoint
 
 OF_INT8 = ": used only with --int8: give --int8 and --calibration too"
 
 
 @pytest.fixture
-def run(epanns, tmp_path, tiny_spec):
+def run(epanns, tmp_path):
     """Run `epanns export` on a tiny network; return exit code, stdout and stderr."""
-    save_checkpoint(build_model(tiny_spec), tmp_path / "tiny")
-    return partial(epanns, "export", tmp_path / "tiny", "--out", tmp_path / "out")
+    return partial(epanns, "export", make_checkpoint(tmp_path / "tiny"), "--out", tmp_path / "out")
 
 
 @pytest.mark.parametrize(

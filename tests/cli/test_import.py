@@ -18,7 +18,7 @@ from epanns.models.load import load
 from epanns.models.released import export_panns
 from epanns.models.spec import HEADS
 from epanns.models.zoo import build_model
-from tests.cli.conftest import output_of
+from tests.builders import output_of
 
 
 @pytest.fixture

@@ -38,7 +38,7 @@ from epanns.training.finetune import Validation, finetune
 from epanns.training.losses import clip_bce
 from epanns.training.resume import TrainingState
 from epanns.training.run_options import RunOptions
-from tests.conftest import narrow_spec
+from tests.builders import narrow_spec
 from tests.evaluation.test_predict import LABELS, RATE, SPEC, FakeDataset
 from tests.families import at_8k
 

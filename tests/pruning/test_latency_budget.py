@@ -21,7 +21,7 @@ from epanns.pruning.budgets.allotment import Sharing
 from epanns.pruning.budgets.budget import Budget
 from epanns.pruning.budgets.latency_budget import allot_latency
 from epanns.pruning.budgets.latency_table import LatencyTable, Timing, time_runs
-from tests.conftest import narrow_spec
+from tests.builders import narrow_spec
 
 SPEC = narrow_spec(widths=conv_widths(16, 32, 48, 64))
 FRONT_END = 2.0  # milliseconds

@@ -1,12 +1,13 @@
-"""HDF5 files that may come from strangers: only plain datasets, whose data lie in the file itself, are read.
+"""Safe use of HDF5: reading only plain datasets of untrusted files, and writing files that a full disk cannot break.
 
-HDF5 can keep a dataset's values in any other file of the machine, declare a terabyte in a few bytes, and run filters
-that somebody else wrote. None of that has a place in a pack. These checks look at headers only and come before any
-value is read. They do not make HDF5 itself safe: a file that is made to strike at its parser does so on opening, which
-is why `epanns verify` opens packs in a process of their own.
+HDF5 can read a dataset's values from any other file of the machine, declare a terabyte in a few bytes, and run filters
+of third parties. The checks of this module refuse all of it; they read headers only and run before any value is read.
+They do not make HDF5 itself safe: a file that attacks its parser does so on opening, which is why `epanns verify` opens
+packs in a child process.
 """
 
 import math
+import os
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,7 +34,7 @@ _HDF5_ERRORS = (OSError, KeyError, RuntimeError, ValueError, TypeError, Attribut
 
 @contextmanager
 def pack_errors(path: Path, what: str, advice: str = DAMAGED) -> Iterator[None]:
-    """Turn whatever HDF5 makes of a damaged or foreign file into one error that names it."""
+    """Turn any exception of HDF5 about a damaged or foreign file into one `PackError` that names the file."""
     if not path.is_file():
         raise PackError(f"{path}: this file of the pack is missing; copy the pack again or pack again")
     try:
@@ -44,16 +45,16 @@ def pack_errors(path: Path, what: str, advice: str = DAMAGED) -> Iterator[None]:
 
 
 def refusal(path: Path, what: str, detail: str, advice: str = DAMAGED) -> PackError:
-    """Return the error for a file that is not what it should be."""
+    """Return the error about a file that breaks a rule."""
     return PackError(f"{path}: {what}: {detail}; {advice}")
 
 
 @contextmanager
 def opened(path: Path, advice: str = DAMAGED) -> Iterator[h5py.File]:
-    """Yield a file open for reading, and close it.
+    """Open a file for reading in a block.
 
-    What this process holds open under the same path may be a file that was replaced since: it is let go, so that bytes
-    read afterwards are those of the file that is looked at here.
+    A descriptor that `open_files` holds open under the same path is closed first, since the file may have been
+    replaced: bytes that are read later come from the file that is checked here.
     """
     close_files([path])
     with pack_errors(path, "file", advice):
@@ -70,17 +71,17 @@ def plain_datasets(
     attributes: Collection[str] = (),
     advice: str = DAMAGED,
 ) -> Mapping[str, h5py.Dataset]:
-    """Return a file's datasets, after making sure that it holds these and nothing else.
+    """Return the datasets of a file that holds exactly the named ones.
 
     Args:
         file: An open file.
         path: Its path, for messages.
-        names: The datasets it must hold.
-        attributes: Names the root may have; nothing else may have any.
-        advice: What a message tells the user to do.
+        names: The datasets that it must hold.
+        attributes: Attributes that the root group may have; datasets must have none.
+        advice: End of the messages: what to do.
 
     Raises:
-        PackError: For another object, a link, data in another file, a named type, an attribute.
+        PackError: For any other object, a link, data in another file, a named type or an attribute.
     """
     with pack_errors(path, "file", advice):
         if len(file) != len(names) or set(file) != set(names) or not set(file.attrs) <= set(attributes):
@@ -93,13 +94,13 @@ def plain_datasets(
             if not isinstance(file.get(name, getlink=True), h5py.HardLink):
                 raise refusal(path, name, "is a link to another place", advice)
             found[name] = file[name]
-            problem = _problem_of(found[name], file)
+            problem = _object_problem(found[name], file)
             if problem:
                 raise refusal(path, name, problem, advice)
     return found
 
 
-def _problem_of(dataset: h5py.Dataset, file: h5py.File) -> str | None:
+def _object_problem(dataset: h5py.Dataset, file: h5py.File) -> str | None:
     if not isinstance(dataset, h5py.Dataset):
         return "is no dataset"
     if dataset.file.filename != file.filename or dataset.external or dataset.is_virtual:
@@ -121,9 +122,9 @@ def storage_problem(dataset: h5py.Dataset, file_bytes: int, *, may_miss_chunks: 
     """Return why a dataset's values cannot all be in its file, or None.
 
     Args:
-        dataset: Contiguous, or in chunks with no filters but those that h5py itself has.
+        dataset: Contiguous, or in chunks.
         file_bytes: Size of the file.
-        may_miss_chunks: Whether chunks may be absent, which then read as zeros.
+        may_miss_chunks: Whether chunks may be absent, which read as zeros.
     """
     if dataset.chunks is None:
         return _contiguous_problem(dataset, file_bytes)
@@ -150,23 +151,23 @@ def _contiguous_problem(dataset: h5py.Dataset, file_bytes: int) -> str | None:
     if stored != declared or place is None:
         return f"stores {stored} bytes, must store {declared}: rows were never written"
     if not 0 < place <= file_bytes - declared:
-        return f"lies outside the file of {file_bytes} bytes"
+        return f"is outside the file of {file_bytes} bytes"
     return None
 
 
 def row_chunks(dataset: h5py.Dataset, chunk_bytes: int, file_bytes: int) -> NDArray[np.int64]:
-    """Return where each row's chunk lies in the file, for a dataset of one chunk to a row.
+    """Return the offsets of the rows in the file, for a dataset with one chunk per row.
 
     Args:
         dataset: Two-dimensional.
-        chunk_bytes: Size that every chunk must have as it is stored.
+        chunk_bytes: Stored size of every chunk.
         file_bytes: Size of the file.
 
     Returns:
-        ``(rows,)`` int64, bytes from the file's beginning.
+        ``(rows,)`` int64, in bytes.
 
     Raises:
-        ValueError: If a chunk is missing, filtered otherwise, of another size, outside the file or upon another one.
+        ValueError: If a chunk is missing, skips filters, has another size, is outside the file or overlaps another.
     """
     chunks: list[h5py.h5d.StoreInfo] = []
     dataset.id.chunk_iter(chunks.append)
@@ -178,7 +179,34 @@ def row_chunks(dataset: h5py.Dataset, chunk_bytes: int, file_bytes: int) -> NDAr
         raise ValueError("has chunks that are not one row each")
     offsets = np.ascontiguousarray(places[order, 2])
     if offsets.min() <= 0 or offsets.max() > file_bytes - chunk_bytes:
-        raise ValueError(f"has rows that lie outside the file of {file_bytes} bytes")
+        raise ValueError(f"has rows outside the file of {file_bytes} bytes")
     if (np.diff(np.sort(offsets)) < chunk_bytes).any():
-        raise ValueError("has rows that lie upon each other")
+        raise ValueError("has rows that overlap")
     return offsets
+
+
+@contextmanager
+def new_hdf5(path: Path, n_bytes: int, *, oldest: str, newest: str = "v110") -> Iterator[tuple[h5py.File, int]]:
+    """Open a new HDF5 file whose space on the disk is allocated in advance.
+
+    HDF5 crashes the process on a full disk. So the space is allocated once before HDF5 begins, which needs an empty
+    file, and again after; on closing, HDF5 cuts the file to its size.
+
+    Args:
+        path: The file.
+        n_bytes: At least the size of the finished file.
+        oldest: Version of HDF5 whose structures are used where they suffice; ``earliest`` is read by every version.
+        newest: Version of HDF5 that must be able to read the file.
+
+    Yields:
+        The file and its descriptor.
+
+    Raises:
+        OSError: If there is not enough space.
+    """
+    with path.open("w+b") as raw:
+        os.posix_fallocate(raw.fileno(), 0, n_bytes)
+        raw.truncate(0)
+        with h5py.File(raw, "w", libver=(oldest, newest)) as file:
+            os.posix_fallocate(raw.fileno(), 0, n_bytes)
+            yield file, raw.fileno()

@@ -6,9 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from epanns.data.panns_format import clip_id_of, index_file, panns_name
-from epanns.data.panns_writer import write_index, write_waveform_file
-from epanns.data.shard_writer import ShardRow
+from epanns.data.panns_format import clip_id_of, index_file, panns_name, write_index, write_waveform_file
+from epanns.data.shard import ShardRow
 
 YOUTUBE_ID = st.text("abcXYZ019-_", min_size=11, max_size=11)
 

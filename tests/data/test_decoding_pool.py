@@ -4,13 +4,14 @@ import signal
 import subprocess
 import sys
 import time
+import traceback
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from epanns.data import workers
-from epanns.data.workers import ordered_rows
+from epanns.data import decoding_pool
+from epanns.data.decoding_pool import ordered_rows
 from epanns.errors import ConfigError, DataError
 
 
@@ -27,26 +28,6 @@ def sure_to_fail(item, row):
     return item
 
 
-class TwoWordsError(Exception):
-    """Cannot be unpickled: its arguments are not those that it was made of."""
-
-    def __init__(self, one, two):
-        super().__init__(f"{one}\n{two}")
-
-
-class UnpicklableError(Exception):
-    def __init__(self):
-        super().__init__("no way")
-        self.reason = lambda: None
-
-
-def raise_what_cannot_pass(item, row):
-    if item == 5:
-        raise TwoWordsError("first", "second")
-    if item == 6:
-        raise UnpicklableError
-
-
 def return_what_cannot_pass(item, row):
     return (lambda: None) if item == 5 else item
 
@@ -61,26 +42,37 @@ def die_at_five(item, row):
 def die_once(item, row):
     """Die at the first attempt of some items; a file says that there was one."""
     number, folder = item
-    if number % 3 == 0 and not (folder / str(number)).exists():
+    if number % 5 == 0 and not (folder / str(number)).exists():
         (folder / str(number)).touch()
         os.kill(os.getpid(), signal.SIGKILL)
     row[:] = number
     return number
 
 
-def die(item, row):
-    os._exit(9)
+def lack_memory_beside_others(item, row):
+    """Lack memory as long as the processes that began before are there; a file for each says that they are."""
+    number, folder = item
+    (folder / str(os.getpid())).touch()
+    if number == 3 and len(list(folder.iterdir())) < 3:
+        time.sleep(0.2)
+        raise MemoryError("much")
+    row[:] = number
+    return number
+
+
+def run(function, items, jobs, length):
+    return ordered_rows(function, items, jobs, length, crashed=lambda item, how: -item)
 
 
 @pytest.mark.parametrize("jobs", [1, 2, 3])
 def test_rows_come_in_the_order_of_their_items(jobs):
-    seen = [(result, row.tolist()) for result, row in ordered_rows(fill, range(40), jobs, 4)]
+    seen = [(result, row.tolist()) for result, row in run(fill, range(40), jobs, 4)]
     assert seen == [(-item, [item] * 4) for item in range(40)]
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_no_items_are_no_rows(jobs):
-    assert list(ordered_rows(fill, [], jobs, 4)) == []
+    assert list(run(fill, [], jobs, 4)) == []
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
@@ -92,7 +84,7 @@ def test_few_items_are_taken_before_their_turn(jobs):
             taken.append(item)
             yield item
 
-    rows = ordered_rows(fill, items(), jobs, 4)
+    rows = run(fill, items(), jobs, 4)
     for number, _ in enumerate(rows):
         assert len(taken) - number <= 8 * jobs + 1
         if number == 50:
@@ -105,43 +97,39 @@ def test_few_items_are_taken_before_their_turn(jobs):
 def test_what_goes_wrong_with_an_item_is_raised_at_its_turn(jobs):
     seen = []
     with pytest.raises(DataError, match="^5: ZeroDivisionError: five; remove the clip") as caught:
-        for result, _ in ordered_rows(sure_to_fail, range(20), jobs, 4):
+        for result, _ in run(sure_to_fail, range(20), jobs, 4):
             seen.append(result)
     assert seen == [0, 1, 2, 3, 4]
-    assert "in sure_to_fail" in caught.value.__notes__[0]
-
-
-@pytest.mark.parametrize("jobs", [1, 2])
-@pytest.mark.parametrize(
-    ("begin", "message"), [(0, "5: TwoWordsError: first second"), (6, "6: UnpicklableError: no way")]
-)
-def test_what_cannot_pass_to_another_process_is_told_in_words(jobs, begin, message):
-    with pytest.raises(DataError, match=message):
-        list(ordered_rows(raise_what_cannot_pass, range(begin, 20), jobs, 4))
+    assert "in sure_to_fail" in "".join(traceback.format_exception(caught.value))
 
 
 def test_a_result_that_cannot_pass_names_its_item():
     with pytest.raises(DataError, match="^5: .*([Pp]ickl|local object)"):
-        list(ordered_rows(return_what_cannot_pass, range(20), 2, 4))
+        list(run(return_what_cannot_pass, range(20), 2, 4))
 
 
 def test_an_item_that_kills_two_processes_is_given_up_and_the_others_are_not():
-    rows = ordered_rows(die_at_five, range(40), 2, 4, crashed=lambda item, how: -item)
+    rows = run(die_at_five, range(40), 2, 4)
     seen = [(result, row.tolist()) for result, row in rows]
     assert [result for result, _ in seen] == [-5 if item == 5 else item for item in range(40)]
     assert all(row == [result] * 4 for result, row in seen if result != -5)
 
 
 def test_an_item_whose_process_dies_once_is_tried_again(tmp_path):
+    items = [(number, tmp_path) for number in range(8)]
+    seen = [(result, row.tolist()) for result, row in run(die_once, items, 2, 4)]
+    assert seen == [(number, [number] * 4) for number in range(8)]
+
+
+def test_an_item_that_lacks_memory_is_tried_again_in_a_new_process(tmp_path):
     items = [(number, tmp_path) for number in range(12)]
-    seen = [(result, row.tolist()) for result, row in ordered_rows(die_once, items, 2, 4)]
-    assert seen == [(number, [number] * 4) for number in range(12)]
+    assert [result for result, _ in run(lack_memory_beside_others, items, 2, 4)] == list(range(12))
 
 
-def test_where_every_process_dies_it_is_not_the_items(monkeypatch):
-    monkeypatch.setattr(workers, "_MOST_CRASHES", 3)
-    with pytest.raises(DataError, match="two worker processes died at it, as at 2 items before it, perhaps"):
-        list(ordered_rows(die, range(40), 2, 4, crashed=lambda item, how: str(item)))
+def test_processes_that_die_as_they_start_end_the_rows(monkeypatch):
+    monkeypatch.setattr(decoding_pool, "_begin", os._exit)  # its arguments are no exit code, so that it fails
+    with pytest.raises(DataError, match="^0: the process that was to decode it ended with exit code 0 as it started"):
+        list(run(fill, range(40), 2, 4))
 
 
 def test_no_memory_for_the_rows_is_said(monkeypatch):
@@ -150,16 +138,11 @@ def test_no_memory_for_the_rows_is_said(monkeypatch):
 
     monkeypatch.setattr(os, "posix_fallocate", fail)
     with pytest.raises(ConfigError, match=r"no memory for 7 MiB of rows .* \(Cannot allocate memory\): use"):
-        next(ordered_rows(fill, range(4), 2, 250_000))
-
-
-def test_a_dead_process_is_named():
-    with pytest.raises(DataError, match="item 5: two worker processes died at it, perhaps for want of memory; run"):
-        list(ordered_rows(die_at_five, range(20), 2, 4, name=lambda item: f"item {item}"))
+        next(run(fill, range(4), 2, 250_000))
 
 
 def test_no_process_stays_when_the_rows_are_no_longer_wanted():
-    rows = ordered_rows(fill, range(1_000), 2, 4)
+    rows = run(fill, range(1_000), 2, 4)
     next(rows)
     assert len(multiprocessing.active_children()) == 2
     rows.close()
@@ -168,11 +151,10 @@ def test_no_process_stays_when_the_rows_are_no_longer_wanted():
 
 ORPHANS = """
 import multiprocessing, sys
-from epanns.data.workers import ordered_rows
-from tests.data.test_workers import fill
+from tests.data.test_decoding_pool import fill, run
 
 if __name__ == "__main__":
-    for number, _ in enumerate(ordered_rows(fill, range(1_000_000), 2, 4)):
+    for number, _ in enumerate(run(fill, range(1_000_000), 2, 4)):
         if number == 5:
             print(*(child.pid for child in multiprocessing.active_children()), flush=True)
 """
@@ -204,10 +186,11 @@ def test_processes_end_with_a_parent_that_is_killed():
                 break
             time.sleep(0.05)
         assert not any(is_there(child) for child in children)
-        assert parent.stderr.read() == ""
+        errors = parent.stderr.read()
+        assert not errors or "leaked semaphore" in errors  # of the resource tracker of Python, which removes them
 
 
 def test_rows_hold_what_was_written_to_the_last_sample():
-    for item, row in ordered_rows(fill, range(4), 2, 100_003):
+    for item, row in run(fill, range(4), 2, 100_003):
         assert len(row) == 100_003
         assert np.unique(row).tolist() == [-item]

@@ -1,4 +1,4 @@
-"""What every format of pack offers: clips by row. The formats are in `pack`, `panns_pack` and `mp3_pack`."""
+"""The interface of packs of every format: clips by row. The formats are in `pack`, `panns_pack` and `mp3_pack`."""
 
 import hashlib
 from collections.abc import Sequence
@@ -17,14 +17,14 @@ from epanns.labels import LabelSet, audioset, fsd50k
 
 @dataclass(frozen=True, eq=False)
 class ClipColumns:
-    """All that is known of a pack's clips without reading their sound.
+    """Ids, lengths, targets and checksums of a pack's clips.
 
     Attributes:
-        clip_ids: ``(clips,)`` UTF-8 bytes of fixed length (dtype ``S``): compact, and quick to hand to other processes.
-        n_samples: ``(clips,)`` int32, samples of each clip before its padding; the row's length where a format
-            does not say.
+        clip_ids: ``(clips,)`` UTF-8 bytes of fixed length (dtype ``S``): compact, and fast to pass to other processes.
+        n_samples: ``(clips,)`` int32, samples of each clip before its padding; the row's length in a format that does
+            not store it.
         targets: Classes of each clip.
-        crc32: ``(clips,)`` uint32 of each row's int16 bytes; None where a format has no checksums.
+        crc32: ``(clips,)`` uint32 of each row's int16 bytes; None in a format without checksums.
     """
 
     clip_ids: NDArray[np.bytes_]
@@ -34,16 +34,16 @@ class ClipColumns:
 
     @classmethod
     def joined(cls, parts: Sequence["ClipColumns"], path: Path) -> "ClipColumns":
-        """Put the parts of a pack one after the other; all of them have checksums, or none.
+        """Concatenate the parts of a pack, all of which have checksums or none.
 
         Raises:
-            PackError: If a clip id stands twice.
+            PackError: If a clip id is repeated.
         """
         clip_ids = np.concatenate([part.clip_ids for part in parts])
         ordered = np.sort(clip_ids)
         twice = ordered[1:][ordered[1:] == ordered[:-1]]
         if len(twice):
-            raise PackError(f"{path}: clip {twice[0].decode()!r} stands twice; pack again")
+            raise PackError(f"{path}: clip {twice[0].decode()!r} is repeated; pack again")
         checksums = [part.crc32 for part in parts if part.crc32 is not None]
         return cls(
             clip_ids,
@@ -54,7 +54,7 @@ class ClipColumns:
 
     @property
     def digest(self) -> str:
-        """The sha256 of all of it."""
+        """The sha256 of all columns."""
         content = hashlib.sha256(f"{len(self.clip_ids)} {self.targets.num_classes}\n".encode())
         content.update(b"\0".join(self.clip_ids.tolist()))
         for values in (self.n_samples, self.targets.offsets, self.targets.classes, self.crc32):
@@ -66,17 +66,17 @@ class ClipColumns:
 class ClipSource(Protocol):
     """A pack of any format.
 
-    It may be passed to other processes, by fork or by pickling: whatever it holds open is opened anew there.
+    It may be passed to other processes, by fork or by pickling; each process opens the files for itself.
 
     Attributes:
-        path: What the user named: a folder or a file.
-        dataset: Name of the data set, as results will cite it.
+        path: The folder or file that was opened.
+        dataset: Name of the data set in results.
         labels: Classes in the order of the targets.
         sample_rate: In Hz.
         clip_samples: Length of every row.
-        digest: Hexadecimal sha256 that tells the pack's content, as far as the format allows without reading it all.
-        knows_lengths: Whether `read_into` tells a clip's own samples from the zeros after them.
-        remarks: What a user should know: what the format cannot tell, what was left out, what was guessed.
+        digest: Hexadecimal sha256 of the pack's content, as far as the format allows without reading every clip.
+        knows_lengths: Whether `read_into` returns the length of a clip without its padding.
+        remarks: Notes for the user: limits of the format, rows that are left out, classes that are assumed.
     """
 
     path: Path
@@ -96,20 +96,20 @@ class ClipSource(Protocol):
         ...
 
     def read_into(self, index: int, out: NDArray[np.int16]) -> int:
-        """Fill ``(clip_samples,)`` with a clip, zeros after its own samples, and return how many those are.
+        """Fill ``(clip_samples,)`` with a clip and zeros after it, and return the clip's number of samples.
 
         Raises:
-            PackError: If it cannot be read or does not match its checksum; clip and file are named.
+            PackError: If it cannot be read or does not match its checksum; the message names clip and file.
         """
         ...
 
     def close(self) -> None:
-        """Close what this process holds open."""
+        """Close the files that this process holds open."""
         ...
 
 
 def refuse_wrong_ids(clip_ids: NDArray[np.bytes_], path: Path) -> None:
-    """Raise `PackError` unless every id is UTF-8, not empty and of reasonable length."""
+    """Raise `PackError` unless every id is UTF-8, not empty and not too long."""
     if clip_ids.dtype.itemsize > LONGEST_CLIP_ID:
         raise PackError(f"{path}: audio_name: has {clip_ids.dtype.itemsize} bytes, must have {LONGEST_CLIP_ID} at most")
     names = clip_ids.tolist()
@@ -127,10 +127,15 @@ _KNOWN_CLASSES = {527: ("AudioSet's", audioset), 200: ("FSD50K's", fsd50k)}
 
 
 def labels_of_width(num_classes: int, labels: LabelSet | None, path: Path) -> LabelSet:
-    """Return the classes of a format that does not name them: those given, or the data set known by their number.
+    """Return the classes of a pack whose format does not name them.
+
+    Args:
+        num_classes: Number of classes of the pack.
+        labels: The classes; None for those of AudioSet or FSD50K, identified by their number.
+        path: The pack.
 
     Raises:
-        PackError: If the number differs, or none are given and the number is no known data set's.
+        PackError: If `labels` has another number of classes, or is None and no known data set has this number.
     """
     if labels is None and num_classes in _KNOWN_CLASSES:
         return _KNOWN_CLASSES[num_classes][1]()
@@ -142,10 +147,12 @@ def labels_of_width(num_classes: int, labels: LabelSet | None, path: Path) -> La
 
 
 def remark_on_classes(num_classes: int, path: Path) -> str:
-    """Return whose the classes of a pack are taken to be, by their number."""
-    return f"{path}: its {num_classes} classes are taken to be {_KNOWN_CLASSES[num_classes][0]}; --labels names others"
+    """Return the remark on classes that are assumed from their number."""
+    return (
+        f"{path}: its {num_classes} classes are assumed to be {_KNOWN_CLASSES[num_classes][0]}; --labels names others"
+    )
 
 
 def no_clips(path: Path) -> PackError:
-    """Return the error for a pack of ours without clips, from which nothing can be learnt."""
+    """Return the error about a pack of epanns without clips."""
     return PackError(f"{path}: holds no clips; every one was rejected or missing, see its rejects.csv")

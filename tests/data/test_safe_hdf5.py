@@ -4,7 +4,7 @@ import h5py
 import numpy as np
 import pytest
 
-from epanns.data.plain_hdf5 import row_chunks, storage_problem
+from epanns.data.safe_hdf5 import row_chunks, storage_problem
 
 CHUNK, FILE = 20, 1000
 
@@ -38,7 +38,7 @@ def test_places_come_by_row_however_they_lie():
         ((2, 5, 200, CHUNK, 0), "not one row each"),
         ((2, 0, FILE - CHUNK + 1, CHUNK, 0), "outside the file of 1000 bytes"),
         ((2, 0, 0, CHUNK, 0), "outside the file"),
-        ((2, 0, 100 + CHUNK - 1, CHUNK, 0), "lie upon each other"),
+        ((2, 0, 100 + CHUNK - 1, CHUNK, 0), "rows that overlap"),
     ],
 )
 def test_places_that_cannot_be_are_refused(last, message):

@@ -5,8 +5,7 @@ import h5py
 import numpy as np
 import pytest
 
-from epanns.data.opening import open_pack
-from epanns.data.pack import Pack
+from epanns.data.pack import Pack, open_pack
 from epanns.data.packer import pack_manifest
 from epanns.errors import PackError
 from tests.data.conftest import SETTINGS

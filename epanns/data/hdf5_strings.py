@@ -1,9 +1,9 @@
-"""Byte strings of different lengths in an HDF5 file, read past HDF5 from the place where it keeps them.
+"""Variable-length byte strings of an HDF5 file, read without HDF5 from the file's global heap.
 
-A dataset of such strings holds 16 bytes for each: its length, and where it is in the file's global heap, which is made
-of collections of objects. The layout is that of the HDF5 File Format Specification 3.0, sections III.E (global heap)
-and IV.A.2.d (variable-length types). Read so, a string costs two reads at known places, no handle is held that a fork
-could harm, and what a stranger's file says of its lengths meets checks instead of a parser written in C.
+A dataset of such strings holds 16 bytes for each: its length, and its position in the global heap, which consists of
+collections of objects. The layout is that of the HDF5 File Format Specification 3.0, sections III.E (global heap) and
+IV.A.2.d (variable-length types). So a string takes a few reads at known offsets, no handle is open that a fork could
+harm, and the lengths of an untrusted file are checked here instead of by a parser in C.
 """
 
 from pathlib import Path
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from epanns.data.open_files import Stamp, read_at
-from epanns.data.plain_hdf5 import refusal
+from epanns.data.safe_hdf5 import refusal
 
 REFERENCE = np.dtype([("length", "<u4"), ("collection", "<u8"), ("object", "<u4")])
 _COLLECTION = np.dtype([("signature", "S4"), ("version", "u1"), ("reserved", "V3"), ("size", "<u8")])
@@ -23,14 +23,14 @@ _MOST_OBJECTS = 1 << 16  # of a collection: their numbers have 16 bits
 
 
 def read_references(dataset: h5py.Dataset, path: Path) -> NDArray[np.void]:
-    """Return ``(rows,)`` of `REFERENCE`, every one within the file's bounds.
+    """Return ``(rows,)`` of `REFERENCE`, all within the bounds of the file.
 
     Args:
         dataset: Contiguous, of byte strings of variable length.
         path: Its file.
 
     Raises:
-        ValueError: If it is anything else, or a row was never written or lies outside the file.
+        ValueError: If the dataset has another type or layout, or a row was never written or is outside the file.
         PackError: If the file cannot be read.
     """
     sizes = dataset.file.id.get_create_plist().get_sizes()
@@ -45,15 +45,15 @@ def read_references(dataset: h5py.Dataset, path: Path) -> NDArray[np.void]:
     wrong = (lengths == 0) | (lengths > n_bytes) | (collections == 0) | (collections > n_bytes)
     if wrong.any():
         row = int(np.argmax(wrong))
-        raise ValueError(f"row {row} was never written or lies outside the file: {lengths[row]} bytes")
+        raise ValueError(f"row {row} was never written or is outside the file: {lengths[row]} bytes")
     return references
 
 
 def read_string(path: Path, reference: np.void, stamp: Stamp) -> bytes:
-    """Return the bytes that a reference names.
+    """Return the bytes that a reference points to.
 
     Raises:
-        PackError: If the heap does not hold them, or the file is not as it was stamped.
+        PackError: If the heap does not hold them, or the file has changed.
     """
     begin, length, number = int(reference["collection"]), int(reference["length"]), int(reference["object"])
     collection = np.empty(1, _COLLECTION)
@@ -70,16 +70,12 @@ def read_string(path: Path, reference: np.void, stamp: Stamp) -> bytes:
         found, size = int(header["number"][0]), int(header["size"][0])
         place += _OBJECT.itemsize
         if found == number and found:
-            return _checked(path, place, size, length, end, stamp)
-        if not found or size > end - place:  # number 0 is the room left over, the last of a collection
+            if size != length or size > end - place:
+                raise refusal(path, f"heap object at byte {place}", f"has {size} bytes, its row has length {length}")
+            content = np.empty(length, np.uint8)
+            read_at(path, place, content, stamp=stamp)
+            return content.tobytes()
+        if not found or size > end - place:  # number 0 is the free space, the last object of a collection
             break
         place += -(-size // _ALIGNMENT) * _ALIGNMENT
     raise refusal(path, f"heap at byte {begin}", f"has no object {number}")
-
-
-def _checked(path: Path, place: int, size: int, length: int, end: int, stamp: Stamp) -> bytes:
-    if size != length or size > end - place:
-        raise refusal(path, f"heap object at byte {place}", f"has {size} bytes, its row says {length}")
-    content = np.empty(length, np.uint8)
-    read_at(path, place, content, stamp=stamp)
-    return content.tobytes()

@@ -130,7 +130,7 @@ def table_problems(
         prefix: Put before a key's name, such as ``stages[0].``.
         hint: Ends the line about a key, such as the option of the command line that sets it.
     """
-    unknown = [f"unknown key {shown(key)}{_nearest(key, rules)}" for key in table if key not in rules]
+    unknown = [f"unknown key {shown(f'{prefix}{key}')}{_nearest(key, rules)}" for key in table if key not in rules]
     missing = [f"missing key {prefix + name!r}" for name in rules if name in required and name not in table]
     return [*unknown, *missing, *breaches(table, rules, prefix=prefix, hint=hint)]
 

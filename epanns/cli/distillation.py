@@ -65,7 +65,7 @@ def open_teacher(checkpoint: Path, teacher: Path | None, config: TrainingConfig)
         )
     network = load(teacher)
     told = ", ".join(f"{name.replace('_', ' ')} {weight:g}" for name, weight in weights.items())
-    log(f"teacher: {teacher} ({network.spec.name}, sha256 {str(network.provenance['sha256'])[:12]}), {told}")
+    log(f"teacher: {teacher} ({network.spec.name}, sha256 {str(network.provenance.sha256)[:12]}), {told}")
     return network
 
 

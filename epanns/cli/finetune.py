@@ -55,7 +55,7 @@ def command(
     config = with_weight(config, teacher)
     require_place(config, unknown=["freeze_yamnet"], **options)  # the checkpoint may decide that one
     model = load(checkpoint)
-    for assumption in model.provenance.get("assumed", []):
+    for assumption in model.provenance.assumed:
         log(f"{checkpoint}: {assumption}")
     config = frozen_and_told(config, freeze_yamnet, by_default=stays_frozen(model.provenance))
     train = in_order_of(model, open_training_packs(model.spec.front_end.sample_rate, config=config, **options))

@@ -67,7 +67,7 @@ def command(
     names = None if labels is None else LabelSet.from_csv(labels)
     checkpoint = read_released(path, sample_rate=sample_rate, head=head, labels=names)
     checkpoint = replace(checkpoint, spec=checkpoint.spec.with_task(task))
-    for assumption in (*checkpoint.notes, *checkpoint.provenance["assumed"]):
+    for assumption in (*checkpoint.notes, *checkpoint.provenance.assumed):
         log(f"{path}: {assumption}")
     sha256 = save_checkpoint(checkpoint.build(), out)
     result = {"out": str(out), "weights_sha256": sha256, **checkpoint.summary()}

@@ -77,7 +77,6 @@ def command(
     settings = given_settings(recover, fit_to=fit_to, ridge=ridge, mixtures=mixtures)
     from epanns.complexity.macs import profile
     from epanns.models.checkpoint import load, save_checkpoint
-    from epanns.pruning.plan import PruningPlan
 
     dense = load(checkpoint).to(device)
     clips = open_calibration(
@@ -98,7 +97,8 @@ def command(
     pruned, recovery = steps.prune(dense, plan, runs, recovering)
     if allotment is not None:
         pruned.provenance = allotment.recorded(pruned.provenance)
-    whole = PruningPlan.from_dict(pruned.provenance["plan"])
+    whole = pruned.provenance.plan
+    assert whole is not None
     save_checkpoint(pruned, out)
     cost = profile(pruned)
     result = {

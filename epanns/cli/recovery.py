@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from epanns.data.dataset import PackDataset
+    from epanns.models.pruning_plan import PruningPlan
     from epanns.models.tagger import Tagger
-    from epanns.pruning.plan import PruningPlan
 
 
 def recovery_options(command: Callable[..., None]) -> Callable[..., None]:

@@ -17,8 +17,8 @@ from epanns.toml_file import read_toml
 
 if TYPE_CHECKING:
     from epanns.data.dataset import PackDataset
+    from epanns.models.pruning_plan import PruningPlan
     from epanns.models.tagger import Tagger
-    from epanns.pruning.plan import PruningPlan
     from epanns.pruning.ranking.calibration import CalibrationBatch
     from epanns.pruning.schedule import Between
     from epanns.training.config import TrainingConfig
@@ -121,7 +121,6 @@ class Steps:
         from epanns.data.task import refuse_leak, require_same_task
         from epanns.models.checkpoint import CONFIG
         from epanns.models.on_yamnet import stays_frozen
-        from epanns.models.recipe import steps_of
         from epanns.models.tasks import DECISIVE_SCORES
         from epanns.sweeps.trial import validation_on
         from epanns.training.between import finetuning_between
@@ -135,7 +134,7 @@ class Steps:
             require_same_task(dense, pack)
         refuse_leak(train, val, part="validation")
         asked = {
-            "parent_sha256": dense.provenance.get("sha256"),
+            "parent_sha256": dense.provenance.sha256,
             "criterion": target.criterion,
             "plan": target.digest,
             "steps": self.steps,
@@ -157,7 +156,7 @@ class Steps:
 
             def between(network: "Tagger", step: int) -> "Tagger":
                 trained = finetune(network, step)
-                score, done = DECISIVE_SCORES[trained.spec.task], steps_of(trained.provenance)[-1]
+                score, done = DECISIVE_SCORES[trained.spec.task], trained.provenance.recipe[-1].settings
                 best = f"validation {score} {done[f'validation_{score}']:.4f}"
                 best += "" if done["best_step"] else f" ({STEP_0_KEPT})"
                 watch.log(f"[{step}/{self.steps}] cut and fine-tuned: {best}; {runs.folder}/step{step}")

@@ -36,7 +36,7 @@ def built_on(name: str, checkpoint: Path, labels: "LabelSet") -> "Tagger":
     from epanns.models.on_yamnet import build_on_yamnet
 
     yamnet = load(checkpoint)
-    for assumption in yamnet.provenance.get("assumed", []):
+    for assumption in yamnet.provenance.assumed:
         log(f"{checkpoint}: {assumption}")
     return build_on_yamnet(name, yamnet, labels=labels)
 

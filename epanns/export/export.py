@@ -97,7 +97,7 @@ def export_network(
     report: dict[str, Any] = {
         "format": FORMAT,
         "model": model.spec.name,
-        "sha256": model.provenance.get("sha256"),
+        "sha256": model.provenance.sha256,
         "opset": OPSET,
         "inputs": front_end_of(model)["inputs"],
         "outputs": list(OUTPUTS),

@@ -18,13 +18,13 @@ def find_unpruned(checkpoint: Path) -> Path | None:
     """
     checkpoint = checkpoint_folder(checkpoint)
     config = CheckpointConfig.read(checkpoint / CONFIG) if (checkpoint / CONFIG).is_file() else None
-    if config is None or config.provenance["plan"] is None:
+    if config is None or config.provenance.plan is None:
         return None
     near = _checkpoints_in(checkpoint.resolve().parent)
     known = set[str]()
-    while config.provenance["plan"] is not None:
-        parent = config.provenance["parent_sha256"]
-        if parent not in near or parent in known:
+    while config.provenance.plan is not None:
+        parent = config.provenance.parent_sha256
+        if parent is None or parent not in near or parent in known:
             return None
         known.add(parent)
         path, config = near[parent]

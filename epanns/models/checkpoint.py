@@ -9,9 +9,9 @@ Released PANNs and E-PANNs files are read by `epanns.models.released`.
 import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
@@ -24,7 +24,8 @@ from epanns.labels import LabelSet
 from epanns.models.card import model_card
 from epanns.models.checkpoint_config import CheckpointConfig, is_config
 from epanns.models.checksums import CHECKSUMS, check_files, write_checksums
-from epanns.models.recipe import recipe_problems, steps_of
+from epanns.models.provenance import Operation, Provenance, recipe_problems
+from epanns.models.pruning_plan import PruningPlan
 from epanns.models.spec import ModelSpec
 from epanns.models.tagger import Tagger
 from epanns.models.tensors import TensorForm, difference, expected_forms, forms_of, parameters_of
@@ -43,13 +44,6 @@ _LABELS_BYTES = 1 << 20
 _DTYPES = {"F32": "float32", "I64": "int64"}  # safetensors' names of what our networks hold
 
 
-class HasDict(Protocol):
-    """A pruning plan that can be written as JSON."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the object as JSON values."""
-
-
 @dataclass(frozen=True)
 class Checkpoint:
     """A network and its weights, on the CPU.
@@ -58,23 +52,21 @@ class Checkpoint:
         spec: What to build.
         weights: The state dict, by PANNs' names.
         labels: Names of the classes, in output order.
-        provenance: ``source``, ``parent_sha256``, ``plan``, ``recipe``, ``assumed``, ``width`` and ``versions`` as in
-            config.json, and ``sha256`` of the file the weights were read from: the parent of whatever is made of them.
+        provenance: Where the weights come from.
         notes: What was left out or filled in while a released file was read, one phrase each.
     """
 
     spec: ModelSpec
     weights: Mapping[str, Tensor]
     labels: LabelSet
-    provenance: Mapping[str, Any]
+    provenance: Provenance
     notes: tuple[str, ...] = ()
 
     def build(self) -> Tagger:
         """Return the network with its weights, in evaluation mode."""
         model = build_model(self.spec, labels=self.labels)
         model.load_state_dict(self.weights)
-        # How much of the recipe is the file's; not saved.
-        model.provenance = {**self.provenance, "steps_read": len(steps_of(self.provenance))}
+        model.provenance = self.provenance
         return model.eval()
 
     def summary(self) -> dict[str, Any]:
@@ -87,7 +79,7 @@ class Checkpoint:
             "n_params_with_statistics": size.with_statistics,
             "n_params_folded": size.folded,
             "labels": list(self.labels.names),
-            "provenance": dict(self.provenance),
+            "provenance": self.provenance.summary(),
         }
 
 
@@ -145,15 +137,14 @@ def load_checkpoint(folder: str | Path) -> Checkpoint:
     labels = _read_labels(folder / LABELS, config.spec)
     _check_weights(folder / WEIGHTS, config)
     check_files(folder, required=_NEEDED, free=(CARD,), known={WEIGHTS: config.weights_sha256})
-    provenance = config.provenance | {"sha256": config.weights_sha256}
-    return Checkpoint(config.spec, load_file(folder / WEIGHTS), labels, provenance)
+    return Checkpoint(config.spec, load_file(folder / WEIGHTS), labels, config.provenance)
 
 
 def save_checkpoint(
     model: Tagger,
     folder: str | Path,
     *,
-    plan: Mapping[str, Any] | HasDict | None = None,
+    plan: PruningPlan | Mapping[str, Any] | None = None,
     recipe: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
     overwrite: bool = False,
 ) -> str:
@@ -176,15 +167,14 @@ def save_checkpoint(
     """
     folder = Path(folder)
     known = model.provenance
-    provenance = {
-        "source": known.get("source", f"{model.spec.name}, built from random weights with epanns"),
-        "parent_sha256": known.get("sha256"),
-        "plan": _as_json(plan) or known.get("plan"),
-        "recipe": _steps(known, recipe),
-        "assumed": list(known.get("assumed", [])),
-        "width": known.get("width"),
-        "versions": versions(*_PACKAGES),
-    }
+    provenance = replace(
+        known,
+        source=f"{model.spec.name}, built from random weights with epanns" if known.source is None else known.source,
+        parent_sha256=known.sha256,
+        plan=PruningPlan.from_dict(plan) if isinstance(plan, Mapping) else plan or known.plan,
+        recipe=known.recipe if recipe is None else _recipe(known, recipe),
+        versions=versions(*_PACKAGES),
+    )
     if not overwrite:
         with new_folder(folder) as partial:
             return _write(model, partial, folder, provenance)
@@ -234,7 +224,7 @@ def _is_only_a_checkpoint(folder: Path) -> bool:
     return folder.is_dir() and {file.name for file in folder.iterdir()} <= set(FILES) and is_config(folder / CONFIG)
 
 
-def _write(model: Tagger, folder: Path, place: Path, provenance: dict[str, Any]) -> str:
+def _write(model: Tagger, folder: Path, place: Path, provenance: Provenance) -> str:
     """Write the files into `folder`, which becomes `place`."""
     if len(model.labels) != model.spec.num_classes:
         raise CheckpointError(
@@ -263,24 +253,13 @@ def _write(model: Tagger, folder: Path, place: Path, provenance: dict[str, Any])
     return digest
 
 
-def _steps(
-    known: Mapping[str, Any], recipe: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None
-) -> list[dict[str, Any]]:
-    if recipe is None:
-        steps = steps_of(known)
-    elif isinstance(recipe, Mapping):
-        steps = [*steps_of(known), dict(recipe)]
-    else:
-        steps = [dict(step) for step in recipe]
-    if problems := recipe_problems(steps):
-        raise CheckpointError(f"{'; '.join(problems)}: give steps such as {{'step': 'recover', ...}}")
-    return steps
-
-
-def _as_json(value: Mapping[str, Any] | HasDict | None) -> dict[str, Any] | None:
-    if value is None:
-        return None
-    return dict(value) if isinstance(value, Mapping) else value.to_dict()
+def _recipe(known: Provenance, given: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> tuple[Operation, ...]:
+    """Return the known recipe with a given operation behind it, or a given recipe in its place."""
+    entries = [given] if isinstance(given, Mapping) else given
+    if problems := recipe_problems(entries):
+        raise CheckpointError(f"{'; '.join(problems)}: give operations such as {{'step': 'recover', ...}}")
+    operations = tuple(map(Operation.from_dict, entries))
+    return (*known.recipe, *operations) if isinstance(given, Mapping) else operations
 
 
 def _check_files(folder: Path) -> None:

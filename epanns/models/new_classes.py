@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 from epanns.errors import ConfigError
 from epanns.labels import LabelSet, same_classes
-from epanns.models.recipe import with_step
 from epanns.models.tagger import Tagger
 from epanns.models.tensors import shortened
 
@@ -60,5 +59,5 @@ def use_labels(model: Tagger, labels: LabelSet | Sequence[str], *, fresh: bool =
     kept = {labels.names[new]: model.labels.names[old] for new, old in places.items()}
     result = NewClasses(kept, tuple(name for name in labels.names if name not in kept))
     model.reset_classifier(len(labels), labels, keep=places)
-    model.provenance = with_step(model.provenance, "transfer", kept=kept, new=list(result.new))
+    model.provenance = model.provenance.with_operation("transfer", kept=kept, new=list(result.new))
     return result

@@ -1,13 +1,10 @@
 """LEAN's networks built on the body of a YAMNet that somebody trained."""
 
-from collections.abc import Mapping
-from typing import Any
-
 from epanns.errors import ConfigError
 from epanns.labels import LabelSet
 from epanns.models.layouts import LEAN_FAMILIES
 from epanns.models.lean import Lean
-from epanns.models.recipe import steps_of
+from epanns.models.provenance import Provenance
 from epanns.models.tagger import Tagger
 from epanns.models.yamnet import Yamnet
 from epanns.models.zoo import ZOO, build_model, spec_of
@@ -51,15 +48,12 @@ def build_on_yamnet(name: str, yamnet: Tagger, *, labels: LabelSet | None = None
     assert isinstance(model, Lean)
     model.take_yamnet(yamnet)
     known = yamnet.provenance
-    model.provenance = {
-        "source": f"{name} on the body of {known.get('source', 'a YAMNet made here')}",
-        "sha256": known.get("sha256"),
-        "assumed": list(known.get("assumed", [])),
-    }
+    source = "a YAMNet made here" if known.source is None else known.source
+    model.provenance = Provenance(f"{name} on the body of {source}", known.sha256, assumed=known.assumed)
     return model
 
 
-def stays_frozen(provenance: Mapping[str, Any]) -> bool:
-    """Return whether YAMNet's body was frozen when a network was trained last."""
-    trained = [step for step in steps_of(provenance) if step["step"] in ("train", "finetune")]
-    return bool(trained) and bool(trained[-1].get("training", {}).get("freeze_yamnet"))
+def stays_frozen(provenance: Provenance) -> bool:
+    """Return whether YAMNet's body was frozen in the last training of a network."""
+    last = provenance.last_training
+    return last is not None and bool(last.settings.get("training", {}).get("freeze_yamnet"))

@@ -18,6 +18,7 @@ from epanns.labels import LabelSet
 from epanns.models.blocks import linear
 from epanns.models.frozen_front_end import FRONT_END_NAMES, check_front_end
 from epanns.models.pooling import ModelOutput, pool_clip, probabilities_of
+from epanns.models.provenance import Provenance
 from epanns.models.spec import ModelSpec
 
 # What passes between the steps of a network: one tensor ``(batch, channels, ...)``, or several before they are joined.
@@ -45,7 +46,7 @@ class Tagger(nn.Module, ABC):
         super().__init__()
         self.spec = spec
         self.labels = labels or LabelSet.numbered(spec.num_classes)
-        self.provenance: dict[str, Any] = {}
+        self.provenance = Provenance()
         # PANNs mask stripes of up to an eighth of the mel bins: 4 of 32, 8 of 64, 16 of 128.
         self.spec_augmenter = SpecAugmenter(mel_width=max(1, spec.front_end.mel_bins // 8))
         self.register_load_state_dict_pre_hook(_check_and_drop_front_end)  # type: ignore[no-untyped-call]

@@ -12,6 +12,7 @@ from epanns.models.layouts import LAYOUTS, LEAN_FAMILIES, RESNETS, layout_widths
 from epanns.models.lean import Lean
 from epanns.models.leenet import LeeNet
 from epanns.models.mobilenet import MobileNetV1, MobileNetV2
+from epanns.models.provenance import Provenance
 from epanns.models.res1dnet import Res1dNet
 from epanns.models.resnet import ResNet
 from epanns.models.spec import ModelSpec, conv_widths
@@ -202,7 +203,7 @@ def build_model(
         raise ConfigError(f"{len(labels)} labels for num_classes={spec.num_classes}: give one label per class")
     built = BUILDERS[spec.family](spec, labels or _known_labels(spec))
     if isinstance(model, str):
-        built.provenance["width"] = float(width)
+        built.provenance = Provenance(width=float(width))
     return built
 
 

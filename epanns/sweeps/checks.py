@@ -14,7 +14,7 @@ from epanns.data.task import in_the_models_order, refuse_leak, require_same_task
 from epanns.errors import ConfigError
 from epanns.labels import LabelSet
 from epanns.models.on_yamnet import stays_frozen
-from epanns.models.recipe import with_step
+from epanns.models.provenance import Provenance
 from epanns.models.tagger import Tagger
 from epanns.models.zoo import build_model
 from epanns.pruning.prune import widths_after
@@ -110,7 +110,7 @@ class _BaseChecks:
             if problems := [*self._training_problems(dense, training)]:
                 yield from problems
                 return
-            dense.provenance = with_step({}, "train", training=training.to_dict())
+            dense.provenance = Provenance().with_operation("train", training=training.to_dict())
         elif self.facts.packs is not None:
             yield from _noted(partial(self._require_task, dense))
         if not self.base.prune:

@@ -11,13 +11,13 @@ from epanns.evaluation.predict import Predictions
 from epanns.evaluation.protocol import EvaluationProtocol
 from epanns.evaluation.scores import Scores
 from epanns.installed import versions
-from epanns.models.recipe import Step, since_pruning, steps_of
+from epanns.models.provenance import Operation
+from epanns.models.pruning_plan import PruningPlan
 from epanns.models.spec import ModelSpec
 from epanns.models.tagger import Tagger
 from epanns.models.tasks import DECISIVE_SCORES
 from epanns.models.tensors import weights_digest
 from epanns.models.zoo import ZOO
-from epanns.pruning.plan import PruningPlan, recorded_plan
 from epanns.sweeps.device import device_of
 from epanns.sweeps.records import DECISIVE_PACKAGES, RunRecord, Stage
 
@@ -55,15 +55,16 @@ def record_of_checkpoint(
         name: Name of the checkpoint, for people.
         seconds: Wall-clock time of the evaluation.
     """
-    plan = recorded_plan(model.provenance, model.spec)
-    base = unpruned_spec(model.spec, plan, model.provenance.get("width"))
+    provenance = model.provenance
+    plan, steps, since = provenance.plan, provenance.recipe, provenance.since_pruning
+    trainings = [done.settings["training"] for done in since if "training" in done.settings]
+    base = unpruned_spec(model.spec, plan, provenance.width)
     layers = tuple(layer for layer, width in model.spec.widths.items() if width < base.widths[layer])
-    steps = steps_of(model.provenance)
     heard = heard_seconds(dataset, protocol, predictions)
     split = split_of(dataset)
     identity = {
         "kind": "evaluated",
-        "checkpoint": f"{name}@{str(model.provenance.get('sha256'))[:12]}",
+        "checkpoint": f"{name}@{str(provenance.sha256)[:12]}",
         "packs": dataset.digest,
         "split": split,
         "protocol": protocol.describe(),
@@ -76,8 +77,8 @@ def record_of_checkpoint(
         criterion=None if not layers else "unknown" if plan is None else plan.criterion,
         layers=layers,
         ratio=_common_ratio(model.spec, base, layers, plan),
-        recover="+".join(step["method"] for step in since_pruning(steps) if step["step"] == "recover") or "none",
-        finetune_iterations=sum(step["training"]["iterations"] for step in since_pruning(steps) if "training" in step),
+        recover="+".join(done.settings["method"] for done in since if done.kind == "recover") or "none",
+        finetune_iterations=sum(training["iterations"] for training in trainings),
         seed=_seed_of(steps),
         dataset=dataset.dataset_name,
         protocol=protocol.describe(),
@@ -112,31 +113,31 @@ def split_of(dataset: PackDataset) -> str:
     return "+".join(sorted(splits)) or "all"
 
 
-def _settings_of(steps: Sequence[Step]) -> dict[str, dict[str, Any]]:
+def _settings_of(steps: Sequence[Operation]) -> dict[str, dict[str, Any]]:
     """Return what was asked of each step, so that reports can tell recipes apart; what came of it is left out.
 
     Of a transfer it is how many classes kept their weights and how many are new: their names would fill a table.
     """
     return {
-        f"{number}_{step['step']}": {
-            key: len(value) if step["step"] == "transfer" else value
-            for key, value in step.items()
+        f"{number}_{step.kind}": {
+            key: len(value) if step.kind == "transfer" else value
+            for key, value in step.settings.items()
             if key not in _OUTCOMES
         }
         for number, step in enumerate(steps, start=1)
     }
 
 
-def _seed_of(steps: Sequence[Step]) -> int:
+def _seed_of(steps: Sequence[Operation]) -> int:
     """Return the seed of the last training or, where nothing was trained by us, of the last pruning."""
-    trained = [step["training"]["seed"] for step in steps if "training" in step]
-    pruned = [step["seed"] for step in steps if step["step"] == "prune"]
+    trained = [step.settings["training"]["seed"] for step in steps if "training" in step.settings]
+    pruned = [step.settings["seed"] for step in steps if step.kind == "prune"]
     return int((trained or pruned or [0])[-1])
 
 
-def _kept_step(steps: Sequence[Step]) -> int | None:
+def _kept_step(steps: Sequence[Operation]) -> int | None:
     """Return the step whose weights the last training kept; None where that is unknown or something came after it."""
-    found = steps[-1].get("best_step") if steps and "training" in steps[-1] else None
+    found = steps[-1].settings.get("best_step") if steps and "training" in steps[-1].settings else None
     return found if type(found) is int else None
 
 
@@ -152,7 +153,7 @@ def unpruned_spec(spec: ModelSpec, plan: PruningPlan | None, width: float | None
 
 def recorded_width(model: Tagger, base: ModelSpec) -> float:
     """Return the width a network was asked for or, where its checkpoint does not say, the one its base looks like."""
-    asked = model.provenance.get("width")
+    asked = model.provenance.width
     return round(width_of(base), 4) if asked is None else float(asked)
 
 

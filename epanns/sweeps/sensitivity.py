@@ -20,10 +20,10 @@ from epanns.evaluation.metrics import evaluate
 from epanns.evaluation.predict import predict
 from epanns.evaluation.protocol import EvaluationProtocol
 from epanns.installed import versions
+from epanns.models.pruning_plan import PruningPlan
 from epanns.models.tagger import Tagger
 from epanns.models.tensors import weights_digest
 from epanns.pruning.budgets.sensitivity import SensitivityRow
-from epanns.pruning.plan import PruningPlan
 from epanns.pruning.prune import apply_plan, plan_pruning
 from epanns.pruning.ranking.criteria import NEEDS, criterion_named, most_important
 from epanns.pruning.ranking.importance import channel_importance
@@ -234,11 +234,11 @@ def _asked(
     model: Tagger, dataset: PackDataset, config: SensitivityConfig, calibration: PackDataset | None
 ) -> dict[str, Any]:
     """Return what makes two measurements the same, as JSON values."""
-    if not model.provenance.get("sha256"):
+    if model.provenance.sha256 is None:
         raise ConfigError(f"this {model.spec.name} has no checkpoint behind it: save it with epanns.save, then load it")
     return {
         "model": model.spec.to_dict(),
-        "weights_sha256": model.provenance["sha256"],
+        "weights_sha256": model.provenance.sha256,
         "data": {**dataset.identity(), "clip_seconds": dataset.clip_seconds},
         "calibration": None if calibration is None else calibration.identity(),
         "protocol": _PROTOCOL.describe(),

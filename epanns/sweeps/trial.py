@@ -21,11 +21,11 @@ from epanns.evaluation.protocol import EvaluationProtocol
 from epanns.installed import versions
 from epanns.models.checkpoint import load
 from epanns.models.on_yamnet import build_on_yamnet, stays_frozen
+from epanns.models.pruning_plan import PruningPlan
 from epanns.models.tagger import Tagger
 from epanns.models.tensors import weights_digest
 from epanns.models.zoo import build_model
 from epanns.names import path_name
-from epanns.pruning.plan import PruningPlan
 from epanns.pruning.prune import apply_plan
 from epanns.pruning.ranking.calibration import CalibrationBatch
 from epanns.pruning.ranking.criteria import NEEDS
@@ -118,7 +118,7 @@ class _Trial:
             step = plan_of(dense, self.config, self._measured_by_criterion())
             self.layers = tuple(self.config.get("layers", step.ratios))
             model = apply_plan(dense, step)
-            plan = PruningPlan.from_dict(model.provenance["plan"])  # from the unpruned network
+            plan = model.provenance.plan  # from the unpruned network
             stages.append(self._stage("pruned", model, time.perf_counter() - started))
             if self.config["recover"] != "none":
                 started = time.perf_counter()

@@ -13,7 +13,6 @@ from epanns.atomic import fsync_folder, sha256_of_json, write_json
 from epanns.distributed import on_rank_zero, restarts, torchrun_id
 from epanns.errors import CheckpointError, OutputError
 from epanns.models.checkpoint import CONFIG, FILES, load_checkpoint, save_checkpoint
-from epanns.models.recipe import training_step_of
 from epanns.models.tagger import Tagger
 from epanns.training import events, metrics
 from epanns.training.config import TrainingConfig
@@ -166,7 +165,7 @@ class RunFolder:
     def keep_best(self, model: Tagger, state: TrainingState, chosen_by: str) -> None:
         """Write the weights as the best so far by a score of that name."""
         kept = {"best_step": state.best_step, f"validation_{chosen_by}": state.best_score}
-        step = {"step": training_step_of(model.provenance), **self.step_settings, **kept}
+        step = {"step": model.provenance.training_kind, **self.step_settings, **kept}
         with self._writing():
             if self.best(state.best_step).exists():  # of a state that could not be read: the run went back
                 shutil.rmtree(self.best(state.best_step))

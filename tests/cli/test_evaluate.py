@@ -24,6 +24,7 @@ from epanns.evaluation.scores import ClassScore, Scores
 from epanns.labels import LabelSet
 from epanns.models.checkpoint import load, save_checkpoint
 from epanns.models.new_classes import use_labels
+from epanns.models.provenance import Operation, Provenance
 from epanns.models.zoo import build_model
 from epanns.pruning.prune import prune
 from epanns.pruning.recovery.recalibrate import recalibrate_batch_norm
@@ -193,7 +194,7 @@ def test_record_of_a_pruned_checkpoint_tells_its_plan(run, model, tiny_packs, tm
 def test_record_tells_what_was_done_since_pruning(run, model, tiny_packs, tmp_path):
     train = {"step": "train", "training": {"iterations": 100, "seed": 7}}
     tune = {"step": "finetune", "training": {"iterations": 30, "seed": 7}}
-    model.provenance = {"recipe": [train, tune]}
+    model.provenance = Provenance(recipe=(Operation.from_dict(train), Operation.from_dict(tune)))
     pruned, _ = prune(model, ratio=0.5, layers=["conv_block6"])
     clips = PackDataset([tiny_packs["train"]])
     recalibrate_batch_norm(pruned, [batch.float_waveform() for batch in make_loader(clips, [[0, 1, 2]])])
@@ -214,7 +215,7 @@ def test_record_tells_the_width_that_was_asked_for(run, tiny_packs, tmp_path):
     model = build_model("Cnn14_8k", width=0.05, labels=labels)
     save_checkpoint(model, tmp_path / "known")
     assert width_of(model.spec) == pytest.approx(0.05, abs=5e-4)
-    model.provenance = {}
+    model.provenance = Provenance()
     save_checkpoint(model, tmp_path / "guessed")
     widths = {}
     for name in ("known", "guessed"):

@@ -42,7 +42,7 @@ def test_json_is_one_object_with_the_spec_and_where_it_went(released: Path, tmp_
     result = json.loads(run(released, "--out", tmp_path / "out", "--json"))
     assert result["out"] == str(tmp_path / "out")
     assert result["widths"] == {f"conv_block{block}.conv1": width for block, width in enumerate((3, 6, 13, 26), 1)}
-    assert result["weights_sha256"] == load(tmp_path / "out").provenance["sha256"]
+    assert result["weights_sha256"] == load(tmp_path / "out").provenance.sha256
 
 
 def test_options_reach_the_checkpoint(released: Path, tmp_path: Path) -> None:
@@ -112,7 +112,7 @@ def test_name_is_downloaded_into_the_cache(
     result = CliRunner().invoke(command, ["Cnn6", "--out", str(tmp_path / "out")], catch_exceptions=False)
     assert result.exit_code == 0
     assert (tmp_path / "cache" / real.name).read_bytes() == content
-    assert load(tmp_path / "out").provenance["source"].startswith(real.name)
+    assert load(tmp_path / "out").provenance.source.startswith(real.name)
     assert ("unverified: no sha256 is published" in result.stderr) is not has_checksum
 
 

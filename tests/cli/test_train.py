@@ -63,7 +63,7 @@ def test_train_then_finetune_with_other_classes(runner, tmp_path, packs):
     assert load(tmp_path / "mapped").labels.names == base.labels.names[::-1]
 
     assert torch.equal(new.conv_block1.conv1.weight, base.conv_block1.conv1.weight)
-    assert new.provenance["parent_sha256"] == load(tmp_path / "other").provenance["sha256"]
+    assert new.provenance.parent_sha256 == load(tmp_path / "other").provenance.sha256
 
 
 def test_finetune_on_a_single_label_pack_keeps_what_is_known(runner, tmp_path, packs, single_label_packs):
@@ -77,7 +77,7 @@ def test_finetune_on_a_single_label_pack_keeps_what_is_known(runner, tmp_path, p
     said = "new classifier, 3 classes in place of 4: 2 of 3 classes keep their weights, 1 is new: mouse click\n"
     assert said in result.stderr
     assert {"best_step", "best_accuracy"} <= json.loads(result.stdout).keys()
-    step = load(tmp_path / "new").provenance["recipe"][-1]["training"]
+    step = load(tmp_path / "new").provenance.recipe[-1].settings["training"]
     assert (step["task"], step["head_iterations"], step["backbone_rate"]) == ("single-label", 2, 0.1)
     result = invoke(runner, *asked, "--new-classifier", "--freeze-backbone", "--out", tmp_path / "fresh")
     assert "3 classes in place of 4: all 3 classes start from random weights\n" in result.stderr

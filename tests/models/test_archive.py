@@ -73,11 +73,11 @@ def test_a_file_without_checksums_is_said_to_be_unverified(weights: dict[str, Te
     assert not check_archive(tmp_path / "zip.pth")
     torch.save(weights, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
     for name in ("zip.pth", "old.pth"):
-        assert read_released(tmp_path / name, sample_rate=32_000).provenance["assumed"] == [UNVERIFIED]
+        assert read_released(tmp_path / name, sample_rate=32_000).provenance.assumed == (UNVERIFIED,)
 
 
 def test_a_verified_file_has_no_such_note(whole: Path) -> None:
-    assert read_released(whole, sample_rate=32_000).provenance["assumed"] == []
+    assert read_released(whole, sample_rate=32_000).provenance.assumed == ()
 
 
 def packed(path: Path) -> Path:

@@ -11,6 +11,7 @@ from epanns.labels import LabelSet
 from epanns.models.checkpoint import load, save_checkpoint
 from epanns.models.cnn import Cnn
 from epanns.models.new_classes import use_labels
+from epanns.models.provenance import Operation
 from epanns.models.spec import HEADS
 from epanns.models.zoo import ZOO, build_model
 from epanns.pruning.prune import prune
@@ -39,7 +40,7 @@ def assert_known_rows_stay(model):
     assert told.kept == {"sea_waves": "Sea waves", "dog": "Dog"}
     assert told.describe() == "2 of 3 classes keep their weights, 1 is new: cat"
     assert (model.labels, model.spec.num_classes) == (WANTED, 3)
-    assert model.provenance["recipe"][-1] == {"step": "transfer", "kept": dict(told.kept), "new": ["cat"]}
+    assert model.provenance.recipe[-1] == Operation("transfer", {"kept": dict(told.kept), "new": ["cat"]})
 
 
 @pytest.mark.parametrize("head", HEADS)
@@ -71,8 +72,8 @@ def test_a_fresh_classifier_keeps_nothing_and_a_step_says_so(tiny_spec, tmp_path
     assert told.describe() == "all 4 classes start from random weights"
     assert use_labels(model, KNOWN).describe() == "all 4 classes keep their weights"
     save_checkpoint(model, tmp_path / "saved")
-    steps = load(tmp_path / "saved").provenance["recipe"]
-    assert [(step["step"], len(step["kept"])) for step in steps] == [("transfer", 0), ("transfer", 4)]
+    steps = load(tmp_path / "saved").provenance.recipe
+    assert [(step.kind, len(step.settings["kept"])) for step in steps] == [("transfer", 0), ("transfer", 4)]
 
 
 def test_rows_that_are_not_there_cannot_be_kept(tiny_spec):

@@ -106,10 +106,10 @@ def test_modules_that_torch_wraps_around_others_are_left_out_anywhere(plain: dic
 
 def test_a_prefix_stands_in_the_provenance(plain: dict[str, Tensor], tmp_path: Path) -> None:
     torch.save({"student": {f"module.base.{name}": plain[name] for name in plain}}, tmp_path / "a.pth")
-    source = read_released(tmp_path / "a.pth").provenance["source"]
+    source = read_released(tmp_path / "a.pth").provenance.source
     assert source == "a.pth, tensors of student, names without module.base., not a known released file"
     output_of(command, tmp_path / "a.pth", "--out", tmp_path / "out")
-    assert load(tmp_path / "out").provenance["source"] == source
+    assert load(tmp_path / "out").provenance.source == source
 
 
 def metadata() -> dict[str, Any]:
@@ -152,7 +152,7 @@ def test_notes_reach_whoever_loads_the_file(plain: dict[str, Tensor], tmp_path: 
     torch.save({"epoch": 3, **plain}, tmp_path / "a.pth")
     with pytest.warns(Note, match="a.pth: left out what is no tensor of a network: epoch$"):
         model = load(tmp_path / "a.pth")
-    assert model.provenance["assumed"] == []
+    assert model.provenance.assumed == ()
 
 
 @pytest.mark.parametrize("left", ["none", "one"])

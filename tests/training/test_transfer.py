@@ -106,9 +106,9 @@ def test_a_pruned_network_learns_other_classes_one_of_them_for_each_clip(model, 
     saved = load(tmp_path / "run")
     assert (saved.spec.task, saved.spec.widths["conv_block6.conv1"]) == ("single-label", 6)
     assert validation.score(saved)["accuracy"] == pytest.approx(result.best_score, abs=1e-9)
-    *_, transfer, tuned = saved.provenance["recipe"]
-    assert (transfer["step"], transfer["new"]) == ("transfer", ["mouse click"])
-    assert (tuned["step"], tuned["validation_accuracy"]) == ("finetune", result.best_score)
+    *_, transfer, tuned = saved.provenance.recipe
+    assert (transfer.kind, transfer.settings["new"]) == ("transfer", ["mouse click"])
+    assert (tuned.kind, tuned.settings["validation_accuracy"]) == ("finetune", result.best_score)
     assert json.loads((tmp_path / "run" / "training.json").read_text())["result"]["chosen_by"] == "accuracy"
 
 

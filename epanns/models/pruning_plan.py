@@ -2,13 +2,14 @@
 
 import functools
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
 from epanns.atomic import sha256_of_json
 from epanns.errors import ConfigError, PruningError, did_you_mean
 from epanns.models.spec import ModelSpec
+from epanns.strict import ANY_TEXT, TABLE, Rule, breaches, number, shown, table_problems
 
 _FORMAT = "epanns-plan/1"
 _SHOWN = 12  # changed layers that a line for people names one by one
@@ -117,21 +118,14 @@ class PruningPlan:
             PruningError: Naming every unknown, missing or mistyped key, or the format where it is another one.
         """
         given = dict(values)
-        if given.pop("format", None) != _FORMAT:
-            raise PruningError(
-                f"pruning plan of format {repr(values.get('format'))[:60]}: this version reads {_FORMAT!r}"
-            )
-        types = {"base": Mapping, "kept_channels": Mapping, "criterion": str, "ratios": Mapping, "seed": int}
-        assert list(types) == [field.name for field in fields(cls)]
-        problems = [f"unknown key {key!r}{did_you_mean(key, types)}" for key in given if key not in types]
-        problems += [f"missing key {key!r}" for key in types if key not in given]
-        problems += [
-            f"{key} must be {'a table' if kind is Mapping else kind.__name__}, is {repr(given[key])[:60]}"
-            for key, kind in types.items()
-            if key in given and (not isinstance(given[key], kind) or isinstance(given[key], bool))
-        ]
+        if (found := given.pop("format", None)) != _FORMAT:
+            raise PruningError(f"pruning plan of format {shown(found)}: this version reads {_FORMAT!r}")
+        problems = table_problems(given, _RULES, required=_RULES)
         if not problems:
-            problems += _mistyped_entries(given["kept_channels"], given["ratios"])
+            problems = breaches(
+                given["kept_channels"], dict.fromkeys(given["kept_channels"], _CHANNELS), prefix="kept_channels of "
+            )
+            problems += breaches(given["ratios"], dict.fromkeys(given["ratios"], _RATIO), prefix="ratio of ")
         if problems:
             raise PruningError("pruning plan: " + "; ".join(problems))
         try:
@@ -141,21 +135,15 @@ class PruningPlan:
         return cls(**{**given, "base": base})
 
 
-def recorded_plan(provenance: Mapping[str, Any], spec: ModelSpec) -> PruningPlan | None:
-    """Return the plan in the provenance of a network of `spec`; None where it has none.
-
-    Raises:
-        PruningError: If the plan is no plan, or leads to other widths than those of `spec`.
-    """
-    if not provenance.get("plan"):
-        return None
-    plan = PruningPlan.from_dict(provenance["plan"])
-    if plan.widths != dict(spec.widths):
-        raise PruningError(
-            f"the plan in the provenance of this {spec.name} leads to other widths than the network has: "
-            "correct provenance.plan in config.json, or write the checkpoint again"
-        )
-    return plan
+_RULES: Mapping[str, Rule] = {
+    "base": TABLE,
+    "kept_channels": TABLE,
+    "criterion": ANY_TEXT,
+    "ratios": TABLE,
+    "seed": Rule("a whole number", lambda value: type(value) is int),
+}
+_CHANNELS = Rule("a list", lambda value: isinstance(value, list))
+_RATIO = number("a number in [0, 1)", lambda value: 0 <= value < 1)
 
 
 def compose(first: PruningPlan, second: PruningPlan) -> PruningPlan:
@@ -210,17 +198,3 @@ def remainder(first: PruningPlan, whole: PruningPlan) -> PruningPlan:
     base = first.pruned_spec
     ratios = {layer: 1 - len(channels) / base.widths[layer] for layer, channels in kept.items()}
     return PruningPlan(base, kept, whole.criterion, ratios, whole.seed)
-
-
-def _mistyped_entries(kept_channels: Mapping[str, Any], ratios: Mapping[str, Any]) -> list[str]:
-    problems = [
-        f"kept_channels of {layer} must be a list, is {repr(kept)[:60]}"
-        for layer, kept in kept_channels.items()
-        if not isinstance(kept, list)
-    ]
-    problems += [
-        f"ratio of {layer} must be a number in [0, 1), is {repr(ratio)[:60]}"
-        for layer, ratio in ratios.items()
-        if isinstance(ratio, bool) or not isinstance(ratio, int | float) or not 0 <= ratio < 1
-    ]
-    return problems

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from epanns.pruning.budgets.allocators import Allocator
     from epanns.pruning.budgets.allotment import Allotment
     from epanns.pruning.budgets.budget import Budget
-    from epanns.pruning.ranking.calibration import CalibrationBatch
+    from epanns.pruning.calibration_clips import CalibrationBatch
 
 _OF = "in (0, 1) a fraction of CHECKPOINT's"
 _HOW_MUCH = (

@@ -12,7 +12,7 @@ from epanns.errors import ConfigError
 if TYPE_CHECKING:
     from epanns.data.dataset import PackDataset
     from epanns.models.tagger import Tagger
-    from epanns.pruning.ranking.calibration import CalibrationBatch
+    from epanns.pruning.calibration_clips import CalibrationBatch
 
 
 def open_calibration(

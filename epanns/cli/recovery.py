@@ -7,7 +7,7 @@ import click
 
 from epanns.cli.options import progress_bar
 from epanns.errors import ConfigError
-from epanns.pruning.recovery.names import recovery_problem
+from epanns.pruning.recovery.recover import recovery_problem
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

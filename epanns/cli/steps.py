@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from epanns.data.dataset import PackDataset
     from epanns.models.pruning_plan import PruningPlan
     from epanns.models.tagger import Tagger
-    from epanns.pruning.ranking.calibration import CalibrationBatch
+    from epanns.pruning.calibration_clips import CalibrationBatch
     from epanns.pruning.schedule import Between
     from epanns.training.config import TrainingConfig
 

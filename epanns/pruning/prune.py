@@ -17,7 +17,7 @@ from epanns.pruning.budgets.allotment import Allotment, Sharing, allot, refuse_t
 from epanns.pruning.budgets.budget import Budget
 from epanns.pruning.budgets.latency_budget import allot_latency
 from epanns.pruning.engine import channel_groups, remove_channels
-from epanns.pruning.ranking.calibration import CalibrationBatch
+from epanns.pruning.calibration_clips import CalibrationBatch
 from epanns.pruning.ranking.criteria import criterion_named, most_important
 from epanns.pruning.ranking.importance import channel_importance
 

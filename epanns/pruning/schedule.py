@@ -14,7 +14,7 @@ from epanns.models.pruning_plan import PruningPlan, compose
 from epanns.models.tagger import Tagger
 from epanns.pruning.optimizers import marks_of, refuse_lost_gradients
 from epanns.pruning.prune import apply_plan, plan_pruning, planned
-from epanns.pruning.ranking.calibration import CalibrationBatch
+from epanns.pruning.calibration_clips import CalibrationBatch
 
 SCHEDULES = ("linear", "geometric")
 

@@ -8,7 +8,7 @@ from epanns.models.pruning_plan import PruningPlan
 from epanns.models.tagger import Tagger
 from epanns.pruning.budgets.budget import Budget
 from epanns.pruning.prune import planned
-from epanns.pruning.ranking.calibration import CalibrationBatch
+from epanns.pruning.calibration_clips import CalibrationBatch
 from epanns.strict import Rule, is_finite
 
 Amount = float | Mapping[str, float] | str

@@ -20,8 +20,8 @@ from epanns.models.zoo import build_model
 from epanns.pruning.prune import widths_after
 from epanns.pruning.ranking.criteria import NEEDS
 from epanns.pruning.ranking.importance import channel_importance
-from epanns.pruning.recovery.distil import MOST_HELD_BYTES
-from epanns.pruning.recovery.names import parts_of
+from epanns.pruning.recovery.distillation import MOST_HELD_BYTES
+from epanns.pruning.recovery.recover import parts_of
 from epanns.strict import problems_of
 from epanns.sweeps.amount import keywords_of
 from epanns.sweeps.base import BaseConfig

@@ -14,7 +14,7 @@ from epanns.models.spec import ModelSpec
 from epanns.models.tagger import Tagger
 from epanns.models.yamnet import Yamnet
 from epanns.models.zoo import ZOO, build_model
-from epanns.pruning.recovery.recalibrate import refuse_folded
+from epanns.pruning.recovery.batch_norm_reestimation import refuse_folded
 from epanns.sweeps.base import BaseConfig
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from epanns.errors import ConfigError
 from epanns.pruning.ranking.criteria import CRITERIA, NEEDS
-from epanns.pruning.recovery.names import RECOVERIES, recovery_problem
+from epanns.pruning.recovery.recover import RECOVERIES, recovery_problem
 from epanns.pruning.recovery.recover import RecoverySettings
 from epanns.strict import TABLE, TEXT, Rule, breaches, list_of, one_of, or_none, problems_of, values_of, whole
 from epanns.sweeps.amount import BUDGET, RATIO, RATIOS, Amount, asked_of

@@ -27,7 +27,7 @@ from epanns.models.tensors import weights_digest
 from epanns.models.zoo import build_model
 from epanns.names import path_name
 from epanns.pruning.prune import apply_plan
-from epanns.pruning.ranking.calibration import CalibrationBatch
+from epanns.pruning.calibration_clips import CalibrationBatch
 from epanns.pruning.ranking.criteria import NEEDS
 from epanns.pruning.ranking.pack_clips import CALIBRATION_BATCH
 from epanns.pruning.recovery.recover import recover

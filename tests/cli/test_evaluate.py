@@ -27,7 +27,7 @@ from epanns.models.new_classes import use_labels
 from epanns.models.provenance import Operation, Provenance
 from epanns.models.zoo import build_model
 from epanns.pruning.prune import prune
-from epanns.pruning.recovery.recalibrate import recalibrate_batch_norm
+from epanns.pruning.recovery.batch_norm_reestimation import recalibrate_batch_norm
 from epanns.sweeps.evaluated import unpruned_spec, width_of
 from epanns.sweeps.records import read_records
 

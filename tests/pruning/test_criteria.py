@@ -5,7 +5,7 @@ import torch
 from epanns.errors import PruningError
 from epanns.pruning.ranking import similarity
 from epanns.pruning.ranking.criteria import CRITERIA, NEEDS, criterion_named, most_important
-from epanns.pruning.ranking.layer_filters import LayerFilters
+from epanns.pruning.ranking.criteria import LayerFilters
 
 WEIGHT = torch.randn(12, 5, 3, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
 SCALE = torch.randn(12, dtype=torch.float64, generator=torch.Generator().manual_seed(5))

@@ -10,7 +10,7 @@ from epanns.pruning.prune import prune
 from epanns.pruning.ranking import importance
 from epanns.pruning.ranking.criteria import CRITERIA, NEEDS, criterion_named
 from epanns.pruning.ranking.importance import channel_importance, joined
-from epanns.pruning.ranking.layer_filters import LayerFilters
+from epanns.pruning.ranking.criteria import LayerFilters
 
 LAYER = "conv_block6.conv1"
 WAVEFORM = torch.rand(6, 80 * 70, generator=torch.Generator().manual_seed(2)) - 0.5

@@ -9,7 +9,7 @@ import epanns
 from epanns.errors import ConfigError, PruningError
 from epanns.models.provenance import Provenance
 from epanns.pruning.prune import apply_plan, plan_pruning
-from epanns.pruning.recovery.names import RECOVERIES
+from epanns.pruning.recovery.recover import RECOVERIES
 from epanns.pruning.recovery.recover import plan_between, recover
 
 

@@ -6,9 +6,9 @@ from epanns.errors import PruningError
 from epanns.models.provenance import recipe_problems
 from epanns.models.pruning_plan import PruningPlan
 from epanns.pruning.prune import apply_plan, plan_pruning
-from epanns.pruning.recovery.least_squares import Moments
-from epanns.pruning.recovery.refit import TARGETS, refit_readers
-from epanns.pruning.recovery.walk import _mixed
+from epanns.pruning.recovery.least_squares_refit import Moments
+from epanns.pruning.recovery.least_squares_refit import TARGETS, refit_readers
+from epanns.reporting.heat_map import _mixed
 from epanns.seeding import numpy_generator
 
 SAMPLES = 80 * 70
@@ -218,7 +218,7 @@ def test_features_that_do_not_fit_in_the_cache_are_computed_again(build, monkeyp
     plan = plan_pruning(dense, ratio=0.5)
     results = []
     for limit in (1 << 30, 0):
-        monkeypatch.setattr("epanns.pruning.recovery.walk._MOST_CACHED_BYTES", limit)
+        monkeypatch.setattr("epanns.pruning.recovery.paired_features._MOST_CACHED_BYTES", limit)
         pruned = apply_plan(dense, plan)
         refit_readers(pruned, dense, plan, calibration)
         results.append(pruned.state_dict())
@@ -285,7 +285,7 @@ def test_too_many_inputs_are_fitted_in_parts_that_take_turns(build, monkeypatch)
     plan = keep_first_halves(dense, ["conv_block5.conv1"])
     errors = []
     for most in (10_000, 20):
-        monkeypatch.setattr("epanns.pruning.recovery.refit._MOST_INPUTS", most)
+        monkeypatch.setattr("epanns.pruning.recovery.least_squares_refit._MOST_INPUTS", most)
         pruned = apply_plan(dense, plan)
         errors += refit_readers(pruned, dense, plan, calibration, ridge=1e-6).errors
     whole, parted = errors

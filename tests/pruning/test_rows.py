@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from epanns.pruning.recovery.rows import chosen_places, input_rows, output_rows, places_per_clip
+from epanns.pruning.recovery.rows import chosen_places, places_per_clip
+from epanns.pruning.recovery.refit_layers import input_rows, output_rows
 
 LAYERS = {
     "3x3": (nn.Conv2d(3, 4, 3, padding=1, bias=False), (2, 3, 7, 5)),

@@ -19,7 +19,7 @@ from epanns.pruning.optimizers import check_optimizer
 from epanns.pruning.prune import apply_plan, plan_pruning, prune
 from epanns.pruning.ranking.criteria import CRITERIA, NEEDS
 from epanns.pruning.ranking.importance import channel_importance
-from epanns.pruning.ranking.layer_filters import LayerFilters
+from epanns.pruning.ranking.criteria import LayerFilters
 from epanns.pruning.recovery.recover import recover
 from epanns.pruning.schedule import prune_iteratively
 from epanns.training.config import TrainingConfig

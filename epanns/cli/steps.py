@@ -1,7 +1,7 @@
 """Pruning in steps, as options of `epanns prune`, and the fine-tuning between the steps."""
 
 import functools
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from epanns.data.dataset import PackDataset
     from epanns.models.pruning_plan import PruningPlan
     from epanns.models.tagger import Tagger
-    from epanns.pruning.calibration_clips import CalibrationBatch
-    from epanns.pruning.schedule import Between
+    from epanns.pruning.calibration_clips import ClipSource
+    from epanns.pruning.iterative_pruning import Between
     from epanns.training.config import TrainingConfig
 
 _PACKS = Rule(
@@ -79,7 +79,7 @@ class Steps:
         Returns:
             The smaller network and what the last recovery tells.
         """
-        from epanns.pruning.schedule import prune_towards, widths_by_step
+        from epanns.pruning.iterative_pruning import prune_towards, widths_by_step
 
         widths_by_step(target, self.steps, self.schedule)  # refuses before anything is written
         if self.between is None:
@@ -182,7 +182,7 @@ class Runs:
     folder: Path
     opened: "Callable[[list[Path]], PackDataset]"
     asked: Mapping[str, Any]
-    measured: "Iterable[CalibrationBatch] | None" = None
+    measured: "ClipSource | None" = None
 
 
 def _read(path: Path) -> "tuple[dict[str, list[Path]], TrainingConfig, bool | None]":

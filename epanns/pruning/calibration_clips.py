@@ -1,7 +1,7 @@
 """Calibration clips: batches of sound, with or without targets, on which criteria and recoveries measure a network."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Union
+from typing import Any, Union
 
 import torch
 from torch import Tensor
@@ -75,6 +75,10 @@ class CalibrationClips:
             )
         return cls(source if callable(source) else lambda: source)
 
+    def identity(self) -> dict[str, Any] | None:
+        """Return the JSON values that identify the pack; None for other batches."""
+        return None if self._pack is None else self._pack.dataset.identity()
+
     def for_ranking(self, model: Tagger, *, labelled: bool) -> Iterable[CalibrationBatch]:
         """Return the batches for a criterion.
 
@@ -108,9 +112,7 @@ class CalibrationClips:
 class _PackBatches:
     """Some clips of a pack in batches of `BATCH_CLIPS`."""
 
-    def __init__(
-        self, dataset: PackDataset, rows: Sequence[int], in_memory: bool, progress: Progress | None
-    ) -> None:
+    def __init__(self, dataset: PackDataset, rows: Sequence[int], in_memory: bool, progress: Progress | None) -> None:
         self.dataset = dataset
         self._rows = [[rows[place] for place in batch] for batch in sequential_batches(len(rows), BATCH_CLIPS)]
         self._progress = progress

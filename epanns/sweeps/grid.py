@@ -7,11 +7,11 @@ from itertools import product
 from typing import Any
 
 from epanns.errors import ConfigError
+from epanns.pruning.config import BUDGET, RATIO, RATIOS
 from epanns.pruning.ranking.criteria import CRITERIA, NEEDS
-from epanns.pruning.recovery.recover import RECOVERIES, recovery_problem
-from epanns.pruning.recovery.recover import RecoverySettings
+from epanns.pruning.recovery.recover import RECOVERIES, RecoverySettings, recovery_problem
 from epanns.strict import TABLE, TEXT, Rule, breaches, list_of, one_of, or_none, problems_of, values_of, whole
-from epanns.sweeps.amount import BUDGET, RATIO, RATIOS, Amount, asked_of
+from epanns.sweeps.amount import Amount, asked_of
 from epanns.sweeps.training_tables import finetuning
 
 _RECOVERY = Rule(

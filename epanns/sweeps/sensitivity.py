@@ -12,8 +12,6 @@ from torch import Tensor
 from epanns.atomic import write_text
 from epanns.complexity.macs import profile
 from epanns.data.dataset import PackDataset
-from epanns.data.loader import make_loader
-from epanns.data.sampler import sequential_batches
 from epanns.data.task import in_the_models_order, require_same_task
 from epanns.errors import ConfigError, Interrupted
 from epanns.evaluation.metrics import evaluate
@@ -23,11 +21,12 @@ from epanns.installed import versions
 from epanns.models.pruning_plan import PruningPlan
 from epanns.models.tagger import Tagger
 from epanns.models.tensors import weights_digest
-from epanns.pruning.budgets.sensitivity import SensitivityRow
-from epanns.pruning.prune import apply_plan, plan_pruning
-from epanns.pruning.ranking.criteria import NEEDS, criterion_named, most_important
+from epanns.pruning.budgets.sensitivity_table import SensitivityRow
+from epanns.pruning.calibration_clips import CalibrationClips
+from epanns.pruning.config import Amount, PruningConfig
+from epanns.pruning.prune import apply_plan, widths_after
+from epanns.pruning.ranking.criteria import NEEDS, most_important
 from epanns.pruning.ranking.importance import channel_importance
-from epanns.pruning.ranking.pack_clips import CALIBRATION_BATCH, batches_for
 from epanns.pruning.recovery.recover import recover
 from epanns.signals import Stopped, StopRequest, noticing_signals
 from epanns.sweeps.device import device_of
@@ -79,13 +78,15 @@ class SensitivityConfig:
         """
         if not self.ratios or len(set(self.ratios)) < len(self.ratios):
             raise ConfigError(f"ratios={','.join(f'{ratio:g}' for ratio in self.ratios)}: give each ratio once")
-        criterion_named(self.criterion)
-        plans = [plan_pruning(model, ratio=ratio, layers=self.layers) for ratio in sorted(self.ratios)]
+        widths = {}
+        for ratio in sorted(self.ratios):
+            pruning = PruningConfig(Amount(ratio=ratio), criterion=self.criterion, layers=self.layers)
+            widths[float(ratio)] = widths_after(model, pruning)
         return [
-            Cell(layer, plan.ratios[layer], width=plan.widths[layer])
-            for layer in plans[0].kept_channels
-            for plan in plans
-            if layer in plan.pruned_layers
+            Cell(layer, ratio, width=widths[ratio][layer])
+            for layer in next(iter(widths.values()))
+            for ratio in widths
+            if widths[ratio][layer] < model.spec.widths[layer]
         ]
 
 
@@ -134,10 +135,10 @@ def measure_sensitivity(
         )
     cells = config.cells(model)
     folder = SensitivityFolder(out)
-    asked = _asked(model, dataset, config, calibration)
+    asked = _asked(model, dataset, config, calibration, cells)
     with folder.opened(asked, len(cells) + 1, fresh=fresh) as record, noticing_signals() as stop:
         record = replace(record, network=weights_digest(model))
-        measurement = _Measurement(model, (dataset, calibration or dataset), config, stop)
+        measurement = _Measurement(model, (dataset, calibration or dataset), config, cells, stop)
         if on_row is not None:
             on_row(record)
         for cell in [None, *cells][len(record.rows) :]:
@@ -153,11 +154,17 @@ class _Measurement:
     """What the rows share."""
 
     def __init__(
-        self, model: Tagger, packs: tuple[PackDataset, PackDataset], config: SensitivityConfig, stop: StopRequest
+        self,
+        model: Tagger,
+        packs: tuple[PackDataset, PackDataset],
+        config: SensitivityConfig,
+        cells: Sequence[Cell],
+        stop: StopRequest,
     ) -> None:
-        self.model, self.config, self.stop = model, config, stop
+        self.model, self.config, self.cells, self.stop = model, config, cells, stop
         self.dataset = packs[0]
-        self.calibration = in_the_models_order(model, packs[1])
+        calibration = in_the_models_order(model, packs[1])
+        self.clips = CalibrationClips.from_pack(calibration, progress=lambda batches, *_: self._stoppable(batches))
 
     def grown(self, record: SensitivityRecord, cell: Cell | None, out: Path) -> SensitivityRecord:
         """Return the record with one row more: of a layer at a ratio, or of the dense network."""
@@ -183,7 +190,7 @@ class _Measurement:
         if cell is not None:
             plan = self._plan(cell)
             network = apply_plan(self.model, plan)
-            recover(network, self.model, self._waveforms, self.config.recover, plan=plan)
+            recover(network, self.model, self.clips, self.config.recover, plan=plan)
         predictions = predict(network, self.dataset, _PROTOCOL, progress=self._obey)
         cost = profile(network, seconds=self.dataset.clip_seconds)
         layer, ratio, width = cell or ("", 0.0, None)
@@ -204,15 +211,13 @@ class _Measurement:
     @functools.cached_property
     def _importance(self) -> dict[str, Tensor]:
         """Every row starts from the same network: its channels are ranked once."""
-        criterion, order = self.config.criterion, sequential_batches(len(self.calibration), CALIBRATION_BATCH)
-        clips = batches_for(criterion, self.model, self.calibration, order)
-        layers = dict.fromkeys(cell.layer for cell in self.config.cells(self.model))
+        layers = dict.fromkeys(cell.layer for cell in self.cells)
         return channel_importance(
             self.model,
             tuple(layers),
-            criterion=criterion,
+            criterion=self.config.criterion,
             seed=self.config.seed,
-            calibration=None if clips is None else self._stoppable(clips),
+            calibration=self.clips,
         )
 
     def _stoppable(self, batches: Iterable[T]) -> Iterator[T]:
@@ -220,18 +225,17 @@ class _Measurement:
             self._obey()
             yield batch
 
-    def _waveforms(self) -> Iterator[Tensor]:
-        order = sequential_batches(len(self.calibration), CALIBRATION_BATCH)
-        for batch in self._stoppable(make_loader(self.calibration, order)):
-            yield batch.float_waveform()
-
     def _obey(self, *_: object) -> None:
         """Stop in the middle of a row where a signal came: nothing of it is worth waiting for."""
         self.stop.obey()
 
 
 def _asked(
-    model: Tagger, dataset: PackDataset, config: SensitivityConfig, calibration: PackDataset | None
+    model: Tagger,
+    dataset: PackDataset,
+    config: SensitivityConfig,
+    calibration: PackDataset | None,
+    cells: Sequence[Cell],
 ) -> dict[str, Any]:
     """Return what makes two measurements the same, as JSON values."""
     if model.provenance.sha256 is None:
@@ -242,7 +246,7 @@ def _asked(
         "data": {**dataset.identity(), "clip_seconds": dataset.clip_seconds},
         "calibration": None if calibration is None else calibration.identity(),
         "protocol": _PROTOCOL.describe(),
-        "layers": list(dict.fromkeys(cell.layer for cell in config.cells(model))),
+        "layers": list(dict.fromkeys(cell.layer for cell in cells)),
         "ratios": sorted(config.ratios),
         "criterion": config.criterion,
         "recover": config.recover,

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from epanns.atomic import write_json
-from epanns.pruning.budgets.sensitivity import Sensitivity, SensitivityRow
+from epanns.pruning.budgets.sensitivity_table import Sensitivity, SensitivityRow
 from epanns.workfolder import Work, WorkFolder
 
 FORMAT = "epanns-sensitivity/1"

@@ -14,7 +14,7 @@ from epanns.cli.steps import _read
 from epanns.errors import ConfigError, PruningError
 from epanns.notes import notes_to
 from epanns.printable import printable
-from epanns.pruning.allocation import read_ratios
+from epanns.pruning.config import read_ratios
 from tests.any_value import ANY_VALUE
 from tests.toml_text import altered, document
 

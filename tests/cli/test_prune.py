@@ -23,8 +23,8 @@ from epanns.models.released import export_panns
 from epanns.models.spec import conv_widths
 from epanns.models.zoo import build_model
 from epanns.pruning.budgets import latency_budget
-from epanns.pruning.budgets.latency_table import Timing
-from epanns.pruning.budgets.sensitivity import Sensitivity, SensitivityRow
+from epanns.pruning.budgets.latency_budget import Timing
+from epanns.pruning.budgets.sensitivity_table import Sensitivity, SensitivityRow
 from epanns.pruning.prune import apply_plan, plan_pruning
 from epanns.pruning.recovery.recover import recover
 from tests.conftest import narrow_spec

@@ -19,7 +19,7 @@ from epanns.models.shift_norm import ShiftNorm2d
 from epanns.models.tagger import Tagger
 from epanns.models.yamnet import Yamnet
 from epanns.models.zoo import ZOO, build_model
-from epanns.pruning.engine import remove_channels
+from epanns.pruning.surgery import remove_channels
 from tests.families import uneven
 
 # Stride of each layer's 3x3 convolution, from Google's `yamnet.py`.

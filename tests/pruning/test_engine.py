@@ -10,8 +10,8 @@ from epanns.labels import LabelSet
 from epanns.models.cnn import Cnn
 from epanns.models.provenance import Provenance
 from epanns.models.spec import conv_widths
-from epanns.pruning import engine
-from epanns.pruning.engine import remove_channels
+from epanns.pruning import surgery as engine
+from epanns.pruning.surgery import remove_channels
 
 LAST_SIX = tuple(conv_widths(1, 1, 1, 1, 1, 1))[6:]
 KINDS = {
@@ -172,7 +172,7 @@ def test_surgery_that_did_nothing_is_an_error(model, monkeypatch):
     import torch_pruning
 
     monkeypatch.setattr(torch_pruning.DependencyGraph, "get_pruning_group", lambda *arguments: NoSurgery())
-    with pytest.raises(PruningError, match=r"surgery did not give the network asked for: .*conv_block6\.conv2\.weight"):
+    with pytest.raises(PruningError, match=r"surgery did not give the planned network: .*conv_block6\.conv2\.weight"):
         remove_channels(model, {"conv_block6.conv2": (0,)})
 
 

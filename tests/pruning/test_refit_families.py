@@ -7,9 +7,9 @@ from torch import nn
 from epanns.models.layouts import WITHOUT_FC1
 from epanns.models.pruning_plan import PruningPlan
 from epanns.models.zoo import ZOO, build_model
-from epanns.pruning.engine import channel_groups
 from epanns.pruning.prune import apply_plan
 from epanns.pruning.recovery.least_squares_refit import TARGETS, refit_readers
+from epanns.pruning.surgery import channel_groups
 
 # Rows that differ from others in depth alone, or behind the last layer that reads pruned channels.
 DEEPER = ("ResNet38", "ResNet54", "Res1dNet51", "LeeNet24", "Wavegram_Logmel128_Cnn14")

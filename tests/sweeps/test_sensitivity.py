@@ -21,7 +21,7 @@ from epanns.evaluation.protocol import EvaluationProtocol
 from epanns.models.checkpoint import load, save_checkpoint
 from epanns.models.tensors import weights_digest
 from epanns.models.zoo import build_model
-from epanns.pruning.budgets.sensitivity import read_sensitivity
+from epanns.pruning.budgets.sensitivity_table import read_sensitivity
 from epanns.pruning.prune import prune
 from epanns.pruning.recovery.batch_norm_reestimation import recalibrate_batch_norm
 from epanns.sweeps.sensitivity import SensitivityConfig, measure_sensitivity

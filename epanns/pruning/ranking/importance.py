@@ -18,9 +18,8 @@ from epanns.pruning.calibration_clips import (
     clips_in_fours,
     require_float32,
 )
-from epanns.pruning.engine import groups_and_order
-from epanns.pruning.groups import ChannelGroup, Reader
 from epanns.pruning.ranking.criteria import NEEDS, LayerFilters, criterion_named
+from epanns.pruning.surgery import ChannelGroup, Reader, groups_and_order
 
 _ROWS_AT_ONCE = 4096  # positions in float64
 
@@ -113,7 +112,7 @@ def read_covariances(
 
     Args:
         model: The network, in any mode, on any device; left as it was.
-        groups: Groups to measure, from `epanns.pruning.engine.channel_groups`.
+        groups: Groups to measure, from `epanns.pruning.surgery.channel_groups`.
         batches: Calibration clips; targets are ignored. Read once.
 
     Returns:
@@ -208,7 +207,7 @@ def gate_gradients(
     Args:
         model: The network, in any mode, on any device; its gradients, flags and modes are left as they were.
         layers: Convolutions whose channels are measured.
-        norms: Layer -> the batch norm right behind it, as in `epanns.pruning.groups.ForwardOrder`.
+        norms: Layer -> the batch norm right behind it, as in `epanns.pruning.surgery.ForwardOrder`.
         batches: Calibration clips with targets; read once.
 
     Returns:

@@ -12,7 +12,7 @@ from epanns.models.pruning_plan import PruningPlan
 from epanns.models.shift_norm import ShiftNorm2d
 from epanns.models.tagger import Tagger
 from epanns.pruning.calibration_clips import CalibrationClips, ClipSource
-from epanns.pruning.groups import forward_order
+from epanns.pruning.surgery import forward_order
 
 
 def recalibrate_batch_norm(model: Tagger, clips: ClipSource, *, plan: PruningPlan | None = None) -> int:

@@ -23,9 +23,9 @@ from epanns.models.modes import evaluation_mode
 from epanns.models.pruning_plan import PruningPlan
 from epanns.models.tagger import Tagger
 from epanns.pruning.calibration_clips import CalibrationClips, ClipSource
-from epanns.pruning.engine import remove_channels
 from epanns.pruning.recovery.paired_features import PairedFeatures, capture
 from epanns.pruning.recovery.refit_layers import FittedReader, RefitLayout
+from epanns.pruning.surgery import remove_channels
 
 _ROUNDING = 1e-6  # relative, of float32 with a margin
 
@@ -117,9 +117,7 @@ def refit_readers(
         try:
             layout = RefitLayout(dense, plan, whole=student is not pruned)
             fitted, held_out = (
-                PairedFeatures(
-                    student, dense, clips, held_out=part, shared_stages=layout.shared_stages, mixtures=added
-                )
+                PairedFeatures(student, dense, clips, held_out=part, shared_stages=layout.shared_stages, mixtures=added)
                 for part, added in ((False, mixtures), (True, 0))
             )
             errors, norms = [], []

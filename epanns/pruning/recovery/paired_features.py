@@ -13,7 +13,7 @@ from epanns.errors import PruningError
 from epanns.models.modes import evaluation_mode
 from epanns.models.tagger import Features, Tagger
 from epanns.pruning.calibration_clips import CalibrationClips, is_held_out, refuse_too_few
-from epanns.pruning.groups import zero_inputs
+from epanns.pruning.surgery import zero_inputs
 from epanns.seeding import numpy_generator
 
 _MOST_CACHED_BYTES = 384 << 20  # of features kept between stages, beside those before; larger ones are computed again

@@ -12,9 +12,8 @@ from torch import Tensor, nn
 from epanns.errors import PruningError
 from epanns.models.pruning_plan import PruningPlan
 from epanns.models.tagger import Tagger
-from epanns.pruning.engine import channel_groups
-from epanns.pruning.groups import ChannelGroup, forward_order
 from epanns.pruning.recovery.paired_features import PairedFeatures, capture, stages_of_modules
+from epanns.pruning.surgery import ChannelGroup, channel_groups, forward_order
 from epanns.seeding import numpy_generator
 
 _MOST_POSITIONS = 1024  # of a clip that are fitted; neighbours are nearly equal

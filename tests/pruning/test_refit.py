@@ -7,8 +7,8 @@ from epanns.models.provenance import recipe_problems
 from epanns.models.pruning_plan import PruningPlan
 from epanns.pruning.prune import apply_plan, plan_pruning
 from epanns.pruning.recovery.least_squares_refit import TARGETS, Moments, refit_readers
+from epanns.pruning.recovery.paired_features import mixtures_of
 from epanns.pruning.recovery.recover import recover
-from epanns.reporting.heat_map import mixtures_of
 from epanns.seeding import numpy_generator
 
 SAMPLES = 80 * 70

@@ -13,11 +13,11 @@ from typing import Any
 from contest_figure import contest_drawing
 
 from epanns.atomic import write_text
+from epanns.records import RunRecord, read_records
 from epanns.reporting.report import insert_table
 from epanns.reporting.svg import to_svg
 from epanns.reporting.tables import markdown_table
 from epanns.reporting.units import mean_and_sd, si
-from epanns.sweeps.records import RunRecord, read_records
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "results" / "lean-contest"
@@ -157,5 +157,3 @@ if __name__ == "__main__":
         rows = rows_of(folder)
         insert_table(FOLDER / "README.md", folder.name, table_of(rows))
         write_text(FOLDER / f"{folder.name}.svg", figure_of(folder.name, rows))
-        if folder.name == "esc50":
-            insert_table(ROOT / "README.md", "lean-contest", table_of(rows))

@@ -13,12 +13,12 @@ from typing import NamedTuple
 from finetuning_figure import finetuning_chart
 
 from epanns.atomic import write_text
+from epanns.records import RunRecord, read_records
 from epanns.reporting.layout import lay_out
 from epanns.reporting.report import insert_table
 from epanns.reporting.svg import to_svg
 from epanns.reporting.tables import markdown_table
 from epanns.reporting.units import mean_and_sd
-from epanns.sweeps.records import RunRecord, read_records
 
 ROOT = Path(__file__).parents[1]
 TARGET = 5  # times fewer iterations, asked for beforehand
@@ -183,5 +183,4 @@ if __name__ == "__main__":
     records = read_records([folder])
     tables = tables_of(records)
     insert_table(folder / "README.md", "finetuning", tables)
-    insert_table(ROOT / "README.md", "finetuning", tables)
     write_text(folder / "esc50.svg", figure_of(records))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from epanns.sweeps.records import RunRecord, Stage, read_records
+from epanns.records import RunRecord, Stage, read_records
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 sys.path.insert(0, str(EXPERIMENTS))  # as for whoever runs the script
@@ -130,5 +130,5 @@ def test_documents_and_figure_are_made_of_the_records():
     folder = root / "results" / "finetuning"
     records = read_records([folder])
     tables = TABLE["tables_of"](records)
-    assert all(tables in document.read_text() for document in (folder / "README.md", root / "README.md"))
+    assert tables in (folder / "README.md").read_text()
     assert (folder / "esc50.svg").read_text() == TABLE["figure_of"](records)

@@ -8,7 +8,7 @@ import warnings
 import torch
 from torch import Tensor
 
-from epanns.notes import note
+from epanns.feedback import note
 
 _LINEAR_BELOW = 1000.0  # Hz; Slaney's scale is linear below and logarithmic above
 _HERTZ_PER_MEL = 200.0 / 3.0

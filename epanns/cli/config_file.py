@@ -6,8 +6,8 @@ from typing import Any
 import click
 
 from epanns.errors import ConfigError, did_you_mean
-from epanns.strict import ANY_TEXT, PATH, TRUTH, Rule, list_of, number, one_of, shown
-from epanns.toml_file import read_toml
+from epanns.strict import ANY_TEXT, BOOLEAN, PATH, Rule, list_of, number, one_of, shown
+from epanns.text_files import read_toml
 
 
 def fill_defaults(context: click.Context, parameter: click.Parameter, path: Path | None) -> None:
@@ -47,7 +47,7 @@ def option_name(parameter: click.Parameter) -> str:
 def _rule_of(parameter: click.Parameter) -> Rule:
     """Return the rule of an option's values; click alone would make 2 of 2.7 and text of a date."""
     if getattr(parameter, "is_flag", False):
-        return TRUTH
+        return BOOLEAN
     rule = _rule_of_type(parameter.type)
     several = getattr(parameter, "multiple", False) or parameter.nargs == -1
     return list_of(rule, "values") if several else rule

@@ -156,7 +156,7 @@ def folder(
     folders are taken as splits. --val-fraction and --test-fraction draw splits class by class: each class of two groups
     (three with a test set) or more is in each split, unless its groups have other classes that make it impossible.
     """
-    from epanns.data.folder import read_folder
+    from epanns.data.class_folders import read_folder
 
     manifest = read_folder(
         root,

@@ -25,7 +25,7 @@ from epanns.cli.packs import in_order_of, open_packs, pack_options, tell_unknown
 from epanns.cli.processes import bounded_option
 from epanns.distributed import on_rank_zero, rank
 from epanns.errors import ConfigError
-from epanns.printable import is_printable, printable, spreadsheet_cell
+from epanns.safe_text import is_printable, printable, spreadsheet_cell
 
 if TYPE_CHECKING:
     from epanns.evaluation.scores import ClassScore, Scores
@@ -112,7 +112,7 @@ def command(
     from epanns.evaluation.predict import predict
     from epanns.evaluation.protocol import EvaluationProtocol
     from epanns.models.checkpoint import load
-    from epanns.sweeps.evaluated import record_of_checkpoint
+    from epanns.stages.score import record_of_checkpoint
 
     started = time.perf_counter()
     protocol = EvaluationProtocol(window, hop, aggregate, own_length)

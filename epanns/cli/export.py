@@ -11,7 +11,7 @@ from epanns.cli.options import EXISTING, EpannsCommand, emit, json_option, out_o
 from epanns.cli.packs import in_order_of, open_packs, pack_options, tell_unknown_lengths
 from epanns.cli.processes import bounded_option
 from epanns.errors import ConfigError
-from epanns.printable import printable
+from epanns.safe_text import printable
 
 if TYPE_CHECKING:
     from epanns.data.dataset import PackDataset

@@ -10,7 +10,7 @@ import click
 
 from epanns.cli.doctor import core_packages, version_lines
 from epanns.cli.options import EXISTING, EpannsCommand, emit, json_option, log
-from epanns.printable import printable
+from epanns.safe_text import printable
 
 if TYPE_CHECKING:
     from epanns.models.provenance import Provenance

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from epanns.cli import IS_PROGRAM
-from epanns.cli.options import tell_once, write_error
+from epanns.cli.options import report_once, write_error
 from epanns.cli.terminal import prepare_streams, write_message
 from epanns.errors import EpannsError, did_you_mean
 
@@ -82,7 +82,7 @@ def main(arguments: list[str] | None = None) -> None:
         code = cli.main(args=arguments, standalone_mode=False)
     except EpannsError as error:
         _trace(arguments)
-        tell_once(error)
+        report_once(error)
         sys.exit(error.exit_code)
     except OSError as error:  # a full disk, a missing permission, a path through a file: the system's own words say it
         _trace(arguments)

@@ -18,9 +18,9 @@ from epanns.cli.config_file import fill_defaults, option_name
 from epanns.cli.terminal import json_text, write_message, write_result
 from epanns.distributed import process_group, rank, started_by_torchrun
 from epanns.errors import ConfigError, EpannsError
+from epanns.feedback import notes_to
 from epanns.heap import keep_freed_memory
-from epanns.notes import notes_to
-from epanns.printable import printable
+from epanns.safe_text import printable
 from epanns.workfolder import locked_file
 
 
@@ -224,11 +224,11 @@ def resuming_command() -> str:
     return shlex.join(["epanns", *(argument for argument in sys.argv[1:] if argument != "--fresh")])
 
 
-def tell_once(error: EpannsError) -> None:
+def report_once(error: EpannsError) -> None:
     """Write on stderr what went wrong, unless that was done: a command may do so before it tidies up."""
-    if not error.told:
+    if not error.is_reported:
         write_error(str(error))
-        error.told = True
+        error.is_reported = True
 
 
 def write_error(message: str) -> None:

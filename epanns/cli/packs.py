@@ -72,7 +72,7 @@ def tell_unknown_lengths(dataset: "PackDataset", what: str) -> None:
 
 def in_order_of(model: "Tagger", dataset: "PackDataset") -> "PackDataset":
     """Put the classes of a data set into a model's order, where they are the same classes, and tell so."""
-    from epanns.data.task import in_the_models_order
+    from epanns.data.compatibility import in_the_models_order
 
     ordered = in_the_models_order(model, dataset)
     if ordered is not dataset:

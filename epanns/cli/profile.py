@@ -9,7 +9,7 @@ import click
 from epanns.cli.options import EpannsCommand, device_option, emit, json_option, torch_device
 from epanns.cli.processes import bounded_option
 from epanns.errors import ConfigError, did_you_mean
-from epanns.printable import printable
+from epanns.safe_text import printable
 
 if TYPE_CHECKING:
     from epanns.complexity.cost import Latency, ModelCost

@@ -23,7 +23,7 @@ from epanns.cli.packs import in_order_of, open_packs, pack_options
 from epanns.errors import ConfigError
 
 if TYPE_CHECKING:
-    from epanns.sweeps.sensitivity_folder import SensitivityRecord
+    from epanns.stages.sensitivity_record import SensitivityRecord
 
 
 @click.command("sensitivity", cls=EpannsCommand)
@@ -72,8 +72,8 @@ def command(
     from epanns.models.checkpoint import load
     from epanns.pruning.ranking.criteria import needs_clips
     from epanns.reporting.sensitivity_figure import describe_clips, describe_settings, write_figures
-    from epanns.sweeps.sensitivity import SensitivityConfig, measure_sensitivity
-    from epanns.sweeps.sensitivity_folder import RECORD, TABLE
+    from epanns.stages.sensitivity import SensitivityConfig, measure_sensitivity
+    from epanns.stages.sensitivity_record import RECORD, TABLE
     from epanns.training.validation import constant_map
     from epanns.workfolder import DRAWING_SECONDS, WorkFolder
 

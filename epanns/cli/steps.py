@@ -13,7 +13,7 @@ from epanns.cli.options import EXISTING, log, resuming_command
 from epanns.cli.yamnet import frozen_and_told
 from epanns.errors import ConfigError
 from epanns.strict import PATH, Rule, list_of
-from epanns.toml_file import read_toml
+from epanns.text_files import read_toml
 
 if TYPE_CHECKING:
     from epanns.data.dataset import PackDataset
@@ -118,12 +118,12 @@ class Steps:
     def _finetuning(self, file: Path, dense: "Tagger", target: "PruningPlan", runs: "Runs") -> "Iterator[Between]":
         from epanns.cli.packs import in_order_of
         from epanns.cli.watching import watching
-        from epanns.data.task import refuse_leak, require_same_task
+        from epanns.data.compatibility import refuse_leak, require_same_task
         from epanns.models.checkpoint import CONFIG
         from epanns.models.on_yamnet import stays_frozen
         from epanns.models.tasks import DECISIVE_SCORES
-        from epanns.sweeps.trial import validation_on
-        from epanns.training.between import finetuning_between
+        from epanns.stages.finetune import validation_on
+        from epanns.stages.prune import finetuning_between
         from epanns.training.metrics import STEP_0_KEPT
 
         packs, config, frozen = _read(file)

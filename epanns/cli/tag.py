@@ -17,12 +17,12 @@ from epanns.cli.options import (
     emit,
     json_option,
     log,
+    report_once,
     reserve,
-    tell_once,
     torch_device,
 )
 from epanns.errors import DataError
-from epanns.printable import printable, spreadsheet_cell
+from epanns.safe_text import printable, spreadsheet_cell
 
 if TYPE_CHECKING:
     from epanns.evaluation.protocol import EvaluationProtocol
@@ -117,7 +117,7 @@ class Outcome:
 
     def add_failure(self, path: Path, error: DataError) -> None:
         """Name a file on stderr and count it."""
-        tell_once(error)
+        report_once(error)
         self.failed.append((path, error))
 
     def error(self) -> DataError:

@@ -11,14 +11,14 @@ from typing import Any, TextIO
 import click
 
 from epanns.errors import EpannsError, OutputError
-from epanns.printable import printable, printable_json
+from epanns.safe_text import printable, printable_json
 
 
 class ReaderGone(EpannsError):  # noqa: N818 - no failure of the work
     """The reader of standard output has closed it, as ``head`` does: the program ends without a line."""
 
     exit_code = 141  # 128 + SIGPIPE, as of a program that the signal ends
-    told = True
+    is_reported = True
 
 
 def prepare_streams() -> None:

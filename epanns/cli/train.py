@@ -16,8 +16,8 @@ from epanns.cli.options import (
     json_option,
     log,
     out_option,
+    report_once,
     resuming_command,
-    tell_once,
 )
 from epanns.cli.packs import in_order_of, open_packs, pack_options, tell_unknown_lengths
 from epanns.cli.processes import bounded_option
@@ -176,8 +176,8 @@ def run(
     **_: Any,
 ) -> None:
     """Train a model with the options of the command line and print the result."""
-    from epanns.data.task import refuse_leak, require_same_classes, require_same_task
-    from epanns.sweeps.trial import validation_on
+    from epanns.data.compatibility import refuse_leak, require_same_classes, require_same_task
+    from epanns.stages.finetune import validation_on
     from epanns.training.events import require_tensorboard
     from epanns.training.finetune import finetune
     from epanns.training.learner import require_learner
@@ -246,7 +246,7 @@ def curve_drawn(out: Path) -> Iterator[None]:
     except (Interrupted, TrainingError) as stopped:
         try:
             if draws and is_run(out):
-                tell_once(stopped)  # drawing takes a while
+                report_once(stopped)  # drawing takes a while
                 with WorkFolder(out).locked(wait=DRAWING_SECONDS):
                     write_learning_curves([out], out, stem=CURVE, images=False)
         except (EpannsError, OSError) as error:

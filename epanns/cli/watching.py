@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TextIO
 
 from epanns.cli.terminal import write_message
-from epanns.printable import printable
+from epanns.safe_text import printable
 from epanns.training.config import TrainingConfig
 from epanns.training.metrics import scores_of
 

@@ -1,4 +1,4 @@
-"""FSD50K -> manifest.
+"""Read FSD50K into a manifest.
 
 Source: Fonseca et al., "FSD50K: an Open Dataset of Human-Labeled Sound Events", 2020. Labels in its ground truth are
 already propagated up the hierarchy; the classes are those of ``vocabulary.csv``, in its order.
@@ -19,7 +19,7 @@ from epanns.strict import shown
 PUBLISHED = {"train": 36_796, "val": 4_170, "eval": 10_231}
 """Rows of each split in the ground truth as published."""
 
-# Where people keep it; the archives' own names first.
+# Usual names of its folders; the archives' own names first.
 _GROUND_TRUTH = ("FSD50K.ground_truth", "ground_truth", "labels", "")
 _AUDIO = {
     part: (f"FSD50K.{part}_audio", f"{part}_audio", f"clips/{part}", f"audio/{part}", part) for part in ("dev", "eval")
@@ -42,13 +42,13 @@ def read_fsd50k(
 
     Args:
         root: The data set's folder.
-        name: What results will call it; FSD50K where not given.
-        ground_truth: Folder of ``dev.csv``, ``eval.csv`` and ``vocabulary.csv``, if it lies elsewhere.
-        dev_audio: Folder of the development clips, if it lies elsewhere.
-        eval_audio: Folder of the evaluation clips, if it lies elsewhere.
+        name: Name of the data set in results; default: FSD50K.
+        ground_truth: Folder of ``dev.csv``, ``eval.csv`` and ``vocabulary.csv``; default: found below `root`.
+        dev_audio: Folder of the development clips; default: found below `root`.
+        eval_audio: Folder of the evaluation clips; default: found below `root`.
 
     Raises:
-        DataError: If the ground truth is not found, a row breaks a rule, or a clip is in two splits.
+        DataError: If the ground truth is not found, a row is invalid, or a clip is in two splits.
     """
     root = root.resolve()
     truth = _ground_truth(root) if ground_truth is None else ground_truth.resolve()
@@ -82,7 +82,7 @@ def _ground_truth(root: Path) -> Path:
 
 
 def _audio_folder(root: Path, part: str, given: Path | None) -> Path:
-    """Return the folder of a part's clips, or where it should be; then all its clips are missing."""
+    """Return the folder of a part's clips, or where it should be; then all clips of the part are missing."""
     if given is not None:
         return given.resolve()
     folders = [folder for folder in (root / place for place in _AUDIO[part]) if folder.is_dir()]
@@ -91,7 +91,7 @@ def _audio_folder(root: Path, part: str, given: Path | None) -> Path:
 
 def _only(folders: list[Path], option: str) -> Path:
     if len(folders) > 1:
-        raise DataError(f"{folders[0]} and {folders[1]} are both there; say which to read with {option}")
+        raise DataError(f"{folders[0]} and {folders[1]} both exist; choose one with {option}")
     return folders[0]
 
 
@@ -106,7 +106,7 @@ def _read_vocabulary(path: Path) -> LabelSet:
 
 
 def _read_rows(table: Path, labels: LabelSet) -> Iterator[tuple[Clip, str]]:
-    """Yield the clips of ``dev.csv`` or ``eval.csv``, without paths, and where each stands."""
+    """Yield the clips of ``dev.csv`` or ``eval.csv``, without paths, each with its file and row."""
     columns, rows = read_csv_table(table, SHORT_LIST)
     splits = ("train", "val") if table.name == "dev.csv" else ()
     needed = (*_COLUMNS, "split") if splits else _COLUMNS
@@ -127,7 +127,7 @@ def _read_rows(table: Path, labels: LabelSet) -> Iterator[tuple[Clip, str]]:
 
 
 def _refuse_disagreement(names: tuple[str, ...], given: list[str], mids: dict[str, str], where: str) -> None:
-    """Refuse labels that the vocabulary does not have, or has with other mids."""
+    """Raise if the vocabulary lacks a label, or has it with another mid."""
     unknown = [name for name in names if name not in mids]
     if unknown:
         raise DataError(f"{where}: label {shown(unknown[0])} is not among the {len(mids)} of vocabulary.csv")
@@ -145,7 +145,7 @@ def _refuse_repetition(clip: Clip, where: str, seen: dict[str, tuple[str, str]])
             f"{earlier} and {where}: fname {shown(clip.clip_id)} is in the splits {splits}: a leak; keep it in one"
         )
     if earlier != where:
-        raise DataError(f"{earlier} and {where}: fname {shown(clip.clip_id)} stands twice; remove one")
+        raise DataError(f"{earlier} and {where}: fname {shown(clip.clip_id)} is listed twice; remove one")
 
 
 def _notes_on_counts(counts: Counter[str]) -> tuple[str, ...]:

@@ -1,7 +1,12 @@
-"""A multi-label data set that is generated: sound events in noise, for trials and tests without a download."""
+"""Generate a multi-label data set of sound events in noise, for trials and tests without a download.
+
+Twelve kinds of events; an event is ``(samples,)`` float64 with peak 1. Each kind keeps to a register, as natural sounds
+do, but registers overlap and some kinds differ in one trait only (a rising and a falling chirp, a steady and a pulsed
+tone), so that a tagger learns fast and still makes errors.
+"""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,16 +15,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from epanns import atomic
-from epanns.audio.waveform import to_int16
+from epanns.audio.resampling import to_int16
 from epanns.data.clip import Clip
-from epanns.data.events import EVENTS, draw_event
 from epanns.data.manifest import Manifest
+from epanns.feedback import Progress
 from epanns.labels import LabelSet
-from epanns.progress import Progress
 from epanns.seeding import numpy_generator
-from epanns.strict import Rule, number, refuse_breaches, whole
+from epanns.strict import Rule, check_fields, integer, number
 from epanns.workfolder import Work, WorkFolder
 
+Signal = NDArray[np.float64]
+Event = Callable[[np.random.Generator, Signal, float], Signal]
+
+EVENTS: dict[str, Event] = {}
+"""Kind of event -> function of a generator, the times of the samples in seconds, and the sample rate in Hz."""
+
+_LOWEST, _HIGHEST = 200.0, 0.35  # in Hz; as a fraction of the sample rate
 _SPLITS = ("train", "train", "train", "val", "test")  # of five clips in a row
 _SETTINGS_FILE = "synthetic.json"
 _LONGEST_WAIT = 3600.0  # seconds, for another process that generates the same data set
@@ -34,14 +45,14 @@ _WORK = Work(
 
 @dataclass(frozen=True)
 class SyntheticSettings:
-    """What to generate.
+    """Settings of a generated data set.
 
     Attributes:
-        clips: How many; three of five are for training, one for validation, one for testing.
-        classes: Kinds of events, the first so many of `epanns.data.events.EVENTS`.
+        clips: Number of clips; of five clips three are for training, one for validation, one for testing.
+        classes: Number of kinds of events, the first ones of `EVENTS`.
         seconds: Length of each clip.
         sample_rate: In Hz.
-        seed: Another seed gives other clips.
+        seed: Seed of the clips.
     """
 
     clips: int = 1000
@@ -51,27 +62,21 @@ class SyntheticSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        refuse_breaches(self, SYNTHETIC_RULES)
-
-
-SYNTHETIC_RULES: Mapping[str, Rule] = {
-    "clips": Rule("at least 5, one for each part of the split", whole(5).holds),
-    "classes": Rule(f"between 2 and {len(EVENTS)}", whole(2, len(EVENTS)).holds),
-    "seconds": number("between 0.5 and 600", lambda value: 0.5 <= value <= 600),
-    "sample_rate": Rule("between 8000 and 192000 Hz", whole(8000, 192_000).holds),
-    "seed": Rule("a whole number", lambda value: type(value) is int),
-}
+        check_fields(self, SYNTHETIC_RULES)
 
 
 def draw_clip(settings: SyntheticSettings, index: int) -> tuple[NDArray[np.int16], tuple[str, ...]]:
-    """Draw one clip: a pure function of the settings and `index`, apart from how many clips there are.
+    """Draw one clip: a pure function of `index` and of the settings except the number of clips.
 
     Returns:
         ``(samples,)`` int16, and the labels of the one to three events in it.
     """
     rng = numpy_generator("synthetic clip", settings.seed, index)
     n_samples = round(settings.seconds * settings.sample_rate)
-    mixture = _background(rng, n_samples) * 10 ** (rng.uniform(-50, -30) / 20)
+    spectrum = np.fft.rfft(rng.standard_normal(n_samples))
+    spectrum *= np.arange(1, len(spectrum) + 1) ** -rng.uniform(0, 1)  # falls by 0 to 6 dB per octave
+    noise: Signal = np.fft.irfft(spectrum, n_samples)
+    mixture = noise / float(np.sqrt(np.mean(noise**2))) * 10 ** (rng.uniform(-50, -30) / 20)
     labels = _draw_labels(settings, index, rng)
     for label in labels:
         seconds = min(rng.uniform(0.4, 1.5), settings.seconds)
@@ -83,7 +88,7 @@ def draw_clip(settings: SyntheticSettings, index: int) -> tuple[NDArray[np.int16
 
 
 def _draw_labels(settings: SyntheticSettings, index: int, rng: np.random.Generator) -> list[str]:
-    """Draw one to three kinds; the first goes round all classes, so that none is without clips."""
+    """Draw one to three kinds; the first cycles through all classes, so that each class has clips."""
     turn, place = divmod(index, settings.classes)
     first = int(numpy_generator("synthetic turn", settings.seed, turn).permutation(settings.classes)[place])
     others = [kind for kind in rng.permutation(settings.classes).tolist() if kind != first]
@@ -92,21 +97,18 @@ def _draw_labels(settings: SyntheticSettings, index: int, rng: np.random.Generat
     return [names[kind] for kind in [first, *others[:n_others]]]
 
 
-def _background(rng: np.random.Generator, n_samples: int) -> NDArray[np.float64]:
-    """Draw noise of unit power whose spectrum falls by a random 0 to 6 dB per octave."""
-    spectrum = np.fft.rfft(rng.standard_normal(n_samples))
-    spectrum *= np.arange(1, len(spectrum) + 1) ** -rng.uniform(0, 1)
-    noise: NDArray[np.float64] = np.fft.irfft(spectrum, n_samples)
-    return noise / float(np.sqrt(np.mean(noise**2)))
-
-
 def make_synthetic(root: Path, settings: SyntheticSettings, *, progress: Progress | None = None) -> Manifest:
     """Write the clips as 16-bit WAV files below ``root/audio`` and return their manifest.
 
-    A folder that holds the same data set, whole or in part, is completed.
+    A folder with the same data set, complete or in part, is completed.
+
+    Args:
+        root: Folder of the data set.
+        settings: What to generate.
+        progress: Called with the number of clips written.
 
     Raises:
-        OutputError: If `root` holds anything else; nothing in it is touched.
+        OutputError: If `root` holds anything else; then nothing in it is changed.
     """
     import soundfile
 
@@ -114,11 +116,12 @@ def make_synthetic(root: Path, settings: SyntheticSettings, *, progress: Progres
     folder = WorkFolder(root, _SETTINGS_FILE, _WORK)
     paths = [root / "audio" / f"clip-{index:06d}.wav" for index in range(settings.clips)]
     clips = []
-    folder.require_claimable()
+    folder.require_usable()
     with ExitStack() as held:
         if not folder.is_begun or not all(path.exists() for path in paths):
             held.enter_context(folder.locked(wait=_LONGEST_WAIT))
-        _claim(folder, settings)
+        given = json.loads(json.dumps(asdict(settings)))
+        folder.begin_or_resume(given, first=given, read=lambda found: (found, None))
         for index, path in enumerate(paths):
             samples, labels = draw_clip(settings, index)
             if not path.exists():
@@ -130,7 +133,139 @@ def make_synthetic(root: Path, settings: SyntheticSettings, *, progress: Progres
     return Manifest("synthetic", LabelSet.of(list(EVENTS)[: settings.classes]), tuple(clips))
 
 
-def _claim(folder: WorkFolder, settings: SyntheticSettings) -> None:
-    """Make the folder ours by writing the settings into it, or find that it is."""
-    asked = json.loads(json.dumps(asdict(settings)))
-    folder.claim(asked, first=asked, read=lambda found: (found, None))
+def _event(kind: str) -> Callable[[Event], Event]:
+    def register(draw: Event) -> Event:
+        EVENTS[kind] = draw
+        return draw
+
+    return register
+
+
+def _pitch(rng: np.random.Generator, sample_rate: float, low: float, high: float) -> float:
+    """Draw a frequency in Hz from a register on a scale of octaves: 0 is `_LOWEST`, 1 is `_HIGHEST`."""
+    octaves = np.log2(_HIGHEST * sample_rate / _LOWEST)
+    return float(_LOWEST * 2 ** (octaves * rng.uniform(low, high)))
+
+
+def _sine(frequency: Signal | float, time: Signal, sample_rate: float) -> Signal:
+    """Return a sine whose frequency in Hz may change over time."""
+    phase: Signal = np.cumsum(np.broadcast_to(frequency, time.shape)) / sample_rate
+    return np.sin(2 * np.pi * phase)
+
+
+def _noise_band(rng: np.random.Generator, time: Signal, sample_rate: float, centre: float) -> Signal:
+    """Return noise of about an octave around a frequency in Hz."""
+    half_width = 2 ** rng.uniform(0.2, 0.5)
+    spectrum = np.fft.rfft(rng.standard_normal(len(time)))
+    frequencies = np.fft.rfftfreq(len(time), 1 / sample_rate)
+    spectrum[(frequencies < centre / half_width) | (frequencies > centre * half_width)] = 0
+    return np.fft.irfft(spectrum, len(time))
+
+
+def _pulses(rng: np.random.Generator, time: Signal) -> Signal:
+    """Return on-off pulses between 0 and 1, four to nine per second."""
+    return (np.sin(2 * np.pi * rng.uniform(4, 9) * time) > rng.uniform(-0.3, 0.5)).astype(float)
+
+
+def _partials(rng: np.random.Generator, time: Signal, sample_rate: float, ratios: list[float]) -> Signal:
+    """Return a sum of sines with frequencies in the given ratios, those that are too high left out."""
+    lowest = 120 * 4 ** rng.random()  # Hz, two octaves
+    audible = [ratio for ratio in ratios if ratio * lowest < _HIGHEST * sample_rate]
+    stack = np.array([_sine(lowest * ratio, time, sample_rate) / ratio**0.7 for ratio in audible])
+    mixed: Signal = stack.sum(axis=0)
+    return mixed
+
+
+@_event("tone")
+def _tone(rng: np.random.Generator, time: Signal, sample_rate: float) -> Signal:
+    return _sine(_pitch(rng, sample_rate, 0.0, 0.4), time, sample_rate)
+
+
+@_event("chirp up")
+def _chirp(rng: np.random.Generator, time: Signal, sample_rate: float) -> Signal:
+    low, high = _pitch(rng, sample_rate, 0.1, 0.4), _pitch(rng, sample_rate, 0.6, 0.9)
+    rise = (high / low) ** (time / max(float(time[-1]), 1 / sample_rate))
+    return _sine(low * rise, time, sample_rate)
+
+
+@_event("noise band")
+def _noise(rng: np.random.Generator, time: Signal, sample_rate: float) -> Signal:
+    return _noise_band(rng, time, sample_rate, _pitch(rng, sample_rate, 0.1, 0.5))
+
+
+@_event("clicks")
+def _clicks(rng: np.random.Generator, time: Signal, sample_rate: float) -> Signal:
+    """Return short decaying bursts at a steady rate."""
+    since_click = np.mod(time, 1 / rng.uniform(4, 12))
+    return rng.standard_normal(len(time)) * np.exp(-since_click * rng.uniform(200, 600))
+
+
+@_event("harmonics")
+def _harmonics(rng: np.random.Generator, time: Signal, sample_rate: float) -> Signal:
+    return _partials(rng, time, sample_rate, [1, 2, 3, 4, 5, 6, 7, 8])
+
+
+@_event("tremolo")
+def _tremolo(rng: np.random.Generator, time: Signal, sample_rate: float) -> Signal:
+    depth = 1 + rng.uniform(0.6, 0.95) * np.sin(2 * np.pi * rng.uniform(4, 9) * time)
+    return _sine(_pitch(rng, sample_rate, 0.35, 0.7), time, sample_rate) * depth
+
+
+@_event("chirp down")
+def _chirp_down(rng: np.random.Generator, time: Signal, sample_rate: float) -> Signal:
+    return _chirp(rng, time, sample_rate)[::-1]
+
+
+@_event("pulsed noise")
+def _pulsed_noise(rng: np.random.Generator, time: Signal, sample_rate: float) -> Signal:
+    return _noise_band(rng, time, sample_rate, _pitch(rng, sample_rate, 0.4, 0.8)) * _pulses(rng, time)
+
+
+@_event("vibrato")
+def _vibrato(rng: np.random.Generator, time: Signal, sample_rate: float) -> Signal:
+    swing = rng.uniform(0.05, 0.15) * np.sin(2 * np.pi * rng.uniform(4, 9) * time)
+    return _sine(_pitch(rng, sample_rate, 0.6, 0.95) * (1 + swing), time, sample_rate)
+
+
+@_event("bell")
+def _bell(rng: np.random.Generator, time: Signal, sample_rate: float) -> Signal:
+    """Return decaying inharmonic partials, in the ratios of a struck bar."""
+    stack = _partials(rng, time, sample_rate, [1, 2.756, 5.404, 8.933])
+    return stack * np.exp(-time * rng.uniform(4, 9))
+
+
+@_event("pulsed tone")
+def _pulsed_tone(rng: np.random.Generator, time: Signal, sample_rate: float) -> Signal:
+    return _sine(_pitch(rng, sample_rate, 0.1, 0.5), time, sample_rate) * _pulses(rng, time)
+
+
+@_event("siren")
+def _siren(rng: np.random.Generator, time: Signal, sample_rate: float) -> Signal:
+    """Return two alternating pitches."""
+    interval = np.where(np.sin(2 * np.pi * rng.uniform(2, 4) * time) > 0, 2 ** rng.uniform(0.2, 0.6), 1.0)
+    return _sine(_pitch(rng, sample_rate, 0.3, 0.8) * interval, time, sample_rate)
+
+
+def draw_event(kind: str, rng: np.random.Generator, seconds: float, sample_rate: int) -> Signal:
+    """Draw one event: ``(round(seconds * sample_rate),)`` with peak 1, faded in and out.
+
+    Args:
+        kind: A key of `EVENTS`.
+        rng: Generator of the draw.
+        seconds: Length of the event.
+        sample_rate: In Hz.
+    """
+    length = max(2, round(seconds * sample_rate))
+    time = np.arange(length) / sample_rate
+    fade = np.minimum(1.0, np.minimum(time, time[::-1]) / 0.01)
+    event = EVENTS[kind](rng, time, float(sample_rate)) * fade
+    return event / max(float(np.abs(event).max()), 1e-9)
+
+
+SYNTHETIC_RULES: Mapping[str, Rule] = {
+    "clips": Rule("at least 5, one for each part of the split", integer(5).holds),
+    "classes": Rule(f"between 2 and {len(EVENTS)}", integer(2, len(EVENTS)).holds),
+    "seconds": number("between 0.5 and 600", lambda value: 0.5 <= value <= 600),
+    "sample_rate": Rule("between 8000 and 192000 Hz", integer(8000, 192_000).holds),
+    "seed": Rule("a whole number", lambda value: type(value) is int),
+}

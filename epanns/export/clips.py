@@ -7,9 +7,9 @@ import onnx
 import torch
 from onnx import TensorProto, helper
 
-from epanns.audio.frontend import repeat_to_minimum
+from epanns.audio.short_clips import repeat_to_minimum
+from epanns.data.compatibility import shared_clips
 from epanns.data.dataset import PackDataset
-from epanns.data.task import shared_clips
 from epanns.errors import PackError
 from epanns.evaluation.predict import pieces_of
 from epanns.evaluation.protocol import EvaluationProtocol

@@ -27,10 +27,10 @@ from epanns.export.network import OPSET, OUTPUTS, to_onnx
 from epanns.export.quantise import WEIGHTED, activations_of, quantised
 from epanns.export.recurrent import with_dynamic_lstms
 from epanns.export.tagger import OnnxTagger
-from epanns.installed import versions
+from epanns.feedback import Progress
 from epanns.models.modes import evaluation_mode
 from epanns.models.tagger import Tagger
-from epanns.progress import Progress
+from epanns.packages import versions
 from epanns.pruning.calibration_clips import split_rows
 
 FORMAT = "epanns-export/1"

@@ -4,7 +4,7 @@ from epanns.labels import LabelSet
 from epanns.models.layouts import FUSION_FAMILIES
 from epanns.models.provenance import Provenance
 from epanns.models.spec import ModelSpec
-from epanns.printable import printable
+from epanns.safe_text import printable
 
 _LISTED_LABELS = 60  # longer label sets are named by their size; labels.csv has them all
 

@@ -19,7 +19,8 @@ from torch import Tensor
 
 from epanns.atomic import fsync_folder, new_folder, sha256_of
 from epanns.errors import CheckpointError, DataError, OutputError
-from epanns.installed import versions
+from epanns.feedback import note
+from epanns.folder_kinds import describe_other_folder
 from epanns.labels import LabelSet
 from epanns.models.card import model_card
 from epanns.models.checkpoint_config import CheckpointConfig, is_config
@@ -30,9 +31,8 @@ from epanns.models.spec import ModelSpec
 from epanns.models.tagger import Tagger
 from epanns.models.tensors import TensorForm, difference, expected_forms, forms_of, parameters_of
 from epanns.models.zoo import build_model
-from epanns.notes import note
-from epanns.text_file import read_text
-from epanns.unfinished import describe_other_folder
+from epanns.packages import versions
+from epanns.text_files import read_text
 
 CONFIG, WEIGHTS, LABELS, CARD = _HASHED = ("config.json", "model.safetensors", "labels.csv", "README.md")
 FILES = (*_HASHED, CHECKSUMS)

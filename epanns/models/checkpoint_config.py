@@ -8,11 +8,10 @@ from pathlib import Path
 
 from epanns import __version__
 from epanns.errors import CheckpointError
-from epanns.json_file import LONGEST, parse_json, read_json
 from epanns.models.provenance import SHA256, Provenance
 from epanns.models.spec import ModelSpec
-from epanns.strict import ANY_TEXT, TABLE, Rule, problems_of, shown, table_problems
-from epanns.text_file import read_text
+from epanns.strict import ANY_TEXT, TABLE, Rule, error_messages, shown, table_problems
+from epanns.text_files import LONGEST_JSON, parse_json, read_json, read_text
 
 FORMAT = "epanns-checkpoint/1"
 
@@ -62,7 +61,7 @@ class CheckpointConfig:
         Raises:
             CheckpointError: If it is no JSON, of an unknown format, or breaks a rule; every broken rule is named.
         """
-        return cls.parse(read_text(path, error=CheckpointError, limit=LONGEST, remedy=_REMEDY), str(path))
+        return cls.parse(read_text(path, error=CheckpointError, limit=LONGEST_JSON, remedy=_REMEDY), str(path))
 
     @classmethod
     def parse(cls, text: str, source: str, remedy: str = _REMEDY) -> "CheckpointConfig":
@@ -78,14 +77,13 @@ class CheckpointConfig:
         read_provenance = partial(Provenance.from_dict, sha256=values.get("weights_sha256"))
         for key, read in (("model", ModelSpec.from_dict), ("provenance", read_provenance)):
             if isinstance(values.get(key), dict):
-                problems += problems_of(partial(read, values[key]))
+                problems += error_messages(partial(read, values[key]))
         if problems:
             text = "; ".join(problems)
             text = text if len(text) <= _LONGEST_MESSAGE else f"{text[:_LONGEST_MESSAGE]}..."
             raise CheckpointError(f"{source}: {text}: {remedy}")
-        config = cls(
-            ModelSpec.from_dict(values["model"]), values["weights_sha256"], read_provenance(values["provenance"])
-        )
+        spec, provenance = ModelSpec.from_dict(values["model"]), read_provenance(values["provenance"])
+        config = cls(spec, values["weights_sha256"], provenance)
         if (plan := config.provenance.plan) is not None and plan.widths != dict(config.spec.widths):
             raise CheckpointError(
                 f"{source}: provenance.plan leads to other widths than the model has: correct it, or write the "

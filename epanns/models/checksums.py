@@ -7,8 +7,8 @@ from pathlib import Path
 
 from epanns.atomic import sha256_of
 from epanns.errors import CheckpointError
-from epanns.json_file import read_json
-from epanns.notes import note
+from epanns.feedback import note
+from epanns.text_files import read_json
 
 CHECKSUMS = "checksums.json"
 

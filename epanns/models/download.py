@@ -17,10 +17,9 @@ from typing import BinaryIO
 
 from epanns.atomic import fsync_folder, sha256_of, write_json
 from epanns.errors import CheckpointError, OutputError
-from epanns.json_file import read_json
+from epanns.feedback import Progress, note
 from epanns.models.catalogue import ReleasedFile
-from epanns.notes import note
-from epanns.progress import Progress
+from epanns.text_files import read_json
 
 _CHUNK = 1 << 18  # bytes per read
 _TIMEOUT = 30.0  # seconds without an answer

@@ -9,7 +9,7 @@ from typing import Any
 from epanns.atomic import sha256_of_json
 from epanns.errors import ConfigError, PruningError, did_you_mean
 from epanns.models.spec import ModelSpec
-from epanns.strict import ANY_TEXT, TABLE, Rule, breaches, number, shown, table_problems
+from epanns.strict import ANY_TEXT, TABLE, Rule, number, shown, table_problems, value_problems
 
 _FORMAT = "epanns-plan/1"
 _SHOWN = 12  # changed layers that a line for people names one by one
@@ -122,10 +122,10 @@ class PruningPlan:
             raise PruningError(f"pruning plan of format {shown(found)}: this version reads {_FORMAT!r}")
         problems = table_problems(given, _RULES, required=_RULES)
         if not problems:
-            problems = breaches(
+            problems = value_problems(
                 given["kept_channels"], dict.fromkeys(given["kept_channels"], _CHANNELS), prefix="kept_channels of "
             )
-            problems += breaches(given["ratios"], dict.fromkeys(given["ratios"], _RATIO), prefix="ratio of ")
+            problems += value_problems(given["ratios"], dict.fromkeys(given["ratios"], _RATIO), prefix="ratio of ")
         if problems:
             raise PruningError("pruning plan: " + "; ".join(problems))
         try:

@@ -27,7 +27,7 @@ from epanns.models.tensors import shortened
 from epanns.models.torch_file import read_torch_file
 from epanns.models.yamnet_file import is_yamnet_file, read_yamnet
 from epanns.models.zoo import ZOO
-from epanns.printable import printable
+from epanns.safe_text import printable
 
 _ASSUMED_HEAD = (
     "head clip is assumed: decision_max and decision_avg have the same tensors, and neither the catalogue nor the "

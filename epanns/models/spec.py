@@ -10,7 +10,7 @@ from epanns.audio.frontend import FrontEndSpec
 from epanns.errors import ConfigError, did_you_mean
 from epanns.models.layouts import FUSION_FAMILIES, LAYOUTS, WAVEFORM_FAMILIES, WITHOUT_FC1, YAMNET_FAMILIES
 from epanns.models.tasks import TASKS
-from epanns.printable import printable
+from epanns.safe_text import printable
 
 HEADS = ("clip", "decision_max", "decision_avg", "decision_att")
 FAMILIES = ("cnn", *LAYOUTS)

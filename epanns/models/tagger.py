@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from epanns.audio.frontend import LogMel, floats_of, repeat_to_minimum
+from epanns.audio.frontend import LogMel
+from epanns.audio.short_clips import as_float32, repeat_to_minimum
 from epanns.audio.specaugment import SpecAugmenter
 from epanns.draws import dropout
 from epanns.errors import CheckpointError, ConfigError
@@ -169,7 +170,7 @@ class Tagger(nn.Module, ABC):
         """Return a waveform as a tensor that is long enough; an array of NumPy goes to the device of the weights."""
         if isinstance(waveform, np.ndarray):
             device = next(self.parameters()).device
-            waveform = torch.from_numpy(floats_of(waveform)).to(device)
+            waveform = torch.from_numpy(as_float32(waveform)).to(device)
         return repeat_to_minimum(waveform, self.minimum_samples)
 
     def set_task(self, task: str) -> None:

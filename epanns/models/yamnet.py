@@ -8,7 +8,8 @@ from functools import partial
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from epanns.audio.yamnet_logmel import SILENCE, YamnetLogMel, count_patches, pad_to_patches, patches_of
+from epanns.audio.short_clips import pad_to_patches
+from epanns.audio.yamnet_logmel import SILENCE, YamnetLogMel, count_patches, patches_of
 from epanns.errors import ConfigError
 from epanns.labels import LabelSet
 from epanns.models.blocks import linear

@@ -22,7 +22,7 @@ from epanns.models.shift_norm import BATCH_NORM_EPSILON
 from epanns.models.spec import ModelSpec
 from epanns.models.tensors import TensorForm, difference, expected_forms, shortened
 from epanns.models.zoo import ZOO
-from epanns.printable import printable
+from epanns.safe_text import printable
 
 _REMEDY = "download or copy the whole file again"
 _HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"

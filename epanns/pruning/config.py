@@ -9,19 +9,19 @@ from pathlib import Path
 from typing import Any
 
 from epanns.errors import PruningError, did_you_mean
-from epanns.json_file import read_json
-from epanns.printable import printable
 from epanns.pruning.budgets.allocators import allocator_named
 from epanns.pruning.budgets.budget import Budget
 from epanns.pruning.budgets.widths_for_budget import Allocator
 from epanns.pruning.ranking.criteria import criterion_named
 from epanns.pruning.rounding import refuse_ratio
+from epanns.safe_text import printable
 from epanns.strict import (
+    BOOLEAN,
     FINITE,
     PATH,
     TEXT,
-    TRUTH,
     Rule,
+    integer,
     is_finite,
     list_of,
     number,
@@ -29,9 +29,8 @@ from epanns.strict import (
     or_none,
     shown,
     table_problems,
-    whole,
 )
-from epanns.toml_file import read_toml
+from epanns.text_files import read_json, read_toml
 
 BUDGET_KINDS = ("params", "macs", "bytes", "latency")
 # Kinds of budgets in experiments. A latency is measured, so the same trial would give another plan each time.
@@ -199,14 +198,14 @@ _RULES: Mapping[str, Rule] = {
     "ratios": _FILE_OR_RATIOS,
     **{f"target_{kind}": TEXT for kind in BUDGET_KINDS},
     "budget": BUDGET,
-    "int8": TRUTH,
+    "int8": BOOLEAN,
     "layers": or_none(list_of(TEXT, "layers or blocks")),
     "allocate": one_of(("uniform", "global", "sensitivity")),
     "minimum": number("a number in [0, 1)", lambda value: 0 <= value < 1),
     "sensitivity": Rule("a file", lambda value: isinstance(value, Path) or PATH.holds(value)),
-    "round_to": whole(1),
+    "round_to": integer(1),
     "criterion": TEXT,
-    "seed": whole(0),
+    "seed": integer(0),
 }
 
 

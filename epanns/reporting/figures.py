@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from epanns.atomic import replacing
-from epanns.notes import note
-from epanns.printable import printable
+from epanns.feedback import note
 from epanns.reporting.drawing import Drawing, Label, Shape, Stroke
+from epanns.safe_text import printable
 
 _DOTS_PER_INCH = 200
 _NO_LETTER = re.compile("Glyph .* missing from|Matplotlib currently does not support .* natively")

@@ -6,15 +6,14 @@ from pathlib import Path
 
 from epanns import atomic
 from epanns.errors import DataError, OutputError
-from epanns.names import path_name
+from epanns.records import Failure, RunRecord
 from epanns.reporting import figures, tables
 from epanns.reporting.layout import lay_out
 from epanns.reporting.pareto import pareto_chart
 from epanns.reporting.quoted import quoted_rows
 from epanns.reporting.rows import is_shown, rows_by_block
 from epanns.reporting.svg import to_svg
-from epanns.sweeps.failures import Failure
-from epanns.sweeps.records import RunRecord
+from epanns.safe_text import path_name
 
 _WRITTEN = ("table.md", "table.csv", "records.csv", "quoted.md", "quoted.csv", "figure.svg", "figure.png", "figure.pdf")
 _END = "<!-- end of epanns report -->"

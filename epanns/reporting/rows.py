@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from statistics import fmean, stdev
 from typing import Any, NamedTuple
 
+from epanns.records import RunRecord
 from epanns.reporting.settings import (
     SettledGroup,
     base_settings,
@@ -16,7 +17,6 @@ from epanns.reporting.settings import (
     told_apart,
 )
 from epanns.sweeps.networks import count_networks, network_at
-from epanns.sweeps.records import RunRecord
 
 UNPRUNED = "unpruned"
 CONTROL = "unpruned, trained on"

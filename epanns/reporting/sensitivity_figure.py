@@ -10,7 +10,7 @@ from epanns.reporting.drawing import Drawing
 from epanns.reporting.heat_map import HeatMap, RowName, heat_map_drawing
 from epanns.reporting.layout import PALETTE
 from epanns.reporting.svg import to_svg
-from epanns.sweeps.sensitivity_folder import FIGURES, SensitivityRecord
+from epanns.stages.sensitivity_record import FIGURES, SensitivityRecord
 
 _VERMILLION, _GREEN, _BLUE = PALETTE[1], PALETTE[2], PALETTE[5]
 _LEAST_FULL_LOSS = 0.05  # of mAP: less than that is no reason for a strong colour

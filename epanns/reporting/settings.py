@@ -4,9 +4,9 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from epanns.records import RunRecord
 from epanns.reporting.layer_names import short_layers
 from epanns.reporting.units import si
-from epanns.sweeps.records import RunRecord
 
 # Records that differ in their seed only, and the settings (``name=value``) in which they differ from similar records.
 SettledGroup = tuple[list[RunRecord], tuple[str, ...]]

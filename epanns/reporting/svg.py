@@ -3,8 +3,8 @@
 import re
 from xml.sax.saxutils import escape, quoteattr
 
-from epanns.printable import printable
 from epanns.reporting.drawing import Drawing, Label, Position, Shape, Stroke
+from epanns.safe_text import printable
 
 _FONT = "Helvetica, Arial, 'Liberation Sans', 'DejaVu Sans', sans-serif"
 

@@ -6,14 +6,12 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeVar
 
-from epanns.printable import printable, spreadsheet_cell
+from epanns.records import STAGES, Failure, RunRecord
 from epanns.reporting.layer_names import short_layers
 from epanns.reporting.quoted import QuotedRow
 from epanns.reporting.rows import BlockKey, Estimate, Row, settings_in_words
 from epanns.reporting.units import megabytes, si, signed_percent
-from epanns.sweeps.failures import Failure
-from epanns.sweeps.record_rules import STAGES
-from epanns.sweeps.records import RunRecord
+from epanns.safe_text import printable, spreadsheet_cell
 from epanns.training.metrics import STEP_0_KEPT
 
 MISSING = "–"

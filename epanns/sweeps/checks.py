@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
+from epanns.data.compatibility import in_the_models_order, refuse_leak, require_same_task
 from epanns.data.dataset import PackDataset
-from epanns.data.task import in_the_models_order, refuse_leak, require_same_task
 from epanns.errors import ConfigError
 from epanns.labels import LabelSet
 from epanns.models.on_yamnet import stays_frozen
@@ -22,7 +22,7 @@ from epanns.pruning.ranking.criteria import NEEDS
 from epanns.pruning.ranking.importance import channel_importance
 from epanns.pruning.recovery.distillation import MOST_HELD_BYTES
 from epanns.pruning.recovery.recover import parts_of
-from epanns.strict import problems_of
+from epanns.strict import error_messages
 from epanns.sweeps.amount import pruning_of
 from epanns.sweeps.base import BaseConfig
 from epanns.sweeps.experiment import Experiment
@@ -135,7 +135,7 @@ class _BaseChecks:
         training = frozen_in(training, asked, by_default=stays_frozen(dense.provenance))
         teacher, student = (dense if config.get("teacher") else None), copy.deepcopy(dense)
         if training.feature_weight and config.get("ratio") != 0:
-            if problems_of(lambda: widths_after(dense, pruning_of(config))):
+            if error_messages(lambda: widths_after(dense, pruning_of(config))):
                 return  # reported as a problem of the pruning
             with torch.device("meta"):
                 widths = widths_after(dense, pruning_of(config))
@@ -213,4 +213,4 @@ def _rank_untrained(dense: Tagger, layers: tuple[str, ...]) -> None:
 
 def _noted(check: Callable[[], object]) -> dict[str, None]:
     """Return the message of the error that a check ends in, if any, as a key."""
-    return dict.fromkeys(problems_of(check))
+    return dict.fromkeys(error_messages(check))

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from epanns.models.tasks import DECISIVE_SCORES
-from epanns.printable import printable
+from epanns.records import RunRecord
+from epanns.safe_text import printable
 from epanns.sweeps.base import BaseConfig
-from epanns.sweeps.records import RunRecord
 from epanns.training.metrics import STEP_0_KEPT
 
 

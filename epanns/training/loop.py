@@ -174,7 +174,7 @@ class Run:
         started = time.perf_counter()
         state = self.state
         try:
-            scores = self.validation.scores_of(self.learner.network_to_score, stop.obey)
+            scores = self.validation.scores_of(self.learner.network_to_score, stop.raise_if_stopped)
         except TrainingError:
             self.save()  # the same command comes to it again at once
             raise

@@ -28,8 +28,8 @@ from epanns.models.provenance import Operation, Provenance
 from epanns.models.zoo import build_model
 from epanns.pruning.prune import prune
 from epanns.pruning.recovery.batch_norm_reestimation import recalibrate_batch_norm
-from epanns.sweeps.evaluated import unpruned_spec, width_of
-from epanns.sweeps.records import read_records
+from epanns.records import read_records
+from epanns.stages.score import unpruned_spec, width_of
 
 
 @pytest.fixture
@@ -287,5 +287,8 @@ def test_other_classes_and_other_rates_end_in_one_line(run, tiny_spec, tiny_pack
     save_checkpoint(build_model("Cnn6", width=0.05, num_classes=4), tmp_path / "rate")
     code, _, err = run(tmp_path / "rate", "--data", tiny_packs["test"])
     assert code == 1
-    assert "Cnn6 hears 32000 Hz, the pack synthetic holds 8000 Hz: pack the manifest again with --sample-rate" in err
+    assert (
+        "Cnn6 has a sample rate of 32000 Hz, the pack synthetic has 8000 Hz: pack the manifest again with --sample-rate"
+        in err
+    )
     assert err.count("\n") == 1

@@ -81,7 +81,7 @@ def test_packs_of_three_formats_are_learnt_together(epanns, tiny_packs, as_panns
     # The same clips under the same names would be a leak in any format.
     code, _, err = epanns(*model, *train, "--val", tiny_packs["val"], *steps, "--out", tmp_path / "other")
     assert code == 1
-    assert "20 of 20 validation clips are training clips too (told by their ids alone" in err
+    assert "20 of 20 validation clips are training clips too (equal by their ids alone" in err
 
 
 def test_lengths_that_a_pack_does_not_tell_are_not_made_up(epanns, tiny_packs, as_panns, labels, checkpoint, tmp_path):

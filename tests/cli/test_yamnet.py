@@ -19,8 +19,8 @@ from epanns.models.checkpoint import load, save_checkpoint
 from epanns.models.on_yamnet import build_on_yamnet
 from epanns.models.shift_norm import ShiftNorm2d
 from epanns.models.zoo import ZOO, build_model
+from epanns.records import read_records
 from epanns.sweeps.experiment import parse_experiment
-from epanns.sweeps.records import read_records
 from epanns.sweeps.runner import run_experiment
 from epanns.training.config import TrainingConfig
 from epanns.training.learner import Learner, set_learning_mode

@@ -5,11 +5,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from epanns.data.audioset import read_audioset
-from epanns.data.audioset_lists import COLUMNS, read_lists
+from epanns.data.audioset import LIST_COLUMNS, read_audioset, read_lists
 from epanns.data.clip import Clip
-from epanns.data.manifest import write_manifest
-from epanns.data.manifest_reader import ManifestFile
+from epanns.data.manifest import ManifestFile, write_manifest
 from epanns.data.pack_format import PackSettings
 from epanns.data.packer import pack_manifest
 from epanns.errors import DataError
@@ -21,7 +19,7 @@ TRAIN = [("Yabcdefgh_0", "239.800", "249.800", SPEECH)]
 
 
 def plain(rows):
-    return "".join(f'{line[0]},{line[1]},{line[2]},"{line[3]}"\n' for line in [COLUMNS, *rows]).replace(
+    return "".join(f'{line[0]},{line[1]},{line[2]},"{line[3]}"\n' for line in [LIST_COLUMNS, *rows]).replace(
         '"positive_labels"', "positive_labels"
     )
 
@@ -29,7 +27,7 @@ def plain(rows):
 def official(rows):
     lines = [f'{video}, {start}, {end}, "{labels}"' for video, start, end, labels in rows]
     head = ["# Segments csv created Sun Mar  5 10:54:31 2017", f"# num_ytids={len(rows)}, num_segs={len(rows)}"]
-    return "\r\n".join([*head, f"# {', '.join(COLUMNS)}", *lines, ""])
+    return "\r\n".join([*head, f"# {', '.join(LIST_COLUMNS)}", *lines, ""])
 
 
 @pytest.fixture
@@ -100,10 +98,9 @@ def test_of_two_files_the_one_that_tells_more_is_taken_and_the_rest_is_counted_b
     ]
     assert manifest.ignored == 6
     assert manifest.notes == (
-        "1 sound files have a name that is no segment of the lists",
+        "1 audio files have a name that is no segment of the lists",
         "1 files are, by the times in their names, of other segments than the lists'",
-        "4 files are of segments that have another file; taken was the one whose name tells the segment most exactly, "
-        "or else the first",
+        "4 files are of segments that have another file; the file with the most exact name is used, or else the first",
     )
 
 
@@ -112,7 +109,7 @@ def test_rows_that_say_the_same_count_once_and_are_noted(made):
     manifest = read_audioset(made(eval=rows))
     assert manifest.splits == {"eval": 2}
     assert manifest.notes == (
-        "eval_segments.csv: 2 rows say what an earlier row says; each segment counts once",
+        "eval_segments.csv: 2 rows repeat an earlier row; each segment counts once",
         "eval_segments.csv: 1 rows name a label twice; it counts once",
     )
 

@@ -4,8 +4,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from epanns.data.audioset_lists import Segment
-from epanns.data.audioset_names import OTHER_SEGMENT, resolve
+from epanns.data.audioset import OTHER_SEGMENT, Segment, segment_of_name
 
 video_ids = st.text(string.ascii_letters + string.digits + "-_", min_size=11, max_size=11)
 tricky_ids = st.one_of(
@@ -42,7 +41,7 @@ def test_every_form_of_a_name_means_its_own_segment(video_id, start, prefix, oth
     mine = segment(start, start + 10)
     segments = {other: segment() for other in others} | {video_id: mine}
     for times, exactness in times_as_written(start, start + 10):
-        found = resolve(f"{prefix}{video_id}{times}", segments)
+        found = segment_of_name(f"{prefix}{video_id}{times}", segments)
         assert found is not None
         assert found[0] is mine
         assert found[1] == exactness
@@ -54,7 +53,7 @@ def test_other_segments_of_a_video_are_told_apart(video_id, listed, other, prefi
     assume(other not in (listed, 1000 * listed) and listed != 1000 * other)
     segments = {video_id: segment(float(listed), float(listed + 10))}
     for times, exactness in times_as_written(float(other), float(other + 10)):
-        found = resolve(f"{prefix}{video_id}{times}", segments)
+        found = segment_of_name(f"{prefix}{video_id}{times}", segments)
         assert found == (segments[video_id], OTHER_SEGMENT if exactness else 0)
 
 
@@ -63,7 +62,7 @@ def test_a_name_of_an_unknown_video_means_nothing(video_id, known, prefix):
     for times, _ in times_as_written(30.0, 40.0):
         name = f"{prefix}{video_id}{times}"
         assume(known not in (name[:11], name[1:12]))
-        assert resolve(name, {known: segment()}) is None
+        assert segment_of_name(name, {known: segment()}) is None
 
 
 @pytest.mark.parametrize(
@@ -83,7 +82,7 @@ def test_a_name_of_an_unknown_video_means_nothing(video_id, known, prefix):
     ],
 )
 def test_what_is_no_such_name_means_nothing(stem):
-    assert resolve(stem, {"--PJHxphWEs": segment()}) is None
+    assert segment_of_name(stem, {"--PJHxphWEs": segment()}) is None
 
 
 @pytest.mark.parametrize(
@@ -102,5 +101,5 @@ def test_what_is_no_such_name_means_nothing(stem):
     ],
 )
 def test_times_must_be_the_listed_ones_in_one_unit(times, exactness):
-    found = resolve(f"--PJHxphWEs{times}", {"--PJHxphWEs": segment()})
+    found = segment_of_name(f"--PJHxphWEs{times}", {"--PJHxphWEs": segment()})
     assert (found and found[1]) == exactness

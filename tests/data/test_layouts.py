@@ -4,8 +4,8 @@ import re
 
 import pytest
 
+from epanns.data.class_folders import read_folder
 from epanns.data.esc50 import read_esc50
-from epanns.data.folder import read_folder
 from epanns.errors import DataError
 
 CSV_FORM = "write a CSV with the columns path, labels and fold or split, and give it to `epanns data folder FILE.csv`"

@@ -221,7 +221,7 @@ def test_card_says_what_the_network_is_and_how_to_load_it(tmp_path: Path) -> Non
     n_params = sum(parameter.numel() for parameter in pruned.parameters())
     for part in ("# Cnn6 (pruned)", "epanns.load(", f"{n_params:,} trainable", "sigmoid", "32000 Hz", "dog, rain"):
         assert part in card
-    assert "`conv_block1.conv1` | 3 |" in card
+    assert "`conv_block1.conv1` | 2 |" in card
     assert "criterion `l1`" in card
     assert "nothing recorded" in card
     save_checkpoint(
@@ -326,7 +326,7 @@ def test_load_refuses_a_broken_label_file(folder: Path) -> None:
         (
             ("model", "front_end", "window_size"),
             10**9,
-            r"window_size=1000000000 must be a whole number in \[1, 65536\]",
+            r"window_size=1000000000: must be a whole number in \[1, 65536\]",
         ),
     ],
 )

@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 
 from epanns.cli.info import command
 from epanns.errors import CheckpointError
+from epanns.feedback import Note
 from epanns.labels import LabelSet
 from epanns.models.checkpoint import FILES, load, load_checkpoint, read_checkpoint, save_checkpoint
 from epanns.models.provenance import Provenance
 from epanns.models.released import read_released
 from epanns.models.zoo import build_model
-from epanns.notes import Note
-from epanns.printable import printable
+from epanns.safe_text import printable
 from tests.cli.conftest import output_of
 
 LABELS = LabelSet.of(["dog", "rain", "sea, waves"])

@@ -17,7 +17,7 @@ from epanns.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoin
 from epanns.models.checkpoint_config import CheckpointConfig
 from epanns.models.pruning_plan import PruningPlan
 from epanns.models.zoo import build_model
-from epanns.printable import printable
+from epanns.safe_text import printable
 
 VALUES = st.sampled_from(
     [None, True, False, 0, 1, -1, 3, 65_536, 2**63, 10**400, 0.5, -0.0, 1e308, float("nan"), float("inf"), "", "clip"]

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from epanns.errors import CheckpointError
 from epanns.models.provenance import Operation, Provenance, recipe_problems
-from epanns.printable import printable
+from epanns.safe_text import printable
 from tests.any_value import ANY_VALUE
 
 TRAIN = {"step": "train", "training": {"iterations": 30, "seed": 1}, "validation_mAP": 0.5}

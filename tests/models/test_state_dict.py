@@ -18,12 +18,12 @@ from torch import Tensor
 
 from epanns.cli.import_ import command
 from epanns.errors import CheckpointError
+from epanns.feedback import Note
 from epanns.models.checkpoint import load
 from epanns.models.cnn import Cnn
 from epanns.models.released import read_released, to_panns
 from epanns.models.state_dict import unwrapped
 from epanns.models.zoo import build_model
-from epanns.notes import Note
 from tests.cli.conftest import output_of
 
 WHERE = Path("a.pth")

@@ -10,8 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from epanns.audio.short_clips import pad_to_patches
 from epanns.audio.waveform import load_waveform
-from epanns.audio.yamnet_logmel import SILENCE, YamnetLogMel, pad_to_patches
+from epanns.audio.yamnet_logmel import SILENCE, YamnetLogMel
 from epanns.errors import ConfigError
 from epanns.labels import audioset, yamnet
 from epanns.models.checkpoint import load

@@ -6,7 +6,7 @@ from itertools import combinations
 
 import pytest
 
-from epanns.notes import notes_to
+from epanns.feedback import notes_to
 from epanns.reporting import figures, layout
 from epanns.reporting.axes import log_axis, score_axis
 from epanns.reporting.chart import Chart, Style

@@ -5,7 +5,7 @@ import pytest
 from epanns.pruning.budgets.sensitivity_table import SensitivityRow
 from epanns.reporting.drawing import Label, Shape, text_width
 from epanns.reporting.sensitivity_figure import sensitivity_drawing
-from epanns.sweeps.sensitivity_folder import SensitivityRecord
+from epanns.stages.sensitivity_record import SensitivityRecord
 
 WIDTHS = {"conv_block1.conv1": 64, "conv_block1.conv2": 64, "conv_block2.conv1": 2048}
 LOSSES = {("conv_block1.conv1", 0.5): 0.2, ("conv_block1.conv2", 0.25): 0.0499, ("conv_block1.conv2", 0.5): 0.1}

@@ -18,16 +18,16 @@ from epanns.errors import CheckpointError, ConfigError, OutputError, PruningErro
 from epanns.evaluation.metrics import evaluate
 from epanns.evaluation.predict import predict
 from epanns.evaluation.protocol import EvaluationProtocol
+from epanns.feedback import notes_to
 from epanns.labels import LabelSet
 from epanns.models.checkpoint import load, save_checkpoint
 from epanns.models.tensors import weights_digest
 from epanns.models.zoo import build_model
-from epanns.notes import notes_to
-from epanns.sweeps.evaluated import record_of_checkpoint
+from epanns.records import read_records
+from epanns.stages.score import record_of_checkpoint
 from epanns.sweeps.experiment import Trial, parse_experiment
 from epanns.sweeps.journal import Sweep
 from epanns.sweeps.networks import count_networks
-from epanns.sweeps.records import read_records
 from epanns.sweeps.runner import run_experiment
 from epanns.workfolder import WorkFolder
 from tests.processes import wait_for_file
@@ -345,7 +345,7 @@ def test_a_second_sweep_in_the_same_folder_is_refused_and_changes_nothing(finish
         with pytest.raises(OutputError, match="out is in use by process"):
             run_experiment(parse_experiment(text, "tiny.toml"), finished)
         assert times() == before
-    with pytest.raises(CheckpointError, match="it is the folder of a sweep: its checkpoints lie deeper, as .*/trials/"):
+    with pytest.raises(CheckpointError, match="the folder of a sweep: give one of its checkpoints, as .*/trials/"):
         load(finished)
 
 

@@ -15,7 +15,7 @@ from epanns.labels import LabelSet
 from epanns.models.checkpoint import load
 from epanns.models.cnn import Cnn
 from epanns.pruning.prune import prune
-from epanns.sweeps.trial import validation_on
+from epanns.stages.finetune import validation_on
 from epanns.training.config import TrainingConfig
 from epanns.training.finetune import finetune
 from epanns.training.folder import RunFolder
@@ -245,7 +245,9 @@ def test_other_labels_or_rates_are_refused_before_anything_is_written(tmp_path, 
         other = Cnn(tiny_spec, LabelSet.of(["a", "b", "c", "d"]))
         finetune(other, train, CONFIG, tmp_path / "run", validation=count_up())
     spec = replace(tiny_spec, front_end=replace(tiny_spec.front_end, sample_rate=16_000))
-    with pytest.raises(ConfigError, match=r"Cnn14 hears 16000 Hz, the pack .* 8000 Hz: .* --sample-rate 16000"):
+    with pytest.raises(
+        ConfigError, match=r"Cnn14 has a sample rate of 16000 Hz, the pack .* 8000 Hz: .* --sample-rate 16000"
+    ):
         finetune(Cnn(spec, train.labels), train, CONFIG, tmp_path / "run", validation=count_up())
     assert not (tmp_path / "run").exists()
 

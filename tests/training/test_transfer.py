@@ -15,7 +15,7 @@ from epanns.models.cnn import Cnn
 from epanns.models.new_classes import use_labels
 from epanns.models.spec import HEADS
 from epanns.pruning.prune import prune
-from epanns.sweeps.trial import validation_on
+from epanns.stages.finetune import validation_on
 from epanns.training.config import TrainingConfig
 from epanns.training.finetune import finetune
 from epanns.training.learner import Learner

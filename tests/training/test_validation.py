@@ -16,7 +16,7 @@ from epanns.models.cnn import Cnn
 from epanns.models.modes import evaluation_mode
 from epanns.models.provenance import Operation, Provenance
 from epanns.signals import Stopped, StopRequest
-from epanns.sweeps.trial import validation_on
+from epanns.stages.finetune import validation_on
 from epanns.training.config import TrainingConfig
 from epanns.training.finetune import finetune
 from epanns.training.folder import RunFolder

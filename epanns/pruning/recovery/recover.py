@@ -12,7 +12,7 @@ from epanns.pruning.calibration_clips import CalibrationClips, ClipSource
 from epanns.pruning.recovery.batch_norm_reestimation import recalibrate_batch_norm, refuse_folded
 from epanns.pruning.recovery.distillation import distil
 from epanns.pruning.recovery.least_squares_refit import TARGETS, refit_readers
-from epanns.strict import Rule, from_table, number, one_of, refuse_breaches, whole
+from epanns.strict import Rule, check_fields, from_table, integer, number, one_of
 
 # "bn" is batch-norm re-estimation, "ls" refits the readers of pruned channels by least squares. Besides these,
 # "distil:N" does "ls" and then N steps of gradient descent toward the unpruned network's outputs.
@@ -53,7 +53,7 @@ class RecoverySettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        refuse_breaches(self, RECOVERY_RULES, what="recovery: ")
+        check_fields(self, RECOVERY_RULES, what="recovery: ")
 
     @classmethod
     def from_dict(cls, values: object) -> "RecoverySettings":
@@ -68,8 +68,8 @@ class RecoverySettings:
 RECOVERY_RULES: Mapping[str, Rule] = {
     "fit_to": one_of(TARGETS),
     "ridge": number("a number above 0; 0.001 is a good value", lambda value: value > 0),
-    "mixtures": whole(0),
-    "seed": whole(0),
+    "mixtures": integer(0),
+    "seed": integer(0),
 }
 
 

@@ -327,7 +327,7 @@ def test_what_came_of_a_budget_is_said_in_numbers():
     }
     assert found.summary() == (
         "5.0216 G MACs of at most 5.0216 G MACs (100.00% of the budget, 25.06% of 20.0419 G MACs before); "
-        "shared out by uniform"
+        "allocator uniform"
     )
     int8 = choose(CNN14, Budget.parse("bytes", "4.5MB", int8=True))
     assert int8.to_dict()["kind"] == "int8_bytes"

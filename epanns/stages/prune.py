@@ -30,7 +30,7 @@ def finetuning_between(
     options: RunOptions | None = None,
     teacher: Tagger | None = None,
 ) -> Iterator[Callable[[Tagger, int], Tagger]]:
-    """Lock the folder and yield the function that `pruning.schedule.prune_towards` calls between its steps.
+    """Lock the folder and yield the function that `pruning.iterative_pruning.prune_towards` calls between its steps.
 
     Step s is fine-tuned in the run folder ``step<s>``, with an optimizer of its own, and goes on with the best weights
     by validation score. Called again after a stop or a kill, finished runs are only read.

@@ -239,8 +239,9 @@ def test_without_locks_the_folder_of_a_process_that_is_gone_is_taken_over(tmp_pa
 @pytest.mark.parametrize("kind", ["flock", "none"])
 def test_of_many_processes_at_once_one_works(tmp_path, kind):
     """Also where one that was killed has left its file, which all of them want to take over."""
-    code = HOLDER.replace("with WorkFolder", "while not Path('go').exists():\n    pass\nwith WorkFolder")
-    code = code.replace("time.sleep(20)", "Path(sys.argv[1], str(os.getpid())).touch(); time.sleep(0.5)")
+    wait = "def wait_for_end():\n    while not Path('end').exists():\n        time.sleep(0.01)\n"
+    code = HOLDER.replace("with WorkFolder", f"{wait}while not Path('go').exists():\n    pass\nwith WorkFolder")
+    code = code.replace("time.sleep(20)", "Path(sys.argv[1], str(os.getpid())).touch(); wait_for_end()")
     command = [sys.executable, "-c", f"print('ready', flush=True)\n{code}", str(tmp_path / "run"), kind]
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / LOCK).write_text("{}")
@@ -248,6 +249,10 @@ def test_of_many_processes_at_once_one_works(tmp_path, kind):
     started = [subprocess.Popen(command, cwd=tmp_path, env=ENVIRONMENT, **pipes) for _ in range(6)]
     assert all(process.stdout.readline() for process in started)
     (tmp_path / "go").touch()
+    give_up = time.monotonic() + 60
+    while sum(process.poll() is None for process in started) > 1 and time.monotonic() < give_up:
+        time.sleep(0.01)
+    (tmp_path / "end").touch()
     errors = [process.communicate()[1].decode() for process in started]
     winners = [process.pid for process in started if process.returncode == 0]
     assert len(winners) == 1, errors

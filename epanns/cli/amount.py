@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from epanns.cli.options import EXISTING, SEED, log
+from epanns.cli.options import EXISTING, SEED
+from epanns.cli.terminal import log
 
 if TYPE_CHECKING:
     from epanns.pruning.config import PruningConfig

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from epanns.cli.options import EXISTING, OUTPUT, EpannsCommand, emit, json_option, log, out_option, progress_counter
+from epanns.cli.command import EpannsCommand
+from epanns.cli.options import EXISTING, OUTPUT, json_option, out_option
+from epanns.cli.terminal import emit, log, progress_counter
 
 if TYPE_CHECKING:
     from epanns.data.manifest import Manifest

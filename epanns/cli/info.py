@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from epanns.cli.command import EpannsCommand
 from epanns.cli.doctor import core_packages, version_lines
-from epanns.cli.options import EXISTING, EpannsCommand, emit, json_option, log
+from epanns.cli.options import EXISTING, json_option
+from epanns.cli.terminal import emit, log
 from epanns.safe_text import printable
 
 if TYPE_CHECKING:
@@ -31,7 +33,7 @@ def command(checkpoint: Path | None, sample_rate: int | None, versions: bool, as
         packages = core_packages()
         emit({"core": [asdict(package) for package in packages]}, "\n".join(version_lines(packages)), as_json)
         return
-    from epanns.models.checkpoint import read_checkpoint
+    from epanns.models.load import read_checkpoint
 
     found = read_checkpoint(checkpoint, sample_rate=sample_rate)
     for assumption in found.provenance.assumed:
@@ -74,7 +76,7 @@ def _kernels(summary: Mapping[str, Any]) -> str:
 
 
 def _front_end(family: str, front_end: Mapping[str, Any]) -> str:
-    from epanns.models.layouts import WAVEFORM_FAMILIES
+    from epanns.models.spec import WAVEFORM_FAMILIES
 
     if family in WAVEFORM_FAMILIES:
         return "none: the network reads the waveform"

@@ -6,7 +6,9 @@ from typing import Any
 
 import click
 
-from epanns.cli.options import EXISTING, PATH, EpannsCommand, emit, json_option, out_option
+from epanns.cli.command import EpannsCommand
+from epanns.cli.options import EXISTING, PATH, json_option, out_option
+from epanns.cli.terminal import emit
 from epanns.errors import ConfigError
 from epanns.safe_text import printable
 from epanns.workfolder import DRAWING_SECONDS, WorkFolder, locked_file

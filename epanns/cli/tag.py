@@ -9,18 +9,9 @@ from typing import TYPE_CHECKING, Any, Self, TextIO
 
 import click
 
-from epanns.cli.options import (
-    EXISTING,
-    OUTPUT,
-    PATH,
-    EpannsCommand,
-    emit,
-    json_option,
-    log,
-    report_once,
-    reserve,
-    torch_device,
-)
+from epanns.cli.command import EpannsCommand
+from epanns.cli.options import EXISTING, OUTPUT, PATH, json_option, reserve, torch_device
+from epanns.cli.terminal import emit, log, report_once
 from epanns.errors import DataError
 from epanns.safe_text import printable, spreadsheet_cell
 
@@ -61,7 +52,7 @@ def command(
     [-1, 1] and sound beyond the length that a file's header states are counted.
     """
     from epanns.evaluation.protocol import EvaluationProtocol
-    from epanns.models.checkpoint import load
+    from epanns.models.load import load
 
     protocol = EvaluationProtocol(window, hop)
     if csv_path is not None:

@@ -1,9 +1,8 @@
 """The README of a checkpoint folder: what the network is, where it comes from, how to use it."""
 
 from epanns.labels import LabelSet
-from epanns.models.layouts import FUSION_FAMILIES
 from epanns.models.provenance import Provenance
-from epanns.models.spec import ModelSpec
+from epanns.models.spec import FUSION_FAMILIES, ModelSpec
 from epanns.safe_text import printable
 
 _LISTED_LABELS = 60  # longer label sets are named by their size; labels.csv has them all

@@ -14,17 +14,15 @@ from torch import Tensor
 from epanns.atomic import refuse_existing, replacing, sha256_of
 from epanns.errors import CheckpointError
 from epanns.labels import LabelSet, audioset
-from epanns.models.archive import UNVERIFIED
-from epanns.models.catalogue import ReleasedFile, known_file
 from epanns.models.checkpoint import Checkpoint, checkpoint_folder
-from epanns.models.frozen_front_end import FRONT_END_NAMES, released_front_end
+from epanns.models.download import ReleasedFile, known_file
 from epanns.models.provenance import Operation, Provenance
 from epanns.models.recognition import REMEDY, attends, has_attention, mismatch, recognised, with_counters
 from epanns.models.spec import ModelSpec
-from epanns.models.state_dict import StateDict, unwrapped
-from epanns.models.tagger import Tagger
+from epanns.models.tagger import FRONT_END_NAMES, Tagger, released_front_end
+from epanns.models.tensor_names import StateDict, unwrapped
 from epanns.models.tensors import shortened
-from epanns.models.torch_file import read_torch_file
+from epanns.models.torch_file import UNVERIFIED, read_torch_file
 from epanns.models.yamnet_file import is_yamnet_file, read_yamnet
 from epanns.models.zoo import ZOO
 from epanns.safe_text import printable

@@ -1,4 +1,4 @@
-"""What every family of networks has in common: waveform in, tags out, in small steps that others can follow."""
+"""What all families share: from the waveform to tags, stage by stage."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -10,17 +10,54 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from epanns.audio.frontend import LogMel
+from epanns.audio.frontend import FrontEndSpec, LogMel, mel_bank, stft_kernels
 from epanns.audio.short_clips import as_float32, repeat_to_minimum
 from epanns.audio.specaugment import SpecAugmenter
 from epanns.draws import dropout
 from epanns.errors import CheckpointError, ConfigError
 from epanns.labels import LabelSet
-from epanns.models.blocks import linear
-from epanns.models.frozen_front_end import FRONT_END_NAMES, check_front_end
+from epanns.models.convolution import linear
 from epanns.models.pooling import ModelOutput, pool_clip, probabilities_of
 from epanns.models.provenance import Provenance
 from epanns.models.spec import ModelSpec
+
+FRONT_END_NAMES = (
+    "spectrogram_extractor.stft.conv_real.weight",
+    "spectrogram_extractor.stft.conv_imag.weight",
+    "logmel_extractor.melW",
+)
+
+# torchlibrosa's tensors, its librosa of that day, and float32: larger differences mean another front end.
+_TOLERANCE = 1e-4
+
+# Half precision rounds by up to half of this fraction of a number; a file's own rounding is no difference.
+_ROUNDING = {torch.float16: 2.0**-10, torch.bfloat16: 2.0**-7}
+
+
+def released_front_end(front_end: FrontEndSpec) -> dict[str, Tensor]:
+    """Return the three tensors, under their names in released files.
+
+    ``(frequency_bins, 1, window_size)`` twice and ``(frequency_bins, mel_bins)``, float32.
+    """
+    return dict(zip(FRONT_END_NAMES, (*stft_kernels(front_end), mel_bank(front_end)), strict=True))
+
+
+def check_front_end(given: Mapping[str, Tensor], front_end: FrontEndSpec) -> str:
+    """Say how tensors of a file differ from those of `front_end`; empty where they do not."""
+    expected = released_front_end(front_end)
+    for name, tensor in given.items():
+        shape = tuple(expected[name].shape)
+        comparable = tensor.shape == shape and tensor.is_floating_point()
+        difference = (tensor.cpu().float() - expected[name]).abs() if comparable else torch.tensor(float("inf"))
+        allowed = _TOLERANCE + _ROUNDING.get(tensor.dtype, 0.0) * expected[name].abs()
+        if not (difference <= allowed).all():  # NaN is no front end either
+            return (
+                f"{name} of shape {tuple(tensor.shape)} is not of the front end at {front_end.sample_rate} Hz (shape "
+                f"{shape}; largest difference {float(difference.max()):g}): "
+                "build the network with the front end the weights were trained with"
+            )
+    return ""
+
 
 # What passes between the steps of a network: one tensor ``(batch, channels, ...)``, or several before they are joined.
 Features = tuple[Tensor, ...]

@@ -14,13 +14,12 @@ from epanns.atomic import sha256_of
 from epanns.audio.yamnet_logmel import yamnet_mel_bank
 from epanns.errors import CheckpointError
 from epanns.labels import LabelSet, yamnet
-from epanns.models.archive import DAMAGED, UNVERIFIED, check_archive
 from epanns.models.checkpoint import Checkpoint
-from epanns.models.layouts import LAYOUTS
 from epanns.models.provenance import Operation, Provenance
-from epanns.models.shift_norm import BATCH_NORM_EPSILON
-from epanns.models.spec import ModelSpec
+from epanns.models.spec import LAYOUTS, ModelSpec
 from epanns.models.tensors import TensorForm, difference, expected_forms, shortened
+from epanns.models.torch_file import DAMAGED, UNVERIFIED, check_archive
+from epanns.models.yamnet import BATCH_NORM_EPSILON
 from epanns.models.zoo import ZOO
 from epanns.safe_text import printable
 

@@ -7,8 +7,8 @@ in `WITHOUT_FC1` holds the channels of the last layer, and shrinks with it.
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from epanns.models.layouts import WITHOUT_FC1
 from epanns.models.pruning_plan import PruningPlan
+from epanns.models.spec import WITHOUT_FC1
 from epanns.models.tagger import Tagger
 
 Places = slice | list[int]  # index of channels; a slice takes all of them

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from epanns.atomic import write_text
 from epanns.errors import DataError
-from epanns.models.tasks import DECISIVE_SCORES, TASKS
+from epanns.labels import DECISIVE_SCORES, TASKS
 from epanns.reporting import figures
 from epanns.reporting.chart import Band, Chart, LegendEntry, Panel, Point, Series, Style
 from epanns.reporting.layout import PALETTE, lay_out

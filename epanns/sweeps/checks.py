@@ -13,9 +13,9 @@ from epanns.data.compatibility import in_the_models_order, refuse_leak, require_
 from epanns.data.dataset import PackDataset
 from epanns.errors import ConfigError
 from epanns.labels import LabelSet
-from epanns.models.on_yamnet import stays_frozen
 from epanns.models.provenance import Provenance
 from epanns.models.tagger import Tagger
+from epanns.models.warm_start import stays_frozen
 from epanns.models.zoo import build_model
 from epanns.pruning.prune import widths_after
 from epanns.pruning.ranking.criteria import NEEDS
@@ -24,10 +24,9 @@ from epanns.pruning.recovery.distillation import MOST_HELD_BYTES
 from epanns.pruning.recovery.recover import parts_of
 from epanns.strict import error_messages
 from epanns.sweeps.amount import pruning_of
-from epanns.sweeps.base import BaseConfig
+from epanns.sweeps.base import BaseConfig, GivenNetwork, network_without_weights
 from epanns.sweeps.experiment import Experiment
-from epanns.sweeps.given import GivenNetwork, network_without_weights
-from epanns.sweeps.naming import amount_in_words, base_in_words
+from epanns.sweeps.grid import amount_in_words
 from epanns.training.config import TrainingConfig
 from epanns.training.frozen import frozen_in
 from epanns.training.learner import require_learner
@@ -76,7 +75,7 @@ def refuse_impossible(
         for part in ("val", "test"):
             problems |= _noted(partial(refuse_leak, facts.packs["train"], facts.packs[part], part=part))
     for number, base in enumerate(experiment.bases, start=1):
-        where = f"[base {number}] {base_in_words(base)}"
+        where = f"[base {number}] {base.in_words}"
         checks = _BaseChecks(experiment, base, given, facts, log)
         problems |= dict.fromkeys(f"{where}: {problem}" for problem in checks.problems())
     if problems:

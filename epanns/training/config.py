@@ -7,7 +7,7 @@ from typing import Any
 from epanns.data.crop import LONGEST_SECONDS, SHORT_CLIPS, SHORTEST_SECONDS, Crop
 from epanns.data.sampler import SAMPLERS
 from epanns.errors import ConfigError
-from epanns.models.tasks import TASKS
+from epanns.labels import TASKS
 from epanns.strict import (
     BOOLEAN,
     POSITIVE,

@@ -12,7 +12,7 @@ from epanns.data.loader import make_loader
 from epanns.data.sampler import StepBatches, make_stream
 from epanns.distributed import any_of, gather, on_rank_zero, world_size
 from epanns.errors import Interrupted, TrainingError
-from epanns.models.tasks import DECISIVE_SCORES
+from epanns.labels import DECISIVE_SCORES
 from epanns.signals import Stopped, StopRequest
 from epanns.training.ahead import BatchesAhead
 from epanns.training.events import event_log

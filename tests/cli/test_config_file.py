@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from epanns.cli.config_file import option_name
+from epanns.cli.command import option_name
 from epanns.cli.main import COMMANDS, cli
 from epanns.cli.steps import _read
 from epanns.errors import ConfigError, PruningError

@@ -9,7 +9,8 @@ from epanns.cli.main import cli
 from epanns.data.dataset import PackDataset
 from epanns.errors import ConfigError
 from epanns.labels import LabelSet
-from epanns.models.checkpoint import load, save_checkpoint
+from epanns.models.checkpoint import save_checkpoint
+from epanns.models.load import load
 from epanns.models.zoo import build_model
 from epanns.pruning.prune import prune
 

@@ -22,9 +22,10 @@ from epanns.evaluation.predict import Predictions, predict
 from epanns.evaluation.protocol import EvaluationProtocol
 from epanns.evaluation.scores import ClassScore, Scores
 from epanns.labels import LabelSet
-from epanns.models.checkpoint import load, save_checkpoint
-from epanns.models.new_classes import use_labels
+from epanns.models.checkpoint import save_checkpoint
+from epanns.models.load import load
 from epanns.models.provenance import Operation, Provenance
+from epanns.models.warm_start import use_labels
 from epanns.models.zoo import build_model
 from epanns.pruning.prune import prune
 from epanns.pruning.recovery.batch_norm_reestimation import recalibrate_batch_norm
@@ -269,7 +270,7 @@ def test_labels_that_no_pack_needs_are_told(run, checkpoint, tiny_packs, tmp_pat
     (tmp_path / "labels.csv").write_text(LabelSet.of(["a", "b", "c", "d"]).to_csv())
     code, _, err = run(checkpoint, "--data", tiny_packs["test"], "--bootstrap", 0, "--labels", tmp_path / "labels.csv")
     assert code == 0
-    assert "labels.csv is not used: these packs name their classes themselves" in err
+    assert "labels.csv is not used: these packs have class names" in err
 
 
 def test_existing_out_is_refused_before_anything_is_read(run, checkpoint, tiny_packs, tmp_path):

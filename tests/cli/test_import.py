@@ -13,8 +13,8 @@ from click.testing import CliRunner
 from epanns.cli.import_ import command
 from epanns.errors import CheckpointError, ConfigError, DataError, OutputError
 from epanns.labels import LabelSet
-from epanns.models import catalogue, download
-from epanns.models.checkpoint import load
+from epanns.models import download
+from epanns.models.load import load
 from epanns.models.released import export_panns
 from epanns.models.spec import HEADS
 from epanns.models.zoo import build_model
@@ -104,9 +104,9 @@ def test_name_is_downloaded_into_the_cache(
 ) -> None:
     content = released.read_bytes()
     digest = hashlib.sha256(content).hexdigest() if has_checksum else None
-    real = catalogue.released_file("Cnn6")
+    real = download.released_file("Cnn6")
     ours = replace(real, url=released.as_uri(), bytes=len(content), sha256=digest)
-    monkeypatch.setattr(catalogue, "released_files", lambda: (ours,))
+    monkeypatch.setattr(download, "released_files", lambda: (ours,))
     monkeypatch.setattr(download, "_open", lambda *_: FakeResponse(content))
     monkeypatch.setenv("EPANNS_CACHE", str(tmp_path / "cache"))
     result = CliRunner().invoke(command, ["Cnn6", "--out", str(tmp_path / "out")], catch_exceptions=False)

@@ -18,7 +18,8 @@ from epanns.data.packer import pack_manifest
 from epanns.data.sampler import sequential_batches
 from epanns.data.synthetic import SyntheticSettings, make_synthetic
 from epanns.labels import LabelSet
-from epanns.models.checkpoint import load, load_checkpoint, save_checkpoint
+from epanns.models.checkpoint import load_checkpoint, save_checkpoint
+from epanns.models.load import load
 from epanns.models.released import export_panns
 from epanns.models.spec import conv_widths
 from epanns.models.zoo import build_model

@@ -11,8 +11,10 @@ import click
 import pytest
 
 from epanns.cli import main as main_module
+from epanns.cli.command import EpannsCommand
 from epanns.cli.main import main
-from epanns.cli.options import EXISTING, OUTPUT, PATH, EpannsCommand, emit, json_option, log, out_option
+from epanns.cli.options import EXISTING, OUTPUT, PATH, json_option, out_option
+from epanns.cli.terminal import emit, log
 from epanns.errors import ConfigError, EpannsError
 
 

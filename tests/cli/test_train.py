@@ -15,11 +15,12 @@ import torch
 from epanns.cli.main import cli
 from epanns.cli.options import torch_device
 from epanns.cli.train import curve_drawn, describe
-from epanns.cli.watching import Watch
+from epanns.cli.training_progress import ProgressDisplay
 from epanns.data.targets import SparseTargets
 from epanns.errors import CheckpointError, ConfigError, Interrupted, OutputError, PackError, TrainingError
 from epanns.labels import LabelSet
-from epanns.models.checkpoint import load, save_checkpoint
+from epanns.models.checkpoint import save_checkpoint
+from epanns.models.load import load
 from epanns.models.zoo import build_model
 from epanns.training.finetune import TrainingResult
 
@@ -106,7 +107,7 @@ def test_a_run_leaves_its_learning_curve_also_when_it_is_stopped(runner, tmp_pat
             signal.raise_signal(signal.SIGTERM)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Watch, "on_step", stopping)
+        patch.setattr(ProgressDisplay, "on_step", stopping)
         with pytest.raises(Interrupted):
             invoke(runner, *command)
     command_line = shlex.join(["epanns", *sys.argv[1:]])
@@ -143,7 +144,7 @@ def test_what_ended_a_run_is_told_also_where_nothing_can_be_drawn(tmp_path, caps
 
 
 def test_a_signal_is_told_once_and_before_anything_is_drawn(epanns, tmp_path, packs, monkeypatch):
-    monkeypatch.setattr(Watch, "on_step", lambda *_: signal.raise_signal(signal.SIGTERM))
+    monkeypatch.setattr(ProgressDisplay, "on_step", lambda *_: signal.raise_signal(signal.SIGTERM))
     drawn = "epanns.reporting.learning_curve.write_learning_curves"
     monkeypatch.setattr(drawn, lambda *_, **__: print("drawn", file=sys.stderr))
     command = ["train", "Cnn14_8k", "--width", 0.03, *packs, *SHORT, "--out", tmp_path / "run"]
@@ -227,8 +228,8 @@ def test_what_cannot_be_trained_is_refused_before_anything_is_written(runner, tm
     [
         (0, "cuda", "no CUDA device that torch can use; use --device cpu"),
         (0, "cuda:1", "no CUDA device that torch can use; use --device cpu"),
-        (1, "cuda:1", "1 CUDA device, cuda:0; use one that is there"),
-        (4, "cuda:11", "4 CUDA devices, cuda:0 to cuda:3; use one that is there"),
+        (1, "cuda:1", "1 CUDA device, cuda:0; choose one of them"),
+        (4, "cuda:11", "4 CUDA devices, cuda:0 to cuda:3; choose one of them"),
     ],
 )
 def test_a_gpu_that_is_not_there_is_refused_with_what_is(monkeypatch, epanns, tmp_path, packs, devices, asked, has):

@@ -15,9 +15,10 @@ from epanns.errors import ConfigError
 from epanns.evaluation.metrics import evaluate
 from epanns.evaluation.predict import predict
 from epanns.evaluation.protocol import EvaluationProtocol
-from epanns.models.checkpoint import load, save_checkpoint
-from epanns.models.on_yamnet import build_on_yamnet
-from epanns.models.shift_norm import ShiftNorm2d
+from epanns.models.checkpoint import save_checkpoint
+from epanns.models.load import load
+from epanns.models.warm_start import build_on_yamnet
+from epanns.models.yamnet import ShiftNorm2d
 from epanns.models.zoo import ZOO, build_model
 from epanns.records import read_records
 from epanns.sweeps.experiment import parse_experiment
@@ -64,7 +65,7 @@ def test_lean_goes_through_every_command(epanns, yamnet, tiny_packs, tmp_path):
     packs = ["--train", tiny_packs["train"], "--val", tiny_packs["val"]]
     code, out, err = epanns("train", "LEAN", "--yamnet", yamnet, *packs, *STEPS, "--out", tmp_path / "lean")
     assert code == 0, err
-    assert "YAMNet's body stays frozen; --no-freeze-yamnet lets it learn" in err
+    assert "YAMNet's body stays frozen; --no-freeze-yamnet trains it" in err
     assert same(body_of(tmp_path / "lean"), body_of(yamnet))
     trained = load(tmp_path / "lean")
     assert trained.spec.widths["layer5.pointwise_conv"] == 7
@@ -117,7 +118,7 @@ def test_networks_are_built_on_a_body_and_keep_its_origin(name, yamnet):
         (["YAMNet", "--yamnet", "YAMNET"], "-yamnet are: import and fine-tune it (epanns import, epanns finetune)\n"),
         (["LEAN", "--yamnet", "OTHER"], "narrow is no YAMNet: give yamnet.h5, its .npz or a checkpoint of YAMNet"),
         (["LEAN", "--yamnet", "YAMNET", "--width", "0.5"], "--width 0.5 with --yamnet "),
-        (["LEAN", "--freeze-yamnet"], "--freeze-yamnet without --yamnet: a body of random weights would stay as it is"),
+        (["LEAN", "--freeze-yamnet"], "--freeze-yamnet without --yamnet: a body of random weights must be trained"),
     ],
     ids=["another network", "and a width", "no body", "YAMNet itself", "another body", "a width", "nothing to freeze"],
 )
@@ -220,7 +221,7 @@ def test_between_cuts_a_frozen_body_stays_frozen(epanns, frozen, tiny_packs, tmp
     cuts = ["--ratio", "0.5", "--layers", "layer14.pointwise_conv", "--steps", 2, "--between", file]
     code, _, err = epanns("prune", frozen, *cuts, "--out", tmp_path / "out")
     assert code == 0, err
-    assert (f"YAMNet's body stays frozen; freeze_yamnet = false in {file} lets it learn" in err) == stays
+    assert (f"YAMNet's body stays frozen; freeze_yamnet = false in {file} trains it" in err) == stays
     (_, _, tuned, _) = load(tmp_path / "out").provenance.recipe
     assert tuned.settings["training"].get("freeze_yamnet", False) == stays
 

@@ -16,8 +16,9 @@ from epanns.atomic import sha256_of
 from epanns.errors import CheckpointError, OutputError, PruningError
 from epanns.labels import LabelSet
 from epanns.models import checkpoint as checkpoint_module
-from epanns.models.checkpoint import FILES, load, load_checkpoint, read_checkpoint, save, save_checkpoint
+from epanns.models.checkpoint import FILES, load_checkpoint, save, save_checkpoint
 from epanns.models.cnn import Cnn
+from epanns.models.load import load, read_checkpoint
 from epanns.models.provenance import Provenance
 from epanns.models.zoo import build_model, list_models, spec_of
 from epanns.pruning.prune import prune
@@ -221,7 +222,7 @@ def test_card_says_what_the_network_is_and_how_to_load_it(tmp_path: Path) -> Non
     n_params = sum(parameter.numel() for parameter in pruned.parameters())
     for part in ("# Cnn6 (pruned)", "epanns.load(", f"{n_params:,} trainable", "sigmoid", "32000 Hz", "dog, rain"):
         assert part in card
-    assert "`conv_block1.conv1` | 2 |" in card
+    assert f"`conv_block1.conv1` | {pruned.spec.widths['conv_block1.conv1']} |" in card
     assert "criterion `l1`" in card
     assert "nothing recorded" in card
     save_checkpoint(

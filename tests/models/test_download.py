@@ -17,8 +17,7 @@ import pytest
 
 from epanns.errors import CheckpointError, OutputError
 from epanns.feedback import Note
-from epanns.models.catalogue import ReleasedFile, released_file, released_files
-from epanns.models.download import cache_folder, fetch
+from epanns.models.download import ReleasedFile, cache_folder, fetch, released_file, released_files
 from epanns.models.zoo import ZOO
 
 CONTENT = bytes(range(256)) * 4096  # 1 MiB

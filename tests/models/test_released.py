@@ -18,13 +18,14 @@ from epanns.atomic import sha256_of
 from epanns.audio.frontend import FrontEndSpec, mel_bank
 from epanns.errors import CheckpointError, OutputError
 from epanns.labels import LabelSet, audioset
-from epanns.models import catalogue
-from epanns.models.catalogue import released_files
-from epanns.models.checkpoint import load, save_checkpoint
-from epanns.models.frozen_front_end import released_front_end
+from epanns.models import download
+from epanns.models.checkpoint import save_checkpoint
+from epanns.models.download import released_files
+from epanns.models.load import load
 from epanns.models.recognition import PANNS
 from epanns.models.released import export_panns, read_released, to_panns
 from epanns.models.spec import ModelSpec
+from epanns.models.tagger import released_front_end
 from epanns.models.tensors import expected_forms
 from epanns.models.torch_file import Unread, read_torch_file
 from epanns.models.zoo import FRONT_ENDS, ZOO, build_model, spec_of
@@ -186,7 +187,7 @@ def test_the_sample_rate_of_a_network_on_the_waveform_is_assumed_or_told(
     told = read_released(path, sample_rate=16_000)
     assert (told.spec.front_end.sample_rate, told.provenance.assumed) == (16_000, ())
     row = next(file for file in released_files() if file.network == "LeeNet11")
-    monkeypatch.setattr(catalogue, "released_files", lambda: (replace(row, sha256=sha256_of(path)),))
+    monkeypatch.setattr(download, "released_files", lambda: (replace(row, sha256=sha256_of(path)),))
     known = read_released(path)
     assert (known.spec, known.provenance.assumed) == (ZOO["LeeNet11"], ())
 
@@ -266,7 +267,7 @@ def test_an_assumed_head_is_data(tmp_path: Path) -> None:
 def test_the_catalogue_tells_the_head_of_a_renamed_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(tmp_path / "renamed.pth", front_end(32_000) | panns_state())
     row = next(file for file in released_files() if file.network == "Cnn14_DecisionLevelMax")
-    monkeypatch.setattr(catalogue, "released_files", lambda: (replace(row, sha256=sha256_of(path)),))
+    monkeypatch.setattr(download, "released_files", lambda: (replace(row, sha256=sha256_of(path)),))
     checkpoint = read_released(path)
     assert (checkpoint.spec.head, checkpoint.provenance.assumed) == ("decision_max", ())
     assert read_released(path, head="clip").spec.head == "clip"
@@ -280,7 +281,7 @@ def test_the_name_of_a_released_file_does_not_beat_its_sha256(
     row = next(file for file in released_files() if file.name == "Cnn14_mAP=0.431.pth")
     named = next(file for file in released_files() if file.name == path.name)
     ours = replace(row, sha256=sha256_of(path))
-    monkeypatch.setattr(catalogue, "released_files", lambda: (named, ours))
+    monkeypatch.setattr(download, "released_files", lambda: (named, ours))
     if is_damaged:
         content = bytearray(path.read_bytes())
         content[-1] ^= 0x40

@@ -15,10 +15,9 @@ from epanns.audio.waveform import load_waveform
 from epanns.audio.yamnet_logmel import SILENCE, YamnetLogMel
 from epanns.errors import ConfigError
 from epanns.labels import audioset, yamnet
-from epanns.models.checkpoint import load
-from epanns.models.shift_norm import ShiftNorm2d
+from epanns.models.load import load
 from epanns.models.tagger import Tagger
-from epanns.models.yamnet import Yamnet
+from epanns.models.yamnet import ShiftNorm2d, Yamnet
 from epanns.models.zoo import ZOO, build_model
 from epanns.pruning.surgery import remove_channels
 from tests.families import uneven

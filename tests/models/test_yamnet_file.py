@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from epanns.errors import CheckpointError
 from epanns.labels import LabelSet, yamnet
-from epanns.models.checkpoint import load, read_checkpoint, save_checkpoint
+from epanns.models.checkpoint import save_checkpoint
+from epanns.models.load import load, read_checkpoint
 from epanns.models.released import read_released
 from epanns.models.yamnet_file import is_yamnet_file
 from epanns.models.zoo import ZOO

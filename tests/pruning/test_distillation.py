@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from epanns.errors import PruningError
-from epanns.models.layouts import WITHOUT_FC1
 from epanns.models.provenance import Provenance, recipe_problems
+from epanns.models.spec import WITHOUT_FC1
 from epanns.models.zoo import ZOO
 from epanns.pruning.embedding_channels import shared_channels
 from epanns.pruning.prune import apply_plan, plan_pruning

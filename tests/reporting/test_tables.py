@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from epanns.models.layouts import LAYOUTS
+from epanns.models.spec import LAYOUTS
 from epanns.records import Failure
 from epanns.reporting.layer_names import short_layers
 from epanns.reporting.quoted import quoted_rows

@@ -12,8 +12,8 @@ import torch
 from epanns.data.dataset import PackDataset
 from epanns.errors import ConfigError, Interrupted, OutputError
 from epanns.labels import LabelSet
-from epanns.models.checkpoint import load
 from epanns.models.cnn import Cnn
+from epanns.models.load import load
 from epanns.pruning.prune import prune
 from epanns.stages.finetune import validation_on
 from epanns.training.config import TrainingConfig

@@ -15,8 +15,9 @@ from epanns.data.dataset import PackDataset
 from epanns.draws import clip_draws
 from epanns.errors import ConfigError, Interrupted, OutputError
 from epanns.labels import LabelSet
-from epanns.models.checkpoint import load, save_checkpoint
+from epanns.models.checkpoint import save_checkpoint
 from epanns.models.cnn import Cnn
+from epanns.models.load import load
 from epanns.models.provenance import Provenance
 from epanns.models.zoo import FRONT_ENDS, ZOO, build_model
 from epanns.pruning.prune import prune

@@ -10,10 +10,11 @@ import torch
 
 from epanns.data.dataset import PackDataset
 from epanns.errors import ConfigError, OutputError
-from epanns.models.checkpoint import load, save_checkpoint
+from epanns.models.checkpoint import save_checkpoint
 from epanns.models.cnn import Cnn
-from epanns.models.new_classes import use_labels
+from epanns.models.load import load
 from epanns.models.spec import HEADS
+from epanns.models.warm_start import use_labels
 from epanns.pruning.prune import prune
 from epanns.stages.finetune import validation_on
 from epanns.training.config import TrainingConfig

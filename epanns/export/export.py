@@ -16,8 +16,7 @@ from epanns.data.dataset import PackDataset
 from epanns.errors import CheckpointError, ConfigError
 from epanns.evaluation.predict import refuse_unknown_lengths
 from epanns.evaluation.protocol import EvaluationProtocol
-from epanns.export.calibrate import ranges_of
-from epanns.export.clips import calibration_clips, inputs_of_clips, refuse_shared
+from epanns.export.clips import inputs_of_clips, ranges_of, refuse_shared
 from epanns.export.compare import compare
 from epanns.export.equalise import equalise
 from epanns.export.graph import copy_of
@@ -28,6 +27,7 @@ from epanns.feedback import Progress
 from epanns.models.modes import evaluation_mode
 from epanns.models.tagger import Tagger
 from epanns.packages import versions
+from epanns.pruning.calibration_clips import split_rows
 
 FORMAT = "epanns-export/1"
 FLOAT32, INT8 = "model.onnx", "model.int8.onnx"
@@ -190,7 +190,7 @@ def _clips(model: Tagger, int8: Int8) -> tuple[list[int], list[int]]:
                 f"pack the clips with --sample-rate {rate}"
             )
         refuse_unknown_lengths(dataset, int8.protocol)
-    calibrating, compared = calibration_clips(len(int8.calibration), int8.clips, held_out=int8.evaluation is None)
+    calibrating, compared = split_rows(len(int8.calibration), int8.clips, held_out=int8.evaluation is None)
     if int8.evaluation is not None:
         refuse_shared(int8.calibration, calibrating, int8.evaluation)
         compared = list(range(len(int8.evaluation)))

@@ -16,13 +16,13 @@ from epanns.evaluation.metrics import evaluate
 from epanns.evaluation.predict import predict
 from epanns.evaluation.protocol import EvaluationProtocol
 from epanns.export import export
-from epanns.export.clips import calibration_clips
 from epanns.export.compare import agreement, compare
 from epanns.export.export import Int8, export_network
 from epanns.export.network import OPSET, named_inputs, to_onnx
 from epanns.export.runtime import OnnxTagger, outputs_of
 from epanns.labels import LabelSet
 from epanns.models.zoo import ZOO, build_model
+from epanns.pruning import calibration_clips
 from tests.export.conftest import small_network
 from tests.families import noise, randomised
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from epanns.export.calibrate import ranges_of
+from epanns.export.clips import ranges_of
 from epanns.export.quantise import (
     FAITHFUL,
     activations_of,

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
+from epanns.reporting.notation import mean_and_sd
 from epanns.reporting.report import insert_table
 from epanns.reporting.tables import markdown_table
-from epanns.reporting.units import mean_and_sd
 from epanns.sweeps.records import RunRecord, read_records
 
 ROOT = Path(__file__).parents[1]

@@ -57,6 +57,12 @@ def narrow_spec(**changes: object) -> ModelSpec:
 
 
 @pytest.fixture(autouse=True)
+def only_svg(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Write figures as SVG alone, which is fast; tests of the other formats set them again."""
+    monkeypatch.setattr("epanns.reporting.figure.FORMATS", (".svg",))
+
+
+@pytest.fixture(autouse=True)
 def seeded() -> Iterator[None]:
     """The same random numbers in every test, whatever ran before."""
     torch.manual_seed(0)

@@ -148,10 +148,12 @@ assert not {"torch", "numpy", "h5py", "sklearn"} & set(sys.modules), sorted(sys.
     assert "quickstart" in run_python(code).stdout
 
 
-def test_figures_and_tables_import_no_torch():
+def test_reporting_imports_neither_torch_nor_matplotlib():
     modules = ", ".join(f"epanns.reporting.{path.stem}" for path in sorted((PACKAGE / "reporting").glob("[a-z]*.py")))
     assert "epanns.reporting.sensitivity_figure" in modules
-    found = run_python(f"import sys, {modules}; print(sorted({{'torch', 'h5py', 'sklearn'}} & set(sys.modules)))")
+    found = run_python(
+        f"import sys, {modules}; print(sorted({{'torch', 'h5py', 'sklearn', 'matplotlib'}} & set(sys.modules)))"
+    )
     assert found.stdout == "[]\n"
 
 

@@ -1,8 +1,7 @@
-"""``epanns report``: run records to tables and figures; needs neither torch nor the data."""
+"""``epanns report``: run records to tables and figures, without torch and without the data."""
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -16,14 +15,14 @@ _LISTED = 20  # failed trials on stdout; --json has them all
 
 @click.command("report", cls=EpannsCommand)
 @click.argument("folders", metavar="[DIR]...", nargs=-1, type=PATH)
-@out_option("Folder for tables and figures; an earlier report in it is replaced.", required=False)
+@out_option("Folder of the tables and figures; an earlier report in it is replaced.", required=False)
 @click.option(
     "--quoted/--no-quoted",
     default=None,
     help="Published results in tables of their own, also without any DIR.  [default: written, not printed]",
 )
 @click.option("--into", type=EXISTING, help="Document whose table is replaced; needs --name.")
-@click.option("--name", help="Which table of the document: the one after <!-- epanns report: NAME -->.")
+@click.option("--name", help="Name of the table in the document: the one after <!-- epanns report: NAME -->.")
 @json_option
 def command(
     folders: tuple[Path, ...],
@@ -33,12 +32,11 @@ def command(
     name: str | None,
     as_json: bool,
 ) -> None:
-    """Make table.md, table.csv, records.csv and figure.svg of the run records below each DIR.
+    """Make table.md, table.csv, records.csv and figure.svg, .pdf and .png of the run records below each DIR.
 
-    Records are the result.json of sweeps and of `epanns evaluate --out`, and the files of a folder `records`. With
-    matplotlib installed the figure is written as PNG and PDF too. `epanns report --quoted` alone prints what others
-    published. Where every DIR is the --out of `epanns train` or `finetune`, their learning curves are drawn together in
-    learning_curves.svg instead.
+    Records are the result.json of sweeps and of `epanns evaluate --out`, and the files of a folder `records`.
+    `epanns report --quoted` alone prints published results. Where every DIR is the --out of `epanns train` or
+    `finetune`, their learning curves are drawn together in learning_curves.svg, .pdf and .png instead.
     """
     if (into is None) != (name is None):
         raise ConfigError(f"--into {into} and --name {name} go together: give both or neither")
@@ -53,6 +51,7 @@ def command(
     if all(map(is_run, folders)):
         _curves(folders, out, into, as_json)
         return
+    from epanns.reporting.quoted import quoted_markdown, quoted_rows
     from epanns.reporting.report import insert_table, write_report
     from epanns.sweeps.failures import failures_in
     from epanns.sweeps.records import read_records
@@ -75,13 +74,14 @@ def command(
     lines += [f"  and {len(failures) - _LISTED} more trials without a result"] if len(failures) > _LISTED else []
     text = "\n".join(lines)
     if quoted:
-        result, text = result | {"quoted": _quoted_values()}, f"{text}\n\n{_quoted_text()}"
+        result["quoted"] = [asdict(row) for row in quoted_rows()]
+        text = f"{text}\n\n{quoted_markdown(quoted_rows())}"
     emit(result, text, as_json)
 
 
 def hold_report(out: Path) -> None:
-    """Keep other processes from writing a report into a folder until the command ends; wait for one that does."""
-    folder = WorkFolder(out, lock="report.lock")  # a run or a sweep in the same folder does not matter
+    """Lock a folder for a report until the command ends; wait while another process writes a report in it."""
+    folder = WorkFolder(out, lock="report.lock")  # a lock of its own: a run or a sweep may use the same folder
     click.get_current_context().with_resource(folder.locked(wait=DRAWING_SECONDS))
 
 
@@ -92,37 +92,29 @@ def _curves(runs: tuple[Path, ...], out: Path, into: Path | None, as_json: bool)
     from epanns.reporting.learning_curve import read_curve, write_learning_curves
 
     files = [str(path) for path in write_learning_curves(runs, out, stem="learning_curves")]
-    best = [(curve.score, *curve.best) for curve in map(read_curve, runs)]
+    curves = [read_curve(run) for run in runs]
     found = [
-        {"run": str(run), "score": score, "best_step": int(step), "best_score": value}
-        for run, (score, step, value) in zip(runs, best, strict=True)
+        {"run": str(run), "score": curve.score, "best_step": int(curve.best[0]), "best_score": curve.best[1]}
+        for run, curve in zip(runs, curves, strict=True)
     ]
-    lines = [f"{one['run']}: best {one['score']} {one['best_score']:.4f} at step {one['best_step']:,}" for one in found]
+    lines = [
+        f"{run}: best {curve.score} {curve.best[1]:.4f} at step {curve.best[0]:,.0f}"
+        for run, curve in zip(runs, curves, strict=True)
+    ]
     emit({"runs": found, "files": files}, "\n".join([*lines, f"in {', '.join(files)}"]), as_json)
 
 
 def _quoted_alone(out: Path | None, quoted: bool | None, into: Path | None, as_json: bool) -> None:
-    """Show the published results without any run."""
+    """Print the published results without any run."""
     if not quoted:
-        raise ConfigError("no DIR was given: name folders with run records, or give --quoted for what others published")
+        raise ConfigError("no DIR: name folders with run records, or give --quoted for published results")
     if into is not None:
         raise ConfigError(f"--into {into} takes the table of measured runs: give a DIR with run records")
+    from epanns.reporting.quoted import quoted_markdown, quoted_rows
     from epanns.reporting.report import write_quoted
 
     if out is not None:
         hold_report(out)
     files = [] if out is None else [str(path) for path in write_quoted(out)]
-    emit({"n_records": 0, "n_rows": 0, "files": files, "quoted": _quoted_values()}, _quoted_text(), as_json)
-
-
-def _quoted_values() -> list[dict[str, Any]]:
-    from epanns.reporting.quoted import quoted_rows
-
-    return [asdict(row) for row in quoted_rows()]
-
-
-def _quoted_text() -> str:
-    from epanns.reporting.quoted import quoted_rows
-    from epanns.reporting.tables import quoted_markdown
-
-    return quoted_markdown(quoted_rows())
+    result = {"n_records": 0, "n_rows": 0, "files": files, "quoted": [asdict(row) for row in quoted_rows()]}
+    emit(result, quoted_markdown(quoted_rows()), as_json)

@@ -25,7 +25,7 @@ from epanns.export.graph import copy_of
 from epanns.export.network import to_onnx
 from epanns.export.quantise import activations_of, quantised
 from epanns.export.tagger import OnnxTagger
-from epanns.models.checkpoint import load
+from epanns.models.load import load
 
 NETWORKS = ("YAMNet_linear", "LEAN")
 TARGET = 0.02  # of mAP, below float32

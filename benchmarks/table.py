@@ -1,4 +1,4 @@
-"""Put the records of `results/benchmarks` into the README: ``python benchmarks/table.py``."""
+"""Put the records of `results/benchmarks` into docs/benchmarks.md: ``python benchmarks/table.py``."""
 
 import json
 from pathlib import Path
@@ -32,4 +32,4 @@ def _machine(machine: dict[str, object]) -> str:
 
 
 if __name__ == "__main__":
-    insert_table(ROOT / "README.md", "benchmarks", table_of(ROOT / "results" / "benchmarks"))
+    insert_table(ROOT / "docs" / "benchmarks.md", "benchmarks", table_of(ROOT / "results" / "benchmarks"))

@@ -1,4 +1,4 @@
-"""Files and folders that appear whole or not at all, and their checksums."""
+"""Write files and folders atomically, and compute checksums."""
 
 import hashlib
 import json
@@ -13,7 +13,7 @@ from epanns.errors import OutputError
 
 
 def fsync_folder(folder: Path) -> None:
-    """Flush a folder's entries, so that a rename in it survives a power cut."""
+    """Flush the entries of a folder to the disk, so that a rename in it survives a power cut."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -23,9 +23,9 @@ def fsync_folder(folder: Path) -> None:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield ``NAME.partial`` to write; it takes the place of `path` when the block ends without error.
+    """Yield ``NAME.partial`` to write; it replaces `path` when the block ends without error.
 
-    The file must be closed inside the block. On an error the partial file is removed and `path` is left as it was.
+    The file must be closed inside the block. On an error the partial file is removed and `path` is unchanged.
     """
     partial = partial_of(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -34,18 +34,18 @@ def replacing(path: Path) -> Iterator[Path]:
         put_in_place(partial, path)
     except BaseException as error:
         if isinstance(error, OSError) and error.filename is None:
-            error.filename = str(path)  # an error of a write, such as of a full disk, names no file by itself
+            error.filename = str(path)  # the error of a write, such as on a full disk, has no file name
         partial.unlink(missing_ok=True)
         raise
 
 
 def partial_of(path: Path) -> Path:
-    """Return ``NAME.partial`` beside `path`, where it is written before it appears."""
+    """Return ``NAME.partial`` beside `path`, the name of the file while it is written."""
     return path.with_name(path.name + ".partial")
 
 
 def put_in_place(partial: Path, path: Path) -> None:
-    """Flush a closed file to the disk, give it its name and flush that too."""
+    """Flush a closed file to the disk, rename it and flush the folder."""
     with partial.open("rb") as written:
         os.fsync(written.fileno())
     partial.replace(path)
@@ -59,7 +59,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON atomically, keys in the order given, two spaces of indent."""
+    """Write JSON atomically, keys in the given order, indented by two spaces."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
@@ -67,16 +67,16 @@ def write_json(path: Path, value: Any) -> None:
 def new_folder(path: Path) -> Iterator[Path]:
     """Yield an empty folder that becomes `path` when the block ends without error.
 
-    Until then it lies in a hidden folder of a name of its own beside `path`, which goes whatever happens in the block;
-    only a killed process leaves its ``.NAME.*`` behind.
+    Until then it is in a hidden folder ``.NAME.*`` beside `path`, which is removed at the end unless the process is
+    killed.
 
     Raises:
-        OutputError: If `path` exists; nothing in it is touched.
+        OutputError: If `path` exists; it is left unchanged.
     """
     refuse_existing(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as hidden:
-        # One level down: the hidden folder is its owner's alone, what is made in it has the usual permissions.
+        # One level down: only the owner may read the hidden folder, but a folder in it has the usual permissions.
         partial = Path(hidden) / path.name
         partial.mkdir()
         yield partial
@@ -91,13 +91,13 @@ def new_folder(path: Path) -> Iterator[Path]:
         try:
             partial.replace(path)
         except OSError:
-            refuse_existing(path)  # another process has made it meanwhile
+            refuse_existing(path)  # another process has made it in the meantime
             raise
     fsync_folder(path.parent)
 
 
 def refuse_existing(path: Path) -> None:
-    """Raise `OutputError` if something is at `path` already; call it before long work."""
+    """Raise `OutputError` if `path` exists; call it before long work."""
     if path.exists():
         raise OutputError(f"{path} exists already: choose another --out or delete it first")
 

@@ -1,54 +1,54 @@
-"""Every error a user can meet; only `epanns.cli.main` turns one into text and an exit code."""
+"""All errors that are raised for users; `epanns.cli.main` turns them into a message and an exit code."""
 
 import difflib
 from collections.abc import Iterable
 
 
 class EpannsError(Exception):
-    """Base of all errors that are the input's or the environment's, not a mistake in epanns itself.
+    """Base of all errors that the input or the environment causes, as opposed to a mistake in epanns.
 
-    A message is one line: what, its value, the rule, and what to do.
+    A message is one line: what is wrong, its value, the rule, and what to do.
     """
 
     exit_code = 1
-    told = False  # whether a person has read it already
+    is_reported = False  # whether a command has already written the message to stderr
 
 
 class ConfigError(EpannsError):
-    """An option, a configuration key or a combination of them that cannot be used."""
+    """An invalid option or configuration key, or an invalid combination."""
 
 
 class CheckpointError(EpannsError):
-    """A checkpoint or a released weight file that is wrong, damaged or refused."""
+    """A checkpoint or a released weight file that is damaged, unsafe or of the wrong kind."""
 
 
 class PackError(EpannsError):
-    """A pack that cannot be read or does not fit its use."""
+    """A pack that cannot be read or does not suit its use."""
 
 
 class DataError(EpannsError):
-    """An audio file, a manifest, a label list or a record that cannot be used."""
+    """An audio file, a manifest, a label list or a record that cannot be read or used."""
 
 
 class PruningError(EpannsError):
-    """A plan that cannot be made or applied."""
+    """A pruning plan that cannot be made or applied."""
 
 
 class TrainingError(EpannsError):
-    """A training run that cannot go on."""
+    """A training run that cannot continue."""
 
 
 class OutputError(EpannsError):
-    """A place where results should go and cannot."""
+    """An output path that cannot be written."""
 
 
-class DataProblems(EpannsError):  # noqa: N818 - an outcome of a check, not a failure of it
-    """A check of data ended and found problems, which have been reported."""
+class DataProblems(EpannsError):  # noqa: N818 - the outcome of a check, not a failure
+    """A check of data found problems, which have been reported."""
 
     exit_code = 3
 
 
-class Interrupted(EpannsError):  # noqa: N818 - the run did what it was told
+class Interrupted(EpannsError):  # noqa: N818 - the run did as requested
     """A signal stopped a long command after its state was saved."""
 
     def __init__(self, signal_number: int, message: str) -> None:
@@ -60,6 +60,6 @@ class Interrupted(EpannsError):  # noqa: N818 - the run did what it was told
 
 
 def did_you_mean(name: str, choices: Iterable[str]) -> str:
-    """Return ``" (did you mean 'x'?)"`` for the nearest choice, or an empty string."""
+    """Return ``" (did you mean 'x'?)"`` for the nearest choice; empty if none is near."""
     nearest = difflib.get_close_matches(str(name), list(choices), n=1)
     return f" (did you mean {nearest[0]!r}?)" if nearest else ""

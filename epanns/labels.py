@@ -27,6 +27,13 @@ _JOINING_DASHES = re.compile(
 _NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?")
 
 
+# Task -> activation that makes scores of logits: a sigmoid per class, or a softmax over the classes.
+TASKS = {"multi-label": "sigmoid", "single-label": "softmax"}
+
+# Task -> the validation score by which the best weights are chosen.
+DECISIVE_SCORES = {"multi-label": "mAP", "single-label": "accuracy"}
+
+
 @dataclass(frozen=True)
 class LabelSet:
     """Classes in output order.

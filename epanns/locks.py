@@ -1,9 +1,8 @@
-"""Locks between processes: a lock file has one holder, also where the file system has no locks.
+"""Locks between processes: a lock file has one holder, also on a file system without locks.
 
-The lock is the kernel's (``flock``), so it ends with the process, however that ends. The file holds who has the lock,
-in JSON, for the message to a second process; a file without a holder is of no account and is used again. Where the file
-system refuses ``flock``, the text of the file decides: it counts while the process that wrote it runs, also for
-processes that can lock the file.
+The lock is the kernel's (``flock``), so it ends with the process. The file names its holder in JSON, for the message to
+a second process; a file without a holder is reused. If the file system refuses ``flock``, the content of the file is
+the lock: it is valid while the process that it names runs, also for processes that can lock the file.
 """
 
 import errno
@@ -12,27 +11,27 @@ import json
 import os
 import socket
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from epanns.errors import OutputError
-from epanns.notes import note
+from epanns.feedback import note
 
 _IS_LOCKED = frozenset({errno.EACCES, errno.EAGAIN})
 _HAS_NO_LOCKS = frozenset({errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL})
 _BY_TEXT = "by_text"  # key of a holder whose file system has no locks
 _POLL_SECONDS = 0.1
-_TAKING_SECONDS = 2.0  # a process that is taking a lock writes its own name in far less
+_TAKING_SECONDS = 2.0  # a process that acquires a lock writes its name in far less
 
 _held: set[int] = set()  # descriptors of locks that this process holds
-_noted: set[int] = set()  # file systems without locks that a note was given about
+_noted: set[int] = set()  # file systems without locks, after the note about them
 
 
 class _BusyError(Exception):
-    """Another holder has the lock; `holder` is what is known of it."""
+    """Another process holds the lock; `holder` is the content of the lock file."""
 
     def __init__(self, holder: Mapping[str, Any]) -> None:
         super().__init__(holder)
@@ -40,22 +39,21 @@ class _BusyError(Exception):
 
 
 @contextmanager
-def locked(file: Path, place: Path, *, wait: float = 0.0, earlier: Iterable[Path] = ()) -> Iterator[None]:
-    """Hold a lock file for the length of a block; the file is removed at the end.
+def locked(file: Path, place: Path, *, wait: float = 0.0) -> Iterator[None]:
+    """Hold a lock file for the duration of a block; the file is removed at the end.
 
-    A process that was killed leaves the file, which keeps nobody out. Processes that are forked in the block do not
-    hold the lock. An error that is raised in the block passes unchanged.
+    The file of a process that was killed does not block other processes. Processes that are forked in the block do not
+    hold the lock. An error that is raised in the block propagates unchanged.
 
     Args:
         file: The lock file; its folder must exist.
-        place: Folder or file that the lock is for, as messages name it.
+        place: Folder or file that the lock protects, for messages.
         wait: Longest time in seconds to wait for another holder.
-        earlier: Files, or the folder itself, that an earlier version locked instead.
 
     Raises:
         OutputError: If another process holds the lock, or the lock file cannot be written.
     """
-    lock = _waited_for(file, place, wait, list(earlier))
+    lock = _acquire(file, place, wait)
     try:
         yield
     finally:
@@ -63,7 +61,7 @@ def locked(file: Path, place: Path, *, wait: float = 0.0, earlier: Iterable[Path
 
 
 class _Lock:
-    """A lock that is held: by `descriptor`, or by the text of the file alone."""
+    """A lock that is held through a descriptor or, where the file system has no locks, by the file's content."""
 
     def __init__(self, file: Path, descriptor: int | None) -> None:
         self._file, self._descriptor, self._pid = file, descriptor, os.getpid()
@@ -71,20 +69,20 @@ class _Lock:
             _held.add(descriptor)
 
     def release(self) -> None:
-        """Remove the lock file and let go of the lock; a forked copy of the holder does nothing."""
+        """Remove the lock file and release the lock; a forked copy of the holder does nothing."""
         if os.getpid() != self._pid:
             return
         with suppress(OSError):  # moved away or not writable any more: the lock ends with its descriptor or its process
-            if self._is_own_file():
+            own = (
+                _holder_in(self._file).get("pid") == self._pid
+                if self._descriptor is None
+                else _is_same_file(self._descriptor, self._file)
+            )
+            if own:
                 self._file.unlink()
         if self._descriptor is not None:
             _held.discard(self._descriptor)
             os.close(self._descriptor)
-
-    def _is_own_file(self) -> bool:
-        if self._descriptor is None:
-            return _holder_in(self._file).get("pid") == self._pid
-        return _is_same_file(self._descriptor, self._file)
 
 
 def _close_inherited() -> None:
@@ -98,31 +96,32 @@ def _close_inherited() -> None:
 os.register_at_fork(after_in_child=_close_inherited)
 
 
-def _waited_for(file: Path, place: Path, wait: float, earlier: list[Path]) -> _Lock:
-    give_up, is_noted = time.monotonic() + wait, False
+def _acquire(file: Path, place: Path, wait: float) -> _Lock:
+    """Take the lock, waiting for another holder; errors as in `locked`."""
+    deadline, is_noted = time.monotonic() + wait, False
     while True:
         try:
-            return _taken(file, place, earlier)
+            return _try_to_acquire(file, place)
         except _BusyError as busy:
             who = _described(busy.holder)
-            if time.monotonic() >= give_up:
-                remedy = _remedy(busy.holder, file)
+            if time.monotonic() >= deadline:
+                remedy = "wait for it, stop it"
+                if busy.holder and busy.holder["host"] != socket.gethostname():
+                    remedy += f" (delete {file} if it no longer runs)"
                 raise OutputError(f"{place} is in use by {who}: {remedy} or choose another --out") from None
             if not is_noted:
                 note(f"{place}: waiting for {who}")
             is_noted = True
         except OSError as error:
             raise OutputError(
-                f"{place}: cannot be written ({error.strerror or error}): choose another --out, or mend its "
+                f"{place}: cannot be written ({error.strerror or error}): choose another --out, or correct its "
                 "permissions or its disk"
             ) from error
         time.sleep(_POLL_SECONDS)
 
 
-def _taken(file: Path, place: Path, earlier: list[Path]) -> _Lock:
-    """Take the lock, or raise `_BusyError`; an OSError is of the file itself."""
-    if any(map(_is_locked, earlier)):
-        raise _BusyError({})
+def _try_to_acquire(file: Path, place: Path) -> _Lock:
+    """Take the lock or raise `_BusyError`; an OSError is about the lock file itself."""
     while True:
         descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
@@ -135,36 +134,26 @@ def _taken(file: Path, place: Path, earlier: list[Path]) -> _Lock:
                 raise _BusyError(_holder_in(file)) from None
             if error.errno not in _HAS_NO_LOCKS:
                 raise
-            _note_missing_locks(file, place, error)
-            return _taken_without_locks(file)
+            if (device := file.parent.stat().st_dev) not in _noted:
+                _noted.add(device)
+                reason = error.strerror or error
+                note(f"{place}: its file system has no locks ({reason}); {file.name} keeps other processes out")
+            return _acquire_by_text(file)
         os.close(descriptor)  # the holder removed the file between the two calls
-    if _is_held_by_text(file):
+    holder = _holder_in(file)
+    if holder.get(_BY_TEXT) is True and is_running(holder):  # a process that could not lock the file
         os.close(descriptor)
-        raise _BusyError(_holder_in(file))
+        raise _BusyError(holder)
     with suppress(OSError):  # a full disk: the lock holds without its holder's name
         os.ftruncate(descriptor, 0)
         os.write(descriptor, _own_text())
     return _Lock(file, descriptor)
 
 
-def _is_held_by_text(file: Path) -> bool:
-    """Whether a process holds the file that could not lock it, as on a network drive without locks for a while."""
-    holder = _holder_in(file)
-    return holder.get(_BY_TEXT) is True and is_running(holder)
-
-
-def _note_missing_locks(file: Path, place: Path, error: OSError) -> None:
-    device = file.parent.stat().st_dev
-    if device not in _noted:
-        _noted.add(device)
-        reason = error.strerror or error
-        note(f"{place}: its file system has no locks ({reason}); {file.name} keeps other processes out")
-
-
-def _taken_without_locks(file: Path) -> _Lock:
-    """Write this process into the lock file, unless it names one that runs; one process at a time does so."""
+def _acquire_by_text(file: Path) -> _Lock:
+    """Write this process into the lock file unless it names a running process; ``.taking`` makes that exclusive."""
     taking = file.with_name(f"{file.name}.taking")
-    descriptor = _created_alone(taking)
+    descriptor = _create_exclusively(taking)
     try:
         os.write(descriptor, _own_text(by_text=True))
         holder = _holder_in(file)
@@ -180,42 +169,20 @@ def _taken_without_locks(file: Path) -> _Lock:
     return _Lock(file, None)
 
 
-def _created_alone(taking: Path) -> int:
-    """Create a file that is not there, and return its descriptor; wait while another process has it."""
-    give_up = time.monotonic() + 2 * _TAKING_SECONDS
+def _create_exclusively(taking: Path) -> int:
+    """Create a file and return its descriptor; wait while it exists, and remove it if its process was killed."""
+    deadline = time.monotonic() + 2 * _TAKING_SECONDS
     while True:
         try:
             return os.open(taking, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         except FileExistsError:
-            if time.monotonic() >= give_up:
+            if time.monotonic() >= deadline:
                 raise _BusyError(_holder_in(taking)) from None
-        _remove_abandoned(taking)
+        with suppress(OSError):
+            holder, age = _holder_in(taking), time.time() - taking.stat().st_mtime
+            if not is_running(holder) if holder else age > _TAKING_SECONDS:
+                taking.unlink()
         time.sleep(_POLL_SECONDS / 10)
-
-
-def _remove_abandoned(taking: Path) -> None:
-    """Remove what a process left that was killed while it took a lock."""
-    with suppress(OSError):
-        holder, age = _holder_in(taking), time.time() - taking.stat().st_mtime
-        if not is_running(holder) if holder else age > _TAKING_SECONDS:
-            taking.unlink()
-
-
-def _is_locked(path: Path) -> bool:
-    """Whether a process of an earlier version holds a lock on a file or folder, of either kind."""
-    try:
-        descriptor = os.open(path, (os.O_RDONLY if path.is_dir() else os.O_RDWR) | os.O_CLOEXEC)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if not path.is_dir():
-            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        return error.errno in _IS_LOCKED
-    finally:
-        os.close(descriptor)
-    return False
 
 
 def _is_same_file(descriptor: int, file: Path) -> bool:
@@ -233,7 +200,7 @@ def _own_text(*, by_text: bool = False) -> bytes:
 
 
 def _holder_in(file: Path) -> dict[str, Any]:
-    """Return what a lock file says of its holder; empty where it says nothing that can be read."""
+    """Return the holder that a lock file names; empty if it cannot be read."""
     try:
         found = json.loads(file.read_bytes()[:4096])
     except (OSError, ValueError, RecursionError):
@@ -245,7 +212,7 @@ def _holder_in(file: Path) -> dict[str, Any]:
 
 
 def is_running(holder: Mapping[str, Any]) -> bool:
-    """Whether the process of a lock file may still run; of another host's process nothing is known, so it may."""
+    """Return whether the holder of a lock file may still run; a process of another host always may."""
     if holder["host"] != socket.gethostname():
         return True
     if holder["boot"] != _boot():
@@ -261,7 +228,7 @@ def is_running(holder: Mapping[str, Any]) -> bool:
 
 
 def _boot() -> str:
-    """Return what the kernel calls this start of the machine; nothing where it does not say."""
+    """Return the kernel's identifier of this boot of the machine; empty without /proc."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     except OSError:
@@ -269,7 +236,7 @@ def _boot() -> str:
 
 
 def _process(pid: int) -> tuple[str, str]:
-    """Return the state of a process and when it started, in the kernel's ticks; nothing where there is no /proc."""
+    """Return the state of a process and its start time in kernel ticks; empty without /proc."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
         return fields[0].decode(), fields[19].decode()
@@ -281,9 +248,3 @@ def _described(holder: Mapping[str, Any]) -> str:
     if not holder or not is_running(holder):  # the holder has not written its name yet
         return "another process"
     return f"process {holder['pid']} on {holder['host']}, since {holder['since']}"
-
-
-def _remedy(holder: Mapping[str, Any], file: Path) -> str:
-    if holder and holder["host"] != socket.gethostname():
-        return f"wait for it, stop it (delete {file} if it runs no more)"
-    return "wait for it, stop it"

@@ -1,4 +1,4 @@
-"""Signals that end a long command: noticed at once, obeyed at the next safe point."""
+"""Stop a long command on a signal at its next safe point."""
 
 import signal
 import threading
@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-# Ctrl-C; what ends a process; and Slurm's early warning (``--signal=USR1@120``).
+# Ctrl-C, the usual signal to end a process, and Slurm's early warning (``--signal=USR1@120``).
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
-class Stopped(Exception):  # noqa: N818 - not an error: what was asked for
-    """A signal came, and this is a safe point; the command that notices it turns it into `errors.Interrupted`."""
+class Stopped(Exception):  # noqa: N818 - no error, but a request
+    """Raised at a safe point after a signal; the command turns it into `errors.Interrupted`."""
 
     def __init__(self, signal_number: int) -> None:
         super().__init__(signal_number)
@@ -19,7 +19,7 @@ class Stopped(Exception):  # noqa: N818 - not an error: what was asked for
 
 
 class StopRequest:
-    """What the handler leaves behind.
+    """Whether a signal has requested to stop.
 
     Attributes:
         signal_number: The first signal received, or None.
@@ -28,8 +28,8 @@ class StopRequest:
     def __init__(self) -> None:
         self.signal_number: int | None = None
 
-    def obey(self) -> None:
-        """Raise `Stopped` if a signal came."""
+    def raise_if_stopped(self) -> None:
+        """Raise `Stopped` if a signal was received."""
         if self.signal_number is not None:
             raise Stopped(self.signal_number)
 
@@ -39,10 +39,10 @@ class StopRequest:
 
 
 @contextmanager
-def noticing_signals() -> Iterator[StopRequest]:
-    """Note the signals that end a program instead of dying of them; the former handlers come back on exit.
+def catching_signals() -> Iterator[StopRequest]:
+    """Record the signals of `STOPPING` instead of ending the process; restore the former handlers on exit.
 
-    Outside the main thread, where Python sets no handlers, nothing changes.
+    Does nothing outside the main thread, where Python sets no handlers.
     """
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
@@ -57,8 +57,8 @@ def noticing_signals() -> Iterator[StopRequest]:
 
 
 @contextmanager
-def signals_held_back() -> Iterator[None]:
-    """Start processes in which the signals that end a program stay blocked from their first moment on."""
+def blocking_signals() -> Iterator[None]:
+    """Block the signals of `STOPPING` in the processes that are started in a block."""
     former = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
     try:
         yield

@@ -1,7 +1,26 @@
-"""Settings that come from files or callers: every rule as data, every mistake reported at once.
+"""Validate tables of settings from TOML, JSON or Python, and report every problem at once.
 
-A `Rule` states what a value may be, and holds or does not hold for a value of any kind. `table_problems` compares a
-table with rules; `from_table` and `Reader` make dataclasses of tables. Files are read by `toml_file` and `json_file`.
+A `Rule` describes the values of one key; a dictionary of rules describes a table. Rules accept values of any type, so
+that a wrong type gives a message and never a traceback. The rules of a dataclass are checked in its ``__post_init__``,
+and `from_table` makes the dataclass of a table::
+
+    RULES = {"epochs": integer(1), "sampler": one_of(("balanced", "shuffled")), "rate": or_none(POSITIVE)}
+
+    @dataclass(frozen=True)
+    class Settings:
+        epochs: int
+        sampler: str = "balanced"
+        rate: float | None = None
+
+        def __post_init__(self) -> None:
+            check_fields(self, RULES)
+
+    settings = from_table(Settings, parse_toml(text, "run.toml"), RULES, what="run.toml: ")
+
+    Settings(epochs=0, sampler="balancd")
+    # ConfigError: epochs=0: must be a whole number >= 1; sampler='balancd' (did you mean 'balanced'?): must be one ...
+
+`TableReader` reads several tables of one file. `toml_file` and `json_file` read the files themselves.
 """
 
 import math
@@ -11,25 +30,25 @@ from dataclasses import MISSING, dataclass, fields, replace
 from typing import Any, TypeVar
 
 from epanns.errors import ConfigError, EpannsError, did_you_mean
-from epanns.printable import printable
+from epanns.safe_text import printable
 
 T = TypeVar("T")
 
 _LONGEST_PATH = 4096
-_MOST_BITS = 64  # a longer integer is not printed
+_MOST_BITS = 64  # longer integers are not printed
 _SHOWN = 60  # characters of a value in a message
 
 
 @dataclass(frozen=True)
 class Rule:
-    """What a value may be.
+    """Which values a key may have.
 
     Attributes:
-        text: What follows "must be" in a message.
-        holds: Whether a value obeys; accepts values of any kind.
-        choices: The values, where they can be listed; a message offers the nearest.
+        text: Completes "must be" in a message.
+        holds: Returns whether a value is valid; accepts values of any type.
+        choices: The valid values of an enumeration; a message suggests the nearest one.
         is_number: Whether 1 and 1.0 are the same value.
-        item: The rule of the items, where the value is a list.
+        item: The rule of each item, if the value is a list.
     """
 
     text: str
@@ -39,7 +58,13 @@ class Rule:
     item: "Rule | None" = None
 
     def problem(self, name: str, value: object, hint: str = "") -> str | None:
-        """Return the line that reports a value under a name, or None where the value obeys; `hint` ends the line."""
+        """Return the message about an invalid value, or None if the value is valid.
+
+        Args:
+            name: Key of the value.
+            value: A value of any type.
+            hint: Appended to the message.
+        """
         if self.holds(value):
             return None
         if self.item is not None and isinstance(value, list | tuple):
@@ -50,7 +75,7 @@ class Rule:
         return f"{name}={shown(value)}{nearest}: must be {self.text}{hint}"
 
 
-TRUTH = Rule("true or false", lambda value: type(value) is bool)
+BOOLEAN = Rule("true or false", lambda value: type(value) is bool)
 TEXT = Rule("text that is not empty", lambda value: isinstance(value, str) and value != "")
 ANY_TEXT = Rule("text", lambda value: isinstance(value, str))
 TABLE = Rule("a table", lambda value: isinstance(value, Mapping))
@@ -60,19 +85,19 @@ PATH = Rule(
 )
 
 
-def whole(least: int, most: int | None = None) -> Rule:
-    """Return the rule of whole numbers from `least` on, up to `most` where that is given."""
+def integer(least: int, most: int | None = None) -> Rule:
+    """Return the rule of whole numbers >= `least` and, unless it is None, <= `most`."""
     text = f"a whole number >= {least}" if most is None else f"a whole number in [{least}, {most}]"
     return Rule(text, lambda value: type(value) is int and least <= value and (most is None or value <= most))
 
 
 def number(text: str, holds: Callable[[float], bool]) -> Rule:
-    """Return a rule of finite numbers; `holds` is called with nothing else, truth values excluded."""
+    """Return a rule of finite numbers, booleans excluded; `holds` receives finite numbers only."""
     return Rule(text, lambda value: is_finite(value) and holds(value), is_number=True)
 
 
 def is_finite(value: object) -> bool:
-    """Return whether a value is a number, not a truth value, that float64 holds."""
+    """Return whether a value is a number (no boolean) within the range of float64."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
     return math.isfinite(value) if isinstance(value, float) else abs(value) <= sys.float_info.max
@@ -83,17 +108,23 @@ POSITIVE = number("a finite number > 0", lambda value: value > 0)
 
 
 def one_of(choices: Collection[str]) -> Rule:
-    """Return the rule of names in a list."""
+    """Return the rule of an enumeration of strings."""
     return Rule(f"one of {', '.join(choices)}", lambda value: isinstance(value, str) and value in choices, choices)
 
 
 def or_none(rule: Rule) -> Rule:
-    """Return a rule that None obeys too."""
+    """Return the rule with None as a further valid value."""
     return replace(rule, holds=lambda value: value is None or rule.holds(value))
 
 
 def list_of(item: Rule, text: str, *, least: int = 0) -> Rule:
-    """Return the rule of lists (or tuples) of at least `least` items that each obey a rule; `text` describes them."""
+    """Return the rule of lists and tuples of valid items.
+
+    Args:
+        item: The rule of each item.
+        text: The items in a message, as in "a list of layer names".
+        least: Smallest number of items.
+    """
 
     def holds(value: object) -> bool:
         return isinstance(value, list | tuple) and len(value) >= least and all(item.holds(each) for each in value)
@@ -102,12 +133,12 @@ def list_of(item: Rule, text: str, *, least: int = 0) -> Rule:
 
 
 def shown(value: object) -> str:
-    """Return a value of any kind as a message shows it: short, on one line, without control characters."""
+    """Return a value of any type as text for a message: at most 60 characters, one line, printable."""
     if type(value) is int and value.bit_length() > _MOST_BITS:
         return f"an integer of {value.bit_length():,} bits"
     try:
         text = repr(list(value) if isinstance(value, tuple) else dict(value) if isinstance(value, Mapping) else value)
-    except (ValueError, RecursionError):  # an integer too long to print, lists too deep
+    except (ValueError, RecursionError):  # an integer too long to print, lists nested too deeply
         return f"a {type(value).__name__}"
     text = printable(text)
     return text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "..."
@@ -121,63 +152,70 @@ def table_problems(
     prefix: str = "",
     hint: Callable[[str], str] = lambda name: "",
 ) -> list[str]:
-    """Return one line for every unknown key, missing key and broken rule of a table.
+    """Return one message for each unknown key, missing key and invalid value of a table.
 
     Args:
         table: The values by key.
-        rules: The rule of every key there may be.
-        required: Keys there must be.
-        prefix: Put before a key's name, such as ``stages[0].``.
-        hint: Ends the line about a key, such as the option of the command line that sets it.
+        rules: The rule of each known key.
+        required: Keys that must be present.
+        prefix: Put before each key in a message, such as ``stages[0].``.
+        hint: Returns the end of the message about a key, such as the command-line option that sets it.
     """
-    unknown = [f"unknown key {shown(key)}{_nearest(key, rules)}" for key in table if key not in rules]
+    unknown = [
+        f"unknown key {shown(f'{prefix}{key}')}{did_you_mean(key, rules) if isinstance(key, str) else ''}"
+        for key in table
+        if key not in rules
+    ]
     missing = [f"missing key {prefix + name!r}" for name in rules if name in required and name not in table]
-    return [*unknown, *missing, *breaches(table, rules, prefix=prefix, hint=hint)]
+    return [*unknown, *missing, *value_problems(table, rules, prefix=prefix, hint=hint)]
 
 
-def breaches(
+def value_problems(
     values: Mapping[str, Any],
     rules: Mapping[str, Rule],
     *,
     prefix: str = "",
     hint: Callable[[str], str] = lambda name: "",
 ) -> list[str]:
-    """Return one line for each value that breaks its rule; arguments as in `table_problems`."""
+    """Return one message for each invalid value of a table; see `table_problems`, which also checks the keys."""
     found = (rule.problem(prefix + name, values[name], hint(name)) for name, rule in rules.items() if name in values)
     return [problem for problem in found if problem is not None]
 
 
-def problems_of(*makes: Callable[[], object]) -> list[str]:
-    """Return the messages of the errors that some calls end in; nothing where all return."""
+def error_messages(*calls: Callable[[], object]) -> list[str]:
+    """Return the message of each call that raises an `EpannsError`."""
     found = []
-    for make in makes:
+    for call in calls:
         try:
-            make()
+            call()
         except EpannsError as error:
             found.append(str(error))
     return found
 
 
-def values_of(settings: Any) -> dict[str, Any]:
-    """Return the fields of a dataclass by name, as they are."""
+def field_values(settings: Any) -> dict[str, Any]:
+    """Return the fields of a dataclass by name, without conversion of nested dataclasses."""
     return {field.name: getattr(settings, field.name) for field in fields(settings)}
 
 
-def refuse_breaches(settings: object, rules: Mapping[str, Rule], *, what: str = "") -> None:
-    """Raise `ConfigError` with every field of a dataclass that breaks its rule; for ``__post_init__``.
+def required_fields(cls: Any) -> tuple[str, ...]:
+    """Return the names of the fields of a dataclass that have no default."""
+    return tuple(field.name for field in fields(cls) if field.default is MISSING and field.default_factory is MISSING)
+
+
+def check_fields(
+    settings: object, rules: Mapping[str, Rule], *, what: str = "", error: type[EpannsError] = ConfigError
+) -> None:
+    """Raise `error` with every invalid field of a dataclass; for its ``__post_init__``.
 
     Args:
         settings: The dataclass.
-        rules: Field -> rule.
-        what: Begins the message, such as ``recovery: ``.
+        rules: The rules by field name.
+        what: Start of the message, such as ``recovery: ``.
+        error: Class of the error.
     """
-    if problems := breaches(values_of(settings), rules):
-        raise ConfigError(what + "; ".join(problems))
-
-
-def required_of(cls: Any) -> tuple[str, ...]:
-    """Return the fields of a dataclass that have no default."""
-    return tuple(field.name for field in fields(cls) if field.default is MISSING and field.default_factory is MISSING)
+    if problems := value_problems(field_values(settings), rules):
+        raise error(what + "; ".join(problems))
 
 
 def from_table(
@@ -187,32 +225,34 @@ def from_table(
     *,
     what: str = "",
     hint: Callable[[str], str] = lambda name: "",
+    error: type[EpannsError] = ConfigError,
 ) -> T:
-    """Return a dataclass made of one table.
+    """Return a dataclass made of a table.
 
     Args:
-        cls: The dataclass; lists are given to it as tuples.
-        table: A value of any kind.
-        rules: The rule of each of its fields.
-        what: Begins the message, such as ``recovery: ``.
+        cls: The dataclass; it receives lists as tuples.
+        table: A value of any type.
+        rules: The rules by field name.
+        what: Start of the message, such as ``recovery: ``.
         hint: As in `table_problems`.
+        error: Class of the error.
 
     Raises:
-        ConfigError: With every problem.
+        EpannsError: Of class `error`, with every problem of the table.
     """
     if not isinstance(table, Mapping):
-        raise ConfigError(f"{what}must be a table, is {shown(table)}")
-    if problems := table_problems(table, rules, required=required_of(cls), hint=hint):
-        raise ConfigError(what + "; ".join(problems))
+        raise error(f"{what}must be a table, is {shown(table)}")
+    if problems := table_problems(table, rules, required=required_fields(cls), hint=hint):
+        raise error(what + "; ".join(problems))
     return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in table.items()})
 
 
-class Reader:
-    """Makes settings of the tables of a file and collects every problem, so that a user corrects the file once.
+class TableReader:
+    """Makes dataclasses of the tables of a file and collects the problems of all of them for one error.
 
     Attributes:
-        source: Name of the file, which begins the message.
-        problems: One line for each problem found so far, with the table's name.
+        source: Name of the file; starts the message.
+        problems: The problems found so far, one line each, with the name of the table.
     """
 
     def __init__(self, source: str, *, error: type[EpannsError] = ConfigError) -> None:
@@ -221,25 +261,25 @@ class Reader:
         self._error = error
 
     def table(self, table: object, cls: Callable[..., T], rules: Mapping[str, Rule], where: str) -> T | None:
-        """Return `cls` made of a table as in `from_table`, or None after noting the problems under ``[where]``."""
+        """Return `cls` made of a table as in `from_table`, or None after adding the problems under ``[where]``."""
         if not isinstance(table, Mapping):
             self.problems.append(f"[{where}] must be a table, is {shown(table)}")
             return None
-        found = table_problems(table, rules, required=required_of(cls))
+        found = table_problems(table, rules, required=required_fields(cls))
         self.problems += [f"[{where}] {problem}" for problem in found]
         return None if found else self.attempt(lambda: from_table(cls, table, rules), where)
 
     def tables(
         self, given: object, cls: Callable[..., T], rules: Mapping[str, Rule], where: str, *, alone: bool = False
     ) -> list[T | None]:
-        """Return `cls` made of each table of a list; `alone` accepts one table in place of a list of one.
+        """Return `cls` made of each table of a list.
 
         Args:
-            given: A value of any kind.
+            given: A value of any type.
             cls: As in `table`.
             rules: As in `table`.
-            where: Names the tables, with their number from 1.
-            alone: Whether ``[where]`` is as good as ``[[where]]``.
+            where: Name of the tables in messages, followed by their number from 1.
+            alone: Whether one table, ``[where]``, is accepted in place of a list of tables, ``[[where]]``.
         """
         if alone and isinstance(given, Mapping):
             return [self.table(given, cls, rules, where)]
@@ -249,24 +289,20 @@ class Reader:
         names = [where] if alone and len(given) == 1 else [f"{where} {number}" for number in range(1, len(given) + 1)]
         return [self.table(each, cls, rules, name) for each, name in zip(given, names, strict=True)]
 
-    def attempt(self, make: Callable[[], T], where: str) -> T | None:
-        """Return what `make` returns, or None after noting its error under ``[where]``."""
+    def attempt(self, call: Callable[[], T], where: str) -> T | None:
+        """Return the result of a call, or None after adding the message of its `EpannsError` under ``[where]``."""
         try:
-            return make()
+            return call()
         except EpannsError as error:
             self.problems.append(f"[{where}] {error}")
         return None
 
-    def note(self, holds: bool, problem: str) -> None:
-        """Note a problem unless a rule holds."""
+    def require(self, holds: bool, problem: str) -> None:
+        """Add a problem unless a condition holds."""
         if not holds:
             self.problems.append(problem)
 
     def finish(self) -> None:
-        """Raise one error with every problem, if there is any."""
+        """Raise one error with every problem, if there is one."""
         if self.problems:
             raise self._error(f"{self.source}: " + "; ".join(self.problems))
-
-
-def _nearest(key: object, known: Collection[str]) -> str:
-    return did_you_mean(key, known) if isinstance(key, str) else ""

@@ -1,7 +1,7 @@
-"""An output folder: it belongs to one configuration, and one process at a time works in it."""
+"""Output folders: each belongs to one configuration, and one process at a time works in it."""
 
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 
 from epanns.atomic import partial_of, write_json
 from epanns.errors import OutputError
-from epanns.json_file import read_json
 from epanns.locks import locked
+from epanns.text_files import read_json
 
 Value = TypeVar("Value")
 
@@ -18,20 +18,20 @@ DRAWING_SECONDS = 120.0  # longest wait for a process that writes tables and fig
 LOCK = "epanns.lock"
 LOCK_FILES = frozenset({LOCK, f"{LOCK}.taking"})
 
-_ABSENT: Any = object()  # what is at its default may be left out of a configuration
+_ABSENT: Any = object()  # keys with their default value may be missing in a configuration
 
 
 @dataclass(frozen=True)
 class Work:
-    """How the errors about a folder describe the work in it.
+    """Wording of the errors about a folder of one kind of work.
 
     Attributes:
-        absent: About a folder with something else in it, as ``is no training run``.
+        absent: About a folder with other contents, as ``is no training run``.
         held: About a folder of another configuration, before the first difference, as ``holds a run with``.
         noun: The work itself, as ``a run``.
-        to_choose: What can be done about another configuration.
-        to_replace: What can be done about a file that cannot be read.
-        place: What gives the folder, as the command line names it.
+        to_choose: What to do about another configuration.
+        to_replace: What to do about a file that cannot be read.
+        place: Option or argument that gives the folder.
     """
 
     absent: str = "holds something else"
@@ -44,23 +44,21 @@ class Work:
 
 @dataclass(frozen=True)
 class WorkFolder:
-    """An output folder of one piece of work; the one rule for claiming, locking, starting over and resuming.
+    """An output folder of one piece of work: how it is locked, begun, resumed and deleted.
 
-    The *first file*, JSON, is written before any other and removed after all others: where it is, the folder is known
-    as this kind of work, and the file holds the configuration that the folder belongs to.
+    The *first file*, JSON, is written before all other files and removed after them. It marks the folder as this kind
+    of work and stores the configuration that the folder belongs to.
 
     Attributes:
         path: The folder.
-        first: Name of the first file; empty where the folder needs the lock alone.
-        work: The words of the errors.
-        earlier_locks: Names of the files that earlier versions locked, ``.`` for the folder itself.
+        first: Name of the first file; empty for a folder that is only locked.
+        work: Wording of the errors.
         lock: Name of the lock file.
     """
 
     path: Path
     first: str = ""
     work: Work = Work()
-    earlier_locks: Sequence[str] = ()
     lock: str = LOCK
 
     @property
@@ -70,27 +68,22 @@ class WorkFolder:
 
     @property
     def is_begun(self) -> bool:
-        """Whether the first file is there."""
+        """Whether the first file exists."""
         return self.first_file.is_file()
 
     @property
     def is_free(self) -> bool:
-        """Whether the folder can be claimed: it is not there, or empty.
-
-        Files that a killed process left there do not count: a lock file, and the first file half written.
-        """
+        """Whether the folder is missing or empty, apart from the lock file and partial file of a killed process."""
         if not self.path.is_dir():
             return not self.path.exists()
-        left = {*LOCK_FILES, *self.earlier_locks} - {self.first}
-        if self.first:
-            left.add(partial_of(self.first_file).name)
+        left = LOCK_FILES | ({partial_of(self.first_file).name} if self.first else frozenset())
         return {file.name for file in self.path.iterdir()} <= left
 
     @contextmanager
     def locked(self, *, wait: float = 0.0) -> Iterator[None]:
-        """Keep other processes out for the length of a block; the folder is made where it is missing.
+        """Keep other processes out for the duration of a block; a missing folder is made.
 
-        The lock ends with the process. Where the block writes nothing, a folder that was made is removed again.
+        The lock ends with the process. A folder that was made here and is empty after the block is removed.
 
         Args:
             wait: Longest time in seconds to wait for another process.
@@ -98,56 +91,49 @@ class WorkFolder:
         Raises:
             OutputError: If another process works in the folder, or the folder cannot be made or written to.
         """
-        earlier = [self.path / name for name in self.earlier_locks]
-        with _made(self.path), locked(self.path / self.lock, self.path, wait=wait, earlier=earlier):
+        with _made(self.path), locked(self.path / self.lock, self.path, wait=wait):
             yield
 
-    def claim(
-        self, asked: Mapping[str, Any], *, first: Mapping[str, Any], read: Callable[[Any], tuple[Any, Value]]
+    def begin_or_resume(
+        self, configuration: Mapping[str, Any], *, first: Mapping[str, Any], read: Callable[[Any], tuple[Any, Value]]
     ) -> Value | None:
-        """Claim the folder for a configuration, or find it claimed for the same one; call it under the lock.
+        """Write the first file to a free folder, or check that the folder belongs to the same configuration.
+
+        Call it under the lock.
 
         Args:
-            asked: The configuration, in JSON values.
-            first: Content of the first file if the folder is free.
-            read: Returns the configuration and a value of its own from the content of the first file; raises an
-                AttributeError, KeyError, TypeError or ValueError where the content is wrong.
+            configuration: The configuration, in JSON values.
+            first: Content of the first file, written if the folder is free.
+            read: Returns the configuration and a value of the caller from the content of the first file; raises
+                AttributeError, KeyError, TypeError or ValueError if the content is wrong.
 
         Returns:
-            The value that `read` returned, None if the folder was free.
+            The value that `read` returned; None if the folder was free.
 
         Raises:
             OutputError: If the folder belongs to another configuration, or holds something else.
         """
         if self.first_file.exists():
-            return self.require_same(asked, read=read)
-        self.require_claimable()
+            return self.require_same(configuration, read=read)
+        self.require_usable()
         write_json(self.first_file, first)
         return None
 
-    def require_claimable(self) -> None:
-        """Refuse a folder that is neither free nor claimed by its first file; call it before long work.
-
-        Raises:
-            OutputError: If the folder holds something else, or is no folder.
-        """
+    def require_usable(self) -> None:
+        """Raise `OutputError` if the folder is neither free nor of this kind of work; call it before long work."""
         if self.path.exists() and not self.path.is_dir():
             raise OutputError(f"{self.path} is a file, not a folder: choose another {self.work.place}")
         if not self.is_free and not self.first_file.exists():
             raise OutputError(f"{self.path} exists already and {self.work.absent}: choose another {self.work.place}")
 
-    def require_unused(self) -> None:
-        """Refuse a folder in which another process works; call it before long work, and lock the folder later.
-
-        Raises:
-            OutputError: If another process works in the folder.
-        """
-        if any((self.path / name).is_file() for name in (self.lock, *self.earlier_locks)):
+    def require_unlocked(self) -> None:
+        """Raise `OutputError` if another process works in the folder; call it before long work, and lock later."""
+        if (self.path / self.lock).is_file():
             with self.locked():
                 pass
 
-    def require_same(self, asked: Mapping[str, Any], *, read: Callable[[Any], tuple[Any, Value]]) -> Value:
-        """Return the value that `read` returns for a folder that is claimed; the arguments are those of `claim`.
+    def require_same(self, configuration: Mapping[str, Any], *, read: Callable[[Any], tuple[Any, Value]]) -> Value:
+        """Return the value that `read` returns for a folder of the same configuration; see `begin_or_resume`.
 
         Raises:
             OutputError: If the folder belongs to another configuration, or its first file cannot be read.
@@ -157,29 +143,28 @@ class WorkFolder:
             before, value = read(found)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise OutputError(f"{self.first_file}: cannot be read ({error}): {self.work.to_replace}") from error
-        if before != asked:
-            difference = first_difference(before, asked)
+        if before != configuration:
+            difference = first_difference(before, configuration)
             raise OutputError(f"{self.path} {self.work.held} {difference}: {self.work.to_choose}")
         return value
 
     def start_over(self, is_own: Callable[[str], bool], *, finished_by: str = "") -> None:
-        """Delete what an earlier run left (``--fresh``), and nothing else; call it under the lock, after all checks.
+        """Delete the files of an earlier run (``--fresh``); call it under the lock, after all checks.
 
         Args:
-            is_own: Whether a name belongs to the work: of a file, as ``metrics.csv`` or ``logs/events``, or of a
-                folder, as ``logs/``. A link is a file.
-            finished_by: Name of the file that makes the work look finished, which is deleted before the others.
+            is_own: Returns whether a relative name belongs to the work: of a file, as ``metrics.csv`` or
+                ``logs/events``, or of a folder, as ``logs/``. A link is a file.
+            finished_by: Name of the file that marks the work as finished, which is deleted first.
 
         Raises:
-            OutputError: If the folder is of no such work, or holds something else too; nothing is deleted then.
+            OutputError: If the folder is not of this kind of work, or holds other files; nothing is deleted.
         """
         if self.is_free:
             partial_of(self.first_file).unlink(missing_ok=True)
             return
         if not self.is_begun and not (finished_by and (self.path / finished_by).is_file()):
             raise OutputError(f"{self.path} exists already and {self.work.absent}: choose another --out")
-        passed_over = {*LOCK_FILES, *self.earlier_locks}
-        foreign = [name for name in _names_below(self.path) if name not in passed_over and not is_own(name)]
+        foreign = [name for name in _names_below(self.path) if name not in LOCK_FILES and not is_own(name)]
         if foreign:
             raise OutputError(
                 f"{self.path} holds {min(foreign).rstrip('/')!r}, which is no part of {self.work.noun}, so --fresh "
@@ -193,9 +178,9 @@ class WorkFolder:
 
 @contextmanager
 def locked_file(path: Path, *, wait: float = 0.0) -> Iterator[None]:
-    """Keep other processes from writing a file or folder, and what belongs beside it, for the length of a block.
+    """Keep other processes from writing a file or folder for the duration of a block.
 
-    The lock file ``NAME.lock`` lies beside it. Folders that were made and stay empty are removed.
+    The lock file ``NAME.lock`` is beside it. Folders that were made here and are empty after the block are removed.
 
     Raises:
         OutputError: If another process writes it for longer than `wait` seconds, or its folder cannot be written to.
@@ -206,8 +191,8 @@ def locked_file(path: Path, *, wait: float = 0.0) -> Iterator[None]:
 
 @contextmanager
 def _made(folder: Path) -> Iterator[None]:
-    """Make a folder where it is missing, with its parents; at the end, those that were made and are empty go again."""
-    missing = [place for place in (folder, *folder.parents) if not _is_there(place)]
+    """Make a missing folder and its parents; remove those that were made and are empty after the block."""
+    missing = [place for place in (folder, *folder.parents) if not _exists(place)]
     try:
         for place in (*reversed(missing), folder):  # `Path.mkdir` makes parents by recursion, which ends at about 1,000
             place.mkdir(exist_ok=True)
@@ -216,8 +201,8 @@ def _made(folder: Path) -> Iterator[None]:
         raise OutputError(f"{folder} is {what}, not a folder: choose another --out") from error
     except OSError as error:
         raise OutputError(
-            f"{folder}: cannot be made ({error.strerror or error}): choose another --out, or mend its permissions or "
-            "its disk"
+            f"{folder}: cannot be made ({error.strerror or error}): choose another --out, or correct its permissions "
+            "or its disk"
         ) from error
     try:
         yield
@@ -227,15 +212,15 @@ def _made(folder: Path) -> Iterator[None]:
                 place.rmdir()
 
 
-def _is_there(folder: Path) -> bool:
+def _exists(folder: Path) -> bool:
     try:
         return folder.exists()
-    except OSError:  # no name for a file, or a folder that may not be looked into
+    except OSError:  # no valid file name, or a parent that may not be searched
         return False
 
 
 def _names_below(folder: Path, prefix: str = "") -> Iterator[str]:
-    """Yield the names of all files and folders below a folder, relative to it; those of folders end with a slash."""
+    """Yield the relative names of all files and folders below a folder; names of folders end with a slash."""
     for file in folder.iterdir():
         if file.is_dir() and not file.is_symlink():
             yield f"{prefix}{file.name}/"
@@ -245,21 +230,21 @@ def _names_below(folder: Path, prefix: str = "") -> Iterator[str]:
 
 
 def remove(path: Path) -> None:
-    """Delete a file, a link or a folder with what is in it; nothing happens where there is none."""
+    """Delete a file, a link or a folder with its contents, if it exists."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
 
 
-def first_difference(before: Any, asked: Any, prefix: str = "") -> str:
-    """Return where two configurations first differ, as ``training.batch_size=32, not 16``."""
-    left, right = (asked if before is _ABSENT else before), (before if asked is _ABSENT else asked)
+def first_difference(before: Any, after: Any, prefix: str = "") -> str:
+    """Return the first difference of two configurations, as ``training.batch_size=32, not 16``."""
+    left, right = (after if before is _ABSENT else before), (before if after is _ABSENT else after)
     if isinstance(left, Mapping) and isinstance(right, Mapping):
-        one, other = ({} if each is _ABSENT else each for each in (before, asked))
+        one, other = ({} if each is _ABSENT else each for each in (before, after))
         for key in sorted({*one, *other}):
             inner = one.get(key, _ABSENT), other.get(key, _ABSENT)
             if inner[0] != inner[1]:
                 return first_difference(*inner, f"{prefix}.{key}" if prefix else key)
     given = f"{prefix} left out" if before is _ABSENT else f"{prefix}={before!r}"
-    return f"{given}, not {'left out' if asked is _ABSENT else repr(asked)}"
+    return f"{given}, not {'left out' if after is _ABSENT else repr(after)}"

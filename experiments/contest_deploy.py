@@ -21,9 +21,9 @@ from epanns.evaluation.predict import predict
 from epanns.evaluation.protocol import EvaluationProtocol
 from epanns.export.export import INT8, Int8, export_network
 from epanns.export.latency import measure_onnx_latency
-from epanns.installed import versions
-from epanns.models.checkpoint import load
+from epanns.models.load import load
 from epanns.models.tagger import Tagger
+from epanns.packages import versions
 
 SECONDS = (1.0, 10.0)
 ROUNDS = 5

@@ -12,11 +12,11 @@ from typing import Any
 
 from contest_figure import contest_figure
 
+from epanns.records import RunRecord, read_records
 from epanns.reporting.figure import save
 from epanns.reporting.notation import mean_and_sd, si
 from epanns.reporting.report import insert_table
 from epanns.reporting.tables import markdown_table
-from epanns.sweeps.records import RunRecord, read_records
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "results" / "lean-contest"
@@ -169,5 +169,3 @@ if __name__ == "__main__":
         rows = rows_of(folder)
         insert_table(FOLDER / "README.md", folder.name, table_of(rows))
         write_figure(FOLDER, folder.name, rows)
-        if folder.name == "esc50":
-            insert_table(ROOT / "README.md", "lean-contest", table_of(rows))

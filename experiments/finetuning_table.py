@@ -12,11 +12,11 @@ from typing import NamedTuple
 
 from finetuning_figure import finetuning_figure
 
+from epanns.records import RunRecord, read_records
 from epanns.reporting.figure import save
 from epanns.reporting.notation import mean_and_sd
 from epanns.reporting.report import insert_table
 from epanns.reporting.tables import markdown_table
-from epanns.sweeps.records import RunRecord, read_records
 
 ROOT = Path(__file__).parents[1]
 TARGET = 5  # times fewer iterations; set before the experiment
@@ -190,5 +190,4 @@ if __name__ == "__main__":
     records = read_records([folder])
     tables = tables_of(records)
     insert_table(folder / "README.md", "finetuning", tables)
-    insert_table(ROOT / "README.md", "finetuning", tables)
     write_figure(folder, records)

@@ -13,10 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
-from epanns.reporting.notation import mean_and_sd
+from epanns.records import RunRecord, read_records
+from epanns.reporting.notation import markdown_table, mean_and_sd
 from epanns.reporting.report import insert_table
-from epanns.reporting.tables import markdown_table
-from epanns.sweeps.records import RunRecord, read_records
 
 ROOT = Path(__file__).parents[1]
 SCOPES = {
@@ -99,6 +98,39 @@ def tables_of(records: Sequence[RunRecord]) -> str:
         parts.append(_table("all layers", *KEPT, of_data))
         parts.append(_cost_table(of_data))
     return "\n\n".join(parts)
+
+
+def headline_of(records: Sequence[RunRecord]) -> str:
+    """Return one Markdown table over all data sets: mAP as pruned and after `ls`, L1, for each amount removed."""
+    names = sorted({record.dataset for record in records})
+    header = ["removed", "MACs left", "parameters left"]
+    header += [f"{name}: {column}" for name in names for column in ("no recovery", "`ls`")]
+    dense = [
+        _estimate(
+            [_test_map(r, "dense") for r in records if r.dataset == name and r.config["kind"] == "base"], digits=3
+        )
+        for name in names
+    ]
+    body = []
+    for amount in {amount for record in records if (amount := _amount(record))}:
+        found = {name: _usual([r for r in records if r.dataset == name], amount, "ls") for name in names}
+        if all(found.values()):
+            every = [record for of_data in found.values() for record in of_data]
+            macs, parameters = (
+                fmean(record.cost_after[cost] / record.cost_before[cost] for record in every)
+                for cost in ("backbone_macs", "n_params")
+            )
+            outcomes = [[outcomes_of(record)[-1] for record in found[name]] for name in names]
+            maps = [
+                _estimate([getattr(outcome, part) for outcome in of_data], digits=3)
+                for of_data in outcomes
+                for part in ("cut", "left")
+            ]
+            body.append((macs, [amount, f"{macs:.0%}", f"{parameters:.0%}", *maps]))
+    rows = [row for _, row in sorted(body, reverse=True)]
+    return markdown_table(
+        header, [["nothing", "100%", "100%", *(cell for each in dense for cell in (each, "-"))], *rows]
+    )
 
 
 def _target_table(records: Sequence[RunRecord]) -> str:
@@ -220,4 +252,4 @@ if __name__ == "__main__":
     folder = ROOT / "results" / "pruning"
     tables = tables_of(read_records([folder]))
     insert_table(folder / "README.md", "pruning", tables)
-    insert_table(ROOT / "README.md", "pruning", tables)
+    insert_table(ROOT / "README.md", "headline", headline_of(read_records([folder])))

@@ -8,10 +8,10 @@ import pytest
 
 from epanns.csv_table import LONGEST_LINE, SHORT_LIST, csv_rows_of, read_csv_rows, read_csv_table, whole_number
 from epanns.data.audioset import read_audioset
+from epanns.data.class_folders import read_folder
 from epanns.data.esc50 import read_esc50
-from epanns.data.folder import read_folder
 from epanns.data.fsd50k import read_fsd50k
-from epanns.data.manifest_reader import read_manifest
+from epanns.data.manifest import read_manifest
 from epanns.errors import DataError, EpannsError
 from epanns.labels import LabelSet
 from epanns.pruning.budgets.sensitivity import read_sensitivity

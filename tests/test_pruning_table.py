@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from epanns.sweeps.records import RunRecord, Stage
+from epanns.records import RunRecord, Stage
 
 TABLE = runpy.run_path(str(Path(__file__).parents[1] / "experiments" / "pruning_table.py"))
 COST = {"n_params": 100, "param_bytes": 400, "backbone_macs": 1000, "clip_seconds": 5.0}

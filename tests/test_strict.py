@@ -10,34 +10,34 @@ from hypothesis import strategies as st
 from epanns.errors import ConfigError, DataError
 from epanns.strict import (
     ANY_TEXT,
+    BOOLEAN,
     FINITE,
     PATH,
     TABLE,
     TEXT,
-    TRUTH,
-    Reader,
+    TableReader,
+    check_fields,
     from_table,
+    integer,
     list_of,
     number,
     one_of,
     or_none,
-    refuse_breaches,
     shown,
     table_problems,
-    whole,
 )
 from tests.any_value import ANY_VALUE
 
 RULES = {
-    "truth": TRUTH,
+    "truth": BOOLEAN,
     "text": TEXT,
     "any_text": ANY_TEXT,
     "table": TABLE,
     "path": PATH,
     "finite": FINITE,
     "share": number("a number in [0, 1]", lambda value: 0 <= value <= 1),
-    "count": whole(0),
-    "few": whole(1, 3),
+    "count": integer(0),
+    "few": integer(1, 3),
     "name": one_of(("balanced", "shuffled")),
     "maybe": or_none(one_of(("balanced", "shuffled"))),
     "names": list_of(one_of(("balanced", "shuffled")), "names", least=1),
@@ -95,12 +95,12 @@ class Pair:
     second: tuple[str, ...] = ()
 
     def __post_init__(self):
-        refuse_breaches(self, PAIR, what="pair: ")
+        check_fields(self, PAIR, what="pair: ")
         if self.first == len(self.second):
             raise ConfigError("pair: as many as there are")
 
 
-PAIR = {"first": whole(0), "second": list_of(TEXT, "texts")}
+PAIR = {"first": integer(0), "second": list_of(TEXT, "texts")}
 
 
 def test_a_table_becomes_a_dataclass_or_one_error():
@@ -120,14 +120,14 @@ def test_a_table_becomes_a_dataclass_or_one_error():
 
 
 def test_a_reader_collects_the_problems_of_all_tables():
-    reader = Reader("x.toml", error=DataError)
+    reader = TableReader("x.toml", error=DataError)
     assert reader.table({"first": 2}, Pair, PAIR, "one") == Pair(2)
     assert reader.table({"first": 0}, Pair, PAIR, "two") is None
     assert reader.tables([{"first": 3}, 4], Pair, PAIR, "three") == [Pair(3), None]
     assert reader.tables({"first": 3}, Pair, PAIR, "four", alone=True) == [Pair(3)]
     assert reader.tables({"first": 3}, Pair, PAIR, "five") == []
-    reader.note(True, "holds")
-    reader.note(False, "does not hold")
+    reader.require(True, "holds")
+    reader.require(False, "does not hold")
     with pytest.raises(DataError) as caught:
         reader.finish()
     assert str(caught.value) == (

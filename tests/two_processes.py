@@ -31,7 +31,7 @@ from epanns.labels import LabelSet
 from epanns.models.cnn import Cnn
 from epanns.models.tagger import Tagger
 from epanns.models.zoo import build_model, spec_of
-from epanns.sweeps.trial import validation_on
+from epanns.stages.finetune import validation_on
 from epanns.training.config import TrainingConfig
 from epanns.training.finetune import Validation, finetune
 from epanns.training.losses import clip_bce

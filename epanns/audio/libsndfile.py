@@ -1,157 +1,214 @@
-"""Sound decoded by libsndfile, read forward only, also where the header states another length than the file has."""
+"""Decode files with libsndfile, also where the header states another length than the file has."""
 
 import io
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, NamedTuple, cast
 
+import numpy as np
 import soundfile
+from numpy.typing import NDArray
 
-from epanns.audio.container import SoundBytes
-from epanns.audio.sound import Frames, Sound, Span, in_span, refuse_late_start
-from epanns.audio.spliced import Spliced
+from epanns.audio.containers import SoundBytes
 
 _BLOCK_VALUES = 1 << 18  # 1 MB
 _RUN_UP_SECONDS = 1.0  # decoded before a start: after a seek, up to 0.4 s of an MP3 are wrong
 _UNKNOWN_FRAMES = 1 << 62  # libsndfile's number of frames of a FLAC file that does not state it
-# Containers and codecs whose length libsndfile takes from the file's size.
+# Containers and codecs whose length libsndfile computes from the file's size.
 _WITHOUT_LENGTH = frozenset({"IRCAM", "PAF", "PVF", "SD2", "XI", "MPEG_LAYER_I", "MPEG_LAYER_II"})
-# Encodings whose samples stand alone, so that bytes beyond the stated length can be read too; bytes of a sample. FLAC's
-# blocks, which stand alone as well, go by the same names.
+# Encodings of independent samples, so that bytes beyond the stated length can be decoded; bytes of a sample. FLAC,
+# whose blocks are independent too, has the same names.
 _SAMPLE_BYTES = {"PCM_S8": 1, "PCM_U8": 1, "PCM_16": 2, "PCM_24": 3, "PCM_32": 4, "FLOAT": 4, "DOUBLE": 8} | {
     "ULAW": 1,
     "ALAW": 1,
 }
 
 
+class OpenedFile(NamedTuple):
+    """A file opened by libsndfile.
+
+    Attributes:
+        rate: Sample rate in Hz.
+        stated: Frames by the file's header; None if the header does not state a length.
+        n_frames: Frames that libsndfile counts; None if it cannot.
+        first: Number of the first frame of `blocks`, at or before the requested start.
+        blocks: ``(frames, channels)`` float32, to the end of the file.
+    """
+
+    rate: int
+    stated: int | None
+    n_frames: int | None
+    first: int
+    blocks: Iterator[NDArray[np.float32]]
+
+
+def spliced(file: BinaryIO, pieces: list[bytes | tuple[int, int]]) -> BinaryIO:
+    """Return a file made of ranges of another file and of bytes that replace its wrong length fields.
+
+    Args:
+        file: The file of the ranges, which are read in place.
+        pieces: Bytes, or ``(start, stop)`` of the file.
+    """
+    return cast(BinaryIO, _Splice(file, pieces))
+
+
+class _Splice(io.RawIOBase):
+    def __init__(self, file: BinaryIO, pieces: list[bytes | tuple[int, int]]) -> None:
+        super().__init__()
+        self._file, self._pieces = file, pieces
+        self._lengths = [len(piece) if isinstance(piece, bytes) else piece[1] - piece[0] for piece in pieces]
+        self._place = 0
+
+    def readable(self) -> bool:
+        """Return True."""
+        return True
+
+    def seekable(self) -> bool:
+        """Return True."""
+        return True
+
+    def tell(self) -> int:
+        """Return the position of the next byte."""
+        return self._place
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Move to a position and return it."""
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._place, io.SEEK_END: sum(self._lengths)}[whence]
+        self._place = max(0, base + offset)
+        return self._place
+
+    def readinto(self, buffer: object) -> int:
+        """Fill a buffer as far as possible and return the number of bytes."""
+        view = memoryview(buffer).cast("B")  # type: ignore[arg-type]
+        filled, begin = 0, 0
+        for piece, length in zip(self._pieces, self._lengths, strict=True):
+            skipped = self._place - begin
+            begin += length
+            if not 0 <= skipped < length or filled == len(view):
+                continue
+            wanted = min(length - skipped, len(view) - filled)
+            if isinstance(piece, bytes):
+                content = piece[skipped : skipped + wanted]
+            else:
+                self._file.seek(piece[0] + skipped)
+                content = self._file.read(wanted)
+            view[filled : filled + len(content)] = content
+            filled += len(content)
+            self._place += len(content)
+        return filled
+
+
 class _ForwardFile(soundfile.SoundFile):  # type: ignore[misc]
-    """A file that soundfile does not seek in after each read: some codecs cannot, and none has to."""
+    """A file in which soundfile does not seek after each read: some codecs cannot seek."""
 
     def seekable(self) -> bool:
         """Return False."""
         return False
 
-    def blocks_of_frames(self, done: int) -> Iterator[Frames]:
-        """Yield ``(frames, channels)`` up to the end, where `done` frames come before."""
+    def blocks_of_frames(self, first: int) -> Iterator[NDArray[np.float32]]:
+        """Yield ``(frames, channels)`` up to the end; `first` is the number of the next frame."""
         most = max(1, _BLOCK_VALUES // self.channels)
-        missing = self.frames - done
+        missing = self.frames - first
         while missing > 0:
-            block: Frames = self.read(min(missing, most), dtype="float32", always_2d=True)
+            block: NDArray[np.float32] = self.read(min(missing, most), dtype="float32", always_2d=True)
             if not len(block):
                 return
             missing -= len(block)
             yield block
 
 
-@dataclass(frozen=True)
-class _Opener:
-    """A file and how soundfile opens it: as it is, or its sound as bare samples.
+class _Source(NamedTuple):
+    """A file and the keyword arguments with which soundfile opens it."""
 
-    Attributes:
-        source: A path, or an open file.
-        how: Keyword arguments of `soundfile.SoundFile`.
-    """
-
-    source: Path | BinaryIO
-    how: dict[str, Any] = field(default_factory=dict)
+    file: Path | BinaryIO
+    how: dict[str, Any]
 
     def open(self, stack: ExitStack) -> _ForwardFile:
         """Open the file at its first frame."""
         source: bytes | BinaryIO
-        if isinstance(self.source, Path):
-            source = os.fsencode(self.source)  # a name need not be UTF-8
+        if isinstance(self.file, Path):
+            source = os.fsencode(self.file)  # a name need not be UTF-8
         else:
-            source = self.source
+            source = self.file
             source.seek(0)
-        file = _ForwardFile(source, **self.how)
-        stack.callback(file.close)
-        return file
+        opened = _ForwardFile(source, **self.how)
+        stack.callback(opened.close)
+        return opened
 
 
 def open_with_libsndfile(
-    stack: ExitStack, source: Path | BinaryIO, name: str, span: Span, sound: SoundBytes | None = None
-) -> Sound:
-    """Open a span of a file.
+    stack: ExitStack, file: Path | BinaryIO, start: float, sound: SoundBytes | None = None
+) -> OpenedFile:
+    """Open a file at or before a start; codecs in which libsndfile cannot seek are decoded from the beginning.
 
     Args:
         stack: Closes the file.
-        source: A path, or an open file.
-        name: Name of the file in messages.
-        span: The part of it. Codecs in which libsndfile cannot seek are decoded from the beginning.
+        file: A path, or an open file.
+        start: In seconds.
         sound: Place of the sound in the file, if the container states it.
 
     Raises:
-        DataError: If the span begins after the end.
         RuntimeError, OSError, TypeError, ValueError: If libsndfile cannot open the file.
     """
-    opener, file = _opened(stack, source, sound)
-    stated: int | None = file.frames
+    source, opened = _open_sound(stack, file, sound)
+    stated: int | None = opened.frames
     if sound is None:
-        is_guessed = not {file.format, file.subtype}.isdisjoint(_WITHOUT_LENGTH)
-        stated = None if is_guessed or file.frames >= _UNKNOWN_FRAMES else file.frames
+        is_guessed = not {opened.format, opened.subtype}.isdisjoint(_WITHOUT_LENGTH)
+        stated = None if is_guessed or opened.frames >= _UNKNOWN_FRAMES else opened.frames
     elif sound.differs:
-        stated = None if sound.stated is None else file.frames * sound.stated // max(1, sound.stop - sound.start)
-    rate: int = file.samplerate
-    if file.frames < _UNKNOWN_FRAMES:
-        refuse_late_start(name, span, file.frames / rate)
-    first = min(round(span.start * rate), file.frames)
-    run_up = 0 if file.subtype in _SAMPLE_BYTES else round(_RUN_UP_SECONDS * rate)
-    place = max(0, first - run_up)
+        stated = None if sound.stated is None else opened.frames * sound.stated // max(1, sound.stop - sound.start)
+    rate: int = opened.samplerate
+    n_frames = None if opened.frames >= _UNKNOWN_FRAMES else opened.frames
+    run_up = 0 if opened.subtype in _SAMPLE_BYTES else round(_RUN_UP_SECONDS * rate)
+    first = max(0, min(round(start * rate), opened.frames) - run_up)
     try:
-        file.seek(place)
+        opened.seek(first)
     except soundfile.LibsndfileError:
-        file = opener.open(stack)
-        place = 0
-    blocks = in_span(file.blocks_of_frames(place), span, rate, name, place=place)
-    return Sound(rate, None if stated is None else max(0, stated - first), blocks)
+        opened, first = source.open(stack), 0
+    return OpenedFile(rate, stated, n_frames, first, opened.blocks_of_frames(first))
 
 
-def _opened(stack: ExitStack, source: Path | BinaryIO, sound: SoundBytes | None) -> tuple[_Opener, _ForwardFile]:
-    """Open all sound of a file, by its own header where libsndfile reads that: metadata can lead it astray."""
-    opener = _Opener(source)
+def _open_sound(stack: ExitStack, file: Path | BinaryIO, sound: SoundBytes | None) -> tuple[_Source, _ForwardFile]:
+    """Open all sound of a file, by its own header if libsndfile reads that right: some metadata mislead it."""
+    source = _Source(file, {})
     if sound is None:
-        return opener, opener.open(stack)
+        return source, source.open(stack)
     if not sound.differs:
         try:
-            file = opener.open(stack)
+            opened = source.open(stack)
         except soundfile.LibsndfileError:
             if not sound.wav_head:
                 raise
         else:
-            n_bytes = _SAMPLE_BYTES.get(file.subtype, 0) * file.channels
-            if not (sound.wav_head and n_bytes) or file.frames == (sound.stop - sound.start) // n_bytes:
-                return opener, file
-    opener = _all_of(stack, source, sound)
-    return opener, opener.open(stack)
+            n_bytes = _SAMPLE_BYTES.get(opened.subtype, 0) * opened.channels
+            if not (sound.wav_head and n_bytes) or opened.frames == (sound.stop - sound.start) // n_bytes:
+                return source, opened
+    source = _source_of_all_bytes(stack, file, sound)
+    return source, source.open(stack)
 
 
-def _all_of(stack: ExitStack, source: Path | BinaryIO, sound: SoundBytes) -> _Opener:
-    """Return how all bytes of a sound are read where libsndfile, by the file's own header, would not."""
-    raw = stack.enter_context(source.open("rb")) if isinstance(source, Path) else source
+def _source_of_all_bytes(stack: ExitStack, file: Path | BinaryIO, sound: SoundBytes) -> _Source:
+    """Return a source with a corrected header, or of bare samples, from which libsndfile reads the whole sound."""
+    raw = stack.enter_context(file.open("rb")) if isinstance(file, Path) else file
     size = raw.seek(0, io.SEEK_END)
-    true_length: _Opener = _Opener(source)
+    corrected = _Source(file, {})
     if sound.wav_head:
         length = min(sound.stop - sound.start, 0xFFFF_FFFF).to_bytes(4, sound.byteorder)
-        true_length = _Opener(_spliced(raw, [sound.wav_head + length, (sound.start, sound.stop)]))
+        corrected = _Source(spliced(raw, [sound.wav_head + length, (sound.start, sound.stop)]), {})
     elif sound.size_place is not None:
         place, n_bytes, n_uncounted = sound.size_place
         longest = (1 << 8 * n_bytes) - 1
         length = min(sound.stop - sound.start + n_uncounted, longest).to_bytes(n_bytes, sound.byteorder)
-        true_length = _Opener(_spliced(raw, [(0, place), length, (place + n_bytes, size)]))
+        corrected = _Source(spliced(raw, [(0, place), length, (place + n_bytes, size)]), {})
     with ExitStack() as closing:
-        file = true_length.open(closing)
-        n_bytes = _SAMPLE_BYTES.get(file.subtype, 0) * file.channels
+        opened = corrected.open(closing)
+        n_bytes = _SAMPLE_BYTES.get(opened.subtype, 0) * opened.channels
         if not n_bytes:
-            return true_length
-        endian = sound.byteorder.upper() if file.endian == "FILE" else file.endian
-        how = {"format": "RAW", "subtype": file.subtype, "endian": endian}
-        how |= {"channels": file.channels, "samplerate": file.samplerate}
+            return corrected
+        endian = sound.byteorder.upper() if opened.endian == "FILE" else opened.endian
+        how = {"format": "RAW", "subtype": opened.subtype, "endian": endian}
+        how |= {"channels": opened.channels, "samplerate": opened.samplerate}
     stop = sound.stop - (sound.stop - sound.start) % n_bytes
-    return _Opener(_spliced(raw, [(sound.start, stop)]), how)
-
-
-def _spliced(raw: BinaryIO, pieces: list[bytes | tuple[int, int]]) -> BinaryIO:
-    return cast(BinaryIO, Spliced(raw, pieces))
+    return _Source(spliced(raw, [(sound.start, stop)]), how)

@@ -1,117 +1,231 @@
-"""MP3s as libsndfile reads them whole, and how they are seen to be cut.
+"""Count the frames of an MP3 by their headers, detect a truncated file, and correct the length that the file states.
 
-libsndfile takes an MP3's length from a note (Xing or Info) in its first frame. Without one it guesses from the size of
-the first frames: where the bit rate varies it stops early or promises too much. So an MP3 whose note is missing, or
-says too little, is given one that is true.
+libsndfile takes an MP3's length from the Xing or Info header in its first frame. Without it libsndfile guesses from the
+size of the first frames: if the bit rate varies, it stops early or promises too much. So an MP3 whose Xing header is
+missing or states too little is read with a correct one. Nothing is decoded here.
 """
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import BinaryIO
 
-from epanns.audio.mpeg import FRAME_HEADERS, MONO, FileBytes, MpegFrames, mpeg_frames
+from epanns.audio.containers import DamagedFile
 
-_MIDDLE_BIT_RATE = 0x90  # its frames can hold a note at every sample rate
-_TOLERANCE = 1  # frame: not all encoders count the note's alike
+_MIDDLE_BIT_RATE = 0x90  # its frames have room for a Xing header at every sample rate
+_TOLERANCE = 1  # frame: encoders differ in whether they count the frame of the Xing header
 _HEAD = re.compile(rb"ID3|\xff[\xe2\xe3\xf2\xf3\xfa\xfb]|\0\0\0")  # zeros are padding, left by editors of tags
+_KBPS_1 = (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320)  # MPEG-1 layer III
+_KBPS_2 = (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160)  # MPEG-2 and 2.5
+_RATES = (44_100, 48_000, 32_000)  # of MPEG-1; MPEG-2 has the halves, 2.5 the quarters
+_VERSIONS = ((0xFA, 0, _KBPS_1, 144), (0xF2, 1, _KBPS_2, 72), (0xE2, 2, _KBPS_2, 72))
+_SYNC = re.compile(rb"\xff[\xe2\xe3\xf2\xf3\xfa\xfb]")
+_ID3 = re.compile(rb"ID3[^\xff][^\xff]([\x00-\xff][\x00-\x7f]{4})", re.DOTALL)
+_BLOCK = 1 << 16  # bytes
+_MONO = b"\xc0"  # minimum of the fourth byte of a mono frame's header
+_FIRST_SEARCH = 65_536  # bytes; a file that is no MP3 is not searched to its end
+# First three bytes of a frame header -> bytes of the frame, sample rate in Hz. Frames without a bit rate ("free
+# format"), whose header does not state their length, are left out.
+_FRAMES = {
+    bytes((0xFF, second | unprotected, (index + 1) << 4 | code << 2 | padding << 1 | private)): (
+        factor * kbps * 1000 // (rate >> halvings) + padding,
+        rate >> halvings,
+    )
+    for second, halvings, table, factor in _VERSIONS
+    for index, kbps in enumerate(table)
+    for code, rate in enumerate(_RATES)
+    for unprotected in (0, 1)
+    for padding in (0, 1)
+    for private in (0, 1)
+}
 
 
 @dataclass(frozen=True)
 class Mp3:
-    """What an MP3 is read as.
+    """An MP3 as libsndfile is to read it.
 
     Attributes:
-        pieces: Bytes, or ``(start, stop)`` of the file: its content with a note that promises all its frames.
-        truncation: How it is seen to be cut short, or None where its frames do not show it.
-        stated: Share of its frames that its own note promises, at most 1; None where no note states their number.
+        pieces: Bytes, or ``(start, stop)`` of the file: its content with a Xing header that states all its frames.
+        stated: Share of its frames that the file's own header states, at most 1; None if no header states a number.
     """
 
     pieces: list[bytes | tuple[int, int]]
-    truncation: str | None
     stated: Fraction | None
 
 
 @dataclass(frozen=True)
-class _Note:
-    """What a first frame says of those that follow it.
+class MpegFrames:
+    """The frames of an MP3.
 
     Attributes:
-        n_frames: How many there are; None where it does not say.
-        place: Byte of the frame at which libsndfile reads that number; None where it does not.
+        start: Position of the first frame.
+        first: The first frame.
+        n_frames: Number of whole frames, the first included.
+        is_cut: Whether the file ends inside a frame.
+        is_uniform: Whether all frames have one sample rate and one number of channels.
     """
 
-    n_frames: int | None
-    place: int | None
+    start: int
+    first: bytes
+    n_frames: int
+    is_cut: bool
+    is_uniform: bool
 
 
 def read_mp3(file: BinaryIO) -> Mp3 | None:
-    """Read an MP3 from its beginning; None for another file, and for frames that do not say their bit rate.
+    """Read an MP3's headers; None for other files, and for MP3s whose frames do not state their bit rate.
 
-    The latter ("free format") have a constant one: libsndfile's guess is right.
+    The latter ("free format") have a constant bit rate, for which libsndfile's guess is right.
 
     Raises:
-        ValueError: If its sample rate or its channels change on the way, where libsndfile stops.
+        DamagedFile: If the file is truncated inside a frame.
+        ValueError: If the sample rate or the number of channels changes, where libsndfile would stop.
     """
-    head = file.read(3)
-    if not _HEAD.match(head):
+    file.seek(0)
+    if not _HEAD.match(file.read(3)):
         return None
     content = FileBytes(file)
     frames = mpeg_frames(content)
     if frames is None:
         return None
     if not frames.is_uniform:
-        raise ValueError("its sample rate or its channels change on the way")
-    note = _note_in(frames.first)
-    n_frames = frames.n_frames - (note is not None)
-    promised = None if note is None else note.n_frames
-    return Mp3(
-        pieces=_with_true_note(len(content), frames, note, n_frames),
-        truncation=_truncation(n_frames, promised, frames.is_cut),
-        stated=_stated_share(n_frames, promised),
-    )
+        raise ValueError("its sample rate or number of channels changes within the file")
+    has_header, stated, place = _stated_frames(frames.first)
+    n_frames = frames.n_frames - has_header
+    if frames.is_cut and (stated is None or n_frames < stated):
+        inside = "the file ends inside an MPEG frame"
+        how = inside if stated is None else f"{n_frames} MPEG frames where its header promises {stated}"
+        raise DamagedFile(f"truncated: {how}; fetch the file again")
+    pieces: list[bytes | tuple[int, int]] = [(frames.start, len(content))]
+    count = n_frames.to_bytes(4, "big")
+    if place is None or stated is None:
+        start = frames.start + (len(frames.first) if has_header else 0)
+        pieces = [_xing_frame(frames.first[:4], count), (start, len(content))]
+    elif stated < n_frames - _TOLERANCE:
+        pieces = [(frames.start, frames.start + place), count, (frames.start + place + 4, len(content))]
+    if not stated:  # 0 was written by a program that could not seek back
+        return Mp3(pieces, None)
+    return Mp3(pieces, Fraction(stated, n_frames) if stated < n_frames - _TOLERANCE else Fraction(1))
 
 
-def _stated_share(n_frames: int, promised: int | None) -> Fraction | None:
-    if not promised:  # a writer that could not go back left 0
-        return None
-    return Fraction(promised, n_frames) if promised < n_frames - _TOLERANCE else Fraction(1)
+def _stated_frames(frame: bytes) -> tuple[bool, int | None, int | None]:
+    """Read the Xing, Info or VBRI header in a first frame.
 
-
-def _truncation(n_frames: int, promised: int | None, is_cut: bool) -> str | None:
-    if is_cut and promised is None:
-        return "truncated: the file ends inside an MPEG frame"
-    if is_cut and promised is not None and n_frames < promised:
-        return f"truncated: {n_frames} MPEG frames where its header promises {promised}"
-    return None  # cut between frames: the length that libsndfile finds will tell, if there is a note
-
-
-def _note_in(frame: bytes) -> _Note | None:
+    Returns:
+        Whether there is one, the number of frames that it states, and where in the frame libsndfile reads that number;
+        None where it does not.
+    """
     if frame[36:40] == b"VBRI" and len(frame) >= 54:
-        return _Note(int.from_bytes(frame[50:54], "big"), None)
+        return True, int.from_bytes(frame[50:54], "big"), None
     found = max(frame.find(b"Xing", 4, 46), frame.find(b"Info", 4, 46))  # after 9 to 32 bytes of zeros, or a checksum
     if found < 0:
-        return None
+        return False, None, None
     place = found + 8
-    has_count = len(frame) >= place + 4 and frame[place - 1] & 1
-    return _Note(int.from_bytes(frame[place : place + 4], "big"), place) if has_count else _Note(None, None)
+    if len(frame) >= place + 4 and frame[place - 1] & 1:
+        return True, int.from_bytes(frame[place : place + 4], "big"), place
+    return True, None, None
 
 
-def _with_true_note(size: int, frames: MpegFrames, note: _Note | None, n_frames: int) -> list[bytes | tuple[int, int]]:
-    count = n_frames.to_bytes(4, "big")
-    if note is None or note.place is None or note.n_frames is None:
-        sound = frames.start + (len(frames.first) if note else 0)
-        return [_note_frame(frames.first[:4], count), (sound, size)]
-    if note.n_frames < n_frames - _TOLERANCE:
-        place = frames.start + note.place
-        return [(frames.start, place), count, (place + 4, size)]
-    return [(frames.start, size)]
-
-
-def _note_frame(header: bytes, count: bytes) -> bytes:
-    """Return a frame without sound, of the kind of the given header, whose note says how many frames follow it."""
+def _xing_frame(header: bytes, count: bytes) -> bytes:
+    """Return a frame without sound, of the same kind as `header`, whose Xing header states the number of frames."""
     header = bytes((0xFF, header[1] | 1, header[2] & 0x0C | _MIDDLE_BIT_RATE, header[3]))  # without checksum, padding
-    is_mpeg_1, is_mono = header[1] & 8, header[3:] >= MONO
+    is_mpeg_1, is_mono = header[1] & 8, header[3:] >= _MONO
     n_zeros = (17 if is_mono else 32) if is_mpeg_1 else (9 if is_mono else 17)  # in place of side information
-    note = header + bytes(n_zeros) + b"Xing" + (1).to_bytes(4, "big") + count
-    return note.ljust(FRAME_HEADERS[header[:3]][0], b"\0")
+    xing = header + bytes(n_zeros) + b"Xing" + (1).to_bytes(4, "big") + count
+    return xing.ljust(_FRAMES[header[:3]][0], b"\0")
+
+
+class FileBytes:
+    """The bytes of an open file, sliced like `bytes`; one block of them is in memory at a time."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file, self._size = file, file.seek(0, 2)
+        self._start, self._block = 0, b""
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __getitem__(self, part: slice) -> bytes:
+        start, stop, _ = part.indices(self._size)
+        if not self._start <= start <= stop <= self._start + len(self._block):
+            self._file.seek(start)
+            self._start, self._block = start, self._file.read(max(_BLOCK, stop - start))
+        return self._block[start - self._start : max(start, stop) - self._start]
+
+
+def mpeg_frames(content: FileBytes) -> MpegFrames | None:
+    """Count the frames of an MP3, bytes between them skipped; None if there are no frames."""
+    end = _end_of_frames(content)
+    first = run = _next_run(content, 0, min(end, _after_id3(content, 0) + _FIRST_SEARCH), end)
+    if first is None:
+        return None
+    kinds = set()
+    n_frames = stop = 0
+    while run is not None:
+        start, n_in_run, stop = run
+        kinds.add((_FRAMES[content[start : start + 3]][1], content[start + 3 : start + 4] >= _MONO))
+        n_frames += n_in_run
+        run = _next_run(content, stop, end, end)
+    start = first[0]
+    length = _FRAMES[content[start : start + 3]][0]
+    rest = content[stop : stop + 3]
+    begins_a_frame = rest in _FRAMES or (0 < len(rest) < 3 and rest[0] == 0xFF)
+    is_cut = end == len(content) and begins_a_frame
+    return MpegFrames(start, content[start : start + length], n_frames, is_cut, len(kinds) == 1)
+
+
+def _next_run(content: FileBytes, position: int, last: int, end: int) -> tuple[int, int, int] | None:
+    """Return the next run of adjacent frames: start, number of frames, end; it must start before `last`.
+
+    A run has two frames, or one at the very end: single headers occur by chance in pictures and other bytes.
+    """
+    for place in _sync_words(content, _after_id3(content, position), last):
+        n_frames, stop = _count_run(content, place, end)
+        if n_frames > 1 or (n_frames == 1 and stop == end):
+            return place, n_frames, stop
+    return None
+
+
+def _sync_words(content: FileBytes, start: int, last: int) -> Iterator[int]:
+    """Yield the positions of `_SYNC` in a range of the file."""
+    while start < last:
+        block = content[start : min(start + _BLOCK, last)]
+        yield from (start + match.start() for match in _SYNC.finditer(block))
+        start += max(1, len(block) - 1)
+
+
+def _count_run(content: FileBytes, position: int, end: int) -> tuple[int, int]:
+    """Return the number of adjacent whole frames of one kind from a position on, and the end of the last one."""
+    n_frames = 0
+    header = _FRAMES.get(content[position : position + 3])
+    rate = header and header[1]
+    is_mono = content[position + 3 : position + 4] >= _MONO
+    while header is not None and position + header[0] <= end:
+        if header[1] != rate or (content[position + 3 : position + 4] >= _MONO) != is_mono:
+            break
+        n_frames += 1
+        position += header[0]
+        header = _FRAMES.get(content[position : position + 3])
+    return n_frames, position
+
+
+def _after_id3(content: FileBytes, position: int) -> int:
+    """Return the end of the ID3v2 tags that begin at a position."""
+    while match := _ID3.match(content[position : position + 10]):
+        flags, *size = match[1]
+        position += 10 + sum(byte << shift for byte, shift in zip(size, (21, 14, 7, 0), strict=True))
+        position += 10 if flags & 0x10 else 0  # a footer repeats the header
+    return position
+
+
+def _end_of_frames(content: FileBytes) -> int:
+    """Return the start of the ID3v1 and APE tags that follow the frames."""
+    end = len(content)
+    if content[-128:-125] == b"TAG":
+        end -= 128
+    footer = content[max(0, end - 32) : end]
+    if len(footer) == 32 and footer.startswith(b"APETAGEX"):
+        has_header = footer[23] & 0x80
+        end = max(0, end - int.from_bytes(footer[12:16], "little") - (32 if has_header else 0))
+    return end

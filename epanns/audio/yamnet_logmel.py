@@ -3,12 +3,11 @@
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from epanns.audio.frontend import PATCH_FRAMES, PATCH_HOP, FrontEndSpec, mel_of, window_and_bank
 
-SILENCE = math.log(0.001)  # the lowest value there is: the logarithm's offset
+SILENCE = math.log(0.001)  # the lowest value: the logarithm of its offset
 
 
 def hertz_to_mel(frequency: Tensor) -> Tensor:
@@ -19,9 +18,9 @@ def hertz_to_mel(frequency: Tensor) -> Tensor:
 def yamnet_mel_bank(spec: FrontEndSpec) -> Tensor:
     """Return ``(frequency_bins, mel_bins)`` float32: triangles over equal steps of mel, linear in mel, of height 1.
 
-    The bin of 0 Hz counts nowhere, and areas are not normalised.
+    The bin of 0 Hz has no weight, and areas are not normalised.
 
-    Source: TensorFlow's `linear_to_mel_weight_matrix`, with which tensorflow/models' `research/audioset/yamnet` is.
+    Source: TensorFlow's `linear_to_mel_weight_matrix`, which tensorflow/models' `research/audioset/yamnet` uses.
     """
     with torch.device("cpu"):
         lowest, highest = hertz_to_mel(torch.tensor([spec.fmin, spec.fmax], dtype=torch.float64)).tolist()
@@ -38,7 +37,7 @@ def yamnet_mel_bank(spec: FrontEndSpec) -> Tensor:
 class YamnetLogMel(nn.Module):
     """Waveform to YAMNet's log-mel spectrogram; holds no parameter and no entry of the state dict.
 
-    In evaluation mode the Fourier transform runs in float64, as in `frontend.LogMel` and for its reasons.
+    In evaluation mode the Fourier transform runs in float64, for the reason given in `frontend.LogMel`.
     """
 
     def __init__(self, spec: FrontEndSpec) -> None:
@@ -69,15 +68,6 @@ class YamnetLogMel(nn.Module):
             return torch.log(mel_of(magnitude, self.get_buffer("bank")) + 0.001)
 
 
-def pad_to_patches(waveform: Tensor, spec: FrontEndSpec) -> Tensor:
-    """Append silence to ``(batch, samples)`` until patches of .96 s every .48 s end with it, one at least.
-
-    Source: tensorflow/models, `research/audioset/yamnet/features.py`, `pad_waveform`.
-    """
-    samples = (spec.frames(waveform.shape[-1]) - 1) * spec.hop_size + spec.window_size
-    return F.pad(waveform, (0, samples - waveform.shape[-1]))
-
-
 def patches_of(logmel: Tensor) -> Tensor:
     """Cut ``(batch, 1, frames, mel)`` into overlapping patches ``(batch * patches, 1, 96, mel)``, clip by clip."""
     windows = logmel.unfold(2, PATCH_FRAMES, PATCH_HOP)  # (batch, 1, patches, mel, 96)
@@ -85,5 +75,5 @@ def patches_of(logmel: Tensor) -> Tensor:
 
 
 def count_patches(frames: int) -> int:
-    """Return how many patches `patches_of` cuts out of so many frames."""
+    """Return the number of patches that `patches_of` cuts from a number of frames."""
     return (frames - PATCH_FRAMES) // PATCH_HOP + 1

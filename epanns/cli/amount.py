@@ -8,15 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from epanns.cli.options import EXISTING, log
+from epanns.cli.options import EXISTING
+from epanns.cli.terminal import log
 from epanns.errors import ConfigError
 
 if TYPE_CHECKING:
+    from epanns.models.pruning_plan import PruningPlan
     from epanns.models.tagger import Tagger
     from epanns.pruning.budgets.allocators import Allocator
     from epanns.pruning.budgets.allotment import Allotment
     from epanns.pruning.budgets.budget import Budget
-    from epanns.pruning.plan import PruningPlan
     from epanns.pruning.ranking.calibration import CalibrationBatch
 
 _OF = "in (0, 1) a fraction of CHECKPOINT's"

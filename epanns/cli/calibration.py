@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from epanns.cli.options import progress_bar
 from epanns.cli.packs import in_order_of, open_packs
+from epanns.cli.terminal import progress_bar
 from epanns.errors import ConfigError
 
 if TYPE_CHECKING:

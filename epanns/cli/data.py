@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from epanns.cli.options import EXISTING, OUTPUT, EpannsCommand, emit, json_option, log, out_option, progress_counter
+from epanns.cli.command import EpannsCommand
+from epanns.cli.options import EXISTING, OUTPUT, json_option, out_option
+from epanns.cli.terminal import emit, log, progress_counter
 
 if TYPE_CHECKING:
     from epanns.data.manifest import Manifest
@@ -156,7 +158,7 @@ def folder(
     folders are taken as splits. --val-fraction and --test-fraction draw splits class by class: each class of two groups
     (three with a test set) or more is in each split, unless its groups have other classes that make it impossible.
     """
-    from epanns.data.folder import read_folder
+    from epanns.data.class_folders import read_folder
 
     manifest = read_folder(
         root,

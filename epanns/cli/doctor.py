@@ -11,9 +11,10 @@ from typing import Any
 
 import click
 
-from epanns.cli.options import EpannsCommand, emit, json_option
-from epanns.installed import versions
-from epanns.optional import CORE, EXTRAS, install_command
+from epanns.cli.command import EpannsCommand
+from epanns.cli.options import json_option
+from epanns.cli.terminal import emit
+from epanns.packages import CORE, EXTRAS, install_command, versions
 
 _MAY_FAIL = {"torchaudio": "the mel filterbank is computed without it, with the same values"}
 

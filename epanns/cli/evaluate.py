@@ -9,23 +9,22 @@ from typing import TYPE_CHECKING
 import click
 
 from epanns import atomic
+from epanns.cli.command import EpannsCommand
 from epanns.cli.options import (
     EXISTING,
     SEED,
-    EpannsCommand,
+    bounded_option,
     device_option,
-    emit,
     in_process_group,
     json_option,
     out_option,
-    progress_counter,
     reserve,
 )
-from epanns.cli.packs import in_order_of, open_packs, pack_options, tell_unknown_lengths
-from epanns.cli.processes import bounded_option
+from epanns.cli.packs import in_order_of, log_unknown_lengths, open_packs, pack_options
+from epanns.cli.terminal import emit, progress_counter
 from epanns.distributed import on_rank_zero, rank
 from epanns.errors import ConfigError
-from epanns.printable import is_printable, printable, spreadsheet_cell
+from epanns.safe_text import is_printable, printable, spreadsheet_cell
 
 if TYPE_CHECKING:
     from epanns.evaluation.scores import ClassScore, Scores
@@ -111,8 +110,8 @@ def command(
     from epanns.evaluation.metrics import evaluate, groups_to_draw
     from epanns.evaluation.predict import predict
     from epanns.evaluation.protocol import EvaluationProtocol
-    from epanns.models.checkpoint import load
-    from epanns.sweeps.evaluated import record_of_checkpoint
+    from epanns.models.load import load
+    from epanns.stages.score import record_of_checkpoint
 
     started = time.perf_counter()
     protocol = EvaluationProtocol(window, hop, aggregate, own_length)
@@ -123,7 +122,7 @@ def command(
     if group_pattern:
         groups_to_draw(group_pattern, [clip_id.decode() for clip_id in dataset.clip_ids])  # refused before the work
     if window is not None:
-        tell_unknown_lengths(dataset, "windows")
+        log_unknown_lengths(dataset, "windows")
     with progress_counter("clips", "clip") as progress:
         predictions = predict(model, dataset, protocol, batch_size=batch_size, workers=workers, progress=progress)
     if rank() > 0:

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from epanns.cli.options import EXISTING, EpannsCommand, emit, json_option, out_option, progress_counter, reserve
-from epanns.cli.packs import in_order_of, open_packs, pack_options, tell_unknown_lengths
-from epanns.cli.processes import bounded_option
+from epanns.cli.command import EpannsCommand
+from epanns.cli.options import EXISTING, bounded_option, json_option, out_option, reserve
+from epanns.cli.packs import in_order_of, log_unknown_lengths, open_packs, pack_options
+from epanns.cli.terminal import emit, progress_counter
 from epanns.errors import ConfigError
-from epanns.printable import printable
+from epanns.safe_text import printable
 
 if TYPE_CHECKING:
     from epanns.data.dataset import PackDataset
@@ -90,7 +91,7 @@ def command(
     require_onnx()
     from epanns.evaluation.protocol import EvaluationProtocol
     from epanns.export.export import Int8, export_network
-    from epanns.models.checkpoint import load
+    from epanns.models.load import load
 
     protocol = EvaluationProtocol(window, hop)
     model = load(checkpoint)
@@ -99,7 +100,7 @@ def command(
         rate = model.spec.front_end.sample_rate
         dataset = open_packs([pack], labels_file=labels_file, mp3_seconds=mp3_seconds, sample_rate=rate)
         if window is not None:
-            tell_unknown_lengths(dataset, "windows")
+            log_unknown_lengths(dataset, "windows")
         return in_order_of(model, dataset)
 
     asked = None

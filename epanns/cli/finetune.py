@@ -5,12 +5,19 @@ from typing import Any
 
 import click
 
-from epanns.cli.distillation import open_teacher, teacher_option, with_weight
-from epanns.cli.options import EXISTING, in_process_group, log
+from epanns.cli.options import EXISTING, in_process_group
 from epanns.cli.packs import in_order_of
-from epanns.cli.recipe import Recipe, RecipeCommand
+from epanns.cli.terminal import log
 from epanns.cli.train import classes_of, open_training_packs, require_place, run, training_options
-from epanns.cli.yamnet import freeze_option, frozen_and_told
+from epanns.cli.training_options import (
+    Recipe,
+    RecipeCommand,
+    freeze_option,
+    open_teacher,
+    teacher_option,
+    with_frozen_body,
+    with_teacher_weight,
+)
 from epanns.errors import ConfigError
 from epanns.training.config import TrainingConfig
 
@@ -45,19 +52,18 @@ def command(
     """
     import torch
 
-    from epanns.models.checkpoint import load
-    from epanns.models.new_classes import use_labels
-    from epanns.models.on_yamnet import stays_frozen
+    from epanns.models.load import load
+    from epanns.models.warm_start import stays_frozen, use_labels
     from epanns.seeding import derive_seed
 
     if checkpoint.resolve() == options["out"].resolve():
         raise ConfigError(f"--out {options['out']} is the checkpoint itself: choose another --out")
-    config = with_weight(config, teacher)
+    config = with_teacher_weight(config, teacher)
     require_place(config, unknown=["freeze_yamnet"], **options)  # the checkpoint may decide that one
     model = load(checkpoint)
-    for assumption in model.provenance.get("assumed", []):
+    for assumption in model.provenance.assumed:
         log(f"{checkpoint}: {assumption}")
-    config = frozen_and_told(config, freeze_yamnet, by_default=stays_frozen(model.provenance))
+    config = with_frozen_body(config, freeze_yamnet, by_default=stays_frozen(model.provenance))
     train = in_order_of(model, open_training_packs(model.spec.front_end.sample_rate, config=config, **options))
     known = model.labels
     if new_classifier or train.labels.names != known.names:

@@ -5,17 +5,10 @@ from pathlib import Path
 
 import click
 
-from epanns.cli.options import (
-    EXISTING_FILE,
-    EpannsCommand,
-    emit,
-    json_option,
-    log,
-    out_option,
-    progress_counter,
-    reserve,
-)
-from epanns.models.tasks import TASKS
+from epanns.cli.command import EpannsCommand
+from epanns.cli.options import EXISTING_FILE, json_option, out_option, reserve
+from epanns.cli.terminal import emit, log, progress_counter
+from epanns.labels import TASKS
 
 
 @click.command("import", cls=EpannsCommand)
@@ -67,7 +60,7 @@ def command(
     names = None if labels is None else LabelSet.from_csv(labels)
     checkpoint = read_released(path, sample_rate=sample_rate, head=head, labels=names)
     checkpoint = replace(checkpoint, spec=checkpoint.spec.with_task(task))
-    for assumption in (*checkpoint.notes, *checkpoint.provenance["assumed"]):
+    for assumption in (*checkpoint.notes, *checkpoint.provenance.assumed):
         log(f"{path}: {assumption}")
     sha256 = save_checkpoint(checkpoint.build(), out)
     result = {"out": str(out), "weights_sha256": sha256, **checkpoint.summary()}
@@ -80,8 +73,7 @@ def command(
 
 
 def _download(name: str) -> Path:
-    from epanns.models.catalogue import released_file
-    from epanns.models.download import cache_folder, fetch
+    from epanns.models.download import cache_folder, fetch, released_file
 
     file = released_file(name)
     with progress_counter(file.name, "B") as show:

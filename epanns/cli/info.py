@@ -1,6 +1,6 @@
 """`epanns info`: what a checkpoint or a released file holds, and where it comes from."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from itertools import groupby
 from pathlib import Path
@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from epanns.cli.command import EpannsCommand
 from epanns.cli.doctor import core_packages, version_lines
-from epanns.cli.options import EXISTING, EpannsCommand, emit, json_option, log
-from epanns.errors import CheckpointError, PruningError
-from epanns.printable import printable
+from epanns.cli.options import EXISTING, json_option
+from epanns.cli.terminal import emit, log
+from epanns.safe_text import printable
 
 if TYPE_CHECKING:
-    from epanns.models.checkpoint import Checkpoint
+    from epanns.models.provenance import Provenance
 
 _LISTED_LABELS = 6
 
@@ -32,24 +33,24 @@ def command(checkpoint: Path | None, sample_rate: int | None, versions: bool, as
         packages = core_packages()
         emit({"core": [asdict(package) for package in packages]}, "\n".join(version_lines(packages)), as_json)
         return
-    from epanns.models.checkpoint import read_checkpoint
+    from epanns.models.load import read_checkpoint
 
     found = read_checkpoint(checkpoint, sample_rate=sample_rate)
-    for assumption in found.provenance["assumed"]:
+    for assumption in found.provenance.assumed:
         log(f"{checkpoint}: {assumption}")
     result = {"path": str(checkpoint), **found.summary()}
-    emit(result, describe(result, _plan(found, checkpoint)), as_json)
+    emit(result, describe(result, found.provenance), as_json)
 
 
-def describe(summary: Mapping[str, Any], plan: str) -> str:
-    """Return the summary of a checkpoint and its pruning plan as lines for people.
+def describe(summary: Mapping[str, Any], provenance: "Provenance") -> str:
+    """Return the summary and the provenance of a checkpoint as lines for people.
 
     Control characters in names that come from the checkpoint are escaped.
     """
-    front_end, provenance, labels = summary["front_end"], summary["provenance"], summary["labels"]
+    front_end, labels = summary["front_end"], summary["labels"]
     listed = "; ".join(map(printable, labels[:_LISTED_LABELS]))
     rest = len(labels) - _LISTED_LABELS
-    versions = ", ".join(f"{name} {version}" for name, version in (provenance.get("versions") or {}).items())
+    versions = ", ".join(f"{name} {version}" for name, version in (provenance.versions or {}).items())
     rows = {
         "network": f"{printable(summary['name'])}, family {summary['family']}, head {summary['head']}, "
         f"{_kernels(summary)}embedding {summary['embedding_size']}",
@@ -59,11 +60,11 @@ def describe(summary: Mapping[str, Any], plan: str) -> str:
         "front end": f"{front_end['sample_rate']} Hz, {_front_end(summary['family'], front_end)}",
         "widths": _widths(summary["widths"]),
         "labels": f"{len(labels)}: {listed}" + (f"; and {rest} more" if rest > 0 else ""),
-        "source": printable(provenance["source"]),
-        "weights": f"sha256 {provenance['sha256']}",
-        "parent": f"sha256 {parent}" if (parent := provenance.get("parent_sha256")) else "none",
-        "plan": printable(plan),
-        "recipe": _recipe(provenance["recipe"]),
+        "source": printable(str(provenance.source)),
+        "weights": f"sha256 {provenance.sha256}",
+        "parent": f"sha256 {parent}" if (parent := provenance.parent_sha256) else "none",
+        "plan": printable("none" if provenance.plan is None else provenance.plan.summary()),
+        "recipe": _recipe(provenance),
         "written with": printable(versions or "not recorded"),
     }
     return "\n".join([printable(summary["path"]), *(f"  {name:<13} {value}" for name, value in rows.items())])
@@ -75,7 +76,7 @@ def _kernels(summary: Mapping[str, Any]) -> str:
 
 
 def _front_end(family: str, front_end: Mapping[str, Any]) -> str:
-    from epanns.models.layouts import WAVEFORM_FAMILIES
+    from epanns.models.spec import WAVEFORM_FAMILIES
 
     if family in WAVEFORM_FAMILIES:
         return "none: the network reads the waveform"
@@ -92,18 +93,6 @@ def _widths(widths: Mapping[str, int]) -> str:
     return " | ".join(f"{block} {' '.join(str(width) for _, width in group)}" for block, group in blocks)
 
 
-def _recipe(steps: Sequence[Mapping[str, Any]]) -> str:
-    from epanns.models.recipe import describe_step
-
-    lines = [f"{number}. {printable(describe_step(step))}" for number, step in enumerate(steps, start=1)]
+def _recipe(provenance: "Provenance") -> str:
+    lines = [f"{number}. {printable(done.describe())}" for number, done in enumerate(provenance.recipe, start=1)]
     return f"\n{'':<16}".join(lines) or "nothing recorded"
-
-
-def _plan(checkpoint: "Checkpoint", path: Path) -> str:
-    from epanns.pruning.plan import recorded_plan
-
-    try:
-        plan = recorded_plan(checkpoint.provenance, checkpoint.spec)
-    except PruningError as error:
-        raise CheckpointError(f"{path}: {error}") from error
-    return "none" if plan is None else plan.summary()

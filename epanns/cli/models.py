@@ -5,7 +5,9 @@ from typing import Any
 
 import click
 
-from epanns.cli.options import EpannsCommand, emit, json_option
+from epanns.cli.command import EpannsCommand
+from epanns.cli.options import json_option
+from epanns.cli.terminal import emit
 
 
 @click.command("models", cls=EpannsCommand)
@@ -13,7 +15,7 @@ from epanns.cli.options import EpannsCommand, emit, json_option
 def command(as_json: bool) -> None:
     """List the networks epanns can build, with their size and work for 10 s, and the released files it can import."""
     from epanns.complexity.macs import profile
-    from epanns.models.catalogue import released_files
+    from epanns.models.download import released_files
     from epanns.models.zoo import ZOO
 
     costs = [profile(spec, seconds=10.0) for spec in ZOO.values()]

@@ -1,4 +1,4 @@
-"""What every command shares: configuration files, JSON output, progress, option types."""
+"""Options and types of options that several commands share."""
 
 import errno
 import functools
@@ -6,29 +6,27 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
 from epanns.atomic import refuse_existing
-from epanns.cli.config_file import fill_defaults, option_name
-from epanns.cli.terminal import json_text, write_message, write_result
-from epanns.distributed import process_group, rank, started_by_torchrun
-from epanns.errors import ConfigError, EpannsError
+from epanns.cli.terminal import log
+from epanns.distributed import process_group
+from epanns.errors import ConfigError
 from epanns.heap import keep_freed_memory
-from epanns.notes import notes_to
-from epanns.printable import printable
 from epanns.workfolder import locked_file
+
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
 class _PathType(click.Path):
-    """A path that can be used: neither empty nor with a NUL character, which a TOML file may hold."""
+    """A path that is neither empty nor has a NUL character, which a TOML file can contain."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Return the path, or refuse it."""
+        """Return the path, or raise `ConfigError`."""
         text = os.fspath(value)
         if not text or "\0" in text:
             raise ConfigError(f"{_named(param)} {text!r}: must be neither empty nor hold a NUL character; name a path")
@@ -36,14 +34,13 @@ class _PathType(click.Path):
 
 
 class _OutputType(_PathType):
-    """A path to write at.
+    """A path to write at: with a name, without a circle of links, and in UTF-8, because files contain the path.
 
-    It has a name, its links end somewhere, and its full path is UTF-8: files that are written there name the path.
     ``.``, ``..`` and paths that end so become full paths.
     """
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Return the path, or refuse it."""
+        """Return the path, or raise `ConfigError`."""
         path = Path(super().convert(value, param, ctx))
         try:
             path.stat()
@@ -74,56 +71,12 @@ EXISTING_FILE = _PathType(exists=True, dir_okay=False, path_type=Path)
 PATH = _PathType(path_type=Path)
 OUTPUT = _OutputType(path_type=Path)
 
-SEED = click.IntRange(0, 2**63 - 1)  # what files keep as a whole number
-
-T = TypeVar("T")
-Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
-
-
-class EpannsCommand(click.Command):
-    """A command with `--config` and `--debug`; precedence is option, environment, file, default."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        for item in self.params:
-            # The environment too goes by the names people type: EPANNS_TRAIN_VAL, not EPANNS_TRAIN_VAL_PACKS.
-            if isinstance(item, click.Option) and item.envvar is None and option_name(item) != item.name:
-                item.envvar = f"EPANNS_{self.name}_{option_name(item)}".upper().replace("-", "_")
-        self.params += [
-            click.Option(
-                ["--config"],
-                type=EXISTING_FILE,
-                is_eager=True,
-                expose_value=False,
-                callback=fill_defaults,
-                help="TOML file that fills options; options given here win.",
-            ),
-            click.Option(["--debug"], is_flag=True, expose_value=False, help="Show a traceback when something fails."),
-        ]
-
-    def invoke(self, ctx: click.Context) -> Any:
-        """Run the command, but not several times at once where it knows nothing of other processes.
-
-        Notes of the library become lines on stderr.
-        """
-        if started_by_torchrun() and not hasattr(self.callback, "runs_in_process_group"):
-            raise ConfigError(
-                f"epanns {self.name} works in one process: start it without torchrun, which is for train, finetune and "
-                "evaluate"
-            )
-        try:
-            with notes_to(log):
-                return super().invoke(ctx)
-        except (BrokenPipeError, EOFError) as error:  # not of stdout, which `write_result` answers for
-            raise EpannsError(
-                f"a process that worked for this one has ended ({type(error).__name__}): run the command again, "
-                "with fewer processes if memory is short"
-            ) from error
+SEED = click.IntRange(0, 2**63 - 1)  # files store seeds as 64-bit integers
 
 
 def json_option(function: Callable[..., Any]) -> Callable[..., Any]:
     """Add ``--json``, which the command receives as `as_json`."""
-    return click.option("--json", "as_json", is_flag=True, help="Print exactly one JSON object on stdout.")(function)
+    return click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")(function)
 
 
 def out_option(help_text: str, *, required: bool = True) -> Decorator:
@@ -132,13 +85,41 @@ def out_option(help_text: str, *, required: bool = True) -> Decorator:
 
 
 def device_option(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Add ``--device``; `torch_device` checks its value."""
-    text = "Device that computes: cpu, cuda or cuda:N."
+    """Add ``--device``, which `torch_device` checks."""
+    text = "Device of the computation: cpu, cuda or cuda:N."
     return click.option("--device", default="cpu", show_default=True, help=text)(function)
 
 
+def bounded_option(name: str, help_text: str, *, least: int | None) -> Decorator:
+    """Add an option for a number of processes or threads, bounded by the number of cores.
+
+    Args:
+        name: Such as ``--jobs``.
+        help_text: The unit of the number; the bound is added.
+        least: Smallest value and default; None for a default of the computing library.
+    """
+    settings = (
+        {"type": int} if least is None else {"type": click.IntRange(least), "default": least, "show_default": True}
+    )
+    return click.option(name, **settings, callback=at_most_cores, help=f"{help_text}; at most the number of cores.")
+
+
+def at_most_cores(context: click.Context, parameter: click.Parameter, value: int | None) -> int | None:
+    """Return the value of an option such as ``--jobs``, at most the number of cores that this process may use.
+
+    A lower number than the given one is reported on stderr. It is the `callback` of every option for a number of
+    processes or threads.
+    """
+    cores = len(os.sched_getaffinity(0))
+    if value is None or value <= cores:
+        return value
+    name = max(parameter.opts, key=len)
+    log(f"{name} {value}: bounded to {cores}, the number of cores that this process may use")
+    return cores
+
+
 def in_process_group(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Run a command with ``--device`` together with the other processes of `torchrun`, on this process's device."""
+    """Run a command with ``--device`` in the process group of torchrun, on the device of this process."""
 
     @functools.wraps(function)
     def run(*, device: str, **options: Any) -> None:
@@ -150,70 +131,32 @@ def in_process_group(function: Callable[..., Any]) -> Callable[..., Any]:
     return run
 
 
-def emit(result: Mapping[str, Any], text: str, as_json: bool) -> None:
-    """Print the result of a command, one JSON object or text for people; of several processes the first one prints.
-
-    Control characters of both are made visible; a name within `text` that could hold a line feed is made `printable`
-    by the caller.
+def torch_device(name: str) -> str:
+    """Return the name of a device of torch on this machine.
 
     Raises:
-        OutputError: If stdout is closed or full.
+        ConfigError: If the name is invalid or this machine lacks the device.
     """
-    if rank() == 0:
-        write_result(json_text(result) if as_json else printable(text, lines=True))
+    import torch
 
-
-def progress_bar(items: Iterable[T], *, description: str, total: int | None = None, unit: str = "it") -> Iterator[T]:
-    """Pass items on while drawing a progress bar on stderr; silent where stderr is no terminal."""
-    from tqdm import tqdm
-
-    yield from tqdm(items, desc=description, total=total, unit=unit, disable=not sys.stderr.isatty(), file=sys.stderr)
-
-
-@contextmanager
-def progress_counter(description: str, unit: str) -> Iterator[Callable[[int, int | None], None]]:
-    """Yield a function of (done, total) that draws a progress bar on stderr.
-
-    What is done at the first call was done before: it counts in neither the rate nor the remaining time.
-    """
-    from tqdm import tqdm
-
-    bars: list[tqdm[None]] = []
-
-    def show(done: int, total: int | None) -> None:
-        if not bars:
-            bars.append(
-                tqdm(
-                    desc=description,
-                    unit=unit,
-                    initial=done,
-                    total=total,
-                    disable=not sys.stderr.isatty() or rank() > 0,
-                    file=sys.stderr,
-                    unit_scale=True,
-                )
-            )
-        bars[0].total = total
-        bars[0].update(done - bars[0].n)
-
-    try:
-        yield show
-    finally:
-        for bar in bars:
-            bar.close()
-
-
-def log(message: str) -> None:
-    """Write one line for people to stderr; of several processes the first one writes."""
-    if rank() == 0:
-        write_message(printable(message))
+    if not re.fullmatch(r"cpu|cuda(:(0|[1-9]\d*))?", name):
+        raise ConfigError(f"--device {name!r}: must be cpu, cuda or cuda:N")
+    if name == "cpu":
+        return name
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if not count:
+        raise ConfigError(f"--device {name!r}: this machine has no CUDA device that torch can use; use --device cpu")
+    if ":" in name and int(name.split(":")[1]) >= count:
+        has = "1 CUDA device, cuda:0" if count == 1 else f"{count} CUDA devices, cuda:0 to cuda:{count - 1}"
+        raise ConfigError(f"--device {name!r}: this machine has {has}; choose one of them")
+    return name
 
 
 def reserve(out: Path) -> None:
     """Refuse a file or folder that exists, and keep other processes from writing it until the command ends.
 
     Raises:
-        OutputError: If something is there already, or another process writes it.
+        OutputError: If it exists, or another process writes it.
     """
     refuse_existing(out)
     click.get_current_context().with_resource(locked_file(out))
@@ -222,41 +165,3 @@ def reserve(out: Path) -> None:
 def resuming_command() -> str:
     """Return the command line of this process without ``--fresh``: the command that resumes its work."""
     return shlex.join(["epanns", *(argument for argument in sys.argv[1:] if argument != "--fresh")])
-
-
-def tell_once(error: EpannsError) -> None:
-    """Write on stderr what went wrong, unless that was done: a command may do so before it tidies up."""
-    if not error.told:
-        write_error(str(error))
-        error.told = True
-
-
-def write_error(message: str) -> None:
-    """Write one line on stderr that begins with the name of the program."""
-    write_message(printable(f"{speaker()}: {message}"))
-
-
-def speaker() -> str:
-    """Return who says what went wrong: of several processes any may, and what the others say follows from it."""
-    return f"epanns (process {os.environ.get('RANK')})" if started_by_torchrun() else "epanns"
-
-
-def torch_device(name: str) -> str:
-    """Return a device name that torch knows and this machine has.
-
-    Raises:
-        ConfigError: If it does not.
-    """
-    import torch
-
-    if not re.fullmatch(r"cpu|cuda(:(0|[1-9]\d*))?", name):
-        raise ConfigError(f"--device {name!r}: must be cpu, cuda or cuda:N")
-    if name == "cpu":
-        return name
-    there = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if not there:
-        raise ConfigError(f"--device {name!r}: this machine has no CUDA device that torch can use; use --device cpu")
-    if ":" in name and int(name.split(":")[1]) >= there:
-        has = "1 CUDA device, cuda:0" if there == 1 else f"{there} CUDA devices, cuda:0 to cuda:{there - 1}"
-        raise ConfigError(f"--device {name!r}: this machine has {has}; use one that is there")
-    return name

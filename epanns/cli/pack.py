@@ -1,32 +1,50 @@
-"""`epanns pack`: manifest -> HDF5 pack."""
+"""`epanns pack`: decode the clips of a manifest into an HDF5 pack."""
 
+import os
+import signal
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from epanns.cli.options import EXISTING, EpannsCommand, emit, json_option, log, out_option, progress_counter
-from epanns.cli.processes import bounded_option
-from epanns.cli.stop_deadline import ends_soon_after_signal
+from epanns.cli.command import EpannsCommand
+from epanns.cli.options import EXISTING, bounded_option, json_option, out_option
+from epanns.cli.terminal import emit, log, progress_counter, write_message
+from epanns.signals import STOPPING
 
 if TYPE_CHECKING:
     from epanns.data.packer import PackSummary
+
+DEADLINE_SECONDS = 5.0  # from a signal to the end of the process, even if a file on a hung disk blocks it
 
 
 @click.command("pack", cls=EpannsCommand)
 @click.argument("manifest", type=EXISTING)
 @out_option("Folder of the pack.")
-@click.option("--split", "splits", multiple=True, help="Split to take, may be repeated; all of them by default.")
-@click.option("--sample-rate", default=32_000, show_default=True, help="Of the pack, in Hz.")
-@click.option("--seconds", default=10.0, show_default=True, help="Length of every row; longer is cut, shorter padded.")
+@click.option("--split", "splits", multiple=True, help="Split to pack; may be repeated.  [default: all]")
+@click.option("--sample-rate", default=32_000, show_default=True, help="Sample rate of the pack in Hz.")
+@click.option(
+    "--seconds",
+    default=10.0,
+    show_default=True,
+    help="Length of every row in seconds: longer clips are cut, shorter clips padded.",
+)
 @click.option(
     "--clips-per-shard",
     default=2000,
     show_default=True,
-    help="Rows of one HDF5 file; a stopped run loses the one it was writing.",
+    help="Number of clips in one HDF5 file; a run that is stopped repeats its unfinished files.",
 )
 @click.option(
-    "--min-seconds", type=click.FloatRange(0), default=0.0, show_default=True, help="Reject clips that end sooner."
+    "--min-seconds",
+    type=click.FloatRange(0),
+    default=0.0,
+    show_default=True,
+    help="Shortest length in seconds of a clip; shorter clips are rejected.",
 )
 @click.option(
     "--format",
@@ -34,15 +52,15 @@ if TYPE_CHECKING:
     type=click.Choice(["epanns", "panns"]),
     default="epanns",
     show_default=True,
-    help="Of the HDF5 files: our own, checksummed; or PANNs' waveforms and indexes, for other people's trainers.",
+    help="Format of the HDF5 files: epanns, with checksums; or panns, waveforms and indexes for PANNs' own trainer.",
 )
-@bounded_option("--jobs", "Processes that decode", least=1)
+@bounded_option("--jobs", "Number of processes that decode", least=1)
 @click.option(
     "--max-bad",
     type=click.FloatRange(0, 1),
     default=0.01,
     show_default=True,
-    help="Share of the clips that may be unusable; more end the run with exit code 3.",
+    help="Largest fraction of clips that may be unusable; above it the exit code is 3.",
 )
 @click.option("--fresh", is_flag=True, help="Delete an earlier pack in --out and start over.")
 @json_option
@@ -62,11 +80,11 @@ def command(
 ) -> None:
     """Decode, resample and pack the clips of MANIFEST.
 
-    The same command resumes a run that was stopped. Of a finished pack it reads every file, packs again what is
-    damaged, and retries rejected clips whose file changed, whose decoder was installed since, or at which a process
-    died. OUT/rejects.csv lists clips that cannot be used, with the reason; OUT/notes.csv lists clips that are padded,
-    cut, silent or limited to [-1, 1]. A clip for which memory is wanting is no reject: it ends the run, which the same
-    command resumes.
+    The same command resumes a run that was stopped. It checks every file of a finished pack, packs damaged files again,
+    and retries rejected clips whose file changed, whose decoder was installed since, or at which a process died.
+
+    OUT/rejects.csv lists unusable clips with the reason. OUT/notes.csv lists clips that are padded, cut, silent or
+    limited to [-1, 1]. If memory is too short for a clip, the run ends without rejecting it; the same command resumes.
     """
     from epanns.data.pack_format import PackSettings
     from epanns.data.packer import pack_manifest
@@ -77,11 +95,11 @@ def command(
         summary = pack_manifest(
             manifest, out, settings, max_bad=max_bad, jobs=jobs, fresh=fresh, progress=progress, log=log
         )
-    emit(summary.to_dict(), described(summary), as_json)
+    emit(summary.to_dict(), describe(summary), as_json)
 
 
-def described(summary: "PackSummary") -> str:
-    """Return the text for people: counts of clips and rejects, and of rows that differ from their clips."""
+def describe(summary: "PackSummary") -> str:
+    """Return the counts of clips and rejects, and of rows that differ from their clips, as text."""
     from epanns.data.pack_format import NOTES_FILE, REJECTS_FILE
 
     counts = summary.counts
@@ -90,7 +108,7 @@ def described(summary: "PackSummary") -> str:
         f"({counts.expected} expected, {counts.missing} missing, {counts.rejected} rejected)"
     ]
     if summary.n_repaired:
-        lines.append(f"packed again, since damaged or gone: {summary.n_repaired} of the shards of an earlier run")
+        lines.append(f"packed again, since damaged or missing: {summary.n_repaired} of the shards of an earlier run")
     if summary.n_retried:
         lines.append(f"retried: {summary.n_retried} of the clips that an earlier run rejected")
     if counts.rejected:
@@ -108,7 +126,47 @@ def described(summary: "PackSummary") -> str:
         if number
     ]
     if notes and counts.cut is not None:
-        notes.append(f"these clips are named in {summary.path / NOTES_FILE}")
+        notes.append(f"these clips are listed in {summary.path / NOTES_FILE}")
     elif notes:
-        notes.append("these clips are not named, and longer ones not counted: an earlier version packed some of them")
+        notes.append("these clips are not listed, and longer ones not counted: an earlier version packed some of them")
     return "\n".join([*lines, *notes, *summary.remarks])
+
+
+@contextmanager
+def ends_soon_after_signal(state: str) -> Iterator[None]:
+    """End this process `DEADLINE_SECONDS` after the first signal of `STOPPING`, unless the block ends before.
+
+    The block ends at its next safe point after a signal, which a file on a hung disk can delay. It must be safe to kill
+    at any moment. Does nothing outside the main thread.
+
+    Args:
+        state: What the process leaves and how to resume, for the message.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    ended = threading.Event()
+    numbers, wakeup = socket.socketpair()
+    wakeup.setblocking(False)
+    former = signal.set_wakeup_fd(wakeup.fileno(), warn_on_full_buffer=False)
+    threading.Thread(target=_wait_for_signal, args=(numbers, ended, state), daemon=True).start()
+    try:
+        yield
+    finally:
+        ended.set()
+        signal.set_wakeup_fd(former)
+        wakeup.close()
+
+
+def _wait_for_signal(numbers: socket.socket, ended: threading.Event, state: str) -> None:
+    """Read the numbers of signals, which the interpreter writes even while its main thread is blocked."""
+    with numbers:
+        number = 0
+        while number not in STOPPING:
+            received = numbers.recv(1)
+            if not received:
+                return  # the block ended
+            number = received[0]
+    if not ended.wait(DEADLINE_SECONDS):
+        write_message(f"epanns: stopped by signal {number}; {state}")
+        os._exit(128 + number)

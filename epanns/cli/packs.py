@@ -1,4 +1,4 @@
-"""Packs as commands open them: any format, and what was done to their clips and classes told on stderr."""
+"""Open packs of any format for a command, and log changes to their clips and classes."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from epanns.cli.options import EXISTING, log
+from epanns.cli.options import EXISTING
+from epanns.cli.terminal import log
 from epanns.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -16,9 +17,9 @@ if TYPE_CHECKING:
 
 
 def pack_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Add what some formats of packs do not say: ``--labels`` and ``--mp3-seconds``."""
-    labels = "CSV index,mid,display_name: classes of packs that do not name them (PANNs' and MP3 packs)."
-    seconds = "Length at which clips of MP3 packs are read; longer ones are cut, shorter ones padded."
+    """Add ``--labels`` and ``--mp3-seconds``, for formats of packs that lack this information."""
+    labels = "CSV index,mid,display_name: class list for packs without class names (PANNs' and MP3 packs)."
+    seconds = "Length in seconds at which clips of MP3 packs are read: longer clips are cut, shorter clips padded."
     function = click.option("--mp3-seconds", default=10.0, show_default=True, help=seconds)(function)
     return click.option("--labels", "labels_file", type=EXISTING, help=labels)(function)
 
@@ -31,17 +32,17 @@ def open_packs(
     sample_rate: int,
     crop: "Crop | None" = None,
 ) -> "PackDataset":
-    """Open packs as one data set and tell what became of their rows and classes.
+    """Open packs as one data set, and log the changes to their rows and classes.
 
     Args:
         paths: Packs of any format.
-        labels_file: Names the classes of packs that do not.
-        mp3_seconds: Length at which encoded sound is read.
-        sample_rate: Rate at which encoded sound is read, in Hz: the network's.
-        crop: What is taken of each clip.
+        labels_file: Class list for packs without class names.
+        mp3_seconds: Length at which MP3 clips are read.
+        sample_rate: Rate in Hz at which MP3 clips are read: the network's.
+        crop: The crop of each clip; None for whole clips.
 
     Raises:
-        ConfigError: If `mp3_seconds` is no length of a clip.
+        ConfigError: If `mp3_seconds` is out of range.
     """
     from epanns.data.crop import LONGEST_SECONDS, SHORTEST_SECONDS
     from epanns.data.dataset import PackDataset
@@ -53,7 +54,7 @@ def open_packs(
     unnamed = None if labels_file is None else LabelSet.from_csv(labels_file)
     dataset = PackDataset(paths, crop=crop, unnamed=unnamed, sample_rate=sample_rate, seconds=mp3_seconds)
     if unnamed is not None and not any(source.labels == unnamed for source in dataset.sources):
-        log(f"--labels {labels_file} is not used: these packs name their classes themselves")
+        log(f"--labels {labels_file} is not used: these packs have class names")
     for source in dataset.sources:
         for remark in source.remarks:
             log(remark)
@@ -63,16 +64,16 @@ def open_packs(
     return dataset
 
 
-def tell_unknown_lengths(dataset: "PackDataset", what: str) -> None:
-    """Tell where `what` is taken of rows with their padding, since a pack does not say where its clips end."""
+def log_unknown_lengths(dataset: "PackDataset", what: str) -> None:
+    """Log each pack without clip lengths, where `what` would include the padding of short clips."""
     for source in dataset.sources:
         if not source.knows_lengths:
-            log(f"{source.path}: does not say how long its clips are: {what} take the zeros after short ones as sound")
+            log(f"{source.path}: does not store the lengths of its clips: {what} include the zeros after short clips")
 
 
 def in_order_of(model: "Tagger", dataset: "PackDataset") -> "PackDataset":
-    """Put the classes of a data set into a model's order, where they are the same classes, and tell so."""
-    from epanns.data.task import in_the_models_order
+    """Return the data set with its classes in the model's order, if they are the same classes, and log a change."""
+    from epanns.data.compatibility import in_the_models_order
 
     ordered = in_the_models_order(model, dataset)
     if ordered is not dataset:

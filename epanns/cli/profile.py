@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from epanns.cli.options import EpannsCommand, device_option, emit, json_option, torch_device
-from epanns.cli.processes import bounded_option
+from epanns.cli.command import EpannsCommand
+from epanns.cli.options import bounded_option, device_option, json_option, torch_device
+from epanns.cli.terminal import emit
 from epanns.errors import ConfigError, did_you_mean
-from epanns.printable import printable
+from epanns.safe_text import printable
 
 if TYPE_CHECKING:
     from epanns.complexity.cost import Latency, ModelCost
@@ -60,7 +61,7 @@ def command(
 
 
 def _network(name: str, width: float | None, num_classes: int | None) -> "Tagger | ModelSpec":
-    from epanns.models.checkpoint import load
+    from epanns.models.load import load
     from epanns.models.zoo import ZOO, spec_of
 
     if name in ZOO:

@@ -8,11 +8,12 @@ import click
 
 from epanns.cli.amount import AMOUNT_SECTIONS, Amount, amount_options
 from epanns.cli.calibration import MeasuredClips, open_calibration
-from epanns.cli.options import EXISTING, SEED, device_option, emit, json_option, out_option, reserve, torch_device
+from epanns.cli.options import EXISTING, SEED, device_option, json_option, out_option, reserve, torch_device
 from epanns.cli.packs import open_packs, pack_options
 from epanns.cli.recovery import RecoveryName, given_settings, recover_on, recovery_lines, recovery_options
 from epanns.cli.sections import SectionedCommand
 from epanns.cli.steps import Runs, Steps, steps_options
+from epanns.cli.terminal import emit
 
 _SECTIONS = {
     **AMOUNT_SECTIONS,
@@ -76,8 +77,8 @@ def command(
     device = torch_device(device)
     settings = given_settings(recover, fit_to=fit_to, ridge=ridge, mixtures=mixtures)
     from epanns.complexity.macs import profile
-    from epanns.models.checkpoint import load, save_checkpoint
-    from epanns.pruning.plan import PruningPlan
+    from epanns.models.checkpoint import save_checkpoint
+    from epanns.models.load import load
 
     dense = load(checkpoint).to(device)
     clips = open_calibration(
@@ -98,7 +99,8 @@ def command(
     pruned, recovery = steps.prune(dense, plan, runs, recovering)
     if allotment is not None:
         pruned.provenance = allotment.recorded(pruned.provenance)
-    whole = PruningPlan.from_dict(pruned.provenance["plan"])
+    whole = pruned.provenance.plan
+    assert whole is not None
     save_checkpoint(pruned, out)
     cost = profile(pruned)
     result = {

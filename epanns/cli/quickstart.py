@@ -6,7 +6,9 @@ from pathlib import Path
 
 import click
 
-from epanns.cli.options import EpannsCommand, emit, json_option, log, out_option
+from epanns.cli.command import EpannsCommand
+from epanns.cli.options import json_option, out_option
+from epanns.cli.terminal import emit, log
 
 
 @click.command("quickstart", cls=EpannsCommand)
@@ -21,10 +23,10 @@ def command(out: Path, as_json: bool) -> None:
     from epanns.cli.report import hold_report
     from epanns.cli.sweep import log_trial
     from epanns.errors import EpannsError
+    from epanns.records import read_records
     from epanns.reporting.quoted import quoted_markdown, quoted_rows
     from epanns.reporting.report import write_report
     from epanns.sweeps.experiment import parse_experiment
-    from epanns.sweeps.records import read_records
     from epanns.sweeps.runner import run_experiment
 
     text = (resources.files("epanns") / "sweeps" / "quickstart.toml").read_text(encoding="utf-8")

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from epanns.cli.options import progress_bar
+from epanns.cli.terminal import progress_bar
 from epanns.errors import ConfigError
 from epanns.pruning.recovery.names import recovery_problem
 
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from epanns.data.dataset import PackDataset
+    from epanns.models.pruning_plan import PruningPlan
     from epanns.models.tagger import Tagger
-    from epanns.pruning.plan import PruningPlan
 
 
 def recovery_options(command: Callable[..., None]) -> Callable[..., None]:

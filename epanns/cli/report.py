@@ -5,9 +5,11 @@ from pathlib import Path
 
 import click
 
-from epanns.cli.options import EXISTING, PATH, EpannsCommand, emit, json_option, out_option
+from epanns.cli.command import EpannsCommand
+from epanns.cli.options import EXISTING, PATH, json_option, out_option
+from epanns.cli.terminal import emit
 from epanns.errors import ConfigError
-from epanns.printable import printable
+from epanns.safe_text import printable
 from epanns.workfolder import DRAWING_SECONDS, WorkFolder, locked_file
 
 _LISTED = 20  # failed trials on stdout; --json has them all
@@ -51,10 +53,9 @@ def command(
     if all(map(is_run, folders)):
         _curves(folders, out, into, as_json)
         return
+    from epanns.records import failures_in, read_records
     from epanns.reporting.quoted import quoted_markdown, quoted_rows
     from epanns.reporting.report import insert_table, write_report
-    from epanns.sweeps.failures import failures_in
-    from epanns.sweeps.records import read_records
 
     records, failures = read_records(folders), failures_in(folders)
     report = write_report(records, out, quoted=quoted is not False, failures=failures)

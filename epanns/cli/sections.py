@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from epanns.cli.options import EpannsCommand
+from epanns.cli.command import EpannsCommand
 
 
 class SectionedCommand(EpannsCommand):

@@ -8,22 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from epanns.cli.options import (
-    EXISTING,
-    SEED,
-    EpannsCommand,
-    device_option,
-    emit,
-    json_option,
-    log,
-    out_option,
-    torch_device,
-)
+from epanns.cli.command import EpannsCommand
+from epanns.cli.options import EXISTING, SEED, device_option, json_option, out_option, torch_device
 from epanns.cli.packs import in_order_of, open_packs, pack_options
+from epanns.cli.terminal import emit, log
 from epanns.errors import ConfigError
 
 if TYPE_CHECKING:
-    from epanns.sweeps.sensitivity_folder import SensitivityRecord
+    from epanns.stages.sensitivity_record import SensitivityRecord
 
 
 @click.command("sensitivity", cls=EpannsCommand)
@@ -69,11 +61,11 @@ def command(
 
     Writes sensitivity.csv, sensitivity.json and sensitivity.svg (PNG and PDF too with matplotlib installed).
     """
-    from epanns.models.checkpoint import load
+    from epanns.models.load import load
     from epanns.pruning.ranking.criteria import needs_clips
     from epanns.reporting.sensitivity_figure import describe_clips, describe_settings, write_figures
-    from epanns.sweeps.sensitivity import SensitivityConfig, measure_sensitivity
-    from epanns.sweeps.sensitivity_folder import RECORD, TABLE
+    from epanns.stages.sensitivity import SensitivityConfig, measure_sensitivity
+    from epanns.stages.sensitivity_record import RECORD, TABLE
     from epanns.training.validation import constant_map
     from epanns.workfolder import DRAWING_SECONDS, WorkFolder
 

@@ -9,16 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from epanns.cli.options import EXISTING, log, resuming_command
-from epanns.cli.yamnet import frozen_and_told
+from epanns.cli.options import EXISTING, resuming_command
+from epanns.cli.terminal import log
+from epanns.cli.training_options import with_frozen_body
 from epanns.errors import ConfigError
 from epanns.strict import PATH, Rule, list_of
-from epanns.toml_file import read_toml
+from epanns.text_files import read_toml
 
 if TYPE_CHECKING:
     from epanns.data.dataset import PackDataset
+    from epanns.models.pruning_plan import PruningPlan
     from epanns.models.tagger import Tagger
-    from epanns.pruning.plan import PruningPlan
     from epanns.pruning.ranking.calibration import CalibrationBatch
     from epanns.pruning.schedule import Between
     from epanns.training.config import TrainingConfig
@@ -117,25 +118,24 @@ class Steps:
     @contextmanager
     def _finetuning(self, file: Path, dense: "Tagger", target: "PruningPlan", runs: "Runs") -> "Iterator[Between]":
         from epanns.cli.packs import in_order_of
-        from epanns.cli.watching import watching
-        from epanns.data.task import refuse_leak, require_same_task
+        from epanns.cli.training_progress import training_progress
+        from epanns.data.compatibility import refuse_leak, require_same_task
+        from epanns.labels import DECISIVE_SCORES
         from epanns.models.checkpoint import CONFIG
-        from epanns.models.on_yamnet import stays_frozen
-        from epanns.models.recipe import steps_of
-        from epanns.models.tasks import DECISIVE_SCORES
-        from epanns.sweeps.trial import validation_on
-        from epanns.training.between import finetuning_between
+        from epanns.models.warm_start import stays_frozen
+        from epanns.stages.finetune import validation_on
+        from epanns.stages.prune import finetuning_between
         from epanns.training.metrics import STEP_0_KEPT
 
         packs, config, frozen = _read(file)
         by_default = stays_frozen(dense.provenance)
-        config = frozen_and_told(config, frozen, by_default=by_default, remedy=f"freeze_yamnet = false in {file}")
+        config = with_frozen_body(config, frozen, by_default=by_default, remedy=f"freeze_yamnet = false in {file}")
         train, val = (in_order_of(dense, runs.opened(packs[part])) for part in ("train", "val"))
         for pack in (train, val):
             require_same_task(dense, pack)
         refuse_leak(train, val, part="validation")
         asked = {
-            "parent_sha256": dense.provenance.get("sha256"),
+            "parent_sha256": dense.provenance.sha256,
             "criterion": target.criterion,
             "plan": target.digest,
             "steps": self.steps,
@@ -143,29 +143,29 @@ class Steps:
             **runs.asked,
         }
         with (
-            watching(config) as watch,
+            training_progress(config) as display,
             finetuning_between(
                 runs.folder,
                 asked,
                 train,
                 config,
                 validation=validation_on(val),
-                options=watch.run_options(command=resuming_command()),
+                options=display.run_options(command=resuming_command()),
                 teacher=dense if config.teacher_weights else None,
             ) as finetune,
         ):
 
             def between(network: "Tagger", step: int) -> "Tagger":
                 trained = finetune(network, step)
-                score, done = DECISIVE_SCORES[trained.spec.task], steps_of(trained.provenance)[-1]
+                score, done = DECISIVE_SCORES[trained.spec.task], trained.provenance.recipe[-1].settings
                 best = f"validation {score} {done[f'validation_{score}']:.4f}"
                 best += "" if done["best_step"] else f" ({STEP_0_KEPT})"
-                watch.log(f"[{step}/{self.steps}] cut and fine-tuned: {best}; {runs.folder}/step{step}")
+                display.log(f"[{step}/{self.steps}] cut and fine-tuned: {best}; {runs.folder}/step{step}")
                 return trained
 
             if (runs.folder / "step1").is_dir():
                 ended = [step for step in range(1, self.steps) if (runs.folder / f"step{step}" / CONFIG).is_file()]
-                watch.log(f"resume at round {len(ended) + 1} of {self.steps}")
+                display.log(f"resume at round {len(ended) + 1} of {self.steps}")
             yield between
 
 

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import click
 
-from epanns.cli.options import EXISTING, PATH, EpannsCommand, emit, json_option, log, out_option
-from epanns.cli.processes import bounded_option
+from epanns.cli.command import EpannsCommand
+from epanns.cli.options import EXISTING, PATH, bounded_option, json_option, out_option
+from epanns.cli.terminal import emit, log
 from epanns.errors import EpannsError
 
 

@@ -9,20 +9,11 @@ from typing import TYPE_CHECKING, Any, Self, TextIO
 
 import click
 
-from epanns.cli.options import (
-    EXISTING,
-    OUTPUT,
-    PATH,
-    EpannsCommand,
-    emit,
-    json_option,
-    log,
-    reserve,
-    tell_once,
-    torch_device,
-)
+from epanns.cli.command import EpannsCommand
+from epanns.cli.options import EXISTING, OUTPUT, PATH, json_option, reserve, torch_device
+from epanns.cli.terminal import emit, log, report_once
 from epanns.errors import DataError
-from epanns.printable import printable, spreadsheet_cell
+from epanns.safe_text import printable, spreadsheet_cell
 
 if TYPE_CHECKING:
     from epanns.evaluation.protocol import EvaluationProtocol
@@ -61,7 +52,7 @@ def command(
     [-1, 1] and sound beyond the length that a file's header states are counted.
     """
     from epanns.evaluation.protocol import EvaluationProtocol
-    from epanns.models.checkpoint import load
+    from epanns.models.load import load
 
     protocol = EvaluationProtocol(window, hop)
     if csv_path is not None:
@@ -117,7 +108,7 @@ class Outcome:
 
     def add_failure(self, path: Path, error: DataError) -> None:
         """Name a file on stderr and count it."""
-        tell_once(error)
+        report_once(error)
         self.failed.append((path, error))
 
     def error(self) -> DataError:

@@ -1,32 +1,36 @@
-"""The program's standard streams: closed, full or given up by their reader, and of any encoding."""
+"""Output of the commands: results on stdout; messages, errors and progress on stderr; streams of any state."""
 
 import contextlib
 import json
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, TextIO, TypeVar
 
 import click
 
+from epanns.distributed import rank, started_by_torchrun
 from epanns.errors import EpannsError, OutputError
-from epanns.printable import printable, printable_json
+from epanns.safe_text import printable, printable_json
+
+T = TypeVar("T")
 
 
 class ReaderGone(EpannsError):  # noqa: N818 - no failure of the work
-    """The reader of standard output has closed it, as ``head`` does: the program ends without a line."""
+    """The reader of stdout has closed it, as ``head`` does: the program ends without a message."""
 
-    exit_code = 141  # 128 + SIGPIPE, as of a program that the signal ends
-    told = True
+    exit_code = 141  # 128 + SIGPIPE, as if the signal had ended the program
+    is_reported = True
 
 
 def prepare_streams() -> None:
-    """Make the standard streams fit to be written to.
+    """Make the standard streams safe to write to.
 
-    A closed descriptor is opened on the null device, so that no file of the program takes its number and receives what
-    libraries print. Messages to a closed stderr are dropped. A character that the encoding of a stream lacks is
-    written as an escape.
+    A closed descriptor is opened on the null device, so that no file of the program gets its number and receives the
+    output of libraries. Messages to a closed stderr are dropped. Characters that the encoding of a stream lacks are
+    escaped.
     """
     for descriptor in (0, 1, 2):
         try:
@@ -34,31 +38,29 @@ def prepare_streams() -> None:
         except OSError:
             _open_null_as(descriptor)
     if sys.stderr is None:
-        sys.stderr = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - as long as the program
+        sys.stderr = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - open until the program ends
     for stream in (sys.stdout, sys.stderr):
         if stream is not None and hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
 
 
-def write_message(text: str, *, stream: TextIO | None = None) -> None:
-    """Write text for people, by default to stderr; where the stream takes nothing any more, the text is dropped."""
-    with contextlib.suppress(OSError):
-        click.echo(printable(text, lines=True), file=stream or sys.stderr)
+def emit(result: Mapping[str, Any], text: str, as_json: bool) -> None:
+    """Print the result of a command, as JSON or as text; under torchrun the first process prints.
 
-
-def write_result(text: str) -> None:
-    """Write the result of a command to stdout.
+    Control characters are escaped, apart from line feeds in `text`: the caller applies `printable` to names in it.
 
     Raises:
         ReaderGone: If the reader of stdout has closed it.
         OutputError: If stdout is closed or its disk is full.
     """
+    if rank() > 0:
+        return
     if sys.stdout is None:
         raise OutputError("stdout is closed, the result was not printed: open it, or redirect it to /dev/null")
     try:
-        click.echo(text)
+        click.echo(_json_text(result) if as_json else printable(text, lines=True))
     except OSError as error:
-        # What is left in the buffer would fail once more when Python ends.
+        # The rest of the buffer would fail once more when Python ends.
         with contextlib.suppress(OSError, ValueError):
             _open_null_as(sys.stdout.fileno())
         if isinstance(error, BrokenPipeError):
@@ -68,8 +70,8 @@ def write_result(text: str) -> None:
         ) from error
 
 
-def json_text(value: Mapping[str, Any]) -> str:
-    """Return a JSON text that stdout can encode and in which control characters are escaped."""
+def _json_text(value: Mapping[str, Any]) -> str:
+    """Return a JSON text that stdout can encode, with control characters escaped."""
     text = printable_json(json.dumps(value, ensure_ascii=False, allow_nan=False))
     try:
         text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
@@ -83,3 +85,67 @@ def _open_null_as(descriptor: int) -> None:
     if null != descriptor:
         os.dup2(null, descriptor)
         os.close(null)
+
+
+def write_message(text: str, *, stream: TextIO | None = None) -> None:
+    """Write text to stderr or another stream; if that fails, drop the text."""
+    with contextlib.suppress(OSError):
+        click.echo(printable(text, lines=True), file=stream or sys.stderr)
+
+
+def log(message: str) -> None:
+    """Write one line to stderr; under torchrun the first process writes."""
+    if rank() == 0:
+        write_message(printable(message))
+
+
+def write_error(message: str) -> None:
+    """Write one line to stderr, after the name of the program and, under torchrun, the rank of the process."""
+    program = f"epanns (process {os.environ.get('RANK')})" if started_by_torchrun() else "epanns"
+    write_message(printable(f"{program}: {message}"))
+
+
+def report_once(error: EpannsError) -> None:
+    """Write the message of an error to stderr, unless a command has done so before its cleanup."""
+    if not error.is_reported:
+        write_error(str(error))
+        error.is_reported = True
+
+
+def progress_bar(items: Iterable[T], *, description: str, total: int | None = None, unit: str = "it") -> Iterator[T]:
+    """Yield items and draw a progress bar on stderr, if that is a terminal."""
+    from tqdm import tqdm
+
+    yield from tqdm(items, desc=description, total=total, unit=unit, disable=not sys.stderr.isatty(), file=sys.stderr)
+
+
+@contextmanager
+def progress_counter(description: str, unit: str) -> Iterator[Callable[[int, int | None], None]]:
+    """Yield a function of (done, total) that draws a progress bar on stderr, if that is a terminal.
+
+    The work that is done at the first call counts neither in the rate nor in the remaining time.
+    """
+    from tqdm import tqdm
+
+    bars: list[tqdm[None]] = []
+
+    def show(done: int, total: int | None) -> None:
+        if not bars:
+            bars.append(
+                tqdm(
+                    desc=description,
+                    unit=unit,
+                    initial=done,
+                    disable=not sys.stderr.isatty() or rank() > 0,
+                    file=sys.stderr,
+                    unit_scale=True,
+                )
+            )
+        bars[0].total = total
+        bars[0].update(done - bars[0].n)
+
+    try:
+        yield show
+    finally:
+        for bar in bars:
+            bar.close()

@@ -10,20 +10,25 @@ import click
 from epanns.cli.options import (
     EXISTING,
     Decorator,
+    bounded_option,
     device_option,
-    emit,
     in_process_group,
     json_option,
-    log,
     out_option,
     resuming_command,
-    tell_once,
 )
-from epanns.cli.packs import in_order_of, open_packs, pack_options, tell_unknown_lengths
-from epanns.cli.processes import bounded_option
-from epanns.cli.recipe import Recipe, RecipeCommand
-from epanns.cli.watching import watching
-from epanns.cli.yamnet import built_on, freeze_option, frozen_and_told, refuse_contradictions, yamnet_option
+from epanns.cli.packs import in_order_of, log_unknown_lengths, open_packs, pack_options
+from epanns.cli.terminal import emit, log, report_once
+from epanns.cli.training_options import (
+    Recipe,
+    RecipeCommand,
+    build_on_checkpoint,
+    check_yamnet_options,
+    freeze_option,
+    with_frozen_body,
+    yamnet_option,
+)
+from epanns.cli.training_progress import training_progress
 from epanns.distributed import rank
 from epanns.errors import EpannsError, Interrupted, TrainingError
 from epanns.training.config import TrainingConfig
@@ -112,17 +117,17 @@ def command(
     from epanns.models.zoo import build_model, spec_of
     from epanns.seeding import derive_seed
 
-    refuse_contradictions(model, yamnet, width=width, freeze=freeze_yamnet)
+    check_yamnet_options(model, yamnet, width=width, freeze=freeze_yamnet)
     spec = spec_of(model, width=width)
     known: dict[str, Any] = {"name": spec.name} if yamnet else {"name": spec.name, "widths": dict(spec.widths)}
-    config = frozen_and_told(config, freeze_yamnet, by_default=yamnet is not None)
+    config = with_frozen_body(config, freeze_yamnet, by_default=yamnet is not None)
     require_place(config, model=known, **options)
     train = open_training_packs(spec.front_end.sample_rate, config=config, **options)
     torch.manual_seed(derive_seed("weights", config.seed))
     if yamnet is None:
         network = build_model(model, width=width, labels=train.labels)
     else:
-        network = built_on(model, yamnet, train.labels)
+        network = build_on_checkpoint(model, yamnet, train.labels)
     run(network, train, config=config, **options)
 
 
@@ -176,8 +181,8 @@ def run(
     **_: Any,
 ) -> None:
     """Train a model with the options of the command line and print the result."""
-    from epanns.data.task import refuse_leak, require_same_classes, require_same_task
-    from epanns.sweeps.trial import validation_on
+    from epanns.data.compatibility import refuse_leak, require_same_classes, require_same_task
+    from epanns.stages.finetune import validation_on
     from epanns.training.events import require_tensorboard
     from epanns.training.finetune import finetune
     from epanns.training.learner import require_learner
@@ -203,15 +208,15 @@ def run(
         drawn = f"{config.drawn_clips:,} clips{' (--batch-size, in pairs)' if config.mixup_alpha > 0 else ''}"
         log(f"each step takes {drawn}, more than the {len(train):,} there are: clips repeat within a step")
     if config.crop is not None:
-        tell_unknown_lengths(train, "crops and repetitions")
-    with curve_drawn(out), watching(config) as watch:
+        log_unknown_lengths(train, "crops and repetitions")
+    with curve_drawn(out), training_progress(config) as display:
         result = finetune(
             model.to(device),
             train,
             config,
             out,
             validation=validation_on(val),
-            options=watch.run_options(
+            options=display.run_options(
                 workers=workers,
                 save_every=save_every,
                 tensorboard=tensorboard,
@@ -246,7 +251,7 @@ def curve_drawn(out: Path) -> Iterator[None]:
     except (Interrupted, TrainingError) as stopped:
         try:
             if draws and is_run(out):
-                tell_once(stopped)  # drawing takes a while
+                report_once(stopped)  # drawing takes a while
                 with WorkFolder(out).locked(wait=DRAWING_SECONDS):
                     write_learning_curves([out], out, stem=CURVE, images=False)
         except (EpannsError, OSError) as error:

@@ -4,7 +4,9 @@ from pathlib import Path
 
 import click
 
-from epanns.cli.options import EXISTING, EpannsCommand, emit, json_option, progress_counter
+from epanns.cli.command import EpannsCommand
+from epanns.cli.options import EXISTING, json_option
+from epanns.cli.terminal import emit, progress_counter
 
 
 @click.command("verify", cls=EpannsCommand)

@@ -18,13 +18,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from epanns.audio.frontend import FrontEndSpec
 from epanns.complexity.cost import LayerCost, ModelCost
 from epanns.errors import ConfigError
-from epanns.models.fusion import DotProducts, WeightedSum
-from epanns.models.narrow_maps import Convolution
-from epanns.models.shift_norm import ShiftNorm2d
+from epanns.models.convolution import Convolution
+from epanns.models.lean import BiLSTM, DotProducts, WeightedSum
 from epanns.models.spec import ModelSpec
 from epanns.models.tagger import Tagger
 from epanns.models.tensors import count_parameters, shape_difference
-from epanns.models.wave_encoder import BiLSTM
+from epanns.models.yamnet import ShiftNorm2d
 from epanns.models.zoo import build_model
 
 _FLOAT32_BYTES = 4

@@ -1,4 +1,4 @@
-"""One clip of a data set, and the rules that clips must keep, checked for millions of them in little memory."""
+"""One clip of a data set, and the rules for clips, checked for millions of clips in little memory."""
 
 from array import array
 from collections.abc import Iterable, Iterator
@@ -8,11 +8,11 @@ import numpy as np
 
 from epanns.errors import DataError
 from epanns.labels import LabelSet
-from epanns.printable import is_printable
+from epanns.safe_text import is_printable
 from epanns.strict import shown
 
 LABEL_SEPARATOR = ";"
-LONGEST_CLIP_ID = 1024  # bytes of UTF-8; every row of a pack's audio_name is as long as the longest
+LONGEST_CLIP_ID = 1024  # bytes of UTF-8; every row of a pack's audio_name has the length of the longest id
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,12 +21,12 @@ class Clip:
 
     Attributes:
         clip_id: Unique in the manifest.
-        path: The audio file, absolute; text, since millions of `Path` objects would not fit in memory.
-        labels: Names of the classes that are heard.
-        split: Such as ``train``, ``val``, ``test`` or ``fold1``.
-        start: Where the clip begins in the file, in seconds; None for the beginning.
-        duration: Seconds from there; None for all that follows.
-        fold: Number of the cross-validation fold, where the data set has folds.
+        path: Absolute path of the audio file; text, since millions of `Path` objects would not fit in memory.
+        labels: Names of the clip's classes.
+        split: Name such as ``train``, ``val``, ``test`` or ``fold1``.
+        start: Start of the clip in the file, in seconds; None for the start of the file.
+        duration: Length in seconds; None for the rest of the file.
+        fold: Number of the cross-validation fold, if the data set has folds.
     """
 
     clip_id: str
@@ -39,10 +39,10 @@ class Clip:
 
 
 class ClipCheck:
-    """Looks at the clips of a data set as they pass by: first those that were found, then those that are missing.
+    """Checks a stream of clips against the rules: first the found clips, then the missing clips.
 
-    Of each clip 8 bytes are kept, a hash of its id. Only where two hashes are equal does `finish` read the clips again,
-    to see whether the ids are.
+    It keeps 8 bytes per clip, a hash of its id. Only if two hashes are equal, `finish` reads the clips again and
+    compares the ids.
     """
 
     def __init__(self, labels: LabelSet) -> None:
@@ -53,7 +53,7 @@ class ClipCheck:
         self._n_problems = 0
 
     def passing(self, clips: Iterable[Clip], row: str = "row") -> Iterator[Clip]:
-        """Yield the clips, looking at each; the first is called ``row 1`` in messages."""
+        """Yield the clips and check each of them; the first is ``row 1`` in messages."""
         for number, clip in enumerate(clips, start=1):
             problem = self._problem_of(clip)
             if problem is not None:
@@ -62,16 +62,16 @@ class ClipCheck:
             yield clip
 
     def finish(self, *parts: tuple[Iterable[Clip], str]) -> None:
-        """Refuse clips that break a rule.
+        """Raise if any clip broke a rule.
 
         Args:
-            parts: The same clips and names of rows, in the order in which they passed by, for a second look.
+            parts: The same clips and names of rows in the same order, to compare ids with equal hashes.
 
         Raises:
-            DataError: If there are any; the first problem is named, the others are counted.
+            DataError: With the first problem and the number of other problems.
         """
         hashes = np.frombuffer(self._hashes, np.int64) if self._hashes else np.empty(0, np.int64)
-        hashes.sort()  # in place: places no longer matter
+        hashes.sort()  # in place
         suspects = frozenset(hashes[1:][hashes[1:] == hashes[:-1]].tolist())
         if suspects:
             self._note_repetitions(suspects, parts)
@@ -94,10 +94,13 @@ class ClipCheck:
             if (first_row, first_number) == (row, number):
                 continue
             where = f"{row}s {first_number} and" if first_row == row else f"{first_row} {first_number} and {row}"
-            self._note(place, f"{where} {number}: clip_id {shown(clip.clip_id)} {_repetition(split, clip.split)}")
+            what = "is listed twice; clip ids must be unique"
+            if split != clip.split:
+                what = f"is in the splits {shown(split)} and {shown(clip.split)}: a leak; keep it in one"
+            self._note(place, f"{where} {number}: clip_id {shown(clip.clip_id)} {what}")
 
     def _problem_of(self, clip: Clip) -> str | None:
-        """Return the first thing wrong with one clip."""
+        """Return the first problem of one clip."""
         problem = _problem_of_text("clip_id", clip.clip_id) or _problem_of_text("path", clip.path)
         if problem:
             return problem
@@ -123,14 +126,8 @@ def clip_id_bytes(clip: Clip) -> int:
     return len(clip.clip_id) if clip.clip_id.isascii() else len(clip.clip_id.encode())
 
 
-def _repetition(split: str, other: str) -> str:
-    if split != other:
-        return f"is in the splits {shown(split)} and {shown(other)}: a leak; keep it in one"
-    return "stands twice; clip ids must be unique"
-
-
 def _problem_of_text(column: str, text: str) -> str | None:
-    """Refuse what HDF5's fixed-length UTF-8 or a CSV line could not hold."""
+    """Return the problem of text that fixed-length UTF-8 in HDF5 or a CSV line cannot hold."""
     if not text or text != text.strip() or not is_printable(text):
         return f"{column} {shown(text)} must be printable text without blanks around it; rename the file or the clip"
     return None

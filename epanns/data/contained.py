@@ -15,7 +15,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from epanns.progress import Progress
+from epanns.feedback import Progress
 
 _SECONDS_BETWEEN_REPORTS = 0.1
 _LONGEST_MESSAGE = 1 << 22  # bytes

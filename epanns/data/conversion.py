@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from epanns.audio.waveform import Waveform, load_waveform, to_int16
+from epanns.audio.resampling import to_int16
+from epanns.audio.waveform import Waveform, load_waveform
 from epanns.data.clip import Clip
 from epanns.data.origin import Source, read_source
 from epanns.data.system_limits import is_memory_short, is_want_of_resources

@@ -1,4 +1,4 @@
-"""What is taken of a clip: a window over its own samples, or all of it; what is too short is padded or repeated."""
+"""Crop a clip to a window of fixed length; a shorter clip is padded with zeros or repeated."""
 
 import math
 from dataclasses import dataclass
@@ -11,17 +11,17 @@ from epanns.seeding import derive_seed
 
 PLACES = ("random", "start", "center")
 SHORT_CLIPS = ("pad", "repeat")
-SHORTEST_SECONDS, LONGEST_SECONDS = 0.01, 3600  # beyond, a length is a slip of units
+SHORTEST_SECONDS, LONGEST_SECONDS = 0.01, 3600  # other lengths are errors of the unit
 
 
 @dataclass(frozen=True)
 class Crop:
-    """How a row of a pack becomes a waveform of one length.
+    """How to cut a waveform of fixed length out of a row of a pack.
 
-    Only a clip's own samples count, not what the packer padded it with::
+    Only a clip's own samples are used, not the padding of the pack::
 
         row     |---------------------|000000|      n_samples, then zeros
-        random      |----------|                    anywhere within the clip, from (seed, number of the draw) alone
+        random      |----------|                    anywhere within the clip; a function of (seed, number of the draw)
         start   |----------|
         center       |----------|
         a clip shorter than the window:  |------|0000|  "pad"        |------|----|  "repeat"
@@ -29,8 +29,8 @@ class Crop:
     Attributes:
         seconds: Length of the window, 0.01 to 3600; None for the length of the pack's rows.
         where: One of `PLACES`.
-        short: One of `SHORT_CLIPS`: zeros after a clip that is shorter than the window, or the clip again.
-        seed: Of the random places.
+        short: One of `SHORT_CLIPS`: pad a clip that is shorter than the window with zeros, or repeat it.
+        seed: Seed of the random positions.
 
     Raises:
         ConfigError: If a value is out of range.
@@ -56,21 +56,21 @@ class Crop:
         return None if self.seconds is None else max(1, round(self.seconds * sample_rate))
 
     def start(self, spare: int, number: int) -> int:
-        """Return the window's first sample, in 0..spare, for one draw; a pure function."""
+        """Return the window's first sample, in 0..spare, for the draw with a number; a pure function."""
         if self.where == "random":
             return derive_seed("crop", self.seed, number) % (spare + 1)
         return 0 if self.where == "start" else spare // 2
 
     def fill(self, out: NDArray[np.int16], clip: NDArray[np.int16], number: int) -> int:
-        """Write the window of one draw.
+        """Write the window of one draw to `out`.
 
         Args:
             out: ``(window,)``, filled completely.
             clip: ``(n_samples,)``, the clip's own samples, at least one.
-            number: Of the draw.
+            number: Number of the draw.
 
         Returns:
-            How many samples of `out` are sound and not padding.
+            Number of samples of `out` that are not padding.
         """
         window, n_samples = len(out), len(clip)
         if n_samples >= window:

@@ -1,6 +1,6 @@
-"""Packs as batches of clips: int16 until they are on the device.
+"""Packs as a torch data set that returns batches of clips, int16 until they are on the device.
 
-Which clips make a batch is decided in `epanns.data.sampler`, which process reads them in `epanns.data.loader`.
+`epanns.data.sampler` chooses the clips of a batch, `epanns.data.loader` reads batches in several processes.
 """
 
 import bisect
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from epanns.audio.waveform import INT16_MAX
+from epanns.audio.resampling import INT16_MAX
 from epanns.data.crop import Crop
 from epanns.data.joining import join_labels, joined_ids, refuse_repeated, refuse_unlike
 from epanns.data.opening import open_pack
@@ -28,17 +28,17 @@ from epanns.data.targets import SparseTargets
 from epanns.errors import PackError
 from epanns.labels import LabelSet
 
-_DIGEST_ROWS = 1 << 16  # of targets that are written out at once
+_DIGEST_ROWS = 1 << 16  # rows of targets in memory at once
 
 
 @dataclass(frozen=True)
 class ClipBatch:
-    """Clips and what is heard in them.
+    """A batch of clips with their classes.
 
     Attributes:
         clip_ids: ``(batch,)``.
         waveform: ``(batch, samples)`` int16.
-        n_samples: ``(batch,)`` int32, samples of each clip before its padding.
+        n_samples: ``(batch,)`` int32, number of samples of each clip without its padding.
         target: ``(batch, classes)`` bool.
     """
 
@@ -56,16 +56,16 @@ class ClipBatch:
         return ClipBatch(self.clip_ids[here], self.waveform[here], self.n_samples[here], self.target[here])
 
     def to(self, device: torch.device | str) -> "ClipBatch":
-        """Return the batch on a device, still as int16: half the bytes to move.
+        """Copy the batch to a device, still as int16: half the bytes.
 
-        It waits for the copy: the memory that it is copied from may be lent to the next batch as soon as this returns.
+        The copy is synchronous: the memory of this batch may be used for the next batch as soon as this returns.
         """
         moved = (tensor.to(device) for tensor in (self.waveform, self.n_samples, self.target))
         return ClipBatch(self.clip_ids, *moved)
 
     def float_waveform(self) -> Tensor:
         """Return ``(batch, samples)`` float32 in [-1, 1], on the batch's device."""
-        return self.waveform.float().div_(INT16_MAX)  # in place: half the time where memory is the limit
+        return self.waveform.float().div_(INT16_MAX)  # in place: half the time if memory bandwidth is the limit
 
     def float_target(self) -> Tensor:
         """Return ``(batch, classes)`` float32, 0 or 1."""
@@ -75,19 +75,18 @@ class ClipBatch:
 class PackDataset(Dataset[ClipBatch]):
     """One or several packs of any format as one list of clips with one list of classes.
 
-    It is safe under fork, spawn and forkserver: no file is open when it crosses into another process. What is known of
-    the clips stays in the packs' own arrays; `clip_ids`, `n_samples` and `targets` of several packs are joined each
-    time they are asked for.
+    It may be passed to other processes by fork, spawn or forkserver: files are opened in the process that reads.
+    `clip_ids`, `n_samples` and `targets` of several packs are concatenated at each access.
 
     Attributes:
         sources: The packs.
         labels: Classes, in the order of `targets`' columns.
-        label_maps: Where each pack's classes are among them.
+        label_maps: Maps from each pack's classes to `labels`.
         sample_rate: In Hz.
-        clip_samples: Samples of every waveform.
-        crop: What is taken of a clip; None for its whole row.
+        clip_samples: Number of samples of every waveform.
+        crop: How clips are cropped; None for whole rows.
         dataset_name: Names of the packs' data sets.
-        digest: sha256 over the packs' own digests.
+        digest: SHA-256 over the packs' own digests.
     """
 
     def __init__(
@@ -103,17 +102,17 @@ class PackDataset(Dataset[ClipBatch]):
         """Join packs.
 
         Args:
-            paths: What `epanns.data.opening.open_pack` opens.
-            labels: Classes that the data set shall have, in their order; each pack may have some of them. None for the
-                classes of all packs in the order in which they first appear.
-            crop: What to take of each clip. With a length packs with rows of several lengths may join.
+            paths: Packs, see `epanns.data.opening.open_pack`.
+            labels: Classes of the data set, in this order; a pack may have some of them. None for the classes of all
+                packs in the order of their first appearance.
+            crop: How to crop each clip. With a length, packs with rows of different lengths can be joined.
             unnamed: Classes of packs whose format does not name them.
-            sample_rate: Rate at which packs of encoded sound are read, in Hz; the others have theirs.
-            seconds: Length of their rows.
+            sample_rate: Sample rate in Hz at which packs of MP3s are decoded; other packs have their own.
+            seconds: Length of the rows of packs of MP3s.
 
         Raises:
-            PackError: If one cannot be read, or two differ in sample rate or length, share a clip, or their classes
-                cannot be joined.
+            PackError: If a pack cannot be read, or two packs differ in sample rate or length, share a clip, or have
+                classes that cannot be joined.
         """
         if not paths:
             raise PackError("no pack was given; name at least one folder made by `epanns pack`")
@@ -122,19 +121,19 @@ class PackDataset(Dataset[ClipBatch]):
         )
         self._ends = list(itertools.accumulate(len(source) for source in self.sources))
         self.sample_rate = self.sources[0].sample_rate
-        self._take(crop)
-        self._relabel(labels)
+        self._set_crop(crop)
+        self._set_labels(labels)
         refuse_repeated(self.sources)
         self.dataset_name = "+".join(dict.fromkeys(source.dataset for source in self.sources))
         self.digest = hashlib.sha256("".join(source.digest for source in self.sources).encode()).hexdigest()
 
-    def _take(self, crop: Crop | None) -> None:
+    def _set_crop(self, crop: Crop | None) -> None:
         window = None if crop is None else crop.samples(self.sample_rate)
         refuse_unlike(self.sources, cropped=window is not None)
         self.crop = crop
         self.clip_samples = self.sources[0].clip_samples if window is None else window
 
-    def _relabel(self, labels: LabelSet | None) -> None:
+    def _set_labels(self, labels: LabelSet | None) -> None:
         self.labels, self.label_maps = join_labels(self.sources, labels)
         self._targets = [
             source.columns.targets
@@ -145,23 +144,23 @@ class PackDataset(Dataset[ClipBatch]):
         self.__dict__.pop("content_digest", None)
 
     def with_crop(self, crop: Crop | None) -> "PackDataset":
-        """Return the same clips, taken otherwise.
+        """Return the same clips with another crop.
 
         Raises:
-            PackError: If the packs' rows are of several lengths and the crop has none.
+            PackError: If the packs have rows of different lengths and the crop has no length.
         """
         other = copy.copy(self)
-        other._take(crop)
+        other._set_crop(crop)
         return other
 
     def with_labels(self, labels: LabelSet) -> "PackDataset":
         """Return the same clips with these classes, in their order.
 
         Raises:
-            PackError: If a pack has a class that is not among them.
+            PackError: If a pack has a class that is not in `labels`.
         """
         other = copy.copy(self)
-        other._relabel(labels)
+        other._set_labels(labels)
         return other
 
     @property
@@ -171,7 +170,7 @@ class PackDataset(Dataset[ClipBatch]):
 
     @property
     def n_samples(self) -> NDArray[np.int32]:
-        """``(clips,)``, samples of each clip in its pack before the padding."""
+        """``(clips,)``, number of samples of each clip in its pack without the padding."""
         return np.concatenate([source.columns.n_samples for source in self.sources])
 
     @property
@@ -181,9 +180,9 @@ class PackDataset(Dataset[ClipBatch]):
 
     @functools.cached_property
     def content_digest(self) -> str:
-        """The sha256 of ids, samples, targets and labels: the same wherever and whenever the packs were made.
+        """SHA-256 of ids, samples, targets and labels, independent of when and where the packs were made.
 
-        The crop is left out: it is a setting of the training.
+        The crop is not part of it: it is a setting of the training.
         """
         rows = "+".join(str(length) for length in dict.fromkeys(source.clip_samples for source in self.sources))
         content = hashlib.sha256(f"{self.labels.digest} {self.sample_rate} {rows}".encode())
@@ -192,7 +191,7 @@ class PackDataset(Dataset[ClipBatch]):
             for first in range(0, len(source), _DIGEST_ROWS):
                 content.update(separator + b"\0".join(source.columns.clip_ids[first : first + _DIGEST_ROWS].tolist()))
                 separator = b"\0"
-        for source in self.sources:  # a pack without checksums answers for its samples with its own digest
+        for source in self.sources:  # without checksums, the pack's own digest identifies its samples
             crc32 = source.columns.crc32
             content.update(source.digest.encode() if crc32 is None else np.ascontiguousarray(crc32).tobytes())
         for source in self.sources:
@@ -204,7 +203,7 @@ class PackDataset(Dataset[ClipBatch]):
         return content.hexdigest()
 
     def identity(self) -> dict[str, object]:
-        """Return what a run must say of its data: name, number of clips, digest of their content."""
+        """Return the record of the data for a run: name, number of clips, digest of their content."""
         return {"name": self.dataset_name, "clips": len(self), "sha256": self.content_digest}
 
     @property
@@ -220,7 +219,7 @@ class PackDataset(Dataset[ClipBatch]):
         return self.__getitems__([index])
 
     def __getitems__(self, draws: Sequence[int | Draw]) -> ClipBatch:
-        """Return a batch; the arguments and errors are those of `read_into`."""
+        """Return a batch; for arguments and errors see `read_into`."""
         waveform = torch.empty(len(draws), self.clip_samples, dtype=torch.int16)
         clip_ids, n_samples, target = self.read_into(draws, waveform.numpy())
         return ClipBatch(clip_ids, waveform, torch.from_numpy(n_samples), torch.from_numpy(target))
@@ -228,24 +227,24 @@ class PackDataset(Dataset[ClipBatch]):
     def read_into(
         self, draws: Sequence[int | Draw], out: NDArray[np.int16]
     ) -> tuple[tuple[str, ...], NDArray[np.int32], NDArray[np.bool_]]:
-        """Read a batch into memory that is there.
+        """Read the waveforms of a batch into an array.
 
         Args:
-            draws: Clips by index; where a random crop of one lies is told by the draw's number or, without one, by the
-                index.
+            draws: Indices of clips, or draws; the position of a random crop depends on the number of the draw, or else
+                on the index.
             out: ``(batch, clip_samples)``, filled completely.
 
         Returns:
-            What else a `ClipBatch` holds: clip ids, samples before the padding, targets.
+            The other fields of a `ClipBatch`: clip ids, numbers of samples, targets.
 
         Raises:
-            IndexError: If there is no such clip.
-            PackError: If a clip does not match its checksum; clip and file are named.
+            IndexError: If an index is out of range.
+            PackError: If a clip does not match its checksum; the message names clip and file.
         """
         n_samples = np.empty(len(draws), np.int32)
         target = np.zeros((len(draws), len(self.labels)), bool)
         clip_ids = []
-        # A crop is cut from the whole row, which is what the checksum is of.
+        # A crop is cut from the whole row, because the checksum is that of the row.
         whole = None if self.crop is None else np.empty(max(pack.clip_samples for pack in self.sources), np.int16)
         for row, draw in enumerate(draws):
             index, number = draw if isinstance(draw, Draw) else (draw, draw)

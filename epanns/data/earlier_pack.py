@@ -20,7 +20,7 @@ from epanns.data.pack_format import (
 )
 from epanns.data.pack_lists import problem_of_notes, problem_of_rejects
 from epanns.errors import DataError, Interrupted, PackError
-from epanns.progress import Progress
+from epanns.feedback import Progress
 from epanns.signals import StopRequest
 
 

@@ -1,4 +1,4 @@
-"""ESC-50, ESC-10 and whatever else is published in one of their layouts -> manifest.
+"""Read ESC-50, ESC-10 and other data sets in one of their layouts into a manifest.
 
 Source: Piczak, "ESC: Dataset for Environmental Sound Classification", 2015. Two layouts are read:
 
@@ -13,8 +13,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from epanns.csv_table import SHORT_LIST, read_csv_table, whole_number
+from epanns.data.class_folders import advice_on_urbansound
 from epanns.data.clip import Clip
-from epanns.data.layouts import advice_on_urbansound
 from epanns.data.manifest import Manifest
 from epanns.data.sound_files import SoundsByStem, files_below, is_sound
 from epanns.errors import ConfigError, DataError
@@ -32,43 +32,42 @@ def read_esc50(
 
     Args:
         root: The data set's folder.
-        name: What results will call it; the folder's name where not given.
+        name: Name of the data set in results; default: the folder's name.
         val_fold: Fold that becomes the split ``val``.
         test_fold: Fold that becomes the split ``test``. With neither, each fold is a split: ``fold1``, ``fold2``, ...
 
     Raises:
-        DataError: If `root` has neither layout, or a row breaks a rule.
+        DataError: If `root` has neither layout, or a row is invalid.
         ConfigError: If a fold does not exist.
     """
     root = root.resolve()
     if advice := advice_on_urbansound(root):
         raise DataError(f"{root}: {advice}")
     manifest = _read_csv_layout(root) if (root / "meta").is_dir() else _read_folder_layout(root)
-    clips, missing = (
-        _assign_splits(part, manifest, val_fold, test_fold) for part in (manifest.clips, manifest.missing)
-    )
-    return replace(manifest, dataset=name or root.name, clips=clips, missing=missing)
+    if val_fold is not None or test_fold is not None:
+        manifest = _assign_splits(manifest, val_fold, test_fold)
+    return replace(manifest, dataset=name or root.name)
 
 
-def _assign_splits(
-    clips: tuple[Clip, ...], manifest: Manifest, val_fold: int | None, test_fold: int | None
-) -> tuple[Clip, ...]:
-    if val_fold is None and test_fold is None:
-        return clips
+def _assign_splits(manifest: Manifest, val_fold: int | None, test_fold: int | None) -> Manifest:
     folds = sorted({clip.fold for clip in (*manifest.clips, *manifest.missing) if clip.fold is not None})
     for option, fold in (("--val-fold", val_fold), ("--test-fold", test_fold)):
         if fold is not None and fold not in folds:
             raise ConfigError(f"{option} {fold}: {manifest.dataset} has the folds {', '.join(map(str, folds))}")
     if val_fold == test_fold:
         raise ConfigError(f"--val-fold and --test-fold are both {val_fold}: choose on one fold, report on another")
-    return tuple(
-        replace(clip, split="val" if clip.fold == val_fold else "test" if clip.fold == test_fold else "train")
-        for clip in clips
+    clips, missing = (
+        tuple(
+            replace(clip, split="val" if clip.fold == val_fold else "test" if clip.fold == test_fold else "train")
+            for clip in part
+        )
+        for part in (manifest.clips, manifest.missing)
     )
+    return replace(manifest, clips=clips, missing=missing)
 
 
 def _read_csv_layout(root: Path) -> Manifest:
-    table = _table_of(root / "meta")
+    table = _find_table(root / "meta")
     columns, table_rows = read_csv_table(table, SHORT_LIST)
     rows = list(table_rows)
     lacking = [column for column in _NEEDED if column not in columns]
@@ -76,6 +75,7 @@ def _read_csv_layout(root: Path) -> Manifest:
         raise DataError(f"{table}: no column {', '.join(lacking)}; ESC-50's layout has {','.join(_NEEDED)}")
     sounds = SoundsByStem(root / "audio")
     named = {row["filename"] for row in rows}
+    targets: dict[str, int] = {}  # category -> number
     clips: list[Clip] = []
     missing: list[Clip] = []
     for number, row in enumerate(rows, start=1):
@@ -85,17 +85,21 @@ def _read_csv_layout(root: Path) -> Manifest:
         if not filename or not category or number_of_fold is None:
             given = f"filename {filename[:80]!r}, category {category[:80]!r}, fold {fold[:80]!r}"
             raise DataError(f"{where}: {given}: give all three, the fold as a whole number")
+        text = row.get("target") or "0"
+        target = whole_number(text)
+        if target is None or targets.setdefault(category, target) != target:
+            raise DataError(f"{where}: target {text[:40]!r} of {category[:80]!r}: one number per category")
         path = sounds.find(filename, where, named=named)
-        clip = Clip(
-            filename, path or f"{root}/audio/{filename}", (category,), f"fold{number_of_fold}", fold=number_of_fold
-        )
+        place = path or f"{root}/audio/{filename}"
+        clip = Clip(filename, place, (category,), f"fold{number_of_fold}", fold=number_of_fold)
         (clips if path else missing).append(clip)
     n_ignored = sounds.n_files - len({clip.path for clip in clips})
-    return Manifest(root.name, _labels_of(rows, table), tuple(clips), tuple(missing), n_ignored)
+    labels = LabelSet.of(sorted(in_label_order(targets), key=targets.__getitem__))  # without targets, by name
+    return Manifest(root.name, labels, tuple(clips), tuple(missing), n_ignored)
 
 
-def _table_of(meta: Path) -> Path:
-    """Return ``esc50.csv``, or the only CSV file of a data set that calls it otherwise."""
+def _find_table(meta: Path) -> Path:
+    """Return ``esc50.csv``, or the only CSV file of a data set that names it otherwise."""
     if (meta / "esc50.csv").is_file():
         return meta / "esc50.csv"
     tables = sorted(meta.glob("*.csv"))
@@ -103,20 +107,6 @@ def _table_of(meta: Path) -> Path:
         found = ", ".join(table.name for table in tables) or "none"
         raise DataError(f"{meta}: must hold esc50.csv or exactly one CSV file, found {found}")
     return tables[0]
-
-
-def _labels_of(rows: list[dict[str, str]], table: Path) -> LabelSet:
-    """Return the categories in the order of their `target` numbers, or by name where there is no such column."""
-    targets: dict[str, int] = {}
-    for number, row in enumerate(rows, start=1):
-        text, category = row.get("target") or "0", composed(row["category"])
-        target = whole_number(text)
-        if target is None or targets.setdefault(category, target) != target:
-            raise DataError(
-                f"{table}, row {number}: target {text[:40]!r} of {category[:80]!r}: one number per category"
-            )
-    by_name = in_label_order(targets)
-    return LabelSet.of(sorted(by_name, key=targets.__getitem__))
 
 
 def _read_folder_layout(root: Path) -> Manifest:

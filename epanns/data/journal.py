@@ -40,10 +40,10 @@ class Journal(JournalRecords):
         """
         super().__init__(folder / JOURNAL_FILE)
         self.folder = folder
-        pack_folder(folder).require_claimable()
+        pack_folder(folder).require_usable()
         with ExitStack() as held:
             held.enter_context(pack_folder(folder).locked())
-            pack_folder(folder).require_claimable()
+            pack_folder(folder).require_usable()
             self._file = held.enter_context(self.path.open("a+b"))
             self._read(json.loads(json.dumps(header)))
             self._held = held.pop_all()
@@ -107,7 +107,7 @@ class Journal(JournalRecords):
 
 def pack_folder(folder: Path) -> WorkFolder:
     """Return the folder of a pack as the place of its work; the journal is the first file."""
-    return WorkFolder(folder, JOURNAL_FILE, Work("is no pack", noun="a pack"), earlier_locks=[JOURNAL_FILE])
+    return WorkFolder(folder, JOURNAL_FILE, Work("is no pack", noun="a pack"))
 
 
 def is_header(line: bytes) -> bool:

@@ -15,7 +15,7 @@ from epanns.data.clip import Clip
 from epanns.data.conversion import PackedClip
 from epanns.data.origin import Source, is_readable, is_unchanged
 from epanns.data.pack_format import NOTES, SHARD_FILES, ShardInfo
-from epanns.optional import can_import
+from epanns.packages import can_import
 
 _CLIP_BEGIN = b'{"clip_id": '
 _COUNTS = ("clips", "rejected", "clipped", "silent")

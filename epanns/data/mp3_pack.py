@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from epanns import atomic
-from epanns.audio.waveform import load_encoded, to_int16
+from epanns.audio.resampling import to_int16
+from epanns.audio.waveform import load_encoded
 from epanns.data.clip import LONGEST_CLIP_ID
 from epanns.data.foreign_columns import ADVICE, read_packed_targets, read_strings, refuse_shape, rows_of
 from epanns.data.global_heap import read_references, read_string

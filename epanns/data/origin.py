@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from epanns import atomic
-from epanns.audio.regular_file import require_regular_file
+from epanns.audio.waveform import require_regular_file
 from epanns.errors import DataError
 
 

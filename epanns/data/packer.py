@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from epanns import atomic
-from epanns.audio.waveform import RESAMPLER_QUALITY
+from epanns.audio.resampling import RESAMPLER_QUALITY
 from epanns.data.earlier_pack import finished_pack, has_its_lists, rejects_to_retry, whole_shards
 from epanns.data.journal import Journal
 from epanns.data.journal_records import ShardEntry
-from epanns.data.manifest_reader import ManifestFile
+from epanns.data.manifest import ManifestFile
 from epanns.data.pack_format import (
     JOURNAL_FILE,
     NOTES,
@@ -33,9 +33,9 @@ from epanns.data.panns_writer import is_index_of, write_index
 from epanns.data.parts import Packing, PartCounts, pack_parts, parts_of
 from epanns.data.system_limits import output_errors
 from epanns.errors import ConfigError, DataError, DataProblems, did_you_mean
-from epanns.installed import versions
-from epanns.progress import Progress
-from epanns.signals import noticing_signals
+from epanns.feedback import Progress
+from epanns.packages import versions
+from epanns.signals import catching_signals
 
 _PACKAGES = ("soundfile", "soxr", "h5py", "numpy")  # what decides the bytes of a pack
 _OPTIONAL_PACKAGES = ("av",)  # may be installed between two runs, because the first one asked for it
@@ -130,7 +130,7 @@ def pack_manifest(  # noqa: PLR0913 - one keyword for each way to carry it out
     whole = None
     done = finished_pack(out, header)
     if done is not None:
-        with output_errors(out, jobs), noticing_signals() as stop:
+        with output_errors(out, jobs), catching_signals() as stop:
             whole = whole_shards(out, done, progress, stop)
             if len(whole) == len(done.shards) and has_its_lists(out, done):
                 summary = _without_retry(out, done, header, read)
@@ -152,7 +152,7 @@ def pack_manifest(  # noqa: PLR0913 - one keyword for each way to carry it out
         whole=whole,
         log=log,
     )
-    with output_errors(out, jobs), noticing_signals() as stop, Journal(out, header) as journal:
+    with output_errors(out, jobs), catching_signals() as stop, Journal(out, header) as journal:
         came = pack_parts(packing, read.clips(settings.splits), journal, stop)
         entries = [journal.finished[number] for number in sorted(journal.finished)]
         write_rejects(out, journal.rejects())

@@ -25,8 +25,8 @@ from epanns.data.shard_writer import ShardRow, write_shard
 from epanns.data.worker_process import Rows
 from epanns.data.workers import ordered_rows
 from epanns.errors import DataError, Interrupted
+from epanns.feedback import Progress
 from epanns.labels import LabelSet
-from epanns.progress import Progress
 from epanns.signals import Stopped, StopRequest
 
 Part = tuple[int, list[Clip]]
@@ -107,7 +107,7 @@ def pack_parts(packing: Packing, clips: Iterable[Clip], journal: Journal, stop: 
         packing.settings.clip_samples,
         name=lambda clip: clip.path,
         crashed=crashing_clip,
-        check=stop.obey,
+        check=stop.raise_if_stopped,
     )
     try:
         with closing(rows), _Finisher(journal) as finisher:
@@ -147,7 +147,7 @@ class _Run:
     def unfinished(self, parts: Iterable[Part]) -> Iterator[Part]:
         """Pass on the parts that are to be packed."""
         for number, part in parts:
-            self.stop.obey()
+            self.stop.raise_if_stopped()
             self.looked_at.add(number)
             if self._is_kept(number, part):
                 self.n_resumed += 1
@@ -250,7 +250,7 @@ class _Run:
                 yield ShardRow(clip.clip_id, row, packed.n_samples, target, packed.crc32)
             self.n_done += 1
             self._report()
-            self.stop.obey()
+            self.stop.raise_if_stopped()
 
     def _report(self) -> None:
         if self.packing.progress is not None:

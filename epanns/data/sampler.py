@@ -1,7 +1,7 @@
-"""Which clips make a batch: pure functions of seed and position, so that nothing has to be saved to go on.
+"""Samplers: the clips of each batch as pure functions of seed and position, so that resuming needs no saved state.
 
-A sampler is an endless stream of clips with random access. Step k takes the positions k * batch_size onwards, whatever
-was drawn before, and of several processes each takes its share of them: the batches of all together are those of one.
+A sampler is an endless stream of clips with random access. The batch of step k is the positions from k * batch_size on,
+independent of earlier batches. Several processes share each batch: their parts together are the batch of one process.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,11 +16,11 @@ from epanns.seeding import numpy_generator
 
 
 class Draw(NamedTuple):
-    """A clip that was drawn.
+    """A clip drawn by a sampler.
 
     Attributes:
-        clip: Its index in the data set.
-        number: Of the draw, the position in the endless stream: where a random crop lies depends on it.
+        clip: Index of the clip in the data set.
+        number: Position of the draw in the endless stream, from which a random crop is computed.
     """
 
     clip: int
@@ -36,10 +36,9 @@ class Stream(Protocol):
 
 
 def sequential_batches(n_clips: int, batch_size: int, *, rank: int = 0, world_size: int = 1) -> list[range]:
-    """Return all clips in order, the last batch as short as it comes.
+    """Return batches of all clips in order; the last batch may be shorter.
 
-    Of several processes each gets a contiguous share, so that every clip is in exactly one and the shares one after
-    the other are the whole; nothing is repeated to fill up.
+    Each of several processes gets a contiguous share. Every clip is in exactly one share; no clip is repeated.
     """
     _check_rank(rank, world_size)
     first, end = n_clips * rank // world_size, n_clips * (rank + 1) // world_size
@@ -47,10 +46,14 @@ def sequential_batches(n_clips: int, batch_size: int, *, rank: int = 0, world_si
 
 
 class ShuffledStream:
-    """All clips in random order, again and again, each pass in another order."""
+    """All clips in random order, in every pass a new order."""
 
     def __init__(self, targets: SparseTargets, seed: int) -> None:
-        """Take the clips' targets; only their number matters."""
+        """Store the number of clips.
+
+        Raises:
+            PackError: If there are no clips.
+        """
         if not len(targets):
             raise PackError("the training pack holds no clips; pack a split that has some")
         self._n_clips = len(targets)
@@ -67,21 +70,21 @@ class ShuffledStream:
 
 
 class BalancedStream:
-    """PANNs' balanced sampling: turns in which each class gives one clip.
+    """PANNs' balanced sampling: in each turn, one clip of every class.
 
-    A turn goes through the classes in random order. A class gives its clips in random order, all of them before any
-    comes again. Classes without clips are left out.
+    A turn visits the classes in random order. The clips of a class are drawn in random order, all of them before one is
+    repeated. Classes without clips are left out.
 
         turn 0: c2 c0 c1 | turn 1: c1 c2 c0 | turn 2: ...      position = turn * classes + place
         c0's clips:  a         d         b    ...                c0 has given one clip per turn
 
-    Since a class gives exactly one clip a turn, the turn alone says where it is in its own order: no pointer is kept.
+    Since each class gives exactly one clip per turn, its position in its own order is the turn: no state is needed.
 
     Source: Kong et al. 2020, section III-B; `BalancedTrainSampler` in qiuqiangkong/audioset_tagging_cnn.
     """
 
     def __init__(self, targets: SparseTargets, seed: int) -> None:
-        """Take the clips' targets.
+        """Index the clips by their targets.
 
         Raises:
             PackError: If no clip has a label.
@@ -99,34 +102,32 @@ class BalancedStream:
         if self._turn[0] != turn:
             order = numpy_generator("balanced turn", self._seed, turn).permutation(len(self._clips))
             self._turn = (turn, order)
-        return self._clip_of(int(self._turn[1][place]), turn)
-
-    def _clip_of(self, number: int, turn: int) -> int:
+        number = int(self._turn[1][place])
         clips = self._clips[number]
-        round_number, place = divmod(turn, len(clips))
-        if number not in self._orders or self._orders[number][0] != round_number:
-            order = numpy_generator("balanced class", self._seed, number, round_number).permutation(clips)
-            self._orders[number] = (round_number, order)
+        pass_number, place = divmod(turn, len(clips))
+        if number not in self._orders or self._orders[number][0] != pass_number:
+            order = numpy_generator("balanced class", self._seed, number, pass_number).permutation(clips)
+            self._orders[number] = (pass_number, order)
         return int(self._orders[number][1][place])
 
 
 class WeightedStream:
-    """Every draw independent of the others, clip i with a probability in proportion to its weight.
+    """Independent draws with replacement, the probability of a clip proportional to its weight.
 
         weight of clip i = sum over its classes c of 1 / (100 + clips of c)
 
-    Rare classes weigh more, and clips with several classes. A clip may come again before others have come at all
-    (drawing with replacement; the source draws epochs of 100,000 without). Clips without a label are never drawn.
+    Rare classes have larger weights, and clips with several classes. The source draws epochs of 100,000 clips without
+    replacement. Clips without a label are never drawn.
 
-    Source: `get_ft_cls_balanced_sample_weights` in kkoutini/PaSST and fschmid56/EfficientAT, whose weights are 1000
-    times these, which changes nothing.
+    Source: `get_ft_cls_balanced_sample_weights` in kkoutini/PaSST and fschmid56/EfficientAT, with weights 1000 times as
+    large, which does not matter.
     """
 
-    _OFFSET = 100  # keeps the rarest classes from being drawn over and over
+    _OFFSET = 100  # bounds the weight of the rarest classes
     _BLOCK = 4096  # positions drawn at once
 
     def __init__(self, targets: SparseTargets, seed: int) -> None:
-        """Take the clips' targets.
+        """Index the clips by their targets.
 
         Raises:
             PackError: If no clip has a label.
@@ -146,7 +147,7 @@ class WeightedStream:
         number, place = divmod(position, self._BLOCK)
         if self._block[0] != number:
             points = numpy_generator("weighted block", self._seed, number).random(self._BLOCK) * self._ends[-1]
-            # The first clip whose share ends beyond the point; rounding may put a point at the very end.
+            # The first clip whose interval ends after the point; rounding may put a point at the very end.
             drawn = np.searchsorted(self._ends, points, side="right")
             self._block = (number, np.minimum(drawn, self._last))
         return int(self._block[1][place])
@@ -160,11 +161,16 @@ SAMPLERS: dict[str, type[BalancedStream] | type[ShuffledStream] | type[WeightedS
 
 
 def make_stream(sampler: str, targets: SparseTargets, seed: int) -> Stream:
-    """Return a sampler of `SAMPLERS` over some clips.
+    """Return a sampler over the clips with the given targets.
+
+    Args:
+        sampler: A key of `SAMPLERS`.
+        targets: Classes of each clip.
+        seed: Seed of the order.
 
     Raises:
-        ConfigError: If its name is unknown.
-        PackError: If there is nothing to draw.
+        ConfigError: If the name is unknown.
+        PackError: If no clip can be drawn.
     """
     if sampler not in SAMPLERS:
         names = list(SAMPLERS)
@@ -176,7 +182,8 @@ def make_stream(sampler: str, targets: SparseTargets, seed: int) -> Stream:
 class StepBatches:
     """The batches of optimisation steps ``first_step`` to ``last_step - 1``.
 
-    Step k takes the positions ``k * batch_size`` onwards of a stream; a process may take some of them.
+    The batch of step k is the `batch_size` positions of the stream from ``k * batch_size`` on, or some of them for one
+    of several processes.
     """
 
     def __init__(
@@ -188,14 +195,14 @@ class StepBatches:
         first_step: int = 0,
         places: Sequence[int] | None = None,
     ) -> None:
-        """Choose the steps and the share.
+        """Store the steps and the share of this process.
 
         Args:
-            stream: Where clips are drawn from; see `make_stream`.
+            stream: A sampler, see `make_stream`.
             batch_size: Clips of a step, over all processes.
-            last_step: Step to stop before.
-            first_step: Step to begin with.
-            places: Of this process's clips in each batch, see `places_of_step`; None for all.
+            last_step: The step after the last batch.
+            first_step: The step of the first batch.
+            places: Positions of this process's clips in each batch, see `places_of_step`; None for all.
         """
         self._stream = stream
         self._batch_size = batch_size
@@ -214,23 +221,23 @@ class StepBatches:
 def places_of_step(
     batch_size: int, *, together: int = 1, parts: int = 1, rank: int = 0, world_size: int = 1
 ) -> list[int]:
-    """Return the places of a process's clips in a step's batch, which all processes share.
+    """Return the positions of a process's clips in a step's batch, which all processes share.
 
-    A batch may be learned from in parts, one after the other. Of each part every process has a contiguous share, so
-    that the processes together have the parts that one alone would have::
+    With gradient accumulation a batch is processed in parts. Each process gets a contiguous share of each part, so that
+    the processes together have the same parts as a single process::
 
         batch of 16, 2 parts      | 0  1  2  3   4  5  6  7 | 8  9 10 11  12 13 14 15 |
                                     rank 0       rank 1       rank 0      rank 1
 
     Args:
         batch_size: Clips of a step, over all processes.
-        together: Clips that must not be parted: 2 where neighbours are mixed.
-        parts: Into how many parts the batch is cut.
-        rank: Which process this is, in 0..world_size - 1.
-        world_size: How many there are.
+        together: Number of neighbours that must stay together: 2 with mixup.
+        parts: Number of parts of the batch.
+        rank: Rank of the process, in 0..world_size - 1.
+        world_size: Number of processes.
 
     Raises:
-        ConfigError: If the batch size is not positive or the batch cannot be shared out.
+        ConfigError: If the batch size is not positive or the batch cannot be divided equally.
     """
     if batch_size < 1:
         raise ConfigError(f"batch_size={batch_size}: must be at least 1")

@@ -1,10 +1,10 @@
-"""The sound files below a folder, found in one scan and always in the same order.
+"""Find the audio files below a folder, in one scan and always in the same order.
 
 Paths are text: a `Path` for each of two million files would take minutes and gigabytes.
 """
 
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 from epanns.audio.waveform import AUDIO_SUFFIXES
@@ -12,12 +12,12 @@ from epanns.errors import DataError
 
 
 def files_below(root: Path) -> Iterator[tuple[str, bool]]:
-    """Yield every file below a folder, sorted by name in each folder; nothing where there is no such folder.
+    """Yield every file below a folder, sorted by name in each folder; nothing if the folder does not exist.
 
-    Folders behind symbolic links are entered like others, unless a link leads back to a folder that it lies in.
+    Symbolic links to folders are followed, except a link to a folder that contains it.
 
     Yields:
-        The path relative to `root`, and whether a file is there: not where a link leads nowhere.
+        The path relative to `root`, and whether the file exists: False for a broken link.
 
     Raises:
         DataError: If a folder cannot be listed.
@@ -27,14 +27,14 @@ def files_below(root: Path) -> Iterator[tuple[str, bool]]:
 
 
 def sounds_below(root: Path) -> Iterator[str]:
-    """Yield the paths, relative to `root`, of the sounds that are there."""
+    """Yield the paths, relative to `root`, of the audio files that exist."""
     return (path for path, is_there in files_below(root) if is_there and is_sound(path))
 
 
 def is_sound(path: str) -> bool:
-    """Whether a relative path is named like a sound and neither it nor a folder on its way is hidden.
+    """Whether a relative path has the suffix of an audio file and no hidden part.
 
-    Hidden files of archives made on a Mac (``._dog.wav``) are no sounds, whatever they are called.
+    Hidden files of archives made on a Mac (``._dog.wav``) are not audio.
     """
     name = path[path.rfind("/") + 1 :]
     suffix = name[name.rfind(".") :]
@@ -48,11 +48,11 @@ def stem_of(path: str) -> str:
 
 
 class SoundsByStem:
-    """The sounds below a folder, found by name; re-encoded copies are found under the name in the data set's list.
+    """The audio files below a folder by name without suffix, so that re-encoded copies are found.
 
     Attributes:
         root: The folder.
-        n_files: Sounds in it.
+        n_files: Number of audio files in it.
     """
 
     def __init__(self, root: Path) -> None:
@@ -64,15 +64,15 @@ class SoundsByStem:
             self.n_files += 1
 
     def find(self, filename: str, where: str, *, named: Collection[str] = ()) -> str | None:
-        """Return the absolute path of the file of that name, or of that stem; None if there is neither.
+        """Return the absolute path of the file with a name, or else with its stem; None if there is neither.
 
         Args:
-            filename: As the list has it.
+            filename: Name in the data set's list.
             where: File and row of the list, for messages.
-            named: File names that other rows have; a file called so is not taken for this one.
+            named: File names of all rows; a file with the name of another row is not used for this row.
 
         Raises:
-            DataError: If several files could be meant.
+            DataError: If several files match.
         """
         name = filename[filename.rfind("/") + 1 :]
         candidates = [(path[path.rfind("/") + 1 :], path) for path in self._paths.get(stem_of(name), ())]
@@ -96,9 +96,9 @@ def _files_in(folder: str, prefix: str, above: frozenset[tuple[int, int]]) -> It
         with os.scandir(folder) as entries:
             for entry in entries:
                 names.append(entry.name)
-                if _is_folder(entry):
+                if _holds(entry.is_dir):
                     folders.add(entry.name)
-                elif not _is_file(entry):
+                elif not _holds(entry.is_file):
                     absent.add(entry.name)
     except OSError as error:
         raise DataError(f"{folder}: cannot be listed ({error.strerror}); make it readable or move it away") from error
@@ -110,15 +110,9 @@ def _files_in(folder: str, prefix: str, above: frozenset[tuple[int, int]]) -> It
             yield prefix + name, name not in absent
 
 
-def _is_folder(entry: os.DirEntry[str]) -> bool:
+def _holds(test: Callable[[], bool]) -> bool:
+    """Return the result of a test of a file; False if it raises, as for a circular link."""
     try:
-        return entry.is_dir()
-    except OSError:  # a link that leads in a circle, or where one may not look
-        return False
-
-
-def _is_file(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_file()
+        return test()
     except OSError:
         return False

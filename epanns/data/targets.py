@@ -1,4 +1,4 @@
-"""Which classes each clip has, in little memory: two million clips of AudioSet take 30 MB instead of 1 GB."""
+"""The classes of each clip, stored sparsely: two million clips of AudioSet take 30 MB instead of 1 GB."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -9,14 +9,14 @@ from numpy.typing import ArrayLike, NDArray
 
 @dataclass(frozen=True, eq=False)
 class SparseTargets:
-    """A table of ``(clips, classes)`` truths, kept as the places of the true ones.
+    """A table of ``(clips, classes)`` bool, stored as the positions of its true values.
 
     The classes of clip i are ``classes[offsets[i]:offsets[i + 1]]``.
 
     Attributes:
         offsets: ``(clips + 1,)``, from 0 to the number of labels.
         classes: ``(labels,)``, ascending within a clip.
-        num_classes: Width of the table.
+        num_classes: Number of columns.
     """
 
     offsets: NDArray[np.int64]
@@ -25,7 +25,7 @@ class SparseTargets:
 
     @classmethod
     def from_dense(cls, target: NDArray[np.bool_]) -> "SparseTargets":
-        """Take a ``(clips, classes)`` table."""
+        """Convert a ``(clips, classes)`` table."""
         # Flat first: on two axes numpy takes ten times as long.
         rows, classes = np.divmod(np.flatnonzero(target), target.shape[1])
         offsets = np.searchsorted(rows, np.arange(len(target) + 1))
@@ -33,7 +33,7 @@ class SparseTargets:
 
     @classmethod
     def concatenate(cls, parts: Sequence["SparseTargets"]) -> "SparseTargets":
-        """Join tables of equal width, one below the other."""
+        """Stack tables with the same number of classes."""
         lengths = np.concatenate([np.diff(part.offsets) for part in parts])
         offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
         return cls(offsets, np.concatenate([part.classes for part in parts]), parts[0].num_classes)
@@ -49,7 +49,7 @@ class SparseTargets:
         lengths = self.offsets[chosen + 1] - starts
         rows = np.repeat(np.arange(len(chosen)), lengths)
         ends = np.cumsum(lengths)
-        labels = np.arange(len(rows)) + np.repeat(starts - (ends - lengths), lengths)  # their places in `classes`
+        labels = np.arange(len(rows)) + np.repeat(starts - (ends - lengths), lengths)  # indices into `classes`
         target[rows, self.classes[labels]] = True
         return target
 
@@ -58,7 +58,7 @@ class SparseTargets:
         return self.classes[self.offsets[clip] : self.offsets[clip + 1]]
 
     def counts_by_clip(self) -> NDArray[np.int64]:
-        """Return ``(clips,)``: how many classes each clip has."""
+        """Return ``(clips,)``: the number of classes of each clip."""
         return np.diff(self.offsets)
 
     def take(self, clips: ArrayLike) -> "SparseTargets":
@@ -70,7 +70,7 @@ class SparseTargets:
         return SparseTargets(offsets, self.classes[places], self.num_classes)
 
     def equals(self, other: "SparseTargets") -> bool:
-        """Return whether another table holds the same."""
+        """Return whether another table has the same content."""
         return (
             self.num_classes == other.num_classes
             and np.array_equal(self.offsets, other.offsets)
@@ -78,7 +78,7 @@ class SparseTargets:
         )
 
     def counts(self) -> NDArray[np.int64]:
-        """Return ``(classes,)``: how many clips each class has."""
+        """Return ``(classes,)``: the number of clips of each class."""
         return np.bincount(self.classes, minlength=self.num_classes).astype(np.int64)
 
     def clips_by_class(self) -> list[NDArray[np.int64]]:
@@ -88,7 +88,7 @@ class SparseTargets:
         return np.split(clips[order], np.cumsum(self.counts())[:-1])
 
     def relabelled(self, new_classes: Iterable[int], num_classes: int) -> "SparseTargets":
-        """Return the same clips with class i called ``new_classes[i]``, in a table of another width."""
+        """Return the same clips with class i renumbered to ``new_classes[i]``, of `num_classes` classes."""
         new = np.fromiter(new_classes, np.int32)[self.classes]
         clips = np.repeat(np.arange(len(self)), np.diff(self.offsets))
         order = np.lexsort((new, clips))

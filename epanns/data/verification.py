@@ -26,8 +26,8 @@ from epanns.data.panns_index import open_panns_index
 from epanns.data.shard import Shard
 from epanns.data.source import ClipColumns, ClipSource, no_clips
 from epanns.errors import DataError, EpannsError, PackError
+from epanns.feedback import Progress
 from epanns.labels import LabelSet
-from epanns.progress import Progress
 from epanns.workfolder import LOCK_FILES
 
 DEFAULT_MEMORY_LIMIT = 4 << 30  # bytes

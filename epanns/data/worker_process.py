@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from epanns.data.contained import how_it_ended
 from epanns.data.system_limits import is_want_of_resources
 from epanns.errors import DataError
-from epanns.signals import signals_held_back
+from epanns.signals import blocking_signals
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -79,7 +79,7 @@ class Worker:
         self.pipe, theirs = context.Pipe()
         self._process = context.Process(target=_work, args=(theirs, self._function, self._shape), daemon=True)
         resource_tracker.ensure_running()  # it would unblock signals when it is started, with the first process
-        with theirs, signals_held_back():
+        with theirs, blocking_signals():
             self._process.start()
         with contextlib.suppress(ConnectionError):  # it is dead already, which the next one to ask it will see
             send_handle(self.pipe, self._descriptor, self._process.pid or 0)

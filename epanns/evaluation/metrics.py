@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from epanns.data.groups import groups_by_pattern
+from epanns.data.splits import groups_by_pattern
 from epanns.errors import DataError
 from epanns.evaluation.bootstrap import accuracy_interval, mean_average_precision_interval
 from epanns.evaluation.predict import Predictions
@@ -37,7 +37,7 @@ def evaluate(
         protocol: How the predictions were made; its description goes with the scores.
         bootstrap: Resamples of the clips behind the 95 % intervals; 0 for none.
         seed: Seed of the resampling.
-        group_pattern: Regular expression that finds each clip's group in its id, see `epanns.data.groups`, for
+        group_pattern: Regular expression that finds each clip's group in its id, see `epanns.data.splits`, for
             intervals over groups beside those over clips; empty for none.
 
     Raises:
@@ -95,7 +95,7 @@ def evaluate(
 
 
 def groups_to_draw(pattern: str, clip_ids: Sequence[str]) -> list[str]:
-    """Return the group of each clip, by the rules of `epanns.data.groups.groups_by_pattern`.
+    """Return the group of each clip, by the rules of `epanns.data.splits.groups_by_pattern`.
 
     Raises:
         ConfigError: If the pattern cannot be used.

@@ -9,19 +9,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from epanns.data.compatibility import require_same_task
 from epanns.data.dataset import ClipBatch, PackDataset
 from epanns.data.loader import make_loader
 from epanns.data.sampler import sequential_batches
-from epanns.data.task import require_same_task
 from epanns.distributed import gather, gather_rows, rank, world_size
 from epanns.errors import CheckpointError, ConfigError, PackError
 from epanns.evaluation.protocol import AGGREGATES, EvaluationProtocol
 from epanns.evaluation.windows import cut_windows
+from epanns.feedback import Progress
 from epanns.models.folding import batch_norms_folded
 from epanns.models.modes import channels_last, evaluation_mode
 from epanns.models.pooling import ModelOutput
 from epanns.models.tagger import Tagger
-from epanns.progress import Progress
 
 _CPU_PASS = 20  # seconds of sound that go through the network at once
 

@@ -1,4 +1,4 @@
-"""How a clip becomes one score per class: heard whole, or in windows whose scores are put together."""
+"""How a clip becomes one score per class: heard integer, or in windows whose scores are put together."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from torch import Tensor
 
 from epanns.errors import ConfigError
 from epanns.models.pooling import probabilities_of
-from epanns.strict import TRUTH, Rule, number, one_of, or_none, refuse_breaches
+from epanns.strict import BOOLEAN, Rule, check_fields, number, one_of, or_none
 
 # name -> (logits, probabilities), each (windows, classes) of one clip, and the network's activation -> (classes,) in
 # [0, 1]. Of a softmax, `mean_prob` and `mean_logit` sum to 1 again; `max_prob` does not.
@@ -24,7 +24,7 @@ PROTOCOL_RULES: Mapping[str, Rule] = {
     "window": _SECONDS,
     "hop": _SECONDS,
     "aggregate": one_of(AGGREGATES),
-    "own_length": TRUTH,
+    "own_length": BOOLEAN,
 }
 
 
@@ -60,7 +60,7 @@ class EvaluationProtocol:
     own_length: bool = False
 
     def __post_init__(self) -> None:
-        refuse_breaches(self, PROTOCOL_RULES)
+        check_fields(self, PROTOCOL_RULES)
         if self.window is None:
             given = [f"hop={self.hop}"] if self.hop is not None else []
             given += [f"aggregate={self.aggregate!r}"] if self.aggregate != "mean_prob" else []

@@ -5,9 +5,9 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 import torch
 
-from epanns.audio.frontend import repeat_to_minimum
+from epanns.audio.short_clips import repeat_to_minimum
+from epanns.data.compatibility import shared_clips
 from epanns.data.dataset import PackDataset
-from epanns.data.task import shared_clips
 from epanns.errors import ConfigError, PackError
 from epanns.evaluation.predict import pieces_of
 from epanns.evaluation.protocol import EvaluationProtocol

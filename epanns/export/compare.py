@@ -13,8 +13,8 @@ from epanns.evaluation.metrics import average_precision
 from epanns.evaluation.predict import score_batch
 from epanns.evaluation.protocol import EvaluationProtocol
 from epanns.export.graph import Array
+from epanns.feedback import Progress
 from epanns.models.tagger import Tagger
-from epanns.progress import Progress
 
 _PIECES = 32  # windows in one forward pass at most
 

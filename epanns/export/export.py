@@ -28,10 +28,10 @@ from epanns.export.network import OPSET, OUTPUTS, to_onnx
 from epanns.export.quantise import WEIGHTED, activations_of, quantised
 from epanns.export.recurrent import with_dynamic_lstms
 from epanns.export.tagger import OnnxTagger
-from epanns.installed import versions
+from epanns.feedback import Progress
 from epanns.models.modes import evaluation_mode
 from epanns.models.tagger import Tagger
-from epanns.progress import Progress
+from epanns.packages import versions
 
 FORMAT = "epanns-export/1"
 FLOAT32, INT8 = "model.onnx", "model.int8.onnx"
@@ -97,7 +97,7 @@ def export_network(
     report: dict[str, Any] = {
         "format": FORMAT,
         "model": model.spec.name,
-        "sha256": model.provenance.get("sha256"),
+        "sha256": model.provenance.sha256,
         "opset": OPSET,
         "inputs": front_end_of(model)["inputs"],
         "outputs": list(OUTPUTS),

@@ -1,7 +1,7 @@
 """The packages that export needs, which come with an extra."""
 
 from epanns.errors import ConfigError
-from epanns.optional import install_command, is_installed
+from epanns.packages import install_command, is_installed
 
 PACKAGES = ("onnx", "onnxruntime", "onnxscript")
 

@@ -1,13 +1,9 @@
 """The README of a checkpoint folder: what the network is, where it comes from, how to use it."""
 
-from collections.abc import Mapping
-from typing import Any
-
 from epanns.labels import LabelSet
-from epanns.models.layouts import FUSION_FAMILIES
-from epanns.models.recipe import describe_step
-from epanns.models.spec import ModelSpec
-from epanns.printable import printable
+from epanns.models.provenance import Provenance
+from epanns.models.spec import FUSION_FAMILIES, ModelSpec
+from epanns.safe_text import printable
 
 _LISTED_LABELS = 60  # longer label sets are named by their size; labels.csv has them all
 
@@ -70,7 +66,7 @@ YAMNet are under the Apache licence 2.0: https://github.com/tensorflow/models/tr
 """
 
 
-def model_card(spec: ModelSpec, labels: LabelSet, provenance: Mapping[str, Any], *, n_params: int, n_bytes: int) -> str:
+def model_card(spec: ModelSpec, labels: LabelSet, provenance: Provenance, *, n_params: int, n_bytes: int) -> str:
     """Return the text of the card.
 
     Args:
@@ -89,7 +85,7 @@ def model_card(spec: ModelSpec, labels: LabelSet, provenance: Mapping[str, Any],
         kernels=f"{spec.kernel_size}x{spec.kernel_size} kernels, " if spec.family == "cnn" else "",
         input=given.format(**front_end),
         output=_OUTPUTS[spec.task],
-        pruned=" (pruned)" if provenance["plan"] else "",
+        pruned=" (pruned)" if provenance.plan else "",
         n_params=n_params,
         n_bytes=n_bytes,
         classes=f"{len(labels)}: {listed} (`labels.csv`)",
@@ -110,17 +106,15 @@ def _widths_table(spec: ModelSpec) -> str:
     return "\n".join(["| layer | channels |", "|---|---|", *rows])
 
 
-def _origin(provenance: Mapping[str, Any]) -> str:
-    plan, recipe = provenance["plan"], provenance["recipe"]
-    versions = ", ".join(f"{name} {version}" for name, version in provenance["versions"].items())
+def _origin(provenance: Provenance) -> str:
+    plan, recipe = provenance.plan, provenance.recipe
+    versions = ", ".join(f"{name} {version}" for name, version in (provenance.versions or {}).items())
     lines = [
-        f"- Source: {printable(provenance['source'])}",
-        f"- Parent weights (sha256): {provenance['parent_sha256'] or 'none, trained from random weights'}",
-        f"- Pruning: criterion `{printable(str(plan.get('criterion')))}`, plan in `config.json`"
-        if plan
-        else "- Pruning: none",
+        f"- Source: {printable(str(provenance.source))}",
+        f"- Parent weights (sha256): {provenance.parent_sha256 or 'none, trained from random weights'}",
+        f"- Pruning: criterion `{printable(plan.criterion)}`, plan in `config.json`" if plan else "- Pruning: none",
         "- What was done, in order (settings in `config.json`):" if recipe else "- What was done: nothing recorded",
-        *(f"    {number}. {printable(describe_step(step))}" for number, step in enumerate(recipe, start=1)),
+        *(f"    {number}. {printable(operation.describe())}" for number, operation in enumerate(recipe, start=1)),
         f"- Written with {printable(versions)}",
     ]
     return "\n".join(lines)

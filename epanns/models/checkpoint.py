@@ -1,17 +1,18 @@
 """Checkpoints of epanns: a folder of config.json, model.safetensors, labels.csv, README.md and checksums.json.
 
-checksums.json has the sha256 of the four others and is checked on load: a folder in which labels, settings or weights
-were changed is refused. README.md, the model card, may be edited or removed: a change of it is a note. Folders without
-checksums.json, which earlier versions wrote, load with a note.
-Released PANNs and E-PANNs files are read by `epanns.models.released`.
+checksums.json holds the sha256 of the other four files and is checked on load: a folder whose labels, settings or
+weights were changed is refused. A change of README.md, the model card, is only noted, and so is a missing
+checksums.json.
 """
 
+import json
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
@@ -19,19 +20,82 @@ from torch import Tensor
 
 from epanns.atomic import fsync_folder, new_folder, sha256_of
 from epanns.errors import CheckpointError, DataError, OutputError
-from epanns.installed import versions
+from epanns.feedback import note
+from epanns.folder_kinds import describe_other_folder
 from epanns.labels import LabelSet
 from epanns.models.card import model_card
 from epanns.models.checkpoint_config import CheckpointConfig, is_config
-from epanns.models.checksums import CHECKSUMS, check_files, write_checksums
-from epanns.models.recipe import recipe_problems, steps_of
+from epanns.models.provenance import Operation, Provenance, recipe_problems
+from epanns.models.pruning_plan import PruningPlan
 from epanns.models.spec import ModelSpec
 from epanns.models.tagger import Tagger
 from epanns.models.tensors import TensorForm, difference, expected_forms, forms_of, parameters_of
 from epanns.models.zoo import build_model
-from epanns.notes import note
-from epanns.text_file import read_text
-from epanns.unfinished import describe_other_folder
+from epanns.packages import versions
+from epanns.text_files import read_json, read_text
+
+CHECKSUMS = "checksums.json"
+
+_FORMAT = "epanns-checksums/1"
+_LONGEST = 64 << 10  # bytes
+_REMEDY = f"copy the whole checkpoint again or, where a file was changed on purpose, delete {CHECKSUMS}"
+
+
+def write_checksums(folder: Path, names: tuple[str, ...]) -> None:
+    """Write the sha256 of files of a folder that holds them already."""
+    table = {"format": _FORMAT, "sha256": {name: sha256_of(folder / name) for name in names}}
+    (folder / CHECKSUMS).write_text(json.dumps(table, indent=2) + "\n", encoding="utf-8", newline="\n")
+
+
+def check_files(folder: Path, *, required: tuple[str, ...], free: tuple[str, ...], known: Mapping[str, str]) -> None:
+    """Compare the files of a checkpoint folder with their checksums.
+
+    A folder without checksums.json, as earlier versions wrote them and as some tools copy them, gets a note and no
+    more. So does a changed file that nothing reads, the model card, which people edit by hand.
+
+    Args:
+        folder: The checkpoint.
+        required: Names of the files that a network is made of; each must have a checksum and fit it.
+        free: Names of the files that may be changed or removed.
+        known: sha256 of files that were read already, which are not read again.
+
+    Raises:
+        CheckpointError: If checksums.json is damaged, lacks a required file, or a file differs from its checksum.
+    """
+    path = folder / CHECKSUMS
+    if not path.exists():
+        note(f"{folder}: has no {CHECKSUMS}, so that changes of its labels and settings cannot be found")
+        return
+    stored = _read(path, names={*required, *free})
+    if missing := [name for name in required if name not in stored]:
+        raise CheckpointError(f"{path}: no sha256 of {', '.join(missing)}: {_REMEDY}")
+    for name in required:
+        if (known.get(name) or sha256_of(folder / name)) != stored[name]:
+            raise CheckpointError(
+                f"{folder / name}: its sha256 is not the one in {CHECKSUMS}: the file is damaged or was changed: "
+                f"{_REMEDY}"
+            )
+    for name in free:
+        if name in stored and (folder / name).is_file() and sha256_of(folder / name) != stored[name]:
+            note(f"{folder / name}: was changed after it was written; the network does not depend on it")
+
+
+def _read(path: Path, *, names: set[str]) -> dict[str, str]:
+    values = read_json(path, error=CheckpointError, limit=_LONGEST, remedy=_REMEDY)
+    found = values.get("format") if isinstance(values, dict) else None
+    if found != _FORMAT:
+        raise CheckpointError(f"{path}: format {str(found)[:60]!r} is unknown, must be {_FORMAT!r}: {_REMEDY}")
+    stored = values.get("sha256")
+    if not isinstance(stored, dict) or set(values) != {"format", "sha256"}:
+        raise CheckpointError(f"{path}: must hold 'format' and a table 'sha256' and no more: {_REMEDY}")
+    for name, digest in stored.items():
+        if name not in names or not isinstance(digest, str) or not re.fullmatch("[0-9a-f]{64}", digest):
+            raise CheckpointError(
+                f"{path}: sha256 of {name[:60]!r} is {str(digest)[:80]!r}: must be 64 hexadecimal digits for one of "
+                f"{', '.join(sorted(names))}: {_REMEDY}"
+            )
+    return stored
+
 
 CONFIG, WEIGHTS, LABELS, CARD = _HASHED = ("config.json", "model.safetensors", "labels.csv", "README.md")
 FILES = (*_HASHED, CHECKSUMS)
@@ -43,13 +107,6 @@ _LABELS_BYTES = 1 << 20
 _DTYPES = {"F32": "float32", "I64": "int64"}  # safetensors' names of what our networks hold
 
 
-class HasDict(Protocol):
-    """A pruning plan that can be written as JSON."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the object as JSON values."""
-
-
 @dataclass(frozen=True)
 class Checkpoint:
     """A network and its weights, on the CPU.
@@ -58,23 +115,21 @@ class Checkpoint:
         spec: What to build.
         weights: The state dict, by PANNs' names.
         labels: Names of the classes, in output order.
-        provenance: ``source``, ``parent_sha256``, ``plan``, ``recipe``, ``assumed``, ``width`` and ``versions`` as in
-            config.json, and ``sha256`` of the file the weights were read from: the parent of whatever is made of them.
+        provenance: Where the weights come from.
         notes: What was left out or filled in while a released file was read, one phrase each.
     """
 
     spec: ModelSpec
     weights: Mapping[str, Tensor]
     labels: LabelSet
-    provenance: Mapping[str, Any]
+    provenance: Provenance
     notes: tuple[str, ...] = ()
 
     def build(self) -> Tagger:
         """Return the network with its weights, in evaluation mode."""
         model = build_model(self.spec, labels=self.labels)
         model.load_state_dict(self.weights)
-        # How much of the recipe is the file's; not saved.
-        model.provenance = {**self.provenance, "steps_read": len(steps_of(self.provenance))}
+        model.provenance = self.provenance
         return model.eval()
 
     def summary(self) -> dict[str, Any]:
@@ -87,41 +142,8 @@ class Checkpoint:
             "n_params_with_statistics": size.with_statistics,
             "n_params_folded": size.folded,
             "labels": list(self.labels.names),
-            "provenance": dict(self.provenance),
+            "provenance": self.provenance.summary(),
         }
-
-
-def load(path: str | Path, *, sample_rate: int | None = None) -> Tagger:
-    """Return the network of a checkpoint folder or of a released ``.pth``/``.pt`` file, in evaluation mode, on the CPU.
-
-    Args:
-        path: Folder or file.
-        sample_rate: In Hz; needed only for released files that do not hold their front end.
-
-    Raises:
-        CheckpointError: If the path cannot be read as either, or was trained at another `sample_rate`.
-    """
-    return read_checkpoint(path, sample_rate=sample_rate).build()
-
-
-def read_checkpoint(path: str | Path, *, sample_rate: int | None = None, head: str | None = None) -> Checkpoint:
-    """Read a checkpoint folder or a released file; `head` as in `released.read_released`, whose notes are given."""
-    path = checkpoint_folder(path)
-    if path.is_file():
-        from epanns.models.released import read_released  # not above: it makes this module's `Checkpoint`
-
-        released = read_released(path, sample_rate=sample_rate, head=head)
-        for text in released.notes:
-            note(f"{path}: {text}")
-        return released
-    checkpoint = load_checkpoint(path)
-    for name, asked, stored in (
-        ("sample_rate", sample_rate, checkpoint.spec.front_end.sample_rate),
-        ("head", head, checkpoint.spec.head),
-    ):
-        if asked not in (None, stored):
-            raise CheckpointError(f"{path}: {name}={asked} asked for, the checkpoint has {stored}: leave it out")
-    return checkpoint
 
 
 def checkpoint_folder(path: str | Path) -> Path:
@@ -145,15 +167,14 @@ def load_checkpoint(folder: str | Path) -> Checkpoint:
     labels = _read_labels(folder / LABELS, config.spec)
     _check_weights(folder / WEIGHTS, config)
     check_files(folder, required=_NEEDED, free=(CARD,), known={WEIGHTS: config.weights_sha256})
-    provenance = config.provenance | {"sha256": config.weights_sha256}
-    return Checkpoint(config.spec, load_file(folder / WEIGHTS), labels, provenance)
+    return Checkpoint(config.spec, load_file(folder / WEIGHTS), labels, config.provenance)
 
 
 def save_checkpoint(
     model: Tagger,
     folder: str | Path,
     *,
-    plan: Mapping[str, Any] | HasDict | None = None,
+    plan: PruningPlan | Mapping[str, Any] | None = None,
     recipe: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
     overwrite: bool = False,
 ) -> str:
@@ -176,15 +197,14 @@ def save_checkpoint(
     """
     folder = Path(folder)
     known = model.provenance
-    provenance = {
-        "source": known.get("source", f"{model.spec.name}, built from random weights with epanns"),
-        "parent_sha256": known.get("sha256"),
-        "plan": _as_json(plan) or known.get("plan"),
-        "recipe": _steps(known, recipe),
-        "assumed": list(known.get("assumed", [])),
-        "width": known.get("width"),
-        "versions": versions(*_PACKAGES),
-    }
+    provenance = replace(
+        known,
+        source=f"{model.spec.name}, built from random weights with epanns" if known.source is None else known.source,
+        parent_sha256=known.sha256,
+        plan=PruningPlan.from_dict(plan) if isinstance(plan, Mapping) else plan or known.plan,
+        recipe=known.recipe if recipe is None else _recipe(known, recipe),
+        versions=versions(*_PACKAGES),
+    )
     if not overwrite:
         with new_folder(folder) as partial:
             return _write(model, partial, folder, provenance)
@@ -234,7 +254,7 @@ def _is_only_a_checkpoint(folder: Path) -> bool:
     return folder.is_dir() and {file.name for file in folder.iterdir()} <= set(FILES) and is_config(folder / CONFIG)
 
 
-def _write(model: Tagger, folder: Path, place: Path, provenance: dict[str, Any]) -> str:
+def _write(model: Tagger, folder: Path, place: Path, provenance: Provenance) -> str:
     """Write the files into `folder`, which becomes `place`."""
     if len(model.labels) != model.spec.num_classes:
         raise CheckpointError(
@@ -263,24 +283,13 @@ def _write(model: Tagger, folder: Path, place: Path, provenance: dict[str, Any])
     return digest
 
 
-def _steps(
-    known: Mapping[str, Any], recipe: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None
-) -> list[dict[str, Any]]:
-    if recipe is None:
-        steps = steps_of(known)
-    elif isinstance(recipe, Mapping):
-        steps = [*steps_of(known), dict(recipe)]
-    else:
-        steps = [dict(step) for step in recipe]
-    if problems := recipe_problems(steps):
-        raise CheckpointError(f"{'; '.join(problems)}: give steps such as {{'step': 'recover', ...}}")
-    return steps
-
-
-def _as_json(value: Mapping[str, Any] | HasDict | None) -> dict[str, Any] | None:
-    if value is None:
-        return None
-    return dict(value) if isinstance(value, Mapping) else value.to_dict()
+def _recipe(known: Provenance, given: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> tuple[Operation, ...]:
+    """Return the known recipe with a given operation behind it, or a given recipe in its place."""
+    entries = [given] if isinstance(given, Mapping) else given
+    if problems := recipe_problems(entries):
+        raise CheckpointError(f"{'; '.join(problems)}: give operations such as {{'step': 'recover', ...}}")
+    operations = tuple(map(Operation.from_dict, entries))
+    return (*known.recipe, *operations) if isinstance(given, Mapping) else operations
 
 
 def _check_files(folder: Path) -> None:

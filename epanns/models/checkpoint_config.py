@@ -1,71 +1,23 @@
 """The config.json of a checkpoint: written, and checked before anything is allocated."""
 
 import json
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from epanns import __version__
-from epanns.errors import CheckpointError, ConfigError, did_you_mean
-from epanns.json_file import LONGEST, parse_json, read_json
-from epanns.models.recipe import recipe_problems
+from epanns.errors import CheckpointError
+from epanns.models.provenance import SHA256, Provenance
 from epanns.models.spec import ModelSpec
-from epanns.text_file import read_text
+from epanns.strict import ANY_TEXT, TABLE, Rule, error_messages, shown, table_problems
+from epanns.text_files import LONGEST_JSON, parse_json, read_json, read_text
 
 FORMAT = "epanns-checkpoint/1"
 
 _REMEDY = "correct the file or write the checkpoint again"
-_MOST = 8  # problems that a message names; the rest is counted
-_LONGEST_PROBLEM = 400  # characters
-
-
-def _is_table(value: object) -> bool:
-    return isinstance(value, dict)
-
-
-def _is_list(value: object) -> bool:
-    return isinstance(value, list)
-
-
-def _is_list_of_text(value: object) -> bool:
-    return isinstance(value, list) and all(isinstance(item, str) for item in value)
-
-
-def _is_sha256(value: object) -> bool:
-    return isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None
-
-
-def _is_width(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= 8
-
-
-def _is_text(value: object) -> bool:
-    return isinstance(value, str)
-
-
-def _or_null(fits: Callable[[object], bool]) -> Callable[[object], bool]:
-    return lambda value: value is None or fits(value)
-
-
-_Rules = Mapping[str, tuple[str, Callable[[object], bool]]]
-
-_CONFIG: _Rules = {
-    "format": ("text", _is_text),
-    "model": ("a table", _is_table),
-    "weights_sha256": ("64 hexadecimal digits", _is_sha256),
-    "provenance": ("a table", _is_table),
-}
-_PROVENANCE: _Rules = {
-    "source": ("text", _is_text),
-    "parent_sha256": ("null or 64 hexadecimal digits", _or_null(_is_sha256)),
-    "plan": ("null or a table", _or_null(_is_table)),
-    "recipe": ("a list of steps", _is_list),
-    "assumed": ("a list of text", _is_list_of_text),
-    "width": ("null or a number in (0, 8]", _or_null(_is_width)),
-    "versions": ("a table", _is_table),
-}
+_LONGEST_MESSAGE = 3000  # characters
+_RULES: Mapping[str, Rule] = {"format": ANY_TEXT, "model": TABLE, "weights_sha256": SHA256, "provenance": TABLE}
 
 
 @dataclass(frozen=True)
@@ -75,15 +27,12 @@ class CheckpointConfig:
     Attributes:
         spec: The network.
         weights_sha256: Of model.safetensors, in hexadecimal.
-        provenance: ``source`` (text), ``parent_sha256`` (of the weights these were made of, or None), ``plan``
-            (JSON object or None), ``recipe`` (what was done, in order: `models.recipe`), ``assumed`` (what
-            nothing told when a released file was read, in words), ``width`` (factor on the widths of the zoo's
-            row, or None where nobody said), ``versions`` (package -> version).
+        provenance: Where the weights come from; ``sha256`` is that of the weights.
     """
 
     spec: ModelSpec
     weights_sha256: str
-    provenance: dict[str, Any]
+    provenance: Provenance
 
     def to_json(self) -> str:
         """Return the text of the file.
@@ -95,7 +44,7 @@ class CheckpointConfig:
             "format": FORMAT,
             "model": self.spec.to_dict(),
             "weights_sha256": self.weights_sha256,
-            "provenance": self.provenance,
+            "provenance": self.provenance.to_dict(),
         }
         remedy = "give model.provenance, plan and recipe the values of JSON"
         try:
@@ -112,7 +61,7 @@ class CheckpointConfig:
         Raises:
             CheckpointError: If it is no JSON, of an unknown format, or breaks a rule; every broken rule is named.
         """
-        return cls.parse(read_text(path, error=CheckpointError, limit=LONGEST, remedy=_REMEDY), str(path))
+        return cls.parse(read_text(path, error=CheckpointError, limit=LONGEST_JSON, remedy=_REMEDY), str(path))
 
     @classmethod
     def parse(cls, text: str, source: str, remedy: str = _REMEDY) -> "CheckpointConfig":
@@ -121,22 +70,26 @@ class CheckpointConfig:
         if not isinstance(values, dict) or values.get("format") != FORMAT:
             found = values.get("format") if isinstance(values, dict) else None
             raise CheckpointError(
-                f"{source}: format {_cut(repr(found))} is unknown, epanns {__version__} reads {FORMAT!r}: "
+                f"{source}: format {shown(found)} is unknown, epanns {__version__} reads {FORMAT!r}: "
                 "update epanns, or check that this is a checkpoint"
             )
-        problems = _problems(values, _CONFIG, "")
-        if isinstance(provenance := values.get("provenance"), dict):
-            problems += _problems(provenance, _PROVENANCE, "provenance.")
-            if isinstance(provenance.get("recipe"), list):
-                problems += [f"provenance.{problem}" for problem in recipe_problems(provenance["recipe"])]
+        problems = table_problems(values, _RULES, required=_RULES)
+        read_provenance = partial(Provenance.from_dict, sha256=values.get("weights_sha256"))
+        for key, read in (("model", ModelSpec.from_dict), ("provenance", read_provenance)):
+            if isinstance(values.get(key), dict):
+                problems += error_messages(partial(read, values[key]))
         if problems:
-            rest = f" and {len(problems) - _MOST} more" if len(problems) > _MOST else ""
-            raise CheckpointError(f"{source}: {'; '.join(map(_cut, problems[:_MOST]))}{rest}: {remedy}")
-        try:
-            spec = ModelSpec.from_dict(values["model"])
-        except ConfigError as error:
-            raise CheckpointError(f"{source}: {_cut(str(error))}: {remedy}") from error
-        return cls(spec, values["weights_sha256"], values["provenance"])
+            text = "; ".join(problems)
+            text = text if len(text) <= _LONGEST_MESSAGE else f"{text[:_LONGEST_MESSAGE]}..."
+            raise CheckpointError(f"{source}: {text}: {remedy}")
+        spec, provenance = ModelSpec.from_dict(values["model"]), read_provenance(values["provenance"])
+        config = cls(spec, values["weights_sha256"], provenance)
+        if (plan := config.provenance.plan) is not None and plan.widths != dict(config.spec.widths):
+            raise CheckpointError(
+                f"{source}: provenance.plan leads to other widths than the model has: correct it, or write the "
+                "checkpoint again"
+            )
+        return config
 
 
 def is_config(path: Path) -> bool:
@@ -146,18 +99,3 @@ def is_config(path: Path) -> bool:
     except CheckpointError:
         return False
     return isinstance(values, dict) and str(values.get("format")).startswith("epanns-checkpoint/")
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= _LONGEST_PROBLEM else f"{text[:_LONGEST_PROBLEM]}..."
-
-
-def _problems(values: Mapping[str, Any], rules: _Rules, prefix: str) -> list[str]:
-    unknown = [f"unknown key {prefix}{key}{did_you_mean(key, rules)}" for key in values if key not in rules]
-    missing = [f"missing key {prefix}{key}" for key in rules if key not in values]
-    broken = [
-        f"{prefix}{key} must be {rule}, is {str(values[key])[:60]!r}"
-        for key, (rule, fits) in rules.items()
-        if key in values and not fits(values[key])
-    ]
-    return unknown + missing + broken

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from epanns.draws import dropout
 from epanns.labels import LabelSet
-from epanns.models.blocks import ConvBlock, linear
+from epanns.models.convolution import ConvBlock, linear
 from epanns.models.pooling import AttentionBlock, ModelOutput, averaged, pool_clip, smooth_time, stretch_to_frames
 from epanns.models.spec import ModelSpec
 from epanns.models.tagger import Features, LogMelTagger, Stage

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from epanns.models.blocks import ConvBlock
+from epanns.models.convolution import ConvBlock
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""LEAN and its ablations (arXiv 2305.12712): YAMNet's body beside a wave encoder, in windows of 1 s."""
+"""LEAN: YAMNet's body joined to a recurrent encoder of the waveform by attention."""
 
 import torch
 from torch import Tensor, nn
@@ -6,13 +6,132 @@ from torch import Tensor, nn
 from epanns.audio.frontend import PATCH_FRAMES
 from epanns.errors import ConfigError
 from epanns.labels import LabelSet
-from epanns.models.blocks import linear
-from epanns.models.fusion import AdditiveAttention, Affinity, LastStates
-from epanns.models.layouts import FUSION_FAMILIES, WITHOUT_FC1
-from epanns.models.spec import ModelSpec
+from epanns.models.convolution import linear
+from epanns.models.spec import FUSION_FAMILIES, WITHOUT_FC1, ModelSpec
 from epanns.models.tagger import Features, Tagger, mix_pairs
-from epanns.models.wave_encoder import WaveEncoder
 from epanns.models.yamnet import BODY, Yamnet, YamnetBody
+
+
+class BiLSTM(nn.LSTM):
+    """A bidirectional LSTM with one bias per gate, as Keras has it; torch adds up two.
+
+    The second bias is 0 for good and no parameter, which leaves the function as it is. Initialised as in Keras: Xavier
+    uniform and orthogonal weights, biases 0 but for the forget gates', which are 1.
+
+    Args of the constructor:
+        in_features: Numbers of a step that come in.
+        hidden: Numbers of each direction that go out; both stand side by side.
+    """
+
+    def __init__(self, in_features: int, hidden: int) -> None:
+        super().__init__(in_features, hidden, batch_first=True, bidirectional=True)
+        for suffix in ("l0", "l0_reverse"):
+            second = f"bias_hh_{suffix}"
+            delattr(self, second)
+            self.register_buffer(second, torch.zeros(4 * hidden), persistent=False)
+            nn.init.xavier_uniform_(self.get_parameter(f"weight_ih_{suffix}"))
+            for gate in self.get_parameter(f"weight_hh_{suffix}").chunk(4):
+                nn.init.orthogonal_(gate)
+            with torch.no_grad():
+                bias = self.get_parameter(f"bias_ih_{suffix}").zero_()
+                bias[hidden : 2 * hidden] = 1  # torch's order of gates: input, forget, cell, output
+        self._init_flat_weights()
+
+    def forward(self, steps: Tensor) -> Tensor:  # type: ignore[override]  # the states alone
+        """Map ``(batch, steps, in_features)`` to the states ``(batch, steps, 2 * hidden)``."""
+        states: Tensor = nn.LSTM.forward(self, steps)[0]
+        return states
+
+
+class WaveEncoder(nn.Module):
+    """Two bidirectional LSTMs on pieces of the waveform that follow each other.
+
+    Args of the constructor:
+        piece: Samples of a piece, which are the numbers of a step.
+        hidden: Numbers of each direction of each LSTM.
+    """
+
+    def __init__(self, piece: int, hidden: int) -> None:
+        super().__init__()
+        self.lstm1 = BiLSTM(piece, hidden)
+        self.lstm2 = BiLSTM(2 * hidden, hidden)
+
+    def forward(self, pieces: Tensor) -> Tensor:
+        """Map ``(batch, pieces, samples)`` to the states ``(batch, pieces, 2 * hidden)``."""
+        states: Tensor = self.lstm2(self.lstm1(pieces))
+        return states
+
+
+class DotProducts(nn.Module):
+    """The dot product of each state ``(batch, steps, size)`` with a vector ``(batch, size)``: ``(batch, steps)``."""
+
+    def forward(self, states: Tensor, vector: Tensor) -> Tensor:
+        """Return a number for each state."""
+        return torch.bmm(states, vector[:, :, None])[:, :, 0]
+
+
+class WeightedSum(nn.Module):
+    """The sum of the states ``(batch, steps, size)`` weighted by ``(batch, steps)``: ``(batch, size)``."""
+
+    def forward(self, states: Tensor, weights: Tensor) -> Tensor:
+        """Return a vector."""
+        return torch.bmm(weights[:, None], states)[:, 0]
+
+
+class LastStates(nn.Module):
+    """JM's context: the state each direction ends in, the forward one at the last step, the other at the first.
+
+    The paper does not say which vector of the encoder it concatenates; this is what a recurrent layer of Keras returns
+    unless it is asked for every state.
+    """
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.hidden = size // 2
+
+    def forward(self, scene: Tensor, states: Tensor) -> Tensor:
+        """Return ``(batch, size)`` of ``states (batch, steps, size)``."""
+        return torch.cat([states[:, -1, : self.hidden], states[:, 0, self.hidden :]], dim=1)
+
+
+class Affinity(nn.Module):
+    """Attention without weights: how much a state counts follows from its dot product with the scene's embedding.
+
+    The scores are between -1 and 1, so that of 40 steps none counts under .0035 or over .159.
+    """
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.affinity = DotProducts()
+        self.sum = WeightedSum()
+
+    def forward(self, scene: Tensor, states: Tensor) -> Tensor:
+        """Return ``(batch, size)`` of ``scene (batch, size)`` and ``states (batch, steps, size)``."""
+        weights = self.affinity(states, scene).tanh().softmax(dim=1)
+        context: Tensor = self.sum(states, weights)
+        return context
+
+
+class AdditiveAttention(nn.Module):
+    """Additive attention (Bahdanau et al. 2015): the scene's embedding asks, the states answer.
+
+    The paper's counts fit a score of one number, not the 128 that its text gives Q, K and V alike; whether query, key
+    and score have biases they do not tell, and here they have.
+    """
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.query = linear(size, size // 2)
+        self.key = linear(size, size // 2)
+        self.score = linear(size // 2, 1)
+        self.sum = WeightedSum()
+
+    def forward(self, scene: Tensor, states: Tensor) -> Tensor:
+        """Return ``(batch, size)`` of ``scene (batch, size)`` and ``states (batch, steps, size)``."""
+        scores = self.score((self.query(scene)[:, None] + self.key(states)).tanh())  # (batch, steps, 1)
+        context: Tensor = self.sum(states, scores[:, :, 0].softmax(dim=1))
+        return context
+
 
 # Family -> how the wave encoder's states become one vector.
 FUSIONS: dict[str, type[nn.Module]] = {

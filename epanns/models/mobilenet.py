@@ -7,9 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from epanns.labels import LabelSet
-from epanns.models.blocks import convolution, linear
-from epanns.models.layouts import INVERTED_GROUPS, SEPARABLE_POOLS
-from epanns.models.spec import ModelSpec
+from epanns.models.convolution import convolution, linear
+from epanns.models.spec import INVERTED_GROUPS, SEPARABLE_POOLS, ModelSpec
 from epanns.models.tagger import Features, LogMelTagger, Stage
 
 Activation = type[nn.ReLU] | type[nn.ReLU6]

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from epanns.audio.frontend import FrontEndSpec
 from epanns.errors import CheckpointError, ConfigError
-from epanns.models.frozen_front_end import FRONT_END_NAMES, check_front_end
 from epanns.models.spec import HEADS, ModelSpec
-from epanns.models.state_dict import prefix_hint
+from epanns.models.tagger import FRONT_END_NAMES, check_front_end
+from epanns.models.tensor_names import prefix_hint
 from epanns.models.tensors import TensorForm, difference, expected_forms, forms_of, shortened
 from epanns.models.zoo import FRONT_ENDS, ZOO, build_model
 

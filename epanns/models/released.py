@@ -14,19 +14,18 @@ from torch import Tensor
 from epanns.atomic import refuse_existing, replacing, sha256_of
 from epanns.errors import CheckpointError
 from epanns.labels import LabelSet, audioset
-from epanns.models.archive import UNVERIFIED
-from epanns.models.catalogue import ReleasedFile, known_file
 from epanns.models.checkpoint import Checkpoint, checkpoint_folder
-from epanns.models.frozen_front_end import FRONT_END_NAMES, released_front_end
+from epanns.models.download import ReleasedFile, known_file
+from epanns.models.provenance import Operation, Provenance
 from epanns.models.recognition import REMEDY, attends, has_attention, mismatch, recognised, with_counters
 from epanns.models.spec import ModelSpec
-from epanns.models.state_dict import StateDict, unwrapped
-from epanns.models.tagger import Tagger
+from epanns.models.tagger import FRONT_END_NAMES, Tagger, released_front_end
+from epanns.models.tensor_names import StateDict, unwrapped
 from epanns.models.tensors import shortened
-from epanns.models.torch_file import read_torch_file
+from epanns.models.torch_file import UNVERIFIED, read_torch_file
 from epanns.models.yamnet_file import is_yamnet_file, read_yamnet
 from epanns.models.zoo import ZOO
-from epanns.printable import printable
+from epanns.safe_text import printable
 
 _ASSUMED_HEAD = (
     "head clip is assumed: decision_max and decision_avg have the same tensors, and neither the catalogue nor the "
@@ -92,12 +91,13 @@ def read_released(
         _ASSUMED_HEAD: not (told or by_name) and _has_decision_twin(spec),
         _ASSUMED_RATE.format(spec.front_end.sample_rate): not (spec.reads_logmel or sample_rate or known),
     }
-    provenance = {
-        "source": _source(path, file.content, state, known),
-        "sha256": sha256,
-        "recipe": [_training(file.content)],
-        "assumed": [assumption for assumption, is_made in assumed.items() if is_made],
-    }
+    provenance = Provenance(
+        source=_source(path, file.content, state, known),
+        sha256=sha256,
+        recipe=(_training(file.content),),
+        assumed=tuple(assumption for assumption, is_made in assumed.items() if is_made),
+        n_read=1,
+    )
     notes = list(state.notes)
     if counters := len(whole) - len(network):
         notes.append(f"{counters} counters of batches (num_batches_tracked) are missing and start at 1")
@@ -191,11 +191,11 @@ def _labels(labels: LabelSet | None, num_classes: int, path: Path) -> LabelSet:
     return labels
 
 
-def _training(content: Any) -> dict[str, Any]:
-    """Return the one step that is known of a released file's weights: somebody trained them."""
+def _training(content: Any) -> Operation:
+    """Return the one operation that is known of the weights of a released file: their publisher trained them."""
     iteration = content.get("iteration") if "model" in content else None
     known = {"iteration": iteration} if isinstance(iteration, int) else {}
-    return {"step": "train", "by": "the publisher of the file", **known}
+    return Operation("train", {"by": "the publisher of the file", **known})
 
 
 def _source(path: Path, content: Any, state: StateDict, known: ReleasedFile | None) -> str:

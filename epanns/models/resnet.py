@@ -8,9 +8,8 @@ from torch import Tensor, nn
 
 from epanns.draws import dropout
 from epanns.labels import LabelSet
-from epanns.models.blocks import ConvBlock, convolution, linear
-from epanns.models.layouts import RESNETS
-from epanns.models.spec import ModelSpec
+from epanns.models.convolution import ConvBlock, convolution, linear
+from epanns.models.spec import RESNETS, ModelSpec
 from epanns.models.tagger import Features, LogMelTagger, Stage
 
 

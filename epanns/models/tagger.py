@@ -1,4 +1,4 @@
-"""What every family of networks has in common: waveform in, tags out, in small steps that others can follow."""
+"""What all families share: from the waveform to tags, stage by stage."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -10,15 +10,54 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from epanns.audio.frontend import LogMel, floats_of, repeat_to_minimum
+from epanns.audio.frontend import FrontEndSpec, LogMel, mel_bank, stft_kernels
+from epanns.audio.short_clips import as_float32, repeat_to_minimum
 from epanns.audio.specaugment import SpecAugmenter
 from epanns.draws import dropout
 from epanns.errors import CheckpointError, ConfigError
 from epanns.labels import LabelSet
-from epanns.models.blocks import linear
-from epanns.models.frozen_front_end import FRONT_END_NAMES, check_front_end
+from epanns.models.convolution import linear
 from epanns.models.pooling import ModelOutput, pool_clip, probabilities_of
+from epanns.models.provenance import Provenance
 from epanns.models.spec import ModelSpec
+
+FRONT_END_NAMES = (
+    "spectrogram_extractor.stft.conv_real.weight",
+    "spectrogram_extractor.stft.conv_imag.weight",
+    "logmel_extractor.melW",
+)
+
+# torchlibrosa's tensors, its librosa of that day, and float32: larger differences mean another front end.
+_TOLERANCE = 1e-4
+
+# Half precision rounds by up to half of this fraction of a number; a file's own rounding is no difference.
+_ROUNDING = {torch.float16: 2.0**-10, torch.bfloat16: 2.0**-7}
+
+
+def released_front_end(front_end: FrontEndSpec) -> dict[str, Tensor]:
+    """Return the three tensors, under their names in released files.
+
+    ``(frequency_bins, 1, window_size)`` twice and ``(frequency_bins, mel_bins)``, float32.
+    """
+    return dict(zip(FRONT_END_NAMES, (*stft_kernels(front_end), mel_bank(front_end)), strict=True))
+
+
+def check_front_end(given: Mapping[str, Tensor], front_end: FrontEndSpec) -> str:
+    """Say how tensors of a file differ from those of `front_end`; empty where they do not."""
+    expected = released_front_end(front_end)
+    for name, tensor in given.items():
+        shape = tuple(expected[name].shape)
+        comparable = tensor.shape == shape and tensor.is_floating_point()
+        difference = (tensor.cpu().float() - expected[name]).abs() if comparable else torch.tensor(float("inf"))
+        allowed = _TOLERANCE + _ROUNDING.get(tensor.dtype, 0.0) * expected[name].abs()
+        if not (difference <= allowed).all():  # NaN is no front end either
+            return (
+                f"{name} of shape {tuple(tensor.shape)} is not of the front end at {front_end.sample_rate} Hz (shape "
+                f"{shape}; largest difference {float(difference.max()):g}): "
+                "build the network with the front end the weights were trained with"
+            )
+    return ""
+
 
 # What passes between the steps of a network: one tensor ``(batch, channels, ...)``, or several before they are joined.
 Features = tuple[Tensor, ...]
@@ -45,7 +84,7 @@ class Tagger(nn.Module, ABC):
         super().__init__()
         self.spec = spec
         self.labels = labels or LabelSet.numbered(spec.num_classes)
-        self.provenance: dict[str, Any] = {}
+        self.provenance = Provenance()
         # PANNs mask stripes of up to an eighth of the mel bins: 4 of 32, 8 of 64, 16 of 128.
         self.spec_augmenter = SpecAugmenter(mel_width=max(1, spec.front_end.mel_bins // 8))
         self.register_load_state_dict_pre_hook(_check_and_drop_front_end)  # type: ignore[no-untyped-call]
@@ -168,7 +207,7 @@ class Tagger(nn.Module, ABC):
         """Return a waveform as a tensor that is long enough; an array of NumPy goes to the device of the weights."""
         if isinstance(waveform, np.ndarray):
             device = next(self.parameters()).device
-            waveform = torch.from_numpy(floats_of(waveform)).to(device)
+            waveform = torch.from_numpy(as_float32(waveform)).to(device)
         return repeat_to_minimum(waveform, self.minimum_samples)
 
     def set_task(self, task: str) -> None:

@@ -11,10 +11,10 @@ from epanns.audio.frontend import LogMel
 from epanns.draws import dropout
 from epanns.errors import ConfigError
 from epanns.labels import LabelSet
-from epanns.models.blocks import ConvBlock, linear
+from epanns.models.cnn_1d import conv1d
+from epanns.models.convolution import ConvBlock, linear
 from epanns.models.spec import ModelSpec
 from epanns.models.tagger import Features, Stage, Tagger, mix_pairs
-from epanns.models.waveform_tagger import conv1d
 
 _FIRST_STRIDE = 5  # samples between two steps of `pre_conv0`
 _POOL = 4  # of each of the three blocks on the waveform

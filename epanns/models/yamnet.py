@@ -1,22 +1,58 @@
-"""YAMNet: MobileNetV1's body on patches of .96 s, each scored by itself."""
+"""YAMNet: the body of MobileNetV1 on patches of 0.96 s, each scored by itself."""
 
 import math
 from abc import abstractmethod
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from epanns.audio.yamnet_logmel import SILENCE, YamnetLogMel, count_patches, pad_to_patches, patches_of
+from epanns.audio.short_clips import pad_to_patches
+from epanns.audio.yamnet_logmel import SILENCE, YamnetLogMel, count_patches, patches_of
 from epanns.errors import ConfigError
 from epanns.labels import LabelSet
-from epanns.models.blocks import linear
-from epanns.models.layouts import YAMNET_STRIDES
+from epanns.models.convolution import linear
 from epanns.models.pooling import ModelOutput, averaged, averaged_choices, probabilities_of
-from epanns.models.shift_norm import ShiftNorm2d
-from epanns.models.spec import ModelSpec
+from epanns.models.spec import YAMNET_STRIDES, ModelSpec
 from epanns.models.tagger import Features, Stage, Tagger, mix_pairs
+
+BATCH_NORM_EPSILON = 1e-4
+
+
+class ShiftNorm2d(nn.BatchNorm2d):
+    """Batch norm over ``(batch, channels, time, mel)`` whose scale is 1 for good: ``weight`` is no parameter.
+
+    Args of the constructor:
+        channels: How many.
+        eps: Added to the variance; YAMNet's by default.
+    """
+
+    def __init__(self, channels: int, eps: float = BATCH_NORM_EPSILON) -> None:
+        super().__init__(channels, eps=eps)
+        del self.weight
+        self.register_buffer("weight", torch.ones(channels), persistent=False)
+
+    @property
+    def is_folded(self) -> bool:
+        """Whether the convolution before it does its work, as in a file with batch norms folded: it changes nothing.
+
+        It has seen no batch, and what stands for a variance is not the 1 of a new one.
+        """
+        seen, variance = self.get_buffer("num_batches_tracked"), self.get_buffer("running_var")
+        return not seen.is_meta and int(seen) == 0 and bool((variance != 1).any())
+
+    def train(self, mode: bool = True) -> "ShiftNorm2d":
+        """Set the mode; a folded one stays in evaluation mode, or the network that learns would be another one."""
+        super().train(mode and not self.is_folded)
+        return self
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Keep the scale a constant also where surgery, which makes parameters of what it cuts, replaces it."""
+        super().__setattr__(name, value.detach() if name == "weight" else value)
+
 
 BODY = "layer"  # what the names of the body's modules begin with, and no other
 _KERNEL = 3

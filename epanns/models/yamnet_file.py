@@ -14,14 +14,14 @@ from epanns.atomic import sha256_of
 from epanns.audio.yamnet_logmel import yamnet_mel_bank
 from epanns.errors import CheckpointError
 from epanns.labels import LabelSet, yamnet
-from epanns.models.archive import DAMAGED, UNVERIFIED, check_archive
 from epanns.models.checkpoint import Checkpoint
-from epanns.models.layouts import LAYOUTS
-from epanns.models.shift_norm import BATCH_NORM_EPSILON
-from epanns.models.spec import ModelSpec
+from epanns.models.provenance import Operation, Provenance
+from epanns.models.spec import LAYOUTS, ModelSpec
 from epanns.models.tensors import TensorForm, difference, expected_forms, shortened
+from epanns.models.torch_file import DAMAGED, UNVERIFIED, check_archive
+from epanns.models.yamnet import BATCH_NORM_EPSILON
 from epanns.models.zoo import ZOO
-from epanns.printable import printable
+from epanns.safe_text import printable
 
 _REMEDY = "download or copy the whole file again"
 _HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
@@ -89,12 +89,13 @@ def read_yamnet(
     if broken := [name for name, tensor in weights.items() if not _is_sound(name, tensor)]:
         raise CheckpointError(f"{path}: NaN, infinity or a negative variance in {shortened(broken)}: {_REMEDY}")
     weights |= _completed(weights, spec, n_batches=0 if folded else 1)
-    provenance = {
-        "source": f"{printable(path.name)}, YAMNet{' with batch norm folded' if folded else ''}",
-        "sha256": sha256_of(path),
-        "recipe": [{"step": "train", "by": "the publisher of the file"}],
-        "assumed": [_FOLDED] if folded else [UNVERIFIED],
-    }
+    provenance = Provenance(
+        source=f"{printable(path.name)}, YAMNet{' with batch norm folded' if folded else ''}",
+        sha256=sha256_of(path),
+        recipe=(Operation("train", {"by": "the publisher of the file"}),),
+        assumed=(_FOLDED if folded else UNVERIFIED,),
+        n_read=1,
+    )
     return Checkpoint(spec, weights, labels or yamnet(), provenance)
 
 

@@ -7,14 +7,12 @@ from epanns.audio.frontend import FrontEndSpec
 from epanns.errors import ConfigError, did_you_mean
 from epanns.labels import LabelSet, audioset, fsd50k, yamnet
 from epanns.models.cnn import Cnn
-from epanns.models.dainet import DaiNet19
-from epanns.models.layouts import LAYOUTS, LEAN_FAMILIES, RESNETS, layout_widths
+from epanns.models.cnn_1d import DaiNet19, LeeNet, Res1dNet
 from epanns.models.lean import Lean
-from epanns.models.leenet import LeeNet
 from epanns.models.mobilenet import MobileNetV1, MobileNetV2
-from epanns.models.res1dnet import Res1dNet
+from epanns.models.provenance import Provenance
 from epanns.models.resnet import ResNet
-from epanns.models.spec import ModelSpec, conv_widths
+from epanns.models.spec import LAYOUTS, LEAN_FAMILIES, RESNETS, ModelSpec, conv_widths, layout_widths
 from epanns.models.tagger import Tagger
 from epanns.models.wavegram import Wavegram, WavegramLogmel
 from epanns.models.yamnet import Yamnet
@@ -202,7 +200,7 @@ def build_model(
         raise ConfigError(f"{len(labels)} labels for num_classes={spec.num_classes}: give one label per class")
     built = BUILDERS[spec.family](spec, labels or _known_labels(spec))
     if isinstance(model, str):
-        built.provenance["width"] = float(width)
+        built.provenance = Provenance(width=float(width))
     return built
 
 

@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from epanns.errors import PruningError, did_you_mean
-from epanns.json_file import read_json
-from epanns.printable import printable
+from epanns.safe_text import printable
 from epanns.strict import is_finite, shown
-from epanns.toml_file import read_toml
+from epanns.text_files import read_json, read_toml
 
 
 def remaining_width(

@@ -7,9 +7,9 @@ in `WITHOUT_FC1` holds the channels of the last layer, and shrinks with it.
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from epanns.models.layouts import WITHOUT_FC1
+from epanns.models.pruning_plan import PruningPlan
+from epanns.models.spec import WITHOUT_FC1
 from epanns.models.tagger import Tagger
-from epanns.pruning.plan import PruningPlan
 
 Places = slice | list[int]  # index of channels; a slice takes all of them
 
@@ -57,9 +57,8 @@ def shared_channels(student: Tagger, teacher: Tagger, plan: PruningPlan | None =
 def _channels_of(model: Tagger) -> tuple[int, Sequence[int]]:
     """Return the width of the last layer before all pruning, and which of its channels the embedding holds."""
     size, last = model.spec.embedding_size, model.layer_names[-1]
-    if model.provenance.get("plan"):
-        plan = PruningPlan.from_dict(model.provenance["plan"])
-        if plan.widths.get(last) == size:
-            width = plan.base.widths[last]
-            return width, plan.kept_channels.get(last, range(width))
+    plan = model.provenance.plan
+    if plan is not None and plan.widths.get(last) == size:
+        width = plan.base.widths[last]
+        return width, plan.kept_channels.get(last, range(width))
     return size, range(size)

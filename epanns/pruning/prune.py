@@ -2,12 +2,13 @@
 
 import functools
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, nn
 
 from epanns.errors import PruningError
-from epanns.models.recipe import with_step
+from epanns.models.pruning_plan import PruningPlan, compose
 from epanns.models.tagger import Tagger
 from epanns.models.tensors import shape_difference
 from epanns.pruning.allocation import layers_within, ratio_per_layer, remaining_width, select_layers
@@ -16,7 +17,6 @@ from epanns.pruning.budgets.allotment import Allotment, Sharing, allot, refuse_t
 from epanns.pruning.budgets.budget import Budget
 from epanns.pruning.budgets.latency_budget import allot_latency
 from epanns.pruning.engine import channel_groups, remove_channels
-from epanns.pruning.plan import PruningPlan, compose
 from epanns.pruning.ranking.calibration import CalibrationBatch
 from epanns.pruning.ranking.criteria import criterion_named, most_important
 from epanns.pruning.ranking.importance import channel_importance
@@ -241,16 +241,14 @@ def apply_plan(model: Tagger, plan: PruningPlan) -> Tagger:
     pruned = remove_channels(model, plan.kept_channels)
     whole = _since_unpruned(model, plan)
     settings = {"criterion": plan.criterion, "ratios": dict(plan.ratios), "seed": plan.seed}
-    pruned.provenance = with_step({**model.provenance, "plan": whole.to_dict()}, "prune", **settings)
+    pruned.provenance = replace(model.provenance, plan=whole).with_operation("prune", **settings)
     return pruned
 
 
 def _since_unpruned(model: Tagger, plan: PruningPlan) -> PruningPlan:
     """Return `plan` joined to the plan that made `model`, where that is known."""
-    if not model.provenance.get("plan"):
-        return plan
-    before = PruningPlan.from_dict(model.provenance["plan"])
-    return compose(before, plan) if before.widths == dict(plan.base.widths) else plan
+    before = model.provenance.plan
+    return plan if before is None or before.widths != dict(plan.base.widths) else compose(before, plan)
 
 
 def _asked_ratios(

@@ -4,14 +4,15 @@ Every step ranks the channels that are left, on the weights as they are then, an
 """
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from decimal import Decimal
 from itertools import pairwise
 from typing import Any
 
 from epanns.errors import PruningError, did_you_mean
+from epanns.models.pruning_plan import PruningPlan, compose
 from epanns.models.tagger import Tagger
 from epanns.pruning.optimizers import marks_of, refuse_lost_gradients
-from epanns.pruning.plan import PruningPlan, compose
 from epanns.pruning.prune import apply_plan, plan_pruning, planned
 from epanns.pruning.ranking.calibration import CalibrationBatch
 
@@ -86,7 +87,8 @@ def prune_iteratively(
     pruned, _ = prune_towards(model, target, steps=steps, schedule=schedule, between=between, calibration=clips)
     if allotment is not None:
         pruned.provenance = allotment.recorded(pruned.provenance)
-    return pruned, PruningPlan.from_dict(pruned.provenance["plan"])
+    assert pruned.provenance.plan is not None
+    return pruned, pruned.provenance.plan
 
 
 def prune_towards(
@@ -164,7 +166,7 @@ def widths_by_step(target: PruningPlan, steps: int, schedule: str = "linear") ->
 
 def _trained(between: Between, network: Tagger, number: int) -> Tagger:
     """Return what training made of a network, which must have kept its widths; it keeps the plan too."""
-    widths, plan = dict(network.spec.widths), network.provenance["plan"]
+    widths, plan = dict(network.spec.widths), network.provenance.plan
     before = marks_of(network)
     trained: object = between(network, number)
     trained = network if trained is None else trained
@@ -177,5 +179,5 @@ def _trained(between: Between, network: Tagger, number: int) -> Tagger:
     for layer, width in widths.items():
         if (found := trained.spec.widths.get(layer)) != width:
             raise PruningError(f"after step {number} {layer} was {found} wide, not {width}: train, but do not prune")
-    trained.provenance = {**trained.provenance, "plan": plan}
+    trained.provenance = replace(trained.provenance, plan=plan)
     return trained

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from epanns.atomic import replacing
-from epanns.notes import note
-from epanns.printable import printable
+from epanns.feedback import note
 from epanns.reporting.notation import si_tick
+from epanns.safe_text import printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from epanns.errors import DataError
-from epanns.json_file import read_json
-from epanns.models.tasks import DECISIVE_SCORES, TASKS
+from epanns.labels import DECISIVE_SCORES, TASKS
 from epanns.reporting import figure as canvas
-from epanns.strict import TEXT, breaches, number, one_of, or_none
+from epanns.strict import TEXT, number, one_of, or_none, value_problems
+from epanns.text_files import read_json
 from epanns.training.metrics import BEST, LINES, read_metrics
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def read_curve(folder: Path) -> Curve:
     model = _model_of(folder / _RUN)
     score = _DECISIVE[model["activation"]]
     for place, row in enumerate(rows, start=1):
-        if problems := breaches(row, {"step": _STEP, "loss": _LOSS, score: _SCORE}):
+        if problems := value_problems(row, {"step": _STEP, "loss": _LOSS, score: _SCORE}):
             raise DataError(f"{folder / LINES}, line {place}: {problems[0]}; restore the file")
     points = {
         name: tuple((row.get("step") or 0.0, value) for row in rows if (value := row.get(name)) is not None)
@@ -95,7 +95,7 @@ def _model_of(path: Path) -> dict[str, str]:
     for key in ("asked", "model"):
         found = found.get(key) if isinstance(found, dict) else None
     model = {"name": None, "activation": "sigmoid", **(found if isinstance(found, dict) else {})}
-    if problems := breaches(model, _MODEL, prefix="asked.model."):
+    if problems := value_problems(model, _MODEL, prefix="asked.model."):
         raise DataError(
             f"{path}: cannot be read as a training run ({'; '.join(problems)}); give the run's whole folder"
         )

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from statistics import fmean, stdev
 from typing import TypeVar
 
-from epanns.printable import printable, spreadsheet_cell
+from epanns.safe_text import printable, spreadsheet_cell
 
 MISSING = "–"
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from statistics import fmean, stdev
 from typing import Any, NamedTuple
 
+from epanns.records import RunRecord
 from epanns.reporting.notation import in_words, short_layers, si
 from epanns.sweeps.networks import count_networks, network_at
-from epanns.sweeps.records import RunRecord
 
 UNPRUNED = "unpruned"
 CONTROL = "unpruned, trained on"

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from epanns.reporting import figure as canvas
-from epanns.sweeps.sensitivity_folder import FIGURES, SensitivityRecord
+from epanns.stages.sensitivity_record import FIGURES, SensitivityRecord
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

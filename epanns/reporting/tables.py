@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from epanns.printable import printable
+from epanns.records import STAGES, Failure, RunRecord
 from epanns.reporting.notation import (
     MISSING,
     csv_text,
@@ -16,9 +16,7 @@ from epanns.reporting.notation import (
     without_empty,
 )
 from epanns.reporting.rows import BlockKey, Estimate, Row
-from epanns.sweeps.failures import Failure
-from epanns.sweeps.record_rules import STAGES
-from epanns.sweeps.records import RunRecord
+from epanns.safe_text import printable
 from epanns.training.metrics import STEP_0_KEPT
 
 FOOTNOTE = (

@@ -4,9 +4,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from epanns.errors import PruningError
+from epanns.models.pruning_plan import PruningPlan
 from epanns.models.tagger import Tagger
 from epanns.pruning.budgets.budget import Budget
-from epanns.pruning.plan import PruningPlan
 from epanns.pruning.prune import planned
 from epanns.pruning.ranking.calibration import CalibrationBatch
 from epanns.strict import Rule, is_finite

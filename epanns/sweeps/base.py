@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from epanns.errors import ConfigError
-from epanns.models.layouts import LEAN_FAMILIES
+from epanns.models.spec import LEAN_FAMILIES
 from epanns.models.zoo import spec_of
-from epanns.printable import is_printable
-from epanns.strict import ANY_TEXT, PATH, TABLE, TRUTH, Rule, number, problems_of, refuse_breaches
+from epanns.safe_text import is_printable
+from epanns.strict import ANY_TEXT, BOOLEAN, PATH, TABLE, Rule, check_fields, error_messages, number
 from epanns.sweeps.training_tables import base_training
 
 _LONGEST_NAME = 80
@@ -24,7 +24,7 @@ BASE_RULES: Mapping[str, Rule] = {
     "yamnet": _NO_PATH_OR,
     "training": TABLE,
     "checkpoint": _NO_PATH_OR,
-    "prune": TRUTH,
+    "prune": BOOLEAN,
 }
 
 
@@ -53,7 +53,7 @@ class BaseConfig:
     name: str = ""
 
     def __post_init__(self) -> None:
-        refuse_breaches(self, BASE_RULES)
+        check_fields(self, BASE_RULES)
         if bool(self.model) == bool(self.checkpoint):
             raise ConfigError("give either model (and training) or checkpoint")
         if self.checkpoint and (self.training or self.width != 1.0 or self.yamnet):
@@ -62,7 +62,9 @@ class BaseConfig:
             raise ConfigError(f"width={self.width:g} with yamnet: the body has its own widths, leave width out")
         if self.model and not self.may_be_frozen and self.yamnet:
             raise ConfigError(f"yamnet={self.yamnet!r}: {self.model} is not built on YAMNet's body")
-        if self.model and (problems := problems_of(self.training_with, lambda: spec_of(self.model, width=self.width))):
+        if self.model and (
+            problems := error_messages(self.training_with, lambda: spec_of(self.model, width=self.width))
+        ):
             raise ConfigError("; ".join(problems))
 
     @property

@@ -9,20 +9,20 @@ from typing import Any
 
 import torch
 
+from epanns.data.compatibility import in_the_models_order, refuse_leak, require_same_task
 from epanns.data.dataset import PackDataset
-from epanns.data.task import in_the_models_order, refuse_leak, require_same_task
 from epanns.errors import ConfigError
 from epanns.labels import LabelSet
-from epanns.models.on_yamnet import stays_frozen
-from epanns.models.recipe import with_step
+from epanns.models.provenance import Provenance
 from epanns.models.tagger import Tagger
+from epanns.models.warm_start import stays_frozen
 from epanns.models.zoo import build_model
 from epanns.pruning.prune import widths_after
 from epanns.pruning.ranking.criteria import NEEDS
 from epanns.pruning.ranking.importance import channel_importance
 from epanns.pruning.recovery.distil import MOST_HELD_BYTES
 from epanns.pruning.recovery.names import parts_of
-from epanns.strict import problems_of
+from epanns.strict import error_messages
 from epanns.sweeps.amount import keywords_of
 from epanns.sweeps.base import BaseConfig
 from epanns.sweeps.experiment import Experiment
@@ -110,7 +110,7 @@ class _BaseChecks:
             if problems := [*self._training_problems(dense, training)]:
                 yield from problems
                 return
-            dense.provenance = with_step({}, "train", training=training.to_dict())
+            dense.provenance = Provenance().with_operation("train", training=training.to_dict())
         elif self.facts.packs is not None:
             yield from _noted(partial(self._require_task, dense))
         if not self.base.prune:
@@ -135,7 +135,7 @@ class _BaseChecks:
         training = frozen_in(training, asked, by_default=stays_frozen(dense.provenance))
         teacher, student = (dense if config.get("teacher") else None), copy.deepcopy(dense)
         if training.feature_weight and config.get("ratio") != 0:
-            if problems_of(partial(widths_after, dense, **keywords_of(config))):
+            if error_messages(partial(widths_after, dense, **keywords_of(config))):
                 return  # reported as a problem of the pruning
             with torch.device("meta"):
                 widths = widths_after(dense, **keywords_of(config))
@@ -213,4 +213,4 @@ def _rank_untrained(dense: Tagger, layers: tuple[str, ...]) -> None:
 
 def _noted(check: Callable[[], object]) -> dict[str, None]:
     """Return the message of the error that a check ends in, if any, as a key."""
-    return dict.fromkeys(problems_of(check))
+    return dict.fromkeys(error_messages(check))

@@ -11,29 +11,29 @@ from epanns.data.pack_format import PackSettings
 from epanns.data.synthetic import SYNTHETIC_RULES, SyntheticSettings
 from epanns.errors import ConfigError
 from epanns.evaluation.protocol import PROTOCOL_RULES, EvaluationProtocol
-from epanns.names import is_path_name
+from epanns.safe_text import is_path_name
 from epanns.strict import (
     ANY_TEXT,
     PATH,
     TABLE,
     TEXT,
-    Reader,
     Rule,
-    breaches,
+    TableReader,
+    error_messages,
+    field_values,
     from_table,
+    integer,
     list_of,
     number,
     one_of,
-    problems_of,
     shown,
     table_problems,
-    values_of,
-    whole,
+    value_problems,
 )
 from epanns.sweeps.base import BASE_RULES, BaseConfig
 from epanns.sweeps.grid import GRID_RULES, GridConfig
 from epanns.sweeps.training_tables import finetuning
-from epanns.toml_file import parse_toml, read_toml
+from epanns.text_files import parse_toml, read_toml
 
 DATA_KINDS = ("esc50", "folder", "audioset", "fsd50k", "synthetic", "packs")
 _NAMES = list_of(PATH, "splits or packs", least=1)
@@ -43,7 +43,7 @@ DATA_RULES: Mapping[str, Rule] = {
     "val": _NAMES,
     "test": _NAMES,
     "root": ANY_TEXT,
-    "sample_rate": whole(1, 1_000_000),
+    "sample_rate": integer(1, 1_000_000),
     "seconds": number("a number in (0, 3600]", lambda value: 0 < value <= 3600),
     "synthetic": TABLE,
 }
@@ -72,9 +72,9 @@ class DataConfig:
     synthetic: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        problems = breaches(values_of(self), DATA_RULES)
+        problems = value_problems(field_values(self), DATA_RULES)
         if not problems:
-            problems = [*self._problems(), *problems_of(*self._settings())]
+            problems = [*self._problems(), *error_messages(*self._settings())]
         if problems:
             raise ConfigError("; ".join(problems))
 
@@ -198,7 +198,7 @@ EXPERIMENT_RULES: Mapping[str, Rule] = {
     "data": TABLE,
     "base": list_of(TABLE, "tables", least=1),
     "grid": Rule("a table or a list of tables", lambda value: TABLE.holds(value) or list_of(TABLE, "").holds(value)),
-    "seeds": list_of(whole(0), "whole numbers >= 0", least=1),
+    "seeds": list_of(integer(0), "whole numbers >= 0", least=1),
     "finetune": list_of(TABLE, "tables"),
     "evaluation": TABLE,
 }
@@ -224,7 +224,7 @@ def experiment_of(given: Mapping[str, Any], source: str) -> Experiment:
     Raises:
         ConfigError: If anything in it is wrong; every problem is named.
     """
-    reader = Reader(source)
+    reader = TableReader(source)
     reader.problems += table_problems(given, EXPERIMENT_RULES, required=("name", "data", "base"))
     top = {key: value for key, value in given.items() if key in EXPERIMENT_RULES and EXPERIMENT_RULES[key].holds(value)}
     seeds, finetunes = tuple(top.get("seeds", (0,))), tuple(top.get("finetune", ()))

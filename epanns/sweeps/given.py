@@ -3,13 +3,13 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from epanns.errors import ConfigError, EpannsError, PruningError
 from epanns.labels import LabelSet
-from epanns.models.checkpoint import load
+from epanns.models.load import load
+from epanns.models.provenance import Provenance
 from epanns.models.spec import ModelSpec
 from epanns.models.tagger import Tagger
 from epanns.models.yamnet import Yamnet
@@ -31,13 +31,13 @@ class GivenNetwork:
 
     spec: ModelSpec
     labels: LabelSet
-    provenance: Mapping[str, Any]
+    provenance: Provenance
     folded: str
 
     @property
     def digest(self) -> str:
         """The sha256 of the weights."""
-        return str(self.provenance["sha256"])
+        return str(self.provenance.sha256)
 
 
 def read_given(bases: Sequence[BaseConfig]) -> dict[str, GivenNetwork]:
@@ -93,7 +93,7 @@ def network_without_weights(base: BaseConfig, labels: LabelSet, given: Mapping[s
         if base.checkpoint:
             known = given[base.checkpoint]
             network = build_model(known.spec, labels=known.labels)
-            network.provenance = dict(known.provenance)
+            network.provenance = known.provenance
             return network
         if base.yamnet:
             return build_model(ZOO[base.model].with_widths(given[base.yamnet].spec.widths), labels=labels)

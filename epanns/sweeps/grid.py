@@ -10,7 +10,18 @@ from epanns.errors import ConfigError
 from epanns.pruning.ranking.criteria import CRITERIA, NEEDS
 from epanns.pruning.recovery.names import RECOVERIES, recovery_problem
 from epanns.pruning.recovery.recover import RecoverySettings
-from epanns.strict import TABLE, TEXT, Rule, breaches, list_of, one_of, or_none, problems_of, values_of, whole
+from epanns.strict import (
+    TABLE,
+    TEXT,
+    Rule,
+    error_messages,
+    field_values,
+    integer,
+    list_of,
+    one_of,
+    or_none,
+    value_problems,
+)
 from epanns.sweeps.amount import BUDGET, RATIO, RATIOS, Amount, asked_of
 from epanns.sweeps.training_tables import finetuning
 
@@ -26,10 +37,10 @@ GRID_RULES: Mapping[str, Rule] = {
     "criterion": list_of(one_of(CRITERIA), "criteria", least=1),
     "layers": or_none(list_of(list_of(TEXT, "layers or blocks", least=1), "lists of layers or blocks", least=1)),
     "recover": list_of(_RECOVERY, "recoveries", least=1),
-    "calibration_clips": whole(1),
+    "calibration_clips": integer(1),
     "recovery": TABLE,
     "finetune": list_of(TABLE, "tables"),
-    "seeds": list_of(whole(0), "whole numbers >= 0"),
+    "seeds": list_of(integer(0), "whole numbers >= 0"),
 }
 
 
@@ -62,11 +73,11 @@ class GridConfig:
     seeds: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        problems = breaches(values_of(self), GRID_RULES)
+        problems = value_problems(field_values(self), GRID_RULES)
         if isinstance(self.recovery, Mapping):
-            problems += problems_of(lambda: RecoverySettings.from_dict(self.recovery))
+            problems += error_messages(lambda: RecoverySettings.from_dict(self.recovery))
         if isinstance(self.finetune, Sequence):
-            problems += problems_of(*(partial(finetuning, table) for table in self.finetune if TABLE.holds(table)))
+            problems += error_messages(*(partial(finetuning, table) for table in self.finetune if TABLE.holds(table)))
         if not problems and not self.amounts:
             problems.append("how much is removed is missing: give ratio, ratios or budget, such as ratio = [0.5]")
         if problems:

@@ -10,13 +10,11 @@ from typing import Any
 
 from epanns.atomic import write_json
 from epanns.errors import DataError, OutputError
-from epanns.json_file import read_json
-from epanns.names import path_name
-from epanns.printable import printable
+from epanns.records import RunRecord, failure_in, read_record
+from epanns.safe_text import path_name, printable
 from epanns.sweeps.experiment import Experiment, Trial
-from epanns.sweeps.failures import failure_in
 from epanns.sweeps.naming import result_in_words, trial_in_words
-from epanns.sweeps.records import RunRecord, read_record
+from epanns.text_files import read_json
 from epanns.workfolder import Work, WorkFolder
 
 _WORK = Work("is no sweep", noun="a sweep")
@@ -84,7 +82,7 @@ class TrialFolder:
     @contextmanager
     def owned(self) -> Iterator[None]:
         """Wait until no other process works on the trial, and keep others out."""
-        with WorkFolder(self.path, earlier_locks=["trial.lock"]).locked(wait=math.inf):
+        with WorkFolder(self.path).locked(wait=math.inf):
             yield
 
 
@@ -183,14 +181,14 @@ class Sweep:
         Raises:
             OutputError: If another process works in it, or it holds something else.
         """
-        folder = WorkFolder(self.path, "sweep.json", _WORK, earlier_locks=[_EARLIER_LOCK])
+        folder = WorkFolder(self.path, "sweep.json", _WORK)
         is_earlier = (self.path / _EARLIER_LOCK).exists()  # begun by a version that wrote sweep.json after the data
         if not is_earlier:
-            folder.require_claimable()
+            folder.require_usable()
         with folder.locked():
             if not folder.is_begun:
                 if not is_earlier:
-                    folder.require_claimable()
+                    folder.require_usable()
                 write_json(folder.first_file, {"experiment": self.experiment.name, "trials": []})
             yield
 

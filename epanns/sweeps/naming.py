@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from epanns.models.tasks import DECISIVE_SCORES
-from epanns.printable import printable
+from epanns.labels import DECISIVE_SCORES
+from epanns.records import RunRecord
+from epanns.safe_text import printable
 from epanns.sweeps.base import BaseConfig
-from epanns.sweeps.records import RunRecord
 from epanns.training.metrics import STEP_0_KEPT
 
 

@@ -6,16 +6,16 @@ from pathlib import Path
 
 from epanns.atomic import write_json
 from epanns.data.audioset import read_audioset
+from epanns.data.class_folders import read_folder
 from epanns.data.esc50 import read_esc50
-from epanns.data.folder import read_folder
 from epanns.data.fsd50k import read_fsd50k
 from epanns.data.manifest import Manifest, write_manifest
 from epanns.data.pack_format import PackSettings
 from epanns.data.packer import pack_manifest
 from epanns.data.synthetic import make_synthetic
 from epanns.errors import ConfigError, OutputError
-from epanns.json_file import read_json
 from epanns.sweeps.experiment import DataConfig
+from epanns.text_files import read_json
 
 PARTS = ("train", "val", "test")
 _ASKED = "asked.json"

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from epanns.data.dataset import PackDataset
 from epanns.errors import Interrupted
-from epanns.notes import note
-from epanns.signals import noticing_signals
+from epanns.feedback import note
+from epanns.signals import catching_signals
 from epanns.sweeps.checks import DataFacts, refuse_impossible
 from epanns.sweeps.experiment import Experiment, Trial
 from epanns.sweeps.given import GivenNetwork, read_given
@@ -181,7 +181,7 @@ def _run_in_processes(sweep: Sweep, queue: _Queue, note: Callable[[Trial, str], 
     threads = max(1, (os.cpu_count() or 1) // jobs)
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
     running = dict[subprocess.Popen[bytes], Trial]()
-    with noticing_signals() as stop:
+    with catching_signals() as stop:
         try:
             while queue.waiting or running:
                 while len(running) < jobs and (trial := queue.next_ready()):

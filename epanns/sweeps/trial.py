@@ -10,39 +10,37 @@ from typing import Any
 import torch
 
 from epanns.complexity.macs import profile
+from epanns.data.compatibility import in_the_models_order, refuse_leak
 from epanns.data.dataset import ClipBatch, PackDataset
 from epanns.data.loader import make_loader
 from epanns.data.sampler import sequential_batches
-from epanns.data.task import in_the_models_order, refuse_leak
 from epanns.errors import DataError
-from epanns.evaluation.metrics import evaluate, mean_loss
+from epanns.evaluation.metrics import evaluate
 from epanns.evaluation.predict import predict
 from epanns.evaluation.protocol import EvaluationProtocol
-from epanns.installed import versions
-from epanns.models.checkpoint import load
-from epanns.models.on_yamnet import build_on_yamnet, stays_frozen
+from epanns.models.load import load
+from epanns.models.pruning_plan import PruningPlan
 from epanns.models.tagger import Tagger
 from epanns.models.tensors import weights_digest
+from epanns.models.warm_start import build_on_yamnet, stays_frozen
 from epanns.models.zoo import build_model
-from epanns.names import path_name
-from epanns.pruning.plan import PruningPlan
+from epanns.packages import versions
 from epanns.pruning.prune import apply_plan
 from epanns.pruning.ranking.calibration import CalibrationBatch
 from epanns.pruning.ranking.criteria import NEEDS
 from epanns.pruning.ranking.pack_clips import CALIBRATION_BATCH
 from epanns.pruning.recovery.recover import recover
+from epanns.records import DECISIVE_PACKAGES, RunRecord, Stage
+from epanns.safe_text import path_name
 from epanns.seeding import derive_seed, numpy_generator, random_state_kept
+from epanns.stages.finetune import validation_on
+from epanns.stages.score import device_of, heard_seconds, recorded_width
 from epanns.sweeps.amount import plan_of
-from epanns.sweeps.device import device_of
-from epanns.sweeps.evaluated import heard_seconds, recorded_width
 from epanns.sweeps.journal import TrialFolder
-from epanns.sweeps.records import DECISIVE_PACKAGES, RunRecord, Stage
 from epanns.training.config import TrainingConfig
 from epanns.training.finetune import finetune
 from epanns.training.frozen import frozen_in
-from epanns.training.metrics import LOSS
 from epanns.training.run_options import Log, OnStep, RunOptions, no_log
-from epanns.training.validation import Validation
 
 
 def run_trial(folder: TrialFolder, *, on_step: OnStep | None = None, log: Log = no_log) -> RunRecord:
@@ -118,7 +116,7 @@ class _Trial:
             step = plan_of(dense, self.config, self._measured_by_criterion())
             self.layers = tuple(self.config.get("layers", step.ratios))
             model = apply_plan(dense, step)
-            plan = PruningPlan.from_dict(model.provenance["plan"])  # from the unpruned network
+            plan = model.provenance.plan  # from the unpruned network
             stages.append(self._stage("pruned", model, time.perf_counter() - started))
             if self.config["recover"] != "none":
                 started = time.perf_counter()
@@ -208,22 +206,3 @@ class _Trial:
             network=weights_digest(model),
             name=self.asked.get("name", ""),
         )
-
-
-def validation_on(dataset: PackDataset, protocol: EvaluationProtocol | None = None) -> Validation:
-    """Return the scoring that chooses checkpoints: macro mAP, accuracy of single-label networks, and the mean loss.
-
-    Args:
-        dataset: Clips to score.
-        protocol: Whole clips, by default.
-    """
-    protocol = protocol or EvaluationProtocol()
-
-    def score(model: Tagger) -> dict[str, float]:
-        predictions = predict(model, dataset, protocol)
-        scores = evaluate(predictions, dataset.labels, protocol, bootstrap=0)
-        accuracy = {} if scores.accuracy is None else {"accuracy": scores.accuracy}
-        return {"mAP": scores.mAP, **accuracy, LOSS: mean_loss(predictions)}
-
-    settings = protocol.settings()
-    return Validation(score, {**dataset.identity(), **({"protocol": settings} if settings else {})}, dataset)

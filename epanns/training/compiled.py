@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from epanns.audio.frontend import repeat_to_minimum
+from epanns.audio.short_clips import repeat_to_minimum
 from epanns.errors import ConfigError
 from epanns.models.pooling import ModelOutput
 from epanns.models.tagger import Tagger

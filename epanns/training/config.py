@@ -7,22 +7,33 @@ from typing import Any
 from epanns.data.crop import LONGEST_SECONDS, SHORT_CLIPS, SHORTEST_SECONDS, Crop
 from epanns.data.sampler import SAMPLERS
 from epanns.errors import ConfigError
-from epanns.models.tasks import TASKS
-from epanns.strict import POSITIVE, TRUTH, Rule, breaches, from_table, number, one_of, or_none, values_of, whole
+from epanns.labels import TASKS
+from epanns.strict import (
+    BOOLEAN,
+    POSITIVE,
+    Rule,
+    field_values,
+    from_table,
+    integer,
+    number,
+    one_of,
+    or_none,
+    value_problems,
+)
 
 SCHEDULES = ("constant", "cosine", "linear")
 PRECISIONS = ("float32", "bfloat16")
 TEACHER_WEIGHTS = ("distil_weight", "feature_weight")
 
 RULES: Mapping[str, Rule] = {
-    "iterations": whole(1),
-    "batch_size": whole(1),
+    "iterations": integer(1),
+    "batch_size": integer(1),
     "learning_rate": POSITIVE,
     "schedule": one_of(SCHEDULES),
-    "warmup_iterations": whole(0),
+    "warmup_iterations": integer(0),
     "mixup_alpha": number("a finite number >= 0; 0 switches mixup off", lambda value: value >= 0),
-    "spec_augment": TRUTH,
-    "dropout": TRUTH,
+    "spec_augment": BOOLEAN,
+    "dropout": BOOLEAN,
     "sampler": one_of(SAMPLERS),
     "crop_seconds": or_none(
         number(
@@ -31,17 +42,17 @@ RULES: Mapping[str, Rule] = {
         )
     ),
     "short_clips": one_of(SHORT_CLIPS),
-    "validate_every": whole(1),
-    "freeze_backbone": TRUTH,
-    "freeze_yamnet": TRUTH,
-    "head_iterations": whole(0),
+    "validate_every": integer(1),
+    "freeze_backbone": BOOLEAN,
+    "freeze_yamnet": BOOLEAN,
+    "head_iterations": integer(0),
     "backbone_rate": number(
         "a finite number > 0; freeze_backbone keeps the backbone as it is", lambda value: value > 0
     ),
     "task": or_none(one_of(TASKS)),
     "precision": one_of(PRECISIONS),
-    "compile": TRUTH,
-    "accumulate": whole(1),
+    "compile": BOOLEAN,
+    "accumulate": integer(1),
     "clip_norm": number("a finite number >= 0; 0 switches clipping off", lambda value: value >= 0),
     "ema_decay": number("a number in [0, 1); 0 switches the average off", lambda value: 0 <= value < 1),
     "distil_weight": number(
@@ -49,7 +60,7 @@ RULES: Mapping[str, Rule] = {
     ),
     "feature_weight": number("a finite number >= 0; 0 leaves embeddings alone", lambda value: value >= 0),
     "teacher_precision": or_none(one_of(PRECISIONS)),
-    "seed": whole(0),
+    "seed": integer(0),
 }
 # What came later is left out of `to_dict` at its default.
 _LATER = (
@@ -126,7 +137,7 @@ class TrainingConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if problems := breaches(values_of(self), RULES, hint=_option_hint) or self._contradictions():
+        if problems := value_problems(field_values(self), RULES, hint=_option_hint) or self._contradictions():
             raise ConfigError("training: " + "; ".join(problems))
 
     def _contradictions(self) -> list[str]:

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from epanns.errors import ConfigError
-from epanns.optional import install_command, is_installed
+from epanns.packages import install_command, is_installed
 
 FOLDER = "tensorboard"
 EVENT_FILES = "events.out.tfevents.*"

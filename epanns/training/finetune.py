@@ -6,15 +6,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from epanns.data.compatibility import require_same_task
 from epanns.data.dataset import PackDataset
-from epanns.data.task import require_same_task
 from epanns.distributed import on_rank_zero
 from epanns.errors import Interrupted
 from epanns.models.modes import requires_grad_restored
-from epanns.models.recipe import training_step_of, with_step
 from epanns.models.tagger import Tagger
 from epanns.seeding import random_state_kept
-from epanns.signals import noticing_signals
+from epanns.signals import catching_signals
 from epanns.training.config import TrainingConfig
 from epanns.training.folder import RunFolder
 from epanns.training.identity import identity_of
@@ -100,7 +99,7 @@ def finetune(
         _opened(folder) as ended,
         random_state_kept(next(model.parameters()).device),  # the seeding of every step is not the caller's
         requires_grad_restored(model),
-        noticing_signals() as stop,
+        catching_signals() as stop,
     ):
         if ended is not None:
             return TrainingResult(**ended)
@@ -112,7 +111,7 @@ def finetune(
                 run.to_the_end(dataset, stop)
         result = _result_of(run.state, run.chosen_by)
         on_rank_zero(lambda: folder.finish(asdict(result)))
-    model.provenance = with_step(model.provenance, training_step_of(model.provenance), **folder.step_settings)
+    model.provenance = model.provenance.with_operation(model.provenance.training_kind, **folder.step_settings)
     if stop.signal_number is not None:
         raise Interrupted(
             stop.signal_number, f"signal {stop.signal_number} came as the run in {out} ended; it is whole"

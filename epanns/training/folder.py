@@ -12,8 +12,8 @@ from typing import Any
 from epanns.atomic import fsync_folder, sha256_of_json, write_json
 from epanns.distributed import on_rank_zero, restarts, torchrun_id
 from epanns.errors import CheckpointError, OutputError
+from epanns.folder_kinds import BEST_NAME, COMMAND, RUN_FILE
 from epanns.models.checkpoint import CONFIG, FILES, load_checkpoint, save_checkpoint
-from epanns.models.recipe import training_step_of
 from epanns.models.tagger import Tagger
 from epanns.training import events, metrics
 from epanns.training.config import TrainingConfig
@@ -28,7 +28,6 @@ from epanns.training.state import (
     save_state,
     saved_states,
 )
-from epanns.unfinished import BEST_NAME, COMMAND, RUN_FILE
 from epanns.workfolder import LOCK_FILES, Work, WorkFolder, remove
 
 CURVES = tuple(f"{metrics.CURVE}{suffix}" for suffix in (".svg", ".png", ".pdf"))  # drawn by `reporting`, removed here
@@ -103,12 +102,12 @@ class RunFolder:
         """Return the result of a run that has ended, without the lock: a folder that is only read needs none."""
         if self._folder.first_file.exists():
             return self._folder.require_same(self.asked, read=self._read)
-        self._folder.require_claimable()
+        self._folder.require_usable()
         return None
 
     def _claim(self) -> dict[str, Any] | None:
         command = {COMMAND: self._command} if self._command else {}
-        return self._folder.claim(self.asked, first={**self._first, **command}, read=self._read)
+        return self._folder.begin_or_resume(self.asked, first={**self._first, **command}, read=self._read)
 
     def _is_begun_by_this_torchrun(self) -> bool:
         """Whether a process left the run that `torchrun` has started anew: it had started over itself."""
@@ -166,7 +165,7 @@ class RunFolder:
     def keep_best(self, model: Tagger, state: TrainingState, chosen_by: str) -> None:
         """Write the weights as the best so far by a score of that name."""
         kept = {"best_step": state.best_step, f"validation_{chosen_by}": state.best_score}
-        step = {"step": training_step_of(model.provenance), **self.step_settings, **kept}
+        step = {"step": model.provenance.training_kind, **self.step_settings, **kept}
         with self._writing():
             if self.best(state.best_step).exists():  # of a state that could not be read: the run went back
                 shutil.rmtree(self.best(state.best_step))
@@ -250,8 +249,8 @@ def require_run_folder(
         OutputError: If there is something else.
     """
     folder = _work_folder(path)
-    folder.require_claimable()
-    on_rank_zero(folder.require_unused)
+    folder.require_usable()
+    on_rank_zero(folder.require_unlocked)
     if config is None or not folder.is_begun:
         return
     network = dict(model or {})
@@ -267,7 +266,7 @@ def require_run_folder(
 
 
 def _work_folder(path: Path) -> WorkFolder:
-    return WorkFolder(path, _RUN, _WORK, earlier_locks=[_EARLIER_LOCK])
+    return WorkFolder(path, _RUN, _WORK)
 
 
 def _leftovers(path: Path) -> list[Path]:

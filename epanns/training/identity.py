@@ -5,7 +5,6 @@ from typing import Any
 
 from epanns.atomic import sha256_of_json
 from epanns.data.dataset import PackDataset
-from epanns.models.recipe import steps_of
 from epanns.models.tagger import Tagger
 from epanns.models.tensors import weights_digest
 from epanns.training.config import TrainingConfig
@@ -28,7 +27,7 @@ def identity_of(
         "data": dataset.identity(),
         "validation": dict(validation.data),
         "model": model.spec.to_dict(),
-        "parent_sha256": model.provenance.get("sha256"),
+        "parent_sha256": model.provenance.sha256,
         **taught,
         **_frozen_by_hand(model, config),
         **_beside_the_file(model),
@@ -50,15 +49,14 @@ def _beside_the_file(model: Tagger) -> dict[str, Any]:
     where chance made some of them: of a network that was never read, and of a new classifier.
     """
     known = model.provenance
-    steps = steps_of(known)[known.get("steps_read", 0) :]
     since = {
-        f"{number}-{step['step']}": {key: value for key, value in step.items() if key not in ("step", *_MEASURED)}
-        for number, step in enumerate(steps, start=1)
+        f"{number}-{done.kind}": {key: value for key, value in done.settings.items() if key not in _MEASURED}
+        for number, done in enumerate(known.since_read, start=1)
     }
-    names = {step["step"] for step in steps}
+    kinds = {done.kind for done in known.since_read}
     told: dict[str, Any] = {"since": json.loads(json.dumps(since))} if since else {}
-    if "prune" in names and known.get("plan"):
-        told["since_plan_sha256"] = sha256_of_json(known["plan"])
-    if not known.get("sha256") or "steps_read" not in known or "transfer" in names:
+    if "prune" in kinds and known.plan is not None:
+        told["since_plan_sha256"] = known.plan.digest
+    if known.sha256 is None or known.n_read is None or "transfer" in kinds:
         told["weights_sha256"] = weights_digest(model)
     return told

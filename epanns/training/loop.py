@@ -12,8 +12,7 @@ from epanns.data.loader import make_loader
 from epanns.data.sampler import StepBatches, make_stream
 from epanns.distributed import any_of, gather, on_rank_zero, world_size
 from epanns.errors import Interrupted, TrainingError
-from epanns.models.recipe import is_untrained
-from epanns.models.tasks import DECISIVE_SCORES
+from epanns.labels import DECISIVE_SCORES
 from epanns.signals import Stopped, StopRequest
 from epanns.training.ahead import BatchesAhead
 from epanns.training.events import event_log
@@ -40,7 +39,7 @@ class Run:
         self.learner, self.config, self.folder, self.validation = learner, learner.config, folder, validation
         self.options = options
         self.chosen_by = DECISIVE_SCORES[learner.model.spec.task]
-        self.begins_untrained = is_untrained(learner.model.provenance)
+        self.begins_untrained = learner.model.provenance.is_untrained
         self.state = folder.resume(learner, options.log) or TrainingState()
         require_same_step(self.state.step)
         if self.state.step:
@@ -175,7 +174,7 @@ class Run:
         started = time.perf_counter()
         state = self.state
         try:
-            scores = self.validation.scores_of(self.learner.network_to_score, stop.obey)
+            scores = self.validation.scores_of(self.learner.network_to_score, stop.raise_if_stopped)
         except TrainingError:
             self.save()  # the same command comes to it again at once
             raise

@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING
 
 from epanns.atomic import write_text
 from epanns.errors import DataError
-from epanns.json_file import parse_json
-from epanns.strict import breaches, number, or_none, shown
-from epanns.text_file import read_text
+from epanns.strict import number, or_none, shown, value_problems
+from epanns.text_files import parse_json, read_text
 
 if TYPE_CHECKING:
     from epanns.training.state import TrainingState
@@ -86,7 +85,7 @@ def read_metrics(folder: Path) -> list[dict[str, float | None]]:
         row = parse_json(line, f"{path}, line {place}", error=DataError, remedy=_REMEDY)
         if not isinstance(row, dict):
             raise DataError(f"{path}, line {place}: must be a table, is {shown(row)}: {_REMEDY}")
-        for problem in breaches(row, dict.fromkeys(row, _CELL)):
+        for problem in value_problems(row, dict.fromkeys(row, _CELL)):
             raise DataError(f"{path}, line {place}: {problem}: {_REMEDY}")
         rows.append({name: None if value is None else float(value) for name, value in row.items()})
     return rows

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from epanns.errors import ConfigError
-from epanns.notes import note
-from epanns.strict import Rule, one_of, or_none, shown, whole
+from epanns.feedback import note
+from epanns.strict import Rule, integer, one_of, or_none, shown
 from epanns.training.config import TrainingConfig, option_of
 
 
@@ -121,7 +121,7 @@ def _settings_of(table: Mapping[str, Any]) -> dict[str, Any]:
 def _scaled(preset: Mapping[str, Any], table: Mapping[str, Any]) -> dict[str, int]:
     """Return the preset's numbers of first steps that the iterations of a table leave no room for, scaled down."""
     iterations = table.get("iterations")
-    if not preset or not whole(1).holds(iterations):
+    if not preset or not integer(1).holds(iterations):
         return {}
     return {
         setting: preset[setting] * iterations // preset["iterations"]

@@ -11,9 +11,9 @@ import torch
 
 from epanns.atomic import partial_of, put_in_place, sha256_of
 from epanns.errors import CheckpointError
+from epanns.folder_kinds import STATE_NAME
 from epanns.training.learner import Learner
 from epanns.training.memory import is_out_of_memory
-from epanns.unfinished import STATE_NAME
 
 FORMAT = "epanns-training-state/3"
 KEPT = 2  # the newest, and the one before it for the day the newest cannot be read

@@ -20,7 +20,6 @@ from epanns.errors import ConfigError
 from epanns.labels import same_classes
 from epanns.models.modes import evaluation_mode
 from epanns.models.pooling import ModelOutput, probabilities_of
-from epanns.models.recipe import steps_of
 from epanns.models.tagger import Tagger
 from epanns.models.tensors import weights_digest
 from epanns.pruning.embedding import Places, shared_channels
@@ -141,8 +140,7 @@ def refuse_precision_of_nobody(config: TrainingConfig) -> None:
 def sha256_of(teacher: Tagger) -> str:
     """Return what tells a teacher: the sha256 of the file it was read from; if it was changed, that of its weights."""
     known = teacher.provenance
-    is_as_read = known.get("sha256") and len(steps_of(known)) == known.get("steps_read")
-    return str(known["sha256"]) if is_as_read else weights_digest(teacher)
+    return str(known.sha256) if known.is_as_read else weights_digest(teacher)
 
 
 def relative_distance(embedding: Tensor, wanted: Tensor) -> Tensor:

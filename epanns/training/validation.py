@@ -10,8 +10,8 @@ import numpy as np
 from epanns.data.dataset import PackDataset
 from epanns.distributed import broadcast, world_size
 from epanns.errors import CheckpointError, ConfigError, TrainingError
+from epanns.labels import DECISIVE_SCORES
 from epanns.models.tagger import Tagger
-from epanns.models.tasks import DECISIVE_SCORES
 
 
 @dataclass(frozen=True)

@@ -98,7 +98,7 @@ def test_a_file_whose_contents_are_at_its_lost_end_is_refused(encode):
 
 def test_a_start_past_the_end_is_refused(encode):
     path = encode("a.m4a", tone(1.0, 44_100)[None], 44_100, codec="aac")
-    with pytest.raises(DataError, match="start 3 s lies past its end at 1"):
+    with pytest.raises(DataError, match="start 3 s is after its end at 1"):
         load_waveform(path, sample_rate=RATE, start=3.0)
 
 

@@ -12,7 +12,7 @@ import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
 
-from epanns.audio.container import DamagedFile, sound_bytes
+from epanns.audio.containers import DamagedFile, sound_bytes
 from epanns.audio.waveform import load_encoded, load_waveform
 from epanns.errors import DataError
 

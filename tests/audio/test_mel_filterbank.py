@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from epanns.audio import mel_filterbank
 from epanns.audio.mel_filterbank import slaney_filterbank, torchaudio_problem
-from epanns.notes import Note
+from epanns.feedback import Note
 
 needs_torchaudio = pytest.mark.skipif(torchaudio_problem() is not None, reason=f"torchaudio: {torchaudio_problem()}")
 PANNS = dict(frequency_bins=513, fmin=50, fmax=14_000, mel_bins=64, sample_rate=32_000)

@@ -9,8 +9,8 @@ import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
 
-from epanns.audio.mpeg import FileBytes
-from epanns.audio.mpeg import mpeg_frames as frames_in
+from epanns.audio.mp3 import FileBytes
+from epanns.audio.mp3 import mpeg_frames as frames_in
 from epanns.audio.waveform import load_encoded, load_waveform
 from epanns.errors import DataError
 
@@ -106,7 +106,7 @@ def test_without_a_note_a_part_is_cut_out_by_start_and_duration(tmp_path):
     path.write_bytes(sound_alone)
     part = load_waveform(path, sample_rate=RATE, start=2.0, duration=0.5).samples
     np.testing.assert_allclose(part, samples_of(sound_alone)[2 * RATE :][: RATE // 2], atol=1e-5)
-    with pytest.raises(DataError, match="start 4 s lies past its end at 3"):
+    with pytest.raises(DataError, match="start 4 s is after its end at 3"):
         load_waveform(path, sample_rate=RATE, start=4.0)
     with pytest.raises(DataError, match=r"truncated: 3\.\d+ s where the manifest promises 4\.00 s"):
         load_waveform(path, sample_rate=RATE, duration=4.0)
@@ -213,7 +213,7 @@ def test_a_change_on_the_way_is_refused(other):
     _, one = split(mp3())
     _, two = split(mp3(**other))
     for content in (one + two, two + one):
-        with pytest.raises(DataError, match="cannot be decoded .its sample rate or its channels change on the way"):
+        with pytest.raises(DataError, match="cannot be decoded .its sample rate or number of channels changes within"):
             samples_of(content)
 
 
@@ -241,7 +241,7 @@ def test_any_bytes_are_counted_without_an_error(parts):
 @given(st.binary(max_size=300), st.lists(st.tuples(st.integers(-400, 400), st.integers(-400, 400))), st.integers(1, 50))
 def test_bytes_of_a_file_are_sliced_like_bytes(content, parts, block):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("epanns.audio.mpeg._BLOCK", block)
+        patch.setattr("epanns.audio.mp3._BLOCK", block)
         found = FileBytes(io.BytesIO(content))
         assert len(found) == len(content)
         for start, stop in parts:
@@ -254,5 +254,5 @@ def test_frames_are_found_wherever_a_block_ends(monkeypatch):
     content = b"\xff" * 40 + sound_alone + b"junk" * 30 + sound_alone
     whole = mpeg_frames(content)
     for block in (*range(2, 40), 1_000):
-        monkeypatch.setattr("epanns.audio.mpeg._BLOCK", block)
+        monkeypatch.setattr("epanns.audio.mp3._BLOCK", block)
         assert mpeg_frames(content) == whole

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from epanns.audio.regular_file import require_regular_file
-from epanns.audio.waveform import load_waveform
+from epanns.audio.waveform import load_waveform, require_regular_file
 from epanns.data.origin import is_readable, is_unchanged, read_source
 from epanns.errors import DataError
 

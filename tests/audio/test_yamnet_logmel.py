@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from epanns.audio.frontend import FrontEndSpec
+from epanns.audio.short_clips import pad_to_patches
 from epanns.audio.waveform import load_waveform
-from epanns.audio.yamnet_logmel import SILENCE, YamnetLogMel, count_patches, pad_to_patches, patches_of, yamnet_mel_bank
+from epanns.audio.yamnet_logmel import SILENCE, YamnetLogMel, count_patches, patches_of, yamnet_mel_bank
 from epanns.errors import ConfigError
 from epanns.models.zoo import ZOO
 
@@ -150,10 +151,10 @@ def test_the_kind_is_left_out_of_json_at_its_default():
     [
         ({"kind": "yamnt"}, "kind='yamnt' (did you mean 'yamnet'?): must be one of panns, yamnet"),
         ({"kind": None}, "kind=None: must be one of panns, yamnet"),
-        ({"hop_size": 320}, "window_size=400 and hop_size=320 must be YAMNet's 25 and 10 ms at sample_rate=16000"),
+        ({"hop_size": 320}, "window_size=400, hop_size=320: must be YAMNet's 25 and 10 ms at sample_rate=16000"),
         (
             {"sample_rate": 32_000},
-            "window_size=400 and hop_size=160 must be YAMNet's 25 and 10 ms at sample_rate=32000",
+            "window_size=400, hop_size=160: must be YAMNet's 25 and 10 ms at sample_rate=32000",
         ),
     ],
 )

@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from epanns.cli.config_file import option_name
+from epanns.cli.command import option_name
 from epanns.cli.main import COMMANDS, cli
 from epanns.cli.steps import _read
 from epanns.errors import ConfigError, PruningError
-from epanns.notes import notes_to
-from epanns.printable import printable
+from epanns.feedback import notes_to
 from epanns.pruning.allocation import read_ratios
+from epanns.safe_text import printable
 from tests.any_value import ANY_VALUE
 from tests.toml_text import altered, document
 
@@ -68,7 +68,7 @@ def test_any_option_of_any_command_is_read_from_a_file_or_refused_in_one_line(fo
         ("out = 1979-05-27", "out=datetime.date(1979, 5, 27): must be a path"),
         ("save_every = 2\nsave-every = 2", "save_every is given twice, with - and with _: give it once"),
         ("iteration = 2", "unknown option 'iteration' (did you mean 'iterations'?)"),
-        ("a = " + "[" * 99 + "]" * 99, "cannot be read as TOML (more than 64 tables and lists in each other)"),
+        ("a = " + "[" * 99 + "]" * 99, "cannot be read as TOML (tables and lists are nested more than 64 deep)"),
     ],
 )
 def test_a_wrong_option_in_a_file_is_explained(epanns, tmp_path, text, message):

@@ -9,7 +9,8 @@ from epanns.cli.main import cli
 from epanns.data.dataset import PackDataset
 from epanns.errors import ConfigError
 from epanns.labels import LabelSet
-from epanns.models.checkpoint import load, save_checkpoint
+from epanns.models.checkpoint import save_checkpoint
+from epanns.models.load import load
 from epanns.models.zoo import build_model
 from epanns.pruning.prune import prune
 
@@ -33,14 +34,14 @@ def finetune(runner, runs, tiny_packs):
         given = ["finetune", runs / checkpoint, *short, "--out", runs / out, *arguments]
         result = runner.invoke(cli, [str(argument) for argument in given], catch_exceptions=False)
         assert result.exit_code == 0, result.output
-        return result.stderr, load(runs / out).provenance["recipe"][-1]
+        return result.stderr, load(runs / out).provenance.recipe[-1].settings
 
     return run
 
 
 def test_a_teacher_alone_has_half_of_the_loss(finetune, runs):
     said, step = finetune("--teacher", runs / "base")
-    sha256 = load(runs / "base").provenance["sha256"]
+    sha256 = load(runs / "base").provenance.sha256
     assert f"teacher: {runs / 'base'} (Cnn14_8k, sha256 {sha256[:12]}), distil weight 0.5" in said
     assert (step["teacher_sha256"], step["training"]["distil_weight"]) == (sha256, 0.5)
 
@@ -48,7 +49,7 @@ def test_a_teacher_alone_has_half_of_the_loss(finetune, runs):
 def test_a_weight_alone_finds_the_unpruned_network(finetune, runs):
     said, step = finetune("--feature-weight", 0.1, "--teacher-precision", "bfloat16")
     assert f"teacher: {runs.resolve() / 'base'} (" in said and "feature weight 0.1" in said
-    assert step["teacher_sha256"] == load(runs / "base").provenance["sha256"]
+    assert step["teacher_sha256"] == load(runs / "base").provenance.sha256
     assert "distil_weight" not in step["training"]
     assert (step["training"]["feature_weight"], step["training"]["teacher_precision"]) == (0.1, "bfloat16")
 

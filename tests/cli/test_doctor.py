@@ -7,7 +7,7 @@ import pytest
 from epanns.cli import doctor
 from epanns.cli.doctor import Package, check_package
 from epanns.cli.main import cli
-from epanns.optional import CORE, EXTRAS
+from epanns.packages import CORE, EXTRAS
 
 
 def test_it_names_every_package_once_and_works_here(runner):

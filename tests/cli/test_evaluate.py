@@ -22,13 +22,15 @@ from epanns.evaluation.predict import Predictions, predict
 from epanns.evaluation.protocol import EvaluationProtocol
 from epanns.evaluation.scores import ClassScore, Scores
 from epanns.labels import LabelSet
-from epanns.models.checkpoint import load, save_checkpoint
-from epanns.models.new_classes import use_labels
+from epanns.models.checkpoint import save_checkpoint
+from epanns.models.load import load
+from epanns.models.provenance import Operation, Provenance
+from epanns.models.warm_start import use_labels
 from epanns.models.zoo import build_model
 from epanns.pruning.prune import prune
 from epanns.pruning.recovery.recalibrate import recalibrate_batch_norm
-from epanns.sweeps.evaluated import unpruned_spec, width_of
-from epanns.sweeps.records import read_records
+from epanns.records import read_records
+from epanns.stages.score import unpruned_spec, width_of
 
 
 @pytest.fixture
@@ -193,7 +195,7 @@ def test_record_of_a_pruned_checkpoint_tells_its_plan(run, model, tiny_packs, tm
 def test_record_tells_what_was_done_since_pruning(run, model, tiny_packs, tmp_path):
     train = {"step": "train", "training": {"iterations": 100, "seed": 7}}
     tune = {"step": "finetune", "training": {"iterations": 30, "seed": 7}}
-    model.provenance = {"recipe": [train, tune]}
+    model.provenance = Provenance(recipe=(Operation.from_dict(train), Operation.from_dict(tune)))
     pruned, _ = prune(model, ratio=0.5, layers=["conv_block6"])
     clips = PackDataset([tiny_packs["train"]])
     recalibrate_batch_norm(pruned, [batch.float_waveform() for batch in make_loader(clips, [[0, 1, 2]])])
@@ -214,7 +216,7 @@ def test_record_tells_the_width_that_was_asked_for(run, tiny_packs, tmp_path):
     model = build_model("Cnn14_8k", width=0.05, labels=labels)
     save_checkpoint(model, tmp_path / "known")
     assert width_of(model.spec) == pytest.approx(0.05, abs=5e-4)
-    model.provenance = {}
+    model.provenance = Provenance()
     save_checkpoint(model, tmp_path / "guessed")
     widths = {}
     for name in ("known", "guessed"):
@@ -268,7 +270,7 @@ def test_labels_that_no_pack_needs_are_told(run, checkpoint, tiny_packs, tmp_pat
     (tmp_path / "labels.csv").write_text(LabelSet.of(["a", "b", "c", "d"]).to_csv())
     code, _, err = run(checkpoint, "--data", tiny_packs["test"], "--bootstrap", 0, "--labels", tmp_path / "labels.csv")
     assert code == 0
-    assert "labels.csv is not used: these packs name their classes themselves" in err
+    assert "labels.csv is not used: these packs have class names" in err
 
 
 def test_existing_out_is_refused_before_anything_is_read(run, checkpoint, tiny_packs, tmp_path):
@@ -286,5 +288,8 @@ def test_other_classes_and_other_rates_end_in_one_line(run, tiny_spec, tiny_pack
     save_checkpoint(build_model("Cnn6", width=0.05, num_classes=4), tmp_path / "rate")
     code, _, err = run(tmp_path / "rate", "--data", tiny_packs["test"])
     assert code == 1
-    assert "Cnn6 hears 32000 Hz, the pack synthetic holds 8000 Hz: pack the manifest again with --sample-rate" in err
+    assert (
+        "Cnn6 has a sample rate of 32000 Hz, the pack synthetic has 8000 Hz: pack the manifest again with --sample-rate"
+        in err
+    )
     assert err.count("\n") == 1

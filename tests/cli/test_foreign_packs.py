@@ -57,7 +57,7 @@ def test_the_same_clips_score_the_same_in_pannss_layout(epanns, tiny_packs, as_p
     assert (code, json.loads(theirs)) == (0, json.loads(ours))
     assert "test.h5: 1 row holds nothing, the sound was not found when it was packed: left out" in err
     assert "test.h5: has no checksums" in err
-    assert "does not say how long" not in err
+    assert "does not store the lengths" not in err
     record = json.loads((tmp_path / "scores" / "result.json").read_text())
     assert (record["dataset"], record["config"]["split"]) == ("test", "test")
     code, _, err = evaluate("--data", panns)
@@ -81,7 +81,7 @@ def test_packs_of_three_formats_are_learnt_together(epanns, tiny_packs, as_panns
     # The same clips under the same names would be a leak in any format.
     code, _, err = epanns(*model, *train, "--val", tiny_packs["val"], *steps, "--out", tmp_path / "other")
     assert code == 1
-    assert "20 of 20 validation clips are training clips too (told by their ids alone" in err
+    assert "20 of 20 validation clips are training clips too (equal by their ids alone" in err
 
 
 def test_lengths_that_a_pack_does_not_tell_are_not_made_up(epanns, tiny_packs, as_panns, labels, checkpoint, tmp_path):
@@ -92,7 +92,7 @@ def test_lengths_that_a_pack_does_not_tell_are_not_made_up(epanns, tiny_packs, a
     assert f"own_length: {panns} does not say how long its clips are" in err
     code, _, err = evaluate("--window", 0.25)
     assert code == 0
-    assert f"{panns}: does not say how long its clips are: windows take the zeros after short ones as sound" in err
+    assert f"{panns}: does not store the lengths of its clips: windows include the zeros after short clips" in err
 
 
 @pytest.mark.parametrize("options", [("--crop-seconds", 0.4), ("--short-clips", "repeat")])
@@ -102,7 +102,7 @@ def test_training_tells_where_padding_counts_as_sound(epanns, tiny_packs, as_pan
     packs = ("--train", panns, "--labels", labels, "--val", tiny_packs["test"])
     code, _, err = epanns("train", "Cnn14_8k", "--width", 0.03, *packs, *steps, "--out", tmp_path / "run")
     assert code == 0, err
-    assert f"{panns}: does not say how long its clips are: crops and repetitions take the zeros" in err
+    assert f"{panns}: does not store the lengths of its clips: crops and repetitions include the zeros" in err
 
 
 def test_the_cost_of_clips_of_an_mp3_pack_is_that_of_their_own_length(epanns, labels, checkpoint, tmp_path):

@@ -13,8 +13,8 @@ from click.testing import CliRunner
 from epanns.cli.import_ import command
 from epanns.errors import CheckpointError, ConfigError, DataError, OutputError
 from epanns.labels import LabelSet
-from epanns.models import catalogue, download
-from epanns.models.checkpoint import load
+from epanns.models import download
+from epanns.models.load import load
 from epanns.models.released import export_panns
 from epanns.models.spec import HEADS
 from epanns.models.zoo import build_model
@@ -42,7 +42,7 @@ def test_json_is_one_object_with_the_spec_and_where_it_went(released: Path, tmp_
     result = json.loads(run(released, "--out", tmp_path / "out", "--json"))
     assert result["out"] == str(tmp_path / "out")
     assert result["widths"] == {f"conv_block{block}.conv1": width for block, width in enumerate((3, 6, 13, 26), 1)}
-    assert result["weights_sha256"] == load(tmp_path / "out").provenance["sha256"]
+    assert result["weights_sha256"] == load(tmp_path / "out").provenance.sha256
 
 
 def test_options_reach_the_checkpoint(released: Path, tmp_path: Path) -> None:
@@ -104,15 +104,15 @@ def test_name_is_downloaded_into_the_cache(
 ) -> None:
     content = released.read_bytes()
     digest = hashlib.sha256(content).hexdigest() if has_checksum else None
-    real = catalogue.released_file("Cnn6")
+    real = download.released_file("Cnn6")
     ours = replace(real, url=released.as_uri(), bytes=len(content), sha256=digest)
-    monkeypatch.setattr(catalogue, "released_files", lambda: (ours,))
+    monkeypatch.setattr(download, "released_files", lambda: (ours,))
     monkeypatch.setattr(download, "_open", lambda *_: FakeResponse(content))
     monkeypatch.setenv("EPANNS_CACHE", str(tmp_path / "cache"))
     result = CliRunner().invoke(command, ["Cnn6", "--out", str(tmp_path / "out")], catch_exceptions=False)
     assert result.exit_code == 0
     assert (tmp_path / "cache" / real.name).read_bytes() == content
-    assert load(tmp_path / "out").provenance["source"].startswith(real.name)
+    assert load(tmp_path / "out").provenance.source.startswith(real.name)
     assert ("unverified: no sha256 is published" in result.stderr) is not has_checksum
 
 

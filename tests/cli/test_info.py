@@ -10,10 +10,11 @@ from click.testing import CliRunner
 from epanns.cli.info import command
 from epanns.errors import CheckpointError
 from epanns.labels import LabelSet
-from epanns.models.checkpoint import load, save_checkpoint
+from epanns.models.checkpoint import save_checkpoint
+from epanns.models.load import load
+from epanns.models.pruning_plan import PruningPlan
 from epanns.models.released import export_panns
 from epanns.models.zoo import build_model
-from epanns.pruning.plan import PruningPlan
 from tests.cli.conftest import output_of
 
 STEPS = [

@@ -9,8 +9,10 @@ import pytest
 import torch
 
 from epanns.cli import main as main_module
+from epanns.cli.command import EpannsCommand
 from epanns.cli.main import main
-from epanns.cli.options import EpannsCommand, emit, json_option
+from epanns.cli.options import json_option
+from epanns.cli.terminal import emit
 from epanns.errors import DataProblems, EpannsError, Interrupted, did_you_mean
 
 
@@ -172,7 +174,7 @@ def test_want_of_memory_is_one_line_that_names_options_of_the_command(
     def load(*_, **__):
         raise error
 
-    monkeypatch.setattr("epanns.models.checkpoint.load", load)
+    monkeypatch.setattr("epanns.models.load.load", load)
     (tmp_path / "ckpt").mkdir()
     places = {"CKPT": str(tmp_path / "ckpt"), "OUT": str(tmp_path / "out")}
     with pytest.raises(SystemExit) as stop:

@@ -6,7 +6,7 @@ import pytest
 import soundfile
 import tqdm
 
-from epanns.cli.options import progress_counter
+from epanns.cli.terminal import progress_counter
 from epanns.data.pack import Pack
 from epanns.data.pack_format import PackSettings
 from epanns.data.packer import pack_manifest
@@ -168,5 +168,5 @@ def test_a_damaged_pack_is_repaired_and_it_is_said(epanns, manifest, tmp_path):
     assert epanns("verify", tmp_path / "pack")[0] != 0
     code, out, _ = epanns(*command)
     assert code == 0
-    assert "packed again, since damaged or gone: 1 of the shards of an earlier run" in out
+    assert "packed again, since damaged or missing: 1 of the shards of an earlier run" in out
     assert epanns("verify", tmp_path / "pack")[0] == 0

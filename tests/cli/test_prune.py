@@ -18,14 +18,14 @@ from epanns.data.packer import pack_manifest
 from epanns.data.sampler import sequential_batches
 from epanns.data.synthetic import SyntheticSettings, make_synthetic
 from epanns.labels import LabelSet
-from epanns.models.checkpoint import load, load_checkpoint, save_checkpoint
+from epanns.models.checkpoint import load_checkpoint, save_checkpoint
+from epanns.models.load import load
 from epanns.models.released import export_panns
 from epanns.models.spec import conv_widths
 from epanns.models.zoo import build_model
 from epanns.pruning.budgets import latency_budget
 from epanns.pruning.budgets.latency_table import Timing
 from epanns.pruning.budgets.sensitivity import Sensitivity, SensitivityRow
-from epanns.pruning.plan import PruningPlan
 from epanns.pruning.prune import apply_plan, plan_pruning
 from epanns.pruning.recovery.recover import recover
 from tests.conftest import narrow_spec
@@ -76,12 +76,12 @@ def test_the_checkpoint_keeps_plan_labels_and_parent(prune, checkpoint, tmp_path
     out = tmp_path / "pruned"
     prune(checkpoint, "--out", out, "--ratio", "0.5", "--layers", "conv_block3, conv_block1.conv1", "--criterion", "l2")
     dense, pruned = load_checkpoint(checkpoint), load_checkpoint(out)
-    plan = PruningPlan.from_dict(pruned.provenance["plan"])
+    plan = pruned.provenance.plan
     assert plan.pruned_layers == ("conv_block1.conv1", "conv_block3.conv1", "conv_block3.conv2")
     assert (plan.base, plan.criterion) == (dense.spec, "l2")
     assert pruned.spec == plan.pruned_spec
     assert pruned.labels == dense.labels
-    assert pruned.provenance["parent_sha256"] == dense.provenance["sha256"]
+    assert pruned.provenance.parent_sha256 == dense.provenance.sha256
     kept = list(plan.kept_channels["conv_block1.conv1"])
     assert torch.equal(pruned.weights["conv_block1.conv1.weight"], dense.weights["conv_block1.conv1.weight"][kept])
 
@@ -112,7 +112,7 @@ def test_a_target_is_met_and_told(prune, checkpoint, tmp_path):
     budget = {"kind": "params", "asked": dense / 2, "unpruned": dense, "allocate": "uniform"}
     assert result["budget"] == {**budget, "reached": result["n_params"]}
     assert 0.99 * dense / 2 <= result["n_params"] <= dense / 2
-    assert load_checkpoint(out).provenance["recipe"][-1]["budget"] == result["budget"]
+    assert load_checkpoint(out).provenance.recipe[-1].settings["budget"] == result["budget"]
     assert load(out).spec.widths == result["widths"]
     _, stdout, _ = prune(checkpoint, "--out", tmp_path / "again", "--target-params", "0.5")
     assert f"\nbudget: {result['n_params']} parameters of at most {dense / 2:.0f} parameters (" in stdout
@@ -211,7 +211,7 @@ def test_batch_norm_is_measured_again_on_a_pack(prune, checkpoint, packs, tmp_pa
     )
     assert code == 0
     assert json.loads(stdout)["recovery"] == {"method": "bn", "clips": 5}
-    assert load_checkpoint(out).provenance["recipe"] == [
+    assert load_checkpoint(out).provenance.to_dict()["recipe"] == [
         {"step": "prune", "criterion": "l1", "ratios": dict.fromkeys(SPEC_BLOCK_2, 0.5), "seed": 0},
         {"step": "recover", "method": "bn", "clips": 5},
     ]
@@ -241,7 +241,7 @@ def test_readers_are_fitted_on_a_pack_and_the_errors_shown(prune, checkpoint, pa
     code, stdout, _ = prune(checkpoint, "--out", tmp_path / "b", *options, "--fit-to", "dense", "--ridge", "0.001")
     error = recovery["errors"]["conv_block2.conv2"]
     assert f"conv_block2.conv2: error {error['plain']:.1%} plain, {error['refit']:.1%} refitted" in stdout
-    steps = load_checkpoint(tmp_path / "b").provenance["recipe"]
+    steps = load_checkpoint(tmp_path / "b").provenance.to_dict()["recipe"]
     assert [step.get("method") for step in steps] == [None, "ls", "bn"]
     assert (steps[1]["fit_to"], steps[1]["ridge"]) == ("dense", 0.001)
     code, stdout, _ = prune(checkpoint, "--out", tmp_path / "c", *options, "--fit-to", "current", "--json")
@@ -319,7 +319,7 @@ def test_criteria_measure_the_clips_of_a_pack(prune, checkpoint, packs, tmp_path
     dense, dataset = load(checkpoint), PackDataset([packs[8_000]])
     batch = dataset.__getitems__(range(len(dataset)))
     plan = plan_pruning(dense, criterion=criterion, ratio=0.5, calibration=[batch.float_waveform()])
-    assert load(tmp_path / "pruned").provenance["plan"] == plan.to_dict()
+    assert load(tmp_path / "pruned").provenance.plan == plan
 
 
 def test_taylor_needs_the_models_classes_and_takes_them_in_any_order(prune, checkpoint, packs, tmp_path):
@@ -337,7 +337,7 @@ def test_taylor_needs_the_models_classes_and_takes_them_in_any_order(prune, chec
     batch = dataset.__getitems__(range(len(dataset)))
     clips = [(batch.float_waveform(), batch.float_target().flip(1))]
     plan = plan_pruning(load(tmp_path / "two"), criterion="taylor", ratio=0.5, calibration=clips)
-    assert load(tmp_path / "pruned").provenance["plan"] == plan.to_dict()
+    assert load(tmp_path / "pruned").provenance.plan == plan
 
 
 def test_an_existing_out_is_refused_before_anything_is_read(prune, tmp_path):

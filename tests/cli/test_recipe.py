@@ -8,8 +8,8 @@ import click
 import pytest
 
 from epanns.cli.finetune import command as finetune
-from epanns.cli.recipe import Recipe
 from epanns.cli.train import command as train
+from epanns.cli.training_options import Recipe
 from epanns.training.config import RULES, TrainingConfig, option_of
 from epanns.training.folder import RunFolder
 from epanns.training.presets import PRESETS
@@ -68,7 +68,7 @@ def test_how_often_a_state_is_saved_is_no_part_of_the_run(asked, monkeypatch):
 @pytest.mark.parametrize("command", [train, finetune], ids=["train", "finetune"])
 def test_the_help_shows_what_each_preset_sets(runner, command):
     text = runner.invoke(command, ["--help"]).output
-    header, *rows = text.split("What they set (blank: nothing):\n")[1].splitlines()
+    header, *rows = text.split("Settings of the presets (blank: as without preset):\n")[1].splitlines()
     names = header.split()
     assert names[0] == "default"
     recipe: Recipe = command.recipe

@@ -5,7 +5,7 @@ from functools import partial
 
 import pytest
 
-from epanns.sweeps.records import RunRecord, Stage
+from epanns.records import RunRecord, Stage
 from epanns.training.metrics import write_metrics
 
 COST = {"n_params": 5_000_000, "param_bytes": 20_000_000, "backbone_macs": 1_000_000_000}

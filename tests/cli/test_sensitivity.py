@@ -15,7 +15,7 @@ from epanns.models.checkpoint import save_checkpoint
 from epanns.models.zoo import build_model
 from epanns.pruning.budgets.sensitivity import read_sensitivity
 from epanns.reporting import figure
-from epanns.sweeps.sensitivity_folder import FIGURES
+from epanns.stages.sensitivity_record import FIGURES
 
 ONE = ("--layers", "conv_block6.conv1", "--ratios", "0.5")
 

@@ -9,12 +9,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from epanns.cli import watching
-from epanns.cli.options import log
+from epanns.cli import training_progress
+from epanns.cli.terminal import log
 from epanns.data.dataset import PackDataset
-from epanns.models.checkpoint import load, load_checkpoint, save_checkpoint
+from epanns.models.checkpoint import load_checkpoint, save_checkpoint
+from epanns.models.load import load
 from epanns.models.zoo import build_model
-from epanns.pruning.plan import PruningPlan
 from epanns.pruning.schedule import step_widths
 from epanns.training.config import TrainingConfig
 from epanns.training.presets import PRESETS, Preset
@@ -45,9 +45,9 @@ def test_steps_without_training_are_compared_with_one_step(prune, tmp_path):
     for criterion in ("bn", "l1", "opnorm"):
         code, stdout, stderr = prune("--out", tmp_path / criterion, *HALF, "--steps", 3, "--criterion", criterion)
         assert code == 0
-        kept = PruningPlan.from_dict(load_checkpoint(tmp_path / criterion).provenance["plan"]).kept_channels
+        kept = load_checkpoint(tmp_path / criterion).provenance.plan.kept_channels
         prune("--out", tmp_path / f"{criterion}-1", *HALF, "--criterion", criterion)
-        once = PruningPlan.from_dict(load_checkpoint(tmp_path / f"{criterion}-1").provenance["plan"]).kept_channels
+        once = load_checkpoint(tmp_path / f"{criterion}-1").provenance.plan.kept_channels
         others = sum(len(set(kept[layer]) - set(once[layer])) for layer in kept)
         start = "nothing is trained between the 3 steps (--between): "
         if criterion == "bn":
@@ -80,14 +80,14 @@ def test_it_trains_after_each_cut_but_the_last(prune, settings, tiny_spec, tiny_
     starts = [f"[{step}/3] cut and fine-tuned: validation mAP 0." for step in (1, 2)]
     assert [line.startswith(start) for line, start in zip(told, starts, strict=True)] == [True, True]
     provenance = load(tmp_path / "out").provenance
-    assert [step["step"] for step in provenance["recipe"]] == [
+    assert [step.kind for step in provenance.recipe] == [
         *["prune", "recover", "finetune"] * 2,
         "prune",
         "recover",
     ]
-    seeds = {step["training"]["seed"] for step in provenance["recipe"] if step["step"] == "finetune"}
+    seeds = {step.settings["training"]["seed"] for step in provenance.recipe if step.kind == "finetune"}
     assert len(seeds) == 2  # or both runs would draw the same clips
-    assert PruningPlan.from_dict(provenance["plan"]).base == tiny_spec
+    assert provenance.plan.base == tiny_spec
     for step in (1, 2):
         run = load(tmp_path / "out.steps" / f"step{step}")
         assert run.spec.widths["conv_block6.conv1"] == step_widths(12, 6, 3)[step - 1]
@@ -107,7 +107,7 @@ def test_stopped_between_steps_it_goes_on_and_ends_with_the_same_bytes(prune, se
 
         yield SimpleNamespace(run_options=lambda **settings: RunOptions(on_step=on_step, **settings), log=log)
 
-    monkeypatch.setattr(watching, "watching", stopping)
+    monkeypatch.setattr(training_progress, "training_progress", stopping)
     code, _, stderr = prune("--out", out, *options)
     assert code == 143
     assert f"stopped by signal 15 at step 1 of 2; the state of step 1 is saved in {out}.steps/step2: run" in stderr
@@ -127,7 +127,7 @@ def test_a_preset_says_how_to_train_and_the_file_beats_it(prune, settings, monke
     settings.write_text(settings.read_text().replace("iterations = 2", 'preset = "short"'))
     code, _, stderr = prune("--out", tmp_path / "out", *HALF, "--steps", 2, "--between", settings)
     assert code == 0, stderr
-    (run,) = [step["training"] for step in load(tmp_path / "out").provenance["recipe"] if step["step"] == "finetune"]
+    (run,) = [step.settings["training"] for step in load(tmp_path / "out").provenance.recipe if step.kind == "finetune"]
     file = {"batch_size": 4, "validate_every": 1, "learning_rate": 0.01}
     assert run == {**TrainingConfig.from_dict({**quick, **file}).to_dict(), "seed": run["seed"]}
 
@@ -136,8 +136,8 @@ def test_a_weight_lets_the_unpruned_network_teach_between_steps(prune, settings,
     settings.write_text(settings.read_text() + "\ndistil_weight = 0.5")
     code, _, stderr = prune("--out", tmp_path / "out", *HALF, "--steps", 3, "--between", settings)
     assert code == 0, stderr
-    trained = [step for step in load(tmp_path / "out").provenance["recipe"] if "training" in step]
-    assert [step["teacher_sha256"] for step in trained] == [load(tmp_path / "dense").provenance["sha256"]] * 2
+    trained = [step for step in load(tmp_path / "out").provenance.recipe if "training" in step.settings]
+    assert [step.settings["teacher_sha256"] for step in trained] == [load(tmp_path / "dense").provenance.sha256] * 2
 
 
 def test_a_second_process_with_the_same_out_is_refused(prune, settings, tmp_path):

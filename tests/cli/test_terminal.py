@@ -11,8 +11,10 @@ import click
 import pytest
 
 from epanns.cli import main as main_module
+from epanns.cli.command import EpannsCommand
 from epanns.cli.main import main
-from epanns.cli.options import EXISTING, OUTPUT, PATH, EpannsCommand, emit, json_option, log, out_option
+from epanns.cli.options import EXISTING, OUTPUT, PATH, json_option, out_option
+from epanns.cli.terminal import emit, log
 from epanns.errors import ConfigError, EpannsError
 
 
@@ -191,7 +193,7 @@ def test_output_paths_without_a_name_or_utf8_are_refused(epanns, monkeypatch, tm
     [
         (
             "out = " + "[" * 100_000,
-            "cannot be read as TOML (more than 64 tables and lists in each other): correct the file",
+            "cannot be read as TOML (tables and lists are nested more than 64 deep): correct the file",
         ),
         ("out = " + "1" * 10_000, "cannot be read as TOML (a whole number does not fit in 64 bits): correct the file"),
         ('out = "' + "x" * (1 << 22) + '"', "4,194,312 bytes, must be at most 4,194,304: correct the file"),

@@ -15,11 +15,12 @@ import torch
 from epanns.cli.main import cli
 from epanns.cli.options import torch_device
 from epanns.cli.train import curve_drawn, describe
-from epanns.cli.watching import Watch
+from epanns.cli.training_progress import ProgressDisplay
 from epanns.data.targets import SparseTargets
 from epanns.errors import CheckpointError, ConfigError, Interrupted, OutputError, PackError, TrainingError
 from epanns.labels import LabelSet
-from epanns.models.checkpoint import load, save_checkpoint
+from epanns.models.checkpoint import save_checkpoint
+from epanns.models.load import load
 from epanns.models.zoo import build_model
 from epanns.training.finetune import TrainingResult
 
@@ -63,7 +64,7 @@ def test_train_then_finetune_with_other_classes(runner, tmp_path, packs):
     assert load(tmp_path / "mapped").labels.names == base.labels.names[::-1]
 
     assert torch.equal(new.conv_block1.conv1.weight, base.conv_block1.conv1.weight)
-    assert new.provenance["parent_sha256"] == load(tmp_path / "other").provenance["sha256"]
+    assert new.provenance.parent_sha256 == load(tmp_path / "other").provenance.sha256
 
 
 def test_finetune_on_a_single_label_pack_keeps_what_is_known(runner, tmp_path, packs, single_label_packs):
@@ -77,7 +78,7 @@ def test_finetune_on_a_single_label_pack_keeps_what_is_known(runner, tmp_path, p
     said = "new classifier, 3 classes in place of 4: 2 of 3 classes keep their weights, 1 is new: mouse click\n"
     assert said in result.stderr
     assert {"best_step", "best_accuracy"} <= json.loads(result.stdout).keys()
-    step = load(tmp_path / "new").provenance["recipe"][-1]["training"]
+    step = load(tmp_path / "new").provenance.recipe[-1].settings["training"]
     assert (step["task"], step["head_iterations"], step["backbone_rate"]) == ("single-label", 2, 0.1)
     result = invoke(runner, *asked, "--new-classifier", "--freeze-backbone", "--out", tmp_path / "fresh")
     assert "3 classes in place of 4: all 3 classes start from random weights\n" in result.stderr
@@ -106,7 +107,7 @@ def test_a_run_leaves_its_learning_curve_also_when_it_is_stopped(runner, tmp_pat
             signal.raise_signal(signal.SIGTERM)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Watch, "on_step", stopping)
+        patch.setattr(ProgressDisplay, "on_step", stopping)
         with pytest.raises(Interrupted):
             invoke(runner, *command)
     command_line = shlex.join(["epanns", *sys.argv[1:]])
@@ -143,7 +144,7 @@ def test_what_ended_a_run_is_told_also_where_nothing_can_be_drawn(tmp_path, caps
 
 
 def test_a_signal_is_told_once_and_before_anything_is_drawn(epanns, tmp_path, packs, monkeypatch):
-    monkeypatch.setattr(Watch, "on_step", lambda *_: signal.raise_signal(signal.SIGTERM))
+    monkeypatch.setattr(ProgressDisplay, "on_step", lambda *_: signal.raise_signal(signal.SIGTERM))
     drawn = "epanns.reporting.learning_curve.write_learning_curves"
     monkeypatch.setattr(drawn, lambda *_, **__: print("drawn", file=sys.stderr))
     command = ["train", "Cnn14_8k", "--width", 0.03, *packs, *SHORT, "--out", tmp_path / "run"]
@@ -227,8 +228,8 @@ def test_what_cannot_be_trained_is_refused_before_anything_is_written(runner, tm
     [
         (0, "cuda", "no CUDA device that torch can use; use --device cpu"),
         (0, "cuda:1", "no CUDA device that torch can use; use --device cpu"),
-        (1, "cuda:1", "1 CUDA device, cuda:0; use one that is there"),
-        (4, "cuda:11", "4 CUDA devices, cuda:0 to cuda:3; use one that is there"),
+        (1, "cuda:1", "1 CUDA device, cuda:0; choose one of them"),
+        (4, "cuda:11", "4 CUDA devices, cuda:0 to cuda:3; choose one of them"),
     ],
 )
 def test_a_gpu_that_is_not_there_is_refused_with_what_is(monkeypatch, epanns, tmp_path, packs, devices, asked, has):

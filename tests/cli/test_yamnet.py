@@ -15,12 +15,13 @@ from epanns.errors import ConfigError
 from epanns.evaluation.metrics import evaluate
 from epanns.evaluation.predict import predict
 from epanns.evaluation.protocol import EvaluationProtocol
-from epanns.models.checkpoint import load, save_checkpoint
-from epanns.models.on_yamnet import build_on_yamnet
-from epanns.models.shift_norm import ShiftNorm2d
+from epanns.models.checkpoint import save_checkpoint
+from epanns.models.load import load
+from epanns.models.warm_start import build_on_yamnet
+from epanns.models.yamnet import ShiftNorm2d
 from epanns.models.zoo import ZOO, build_model
+from epanns.records import read_records
 from epanns.sweeps.experiment import parse_experiment
-from epanns.sweeps.records import read_records
 from epanns.sweeps.runner import run_experiment
 from epanns.training.config import TrainingConfig
 from epanns.training.learner import Learner, set_learning_mode
@@ -64,12 +65,12 @@ def test_lean_goes_through_every_command(epanns, yamnet, tiny_packs, tmp_path):
     packs = ["--train", tiny_packs["train"], "--val", tiny_packs["val"]]
     code, out, err = epanns("train", "LEAN", "--yamnet", yamnet, *packs, *STEPS, "--out", tmp_path / "lean")
     assert code == 0, err
-    assert "YAMNet's body stays frozen; --no-freeze-yamnet lets it learn" in err
+    assert "YAMNet's body stays frozen; --no-freeze-yamnet trains it" in err
     assert same(body_of(tmp_path / "lean"), body_of(yamnet))
     trained = load(tmp_path / "lean")
     assert trained.spec.widths["layer5.pointwise_conv"] == 7
-    assert trained.provenance["recipe"][0]["training"]["freeze_yamnet"] is True
-    assert trained.provenance["source"].startswith("LEAN on the body of YAMNet, built from random weights")
+    assert trained.provenance.recipe[0].settings["training"]["freeze_yamnet"] is True
+    assert trained.provenance.source.startswith("LEAN on the body of YAMNet, built from random weights")
 
     code, out, err = epanns(
         "evaluate", tmp_path / "lean", "--data", tiny_packs["test"], "--json", "--out", tmp_path / "e"
@@ -94,7 +95,7 @@ def test_lean_goes_through_every_command(epanns, yamnet, tiny_packs, tmp_path):
     free = ["--no-freeze-yamnet", "--out", tmp_path / "free"]
     code, out, err = epanns("finetune", tmp_path / "lean", *packs, *STEPS, "--learning-rate", "0.01", *free)
     assert code == 0 and "frozen" not in err, err
-    assert "freeze_yamnet" not in load(tmp_path / "free").provenance["recipe"][-1]["training"]
+    assert "freeze_yamnet" not in load(tmp_path / "free").provenance.recipe[-1].settings["training"]
     code, out, err = epanns("report", tmp_path / "e", "--out", tmp_path / "report")
     assert code == 0 and "LEAN" in (tmp_path / "report" / "table.md").read_text(), err
 
@@ -102,7 +103,7 @@ def test_lean_goes_through_every_command(epanns, yamnet, tiny_packs, tmp_path):
 @pytest.mark.parametrize("name", ["LEAN_concat", "YAMNet_linear"])
 def test_networks_are_built_on_a_body_and_keep_its_origin(name, yamnet):
     model = build_on_yamnet(name, load(yamnet))
-    assert model.provenance["sha256"] == load(yamnet).provenance["sha256"]
+    assert model.provenance.sha256 == load(yamnet).provenance.sha256
     assert same({k: v for k, v in model.state_dict().items() if k.startswith("layer")}, body_of(yamnet))
     assert len(model.labels) == 200
     assert model.spec.embedding_size == ZOO[name].embedding_size
@@ -117,7 +118,7 @@ def test_networks_are_built_on_a_body_and_keep_its_origin(name, yamnet):
         (["YAMNet", "--yamnet", "YAMNET"], "-yamnet are: import and fine-tune it (epanns import, epanns finetune)\n"),
         (["LEAN", "--yamnet", "OTHER"], "narrow is no YAMNet: give yamnet.h5, its .npz or a checkpoint of YAMNet"),
         (["LEAN", "--yamnet", "YAMNET", "--width", "0.5"], "--width 0.5 with --yamnet "),
-        (["LEAN", "--freeze-yamnet"], "--freeze-yamnet without --yamnet: a body of random weights would stay as it is"),
+        (["LEAN", "--freeze-yamnet"], "--freeze-yamnet without --yamnet: a body of random weights must be trained"),
     ],
     ids=["another network", "and a width", "no body", "YAMNet itself", "another body", "a width", "nothing to freeze"],
 )
@@ -220,9 +221,9 @@ def test_between_cuts_a_frozen_body_stays_frozen(epanns, frozen, tiny_packs, tmp
     cuts = ["--ratio", "0.5", "--layers", "layer14.pointwise_conv", "--steps", 2, "--between", file]
     code, _, err = epanns("prune", frozen, *cuts, "--out", tmp_path / "out")
     assert code == 0, err
-    assert (f"YAMNet's body stays frozen; freeze_yamnet = false in {file} lets it learn" in err) == stays
-    (_, _, tuned, _) = load(tmp_path / "out").provenance["recipe"]
-    assert tuned["training"].get("freeze_yamnet", False) == stays
+    assert (f"YAMNet's body stays frozen; freeze_yamnet = false in {file} trains it" in err) == stays
+    (_, _, tuned, _) = load(tmp_path / "out").provenance.recipe
+    assert tuned.settings["training"].get("freeze_yamnet", False) == stays
 
 
 @pytest.mark.parametrize(("more", "stays"), [("", True), ("freeze_yamnet = false\n", False)])
@@ -232,7 +233,7 @@ def test_in_sweeps_a_frozen_body_stays_frozen(frozen, tiny_packs, tmp_path, more
     text = f'{data}[[base]]\ncheckpoint = "{frozen}"\n[grid]\nratio = [0.0]\n[[finetune]]\n{TUNING}{more}'
     run_experiment(parse_experiment(text, "t.toml"), tmp_path / "out")
     (tuned,) = (tmp_path / "out").glob("**/finetuned/config.json")
-    training = load(tuned.parent).provenance["recipe"][-1]["training"]
+    training = load(tuned.parent).provenance.recipe[-1].settings["training"]
     assert training.get("freeze_yamnet", False) == stays
 
 

@@ -17,8 +17,8 @@ from epanns.complexity import width_cost
 from epanns.complexity.macs import profile
 from epanns.complexity.width_cost import WidthCost
 from epanns.errors import ConfigError
+from epanns.models.lean import BiLSTM
 from epanns.models.spec import ModelSpec
-from epanns.models.wave_encoder import BiLSTM
 from epanns.models.zoo import ZOO, build_model
 from tests.conftest import narrow_spec
 

@@ -114,7 +114,7 @@ def test_another_number_of_rows_than_published_is_noted(made):
             {"dev": DEV.replace("\n007", "\n10")},
             "dev.csv, row 2: fname '10' is in the splits 'train' and 'val': a leak",
         ),
-        ({"eval_": EVAL + "30,Dog,/m/0bt9lr\n"}, "eval.csv, row 2: fname '30' stands twice; remove one"),
+        ({"eval_": EVAL + "30,Dog,/m/0bt9lr\n"}, "eval.csv, row 2: fname '30' is listed twice; remove one"),
         ({"vocabulary": VOCABULARY.replace("Dog,", "")}, "vocabulary.csv, line 2: '1,/m/0bt9lr' must be 1,<label>"),
         (
             {"vocabulary": "index,label,mid\n" + VOCABULARY},
@@ -133,7 +133,7 @@ def test_no_ground_truth_and_two_of_a_kind_are_refused(made, tmp_path):
     ):
         read_fsd50k(tmp_path)
     root = made("dev_audio/10.wav", "FSD50K.dev_audio/10.wav")
-    with pytest.raises(DataError, match=r"FSD50K\.dev_audio and .*/dev_audio are both there; .* with --dev-audio"):
+    with pytest.raises(DataError, match=r"FSD50K\.dev_audio and .*/dev_audio both exist; choose one with --dev-audio"):
         read_fsd50k(root)
 
 

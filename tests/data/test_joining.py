@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from epanns.data import dataset as dataset_module
+from epanns.data.compatibility import refuse_leak
 from epanns.data.crop import Crop
 from epanns.data.dataset import PackDataset
 from epanns.data.joining import join_labels
 from epanns.data.sampler import Draw
-from epanns.data.task import refuse_leak
 from epanns.errors import PackError
 from epanns.labels import LabelSet, audioset, fsd50k
 from tests.data.memory_pack import MemoryPack
@@ -217,7 +217,7 @@ def test_a_leak_between_two_data_sets_is_told_by_id_and_checksum(join):
 
 def test_a_clip_of_one_data_set_is_the_same_however_it_was_encoded(join):
     training = join(pack_of(["a", "b", "c"]))
-    message = r"2 of 3 test clips are training clips too \(told by their ids alone: both are of p; .*\), first 'c'"
+    message = r"2 of 3 test clips are training clips too \(equal by their ids alone: both are of p; .*\), first 'c'"
     with pytest.raises(PackError, match=message):
         refuse_leak(training, join(pack_of(["c", "a", "x"])), part="test")
     refuse_leak(training, join(pack_of(["x", "y"])), part="test")
@@ -226,7 +226,7 @@ def test_a_clip_of_one_data_set_is_the_same_however_it_was_encoded(join):
 @pytest.mark.parametrize("other", [{"checksums": False}, {"rows": 9}])
 def test_where_checksums_cannot_be_compared_the_id_alone_tells_a_leak(join, other):
     training, held_out = join(pack_of(["a", "b", "c"])), join(pack_of(["c", "longer", "a"], "q", **other))
-    message = r"2 of 3 test clips are training clips too \(told by their ids alone: .*\), first 'c': that is a leak"
+    message = r"2 of 3 test clips are training clips too \(equal by their ids alone: .*\), first 'c': that is a leak"
     for one, another in ((training, held_out), (held_out, training)):
         with pytest.raises(PackError, match=message if one is training else "2 of 3 .* first 'a'"):
             refuse_leak(one, another, part="test")

@@ -9,8 +9,15 @@ from hypothesis import strategies as st
 
 from epanns import atomic
 from epanns.data.clip import Clip
-from epanns.data.manifest import Manifest, labels_path, missing_path, write_manifest
-from epanns.data.manifest_reader import ManifestFile, SplitCounts, read_manifest
+from epanns.data.manifest import (
+    Manifest,
+    ManifestFile,
+    SplitCounts,
+    labels_path,
+    missing_path,
+    read_manifest,
+    write_manifest,
+)
 from epanns.errors import DataError, OutputError
 from epanns.labels import LabelSet
 
@@ -185,7 +192,7 @@ def test_a_wrong_row_is_named(written, row, message):
 
 
 def test_a_clip_id_that_stands_twice_is_refused(written):
-    with pytest.raises(DataError, match="rows 1 and 3: clip_id 'a' stands twice; clip ids must be unique"):
+    with pytest.raises(DataError, match="rows 1 and 3: clip_id 'a' is listed twice; clip ids must be unique"):
         read_manifest(written("a,a.wav,,,dog,train,", "b,b.wav,,,dog,train,", "a,c.wav,,,dog,train,"))
 
 
@@ -209,7 +216,7 @@ def problems_by_comparing_all_pairs(clips, labels):
             if other.clip_id == clip.clip_id:
                 leak = other.split != clip.split
                 problems.append(
-                    f"rows {earlier} and {number}: clip_id {clip.clip_id!r} {'is in' if leak else 'stands'}"
+                    f"rows {earlier} and {number}: clip_id {clip.clip_id!r} {'is in' if leak else 'is listed'}"
                 )
                 break
         if not labels.issuperset(clip.labels):

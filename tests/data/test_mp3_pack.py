@@ -2,7 +2,8 @@ import h5py
 import numpy as np
 import pytest
 
-from epanns.audio.waveform import INT16_MAX, load_waveform
+from epanns.audio.resampling import INT16_MAX
+from epanns.audio.waveform import load_waveform
 from epanns.data import global_heap
 from epanns.data.global_heap import _COLLECTION, _OBJECT, REFERENCE, read_references, read_string
 from epanns.data.mp3_pack import Mp3Pack

@@ -16,11 +16,11 @@ import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
 
-from epanns.audio.waveform import load_waveform, to_int16
+from epanns.audio.resampling import to_int16
+from epanns.audio.waveform import load_waveform
 from epanns.data import journal_records, packer, parts
 from epanns.data.clip import Clip
-from epanns.data.manifest import Manifest, write_manifest
-from epanns.data.manifest_reader import read_manifest
+from epanns.data.manifest import Manifest, read_manifest, write_manifest
 from epanns.data.pack import Pack
 from epanns.data.pack_format import PackSettings, read_pack_info
 from epanns.data.packer import pack_manifest

@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 
 from epanns.data.clip import Clip
-from epanns.data.manifest import Manifest, write_manifest
-from epanns.data.manifest_reader import read_manifest
+from epanns.data.manifest import Manifest, read_manifest, write_manifest
 from epanns.data.pack import Pack
 from epanns.data.pack_format import PackSettings, read_pack_info
 from epanns.data.packer import pack_manifest

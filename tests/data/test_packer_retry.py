@@ -339,7 +339,7 @@ def test_a_journal_with_any_values_gives_the_same_pack_or_one_error(made, tmp_pa
 
 HANGING = """
 import sys
-from epanns.cli import stop_deadline
+from epanns.cli import pack
 from epanns.cli.main import main
 from epanns.data import parts
 from tests.data import decoders
@@ -349,7 +349,7 @@ if __name__ == "__main__":
     if where == "decoder":
         parts.convert_clip = decoders.hang
     else:  # in the main process, where signals are noticed at the next clip only
-        stop_deadline.SECONDS = 0.3
+        pack.DEADLINE_SECONDS = 0.3
         parts.parts_of = lambda *arguments: decoders.hang_for_ever()
     options = ["--sample-rate", "8000", "--seconds", "0.5", "--clips-per-shard", "8"]
     main(["pack", manifest, "--out", out, "--jobs", jobs, *options])

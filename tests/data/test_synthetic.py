@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from epanns.data.events import EVENTS, draw_event
-from epanns.data.synthetic import SyntheticSettings, draw_clip, make_synthetic
+from epanns.data.synthetic import EVENTS, SyntheticSettings, draw_clip, draw_event, make_synthetic
 from epanns.errors import ConfigError, OutputError
 
 SMALL = SyntheticSettings(clips=15, classes=5, seconds=0.5, sample_rate=8_000)

@@ -130,7 +130,9 @@ def test_progress_is_told_clips_done_and_in_all(model):
 def test_other_sample_rate_is_refused(model):
     dataset = FakeDataset([8000])
     dataset.sample_rate = 16_000
-    message = "Tiny hears 8000 Hz, the pack fake holds 16000 Hz: pack the manifest again with --sample-rate 8000"
+    message = (
+        "Tiny has a sample rate of 8000 Hz, the pack fake has 16000 Hz: pack the manifest again with --sample-rate 8000"
+    )
     with pytest.raises(ConfigError, match=re.escape(message)):
         predict(model, dataset)
 

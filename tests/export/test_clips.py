@@ -40,5 +40,5 @@ def test_only_rows_that_calibrate_count(pack):
 
 def test_clips_of_equal_names_and_other_sounds_are_two_clips(pack):
     refuse_shared(pack("p", ["a", "b"]), [0, 1], pack("q", ["b", "a"]))
-    with pytest.raises(PackError, match=r"2 of 2 .* calibrate too \(told by their ids alone: .*\), first 'b'"):
+    with pytest.raises(PackError, match=r"2 of 2 .* calibrate too \(equal by their ids alone: .*\), first 'b'"):
         refuse_shared(pack("p", ["a", "b"]), [0, 1], pack("q", ["b", "a"], checksums=False))

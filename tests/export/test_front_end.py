@@ -12,7 +12,7 @@ import pytest
 import soundfile
 import torch
 
-from epanns.audio.frontend import repeat_to_minimum
+from epanns.audio.short_clips import repeat_to_minimum
 from epanns.export.front_end import front_end_of
 from epanns.export.network import named_inputs
 from epanns.models.zoo import build_model, spec_of

@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,12 +13,15 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from epanns.atomic import sha256_of
-from epanns.errors import CheckpointError, OutputError
+from epanns.errors import CheckpointError, OutputError, PruningError
 from epanns.labels import LabelSet
 from epanns.models import checkpoint as checkpoint_module
-from epanns.models.checkpoint import FILES, load, load_checkpoint, read_checkpoint, save, save_checkpoint
+from epanns.models.checkpoint import FILES, load_checkpoint, save, save_checkpoint
 from epanns.models.cnn import Cnn
+from epanns.models.load import load, read_checkpoint
+from epanns.models.provenance import Provenance
 from epanns.models.zoo import build_model, list_models, spec_of
+from epanns.pruning.prune import prune
 
 LABELS = LabelSet.of(["dog", "rain", "sea, waves"])
 CONV = "conv_block1.conv1.weight"
@@ -95,8 +99,8 @@ def test_epanns_save_is_save_checkpoint() -> None:
 
 
 def test_pruned_checkpoint_loads_in_a_new_process_without_torch_pruning(tmp_path: Path) -> None:
-    model = tiny("Cnn14", conv_block5_conv1=7, conv_block6_conv2=3).eval()
-    save_checkpoint(model, tmp_path / "pruned", plan={"criterion": "l1"})
+    model, _ = prune(tiny("Cnn14"), ratio=0.5, layers=["conv_block6"])
+    save_checkpoint(model.eval(), tmp_path / "pruned")
     torch.manual_seed(0)
     waveform = torch.rand(1, 16_000) - 0.5
     torch.save(waveform, tmp_path / "waveform.pt")
@@ -115,29 +119,31 @@ def test_pruned_checkpoint_loads_in_a_new_process_without_torch_pruning(tmp_path
 
 
 def test_provenance_names_the_parent_and_keeps_plan_and_recipe(tmp_path: Path) -> None:
-    plan, recipe = {"criterion": "l1"}, {"step": "recover", "method": "bn", "clips": 3}
-    first = save_checkpoint(tiny(), tmp_path / "first", plan=plan)
+    recipe = {"step": "recover", "method": "bn", "clips": 3}
+    pruned, plan = prune(tiny(), ratio=0.5, layers=["conv_block1"])
+    pruned.provenance = Provenance()
+    first = save_checkpoint(pruned, tmp_path / "first", plan=plan)
     second = save_checkpoint(load(tmp_path / "first"), tmp_path / "second", recipe=recipe)
     provenance = load(tmp_path / "second").provenance
-    assert provenance["parent_sha256"] == first
-    assert provenance["sha256"] == second
-    assert (provenance["plan"], provenance["recipe"]) == (plan, [recipe])
-    assert "torch" in provenance["versions"]
+    assert provenance.parent_sha256 == first
+    assert provenance.sha256 == second
+    assert (provenance.plan, provenance.to_dict()["recipe"]) == (plan, [recipe])
+    assert "torch" in provenance.versions
 
 
 def test_one_step_goes_behind_the_known_ones_and_a_list_takes_their_place(tmp_path: Path) -> None:
     train, recover = {"step": "train"}, {"step": "recover", "method": "bn", "clips": 3}
     save_checkpoint(tiny(), tmp_path / "first", recipe=train)
     save_checkpoint(load(tmp_path / "first"), tmp_path / "second", recipe=recover)
-    assert load(tmp_path / "second").provenance["recipe"] == [train, recover]
+    assert load(tmp_path / "second").provenance.to_dict()["recipe"] == [train, recover]
     save_checkpoint(load(tmp_path / "second"), tmp_path / "kept")
-    assert load(tmp_path / "kept").provenance["recipe"] == [train, recover]
+    assert load(tmp_path / "kept").provenance.to_dict()["recipe"] == [train, recover]
     save_checkpoint(load(tmp_path / "second"), tmp_path / "third", recipe=[recover])
-    assert load(tmp_path / "third").provenance["recipe"] == [recover]
+    assert load(tmp_path / "third").provenance.to_dict()["recipe"] == [recover]
 
 
 def test_a_recipe_that_could_not_be_read_again_is_not_written(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"recipe, step 1: step='tune'.*give steps such as"):
+    with pytest.raises(CheckpointError, match=r"recipe, operation 1: step='tune'.*give operations such as"):
         save_checkpoint(tiny(), tmp_path / "saved", recipe={"step": "tune"})
     assert not list(tmp_path.iterdir())
 
@@ -171,13 +177,19 @@ def test_a_full_disk_is_an_output_error(overwrite: bool, tmp_path: Path) -> None
     assert not list(tmp_path.iterdir())
 
 
-def test_plan_may_be_an_object_with_to_dict(tmp_path: Path) -> None:
-    class Plan:
-        def to_dict(self) -> dict[str, object]:
-            return {"criterion": "l2"}
+def test_a_plan_may_be_given_as_json_values(tmp_path: Path) -> None:
+    pruned, plan = prune(tiny(), ratio=0.5, layers=["conv_block1"])
+    save_checkpoint(pruned, tmp_path / "saved", plan=plan.to_dict() | {"criterion": "l2"})
+    assert load_checkpoint(tmp_path / "saved").provenance.plan == replace(plan, criterion="l2")
 
-    save_checkpoint(tiny(), tmp_path / "saved", plan=Plan())
-    assert load_checkpoint(tmp_path / "saved").provenance["plan"] == {"criterion": "l2"}
+
+def test_a_plan_that_is_none_or_of_other_widths_is_refused(tmp_path: Path) -> None:
+    _, plan = prune(tiny(), ratio=0.5, layers=["conv_block1"])
+    with pytest.raises(PruningError, match="pruning plan of format None"):
+        save_checkpoint(tiny(), tmp_path / "saved", plan={"criterion": "l2"})
+    with pytest.raises(CheckpointError, match="this Cnn6 cannot be saved: provenance.plan leads to other widths than"):
+        save_checkpoint(tiny(), tmp_path / "saved", plan=plan)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
@@ -204,12 +216,13 @@ def test_card_says_what_a_network_of_another_family_reads(
 
 
 def test_card_says_what_the_network_is_and_how_to_load_it(tmp_path: Path) -> None:
-    save_checkpoint(tiny(), tmp_path / "saved", plan={"criterion": "l1"})
+    pruned, _ = prune(tiny(), ratio=0.5, layers=["conv_block1"])
+    save_checkpoint(pruned, tmp_path / "saved")
     card = (tmp_path / "saved" / "README.md").read_text()
-    n_params = sum(parameter.numel() for parameter in tiny().parameters())
+    n_params = sum(parameter.numel() for parameter in pruned.parameters())
     for part in ("# Cnn6 (pruned)", "epanns.load(", f"{n_params:,} trainable", "sigmoid", "32000 Hz", "dog, rain"):
         assert part in card
-    assert "`conv_block1.conv1` | 3 |" in card
+    assert f"`conv_block1.conv1` | {pruned.spec.widths['conv_block1.conv1']} |" in card
     assert "criterion `l1`" in card
     assert "nothing recorded" in card
     save_checkpoint(
@@ -284,16 +297,28 @@ def test_load_refuses_a_broken_label_file(folder: Path) -> None:
     ("path", "value", "message"),
     [
         (("format",), "epanns-checkpoint/2", r"format 'epanns-checkpoint/2' is unknown, .*: update epanns"),
-        (("extra",), 1, r"unknown key extra"),
-        (("model",), None, r"model must be a table, is 'None'"),
-        (("weights_sha256",), "0" * 63, r"weights_sha256 must be 64 hexadecimal digits"),
-        (("provenance", "sourse"), "x", r"unknown key provenance.sourse \(did you mean 'source'\?\)"),
-        (("provenance", "parent_sha256"), "me", r"provenance.parent_sha256 must be null or 64 hexadecimal digits"),
-        (("provenance", "plan"), [], r"provenance.plan must be null or a table"),
-        (("provenance", "recipe"), {"iterations": 3}, r"provenance.recipe must be a list of steps, is "),
-        (("provenance", "recipe"), [{"step": "prun"}], r"provenance.recipe, step 1: step='prun' \(did you mean 'prune"),
-        (("provenance", "width"), 9, r"provenance.width must be null or a number in \(0, 8\], is '9'"),
-        (("provenance", "assumed"), "x", r"provenance.assumed must be a list of text, is 'x'"),
+        (("extra",), 1, r"unknown key 'extra'"),
+        (("model",), None, r"model=None: must be a table"),
+        (("weights_sha256",), "0" * 63, r"weights_sha256='000.*: must be 64 hexadecimal digits"),
+        (("provenance", "sourse"), "x", r"unknown key 'provenance.sourse' \(did you mean 'source'\?\)"),
+        (
+            ("provenance", "parent_sha256"),
+            "me",
+            r"provenance.parent_sha256='me': must be null or 64 hexadecimal digits",
+        ),
+        (("provenance", "plan"), [], r"provenance.plan=\[\]: must be null or a table"),
+        (
+            ("provenance", "recipe"),
+            {"iterations": 3},
+            r"provenance.recipe={'iterations': 3}: must be a list of operations",
+        ),
+        (
+            ("provenance", "recipe"),
+            [{"step": "prun"}],
+            r"provenance.recipe, operation 1: step='prun' \(did you mean 'prune",
+        ),
+        (("provenance", "width"), 9, r"provenance.width=9: must be null or a number in \(0, 8\]"),
+        (("provenance", "assumed"), "x", r"provenance.assumed='x': must be a list of text"),
         (("model", "depth"), 3, r"unknown key 'depth'"),
         (("model", "num_classes"), "3", r"num_classes='3' must be a whole number"),
         (("model", "family"), "resnet", r"family='resnet'.*: must be one of cnn"),
@@ -302,7 +327,7 @@ def test_load_refuses_a_broken_label_file(folder: Path) -> None:
         (
             ("model", "front_end", "window_size"),
             10**9,
-            r"window_size=1000000000 must be a whole number in \[1, 65536\]",
+            r"window_size=1000000000: must be a whole number in \[1, 65536\]",
         ),
     ],
 )
@@ -376,7 +401,7 @@ def test_save_refuses_an_existing_folder_and_leaves_it(tmp_path: Path) -> None:
 def test_overwrite_swaps_a_checkpoint_and_leaves_nothing_else(folder: Path) -> None:
     old = contents(folder)
     digest = save_checkpoint(tiny(), folder, overwrite=True)
-    assert load_checkpoint(folder).provenance["sha256"] == digest
+    assert load_checkpoint(folder).provenance.sha256 == digest
     assert contents(folder) != old
     assert [entry.name for entry in folder.parent.iterdir()] == ["saved"]
 

@@ -12,12 +12,14 @@ from hypothesis import strategies as st
 
 from epanns.cli.info import command
 from epanns.errors import CheckpointError
+from epanns.feedback import Note
 from epanns.labels import LabelSet
-from epanns.models.checkpoint import FILES, load, load_checkpoint, read_checkpoint, save_checkpoint
+from epanns.models.checkpoint import FILES, load_checkpoint, save_checkpoint
+from epanns.models.load import load, read_checkpoint
+from epanns.models.provenance import Provenance
 from epanns.models.released import read_released
 from epanns.models.zoo import build_model
-from epanns.notes import Note
-from epanns.printable import printable
+from epanns.safe_text import printable
 from tests.cli.conftest import output_of
 
 LABELS = LabelSet.of(["dog", "rain", "sea, waves"])
@@ -128,7 +130,7 @@ def test_no_changed_byte_gets_past(folder: Path, data: st.DataObject) -> None:
 
 @pytest.mark.parametrize("name", FILES)
 def test_a_file_of_a_checkpoint_stands_for_its_folder(name: str, folder: Path) -> None:
-    assert read_checkpoint(folder / name).provenance["sha256"] == load_checkpoint(folder).provenance["sha256"]
+    assert read_checkpoint(folder / name).provenance.sha256 == load_checkpoint(folder).provenance.sha256
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -146,7 +148,7 @@ def test_labels_are_read_within_a_limit(folder: Path) -> None:
 
 def test_control_characters_in_names_are_escaped_in_the_card_and_by_info(tmp_path: Path) -> None:
     model = build_model("Cnn6", num_classes=2, width=0.05, labels=LabelSet.of(["\x1b[2Jdog\nx", "\u202erain"]))
-    model.provenance = {"source": "\x1b]0;title\x07"}
+    model.provenance = Provenance(source="\x1b]0;title\x07")
     save_checkpoint(model, tmp_path / "saved", recipe={"step": "train", "\x1b": "\x9b"})
     for text in (output_of(command, tmp_path / "saved"), (tmp_path / "saved" / "README.md").read_text()):
         assert printable(text, lines=True) == text

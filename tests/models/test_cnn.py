@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from epanns.errors import CheckpointError, ConfigError
 from epanns.labels import LabelSet
 from epanns.models.cnn import Cnn
-from epanns.models.frozen_front_end import released_front_end
 from epanns.models.pooling import stretch_to_frames
 from epanns.models.spec import HEADS
+from epanns.models.tagger import released_front_end
 from epanns.models.zoo import ZOO
 
 

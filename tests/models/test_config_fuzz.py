@@ -9,15 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from epanns.cli.info import _plan, describe
+from epanns.cli.info import describe
 from epanns.errors import EpannsError
-from epanns.models.ancestry import find_unpruned
 from epanns.models.card import model_card
 from epanns.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from epanns.models.checkpoint_config import CheckpointConfig
+from epanns.models.load import find_unpruned
+from epanns.models.pruning_plan import PruningPlan
 from epanns.models.zoo import build_model
-from epanns.printable import printable
-from epanns.pruning.plan import PruningPlan
+from epanns.safe_text import printable
 
 VALUES = st.sampled_from(
     [None, True, False, 0, 1, -1, 3, 65_536, 2**63, 10**400, 0.5, -0.0, 1e308, float("nan"), float("inf"), "", "clip"]
@@ -99,10 +99,10 @@ def use(folder: Path) -> Checkpoint:
     found = load_checkpoint(folder)
     summary = {"path": str(folder), **found.summary()}
     json.dumps(summary, ensure_ascii=False, allow_nan=False).encode()
-    text = describe(summary, _plan(found, folder))
+    text = describe(summary, found.provenance)
     assert printable(text, lines=True) == text
     card = model_card(found.spec, found.labels, found.provenance, n_params=1, n_bytes=1)
-    config = CheckpointConfig(found.spec, "a" * 64, {k: v for k, v in found.provenance.items() if k != "sha256"})
+    config = CheckpointConfig(found.spec, "a" * 64, found.provenance)
     assert printable(card, lines=True) == card
     config.to_json().encode()
     find_unpruned(folder)

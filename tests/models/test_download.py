@@ -16,10 +16,9 @@ from pathlib import Path
 import pytest
 
 from epanns.errors import CheckpointError, OutputError
-from epanns.models.catalogue import ReleasedFile, released_file, released_files
-from epanns.models.download import cache_folder, fetch
+from epanns.feedback import Note
+from epanns.models.download import ReleasedFile, cache_folder, fetch, released_file, released_files
 from epanns.models.zoo import ZOO
-from epanns.notes import Note
 
 CONTENT = bytes(range(256)) * 4096  # 1 MiB
 ROOT = Path(__file__).parents[2]

@@ -11,10 +11,9 @@ from epanns.audio.yamnet_logmel import SILENCE
 from epanns.errors import ConfigError
 from epanns.evaluation.windows import cut_windows
 from epanns.labels import LabelSet, fsd50k
-from epanns.models.layouts import FUSION_FAMILIES, LEAN_FAMILIES, WITHOUT_FC1
-from epanns.models.lean import Lean
-from epanns.models.shift_norm import ShiftNorm2d
-from epanns.models.wave_encoder import BiLSTM
+from epanns.models.lean import BiLSTM, Lean
+from epanns.models.spec import FUSION_FAMILIES, LEAN_FAMILIES, WITHOUT_FC1
+from epanns.models.yamnet import ShiftNorm2d
 from epanns.models.zoo import ZOO, build_model
 from tests.families import uneven
 

@@ -18,13 +18,14 @@ from epanns.atomic import sha256_of
 from epanns.audio.frontend import FrontEndSpec, mel_bank
 from epanns.errors import CheckpointError, OutputError
 from epanns.labels import LabelSet, audioset
-from epanns.models import catalogue
-from epanns.models.catalogue import released_files
-from epanns.models.checkpoint import load, save_checkpoint
-from epanns.models.frozen_front_end import released_front_end
+from epanns.models import download
+from epanns.models.checkpoint import save_checkpoint
+from epanns.models.download import released_files
+from epanns.models.load import load
 from epanns.models.recognition import PANNS
 from epanns.models.released import export_panns, read_released, to_panns
 from epanns.models.spec import ModelSpec
+from epanns.models.tagger import released_front_end
 from epanns.models.tensors import expected_forms
 from epanns.models.torch_file import Unread, read_torch_file
 from epanns.models.zoo import FRONT_ENDS, ZOO, build_model, spec_of
@@ -95,7 +96,7 @@ def test_original_cnn14_has_84_tensors_and_is_read_as_cnn14(tmp_path: Path) -> N
     assert checkpoint.spec == ZOO["Cnn14"]
     assert checkpoint.labels == audioset()
     assert checkpoint.summary()["n_params"] == 80_753_615
-    assert checkpoint.provenance["source"].startswith("Cnn14_mAP=0.43.pth, iteration 600000, not a known released")
+    assert checkpoint.provenance.source.startswith("Cnn14_mAP=0.43.pth, iteration 600000, not a known released")
 
 
 def test_flat_epanns_file_gives_halved_widths(tmp_path: Path) -> None:
@@ -181,14 +182,14 @@ def test_the_sample_rate_of_a_network_on_the_waveform_is_assumed_or_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = file_of(ZOO["LeeNet11"], tmp_path / "a.pth")
-    (assumption,) = read_released(path).provenance["assumed"]
+    (assumption,) = read_released(path).provenance.assumed
     assert assumption.startswith("a sample rate of 32000 Hz is assumed: networks on the waveform hold no front end")
     told = read_released(path, sample_rate=16_000)
-    assert (told.spec.front_end.sample_rate, told.provenance["assumed"]) == (16_000, [])
+    assert (told.spec.front_end.sample_rate, told.provenance.assumed) == (16_000, ())
     row = next(file for file in released_files() if file.network == "LeeNet11")
-    monkeypatch.setattr(catalogue, "released_files", lambda: (replace(row, sha256=sha256_of(path)),))
+    monkeypatch.setattr(download, "released_files", lambda: (replace(row, sha256=sha256_of(path)),))
     known = read_released(path)
-    assert (known.spec, known.provenance["assumed"]) == (ZOO["LeeNet11"], [])
+    assert (known.spec, known.provenance.assumed) == (ZOO["LeeNet11"], ())
 
 
 def test_front_end_in_a_file_of_a_network_that_has_none_is_refused(tmp_path: Path) -> None:
@@ -252,23 +253,23 @@ def test_head_can_be_said_where_the_file_name_does_not(tmp_path: Path) -> None:
 def test_an_assumed_head_is_data(tmp_path: Path) -> None:
     state = front_end(32_000) | panns_state()
     renamed = write(tmp_path / "renamed.pth", state)
-    (assumption,) = read_released(renamed).provenance["assumed"]
+    (assumption,) = read_released(renamed).provenance.assumed
     assert assumption.startswith("head clip is assumed: decision_max and decision_avg have the same tensors")
-    assert read_released(renamed, head="clip").provenance["assumed"] == []
-    (assumption_by_name,) = read_released(write(tmp_path / "DecisionLevelAvg.pth", state)).provenance["assumed"]
+    assert read_released(renamed, head="clip").provenance.assumed == ()
+    (assumption_by_name,) = read_released(write(tmp_path / "DecisionLevelAvg.pth", state)).provenance.assumed
     assert assumption_by_name.startswith("head decision_avg is taken from the file's name: the other heads have")
     attends = write(tmp_path / "att.pth", front_end(32_000) | panns_state(att=True))
-    assert read_released(attends).provenance["assumed"] == []
+    assert read_released(attends).provenance.assumed == ()
     save_checkpoint(load(renamed), tmp_path / "saved")
-    assert load(tmp_path / "saved").provenance["assumed"] == [assumption]
+    assert load(tmp_path / "saved").provenance.assumed == (assumption,)
 
 
 def test_the_catalogue_tells_the_head_of_a_renamed_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(tmp_path / "renamed.pth", front_end(32_000) | panns_state())
     row = next(file for file in released_files() if file.network == "Cnn14_DecisionLevelMax")
-    monkeypatch.setattr(catalogue, "released_files", lambda: (replace(row, sha256=sha256_of(path)),))
+    monkeypatch.setattr(download, "released_files", lambda: (replace(row, sha256=sha256_of(path)),))
     checkpoint = read_released(path)
-    assert (checkpoint.spec.head, checkpoint.provenance["assumed"]) == ("decision_max", [])
+    assert (checkpoint.spec.head, checkpoint.provenance.assumed) == ("decision_max", ())
     assert read_released(path, head="clip").spec.head == "clip"
 
 
@@ -280,7 +281,7 @@ def test_the_name_of_a_released_file_does_not_beat_its_sha256(
     row = next(file for file in released_files() if file.name == "Cnn14_mAP=0.431.pth")
     named = next(file for file in released_files() if file.name == path.name)
     ours = replace(row, sha256=sha256_of(path))
-    monkeypatch.setattr(catalogue, "released_files", lambda: (named, ours))
+    monkeypatch.setattr(download, "released_files", lambda: (named, ours))
     if is_damaged:
         content = bytearray(path.read_bytes())
         content[-1] ^= 0x40
@@ -292,8 +293,8 @@ def test_the_name_of_a_released_file_does_not_beat_its_sha256(
             read_released(path)
     else:
         checkpoint = read_released(path)
-        assert (checkpoint.spec.head, checkpoint.provenance["assumed"]) == ("clip", [])
-        assert checkpoint.provenance["source"].endswith(f"the released file {row.url}")
+        assert (checkpoint.spec.head, checkpoint.provenance.assumed) == ("clip", ())
+        assert checkpoint.provenance.source.endswith(f"the released file {row.url}")
 
 
 def test_head_that_contradicts_an_attention_block_is_refused(tmp_path: Path) -> None:
@@ -370,7 +371,7 @@ def test_classes_other_than_527_are_numbered_or_named(tmp_path: Path) -> None:
         ({"bn0.weight": torch.tensor(1.0)}, "bn0.weight is () float32, must be (64,) float32: give the state_dict()"),
         ({"bn0.weight": None}, "the nearest is Cnn14, of which 1 missing: bn0.weight: give the state_dict()"),
         ({"fc1.bias": torch.zeros(8, dtype=torch.complex64)}, "fc1.bias is (8,) complex64, must be (8,) float32"),
-        ({"bn0.weight": torch.zeros(0)}, "mel_bins=0 must be a whole number in [1, 1024]"),
+        ({"bn0.weight": torch.zeros(0)}, "mel_bins=0: must be a whole number in [1, 1024]"),
         ({"fc1.weight": zeros(70_000, 7)}, "embedding_size=70000 must be a whole number in [1, 65536]"),
         (
             {"spectrogram_extractor.stft.conv_real.weight": torch.tensor(1.0)},
@@ -567,5 +568,5 @@ def test_saved_checkpoint_names_the_released_file_as_parent(tmp_path: Path) -> N
     model = load(write(tmp_path / "a.pth", front_end(32_000) | panns_state()))
     save_checkpoint(model, tmp_path / "saved")
     provenance = load(tmp_path / "saved").provenance
-    assert provenance["parent_sha256"] == model.provenance["sha256"]
-    assert provenance["source"] == "a.pth, not a known released file"
+    assert provenance.parent_sha256 == model.provenance.sha256
+    assert provenance.source == "a.pth, not a known released file"

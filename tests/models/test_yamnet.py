@@ -10,14 +10,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from epanns.audio.short_clips import pad_to_patches
 from epanns.audio.waveform import load_waveform
-from epanns.audio.yamnet_logmel import SILENCE, YamnetLogMel, pad_to_patches
+from epanns.audio.yamnet_logmel import SILENCE, YamnetLogMel
 from epanns.errors import ConfigError
 from epanns.labels import audioset, yamnet
-from epanns.models.checkpoint import load
-from epanns.models.shift_norm import ShiftNorm2d
+from epanns.models.load import load
 from epanns.models.tagger import Tagger
-from epanns.models.yamnet import Yamnet
+from epanns.models.yamnet import ShiftNorm2d, Yamnet
 from epanns.models.zoo import ZOO, build_model
 from epanns.pruning.engine import remove_channels
 from tests.families import uneven

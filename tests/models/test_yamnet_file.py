@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from epanns.errors import CheckpointError
 from epanns.labels import LabelSet, yamnet
-from epanns.models.checkpoint import load, read_checkpoint, save_checkpoint
+from epanns.models.checkpoint import save_checkpoint
+from epanns.models.load import load, read_checkpoint
 from epanns.models.released import read_released
 from epanns.models.yamnet_file import is_yamnet_file
 from epanns.models.zoo import ZOO
@@ -112,9 +113,9 @@ def test_folded_arrays_are_the_same_network(h5: Path, npz: Path) -> None:
         expected, found = whole(waveform)["clipwise_logits"], fold(waveform)["clipwise_logits"]
     assert expected.std() > 0.01
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
-    (unverified,) = read_released(h5).provenance["assumed"]
+    (unverified,) = read_released(h5).provenance.assumed
     assert unverified.startswith("the file holds no checksums and its sha256 is not that of a released file: damage")
-    (assumed,) = read_released(npz).provenance["assumed"]
+    (assumed,) = read_released(npz).provenance.assumed
     assert assumed.startswith("batch norms are folded into the kernels of this file, so their statistics are not known")
 
 
@@ -123,14 +124,14 @@ def test_it_becomes_a_checkpoint(npz: Path, tmp_path: Path) -> None:
     again = read_checkpoint(tmp_path / "yamnet")
     assert again.spec == ZOO["YAMNet"]
     assert all(torch.equal(value, again.weights[name]) for name, value in read_released(npz).weights.items())
-    assert again.provenance["assumed"] == read_released(npz).provenance["assumed"]
-    assert again.provenance["source"] == "yamnet.npz, YAMNet with batch norm folded"
+    assert again.provenance.assumed == read_released(npz).provenance.assumed
+    assert again.provenance.source == "yamnet.npz, YAMNet with batch norm folded"
 
 
 def test_the_arrays_that_are_there_are_read(shared: Path) -> None:
     checkpoint = read_released(shared / "weights" / "yamnet_folded.npz")
     assert sum(value.numel() for name, value in checkpoint.weights.items() if "running" not in name) - 27 == 3_729_481
-    assert checkpoint.provenance["sha256"].startswith("a7b876bcd1a1953d")
+    assert checkpoint.provenance.sha256.startswith("a7b876bcd1a1953d")
 
 
 Change = Callable[[Arrays], None]

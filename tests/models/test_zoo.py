@@ -11,8 +11,10 @@ from epanns.complexity.macs import profile
 from epanns.errors import ConfigError
 from epanns.labels import LabelSet, audioset
 from epanns.models import zoo
-from epanns.models.checkpoint import load, save_checkpoint
+from epanns.models.checkpoint import save_checkpoint
 from epanns.models.cnn import Cnn
+from epanns.models.load import load
+from epanns.models.provenance import Provenance
 from epanns.models.spec import FAMILIES
 from epanns.models.zoo import ZOO, build_model, list_models, spec_of
 from tests.families import noise, uneven
@@ -167,10 +169,10 @@ def test_every_family_has_its_builder(monkeypatch):
 
 def test_the_width_asked_for_is_remembered(tmp_path):
     model = build_model("Cnn6", num_classes=2, width=0.05)
-    assert model.provenance == {"width": 0.05}
+    assert model.provenance == Provenance(width=0.05)
     save_checkpoint(model, tmp_path / "saved")
-    assert load(tmp_path / "saved").provenance["width"] == 0.05
-    assert build_model(ZOO["Cnn6"].scaled(0.05)).provenance == {}
+    assert load(tmp_path / "saved").provenance.width == 0.05
+    assert build_model(ZOO["Cnn6"].scaled(0.05)).provenance == Provenance()
 
 
 @pytest.mark.parametrize("classes", [{"num_classes": 0}, {"num_classes": -1}, {"labels": LabelSet.of([])}], ids=str)

@@ -188,7 +188,7 @@ def test_ratios_are_read_from_toml_and_json(tmp_path, name, text):
         ("ratios.json", "[0.5]", r"ratios\.json: must hold lines such as conv_block4 = 0\.5, one per layer or block"),
         ("ratios.toml", "", r"ratios\.toml: must hold lines such as"),
         ("ratios.toml", 'conv_block1 = "half"', r"ratios\.toml: conv_block1 = 'half' must be a number in \[0, 1\)"),
-        ("ratios.json", '{"conv_block1": 0.5, "conv_block1": 0.25}', r"key 'conv_block1' stands twice in one table"),
+        ("ratios.json", '{"conv_block1": 0.5, "conv_block1": 0.25}', r"key 'conv_block1' occurs twice in one table"),
         ("ratios.toml", "a.b = 0.5\n'a.b' = 0.25", r"ratios\.toml: a\.b stands twice; name each layer or block once"),
         ("ratios.json", '{"conv_block1": NaN}', r"NaN is no number of JSON"),
         ("ratios.toml", "conv_block1 = true", r"ratios\.toml: conv_block1 = True must be a number"),

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from epanns.errors import PruningError
-from epanns.models.layouts import WITHOUT_FC1
-from epanns.models.recipe import describe_step, recipe_problems, steps_of
+from epanns.models.provenance import Provenance, recipe_problems
+from epanns.models.spec import WITHOUT_FC1
 from epanns.models.zoo import ZOO
 from epanns.pruning.embedding import shared_channels
 from epanns.pruning.prune import apply_plan, plan_pruning
@@ -94,12 +94,13 @@ def test_weights_from_before_are_kept_where_no_step_is_better(networks, monkeypa
 def test_the_recipe_tells_steps_and_errors(networks):
     pruned, dense = networks
     done = distil(pruned, dense, calibration, steps=2, seed=5)
-    step = steps_of(pruned.provenance)[-1]
-    assert (step["method"], step["clips"], step["steps"], step["seed"]) == ("distil", 20, 2, 5)
-    assert step["held_out"] == {"before": done.before, "after": done.after}
-    assert "errors" not in step  # those of ls, reader by reader
-    assert recipe_problems(pruned.provenance["recipe"]) == []
-    assert describe_step(step) == f"recover: {done.best_step} of 2 steps of distil on 20 clips"
+    step = pruned.provenance.recipe[-1]
+    settings = step.settings
+    assert (settings["method"], settings["clips"], settings["steps"], settings["seed"]) == ("distil", 20, 2, 5)
+    assert settings["held_out"] == {"before": done.before, "after": done.after}
+    assert "errors" not in settings  # those of ls, reader by reader
+    assert recipe_problems(pruned.provenance.to_dict()["recipe"]) == []
+    assert step.describe() == f"recover: {done.best_step} of 2 steps of distil on 20 clips"
 
 
 def test_what_ends_it_leaves_the_network_as_it_was(networks):
@@ -183,7 +184,7 @@ def test_every_family_is_distilled_where_its_last_layer_was_cut(name):
     shrinks = dense.spec.family in WITHOUT_FC1
     assert (done.embedding_channels < dense.spec.embedding_size) == shrinks
     again = apply_plan(pruned, plan_pruning(pruned, ratios={last: 0.4}))
-    kept = list(again.provenance["plan"]["kept_channels"][last])
+    kept = list(again.provenance.plan.kept_channels[last])
     for student, teacher, theirs in (
         (pruned, dense, list(plan.kept_channels[last])),
         (again, dense, kept),
@@ -214,7 +215,7 @@ def test_a_network_that_lost_channels_nobody_reads_is_at_distance_0(cut_yamnet):
     pruned, dense, plan = cut_yamnet
     clips = [torch.randn(6, 8_000) / 9]
     assert distil(pruned, dense, lambda: clips, steps=1).before == pytest.approx(0, abs=1e-9)
-    pruned.provenance = {}
+    pruned.provenance = Provenance()
     assert distil(pruned, dense, lambda: clips, steps=1, plan=plan).before == pytest.approx(0, abs=1e-9)
     done = distil(pruned, dense, lambda: clips, steps=1)  # nothing tells which channels were kept
     assert (done.embedding_channels, done.before) == (0, pytest.approx(0, abs=1e-9))
@@ -227,5 +228,5 @@ def test_embeddings_that_no_plan_relates_are_not_compared(cut_yamnet):
     disjoint = apply_plan(dense, type(plan)(dense.spec, {last: others}, "l1", {last: 0.5}, 0))
     assert shared_channels(pruned, disjoint) == (0, [], [])
     assert shared_channels(pruned, pruned) == (size, slice(None), slice(None))
-    pruned.provenance = {}
+    pruned.provenance = Provenance()
     assert shared_channels(pruned, dense) == (0, [], [])

@@ -8,6 +8,7 @@ from torch import nn
 from epanns.errors import PruningError
 from epanns.labels import LabelSet
 from epanns.models.cnn import Cnn
+from epanns.models.provenance import Provenance
 from epanns.models.spec import conv_widths
 from epanns.pruning import engine
 from epanns.pruning.engine import remove_channels
@@ -102,7 +103,7 @@ def test_keeping_everything_is_the_identity_bit_for_bit(model):
 
 def test_spec_labels_and_provenance_come_along(model):
     model.labels = LabelSet.of(["a", "b", "c", "d", "e"])
-    model.provenance = {"sha256": "0" * 64}
+    model.provenance = Provenance(sha256="0" * 64)
     pruned = remove_channels(model, {"conv_block6.conv2": (1, 3)})
     assert pruned.spec == model.spec.with_widths({"conv_block6.conv2": 2})
     assert pruned.labels == model.labels

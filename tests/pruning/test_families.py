@@ -9,11 +9,11 @@ import torch
 from torch import nn
 
 from epanns.errors import PruningError
-from epanns.models.checkpoint import load, save
+from epanns.models.checkpoint import save
+from epanns.models.load import load
 from epanns.models.zoo import build_model
 from epanns.pruning.engine import channel_groups, remove_channels
 from epanns.pruning.groups import ChannelGroup, Reader, forward_order
-from epanns.pruning.plan import PruningPlan
 from epanns.pruning.prune import prune
 from tests.families import narrow, noise, silenced
 
@@ -244,7 +244,7 @@ def test_saved_and_loaded_in_another_process_and_pruned_again(tmp_path):
     subprocess.run([sys.executable, "-c", IN_ANOTHER_PROCESS, *map(str, folders)], check=True)
     for folder, model in folders.items():
         twice = load(folder.with_suffix(".twice"))
-        plan = PruningPlan.from_dict(twice.provenance["plan"])
+        plan = twice.provenance.plan
         assert (plan.base, plan.widths) == (model.spec, dict(twice.spec.widths))
         expected = silenced(model, plan.kept_channels, noise(model))
         with torch.no_grad():

@@ -10,12 +10,13 @@ from torch import nn
 
 from epanns.complexity.macs import profile
 from epanns.errors import PruningError
-from epanns.models.checkpoint import load, save
-from epanns.models.recipe import recipe_problems
+from epanns.models.checkpoint import save
+from epanns.models.load import load
+from epanns.models.provenance import Provenance, recipe_problems
+from epanns.models.pruning_plan import PruningPlan
 from epanns.models.zoo import build_model
 from epanns.pruning.budgets.allocators import Global, Uniform
 from epanns.pruning.budgets.budget import Budget
-from epanns.pruning.plan import PruningPlan
 from epanns.pruning.prune import apply_plan, plan_pruning, prune
 
 BLOCKS = [f"conv_block{number}" for number in range(2, 7)]
@@ -90,8 +91,8 @@ def test_pruning_again_gives_one_plan_from_the_unpruned_network(model, first, se
     once, _ = prune(model, ratios=first, criterion=criteria[0])
     twice, plan = prune(once, ratios=second, criterion=criteria[1])
     assert plan.base == model.spec
-    assert plan.to_dict() == twice.provenance["plan"]
-    assert [step["criterion"] for step in twice.provenance["recipe"]] == list(criteria)
+    assert plan == twice.provenance.plan
+    assert [step.settings["criterion"] for step in twice.provenance.recipe] == list(criteria)
     at_once = apply_plan(model, plan).state_dict()
     assert all(torch.equal(tensor, at_once[name]) for name, tensor in twice.state_dict().items())
 
@@ -103,7 +104,7 @@ def test_a_saved_pruned_network_is_pruned_on_from_its_unpruned_base(model, tmp_p
     loaded.reset_classifier(3)
     twice, plan = prune(loaded, ratio=0.5, layers=["conv_block6", "conv_block5"])
     save(twice, tmp_path / "twice")
-    assert PruningPlan.from_dict(load(tmp_path / "twice").provenance["plan"]) == plan
+    assert load(tmp_path / "twice").provenance.plan == plan
     assert plan.base == model.spec
     at_once = apply_plan(model, plan)
     assert torch.equal(twice.conv_block6.conv2.weight, at_once.conv_block6.conv2.weight)
@@ -113,12 +114,12 @@ def test_a_plan_given_to_save_takes_the_place_of_the_known_one(model, tmp_path):
     pruned, plan = prune(model, ratio=0.5)
     other = dataclasses.replace(plan, seed=9)
     save(pruned, tmp_path / "saved", plan=other)
-    assert load(tmp_path / "saved").provenance["plan"] == other.to_dict()
+    assert load(tmp_path / "saved").provenance.plan == other
 
 
 def test_a_plan_of_other_widths_is_not_joined(model):
     once, first = prune(model, ratio=0.5)
-    model.provenance = {"plan": first.to_dict()}
+    model.provenance = Provenance(plan=first)
     assert prune(model, ratio=0.5)[1] == first
 
 
@@ -242,15 +243,15 @@ def test_a_budget_decides_how_much_goes_and_the_criterion_what(model):
         assert plan.ratios[layer] == 1 - len(kept) / model.spec.widths[layer]
         norms = model.get_submodule(layer).weight.detach().flatten(1).norm(dim=1)
         assert kept == tuple(sorted(norms.argsort(descending=True)[: len(kept)].tolist()))
-    [step] = pruned.provenance["recipe"]
-    assert step["budget"] == {
+    [step] = pruned.provenance.recipe
+    assert step.settings["budget"] == {
         "kind": "params",
         "asked": pytest.approx(0.4 * profile(model).n_params),
         "reached": cost.n_params,
         "unpruned": profile(model).n_params,
         "allocate": "uniform",
     }
-    assert recipe_problems(pruned.provenance["recipe"]) == []
+    assert recipe_problems(pruned.provenance.to_dict()["recipe"]) == []
 
 
 def test_a_budget_leaves_all_layers_but_those_named(model):

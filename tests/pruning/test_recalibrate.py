@@ -3,7 +3,8 @@ import torch
 from torch import nn
 
 from epanns.errors import PruningError
-from epanns.pruning.plan import PruningPlan
+from epanns.models.provenance import Operation
+from epanns.models.pruning_plan import PruningPlan
 from epanns.pruning.prune import prune
 from epanns.pruning.recovery.recalibrate import recalibrate_batch_norm
 
@@ -72,12 +73,12 @@ def test_a_plan_that_removes_nothing_changes_nothing(model, waveforms):
     before = statistics(model)
     assert recalibrate_batch_norm(model, waveforms, plan=plan) == 0
     assert changed(before, statistics(model)) == []
-    assert "recipe" not in model.provenance
+    assert model.provenance.recipe == ()
 
 
 def test_the_recipe_gets_the_step_and_the_clips(model, waveforms):
     recalibrate_batch_norm(model, waveforms)
-    assert model.provenance["recipe"] == [{"step": "recover", "method": "bn", "clips": 8}]
+    assert model.provenance.recipe == (Operation("recover", {"method": "bn", "clips": 8}),)
 
 
 def test_weights_modes_and_momenta_are_restored(model, waveforms):

@@ -7,7 +7,7 @@ import torch
 
 import epanns
 from epanns.errors import ConfigError, PruningError
-from epanns.models.recipe import steps_of
+from epanns.models.provenance import Provenance
 from epanns.pruning.prune import apply_plan, plan_pruning
 from epanns.pruning.recovery.names import RECOVERIES
 from epanns.pruning.recovery.recover import plan_between, recover
@@ -25,7 +25,7 @@ def test_every_recovery_does_its_steps_and_says_so(build, method):
     pruned = apply_plan(dense, plan)
     before = {name: value.clone() for name, value in pruned.state_dict().items()}
     report = recover(pruned, dense, calibration, method, plan=plan)
-    steps = [step["method"] for step in steps_of(pruned.provenance)[1:]]
+    steps = [step.settings["method"] for step in pruned.provenance.recipe[1:]]
     expected = {"none": [], "distil:2": ["ls", "distil"]}
     assert steps == expected.get(method, method.split("+"))
     changed = {name for name, value in pruned.state_dict().items() if not torch.equal(value, before[name])}
@@ -114,7 +114,7 @@ def test_networks_that_do_not_fit_are_refused(build):
     other, _ = epanns.prune(one, ratio=0.5, layers=["conv_block4"])
     opposite, _ = epanns.prune(dense, ratios={"conv_block3": 0.1}, criterion="random", seed=3)
     untold, _ = epanns.prune(dense, ratio=0.5, layers=["conv_block3"])
-    untold.provenance = {}
+    untold.provenance = Provenance()
     deaf = build(front_end=replace(dense.spec.front_end, fmin=60))
     cases = [
         (untold, dense, None, "nothing tells how this narrow was cut: give plan=, the one that epanns.prune returned"),

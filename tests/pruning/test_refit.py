@@ -3,8 +3,8 @@ import pytest
 import torch
 
 from epanns.errors import PruningError
-from epanns.models.recipe import recipe_problems, steps_of
-from epanns.pruning.plan import PruningPlan
+from epanns.models.provenance import recipe_problems
+from epanns.models.pruning_plan import PruningPlan
 from epanns.pruning.prune import apply_plan, plan_pruning
 from epanns.pruning.recovery.least_squares import Moments
 from epanns.pruning.recovery.refit import TARGETS, refit_readers
@@ -130,7 +130,7 @@ def test_what_is_fitted_to_matters(build):
     for fit_to in TARGETS:
         pruned = apply_plan(dense, plan)
         refit_readers(pruned, dense, plan, calibration, fit_to=fit_to)
-        assert steps_of(pruned.provenance)[-1]["fit_to"] == fit_to
+        assert pruned.provenance.recipe[-1].settings["fit_to"] == fit_to
         weights.append(pruned.conv_block5.conv1.weight.detach())
     assert float((weights[0] - weights[1]).norm() / weights[0].norm()) > 0.05
 
@@ -207,10 +207,10 @@ def test_the_errors_are_kept_in_the_recipe(build):
     plan = plan_pruning(dense, ratio=0.5, layers=["conv_block5"])
     pruned = apply_plan(dense, plan)
     errors = refit_readers(pruned, dense, plan, calibration).errors
-    step = steps_of(pruned.provenance)[-1]
+    step = pruned.provenance.recipe[-1].settings
     assert (step["method"], step["clips"]) == ("ls", 20)
     assert step["errors"]["conv_block6.conv1"] == {"plain": errors[1].plain, "refit": errors[1].refit}
-    assert recipe_problems(pruned.provenance["recipe"]) == []
+    assert recipe_problems(pruned.provenance.to_dict()["recipe"]) == []
 
 
 def test_features_that_do_not_fit_in_the_cache_are_computed_again(build, monkeypatch):
@@ -302,7 +302,7 @@ def test_mixtures_are_rows_of_the_fit_alone_and_the_same_each_time(build):
         refit = refit_readers(pruned, dense, plan, calibration, mixtures=mixtures)
         assert refit.clips == 20
         results[name] = (refit.errors, pruned.conv_block3.conv1.weight.detach())
-        assert steps_of(pruned.provenance)[-1].get("mixtures", 0) == mixtures
+        assert pruned.provenance.recipe[-1].settings.get("mixtures", 0) == mixtures
     assert results["two"][0] == results["again"][0]
     assert torch.equal(results["two"][1], results["again"][1])
     assert not torch.equal(results["two"][1], results["none"][1])
@@ -310,7 +310,7 @@ def test_mixtures_are_rows_of_the_fit_alone_and_the_same_each_time(build):
     assert results["two"][0][0].plain == pytest.approx(results["none"][0][0].plain, rel=0.2)
     with pytest.raises(PruningError, match="mixtures=-1: must be a whole number of at least 0"):
         refit_readers(apply_plan(dense, plan), dense, plan, calibration, mixtures=-1)
-    assert recipe_problems(pruned.provenance["recipe"]) == []
+    assert recipe_problems(pruned.provenance.to_dict()["recipe"]) == []
 
 
 @pytest.mark.parametrize("n_clips", [2, 3, 7])

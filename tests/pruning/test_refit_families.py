@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import nn
 
-from epanns.models.layouts import WITHOUT_FC1
+from epanns.models.pruning_plan import PruningPlan
+from epanns.models.spec import WITHOUT_FC1
 from epanns.models.zoo import ZOO, build_model
 from epanns.pruning.engine import channel_groups
-from epanns.pruning.plan import PruningPlan
 from epanns.pruning.prune import apply_plan
 from epanns.pruning.recovery.refit import TARGETS, refit_readers
 

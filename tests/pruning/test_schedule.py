@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 import epanns
 from epanns.complexity.macs import profile
 from epanns.errors import PruningError
+from epanns.models.provenance import Provenance
 from epanns.models.spec import conv_widths
 from epanns.pruning.budgets.budget import Budget
-from epanns.pruning.plan import PruningPlan
 from epanns.pruning.prune import apply_plan, plan_pruning, prune
 from epanns.pruning.schedule import SCHEDULES, prune_iteratively, prune_towards, step_widths
 
@@ -112,9 +112,9 @@ def test_each_step_has_its_widths_and_is_trained_before_the_next(wide, schedule)
     first, second, _ = step_widths(16, 4, 3, schedule)
     kept = order[:first][-second:][:4]
     assert plan.kept_channels["conv_block1.conv1"] == tuple(sorted(kept))
-    assert plan == PruningPlan.from_dict(pruned.provenance["plan"])
+    assert plan == pruned.provenance.plan
     assert plan.base == wide.spec
-    assert [step["step"] for step in pruned.provenance["recipe"]] == ["prune"] * 3
+    assert [step.kind for step in pruned.provenance.recipe] == ["prune"] * 3
 
 
 def test_clips_are_measured_at_each_step(wide):
@@ -148,7 +148,7 @@ def test_a_network_that_was_pruned_before_keeps_its_whole_way(wide):
 def test_what_a_callback_returns_goes_on_and_keeps_the_plan(wide):
     def between(network, step):
         other = copy.deepcopy(network)
-        other.provenance = {}
+        other.provenance = Provenance()
         other.reset_classifier(3)
         return other
 
@@ -166,8 +166,8 @@ def test_a_budget_is_met_by_the_last_step(wide):
     once, _ = prune(wide, budget=Budget("macs", 0.3), allocate="global")
     assert network.spec == once.spec
     assert 0.99 * 0.3 <= profile(network).backbone_macs / profile(wide).backbone_macs <= 0.3
-    budgets = [step.get("budget") for step in network.provenance["recipe"]]
-    assert budgets == [None, None, once.provenance["recipe"][0]["budget"]]
+    budgets = [step.settings.get("budget") for step in network.provenance.recipe]
+    assert budgets == [None, None, once.provenance.recipe[0].settings["budget"]]
 
 
 def test_each_cut_can_be_recovered_before_it_is_trained(wide):

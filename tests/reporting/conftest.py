@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from epanns.sweeps.records import RunRecord, Stage
+from epanns.records import RunRecord, Stage
 
 COSTS = {0.0: (5_000_000, 1_200_000_000), 0.25: (3_000_000, 900_000_000), 0.5: (1_500_000, 750_000_000)}
 BLOCKS = ("conv_block4", "conv_block5", "conv_block6")

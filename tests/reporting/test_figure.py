@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from epanns.notes import notes_to
+from epanns.feedback import notes_to
 from epanns.reporting import figure as canvas
 from epanns.reporting.figure import paper_style, save, shortened, text_width, wrapped
 from tests.reporting.drawn import overlapping, texts_of

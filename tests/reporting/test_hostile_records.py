@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from epanns.errors import DataError
+from epanns.records import read_records
 from epanns.reporting.pareto import measured_bands, pareto_figure
 from epanns.reporting.report import write_report
 from epanns.reporting.rows import rows_by_block
 from epanns.reporting.tables import measured_csv, measured_markdown, records_csv
-from epanns.sweeps.records import read_records
 from tests.any_value import ANY_VALUE
 from tests.reporting.conftest import make_record, stage
 
@@ -78,11 +78,11 @@ def test_any_value_at_any_place_is_reported_or_refused_in_one_line(tmp_path_fact
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("[" * 100_000, "more than 64 tables and lists in each other"),
-        ('{"a": ' * 200 + "1" + "}" * 200, "more than 64 tables and lists in each other"),
+        ("[" * 100_000, "tables and lists are nested more than 64 deep"),
+        ('{"a": ' * 200 + "1" + "}" * 200, "tables and lists are nested more than 64 deep"),
         ('{"seed": 1' + "0" * 5000 + "}", "is a whole number of 2**64 or more"),
         ('{"seconds": NaN}', "NaN is no number of JSON"),
-        ('{"name": "\\ud800"}', "holds half a character"),
+        ('{"name": "\\ud800"}', "has a lone surrogate"),
         ("\0", "cannot be read as JSON"),
         ("", "cannot be read as JSON"),
         (json.dumps({"format": "epanns-record/1", "stages": [3] * 100_000}), "and 100,0"),

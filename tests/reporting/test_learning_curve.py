@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from epanns.errors import DataError
-from epanns.printable import printable
 from epanns.reporting.learning_curve import Curve, is_run, learning_figure, read_curve, write_learning_curves
+from epanns.safe_text import printable
 from epanns.training.metrics import write_metrics
 from tests.any_value import ANY_VALUE
 from tests.reporting.drawn import outside, overlapping, texts_of
@@ -160,7 +160,7 @@ def test_any_value_in_the_files_of_a_run_is_drawn_or_refused_in_one_line(tmp_pat
 def test_deeply_nested_files_of_a_run_are_refused(make_run, name):
     folder = make_run("deep")
     (folder / name).write_text("[" * 100_000)
-    with pytest.raises(DataError, match="more than 64 tables and lists in each other"):
+    with pytest.raises(DataError, match="tables and lists are nested more than 64 deep"):
         read_curve(folder)
 
 

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from epanns.records import read_records
 from epanns.reporting.pareto import measured_bands, pareto_figure, quoted_bands
 from epanns.reporting.quoted import quoted_rows
 from epanns.reporting.rows import rows_by_block
-from epanns.sweeps.records import read_records
 from tests.reporting.drawn import outside, overlapping, texts_of
 
 RESULTS = Path(__file__).parents[2] / "results"

@@ -8,9 +8,9 @@ import pytest
 
 from epanns import atomic
 from epanns.errors import DataError, OutputError
+from epanns.records import read_records
 from epanns.reporting import figure
 from epanns.reporting.report import insert_table, write_report
-from epanns.sweeps.records import read_records
 
 FILES = {"table.md", "table.csv", "records.csv", "quoted.md", "quoted.csv", "figure.svg", "quoted.svg"}
 

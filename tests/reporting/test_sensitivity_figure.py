@@ -5,7 +5,7 @@ from matplotlib.patches import Rectangle
 
 from epanns.pruning.budgets.sensitivity import SensitivityRow
 from epanns.reporting.sensitivity_figure import sensitivity_figure
-from epanns.sweeps.sensitivity_folder import SensitivityRecord
+from epanns.stages.sensitivity_record import SensitivityRecord
 from tests.reporting.drawn import outside, overlapping, texts_of
 
 WIDTHS = {"conv_block1.conv1": 64, "conv_block1.conv2": 64, "conv_block2.conv1": 2048}

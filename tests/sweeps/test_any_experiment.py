@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from epanns.errors import ConfigError
-from epanns.notes import notes_to
+from epanns.feedback import notes_to
 from epanns.sweeps.experiment import Experiment, experiment_of, parse_experiment
 from tests.any_value import ANY_VALUE
 from tests.toml_text import altered, document

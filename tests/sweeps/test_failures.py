@@ -7,9 +7,8 @@ from types import SimpleNamespace
 import pytest
 
 from epanns.errors import DataError, OutputError
-from epanns.sweeps.failures import Failure, failures_in
+from epanns.records import Failure, failures_in, read_records
 from epanns.sweeps.journal import Sweep
-from epanns.sweeps.records import read_records
 
 
 def sweep(folder, trials, **files):

@@ -18,16 +18,17 @@ from epanns.errors import CheckpointError, ConfigError, OutputError, PruningErro
 from epanns.evaluation.metrics import evaluate
 from epanns.evaluation.predict import predict
 from epanns.evaluation.protocol import EvaluationProtocol
+from epanns.feedback import notes_to
 from epanns.labels import LabelSet
-from epanns.models.checkpoint import load, save_checkpoint
+from epanns.models.checkpoint import save_checkpoint
+from epanns.models.load import load
 from epanns.models.tensors import weights_digest
 from epanns.models.zoo import build_model
-from epanns.notes import notes_to
-from epanns.sweeps.evaluated import record_of_checkpoint
+from epanns.records import read_records
+from epanns.stages.score import record_of_checkpoint
 from epanns.sweeps.experiment import Trial, parse_experiment
 from epanns.sweeps.journal import Sweep
 from epanns.sweeps.networks import count_networks
-from epanns.sweeps.records import read_records
 from epanns.sweeps.runner import run_experiment
 from epanns.workfolder import WorkFolder
 from tests.processes import wait_for_file
@@ -95,11 +96,11 @@ def test_the_unpruned_network_teaches_where_the_experiment_says_so(tmp_path, tex
     text += 'teacher = "dense"\ndistil_weight = 1.0\n'
     run_experiment(parse_experiment(text, "tiny.toml"), tmp_path / "out")
     records = {record.ratio: record for record in read_records([tmp_path / "out"])}
-    dense = load(tmp_path / "out" / "trials" / records[None].trial_id / "base").provenance["sha256"]
+    dense = load(tmp_path / "out" / "trials" / records[None].trial_id / "base").provenance.sha256
     for ratio in (0.0, 0.5):
         assert (records[ratio].config["teacher"], records[ratio].config["finetune"]["distil_weight"]) == ("dense", 1.0)
-        steps = load(tmp_path / "out" / "trials" / records[ratio].trial_id / "finetuned").provenance["recipe"]
-        assert steps[-1]["teacher_sha256"] == dense
+        steps = load(tmp_path / "out" / "trials" / records[ratio].trial_id / "finetuned").provenance.recipe
+        assert steps[-1].settings["teacher_sha256"] == dense
 
 
 @pytest.mark.parametrize("criterion", ["interpolative", "taylor"])
@@ -133,7 +134,7 @@ def test_pruned_checkpoint_keeps_its_plan_and_widths(finished):
     (record,) = [record for record in read_records([finished]) if record.ratio == 0.5]
     model = load(finished / "trials" / record.trial_id / "finetuned")
     assert model.spec.widths["conv_block6.conv2"] == 31  # half of 61
-    assert model.provenance["plan"]["criterion"] == "l1"
+    assert model.provenance.plan.criterion == "l1"
 
 
 def test_a_checkpoint_scored_by_itself_tells_what_the_sweep_tells(finished):
@@ -150,7 +151,7 @@ def test_a_checkpoint_scored_by_itself_tells_what_the_sweep_tells(finished):
             if not (key == "layers" and ratio == 0.5):  # a sweep names blocks, a plan layers
                 assert getattr(alone, key) == getattr(swept, key), (ratio, key)
         assert alone.stages[0].scores["test"]["mAP"] == pytest.approx(swept.stages[-1].scores["test"]["mAP"])
-    steps = [step["step"] for step in model.provenance["recipe"]]
+    steps = [step.kind for step in model.provenance.recipe]
     assert steps == ["train", "prune", "recover", "finetune"]
 
 
@@ -345,7 +346,7 @@ def test_a_second_sweep_in_the_same_folder_is_refused_and_changes_nothing(finish
         with pytest.raises(OutputError, match="out is in use by process"):
             run_experiment(parse_experiment(text, "tiny.toml"), finished)
         assert times() == before
-    with pytest.raises(CheckpointError, match="it is the folder of a sweep: its checkpoints lie deeper, as .*/trials/"):
+    with pytest.raises(CheckpointError, match="the folder of a sweep: give one of its checkpoints, as .*/trials/"):
         load(finished)
 
 

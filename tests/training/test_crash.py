@@ -495,7 +495,9 @@ def test_a_folder_that_may_not_be_written_to_is_told(mortals, small_disk):
     whole, _ = mortals.undisturbed({})
     stopped(mortals, place / "run", 3)
     mount(4096, "ro")
-    message = f"{place}/run: cannot be written (Read-only file system): choose another --out, or mend its permissions "
+    message = (
+        f"{place}/run: cannot be written (Read-only file system): choose another --out, or correct its permissions "
+    )
     assert mortals.run(place / "run", {})["message"] == f"{message}or its disk"
     mount(4096, "rw")
     mortals.run(place / "run", {})

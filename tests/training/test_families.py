@@ -10,11 +10,11 @@ import torch
 
 from epanns.data.dataset import PackDataset
 from epanns.errors import Interrupted
-from epanns.models.checkpoint import load
-from epanns.models.layouts import FUSION_FAMILIES, WITHOUT_FC1
+from epanns.models.load import load
+from epanns.models.spec import FUSION_FAMILIES, WITHOUT_FC1
 from epanns.models.tagger import Tagger
 from epanns.models.zoo import ZOO, build_model
-from epanns.sweeps.trial import validation_on
+from epanns.stages.finetune import validation_on
 from epanns.training.config import TrainingConfig
 from epanns.training.finetune import TrainingResult, finetune
 from epanns.training.run_options import RunOptions

@@ -12,10 +12,10 @@ import torch
 from epanns.data.dataset import PackDataset
 from epanns.errors import ConfigError, Interrupted, OutputError
 from epanns.labels import LabelSet
-from epanns.models.checkpoint import load
 from epanns.models.cnn import Cnn
+from epanns.models.load import load
 from epanns.pruning.prune import prune
-from epanns.sweeps.trial import validation_on
+from epanns.stages.finetune import validation_on
 from epanns.training.config import TrainingConfig
 from epanns.training.finetune import finetune
 from epanns.training.folder import RunFolder
@@ -105,19 +105,20 @@ def test_run_folder_becomes_the_checkpoint_of_the_best_step(tmp_path, make_model
         "metrics.jsonl",
         "training.json",
     }
-    (step,) = load(tmp_path / "run").provenance["recipe"]
-    assert (step["step"], step["best_step"], step["validation_mAP"]) == ("train", 4, 0.9)
-    assert step["training"] == CONFIG.to_dict()
+    (step,) = load(tmp_path / "run").provenance.recipe
+    settings = step.settings
+    assert (step.kind, settings["best_step"], settings["validation_mAP"]) == ("train", 4, 0.9)
+    assert settings["training"] == CONFIG.to_dict()
 
 
 def test_training_again_is_another_step_of_the_recipe(tmp_path, make_model, train):
     finetune(make_model(), train, CONFIG, tmp_path / "first", validation=count_up())
     first = load(tmp_path / "first")
     finetune(first, train, replace(CONFIG, seed=1), tmp_path / "second", validation=count_up())
-    steps = load(tmp_path / "second").provenance["recipe"]
-    assert [(step["step"], step["training"]["seed"]) for step in steps] == [("train", 0), ("finetune", 1)]
-    assert steps[:1] == load(tmp_path / "first").provenance["recipe"]
-    assert [step["step"] for step in first.provenance["recipe"]] == ["train", "finetune"]
+    steps = load(tmp_path / "second").provenance.recipe
+    assert [(step.kind, step.settings["training"]["seed"]) for step in steps] == [("train", 0), ("finetune", 1)]
+    assert steps[:1] == load(tmp_path / "first").provenance.recipe
+    assert [step.kind for step in first.provenance.recipe] == ["train", "finetune"]
 
 
 def test_bfloat16_is_the_passes_alone(tmp_path, make_model, train):
@@ -179,9 +180,9 @@ def test_another_network_in_the_same_folder_is_refused_by_what_differs(tmp_path,
         run(half("l2"), "pruned")
     asked = json.loads((tmp_path / "pruned" / "training.json").read_text())["asked"]
     assert asked["since"]["1-prune"]["criterion"] == "l1"
-    recipe = load(tmp_path / "pruned").provenance["recipe"]
-    assert [step["step"] for step in recipe] == ["train", "prune", "finetune"]
-    assert not {"since", "since_plan_sha256"} & recipe[-1].keys()  # the steps before say it
+    recipe = load(tmp_path / "pruned").provenance.recipe
+    assert [step.kind for step in recipe] == ["train", "prune", "finetune"]
+    assert not {"since", "since_plan_sha256"} & recipe[-1].settings.keys()  # the steps before say it
 
 
 def test_a_network_as_it_was_read_and_runs_of_earlier_versions_keep_their_identity(tmp_path, make_model, train):
@@ -220,7 +221,7 @@ def test_a_signal_in_the_last_step_is_obeyed_once_the_run_is_whole(tmp_path, mak
 
     with pytest.raises(Interrupted, match="signal 15 came as the run in .* ended; it is whole"):
         finetune(make_model(), train, CONFIG, tmp_path / "run", validation=count_up(), options=RunOptions(on_step=stop))
-    assert load(tmp_path / "run").provenance["recipe"]
+    assert load(tmp_path / "run").provenance.recipe
 
 
 def test_an_output_that_is_a_file_is_refused(tmp_path, make_model, train):
@@ -244,7 +245,9 @@ def test_other_labels_or_rates_are_refused_before_anything_is_written(tmp_path, 
         other = Cnn(tiny_spec, LabelSet.of(["a", "b", "c", "d"]))
         finetune(other, train, CONFIG, tmp_path / "run", validation=count_up())
     spec = replace(tiny_spec, front_end=replace(tiny_spec.front_end, sample_rate=16_000))
-    with pytest.raises(ConfigError, match=r"Cnn14 hears 16000 Hz, the pack .* 8000 Hz: .* --sample-rate 16000"):
+    with pytest.raises(
+        ConfigError, match=r"Cnn14 has a sample rate of 16000 Hz, the pack .* 8000 Hz: .* --sample-rate 16000"
+    ):
         finetune(Cnn(spec, train.labels), train, CONFIG, tmp_path / "run", validation=count_up())
     assert not (tmp_path / "run").exists()
 

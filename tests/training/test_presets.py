@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from epanns.errors import ConfigError
-from epanns.notes import notes_to
+from epanns.feedback import notes_to
 from epanns.training.config import TrainingConfig
 from epanns.training.presets import PRESETS, read_training
 

@@ -15,9 +15,10 @@ from epanns.data.dataset import PackDataset
 from epanns.draws import clip_draws
 from epanns.errors import ConfigError, Interrupted, OutputError
 from epanns.labels import LabelSet
-from epanns.models.checkpoint import load, save_checkpoint
+from epanns.models.checkpoint import save_checkpoint
 from epanns.models.cnn import Cnn
-from epanns.models.recipe import describe_step
+from epanns.models.load import load
+from epanns.models.provenance import Provenance
 from epanns.models.zoo import FRONT_ENDS, ZOO, build_model
 from epanns.pruning.prune import prune
 from epanns.training import learner as learner_module
@@ -259,7 +260,7 @@ def test_a_student_whose_embedding_was_cut_is_compared_on_the_kept_channels(trai
         assert float(distilled.loss(torch.tensor(0.0), student.eval()(waveform))) == pytest.approx(0, abs=1e-9)
     outcome = learner_of(student, teacher, config).step(batch_of(train, config), 0)
     assert not outcome.skipped
-    student.provenance = {}
+    student.provenance = Provenance()
     with pytest.raises(ConfigError, match="the student's 16, and no pruning plan relates them; leave it out, or give"):
         teacher_of(student, teacher, config)
     assert teacher_of(student, teacher, replace(config, distil_weight=0.5, feature_weight=0.0)) is not None
@@ -280,15 +281,15 @@ def test_who_taught_is_part_of_the_run_and_of_the_recipe(tmp_path, make_model, t
     save_checkpoint(make_model(seed=1), tmp_path / "teacher")
     teacher = load(tmp_path / "teacher")
     finetune(make_model(), train, CONFIG, tmp_path / "run", validation=count_up(), teacher=teacher)
-    (step,) = load(tmp_path / "run").provenance["recipe"]
-    assert step["teacher_sha256"] == teacher.provenance["sha256"] == sha256_of(teacher)
-    assert f"taught by {sha256_of(teacher)[:12]} (distil weight 0.5), best step 4" in describe_step(step)
+    (step,) = load(tmp_path / "run").provenance.recipe
+    assert step.settings["teacher_sha256"] == teacher.provenance.sha256 == sha256_of(teacher)
+    assert f"taught by {sha256_of(teacher)[:12]} (distil weight 0.5), best step 4" in step.describe()
     assert f"taught by {sha256_of(teacher)[:12]}" in (tmp_path / "run" / "README.md").read_text()
     with pytest.raises(OutputError, match=f"holds a run with teacher_sha256='{sha256_of(teacher)}', not"):
         finetune(make_model(), train, CONFIG, tmp_path / "run", validation=count_up(), teacher=make_model(seed=2))
     assert sha256_of(make_model(seed=2)) != sha256_of(make_model(seed=3))
     changed, _ = prune(teacher, ratio=0.5)
-    assert changed.provenance["sha256"] == teacher.provenance["sha256"] != sha256_of(changed)
+    assert changed.provenance.sha256 == teacher.provenance.sha256 != sha256_of(changed)
 
 
 def test_teachers_that_do_not_fit_are_refused_before_anything_is_written(tmp_path, make_model, tiny_spec, train):

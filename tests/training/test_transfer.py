@@ -10,12 +10,13 @@ import torch
 
 from epanns.data.dataset import PackDataset
 from epanns.errors import ConfigError, OutputError
-from epanns.models.checkpoint import load, save_checkpoint
+from epanns.models.checkpoint import save_checkpoint
 from epanns.models.cnn import Cnn
-from epanns.models.new_classes import use_labels
+from epanns.models.load import load
 from epanns.models.spec import HEADS
+from epanns.models.warm_start import use_labels
 from epanns.pruning.prune import prune
-from epanns.sweeps.trial import validation_on
+from epanns.stages.finetune import validation_on
 from epanns.training.config import TrainingConfig
 from epanns.training.finetune import finetune
 from epanns.training.learner import Learner
@@ -106,9 +107,9 @@ def test_a_pruned_network_learns_other_classes_one_of_them_for_each_clip(model, 
     saved = load(tmp_path / "run")
     assert (saved.spec.task, saved.spec.widths["conv_block6.conv1"]) == ("single-label", 6)
     assert validation.score(saved)["accuracy"] == pytest.approx(result.best_score, abs=1e-9)
-    *_, transfer, tuned = saved.provenance["recipe"]
-    assert (transfer["step"], transfer["new"]) == ("transfer", ["mouse click"])
-    assert (tuned["step"], tuned["validation_accuracy"]) == ("finetune", result.best_score)
+    *_, transfer, tuned = saved.provenance.recipe
+    assert (transfer.kind, transfer.settings["new"]) == ("transfer", ["mouse click"])
+    assert (tuned.kind, tuned.settings["validation_accuracy"]) == ("finetune", result.best_score)
     assert json.loads((tmp_path / "run" / "training.json").read_text())["result"]["chosen_by"] == "accuracy"
 
 

@@ -14,8 +14,9 @@ from epanns.evaluation.metrics import average_precision
 from epanns.labels import LabelSet
 from epanns.models.cnn import Cnn
 from epanns.models.modes import evaluation_mode
+from epanns.models.provenance import Operation, Provenance
 from epanns.signals import Stopped, StopRequest
-from epanns.sweeps.trial import validation_on
+from epanns.stages.finetune import validation_on
 from epanns.training.config import TrainingConfig
 from epanns.training.finetune import finetune
 from epanns.training.folder import RunFolder
@@ -158,7 +159,7 @@ RECIPES = {
 def test_equal_scores_go_to_the_lower_loss_and_never_to_untrained_weights(
     model, tiny_packs, tmp_path, recipe, scores, losses, best
 ):
-    model.provenance = {"recipe": RECIPES[recipe]}
+    model.provenance = Provenance(recipe=tuple(map(Operation.from_dict, RECIPES[recipe])))
     rows = iter(zip(scores, losses or [None] * 5, strict=True))
 
     def score(model) -> dict[str, float]:

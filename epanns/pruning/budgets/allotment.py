@@ -3,7 +3,7 @@
 import functools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from epanns.complexity.cost import Latency
 from epanns.complexity.width_cost import WidthCost, Widths
 from epanns.errors import PruningError
-from epanns.models.recipe import steps_of
+from epanns.models.provenance import Operation, Provenance
 from epanns.models.spec import ModelSpec
 from epanns.models.tagger import Tagger
 from epanns.models.tensors import count_params, weights_digest
@@ -65,12 +65,12 @@ class Allotment:
             "runtime": self.latency.runtime,
         }
 
-    def recorded(self, provenance: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the provenance of a pruned network with the budget in the last pruning step of its recipe."""
-        steps = steps_of(provenance)
-        last = max(index for index, step in enumerate(steps) if step["step"] == "prune")
-        steps[last]["budget"] = self.to_dict()
-        return {**provenance, "recipe": steps}
+    def recorded(self, provenance: Provenance) -> Provenance:
+        """Return the provenance of a pruned network with the budget in the last pruning of its recipe."""
+        recipe = list(provenance.recipe)
+        last = max(index for index, done in enumerate(recipe) if done.kind == "prune")
+        recipe[last] = Operation("prune", {**recipe[last].settings, "budget": self.to_dict()})
+        return replace(provenance, recipe=tuple(recipe))
 
     def summary(self) -> str:
         """Return one line for people."""

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from epanns.complexity.cost import Latency
 from epanns.complexity.latency import measure_latency, noise, synchronize
 from epanns.complexity.width_cost import WidthCost, Widths
+from epanns.models.lean import BiLSTM
 from epanns.models.modes import evaluation_mode
 from epanns.models.tagger import Tagger
-from epanns.models.wave_encoder import BiLSTM
 from epanns.models.zoo import build_model
 from epanns.pruning.groups import forward_order
 

@@ -1,6 +1,6 @@
 """What pruning each layer alone costs in mAP: the table as data, and as the CSV that people and allocators read.
 
-It is measured by `epanns.sweeps.sensitivity`.
+It is measured by `epanns.stages.sensitivity`.
 """
 
 import csv

@@ -2,9 +2,9 @@
 
 from collections.abc import Iterable, Iterator
 
+from epanns.data.compatibility import require_same_task
 from epanns.data.dataset import PackDataset
 from epanns.data.loader import Draws, make_loader
-from epanns.data.task import require_same_task
 from epanns.models.tagger import Tagger
 from epanns.pruning.ranking.calibration import CalibrationBatch
 from epanns.pruning.ranking.criteria import NEEDS

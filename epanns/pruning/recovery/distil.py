@@ -18,10 +18,9 @@ from torch import Tensor, nn
 
 from epanns.errors import PruningError
 from epanns.models.modes import evaluation_mode, requires_grad_restored
-from epanns.models.recipe import with_step
+from epanns.models.pruning_plan import PruningPlan
 from epanns.models.tagger import Tagger
 from epanns.pruning.embedding import Places, SharedChannels, shared_channels
-from epanns.pruning.plan import PruningPlan
 from epanns.pruning.ranking.calibration import heard
 from epanns.pruning.recovery.walk import HELD_OUT_EVERY
 from epanns.seeding import numpy_generator
@@ -101,7 +100,7 @@ def distil(
         raise
     said: dict[str, Any] = {"clips": done.clips, "steps": steps, "seed": seed, "best_step": done.best_step}
     said["held_out"] = {"before": done.before, "after": done.after}
-    pruned.provenance = with_step(pruned.provenance, "recover", method="distil", **said)
+    pruned.provenance = pruned.provenance.with_operation("recover", method="distil", **said)
     return done
 
 

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from epanns.errors import PruningError
+from epanns.models.pruning_plan import PruningPlan
 from epanns.models.tagger import Tagger
 from epanns.pruning.engine import channel_groups
 from epanns.pruning.groups import ChannelGroup, forward_order
-from epanns.pruning.plan import PruningPlan
 from epanns.pruning.recovery.rows import chosen_places, input_rows, output_rows, places_per_clip
 from epanns.pruning.recovery.walk import Walk, steps_of_modules, watched
 

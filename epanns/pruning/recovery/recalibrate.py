@@ -8,11 +8,10 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from epanns.errors import PruningError
-from epanns.models.recipe import with_step
-from epanns.models.shift_norm import ShiftNorm2d
+from epanns.models.pruning_plan import PruningPlan
 from epanns.models.tagger import Tagger
+from epanns.models.yamnet import ShiftNorm2d
 from epanns.pruning.groups import forward_order
-from epanns.pruning.plan import PruningPlan
 from epanns.pruning.ranking.calibration import heard
 
 
@@ -58,7 +57,7 @@ def recalibrate_batch_norm(model: Tagger, waveforms: Iterable[Tensor], *, plan: 
                 raise PruningError(
                     f"{name}: statistics are not finite after calibration; look for bad clips or weights"
                 )
-    model.provenance = with_step(model.provenance, "recover", method="bn", clips=seen)
+    model.provenance = model.provenance.with_operation("recover", method="bn", clips=seen)
     return seen
 
 

@@ -7,13 +7,13 @@ from typing import Any
 from torch import Tensor
 
 from epanns.errors import PruningError
+from epanns.models.pruning_plan import PruningPlan, remainder
 from epanns.models.tagger import Tagger
-from epanns.pruning.plan import PruningPlan, remainder
 from epanns.pruning.recovery.distil import distil
 from epanns.pruning.recovery.names import distil_steps, parts_of, recovery_problem
 from epanns.pruning.recovery.recalibrate import recalibrate_batch_norm, refuse_folded
 from epanns.pruning.recovery.refit import TARGETS, refit_readers
-from epanns.strict import Rule, from_table, number, one_of, refuse_breaches, whole
+from epanns.strict import Rule, check_fields, from_table, integer, number, one_of
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class RecoverySettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        refuse_breaches(self, RECOVERY_RULES, what="recovery: ")
+        check_fields(self, RECOVERY_RULES, what="recovery: ")
 
     @classmethod
     def from_dict(cls, values: object) -> "RecoverySettings":
@@ -48,8 +48,8 @@ class RecoverySettings:
 RECOVERY_RULES: Mapping[str, Rule] = {
     "fit_to": one_of(TARGETS),
     "ridge": number("a number above 0; 0.001 is a good value", lambda value: value > 0),
-    "mixtures": whole(0),
-    "seed": whole(0),
+    "mixtures": integer(0),
+    "seed": integer(0),
 }
 
 
@@ -121,13 +121,13 @@ def plan_between(dense: Tagger, pruned: Tagger) -> PruningPlan:
     Raises:
         PruningError: If the provenance holds no plan that leads from the one to the other.
     """
-    if not pruned.provenance.get("plan"):
+    whole, before = pruned.provenance.plan, dense.provenance.plan
+    if whole is None:
         raise PruningError(
             f"nothing tells how this {pruned.spec.name} was cut: give plan=, the one that epanns.prune returned"
         )
-    whole = PruningPlan.from_dict(pruned.provenance["plan"])
-    if dict(whole.base.widths) != dict(dense.spec.widths) and dense.provenance.get("plan"):
-        whole = remainder(PruningPlan.from_dict(dense.provenance["plan"]), whole)
+    if dict(whole.base.widths) != dict(dense.spec.widths) and before is not None:
+        whole = remainder(before, whole)
     return _fitting(whole, dense, pruned)
 
 

@@ -22,10 +22,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from epanns.errors import PruningError, did_you_mean
 from epanns.models.modes import evaluation_mode
-from epanns.models.recipe import with_step
+from epanns.models.pruning_plan import PruningPlan
 from epanns.models.tagger import Tagger
 from epanns.pruning.engine import remove_channels
-from epanns.pruning.plan import PruningPlan
 from epanns.pruning.recovery.least_squares import Moments
 from epanns.pruning.recovery.readers import FittedReader, RefitLayout
 from epanns.pruning.recovery.walk import Walk, watched
@@ -124,7 +123,7 @@ def refit_readers(
             raise
     settings = {"clips": refit.clips, "fit_to": fit_to, "ridge": ridge, "errors": refit.to_dict()}
     settings |= {"mixtures": mixtures} if mixtures else {}
-    pruned.provenance = with_step(pruned.provenance, "recover", method="ls", **settings)
+    pruned.provenance = pruned.provenance.with_operation("recover", method="ls", **settings)
     return refit
 
 

@@ -8,7 +8,7 @@ from numpy.random import Generator
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from epanns.audio.frontend import repeat_to_minimum
+from epanns.audio.short_clips import repeat_to_minimum
 from epanns.errors import PruningError
 from epanns.models.modes import evaluation_mode
 from epanns.models.tagger import Features, Tagger

@@ -1,0 +1,77 @@
+"""Load a network: from a checkpoint folder or a released file; find the unpruned network beside a pruned one."""
+
+from pathlib import Path
+
+from epanns.errors import CheckpointError
+from epanns.feedback import note
+from epanns.models.checkpoint import CONFIG, Checkpoint, checkpoint_folder, load_checkpoint
+from epanns.models.checkpoint_config import CheckpointConfig
+from epanns.models.released import read_released
+from epanns.models.tagger import Tagger
+
+_PLACES = ("*", "*.steps/*")  # checkpoints, and what `epanns prune --between` leaves beside its result
+
+
+def load(path: str | Path, *, sample_rate: int | None = None) -> Tagger:
+    """Return the network of a checkpoint folder or of a released ``.pth``/``.pt`` file, in evaluation mode, on the CPU.
+
+    Args:
+        path: Folder or file.
+        sample_rate: In Hz; needed only for released files that do not hold their front end.
+
+    Raises:
+        CheckpointError: If the path cannot be read as either, or was trained at another `sample_rate`.
+    """
+    return read_checkpoint(path, sample_rate=sample_rate).build()
+
+
+def read_checkpoint(path: str | Path, *, sample_rate: int | None = None, head: str | None = None) -> Checkpoint:
+    """Read a checkpoint folder or a released file; `head` as in `released.read_released`, whose notes are given."""
+    path = checkpoint_folder(path)
+    if path.is_file():
+        released = read_released(path, sample_rate=sample_rate, head=head)
+        for text in released.notes:
+            note(f"{path}: {text}")
+        return released
+    checkpoint = load_checkpoint(path)
+    for name, asked, stored in (
+        ("sample_rate", sample_rate, checkpoint.spec.front_end.sample_rate),
+        ("head", head, checkpoint.spec.head),
+    ):
+        if asked not in (None, stored):
+            raise CheckpointError(f"{path}: {name}={asked} asked for, the checkpoint has {stored}: leave it out")
+    return checkpoint
+
+
+def find_unpruned(checkpoint: Path) -> Path | None:
+    """Return the checkpoint that a pruned one was made of, step by step; None where it cannot be found.
+
+    Looked for among the checkpoints in the folder that `checkpoint` is in, and those between the steps of prunings
+    there, by the sha256 of their weights: each tells that of its parent. Weights are not read. What is not pruned, or
+    was pruned from a released file, has none.
+    """
+    checkpoint = checkpoint_folder(checkpoint)
+    config = CheckpointConfig.read(checkpoint / CONFIG) if (checkpoint / CONFIG).is_file() else None
+    if config is None or config.provenance.plan is None:
+        return None
+    near = _checkpoints_in(checkpoint.resolve().parent)
+    known = set[str]()
+    while config.provenance.plan is not None:
+        parent = config.provenance.parent_sha256
+        if parent is None or parent not in near or parent in known:
+            return None
+        known.add(parent)
+        path, config = near[parent]
+    return path
+
+
+def _checkpoints_in(folder: Path) -> dict[str, tuple[Path, CheckpointConfig]]:
+    """Return the checkpoints of a folder by the sha256 of their weights; of equal ones the first by name."""
+    found: dict[str, tuple[Path, CheckpointConfig]] = {}
+    for file in sorted(file for pattern in _PLACES for file in folder.glob(f"{pattern}/{CONFIG}")):
+        try:
+            config = CheckpointConfig.read(file)
+        except CheckpointError:  # something else's config.json, or a checkpoint that would not load either
+            continue
+        found.setdefault(config.weights_sha256, (file.parent, config))
+    return found

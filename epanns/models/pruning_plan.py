@@ -1,0 +1,200 @@
+"""The pruned network as data: which channels of which layer stay."""
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+from epanns.atomic import sha256_of_json
+from epanns.errors import ConfigError, PruningError, did_you_mean
+from epanns.models.spec import ModelSpec
+from epanns.strict import ANY_TEXT, TABLE, Rule, number, shown, table_problems, value_problems
+
+_FORMAT = "epanns-plan/1"
+_SHOWN = 12  # changed layers that a line for people names one by one
+_THEN = ", then "  # between the criteria of plans that follow each other
+
+
+@dataclass(frozen=True)
+class PruningPlan:
+    """Which channels stay; with the base's weights, enough to make the pruned network again.
+
+    Channels are numbered as in `base`. Plans of a network that is pruned step by step are joined by `compose`, so that
+    the plan in its provenance is always one from the unpruned network.
+
+    Attributes:
+        base: The network before pruning.
+        kept_channels: Layer -> ascending channel indices in the base; layers not named keep all.
+        criterion: Name in `pruning.ranking.criteria.CRITERIA`, or several joined by ``, then``.
+        ratios: Layer -> fraction of channels asked to go, for the same layers; rounding may make it another fraction.
+        seed: Of the criterion, where it draws numbers.
+    """
+
+    base: ModelSpec
+    kept_channels: Mapping[str, tuple[int, ...]]
+    criterion: str
+    ratios: Mapping[str, float]
+    seed: int
+
+    def __post_init__(self) -> None:
+        kept = {layer: tuple(channels) for layer, channels in self.kept_channels.items()}
+        object.__setattr__(self, "kept_channels", MappingProxyType(kept))
+        object.__setattr__(self, "ratios", MappingProxyType(dict(self.ratios)))
+        problems = [problem for layer in kept for problem in self._problems_of(layer)]
+        if set(self.ratios) != set(kept):
+            problems.append(f"ratios name {sorted(self.ratios)}, kept_channels {sorted(kept)}: they must be the same")
+        if problems:
+            raise PruningError(f"pruning plan for {self.base.name}: " + "; ".join(problems))
+
+    def __hash__(self) -> int:
+        return hash(self.digest)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Let a plan be copied and sent to another process: read-only views of dictionaries cannot be."""
+        return PruningPlan.from_dict, (self.to_dict(),)
+
+    def _problems_of(self, layer: str) -> list[str]:
+        if layer not in self.base.widths:
+            return [f"unknown layer {layer!r}{did_you_mean(layer, self.base.widths)}"]
+        kept, width = self.kept_channels[layer], self.base.widths[layer]
+        if not kept:
+            return [f"{layer} would keep no channel: keep at least one"]
+        if any(type(channel) is not int for channel in kept):
+            return [f"channels of {layer} must be whole numbers"]
+        if list(kept) != sorted(set(kept)) or kept[0] < 0 or kept[-1] >= width:
+            return [f"channels of {layer} must ascend within [0, {width})"]
+        return []
+
+    @property
+    def widths(self) -> dict[str, int]:
+        """Layer -> channels after pruning, for every layer of the network."""
+        return {
+            layer: len(self.kept_channels[layer]) if layer in self.kept_channels else width
+            for layer, width in self.base.widths.items()
+        }
+
+    @property
+    def pruned_layers(self) -> tuple[str, ...]:
+        """Layers that lose at least one channel, in forward order."""
+        return tuple(layer for layer, width in self.widths.items() if width < self.base.widths[layer])
+
+    @property
+    def pruned_spec(self) -> ModelSpec:
+        """The network after pruning."""
+        return self.base.with_widths(self.widths)
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """The sha256 of the plan's canonical JSON."""
+        return sha256_of_json(self.to_dict())
+
+    def summary(self) -> str:
+        """Return one line for people; beyond a dozen changes it names the first and the last and counts the others."""
+        changes = [f"{layer} {self.base.widths[layer]} -> {self.widths[layer]}" for layer in self.pruned_layers]
+        shown = changes if len(changes) <= _SHOWN else [changes[0], f"{len(changes) - 2} more", changes[-1]]
+        whole = [layer for layer, ratio in self.ratios.items() if ratio > 0 and layer not in self.pruned_layers]
+        narrow = f"; too narrow to lose any: {', '.join(whole)}" if whole else ""
+        total = len(self.base.widths)
+        told = f"{len(changes)} of {total} layers pruned by {self.criterion}: "
+        return told + (", ".join(shown) or "nothing removed") + narrow
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the plan as JSON values."""
+        return {
+            "format": _FORMAT,
+            "base": self.base.to_dict(),
+            "criterion": self.criterion,
+            "ratios": dict(self.ratios),
+            "seed": self.seed,
+            "kept_channels": {layer: list(kept) for layer, kept in self.kept_channels.items()},
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "PruningPlan":
+        """Read `to_dict`'s form strictly.
+
+        Raises:
+            PruningError: Naming every unknown, missing or mistyped key, or the format where it is another one.
+        """
+        given = dict(values)
+        if (found := given.pop("format", None)) != _FORMAT:
+            raise PruningError(f"pruning plan of format {shown(found)}: this version reads {_FORMAT!r}")
+        problems = table_problems(given, _RULES, required=_RULES)
+        if not problems:
+            problems = value_problems(
+                given["kept_channels"], dict.fromkeys(given["kept_channels"], _CHANNELS), prefix="kept_channels of "
+            )
+            problems += value_problems(given["ratios"], dict.fromkeys(given["ratios"], _RATIO), prefix="ratio of ")
+        if problems:
+            raise PruningError("pruning plan: " + "; ".join(problems))
+        try:
+            base = ModelSpec.from_dict(given["base"])
+        except ConfigError as error:
+            raise PruningError(f"pruning plan: base: {str(error)[:400]}") from error
+        return cls(**{**given, "base": base})
+
+
+_RULES: Mapping[str, Rule] = {
+    "base": TABLE,
+    "kept_channels": TABLE,
+    "criterion": ANY_TEXT,
+    "ratios": TABLE,
+    "seed": Rule("a whole number", lambda value: type(value) is int),
+}
+_CHANNELS = Rule("a list", lambda value: isinstance(value, list))
+_RATIO = number("a number in [0, 1)", lambda value: 0 <= value < 1)
+
+
+def compose(first: PruningPlan, second: PruningPlan) -> PruningPlan:
+    """Return the one plan that does what `first` and then `second` do.
+
+    Channels are numbered as in the base of `first`; ratios are the fractions that have gone from it in all; the seed is
+    that of `second`.
+
+    Raises:
+        PruningError: If `second` does not start from the widths that `first` leaves.
+    """
+    if first.widths != dict(second.base.widths):
+        raise PruningError("two pruning plans do not follow each other: the second must start where the first ends")
+    kept: dict[str, tuple[int, ...]] = {}
+    for layer, width in first.base.widths.items():
+        if layer in first.kept_channels or layer in second.kept_channels:
+            left = first.kept_channels.get(layer, tuple(range(width)))
+            kept[layer] = tuple(left[channel] for channel in second.kept_channels.get(layer, range(len(left))))
+    steps = first.criterion.split(_THEN)
+    return PruningPlan(
+        base=first.base,
+        kept_channels=kept,
+        criterion=first.criterion if steps[-1] == second.criterion else _THEN.join([*steps, second.criterion]),
+        ratios={layer: 1 - len(channels) / first.base.widths[layer] for layer, channels in kept.items()},
+        seed=second.seed,
+    )
+
+
+def remainder(first: PruningPlan, whole: PruningPlan) -> PruningPlan:
+    """Return the plan that does the rest of `whole` where `first` is done: what `compose` joined, taken apart.
+
+    Channels are numbered as `first` leaves them; criterion and seed are those of `whole`.
+
+    Raises:
+        PruningError: If the two do not start from the same widths, or `first` removes what `whole` keeps.
+    """
+    if dict(first.base.widths) != dict(whole.base.widths):
+        raise PruningError(
+            f"the plans of the two networks start from different {first.base.name}s: give two that were cut from one"
+        )
+    kept: dict[str, tuple[int, ...]] = {}
+    for layer, width in first.base.widths.items():
+        left, channels = (plan.kept_channels.get(layer, range(width)) for plan in (first, whole))
+        place = {channel: index for index, channel in enumerate(left)}
+        if gone := [channel for channel in channels if channel not in place]:
+            raise PruningError(
+                f"{layer}: the pruned network keeps channel {gone[0]}, which the one it should be cut from has lost: "
+                "give the network that it was cut from"
+            )
+        if len(channels) < len(left):
+            kept[layer] = tuple(place[channel] for channel in channels)
+    base = first.pruned_spec
+    ratios = {layer: 1 - len(channels) / base.widths[layer] for layer, channels in kept.items()}
+    return PruningPlan(base, kept, whole.criterion, ratios, whole.seed)

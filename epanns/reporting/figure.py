@@ -45,7 +45,7 @@ def paper_style() -> Iterator[None]:
 
     style = matplotlib.rc_params_from_file(Path(__file__).with_name("paper.mplstyle"), use_default_template=True)
     settings = {name: value for name, value in style.items() if not name.startswith("backend")}
-    with matplotlib.rc_context(settings), warnings.catch_warnings():  # type: ignore[arg-type]
+    with matplotlib.rc_context(settings), warnings.catch_warnings():
         warnings.filterwarnings("ignore", _MISSING_LETTER.pattern)
         yield
 
@@ -215,8 +215,8 @@ def set_log_axis(axes: "Axes", values: Sequence[float], width: float) -> tuple[f
     choices = [[factor * decade for decade in decades for factor in factors] for factors in ((1, 2, 5), (1, 3), (1,))]
     choices += [choices[-1][first::step] for step in (2, 3, 5, 9) for first in (0, 1)]
     if high / low < 5:  # too short for the round numbers of each decade
-        linear = [MaxNLocator(most, steps=[1, 2, 5, 10]).tick_values(low, high).tolist() for most in (6, 4, 2)]
-        choices = [ticks[first::step] for ticks in linear for first, step in ((0, 1), (0, 2), (1, 2))] + choices
+        linear = [MaxNLocator(most, steps=[1, 2, 5, 10]).tick_values(low, high) for most in (6, 4, 2)]
+        choices = [list(ticks[first::step]) for ticks in linear for first, step in ((0, 1), (0, 2), (1, 2))] + choices
     for choice in choices:
         ticks: list[float] = []
         ends: list[float] = []  # left and right end of each label, in turn
@@ -254,7 +254,9 @@ class Labels:
 
     def keep_off(self, *line: tuple[float, float], has_marks: bool = False) -> None:
         """Keep labels off a line through places in data coordinates and, where it has marks, off the marks."""
-        places = self._axes.transData.transform(line).tolist() if line else []
+        import numpy as np
+
+        places = np.asarray(self._axes.transData.transform(line)).tolist() if line else []
         if has_marks:
             self._taken += [(x - 4.2, y - 4.2, x + 4.2, y + 4.2, _ON_MARK) for x, y in places]
         for (x0, y0), (x1, y1) in pairwise(places):

@@ -151,7 +151,12 @@ def learning_figure(curves: Sequence[Curve]) -> "Figure":
                 every = 1 if len(points) <= 2 * _MARKS else len(points) // _MARKS
                 axes.plot(*zip(*points, strict=True), markevery=every, **_look(place))
             if points and label == curve.score:
-                star = {"marker": "*", "markersize": 9, "color": f"C{place}", "markeredgecolor": canvas.BLACK}
+                star: dict[str, Any] = {
+                    "marker": "*",
+                    "markersize": 9,
+                    "color": f"C{place}",
+                    "markeredgecolor": canvas.BLACK,
+                }
                 axes.plot(*curve.best, markeredgewidth=0.5, zorder=4, **star)
         axes.margins(y=0.1)
         axes.set_ylabel(label if label == "training loss" else f"validation {label}")

@@ -167,10 +167,11 @@ def _series(lines: Mapping[str, Sequence[Row]], stages: Sequence[str], *, has_la
         for stage in stages:
             points = []
             for row in (row for row in members if stage in row.mAP):
-                is_top = has_labels and tops.get((row.n_params, _ratio(row))) == row.mAP[stage].mean
-                points.append(
-                    _point(row, stage, tops.pop((row.n_params, _ratio(row))) and _ratio(row) if is_top else "")
-                )
+                place = (row.n_params, _ratio(row))
+                is_top = has_labels and tops.get(place) == row.mAP[stage].mean
+                if is_top:
+                    del tops[place]
+                points.append(_point(row, stage, _ratio(row) if is_top else ""))
             is_faint = stage != stages[-1]
             if points:
                 yield Series(name, tuple(points), _look(number, is_faint=is_faint), is_faint)
@@ -302,8 +303,9 @@ def _draw_strip(axes: "Axes", strip: Strip, column: int, limits: tuple[float, fl
     axes.locator_params(axis="y", nbins=6 if strip.height > 2 else 3, steps=[1, 2, 5, 10])
     axes.set_yticks([tick for tick in axes.get_yticks() if axes.get_ylim()[0] <= tick <= min(axes.get_ylim()[1], 1.0)])
     labels, front = canvas.Labels(axes), list[tuple[float, float]]()
-    for series, places in zip(strip.series, _placed(strip, column, gap), strict=True):
-        xs, means, sds = [x for x, _ in places], [point.mean for _, point in places], [point.sd for _, point in places]
+    for series, marks in zip(strip.series, _placed(strip, column, gap), strict=True):
+        xs = [mark.x for mark in marks]
+        means, sds = [mark.point.mean for mark in marks], [mark.point.sd for mark in marks]
         look, has_bars = series.look, any(sds) and not series.is_faint
         if series.is_reference:
             line = {name: look[name] for name in ("color", "linewidth", "linestyle")}
@@ -315,9 +317,9 @@ def _draw_strip(axes: "Axes", strip: Strip, column: int, limits: tuple[float, fl
             has_bars = False
         axes.errorbar(xs, means, sds if has_bars else None, elinewidth=0.7, zorder=3, **look)
         labels.keep_off(*zip(xs, means, strict=True), has_marks=True)
-        for x, point in places:
-            labels.keep_off((x, point.mean - point.sd * has_bars), (x, point.mean + point.sd * has_bars))
-            labels.add(x, point.mean, point.label)
+        for x, mean, sd, mark in zip(xs, means, sds, marks, strict=True):
+            labels.keep_off((x, mean - sd * has_bars), (x, mean + sd * has_bars))
+            labels.add(x, mean, mark.point.label)
         front += [] if series.is_faint else zip(xs, means, strict=True)
     if strip.has_front:
         steps = [*_pareto_front(front), (limits[1], max(mean for _, mean in front))]
@@ -328,31 +330,35 @@ def _draw_strip(axes: "Axes", strip: Strip, column: int, limits: tuple[float, fl
     labels.place()
 
 
-def _placed(strip: Strip, column: int, gap: float) -> list[list[tuple[float, Point]]]:
-    """Return for each series its points with their x; points whose bars would overlap are set apart."""
-    drawn = [
-        sorted(([cost, point] for point in series.points if (cost := point.costs[column])), key=lambda place: place[0])
-        for series in strip.series
-    ]
-    clusters: list[list[list[Any]]] = []
-    solid = [
-        place for series, places in zip(strip.series, drawn, strict=True) if not series.is_faint for place in places
-    ]
-    for place in sorted(solid, key=lambda place: place[0]):
+@dataclass
+class _Mark:
+    """A point and the x at which it is drawn."""
+
+    x: float
+    point: Point
+
+
+def _placed(strip: Strip, column: int, gap: float) -> list[list[_Mark]]:
+    """Return the marks of each series by rising cost; marks whose bars would overlap are set a factor `gap` apart."""
+    placed = [[_Mark(x, point) for point in series.points if (x := point.costs[column])] for series in strip.series]
+    solid = [mark for series, marks in zip(strip.series, placed, strict=True) if not series.is_faint for mark in marks]
+    clusters: list[list[_Mark]] = []
+    for mark in sorted(solid, key=lambda mark: mark.x):
         for cluster in clusters:
             if any(
-                place[0] < gap * other[0] and abs(place[1].mean - other[1].mean) <= place[1].sd + other[1].sd + 0.01
+                mark.x < gap * other.x
+                and abs(mark.point.mean - other.point.mean) <= mark.point.sd + other.point.sd + 0.01
                 for other in cluster
             ):
-                cluster.append(place)
+                cluster.append(mark)
                 break
         else:
-            clusters.append([place])
+            clusters.append([mark])
     for cluster in clusters:
-        middle = geometric_mean([x for x, _ in cluster])
-        for index, place in enumerate(cluster):
-            place[0] = middle * gap ** (index - (len(cluster) - 1) / 2)
-    return [[(x, point) for x, point in places] for places in drawn]
+        middle = geometric_mean([mark.x for mark in cluster])
+        for index, mark in enumerate(cluster):
+            mark.x = middle * gap ** (index - (len(cluster) - 1) / 2)
+    return [sorted(marks, key=lambda mark: mark.x) for marks in placed]
 
 
 def _pareto_front(places: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:

@@ -4,6 +4,7 @@ import functools
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from importlib import resources
+from typing import Any
 
 from epanns.csv_table import as_table, csv_rows_of
 from epanns.reporting.notation import MISSING, csv_text, escaped, markdown_table, megabytes, si, without_empty
@@ -55,15 +56,13 @@ def quoted_rows() -> tuple[QuotedRow, ...]:
     text = (resources.files("epanns") / "reporting" / "quoted.csv").read_text(encoding="utf-8")
     _, rows = as_table(csv_rows_of(text, "quoted.csv"), "quoted.csv")
     counts, numbers = ("n_params", "param_bytes", "macs"), ("mAUC", "d_prime", "clip_seconds")
-    return tuple(
-        QuotedRow(
-            **row
-            | {"value": float(row["value"])}
-            | {name: int(row[name]) if row[name] else None for name in counts}
-            | {name: float(row[name]) if row[name] else None for name in numbers}
-        )
-        for row in rows
-    )
+    found = []
+    for row in rows:
+        values: dict[str, Any] = row | {"value": float(row["value"])}
+        values |= {name: int(row[name]) if row[name] else None for name in counts}
+        values |= {name: float(row[name]) if row[name] else None for name in numbers}
+        found.append(QuotedRow(**values))
+    return tuple(found)
 
 
 def quoted_markdown(rows: Iterable[QuotedRow]) -> str:

@@ -1,7 +1,7 @@
 """Sensitivities as a figure: mAP lost with each layer pruned alone, beside the cost saved."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from epanns.reporting import figure as canvas
 from epanns.stages.sensitivity_record import FIGURES, SensitivityRecord
@@ -55,10 +55,11 @@ def _draw_curves(axes: "Axes", record: SensitivityRecord, width: float) -> None:
 
     table = record.table
     layers = table.layers
-    depth = ScalarMappable(Normalize(0, max(1, len(layers) - 1)), colormaps["viridis"].resampled(256))
+    colours, last = colormaps["viridis"], max(1, len(layers) - 1)
     for place, layer in enumerate(layers):
         points = sorted((row.ratio, table.loss_of(row)) for row in table.of(layer))
-        look = {"color": depth.to_rgba(0.93 * place), "marker": canvas.MARKERS[place % len(canvas.MARKERS)]}
+        marker = canvas.MARKERS[place % len(canvas.MARKERS)]
+        look: dict[str, Any] = {"color": colours(0.93 * place / last), "marker": marker}
         axes.plot([0, *(100 * x for x, _ in points)], [0, *(y for _, y in points)], markersize=3, linewidth=0.9, **look)
     axes.axhline(0, color=canvas.BLACK, linewidth=0.6, linestyle="--", zorder=1.5)
     axes.set_xlabel("filters removed, %")
@@ -67,10 +68,12 @@ def _draw_curves(axes: "Axes", record: SensitivityRecord, width: float) -> None:
     axes.set_xticks([0, *(100 * ratio for ratio in table.ratios)])
     axes.xaxis.set_major_formatter("{x:g}")
     axes.locator_params(axis="y", nbins=5, steps=[1, 2, 5, 10])
-    bar = axes.figure.colorbar(depth, cax=axes.inset_axes((1.03, 0.0, 0.025, 1.0)))
-    bar.set_ticks([0, max(1, len(layers) - 1)], labels=["first", "last"])
+    bar = axes.figure.colorbar(
+        ScalarMappable(Normalize(0, last), colours), cax=axes.inset_axes((1.03, 0.0, 0.025, 1.0))
+    )
+    bar.set_ticks([0, last], labels=["first", "last"])
     bar.set_label("layer", labelpad=-12)
-    bar.outline.set_linewidth(0.4)  # type: ignore[operator]
+    bar.outline.set_linewidth(0.4)
     bar.ax.invert_yaxis()
 
 

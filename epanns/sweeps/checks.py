@@ -24,10 +24,9 @@ from epanns.pruning.recovery.distil import MOST_HELD_BYTES
 from epanns.pruning.recovery.names import parts_of
 from epanns.strict import error_messages
 from epanns.sweeps.amount import keywords_of
-from epanns.sweeps.base import BaseConfig
+from epanns.sweeps.base import BaseConfig, GivenNetwork, network_without_weights
 from epanns.sweeps.experiment import Experiment
-from epanns.sweeps.given import GivenNetwork, network_without_weights
-from epanns.sweeps.naming import amount_in_words, base_in_words
+from epanns.sweeps.grid import amount_in_words
 from epanns.training.config import TrainingConfig
 from epanns.training.frozen import frozen_in
 from epanns.training.learner import require_learner
@@ -76,7 +75,7 @@ def refuse_impossible(
         for part in ("val", "test"):
             problems |= _noted(partial(refuse_leak, facts.packs["train"], facts.packs[part], part=part))
     for number, base in enumerate(experiment.bases, start=1):
-        where = f"[base {number}] {base_in_words(base)}"
+        where = f"[base {number}] {base.in_words}"
         checks = _BaseChecks(experiment, base, given, facts, log)
         problems |= dict.fromkeys(f"{where}: {problem}" for problem in checks.problems())
     if problems:

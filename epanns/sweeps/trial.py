@@ -34,7 +34,7 @@ from epanns.records import DECISIVE_PACKAGES, RunRecord, Stage
 from epanns.safe_text import path_name
 from epanns.seeding import derive_seed, numpy_generator, random_state_kept
 from epanns.stages.finetune import validation_on
-from epanns.stages.score import device_of, heard_seconds, recorded_width
+from epanns.stages.score import device_of, recorded_width, scored_seconds
 from epanns.sweeps.amount import plan_of
 from epanns.sweeps.journal import TrialFolder
 from epanns.training.config import TrainingConfig
@@ -51,7 +51,7 @@ def run_trial(folder: TrialFolder, *, on_step: OnStep | None = None, log: Log = 
         on_step: Called after each training step.
         log: Called with one line of what a person should know of its training runs.
     """
-    with folder.owned():
+    with folder.locked():
         if folder.is_done:
             return folder.read_record()
         asked = folder.read_config()
@@ -160,7 +160,7 @@ class _Trial:
         for part in ("val", "test"):
             predictions = predict(model, self.packs[part], self.protocol)
             scores[part] = evaluate(predictions, self.packs[part].labels, self.protocol, bootstrap=0).summary()
-            self.heard = heard_seconds(self.packs[part], self.protocol, predictions)
+            self.heard = scored_seconds(self.packs[part], self.protocol, predictions)
         return Stage(name, scores, round(seconds, 3))
 
     def _measured_by_criterion(self) -> list[CalibrationBatch] | None:

@@ -72,7 +72,10 @@ def test_the_calibration_clips_are_named(run, tiny_packs, tmp_path):
     _, stdout, _ = run(*ONE, "--calibration", tiny_packs["train"], "--fresh")
     assert "pruned by l1, batch-norm statistics measured again on 60 clips of synthetic; loss of mAP:" in stdout
     code, _, stderr = run(*ONE, "--calibration", tiny_packs["train"], "--recover", "none", "--fresh")
-    assert (code, stderr) == (1, "epanns: --calibration has no use with --recover none: leave one of them out\n")
+    assert (code, stderr) == (
+        1,
+        "epanns: --calibration has no use with --recover none: remove --calibration, or choose a recovery\n",
+    )
 
 
 def test_the_same_command_again_measures_nothing_and_another_one_is_refused(run, tmp_path):
@@ -93,7 +96,7 @@ def test_the_same_command_again_measures_nothing_and_another_one_is_refused(run,
 def test_a_signal_ends_it_with_one_line(run, monkeypatch, tmp_path, number, code):
     monkeypatch.setattr(module, "_row_logger", lambda: lambda record: os.kill(os.getpid(), number))
     out = tmp_path / "out"
-    where = f"0 of 2 rows are kept in {out}: run the same command again without --fresh to go on"
+    where = f"0 of 2 rows are kept in {out}: run the same command again without --fresh to resume"
     assert run(*ONE) == (code, "", f"epanns: stopped by signal {int(number)}; {where}\n")
 
 

@@ -350,30 +350,6 @@ def test_a_second_sweep_in_the_same_folder_is_refused_and_changes_nothing(finish
         load(finished)
 
 
-def test_a_sweep_that_an_earlier_version_began_is_resumed_and_its_lock_is_noticed(tmp_path, finished, text):
-    out = tmp_path / "out"
-    shutil.copytree(finished, out)
-    (out / "sweep.json").unlink()  # earlier versions wrote it after the data, which may take hours
-    code = f"""
-import fcntl, time
-lock = open({str(out / "sweep.lock")!r}, "a")
-fcntl.flock(lock, fcntl.LOCK_EX)
-print("locked", flush=True)
-time.sleep(20)
-"""
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as holder:
-        assert holder.stdout.readline() == "locked\n"
-        try:
-            with pytest.raises(OutputError, match="out is in use by another process: wait for it, stop it or choose"):
-                run_experiment(parse_experiment(text, "tiny.toml"), out)
-        finally:
-            holder.kill()
-    told = []
-    summary = run_experiment(parse_experiment(text, "tiny.toml"), out, log=told.append)
-    assert (len(summary.skipped), summary.done, summary.failed) == (3, (), ())
-    assert told == ["resume: 3 of 3 trials are done"]
-
-
 def test_unknown_splits_are_named(tmp_path):
     text = TEXT.format(train="train", val="val", test="exam", criterion="l1").replace('"packs"', '"synthetic"')
     text = text.replace("seconds = 0.5", "seconds = 0.5\nsynthetic = { clips = 10, classes = 2 }")

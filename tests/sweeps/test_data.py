@@ -4,8 +4,8 @@ import soundfile
 
 from epanns.data.opening import open_pack
 from epanns.errors import ConfigError
+from epanns.sweeps.data import prepare_manifest, prepare_packs
 from epanns.sweeps.experiment import DataConfig
-from epanns.sweeps.packs import prepare_manifest, prepare_packs
 
 LISTS = {
     "audioset": {

@@ -3,7 +3,7 @@
 import pytest
 from matplotlib.patches import Rectangle
 
-from epanns.pruning.budgets.sensitivity import SensitivityRow
+from epanns.pruning.budgets.sensitivity_table import SensitivityRow
 from epanns.reporting.sensitivity_figure import sensitivity_figure
 from epanns.stages.sensitivity_record import SensitivityRecord
 from tests.reporting.drawn import outside, overlapping, texts_of

@@ -7,9 +7,9 @@ from itertools import product
 from typing import Any
 
 from epanns.errors import ConfigError
+from epanns.pruning.config import BUDGET, RATIO, RATIOS
 from epanns.pruning.ranking.criteria import CRITERIA, NEEDS
-from epanns.pruning.recovery.names import RECOVERIES, recovery_problem
-from epanns.pruning.recovery.recover import RecoverySettings
+from epanns.pruning.recovery.recover import RECOVERIES, RecoverySettings, recovery_problem
 from epanns.safe_text import printable
 from epanns.strict import (
     TABLE,
@@ -24,7 +24,7 @@ from epanns.strict import (
     shown,
     value_problems,
 )
-from epanns.sweeps.amount import BUDGET, RATIO, RATIOS, Amount, asked_of
+from epanns.sweeps.amount import Amount, asked_of
 from epanns.sweeps.base import training_of
 from epanns.training.config import TEACHER_WEIGHTS
 from epanns.training.teacher import require_listener

@@ -10,7 +10,7 @@ import pytest
 
 from epanns.cli import sensitivity as module
 from epanns.data.targets import SparseTargets
-from epanns.pruning.budgets.sensitivity import read_sensitivity
+from epanns.pruning.budgets.sensitivity_table import read_sensitivity
 from epanns.reporting import figures
 from tests.builders import make_checkpoint
 

@@ -6,7 +6,7 @@ from epanns.errors import PruningError
 from epanns.models.provenance import Operation
 from epanns.models.pruning_plan import PruningPlan
 from epanns.pruning.prune import prune
-from epanns.pruning.recovery.recalibrate import recalibrate_batch_norm
+from epanns.pruning.recovery.batch_norm_reestimation import recalibrate_batch_norm
 
 SAMPLES = 80 * 40
 

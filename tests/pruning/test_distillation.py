@@ -7,9 +7,9 @@ from epanns.errors import PruningError
 from epanns.models.provenance import Provenance, recipe_problems
 from epanns.models.spec import WITHOUT_FC1
 from epanns.models.zoo import ZOO
-from epanns.pruning.embedding import shared_channels
+from epanns.pruning.embedding_channels import shared_channels
 from epanns.pruning.prune import apply_plan, plan_pruning
-from epanns.pruning.recovery.distil import distil
+from epanns.pruning.recovery.distillation import distil
 from tests.families import uneven
 
 SAMPLES = 80 * 70
@@ -85,7 +85,7 @@ def test_the_seed_alone_decides(networks):
 def test_weights_from_before_are_kept_where_no_step_is_better(networks, monkeypatch):
     pruned, dense = networks
     start = state_of(pruned)
-    monkeypatch.setattr("epanns.pruning.recovery.distil._RATE", 10.0)
+    monkeypatch.setattr("epanns.pruning.recovery.distillation._RATE", 10.0)
     done = distil(pruned, dense, calibration, steps=3)
     assert (done.best_step, done.after) == (0, done.before)
     assert same(start, pruned.state_dict())
@@ -154,7 +154,7 @@ def test_weights_that_overflow_are_refused(networks):
 
 
 def test_more_clips_than_memory_are_refused(networks, monkeypatch):
-    monkeypatch.setattr("epanns.pruning.recovery.distil.MOST_HELD_BYTES", 100_000)
+    monkeypatch.setattr("epanns.pruning.recovery.distillation.MOST_HELD_BYTES", 100_000)
     with pytest.raises(PruningError, match="distillation holds its clips: more than 1 GiB in 16 bit, give fewer"):
         distil(*networks, calibration, steps=1)
 

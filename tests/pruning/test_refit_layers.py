@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from epanns.pruning.recovery.rows import chosen_places, input_rows, output_rows, places_per_clip
+from epanns.pruning.recovery.refit_layers import chosen_positions, input_rows, output_rows, positions_per_clip
 
 LAYERS = {
     "3x3": (nn.Conv2d(3, 4, 3, padding=1, bias=False), (2, 3, 7, 5)),
@@ -25,8 +25,8 @@ def test_rows_times_weights_are_the_layers_outputs(name, most):
     values = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         output = layer(values)
-        n_places = places_per_clip(layer, output)
-        places = torch.stack([chosen_places(name, clip, n_places, most) for clip in range(2)])
+        n_places = positions_per_clip(layer, output)
+        places = torch.stack([chosen_positions(name, clip, n_places, most) for clip in range(2)])
         inputs, targets = input_rows(layer, values, places), output_rows(layer, output, places)
         assert len(inputs) == len(targets) == 2 * min(most, n_places)
         made = inputs @ layer.weight.flatten(1).T + (0 if layer.bias is None else layer.bias)
@@ -34,9 +34,9 @@ def test_rows_times_weights_are_the_layers_outputs(name, most):
 
 
 def test_places_are_spread_evenly_and_belong_to_the_clip():
-    places = chosen_places("conv", 7, 1000, 100)
+    places = chosen_positions("conv", 7, 1000, 100)
     assert torch.equal(places // 10, torch.arange(100))  # one of every ten
-    assert torch.equal(places, chosen_places("conv", 7, 1000, 100))
-    assert not torch.equal(places, chosen_places("conv", 8, 1000, 100))
-    assert torch.equal(chosen_places("conv", 7, 100, 100), torch.arange(100))
-    assert int(chosen_places("conv", 0, 64_064, 1000).max()) < 64_064
+    assert torch.equal(places, chosen_positions("conv", 7, 1000, 100))
+    assert not torch.equal(places, chosen_positions("conv", 8, 1000, 100))
+    assert torch.equal(chosen_positions("conv", 7, 100, 100), torch.arange(100))
+    assert int(chosen_positions("conv", 0, 64_064, 1000).max()) < 64_064

@@ -9,8 +9,7 @@ import epanns
 from epanns.errors import ConfigError, PruningError
 from epanns.models.provenance import Provenance
 from epanns.pruning.prune import apply_plan, plan_pruning
-from epanns.pruning.recovery.names import RECOVERIES
-from epanns.pruning.recovery.recover import plan_between, recover
+from epanns.pruning.recovery.recover import RECOVERIES, plan_between, recover
 
 
 def calibration():
@@ -84,8 +83,15 @@ def test_a_list_is_as_good_as_a_function_and_settings_count(build):
     pruned, _ = epanns.prune(dense, ratio=0.5)
     assert same(recovered(pruned, dense), recovered(pruned, dense, calibration()))
     assert not same(recovered(pruned, dense), recovered(pruned, dense, ridge=1.0))
-    with pytest.raises(ConfigError, match=r"recovery: unknown key 'rigde' \(did you mean 'ridge'\?\)"):
-        recover(pruned, dense, calibration, rigde=1.0)
+    for settings, match in (
+        ({"rigde": 1.0}, r"recovery: unknown key 'rigde' \(did you mean 'ridge'\?\)"),
+        ({"ridge": 0.0}, "recovery: ridge=0.0: must be a number above 0; 0.001 is a good value"),
+        ({"ridge": float("nan")}, "recovery: ridge=nan: must be a number above 0"),
+        ({"mixtures": -1}, "recovery: mixtures=-1: must be a whole number >= 0"),
+        ({"fit_to": "dence"}, r"recovery: fit_to='dence' \(did you mean 'dense'\?\): must be one of dense, current"),
+    ):
+        with pytest.raises(ConfigError, match=match):
+            recover(pruned, dense, calibration, **settings)
 
 
 @pytest.mark.parametrize(
@@ -93,10 +99,13 @@ def test_a_list_is_as_good_as_a_function_and_settings_count(build):
     [
         (
             torch.zeros(4, 5600),
-            "waveforms of type Tensor: they are gone through several times, so give a list of batches",
+            "waveforms of type Tensor: they are read several times, so give a list of batches",
         ),
-        (iter(calibration()), "waveforms of type list_iterator: they are gone through several times"),
-        ([torch.zeros(5600)], r"calibration batch of shape \(5600,\): give \(batch, samples\)"),
+        (iter(calibration()), "waveforms of type list_iterator: they are read several times"),
+        (
+            [torch.zeros(5600)],
+            r"calibration batch of type torch.float32, shape \(5600,\): give floats in \[-1, 1\], \(batch, samples\)",
+        ),
     ],
 )
 def test_waveforms_that_cannot_be_gone_through_are_refused(build, waveforms, message):
@@ -117,13 +126,13 @@ def test_networks_that_do_not_fit_are_refused(build):
     untold.provenance = Provenance()
     deaf = build(front_end=replace(dense.spec.front_end, fmin=60))
     cases = [
-        (untold, dense, None, "nothing tells how this narrow was cut: give plan=, the one that epanns.prune returned"),
+        (untold, dense, None, "the plan of this narrow is unknown: give plan=, the one that epanns.prune returned"),
         (one, two, None, r"keeps channel \d+, which the one it should be cut from has lost: give the network that it"),
         (opposite, one, None, r"conv_block3\.conv1: the pruned network keeps channel \d+, which"),
         (other, dense, plan, "the pruned network's widths are not the plan's: give the two that the plan connects"),
         (other, two, plan, "the dense network's widths are not the plan's: give the two that the plan connects"),
         (one, untold, None, "the dense network's widths are not the plan's"),
-        (one, deaf, None, "narrow and narrow hear through different front ends: give the network that the pruned one"),
+        (one, deaf, None, "narrow and narrow have different front ends: give the network that the pruned one"),
     ]
     for pruned, whole, given, message in cases:
         for method in ("bn", "ls"):

@@ -21,9 +21,9 @@ from epanns.models.tagger import Tagger
 from epanns.models.tensors import count_params, weights_digest
 from epanns.models.zoo import ZOO, build_model
 from epanns.pruning.budgets.allocators import BySensitivity, Global, Uniform, allocator_named
-from epanns.pruning.budgets.allotment import Allotment, Sharing, allot
 from epanns.pruning.budgets.budget import Budget
-from epanns.pruning.budgets.sensitivity import Sensitivity, SensitivityRow
+from epanns.pruning.budgets.sensitivity_table import Sensitivity, SensitivityRow
+from epanns.pruning.budgets.widths_for_budget import Allocation, BudgetResult, widths_for_budget
 from epanns.pruning.prune import prune
 from tests.builders import narrow_spec
 
@@ -50,11 +50,11 @@ def random_table(spec: ModelSpec, seed: int = 0) -> Sensitivity:
     return Sensitivity(SensitivityRow("", 0.0, None, 0.6, n_params, 1), tuple(rows))
 
 
-def choose(spec, budget, allocator=None, *, layers=None, round_to=1, importances=None) -> Allotment:
+def choose(spec, budget, allocator=None, *, layers=None, round_to=1, importances=None) -> BudgetResult:
     layers = tuple(spec.widths) if layers is None else layers
     importances = random_importances(spec) if importances is None else importances
-    sharing = Sharing(layers, allocator or Uniform(), round_to, lambda layer: torch.from_numpy(importances[layer]))
-    return allot(spec, budget, sharing)
+    sharing = Allocation(layers, allocator or Uniform(), round_to, lambda layer: torch.from_numpy(importances[layer]))
+    return widths_for_budget(spec, budget, sharing)
 
 
 @pytest.mark.parametrize("budget", [Budget("macs", HALF_MACS), Budget("params", HALF_PARAMS)], ids=lambda b: b.kind)
@@ -328,7 +328,7 @@ def test_what_came_of_a_budget_is_said_in_numbers():
     }
     assert found.summary() == (
         "5.0216 G MACs of at most 5.0216 G MACs (100.00% of the budget, 25.06% of 20.0419 G MACs before); "
-        "shared out by uniform"
+        "allocator uniform"
     )
     int8 = choose(CNN14, Budget.parse("bytes", "4.5MB", int8=True))
     assert int8.to_dict()["kind"] == "int8_bytes"

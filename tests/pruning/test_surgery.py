@@ -10,8 +10,8 @@ from epanns.labels import LabelSet
 from epanns.models.cnn import Cnn
 from epanns.models.provenance import Provenance
 from epanns.models.spec import conv_widths
-from epanns.pruning import engine
-from epanns.pruning.engine import remove_channels
+from epanns.pruning import surgery
+from epanns.pruning.surgery import remove_channels
 
 LAST_SIX = tuple(conv_widths(1, 1, 1, 1, 1, 1))[6:]
 KINDS = {
@@ -172,12 +172,14 @@ def test_surgery_that_did_nothing_is_an_error(model, monkeypatch):
     import torch_pruning
 
     monkeypatch.setattr(torch_pruning.DependencyGraph, "get_pruning_group", lambda *arguments: NoSurgery())
-    with pytest.raises(PruningError, match=r"surgery did not give the network asked for: .*conv_block6\.conv2\.weight"):
+    with pytest.raises(PruningError, match=r"surgery did not give the planned network: .*conv_block6\.conv2\.weight"):
         remove_channels(model, {"conv_block6.conv2": (0,)})
 
 
 def test_an_output_of_another_shape_is_an_error(model, monkeypatch):
-    monkeypatch.setattr(engine, "_cut", lambda network, kept: {"clipwise_logits": torch.Size((1, 7))})
+    traced = surgery._traced
+    wrong = {"clipwise_logits": torch.Size((1, 7))}
+    monkeypatch.setattr(surgery, "_traced", lambda network: (traced(network)[0], wrong))
     with pytest.raises(PruningError, match=r"surgery changed clipwise_logits from \(1, 7\) to \(1, 5\); please report"):
         remove_channels(model, {})
 
@@ -189,7 +191,7 @@ def test_module_hooks_do_not_stay(model):
 
 
 def test_torch_pruning_is_imported_only_for_surgery():
-    program = "import sys, epanns.pruning.prune, epanns.pruning.engine; sys.exit('torch_pruning' in sys.modules)"
+    program = "import sys, epanns.pruning.prune, epanns.pruning.surgery; sys.exit('torch_pruning' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
 

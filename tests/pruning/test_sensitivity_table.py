@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from epanns.errors import PruningError
-from epanns.pruning.budgets.sensitivity import Sensitivity, SensitivityRow, read_sensitivity
+from epanns.pruning.budgets.sensitivity_table import Sensitivity, SensitivityRow, read_sensitivity
 
 DENSE = SensitivityRow("", 0.0, None, 0.75, 1000, 20_000)
 ROWS = (

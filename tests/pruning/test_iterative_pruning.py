@@ -14,8 +14,8 @@ from epanns.errors import PruningError
 from epanns.models.provenance import Provenance
 from epanns.models.spec import conv_widths
 from epanns.pruning.budgets.budget import Budget
+from epanns.pruning.iterative_pruning import SCHEDULES, prune_iteratively, prune_towards, step_widths
 from epanns.pruning.prune import apply_plan, plan_pruning, prune
-from epanns.pruning.schedule import SCHEDULES, prune_iteratively, prune_towards, step_widths
 
 EVERY_OTHER = ("conv_block1.conv1", "conv_block2.conv1", "conv_block3.conv1")  # none reads another one of them
 DATA_FREE = ("l1", "l2", "opnorm", "opnorm_invariant", "fpgm", "cosine", "centrality", "bn", "random")
@@ -156,7 +156,7 @@ def test_what_a_callback_returns_goes_on_and_keeps_the_plan(wide):
     assert network.spec.num_classes == 3
     assert plan.base.widths == wide.spec.widths
     with pytest.raises(
-        PruningError, match="after step 1 conv_block1.conv1 was 6 wide, not 12: train, but do not prune"
+        PruningError, match="after round 1 conv_block1.conv1 was 6 wide, not 12: train, but do not prune"
     ):
         prune_iteratively(wide, steps=2, ratio=0.5, between=lambda network, step: prune(network, ratio=0.5)[0])
 
@@ -192,7 +192,10 @@ def test_each_cut_can_be_recovered_before_it_is_trained(wide):
             {"steps": 2, "schedule": "linar"},
             r"schedule='linar' \(did you mean 'linear'\?\): must be linear or geometric",
         ),
-        ({"steps": 40}, "step 1 of 40 would remove nothing, as at most 16 channels of a layer go: ask for fewer steps"),
+        (
+            {"steps": 40},
+            "round 1 of 40 would remove nothing, as at most 16 channels of a layer are removed: use",
+        ),
     ],
 )
 def test_what_cannot_be_done_is_refused(wide, options, message):
@@ -202,6 +205,6 @@ def test_what_cannot_be_done_is_refused(wide, options, message):
 
 @pytest.mark.parametrize("returned", [lambda network: "a path", torch.nn.DataParallel])
 def test_what_comes_back_from_between_must_be_a_network(wide, returned):
-    match = r"after step 1 `between` returned a \w+: return the network that was trained, not compiled or wrapped"
+    match = r"after round 1 `between` returned a \w+: return the network that was trained, not compiled or wrapped"
     with pytest.raises(PruningError, match=match):
         prune_iteratively(wide, steps=2, ratio=0.5, between=lambda network, step: returned(network))

@@ -1,6 +1,6 @@
-"""Which channels of their embeddings two networks share, where pruning removed some of them.
+"""Channels that the embeddings of two networks share, where pruning removed some of them.
 
-The embedding of most families is what ``fc1`` returns, whose size pruning never changes. The embedding of the families
+The embedding of most families is the output of ``fc1``, whose size pruning never changes. The embedding of the families
 in `WITHOUT_FC1` holds the channels of the last layer, and shrinks with it.
 """
 
@@ -32,7 +32,7 @@ def shared_channels(student: Tagger, teacher: Tagger, plan: PruningPlan | None =
     """Return the channels that both embeddings have.
 
     Args:
-        student: The network that learns.
+        student: The network in training.
         teacher: The network whose embedding is compared.
         plan: Leads from `teacher` to `student`; by default the plans in the provenance of both relate them.
     """
@@ -55,7 +55,7 @@ def shared_channels(student: Tagger, teacher: Tagger, plan: PruningPlan | None =
 
 
 def _channels_of(model: Tagger) -> tuple[int, Sequence[int]]:
-    """Return the width of the last layer before all pruning, and which of its channels the embedding holds."""
+    """Return the width of the last layer before all pruning, and the channels of it that the embedding holds."""
     size, last = model.spec.embedding_size, model.layer_names[-1]
     plan = model.provenance.plan
     if plan is not None and plan.widths.get(last) == size:

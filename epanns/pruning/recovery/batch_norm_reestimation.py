@@ -1,6 +1,6 @@
-"""Batch-norm statistics measured again after surgery, without labels and without training any weight."""
+"""Recovery ``bn``: batch-norm re-estimation after pruning, without labels and without training any weight."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
@@ -11,31 +11,32 @@ from epanns.errors import PruningError
 from epanns.models.pruning_plan import PruningPlan
 from epanns.models.tagger import Tagger
 from epanns.models.yamnet import ShiftNorm2d
-from epanns.pruning.groups import forward_order
-from epanns.pruning.ranking.calibration import heard
+from epanns.pruning.calibration_clips import CalibrationClips, ClipSource
+from epanns.pruning.surgery import forward_order
 
 
-def recalibrate_batch_norm(model: Tagger, waveforms: Iterable[Tensor], *, plan: PruningPlan | None = None) -> int:
+def recalibrate_batch_norm(model: Tagger, clips: ClipSource, *, plan: PruningPlan | None = None) -> int:
     """Replace running means and variances by averages over calibration clips, in place.
 
-    Each statistic becomes the average of the batches' own, weighted by their clips: a short last batch weighs little.
-    Dropout, SpecAugment and everything else stay in evaluation mode. Every module's mode and momentum are restored,
-    and where anything fails, the statistics too. The model's provenance gets the step.
+    Each statistic becomes the average of the batches' own, weighted by their numbers of clips. Dropout, SpecAugment and
+    all other modules stay in evaluation mode. Every module's mode and momentum are restored, and after an error the
+    statistics too. The operation is added to the model's provenance.
 
     Args:
         model: The network, usually just pruned; on any device, to which the waveforms are moved.
-        waveforms: Batches ``(batch, samples)`` float in [-1, 1]; real sound of the kind to be tagged, unlabelled. The
-            result depends on their size; commands and sweeps give `pack_clips.CALIBRATION_BATCH` clips, 32, at a time.
-        plan: What was pruned. Then only batch norms of layers that run after the first pruned one are measured: what
-            the others read is as it was, and the first one's own reads the same of the channels that are left.
-            Without a plan: every one.
+        clips: Batches of waveforms ``(batch, samples)`` float in [-1, 1]: real sound of the kind to be tagged,
+            unlabelled. The result depends on the batch size; commands and sweeps use
+            `epanns.pruning.calibration_clips.BATCH_CLIPS`.
+        plan: Plan that made the network. With it, only batch norms of layers that run after the first pruned layer are
+            measured: the inputs of earlier layers, and of the first one, are unchanged in the kept channels. Without a
+            plan, all batch norms are measured.
 
     Returns:
-        Number of clips seen; 0 where the plan leaves nothing to measure.
+        Number of clips read; 0 where the plan leaves nothing to measure.
 
     Raises:
-        PruningError: If the batch norms were folded, there is no clip or only silent ones, a batch is not as
-            `waveforms` says, the network is not in float32, or a statistic comes out not finite.
+        PruningError: If the batch norms were folded, there is no clip or only silence, a batch is unusable, the network
+            is not in float32, or a statistic is not finite.
 
     Source: EagleEye (Li et al. 2020, arXiv 2007.02491), "adaptive batch normalization".
     """
@@ -43,31 +44,31 @@ def recalibrate_batch_norm(model: Tagger, waveforms: Iterable[Tensor], *, plan: 
     norms = _norms_behind(model, plan)
     if not norms:
         return 0
-    device, seen = next(model.parameters()).device, 0
+    device, n_clips = next(model.parameters()).device, 0
     with _measuring(model, norms), torch.no_grad():
-        for waveform in heard(model, waveforms):
-            seen += len(waveform)
+        for waveform in CalibrationClips.of(clips).waveforms(model):
+            n_clips += len(waveform)
             for norm in norms.values():
-                norm.momentum = len(waveform) / seen  # makes torch's running average the weighted average so far
+                norm.momentum = len(waveform) / n_clips  # makes torch's running average the weighted average so far
             model(waveform.to(device))
-        if seen == 0:
+        if n_clips == 0:
             raise PruningError("no calibration clip was given: batch-norm statistics need at least one batch of sound")
         for name, norm in norms.items():
             if not all(bool(statistic.isfinite().all()) for statistic in _statistics(norm)):
                 raise PruningError(
                     f"{name}: statistics are not finite after calibration; look for bad clips or weights"
                 )
-    model.provenance = model.provenance.with_operation("recover", method="bn", clips=seen)
-    return seen
+    model.provenance = model.provenance.with_operation("recover", method="bn", clips=n_clips)
+    return n_clips
 
 
 def refuse_folded(model: Tagger) -> None:
-    """Refuse a YAMNet whose batch norms were folded into its kernels, as its ``.npz`` holds them.
+    """Refuse a YAMNet whose batch norms were folded into its kernels, as its ``.npz`` stores them.
 
-    The statistics that were put in their place are no sound's, so that measured ones would make another network of it.
+    The statistics in their place come from no sound, so measured ones would change what the network computes.
 
     Raises:
-        PruningError: If it is one.
+        PruningError: If the batch norms are folded.
     """
     if any(isinstance(module, ShiftNorm2d) and module.is_folded for module in model.modules()):
         raise PruningError(
@@ -93,7 +94,7 @@ def _statistics(norm: _BatchNorm) -> list[Tensor]:
 
 @contextmanager
 def _measuring(model: nn.Module, norms: dict[str, _BatchNorm]) -> Iterator[None]:
-    """Let only `norms` learn statistics, from zero; restore modes and momenta, and statistics that met nothing new."""
+    """Let only `norms` update their statistics, from zero; restore modes, momenta, and statistics without an update."""
     was_training = {module: module.training for module in model.modules()}
     momenta = {norm: norm.momentum for norm in norms.values()}
     before = {norm: [buffer.clone() for buffer in _statistics(norm)] for norm in norms.values()}

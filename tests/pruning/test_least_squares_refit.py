@@ -6,9 +6,9 @@ from epanns.errors import PruningError
 from epanns.models.provenance import recipe_problems
 from epanns.models.pruning_plan import PruningPlan
 from epanns.pruning.prune import apply_plan, plan_pruning
-from epanns.pruning.recovery.least_squares import Moments
-from epanns.pruning.recovery.refit import TARGETS, refit_readers
-from epanns.pruning.recovery.walk import _mixed
+from epanns.pruning.recovery.least_squares_refit import TARGETS, Moments, refit_readers
+from epanns.pruning.recovery.paired_features import mixtures_of
+from epanns.pruning.recovery.recover import recover
 from epanns.seeding import numpy_generator
 
 SAMPLES = 80 * 70
@@ -218,7 +218,7 @@ def test_features_that_do_not_fit_in_the_cache_are_computed_again(build, monkeyp
     plan = plan_pruning(dense, ratio=0.5)
     results = []
     for limit in (1 << 30, 0):
-        monkeypatch.setattr("epanns.pruning.recovery.walk._MOST_CACHED_BYTES", limit)
+        monkeypatch.setattr("epanns.pruning.recovery.paired_features._MOST_CACHED_BYTES", limit)
         pruned = apply_plan(dense, plan)
         refit_readers(pruned, dense, plan, calibration)
         results.append(pruned.state_dict())
@@ -247,26 +247,24 @@ def test_an_unpruned_network_that_overflows_is_refused(build):
 
 
 @pytest.mark.parametrize(
-    ("batches", "ridge", "match"),
+    ("batches", "match"),
     [
-        (lambda: [], 1e-3, "0 calibration clips: give at least two, some hundreds if you can"),
-        (lambda: clips(1), 1e-3, "1 calibration clips: give at least two"),
-        (lambda: [torch.zeros(2, SAMPLES, dtype=torch.int16)], 1e-3, r"type torch.int16, .*: give floats in \[-1, 1\]"),
-        (lambda: [torch.zeros(5, SAMPLES)], 1e-3, r"all 5 calibration clips are silent \(zeros\): give sound"),
-        (lambda: [torch.full((10, SAMPLES), float("nan"))], 1e-3, "conv_block2.conv2.*look for bad clips or weights"),
-        (lambda: [nan_in(1)], 1e-3, "conv_block2.conv2.*look for bad clips or weights"),
-        (lambda: [nan_in(2)], 1e-3, "conv_block2.conv2.*look for bad clips or weights"),
-        (calibration, 0.0, "ridge=0: must be above 0; 0.001 is a good value"),
-        (calibration, float("nan"), "ridge=nan: must be above 0"),
+        (lambda: [], "0 calibration clips: give at least two, some hundreds if you can"),
+        (lambda: clips(1), "1 calibration clips: give at least two"),
+        (lambda: [torch.zeros(2, SAMPLES, dtype=torch.int16)], r"type torch.int16, .*: give floats in \[-1, 1\]"),
+        (lambda: [torch.zeros(5, SAMPLES)], r"all 5 calibration clips are silent \(zeros\): give sound"),
+        (lambda: [torch.full((10, SAMPLES), float("nan"))], "conv_block2.conv2.*look for bad clips or weights"),
+        (lambda: [nan_in(1)], "conv_block2.conv2.*look for bad clips or weights"),
+        (lambda: [nan_in(2)], "conv_block2.conv2.*look for bad clips or weights"),
     ],
 )
-def test_what_cannot_be_fitted_is_refused_and_leaves_the_network_as_it_was(build, batches, ridge, match):
+def test_what_cannot_be_fitted_is_refused_and_leaves_the_network_as_it_was(build, batches, match):
     dense = build()
     plan = plan_pruning(dense, ratio=0.5, layers=["conv_block2"])
     pruned = apply_plan(dense, plan)
     before = {name: value.clone() for name, value in pruned.state_dict().items()}
     with pytest.raises(PruningError, match=match):
-        refit_readers(pruned, dense, plan, batches, ridge=ridge)
+        refit_readers(pruned, dense, plan, batches)
     assert all(torch.equal(value, before[name]) for name, value in pruned.state_dict().items())
     assert "errors" not in str(pruned.provenance)
 
@@ -275,9 +273,9 @@ def test_networks_that_the_plan_does_not_connect_are_refused(build):
     dense = build()
     plan = plan_pruning(dense, ratio=0.5)
     with pytest.raises(PruningError, match="the pruned network's widths are not the plan's: give the two"):
-        refit_readers(dense, dense, plan, calibration)
+        recover(dense, dense, calibration, plan=plan)
     with pytest.raises(PruningError, match="the dense network's widths are not the plan's"):
-        refit_readers(apply_plan(dense, plan), apply_plan(dense, plan), plan, calibration)
+        recover(apply_plan(dense, plan), apply_plan(dense, plan), calibration, plan=plan)
 
 
 def test_too_many_inputs_are_fitted_in_parts_that_take_turns(build, monkeypatch):
@@ -285,7 +283,7 @@ def test_too_many_inputs_are_fitted_in_parts_that_take_turns(build, monkeypatch)
     plan = keep_first_halves(dense, ["conv_block5.conv1"])
     errors = []
     for most in (10_000, 20):
-        monkeypatch.setattr("epanns.pruning.recovery.refit._MOST_INPUTS", most)
+        monkeypatch.setattr("epanns.pruning.recovery.least_squares_refit._MOST_INPUTS", most)
         pruned = apply_plan(dense, plan)
         errors += refit_readers(pruned, dense, plan, calibration, ridge=1e-6).errors
     whole, parted = errors
@@ -308,8 +306,6 @@ def test_mixtures_are_rows_of_the_fit_alone_and_the_same_each_time(build):
     assert not torch.equal(results["two"][1], results["none"][1])
     # The plain weights' constant is fitted with the mixtures; apart from that they are judged on the same clips.
     assert results["two"][0][0].plain == pytest.approx(results["none"][0][0].plain, rel=0.2)
-    with pytest.raises(PruningError, match="mixtures=-1: must be a whole number of at least 0"):
-        refit_readers(apply_plan(dense, plan), dense, plan, calibration, mixtures=-1)
     assert recipe_problems(pruned.provenance.to_dict()["recipe"]) == []
 
 
@@ -319,16 +315,16 @@ def test_a_mixture_is_never_of_a_clip_with_itself_where_there_is_another(n_clips
     others = set()
     for seed in range(40):
         weights = torch.from_numpy(numpy_generator("law", seed).random(n_clips)).to(clips)
-        mixed = _mixed(clips, numpy_generator("law", seed))[:, 0]
+        mixed = mixtures_of(clips, numpy_generator("law", seed))[:, 0]
         other = ((mixed - weights * clips[:, 0]) / (1 - weights)).round().long() - 1
         assert (other != torch.arange(n_clips)).all()
         others |= {(clip, int(one)) for clip, one in enumerate(other)}
     assert len(others) == n_clips * (n_clips - 1)
 
 
-def test_a_clip_that_is_alone_is_mixed_with_itself_from_another_moment():
+def test_a_clip_that_is_alone_ismixtures_of_with_itself_from_another_moment():
     clip = torch.arange(8.0)[None]
     weight = float(numpy_generator("law", 1).random(1)[0])
-    mixed = _mixed(clip, numpy_generator("law", 1))
+    mixed = mixtures_of(clip, numpy_generator("law", 1))
     rolls = [weight * clip + (1 - weight) * torch.roll(clip, moment, dims=1) for moment in range(8)]
     assert sum(bool(torch.allclose(mixed, roll)) for roll in rolls) == 1

@@ -16,8 +16,8 @@ from epanns.errors import DataError
 from epanns.safe_text import printable, spreadsheet_cell
 
 if TYPE_CHECKING:
+    from epanns.evaluation.predict import ScoredWindow
     from epanns.evaluation.protocol import EvaluationProtocol
-    from epanns.evaluation.tagging import ScoredWindow
     from epanns.models.tagger import Tagger
 
 _LISTED = 3  # files in a remark
@@ -180,7 +180,7 @@ def tag_file(
         DataError: If the file cannot be decoded.
     """
     from epanns.audio.waveform import waveform_stream
-    from epanns.evaluation.tagging import score_recording
+    from epanns.evaluation.predict import score_recording
 
     rate, names = model.spec.front_end.sample_rate, model.labels.names
     windows: list[dict[str, Any]] = []

@@ -68,7 +68,7 @@ def command(
     written = ", ".join(path.name for path in report.files)
     lines = [f"{report.table}\n{report.n_records} records in {report.n_rows} rows; in {out}: {written}"]
     if report.n_without_score:
-        lines.append(f"{report.n_without_score} of the records hold no score and are in no row")
+        lines.append(f"{report.n_without_score} of the records have no score and are in no row")
     lines += [
         f"  without a result: {printable(f'{failure.folder}: {failure.reason}')}" for failure in failures[:_LISTED]
     ]

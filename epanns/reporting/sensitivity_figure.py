@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_LEFT, _MARGIN, _CURVES = 1.3, 0.2, 3.4  # cm: margins, and the height of the panel of curves
+_LEFT, _MARGIN, _CURVES = 1.5, 0.2, 3.4  # cm: margins, and the height of the panel of curves
 _ROW, _CELL, _SHARE, _GAP = 0.36, 0.92, 0.92, 0.2  # cm: height of a row, widths of a loss, a saving and between them
 _LEAST_FULL_LOSS = 0.05  # mAP: smaller losses never get the full colour
 
@@ -64,7 +64,7 @@ def _draw_curves(axes: "Axes", record: SensitivityRecord, width: float) -> None:
     axes.axhline(0, color=canvas.BLACK, linewidth=0.6, linestyle="--", zorder=1.5)
     axes.set_xlabel("filters removed, %")
     axes.set_ylabel("loss of mAP")
-    axes.yaxis.set_label_coords(-0.95 / width, 0.5)
+    axes.yaxis.set_label_coords(-1.12 / width, 0.5)
     axes.set_xticks([0, *(100 * ratio for ratio in table.ratios)])
     axes.xaxis.set_major_formatter("{x:g}")
     axes.locator_params(axis="y", nbins=5, steps=[1, 2, 5, 10])

@@ -12,15 +12,13 @@ from hypothesis import strategies as st
 from epanns.data.dataset import PackDataset
 from epanns.errors import ConfigError, TrainingError
 from epanns.models.cnn import Cnn
-from epanns.pruning.optimizers import versions_of
 from epanns.training import learner as learner_module
 from epanns.training.config import TrainingConfig
 from epanns.training.finetune import finetune
 from epanns.training.learner import Learner
 from epanns.training.losses import LOSSES
-from epanns.training.optim import take_step
+from epanns.training.optimizer import learning_rate_at, take_step
 from epanns.training.run_options import RunOptions
-from epanns.training.schedule import learning_rate_at
 from epanns.training.validation import Validation
 
 CONFIG = TrainingConfig(iterations=8, batch_size=4, learning_rate=5e-3, validate_every=8)
@@ -124,7 +122,7 @@ def test_single_broken_steps_are_told_and_counted_and_several_in_a_row_stop(tmp_
     with pytest.raises(
         TrainingError,
         match=r"not finite 5 times in a row, in steps 1 to 5: the best checkpoint so far is .*lost/best-00000000; the "
-        r"newest state has the weights that step 0 left, on which no step since was finite; "
+        r"newest state has the weights of step 0, from which no later step was finite; "
         r"the same command stops here again: choose --learning-rate below 0.005 and give --fresh or another --out; "
         r"clips of step 5: clip-\d+.wav, (clip-\d+.wav(, )?){7}$",
     ):
@@ -195,10 +193,10 @@ def test_adam_pairs_each_weight_with_its_own_gradient_however_they_lie_in_memory
 def test_a_step_counts_as_writing_to_the_weights(make_learner, train):
     """torch's fused Adam alone does not say so, and a training that changes nothing is refused after a pruning."""
     learner = make_learner()
-    before = versions_of(learner.model)
+    before = {name: weight._version for name, weight in learner.model.named_parameters()}
     learner.step(batch_of(train, CONFIG), 0)
-    after = versions_of(learner.model)
-    assert all(after[name] > before[name] for name, weight in learner.model.named_parameters() if weight.requires_grad)
+    trainable = {name: weight for name, weight in learner.model.named_parameters() if weight.requires_grad}
+    assert all(weight._version > before[name] for name, weight in trainable.items())
 
 
 def test_what_is_done_meanwhile_comes_between_gradients_and_step(make_learner, train):

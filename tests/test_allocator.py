@@ -1,0 +1,32 @@
+"""Memory that is freed stays, if asked: the system is not asked for it again."""
+
+import subprocess
+import sys
+
+from epanns.allocator import keep_freed_memory
+
+PROGRAM = """
+import resource, torch
+from epanns.allocator import keep_freed_memory
+
+def pages_of_a_tensor():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    torch.zeros(1 << 24)  # 64 MiB: 16,384 pages
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+plain = [pages_of_a_tensor() for _ in range(10)]
+assert keep_freed_memory()
+kept = [pages_of_a_tensor() for _ in range(50)][-10:]  # until small things have found their places
+print(sum(plain), sum(kept))
+"""
+
+
+def test_memory_that_is_freed_is_used_again():
+    run = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True)
+    plain, kept = map(int, run.stdout.split())
+    assert kept < plain / 4
+
+
+def test_elsewhere_nothing_is_done(monkeypatch):
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert not keep_freed_memory()

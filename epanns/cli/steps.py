@@ -1,7 +1,7 @@
 """Options of `epanns prune` for several rounds, and the TOML file of the fine-tuning between rounds."""
 
 import functools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from epanns.data.dataset import PackDataset
     from epanns.models.pruning_plan import PruningPlan
     from epanns.models.tagger import Tagger
-    from epanns.pruning.ranking.calibration import CalibrationBatch
+    from epanns.pruning.calibration_clips import ClipSource
     from epanns.stages.prune import Recover
     from epanns.training.config import TrainingConfig
 
@@ -61,7 +61,7 @@ class Runs:
     folder: Path
     opened: "Callable[[list[Path]], PackDataset]"
     asked: Mapping[str, Any]
-    measured: "Iterable[CalibrationBatch] | None" = None
+    measured: "ClipSource | None" = None
 
 
 @dataclass(frozen=True)

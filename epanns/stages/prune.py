@@ -1,6 +1,6 @@
 """Prune a network to the widths of a plan in several rounds, with fine-tuning after each round but the last."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -13,8 +13,8 @@ from epanns.models.checkpoint import CONFIG
 from epanns.models.load import load
 from epanns.models.pruning_plan import PruningPlan
 from epanns.models.tagger import Tagger
-from epanns.pruning.ranking.calibration import CalibrationBatch
-from epanns.pruning.schedule import Between, prune_towards, widths_by_step
+from epanns.pruning.calibration_clips import ClipSource
+from epanns.pruning.iterative_pruning import Between, prune_towards, widths_by_step
 from epanns.seeding import derive_seed
 from epanns.stages.finetune import require_clips, validation_on
 from epanns.training.config import TrainingConfig
@@ -69,7 +69,7 @@ def prune_in_rounds(
     target: PruningPlan,
     rounds: Rounds,
     *,
-    calibration: Iterable[CalibrationBatch] | None = None,
+    calibration: ClipSource | None = None,
     recover: Recover | None = None,
     log: Log = no_log,
 ) -> tuple[Tagger, dict[str, Any] | None]:

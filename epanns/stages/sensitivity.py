@@ -13,19 +13,18 @@ from epanns.atomic import write_json, write_text
 from epanns.complexity.macs import profile
 from epanns.data.compatibility import in_the_models_order, require_same_task
 from epanns.data.dataset import PackDataset
-from epanns.data.loader import make_loader
-from epanns.data.sampler import sequential_batches
 from epanns.errors import ConfigError, Interrupted
 from epanns.evaluation.protocol import EvaluationProtocol
 from epanns.models.pruning_plan import PruningPlan
 from epanns.models.tagger import Tagger
 from epanns.models.tensors import weights_digest
 from epanns.packages import versions
-from epanns.pruning.budgets.sensitivity import SensitivityRow
-from epanns.pruning.prune import apply_plan, plan_pruning
-from epanns.pruning.ranking.criteria import NEEDS, criterion_named, most_important
+from epanns.pruning.budgets.sensitivity_table import SensitivityRow
+from epanns.pruning.calibration_clips import CalibrationClips
+from epanns.pruning.config import Amount, PruningConfig
+from epanns.pruning.prune import apply_plan, widths_after
+from epanns.pruning.ranking.criteria import NEEDS, most_important
 from epanns.pruning.ranking.importance import channel_importance
-from epanns.pruning.ranking.pack_clips import CALIBRATION_BATCH, batches_for
 from epanns.pruning.recovery.recover import recover
 from epanns.records import DECISIVE_PACKAGES
 from epanns.signals import Stopped, StopRequest, catching_signals
@@ -79,13 +78,15 @@ class SensitivityConfig:
         """
         if not self.ratios or len(set(self.ratios)) < len(self.ratios):
             raise ConfigError(f"ratios={','.join(f'{ratio:g}' for ratio in self.ratios)}: give each ratio once")
-        criterion_named(self.criterion)
-        plans = [plan_pruning(model, ratio=ratio, layers=self.layers) for ratio in sorted(self.ratios)]
+        widths = {}
+        for ratio in sorted(self.ratios):
+            pruning = PruningConfig(Amount(ratio=ratio), criterion=self.criterion, layers=self.layers)
+            widths[float(ratio)] = widths_after(model, pruning)
         return [
-            Cell(layer, plan.ratios[layer], width=plan.widths[layer])
-            for layer in plans[0].kept_channels
-            for plan in plans
-            if layer in plan.pruned_layers
+            Cell(layer, ratio, width=widths[ratio][layer])
+            for layer in next(iter(widths.values()))
+            for ratio in widths
+            if widths[ratio][layer] < model.spec.widths[layer]
         ]
 
 
@@ -184,7 +185,8 @@ class _Measurement:
     ) -> None:
         self.model, self.config, self.cells, self.stop = model, config, cells, stop
         self.dataset = packs[0]
-        self.calibration = in_the_models_order(model, packs[1])
+        calibration = in_the_models_order(model, packs[1])
+        self.clips = CalibrationClips.from_pack(calibration, progress=lambda batches, *_: self._stoppable(batches))
 
     def extend(self, record: SensitivityRecord, cell: Cell | None, out: Path) -> SensitivityRecord:
         """Return the record with one row more: of a layer at a ratio, or of the unpruned network."""
@@ -212,7 +214,7 @@ class _Measurement:
             criterion, seed = self.config.criterion, self.config.seed
             plan = PruningPlan(self.model.spec, {cell.layer: kept}, criterion, {cell.layer: cell.ratio}, seed)
             network = apply_plan(self.model, plan)
-            recover(network, self.model, self._waveforms, self.config.recover, plan=plan)
+            recover(network, self.model, self.clips, self.config.recover, plan=plan)
         _, scores = score(network, self.dataset, _PROTOCOL, progress=self._stop_if_requested)
         cost = profile(network, seconds=self.dataset.clip_seconds)
         layer, ratio, width = cell or ("", 0.0, None)
@@ -221,25 +223,18 @@ class _Measurement:
     @functools.cached_property
     def _importance(self) -> dict[str, Tensor]:
         """Layer -> importance of its channels, which is the same for all rows, as each starts from `model`."""
-        criterion, order = self.config.criterion, sequential_batches(len(self.calibration), CALIBRATION_BATCH)
-        clips = batches_for(criterion, self.model, self.calibration, order)
         return channel_importance(
             self.model,
             tuple(dict.fromkeys(cell.layer for cell in self.cells)),
-            criterion=criterion,
+            criterion=self.config.criterion,
             seed=self.config.seed,
-            calibration=None if clips is None else self._stoppable(clips),
+            calibration=self.clips,
         )
 
     def _stoppable(self, batches: Iterable[T]) -> Iterator[T]:
         for batch in batches:
             self._stop_if_requested()
             yield batch
-
-    def _waveforms(self) -> Iterator[Tensor]:
-        order = sequential_batches(len(self.calibration), CALIBRATION_BATCH)
-        for batch in self._stoppable(make_loader(self.calibration, order)):
-            yield batch.float_waveform()
 
     def _stop_if_requested(self, *_: object) -> None:
         """Stop within a row after a signal, as a part of a row cannot be kept."""

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from epanns.pruning.budgets.sensitivity import Sensitivity, SensitivityRow
+from epanns.pruning.budgets.sensitivity_table import Sensitivity, SensitivityRow
 
 FORMAT = "epanns-sensitivity/1"
 RECORD, TABLE = "sensitivity.json", "sensitivity.csv"

@@ -14,7 +14,7 @@ from epanns.models.provenance import Provenance
 from epanns.models.spec import LEAN_FAMILIES, ModelSpec
 from epanns.models.tagger import Tagger
 from epanns.models.zoo import ZOO, build_model, spec_of
-from epanns.pruning.recovery.recalibrate import refuse_folded
+from epanns.pruning.recovery.batch_norm_reestimation import refuse_folded
 from epanns.safe_text import is_printable, printable
 from epanns.strict import ANY_TEXT, BOOLEAN, PATH, TABLE, Rule, check_fields, error_messages, number
 from epanns.training.config import TrainingConfig

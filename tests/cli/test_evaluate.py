@@ -28,7 +28,7 @@ from epanns.models.provenance import Operation, Provenance
 from epanns.models.warm_start import use_labels
 from epanns.models.zoo import build_model
 from epanns.pruning.prune import prune
-from epanns.pruning.recovery.recalibrate import recalibrate_batch_norm
+from epanns.pruning.recovery.batch_norm_reestimation import recalibrate_batch_norm
 from epanns.records import read_records
 from epanns.stages.score import unpruned_spec, width_of
 

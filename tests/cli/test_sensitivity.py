@@ -13,7 +13,7 @@ from epanns.data.dataset import PackDataset
 from epanns.data.targets import SparseTargets
 from epanns.models.checkpoint import save_checkpoint
 from epanns.models.zoo import build_model
-from epanns.pruning.budgets.sensitivity import read_sensitivity
+from epanns.pruning.budgets.sensitivity_table import read_sensitivity
 from epanns.reporting import figures
 
 ONE = ("--layers", "conv_block6.conv1", "--ratios", "0.5")

@@ -15,7 +15,7 @@ from epanns.data.dataset import PackDataset
 from epanns.models.checkpoint import load_checkpoint, save_checkpoint
 from epanns.models.load import load
 from epanns.models.zoo import build_model
-from epanns.pruning.schedule import step_widths
+from epanns.pruning.iterative_pruning import step_widths
 from epanns.training.config import TrainingConfig
 from epanns.training.presets import PRESETS, Preset
 from epanns.training.run_options import RunOptions
@@ -174,7 +174,7 @@ def test_runs_of_another_pruning_are_refused(prune, settings, tmp_path):
         (
             ["--steps", "9"],
             None,
-            "step 2 of 9 would remove nothing, as at most 6 channels of a layer go: ask for fewer",
+            "round 2 of 9 would remove nothing, as at most 6 channels of a layer are removed: use fewer",
         ),
         (
             ["--steps", "2"],

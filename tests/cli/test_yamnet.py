@@ -163,7 +163,7 @@ def test_a_frozen_backbone_needs_no_frozen_body():
 
 def test_statistics_of_folded_batch_norms_are_not_measured(tiny_packs, rows):
     from epanns.errors import PruningError
-    from epanns.pruning.recovery.recalibrate import recalibrate_batch_norm
+    from epanns.pruning.recovery.batch_norm_reestimation import recalibrate_batch_norm
     from epanns.pruning.recovery.recover import recover
 
     model = build_model(ZOO["YAMNet"], num_classes=3)

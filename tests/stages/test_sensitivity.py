@@ -22,9 +22,9 @@ from epanns.models.checkpoint import save_checkpoint
 from epanns.models.load import load
 from epanns.models.tensors import weights_digest
 from epanns.models.zoo import build_model
-from epanns.pruning.budgets.sensitivity import read_sensitivity
+from epanns.pruning.budgets.sensitivity_table import read_sensitivity
 from epanns.pruning.prune import prune
-from epanns.pruning.recovery.recalibrate import recalibrate_batch_norm
+from epanns.pruning.recovery.batch_norm_reestimation import recalibrate_batch_norm
 from epanns.stages.sensitivity import SensitivityConfig, measure_sensitivity
 
 CONFIG = SensitivityConfig(ratios=(0.75, 0.25), layers=("conv_block6.conv1", "conv_block2"))

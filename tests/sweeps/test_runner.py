@@ -201,7 +201,7 @@ def test_a_mistake_in_one_trial_costs_no_other_and_keeps_its_traceback(tmp_path,
     def stumble(*args, **kwargs):
         raise RuntimeError("out of luck")
 
-    monkeypatch.setattr("epanns.sweeps.trial.plan_of", stumble)
+    monkeypatch.setattr("epanns.sweeps.trial.plan_and_cost", stumble)
     summary = run_experiment(parse_experiment(text, "tiny.toml"), tmp_path / "out")
     assert (len(summary.done), len(summary.failed)) == (2, 1)
     error = json.loads((tmp_path / "out" / "trials" / summary.failed[0] / "error.json").read_text())

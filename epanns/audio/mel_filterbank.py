@@ -30,7 +30,7 @@ def torchaudio_problem() -> str | None:
 
 
 def slaney_filterbank(frequency_bins: int, *, fmin: float, fmax: float, mel_bins: int, sample_rate: int) -> Tensor:
-    """Return ``(frequency_bins, mel_bins)`` float32: triangles over Slaney's mel scale, each of area 1 over Hz.
+    """Return ``(frequency_bins, mel_bins)`` float32: triangles on Slaney's mel scale, each of area 1 in Hz.
 
     Args:
         frequency_bins: Bins of the one-sided spectrum, from 0 Hz to half the sample rate.

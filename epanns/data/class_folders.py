@@ -175,7 +175,7 @@ def _labels_of(clips: list[Clip]) -> LabelSet:
 
 
 def _read_table(table: Path, settings: SplitSettings, groups: dict[str, str]) -> Manifest:
-    """Read a CSV file; add the group of each clip id to `groups` if a column names it."""
+    """Read a CSV file; with a group column, add the group of each clip id to `groups`."""
     columns, rows = read_csv_table(table)
     column = settings.group_column
     if not {"path", "labels"} <= set(columns):
@@ -202,7 +202,7 @@ def _read_table(table: Path, settings: SplitSettings, groups: dict[str, str]) ->
 
 
 def _read_row(row: dict[str, str], where: str, folder: Path, group_column: str) -> tuple[Clip, str]:
-    """Return the clip of a row, and its group if a column names it."""
+    """Return the clip of a row, and its group; empty without a group column."""
     path, labels, fold = (row.get(column, "") for column in ("path", "labels", "fold"))
     names = tuple(composed(label.strip()) for label in labels.split(LABEL_SEPARATOR) if label.strip())
     number_of_fold = whole_number(fold) if fold else None

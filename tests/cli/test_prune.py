@@ -28,7 +28,7 @@ from epanns.pruning.budgets.latency_budget import Timing
 from epanns.pruning.budgets.sensitivity_table import Sensitivity, SensitivityRow
 from epanns.pruning.prune import apply_plan, plan_pruning
 from epanns.pruning.recovery.recover import recover
-from tests.conftest import narrow_spec
+from tests.builders import make_checkpoint, narrow_spec
 
 SPEC = narrow_spec(widths=conv_widths(4, 6, 8))
 SPEC_BLOCK_2 = ("conv_block2.conv1", "conv_block2.conv2")
@@ -42,9 +42,7 @@ def prune(epanns):
 
 @pytest.fixture
 def checkpoint(tmp_path):
-    torch.manual_seed(0)
-    save_checkpoint(build_model(SPEC), tmp_path / "dense")
-    return tmp_path / "dense"
+    return make_checkpoint(tmp_path / "dense", SPEC)
 
 
 @pytest.fixture(scope="module")

@@ -9,22 +9,19 @@ import numpy as np
 import pytest
 
 from epanns.cli import sensitivity as module
-from epanns.data.dataset import PackDataset
 from epanns.data.targets import SparseTargets
-from epanns.models.checkpoint import save_checkpoint
-from epanns.models.zoo import build_model
 from epanns.pruning.budgets.sensitivity_table import read_sensitivity
 from epanns.reporting import figures
+from tests.builders import make_checkpoint
 
 ONE = ("--layers", "conv_block6.conv1", "--ratios", "0.5")
 
 
 @pytest.fixture
-def run(epanns, tiny_spec, tiny_packs, tmp_path):
+def run(epanns, tiny_packs, tmp_path):
     """Run `epanns sensitivity` on a small network and pack; return exit code, stdout and stderr."""
-    labels = PackDataset([tiny_packs["val"]]).labels
-    save_checkpoint(build_model(tiny_spec, labels=labels), tmp_path / "dense")
-    return partial(epanns, "sensitivity", tmp_path / "dense", "--data", tiny_packs["val"], "--out", tmp_path / "out")
+    dense = make_checkpoint(tmp_path / "dense", labels=tiny_packs["val"])
+    return partial(epanns, "sensitivity", dense, "--data", tiny_packs["val"], "--out", tmp_path / "out")
 
 
 def test_each_layer_at_three_ratios_goes_into_table_and_figure(run, tmp_path):

@@ -11,25 +11,22 @@ import pytest
 
 from epanns.cli import training_progress
 from epanns.cli.terminal import log
-from epanns.data.dataset import PackDataset
-from epanns.models.checkpoint import load_checkpoint, save_checkpoint
+from epanns.models.checkpoint import load_checkpoint
 from epanns.models.load import load
-from epanns.models.zoo import build_model
 from epanns.pruning.iterative_pruning import step_widths
 from epanns.training.config import TrainingConfig
 from epanns.training.presets import PRESETS, Preset
 from epanns.training.run_options import RunOptions
 from epanns.workfolder import WorkFolder
+from tests.builders import make_checkpoint
 
 HALF = ("--ratio", "0.5", "--layers", "conv_block5,conv_block6")
 
 
 @pytest.fixture
-def prune(epanns, tiny_spec, tiny_packs, tmp_path):
+def prune(epanns, tiny_packs, tmp_path):
     """Run `epanns prune` on a small network; return exit code, stdout and stderr."""
-    labels = PackDataset([tiny_packs["val"]]).labels
-    save_checkpoint(build_model(tiny_spec, labels=labels), tmp_path / "dense")
-    return partial(epanns, "prune", tmp_path / "dense")
+    return partial(epanns, "prune", make_checkpoint(tmp_path / "dense", labels=tiny_packs["val"]))
 
 
 @pytest.fixture

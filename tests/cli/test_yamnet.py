@@ -25,7 +25,7 @@ from epanns.sweeps.experiment import parse_experiment
 from epanns.sweeps.runner import run_experiment
 from epanns.training.config import TrainingConfig
 from epanns.training.learner import Learner, set_learning_mode
-from tests.conftest import narrow_spec
+from tests.builders import narrow_spec
 
 FRONT_END = FrontEndSpec(8_000, 200, 80, 64, 125, 3_750, kind="yamnet")
 

@@ -20,7 +20,7 @@ from epanns.pruning.budgets.allocators import Global, Uniform
 from epanns.pruning.budgets.budget import Budget
 from epanns.pruning.budgets.latency_budget import LatencyTable, Timing, time_runs, widths_for_latency
 from epanns.pruning.budgets.widths_for_budget import Allocation
-from tests.conftest import narrow_spec
+from tests.builders import narrow_spec
 
 SPEC = narrow_spec(widths=conv_widths(16, 32, 48, 64))
 FRONT_END = 2.0  # milliseconds

@@ -25,7 +25,7 @@ from epanns.training.config import TrainingConfig
 from epanns.training.learner import Learner
 from epanns.training.optim import build_optimizer
 from epanns.training.state import TrainingState, save_state
-from tests.conftest import narrow_spec
+from tests.builders import narrow_spec
 
 WAVEFORM = torch.rand(6, 80 * 70, generator=torch.Generator().manual_seed(2)) - 0.5
 TARGET = (torch.rand(6, 5, generator=torch.Generator().manual_seed(4)) < 0.3).float()

@@ -25,7 +25,7 @@ from epanns.pruning.budgets.budget import Budget
 from epanns.pruning.budgets.sensitivity_table import Sensitivity, SensitivityRow
 from epanns.pruning.budgets.widths_for_budget import Allocation, BudgetResult, widths_for_budget
 from epanns.pruning.prune import prune
-from tests.conftest import narrow_spec
+from tests.builders import narrow_spec
 
 CNN14 = ZOO["Cnn14"]
 MEDIUM = narrow_spec(widths=conv_widths(16, 32, 48, 64))

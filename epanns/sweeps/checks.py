@@ -27,8 +27,7 @@ from epanns.strict import error_messages
 from epanns.sweeps.base import BaseConfig, GivenNetwork, network_without_weights
 from epanns.sweeps.experiment import Experiment
 from epanns.sweeps.grid import amount_in_words, pruning_of
-from epanns.training.config import TrainingConfig
-from epanns.training.frozen import frozen_in
+from epanns.training.config import TrainingConfig, frozen_in
 from epanns.training.run_options import Log, no_log
 from epanns.training.validation import indistinct, require_positives
 

@@ -27,7 +27,7 @@ from epanns.models.released import export_panns, read_released, to_panns
 from epanns.models.spec import ModelSpec
 from epanns.models.tagger import released_front_end
 from epanns.models.tensors import expected_forms
-from epanns.models.torch_file import Unread, read_torch_file
+from epanns.models.torch_file import Ignored, read_torch_file
 from epanns.models.zoo import FRONT_ENDS, ZOO, build_model, spec_of
 
 CNN14 = (64, 64, 128, 128, 256, 256, 512, 512, 1024, 1024, 2048, 2048)
@@ -183,7 +183,7 @@ def test_the_sample_rate_of_a_network_on_the_waveform_is_assumed_or_told(
 ) -> None:
     path = file_of(ZOO["LeeNet11"], tmp_path / "a.pth")
     (assumption,) = read_released(path).provenance.assumed
-    assert assumption.startswith("a sample rate of 32000 Hz is assumed: networks on the waveform hold no front end")
+    assert assumption.startswith("a sample rate of 32000 Hz is assumed: files of networks on the waveform hold no front end")
     told = read_released(path, sample_rate=16_000)
     assert (told.spec.front_end.sample_rate, told.provenance.assumed) == (16_000, ())
     row = next(file for file in released_files() if file.network == "LeeNet11")
@@ -451,9 +451,7 @@ class RunsCode:
 def test_pickle_that_would_run_code_is_refused_and_nothing_runs(zipped: bool, tmp_path: Path) -> None:
     proof = tmp_path / "it ran"
     path = write(tmp_path / "evil.pth", {"model": panns_state(), "sampler": RunsCode(proof)}, zipped=zipped)
-    with pytest.raises(
-        CheckpointError, match=r"evil.pth: refused without running it, because it asks for posix.system;"
-    ):
+    with pytest.raises(CheckpointError, match=r"evil.pth: refused without running it, because it names posix.system;"):
         load(path)
     assert not proof.exists()
 
@@ -461,7 +459,7 @@ def test_pickle_that_would_run_code_is_refused_and_nothing_runs(zipped: bool, tm
 def test_whole_module_pickle_is_refused_with_every_global(tmp_path: Path) -> None:
     path = write(tmp_path / "a.pth", nn.Sequential(nn.Linear(2, 2)))
     with pytest.raises(
-        CheckpointError, match=r"asks for torch.nn.modules.container.Sequential, torch.nn.modules.linear.Linear;"
+        CheckpointError, match=r"it names torch.nn.modules.container.Sequential, torch.nn.modules.linear.Linear;"
     ):
         load(path)
 
@@ -469,7 +467,7 @@ def test_whole_module_pickle_is_refused_with_every_global(tmp_path: Path) -> Non
 def test_arrays_beside_the_weights_are_never_built(tmp_path: Path) -> None:
     path = write(tmp_path / "a.pth", {"model": panns_state(), "sampler": sampler_state()})
     sampler = read_torch_file(path).content["sampler"]
-    assert {type(array) for array in sampler["indexes_per_class"]} == {Unread}
+    assert {type(array) for array in sampler["indexes_per_class"]} == {Ignored}
     assert sampler["queue"] == [1, 2]
 
 
@@ -480,7 +478,7 @@ def test_arrays_in_place_of_weights_are_refused(tmp_path: Path) -> None:
 
 def test_other_names_of_numpy_are_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "a.pth", {"model": panns_state(), "iteration": np.poly1d([1, 2])})
-    with pytest.raises(CheckpointError, match=r"refused without running it, because it asks for numpy.*poly1d"):
+    with pytest.raises(CheckpointError, match=r"refused without running it, because it names numpy.*poly1d"):
         load(path)
 
 

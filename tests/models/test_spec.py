@@ -43,9 +43,9 @@ def test_names_of_blocks_are_the_rule_of_their_family_alone(monkeypatch):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"num_classes": 0}, "num_classes=0 must be a whole number in [1, 65536]"),
-        ({"embedding_size": 2.5}, "embedding_size=2.5 must be a whole number"),
-        ({"widths": {"conv_block1.conv1": 10**9}}, "widths['conv_block1.conv1']=1000000000 must be a whole number"),
+        ({"num_classes": 0}, "num_classes=0: must be a whole number in [1, 65536]"),
+        ({"embedding_size": 2.5}, "embedding_size=2.5: must be a whole number"),
+        ({"widths": {"conv_block1.conv1": 10**9}}, "widths['conv_block1.conv1']=1000000000: must be a whole number"),
         ({"head": "decision_mac"}, "head='decision_mac' (did you mean 'decision_max'?): must be one of clip, "),
         ({"family": "rnn"}, "family='rnn'"),
     ],

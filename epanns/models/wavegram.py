@@ -1,7 +1,6 @@
 """Wavegram_Cnn14 and Wavegram_Logmel_Cnn14: a learned map of time and "frequency", alone or beside the log-mel."""
 
 import functools
-from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +13,7 @@ from epanns.labels import LabelSet
 from epanns.models.cnn_1d import conv1d
 from epanns.models.convolution import ConvBlock, linear
 from epanns.models.spec import ModelSpec
-from epanns.models.tagger import Features, Stage, Tagger, mix_pairs
+from epanns.models.tagger import Features, Stage, Tagger, mix_pairs, on_first
 
 _FIRST_STRIDE = 5  # samples between two steps of `pre_conv0`
 _POOL = 4  # of each of the three blocks on the waveform
@@ -114,12 +113,12 @@ class Wavegram(Tagger):
         return [*self._stages_on_waveform(), self._wavegram_alone, *self._stages_on_map()]
 
     def _stages_on_waveform(self) -> list[Stage]:
-        stages: list[Stage] = [functools.partial(_on_first, self._pre_conv0)]
+        stages: list[Stage] = [functools.partial(on_first, self._pre_conv0)]
         for name in ("pre_block1", "pre_block2", "pre_block3"):
             block = self.get_submodule(name)
             assert isinstance(block, WaveBlock)
-            stages += [functools.partial(_on_first, step) for step in (block.first, block.second)]
-        return [*stages, functools.partial(_on_first, self._spread)]
+            stages += [functools.partial(on_first, step) for step in (block.first, block.second)]
+        return [*stages, functools.partial(on_first, self._spread)]
 
     def _stages_on_map(self) -> list[Stage]:
         return [functools.partial(self._stage, number, index) for number in range(2, 7) for index in (1, 2)]
@@ -225,11 +224,6 @@ class WavegramLogmel(Wavegram):
             frames = min(wavegram.shape[2], logmel.shape[2])
             wavegram, logmel = wavegram[:, :, :frames], logmel[:, :, :frames]
         return (dropout(torch.cat([logmel, wavegram], dim=1), 0.2, self.training),)
-
-
-def _on_first(step: Callable[[Tensor], Tensor], features: Features) -> Features:
-    first, *others = features
-    return (step(first), *others)
 
 
 def _pair(spec: ModelSpec, block: str) -> tuple[int, int]:

@@ -322,7 +322,11 @@ def test_load_refuses_a_broken_label_file(folder: Path) -> None:
         (("model", "depth"), 3, r"unknown key 'depth'"),
         (("model", "num_classes"), "3", r"num_classes='3': must be a whole number"),
         (("model", "family"), "resnet", r"family='resnet'.*: must be one of cnn"),
-        (("model", "widths", "conv_block1.conv1"), 10**9, r"\['conv_block1.conv1'\]=1000000000: must be a whole number"),
+        (
+            ("model", "widths", "conv_block1.conv1"),
+            10**9,
+            r"\['conv_block1.conv1'\]=1000000000: must be a whole number",
+        ),
         (("model", "widths", "conv_block9.conv1"), 8, r"widths must name conv_block1.conv1 and on"),
         (
             ("model", "front_end", "window_size"),

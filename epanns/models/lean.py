@@ -235,10 +235,10 @@ class Lean(YamnetBody):
         return self.spec.family in FUSION_FAMILIES
 
     def take_yamnet(self, yamnet: Tagger) -> None:
-        """Copy the weights of YAMNet's body, which must have the widths of this one's.
+        """Copy the weights of the body of `yamnet`.
 
         Raises:
-            ConfigError: If `yamnet` is none, or has other widths or another front end.
+            ConfigError: If `yamnet` is not a YAMNet of the same widths and front end.
         """
         spec = yamnet.spec
         if not isinstance(yamnet, Yamnet) or (spec.widths, spec.front_end) != (self.spec.widths, self.spec.front_end):

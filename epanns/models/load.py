@@ -47,7 +47,7 @@ def find_unpruned(checkpoint: Path) -> Path | None:
     """Return the checkpoint that a pruned checkpoint was made of; None if it cannot be found.
 
     The parents, by the sha256 of their weights, are searched among the checkpoints in the same folder and the rounds of
-    pruning that lie there. Weights are not read. A network that is not pruned, or was pruned from a released file, has
+    pruning in that folder. Weights are not read. A network that is not pruned, or was pruned from a released file, has
     no such checkpoint.
     """
     checkpoint = checkpoint_folder(checkpoint)

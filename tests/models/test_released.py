@@ -374,7 +374,7 @@ def test_classes_other_than_527_are_numbered_or_named(tmp_path: Path) -> None:
         ({"bn0.weight": None}, "the nearest is Cnn14, of which 1 missing: bn0.weight: give the state_dict()"),
         ({"fc1.bias": torch.zeros(8, dtype=torch.complex64)}, "fc1.bias is (8,) complex64, must be (8,) float32"),
         ({"bn0.weight": torch.zeros(0)}, "mel_bins=0: must be a whole number in [1, 1024]"),
-        ({"fc1.weight": zeros(70_000, 7)}, "embedding_size=70000 must be a whole number in [1, 65536]"),
+        ({"fc1.weight": zeros(70_000, 7)}, "embedding_size=70000: must be a whole number in [1, 65536]"),
         (
             {"spectrogram_extractor.stft.conv_real.weight": torch.tensor(1.0)},
             "STFT window of 0 samples is none of PANNs'",

@@ -17,8 +17,7 @@ from typing import Any
 import record
 
 from epanns.data.dataset import PackDataset
-from epanns.export.calibrate import ranges_of
-from epanns.export.clips import calibration_clips, inputs_of_clips
+from epanns.export.clips import inputs_of_clips, ranges_of
 from epanns.export.compare import compare
 from epanns.export.equalise import equalise
 from epanns.export.graph import copy_of
@@ -26,6 +25,7 @@ from epanns.export.network import to_onnx
 from epanns.export.quantise import activations_of, quantised
 from epanns.export.tagger import OnnxTagger
 from epanns.models.load import load
+from epanns.pruning.calibration_clips import split_rows
 
 NETWORKS = ("YAMNet_linear", "LEAN")
 TARGET = 0.02  # of mAP, below float32
@@ -83,7 +83,7 @@ def rounded(checkpoint: Path, folder: Path) -> dict[str, Any]:
     """Score every tensor in int8, with the channels as they are (``plain``) and equalised."""
     model = load(checkpoint).eval()
     val, test = PackDataset([folder / "val"]), PackDataset([folder / "test"])
-    heard = list(inputs_of_clips(model, val, calibration_clips(len(val), 200, held_out=False)[0]))
+    heard = list(inputs_of_clips(model, val, split_rows(len(val), 200, held_out=False)[0]))
     original = to_onnx(model)
     even = copy_of(original)
     equalise(even, heard)

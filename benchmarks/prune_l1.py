@@ -22,8 +22,8 @@ from torch import nn
 
 import epanns
 from epanns.models.tagger import Tagger
-from epanns.pruning.groups import zero_inputs
 from epanns.pruning.prune import prune
+from epanns.pruning.surgery import zero_inputs
 
 BLOCKS = ("conv_block4", "conv_block5", "conv_block6")
 REPEATS = 9

@@ -15,11 +15,11 @@ import h5py
 import numpy as np
 import record
 
+from epanns.data.clip_source import ClipSource
 from epanns.data.manifest import write_manifest
-from epanns.data.opening import open_pack
+from epanns.data.pack import open_pack
 from epanns.data.pack_format import PackSettings
 from epanns.data.packer import pack_manifest
-from epanns.data.source import ClipSource
 from epanns.data.synthetic import SyntheticSettings, make_synthetic
 
 

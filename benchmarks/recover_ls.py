@@ -24,7 +24,7 @@ from epanns.data.loader import make_loader
 from epanns.data.sampler import sequential_batches
 from epanns.models.tagger import Tagger
 from epanns.pruning.prune import apply_plan, plan_pruning
-from epanns.pruning.recovery.refit import refit_readers
+from epanns.pruning.recovery.least_squares_refit import refit_readers
 
 SAMPLES = 320_000
 BATCH = 16

@@ -14,8 +14,8 @@ _WHERE = {
     "prune": "epanns.pruning.prune",
     "Budget": "epanns.pruning.budgets.budget",
     "recover": "epanns.pruning.recovery.recover",
-    "prune_iteratively": "epanns.pruning.schedule",
-    "check_optimizer": "epanns.pruning.optimizers",
+    "prune_iteratively": "epanns.pruning.iterative_pruning",
+    "check_optimizer": "epanns.pruning.optimizer_check",
     "profile": "epanns.complexity.macs",
     "evaluate": "epanns.evaluation.metrics",
     "predict": "epanns.evaluation.predict",
@@ -33,10 +33,10 @@ if TYPE_CHECKING:
     from epanns.models.zoo import build_model as build_model
     from epanns.models.zoo import list_models as list_models
     from epanns.pruning.budgets.budget import Budget as Budget
-    from epanns.pruning.optimizers import check_optimizer as check_optimizer
+    from epanns.pruning.iterative_pruning import prune_iteratively as prune_iteratively
+    from epanns.pruning.optimizer_check import check_optimizer as check_optimizer
     from epanns.pruning.prune import prune as prune
     from epanns.pruning.recovery.recover import recover as recover
-    from epanns.pruning.schedule import prune_iteratively as prune_iteratively
 
 
 def __getattr__(name: str) -> Any:

@@ -13,7 +13,7 @@ from epanns.models.pooling import ModelOutput
 from epanns.models.spec import WITHOUT_FC1, ModelSpec
 from epanns.models.tagger import Tagger
 from epanns.models.zoo import FRONT_ENDS, build_model, spec_of
-from epanns.pruning.engine import channel_groups
+from epanns.pruning.surgery import channel_groups
 
 _YAMNET_AT_8K = FrontEndSpec(8_000, 200, 80, 64, 125, 3_750, kind="yamnet")
 

@@ -29,7 +29,7 @@ LAYERS = [
 SIBLINGS = [{"complexity", "data"}, {"training", "evaluation", "transfer"}, {"reporting", "export", "demo"}]
 # Third-party package -> the only places that may import it.
 DOORS = {
-    "torch_pruning": {"pruning/engine.py"},
+    "torch_pruning": {"pruning/surgery.py"},
     "torchaudio": {"audio/mel_filterbank.py"},
     "h5py": {"data/", "models/yamnet_file.py"},  # Google's weights of YAMNet are HDF5 too
     "soundfile": {"audio/", "data/synthetic.py"},

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from epanns.records import RunRecord, Stage
+from epanns.records import Stage
 from epanns.reporting.drawing import Label, Shape, Stroke
+from tests.builders import make_record
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 sys.path.insert(0, str(EXPERIMENTS))  # as for whoever runs the script
@@ -34,28 +35,21 @@ def write(
     pruned = "pruned" in scores
     tuned = {"finetune": {"learning_rate": rate}} if "finetuned" in scores else {}
     trial = f"{model}-{seed}-{trained}-{pruned}-{rate}"
-    record = RunRecord(
-        trial_id=trial,
+    record = make_record(
+        trial,
+        seed,
+        tuple(Stage(name, {"test": {"mAP": score}}, 1.0) for name, score in scores.items()),
+        criterion="l1" if pruned else None,
         experiment="contest",
         model=model,
         width=0.5 if model == "Cnn14_16k" else 1.0,
-        criterion="l1" if pruned else None,
         layers=(),
-        ratio=None,
-        recover="none",
-        finetune_iterations=0,
-        seed=seed,
         dataset="esc",
         protocol="1 s windows",
         clip_seconds=1.0,
         config={"seed": seed} | tuned | ({"yamnet_sha256": "0" * 64} if trained else {}),
-        plan_digest=None,
         cost_before=cost(20_000_000),
         cost_after=cost(n_params),
-        stages=tuple(Stage(name, {"test": {"mAP": score}}, 1.0) for name, score in scores.items()),
-        device="cpu",
-        versions={},
-        seconds=1.0,
     )
     (folder / "records").mkdir(parents=True, exist_ok=True)
     (folder / "records" / f"{trial}.json").write_text(json.dumps(record.to_dict()))

@@ -14,7 +14,7 @@ from epanns.data.fsd50k import read_fsd50k
 from epanns.data.manifest import read_manifest
 from epanns.errors import DataError, EpannsError
 from epanns.labels import LabelSet
-from epanns.pruning.budgets.sensitivity import read_sensitivity
+from epanns.pruning.budgets.sensitivity_table import read_sensitivity
 
 LABELS = "index,mid,display_name\n0,/m/0bt9lr,dog\n"
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from epanns.records import RunRecord, Stage, read_records
+from tests.builders import make_record
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 sys.path.insert(0, str(EXPERIMENTS))  # as for whoever runs the script
@@ -23,28 +24,21 @@ def scored(name: str, val: float, test: float, curve=()) -> Stage:
 def record(seed: int, recover: str, curve: list[list[float]], *, taught: bool = False, rate: float = 1e-3) -> RunRecord:
     iterations = int(curve[-1][0])
     config = {"finetune": {"iterations": iterations, "learning_rate": rate}} | ({"teacher": "dense"} if taught else {})
-    return RunRecord(
-        trial_id=f"{seed}-{recover}-{iterations}-{taught}-{rate}",
+    return make_record(
+        f"{seed}-{recover}-{iterations}-{taught}-{rate}",
+        seed,
+        (scored("dense", 0.65, 0.6), scored("pruned", 0.3, 0.3), scored("finetuned", 0.66, 0.58, curve)),
+        criterion="l1",
         experiment="finetuning",
         model="Cnn14_16k",
-        width=0.25,
-        criterion="l1",
         layers=("conv_block6",),
         ratio=0.5,
         recover=recover,
         finetune_iterations=iterations,
-        seed=seed,
         dataset="esc",
-        protocol="whole clip",
-        clip_seconds=5.0,
         config=config,
-        plan_digest=None,
         cost_before=COST,
         cost_after=COST,
-        stages=(scored("dense", 0.65, 0.6), scored("pruned", 0.3, 0.3), scored("finetuned", 0.66, 0.58, curve)),
-        device="cpu",
-        versions={},
-        seconds=1.0,
     )
 
 

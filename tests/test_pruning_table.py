@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from epanns.records import RunRecord, Stage
+from epanns.records import Stage
+from tests.builders import make_record
 
 TABLE = runpy.run_path(str(Path(__file__).parents[1] / "experiments" / "pruning_table.py"))
 COST = {"n_params": 100, "param_bytes": 400, "backbone_macs": 1000, "clip_seconds": 5.0}
@@ -18,28 +19,16 @@ def stages(**scores: float) -> tuple[Stage, ...]:
     return tuple(Stage(name, {"test": {"mAP": score}}, 7.0) for name, score in scores.items())
 
 
-BASE = RunRecord(
-    trial_id="base0",
+BASE = make_record(
+    "base0",
+    0,
+    stages(dense=0.8),
     experiment="pruning",
     model="Cnn14_16k",
-    width=0.25,
-    criterion=None,
-    layers=(),
-    ratio=None,
-    recover="none",
-    finetune_iterations=0,
-    seed=0,
     dataset="esc",
-    protocol="whole clip",
-    clip_seconds=5.0,
     config={"kind": "base", "data": DATA, "training": {"iterations": 2400}},
-    plan_digest=None,
     cost_before=COST,
     cost_after=COST,
-    stages=stages(dense=0.8),
-    device="cpu",
-    versions={},
-    seconds=1.0,
 )
 
 

@@ -39,7 +39,7 @@ from epanns.training.parallel import SharedNetwork
 from epanns.training.run_options import RunOptions
 from epanns.training.state import TrainingState
 from epanns.training.synchronised import synchronised_batch_norms
-from tests.conftest import narrow_spec
+from tests.builders import narrow_spec
 from tests.evaluation.test_predict import LABELS, RATE, SPEC, FakeDataset
 from tests.families import at_8k
 

@@ -89,28 +89,23 @@ def open_with_ffmpeg(
         first = next(blocks, None)
     if first is None:
         return 1, None, iter(())
-    return first[1], seconds, _frames_of_one_rate(itertools.chain([first], blocks))
+    return first[1], seconds, (block for block, _ in itertools.chain([first], blocks))
 
 
 def _decoded_blocks(opened: "InputContainer", stream: "AudioStream") -> Iterator[tuple[NDArray[np.float32], int]]:
-    """Yield blocks of ``(frames, channels)``, each with its sample rate."""
+    """Yield blocks of ``(frames, channels)`` with their sample rate; raise if the rate or the channels change."""
     import av
 
+    kind: tuple[int, int] | None = None
     to_float = av.AudioResampler(format="fltp")
-    for frame in itertools.chain(opened.decode(stream), [None]):  # None flushes the converter
-        for block in to_float.resample(frame):
-            yield np.asarray(block.to_ndarray(), np.float32).T, block.sample_rate
-
-
-def _frames_of_one_rate(blocks: Iterator[tuple[NDArray[np.float32], int]]) -> Iterator[NDArray[np.float32]]:
-    """Yield the frames of the blocks; raise if the sample rate or the number of channels changes."""
-    rate = channels = 0
     with _ffmpeg_errors():
-        for block, block_rate in blocks:
-            rate, channels = rate or block_rate, channels or block.shape[1]
-            if block_rate != rate or block.shape[1] != channels:
-                raise ValueError("its sample rate or number of channels changes within the file")
-            yield block
+        for frame in itertools.chain(opened.decode(stream), [None]):  # None flushes the converter
+            for block in to_float.resample(frame):
+                frames = np.asarray(block.to_ndarray(), np.float32).T
+                kind = kind or (block.sample_rate, frames.shape[1])
+                if kind != (block.sample_rate, frames.shape[1]):
+                    raise ValueError("its sample rate or number of channels changes within the file")
+                yield frames, block.sample_rate
 
 
 @contextmanager

@@ -42,17 +42,12 @@ def understated_total(file: BinaryIO) -> tuple[int, list[bytes | tuple[int, int]
     size = file.seek(0, 2)
     longest_frame = int.from_bytes(info[15:18], "big")
     file.seek(max(_INFO_BYTES, size - max(_TAIL_BYTES, longest_frame + _LONGEST_HEADER)))
-    ends = _ends_of_frames(file.read(), int.from_bytes(info[10:12], "big"))
-    if not total or max(ends, default=0) <= total:
+    tail, block_size = file.read(), int.from_bytes(info[10:12], "big")
+    headers = (tail[found.start() :][:_LONGEST_HEADER] for found in _SYNC.finditer(tail))
+    if not total or max((_end_of_frame(header, block_size) or 0 for header in headers), default=0) <= total:
         return None
     unknown = bytes([info[_TOTAL_PLACE] & 0xF0]) + bytes(4)
     return total, [(0, _TOTAL_PLACE), unknown, (_TOTAL_PLACE + 5, size)]
-
-
-def _ends_of_frames(tail: bytes, block_size: int) -> list[int]:
-    """Return the number of the sample after each frame whose header is in `tail`."""
-    ends = (_end_of_frame(tail[found.start() :][:_LONGEST_HEADER], block_size) for found in _SYNC.finditer(tail))
-    return [end for end in ends if end is not None]
 
 
 def _end_of_frame(header: bytes, block_size: int) -> int | None:

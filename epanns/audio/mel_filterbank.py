@@ -1,4 +1,4 @@
-"""The Slaney mel filterbank, from torchaudio or from its closed form; the only door to torchaudio."""
+"""The Slaney mel filterbank, from torchaudio or in closed form; no other module imports torchaudio."""
 
 import functools
 import importlib
@@ -17,10 +17,10 @@ _LOG_STEP = math.log(6.4) / 27.0  # 27 mels lie between 1,000 and 6,400 Hz
 
 @functools.cache
 def torchaudio_problem() -> str | None:
-    """Return why torchaudio cannot be imported, on one line; None where it can.
+    """Return why torchaudio cannot be imported, on one line; None if it can be.
 
-    Its compiled library loads only beside the release and the CUDA build of torch that it was made for. The failure is
-    an OSError, an ImportError or a RuntimeError, depending on what differs.
+    Its compiled library loads only with the release and the CUDA build of torch that it was made for. Otherwise the
+    import raises an OSError, an ImportError or a RuntimeError.
     """
     try:
         importlib.import_module("torchaudio.functional")
@@ -30,7 +30,7 @@ def torchaudio_problem() -> str | None:
 
 
 def slaney_filterbank(frequency_bins: int, *, fmin: float, fmax: float, mel_bins: int, sample_rate: int) -> Tensor:
-    """Return ``(frequency_bins, mel_bins)`` float32: triangles over Slaney's mel scale, each of area 1 over Hz.
+    """Return ``(frequency_bins, mel_bins)`` float32: triangles on Slaney's mel scale, each of area 1 in Hz.
 
     Args:
         frequency_bins: Bins of the one-sided spectrum, from 0 Hz to half the sample rate.
@@ -41,19 +41,17 @@ def slaney_filterbank(frequency_bins: int, *, fmin: float, fmax: float, mel_bins
     """
     settings = (frequency_bins, fmin, fmax, mel_bins, sample_rate)
     with torch.device("cpu"):  # torchaudio cannot compute the filterbank under another default device, such as meta
-        bank = _closed_form(*settings) if torchaudio_problem() else _of_torchaudio(*settings)
+        if torchaudio_problem():
+            bank = _closed_form(*settings)
+        else:
+            from torchaudio.functional import melscale_fbanks
+
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)  # about empty filters, which are counted below
+                bank = melscale_fbanks(*settings, "slaney", "slaney")
     empty = int((bank.amax(dim=0) == 0).sum())
     if empty:
         note(f"{empty} of {mel_bins} mel filters hold no frequency bin: give fewer mel bins")
-    return bank
-
-
-def _of_torchaudio(frequency_bins: int, fmin: float, fmax: float, mel_bins: int, sample_rate: int) -> Tensor:
-    from torchaudio.functional import melscale_fbanks
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # of empty filters, which are counted in a note instead
-        bank: Tensor = melscale_fbanks(frequency_bins, fmin, fmax, mel_bins, sample_rate, "slaney", "slaney")
     return bank
 
 
@@ -64,7 +62,10 @@ def _closed_form(frequency_bins: int, fmin: float, fmax: float, mel_bins: int, s
     (tests/audio/test_mel_filterbank.py).
     """
     bins = torch.linspace(0, sample_rate // 2, frequency_bins)[:, None]
-    edges = _hertz(torch.linspace(_mel(fmin), _mel(fmax), mel_bins + 2))
+    mel = torch.linspace(_mel(fmin), _mel(fmax), mel_bins + 2)
+    first_log_mel = _LINEAR_BELOW / _HERTZ_PER_MEL
+    logarithmic = _LINEAR_BELOW * torch.exp(_LOG_STEP * (mel - first_log_mel))
+    edges = torch.where(mel >= first_log_mel, logarithmic, _HERTZ_PER_MEL * mel)
     lower, centre, upper = edges[:-2], edges[1:-1], edges[2:]
     rising = (bins - lower) / (centre - lower)
     falling = (upper - bins) / (upper - centre)
@@ -76,10 +77,3 @@ def _mel(frequency: float) -> float:
     if frequency < _LINEAR_BELOW:
         return frequency / _HERTZ_PER_MEL
     return _LINEAR_BELOW / _HERTZ_PER_MEL + math.log(frequency / _LINEAR_BELOW) / _LOG_STEP
-
-
-def _hertz(mel: Tensor) -> Tensor:
-    """Return the frequencies in Hz of mels; the inverse of `_mel`."""
-    first_log_mel = _LINEAR_BELOW / _HERTZ_PER_MEL
-    logarithmic = _LINEAR_BELOW * torch.exp(_LOG_STEP * (mel - first_log_mel))
-    return torch.where(mel >= first_log_mel, logarithmic, _HERTZ_PER_MEL * mel)

@@ -156,7 +156,13 @@ class FileBytes:
 
 def mpeg_frames(content: FileBytes) -> MpegFrames | None:
     """Count the frames of an MP3, bytes between them skipped; None if there are no frames."""
-    end = _end_of_frames(content)
+    end = len(content)  # of the frames, before the tags ID3v1 and APE
+    if content[-128:-125] == b"TAG":
+        end -= 128
+    footer = content[max(0, end - 32) : end]
+    if len(footer) == 32 and footer.startswith(b"APETAGEX"):
+        has_header = footer[23] & 0x80
+        end = max(0, end - int.from_bytes(footer[12:16], "little") - (32 if has_header else 0))
     first = run = _next_run(content, 0, min(end, _after_id3(content, 0) + _FIRST_SEARCH), end)
     if first is None:
         return None
@@ -217,15 +223,3 @@ def _after_id3(content: FileBytes, position: int) -> int:
         position += 10 + sum(byte << shift for byte, shift in zip(size, (21, 14, 7, 0), strict=True))
         position += 10 if flags & 0x10 else 0  # a footer repeats the header
     return position
-
-
-def _end_of_frames(content: FileBytes) -> int:
-    """Return the start of the ID3v1 and APE tags that follow the frames."""
-    end = len(content)
-    if content[-128:-125] == b"TAG":
-        end -= 128
-    footer = content[max(0, end - 32) : end]
-    if len(footer) == 32 and footer.startswith(b"APETAGEX"):
-        has_header = footer[23] & 0x80
-        end = max(0, end - int.from_bytes(footer[12:16], "little") - (32 if has_header else 0))
-    return end

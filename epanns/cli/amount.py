@@ -1,24 +1,18 @@
-"""How much of a network goes: the options of `epanns prune` that say it, and the plan that follows from them."""
+"""Options of `epanns prune` for what is removed: the amount, the layers, the allocator and the criterion."""
 
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from epanns.cli.options import EXISTING
+from epanns.cli.options import EXISTING, SEED
 from epanns.cli.terminal import log
-from epanns.errors import ConfigError
 
 if TYPE_CHECKING:
-    from epanns.models.pruning_plan import PruningPlan
-    from epanns.models.tagger import Tagger
-    from epanns.pruning.budgets.allocators import Allocator
-    from epanns.pruning.budgets.allotment import Allotment
-    from epanns.pruning.budgets.budget import Budget
-    from epanns.pruning.ranking.calibration import CalibrationBatch
+    from epanns.pruning.config import PruningConfig
 
 _OF = "in (0, 1) a fraction of CHECKPOINT's"
 _HOW_MUCH = (
@@ -64,6 +58,16 @@ _WHERE = (
         help="With --target-bytes: 1 byte per weight, float32 scale and bias per channel, batch norms folded.",
     ),
 )
+_WHICH = (
+    click.option(
+        "--criterion",
+        default="l1",
+        show_default=True,
+        help="Ranking of the filters, by weights: l1, l2, opnorm, opnorm_invariant, fpgm, cosine, centrality, bn or "
+        "random; by --calibration clips: activation, interpolative; by clips and their labels: taylor.",
+    ),
+    click.option("--seed", type=SEED, default=0, show_default=True, help="Seed of criteria that draw random numbers."),
+)
 _TARGETS = ("params", "macs", "bytes", "latency")
 AMOUNT_SECTIONS = {
     "How much is removed: one of (targets are met within 1 % from below, latency within 10 %)": (
@@ -77,7 +81,7 @@ AMOUNT_SECTIONS = {
 
 @dataclass(frozen=True)
 class Amount:
-    """The options as they were given; see their help."""
+    """The options as given; see their help."""
 
     ratio: float | None
     ratios: Path | None
@@ -91,71 +95,29 @@ class Amount:
     sensitivity: Path | None
     round_to: int
     int8: bool
+    criterion: str
+    seed: int
 
-    def refuse_contradictions(self) -> None:
-        """Refuse options that do not go together, before anything is read."""
-        ways = [self.ratio, self.ratios, *self._targets().values()]
-        rules = {
-            "give one of --ratio, --ratios FILE, --target-params, --target-macs, --target-bytes, --target-latency": (
-                sum(way is not None for way in ways) == 1
-            ),
-            "--int8 goes with --target-bytes": self.target_bytes is not None or not self.int8,
-            "--allocate goes with --ratio or a --target": self.ratios is None or self.allocate == "uniform",
-            "--allocate sensitivity and --sensitivity FILE.csv go together: give both or neither": (
-                (self.allocate == "sensitivity") == (self.sensitivity is not None)
-            ),
-            "--minimum goes with --allocate global or sensitivity": self.minimum is None or self.allocate != "uniform",
-        }
-        for rule, holds in rules.items():
-            if not holds:
-                raise ConfigError(rule)
-        self._target()
+    def config(self) -> "PruningConfig":
+        """Return the settings of the pruning; options that contradict each other are refused before files are read."""
+        from epanns.pruning.budgets.allocators import BySensitivity
+        from epanns.pruning.config import PruningConfig
 
-    def plan(
-        self, model: "Tagger", *, criterion: str, seed: int, calibration: "Iterable[CalibrationBatch] | None"
-    ) -> "tuple[PruningPlan, Allotment | None]":
-        """Decide which channels go, and, where there is a budget, what the network would then cost."""
-        from epanns.pruning.allocation import read_ratios
-        from epanns.pruning.prune import planned
+        table = {field.name: getattr(self, field.name) for field in fields(self)}
+        if self.layers is not None:
+            table["layers"] = [name.strip() for name in self.layers.split(",") if name.strip()]
+        config = PruningConfig.from_table(table, names=_option)
+        allocator = config.allocator
+        if isinstance(allocator, BySensitivity) and not allocator.table.network:
+            log(
+                f"{self.sensitivity} does not record which weights it was measured on, only how many: the same "
+                "`epanns sensitivity` command adds it without measuring again"
+            )
+        return config
 
-        if self.target_latency is not None:
-            log(f"timing every layer of {model.spec.name} on this machine, then the pruned networks themselves")
-        return planned(
-            model,
-            criterion=criterion,
-            ratio=self.ratio,
-            ratios=None if self.ratios is None else read_ratios(self.ratios),
-            budget=self._target(),
-            layers=None if self.layers is None else [name.strip() for name in self.layers.split(",") if name.strip()],
-            allocate=self._allocator(),
-            seed=seed,
-            round_to=self.round_to,
-            calibration=calibration,
-        )
 
-    def _target(self) -> "Budget | None":
-        from epanns.pruning.budgets.budget import Budget
-
-        given = [(kind, text) for kind, text in self._targets().items() if text is not None]
-        return Budget.parse(*given[0], int8=self.int8) if given else None
-
-    def _targets(self) -> dict[str, str | None]:
-        return {kind: getattr(self, f"target_{kind}") for kind in _TARGETS}
-
-    def _allocator(self) -> "Allocator":
-        from epanns.pruning.budgets.allocators import BySensitivity, Global, Uniform
-        from epanns.pruning.budgets.sensitivity import read_sensitivity
-
-        minimum = {} if self.minimum is None else {"minimum": self.minimum}
-        if self.sensitivity is not None:
-            table = read_sensitivity(self.sensitivity)
-            if not table.network:
-                log(
-                    f"{self.sensitivity} does not say which weights it was measured on, only how many: the same "
-                    "`epanns sensitivity` command again adds it, and measures nothing anew"
-                )
-            return BySensitivity(table, **minimum)
-        return Global(**minimum) if self.allocate == "global" else Uniform()
+def _option(key: str) -> str:
+    return "--ratios FILE" if key == "ratios" else f"--{key.replace('_', '-')}"
 
 
 def amount_options(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -166,6 +128,6 @@ def amount_options(function: Callable[..., Any]) -> Callable[..., Any]:
         amount = Amount(**{field.name: values.pop(field.name) for field in fields(Amount)})
         return function(amount=amount, **values)
 
-    for option in reversed((*_HOW_MUCH, *_WHERE)):
+    for option in reversed((*_WHICH[:1], *_HOW_MUCH, *_WHERE, *_WHICH[1:])):
         command = option(command)
     return command

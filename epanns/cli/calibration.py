@@ -1,7 +1,5 @@
-"""Calibration packs as commands open them, and what in a command asks for one."""
+"""The calibration pack of `epanns prune` and the options that need one."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,9 +8,8 @@ from epanns.cli.terminal import progress_bar
 from epanns.errors import ConfigError
 
 if TYPE_CHECKING:
-    from epanns.data.dataset import PackDataset
     from epanns.models.tagger import Tagger
-    from epanns.pruning.ranking.calibration import CalibrationBatch
+    from epanns.pruning.calibration_clips import CalibrationClips
 
 
 def open_calibration(
@@ -23,15 +20,15 @@ def open_calibration(
     recover: str,
     labels_file: Path | None,
     mp3_seconds: float,
-) -> "PackDataset | None":
-    """Open the pack of ``--calibration``, where ``--criterion`` or ``--recover`` have a use for one.
+) -> "CalibrationClips | None":
+    """Open the pack of ``--calibration``, if ``--criterion`` or ``--recover`` need one; passes show a progress bar.
 
     Raises:
-        ConfigError: If it is given without a use, missing, or of another sample rate than the network's.
+        ConfigError: If the pack is given without need, missing, or of another sample rate than the network's.
     """
-    from epanns.pruning.ranking.criteria import NEEDS, criterion_named, needs_clips
+    from epanns.pruning.calibration_clips import CalibrationClips
+    from epanns.pruning.ranking.criteria import NEEDS, needs_clips
 
-    criterion_named(criterion)
     uses = [f"--recover {recover}"] if recover != "none" else []
     uses += [f"--criterion {criterion}"] if needs_clips(criterion) else []
     if path is None:
@@ -47,31 +44,11 @@ def open_calibration(
     dataset = open_packs([path], labels_file=labels_file, mp3_seconds=mp3_seconds, sample_rate=rate)
     if dataset.sample_rate != rate:
         raise ConfigError(
-            f"the calibration pack holds {dataset.sample_rate} Hz, {model.spec.name} hears {rate} Hz: "
+            f"the calibration pack holds {dataset.sample_rate} Hz, {model.spec.name} reads {rate} Hz: "
             f"pack the clips with --sample-rate {rate}"
         )
-    return in_order_of(model, dataset) if NEEDS[criterion] == "gradients" else dataset
-
-
-@dataclass(frozen=True)
-class MeasuredClips:
-    """The batches that a criterion measures, behind a progress bar; they can be gone through again and again."""
-
-    model: "Tagger"
-    dataset: "PackDataset"
-    criterion: str
-
-    @classmethod
-    def of(cls, model: "Tagger", dataset: "PackDataset | None", criterion: str) -> "MeasuredClips | None":
-        """Return the batches; None where the criterion measures none."""
-        from epanns.pruning.ranking.criteria import needs_clips
-
-        return cls(model, dataset, criterion) if dataset is not None and needs_clips(criterion) else None
-
-    def __iter__(self) -> "Iterator[CalibrationBatch]":
-        from epanns.data.sampler import sequential_batches
-        from epanns.pruning.ranking.pack_clips import CALIBRATION_BATCH, batches_for
-
-        order = sequential_batches(len(self.dataset), CALIBRATION_BATCH)
-        batches = batches_for(self.criterion, self.model, self.dataset, order) or iter(())
-        return progress_bar(batches, description="rank", total=len(order), unit="batch")
+    dataset = in_order_of(model, dataset) if NEEDS[criterion] == "gradients" else dataset
+    return CalibrationClips.from_pack(
+        dataset,
+        progress=lambda batches, purpose, total: progress_bar(batches, description=purpose, total=total, unit="batch"),
+    )

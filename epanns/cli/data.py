@@ -1,4 +1,4 @@
-"""`epanns data`: a data set in its published layout -> one manifest."""
+"""`epanns data`: write a manifest of a data set in its published layout."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -17,31 +17,31 @@ if TYPE_CHECKING:
 
 @click.group()
 def command() -> None:
-    """Read a data set in its published layout into one manifest.
+    """Write a manifest of a data set in its published layout.
 
-    Beside MANIFEST.csv stand the class order (MANIFEST.labels.csv), the clips whose files were not found
-    (MANIFEST.missing.csv) and the counts (MANIFEST.info.json). Every layout has options of its own, and --config
-    FILE.toml to fill them: see `epanns data esc50 --help`.
+    Beside MANIFEST.csv are written MANIFEST.labels.csv, the classes in order; MANIFEST.missing.csv, the clips whose
+    files were not found; and MANIFEST.info.json, the counts. Every layout has its own options: see for example `epanns
+    data esc50 --help`.
     """
 
 
 def _manifest_command(function: Callable[..., Any]) -> click.Command:
-    """Make a subcommand with the options that all layouts share."""
-    decorated = json_option(out_option("Manifest to write, such as data/manifest.csv.")(function))
+    """Make a subcommand of a function, with the options that all layouts share."""
+    decorated = json_option(out_option("Manifest to write, a CSV file.")(function))
     return command.command(cls=EpannsCommand)(decorated)
 
 
-name_option = click.option("--name", help="What results will call the data set; by default its folder's name.")
-seed_option = click.option("--seed", default=0, show_default=True, help="Another seed gives another draw.")
+name_option = click.option("--name", help="Name of the data set in results.  [default: name of its folder]")
+seed_option = click.option("--seed", default=0, show_default=True, help="Seed of the random draw.")
 
 
 @_manifest_command
 @click.argument("root", type=EXISTING)
 @name_option
-@click.option("--val-fold", type=int, help="Fold that becomes the split 'val'.")
-@click.option("--test-fold", type=int, help="Fold that becomes the split 'test'.")
+@click.option("--val-fold", type=int, help="Number of the fold that becomes the split 'val'.")
+@click.option("--test-fold", type=int, help="Number of the fold that becomes the split 'test'.")
 def esc50(root: Path, out: Path, name: str | None, val_fold: int | None, test_fold: int | None, as_json: bool) -> None:
-    """ESC-50, ESC-10 or another data set published like them.
+    """ESC-50, ESC-10 or another data set in their layout.
 
     Without --val-fold and --test-fold every fold is a split: fold1, fold2, ...
     """
@@ -52,16 +52,16 @@ def esc50(root: Path, out: Path, name: str | None, val_fold: int | None, test_fo
 
 @_manifest_command
 @click.argument("root", type=EXISTING)
-@click.option("--name", help="What results will call the data set; by default AudioSet.")
+@click.option("--name", help="Name of the data set in results.  [default: AudioSet]")
 @click.option(
     "--segments",
     type=EXISTING,
     multiple=True,
-    help="List of segments; may be given several times. By default every *_segments.csv in ROOT and in the folders "
-    "directly below.",
+    help="CSV list of segments; may be repeated.  [default: every *_segments.csv in ROOT and the folders directly "
+    "below]",
 )
-@click.option("--labels", type=EXISTING, help="class_labels_indices.csv of other classes than AudioSet's 527.")
-@click.option("--whole-videos", is_flag=True, help="The files hold whole videos: take the listed part of each.")
+@click.option("--labels", type=EXISTING, help="CSV index,mid,display_name of the classes.  [default: AudioSet's 527]")
+@click.option("--whole-videos", is_flag=True, help="Read the listed segment of each file, which holds a whole video.")
 def audioset(
     root: Path,
     out: Path,
@@ -71,17 +71,17 @@ def audioset(
     whole_videos: bool,
     as_json: bool,
 ) -> None:
-    """AudioSet or a part of it: lists of segments, and what audio of them lies below ROOT.
+    """AudioSet or a part of it: lists of segments, and their audio files below ROOT.
 
-    A list is the official CSV, or a copy with one plain header; its split is called like the file without _segments:
+    A list is the official CSV, or a copy with one plain header. Its split is the file name without _segments:
     balanced_train, unbalanced_train, eval.
 
-    Audio may lie at any depth and be called Y<id>.wav, <id>.wav, <id>_<start>.wav, <id>_<start>_<end>.wav or
-    <id>_<start>-<end>.wav, times in seconds or milliseconds, with any suffix of a sound. A file with other times than
-    the list's is another segment and is not taken. Of two files of one segment the one whose name tells more is taken,
-    or else the first.
+    Audio files may be at any depth. Their names are Y<id>.wav, <id>.wav, <id>_<start>.wav, <id>_<start>_<end>.wav or
+    <id>_<start>-<end>.wav, with times in seconds or milliseconds and any suffix of a sound file. A file whose times
+    differ from the list belongs to another segment and is not used. Of two files of one segment the one with more
+    times in its name is used, or else the first.
 
-    Segments that are not there are counted and listed.
+    Missing segments are counted and listed.
     """
     from epanns.data.audioset import read_audioset
     from epanns.labels import LabelSet
@@ -100,8 +100,8 @@ def audioset(
 
 @_manifest_command
 @click.argument("root", type=EXISTING)
-@click.option("--name", help="What results will call the data set; by default FSD50K.")
-@click.option("--ground-truth", type=EXISTING, help="Folder of dev.csv, eval.csv and vocabulary.csv.")
+@click.option("--name", help="Name of the data set in results.  [default: FSD50K]")
+@click.option("--ground-truth", type=EXISTING, help="Folder with dev.csv, eval.csv and vocabulary.csv.")
 @click.option("--dev-audio", type=EXISTING, help="Folder of the development clips.")
 @click.option("--eval-audio", type=EXISTING, help="Folder of the evaluation clips.")
 def fsd50k(
@@ -113,14 +113,13 @@ def fsd50k(
     eval_audio: Path | None,
     as_json: bool,
 ) -> None:
-    """FSD50K: the splits train, val and eval, 200 classes in the order of its vocabulary.
+    """FSD50K: the splits train, val and eval; 200 classes in the order of its vocabulary.
 
-    ROOT holds FSD50K.ground_truth, FSD50K.dev_audio and FSD50K.eval_audio, as the archives extract, or the same called
-    ground_truth (or labels), dev_audio and eval_audio (or clips/dev and clips/eval); the options name what lies
-    elsewhere. Clips may be re-encoded: 64760.wav is found as 64760.flac too.
+    ROOT holds the folders of the archives, FSD50K.ground_truth, FSD50K.dev_audio and FSD50K.eval_audio, or folders
+    named ground_truth (or labels), dev_audio and eval_audio (or clips/dev and clips/eval). The options name folders
+    elsewhere. Clips may be re-encoded: 64760.wav is also found as 64760.flac.
 
-    Clips that are not there are counted and listed. Another number of rows than the published 36796, 4170 and 10231 is
-    noted.
+    Missing clips are counted and listed. Numbers of rows other than the published 36796, 4170 and 10231 are noted.
     """
     from epanns.data.fsd50k import read_fsd50k
 
@@ -131,16 +130,19 @@ def fsd50k(
 @_manifest_command
 @click.argument("root", type=EXISTING)
 @name_option
-@click.option("--val-fraction", type=float, default=0.0, help="Share of the clips drawn for the split 'val'.")
-@click.option("--test-fraction", type=float, default=0.0, help="Share of the clips drawn for the split 'test'.")
+@click.option("--val-fraction", type=float, default=0.0, help="Fraction of the clips drawn for the split 'val'.")
+@click.option("--test-fraction", type=float, default=0.0, help="Fraction of the clips drawn for the split 'test'.")
 @seed_option
 @click.option(
     "--group-pattern",
     default="",
-    help="Regular expression with one capturing group that finds each clip's recording, speaker or place in its file "
-    "name, or else in its path below ROOT: '^[0-9]-([0-9]+)-' for ESC-50. No such group is in two splits.",
+    help="Regular expression with one capturing group, which matches each clip's recording, speaker or place in its "
+    "file name or, failing that, its path below ROOT: '^[0-9]-([0-9]+)-' for ESC-50. Clips of one group get the same "
+    "split.",
 )
-@click.option("--group-column", default="", help="Column of the CSV file that names each clip's group instead.")
+@click.option(
+    "--group-column", default="", help="Column of the CSV file with each clip's group, instead of --group-pattern."
+)
 def folder(
     root: Path,
     out: Path,
@@ -154,9 +156,9 @@ def folder(
 ) -> None:
     """One folder per class, or a CSV file with the columns path and labels (and split, fold).
 
-    Labels in the CSV are separated by ';', paths are relative to it. ROOT/train, ROOT/val and ROOT/test above the class
-    folders are taken as splits. --val-fraction and --test-fraction draw splits class by class: each class of two groups
-    (three with a test set) or more is in each split, unless its groups have other classes that make it impossible.
+    Labels in the CSV are separated by ';', paths are relative to the file. ROOT/train, ROOT/val and ROOT/test above the
+    class folders are splits. --val-fraction and --test-fraction draw stratified splits: each class with at least two
+    groups (three with a test set) is in each split, unless other classes of these groups prevent it.
     """
     from epanns.data.class_folders import read_folder
 
@@ -174,15 +176,15 @@ def folder(
 
 @_manifest_command
 @click.argument("root", type=OUTPUT)
-@click.option("--clips", default=1000, show_default=True, help="How many; 3/5 train, 1/5 val, 1/5 test.")
-@click.option("--classes", default=10, show_default=True, help="Kinds of sound events, up to 12.")
-@click.option("--seconds", default=2.0, show_default=True, help="Length of each clip.")
-@click.option("--sample-rate", default=32_000, show_default=True, help="In Hz.")
+@click.option("--clips", default=1000, show_default=True, help="Number of clips: 3/5 train, 1/5 val, 1/5 test.")
+@click.option("--classes", default=10, show_default=True, help="Number of kinds of sound events, up to 12.")
+@click.option("--seconds", default=2.0, show_default=True, help="Length of each clip in seconds.")
+@click.option("--sample-rate", default=32_000, show_default=True, help="Sample rate in Hz.")
 @seed_option
 def synthetic(
     root: Path, out: Path, clips: int, classes: int, seconds: float, sample_rate: int, seed: int, as_json: bool
 ) -> None:
-    """Generated multi-label clips, written below ROOT: sound events at random times and levels in noise."""
+    """Generated multi-label clips below ROOT: sound events at random times and levels in noise."""
     from epanns.data.synthetic import SyntheticSettings, make_synthetic
 
     settings = SyntheticSettings(clips=clips, classes=classes, seconds=seconds, sample_rate=sample_rate, seed=seed)
@@ -203,7 +205,7 @@ def _write(manifest: "Manifest", out: Path, as_json: bool) -> None:
         of_splits = ", ".join(f"{split} {missing[split]}" for split in sorted(missing))
         text += f"\n{len(manifest.missing)} files were not found ({of_splits}); they are listed in {missing_path(out)}"
     if manifest.ignored:
-        text += f"\n{manifest.ignored} files were passed over: not audio, not listed, or outside the layout"
+        text += f"\n{manifest.ignored} files were ignored: not audio, not listed, or outside the layout"
     for note in manifest.notes:
         log(f"note: {note}")
     emit({**counts, "notes": list(manifest.notes), "manifest": str(out)}, text, as_json)

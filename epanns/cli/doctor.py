@@ -1,4 +1,4 @@
-"""`epanns doctor`: whether the packages load, what this machine has, and what each extra would add."""
+"""`epanns doctor`: check the packages, the machine and the extras."""
 
 import importlib
 import importlib.metadata
@@ -24,9 +24,9 @@ class Package:
     """An installed or missing package.
 
     Attributes:
-        version: None where it is not installed.
-        problem: Why it cannot be imported, on one line; None where it can.
-        lowest: The lowest release that epanns is tested with; None where any will do.
+        version: None if it is not installed.
+        problem: Why its import fails, on one line; None if it succeeds.
+        lowest: The lowest release that epanns is tested with; None if any release is accepted.
     """
 
     name: str
@@ -35,7 +35,7 @@ class Package:
     lowest: str | None = None
 
     def state(self) -> str:
-        """Return what a person has to know of the package."""
+        """Return the state of the package as text."""
         if self.version is None:
             return "not installed"
         if self.problem:
@@ -48,10 +48,10 @@ class Package:
 @click.command("doctor", cls=EpannsCommand)
 @json_option
 def command(as_json: bool) -> None:
-    """Check that epanns works on this machine: packages, threads, GPU, extras. Exit code 1 where it does not.
+    """Check that epanns works on this machine: packages, threads, GPU, extras.
 
-    Every package is imported, and a small network is built, pruned and run. An extra that is not installed is no
-    problem; its line names what it would add.
+    Every package is imported, and a small network is built, pruned and run; the exit code is 1 if that fails. Extras
+    are optional: the line of a missing extra gives its features and how to install it.
     """
     packages = core_packages()
     extras = {name: [check_package(*item) for item in extra.packages.items()] for name, extra in EXTRAS.items()}
@@ -83,12 +83,12 @@ def command(as_json: bool) -> None:
 
 
 def core_packages() -> list[Package]:
-    """Import every package that epanns needs, and return what was found."""
+    """Import every package that epanns requires, and return their states."""
     return [check_package(name, module) for name, module in CORE.items()]
 
 
 def check_package(name: str, module: str) -> Package:
-    """Import a package and return its version, or why it cannot be imported."""
+    """Import a package and return its version, or why its import fails."""
     version, lowest = versions(name).get(name), _lowest_releases().get(name)
     try:
         importlib.import_module(module)
@@ -98,7 +98,7 @@ def check_package(name: str, module: str) -> Package:
 
 
 def version_lines(packages: list[Package]) -> list[str]:
-    """Return a line about this machine, and one for each package."""
+    """Return one line for this machine and one for each package."""
     system = _system()
     first = f"epanns {system['epanns']}, Python {system['python']}, {system['system']}"
     return [first, *(_line(package.name, package.version or "", package.state()) for package in packages)]
@@ -108,7 +108,7 @@ def try_a_network() -> dict[str, Any]:
     """Build a narrow Cnn6, remove half of its filters and tag one second of silence.
 
     Returns:
-        ``seconds`` it took, and the ``problem`` it ended in, on one line; None where it ended well.
+        ``seconds``, the time it took, and ``problem``, its error on one line or None.
     """
     started, problem = time.perf_counter(), None
     try:
@@ -121,13 +121,13 @@ def try_a_network() -> dict[str, Any]:
             scores = pruned(torch.zeros(1, 32_000))["clipwise_output"]
         if not bool(scores.isfinite().all()):
             problem = "the scores of a small Cnn6 are not finite: torch computes wrong results here"
-    except Exception as error:  # whatever is wrong, the lines about the packages must still be printed
+    except Exception as error:  # any error: the lines about the packages must still be printed
         problem = f"a small Cnn6: {one_line(error)}"
     return {"seconds": time.perf_counter() - started, "problem": problem}
 
 
 def one_line(error: Exception) -> str:
-    """Return an error's kind and text on one line."""
+    """Return the class and message of an error on one line."""
     return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
@@ -169,7 +169,7 @@ def _machine_lines(machine: dict[str, Any]) -> list[str]:
 
 
 def _extra_line(name: str, found: list[Package]) -> str:
-    """Return what an extra adds, and how to get it where it is missing."""
+    """Return the features of an extra, and how to install it if it is missing."""
     broken = [f"{package.name} {package.state()}" for package in found if package.problem and package.version]
     adds = f"adds {EXTRAS[name].adds}"
     if not any(package.problem for package in found):

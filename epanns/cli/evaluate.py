@@ -1,6 +1,5 @@
-"""``epanns evaluate``: how good a checkpoint is on a pack."""
+"""``epanns evaluate``: scores of a checkpoint on packs."""
 
-import csv
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -8,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import click
 
-from epanns import atomic
 from epanns.cli.command import EpannsCommand
 from epanns.cli.options import (
     EXISTING,
@@ -24,7 +22,7 @@ from epanns.cli.packs import in_order_of, log_unknown_lengths, open_packs, pack_
 from epanns.cli.terminal import emit, progress_counter
 from epanns.distributed import on_rank_zero, rank
 from epanns.errors import ConfigError
-from epanns.safe_text import is_printable, printable, spreadsheet_cell
+from epanns.safe_text import is_printable, printable
 
 if TYPE_CHECKING:
     from epanns.evaluation.scores import ClassScore, Scores
@@ -36,7 +34,7 @@ _LONGEST_NAME = 100
 @click.command("evaluate", cls=EpannsCommand)
 @click.argument("checkpoint", metavar="CKPT", type=EXISTING)
 @click.option("--data", "packs", type=EXISTING, multiple=True, required=True, help="Pack to score; may be repeated.")
-@click.option("--window", type=float, help="Score windows of so many seconds, not the whole clip.")
+@click.option("--window", type=float, help="Length of scored windows in seconds.  [default: the whole clip]")
 @click.option("--hop", type=float, help="With --window: seconds between window starts.  [default: the window]")
 @click.option(
     "--aggregate",
@@ -63,7 +61,7 @@ _LONGEST_NAME = 100
 )
 @click.option("--seed", type=SEED, default=0, show_default=True, help="Seed of the resampling.")
 @device_option
-@click.option("--name", default="", help="Name of the network in reports.  [default: one made from its settings]")
+@click.option("--name", default="", help="Name of the network in reports.  [default: made from its settings]")
 @click.option("--scores/--no-scores", "keeps_scores", default=True, help="With --out: write the scores of all clips.")
 @out_option(
     "Folder for result.json, which `epanns report` reads, per_class.csv and scores.npz, the scores of all clips; must "
@@ -96,22 +94,22 @@ def command(
 
     A single-label network is scored by accuracy too: the share of clips whose class has the highest score.
 
-    The intervals are by clip, which is too narrow where several clips are slices of one recording; --group-pattern adds
+    The intervals are by clip. They are too narrow if several clips are slices of one recording; --group-pattern adds
     intervals by recording.
 
-    Windows cover each clip's own samples; the last one is shifted back to end with the clip, and a clip shorter than
-    the window is repeated up to it. Without --window the network hears the rows of the pack, zeros after short clips
-    included, or with --own-length each clip without them.
+    Windows cover each clip's own samples; the last window is shifted back to end with the clip, and a clip shorter than
+    the window is repeated up to its length. Without --window, whole rows of the pack are scored with the zeros after
+    short clips, or with --own-length without them.
     """
     if out is not None:
         on_rank_zero(lambda: reserve(out))
-    _refuse_name(name)
-    from epanns.evaluation.clip_scores import write_clip_scores
+    if name and (not is_printable(name) or name != name.strip() or len(name) > _LONGEST_NAME):
+        raise ConfigError(f"--name {name[:40]!r}: must be printable text of at most {_LONGEST_NAME} characters")
     from epanns.evaluation.metrics import evaluate, groups_to_draw
     from epanns.evaluation.predict import predict
     from epanns.evaluation.protocol import EvaluationProtocol
     from epanns.models.load import load
-    from epanns.stages.score import record_of_checkpoint
+    from epanns.stages.score import record_of_checkpoint, write_evaluation
 
     started = time.perf_counter()
     protocol = EvaluationProtocol(window, hop, aggregate, own_length)
@@ -120,13 +118,13 @@ def command(
     dataset = open_packs(packs, labels_file=labels_file, mp3_seconds=mp3_seconds, sample_rate=rate)
     dataset = in_order_of(model, dataset)
     if group_pattern:
-        groups_to_draw(group_pattern, [clip_id.decode() for clip_id in dataset.clip_ids])  # refused before the work
+        groups_to_draw(group_pattern, [clip_id.decode() for clip_id in dataset.clip_ids])  # raises before the work
     if window is not None:
         log_unknown_lengths(dataset, "windows")
     with progress_counter("clips", "clip") as progress:
         predictions = predict(model, dataset, protocol, batch_size=batch_size, workers=workers, progress=progress)
     if rank() > 0:
-        return  # the first process has the scores of all
+        return  # the first process has all scores
     scores = evaluate(
         predictions, dataset.labels, protocol, bootstrap=bootstrap, seed=seed, group_pattern=group_pattern
     )
@@ -140,21 +138,26 @@ def command(
             name=checkpoint.resolve().name,
             seconds=time.perf_counter() - started,
         )
-        with atomic.new_folder(out) as folder:
-            atomic.write_json(folder / "result.json", replace(record, name=name).to_dict())
-            _write_per_class(folder / "per_class.csv", scores)
-            if keeps_scores:
-                groups = groups_to_draw(group_pattern, predictions.clip_ids) if group_pattern else ()
-                write_clip_scores(folder / "scores.npz", predictions, dataset.labels, groups=groups)
+        write_evaluation(
+            out,
+            replace(record, name=name),
+            predictions,
+            scores,
+            dataset.labels,
+            clip_scores=keeps_scores,
+            group_pattern=group_pattern,
+        )
     emit(scores.to_dict(), describe(scores), as_json)
 
 
 def describe(scores: "Scores") -> str:
-    """Return a summary for people: the means, then the best and the worst classes."""
+    """Return a summary in words: the means, then the best and the worst classes."""
     left_out = len(scores.classes_without_positives)
     by_group = scores.by_group
     of_accuracy = _interval(scores.accuracy_interval, by_group.accuracy_interval if by_group else None)
     of_map = _interval(scores.mAP_interval, by_group.mAP_interval if by_group else None)
+    groups = f"; those by group, of {by_group.n_groups:,} groups of clips" if by_group else ""
+    resampling = f"intervals by clip: {scores.resamples:,} resamples of {scores.n_clips:,} clips{groups}"
     lines = [
         *([] if scores.accuracy is None else [f"accuracy {scores.accuracy:.4f}{of_accuracy}"]),
         f"mAP      {scores.mAP:.4f}{of_map}",
@@ -162,7 +165,7 @@ def describe(scores: "Scores") -> str:
         f"d-prime  {_number(scores.d_prime)}",
         f"{scores.n_clips:,} clips, {scores.protocol}; {scores.n_classes_scored} classes scored"
         + (f", {left_out} without positives left out" if left_out else ""),
-        *([_drawn(scores)] if scores.mAP_interval else []),
+        *([resampling] if scores.mAP_interval else []),
     ]
     ranked = sorted((row for row in scores.per_class if row.ap is not None), key=lambda row: -(row.ap or 0.0))
     if len(ranked) <= 2 * _SHOWN:
@@ -172,12 +175,11 @@ def describe(scores: "Scores") -> str:
 
 
 def _class_lines(heading: str, rows: "list[ClassScore]") -> list[str]:
-    return [f"{heading}:", *(f"  {_number(row.ap)}  {printable(row.name)} ({_clips(row)})" for row in rows)]
-
-
-def _clips(row: "ClassScore") -> str:
-    right = "" if row.recall is None else f", {round(row.recall * row.n_positive)} right"
-    return f"{row.n_positive} positive{right}"
+    lines = [f"{heading}:"]
+    for row in rows:
+        right = "" if row.recall is None else f", {round(row.recall * row.n_positive)} right"
+        lines.append(f"  {_number(row.ap)}  {printable(row.name)} ({row.n_positive} positive{right})")
+    return lines
 
 
 def _interval(interval: tuple[float, float] | None, by_group: tuple[float, float] | None) -> str:
@@ -187,23 +189,5 @@ def _interval(interval: tuple[float, float] | None, by_group: tuple[float, float
     return f"  (95 % interval {interval[0]:.4f} to {interval[1]:.4f}{groups})"
 
 
-def _drawn(scores: "Scores") -> str:
-    groups = f"; those by group, of {scores.by_group.n_groups:,} groups of clips" if scores.by_group else ""
-    return f"intervals by clip: {scores.resamples:,} resamples of {scores.n_clips:,} clips{groups}"
-
-
 def _number(value: float | None) -> str:
     return "undefined" if value is None else f"{value:.4f}"
-
-
-def _refuse_name(name: str) -> None:
-    if name and (not is_printable(name) or name != name.strip() or len(name) > _LONGEST_NAME):
-        raise ConfigError(f"--name {name[:40]!r}: must be printable text of at most {_LONGEST_NAME} characters")
-
-
-def _write_per_class(path: Path, scores: "Scores") -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        rows = scores.to_dict()["per_class"]
-        writer.writerow(rows[0])
-        writer.writerows((row | {"name": spreadsheet_cell(row["name"])}).values() for row in rows)

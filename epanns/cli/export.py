@@ -1,4 +1,4 @@
-"""``epanns export``: a checkpoint as ONNX files for other runtimes."""
+"""`epanns export`: write a checkpoint as ONNX files for other runtimes."""
 
 from collections.abc import Collection
 from pathlib import Path
@@ -24,32 +24,41 @@ _OF_INT8 = ("evaluation", "clips", "window", "hop", "equalise", "portable", "lab
 @click.command("export", cls=EpannsCommand)
 @click.argument("checkpoint", metavar="CKPT", type=EXISTING)
 @out_option("Folder to write; must not exist.")
-@click.option("--int8", is_flag=True, help="Also write model.int8.onnx; needs --calibration.")
+@click.option("--int8", is_flag=True, help="Also write model.int8.onnx; requires --calibration.")
 @click.option(
     "--calibration",
     type=EXISTING,
-    help="With --int8: pack of clips like those to be tagged; every 5th clip is held out for the comparison unless "
-    "--evaluate names a pack.",
+    help="Pack of calibration clips, with --int8; every 5th clip is held out for the comparison unless --evaluate "
+    "names a pack.",
 )
 @click.option(
     "--evaluate",
     "evaluation",
     type=EXISTING,
-    help="With --int8: pack of clips on which both networks are compared; shares none with the calibrating clips.",
+    help="Pack of clips on which float32 and int8 are compared, with --int8; none may be a calibration clip.",
 )
 @click.option(
-    "--clips", type=click.IntRange(1), default=200, show_default=True, help="Largest number of calibrating clips."
-)
-@click.option("--window", type=float, help="With --int8: length in seconds of the windows to calibrate and compare on.")
-@click.option("--hop", type=float, help="With --window: seconds between window starts.  [default: the window]")
-@click.option(
-    "--equalise/--no-equalise", default=True, show_default=True, help="Even out the ranges of channels before --int8."
+    "--clips", type=click.IntRange(1), default=200, show_default=True, help="Largest number of calibration clips."
 )
 @click.option(
-    "--portable", is_flag=True, help="With --int8: ONNX's own operators alone; LSTMs then compute in float32."
+    "--window",
+    type=float,
+    help="Length in seconds of the windows for calibration and comparison, with --int8.  [default: whole clips]",
 )
-@click.option("--latency", is_flag=True, help="Time clips of 1 s and 10 s through each file, front end left out.")
-@bounded_option("--threads", "CPU threads for --latency", least=1)
+@click.option("--hop", type=float, help="Seconds between the starts of windows, with --window.  [default: --window]")
+@click.option(
+    "--equalise/--no-equalise",
+    default=True,
+    show_default=True,
+    help="Equalisation of the ranges of channels before --int8.",
+)
+@click.option(
+    "--portable", is_flag=True, help="Use only the operators of ONNX itself for int8; LSTMs then compute in float32."
+)
+@click.option(
+    "--latency", is_flag=True, help="Measure the latency of each file for clips of 1 s and 10 s, without front end."
+)
+@bounded_option("--threads", "Number of CPU threads for --latency", least=1)
 @pack_options
 @json_option
 def command(
@@ -69,11 +78,11 @@ def command(
     mp3_seconds: float,
     as_json: bool,
 ) -> None:
-    """Write CKPT as ONNX: model.onnx, and with --int8 model.int8.onnx, for clips of any length and number.
+    """Write CKPT as ONNX: model.onnx, and with --int8 model.int8.onnx, for any length and number of clips.
 
-    The graphs start from what the front end gives; front_end.json says how to make it of sound. Their scores are
-    compared with torch's before anything is written, those of int8 with float32's on clips that did not calibrate.
-    export.json holds sizes, differences and mAP side by side.
+    The input of the graphs is the output of the front end, which front_end.json specifies. Before a file is written,
+    the scores of float32 are compared with torch's, and those of int8 with float32's on clips that were not used for
+    calibration. export.json holds sizes, differences and mAP.
     """
     reserve(out)
     if int8 != (calibration is not None):
@@ -81,7 +90,7 @@ def command(
             f"--int8 and --calibration go together: give both or neither (--calibration is {calibration})"
         )
     if hop is not None and window is None:
-        raise ConfigError(f"--hop {hop:g} without --window: it is the step from window to window: give --window too")
+        raise ConfigError(f"--hop {hop:g} without --window: it is the distance between windows; give --window too")
     if not int8:
         _refuse_given(_OF_INT8, "--int8", "--int8 and --calibration")
     if not latency:
@@ -114,7 +123,7 @@ def command(
 
 
 def _refuse_given(settings: Collection[str], only_with: str, remedy: str) -> None:
-    """Raise `ConfigError` if a person gave one of these settings, which would be ignored."""
+    """Raise `ConfigError` if one of the settings is given, which would be ignored."""
     context = click.get_current_context()
     chosen = [
         _as_typed(option, context.params[option.name])
@@ -128,14 +137,14 @@ def _refuse_given(settings: Collection[str], only_with: str, remedy: str) -> Non
 
 
 def _as_typed(option: click.Parameter, value: object) -> str:
-    """Return option and value; nothing for ``portable = false`` of a file, which asks for nothing."""
+    """Return option and value; empty for a flag that is false, such as ``portable = false`` in a file."""
     if isinstance(value, bool):
         return option.opts[0] if value else "".join(option.secondary_opts)
     return f"{option.opts[0]} {value:g}" if isinstance(value, float) else f"{option.opts[0]} {value}"
 
 
 def describe(model: "Tagger", report: dict[str, Any]) -> str:
-    """Return a summary for people."""
+    """Return the report as text."""
     sizes = ", ".join(f"{name} {file['bytes'] / 1e6:,.2f} MB" for name, file in report["files"].items())
     apart = report["parity"]["largest_difference"]["clipwise_output"]
     lines = [f"{sizes}; {printable(model.spec.name)}, {report['n_params_folded']:,} numbers with batch norms folded"]

@@ -44,11 +44,10 @@ def command(
 ) -> None:
     """Continue the training of CKPT on the clips of packs.
 
-    Where the packs have other classes than the checkpoint, a new classifier replaces the old one and all other weights
+    If the packs have other classes than the checkpoint, a new classifier replaces the old one and all other weights
     stay: transfer learning. Classes that CKPT has keep their weights; classes are matched by AudioSet identifier or,
-    where one side has none, by name, apart from case and the characters between words. The step with the best
-    validation mAP is kept, or with the best accuracy where the network is single-label. OUT/training.json holds the
-    settings.
+    without one, by name, apart from case and the characters between words. --out keeps the weights of the step with the
+    best validation mAP, or the best accuracy for a single-label network. OUT/training.json holds the settings.
     """
     import torch
 
@@ -59,7 +58,7 @@ def command(
     if checkpoint.resolve() == options["out"].resolve():
         raise ConfigError(f"--out {options['out']} is the checkpoint itself: choose another --out")
     config = with_teacher_weight(config, teacher)
-    require_place(config, unknown=["freeze_yamnet"], **options)  # the checkpoint may decide that one
+    require_place(config, unknown=["freeze_yamnet"], **options)  # the checkpoint may decide it
     model = load(checkpoint)
     for assumption in model.provenance.assumed:
         log(f"{checkpoint}: {assumption}")

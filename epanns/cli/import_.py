@@ -1,4 +1,4 @@
-"""`epanns import`: a released file, on disk or downloaded, becomes a checkpoint."""
+"""`epanns import`: convert a released file, on disk or downloaded, to a checkpoint."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -14,25 +14,23 @@ from epanns.labels import TASKS
 @click.command("import", cls=EpannsCommand)
 @click.argument("file_or_name")
 @out_option("Checkpoint folder to write; must not exist.")
-@click.option(
-    "--sample-rate", type=int, help="In Hz, for a file that does not hold its front end: 32000, 16000 or 8000."
-)
+@click.option("--sample-rate", type=int, help="Sample rate in Hz, 32000, 16000 or 8000, for a file without front end.")
 @click.option(
     "--head",
     type=click.Choice(["clip", "decision_max", "decision_avg", "decision_att"]),
-    help="How time is pooled, where tensors and file name do not tell.  [default: by tensors, catalogue, file name]",
+    help="Pooling over time.  [default: from the tensors, the catalogue or the file name]",
 )
 @click.option(
     "--labels",
     type=EXISTING_FILE,
-    help="CSV index,mid,display_name with one line per class.  [default: AudioSet's or YAMNet's own, else numbers]",
+    help="CSV index,mid,display_name with one line per class.  [default: AudioSet's or YAMNet's classes, else numbers]",
 )
 @click.option(
     "--task",
     type=click.Choice(list(TASKS)),
     default="multi-label",
     show_default=True,
-    help="Scores are sigmoids, each class by itself, or a softmax, one class out of all; weights do not tell.",
+    help="Output of the network: a sigmoid for each class (multi-label) or one softmax (single-label).",
 )
 @json_option
 def command(
@@ -44,10 +42,10 @@ def command(
     task: str,
     as_json: bool,
 ) -> None:
-    """Turn a released PANNs, E-PANNs or YAMNet file into a checkpoint.
+    """Convert a released PANNs, E-PANNs or YAMNet file to a checkpoint.
 
-    FILE_OR_NAME is a .pth/.pt file, YAMNet's yamnet.h5 or folded .npz, or a released file or network (`epanns models`
-    lists them), which is downloaded once into $EPANNS_CACHE or ~/.cache/epanns-pruning.
+    FILE_OR_NAME is a .pth/.pt file, YAMNet's yamnet.h5 or folded .npz, or the name of a released file or network
+    (`epanns models` lists them), which is downloaded once into $EPANNS_CACHE or ~/.cache/epanns-pruning.
     """
     reserve(out)
     path = Path(file_or_name)
@@ -79,5 +77,5 @@ def _download(name: str) -> Path:
     with progress_counter(file.name, "B") as show:
         path = fetch(file, cache_folder(), progress=show)
     if file.sha256 is None:
-        log(f"{file.name}: unverified: no sha256 is published that the download could be compared with")
+        log(f"{file.name}: unverified: no sha256 of this file is published")
     return path

@@ -1,4 +1,4 @@
-"""`epanns info`: what a checkpoint or a released file holds, and where it comes from."""
+"""`epanns info`: show the contents and the origin of a checkpoint or a released file."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -22,11 +22,14 @@ _LISTED_LABELS = 6
 
 @click.command("info", cls=EpannsCommand)
 @click.argument("checkpoint", type=EXISTING, required=False)
-@click.option("--sample-rate", type=int, help="In Hz, for a released file that does not hold its front end.")
-@click.option("--versions", is_flag=True, help="Versions of epanns and of the packages it needs; no CHECKPOINT.")
+@click.option("--sample-rate", type=int, help="Sample rate in Hz, for a released file without front end.")
+@click.option("--versions", is_flag=True, help="Show the versions of epanns and its packages instead of a CHECKPOINT.")
 @json_option
 def command(checkpoint: Path | None, sample_rate: int | None, versions: bool, as_json: bool) -> None:
-    """Show architecture, widths, labels, provenance and plan of CHECKPOINT, a folder or a .pth/.pt of PANNs."""
+    """Show architecture, widths, labels, provenance and plan of CHECKPOINT.
+
+    CHECKPOINT is a folder, or a .pth/.pt file of PANNs or E-PANNs.
+    """
     if versions == (checkpoint is not None):
         raise click.UsageError("give either CHECKPOINT or --versions")
     if checkpoint is None:

@@ -1,4 +1,4 @@
-"""`epanns models`: the zoo and the released files."""
+"""`epanns models`: list the zoo and the released files."""
 
 from dataclasses import asdict
 from typing import Any
@@ -13,7 +13,7 @@ from epanns.cli.terminal import emit
 @click.command("models", cls=EpannsCommand)
 @json_option
 def command(as_json: bool) -> None:
-    """List the networks epanns can build, with their size and work for 10 s, and the released files it can import."""
+    """List the networks of the zoo, with parameters and MACs for a clip of 10 s, and the released files."""
     from epanns.complexity.macs import profile
     from epanns.models.download import released_files
     from epanns.models.zoo import ZOO
@@ -51,7 +51,7 @@ def _megabytes(size: int | None) -> str:
 
 
 _MACS_NOTE = (
-    "MACs: convolutions, linear and recurrent layers for a clip of 10 s, one multiply-add = 1; `epanns profile` has "
-    "other counts."
+    "MACs: multiply-adds of convolutions, linear and recurrent layers for a clip of 10 s; `epanns profile` shows other "
+    "counts."
 )
-_RELEASED_NOTE = "mAP as published. `epanns import NAME --out DIR` downloads a file and makes a checkpoint of it."
+_RELEASED_NOTE = "mAP as published. `epanns import NAME --out DIR` downloads a file and converts it to a checkpoint."

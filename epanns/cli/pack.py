@@ -125,10 +125,8 @@ def describe(summary: "PackSummary") -> str:
         )
         if number
     ]
-    if notes and counts.cut is not None:
+    if notes:
         notes.append(f"these clips are listed in {summary.path / NOTES_FILE}")
-    elif notes:
-        notes.append("these clips are not listed, and longer ones not counted: an earlier version packed some of them")
     return "\n".join([*lines, *notes, *summary.remarks])
 
 

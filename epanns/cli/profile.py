@@ -1,4 +1,4 @@
-"""`epanns profile`: what a network costs, before anyone trains or prunes it."""
+"""`epanns profile`: count parameters, bytes and multiply-adds of a network, and measure its latency."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,13 +21,17 @@ if TYPE_CHECKING:
 @click.command("profile", cls=EpannsCommand)
 @click.argument("model_or_ckpt")
 @click.option(
-    "--seconds", type=float, default=10.0, show_default=True, help="Clip length in seconds, for counts and times."
+    "--seconds",
+    type=float,
+    default=10.0,
+    show_default=True,
+    help="Length in seconds of the clip, for counts and times.",
 )
-@click.option("--latency", is_flag=True, help="Also time single clips and measure peak memory.")
-@bounded_option("--threads", "CPU threads while timing, torch's own choice by default", least=None)
+@click.option("--latency", is_flag=True, help="Also measure the latency of single clips and the peak memory.")
+@bounded_option("--threads", "Number of CPU threads for --latency, by default torch's own", least=None)
 @device_option
-@click.option("--width", type=float, help="For a zoo name: factor on every layer's width.")
-@click.option("--num-classes", type=int, help="For a zoo name: number of outputs.")
+@click.option("--width", type=float, help="Factor on every layer's width, for a network of the zoo.  [default: 1.0]")
+@click.option("--num-classes", type=int, help="Number of classes, for a network of the zoo.")
 @json_option
 def command(
     model_or_ckpt: str,
@@ -41,7 +45,8 @@ def command(
 ) -> None:
     """Count parameters, bytes and multiply-adds of MODEL_OR_CKPT.
 
-    MODEL_OR_CKPT is a name of the zoo (see `epanns models`), a checkpoint folder, or a .pth/.pt of PANNs or E-PANNs.
+    MODEL_OR_CKPT is a network of the zoo (see `epanns models`), a checkpoint folder, or a .pth/.pt file of PANNs or
+    E-PANNs.
     """
     from epanns.complexity.macs import profile
 
@@ -73,7 +78,9 @@ def _network(name: str, width: float | None, num_classes: int | None) -> "Tagger
         )
     for option, value in (("--width", width), ("--num-classes", num_classes)):
         if value is not None:
-            raise ConfigError(f"{option} {value} goes with a name of the zoo; {name} is a checkpoint of fixed size")
+            raise ConfigError(
+                f"{option} {value} is for networks of the zoo; {name} is a checkpoint of fixed size, remove the option"
+            )
     return load(name)
 
 
@@ -90,9 +97,9 @@ def _measured(
 
 
 def describe(cost: "ModelCost") -> str:
-    """Return the cost as a table for people: totals, the conventions of size and work by name, one row per layer."""
-    front_end = cost.front_end_macs > 0  # networks on the waveform have none
-    held = cost.n_params_with_front_end > cost.n_params  # by PANNs' files, and not by YAMNet's
+    """Return the cost as a table: totals by each convention of counting, then one row per layer."""
+    front_end = cost.front_end_macs > 0  # networks on the waveform have no front end
+    held = cost.n_params_with_front_end > cost.n_params  # PANNs' files store the front end, YAMNet's do not
     rows = [
         (f"{printable(cost.name)} at {cost.sample_rate} Hz, for one clip of {cost.clip_seconds:g} s", ""),
         ("trainable parameters", f"{cost.n_params:,} ({cost.param_bytes / 2**20:,.2f} MiB in float32)"),
@@ -114,7 +121,7 @@ def describe(cost: "ModelCost") -> str:
 
 
 def describe_latency(timing: "Latency", peak: int | None, seconds: float, device: str = "cpu") -> str:
-    """Return a measurement in two lines for people."""
+    """Return a measurement as two lines of text."""
     memory = "not measurable on this system" if peak is None else f"{peak / 2**20:,.0f} MiB"
     return (
         f"latency of one {seconds:g} s clip, waveform in, tags out: median {timing.median:.1f} ms, "
@@ -125,7 +132,7 @@ def describe_latency(timing: "Latency", peak: int | None, seconds: float, device
 
 
 def _not_counted_by_panns(cost: "ModelCost") -> str:
-    """Say what PANNs' counter, which has biases and norms beside two for each MAC, does not know."""
+    """Return a remark about layers that PANNs' counter, two per MAC plus biases and norms, leaves out."""
     return "; LSTMs and attention left out" if cost.panns_multiply_adds < 2 * cost.backbone_macs else ""
 
 

@@ -1,4 +1,4 @@
-"""`epanns prune`: ranked filters out of a checkpoint, and the plan kept in the new one."""
+"""`epanns prune`: remove ranked filters from a checkpoint and record the plan in the new one."""
 
 from functools import partial
 from pathlib import Path
@@ -7,13 +7,13 @@ from typing import Any
 import click
 
 from epanns.cli.amount import AMOUNT_SECTIONS, Amount, amount_options
-from epanns.cli.calibration import MeasuredClips, open_calibration
-from epanns.cli.options import EXISTING, SEED, device_option, json_option, out_option, reserve, torch_device
+from epanns.cli.calibration import open_calibration
+from epanns.cli.options import EXISTING, device_option, json_option, out_option, reserve, torch_device
 from epanns.cli.packs import open_packs, pack_options
 from epanns.cli.recovery import RecoveryName, given_settings, recover_on, recovery_lines, recovery_options
 from epanns.cli.sections import SectionedCommand
 from epanns.cli.steps import Runs, Steps, steps_options
-from epanns.cli.terminal import emit
+from epanns.cli.terminal import emit, log
 
 _SECTIONS = {
     **AMOUNT_SECTIONS,
@@ -26,13 +26,6 @@ _SECTIONS = {
 @click.command("prune", cls=SectionedCommand, sections=_SECTIONS)
 @click.argument("checkpoint", type=EXISTING)
 @out_option("Checkpoint folder to write; must not exist.")
-@click.option(
-    "--criterion",
-    default="l1",
-    show_default=True,
-    help="Ranking of the filters, by weights: l1, l2, opnorm, opnorm_invariant, fpgm, cosine, centrality, bn or "
-    "random; by --calibration clips: activation, interpolative; by clips and their labels: taylor.",
-)
 @amount_options
 @click.option(
     "--recover",
@@ -50,13 +43,11 @@ _SECTIONS = {
 @recovery_options
 @pack_options
 @steps_options
-@click.option("--seed", type=SEED, default=0, show_default=True, help="Seed of criteria that draw numbers.")
 @device_option
 @json_option
 def command(
     checkpoint: Path,
     out: Path,
-    criterion: str,
     amount: Amount,
     recover: str,
     calibration: Path | None,
@@ -66,39 +57,45 @@ def command(
     labels_file: Path | None,
     mp3_seconds: float,
     steps: Steps,
-    seed: int,
     device: str,
     as_json: bool,
 ) -> None:
     """Remove the least important filters of CHECKPOINT, a folder or a .pth/.pt of PANNs or E-PANNs."""
     reserve(out)
     steps.refuse_contradictions()
-    amount.refuse_contradictions()
+    config = amount.config()
     device = torch_device(device)
     settings = given_settings(recover, fit_to=fit_to, ridge=ridge, mixtures=mixtures)
     from epanns.complexity.macs import profile
     from epanns.models.checkpoint import save_checkpoint
     from epanns.models.load import load
+    from epanns.pruning.prune import plan_and_cost
 
     dense = load(checkpoint).to(device)
     clips = open_calibration(
-        calibration, dense, criterion=criterion, recover=recover, labels_file=labels_file, mp3_seconds=mp3_seconds
+        calibration,
+        dense,
+        criterion=config.criterion,
+        recover=recover,
+        labels_file=labels_file,
+        mp3_seconds=mp3_seconds,
     )
-    measured = MeasuredClips.of(dense, clips, criterion)
-    plan, allotment = amount.plan(dense, criterion=criterion, seed=seed, calibration=measured)
+    if amount.target_latency is not None:
+        log(f"timing every layer of {dense.spec.name} on this machine, then the pruned networks themselves")
+    plan, reached = plan_and_cost(dense, config, clips)
     rate = dense.spec.front_end.sample_rate
     runs = Runs(
         folder=out.with_name(f"{out.name}.steps"),
         opened=partial(open_packs, labels_file=labels_file, mp3_seconds=mp3_seconds, sample_rate=rate),
         asked={"recover": recover, "calibration": None if clips is None else clips.identity(), **settings},
-        measured=measured,
+        measured=clips,
     )
     recovering = None
     if clips is not None and recover != "none":
-        recovering = partial(recover_on, clips, recover, {"seed": seed, **settings})
+        recovering = partial(recover_on, clips, recover, {"seed": config.seed, **settings})
     pruned, recovery = steps.prune(dense, plan, runs, recovering)
-    if allotment is not None:
-        pruned.provenance = allotment.recorded(pruned.provenance)
+    if reached is not None:
+        pruned.provenance = reached.recorded(pruned.provenance)
     whole = pruned.provenance.plan
     assert whole is not None
     save_checkpoint(pruned, out)
@@ -108,10 +105,10 @@ def command(
         "n_params": cost.n_params,
         "backbone_macs": cost.backbone_macs,
         "param_bytes": cost.param_bytes,
-        "budget": None if allotment is None else allotment.to_dict(),
+        "budget": None if reached is None else reached.to_dict(),
         "recovery": recovery,
     }
-    budget = [] if allotment is None else [f"budget: {allotment.summary()}"]
+    budget = [] if reached is None else [f"budget: {reached.summary()}"]
     lines = [f"{out}: {whole.summary()}", *budget, _size(result, cost.clip_seconds), *recovery_lines(recovery)]
     emit(result, "\n".join(lines), as_json)
 

@@ -1,4 +1,4 @@
-"""``epanns quickstart``: the main job on generated sound."""
+"""``epanns quickstart``: train, prune, fine-tune and report on generated sound."""
 
 from functools import partial
 from importlib import resources
@@ -12,13 +12,14 @@ from epanns.cli.terminal import emit, log
 
 
 @click.command("quickstart", cls=EpannsCommand)
-@out_option("Folder for data, trials and report; the same command goes on where it was.")
+@out_option("Folder for data, trials and report. The same command resumes the run.")
 @json_option
 def command(out: Path, as_json: bool) -> None:
-    """Do the whole job on generated sound: pack, train, prune, recover, fine-tune, evaluate, report.
+    """Pack, train, prune, recover, fine-tune, evaluate and report on generated sound.
 
-    A narrow Cnn14 learns to tag ten kinds of synthetic events, loses a quarter, a half and three quarters of the
-    filters of its last six convolutions, and is scored at each stage. OUT/report holds the table and the figure.
+    A narrow Cnn14 is trained to tag ten kinds of synthetic events. A quarter, a half and three quarters of the filters
+    of its last six convolutions are removed, and the network is scored at each stage. OUT/report holds the table and
+    the figure.
     """
     from epanns.cli.report import hold_report
     from epanns.cli.sweep import log_trial

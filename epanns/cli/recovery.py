@@ -1,26 +1,20 @@
-"""What commands that recover a pruned network share: the options of the recoveries, the run over a pack, the report."""
+"""Recovery in commands: its options, the run on a pack, and the report."""
 
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from epanns.cli.terminal import progress_bar
 from epanns.errors import ConfigError
-from epanns.pruning.recovery.names import recovery_problem
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from torch import Tensor
-
-    from epanns.data.dataset import PackDataset
     from epanns.models.pruning_plan import PruningPlan
     from epanns.models.tagger import Tagger
+    from epanns.pruning.calibration_clips import CalibrationClips
 
 
 def recovery_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Add the options of ``--recover ls``; they come as None where they are not given."""
+    """Add the options of ``--recover ls``; None where they are not given."""
     command = click.option(
         "--ridge",
         type=click.FloatRange(min=0, min_open=True),
@@ -46,14 +40,16 @@ class RecoveryName(click.types.StringParamType):  # click.ParamType is generic f
     name = "none|bn|ls|ls+bn|distil:STEPS"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """Refuse what is none."""
+        """Refuse unknown names."""
+        from epanns.pruning.recovery.recover import recovery_problem
+
         if recovery_problem(value) is not None:
             self.fail(f"{value!r} is not one of none, bn, ls, ls+bn or distil:STEPS, such as distil:200.", param, ctx)
         return str(value)
 
 
 def given_settings(method: str, **options: Any) -> dict[str, Any]:
-    """Return the options that are given, and refuse those that the recovery has no use for."""
+    """Return the options that are given, and refuse those that the recovery does not read."""
     given = {name: value for name, value in options.items() if value is not None}
     if given and method in ("none", "bn"):
         names = " and ".join(f"--{name.replace('_', '-')}" for name in given)
@@ -62,30 +58,21 @@ def given_settings(method: str, **options: Any) -> dict[str, Any]:
 
 
 def recover_on(
-    dataset: "PackDataset",
+    clips: "CalibrationClips",
     method: str,
     settings: Mapping[str, Any],
     pruned: "Tagger",
     dense: "Tagger",
     plan: "PruningPlan",
 ) -> dict[str, Any] | None:
-    """Recover a network in place on every clip of a pack, 32 in a batch; `settings` are those of `RecoverySettings`."""
-    from epanns.data.loader import make_loader
-    from epanns.data.sampler import sequential_batches
-    from epanns.pruning.ranking.pack_clips import CALIBRATION_BATCH
+    """Recover a network in place; `settings` are those of `RecoverySettings`."""
     from epanns.pruning.recovery.recover import recover
 
-    order = sequential_batches(len(dataset), CALIBRATION_BATCH)
-
-    def waveforms() -> "Iterator[Tensor]":
-        batches = progress_bar(make_loader(dataset, order), description="calibrate", total=len(order), unit="batch")
-        return (batch.float_waveform() for batch in batches)
-
-    return recover(pruned, dense, waveforms, method, plan=plan, **settings)
+    return recover(pruned, dense, clips, method, plan=plan, **settings)
 
 
 def recovery_lines(recovery: Mapping[str, Any] | None) -> list[str]:
-    """Return a line for each refitted reader, and one for the steps of distillation."""
+    """Return a line for each refitted reader, and one for the distillation."""
     errors = (recovery or {}).get("errors", {})
     lines = [
         f"{reader}: error {error['plain']:.1%} plain, {error['refit']:.1%} refitted"

@@ -1,4 +1,4 @@
-"""``epanns report``: run records to tables and figures; needs neither torch nor the data."""
+"""`epanns report`: make tables and figures of run records, without torch and without the data."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -13,19 +13,19 @@ from epanns.errors import ConfigError
 from epanns.safe_text import printable
 from epanns.workfolder import DRAWING_SECONDS, WorkFolder, locked_file
 
-_LISTED = 20  # failed trials on stdout; --json has them all
+_LISTED = 20  # failed trials in the text; --json has all of them
 
 
 @click.command("report", cls=EpannsCommand)
 @click.argument("folders", metavar="[DIR]...", nargs=-1, type=PATH)
-@out_option("Folder for tables and figures; an earlier report in it is replaced.", required=False)
+@out_option("Folder for tables and figures, in place of an earlier report.", required=False)
 @click.option(
     "--quoted/--no-quoted",
     default=None,
-    help="Published results in tables of their own, also without any DIR.  [default: written, not printed]",
+    help="Whether published results are written and printed, in separate tables.  [default: written, not printed]",
 )
-@click.option("--into", type=EXISTING, help="Document whose table is replaced; needs --name.")
-@click.option("--name", help="Which table of the document: the one after <!-- epanns report: NAME -->.")
+@click.option("--into", type=EXISTING, help="Document in which a table is replaced; requires --name.")
+@click.option("--name", help="Name of the table in the document, which follows <!-- epanns report: NAME -->.")
 @json_option
 def command(
     folders: tuple[Path, ...],
@@ -81,13 +81,13 @@ def command(
 
 
 def hold_report(out: Path) -> None:
-    """Keep other processes from writing a report into a folder until the command ends; wait for one that does."""
+    """Keep other processes from writing a report into a folder until the command ends; wait for their reports."""
     folder = WorkFolder(out, lock="report.lock")  # a run or a sweep in the same folder does not matter
     click.get_current_context().with_resource(folder.locked(wait=DRAWING_SECONDS))
 
 
 def _curves(runs: tuple[Path, ...], out: Path, into: Path | None, as_json: bool) -> None:
-    """Draw training runs in one figure."""
+    """Draw the learning curves of training runs in one figure."""
     if into is not None:
         raise ConfigError(f"--into {into} takes the table of run records: training runs have learning curves only")
     from epanns.reporting.learning_curve import read_curve, write_learning_curves
@@ -103,7 +103,7 @@ def _curves(runs: tuple[Path, ...], out: Path, into: Path | None, as_json: bool)
 
 
 def _quoted_alone(out: Path | None, quoted: bool | None, into: Path | None, as_json: bool) -> None:
-    """Show the published results without any run."""
+    """Print the published results, without run records."""
     if not quoted:
         raise ConfigError("no DIR was given: name folders with run records, or give --quoted for what others published")
     if into is not None:

@@ -1,4 +1,4 @@
-"""``epanns sensitivity``: mAP against ratio, one layer at a time."""
+"""``epanns sensitivity``: mAP by ratio with one layer pruned at a time."""
 
 import time
 from collections.abc import Callable
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 @click.option(
     "--data", "packs", type=EXISTING, multiple=True, required=True, help="Pack of clips to score; may be repeated."
 )
-@out_option("Folder for the table and the figure; the same command goes on where it was.")
+@out_option("Folder for the table and the figure. The same command resumes the measurement.")
 @click.option("--ratios", default="0.25,0.5,0.75", show_default=True, help="Fractions of a layer's channels removed.")
-@click.option("--layers", help="Comma-separated layers or blocks.  [default: every one]")
+@click.option("--layers", help="Comma-separated layers or blocks.  [default: all]")
 @click.option("--criterion", default="l1", show_default=True, help="Ranking of the channels, as in `epanns prune`.")
 @click.option(
     "--recover",
@@ -70,8 +70,9 @@ def command(
     from epanns.workfolder import DRAWING_SECONDS, WorkFolder
 
     if settings["recover"] == "none" and not needs_clips(settings["criterion"]) and calibration is not None:
-        raise ConfigError("--calibration has no use with --recover none: leave one of them out")
-    config, device = SensitivityConfig(ratios=_numbers(ratios), layers=_names(layers), **settings), torch_device(device)
+        raise ConfigError("--calibration has no use with --recover none: remove --calibration, or choose a recovery")
+    names = None if layers is None else [name.strip() for name in layers.split(",") if name.strip()]
+    config, device = SensitivityConfig(ratios=_numbers(ratios), layers=names, **settings), torch_device(device)
     model = load(checkpoint).to(device)
     rate = model.spec.front_end.sample_rate
     opened = partial(open_packs, labels_file=labels_file, mp3_seconds=mp3_seconds, sample_rate=rate)
@@ -101,12 +102,8 @@ def _numbers(text: str) -> tuple[float, ...]:
         raise ConfigError(f"--ratios {text}: must be numbers in (0, 1) with commas between, as 0.25,0.5") from error
 
 
-def _names(text: str | None) -> list[str] | None:
-    return None if text is None else [name.strip() for name in text.split(",") if name.strip()]
-
-
 def _row_logger() -> "Callable[[SensitivityRecord], None]":
-    """Return a function that writes each row to stderr, with the time that is left."""
+    """Return a function that logs each row with the remaining time."""
     before: list[tuple[int, float]] = []
 
     def log_row(record: "SensitivityRecord") -> None:
@@ -120,18 +117,15 @@ def _row_logger() -> "Callable[[SensitivityRecord], None]":
         left = (time.monotonic() - started) / (n_done - first) * (record.n_rows - n_done)
         row = record.rows[-1]
         what = f"{row.layer} {100 * row.ratio:g} %: mAP {row.mAP:.4f}, loss {record.table.loss_of(row):.4f}"
-        rest = f", about {_minutes(left)} left" if n_done < record.n_rows else ""
+        minutes = f"{left / 60:.0f} min" if left >= 90 else f"{left:.0f} s"
+        rest = f", about {minutes} left" if n_done < record.n_rows else ""
         log(f"[{n_done}/{record.n_rows}] {what if row.layer else f'unpruned: mAP {row.mAP:.4f}'}{rest}")
 
     return log_row
 
 
-def _minutes(seconds: float) -> str:
-    return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"
-
-
 def _losses(record: "SensitivityRecord") -> list[str]:
-    """Return the losses as a table for people."""
+    """Return the lines of a table of losses, layer by ratio."""
     table = record.table
     longest = max(map(len, table.layers))
     lines = [" " * longest + "".join(f"{100 * ratio:>8g} %" for ratio in table.ratios)]

@@ -1,8 +1,7 @@
-"""Pruning in steps, as options of `epanns prune`, and the fine-tuning between the steps."""
+"""Options of `epanns prune` for several rounds, and the TOML file of the fine-tuning between rounds."""
 
 import functools
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,17 +19,14 @@ if TYPE_CHECKING:
     from epanns.data.dataset import PackDataset
     from epanns.models.pruning_plan import PruningPlan
     from epanns.models.tagger import Tagger
-    from epanns.pruning.ranking.calibration import CalibrationBatch
-    from epanns.pruning.schedule import Between
+    from epanns.pruning.calibration_clips import ClipSource
+    from epanns.stages.prune import Recover
     from epanns.training.config import TrainingConfig
 
 _PACKS = Rule(
     "the path of a pack, or a list of such",
     lambda value: PATH.holds(value) or list_of(PATH, "packs", least=1).holds(value),
 )
-# Recovers a network in place: (pruned, the one it was cut from, plan) -> what is to be told of it.
-Recovering = Callable[["Tagger", "Tagger", "PruningPlan"], dict[str, Any] | None]
-
 _OPTIONS = (
     click.option("--steps", type=click.IntRange(1), default=1, show_default=True, help="Number of pruning rounds."),
     click.option(
@@ -52,142 +48,59 @@ _OPTIONS = (
 
 
 @dataclass(frozen=True)
+class Runs:
+    """The runs of the training between rounds.
+
+    Attributes:
+        folder: ``OUT.steps``.
+        opened: Opens packs.
+        asked: Settings that decide the pruned networks beside plan and rounds, in JSON values.
+        measured: Clips for criteria that measure clips.
+    """
+
+    folder: Path
+    opened: "Callable[[list[Path]], PackDataset]"
+    asked: Mapping[str, Any]
+    measured: "ClipSource | None" = None
+
+
+@dataclass(frozen=True)
 class Steps:
-    """The options as they were given; see their help."""
+    """The values of the options; see their help."""
 
     steps: int
     schedule: str
     between: Path | None
 
     def refuse_contradictions(self) -> None:
-        """Refuse options that do not go together, before anything is read."""
+        """Raise `ConfigError` for options that do not go together, before anything is read."""
         if self.steps == 1 and (self.between is not None or self.schedule != "linear"):
             raise ConfigError(f"--steps {self.steps}: --schedule and --between go with at least two steps")
 
     def prune(
-        self, dense: "Tagger", target: "PruningPlan", runs: "Runs", recovering: Recovering | None
+        self, dense: "Tagger", target: "PruningPlan", runs: Runs, recover: "Recover | None"
     ) -> "tuple[Tagger, dict[str, Any] | None]":
-        """Prune to the widths of a plan.
-
-        Without training it is recovered once, after the last cut; with it after each cut, before the training.
-
-        Args:
-            dense: The network; not touched.
-            target: What one step would do.
-            runs: Where and on what the training between the steps runs.
-            recovering: What is done for a pruned network without labels.
-
-        Returns:
-            The smaller network and what the last recovery tells.
-        """
-        from epanns.pruning.schedule import prune_towards, widths_by_step
-
-        widths_by_step(target, self.steps, self.schedule)  # refuses before anything is written
-        if self.between is None:
-            pruned, plan = prune_towards(
-                dense, target, steps=self.steps, schedule=self.schedule, calibration=runs.measured
-            )
-            if self.steps > 1:
-                log(self._compared(plan, target))
-            return pruned, None if recovering is None else recovering(pruned, dense, plan)
-        reports: list[dict[str, Any] | None] = [None]
-        with self._finetuning(self.between, dense, target, runs) as between:
-            pruned, _ = prune_towards(
-                dense,
-                target,
-                steps=self.steps,
-                schedule=self.schedule,
-                calibration=runs.measured,
-                between=between,
-                after_cut=None if recovering is None else lambda *cut: reports.append(recovering(*cut)),
-            )
-        return pruned, reports[-1]
-
-    def _compared(self, plan: "PruningPlan", target: "PruningPlan") -> str:
-        """Say whether steps without training are the same as one."""
-        kept = [(layer, channel) for layer, channels in plan.kept_channels.items() for channel in channels]
-        others = sum(channel not in target.kept_channels[layer] for layer, channel in kept)
-        nothing = f"nothing is trained between the {self.steps} steps (--between)"
-        if others == 0:
-            return f"{nothing}: they keep the same channels as one step"
-        return (
-            f"{nothing}: {others:,} of {len(kept):,} channels they keep are not those of one step, "
-            f"as {target.criterion} ranks anew what is left"
-        )
-
-    @contextmanager
-    def _finetuning(self, file: Path, dense: "Tagger", target: "PruningPlan", runs: "Runs") -> "Iterator[Between]":
+        """Return the pruned network and the report of the last recovery; see `stages.prune.prune_in_rounds`."""
         from epanns.cli.packs import in_order_of
         from epanns.cli.training_progress import training_progress
-        from epanns.data.compatibility import refuse_leak, require_same_task
-        from epanns.labels import DECISIVE_SCORES
-        from epanns.models.checkpoint import CONFIG
         from epanns.models.warm_start import stays_frozen
-        from epanns.stages.finetune import validation_on
-        from epanns.stages.prune import finetuning_between
-        from epanns.training.metrics import STEP_0_KEPT
+        from epanns.stages.prune import Rounds, RoundTraining, prune_in_rounds
 
-        packs, config, frozen = _read(file)
-        by_default = stays_frozen(dense.provenance)
-        config = with_frozen_body(config, frozen, by_default=by_default, remedy=f"freeze_yamnet = false in {file}")
+        prune = functools.partial(prune_in_rounds, dense, target, calibration=runs.measured, recover=recover)
+        if self.between is None:
+            return prune(Rounds(self.steps, self.schedule), log=log)
+        packs, config, asked = _read(self.between)
+        by_default, remedy = stays_frozen(dense.provenance), f"freeze_yamnet = false in {self.between}"
+        config = with_frozen_body(config, asked, by_default=by_default, remedy=remedy)
         train, val = (in_order_of(dense, runs.opened(packs[part])) for part in ("train", "val"))
-        for pack in (train, val):
-            require_same_task(dense, pack)
-        refuse_leak(train, val, part="validation")
-        asked = {
-            "parent_sha256": dense.provenance.sha256,
-            "criterion": target.criterion,
-            "plan": target.digest,
-            "steps": self.steps,
-            "schedule": self.schedule,
-            **runs.asked,
-        }
-        with (
-            training_progress(config) as display,
-            finetuning_between(
-                runs.folder,
-                asked,
-                train,
-                config,
-                validation=validation_on(val),
-                options=display.run_options(command=resuming_command()),
-                teacher=dense if config.teacher_weights else None,
-            ) as finetune,
-        ):
-
-            def between(network: "Tagger", step: int) -> "Tagger":
-                trained = finetune(network, step)
-                score, done = DECISIVE_SCORES[trained.spec.task], trained.provenance.recipe[-1].settings
-                best = f"validation {score} {done[f'validation_{score}']:.4f}"
-                best += "" if done["best_step"] else f" ({STEP_0_KEPT})"
-                display.log(f"[{step}/{self.steps}] cut and fine-tuned: {best}; {runs.folder}/step{step}")
-                return trained
-
-            if (runs.folder / "step1").is_dir():
-                ended = [step for step in range(1, self.steps) if (runs.folder / f"step{step}" / CONFIG).is_file()]
-                display.log(f"resume at round {len(ended) + 1} of {self.steps}")
-            yield between
-
-
-@dataclass(frozen=True)
-class Runs:
-    """The training between steps.
-
-    Attributes:
-        folder: Of the runs; ``OUT.steps``.
-        opened: Opens packs.
-        asked: What else than plan and steps decides the result, in JSON values.
-        measured: Clips that the criterion measures at each step; None where it measures none.
-    """
-
-    folder: Path
-    opened: "Callable[[list[Path]], PackDataset]"
-    asked: Mapping[str, Any]
-    measured: "Iterable[CalibrationBatch] | None" = None
+        with training_progress(config) as display:
+            options = display.run_options(command=resuming_command())
+            training = RoundTraining(runs.folder, train, val, config, options, runs.asked)
+            return prune(Rounds(self.steps, self.schedule, training), log=display.log)
 
 
 def _read(path: Path) -> "tuple[dict[str, list[Path]], TrainingConfig, bool | None]":
-    """Return the packs and the training of a ``--between`` file, and what it says of YAMNet's body, if anything.
+    """Return the packs and the settings of a ``--between`` file, and its ``freeze_yamnet`` or None.
 
     Raises:
         ConfigError: If the file cannot be read, or a key is unknown, missing or of the wrong kind.

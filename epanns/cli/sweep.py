@@ -1,6 +1,5 @@
 """``epanns sweep``: a grid of trials from a TOML file."""
 
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from epanns.errors import EpannsError
 
 @click.command("sweep", cls=EpannsCommand)
 @click.argument("experiment", metavar="EXPERIMENT.toml", type=EXISTING)
-@out_option("Folder of the sweep; the same command goes on with what is not done.")
+@out_option("Folder of the sweep. The same command resumes it.")
 @bounded_option("--jobs", "Trials at the same time", least=1)
 @click.option("--data-root", type=PATH, help="Folder of the data set, instead of the experiment's data.root.")
 @json_option
@@ -23,7 +22,7 @@ def command(experiment: Path, out: Path, jobs: int, data_root: Path | None, as_j
 
     Every trial is checked before any is trained. A trial with a result.json is done and is not run again, so
     EXPERIMENT.toml may be corrected or extended and run in the same folder. `epanns report OUT` makes tables and
-    figures of it.
+    figures of the results.
     """
     import dataclasses
 
@@ -31,12 +30,17 @@ def command(experiment: Path, out: Path, jobs: int, data_root: Path | None, as_j
     from epanns.sweeps.experiment import load_experiment
     from epanns.sweeps.runner import run_experiment
 
-    asked = load_experiment(experiment)
+    loaded = load_experiment(experiment)
     if data_root is not None:
-        asked = dataclasses.replace(asked, data=dataclasses.replace(asked.data, root=str(data_root)))
-    keep_freed_memory()  # trials run in this process where there is one at a time
-    summary = run_experiment(asked, out, jobs=jobs, on_trial=partial(log_trial, out), log=log)
+        loaded = dataclasses.replace(loaded, data=dataclasses.replace(loaded.data, root=str(data_root)))
+    keep_freed_memory()  # with one job, trials run in this process
+    summary = run_experiment(loaded, out, jobs=jobs, on_trial=partial(log_trial, out), log=log)
     total = sum(map(len, (summary.done, summary.skipped, summary.failed)))
+    text = f"{out}: {len(summary.done)} trials done, {len(summary.skipped)} done before, {len(summary.failed)} failed"
+    if summary.replaced:
+        text += f"; {summary.replaced} trials without a result are no longer in the experiment"
+    if left := summary.left:
+        text += f"; {len(left)} finished trials are no longer in the experiment and stay: {', '.join(left)}"
     emit(
         {
             "out": str(out),
@@ -46,27 +50,18 @@ def command(experiment: Path, out: Path, jobs: int, data_root: Path | None, as_j
             "left": summary.left,
             "replaced": summary.replaced,
         },
-        f"{out}: {len(summary.done)} trials done, {len(summary.skipped)} done before, {len(summary.failed)} failed"
-        + _earlier(summary.left, summary.replaced),
+        text,
         as_json,
     )
     if summary.failed:
         where = out / "trials" / summary.failed[0] / "error.json"
         raise EpannsError(
-            f"{len(summary.failed)} of {total} trials failed, first {where}: mend the cause and run again"
+            f"{len(summary.failed)} of {total} trials failed, first {where}: correct the cause and run again"
         )
-
-
-def _earlier(left: Sequence[str], replaced: int) -> str:
-    """Return what became of the trials of an earlier experiment in the same folder, in words."""
-    found = f"; {replaced} trials without a result are no longer in the experiment" if replaced else ""
-    if left:
-        found += f"; {len(left)} finished trials are no longer in the experiment and stay: {', '.join(left)}"
-    return found
 
 
 def log_trial(out: Path, trial_id: str, outcome: str, ended: int, total: int) -> None:
     """Write one line to stderr about a trial of the sweep in `out` that has ended."""
     from epanns.sweeps.journal import TrialFolder
 
-    log(f"[{ended}/{total}] {TrialFolder(out / 'trials' / trial_id).in_words(outcome)}")
+    log(f"[{ended}/{total}] {TrialFolder(out / 'trials' / trial_id).describe(outcome)}")

@@ -1,4 +1,4 @@
-"""``epanns tag``: the classes of audio files, window by window."""
+"""`epanns tag`: tag audio files, window by window."""
 
 import csv
 from collections.abc import Iterable, Iterator
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Self, TextIO
 import click
 
 from epanns.cli.command import EpannsCommand
-from epanns.cli.options import EXISTING, OUTPUT, PATH, json_option, reserve, torch_device
+from epanns.cli.options import EXISTING, OUTPUT, PATH, device_option, json_option, reserve, torch_device
 from epanns.cli.terminal import emit, log, report_once
 from epanns.errors import DataError
 from epanns.safe_text import printable, spreadsheet_cell
@@ -20,17 +20,27 @@ if TYPE_CHECKING:
     from epanns.evaluation.tagging import ScoredWindow
     from epanns.models.tagger import Tagger
 
-_NAMED = 3  # files of a note
+_LISTED = 3  # files in a remark
 
 
 @click.command("tag", cls=EpannsCommand)
 @click.argument("checkpoint", metavar="CKPT", type=EXISTING)
 @click.argument("audio", metavar="AUDIO...", nargs=-1, required=True, type=PATH)
-@click.option("--top", type=click.IntRange(1), default=5, show_default=True, help="Tags shown per window.")
-@click.option("--window", type=click.FloatRange(0, min_open=True), help="Seconds per window; whole files up to 30 s.")
-@click.option("--hop", type=click.FloatRange(0, min_open=True), help="Seconds between windows; by default --window.")
-@click.option("--csv", "csv_path", type=OUTPUT, help="CSV file to write, with every class of every window.")
-@click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N.")
+@click.option("--top", type=click.IntRange(1), default=5, show_default=True, help="Number of tags per window.")
+@click.option(
+    "--window",
+    type=click.FloatRange(0, min_open=True),
+    help="Length in seconds of the windows.  [default: whole files up to 30 s, else 10 s]",
+)
+@click.option(
+    "--hop",
+    type=click.FloatRange(0, min_open=True),
+    help="Seconds between the starts of windows, with --window.  [default: --window]",
+)
+@click.option(
+    "--csv", "csv_path", type=OUTPUT, help="CSV file to write, with the scores of all classes in every window."
+)
+@device_option
 @json_option
 def command(
     checkpoint: Path,
@@ -42,14 +52,13 @@ def command(
     device: str,
     as_json: bool,
 ) -> None:
-    """Name the classes of AUDIO, files of any length, sample rate and number of channels, or folders of them.
+    """Tag AUDIO: files of any length, sample rate and number of channels, or folders of such files.
 
-    Scores are probabilities of each class by itself (sigmoid) and do not sum to 1; those of a single-label network are
-    of one class out of all (softmax) and do. Without --window a file of up to 30 s is scored as a whole, a longer one
-    in windows of 10 s; the last window is shifted back to end with the file.
+    Scores are a sigmoid for each class, or one softmax if the network is single-label. Without --window a file of up to
+    30 s is scored as a whole, a longer file in windows of 10 s. The last window is shifted back to end with the file.
 
-    A file that cannot be read is named on stderr and the others are tagged; the exit code is 1 then. Samples beyond
-    [-1, 1] and sound beyond the length that a file's header states are counted.
+    A file that cannot be read is reported on stderr, and the other files are tagged; the exit code is then 1. Samples
+    beyond [-1, 1] and sound beyond the length in a file's header are counted.
     """
     from epanns.evaluation.protocol import EvaluationProtocol
     from epanns.models.load import load
@@ -75,14 +84,14 @@ def command(
 
 @dataclass(frozen=True)
 class TaggedFile:
-    """A file that was tagged, and what is counted of it.
+    """Counts about a file that was tagged.
 
     Attributes:
         file: Its path.
         seconds: Its length.
-        clipped: Samples beyond [-1, 1], at the network's sample rate, which were limited.
-        beyond_header: Seconds of sound beyond the length that the file's header states.
-        states_length: Whether the file states its length; where it does not, a cut between frames does not show.
+        clipped: Number of samples beyond [-1, 1], at the network's sample rate, which were limited.
+        beyond_header: Seconds of sound beyond the length in the file's header.
+        states_length: Whether the header has the length; otherwise a cut between frames cannot be detected.
     """
 
     file: str
@@ -97,9 +106,9 @@ class Outcome:
     """The files of a run so far.
 
     Attributes:
-        files: Those that were tagged.
-        windows: What is printed of their windows.
-        failed: Those that could not be tagged, and why.
+        files: Files that were tagged.
+        windows: Their windows, as they are printed.
+        failed: Files that could not be tagged, with the error.
     """
 
     files: list[TaggedFile] = field(default_factory=list)
@@ -107,12 +116,12 @@ class Outcome:
     failed: list[tuple[Path, DataError]] = field(default_factory=list)
 
     def add_failure(self, path: Path, error: DataError) -> None:
-        """Name a file on stderr and count it."""
+        """Report the error of a file on stderr and store it."""
         report_once(error)
         self.failed.append((path, error))
 
     def error(self) -> DataError:
-        """Return the error of the whole run: that of the only file, which is on stderr already, or a count."""
+        """Return the error of the run: that of the only file, which is already reported, or the number of failures."""
         n_failed, n_files = len(self.failed), len(self.failed) + len(self.files)
         if n_files == 1:
             return self.failed[0][1]
@@ -120,7 +129,7 @@ class Outcome:
         return DataError(f"{n_failed} of {n_files} files could not be tagged, for the reasons above{rest}")
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the JSON form."""
+        """Return the outcome as JSON values."""
         failed = [{"file": str(path), "reason": str(error)} for path, error in self.failed]
         return {"windows": self.windows, "files": [asdict(file) for file in self.files], "failed": failed}
 
@@ -133,7 +142,7 @@ def tag_files(
     table: "ScoreTable | None",
     outcome: Outcome,
 ) -> Iterator[list[dict[str, Any]]]:
-    """Yield the windows of each file, and count the files in `outcome`; those that cannot be tagged are named there.
+    """Yield the windows of each file, and add the file or its error to `outcome`.
 
     Raises:
         DataError: If none of the files can be tagged.
@@ -159,11 +168,11 @@ def tag_file(
         model: Tagger.
         path: The file.
         protocol: Window and hop.
-        top: Number of tags that are kept of each window.
-        table: Receives all scores; it loses the file's rows again if the file cannot be read to its end.
+        top: Number of tags per window.
+        table: Receives all scores; the file's rows are removed again if the file cannot be read to its end.
 
     Returns:
-        The file's counts, and its windows with their highest scores.
+        The counts of the file, and its windows with their highest scores.
 
     Raises:
         DataError: If the file cannot be decoded.
@@ -191,9 +200,9 @@ def best(model: "Tagger", scores: list[float], top: int) -> list[dict[str, Any]]
 
 
 def sound_files(audio: Iterable[Path], outcome: Outcome) -> Iterator[Path]:
-    """Yield the files that are given and the sound files of the folders that are given.
+    """Yield the given files and the sound files in the given folders.
 
-    A folder that cannot be listed, or holds no sound, is added to the failures.
+    A folder that cannot be listed, or has no sound file, is added to the failures of `outcome`.
     """
     from epanns.data.sound_files import files_below, is_sound
 
@@ -215,7 +224,7 @@ def sound_files(audio: Iterable[Path], outcome: Outcome) -> Iterator[Path]:
 
 
 def remarks_on(files: list[TaggedFile]) -> list[str]:
-    """Return one line for each kind of sound that was changed, or is not what its header states."""
+    """Return one line for each reason why the sound of files was changed or may be incomplete."""
     clipped = {file.file: f"{file.clipped:,}" for file in files if file.clipped}
     beyond = {file.file: f"{file.beyond_header:g} s" for file in files if file.beyond_header}
     unstated = {file.file: "" for file in files if not file.states_length}
@@ -230,7 +239,7 @@ def remarks_on(files: list[TaggedFile]) -> list[str]:
 def _remark(text: str, files: dict[str, str]) -> list[str]:
     if not files:
         return []
-    named = [f"{printable(file)} {count}".strip() for file, count in list(files.items())[:_NAMED]]
+    named = [f"{printable(file)} {count}".strip() for file, count in list(files.items())[:_LISTED]]
     n_more = len(files) - len(named)
     more = [f"{n_more} more file{'s' * (n_more > 1)}"] if n_more else []
     return [f"{text}: {', '.join(named + more)}"]
@@ -242,7 +251,7 @@ def _line(window: dict[str, Any]) -> str:
 
 
 class ScoreTable:
-    """The CSV file of all scores; as a context it takes the rows of a file back that fails on the way."""
+    """The CSV file of all scores; as a context manager it removes the rows of a file whose reading fails."""
 
     def __init__(self, file: TextIO, names: Iterable[str]) -> None:
         """Write the header row."""
@@ -266,12 +275,12 @@ class ScoreTable:
 
 @contextmanager
 def score_table(path: Path | None, names: Iterable[str]) -> Iterator[ScoreTable | None]:
-    """Yield a table that appears at `path` when the block ends without error; None where there is no path."""
+    """Yield a table that is written to `path` when the block ends without error; None without a path."""
     from epanns.atomic import replacing
 
     if path is None:
         yield None
         return
-    # A file name that is no UTF-8 is written with escapes.
+    # File names that are not UTF-8 are escaped.
     with replacing(path) as partial, partial.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
         yield ScoreTable(file, names)

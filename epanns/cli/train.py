@@ -1,4 +1,4 @@
-"""``epanns train`` and what it shares with ``epanns finetune``."""
+"""``epanns train``, and the options and the run that it shares with ``epanns finetune``."""
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from epanns.models.tagger import Tagger
     from epanns.training.finetune import TrainingResult
 
-# From random weights there is no backbone to spare.
+# Random weights have no trained backbone to freeze and no teacher.
 _RECIPE = Recipe(
     without=(
         *("freeze_backbone", "freeze_yamnet", "head_iterations", "backbone_rate"),
@@ -52,7 +52,7 @@ _RECIPE = Recipe(
 
 
 def training_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options that both training commands share and that are no settings of the recipe."""
+    """Add the options of both training commands that are not settings of the training."""
     options: list[Decorator] = [
         click.option(
             "--train",
@@ -107,10 +107,10 @@ def command(
     config: TrainingConfig,
     **options: Any,
 ) -> None:
-    """Train MODEL, a name of the zoo, from random weights, or one of LEAN's networks on a YAMNet (--yamnet).
+    """Train MODEL, a name of the zoo, from random weights, or a network of LEAN on a YAMNet (--yamnet).
 
-    The checkpoint with the best validation mAP is kept in --out; of a single-label network (--task), that with the best
-    accuracy. OUT/training.json holds the settings.
+    --out keeps the checkpoint with the best validation mAP, or the best accuracy for a single-label network (--task).
+    OUT/training.json holds the settings.
     """
     import torch
 
@@ -140,7 +140,7 @@ def require_place(
     unknown: Collection[str] = (),
     **_: Any,
 ) -> None:
-    """Refuse an ``--out`` that can never be this run's, before data and network are read."""
+    """Raise `OutputError` if ``--out`` holds something else, before data and network are read."""
     from epanns.training.folder import require_run_folder
 
     require_run_folder(out, None if fresh else config, model=model, unknown=unknown)
@@ -155,7 +155,7 @@ def open_training_packs(
     mp3_seconds: float,
     **_: Any,
 ) -> "PackDataset":
-    """Open what the options of the command line name; with a crop, rows may be of several lengths."""
+    """Open the packs of ``--train``; with a crop, clips may differ in length."""
     from epanns.data.crop import Crop
 
     crop = None if config.crop_seconds is None else Crop(config.crop_seconds)
@@ -180,29 +180,18 @@ def run(
     teacher: "Tagger | None" = None,
     **_: Any,
 ) -> None:
-    """Train a model with the options of the command line and print the result."""
-    from epanns.data.compatibility import refuse_leak, require_same_classes, require_same_task
-    from epanns.stages.finetune import validation_on
+    """Train a network with the options of the command line and print the result."""
+    from epanns.stages.finetune import require_clips, require_trainable, validation_on
     from epanns.training.events import require_tensorboard
     from epanns.training.finetune import finetune
-    from epanns.training.learner import require_learner
-    from epanns.training.teacher import teacher_of
-    from epanns.training.validation import require_positives
 
     if tensorboard:
         require_tensorboard()
     rate = model.spec.front_end.sample_rate
-    if config.task is not None:
-        model.set_task(config.task)
+    require_trainable(model, config, teacher)
     val = open_packs(val_packs, labels_file=labels_file, mp3_seconds=mp3_seconds, sample_rate=rate)
     val = in_order_of(model, val)
-    require_same_task(model, train)
-    require_same_classes(train, val)
-    require_same_task(model, val)
-    refuse_leak(train, val, part="validation")
-    teacher_of(model, teacher, config)
-    require_learner(model, config)
-    require_positives(val)
+    require_clips(model, train, val)
     log(f"training on {describe_clips(train)}, sampler {config.sampler}; validation on {describe_clips(val)}")
     if config.drawn_clips > len(train):
         drawn = f"{config.drawn_clips:,} clips{' (--batch-size, in pairs)' if config.mixup_alpha > 0 else ''}"
@@ -239,10 +228,7 @@ def run(
 
 @contextmanager
 def curve_drawn(out: Path) -> Iterator[None]:
-    """Draw the learning curve of a run that has ended; where it was stopped or can go on no more, as SVG alone.
-
-    What ended a run is raised again, whether or not it could be drawn.
-    """
+    """Draw the learning curve after a run; if the run was stopped or failed, as SVG alone, and raise its error."""
     from epanns.reporting.learning_curve import is_run, write_learning_curves
 
     draws = rank() == 0
@@ -251,7 +237,7 @@ def curve_drawn(out: Path) -> Iterator[None]:
     except (Interrupted, TrainingError) as stopped:
         try:
             if draws and is_run(out):
-                report_once(stopped)  # drawing takes a while
+                report_once(stopped)  # before drawing, which takes a while
                 with WorkFolder(out).locked(wait=DRAWING_SECONDS):
                     write_learning_curves([out], out, stem=CURVE, images=False)
         except (EpannsError, OSError) as error:
@@ -263,7 +249,7 @@ def curve_drawn(out: Path) -> Iterator[None]:
 
 
 def describe_clips(dataset: "PackDataset") -> str:
-    """Return how many clips and classes a data set has, in words."""
+    """Return the numbers of clips and classes of a data set, in words."""
     empty = int((dataset.targets.counts() == 0).sum())
     without = f", {empty} of them without clips" if empty else ""
     clips = "1 clip" if len(dataset) == 1 else f"{len(dataset):,} clips"

@@ -1,4 +1,4 @@
-"""`epanns verify`: every checksum and rule of a pack."""
+"""`epanns verify`: check every clip, file and checksum of a pack."""
 
 from pathlib import Path
 
@@ -12,20 +12,23 @@ from epanns.cli.terminal import emit, progress_counter
 @click.command("verify", cls=EpannsCommand)
 @click.argument("pack", type=EXISTING)
 @click.option(
-    "--labels", "labels_file", type=EXISTING, help="CSV index,mid,display_name, where PACK does not name them."
+    "--labels",
+    "labels_file",
+    type=EXISTING,
+    help="CSV index,mid,display_name: class list for a PACK without class names.",
 )
 @click.option(
     "--memory-limit",
     type=click.FloatRange(0, 1024, min_open=True),
     default=4.0,
     show_default=True,
-    help="GiB of memory that the process which opens the files may take.",
+    help="Memory in GiB that the process which reads the files may use.",
 )
 @json_option
 def command(pack: Path, labels_file: Path | None, memory_limit: float, as_json: bool) -> None:
-    """Check every clip and rule of PACK; exit code 3 where something is wrong.
+    """Check every clip, file and checksum of PACK; the exit code is 3 if there is a problem.
 
-    PACK may be of any format that can be trained on. Its files are opened in a process of their own, whose crash is
+    PACK may have any format that `epanns train` reads. Its files are read in a separate process, whose crash is
     reported as a problem.
     """
     from epanns.data.verification import verify_contained

@@ -13,6 +13,7 @@ import functools
 import itertools
 import math
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,36 +106,30 @@ def _find_files(
     root: Path, segments: Mapping[str, Segment], whole_videos: bool, progress: Progress | None
 ) -> tuple[int, list[str]]:
     """Set the path of every segment with a file; return the number of other audio files, and notes on them."""
-    n_unknown = n_other = n_second = 0
+    reasons = {
+        "unknown": "audio files have a name that is no segment of the lists",
+        "other": "files are, by the times in their names, of other segments than the lists'",
+        "second": "files are of segments that have another file; the file with the most exact name is used, "
+        "or else the first",
+    }
+    if whole_videos:
+        reasons["other"] = "files have times in their names, so they are no whole videos"
+    counts: Counter[str] = Counter()
     for number, path in enumerate(sounds_below(root), start=1):
         if progress is not None and number % _FILES_BETWEEN_REPORTS == 0:
             progress(number, None)
         found = segment_of_name(stem_of(path), segments)
         if found is None:
-            n_unknown += 1
+            counts["unknown"] += 1
             continue
         segment, exactness = found
         if exactness == OTHER_SEGMENT or (whole_videos and exactness):
-            n_other += 1
+            counts["other"] += 1
             continue
-        n_second += segment.path is not None
+        counts["second"] += segment.path is not None
         if exactness > segment.exactness:
             segment.path, segment.exactness = f"{root}/{path}", exactness
-    return n_unknown + n_other + n_second, list(_notes_on_files(n_unknown, n_other, n_second, whole_videos))
-
-
-def _notes_on_files(n_unknown: int, n_other: int, n_second: int, whole_videos: bool) -> Iterator[str]:
-    if n_unknown:
-        yield f"{n_unknown} audio files have a name that is no segment of the lists"
-    if n_other and whole_videos:
-        yield f"{n_other} files have times in their names, so they are no whole videos"
-    elif n_other:
-        yield f"{n_other} files are, by the times in their names, of other segments than the lists'"
-    if n_second:
-        yield (
-            f"{n_second} files are of segments that have another file; the file with the most exact name is used, or "
-            "else the first"
-        )
+    return counts.total(), [f"{counts[reason]} {text}" for reason, text in reasons.items() if counts[reason]]
 
 
 def segment_of_name(stem: str, segments: Mapping[str, Segment]) -> tuple[Segment, int] | None:

@@ -175,7 +175,7 @@ def _labels_of(clips: list[Clip]) -> LabelSet:
 
 
 def _read_table(table: Path, settings: SplitSettings, groups: dict[str, str]) -> Manifest:
-    """Read a CSV file; add the group of each clip id to `groups` if a column names it."""
+    """Read a CSV file; with a group column, add the group of each clip id to `groups`."""
     columns, rows = read_csv_table(table)
     column = settings.group_column
     if not {"path", "labels"} <= set(columns):
@@ -186,9 +186,10 @@ def _read_table(table: Path, settings: SplitSettings, groups: dict[str, str]) ->
     for number, row in enumerate(rows, start=1):
         if number > _MOST_ROWS:
             raise DataError(f"{table}: has more than {_MOST_ROWS:,} rows; write a manifest, which may have any length")
-        clips.append(_clip_of(row, table, number))
+        clip, group = _read_row(row, f"{table}, row {number}", table.parent, column)
+        clips.append(clip)
         if column:
-            groups[clips[-1].clip_id] = _group_of(row, column, table, number)
+            groups[clip.clip_id] = group
     if not clips:
         raise DataError(f"{table}: holds no clips; write one row per clip below the first line")
     _refuse_shared_files(clips, table, drawn=bool(settings.held_out))
@@ -200,22 +201,18 @@ def _read_table(table: Path, settings: SplitSettings, groups: dict[str, str]) ->
     return Manifest(table.stem, _labels_of(clips), tuple(found), tuple(missing))
 
 
-def _group_of(row: dict[str, str], column: str, table: Path, number: int) -> str:
-    group = row[column].strip()
-    if not group:
-        raise DataError(f"{table}, row {number}: {column} is empty; name the group of each clip")
-    return group
-
-
-def _clip_of(row: dict[str, str], table: Path, number: int) -> Clip:
+def _read_row(row: dict[str, str], where: str, folder: Path, group_column: str) -> tuple[Clip, str]:
+    """Return the clip of a row, and its group; empty without a group column."""
     path, labels, fold = (row.get(column, "") for column in ("path", "labels", "fold"))
     names = tuple(composed(label.strip()) for label in labels.split(LABEL_SEPARATOR) if label.strip())
     number_of_fold = whole_number(fold) if fold else None
     if not path or not names or (fold and number_of_fold is None):
         rule = "path and labels must be given, fold must be a whole number or empty"
-        given = f"path {path[:80]!r}, labels {labels[:80]!r}, fold {fold[:80]!r}"
-        raise DataError(f"{table}, row {number}: {given}: {rule}")
-    return Clip(path, str(table.parent / path), names, row.get("split") or UNSPLIT, fold=number_of_fold)
+        raise DataError(f"{where}: path {path[:80]!r}, labels {labels[:80]!r}, fold {fold[:80]!r}: {rule}")
+    group = row[group_column].strip() if group_column else ""
+    if group_column and not group:
+        raise DataError(f"{where}: {group_column} is empty; name the group of each clip")
+    return Clip(path, str(folder / path), names, row.get("split") or UNSPLIT, fold=number_of_fold), group
 
 
 def _refuse_shared_files(clips: list[Clip], table: Path, *, drawn: bool) -> None:

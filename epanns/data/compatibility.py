@@ -7,8 +7,8 @@ network has exactly one class.
 import numpy as np
 from numpy.typing import NDArray
 
+from epanns.data.clip_source import ClipColumns
 from epanns.data.dataset import PackDataset
-from epanns.data.source import ClipColumns
 from epanns.errors import ConfigError, PackError
 from epanns.labels import LabelSet
 from epanns.models.tagger import Tagger

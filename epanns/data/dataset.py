@@ -19,11 +19,11 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from epanns.audio.resampling import INT16_MAX
+from epanns.data.clip_source import ClipSource
 from epanns.data.crop import Crop
 from epanns.data.joining import join_labels, joined_ids, refuse_repeated, refuse_unlike
-from epanns.data.opening import open_pack
+from epanns.data.pack import open_pack
 from epanns.data.sampler import Draw
-from epanns.data.source import ClipSource
 from epanns.data.targets import SparseTargets
 from epanns.errors import PackError
 from epanns.labels import LabelSet
@@ -102,7 +102,7 @@ class PackDataset(Dataset[ClipBatch]):
         """Join packs.
 
         Args:
-            paths: Packs, see `epanns.data.opening.open_pack`.
+            paths: Packs, see `epanns.data.pack.open_pack`.
             labels: Classes of the data set, in this order; a pack may have some of them. None for the classes of all
                 packs in the order of their first appearance.
             crop: How to crop each clip. With a length, packs with rows of different lengths can be joined.

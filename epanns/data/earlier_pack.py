@@ -1,83 +1,107 @@
-"""The pack that an earlier run left: whether it is finished, and what of it is whole."""
+"""The pack that an earlier run left: whether it is finished and whole, and its deletion for ``--fresh``."""
 
-import json
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from epanns.data.clip import Clip
-from epanns.data.journal import pack_difference, refuse_difference
-from epanns.data.journal_records import JournalRecords
 from epanns.data.pack_format import (
     FORMAT,
+    INDEX_FOLDER,
     JOURNAL_FILE,
+    LARGEST_PACK_FILE,
+    NOTES_FILE,
     PACK_FILE,
+    REJECTS_FILE,
+    SHARD_FILES,
+    WAVEFORM_FOLDER,
     PackInfo,
     ShardInfo,
-    complete_settings,
+    problem_of_notes,
+    problem_of_rejects,
     read_pack_info,
-    settings_to_dict,
 )
-from epanns.data.pack_lists import problem_of_notes, problem_of_rejects
+from epanns.data.packing_journal import (
+    JournalRecords,
+    header_difference,
+    pack_folder,
+    refuse_difference,
+    require_journal,
+)
 from epanns.errors import DataError, Interrupted, PackError
 from epanns.feedback import Progress
 from epanns.signals import StopRequest
+from epanns.text_files import read_json
+
+_OWN_FILES = re.compile(
+    "("
+    + "|".join(
+        [re.escape(name) for name in (PACK_FILE, JOURNAL_FILE, REJECTS_FILE, NOTES_FILE)]
+        + [pattern.pattern for pattern in SHARD_FILES.values()]
+        + [rf"{INDEX_FOLDER}/[^/]+\.h5"]
+    )
+    + r")(\.partial)?"
+)
+_OWN_FOLDERS = {f"{WAVEFORM_FOLDER}/", f"{INDEX_FOLDER}/"}
 
 
 def finished_pack(out: Path, header: dict[str, Any]) -> PackInfo | None:
-    """Return the pack at `out` if it is finished and made from the same manifest with the same settings.
+    """Return the description of a finished pack of the same manifest and settings, or None.
 
     A damaged ``pack.json`` beside a journal counts as not yet written.
 
     Raises:
-        OutputError: If it was made from another manifest or with other settings.
-        PackError: If ``pack.json`` is not ours, or damaged and without a journal.
+        OutputError: If the pack was made from another manifest or with other settings.
+        PackError: If ``pack.json`` has another format, or is damaged and there is no journal.
     """
     if not (out / PACK_FILE).is_file():
         return None
     try:
         info = read_pack_info(out)
     except PackError:
-        if (out / JOURNAL_FILE).is_file() and not _is_another_format(out / PACK_FILE):
+        if (out / JOURNAL_FILE).is_file() and _format_of(out / PACK_FILE) in (FORMAT, None):
             return None
         raise
-    held = {
-        **settings_to_dict(info.settings),
+    found = {
+        **info.settings.to_dict(),
         "manifest_sha256": info.manifest_sha256,
         "labels_digest": info.labels.digest,
         "dataset": info.dataset,
     }
-    refuse_difference(out, held, {key: header[key] for key in held})  # versions may have moved on since
+    # Without the versions: a finished pack stays valid when packages are updated.
+    refuse_difference(out, found, {key: header[key] for key in found}, out / PACK_FILE)
     return info
 
 
-def _is_another_format(path: Path) -> bool:
+def _format_of(path: Path) -> object:
+    """Return the format that a JSON file states; None if it is damaged or states none."""
     try:
-        given = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return False
-    return isinstance(given, dict) and given.get("format", FORMAT) != FORMAT
+        given = read_json(path, error=DataError, limit=LARGEST_PACK_FILE)
+    except DataError:
+        return None
+    return given.get("format") if isinstance(given, dict) else None
 
 
 def whole_shards(out: Path, info: PackInfo, progress: Progress | None, stop: StopRequest) -> frozenset[ShardInfo]:
-    """Return the shards of a finished pack whose bytes are those that were written; each is read once.
+    """Return the shards of a finished pack whose bytes are unchanged; each is read once.
 
     Args:
         out: The pack's folder.
         info: Its description.
         progress: Called with (clips in the shards read, clips in all).
-        stop: Looked at before each shard.
+        stop: Checked before each shard.
 
     Raises:
-        Interrupted: If a signal came.
+        Interrupted: If a signal was received.
     """
     whole, n_read = set(), 0
     for shard in info.shards:
         if stop.signal_number is not None:
             raise Interrupted(
                 stop.signal_number,
-                f"{out}: stopped by signal {stop.signal_number} while its checksums were compared; the pack is as it "
-                "was",
+                f"{out}: stopped by signal {stop.signal_number} while its checksums were compared; the pack is "
+                "unchanged",
             )
         if shard.is_whole(out):
             whole.add(shard)
@@ -88,7 +112,7 @@ def whole_shards(out: Path, info: PackInfo, progress: Progress | None, stop: Sto
 
 
 def has_its_lists(out: Path, info: PackInfo) -> bool:
-    """Whether a finished pack has lists of rejects and notes that hold what it counts, and a journal of its shards."""
+    """Whether the lists of rejects and notes and the journal of a finished pack agree with its counts and shards."""
     try:
         problem = problem_of_rejects(out, info.counts) or problem_of_notes(out, info.counts)
         entries = JournalRecords.read(out / JOURNAL_FILE).finished.values()
@@ -96,27 +120,43 @@ def has_its_lists(out: Path, info: PackInfo) -> bool:
         return False
     n_clips, n_rejected = sum(entry.clips for entry in entries), sum(entry.rejected for entry in entries)
     shards = {entry.shard for entry in entries if entry.shard is not None}
-    return problem is None and (n_clips, n_rejected, shards) == (
-        info.counts.found,
-        info.counts.rejected,
-        {*info.shards},
-    )
+    expected = (info.counts.found, info.counts.rejected, {*info.shards})
+    return problem is None and (n_clips, n_rejected, shards) == expected
 
 
 def rejects_to_retry(out: Path, header: dict[str, Any], parts: Iterable[tuple[int, list[Clip]]]) -> tuple[int, str]:
-    """Return how many rejects of a finished pack are due for a retry, and the difference that forbids it.
+    """Return the number of rejects of a finished pack that are due for a retry, and the difference that forbids it.
 
     The journal is neither locked nor changed.
 
     Args:
         out: The pack's folder, which has its lists.
-        header: What this run packs and how.
-        parts: The clips of each part.
+        header: The header of this run.
+        parts: The number and the clips of each shard.
     """
     records = JournalRecords.read(out / JOURNAL_FILE)
     n_to_retry = sum(records.n_to_retry(number, part) for number, part in parts)
-    try:
-        difference = pack_difference(complete_settings(records.header), header) if n_to_retry else ""
-    except (KeyError, TypeError):
-        difference = "a journal of another program"
-    return n_to_retry, difference
+    if not n_to_retry:
+        return 0, ""
+    if not isinstance(records.header, dict):
+        return n_to_retry, "a journal of another program"
+    return n_to_retry, header_difference(records.header, header)
+
+
+def remove_pack(folder: Path) -> None:
+    """Delete an earlier pack, finished or not; a folder that holds no pack is left alone.
+
+    Raises:
+        OutputError: If the journal is not one of epanns, the folder holds other files, or another process works in it;
+            nothing is deleted then.
+    """
+    path = folder / JOURNAL_FILE
+    if not path.is_file() and _format_of(folder / PACK_FILE) != FORMAT:
+        return
+    with pack_folder(folder).locked():
+        if path.is_file():
+            require_journal(path)
+        # pack.json first, so that half a pack does not look finished
+        pack_folder(folder).start_over(
+            lambda name: name in _OWN_FOLDERS or _OWN_FILES.fullmatch(name) is not None, finished_by=PACK_FILE
+        )

@@ -99,7 +99,7 @@ def _read_csv_layout(root: Path) -> Manifest:
 
 
 def _find_table(meta: Path) -> Path:
-    """Return ``esc50.csv``, or the only CSV file of a data set that names it otherwise."""
+    """Return ``esc50.csv``, or the only CSV file if it has another name."""
     if (meta / "esc50.csv").is_file():
         return meta / "esc50.csv"
     tables = sorted(meta.glob("*.csv"))

@@ -1,4 +1,4 @@
-"""Columns of packs that other people's scripts wrote. Without checksums, damage shows only where it breaks a rule."""
+"""Columns of packs in foreign formats. They have no checksums, so only damage that breaks a rule is detected."""
 
 import itertools
 import math
@@ -10,7 +10,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from epanns.data.plain_hdf5 import refusal, storage_problem
+from epanns.data.safe_hdf5 import refusal, storage_problem
 from epanns.data.targets import SparseTargets
 
 ADVICE = "epanns reads such packs as their authors' scripts write them: copy the file again or convert it"
@@ -22,7 +22,7 @@ _BLOCK_BYTES = 1 << 24  # read at a time
 
 
 def rows_of(dataset: h5py.Dataset, path: Path) -> int:
-    """Return how many rows a file has, by one of its columns."""
+    """Return the number of rows of a file, from one of its columns."""
     shape = dataset.shape or ()
     if not shape or not 0 < shape[0] <= MOST_ROWS:
         raise refusal(path, _name(dataset), f"has shape {shape}, must have 1 to {MOST_ROWS} rows", ADVICE)
@@ -47,10 +47,10 @@ def read_integers(dataset: h5py.Dataset, path: Path, rows: int) -> NDArray[np.in
 def read_repeated_strings(
     dataset: h5py.Dataset, path: Path, rows: int, *, longest: int, most: int
 ) -> tuple[list[bytes], NDArray[np.int32]]:
-    """Read ``(rows,)`` strings of which only a few differ.
+    """Read ``(rows,)`` strings with few distinct values.
 
     Returns:
-        The different ones in the order in which they first appear, up to `most`, and ``(rows,)`` which of them it is.
+        The distinct values in the order of their first row, at most `most`, and ``(rows,)`` indices into them.
     """
     _refuse_string_type(dataset, path, longest)
     refuse_shape(dataset, path, rows, None)
@@ -73,7 +73,7 @@ def _refuse_string_type(dataset: h5py.Dataset, path: Path, longest: int) -> None
 
 
 def read_targets(dataset: h5py.Dataset, path: Path, rows: int) -> SparseTargets:
-    """Read ``(rows, classes)`` truths, given as booleans or as bytes of 0 and 1."""
+    """Read ``(rows, classes)`` booleans, stored as such or as bytes of 0 and 1."""
     if dataset.dtype not in (np.dtype(np.bool_), np.dtype(np.uint8), np.dtype(np.int8)):
         raise refusal(path, _name(dataset), f"has type {dataset.dtype}, must have bool", ADVICE)
     refuse_shape(dataset, path, rows, MOST_CLASSES)
@@ -87,7 +87,7 @@ def read_targets(dataset: h5py.Dataset, path: Path, rows: int) -> SparseTargets:
 
 
 def read_packed_targets(dataset: h5py.Dataset, path: Path, rows: int, num_classes: int) -> SparseTargets:
-    """Read ``(rows, ceil(classes / 8))`` bytes of eight truths each, the first in the highest bit."""
+    """Read ``(rows, ceil(classes / 8))`` bytes of eight booleans each, the first in the highest bit."""
     if dataset.dtype != np.uint8:
         raise refusal(path, _name(dataset), f"has type {dataset.dtype}, must have uint8", ADVICE)
     refuse_shape(dataset, path, rows, -(-num_classes // 8), exact=True)
@@ -112,7 +112,15 @@ def _sparse(dataset: h5py.Dataset, path: Path, truths: Callable[[NDArray[Any]], 
 
 
 def refuse_shape(dataset: h5py.Dataset, path: Path, rows: int, width: int | None, *, exact: bool = False) -> None:
-    """Raise unless a dataset has so many rows, each of one value or, with a `width`, of up to (or exactly) so many."""
+    """Raise unless a dataset has the shape ``(rows,)`` or, with a `width`, ``(rows, 1 to width)``.
+
+    Args:
+        dataset: The dataset.
+        path: Its file.
+        rows: Number of rows.
+        width: Largest number of values of a row; None for a one-dimensional dataset.
+        exact: Whether every row must have exactly `width` values.
+    """
     shape: tuple[int, ...] = dataset.shape or ()
     if width is None:
         fits, rule = shape == (rows,), f"({rows},)"
@@ -124,7 +132,7 @@ def refuse_shape(dataset: h5py.Dataset, path: Path, rows: int, width: int | None
 
 
 def _blocks(dataset: h5py.Dataset, path: Path) -> Iterator[NDArray[Any]]:
-    """Read rows a block at a time, after making sure that all of them are in the file."""
+    """Check that all rows are in the file, and yield blocks of them."""
     problem = storage_problem(dataset, path.stat().st_size)
     if problem:
         raise refusal(path, _name(dataset), problem, ADVICE)

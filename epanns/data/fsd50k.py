@@ -5,7 +5,7 @@ already propagated up the hierarchy; the classes are those of ``vocabulary.csv``
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from epanns.csv_table import SHORT_LIST, CsvKind, read_csv_rows, read_csv_table
@@ -51,10 +51,18 @@ def read_fsd50k(
         DataError: If the ground truth is not found, a row is invalid, or a clip is in two splits.
     """
     root = root.resolve()
-    truth = _ground_truth(root) if ground_truth is None else ground_truth.resolve()
+    truth = ground_truth or _find_folder(root, _GROUND_TRUTH, "--ground-truth", holding="vocabulary.csv")
+    if truth is None:
+        raise DataError(
+            f"{root}: no FSD50K.ground_truth with dev.csv, eval.csv and vocabulary.csv; extract that archive here or "
+            "name its folder with --ground-truth"
+        )
+    truth = truth.resolve()
     labels = _read_vocabulary(truth / "vocabulary.csv")
-    given = {"dev": dev_audio, "eval": eval_audio}
-    folders = {part: _audio_folder(root, part, folder) for part, folder in given.items()}
+    folders = {}
+    for part, given in (("dev", dev_audio), ("eval", eval_audio)):
+        folder = given or _find_folder(root, _AUDIO[part], f"--{part}-audio")
+        folders[part] = (folder or root / _AUDIO[part][0]).resolve()  # without a folder, all its clips are missing
     sounds = {folder: SoundsByStem(folder) for folder in folders.values()}  # one folder may hold both parts
     clips: list[Clip] = []
     missing: list[Clip] = []
@@ -67,32 +75,20 @@ def read_fsd50k(
             located = Clip(clip.clip_id, path or f"{folder}/{filename}", clip.labels, clip.split)
             (clips if path else missing).append(located)
     n_ignored = sum(found.n_files for found in sounds.values()) - len(clips)
-    notes = _notes_on_counts(Counter(split for split, _ in seen.values()))
-    return Manifest(name or "FSD50K", labels, tuple(clips), tuple(missing), n_ignored, notes)
+    counts = Counter(split for split, _ in seen.values())
+    notes = []
+    if counts != PUBLISHED:
+        rows, published = (", ".join(f"{split} {part[split]}" for split in PUBLISHED) for part in (counts, PUBLISHED))
+        notes.append(f"rows of the ground truth: {rows}; FSD50K as published has {published}")
+    return Manifest(name or "FSD50K", labels, tuple(clips), tuple(missing), n_ignored, tuple(notes))
 
 
-def _ground_truth(root: Path) -> Path:
-    folders = [folder for folder in (root / place for place in _GROUND_TRUTH) if (folder / "vocabulary.csv").is_file()]
-    if not folders:
-        raise DataError(
-            f"{root}: no FSD50K.ground_truth with dev.csv, eval.csv and vocabulary.csv; extract that archive here or "
-            "name its folder with --ground-truth"
-        )
-    return _only(folders, "--ground-truth")
-
-
-def _audio_folder(root: Path, part: str, given: Path | None) -> Path:
-    """Return the folder of a part's clips, or where it should be; then all clips of the part are missing."""
-    if given is not None:
-        return given.resolve()
-    folders = [folder for folder in (root / place for place in _AUDIO[part]) if folder.is_dir()]
-    return _only(folders or [root / _AUDIO[part][0]], f"--{part}-audio")
-
-
-def _only(folders: list[Path], option: str) -> Path:
-    if len(folders) > 1:
-        raise DataError(f"{folders[0]} and {folders[1]} both exist; choose one with {option}")
-    return folders[0]
+def _find_folder(root: Path, names: Sequence[str], option: str, *, holding: str = ".") -> Path | None:
+    """Return the subfolder with one of some names that holds a file; raise if there are several."""
+    found = [folder for folder in (root / name for name in names) if (folder / holding).exists()]
+    if len(found) > 1:
+        raise DataError(f"{found[0]} and {found[1]} both exist; choose one with {option}")
+    return found[0] if found else None
 
 
 def _read_vocabulary(path: Path) -> LabelSet:
@@ -146,12 +142,3 @@ def _refuse_repetition(clip: Clip, where: str, seen: dict[str, tuple[str, str]])
         )
     if earlier != where:
         raise DataError(f"{earlier} and {where}: fname {shown(clip.clip_id)} is listed twice; remove one")
-
-
-def _notes_on_counts(counts: Counter[str]) -> tuple[str, ...]:
-    if counts == PUBLISHED:
-        return ()
-    rows, published = (
-        ", ".join(f"{split} {parts[split]}" for split in PUBLISHED) for parts in (counts, Counter(PUBLISHED))
-    )
-    return (f"rows of the ground truth: {rows}; FSD50K as published has {published}",)

@@ -1,4 +1,4 @@
-"""Several packs as one: their classes as one list, their clips without repetition."""
+"""Join several packs: map their classes onto one label set, and refuse repeated clips."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,21 +7,21 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from epanns.data.source import ClipSource
+from epanns.data.clip_source import ClipSource
 from epanns.errors import PackError
 from epanns.labels import LabelSet, same_classes
 
 
 @dataclass(frozen=True)
 class LabelMap:
-    """Where the classes of one pack are among those of a data set.
+    """Map of the classes of one pack to those of a data set.
 
     Attributes:
         path: The pack.
         places: Index in the data set's label set, for each class of the pack.
-        added: Classes that no pack before it has.
-        num_classes: Of the data set.
-        respelled: Name in the pack and name in the data set, for classes whose names are the same in another spelling.
+        added: Number of classes that no earlier pack has.
+        num_classes: Number of classes of the data set.
+        respelled: Name in the pack and name in the data set, for classes whose names differ only in spelling.
     """
 
     path: Path
@@ -32,11 +32,11 @@ class LabelMap:
 
     @property
     def is_identity(self) -> bool:
-        """Whether the pack's classes are the data set's, in the same order."""
+        """Whether the pack has the classes of the data set, in the same order."""
         return self.places == tuple(range(self.num_classes))
 
     def describe(self) -> str:
-        """Return in words what became of the pack's classes."""
+        """Return a description of the map for the log."""
         own, lacking = len(self.places), self.num_classes - len(self.places)
         if not lacking and not self.added:
             order = "are in the same order" if self.is_identity else "come in another order and are mapped"
@@ -55,16 +55,16 @@ class LabelMap:
 def join_labels(sources: Sequence[ClipSource], labels: LabelSet | None) -> tuple[LabelSet, list[LabelMap]]:
     """Map the classes of packs onto one label set.
 
-    Two classes are the same if their AudioSet identifiers are or, where one of them has none, their names: equal names
-    or, where no name is equal and no other name of the pack or the data set is spelled alike, names with the same
-    `labels.reading`.
+    Two classes are the same if their AudioSet identifiers are equal or, if one of them has none, if their names are
+    equal. Names that differ in spelling only (with the same `labels.reading`) are the same class if no other name of
+    the pack or the data set has this reading.
 
     Args:
         sources: The packs, at least one.
-        labels: The label set; None for the classes of all packs in the order in which they first appear.
+        labels: The label set; None for the classes of all packs in the order of their first appearance.
 
     Raises:
-        PackError: If a pack has a class that `labels` lacks, or the same classes cannot be told.
+        PackError: If a pack has a class that `labels` lacks, or the mapping is ambiguous.
     """
     joined = labels or sources[0].labels
     places: list[tuple[list[int], int]] = []
@@ -74,10 +74,17 @@ def join_labels(sources: Sequence[ClipSource], labels: LabelSet | None) -> tuple
         if missing and labels is not None:
             name = source.labels.names[missing[0]]
             raise PackError(
-                f"{source.path}: its class {name!r} is not among the {len(labels)} classes asked for; "
+                f"{source.path}: its class {name!r} is not among the {len(labels)} given classes; "
                 "use a label list that has it"
             )
-        joined = _with_identifiers(_extended(joined, source.labels, missing), source.labels, found)
+        names, mids = list(joined.names), list(joined.mids)
+        for place, mid in zip(found, source.labels.mids, strict=True):
+            if place is not None:
+                mids[place] = mids[place] or mid  # an identifier that only this pack gives matches later packs
+        names += [source.labels.names[index] for index in missing]
+        mids += [source.labels.mids[index] for index in missing]
+        if (names, mids) != (list(joined.names), list(joined.mids)):
+            joined = LabelSet(tuple(names), tuple(mids))
         order = dict(zip(missing, range(len(joined) - len(missing), len(joined)), strict=True))
         known = [order[index] if place is None else place for index, place in enumerate(found)]
         places.append((known, len(missing)))
@@ -97,7 +104,7 @@ def _respelled(theirs: LabelSet, joined: LabelSet, places: Sequence[int]) -> tup
 
 
 def _places(joined: LabelSet, source: ClipSource) -> list[int | None]:
-    """Return the place of each class of a pack among the joined ones, or None."""
+    """Return the index of each class of a pack in the joined label set, or None."""
     if source.labels == joined:
         return list(range(len(joined)))
     by_mid = {mid: place for place, mid in enumerate(joined.mids) if mid}
@@ -119,24 +126,11 @@ def _places(joined: LabelSet, source: ClipSource) -> list[int | None]:
     return found
 
 
-def _extended(joined: LabelSet, theirs: LabelSet, missing: Sequence[int]) -> LabelSet:
-    if not missing:
-        return joined
-    names, mids = (tuple(values[index] for index in missing) for values in (theirs.names, theirs.mids))
-    return LabelSet(joined.names + names, joined.mids + mids)
-
-
-def _with_identifiers(joined: LabelSet, theirs: LabelSet, found: Sequence[int | None]) -> LabelSet:
-    """Fill in AudioSet identifiers that only a later pack gives, so that packs after it can be matched by them."""
-    given = {place: mid for place, mid in zip(found, theirs.mids, strict=True) if place is not None and mid}
-    mids = tuple(mid or given.get(place, "") for place, mid in enumerate(joined.mids))
-    return joined if mids == joined.mids else LabelSet(joined.names, mids)
-
-
 def refuse_repeated(sources: Sequence[ClipSource]) -> None:
-    """Raise `PackError` if a clip stands twice, in one pack or in two; the clip and the packs are named."""
-    clip_ids = joined_ids(sources)
-    clip_ids = np.sort(clip_ids)  # a third of a second for two million, where a set of them would take a gigabyte
+    """Raise `PackError` if a clip is repeated in one pack or in two; the message names the clip and the packs."""
+    clip_ids = np.sort(
+        joined_ids(sources)
+    )  # a third of a second for two million, where a set of them would take a gigabyte
     repeated = clip_ids[:-1][clip_ids[1:] == clip_ids[:-1]]
     if not len(repeated):
         return
@@ -144,18 +138,18 @@ def refuse_repeated(sources: Sequence[ClipSource]) -> None:
     more = f" and {len(repeated) - 1} more" if len(repeated) > 1 else ""
     clip = repeated[0].decode()
     if len(holding) == 1:
-        raise PackError(f"{holding[0]}: clip {clip!r}{more} stands twice; pack again")
+        raise PackError(f"{holding[0]}: clip {clip!r}{more} is repeated; pack again")
     raise PackError(f"{' and '.join(holding)} share clips, {clip!r}{more}; join packs of different splits")
 
 
 def joined_ids(sources: Sequence[ClipSource]) -> NDArray[np.bytes_]:
-    """Return the clip ids of packs, one after the other; of a single pack its own array."""
+    """Return the concatenated clip ids of packs; for a single pack, its own array."""
     parts = [source.columns.clip_ids for source in sources]
     return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
 def refuse_unlike(sources: Sequence[ClipSource], *, cropped: bool) -> None:
-    """Raise `PackError` unless packs have the same sample rate and, where rows are not cropped, the same length."""
+    """Raise `PackError` unless packs have the same sample rate and, unless rows are cropped, the same length."""
     first = sources[0]
     for other in sources[1:]:
         remedy = "pack both with the same"

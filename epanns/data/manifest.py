@@ -125,13 +125,31 @@ def write_manifest(manifest: Manifest, path: Path) -> None:
 
 
 def _existing(manifest: Manifest, path: Path) -> list[Path]:
-    """Return the files that exist with the same content; raise if a file has other content."""
-    info = info_path(path)
-    return [
-        file
-        for file, text in _files_of(manifest, path)
-        if not (file == info and _differs_in_ignored(info, manifest.summary())) and _exists_with(file, text)
-    ]
+    """Return the files that exist with the same content; raise if a file has other content.
+
+    A file of counts that differs only in the number of ignored files is left out, so that it is written again.
+    """
+    info, counts, existing = info_path(path), manifest.summary(), []
+    for file, text in _files_of(manifest, path):
+        if not file.exists():
+            continue
+        is_same = file.is_file()
+        if is_same:
+            with file.open("rb") as held:
+                is_same = all(held.read(len(piece)) == piece for piece in text) and not held.read(1)
+        if is_same:
+            existing.append(file)
+        elif file != info or _counts_but_ignored(info) != {**counts, "ignored": None}:
+            raise OutputError(f"{file} exists already and holds something else: choose another --out or delete it")
+    return existing
+
+
+def _counts_but_ignored(info: Path) -> dict[str, Any] | None:
+    try:
+        counts = read_json(info, error=DataError)
+    except DataError:
+        return None
+    return {**counts, "ignored": None} if isinstance(counts, dict) else None
 
 
 def _files_of(manifest: Manifest, path: Path) -> Iterator[tuple[Path, Iterator[bytes]]]:
@@ -142,17 +160,6 @@ def _files_of(manifest: Manifest, path: Path) -> Iterator[tuple[Path, Iterator[b
     yield path, _csv_text(manifest.clips, path.parent)
 
 
-def _differs_in_ignored(info: Path, counts: dict[str, Any]) -> bool:
-    """Whether a file of counts exists that differs only in the number of ignored files."""
-    if not info.is_file():
-        return False
-    try:
-        held = read_json(info, error=DataError)
-    except DataError:
-        return False
-    return isinstance(held, dict) and held != counts and {**held, "ignored": counts["ignored"]} == counts
-
-
 def without_manifests(files: Iterable[str]) -> list[str]:
     """Leave out the files of manifests: a data set's folder may hold its own manifest."""
     paths = list(files)
@@ -161,19 +168,6 @@ def without_manifests(files: Iterable[str]) -> list[str]:
     manifests = [stem for stem in named if stem + _LABELS_SUFFIX in known]
     parts = {stem + suffix for stem in manifests for suffix in (".csv", _LABELS_SUFFIX, _MISSING_SUFFIX, _INFO_SUFFIX)}
     return [path for path in paths if path not in parts]
-
-
-def _exists_with(file: Path, text: Iterable[bytes]) -> bool:
-    """Whether a file exists; raise if its content differs."""
-    if not file.exists():
-        return False
-    same = file.is_file()
-    if same:
-        with file.open("rb") as held:
-            same = all(held.read(len(piece)) == piece for piece in text) and not held.read(1)
-    if not same:
-        raise OutputError(f"{file} exists already and holds something else: choose another --out or delete it")
-    return True
 
 
 def _csv_text(clips: Iterable[Clip], folder: Path) -> Iterator[bytes]:
@@ -239,7 +233,21 @@ class ManifestFile:
             )
         self.labels = LabelSet.from_csv(labels_path(path))
         self.dataset, self.ignored, self.notes = _read_info(path)
-        self.splits = self._check()
+        check = ClipCheck(self.labels)
+        longest: dict[str, int] = {}
+        found: Counter[str] = Counter()
+        for clip in check.passing(_read_clips(path, self.labels)):
+            found[clip.split] += 1
+            longest[clip.split] = max(longest.get(clip.split, 0), clip_id_bytes(clip))
+        missing = Counter(clip.split for clip in check.passing(self.missing(), "missing row"))
+        try:
+            check.finish((_read_clips(path, self.labels), "row"), (self.missing(), "missing row"))
+        except DataError as error:
+            raise DataError(f"{path}: {self.dataset}, {error}") from error
+        self.splits = {
+            split: SplitCounts(found[split], missing[split], longest.get(split, 0))
+            for split in sorted(found.keys() | missing.keys())
+        }
         self.sha256 = atomic.sha256_of(path)
         self._refuse_change()
 
@@ -262,23 +270,6 @@ class ManifestFile:
         """Yield the clips whose file was not found."""
         if missing_path(self.path).exists():
             yield from _read_clips(missing_path(self.path), self.labels)
-
-    def _check(self) -> dict[str, SplitCounts]:
-        check = ClipCheck(self.labels)
-        longest: dict[str, int] = {}
-        found: Counter[str] = Counter()
-        for clip in check.passing(_read_clips(self.path, self.labels)):
-            found[clip.split] += 1
-            longest[clip.split] = max(longest.get(clip.split, 0), clip_id_bytes(clip))
-        missing = Counter(clip.split for clip in check.passing(self.missing(), "missing row"))
-        try:
-            check.finish((_read_clips(self.path, self.labels), "row"), (self.missing(), "missing row"))
-        except DataError as error:
-            raise DataError(f"{self.path}: {self.dataset}, {error}") from error
-        return {
-            split: SplitCounts(found[split], missing[split], longest.get(split, 0))
-            for split in sorted(found.keys() | missing.keys())
-        }
 
     def _refuse_change(self) -> None:
         if _stamp_of(self.path) != self._stamp:

@@ -1,7 +1,7 @@
-"""Packs of encoded sound, as PaSST and EfficientAT make them: one HDF5 file of MP3 files, decoded as they are read.
+"""Packs of encoded sound, as PaSST and EfficientAT make them: one HDF5 file of MP3 files, decoded when they are read.
 
-`audio_name` is a name, `mp3` the bytes of a file, `target` eight classes to a byte. There are no checksums, and a
-damaged MP3 file usually decodes to something: damage is noticed only where it stops the decoder.
+`audio_name` is a name, `mp3` the bytes of a file, `target` holds eight classes in a byte. There are no checksums, and a
+damaged MP3 file usually decodes to something: damage is noticed only if the decoder fails.
 """
 
 import re
@@ -14,29 +14,29 @@ from epanns import atomic
 from epanns.audio.resampling import to_int16
 from epanns.audio.waveform import load_encoded
 from epanns.data.clip import LONGEST_CLIP_ID
+from epanns.data.clip_source import ClipColumns, labels_of_width, refuse_wrong_ids, remark_on_classes
 from epanns.data.foreign_columns import ADVICE, read_packed_targets, read_strings, refuse_shape, rows_of
-from epanns.data.global_heap import read_references, read_string
+from epanns.data.hdf5_strings import read_references, read_string
 from epanns.data.open_files import Stamp, close_files
 from epanns.data.pack_format import PackSettings
-from epanns.data.plain_hdf5 import opened, pack_errors, plain_datasets, refusal
-from epanns.data.source import ClipColumns, labels_of_width, refuse_wrong_ids, remark_on_classes
+from epanns.data.safe_hdf5 import opened, pack_errors, plain_datasets, refusal
 from epanns.errors import DataError, PackError
 from epanns.labels import LabelSet
 
 MP3_NAMES = ("audio_name", "mp3", "target")
 _KNOWN_WIDTHS = {66: 527, 25: 200}  # bytes of a target -> classes, of AudioSet and FSD50K
-# AudioSet's names may stand in a folder of the part they are from, and lack the Y.
+# AudioSet's names may have the folder of their split, and lack the Y.
 _YOUTUBE_NAME = re.compile(r"(?:.*/)?Y?([A-Za-z0-9_-]{11})\.mp3")
 
 
 class Mp3Pack:
-    """The clips of one such file, by row.
+    """The clips of one MP3 pack, by row.
 
-    A clip's length is known when it is decoded, so `columns.n_samples` says the row's; `columns.crc32` is None.
+    The length of a clip is known after decoding, so `columns.n_samples` is the row's; `columns.crc32` is None.
 
     Attributes:
         path: The file.
-        dataset, labels, sample_rate, clip_samples, digest, columns, knows_lengths, remarks: As `ClipSource` has them.
+        dataset, labels, sample_rate, clip_samples, digest, columns, knows_lengths, remarks: As in `ClipSource`.
     """
 
     knows_lengths = True
@@ -44,14 +44,14 @@ class Mp3Pack:
     def __init__(
         self, path: Path, *, labels: LabelSet | None = None, sample_rate: int = 32_000, seconds: float = 10.0
     ) -> None:
-        """Check a file and read all but its sound.
+        """Check a file and read all columns but the sound.
 
         Args:
             path: The file.
-            labels: Its classes; None for AudioSet's or FSD50K's, told by the bytes of a target and by a clip that has
-                the last of them: the bytes alone would suit up to eight numbers of classes.
+            labels: Its classes; None for those of AudioSet or FSD50K, identified by the number of bytes of a target,
+                which fits up to eight numbers of classes, and by a clip that has the last class.
             sample_rate: Rate to which clips are resampled, in Hz.
-            seconds: Length to which they are cut or padded.
+            seconds: Length to which clips are cut or padded.
 
         Raises:
             PackError: If it is not as PaSST's script writes it, or its classes are not known.
@@ -74,12 +74,13 @@ class Mp3Pack:
                 refuse_shape(datasets["mp3"], path, rows, None)
                 self._references = read_references(datasets["mp3"], path)
         refuse_wrong_ids(names, path)
-        clip_ids = np.array([_clip_id_of(name.decode()).encode() for name in names.tolist()])
+        matches = [(name, _YOUTUBE_NAME.fullmatch(name.decode())) for name in names.tolist()]
+        clip_ids = np.array([matched[1].encode() if matched else name for name, matched in matches])
         n_samples = np.full(rows, self.clip_samples, np.int32)
         self.columns = ClipColumns.joined([ClipColumns(clip_ids, n_samples, targets, None)], path)
         content = [self.columns.digest, self.sample_rate, self.labels.digest, self._stamp.size]
         self.digest = atomic.sha256_of_json(content)
-        checksums = f"{path}: has no checksums: a damaged MP3 is noticed only where it does not decode"
+        checksums = f"{path}: has no checksums: a damaged MP3 is noticed only if it does not decode"
         guess = () if labels is not None else (remark_on_classes(len(self.labels), path),)
         self.remarks: tuple[str, ...] = (checksums, *guess)
 
@@ -87,10 +88,10 @@ class Mp3Pack:
         return len(self._references)
 
     def read_into(self, index: int, out: NDArray[np.int16]) -> int:
-        """Decode a clip into ``(clip_samples,)``, zeros after its end, and return how many samples it has.
+        """Decode a clip into ``(clip_samples,)``, with zeros after it, and return its number of samples.
 
         Raises:
-            PackError: If it cannot be read or decoded; clip and file are named.
+            PackError: If it cannot be read or decoded; the message names clip and file.
         """
         clip = f"clip {self.columns.clip_ids[index].decode()!r}"
         limit = self.clip_samples / self.sample_rate
@@ -111,7 +112,7 @@ class Mp3Pack:
 
 
 def _labels_of(width: int, labels: LabelSet | None, path: Path) -> LabelSet:
-    """Return the classes of targets of so many bytes: those given, where these take as many bytes."""
+    """Return the classes of targets of `width` bytes: `labels`, or those of the known data set of this width."""
     if labels is None:
         if width not in _KNOWN_WIDTHS:
             raise _unnamed(width, path)
@@ -126,10 +127,5 @@ def _unnamed(width: int, path: Path, detail: str = "") -> PackError:
 
 
 def _numbers(width: int) -> str:
-    """Return how many classes targets of so many bytes may have."""
+    """Return the possible numbers of classes of targets of `width` bytes."""
     return f"{max(1, 8 * width - 7)} to {8 * width}"
-
-
-def _clip_id_of(name: str) -> str:
-    matched = _YOUTUBE_NAME.fullmatch(name)
-    return matched[1] if matched else name

@@ -1,7 +1,6 @@
-"""Bytes at a place of a file, through descriptors that stay open, a bounded number of them in a process.
+"""Read bytes at an offset of a file, through a bounded number of descriptors that stay open in a process.
 
-Reading says where, so no position is shared: a descriptor that a forked process inherits is as good there as here.
-Nothing is inherited across spawn.
+Every read gives its offset, so no file position is shared: a forked process may use the descriptors that it inherits.
 """
 
 import os
@@ -20,24 +19,24 @@ _SHARE_OF_LIMIT = 0.25  # of the descriptors a process may have; torch's workers
 
 
 class Stamp(NamedTuple):
-    """What changes when a file does: its size in bytes and its time of change in nanoseconds."""
+    """Size of a file in bytes and its time of change in nanoseconds, which differ after the file has changed."""
 
     size: int
     changed: int
 
     @classmethod
     def of(cls, status: os.stat_result) -> "Stamp":
-        """Take it from a file's status."""
+        """Return the stamp of a file's status."""
         return cls(status.st_size, status.st_mtime_ns)
 
     def require(self, path: Path, status: os.stat_result) -> None:
-        """Raise `PackError` if the file is another by now."""
+        """Raise `PackError` if the file has changed."""
         if Stamp.of(status) != self:
             raise PackError(f"{path}: has changed since it was opened; start again")
 
 
 class _Descriptor:
-    """A file open for reading, closed when the last who reads from it lets go."""
+    """A file open for reading, closed with the last reference to it."""
 
     def __init__(self, number: int) -> None:
         self.number = number
@@ -54,12 +53,12 @@ def read_at(path: Path, offset: int, out: NDArray[Any], *, stamp: Stamp | None =
 
     Args:
         path: The file.
-        offset: Where to begin, in bytes.
+        offset: In bytes.
         out: C-contiguous, of any type.
-        stamp: What the file must still be, where no checksum would tell that it has changed.
+        stamp: Stamp that the file must still have; for files without checksums.
 
     Raises:
-        PackError: If the file cannot be read, ends before, or is not as stamped.
+        PackError: If the file cannot be read, is too short, or has another stamp.
     """
     try:
         descriptor = _descriptor_of(path)
@@ -88,17 +87,17 @@ def _descriptor_of(path: Path) -> _Descriptor:
 
 
 def most_open() -> int:
-    """Return how many files may be open at a time."""
+    """Return the largest number of files that are kept open."""
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     return max(1, min(_MOST_OPEN, int(limit * _SHARE_OF_LIMIT))) if limit >= 0 else _MOST_OPEN
 
 
 def close_files(paths: Iterable[Path]) -> None:
-    """Close those of the files that are open; reading opens them again."""
+    """Close files if they are open; reading opens them again."""
     for path in paths:
         _open.pop(os.fspath(path), None)
 
 
 def n_open() -> int:
-    """Return how many files are open in this process."""
+    """Return the number of files that are open in this process."""
     return len(_open)

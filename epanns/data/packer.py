@@ -1,10 +1,11 @@
-"""Manifest -> pack: what is asked for, what is there already, and what came of it.
+"""Make a pack of a manifest, or resume or repair one.
 
-The work itself is in `epanns.data.parts`, the format in `epanns.data.pack_format`, reading in `epanns.data.pack`.
+The shards are packed in `epanns.data.shard_packing`, the format is in `epanns.data.pack_format`.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -12,9 +13,8 @@ from typing import Any
 
 from epanns import atomic
 from epanns.audio.resampling import RESAMPLER_QUALITY
-from epanns.data.earlier_pack import finished_pack, has_its_lists, rejects_to_retry, whole_shards
-from epanns.data.journal import Journal
-from epanns.data.journal_records import ShardEntry
+from epanns.data.conversion import is_resource_shortage
+from epanns.data.earlier_pack import finished_pack, has_its_lists, rejects_to_retry, remove_pack, whole_shards
 from epanns.data.manifest import ManifestFile
 from epanns.data.pack_format import (
     JOURNAL_FILE,
@@ -24,36 +24,34 @@ from epanns.data.pack_format import (
     PackCounts,
     PackInfo,
     PackSettings,
-    settings_to_dict,
+    write_notes,
+    write_rejects,
 )
-from epanns.data.pack_lists import write_notes, write_rejects
-from epanns.data.pack_removal import remove_pack
-from epanns.data.panns_format import index_file
-from epanns.data.panns_writer import is_index_of, write_index
-from epanns.data.parts import Packing, PartCounts, pack_parts, parts_of
-from epanns.data.system_limits import output_errors
-from epanns.errors import ConfigError, DataError, DataProblems, did_you_mean
+from epanns.data.packing_journal import Journal, ShardEntry
+from epanns.data.panns_format import index_file, is_index_of, write_index
+from epanns.data.shard_packing import Packing, PartCounts, pack_parts, parts_of
+from epanns.errors import ConfigError, DataError, DataProblems, OutputError, did_you_mean
 from epanns.feedback import Progress
 from epanns.packages import versions
 from epanns.signals import catching_signals
 
-_PACKAGES = ("soundfile", "soxr", "h5py", "numpy")  # what decides the bytes of a pack
-_OPTIONAL_PACKAGES = ("av",)  # may be installed between two runs, because the first one asked for it
+_PACKAGES = ("soundfile", "soxr", "h5py", "numpy")  # which determine the bytes of a pack
+_OPTIONAL_PACKAGES = ("av",)  # may be installed between two runs, to decode rejects of the first one
 
 
 @dataclass(frozen=True)
 class PackSummary:
-    """What `pack_manifest` made or found.
+    """The result of `pack_manifest`.
 
     Attributes:
         path: The pack's folder.
-        counts: What became of the clips.
-        n_shards: HDF5 files.
+        counts: Counts of the clips.
+        n_shards: Number of HDF5 files.
         n_resumed: Shards kept from an earlier run.
-        n_repaired: Shards of an earlier run that were damaged or gone, and were packed again.
+        n_repaired: Shards of an earlier run that were damaged or missing, and were packed again.
         n_retried: Rejects of an earlier run that were retried.
         n_not_retried: Rejects of a finished pack that are due for a retry, but were not retried.
-        remarks: Why they were not retried, with the remedy; one sentence each.
+        remarks: Why rejects were not retried, with the remedy; one sentence each.
     """
 
     path: Path
@@ -79,7 +77,7 @@ class PackSummary:
         }
 
 
-def pack_manifest(  # noqa: PLR0913 - one keyword for each way to carry it out
+def pack_manifest(  # noqa: PLR0913 - one keyword for each option
     manifest: Path,
     out: Path,
     settings: PackSettings,
@@ -92,32 +90,31 @@ def pack_manifest(  # noqa: PLR0913 - one keyword for each way to carry it out
 ) -> PackSummary:
     """Pack the clips of a manifest; every file is the same for any number of `jobs`.
 
-    A finished pack of the same manifest and settings is read once, and left as it is where every checksum is right;
-    what is damaged or gone of it is made again, which ends with the bytes of an undisturbed run. So is a shard some of
-    whose clips were rejected, where their files changed since, their decoder was installed, or a process died at them,
-    as long as the shard loses no other clip by it. (The index of a panns pack is written anew where the pack was
-    moved too.) An unfinished one is continued: shards whose bytes are no longer those in the journal, or whose audio
-    files changed since, are made again. The manifest is read as a stream: memory grows with the number of shards, not
-    with the clips.
+    A finished pack of the same manifest and settings is read once and left unchanged if every checksum is right.
+    Damaged or missing files are made again, with the bytes of an undisturbed run. A shard with rejected clips is packed
+    again if their files changed, their decoder was installed, or a process died at them, unless the shard would lose
+    another clip. The index of a pack in PANNs' format is also written again after a move. An unfinished pack is
+    resumed: shards that are damaged, or whose audio files changed, are packed again. The manifest is read as a stream:
+    memory grows with the number of shards, not with the number of clips.
 
     Args:
         manifest: The CSV file.
         out: The pack's folder.
-        settings: What to take and how to convert it.
-        max_bad: Share of the clips, 0..1, that may be rejected.
-        jobs: Processes that decode.
-        fresh: Whether to delete an earlier pack at `out`, finished or not; a folder that holds more is refused.
+        settings: Splits to pack, and how clips are converted.
+        max_bad: Fraction of the clips, 0..1, that may be rejected.
+        jobs: Number of decoding processes.
+        fresh: Whether to delete an earlier pack at `out`, finished or not; a folder with other files is refused.
         progress: Called with (clips done, clips in all), also while the checksums of an earlier run are compared.
-        log: Called with one line about where an unfinished pack is resumed.
+        log: Called with one line about the resumption of an unfinished pack.
 
     Raises:
-        ConfigError: If `max_bad` is no share.
-        DataError: If the manifest is wrong or holds no clip of the chosen splits, a damaged shard of a finished pack
-            cannot be made again because its audio is gone, or the system has no memory for a clip.
-        OutputError: If `out` holds another pack or something else, cannot be written, or the system has no more memory,
-            processes or open files to give.
-        DataProblems: If more than `max_bad` of the clips are rejected, now or in a finished pack; what is there stays.
-        Interrupted: If SIGINT, SIGTERM or SIGUSR1 came; finished shards stay.
+        ConfigError: If `max_bad` is not in 0..1.
+        DataError: If the manifest is invalid or has no clip of the chosen splits, a damaged shard of a finished pack
+            cannot be packed again because its audio is missing, or the system lacks memory for a clip.
+        OutputError: If `out` holds another pack or something else, cannot be written, or the system lacks memory,
+            processes or open files.
+        DataProblems: If more than `max_bad` of the clips are rejected, now or in a finished pack, which is kept.
+        Interrupted: If SIGINT, SIGTERM or SIGUSR1 was received; finished shards are kept.
     """
     if not 0 <= max_bad <= 1:
         raise ConfigError(f"max_bad={max_bad:g}: must be a share of the clips, between 0 and 1")
@@ -125,12 +122,12 @@ def pack_manifest(  # noqa: PLR0913 - one keyword for each way to carry it out
     splits = _choose(read, settings)
     header = _header(read, settings)
     if fresh:
-        with output_errors(out, jobs):
+        with _output_errors(out, jobs):
             remove_pack(out)
     whole = None
     done = finished_pack(out, header)
     if done is not None:
-        with output_errors(out, jobs), catching_signals() as stop:
+        with _output_errors(out, jobs), catching_signals() as stop:
             whole = whole_shards(out, done, progress, stop)
             if len(whole) == len(done.shards) and has_its_lists(out, done):
                 summary = _without_retry(out, done, header, read)
@@ -139,7 +136,7 @@ def pack_manifest(  # noqa: PLR0913 - one keyword for each way to carry it out
                     _refuse_too_many((counts.rejected, counts.found, counts.found), max_bad, manifest, summary)
                     _write_index(out, done, is_finished=True)
                     return summary
-            (out / JOURNAL_FILE).touch()  # where it was deleted, every clip is packed again
+            (out / JOURNAL_FILE).touch()  # without a journal every clip is packed again
     n_found = sum(read.splits[split].found for split in splits)
     packing = Packing(
         settings=settings,
@@ -152,26 +149,47 @@ def pack_manifest(  # noqa: PLR0913 - one keyword for each way to carry it out
         whole=whole,
         log=log,
     )
-    with output_errors(out, jobs), catching_signals() as stop, Journal(out, header) as journal:
-        came = pack_parts(packing, read.clips(settings.splits), journal, stop)
+    with _output_errors(out, jobs), catching_signals() as stop, Journal(out, header) as journal:
+        done_now = pack_parts(packing, read.clips(settings.splits), journal, stop)
         entries = [journal.finished[number] for number in sorted(journal.finished)]
         write_rejects(out, journal.rejects())
         info = _pack_info(read, splits, settings, entries)
-        summary = _summary(out, info, came)
+        summary = _summary(out, info, done_now)
         n_rejected, n_done = sum(entry.rejected for entry in entries), sum(entry.clips for entry in entries)
         if whole is None:
             _refuse_too_many((n_rejected, n_done, n_found), max_bad, manifest, summary)
         journal.compact()
-        if info.counts.cut is not None:
-            write_notes(out, journal.notes())
+        write_notes(out, journal.notes())
         _write_index(out, info, is_finished=False)
         atomic.write_json(out / PACK_FILE, info.to_dict())
-    _refuse_too_many((n_rejected, n_done, n_found), max_bad, manifest, summary)  # a finished pack stays one
+    # After pack.json: a finished pack is kept.
+    _refuse_too_many((n_rejected, n_done, n_found), max_bad, manifest, summary)
     return summary
 
 
+@contextmanager
+def _output_errors(out: Path, jobs: int) -> Iterator[None]:
+    """Raise `OutputError` with a remedy if the disk is full, `out` cannot be written, or a system limit is reached."""
+    try:
+        yield
+    except (OSError, MemoryError, RuntimeError) as error:
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
+        if is_resource_shortage(error):
+            fewer = " or give fewer --jobs" if jobs > 1 else ""
+            raise OutputError(
+                f"{out}: the system has no more memory, processes or open files ({reason}); free some{fewer}, and run "
+                "the same command again: finished shards are kept"
+            ) from error
+        if not isinstance(error, OSError):
+            raise
+        raise OutputError(
+            f"{out}: cannot be written ({reason}); make room or choose another --out, then run the same command again: "
+            "finished shards are kept"
+        ) from error
+
+
 def _without_retry(out: Path, done: PackInfo, header: dict[str, Any], manifest: ManifestFile) -> PackSummary | None:
-    """Return the summary of a whole pack whose rejects stay rejects, or None where some are retried."""
+    """Return the summary of an undamaged pack whose rejects are not retried, or None if some are."""
     n_to_retry, difference = 0, ""
     if done.counts.rejected:
         parts = parts_of(manifest.clips(done.settings.splits), done.settings.clips_per_shard)
@@ -187,9 +205,9 @@ def _without_retry(out: Path, done: PackInfo, header: dict[str, Any], manifest: 
     return PackSummary(out, done.counts, n_shards, n_shards, 0, n_not_retried=n_to_retry, remarks=remarks)
 
 
-def _summary(out: Path, info: PackInfo, came: PartCounts) -> PackSummary:
+def _summary(out: Path, info: PackInfo, counts: PartCounts) -> PackSummary:
     remark = (
-        f"{came.not_retried} rejected clips are due for a retry, but their shards would lose other clips, whose "
+        f"{counts.not_retried} rejected clips are due for a retry, but their shards would lose other clips, whose "
         "audio is gone or could not be decoded this time: restore it and run the same command again, or start over "
         "with --fresh"
     )
@@ -197,16 +215,16 @@ def _summary(out: Path, info: PackInfo, came: PartCounts) -> PackSummary:
         path=out,
         counts=info.counts,
         n_shards=len(info.shards),
-        n_resumed=came.resumed,
-        n_repaired=came.repaired,
-        n_retried=came.retried,
-        n_not_retried=came.not_retried,
-        remarks=(remark,) if came.not_retried else (),
+        n_resumed=counts.resumed,
+        n_repaired=counts.repaired,
+        n_retried=counts.retried,
+        n_not_retried=counts.not_retried,
+        remarks=(remark,) if counts.not_retried else (),
     )
 
 
 def _allowed(n_clips: int, max_bad: float) -> int:
-    """Return the whole clips in a share of them, which is taken as it was typed: 0.29 of 100 are 29."""
+    """Return the largest number of rejects, from the decimal digits of `max_bad`: 0.29 of 100 clips is 29, not 28."""
     return math.floor(Fraction(repr(float(max_bad))) * n_clips)
 
 
@@ -223,7 +241,7 @@ def _refuse_too_many(counts: tuple[int, int, int], max_bad: float, manifest: Pat
 
 
 def _choose(manifest: ManifestFile, settings: PackSettings) -> Sequence[str]:
-    """Return the splits to pack, which have at least one clip together."""
+    """Return the splits to pack; raise unless they exist and have a clip."""
     for split in settings.splits:
         if split not in manifest.splits:
             known = ", ".join(manifest.splits) or "none"
@@ -232,17 +250,17 @@ def _choose(manifest: ManifestFile, settings: PackSettings) -> Sequence[str]:
             )
     splits = settings.splits or tuple(manifest.splits)
     if not any(manifest.splits[split].found for split in splits):
-        what = f"in split {', '.join(settings.splits)}" if settings.splits else "in it"
+        where = f" of split {', '.join(settings.splits)}" if settings.splits else ""
         raise DataError(
-            f"{manifest.path}: no clip {what} was found on disk; check the data set's folder and run `epanns data`"
+            f"{manifest.path}: no clip{where} was found on disk; check the data set's folder and run `epanns data`"
         )
     return splits
 
 
 def _header(manifest: ManifestFile, settings: PackSettings) -> dict[str, Any]:
-    """Return what must be equal for a stopped run to be continued."""
+    """Return what must be equal to resume a stopped run."""
     return {
-        **settings_to_dict(settings),
+        **settings.to_dict(),
         "manifest_sha256": manifest.sha256,
         "labels_digest": manifest.labels.digest,
         "dataset": manifest.dataset,
@@ -251,7 +269,7 @@ def _header(manifest: ManifestFile, settings: PackSettings) -> dict[str, Any]:
 
 
 def _write_index(out: Path, info: PackInfo, *, is_finished: bool) -> None:
-    """Write the index of a panns pack; that of a finished one only where it is damaged or the pack was moved since."""
+    """Write the index of a pack in PANNs' format; that of a finished pack only if it is damaged or was moved."""
     index, files = out / index_file(info.settings.splits), [out / shard.file for shard in info.shards]
     if info.settings.format == "panns" and files and not (is_finished and is_index_of(index, files)):
         write_index(index, files)
@@ -263,8 +281,7 @@ def _pack_info(
     made_with = versions(*_PACKAGES, *_OPTIONAL_PACKAGES)
     found, missing = (sum(getattr(manifest.splits[split], name) for split in splits) for name in ("found", "missing"))
     rejected = sum(entry.rejected for entry in entries)
-    numbers = {name: [getattr(entry, name) for entry in entries] for name in NOTES}
-    notes: dict[str, Any] = {name: None if None in each else sum(each) for name, each in numbers.items()}
+    notes = {name: sum(getattr(entry, name) for entry in entries) for name in NOTES}
     return PackInfo(
         dataset=manifest.dataset,
         splits=tuple(splits),

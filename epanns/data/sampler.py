@@ -102,14 +102,12 @@ class BalancedStream:
         if self._turn[0] != turn:
             order = numpy_generator("balanced turn", self._seed, turn).permutation(len(self._clips))
             self._turn = (turn, order)
-        return self._clip_of(int(self._turn[1][place]), turn)
-
-    def _clip_of(self, number: int, turn: int) -> int:
+        number = int(self._turn[1][place])
         clips = self._clips[number]
-        round_number, place = divmod(turn, len(clips))
-        if number not in self._orders or self._orders[number][0] != round_number:
-            order = numpy_generator("balanced class", self._seed, number, round_number).permutation(clips)
-            self._orders[number] = (round_number, order)
+        pass_number, place = divmod(turn, len(clips))
+        if number not in self._orders or self._orders[number][0] != pass_number:
+            order = numpy_generator("balanced class", self._seed, number, pass_number).permutation(clips)
+            self._orders[number] = (pass_number, order)
         return int(self._orders[number][1][place])
 
 

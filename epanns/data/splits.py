@@ -214,24 +214,17 @@ def _assign(
             # If no more groups are left than splits without the class, each of these splits gets one.
             is_last_chance = bool(absent) and len(absent) >= len(pending) - place
             allowed = absent if is_last_chance else range(len(shares))
-            split_of[name] = split = _choose(counts[name][index], needed[:, index] + carried, allowed)
+            lack = needed[:, index] + carried
+            # Held-out splits are filled first, so that an added group moves few others; then `TRAIN`, which is split 0.
+            fitting = [split for split in allowed if split and lack[split] >= counts[name][index] / 2]
+            fallback = 0 if 0 in allowed else max(allowed, key=lack.__getitem__)
+            split_of[name] = split = fitting[0] if fitting else fallback
             for other, n_clips in counts[name].items():
                 needed[split, other] -= n_clips
                 present[split, other] = True
         if len(groups_of[index]) >= len(shares):
             carried = np.clip(needed[:, index] + carried, -0.5, 0.5)
     return split_of
-
-
-def _choose(n_clips: int, needed: NDArray[np.float64], allowed: Sequence[int]) -> int:
-    """Return the first held-out split that a group brings closer to its fraction, or else `TRAIN`, split 0.
-
-    Held-out splits are filled first, so that an added group moves few others.
-    """
-    fitting = [split for split in allowed if split and needed[split] >= n_clips / 2]
-    if fitting:
-        return fitting[0]
-    return 0 if 0 in allowed else max(allowed, key=lambda split: needed[split])
 
 
 def _repair(

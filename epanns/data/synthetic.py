@@ -25,10 +25,6 @@ from epanns.strict import Rule, check_fields, integer, number
 from epanns.workfolder import Work, WorkFolder
 
 Signal = NDArray[np.float64]
-Event = Callable[[np.random.Generator, Signal, float], Signal]
-
-EVENTS: dict[str, Event] = {}
-"""Kind of event -> function of a generator, the times of the samples in seconds, and the sample rate in Hz."""
 
 _LOWEST, _HIGHEST = 200.0, 0.35  # in Hz; as a fraction of the sample rate
 _SPLITS = ("train", "train", "train", "val", "test")  # of five clips in a row
@@ -41,6 +37,122 @@ _WORK = Work(
     to_replace="choose another ROOT or delete it",
     place="ROOT or empty it",
 )
+
+
+@dataclass(frozen=True)
+class _Synthesizer:
+    """Draws the parts of events.
+
+    Attributes:
+        rng: Generator of the draws.
+        time: Times of the samples in seconds.
+        rate: Sample rate in Hz.
+    """
+
+    rng: np.random.Generator
+    time: Signal
+    rate: float
+
+    def pitch(self, low: float, high: float) -> float:
+        """Draw a frequency in Hz from a register on a scale of octaves: 0 is `_LOWEST`, 1 is `_HIGHEST`."""
+        octaves = np.log2(_HIGHEST * self.rate / _LOWEST)
+        return float(_LOWEST * 2 ** (octaves * self.rng.uniform(low, high)))
+
+    def sine(self, frequency: Signal | float) -> Signal:
+        """Return a sine whose frequency in Hz may change over time."""
+        phase: Signal = np.cumsum(np.broadcast_to(frequency, self.time.shape)) / self.rate
+        return np.sin(2 * np.pi * phase)
+
+    def wave(self, low: float, high: float) -> Signal:
+        """Return a slow sine with a frequency of `low` to `high` Hz that starts at phase 0."""
+        return np.sin(2 * np.pi * self.rng.uniform(low, high) * self.time)
+
+    def pulses(self) -> Signal:
+        """Return on-off pulses between 0 and 1, four to nine per second."""
+        return (self.wave(4, 9) > self.rng.uniform(-0.3, 0.5)).astype(float)
+
+    def noise(self, centre: float) -> Signal:
+        """Return noise of about an octave around a frequency in Hz."""
+        half_width = 2 ** self.rng.uniform(0.2, 0.5)
+        spectrum = np.fft.rfft(self.rng.standard_normal(len(self.time)))
+        frequencies = np.fft.rfftfreq(len(self.time), 1 / self.rate)
+        spectrum[(frequencies < centre / half_width) | (frequencies > centre * half_width)] = 0
+        return np.fft.irfft(spectrum, len(self.time))
+
+    def partials(self, *ratios: float) -> Signal:
+        """Return a sum of sines with frequencies in the given ratios, without those above `_HIGHEST`."""
+        lowest = 120 * 4 ** self.rng.random()  # Hz, two octaves
+        audible = [ratio for ratio in ratios if ratio * lowest < _HIGHEST * self.rate]
+        stack = np.array([self.sine(lowest * ratio) / ratio**0.7 for ratio in audible])
+        mixed: Signal = stack.sum(axis=0)
+        return mixed
+
+    def chirp(self) -> Signal:
+        """Return a sine with an exponentially rising frequency."""
+        low, high = self.pitch(0.1, 0.4), self.pitch(0.6, 0.9)
+        return self.sine(low * (high / low) ** (self.time / max(float(self.time[-1]), 1 / self.rate)))
+
+    def clicks(self) -> Signal:
+        """Return short decaying bursts of noise at a steady rate."""
+        since_click = np.mod(self.time, 1 / self.rng.uniform(4, 12))
+        return self.rng.standard_normal(len(self.time)) * np.exp(-since_click * self.rng.uniform(200, 600))
+
+    def tremolo(self) -> Signal:
+        """Return a tone whose amplitude oscillates."""
+        depth = 1 + self.rng.uniform(0.6, 0.95) * self.wave(4, 9)
+        return self.sine(self.pitch(0.35, 0.7)) * depth
+
+    def vibrato(self) -> Signal:
+        """Return a tone whose frequency oscillates."""
+        swing = self.rng.uniform(0.05, 0.15) * self.wave(4, 9)
+        return self.sine(self.pitch(0.6, 0.95) * (1 + swing))
+
+    def siren(self) -> Signal:
+        """Return two alternating pitches."""
+        interval = np.where(self.wave(2, 4) > 0, 2 ** self.rng.uniform(0.2, 0.6), 1.0)
+        return self.sine(self.pitch(0.3, 0.8) * interval)
+
+
+EVENTS: dict[str, Callable[[_Synthesizer], Signal]] = {
+    "tone": lambda draw: draw.sine(draw.pitch(0.0, 0.4)),
+    "chirp up": _Synthesizer.chirp,
+    "noise band": lambda draw: draw.noise(draw.pitch(0.1, 0.5)),
+    "clicks": _Synthesizer.clicks,
+    "harmonics": lambda draw: draw.partials(1, 2, 3, 4, 5, 6, 7, 8),
+    "tremolo": _Synthesizer.tremolo,
+    "chirp down": lambda draw: draw.chirp()[::-1],
+    "pulsed noise": lambda draw: draw.noise(draw.pitch(0.4, 0.8)) * draw.pulses(),
+    "vibrato": _Synthesizer.vibrato,
+    "bell": lambda draw: draw.partials(1, 2.756, 5.404, 8.933) * np.exp(-draw.time * draw.rng.uniform(4, 9)),
+    "pulsed tone": lambda draw: draw.sine(draw.pitch(0.1, 0.5)) * draw.pulses(),
+    "siren": _Synthesizer.siren,
+}
+"""Kinds of events. The partials of the bell have the ratios of a struck bar."""
+
+
+def draw_event(kind: str, rng: np.random.Generator, seconds: float, sample_rate: int) -> Signal:
+    """Draw one event: ``(round(seconds * sample_rate),)`` with peak 1, faded in and out.
+
+    Args:
+        kind: A key of `EVENTS`.
+        rng: Generator of the draw.
+        seconds: Length of the event.
+        sample_rate: In Hz.
+    """
+    length = max(2, round(seconds * sample_rate))
+    time = np.arange(length) / sample_rate
+    fade = np.minimum(1.0, np.minimum(time, time[::-1]) / 0.01)
+    event = EVENTS[kind](_Synthesizer(rng, time, float(sample_rate))) * fade
+    return event / max(float(np.abs(event).max()), 1e-9)
+
+
+SYNTHETIC_RULES: Mapping[str, Rule] = {
+    "clips": Rule("at least 5, one for each part of the split", integer(5).holds),
+    "classes": Rule(f"between 2 and {len(EVENTS)}", integer(2, len(EVENTS)).holds),
+    "seconds": number("between 0.5 and 600", lambda value: 0.5 <= value <= 600),
+    "sample_rate": Rule("between 8000 and 192000 Hz", integer(8000, 192_000).holds),
+    "seed": Rule("a whole number", lambda value: type(value) is int),
+}
 
 
 @dataclass(frozen=True)
@@ -77,7 +189,10 @@ def draw_clip(settings: SyntheticSettings, index: int) -> tuple[NDArray[np.int16
     spectrum *= np.arange(1, len(spectrum) + 1) ** -rng.uniform(0, 1)  # falls by 0 to 6 dB per octave
     noise: Signal = np.fft.irfft(spectrum, n_samples)
     mixture = noise / float(np.sqrt(np.mean(noise**2))) * 10 ** (rng.uniform(-50, -30) / 20)
-    labels = _draw_labels(settings, index, rng)
+    turn, place = divmod(index, settings.classes)  # the first kind cycles through all classes: each class has clips
+    first = int(numpy_generator("synthetic turn", settings.seed, turn).permutation(settings.classes)[place])
+    others = [kind for kind in rng.permutation(settings.classes).tolist() if kind != first]
+    labels = [list(EVENTS)[kind] for kind in [first, *others[: int(rng.integers(0, 3))]]]
     for label in labels:
         seconds = min(rng.uniform(0.4, 1.5), settings.seconds)
         event = draw_event(label, rng, seconds, settings.sample_rate) * 10 ** (rng.uniform(-24, -6) / 20)
@@ -85,16 +200,6 @@ def draw_clip(settings: SyntheticSettings, index: int) -> tuple[NDArray[np.int16
         mixture[start : start + len(event)] += event
     peak = max(1.0, float(np.abs(mixture).max()))
     return to_int16((mixture / peak).astype(np.float32)), tuple(sorted(labels, key=list(EVENTS).index))
-
-
-def _draw_labels(settings: SyntheticSettings, index: int, rng: np.random.Generator) -> list[str]:
-    """Draw one to three kinds; the first cycles through all classes, so that each class has clips."""
-    turn, place = divmod(index, settings.classes)
-    first = int(numpy_generator("synthetic turn", settings.seed, turn).permutation(settings.classes)[place])
-    others = [kind for kind in rng.permutation(settings.classes).tolist() if kind != first]
-    n_others = min(int(rng.integers(0, 3)), len(others))
-    names = list(EVENTS)
-    return [names[kind] for kind in [first, *others[:n_others]]]
 
 
 def make_synthetic(root: Path, settings: SyntheticSettings, *, progress: Progress | None = None) -> Manifest:
@@ -131,141 +236,3 @@ def make_synthetic(root: Path, settings: SyntheticSettings, *, progress: Progres
             if progress is not None:
                 progress(index + 1, settings.clips)
     return Manifest("synthetic", LabelSet.of(list(EVENTS)[: settings.classes]), tuple(clips))
-
-
-def _event(kind: str) -> Callable[[Event], Event]:
-    def register(draw: Event) -> Event:
-        EVENTS[kind] = draw
-        return draw
-
-    return register
-
-
-def _pitch(rng: np.random.Generator, sample_rate: float, low: float, high: float) -> float:
-    """Draw a frequency in Hz from a register on a scale of octaves: 0 is `_LOWEST`, 1 is `_HIGHEST`."""
-    octaves = np.log2(_HIGHEST * sample_rate / _LOWEST)
-    return float(_LOWEST * 2 ** (octaves * rng.uniform(low, high)))
-
-
-def _sine(frequency: Signal | float, time: Signal, sample_rate: float) -> Signal:
-    """Return a sine whose frequency in Hz may change over time."""
-    phase: Signal = np.cumsum(np.broadcast_to(frequency, time.shape)) / sample_rate
-    return np.sin(2 * np.pi * phase)
-
-
-def _noise_band(rng: np.random.Generator, time: Signal, sample_rate: float, centre: float) -> Signal:
-    """Return noise of about an octave around a frequency in Hz."""
-    half_width = 2 ** rng.uniform(0.2, 0.5)
-    spectrum = np.fft.rfft(rng.standard_normal(len(time)))
-    frequencies = np.fft.rfftfreq(len(time), 1 / sample_rate)
-    spectrum[(frequencies < centre / half_width) | (frequencies > centre * half_width)] = 0
-    return np.fft.irfft(spectrum, len(time))
-
-
-def _pulses(rng: np.random.Generator, time: Signal) -> Signal:
-    """Return on-off pulses between 0 and 1, four to nine per second."""
-    return (np.sin(2 * np.pi * rng.uniform(4, 9) * time) > rng.uniform(-0.3, 0.5)).astype(float)
-
-
-def _partials(rng: np.random.Generator, time: Signal, sample_rate: float, ratios: list[float]) -> Signal:
-    """Return a sum of sines with frequencies in the given ratios, those that are too high left out."""
-    lowest = 120 * 4 ** rng.random()  # Hz, two octaves
-    audible = [ratio for ratio in ratios if ratio * lowest < _HIGHEST * sample_rate]
-    stack = np.array([_sine(lowest * ratio, time, sample_rate) / ratio**0.7 for ratio in audible])
-    mixed: Signal = stack.sum(axis=0)
-    return mixed
-
-
-@_event("tone")
-def _tone(rng: np.random.Generator, time: Signal, sample_rate: float) -> Signal:
-    return _sine(_pitch(rng, sample_rate, 0.0, 0.4), time, sample_rate)
-
-
-@_event("chirp up")
-def _chirp(rng: np.random.Generator, time: Signal, sample_rate: float) -> Signal:
-    low, high = _pitch(rng, sample_rate, 0.1, 0.4), _pitch(rng, sample_rate, 0.6, 0.9)
-    rise = (high / low) ** (time / max(float(time[-1]), 1 / sample_rate))
-    return _sine(low * rise, time, sample_rate)
-
-
-@_event("noise band")
-def _noise(rng: np.random.Generator, time: Signal, sample_rate: float) -> Signal:
-    return _noise_band(rng, time, sample_rate, _pitch(rng, sample_rate, 0.1, 0.5))
-
-
-@_event("clicks")
-def _clicks(rng: np.random.Generator, time: Signal, sample_rate: float) -> Signal:
-    """Return short decaying bursts at a steady rate."""
-    since_click = np.mod(time, 1 / rng.uniform(4, 12))
-    return rng.standard_normal(len(time)) * np.exp(-since_click * rng.uniform(200, 600))
-
-
-@_event("harmonics")
-def _harmonics(rng: np.random.Generator, time: Signal, sample_rate: float) -> Signal:
-    return _partials(rng, time, sample_rate, [1, 2, 3, 4, 5, 6, 7, 8])
-
-
-@_event("tremolo")
-def _tremolo(rng: np.random.Generator, time: Signal, sample_rate: float) -> Signal:
-    depth = 1 + rng.uniform(0.6, 0.95) * np.sin(2 * np.pi * rng.uniform(4, 9) * time)
-    return _sine(_pitch(rng, sample_rate, 0.35, 0.7), time, sample_rate) * depth
-
-
-@_event("chirp down")
-def _chirp_down(rng: np.random.Generator, time: Signal, sample_rate: float) -> Signal:
-    return _chirp(rng, time, sample_rate)[::-1]
-
-
-@_event("pulsed noise")
-def _pulsed_noise(rng: np.random.Generator, time: Signal, sample_rate: float) -> Signal:
-    return _noise_band(rng, time, sample_rate, _pitch(rng, sample_rate, 0.4, 0.8)) * _pulses(rng, time)
-
-
-@_event("vibrato")
-def _vibrato(rng: np.random.Generator, time: Signal, sample_rate: float) -> Signal:
-    swing = rng.uniform(0.05, 0.15) * np.sin(2 * np.pi * rng.uniform(4, 9) * time)
-    return _sine(_pitch(rng, sample_rate, 0.6, 0.95) * (1 + swing), time, sample_rate)
-
-
-@_event("bell")
-def _bell(rng: np.random.Generator, time: Signal, sample_rate: float) -> Signal:
-    """Return decaying inharmonic partials, in the ratios of a struck bar."""
-    stack = _partials(rng, time, sample_rate, [1, 2.756, 5.404, 8.933])
-    return stack * np.exp(-time * rng.uniform(4, 9))
-
-
-@_event("pulsed tone")
-def _pulsed_tone(rng: np.random.Generator, time: Signal, sample_rate: float) -> Signal:
-    return _sine(_pitch(rng, sample_rate, 0.1, 0.5), time, sample_rate) * _pulses(rng, time)
-
-
-@_event("siren")
-def _siren(rng: np.random.Generator, time: Signal, sample_rate: float) -> Signal:
-    """Return two alternating pitches."""
-    interval = np.where(np.sin(2 * np.pi * rng.uniform(2, 4) * time) > 0, 2 ** rng.uniform(0.2, 0.6), 1.0)
-    return _sine(_pitch(rng, sample_rate, 0.3, 0.8) * interval, time, sample_rate)
-
-
-def draw_event(kind: str, rng: np.random.Generator, seconds: float, sample_rate: int) -> Signal:
-    """Draw one event: ``(round(seconds * sample_rate),)`` with peak 1, faded in and out.
-
-    Args:
-        kind: A key of `EVENTS`.
-        rng: Generator of the draw.
-        seconds: Length of the event.
-        sample_rate: In Hz.
-    """
-    length = max(2, round(seconds * sample_rate))
-    time = np.arange(length) / sample_rate
-    fade = np.minimum(1.0, np.minimum(time, time[::-1]) / 0.01)
-    event = EVENTS[kind](rng, time, float(sample_rate)) * fade
-    return event / max(float(np.abs(event).max()), 1e-9)
-
-
-SYNTHETIC_RULES: Mapping[str, Rule] = {
-    "clips": Rule("at least 5, one for each part of the split", integer(5).holds),
-    "classes": Rule(f"between 2 and {len(EVENTS)}", integer(2, len(EVENTS)).holds),
-    "seconds": number("between 0.5 and 600", lambda value: 0.5 <= value <= 600),
-    "sample_rate": Rule("between 8000 and 192000 Hz", integer(8000, 192_000).holds),
-    "seed": Rule("a whole number", lambda value: type(value) is int),
-}

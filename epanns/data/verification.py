@@ -1,16 +1,23 @@
 """The check of a whole pack of any format: every file, every rule, every clip."""
 
+import functools
 import hashlib
+import json
+import multiprocessing
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import resource
+import signal
+import time
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
 
-from epanns.data.contained import Crashed, count_of, line_of, run_contained, senseless
-from epanns.data.opening import is_panns, open_pack
-from epanns.data.pack import Pack
+from epanns.data.clip_source import ClipColumns, ClipSource, no_clips
+from epanns.data.decoding_pool import describe_exit
+from epanns.data.pack import Pack, open_pack
 from epanns.data.pack_format import (
     JOURNAL_FILE,
     NOTES_FILE,
@@ -18,33 +25,35 @@ from epanns.data.pack_format import (
     REJECTS_FILE,
     PackInfo,
     ShardInfo,
+    problem_of_notes,
+    problem_of_rejects,
     read_pack_info,
 )
-from epanns.data.pack_lists import problem_of_notes, problem_of_rejects
 from epanns.data.panns_format import index_file
-from epanns.data.panns_index import open_panns_index
+from epanns.data.panns_pack import open_panns_index
 from epanns.data.shard import Shard
-from epanns.data.source import ClipColumns, ClipSource, no_clips
 from epanns.errors import DataError, EpannsError, PackError
 from epanns.feedback import Progress
 from epanns.labels import LabelSet
 from epanns.workfolder import LOCK_FILES
 
 DEFAULT_MEMORY_LIMIT = 4 << 30  # bytes
-MOST_PROBLEMS = 1000  # that are listed; the others are counted
+MOST_PROBLEMS = 1000  # that are listed; further ones are counted
+PATIENCE = 300.0  # seconds without a message of the child; opening two million rows on a slow disk takes less
 _HASHED_AT_ONCE = 1 << 24  # bytes
+_SECONDS_BETWEEN_REPORTS = 0.1
 
 
 @dataclass(frozen=True)
 class Verification:
-    """What came out.
+    """The result of a check.
 
     Attributes:
-        problems: What is wrong, one line each; none says that the pack is whole as far as its format can tell.
-        remarks: What the format cannot tell, and what was left out.
-        clips: How many were read.
-        unlisted: How many problems there are beyond the `MOST_PROBLEMS` that are listed.
-        opened: Whether it could be opened as a pack at all; the one problem says why not.
+        problems: One line for each problem; empty for a pack that is whole as far as its format can show.
+        remarks: What the format cannot show, and rows that are left out.
+        clips: Number of clips that were read.
+        unlisted: Number of problems beyond the `MOST_PROBLEMS` that are listed.
+        opened: Whether the pack could be opened; otherwise the only problem is the reason.
     """
 
     problems: tuple[str, ...]
@@ -55,7 +64,7 @@ class Verification:
 
 
 class _Problems:
-    """Lists problems up to a number, counts the others, and passes each on as soon as it is found."""
+    """Lists problems up to a number, counts further ones, and logs each that is listed."""
 
     def __init__(self, log: Callable[[str], None] | None) -> None:
         self.listed: list[str] = []
@@ -73,17 +82,17 @@ class _Problems:
 
 
 class _Count:
-    """Clips passed, reported as they are, and how many of them were read."""
+    """Counts clips that were checked and clips that were read, and reports progress."""
 
     def __init__(self, progress: Progress | None, total: int) -> None:
-        self.read, self._passed, self._total, self._progress = 0, 0, total, progress
+        self.read, self._checked, self._total, self._progress = 0, 0, total, progress
 
-    def add(self, *, passed: int = 1, read: int = 0) -> None:
+    def add(self, *, checked: int = 1, read: int = 0) -> None:
         """Count clips and report."""
         self.read += read
-        self._passed += passed
+        self._checked += checked
         if self._progress is not None:
-            self._progress(self._passed, self._total)
+            self._progress(self._checked, self._total)
 
 
 def verify_pack(
@@ -95,15 +104,15 @@ def verify_pack(
 ) -> Verification:
     """Check a pack in this process.
 
-    Of our own packs are read ``pack.json``, the list of files, the sha256 and the schema of every shard, and the crc32
-    and the padding of every clip; a shard that cannot be opened does not keep the others from being checked. Of other
-    formats every rule is checked and every clip is read and decoded; they have no checksums, which a remark says.
+    Of a pack of epanns, it checks ``pack.json``, the list of files, the sha256 and the schema of every shard, and the
+    crc32 and the padding of every clip; after a shard that cannot be opened, the next ones are still checked. Of other
+    formats, it checks every rule and reads and decodes every clip; a remark states that they have no checksums.
 
     Args:
-        path: As `open_pack` takes it.
-        labels: As `open_pack` takes them.
+        path: As in `open_pack`.
+        labels: As in `open_pack`.
         progress: Called with (clips checked, clips in all), also while a large file is hashed.
-        log: Called with each problem that is listed, as soon as it is found.
+        log: Called with each listed problem as soon as it is found.
     """
     problems = _Problems(log)
     try:
@@ -116,7 +125,7 @@ def verify_pack(
         _verify_own(source, problems, count)
     else:
         if path.is_dir() and (path / PACK_FILE).exists():
-            _verify_described(path, problems, count)
+            _verify_files_of_panns(path, problems, count)
         problems.add(_problems_of_source(source, count))
     source.close()
     return Verification(tuple(problems.listed), source.remarks, count.read, problems.unlisted)
@@ -129,57 +138,84 @@ def verify_contained(
     progress: Progress | None = None,
     memory_limit: int = DEFAULT_MEMORY_LIMIT,
 ) -> Verification:
-    """Do as `verify_pack` in a process of its own, so that a file that crashes HDF5 is a problem like others.
+    """Check a pack as `verify_pack` in a child process, so that a file that crashes HDF5 is a problem like others.
 
     Args:
-        path: As `verify_pack` takes it.
-        labels: As `verify_pack` takes them.
-        progress: As `verify_pack` takes it; called in this process.
+        path: As in `verify_pack`.
+        labels: As in `verify_pack`.
+        progress: As in `verify_pack`; called in this process.
         memory_limit: Bytes of memory that the check may take.
     """
-    done = 0
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe(duplex=False)
+    child = context.Process(target=_verify_in_child, args=(theirs, path, labels, memory_limit), daemon=True)
+    child.start()
+    theirs.close()
+    done, problems = 0, list[str]()
+    try:
+        while ours.poll(PATIENCE):
+            message = json.loads(ours.recv_bytes())  # never a pickle, which could run code of a hostile file here
+            if "result" in message:
+                remarks, clips, unlisted, opened = message["result"]
+                return Verification(tuple(problems), tuple(remarks), clips, unlisted, opened)
+            if "failure" in message:
+                how_it_ended = message["failure"]
+                break
+            if "problem" in message:
+                problems.append(message["problem"])
+            else:
+                done = message["done"]
+                if progress is not None:
+                    progress(done, message["total"])
+        else:
+            how_it_ended = f"was ended after {PATIENCE:g} s without progress"
+    except EOFError:
+        child.join()
+        how_it_ended = describe_exit(child.exitcode)
+    finally:
+        child.kill()
+        child.join()
+        ours.close()
+    advice = "a file is damaged or made to do harm: fetch the pack again, or raise --memory-limit if you trust it"
+    problems.append(f"{path}: the check {how_it_ended} after {done} clips; {advice}")
+    return Verification(tuple(problems), (), done)
 
-    def note(clips: int, total: int | None) -> None:
-        nonlocal done
-        done = clips
-        if progress is not None:
-            progress(clips, total)
 
-    problems: list[str] = []
+def _verify_in_child(connection: Connection, path: Path, labels: LabelSet | None, memory_limit: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches both processes; the parent ends this one
+    send = functools.partial(_send, connection)
+    reported = 0.0
 
-    def log(problem: str) -> None:
-        if len(problems) == MOST_PROBLEMS:
-            raise senseless()
-        problems.append(problem)
+    def report(done: int, total: int | None) -> None:
+        nonlocal reported
+        now = time.monotonic()
+        if done == total or now - reported >= _SECONDS_BETWEEN_REPORTS:
+            reported = now
+            send(done=done, total=total)
 
     try:
-        answer = run_contained(_verified, path, labels, memory_limit=memory_limit, progress=note, log=log)
-        return _verification_of(answer, problems)
-    except Crashed as crash:
-        advice = "a file is damaged or made to do harm: fetch the pack again, or raise --memory-limit if you trust it"
-        problems.append(f"{path}: the check {crash} after {done} clips; {advice}")
-        return Verification(tuple(problems), (), done)
-
-
-def _verified(path: Path, labels: LabelSet | None, progress: Progress, log: Callable[[str], None]) -> list[object]:
-    """Run in the process of its own; the problems are told as they are found."""
-    try:
-        found = verify_pack(path, labels=labels, progress=progress, log=log)
+        _limit_memory(memory_limit)
+        found = verify_pack(path, labels=labels, progress=report, log=lambda problem: send(problem=problem))
+        send(result=[found.remarks, found.clips, found.unlisted, found.opened])
     except EpannsError as error:
-        log(str(error))
-        return [[], 0, 0, False]
-    return [found.remarks, found.clips, found.unlisted, found.opened]
+        send(problem=str(error))
+        send(result=[[], 0, 0, False])
+    except MemoryError:
+        send(failure=f"needs more than {memory_limit / 2**30:.3g} GiB of memory")
+    except Exception as error:
+        send(failure=f"failed with {type(error).__name__}: {error}")
 
 
-def _verification_of(answer: object, problems: Sequence[str]) -> Verification:
-    """Return the answer of `_verified`; raise `Crashed` unless it looks like one."""
-    if not isinstance(answer, list) or len(answer) != 4 or not isinstance(answer[0], list):  # noqa: PLR2004
-        raise senseless()
-    remarks, clips, unlisted, opened = answer
-    if not isinstance(opened, bool) or len(remarks) > MOST_PROBLEMS:
-        raise senseless()
-    lines = tuple(line_of(remark) for remark in remarks)
-    return Verification(tuple(problems), lines, count_of(clips), count_of(unlisted), opened)
+def _send(connection: Connection, **message: object) -> None:
+    connection.send_bytes(json.dumps(message).encode())
+
+
+def _limit_memory(n_bytes: int) -> None:
+    """Limit the memory of this process to the pages that its modules take now, and a number of bytes more."""
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    limit = pages * os.sysconf("SC_PAGE_SIZE") + n_bytes
+    hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+    resource.setrlimit(resource.RLIMIT_AS, (limit if hard < 0 else min(limit, hard), hard))
 
 
 def _verify_own(pack: Pack, problems: _Problems, count: _Count) -> None:
@@ -187,21 +223,25 @@ def _verify_own(pack: Pack, problems: _Problems, count: _Count) -> None:
     problems.add(_problems_of_lists(pack.path, pack.info))
     if not pack.shards:
         problems.add([str(no_clips(pack.path))])
-    clip_ids: dict[bytes, str] = {}
+    shard_of: dict[bytes, str] = {}
     for shard, info in zip(pack.shards, pack.info.shards, strict=True):
         problems.add(_problems_of_sha256(pack.path, info, count))
         try:
             columns = shard.read_columns()
         except PackError as error:
             problems.add([str(error)])
-            count.add(passed=info.clips)
-        else:
-            problems.add(_problems_of_ids(shard, columns, clip_ids))
-            problems.add(_problems_of_clips(shard, columns, count))
+            count.add(checked=info.clips)
+            continue
+        for clip_id in columns.clip_ids.tolist():
+            if clip_id in shard_of:
+                message = f"{shard.path}: clip {clip_id.decode()!r} is in {shard_of[clip_id]} too; pack again"
+                problems.add([message])
+            shard_of[clip_id] = shard.path.name
+        problems.add(_problems_of_clips(shard, columns, count))
 
 
-def _verify_described(path: Path, problems: _Problems, count: _Count) -> None:
-    """Check what pack.json says of a pack in PANNs' format, and its index."""
+def _verify_files_of_panns(path: Path, problems: _Problems, count: _Count) -> None:
+    """Check pack.json, the sha256 of the waveform files, and the index of a pack in PANNs' format."""
     info = read_pack_info(path)
     problems.add(_problems_of_files(path, info))
     problems.add(_problems_of_lists(path, info))
@@ -219,25 +259,20 @@ def _verify_described(path: Path, problems: _Problems, count: _Count) -> None:
 
 def _problems_of_sha256(path: Path, shard: ShardInfo, count: _Count) -> Iterator[str]:
     file = path / shard.file
-    if file.is_file() and _sha256_of(file, count) != shard.sha256:
-        yield f"{file}: its sha256 is not the one in {PACK_FILE}: the file has changed"
-
-
-def _sha256_of(file: Path, count: _Count) -> str:
-    """Return a file's sha256 and report progress meanwhile: large files on slow disks take minutes."""
+    if not file.is_file():
+        return
     content = hashlib.sha256()
     with file.open("rb") as opened:
         while block := opened.read(_HASHED_AT_ONCE):
             content.update(block)
-            count.add(passed=0)
-    return content.hexdigest()
+            count.add(checked=0)  # report, since large files on slow disks take minutes
+    if content.hexdigest() != shard.sha256:
+        yield f"{file}: its sha256 is not the one in {PACK_FILE}: the file has changed"
 
 
 def _problems_of_files(path: Path, info: PackInfo) -> Iterator[str]:
-    needed = {PACK_FILE, JOURNAL_FILE, REJECTS_FILE}
-    if info.counts.cut is not None:
-        needed.add(NOTES_FILE)
-    if is_panns(info):
+    needed = {PACK_FILE, JOURNAL_FILE, REJECTS_FILE, NOTES_FILE}
+    if info.settings.format == "panns":
         needed.add(index_file(info.settings.splits))
     known = needed | {shard.file for shard in info.shards} | LOCK_FILES
     present = {str(Path(root, name).relative_to(path)) for root, _, names in os.walk(path) for name in names}
@@ -250,7 +285,7 @@ def _problems_of_files(path: Path, info: PackInfo) -> Iterator[str]:
 def _problems_of_lists(path: Path, info: PackInfo) -> Iterator[str]:
     for name, problem_of in ((REJECTS_FILE, problem_of_rejects), (NOTES_FILE, problem_of_notes)):
         if not (path / name).is_file():
-            continue  # where it is needed, it is missed above
+            continue  # reported by `_problems_of_files`
         try:
             problem = problem_of(path, info.counts)
         except DataError as error:
@@ -259,15 +294,8 @@ def _problems_of_lists(path: Path, info: PackInfo) -> Iterator[str]:
             yield f"{problem}; copy the pack again"
 
 
-def _problems_of_ids(shard: Shard, columns: ClipColumns, seen: dict[bytes, str]) -> Iterator[str]:
-    for clip_id in columns.clip_ids.tolist():
-        if clip_id in seen:
-            yield f"{shard.path}: clip {clip_id.decode()!r} is in {seen[clip_id]} too; pack again"
-        seen[clip_id] = shard.path.name
-
-
 def _problems_of_clips(shard: Shard, columns: ClipColumns, count: _Count) -> Iterator[str]:
-    assert columns.crc32 is not None  # noqa: S101 - our own shards always have them
+    assert columns.crc32 is not None  # noqa: S101 - shards of epanns always have them
     waveform = np.empty(shard.shape.clip_samples, np.int16)
     for row, clip_id in enumerate(map(bytes.decode, columns.clip_ids.tolist())):
         try:

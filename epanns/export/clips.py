@@ -1,21 +1,23 @@
-"""Clips of packs as the inputs of a graph, one clip at a time, and which of them calibrate and which judge."""
+"""Clips of packs as inputs of a graph, and the ranges of its tensors on calibration clips."""
 
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
+import onnx
 import torch
+from onnx import TensorProto, helper
 
 from epanns.audio.short_clips import repeat_to_minimum
 from epanns.data.compatibility import shared_clips
 from epanns.data.dataset import PackDataset
-from epanns.errors import ConfigError, PackError
+from epanns.errors import PackError
 from epanns.evaluation.predict import pieces_of
 from epanns.evaluation.protocol import EvaluationProtocol
+from epanns.export.graph import copy_of
 from epanns.export.network import named_inputs
-from epanns.export.sessions import Inputs
+from epanns.export.sessions import Inputs, outputs_of
 from epanns.models.tagger import Tagger
-
-HELD_OUT = 5  # every so manieth clip of a calibration pack judges, where no other pack does
+from epanns.pruning.calibration_clips import HELD_OUT_EVERY
 
 
 def inputs_of_clips(
@@ -29,31 +31,36 @@ def inputs_of_clips(
             yield named_inputs(model, model.inputs_of(repeat_to_minimum(pieces, model.minimum_samples)))
 
 
-def calibration_clips(n_clips: int, most: int, *, held_out: bool) -> tuple[list[int], list[int]]:
-    """Return the clips that calibrate, at most so many and spread over the pack, and those held out to judge.
-
-    Raises:
-        ConfigError: If there are too few.
-    """
-    judging = list(range(HELD_OUT - 1, n_clips, HELD_OUT)) if held_out else []
-    rest = sorted({*range(n_clips)} - {*judging})
-    if not rest or (held_out and not judging):
-        needed = f"at least {HELD_OUT}, of which every {HELD_OUT}th judges" if held_out else "at least one"
-        raise ConfigError(f"{n_clips} calibration clips: give {needed}, some hundreds if you can")
-    step = max(1.0, len(rest) / most)
-    return [rest[int(place * step)] for place in range(min(most, len(rest)))], judging
+def ranges_of(
+    model: onnx.ModelProto, names: Sequence[str], batches: Iterable[Inputs]
+) -> dict[str, tuple[float, float]]:
+    """Return the smallest and the largest value of each tensor over all clips."""
+    probe = copy_of(model)
+    del probe.graph.output[:]
+    ends = []
+    for index, name in enumerate(names):
+        for operation in ("ReduceMin", "ReduceMax"):
+            end = f"{operation}_{index}"
+            probe.graph.node.append(helper.make_node(operation, [name], [end], keepdims=0))
+            probe.graph.output.append(helper.make_tensor_value_info(end, TensorProto.FLOAT, []))
+            ends.append(end)
+    found = np.array([outputs for outputs in outputs_of(probe, batches, ends)] if ends else [], np.float64)
+    return {
+        name: (float(found[:, 2 * index].min()), float(found[:, 2 * index + 1].max()))
+        for index, name in enumerate(names)
+    }
 
 
 def refuse_shared(calibration: PackDataset, calibrating: Sequence[int], evaluation: PackDataset) -> None:
-    """Raise `PackError` if a clip that calibrates is in the pack that judges; `shared_clips` says which are the same.
+    """Raise `PackError` if a clip that calibrates is in the evaluation pack too, by `shared_clips`.
 
-    Clips of `calibration` that are not among the rows `calibrating` may judge.
+    Clips of `calibration` outside the rows `calibrating` may be in both.
     """
-    shared, told = shared_clips(calibration, evaluation)
+    shared, how = shared_clips(calibration, evaluation)
     both = shared[np.isin(shared, calibration.clip_ids[np.asarray(calibrating)])]
     if len(both):
         raise PackError(
-            f"{len(both)} of {len(evaluation)} evaluation clips of {evaluation.dataset_name} calibrate too{told}, "
+            f"{len(both)} of {len(evaluation)} evaluation clips of {evaluation.dataset_name} calibrate too{how}, "
             f"first {both[0].decode()!r}: int8 is compared on clips that did not calibrate; leave --evaluate out, then "
-            f"every {HELD_OUT}th clip of the calibration pack is held out, or give packs that do not overlap"
+            f"every {HELD_OUT_EVERY}th clip of the calibration pack is held out, or give packs that do not overlap"
         )

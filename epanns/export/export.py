@@ -16,8 +16,7 @@ from epanns.data.dataset import PackDataset
 from epanns.errors import CheckpointError, ConfigError
 from epanns.evaluation.predict import refuse_unknown_lengths
 from epanns.evaluation.protocol import EvaluationProtocol
-from epanns.export.calibrate import ranges_of
-from epanns.export.clips import calibration_clips, inputs_of_clips, refuse_shared
+from epanns.export.clips import inputs_of_clips, ranges_of, refuse_shared
 from epanns.export.compare import compare
 from epanns.export.equalise import equalise
 from epanns.export.fragile import fragile_activations
@@ -32,6 +31,7 @@ from epanns.feedback import Progress
 from epanns.models.modes import evaluation_mode
 from epanns.models.tagger import Tagger
 from epanns.packages import versions
+from epanns.pruning.calibration_clips import split_rows
 
 FORMAT = "epanns-export/1"
 FLOAT32, INT8 = "model.onnx", "model.int8.onnx"
@@ -191,7 +191,7 @@ def _clips(model: Tagger, asked: Int8) -> tuple[list[int], list[int]]:
         _require_rate(model, dataset)
         refuse_unknown_lengths(dataset, asked.protocol)
     n_clips = len(asked.calibration)
-    calibrating, judging = calibration_clips(n_clips, asked.clips, held_out=asked.evaluation is None)
+    calibrating, judging = split_rows(n_clips, asked.clips, held_out=asked.evaluation is None)
     if asked.evaluation is None:
         return calibrating, judging
     refuse_shared(asked.calibration, calibrating, asked.evaluation)

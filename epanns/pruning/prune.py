@@ -1,232 +1,138 @@
-"""From a network and a ratio to a smaller network and the plan that says what went."""
+"""Pruning in one round: from a network and a `PruningConfig` to a plan and the smaller network."""
 
 import functools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from epanns.errors import PruningError
 from epanns.models.pruning_plan import PruningPlan, compose
 from epanns.models.tagger import Tagger
 from epanns.models.tensors import shape_difference
-from epanns.pruning.allocation import layers_within, ratio_per_layer, remaining_width, select_layers
-from epanns.pruning.budgets.allocators import Allocator, allocator_named
-from epanns.pruning.budgets.allotment import Allotment, Sharing, allot, refuse_table_of_another
-from epanns.pruning.budgets.budget import Budget
-from epanns.pruning.budgets.latency_budget import allot_latency
-from epanns.pruning.engine import channel_groups, remove_channels
-from epanns.pruning.ranking.calibration import CalibrationBatch
-from epanns.pruning.ranking.criteria import criterion_named, most_important
+from epanns.pruning.budgets.allocators import refuse_other_table
+from epanns.pruning.budgets.latency_budget import widths_for_latency
+from epanns.pruning.budgets.widths_for_budget import Allocation, BudgetResult, widths_for_budget
+from epanns.pruning.calibration_clips import ClipSource
+from epanns.pruning.config import PruningConfig, layers_within, ratio_per_layer, select_layers
+from epanns.pruning.ranking.criteria import most_important
 from epanns.pruning.ranking.importance import channel_importance
+from epanns.pruning.rounding import remaining_width
+from epanns.pruning.surgery import channel_groups, remove_channels
 
 
-def prune(  # noqa: PLR0913 - one keyword for each thing that can be asked
+def prune(
     model: Tagger,
+    config: PruningConfig | None = None,
+    clips: ClipSource | None = None,
     *,
-    criterion: str = "l1",
-    ratio: float | None = None,
-    ratios: Mapping[str, float] | None = None,
-    budget: Budget | None = None,
-    layers: Sequence[str] | None = None,
-    allocate: str | Allocator = "uniform",
-    seed: int = 0,
-    round_to: int = 1,
-    calibration: Iterable[CalibrationBatch] | None = None,
+    calibration: ClipSource | None = None,
+    **keywords: Any,
 ) -> tuple[Tagger, PruningPlan]:
     """Remove the least important filters of a network.
 
-    Filters are ranked on the unpruned weights; the readers of a removed channel lose it too. How the channels of a
-    residual stream, which several layers make, are ranked says `ranking.importance.channel_importance`.
+    Filters are ranked on the unpruned weights, and the readers of a removed channel lose it too. In a residual stream
+    several layers compute a channel; `epanns.pruning.ranking.importance.channel_importance` combines their scores.
 
     Args:
-        model: The network; not touched. Frozen networks, any mode and any device are fine.
-        criterion: Name in `pruning.ranking.criteria.CRITERIA`.
-        ratio: Fraction of channels removed, in (0, 1): from each layer, which without `layers` keeps at least one
-            channel, or with `allocate` from all together.
-        ratios: Instead of `ratio`, a fraction per layer or block, in [0, 1), at least one above 0; layers not named are
-            left alone.
-        budget: Instead of `ratio`, the most that the smaller network may cost, such as ``Budget("macs", 0.25)``.
-        layers: With `ratio` or `budget`: names of layers or blocks; every convolution by default.
-        allocate: How a budget or `ratio` is shared out over the layers: ``uniform``, ``global``, or an allocator of
-            `pruning.allocators`.
-        seed: For criteria that draw numbers.
-        round_to: Pruned layers get a multiple of this many channels.
-        calibration: For criteria that measure clips (``NEEDS`` in `pruning.ranking.criteria`): batches of waveforms
-            ``(batch, samples)`` float in [-1, 1], for ``taylor`` pairs of waveforms and targets ``(batch, classes)``.
+        model: The network; not touched. It may be frozen, in any mode and on any device.
+        config: The settings; by default made of `keywords`.
+        clips: Calibration clips for criteria that measure clips (`epanns.pruning.ranking.criteria.NEEDS`): batches of
+            waveforms ``(batch, samples)`` float in [-1, 1], for ``taylor`` pairs of waveforms and targets ``(batch,
+            classes)``.
+        calibration: Another name for `clips`.
+        **keywords: Instead of `config`: ``ratio``, ``ratios`` or ``budget`` as in `Amount`, and ``criterion``,
+            ``layers``, ``allocate``, ``round_to`` and ``seed`` as in `PruningConfig`. Without ``layers``, one ratio
+            leaves at least one channel in each layer.
 
     Returns:
         The smaller network, in the same modes, with the same ``requires_grad`` flags, labels and provenance, and the
-        plan. Where `model` has itself been pruned and its provenance holds that plan, the plan returned is the whole
-        way from the unpruned network, in its channel numbers. Optimizers made for `model` do not fit what is returned.
+        plan. If `model` was pruned before and its provenance holds that plan, the returned plan starts from the
+        unpruned network, in its channel numbers. Optimizers made for `model` do not fit the smaller network.
 
     Raises:
-        PruningError: If a ratio, layer or criterion cannot be used, a layer would lose nothing or everything, or the
+        PruningError: If a ratio, layer or criterion cannot be used, a layer would lose no or every channel, or the
             network cannot be pruned as it is (compiled, wrapped for several devices, shared parameters).
     """
-    plan, allotment = planned(
-        model,
-        criterion=criterion,
-        ratio=ratio,
-        ratios=ratios,
-        budget=budget,
-        layers=layers,
-        allocate=allocate,
-        seed=seed,
-        round_to=round_to,
-        calibration=calibration,
-    )
-    pruned = apply_plan(model, plan)
-    if allotment is not None:
-        pruned.provenance = allotment.recorded(pruned.provenance)
-    return pruned, _since_unpruned(model, plan)
-
-
-def planned(
-    model: Tagger,
-    *,
-    ratio: float | None = None,
-    ratios: Mapping[str, float] | None = None,
-    budget: Budget | None = None,
-    allocate: str | Allocator = "uniform",
-    **shared: Any,
-) -> tuple[PruningPlan, Allotment | None]:
-    """Decide what `prune` would remove, and, where that is shared out under a budget, what the network would cost.
-
-    Arguments and errors as in `prune`.
-    """
-    if (ratio is None) + (ratios is None) + (budget is None) != 2:
-        raise PruningError("give one of ratio, ratios and budget")
-    rule = allocate if isinstance(allocate, str) else allocate.name
-    if ratios is not None and rule != "uniform":
-        raise PruningError(f"allocate={rule!r} goes with one ratio or a budget, not with ratios per layer")
-    if ratio is not None and rule != "uniform":
-        budget = Budget.left_by(ratio)
-    if budget is None:
-        return plan_pruning(model, ratio=ratio, ratios=ratios, **shared), None
-    return plan_within(model, budget, allocate=allocate, **shared)
-
-
-def plan_pruning(  # noqa: PLR0913 - as `prune`
-    model: Tagger,
-    *,
-    criterion: str = "l1",
-    ratio: float | None = None,
-    ratios: Mapping[str, float] | None = None,
-    layers: Sequence[str] | None = None,
-    seed: int = 0,
-    round_to: int = 1,
-    calibration: Iterable[CalibrationBatch] | None = None,
-) -> PruningPlan:
-    """Decide what would go, without surgery, in the channel numbers of `model`; arguments and errors as in `prune`."""
+    config = PruningConfig.of(**keywords) if config is None else config
     _refuse_unprunable(model)
-    criterion_named(criterion)
-    asked = _asked_ratios(model, ratio, ratios, layers)
-    widths = _widths_left_by(model, asked, round_to=round_to, by_name=bool(layers or ratios))
-    importance = channel_importance(model, tuple(asked), criterion=criterion, seed=seed, calibration=calibration)
-    kept = {layer: most_important(importance[layer], width, layer=layer) for layer, width in widths.items()}
-    return PruningPlan(base=model.spec, kept_channels=kept, criterion=criterion, ratios=asked, seed=seed)
+    plan_, reached = _plan(model, config, calibration if clips is None else clips)
+    pruned = without_channels(model, plan_)
+    if reached is not None:
+        pruned.provenance = reached.recorded(pruned.provenance)
+    return pruned, _since_unpruned(model, plan_)
 
 
-def widths_after(
-    model: Tagger,
-    *,
-    ratio: float | None = None,
-    ratios: Mapping[str, float] | None = None,
-    budget: Budget | None = None,
-    layers: Sequence[str] | None = None,
-) -> dict[str, int]:
+def plan(model: Tagger, config: PruningConfig, clips: ClipSource | None = None) -> PruningPlan:
+    """Choose the channels to keep, without surgery, in the channel numbers of `model`; arguments as in `prune`."""
+    return plan_and_cost(model, config, clips)[0]
+
+
+def plan_pruning(model: Tagger, *, calibration: ClipSource | None = None, **keywords: Any) -> PruningPlan:
+    """Return the plan of keywords, which are those of `prune`."""
+    return plan(model, PruningConfig.of(**keywords), calibration)
+
+
+def plan_and_cost(
+    model: Tagger, config: PruningConfig, clips: ClipSource | None = None
+) -> tuple[PruningPlan, BudgetResult | None]:
+    """Return the plan, and, where the config has a budget, what the pruned network costs; arguments as in `prune`."""
+    _refuse_unprunable(model)
+    return _plan(model, config, clips)
+
+
+def _plan(model: Tagger, config: PruningConfig, clips: ClipSource | None) -> tuple[PruningPlan, BudgetResult | None]:
+    spec, budget = model.spec, config.budget
+    ratios = _ratios_of(model, config) if budget is None else {}
+    layers = _layers_of(model, config) if budget is not None else tuple(ratios)
+
+    @functools.cache  # ranked once, and only after the widths are known to be possible
+    def importance() -> dict[str, Tensor]:
+        return channel_importance(model, layers, criterion=config.criterion, seed=config.seed, calibration=clips)
+
+    def kept_of(widths: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
+        return {layer: most_important(importance()[layer], width, layer=layer) for layer, width in widths.items()}
+
+    if budget is None:
+        kept = kept_of(_widths_left_by(model, ratios, config))
+        return PruningPlan(spec, kept, config.criterion, ratios, config.seed), None
+    allocation = Allocation(layers, config.allocator, config.round_to, lambda layer: importance()[layer])
+    refuse_other_table(model, allocation.allocator)
+    if budget.kind == "latency":
+        reached = widths_for_latency(model, budget, allocation, lambda widths: remove_channels(model, kept_of(widths)))
+    else:
+        reached = widths_for_budget(spec, budget, allocation)
+    kept = kept_of(reached.widths)
+    ratios = {layer: 1 - len(channels) / spec.widths[layer] for layer, channels in kept.items()}
+    return PruningPlan(spec, kept, config.criterion, ratios, config.seed), reached
+
+
+def widths_after(model: Tagger, config: PruningConfig) -> dict[str, int]:
     """Return layer -> channels that `prune` would leave, from the network's shape alone.
 
     No channel is ranked and no weight is read, so the network may be on the meta device.
 
     Args:
         model: The network; not touched.
-        ratio: As in `prune`.
-        ratios: As in `prune`.
-        budget: As in `prune`, of any kind but latency; shared out by ``uniform``.
-        layers: As in `prune`.
+        config: As in `prune`, with any budget but a latency, and the allocator ``uniform``.
 
     Raises:
-        PruningError: Wherever `prune` would refuse these arguments.
+        PruningError: Wherever `prune` would refuse the config.
     """
-    if budget is None:
-        asked = _asked_ratios(model, ratio, ratios, layers)
-        return _widths_left_by(model, asked, by_name=bool(layers or ratios))
-    chosen = model.layer_names if layers is None else select_layers(layers, **_names(model, layers))
-    sharing = Sharing(layers=chosen, allocator=allocator_named("uniform"), round_to=1, importance=_unranked)
-    return dict(allot(model.spec, budget, sharing).widths)
-
-
-def _unranked(layer: str) -> Tensor:
-    raise AssertionError(f"{layer}: a uniform share needs no importance")
-
-
-def _widths_left_by(
-    model: Tagger, asked: Mapping[str, float], *, round_to: int = 1, by_name: bool = True
-) -> dict[str, int]:
-    """Return layer -> channels that ratios leave; without `by_name` the narrowest layers may lose none, or keep one."""
-    if not any(asked.values()):
-        raise PruningError(f"ratio 0 removes nothing from {', '.join(asked)}: give a ratio above 0")
-    widths = {
-        layer: remaining_width(model.spec.widths[layer], ratio, round_to=round_to, exact=by_name, layer=layer)
-        for layer, ratio in asked.items()
-    }
-    if all(width == model.spec.widths[layer] for layer, width in widths.items()):
-        raise PruningError(
-            f"ratio {max(asked.values())} removes no channel of any layer of this {model.spec.name}, the widest of "
-            f"which has {max(model.spec.widths.values())} (round_to={round_to}): raise the ratio or lower round_to"
-        )
-    return widths
-
-
-def plan_within(  # noqa: PLR0913 - as `prune`
-    model: Tagger,
-    budget: Budget,
-    *,
-    criterion: str = "l1",
-    layers: Sequence[str] | None = None,
-    allocate: str | Allocator = "uniform",
-    seed: int = 0,
-    round_to: int = 1,
-    calibration: Iterable[CalibrationBatch] | None = None,
-) -> tuple[PruningPlan, Allotment]:
-    """Decide what would go so that the network meets a budget, and say what it would then cost.
-
-    Arguments and errors as in `prune`, and `allotment.allot`. The plan's ratios are the fractions that go.
-    """
-    _refuse_unprunable(model)
-    chosen = model.layer_names if layers is None else select_layers(layers, **_names(model, layers))
-
-    @functools.cache  # asked for once, and not before the budget is known to be within reach
-    def importance() -> dict[str, Tensor]:
-        return channel_importance(model, chosen, criterion=criterion, seed=seed, calibration=calibration)
-
-    def kept_of(widths: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
-        return {layer: most_important(importance()[layer], width, layer=layer) for layer, width in widths.items()}
-
-    sharing = Sharing(
-        layers=chosen,
-        allocator=allocator_named(allocate) if isinstance(allocate, str) else allocate,
-        round_to=round_to,
-        importance=lambda layer: importance()[layer],
-    )
-    refuse_table_of_another(model, sharing.allocator)
-    if budget.kind == "latency":
-        allotment = allot_latency(model, budget, sharing, lambda widths: remove_channels(model, kept_of(widths)))
-    else:
-        allotment = allot(model.spec, budget, sharing)
-    kept = kept_of(allotment.widths)
-    ratios = {layer: 1 - len(channels) / model.spec.widths[layer] for layer, channels in kept.items()}
-    return PruningPlan(model.spec, kept, criterion, ratios, seed), allotment
+    if config.budget is None:
+        return _widths_left_by(model, _ratios_of(model, config), config)
+    # ``uniform`` reads no importance.
+    allocation = Allocation(_layers_of(model, config), config.allocator, config.round_to, lambda layer: torch.empty(0))
+    return dict(widths_for_budget(model.spec, config.budget, allocation).widths)
 
 
 def apply_plan(model: Tagger, plan: PruningPlan) -> Tagger:
-    """Return `model` without the channels that `plan` drops; `model` is not touched.
+    """Return `model` without the channels that `plan` removes; `model` is not touched.
 
-    The network must have the layer widths of the plan's base; its head may be another one, for other classes. The
-    provenance of what is returned holds the plan, joined to the one of `model`, and the step in its recipe.
+    The network must have the layer widths of the plan's base; its head may have other classes. The provenance of the
+    smaller network holds the plan, joined to the one of `model`, and the operation in its recipe.
 
     Raises:
         PruningError: If the widths differ, or the network cannot be pruned as it is.
@@ -238,41 +144,45 @@ def apply_plan(model: Tagger, plan: PruningPlan) -> Tagger:
             raise PruningError(
                 f"the plan was made for {layer} of width {stated}, this network has {actual}: apply it to its base"
             )
+    return without_channels(model, plan)
+
+
+def without_channels(model: Tagger, plan: PruningPlan) -> Tagger:
+    """Apply a plan that was made for `model` as it is; see `apply_plan`."""
     pruned = remove_channels(model, plan.kept_channels)
-    whole = _since_unpruned(model, plan)
     settings = {"criterion": plan.criterion, "ratios": dict(plan.ratios), "seed": plan.seed}
-    pruned.provenance = replace(model.provenance, plan=whole).with_operation("prune", **settings)
+    provenance = replace(model.provenance, plan=_since_unpruned(model, plan))
+    pruned.provenance = provenance.with_operation("prune", **settings)
     return pruned
 
 
 def _since_unpruned(model: Tagger, plan: PruningPlan) -> PruningPlan:
-    """Return `plan` joined to the plan that made `model`, where that is known."""
+    """Return `plan` joined to the plan that made `model`, if known."""
     before = model.provenance.plan
     return plan if before is None or before.widths != dict(plan.base.widths) else compose(before, plan)
 
 
-def _asked_ratios(
-    model: Tagger, ratio: float | None, ratios: Mapping[str, float] | None, layers: Sequence[str] | None
-) -> dict[str, float]:
-    names = _names(model, layers if ratios is None else ratios)
-    if ratio is not None and ratios is None:
-        chosen = model.layer_names if layers is None else select_layers(layers, **names)
-        return ratio_per_layer(dict.fromkeys(chosen, ratio), **names)
-    if ratios is not None and ratio is None:
-        if layers is not None:
-            raise PruningError("layers goes with one ratio; ratios per layer name their layers themselves")
-        return ratio_per_layer(ratios, **names)
-    raise PruningError("give either one ratio or ratios per layer, and not both")
+def _ratios_of(model: Tagger, config: PruningConfig) -> dict[str, float]:
+    if config.amount.ratios is not None:
+        return ratio_per_layer(config.amount.ratios, **_names(model, config.amount.ratios))
+    assert config.amount.ratio is not None
+    return ratio_per_layer(dict.fromkeys(_layers_of(model, config), config.amount.ratio), **_names(model, ()))
 
 
-def _names(model: Tagger, asked: Iterable[str] | None) -> dict[str, Any]:
-    """Return what layers may be named, and, where one that is asked for may not, what says why."""
-    is_wrong = any(not layers_within(name, model.layer_names) for name in asked or ())
+def _layers_of(model: Tagger, config: PruningConfig) -> tuple[str, ...]:
+    if config.layers is None:
+        return model.layer_names
+    return select_layers(config.layers, **_names(model, config.layers))
+
+
+def _names(model: Tagger, names: Iterable[str]) -> dict[str, Any]:
+    """Return the prunable layers, and, if one of `names` is not prunable, the reasons."""
+    is_wrong = any(not layers_within(name, model.layer_names) for name in names)
     return {"prunable": model.layer_names, "protected": _protected(model) if is_wrong else {}}
 
 
 def _protected(model: Tagger) -> dict[str, str]:
-    """Return every module that somebody might name and that has no width of its own, with the reason."""
+    """Return the modules that have no width of their own, with the reason."""
     reasons = {name: "it is the classifier, its outputs are the classes" for name in model.classifier_names}
     reasons |= model.fixed_layers
     for lead, group in channel_groups(model).items():
@@ -285,8 +195,25 @@ def _protected(model: Tagger) -> dict[str, str]:
     return reasons
 
 
+def _widths_left_by(model: Tagger, ratios: Mapping[str, float], config: PruningConfig) -> dict[str, int]:
+    """Return layer -> width; with one ratio for all layers, the narrowest may lose no channel, or keep one."""
+    if not any(ratios.values()):
+        raise PruningError(f"ratio 0 removes nothing from {', '.join(ratios)}: give a ratio above 0")
+    by_name, round_to = bool(config.layers or config.amount.ratios), config.round_to
+    widths = {
+        layer: remaining_width(model.spec.widths[layer], ratio, round_to=round_to, exact=by_name, layer=layer)
+        for layer, ratio in ratios.items()
+    }
+    if all(width == model.spec.widths[layer] for layer, width in widths.items()):
+        raise PruningError(
+            f"ratio {max(ratios.values())} removes no channel of any layer of this {model.spec.name}, the widest of "
+            f"which has {max(model.spec.widths.values())} (round_to={round_to}): raise the ratio or lower round_to"
+        )
+    return widths
+
+
 def _refuse_unprunable(model: nn.Module) -> None:
-    """Refuse what would be pruned silently wrong: see each message."""
+    """Refuse networks that surgery would damage without an error; see each message."""
     if any(hasattr(part, "_orig_mod") or part._compiled_call_impl is not None for part in model.modules()):
         raise PruningError("the network is compiled: prune the one given to torch.compile, then compile the result")
     if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
@@ -299,4 +226,4 @@ def _refuse_unprunable(model: nn.Module) -> None:
         if other != name:
             raise PruningError(f"{other} and {name} share one parameter, which surgery would part: untie them first")
     if problem := shape_difference(model, model.spec):
-        raise PruningError(f"this {model.spec.name} is not what its spec says, so it cannot be pruned: {problem}")
+        raise PruningError(f"this {model.spec.name} differs from its spec, so it cannot be pruned: {problem}")

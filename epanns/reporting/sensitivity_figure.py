@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from epanns.atomic import write_text
-from epanns.pruning.budgets.sensitivity import SensitivityRow
+from epanns.pruning.budgets.sensitivity_table import SensitivityRow
 from epanns.reporting import figures
 from epanns.reporting.drawing import Drawing
 from epanns.reporting.heat_map import HeatMap, RowName, heat_map_drawing

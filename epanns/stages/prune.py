@@ -1,71 +1,185 @@
-"""Fine-tuning between the steps of a pruning: a run of its own for each, so that a stopped pruning goes on."""
+"""Prune a network to the widths of a plan in several rounds, with fine-tuning after each round but the last."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from epanns.data.dataset import PackDataset
+from epanns.labels import DECISIVE_SCORES
+from epanns.models.checkpoint import CONFIG
 from epanns.models.load import load
+from epanns.models.pruning_plan import PruningPlan
 from epanns.models.tagger import Tagger
+from epanns.pruning.calibration_clips import ClipSource
+from epanns.pruning.iterative_pruning import Between, prune_towards, widths_by_step
 from epanns.seeding import derive_seed
+from epanns.stages.finetune import require_clips, validation_on
 from epanns.training.config import TrainingConfig
 from epanns.training.finetune import finetune
-from epanns.training.run_options import RunOptions
-from epanns.training.validation import Validation
+from epanns.training.metrics import STEP_0_KEPT
+from epanns.training.run_options import Log, RunOptions, no_log
 from epanns.workfolder import Work, WorkFolder
 
-_CLAIM = "steps.json"
+# Recovers a pruned network in place, given the network before pruning and the plan; returns a report.
+Recover = Callable[[Tagger, Tagger, PruningPlan], dict[str, Any] | None]
+
+
+@dataclass(frozen=True)
+class RoundTraining:
+    """The fine-tuning after each round but the last.
+
+    Attributes:
+        folder: Holds a run folder ``step<round>`` per round, and ``steps.json``, the configuration of the pruning.
+        train: Training clips.
+        val: Validation clips, whose score chooses the weights with which the next round continues.
+        config: Settings of every run; the seed of a run is derived from their seed and the round. With a weight for a
+            teacher, the unpruned network teaches.
+        options: How the runs are carried out.
+        identity: All other settings that decide the pruned networks, such as those of the recovery, in JSON values.
+    """
+
+    folder: Path
+    train: PackDataset
+    val: PackDataset
+    config: TrainingConfig
+    options: RunOptions
+    identity: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Rounds:
+    """The rounds of a pruning.
+
+    Attributes:
+        number: Number of rounds.
+        schedule: As in `epanns.prune_iteratively`.
+        training: The fine-tuning after each round but the last.
+    """
+
+    number: int = 1
+    schedule: str = "linear"
+    training: RoundTraining | None = None
+
+
+def prune_in_rounds(
+    dense: Tagger,
+    target: PruningPlan,
+    rounds: Rounds,
+    *,
+    calibration: ClipSource | None = None,
+    recover: Recover | None = None,
+    log: Log = no_log,
+) -> tuple[Tagger, dict[str, Any] | None]:
+    """Prune to the widths of a plan.
+
+    With training, the network is recovered after each round, before the training; without, once after the last round.
+    Called again after a stop, finished runs are read and the unfinished run is resumed.
+
+    Args:
+        dense: The network; not modified.
+        target: Plan of one round to the final widths.
+        rounds: The rounds, and the training between them.
+        calibration: Clips for criteria that measure clips.
+        recover: Recovery without labels.
+        log: Called with one line about each round.
+
+    Returns:
+        The pruned network and the report of the last recovery.
+
+    Raises:
+        PruningError: If a round would remove nothing.
+        ConfigError: If the clips do not fit the network.
+        OutputError: If the folder of the training holds other runs, or another process works in it.
+        Interrupted: If a signal stopped a training.
+    """
+    widths_by_step(target, rounds.number, rounds.schedule)  # raises before anything is written
+    prune = partial(
+        prune_towards, dense, target, steps=rounds.number, schedule=rounds.schedule, calibration=calibration
+    )
+    if rounds.training is None:
+        pruned, plan = prune()
+        if rounds.number > 1:
+            log(_comparison(plan, target, rounds.number))
+        return pruned, None if recover is None else recover(pruned, dense, plan)
+    reports: list[dict[str, Any] | None] = [None]
+
+    def after_cut(network: Tagger, before: Tagger, plan: PruningPlan) -> None:
+        if recover is not None:
+            reports.append(recover(network, before, plan))
+
+    with _fine_tuning(dense, target, rounds, rounds.training, log) as between:
+        pruned, _ = prune(between=between, after_cut=after_cut)
+    return pruned, reports[-1]
+
+
+def _comparison(plan: PruningPlan, target: PruningPlan, rounds: int) -> str:
+    """Return a line about how many channels differ between several rounds without training and one round."""
+    kept = [(layer, channel) for layer, channels in plan.kept_channels.items() for channel in channels]
+    others = sum(channel not in target.kept_channels[layer] for layer, channel in kept)
+    no_training = f"no training between the {rounds} rounds (--between)"
+    if others == 0:
+        return f"{no_training}: they keep the same channels as one round"
+    return (
+        f"{no_training}: {others:,} of {len(kept):,} kept channels differ from those of one round, as "
+        f"{target.criterion} ranks the remaining channels again"
+    )
 
 
 @contextmanager
-def finetuning_between(
-    folder: Path,
-    asked: Mapping[str, Any],
-    dataset: PackDataset,
-    config: TrainingConfig,
-    *,
-    validation: Validation,
-    options: RunOptions | None = None,
-    teacher: Tagger | None = None,
-) -> Iterator[Callable[[Tagger, int], Tagger]]:
-    """Lock the folder and yield the function that `pruning.schedule.prune_towards` calls between its steps.
-
-    Step s is fine-tuned in the run folder ``step<s>``, with an optimizer of its own, and goes on with the best weights
-    by validation score. Called again after a stop or a kill, finished runs are only read.
-
-    Args:
-        folder: Holds the runs, and ``steps.json``, which says what they belong to.
-        asked: What decides the cuts, in JSON values; what is asked of the training is added.
-        dataset: Training clips, as in `finetune`.
-        config: What each run does; its seed is made of that of `config` and the step, so that each sees other clips.
-        validation: As in `finetune`.
-        options: As in `finetune`.
-        teacher: As in `finetune`, of every run; `asked` must tell it.
-
-    Raises:
-        OutputError: If the folder holds runs of another pruning, or something else, or another process works in it.
-    """
-    training = {"training": config.to_dict(), "data": dataset.identity(), "validation": dict(validation.data)}
+def _fine_tuning(
+    dense: Tagger, target: PruningPlan, rounds: Rounds, training: RoundTraining, log: Log
+) -> Iterator[Between]:
+    """Lock the folder and yield the function that fine-tunes a network after a round."""
+    require_clips(dense, training.train, training.val)
+    config, folder = training.config, training.folder
+    validation = validation_on(training.val)
+    identity = {
+        "parent_sha256": dense.provenance.sha256,
+        "criterion": target.criterion,
+        "plan": target.digest,
+        "steps": rounds.number,
+        "schedule": rounds.schedule,
+        **training.identity,
+        "training": config.to_dict(),
+        "data": training.train.identity(),
+        "validation": dict(validation.data),
+    }
     work = Work(
-        "holds no runs between steps",
+        "holds no runs between rounds",
         "holds runs with",
         "these runs",
-        "repeat the options to go on, delete it to start over, or choose another --out",
+        "repeat the options to resume, delete it to start over, or choose another --out",
         f"delete {folder} or choose another --out",
     )
-    whole = {**asked, **training}
-    place = WorkFolder(folder, _CLAIM, work)
 
-    def between(network: Tagger, step: int) -> Tagger:
-        run = folder / f"step{step}"
-        seed = derive_seed("between", config.seed, step) % 2**32
-        own = replace(config, seed=seed)
-        finetune(network, dataset, own, run, validation=validation, options=options, teacher=teacher)
-        return load(run).to(next(network.parameters()).device)
+    def between(network: Tagger, number: int) -> Tagger:
+        run = folder / f"step{number}"
+        own = replace(config, seed=derive_seed("between", config.seed, number) % 2**32)
+        teacher = dense if config.teacher_weights else None
+        finetune(
+            network,
+            training.train,
+            own,
+            run,
+            validation=validation,
+            options=training.options,
+            teacher=teacher,
+        )
+        trained = load(run).to(next(network.parameters()).device)
+        score, last = DECISIVE_SCORES[trained.spec.task], trained.provenance.recipe[-1].settings
+        best = f"validation {score} {last[f'validation_{score}']:.4f}"
+        best += "" if last["best_step"] else f" ({STEP_0_KEPT})"
+        log(f"[{number}/{rounds.number}] pruned and fine-tuned: {best}; {run}")
+        return trained
 
+    place = WorkFolder(folder, "steps.json", work)
     place.require_usable()
     with place.locked():
-        place.begin_or_resume(whole, first=whole, read=lambda found: (found, None))
+        place.begin_or_resume(identity, first=identity, read=lambda found: (found, None))
+        if (folder / "step1").is_dir():
+            done = sum((folder / f"step{number}" / CONFIG).is_file() for number in range(1, rounds.number))
+            log(f"resume at round {done + 1} of {rounds.number}")
         yield between

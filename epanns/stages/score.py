@@ -1,20 +1,25 @@
-"""A checkpoint that was scored by itself, as a run record that reports can read."""
+"""Score a network on packs, and write the run record of a checkpoint that was scored by itself."""
 
+import csv
 import platform
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from epanns.atomic import sha256_of_json
+from epanns import atomic
 from epanns.complexity.macs import profile
 from epanns.data.dataset import PackDataset
 from epanns.data.pack_format import PACK_FILE, read_pack_info
-from epanns.evaluation.predict import Predictions
+from epanns.evaluation.clip_scores import write_clip_scores
+from epanns.evaluation.metrics import evaluate, groups_to_draw
+from epanns.evaluation.predict import Predictions, predict
 from epanns.evaluation.protocol import EvaluationProtocol
 from epanns.evaluation.scores import Scores
-from epanns.labels import DECISIVE_SCORES
+from epanns.feedback import Progress
+from epanns.labels import DECISIVE_SCORES, LabelSet
 from epanns.models.provenance import Operation
 from epanns.models.pruning_plan import PruningPlan
 from epanns.models.spec import ModelSpec
@@ -23,14 +28,23 @@ from epanns.models.tensors import weights_digest
 from epanns.models.zoo import ZOO
 from epanns.packages import versions
 from epanns.records import DECISIVE_PACKAGES, RunRecord, Stage
+from epanns.safe_text import spreadsheet_cell
 
-# Of a step of the recipe: which network it began with or learned from, and how well it went.
+# Results of an operation, and the networks that it began with or learned from; the other keys are its settings.
 _OUTCOMES = frozenset(
     {
-        *("step", "parent_sha256", "teacher_sha256", "best_step", "transfer"),
+        *("parent_sha256", "teacher_sha256", "best_step", "transfer"),
         *(f"validation_{score}" for score in DECISIVE_SCORES.values()),
     }
 )
+
+
+def score(
+    model: Tagger, dataset: PackDataset, protocol: EvaluationProtocol, *, progress: Progress | None = None
+) -> tuple[Predictions, Scores]:
+    """Return the predictions of a network on the clips of a pack, and their scores without intervals."""
+    predictions = predict(model, dataset, protocol, progress=progress)
+    return predictions, evaluate(predictions, dataset.labels, protocol, bootstrap=0)
 
 
 def record_of_checkpoint(
@@ -45,26 +59,31 @@ def record_of_checkpoint(
 ) -> RunRecord:
     """Return the record of one evaluation.
 
-    What was pruned comes from the plan in the checkpoint or, without one (released files), from comparing its widths
-    with those of its row in the zoo; the criterion is then ``unknown``. Recovery, fine-tuning (since the last pruning)
-    and seed come from the recipe.
+    The pruning is read from the plan in the checkpoint. Without a plan (released files), the widths are compared with
+    those of the zoo's row, and the criterion is ``unknown``. Recovery, fine-tuning (since the last pruning) and seed
+    are read from the recipe.
 
     Args:
         model: The network, as loaded.
-        dataset: Clips it was scored on.
-        predictions: Its scores of each clip.
-        scores: How well they fit.
-        protocol: How they were heard.
-        name: Name of the checkpoint, for people.
+        dataset: The scored clips.
+        predictions: Predictions for each clip.
+        scores: Their scores.
+        protocol: How clips were scored.
+        name: Name of the checkpoint.
         seconds: Wall-clock time of the evaluation.
     """
     provenance = model.provenance
-    plan, steps, since = provenance.plan, provenance.recipe, provenance.since_pruning
-    trainings = [done.settings["training"] for done in since if "training" in done.settings]
+    plan, recipe, since = provenance.plan, provenance.recipe, provenance.since_pruning
+    trainings = [operation.settings["training"] for operation in since if "training" in operation.settings]
     base = unpruned_spec(model.spec, plan, provenance.width)
     layers = tuple(layer for layer, width in model.spec.widths.items() if width < base.widths[layer])
-    heard = heard_seconds(dataset, protocol, predictions)
-    split = split_of(dataset)
+    ratios = set(plan.ratios.values()) if plan else {1 - model.spec.widths[each] / base.widths[each] for each in layers}
+    # The seed of the last training or else of the last pruning; the best step only of a training that came last.
+    trained = [operation.settings["training"]["seed"] for operation in recipe if "training" in operation.settings]
+    seeds = trained or [operation.settings["seed"] for operation in recipe if operation.kind == "prune"] or [0]
+    last = recipe[-1].settings if recipe else {}
+    best_step = last["best_step"] if "training" in last and type(last.get("best_step")) is int else None
+    length, split = scored_seconds(dataset, protocol, predictions), split_of(dataset)
     identity = {
         "kind": "evaluated",
         "checkpoint": f"{name}@{str(provenance.sha256)[:12]}",
@@ -73,24 +92,24 @@ def record_of_checkpoint(
         "protocol": protocol.describe(),
     }
     return RunRecord(
-        trial_id=sha256_of_json(identity)[:12],
+        trial_id=atomic.sha256_of_json(identity)[:12],
         experiment="evaluate",
         model=model.spec.name,
         width=recorded_width(model, base),
         criterion=None if not layers else "unknown" if plan is None else plan.criterion,
         layers=layers,
-        ratio=_common_ratio(model.spec, base, layers, plan),
-        recover="+".join(done.settings["method"] for done in since if done.kind == "recover") or "none",
+        ratio=float(ratios.pop()) if len(ratios) == 1 else None,
+        recover="+".join(operation.settings["method"] for operation in since if operation.kind == "recover") or "none",
         finetune_iterations=sum(training["iterations"] for training in trainings),
-        seed=_seed_of(steps),
+        seed=int(seeds[-1]),
         dataset=dataset.dataset_name,
         protocol=protocol.describe(),
-        clip_seconds=heard,
-        config={**identity, "recipe": _settings_of(steps)},
+        clip_seconds=length,
+        config={**identity, "recipe": _settings_of(recipe)},
         plan_digest=None if plan is None else plan.digest,
-        cost_before=profile(base, seconds=heard).summary(),
-        cost_after=profile(model, seconds=heard).summary(),
-        stages=(Stage("evaluated", {split: scores.summary()}, 0.0, best_step=_kept_step(steps)),),
+        cost_before=profile(base, seconds=length).summary(),
+        cost_after=profile(model, seconds=length).summary(),
+        stages=(Stage("evaluated", {split: scores.summary()}, 0.0, best_step=best_step),),
         device=device_of(model),
         versions=versions(*DECISIVE_PACKAGES),
         seconds=round(seconds, 3),
@@ -99,15 +118,48 @@ def record_of_checkpoint(
     )
 
 
-def heard_seconds(dataset: PackDataset, protocol: EvaluationProtocol, predictions: Predictions) -> float:
-    """Return the length of what a network heard at once: of a window, of a packed clip, or of a clip on average."""
-    if protocol.own_length:  # multiply-adds grow with the length
+def write_evaluation(
+    out: Path,
+    record: RunRecord,
+    predictions: Predictions,
+    scores: Scores,
+    labels: LabelSet,
+    *,
+    clip_scores: bool = True,
+    group_pattern: str = "",
+) -> None:
+    """Write a new folder with ``result.json``, ``per_class.csv`` and, with `clip_scores`, ``scores.npz``.
+
+    Args:
+        out: The folder; must not exist.
+        record: From `record_of_checkpoint`.
+        predictions: Predictions for each clip.
+        scores: Their scores.
+        labels: Classes, in the order of the predictions.
+        clip_scores: Whether to write the predictions for each clip.
+        group_pattern: Regular expression that finds the group of each clip, as in `evaluate`.
+    """
+    with atomic.new_folder(out) as folder:
+        atomic.write_json(folder / "result.json", record.to_dict())
+        with (folder / "per_class.csv").open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            rows = scores.to_dict()["per_class"]
+            writer.writerow(rows[0])
+            writer.writerows((row | {"name": spreadsheet_cell(row["name"])}).values() for row in rows)
+        if clip_scores:
+            groups = groups_to_draw(group_pattern, predictions.clip_ids) if group_pattern else ()
+            write_clip_scores(folder / "scores.npz", predictions, labels, groups=groups)
+
+
+def scored_seconds(dataset: PackDataset, protocol: EvaluationProtocol, predictions: Predictions) -> float:
+    """Return the length of the network's input: a window, a packed clip, or the mean length of clips."""
+    if protocol.own_length:  # MACs grow with the length
         return round(predictions.mean_samples / dataset.sample_rate, 3)
     return dataset.clip_seconds if protocol.window is None else protocol.window
 
 
 def split_of(dataset: PackDataset) -> str:
-    """Return the names of the splits that were scored; of a pack that does not say, the name of its file."""
+    """Return the names of the scored splits; for a pack without names of splits, the name of its file."""
     splits = {
         split
         for path in (source.path for source in dataset.sources)
@@ -116,36 +168,23 @@ def split_of(dataset: PackDataset) -> str:
     return "+".join(sorted(splits)) or "all"
 
 
-def _settings_of(steps: Sequence[Operation]) -> dict[str, dict[str, Any]]:
-    """Return what was asked of each step, so that reports can tell recipes apart; what came of it is left out.
+def _settings_of(recipe: Sequence[Operation]) -> dict[str, dict[str, Any]]:
+    """Return the settings of each operation without its results, by which reports distinguish recipes.
 
-    Of a transfer it is how many classes kept their weights and how many are new: their names would fill a table.
+    For a transfer they are the numbers of kept and new classes, whose names would fill a table.
     """
     return {
-        f"{number}_{step.kind}": {
-            key: len(value) if step.kind == "transfer" else value
-            for key, value in step.settings.items()
+        f"{number}_{operation.kind}": {
+            key: len(value) if operation.kind == "transfer" else value
+            for key, value in operation.settings.items()
             if key not in _OUTCOMES
         }
-        for number, step in enumerate(steps, start=1)
+        for number, operation in enumerate(recipe, start=1)
     }
 
 
-def _seed_of(steps: Sequence[Operation]) -> int:
-    """Return the seed of the last training or, where nothing was trained by us, of the last pruning."""
-    trained = [step.settings["training"]["seed"] for step in steps if "training" in step.settings]
-    pruned = [step.settings["seed"] for step in steps if step.kind == "prune"]
-    return int((trained or pruned or [0])[-1])
-
-
-def _kept_step(steps: Sequence[Operation]) -> int | None:
-    """Return the step whose weights the last training kept; None where that is unknown or something came after it."""
-    found = steps[-1].settings.get("best_step") if steps and "training" in steps[-1].settings else None
-    return found if type(found) is int else None
-
-
 def unpruned_spec(spec: ModelSpec, plan: PruningPlan | None, width: float | None = None) -> ModelSpec:
-    """Return the network before pruning: the plan's base, or else the zoo's row at `width`, or as narrow as may be."""
+    """Return the architecture before pruning: the plan's base, or the zoo's row at `width`, by default `width_of`."""
     if plan is not None:
         return plan.base.with_num_classes(spec.num_classes)
     published = ZOO.get(spec.name)
@@ -155,33 +194,27 @@ def unpruned_spec(spec: ModelSpec, plan: PruningPlan | None, width: float | None
 
 
 def recorded_width(model: Tagger, base: ModelSpec) -> float:
-    """Return the width a network was asked for or, where its checkpoint does not say, the one its base looks like."""
-    asked = model.provenance.width
-    return round(width_of(base), 4) if asked is None else float(asked)
+    """Return the width factor in a network's checkpoint or, without it, the `width_of` its unpruned architecture."""
+    width = model.provenance.width
+    return round(width_of(base), 4) if width is None else float(width)
 
 
 def width_of(spec: ModelSpec) -> float:
-    """Return a network's width as a factor on its row of the zoo; 1 where it has no row.
+    """Return a network's widths as a factor on its row of the zoo; 1 without a row.
 
-    If no factor gives all its layers, some have been pruned, and the least pruned one tells.
+    If no factor gives all widths, some layers were pruned, and the factor of the least pruned layer is returned.
     """
     published = ZOO.get(spec.name)
     if published is None or set(published.widths) != set(spec.widths):
         return 1.0
     factors = [width / published.widths[layer] for layer, width in spec.widths.items()]
-    candidates = [*(float(f"{factor:.3g}") for factor in factors), *factors]  # people choose short numbers
+    candidates = [*(float(f"{factor:.3g}") for factor in factors), *factors]  # short numbers are the likely ones
     exact = [factor for factor in candidates if published.scaled(factor).widths == spec.widths]
     return exact[0] if exact else max(factors)
 
 
-def _common_ratio(spec: ModelSpec, base: ModelSpec, layers: tuple[str, ...], plan: PruningPlan | None) -> float | None:
-    """Return the ratio if it is one for all pruned layers."""
-    ratios = set(plan.ratios.values()) if plan else {1 - spec.widths[layer] / base.widths[layer] for layer in layers}
-    return float(ratios.pop()) if len(ratios) == 1 else None
-
-
 def device_of(model: nn.Module) -> str:
-    """Return the device of a network and what computes there, such as ``cpu (x86_64, 2 threads)``."""
+    """Return the device of a network and its processor, such as ``cpu (x86_64, 2 threads)``."""
     device = next(model.parameters()).device
     if device.type == "cuda":
         return f"{device} ({torch.cuda.get_device_name(device)})"

@@ -1,40 +1,39 @@
-"""How much mAP pruning costs layer by layer: each layer alone, at several ratios, always from the unpruned network."""
+"""Measure sensitivities: score the network with one layer pruned, for each layer at several ratios."""
 
 import functools
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 from torch import Tensor
 
-from epanns.atomic import write_text
+from epanns.atomic import write_json, write_text
 from epanns.complexity.macs import profile
 from epanns.data.compatibility import in_the_models_order, require_same_task
 from epanns.data.dataset import PackDataset
-from epanns.data.loader import make_loader
-from epanns.data.sampler import sequential_batches
 from epanns.errors import ConfigError, Interrupted
-from epanns.evaluation.metrics import evaluate
-from epanns.evaluation.predict import predict
 from epanns.evaluation.protocol import EvaluationProtocol
 from epanns.models.pruning_plan import PruningPlan
 from epanns.models.tagger import Tagger
 from epanns.models.tensors import weights_digest
 from epanns.packages import versions
-from epanns.pruning.budgets.sensitivity import SensitivityRow
-from epanns.pruning.prune import apply_plan, plan_pruning
-from epanns.pruning.ranking.criteria import NEEDS, criterion_named, most_important
+from epanns.pruning.budgets.sensitivity_table import SensitivityRow
+from epanns.pruning.calibration_clips import CalibrationClips
+from epanns.pruning.config import Amount, PruningConfig
+from epanns.pruning.prune import apply_plan, widths_after
+from epanns.pruning.ranking.criteria import NEEDS, most_important
 from epanns.pruning.ranking.importance import channel_importance
-from epanns.pruning.ranking.pack_clips import CALIBRATION_BATCH, batches_for
 from epanns.pruning.recovery.recover import recover
 from epanns.records import DECISIVE_PACKAGES
 from epanns.signals import Stopped, StopRequest, catching_signals
-from epanns.stages.score import device_of
-from epanns.stages.sensitivity_record import TABLE, SensitivityFolder, SensitivityRecord
+from epanns.stages.score import device_of, score
+from epanns.stages.sensitivity_record import FIGURES, RECORD, TABLE, SensitivityRecord
+from epanns.workfolder import Work, WorkFolder
 
 _PROTOCOL = EvaluationProtocol()
+_WORK = Work("holds no sensitivities", "was measured with", "a measurement")
 
 T = TypeVar("T")
 
@@ -43,7 +42,7 @@ OnRow = Callable[[SensitivityRecord], None]
 
 
 class Cell(NamedTuple):
-    """A layer and how much of it goes: `ratio` of its channels, so that `width` stay."""
+    """A layer, the `ratio` of its channels that is removed, and the `width` that is kept."""
 
     layer: str
     ratio: float
@@ -52,14 +51,14 @@ class Cell(NamedTuple):
 
 @dataclass(frozen=True)
 class SensitivityConfig:
-    """What is measured.
+    """Settings of a measurement.
 
     Attributes:
         ratios: Fractions of a layer's channels removed, each in (0, 1).
-        layers: Names of layers or blocks; None for every prunable one.
-        criterion: Which channels go: a name in `pruning.ranking.criteria.CRITERIA`.
-        recover: What is done before scoring, as in `pruning.recovery.recover`.
-        seed: For criteria that draw numbers.
+        layers: Names of layers or blocks; None for every prunable layer.
+        criterion: A name in `pruning.ranking.criteria.CRITERIA`.
+        recover: Recovery before scoring, as in `pruning.recovery.recover`.
+        seed: Seed of criteria that draw numbers.
     """
 
     ratios: Sequence[float] = (0.25, 0.5, 0.75)
@@ -69,23 +68,25 @@ class SensitivityConfig:
     seed: int = 0
 
     def cells(self, model: Tagger) -> list[Cell]:
-        """Return what is measured, in forward order, checked before anything is.
+        """Return the layers and ratios to measure, in forward order.
 
-        Without `layers`, layers of a single channel are left out: nothing can be removed from them.
+        Without `layers`, layers of a single channel are left out, as no channel can be removed from them.
 
         Raises:
-            ConfigError: If there is no ratio, or one twice.
+            ConfigError: If there is no ratio, or one appears twice.
             PruningError: If a layer, a ratio or the criterion cannot be used with this network.
         """
         if not self.ratios or len(set(self.ratios)) < len(self.ratios):
             raise ConfigError(f"ratios={','.join(f'{ratio:g}' for ratio in self.ratios)}: give each ratio once")
-        criterion_named(self.criterion)
-        plans = [plan_pruning(model, ratio=ratio, layers=self.layers) for ratio in sorted(self.ratios)]
+        widths = {}
+        for ratio in sorted(self.ratios):
+            pruning = PruningConfig(Amount(ratio=ratio), criterion=self.criterion, layers=self.layers)
+            widths[float(ratio)] = widths_after(model, pruning)
         return [
-            Cell(layer, plan.ratios[layer], width=plan.widths[layer])
-            for layer in plans[0].kept_channels
-            for plan in plans
-            if layer in plan.pruned_layers
+            Cell(layer, ratio, width=widths[ratio][layer])
+            for layer in next(iter(widths.values()))
+            for ratio in widths
+            if widths[ratio][layer] < model.spec.widths[layer]
         ]
 
 
@@ -101,48 +102,70 @@ def measure_sensitivity(
 ) -> SensitivityRecord:
     """Score the network with each layer pruned alone, and write the table.
 
-    Every row starts from `model` and is kept in ``sensitivity.json`` when it is done: called again with the same
-    arguments the measurement goes on where it was, and ends with the same table. ``sensitivity.csv`` appears when
-    every row is done.
+    Every row starts from `model` and is written to ``sensitivity.json`` when it is measured. Called again with the same
+    arguments, the measurement resumes and ends with the same table. ``sensitivity.csv`` is written after the last row.
 
     Args:
-        model: The network as loaded from a checkpoint; not touched.
-        dataset: Clips that are scored, whole.
-        config: What is measured.
+        model: The network as loaded from a checkpoint; not modified.
+        dataset: Clips to score, whole.
+        config: Settings.
         out: Folder of the measurement.
-        calibration: Clips for the recovery and for criteria that measure clips, whose labels only ``taylor`` looks at;
-            by default those of `dataset`.
-        on_row: Called with the record when it is opened and after each row.
-        fresh: Whether to delete an earlier measurement in `out`, once everything was checked and the folder is locked.
+        calibration: Clips for the recovery and for criteria that measure clips; only ``taylor`` uses their labels. By
+            default those of `dataset`.
+        on_row: Called with the record at the start and after each row.
+        fresh: Whether to delete an earlier measurement in `out`, after all checks and under the lock.
 
     Raises:
-        ConfigError: If clips and network do not fit, or the network has no checkpoint behind it.
+        ConfigError: If clips and network do not fit, or the network was not loaded from a checkpoint.
         PruningError: If a layer, ratio, criterion or recovery cannot be used.
         OutputError: If `out` holds another measurement or something else, or another process works there.
-        Interrupted: If SIGINT, SIGTERM or SIGUSR1 came; the rows done are kept.
+        Interrupted: If SIGINT, SIGTERM or SIGUSR1 was received; the measured rows are kept.
     """
     require_same_task(model, dataset)
     if calibration is not None and calibration.sample_rate != dataset.sample_rate:
         raise ConfigError(
-            f"the calibration pack holds {calibration.sample_rate} Hz, {model.spec.name} hears {dataset.sample_rate} "
+            f"the calibration pack holds {calibration.sample_rate} Hz, {model.spec.name} needs {dataset.sample_rate} "
             f"Hz: pack the clips with --sample-rate {dataset.sample_rate}"
         )
     if calibration is None and NEEDS.get(config.criterion) == "gradients":
         raise ConfigError(
-            f"criterion {config.criterion!r} looks at labels, and those of the scored clips would flatter it: "
+            f"criterion {config.criterion!r} uses labels, and the labels of the scored clips would bias the scores: "
             "give a calibration pack of other clips"
         )
+    if model.provenance.sha256 is None:
+        raise ConfigError(f"this {model.spec.name} has no checkpoint: save it with epanns.save, then load it")
     cells = config.cells(model)
-    folder = SensitivityFolder(out)
-    asked = _asked(model, dataset, config, calibration)
-    with folder.opened(asked, len(cells) + 1, fresh=fresh) as record, catching_signals() as stop:
+    asked = {
+        "model": model.spec.to_dict(),
+        "weights_sha256": model.provenance.sha256,
+        "data": {**dataset.identity(), "clip_seconds": dataset.clip_seconds},
+        "calibration": None if calibration is None else calibration.identity(),
+        "protocol": _PROTOCOL.describe(),
+        "layers": list(dict.fromkeys(cell.layer for cell in cells)),
+        "ratios": sorted(config.ratios),
+        "criterion": config.criterion,
+        "recover": config.recover,
+        "seed": config.seed,
+    }
+    folder = WorkFolder(out, RECORD, _WORK)
+    folder.require_usable()
+    with folder.locked(), catching_signals() as stop:
+        if fresh:
+            folder.start_over(lambda name: name.removesuffix(".partial") in {RECORD, TABLE, *FIGURES})
+        empty = SensitivityRecord(asked, len(cells) + 1)
+        record = (
+            folder.begin_or_resume(
+                asked, first=empty.to_dict(), read=lambda found: (found["asked"], SensitivityRecord.from_dict(found))
+            )
+            or empty
+        )
         record = replace(record, network=weights_digest(model))
-        measurement = _Measurement(model, (dataset, calibration or dataset), config, stop)
         if on_row is not None:
             on_row(record)
+        measurement = _Measurement(model, (dataset, calibration or dataset), config, cells, stop)
         for cell in [None, *cells][len(record.rows) :]:
-            record = measurement.grown(record, cell, out)
-            folder.save(record)
+            record = measurement.extend(record, cell, out)
+            write_json(folder.first_file, record.to_dict())
             if on_row is not None:
                 on_row(record)
         write_text(out / TABLE, record.table.to_csv())
@@ -150,17 +173,23 @@ def measure_sensitivity(
 
 
 class _Measurement:
-    """What the rows share."""
+    """The network, the clips and the importance of its channels, which all rows share."""
 
     def __init__(
-        self, model: Tagger, packs: tuple[PackDataset, PackDataset], config: SensitivityConfig, stop: StopRequest
+        self,
+        model: Tagger,
+        packs: tuple[PackDataset, PackDataset],
+        config: SensitivityConfig,
+        cells: Sequence[Cell],
+        stop: StopRequest,
     ) -> None:
-        self.model, self.config, self.stop = model, config, stop
+        self.model, self.config, self.cells, self.stop = model, config, cells, stop
         self.dataset = packs[0]
-        self.calibration = in_the_models_order(model, packs[1])
+        calibration = in_the_models_order(model, packs[1])
+        self.clips = CalibrationClips.from_pack(calibration, progress=lambda batches, *_: self._stoppable(batches))
 
-    def grown(self, record: SensitivityRecord, cell: Cell | None, out: Path) -> SensitivityRecord:
-        """Return the record with one row more: of a layer at a ratio, or of the dense network."""
+    def extend(self, record: SensitivityRecord, cell: Cell | None, out: Path) -> SensitivityRecord:
+        """Return the record with one row more: of a layer at a ratio, or of the unpruned network."""
         started = time.perf_counter()
         try:
             row = self._row(cell)
@@ -168,7 +197,7 @@ class _Measurement:
             raise Interrupted(
                 stopped.signal_number,
                 f"stopped by signal {stopped.signal_number}; {len(record.rows)} of {record.n_rows} rows are kept in "
-                f"{out}: run the same command again without --fresh to go on",
+                f"{out}: run the same command again without --fresh to resume",
             ) from None
         return replace(
             record,
@@ -181,70 +210,32 @@ class _Measurement:
     def _row(self, cell: Cell | None) -> SensitivityRow:
         network = self.model
         if cell is not None:
-            plan = self._plan(cell)
+            kept = most_important(self._importance[cell.layer], cell.width, layer=cell.layer)
+            criterion, seed = self.config.criterion, self.config.seed
+            plan = PruningPlan(self.model.spec, {cell.layer: kept}, criterion, {cell.layer: cell.ratio}, seed)
             network = apply_plan(self.model, plan)
-            recover(network, self.model, self._waveforms, self.config.recover, plan=plan)
-        predictions = predict(network, self.dataset, _PROTOCOL, progress=self._obey)
+            recover(network, self.model, self.clips, self.config.recover, plan=plan)
+        _, scores = score(network, self.dataset, _PROTOCOL, progress=self._stop_if_requested)
         cost = profile(network, seconds=self.dataset.clip_seconds)
         layer, ratio, width = cell or ("", 0.0, None)
-        return SensitivityRow(
-            layer=layer,
-            ratio=ratio,
-            width=width,
-            mAP=evaluate(predictions, self.dataset.labels, _PROTOCOL, bootstrap=0).mAP,
-            n_params=cost.n_params,
-            backbone_macs=cost.backbone_macs,
-        )
-
-    def _plan(self, cell: Cell) -> PruningPlan:
-        kept = most_important(self._importance[cell.layer], cell.width, layer=cell.layer)
-        criterion, seed = self.config.criterion, self.config.seed
-        return PruningPlan(self.model.spec, {cell.layer: kept}, criterion, {cell.layer: cell.ratio}, seed)
+        return SensitivityRow(layer, ratio, width, scores.mAP, cost.n_params, cost.backbone_macs)
 
     @functools.cached_property
     def _importance(self) -> dict[str, Tensor]:
-        """Every row starts from the same network: its channels are ranked once."""
-        criterion, order = self.config.criterion, sequential_batches(len(self.calibration), CALIBRATION_BATCH)
-        clips = batches_for(criterion, self.model, self.calibration, order)
-        layers = dict.fromkeys(cell.layer for cell in self.config.cells(self.model))
+        """Layer -> importance of its channels, which is the same for all rows, as each starts from `model`."""
         return channel_importance(
             self.model,
-            tuple(layers),
-            criterion=criterion,
+            tuple(dict.fromkeys(cell.layer for cell in self.cells)),
+            criterion=self.config.criterion,
             seed=self.config.seed,
-            calibration=None if clips is None else self._stoppable(clips),
+            calibration=self.clips,
         )
 
     def _stoppable(self, batches: Iterable[T]) -> Iterator[T]:
         for batch in batches:
-            self._obey()
+            self._stop_if_requested()
             yield batch
 
-    def _waveforms(self) -> Iterator[Tensor]:
-        order = sequential_batches(len(self.calibration), CALIBRATION_BATCH)
-        for batch in self._stoppable(make_loader(self.calibration, order)):
-            yield batch.float_waveform()
-
-    def _obey(self, *_: object) -> None:
-        """Stop in the middle of a row where a signal came: nothing of it is worth waiting for."""
+    def _stop_if_requested(self, *_: object) -> None:
+        """Stop within a row after a signal, as a part of a row cannot be kept."""
         self.stop.raise_if_stopped()
-
-
-def _asked(
-    model: Tagger, dataset: PackDataset, config: SensitivityConfig, calibration: PackDataset | None
-) -> dict[str, Any]:
-    """Return what makes two measurements the same, as JSON values."""
-    if model.provenance.sha256 is None:
-        raise ConfigError(f"this {model.spec.name} has no checkpoint behind it: save it with epanns.save, then load it")
-    return {
-        "model": model.spec.to_dict(),
-        "weights_sha256": model.provenance.sha256,
-        "data": {**dataset.identity(), "clip_seconds": dataset.clip_seconds},
-        "calibration": None if calibration is None else calibration.identity(),
-        "protocol": _PROTOCOL.describe(),
-        "layers": list(dict.fromkeys(cell.layer for cell in config.cells(model))),
-        "ratios": sorted(config.ratios),
-        "criterion": config.criterion,
-        "recover": config.recover,
-        "seed": config.seed,
-    }

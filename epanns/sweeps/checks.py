@@ -20,14 +20,13 @@ from epanns.models.zoo import build_model
 from epanns.pruning.prune import widths_after
 from epanns.pruning.ranking.criteria import NEEDS
 from epanns.pruning.ranking.importance import channel_importance
-from epanns.pruning.recovery.distil import MOST_HELD_BYTES
-from epanns.pruning.recovery.names import parts_of
+from epanns.pruning.recovery.distillation import MOST_HELD_BYTES
+from epanns.pruning.recovery.recover import parts_of
 from epanns.strict import error_messages
-from epanns.sweeps.amount import keywords_of
-from epanns.sweeps.base import BaseConfig
+from epanns.sweeps.amount import pruning_of
+from epanns.sweeps.base import BaseConfig, GivenNetwork, network_without_weights
 from epanns.sweeps.experiment import Experiment
-from epanns.sweeps.given import GivenNetwork, network_without_weights
-from epanns.sweeps.naming import amount_in_words, base_in_words
+from epanns.sweeps.grid import amount_in_words
 from epanns.training.config import TrainingConfig
 from epanns.training.frozen import frozen_in
 from epanns.training.learner import require_learner
@@ -76,7 +75,7 @@ def refuse_impossible(
         for part in ("val", "test"):
             problems |= _noted(partial(refuse_leak, facts.packs["train"], facts.packs[part], part=part))
     for number, base in enumerate(experiment.bases, start=1):
-        where = f"[base {number}] {base_in_words(base)}"
+        where = f"[base {number}] {base.in_words}"
         checks = _BaseChecks(experiment, base, given, facts, log)
         problems |= dict.fromkeys(f"{where}: {problem}" for problem in checks.problems())
     if problems:
@@ -135,10 +134,10 @@ class _BaseChecks:
         training = frozen_in(training, asked, by_default=stays_frozen(dense.provenance))
         teacher, student = (dense if config.get("teacher") else None), copy.deepcopy(dense)
         if training.feature_weight and config.get("ratio") != 0:
-            if error_messages(partial(widths_after, dense, **keywords_of(config))):
+            if error_messages(lambda: widths_after(dense, pruning_of(config))):
                 return  # reported as a problem of the pruning
             with torch.device("meta"):
-                widths = widths_after(dense, **keywords_of(config))
+                widths = widths_after(dense, pruning_of(config))
                 student = build_model(dense.spec.with_widths(widths), labels=dense.labels)
         yield from (f"fine-tuning: {each}" for each in self._training_problems(student, training, teacher))
 
@@ -150,12 +149,12 @@ class _BaseChecks:
         return self._known[key]
 
     def _pruning_problems(self, dense: Tagger, config: Mapping[str, Any]) -> Iterator[str]:
-        what, keywords, criterion = amount_in_words(config), keywords_of(config), config["criterion"]
+        what, criterion = amount_in_words(config), config["criterion"]
         asked = _amount_of(config)
-        found = self._once(asked, lambda: _noted(partial(widths_after, dense, **keywords)))
+        found = self._once(asked, lambda: _noted(lambda: widths_after(dense, pruning_of(config))))
         yield from (f"{what}: {problem}" for problem in found)
         if criterion == "bn" and not found:
-            layers = tuple(widths_after(dense, **keywords))
+            layers = tuple(widths_after(dense, pruning_of(config)))
             yield from self._once(["bn", layers], lambda: _noted(partial(_rank_untrained, dense, layers)))
         recovery = config["recover"]
         parts = parts_of(recovery)

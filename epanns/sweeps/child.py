@@ -1,4 +1,4 @@
-"""A trial in a process of its own: ``python -m epanns.sweeps.child trials/ID``."""
+"""Run one trial in a process of its own: ``python -m epanns.sweeps.child trials/ID``."""
 
 import os
 import signal
@@ -11,11 +11,11 @@ from epanns.errors import Interrupted
 from epanns.heap import keep_freed_memory
 from epanns.sweeps.journal import TrialFolder
 
-_WATCH_SECONDS = 0.5
+_POLL_SECONDS = 0.5
 
 
 def main(folder: Path) -> int:
-    """Run one trial; the exit code is 0 when it has its result."""
+    """Run one trial; the exit code is 0 if it has its result."""
     import torch
 
     from epanns.sweeps.runner import attempt
@@ -28,16 +28,16 @@ def main(folder: Path) -> int:
         return stopped.exit_code
 
 
-def _leave_with(parent: int) -> None:
-    """Stop as if by SIGTERM, state saved, when the sweep is gone: it may have been killed and cannot say so."""
+def _stop_after(parent: int) -> None:
+    """Stop as by SIGTERM, which saves the state, when the process of the sweep has ended."""
     while os.getppid() == parent:
-        time.sleep(_WATCH_SECONDS)
+        time.sleep(_POLL_SECONDS)
     os.kill(os.getpid(), signal.SIGTERM)
 
 
 if __name__ == "__main__":
-    # Ctrl-C reaches the whole process group, Slurm's warning every process; the sweep passes them on as SIGTERM.
+    # Ctrl-C reaches the whole process group, Slurm's warning every process; the sweep passes both on as SIGTERM.
     for number in (signal.SIGINT, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
-    threading.Thread(target=_leave_with, args=(os.getppid(),), daemon=True).start()
+    threading.Thread(target=_stop_after, args=(os.getppid(),), daemon=True).start()
     sys.exit(main(Path(sys.argv[1])))

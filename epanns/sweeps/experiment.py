@@ -1,137 +1,31 @@
-"""An experiment as data: TOML in, the list of its trials out."""
+"""Experiments: TOML files with data, bases, grids and seeds, and the trials that follow from them."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from epanns.atomic import sha256_of_json
-from epanns.data.pack_format import PackSettings
-from epanns.data.synthetic import SYNTHETIC_RULES, SyntheticSettings
-from epanns.errors import ConfigError
 from epanns.evaluation.protocol import PROTOCOL_RULES, EvaluationProtocol
-from epanns.safe_text import is_path_name
-from epanns.strict import (
-    ANY_TEXT,
-    PATH,
-    TABLE,
-    TEXT,
-    Rule,
-    TableReader,
-    error_messages,
-    field_values,
-    from_table,
-    integer,
-    list_of,
-    number,
-    one_of,
-    shown,
-    table_problems,
-    value_problems,
-)
+from epanns.strict import TABLE, TEXT, Rule, TableReader, integer, list_of, shown, table_problems
 from epanns.sweeps.base import BASE_RULES, BaseConfig
-from epanns.sweeps.grid import GRID_RULES, GridConfig
-from epanns.sweeps.training_tables import finetuning
+from epanns.sweeps.data import DATA_RULES, DataConfig
+from epanns.sweeps.grid import GRID_RULES, GridConfig, finetuning
 from epanns.text_files import parse_toml, read_toml
-
-DATA_KINDS = ("esc50", "folder", "audioset", "fsd50k", "synthetic", "packs")
-_NAMES = list_of(PATH, "splits or packs", least=1)
-DATA_RULES: Mapping[str, Rule] = {
-    "kind": one_of(DATA_KINDS),
-    "train": _NAMES,
-    "val": _NAMES,
-    "test": _NAMES,
-    "root": ANY_TEXT,
-    "sample_rate": integer(1, 1_000_000),
-    "seconds": number("a number in (0, 3600]", lambda value: 0 < value <= 3600),
-    "synthetic": TABLE,
-}
-
-
-@dataclass(frozen=True)
-class DataConfig:
-    """Where the clips come from and which train, choose and test.
-
-    Attributes:
-        kind: A layout of ``epanns data``, or ``packs`` for packs made before.
-        train: Names of splits (ESC: ``fold1``, ...), or folders of packs; likewise `val` and `test`.
-        root: Folder of the data set, relative to the current folder; not part of a trial's identity.
-        sample_rate: In Hz; must be the model's.
-        seconds: Length of a packed clip.
-        synthetic: Settings of the generator, for ``kind = "synthetic"``.
-    """
-
-    kind: str
-    train: tuple[str, ...]
-    val: tuple[str, ...]
-    test: tuple[str, ...]
-    root: str = ""
-    sample_rate: int = 32_000
-    seconds: float = 10.0
-    synthetic: Mapping[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        problems = value_problems(field_values(self), DATA_RULES)
-        if not problems:
-            problems = [*self._problems(), *error_messages(*self._settings())]
-        if problems:
-            raise ConfigError("; ".join(problems))
-
-    def _problems(self) -> list[str]:
-        """Return what is wrong between settings that are right by themselves."""
-        parts = {"train": self.train, "val": self.val, "test": self.test}
-        problems = []
-        if self.kind not in ("synthetic", "packs") and not PATH.holds(self.root):
-            problems.append(f"root={shown(self.root)}: {self.kind} needs the folder of the data set")
-        if self.kind != "packs":
-            problems += [
-                f"{part}[{place}]={shown(name)}: must be the name of a split, of A-Z a-z 0-9 . _ -"
-                for part, names in parts.items()
-                for place, name in enumerate(names)
-                if not is_path_name(name)
-            ]
-        used = [name for names in parts.values() for name in dict.fromkeys(names)]
-        if shared := sorted({name for name in used if used.count(name) > 1}):
-            problems.append(f"{', '.join(shared)} is used twice among train, val and test: that is a leak")
-        return problems
-
-    def _settings(self) -> list[Callable[[], object]]:
-        """Return what reads the settings of the packs and of the generator."""
-        if self.kind == "packs":
-            return []
-        packs = partial(PackSettings, sample_rate=self.sample_rate, seconds=self.seconds)
-        return [packs, self.generator] if self.kind == "synthetic" else [packs]
-
-    def generator(self) -> SyntheticSettings:
-        """Return the settings of the generator.
-
-        Raises:
-            ConfigError: If a key of ``synthetic`` is unknown or a value is wrong.
-        """
-        given = {"seconds": self.seconds, "sample_rate": self.sample_rate, **self.synthetic}
-        return from_table(SyntheticSettings, given, SYNTHETIC_RULES, what="synthetic: ")
-
-    def identity(self) -> dict[str, Any]:
-        """Return what of the data is asked for, wherever it lies; their content is added when it is known."""
-        kept = {"kind": self.kind, "sample_rate": self.sample_rate, "seconds": float(self.seconds)}
-        if self.kind == "packs":
-            return kept
-        parts = {"train": list(self.train), "val": list(self.val), "test": list(self.test)}
-        return {**kept, **parts, **({"synthetic": dict(self.synthetic)} if self.synthetic else {})}
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One cell of the grid.
+    """One cell of a grid, or one base.
 
     Attributes:
-        config: Everything that decides the result, in JSON values; its hash is the trial's name. Data and checkpoints
-            stand in it by what they hold, not by where they lie.
-        base: The trial whose network this one prunes; None for the base itself.
-        checkpoint: Where the base's checkpoint is, if it is not trained here.
-        yamnet: Where the YAMNet is that the base is built on, if it is on one.
-        name: Label of the base in reports; no part of the identity.
+        config: All settings that decide the result, in JSON values; their digest is the id. Data and checkpoints are
+            identified by their content, not by their path.
+        base: The trial whose network this trial prunes; None for a base.
+        checkpoint: Path of the base's checkpoint; empty for a base that is trained in the sweep.
+        yamnet: Path of the YAMNet that the base is built on; empty if there is none.
+        name: Label of the base for reports; not part of the id.
     """
 
     config: Mapping[str, Any]
@@ -148,7 +42,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class Experiment:
-    """A question: data, bases, grids, the seeds every cell of them is run with, and how clips are scored."""
+    """Data, bases, grids, the seeds of every cell, and how clips are scored."""
 
     name: str
     seeds: tuple[int, ...]
@@ -163,10 +57,10 @@ class Experiment:
 
         Args:
             content: Part of the data (``train``, ``val``, ``test``) -> digest of its clips.
-            weights: Returns the digest of a checkpoint's weights, of a base's or a YAMNet's.
+            weights: Returns the digest of the weights at a path, of a checkpoint or a YAMNet.
         """
         data = {**self.data.identity(), "content": dict(content)}
-        # A base that is trained here is another one for each seed; a checkpoint is one, and all seeds prune it.
+        # A base that is trained has one network per seed; a checkpoint is one network, which all seeds prune.
         seeds_of = [
             (self._base(base, group[0], data, weights), group if base.prune else ())
             for base in self.bases
@@ -208,21 +102,21 @@ def load_experiment(path: Path) -> Experiment:
     """Read an experiment.
 
     Raises:
-        ConfigError: If the file cannot be read as TOML or anything in it is wrong; every problem is named.
+        ConfigError: If the file cannot be read as TOML, or with every problem in it.
     """
     return experiment_of(read_toml(path), str(path))
 
 
 def parse_experiment(text: str, source: str) -> Experiment:
-    """Read an experiment from its text; `source` names it in messages."""
+    """Read an experiment from the text of a TOML file, whose name in messages is `source`."""
     return experiment_of(parse_toml(text, source), source)
 
 
 def experiment_of(given: Mapping[str, Any], source: str) -> Experiment:
-    """Return the experiment of a TOML file's table; `source` names the file in messages.
+    """Return the experiment in a table, whose file is `source` in messages.
 
     Raises:
-        ConfigError: If anything in it is wrong; every problem is named.
+        ConfigError: With every problem of the table.
     """
     reader = TableReader(source)
     reader.problems += table_problems(given, EXPERIMENT_RULES, required=("name", "data", "base"))
@@ -249,7 +143,7 @@ def experiment_of(given: Mapping[str, Any], source: str) -> Experiment:
 
 
 def _contradictions(experiment: Experiment, *, every_table_is_read: bool) -> list[str]:
-    """Return what tables ask of each other that cannot be had."""
+    """Return one line for every contradiction between tables."""
     pruned = [base for base in experiment.bases if base.prune]
     grids, finetunes = experiment.grids, experiment.finetunes
     names = [base.name for base in experiment.bases if base.name]

@@ -1,4 +1,4 @@
-"""A grid of an experiment: what is varied, and the trials that this makes."""
+"""The ``[grid]`` and ``[[finetune]]`` tables of an experiment: which settings are varied, and the trials they make."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -7,9 +7,10 @@ from itertools import product
 from typing import Any
 
 from epanns.errors import ConfigError
+from epanns.pruning.config import BUDGET, RATIO, RATIOS
 from epanns.pruning.ranking.criteria import CRITERIA, NEEDS
-from epanns.pruning.recovery.names import RECOVERIES, recovery_problem
-from epanns.pruning.recovery.recover import RecoverySettings
+from epanns.pruning.recovery.recover import RECOVERIES, RecoverySettings, recovery_problem
+from epanns.safe_text import printable
 from epanns.strict import (
     TABLE,
     TEXT,
@@ -20,10 +21,13 @@ from epanns.strict import (
     list_of,
     one_of,
     or_none,
+    shown,
     value_problems,
 )
-from epanns.sweeps.amount import BUDGET, RATIO, RATIOS, Amount, asked_of
-from epanns.sweeps.training_tables import finetuning
+from epanns.sweeps.amount import Amount, asked_of
+from epanns.sweeps.base import training_of
+from epanns.training.config import TEACHER_WEIGHTS
+from epanns.training.teacher import require_listener
 
 _RECOVERY = Rule(
     f"one of {', '.join(RECOVERIES)} or distil:STEPS",
@@ -46,19 +50,20 @@ GRID_RULES: Mapping[str, Rule] = {
 
 @dataclass(frozen=True)
 class GridConfig:
-    """What is varied; every combination is a trial. An experiment may have several, as ``[[grid]]``.
+    """Lists of settings; every combination is a trial. An experiment may have several grids, as ``[[grid]]``.
 
     Attributes:
-        ratio: Fractions of channels removed; 0 leaves the network whole and, with fine-tuning, is the control.
-        ratios: Beside or instead, tables of a ratio for each layer or block; `layers` do not count there.
-        budget: Beside or instead, what the network may cost, such as ``macs 0.25``, shared out over the layers alike.
-        criterion: Importance rules.
+        ratio: Fractions of channels removed; 0 removes none and, with fine-tuning, is the control.
+        ratios: Beside or instead of `ratio`, tables of a ratio per layer or block, to which `layers` does not apply.
+        budget: Beside or instead of `ratio`, largest costs of the network, such as ``macs 0.25``, allocated uniformly.
+        criterion: Names of criteria.
         layers: Lists of layers or blocks; None for every layer of the network, as in `epanns.prune`.
         recover: Recoveries without labels before fine-tuning.
-        calibration_clips: Training clips for recovery and criteria that measure clips; unlabelled but for ``taylor``.
-        recovery: Settings of the recoveries where they are not the usual ones; keys of `RecoverySettings`.
-        finetune: How the networks of this grid are fine-tuned, in place of the experiment's ``[[finetune]]``.
-        seeds: Those of the experiment's that this grid is run with; all by default.
+        calibration_clips: Number of training clips for recovery and for criteria that measure clips; only ``taylor``
+            uses their labels.
+        recovery: Keys of `RecoverySettings` that differ from their defaults.
+        finetune: Tables of fine-tuning for this grid, in place of the experiment's ``[[finetune]]``.
+        seeds: The seeds of the experiment with which this grid is run; all by default.
     """
 
     ratio: tuple[float, ...] = ()
@@ -85,11 +90,11 @@ class GridConfig:
 
     @property
     def amounts(self) -> tuple[Amount, ...]:
-        """How much is removed, in each way it is said."""
+        """The ratios, the tables of ratios, and the budgets."""
         return (*self.ratio, *self.ratios, *self.budget)
 
     def configs(self, seed: int, finetunes: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
-        """Yield what tells each trial of this grid from those of other grids, bases and seeds, as JSON values.
+        """Yield the settings of each trial of this grid apart from base and seed, as JSON values.
 
         Args:
             seed: One of the experiment's.
@@ -104,7 +109,7 @@ class GridConfig:
             ):
                 if amount != 0:
                     yield {**self._pruning(criterion, layers, recover, amount), **trained}
-                elif trained:  # of the control only the fine-tuning counts, so that it is run once
+                elif trained:  # the control depends on the fine-tuning alone: it is run once
                     yield {"ratio": 0.0, **trained}
 
     def _pruning(self, criterion: str, layers: Sequence[str] | None, recover: str, amount: Amount) -> dict[str, Any]:
@@ -114,3 +119,42 @@ class GridConfig:
             if self.recovery:
                 config["recovery"] = dict(self.recovery)
         return config
+
+
+def amount_in_words(config: Mapping[str, Any]) -> str:
+    """Return the amount that a trial's configuration removes, in words."""
+    if "ratios" in config:
+        return printable("ratios " + ", ".join(f"{layer} {ratio:g}" for layer, ratio in config["ratios"].items()))
+    amount = config["budget"] if "budget" in config else f"ratio {config['ratio']:g}"
+    layers = config.get("layers")
+    return printable(amount if layers is None else f"{amount} of {', '.join(layers)}")
+
+
+TEACHER = "dense"  # the trial's unpruned network
+
+
+def finetuning(table: Mapping[str, Any], *, seed: int | None = None) -> dict[str, Any]:
+    """Return the entries ``finetune`` and, if there is one, ``teacher`` of a trial's configuration.
+
+    Args:
+        table: Keys of `TrainingConfig`, ``preset``, and ``teacher = "dense"`` for the trial's unpruned network.
+        seed: The trial's; without a seed the table is only checked.
+
+    Raises:
+        ConfigError: If a key is unknown, a value is wrong, the table gives a seed, or teacher and weights of the
+            distillation do not go together.
+    """
+    if not isinstance(table, Mapping):
+        raise ConfigError(f"{shown(table)}: must be a table")
+    teacher = table.get("teacher")
+    training = training_of({key: value for key, value in table.items() if key != "teacher"}, seed)
+    if "teacher" in table and teacher != TEACHER:
+        raise ConfigError(f"teacher={shown(teacher)}: must be {TEACHER!r}, the trial's unpruned network")
+    if teacher:
+        require_listener(training)
+    elif training.teacher_weights:
+        raise ConfigError(f"{' and '.join(TEACHER_WEIGHTS)} need a teacher: give teacher = {TEACHER!r}")
+    settings = training.to_dict()
+    if table.get("freeze_yamnet") is False:  # not the default for a network whose body was frozen before
+        settings["freeze_yamnet"] = False
+    return {"finetune": settings, **({"teacher": teacher} if teacher else {})}

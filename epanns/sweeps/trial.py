@@ -11,9 +11,7 @@ import torch
 
 from epanns.complexity.macs import profile
 from epanns.data.compatibility import in_the_models_order, refuse_leak
-from epanns.data.dataset import ClipBatch, PackDataset
-from epanns.data.loader import make_loader
-from epanns.data.sampler import sequential_batches
+from epanns.data.dataset import PackDataset
 from epanns.errors import DataError
 from epanns.evaluation.metrics import evaluate
 from epanns.evaluation.predict import predict
@@ -25,17 +23,15 @@ from epanns.models.tensors import weights_digest
 from epanns.models.warm_start import build_on_yamnet, stays_frozen
 from epanns.models.zoo import build_model
 from epanns.packages import versions
-from epanns.pruning.prune import apply_plan
-from epanns.pruning.ranking.calibration import CalibrationBatch
-from epanns.pruning.ranking.criteria import NEEDS
-from epanns.pruning.ranking.pack_clips import CALIBRATION_BATCH
+from epanns.pruning.calibration_clips import CalibrationClips
+from epanns.pruning.prune import apply_plan, plan_and_cost
 from epanns.pruning.recovery.recover import recover
 from epanns.records import DECISIVE_PACKAGES, RunRecord, Stage
 from epanns.safe_text import path_name
 from epanns.seeding import derive_seed, numpy_generator, random_state_kept
 from epanns.stages.finetune import validation_on
-from epanns.stages.score import device_of, heard_seconds, recorded_width
-from epanns.sweeps.amount import plan_of
+from epanns.stages.score import device_of, recorded_width, scored_seconds
+from epanns.sweeps.amount import pruning_of
 from epanns.sweeps.journal import TrialFolder
 from epanns.training.config import TrainingConfig
 from epanns.training.finetune import finetune
@@ -51,7 +47,7 @@ def run_trial(folder: TrialFolder, *, on_step: OnStep | None = None, log: Log = 
         on_step: Called after each training step.
         log: Called with one line of what a person should know of its training runs.
     """
-    with folder.owned():
+    with folder.locked():
         if folder.is_done:
             return folder.read_record()
         asked = folder.read_config()
@@ -113,17 +109,17 @@ class _Trial:
         model, plan, stages = dense, None, [as_scored]
         if self.config.get("ratio") != 0:
             started = time.perf_counter()
-            step = plan_of(dense, self.config, self._measured_by_criterion())
+            clips = self._calibration_clips() if "calibration_clips" in self.config else None
+            step, _ = plan_and_cost(dense, pruning_of(self.config), clips)
             self.layers = tuple(self.config.get("layers", step.ratios))
             model = apply_plan(dense, step)
             plan = model.provenance.plan  # from the unpruned network
             stages.append(self._stage("pruned", model, time.perf_counter() - started))
-            if self.config["recover"] != "none":
+            if self.config["recover"] != "none" and clips is not None:
                 started = time.perf_counter()
-                clips = self._calibration_clips()
                 settings = {"seed": self.config["seed"], **self.config.get("recovery", {})}
                 method = self.config["recover"]
-                recover(model, dense, lambda: (each.float_waveform() for each in clips), method, plan=step, **settings)
+                recover(model, dense, clips, method, plan=step, **settings)
                 stages.append(self._stage("recovered", model, time.perf_counter() - started))
         if "finetune" in self.config:
             started = time.perf_counter()
@@ -160,24 +156,13 @@ class _Trial:
         for part in ("val", "test"):
             predictions = predict(model, self.packs[part], self.protocol)
             scores[part] = evaluate(predictions, self.packs[part].labels, self.protocol, bootstrap=0).summary()
-            self.heard = heard_seconds(self.packs[part], self.protocol, predictions)
+            self.heard = scored_seconds(self.packs[part], self.protocol, predictions)
         return Stage(name, scores, round(seconds, 3))
 
-    def _measured_by_criterion(self) -> list[CalibrationBatch] | None:
-        needs = NEEDS.get(self.config["criterion"], "weights")
-        if needs == "weights":
-            return None
-        labelled = needs == "gradients"
-        return [
-            (clips.float_waveform(), clips.float_target()) if labelled else clips.float_waveform()
-            for clips in self._calibration_clips()
-        ]
-
-    def _calibration_clips(self) -> list[ClipBatch]:
+    def _calibration_clips(self) -> CalibrationClips:
         dataset, wanted = self.packs["train"], self.config["calibration_clips"]
         chosen = numpy_generator("calibration", self.config["seed"]).permutation(len(dataset))[:wanted].tolist()
-        batches = [[chosen[index] for index in batch] for batch in sequential_batches(wanted, CALIBRATION_BATCH)]
-        return list(make_loader(dataset, batches))
+        return CalibrationClips.from_pack(dataset, chosen, in_memory=True)
 
     def _record(self, dense: Tagger, model: Tagger, plan: PruningPlan | None, stages: tuple[Stage, ...]) -> RunRecord:
         base = self.config.get("base", self.config)

@@ -15,7 +15,7 @@ from epanns.draws import clip_draws, clip_seeds, dropout_if
 from epanns.errors import ConfigError
 from epanns.models.tagger import Tagger
 from epanns.models.yamnet import BODY, freeze_yamnet, yamnet_body
-from epanns.pruning.optimizers import check_optimizer
+from epanns.pruning.optimizer_check import check_optimizer
 from epanns.seeding import derive_seed
 from epanns.training.averaging import MovingAverage
 from epanns.training.compiled import CompiledNetwork

@@ -22,7 +22,7 @@ from epanns.models.modes import evaluation_mode
 from epanns.models.pooling import ModelOutput, probabilities_of
 from epanns.models.tagger import Tagger
 from epanns.models.tensors import weights_digest
-from epanns.pruning.embedding import Places, shared_channels
+from epanns.pruning.embedding_channels import Places, shared_channels
 from epanns.seeding import random_state_kept
 from epanns.training.config import TEACHER_WEIGHTS, TrainingConfig
 from epanns.training.losses import LOSSES

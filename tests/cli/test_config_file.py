@@ -13,7 +13,7 @@ from epanns.cli.main import COMMANDS, cli
 from epanns.cli.steps import _read
 from epanns.errors import ConfigError, PruningError
 from epanns.feedback import notes_to
-from epanns.pruning.allocation import read_ratios
+from epanns.pruning.config import read_ratios
 from epanns.safe_text import printable
 from tests.any_value import ANY_VALUE
 from tests.toml_text import altered, document

@@ -44,7 +44,7 @@ def test_esc50_says_what_is_missing(epanns, esc, tmp_path):
 def test_esc50_counts_audio_that_its_table_does_not_list(epanns, esc, tmp_path):
     (esc / "audio" / "extra.wav").touch()
     _, out, _ = epanns("data", "esc50", esc, "--out", tmp_path / "m.csv")
-    assert "1 files were passed over: not audio, not listed, or outside the layout" in out
+    assert "1 files were ignored: not audio, not listed, or outside the layout" in out
 
 
 def test_fsd50k_finds_its_folders_and_notes_other_counts_on_stderr(epanns, tmp_path):
@@ -99,7 +99,7 @@ def test_folder_counts_what_it_passes_over(epanns, tmp_path):
     code, out, _ = epanns("data", "folder", tmp_path / "set", "--out", tmp_path / "m.csv", "--test-fraction", 0.999)
     assert code == 0
     assert "1 clips of 1, 1 classes; test 1" in out
-    assert "1 files were passed over: not audio, not listed, or outside the layout" in out
+    assert "1 files were ignored: not audio, not listed, or outside the layout" in out
 
 
 def test_synthetic_writes_the_audio_and_takes_options_from_a_file(epanns, tmp_path):

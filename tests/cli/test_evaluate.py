@@ -28,9 +28,10 @@ from epanns.models.provenance import Operation, Provenance
 from epanns.models.warm_start import use_labels
 from epanns.models.zoo import build_model
 from epanns.pruning.prune import prune
-from epanns.pruning.recovery.recalibrate import recalibrate_batch_norm
+from epanns.pruning.recovery.batch_norm_reestimation import recalibrate_batch_norm
 from epanns.records import read_records
 from epanns.stages.score import unpruned_spec, width_of
+from tests.builders import make_network
 
 
 @pytest.fixture
@@ -40,8 +41,8 @@ def run(epanns):
 
 
 @pytest.fixture
-def model(tiny_spec, tiny_packs):
-    return build_model(tiny_spec, labels=PackDataset([tiny_packs["test"]]).labels).eval()
+def model(tiny_packs):
+    return make_network(labels=tiny_packs["test"])
 
 
 @pytest.fixture

@@ -8,15 +8,15 @@ from epanns.cli.export import describe
 from epanns.export import extra
 from epanns.models.checkpoint import save_checkpoint
 from epanns.models.zoo import build_model
+from tests.builders import make_checkpoint
 
 OF_INT8 = ": used only with --int8: give --int8 and --calibration too"
 
 
 @pytest.fixture
-def run(epanns, tmp_path, tiny_spec):
+def run(epanns, tmp_path):
     """Run `epanns export` on a tiny network; return exit code, stdout and stderr."""
-    save_checkpoint(build_model(tiny_spec), tmp_path / "tiny")
-    return partial(epanns, "export", tmp_path / "tiny", "--out", tmp_path / "out")
+    return partial(epanns, "export", make_checkpoint(tmp_path / "tiny"), "--out", tmp_path / "out")
 
 
 @pytest.mark.parametrize(
@@ -33,7 +33,7 @@ def run(epanns, tmp_path, tiny_spec):
         (("--labels", "."), f"--labels .{OF_INT8}"),
         (("--mp3-seconds", "10"), f"--mp3-seconds 10{OF_INT8}"),
         (("--threads", "1"), "--threads 1: used only with --latency: give --latency too, or leave it out"),
-        (("--hop", "0.5"), "--hop 0.5 without --window: it is the step from window to window: give --window too"),
+        (("--hop", "0.5"), "--hop 0.5 without --window: it is the distance between windows; give --window too"),
     ],
 )
 def test_options_that_do_not_go_together_end_in_one_line(run, arguments, message):

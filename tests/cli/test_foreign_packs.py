@@ -55,7 +55,7 @@ def test_the_same_clips_score_the_same_in_pannss_layout(epanns, tiny_packs, as_p
     panns = as_panns(tiny_packs["test"])
     code, theirs, err = evaluate("--data", panns, "--labels", labels, "--out", tmp_path / "scores")
     assert (code, json.loads(theirs)) == (0, json.loads(ours))
-    assert "test.h5: 1 row holds nothing, the sound was not found when it was packed: left out" in err
+    assert "test.h5: 1 row holds nothing, the sound was missing when it was packed: left out" in err
     assert "test.h5: has no checksums" in err
     assert "does not store the lengths" not in err
     record = json.loads((tmp_path / "scores" / "result.json").read_text())

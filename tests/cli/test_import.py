@@ -18,7 +18,7 @@ from epanns.models.load import load
 from epanns.models.released import export_panns
 from epanns.models.spec import HEADS
 from epanns.models.zoo import build_model
-from tests.cli.conftest import output_of
+from tests.builders import output_of
 
 
 @pytest.fixture
@@ -113,7 +113,7 @@ def test_name_is_downloaded_into_the_cache(
     assert result.exit_code == 0
     assert (tmp_path / "cache" / real.name).read_bytes() == content
     assert load(tmp_path / "out").provenance.source.startswith(real.name)
-    assert ("unverified: no sha256 is published" in result.stderr) is not has_checksum
+    assert ("unverified: no sha256 of this file is published" in result.stderr) is not has_checksum
 
 
 class FakeResponse:

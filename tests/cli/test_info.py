@@ -15,7 +15,7 @@ from epanns.models.load import load
 from epanns.models.pruning_plan import PruningPlan
 from epanns.models.released import export_panns
 from epanns.models.zoo import build_model
-from tests.cli.conftest import output_of
+from tests.builders import output_of
 
 STEPS = [
     {"step": "train", "training": {"iterations": 30, "seed": 1}, "best_step": 20},

@@ -8,10 +8,8 @@ from pathlib import Path
 import pytest
 
 from epanns import workfolder
-from epanns.data.dataset import PackDataset
-from epanns.models.checkpoint import save_checkpoint
-from epanns.models.zoo import build_model
 from epanns.workfolder import WorkFolder, locked_file
+from tests.builders import make_checkpoint
 
 SHORT = ["--iterations", "2", "--batch-size", "8", "--validate-every", "2"]
 
@@ -29,14 +27,12 @@ with locked(place / {lock!r}, place):
 
 
 @pytest.fixture
-def inputs(tiny_spec, tiny_packs, tmp_path) -> dict[str, Path]:
+def inputs(tiny_packs, tmp_path) -> dict[str, Path]:
     """Return what the commands read."""
-    model = build_model(tiny_spec, labels=PackDataset([tiny_packs["val"]]).labels)
-    save_checkpoint(model, tmp_path / "ckpt")
     (tmp_path / "sweep.toml").write_text("")
     (tmp_path / "sounds" / "a").mkdir(parents=True)
     return {
-        "ckpt": tmp_path / "ckpt",
+        "ckpt": make_checkpoint(tmp_path / "ckpt", labels=tiny_packs["val"]),
         "weights": tmp_path / "ckpt" / "model.safetensors",
         "manifest": tiny_packs["train"].parent / "manifest.csv",
         "audio": tiny_packs["train"].parent / "audio",

@@ -6,7 +6,7 @@ from functools import partial
 from epanns.cli.models import command
 from epanns.models.download import released_files
 from epanns.models.zoo import list_models
-from tests.cli.conftest import output_of
+from tests.builders import output_of
 
 run = partial(output_of, command)
 

@@ -90,7 +90,7 @@ def test_panns_format_is_written_on_request(epanns, manifest, tmp_path):
     assert files == {"waveforms/part00000.h5", "indexes/all.h5"}
     code, _, err = epanns("pack", manifest, "--out", tmp_path / "pack", *OPTIONS)
     assert code == 1
-    assert "holds a pack with format=panns, asked for is epanns" in err
+    assert "holds a pack with format=panns, not epanns" in err
 
 
 def test_what_an_earlier_run_did_counts_in_no_rate(monkeypatch):
@@ -134,7 +134,7 @@ def test_fresh_replaces_a_pack_of_other_settings(epanns, manifest, tmp_path):
     assert epanns(*command, "--seconds", 1)[0] == 0
     code, _, err = epanns(*command, "--seconds", 2)
     assert code == 1
-    assert "holds a pack with seconds=1.0, asked for is 2.0: choose another --out, or start over with --fresh" in err
+    assert "holds a pack with seconds=1.0, not 2.0: choose another --out, or start over with --fresh" in err
     assert epanns(*command, "--seconds", 2, "--fresh")[0] == 0
     assert Pack(tmp_path / "pack").info.clip_samples == 16_000
 
@@ -142,7 +142,7 @@ def test_fresh_replaces_a_pack_of_other_settings(epanns, manifest, tmp_path):
 def test_settings_out_of_range_are_exit_code_1(epanns, manifest, tmp_path):
     code, _, err = epanns("pack", manifest, "--out", tmp_path / "pack", "--seconds", 0)
     assert code == 1
-    assert "seconds=0: must be above 0" in err
+    assert "seconds=0.0: must be above 0" in err
 
 
 def test_real_recordings_are_packed(epanns, shared, tmp_path):

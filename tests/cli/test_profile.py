@@ -6,7 +6,7 @@ import pytest
 from epanns.models.checkpoint import save_checkpoint
 from epanns.models.spec import conv_widths
 from epanns.models.zoo import build_model
-from tests.conftest import narrow_spec
+from tests.builders import narrow_spec
 
 KEYS = {
     "name",

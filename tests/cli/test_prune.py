@@ -24,11 +24,11 @@ from epanns.models.released import export_panns
 from epanns.models.spec import conv_widths
 from epanns.models.zoo import build_model
 from epanns.pruning.budgets import latency_budget
-from epanns.pruning.budgets.latency_table import Timing
-from epanns.pruning.budgets.sensitivity import Sensitivity, SensitivityRow
+from epanns.pruning.budgets.latency_budget import Timing
+from epanns.pruning.budgets.sensitivity_table import Sensitivity, SensitivityRow
 from epanns.pruning.prune import apply_plan, plan_pruning
 from epanns.pruning.recovery.recover import recover
-from tests.conftest import narrow_spec
+from tests.builders import make_checkpoint, narrow_spec
 
 SPEC = narrow_spec(widths=conv_widths(4, 6, 8))
 SPEC_BLOCK_2 = ("conv_block2.conv1", "conv_block2.conv2")
@@ -42,9 +42,7 @@ def prune(epanns):
 
 @pytest.fixture
 def checkpoint(tmp_path):
-    torch.manual_seed(0)
-    save_checkpoint(build_model(SPEC), tmp_path / "dense")
-    return tmp_path / "dense"
+    return make_checkpoint(tmp_path / "dense", SPEC)
 
 
 @pytest.fixture(scope="module")
@@ -166,7 +164,7 @@ def test_a_table_of_sensitivities_decides_where(prune, checkpoint, tmp_path):
     options = ["--ratio", "0.1", "--allocate", "sensitivity", "--sensitivity", tmp_path / "sensitivity.csv", "--json"]
     _, stdout, stderr = prune(checkpoint, "--out", tmp_path / "pruned", *options)
     assert json.loads(stdout)["widths"] == dict(SPEC.widths) | {"conv_block3.conv1": 4}
-    assert f"{tmp_path / 'sensitivity.csv'} does not say which weights it was measured on, only how many" in stderr
+    assert f"{tmp_path / 'sensitivity.csv'} does not record which weights it was measured on, only how many" in stderr
     (tmp_path / "sensitivity.csv").write_text(dataclasses.replace(table, network="0" * 64).to_csv())
     code, _, stderr = prune(checkpoint, "--out", tmp_path / "other", *options)
     assert code == 1
@@ -301,7 +299,7 @@ def test_calibration_at_another_sample_rate_is_refused(prune, checkpoint, packs,
     options = ("--ratio", "0.5", "--recover", "bn", "--calibration", packs[16_000])
     code, _, stderr = prune(checkpoint, "--out", tmp_path / "pruned", *options)
     assert code == 1
-    assert "holds 16000 Hz, narrow hears 8000 Hz: pack the clips with --sample-rate 8000" in stderr
+    assert "holds 16000 Hz, narrow reads 8000 Hz: pack the clips with --sample-rate 8000" in stderr
     assert not (tmp_path / "pruned").exists()
 
 

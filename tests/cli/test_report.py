@@ -5,8 +5,9 @@ from functools import partial
 
 import pytest
 
-from epanns.records import RunRecord, Stage
+from epanns.records import Stage
 from epanns.training.metrics import write_metrics
+from tests.builders import make_record
 
 COST = {"n_params": 5_000_000, "param_bytes": 20_000_000, "backbone_macs": 1_000_000_000}
 
@@ -21,28 +22,18 @@ def run(epanns):
 def sweep(tmp_path):
     """A folder of two runs of one base."""
     for seed in (0, 1):
-        record = RunRecord(
-            trial_id=f"base{seed}",
-            experiment="smoke",
+        stages = (Stage("dense", {"test": {"mAP": 0.6 + 0.1 * seed}}, 1.0),)
+        record = make_record(
+            f"base{seed}",
+            seed,
+            stages,
             model="Cnn6",
             width=1.0,
-            criterion=None,
-            layers=(),
-            ratio=None,
-            recover="none",
-            finetune_iterations=0,
-            seed=seed,
             dataset="tones",
-            protocol="whole clip",
             clip_seconds=1.0,
             config={},
-            plan_digest=None,
             cost_before=COST,
             cost_after=COST,
-            stages=(Stage("dense", {"test": {"mAP": 0.6 + 0.1 * seed}}, 1.0),),
-            device="cpu",
-            versions={},
-            seconds=1.0,
         )
         folder = tmp_path / "sweep" / "trials" / record.trial_id
         folder.mkdir(parents=True)

@@ -9,22 +9,19 @@ import numpy as np
 import pytest
 
 from epanns.cli import sensitivity as module
-from epanns.data.dataset import PackDataset
 from epanns.data.targets import SparseTargets
-from epanns.models.checkpoint import save_checkpoint
-from epanns.models.zoo import build_model
-from epanns.pruning.budgets.sensitivity import read_sensitivity
+from epanns.pruning.budgets.sensitivity_table import read_sensitivity
 from epanns.reporting import figures
+from tests.builders import make_checkpoint
 
 ONE = ("--layers", "conv_block6.conv1", "--ratios", "0.5")
 
 
 @pytest.fixture
-def run(epanns, tiny_spec, tiny_packs, tmp_path):
+def run(epanns, tiny_packs, tmp_path):
     """Run `epanns sensitivity` on a small network and pack; return exit code, stdout and stderr."""
-    labels = PackDataset([tiny_packs["val"]]).labels
-    save_checkpoint(build_model(tiny_spec, labels=labels), tmp_path / "dense")
-    return partial(epanns, "sensitivity", tmp_path / "dense", "--data", tiny_packs["val"], "--out", tmp_path / "out")
+    dense = make_checkpoint(tmp_path / "dense", labels=tiny_packs["val"])
+    return partial(epanns, "sensitivity", dense, "--data", tiny_packs["val"], "--out", tmp_path / "out")
 
 
 def test_each_layer_at_three_ratios_goes_into_table_and_figure(run, tmp_path):
@@ -71,7 +68,10 @@ def test_the_calibration_clips_are_named(run, tiny_packs, tmp_path):
     _, stdout, _ = run(*ONE, "--calibration", tiny_packs["train"], "--fresh")
     assert "pruned by l1, batch-norm statistics measured again on 60 clips of synthetic; loss of mAP:" in stdout
     code, _, stderr = run(*ONE, "--calibration", tiny_packs["train"], "--recover", "none", "--fresh")
-    assert (code, stderr) == (1, "epanns: --calibration has no use with --recover none: leave one of them out\n")
+    assert (code, stderr) == (
+        1,
+        "epanns: --calibration has no use with --recover none: remove --calibration, or choose a recovery\n",
+    )
 
 
 def test_the_same_command_again_measures_nothing_and_another_one_is_refused(run, tmp_path):
@@ -92,7 +92,7 @@ def test_the_same_command_again_measures_nothing_and_another_one_is_refused(run,
 def test_a_signal_ends_it_with_one_line(run, monkeypatch, tmp_path, number, code):
     monkeypatch.setattr(module, "_row_logger", lambda: lambda record: os.kill(os.getpid(), number))
     out = tmp_path / "out"
-    where = f"0 of 2 rows are kept in {out}: run the same command again without --fresh to go on"
+    where = f"0 of 2 rows are kept in {out}: run the same command again without --fresh to resume"
     assert run(*ONE) == (code, "", f"epanns: stopped by signal {int(number)}; {where}\n")
 
 

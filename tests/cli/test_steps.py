@@ -11,25 +11,22 @@ import pytest
 
 from epanns.cli import training_progress
 from epanns.cli.terminal import log
-from epanns.data.dataset import PackDataset
-from epanns.models.checkpoint import load_checkpoint, save_checkpoint
+from epanns.models.checkpoint import load_checkpoint
 from epanns.models.load import load
-from epanns.models.zoo import build_model
-from epanns.pruning.schedule import step_widths
+from epanns.pruning.iterative_pruning import step_widths
 from epanns.training.config import TrainingConfig
 from epanns.training.presets import PRESETS, Preset
 from epanns.training.run_options import RunOptions
 from epanns.workfolder import WorkFolder
+from tests.builders import make_checkpoint
 
 HALF = ("--ratio", "0.5", "--layers", "conv_block5,conv_block6")
 
 
 @pytest.fixture
-def prune(epanns, tiny_spec, tiny_packs, tmp_path):
+def prune(epanns, tiny_packs, tmp_path):
     """Run `epanns prune` on a small network; return exit code, stdout and stderr."""
-    labels = PackDataset([tiny_packs["val"]]).labels
-    save_checkpoint(build_model(tiny_spec, labels=labels), tmp_path / "dense")
-    return partial(epanns, "prune", tmp_path / "dense")
+    return partial(epanns, "prune", make_checkpoint(tmp_path / "dense", labels=tiny_packs["val"]))
 
 
 @pytest.fixture
@@ -49,13 +46,14 @@ def test_steps_without_training_are_compared_with_one_step(prune, tmp_path):
         prune("--out", tmp_path / f"{criterion}-1", *HALF, "--criterion", criterion)
         once = load_checkpoint(tmp_path / f"{criterion}-1").provenance.plan.kept_channels
         others = sum(len(set(kept[layer]) - set(once[layer])) for layer in kept)
-        start = "nothing is trained between the 3 steps (--between): "
+        start = "no training between the 3 rounds (--between): "
         if criterion == "bn":
             assert others == 0
         assert stderr == start + (
-            f"{others} of 22 channels they keep are not those of one step, as {criterion} ranks anew what is left\n"
+            f"{others} of 22 kept channels differ from those of one round, as {criterion} ranks the remaining channels "
+            "again\n"
             if others
-            else "they keep the same channels as one step\n"
+            else "they keep the same channels as one round\n"
         )
         assert "4 of 12 layers pruned by" in stdout
 
@@ -64,7 +62,7 @@ def test_clips_are_measured_at_each_step(prune, tiny_packs, tmp_path):
     options = ("--criterion", "taylor", "--calibration", tiny_packs["val"])
     code, _, stderr = prune("--out", tmp_path / "out", *HALF, "--steps", 2, *options)
     assert code == 0, stderr
-    assert stderr.startswith("nothing is trained between the 2 steps (--between): ")
+    assert stderr.startswith("no training between the 2 rounds (--between): ")
 
 
 def test_one_step_says_nothing(prune, tmp_path):
@@ -77,7 +75,7 @@ def test_it_trains_after_each_cut_but_the_last(prune, settings, tiny_spec, tiny_
     assert code == 0
     assert json.loads(stdout)["recovery"] == {"method": "bn", "clips": 60}
     told = [line for line in stderr.splitlines() if line.startswith("[")]
-    starts = [f"[{step}/3] cut and fine-tuned: validation mAP 0." for step in (1, 2)]
+    starts = [f"[{step}/3] pruned and fine-tuned: validation mAP 0." for step in (1, 2)]
     assert [line.startswith(start) for line, start in zip(told, starts, strict=True)] == [True, True]
     provenance = load(tmp_path / "out").provenance
     assert [step.kind for step in provenance.recipe] == [
@@ -157,11 +155,11 @@ def test_runs_of_another_pruning_are_refused(prune, settings, tmp_path):
     code, _, stderr = prune(*options, "--criterion", "l2")
     assert code == 1
     where = (
-        f"epanns: {tmp_path}/out.steps holds runs with criterion='l1', not 'l2': repeat the options to go on, delete"
+        f"epanns: {tmp_path}/out.steps holds runs with criterion='l1', not 'l2': repeat the options to resume, delete"
     )
     assert stderr.startswith(where)
     (tmp_path / "out.steps" / "steps.json").unlink()
-    assert "out.steps exists already and holds no runs between steps: choose another --out" in prune(*options)[2]
+    assert "out.steps exists already and holds no runs between rounds: choose another --out" in prune(*options)[2]
     (tmp_path / "out.steps" / "steps.json").write_text("{")
     assert "steps.json: cannot be read as JSON (Expecting" in prune(*options)[2]
 
@@ -173,7 +171,7 @@ def test_runs_of_another_pruning_are_refused(prune, settings, tmp_path):
         (
             ["--steps", "9"],
             None,
-            "step 2 of 9 would remove nothing, as at most 6 channels of a layer go: ask for fewer",
+            "round 2 of 9 would remove nothing, as at most 6 channels of a layer are removed: use fewer",
         ),
         (
             ["--steps", "2"],

@@ -25,7 +25,7 @@ from epanns.sweeps.experiment import parse_experiment
 from epanns.sweeps.runner import run_experiment
 from epanns.training.config import TrainingConfig
 from epanns.training.learner import Learner, set_learning_mode
-from tests.conftest import narrow_spec
+from tests.builders import narrow_spec
 
 FRONT_END = FrontEndSpec(8_000, 200, 80, 64, 125, 3_750, kind="yamnet")
 
@@ -166,7 +166,7 @@ def test_a_frozen_backbone_needs_no_frozen_body():
 
 def test_statistics_of_folded_batch_norms_are_not_measured(tiny_packs, rows):
     from epanns.errors import PruningError
-    from epanns.pruning.recovery.recalibrate import recalibrate_batch_norm
+    from epanns.pruning.recovery.batch_norm_reestimation import recalibrate_batch_norm
     from epanns.pruning.recovery.recover import recover
 
     model = build_model(ZOO["YAMNet"], num_classes=3)

@@ -20,7 +20,7 @@ from epanns.errors import ConfigError
 from epanns.models.lean import BiLSTM
 from epanns.models.spec import ModelSpec
 from epanns.models.zoo import ZOO, build_model
-from tests.conftest import narrow_spec
+from tests.builders import narrow_spec
 
 CNNS = [narrow_spec(head=head) for head in ("clip", "decision_max", "decision_att")]
 # One network of every family, the deepest of which have forty widths.

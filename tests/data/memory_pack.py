@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from epanns.data.source import ClipColumns
+from epanns.data.clip_source import ClipColumns
 from epanns.data.targets import SparseTargets
 from epanns.labels import LabelSet
 

@@ -100,7 +100,7 @@ def test_classes_in_another_spelling_are_the_same(join):
         "others; 2 in another spelling, such as 'cafe\u0301' for 'caf\u00e9'"
     )
     assert dataset.label_maps[0].respelled == ()
-    with pytest.raises(PackError, match="b: its class 'C#' is not among the 3 classes asked for"):
+    with pytest.raises(PackError, match="b: its class 'C#' is not among the 3 given classes"):
         join(packs[1], labels=LabelSet.of(["caf\u00e9", "toilet_flush", "C"]))
 
 
@@ -114,7 +114,7 @@ def test_a_given_label_set_fixes_the_map(join):
     for dataset in (join(pack, labels=labels(DOG, RAIN, SEA)), join(pack).with_labels(labels(DOG, RAIN, SEA))):
         assert dataset.labels.names == ("dog", "rain", "sea")
         assert dataset.targets.dense().tolist() == [[False, True, False], [True, False, False]]
-    with pytest.raises(PackError, match="a: its class 'dog' is not among the 2 classes asked for; use a label list"):
+    with pytest.raises(PackError, match="a: its class 'dog' is not among the 2 given classes; use a label list"):
         join(pack, labels=labels(RAIN, SEA))
 
 
@@ -142,7 +142,7 @@ def test_clips_that_stand_twice_are_named(join):
     one, other = (MemoryPack(name, ["dog"], [[1]] * 3, clip_ids=["x", name, "y"]) for name in ("a", "b"))
     with pytest.raises(PackError, match="a and b share clips, 'x' and 1 more; join packs of different splits"):
         join(one, other)
-    with pytest.raises(PackError, match="a: clip 'x' stands twice; pack again"):
+    with pytest.raises(PackError, match="a: clip 'x' is repeated; pack again"):
         join(MemoryPack("a", ["dog"], [[1]] * 2, clip_ids=["x", "x"]))
 
 

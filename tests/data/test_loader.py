@@ -9,9 +9,8 @@ from hypothesis import strategies as st
 
 from epanns.data.crop import Crop
 from epanns.data.dataset import PackDataset
-from epanns.data.loader import make_loader
+from epanns.data.loader import SharedRows, make_loader
 from epanns.data.sampler import StepBatches, make_stream
-from epanns.data.shared_rows import SharedRows
 from epanns.errors import PackError
 
 

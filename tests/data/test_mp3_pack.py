@@ -4,11 +4,11 @@ import pytest
 
 from epanns.audio.resampling import INT16_MAX
 from epanns.audio.waveform import load_waveform
-from epanns.data import global_heap
-from epanns.data.global_heap import _COLLECTION, _OBJECT, REFERENCE, read_references, read_string
+from epanns.data import hdf5_strings
+from epanns.data.hdf5_strings import _COLLECTION, _OBJECT, REFERENCE, read_references, read_string
 from epanns.data.mp3_pack import Mp3Pack
 from epanns.data.open_files import Stamp, read_at
-from epanns.data.opening import open_pack
+from epanns.data.pack import open_pack
 from epanns.errors import ConfigError, PackError
 from epanns.labels import LabelSet, audioset, fsd50k
 from tests.data.elsewhere import read_elsewhere, read_here
@@ -93,10 +93,10 @@ def test_classes_are_guessed_only_where_a_clip_has_the_last_and_the_guess_is_tol
     with pytest.raises(PackError, match=message):
         open_pack(path)
     others = LabelSet.numbered(width - 1)
-    assert not any("taken to be" in remark for remark in open_pack(path, labels=others).remarks)
+    assert not any("assumed to be" in remark for remark in open_pack(path, labels=others).remarks)
     target[3, width - 1] = True
     remarks = open_pack(write_mp3_file(path, NAMES, contents, target)).remarks
-    assert remarks[-1] == f"{path}: its {width} classes are taken to be {taken_to_be}; --labels names others"
+    assert remarks[-1] == f"{path}: its {width} classes are assumed to be {taken_to_be}; --labels names others"
 
 
 def test_bits_beyond_the_classes_are_refused(tmp_path, contents):
@@ -121,7 +121,7 @@ def test_a_row_that_was_never_written_is_refused(tmp_path, contents):
 
 
 def test_options_that_cannot_be_are_refused(file):
-    with pytest.raises(ConfigError, match="sample_rate=1: must be between"):
+    with pytest.raises(ConfigError, match="sample_rate=1: must be a whole number in"):
         Mp3Pack(file, labels=LABELS, sample_rate=1)
 
 
@@ -149,7 +149,7 @@ def test_strings_of_any_length_come_back_as_hdf5_reads_them(tmp_path):
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("length", 100, r"heap object at byte \d+: has \d+ bytes, its row says 100"),
+        ("length", 100, r"heap object at byte \d+: has \d+ bytes, its row has length 100"),
         ("object", 9, r"heap at byte \d+: has no object 9"),
         ("object", 0, r"heap at byte \d+: has no object 0"),
         ("collection", 96, "heap at byte 96: is no collection of HDF5 within the file"),
@@ -183,7 +183,7 @@ def test_a_collection_of_more_objects_than_there_are_numbers_is_not_walked_to_it
     header["signature"], header["version"], header["size"] = b"GCOL", 1, _COLLECTION.itemsize + empty.nbytes
     path.write_bytes(header.tobytes() + empty.tobytes())
     reads = []
-    monkeypatch.setattr(global_heap, "read_at", lambda *what, **how: reads.append(1) or read_at(*what, **how))
+    monkeypatch.setattr(hdf5_strings, "read_at", lambda *what, **how: reads.append(1) or read_at(*what, **how))
     reference = np.array((8, 0, 2), REFERENCE)[()]
     with pytest.raises(PackError, match="heap at byte 0: has no object 2"):
         read_string(path, reference, Stamp.of(path.stat()))

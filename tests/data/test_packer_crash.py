@@ -17,16 +17,16 @@ import pytest
 import soundfile
 
 from epanns import atomic
-from epanns.data import new_hdf5
+from epanns.data import safe_hdf5
 from epanns.data.clip import Clip
-from epanns.data.journal import Journal
 from epanns.data.manifest import Manifest, write_manifest
 from epanns.data.pack_format import PackSettings
 from epanns.data.packer import pack_manifest
+from epanns.data.packing_journal import Journal
 from epanns.errors import OutputError
 from epanns.labels import LabelSet
 from tests.data.conftest import SETTINGS
-from tests.data.test_workers import is_there
+from tests.data.test_decoding_pool import is_there
 
 ROOT = Path(__file__).parents[2]
 MANY = PackSettings((), 8_000, 1.0, clips_per_shard=25)
@@ -176,7 +176,7 @@ def test_a_full_disk_leaves_every_finished_shard_whole(made, tmp_path, monkeypat
 def fill_the_disk(patch, full):
     """Let the second shard meet a full disk: when it is begun, when it is put in place, or in the journal."""
     places = {
-        "writing": (new_hdf5.os, "posix_fallocate", 3),  # twice for each file
+        "writing": (safe_hdf5.os, "posix_fallocate", 3),  # twice for each file
         "syncing": (atomic, "put_in_place", 2),
         "noting": (Journal, "_append", 3),  # the first is the header
     }

@@ -102,7 +102,7 @@ def test_a_stopped_run_keeps_its_shards_and_ends_with_the_same_bytes(made, panns
 
 def test_the_two_formats_do_not_share_a_folder(made, panns, tmp_path):
     shutil.copytree(panns, tmp_path / "pack")
-    with pytest.raises(OutputError, match="holds a pack with format=panns, asked for is epanns: choose another --out"):
+    with pytest.raises(OutputError, match="holds a pack with format=panns, not epanns: choose another --out"):
         pack_manifest(made / "set.csv", tmp_path / "pack", SETTINGS)
     pack_manifest(made / "set.csv", tmp_path / "pack", SETTINGS, fresh=True)
     assert not (tmp_path / "pack" / "waveforms").exists()

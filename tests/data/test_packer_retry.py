@@ -18,9 +18,9 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from epanns.data import packer, parts
-from epanns.data.journal_records import JournalRecords
+from epanns.data import packer, shard_packing
 from epanns.data.packer import pack_manifest
+from epanns.data.packing_journal import JournalRecords
 from epanns.data.verification import verify_pack
 from epanns.errors import DataError, DataProblems, EpannsError, OutputError
 from tests.data import decoders
@@ -132,7 +132,7 @@ def test_a_pack_of_other_versions_is_left_alone_and_it_is_reported(finished, mon
     monkeypatch.setattr(packer, "versions", lambda *names: dict.fromkeys(names, "9"))
     summary = run()
     assert summary.n_not_retried == 1
-    assert re.search(r"made with versions\.\w+=.*, asked for is 9: to retry them, start over with", summary.remarks[0])
+    assert re.search(r"made with versions\.\w+=.*, not 9: to retry them, start over with", summary.remarks[0])
     assert contents(folder) == before
 
 
@@ -166,27 +166,10 @@ def test_a_clip_at_which_processes_were_killed_is_tried_again_by_the_next_run(ma
         return pack_manifest(made / "set.csv", tmp_path / "pack", SETTINGS, max_bad=0.05, jobs=jobs)
 
     with monkeypatch.context() as patch:
-        patch.setattr(parts, "convert_clip", decoders.be_killed)
+        patch.setattr(shard_packing, "convert_clip", decoders.be_killed)
         assert run(jobs=2).counts.rejected == 1
-    assert (
-        "which worked on nothing else, crashed with signal SIGKILL" in (tmp_path / "pack" / "rejects.csv").read_text()
-    )
+    assert "which decoded nothing else, crashed with signal SIGKILL" in (tmp_path / "pack" / "rejects.csv").read_text()
     assert run(jobs=1).n_retried == 1
-    assert contents(tmp_path / "pack") == contents(made / "pack")
-
-
-@pytest.mark.parametrize("reason", ["cannot be decoded (_ArrayMemoryError: Unable", "crashes the decoder (its process"])
-def test_what_an_earlier_version_rejected_without_fault_of_the_clip_is_tried_again(made, tmp_path, reason):
-    shutil.copytree(made / "pack", tmp_path / "pack")
-    lines = [json.loads(line) for line in (made / "pack" / "journal.jsonl").read_text().splitlines()]
-    for line in lines:
-        if line.get("clip_id") == lines[6]["clip_id"]:
-            line["reason"] = f"{line['path']}: {reason}); convert it"
-        if line.get("shard") == 0:
-            line["rejected"], line["of"]["clips"] = 1, 7
-    (tmp_path / "pack" / "journal.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    (tmp_path / "pack" / "pack.json").unlink()
-    assert pack_manifest(made / "set.csv", tmp_path / "pack", SETTINGS).n_retried == 1
     assert contents(tmp_path / "pack") == contents(made / "pack")
 
 
@@ -197,11 +180,11 @@ def test_want_of_memory_ends_the_run_and_is_no_reject(made, tmp_path, monkeypatc
 
     text = "much too much" if how == "lack_memory" else "cannot be decoded"
     message = (
-        r"clip-000005\.wav: the system lacks memory or another resource for it, also when nothing else is worked on "
+        r"clip-000005\.wav: the system lacks memory or another resource for it, also when nothing else is decoded "
         rf"\(MemoryError: {text}\); free memory or raise the limit, then run the same command again"
     )
     with monkeypatch.context() as patch:
-        patch.setattr(parts, "convert_clip", getattr(decoders, how))
+        patch.setattr(shard_packing, "convert_clip", getattr(decoders, how))
         with pytest.raises(DataError, match=message):
             run(jobs)
     assert run(jobs=1).counts.rejected == 0
@@ -210,7 +193,7 @@ def test_want_of_memory_ends_the_run_and_is_no_reject(made, tmp_path, monkeypatc
 
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_a_clip_for_which_memory_was_wanting_is_tried_alone(own, made, monkeypatch, jobs):
-    monkeypatch.setattr(parts, "convert_clip", decoders.lack_memory_once)
+    monkeypatch.setattr(shard_packing, "convert_clip", decoders.lack_memory_once)
     shutil.rmtree(own / "pack")
     assert pack_manifest(own / "set.csv", own / "pack", SETTINGS, jobs=jobs).counts.rejected == 0
     assert (own / "set" / "audio" / "clip-000005.wav.tried").exists()
@@ -222,7 +205,7 @@ def test_want_of_memory_for_the_shard_is_one_line_too(made, tmp_path, monkeypatc
     def fail(*arguments, **options):
         raise error
 
-    monkeypatch.setattr(parts, "write_shard", fail)
+    monkeypatch.setattr(shard_packing, "write_shard", fail)
     with pytest.raises(OutputError, match=r"no more memory, .* \((MemoryError|can't start.*)\); free some, and run"):
         pack_manifest(made / "set.csv", tmp_path / "pack", SETTINGS)
 
@@ -274,35 +257,6 @@ def test_a_clip_is_cut_exactly_where_it_has_more_samples_than_the_row(dataset, t
     assert counts.cut + counts.short <= 1
 
 
-# As the packer wrote it before rows were named: `notes.csv` and the counts of cut rows are missing.
-def test_a_pack_of_an_earlier_version_stays_as_it_is_and_is_repaired(own):
-    forget_later_keys(own / "pack")
-    before = contents(own / "pack")
-    summary = pack_manifest(own / "set.csv", own / "pack", SETTINGS)
-    assert (summary.n_resumed, summary.counts.cut) == (3, None)
-    assert contents(own / "pack") == before
-    assert verify_pack(own / "pack").problems == ()
-    (own / "pack" / "shard-00001.h5").unlink()
-    assert pack_manifest(own / "set.csv", own / "pack", SETTINGS).counts.cut is None
-    assert contents(own / "pack")["shard-00001.h5"] == before["shard-00001.h5"]
-    assert not (own / "pack" / "notes.csv").exists()
-    assert verify_pack(own / "pack").problems == ()
-
-
-def forget_later_keys(pack):
-    (pack / "notes.csv").unlink()
-    info = json.loads((pack / "pack.json").read_text())
-    for key in ("cut", "beyond_header", "unstated_length"):
-        del info["counts"][key]
-    (pack / "pack.json").write_text(json.dumps(info))
-    lines = [json.loads(line) for line in (pack / "journal.jsonl").read_text().splitlines()]
-    later = ("cut", "beyond_header", "unstated_length", "retry")
-    for line in lines:
-        for key in ("clipped", "silent", "short", *later) if "clip_id" in line else later:
-            line.pop(key, None)
-    (pack / "journal.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-
-
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
     lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from(["file", "size"]), inner, max_size=2),
@@ -341,16 +295,16 @@ HANGING = """
 import sys
 from epanns.cli import pack
 from epanns.cli.main import main
-from epanns.data import parts
+from epanns.data import shard_packing
 from tests.data import decoders
 
 if __name__ == "__main__":
     where, manifest, out, jobs = sys.argv[1:]
+    pack.DEADLINE_SECONDS = 0.3  # for a hang in the main process, where signals are noticed at the next clip only
     if where == "decoder":
-        parts.convert_clip = decoders.hang
-    else:  # in the main process, where signals are noticed at the next clip only
-        pack.DEADLINE_SECONDS = 0.3
-        parts.parts_of = lambda *arguments: decoders.hang_for_ever()
+        shard_packing.convert_clip = decoders.hang
+    else:
+        shard_packing.parts_of = lambda *arguments: decoders.hang_for_ever()
     options = ["--sample-rate", "8000", "--seconds", "0.5", "--clips-per-shard", "8"]
     main(["pack", manifest, "--out", out, "--jobs", jobs, *options])
 """

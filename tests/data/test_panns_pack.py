@@ -7,8 +7,8 @@ import h5py
 import numpy as np
 import pytest
 
-from epanns.data import chunked_rows
-from epanns.data.opening import open_pack
+from epanns.data import panns_file
+from epanns.data.pack import open_pack
 from epanns.errors import PackError
 from epanns.labels import LabelSet, audioset
 from tests.data.elsewhere import read_elsewhere, read_here
@@ -104,7 +104,7 @@ def test_classes_are_audiosets_where_there_are_527(tmp_path, file):
         opened["target"] = np.eye(7, 527, dtype=bool)
     pack = open_pack(file)
     assert pack.labels == audioset()
-    assert pack.remarks[-1] == f"{file}: its 527 classes are taken to be AudioSet's; --labels names others"
+    assert pack.remarks[-1] == f"{file}: its 527 classes are assumed to be AudioSet's; --labels names others"
 
 
 def test_classes_that_nobody_names_are_asked_for(file):
@@ -209,7 +209,7 @@ def test_a_waveform_file_that_is_there_twice_is_not_guessed(layout):
 def test_a_clip_in_two_files_is_refused(tmp_path):
     for name in ("a.h5", "b.h5"):
         write_waveforms(tmp_path / "parts" / name, NAMES[3:4])
-    with pytest.raises(PackError, match="parts: clip 'clip-000003' stands twice"):
+    with pytest.raises(PackError, match="parts: clip 'clip-000003' is repeated"):
         open_pack(tmp_path / "parts", labels=LABELS)
 
 
@@ -269,7 +269,7 @@ def test_children_that_read_together_open_the_file_each_for_itself(tmp_path, mon
     expected = read_here(pack)
     opened = []
     monkeypatch.setattr(
-        chunked_rows.h5py, "File", lambda *what, original=h5py.File, **how: opened.append(1) or original(*what, **how)
+        panns_file.h5py, "File", lambda *what, original=h5py.File, **how: opened.append(1) or original(*what, **how)
     )
     context = multiprocessing.get_context("fork")
     together = context.Barrier(2)

@@ -1,6 +1,13 @@
 import json
+import multiprocessing
+import os
 import re
+import signal
+import subprocess
+import sys
+import time
 from dataclasses import replace
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -107,18 +114,6 @@ def test_problems_are_listed_up_to_a_number_and_counted_beyond(own, monkeypatch)
     assert tuple(told) == found.problems
 
 
-@pytest.mark.parametrize("answer", [None, [], [[], 1, 0], [[1], 1, 0, True], [[], -1, 0, True], [[], 1, 0, 1]])
-def test_an_answer_of_another_shape_is_a_crash_that_keeps_what_was_told(made, monkeypatch, answer):
-    def crash(function, *arguments, log, **options):
-        log("a problem")
-        return answer
-
-    monkeypatch.setattr(verification, "run_contained", crash)
-    first, last = verify_contained(made / "pack").problems
-    assert first == "a problem"
-    assert "pack: the check gave no sensible answer after 0 clips" in last
-
-
 @pytest.mark.parametrize("format", ["epanns", "panns"])
 def test_a_pack_without_clips_is_a_problem_in_every_format(own, tmp_path, format):
     for sound in (own / "set").rglob("*.wav"):
@@ -147,6 +142,67 @@ def test_want_of_memory_is_a_problem_like_others(made):
     )
 
 
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (lambda *arguments, **options: signal.raise_signal(signal.SIGSEGV), "crashed with signal SIGSEGV"),
+        (lambda *arguments, **options: os._exit(7), "ended with exit code 7"),
+        (lambda *arguments, **options: bytearray(2 << 30), "needs more than 1 GiB of memory"),
+        (lambda *arguments, **options: int("x"), "failed with ValueError: invalid literal"),
+        (lambda *arguments, **options: time.sleep(300), r"was ended after 0\.5 s without progress"),
+    ],
+)
+def test_whatever_ends_the_child_is_a_problem(made, monkeypatch, function, message):
+    """A fork of this process in place of a new one, in which `verify_pack` would be whole."""
+    monkeypatch.setattr(verification, "verify_pack", function)
+    monkeypatch.setattr(verification, "PATIENCE", 0.5 if "without" in message else 60)
+    monkeypatch.setattr(
+        multiprocessing, "get_context", lambda method, original=multiprocessing.get_context: original("fork")
+    )
+    (problem,) = verify_contained(made / "pack", memory_limit=1 << 30).problems
+    assert re.search(f"pack: the check {message}.* after 0 clips; a file is damaged", problem)
+
+
+INTERRUPTED = """
+import sys
+from pathlib import Path
+from epanns.data.verification import verify_contained
+if __name__ == "__main__":
+    verify_contained(Path(sys.argv[1]))
+"""
+
+
+def children_of(parent):
+    """Numbers of a session's processes besides the one that began it; the resource tracker is Python's own."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            session = int(folder.joinpath("stat").read_text().rpartition(")")[2].split()[3])
+            command = folder.joinpath("cmdline").read_bytes()
+        except OSError:
+            continue  # it ended meanwhile
+        if session == parent and int(folder.name) != parent and b"spawn_main" in command:
+            found.append(int(folder.name))
+    return found
+
+
+def test_ctrl_c_ends_both_processes(made, tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(INTERRUPTED)
+    with subprocess.Popen(
+        [sys.executable, script, made / "pack"], start_new_session=True, stderr=subprocess.PIPE
+    ) as process:
+        while not children_of(process.pid):
+            assert process.poll() is None
+            time.sleep(0.01)
+        os.killpg(process.pid, signal.SIGINT)
+        assert b"KeyboardInterrupt" in process.communicate(timeout=30)[1]
+    deadline = time.monotonic() + 10
+    while children_of(process.pid):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
 def test_a_file_that_crashes_hdf5_is_a_problem_like_others(own):
     """HDF5 2.0.0 divides by the number of a chunk's dimensions, which this shard says is 0."""
     shard = own / "pack" / "shard-00001.h5"
@@ -164,7 +220,7 @@ def test_packs_without_checksums_are_read_and_the_lack_is_told(tmp_path):
     found = verify_pack(path, labels=LabelSet.numbered(PANNS_CLASSES))
     assert (found.problems, found.clips) == ((), 6)
     assert "eval.h5: has no checksums, as PANNs made it" in found.remarks[0]
-    assert "eval.h5: 1 row holds nothing, the sound was not found when it was packed: left out" in found.remarks[1]
+    assert "eval.h5: 1 row holds nothing, the sound was missing when it was packed: left out" in found.remarks[1]
 
 
 def test_an_mp3_that_does_not_decode_is_listed_and_the_others_are_read(tmp_path):
@@ -174,7 +230,7 @@ def test_an_mp3_that_does_not_decode_is_listed_and_the_others_are_read(tmp_path)
     (problem,) = found.problems
     assert problem.startswith("clip 'b.mp3': ")
     assert found.clips == 3
-    assert "x.hdf: has no checksums: a damaged MP3 is noticed only where it does not decode" in found.remarks[0]
+    assert "x.hdf: has no checksums: a damaged MP3 is noticed only if it does not decode" in found.remarks[0]
 
 
 @pytest.fixture

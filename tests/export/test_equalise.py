@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from epanns.export.calibrate import ranges_of
+from epanns.export.clips import ranges_of
 from epanns.export.equalise import QUIETEST, channel_maxima, equalise, pairs_of
 from epanns.export.fragile import correlation
 from epanns.export.graph import copy_of

@@ -16,7 +16,6 @@ from epanns.evaluation.metrics import evaluate
 from epanns.evaluation.predict import predict
 from epanns.evaluation.protocol import EvaluationProtocol
 from epanns.export import export
-from epanns.export.clips import calibration_clips
 from epanns.export.compare import agreement, compare
 from epanns.export.export import Int8, export_network
 from epanns.export.network import OPSET, named_inputs, to_onnx
@@ -24,6 +23,7 @@ from epanns.export.sessions import outputs_of
 from epanns.export.tagger import OnnxTagger
 from epanns.labels import LabelSet
 from epanns.models.zoo import ZOO, build_model
+from epanns.pruning import calibration_clips
 from tests.export.conftest import small_network
 from tests.families import noise, randomised
 

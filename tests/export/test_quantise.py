@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from epanns.export.calibrate import ranges_of
+from epanns.export.clips import ranges_of
 from epanns.export.fragile import FAITHFUL, correlation, fragile_activations
 from epanns.export.quantise import activations_of, int8_by_channel, quantised
 from epanns.export.recurrent import with_dynamic_lstms

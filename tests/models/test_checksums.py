@@ -20,7 +20,7 @@ from epanns.models.provenance import Provenance
 from epanns.models.released import read_released
 from epanns.models.zoo import build_model
 from epanns.safe_text import printable
-from tests.cli.conftest import output_of
+from tests.builders import output_of
 
 LABELS = LabelSet.of(["dog", "rain", "sea, waves"])
 

@@ -24,7 +24,7 @@ from epanns.models.load import load
 from epanns.models.released import read_released, to_panns
 from epanns.models.tensor_names import unwrapped
 from epanns.models.zoo import build_model
-from tests.cli.conftest import output_of
+from tests.builders import output_of
 
 WHERE = Path("a.pth")
 PREFIXES = ("module.", "_orig_mod.", "model.", "base.")

@@ -19,7 +19,7 @@ from epanns.models.load import load
 from epanns.models.tagger import Tagger
 from epanns.models.yamnet import ShiftNorm2d, Yamnet
 from epanns.models.zoo import ZOO, build_model
-from epanns.pruning.engine import remove_channels
+from epanns.pruning.surgery import remove_channels
 from tests.families import uneven
 
 # Stride of each layer's 3x3 convolution, from Google's `yamnet.py`.

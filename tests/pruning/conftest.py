@@ -5,7 +5,7 @@ import torch
 
 from epanns.models.cnn import Cnn
 from epanns.models.spec import ModelSpec
-from tests.conftest import narrow_spec
+from tests.builders import narrow_spec
 
 
 @pytest.fixture

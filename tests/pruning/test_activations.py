@@ -6,9 +6,8 @@ import torch
 from epanns.errors import PruningError
 from epanns.models.tagger import Tagger
 from epanns.models.zoo import ZOO, build_model
-from epanns.pruning.engine import channel_groups
-from epanns.pruning.groups import ChannelGroup, Reader
-from epanns.pruning.ranking.activations import read_covariances
+from epanns.pruning.ranking.importance import read_covariances
+from epanns.pruning.surgery import ChannelGroup, Reader, channel_groups
 
 LAYERS = ("conv_block1.conv1", "conv_block3.conv2", "conv_block6.conv2")
 

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from epanns.errors import PruningError
-from epanns.pruning.allocation import ratio_per_layer, read_ratios, remaining_width, select_layers
+from epanns.pruning.config import ratio_per_layer, read_ratios, select_layers
+from epanns.pruning.rounding import remaining_width
 
 CONVS = ("conv_block1.conv1", "conv_block1.conv2", "conv_block2.conv1", "conv_block2.conv2", "conv_block10.conv1")
 PROTECTED = {"fc1": "reason one", "att_block.att": "reason two"}
@@ -189,7 +190,7 @@ def test_ratios_are_read_from_toml_and_json(tmp_path, name, text):
         ("ratios.toml", "", r"ratios\.toml: must hold lines such as"),
         ("ratios.toml", 'conv_block1 = "half"', r"ratios\.toml: conv_block1 = 'half' must be a number in \[0, 1\)"),
         ("ratios.json", '{"conv_block1": 0.5, "conv_block1": 0.25}', r"key 'conv_block1' occurs twice in one table"),
-        ("ratios.toml", "a.b = 0.5\n'a.b' = 0.25", r"ratios\.toml: a\.b stands twice; name each layer or block once"),
+        ("ratios.toml", "a.b = 0.5\n'a.b' = 0.25", r"ratios\.toml: a\.b is given twice; name each layer or block once"),
         ("ratios.json", '{"conv_block1": NaN}', r"NaN is no number of JSON"),
         ("ratios.toml", "conv_block1 = true", r"ratios\.toml: conv_block1 = True must be a number"),
     ],
@@ -207,5 +208,5 @@ def test_a_missing_file_of_ratios_is_named(tmp_path):
 
 
 def test_a_layer_that_stands_twice_is_named():
-    with pytest.raises(PruningError, match="layers: conv_block1 stands twice; name each layer or block once"):
+    with pytest.raises(PruningError, match="layers: conv_block1 is given twice; name each layer or block once"):
         select_layers(["conv_block1", "conv_block2", "conv_block1"], prunable=CONVS, protected=PROTECTED)

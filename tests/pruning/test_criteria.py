@@ -3,9 +3,7 @@ import pytest
 import torch
 
 from epanns.errors import PruningError
-from epanns.pruning.ranking import similarity
-from epanns.pruning.ranking.criteria import CRITERIA, NEEDS, criterion_named, most_important
-from epanns.pruning.ranking.layer_filters import LayerFilters
+from epanns.pruning.ranking.criteria import CRITERIA, NEEDS, LayerFilters, criterion_named, most_important
 
 WEIGHT = torch.randn(12, 5, 3, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
 SCALE = torch.randn(12, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
@@ -93,7 +91,7 @@ ORDER_OF_64 = torch.randperm(64, generator=torch.Generator().manual_seed(1))
 
 @pytest.mark.parametrize("rows_at_once", [1, 5, 12, 256])
 def test_fpgm_is_the_sum_of_distances(monkeypatch, rows_at_once):
-    monkeypatch.setattr(similarity, "_ROWS_AT_ONCE", rows_at_once)
+    monkeypatch.setattr("epanns.pruning.ranking.criteria._ROWS_AT_ONCE", rows_at_once)
     flat = WEIGHT.flatten(1).numpy()
     expected = [sum(np.linalg.norm(one - other) for other in flat) for one in flat]
     np.testing.assert_allclose(scores("fpgm").numpy(), expected, rtol=1e-9)

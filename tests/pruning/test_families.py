@@ -12,9 +12,8 @@ from epanns.errors import PruningError
 from epanns.models.checkpoint import save
 from epanns.models.load import load
 from epanns.models.zoo import build_model
-from epanns.pruning.engine import channel_groups, remove_channels
-from epanns.pruning.groups import ChannelGroup, Reader, forward_order
 from epanns.pruning.prune import prune
+from epanns.pruning.surgery import ChannelGroup, Reader, channel_groups, forward_order, remove_channels
 from tests.families import narrow, noise, silenced
 
 FAMILIES = (

@@ -13,9 +13,8 @@ from hypothesis import strategies as st
 from epanns.errors import PruningError
 from epanns.models.checkpoint import save_checkpoint
 from epanns.models.tagger import Tagger
-from epanns.pruning.engine import channel_groups, remove_channels
-from epanns.pruning.groups import ChannelGroup, Reader
 from epanns.pruning.prune import prune
+from epanns.pruning.surgery import ChannelGroup, Reader, channel_groups, remove_channels
 from tests.families import narrow, noise, silenced
 
 CHAINS = ("Wavegram_Cnn14", "LeeNet11", "LeeNet24")

@@ -6,8 +6,8 @@ import torch.nn.functional as F
 
 from epanns.errors import PruningError
 from epanns.models.zoo import ZOO, build_model
-from epanns.pruning.groups import forward_order
-from epanns.pruning.ranking.gradients import gate_gradients
+from epanns.pruning.ranking.importance import gate_gradients
+from epanns.pruning.surgery import forward_order
 
 LAYERS = ("conv_block2.conv1", "conv_block6.conv2")
 WAVEFORM = torch.rand(6, 80 * 70, generator=torch.Generator().manual_seed(2)) - 0.5

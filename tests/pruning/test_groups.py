@@ -3,8 +3,7 @@
 import pytest
 
 from epanns.models.zoo import ZOO, build_model
-from epanns.pruning.engine import channel_groups
-from epanns.pruning.groups import Reader, forward_order
+from epanns.pruning.surgery import Reader, channel_groups, forward_order
 
 
 @pytest.fixture(params=["Cnn6", "Cnn10", "Cnn14_DecisionLevelAtt"])

@@ -4,13 +4,11 @@ import pytest
 import torch
 
 from epanns.errors import PruningError
-from epanns.pruning.engine import channel_groups
-from epanns.pruning.groups import ChannelGroup, Reader, forward_order
 from epanns.pruning.prune import prune
 from epanns.pruning.ranking import importance
-from epanns.pruning.ranking.criteria import CRITERIA, NEEDS, criterion_named
+from epanns.pruning.ranking.criteria import CRITERIA, NEEDS, LayerFilters, criterion_named
 from epanns.pruning.ranking.importance import channel_importance, joined
-from epanns.pruning.ranking.layer_filters import LayerFilters
+from epanns.pruning.surgery import ChannelGroup, Reader, channel_groups, forward_order
 
 LAYER = "conv_block6.conv1"
 WAVEFORM = torch.rand(6, 80 * 70, generator=torch.Generator().manual_seed(2)) - 0.5

@@ -15,13 +15,12 @@ from epanns.models.lean import BiLSTM
 from epanns.models.spec import conv_widths
 from epanns.models.tagger import Tagger
 from epanns.models.zoo import ZOO, build_model
-from epanns.pruning.budgets import latency_table
+from epanns.pruning.budgets import latency_budget as latency_table
 from epanns.pruning.budgets.allocators import Global, Uniform
-from epanns.pruning.budgets.allotment import Sharing
 from epanns.pruning.budgets.budget import Budget
-from epanns.pruning.budgets.latency_budget import allot_latency
-from epanns.pruning.budgets.latency_table import LatencyTable, Timing, time_runs
-from tests.conftest import narrow_spec
+from epanns.pruning.budgets.latency_budget import LatencyTable, Timing, time_runs, widths_for_latency
+from epanns.pruning.budgets.widths_for_budget import Allocation
+from tests.builders import narrow_spec
 
 SPEC = narrow_spec(widths=conv_widths(16, 32, 48, 64))
 FRONT_END = 2.0  # milliseconds
@@ -63,11 +62,11 @@ def build(widths):
     return build_model(SPEC.with_widths(widths)).eval()
 
 
-def sharing(allocator=None, *, layers=tuple(SPEC.widths), round_to=1) -> Sharing:
+def sharing(allocator=None, *, layers=tuple(SPEC.widths), round_to=1) -> Allocation:
     importances = {
         layer: torch.from_numpy(np.random.default_rng(0).lognormal(size=width)) for layer, width in SPEC.widths.items()
     }
-    return Sharing(layers, allocator or Uniform(), round_to, importances.__getitem__)
+    return Allocation(layers, allocator or Uniform(), round_to, importances.__getitem__)
 
 
 @pytest.mark.parametrize(
@@ -120,7 +119,7 @@ def test_a_noisy_table_never_falls_where_a_width_rises(model):
 @pytest.mark.parametrize("allocator", [Uniform(), Global()], ids=lambda allocator: allocator.name)
 @pytest.mark.parametrize("round_to", [1, 4])
 def test_the_measured_latency_is_within_ten_percent_below(model, budget, allocator, round_to):
-    found = allot_latency(model, budget, sharing(allocator, round_to=round_to), build, COUNTING)
+    found = widths_for_latency(model, budget, sharing(allocator, round_to=round_to), build, COUNTING)
     assert found.unpruned == network_time(model)
     assert found.asked == (20.0 if budget.amount == 20 else found.unpruned / 2)
     assert 0.9 * found.asked <= found.reached <= found.asked
@@ -150,7 +149,7 @@ def test_a_table_that_is_wrong_is_corrected_by_what_is_measured(model, factor):
         measured.append(dense * share * factor ** (1 - share))
         return latency(measured[-1])
 
-    found = allot_latency(
+    found = widths_for_latency(
         model, Budget("latency", 0.5), sharing(), build, dataclasses.replace(COUNTING, network=network)
     )
     assert 0.9 * found.asked <= found.reached <= found.asked
@@ -162,7 +161,7 @@ def test_a_table_that_is_wrong_is_corrected_by_what_is_measured(model, factor):
 def test_where_nothing_is_fast_enough_the_nearest_within_ten_percent_is_taken(model):
     """A machine on which every pruned network takes 4 % more than was asked."""
     network = lambda one: latency(network_time(one) if one is model else 0.52 * network_time(model))  # noqa: E731
-    found = allot_latency(
+    found = widths_for_latency(
         model, Budget("latency", 0.5), sharing(), build, dataclasses.replace(COUNTING, network=network)
     )
     assert found.reached == pytest.approx(1.04 * found.asked)
@@ -197,7 +196,7 @@ def test_a_latency_that_is_not_met_is_said_with_what_was_measured(model, budget,
     pruned = itertools.chain(milliseconds or [])
     network = lambda one: latency(network_time(one) if one is model else next(pruned))  # noqa: E731
     with pytest.raises(PruningError, match=match):
-        allot_latency(model, budget, sharing(), build, dataclasses.replace(COUNTING, network=network))
+        widths_for_latency(model, budget, sharing(), build, dataclasses.replace(COUNTING, network=network))
 
 
 def test_the_least_time_of_enough_passes_is_taken(monkeypatch):

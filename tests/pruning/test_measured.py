@@ -8,8 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from epanns.errors import PruningError
-from epanns.pruning.ranking.layer_filters import LayerFilters
-from epanns.pruning.ranking.measured import activation, interpolative, pivot_order, taylor
+from epanns.pruning.ranking.criteria import LayerFilters, activation, interpolative, pivot_order, taylor
 
 NOTHING = torch.zeros(0)
 

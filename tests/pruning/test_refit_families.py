@@ -7,9 +7,9 @@ from torch import nn
 from epanns.models.pruning_plan import PruningPlan
 from epanns.models.spec import WITHOUT_FC1
 from epanns.models.zoo import ZOO, build_model
-from epanns.pruning.engine import channel_groups
 from epanns.pruning.prune import apply_plan
-from epanns.pruning.recovery.refit import TARGETS, refit_readers
+from epanns.pruning.recovery.least_squares_refit import TARGETS, refit_readers
+from epanns.pruning.surgery import channel_groups
 
 # Rows that differ from others in depth alone, or behind the last layer that reads pruned channels.
 DEEPER = ("ResNet38", "ResNet54", "Res1dNet51", "LeeNet24", "Wavegram_Logmel128_Cnn14")
@@ -60,7 +60,7 @@ def test_every_reader_of_every_pruned_group_is_refitted(name, monkeypatch):
     readers = {reader.name for layer in plan.pruned_layers for reader in groups[layer].readers}
     states = []
     for limit in (1 << 30, 0):  # features kept, and computed again: no step may change what it is given
-        monkeypatch.setattr("epanns.pruning.recovery.walk._MOST_CACHED_BYTES", limit)
+        monkeypatch.setattr("epanns.pruning.recovery.paired_features._MOST_CACHED_BYTES", limit)
         pruned = apply_plan(dense, plan)
         plain = {name: value.clone() for name, value in pruned.state_dict().items()}
         refit = refit_readers(pruned, dense, plan, calibration(dense))

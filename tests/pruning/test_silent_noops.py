@@ -14,19 +14,18 @@ from torch import nn
 
 import epanns
 from epanns.errors import PruningError
-from epanns.pruning.engine import channel_groups
-from epanns.pruning.optimizers import check_optimizer
+from epanns.pruning.iterative_pruning import prune_iteratively
+from epanns.pruning.optimizer_check import check_optimizer
 from epanns.pruning.prune import apply_plan, plan_pruning, prune
-from epanns.pruning.ranking.criteria import CRITERIA, NEEDS
+from epanns.pruning.ranking.criteria import CRITERIA, NEEDS, LayerFilters
 from epanns.pruning.ranking.importance import channel_importance
-from epanns.pruning.ranking.layer_filters import LayerFilters
 from epanns.pruning.recovery.recover import recover
-from epanns.pruning.schedule import prune_iteratively
+from epanns.pruning.surgery import channel_groups
 from epanns.training.config import TrainingConfig
 from epanns.training.learner import Learner
 from epanns.training.optim import build_optimizer
 from epanns.training.state import TrainingState, save_state
-from tests.conftest import narrow_spec
+from tests.builders import narrow_spec
 
 WAVEFORM = torch.rand(6, 80 * 70, generator=torch.Generator().manual_seed(2)) - 0.5
 TARGET = (torch.rand(6, 5, generator=torch.Generator().manual_seed(4)) < 0.3).float()
@@ -140,7 +139,7 @@ def test_10_an_optimizer_of_the_network_before_is_refused(model, tmp_path):
     pruned, _ = prune(model, ratio=0.5)
     count = len(list(model.parameters()))
     match = (
-        rf"this Adam holds {count} of {count} parameters that are not the network's and lacks {count} that may learn"
+        rf"this Adam holds {count} of {count} parameters that are not the network's and lacks {count} trainable ones"
     )
     with pytest.raises(PruningError, match=rf"{match}, first bn0\.weight: make a new one from the parameters of this"):
         epanns.check_optimizer(stale, pruned)
@@ -150,7 +149,7 @@ def test_10_an_optimizer_of_the_network_before_is_refused(model, tmp_path):
         save_state(tmp_path, TrainingState(), learner)
     assert not list(tmp_path.iterdir())
     with pytest.raises(
-        PruningError, match=r"after step 1 gradients were computed and no weight changed: the optimizer"
+        PruningError, match=r"after round 1 gradients were computed and no weight changed: the optimizer"
     ):
         prune_iteratively(model, steps=2, ratio=0.5, between=Stale(model))
     check_optimizer(build_optimizer(pruned, TrainingConfig(iterations=1)), pruned)
@@ -180,7 +179,7 @@ def test_10_any_optimizer_of_the_network_is_welcome_and_any_other_refused(model,
     """Fused ones do not raise torch's count of writes."""
     pruned, _ = prune_iteratively(model, steps=2, ratio=0.5, between=Fresh(make, options))
     assert real_widths(pruned) == HALVES
-    with pytest.raises(PruningError, match=r"after step 1 gradients were computed and no weight changed"):
+    with pytest.raises(PruningError, match=r"after round 1 gradients were computed and no weight changed"):
         prune_iteratively(model, steps=2, ratio=0.5, between=Stale(model, make, **options))
 
 
@@ -188,7 +187,7 @@ def test_10_an_optimizer_may_leave_out_what_is_frozen_and_nothing_else(model):
     model.conv_block1.requires_grad_(False)
     learning = [weight for weight in model.parameters() if weight.requires_grad]
     check_optimizer(torch.optim.SGD(learning, lr=0.1), model)
-    with pytest.raises(PruningError, match=r"this SGD lacks 1 that may learn, first fc_audioset\.bias"):
+    with pytest.raises(PruningError, match=r"this SGD lacks 1 trainable ones, first fc_audioset\.bias"):
         check_optimizer(torch.optim.SGD(learning[:-1], lr=0.1), model)
 
 

@@ -18,14 +18,14 @@ from epanns.reporting.rows import rows_by_block
 from epanns.reporting.svg import to_svg
 from epanns.reporting.tables import measured_csv, measured_markdown, records_csv
 from tests.any_value import ANY_VALUE
-from tests.reporting.conftest import make_record, stage
+from tests.builders import make_record, make_stage
 
-DENSE = stage("dense", 0.8)
+DENSE = make_stage("dense", 0.8)
 RECORDS = [
     make_record("base0", 0, (DENSE,), config={"kind": "base", "seed": 0}).to_dict(),
-    make_record("control0", 0, (DENSE, stage("finetuned", 0.8)), ratio=0.0, finetune_iterations=3).to_dict(),
-    make_record("l1-0", 0, (DENSE, stage("pruned", 0.2)), ratio=0.5, criterion="l1", name="a").to_dict(),
-    make_record("l1-1", 1, (DENSE, stage("pruned", 0.9)), ratio=0.5, criterion="l1", network="f" * 64).to_dict(),
+    make_record("control0", 0, (DENSE, make_stage("finetuned", 0.8)), ratio=0.0, finetune_iterations=3).to_dict(),
+    make_record("l1-0", 0, (DENSE, make_stage("pruned", 0.2)), ratio=0.5, criterion="l1", name="a").to_dict(),
+    make_record("l1-1", 1, (DENSE, make_stage("pruned", 0.9)), ratio=0.5, criterion="l1", network="f" * 64).to_dict(),
 ]
 
 

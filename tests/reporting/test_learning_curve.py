@@ -18,8 +18,8 @@ from epanns.reporting.layout import lay_out
 from epanns.reporting.learning_curve import Curve, is_run, learning_chart, read_curve, write_learning_curves
 from epanns.reporting.svg import to_svg
 from epanns.safe_text import printable
-from epanns.training.metrics import write_metrics
 from tests.any_value import ANY_VALUE
+from tests.builders import make_finished_run
 
 LOSSES, SCORES = (math.nan, 0.5, 0.25, 0.2), (0.1, 0.4, 0.6, 0.6)
 
@@ -27,17 +27,7 @@ LOSSES, SCORES = (math.nan, 0.5, 0.25, 0.2), (0.1, 0.4, 0.6, 0.6)
 @pytest.fixture
 def make_run(tmp_path):
     def make(name: str, network: str = "Cnn14", activation: str = "sigmoid", **scores):
-        folder = tmp_path / name
-        columns = scores or {"mAP": SCORES}
-        rows = [
-            {"step": 10.0 * index, "loss": loss} | {score: values[index] for score, values in columns.items()}
-            for index, loss in enumerate(LOSSES)
-        ]
-        write_metrics(folder, rows)
-        (folder / "training.json").write_text(
-            json.dumps({"asked": {"model": {"name": network, "activation": activation}}})
-        )
-        return folder
+        return make_finished_run(tmp_path / name, scores or {"mAP": SCORES}, network=network, activation=activation)
 
     return make
 

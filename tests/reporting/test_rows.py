@@ -7,7 +7,7 @@ import pytest
 
 from epanns.reporting.rows import CONTROL, UNPRUNED, is_shown, rows_by_block
 from epanns.reporting.settings import in_words
-from tests.reporting.conftest import make_record, stage
+from tests.builders import make_record, make_stage
 
 
 def only_block(records):
@@ -109,7 +109,7 @@ def test_other_data_of_one_name_are_told_apart_by_the_digests_first_digits(recor
 def evaluated(seed, checkpoint, rate):
     recipe = {"1_train": {"training": {"learning_rate": rate, "seed": seed}}}
     config = {"kind": "evaluated", "checkpoint": checkpoint, "packs": "c" * 64, "recipe": recipe}
-    return make_record(checkpoint, seed, (stage("evaluated", 0.5 + seed / 10),), config=config)
+    return make_record(checkpoint, seed, (make_stage("evaluated", 0.5 + seed / 10),), config=config)
 
 
 def test_checkpoints_of_one_recipe_are_seeds_and_others_are_not():
@@ -171,7 +171,7 @@ def test_one_network_under_several_seeds_is_one_and_has_no_spread(records):
 
 def test_a_stage_after_which_networks_differ_has_a_spread_and_the_one_before_has_none(records):
     tuned = [
-        replace(r, stages=(*r.stages, stage("finetuned", 0.7 + r.seed / 10)), config={**r.config, "finetune": {}})
+        replace(r, stages=(*r.stages, make_stage("finetuned", 0.7 + r.seed / 10)), config={**r.config, "finetune": {}})
         for r in on_one_checkpoint(records)
     ]
     row = only_block(tuned)[-1]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from epanns.pruning.budgets.sensitivity import SensitivityRow
+from epanns.pruning.budgets.sensitivity_table import SensitivityRow
 from epanns.reporting.drawing import Label, Shape, text_width
 from epanns.reporting.sensitivity_figure import sensitivity_drawing
 from epanns.stages.sensitivity_record import SensitivityRecord

@@ -22,9 +22,9 @@ from epanns.models.checkpoint import save_checkpoint
 from epanns.models.load import load
 from epanns.models.tensors import weights_digest
 from epanns.models.zoo import build_model
-from epanns.pruning.budgets.sensitivity import read_sensitivity
+from epanns.pruning.budgets.sensitivity_table import read_sensitivity
 from epanns.pruning.prune import prune
-from epanns.pruning.recovery.recalibrate import recalibrate_batch_norm
+from epanns.pruning.recovery.batch_norm_reestimation import recalibrate_batch_norm
 from epanns.stages.sensitivity import SensitivityConfig, measure_sensitivity
 
 CONFIG = SensitivityConfig(ratios=(0.75, 0.25), layers=("conv_block6.conv1", "conv_block2"))
@@ -100,7 +100,7 @@ def test_a_criterion_that_measures_clips_sees_those_of_the_calibration_pack(mode
 
 
 def test_labels_of_the_scored_clips_are_not_looked_at(model, dataset, tmp_path):
-    with pytest.raises(ConfigError, match="criterion 'taylor' looks at labels, and those of the scored clips would"):
+    with pytest.raises(ConfigError, match="criterion 'taylor' uses labels, and the labels of the scored clips would"):
         measure_sensitivity(model, dataset, SensitivityConfig(criterion="taylor"), tmp_path / "out")
 
 
@@ -171,7 +171,7 @@ def test_a_signal_ends_it_within_a_row_and_keeps_the_rows_done(model, dataset, t
     assert stop.value.exit_code == 128 + number
     assert str(stop.value) == (
         f"stopped by signal {int(number)}; 2 of 7 rows are kept in {tmp_path / 'out'}: run the same command again "
-        "without --fresh to go on"
+        "without --fresh to resume"
     )
     assert len(json.loads((tmp_path / "out" / "sensitivity.json").read_text())["rows"]) == 2
 
@@ -247,7 +247,7 @@ def test_what_cannot_be_measured_is_refused_before_anything_is(model, dataset, t
 
 def test_a_network_without_a_checkpoint_is_refused(tiny_spec, dataset, tmp_path):
     model = build_model(tiny_spec, labels=dataset.labels)
-    with pytest.raises(ConfigError, match="has no checkpoint behind it: save it with epanns.save, then load it"):
+    with pytest.raises(ConfigError, match="has no checkpoint: save it with epanns.save, then load it"):
         measure_sensitivity(model, dataset, CONFIG, tmp_path / "out")
 
 
@@ -260,6 +260,6 @@ def test_a_table_of_before_there_was_a_network_gets_it_without_measuring(model, 
     assert held.pop("network") == weights_digest(model)
     (out / "sensitivity.json").write_text(json.dumps(held))
     (out / "sensitivity.csv").write_text(whole.replace(weights_digest(model), ""))
-    monkeypatch.setattr("epanns.evaluation.predict.predict", None)
+    monkeypatch.setattr("epanns.stages.sensitivity.score", None)
     measure_sensitivity(model, dataset, config, out)
     assert (out / "sensitivity.csv").read_text() == whole

@@ -7,7 +7,8 @@ from epanns.errors import ConfigError
 from epanns.models.checkpoint import save_checkpoint
 from epanns.models.zoo import build_model
 from epanns.pruning.budgets.budget import Budget
-from epanns.pruning.prune import planned, widths_after
+from epanns.pruning.config import PruningConfig
+from epanns.pruning.prune import plan_pruning, widths_after
 from epanns.sweeps.experiment import parse_experiment
 from epanns.sweeps.runner import run_experiment
 from tests.sweeps.test_runner import TEXT
@@ -136,8 +137,10 @@ def test_widths_follow_from_the_shape_as_in_prune(tiny_packs):
         {"budget": Budget("macs", 0.5)},
         {"budget": Budget("params", 0.5), "layers": ["conv_block6"]},
     ):
-        plan, _ = planned(model, **asked)
-        assert widths_after(model, **asked) == {layer: len(kept) for layer, kept in plan.kept_channels.items()}
+        plan = plan_pruning(model, **asked)
+        assert widths_after(model, PruningConfig.of(**asked)) == {
+            layer: len(kept) for layer, kept in plan.kept_channels.items()
+        }
 
 
 def test_layers_default_to_those_of_prune(text):

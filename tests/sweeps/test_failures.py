@@ -72,4 +72,4 @@ def test_a_sweep_without_any_result_says_why(tmp_path):
 def test_a_sweep_is_not_led_out_of_its_folder(tmp_path, held, message):
     (tmp_path / "sweep.json").write_text(json.dumps(held))
     with pytest.raises(OutputError, match=re.escape(message)):
-        Sweep(tmp_path, SimpleNamespace(name="x")).claim([])
+        Sweep(tmp_path, SimpleNamespace(name="x")).set_trials([])

@@ -201,7 +201,7 @@ def test_a_mistake_in_one_trial_costs_no_other_and_keeps_its_traceback(tmp_path,
     def stumble(*args, **kwargs):
         raise RuntimeError("out of luck")
 
-    monkeypatch.setattr("epanns.sweeps.trial.plan_of", stumble)
+    monkeypatch.setattr("epanns.sweeps.trial.plan_and_cost", stumble)
     summary = run_experiment(parse_experiment(text, "tiny.toml"), tmp_path / "out")
     assert (len(summary.done), len(summary.failed)) == (2, 1)
     error = json.loads((tmp_path / "out" / "trials" / summary.failed[0] / "error.json").read_text())
@@ -348,30 +348,6 @@ def test_a_second_sweep_in_the_same_folder_is_refused_and_changes_nothing(finish
         assert times() == before
     with pytest.raises(CheckpointError, match="the folder of a sweep: give one of its checkpoints, as .*/trials/"):
         load(finished)
-
-
-def test_a_sweep_that_an_earlier_version_began_is_resumed_and_its_lock_is_noticed(tmp_path, finished, text):
-    out = tmp_path / "out"
-    shutil.copytree(finished, out)
-    (out / "sweep.json").unlink()  # earlier versions wrote it after the data, which may take hours
-    code = f"""
-import fcntl, time
-lock = open({str(out / "sweep.lock")!r}, "a")
-fcntl.flock(lock, fcntl.LOCK_EX)
-print("locked", flush=True)
-time.sleep(20)
-"""
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as holder:
-        assert holder.stdout.readline() == "locked\n"
-        try:
-            with pytest.raises(OutputError, match="out is in use by another process: wait for it, stop it or choose"):
-                run_experiment(parse_experiment(text, "tiny.toml"), out)
-        finally:
-            holder.kill()
-    told = []
-    summary = run_experiment(parse_experiment(text, "tiny.toml"), out, log=told.append)
-    assert (len(summary.skipped), summary.done, summary.failed) == (3, (), ())
-    assert told == ["resume: 3 of 3 trials are done"]
 
 
 def test_unknown_splits_are_named(tmp_path):

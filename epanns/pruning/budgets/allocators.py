@@ -1,50 +1,33 @@
-"""How a limit is shared out over the layers: by one ratio, by ranking all filters together, by measured sensitivity."""
+"""Allocators, which distribute a budget over the layers: one ratio, a global ranking, or a table of sensitivities."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import ClassVar, Protocol
+from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 from torch import Tensor
 
 from epanns.complexity.width_cost import Widths
 from epanns.errors import PruningError, did_you_mean
-from epanns.pruning.budgets.sensitivity import Sensitivity
-from epanns.pruning.budgets.width_search import WidthSearch
+from epanns.models.tagger import Tagger
+from epanns.models.tensors import count_params, weights_digest
+from epanns.pruning.budgets.sensitivity_table import Sensitivity, read_sensitivity
+from epanns.pruning.budgets.widths_for_budget import Allocator, Importance, WidthSearch
 from epanns.pruning.ranking.importance import relative
 
-Importance = Callable[[str], Tensor]  # layer -> importance of each filter, ``(filters,)`` float64; higher = keep
-
 _MINIMUM = 0.1
-
-
-class Allocator(Protocol):
-    """A rule that chooses widths under a limit."""
-
-    @property
-    def name(self) -> str:
-        """As people choose it."""
-        ...
-
-    @property
-    def minimum(self) -> float:
-        """Fraction of each layer's channels that stays whatever the rule says."""
-        ...
-
-    def choose(self, search: WidthSearch, layers: Sequence[str], importance: Importance) -> Widths:
-        """Return levels of `search` that cost at most its limit; its narrowest choice does."""
-        ...
+_DIGITS = 12  # of a digest in a message
 
 
 @dataclass(frozen=True)
 class Uniform:
     """One ratio for all layers, the smallest that meets the limit; each layer's width is rounded down.
 
-    The room that rounding leaves is filled step by step, at most one per layer unless the limit would be missed: each
-    goes to the layer that keeps the smallest fraction of its channels, among those whose next step fits; of equal ones
-    to the first.
+    Layers are then widened while the budget allows it, by at most one level each unless the limit would be missed: each
+    time the layer that keeps the smallest fraction of its channels among those that fit; of equal ones the first.
     """
 
     name: ClassVar[str] = "uniform"
@@ -73,12 +56,15 @@ class Uniform:
 
 @dataclass(frozen=True)
 class Global:
-    """The least important filters of all layers together.
+    """The least important filters of all layers together are removed.
 
     The importances of a layer are divided by the mean of their absolute values, so that layers of any scale compare.
-    Filters go in this order, as many together as a step of the layer's widths takes, which are ranked by their
-    mean, until the limit is met; then those that fit come back, the most important first, at most one step per layer
-    unless the limit would be missed. Of equal ones the first layer's go first.
+    Filters are removed in blocks, one block per level of the layer's widths, ranked by their mean importance, until the
+    limit is met; then blocks that fit are restored, the most important first, at most one per layer unless the limit
+    would be missed. Of equal blocks the first layer's is removed first.
+
+    Attributes:
+        minimum: Smallest fraction of each layer's channels that is kept.
     """
 
     minimum: float = _MINIMUM
@@ -93,31 +79,31 @@ class Global:
         order = sorted(
             (block, index, -level) for index, layer in enumerate(blocks) for level, block in enumerate(layer)
         )
-        gone = np.zeros((len(order) + 1, len(layers)), np.int64)  # steps gone of each layer after the first n of all
+        removed = np.zeros((len(order) + 1, len(layers)), np.int64)  # blocks of each layer among the first n of all
         for count, (_, index, _) in enumerate(order, start=1):
-            gone[count] = gone[count - 1]
-            gone[count, index] += 1
+            removed[count] = removed[count - 1]
+            removed[count, index] += 1
         fits, too_much = len(order), -1
         while fits - too_much > 1:
             middle = (fits + too_much) // 2
-            if search.cost(search.most - gone[middle]) <= search.limit:
+            if search.cost(search.most - removed[middle]) <= search.limit:
                 fits = middle
             else:
                 too_much = middle
-        return search.fill(search.most - gone[fits], lambda layer, level, _: -blocks[layer][level])
+        return search.fill(search.most - removed[fits], lambda layer, level, _: -blocks[layer][level])
 
 
 @dataclass(frozen=True)
 class BySensitivity:
-    """Greedy on a table of `epanns sensitivity`: each step costs the least mAP per unit of the budget it saves.
+    """Greedy on a table of `epanns sensitivity`: the block that costs the least mAP per unit of budget goes first.
 
-    A layer's loss of mAP between its measured widths is interpolated; as noise it never falls while channels go, nor
-    below 0; with no channel left the whole score would be lost. Of equal steps the one that saves most goes first.
-    Where the last step saved too much, what fits comes back, the most mAP per unit first, as in `Global`.
+    A layer's loss of mAP is interpolated between its measured widths; it never decreases with fewer channels and is
+    never below 0, so noise is ignored; with no channel left the whole score is lost. Of equal blocks the one that saves
+    most is removed first. If the last block saved too much, blocks that fit are restored, the most mAP per unit first.
 
     Attributes:
-        table: Measured on the network that is pruned, in all layers that may be.
-        minimum: Fraction of each layer's channels that stays.
+        table: Measured on the network that is pruned, in all layers that may lose channels.
+        minimum: Smallest fraction of each layer's channels that is kept.
     """
 
     table: Sensitivity
@@ -129,28 +115,38 @@ class BySensitivity:
         losses = [_losses(self.table, layer, widths) for layer, widths in zip(layers, search.options, strict=True)]
         levels, cost = search.most, search.cost(search.most)
         while cost > search.limit:
-            can = np.flatnonzero(levels).tolist()
-            costs = search.costs(search.stepped(levels, can, -1)).tolist()
-            steps = [
+            candidates = np.flatnonzero(levels).tolist()
+            costs = search.costs(search.moved(levels, candidates, -1)).tolist()
+            ranked = [
                 (_per_unit(losses[index][levels[index] - 1] - losses[index][levels[index]], cost - after), after, index)
-                for index, after in zip(can, costs, strict=True)
+                for index, after in zip(candidates, costs, strict=True)
             ]
-            _, cost, chosen = min(steps)
+            _, cost, chosen = min(ranked)
             levels[chosen] -= 1
         return search.fill(
             levels, lambda layer, level, units: -_per_unit(losses[layer][level] - losses[layer][level + 1], units)
         )
 
 
-def allocator_named(name: str) -> Allocator:
-    """Return an allocator that needs no table.
+def allocator_named(name: str, *, minimum: float | None = None, sensitivity: Path | str | None = None) -> Allocator:
+    """Return an allocator by name.
+
+    Args:
+        name: ``uniform``, ``global`` or ``sensitivity``.
+        minimum: Smallest fraction of each layer's channels that ``global`` and ``sensitivity`` keep; 0.1 by default.
+        sensitivity: The table of ``sensitivity``, a CSV of `epanns sensitivity`.
 
     Raises:
-        PruningError: If there is none of the name; the nearest is offered.
+        PruningError: If the name is unknown (the nearest is offered), or the table is missing or unreadable.
     """
-    known: dict[str, Allocator] = {"uniform": Uniform(), "global": Global()}
+    least = _MINIMUM if minimum is None else minimum
     if name == BySensitivity.name:
-        raise PruningError("allocate='sensitivity' needs a table: give BySensitivity(read_sensitivity(path)) instead")
+        if sensitivity is None:
+            raise PruningError(
+                "allocate='sensitivity' needs a table: give BySensitivity(read_sensitivity(path)) instead"
+            )
+        return BySensitivity(read_sensitivity(Path(sensitivity)), least)
+    known: dict[str, Allocator] = {"uniform": Uniform(), "global": Global(least)}
     if name not in known:
         raise PruningError(
             f"unknown allocator {name!r}{did_you_mean(name, [*known, BySensitivity.name])}: "
@@ -159,8 +155,28 @@ def allocator_named(name: str) -> Allocator:
     return known[name]
 
 
+def refuse_other_table(model: Tagger, allocator: Allocator) -> None:
+    """Refuse a table of sensitivities that was measured on another network.
+
+    Networks are compared by their weights; with a table that does not record them, by the number of parameters.
+    """
+    if not isinstance(allocator, BySensitivity):
+        return
+    table = allocator.table
+    if table.dense.n_params != (n_params := count_params(model.spec)):
+        raise PruningError(
+            f"the table of sensitivities was measured on a network of {table.dense.n_params:,} parameters, "
+            f"this one has {n_params:,}: measure it with `epanns sensitivity`"
+        )
+    if table.network and table.network != (network := weights_digest(model)):
+        raise PruningError(
+            f"the table of sensitivities was measured on network {table.network[:_DIGITS]}, this one is "
+            f"{network[:_DIGITS]}, of the same size with other weights: measure it with `epanns sensitivity`"
+        )
+
+
 def _block_importances(importance: Tensor, widths: Widths, layer: str) -> list[float]:
-    """Return for each step between neighbouring widths the mean importance of the filters it is about, falling."""
+    """Return the mean importance of the filters between neighbouring widths, falling."""
     if not bool(importance.isfinite().all()):
         raise PruningError(f"{layer}: importances are not all finite; its weights are damaged or overflow")
     falling = np.sort(relative(importance).numpy())[::-1]
@@ -184,7 +200,5 @@ def _losses(table: Sensitivity, layer: str, widths: Widths) -> list[float]:
 
 
 def _per_unit(loss: float, units: float) -> float:
-    """Return the loss per unit of the budget; a step that saves nothing is worth no loss at all."""
-    if units > 0:
-        return loss / units
-    return math.inf
+    """Return the loss per unit of the budget; infinite for a block that saves nothing."""
+    return loss / units if units > 0 else math.inf

@@ -1,18 +1,27 @@
-"""How much each channel of a network matters: a criterion's scores, joined where several layers make one channel."""
+"""Importance of channels: the criterion's scores, and the measurements on calibration clips that some criteria need."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from epanns.errors import PruningError
+from epanns.models.modes import evaluation_mode, requires_grad_restored
 from epanns.models.tagger import Tagger
-from epanns.pruning.engine import groups_and_order
-from epanns.pruning.ranking.activations import read_covariances
-from epanns.pruning.ranking.calibration import CalibrationBatch, refuse_other_precision
-from epanns.pruning.ranking.criteria import NEEDS, criterion_named, needs_clips
-from epanns.pruning.ranking.gradients import gate_gradients
-from epanns.pruning.ranking.layer_filters import LayerFilters
+from epanns.pruning.calibration_clips import (
+    CalibrationBatch,
+    CalibrationClips,
+    ClipSource,
+    clips_in_fours,
+    require_float32,
+)
+from epanns.pruning.ranking.criteria import NEEDS, LayerFilters, criterion_named
+from epanns.pruning.surgery import ChannelGroup, Reader, groups_and_order
+
+_ROWS_AT_ONCE = 4096  # positions in float64
 
 
 def channel_importance(
@@ -21,55 +30,54 @@ def channel_importance(
     *,
     criterion: str,
     seed: int = 0,
-    calibration: Iterable[CalibrationBatch] | None = None,
+    calibration: ClipSource | None = None,
 ) -> dict[str, Tensor]:
     """Return the importance of every channel of some groups, on the weights as they are; higher = keep.
 
-    A channel that one layer makes has the criterion's score of its filter. In a residual stream several layers make it:
-    each one's scores are divided by the mean of their absolute values over the layer, so that no layer outweighs
-    another, and averaged. Depthwise convolutions, which filter a channel and make none, do not count.
+    A channel that one layer computes has the criterion's score of its filter. In a residual stream several layers
+    compute it: each layer's scores are divided by the mean of their absolute values, so that no layer outweighs
+    another, and averaged. Depthwise convolutions filter a channel and compute no new one, so they do not count.
 
     Args:
         model: The network; not touched.
         layers: Names of the layers that lead the groups.
-        criterion: Name in `pruning.ranking.criteria.CRITERIA`.
-        seed: For criteria that draw numbers.
-        calibration: Batches of clips, with targets for ``taylor``; needed by the criteria that `NEEDS` says so of, and
-            else not gone through.
+        criterion: Name in `CRITERIA`.
+        seed: For criteria that draw random numbers.
+        calibration: Clips for the criteria that measure clips, with targets for ``taylor``; not read by others.
 
     Returns:
         Layer -> ``(width,)`` float64.
 
     Raises:
-        PruningError: If the criterion is unknown, needs clips that are missing or cannot be used or a network in
-            float32 that is not, or cannot rank a layer.
+        PruningError: If the criterion is unknown or cannot rank a layer, or it measures clips and they are missing or
+            unusable or the network is not in float32.
     """
     score = criterion_named(criterion)
     needs = NEEDS[criterion]
-    if needs_clips(criterion) and calibration is None:
-        raise PruningError(
-            f"criterion {criterion!r} measures {needs} on sound: give calibration clips "
-            f"({'labelled' if needs == 'gradients' else 'unlabelled'}; --calibration PACK, or calibration= in Python)"
-        )
-    if needs_clips(criterion):
-        refuse_other_precision(model)
-    whole, order = groups_and_order(model)
-    groups, norms = {layer: whole[layer] for layer in layers}, order.norms
-    covariances: dict[str, Tensor] = {}
-    gradients: dict[str, Tensor] = {}
-    if needs == "activations" and calibration is not None:
-        covariances = read_covariances(model, groups, calibration)
-    elif needs == "gradients" and calibration is not None:
-        producers = [name for group in groups.values() for name in group.producers]
-        gradients = gate_gradients(model, producers, norms, calibration)
+    batches: Iterable[CalibrationBatch] = ()
+    if needs != "weights":
+        if calibration is None:
+            raise PruningError(
+                f"criterion {criterion!r} measures {needs} on sound: give calibration clips "
+                f"({'labelled' if needs == 'gradients' else 'unlabelled'}; --calibration PACK, or calibration= in "
+                "Python)"
+            )
+        require_float32(model)
+        batches = CalibrationClips.of(calibration).for_ranking(model, labelled=needs == "gradients")
+    all_groups, order = groups_and_order(model)
+    groups = {layer: all_groups[layer] for layer in layers}
+    covariances = read_covariances(model, groups, batches) if needs == "activations" else {}
+    producers = [name for group in groups.values() for name in group.producers]
+    gradients = gate_gradients(model, producers, order.norms, batches) if needs == "gradients" else {}
 
     def filters_of(layer: str, producer: str) -> LayerFilters:
-        norm = norms.get(producer)
+        norm = order.norms.get(producer)
+        scale = None if norm is None else dict(model.get_submodule(norm).named_parameters()).get("weight")
         return LayerFilters(
             producer,
             model.get_submodule(producer).get_parameter("weight").detach().cpu(),
             seed,
-            None if norm is None else _scale_of(model.get_submodule(norm)),
+            None if scale is None else scale.detach().double().cpu(),  # YAMNet's batch norms have no factors
             covariances.get(layer),
             gradients.get(producer),
         )
@@ -80,14 +88,8 @@ def channel_importance(
     }
 
 
-def _scale_of(norm: nn.Module) -> Tensor | None:
-    """Return the factors of a batch norm; None where it learns none, as YAMNet's."""
-    scale = dict(norm.named_parameters()).get("weight")
-    return None if scale is None else scale.detach().double().cpu()
-
-
 def joined(importances: Sequence[Tensor]) -> Tensor:
-    """Return the importance of channels that several layers make, from each one's ``(width,)``."""
+    """Return the importance of channels that several layers compute, from each layer's ``(width,)``."""
     if len(importances) == 1:
         return importances[0]
     return torch.stack([relative(importance) for importance in importances]).mean(dim=0)
@@ -96,3 +98,167 @@ def joined(importances: Sequence[Tensor]) -> Tensor:
 def relative(importance: Tensor) -> Tensor:
     """Return a layer's ``(width,)`` float64 importances divided by the mean of their absolute values; zeros stay."""
     return importance / importance.abs().mean().clamp(min=torch.finfo(torch.float64).tiny)
+
+
+def read_covariances(
+    model: Tagger, groups: Mapping[str, ChannelGroup], batches: Iterable[CalibrationBatch]
+) -> dict[str, Tensor]:
+    """Return each group's covariance of channels at their readers, weighted by the readers' weights.
+
+    For a reader r with weights W_r, x_j is channel j of its input (after batch norm, ReLU, pooling and depthwise
+    convolutions; for `fc1` after the pooling over the clip) and n_rj the Euclidean norm of all weights of W_r that
+    multiply it. The result is ``sum_r n_ri Cov_r(x_i, x_j) n_rj``. The covariance is over clips and positions; each
+    clip weighs the same. Sums are in float64, one matrix per group for any number of clips.
+
+    Args:
+        model: The network, in any mode, on any device; left as it was.
+        groups: Groups to measure, from `epanns.pruning.surgery.channel_groups`.
+        batches: Calibration clips; targets are ignored. Read once.
+
+    Returns:
+        Group -> ``(width, width)`` float64 on the CPU.
+
+    Raises:
+        PruningError: If the clips cannot be used, or the covariance is not finite.
+    """
+    n_clips = 0
+    with torch.inference_mode(False), torch.no_grad(), evaluation_mode(model):
+        moments = {layer: _ReadMoments(model, group) for layer, group in groups.items()}
+        with _summing_inputs(model, groups, moments):
+            for waveform, _ in clips_in_fours(model, batches):
+                for each in moments.values():
+                    each.clips_at_once = len(waveform)
+                model(waveform)
+                n_clips += len(waveform)
+        covariances = {layer: each.covariance(n_clips) for layer, each in moments.items()}
+    for layer, covariance in covariances.items():
+        if not bool(covariance.isfinite().all()):
+            raise PruningError(f"{layer}: not finite on the calibration clips; look for bad clips or weights")
+    return covariances
+
+
+class _ReadMoments:
+    """First and second moments of a group's channels, scaled, over all its readers.
+
+    Attributes:
+        clips_at_once: Number of clips of the next batch; a clip may be several of its segments.
+    """
+
+    clips_at_once: int
+
+    def __init__(self, model: Tagger, group: ChannelGroup) -> None:
+        self._scales: dict[Reader, Tensor] = {}
+        for reader in group.readers:
+            weight = model.get_submodule(reader.name).get_parameter("weight").detach()
+            read = weight[:, reader.offset : reader.offset + group.width].transpose(0, 1)
+            self._scales[reader] = torch.stack([part.to("cpu", torch.float64).norm() for part in read])
+        self._firsts = {reader: torch.zeros(group.width, dtype=torch.float64) for reader in group.readers}
+        self._second = torch.zeros(group.width, group.width, dtype=torch.float64)
+
+    def add(self, reader: Reader, read: Tensor) -> None:
+        """Add the input of a reader, ``(batch, channels, *positions)``."""
+        scale = self._scales[reader]
+        rows = read[:, reader.offset : reader.offset + len(scale)].movedim(1, -1).flatten(0, -2)
+        per_clip = len(rows) // self.clips_at_once
+        for part in torch.split(rows, _ROWS_AT_ONCE):
+            scaled = part.detach().to("cpu", torch.float64) * scale
+            self._firsts[reader] += scaled.sum(dim=0) / per_clip
+            self._second.addmm_(scaled.T, scaled, alpha=1 / per_clip)
+
+    def covariance(self, n_clips: int) -> Tensor:
+        """Return the matrix of `read_covariances`."""
+        result = self._second / n_clips
+        for first in self._firsts.values():
+            result -= torch.outer(first / n_clips, first / n_clips)
+        result.diagonal().clamp_(min=0)  # rounding makes the variance of a constant channel negative
+        return result
+
+
+@contextmanager
+def _summing_inputs(
+    model: Tagger, groups: Mapping[str, ChannelGroup], moments: Mapping[str, _ReadMoments]
+) -> Iterator[None]:
+    def add(layer: str, reader: Reader, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        (read,) = inputs
+        moments[layer].add(reader, read.movedim(-1, 1) if isinstance(module, nn.Linear) else read)
+
+    handles = [
+        model.get_submodule(reader.name).register_forward_pre_hook(partial(add, layer, reader))
+        for layer, group in groups.items()
+        for reader in group.readers
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def gate_gradients(
+    model: Tagger, layers: Sequence[str], norms: dict[str, str], batches: Iterable[CalibrationBatch]
+) -> dict[str, Tensor]:
+    """Return the mean over clips of the squared derivative of a clip's loss by a gate on each channel.
+
+    A gate is a factor of 1 on a channel right behind its batch norm, or behind the layer where it has none. Its
+    derivative is the sum over positions of value times gradient; at a batch norm that is ``gamma * dL/dgamma + beta *
+    dL/dbeta``. The loss is the mean over classes of the binary cross-entropy of one clip, or for a single-label network
+    the cross-entropy of its softmax, with the network in evaluation mode.
+
+    Args:
+        model: The network, in any mode, on any device; its gradients, flags and modes are left as they were.
+        layers: Convolutions whose channels are measured.
+        norms: Layer -> the batch norm right behind it, as in `epanns.pruning.surgery.ForwardOrder`.
+        batches: Calibration clips with targets; read once.
+
+    Returns:
+        Layer -> ``(filters,)`` float64 on the CPU.
+
+    Raises:
+        PruningError: If the clips cannot be used or have no targets, or the gradients are not finite.
+    """
+    with torch.inference_mode(False), torch.enable_grad(), evaluation_mode(model), requires_grad_restored(model):
+        model.requires_grad_(False)  # gates alone need gradients, so nothing before the first gate is kept in memory
+        weights = {layer: model.get_submodule(layer).get_parameter("weight") for layer in layers}
+        sums = {layer: torch.zeros(len(weight), dtype=torch.float64) for layer, weight in weights.items()}
+        n_clips = 0
+        for waveform, target in clips_in_fours(model, batches):
+            if target is None:
+                raise PruningError(
+                    "criterion 'taylor' needs labels: give batches of (waveform, target), or a labelled pack"
+                )
+            for layer, derivatives in _derivatives(model, layers, norms, waveform, target).items():
+                sums[layer] += derivatives.to("cpu", torch.float64).square().sum(dim=0)
+            n_clips += len(waveform)
+    for layer, total in sums.items():
+        if not bool(total.isfinite().all()):
+            raise PruningError(
+                f"{layer}: gradients are not finite on the calibration clips; look for bad clips or weights"
+            )
+    return {layer: total / n_clips for layer, total in sums.items()}
+
+
+def _derivatives(
+    model: Tagger, layers: Sequence[str], norms: dict[str, str], waveform: Tensor, target: Tensor
+) -> dict[str, Tensor]:
+    """Return layer -> ``(batch, filters)``, each clip's own derivatives by its own gates."""
+    gates: dict[str, Tensor] = {}
+
+    def gate(layer: str, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        shape = len(waveform), output.shape[1]
+        gates[layer] = torch.ones(shape, dtype=output.dtype, device=output.device, requires_grad=True)
+        each = gates[layer].repeat_interleave(len(output) // len(waveform), dim=0)  # for the segments of a clip
+        return output * each.reshape(*output.shape[:2], *[1] * (output.dim() - 2))
+
+    handles = [
+        model.get_submodule(norms.get(layer, layer)).register_forward_hook(partial(gate, layer)) for layer in layers
+    ]
+    try:
+        logits = model(waveform)["clipwise_logits"]
+    finally:
+        for handle in handles:
+            handle.remove()
+    if model.spec.task == "single-label":
+        loss = F.cross_entropy(logits, target.to(logits), reduction="sum")
+    else:
+        loss = F.binary_cross_entropy_with_logits(logits, target.to(logits), reduction="none").mean(dim=1).sum()
+    return dict(zip(gates, torch.autograd.grad(loss, list(gates.values())), strict=True))

@@ -1,30 +1,50 @@
-"""What can be done for a pruned network without labels, by name."""
+"""Recovery of a pruned network without labels, by name."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import re
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from torch import Tensor
-
-from epanns.errors import PruningError
+from epanns.errors import PruningError, did_you_mean
 from epanns.models.pruning_plan import PruningPlan, remainder
 from epanns.models.tagger import Tagger
-from epanns.pruning.recovery.distil import distil
-from epanns.pruning.recovery.names import distil_steps, parts_of, recovery_problem
-from epanns.pruning.recovery.recalibrate import recalibrate_batch_norm, refuse_folded
-from epanns.pruning.recovery.refit import TARGETS, refit_readers
+from epanns.pruning.calibration_clips import CalibrationClips, ClipSource
+from epanns.pruning.recovery.batch_norm_reestimation import recalibrate_batch_norm, refuse_folded
+from epanns.pruning.recovery.distillation import distil
+from epanns.pruning.recovery.least_squares_refit import TARGETS, refit_readers
 from epanns.strict import Rule, check_fields, from_table, integer, number, one_of
+
+# "bn" is batch-norm re-estimation, "ls" refits the readers of pruned channels by least squares. Besides these,
+# "distil:N" does "ls" and then N steps of gradient descent toward the unpruned network's outputs.
+RECOVERIES = ("none", "bn", "ls", "ls+bn")
+
+_DISTIL = re.compile(r"distil:([1-9][0-9]{0,6})")
+
+
+def recovery_problem(method: object) -> str | None:
+    """Return the problem with the name of a recovery, or None."""
+    if isinstance(method, str) and (method in RECOVERIES or _DISTIL.fullmatch(method)):
+        return None
+    choices = (*RECOVERIES, "distil:200")
+    return f"recover={method!r}{did_you_mean(str(method), choices)}: must be {', '.join(RECOVERIES)} or distil:STEPS"
+
+
+def parts_of(method: str) -> tuple[str, ...]:
+    """Return the parts of a recovery, in order: some of ``ls``, ``bn`` and ``distil``."""
+    if _DISTIL.fullmatch(method):
+        return ("ls", "distil")
+    return () if method == "none" else tuple(method.split("+"))
 
 
 @dataclass(frozen=True)
 class RecoverySettings:
-    """How ``ls`` and ``distil`` work; see `refit_readers` and `distil`; the others have no use for them.
+    """Settings of ``ls`` and ``distil``; see `refit_readers` and `distil`.
 
     Attributes:
-        fit_to: What is reproduced: ``dense``, the unpruned network's outputs, or ``current``.
-        ridge: How strongly weights are held to the plain ones, > 0.
-        mixtures: So many mixtures of each clip with another one are fitted by ``ls`` too.
-        seed: Of the mixtures of clips that ``distil`` sees.
+        fit_to: Outputs that ``ls`` reproduces: those of the unpruned network (``dense``), or ``current``.
+        ridge: Strength of the pull to the unfitted weights, > 0.
+        mixtures: Number of mixtures of each clip with another clip that ``ls`` is fitted to as well.
+        seed: Seed of the mixtures of ``distil``.
     """
 
     fit_to: str = "dense"
@@ -56,7 +76,7 @@ RECOVERY_RULES: Mapping[str, Rule] = {
 def recover(
     pruned: Tagger,
     dense: Tagger,
-    waveforms: Iterable[Tensor] | Callable[[], Iterable[Tensor]],
+    waveforms: ClipSource,
     method: str = "ls",
     *,
     plan: PruningPlan | None = None,
@@ -65,66 +85,65 @@ def recover(
     """Recover a pruned network in place, without labels.
 
     Args:
-        pruned: What `epanns.prune` gave, in one step or in several.
-        dense: The network it was cut from: the unpruned one or that of any step between; not touched.
+        pruned: Network from `epanns.prune`, pruned in one or several rounds.
+        dense: The network it was pruned from: the unpruned one or that of any round between; not touched.
         waveforms: Calibration batches ``(batch, samples)`` float in [-1, 1], real sound, unlabelled: a list, or a
-            function that gives them each time it is called. ``bn`` averages the statistics within each batch, so it
-            depends on their size; commands and sweeps use `pack_clips.CALIBRATION_BATCH`, 32.
-        method: One of `recovery_names.RECOVERIES`, or ``distil:N`` with a number of steps.
-        plan: Leads from `dense` to `pruned`, in the channel numbers of `dense`; by default `plan_between` finds it.
+            function that returns them on each call. ``bn`` averages the statistics within each batch, so it depends on
+            the batch size; commands and sweeps use `epanns.pruning.calibration_clips.BATCH_CLIPS`, 32.
+        method: One of `RECOVERIES`, or ``distil:N`` with a number of steps.
+        plan: Leads from `dense` to `pruned`, in the channel numbers of `dense`; by default from `plan_between`.
         settings: Those of `RecoverySettings`: ``fit_to``, ``ridge``, ``mixtures``, ``seed``.
 
     Returns:
-        Method, clips and, of ``ls``, its settings, the error of each refitted reader, and the batch norms that were
-        measured again; of ``distil``, what became of the loss on held-out clips; as JSON values. None where nothing was
-        asked for.
+        JSON values: method, clips and, of ``ls``, its settings, the error of each refitted reader, and the batch norms
+        measured again; of ``distil``, the loss on held-out clips before and after. None if `method` is ``none``.
 
     Raises:
         ConfigError: If a setting is unknown or out of range.
-        PruningError: If the method is unknown, networks and plan do not fit, nothing tells the plan, or as in
-            `refit_readers`, `recalibrate_batch_norm` and `distil`; the steps before the one that fails stay, in the
+        PruningError: If the method is unknown, networks and plan do not fit, no plan is known, or as in
+            `refit_readers`, `recalibrate_batch_norm` and `distil`; the parts before the one that fails stay, in the
             network and in its recipe.
     """
     if problem := recovery_problem(method):
         raise PruningError(problem)
-    how, parts = RecoverySettings.from_dict(settings), parts_of(method)
+    checked, parts = RecoverySettings.from_dict(settings), parts_of(method)
     if not parts:
         return None
     if "bn" in parts:
-        refuse_folded(pruned)  # before ls is done in vain
+        refuse_folded(pruned)  # before the time that ls takes
     plan = plan_between(dense, pruned) if plan is None else _fitting(plan, dense, pruned)
-    batches = _batches_of(waveforms)
+    clips = CalibrationClips.of(waveforms, several_passes=True)
     report: dict[str, Any] = {"method": method, "clips": 0}
     if "ls" in parts:
-        asked = {"fit_to": how.fit_to, "ridge": how.ridge, "mixtures": how.mixtures}
-        refit = refit_readers(pruned, dense, plan, batches, **asked)  # type: ignore[arg-type]
-        report |= {"clips": refit.clips, **asked}
+        used: dict[str, Any] = {"fit_to": checked.fit_to, "ridge": checked.ridge, "mixtures": checked.mixtures}
+        refit = refit_readers(pruned, dense, plan, clips, **used)
+        report |= {"clips": refit.clips, **used}
         report |= {"errors": refit.to_dict(), "norms": list(refit.norms)}
     if "bn" in parts:
-        report["clips"] = recalibrate_batch_norm(pruned, batches(), plan=plan)
-    if "distil" in parts:
-        done = distil(pruned, dense, batches, steps=distil_steps(method), seed=how.seed, plan=plan)
-        report["distil"] = asdict(done)
+        report["clips"] = recalibrate_batch_norm(pruned, clips, plan=plan)
+    if found := _DISTIL.fullmatch(method):
+        distilled = distil(pruned, dense, clips, steps=int(found[1]), seed=checked.seed, plan=plan)
+        report["distil"] = asdict(distilled)
     return report
 
 
 def plan_between(dense: Tagger, pruned: Tagger) -> PruningPlan:
-    """Return the plan that leads from one network to another that was cut from it, as their provenance tells.
+    """Return the plan that leads from one network to another that was pruned from it, from their provenance.
 
     Args:
-        dense: The unpruned network or one that was cut from it.
-        pruned: Cut from `dense`, in one step or in several.
+        dense: The unpruned network or one that was pruned from it.
+        pruned: Pruned from `dense`, in one or several rounds.
 
     Returns:
         The plan in the channel numbers of `dense`.
 
     Raises:
-        PruningError: If the provenance holds no plan that leads from the one to the other.
+        PruningError: If the provenance holds no plan that leads from `dense` to `pruned`.
     """
     whole, before = pruned.provenance.plan, dense.provenance.plan
     if whole is None:
         raise PruningError(
-            f"nothing tells how this {pruned.spec.name} was cut: give plan=, the one that epanns.prune returned"
+            f"the plan of this {pruned.spec.name} is unknown: give plan=, the one that epanns.prune returned"
         )
     if dict(whole.base.widths) != dict(dense.spec.widths) and before is not None:
         whole = remainder(before, whole)
@@ -132,31 +151,14 @@ def plan_between(dense: Tagger, pruned: Tagger) -> PruningPlan:
 
 
 def _fitting(plan: PruningPlan, dense: Tagger, pruned: Tagger) -> PruningPlan:
-    for what, model, widths in (("dense", dense, plan.base.widths), ("pruned", pruned, plan.widths)):
+    for role, model, widths in (("dense", dense, plan.base.widths), ("pruned", pruned, plan.widths)):
         if dict(model.spec.widths) != dict(widths):
             raise PruningError(
-                f"the {what} network's widths are not the plan's: give the two that the plan connects, or their plan="
+                f"the {role} network's widths are not the plan's: give the two that the plan connects, or their plan="
             )
     if dense.spec.front_end != pruned.spec.front_end:
         raise PruningError(
-            f"{dense.spec.name} and {pruned.spec.name} hear through different front ends: give the network that the "
-            "pruned one was cut from"
+            f"{dense.spec.name} and {pruned.spec.name} have different front ends: give the network that the pruned one "
+            "was pruned from"
         )
     return plan
-
-
-def _batches_of(waveforms: Iterable[Tensor] | Callable[[], Iterable[Tensor]]) -> Callable[[], Iterator[Tensor]]:
-    """Return what gives the batches as often as it is called."""
-    if isinstance(waveforms, Tensor | Iterator):
-        raise PruningError(
-            f"waveforms of type {type(waveforms).__name__}: they are gone through several times, so give a list of "
-            "batches (batch, samples), or a function that gives them each time"
-        )
-
-    def batches() -> Iterator[Tensor]:
-        for batch in waveforms() if callable(waveforms) else waveforms:
-            if batch.dim() != 2:
-                raise PruningError(f"calibration batch of shape {tuple(batch.shape)}: give (batch, samples)")
-            yield batch
-
-    return batches

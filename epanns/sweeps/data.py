@@ -1,0 +1,186 @@
+"""The ``[data]`` table of an experiment, and the packs that are made of it, once, in the sweep's folder."""
+
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from epanns.atomic import write_json
+from epanns.data.audioset import read_audioset
+from epanns.data.class_folders import read_folder
+from epanns.data.esc50 import read_esc50
+from epanns.data.fsd50k import read_fsd50k
+from epanns.data.manifest import Manifest, write_manifest
+from epanns.data.pack_format import PackSettings
+from epanns.data.packer import pack_manifest
+from epanns.data.synthetic import SYNTHETIC_RULES, SyntheticSettings, make_synthetic
+from epanns.errors import ConfigError, OutputError
+from epanns.safe_text import is_path_name
+from epanns.strict import (
+    ANY_TEXT,
+    PATH,
+    TABLE,
+    Rule,
+    error_messages,
+    field_values,
+    from_table,
+    integer,
+    list_of,
+    number,
+    one_of,
+    shown,
+    value_problems,
+)
+from epanns.text_files import read_json
+
+PARTS = ("train", "val", "test")
+
+_READERS: Mapping[str, Callable[[Path], Manifest]] = {
+    "esc50": read_esc50,
+    "folder": read_folder,
+    "audioset": read_audioset,
+    "fsd50k": read_fsd50k,
+}
+_NAMES = list_of(PATH, "splits or packs", least=1)
+DATA_RULES: Mapping[str, Rule] = {
+    "kind": one_of((*_READERS, "synthetic", "packs")),
+    "train": _NAMES,
+    "val": _NAMES,
+    "test": _NAMES,
+    "root": ANY_TEXT,
+    "sample_rate": integer(1, 1_000_000),
+    "seconds": number("a number in (0, 3600]", lambda value: 0 < value <= 3600),
+    "synthetic": TABLE,
+}
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """The data set, and its splits for training, choosing the step and testing.
+
+    Attributes:
+        kind: A layout of ``epanns data``, or ``packs`` for packs made before.
+        train: Names of splits (ESC: ``fold1``, ...), or folders of packs.
+        val: As `train`.
+        test: As `train`.
+        root: Folder of the data set, relative to the current folder; not part of a trial's identity.
+        sample_rate: In Hz; must be the model's.
+        seconds: Length of a packed clip.
+        synthetic: Settings of the generator, for ``kind = "synthetic"``.
+    """
+
+    kind: str
+    train: tuple[str, ...]
+    val: tuple[str, ...]
+    test: tuple[str, ...]
+    root: str = ""
+    sample_rate: int = 32_000
+    seconds: float = 10.0
+    synthetic: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if problems := value_problems(field_values(self), DATA_RULES):
+            raise ConfigError("; ".join(problems))
+        parts = {part: getattr(self, part) for part in PARTS}
+        if self.kind not in ("synthetic", "packs") and not PATH.holds(self.root):
+            problems.append(f"root={shown(self.root)}: {self.kind} needs the folder of the data set")
+        if self.kind != "packs":
+            problems += [
+                f"{part}[{place}]={shown(name)}: must be the name of a split, of A-Z a-z 0-9 . _ -"
+                for part, names in parts.items()
+                for place, name in enumerate(names)
+                if not is_path_name(name)
+            ]
+            problems += error_messages(lambda: PackSettings(sample_rate=self.sample_rate, seconds=self.seconds))
+        if self.kind == "synthetic":
+            problems += error_messages(self.generator)
+        used = [name for names in parts.values() for name in dict.fromkeys(names)]
+        if shared := sorted({name for name in used if used.count(name) > 1}):
+            problems.append(f"{', '.join(shared)} is used twice among train, val and test: that is a leak")
+        if problems:
+            raise ConfigError("; ".join(problems))
+
+    def generator(self) -> SyntheticSettings:
+        """Return the settings of the generator.
+
+        Raises:
+            ConfigError: If a key of ``synthetic`` is unknown or a value is wrong.
+        """
+        given = {"seconds": self.seconds, "sample_rate": self.sample_rate, **self.synthetic}
+        return from_table(SyntheticSettings, given, SYNTHETIC_RULES, what="synthetic: ")
+
+    def identity(self) -> dict[str, Any]:
+        """Return the part of the data's identity that is known before packing; digests of the clips are added later."""
+        kept = {"kind": self.kind, "sample_rate": self.sample_rate, "seconds": float(self.seconds)}
+        if self.kind == "packs":
+            return kept
+        parts = {part: list(getattr(self, part)) for part in PARTS}
+        return {**kept, **parts, **({"synthetic": dict(self.synthetic)} if self.synthetic else {})}
+
+
+def prepare_manifest(data: DataConfig, folder: Path) -> Manifest | None:
+    """Return the clips of the data set; None for packs made before.
+
+    Args:
+        data: The ``[data]`` table.
+        folder: Folder of the data; generated sound is written to ``audio`` in it.
+
+    Raises:
+        ConfigError: If the data set lacks one of the splits.
+        OutputError: If the folder holds other generated sound.
+    """
+    if data.kind == "packs":
+        return None
+    if data.kind == "synthetic":
+        manifest = make_synthetic(folder / "audio", data.generator())
+    else:
+        manifest = _READERS[data.kind](Path(data.root))
+    for split in sorted({split for part in PARTS for split in getattr(data, part)} - set(manifest.splits)):
+        raise ConfigError(f"[data] no split {split!r} in {manifest.dataset}: it has {', '.join(manifest.splits)}")
+    return manifest
+
+
+def prepare_packs(data: DataConfig, manifest: Manifest | None, folder: Path, *, jobs: int = 1) -> dict[str, list[str]]:
+    """Return the absolute paths of the packs of each part; missing packs are made.
+
+    Args:
+        data: The ``[data]`` table.
+        manifest: From `prepare_manifest`.
+        folder: Folder of the data; ``manifest.csv`` and ``packs/<split>`` are written to it.
+        jobs: Number of processes that decode.
+
+    Raises:
+        OutputError: If the folder holds packs of other data.
+    """
+    if manifest is None:
+        return {part: [str(Path(path).resolve()) for path in getattr(data, part)] for part in PARTS}
+    manifest_path = folder / "manifest.csv"
+    write_manifest(manifest, manifest_path)  # refuses the folder of another data set
+    packs: dict[str, list[str]] = {}
+    for part in PARTS:
+        packs[part] = []
+        for split in getattr(data, part):
+            out = folder / "packs" / split
+            settings = PackSettings(splits=(split,), sample_rate=data.sample_rate, seconds=float(data.seconds))
+            pack_manifest(manifest_path, out, settings, jobs=jobs)
+            packs[part].append(str(out.resolve()))
+    return packs
+
+
+def replace_unused_data(data: DataConfig, folder: Path) -> bool:
+    """Delete data that were made for another ``[data]`` table, and store this table; return whether data were deleted.
+
+    Call it only for a sweep without a finished trial, whose experiment was corrected.
+
+    Args:
+        data: The ``[data]`` table as it is now.
+        folder: Folder of the data; ``asked.json`` in it holds the table.
+    """
+    request, kept = {**data.identity(), "root": data.root}, folder / "asked.json"
+    is_other = kept.exists() and read_json(kept, error=OutputError) != request
+    if is_other:
+        shutil.rmtree(folder)
+    if is_other or not folder.exists():
+        write_json(kept, request)
+    return is_other

@@ -57,7 +57,7 @@ class EpannsCommand(click.Command):
 
 
 def option_name(parameter: click.Parameter) -> str:
-    """Return the name of an option as it is typed: ``train`` of ``--train``, whatever its variable is called."""
+    """Return the name of an option as it is typed: ``train`` of ``--train``, also if its variable differs."""
     return max(parameter.opts, key=len).lstrip("-").replace("-", "_")
 
 

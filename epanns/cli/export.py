@@ -95,7 +95,7 @@ def command(
         _refuse_given(_OF_INT8, "--int8", "--int8 and --calibration")
     if not latency:
         _refuse_given(("threads",), "--latency", "--latency")
-    from epanns.export.extra import require_onnx
+    from epanns.export import require_onnx
 
     require_onnx()
     from epanns.evaluation.protocol import EvaluationProtocol

@@ -38,9 +38,9 @@ def command(
     """Make table.md, table.csv, records.csv and figure.svg of the run records below each DIR.
 
     Records are the result.json of sweeps and of `epanns evaluate --out`, and the files of a folder `records`. With
-    matplotlib installed the figure is written as PNG and PDF too. `epanns report --quoted` alone prints what others
-    published. Where every DIR is the --out of `epanns train` or `finetune`, their learning curves are drawn together in
-    learning_curves.svg instead.
+    matplotlib installed the figure is written as PNG and PDF too. `epanns report --quoted` alone prints published
+    results. If every DIR is the --out of `epanns train` or `finetune`, learning_curves.svg with their learning curves
+    is written instead.
     """
     if (into is None) != (name is None):
         raise ConfigError(f"--into {into} and --name {name} go together: give both or neither")
@@ -69,14 +69,15 @@ def command(
     written = ", ".join(path.name for path in report.files)
     lines = [f"{report.table}\n{report.n_records} records in {report.n_rows} rows; in {out}: {written}"]
     if report.n_without_score:
-        lines.append(f"{report.n_without_score} of the records hold no score and are in no row")
+        lines.append(f"{report.n_without_score} of the records have no score and are in no row")
     lines += [
         f"  without a result: {printable(f'{failure.folder}: {failure.reason}')}" for failure in failures[:_LISTED]
     ]
     lines += [f"  and {len(failures) - _LISTED} more trials without a result"] if len(failures) > _LISTED else []
     text = "\n".join(lines)
     if quoted:
-        result, text = result | {"quoted": _quoted_values()}, f"{text}\n\n{_quoted_text()}"
+        values, table = _quoted()
+        result, text = result | {"quoted": values}, f"{text}\n\n{table}"
     emit(result, text, as_json)
 
 
@@ -105,7 +106,7 @@ def _curves(runs: tuple[Path, ...], out: Path, into: Path | None, as_json: bool)
 def _quoted_alone(out: Path | None, quoted: bool | None, into: Path | None, as_json: bool) -> None:
     """Print the published results, without run records."""
     if not quoted:
-        raise ConfigError("no DIR was given: name folders with run records, or give --quoted for what others published")
+        raise ConfigError("no DIR was given: name folders with run records, or give --quoted for published results")
     if into is not None:
         raise ConfigError(f"--into {into} takes the table of measured runs: give a DIR with run records")
     from epanns.reporting.report import write_quoted
@@ -113,17 +114,14 @@ def _quoted_alone(out: Path | None, quoted: bool | None, into: Path | None, as_j
     if out is not None:
         hold_report(out)
     files = [] if out is None else [str(path) for path in write_quoted(out)]
-    emit({"n_records": 0, "n_rows": 0, "files": files, "quoted": _quoted_values()}, _quoted_text(), as_json)
+    values, text = _quoted()
+    emit({"n_records": 0, "n_rows": 0, "files": files, "quoted": values}, text, as_json)
 
 
-def _quoted_values() -> list[dict[str, Any]]:
-    from epanns.reporting.quoted import quoted_rows
-
-    return [asdict(row) for row in quoted_rows()]
-
-
-def _quoted_text() -> str:
+def _quoted() -> tuple[list[dict[str, Any]], str]:
+    """Return the published results as JSON values and as a table."""
     from epanns.reporting.quoted import quoted_rows
     from epanns.reporting.tables import quoted_markdown
 
-    return quoted_markdown(quoted_rows())
+    rows = list(quoted_rows())
+    return [asdict(row) for row in rows], quoted_markdown(rows)

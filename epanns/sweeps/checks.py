@@ -27,11 +27,10 @@ from epanns.sweeps.amount import pruning_of
 from epanns.sweeps.base import BaseConfig, GivenNetwork, network_without_weights
 from epanns.sweeps.experiment import Experiment
 from epanns.sweeps.grid import amount_in_words
-from epanns.training.config import TrainingConfig
-from epanns.training.frozen import frozen_in
+from epanns.training.config import TrainingConfig, frozen_in
+from epanns.training.distillation import teacher_of
 from epanns.training.learner import require_learner
 from epanns.training.run_options import Log, no_log
-from epanns.training.teacher import teacher_of
 from epanns.training.validation import indistinct, require_positives
 
 _SAMPLE_BYTES = 2  # of a clip that is held in 16 bit

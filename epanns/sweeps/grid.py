@@ -27,7 +27,7 @@ from epanns.strict import (
 from epanns.sweeps.amount import Amount, asked_of
 from epanns.sweeps.base import training_of
 from epanns.training.config import TEACHER_WEIGHTS
-from epanns.training.teacher import require_listener
+from epanns.training.distillation import require_teacher_weight
 
 _RECOVERY = Rule(
     f"one of {', '.join(RECOVERIES)} or distil:STEPS",
@@ -151,7 +151,7 @@ def finetuning(table: Mapping[str, Any], *, seed: int | None = None) -> dict[str
     if "teacher" in table and teacher != TEACHER:
         raise ConfigError(f"teacher={shown(teacher)}: must be {TEACHER!r}, the trial's unpruned network")
     if teacher:
-        require_listener(training)
+        require_teacher_weight(training)
     elif training.teacher_weights:
         raise ConfigError(f"{' and '.join(TEACHER_WEIGHTS)} need a teacher: give teacher = {TEACHER!r}")
     settings = training.to_dict()

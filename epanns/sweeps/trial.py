@@ -33,9 +33,8 @@ from epanns.stages.finetune import validation_on
 from epanns.stages.score import device_of, recorded_width, scored_seconds
 from epanns.sweeps.amount import pruning_of
 from epanns.sweeps.journal import TrialFolder
-from epanns.training.config import TrainingConfig
+from epanns.training.config import TrainingConfig, frozen_in
 from epanns.training.finetune import finetune
-from epanns.training.frozen import frozen_in
 from epanns.training.run_options import Log, OnStep, RunOptions, no_log
 
 

@@ -100,7 +100,7 @@ def test_quoted_results_follow_the_measured_ones_in_tables_of_their_own(run, swe
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((), "no DIR was given: name folders with run records, or give --quoted for what others published"),
+        ((), "no DIR was given: name folders with run records, or give --quoted for published results"),
         (("--no-quoted",), "no DIR was given"),
         (
             ("--quoted", "--into", __file__, "--name", "x"),

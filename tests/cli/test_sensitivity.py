@@ -107,4 +107,4 @@ def test_clips_that_every_network_scores_alike_are_named(run, tmp_path, monkeypa
     monkeypatch.setattr(SparseTargets, "counts", lambda targets: np.where(counts(targets) > 0, len(targets), 0))
     code, _, said = run(*ONE, "--recover", "none")
     assert code == 0
-    assert "are in every one of the 20 clips of synthetic: the mAP is 1 whatever a network gives, so no pruning" in said
+    assert "are in every one of the 20 clips of synthetic: the mAP of any network is 1, so no pruning" in said

@@ -28,15 +28,16 @@ from epanns.safe_text import printable
 _ALWAYS_ALLOWED = 1 << 30  # bytes of all tensors, whatever the file's length; the largest network of PANNs has half
 _HEADS_BY_NAME = {"DecisionLevelMax": "decision_max", "DecisionLevelAvg": "decision_avg"}
 
+# Assumptions that are recorded in config.json; a changed text changes the bytes of checkpoints.
 _HEAD_BY_NAME = (
     "head {} is taken from the file's name: the other heads have the same tensors; `epanns import --head` chooses"
 )
 _ASSUMED_HEAD = (
     "head clip is assumed: decision_max and decision_avg have the same tensors, and neither the catalogue nor the "
-    "file's name determines it; `epanns import --head` chooses"
+    "file's name tells; `epanns import --head` chooses"
 )
 _ASSUMED_RATE = (
-    "a sample rate of {} Hz is assumed: files of networks on the waveform hold no front end; "
+    "a sample rate of {} Hz is assumed: networks on the waveform hold no front end that tells; "
     "`epanns import --sample-rate` chooses"
 )
 

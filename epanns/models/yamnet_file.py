@@ -34,9 +34,10 @@ _LONGEST_MEMBER = 64 << 20  # bytes of an array of the .npz; the longest true on
 _BESIDE = ("frontend.mel", "frontend.window", "class_mids", "class_names", "provenance")
 _FRONT_END_TOLERANCE = 1e-4
 
+# Recorded in config.json, as the assumptions in `released`.
 _FOLDED = (
-    "batch norms are folded into the kernels of this file, so their statistics are unknown: YAMNet scores as usual, "
-    "is trained with these batch norms fixed, and is recovered after pruning by ls, not by bn"
+    "batch norms are folded into the kernels of this file, so their statistics are not known: YAMNet tags as ever, "
+    "learns with these batch norms as they are, and is recovered after pruning by ls, not by bn"
 )
 
 

@@ -183,9 +183,7 @@ def test_the_sample_rate_of_a_network_on_the_waveform_is_assumed_or_told(
 ) -> None:
     path = file_of(ZOO["LeeNet11"], tmp_path / "a.pth")
     (assumption,) = read_released(path).provenance.assumed
-    assert assumption.startswith(
-        "a sample rate of 32000 Hz is assumed: files of networks on the waveform hold no front end"
-    )
+    assert assumption.startswith("a sample rate of 32000 Hz is assumed: networks on the waveform hold no front end")
     told = read_released(path, sample_rate=16_000)
     assert (told.spec.front_end.sample_rate, told.provenance.assumed) == (16_000, ())
     row = next(file for file in released_files() if file.network == "LeeNet11")

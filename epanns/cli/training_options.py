@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
+from epanns.cli.command import SectionedCommand
 from epanns.cli.options import EXISTING, SEED, Decorator
-from epanns.cli.sections import SectionedCommand
 from epanns.cli.terminal import log
 from epanns.errors import ConfigError
 from epanns.training.config import RULES, TEACHER_WEIGHTS, TrainingConfig, frozen_in, option_of

@@ -23,7 +23,7 @@ from epanns.export.equalise import equalise
 from epanns.export.graph import copy_of
 from epanns.export.network import to_onnx
 from epanns.export.quantise import activations_of, quantised
-from epanns.export.tagger import OnnxTagger
+from epanns.export.runtime import OnnxTagger
 from epanns.models.load import load
 from epanns.pruning.calibration_clips import split_rows
 

@@ -27,8 +27,8 @@ from epanns.models.tagger import Tagger
 from epanns.models.zoo import build_model
 from epanns.training.config import TrainingConfig
 from epanns.training.finetune import finetune
+from epanns.training.resume import TrainingState
 from epanns.training.run_options import RunOptions
-from epanns.training.state import TrainingState
 from epanns.training.validation import Validation
 
 SECONDS, RATE = 10.0, 32_000

@@ -1,7 +1,7 @@
-"""Several processes that do one piece of work: which one this is, and what passes between them.
+"""Process groups of `torchrun`: rank, world size, and exchange of values between processes.
 
-`torchrun` starts the processes and tells each its place in the environment. Where it did not, there is one process, and
-everything here does nothing: the same code runs alone.
+`torchrun` starts the processes and sets environment variables with the rank of each. Without it there is one process,
+for which all functions here have no effect, so that the same code runs alone.
 """
 
 import json
@@ -19,19 +19,19 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 LONGEST_WAIT = 1800.0  # seconds; rank 0 writes a large checkpoint to a slow disk in less
-_LONGEST_FAREWELL = 10.0  # seconds
+_LONGEST_EXIT = 10.0  # seconds to wait for other processes at the end
 
 _PLACE = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 _REMEDY = "start with torchrun, which sets all of them, or unset them to run alone"
 
 
 def rank() -> int:
-    """Return which process this is, in 0..`world_size` - 1; 0 outside a process group."""
+    """Return the rank of this process, 0 to `world_size` - 1; 0 outside a process group."""
     return _group().get_rank() if _is_started() else 0
 
 
 def world_size() -> int:
-    """Return how many processes share the work; 1 outside a process group."""
+    """Return the number of processes; 1 outside a process group."""
     return _group().get_world_size() if _is_started() else 1
 
 
@@ -41,29 +41,29 @@ def started_by_torchrun() -> bool:
 
 
 def restarts() -> int:
-    """Return how often `torchrun` has started all processes anew since one of them ended."""
+    """Return the number of times `torchrun` has restarted the processes."""
     count = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     return int(count) if count.isdecimal() else 0
 
 
 def torchrun_id() -> str | None:
-    """Return what `torchrun` calls this start of it, restarts included; None without it."""
+    """Return the run id of `torchrun`, the same after restarts; None without `torchrun`."""
     return os.environ.get("TORCHELASTIC_RUN_ID")
 
 
 @contextmanager
 def process_group(device: str = "cpu", *, timeout: float = LONGEST_WAIT) -> Iterator[str]:
-    """Join the other processes of a ``torchrun`` for the length of a block, and yield the device of this one.
+    """Join the process group of ``torchrun`` inside the block, and yield the device of this process.
 
-    Processes on the CPU talk through gloo, those on GPUs through nccl too; on GPUs each has its own, ``cuda:<local
-    rank>``. Outside `torchrun`, and inside another process group, the device is returned as it is and nothing is done.
+    Processes exchange tensors on the CPU by gloo and on GPUs by nccl; on GPUs each has a device of its own,
+    ``cuda:<local rank>``. Outside `torchrun`, and inside another process group, `device` is yielded unchanged.
 
     Args:
         device: ``cpu``, ``cuda`` or ``cuda:N``.
-        timeout: Seconds to wait for the others, at the start and whenever something is exchanged.
+        timeout: Seconds to wait for other processes, at the start and in each exchange.
 
     Raises:
-        ConfigError: If the environment tells this process's place only in part, or GPUs are fewer than processes.
+        ConfigError: If environment variables of `torchrun` are missing, or there are fewer GPUs than processes.
         TrainingError: If another process does not answer, or has ended.
     """
     place = _place_in(os.environ)
@@ -72,30 +72,30 @@ def process_group(device: str = "cpu", *, timeout: float = LONGEST_WAIT) -> Iter
         return
     own = _own_device(device, place)
     settings = {"backend": "gloo" if own == "cpu" else "cpu:gloo,cuda:nccl", "timeout": timedelta(seconds=timeout)}
-    with _broken_lines_named(timeout):
-        store = _meeting_place(place["RANK"], place["WORLD_SIZE"], timeout)
+    with _lost_processes_named(timeout):
+        store = _store(place["RANK"], place["WORLD_SIZE"], timeout)
         _group().init_process_group(store=store, rank=place["RANK"], world_size=place["WORLD_SIZE"], **settings)
         try:
             yield own
-            _leave_together(store, place["RANK"], place["WORLD_SIZE"], min(timeout, _LONGEST_FAREWELL))
+            _wait_for_others(store, place["RANK"], place["WORLD_SIZE"], min(timeout, _LONGEST_EXIT))
         finally:
             _group().destroy_process_group()
 
 
 def barrier() -> None:
-    """Wait until every process has come here."""
+    """Wait for all processes."""
     any_of(False)
 
 
 def any_of(flag: bool) -> bool:
-    """Return whether `flag` is true on any process; the same on all."""
+    """Return whether `flag` is true on any process."""
     import torch
 
     return bool(total(torch.tensor(int(flag)))) if world_size() > 1 else flag
 
 
 def total(values: "Tensor") -> "Tensor":
-    """Return the sum of the processes' tensors of one shape, bit for bit the same on all; no gradient passes."""
+    """Return the sum of the tensors of all processes, bit-identical on all and without a gradient."""
     if world_size() == 1:
         return values
     summed = values.detach().clone()
@@ -104,10 +104,10 @@ def total(values: "Tensor") -> "Tensor":
 
 
 def gather_rows(rows: "Tensor") -> "Tensor":
-    """Return the rows of all processes, those of rank 0 first.
+    """Return the rows of all processes, in the order of their ranks.
 
     Args:
-        rows: ``(rows, ...)``; the number of rows may differ from process to process, 0 included, the rest may not.
+        rows: ``(rows, ...)``; the number of rows may differ between processes and be 0, the other axes are equal.
     """
     import torch
 
@@ -136,16 +136,16 @@ def gather(value: Any) -> list[Any]:
 
 
 def broadcast(value: Any) -> Any:
-    """Return the JSON value of rank 0; those of other processes do not matter."""
+    """Return the JSON value of rank 0."""
     return gather(value if rank() == 0 else None)[0]
 
 
 def on_rank_zero(work: Callable[[], Any]) -> Any:
-    """Let rank 0 alone do some work while the others wait, and return its JSON value on every process.
+    """Call `work` on rank 0 while the other processes wait, and return its JSON value on every process.
 
     Raises:
-        EpannsError: On every process, if the work raised it; the others never wait for what will not come.
-        TrainingError: On the other processes, if the work raised something else.
+        EpannsError: On every process, if `work` raises it.
+        TrainingError: On the other processes, if `work` raises another exception.
     """
     if world_size() == 1:
         return work()
@@ -177,32 +177,29 @@ def _group() -> Any:
 
 
 def _is_started() -> bool:
-    group = sys.modules.get("torch.distributed")  # nothing can have been started while it is not imported
+    group = sys.modules.get("torch.distributed")  # no process group can exist before the import
     return group is not None and group.is_available() and group.is_initialized()
 
 
 def _place_in(environment: Mapping[str, str]) -> dict[str, int] | None:
-    """Return the place of this process among several, None where it is alone."""
+    """Return the values of torchrun's variables; None for a single process."""
     given = {name: environment[name] for name in _PLACE if name in environment}
     if not {"RANK", "WORLD_SIZE"} & set(given) or given.get("WORLD_SIZE") == "1":
         return None
+    shown = " ".join(f"{name}={value}" for name, value in given.items())
     if missing := [name for name in _PLACE if name not in given]:
-        raise ConfigError(f"{_told(given)} without {', '.join(missing)}: {_REMEDY}")
+        raise ConfigError(f"{shown} without {', '.join(missing)}: {_REMEDY}")
     numbers = {name: int(value) for name, value in given.items() if value.isdecimal() and name != "MASTER_ADDR"}
     if len(numbers) < len(_PLACE) - 1 or not numbers["RANK"] < numbers["WORLD_SIZE"]:
-        raise ConfigError(f"{_told(given)}: numbers, and RANK below WORLD_SIZE, are needed; {_REMEDY}")
+        raise ConfigError(f"{shown}: must be numbers, and RANK below WORLD_SIZE; {_REMEDY}")
     return numbers
 
 
-def _told(given: Mapping[str, str]) -> str:
-    return " ".join(f"{name}={value}" for name, value in given.items())
+def _store(own_rank: int, n_processes: int, timeout: float) -> Any:
+    """Return the store for the addresses of the processes, with a prefix for each restart.
 
-
-def _meeting_place(own_rank: int, n_processes: int, timeout: float) -> Any:
-    """Return the store in which processes leave their addresses for each other, one for every start of them.
-
-    `torchrun` keeps its store when it starts processes anew, and torch would read in it where the dead ones had
-    listened: the processes that are started first would knock there and wait.
+    `torchrun` keeps its store when it restarts the processes. Without the prefix torch would read the addresses of the
+    dead processes from it, and wait for them.
     """
     group = _group()
     is_kept_by_torchrun = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
@@ -216,20 +213,20 @@ def _meeting_place(own_rank: int, n_processes: int, timeout: float) -> Any:
     return group.PrefixStore(f"start {restarts()}", store)
 
 
-def _leave_together(store: Any, own_rank: int, n_processes: int, timeout: float) -> None:
-    """Wait until all processes have come to the end, or for some time, before the lines to them are closed.
+def _wait_for_others(store: Any, own_rank: int, n_processes: int, timeout: float) -> None:
+    """Wait until all processes have reached the end, or until the timeout, before the connections are closed.
 
-    Of two that end at once, the later one could take the closed line of the other for a failure.
+    A process that is still in its last exchange could take a closed connection for a failure.
     """
     from torch.distributed import DistError
 
-    with suppress(RuntimeError, DistError):  # one is late or gone, and with it perhaps the store: nobody waits for it
+    with suppress(RuntimeError, DistError):  # a process, perhaps that of the store, is late or has ended
         store.set(f"left {own_rank}", "")
         store.wait([f"left {rank}" for rank in range(n_processes)], timedelta(seconds=timeout))
 
 
 def _own_device(device: str, place: Mapping[str, int]) -> str:
-    """Return the device of this process, and make a GPU torch's current one."""
+    """Return the device of this process; a GPU becomes torch's current device."""
     import torch
 
     if torch.device(device).type == "cpu":
@@ -246,8 +243,8 @@ def _own_device(device: str, place: Mapping[str, int]) -> str:
 
 
 @contextmanager
-def _broken_lines_named(timeout: float) -> Iterator[None]:
-    """Turn torch's errors about a process that is gone or silent into one line."""
+def _lost_processes_named(timeout: float) -> Iterator[None]:
+    """Turn torch's errors about a process that has ended or does not respond into one line."""
     import torch
 
     try:
@@ -259,8 +256,8 @@ def _broken_lines_named(timeout: float) -> Iterator[None]:
         ):
             raise
         is_silent = "timed out" in text.lower() or "timeout" in text.lower()
-        what = f"has not answered for {timeout:g} s" if is_silent else "has ended"
+        what = f"has not responded for {timeout:g} s" if is_silent else "has ended"
         raise TrainingError(
-            f"another process of this run {what} ({text[:160]}): see what it said last; unless torchrun has restarts "
-            "left and goes on by itself, run the same command again"
+            f"another process of this run {what} ({text[:160]}): see its last messages; unless torchrun "
+            "restarts the processes, run the same command again"
         ) from error

@@ -103,10 +103,12 @@ def _acquire(file: Path, place: Path, wait: float) -> _Lock:
         try:
             return _try_to_acquire(file, place)
         except _BusyError as busy:
-            who = _described(busy.holder)
+            holder, who = busy.holder, "another process"
+            if holder and is_running(holder):  # otherwise the holder has not written its name yet
+                who = f"process {holder['pid']} on {holder['host']}, since {holder['since']}"
             if time.monotonic() >= deadline:
                 remedy = "wait for it, stop it"
-                if busy.holder and busy.holder["host"] != socket.gethostname():
+                if holder and holder["host"] != socket.gethostname():
                     remedy += f" (delete {file} if it no longer runs)"
                 raise OutputError(f"{place} is in use by {who}: {remedy} or choose another --out") from None
             if not is_noted:
@@ -242,9 +244,3 @@ def _process(pid: int) -> tuple[str, str]:
         return fields[0].decode(), fields[19].decode()
     except (OSError, IndexError):
         return "", ""
-
-
-def _described(holder: Mapping[str, Any]) -> str:
-    if not holder or not is_running(holder):  # the holder has not written its name yet
-        return "another process"
-    return f"process {holder['pid']} on {holder['host']}, since {holder['since']}"

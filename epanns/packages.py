@@ -21,6 +21,7 @@ CORE = {
     "soundfile": "soundfile",
     "soxr": "soxr",
     "safetensors": "safetensors",
+    "matplotlib": "matplotlib",
 }
 
 
@@ -43,7 +44,6 @@ EXTRAS = {
         {"onnx": "onnx", "onnxruntime": "onnxruntime", "onnxscript": "onnxscript"},
         "epanns export: ONNX files in float32 and int8",
     ),
-    "plot": Extra({"matplotlib": "matplotlib"}, "figures as PNG and PDF beside SVG"),
     "tensorboard": Extra({"tensorboard": "tensorboard"}, "--tensorboard: learning curves while a network trains"),
     "tflite": Extra({"ai-edge-litert": "ai_edge_litert"}, "the test that compares YAMNet with a TFLite conversion"),
 }

@@ -1,4 +1,4 @@
-"""Random numbers by purpose: a generator is a pure function of what it is for."""
+"""Seeds and generators that are pure functions of their purpose."""
 
 import hashlib
 from collections.abc import Iterator
@@ -18,12 +18,12 @@ def derive_seed(*parts: str | int) -> int:
 
 
 def numpy_generator(*parts: str | int) -> np.random.Generator:
-    """Return NumPy's generator for one purpose, such as ``("sampler", seed, epoch)``."""
+    """Return a generator of NumPy for a purpose, such as ``("sampler", seed, epoch)``."""
     return np.random.default_rng(derive_seed(*parts))
 
 
 def torch_generator(*parts: str | int) -> "torch.Generator":
-    """Return a CPU generator of torch for one purpose."""
+    """Return a CPU generator of torch for a purpose."""
     import torch
 
     return torch.Generator().manual_seed(derive_seed(*parts))
@@ -31,7 +31,7 @@ def torch_generator(*parts: str | int) -> "torch.Generator":
 
 @contextmanager
 def random_state_kept(device: "torch.device | str" = "cpu") -> Iterator[None]:
-    """Put torch's random numbers, on the CPU and on `device`, back behind a block; other GPUs are not touched."""
+    """Restore the state of torch's generators on the CPU and on `device` behind the block."""
     import torch
 
     with torch.random.fork_rng([device] if torch.device(device).type == "cuda" else []):

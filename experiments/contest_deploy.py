@@ -20,7 +20,7 @@ from epanns.evaluation.metrics import evaluate
 from epanns.evaluation.predict import predict
 from epanns.evaluation.protocol import EvaluationProtocol
 from epanns.export.export import INT8, Int8, export_network
-from epanns.export.latency import measure_onnx_latency
+from epanns.export.runtime import measure_onnx_latency
 from epanns.models.load import load
 from epanns.models.tagger import Tagger
 from epanns.packages import versions

@@ -1,63 +1,65 @@
-"""The contest with LEAN as a figure: a line for each network, its mAP with every seed, and what it costs."""
+"""Figure of the contest with LEAN: mAP of each network with every seed, beside its cost."""
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from epanns.reporting.drawing import Drawing, Label, Shape, Stroke, text_width
+from epanns.reporting import figure as canvas
+from epanns.reporting.notation import si
 
-_TEXT, _HEADING, _ROW, _MARGIN = 13.0, 15.0, 26.0, 16.0
-_SCALE = 420.0  # pixels from 0 to 1
-_COLOURS = ("#0072b2", "#d55e00")  # of what had heard AudioSet, and of what had heard nothing
-_GREY = "#555555"
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
-Element = Stroke | Shape | Label
+_ROW, _MARGIN, _COSTS = 0.36, 0.2, 1.0  # cm: height of a row, margin, width of a column of costs
 
 
-class Line(Protocol):
-    """What a line of the figure tells of a network."""
+class Network(Protocol):
+    """What the figure shows of a network."""
 
     name: str
-    known: str
+    pretraining: str
     scores: list[float]
-
-    @property
-    def costs(self) -> str:
-        """Parameters and multiply-adds, in words."""
+    n_params: float
+    macs: float  # per second of sound
 
 
-def contest_drawing(title: str, rows: Sequence[Line]) -> Drawing:
-    """Return the drawing: names at the left, scores, costs at the right; in groups by what was heard before."""
-    left = _MARGIN + max(text_width(row.name, _TEXT) for row in rows) + 16
-    right = left + _SCALE
-    elements: list[Element] = [Label((_MARGIN, _MARGIN + _HEADING), title, _HEADING, is_bold=True)]
-    top, marks, groups = _MARGIN + 3.2 * _HEADING, list[Element](), list(dict.fromkeys(row.known for row in rows))
-    y = top
-    for group, colour in zip(groups, _COLOURS, strict=False):
-        y += 0.8 * _ROW
-        marks.append(Label((_MARGIN, y), f"Had heard before: {group}", _TEXT, is_bold=True, colour=colour))
-        for row in (row for row in rows if row.known == group):
-            y += _ROW
-            marks += _line(row, left, right, y, colour)
-        y += 0.5 * _ROW
-    for tenth in range(0, 11, 2):
-        x = left + _SCALE * tenth / 10
-        elements.append(Stroke(((x, top), (x, y)), "#dddddd", 1))
-        elements.append(Label((x, y + 16), f"{tenth / 10:.1f}", _TEXT, "middle"))
-    elements.append(Label((left + _SCALE / 2, y + 36), "mAP: the mean, and each seed", _TEXT, "middle"))
-    width = right + 14 + max(text_width(row.costs, _TEXT) for row in rows) + _MARGIN
-    return Drawing(width, y + 36 + _MARGIN, (*elements, *marks), title)
-
-
-def _line(row: Line, left: float, right: float, y: float, colour: str) -> list[Element]:
-    middle = y - 0.36 * _TEXT
-    mean = left + _SCALE * sum(row.scores) / len(row.scores)
-    elements: list[Element] = [
-        Label((_MARGIN + 8, y), row.name.replace("`", ""), _TEXT),
-        Stroke(((left, middle), (mean, middle)), colour, 1),
-        Shape(((mean, middle),), colour, "#ffffff", 1, radius=6),
-        Label((right + 14, y), row.costs, _TEXT, colour=_GREY),
-    ]
-    for score in row.scores:
-        x = left + _SCALE * score
-        elements.append(Stroke(((x, middle - 8), (x, middle + 8)), colour, 1.5))
-    return elements
+@canvas.paper_style()
+def contest_figure(title: str, remark: str, networks: Sequence[Network]) -> "Figure":
+    """Draw a line per network, grouped by pretraining: each seed small, the mean large, parameters and MACs beside."""
+    groups = list(dict.fromkeys(network.pretraining for network in networks))
+    heading = canvas.Heading(title, remark, canvas.COLUMN - 2 * _MARGIN)
+    n_lines = len(networks) + 1.3 * len(groups)
+    top = heading.height + 0.55
+    left = _MARGIN + max(canvas.text_width(network.name) for network in networks) + 0.15
+    width = canvas.COLUMN - left - _MARGIN - 2 * _COSTS
+    figure = canvas.new_figure(top + _ROW * n_lines + 1.0)
+    heading.draw(figure, _MARGIN, 0.1)
+    axes = canvas.add_axes(figure, left, top, width, _ROW * n_lines)
+    axes.set_xlim(0, 1)
+    axes.set_ylim(n_lines, 0)
+    axes.grid(visible=False, axis="y")
+    axes.spines["left"].set_visible(False)
+    axes.set_yticks([])
+    axes.set_xticks([0, 0.5, 1])
+    axes.set_xlabel("mAP")
+    beside = axes.get_yaxis_transform()
+    costs = [1 + (_COSTS * place - 0.05) / width for place in (1, 2)]
+    for x, text in zip(costs, ("params", "MACs/s"), strict=True):
+        axes.text(x, -0.3, text, transform=beside, ha="right", va="bottom", color=canvas.GREY)
+    y = 0.0
+    for number, group in enumerate(groups):
+        axes.text(
+            (_MARGIN - left) / width, y + 0.85, group, transform=beside, va="center", weight="bold", color=f"C{number}"
+        )
+        y += 1.3
+        for network in (network for network in networks if network.pretraining == group):
+            look = {"color": f"C{number}", "marker": canvas.MARKERS[number], "linestyle": "none"}
+            middle = y + 0.5
+            mean = sum(network.scores) / len(network.scores)
+            axes.plot([0, mean], [middle, middle], color=f"C{number}", linewidth=0.5)
+            axes.plot(network.scores, [middle] * len(network.scores), **look | {"marker": "|", "markersize": 10})
+            axes.plot(mean, middle, markersize=4, markeredgecolor="white", markeredgewidth=0.5, **look)
+            axes.text(-0.15 / width, middle, network.name, transform=beside, ha="right", va="center")
+            for x, text in zip(costs, (si(network.n_params), si(network.macs)), strict=True):
+                axes.text(x, middle, text, transform=beside, ha="right", va="center", color=canvas.GREY)
+            y += 1
+    return figure

@@ -1,7 +1,7 @@
-"""Put what came of the contest with LEAN into the documents: ``python experiments/contest_table.py``.
+"""Write the tables and figures of the contest with LEAN: ``python experiments/contest_table.py``.
 
-Everything is made of what lies in ``results/lean-contest``: the records of the sweeps, and in ``deployed`` what
-``contest_deploy.py`` found of their networks: sizes and scores in int8, scores of whole clips, times.
+The input is ``results/lean-contest``: the records of the sweeps and, in ``deployed``, the measurements that
+``contest_deploy.py`` made of their networks: size and score in int8, score of whole clips, latency.
 """
 
 import json
@@ -10,14 +10,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from contest_figure import contest_drawing
+from contest_figure import contest_figure
 
-from epanns.atomic import write_text
 from epanns.records import RunRecord, read_records
+from epanns.reporting.figure import save
+from epanns.reporting.notation import mean_and_sd, si
 from epanns.reporting.report import insert_table
-from epanns.reporting.svg import to_svg
 from epanns.reporting.tables import markdown_table
-from epanns.reporting.units import mean_and_sd, si
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "results" / "lean-contest"
@@ -25,25 +24,26 @@ BUDGET = {"parameters": 4.58e6, "multiply-adds": 107.7e6, "bytes in int8": 4.5e6
 
 TRAINED = "AudioSet, in its YAMNet"
 NOTHING = "nothing"
+HEADINGS = {TRAINED: "YAMNet trained on AudioSet", NOTHING: "from random weights"}
 ORDER = ("LEAN", "LEAN_affinity", "LEAN_concat", "YAMNet_projection", "YAMNet_linear", "Cnn14_16k")
 STAGES = {"dense": "", "pruned": ", cut", "recovered": ", cut, `ls`", "finetuned": ", cut, `ls`, fine-tuned"}
 
 
 @dataclass
 class Row:
-    """A network of the contest, with what each seed came to.
+    """A network of the contest at one stage, with the results of all seeds.
 
     Attributes:
-        name: For people.
-        known: What its weights had heard before.
+        name: Network and stage, as Markdown.
+        pretraining: Data that its weights were trained on before.
         cost: `ModelCost.summary()` for a window.
-        by_seed: mAP on the test clips for each seed.
-        deployed: What `contest_deploy.py` found, for each seed it was run for.
+        by_seed: Seed -> mAP on the test clips.
+        deployed: Results of `contest_deploy.py`, one per seed.
         milliseconds: Kind and length -> median over rounds.
     """
 
     name: str
-    known: str
+    pretraining: str
     cost: Mapping[str, Any]
     by_seed: dict[int, float] = field(default_factory=dict)
     deployed: list[Mapping[str, Any]] = field(default_factory=list)
@@ -51,27 +51,22 @@ class Row:
 
     @property
     def scores(self) -> list[float]:
-        """What `by_seed` holds, in the order of the seeds."""
+        """The mAP of each seed, in the order of the seeds."""
         return [self.by_seed[seed] for seed in sorted(self.by_seed)]
 
     @property
-    def costs(self) -> str:
-        """What it costs, in words."""
-        return f"{si(self.cost['n_params'])} parameters, {si(self.cost['backbone_macs'])} MACs a second"
-
-    @property
     def int8_bytes(self) -> int | None:
-        """Of the largest int8 file; None where none was made, as of a network that was trained on after this stage."""
+        """Size of the largest int8 file; None where the stage has none because fine-tuning follows it."""
         return max((int(each["bytes"]["model.int8.onnx"]) for each in self.deployed), default=None)
 
     @property
     def is_contender(self) -> bool:
-        """Whether it has to keep to LEAN's budget: it is not of LEAN's kind."""
+        """Whether LEAN's budget applies: the network is a Cnn14."""
         return self.name.startswith("Cnn14")
 
     @property
     def is_within(self) -> bool:
-        """Whether it is no larger than LEAN's budget, in int8 where that is known."""
+        """Whether the network is within LEAN's budget; its int8 size counts where it is known."""
         sizes = {"parameters": self.cost["n_params"], "multiply-adds": self.cost["backbone_macs"]}
         sizes["bytes in int8"] = self.int8_bytes or 0
         return all(size <= BUDGET[name] for name, size in sizes.items())
@@ -87,15 +82,15 @@ def rows_of(folder: Path) -> list[Row]:
             if record.criterion is not None and stage.name == "dense":
                 continue
             is_last = stage is record.stages[-1]
-            known = TRAINED if "yamnet_sha256" in record.config else NOTHING
+            pretraining = TRAINED if "yamnet_sha256" in record.config else NOTHING
             name = f"{record.model}{'' if record.width == 1 else f' × {record.width:g}'}{STAGES[stage.name]}"
             name += f" at {record.config['finetune']['learning_rate']:g}" if stage.name == "finetuned" else ""
-            row = rows.setdefault((name, known), Row(name, known, record.cost_after))
+            row = rows.setdefault((name, pretraining), Row(name, pretraining, record.cost_after))
             if row.cost != record.cost_after:
-                raise SystemExit(f"{name}: two networks of other sizes would be one row of the table")
+                raise SystemExit(f"{name}: two networks of different size in one row")
             score = float(stage.scores["test"]["mAP"])  # type: ignore[arg-type]
             if row.by_seed.setdefault(record.seed, score) != score:
-                raise SystemExit(f"{name}, seed {record.seed}: two networks with other scores would be one")
+                raise SystemExit(f"{name}, seed {record.seed}: two networks with different scores in one row")
             if is_last and record.trial_id in deployed:
                 row.deployed.append(deployed[record.trial_id])
             if is_last and record.trial_id in times:
@@ -104,15 +99,32 @@ def rows_of(folder: Path) -> list[Row]:
 
 
 def table_of(rows: Sequence[Row]) -> str:
-    """Return the networks side by side, in Markdown."""
-    header = ["network", "had heard", "mAP", "mAP, whole clip", "parameters", "multiply-adds a second heard"]
+    """Return the networks as a Markdown table."""
+    header = ["network", "pretrained on", "mAP", "mAP, whole clip", "parameters", "multiply-adds per second"]
     header += ["MB float32", "MB int8", "mAP int8 - float32", "ms: 1 s", "10 s", "int8: 1 s", "10 s", "in budget"]
     return markdown_table(header, [_cells(row) for row in rows])
 
 
-def figure_of(dataset: str, rows: Sequence[Row]) -> str:
-    """Return the networks as an SVG."""
-    return to_svg(contest_drawing(f"{dataset}, fold 5: windows of 1 s, half overlapping, mean of scores", rows))
+def write_figure(out: Path, dataset: str, rows: Sequence[Row]) -> None:
+    """Write the figure of one data set as SVG."""
+    title = f"{dataset}, fold 5"
+    remark = "windows of 1 s, half overlapping, mean of scores; thin marks: seeds, large mark: mean; "
+    remark += "pruned: of Cnn14_16k × 0.5"
+    figure = contest_figure(title, remark, [FigureRow(row) for row in rows])
+    save(figure, out, dataset, title=f"{title}: mAP, parameters and multiply-adds of each network", images=False)
+
+
+class FigureRow:
+    """A row as the figure shows it."""
+
+    def __init__(self, row: Row) -> None:
+        """Shorten the name and the pretraining."""
+        self.name = (
+            row.name.replace("Cnn14_16k × 0.5, cut", "pruned").replace("fine-tuned at", "tuned at").replace("`", "")
+        )
+        self.pretraining = HEADINGS[row.pretraining]
+        self.scores = row.scores
+        self.n_params, self.macs = row.cost["n_params"], row.cost["backbone_macs"]
 
 
 def _cells(row: Row) -> list[str]:
@@ -120,7 +132,7 @@ def _cells(row: Row) -> list[str]:
     kinds = ("torch 1 s", "torch 10 s", "int8 1 s", "int8 10 s")
     return [
         row.name,
-        row.known,
+        row.pretraining,
         _estimate(row.scores),
         _estimate([each["whole_clip_mAP"] for each in row.deployed]),
         si(row.cost["n_params"]),
@@ -134,8 +146,8 @@ def _cells(row: Row) -> list[str]:
 
 
 def _place(record: RunRecord) -> tuple[Any, ...]:
-    is_known = "yamnet_sha256" in record.config
-    return (not is_known, ORDER.index(record.model), record.criterion is None, record.width, record.seed)
+    is_pretrained = "yamnet_sha256" in record.config
+    return (not is_pretrained, ORDER.index(record.model), record.criterion is None, record.width, record.seed)
 
 
 def _estimate(values: Iterable[float], *, sign: bool = False) -> str:
@@ -156,4 +168,4 @@ if __name__ == "__main__":
     for folder in found:
         rows = rows_of(folder)
         insert_table(FOLDER / "README.md", folder.name, table_of(rows))
-        write_text(FOLDER / f"{folder.name}.svg", figure_of(folder.name, rows))
+        write_figure(FOLDER, folder.name, rows)

@@ -1,13 +1,17 @@
-"""The fine-tuning experiment as a figure: how far each network is from its unpruned one, after so many iterations."""
+"""Figure of the fine-tuning experiment: distance of each network from its unpruned one after some iterations."""
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from statistics import fmean
+from typing import TYPE_CHECKING, Protocol
 
-from epanns.reporting.chart import Band, Chart, LegendEntry, Panel, Point, Series, Style
+from epanns.reporting import figure as canvas
 
-_MARKERS = ("circle", "square", "triangle", "diamond")
-_FIRST = 5  # iterations: a logarithm knows no 0
-_MARKS = 8  # on a line
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_FIRST = 5  # iterations: a logarithmic axis has no 0
+_LEFT, _MARGIN, _HEIGHT = 1.3, 0.2, 4.6  # cm
+_STYLES = ("-", "--", "-.", ":")
 
 
 class Learned(Protocol):
@@ -18,24 +22,35 @@ class Learned(Protocol):
     goal: float
 
 
-def finetuning_chart(title: str, ways: Mapping[str, Sequence[Learned]]) -> Chart:
-    """Return the chart of some ways, each with a line for every seed; the unpruned networks are the line at 0."""
-    seeds = sorted({run.seed for runs in ways.values() for run in runs})
-    lines = [
-        _line(way, run, Style(colour, _MARKERS[seeds.index(run.seed) % len(_MARKERS)]))
-        for colour, (way, runs) in enumerate(ways.items())
-        for run in runs
+@canvas.paper_style()
+def finetuning_figure(title: str, remark: str, ways: Mapping[str, Sequence[Learned]]) -> "Figure":
+    """Draw the mean over seeds of each way as a thick line and each seed as a thin one; 0 is the unpruned network."""
+    from matplotlib.lines import Line2D
+
+    width = canvas.COLUMN - 2 * _MARGIN
+    heading = canvas.Heading(title, remark, width)
+    entries = [
+        (Line2D([], [], color=f"C{number}", linestyle=_STYLES[number], linewidth=1.8), way)
+        for number, way in enumerate(ways)
     ]
-    last = max(point.x for line in lines for point in line.points)
-    unpruned = Series("unpruned", (Point(_FIRST, 0), Point(last, 0)), Style(None, "circle"), True, marked_every=3)
-    panel = Panel("iterations", "mAP less unpruned", (unpruned, *lines), y_is_score=False)
-    styles = {way: Style(colour, "circle") for colour, way in enumerate(ways)}
-    legend = [LegendEntry(way, style, shows_marker=False, shows_line=True) for way, style in styles.items()]
-    legend += [LegendEntry(f"seed {seed}", Style(None, _MARKERS[place])) for place, seed in enumerate(seeds)]
-    told = "Validation mAP less that of the unpruned network, which is the line at 0; 50 % of C7-C12 cut by L1."
-    return Chart((Band(title, told, (panel,), tuple(legend)),), f"{title}: {'; '.join(ways)}")
-
-
-def _line(way: str, run: Learned, style: Style) -> Series:
-    points = tuple(Point(step, score - run.goal) for step, score in run.curve if step >= _FIRST)
-    return Series(way, points, style, is_joined=True, marked_every=max(1, len(points) // _MARKS))
+    entries.append((Line2D([], [], color=canvas.BLACK, linestyle="--", linewidth=0.9), "unpruned"))
+    legend = canvas.Legend(entries, width)
+    figure = canvas.new_figure(heading.height + _HEIGHT + legend.height + 1.3)
+    heading.draw(figure, _MARGIN, 0.1)
+    legend.draw(figure, _MARGIN, heading.height + _HEIGHT + 1.1)
+    axes = canvas.add_axes(figure, _LEFT, heading.height + 0.1, canvas.COLUMN - _LEFT - _MARGIN, _HEIGHT)
+    for number, runs in enumerate(ways.values()):
+        lines = [{step: score - run.goal for step, score in run.curve if step >= _FIRST} for run in runs]
+        for line in lines:
+            axes.plot(list(line), list(line.values()), color=f"C{number}", linewidth=0.6, alpha=0.45)
+        shared = sorted(set.intersection(*map(set, lines)))
+        means = [fmean(line[step] for line in lines) for step in shared]
+        axes.plot(shared, means, color=f"C{number}", linestyle=_STYLES[number], linewidth=1.8)
+    axes.axhline(0, color=canvas.BLACK, linestyle="--", linewidth=0.9, zorder=1.5)
+    steps = [step for runs in ways.values() for run in runs for step, _ in run.curve if step >= _FIRST]
+    canvas.set_log_axis(axes, steps, canvas.COLUMN - _LEFT - _MARGIN)
+    axes.set_xlabel("iterations of fine-tuning")
+    axes.set_ylabel("mAP less unpruned")
+    axes.yaxis.set_label_coords(-0.92 / (canvas.COLUMN - _LEFT - _MARGIN), 0.5)
+    axes.locator_params(axis="y", nbins=6, steps=[1, 2, 5, 10])
+    return figure

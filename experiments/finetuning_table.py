@@ -1,8 +1,8 @@
-"""Put what came of the fine-tuning experiment into the documents: ``python experiments/finetuning_table.py``.
+"""Write the tables and the figure of the fine-tuning experiment: ``python experiments/finetuning_table.py``.
 
-Everything is made of the records in ``results/finetuning/*/records``. A run has *reached* the unpruned network at the
-first validation whose mAP is at least the unpruned network's on the same clips; a run that never did is *censored*: it
-would have taken more than its iterations.
+The input is ``results/finetuning/*/records``. A run *reaches* the unpruned network at the first validation whose mAP
+is at least that of the unpruned network on the same clips. A run that never does is *censored*: it needs more than its
+iterations.
 """
 
 from collections.abc import Iterable, Sequence
@@ -10,22 +10,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from finetuning_figure import finetuning_chart
+from finetuning_figure import finetuning_figure
 
-from epanns.atomic import write_text
 from epanns.records import RunRecord, read_records
-from epanns.reporting.layout import lay_out
+from epanns.reporting.figure import save
+from epanns.reporting.notation import mean_and_sd
 from epanns.reporting.report import insert_table
-from epanns.reporting.svg import to_svg
 from epanns.reporting.tables import markdown_table
-from epanns.reporting.units import mean_and_sd
 
 ROOT = Path(__file__).parents[1]
-TARGET = 5  # times fewer iterations, asked for beforehand
+TARGET = 5  # times fewer iterations; set before the experiment
 
 
 class Way(NamedTuple):
-    """How a cut network was brought back."""
+    """How a pruned network is recovered and fine-tuned."""
 
     recover: str
     taught: bool
@@ -34,23 +32,24 @@ class Way(NamedTuple):
 
     @property
     def start(self) -> str:
-        """What the training starts from."""
+        """Network that fine-tuning starts from."""
         return "as cut" if self.recover == "none" else f"`{self.recover}`"
 
     @property
     def source(self) -> str:
-        """What the training learns from."""
+        """Targets of fine-tuning."""
         return "labels and unpruned network" if self.taught else "labels"
 
 
 @dataclass(frozen=True)
 class Run:
-    """One network, cut, perhaps recovered, and fine-tuned.
+    """One network, pruned, recovered or not, and fine-tuned.
 
     Attributes:
         curve: Iteration and mAP of every validation.
-        goal: The unpruned network's mAP on the same clips.
-        test: mAP on the test clips of the weights that were best in validation; `dense_test` of the unpruned network.
+        goal: mAP of the unpruned network on the same clips.
+        test: mAP on the test clips of the weights with the best validation.
+        dense_test: mAP on the test clips of the unpruned network.
     """
 
     seed: int
@@ -62,7 +61,7 @@ class Run:
 
     @property
     def reached(self) -> int | None:
-        """Iterations until the goal was reached; None where it never was."""
+        """Iterations until the goal is reached; None for a censored run."""
         return next((int(step) for step, score in self.curve if score >= self.goal), None)
 
 
@@ -81,15 +80,15 @@ def runs_of(records: Iterable[RunRecord]) -> list[Run]:
 
 
 def tables_of(records: Iterable[RunRecord]) -> str:
-    """Return the comparison, what each way came to, and the rates that were tried, in Markdown."""
+    """Return the comparison, the results of each way and the learning rates tried, in Markdown."""
     runs = runs_of(records)
     return "\n\n".join([target_table(runs), way_table(runs), rate_table(runs)])
 
 
 def target_table(runs: Sequence[Run]) -> str:
-    """Return for each seed the fewest iterations of plain cut and labels, and of `ls` and distillation.
+    """Return for each seed the fewest iterations on labels from the plain cut, and with distillation from `ls`.
 
-    Of several lengths of training on labels the one that got there first counts.
+    Of several training lengths the one that reaches the goal first counts.
     """
     body = []
     for seed in sorted({run.seed for run in runs}):
@@ -108,7 +107,7 @@ def target_table(runs: Sequence[Run]) -> str:
 
 
 def way_table(runs: Sequence[Run]) -> str:
-    """Return a row for each way that was run with several seeds."""
+    """Return a row for each way with several seeds."""
     body = []
     for way, found in sorted(_by_way(_several_seeds(runs)).items()):
         body.append(
@@ -129,7 +128,7 @@ def way_table(runs: Sequence[Run]) -> str:
 
 
 def rate_table(runs: Sequence[Run]) -> str:
-    """Return a row for each rate of the ways that were tried with several, on the seed it was chosen with."""
+    """Return a row for each rate of the ways with several rates, on the seed that the rate was chosen with."""
     first = min(run.seed for run in runs)
     body = []
     for way, (run, *_) in sorted(_by_way([run for run in runs if run.seed == first]).items()):
@@ -148,13 +147,21 @@ def rate_table(runs: Sequence[Run]) -> str:
     return markdown_table(header, body)
 
 
-def figure_of(records: Iterable[RunRecord]) -> str:
-    """Return the longest runs of both sides of the comparison as SVG."""
+def ways_of_figure(records: Iterable[RunRecord]) -> dict[str, list[Run]]:
+    """Return the longest runs of both sides of the comparison."""
     runs = _several_seeds(runs_of(records))
     plain = [run for run in runs if run.way[:2] == ("none", False)]
     taught = [run for run in runs if run.way[:2] == ("ls", True)]
-    ways = {"as cut, labels": _longest(plain), "ls, labels and unpruned network": _longest(taught)}
-    return to_svg(lay_out(finetuning_chart("ESC-50: fine-tuning after half of the filters went", ways)))
+    return {"as cut, labels": _longest(plain), "ls, labels and unpruned network": _longest(taught)}
+
+
+def write_figure(out: Path, records: Iterable[RunRecord]) -> None:
+    """Write ``esc50.svg``."""
+    title = "ESC-50: fine-tuning after pruning"
+    remark = "validation mAP less that of the unpruned network; half of the filters of C7-C12 pruned by L1; "
+    remark += "thin: seeds, thick: mean"
+    figure = finetuning_figure(title, remark, ways_of_figure(records))
+    save(figure, out, "esc50", title=f"{title}: {remark}", images=False)
 
 
 def _longest(runs: Sequence[Run]) -> list[Run]:
@@ -162,7 +169,7 @@ def _longest(runs: Sequence[Run]) -> list[Run]:
 
 
 def _several_seeds(runs: Sequence[Run]) -> list[Run]:
-    """Return the runs of the ways that were run with more seeds than one."""
+    """Return the runs of the ways with several seeds."""
     return [run for found in _by_way(runs).values() if len(found) > 1 for run in found]
 
 
@@ -183,4 +190,4 @@ if __name__ == "__main__":
     records = read_records([folder])
     tables = tables_of(records)
     insert_table(folder / "README.md", "finetuning", tables)
-    write_text(folder / "esc50.svg", figure_of(records))
+    write_figure(folder, records)

@@ -14,9 +14,8 @@ from pathlib import Path
 from statistics import fmean
 
 from epanns.records import RunRecord, read_records
+from epanns.reporting.notation import markdown_table, mean_and_sd
 from epanns.reporting.report import insert_table
-from epanns.reporting.tables import markdown_table
-from epanns.reporting.units import mean_and_sd
 
 ROOT = Path(__file__).parents[1]
 SCOPES = {

@@ -53,6 +53,12 @@ def tiny_checkpoint(tmp_path: Path, tiny_packs: dict[str, Path]) -> Path:
 
 
 @pytest.fixture(autouse=True)
+def only_svg(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Write figures as SVG alone, which is fast; tests of the other formats set them again."""
+    monkeypatch.setattr("epanns.reporting.figure.FORMATS", (".svg",))
+
+
+@pytest.fixture(autouse=True)
 def seeded() -> Iterator[None]:
     """The same random numbers in every test."""
     torch.manual_seed(0)

@@ -41,7 +41,7 @@ DOORS = {
     "onnx": {"export/"},
     "onnxruntime": {"export/"},
     "onnxscript": {"export/"},
-    "tensorboard": {"training/events.py"},
+    "tensorboard": {"training/metrics.py"},
 }
 LAZY_TOP_LEVEL = {"__init__.py", "__main__.py"}
 
@@ -52,7 +52,7 @@ VAGUE_WORDS = re.compile(
     r"|what went|forgets?|forgotten|speaks?|names it)\b",
     re.IGNORECASE,
 )
-MOST_VAGUE_WORDS = 11.0  # of 1,000 words
+MOST_VAGUE_WORDS = 1.5  # of 1,000 words
 
 
 def imports_of(path: Path) -> list[str]:
@@ -190,10 +190,12 @@ assert not {"torch", "numpy", "h5py", "sklearn"} & set(sys.modules), sorted(sys.
     assert "quickstart" in run_python(code).stdout
 
 
-def test_figures_and_tables_import_no_torch():
+def test_reporting_imports_neither_torch_nor_matplotlib():
     modules = ", ".join(f"epanns.reporting.{path.stem}" for path in sorted((PACKAGE / "reporting").glob("[a-z]*.py")))
     assert "epanns.reporting.sensitivity_figure" in modules
-    found = run_python(f"import sys, {modules}; print(sorted({{'torch', 'h5py', 'sklearn'}} & set(sys.modules)))")
+    found = run_python(
+        f"import sys, {modules}; print(sorted({{'torch', 'h5py', 'sklearn', 'matplotlib'}} & set(sys.modules)))"
+    )
     assert found.stdout == "[]\n"
 
 

@@ -99,5 +99,5 @@ def test_gpus_are_one_each(monkeypatch):
 def test_those_who_never_come_are_not_waited_for_without_end(monkeypatch):
     placed(monkeypatch, MASTER_PORT=str(free_port()))
     said = refused_to_start()
-    assert said.startswith("TrainingError: another process of this run has not answered for 1 s (")
-    assert said.endswith("unless torchrun has restarts left and goes on by itself, run the same command again")
+    assert said.startswith("TrainingError: another process of this run has not responded for 1 s (")
+    assert said.endswith("unless torchrun restarts the processes, run the same command again")

@@ -9,6 +9,7 @@ import pytest
 
 from epanns.records import RunRecord, Stage, read_records
 from tests.builders import make_record
+from tests.reporting.drawn import assert_drawn_again
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 sys.path.insert(0, str(EXPERIMENTS))  # as for whoever runs the script
@@ -103,26 +104,26 @@ def test_the_figure_draws_the_longest_runs_of_both_sides_and_no_others():
     long, longest = [[0, 0.3], [50, 0.5], [100, 0.6]], [[0, 0.3], [50, 0.5], [100, 0.6], [400, 0.7]]
     runs = [record(seed, "none", curve) for seed in (0, 1) for curve in (long, longest)]
     runs += [record(seed, "ls", TAUGHT, taught=True) for seed in (0, 1)]
-    drawn = TABLE["figure_of"](runs)
-    assert drawn == TABLE["figure_of"](run for run in runs if run.finetune_iterations != 100)
-    assert drawn != TABLE["figure_of"](run for run in runs if run.finetune_iterations != 400)
-    assert all(text in drawn for text in (">as cut, labels<", ">ls, labels and unpruned network<", ">seed 1<"))
+    ways = TABLE["ways_of_figure"](runs)
+    assert {way: [run.way.iterations for run in found] for way, found in ways.items()} == {
+        "as cut, labels": [400, 400],
+        "ls, labels and unpruned network": [20, 20],
+    }
 
 
 def test_a_line_is_as_far_from_0_as_its_network_is_from_the_unpruned_one():
     runs = TABLE["runs_of"](record(seed, "none", LONG) for seed in (0, 1))
-    chart = TABLE["finetuning_chart"]("title", {"cut": runs[:1], "other": [replace(runs[1], goal=0.7)]})
-    unpruned, cut, other = chart.bands[0].panels[0].series
-    assert [(point.x, point.y) for point in unpruned.points] == [(5, 0), (200, 0)]
-    for line, goal in ((cut, 0.65), (other, 0.7)):
-        assert [(point.x, point.y) for point in line.points] == [(x, y - goal) for x, y in LONG[1:]]
-    assert cut.style.colour != other.style.colour and cut.style.marker != other.style.marker
+    (axes,) = TABLE["finetuning_figure"]("title", "remark", {"cut": [runs[0], replace(runs[1], goal=0.7)]}).axes
+    lines = [list(zip(*map(list, line.get_data()), strict=True)) for line in axes.lines]
+    for line, goal in zip(lines, (0.65, 0.7), strict=False):
+        assert line == [(x, y - goal) for x, y in LONG[1:]]
+    assert lines[2] == [(x, pytest.approx(y - 0.675)) for x, y in LONG[1:]]  # the mean of both seeds
 
 
-def test_documents_and_figure_are_made_of_the_records():
-    root = EXPERIMENTS.parent
-    folder = root / "results" / "finetuning"
+def test_documents_and_figure_are_made_of_the_records(tmp_path):
+    folder = EXPERIMENTS.parent / "results" / "finetuning"
     records = read_records([folder])
     tables = TABLE["tables_of"](records)
     assert tables in (folder / "README.md").read_text()
-    assert (folder / "esc50.svg").read_text() == TABLE["figure_of"](records)
+    TABLE["write_figure"](tmp_path, records)
+    assert_drawn_again(folder / "esc50.svg", tmp_path / "esc50.svg")

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from epanns.draws import clip_uniforms
+from epanns.clip_random import clip_uniforms
 
 
 class SpecAugmenter(nn.Module):
@@ -12,7 +12,7 @@ class SpecAugmenter(nn.Module):
     Defaults are PANNs' (audioset_tagging_cnn `pytorch/models.py`): two time stripes of 0-63 frames and two mel stripes
     of 0-7 bins, for 64 mel bins. A stripe covers at most half of the map, so that no clip is masked completely.
 
-    Inside `epanns.draws.clip_draws` a clip's stripes are drawn from its own seed, on every device; outside, from
+    Inside `epanns.clip_random.clip_draws` a clip's stripes are drawn from its own seed, on every device; outside, from
     torch's global generator, the same stripes as torchaudio's `mask_along_axis_iid` draws.
     """
 

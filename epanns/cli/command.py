@@ -1,5 +1,6 @@
 """The class of all commands: ``--config FILE.toml``, ``--debug``, notes on stderr, and the refusal of torchrun."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,7 @@ class EpannsCommand(click.Command):
 
 
 def option_name(parameter: click.Parameter) -> str:
-    """Return the name of an option as it is typed: ``train`` of ``--train``, whatever its variable is called."""
+    """Return the name of an option as it is typed: ``train`` of ``--train``, also if its variable differs."""
     return max(parameter.opts, key=len).lstrip("-").replace("-", "_")
 
 
@@ -118,3 +119,29 @@ def _is_accepted(kind: "click.ParamType[Any]", value: float) -> bool:
     except click.BadParameter:
         return False
     return True
+
+
+class SectionedCommand(EpannsCommand):
+    """A command whose help shows options in sections; the remaining options come last, under "Options".
+
+    Args:
+        sections: Title -> names of options on the command line without dashes, in the order of the help.
+    """
+
+    def __init__(self, *args: Any, sections: Mapping[str, Sequence[str]], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        known = {name for item in self.params for name in item.opts}
+        unknown = [name for names in sections.values() for name in names if f"--{name}" not in known]
+        assert not unknown, f"{self.name}: unknown options in the sections of the help: {unknown}"
+        self.sections = sections
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the sections, then the remaining options."""
+        options = {name: item for item in self.get_params(ctx) if isinstance(item, click.Option) for name in item.opts}
+        shown = {title: [options[f"--{name}"] for name in names] for title, names in self.sections.items()}
+        placed = {item for items in shown.values() for item in items}
+        rest = [item for item in dict.fromkeys(options.values()) if item not in placed]
+        for title, items in (*shown.items(), ("Options", rest)):
+            records = [item.get_help_record(ctx) for item in items]
+            with formatter.section(title):
+                formatter.write_dl([record for record in records if record is not None])

@@ -95,7 +95,7 @@ def command(
         _refuse_given(_OF_INT8, "--int8", "--int8 and --calibration")
     if not latency:
         _refuse_given(("threads",), "--latency", "--latency")
-    from epanns.export.extra import require_onnx
+    from epanns.export import require_onnx
 
     require_onnx()
     from epanns.evaluation.protocol import EvaluationProtocol
@@ -149,16 +149,14 @@ def describe(model: "Tagger", report: dict[str, Any]) -> str:
     apart = report["parity"]["largest_difference"]["clipwise_output"]
     lines = [f"{sizes}; {printable(model.spec.name)}, {report['n_params_folded']:,} numbers with batch norms folded"]
     lines.append(f"float32: scores differ from torch's by at most {apart:.1e}")
-    lines += [_latency_line(name, file["latency_ms"]) for name, file in report["files"].items() if "latency_ms" in file]
+    for name, file in report["files"].items():
+        if timed := file.get("latency_ms"):
+            times = ", ".join(f"{latency['median']:.2f} ms for {clip}" for clip, latency in timed.items())
+            latency = next(iter(timed.values()))
+            lines.append(f"{name}: {times}; {latency['threads']} thread(s), {latency['runtime']}")
     if "int8" in report:
         lines += _int8_lines(report["int8"])
     return "\n".join(lines)
-
-
-def _latency_line(name: str, timed: dict[str, Any]) -> str:
-    times = ", ".join(f"{latency['median']:.2f} ms for {clip}" for clip, latency in timed.items())
-    latency = next(iter(timed.values()))
-    return f"{name}: {times}; {latency['threads']} thread(s), {latency['runtime']}"
 
 
 def _int8_lines(report: dict[str, Any]) -> list[str]:

@@ -46,7 +46,7 @@ def command(checkpoint: Path | None, sample_rate: int | None, versions: bool, as
 
 
 def describe(summary: Mapping[str, Any], provenance: "Provenance") -> str:
-    """Return the summary and the provenance of a checkpoint as lines for people.
+    """Return the summary and the provenance of a checkpoint as lines of text.
 
     Control characters in names that come from the checkpoint are escaped.
     """
@@ -54,28 +54,27 @@ def describe(summary: Mapping[str, Any], provenance: "Provenance") -> str:
     listed = "; ".join(map(printable, labels[:_LISTED_LABELS]))
     rest = len(labels) - _LISTED_LABELS
     versions = ", ".join(f"{name} {version}" for name, version in (provenance.versions or {}).items())
+    kernels = f"{summary['kernel_size']}x{summary['kernel_size']} kernels, " if summary["family"] == "cnn" else ""
+    # Block by block; ``resnet.layer1`` and ``features.1`` are blocks too.
+    blocks = groupby(summary["widths"].items(), key=lambda item: ".".join(item[0].split(".")[:-1][:2]) or item[0])
+    operations = [f"{number}. {printable(done.describe())}" for number, done in enumerate(provenance.recipe, start=1)]
     rows = {
         "network": f"{printable(summary['name'])}, family {summary['family']}, head {summary['head']}, "
-        f"{_kernels(summary)}embedding {summary['embedding_size']}",
+        f"{kernels}embedding {summary['embedding_size']}",
         "task": summary["task"],
         "parameters": f"{summary['n_params']:,} trainable; {summary['n_params_with_statistics']:,} with batch-norm "
         f"statistics (Keras' total); {summary['n_params_folded']:,} with batch norms folded",
         "front end": f"{front_end['sample_rate']} Hz, {_front_end(summary['family'], front_end)}",
-        "widths": _widths(summary["widths"]),
+        "widths": " | ".join(f"{block} {' '.join(str(width) for _, width in group)}" for block, group in blocks),
         "labels": f"{len(labels)}: {listed}" + (f"; and {rest} more" if rest > 0 else ""),
         "source": printable(str(provenance.source)),
         "weights": f"sha256 {provenance.sha256}",
         "parent": f"sha256 {parent}" if (parent := provenance.parent_sha256) else "none",
         "plan": printable("none" if provenance.plan is None else provenance.plan.summary()),
-        "recipe": _recipe(provenance),
+        "recipe": f"\n{'':<16}".join(operations) or "nothing recorded",
         "written with": printable(versions or "not recorded"),
     }
     return "\n".join([printable(summary["path"]), *(f"  {name:<13} {value}" for name, value in rows.items())])
-
-
-def _kernels(summary: Mapping[str, Any]) -> str:
-    """Name the kernels where a family has one size of them."""
-    return f"{summary['kernel_size']}x{summary['kernel_size']} kernels, " if summary["family"] == "cnn" else ""
 
 
 def _front_end(family: str, front_end: Mapping[str, Any]) -> str:
@@ -88,14 +87,3 @@ def _front_end(family: str, front_end: Mapping[str, Any]) -> str:
         f"{kind}window {front_end['window_size']}, hop {front_end['hop_size']}, {front_end['mel_bins']} mel bins, "
         f"{front_end['fmin']:g} to {front_end['fmax']:g} Hz"
     )
-
-
-def _widths(widths: Mapping[str, int]) -> str:
-    """Write the widths block by block; ``resnet.layer1`` and ``features.1`` are blocks too."""
-    blocks = groupby(widths.items(), key=lambda item: ".".join(item[0].split(".")[:-1][:2]) or item[0])
-    return " | ".join(f"{block} {' '.join(str(width) for _, width in group)}" for block, group in blocks)
-
-
-def _recipe(provenance: "Provenance") -> str:
-    lines = [f"{number}. {printable(done.describe())}" for number, done in enumerate(provenance.recipe, start=1)]
-    return f"\n{'':<16}".join(lines) or "nothing recorded"

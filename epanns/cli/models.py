@@ -19,7 +19,7 @@ def command(as_json: bool) -> None:
     from epanns.models.zoo import ZOO
 
     costs = [profile(spec, seconds=10.0) for spec in ZOO.values()]
-    zoo = [
+    zoo: list[dict[str, Any]] = [
         {
             "name": cost.name,
             "sample_rate": cost.sample_rate,
@@ -30,28 +30,19 @@ def command(as_json: bool) -> None:
         for cost in costs
     ]
     released = [asdict(file) for file in released_files()]
-    emit({"models": zoo, "released": released}, f"{_zoo_table(zoo)}\n\n{_released_table(released)}", as_json)
-
-
-def _zoo_table(zoo: list[dict[str, Any]]) -> str:
-    rows = [
+    lines = [f"{'network':<24} {'sample rate':>11} {'parameters':>12} {'MACs':>10}"]
+    lines += [
         f"{row['name']:<24} {row['sample_rate']:>8} Hz {row['n_params']:>12,} {row['backbone_macs'] / 1e9:>8.3f} G"
         for row in zoo
     ]
-    return "\n".join([f"{'network':<24} {'sample rate':>11} {'parameters':>12} {'MACs':>10}", *rows, _MACS_NOTE])
-
-
-def _released_table(released: list[dict[str, Any]]) -> str:
-    rows = [f"{row['name']:<41} {row['mAP']:>5.3f} {_megabytes(row['bytes']):>9}  {row['network']}" for row in released]
-    return "\n".join([f"{'released file':<41} {'mAP':>5} {'size':>9}  read as", *rows, _RELEASED_NOTE])
-
-
-def _megabytes(size: int | None) -> str:
-    return "unknown" if size is None else f"{size / 1e6:,.1f} MB"
-
-
-_MACS_NOTE = (
-    "MACs: multiply-adds of convolutions, linear and recurrent layers for a clip of 10 s; `epanns profile` shows other "
-    "counts."
-)
-_RELEASED_NOTE = "mAP as published. `epanns import NAME --out DIR` downloads a file and converts it to a checkpoint."
+    lines += [
+        "MACs: multiply-adds of convolutions, linear and recurrent layers for a clip of 10 s; `epanns profile` shows "
+        "other counts.",
+        "",
+        f"{'released file':<41} {'mAP':>5} {'size':>9}  read as",
+    ]
+    for file in released:
+        size = "unknown" if file["bytes"] is None else f"{file['bytes'] / 1e6:,.1f} MB"
+        lines.append(f"{file['name']:<41} {file['mAP']:>5.3f} {size:>9}  {file['network']}")
+    lines.append("mAP as published. `epanns import NAME --out DIR` downloads a file and converts it to a checkpoint.")
+    emit({"models": zoo, "released": released}, "\n".join(lines), as_json)

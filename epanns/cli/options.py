@@ -12,11 +12,11 @@ from typing import Any
 
 import click
 
+from epanns.allocator import keep_freed_memory
 from epanns.atomic import refuse_existing
 from epanns.cli.terminal import log
 from epanns.distributed import process_group
 from epanns.errors import ConfigError
-from epanns.heap import keep_freed_memory
 from epanns.workfolder import locked_file
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
@@ -71,7 +71,15 @@ EXISTING_FILE = _PathType(exists=True, dir_okay=False, path_type=Path)
 PATH = _PathType(path_type=Path)
 OUTPUT = _OutputType(path_type=Path)
 
-SEED = click.IntRange(0, 2**63 - 1)  # files store seeds as 64-bit integers
+
+class _SeedType(click.IntRange):
+    """A seed; files store it as a 64-bit integer."""
+
+    def _describe_range(self) -> str:
+        return "x>=0"  # the help needs no 19 digits
+
+
+SEED = _SeedType(0, 2**63 - 1)
 
 
 def json_option(function: Callable[..., Any]) -> Callable[..., Any]:

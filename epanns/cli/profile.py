@@ -1,8 +1,7 @@
 """`epanns profile`: count parameters, bytes and multiply-adds of a network, and measure its latency."""
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -98,6 +97,9 @@ def _measured(
 
 def describe(cost: "ModelCost") -> str:
     """Return the cost as a table: totals by each convention of counting, then one row per layer."""
+    # PANNs' counter adds biases and norms to two per MAC.
+    left_out = "; LSTMs and attention left out" if cost.panns_multiply_adds < 2 * cost.backbone_macs else ""
+    uncounted = ", ".join(f"{name} x{calls}" for name, calls in cost.uncounted.items())
     front_end = cost.front_end_macs > 0  # networks on the waveform have no front end
     held = cost.n_params_with_front_end > cost.n_params  # PANNs' files store the front end, YAMNet's do not
     rows = [
@@ -108,7 +110,7 @@ def describe(cost: "ModelCost") -> str:
         *([("  with PANNs' frozen front end", f"{cost.n_params_with_front_end:,}")] if held else []),
         ("backbone MACs (layers below)", _giga(cost.backbone_macs)),
         *([("  with front end (+ STFT + mel)", _giga(cost.macs_with_front_end))] if front_end else []),
-        ("PANNs multiply-adds (2 per MAC)", _giga(cost.panns_multiply_adds) + _not_counted_by_panns(cost)),
+        ("PANNs multiply-adds (2 per MAC)", _giga(cost.panns_multiply_adds) + left_out),
     ]
     layers = [("layer", "width", "parameters", "MACs")] + [
         (layer.name, f"{layer.width:,}", f"{layer.n_params:,}", f"{layer.macs:,}") for layer in cost.layers
@@ -116,7 +118,13 @@ def describe(cost: "ModelCost") -> str:
     longest = max(20, *(len(layer.name) for layer in cost.layers))
     table = [f"{name:<{longest}} {width:>7} {n_params:>12} {macs:>15}" for name, width, n_params, macs in layers]
     return "\n".join(
-        [*(f"{name:<33} {value}".rstrip() for name, value in rows), "", *table, "", _uncounted(cost.uncounted)]
+        [
+            *(f"{name:<33} {value}".rstrip() for name, value in rows),
+            "",
+            *table,
+            "",
+            f"not in backbone MACs: {uncounted}",
+        ]
     )
 
 
@@ -131,14 +139,5 @@ def describe_latency(timing: "Latency", peak: int | None, seconds: float, device
     )
 
 
-def _not_counted_by_panns(cost: "ModelCost") -> str:
-    """Return a remark about layers that PANNs' counter, two per MAC plus biases and norms, leaves out."""
-    return "; LSTMs and attention left out" if cost.panns_multiply_adds < 2 * cost.backbone_macs else ""
-
-
 def _giga(count: int) -> str:
     return f"{count / 1e9:,.3f} G ({count:,})"
-
-
-def _uncounted(uncounted: Mapping[str, Any]) -> str:
-    return "not in backbone MACs: " + ", ".join(f"{name} x{calls}" for name, calls in uncounted.items())

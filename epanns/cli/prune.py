@@ -8,10 +8,10 @@ import click
 
 from epanns.cli.amount import AMOUNT_SECTIONS, Amount, amount_options
 from epanns.cli.calibration import open_calibration
+from epanns.cli.command import SectionedCommand
 from epanns.cli.options import EXISTING, device_option, json_option, out_option, reserve, torch_device
 from epanns.cli.packs import open_packs, pack_options
 from epanns.cli.recovery import RecoveryName, given_settings, recover_on, recovery_lines, recovery_options
-from epanns.cli.sections import SectionedCommand
 from epanns.cli.steps import Runs, Steps, steps_options
 from epanns.cli.terminal import emit, log
 

@@ -25,9 +25,8 @@ def command(out: Path, as_json: bool) -> None:
     from epanns.cli.sweep import log_trial
     from epanns.errors import EpannsError
     from epanns.records import read_records
-    from epanns.reporting.quoted import quoted_rows
+    from epanns.reporting.quoted import quoted_markdown, quoted_rows
     from epanns.reporting.report import write_report
-    from epanns.reporting.tables import quoted_markdown
     from epanns.sweeps.experiment import parse_experiment
     from epanns.sweeps.runner import run_experiment
 

@@ -2,7 +2,6 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -35,12 +34,11 @@ def command(
     name: str | None,
     as_json: bool,
 ) -> None:
-    """Make table.md, table.csv, records.csv and figure.svg of the run records below each DIR.
+    """Make table.md, table.csv, records.csv and figure.svg, .pdf and .png of the run records below each DIR.
 
-    Records are the result.json of sweeps and of `epanns evaluate --out`, and the files of a folder `records`. With
-    matplotlib installed the figure is written as PNG and PDF too. `epanns report --quoted` alone prints what others
-    published. Where every DIR is the --out of `epanns train` or `finetune`, their learning curves are drawn together in
-    learning_curves.svg instead.
+    Records are the result.json of sweeps and of `epanns evaluate --out`, and the files of a folder `records`.
+    `epanns report --quoted` alone prints published results. Where every DIR is the --out of `epanns train` or
+    `finetune`, their learning curves are drawn together in learning_curves.svg, .pdf and .png instead.
     """
     if (into is None) != (name is None):
         raise ConfigError(f"--into {into} and --name {name} go together: give both or neither")
@@ -56,6 +54,7 @@ def command(
         _curves(folders, out, into, as_json)
         return
     from epanns.records import failures_in, read_records
+    from epanns.reporting.quoted import quoted_markdown, quoted_rows
     from epanns.reporting.report import insert_table, write_report
 
     records, failures = read_records(folders), failures_in(folders)
@@ -69,14 +68,15 @@ def command(
     written = ", ".join(path.name for path in report.files)
     lines = [f"{report.table}\n{report.n_records} records in {report.n_rows} rows; in {out}: {written}"]
     if report.n_without_score:
-        lines.append(f"{report.n_without_score} of the records hold no score and are in no row")
+        lines.append(f"{report.n_without_score} of the records have no score and are in no row")
     lines += [
         f"  without a result: {printable(f'{failure.folder}: {failure.reason}')}" for failure in failures[:_LISTED]
     ]
     lines += [f"  and {len(failures) - _LISTED} more trials without a result"] if len(failures) > _LISTED else []
     text = "\n".join(lines)
     if quoted:
-        result, text = result | {"quoted": _quoted_values()}, f"{text}\n\n{_quoted_text()}"
+        result["quoted"] = [asdict(row) for row in quoted_rows()]
+        text = f"{text}\n\n{quoted_markdown(quoted_rows())}"
     emit(result, text, as_json)
 
 
@@ -93,37 +93,29 @@ def _curves(runs: tuple[Path, ...], out: Path, into: Path | None, as_json: bool)
     from epanns.reporting.learning_curve import read_curve, write_learning_curves
 
     files = [str(path) for path in write_learning_curves(runs, out, stem="learning_curves")]
-    best = [(curve.score, *curve.best) for curve in map(read_curve, runs)]
+    curves = [read_curve(run) for run in runs]
     found = [
-        {"run": str(run), "score": score, "best_step": int(step), "best_score": value}
-        for run, (score, step, value) in zip(runs, best, strict=True)
+        {"run": str(run), "score": curve.score, "best_step": int(curve.best[0]), "best_score": curve.best[1]}
+        for run, curve in zip(runs, curves, strict=True)
     ]
-    lines = [f"{one['run']}: best {one['score']} {one['best_score']:.4f} at step {one['best_step']:,}" for one in found]
+    lines = [
+        f"{run}: best {curve.score} {curve.best[1]:.4f} at step {curve.best[0]:,.0f}"
+        for run, curve in zip(runs, curves, strict=True)
+    ]
     emit({"runs": found, "files": files}, "\n".join([*lines, f"in {', '.join(files)}"]), as_json)
 
 
 def _quoted_alone(out: Path | None, quoted: bool | None, into: Path | None, as_json: bool) -> None:
     """Print the published results, without run records."""
     if not quoted:
-        raise ConfigError("no DIR was given: name folders with run records, or give --quoted for what others published")
+        raise ConfigError("no DIR: name folders with run records, or give --quoted for published results")
     if into is not None:
         raise ConfigError(f"--into {into} takes the table of measured runs: give a DIR with run records")
+    from epanns.reporting.quoted import quoted_markdown, quoted_rows
     from epanns.reporting.report import write_quoted
 
     if out is not None:
         hold_report(out)
     files = [] if out is None else [str(path) for path in write_quoted(out)]
-    emit({"n_records": 0, "n_rows": 0, "files": files, "quoted": _quoted_values()}, _quoted_text(), as_json)
-
-
-def _quoted_values() -> list[dict[str, Any]]:
-    from epanns.reporting.quoted import quoted_rows
-
-    return [asdict(row) for row in quoted_rows()]
-
-
-def _quoted_text() -> str:
-    from epanns.reporting.quoted import quoted_rows
-    from epanns.reporting.tables import quoted_markdown
-
-    return quoted_markdown(quoted_rows())
+    result = {"n_records": 0, "n_rows": 0, "files": files, "quoted": [asdict(row) for row in quoted_rows()]}
+    emit(result, quoted_markdown(quoted_rows()), as_json)

@@ -59,7 +59,7 @@ def command(
 ) -> None:
     """Score CKPT with one layer pruned at a time, at each of --ratios.
 
-    Writes sensitivity.csv, sensitivity.json and sensitivity.svg (PNG and PDF too with matplotlib installed).
+    Writes sensitivity.csv, sensitivity.json and sensitivity.svg, .pdf and .png.
     """
     from epanns.models.load import load
     from epanns.pruning.ranking.criteria import needs_clips

@@ -16,8 +16,8 @@ from epanns.errors import DataError
 from epanns.safe_text import printable, spreadsheet_cell
 
 if TYPE_CHECKING:
+    from epanns.evaluation.predict import ScoredWindow
     from epanns.evaluation.protocol import EvaluationProtocol
-    from epanns.evaluation.tagging import ScoredWindow
     from epanns.models.tagger import Tagger
 
 _LISTED = 3  # files in a remark
@@ -68,18 +68,27 @@ def command(
         reserve(csv_path)
     model = load(checkpoint).to(torch_device(device))
     outcome = Outcome()
+    printed: list[dict[str, Any]] = []
     with score_table(csv_path, model.labels.names) as table:
         for windows in tag_files(model, audio, protocol, top, table, outcome):
             if as_json:
-                outcome.windows += windows
+                printed += windows
             else:
-                emit({}, "\n".join(map(_line, windows)), as_json=False)
+                emit({}, "\n".join(map(describe_window, windows)), as_json=False)
     if as_json:
-        emit(outcome.to_dict(), "", as_json=True)
+        failed = [{"file": str(path), "reason": str(error)} for path, error in outcome.failed]
+        result = {"windows": printed, "files": [asdict(file) for file in outcome.files], "failed": failed}
+        emit(result, "", as_json=True)
     for remark in remarks_on(outcome.files):
         log(remark)
     if outcome.failed:
         raise outcome.error()
+
+
+def describe_window(window: dict[str, Any]) -> str:
+    """Return a window and its tags as a line of text."""
+    tags = ", ".join(f"{printable(tag['name'])} {tag['score']:.3f}" for tag in window["tags"])
+    return f"{printable(window['file'])}  {window['start']:.2f}-{window['end']:.2f} s  {tags}"
 
 
 @dataclass(frozen=True)
@@ -103,16 +112,14 @@ class TaggedFile:
 
 @dataclass
 class Outcome:
-    """The files of a run so far.
+    """The files of a run.
 
     Attributes:
         files: Files that were tagged.
-        windows: Their windows, as they are printed.
         failed: Files that could not be tagged, with the error.
     """
 
     files: list[TaggedFile] = field(default_factory=list)
-    windows: list[dict[str, Any]] = field(default_factory=list)
     failed: list[tuple[Path, DataError]] = field(default_factory=list)
 
     def add_failure(self, path: Path, error: DataError) -> None:
@@ -127,11 +134,6 @@ class Outcome:
             return self.failed[0][1]
         rest = "; the rest were" if self.files else ""
         return DataError(f"{n_failed} of {n_files} files could not be tagged, for the reasons above{rest}")
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the outcome as JSON values."""
-        failed = [{"file": str(path), "reason": str(error)} for path, error in self.failed]
-        return {"windows": self.windows, "files": [asdict(file) for file in self.files], "failed": failed}
 
 
 def tag_files(
@@ -178,25 +180,20 @@ def tag_file(
         DataError: If the file cannot be decoded.
     """
     from epanns.audio.waveform import waveform_stream
-    from epanns.evaluation.tagging import score_recording
+    from epanns.evaluation.predict import score_recording
 
-    rate = model.spec.front_end.sample_rate
+    rate, names = model.spec.front_end.sample_rate, model.labels.names
     windows: list[dict[str, Any]] = []
     with waveform_stream(path, sample_rate=rate) as stream, table or nullcontext():
         for window in score_recording(model, stream, protocol):
             scores = window.scores.tolist()
             if table is not None:
                 table.write(path, window, scores)
-            place = {"file": str(path), "start": window.start, "end": window.end}
-            windows.append({**place, "tags": best(model, scores, top)})
+            best = sorted(range(len(scores)), key=lambda index: -scores[index])[:top]
+            tags = [{"name": names[index], "score": round(scores[index], 6)} for index in best]
+            windows.append({"file": str(path), "start": window.start, "end": window.end, "tags": tags})
     seconds, beyond = round(stream.n_samples / rate, 6), round(stream.n_beyond_header / rate, 6)
     return TaggedFile(str(path), seconds, stream.n_clipped, beyond, stream.states_length), windows
-
-
-def best(model: "Tagger", scores: list[float], top: int) -> list[dict[str, Any]]:
-    """Return the highest scores with their class names."""
-    order = sorted(range(len(scores)), key=lambda index: -scores[index])[:top]
-    return [{"name": model.labels.names[index], "score": round(scores[index], 6)} for index in order]
 
 
 def sound_files(audio: Iterable[Path], outcome: Outcome) -> Iterator[Path]:
@@ -225,29 +222,25 @@ def sound_files(audio: Iterable[Path], outcome: Outcome) -> Iterator[Path]:
 
 def remarks_on(files: list[TaggedFile]) -> list[str]:
     """Return one line for each reason why the sound of files was changed or may be incomplete."""
-    clipped = {file.file: f"{file.clipped:,}" for file in files if file.clipped}
-    beyond = {file.file: f"{file.beyond_header:g} s" for file in files if file.beyond_header}
-    unstated = {file.file: "" for file in files if not file.states_length}
     n_clipped = sum(file.clipped for file in files)
-    return [
-        *_remark(f"{n_clipped:,} samples beyond [-1, 1] were limited", clipped),
-        *_remark("sound beyond the length that the header states was tagged too", beyond),
-        *_remark("length not stated by the file, so that a cut may not show", unstated),
-    ]
-
-
-def _remark(text: str, files: dict[str, str]) -> list[str]:
-    if not files:
-        return []
-    named = [f"{printable(file)} {count}".strip() for file, count in list(files.items())[:_LISTED]]
-    n_more = len(files) - len(named)
-    more = [f"{n_more} more file{'s' * (n_more > 1)}"] if n_more else []
-    return [f"{text}: {', '.join(named + more)}"]
-
-
-def _line(window: dict[str, Any]) -> str:
-    tags = ", ".join(f"{printable(tag['name'])} {tag['score']:.3f}" for tag in window["tags"])
-    return f"{printable(window['file'])}  {window['start']:.2f}-{window['end']:.2f} s  {tags}"
+    counts = {
+        f"{n_clipped:,} samples beyond [-1, 1] were limited": {
+            file.file: f"{file.clipped:,}" for file in files if file.clipped
+        },
+        "sound beyond the length that the header states was tagged too": {
+            file.file: f"{file.beyond_header:g} s" for file in files if file.beyond_header
+        },
+        "length not stated by the file, so that a cut may not show": {
+            file.file: "" for file in files if not file.states_length
+        },
+    }
+    remarks = []
+    for text, found in counts.items():
+        listed = [f"{printable(file)} {count}".strip() for file, count in list(found.items())[:_LISTED]]
+        if n_more := len(found) - len(listed):
+            listed.append(f"{n_more} more file{'s' * (n_more > 1)}")
+        remarks += [f"{text}: {', '.join(listed)}"] if found else []
+    return remarks
 
 
 class ScoreTable:

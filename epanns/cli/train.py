@@ -141,7 +141,7 @@ def require_place(
     **_: Any,
 ) -> None:
     """Raise `OutputError` if ``--out`` holds something else, before data and network are read."""
-    from epanns.training.folder import require_run_folder
+    from epanns.training.run_folder import require_run_folder
 
     require_run_folder(out, None if fresh else config, model=model, unknown=unknown)
 
@@ -182,8 +182,8 @@ def run(
 ) -> None:
     """Train a network with the options of the command line and print the result."""
     from epanns.stages.finetune import require_clips, require_trainable, validation_on
-    from epanns.training.events import require_tensorboard
     from epanns.training.finetune import finetune
+    from epanns.training.metrics import require_tensorboard
 
     if tensorboard:
         require_tensorboard()

@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
+from epanns.cli.command import SectionedCommand
 from epanns.cli.options import EXISTING, SEED, Decorator
-from epanns.cli.sections import SectionedCommand
 from epanns.cli.terminal import log
 from epanns.errors import ConfigError
-from epanns.training.config import RULES, TEACHER_WEIGHTS, TrainingConfig, option_of
-from epanns.training.frozen import frozen_in
+from epanns.training.config import RULES, TEACHER_WEIGHTS, TrainingConfig, frozen_in, option_of
 from epanns.training.presets import PRESETS, read_training
 
 if TYPE_CHECKING:
@@ -271,13 +270,13 @@ def open_teacher(checkpoint: Path, teacher: Path | None, config: TrainingConfig)
         CheckpointError: If the teacher cannot be read.
     """
     from epanns.models.load import find_unpruned, load
-    from epanns.training.teacher import refuse_precision_of_nobody, require_listener
+    from epanns.training.distillation import refuse_teacher_precision, require_teacher_weight
 
     weights = config.teacher_weights
     if teacher is None and not weights:
-        refuse_precision_of_nobody(config)
+        refuse_teacher_precision(config)
         return None
-    require_listener(config)
+    require_teacher_weight(config)
     if teacher is None:
         teacher = find_unpruned(checkpoint)
     if teacher is None:

@@ -13,8 +13,8 @@ from epanns.training.config import TrainingConfig
 from epanns.training.metrics import scores_of
 
 if TYPE_CHECKING:
+    from epanns.training.resume import TrainingState
     from epanns.training.run_options import RunOptions
-    from epanns.training.state import TrainingState
 
 
 class Pace:

@@ -1,1 +1,1 @@
-"""What a network costs: parameters, multiply-adds, latency."""
+"""Costs of networks: parameters, multiply-adds, latency and memory."""

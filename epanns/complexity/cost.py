@@ -1,4 +1,4 @@
-"""What a network costs, as plain data; `epanns.complexity.macs` counts it, reports read it without torch."""
+"""Costs of a network as plain data; `epanns.complexity.macs` counts them, and reports read them without torch."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -7,13 +7,13 @@ from typing import Any
 
 @dataclass(frozen=True)
 class LayerCost:
-    """One layer that holds parameters or does multiply-adds.
+    """A layer with parameters or multiply-adds.
 
     Attributes:
         name: Module name, such as ``conv_block4.conv1``.
-        width: Output channels; 0 where the layer only multiplies what others give.
-        n_params: Its own weights and biases.
-        macs: Multiply-adds for one clip; 0 for a batch norm, which no convention here counts as multiply-adds.
+        width: Number of output channels; 0 for a layer without parameters.
+        n_params: Number of its weights and biases.
+        macs: Multiply-adds for one clip; 0 for a batch norm.
     """
 
     name: str
@@ -24,29 +24,29 @@ class LayerCost:
 
 @dataclass(frozen=True)
 class ModelCost:
-    """Size and work of a network for one clip; three conventions for the work, each under its own name.
+    """Size and operations of a network for one clip, the operations in three conventions.
 
     Attributes:
         name: Name of the specification.
         sample_rate: Hz.
-        clip_seconds: Length of the clip every count below is for.
-        n_params: Every weight, bias and batch-norm scale and shift, frozen by the user or not.
-        n_params_with_front_end: Plus the frozen STFT kernels and mel matrix that PANNs' files hold; the same for
-            networks on the waveform alone, whose files hold none.
-        n_params_with_statistics: `n_params` and the batch norms' running means and variances: what Keras calls total,
+        clip_seconds: Length of the clip in seconds.
+        n_params: Number of weights, biases and batch-norm scales and shifts, frozen or not.
+        n_params_with_front_end: `n_params` plus the frozen STFT kernels and mel matrix in PANNs' files; equal to
+            `n_params` for networks on the waveform alone, whose files have none.
+        n_params_with_statistics: `n_params` plus the running means and variances of batch norms: Keras' total, and
             LEAN's convention.
-        n_params_folded: What is left where batch norms are folded into the layer before: their shifts, as its biases.
-            The one of the mel bins, which follows no layer, keeps its scale too.
-        param_bytes: `n_params` in float32.
+        n_params_folded: Number of parameters after batch norms are folded into the layers before them: of each batch
+            norm the shifts remain, as biases. The batch norm of the mel bins, which follows no layer, keeps its scales.
+        param_bytes: Bytes of `n_params` in float32.
         backbone_macs: Convolutions, linear and recurrent layers and the products of attention, one multiply-add = 1.
-        front_end_macs: STFT as two convolutions plus the mel matrix, as torchlibrosa computes them. With it, the
-            published "36 % fewer" of E-PANNs comes out. 0 for networks on the waveform alone.
+        front_end_macs: STFT as two convolutions plus the mel matrix, as torchlibrosa computes them; included in the
+            published "36 % fewer" of E-PANNs. 0 for networks on the waveform alone.
         panns_multiply_adds: PANNs' own count: 2 per multiply-add, biases, 2 per batch-norm element, ReLUs and poolings
             that are modules (the residual and mobile families'), the STFT's convolutions but not the mel matrix
             (audioset_tagging_cnn, `pytorch_utils.count_flops`).
-        layers: Every layer with parameters or multiply-adds, in the order of the network.
-        uncounted: Operation -> calls met in one forward pass that `backbone_macs` leaves out (views
-            and allocations excepted, which do no work).
+        layers: Layers with parameters or multiply-adds, in forward order.
+        uncounted: Operation -> number of calls in one forward pass that `backbone_macs` leaves out, without views and
+            allocations.
     """
 
     name: str
@@ -65,7 +65,7 @@ class ModelCost:
 
     @property
     def macs_with_front_end(self) -> int:
-        """Backbone and front end together."""
+        """Sum of the MACs of backbone and front end."""
         return self.backbone_macs + self.front_end_macs
 
     def to_dict(self) -> dict[str, Any]:
@@ -73,20 +73,20 @@ class ModelCost:
         return asdict(self) | {"layers": [asdict(layer) for layer in self.layers], "uncounted": dict(self.uncounted)}
 
     def summary(self) -> dict[str, Any]:
-        """Return `to_dict` without the lists: what a run record keeps."""
+        """Return `to_dict` without lists, for run records."""
         return {key: value for key, value in self.to_dict().items() if key not in ("layers", "uncounted")}
 
 
 @dataclass(frozen=True)
 class Latency:
-    """Wall time of one clip through the whole network, waveform in, tags out.
+    """Wall time of one clip through the network.
 
     Attributes:
-        median: Milliseconds, over the repeats after the warm-up.
-        min: Fastest repeat, milliseconds.
-        max: Slowest repeat, milliseconds.
-        threads: CPU threads used inside one operation.
-        runtime: What executed the network, such as ``torch 2.11.0 eager cpu``.
+        median: Median over the repeats after the warm-up, in milliseconds.
+        min: Fastest repeat, in milliseconds.
+        max: Slowest repeat, in milliseconds.
+        threads: Number of CPU threads inside one operation.
+        runtime: Runtime of the network, such as ``torch 2.11.0 eager cpu``.
         dtype: Type of the weights.
     """
 
@@ -99,7 +99,7 @@ class Latency:
 
     @property
     def spread(self) -> float:
-        """(max - min) / median: how far to trust the median."""
+        """(max - min) / median, the reliability of the median."""
         return (self.max - self.min) / self.median
 
     def to_dict(self) -> dict[str, Any]:

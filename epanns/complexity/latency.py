@@ -1,4 +1,4 @@
-"""How long one clip takes and how much memory the process needs for it, measured on this machine."""
+"""Latency and peak memory of one clip, measured on this machine."""
 
 import statistics
 import time
@@ -21,14 +21,13 @@ _PROCESS = Path("/proc/self")
 def measure_latency(model: Tagger, *, seconds: float = 10.0, threads: int | None = None, repeats: int = 15) -> Latency:
     """Time single clips through the whole network, front end included, after a warm-up.
 
-    The network is measured in evaluation mode on the device it is on; its mode and torch's number of threads are
-    restored.
+    The network is measured in evaluation mode; its mode and torch's number of threads are restored.
 
     Args:
-        model: The network.
+        model: The network, on the device to measure.
         seconds: Clip length; the clip is noise.
         threads: CPU threads inside one operation; None keeps torch's setting.
-        repeats: Timed passes, after three untimed ones.
+        repeats: Timed passes, after three untimed passes.
 
     Raises:
         ConfigError: If an argument is out of range.
@@ -52,7 +51,7 @@ def measure_latency(model: Tagger, *, seconds: float = 10.0, threads: int | None
 
 
 def timed(work: Callable[[], object], repeats: int, *, threads: int, runtime: str, dtype: str) -> Latency:
-    """Do some work, first untimed to warm up and then `repeats` times; what it was done with is passed on."""
+    """Time some work `repeats` times after a warm-up; the other arguments are copied to the result."""
     milliseconds = []
     for _ in range(_WARM_UPS + repeats):
         started = time.perf_counter()
@@ -63,28 +62,32 @@ def timed(work: Callable[[], object], repeats: int, *, threads: int, runtime: st
 
 
 def measure_peak_memory(model: Tagger, *, seconds: float = 10.0, threads: int | None = None) -> int | None:
-    """Return the peak memory in bytes while one clip is tagged, or None where it cannot be measured.
+    """Return the peak memory in bytes while one clip is tagged; None if it cannot be measured.
 
-    On the CPU: the largest resident set of the *whole process* (interpreter, torch, weights, activations) during the
-    pass, from Linux' ``VmHWM`` after a reset by ``/proc/self/clear_refs``; so measure in a process that does nothing
-    else, as `epanns profile --latency` does. On a GPU: the most that torch had allocated on it.
+    On the CPU it is the largest resident set of the *whole process* (interpreter, torch, weights, activations) during
+    the pass, from Linux' ``VmHWM`` after a reset by ``/proc/self/clear_refs``; so measure in a process of its own, as
+    `epanns profile --latency` does. On a GPU it is the maximum that torch had allocated.
     """
     waveform = noise(model, seconds)
     with cpu_threads(threads), evaluation_mode(model), torch.inference_mode():
-        model(waveform)  # lazily loaded libraries belong to no clip
+        model(waveform)  # loads libraries, which are not part of the measurement
         if waveform.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(waveform.device)
             model(waveform)
             return torch.cuda.max_memory_allocated(waveform.device)
-        if not _reset_peak_resident():
+        try:
+            (_PROCESS / "clear_refs").write_text("5")
+            model(waveform)
+            lines = (_PROCESS / "status").read_text().splitlines()
+        except OSError:
             return None
-        model(waveform)
-    return _peak_resident()
+    kilobytes = [int(line.split()[1]) for line in lines if line.startswith("VmHWM:")]
+    return kilobytes[0] * 1024 if kilobytes else None
 
 
 @contextmanager
 def cpu_threads(threads: int | None) -> Iterator[None]:
-    """Set the number of threads inside one operation, and restore it; None changes nothing."""
+    """Set the number of threads inside one operation for the block; None leaves it unchanged."""
     if threads is not None and threads < 1:
         raise ConfigError(f"threads={threads}: must be at least 1")
     before = torch.get_num_threads()
@@ -107,23 +110,6 @@ def noise(model: Tagger, seconds: float) -> Tensor:
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait until a device has done what it was told to; the CPU always has."""
+    """Wait for the queued work of a GPU; a CPU has none."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-
-
-def _reset_peak_resident() -> bool:
-    try:
-        (_PROCESS / "clear_refs").write_text("5")
-    except OSError:
-        return False
-    return True
-
-
-def _peak_resident() -> int | None:
-    try:
-        lines = (_PROCESS / "status").read_text().splitlines()
-    except OSError:
-        return None
-    kilobytes = [int(line.split()[1]) for line in lines if line.startswith("VmHWM:")]
-    return kilobytes[0] * 1024 if kilobytes else None

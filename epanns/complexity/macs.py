@@ -1,12 +1,12 @@
-"""Counting multiply-adds in closed form from the shapes a forward pass meets; nothing large is computed.
+"""Multiply-adds of a network, counted in closed form from the shapes of one forward pass on the meta device.
 
-One multiply-add is 1 MAC. `epanns.complexity.cost` says what each figure includes.
+One multiply-add is 1 MAC. `epanns.complexity.cost` defines what each figure includes.
 """
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -29,29 +29,28 @@ from epanns.models.zoo import build_model
 _FLOAT32_BYTES = 4
 _ALLOCATIONS = ("aten.empty", "aten.empty_like")
 
-# Every counter below receives a layer, the shape of its input and the shape of its output, both without the batch
-# axis, and returns an exact count for one clip.
+# Each counter receives a layer and the shapes of its input and output without the batch axis, and returns an exact
+# count for one clip.
 LayerCounter = Callable[[Any, torch.Size, torch.Size], int]
 
 
 def conv_macs(conv: nn.Conv1d | nn.Conv2d, inputs: torch.Size, outputs: torch.Size) -> int:
-    """Each output element is a sum over the kernel and the input channels of its group."""
+    """Count a convolution: each output element is a sum over the kernel and the input channels of its group."""
     return outputs.numel() * (conv.in_channels // conv.groups) * math.prod(conv.kernel_size)
 
 
 def linear_macs(linear: nn.Linear, inputs: torch.Size, outputs: torch.Size) -> int:
-    """Each output element is a sum over the input features, at every position of the leading axes."""
+    """Count a linear layer: each output element, at every position of the leading axes, sums over the inputs."""
     return outputs.numel() * linear.in_features
 
 
 def lstm_macs(lstm: BiLSTM, inputs: torch.Size, outputs: torch.Size) -> int:
-    """At each step, in both directions, four gates weigh what comes in and the last state; the rest is elementwise."""
-    steps = inputs[0]
-    return 2 * steps * 4 * lstm.hidden_size * (lstm.input_size + lstm.hidden_size)
+    """Count an LSTM: in both directions and at each frame, four gates multiply the input and the last state."""
+    return 2 * inputs[0] * 4 * lstm.hidden_size * (lstm.input_size + lstm.hidden_size)
 
 
 def product_macs(product: nn.Module, inputs: torch.Size, outputs: torch.Size) -> int:
-    """Each number of the states is weighted once."""
+    """Count a product of attention: each element of the states is multiplied once."""
     return inputs.numel()
 
 
@@ -67,39 +66,29 @@ MACS: dict[type[nn.Module], LayerCounter] = {
 
 
 def panns_conv(conv: nn.Conv1d | nn.Conv2d, inputs: torch.Size, outputs: torch.Size) -> int:
-    """2 per multiply-add, and 1 per output element where there is a bias."""
+    """Count a convolution as PANNs do: 2 per multiply-add, and 1 per output element if there is a bias."""
     return 2 * conv_macs(conv, inputs, outputs) + (outputs.numel() if conv.bias is not None else 0)
 
 
 def panns_linear(linear: nn.Linear, inputs: torch.Size, outputs: torch.Size) -> int:
-    """2 per weight and 1 per bias, *once* however many positions the input has.
+    """Count a linear layer as PANNs do: 2 per weight and 1 per bias, *once* for any number of positions.
 
     PANNs' counter reads a batch size only from two-dimensional inputs, so the per-frame layers of the decision-level
-    networks count as one frame. Kept, because the published figures were made with it.
+    networks count as one frame. The published figures are counted in this way.
     """
     return 2 * linear.weight.numel() + (linear.bias.numel() if linear.bias is not None else 0)
 
 
-def panns_batch_norm(norm: nn.Module, inputs: torch.Size, outputs: torch.Size) -> int:
-    """2 per element."""
-    return 2 * inputs.numel()
-
-
-def panns_relu(activation: nn.Module, inputs: torch.Size, outputs: torch.Size) -> int:
-    """2 per element, where the activation is a module of its own; PANNs' counter overlooks ReLU6."""
+def panns_elementwise(module: nn.Module, inputs: torch.Size, outputs: torch.Size) -> int:
+    """Count a batch norm, or a ReLU that is a module, as PANNs do: 2 per element; ReLU6 is not counted."""
     return 2 * inputs.numel()
 
 
 def panns_pooling(pooling: nn.AvgPool1d | nn.AvgPool2d, inputs: torch.Size, outputs: torch.Size) -> int:
-    """1 per element of each window, where the pooling is a module of its own."""
+    """Count an average pooling that is a module as PANNs do: 1 per element of each window."""
     kernel = pooling.kernel_size
     window = math.prod(kernel) if isinstance(kernel, tuple) else kernel**2  # one number is the side of a square
     return outputs.numel() * window
-
-
-def panns_nothing(module: nn.Module, inputs: torch.Size, outputs: torch.Size) -> int:
-    """PANNs' counter knows no recurrent layer and no attention."""
-    return 0
 
 
 PANNS_MULTIPLY_ADDS: dict[type[nn.Module], LayerCounter] = {
@@ -107,24 +96,21 @@ PANNS_MULTIPLY_ADDS: dict[type[nn.Module], LayerCounter] = {
     nn.Conv2d: panns_conv,
     Convolution: panns_conv,
     nn.Linear: panns_linear,
-    nn.BatchNorm1d: panns_batch_norm,
-    nn.BatchNorm2d: panns_batch_norm,
-    ShiftNorm2d: panns_batch_norm,
-    nn.ReLU: panns_relu,
-    nn.AvgPool1d: panns_pooling,  # holds its window as a tuple of one
+    **dict.fromkeys((nn.BatchNorm1d, nn.BatchNorm2d, ShiftNorm2d, nn.ReLU), panns_elementwise),
+    nn.AvgPool1d: panns_pooling,  # its kernel size is a tuple of one number
     nn.AvgPool2d: panns_pooling,
-    **dict.fromkeys((BiLSTM, DotProducts, WeightedSum), panns_nothing),
+    **dict.fromkeys((BiLSTM, DotProducts, WeightedSum), lambda *_: 0),  # PANNs' counter has no such layers
 }
 
 
 @dataclass
 class LayerCounts:
-    """What one forward pass met.
+    """Counts of one forward pass.
 
     Attributes:
-        macs: Layer name -> MACs of one clip of the layers in `MACS`, in the order met.
-        panns_multiply_adds: PANNs' count of one clip, front end apart.
-        uncounted: Operation -> calls outside the counted layers; views and allocations, which do no work, are left out.
+        macs: Layer name -> MACs of one clip, for the layers in `MACS` in forward order.
+        panns_multiply_adds: PANNs' count of one clip, without the front end.
+        uncounted: Operation -> number of calls outside the counted layers, without views and allocations.
     """
 
     macs: Counter[str] = field(default_factory=Counter)
@@ -133,7 +119,7 @@ class LayerCounts:
 
 
 class _OperationLog(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Notes every operation that runs while no counted layer is running."""
+    """Counts the operations that run outside the counted layers."""
 
     def __init__(self, uncounted: Counter[str]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -152,12 +138,12 @@ class _OperationLog(TorchDispatchMode):  # type: ignore[no-untyped-call]
 def count_layers(
     model: nn.Module, *example: Tensor | tuple[Tensor, ...], forward: Callable[..., Any] | None = None
 ) -> LayerCounts:
-    """Run `model` once and count, per clip, what its layers do.
+    """Run `model` once, and count the operations of its layers per clip.
 
     Args:
-        model: In the mode it is to be counted in; its tensors and the example may be on the meta device.
-        example: Inputs, batch first; any batch size gives the same count.
-        forward: Called with `example` instead of `model`, where the entry point is another method.
+        model: Model in the mode to count; its tensors and the example may be on the meta device.
+        example: Inputs, batch first; the count does not depend on the batch size.
+        forward: Method to call with `example`; None for the model itself.
     """
     counts = LayerCounts()
     clips = len(example[0] if isinstance(example[0], Tensor) else example[0][0])
@@ -169,34 +155,25 @@ def count_layers(
     def leave(name: str, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         log.inside_counted_layer = False
         shapes = inputs[0].shape[1:], output.shape[1:]
-        segments = len(inputs[0]) // clips  # of a clip, where they stand in the batch one after the other
+        segments = len(inputs[0]) // clips  # of a clip, if the batch consists of segments
         if type(module) in MACS:
             counts.macs[name] += segments * MACS[type(module)](module, *shapes)
         counts.panns_multiply_adds += segments * PANNS_MULTIPLY_ADDS[type(module)](module, *shapes)
 
-    with _hooks(model, enter, leave), torch.no_grad(), log:
-        (forward or model)(*example)
+    with ExitStack() as hooks:
+        for name, module in model.named_modules():
+            if type(module) in PANNS_MULTIPLY_ADDS:
+                hooks.callback(module.register_forward_pre_hook(enter).remove)
+                hooks.callback(module.register_forward_hook(partial(leave, name)).remove)
+        with torch.no_grad(), log:
+            (forward or model)(*example)
     return counts
-
-
-@contextmanager
-def _hooks(model: nn.Module, enter: Callable[..., None], leave: Callable[..., None]) -> Iterator[None]:
-    handles = []
-    for name, module in model.named_modules():
-        if type(module) in PANNS_MULTIPLY_ADDS:
-            handles.append(module.register_forward_pre_hook(enter))
-            handles.append(module.register_forward_hook(partial(leave, name)))
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def stft_macs(front_end: FrontEndSpec, frames: int) -> int:
     """Return the MACs of the STFT as torchlibrosa computes it: two convolutions, real and imaginary.
 
-    YAMNet's windows are followed by zeros up to the size of the transform; conversions of it multiply them too.
+    The zeros that follow YAMNet's windows up to the transform's size are counted, as conversions multiply them.
     """
     return 2 * front_end.frequency_bins * front_end.fft_size * frames
 
@@ -207,7 +184,7 @@ def mel_macs(front_end: FrontEndSpec, frames: int) -> int:
 
 
 def front_end_params(front_end: FrontEndSpec) -> int:
-    """Return the frozen numbers of a released PANNs file: two STFT kernels and the mel matrix; YAMNet's holds none."""
+    """Return the number of frozen values in a released PANNs file: STFT kernels and mel matrix; 0 for YAMNet."""
     if front_end.is_yamnet:
         return 0
     return front_end.frequency_bins * (2 * front_end.window_size + front_end.mel_bins)
@@ -216,12 +193,11 @@ def front_end_params(front_end: FrontEndSpec) -> int:
 def profile(model: Tagger | ModelSpec, *, seconds: float = 10.0) -> ModelCost:
     """Return parameters and MACs of a network for one clip.
 
-    The network is rebuilt from its specification on the meta device, so profiling the largest one takes no memory.
+    The network is rebuilt from its specification on the meta device, so no memory is allocated.
 
     Args:
         model: A network or its specification.
-        seconds: Clip length; shorter clips than the network's minimum cost what the minimum does, to which they are
-            repeated.
+        seconds: Clip length; clips shorter than the network's minimum are repeated to it, and counted so.
 
     Raises:
         ConfigError: If `seconds` is not positive, or the network's tensors are not those of its specification.
@@ -230,7 +206,7 @@ def profile(model: Tagger | ModelSpec, *, seconds: float = 10.0) -> ModelCost:
         raise ConfigError(f"seconds={seconds}: the clip length to count for must be a positive number")
     spec = model if isinstance(model, ModelSpec) else model.spec
     if isinstance(model, Tagger) and (problem := shape_difference(model, spec)):
-        raise ConfigError(f"this {spec.name} is not what its spec says, which is what would be counted: {problem}")
+        raise ConfigError(f"this {spec.name} differs from its spec, which would be counted instead: {problem}")
     with torch.device("meta"):
         twin = build_model(spec).eval()
     front_end = spec.front_end
@@ -262,12 +238,6 @@ def _layer_costs(model: nn.Module, macs: Mapping[str, int]) -> tuple[LayerCost, 
     for name, module in model.named_modules():
         own = list(module.parameters(recurse=False))
         if own or name in macs:
-            n_params = sum(parameter.numel() for parameter in own)
-            rows.append(LayerCost(name, _width(module, own), n_params, macs.get(name, 0)))
+            width = 2 * module.hidden_size if isinstance(module, BiLSTM) else own[0].shape[0] if own else 0
+            rows.append(LayerCost(name, width, sum(parameter.numel() for parameter in own), macs.get(name, 0)))
     return tuple(rows)
-
-
-def _width(module: nn.Module, own: Sequence[Tensor]) -> int:
-    if isinstance(module, BiLSTM):
-        return 2 * module.hidden_size
-    return own[0].shape[0] if own else 0

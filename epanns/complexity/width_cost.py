@@ -1,4 +1,4 @@
-"""What a network costs as an exact formula of its widths, for searches that ask for thousands of widths."""
+"""The cost of a network as an exact formula of its widths, for searches over thousands of widths."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -23,10 +23,10 @@ Widths = NDArray[np.int64]
 class WidthCost:
     """Parameters, multiply-adds and bytes of a network as functions of the widths of its layers.
 
-    Every axis of every parameter is a sum of widths and a constant (several where channels are concatenated), and a
-    layer does as many multiply-adds per weight as it has output positions, which widths do not change. So every cost is
-    a weighted sum of products of such sums. The coefficients are read off the network's own shapes at neighbouring
-    widths, so that the formula holds for any family; it is compared with `macs.profile` when it is made.
+    The length of every axis of every parameter is a constant plus a sum of widths (several widths if channels are
+    concatenated), and a layer has as many multiply-adds per weight as output positions, which do not depend on widths.
+    So every cost is a weighted sum of products of such sums. The coefficients are read from the network's shapes at
+    neighbouring widths, so the formula holds for any family; it is compared with `macs.profile` in the constructor.
 
     Kinds of cost:
 
@@ -35,22 +35,22 @@ class WidthCost:
     - ``bytes``: the parameters in float32, as `ModelCost.param_bytes`;
     - ``int8_bytes``: one byte per weight of a convolution or linear layer, and in float32 one scale and one bias per
       output channel of it. A batch norm's scale and shift are folded into the scale and bias of the layer before it;
-      the one of the mel bins, which follows no layer, keeps two numbers per bin. What a file holds besides (graph, zero
+      the batch norm of the mel bins, which follows no layer, keeps two numbers per bin. The rest of a file (graph, zero
       points, scales of activations) is not counted.
 
     Attributes:
-        layers: The layers that have a width, in forward order: the columns of what `evaluate` takes.
+        layers: Names of the layers with a width, in forward order: the columns of the argument of `evaluate`.
     """
 
     def __init__(self, spec: ModelSpec, *, seconds: float = 10.0) -> None:
-        """Read the formula of a network.
+        """Derive the formula of a network.
 
         Args:
             spec: The network at any widths.
-            seconds: Clip length that ``macs`` is for.
+            seconds: Clip length for ``macs``.
 
         Raises:
-            ConfigError: If the cost is no such formula of the widths, which would be a mistake in a family's builder.
+            ConfigError: If the cost is not such a formula of the widths, which would be a bug in a family's builder.
         """
         self.layers = tuple(spec.widths)
         modules = _modules(spec)
@@ -58,15 +58,19 @@ class WidthCost:
         self._names = tuple(shapes)
         self._constant, self._slopes = _axes(spec, shapes)
         macs = {layer.name: layer.macs for layer in profile(spec, seconds=seconds).layers}
-        # What attention multiplies has no weights, and widths that epanns does not change.
+        # The products of attention have no weights, and widths that are never pruned.
         self._weightless = {"macs": sum(macs[name] for name in macs.keys() - {_module(name) for name in shapes})}
         self._factors = {
             "params": np.ones(len(shapes), np.int64),
-            "macs": np.array([_per_weight(name, shapes, macs) for name in shapes], np.int64),
+            "macs": np.array([_macs_per_weight(name, shapes, macs) for name in shapes], np.int64),
             "bytes": np.full(len(shapes), FLOAT32_BYTES, np.int64),
             "int8_bytes": np.array([_int8_bytes(name, modules) for name in shapes], np.int64),
         }
-        self._compare(spec, seconds)
+        # Compare the formula with a count at widths far from those it was derived from.
+        far = {layer: max(1, width // 2 + index % 2) for index, (layer, width) in enumerate(spec.widths.items())}
+        counted = profile(spec.with_widths(far), seconds=seconds)
+        if (self.of("params", far), self.of("macs", far)) != (counted.n_params, counted.backbone_macs):
+            raise ConfigError(f"{spec.name}: its cost is no product of widths; please report it as a bug")
 
     def evaluate(self, kind: str, widths: Widths) -> NDArray[np.int64]:
         """Return the cost ``(n,)`` of each of `n` networks, exactly.
@@ -84,23 +88,16 @@ class WidthCost:
         return int(self.evaluate(kind, np.array([[widths[layer] for layer in self.layers]], np.int64))[0])
 
     def axes_of(self, parameters: Sequence[str], widths: Widths) -> NDArray[np.int64]:
-        """Return the length ``(n, parameters, axes)`` of every axis of some parameters; axes they lack are 1 long."""
+        """Return the length ``(n, parameters, axes)`` of every axis of some parameters, 1 for missing axes."""
         chosen = [self._names.index(name) for name in parameters]
         axes: NDArray[np.int64] = np.tensordot(widths, self._slopes[chosen], axes=([1], [2])) + self._constant[chosen]
         return axes
 
     def depends(self, parameter: str, layers: Sequence[str]) -> NDArray[np.bool_]:
-        """Return for each axis ``(axes,)`` of a parameter whether its length depends on the width of some layer."""
+        """Return for each axis ``(axes,)`` of a parameter whether its length depends on the width of a given layer."""
         columns = [self.layers.index(layer) for layer in layers]
         depends: NDArray[np.bool_] = self._slopes[self._names.index(parameter)][:, columns].any(axis=1)
         return depends
-
-    def _compare(self, spec: ModelSpec, seconds: float) -> None:
-        """Compare the formula with a count at widths far from those it was read off."""
-        far = {layer: max(1, width // 2 + index % 2) for index, (layer, width) in enumerate(spec.widths.items())}
-        counted = profile(spec.with_widths(far), seconds=seconds)
-        if (self.of("params", far), self.of("macs", far)) != (counted.n_params, counted.backbone_macs):
-            raise ConfigError(f"{spec.name}: its cost is no product of widths; please report it as a bug")
 
 
 def _modules(spec: ModelSpec) -> dict[str, nn.Module]:
@@ -138,12 +135,12 @@ def _module(name: str) -> str:
 
 
 def _is_weight(name: str) -> bool:
-    """Return whether a parameter is a matrix or kernel; those of recurrent layers are several."""
+    """Return whether a parameter is a matrix or kernel; recurrent layers have several."""
     return name.rpartition(".")[2].startswith("weight")
 
 
-def _per_weight(name: str, shapes: Mapping[str, tuple[int, ...]], macs: Mapping[str, int]) -> int:
-    """Return the multiply-adds of a clip per number of a parameter: its layer's output positions, or 0."""
+def _macs_per_weight(name: str, shapes: Mapping[str, tuple[int, ...]], macs: Mapping[str, int]) -> int:
+    """Return the multiply-adds of a clip per element of a parameter: the layer's output positions, or 0 for a bias."""
     if not _is_weight(name):
         return 0
     weights = [shape for other, shape in shapes.items() if _module(other) == _module(name) and _is_weight(other)]
@@ -151,11 +148,10 @@ def _per_weight(name: str, shapes: Mapping[str, tuple[int, ...]], macs: Mapping[
 
 
 def _int8_bytes(name: str, modules: Mapping[str, nn.Module]) -> int:
-    """Return the bytes per number of a parameter.
+    """Return the bytes per element of a parameter in an int8 file.
 
-    A bias brings its channel's scale along, that of a recurrent layer the scales of both its matrices. A layer without
-    one gets both from the batch norm behind it, whose own two numbers they replace; one without a scale is counted
-    like a bias.
+    The scale of a channel is counted with its bias, and the scales of both matrices of a recurrent layer with its bias.
+    A layer without a bias gets scale and bias from the batch norm behind it, in place of its two parameters.
     """
     module = modules[_module(name)]
     if isinstance(module, ShiftNorm2d):

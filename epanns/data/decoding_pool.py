@@ -13,10 +13,10 @@ import signal
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor, wait
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
-from multiprocessing.connection import wait as wait_for_process
+from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from multiprocessing.reduction import DupFd
 from typing import Any, Generic, TypeVar
@@ -163,7 +163,7 @@ def _begin(function: Callable[[Any, Row], Any], rows: _SharedRows) -> None:
     _function, _rows = function, rows
     parent = multiprocessing.parent_process()
     if parent is not None:
-        threading.Thread(target=lambda: wait_for_process([parent.sentinel]) and os._exit(1), daemon=True).start()
+        threading.Thread(target=lambda: wait([parent.sentinel]) and os._exit(1), daemon=True).start()
     keep_freed_arrays()
 
 
@@ -257,9 +257,11 @@ class _Pool(Generic[Item, Result]):
 
     def _error_of(self, task: _Task[Item]) -> BaseException | None:
         """Wait for an item, and return the exception of its computation, or None."""
-        while not wait([task.future], _SECONDS_BETWEEN_CHECKS).done:
-            self._check()
-        return task.future.exception()
+        while True:
+            try:
+                return task.future.exception(_SECONDS_BETWEEN_CHECKS)
+            except TimeoutError:
+                self._check()
 
     def _retry(self) -> None:
         """Compute items whose process died or lacked memory again, one at a time with no other item in work."""

@@ -88,19 +88,15 @@ def join_labels(sources: Sequence[ClipSource], labels: LabelSet | None) -> tuple
         order = dict(zip(missing, range(len(joined) - len(missing), len(joined)), strict=True))
         known = [order[index] if place is None else place for index, place in enumerate(found)]
         places.append((known, len(missing)))
-    return joined, [
-        LabelMap(source.path, tuple(known), added, len(joined), _respelled(source.labels, joined, known))
-        for source, (known, added) in zip(sources, places, strict=True)
-    ]
-
-
-def _respelled(theirs: LabelSet, joined: LabelSet, places: Sequence[int]) -> tuple[tuple[str, str], ...]:
-    pairs = [
-        (name, joined.names[place])
-        for name, mid, place in zip(theirs.names, theirs.mids, places, strict=True)
-        if not (mid and mid == joined.mids[place])
-    ]
-    return tuple((name, ours) for name, ours in pairs if name != ours)
+    maps = []
+    for source, (known, added) in zip(sources, places, strict=True):
+        respelled = tuple(
+            (name, joined.names[place])
+            for name, mid, place in zip(source.labels.names, source.labels.mids, known, strict=True)
+            if name != joined.names[place] and not (mid and mid == joined.mids[place])
+        )
+        maps.append(LabelMap(source.path, tuple(known), added, len(joined), respelled))
+    return joined, maps
 
 
 def _places(joined: LabelSet, source: ClipSource) -> list[int | None]:

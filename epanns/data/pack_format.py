@@ -152,7 +152,10 @@ class ShardInfo:
 
 
 SHARD_RULES = {
-    "file": Rule("a name of a shard", lambda value: isinstance(value, str) and _is_shard_name(value)),
+    "file": Rule(
+        "a name of a shard",
+        lambda value: isinstance(value, str) and any(each.fullmatch(value) for each in SHARD_FILES.values()),
+    ),
     "clips": integer(1, MOST_CLIPS_PER_SHARD),
     "sha256": ANY_TEXT,
 }
@@ -177,10 +180,6 @@ _LABEL_RULES = {
     "names": list_of(ANY_TEXT, "names of classes", least=1),
     "mids": list_of(ANY_TEXT, "AudioSet identifiers"),
 }
-
-
-def _is_shard_name(file: str) -> bool:
-    return any(pattern.fullmatch(file) for pattern in SHARD_FILES.values())
 
 
 @dataclass(frozen=True)

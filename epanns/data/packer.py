@@ -29,7 +29,7 @@ from epanns.data.pack_format import (
 )
 from epanns.data.packing_journal import Journal, ShardEntry
 from epanns.data.panns_format import index_file, is_index_of, write_index
-from epanns.data.shard_packing import Packing, PartCounts, pack_parts, parts_of
+from epanns.data.shard_packing import Packing, pack_parts, parts_of
 from epanns.errors import ConfigError, DataError, DataProblems, OutputError, did_you_mean
 from epanns.feedback import Progress
 from epanns.packages import versions
@@ -120,7 +120,13 @@ def pack_manifest(  # noqa: PLR0913 - one keyword for each option
         raise ConfigError(f"max_bad={max_bad:g}: must be a share of the clips, between 0 and 1")
     read = ManifestFile(manifest)
     splits = _choose(read, settings)
-    header = _header(read, settings)
+    header = {  # what must be equal to resume a stopped run
+        **settings.to_dict(),
+        "manifest_sha256": read.sha256,
+        "labels_digest": read.labels.digest,
+        "dataset": read.dataset,
+        "versions": versions(*_PACKAGES),
+    }
     if fresh:
         with _output_errors(out, jobs):
             remove_pack(out)
@@ -154,7 +160,21 @@ def pack_manifest(  # noqa: PLR0913 - one keyword for each option
         entries = [journal.finished[number] for number in sorted(journal.finished)]
         write_rejects(out, journal.rejects())
         info = _pack_info(read, splits, settings, entries)
-        summary = _summary(out, info, done_now)
+        remark = (
+            f"{done_now.not_retried} rejected clips are due for a retry, but their shards would lose other clips, "
+            "whose audio is gone or could not be decoded this time: restore it and run the same command again, or "
+            "start over with --fresh"
+        )
+        summary = PackSummary(
+            path=out,
+            counts=info.counts,
+            n_shards=len(info.shards),
+            n_resumed=done_now.resumed,
+            n_repaired=done_now.repaired,
+            n_retried=done_now.retried,
+            n_not_retried=done_now.not_retried,
+            remarks=(remark,) if done_now.not_retried else (),
+        )
         n_rejected, n_done = sum(entry.rejected for entry in entries), sum(entry.clips for entry in entries)
         if whole is None:
             _refuse_too_many((n_rejected, n_done, n_found), max_bad, manifest, summary)
@@ -205,24 +225,6 @@ def _without_retry(out: Path, done: PackInfo, header: dict[str, Any], manifest: 
     return PackSummary(out, done.counts, n_shards, n_shards, 0, n_not_retried=n_to_retry, remarks=remarks)
 
 
-def _summary(out: Path, info: PackInfo, counts: PartCounts) -> PackSummary:
-    remark = (
-        f"{counts.not_retried} rejected clips are due for a retry, but their shards would lose other clips, whose "
-        "audio is gone or could not be decoded this time: restore it and run the same command again, or start over "
-        "with --fresh"
-    )
-    return PackSummary(
-        path=out,
-        counts=info.counts,
-        n_shards=len(info.shards),
-        n_resumed=counts.resumed,
-        n_repaired=counts.repaired,
-        n_retried=counts.retried,
-        n_not_retried=counts.not_retried,
-        remarks=(remark,) if counts.not_retried else (),
-    )
-
-
 def _allowed(n_clips: int, max_bad: float) -> int:
     """Return the largest number of rejects, from the decimal digits of `max_bad`: 0.29 of 100 clips is 29, not 28."""
     return math.floor(Fraction(repr(float(max_bad))) * n_clips)
@@ -255,17 +257,6 @@ def _choose(manifest: ManifestFile, settings: PackSettings) -> Sequence[str]:
             f"{manifest.path}: no clip{where} was found on disk; check the data set's folder and run `epanns data`"
         )
     return splits
-
-
-def _header(manifest: ManifestFile, settings: PackSettings) -> dict[str, Any]:
-    """Return what must be equal to resume a stopped run."""
-    return {
-        **settings.to_dict(),
-        "manifest_sha256": manifest.sha256,
-        "labels_digest": manifest.labels.digest,
-        "dataset": manifest.dataset,
-        "versions": versions(*_PACKAGES),
-    }
 
 
 def _write_index(out: Path, info: PackInfo, *, is_finished: bool) -> None:

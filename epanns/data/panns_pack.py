@@ -221,23 +221,18 @@ def _places_of(index: Path, named: list[bytes]) -> list[Path]:
             f"names two files {twice!r} in different folders, of which only the last part is used",
             ADVICE,
         )
-    folders = [folder / WAVEFORM_FOLDER for folder in index.absolute().parents[1 : 1 + _FOLDERS_UP]]
-    by_folder: list[Mapping[str, list[Path]]] = [
-        *(_files_below(folder) for folder in folders),
-        {file.name: [file] for file in index.parent.iterdir() if file.is_file() and not file.samefile(index)},
-    ]
+    by_folder: list[dict[str, list[Path]]] = []
+    for folder in index.absolute().parents[1 : 1 + _FOLDERS_UP]:
+        by_folder.append({})
+        for root, _, names in os.walk(folder / WAVEFORM_FOLDER):
+            for name in names:
+                by_folder[-1].setdefault(name, []).append(Path(root, name))
+    beside = [file for file in index.parent.iterdir() if file.is_file() and not file.samefile(index)]
+    by_folder.append({file.name: [file] for file in beside})
     return [_place_of(name, index, by_folder) for name in base_names]
 
 
-def _files_below(folder: Path) -> Mapping[str, list[Path]]:
-    found: dict[str, list[Path]] = {}
-    for root, _, names in os.walk(folder):
-        for name in names:
-            found.setdefault(name, []).append(Path(root, name))
-    return found
-
-
-def _place_of(name: str, index: Path, by_folder: list[Mapping[str, list[Path]]]) -> Path:
+def _place_of(name: str, index: Path, by_folder: Sequence[Mapping[str, list[Path]]]) -> Path:
     found = next((files[name] for files in by_folder if name in files), [])
     if len(found) == 1:
         return found[0]

@@ -1,6 +1,5 @@
 """The check of a whole pack of any format: every file, every rule, every clip."""
 
-import functools
 import hashlib
 import json
 import multiprocessing
@@ -183,8 +182,10 @@ def verify_contained(
 
 def _verify_in_child(connection: Connection, path: Path, labels: LabelSet | None, memory_limit: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches both processes; the parent ends this one
-    send = functools.partial(_send, connection)
     reported = 0.0
+
+    def send(**message: object) -> None:
+        connection.send_bytes(json.dumps(message).encode())
 
     def report(done: int, total: int | None) -> None:
         nonlocal reported
@@ -194,7 +195,9 @@ def _verify_in_child(connection: Connection, path: Path, labels: LabelSet | None
             send(done=done, total=total)
 
     try:
-        _limit_memory(memory_limit)
+        pages = int(Path("/proc/self/statm").read_text().split()[0])  # that the modules of this process take now
+        limit, hard = pages * os.sysconf("SC_PAGE_SIZE") + memory_limit, resource.getrlimit(resource.RLIMIT_AS)[1]
+        resource.setrlimit(resource.RLIMIT_AS, (limit if hard < 0 else min(limit, hard), hard))
         found = verify_pack(path, labels=labels, progress=report, log=lambda problem: send(problem=problem))
         send(result=[found.remarks, found.clips, found.unlisted, found.opened])
     except EpannsError as error:
@@ -204,18 +207,6 @@ def _verify_in_child(connection: Connection, path: Path, labels: LabelSet | None
         send(failure=f"needs more than {memory_limit / 2**30:.3g} GiB of memory")
     except Exception as error:
         send(failure=f"failed with {type(error).__name__}: {error}")
-
-
-def _send(connection: Connection, **message: object) -> None:
-    connection.send_bytes(json.dumps(message).encode())
-
-
-def _limit_memory(n_bytes: int) -> None:
-    """Limit the memory of this process to the pages that its modules take now, and a number of bytes more."""
-    pages = int(Path("/proc/self/statm").read_text().split()[0])
-    limit = pages * os.sysconf("SC_PAGE_SIZE") + n_bytes
-    hard = resource.getrlimit(resource.RLIMIT_AS)[1]
-    resource.setrlimit(resource.RLIMIT_AS, (limit if hard < 0 else min(limit, hard), hard))
 
 
 def _verify_own(pack: Pack, problems: _Problems, count: _Count) -> None:

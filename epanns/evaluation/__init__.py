@@ -1,1 +1,1 @@
-"""How good a tagger is."""
+"""Evaluation of taggers: scores of clips, metrics and intervals."""

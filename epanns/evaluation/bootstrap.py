@@ -1,7 +1,7 @@
-"""How far mAP and accuracy would move with other clips of the same kind: bootstrap intervals over clips or groups.
+"""Bootstrap intervals of mAP and accuracy, over clips or groups of clips.
 
-Clips of one recording are alike: drawn one by one they make an interval too narrow. Drawn by group, all clips of a
-recording come or stay away together (the cluster bootstrap; Davison and Hinkley 1997, 3.8).
+Clips of one recording are similar, so an interval over single clips is too narrow. An interval over groups draws whole
+recordings (the cluster bootstrap; Davison and Hinkley 1997, 3.8).
 """
 
 from collections.abc import Iterator
@@ -24,17 +24,17 @@ def mean_average_precision_interval(
     seed: int = 0,
     groups: ArrayLike | None = None,
 ) -> tuple[float, float] | None:
-    """Return the percentile bootstrap interval of mAP, clips drawn with replacement (Efron and Tibshirani 1993, 13).
+    """Return the percentile bootstrap interval of mAP (Efron and Tibshirani 1993, 13).
 
-    A class that has no positive in a resample is left out of that resample's mean, as it is outside.
+    Classes without a positive in a resample are left out of its mean, as in mAP itself.
 
     Args:
         target: ``(clips, classes)`` bool, with at least one positive.
         scores: ``(clips, classes)``.
         resamples: Number of resamples; 0 returns None.
-        confidence: Share of resamples inside the interval, in (0, 1).
+        confidence: Fraction of resamples inside the interval, in (0, 1).
         seed: Seed of the draws.
-        groups: ``(clips,)``: name or number of each clip's group, where groups are drawn instead of clips.
+        groups: ``(clips,)``: Name or number of each clip's group, to draw groups instead of clips.
     """
     if resamples == 0:
         return None
@@ -51,14 +51,14 @@ def accuracy_interval(
     seed: int = 0,
     groups: ArrayLike | None = None,
 ) -> tuple[float, float] | None:
-    """Return the percentile bootstrap interval of accuracy, of the same resamples as that of mAP.
+    """Return the percentile bootstrap interval of accuracy, over the same resamples as that of mAP.
 
     Args:
-        is_right: ``(clips,)`` bool: whether the network takes the clip for what it is.
+        is_right: ``(clips,)`` bool: whether the clip is classified correctly.
         resamples: Number of resamples; 0 returns None.
-        confidence: Share of resamples inside the interval, in (0, 1).
+        confidence: Fraction of resamples inside the interval, in (0, 1).
         seed: Seed of the draws.
-        groups: ``(clips,)``: name or number of each clip's group, where groups are drawn instead of clips.
+        groups: ``(clips,)``: Name or number of each clip's group, to draw groups instead of clips.
     """
     if resamples == 0:
         return None
@@ -70,17 +70,16 @@ def accuracy_interval(
 def resampled_weights(
     n_clips: int, resamples: int, seed: int, *, groups: ArrayLike | None = None
 ) -> Iterator[NDArray[np.float64]]:
-    """Yield how often each resample has each clip, ``(some resamples, clips)`` at a time, in little memory.
+    """Yield how often each clip is in each resample, ``(resamples, clips)`` in chunks of bounded memory.
 
     As many clips, or groups, are drawn with replacement as there are; ``np.repeat(np.arange(n_clips), row)`` are the
-    indices of the clips of one resample. Equal arguments give equal draws, so two networks that were scored on the same
-    clips can be compared resample by resample.
+    clips of one resample. Equal arguments give equal resamples, so two networks can be compared resample by resample.
 
     Args:
         n_clips: Number of clips.
         resamples: Number of resamples.
         seed: Seed of the draws.
-        groups: ``(clips,)``: name or number of each clip's group, where groups are drawn instead of clips.
+        groups: ``(clips,)``: Name or number of each clip's group, to draw groups instead of clips.
     """
     group_of = np.arange(n_clips) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
     n_groups = int(group_of.max()) + 1
@@ -100,9 +99,9 @@ def _percentiles(values: NDArray[np.float64], confidence: float) -> tuple[float,
 def weighted_average_precision(
     truth: NDArray[np.bool_], score: NDArray[np.float64], weights: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Return one class's average precision for each row of clip weights, sorting the clips once.
+    """Return the average precision of a class for each row of clip weights, sorting the clips once.
 
-    A whole-number weight stands for so many copies of the clip; equals scikit-learn's ``average_precision_score`` with
+    An integer weight is a number of copies of the clip. Equals scikit-learn's ``average_precision_score`` with
     ``sample_weight``, tied scores included.
 
     Args:
@@ -111,7 +110,7 @@ def weighted_average_precision(
         weights: ``(rows, clips)``, >= 0.
 
     Returns:
-        ``(rows,)``, NaN where a row has no weight on a positive.
+        ``(rows,)``, NaN for a row without weight on a positive.
     """
     order = np.argsort(-score, kind="stable")
     ordered = score[order]
@@ -120,7 +119,7 @@ def weighted_average_precision(
     positives = np.cumsum(weights * truth[order], axis=1)[:, ends]
     drawn = np.cumsum(weights, axis=1)[:, ends]
     gained = np.diff(positives, axis=1, prepend=0.0)
-    # Where nothing is drawn yet nothing is gained either, so the quotient's value there does not matter.
+    # Where no clip is drawn, `gained` is 0, so any quotient will do.
     precision = positives / np.maximum(drawn, np.finfo(np.float64).tiny)
     total = positives[:, -1]
     return np.where(total > 0, (gained * precision).sum(axis=1) / np.where(total > 0, total, 1.0), np.nan)
@@ -129,7 +128,7 @@ def weighted_average_precision(
 def _mean_over_classes(
     target: NDArray[np.bool_], scores: NDArray[np.float64], weights: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Return mAP ``(rows,)`` for each row of clip weights, NaN where no class has a positive."""
+    """Return mAP ``(rows,)`` for each row of clip weights, NaN if no class has a positive."""
     total, scored = np.zeros(len(weights)), np.zeros(len(weights))
     for truth, score in zip(target.T, scores.T, strict=True):
         if truth.any():

@@ -1,6 +1,6 @@
-"""Average precision, AUC and d-prime, as PANNs define them, and accuracy where each clip has one class.
+"""Average precision, AUC and d-prime, as PANNs define them, and accuracy of single-label networks.
 
-Classes where one of them is undefined are left out and counted.
+Classes for which a metric is undefined are left out of its mean and counted.
 """
 
 import math
@@ -29,21 +29,21 @@ def evaluate(
     seed: int = 0,
     group_pattern: str = "",
 ) -> Scores:
-    """Score predictions per class and over classes; those of a single-label network by accuracy too.
+    """Score predictions per class and over classes, and by accuracy for a single-label network.
 
     Args:
-        predictions: Scores and truth of every clip.
+        predictions: Scores and targets.
         labels: Names of the classes.
-        protocol: How the predictions were made; its description goes with the scores.
-        bootstrap: Resamples of the clips behind the 95 % intervals; 0 for none.
+        protocol: Protocol of the predictions, described in the scores.
+        bootstrap: Number of resamples of the 95 % intervals; 0 for no intervals.
         seed: Seed of the resampling.
         group_pattern: Regular expression that finds each clip's group in its id, see `epanns.data.splits`, for
-            intervals over groups beside those over clips; empty for none.
+            intervals over groups beside the intervals over clips; empty for none.
 
     Raises:
-        DataError: If no class has a positive clip, so that mAP is undefined, the network is single-label and a clip
-            has no or several classes, so that accuracy is, or there are not at least two groups.
-        ConfigError: If the pattern cannot be used.
+        DataError: If no class has a positive clip (mAP is undefined), a clip of a single-label network has no or
+            several classes (accuracy is undefined), or there are fewer than two groups.
+        ConfigError: If the pattern is invalid.
     """
     ap = average_precision(predictions.target, predictions.scores)
     auc = roc_auc(predictions.target, predictions.scores)
@@ -52,9 +52,12 @@ def evaluate(
         n_clips, n_classes = predictions.target.shape
         raise DataError(f"none of {n_classes} classes has a positive among {n_clips} clips: mAP needs labelled clips")
     groups = groups_to_draw(group_pattern, predictions.clip_ids) if group_pattern else None
-    mean_auc = _mean_or_none(auc)
+    mean_auc = float(np.nanmean(auc)) if np.isfinite(auc).any() else None
     is_right = right_clips(predictions) if predictions.task == "single-label" else None
-    recall = np.full(len(labels), math.nan) if is_right is None else _recall(predictions.target, is_right)
+    recall = np.full(len(labels), math.nan)
+    if is_right is not None:
+        hits = is_right @ predictions.target.astype(np.float64)
+        recall = np.where(n_positive > 0, hits / np.maximum(n_positive, 1), math.nan)
     return Scores(
         mAP=float(np.nanmean(ap)),
         mAUC=mean_auc,
@@ -95,11 +98,11 @@ def evaluate(
 
 
 def groups_to_draw(pattern: str, clip_ids: Sequence[str]) -> list[str]:
-    """Return the group of each clip, by the rules of `epanns.data.splits.groups_by_pattern`.
+    """Return the group of each clip, found by `epanns.data.splits.groups_by_pattern`.
 
     Raises:
-        ConfigError: If the pattern cannot be used.
-        DataError: If a clip has no group, or all clips have the same.
+        ConfigError: If the pattern is invalid.
+        DataError: If a clip has no group, or all clips have the same group.
     """
     groups, _ = groups_by_pattern(pattern, clip_ids)
     if len(set(groups)) < 2:
@@ -111,7 +114,7 @@ def groups_to_draw(pattern: str, clip_ids: Sequence[str]) -> list[str]:
 
 
 def right_clips(predictions: Predictions) -> NDArray[np.bool_]:
-    """Return ``(clips,)``: whether the class with the highest score is the clip's; the first one of equal scores.
+    """Return ``(clips,)``: whether the class with the highest score, the first of equals, is the clip's class.
 
     Raises:
         DataError: If a clip has no or several classes.
@@ -126,16 +129,10 @@ def right_clips(predictions: Predictions) -> NDArray[np.bool_]:
     return hits
 
 
-def _recall(target: NDArray[np.bool_], is_right: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Return each class's share of clips that are right, NaN for a class without clips."""
-    counts = target.sum(axis=0)
-    return np.where(counts > 0, is_right @ target.astype(np.float64) / np.maximum(counts, 1), math.nan)
-
-
 def mean_loss(predictions: Predictions) -> float:
     """Return the mean loss of the scores, in nats: binary cross-entropy, or cross-entropy where clips have one class.
 
-    A score of 0 or 1 on the wrong side counts as a logarithm of -100, as in torch's `BCELoss`, so the mean is finite.
+    Logarithms are at least -100, as in torch's `BCELoss`, so the mean is finite.
     """
     with np.errstate(divide="ignore"):
         present, absent = (np.maximum(np.log(part), -100) for part in (predictions.scores, 1 - predictions.scores))
@@ -172,14 +169,10 @@ def roc_auc(target: NDArray[np.bool_], scores: NDArray[np.float64]) -> NDArray[n
 def d_prime(mean_auc: float) -> float | None:
     """Return sqrt(2) * Phi^-1(mean AUC), the separation of two unit normals with that AUC.
 
-    Of the *mean* AUC, as PANNs report it (utils/plot_statistics.py), not the mean of per-class values. None where it
-    is infinite: at an AUC of exactly 0 or 1.
+    It is computed from the *mean* AUC, as PANNs report it (utils/plot_statistics.py), not averaged over classes. None
+    if it is infinite, at an AUC of exactly 0 or 1.
     """
     return math.sqrt(2) * NormalDist().inv_cdf(mean_auc) if 0 < mean_auc < 1 else None
-
-
-def _mean_or_none(values: NDArray[np.float64]) -> float | None:
-    return float(np.nanmean(values)) if np.isfinite(values).any() else None
 
 
 def _number_or_none(value: np.float64) -> float | None:

@@ -1,6 +1,7 @@
-"""A tagger and a pack to one row of scores per clip: whole clips, or windows and their aggregation."""
+"""Scores of the clips of a pack, and of the windows of a recording while it is decoded."""
 
 import itertools
+from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -9,33 +10,35 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from epanns.audio.waveform import WaveformStream
 from epanns.data.compatibility import require_same_task
 from epanns.data.dataset import ClipBatch, PackDataset
 from epanns.data.loader import make_loader
 from epanns.data.sampler import sequential_batches
 from epanns.distributed import gather, gather_rows, rank, world_size
 from epanns.errors import CheckpointError, ConfigError, PackError
-from epanns.evaluation.protocol import AGGREGATES, EvaluationProtocol
-from epanns.evaluation.windows import cut_windows
+from epanns.evaluation.protocol import AGGREGATES, EvaluationProtocol, cut_windows, windows_of
 from epanns.feedback import Progress
 from epanns.models.folding import batch_norms_folded
 from epanns.models.modes import channels_last, evaluation_mode
 from epanns.models.pooling import ModelOutput
 from epanns.models.tagger import Tagger
 
-_CPU_PASS = 20  # seconds of sound that go through the network at once
+WHOLE_SECONDS = 30  # feature maps of longer recordings would take gigabytes
+WINDOW_SECONDS = 10  # the clip length PANNs were trained on
+_CPU_PASS = 20  # seconds of sound in one forward pass
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """Scores beside the truth, one row per clip in the order of the data.
+    """Scores and targets, one row per clip in the order of the data.
 
     Attributes:
         clip_ids: ``(clips,)``.
         scores: ``(clips, classes)`` float64 in [0, 1].
         target: ``(clips, classes)`` bool.
-        mean_samples: Mean number of samples of the clips before their padding, as they were read.
-        task: The network's: ``multi-label``, or ``single-label``, where each clip has one class.
+        mean_samples: Mean number of samples of the clips without padding.
+        task: Task of the network: ``multi-label``, or ``single-label`` with one class per clip.
     """
 
     clip_ids: tuple[str, ...]
@@ -54,23 +57,23 @@ def predict(
     workers: int = 0,
     progress: Progress | None = None,
 ) -> Predictions:
-    """Score every clip of a pack on the model's own device, in eval mode; the model is left as it was.
+    """Score every clip of a pack on the model's device, in evaluation mode; the model is left unchanged.
 
-    Of several processes each scores its share, no clip twice, and returns the scores of all.
+    Each of several processes scores its share of the clips and returns the scores of all clips.
 
     Args:
         model: Tagger whose classes and sample rate are those of the pack.
         dataset: Clips to score, in their order.
         protocol: Whole clip (default) or windows.
-        batch_size: Clips read at once, and clips or windows in one forward pass at most.
-        workers: Processes that read clips; 0 reads here.
-        progress: Told the number of clips done and in all after each batch, of those that this process scores.
+        batch_size: Number of clips read at once, and largest number of clips or windows in one forward pass.
+        workers: Number of processes that read clips; 0 reads in this process.
+        progress: Called after each batch with the number of clips that this process has scored and will score.
 
     Raises:
         ConfigError: If model and pack differ in sample rate or classes, clips of a single-label network have no or
-            several classes, or clips shall be heard at their own length and a pack does not tell it.
+            several classes, or `own_length` is set and a pack does not store the lengths of its clips.
         PackError: If the pack has no clip.
-        CheckpointError: If the network gives a score that is not finite.
+        CheckpointError: If a score is not finite.
     """
     require_same_task(model, dataset)
     if len(dataset) == 0:
@@ -98,27 +101,33 @@ def predict(
         mean_samples=sum(gather(n_samples)) / len(dataset),
         task=model.spec.task,
     )
-    _require_finite(predictions, model.spec.name)
+    broken = np.flatnonzero(~np.isfinite(predictions.scores).all(axis=1))
+    if len(broken):
+        raise CheckpointError(
+            f"{model.spec.name} gives scores that are not finite for {len(broken)} of {len(predictions.clip_ids)} "
+            f"clips, first {predictions.clip_ids[broken[0]]!r}: "
+            "its weights have diverged or are damaged; train again with a lower learning rate"
+        )
     return predictions
 
 
 def refuse_unknown_lengths(dataset: PackDataset, protocol: EvaluationProtocol) -> None:
-    """Raise `ConfigError` if clips shall be heard at their own length and a pack does not tell it."""
+    """Raise `ConfigError` if `own_length` is set and a pack does not store the lengths of its clips."""
     for source in dataset.sources:
         if protocol.own_length and not source.knows_lengths:
             raise ConfigError(
-                f"own_length: {source.path} does not say how long its clips are, PANNs' format has no place for it: "
-                "score whole clips, or pack the sound in our own format"
+                f"own_length: {source.path} does not store the lengths of its clips, as all packs in PANNs' format: "
+                "score whole clips, or pack the sound in the format of epanns"
             )
 
 
 def score_windows(model: Tagger, windows: Iterable[Tensor], *, batch_size: int = 16) -> Iterator[Tensor]:
-    """Score the windows of a recording of any length, a few at a time.
+    """Score the windows of a recording of any length, few at a time.
 
     Args:
-        model: Tagger; evaluated on its own device, and left in the mode it was in.
+        model: Tagger, evaluated on its own device; its mode is restored.
         windows: ``(samples,)`` float in [-1, 1] at the model's sample rate, all of one length.
-        batch_size: Windows in one forward pass at most; see `clips_in_pass`.
+        batch_size: Largest number of windows in one forward pass; see `clips_in_pass`.
 
     Yields:
         ``(windows, classes)`` probabilities of the next windows, float32 on the CPU.
@@ -127,7 +136,7 @@ def score_windows(model: Tagger, windows: Iterable[Tensor], *, batch_size: int =
         CheckpointError: If a score is not finite.
     """
     device = next(model.parameters()).device
-    remaining, n_done = iter(windows), 0  # of a batch, which passes divide as `in_passes` does
+    remaining, n_done = iter(windows), 0  # of a batch, divided into passes as in `in_passes`
     for window in remaining:
         n_windows = min(clips_in_pass(model, len(window), device, batch_size), batch_size - n_done)
         n_done = (n_done + n_windows) % batch_size
@@ -140,10 +149,10 @@ def score_windows(model: Tagger, windows: Iterable[Tensor], *, batch_size: int =
 
 
 def clips_in_pass(model: Tagger, n_samples: int, device: torch.device, batch_size: int) -> int:
-    """Return how many clips of `n_samples` go through the network at once, of a batch.
+    """Return the number of clips of `n_samples` in one forward pass.
 
-    On a CPU a pass is twenty seconds of sound, however large the batch: the maps of more leave its caches, and take up
-    to twice as long. Elsewhere it is `batch_size` clips.
+    On a CPU a pass is at most twenty seconds of sound: larger feature maps do not fit its caches and take up to twice
+    as long. On other devices it is `batch_size` clips.
     """
     if device.type != "cpu":
         return batch_size
@@ -152,13 +161,13 @@ def clips_in_pass(model: Tagger, n_samples: int, device: torch.device, batch_siz
 
 
 def in_passes(model: Tagger, waveform: Tensor, batch_size: int) -> list[ModelOutput]:
-    """Return the outputs of ``(clips, samples)``, the clips of one forward pass after those of the other."""
+    """Return the outputs for ``(clips, samples)``, one for each forward pass."""
     n_clips = clips_in_pass(model, waveform.shape[1], waveform.device, batch_size)
     return [model(clips) for clips in torch.split(waveform, n_clips)]
 
 
 def pieces_of(batch: ClipBatch, protocol: EvaluationProtocol, sample_rate: int) -> list[Tensor]:
-    """Return what a network hears of each clip, ``(pieces, samples)``: one row, or the windows of the protocol."""
+    """Return the network's input for each clip, ``(pieces, samples)``: the clip, or the windows of the protocol."""
     waveform, lengths = batch.float_waveform(), batch.n_samples.clamp(min=1).tolist()
     if protocol.window is None:
         ends = lengths if protocol.own_length else [waveform.shape[1]] * len(batch)
@@ -169,7 +178,7 @@ def pieces_of(batch: ClipBatch, protocol: EvaluationProtocol, sample_rate: int) 
 
 
 def score_batch(model: Tagger, batch: ClipBatch, protocol: EvaluationProtocol, batch_size: int) -> Tensor:
-    """Return the probabilities ``(clips, classes)`` of a batch on the model's device, in the mode the model is in."""
+    """Return the probabilities ``(clips, classes)`` of a batch on the model's device, in the present mode."""
     waveform = batch.float_waveform()
     if protocol.own_length:
         lengths = batch.n_samples.clamp(min=1)
@@ -191,11 +200,59 @@ def score_batch(model: Tagger, batch: ClipBatch, protocol: EvaluationProtocol, b
     return torch.stack([aggregate(*scores, activation) for scores in zip(logits, probabilities, strict=True)])
 
 
-def _require_finite(predictions: Predictions, name: str) -> None:
-    broken = np.flatnonzero(~np.isfinite(predictions.scores).all(axis=1))
-    if len(broken):
-        raise CheckpointError(
-            f"{name} gives scores that are not finite for {len(broken)} of {len(predictions.clip_ids)} clips, "
-            f"first {predictions.clip_ids[broken[0]]!r}: "
-            "its weights have diverged or are damaged; train again with a lower learning rate"
-        )
+@dataclass(frozen=True)
+class ScoredWindow:
+    """A window of a recording and its scores.
+
+    Attributes:
+        start: Start of the window in seconds from the beginning of the recording.
+        end: End of the window, likewise.
+        scores: ``(classes,)`` probabilities, float32 on the CPU.
+    """
+
+    start: float
+    end: float
+    scores: Tensor
+
+
+def score_recording(model: Tagger, stream: WaveformStream, protocol: EvaluationProtocol) -> Iterator[ScoredWindow]:
+    """Score a recording window by window; memory does not depend on its length.
+
+    Args:
+        model: Tagger, evaluated on its own device; its mode is restored.
+        stream: The recording, at the model's sample rate.
+        protocol: Window and hop. Without a window a recording of up to `WHOLE_SECONDS` is scored whole, a longer
+            recording in windows of `WINDOW_SECONDS`. A recording shorter than the window is scored at its own length.
+
+    Raises:
+        DataError: If the recording cannot be decoded to its end.
+        CheckpointError: If a score is not finite.
+    """
+    rate = stream.sample_rate
+    blocks: Iterator[Tensor] = map(torch.from_numpy, stream)
+    if protocol.window is None:
+        blocks, window = _whole_or_windows(blocks, rate)
+    else:
+        window = max(1, round(protocol.window * rate))
+    hop = window if protocol.hop is None else max(1, round(protocol.hop * rate))
+    places: deque[tuple[int, int]] = deque()
+
+    def pieces() -> Iterator[Tensor]:
+        for start, piece in windows_of(blocks, window, hop):
+            places.append((start, start + len(piece)))
+            yield piece
+
+    for scores in score_windows(model, pieces()):
+        for row in scores:
+            start, end = places.popleft()
+            yield ScoredWindow(round(start / rate, 6), round(end / rate, 6), row)
+
+
+def _whole_or_windows(blocks: Iterator[Tensor], rate: int) -> tuple[Iterator[Tensor], int]:
+    """Return the blocks of a recording, and the number of samples of its windows."""
+    held: list[Tensor] = []
+    for block in blocks:
+        held.append(block)
+        if sum(map(len, held)) > WHOLE_SECONDS * rate:
+            return itertools.chain(held, blocks), WINDOW_SECONDS * rate
+    return iter(held), sum(map(len, held))

@@ -1,23 +1,25 @@
-"""How a clip becomes one score per class: heard integer, or in windows whose scores are put together."""
+"""Evaluation protocols: a clip is scored whole, or in windows whose scores are aggregated."""
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from epanns.errors import ConfigError
 from epanns.models.pooling import probabilities_of
 from epanns.strict import BOOLEAN, Rule, check_fields, number, one_of, or_none
 
-# name -> (logits, probabilities), each (windows, classes) of one clip, and the network's activation -> (classes,) in
-# [0, 1]. Of a softmax, `mean_prob` and `mean_logit` sum to 1 again; `max_prob` does not.
+# name -> function of the logits and probabilities, each (windows, classes) of one clip, and of the network's activation
+# that returns (classes,) in [0, 1]. For a softmax, `mean_prob` and `mean_logit` sum to 1, `max_prob` does not.
 AGGREGATES: dict[str, Callable[[Tensor, Tensor, str], Tensor]] = {
     "mean_prob": lambda logits, probabilities, activation: probabilities.mean(dim=0),
     "mean_logit": lambda logits, probabilities, activation: probabilities_of(logits.mean(dim=0), activation),
     "max_prob": lambda logits, probabilities, activation: probabilities.amax(dim=0),
 }
 
-_SHORTEST, _LONGEST = 0.01, 3600  # seconds; beyond, windows are a slip of units and memory or time run out
+_SHORTEST, _LONGEST = 0.01, 3600  # seconds; other windows are probably in a wrong unit, and need too much memory
 
 _SECONDS = or_none(number("a number of seconds", lambda value: True))
 PROTOCOL_RULES: Mapping[str, Rule] = {
@@ -30,10 +32,10 @@ PROTOCOL_RULES: Mapping[str, Rule] = {
 
 @dataclass(frozen=True)
 class EvaluationProtocol:
-    """How a clip becomes one score per class.
+    """How a clip is scored: whole or in windows.
 
-    Without a window the network hears the clip as it is packed, padding included, as PANNs were evaluated. With one
-    it hears windows over the clip's real samples::
+    Without a window the network scores the clip as packed, padding included, as PANNs were evaluated. With a window it
+    scores windows of the clip without padding::
 
         clip    |-----------------------|          n_samples
         windows |---------|
@@ -41,17 +43,17 @@ class EvaluationProtocol:
                           |---------|
                               |---------|          the tail: one more window, shifted back to end with the clip
 
-    A clip shorter than the window is repeated up to it. At its own length the network hears the clip's real samples as
-    they are, however many (PaSST's and EfficientAT's ``variable_eval``); it repeats what is too short for it.
+    A clip shorter than the window is repeated up to it. With `own_length` the network scores the clip without padding
+    (``variable_eval`` of PaSST and EfficientAT); clips shorter than the network's minimum are repeated.
 
     Attributes:
         window: Length in seconds, > 0; None for the whole clip.
-        hop: Seconds between window starts, in (0, window]; None for windows side by side.
-        aggregate: Name in `AGGREGATES`: how the scores of a clip's windows become the clip's.
-        own_length: Without a window: leave out the padding of each clip.
+        hop: Seconds between window starts, in (0, window]; None for adjacent windows.
+        aggregate: Name in `AGGREGATES` of the function that combines the scores of a clip's windows.
+        own_length: Whether to score whole clips without their padding; only without a window.
 
     Raises:
-        ConfigError: If a value is out of range, or has no meaning with or without a window.
+        ConfigError: If a value is out of range, or does not apply with or without a window.
     """
 
     window: float | None = None
@@ -68,7 +70,7 @@ class EvaluationProtocol:
                 raise ConfigError(f"{', '.join(given)} without a window: applies to windows alone; give window too")
             return
         if self.own_length:
-            raise ConfigError(f"own_length: windows of {self.window} s hear no padding anyway: give one of the two")
+            raise ConfigError(f"own_length: windows of {self.window} s have no padding: give one of the two")
         if not _SHORTEST <= self.window <= _LONGEST:
             raise ConfigError(f"window={self.window}: must be a length in seconds, {_SHORTEST} to {_LONGEST}")
         if self.hop is not None and not 0 < self.hop <= self.window:
@@ -77,7 +79,7 @@ class EvaluationProtocol:
             raise ConfigError(f"hop={self.hop}: must be at least {_SHORTEST} s")
 
     def settings(self) -> dict[str, float | str | bool]:
-        """Return what differs from the whole clip, as JSON values: equal protocols, equal settings."""
+        """Return the settings other than scoring the whole clip, as JSON values; equal for equal protocols."""
         found: dict[str, float | str | bool] = {}
         if self.window is not None:
             hop = self.window if self.hop is None else self.hop
@@ -85,9 +87,48 @@ class EvaluationProtocol:
         return found | ({"own_length": True} if self.own_length else {})
 
     def describe(self) -> str:
-        """Return the protocol in words, the same for equal protocols."""
+        """Return the protocol in words; equal for equal protocols."""
         if self.window is None:
             return "whole clip at its own length, without padding" if self.own_length else "whole clip"
         hop = self.window if self.hop is None else self.hop
         edges = "last window shifted back, short clips repeated"
         return f"{self.window:g} s windows, {hop:g} s hop, {self.aggregate} ({edges})"
+
+
+def windows_of(blocks: Iterable[Tensor], window: int, hop: int) -> Iterator[tuple[int, Tensor]]:
+    """Cut a recording of any length into windows, with at most a window and a block in memory.
+
+    Windows start at multiples of `hop`. If the last does not end with the recording, another window does.
+
+    Args:
+        blocks: Consecutive parts of the recording, ``(samples,)`` each.
+        window: Number of samples of a window.
+        hop: Number of samples between window starts.
+
+    Yields:
+        Start of a window in samples, and the window ``(window,)``; a shorter recording is its only window.
+    """
+    held: list[Tensor] = []
+    first = total = start = 0  # first sample in memory, number of samples read, start of the next window
+    for block in blocks:
+        held.append(block)
+        total += len(block)
+        if start + window <= total:
+            held = [torch.cat(held)]
+        while start + window <= total:
+            yield start, held[0][start - first : start - first + window]
+            start += hop
+        needed = min(start, max(0, total - window))  # the last window may end with the recording
+        while held and first + len(held[0]) <= needed:
+            first += len(held.pop(0))
+        if held:
+            held[0], first = held[0][max(0, needed - first) :], max(first, needed)
+    if total and (start == 0 or start - hop + window < total):
+        yield max(0, total - window), torch.cat(held)[max(0, total - window) - first :]
+
+
+def cut_windows(clip: Tensor, window: int, hop: int) -> Tensor:
+    """Cut a clip ``(samples,)`` into windows ``(windows, window)``; a short clip is repeated up to one window."""
+    if len(clip) < window:
+        clip = clip.repeat(math.ceil(window / len(clip)))[:window]
+    return torch.stack([piece for _, piece in windows_of([clip], window, hop)])

@@ -1,15 +1,30 @@
-"""How good a tagger is, as plain numbers."""
+"""Scores of a tagger, as plain numbers and as a file with the scores of every clip."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from epanns import atomic
+from epanns.labels import LabelSet
+
+if TYPE_CHECKING:
+    from epanns.evaluation.predict import Predictions
 
 
 @dataclass(frozen=True)
 class ClassScore:
-    """Scores of one class; `ap` is None without positives, `auc` also without negatives.
+    """Scores of one class.
 
-    `recall`, the share of its clips that the network takes for it, is of single-label networks alone, else None.
+    Attributes:
+        index: Index of the class.
+        name: Name of the class.
+        ap: Average precision; None without positives.
+        auc: Area under the ROC curve; None without positives or without negatives.
+        n_positive: Number of positive clips.
+        recall: Share of its clips that are classified correctly; None for multi-label networks.
     """
 
     index: int
@@ -22,13 +37,13 @@ class ClassScore:
 
 @dataclass(frozen=True)
 class GroupIntervals:
-    """95 % bootstrap intervals of which each resample draws groups of clips, such as recordings, instead of clips.
+    """95 % bootstrap intervals whose resamples draw groups of clips, such as recordings, instead of clips.
 
     Attributes:
-        pattern: Regular expression that found the groups in the clips' ids.
+        pattern: Regular expression that finds the group in the id of a clip.
         n_groups: Number of groups.
-        mAP_interval: Of mAP; None where intervals were not asked for.
-        accuracy_interval: Of accuracy; None for multi-label networks too.
+        mAP_interval: Interval of mAP; None without resamples.
+        accuracy_interval: Interval of accuracy; None also for multi-label networks.
     """
 
     pattern: str
@@ -37,7 +52,7 @@ class GroupIntervals:
     accuracy_interval: tuple[float, float] | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return JSON values; the interval of accuracy only where there is one."""
+        """Return JSON values, with the interval of accuracy if there is one."""
         intervals = {"mAP_interval": self.mAP_interval, "accuracy_interval": self.accuracy_interval}
         return {
             "pattern": self.pattern,
@@ -56,18 +71,18 @@ class Scores:
 
     Attributes:
         mAP: Mean over classes of the average precision (macro), in [0, 1].
-        mAUC: Mean over classes of the area under the ROC curve; None where no class has both kinds of clips.
-        d_prime: sqrt(2) * Phi^-1(mAUC); None where that is infinite or mAUC is None.
-        n_clips: Clips scored.
-        n_classes_scored: Classes with a positive clip, over which mAP is the mean.
-        classes_without_positives: Names of the classes left out.
-        protocol: How a clip became a score, in words.
+        mAUC: Mean over classes of the area under the ROC curve; None if no class has positives and negatives.
+        d_prime: sqrt(2) * Phi^-1(mAUC); None if it is infinite or mAUC is None.
+        n_clips: Number of scored clips.
+        n_classes_scored: Number of classes with a positive clip; mAP is the mean over them.
+        classes_without_positives: Names of the other classes.
+        protocol: Evaluation protocol in words.
         per_class: One row per class, in label order.
-        mAP_interval: 95 % bootstrap interval over clips; None where it was not asked for.
+        mAP_interval: 95 % bootstrap interval over clips; None without resamples.
         accuracy: Share of clips whose class has the highest score (top 1), in [0, 1]; None for multi-label networks.
         accuracy_interval: Like `mAP_interval`.
-        by_group: Intervals over groups of clips; None where no groups were given.
-        resamples: Number of resamples of every interval; 0 where there is none.
+        by_group: Intervals over groups of clips; None without groups.
+        resamples: Number of resamples of every interval; 0 without intervals.
         seed: Seed of the resampling.
     """
 
@@ -89,7 +104,7 @@ class Scores:
     def to_dict(self) -> dict[str, Any]:
         """Return JSON values, the keys of ``evaluate --json``.
 
-        Accuracy and recall are those of single-label networks only; `by_group` is left out where there are no groups.
+        Accuracy and recall are left out for multi-label networks, and `by_group` without groups.
         """
         values = asdict(self) | {
             "classes_without_positives": list(self.classes_without_positives),
@@ -107,7 +122,7 @@ class Scores:
         return values
 
     def summary(self) -> Mapping[str, float | int | None]:
-        """Return the numbers that go into a run record; accuracy only where there is one."""
+        """Return the numbers of a run record, with accuracy for single-label networks."""
         numbers = {
             "mAP": self.mAP,
             "mAUC": self.mAUC,
@@ -118,7 +133,7 @@ class Scores:
         return numbers if self.accuracy is None else {**numbers, "accuracy": self.accuracy}
 
     def intervals(self) -> dict[str, Any]:
-        """Return the intervals as a run record has them, with what was drawn; empty where there are none."""
+        """Return the intervals of a run record, with the settings of the resampling; empty without intervals."""
         if self.mAP_interval is None:
             return {}
         by_clip = {"mAP": list(self.mAP_interval), "accuracy": _as_list(self.accuracy_interval)}
@@ -144,3 +159,26 @@ def _present(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _as_list(interval: tuple[float, float] | None) -> list[float] | None:
     return None if interval is None else list(interval)
+
+
+def write_clip_scores(path: Path, predictions: "Predictions", labels: LabelSet, *, groups: Sequence[str] = ()) -> None:
+    """Write scores and targets of every clip as ``.npz``, which `numpy.load` reads without pickle.
+
+    The arrays are ``clip_ids`` (clips,), ``class_names`` (classes,) and ``groups`` (clips,) of text, the last empty
+    without groups, ``scores`` (clips, classes) float32 in [0, 1] and ``target`` (clips, classes) bool.
+
+    Args:
+        path: File to write.
+        predictions: Scores and targets.
+        labels: Names of the classes, in the order of the scores.
+        groups: Name of each clip's group; empty for none.
+    """
+    with atomic.replacing(path) as partial, partial.open("wb") as file:
+        np.savez_compressed(
+            file,
+            clip_ids=np.array(predictions.clip_ids, np.str_),
+            class_names=np.array(labels.names, np.str_),
+            groups=np.array(groups, np.str_),
+            scores=predictions.scores.astype(np.float32),
+            target=predictions.target,
+        )

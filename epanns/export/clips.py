@@ -15,7 +15,7 @@ from epanns.evaluation.predict import pieces_of
 from epanns.evaluation.protocol import EvaluationProtocol
 from epanns.export.graph import copy_of
 from epanns.export.network import named_inputs
-from epanns.export.sessions import Inputs, outputs_of
+from epanns.export.runtime import Inputs, outputs_of
 from epanns.models.tagger import Tagger
 from epanns.pruning.calibration_clips import HELD_OUT_EVERY
 

@@ -1,4 +1,4 @@
-"""How far an int8 network tags as its float32 original does, on real clips."""
+"""Agreement of an int8 network with its float32 original on real clips."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -16,7 +16,7 @@ from epanns.export.graph import Array
 from epanns.feedback import Progress
 from epanns.models.tagger import Tagger
 
-_PIECES = 32  # windows in one forward pass at most
+_BATCH_SIZE = 32  # windows in one forward pass at most
 
 
 @dataclass(frozen=True)
@@ -24,11 +24,13 @@ class Agreement:
     """Two networks on the same clips.
 
     Attributes:
-        clips: How many.
-        top1: Fraction of clips whose highest score is of the same class.
-        largest_difference: Of any two scores, in [0, 1]; `mean_difference` likewise.
-        mAP: Of the original and of the other, over classes with a positive clip; None without labels.
-        accuracy: Fraction of clips whose highest score is of their class, likewise; None where clips have several.
+        clips: Number of clips.
+        top1: Fraction of clips for which both networks have the highest score in the same class.
+        largest_difference: Largest difference of two scores, in [0, 1].
+        mean_difference: Mean difference of the scores.
+        mAP: mAP of the original and of the other network, over classes with a positive clip; None without labels.
+        accuracy: Fraction of clips whose highest score is of their class, of both networks; None where a clip has
+            several classes.
     """
 
     clips: int
@@ -39,13 +41,11 @@ class Agreement:
     accuracy: tuple[float, float] | None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return JSON values; pairs are named ``float32`` and ``int8``."""
+        """Return JSON values; pairs have the keys ``float32``, ``int8`` and ``difference``."""
         values = asdict(self)
         for name in ("mAP", "accuracy"):
-            pair = values[name]
-            values[name] = (
-                None if pair is None else {"float32": pair[0], "int8": pair[1], "difference": pair[1] - pair[0]}
-            )
+            if (pair := values[name]) is not None:
+                values[name] = {"float32": pair[0], "int8": pair[1], "difference": pair[1] - pair[0]}
         return values
 
 
@@ -57,13 +57,13 @@ def compare(
     protocol: EvaluationProtocol | None = None,
     progress: Progress | None = None,
 ) -> Agreement:
-    """Let two networks hear the same clips; where their classes are not the pack's, its labels are not looked at."""
+    """Score the same clips with two networks; the labels are used only if the pack has the networks' classes."""
     scores: tuple[list[Array], list[Array]] = ([], [])
     with torch.no_grad():
         for done, clip in enumerate(clips, start=1):
             batch = dataset[clip]
             for network, found in zip((original, other), scores, strict=True):
-                found.append(score_batch(network, batch, protocol or EvaluationProtocol(), _PIECES).numpy())
+                found.append(score_batch(network, batch, protocol or EvaluationProtocol(), _BATCH_SIZE).numpy())
             if progress is not None:
                 progress(done, len(clips))
     same_classes = dataset.labels.names == original.labels.names
@@ -72,23 +72,22 @@ def compare(
 
 
 def agreement(ours: Array, theirs: Array, target: NDArray[np.bool_] | None) -> Agreement:
-    """Compare the scores of two networks, ``(clips, classes)`` as is `target`."""
-    apart = np.abs(ours - theirs)
+    """Compare the scores of two networks, ``(clips, classes)`` like `target`."""
+    difference = np.abs(ours - theirs)
     labels = target if target is not None and target.any() else None
     classes = labels.argmax(axis=1) if labels is not None and (labels.sum(axis=1) == 1).all() else None
+
+    def mean_ap(truth: NDArray[np.bool_], scores: Array) -> float:
+        return float(np.nanmean(average_precision(truth, scores.astype(np.float64))))
+
+    def accuracy(truth: NDArray[np.intp], scores: Array) -> float:
+        return float((truth == scores.argmax(axis=1)).mean())
+
     return Agreement(
         clips=len(ours),
         top1=float((ours.argmax(axis=1) == theirs.argmax(axis=1)).mean()),
-        largest_difference=float(apart.max()),
-        mean_difference=float(apart.mean()),
-        mAP=None if labels is None else (_mean_ap(labels, ours), _mean_ap(labels, theirs)),
-        accuracy=None if classes is None else (_accuracy(classes, ours), _accuracy(classes, theirs)),
+        largest_difference=float(difference.max()),
+        mean_difference=float(difference.mean()),
+        mAP=None if labels is None else (mean_ap(labels, ours), mean_ap(labels, theirs)),
+        accuracy=None if classes is None else (accuracy(classes, ours), accuracy(classes, theirs)),
     )
-
-
-def _mean_ap(target: NDArray[np.bool_], scores: Array) -> float:
-    return float(np.nanmean(average_precision(target, scores.astype(np.float64))))
-
-
-def _accuracy(classes: NDArray[np.intp], scores: Array) -> float:
-    return float((classes == scores.argmax(axis=1)).mean())

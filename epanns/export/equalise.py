@@ -1,8 +1,8 @@
-"""Channels of equal range before quantisation: int8 has one scale for a tensor, and channels may differ a hundredfold.
+"""Equal ranges of channels before quantisation: int8 has one scale per tensor, and channels may differ a hundredfold.
 
-A channel that is divided by a positive number passes through ReLU, pooling and means, and what reads it is multiplied
-by the same number, so that the network computes what it did (Nagel et al. 2019, arXiv 1906.04721, choose the numbers by
-the ranges of weights; here they are those of the channels as they are heard).
+A channel divided by a positive number stays divided by it through ReLU, pooling and means. Multiplying the weights that
+read the channel by the same number restores the function of the network (Nagel et al. 2019, arXiv 1906.04721, who
+choose the numbers by the ranges of weights; here they are chosen by the ranges of activations).
 """
 
 from collections.abc import Iterable, Sequence
@@ -13,20 +13,22 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from epanns.export.graph import Array, Graph, attributes, copy_of
-from epanns.export.sessions import Inputs, outputs_of
+from epanns.export.graph import Graph, attributes, copy_of
+from epanns.export.runtime import Inputs, outputs_of
 
-QUIETEST = 1e-3  # of the loudest channel: quieter ones count as this loud
+QUIETEST = 1e-3  # of the loudest channel: smallest maximum a channel is taken to have
 DEPTHWISE_POWER, MIXING_POWER = 1.0, 0.5
 
-_PASS_ON = ("Relu", "Identity", "Dropout", "MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool")
+_ELEMENTWISE = ("Relu", "Identity", "Dropout", "MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool")
 _REDUCTIONS = ("ReduceMean", "ReduceMax")
 _POOLED = (1, 2)  # channels on the second of two axes
+
+Place = tuple[int, int]  # axis of the channels in a tensor, and number of axes of the tensor
 
 
 @dataclass(frozen=True)
 class Reader:
-    """A layer that reads channels, which lie along an axis of its weight."""
+    """A layer that reads the channels; they are on `axis` of its weight."""
 
     weight: str
     axis: int
@@ -35,17 +37,17 @@ class Reader:
 
 @dataclass(frozen=True)
 class Pair:
-    """A convolution whose channels can be divided, and the layers that make good for it.
+    """A convolution whose channels can be divided, and the layers that compensate for it.
 
     Attributes:
         node: Name of the convolution's node.
-        weight: Its weight, channels on the first axis.
-        bias: Its bias, or nothing.
-        measured: Tensor in which the channels are heard, on its second axis.
+        weight: Name of its weight, channels on the first axis.
+        bias: Name of its bias, or empty.
+        measured: Tensor in which the channels are measured, channels on the second axis.
         rank: Number of axes of `measured`.
         readers: Layers that read the channels.
-        restored: Pooled tensors ``(clips, channels)`` that something else hears too, multiplied back for it.
-        through: Names of the nodes that hear the channels divided.
+        restored: Pooled tensors ``(clips, channels)`` with other readers, which are multiplied back for those readers.
+        through: Names of the nodes that read the divided channels.
     """
 
     node: str
@@ -59,22 +61,22 @@ class Pair:
 
     @property
     def power(self) -> float:
-        """How far ranges are evened out: all the way where each channel is read by filters of its own.
+        """How far ranges are equalised: fully if every reader filters each channel by itself.
 
-        Where channels are mixed, what is taken from a range is added to the spread of the reader's weights.
+        Readers that mix channels get the spread, which is removed from the activations, into their weights.
         """
         return DEPTHWISE_POWER if all(reader.is_depthwise for reader in self.readers) else MIXING_POWER
 
 
 def equalise(model: onnx.ModelProto, batches: Iterable[Inputs]) -> tuple[str, ...]:
-    """Even out the ranges of channels, in place; what the model computes stays, but for rounding.
+    """Equalise the ranges of channels, in place; outputs stay equal up to rounding.
 
     With ``a`` the largest absolute values of a layer's channels over the clips, each at least `QUIETEST` of the
-    loudest, channel ``c`` is divided by ``(a_c / max a) ** power`` and what reads it multiplied by that.
+    loudest, channel ``c`` is divided by ``(a_c / max a) ** power``, and the weights that read it are multiplied by it.
 
     Args:
-        model: In float32, batch norms folded.
-        batches: What the model hears, as for calibration.
+        model: Graph in float32, with batch norms folded.
+        batches: Calibration clips.
 
     Returns:
         Names of the weights of the convolutions whose channels were divided, in forward order.
@@ -85,9 +87,9 @@ def equalise(model: onnx.ModelProto, batches: Iterable[Inputs]) -> tuple[str, ..
         if not loudest.any():
             continue
         factors = (np.maximum(loudest, QUIETEST * loudest.max()) / loudest.max()) ** pair.power
-        _multiply(graph, pair.weight, 0, 1 / factors)
-        if pair.bias:
-            _multiply(graph, pair.bias, 0, 1 / factors)
+        for name in (pair.weight, pair.bias):
+            if name:
+                _multiply(graph, name, 0, 1 / factors)
         for reader in pair.readers:
             _multiply(graph, reader.weight, reader.axis, factors)
         for name in pair.restored:
@@ -98,7 +100,9 @@ def equalise(model: onnx.ModelProto, batches: Iterable[Inputs]) -> tuple[str, ..
 def channel_maxima(
     model: onnx.ModelProto, pairs: Sequence[Pair], batches: Iterable[Inputs]
 ) -> list[NDArray[np.float64]]:
-    """Return the largest absolute value ``(channels,)`` of each channel of each pair, over all clips."""
+    """Return for each pair the largest absolute value ``(channels,)`` of each channel over all clips."""
+    if not pairs:
+        return []
     probe = copy_of(model)
     del probe.graph.output[:]
     names = []
@@ -110,8 +114,6 @@ def channel_maxima(
         probe.graph.node.append(helper.make_node("ReduceMax", [f"{name}_abs", axes.name], [name], keepdims=0))
         probe.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, None))
         names.append(name)
-    if not pairs:
-        return []
     found: list[NDArray[np.float64]] = []
     for maxima in outputs_of(probe, batches, names):
         now = [maximum.astype(np.float64) for maximum in maxima]
@@ -120,30 +122,30 @@ def channel_maxima(
 
 
 def pairs_of(model: onnx.ModelProto) -> list[Pair]:
-    """Return the convolutions whose channels go, unmixed and unshifted, to layers with weights alone.
+    """Return the convolutions whose channels reach, neither mixed nor shifted, layers with weights alone.
 
-    Residual streams, joined maps, ReLU6 and outputs of the network keep their channels as they are.
+    The channels of residual streams, of joined maps, before ReLU6 and of graph outputs stay unchanged.
     """
     graph = Graph(model)
     return [pair for conv in graph.nodes("Conv") if (pair := _pair_of(graph, conv)) is not None]
 
 
 def _pair_of(graph: Graph, conv: onnx.NodeProto) -> Pair | None:
-    """Follow the channels of a convolution to what hears them."""
+    """Follow the channels of a convolution to the layers that read them; None if they cannot be divided."""
     weight = graph.constant(conv.input[1])
     if weight is None:
         return None
-    places = {conv.output[0]: (1, weight.ndim)}  # tensor that holds the channels -> their axis, and its number of axes
+    places: dict[str, Place] = {conv.output[0]: (1, weight.ndim)}
     readers, through, elsewhere = [], [], []
     for node in graph.model.graph.node:
-        if not (heard := [name for name in node.input if name in places]):
+        if not (read := [name for name in node.input if name in places]):
             continue
         if (reader := _as_reader(graph, node, places)) is not None:
             readers.append(reader)
-        elif (place := _passed_on(graph, node, places)) is not None:
+        elif (place := _place_behind(graph, node, places)) is not None:
             places[node.output[0]] = place
         else:
-            elsewhere += heard
+            elsewhere += read
             continue
         through.append(node.name)
     elsewhere += [name for name in places if graph.is_output(name)]
@@ -156,7 +158,7 @@ def _pair_of(graph: Graph, conv: onnx.NodeProto) -> Pair | None:
         node=conv.name,
         weight=conv.input[1],
         bias=conv.input[2] if len(conv.input) > 2 else "",
-        measured=_heard(graph, conv.output[0]),
+        measured=_behind_relu(graph, conv.output[0]),
         rank=weight.ndim,
         readers=tuple(readers),
         restored=tuple(dict.fromkeys(elsewhere)),
@@ -164,10 +166,10 @@ def _pair_of(graph: Graph, conv: onnx.NodeProto) -> Pair | None:
     )
 
 
-def _heard(graph: Graph, name: str) -> str:
-    """Return the tensor behind the ReLU that follows a tensor, at once or behind a pooling; else the tensor itself."""
+def _behind_relu(graph: Graph, name: str) -> str:
+    """Return the output of the ReLU that follows a tensor, directly or behind a pooling; else the tensor."""
     reader, behind = graph.only_reader(name), name
-    while reader is not None and reader.op_type in _PASS_ON:
+    while reader is not None and reader.op_type in _ELEMENTWISE:
         behind = str(reader.output[0])
         if reader.op_type == "Relu":
             return behind
@@ -175,8 +177,8 @@ def _heard(graph: Graph, name: str) -> str:
     return name
 
 
-def _as_reader(graph: Graph, node: onnx.NodeProto, places: dict[str, tuple[int, int]]) -> Reader | None:
-    """Return how a node with a weight mixes or filters the channels; None where it does neither."""
+def _as_reader(graph: Graph, node: onnx.NodeProto, places: dict[str, Place]) -> Reader | None:
+    """Return a node that mixes or filters the channels by a constant weight as a `Reader`; None for other nodes."""
     if node.op_type not in ("Conv", "Gemm", "MatMul") or node.input[0] not in places:
         return None
     axis, rank = places[node.input[0]]
@@ -193,10 +195,10 @@ def _as_reader(graph: Graph, node: onnx.NodeProto, places: dict[str, tuple[int, 
     return Reader(node.input[1], 1 if given.get("transB") else weight.ndim - 2, False)
 
 
-def _passed_on(graph: Graph, node: onnx.NodeProto, places: dict[str, tuple[int, int]]) -> tuple[int, int] | None:
-    """Return where a node leaves the channels that it hears; None where a factor on one would not come out of it."""
+def _place_behind(graph: Graph, node: onnx.NodeProto, places: dict[str, Place]) -> Place | None:
+    """Return where the channels are in the output of a node; None if a factor on a channel does not pass through."""
     axis, rank = places.get(node.input[0], (0, 0))
-    if node.op_type in _PASS_ON and node.input[0] in places:
+    if node.op_type in _ELEMENTWISE and node.input[0] in places:
         return axis, rank
     if node.op_type == "Transpose" and "perm" in attributes(node):
         return list(attributes(node)["perm"]).index(axis), rank
@@ -204,38 +206,31 @@ def _passed_on(graph: Graph, node: onnx.NodeProto, places: dict[str, tuple[int, 
         held = {places.get(name) for name in node.input}
         return held.pop() if len(held) == 1 else None
     if node.op_type in _REDUCTIONS and len(node.input) > 1:
-        return _reduced(graph, node, axis, rank)
+        given = graph.constant(node.input[1])
+        axes = {int(each) % rank for each in given.ravel()} if given is not None else {axis}
+        if axis in axes:
+            return None
+        removed = set[int]() if attributes(node).get("keepdims", 1) else axes
+        return axis - sum(each < axis for each in removed), rank - len(removed)
     return None
 
 
-def _reduced(graph: Graph, node: onnx.NodeProto, axis: int, rank: int) -> tuple[int, int] | None:
-    given = graph.constant(node.input[1])
-    axes = {int(one) % rank for one in given.ravel()} if given is not None else {axis}
-    if axis in axes:
-        return None
-    gone = [] if attributes(node).get("keepdims", 1) else [one for one in axes]
-    return axis - sum(one < axis for one in gone), rank - len(gone)
-
-
 def _multiply(graph: Graph, name: str, axis: int, factors: NDArray[np.float64]) -> None:
-    held: Array | None = graph.constant(name)
-    assert held is not None, f"{name} is a constant of every network"
-    shape = [-1 if place == axis else 1 for place in range(held.ndim)]
-    graph.set_constant(name, (held * factors.reshape(shape)).astype(held.dtype))
+    value = graph.required_constant(name)
+    shape = [-1 if place == axis else 1 for place in range(value.ndim)]
+    graph.set_constant(name, (value * factors.reshape(shape)).astype(value.dtype))
 
 
 def _restore(graph: Graph, name: str, factors: NDArray[np.float64], through: frozenset[str]) -> None:
-    """Multiply a pooled tensor back for all that hear it but the layers that make good for it themselves."""
+    """Multiply a pooled tensor back for all readers but the nodes in `through`, which compensate themselves."""
     divided = f"{name}_equalised"
     maker = graph.producer(name)
-    assert maker is not None, "what was pooled is made by a node"
+    assert maker is not None, "a pooled tensor is computed by a node"
     maker.output[0] = divided
     graph.set_constant(f"{name}_factors", factors.astype(np.float32)[None])
     product = helper.make_node("Mul", [divided, f"{name}_factors"], [name], f"{name}_restored")
     for reader in graph.readers(name):
         if reader.name in through:
-            inputs = [divided if one == name else one for one in reader.input]
-            del reader.input[:]
-            reader.input.extend(inputs)
+            reader.input[:] = [divided if each == name else each for each in reader.input]
     graph.refresh()
     graph.replace(maker, maker, product)

@@ -1,10 +1,11 @@
-"""A tagger as an ONNX graph in float32: from what its front end gives to its scores.
+"""A tagger as a float32 ONNX graph, from the output of the front end to the scores, and the front end as data.
 
-The front end stays outside. In int8 its rounding would cost more than all layers together, ONNX's own Fourier
-transform is hundreds of times slower than a library's, and phones have one of their own; `front_end.json` says what to
-compute.
+The front end is not part of the graph: in int8 its rounding would cost more accuracy than all layers together, ONNX's
+Fourier transform is hundreds of times slower than that of a library, and phones have their own. `front_end.json`
+describes what a program has to compute.
 """
 
+import copy
 import logging
 import warnings
 from collections.abc import Iterator, Mapping
@@ -16,34 +17,40 @@ import onnx
 import torch
 from torch import Tensor, nn
 
+from epanns.audio.frontend import PATCH_FRAMES, PATCH_HOP, FrontEndSpec
 from epanns.errors import ConfigError
-from epanns.export.fold import drop_idle, fold_batch_norms, fold_constants
-from epanns.export.graph import Array, copy_of
-from epanns.models.modes import evaluation_mode
+from epanns.export.graph import Array, batch_norms_as_products, copy_of, fold_constants, remove_unit_poolings
+from epanns.models.folding import fold_batch_norms
 from epanns.models.tagger import Features, Tagger
+from epanns.models.yamnet import Yamnet
 
 OPSET = 18
 OUTPUTS = ("clipwise_output", "clipwise_logits", "embedding")
-_OWN = "network."  # what torch's exporter puts before the names of a tagger's tensors
+_PREFIX = "network."  # torch's exporter puts it before the names of a tagger's tensors
+_CONTENTS = {
+    "waveform": "the samples",
+    "logmel": "the log-mel of the samples",
+    "pieces": "the samples of each window, in pieces that follow each other",
+}
 
 
 class _Backbone(nn.Module):
-    """A tagger from its inputs to a tuple of outputs, as an exporter wants it."""
+    """A tagger from its inputs to the tuple of outputs that `OUTPUTS` names, as torch's exporter needs it."""
 
     def __init__(self, network: Tagger) -> None:
         super().__init__()
         self.network = network
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        """Return what `OUTPUTS` names, in that order."""
+        """Return the outputs of the network."""
         output: Mapping[str, Any] = self.network.forward_inputs(inputs)
         return tuple(output[name] for name in OUTPUTS)
 
 
 def input_names(model: Tagger) -> tuple[str, ...]:
-    """Return what the graph's inputs are called, in the order of `Tagger.inputs_of`.
+    """Return the names of the graph's inputs, in the order of `Tagger.inputs_of`.
 
-    ``waveform (batch, samples)``, ``logmel (batch, 1, time, mel)``, of LEAN ``(batch, windows, time, mel)`` and
+    ``waveform (batch, samples)``, ``logmel (batch, 1, time, mel)``, for LEAN ``(batch, windows, time, mel)``, and
     ``pieces (batch, windows, pieces, samples)`` of the waveform.
     """
     bins = model.spec.front_end.mel_bins
@@ -52,37 +59,38 @@ def input_names(model: Tagger) -> tuple[str, ...]:
 
 
 def named_inputs(model: Tagger, inputs: Features) -> dict[str, Array]:
-    """Return what `Tagger.inputs_of` gives as a runtime takes it: name -> array."""
+    """Return the output of `Tagger.inputs_of` as NumPy arrays by the names of the graph's inputs."""
     return {name: np.ascontiguousarray(values) for name, values in zip(input_names(model), inputs, strict=True)}
 
 
 def axis_names(model: Tagger) -> list[dict[int, str]]:
-    """Return for each input the names of the axes that may have any length: clips, and what grows with a clip."""
+    """Return for each input the names of the axes of variable length: the batch, and those that grow with a clip."""
     short = model.input_shapes(model.minimum_samples)
     long = model.input_shapes(model.minimum_samples + 4 * model.spec.front_end.sample_rate)
+    known = {("waveform", 1): "samples", ("logmel", 2): "time"}
     named = []
     for kind, *shapes in zip(input_names(model), short, long, strict=True):
-        grows = [axis for axis, (one, other) in enumerate(zip(*shapes, strict=True)) if one != other]
-        said = {("waveform", 1): "samples", ("logmel", 2): "time"}
-        named.append({0: "batch", **{axis: said.get((kind, axis), "windows") for axis in grows}})
+        growing = [axis for axis, (one, other) in enumerate(zip(*shapes, strict=True)) if one != other]
+        named.append({0: "batch", **{axis: known.get((kind, axis), "windows") for axis in growing}})
     return named
 
 
 def to_onnx(model: Tagger) -> onnx.ModelProto:
-    """Return a network's graph, batch norms folded, for any number of clips of any length.
+    """Return the graph of a network for any number of clips of any length, with batch norms folded.
 
     Args:
-        model: On the CPU; stays as it is and is exported in evaluation mode.
+        model: Network on the CPU; it is left unchanged and exported in evaluation mode.
 
     Raises:
-        ConfigError: If torch cannot export it.
+        ConfigError: If torch cannot export the network.
     """
-    # An odd length: torch's exporter takes divisions without a remainder for a rule.
+    # An odd length: torch's exporter generalises a division without remainder to all lengths.
     samples = 2 * max(model.minimum_samples, model.spec.front_end.sample_rate) + 3
     example = tuple(torch.zeros(2, *shape[1:]) for shape in model.input_shapes(samples))
-    backbone = _Backbone(model)
+    backbone = _Backbone(copy.deepcopy(model).eval())
+    fold_batch_norms(backbone.network)
     try:
-        with evaluation_mode(backbone), _quiet():
+        with _exporter_quiet():
             program = torch.onnx.export(
                 backbone,
                 example,
@@ -100,15 +108,15 @@ def to_onnx(model: Tagger) -> onnx.ModelProto:
     assert program is not None
     graph = copy_of(program.model_proto)
     fold_constants(graph)
-    drop_idle(graph)
-    fold_batch_norms(graph)
-    _tidy(graph)
+    remove_unit_poolings(graph)
+    batch_norms_as_products(graph)
+    _simplify_names(graph)
     return graph
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Leave out what the exporter says about itself: packages it does not find, functions it will change."""
+def _exporter_quiet() -> Iterator[None]:
+    """Suppress the exporter's messages about missing optional packages and deprecated functions."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     try:
@@ -120,17 +128,15 @@ def _quiet() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _tidy(model: onnx.ModelProto) -> None:
-    """Give tensors the names they have in the network, and drop the exporter's notes, a tenth of a small file."""
+def _simplify_names(model: onnx.ModelProto) -> None:
+    """Name tensors as in the network, and remove the exporter's metadata, a tenth of a small file."""
     for node in model.graph.node:
         del node.metadata_props[:]
         node.doc_string = ""
         for names in (node.input, node.output):
-            renamed = [name.removeprefix(_OWN) for name in names]
-            del names[:]
-            names.extend(renamed)
+            names[:] = [name.removeprefix(_PREFIX) for name in names]
     for value in (*model.graph.initializer, *model.graph.input, *model.graph.output):
-        value.name = value.name.removeprefix(_OWN)
+        value.name = value.name.removeprefix(_PREFIX)
         value.doc_string = ""
         del value.metadata_props[:]
     del model.graph.value_info[:]
@@ -139,3 +145,73 @@ def _tidy(model: onnx.ModelProto) -> None:
     del model.functions[:]
     model.graph.name = "tagger"
     model.producer_name, model.producer_version = "epanns", ""
+
+
+def front_end_of(model: Tagger) -> dict[str, Any]:
+    """Return the content of ``front_end.json``: how the inputs of the graph are computed from samples."""
+    spec = model.spec.front_end
+    shapes = model.input_shapes(model.minimum_samples)
+    names, axes = input_names(model), axis_names(model)
+    is_yamnet = isinstance(model, Yamnet)
+    described: dict[str, Any] = {
+        "sample_rate": spec.sample_rate,
+        "channels": 1,
+        "samples_between": [-1, 1],
+        "minimum_samples": model.minimum_samples,
+        "short_clips": "followed by zeros until whole patches end with them, as longer clips too"
+        if is_yamnet
+        else "repeated from their start up to minimum_samples",
+        "inputs": [
+            {
+                "name": name,
+                "shape": [variable.get(axis, length) for axis, length in enumerate(shape)],
+                "dtype": "float32",
+                "holds": _CONTENTS[name],
+            }
+            for name, shape, variable in zip(names, shapes, axes, strict=True)
+        ],
+    }
+    if "pieces" in names or any("windows" in variable.values() for variable in axes):
+        described["windows"] = {
+            "samples": spec.sample_rate,
+            "hop": spec.sample_rate // 2,
+            "last": "shifted back to end with the clip",
+            "logmel_of_the_first": spec.patch_samples,
+        }
+    if "logmel" in names:
+        described["logmel"] = _logmel(spec)
+    return described
+
+
+def _logmel(spec: FrontEndSpec) -> dict[str, Any]:
+    """Return the definition of the log-mel of YAMNet or of PANNs."""
+    transform = {
+        "window": "hann, periodic",
+        "window_size": spec.window_size,
+        "fft_size": spec.fft_size if spec.is_yamnet else spec.window_size,
+        "hop_size": spec.hop_size,
+        "mel_bins": spec.mel_bins,
+        "fmin": spec.fmin,
+        "fmax": spec.fmax,
+    }
+    if spec.is_yamnet:
+        return {
+            **transform,
+            "centred": False,
+            "padding": "none; the window is followed by zeros up to fft_size",
+            "spectrum": "magnitude",
+            "mel_scale": "htk: 1127 * ln(1 + f / 700)",
+            "mel_triangles": "linear in mel, of height 1; the bin of 0 Hz is left out",
+            "level": "ln(mel + 0.001)",
+            "patch_frames": PATCH_FRAMES,
+            "patch_hop": PATCH_HOP,
+        }
+    return {
+        **transform,
+        "centred": True,
+        "padding": "reflect",
+        "spectrum": "squared magnitude",
+        "mel_scale": "slaney",
+        "mel_triangles": "linear in Hz, of equal area (slaney)",
+        "level": "10 * log10(max(mel, 1e-10))",
+    }

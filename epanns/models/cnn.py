@@ -6,7 +6,7 @@ from itertools import groupby
 
 from torch import Tensor
 
-from epanns.draws import dropout
+from epanns.clip_random import dropout
 from epanns.labels import LabelSet
 from epanns.models.convolution import ConvBlock, linear
 from epanns.models.pooling import AttentionBlock, ModelOutput, averaged, pool_clip, smooth_time, stretch_to_frames

@@ -7,7 +7,7 @@ from itertools import groupby
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from epanns.draws import dropout
+from epanns.clip_random import dropout
 from epanns.labels import LabelSet
 from epanns.models.convolution import linear
 from epanns.models.pooling import pool_time

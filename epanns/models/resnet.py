@@ -6,7 +6,7 @@ from functools import partial
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from epanns.draws import dropout
+from epanns.clip_random import dropout
 from epanns.labels import LabelSet
 from epanns.models.convolution import ConvBlock, convolution, linear
 from epanns.models.spec import RESNETS, ModelSpec

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from epanns.audio.frontend import FrontEndSpec, LogMel, mel_bank, stft_kernels
 from epanns.audio.short_clips import as_float32, repeat_to_minimum
 from epanns.audio.specaugment import SpecAugmenter
-from epanns.draws import dropout
+from epanns.clip_random import dropout
 from epanns.errors import CheckpointError, ConfigError
 from epanns.labels import LabelSet
 from epanns.models.convolution import linear

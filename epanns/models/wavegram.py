@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from epanns.audio.frontend import LogMel
-from epanns.draws import dropout
+from epanns.clip_random import dropout
 from epanns.errors import ConfigError
 from epanns.labels import LabelSet
 from epanns.models.cnn_1d import conv1d

@@ -1,19 +1,19 @@
-"""How runs learned: the training loss and the validation score against the step."""
+"""Learning curves of training runs: training loss and validation score against the step."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from epanns.atomic import write_text
 from epanns.errors import DataError
 from epanns.labels import DECISIVE_SCORES, TASKS
-from epanns.reporting import figures
-from epanns.reporting.chart import Band, Chart, LegendEntry, Panel, Point, Series, Style
-from epanns.reporting.layout import PALETTE, lay_out
-from epanns.reporting.svg import to_svg
+from epanns.reporting import figure as canvas
 from epanns.strict import TEXT, number, one_of, or_none, value_problems
 from epanns.text_files import read_json
 from epanns.training.metrics import BEST, LINES, read_metrics
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _RUN = "training.json"
 _DECISIVE = {activation: DECISIVE_SCORES[task] for task, activation in TASKS.items()}
@@ -22,22 +22,23 @@ _LARGEST = 1e18  # of a step or a loss, so that an axis can show it
 _SCORE = or_none(number("null, or a number in [0, 1]", lambda value: 0 <= value <= 1))
 _STEP = or_none(number(f"null, or a number in [0, {_LARGEST:g}]", lambda value: 0 <= value <= _LARGEST))
 _LOSS = or_none(number(f"null, or a number of at most {_LARGEST:g}", lambda value: abs(value) <= _LARGEST))
-_MARKERS = ("circle", "square", "triangle", "diamond")
-_MARKS = 8  # on a curve of more than twice as many points, so that curves are told apart without colour
+_LINES = ("-", "--", ":", "-.")
+_MARKS = 8  # on a long curve, so that curves differ without colour
+
+_LEFT, _MARGIN, _PANEL, _GAP = 1.3, 0.2, 2.9, 0.25  # cm
 
 
 @dataclass(frozen=True)
 class Curve:
-    """A run as it is drawn.
+    """A training run as it is drawn.
 
     Attributes:
-        name: Of its folder.
+        name: Name of its folder.
         network: Name of the network.
-        score: Name of the score that chose the step that was kept: ``mAP``, or ``accuracy`` of single-label networks.
+        score: Name of the score that decides which step is kept: ``mAP``, or ``accuracy`` of single-label networks.
         loss: ``(step, mean training loss since the point before)``.
         scores: ``(step, validation score)``.
-        best_step: Step whose weights were kept; None in runs of earlier versions, which kept the first of those with
-            the highest score.
+        best_step: Step whose weights are kept; None before the first is chosen.
     """
 
     name: str
@@ -49,21 +50,27 @@ class Curve:
 
     @property
     def best(self) -> tuple[float, float]:
-        """The step that was kept, and its score."""
+        """The kept step and its score; the first step with the highest score where none is named."""
         kept = [point for point in self.scores if point[0] == self.best_step]
         return kept[0] if kept else max(self.scores, key=lambda point: (point[1], -point[0]))
 
+    @property
+    def summary(self) -> str:
+        """Score and step that are kept, such as ``0.6123 at step 1,200``."""
+        step, score = self.best
+        return f"{score:.4f} at step {step:,.0f}"
+
 
 def is_run(folder: Path) -> bool:
-    """Return whether a folder holds a training run with something to draw."""
+    """Return whether a folder holds a training run with points to draw."""
     return (folder / _RUN).is_file() and (folder / LINES).is_file()
 
 
 def read_curve(folder: Path) -> Curve:
-    """Read a run folder, of a run that has ended or not.
+    """Read the learning curve of a run folder, whether or not the run has ended.
 
     Raises:
-        DataError: If its files cannot be read.
+        DataError: If a file of the run cannot be read, or holds no validation.
     """
     rows = read_metrics(folder)
     model = _model_of(folder / _RUN)
@@ -96,66 +103,74 @@ def _model_of(path: Path) -> dict[str, str]:
 
 
 def write_learning_curves(runs: Sequence[Path], out: Path, *, stem: str, images: bool = True) -> tuple[Path, ...]:
-    """Draw runs in one figure, as SVG and, with matplotlib installed, as PNG and PDF; an earlier one is replaced.
+    """Draw runs in one figure and write it as SVG, PDF and PNG; older files of the same names are replaced.
 
     Args:
         runs: Run folders.
         out: Folder of the figure.
         stem: Name of its files without suffix.
-        images: Whether to draw PNG and PDF, which takes seconds.
+        images: Whether to write PDF and PNG too, which takes seconds.
+
+    Returns:
+        The files written.
 
     Raises:
         DataError: If a run cannot be read.
     """
-    drawing = lay_out(learning_chart(_named_apart([read_curve(run) for run in runs], runs)))
-    write_text(out / f"{stem}.svg", to_svg(drawing))
-    others = [out / f"{stem}{suffix}" for suffix in (".png", ".pdf")]
-    for path in others:
-        path.unlink(missing_ok=True)
-        if images and figures.can_draw():
-            figures.draw(drawing, path)
-    return (out / f"{stem}.svg", *(path for path in others if path.exists()))
+    curves = [read_curve(run) for run in runs]
+    if len({curve.name for curve in curves}) < len(curves):  # folders in different places with one name
+        curves = [replace(curve, name=str(run)) for curve, run in zip(curves, runs, strict=True)]
+    title = f"Learning curves: {'; '.join(f'{curve.name}: {curve.summary}' for curve in curves)}"
+    return canvas.save(learning_figure(curves), out, stem, title=title, images=images)
 
 
-def _named_apart(curves: Sequence[Curve], runs: Sequence[Path]) -> list[Curve]:
-    """Call the runs by their paths where folders in different places have one name."""
-    is_plain = len({curve.name for curve in curves}) == len(curves)
-    return [curve if is_plain else replace(curve, name=str(run)) for curve, run in zip(curves, runs, strict=True)]
+@canvas.paper_style()
+def learning_figure(curves: Sequence[Curve]) -> "Figure":
+    """Draw the loss above and each score below, a line per run and a star at the step that is kept."""
+    from matplotlib.lines import Line2D
 
-
-def learning_chart(curves: Sequence[Curve]) -> Chart:
-    """Return loss on the left and score on the right, one curve for each run, the step that was kept marked."""
-    is_alone = len(curves) == 1
-    loss = tuple(_line(number, curve.name, curve.loss) for number, curve in enumerate(curves))
-    panels = [Panel("step", "training loss", loss, x_is_log=False, y_is_score=False)]
-    for score in dict.fromkeys(curve.score for curve in curves):
-        chosen = [(number, curve) for number, curve in enumerate(curves) if curve.score == score]
-        lines = tuple(_line(number, curve.name, curve.scores) for number, curve in chosen)
-        stars = tuple(_star(number, curve, is_named=is_alone) for number, curve in chosen)
-        panels.append(Panel("step", f"validation {score}", lines + stars, x_is_log=False))
-    kept = [f"{curve.name}: {_kept(curve)}" for curve in curves]
-    legend = [LegendEntry(text, _style(number), shows_line=True) for number, text in enumerate(kept)]
+    scores = list(dict.fromkeys(curve.score for curve in curves))
     networks = ", ".join(dict.fromkeys(curve.network for curve in curves))
-    title = f"{curves[0].name if is_alone else f'{len(curves)} runs'}: {networks}"
-    subtitle = "Loss: mean over the steps since the point before. Star: the step that was kept, with its score."
-    band = Band(title, subtitle, tuple(panels), () if is_alone else tuple(legend))
-    return Chart((band,), f"Learning curves: training loss and validation score against the step. {'; '.join(kept)}")
+    title = f"{curves[0].name if len(curves) == 1 else f'{len(curves)} runs'}: {networks}"
+    width = canvas.COLUMN - 2 * _MARGIN
+    remark = "star: the step that is kept" + (f", {curves[0].score} {curves[0].summary}" if len(curves) == 1 else "")
+    heading = canvas.Heading(title, remark, width)
+    entries = [(f"{curve.name}: {curve.summary}", _look(place)) for place, curve in enumerate(curves)]
+    legend = canvas.Legend([(Line2D([], [], **look), text) for text, look in entries if len(curves) > 1], width)
+    bottom = heading.height + (1 + len(scores)) * (_PANEL + _GAP) + 0.6
+    figure = canvas.new_figure(bottom + legend.height + 0.25)
+    heading.draw(figure, _MARGIN, 0.1)
+    legend.draw(figure, _MARGIN, 0.1 + bottom)
+    top, shared = heading.height + 0.1, None
+    for label in ["training loss", *scores]:
+        axes = canvas.add_axes(figure, _LEFT, top, canvas.COLUMN - _LEFT - 0.3, _PANEL, sharex=shared)
+        shared = shared or axes
+        for place, curve in enumerate(curves):
+            points = curve.loss if label == "training loss" else curve.scores if label == curve.score else ()
+            if points:
+                every = 1 if len(points) <= 2 * _MARKS else len(points) // _MARKS
+                axes.plot(*zip(*points, strict=True), markevery=every, **_look(place))
+            if points and label == curve.score:
+                star: dict[str, Any] = {
+                    "marker": "*",
+                    "markersize": 9,
+                    "color": f"C{place}",
+                    "markeredgecolor": canvas.BLACK,
+                }
+                axes.plot(*curve.best, markeredgewidth=0.5, zorder=4, **star)
+        axes.margins(y=0.1)
+        axes.set_ylabel(label if label == "training loss" else f"validation {label}")
+        axes.yaxis.set_label_coords(-0.92 / (canvas.COLUMN - _LEFT - 0.3), 0.5)
+        axes.locator_params(nbins=5, steps=[1, 2, 5, 10])
+        axes.xaxis.set_major_formatter("{x:,.0f}")
+        is_last = label == scores[-1]
+        axes.tick_params(labelbottom=is_last)
+        axes.set_xlabel("step" if is_last else "")
+        top += _PANEL + _GAP
+    return figure
 
 
-def _style(number: int) -> Style:
-    return Style(number, _MARKERS[number % len(_MARKERS)], is_dashed=number // len(PALETTE) % 2 == 1)
-
-
-def _line(number: int, name: str, points: Sequence[tuple[float, float]]) -> Series:
-    every = 1 if len(points) <= 2 * _MARKS else len(points) // _MARKS
-    return Series(name, tuple(Point(*point) for point in points), _style(number), is_joined=True, marked_every=every)
-
-
-def _star(number: int, curve: Curve, *, is_named: bool) -> Series:
-    point = Point(*curve.best, label=_kept(curve) if is_named else "")
-    return Series(curve.name, (point,), Style(number, "star"))
-
-
-def _kept(curve: Curve) -> str:
-    step, score = curve.best
-    return f"{score:.4f} at {step:,.0f}"
+def _look(place: int) -> dict[str, Any]:
+    round_of_markers, marker = divmod(place, len(canvas.MARKERS))
+    look = {"color": f"C{place}", "marker": canvas.MARKERS[marker], "markersize": 3.5}
+    return look | {"linestyle": _LINES[round_of_markers % len(_LINES)]}

@@ -1,27 +1,35 @@
-"""Published results of others, as data with source and protocol. They are quoted, never measured here."""
+"""Published results of others, with source and protocol: quoted, never measured here."""
 
 import functools
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from importlib import resources
+from typing import Any
 
 from epanns.csv_table import as_table, csv_rows_of
+from epanns.reporting.notation import MISSING, csv_text, escaped, markdown_table, megabytes, si, without_empty
+
+NOTE = (
+    "Published by others on other data or under other protocols; not measured here and not to be ranked with the "
+    "measured rows."
+)
 
 
 @dataclass(frozen=True)
 class QuotedRow:
-    """One published result; what is not known of it is None or empty.
+    """One published result; unknown values are None or empty.
 
     Attributes:
-        family: Whose networks it belongs to.
+        family: Group that published it.
         value: The `metric` as published.
         mAUC: Mean over classes of the area under the ROC curve, as published.
         d_prime: As published.
-        param_bytes: 4 per parameter, or the published file size where the network is quantised.
-        macs: Multiply-adds for `clip_seconds` of sound in the named convention.
-        clip_seconds: What the network hears at once.
-        protocol: Data split, windows and how the result was chosen.
-        source: Publication and where in it.
-        figure_label: Its name in the figure; empty for rows that stand in the table alone.
+        param_bytes: 4 per parameter, or the published file size of a quantised network.
+        macs: Multiply-adds for `clip_seconds` of sound, counted by `macs_convention`.
+        clip_seconds: Length of the network's input.
+        protocol: Data split, windows, and how the result was selected.
+        source: Publication, and the place in it.
+        figure_label: Label in the figure; empty for rows of the table alone.
     """
 
     name: str
@@ -47,31 +55,48 @@ def quoted_rows() -> tuple[QuotedRow, ...]:
     """Return the published rows, in the order of the file."""
     text = (resources.files("epanns") / "reporting" / "quoted.csv").read_text(encoding="utf-8")
     _, rows = as_table(csv_rows_of(text, "quoted.csv"), "quoted.csv")
-    return tuple(map(_row, rows))
+    counts, numbers = ("n_params", "param_bytes", "macs"), ("mAUC", "d_prime", "clip_seconds")
+    found = []
+    for row in rows:
+        values: dict[str, Any] = row | {"value": float(row["value"])}
+        values |= {name: int(row[name]) if row[name] else None for name in counts}
+        values |= {name: float(row[name]) if row[name] else None for name in numbers}
+        found.append(QuotedRow(**values))
+    return tuple(found)
 
 
-def _row(values: dict[str, str]) -> QuotedRow:
-    def count(name: str) -> int | None:
-        return int(values[name]) if values[name] else None
+def quoted_markdown(rows: Iterable[QuotedRow]) -> str:
+    """Return a Markdown table of quoted rows for each data set and metric, with source and protocol of each row."""
+    tables: dict[tuple[str, str], list[QuotedRow]] = {}
+    for row in rows:
+        tables.setdefault((row.dataset, row.metric), []).append(row)
+    parts = []
+    for (dataset, metric), members in tables.items():
+        columns = without_empty(_columns(metric), members)
+        body = [[escaped(cell(row)) for cell in columns.values()] for row in members]
+        title = f"**{escaped(dataset)}, {escaped(metric)}** (quoted, not measured here)"
+        parts.append(f"{title}\n\n{markdown_table(list(columns), body)}")
+    return "\n\n".join([*parts, NOTE]) + "\n"
 
-    def number(name: str) -> float | None:
-        return float(values[name]) if values[name] else None
 
-    return QuotedRow(
-        name=values["name"],
-        family=values["family"],
-        dataset=values["dataset"],
-        metric=values["metric"],
-        value=float(values["value"]),
-        mAUC=number("mAUC"),
-        d_prime=number("d_prime"),
-        n_params=count("n_params"),
-        param_bytes=count("param_bytes"),
-        macs=count("macs"),
-        macs_convention=values["macs_convention"],
-        clip_seconds=number("clip_seconds"),
-        protocol=values["protocol"],
-        source=values["source"],
-        note=values["note"],
-        figure_label=values["figure_label"],
-    )
+def quoted_csv(rows: Iterable[QuotedRow]) -> str:
+    """Return the quoted rows as CSV, one column per attribute."""
+    return csv_text([vars(row) for row in rows])
+
+
+def _columns(metric: str) -> Mapping[str, Callable[[QuotedRow], str]]:
+    """Return heading -> cell, in the order of the table."""
+    return {
+        "System": lambda row: row.name,
+        metric: lambda row: f"{row.value:.4g}",
+        "mAUC": lambda row: MISSING if row.mAUC is None else f"{row.mAUC:.3f}",
+        "d'": lambda row: MISSING if row.d_prime is None else f"{row.d_prime:.3f}",
+        "Parameters": lambda row: si(row.n_params),
+        "MB": lambda row: megabytes(row.param_bytes),
+        "MACs": lambda row: (
+            MISSING if row.macs is None else f"{si(row.macs)} per {row.clip_seconds:g} s ({row.macs_convention})"
+        ),
+        "Protocol": lambda row: row.protocol,
+        "Source": lambda row: row.source,
+        "Note": lambda row: row.note or MISSING,
+    }

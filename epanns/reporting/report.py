@@ -7,24 +7,22 @@ from pathlib import Path
 from epanns import atomic
 from epanns.errors import DataError, OutputError
 from epanns.records import Failure, RunRecord
-from epanns.reporting import figures, tables
-from epanns.reporting.layout import lay_out
-from epanns.reporting.pareto import pareto_chart
-from epanns.reporting.quoted import quoted_rows
+from epanns.reporting import figure, tables
+from epanns.reporting.pareto import measured_bands, pareto_figure, quoted_bands
+from epanns.reporting.quoted import quoted_csv, quoted_markdown, quoted_rows
 from epanns.reporting.rows import is_shown, rows_by_block
-from epanns.reporting.svg import to_svg
 from epanns.safe_text import path_name
 
-_WRITTEN = ("table.md", "table.csv", "records.csv", "quoted.md", "quoted.csv", "figure.svg", "figure.png", "figure.pdf")
+_QUOTED = ("quoted.md", "quoted.csv", "quoted.svg", "quoted.pdf", "quoted.png")
+_WRITTEN = ("table.md", "table.csv", "records.csv", "figure.svg", "figure.pdf", "figure.png", *_QUOTED)
 _END = "<!-- end of epanns report -->"
-_OPTIONAL = frozenset({"quoted.md", "quoted.csv", "figure.png", "figure.pdf"})  # not in every report
 
 
 @dataclass(frozen=True)
 class Report:
-    """What was written: the measured table in Markdown, the counts behind it, and the files.
+    """The measured table in Markdown, its counts, and the files written.
 
-    `n_without_score` records hold no score of a stage that tables show, and are in no row.
+    `n_without_score` counts the records without a score of any stage that tables show: they are in no row.
     """
 
     table: str
@@ -37,82 +35,89 @@ class Report:
 def write_report(
     records: Sequence[RunRecord], out: Path, *, quoted: bool = True, failures: Sequence[Failure] = ()
 ) -> Report:
-    """Write tables and figures; those of an earlier report in `out` are replaced or removed, other files left alone.
+    """Write tables and figures; an earlier report in `out` is replaced, other files are left alone.
 
-    Measured results: ``table.md``, ``table.csv`` (a row per configuration, averaged over seeds) and ``records.csv``
-    (a row per run). Published ones: ``quoted.md`` and ``quoted.csv``. All as ``figure.svg``, and ``figure.png`` and
-    ``figure.pdf`` where matplotlib is installed. The records themselves go to ``records/``, so that the report can be
-    made again from `out` alone.
+    Measured results are ``table.md``, ``table.csv`` (a row per configuration, averaged over seeds), ``records.csv`` (a
+    row per run) and ``figure.svg``, ``.pdf`` and ``.png``. Published results are ``quoted.md``, ``quoted.csv`` and
+    ``quoted.svg``, ``.pdf`` and ``.png``. The records are copied to ``records/``, so that the report can be made again
+    from `out` alone.
 
     Args:
-        records: Runs; those of different data, protocols or clip lengths are kept apart.
-        out: Folder, made if it is not there.
-        quoted: Whether to show published results, in tables and panels of their own.
+        records: Runs; different data, protocols or clip lengths are kept apart.
+        out: Folder, created if missing.
+        quoted: Whether to write published results.
         failures: Trials without a result, which the table counts by reason.
 
     Raises:
-        DataError: If the `trial_id` of a record cannot be the name of a file.
+        DataError: If the `trial_id` of a record cannot be a file name.
         OutputError: If `out` is a file, or its ``records/`` holds runs that are not among `records`.
     """
     copies = {
         out / "records" / f"{path_name(record.trial_id, 'trial_id', DataError)}.json": record for record in records
     }
     _refuse_foreign(out, set(copies))
-    records = sorted(records, key=_reading_order)
+
+    def reading_order(record: RunRecord) -> tuple[str | float | int, ...]:  # independent of where records are stored
+        layers, ratio = ",".join(record.layers), record.ratio or 0.0
+        recipe = (record.recover, record.finetune_iterations, record.seed, record.trial_id)
+        return (record.dataset, record.model, record.width, record.criterion or "", layers, ratio, *recipe)
+
+    records = sorted(records, key=reading_order)
     blocks = rows_by_block(records)
-    published = quoted_rows() if quoted else ()
     texts = {
         "table.md": tables.measured_markdown(blocks, failures),
         "table.csv": tables.measured_csv(blocks),
         "records.csv": tables.records_csv(records),
     }
-    if published:
-        texts |= {"quoted.md": tables.quoted_markdown(published), "quoted.csv": tables.quoted_csv(published)}
-    drawing = lay_out(pareto_chart(blocks, published))
-    texts["figure.svg"] = to_svg(drawing)
-    (out / "records").mkdir(parents=True, exist_ok=True)  # first: where it is, the rest is a report's
+    figures = {"figure": measured_bands(blocks)}
+    if quoted:
+        texts |= {"quoted.md": quoted_markdown(quoted_rows()), "quoted.csv": quoted_csv(quoted_rows())}
+        figures["quoted"] = quoted_bands(quoted_rows())
+    else:  # files of an earlier report would pass for files of this one
+        for name in _QUOTED:
+            (out / name).unlink(missing_ok=True)
+    (out / "records").mkdir(parents=True, exist_ok=True)  # first: it marks the folder as a report
     for name, text in texts.items():
         atomic.write_text(out / name, text)
     for path, record in copies.items():
         atomic.write_json(path, record.to_dict())
-    images = ["figure.png", "figure.pdf"] if figures.can_draw() else []
-    for name in images:
-        figures.draw(drawing, out / name)
-    for name in _OPTIONAL - {*texts, *images}:
-        (out / name).unlink(missing_ok=True)  # else an earlier report's would pass for this one's
+    files = [out / name for name in texts]
+    for stem, bands in figures.items():
+        title = "mAP against parameters and multiply-adds: " + "; ".join(band.title for band in bands)
+        files += figure.save(pareto_figure(bands), out, stem, title=title)
     return Report(
         table=texts["table.md"],
         n_records=len(records),
         n_rows=sum(map(len, blocks.values())),
-        files=tuple(out / name for name in [*texts, *images]),
+        files=tuple(files),
         n_without_score=sum(not is_shown(record) for record in records),
     )
 
 
 def write_quoted(out: Path) -> tuple[Path, ...]:
-    """Write the published results alone, ``quoted.md`` and ``quoted.csv``, and return where they are.
+    """Write the published results alone, as ``quoted.md`` and ``quoted.csv``, and return the files.
 
     Raises:
-        OutputError: If `out` is a file, or holds files of these names that are of no report.
+        OutputError: If `out` is a file, or holds files of these names that no report wrote.
     """
     rows = quoted_rows()
-    texts = {"quoted.md": tables.quoted_markdown(rows), "quoted.csv": tables.quoted_csv(rows)}
+    texts = {"quoted.md": quoted_markdown(rows), "quoted.csv": quoted_csv(rows)}
     if out.is_file():
         raise OutputError(f"{out} is a file: give --out a folder")
     for name, text in texts.items():
         path = out / name
         if path.exists() and not (out / "records").is_dir() and path.read_text(encoding="utf-8") != text:
-            raise OutputError(f"{path} exists already and is of no report of ours: choose another --out")
+            raise OutputError(f"{path} exists and was not written by a report: choose another --out")
         atomic.write_text(path, text)
     return tuple(out / name for name in texts)
 
 
 def _refuse_foreign(out: Path, copies: set[Path]) -> None:
-    """Refuse a folder with files that are of no report, or with records that are not among `copies`."""
+    """Refuse a folder with files that no report wrote, or with records that are not among `copies`."""
     if out.exists() and not out.is_dir():
         raise OutputError(f"{out} is a file: give --out a folder")
     if not (out / "records").is_dir() and (foreign := [out / name for name in _WRITTEN if (out / name).exists()]):
-        raise OutputError(f"{foreign[0]} exists already and is of no report of ours: choose another --out")
+        raise OutputError(f"{foreign[0]} exists and was not written by a report: choose another --out")
     if others := sorted(set((out / "records").glob("*.json")) - copies):
         raise OutputError(
             f"{others[0]} and {len(others) - 1} more are not in this report: give {out} as a DIR too, "
@@ -120,19 +125,12 @@ def _refuse_foreign(out: Path, copies: set[Path]) -> None:
         )
 
 
-def _reading_order(record: RunRecord) -> tuple[str | float | int, ...]:
-    """Sort runs so that a report does not depend on where its records lie."""
-    layers, ratio = ",".join(record.layers), record.ratio or 0.0
-    recipe = (record.recover, record.finetune_iterations, record.seed, record.trial_id)
-    return (record.dataset, record.model, record.width, record.criterion or "", layers, ratio, *recipe)
-
-
 def insert_table(document: Path, name: str, table: str) -> None:
-    """Replace what stands between ``<!-- epanns report: NAME -->`` and ``<!-- end of epanns report -->``.
+    """Replace the text between ``<!-- epanns report: NAME -->`` and ``<!-- end of epanns report -->``.
 
     Raises:
         DataError: If the document cannot be read.
-        OutputError: If the markers are missing or stand more than once; the document is left as it was.
+        OutputError: If a marker is missing or repeated; the document is left as it was.
     """
     try:
         text = document.read_text(encoding="utf-8")
@@ -140,7 +138,7 @@ def insert_table(document: Path, name: str, table: str) -> None:
         raise DataError(f"{document}: cannot be read as text ({error})") from error
     begin = f"<!-- epanns report: {name} -->"
     if text.count(begin) != 1:
-        raise OutputError(f"{document}: {begin} stands {text.count(begin)} times: write it once, where the table goes")
+        raise OutputError(f"{document}: {begin} occurs {text.count(begin)} times: write it once, where the table goes")
     before, _, rest = text.partition(begin)
     old, end, after = rest.partition(_END)
     if not end or "<!-- epanns report: " in old:

@@ -1,21 +1,13 @@
-"""Run records to the rows of a report: seeds averaged, what must not be compared kept in blocks apart."""
+"""Run records to the rows of a report: seeds averaged, incomparable results in separate blocks."""
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean, stdev
 from typing import Any, NamedTuple
 
 from epanns.records import RunRecord
-from epanns.reporting.settings import (
-    SettledGroup,
-    base_settings,
-    budget_of,
-    checkpoint_of,
-    in_words,
-    label_of,
-    settings_of,
-    told_apart,
-)
+from epanns.reporting.notation import in_words, short_layers, si
 from epanns.sweeps.networks import count_networks, network_at
 
 UNPRUNED = "unpruned"
@@ -23,13 +15,20 @@ CONTROL = "unpruned, trained on"
 REPORTED_SPLIT = "test"
 PRUNED_STAGES = ("pruned", "recovered", "finetuned", "evaluated")
 
+_RATIOS = "ratios."
+_DIGEST = re.compile(r"\b([0-9a-f]{12})[0-9a-f]{52}\b")  # a sha256: its first digits are enough
+_NAMES = frozenset({"name", "base.name"})  # a row has a column for them
+
+# Records that differ in their seed alone, and the settings (``name=value``) in which they differ from similar records.
+Group = tuple[list[RunRecord], tuple[str, ...]]
+
 
 class Estimate(NamedTuple):
     """Mean over networks and sample standard deviation.
 
     Attributes:
-        mean: Of the scores of the `n` networks.
-        sd: None where there is one network, however often it was scored.
+        mean: Mean of the scores of the `n` networks.
+        sd: None for one network, however often it was scored.
         n: Number of networks.
         n_seeds: Number of seeds under which they were scored.
     """
@@ -41,7 +40,7 @@ class Estimate(NamedTuple):
 
 
 class BlockKey(NamedTuple):
-    """What rows must share to be compared: scores of other data, or heard otherwise, go in another block."""
+    """What comparable rows share: data set, split, protocol and input length."""
 
     dataset: str
     split: str
@@ -55,17 +54,17 @@ class Row:
 
     Attributes:
         variant: `UNPRUNED`, `CONTROL` or the name of the criterion.
-        layers: What was pruned, by module name.
+        layers: Names of the pruned modules.
         ratio: Fraction of channels removed; 0 for unpruned rows, None where it differs by layer.
         n_params: Mean over seeds, as are `param_bytes` and `backbone_macs`.
-        param_reduction: Fraction of the unpruned network's parameters that is gone; `mac_reduction` likewise.
+        param_reduction: Fraction of the unpruned network's parameters that is removed; `mac_reduction` likewise.
         mAP: Stage name -> estimate on the block's split.
-        n_seeds: Number of networks: of one that was scored under several seeds it is 1.
-        settings: What else tells this row from another that looks the same.
-        accuracy: Like `mAP`, of the stages at which every seed has one: those of single-label networks.
-        name: Label that a person gave the network; empty where there is none.
-        budget: What the network was cut to, such as ``macs 0.25``; None where it was cut by ratios.
-        untrained: Stages at which training kept the weights from before it -> in how many of the runs.
+        n_seeds: Number of networks; 1 for one network that was scored under several seeds.
+        settings: Settings in which the row differs from rows that are otherwise equal.
+        accuracy: Like `mAP`, for the stages at which every seed has one: those of single-label networks.
+        name: Label that a user gave the network; empty for none.
+        budget: Budget that the network was pruned to, such as ``macs 0.25``; None where it was pruned by ratios.
+        untrained: Stages at which training kept the weights from before it -> number of such runs.
     """
 
     experiment: str
@@ -91,7 +90,7 @@ class Row:
 
     @property
     def has_accuracy(self) -> bool:
-        """Whether there is an accuracy beside every mAP."""
+        """Whether every stage with a mAP has an accuracy."""
         return bool(self.accuracy) and self.accuracy.keys() == self.mAP.keys()
 
     @property
@@ -104,36 +103,31 @@ class Row:
         """The network and, where it is not the published one, its width."""
         return self.model if self.width == 1 else f"{self.model} × {self.width:g}"
 
+    @property
+    def settings_in_words(self) -> list[str]:
+        """Settings in words, without the budget, which has a column of its own."""
+        return [in_words(setting) for setting in self.settings if not (self.budget and setting.startswith("budget="))]
+
 
 def rows_by_block(records: Iterable[RunRecord]) -> dict[BlockKey, list[Row]]:
     """Group records into blocks, and in each block into one row per configuration.
 
-    Seeds of one row are runs whose whole configuration agrees but for seeds; checkpoints scored by themselves, if their
-    recipes do. Where rows would look alike, the settings in which they differ are shown. The unpruned network's row
-    holds every run's `dense` score, once per seed.
+    Runs with equal configurations but for seeds are one row, as are checkpoints with equal recipes. Where rows would
+    otherwise be equal, they hold the settings in which they differ. The row of the unpruned network averages the
+    `dense` scores of all runs, once per seed.
     """
     blocks: dict[BlockKey, list[RunRecord]] = {}
     for record in records:
-        key = BlockKey(record.dataset, reported_split(record), record.protocol, record.clip_seconds)
-        blocks.setdefault(key, []).append(record)
+        splits = [split for stage in record.stages for split in stage.scores]
+        split = REPORTED_SPLIT if REPORTED_SPLIT in splits or not splits else splits[-1]
+        blocks.setdefault(BlockKey(record.dataset, split, record.protocol, record.clip_seconds), []).append(record)
     found = {key: _rows(blocks[key], key.split) for key in sorted(blocks)}
     return {key: rows for key, rows in found.items() if rows}
 
 
-def settings_in_words(row: Row) -> list[str]:
-    """Return what tells a row from similar ones, in words; its budget stands in a column of its own."""
-    return [in_words(setting) for setting in row.settings if not (row.budget and setting.startswith("budget="))]
-
-
 def is_shown(record: RunRecord) -> bool:
-    """Return whether a record is in a row; one without pruning needs a score of its network."""
+    """Return whether a record is in a row: it was pruned, or has a score of its network."""
     return record.criterion is not None or any(record.stage(name) for name in ("dense", "finetuned", "evaluated"))
-
-
-def reported_split(record: RunRecord) -> str:
-    """Return ``test`` where the run has test scores, else the split it was scored on last."""
-    splits = [split for stage in record.stages for split in stage.scores]
-    return REPORTED_SPLIT if REPORTED_SPLIT in splits or not splits else splits[-1]
 
 
 def _rows(records: Sequence[RunRecord], split: str) -> list[Row]:
@@ -144,23 +138,26 @@ def _rows(records: Sequence[RunRecord], split: str) -> list[Row]:
     rows = [
         _row(members, split, UNPRUNED, ("dense",), settings)
         for group in _grouped(dense, _network_identity).values()
-        for members, settings in told_apart(group, base_settings)
+        for members, settings in _split_by_settings(group, _base_settings)
     ]
     rows += [_row(group, split, CONTROL, ("finetuned",), settings) for group, settings in _seed_groups(trained_on)]
     rows += [_row(group, split, UNPRUNED, ("evaluated",), settings) for group, settings in _seed_groups(evaluated)]
     rows += [
         _row(group, split, str(group[0].criterion), PRUNED_STAGES, settings) for group, settings in _seed_groups(pruned)
     ]
-    return sorted(rows, key=_order)
+
+    def order(row: Row) -> tuple[Any, ...]:
+        variants = (UNPRUNED, CONTROL)
+        rank = variants.index(row.variant) if row.variant in variants else len(variants)
+        ratio = -1.0 if row.ratio is None else row.ratio
+        network = (row.experiment, row.model, -row.width, row.name)
+        return (*network, rank, row.variant, row.layers, row.recover, row.finetune_iterations, ratio, row.settings)
+
+    return sorted(rows, key=order)
 
 
 def _network_identity(record: RunRecord) -> tuple[Any, ...]:
     return (record.experiment, label_of(record), record.model, record.width, record.cost_before["n_params"])
-
-
-def _identity(record: RunRecord) -> tuple[Any, ...]:
-    pruning = (record.criterion, record.layers, record.ratio, record.recover, record.finetune_iterations)
-    return (*_network_identity(record), *pruning)
 
 
 def _grouped(
@@ -172,16 +169,97 @@ def _grouped(
     return groups
 
 
-def _seed_groups(records: Iterable[RunRecord]) -> list[SettledGroup]:
-    """Return records that differ in their seed only, each group with what tells it from others that look the same."""
-    groups: list[SettledGroup] = []
-    for alike in _grouped(records, _identity).values():
-        for group, settings in told_apart(alike, settings_of):
-            # Checkpoints of several seeds are one row; several of one seed, of which no more is known, are not.
+def _seed_groups(records: Iterable[RunRecord]) -> list[Group]:
+    """Return groups of records that differ in their seed alone."""
+
+    def identity(record: RunRecord) -> tuple[Any, ...]:
+        pruning = (record.criterion, record.layers, record.ratio, record.recover, record.finetune_iterations)
+        return (*_network_identity(record), *pruning)
+
+    groups: list[Group] = []
+    for alike in _grouped(records, identity).values():
+        for group, settings in _split_by_settings(alike, _settings_of):
+            # Checkpoints of several seeds are one row; several of one seed, with no known difference, are not.
             repeats_a_seed = len({record.seed for record in group}) < len(group)
-            parts = told_apart(group, checkpoint_of) if repeats_a_seed else [(group, ())]
+            parts = _split_by_settings(group, _checkpoint_of) if repeats_a_seed else [(group, ())]
             groups += [(members, (*settings, *more)) for members, more in parts]
     return groups
+
+
+def _split_by_settings(records: Sequence[RunRecord], settings_of: Callable[[RunRecord], dict[str, str]]) -> list[Group]:
+    """Split records by every setting in which they differ; a missing setting differs from every value."""
+    settings = {record.trial_id: settings_of(record) for record in records}
+    names = sorted(set().union(*settings.values()) - _NAMES)
+    differing = [name for name in names if len({given.get(name) for given in settings.values()}) > 1]
+
+    def differences(record: RunRecord) -> tuple[str, ...]:
+        given = settings[record.trial_id]
+        return tuple(f"{name}={given[name]}" for name in differing if name in given)
+
+    return [
+        (members, _ratios_joined(_DIGEST.sub(r"\1", setting) for setting in found))
+        for found, members in _grouped(records, differences).items()
+    ]
+
+
+def _ratios_joined(settings: Iterable[str]) -> tuple[str, ...]:
+    """Join ratios by layer into one setting, ``ratios=0.35 of blocks 1–3, 0.75 of blocks 4–6``."""
+    layers: dict[str, list[str]] = {}
+    others = []
+    for setting in settings:
+        name, _, value = setting.partition("=")
+        if name.startswith(_RATIOS):
+            layers.setdefault(value, []).append(name.removeprefix(_RATIOS))
+        else:
+            others.append(setting)
+    joined = ", ".join(f"{value} of {short_layers(names)}" for value, names in layers.items())
+    return (*others, *([f"ratios={joined}"] if joined else []))
+
+
+def _settings_of(record: RunRecord) -> dict[str, str]:
+    """Return a run's configuration by dotted name, without seeds and without the checkpoint, which has a seed."""
+    flat = _flat(record.config)
+    return {name: flat[name] for name in flat if name.split(".")[-1] != "seed" and name != "checkpoint"}
+
+
+def _checkpoint_of(record: RunRecord) -> dict[str, str]:
+    """Return the scored checkpoint, in records of `epanns evaluate`."""
+    return {name: value for name, value in _flat(record.config).items() if name == "checkpoint"}
+
+
+def _base_settings(record: RunRecord) -> dict[str, str]:
+    """Return the settings of the unpruned network, with the same names in its own record and in pruned ones."""
+    settings = _settings_of(record)
+    if record.config.get("kind") == "base":
+        settings = {f"base.{name}": value for name, value in settings.items() if not name.startswith("packs.")}
+    return {name: value for name, value in settings.items() if name.startswith("base.")}
+
+
+def label_of(record: RunRecord) -> str:
+    """Return the label of a network that the sweep's base or the evaluation sets; empty for none."""
+    given = record.config.get("name")
+    return record.name or (given if isinstance(given, str) else "")
+
+
+def budget_of(record: RunRecord) -> str | None:
+    """Return the budget that a network was pruned to, such as ``macs 0.25``; None where it has none."""
+    budget = record.config.get("budget")
+    if isinstance(budget, str):
+        return budget
+    recipe = record.config.get("recipe")
+    operations = recipe.values() if isinstance(recipe, Mapping) else ()
+    budgets = [each["budget"] for each in operations if isinstance(each, Mapping) and "budget" in each]
+    if not budgets or not isinstance(budgets[-1], Mapping):
+        return None
+    kind, most = budgets[-1].get("kind"), budgets[-1].get("asked")
+    return f"{kind} {si(most)}" if isinstance(most, int | float) else str(kind)
+
+
+def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    flat: dict[str, str] = {}
+    for key, value in config.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": str(value)}
+    return flat
 
 
 def _row(group: Sequence[RunRecord], split: str, variant: str, stages: Sequence[str], settings: tuple[str, ...]) -> Row:
@@ -197,6 +275,10 @@ def _row(group: Sequence[RunRecord], split: str, variant: str, stages: Sequence[
     estimates = {
         score: {stage: found for stage in stages if (found := _estimate(group, stage, split, score)) is not None}
         for score in ("mAP", "accuracy")
+    }
+    untrained = {
+        stage: sum(found is not None and found.best_step == 0 for found in (record.stage(stage) for record in group))
+        for stage in stages
     }
     return Row(
         experiment=first.experiment,
@@ -218,11 +300,7 @@ def _row(group: Sequence[RunRecord], split: str, variant: str, stages: Sequence[
         settings=settings,
         name=label_of(first),
         budget=budget_of(first) if is_pruned and first.ratio is None else None,
-        untrained={
-            found.name: count
-            for found in (stage for stage in first.stages if stage.name in stages)
-            if (count := sum(_kept_step_0(record, found.name) for record in group))
-        },
+        untrained={stage: count for stage, count in untrained.items() if count},
     )
 
 
@@ -240,17 +318,3 @@ def _estimate(group: Iterable[RunRecord], stage_name: str, split: str, score_nam
     if not values:
         return None
     return Estimate(fmean(values), stdev(values) if len(values) > 1 else None, len(values), len(seeds))
-
-
-def _kept_step_0(record: RunRecord, stage_name: str) -> bool:
-    """Return whether the training of a stage kept the weights from before it."""
-    stage = record.stage(stage_name)
-    return stage is not None and stage.best_step == 0
-
-
-def _order(row: Row) -> tuple[Any, ...]:
-    variants = (UNPRUNED, CONTROL)
-    rank = variants.index(row.variant) if row.variant in variants else len(variants)
-    ratio = -1.0 if row.ratio is None else row.ratio
-    network = (row.experiment, row.model, -row.width, row.name)
-    return (*network, rank, row.variant, row.layers, row.recover, row.finetune_iterations, ratio, row.settings)

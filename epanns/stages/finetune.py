@@ -7,9 +7,9 @@ from epanns.evaluation.protocol import EvaluationProtocol
 from epanns.models.tagger import Tagger
 from epanns.stages.score import score
 from epanns.training.config import TrainingConfig
+from epanns.training.distillation import teacher_of
 from epanns.training.learner import require_learner
 from epanns.training.metrics import LOSS
-from epanns.training.teacher import teacher_of
 from epanns.training.validation import Validation, require_positives
 
 

@@ -13,11 +13,10 @@ from epanns import atomic
 from epanns.complexity.macs import profile
 from epanns.data.dataset import PackDataset
 from epanns.data.pack_format import PACK_FILE, read_pack_info
-from epanns.evaluation.clip_scores import write_clip_scores
 from epanns.evaluation.metrics import evaluate, groups_to_draw
 from epanns.evaluation.predict import Predictions, predict
 from epanns.evaluation.protocol import EvaluationProtocol
-from epanns.evaluation.scores import Scores
+from epanns.evaluation.scores import Scores, write_clip_scores
 from epanns.feedback import Progress
 from epanns.labels import DECISIVE_SCORES, LabelSet
 from epanns.models.provenance import Operation

@@ -17,8 +17,7 @@ from epanns.models.zoo import ZOO, build_model, spec_of
 from epanns.pruning.recovery.batch_norm_reestimation import refuse_folded
 from epanns.safe_text import is_printable, printable
 from epanns.strict import ANY_TEXT, BOOLEAN, PATH, TABLE, Rule, check_fields, error_messages, number
-from epanns.training.config import TrainingConfig
-from epanns.training.frozen import frozen_in
+from epanns.training.config import TrainingConfig, frozen_in
 from epanns.training.presets import read_training
 
 _LONGEST_NAME = 80

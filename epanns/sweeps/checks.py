@@ -1,4 +1,4 @@
-"""Find every mistake that follows from an experiment and its data, before training."""
+"""Check every trial of an experiment before training, on networks without weights."""
 
 import copy
 import json
@@ -22,16 +22,13 @@ from epanns.pruning.ranking.criteria import NEEDS
 from epanns.pruning.ranking.importance import channel_importance
 from epanns.pruning.recovery.distillation import MOST_HELD_BYTES
 from epanns.pruning.recovery.recover import parts_of
+from epanns.stages.finetune import require_trainable
 from epanns.strict import error_messages
-from epanns.sweeps.amount import pruning_of
 from epanns.sweeps.base import BaseConfig, GivenNetwork, network_without_weights
 from epanns.sweeps.experiment import Experiment
-from epanns.sweeps.grid import amount_in_words
-from epanns.training.config import TrainingConfig
-from epanns.training.frozen import frozen_in
-from epanns.training.learner import require_learner
+from epanns.sweeps.grid import amount_in_words, pruning_of
+from epanns.training.config import TrainingConfig, frozen_in
 from epanns.training.run_options import Log, no_log
-from epanns.training.teacher import teacher_of
 from epanns.training.validation import indistinct, require_positives
 
 _SAMPLE_BYTES = 2  # of a clip that is held in 16 bit
@@ -44,8 +41,8 @@ class DataFacts:
 
     Attributes:
         labels: The classes.
-        train_clips: Training clips there are, or can be at most before they are packed.
-        packs: The packs of each part; None before there are any.
+        train_clips: Number of training clips; before packing, the largest possible number.
+        packs: The packs of each part; None before packing.
     """
 
     labels: LabelSet
@@ -56,16 +53,16 @@ class DataFacts:
 def refuse_impossible(
     experiment: Experiment, given: Mapping[str, GivenNetwork], facts: DataFacts, *, log: Log = no_log
 ) -> None:
-    """Refuse an experiment that has a trial which cannot run.
+    """Raise `ConfigError` if a trial of the experiment cannot run.
 
-    Sample rates, layers, ratios, budgets, criteria, recoveries, numbers of clips and what training needs are checked
-    for every base and every cell of the grids; with packs also classes, tasks and clips that two parts share.
+    Sample rates, layers, ratios, budgets, criteria, recoveries, numbers of clips and settings of the training are
+    checked for every base and every cell of the grids; with packs also classes, tasks and clips that two parts share.
 
     Args:
-        experiment: Its bases, grids and data.
-        given: The networks it names.
-        facts: What is known of the data.
-        log: Called with one line where every step scores the same on the validation clips.
+        experiment: The experiment.
+        given: The networks that it reads from files.
+        facts: Facts about the data.
+        log: Called with one line if the validation clips cannot distinguish steps.
 
     Raises:
         ConfigError: With every problem, each once.
@@ -73,7 +70,7 @@ def refuse_impossible(
     problems: dict[str, None] = {}
     if facts.packs is not None:
         for part in ("val", "test"):
-            problems |= _noted(partial(refuse_leak, facts.packs["train"], facts.packs[part], part=part))
+            problems |= _problem_of(partial(refuse_leak, facts.packs["train"], facts.packs[part], part=part))
     for number, base in enumerate(experiment.bases, start=1):
         where = f"[base {number}] {base.in_words}"
         checks = _BaseChecks(experiment, base, given, facts, log)
@@ -83,7 +80,7 @@ def refuse_impossible(
 
 
 class _BaseChecks:
-    """The checks of one base and of all that is pruned from it."""
+    """The checks of one base and of the trials that prune it."""
 
     def __init__(
         self,
@@ -94,10 +91,10 @@ class _BaseChecks:
         log: Log,
     ) -> None:
         self.experiment, self.base, self.given, self.facts, self.log = experiment, base, given, facts, log
-        self._known: dict[str, list[str]] = {}  # problems of what several trials share
+        self._known: dict[str, list[str]] = {}  # problems of settings that several trials share
 
     def problems(self) -> Iterator[str]:
-        """Yield everything that is impossible."""
+        """Yield one line for every problem."""
         dense = network_without_weights(self.base, self.facts.labels, self.given)
         data = self.experiment.data
         rate = dense.spec.front_end.sample_rate
@@ -111,7 +108,7 @@ class _BaseChecks:
                 return
             dense.provenance = Provenance().with_operation("train", training=training.to_dict())
         elif self.facts.packs is not None:
-            yield from _noted(partial(self._require_task, dense))
+            yield from _problem_of(partial(self._require_task, dense))
         if not self.base.prune:
             return
         for grid in self.experiment.grids:
@@ -141,9 +138,9 @@ class _BaseChecks:
                 student = build_model(dense.spec.with_widths(widths), labels=dense.labels)
         yield from (f"fine-tuning: {each}" for each in self._training_problems(student, training, teacher))
 
-    def _once(self, asked: Any, check: Callable[[], Iterable[str]]) -> list[str]:
-        """Return the problems that a check yields; trials with the same request share one check."""
-        key = json.dumps(asked)
+    def _once(self, settings: Any, check: Callable[[], Iterable[str]]) -> list[str]:
+        """Return the problems that a check yields; trials with the same `settings` share one check."""
+        key = json.dumps(settings)
         if key not in self._known:
             self._known[key] = [*check()]
         return self._known[key]
@@ -151,48 +148,42 @@ class _BaseChecks:
     def _pruning_problems(self, dense: Tagger, config: Mapping[str, Any]) -> Iterator[str]:
         what, criterion = amount_in_words(config), config["criterion"]
         asked = _amount_of(config)
-        found = self._once(asked, lambda: _noted(lambda: widths_after(dense, pruning_of(config))))
+        found = self._once(asked, lambda: _problem_of(lambda: widths_after(dense, pruning_of(config))))
         yield from (f"{what}: {problem}" for problem in found)
         if criterion == "bn" and not found:
             layers = tuple(widths_after(dense, pruning_of(config)))
-            yield from self._once(["bn", layers], lambda: _noted(partial(_rank_untrained, dense, layers)))
+            yield from self._once(["bn", layers], lambda: _problem_of(partial(_rank_untrained, dense, layers)))
         recovery = config["recover"]
         parts = parts_of(recovery)
-        folded = self.given[self.base.checkpoint or self.base.yamnet].folded if self._is_given else ""
+        path = self.base.checkpoint or self.base.yamnet
+        folded = self.given[path].folded if path else ""
         if "bn" in parts and folded:
             yield f"recover={recovery!r}: {folded}"
         clips, there = config.get("calibration_clips"), self.facts.train_clips
         if clips is None:
             return
         if clips > there:
-            yield f"calibration_clips={clips}: the training part has {there} clips; ask for no more in the [grid]"
+            yield f"calibration_clips={clips}: the training part has {there} clips; give at most as many in the [grid]"
         if clips < _FEWEST_CLIPS and ({"ls", "distil"} & set(parts) or NEEDS.get(criterion, "weights") != "weights"):
             yield f"calibration_clips={clips}: {criterion} and {recovery} need at least {_FEWEST_CLIPS}"
         held = clips * round(self.experiment.data.seconds * self.experiment.data.sample_rate) * _SAMPLE_BYTES
         if "distil" in parts and held > MOST_HELD_BYTES:
-            yield f"calibration_clips={clips}: {recovery} holds its clips, more than 1 GiB in 16 bit; give fewer"
-
-    @property
-    def _is_given(self) -> bool:
-        return bool(self.base.checkpoint or self.base.yamnet)
+            yield f"calibration_clips={clips}: {recovery} keeps its clips, more than 1 GiB in 16 bit; give fewer"
 
     def _training_problems(
         self, model: Tagger, training: TrainingConfig, teacher: Tagger | None = None
     ) -> Iterator[str]:
-        """Yield why a training cannot begin; `model` has the training's task afterwards."""
+        """Yield the reason why a training cannot begin; `model` has the training's task afterwards."""
 
         def begin() -> None:
-            if training.task is not None:
-                model.set_task(training.task)
-            teacher_of(model, teacher, training)
-            require_learner(model, training)
+            require_trainable(model, training, teacher)
             if self.facts.packs is not None:
                 self._require_task(model)
                 require_positives(self.facts.packs["val"])
                 if remark := indistinct(self.facts.packs["val"], model.spec.task):
                     self.log(remark)
 
-        yield from _noted(begin)
+        yield from _problem_of(begin)
 
     def _require_task(self, model: Tagger) -> None:
         assert self.facts.packs is not None
@@ -205,11 +196,11 @@ def _amount_of(config: Mapping[str, Any]) -> list[Any]:
 
 
 def _rank_untrained(dense: Tagger, layers: tuple[str, ...]) -> None:
-    """Rank an untrained network of the same shape by batch norms: not every network has their scales."""
+    """Rank the layers of an untrained network by batch norm, which fails for layers without its scales."""
     with torch.random.fork_rng(devices=[]):
         channel_importance(build_model(dense.spec), layers, criterion="bn", seed=0, calibration=None)
 
 
-def _noted(check: Callable[[], object]) -> dict[str, None]:
-    """Return the message of the error that a check ends in, if any, as a key."""
+def _problem_of(check: Callable[[], object]) -> dict[str, None]:
+    """Return the message of the error that a check raises, if any, as a key."""
     return dict.fromkeys(error_messages(check))

@@ -7,7 +7,7 @@ from itertools import product
 from typing import Any
 
 from epanns.errors import ConfigError
-from epanns.pruning.config import BUDGET, RATIO, RATIOS
+from epanns.pruning.config import BUDGET, RATIO, RATIOS, PruningConfig
 from epanns.pruning.ranking.criteria import CRITERIA, NEEDS
 from epanns.pruning.recovery.recover import RECOVERIES, RecoverySettings, recovery_problem
 from epanns.safe_text import printable
@@ -24,10 +24,9 @@ from epanns.strict import (
     shown,
     value_problems,
 )
-from epanns.sweeps.amount import Amount, asked_of
 from epanns.sweeps.base import training_of
 from epanns.training.config import TEACHER_WEIGHTS
-from epanns.training.teacher import require_listener
+from epanns.training.distillation import require_teacher_weight
 
 _RECOVERY = Rule(
     f"one of {', '.join(RECOVERIES)} or distil:STEPS",
@@ -46,6 +45,9 @@ GRID_RULES: Mapping[str, Rule] = {
     "finetune": list_of(TABLE, "tables"),
     "seeds": list_of(integer(0), "whole numbers >= 0"),
 }
+
+
+Amount = float | Mapping[str, float] | str  # a ratio, ratios per layer, or a budget
 
 
 @dataclass(frozen=True)
@@ -113,12 +115,27 @@ class GridConfig:
                     yield {"ratio": 0.0, **trained}
 
     def _pruning(self, criterion: str, layers: Sequence[str] | None, recover: str, amount: Amount) -> dict[str, Any]:
-        config: dict[str, Any] = {**asked_of(amount, layers), "criterion": criterion, "recover": recover}
+        config: dict[str, Any] = {} if layers is None else {"layers": list(layers)}
+        if isinstance(amount, str):
+            config = {"budget": amount, **config}
+        elif isinstance(amount, Mapping):
+            config = {"ratios": {name: float(ratio) for name, ratio in amount.items()}, "layers": list(amount)}
+        else:
+            config = {"ratio": float(amount), **config}
+        config |= {"criterion": criterion, "recover": recover}
         if recover != "none" or NEEDS.get(criterion, "weights") != "weights":
             config["calibration_clips"] = self.calibration_clips
             if self.recovery:
                 config["recovery"] = dict(self.recovery)
         return config
+
+
+def pruning_of(config: Mapping[str, Any]) -> PruningConfig:
+    """Return the settings of the pruning in a trial's configuration."""
+    keys = ["ratio", "ratios", "budget", "criterion", "seed"]
+    if "ratios" not in config:  # with ratios, ``layers`` repeats their keys
+        keys.append("layers")
+    return PruningConfig.from_table({key: config.get(key) for key in keys})
 
 
 def amount_in_words(config: Mapping[str, Any]) -> str:
@@ -151,7 +168,7 @@ def finetuning(table: Mapping[str, Any], *, seed: int | None = None) -> dict[str
     if "teacher" in table and teacher != TEACHER:
         raise ConfigError(f"teacher={shown(teacher)}: must be {TEACHER!r}, the trial's unpruned network")
     if teacher:
-        require_listener(training)
+        require_teacher_weight(training)
     elif training.teacher_weights:
         raise ConfigError(f"{' and '.join(TEACHER_WEIGHTS)} need a teacher: give teacher = {TEACHER!r}")
     settings = training.to_dict()

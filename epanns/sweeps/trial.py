@@ -13,8 +13,6 @@ from epanns.complexity.macs import profile
 from epanns.data.compatibility import in_the_models_order, refuse_leak
 from epanns.data.dataset import PackDataset
 from epanns.errors import DataError
-from epanns.evaluation.metrics import evaluate
-from epanns.evaluation.predict import predict
 from epanns.evaluation.protocol import EvaluationProtocol
 from epanns.models.load import load
 from epanns.models.pruning_plan import PruningPlan
@@ -30,22 +28,21 @@ from epanns.records import DECISIVE_PACKAGES, RunRecord, Stage
 from epanns.safe_text import path_name
 from epanns.seeding import derive_seed, numpy_generator, random_state_kept
 from epanns.stages.finetune import validation_on
-from epanns.stages.score import device_of, recorded_width, scored_seconds
-from epanns.sweeps.amount import pruning_of
+from epanns.stages.score import device_of, recorded_width, score, scored_seconds
+from epanns.sweeps.grid import pruning_of
 from epanns.sweeps.journal import TrialFolder
-from epanns.training.config import TrainingConfig
+from epanns.training.config import TrainingConfig, frozen_in
 from epanns.training.finetune import finetune
-from epanns.training.frozen import frozen_in
 from epanns.training.run_options import Log, OnStep, RunOptions, no_log
 
 
 def run_trial(folder: TrialFolder, *, on_step: OnStep | None = None, log: Log = no_log) -> RunRecord:
-    """Run a trial to its result, going on where it was stopped; a finished one is only read.
+    """Run or resume a trial, write its result and return it; the result of a finished trial is only read.
 
     Args:
         folder: Prepared by `journal.Sweep.prepare`.
         on_step: Called after each training step.
-        log: Called with one line of what a person should know of its training runs.
+        log: Called with one line for each remark of the training runs.
     """
     with folder.locked():
         if folder.is_done:
@@ -58,7 +55,7 @@ def run_trial(folder: TrialFolder, *, on_step: OnStep | None = None, log: Log = 
 
 
 class _Trial:
-    """What the steps of one trial share."""
+    """The settings and the packs of one trial."""
 
     def __init__(self, folder: TrialFolder, asked: Mapping[str, Any], options: RunOptions) -> None:
         self.folder, self.asked, self.options = folder, asked, options
@@ -71,32 +68,29 @@ class _Trial:
         self.layers: tuple[str, ...] = ()
         self.started = time.perf_counter()
         self.protocol = EvaluationProtocol(**self.config.get("base", self.config).get("evaluation", {}))
-        self.heard = data["seconds"]
+        self.clip_seconds = data["seconds"]
         for part in ("val", "test"):
             refuse_leak(self.packs["train"], self.packs[part], part=part)
 
     def run_base(self) -> RunRecord:
-        """Train the base, or take a checkpoint, and score it."""
+        """Train the base, or load its checkpoint, and score it."""
         started = time.perf_counter()
         trained: dict[str, Any] = {}
         if self.asked["checkpoint"]:
             model = load(self.asked["checkpoint"])
-            self._put_in_order_of(model)
+            self._match_classes(model)
         else:
             training = TrainingConfig.from_dict(self.config["training"])
-            # Initial weights depend on the seed alone, not on what ran before in this process.
-            with random_state_kept():
+            with random_state_kept():  # initial weights depend on the seed alone
                 torch.manual_seed(derive_seed("weights", training.seed))
-                model = self._untrained()
+                name, labels = self.config["model"], self.packs["train"].labels
+                if "yamnet_sha256" in self.config:
+                    model = build_on_yamnet(name, load(self.asked["yamnet"]), labels=labels)
+                else:
+                    model = build_model(name, width=self.config["width"], labels=labels)
             model, trained = self._train(model, training, self.folder.path / "base")
         stage = replace(self._stage("dense", model, time.perf_counter() - started), **trained)
         return self._record(model, model, None, (stage,))
-
-    def _untrained(self) -> Tagger:
-        name, labels = self.config["model"], self.packs["train"].labels
-        if "yamnet_sha256" in self.config:
-            return build_on_yamnet(name, load(self.asked["yamnet"]), labels=labels)
-        return build_model(name, width=self.config["width"], labels=labels)
 
     def run_pruned(self) -> RunRecord:
         """Prune, recover, fine-tune; score after each."""
@@ -104,7 +98,7 @@ class _Trial:
         base_folder = TrialFolder(self.folder.path.parent / base)
         base_record = base_folder.read_record()
         dense = load(self.asked["checkpoint"] or base_folder.path / "base")
-        self._put_in_order_of(dense)
+        self._match_classes(dense)
         as_scored = replace(base_record.stages[0], seconds=0.0, curve=(), best_step=None)
         model, plan, stages = dense, None, [as_scored]
         if self.config.get("ratio") != 0:
@@ -126,20 +120,20 @@ class _Trial:
             training = TrainingConfig.from_dict(self.config["finetune"])
             asked = self.config["finetune"].get("freeze_yamnet")
             training = frozen_in(training, asked, by_default=stays_frozen(dense.provenance))
-            # The control learns from itself as it was.
+            # A copy: the control, which is not pruned, trains the unpruned network itself.
             teacher = copy.deepcopy(dense) if self.config.get("teacher") == "dense" else None
             model, trained = self._train(model, training, self.folder.path / "finetuned", teacher)
             stages.append(replace(self._stage("finetuned", model, time.perf_counter() - started), **trained))
         return self._record(dense, model, plan, tuple(stages))
 
-    def _put_in_order_of(self, model: Tagger) -> None:
-        """Let the packs have the classes of a checkpoint in its order."""
+    def _match_classes(self, model: Tagger) -> None:
+        """Order the classes of the packs as in a checkpoint."""
         self.packs = {part: in_the_models_order(model, pack) for part, pack in self.packs.items()}
 
     def _train(
         self, model: Tagger, training: TrainingConfig, out: Path, teacher: Tagger | None = None
     ) -> tuple[Tagger, dict[str, Any]]:
-        """Train in a run folder of the trial; return the network with its best weights, and what its stage records."""
+        """Train in a run folder; return the network with its best weights, and the curve and best step of its stage."""
         result = finetune(
             model,
             self.packs["train"],
@@ -154,9 +148,9 @@ class _Trial:
     def _stage(self, name: str, model: Tagger, seconds: float) -> Stage:
         scores = {}
         for part in ("val", "test"):
-            predictions = predict(model, self.packs[part], self.protocol)
-            scores[part] = evaluate(predictions, self.packs[part].labels, self.protocol, bootstrap=0).summary()
-            self.heard = scored_seconds(self.packs[part], self.protocol, predictions)
+            predictions, found = score(model, self.packs[part], self.protocol)
+            scores[part] = found.summary()
+            self.clip_seconds = scored_seconds(self.packs[part], self.protocol, predictions)
         return Stage(name, scores, round(seconds, 3))
 
     def _calibration_clips(self) -> CalibrationClips:
@@ -179,11 +173,11 @@ class _Trial:
             seed=self.config["seed"],
             dataset=self.packs["test"].dataset_name,
             protocol=self.protocol.describe(),
-            clip_seconds=self.heard,
+            clip_seconds=self.clip_seconds,
             config=self.config,
             plan_digest=None if plan is None else plan.digest,
-            cost_before=profile(dense, seconds=self.heard).summary(),
-            cost_after=profile(model, seconds=self.heard).summary(),
+            cost_before=profile(dense, seconds=self.clip_seconds).summary(),
+            cost_after=profile(model, seconds=self.clip_seconds).summary(),
             stages=stages,
             device=device_of(model),
             versions=versions(*DECISIVE_PACKAGES),

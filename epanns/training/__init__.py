@@ -1,1 +1,1 @@
-"""Weights get better."""
+"""Training of networks: settings, the optimisation step, and runs that resume."""

@@ -1,7 +1,7 @@
-"""What a training run does, as data."""
+"""Settings of a training run."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from epanns.data.crop import LONGEST_SECONDS, SHORT_CLIPS, SHORTEST_SECONDS, Crop
@@ -56,14 +56,14 @@ RULES: Mapping[str, Rule] = {
     "clip_norm": number("a finite number >= 0; 0 switches clipping off", lambda value: value >= 0),
     "ema_decay": number("a number in [0, 1); 0 switches the average off", lambda value: 0 <= value < 1),
     "distil_weight": number(
-        "a number in [0, 1]: 0 hears labels alone, 1 the teacher alone", lambda value: 0 <= value <= 1
+        "a number in [0, 1]: 0 for the labels alone, 1 for the teacher alone", lambda value: 0 <= value <= 1
     ),
-    "feature_weight": number("a finite number >= 0; 0 leaves embeddings alone", lambda value: value >= 0),
+    "feature_weight": number("a finite number >= 0; 0 ignores embeddings", lambda value: value >= 0),
     "teacher_precision": or_none(one_of(PRECISIONS)),
     "seed": integer(0),
 }
-# What came later is left out of `to_dict` at its default.
-_LATER = (
+# Settings that `to_dict` leaves out at their defaults, so that adding a setting keeps the identity of older runs.
+_OMITTED_AT_DEFAULT = (
     "freeze_yamnet",
     *("crop_seconds", "short_clips", "precision", "compile", "accumulate", "clip_norm", "ema_decay"),
     *("dropout", "head_iterations", "backbone_rate", "task", "distil_weight", "feature_weight", "teacher_precision"),
@@ -72,41 +72,40 @@ _LATER = (
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """Settings of one run; the defaults are PANNs' (audioset_tagging_cnn `pytorch/main.py`) but for the length.
+    """Settings of a run; the defaults are those of PANNs (audioset_tagging_cnn `pytorch/main.py`) but for the length.
 
     Attributes:
-        iterations: Optimisation steps.
-        batch_size: Clips the loss sees in a step; with mixup twice as many are drawn and mixed in pairs.
-        learning_rate: Adam's, at its highest.
-        schedule: ``constant``, or ``cosine`` or ``linear`` down to zero at the last step.
-        warmup_iterations: Steps over which the rate rises linearly from zero.
-        mixup_alpha: Both parameters of the Beta distribution of mixup; 0 switches mixup off.
-        spec_augment: Zero time and mel stripes of the log-mel.
-        dropout: Drop out values as PANNs do: of maps behind blocks and of what `fc1` reads.
-        sampler: ``balanced`` takes the classes in turn, ``shuffled`` the clips; ``weighted`` draws clips, those of
-            rare classes more often.
-        crop_seconds: Length of a window at a random place of each clip; None for its whole row.
-        short_clips: ``pad`` with zeros or ``repeat`` clips that are shorter than the window or the row.
-        validate_every: Steps between validations; the state is saved at each.
-        freeze_backbone: Train the classifier alone, batch norms fixed.
-        freeze_yamnet: Leave YAMNet's body as it is, batch norms too; of networks that are built on it.
-        head_iterations: Steps at the start in which the classifier is trained alone, batch norms fixed; then everything
-            is.
-        backbone_rate: Factor on the learning rate of everything but the classifier.
-        task: ``multi-label`` or ``single-label``: makes the network one of these, which decides its loss and the score
-            by which the best step is chosen, mAP or accuracy; None for what the network is.
-        precision: Of the network's forward and backward pass; ``bfloat16`` is autocast. Weights, front end, loss and
-            optimizer are float32 either way.
-        compile: Let torch.compile make the network's passes. They round otherwise, and dropout draws its masks from
-            torch's generator, seeded by the step: as repeatable, but another run.
-        accumulate: Parts in which the batch of a step goes through the network, to save memory; batch norms see a part
-            at a time.
-        clip_norm: Highest Euclidean norm of the gradient, which is scaled down to it; 0 leaves it.
-        ema_decay: Of the moving average of the weights (EMA), which is then what is scored and kept; 0 for none.
-        distil_weight: Share of the loss that a teacher's scores have, in [0, 1]; the labels have the rest.
-        feature_weight: Of the relative distance of the embedding from the teacher's, which is added to the loss.
-        teacher_precision: Of the teacher's pass; None for that of `precision`.
-        seed: Of weights' dropout, masks, mixup and the order of clips.
+        iterations: Number of optimisation steps.
+        batch_size: Number of clips in the loss of a step; with mixup twice as many are drawn and mixed in pairs.
+        learning_rate: Highest learning rate of Adam.
+        schedule: ``constant``, or ``cosine`` or ``linear`` decay to zero at the last step.
+        warmup_iterations: Number of steps of linear warm-up from zero.
+        mixup_alpha: Both parameters of the Beta distribution of mixup; 0 for no mixup.
+        spec_augment: Whether to zero time and mel stripes of the log-mel.
+        dropout: Whether to use dropout as PANNs do: after blocks and before `fc1`.
+        sampler: ``balanced`` takes the classes in turn, ``shuffled`` the clips; ``weighted`` draws clips at random,
+            with more weight for rare classes.
+        crop_seconds: Length of a crop at a random position of each clip; None for the whole packed clip.
+        short_clips: ``pad`` or ``repeat`` clips that are shorter than the crop or the packed length.
+        validate_every: Number of steps between validations; the state is saved at each.
+        freeze_backbone: Whether to train the classifier alone, with fixed batch norms.
+        freeze_yamnet: Whether to freeze YAMNet's body, batch norms too, in networks that are built on it.
+        head_iterations: Number of steps at the start in which the classifier is trained alone, with fixed batch norms.
+        backbone_rate: Factor on the learning rate of all parameters but the classifier's.
+        task: ``multi-label`` or ``single-label``: sets the task of the network, which decides the loss and the score
+            that chooses the best step, mAP or accuracy; None keeps the network's task.
+        precision: Precision of the network's forward and backward pass; ``bfloat16`` is autocast. Weights, front end,
+            loss and optimizer are float32 in both cases.
+        compile: Whether to use torch.compile. Rounding differs, and dropout draws its masks from torch's generator,
+            seeded by the step: as reproducible, but another run.
+        accumulate: Number of parts in which a batch passes through the network, to save memory; batch norms normalise
+            each part by itself.
+        clip_norm: Largest Euclidean norm of the gradient, which is scaled down to it; 0 for no clipping.
+        ema_decay: Decay of the moving average of the weights (EMA), which is then scored and kept; 0 for no average.
+        distil_weight: Weight of the loss on a teacher's scores, in [0, 1]; the loss on the labels has the rest.
+        feature_weight: Weight of the relative distance of the embedding from the teacher's, added to the loss.
+        teacher_precision: Precision of the teacher's forward pass; None for that of `precision`.
+        seed: Seed of dropout, masks, mixup and the order of clips.
     """
 
     iterations: int = 10_000
@@ -141,7 +140,7 @@ class TrainingConfig:
             raise ConfigError("training: " + "; ".join(problems))
 
     def _contradictions(self) -> list[str]:
-        """Return what is wrong between settings that are right by themselves."""
+        """Return the problems of combinations of settings that are valid by themselves."""
         problems = []
         if self.batch_size % self.accumulate:
             problems.append(f"accumulate={self.accumulate}: must divide batch_size={self.batch_size} (--accumulate)")
@@ -167,45 +166,56 @@ class TrainingConfig:
 
     @property
     def drawn_clips(self) -> int:
-        """Clips drawn for one step."""
+        """Number of clips drawn for one step."""
         return self.batch_size * (2 if self.mixup_alpha > 0 else 1)
 
     @property
     def teacher_weights(self) -> dict[str, float]:
-        """The weights by which a teacher is listened to, those above 0; none where there is nobody to listen to."""
+        """Weights of the teacher that are above 0, by name; empty without distillation."""
         return {name: getattr(self, name) for name in TEACHER_WEIGHTS if getattr(self, name) > 0}
 
     @property
     def crop(self) -> Crop | None:
-        """What is taken of each training clip; None for its whole row as it was packed."""
+        """Crop of each training clip; None for the whole packed clip."""
         if self.crop_seconds is None and self.short_clips == "pad":
             return None
         return Crop(self.crop_seconds, short=self.short_clips, seed=self.seed)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the settings as JSON values; the same settings are the same text, also where 1 was given for 1.0.
+        """Return the settings as JSON values; equal settings give equal text, also where 1 was given for 1.0.
 
-        Those that came later are left out at their defaults, so that runs and trials from before keep their identity.
+        Some settings are left out at their defaults, see `_OMITTED_AT_DEFAULT`.
         """
         kept = {}
         for field in fields(self):
             value = getattr(self, field.name)
-            if field.name not in _LATER or value != field.default:
+            if field.name not in _OMITTED_AT_DEFAULT or value != field.default:
                 kept[field.name] = float(value) if RULES[field.name].is_number and value is not None else value
         return kept
 
     @classmethod
     def from_dict(cls, values: object) -> "TrainingConfig":
-        """Return the settings of a table; missing keys keep their defaults.
+        """Return the settings in a table; missing keys have their defaults.
 
         Raises:
-            ConfigError: With every unknown key and wrong value, or if it is no table.
+            ConfigError: With every unknown key and wrong value, or if it is not a table.
         """
         return from_table(cls, values, RULES, what="training: ", hint=_option_hint)
 
 
+def frozen_in(config: TrainingConfig, asked: bool | None, *, by_default: bool) -> TrainingConfig:
+    """Return the settings with `freeze_yamnet` as requested, or else as by default.
+
+    Args:
+        config: Settings; with `freeze_backbone`, which includes YAMNet's body, the default is not to freeze it again.
+        asked: Whether to freeze YAMNet's body; None if the user did not choose.
+        by_default: Whether it was frozen before, by `models.on_yamnet.stays_frozen`, or has just been added.
+    """
+    return replace(config, freeze_yamnet=by_default and not config.freeze_backbone if asked is None else asked)
+
+
 def option_of(name: str) -> str:
-    """Return the option of the command line that gives a setting."""
+    """Return the command-line option of a setting."""
     return f"--{name.replace('_', '-')}"
 
 

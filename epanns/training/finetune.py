@@ -1,4 +1,4 @@
-"""Training: from a network and clips to the best checkpoint."""
+"""Training a network on clips, and keeping the best checkpoint."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -14,30 +14,28 @@ from epanns.models.modes import requires_grad_restored
 from epanns.models.tagger import Tagger
 from epanns.seeding import random_state_kept
 from epanns.signals import catching_signals
+from epanns.training.acceleration import fastest_kernels
 from epanns.training.config import TrainingConfig
-from epanns.training.folder import RunFolder
-from epanns.training.identity import identity_of
-from epanns.training.kernels import kernels_tried_out
+from epanns.training.distillation import teacher_of
 from epanns.training.learner import Learner, require_learner
 from epanns.training.loop import Run
-from epanns.training.memory import memory_errors_told
+from epanns.training.memory import memory_errors_explained
+from epanns.training.run_folder import RunFolder, identity_of
 from epanns.training.run_options import RunOptions
-from epanns.training.state import TrainingState
-from epanns.training.teacher import teacher_of
 from epanns.training.validation import Validation, indistinct, require_positives
 
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """How a run ended.
+    """The result of a finished run.
 
     Attributes:
-        best_step: Step whose weights were kept, those with the best validation score; 0 for those from before training.
-        best_score: That score.
-        steps: Steps done in all.
+        best_step: Step with the best validation score, whose weights were kept; 0 for the initial weights.
+        best_score: Its validation score.
+        steps: Number of optimisation steps.
         seconds: Time spent, over all resumptions.
-        chosen_by: The score: ``mAP``, or ``accuracy`` of single-label networks.
-        curve: Step and score of every validation; none in runs from before it was kept.
+        chosen_by: Name of the validation score: ``mAP``, or ``accuracy`` of single-label networks.
+        curve: Step and score of every validation.
     """
 
     best_step: int
@@ -58,32 +56,33 @@ def finetune(
     options: RunOptions | None = None,
     teacher: Tagger | None = None,
 ) -> TrainingResult:
-    """Train `model` and leave the best checkpoint in `out`: by validation mAP, or accuracy of a single-label network.
+    """Train `model`, and write the checkpoint with the best validation score to `out`.
 
-    The run goes on where it was when called again with the same arguments, and on one machine ends with the same
-    weights as if it had never stopped: step k draws its clips, mixing weights, masks and dropout from (seed, k) alone.
-    Several processes, each of which calls this, share every batch and do what one does; rank 0 alone writes and tells.
+    A call with the same arguments resumes the run and, on one machine, ends with the same weights as a run without a
+    stop: step k draws its clips, mixup weights, masks and dropout from (seed, k) alone. Several processes that all call
+    this function share every batch and compute the same as one; rank 0 alone writes files and calls callbacks.
 
     Args:
-        model: Trained in place, on the device its parameters are on, in channels-last memory format; it is left with
-            the weights of the last step, or of a run that had ended before, as it is: `load` the folder. What was to
-            learn before may learn after. To go on, a network that no file tells must be built with the same weights.
-        dataset: Training clips with the model's labels and sample rate; `config` says what is taken of each.
-        config: What to do.
-        out: Run folder; becomes the checkpoint folder of the best weights when the run ends.
-        validation: Called at step 0, every `validate_every` steps and after the last one.
-        options: How to carry the run out, and whom to tell.
-        teacher: Network to learn from beside the labels, by the weights that `config` gives it; it is moved to the
-            model's device and otherwise left as it is.
+        model: Network, trained in place on the device of its parameters, in channels-last memory format. It is left
+            with the weights of the last step, or unchanged if the run had finished before: use `load` to get the best
+            weights. Layers that were trainable stay trainable. To resume, a network that was not read from a file must
+            be rebuilt with the same weights.
+        dataset: Training clips with the model's labels and sample rate, cropped as `config` says.
+        config: Settings.
+        out: Run folder; it becomes a checkpoint folder with the best weights when the run has finished.
+        validation: Scores the model at step 0, every `validate_every` steps and after the last step.
+        options: Options that do not change the result.
+        teacher: Network to learn from beside the labels, with the weights in `config`; it is moved to the model's
+            device and otherwise left unchanged.
 
     Raises:
         ConfigError: If data, teacher or `config` do not fit the model or the number of processes, or the validation
-            lacks the score that decides.
+            does not return the deciding score.
         OutputError: If `out` holds another run, another process works in it, or it cannot be written.
-        TrainingError: If loss or gradient is not finite several times in a row (single such steps are skipped,
-            told and counted), scores of a validation are not finite, or memory runs out.
+        TrainingError: If loss or gradient is not finite several times in a row (single such steps are skipped, logged
+            and counted), scores of a validation are not finite, or memory runs out.
         CheckpointError: If the run was begun before and none of its states can be used.
-        Interrupted: If SIGINT, SIGTERM or SIGUSR1 came; the state is saved.
+        Interrupted: After SIGINT, SIGTERM or SIGUSR1; the state is saved.
     """
     if config.task is not None:
         model.set_task(config.task)
@@ -92,26 +91,29 @@ def finetune(
     require_learner(model, config)
     if validation.clips is not None:
         require_positives(validation.clips)
-    options = (options or RunOptions()).heard_once()
-    asked = identity_of(model, dataset, config, validation, teacher)
-    folder = RunFolder(Path(out), asked, fresh=options.fresh, command=options.command)
+    options = (options or RunOptions()).for_this_process()
+    identity = identity_of(model, dataset, config, validation, teacher)
+    folder = RunFolder(Path(out), identity, fresh=options.fresh, command=options.command)
     with (
-        _opened(folder) as ended,
-        random_state_kept(next(model.parameters()).device),  # the seeding of every step is not the caller's
+        _opened(folder) as finished,
+        random_state_kept(next(model.parameters()).device),  # every step sets torch's seed
         requires_grad_restored(model),
         catching_signals() as stop,
     ):
-        if ended is not None:
-            return TrainingResult(**ended)
+        if finished is not None:
+            return TrainingResult(**finished)
         if validation.clips is not None and (note := indistinct(validation.clips, model.spec.task)):
             options.log(note)
-        with memory_errors_told(config, folder.kept), kernels_tried_out():
+        with memory_errors_explained(config, folder.kept), fastest_kernels():
             run = Run(Learner(model, config, taught_by), folder, validation, options)
             with run.logging():
-                run.to_the_end(dataset, stop)
-        result = _result_of(run.state, run.chosen_by)
+                run.complete(dataset, stop)
+        state, chosen_by = run.state, run.chosen_by
+        curve = [[row["step"], row[chosen_by]] for row in state.history]
+        seconds = round(state.seconds, 3)
+        result = TrainingResult(state.best_step, state.best_score, state.step, seconds, chosen_by, curve)
         on_rank_zero(lambda: folder.finish(asdict(result)))
-    model.provenance = model.provenance.with_operation(model.provenance.training_kind, **folder.step_settings)
+    model.provenance = model.provenance.with_operation(model.provenance.training_kind, **folder.settings)
     if stop.signal_number is not None:
         raise Interrupted(
             stop.signal_number, f"signal {stop.signal_number} came as the run in {out} ended; it is whole"
@@ -121,11 +123,6 @@ def finetune(
 
 @contextmanager
 def _opened(folder: RunFolder) -> Iterator[dict[str, Any] | None]:
-    """Open the folder on rank 0 and tell all what it holds."""
+    """Open the folder on rank 0, and yield the result of a finished run on all processes."""
     with ExitStack() as stack:
         yield on_rank_zero(lambda: stack.enter_context(folder.opened()))
-
-
-def _result_of(state: TrainingState, chosen_by: str) -> TrainingResult:
-    curve = [[row["step"], row[chosen_by]] for row in state.history]
-    return TrainingResult(state.best_step, state.best_score, state.step, round(state.seconds, 3), chosen_by, curve)

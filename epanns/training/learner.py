@@ -1,4 +1,4 @@
-"""One optimisation step: from clips to other weights, or to none if something is not finite."""
+"""One optimisation step: forward and backward pass over a batch, and an update unless a value is not finite."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -9,34 +9,39 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from epanns.clip_random import clip_draws, clip_seeds, dropout_if
 from epanns.data.dataset import ClipBatch
 from epanns.distributed import rank, total, world_size
-from epanns.draws import clip_draws, clip_seeds, dropout_if
 from epanns.errors import ConfigError
 from epanns.models.tagger import Tagger
 from epanns.models.yamnet import BODY, freeze_yamnet, yamnet_body
 from epanns.pruning.optimizer_check import check_optimizer
 from epanns.seeding import derive_seed
-from epanns.training.averaging import MovingAverage
-from epanns.training.compiled import CompiledNetwork
+from epanns.training.acceleration import CompiledNetwork
 from epanns.training.config import TrainingConfig
+from epanns.training.data_parallel import SharedNetwork, own_places, synchronised_batch_norms
+from epanns.training.distillation import Teacher
 from epanns.training.losses import LOSSES
 from epanns.training.mixup import draw_lambda, mix_target
-from epanns.training.optim import NOTHING_LEARNS, build_optimizer, only_classifier_learns, set_rate, take_step
-from epanns.training.parallel import SharedNetwork, own_places
-from epanns.training.schedule import learning_rate_at
-from epanns.training.synchronised import synchronised_batch_norms
-from epanns.training.teacher import Teacher
+from epanns.training.optimizer import (
+    NOTHING_LEARNS,
+    MovingAverage,
+    build_optimizer,
+    learning_rate_at,
+    only_classifier_learns,
+    set_rate,
+    take_step,
+)
 
 
 @dataclass(frozen=True)
 class StepOutcome:
-    """What a step did.
+    """The outcome of a step.
 
     Attributes:
-        loss: Mean over the clips of the step.
-        gradient_norm: Euclidean norm of the gradient before it was clipped.
-        skipped: Whether the weights were left alone, since loss or gradient was not finite.
+        loss: Mean loss over the clips of the step.
+        gradient_norm: Euclidean norm of the gradient before clipping.
+        skipped: Whether the weights were not updated because loss or gradient was not finite.
     """
 
     loss: float
@@ -45,7 +50,7 @@ class StepOutcome:
 
 
 class _Part(NamedTuple):
-    """Clips of one forward pass, the seed of each, and mixing weights of the pairs they make."""
+    """Clips of one forward pass, the seed of each clip, and the mixup weights of their pairs."""
 
     clips: ClipBatch
     seeds: list[int]
@@ -54,14 +59,14 @@ class _Part(NamedTuple):
 
 
 class Learner:
-    """A network, what changes its weights, and their moving average.
+    """A network, its optimizer and the moving average of its weights.
 
     Attributes:
-        model: What learns, in channels-last memory format.
-        optimizer: Over what may learn.
-        places: Of this process's clips in a step's batch.
-        average: Of the weights, where the configuration asks for it.
-        teacher: What it learns from beside the labels, if anything.
+        model: Network, in channels-last memory format.
+        optimizer: Optimizer over the trainable parameters.
+        places: Positions of this process's clips in the batch of a step.
+        average: Moving average of the weights; None if the settings have none.
+        teacher: Teacher for distillation; None without one.
     """
 
     def __init__(self, model: Tagger, config: TrainingConfig, teacher: Teacher | None = None) -> None:
@@ -69,7 +74,7 @@ class Learner:
             model.freeze_backbone()
         if config.freeze_yamnet:
             freeze_yamnet(model)
-        model.to(memory_format=torch.channels_last)  # as convolutions read it
+        model.to(memory_format=torch.channels_last)
         self.model, self.config, self.teacher = model, config, teacher
         self.optimizer = build_optimizer(model, config)
         self._shared = SharedNetwork(model, called=CompiledNetwork(model) if config.compile else model)
@@ -78,24 +83,24 @@ class Learner:
 
     @property
     def device(self) -> torch.device:
-        """Where the network is."""
+        """Device of the network."""
         return next(self.model.parameters()).device
 
     @property
     def network_to_score(self) -> Tagger:
-        """Whose scores count and whose weights are kept: the average of the weights, or the weights."""
+        """The network with the averaged weights or, without an average, the network itself: scored and kept."""
         return self.model if self.average is None else self.average.network
 
     def step(self, batch: ClipBatch, step: int, meanwhile: Callable[[], None] = lambda: None) -> StepOutcome:
-        """Do optimisation step `step` (from 0) on those of the clips drawn for it that are this process's.
+        """Do optimisation step `step` (from 0) on this process's clips of the step.
 
-        Every random number is a pure function of the seed, of `step` and of a clip's place in the batch of all
-        processes, or of this process's rank where torch draws for a whole batch, as it does on a GPU.
+        Every random number is a pure function of the seed, of `step` and of a clip's position in the batch of all
+        processes, or of this process's rank if torch draws for a whole batch, as on a GPU.
 
         Args:
             batch: The clips.
-            step: Decides the random numbers and the learning rate.
-            meanwhile: Called when the device has been given all work up to the gradients, before it is waited for.
+            step: Number of the step, which decides the random numbers and the learning rate.
+            meanwhile: Called after all work up to the gradients is queued on the device, before its result is awaited.
         """
         config = self.config
         torch.manual_seed(derive_seed("step", config.seed, step, rank()))
@@ -105,9 +110,9 @@ class Learner:
         with head_alone, _statistics_kept(self.model) as restore, synchronised_batch_norms(self.model):
             set_learning_mode(self.model, spec_augment=config.spec_augment)
             own_loss = torch.stack([self._backward(part) for part in self._parts(batch, step)]).double().sum()
-            found = torch.stack([total(own_loss) / world_size(), self._gradient_norm().to(own_loss)])
+            found = torch.stack([total(own_loss) / world_size(), self._clip_gradient().to(own_loss)])
             meanwhile()
-            loss, norm = found.tolist()  # here a GPU is waited for
+            loss, norm = found.tolist()  # waits for a GPU
             skipped = not (math.isfinite(loss) and math.isfinite(norm))
             if skipped:
                 restore()
@@ -118,7 +123,7 @@ class Learner:
         return StepOutcome(loss, norm, skipped)
 
     def _parts(self, batch: ClipBatch, step: int) -> Iterator["_Part"]:
-        """Yield what this process learns from at once, part by part of the step."""
+        """Yield the parts of the batch whose gradients are accumulated."""
         config = self.config
         seeds, mixing = clip_seeds(config.seed, step, self.places), None
         if config.mixup_alpha > 0:
@@ -131,7 +136,7 @@ class Learner:
             yield _Part(batch.part(first, end), seeds[first:end], pairs, is_last=end == len(batch))
 
     def _backward(self, part: "_Part") -> Tensor:
-        """Add a part's share of the gradient and return its share of the loss, a number on the device."""
+        """Add the part's share of the gradient, and return its share of the loss as a scalar on the device."""
         device, mixup_lambda = self.device, part.mixup_lambda
         on_device = part.clips.to(device)
         target = on_device.float_target()
@@ -151,8 +156,8 @@ class Learner:
             loss.backward()  # type: ignore[no-untyped-call]
         return loss.detach()
 
-    def _gradient_norm(self) -> Tensor:
-        """Return the norm of the gradient, and scale the gradient down where that is too high."""
+    def _clip_gradient(self) -> Tensor:
+        """Clip the gradient to `clip_norm`, and return its norm before clipping."""
         learning = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         norm = nn.utils.get_total_norm([each.grad for each in learning if each.grad is not None])
         if self.config.clip_norm:
@@ -160,17 +165,17 @@ class Learner:
         return norm
 
     def state_dict(self) -> dict[str, Any]:
-        """Return weights, moments and average, to be saved.
+        """Return weights, moments and average.
 
         Raises:
-            PruningError: If the network was pruned since the optimizer was made.
+            PruningError: If the network was pruned after the optimizer was built.
         """
         check_optimizer(self.optimizer, self.model)
         average = None if self.average is None else self.average.network.state_dict()
         return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "average": average}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take back what `state_dict` returned."""
+        """Load what `state_dict` returned."""
         check_optimizer(self.optimizer, self.model)
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
@@ -179,11 +184,11 @@ class Learner:
 
 
 def require_learner(model: Tagger, config: TrainingConfig) -> None:
-    """Refuse what no `Learner` can be made of, before anything is written or deleted; nothing is changed.
+    """Check that a `Learner` can be built, before anything is written or deleted; nothing is changed.
 
     Raises:
-        ConfigError: If the batch cannot be shared out to the processes, the network has no YAMNet's body to freeze, or
-            nothing is left to learn.
+        ConfigError: If the batch cannot be divided among the processes, the network has no YAMNet body to freeze, or no
+            parameter is trainable.
     """
     own_places(config)
     frozen: tuple[str, ...] = ()
@@ -191,27 +196,21 @@ def require_learner(model: Tagger, config: TrainingConfig) -> None:
         yamnet_body(model)
         frozen = (BODY,)
     may_learn = any(each.requires_grad for name, each in model.named_parameters() if not name.startswith(frozen))
-    if not (may_learn or config.freeze_backbone):  # which lets the classifier learn
+    if not (may_learn or config.freeze_backbone):  # freeze_backbone makes the classifier trainable
         raise ConfigError(NOTHING_LEARNS)
 
 
 @contextmanager
 def _statistics_kept(model: nn.Module) -> Iterator[Callable[[], None]]:
-    """Yield what puts the batch norms' statistics back to what they were."""
-    kept = {name: buffer.clone() for name, buffer in _statistics(model)}
+    """Yield a function that restores the statistics of the batch norms."""
+    norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    kept = [(buffer, buffer.clone()) for norm in norms for buffer in norm.buffers()]
 
     def restore() -> None:
-        for name, buffer in _statistics(model):
-            buffer.copy_(kept[name])
+        for buffer, before in kept:
+            buffer.copy_(before)
 
     yield restore
-
-
-def _statistics(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    for name, module in model.named_modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            for key, buffer in module.named_buffers():
-                yield f"{name}.{key}", buffer
 
 
 def set_learning_mode(model: Tagger, *, spec_augment: bool) -> None:

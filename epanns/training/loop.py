@@ -1,4 +1,4 @@
-"""The training loop, to be read from top to bottom."""
+"""The training loop: steps, validations and saved states, in the order of execution."""
 
 import math
 import signal
@@ -14,19 +14,18 @@ from epanns.distributed import any_of, gather, on_rank_zero, world_size
 from epanns.errors import Interrupted, TrainingError
 from epanns.labels import DECISIVE_SCORES
 from epanns.signals import Stopped, StopRequest
-from epanns.training.ahead import BatchesAhead
-from epanns.training.events import event_log
-from epanns.training.folder import RunFolder
+from epanns.training.acceleration import PrefetchedBatches
+from epanns.training.data_parallel import require_same_step
 from epanns.training.learner import Learner
-from epanns.training.metrics import LOSS, row_of, scores_of
-from epanns.training.parallel import require_same_step
+from epanns.training.metrics import LOSS, event_log, row_of, scores_of
+from epanns.training.optimizer import learning_rate_at
+from epanns.training.resume import TrainingState
+from epanns.training.run_folder import RunFolder
 from epanns.training.run_options import RunOptions
-from epanns.training.schedule import learning_rate_at
-from epanns.training.state import TrainingState
 from epanns.training.validation import Validation
 
-MOST_SKIPPED = 5  # steps in a row without a finite loss; then the run is lost
-_NAMED = 4  # clips of a step that was skipped
+MOST_SKIPPED = 5  # consecutive steps without a finite loss, at which the run fails
+_NAMED = 4  # clips of a skipped step that are named in the log
 
 
 class Run:
@@ -52,18 +51,18 @@ class Run:
 
     @property
     def is_to_validate(self) -> bool:
-        """Whether a validation is due at this step and was not done."""
+        """Whether a validation is due at this step and not yet done."""
         validated = self.state.history[-1]["step"] if self.state.history else -1
         return validated < self.state.step and (self.state.step % self.config.validate_every == 0 or self.is_over)
 
-    def to_the_end(self, dataset: PackDataset, stop: StopRequest) -> None:
-        """Do the steps and validations that are left.
+    def complete(self, dataset: PackDataset, stop: StopRequest) -> None:
+        """Do the remaining steps and validations.
 
         Raises:
             Interrupted: At the next safe point after a signal; the state is saved.
         """
         try:
-            self._go_on(dataset, stop)
+            self._complete(dataset, stop)
         except Stopped as stopped:
             self.save()
             raise Interrupted(
@@ -72,65 +71,62 @@ class Run:
                 f"{self.folder.kept()}",
             ) from None
 
-    def _go_on(self, dataset: PackDataset, stop: StopRequest) -> None:
-        _obey(stop)
+    def _complete(self, dataset: PackDataset, stop: StopRequest) -> None:
+        _raise_if_stopped(stop)
         if self.is_to_validate:
             self.validate(stop)
-        heard = dataset.with_crop(self.config.crop)
-        with closing(make_loader(heard, self._batches(dataset), workers=self.options.workers)) as batches:
-            ahead = BatchesAhead(batches, self.learner.device)
-            for batch in self._waiting_for(ahead):
-                self.step(batch, ahead.fetch)
-                if self.is_to_validate:
-                    self.validate(stop)
-                elif self.state.step % self.options.save_every == 0:
-                    self.save()
-                if not self.is_over:
-                    _obey(stop)
-
-    def _batches(self, dataset: PackDataset) -> StepBatches:
-        """Return the batches of the steps that are left."""
-        return StepBatches(
+        remaining = StepBatches(
             make_stream(self.config.sampler, dataset.targets, self.config.seed),
             batch_size=self.config.drawn_clips,
             first_step=self.state.step,
             last_step=self.config.iterations,
             places=self.learner.places,
         )
+        cropped = dataset.with_crop(self.config.crop)
+        with closing(make_loader(cropped, remaining, workers=self.options.workers)) as loader:
+            batches = PrefetchedBatches(loader, self.learner.device)
+            for batch in self._timed(batches):
+                self.step(batch, batches.prefetch)
+                if self.is_to_validate:
+                    self.validate(stop)
+                elif self.state.step % self.options.save_every == 0:
+                    self.save()
+                if not self.is_over:
+                    _raise_if_stopped(stop)
 
     @contextmanager
     def logging(self) -> Iterator[None]:
-        """Write the metrics of the steps that are done anew, and let events be written of those that come."""
+        """Write the metrics up to the resumed step, and open the event files of TensorBoard."""
         state = self.state
-        if state.history:  # a killed call, or one whose last state cannot be read, may have written more
+        if state.history:  # a killed process may have written rows of later steps, which are repeated
             on_rank_zero(lambda: self.folder.write_metrics(state.history))
         first = state.step + 1 if state.history else 0
         with event_log(self.folder.path, first, wanted=self.options.tensorboard) as self.log:
             yield
 
-    def _waiting_for(self, ahead: BatchesAhead) -> Iterator[ClipBatch]:
-        """Pass batches on and count the time until they come."""
+    def _timed(self, batches: PrefetchedBatches) -> Iterator[ClipBatch]:
+        """Yield the batches, and add the time spent waiting for them to the state."""
         while True:
             started = time.perf_counter()
-            batch = next(ahead, None)
+            batch = next(batches, None)
             self.state.seconds += time.perf_counter() - started
-            self.state.data_seconds, ahead.waited = self.state.data_seconds + ahead.waited, 0.0
+            self.state.data_seconds, batches.waited = self.state.data_seconds + batches.waited, 0.0
             if batch is None:
                 return
             yield batch
 
-    def step(self, batch: ClipBatch, meanwhile: Callable[[], None]) -> None:
+    def step(self, batch: ClipBatch, prefetch: Callable[[], None]) -> None:
         """Do one optimisation step."""
         started = time.perf_counter()
         state = self.state
-        outcome = self.learner.step(batch, state.step, meanwhile)
+        outcome = self.learner.step(batch, state.step, prefetch)
         if outcome.skipped and state.skipped_in_a_row + 1 >= MOST_SKIPPED:
-            self._give_up(batch)
+            self._fail(batch)
         state.step += 1
         if outcome.skipped:
             state.skipped, state.skipped_in_a_row = state.skipped + 1, state.skipped_in_a_row + 1
             what = f"step {state.step} skipped: loss {outcome.loss:g}, gradient norm {outcome.gradient_norm:g}"
-            clips = _clips_of_all(batch)
+            clips = _clips_of_all_processes(batch)
             more = f" and {len(clips) - _NAMED} more" if len(clips) > _NAMED else ""
             self.options.log(f"{what}; clips {', '.join(clips[:_NAMED])}{more}")
         else:
@@ -141,10 +137,10 @@ class Run:
         if self.options.on_step is not None:
             self.options.on_step(state, outcome.loss)
 
-    def _give_up(self, batch: ClipBatch) -> None:
-        """Save the state before the step that was one too many: the same command comes to it again at once.
+    def _fail(self, batch: ClipBatch) -> None:
+        """Save the state before the failing step, add a row without scores to the metrics, and raise.
 
-        The metrics get a row without scores, for that step; a run that goes on does without.
+        The row is not part of the state, so a run that continues does not have it.
         """
         self.save()
         state, best = self.state, self.folder.best(self.state.best_step)
@@ -157,26 +153,26 @@ class Run:
         self.log(row)
         raise TrainingError(
             f"loss or gradient was not finite {MOST_SKIPPED} times in a row, in steps {good + 1} to {last}: the best "
-            f"checkpoint so far is {best}; the newest state has the weights that step {good} left, on which no step "
-            "since was finite; the same command stops here again: choose --learning-rate below "
+            f"checkpoint so far is {best}; the newest state has the weights of step {good}, from which no later step "
+            "was finite; the same command stops here again: choose --learning-rate below "
             f"{self.config.learning_rate:g} and give --fresh or another --out; clips of step {last}: "
-            f"{', '.join(_clips_of_all(batch))}"
+            f"{', '.join(_clips_of_all_processes(batch))}"
         )
 
     def validate(self, stop: StopRequest) -> None:
         """Score the model, keep the weights if they are the best so far, write the metrics, save the state.
 
-        A signal ends it before the next batch; it is then still due. Several processes obey one only behind it, so
-        the state is saved before it too.
+        A signal ends the validation before its next batch; the validation is then due again. Several processes stop
+        only after the validation, so the state is saved before it too.
         """
-        if world_size() > 1:  # what stops them leaves the others no time to wait for the end of the validation
+        if world_size() > 1:  # a scheduler may kill the other processes before the validation ends
             self.save()
         started = time.perf_counter()
         state = self.state
         try:
             scores = self.validation.scores_of(self.learner.network_to_score, stop.raise_if_stopped)
         except TrainingError:
-            self.save()  # the same command comes to it again at once
+            self.save()  # a repeated command fails at this validation without repeating steps
             raise
         state.seconds += time.perf_counter() - started
         if is_best := self._is_best(scores):
@@ -194,26 +190,26 @@ class Run:
             self.options.on_validation(state)
 
     def _is_best(self, scores: Mapping[str, float]) -> bool:
-        """Return whether this step replaces the best one: by its score, or at equal scores by its validation loss.
+        """Return whether this step is better than the best: by its score or, at equal scores, its validation loss.
 
-        An untrained step 0 yields to every trained step of the same score, whatever its loss.
+        At equal scores an untrained step 0 is replaced by any trained step.
         """
         state, score = self.state, scores[self.chosen_by]
         if score != state.best_score:
             return score > state.best_score
-        yields = state.best_step == 0 and self.begins_untrained
-        return yields or scores.get(LOSS, math.nan) < state.best_loss
+        replaces_untrained = state.best_step == 0 and self.begins_untrained
+        return replaces_untrained or scores.get(LOSS, math.nan) < state.best_loss
 
     def save(self) -> None:
-        """Save what the run needs to go on."""
+        """Save the state from which the run can resume."""
         on_rank_zero(lambda: self.folder.save(self.state, self.learner))
 
 
-def _obey(stop: StopRequest) -> None:
-    """Stop all processes where a signal came to one."""
+def _raise_if_stopped(stop: StopRequest) -> None:
+    """Raise `Stopped` on all processes if one of them received a signal."""
     if any_of(stop.signal_number is not None):
         raise Stopped(stop.signal_number or signal.SIGTERM)
 
 
-def _clips_of_all(batch: ClipBatch) -> list[str]:
+def _clips_of_all_processes(batch: ClipBatch) -> list[str]:
     return [clip_id for share in gather(batch.clip_ids) for clip_id in share]

@@ -1,4 +1,4 @@
-"""Out of memory: how it shows, and what takes less."""
+"""Errors about memory that ran out, and the options that need less of it."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -8,7 +8,7 @@ import torch
 from epanns.errors import TrainingError
 from epanns.training.config import TrainingConfig
 
-# What torch's allocators, oneDNN, cuDNN and cuBLAS say; of all these only torch's on a GPU has a class of its own.
+# From the messages of torch's allocators, oneDNN, cuDNN and cuBLAS; only torch's on a GPU has an error class.
 _WORDS = (
     "can't allocate memory",
     "not enough memory",
@@ -20,22 +20,24 @@ _WORDS = (
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out, on the CPU or on a GPU."""
+    """Return whether an error means that memory ran out, on the CPU or on a GPU."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     return isinstance(error, RuntimeError) and any(words in str(error) for words in _WORDS)
 
 
 @contextmanager
-def memory_errors_told(config: TrainingConfig, kept: Callable[[], str]) -> Iterator[None]:
-    """Say what takes less memory where it runs out; nothing is changed, for that would be another run.
+def memory_errors_explained(config: TrainingConfig, kept: Callable[[], str]) -> Iterator[None]:
+    """Raise an error that proposes options with less memory, if memory runs out inside the block.
+
+    The options are not changed automatically, since that would be another run.
 
     Args:
-        config: Of the run.
-        kept: Says what is kept, and how to go on from there.
+        config: Settings of the run.
+        kept: Returns the part of the message about the saved state and how to resume.
 
     Raises:
-        TrainingError: If memory runs out in the block.
+        TrainingError: If memory runs out.
     """
     try:
         yield
@@ -52,7 +54,7 @@ def memory_errors_told(config: TrainingConfig, kept: Callable[[], str]) -> Itera
 
 
 def proposal(config: TrainingConfig) -> str:
-    """Return the options that take less memory, the one that changes least first."""
+    """Return the options that need less memory, starting with the one that changes the run least."""
     divisors = (n for n in range(config.accumulate + 1, config.batch_size + 1) if config.batch_size % n == 0)
     more_parts = next(divisors, None)
     options = [f"--accumulate {more_parts}"] if more_parts else []

@@ -1,4 +1,4 @@
-"""Mixup of neighbouring clips in a batch, as PANNs do it."""
+"""Mixup of neighbouring clips in a batch, as in PANNs."""
 
 import torch
 from torch import Tensor
@@ -7,9 +7,10 @@ from epanns.seeding import numpy_generator
 
 
 def draw_lambda(pairs: int, *, alpha: float, seed: int, step: int) -> Tensor:
-    """Return ``(pairs,)`` weights of the first clip of each pair, Beta(alpha, alpha); a pure function of its arguments.
+    """Return the weight ``(pairs,)`` of the first clip of each pair, drawn from Beta(alpha, alpha).
 
-    Source: Zhang et al. 2018 (arXiv 1710.09412); PANNs `utils/utilities.py` draws one per pair.
+    It is a pure function of its arguments. Source: Zhang et al. 2018 (arXiv 1710.09412); one weight per pair as in
+    PANNs `utils/utilities.py`.
     """
     weights = numpy_generator("mixup", seed, step).beta(alpha, alpha, pairs)
     return torch.from_numpy(weights).float()

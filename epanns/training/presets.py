@@ -1,4 +1,4 @@
-"""Recipes by name: settings that go together, each of which can be given another value."""
+"""Presets: named sets of training settings, each of which can be overridden."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,11 +12,11 @@ from epanns.training.config import TrainingConfig, option_of
 
 @dataclass(frozen=True)
 class Preset:
-    """A recipe.
+    """A named set of settings.
 
     Attributes:
-        purpose: What it is for, in a few words.
-        settings: What it sets, by the keys of `TrainingConfig`.
+        purpose: Its purpose in a few words.
+        settings: Values by the keys of `TrainingConfig`.
     """
 
     purpose: str
@@ -24,8 +24,8 @@ class Preset:
 
 
 PRESETS: Mapping[str, Preset] = {
-    # audioset_tagging_cnn `pytorch/main.py`, with Adam as in `optim.py`. It stops at 1,000,000 steps; the published
-    # Cnn14 is that of step 600,000, and under a constant rate the steps after it change nothing about those before.
+    # audioset_tagging_cnn `pytorch/main.py`, with Adam as in `optimizer.py`. It stops at 1,000,000 steps; the published
+    # Cnn14 is from step 600,000, and with a constant rate the later steps have no effect on it.
     "panns": Preset(
         "AudioSet, with the settings and the length of PANNs' own training",
         {
@@ -42,7 +42,7 @@ PRESETS: Mapping[str, Preset] = {
             "ema_decay": 0.0,
         },
     ),
-    # The new classifier first, under which the old weights would only be spoilt; then all, they slowly.
+    # The new classifier first, whose random weights would damage the others; then all, the others slowly.
     "transfer": Preset(
         "A checkpoint on other classes",
         {
@@ -57,7 +57,7 @@ PRESETS: Mapping[str, Preset] = {
             "ema_decay": 0.999,
         },
     ),
-    # A short run has to end low: the rate falls to zero, and the average evens out the last few hundred steps.
+    # The learning rate decays to zero within the short run, and the average smooths the last few hundred steps.
     "short": Preset(
         "A few thousand steps, as for a pruned network",
         {
@@ -72,54 +72,48 @@ PRESETS: Mapping[str, Preset] = {
     ),
 }
 
-_OF_THE_BACKBONE = ("head_iterations", "backbone_rate")  # mean nothing where it is frozen
-_FIRST_STEPS = ("warmup_iterations", "head_iterations")  # must be fewer than all steps
+_OF_THE_BACKBONE = ("head_iterations", "backbone_rate")  # without effect if it is frozen
+_FIRST_STEPS = ("warmup_iterations", "head_iterations")  # must be below iterations
 _PRESET: Rule = or_none(one_of(PRESETS))
 
 
 def read_training(table: Mapping[str, Any], *, defaults: Mapping[str, Any] | None = None) -> TrainingConfig:
     """Read a table of settings that may name a preset: ``preset = "short"``.
 
-    A key of the table beats the preset, which beats the defaults; with ``freeze_backbone`` in the table, what the
-    preset says of how the backbone learns falls away. Where the table asks for so few iterations that the preset's
-    first steps (warm-up, classifier alone) do not fit, these are scaled down in proportion, with a note.
-    The name is not kept: a run is what its settings are, so that a preset that changes some day cannot make two runs
-    look like one.
+    A key of the table overrides the preset, which overrides the defaults; with ``freeze_backbone`` in the table, the
+    preset's settings of the backbone are ignored. If the table has fewer iterations than the preset's first steps
+    (warm-up, classifier alone), these are scaled down in proportion, with a note. The name is not kept: a run is
+    identified by its settings, so that a later change of a preset cannot make two runs look equal.
 
     Args:
         table: Keys of `TrainingConfig`, and ``preset``.
-        defaults: What takes the place of `TrainingConfig`'s own.
+        defaults: Values that replace the defaults of `TrainingConfig`.
 
     Raises:
         ConfigError: If there is no such preset, a key is unknown or a value is wrong.
     """
     if not isinstance(table, Mapping):
         raise ConfigError(f"training: must be a table, is {shown(table)}")
-    preset = _settings_of(table)
+    name = table.get("preset")
+    if problem := _PRESET.problem("preset", name, " (--preset)"):
+        raise ConfigError(f"training: {problem}")
+    ignored = _OF_THE_BACKBONE if table.get("freeze_backbone") else ()
+    settings = {} if name is None else PRESETS[name].settings
+    preset = {setting: value for setting, value in settings.items() if setting not in ignored}
     scaled = _scaled(preset, table)
     given = {**(defaults or {}), **preset, **scaled, **table}
     given.pop("preset", None)
     config = TrainingConfig.from_dict(given)
     for setting, value in scaled.items():
         note(
-            f"preset {table['preset']}: {setting}={value} instead of {preset[setting]}, in proportion to "
+            f"preset {name}: {setting}={value} instead of {preset[setting]}, in proportion to "
             f"iterations={table['iterations']}; set another value with {option_of(setting)}"
         )
     return config
 
 
-def _settings_of(table: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what the preset of a table sets, apart from what has no meaning beside the table's own keys."""
-    name = table.get("preset")
-    if problem := _PRESET.problem("preset", name, " (--preset)"):
-        raise ConfigError(f"training: {problem}")
-    settings = {} if name is None else dict(PRESETS[name].settings)
-    without = _OF_THE_BACKBONE if table.get("freeze_backbone") else ()
-    return {setting: value for setting, value in settings.items() if setting not in without}
-
-
 def _scaled(preset: Mapping[str, Any], table: Mapping[str, Any]) -> dict[str, int]:
-    """Return the preset's numbers of first steps that the iterations of a table leave no room for, scaled down."""
+    """Return the preset's numbers of first steps that do not fit the iterations of the table, scaled down."""
     iterations = table.get("iterations")
     if not preset or not integer(1).holds(iterations):
         return {}

@@ -1,4 +1,4 @@
-"""How a run is carried out and watched."""
+"""Options of a training run that do not change its result."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING
 
 from epanns.distributed import rank
 from epanns.errors import ConfigError
-from epanns.training.events import require_tensorboard
+from epanns.training.metrics import require_tensorboard
 
 if TYPE_CHECKING:
-    from epanns.training.state import TrainingState
+    from epanns.training.resume import TrainingState
 
-SAVE_EVERY = 500  # steps: about a minute on a GPU that is fast, where saving Cnn14 takes a few seconds
+SAVE_EVERY = 500  # steps: about a minute on a fast GPU, where saving Cnn14 takes a few seconds
 
 OnStep = Callable[["TrainingState", float], None]
 OnValidation = Callable[["TrainingState"], None]
@@ -19,24 +19,24 @@ Log = Callable[[str], None]
 
 
 def no_log(_line: str) -> None:
-    """Write a line nowhere."""
+    """Ignore a line."""
 
 
 @dataclass(frozen=True)
 class RunOptions:
-    """What may differ from one call to the next: the run ends with the same weights whatever is chosen here.
+    """Options that may differ between two calls of one run; its final weights do not depend on them.
 
     Attributes:
-        workers: Processes that read clips; 0 reads in this one.
-        save_every: Steps between states, beside those at every validation. A killed run repeats the steps since the
-            last one.
-        on_step: Called after each step with the state and the step's loss.
-        on_validation: Called after each validation, whose numbers are the last row of the state's history.
-        tensorboard: Write the metrics as event files of TensorBoard too.
-        log: Told in one line of what a person should know: the step at which the run resumes, a step that was skipped,
-            a state that cannot be read.
-        fresh: Delete an earlier run in the folder, once everything was checked and the folder is locked.
-        command: The command that resumes the run; the folder keeps it until the run has ended.
+        workers: Number of processes that read clips; 0 reads in the main process.
+        save_every: Number of steps between states, beside the state at every validation. A killed run repeats the steps
+            since the last state.
+        on_step: Called after each step with the state and the loss of the step.
+        on_validation: Called after each validation, whose row is the last of the state's history.
+        tensorboard: Whether to write the metrics as event files of TensorBoard too.
+        log: Called with one line for each event that a user should see: the step at which the run resumes, a skipped
+            step, a state that cannot be read.
+        fresh: Whether to delete an earlier run in the folder, after all checks and under the lock.
+        command: The command that resumes the run; the folder keeps it until the run has finished.
     """
 
     workers: int = 0
@@ -54,8 +54,8 @@ class RunOptions:
         if self.tensorboard:
             require_tensorboard()
 
-    def heard_once(self) -> "RunOptions":
-        """Return the same for rank 0; on other processes nobody is told anything, and nothing is written."""
+    def for_this_process(self) -> "RunOptions":
+        """Return the options on rank 0, and the options without callbacks, log and TensorBoard on other ranks."""
         if rank() == 0:
             return self
         return replace(self, on_step=None, on_validation=None, tensorboard=False, log=no_log)

@@ -1,4 +1,4 @@
-"""How checkpoints are chosen, and which validation clips cannot choose one."""
+"""The score that chooses the best checkpoint, and validation sets that cannot choose one."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -16,33 +16,32 @@ from epanns.models.tagger import Tagger
 
 @dataclass(frozen=True)
 class Validation:
-    """How checkpoints are chosen.
+    """How the best checkpoint is chosen.
 
     Attributes:
-        score: Scores a model, which it must leave as it was. Its ``mAP`` decides or, for single-label networks, its
-            ``accuracy``; the higher the better. Between equal scores the lower ``validation_loss`` decides, where it is
-            given.
-        data: What the scores are measured on, in JSON values: part of a run's identity.
-        clips: The clips themselves; `finetune` reports where they cannot tell steps apart. None where they are unknown.
+        score: Function that scores a model and leaves it unchanged. The highest ``mAP`` decides or, for single-label
+            networks, the highest ``accuracy``; between equal scores the lower ``validation_loss``, if there is one.
+        data: Identity of the validation set, in JSON values: part of the run's identity.
+        clips: The validation set; `finetune` logs a note if it cannot distinguish steps. None if it is unknown.
     """
 
     score: Callable[[Tagger], Mapping[str, float]]
     data: Mapping[str, Any]
     clips: PackDataset | None = None
 
-    def scores_of(self, model: Tagger, obey: Callable[[], None]) -> Mapping[str, float]:
-        """Score a model, as rank 0 does it, and refuse scores that choose nothing.
+    def scores_of(self, model: Tagger, raise_if_stopped: Callable[[], None]) -> Mapping[str, float]:
+        """Return the scores of a model on rank 0, on all processes; refuse scores that cannot choose a step.
 
         Args:
-            model: To be scored.
-            obey: Called before each batch; what it raises ends the scoring there. Several processes stop together,
-                after the scoring: there it is not called.
+            model: The model.
+            raise_if_stopped: Called before each batch, and raises to end the scoring. With several processes it is not
+                called, since they stop together, after the scoring.
 
         Raises:
-            ConfigError: If the score that decides is missing.
-            TrainingError: If it is not finite, or the network's outputs are not.
+            ConfigError: If the deciding score is missing.
+            TrainingError: If the deciding score, or an output of the network, is not finite.
         """
-        hook = model.register_forward_pre_hook(lambda *_: obey() if world_size() == 1 else None)
+        hook = model.register_forward_pre_hook(lambda *_: raise_if_stopped() if world_size() == 1 else None)
         try:
             scores: dict[str, float] = broadcast(dict(self.score(model)))
         except CheckpointError as error:  # the outputs are not finite
@@ -75,42 +74,42 @@ def require_positives(clips: PackDataset) -> None:
 
 
 def indistinct(clips: PackDataset, task: str) -> str | None:
-    """Return a note where the targets alone keep the score from telling steps apart; None where they do not.
+    """Return a note if the targets alone limit how well the score distinguishes steps, else None.
 
-    A class that every clip has, or none has, adds the same to the mAP at every step. The accuracy on clips of one class
-    is highest for a network that gives every clip this class.
+    A class that every clip has, or none has, contributes the same to the mAP at every step. If every clip has the same
+    class, a network that gives every clip this class has the highest accuracy.
 
     Args:
-        clips: The validation set, with at least one positive.
-        task: The network's: ``multi-label`` is chosen by mAP, ``single-label`` by accuracy.
+        clips: Validation set with at least one positive.
+        task: Task of the network: ``multi-label`` is chosen by mAP, ``single-label`` by accuracy.
     """
     counts = clips.targets.counts()
     scored, constant = np.count_nonzero(counts), np.count_nonzero(counts == len(clips))
     if not constant:
         return None
     found = f"validation: {_in_every_clip(clips)}"
-    more = "give validation clips with and without each class (--val)"
+    remedy = "give validation clips with and without each class (--val)"
     if task == "single-label":
-        return f"{found}: the accuracy is highest for a network that gives every clip this class; {more}"
+        return f"{found}: the accuracy is highest for a network that gives every clip this class; {remedy}"
     if constant < scored:
         rest = f"{scored - constant:,} of {scored:,} scored classes choose the step"
-        return f"{found}: their average precision is 1 at every step, so {rest}; {more}"
+        return f"{found}: their average precision is 1 at every step, so {rest}; {remedy}"
     return (
-        f"{found}: the mAP is 1 at every step and cannot tell steps apart, so the lowest validation loss chooses the "
-        f"step; {more}"
+        f"{found}: the mAP is 1 at every step and cannot distinguish steps, so the lowest validation loss chooses the "
+        f"step; {remedy}"
     )
 
 
 def constant_map(clips: PackDataset) -> str | None:
-    """Return which classes make the mAP of scored clips 1 whatever a network gives; None where the mAP varies."""
+    """Return why the mAP on these clips is 1 for any network; None if it varies."""
     counts = clips.targets.counts()
     if not counts.any() or not set(counts.tolist()) <= {0, len(clips)}:
         return None
-    return f"{_in_every_clip(clips)}: the mAP is 1 whatever a network gives"
+    return f"{_in_every_clip(clips)}: the mAP of any network is 1"
 
 
 def _in_every_clip(clips: PackDataset) -> str:
-    """Return in words which classes every clip has and, where no clip tells the others apart, that none has them."""
+    """Return which classes every clip has and, if no clip has the other classes, this too."""
     counts, total = clips.targets.counts(), len(clips)
     constant = np.flatnonzero(counts == total)
     first, many = clips.labels.names[constant[0]], len(constant)

@@ -57,7 +57,7 @@ def test_a_weight_alone_finds_the_unpruned_network(finetune, runs):
 def test_nothing_asked_is_nothing_taught_and_nobody_listens_by_a_weight_of_nothing(finetune, runs):
     said, step = finetune()
     assert "teacher" not in said and "teacher_sha256" not in step
-    unheard = "a teacher that nobody listens to: give distil_weight or feature_weight above 0, or leave it out"
+    unheard = "teacher without weight: set distil_weight or feature_weight above 0, or remove --teacher"
     with pytest.raises(ConfigError, match=unheard):
         finetune("--teacher", runs / "base", "--distil-weight", 0, out="control")
     assert not (runs / "control").exists()

@@ -4,8 +4,8 @@ from functools import partial
 
 import pytest
 
+import epanns.export as extra
 from epanns.cli.export import describe
-from epanns.export import extra
 from epanns.models.checkpoint import save_checkpoint
 from epanns.models.zoo import build_model
 from tests.builders import make_checkpoint
@@ -82,7 +82,7 @@ def test_packs_of_another_rate_are_refused(run, tmp_path, tiny_packs, epanns, ti
     given = ["--int8", "--calibration", tiny_packs["train"]]
     code, _, err = epanns("export", tmp_path / "cnn6", "--out", tmp_path / "out", *given)
     assert code == 1
-    assert "holds 8000 Hz, Cnn6 hears 32000 Hz: pack the clips with --sample-rate 32000" in err
+    assert "holds 8000 Hz, Cnn6 reads 32000 Hz: pack the clips with --sample-rate 32000" in err
 
 
 def test_text_says_sizes_differences_and_scores_side_by_side(tiny_spec):

@@ -89,7 +89,7 @@ def test_lengths_that_a_pack_does_not_tell_are_not_made_up(epanns, tiny_packs, a
     evaluate = partial(epanns, "evaluate", checkpoint, "--bootstrap", 0, "--data", panns, "--labels", labels)
     code, _, err = evaluate("--own-length")
     assert code == 1
-    assert f"own_length: {panns} does not say how long its clips are" in err
+    assert f"own_length: {panns} does not store the lengths of its clips" in err
     code, _, err = evaluate("--window", 0.25)
     assert code == 0
     assert f"{panns}: does not store the lengths of its clips: windows include the zeros after short clips" in err

@@ -11,8 +11,8 @@ from epanns.cli.finetune import command as finetune
 from epanns.cli.train import command as train
 from epanns.cli.training_options import Recipe
 from epanns.training.config import RULES, TrainingConfig, option_of
-from epanns.training.folder import RunFolder
 from epanns.training.presets import PRESETS
+from epanns.training.run_folder import RunFolder
 
 
 @pytest.fixture

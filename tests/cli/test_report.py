@@ -100,8 +100,8 @@ def test_quoted_results_follow_the_measured_ones_in_tables_of_their_own(run, swe
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((), "no DIR was given: name folders with run records, or give --quoted for what others published"),
-        (("--no-quoted",), "no DIR was given"),
+        ((), "no DIR: name folders with run records, or give --quoted for published results"),
+        (("--no-quoted",), "no DIR: name folders"),
         (
             ("--quoted", "--into", __file__, "--name", "x"),
             "takes the table of measured runs: give a DIR",
@@ -120,7 +120,7 @@ def test_quoted_results_overwrite_nothing_of_somebody_elses(run, tmp_path):
     (tmp_path / "quoted.md").write_text("mine")
     code, _, err = run("--quoted", "--out", tmp_path)
     assert code == 1
-    assert "quoted.md exists already and is of no report of ours: choose another --out" in err
+    assert "quoted.md exists and was not written by a report: choose another --out" in err
     assert (tmp_path / "quoted.md").read_text() == "mine"
 
 

@@ -11,7 +11,8 @@ import pytest
 from epanns.cli import sensitivity as module
 from epanns.data.targets import SparseTargets
 from epanns.pruning.budgets.sensitivity_table import read_sensitivity
-from epanns.reporting import figures
+from epanns.reporting import figure
+from epanns.stages.sensitivity_record import FIGURES
 from tests.builders import make_checkpoint
 
 ONE = ("--layers", "conv_block6.conv1", "--ratios", "0.5")
@@ -24,7 +25,8 @@ def run(epanns, tiny_packs, tmp_path):
     return partial(epanns, "sensitivity", dense, "--data", tiny_packs["val"], "--out", tmp_path / "out")
 
 
-def test_each_layer_at_three_ratios_goes_into_table_and_figure(run, tmp_path):
+def test_each_layer_at_three_ratios_goes_into_table_and_figure(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(figure, "FORMATS", (".svg", ".pdf", ".png"))
     code, stdout, stderr = run("--recover", "none", "--layers", "conv_block6.conv2,conv_block3")
     layers = ("conv_block3.conv1", "conv_block3.conv2", "conv_block6.conv2")
     table = read_sensitivity(tmp_path / "out" / "sensitivity.csv")
@@ -35,17 +37,16 @@ def test_each_layer_at_three_ratios_goes_into_table_and_figure(run, tmp_path):
     assert "pruned by l1, nothing done after it; loss of mAP:" in stdout
     losses = "".join(f"{table.loss_of(row):.4f}".rjust(10) for row in table.of("conv_block3.conv2"))
     assert f"conv_block3.conv2{losses}\n" in stdout
-    images = [f"sensitivity.{kind}" for kind in ("svg", *(("png", "pdf") if figures.can_draw() else ()))]
-    assert stdout.endswith(f"sensitivity.csv, sensitivity.json, {', '.join(images)}\n")
+    assert stdout.endswith("sensitivity.csv, sensitivity.json, sensitivity.svg, sensitivity.pdf, sensitivity.png\n")
     lines = stderr.splitlines()
     assert len(lines) == 10
     assert lines[0].startswith(f"[1/10] unpruned: mAP {table.dense.mAP:.4f}, about ")
     assert lines[8].startswith("[9/10] conv_block6.conv2 50 %: mAP 0.") and lines[8].endswith(" left")
     assert not lines[9].endswith(" left")
     svg = (tmp_path / "out" / "sensitivity.svg").read_text()
-    assert all(f">{layer}</text>" in svg for layer in layers)
-    assert {path.name for path in (tmp_path / "out").glob("sensitivity.[sp]*")} == set(images)
-    assert all((tmp_path / "out" / image).stat().st_size > 8_000 for image in images)
+    assert all(f">{layer} (" in svg for layer in layers)
+    assert {path.name for path in (tmp_path / "out").glob("sensitivity.[sp]*")} == set(FIGURES)
+    assert all((tmp_path / "out" / image).stat().st_size > 8_000 for image in FIGURES)
 
 
 def test_json_holds_what_was_asked_and_measured(run, tmp_path):
@@ -107,4 +108,4 @@ def test_clips_that_every_network_scores_alike_are_named(run, tmp_path, monkeypa
     monkeypatch.setattr(SparseTargets, "counts", lambda targets: np.where(counts(targets) > 0, len(targets), 0))
     code, _, said = run(*ONE, "--recover", "none")
     assert code == 0
-    assert "are in every one of the 20 clips of synthetic: the mAP is 1 whatever a network gives, so no pruning" in said
+    assert "are in every one of the 20 clips of synthetic: the mAP of any network is 1, so no pruning" in said

@@ -7,7 +7,7 @@ import pytest
 
 from epanns.cli.training_progress import Pace, ProgressDisplay, describe_seconds
 from epanns.training.config import TrainingConfig
-from epanns.training.state import TrainingState
+from epanns.training.resume import TrainingState
 
 CONFIG = TrainingConfig(iterations=10, batch_size=8, validate_every=4, mixup_alpha=1.0)
 

@@ -4,26 +4,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from epanns.audio.frontend import FrontEndSpec
 from epanns.complexity import latency
 from epanns.complexity.latency import measure_latency, measure_peak_memory
 from epanns.errors import ConfigError
-from epanns.models.cnn import Cnn
-from epanns.models.spec import ModelSpec, conv_widths
+from epanns.models.spec import conv_widths
+from epanns.models.zoo import build_model
+from tests.builders import narrow_spec
 
 
 @pytest.fixture(scope="module")
 def model():
-    return Cnn(
-        ModelSpec(
-            name="narrow",
-            family="cnn",
-            front_end=FrontEndSpec(8_000, 256, 80, 32, 50, 4_000),
-            widths=conv_widths(4, 6),
-            embedding_size=9,
-            num_classes=5,
-        )
-    )
+    return build_model(narrow_spec(widths=conv_widths(4, 6)))
 
 
 def test_latency_is_ordered_and_says_how_it_was_measured(model):

@@ -365,5 +365,8 @@ def test_a_clip_length_that_is_none_is_refused(seconds):
 def test_a_network_changed_by_hand_is_refused():
     model = Cnn(NARROW)
     model.fc1 = nn.Linear(8, 10)
-    with pytest.raises(ConfigError, match=r"this narrow is not what its spec says, .*fc1\.weight is \(10, 8\)"):
+    with pytest.raises(
+        ConfigError,
+        match=r"this narrow differs from its spec, which would be counted instead: .*fc1\.weight is \(10, 8\)",
+    ):
         profile(model)

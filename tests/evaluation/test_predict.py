@@ -13,8 +13,7 @@ from epanns.data.dataset import ClipBatch, PackDataset
 from epanns.errors import CheckpointError, ConfigError, PackError
 from epanns.evaluation import predict as predict_module
 from epanns.evaluation.predict import predict, score_windows
-from epanns.evaluation.protocol import EvaluationProtocol
-from epanns.evaluation.windows import cut_windows, windows_of
+from epanns.evaluation.protocol import EvaluationProtocol, cut_windows, windows_of
 from epanns.labels import LabelSet
 from epanns.models.cnn import Cnn
 from epanns.models.spec import ModelSpec
@@ -174,7 +173,7 @@ def test_scores_that_are_not_finite_are_refused(model):
         ({"window": float("nan")}, "window=nan: must be a number of seconds"),
         (
             {"window": 1.0, "own_length": True},
-            "own_length: windows of 1.0 s hear no padding anyway: give one of the two",
+            "own_length: windows of 1.0 s have no padding: give one of the two",
         ),
         ({"window": "1"}, "window='1': must be a number of seconds"),
         ({"window": 1.0, "hop": True}, "hop=True: must be a number of seconds"),

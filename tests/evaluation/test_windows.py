@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from epanns.evaluation.windows import cut_windows, windows_of
+from epanns.evaluation.protocol import cut_windows, windows_of
 
 
 def window_starts(n_samples, window, hop):

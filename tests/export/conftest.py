@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from click.testing import CliRunner
 from torch import nn
 
 from epanns.audio.frontend import FrontEndSpec
@@ -15,6 +14,7 @@ from epanns.models.checkpoint import save_checkpoint
 from epanns.models.spec import ModelSpec, conv_widths
 from epanns.models.tagger import Tagger
 from epanns.models.zoo import build_model
+from tests.builders import output_of
 
 MISSING = [name for name in ("onnx", "onnxruntime", "onnxscript") if importlib.util.find_spec(name) is None]
 collect_ignore_glob = ["test_*.py"] if MISSING else []
@@ -64,10 +64,8 @@ def said(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path, tiny_packs:
     from epanns.cli.export import command
 
     out = tmp_path_factory.mktemp("export") / "folder"
-    arguments = [checkpoint, "--out", out, "--int8", "--calibration", tiny_packs["train"], "--latency", "--json"]
-    result = CliRunner().invoke(command, [str(argument) for argument in arguments], catch_exceptions=False)
-    assert result.exit_code == 0, result.output
-    return out, result.stdout
+    options = ["--int8", "--calibration", tiny_packs["train"], "--latency", "--json"]
+    return out, output_of(command, checkpoint, "--out", out, *options)
 
 
 @pytest.fixture

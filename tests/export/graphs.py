@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from epanns.export.sessions import outputs_of
+from epanns.export.runtime import outputs_of
 
 Node = tuple[str, Sequence[str], str, Mapping[str, object]]  # type, inputs, output, attributes
 

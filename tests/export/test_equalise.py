@@ -5,9 +5,8 @@ import pytest
 
 from epanns.export.clips import ranges_of
 from epanns.export.equalise import QUIETEST, channel_maxima, equalise, pairs_of
-from epanns.export.fragile import correlation
 from epanns.export.graph import copy_of
-from epanns.export.quantise import activations_of, quantised
+from epanns.export.quantise import activations_of, correlation, quantised
 from tests.export.graphs import graph_of, run, separable
 
 RNG = np.random.default_rng(1)

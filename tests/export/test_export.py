@@ -19,8 +19,7 @@ from epanns.export import export
 from epanns.export.compare import agreement, compare
 from epanns.export.export import Int8, export_network
 from epanns.export.network import OPSET, named_inputs, to_onnx
-from epanns.export.sessions import outputs_of
-from epanns.export.tagger import OnnxTagger
+from epanns.export.runtime import OnnxTagger, outputs_of
 from epanns.labels import LabelSet
 from epanns.models.zoo import ZOO, build_model
 from epanns.pruning import calibration_clips
@@ -209,7 +208,7 @@ def test_a_folder_that_exists_and_a_pack_of_another_rate_are_refused_before_the_
     with pytest.raises(OutputError, match="exists already"):
         export_network(small_network(), tmp_path)
     loud = build_model(replace(small_network().spec, front_end=ZOO["Cnn14_16k"].front_end))
-    with pytest.raises(ConfigError, match="8000 Hz, small hears 16000 Hz: pack the clips with --sample-rate 16000"):
+    with pytest.raises(ConfigError, match="8000 Hz, small reads 16000 Hz: pack the clips with --sample-rate 16000"):
         export_network(loud, tmp_path / "out", int8=Int8(PackDataset([tiny_packs["train"]])))
 
 

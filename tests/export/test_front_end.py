@@ -13,8 +13,7 @@ import soundfile
 import torch
 
 from epanns.audio.short_clips import repeat_to_minimum
-from epanns.export.front_end import front_end_of
-from epanns.export.network import named_inputs
+from epanns.export.network import front_end_of, named_inputs
 from epanns.models.zoo import build_model, spec_of
 from tests.export.conftest import small_network
 

@@ -7,9 +7,15 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from epanns.export.clips import ranges_of
-from epanns.export.fragile import FAITHFUL, correlation, fragile_activations
-from epanns.export.quantise import activations_of, int8_by_channel, quantised
-from epanns.export.recurrent import with_dynamic_lstms
+from epanns.export.quantise import (
+    FAITHFUL,
+    activations_of,
+    correlation,
+    fragile_activations,
+    int8_by_channel,
+    quantised,
+    with_dynamic_lstms,
+)
 from tests.export.graphs import constant, graph_of, run, separable
 
 RNG = np.random.default_rng(2)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from epanns.audio.yamnet_logmel import SILENCE
 from epanns.errors import ConfigError
-from epanns.evaluation.windows import cut_windows
+from epanns.evaluation.protocol import cut_windows
 from epanns.labels import LabelSet, fsd50k
 from epanns.models.lean import BiLSTM, Lean
 from epanns.models.spec import FUSION_FAMILIES, LEAN_FAMILIES, WITHOUT_FC1

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from epanns.audio.waveform import load_waveform
-from epanns.evaluation.windows import cut_windows
+from epanns.evaluation.protocol import cut_windows
 from epanns.models.load import load
 from epanns.models.tagger import Tagger
 

@@ -23,8 +23,8 @@ from epanns.pruning.recovery.recover import recover
 from epanns.pruning.surgery import channel_groups
 from epanns.training.config import TrainingConfig
 from epanns.training.learner import Learner
-from epanns.training.optim import build_optimizer
-from epanns.training.state import TrainingState, save_state
+from epanns.training.optimizer import build_optimizer
+from epanns.training.resume import TrainingState, save_state
 from tests.builders import narrow_spec
 
 WAVEFORM = torch.rand(6, 80 * 70, generator=torch.Generator().manual_seed(2)) - 0.5

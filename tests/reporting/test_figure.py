@@ -1,231 +1,151 @@
-"""The figure: every result is in it, nothing is clipped or on top of a name, text cannot become markup."""
+"""What all figures share: text fits, labels overlap nothing, axes are readable, files are the same bytes again."""
 
-import xml.etree.ElementTree as ElementTree
-from dataclasses import replace
-from itertools import combinations
+import re
+from xml.etree import ElementTree
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from epanns.feedback import notes_to
-from epanns.reporting import figures, layout
-from epanns.reporting.axes import log_axis, score_axis
-from epanns.reporting.chart import Chart, Style
-from epanns.reporting.drawing import Drawing, Label, Shape, Stroke, shortened, text_width, wrapped
-from epanns.reporting.layout import PALETTE, lay_out
-from epanns.reporting.pareto import pareto_chart
-from epanns.reporting.placement import Box
-from epanns.reporting.quoted import quoted_rows
-from epanns.reporting.rows import rows_by_block
-from epanns.reporting.svg import to_svg
+from epanns.reporting import figure as canvas
+from epanns.reporting.figure import paper_style, save, shortened, text_width, wrapped
+from tests.reporting.drawn import overlapping, texts_of
 
 
-def chart_of(records):
-    return pareto_chart(rows_by_block(records), quoted_rows())
+@pytest.fixture
+def all_formats(monkeypatch):
+    monkeypatch.setattr(canvas, "FORMATS", (".svg", ".pdf", ".png"))
 
 
-def texts_of(svg):
-    return [element.text for element in ElementTree.fromstring(svg).iter("{http://www.w3.org/2000/svg}text")]
+@paper_style()
+def figure_of(text):
+    figure = canvas.new_figure(4)
+    canvas.Heading(text, text, 8).draw(figure, 0.2, 0.1)
+    axes = canvas.add_axes(figure, 1, 1.5, 7, 1.5)
+    axes.plot([0, 1], [0.2, 0.7])
+    return figure
 
 
-def box_of(label):
-    x, y = label.position
-    width = text_width(label.text, label.size)
-    left = {"start": x, "middle": x - width / 2, "end": x - width}[label.anchor]
-    return Box(left, y - 0.8 * label.size, left + width, y + 0.2 * label.size)
+def test_the_same_figure_gives_the_same_bytes(tmp_path, all_formats):
+    first = [path.read_bytes() for path in save(figure_of("title"), tmp_path / "a", "figure", title="a figure")]
+    again = [path.read_bytes() for path in save(figure_of("title"), tmp_path / "b", "figure", title="a figure")]
+    assert first == again
+    assert [content[:5] for content in first] == [b"<?xml", b"%PDF-", b"\x89PNG\r"]
+    assert b"<title>a figure</title>" in first[0] and b"</text>" in first[0]
+    assert b"Date" not in first[1]
 
 
-def test_chart_keeps_measured_and_quoted_data_sets_apart(records):
-    other = [replace(record, trial_id=f"x{record.trial_id}", dataset="ESC-50") for record in records]
-    bands = chart_of([*records, *other]).bands
-    assert [band.title for band in bands] == [
-        "ESC-10, test (measured)",
-        "ESC-50, test (measured)",
-        "AudioSet (quoted, not measured here)",
-        "FSD50K (quoted, not measured here)",
-    ]
-    hollow = [{s.style.is_hollow for panel in band.panels for s in panel.series} for band in bands]
-    assert hollow == [{False}, {False}, {True}, {True}]
+def test_images_are_left_out_and_older_ones_removed(tmp_path, all_formats):
+    assert len(save(figure_of("a"), tmp_path, "figure", title="a")) == 3
+    assert save(figure_of("a"), tmp_path, "figure", title="a", images=False) == (tmp_path / "figure.svg",)
+    assert [path.name for path in tmp_path.iterdir()] == ["figure.svg"]
 
 
-def test_lines_join_the_unpruned_network_and_every_ratio(records):
-    panel = chart_of(records).bands[0].panels[0]
-    joined = {series.style.marker: [(p.x, round(p.y, 3)) for p in series.points] for series in panel.series[:2]}
-    assert joined == {
-        "triangle": [(5e6, 0.81), (3e6, 0.61), (1.5e6, 0.31)],
-        "circle": [(5e6, 0.83), (3e6, 0.83), (1.5e6, 0.81)],
-    }
-    assert [point.label for point in panel.series[1].points] == ["", "25 %", "50 %"]
-    assert [point.label for point in panel.series[0].points] == ["", "", ""]
+def test_a_figure_is_as_wide_as_a_column_and_its_text_has_7_to_8_points():
+    figure = figure_of("title")
+    assert figure.get_size_inches()[0] * 2.54 == pytest.approx(8.5)
+    assert {text.get_fontsize() for text in texts_of(figure)} <= {7.0, 7.5, 8.0}
 
 
-def test_error_bars_are_the_standard_deviation(records):
-    rows = next(iter(rows_by_block(records).values()))
-    panel = chart_of(records).bands[0].panels[1]
-    assert panel.series[1].points[-1].error == rows[-1].mAP["finetuned"].sd
+def test_settings_of_matplotlib_are_left_as_they_were():
+    import matplotlib
+
+    before = dict(matplotlib.rcParams)
+    figure_of("title")
+    assert dict(matplotlib.rcParams) == before
 
 
-def test_svg_is_well_formed_and_says_everything(records):
-    chart = chart_of(records)
-    texts = texts_of(to_svg(lay_out(chart)))
-    for band in chart.bands:
-        assert band.title in texts
-        assert all(entry.text in texts for entry in band.legend)
-        for panel in band.panels:
-            assert panel.x_label in texts
-            assert {point.label for series in panel.series for point in series.points} - {""} <= set(texts)
+def test_text_cannot_become_markup(tmp_path):
+    (path,) = save(figure_of('<script>"&\x00 ]]> 音 $x^2$ \ud800'), tmp_path, "figure", title="<b>\x1b&")
+    svg = path.read_text()
+    assert "<script" not in svg and "<b>" not in svg
+    texts = [element.text for element in ElementTree.fromstring(svg).iter("{http://www.w3.org/2000/svg}text")]
+    assert '<script>"&\\x00 ]]> 音 $x^2$ \\ud800' in texts
 
 
-def test_text_cannot_become_markup(records):
-    name = '<script>"&\x00 ]]> 音'
-    svg = to_svg(lay_out(chart_of([replace(record, dataset=name, model=name) for record in records])))
-    assert "<script" not in svg
-    assert '<script>"&\\x00 ]]> 音, test (measured)' in texts_of(svg)
-
-
-def test_nothing_lies_outside_the_figure(records):
-    drawing = lay_out(chart_of(records))
-    for element in drawing.elements:
-        points = [element.position] if isinstance(element, Label) else element.points
-        assert all(0 <= x <= drawing.width and 0 <= y <= drawing.height for x, y in points)
-        if isinstance(element, Label) and not element.is_upright:
-            box = box_of(element)
-            assert box.left >= 0
-            assert box.right <= drawing.width
-
-
-def test_no_name_lies_on_another_text_or_on_a_mark(records):
-    drawing = lay_out(chart_of(records))
-    labels = [element for element in drawing.elements if isinstance(element, Label) and not element.is_upright]
-    for one, other in combinations(labels, 2):
-        assert box_of(one).overlap(box_of(other)) == 0, (one.text, other.text)
-    marks = [element for element in drawing.elements if isinstance(element, Shape)]
-    for label in labels:
-        for mark in marks:
-            x = sum(point[0] for point in mark.points) / len(mark.points)
-            y = sum(point[1] for point in mark.points) / len(mark.points)
-            assert box_of(label).overlap(Box(x - 3, y - 3, x + 3, y + 3)) == 0, label.text
-
-
-def test_records_without_scores_leave_no_empty_band(records):
-    bare = [replace(record, stages=()) for record in records]
-    assert pareto_chart(rows_by_block(bare), ()).bands == ()
-    assert ElementTree.fromstring(to_svg(lay_out(Chart((), "nothing")))) is not None
-
-
-def test_series_have_colours_of_their_own_however_many_they_are():
-    colours = [layout.mark((0.0, 0.0), Style(number, "circle")).fill for number in range(3 * len(PALETTE))]
-    assert len(set(colours)) == len(colours)
-    assert colours[: len(PALETTE)] == list(PALETTE)
-
-
-@pytest.mark.parametrize("values", [[4.5e6], [1, 3], [2e5, 8e7], [1e3, 1e11], [4.6e6, 4.7e6, 4.8e6]])
-def test_log_axis_holds_its_values_and_has_a_readable_number_of_ticks(values):
-    axis = log_axis(values, 0, 100)
-    assert all(0 < axis(value) < 100 for value in values)
-    assert 2 <= len(axis.ticks) <= 15
-    assert axis(axis.low) == pytest.approx(0)
-    assert axis(axis.high) == pytest.approx(100)
-
-
-@pytest.mark.parametrize("values", [[0.0, 1.0], [0.431], [0.99, 1.0], [0.1, 0.85], [0.4, 0.44]])
-def test_score_axis_holds_its_values_and_no_tick_beyond_one(values):
-    axis = score_axis(values, 100, 0)
-    assert all(0 <= axis(value) <= 100 for value in values)
-    assert 2 <= len(axis.ticks) <= 9
-    assert max(axis.ticks) <= 1
-
-
-def test_matplotlib_draws_the_same_elements_and_the_same_bytes_again(tmp_path, records):
-    pytest.importorskip("matplotlib", reason="the plot extra is not installed")
-    drawing = lay_out(chart_of(records))
-    assert {type(element) for element in drawing.elements} == {Stroke, Shape, Label}
-    for name in ("figure.png", "figure.pdf"):
-        figures.draw(drawing, tmp_path / name)
-        first = (tmp_path / name).read_bytes()
-        figures.draw(drawing, tmp_path / name)
-        assert (tmp_path / name).read_bytes() == first
-        assert len(first) > 5000
-
-
-def two_bases(records, names=("", "")):
-    """Return the records of two bases of one network, which differ in their training."""
-    made = []
-    for number, name in enumerate(names):
-        for record in records:
-            base = {**record.config.get("base", record.config), "training": {"iterations": 100 * (number + 1)}}
-            config = base if record.config["kind"] == "base" else {**record.config, "base": base}
-            made.append(replace(record, trial_id=f"{record.trial_id}-{number}", config=config, name=name))
-    return made
-
-
-def test_letters_that_the_font_lacks_are_noted_once(tmp_path):
-    pytest.importorskip("matplotlib", reason="the plot extra is not installed")
-    drawing = Drawing(90.0, 20.0, (Label((0.0, 9.0), "दिन 👩", 9.0),), "a name")
+def test_letters_that_the_font_lacks_are_noted_once(tmp_path, all_formats):
     notes: list[str] = []
     with notes_to(notes.append):
-        figures.draw(drawing, tmp_path / "a.png")
-        figures.draw(drawing, tmp_path / "a.pdf")
-    assert notes == [f"{tmp_path}/a: PNG and PDF lack letters that matplotlib's font has not; the SVG has all"]
-    assert (tmp_path / "a.pdf").stat().st_size > 0
+        files = save(figure_of("दिन 👩"), tmp_path, "a", title="a name")
+    lacking = f"{tmp_path}/a: PDF and PNG lack letters that are missing from matplotlib's font; the SVG has all letters"
+    assert notes == [lacking]
+    assert all(file.stat().st_size > 0 for file in files)
 
 
-def test_two_bases_of_one_network_have_two_names(records):
-    (band,) = pareto_chart(rows_by_block(two_bases(records)), ()).bands
-    stars = [series for series in band.panels[0].series if series.style.marker == "star"]
-    assert [star.points[0].label for star in stars] == ["(1)", "(2)"]
-    entries = [entry.text for entry in band.legend if entry.style.marker == "star"]
-    assert entries == [
-        "unpruned",
-        "(1): unpruned, base training iterations 100",
-        "(2): unpruned, base training iterations 200",
-    ]
+def test_the_style_is_valid_and_has_the_colours_of_okabe_and_ito():
+    import matplotlib
 
-
-def test_names_that_people_gave_stand_beside_the_marks(records):
-    (band,) = pareto_chart(rows_by_block(two_bases(records, ("short", "long"))), ()).bands
-    stars = [series for series in band.panels[0].series if series.style.marker == "star"]
-    assert [star.points[0].label for star in stars] == ["long", "short"]
-    assert [entry.text for entry in band.legend if entry.style.marker == "star"] == ["unpruned"]
-    assert band.legend[0].text == "long (Cnn14 × 0.25), l1, blocks 4–6, 300 iterations"
-    for series in band.panels[0].series[:2]:  # each line begins at its own base
-        assert series.points[0].x == 5e6
-
-
-def test_a_budget_is_named_by_itself(records):
-    cut = [replace(r, ratio=None, config={**r.config, "budget": "macs 0.25"}) for r in records if r.ratio == 0.5]
-    (band,) = pareto_chart(rows_by_block([*(r for r in records if r.ratio != 0.5), *cut]), ()).bands
-    labels = {point.label for series in band.panels[0].series for point in series.points}
-    assert labels == {"", "25 %", "macs 0.25"}
-    lines = [entry.text for entry in band.legend if entry.shows_line and not entry.shows_marker]
-    assert sorted("budget of macs 0.25" in line for line in lines) == [False, True]  # no line joins the two
-
-
-@pytest.mark.parametrize("letter", ["x", "W", "犬", "x y "])
-def test_no_text_reaches_beyond_the_figure(records, letter):
-    long = [replace(r, name=letter * 150, dataset=letter * 150, protocol="p " * 200) for r in two_bases(records)]
-    drawing = lay_out(pareto_chart(rows_by_block(long), ()))
-    for label in (element for element in drawing.elements if isinstance(element, Label) and not element.is_upright):
-        assert box_of(label).left >= 0 and box_of(label).right <= drawing.width, label.text[:40]
-        assert label.position[1] <= drawing.height
+    with paper_style():
+        colours = matplotlib.rcParams["axes.prop_cycle"].by_key()["color"]
+    assert len(set(colours)) == 8
+    assert [colour.lstrip("#") for colour in colours[:3]] == ["0072B2", "D55E00", "009E73"]
 
 
 def test_wrapped_text_is_the_text():
     text = "base training batch size 32, " * 20 + "x" * 300
-    lines = wrapped(text, 12, 300)
-    assert all(text_width(line, 12) <= 300 for line in lines)
+    lines = wrapped(text, 5)
+    assert all(text_width(line) <= 5 for line in lines)
     assert "".join(lines).replace(" ", "") == text.replace(" ", "")
-    assert wrapped("", 12, 300) == [""]
-    assert shortened("short", 12, 300) == "short"
-    assert shortened("long" * 100, 12, 300).endswith("…")
+    assert wrapped("", 5) == [""]
+    assert shortened("short", 5) == "short"
+    assert text_width(shortened("long" * 100, 5)) <= 5 and shortened("long" * 100, 5).endswith("…")
 
 
-def test_scores_that_spread_over_the_whole_range_have_an_axis(records):
-    apart = [replace(r, stages=(replace(r.stages[0], scores={"test": {"mAP": float(r.seed)}}),)) for r in records[:8:4]]
-    assert {record.seed for record in apart} == {0, 1}
-    lay_out(pareto_chart(rows_by_block(apart), ()))
-    assert score_axis([-0.4, 1.4], 0, 1).ticks == (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
+@pytest.mark.parametrize("letter", ["x", "W", "i i "])
+def test_a_legend_stays_within_its_width(letter):
+    with paper_style():
+        from matplotlib.lines import Line2D
+
+        texts = [letter * 150, "a", "b" * 20, letter, "c"]
+        legend = canvas.Legend([(Line2D([], []), text) for text in texts], 8.1)
+        figure = canvas.new_figure(legend.height + 0.4)
+        legend.draw(figure, 0.2, 0.2)
+        boxes = [text.get_window_extent() for text in texts_of(figure)]
+        width, height = figure.get_size_inches() * 72
+    assert all(box.x0 >= 0 and box.x1 <= width and box.y0 >= 0 and box.y1 <= height for box in boxes)
+    assert not overlapping(figure)
 
 
-def test_text_of_a_figure_holds_no_control_characters(records):
-    svg = to_svg(lay_out(chart_of([replace(record, dataset="a\x1b[2J\u202eb\ud800") for record in records])))
-    assert r"a\x1b[2J\u202eb\ud800, test (measured)" in texts_of(svg)
+@pytest.mark.parametrize("values", [[4.5e6], [1, 3], [2e5, 8e7], [1e3, 1e11], [4.6e6, 4.7e6, 4.8e6], [6.2e7, 1.1e8]])
+@pytest.mark.parametrize("width", [3.35, 7.0])
+def test_a_log_axis_holds_its_values_and_ticks_that_do_not_touch(values, width):
+    with paper_style():
+        figure = canvas.new_figure(3)
+        axes = canvas.add_axes(figure, 1, 0.5, width, 1.5)
+        low, high = canvas.set_log_axis(axes, values, width)
+    assert low < min(values) <= max(values) < high
+    assert (low, high) == axes.get_xlim()
+    ticks = [label for label in axes.get_xticklabels() if label.get_text()]
+    assert 2 <= len(ticks) <= 10
+    assert not overlapping(figure)
+
+
+@settings(max_examples=30)
+@given(st.lists(st.tuples(st.floats(0.05, 0.95), st.floats(0.05, 0.95)), min_size=1, max_size=6, unique=True))
+def test_labels_of_points_do_not_overlap(points):
+    with paper_style():
+        figure = canvas.new_figure(6)
+        axes = canvas.add_axes(figure, 1, 0.5, 7, 5)
+        axes.set_axis_off()
+        axes.set_xlim(0, 1)
+        axes.set_ylim(0, 1)
+        labels = canvas.Labels(axes)
+        for number, (x, y) in enumerate(points):
+            labels.keep_off((x, y), has_marks=True)
+            labels.add(x, y, f"label {number}")
+        labels.add(0.5, 0.5, "")
+        labels.place()
+    assert sorted(text.get_text() for text in axes.texts) == sorted(f"label {n}" for n in range(len(points)))
+    assert not overlapping(figure)
+    outer = axes.bbox
+    for text in axes.texts:
+        box = text.get_window_extent()
+        assert outer.x0 <= box.x0 and box.x1 <= outer.x1 and outer.y0 <= box.y0 and box.y1 <= outer.y1
+        inside = [p for p in points if box.contains(*axes.transData.transform(p))]
+        assert not inside, "a label lies on a mark"
+
+
+def test_fonts_of_the_svg_have_common_replacements(tmp_path):
+    (path,) = save(figure_of("title"), tmp_path, "figure", title="a figure")
+    assert re.search("font-family: .*'DejaVu Sans'.*sans-serif", path.read_text())

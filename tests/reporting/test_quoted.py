@@ -7,8 +7,7 @@ import pytest
 
 from epanns.complexity.macs import profile
 from epanns.models.zoo import ZOO, spec_of
-from epanns.reporting.quoted import quoted_rows
-from epanns.reporting.tables import quoted_markdown
+from epanns.reporting.quoted import quoted_markdown, quoted_rows
 
 ROWS = quoted_rows()
 

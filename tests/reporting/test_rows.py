@@ -5,8 +5,8 @@ from statistics import stdev
 
 import pytest
 
+from epanns.reporting.notation import in_words
 from epanns.reporting.rows import CONTROL, UNPRUNED, is_shown, rows_by_block
-from epanns.reporting.settings import in_words
 from tests.builders import make_record, make_stage
 
 

@@ -10,10 +10,10 @@ import pytest
 
 from epanns.models.spec import LAYOUTS
 from epanns.records import Failure
-from epanns.reporting.layer_names import short_layers
-from epanns.reporting.quoted import quoted_rows
+from epanns.reporting.notation import short_layers
+from epanns.reporting.quoted import quoted_csv, quoted_rows
 from epanns.reporting.rows import rows_by_block
-from epanns.reporting.tables import measured_csv, measured_markdown, quoted_csv, records_csv
+from epanns.reporting.tables import measured_csv, measured_markdown, records_csv
 from epanns.safe_text import printable
 
 GOLDEN = """\

@@ -18,7 +18,6 @@ from epanns.errors import ConfigError, Interrupted, OutputError, PruningError
 from epanns.evaluation.metrics import evaluate
 from epanns.evaluation.predict import predict
 from epanns.evaluation.protocol import EvaluationProtocol
-from epanns.models.checkpoint import save_checkpoint
 from epanns.models.load import load
 from epanns.models.tensors import weights_digest
 from epanns.models.zoo import build_model
@@ -26,6 +25,7 @@ from epanns.pruning.budgets.sensitivity_table import read_sensitivity
 from epanns.pruning.prune import prune
 from epanns.pruning.recovery.batch_norm_reestimation import recalibrate_batch_norm
 from epanns.stages.sensitivity import SensitivityConfig, measure_sensitivity
+from tests.builders import make_checkpoint
 
 CONFIG = SensitivityConfig(ratios=(0.75, 0.25), layers=("conv_block6.conv1", "conv_block2"))
 LAYERS = ("conv_block2.conv1", "conv_block2.conv2", "conv_block6.conv1")
@@ -37,9 +37,8 @@ def dataset(tiny_packs):
 
 
 @pytest.fixture
-def model(tiny_spec, dataset, tmp_path):
-    save_checkpoint(build_model(tiny_spec, labels=dataset.labels), tmp_path / "dense")
-    return load(tmp_path / "dense")
+def model(dataset, tmp_path):
+    return load(make_checkpoint(tmp_path / "dense", labels=dataset.labels))
 
 
 def mean_average_precision(model, dataset):

@@ -96,7 +96,7 @@ def test_a_teacher_makes_another_trial_and_only_of_what_is_fine_tuned():
         (
             "iterations = 3",
             'iterations = 3\nteacher = "dense"',
-            "a teacher that nobody listens to: give distil_weight or",
+            "teacher without weight: set distil_weight or",
         ),
         (
             "iterations = 3",

@@ -187,10 +187,10 @@ def test_a_lost_trial_comes_back_with_the_same_scores(finished, text):
 
 
 def test_what_needs_a_failed_base_fails_too(tmp_path, text, monkeypatch):
-    def stumble(trial):
+    def stumble(*arguments, **settings):
         raise PruningError("out of luck")
 
-    monkeypatch.setattr("epanns.sweeps.trial._Trial._untrained", stumble)
+    monkeypatch.setattr("epanns.sweeps.trial.build_model", stumble)
     summary = run_experiment(parse_experiment(text, "tiny.toml"), tmp_path / "out")
     assert (len(summary.done), len(summary.failed)) == (0, 3)
     (error,) = (tmp_path / "out" / "trials").glob("*/error.json")
@@ -260,7 +260,7 @@ def test_a_finished_trial_of_other_data_or_of_another_experiment_is_not_left_bes
 def test_data_that_no_trial_has_used_are_made_again(tmp_path):
     text = TEXT.format(train="train", val="val", test="test", criterion="l1").replace('"packs"', '"synthetic"')
     text = text.replace("seconds = 0.5", "seconds = 0.5\nsynthetic = { clips = 20, classes = 2 }")
-    with pytest.raises(ConfigError, match="calibration_clips=24: the training part has 12 clips; ask for no more"):
+    with pytest.raises(ConfigError, match="calibration_clips=24: the training part has 12 clips; give at most as many"):
         run_experiment(parse_experiment(text, "t.toml"), tmp_path / "out")
     more, notes = text.replace("clips = 20, classes", "clips = 40, classes").split("[grid]")[0], []
     with notes_to(notes.append):
@@ -279,7 +279,9 @@ def test_other_data_in_the_same_folder_are_refused(tmp_path):
 
 def test_calibration_cannot_ask_for_more_clips_than_there_are(tmp_path, tiny_packs):
     text = TEXT.format(**tiny_packs, criterion="l1").replace("calibration_clips = 24", "calibration_clips = 61")
-    with pytest.raises(ConfigError, match=r"calibration_clips=61: the training part has 60 clips; ask for no more in"):
+    with pytest.raises(
+        ConfigError, match=r"calibration_clips=61: the training part has 60 clips; give at most as many in"
+    ):
         run_experiment(parse_experiment(text, "tiny.toml"), tmp_path / "out")
     assert not (tmp_path / "out" / "trials").exists()
 

@@ -25,8 +25,8 @@ from epanns.models.spec import ModelSpec, conv_widths
 from epanns.training.config import TrainingConfig
 from epanns.training.finetune import finetune
 from epanns.training.learner import Learner
+from epanns.training.resume import TrainingState
 from epanns.training.run_options import RunOptions
-from epanns.training.state import TrainingState
 from epanns.training.validation import Validation
 
 _SPEC = ModelSpec(

@@ -25,9 +25,9 @@ from epanns.errors import TrainingError
 from epanns.models.checkpoint import save_checkpoint
 from epanns.models.zoo import build_model
 from epanns.training.config import TrainingConfig
-from epanns.training.folder import RunFolder
-from epanns.training.memory import memory_errors_told
-from epanns.training.state import newest_step, saved_states
+from epanns.training.memory import memory_errors_explained
+from epanns.training.resume import newest_step, saved_states
+from epanns.training.run_folder import RunFolder
 
 ROOT = Path(__file__).parents[2]
 SETTINGS = [
@@ -322,22 +322,13 @@ def test_a_folder_in_the_place_of_a_file_is_named(mortals, stopped_run):
     table.unlink()
     table.mkdir()
     message = mortals.run(stopped_run, {}, **RISING)["message"]
-    assert message.startswith(f"{table}: a folder stands where a file goes: move it away; the state of step 4 is saved")
+    assert message.startswith(
+        f"{table}: is a folder where a file must be written: move it away; the state of step 4 is saved"
+    )
     table.rmdir()
     whole, _ = mortals.undisturbed({}, **RISING)
     mortals.run(stopped_run, {}, **RISING)
     assert contents(stopped_run) == whole
-
-
-def test_a_state_of_an_earlier_version_is_no_new_beginning(mortals, stopped_run):
-    for state in saved_states(stopped_run):
-        state.unlink()
-    (stopped_run / "state.pt").write_bytes(b"format 1")
-    (stopped_run / "best-00000004").rename(stopped_run / "best")
-    assert refused(mortals, stopped_run).endswith(
-        "run/state.pt: this state is of an epanns before 0.1.0, whose steps drew other random numbers: let that "
-        "version finish the run, or start over with --fresh"
-    )
 
 
 def test_a_run_whose_description_cannot_be_read_is_told(mortals, stopped_run):
@@ -357,7 +348,7 @@ def test_a_signal_ends_a_validation_before_its_next_batch_and_it_is_made_up_for(
     answer = mortals.run(out, {}, signal_in_validation=[4, death])
     assert answer["message"] == (
         f"stopped by signal {death:d} at step 4 of 6; the state of step 4 is saved in {out}: run the same command "
-        "again without --fresh to go on"
+        "again without --fresh to resume"
     )
     assert (answer["exit_code"], answer["heard"]) == (128 + death, 1)
     assert [row["step"] for row in metrics_of(out)["metrics.jsonl"]] == [0, 2]
@@ -373,7 +364,7 @@ def test_a_run_that_gave_up_gives_up_again_at_once(mortals, out):
     assert answers[0]["message"] == answers[1]["message"]
     assert re.match(
         r"loss or gradient was not finite 5 times in a row, in steps 2 to 6: the best checkpoint so far is "
-        rf"{out}/best-00000002; the newest state has the weights that step 1 left, on which no step since was finite; "
+        rf"{out}/best-00000002; the newest state has the weights of step 1, from which no later step was finite; "
         r"the same command stops here again: choose --learning-rate below 0.005 and give --fresh or another --out; "
         r"clips of step 6: (clip-\d+.wav(, |$)){8}$",
         answers[0]["message"],
@@ -408,8 +399,8 @@ def test_where_memory_runs_out_it_is_said_what_takes_less(mortals, out, precisio
     assert re.fullmatch(
         rf"out of memory with --batch-size 6 \(12 clips, mixed in pairs\), --accumulate 1 and --precision {precision} "
         rf"\(.+\); the state of step 2 is saved in {out}: run the same command again without --fresh "
-        rf"to go on where more memory is free, or use {options}a shorter --crop-seconds or --batch-size 3 with another "
-        "--out: that is another run, "
+        rf"to resume where more memory is free, or use {options}a shorter --crop-seconds or --batch-size 3 with "
+        "another --out: that is another run, "
         "so nothing is changed by itself",
         answer["message"],
     )
@@ -429,11 +420,11 @@ def test_where_memory_runs_out_it_is_said_what_takes_less(mortals, out, precisio
 def test_a_gpu_that_is_full_is_told_alike(error):
     config = TrainingConfig(batch_size=1, precision="bfloat16", mixup_alpha=0.0)
     lower = "--batch-size 1, .*; nothing is saved where .* or use a shorter --crop-seconds with"
-    with pytest.raises(TrainingError, match=lower), memory_errors_told(config, lambda: "nothing is saved"):
+    with pytest.raises(TrainingError, match=lower), memory_errors_explained(config, lambda: "nothing is saved"):
         raise error
-    with pytest.raises(RuntimeError, match="shape"), memory_errors_told(config, lambda: ""):
+    with pytest.raises(RuntimeError, match="shape"), memory_errors_explained(config, lambda: ""):
         raise RuntimeError("shape mismatch")
-    with pytest.raises(RuntimeError, match="primitive$"), memory_errors_told(config, lambda: ""):
+    with pytest.raises(RuntimeError, match="primitive$"), memory_errors_explained(config, lambda: ""):
         raise RuntimeError("could not create a primitive")  # oneDNN says this of shapes it cannot do too
 
 
@@ -451,7 +442,7 @@ def test_a_disk_that_fills_up_loses_nothing(mortals, out):
     for limit in (10_000, 40_000):
         message = mortals.run(out, {}, file_limit=limit)["message"]
         assert message.endswith(
-            f"the state of step 3 is saved in {out}: run the same command again without --fresh to go on"
+            f"the state of step 3 is saved in {out}: run the same command again without --fresh to resume"
         ), message
         assert [state.read_bytes() for state in saved_states(out)] == before
     mortals.run(out, {})
@@ -541,15 +532,14 @@ with WorkFolder(Path({str(out)!r})).locked():
     assert contents(out) == whole
 
 
-@pytest.mark.parametrize("name", ["training.lock", "epanns.lock"])
-def test_lock_files_of_killed_processes_and_of_earlier_versions_go_with_the_run(mortals, out, name):
+def test_lock_files_of_killed_processes_are_removed_with_the_run(mortals, out):
     whole, _ = mortals.undisturbed({})
     stopped(mortals, out, 3)
     assert json.loads((out / "training.json").read_text())["command"] == "the command"
-    (out / name).touch()
+    (out / "epanns.lock").touch()
     mortals.run(out, {})
     assert contents(out) == whole
-    (out / name).touch()
+    (out / "epanns.lock").touch()
     assert mortals.run(out, {})["steps"] == 0
     assert contents(out) == whole
     assert mortals.run(out, {}, fresh=True)["steps"] == 6

@@ -15,8 +15,7 @@ from epanns.training.config import TrainingConfig
 from epanns.training.learner import set_learning_mode
 from epanns.training.losses import clip_bce, clip_cross_entropy
 from epanns.training.mixup import draw_lambda, mix_target
-from epanns.training.optim import build_optimizer
-from epanns.training.schedule import learning_rate_at
+from epanns.training.optimizer import build_optimizer, learning_rate_at
 
 
 def test_bce_is_its_definition():

@@ -17,8 +17,8 @@ from epanns.models.zoo import ZOO, build_model
 from epanns.stages.finetune import validation_on
 from epanns.training.config import TrainingConfig
 from epanns.training.finetune import TrainingResult, finetune
+from epanns.training.resume import TrainingState
 from epanns.training.run_options import RunOptions
-from epanns.training.state import TrainingState
 from epanns.training.validation import Validation
 from tests.families import at_8k
 

@@ -17,9 +17,8 @@ from epanns.training.config import TrainingConfig
 from epanns.training.finetune import finetune
 from epanns.training.learner import Learner
 from epanns.training.losses import LOSSES
-from epanns.training.optim import take_step
+from epanns.training.optimizer import learning_rate_at, take_step
 from epanns.training.run_options import RunOptions
-from epanns.training.schedule import learning_rate_at
 from epanns.training.validation import Validation
 
 CONFIG = TrainingConfig(iterations=8, batch_size=4, learning_rate=5e-3, validate_every=8)
@@ -123,7 +122,7 @@ def test_single_broken_steps_are_told_and_counted_and_several_in_a_row_stop(tmp_
     with pytest.raises(
         TrainingError,
         match=r"not finite 5 times in a row, in steps 1 to 5: the best checkpoint so far is .*lost/best-00000000; the "
-        r"newest state has the weights that step 0 left, on which no step since was finite; "
+        r"newest state has the weights of step 0, from which no later step was finite; "
         r"the same command stops here again: choose --learning-rate below 0.005 and give --fresh or another --out; "
         r"clips of step 5: clip-\d+.wav, (clip-\d+.wav(, )?){7}$",
     ):

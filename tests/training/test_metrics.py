@@ -16,9 +16,9 @@ from epanns.models.cnn import Cnn
 from epanns.training import metrics
 from epanns.training.config import TrainingConfig
 from epanns.training.finetune import finetune
-from epanns.training.folder import RunFolder
+from epanns.training.resume import TrainingState, saved_states
+from epanns.training.run_folder import RunFolder
 from epanns.training.run_options import RunOptions
-from epanns.training.state import TrainingState, saved_states
 from epanns.training.validation import Validation
 
 CONFIG = TrainingConfig(iterations=6, batch_size=4, validate_every=2, learning_rate=5e-3)
@@ -120,11 +120,6 @@ def test_what_is_no_metrics_file_is_named(tmp_path, text):
         metrics.read_metrics(tmp_path)
 
 
-def test_rows_of_an_earlier_version_have_fewer_columns(tmp_path):
-    metrics.write_metrics(tmp_path, [{"step": 0, "loss": math.nan}, {"step": 2, "loss": 0.5, "gradient_norm": 3.0}])
-    assert (tmp_path / "metrics.csv").read_text() == "step,loss,gradient_norm\n0,,\n2,0.5,3\n"
-
-
 class TestTensorBoard:
     def scalars(self, run) -> dict[str, list[tuple[int, float]]]:
         """Read the events with TensorBoard's own reader, which hides what was written and is done again."""
@@ -160,7 +155,7 @@ class TestTensorBoard:
 
     def test_without_the_package_it_is_refused_with_the_command_that_installs_it(self, monkeypatch):
         monkeypatch.setitem(sys.modules, "tensorboard", None)
-        monkeypatch.setattr("epanns.training.events.is_installed", lambda name: False)
+        monkeypatch.setattr("epanns.training.metrics.is_installed", lambda name: False)
         with pytest.raises(
             ConfigError, match=re.escape('needs the package tensorboard: pip install -e ".[tensorboard]"')
         ):

@@ -1,6 +1,5 @@
 """Scores and clips that choose nothing are reported with what to do, and the network is left as it was."""
 
-import dataclasses
 import math
 
 import numpy as np
@@ -19,10 +18,10 @@ from epanns.signals import Stopped, StopRequest
 from epanns.stages.finetune import validation_on
 from epanns.training.config import TrainingConfig
 from epanns.training.finetune import finetune
-from epanns.training.folder import RunFolder
 from epanns.training.metrics import read_metrics
+from epanns.training.resume import TrainingState
+from epanns.training.run_folder import RunFolder
 from epanns.training.run_options import RunOptions
-from epanns.training.state import TrainingState
 from epanns.training.validation import Validation, constant_map, indistinct, require_positives
 
 
@@ -70,7 +69,7 @@ def test_a_signal_is_obeyed_before_the_next_batch(model):
 
     model.train()
     with pytest.raises(Stopped):
-        Validation(score, {}).scores_of(model, stop.obey)
+        Validation(score, {}).scores_of(model, stop.raise_if_stopped)
     assert len(heard) == 2
     assert model.training and not model._forward_pre_hooks
 
@@ -86,7 +85,7 @@ class Clips:
         return len(self.targets)
 
 
-CONSTANT = "the mAP is 1 at every step and cannot tell steps apart, so the lowest validation loss chooses the step"
+CONSTANT = "the mAP is 1 at every step and cannot distinguish steps, so the lowest validation loss chooses the step"
 MORE = "give validation clips with and without each class (--val)"
 
 
@@ -175,11 +174,8 @@ def test_equal_scores_go_to_the_lower_loss_and_never_to_untrained_weights(
     assert [row.get("validation_loss") for row in found] == (losses or [None] * 5)
 
 
-def test_a_state_of_an_earlier_version_is_resumed_and_its_best_step_stays(model, tiny_packs, tmp_path, monkeypatch):
-    """Nothing is known of the loss of its best step, so an equal score replaces nothing."""
-    values = dataclasses.asdict(TrainingState(step=2, best_step=1, best_score=0.5))
-    del values["best_loss"]
-    saved = TrainingState(**values)
+def test_an_equal_score_replaces_no_best_step_without_a_loss(model, tiny_packs, tmp_path, monkeypatch):
+    saved = TrainingState(step=2, best_step=1, best_score=0.5)
     assert math.isnan(saved.best_loss)
     monkeypatch.setattr(RunFolder, "resume", lambda folder, *_: (folder.keep_best(model, saved, "mAP"), saved)[1])
     validation = Validation(lambda model: {"mAP": 0.5, "validation_loss": 0.0}, {})

@@ -1,4 +1,8 @@
-"""Everything a training run needs to go on where it was: files that appear whole and carry their checksum."""
+"""The state of a training run on disk, from which a killed run resumes: files that are written atomically.
+
+Each file carries the beginning of its checksum in its name. The newest state and the state before it are kept, in case
+the newest cannot be read.
+"""
 
 import math
 from collections.abc import Callable
@@ -16,41 +20,30 @@ from epanns.training.learner import Learner
 from epanns.training.memory import is_out_of_memory
 
 FORMAT = "epanns-training-state/3"
-KEPT = 2  # the newest, and the one before it for the day the newest cannot be read
+KEPT = 2
 
 _PARTIAL = "state.pt"
-_EARLIER = "state.pt"  # format 1, before the draws of a clip had seeds of their own
-_UNREADABLE = (
-    OSError,
-    RuntimeError,
-    EOFError,
-    LookupError,
-    TypeError,
-    ValueError,
-    AttributeError,
-    CheckpointError,
-    UnpicklingError,
-)
+_MALFORMED = (RuntimeError, EOFError, LookupError, TypeError, ValueError, AttributeError, UnpicklingError)
 
 
 @dataclass
 class TrainingState:
-    """Counters of a run; weights and moments live in the learner.
+    """Counters of a run; the learner holds weights and moments.
 
-    No random state is kept: every draw of step k is a pure function of the seed and of k.
+    Random states are not saved: every random number of step k is a pure function of the seed and of k.
 
     Attributes:
-        step: Optimisation steps done, skipped ones included.
+        step: Number of optimisation steps done, skipped steps included.
         best_step: Step of the best validation, or -1.
-        best_score: Its mAP, or accuracy of a single-label network.
-        best_loss: Its validation loss; NaN where the validation measures none, and in states of earlier versions.
-        loss_sum: Sum of the losses since the last validation, of the steps that were not skipped.
+        best_score: mAP of the best validation, or accuracy of a single-label network.
+        best_loss: Validation loss of the best validation; NaN if the validation measures none.
+        loss_sum: Sum of the losses of the steps since the last validation, without skipped steps.
         norm_sum: Sum of the gradient norms of the same steps.
-        loss_count: Their number.
-        skipped: Steps skipped in all, since loss or gradient was not finite.
-        skipped_in_a_row: Of them, those after the last step that was done.
-        seconds: Time spent so far, over all resumptions.
-        data_seconds: Of them, those in which nothing was done but to wait for clips.
+        loss_count: Number of these steps.
+        skipped: Number of steps skipped because loss or gradient was not finite.
+        skipped_in_a_row: Number of steps skipped since the last step that was not.
+        seconds: Time spent, over all resumptions.
+        data_seconds: Part of `seconds` spent waiting for clips while nothing was computed.
         history: One row per validation.
     """
 
@@ -69,60 +62,50 @@ class TrainingState:
 
 
 def save_state(folder: Path, state: TrainingState, learner: Learner, *, run: str = "") -> None:
-    """Write ``state-<step>-<sha256>.pt`` and remove all but it and the one before it.
+    """Write ``state-<step>-<sha256>.pt``, and remove all states but it and the state before it.
 
-    Whatever happens while it writes, a full disk or a kill, the states before it stay.
+    If writing fails, or the process is killed, the earlier states are still there.
 
     Args:
-        folder: The run's.
+        folder: Folder of the run.
         state: Counters.
         learner: Weights and moments.
-        run: Says which run it is.
+        run: Identifier of the run, which `load_state` compares.
 
     Raises:
         OSError: If the file cannot be written.
-        PruningError: If the optimizer is another network's.
+        PruningError: If the optimizer belongs to another network.
     """
     values = {"format": FORMAT, "run": run, "state": state.__dict__, **learner.state_dict()}
     partial = partial_of(folder / _PARTIAL)
     try:
-        _write(values, partial)
+        try:
+            with partial.open("wb") as file:
+                torch.save(values, file)
+        except RuntimeError as error:
+            # torch reports only that a write failed; the system's reason is the context of its error.
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from error
+            raise
         written = folder / f"state-{state.step:08d}-{sha256_of(partial)[:16]}.pt"
         put_in_place(partial, written)
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
-    # What is newer is of no use: it could not be read, or the run would not be here.
+    # Newer states could not be read, or the run would not have returned to this step.
     before = [path for path in saved_states(folder) if _step_of(path) < state.step]
     for old in {*saved_states(folder)} - {written, *before[: KEPT - 1]}:
         old.unlink(missing_ok=True)
 
 
-def _write(values: dict[str, Any], path: Path) -> None:
-    try:
-        with path.open("wb") as file:
-            torch.save(values, file)
-    except RuntimeError as error:
-        # Of a write that fails torch tells only that it failed; the system's reason stands behind it.
-        if isinstance(error.__context__, OSError):
-            raise error.__context__ from error
-        raise
-
-
 def saved_states(folder: Path) -> list[Path]:
-    """Return the state files of a run, the newest first; a folder of such a name is none of ours."""
-    return [path for path in _named(folder) if path.is_file() or path.is_symlink()]
+    """Return the state files of a run, newest first; folders with the name of a state are left out."""
+    return [path for path in _named_like_states(folder) if path.is_file() or path.is_symlink()]
 
 
-def _named(folder: Path) -> list[Path]:
-    """Return what has the name of a state, the newest first."""
+def _named_like_states(folder: Path) -> list[Path]:
     named = [path for path in folder.glob("state-*") if STATE_NAME.fullmatch(path.name)]
     return sorted(named, key=lambda path: (_step_of(path), path.name), reverse=True)
-
-
-def is_state(name: str) -> bool:
-    """Return whether a file of a run is a state, of this version or an earlier one, by its name."""
-    return name == _EARLIER or STATE_NAME.fullmatch(name) is not None
 
 
 def _step_of(path: Path) -> int:
@@ -131,13 +114,8 @@ def _step_of(path: Path) -> int:
 
 
 def newest_step(folder: Path) -> int | None:
-    """Return the step of the newest state; None where there is none."""
+    """Return the step of the newest state; None if there is no state."""
     return next((_step_of(path) for path in saved_states(folder)), None)
-
-
-def earlier_state(folder: Path) -> Path:
-    """Return where a run of an earlier epanns kept its only state."""
-    return folder / _EARLIER
 
 
 def load_state(
@@ -148,21 +126,24 @@ def load_state(
     run: str = "",
     check: Callable[[TrainingState], None] | None = None,
 ) -> TrainingState | None:
-    """Read the newest state that can be used into `learner`; None where there is no state at all.
+    """Read the newest usable state into `learner`.
 
     Args:
-        folder: The run's.
-        learner: Of the run; what it held is replaced.
-        log: Told of each state that cannot be used, in one line.
-        run: As it was given to `save_state`.
-        check: Raises a CheckpointError where what else belongs to a state is not there.
+        folder: Folder of the run.
+        learner: Learner of the run; its weights and moments are replaced.
+        log: Called with one line for each state that cannot be used.
+        run: Identifier of the run, as in `save_state`.
+        check: Raises a CheckpointError if a file that belongs to the state is missing.
+
+    Returns:
+        The counters; None if the folder holds no state.
 
     Raises:
         CheckpointError: If none of the states can be used.
-        PruningError: If the optimizer is another network's.
+        PruningError: If the optimizer belongs to another network.
     """
     reasons: list[str] = []
-    for path in _named(folder):
+    for path in _named_like_states(folder):
         try:
             state = _read(path, learner, run, check)
         except CheckpointError as error:
@@ -176,30 +157,25 @@ def load_state(
             f"{reasons[0]}: no state of this run can be used; put it back whole, or run again with --fresh to "
             "start over"
         )
-    if earlier_state(folder).exists():
-        raise CheckpointError(
-            f"{earlier_state(folder)}: this state is of an epanns before 0.1.0, whose steps drew other random numbers: "
-            "let that version finish the run, or start over with --fresh"
-        )
     return None
 
 
 def _read(path: Path, learner: Learner, run: str, check: Callable[[TrainingState], None] | None) -> TrainingState:
-    """Read one state; nothing of a file is looked at before its checksum is right."""
+    """Read one state; the content is parsed only if the checksum is right."""
     try:
         found = sha256_of(path)[:16]
         if not path.stem.endswith(found):
             raise ValueError(f"damaged: its sha256 begins with {found}")
         saved = _content(path)
         for key, ours in (("format", FORMAT), ("run", run)):
-            if (theirs := saved.pop(key, None)) != ours:
+            if (theirs := saved.pop(key)) != ours:
                 raise ValueError(f"its {key} is {theirs!r}, not {ours!r}")
         state = TrainingState(**saved.pop("state"))
         if check is not None:
             check(state)
         learner.load_state_dict(saved)
         return state
-    except _UNREADABLE as error:
+    except (OSError, CheckpointError, *_MALFORMED) as error:
         if is_out_of_memory(error):
             raise
         reason = " ".join(str(error).split())[:200] or type(error).__name__
@@ -207,10 +183,10 @@ def _read(path: Path, learner: Learner, run: str, check: Callable[[TrainingState
 
 
 def _content(path: Path) -> dict[str, Any]:
-    """Return what `save_state` saved; of another file torch's own words would tell nobody what it is."""
+    """Return the content that `save_state` wrote; torch's message about another file would not say what it is."""
     try:
         saved = torch.load(path, weights_only=True, map_location="cpu")
-    except (RuntimeError, EOFError, LookupError, TypeError, ValueError, AttributeError, UnpicklingError) as error:
+    except _MALFORMED as error:
         if is_out_of_memory(error):
             raise
         raise ValueError("is no training state") from error

@@ -11,8 +11,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from epanns.clip_random import clip_draws
 from epanns.data.dataset import PackDataset
-from epanns.draws import clip_draws
 from epanns.errors import ConfigError, Interrupted, OutputError
 from epanns.labels import LabelSet
 from epanns.models.checkpoint import save_checkpoint
@@ -23,10 +23,10 @@ from epanns.models.zoo import FRONT_ENDS, ZOO, build_model
 from epanns.pruning.prune import prune
 from epanns.training import learner as learner_module
 from epanns.training.config import TrainingConfig
+from epanns.training.distillation import DistillationTarget, relative_distance, sha256_of, teacher_of
 from epanns.training.finetune import finetune
 from epanns.training.learner import Learner
 from epanns.training.run_options import RunOptions
-from epanns.training.teacher import DistillationTarget, relative_distance, sha256_of, teacher_of
 from epanns.training.validation import Validation
 from tests.families import at_8k
 
@@ -305,14 +305,14 @@ def test_teachers_that_do_not_fit_are_refused_before_anything_is_written(tmp_pat
         (
             make_model(seed=1),
             {"distil_weight": 0.0},
-            "a teacher that nobody listens to: give distil_weight or feature_w",
+            "teacher without weight: set distil_weight or feature_weight above 0, or remove --teacher",
         ),
         (same, {}, "teacher and student are one network: load the teacher a second time"),
-        (make_model(front_end=replace(front_end, sample_rate=16_000)), {}, "hears 16000 Hz, the student 8000 Hz: give"),
+        (make_model(front_end=replace(front_end, sample_rate=16_000)), {}, "reads 16000 Hz, the student 8000 Hz: give"),
         (single, {}, "the teacher Cnn14 is single-label, the student multi-label: give a teacher of the student's"),
         (make_model(num_classes=5, labels=more), {}, r"has other classes \(5, the student 4\): fine-tune it on"),
         (make_model(labels=renamed), {}, rf"has other classes \(4, the student 4, and lacks {name}\): fine-tune"),
-        (make_model(front_end=replace(front_end, fmin=10)), {}, "would not hear the student's SpecAugment stripes, .*"),
+        (make_model(front_end=replace(front_end, fmin=10)), {}, "cannot have the student's SpecAugment stripes, .*"),
         (make_model(embedding_size=8), {"feature_weight": 1.0}, "=1: the teacher's embedding has 8 values, the stud"),
     ]
     for teacher, settings, message in refused:
@@ -328,8 +328,8 @@ def test_teachers_that_do_not_fit_are_refused_before_anything_is_written(tmp_pat
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"distil_weight": 1.1}, r"distil_weight=1.1: must be a number in \[0, 1\]: 0 hears labels alone, 1 the teach"),
-        ({"feature_weight": -1.0}, "feature_weight=-1.0: must be a finite number >= 0; 0 leaves embeddings alone"),
+        ({"distil_weight": 1.1}, r"distil_weight=1.1: must be a number in \[0, 1\]: 0 for the labels alone, 1 for"),
+        ({"feature_weight": -1.0}, "feature_weight=-1.0: must be a finite number >= 0; 0 ignores embeddings"),
         ({"teacher_precision": "float64"}, "teacher_precision='float64'.*: must be one of float32, bfloat16"),
     ],
 )

@@ -1,7 +1,7 @@
-"""Random draws that belong to a clip, not to the batch it happens to stand in.
+"""Random numbers of dropout and SpecAugment that depend on the clip, not on its batch.
 
-PyTorch draws the masks of dropout for a whole batch, so they depend on how it is cut into parts and on which process a
-part is in. Inside `clip_draws` each clip draws from a seed of its own::
+PyTorch draws dropout masks for a whole batch, so they depend on how the batch is divided into parts and among
+processes. Inside `clip_draws` each clip has a seed of its own::
 
     one process     | clip 0  clip 1  clip 2  clip 3 |
     two processes   | clip 0  clip 1 | clip 2  clip 3 |     the same masks
@@ -20,26 +20,26 @@ from torch import Tensor
 from epanns.errors import ConfigError
 from epanns.seeding import derive_seed, numpy_generator
 
-MOST_UNIFORMS = 32  # that a clip has for its stripes: drawn at once, for a compiled network can only read them
+MOST_UNIFORMS = 32  # per clip, for its stripes; drawn in advance, since a compiled network cannot draw them
 
-_LEVELS = 2**16  # chances are rounded to as many steps, since a mask takes 16 random bits of each value
+_LEVELS = 2**16  # resolution of probabilities, since a mask uses 16 random bits per value
 
 
 def clip_seeds(seed: int, step: int, places: Iterable[int]) -> list[int]:
-    """Return the seeds of the clips at some places of a step's global batch."""
+    """Return the seeds of the clips at the given positions of the global batch of a step."""
     return [derive_seed("clip", seed, step, place) for place in places]
 
 
 @contextmanager
 def clip_draws(seeds: Sequence[int]) -> Iterator[None]:
-    """Draw dropout masks and SpecAugment's stripes from the clips' own seeds.
+    """Draw dropout masks and SpecAugment's stripes inside the block from the seeds of the clips.
 
-    A clip's stripes depend on its seed alone: every network that hears the batch in the block, a teacher too, hears it
-    with the same ones. Its dropout masks depend on its seed and on the dropouts before in the block: one forward pass
-    that learns is meant, of a network that is the same each time.
+    The stripes of a clip depend on its seed alone: all networks that read the batch inside the block, such as a
+    teacher, have the same stripes. Dropout masks depend on the seed and on the number of dropouts before in the block,
+    so the block should hold one forward pass in training mode.
 
     Args:
-        seeds: One for each clip of the batch, at least one; once pairs are mixed, a pair has that of its first clip.
+        seeds: One seed per clip of the batch, at least one; a mixed pair has the seed of its first clip.
     """
     global _current
     former, _current = _current, _ClipDraws(seeds)
@@ -51,7 +51,7 @@ def clip_draws(seeds: Sequence[int]) -> Iterator[None]:
 
 @contextmanager
 def dropout_if(wanted: bool) -> Iterator[None]:
-    """Let `dropout` do its work in the block, or pass on all values as they are."""
+    """Enable or disable `dropout` inside the block."""
     global _drops
     former, _drops = _drops, wanted
     try:
@@ -63,11 +63,11 @@ def dropout_if(wanted: bool) -> Iterator[None]:
 def dropout(x: Tensor, p: float, training: bool) -> Tensor:
     """Zero each value of ``(batch, ...)`` with probability `p` and multiply the others by ``1 / (1 - p)``.
 
-    `torch.nn.functional.dropout`, but inside `clip_draws` each clip's mask is its own. On other devices than the CPU,
-    and in a compiled network, the masks always come from torch's generator, which is faster there.
+    Equals `torch.nn.functional.dropout`, but inside `clip_draws` the mask of a clip comes from its seed. On devices
+    other than the CPU, and in a compiled network, all masks come from torch's generator, which is faster there.
 
     Raises:
-        ConfigError: Inside `clip_draws`, if the batch has neither as many clips as there are seeds nor half as many.
+        ConfigError: Inside `clip_draws`, if the number of clips is neither the number of seeds nor half of it.
     """
     draws, training = _current, training and _drops
     if draws is None or not training or not 0 < p < 1 or x.device.type != "cpu" or torch.compiler.is_compiling():
@@ -76,10 +76,10 @@ def dropout(x: Tensor, p: float, training: bool) -> Tensor:
 
 
 def clip_uniforms(n_clips: int, n: int) -> Tensor | None:
-    """Return ``(n_clips, n)`` float64 in [0, 1) that depend on the clips' seeds alone; None outside `clip_draws`.
+    """Return ``(n_clips, n)`` float64 in [0, 1) from the seeds of the clips; None outside `clip_draws`.
 
     Raises:
-        ConfigError: If there are neither as many clips as seeds nor half as many, or `n` is above `MOST_UNIFORMS`.
+        ConfigError: If the number of clips is neither the number of seeds nor half of it, or `n` is too large.
     """
     if _current is None:
         return None
@@ -89,7 +89,7 @@ def clip_uniforms(n_clips: int, n: int) -> Tensor | None:
 
 
 class _ClipDraws:
-    """The random numbers of a batch's clips."""
+    """Random numbers of the clips of a batch."""
 
     def __init__(self, seeds: Sequence[int]) -> None:
         self._n_clips = len(seeds)
@@ -101,11 +101,11 @@ class _ClipDraws:
 
     @functools.cached_property
     def _generators(self) -> list[np.random.Generator]:
-        """One for each clip; it goes on where the dropout before ended, so that layers of one shape differ in masks."""
+        """One generator per clip, continued from dropout to dropout, so that layers of equal shape have other masks."""
         return [numpy_generator("dropout", seed) for seed in self._seeds]
 
     def every(self, n_clips: int) -> int:
-        """Return 1 where a batch has a clip for each seed, 2 where pairs were mixed."""
+        """Return 1 for a batch with one clip per seed, 2 for mixed pairs."""
         if n_clips == self._n_clips:
             return 1
         if 2 * n_clips == self._n_clips:
@@ -115,14 +115,14 @@ class _ClipDraws:
     def kept(self, x: Tensor, p: float) -> Tensor:
         """Return a bool mask in the shape of ``(batch, ...)``, each value true with probability ``1 - p``.
 
-        Maps have their mask in channels-last order in memory, in which networks learn; it is the same in any other.
+        The mask of maps is in channels-last order in memory, as in training; its values do not depend on the order.
         """
         generators = self._generators[:: self.every(len(x))]
         n_values = x[0].numel()
         bits = np.empty((len(x), -(-n_values // 4)), np.uint64)
         for clip, generator in enumerate(generators):
             bits[clip] = generator.integers(0, 2**64 - 1, bits.shape[1], np.uint64, endpoint=True)
-        # Read as signed numbers, which torch compares: the lowest is -32768, and there is no 32768 to be below.
+        # Read as signed integers, which torch can compare; the largest is 32767.
         first_dropped = min(round((1 - p) * _LEVELS), _LEVELS - 1) - _LEVELS // 2
         kept = torch.from_numpy(bits.view(np.int16))[:, :n_values] < first_dropped
         if x.dim() != 4:

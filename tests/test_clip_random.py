@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from epanns.audio.specaugment import SpecAugmenter
-from epanns.draws import MOST_UNIFORMS, clip_draws, clip_seeds, clip_uniforms, dropout, dropout_if
+from epanns.clip_random import MOST_UNIFORMS, clip_draws, clip_seeds, clip_uniforms, dropout, dropout_if
 from epanns.errors import ConfigError
 from epanns.models.tagger import mix_pairs
 from epanns.models.zoo import BUILDERS, ZOO

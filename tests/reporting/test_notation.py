@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from epanns.reporting.units import mean_and_sd, megabytes, si, si_tick, signed_percent, three_digits
+from epanns.reporting.notation import mean_and_sd, megabytes, si, si_tick, signed_percent, three_digits
 
 
 @pytest.mark.parametrize(

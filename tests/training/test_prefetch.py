@@ -1,13 +1,12 @@
-"""Batches on their way to a GPU: the same ones in the same order, and errors when a batch is asked for."""
+"""Prefetched batches: unchanged, in order, and errors raised when the batch is needed."""
 
 import pytest
 import torch
 
 from epanns.data.dataset import ClipBatch
 from epanns.errors import PackError
-from epanns.training import ahead as ahead_module
-from epanns.training.ahead import BatchesAhead
-from epanns.training.kernels import kernels_tried_out
+from epanns.training import acceleration
+from epanns.training.acceleration import PrefetchedBatches, fastest_kernels
 
 CPU = torch.device("cpu")
 
@@ -35,7 +34,7 @@ class Loader:
 
 
 class Gpu:
-    """What computes by itself."""
+    """A device that computes asynchronously."""
 
     def __init__(self, device: torch.device) -> None:
         self.is_computing, self.received = True, []
@@ -50,44 +49,44 @@ class Gpu:
 @pytest.fixture
 def clock(monkeypatch):
     now = [0.0]
-    monkeypatch.setattr(ahead_module.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(acceleration.time, "perf_counter", lambda: now[0])
     return now
 
 
 @pytest.fixture
 def on_gpu(monkeypatch):
-    monkeypatch.setattr(ahead_module, "_Gpu", Gpu)
+    monkeypatch.setattr(acceleration, "_Gpu", Gpu)
     return torch.device("cuda")
 
 
 def test_on_a_cpu_a_batch_is_read_when_it_is_asked_for_and_waited_for(clock):
     loader = Loader(clock)
-    ahead = BatchesAhead(loader, CPU)
+    ahead = PrefetchedBatches(loader, CPU)
     for number, batch in enumerate(ahead, start=1):
         assert (loader.read, batch.clip_ids) == (number, batch_of(number).clip_ids)
-        ahead.fetch()
+        ahead.prefetch()
         assert loader.read == number
     assert ahead.waited == 4  # the end is waited for too
 
 
 def test_a_gpu_gets_the_next_batch_while_it_works(clock, on_gpu):
     loader = Loader(clock)
-    ahead = BatchesAhead(loader, on_gpu)
+    ahead = PrefetchedBatches(loader, on_gpu)
     seen = []
     for batch in ahead:
         seen.append(batch.clip_ids)
-        ahead.fetch()
-        ahead.fetch()  # one is enough
+        ahead.prefetch()
+        ahead.prefetch()  # one is enough
         assert loader.read == min(len(seen) + 1, 3)
     assert seen == ahead._gpu.received == [batch_of(number).clip_ids for number in (1, 2, 3)]
     assert ahead.waited == 0
 
 
 def test_what_a_gpu_that_has_done_its_work_waits_for_counts(clock, on_gpu):
-    ahead = BatchesAhead(Loader(clock), on_gpu)
+    ahead = PrefetchedBatches(Loader(clock), on_gpu)
     next(ahead)
     ahead._gpu.is_computing = False
-    ahead.fetch()
+    ahead.prefetch()
     assert ahead.waited == 1
     next(ahead)
     next(ahead)  # was not fetched
@@ -95,10 +94,10 @@ def test_what_a_gpu_that_has_done_its_work_waits_for_counts(clock, on_gpu):
 
 
 def test_an_error_waits_until_its_batch_is_asked_for(clock, on_gpu):
-    ahead = BatchesAhead(Loader(clock, PackError("damaged")), on_gpu)
+    ahead = PrefetchedBatches(Loader(clock, PackError("damaged")), on_gpu)
     for _ in range(3):
         next(ahead)
-        ahead.fetch()
+        ahead.prefetch()
     with pytest.raises(PackError, match="damaged"):
         next(ahead)
 
@@ -106,11 +105,11 @@ def test_an_error_waits_until_its_batch_is_asked_for(clock, on_gpu):
 @pytest.mark.gpu
 def test_batches_arrive_on_the_gpu_as_they_were_sent():
     device = torch.device("cuda")
-    work, ahead = torch.randn(4096, 4096, device=device), BatchesAhead(iter(map(batch_of, range(20))), device)
+    work, ahead = torch.randn(4096, 4096, device=device), PrefetchedBatches(iter(map(batch_of, range(20))), device)
     for number, batch in enumerate(ahead):
         for _ in range(5):
             work = (work @ work).tanh()
-        ahead.fetch()
+        ahead.prefetch()
         assert batch.waveform.device.type == "cuda"
         assert torch.equal(batch.waveform.cpu(), batch_of(number).waveform)
     assert number == 19
@@ -118,7 +117,7 @@ def test_batches_arrive_on_the_gpu_as_they_were_sent():
 
 def test_kernels_are_tried_out_inside_alone():
     assert not torch.backends.cudnn.benchmark
-    with pytest.raises(PackError), kernels_tried_out():
+    with pytest.raises(PackError), fastest_kernels():
         assert torch.backends.cudnn.benchmark
         raise PackError("damaged")
     assert not torch.backends.cudnn.benchmark
@@ -126,9 +125,9 @@ def test_kernels_are_tried_out_inside_alone():
 
 def test_no_kernel_is_tried_out_for_whoever_wants_the_same_bytes(monkeypatch):
     monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
-    with kernels_tried_out():
+    with fastest_kernels():
         assert not torch.backends.cudnn.benchmark
     monkeypatch.setattr(torch.backends.cudnn, "deterministic", False)
     monkeypatch.setattr(torch, "are_deterministic_algorithms_enabled", lambda: True)
-    with kernels_tried_out():
+    with fastest_kernels():
         assert not torch.backends.cudnn.benchmark

@@ -1,4 +1,4 @@
-"""Label sets: the names of a tagger's classes, in the order of its outputs."""
+"""Label sets, the names of a tagger's classes in output order; and tasks, the ways to score classes."""
 
 import csv
 import functools
@@ -19,7 +19,7 @@ from epanns.errors import DataError, did_you_mean
 _LABEL_LIST = CsvKind("a label list", limit=1 << 24, need="100,000 classes of 160 bytes")
 _HEADER = ["index", "mid", "display_name"]
 
-_DASHES = "\\-\u2010-\u2015"  # hyphens and dashes of Unicode; the minus sign U+2212 is none
+_DASHES = "\\-\u2010-\u2015"  # hyphens and dashes of Unicode, without the minus sign U+2212
 _SEPARATORS = re.compile(r"[\s_,]+")
 _JOINING_DASHES = re.compile(
     rf"(?<=[^\s_,{_DASHES}])[{_DASHES}]+(?=[^\s_,{_DASHES}])|(?<=[\s_,])[{_DASHES}]+(?=[\s_,])"
@@ -40,7 +40,7 @@ class LabelSet:
 
     Attributes:
         names: Display name of each class.
-        mids: AudioSet identifier of each class (``/m/09x0r``), or ``""`` where there is none.
+        mids: AudioSet identifier of each class (``/m/09x0r``), or ``""`` if it has none.
     """
 
     names: tuple[str, ...]
@@ -52,10 +52,10 @@ class LabelSet:
         _require_text(self.names + self.mids)
         repeated = sorted(mid for mid, count in Counter(self.mids).items() if mid and count > 1)
         if repeated:
-            raise DataError(f"AudioSet identifier {repeated[0]!r} stands more than once: identifiers must differ")
+            raise DataError(f"AudioSet identifier {repeated[0]!r} appears twice: identifiers must differ")
         repeated = sorted(name for name, count in Counter(self.names).items() if count > 1)
         if repeated:
-            raise DataError(f"label {repeated[0]!r} stands more than once: names must differ")
+            raise DataError(f"label {repeated[0]!r} appears twice: names must differ")
 
     def __len__(self) -> int:
         return len(self.names)
@@ -67,7 +67,7 @@ class LabelSet:
 
     @classmethod
     def numbered(cls, count: int) -> "LabelSet":
-        """Return ``class_0``, ``class_1``, ...: for networks whose classes have no known names."""
+        """Return ``class_0``, ``class_1``, ..., for classes without known names."""
         return cls.of([f"class_{index}" for index in range(count)])
 
     @classmethod
@@ -128,7 +128,7 @@ class LabelSet:
         """Return the class index of a display name or an AudioSet identifier.
 
         Raises:
-            DataError: If it is neither; the nearest name is offered.
+            DataError: If it is neither.
         """
         if name not in self._indices:
             raise DataError(f"unknown label {name!r}{did_you_mean(name, self.names)}: not among {len(self)} classes")
@@ -136,11 +136,11 @@ class LabelSet:
 
 
 def same_classes(known: LabelSet, wanted: LabelSet) -> dict[int, int]:
-    """Return which classes of one label set are in another: index in `wanted` -> index in `known`.
+    """Match the classes of two label sets: index in `wanted` -> index in `known`.
 
-    Two classes are the same if their AudioSet identifiers are. Where one of them has none, their names decide: equal
-    names, or else names with the same `reading` (``Toilet flush`` is ``toilet_flush``). A reading that several names of
-    one set share decides nothing. No class is taken twice.
+    Two classes are the same if their AudioSet identifiers are equal. If one class has no identifier, names are
+    compared: equal names, or else names with the same `reading` (``Toilet flush`` is ``toilet_flush``), unless several
+    names of one set share the reading. No class is matched twice.
     """
     keys = ((known.mids, wanted.mids), (known.names, wanted.names), (_readings(known.names), _readings(wanted.names)))
     places: dict[int, int] = {}
@@ -157,26 +157,26 @@ def same_classes(known: LabelSet, wanted: LabelSet) -> dict[int, int]:
 
 
 def composed(name: str) -> str:
-    """Return the name of a class in composed Unicode (NFC): folders made on a Mac have decomposed names."""
+    """Return a name in composed Unicode (NFC); names of folders written by macOS are decomposed."""
     return unicodedata.normalize("NFC", name)
 
 
 def reading(name: str) -> str:
-    """Return what two spellings of one class name have in common: two names are of one class if it is equal.
+    """Normalise the spelling of a class name: two names with the same reading name one class.
 
     1. Case is folded, and composed and decomposed letters are equal, as Unicode defines it (canonical caseless
        matching): "Caf\u00e9" is "CAFE\u0301". Combining marks are part of their letters.
-    2. Blanks, underscores and commas are equal, as many as there are; at the ends of a name they do not count.
+    2. Runs of blanks, underscores and commas are equal; at the ends of a name they are removed.
     3. Hyphens and dashes are equal to a blank where they join two words ("hip-hop") or stand between blanks,
-       underscores or commas ("rock - live"). Elsewhere they are signs: "A-" is not "A", "-1" is not "1".
-    4. All other signs count: "C", "C#" and "(C)" are three classes.
+       underscores or commas ("rock - live"). Elsewhere they are kept: "A-" is not "A", "-1" is not "1".
+    4. All other signs are kept: "C", "C#" and "(C)" are three classes.
     """
     folded = composed(unicodedata.normalize("NFD", name).casefold())
     return _SEPARATORS.sub(" ", _JOINING_DASHES.sub(" ", folded)).strip()
 
 
 def names_read_alike(names: Sequence[str]) -> list[tuple[str, ...]]:
-    """Return the groups of names that have one `reading`, each group in the given order."""
+    """Return the groups of several names with the same `reading`, each group in the given order."""
     groups: dict[str, list[str]] = defaultdict(list)
     for name in names:
         groups[reading(name)].append(name)
@@ -184,10 +184,7 @@ def names_read_alike(names: Sequence[str]) -> list[tuple[str, ...]]:
 
 
 def in_label_order(names: Iterable[str]) -> list[str]:
-    """Sort the names of classes that have no order of their own: numbers by value, all others as text.
-
-    Names are sorted as numbers only if all of them are whole or decimal numbers.
-    """
+    """Sort names of classes without a given order: by value if all are whole or decimal numbers, else as text."""
     distinct = set(names)
     if all(map(_NUMBER.fullmatch, distinct)):
         return sorted(distinct, key=lambda name: (Decimal(name), name))
@@ -195,14 +192,14 @@ def in_label_order(names: Iterable[str]) -> list[str]:
 
 
 def _readings(names: Sequence[str]) -> list[str]:
-    """Return the reading of each name, or nothing where another name has the same."""
+    """Return the reading of each name; empty if another name has the same."""
     readings = [reading(name) for name in names]
     counts = Counter(readings)
     return [text if counts[text] == 1 else "" for text in readings]
 
 
 def _require_text(names: Sequence[str]) -> None:
-    """Refuse names that no UTF-8 file can hold."""
+    """Refuse names that UTF-8 files cannot hold."""
     joined = "".join(names)
     if "\0" in joined or any("\ud800" <= letter <= "\udfff" for letter in ("" if joined.isascii() else joined)):
         name = next(name for name in names if re.search("[\0\ud800-\udfff]", name))

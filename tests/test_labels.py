@@ -49,7 +49,7 @@ def test_unknown_label_offers_the_nearest():
         ("", "first line must be index,mid,display_name, is ''"),
         ("name\n", "first line must be index,mid,display_name, is 'name'"),
         ("index,mid,display_name\n0,,a\n2,,b\n", "line 3: '2,,b' must be 1,<mid>,<display name>"),
-        ("index,mid,display_name\n0,,a\n1,,a\n", "labels.csv: label 'a' stands more than once"),
+        ("index,mid,display_name\n0,,a\n1,,a\n", "labels.csv: label 'a' appears twice"),
         ("index,mid,display_name\n0,,Speech, male\n", "labels.csv, row 1: has 4 fields, must have 3: index,mid"),
         ("index,mid,display_name\n0,,a\nb,\n", "labels.csv, row 2: has 2 fields, must have 3"),
     ],
@@ -69,7 +69,7 @@ def test_unreadable_label_file_is_named(tmp_path):
 def test_the_first_repeated_name_is_told_among_very_many():
     names = [f"class_{index}" for index in range(200_000)]
     assert len(LabelSet.of(names)) == 200_000  # counting each name by itself would take hours
-    with pytest.raises(DataError, match="label 'class_10' stands more than once: names must differ"):
+    with pytest.raises(DataError, match="label 'class_10' appears twice: names must differ"):
         LabelSet.of([*names, "class_7", "class_10"])
 
 
@@ -79,9 +79,7 @@ def test_names_and_mids_must_pair():
 
 
 def test_an_identifier_stands_once():
-    with pytest.raises(
-        DataError, match="AudioSet identifier '/m/09x0r' stands more than once: identifiers must differ"
-    ):
+    with pytest.raises(DataError, match="AudioSet identifier '/m/09x0r' appears twice: identifiers must differ"):
         LabelSet(("a", "b"), ("/m/09x0r", "/m/09x0r"))
 
 

@@ -162,7 +162,7 @@ REVIEWED = {
     "models/checkpoint.py": {"name": "of a fixed list", "folder.name + suffix": "of a path"},
     "models/download.py": {
         "file.name": "of the catalogue",
-        "f'{file.name}.{secrets.token_hex(4)}.part'": "of the catalogue",
+        **dict.fromkeys(("f'{file.name}.part'", "f'{file.name}.lock'"), "of the catalogue"),
         "self.path.name + '.json'": "of a path",
     },
     "records.py": {"str(base)": "after is_path_name", "name": "of a file that is there"},

@@ -1,11 +1,11 @@
-"""The README of a checkpoint folder: what the network is, where it comes from, how to use it."""
+"""The model card, README.md of a checkpoint folder: network, origin, use and limits."""
 
 from epanns.labels import LabelSet
 from epanns.models.provenance import Provenance
 from epanns.models.spec import FUSION_FAMILIES, ModelSpec
 from epanns.safe_text import printable
 
-_LISTED_LABELS = 60  # longer label sets are named by their size; labels.csv has them all
+_LISTED_LABELS = 60  # of longer label sets only the size is shown
 
 _LOG_MEL = (
     "{sample_rate} Hz; window {window_size}, hop {hop_size} samples; {mel_bins} mel bins, {fmin:g} to {fmax:g} Hz"
@@ -78,9 +78,10 @@ def model_card(spec: ModelSpec, labels: LabelSet, provenance: Provenance, *, n_p
     """
     front_end = spec.front_end.to_dict()
     given = _LOG_MEL if spec.reads_logmel else "{sample_rate} Hz"
+    rows = ["| layer | channels |", "|---|---|", *(f"| `{layer}` | {width} |" for layer, width in spec.widths.items())]
     listed = ", ".join(map(printable, labels.names)) if len(labels) <= _LISTED_LABELS else "see"
     return _CARD.format(
-        **{**spec.to_dict(), **front_end, "widths": _widths_table(spec)},
+        **{**spec.to_dict(), **front_end, "widths": "\n".join(rows)},
         reads=_reads(spec),
         kernels=f"{spec.kernel_size}x{spec.kernel_size} kernels, " if spec.family == "cnn" else "",
         input=given.format(**front_end),
@@ -99,11 +100,6 @@ def _reads(spec: ModelSpec) -> str:
     both = spec.family.startswith("wavegram") or spec.family in FUSION_FAMILIES
     logmel = "YAMNet's log-mel spectrograms" if spec.front_end.is_yamnet else "log-mel spectrograms"
     return f"on the waveform and {logmel}" if both else f"on {logmel}"
-
-
-def _widths_table(spec: ModelSpec) -> str:
-    rows = [f"| `{layer}` | {width} |" for layer, width in spec.widths.items()]
-    return "\n".join(["| layer | channels |", "|---|---|", *rows])
 
 
 def _origin(provenance: Provenance) -> str:

@@ -6,7 +6,6 @@ checksums.json.
 """
 
 import json
-import re
 import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -25,98 +24,40 @@ from epanns.folder_kinds import describe_other_folder
 from epanns.labels import LabelSet
 from epanns.models.card import model_card
 from epanns.models.checkpoint_config import CheckpointConfig, is_config
-from epanns.models.provenance import Operation, Provenance, recipe_problems
+from epanns.models.provenance import SHA256, Operation, Provenance, recipe_problems
 from epanns.models.pruning_plan import PruningPlan
 from epanns.models.spec import ModelSpec
 from epanns.models.tagger import Tagger
 from epanns.models.tensors import TensorForm, difference, expected_forms, forms_of, parameters_of
 from epanns.models.zoo import build_model
 from epanns.packages import versions
+from epanns.strict import shown, table_problems
 from epanns.text_files import read_json, read_text
 
-CHECKSUMS = "checksums.json"
-
-_FORMAT = "epanns-checksums/1"
-_LONGEST = 64 << 10  # bytes
-_REMEDY = f"copy the whole checkpoint again or, where a file was changed on purpose, delete {CHECKSUMS}"
-
-
-def write_checksums(folder: Path, names: tuple[str, ...]) -> None:
-    """Write the sha256 of files of a folder that holds them already."""
-    table = {"format": _FORMAT, "sha256": {name: sha256_of(folder / name) for name in names}}
-    (folder / CHECKSUMS).write_text(json.dumps(table, indent=2) + "\n", encoding="utf-8", newline="\n")
-
-
-def check_files(folder: Path, *, required: tuple[str, ...], free: tuple[str, ...], known: Mapping[str, str]) -> None:
-    """Compare the files of a checkpoint folder with their checksums.
-
-    A folder without checksums.json, as earlier versions wrote them and as some tools copy them, gets a note and no
-    more. So does a changed file that nothing reads, the model card, which people edit by hand.
-
-    Args:
-        folder: The checkpoint.
-        required: Names of the files that a network is made of; each must have a checksum and fit it.
-        free: Names of the files that may be changed or removed.
-        known: sha256 of files that were read already, which are not read again.
-
-    Raises:
-        CheckpointError: If checksums.json is damaged, lacks a required file, or a file differs from its checksum.
-    """
-    path = folder / CHECKSUMS
-    if not path.exists():
-        note(f"{folder}: has no {CHECKSUMS}, so that changes of its labels and settings cannot be found")
-        return
-    stored = _read(path, names={*required, *free})
-    if missing := [name for name in required if name not in stored]:
-        raise CheckpointError(f"{path}: no sha256 of {', '.join(missing)}: {_REMEDY}")
-    for name in required:
-        if (known.get(name) or sha256_of(folder / name)) != stored[name]:
-            raise CheckpointError(
-                f"{folder / name}: its sha256 is not the one in {CHECKSUMS}: the file is damaged or was changed: "
-                f"{_REMEDY}"
-            )
-    for name in free:
-        if name in stored and (folder / name).is_file() and sha256_of(folder / name) != stored[name]:
-            note(f"{folder / name}: was changed after it was written; the network does not depend on it")
-
-
-def _read(path: Path, *, names: set[str]) -> dict[str, str]:
-    values = read_json(path, error=CheckpointError, limit=_LONGEST, remedy=_REMEDY)
-    found = values.get("format") if isinstance(values, dict) else None
-    if found != _FORMAT:
-        raise CheckpointError(f"{path}: format {str(found)[:60]!r} is unknown, must be {_FORMAT!r}: {_REMEDY}")
-    stored = values.get("sha256")
-    if not isinstance(stored, dict) or set(values) != {"format", "sha256"}:
-        raise CheckpointError(f"{path}: must hold 'format' and a table 'sha256' and no more: {_REMEDY}")
-    for name, digest in stored.items():
-        if name not in names or not isinstance(digest, str) or not re.fullmatch("[0-9a-f]{64}", digest):
-            raise CheckpointError(
-                f"{path}: sha256 of {name[:60]!r} is {str(digest)[:80]!r}: must be 64 hexadecimal digits for one of "
-                f"{', '.join(sorted(names))}: {_REMEDY}"
-            )
-    return stored
-
-
 CONFIG, WEIGHTS, LABELS, CARD = _HASHED = ("config.json", "model.safetensors", "labels.csv", "README.md")
+CHECKSUMS = "checksums.json"
 FILES = (*_HASHED, CHECKSUMS)
 _NEEDED = (CONFIG, WEIGHTS, LABELS)
 
+_CHECKSUMS_FORMAT = "epanns-checksums/1"
+_LONGEST_CHECKSUMS = 64 << 10  # bytes
+_REMEDY = f"copy the whole checkpoint again or, where a file was changed on purpose, delete {CHECKSUMS}"
 _PACKAGES = ("torch", "torchaudio", "torch-pruning", "numpy", "safetensors")
-_LABEL_BYTES = 1024  # of one class in labels.csv at most, on average; a short file is read whatever its lines are
-_LABELS_BYTES = 1 << 20
-_DTYPES = {"F32": "float32", "I64": "int64"}  # safetensors' names of what our networks hold
+_LABEL_BYTES = 1024  # most bytes of a class in labels.csv, on average
+_LABELS_BYTES = 1 << 20  # a shorter labels.csv is read whatever the number of classes
+_DTYPES = {"F32": "float32", "I64": "int64"}  # names in safetensors -> names in torch
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A network and its weights, on the CPU.
+    """A network as data, with its weights on the CPU.
 
     Attributes:
-        spec: What to build.
-        weights: The state dict, by PANNs' names.
+        spec: The architecture.
+        weights: The state dict, with the names of PANNs.
         labels: Names of the classes, in output order.
         provenance: Where the weights come from.
-        notes: What was left out or filled in while a released file was read, one phrase each.
+        notes: Changes made while a released file was read, one phrase each.
     """
 
     spec: ModelSpec
@@ -147,26 +88,26 @@ class Checkpoint:
 
 
 def checkpoint_folder(path: str | Path) -> Path:
-    """Return the checkpoint folder that a path names, where it is a file of one; every other path as it is."""
+    """Return the folder of a checkpoint if `path` is one of its files, else `path`."""
     path = Path(path)
     is_part = path.name in FILES and path.is_file() and is_config(path.parent / CONFIG)
     return path.parent if is_part else path
 
 
 def load_checkpoint(folder: str | Path) -> Checkpoint:
-    """Read a checkpoint folder; everything is checked before the weights are loaded.
+    """Read a checkpoint folder; all files are checked before the weights are loaded.
 
-    A folder without checksums.json, and a changed model card, give a `notes.Note`.
+    A missing checksums.json and a changed model card give a `feedback.Note`.
 
     Raises:
-        CheckpointError: If a file is missing, damaged, changed or does not fit the others; the message names it.
+        CheckpointError: If a file is missing, damaged, changed, or contradicts another file.
     """
     folder = Path(folder)
-    _check_files(folder)
+    _require_files(folder)
     config = CheckpointConfig.read(folder / CONFIG)
     labels = _read_labels(folder / LABELS, config.spec)
     _check_weights(folder / WEIGHTS, config)
-    check_files(folder, required=_NEEDED, free=(CARD,), known={WEIGHTS: config.weights_sha256})
+    _check_checksums(folder, config.weights_sha256)
     return Checkpoint(config.spec, load_file(folder / WEIGHTS), labels, config.provenance)
 
 
@@ -178,22 +119,22 @@ def save_checkpoint(
     recipe: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
     overwrite: bool = False,
 ) -> str:
-    """Write a checkpoint folder, whole or not at all.
+    """Write a checkpoint folder, completely or not at all.
 
     Args:
-        model: The network; its `provenance` says what it was made of.
-        folder: Where to; must not exist unless `overwrite`.
-        plan: Which channels were kept, for a pruned network; by default that of the model's provenance.
-        recipe: What was done to the weights: one step (`models.recipe`), which goes behind those of the model's
-            provenance, or all steps, in their place; by default those of the provenance.
-        overwrite: Take the place of an older checkpoint (and of nothing else).
+        model: The network, with its labels and provenance.
+        folder: Folder to write; must not exist unless `overwrite`.
+        plan: Channels kept from the unpruned network; by default the plan in the model's provenance.
+        recipe: One operation, as in config.json, to append to the recipe of the model's provenance, or a list of
+            operations in its place; by default the recipe of the provenance.
+        overwrite: Replace an existing checkpoint; other folders are never replaced.
 
     Returns:
         The sha256 of model.safetensors.
 
     Raises:
-        OutputError: If the folder exists and may not be replaced, or the disk does not take the weights.
-        CheckpointError: If the model's tensors or labels are not those of its `spec`, or the recipe is none.
+        OutputError: If the folder exists and may not be replaced, or cannot be written.
+        CheckpointError: If tensors or labels are not those of the model's `spec`, or the recipe or plan is invalid.
     """
     folder = Path(folder)
     known = model.provenance
@@ -209,7 +150,7 @@ def save_checkpoint(
         with new_folder(folder) as partial:
             return _write(model, partial, folder, provenance)
     staged, previous = _sibling(folder, ".next"), _sibling(folder, ".previous")
-    _settle(folder, staged, previous)
+    _recover_swap(folder, staged, previous)
     with new_folder(staged) as partial:
         digest = _write(model, partial, folder, provenance)
     if folder.exists():
@@ -227,13 +168,16 @@ def _sibling(folder: Path, suffix: str) -> Path:
     return folder.with_name(folder.name + suffix)
 
 
-def _settle(folder: Path, staged: Path, previous: Path) -> None:
-    """Refuse a folder that is not a checkpoint, and tidy what an interrupted swap left."""
+def _recover_swap(folder: Path, staged: Path, previous: Path) -> None:
+    """Refuse to overwrite other folders, and complete or remove what an interrupted swap left."""
     if previous.exists() and not folder.exists():
         previous.replace(folder)
     for place in (folder, staged, previous):
-        is_removed = place != folder and place.is_dir() and not any(place.iterdir())  # by a process that was killed
-        if place.exists() and not (is_removed or _is_only_a_checkpoint(place)):
+        if not place.exists():
+            continue
+        files = {file.name for file in place.iterdir()} if place.is_dir() else {""}
+        is_being_removed = place != folder and not files  # by a process that was killed
+        if not is_being_removed and not (files <= set(FILES) and is_config(place / CONFIG)):
             raise OutputError(
                 f"{place} is not a checkpoint of epanns, or holds other files too, and is not overwritten: "
                 "choose another place or move it away"
@@ -243,19 +187,15 @@ def _settle(folder: Path, staged: Path, previous: Path) -> None:
 
 
 def _remove(folder: Path) -> None:
-    """Delete a checkpoint; its config last, so that what a killed process leaves is still known as a checkpoint."""
+    """Delete a checkpoint, config.json last: what a killed process leaves is still recognised as a checkpoint."""
     with suppress(OSError):
         for name in sorted(FILES, key=lambda name: name == CONFIG):
             (folder / name).unlink(missing_ok=True)
         folder.rmdir()
 
 
-def _is_only_a_checkpoint(folder: Path) -> bool:
-    return folder.is_dir() and {file.name for file in folder.iterdir()} <= set(FILES) and is_config(folder / CONFIG)
-
-
 def _write(model: Tagger, folder: Path, place: Path, provenance: Provenance) -> str:
-    """Write the files into `folder`, which becomes `place`."""
+    """Write the files into `folder`, which becomes `place`; return the sha256 of the weights."""
     if len(model.labels) != model.spec.num_classes:
         raise CheckpointError(
             f"this {model.spec.name} has {len(model.labels)} labels for {model.spec.num_classes} classes and would not "
@@ -278,13 +218,14 @@ def _write(model: Tagger, folder: Path, place: Path, provenance: Provenance) -> 
     card = model_card(model.spec, model.labels, provenance, n_params=n_params, n_bytes=n_bytes)
     for name, text in {LABELS: labels, CARD: card, CONFIG: config}.items():
         (folder / name).write_text(text, encoding="utf-8", newline="\n")
-    write_checksums(folder, _HASHED)
-    shutil.copymode(folder / CONFIG, folder / WEIGHTS)  # safetensors writes for the owner alone, whatever the umask
+    table = {"format": _CHECKSUMS_FORMAT, "sha256": {name: sha256_of(folder / name) for name in _HASHED}}
+    (folder / CHECKSUMS).write_text(json.dumps(table, indent=2) + "\n", encoding="utf-8", newline="\n")
+    shutil.copymode(folder / CONFIG, folder / WEIGHTS)  # safetensors ignores the umask: only the owner could read
     return digest
 
 
 def _recipe(known: Provenance, given: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> tuple[Operation, ...]:
-    """Return the known recipe with a given operation behind it, or a given recipe in its place."""
+    """Return the known recipe with a given operation appended, or a given recipe in its place."""
     entries = [given] if isinstance(given, Mapping) else given
     if problems := recipe_problems(entries):
         raise CheckpointError(f"{'; '.join(problems)}: give operations such as {{'step': 'recover', ...}}")
@@ -292,7 +233,19 @@ def _recipe(known: Provenance, given: Mapping[str, Any] | Sequence[Mapping[str, 
     return (*known.recipe, *operations) if isinstance(given, Mapping) else operations
 
 
-def _check_files(folder: Path) -> None:
+def _labels_text(model: Tagger) -> str:
+    """Return the text of labels.csv, after reading it back."""
+    text = model.labels.to_csv()
+    try:
+        is_readable = LabelSet.from_csv_text(text, LABELS) == model.labels
+    except DataError as error:
+        raise CheckpointError(f"the labels of this {model.spec.name} cannot be saved ({error}): rename them") from error
+    if not is_readable:
+        raise CheckpointError(f"the labels of this {model.spec.name} would be others when read again: rename them")
+    return text
+
+
+def _require_files(folder: Path) -> None:
     if not folder.is_dir():
         previous = _sibling(folder, ".previous")
         hint = f"; an interrupted save left {previous}: rename it" if previous.is_dir() else ""
@@ -321,20 +274,8 @@ def _read_labels(path: Path, spec: ModelSpec) -> LabelSet:
     return labels
 
 
-def _labels_text(model: Tagger) -> str:
-    """Return the text of labels.csv, from which the same labels can be read again."""
-    text = model.labels.to_csv()
-    try:
-        is_readable = LabelSet.from_csv_text(text, LABELS) == model.labels
-    except DataError as error:
-        raise CheckpointError(f"the labels of this {model.spec.name} cannot be saved ({error}): rename them") from error
-    if not is_readable:
-        raise CheckpointError(f"the labels of this {model.spec.name} would be others when read again: rename them")
-    return text
-
-
 def _check_weights(path: Path, config: CheckpointConfig) -> None:
-    """Compare the header of a safetensors file with what the network needs, then its bytes with their sha256."""
+    """Compare the header of a safetensors file with the network, and its bytes with their sha256."""
     try:
         with safe_open(path, framework="pt") as file:
             slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
@@ -352,3 +293,35 @@ def _check_weights(path: Path, config: CheckpointConfig) -> None:
         raise CheckpointError(
             f"{path}: its bytes differ from the sha256 in {CONFIG}: the file is damaged or was changed"
         )
+
+
+def _check_checksums(folder: Path, weights_sha256: str) -> None:
+    """Compare the files of a folder with checksums.json; the sha256 of the weights is known."""
+    path = folder / CHECKSUMS
+    if not path.exists():
+        note(f"{folder}: has no {CHECKSUMS}, so that changes of its labels and settings cannot be found")
+        return
+    stored = _read_checksums(path)
+    if missing := [name for name in _NEEDED if name not in stored]:
+        raise CheckpointError(f"{path}: no sha256 of {', '.join(missing)}: {_REMEDY}")
+    for name in _NEEDED:
+        if (weights_sha256 if name == WEIGHTS else sha256_of(folder / name)) != stored[name]:
+            raise CheckpointError(
+                f"{folder / name}: its sha256 is not the one in {CHECKSUMS}: the file is damaged or was changed: "
+                f"{_REMEDY}"
+            )
+    if CARD in stored and (folder / CARD).is_file() and sha256_of(folder / CARD) != stored[CARD]:
+        note(f"{folder / CARD}: was changed after it was written; the network does not depend on it")
+
+
+def _read_checksums(path: Path) -> dict[str, str]:
+    values = read_json(path, error=CheckpointError, limit=_LONGEST_CHECKSUMS, remedy=_REMEDY)
+    found = values.get("format") if isinstance(values, dict) else None
+    if found != _CHECKSUMS_FORMAT:
+        raise CheckpointError(f"{path}: format {shown(found)} is unknown, must be {_CHECKSUMS_FORMAT!r}: {_REMEDY}")
+    stored = values.get("sha256")
+    if not isinstance(stored, dict) or set(values) != {"format", "sha256"}:
+        raise CheckpointError(f"{path}: must hold 'format' and a table 'sha256' and no more: {_REMEDY}")
+    if problems := table_problems(stored, dict.fromkeys(_HASHED, SHA256), prefix="sha256 of "):
+        raise CheckpointError(f"{path}: {'; '.join(problems[:3])}: {_REMEDY}")
+    return stored

@@ -22,7 +22,7 @@ _RULES: Mapping[str, Rule] = {"format": ANY_TEXT, "model": TABLE, "weights_sha25
 
 @dataclass(frozen=True)
 class CheckpointConfig:
-    """What config.json holds.
+    """The content of config.json.
 
     Attributes:
         spec: The network.
@@ -38,7 +38,7 @@ class CheckpointConfig:
         """Return the text of the file.
 
         Raises:
-            CheckpointError: If the provenance holds what JSON or `parse` cannot: the file would not be read again.
+            CheckpointError: If the provenance has values that JSON cannot hold or `parse` refuses.
         """
         values = {
             "format": FORMAT,
@@ -59,13 +59,13 @@ class CheckpointConfig:
         """Read and check the file.
 
         Raises:
-            CheckpointError: If it is no JSON, of an unknown format, or breaks a rule; every broken rule is named.
+            CheckpointError: If it is not JSON, of an unknown format, or invalid; the message has every problem.
         """
         return cls.parse(read_text(path, error=CheckpointError, limit=LONGEST_JSON, remedy=_REMEDY), str(path))
 
     @classmethod
     def parse(cls, text: str, source: str, remedy: str = _REMEDY) -> "CheckpointConfig":
-        """Check a text; `source` names it in messages, which end in `remedy`. Raises as `read` does."""
+        """Read and check a text; messages begin with `source` and end with `remedy`. Raises as `read`."""
         values = parse_json(text, source, error=CheckpointError, remedy=remedy)
         if not isinstance(values, dict) or values.get("format") != FORMAT:
             found = values.get("format") if isinstance(values, dict) else None
@@ -93,7 +93,7 @@ class CheckpointConfig:
 
 
 def is_config(path: Path) -> bool:
-    """Return whether a file is the config.json of a checkpoint of epanns, of whatever version."""
+    """Return whether a file is the config.json of a checkpoint, of any version of epanns."""
     try:
         values = read_json(path, error=CheckpointError)
     except CheckpointError:

@@ -1,4 +1,4 @@
-"""The Cnn family: Cnn6, Cnn10, Cnn14, every variant of theirs, and every pruned version, in one class."""
+"""The Cnn family: Cnn6, Cnn10, Cnn14 and their variants, at any widths."""
 
 import functools
 from collections.abc import Iterator
@@ -37,7 +37,7 @@ class Cnn(LogMelTagger):
 
     @property
     def idle_layers(self) -> tuple[str, ...]:
-        """The batch norm that PANNs hold in the attention and never use."""
+        """The batch norm in PANNs' attention, which no forward pass uses."""
         return ("att_block.bn_att",) if self._attends else ()
 
     @property
@@ -51,7 +51,7 @@ class Cnn(LogMelTagger):
 
     @property
     def pools(self) -> int:  # type: ignore[override]
-        """How often time and mel are halved; Cnn14's sixth block does not pool."""
+        """Number of poolings; the sixth block of Cnn14 does not pool."""
         return min(self.n_blocks, 5)
 
     def blocks(self) -> Iterator[tuple[ConvBlock, bool]]:
@@ -76,12 +76,12 @@ class Cnn(LogMelTagger):
         return (dropout(last, 0.2, self.training) if is_last else last,)
 
     def pooled(self, features: Features) -> Tensor:
-        """Return what `fc1` reads: ``(batch, channels)``, or ``(batch, segments, channels)`` for decision levels."""
+        """Return the input of `fc1`: ``(batch, channels)``, or ``(batch, segments, channels)`` for decision levels."""
         (last,) = features  # (batch, channels, time, mel)
         return pool_clip(last) if self.spec.head == "clip" else smooth_time(last).transpose(1, 2)
 
     def head(self, features: Features, inputs: Features) -> ModelOutput:
-        """Return the scores; those of decision-level heads for each frame of the log-mel too."""
+        """Return the scores of clips; decision-level heads also score each frame of the log-mel."""
         if self.spec.head == "clip":
             return super().head(features, inputs)
         hidden = self.hidden(features)  # (batch, segments, embedding_size)

@@ -1,7 +1,7 @@
 """DaiNet19, LeeNet and Res1dNet: one-dimensional convolutions on the waveform."""
 
-import functools
 from collections import OrderedDict
+from functools import partial
 from itertools import groupby
 
 import torch.nn.functional as F
@@ -12,7 +12,7 @@ from epanns.labels import LabelSet
 from epanns.models.convolution import linear
 from epanns.models.pooling import pool_time
 from epanns.models.spec import ModelSpec
-from epanns.models.tagger import Features, Stage, Tagger, mix_pairs
+from epanns.models.tagger import Features, Stage, Tagger, mix_pairs, on_first
 
 
 class WaveformTagger(Tagger):
@@ -32,7 +32,7 @@ class WaveformTagger(Tagger):
         return (mix_pairs(waveform, mixup_lambda)[:, None],)
 
     def pooled(self, features: Features) -> Tensor:
-        """Return what `fc1` reads, ``(batch, channels)``, of the last stage's ``(batch, channels, time)``."""
+        """Pool the last stage's ``(batch, channels, time)`` to ``(batch, channels)``, the input of `fc1`."""
         (last,) = features
         return pool_time(last)
 
@@ -46,20 +46,20 @@ def conv1d(
     return conv
 
 
-_PUBLISHED_WIDTH = 64  # of the first stream; of PANNs' tensors that no forward pass reaches too
-_UNUSED = "PANNs hold it in the block that needs none; no forward pass reaches it, so it costs nothing but its bytes"
+_PUBLISHED_WIDTH = 64  # of the first stream, and of tensors that no forward pass uses
+_UNUSED = "released files hold it, but no forward pass uses it: it costs only memory"
 
 
 class DaiNetBlock(nn.Module):
-    """Four convolutions around which the input passes, through ``downsample`` where the width changes.
+    """Four convolutions with a shortcut, which passes through ``downsample`` if the width changes.
 
-    PANNs decide by the shapes whether ``downsample`` is used; here it is decided by the block, so that a stream pruned
-    to the width of the one before still passes through it.
+    PANNs decide by shapes whether ``downsample`` is used; here the block decides, so that a stream that is pruned to
+    the width of its input still passes through it.
 
     Args of the constructor:
-        in_channels: Channels that come in.
+        in_channels: Input channels.
         widths: Output channels of ``conv1`` to ``conv4``; the last is the stream's.
-        changes: Whether the input passes through ``downsample``; else that is held without a use.
+        changes: Whether the shortcut passes through ``downsample``, which is unused otherwise.
     """
 
     def __init__(self, in_channels: int, widths: list[int], *, changes: bool) -> None:
@@ -77,7 +77,7 @@ class DaiNetBlock(nn.Module):
         self.bn_downsample = nn.BatchNorm1d(around[1])
 
     def forward(self, features: Tensor) -> Tensor:
-        """Return the block's stream, ``(batch, channels, time)``, time unchanged."""
+        """Return the output stream, ``(batch, channels, time)``, time unchanged."""
         last = features
         for index in (1, 2, 3):
             last = F.relu(self._convolved(last, index), inplace=True)
@@ -111,43 +111,39 @@ class DaiNet19(WaveformTagger):
 
     @property
     def fixed_layers(self) -> dict[str, str]:
-        """Layers that PANNs never run."""
+        """Layers that no forward pass uses."""
         return dict.fromkeys(self.idle_layers, _UNUSED)
 
     @property
     def idle_layers(self) -> tuple[str, ...]:
-        """The change of width in the block that needs none."""
+        """The shortcut's convolution in the block that does not change the width."""
         return ("conv_block1.downsample", "conv_block1.bn_downsample")
 
     @property
     def minimum_samples(self) -> int:
-        """332: 64 steps of 4 samples after the first 80, and time is cut to a quarter three times."""
+        """332: a kernel of 80 samples at stride 4, and time is divided by 4 three times."""
         return 80 + 4 * (4**3 - 1)
 
     def stages(self) -> list[Stage]:
         """Return the first convolution and the four blocks."""
         blocks = [self.get_submodule(f"conv_block{number}") for number in range(1, 5)]
-        return [self._first, *(functools.partial(_pooled_block, block) for block in blocks[:-1]), self._last]
+        pooled = [partial(self._block, block, pool=4) for block in blocks[:-1]]
+        return [self._first, *pooled, partial(self._block, blocks[-1])]
 
     def _first(self, features: Features) -> Features:
         (waveform,) = features
         return (self.bn0(self.conv0(waveform)),)  # no ReLU here
 
-    def _last(self, features: Features) -> Features:
-        (stream,) = features
-        return (self.get_submodule("conv_block4")(stream),)
-
-
-def _pooled_block(block: nn.Module, features: Features) -> Features:
-    (stream,) = features
-    return (F.max_pool1d(block(stream), 4),)
+    def _block(self, block: nn.Module, features: Features, *, pool: int = 1) -> Features:
+        stream = block(*features)
+        return (F.max_pool1d(stream, pool) if pool > 1 else stream,)
 
 
 class LeeNetBlock(nn.Module):
     """One or two convolutions of three samples, each with batch norm and ReLU.
 
     Args of the constructor:
-        in_channels: Channels that come in.
+        in_channels: Input channels.
         widths: Output channels of ``conv1`` and, in LeeNet24, ``conv2``.
         stride: Of ``conv1``.
     """
@@ -162,7 +158,7 @@ class LeeNetBlock(nn.Module):
             self.add_module(f"bn{index}", nn.BatchNorm1d(width))
 
     def step(self, features: Tensor, *, index: int) -> Tensor:
-        """Do convolution `index`, from 1, with its batch norm and ReLU."""
+        """Apply convolution `index`, from 1, with its batch norm and ReLU."""
         conv, norm = self.get_submodule(f"conv{index}"), self.get_submodule(f"bn{index}")
         return F.relu(norm(conv(features)), inplace=True)
 
@@ -196,8 +192,8 @@ class LeeNet(WaveformTagger):
             assert isinstance(block, LeeNetBlock)
             pools = 1 < number < 9 or (number == 9 and block.depth == 1)
             drops = 0.1 if number < 9 and block.depth == 2 else 0.0
-            stages += [functools.partial(self._stage, block, index) for index in range(1, block.depth)]
-            stages.append(functools.partial(self._stage, block, block.depth, pools=pools, drops=drops))
+            stages += [partial(self._stage, block, index) for index in range(1, block.depth)]
+            stages.append(partial(self._stage, block, block.depth, pools=pools, drops=drops))
         return stages
 
     def _stage(
@@ -211,24 +207,24 @@ class LeeNet(WaveformTagger):
 
 
 _LAYERS = 7
-_STRIDE = 4  # every layer but the first cuts time to a quarter
+_STRIDE = 4  # every layer but the first divides time by 4
 
 
 class Res1dBlock(nn.Module):
-    """Two convolutions around which the input passes.
+    """Two convolutions with a shortcut.
 
     Args of the constructor:
-        in_channels: Channels that come in.
+        in_channels: Input channels.
         width: Output channels of ``conv1``.
         stream: Output channels of ``conv2``, and of the block.
-        shortens: Whether the block cuts time to a quarter and changes the stream, by ``downsample``.
+        shortens: Whether the block divides time by 4 and changes the stream by ``downsample``.
     """
 
     def __init__(self, in_channels: int, width: int, stream: int, *, shortens: bool) -> None:
         super().__init__()
         self.conv1 = conv1d(in_channels, width, 3, padding=1)
         self.bn1 = nn.BatchNorm1d(width)
-        self.relu = nn.ReLU(inplace=True)  # a module, because PANNs' own count of operations sees modules
+        self.relu = nn.ReLU(inplace=True)  # a module, because PANNs' count of operations counts modules
         self.conv2 = conv1d(width, stream, 3, padding=2, dilation=2)
         self.bn2 = nn.BatchNorm1d(stream)
         nn.init.zeros_(self.bn2.weight)
@@ -239,7 +235,7 @@ class Res1dBlock(nn.Module):
             )
 
     def forward(self, features: Tensor) -> Tensor:
-        """Return the block's stream, ``(batch, channels, time)``."""
+        """Return the output stream, ``(batch, channels, time)``."""
         last = features if self.downsample is None else F.max_pool1d(features, _STRIDE)
         last = dropout(self.relu(self.bn1(self.conv1(last))), 0.1, self.training)
         last = self.bn2(self.conv2(last))
@@ -259,38 +255,28 @@ class Res1dNet(WaveformTagger):
         for number in range(1, _LAYERS + 1):
             name = f"layer{number}"
             stream = spec.widths.get(f"resnet.{name}.0.conv2", channels)
-            layers[name] = _layer(channels, _inner_widths(spec, name), stream, shortens=number > 1)
-            channels = stream
+            blocks: list[nn.Module] = []
+            for layer, width in spec.widths.items():
+                if layer.startswith(f"resnet.{name}.") and layer.endswith(".conv1"):
+                    shortens = number > 1 and not blocks
+                    blocks.append(Res1dBlock(channels, width, stream, shortens=shortens))
+                    channels = stream
+            layers[name] = nn.Sequential(*blocks)
         self.resnet = nn.Sequential(layers)
         self.fc1 = linear(channels, spec.embedding_size)
         self.fc_audioset = linear(spec.embedding_size, spec.num_classes)
 
     @property
     def minimum_samples(self) -> int:
-        """20,476 samples, 0.64 s at 32 kHz: one step every 5 samples, and time is cut to a quarter six times."""
+        """20,476 samples, 0.64 s at 32 kHz: a stride of 5, and time is divided by 4 six times."""
         shrinks: int = _STRIDE ** (_LAYERS - 1)
         return 5 * (shrinks - 1) + 1
 
     def stages(self) -> list[Stage]:
         """Return the first convolution and every block."""
         blocks = [block for layer in self.resnet for block in layer.children()]
-        return [self._first, *(functools.partial(_block, block) for block in blocks)]
+        return [self._first, *(partial(on_first, block) for block in blocks)]
 
     def _first(self, features: Features) -> Features:
         (waveform,) = features
         return (self.bn0(self.conv0(waveform)),)  # no ReLU here
-
-
-def _inner_widths(spec: ModelSpec, layer: str) -> list[int]:
-    prefix = f"resnet.{layer}."
-    return [width for name, width in spec.widths.items() if name.startswith(prefix) and name.endswith(".conv1")]
-
-
-def _layer(channels: int, widths: list[int], stream: int, *, shortens: bool) -> nn.Sequential:
-    first = Res1dBlock(channels, widths[0], stream, shortens=shortens)
-    return nn.Sequential(first, *(Res1dBlock(stream, width, stream, shortens=False) for width in widths[1:]))
-
-
-def _block(block: nn.Module, features: Features) -> Features:
-    (stream,) = features
-    return (block(stream),)

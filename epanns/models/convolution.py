@@ -28,7 +28,7 @@ class Convolution(nn.Conv2d):
 
     @property
     def _is_plain(self) -> bool:
-        """Whether it is an odd square kernel with "same" padding and nothing special."""
+        """Whether the kernel is square and odd, with "same" padding, stride 1 and one group."""
         size = self.kernel_size[0]
         return (
             (self.groups, self.stride, self.dilation) == (1, (1, 1), (1, 1))
@@ -40,7 +40,7 @@ class Convolution(nn.Conv2d):
 
 
 def is_narrow(maps: Tensor, weight: Tensor) -> bool:
-    """Return whether a product of matrices is the faster way for ``(batch, in, time, mel)`` maps and these weights."""
+    """Return whether a product of matrices is faster for ``(batch, in, time, mel)`` maps and these weights."""
     if maps.device.type != "cpu" or maps.dim() != 4 or torch.compiler.is_compiling():
         return False
     batch, _, time, mel = maps.shape
@@ -63,7 +63,7 @@ class _NarrowConvolution(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(context: torch.autograd.function.FunctionCtx, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        """Return the gradients of maps and weights that are asked for."""
+        """Return the required gradients of maps and weights."""
         maps, weight = context.saved_tensors  # type: ignore[attr-defined]
         wants_maps, wants_weight = context.needs_input_grad  # type: ignore[attr-defined]
         (batch, _, time, mel), (out, channels, size, _) = maps.shape, weight.shape
@@ -79,7 +79,7 @@ class _NarrowConvolution(torch.autograd.Function):
 
 
 def _patches(maps: Tensor, size: int) -> Tensor:
-    """Return what the kernel sees at each place, ``(batch * time * mel, size * size * channels)``."""
+    """Return the inputs of the kernel at each place, ``(batch * time * mel, size * size * channels)``."""
     batch, channels, time, mel = maps.shape
     margin = size // 2
     padded = F.pad(maps.permute(0, 2, 3, 1), (0, 0, margin, margin, margin, margin))
@@ -91,7 +91,7 @@ def _patches(maps: Tensor, size: int) -> Tensor:
 
 
 def _sum_of_patches(patches: Tensor) -> Tensor:
-    """Return the maps ``(batch, channels, time, mel)`` to which every patch adds what it holds, at its place."""
+    """Add every patch at its place to maps of zeros; return the maps ``(batch, channels, time, mel)``."""
     batch, time, mel, size, _, channels = patches.shape
     margin = size // 2
     padded = patches.new_zeros(batch, time + 2 * margin, mel + 2 * margin, channels)
@@ -118,7 +118,7 @@ class ConvBlock(nn.Module):
     """One or two convolutions, each with batch norm and ReLU, then average pooling.
 
     Args of the constructor:
-        in_channels: Channels that come in.
+        in_channels: Input channels.
         widths: Output channels of ``conv1`` and, for Cnn10 and Cnn14, ``conv2``.
         kernel_size: 3, or 5 in Cnn6; "same" padding.
     """
@@ -132,7 +132,7 @@ class ConvBlock(nn.Module):
             in_channels = width
 
     def step(self, features: Tensor, *, index: int, pool: bool) -> Tensor:
-        """Do convolution `index`, from 1, with its batch norm and ReLU, and average pooling if `pool`."""
+        """Apply convolution `index`, from 1, with its batch norm and ReLU, and average pooling if `pool`."""
         conv, norm = self.get_submodule(f"conv{index}"), self.get_submodule(f"bn{index}")
         features = F.relu(norm(conv(features)), inplace=True)
         return F.avg_pool2d(features, 2) if pool else features

@@ -13,14 +13,14 @@ from epanns.models.yamnet import BODY, Yamnet, YamnetBody
 
 
 class BiLSTM(nn.LSTM):
-    """A bidirectional LSTM with one bias per gate, as Keras has it; torch adds up two.
+    """A bidirectional LSTM with one bias per gate, as in Keras; torch adds two biases.
 
-    The second bias is 0 for good and no parameter, which leaves the function as it is. Initialised as in Keras: Xavier
-    uniform and orthogonal weights, biases 0 but for the forget gates', which are 1.
+    The second bias is a constant 0. Weights are initialised as in Keras: Xavier uniform for inputs, orthogonal for
+    states; biases are 0, those of the forget gates 1.
 
     Args of the constructor:
-        in_features: Numbers of a step that come in.
-        hidden: Numbers of each direction that go out; both stand side by side.
+        in_features: Size of an input vector.
+        hidden: Size of the state of each direction; the two states are concatenated.
     """
 
     def __init__(self, in_features: int, hidden: int) -> None:
@@ -44,11 +44,11 @@ class BiLSTM(nn.LSTM):
 
 
 class WaveEncoder(nn.Module):
-    """Two bidirectional LSTMs on pieces of the waveform that follow each other.
+    """Two bidirectional LSTMs on consecutive pieces of the waveform.
 
     Args of the constructor:
-        piece: Samples of a piece, which are the numbers of a step.
-        hidden: Numbers of each direction of each LSTM.
+        piece: Samples of a piece, the input vector of a time step.
+        hidden: Size of the state of each direction of each LSTM.
     """
 
     def __init__(self, piece: int, hidden: int) -> None:
@@ -66,7 +66,7 @@ class DotProducts(nn.Module):
     """The dot product of each state ``(batch, steps, size)`` with a vector ``(batch, size)``: ``(batch, steps)``."""
 
     def forward(self, states: Tensor, vector: Tensor) -> Tensor:
-        """Return a number for each state."""
+        """Return one number per state."""
         return torch.bmm(states, vector[:, :, None])[:, :, 0]
 
 
@@ -74,15 +74,15 @@ class WeightedSum(nn.Module):
     """The sum of the states ``(batch, steps, size)`` weighted by ``(batch, steps)``: ``(batch, size)``."""
 
     def forward(self, states: Tensor, weights: Tensor) -> Tensor:
-        """Return a vector."""
+        """Return one vector per clip."""
         return torch.bmm(weights[:, None], states)[:, 0]
 
 
 class LastStates(nn.Module):
-    """JM's context: the state each direction ends in, the forward one at the last step, the other at the first.
+    """Context without attention: the final state of each direction, of the last and of the first time step.
 
-    The paper does not say which vector of the encoder it concatenates; this is what a recurrent layer of Keras returns
-    unless it is asked for every state.
+    The paper does not specify which vector of the encoder is concatenated; a recurrent layer of Keras returns this one
+    by default.
     """
 
     def __init__(self, size: int) -> None:
@@ -95,9 +95,9 @@ class LastStates(nn.Module):
 
 
 class Affinity(nn.Module):
-    """Attention without weights: how much a state counts follows from its dot product with the scene's embedding.
+    """Attention without parameters: the weight of a state depends on its dot product with the scene's embedding.
 
-    The scores are between -1 and 1, so that of 40 steps none counts under .0035 or over .159.
+    The scores are between -1 and 1, so the weights of 40 states are between 0.0035 and 0.159.
     """
 
     def __init__(self, size: int) -> None:
@@ -113,10 +113,10 @@ class Affinity(nn.Module):
 
 
 class AdditiveAttention(nn.Module):
-    """Additive attention (Bahdanau et al. 2015): the scene's embedding asks, the states answer.
+    """Additive attention (Bahdanau et al. 2015): the scene's embedding is the query, the states are keys and values.
 
-    The paper's counts fit a score of one number, not the 128 that its text gives Q, K and V alike; whether query, key
-    and score have biases they do not tell, and here they have.
+    The parameter counts of the paper imply a score of size 1, not the 128 that its text states for Q, K and V. They do
+    not determine whether query, key and score have biases; here they have.
     """
 
     def __init__(self, size: int) -> None:
@@ -133,7 +133,7 @@ class AdditiveAttention(nn.Module):
         return context
 
 
-# Family -> how the wave encoder's states become one vector.
+# Family -> module that reduces the states of the wave encoder to one vector.
 FUSIONS: dict[str, type[nn.Module]] = {
     "lean_concat": LastStates,
     "lean_affinity": Affinity,
@@ -142,14 +142,14 @@ FUSIONS: dict[str, type[nn.Module]] = {
 
 
 class Lean(YamnetBody):
-    """LEAN, the joint model without attention or with another one, and YAMNet with a classifier of its own.
+    """LEAN, its variants with other or without attention, and YAMNet with another classifier.
 
-    A clip is heard in windows of 1 s that overlap by half, the last one shifted back to end with the clip, as the paper
-    tests; the clip's probabilities are the means of its windows'. A clip under 1 s is repeated. YAMNet hears the first
-    96 frames of a window, the wave encoder all of it, in pieces of 25 ms.
+    A clip is split into windows of 1 s that overlap by half, the last one shifted back to end with the clip, as in the
+    paper; the clip's probabilities are the means over its windows. A clip under 1 s is repeated. YAMNet reads the first
+    96 frames of a window, the wave encoder the whole window in pieces of 25 ms.
 
-    `fc1`, the paper's projection, is linear: no activation is stated. Stripes are masked in the log-mel alone; mixup
-    mixes the waveforms and the log-mels of a pair with the same weight.
+    `fc1`, the projection of the paper, is linear: the paper states no activation. SpecAugment masks only the log-mel;
+    mixup mixes waveforms and log-mels of a pair with the same weight.
     """
 
     def __init__(self, spec: ModelSpec, labels: LabelSet | None = None) -> None:
@@ -165,7 +165,7 @@ class Lean(YamnetBody):
 
     @property
     def fixed_layers(self) -> dict[str, str]:
-        """The wave encoder and the attention: both sides of a dot product or of a sum have their width."""
+        """Wave encoder and attention: the operands of a dot product or a sum have one width."""
         reasons = {
             "encoder": "the LSTMs of the wave encoder are recurrent: epanns prunes convolutions",
             "attention": "it joins the wave encoder's states to the projection, whose widths are the same",
@@ -179,7 +179,7 @@ class Lean(YamnetBody):
 
     @property
     def last_reader(self) -> str | None:
-        """The projection: Torch-Pruning cannot count the channels behind attention."""
+        """The projection: Torch-Pruning cannot trace channels through the attention."""
         return "fc1" if self._joins else None
 
     @property
@@ -190,7 +190,7 @@ class Lean(YamnetBody):
     def inputs_of(self, waveform: Tensor) -> Features:
         """Return the log-mel of each window, ``(batch, windows, 96, mel)``, and its waveform in pieces.
 
-        The latter is ``(batch, windows, pieces, samples)``; it is left out where there is no wave encoder.
+        The pieces are ``(batch, windows, pieces, samples)``; they are left out without wave encoder.
         """
         front_end = self.spec.front_end
         starts = _window_starts(waveform.shape[1], front_end.sample_rate)
@@ -200,7 +200,7 @@ class Lean(YamnetBody):
         return logmel, *([self.in_own_type(pieces)] if self._joins else [])
 
     def input_shapes(self, samples: int) -> list[tuple[int, ...]]:
-        """Return ``(1, windows, 96, mel)`` and, where there is a wave encoder, ``(1, windows, pieces, samples)``."""
+        """Return ``(1, windows, 96, mel)`` and, with a wave encoder, ``(1, windows, pieces, samples)``."""
         front_end = self.spec.front_end
         windows = len(_window_starts(samples, front_end.sample_rate))
         pieces = (1, windows, front_end.sample_rate // front_end.window_size, front_end.window_size)
@@ -215,13 +215,13 @@ class Lean(YamnetBody):
         return inputs[0].shape[1]
 
     def begin(self, inputs: Features, mixup_lambda: Tensor | None = None) -> Features:
-        """Mask stripes, mix pairs and put the windows side by side, ``(batch * windows, ...)``."""
+        """Mask stripes, mix pairs and flatten the windows, ``(batch * windows, ...)``."""
         logmel, *pieces = inputs
         mixed = mix_pairs(self.masked(logmel), mixup_lambda).flatten(0, 1)[:, None]
         return mixed, *(mix_pairs(piece, mixup_lambda).flatten(0, 1) for piece in pieces)
 
     def hidden(self, features: Features) -> Tensor:
-        """Return what the classifier reads: the scene's embedding, and the context of the waveform beside it."""
+        """Return the input of the classifier: the scene's embedding, concatenated with the context of the waveform."""
         scene = self.pooled(features)
         if self.spec.family not in WITHOUT_FC1:
             scene = self.fc1(scene)
@@ -235,10 +235,10 @@ class Lean(YamnetBody):
         return self.spec.family in FUSION_FAMILIES
 
     def take_yamnet(self, yamnet: Tagger) -> None:
-        """Copy the weights of YAMNet's body, which must have the widths of this one's.
+        """Copy the weights of the body of `yamnet`.
 
         Raises:
-            ConfigError: If `yamnet` is none, or has other widths or another front end.
+            ConfigError: If `yamnet` is not a YAMNet of the same widths and front end.
         """
         spec = yamnet.spec
         if not isinstance(yamnet, Yamnet) or (spec.widths, spec.front_end) != (self.spec.widths, self.spec.front_end):
@@ -250,7 +250,7 @@ class Lean(YamnetBody):
 
 
 def _window_starts(samples: int, sample_rate: int) -> list[int]:
-    """Return where the windows of a clip start, in samples: every half second, and at last where it ends with it."""
+    """Return the first sample of each window: every half second, and a last window that ends with the clip."""
     starts = list(range(0, max(1, samples - sample_rate + 1), sample_rate // 2))
     if starts[-1] + sample_rate < samples:
         starts.append(samples - sample_rate)

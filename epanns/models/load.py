@@ -9,7 +9,7 @@ from epanns.models.checkpoint_config import CheckpointConfig
 from epanns.models.released import read_released
 from epanns.models.tagger import Tagger
 
-_PLACES = ("*", "*.steps/*")  # checkpoints, and what `epanns prune --between` leaves beside its result
+_PLACES = ("*", "*.steps/*")  # checkpoints, and the rounds that `epanns prune --between` leaves beside its result
 
 
 def load(path: str | Path, *, sample_rate: int | None = None) -> Tagger:
@@ -26,7 +26,7 @@ def load(path: str | Path, *, sample_rate: int | None = None) -> Tagger:
 
 
 def read_checkpoint(path: str | Path, *, sample_rate: int | None = None, head: str | None = None) -> Checkpoint:
-    """Read a checkpoint folder or a released file; `head` as in `released.read_released`, whose notes are given."""
+    """Read a checkpoint folder or a released file; arguments and errors as in `released.read_released`."""
     path = checkpoint_folder(path)
     if path.is_file():
         released = read_released(path, sample_rate=sample_rate, head=head)
@@ -34,44 +34,38 @@ def read_checkpoint(path: str | Path, *, sample_rate: int | None = None, head: s
             note(f"{path}: {text}")
         return released
     checkpoint = load_checkpoint(path)
-    for name, asked, stored in (
+    for name, given, stored in (
         ("sample_rate", sample_rate, checkpoint.spec.front_end.sample_rate),
         ("head", head, checkpoint.spec.head),
     ):
-        if asked not in (None, stored):
-            raise CheckpointError(f"{path}: {name}={asked} asked for, the checkpoint has {stored}: leave it out")
+        if given not in (None, stored):
+            raise CheckpointError(f"{path}: {name}={given}: the checkpoint has {stored}: leave it out")
     return checkpoint
 
 
 def find_unpruned(checkpoint: Path) -> Path | None:
-    """Return the checkpoint that a pruned one was made of, step by step; None where it cannot be found.
+    """Return the checkpoint that a pruned checkpoint was made of; None if it cannot be found.
 
-    Looked for among the checkpoints in the folder that `checkpoint` is in, and those between the steps of prunings
-    there, by the sha256 of their weights: each tells that of its parent. Weights are not read. What is not pruned, or
-    was pruned from a released file, has none.
+    The parents, by the sha256 of their weights, are searched among the checkpoints in the same folder and the rounds of
+    pruning in that folder. Weights are not read. A network that is not pruned, or was pruned from a released file, has
+    no such checkpoint.
     """
     checkpoint = checkpoint_folder(checkpoint)
     config = CheckpointConfig.read(checkpoint / CONFIG) if (checkpoint / CONFIG).is_file() else None
     if config is None or config.provenance.plan is None:
         return None
-    near = _checkpoints_in(checkpoint.resolve().parent)
-    known = set[str]()
-    while config.provenance.plan is not None:
-        parent = config.provenance.parent_sha256
-        if parent is None or parent not in near or parent in known:
-            return None
-        known.add(parent)
-        path, config = near[parent]
-    return path
-
-
-def _checkpoints_in(folder: Path) -> dict[str, tuple[Path, CheckpointConfig]]:
-    """Return the checkpoints of a folder by the sha256 of their weights; of equal ones the first by name."""
-    found: dict[str, tuple[Path, CheckpointConfig]] = {}
+    near: dict[str, tuple[Path, CheckpointConfig]] = {}
+    folder = checkpoint.resolve().parent
     for file in sorted(file for pattern in _PLACES for file in folder.glob(f"{pattern}/{CONFIG}")):
         try:
-            config = CheckpointConfig.read(file)
-        except CheckpointError:  # something else's config.json, or a checkpoint that would not load either
+            other = CheckpointConfig.read(file)
+        except CheckpointError:  # the config.json of another program, or a damaged checkpoint
             continue
-        found.setdefault(config.weights_sha256, (file.parent, config))
-    return found
+        near.setdefault(other.weights_sha256, (file.parent, other))
+    path: Path | None = None
+    while config.provenance.plan is not None:
+        parent = config.provenance.parent_sha256
+        if parent is None or parent not in near:
+            return None
+        path, config = near.pop(parent)  # popped: a circle of parents ends
+    return path

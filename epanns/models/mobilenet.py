@@ -65,14 +65,14 @@ class MobileNetV1(LogMelTagger):
 
 
 class InvertedResidual(nn.Module):
-    """A pointwise, a depthwise and a pointwise convolution; the outcome may be added to what came in.
+    """A pointwise, a depthwise and a pointwise convolution, with an optional shortcut.
 
     Args of the constructor:
-        in_channels: Channels that come in.
-        expanded: Channels of the depthwise convolution; None for those that come in, without the first convolution.
-        width: Channels that go out.
-        pool: By how much time and mel shrink.
-        adds: Whether what came in is added.
+        in_channels: Input channels.
+        expanded: Channels of the depthwise convolution; None leaves out the first convolution.
+        width: Output channels.
+        pool: Pooling factor of time and mel.
+        adds: Whether the input is added to the output.
     """
 
     def __init__(self, in_channels: int, expanded: int | None, width: int, *, pool: int, adds: bool) -> None:
@@ -126,5 +126,5 @@ class MobileNetV2(LogMelTagger):
         return [partial(_through, (block,)) for block in self.features]
 
     def hidden(self, features: Features) -> Tensor:
-        """Return the embedding; PANNs' MobileNetV2 alone has no dropout before `fc1`."""
+        """Return the embedding; unlike other networks, MobileNetV2 has no dropout before `fc1`."""
         return F.relu(self.fc1(self.pooled(features)))

@@ -1,4 +1,4 @@
-"""Changing a network's modes, and which of its parameters learn, only inside a ``with``."""
+"""Context managers that change modes, memory format or ``requires_grad`` of a network and restore them."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,10 +9,7 @@ from torch import nn
 
 @contextmanager
 def modes_restored(model: nn.Module) -> Iterator[None]:
-    """Give every module back the training flag it had, however mixed they were.
-
-    By name, because surgery and deep copies replace modules.
-    """
+    """Restore the training flag of every module at the end, by name: pruning and copying replace modules."""
     was_training = {name: module.training for name, module in model.named_modules()}
     try:
         yield
@@ -23,7 +20,7 @@ def modes_restored(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Put every module in evaluation mode, and restore each one's own flag."""
+    """Put every module in evaluation mode, and restore its flag at the end."""
     with modes_restored(model):
         model.eval()
         yield
@@ -31,10 +28,7 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def channels_last(model: nn.Module) -> Iterator[None]:
-    """Keep the weights of two-dimensional convolutions in channels-last format, in which they are faster.
-
-    They are the same numbers in another order in memory; afterwards they lie as they did.
-    """
+    """Keep the weights of two-dimensional convolutions in the faster channels-last format; restore it at the end."""
     before = [(parameter, parameter.data) for parameter in model.parameters() if parameter.dim() == 4]
     model.to(memory_format=torch.channels_last)
     try:
@@ -46,7 +40,7 @@ def channels_last(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def requires_grad_restored(model: nn.Module) -> Iterator[None]:
-    """Give every parameter back its ``requires_grad``, by name: surgery replaces parameters and makes them learn."""
+    """Restore ``requires_grad`` of every parameter at the end, by name: pruning replaces parameters."""
     required_grad = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
     try:
         yield

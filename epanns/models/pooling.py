@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 
 class ModelOutput(TypedDict):
-    """What every tagger returns.
+    """Output of every tagger.
 
     ``clipwise_logits`` and ``clipwise_output`` ``(batch, classes)``, before and after the sigmoid, or the softmax of
     single-label networks; ``embedding`` ``(batch, embedding_size)``; ``framewise_output`` ``(batch, frames, classes)``,

@@ -1,4 +1,4 @@
-"""The pruned network as data: which channels of which layer stay."""
+"""A pruned network as data: the kept channels of each layer."""
 
 import functools
 from collections.abc import Mapping
@@ -12,23 +12,23 @@ from epanns.models.spec import ModelSpec
 from epanns.strict import ANY_TEXT, TABLE, Rule, number, shown, table_problems, value_problems
 
 _FORMAT = "epanns-plan/1"
-_SHOWN = 12  # changed layers that a line for people names one by one
-_THEN = ", then "  # between the criteria of plans that follow each other
+_SHOWN = 12  # changed layers that a summary lists
+_THEN = ", then "  # joins the criteria of composed plans
 
 
 @dataclass(frozen=True)
 class PruningPlan:
-    """Which channels stay; with the base's weights, enough to make the pruned network again.
+    """The channels that are kept; with the weights of the base, it determines the pruned network.
 
-    Channels are numbered as in `base`. Plans of a network that is pruned step by step are joined by `compose`, so that
-    the plan in its provenance is always one from the unpruned network.
+    Channels are numbered as in `base`. `compose` joins the plans of a network that is pruned in rounds, so that the
+    plan in its provenance always starts from the unpruned network.
 
     Attributes:
         base: The network before pruning.
-        kept_channels: Layer -> ascending channel indices in the base; layers not named keep all.
+        kept_channels: Layer -> ascending channel indices in the base; other layers keep all channels.
         criterion: Name in `pruning.ranking.criteria.CRITERIA`, or several joined by ``, then``.
-        ratios: Layer -> fraction of channels asked to go, for the same layers; rounding may make it another fraction.
-        seed: Of the criterion, where it draws numbers.
+        ratios: Layer -> requested fraction of removed channels, for the same layers; rounding may change it.
+        seed: Seed of the criterion, if it uses random numbers.
     """
 
     base: ModelSpec
@@ -51,7 +51,7 @@ class PruningPlan:
         return hash(self.digest)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Let a plan be copied and sent to another process: read-only views of dictionaries cannot be."""
+        """Copy and pickle the plan as a dictionary: read-only views of dictionaries cannot be pickled."""
         return PruningPlan.from_dict, (self.to_dict(),)
 
     def _problems_of(self, layer: str) -> list[str]:
@@ -90,14 +90,14 @@ class PruningPlan:
         return sha256_of_json(self.to_dict())
 
     def summary(self) -> str:
-        """Return one line for people; beyond a dozen changes it names the first and the last and counts the others."""
+        """Return one line; of more than twelve changed layers only the first and the last are listed."""
         changes = [f"{layer} {self.base.widths[layer]} -> {self.widths[layer]}" for layer in self.pruned_layers]
         shown = changes if len(changes) <= _SHOWN else [changes[0], f"{len(changes) - 2} more", changes[-1]]
         whole = [layer for layer, ratio in self.ratios.items() if ratio > 0 and layer not in self.pruned_layers]
         narrow = f"; too narrow to lose any: {', '.join(whole)}" if whole else ""
         total = len(self.base.widths)
-        told = f"{len(changes)} of {total} layers pruned by {self.criterion}: "
-        return told + (", ".join(shown) or "nothing removed") + narrow
+        start = f"{len(changes)} of {total} layers pruned by {self.criterion}: "
+        return start + (", ".join(shown) or "nothing removed") + narrow
 
     def to_dict(self) -> dict[str, Any]:
         """Return the plan as JSON values."""
@@ -112,10 +112,10 @@ class PruningPlan:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "PruningPlan":
-        """Read `to_dict`'s form strictly.
+        """Read the form of `to_dict`.
 
         Raises:
-            PruningError: Naming every unknown, missing or mistyped key, or the format where it is another one.
+            PruningError: With every problem.
         """
         given = dict(values)
         if (found := given.pop("format", None)) != _FORMAT:
@@ -147,10 +147,9 @@ _RATIO = number("a number in [0, 1)", lambda value: 0 <= value < 1)
 
 
 def compose(first: PruningPlan, second: PruningPlan) -> PruningPlan:
-    """Return the one plan that does what `first` and then `second` do.
+    """Return the plan that applies `first` and then `second`.
 
-    Channels are numbered as in the base of `first`; ratios are the fractions that have gone from it in all; the seed is
-    that of `second`.
+    Channels are numbered as in the base of `first`; ratios are fractions of its channels; the seed is that of `second`.
 
     Raises:
         PruningError: If `second` does not start from the widths that `first` leaves.
@@ -173,9 +172,9 @@ def compose(first: PruningPlan, second: PruningPlan) -> PruningPlan:
 
 
 def remainder(first: PruningPlan, whole: PruningPlan) -> PruningPlan:
-    """Return the plan that does the rest of `whole` where `first` is done: what `compose` joined, taken apart.
+    """Return the plan that leads from the result of `first` to that of `whole`, the inverse of `compose`.
 
-    Channels are numbered as `first` leaves them; criterion and seed are those of `whole`.
+    Channels are numbered as in the result of `first`; criterion and seed are those of `whole`.
 
     Raises:
         PruningError: If the two do not start from the same widths, or `first` removes what `whole` keeps.

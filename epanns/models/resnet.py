@@ -14,14 +14,13 @@ from epanns.models.tagger import Features, LogMelTagger, Stage
 
 
 class ResidualBlock(nn.Module):
-    """Convolutions whose outcome is added to what came in; attribute names are those of released PANNs weights.
+    """Convolutions with a shortcut; attribute names are those of released PANNs weights.
 
     Args of the constructor:
-        in_channels: Channels that come in.
-        widths: Output channels of each convolution: of two 3x3 ones, or of 1x1, 3x3 and 1x1.
+        in_channels: Input channels.
+        widths: Output channels of each convolution: two of 3x3, or 1x1, 3x3 and 1x1.
         halves: Whether time and mel are halved.
-        projects: Whether what came in passes a 1x1 convolution before it is added; must be where it is halved, or
-            where the widths differ.
+        projects: Whether the shortcut has a 1x1 convolution; required with `halves` or if the widths differ.
     """
 
     def __init__(self, in_channels: int, widths: Sequence[int], *, halves: bool, projects: bool) -> None:
@@ -33,9 +32,11 @@ class ResidualBlock(nn.Module):
             self.add_module(f"conv{index}", convolution(channels, width, kernel_size))
             self.add_module(f"bn{index}", nn.BatchNorm2d(width))
             channels = width
-        self.downsample = _projection(in_channels, channels, halves=halves) if projects else None
+        pooling = [nn.AvgPool2d(2)] if halves else []
+        projection = (convolution(in_channels, channels, 1), nn.BatchNorm2d(channels)) if projects else ()
+        self.downsample = nn.Sequential(*pooling, *projection) if projects else None
         self.relu = nn.ReLU(inplace=True)
-        nn.init.zeros_(self.get_parameter(f"bn{self.depth}.weight"))  # so that a new block passes on what comes in
+        nn.init.zeros_(self.get_parameter(f"bn{self.depth}.weight"))  # so that a new block is the identity
 
     def forward(self, features: Tensor) -> Tensor:
         """Map ``(batch, channels, time, mel)`` to the same, or to half the time and mel."""
@@ -49,11 +50,6 @@ class ResidualBlock(nn.Module):
     def _normed(self, features: Tensor, index: int) -> Tensor:
         conv, norm = self.get_submodule(f"conv{index}"), self.get_submodule(f"bn{index}")
         return norm(conv(features))  # type: ignore[no-any-return]
-
-
-def _projection(in_channels: int, width: int, *, halves: bool) -> nn.Sequential:
-    pooling = [nn.AvgPool2d(2)] if halves else []
-    return nn.Sequential(*pooling, convolution(in_channels, width, 1), nn.BatchNorm2d(width))
 
 
 class ResNet(LogMelTagger):

@@ -10,6 +10,7 @@ from epanns.audio.frontend import FrontEndSpec
 from epanns.errors import ConfigError, did_you_mean
 from epanns.labels import TASKS
 from epanns.safe_text import printable
+from epanns.strict import TABLE, Rule, field_values, integer, one_of, shown, table_problems, value_problems
 
 # ResNet family -> residual blocks in each of its four layers, and convolutions in a block.
 RESNETS: dict[str, tuple[tuple[int, ...], int]] = {
@@ -18,21 +19,21 @@ RESNETS: dict[str, tuple[tuple[int, ...], int]] = {
     "resnet54": ((3, 4, 6, 3), 3),
 }
 
-# MobileNetV1: by how much each separable block shrinks time and mel.
+# MobileNetV1: pooling of time and mel in each separable block.
 SEPARABLE_POOLS = (1, 2, 1, 2, 1, 2, 1, 1, 1, 1, 1, 2, 1)
 
-# MobileNetV2: the inverted residuals that share an output width, how many, and by how much the first one shrinks
-# time and mel. The first group alone does not expand its channels.
+# MobileNetV2: for each group of inverted residuals with one output width, their number and the pooling of time and mel
+# in the first of them. Only the first group does not expand its channels.
 INVERTED_GROUPS = ((1, 1), (2, 2), (3, 2), (4, 2), (3, 2), (3, 1), (1, 1))
 
-# YAMNet: the stride of the 3x3 convolution of each layer, the first one's over all channels, the others' depthwise.
+# YAMNet: stride of the 3x3 convolution of each layer; all but the first are depthwise.
 YAMNET_STRIDES = (2, 1, 2, 1, 2, 1, 2, 1, 1, 1, 1, 1, 2, 1)
 
 
 def _resnet(depths: tuple[int, ...], convs: int) -> tuple[str, ...]:
-    """Name the convolutions inside each block, and of a layer's outputs the first, to which the others are added.
+    """Return the convolutions inside each block, and the first output of each layer, to which the others are added.
 
-    Where a block has two convolutions, the outputs of layer 1 are added to those of ``conv_block1.conv2``.
+    In networks with two convolutions per block, the outputs of layer 1 are added to ``conv_block1.conv2``.
     """
     names = ["conv_block1.conv1", "conv_block1.conv2"]
     for layer, depth in enumerate(depths, start=1):
@@ -43,7 +44,7 @@ def _resnet(depths: tuple[int, ...], convs: int) -> tuple[str, ...]:
 
 
 def _mobilenet_v2() -> tuple[str, ...]:
-    """Name each expansion, and of the projections that are added to each other the first."""
+    """Return each expansion, and the first of the projections that are added to each other."""
     names = ["features.0.0"]
     block = 0
     for group, (depth, _) in enumerate(INVERTED_GROUPS):
@@ -60,23 +61,14 @@ def _convs(*blocks: str, depth: int) -> tuple[str, ...]:
 
 
 def _wavegram(*log_mel: str) -> tuple[str, ...]:
-    """Of the wavegram, the channels of ``pre_block3.conv2`` become rows and must stay; then log-mel, then both."""
+    """Return the layers of waveform, log-mel and both; ``pre_block3.conv2`` is left out: its channels become rows."""
     waveform = _convs("pre_block1", "pre_block2", depth=2)
     joined = _convs(*(f"conv_block{block}" for block in range(2, 7)), depth=2)
     return ("pre_conv0", *waveform, "pre_block3.conv1", *_convs("pre_block4", *log_mel, depth=2), *joined)
 
 
-def _dainet19() -> tuple[str, ...]:
-    """The first stream is led by ``conv0``, each other one by the last convolution of the block that begins it."""
-    return ("conv0", *_convs("conv_block1", depth=3), *_convs("conv_block2", "conv_block3", "conv_block4", depth=4))
-
-
-def _leenet(*, depth: int) -> tuple[str, ...]:
-    return _convs(*(f"conv_block{block}" for block in range(1, 10)), depth=depth)
-
-
 def _res1dnet(*blocks: int) -> tuple[str, ...]:
-    """The first stream is led by ``conv0``, each other one by the last convolution of the block that begins it."""
+    """Return the layers: ``conv0`` leads the first stream, the last convolution of a block the stream it begins."""
     layers = ["conv0"]
     for layer, depth in enumerate(blocks, start=1):
         for block in range(depth):
@@ -86,9 +78,11 @@ def _res1dnet(*blocks: int) -> tuple[str, ...]:
     return tuple(layers)
 
 
+_DAINET_STREAMS = ("conv_block2", "conv_block3", "conv_block4")
+_LEENET_BLOCKS = tuple(f"conv_block{block}" for block in range(1, 10))
 _YAMNET = ("layer1.conv", *(f"layer{layer}.pointwise_conv" for layer in range(2, len(YAMNET_STRIDES) + 1)))
 
-# LEAN's rows all hear windows of 1 s: YAMNet with another classifier, and those that join it to a wave encoder.
+# LEAN: YAMNet with another classifier, or joined to a wave encoder (fusion); all read windows of 1 s.
 FUSION_FAMILIES = ("lean_concat", "lean_affinity", "lean")
 LEAN_FAMILIES = ("yamnet_linear", "yamnet_projection", *FUSION_FAMILIES)
 
@@ -99,25 +93,25 @@ LAYOUTS: dict[str, tuple[str, ...]] = {
     "mobilenet_v2": _mobilenet_v2(),
     "wavegram_cnn14": _wavegram(),
     "wavegram_logmel_cnn14": _wavegram("conv_block1"),
-    "dainet19": _dainet19(),
-    "leenet11": _leenet(depth=1),
-    "leenet24": _leenet(depth=2),
+    "dainet19": ("conv0", *_convs("conv_block1", depth=3), *_convs(*_DAINET_STREAMS, depth=4)),
+    "leenet11": _convs(*_LEENET_BLOCKS, depth=1),
+    "leenet24": _convs(*_LEENET_BLOCKS, depth=2),
     "res1dnet31": _res1dnet(2, 2, 2, 2, 2, 2, 2),
     "res1dnet51": _res1dnet(2, 3, 4, 6, 4, 3, 2),
     "yamnet": _YAMNET,
     **dict.fromkeys(LEAN_FAMILIES, _YAMNET),
 }
 
-# Families on YAMNet's log-mel, and those of them whose classifier reads the channels of the last layer themselves.
+# Families on YAMNet's log-mel, and those whose classifier reads the channels of the last layer without `fc1`.
 YAMNET_FAMILIES = frozenset({"yamnet", *LEAN_FAMILIES})
 WITHOUT_FC1 = frozenset({"yamnet", "yamnet_linear"})
 
-# Families that read the waveform and no log-mel: of their front end, only the sample rate counts.
+# Families that read the waveform alone: only the sample rate of their front end matters.
 WAVEFORM_FAMILIES = frozenset({"wavegram_cnn14", "dainet19", "leenet11", "leenet24", "res1dnet31", "res1dnet51"})
 
 
 def layout_widths(family: str, blocks: Mapping[str, int]) -> dict[str, int]:
-    """Return the width of every layer of a family from those of its blocks, ``conv_block1`` for all that it holds."""
+    """Return the width of every layer of a family; ``conv_block1`` gives the width of all layers in that block."""
     return {
         layer: next(width for block, width in blocks.items() if layer == block or layer.startswith(f"{block}."))
         for layer in LAYOUTS[family]
@@ -126,14 +120,25 @@ def layout_widths(family: str, blocks: Mapping[str, int]) -> dict[str, int]:
 
 HEADS = ("clip", "decision_max", "decision_avg", "decision_att")
 FAMILIES = ("cnn", *LAYOUTS)
-
 ACTIVATIONS = tuple(TASKS.values())
-_LATER = {"activation": "sigmoid"}  # left out of `to_dict` at this value, which is what was before there was a choice
+_OMITTED = {"activation": "sigmoid"}  # left out of `to_dict` at this value
 
-# A width above this is no audio tagger but a damaged or hostile file; checked before anything is allocated.
+# A greater width is that of a damaged or hostile file; checked before anything is allocated.
 MAXIMUM_WIDTH = 65_536
 
-_LONGEST_NAME = 100  # characters of the name, which stands in tables and messages
+_SIZE = integer(1, MAXIMUM_WIDTH)
+_RULES: Mapping[str, Rule] = {
+    "name": Rule(
+        "printable text of at most 100 characters",
+        lambda value: isinstance(value, str) and value.isprintable() and len(value) <= 100,
+    ),
+    "family": one_of(FAMILIES),
+    "embedding_size": _SIZE,
+    "num_classes": _SIZE,
+    "head": one_of(HEADS),
+    "kernel_size": _SIZE,
+    "activation": one_of(ACTIVATIONS),
+}
 
 
 @dataclass(frozen=True)
@@ -141,17 +146,17 @@ class ModelSpec:
     """Everything needed to build a network, apart from its weights.
 
     Attributes:
-        name: Row of the zoo it comes from; pruning keeps the name.
-        family: Which builder reads the spec (`zoo.BUILDERS`).
-        front_end: Log-mel settings; networks on the waveform alone use the sample rate only.
-        widths: Output channels of each prunable layer by its module name, in forward order, PANNs' names of the
-            convolutions; layers that are added to each other share one width, under the name of the first.
-        embedding_size: Size of the classifier's input: PANNs' outputs of ``fc1``; YAMNet's channels of its last layer,
-            which it follows when they are pruned; LEAN's scene and context side by side.
-        num_classes: Outputs.
-        head: How time is pooled: ``clip`` pools before the classifier, ``decision_*`` after it.
+        name: Row of the zoo; pruning keeps the name.
+        family: Key of `zoo.BUILDERS`.
+        front_end: Settings of the log-mel; networks on the waveform use only the sample rate.
+        widths: Module name -> output channels of each prunable layer, in forward order; layers that are added to each
+            other share the width of the first.
+        embedding_size: Size of the classifier's input: the outputs of ``fc1`` in PANNs, the channels of the last layer
+            in YAMNet, scene and context together in LEAN.
+        num_classes: Number of outputs.
+        head: Pooling over time: before the classifier (``clip``) or after it (``decision_*``).
         kernel_size: Side of the square convolution kernels.
-        activation: How scores are made of logits: ``sigmoid`` for each class by itself, ``softmax`` over the classes.
+        activation: ``sigmoid`` scores each class by itself, ``softmax`` one class out of all.
     """
 
     name: str
@@ -166,44 +171,39 @@ class ModelSpec:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "widths", MappingProxyType(dict(self.widths)))
-        problems = [
-            f"{name}={value!r} must be a whole number in [1, {MAXIMUM_WIDTH}]"
-            for name, value in {
-                **{f"widths[{layer!r}]": width for layer, width in self.widths.items()},
-                "embedding_size": self.embedding_size,
-                "num_classes": self.num_classes,
-                "kernel_size": self.kernel_size,
-            }.items()
-            if type(value) is not int or not 1 <= value <= MAXIMUM_WIDTH
-        ]
-        problems += [
-            f"{name}={value!r}{did_you_mean(str(value), choices)}: must be one of {', '.join(choices)}"
-            for name, value, choices in (
-                ("head", self.head, HEADS),
-                ("family", self.family, FAMILIES),
-                ("activation", self.activation, ACTIVATIONS),
-            )
-            if value not in choices
-        ]
-        if not (isinstance(self.name, str) and self.name.isprintable() and len(self.name) <= _LONGEST_NAME):
-            problems.append(f"name must be printable text of at most {_LONGEST_NAME} characters")
-        if self.family == "cnn" and not _are_blocks(list(self.widths)):
+        problems = value_problems(field_values(self), _RULES)
+        for layer, width in self.widths.items():
+            if (problem := _SIZE.problem(f"widths[{layer!r}]", width)) is not None:
+                problems.append(problem)
+        problems = problems or self._contradictions()
+        if problems:
+            raise ConfigError(f"model {printable(str(self.name)[:100])}: " + "; ".join(problems))
+
+    def _contradictions(self) -> list[str]:
+        """Return the fields that contradict each other; each of them obeys its rule."""
+        problems = []
+        layers = list(map(str, self.widths))
+        if self.family == "cnn" and not _are_blocks(layers):
             problems.append(
                 "widths must name conv_block1.conv1 and on, in forward order and without gaps, got "
-                + (", ".join(self.widths)[:200] or "none")
+                + (", ".join(layers)[:200] or "none")
             )
         if self.family in LAYOUTS and tuple(self.widths) != LAYOUTS[self.family]:
             problems.append(f"widths must name {', '.join(LAYOUTS[self.family])}, in this order")
         if self.family in LAYOUTS and (self.head, self.kernel_size) != ("clip", 3):
             problems.append(f"head={self.head} and kernel_size={self.kernel_size} must be clip and 3 in {self.family}")
-        if self.activation == "softmax":
-            problems += _softmax_problems(self.head, self.num_classes)
-        problems += [] if problems else self._yamnet_problems()
-        if problems:
-            raise ConfigError(f"model {printable(str(self.name)[:_LONGEST_NAME])}: " + "; ".join(problems))
+        if self.activation == "softmax" and self.head != "clip":
+            problems.append(
+                f"activation='softmax' with head={self.head!r}: decision-level heads score every class of every "
+                "segment by itself; a single-label network needs head clip"
+            )
+        if self.activation == "softmax" and self.num_classes == 1:
+            problems.append(
+                "activation='softmax' with num_classes=1: a single class would always score 1; give 2 or more"
+            )
+        return problems or self._yamnet_contradictions()
 
-    def _yamnet_problems(self) -> list[str]:
-        """Return what is wrong between a family on YAMNet's log-mel, its front end and its embedding."""
+    def _yamnet_contradictions(self) -> list[str]:
         if self.front_end.is_yamnet != (self.family in YAMNET_FAMILIES):
             kind = "yamnet" if self.family in YAMNET_FAMILIES else "panns"
             return [f"front_end.kind={self.front_end.kind!r} must be {kind!r} in {self.family}"]
@@ -218,17 +218,17 @@ class ModelSpec:
         return hash((self.name, self.front_end, tuple(self.widths.items()), self.num_classes, self.head))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Let a network be deep-copied and sent to another process: the read-only view of the widths cannot be."""
+        """Copy and pickle the specification as a dictionary: the read-only view of the widths cannot be pickled."""
         return ModelSpec.from_dict, (self.to_dict(),)
 
     @property
     def reads_logmel(self) -> bool:
-        """Whether the network starts from the log-mel, alone or beside the waveform."""
+        """Whether the network reads the log-mel, alone or beside the waveform."""
         return self.family not in WAVEFORM_FAMILIES
 
     @property
     def task(self) -> str:
-        """What the network is asked: ``multi-label`` or ``single-label``."""
+        """The task of the network: ``multi-label`` or ``single-label``."""
         return next(task for task, activation in TASKS.items() if activation == self.activation)
 
     def with_widths(self, widths: Mapping[str, int]) -> "ModelSpec":
@@ -253,10 +253,10 @@ class ModelSpec:
         return replace(self, num_classes=num_classes)
 
     def with_task(self, task: str) -> "ModelSpec":
-        """Return this network for ``multi-label`` or ``single-label`` scores; weights are not touched by it.
+        """Return this network for ``multi-label`` or ``single-label`` scores.
 
         Raises:
-            ConfigError: If the task is neither, or the head cannot do it.
+            ConfigError: If the task is unknown, or the head does not support it.
         """
         if task not in TASKS:
             raise ConfigError(f"task={task!r}{did_you_mean(str(task), TASKS)}: must be one of {', '.join(TASKS)}")
@@ -280,43 +280,26 @@ class ModelSpec:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the spec as JSON values; those that came later are left out at the value that was before."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        values = {name: value for name, value in values.items() if name not in _LATER or value != _LATER[name]}
+        """Return the specification as JSON values; ``activation`` is left out for multi-label networks."""
+        values = {name: value for name, value in field_values(self).items() if _OMITTED.get(name) != value}
         return values | {"front_end": self.front_end.to_dict(), "widths": dict(self.widths)}
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "ModelSpec":
-        """Read `to_dict`'s form strictly; every unknown or missing key is named in the `ConfigError`."""
-        known = {field.name for field in fields(cls)}
-        problems = [f"unknown key {key!r}{did_you_mean(key, known)}" for key in values if key not in known]
-        problems += [f"missing key {key!r}" for key in sorted(known - set(values) - set(_LATER))]
-        problems += [
-            f"{key} must be a table, is {values[key]!r}"
-            for key in ("front_end", "widths")
-            if key in values and not isinstance(values[key], Mapping)
-        ]
-        problems += [
-            f"{key} must be text, is {values[key]!r}"
-            for key in ("name", "family", "head", "activation")
-            if key in values and not isinstance(values[key], str)
-        ]
-        if problems:
+    def from_dict(cls, values: object) -> "ModelSpec":
+        """Read the form of `to_dict`.
+
+        Args:
+            values: A value of any kind.
+
+        Raises:
+            ConfigError: With every problem.
+        """
+        if not isinstance(values, Mapping):
+            raise ConfigError(f"model specification: must be a table, is {shown(values)}")
+        rules = {field.name: _RULES.get(field.name, TABLE) for field in fields(cls)}
+        if problems := table_problems(values, rules, required=rules.keys() - _OMITTED):
             raise ConfigError("model specification: " + "; ".join(problems))
         return cls(**{**values, "front_end": FrontEndSpec.from_dict(values["front_end"])})
-
-
-def _softmax_problems(head: str, num_classes: int) -> list[str]:
-    """Return what keeps scores from being one softmax over the classes of a clip."""
-    problems = []
-    if head != "clip":
-        problems.append(
-            f"activation='softmax' with head={head!r}: decision-level heads score every class of every segment by "
-            "itself; a single-label network needs head clip"
-        )
-    if num_classes == 1:
-        problems.append("activation='softmax' with num_classes=1: a single class would always score 1; give 2 or more")
-    return problems
 
 
 def _are_blocks(layers: list[str]) -> bool:

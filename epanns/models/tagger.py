@@ -27,7 +27,7 @@ FRONT_END_NAMES = (
     "logmel_extractor.melW",
 )
 
-# torchlibrosa's tensors, its librosa of that day, and float32: larger differences mean another front end.
+# Differences by versions of librosa and by rounding to float32; a larger one means another front end.
 _TOLERANCE = 1e-4
 
 # Half precision rounds by up to half of this fraction of a number; a file's own rounding is no difference.
@@ -43,7 +43,7 @@ def released_front_end(front_end: FrontEndSpec) -> dict[str, Tensor]:
 
 
 def check_front_end(given: Mapping[str, Tensor], front_end: FrontEndSpec) -> str:
-    """Say how tensors of a file differ from those of `front_end`; empty where they do not."""
+    """Return in one line how tensors of a file differ from those of `front_end`; empty if they are equal."""
     expected = released_front_end(front_end)
     for name, tensor in given.items():
         shape = tuple(expected[name].shape)
@@ -59,7 +59,7 @@ def check_front_end(given: Mapping[str, Tensor], front_end: FrontEndSpec) -> str
     return ""
 
 
-# What passes between the steps of a network: one tensor ``(batch, channels, ...)``, or several before they are joined.
+# Values between two stages: one tensor ``(batch, channels, ...)``, or several before they are joined.
 Features = tuple[Tensor, ...]
 Waveform = Tensor | NDArray[Any]
 Stage = Callable[[Features], Features]
@@ -68,11 +68,11 @@ Stage = Callable[[Features], Features]
 class Tagger(nn.Module, ABC):
     """A network that tags clips: fixed front end, convolutions in stages, pooling over the clip, `fc1`, classifier.
 
-    A family says what its stages are (`stages`) and what they start from (`inputs_of`, `input_shapes`, `begin`).
-    Module names are those of released PANNs weights, which therefore load as they are.
+    A family defines its stages (`stages`) and their input (`inputs_of`, `input_shapes`, `begin`). Module names are
+    those of released PANNs weights, which load without translation.
 
     Attributes:
-        spec: What was built; pruning replaces it.
+        spec: The architecture; pruning replaces it.
         labels: Names of the classes, in output order.
         provenance: Where the weights come from; kept in checkpoints.
     """
@@ -91,12 +91,12 @@ class Tagger(nn.Module, ABC):
 
     @property
     def layer_names(self) -> tuple[str, ...]:
-        """Names of the layers with a width of their own, in forward order; the leads of the groups that are pruned."""
+        """Names of the prunable layers in forward order; each leads a group of layers with the same channels."""
         return tuple(self.spec.widths)
 
     @property
     def depthwise_layers(self) -> tuple[str, ...]:
-        """Names of the convolutions that filter each channel by itself, also where only one channel is left."""
+        """Names of the depthwise convolutions, also if only one channel remains."""
         return ()
 
     @property
@@ -106,36 +106,36 @@ class Tagger(nn.Module, ABC):
 
     @property
     def backbone(self) -> list[nn.Parameter]:
-        """The parameters of all modules but the classifier's."""
+        """All parameters except those of the classifier."""
         classifier = self._classifier_tensors()
         return [parameter for name, parameter in self.named_parameters() if name not in classifier]
 
     @property
     def fixed_layers(self) -> dict[str, str]:
-        """Modules of the family that must keep their width, with the reason; head and classifier apart."""
+        """Module -> reason, for modules of the family that must keep their width; without head and classifier."""
         return {}
 
     @property
     def idle_layers(self) -> tuple[str, ...]:
-        """Modules that no forward pass reaches: released files hold them, so they are held."""
+        """Modules that no forward pass uses; they exist because released files hold their weights."""
         return ()
 
     @property
     def last_reader(self) -> str | None:
-        """Name of the layer that alone reads the last group, where what follows it is too much for a tracer."""
+        """Name of the only reader of the last group, if the modules behind it cannot be traced."""
         return None
 
     @property
     @abstractmethod
     def minimum_samples(self) -> int:
-        """Shortest clip the network takes as it is; shorter ones are repeated from their start to this length."""
+        """Length in samples of the shortest clip; shorter clips are repeated to this length."""
 
     @abstractmethod
     def inputs_of(self, waveform: Tensor) -> Features:
-        """Return what the fixed front end makes of ``(batch, samples)``; nothing in it can be learned or pruned."""
+        """Return the output of the fixed front end for ``(batch, samples)``; the front end has no parameters."""
 
     def in_own_type(self, waveform: Tensor) -> Tensor:
-        """Return a waveform in the type of the weights, for layers that read it; NumPy's arrays are often float64."""
+        """Return a waveform in the type of the weights; NumPy arrays are often float64."""
         return waveform.to(next(self.parameters()).dtype)
 
     @abstractmethod
@@ -143,23 +143,23 @@ class Tagger(nn.Module, ABC):
         """Return the shapes of `inputs_of` for one clip."""
 
     def front_end_frames(self, samples: int) -> int:
-        """Return how many frames of log-mel the front end computes for a clip."""
+        """Return the number of log-mel frames that the front end computes for a clip."""
         return self.spec.front_end.frames(samples)
 
     @abstractmethod
     def begin(self, inputs: Features, mixup_lambda: Tensor | None = None) -> Features:
-        """Return what the first stage reads; while learning, after SpecAugment and mixup."""
+        """Return the input of the first stage; in training mode after SpecAugment and mixup."""
 
     @abstractmethod
     def stages(self) -> list[Stage]:
-        """Return what the network does between `begin` and `pooled`, in forward order.
+        """Return the functions between `begin` and `pooled`, in forward order.
 
-        A stage is a convolution with its batch norm, ReLU, pooling and dropout, or a block around which values pass;
-        nothing but what it returns goes on to the next one.
+        A stage is a convolution with its batch norm, ReLU, pooling and dropout, or a residual block; its output is the
+        only input of the next stage.
         """
 
     def pooled(self, features: Features) -> Tensor:
-        """Return what `fc1` reads, ``(batch, channels)``, of the last stage's ``(batch, channels, time, mel)``."""
+        """Pool the last stage's ``(batch, channels, time, mel)`` to ``(batch, channels)``, the input of `fc1`."""
         (last,) = features
         return pool_clip(last)
 
@@ -171,7 +171,7 @@ class Tagger(nn.Module, ABC):
         """Return the scores of the last stage's features; `inputs` are those of `inputs_of`."""
         hidden = self.hidden(features)
         logits = self.fc_audioset(hidden)
-        # PANNs drop out the embedding they return, not the one the classifier reads.
+        # PANNs apply dropout to the embedding they return, not to the input of the classifier.
         embedding = dropout(hidden, 0.5, self.training)
         scores = probabilities_of(logits, self.spec.activation)
         return ModelOutput(clipwise_logits=logits, clipwise_output=scores, embedding=embedding, hidden=hidden)
@@ -183,40 +183,40 @@ class Tagger(nn.Module, ABC):
             waveform: ``(batch, samples)`` floating-point tensor or NumPy array in [-1, 1] at
                 ``spec.front_end.sample_rate``, of any length >= 1; clips shorter than `minimum_samples` are
                 repeated to that length.
-            mixup_lambda: ``(batch / 2,)`` in [0, 1]; mixes clip 2i with clip 2i + 1 where the family mixes, so that
-                the output has half the batch.
+            mixup_lambda: ``(batch / 2,)`` in [0, 1]; mixes clip 2i with clip 2i + 1, so that the output has half
+                the batch.
         """
         return self.forward_inputs(self.inputs_of(self._whole(waveform)), mixup_lambda)
 
     def forward_inputs(self, inputs: Features, mixup_lambda: Tensor | None = None) -> ModelOutput:
-        """Tag clips from what `inputs_of` gives; the rest as in `forward`."""
+        """Tag clips from the output of `inputs_of`; otherwise as `forward`."""
         return self.head(self.through_stages(inputs, mixup_lambda), inputs)
 
     def through_stages(self, inputs: Features, mixup_lambda: Tensor | None = None) -> Features:
-        """Return the last stage's features of what `inputs_of` gives; the rest as in `forward`."""
+        """Return the output of the last stage for the output of `inputs_of`; otherwise as `forward`."""
         features = self.begin(inputs, mixup_lambda)
         for stage in self.stages():
             features = stage(features)
         return features
 
     def features_of(self, waveform: Waveform) -> Features:
-        """Return what the first stage reads; `waveform` as in `forward`."""
+        """Return the input of the first stage; `waveform` as in `forward`."""
         return self.begin(self.inputs_of(self._whole(waveform)))
 
     def _whole(self, waveform: Waveform) -> Tensor:
-        """Return a waveform as a tensor that is long enough; an array of NumPy goes to the device of the weights."""
+        """Return a waveform as a tensor of at least `minimum_samples`; NumPy arrays on the device of the weights."""
         if isinstance(waveform, np.ndarray):
             device = next(self.parameters()).device
             waveform = torch.from_numpy(as_float32(waveform)).to(device)
         return repeat_to_minimum(waveform, self.minimum_samples)
 
     def set_task(self, task: str) -> None:
-        """Let scores be of each class by itself (``multi-label``) or of one class out of all (``single-label``).
+        """Score each class by itself (``multi-label``) or one class out of all (``single-label``).
 
-        Weights stay: only what `clipwise_output` makes of the logits changes.
+        Weights stay: only the activation of `clipwise_output` changes.
 
         Raises:
-            ConfigError: If the task is neither, or the head cannot do it.
+            ConfigError: If the task is unknown, or the head does not support it.
         """
         self.spec = self.spec.with_task(task)
 
@@ -226,20 +226,20 @@ class Tagger(nn.Module, ABC):
         """Replace the classifier by one for other classes; all other weights stay.
 
         Args:
-            num_classes: How many there are.
-            labels: Their names; numbered ones by default.
-            keep: Index of a new class -> index of the class whose weights it goes on with, as `labels.same_classes`
-                gives it; all others start from random weights.
+            num_classes: Number of classes.
+            labels: Names of the classes; numbered by default.
+            keep: Index of a new class -> index of the present class whose weights it keeps, as `labels.same_classes`
+                returns it; all other classes start from random weights.
 
         Raises:
-            ConfigError: If `labels` are not `num_classes` long, or `keep` names a class that there is not.
+            ConfigError: If there are not `num_classes` labels, or `keep` has an index out of range.
         """
         if labels is not None and len(labels) != num_classes:
             raise ConfigError(f"{len(labels)} labels for num_classes={num_classes}: give one label per class")
-        spec = self.spec.with_num_classes(num_classes)  # refuses what is no number of classes before anything changes
+        spec = self.spec.with_num_classes(num_classes)  # checks the number before anything changes
         new, old = list(keep or {}), list((keep or {}).values())
         if not set(new) <= set(range(num_classes)) or not set(old) <= set(range(self.spec.num_classes)):
-            rule = f"indices below {num_classes} (new classes) -> indices below {self.spec.num_classes} (known ones)"
+            rule = f"indices below {num_classes} (new classes) -> indices below {self.spec.num_classes} (old classes)"
             raise ConfigError(f"keep={dict(keep or {})}: must be {rule}")
         before = self._classifier_tensors()
         self._new_classifier(spec)
@@ -258,15 +258,16 @@ class Tagger(nn.Module, ABC):
         self.fc_audioset = linear(spec.embedding_size, spec.num_classes).to(device).train(self.training)
 
     def train(self, mode: bool = True) -> "Tagger":
-        """Set the mode; batch norms that may not learn stay in evaluation mode, or their statistics would drift."""
+        """Set the mode; frozen batch norms stay in evaluation mode, or their statistics would drift."""
         super().train(mode)
         for module in self.modules():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm) and not _learns(module):
+            is_norm = isinstance(module, nn.modules.batchnorm._BatchNorm)
+            if is_norm and not any(parameter.requires_grad for parameter in module.parameters(recurse=False)):
                 module.eval()
         return self
 
     def freeze_backbone(self) -> None:
-        """Stop every parameter but the classifier's from learning, and fix the batch norms' statistics."""
+        """Freeze all parameters except those of the classifier, and the statistics of batch norms."""
         self.requires_grad_(True)
         for parameter in self.backbone:
             parameter.requires_grad_(False)
@@ -276,7 +277,7 @@ class Tagger(nn.Module, ABC):
 class LogMelTagger(Tagger):
     """A tagger that starts from the log-mel spectrogram, normalised bin by bin by `bn0`."""
 
-    # How often time is halved on the way; every family sets its own.
+    # Number of poolings that halve time; set by each family.
     pools: int
 
     def __init__(self, spec: ModelSpec, labels: LabelSet | None = None) -> None:
@@ -313,6 +314,12 @@ class LogMelTagger(Tagger):
         return (mix_pairs(self.spec_augmenter(features), mixup_lambda),)
 
 
+def on_first(part: Callable[[Tensor], Tensor], features: Features) -> Features:
+    """Apply `part` to the first tensor of `features`; the other tensors are passed on unchanged."""
+    first, *others = features
+    return (part(first), *others)
+
+
 def mix_pairs(features: Tensor, mixup_lambda: Tensor | None) -> Tensor:
     """Mix clip 2i with clip 2i + 1 of ``(batch, ...)``, the first one weighted by ``mixup_lambda (batch / 2,)``.
 
@@ -329,12 +336,8 @@ def mix_pairs(features: Tensor, mixup_lambda: Tensor | None) -> Tensor:
     return features[0::2] * weight + features[1::2] * (1 - weight)
 
 
-def _learns(module: nn.Module) -> bool:
-    return any(parameter.requires_grad for parameter in module.parameters(recurse=False))
-
-
 def _check_and_drop_front_end(module: nn.Module, state_dict: dict[str, Any], prefix: str, *_: object) -> None:
-    """Let released state dicts load as they are: their front-end tensors are checked against ours and left out."""
+    """Check the front-end tensors of a released state dict, and remove them before it is loaded."""
     assert isinstance(module, Tagger)
     if not module.spec.reads_logmel:
         return

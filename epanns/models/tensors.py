@@ -1,4 +1,4 @@
-"""Names, shapes and types of a network's tensors, and how those of a file differ from them."""
+"""Names, shapes, types and number of a network's tensors; the digest of their values."""
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -34,7 +34,7 @@ def forms_of(weights: Mapping[str, Tensor]) -> dict[str, TensorForm]:
 
 
 def expected_forms(spec: ModelSpec) -> dict[str, TensorForm]:
-    """Return the state dict that `spec` needs, without allocating it."""
+    """Return the forms of the state dict of `spec`, without allocating it."""
     with torch.device("meta"):
         return forms_of(build_model(spec).state_dict())
 
@@ -43,10 +43,10 @@ class ParameterCounts(NamedTuple):
     """The size of a network in three conventions.
 
     Attributes:
-        trainable: Every weight, bias and batch-norm scale and shift.
-        with_statistics: Those and the batch norms' running means and variances: Keras' total.
-        folded: What is left where batch norms are folded into the layer before: one number a channel, its bias. The one
-            of the mel bins, which follows no layer, keeps two.
+        trainable: Weights, biases, and scales and shifts of batch norms.
+        with_statistics: Trainable parameters and running means and variances of batch norms: the total of Keras.
+        folded: Parameters after folding each batch norm into the layer before it, which leaves a bias per channel. The
+            batch norm of the mel bins has no layer before it and keeps scale and shift.
     """
 
     trainable: int
@@ -76,10 +76,9 @@ def count_params(spec: ModelSpec) -> int:
 
 
 def weights_digest(model: nn.Module) -> str:
-    """Return the sha256 of a network's weights: names, types, shapes and values of its floating-point tensors.
+    """Return the sha256 of names, types, shapes and values of a network's floating-point tensors.
 
-    It is the same for a network in memory, the folder it is saved to and the released file it was read from, on any
-    device. Counters of batches are no part of it.
+    It is the same for a network in memory, its checkpoint and the released file it was read from, on any device.
     """
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
@@ -90,7 +89,7 @@ def weights_digest(model: nn.Module) -> str:
 
 
 def difference(found: Mapping[str, TensorForm], expected: Mapping[str, TensorForm]) -> str:
-    """Say in one line what is missing, unexpected or of another form; empty where nothing is."""
+    """Return in one line which tensors are missing, unexpected or of another form; empty if the forms are equal."""
     wrong = [
         f"{_readable(name)} is {found[name]}, must be {form}"
         for name, form in expected.items()
@@ -105,7 +104,7 @@ def difference(found: Mapping[str, TensorForm], expected: Mapping[str, TensorFor
 
 
 def shape_difference(model: nn.Module, spec: ModelSpec) -> str:
-    """Say in one line how the shapes of a network's tensors differ from its specification; types may be any."""
+    """Return in one line how the shapes of a network's tensors differ from its specification; types are ignored."""
     found, expected = forms_of(model.state_dict()), expected_forms(spec)
     return difference(
         found, {name: form._replace(dtype=found.get(name, form).dtype) for name, form in expected.items()}
@@ -113,7 +112,7 @@ def shape_difference(model: nn.Module, spec: ModelSpec) -> str:
 
 
 def shortened(names: Iterable[str]) -> str:
-    """Join names by commas, the first few only and each cut to a readable length, and count the rest."""
+    """Join the first few names by commas, each cut to a readable length, and count the others."""
     return _first([_readable(name) for name in names])
 
 
@@ -123,6 +122,6 @@ def _first(texts: Sequence[str]) -> str:
 
 
 def _readable(name: str) -> str:
-    """Return a name that comes from a file, of any length and characters, as a message shows it."""
+    """Return a name of any length and characters in a form for messages."""
     cut = name if len(name) <= _LONGEST else f"{name[:_LONGEST]}..."
     return cut if cut.isprintable() else repr(cut)

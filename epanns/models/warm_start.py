@@ -16,10 +16,10 @@ from epanns.models.zoo import ZOO, build_model, spec_of
 
 @dataclass(frozen=True)
 class NewClasses:
-    """What became of a classifier.
+    """Classes of a replaced classifier.
 
     Attributes:
-        kept: Name of a class -> name under which the network knew it; it goes on with its weights.
+        kept: Name of a class that keeps its weights -> its name in the earlier classifier.
         new: Names of the classes that start from random weights.
     """
 
@@ -27,7 +27,7 @@ class NewClasses:
     new: tuple[str, ...]
 
     def describe(self) -> str:
-        """Return it in words."""
+        """Return the numbers of kept and new classes in words."""
         total = len(self.kept) + len(self.new)
         if total == 1:
             return "it keeps its weights" if self.kept else "it starts from random weights"
@@ -44,17 +44,17 @@ class NewClasses:
 def use_labels(model: Tagger, labels: LabelSet | Sequence[str], *, fresh: bool = False) -> NewClasses:
     """Replace the classifier of a network, in place, by one for other classes; all other weights stay.
 
-    Classes that the network knows, by the rule of `labels.same_classes`, go on with their rows of weights; the others
-    start from torch's random numbers. The recipe in the network's provenance has it as a step.
+    Classes that are also in the present label set, by `labels.same_classes`, keep their weights; other classes start
+    from torch's random numbers. The recipe of the network's provenance records the operation.
 
     Args:
-        model: Of any family, pruned or not.
-        labels: The classes it shall have, in output order; a list of names is one of classes without identifiers.
-        fresh: Start all of them from random weights.
+        model: A network of any family, pruned or not; changed in place.
+        labels: The new classes in output order; a list of names has no AudioSet identifiers.
+        fresh: Start all classes from random weights.
 
     Raises:
-        ConfigError: If `labels` are neither a label set nor names.
-        DataError: If a name stands more than once.
+        ConfigError: If `labels` is neither a label set nor a list of names.
+        DataError: If a name appears twice.
     """
     if not isinstance(labels, LabelSet):
         if isinstance(labels, str) or not all(isinstance(name, str) for name in labels):
@@ -69,32 +69,32 @@ def use_labels(model: Tagger, labels: LabelSet | Sequence[str], *, fresh: bool =
 
 
 def require_body(name: str) -> None:
-    """Refuse a row of the zoo that is not built on the body of a YAMNet.
+    """Check that a row of the zoo is built on the body of YAMNet.
 
     Raises:
-        ConfigError: If it is another network.
+        ConfigError: If it is not.
     """
     if spec_of(name).family in LEAN_FAMILIES:
         return
     rows = ", ".join(row for row, spec in ZOO.items() if spec.family in LEAN_FAMILIES)
     remedy = "import and fine-tune it (epanns import, epanns finetune)" if name == "YAMNet" else "leave them out"
     raise ConfigError(
-        f"{name} is not built on a YAMNet's body, as {rows} are, for which --yamnet and --freeze-yamnet are: {remedy}"
+        f"{name} is not built on a YAMNet's body, as {rows} are; --yamnet and --freeze-yamnet require it: {remedy}"
     )
 
 
 def build_on_yamnet(name: str, yamnet: Tagger, *, labels: LabelSet | None = None) -> Lean:
-    """Return a network of LEAN's rows with the body of `yamnet`, pruned or not, and all else untrained.
+    """Return an untrained network of LEAN's rows with the weights of the body of `yamnet`, pruned or not.
 
-    Its provenance names the YAMNet as its source and parent.
+    The provenance has the YAMNet as source and parent.
 
     Args:
         name: ``LEAN``, ``LEAN_affinity``, ``LEAN_concat``, ``YAMNet_projection`` or ``YAMNet_linear``.
-        yamnet: The network; not touched.
+        yamnet: The YAMNet; not changed.
         labels: Names of the classes; FSD50K's by default.
 
     Raises:
-        ConfigError: If `name` is none of these, or `yamnet` is no YAMNet.
+        ConfigError: If `name` is another row, or `yamnet` another network.
     """
     require_body(name)
     if not isinstance(yamnet, Yamnet):

@@ -1,7 +1,6 @@
 """Wavegram_Cnn14 and Wavegram_Logmel_Cnn14: a learned map of time and "frequency", alone or beside the log-mel."""
 
 import functools
-from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -14,15 +13,15 @@ from epanns.labels import LabelSet
 from epanns.models.cnn_1d import conv1d
 from epanns.models.convolution import ConvBlock, linear
 from epanns.models.spec import ModelSpec
-from epanns.models.tagger import Features, Stage, Tagger, mix_pairs
+from epanns.models.tagger import Features, Stage, Tagger, mix_pairs, on_first
 
-_FIRST_STRIDE = 5  # samples between two steps of `pre_conv0`
-_POOL = 4  # of each of the three blocks on the waveform
+_FIRST_STRIDE = 5  # samples
+_POOL = 4  # factor of each of the three blocks on the waveform
 _HOP = _FIRST_STRIDE * _POOL**3  # samples between two frames of the wavegram
-_GROUPS = 4  # input channels of `pre_block4`; the other factor of the channels becomes rows
-_PUBLISHED_WIDTH = 64  # of the first block on log-mel, which Wavegram_Cnn14 holds without a use
-_UNUSED = "PANNs hold it beside the wavegram; no forward pass reaches it, so it costs nothing but its bytes"
-_ROWS = "its channels become the rows of the wavegram, as many as the map of the log-mel has"
+_GROUPS = 4  # input channels of `pre_block4`; rows = channels of `pre_block3` / groups
+_PUBLISHED_WIDTH = 64  # of the first block on log-mel, which Wavegram_Cnn14 holds unused
+_UNUSED = "released files hold it, but no forward pass uses it: it costs only memory"
+_ROWS = "its channels become the rows of the wavegram, whose number is that of the map of the log-mel"
 
 
 class WaveBlock(nn.Module):
@@ -36,19 +35,19 @@ class WaveBlock(nn.Module):
         self.bn2 = nn.BatchNorm1d(widths[1])
 
     def first(self, features: Tensor) -> Tensor:
-        """Do the first convolution."""
+        """Apply the first convolution."""
         return F.relu(self.bn1(self.conv1(features)), inplace=True)
 
     def second(self, features: Tensor) -> Tensor:
-        """Do the second convolution, and keep the loudest of every four steps."""
+        """Apply the second convolution and max pooling over four time steps."""
         return F.max_pool1d(F.relu(self.bn2(self.conv2(features)), inplace=True), _POOL)
 
 
 class Wavegram(Tagger):
     """Wavegram_Cnn14 of Kong et al. (2020), section III-C: Cnn14 on a map that is learned from the waveform.
 
-    Features are the wavegram's ``(batch, channels, time)``, later ``(batch, channels, time, rows)``, and, until its
-    pairs are mixed behind `pre_block4`, the weights of mixup.
+    Features are the wavegram ``(batch, channels, time)``, later ``(batch, channels, time, rows)``, and the weights of
+    mixup until its pairs are mixed after `pre_block4`.
     """
 
     def __init__(self, spec: ModelSpec, labels: LabelSet | None = None) -> None:
@@ -74,7 +73,7 @@ class Wavegram(Tagger):
 
     @property
     def rows(self) -> int:
-        """Rows of the wavegram: as many as the log-mel's map has behind its first block."""
+        """Number of rows of the wavegram, equal to that of the log-mel's map after its first block."""
         return self.spec.front_end.mel_bins // 2
 
     @property
@@ -83,12 +82,12 @@ class Wavegram(Tagger):
 
     @property
     def fixed_layers(self) -> dict[str, str]:
-        """The layer whose channels become rows, and those that PANNs never run."""
+        """The layer whose channels become rows, and layers that no forward pass uses."""
         return {"pre_block3.conv2": _ROWS, "pre_block3.bn2": _ROWS, **dict.fromkeys(self.idle_layers, _UNUSED)}
 
     @property
     def idle_layers(self) -> tuple[str, ...]:
-        """What a network without the log-mel does not need."""
+        """Layers on the log-mel, which this network does not read."""
         return ("bn0", *(f"conv_block1.{name}" for name in ("conv1", "bn1", "conv2", "bn2")))
 
     @property
@@ -114,12 +113,12 @@ class Wavegram(Tagger):
         return [*self._stages_on_waveform(), self._wavegram_alone, *self._stages_on_map()]
 
     def _stages_on_waveform(self) -> list[Stage]:
-        stages: list[Stage] = [functools.partial(_on_first, self._pre_conv0)]
+        stages: list[Stage] = [functools.partial(on_first, self._pre_conv0)]
         for name in ("pre_block1", "pre_block2", "pre_block3"):
             block = self.get_submodule(name)
             assert isinstance(block, WaveBlock)
-            stages += [functools.partial(_on_first, step) for step in (block.first, block.second)]
-        return [*stages, functools.partial(_on_first, self._spread)]
+            stages += [functools.partial(on_first, step) for step in (block.first, block.second)]
+        return [*stages, functools.partial(on_first, self._spread)]
 
     def _stages_on_map(self) -> list[Stage]:
         return [functools.partial(self._stage, number, index) for number in range(2, 7) for index in (1, 2)]
@@ -128,12 +127,12 @@ class Wavegram(Tagger):
         return F.relu(self.pre_bn0(self.pre_conv0(waveform)), inplace=True)
 
     def _spread(self, features: Tensor) -> Tensor:
-        """Make rows of channels, ``(batch, 4, time, rows)``, and do the first convolution on the map."""
+        """Reshape channels to rows, ``(batch, 4, time, rows)``, and apply the first convolution on the map."""
         maps = features.reshape(features.shape[0], _GROUPS, self.rows, features.shape[2]).transpose(2, 3)
         return self.pre_block4.step(maps, index=1, pool=False)
 
     def _wavegram(self, features: Features) -> Features:
-        """Do the second convolution on the map, halve time and mix pairs."""
+        """Apply the second convolution on the map, halve time and mix pairs."""
         maps, *others = features
         maps = F.avg_pool2d(self.pre_block4.step(maps, index=2, pool=False), (2, 1))
         mixup_lambda = others.pop() if len(features) > len(self.input_shapes(1)) else None
@@ -152,19 +151,19 @@ class Wavegram(Tagger):
 
 
 class WavegramLogmel(Wavegram):
-    """Wavegram_Logmel_Cnn14: the wavegram and the log-mel behind its first block side by side.
+    """Wavegram_Logmel_Cnn14: the wavegram concatenated with the map of the log-mel after its first block.
 
-    Features are those of `Wavegram` and, behind the wavegram, the map of the log-mel, until both are joined.
+    Features are those of `Wavegram`, then the map of the log-mel, until both are joined.
 
     Raises:
-        ConfigError: If the front end's frames are not those of the wavegram.
+        ConfigError: If the hop of the front end is not that of the wavegram.
     """
 
     def __init__(self, spec: ModelSpec, labels: LabelSet | None = None) -> None:
         if spec.front_end.hop_size != _HOP:
             raise ConfigError(
-                f"model {spec.name}: hop_size={spec.front_end.hop_size} must be {_HOP}, the samples between two frames "
-                "of the wavegram that is joined to the log-mel"
+                f"model {spec.name}: hop_size={spec.front_end.hop_size} must be {_HOP}, the hop of the "
+                "wavegram that is joined to the log-mel"
             )
         super().__init__(spec, labels)
         self.front_end = LogMel(spec.front_end)
@@ -218,18 +217,13 @@ class WavegramLogmel(Wavegram):
         return wavegram, self.conv_block1.step(logmel, index=1, pool=False)
 
     def _second_of_logmel(self, features: Features) -> Features:
-        """Join the maps. Where one has a frame more, it goes: PANNs then fail, so only even numbers of hops work."""
+        """Concatenate the maps, cut to the shorter one; PANNs fail where the number of hops is odd."""
         wavegram, logmel = features
         logmel = self.conv_block1.step(logmel, index=2, pool=True)
         if wavegram.shape[2] != logmel.shape[2]:
             frames = min(wavegram.shape[2], logmel.shape[2])
             wavegram, logmel = wavegram[:, :, :frames], logmel[:, :, :frames]
         return (dropout(torch.cat([logmel, wavegram], dim=1), 0.2, self.training),)
-
-
-def _on_first(step: Callable[[Tensor], Tensor], features: Features) -> Features:
-    first, *others = features
-    return (step(first), *others)
 
 
 def _pair(spec: ModelSpec, block: str) -> tuple[int, int]:

@@ -17,17 +17,17 @@ from epanns.labels import LabelSet
 from epanns.models.convolution import linear
 from epanns.models.pooling import ModelOutput, averaged, averaged_choices, probabilities_of
 from epanns.models.spec import YAMNET_STRIDES, ModelSpec
-from epanns.models.tagger import Features, Stage, Tagger, mix_pairs
+from epanns.models.tagger import Features, Stage, Tagger, mix_pairs, on_first
 
 BATCH_NORM_EPSILON = 1e-4
 
 
 class ShiftNorm2d(nn.BatchNorm2d):
-    """Batch norm over ``(batch, channels, time, mel)`` whose scale is 1 for good: ``weight`` is no parameter.
+    """Batch norm over ``(batch, channels, time, mel)`` without a learned scale: ``weight`` is a constant 1.
 
     Args of the constructor:
-        channels: How many.
-        eps: Added to the variance; YAMNet's by default.
+        channels: Number of channels.
+        eps: Added to the variance; by default that of YAMNet.
     """
 
     def __init__(self, channels: int, eps: float = BATCH_NORM_EPSILON) -> None:
@@ -37,24 +37,24 @@ class ShiftNorm2d(nn.BatchNorm2d):
 
     @property
     def is_folded(self) -> bool:
-        """Whether the convolution before it does its work, as in a file with batch norms folded: it changes nothing.
+        """Whether it is folded into the convolution before it, as in some files, and is the identity.
 
-        It has seen no batch, and what stands for a variance is not the 1 of a new one.
+        It has counted no batch, and its variance is not the 1 of a new batch norm.
         """
         seen, variance = self.get_buffer("num_batches_tracked"), self.get_buffer("running_var")
         return not seen.is_meta and int(seen) == 0 and bool((variance != 1).any())
 
     def train(self, mode: bool = True) -> "ShiftNorm2d":
-        """Set the mode; a folded one stays in evaluation mode, or the network that learns would be another one."""
+        """Set the mode; a folded batch norm stays in evaluation mode, because statistics of batches would change it."""
         super().train(mode and not self.is_folded)
         return self
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Keep the scale a constant also where surgery, which makes parameters of what it cuts, replaces it."""
+        """Keep the scale a constant when pruning replaces it by a parameter."""
         super().__setattr__(name, value.detach() if name == "weight" else value)
 
 
-BODY = "layer"  # what the names of the body's modules begin with, and no other
+BODY = "layer"  # prefix of the names of the body's modules
 _KERNEL = 3
 
 
@@ -62,9 +62,9 @@ class SeparableLayer(nn.Module):
     """A depthwise and a pointwise convolution, each with batch norm and ReLU.
 
     Args of the constructor:
-        in_channels: Channels that come in.
-        width: Channels that go out.
-        stride: Of the depthwise convolution.
+        in_channels: Input channels.
+        width: Output channels.
+        stride: Stride of the depthwise convolution.
     """
 
     def __init__(self, in_channels: int, width: int, stride: int) -> None:
@@ -84,7 +84,7 @@ class SeparableLayer(nn.Module):
 
 
 class FirstLayer(nn.Module):
-    """A convolution of the log-mel with batch norm and ReLU; `width` channels go out."""
+    """A convolution of the log-mel to `width` channels, with batch norm and ReLU."""
 
     def __init__(self, width: int, stride: int) -> None:
         super().__init__()
@@ -97,11 +97,11 @@ class FirstLayer(nn.Module):
 
 
 class YamnetBody(Tagger):
-    """YAMNet up to the mean over a patch, 14 layers of 27 convolutions, for what is built on it.
+    """YAMNet up to the mean over a patch: 14 layers with 27 convolutions; base of YAMNet and LEAN.
 
-    A clip is heard in segments of 96 frames, each of which is scored by itself; the clip's probabilities are the means
-    of its segments'. Layers have the names of Google's. Padding is TensorFlow's "same": at stride 2 below and to the
-    right alone, where sizes are even. Nothing is dropped out.
+    A clip is split into segments of 96 frames, each of which is scored by itself; the clip's probabilities are the
+    means over its segments. Layers have the names of Google's code. Padding is TensorFlow's "same": at stride 2 and
+    even sizes, only at the end of each axis. There is no dropout.
     """
 
     def __init__(self, spec: ModelSpec, labels: LabelSet | None = None) -> None:
@@ -123,20 +123,20 @@ class YamnetBody(Tagger):
         """Return how many segments each clip has, from what `inputs_of` gives."""
 
     def stages(self) -> list[Stage]:
-        """Return a stage for each convolution; what stands beside the log-mel's map passes by."""
+        """Return a stage for each convolution; features beside the map of the log-mel are passed on unchanged."""
         parts: list[Callable[[Tensor], Tensor]] = [self.layer1]
         for number in range(2, len(YAMNET_STRIDES) + 1):
             layer = self.get_submodule(f"layer{number}")
             assert isinstance(layer, SeparableLayer)
             parts += [layer.filtered, layer.mixed]
-        return [partial(_of_first, part) for part in parts]
+        return [partial(on_first, part) for part in parts]
 
     def masked(self, logmel: Tensor) -> Tensor:
-        """Return a log-mel ``(batch, ..., time, mel)``, while learning with SpecAugment's stripes silent."""
+        """Return a log-mel ``(batch, ..., time, mel)``, in training mode with SpecAugment's stripes set to silence."""
         return self.spec_augmenter(logmel - SILENCE) + SILENCE if self.spec_augmenter.training else logmel
 
     def freeze_yamnet(self) -> None:
-        """Stop the body's parameters from learning, and fix its batch norms' statistics."""
+        """Freeze the parameters of the body and the statistics of its batch norms."""
         for name, parameter in self.named_parameters():
             if name.startswith(BODY):
                 parameter.requires_grad_(False)
@@ -151,7 +151,7 @@ class YamnetBody(Tagger):
         return self.pooled(features)
 
     def head(self, features: Features, inputs: Features) -> ModelOutput:
-        """Return the clips' scores, and the mean of their segments' embeddings."""
+        """Return the scores of the clips, and the mean embedding of their segments."""
         hidden = self.hidden(features)
         logits = self.fc_audioset(hidden)
         segments, activation = self.count_segments(inputs), self.spec.activation
@@ -165,16 +165,16 @@ class YamnetBody(Tagger):
 
 
 def freeze_yamnet(model: Tagger) -> None:
-    """Freeze the part of a network that is YAMNet's body; see `YamnetBody.freeze_yamnet`.
+    """Freeze YAMNet's body in a network; see `YamnetBody.freeze_yamnet`.
 
     Raises:
-        ConfigError: If it has none.
+        ConfigError: If the network is not built on YAMNet's body.
     """
     yamnet_body(model).freeze_yamnet()
 
 
 def yamnet_body(model: Tagger) -> YamnetBody:
-    """Return a network that is built on YAMNet's body, to be frozen.
+    """Return `model`, which must be built on YAMNet's body.
 
     Raises:
         ConfigError: If it is not.
@@ -187,9 +187,9 @@ def yamnet_body(model: Tagger) -> YamnetBody:
 class Yamnet(YamnetBody):
     """YAMNet of Plakal and Ellis (tensorflow/models, `research/audioset/yamnet`).
 
-    Segments are patches of .96 s, every .48 s. A clip is not repeated but ends in silence: up to .975 s where it is
-    shorter, else up to the next patch. Its classifier reads the pooled channels, so that the embedding shrinks where
-    those of the last layer are pruned.
+    Segments are patches of 0.96 s, every 0.48 s. A clip is padded with silence to 0.975 s or to the end of the last
+    patch, and never repeated. The classifier reads the pooled channels of the last layer: pruning that layer shrinks
+    the embedding.
     """
 
     def __init__(self, spec: ModelSpec, labels: LabelSet | None = None) -> None:
@@ -236,8 +236,3 @@ def _padded(features: Tensor, conv: nn.Conv2d) -> Tensor:
         return features
     rows, columns = (max(0, (math.ceil(size / stride) - 1) * stride + _KERNEL - size) for size in features.shape[2:])
     return F.pad(features, (columns // 2, columns - columns // 2, rows // 2, rows - rows // 2))
-
-
-def _of_first(part: Callable[[Tensor], Tensor], features: Features) -> Features:
-    first, *others = features
-    return (part(first), *others)

@@ -1,9 +1,10 @@
 """Files of YAMNet's weights: Google's ``yamnet.h5``, and NumPy arrays in which batch norm is folded."""
 
+import math
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -29,13 +30,11 @@ _NPZ = ".npz"
 _SUFFIXES = (".h5", ".hdf5", _NPZ)
 _LONGEST_MEMBER = 64 << 20  # bytes of an array of the .npz; the longest true one has 4 MiB
 
-# What h5py, numpy and zipfile were seen to raise on damaged files.
-_DAMAGED = (*DAMAGED, MemoryError)
-
-# Arrays of the .npz that are no weights: all may be missing, the first two are compared with ours.
+# Arrays of the .npz beside the weights: all may be missing, the first two are compared with ours.
 _BESIDE = ("frontend.mel", "frontend.window", "class_mids", "class_names", "provenance")
 _FRONT_END_TOLERANCE = 1e-4
 
+# Recorded in config.json, as the assumptions in `released`.
 _FOLDED = (
     "batch norms are folded into the kernels of this file, so their statistics are not known: YAMNet tags as ever, "
     "learns with these batch norms as they are, and is recovered after pruning by ls, not by bn"
@@ -43,14 +42,14 @@ _FOLDED = (
 
 
 class _Place(NamedTuple):
-    """Where a file has a tensor, and how its axes are turned to be ours."""
+    """Name of a tensor in a file, and the permutation of its axes that gives ours."""
 
     name: str
     axes: tuple[int, ...]
 
 
 def is_yamnet_file(path: Path) -> bool:
-    """Return whether a file is HDF5 or an archive of NumPy arrays, or called one; released PANNs files are not."""
+    """Return whether a file is HDF5 or an archive of NumPy arrays, by its suffix or content."""
     if path.suffix in _SUFFIXES:
         return True
     with path.open("rb") as file:
@@ -62,12 +61,12 @@ def is_yamnet_file(path: Path) -> bool:
 def read_yamnet(
     path: Path, *, sample_rate: int | None = None, head: str | None = None, labels: LabelSet | None = None
 ) -> Checkpoint:
-    """Read ``yamnet.h5`` or the folded ``.npz``; nothing of either is unpickled, and every array must be used.
+    """Read ``yamnet.h5`` or the folded ``.npz``; nothing is unpickled, and unknown arrays are refused.
 
     Args:
         path: The file.
-        sample_rate: In Hz; must be YAMNet's 16,000 where it is given.
-        head: Must be ``clip`` where it is given.
+        sample_rate: In Hz; None or YAMNet's 16,000.
+        head: None or ``clip``.
         labels: Names of the 521 classes; by default YAMNet's own.
 
     Raises:
@@ -75,18 +74,19 @@ def read_yamnet(
             is not YAMNet's.
     """
     spec = ZOO["YAMNet"]
-    for name, asked, own in (("sample_rate", sample_rate, spec.front_end.sample_rate), ("head", head, spec.head)):
-        if asked not in (None, own):
-            raise CheckpointError(f"{path}: {name}={asked} asked for, YAMNet has {own}: leave it out")
+    for name, given, own in (("sample_rate", sample_rate, spec.front_end.sample_rate), ("head", head, spec.head)):
+        if given not in (None, own):
+            raise CheckpointError(f"{path}: {name}={given}: YAMNet has {own}: leave it out")
     if labels is not None and len(labels) != spec.num_classes:
         raise CheckpointError(f"{path}: {spec.num_classes} classes, but {len(labels)} labels given: give one per class")
     folded = _is_npz(path) or path.suffix == _NPZ
     try:
         weights = _npz_weights(path, spec) if folded else _hdf5_weights(path, spec)
-    except _DAMAGED as error:
+    except DAMAGED as error:
         first_line = (str(error) or type(error).__name__).splitlines()[0][:200]
         raise CheckpointError(f"{path}: damaged, or no file of YAMNet ({first_line}): {_REMEDY}") from error
-    if broken := [name for name, tensor in weights.items() if not _is_sound(name, tensor)]:
+    least = {name: 0 if name.endswith("running_var") else -math.inf for name in weights}
+    if broken := [name for name, each in weights.items() if not (each.isfinite() & (each >= least[name])).all()]:
         raise CheckpointError(f"{path}: NaN, infinity or a negative variance in {shortened(broken)}: {_REMEDY}")
     weights |= _completed(weights, spec, n_batches=0 if folded else 1)
     provenance = Provenance(
@@ -151,7 +151,7 @@ def _refuse_difference(path: Path, found: Mapping[str, TensorForm], expected: Ma
         raise CheckpointError(f"{path} is not a YAMNet: {problem}: {_REMEDY}")
 
 
-def _turned(array: NDArray[np.float32], place: _Place) -> Tensor:
+def _permuted(array: NDArray[np.float32], place: _Place) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(array.transpose(place.axes)))
 
 
@@ -161,20 +161,20 @@ def _hdf5_weights(path: Path, spec: ModelSpec) -> dict[str, Tensor]:
     places = hdf5_places(spec)
     with h5py.File(path, "r") as file:
         datasets: dict[str, Any] = {}
-        # Links to other files are not followed here, and data that lie in them are refused below.
+        # `visititems` does not follow links to other files; data sets stored in other files are refused below.
         file.visititems(lambda name, item: datasets.update({name: item} if isinstance(item, h5py.Dataset) else {}))
         found = {name: TensorForm(tuple(item.shape or ()), str(item.dtype)) for name, item in datasets.items()}
         _refuse_difference(path, found, _expected(places, spec))
         if elsewhere := [name for name, item in datasets.items() if item.external or item.is_virtual]:
-            raise CheckpointError(f"{path}: the data of {shortened(elsewhere)} lie in other files: {_REMEDY}")
-        return {name: _turned(datasets[place.name][()], place) for name, place in places.items()}
+            raise CheckpointError(f"{path}: the data of {shortened(elsewhere)} are in other files: {_REMEDY}")
+        return {name: _permuted(datasets[place.name][()], place) for name, place in places.items()}
 
 
 def _is_npz(path: Path) -> bool:
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
-    except _DAMAGED:
+    except DAMAGED:
         return False
     return bool(names) and all(name.endswith(".npy") for name in names)
 
@@ -189,33 +189,22 @@ def _npz_weights(path: Path, spec: ModelSpec) -> dict[str, Tensor]:
         )
         arrays = {name: _npz_array(archive, name) for name in forms}
     _check_beside(path, arrays, spec)
-    return {name: _turned(arrays[place.name], place) for name, place in places.items()}
+    return {name: _permuted(arrays[place.name], place) for name, place in places.items()}
 
 
 def _npz_forms(path: Path, archive: zipfile.ZipFile) -> Iterator[tuple[str, TensorForm]]:
-    """Yield the form of each array from its header; a length that the header does not account for is refused."""
+    """Yield the shape and type of each array from its header; refuse arrays shorter than their header states."""
     for member in archive.infolist():
         name = member.filename.removesuffix(".npy")
         if member.file_size > _LONGEST_MEMBER:
             raise CheckpointError(f"{path}: {name} is longer than any array of YAMNet's: {_REMEDY}")
         with archive.open(member) as file:
-            shape, _, dtype = _npy_header(file)
-        if dtype.hasobject or _n_bytes(shape, dtype) > member.file_size:
-            raise CheckpointError(f"{path}: {name} is no plain array, or shorter than its header says: {_REMEDY}")
+            version = np.lib.format.read_magic(file)
+            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+            shape, _, dtype = read(file)
+        if dtype.hasobject or math.prod(shape) * dtype.itemsize > member.file_size:
+            raise CheckpointError(f"{path}: {name} is no plain array, or shorter than its header states: {_REMEDY}")
         yield name, TensorForm(shape, str(dtype))
-
-
-def _npy_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    version = np.lib.format.read_magic(file)
-    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    return read(file)
-
-
-def _n_bytes(shape: tuple[int, ...], dtype: np.dtype[Any]) -> int:
-    n_bytes = dtype.itemsize
-    for length in shape:
-        n_bytes *= length
-    return n_bytes
 
 
 def _npz_array(archive: zipfile.ZipFile, name: str) -> NDArray[Any]:
@@ -225,7 +214,7 @@ def _npz_array(archive: zipfile.ZipFile, name: str) -> NDArray[Any]:
 
 
 def _check_beside(path: Path, arrays: Mapping[str, NDArray[Any]], spec: ModelSpec) -> None:
-    """Compare the front end and the classes that a file tells with YAMNet's."""
+    """Compare the front end and the classes in a file with those of YAMNet."""
     window = torch.hann_window(spec.front_end.window_size, dtype=torch.float64).numpy()
     for name, ours in (("frontend.mel", yamnet_mel_bank(spec.front_end).numpy()), ("frontend.window", window)):
         given = arrays.get(name, ours)
@@ -235,15 +224,10 @@ def _check_beside(path: Path, arrays: Mapping[str, NDArray[Any]], spec: ModelSpe
         raise CheckpointError(f"{path}: class_mids are not YAMNet's 521 in AudioSet's order: {_REMEDY}")
 
 
-def _is_sound(name: str, tensor: Tensor) -> bool:
-    least = 0 if name.endswith("running_var") else -torch.inf
-    return bool(tensor.isfinite().all()) and bool((tensor >= least).all())
-
-
 def _completed(weights: Mapping[str, Tensor], spec: ModelSpec, *, n_batches: int) -> dict[str, Tensor]:
-    """Return what a file lacks of a network: counters, and of folded batch norms the statistics that change nothing.
+    """Return the missing tensors: counters of batches and, for folded batch norms, statistics of the identity.
 
-    That no batch was seen tells statistics that were not measured: `pruning.recovery.recalibrate` refuses them.
+    A count of 0 marks statistics that were not measured: `pruning.recovery.recalibrate` refuses them.
     """
     values = {"running_mean": 0.0, "running_var": 1.0 - BATCH_NORM_EPSILON, "num_batches_tracked": n_batches}
     return {

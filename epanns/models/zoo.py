@@ -1,4 +1,4 @@
-"""Every network epanns can build, as data. Add a row to add a model."""
+"""The zoo: every network that epanns can build, as data; a new row adds a model."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -176,7 +176,7 @@ def spec_of(name: str, *, num_classes: int | None = None, width: float = 1.0) ->
 def build_model(
     model: str | ModelSpec, *, num_classes: int | None = None, width: float = 1.0, labels: LabelSet | None = None
 ) -> Tagger:
-    """Return an untrained network; the provenance of one named keeps `width`.
+    """Return an untrained network; if `model` is a name, its provenance records `width`.
 
     Args:
         model: A name of the zoo, or a specification (then `width` must stay 1.0).
@@ -205,7 +205,7 @@ def build_model(
 
 
 def _known_labels(spec: ModelSpec) -> LabelSet | None:
-    """Return the label set that a network of so many classes is meant for; None where there is none."""
+    """Return the label set for the number of classes and the family; None if unknown."""
     if spec.num_classes == len(audioset()):
         return audioset()
     known = {"yamnet": yamnet()} | dict.fromkeys(LEAN_FAMILIES, fsd50k())

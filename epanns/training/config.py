@@ -209,7 +209,7 @@ def frozen_in(config: TrainingConfig, asked: bool | None, *, by_default: bool) -
     Args:
         config: Settings; with `freeze_backbone`, which includes YAMNet's body, the default is not to freeze it again.
         asked: Whether to freeze YAMNet's body; None if the user did not choose.
-        by_default: Whether it was frozen before, by `models.on_yamnet.stays_frozen`, or has just been added.
+        by_default: Whether it was frozen before, by `models.warm_start.stays_frozen`, or has just been added.
     """
     return replace(config, freeze_yamnet=by_default and not config.freeze_backbone if asked is None else asked)
 

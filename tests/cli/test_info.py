@@ -95,7 +95,7 @@ def test_an_assumed_head_is_said_on_stderr(tmp_path: Path) -> None:
 
 
 def test_sample_rate_that_contradicts_is_refused(folder: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"sample_rate=8000 asked for, the checkpoint has 32000: leave it out"):
+    with pytest.raises(CheckpointError, match=r"sample_rate=8000: the checkpoint has 32000: leave it out"):
         run(folder, "--sample-rate", 8000)
 
 

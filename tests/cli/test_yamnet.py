@@ -113,9 +113,12 @@ def test_networks_are_built_on_a_body_and_keep_its_origin(name, yamnet):
     ("arguments", "message"),
     [
         (["Cnn6", "--yamnet", "YAMNET"], "Cnn6 is not built on a YAMNet's body, as YAMNet_linear, YAMNet_projection, "),
-        (["Cnn6", "--yamnet", "YAMNET", "--width", "0.5"], "LEAN are, for which --yamnet and --freeze-yamnet are: le"),
-        (["Cnn6", "--freeze-yamnet"], "LEAN are, for which --yamnet and --freeze-yamnet are: leave them out\n"),
-        (["YAMNet", "--yamnet", "YAMNET"], "-yamnet are: import and fine-tune it (epanns import, epanns finetune)\n"),
+        (["Cnn6", "--yamnet", "YAMNET", "--width", "0.5"], "--yamnet and --freeze-yamnet require"),
+        (["Cnn6", "--freeze-yamnet"], "--yamnet and --freeze-yamnet require it: leave them out\n"),
+        (
+            ["YAMNet", "--yamnet", "YAMNET"],
+            "-yamnet require it: import and fine-tune it (epanns import, epanns finetune)\n",
+        ),
         (["LEAN", "--yamnet", "OTHER"], "narrow is no YAMNet: give yamnet.h5, its .npz or a checkpoint of YAMNet"),
         (["LEAN", "--yamnet", "YAMNET", "--width", "0.5"], "--width 0.5 with --yamnet "),
         (["LEAN", "--freeze-yamnet"], "--freeze-yamnet without --yamnet: a body of random weights must be trained"),

@@ -217,7 +217,7 @@ def test_card_says_what_a_network_of_another_family_reads(
 
 def test_card_says_what_the_network_is_and_how_to_load_it(tmp_path: Path) -> None:
     pruned, _ = prune(tiny(), ratio=0.5, layers=["conv_block1"])
-    save_checkpoint(pruned, tmp_path / "saved")
+    save_checkpoint(pruned, tmp_path / "saved", recipe=[])
     card = (tmp_path / "saved" / "README.md").read_text()
     n_params = sum(parameter.numel() for parameter in pruned.parameters())
     for part in ("# Cnn6 (pruned)", "epanns.load(", f"{n_params:,} trainable", "sigmoid", "32000 Hz", "dog, rain"):
@@ -320,9 +320,13 @@ def test_load_refuses_a_broken_label_file(folder: Path) -> None:
         (("provenance", "width"), 9, r"provenance.width=9: must be null or a number in \(0, 8\]"),
         (("provenance", "assumed"), "x", r"provenance.assumed='x': must be a list of text"),
         (("model", "depth"), 3, r"unknown key 'depth'"),
-        (("model", "num_classes"), "3", r"num_classes='3' must be a whole number"),
+        (("model", "num_classes"), "3", r"num_classes='3': must be a whole number"),
         (("model", "family"), "resnet", r"family='resnet'.*: must be one of cnn"),
-        (("model", "widths", "conv_block1.conv1"), 10**9, r"\['conv_block1.conv1'\]=1000000000 must be a whole number"),
+        (
+            ("model", "widths", "conv_block1.conv1"),
+            10**9,
+            r"\['conv_block1.conv1'\]=1000000000: must be a whole number",
+        ),
         (("model", "widths", "conv_block9.conv1"), 8, r"widths must name conv_block1.conv1 and on"),
         (
             ("model", "front_end", "window_size"),
@@ -384,7 +388,7 @@ def test_load_names_a_missing_folder(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("option", "value"), [("sample_rate", 16_000), ("head", "decision_max")])
 def test_read_refuses_what_contradicts_the_checkpoint(option: str, value: object, folder: Path) -> None:
-    with pytest.raises(CheckpointError, match=rf"saved: {option}={value} asked for, the checkpoint has .*leave it out"):
+    with pytest.raises(CheckpointError, match=rf"saved: {option}={value}: the checkpoint has .*leave it out"):
         read_checkpoint(folder, **{option: value})
     assert read_checkpoint(folder, sample_rate=32_000, head="clip").spec.name == "Cnn6"
 

@@ -130,7 +130,7 @@ def test_freezing_leaves_the_classifier_learning(tiny_spec, head):
 @pytest.mark.parametrize("num_classes", [0, -1, 2.5])
 def test_an_impossible_number_of_classes_changes_nothing(tiny_spec, num_classes):
     model = Cnn(tiny_spec)
-    with pytest.raises(ConfigError, match=re.escape(f"num_classes={num_classes!r} must be a whole number")):
+    with pytest.raises(ConfigError, match=re.escape(f"num_classes={num_classes!r}: must be a whole number")):
         model.reset_classifier(num_classes)
     assert model.fc_audioset.out_features == model.spec.num_classes == 4
 

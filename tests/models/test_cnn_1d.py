@@ -170,7 +170,7 @@ def test_front_end_of_another_network_is_refused_by_the_one_that_has_one():
 
 def test_wavegram_and_log_mel_must_have_the_same_frames():
     spec = ZOO["Wavegram_Logmel_Cnn14"]
-    with pytest.raises(ConfigError, match="hop_size=160 must be 320, the samples between two frames of the wavegram"):
+    with pytest.raises(ConfigError, match="hop_size=160 must be 320, the hop of the wavegram"):
         build_model(type(spec)(**{**vars(spec), "front_end": ZOO["Cnn14_16k"].front_end}))
 
 

@@ -111,7 +111,7 @@ def use(folder: Path) -> Checkpoint:
 
 
 # Mel banks of damaged front ends have empty bins.
-@pytest.mark.filterwarnings("ignore::epanns.notes.Note")
+@pytest.mark.filterwarnings("ignore::epanns.feedback.Note")
 @given(st.data())
 def test_any_config_can_be_used_or_is_refused_in_one_short_line(folder: Path, data: st.DataObject) -> None:
     original = (folder / "config.json").read_bytes()

@@ -4,7 +4,6 @@ import errno
 import fcntl
 import hashlib
 import json
-import os
 import re
 import threading
 from collections.abc import Callable, Iterator
@@ -134,7 +133,7 @@ def test_cut_connection_keeps_the_part_and_the_next_call_goes_on(server: Server,
     with pytest.raises(CheckpointError, match=r"the connection (ended after|broke).*; run the command again to resume"):
         fetch(published(server), tmp_path)
     assert [file.read_bytes() for file in tmp_path.iterdir()] == [CONTENT[:700_000]]
-    assert re.fullmatch(r"weights\.pth\.[0-9a-f]{8}\.part", *names(tmp_path))
+    assert names(tmp_path) == ["weights.pth.part"]
     seen: list[tuple[int, int | None]] = []
     path = fetch(published(server), tmp_path, progress=lambda done, total: seen.append((done, total)))
     assert path.read_bytes() == CONTENT
@@ -265,8 +264,8 @@ def test_without_validator_and_sha256_nothing_is_resumed(server: Server, tmp_pat
     "stored", ["", "[]", '{"url": "x", "validator": "y"}', '{"validator": "a\\r\\nB: c"}', "[" * 5000]
 )
 def test_a_damaged_validator_is_none(stored: str, server: Server, tmp_path: Path) -> None:
-    (tmp_path / "weights.pth.0123abcd.part").write_bytes(OTHER[:1000])
-    (tmp_path / "weights.pth.0123abcd.part.json").write_text(stored)
+    (tmp_path / "weights.pth.part").write_bytes(OTHER[:1000])
+    (tmp_path / "weights.pth.part.json").write_text(stored)
     assert fetch(published(server, sha256=None), tmp_path).read_bytes() == CONTENT
     assert server.conditions == [None]
     assert names(tmp_path) == ["weights.pth"]
@@ -296,45 +295,26 @@ def test_a_file_in_the_cache_is_compared_with_its_sha256_each_time(server: Serve
         fetch(published(server), tmp_path)
 
 
-def test_two_downloads_at_once_have_parts_of_their_own(server: Server, tmp_path: Path) -> None:
-    seen: list[list[str]] = []
-    meeting = threading.Barrier(2, timeout=20)
-
-    def meet() -> None:
-        meeting.wait()
-        seen.append(names(tmp_path))
-        meeting.wait()
-
-    server.before_answer = meet
+@pytest.mark.filterwarnings("ignore::epanns.feedback.Note")
+def test_two_downloads_at_once_ask_the_server_once(server: Server, tmp_path: Path) -> None:
     with ThreadPoolExecutor(2) as pool:
         paths = list(pool.map(lambda _: fetch(published(server), tmp_path), range(2)))
     assert [path.read_bytes() for path in paths] == [CONTENT] * 2
-    assert all(len(parts) == 2 for parts in seen)
+    assert server.requests == [None]
     assert names(tmp_path) == ["weights.pth"]
 
 
-def test_a_part_that_a_process_writes_to_is_left_alone(server: Server, tmp_path: Path) -> None:
-    with (tmp_path / "weights.pth.0123abcd.part").open("wb") as held:
-        held.write(OTHER)
-        fcntl.flock(held, fcntl.LOCK_EX)
-        assert fetch(published(server), tmp_path).read_bytes() == CONTENT
-    assert names(tmp_path) == ["weights.pth", "weights.pth.0123abcd.part"]
-
-
-def test_without_locks_a_part_is_left_alone_while_it_is_young(
+def test_without_locks_of_the_file_system_a_part_is_resumed(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def no_locks(*_: object) -> None:
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr(fcntl, "flock", no_locks)
-    part = tmp_path / "weights.pth.0123abcd.part"
-    part.write_bytes(CONTENT[:1000])
-    assert fetch(published(server), tmp_path).read_bytes() == CONTENT
-    (tmp_path / "weights.pth").unlink()
-    os.utime(part, (1, 1))
-    assert fetch(published(server), tmp_path).read_bytes() == CONTENT
-    assert server.requests == [None, "bytes=1000-"]
+    (tmp_path / "weights.pth.part").write_bytes(CONTENT[:1000])
+    with pytest.warns(Note, match="its file system has no locks"):
+        assert fetch(published(server), tmp_path).read_bytes() == CONTENT
+    assert server.requests == ["bytes=1000-"]
     assert names(tmp_path) == ["weights.pth"]
 
 

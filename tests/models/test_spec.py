@@ -12,6 +12,9 @@ from epanns.errors import ConfigError
 from epanns.models import spec as spec_module
 from epanns.models.spec import MAXIMUM_WIDTH, ModelSpec
 from epanns.models.zoo import ZOO
+from epanns.safe_text import printable
+from epanns.strict import one_of
+from tests.any_value import ANY_VALUE
 
 
 @given(widths=st.lists(st.integers(1, MAXIMUM_WIDTH), min_size=12, max_size=12), classes=st.integers(1, 1000))
@@ -33,7 +36,7 @@ def test_unknown_layer_offers_the_nearest():
 
 
 def test_names_of_blocks_are_the_rule_of_their_family_alone(monkeypatch):
-    monkeypatch.setattr(spec_module, "FAMILIES", ("cnn", "mlp"))
+    monkeypatch.setitem(spec_module._RULES, "family", one_of(("cnn", "mlp")))
     other = replace(ZOO["Cnn14"], family="mlp", widths={"hidden1": 8})
     assert ModelSpec.from_dict(other.to_dict()) == other
     with pytest.raises(ConfigError, match=re.escape("widths must name conv_block1.conv1 and on")):
@@ -43,9 +46,9 @@ def test_names_of_blocks_are_the_rule_of_their_family_alone(monkeypatch):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"num_classes": 0}, "num_classes=0 must be a whole number in [1, 65536]"),
-        ({"embedding_size": 2.5}, "embedding_size=2.5 must be a whole number"),
-        ({"widths": {"conv_block1.conv1": 10**9}}, "widths['conv_block1.conv1']=1000000000 must be a whole number"),
+        ({"num_classes": 0}, "num_classes=0: must be a whole number in [1, 65536]"),
+        ({"embedding_size": 2.5}, "embedding_size=2.5: must be a whole number"),
+        ({"widths": {"conv_block1.conv1": 10**9}}, "widths['conv_block1.conv1']=1000000000: must be a whole number"),
         ({"head": "decision_mac"}, "head='decision_mac' (did you mean 'decision_max'?): must be one of clip, "),
         ({"family": "rnn"}, "family='rnn'"),
     ],
@@ -95,7 +98,16 @@ def test_from_dict_names_every_wrong_key():
     del values["head"]
     with pytest.raises(ConfigError, match="unknown key 'heads'.*missing key 'head'"):
         ModelSpec.from_dict({**values, "heads": "clip"})
-    with pytest.raises(ConfigError, match="widths must be a table, is 3"):
+    with pytest.raises(ConfigError, match="widths=3: must be a table"):
         ModelSpec.from_dict({**ZOO["Cnn14"].to_dict(), "widths": 3})
-    with pytest.raises(ConfigError, match="name must be text, is 3"):
+    with pytest.raises(ConfigError, match="name=3: must be printable text"):
         ModelSpec.from_dict({**ZOO["Cnn14"].to_dict(), "name": 3})
+
+
+@given(st.sampled_from([*ZOO["Cnn14"].to_dict(), "x"]) | st.none(), ANY_VALUE)
+def test_any_value_at_any_key_is_read_or_refused_in_one_line(key, value):
+    values = value if key is None else {**ZOO["Cnn14"].to_dict(), key: value}
+    try:
+        ModelSpec.from_dict(values)
+    except ConfigError as error:
+        assert "\n" not in printable(str(error))

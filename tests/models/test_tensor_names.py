@@ -100,7 +100,7 @@ def test_modules_that_torch_wraps_around_others_are_left_out_anywhere(plain: dic
     wrapped = {name.replace("conv1.", "_orig_mod.conv1._fsdp_wrapped_module."): plain[name] for name in plain}
     assert wrapped.keys() != plain.keys()
     assert unwrapped(wrapped, WHERE).weights.keys() == plain.keys()
-    with pytest.raises(CheckpointError, match=r"a.pth: fc1.bias stands twice, with and without _orig_mod., "):
+    with pytest.raises(CheckpointError, match=r"a.pth: fc1.bias appears twice, with and without _orig_mod., "):
         unwrapped({**plain, "_orig_mod.fc1.bias": plain["fc1.bias"]}, WHERE)
 
 

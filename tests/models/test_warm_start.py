@@ -81,7 +81,7 @@ def test_rows_that_are_not_there_cannot_be_kept(tiny_spec):
     model = Cnn(tiny_spec, KNOWN)
     before = model.fc_audioset.weight.clone()
     for keep in ({0: 4}, {3: 0}, {-1: 0}):
-        message = f"keep={keep}: must be indices below 3 (new classes) -> indices below 4 (known ones)"
+        message = f"keep={keep}: must be indices below 3 (new classes) -> indices below 4 (old classes)"
         with pytest.raises(ConfigError, match=re.escape(message)):
             model.reset_classifier(3, WANTED, keep=keep)
     assert torch.equal(model.fc_audioset.weight, before)

@@ -200,7 +200,7 @@ def test_a_header_that_promises_more_than_the_file_holds_is_refused(npz: Path, t
                 content = content.replace(b"(521,), }     ", b"(521000000,), }")[: len(content)]
             broken.writestr(name, content)
     with pytest.raises(
-        CheckpointError, match=re.escape("classifier.bias is no plain array, or shorter than its header says")
+        CheckpointError, match=re.escape("classifier.bias is no plain array, or shorter than its header states")
     ):
         read_released(tmp_path / "a.npz")
 
@@ -225,7 +225,7 @@ def test_links_to_other_files_are_refused(arrays: Arrays, tmp_path: Path) -> Non
     (tmp_path / "raw").write_bytes(arrays[BETA].tobytes())
     with h5py.File(write_h5(tmp_path / "b.h5", linked), "a") as file:
         file.create_dataset(BETA, (512,), "float32", external=[("raw", 0, 2048)])
-    with pytest.raises(CheckpointError, match=f"the data of {BETA} lie in other files"):
+    with pytest.raises(CheckpointError, match=f"the data of {BETA} are in other files"):
         read_released(tmp_path / "b.h5")
 
 
@@ -269,8 +269,8 @@ def test_which_file_it_is_follows_from_its_first_bytes_or_its_name(h5: Path, npz
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"sample_rate": 32_000}, "sample_rate=32000 asked for, YAMNet has 16000: leave it out"),
-        ({"head": "decision_max"}, "head=decision_max asked for, YAMNet has clip: leave it out"),
+        ({"sample_rate": 32_000}, "sample_rate=32000: YAMNet has 16000: leave it out"),
+        ({"head": "decision_max"}, "head=decision_max: YAMNet has clip: leave it out"),
         ({"labels": LabelSet.numbered(527)}, "521 classes, but 527 labels given: give one per class"),
     ],
 )

@@ -178,7 +178,7 @@ def test_the_width_asked_for_is_remembered(tmp_path):
 @pytest.mark.parametrize("classes", [{"num_classes": 0}, {"num_classes": -1}, {"labels": LabelSet.of([])}], ids=str)
 @pytest.mark.parametrize("model", ["Cnn6", ZOO["Cnn6"]], ids=["name", "specification"])
 def test_a_network_without_classes_is_refused(model, classes):
-    with pytest.raises(ConfigError, match=r"num_classes=(0|-1) must be a whole number in \[1, "):
+    with pytest.raises(ConfigError, match=r"num_classes=(0|-1): must be a whole number in \[1, "):
         build_model(model, **classes)
 
 

@@ -1,1 +1,1 @@
-"""Which channels go, and the network without them."""
+"""Structured pruning of channels."""

@@ -164,7 +164,7 @@ def require_float32(model: Tagger) -> None:
 
 
 def clips_in_fours(model: Tagger, batches: Iterable[CalibrationBatch]) -> Iterator[tuple[Tensor, Tensor | None]]:
-    """Yield four clips at a time, on the network's device, whatever the size of the batches.
+    """Yield four clips at a time, on the network's device, for any size of the batches.
 
     So memory is bounded, and measurements do not depend on the batch size, not even in the last digit. Clips of
     different lengths, and clips with and without targets, are not joined.

@@ -135,7 +135,7 @@ class PruningConfig:
 
     @classmethod
     def from_table(cls, table: Mapping[str, Any], *, names: Callable[[str], str] = lambda key: key) -> "PruningConfig":
-        """Read settings as the command line and experiments give them; None stands for a missing value.
+        """Read settings as the command line and experiments give them; None is a missing value.
 
         Args:
             table: One of ``ratio``, ``ratios`` (a table or a file), ``budget`` (such as ``macs 0.25``) and

@@ -61,7 +61,7 @@ def test_any_scores_are_read_back_to_six_decimals(tmp_path_factory, scores):
         ("0.500000,0.250000", "nan,nan", "line 4: mAP must be in [0, 1]"),
         (",800,16000", ",0,16000", "line 4: n_params and backbone_macs must be above 0"),
         ("0.500000,0.250000", "0.500000,0.260000", "line 4: loss_of_mAP=0.260000 is not 0.250000, the dense mAP minus"),
-        ("conv_block1.conv1,0.5,32", "conv_block1.conv1,0.25,48", "line 4: conv_block1.conv1 at 0.25 stands twice"),
+        ("conv_block1.conv1,0.5,32", "conv_block1.conv1,0.25,48", "line 4: conv_block1.conv1 at 0.25 is given twice"),
         (
             ",0,,0.750000",
             "conv_block6.conv1,0.1,3,0.750000",

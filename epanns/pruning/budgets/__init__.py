@@ -1,1 +1,1 @@
-"""What a network may cost, and how that is shared out among its layers."""
+"""Budgets and their distribution over the layers."""

@@ -1,4 +1,4 @@
-"""A budget: what a pruned network may cost, as a value and as people write it."""
+"""A budget, the largest cost of a pruned network, and its text form such as 5.02G."""
 
 import math
 import re
@@ -10,7 +10,7 @@ from numbers import Real
 
 from epanns.errors import PruningError
 
-# Kind -> suffix -> what it stands for, in the kind's own unit.
+# Kind -> suffix -> factor, in the kind's own unit.
 _COUNTS = {"": 1, "k": 10**3, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 _BYTES = {"": 1, "B": 1, "kB": 10**3, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 _BYTES |= {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
@@ -40,10 +40,10 @@ class Budget:
     """The most that a pruned network may cost.
 
     Attributes:
-        kind: ``params`` (all that is trained), ``macs`` (convolutions and linear layers, for 10 s of sound), ``bytes``
-            (of the parameters), ``latency`` (one clip of 10 s on this machine, in milliseconds) or ``channels`` (of the
-            layers that may lose some, together).
-        amount: In (0, 1) a fraction of what the network costs before, unless `absolute`; above, the cost itself.
+        kind: ``params`` (trainable parameters), ``macs`` (convolutions and linear layers, for 10 s of sound), ``bytes``
+            (of the parameters), ``latency`` (one clip of 10 s on this machine, in milliseconds) or ``channels`` (of all
+            layers that may lose channels).
+        amount: In (0, 1) a fraction of the unpruned network's cost, unless `absolute`; from 1 on the cost itself.
         int8: With ``bytes``: of weights in int8 (`complexity.width_cost.WidthCost`) instead of float32.
         absolute: With ``latency``: an amount below 1 is milliseconds and no fraction.
 
@@ -69,10 +69,10 @@ class Budget:
 
     @classmethod
     def parse(cls, kind: str, text: str, *, int8: bool = False) -> "Budget":
-        """Read a budget as people write it: ``0.25``, ``5.02G``, ``22M``, ``4.5MB``, ``4.5MiB``, ``20ms``, ``0.5ms``.
+        """Read a budget: ``0.25``, ``5.02G``, ``22M``, ``4.5MB``, ``4.5MiB``, ``20ms``, ``0.5ms``.
 
         Raises:
-            PruningError: If it is no number above 0 with one of the kind's units, or a count below 1 with a unit.
+            PruningError: If the text is no number above 0 with one of the kind's units, or a count below 1 with a unit.
         """
         units = UNITS[kind]
         found = _NUMBER.fullmatch(text)
@@ -97,7 +97,7 @@ class Budget:
 
     @classmethod
     def left_by(cls, ratio: float) -> "Budget":
-        """Return the budget of channels that a ratio of all channels leaves.
+        """Return the budget of channels for a ratio of all channels removed.
 
         Raises:
             PruningError: If the ratio is not in (0, 1).
@@ -108,21 +108,21 @@ class Budget:
 
     @property
     def is_fraction(self) -> bool:
-        """Whether `amount` is a fraction of what the network costs before."""
+        """Whether `amount` is a fraction of the unpruned network's cost."""
         return self.amount < 1 and not self.absolute
 
     @property
     def cost(self) -> str:
-        """The name of the cost in `WidthCost`, where it is one."""
+        """The name of the cost in `WidthCost`, if it is one."""
         return "int8_bytes" if self.int8 else self.kind
 
     def limit(self, unpruned: float) -> Fraction:
-        """Return the most that may be spent, exactly, given the cost of the network before."""
+        """Return the largest cost allowed, exactly, given the cost of the unpruned network."""
         amount = Fraction(repr(float(self.amount))) if isinstance(self.amount, float) else Fraction(self.amount)
         return amount * Fraction(unpruned) if self.is_fraction else amount
 
     def show(self, cost: float) -> str:
-        """Return a cost of this kind in words."""
+        """Return a cost of this kind with its unit."""
         if self.kind == "latency":
             return f"{cost:.4g} ms" if cost < 10_000 else f"{cost:,.0f} ms"
         if self.kind == "channels":
@@ -132,7 +132,7 @@ class Budget:
         return f"{cost / 1000**exponent:.{_DECIMALS}f} {unit}" if exponent else f"{cost:.0f} {unit}"
 
     def offer(self, cost: float) -> str:
-        """Return a cost in words that is not below it: a budget of what is shown allows the cost itself."""
+        """Return a cost rounded up, with its unit: a budget of this text allows the cost itself."""
         if self.kind in ("latency", "channels"):
             return self.show(cost)
         whole = math.ceil(cost)

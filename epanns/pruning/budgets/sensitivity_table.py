@@ -1,4 +1,4 @@
-"""What pruning each layer alone costs in mAP: the table as data, and as the CSV that people and allocators read.
+"""Sensitivity of mAP to pruning each layer alone: the table as data and as CSV.
 
 It is measured by `epanns.stages.sensitivity`.
 """
@@ -29,9 +29,9 @@ class SensitivityRow:
     """The network with one layer pruned.
 
     Attributes:
-        layer: Lead layer of the channels that went; empty for the dense network.
-        ratio: Fraction of its channels asked to go, in (0, 1); 0 for the dense network.
-        width: Channels that stay; None for the dense network.
+        layer: Lead layer of the removed channels; empty for the unpruned network.
+        ratio: Requested fraction of its channels to remove, in (0, 1); 0 for the unpruned network.
+        width: Channels kept; None for the unpruned network.
         mAP: In [0, 1], on the validation clips.
         n_params: Of the whole network.
         backbone_macs: Of the whole network, for one validation clip.
@@ -47,12 +47,12 @@ class SensitivityRow:
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """A dense network, and one row for each layer and ratio.
+    """The unpruned network, and one row for each layer and ratio.
 
     Attributes:
-        dense: The network before anything went.
+        dense: The unpruned network.
         rows: Layers in forward order, within a layer by rising ratio.
-        network: Which weights were measured: their `models.tensors.weights_digest`; empty where nobody knows.
+        network: `models.tensors.weights_digest` of the measured weights; empty if not recorded.
     """
 
     dense: SensitivityRow
@@ -74,11 +74,11 @@ class Sensitivity:
         return tuple(row for row in self.rows if row.layer == layer)
 
     def loss_of(self, row: SensitivityRow) -> float:
-        """Return by how much a row's mAP is below the dense network's; negative where it is above."""
+        """Return the unpruned network's mAP minus a row's."""
         return self.dense.mAP - row.mAP
 
     def to_csv(self) -> str:
-        """Return the table, the dense network and its weights in the first line; scores have six decimals."""
+        """Return the table, with the unpruned network in its first row; scores have six decimals."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(COLUMNS)
@@ -94,10 +94,10 @@ class Sensitivity:
 
 
 def read_sensitivity(path: Path) -> Sensitivity:
-    """Read what `Sensitivity.to_csv` wrote, or wrote before it had the column ``network``.
+    """Read the CSV of `Sensitivity.to_csv`, with or without the column ``network``.
 
     Raises:
-        PruningError: If the file cannot be read, or a line is not what it should be; the line is named.
+        PruningError: If the file cannot be read, or a line is wrong; the line is named.
     """
     names, rows_below = read_csv_table(path, _TABLE)
     columns = tuple(names)
@@ -116,7 +116,7 @@ def read_sensitivity(path: Path) -> Sensitivity:
                 "the dense mAP minus the line's: measure again"
             )
         if (row.layer, row.ratio) in seen:
-            raise PruningError(f"{path}, line {number}: {row.layer} at {row.ratio:g} stands twice: leave one out")
+            raise PruningError(f"{path}, line {number}: {row.layer} at {row.ratio:g} is given twice: remove one")
         seen.add((row.layer, row.ratio))
     return table
 

@@ -1,1 +1,1 @@
-"""Which channels matter: criteria, and what they measure."""
+"""Ranking of channels: the criteria and their measurements."""

@@ -1,1 +1,1 @@
-"""What can be done for a pruned network without labels."""
+"""Recovery of pruned networks without labels."""

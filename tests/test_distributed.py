@@ -69,9 +69,9 @@ def test_alone_nothing_imports_torch():
             "RANK=0 LOCAL_RANK=0 .* without WORLD_SIZE: start with torchrun, which sets",
         ),
         ({"MASTER_ADDR": None, "MASTER_PORT": None}, "without MASTER_ADDR, MASTER_PORT: .* or unset them to run alone"),
-        ({"RANK": "two"}, "RANK=two WORLD_SIZE=2 .*: numbers, and RANK below WORLD_SIZE, are needed"),
-        ({"RANK": "2"}, "RANK=2 WORLD_SIZE=2 .*: numbers, and RANK below WORLD_SIZE, are needed"),
-        ({"WORLD_SIZE": "0"}, "numbers, and RANK below WORLD_SIZE, are needed"),
+        ({"RANK": "two"}, "RANK=two WORLD_SIZE=2 .*: must be numbers, and RANK below WORLD_SIZE"),
+        ({"RANK": "2"}, "RANK=2 WORLD_SIZE=2 .*: must be numbers, and RANK below WORLD_SIZE"),
+        ({"WORLD_SIZE": "0"}, "must be numbers, and RANK below WORLD_SIZE"),
     ],
 )
 def test_half_a_place_is_refused(monkeypatch, changes, message):

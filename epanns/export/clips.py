@@ -23,7 +23,7 @@ from epanns.pruning.calibration_clips import HELD_OUT_EVERY
 def inputs_of_clips(
     model: Tagger, dataset: PackDataset, clips: Iterable[int], protocol: EvaluationProtocol | None = None
 ) -> Iterator[Inputs]:
-    """Yield the graph's inputs for each clip: its row of the pack, or its windows side by side."""
+    """Yield the graph's inputs for each clip: the packed clip, or the batch of its windows."""
     rate = model.spec.front_end.sample_rate
     for clip in clips:
         (pieces,) = pieces_of(dataset[clip], protocol or EvaluationProtocol(), rate)

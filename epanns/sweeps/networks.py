@@ -13,7 +13,7 @@ _JOINED = ", then "  # between the criteria of a network that was pruned several
 
 
 def network_at(record: RunRecord, stage_name: str) -> str:
-    """Return a digest of the network that a record scored at a stage: equal for equal networks, whatever their seeds.
+    """Return a digest of the network that a record scored at a stage: equal for equal networks of any seed.
 
     The digest is that of the weights where the record holds it. Otherwise a base is identified by its checkpoint or all
     its settings, a pruned network by its base and all settings that decide which channels are removed, and a later

@@ -47,9 +47,9 @@ def run_trial(folder: TrialFolder, *, on_step: OnStep | None = None, log: Log = 
     with folder.locked():
         if folder.is_done:
             return folder.read_record()
-        asked = folder.read_config()
-        trial = _Trial(folder, asked, RunOptions(on_step=on_step, log=log))
-        record = trial.run_base() if asked["config"]["kind"] == "base" else trial.run_pruned()
+        request = folder.read_config()
+        trial = _Trial(folder, request, RunOptions(on_step=on_step, log=log))
+        record = trial.run_base() if request["config"]["kind"] == "base" else trial.run_pruned()
         folder.succeed(record)
     return record
 
@@ -57,13 +57,13 @@ def run_trial(folder: TrialFolder, *, on_step: OnStep | None = None, log: Log = 
 class _Trial:
     """The settings and the packs of one trial."""
 
-    def __init__(self, folder: TrialFolder, asked: Mapping[str, Any], options: RunOptions) -> None:
-        self.folder, self.asked, self.options = folder, asked, options
-        self.config: Mapping[str, Any] = asked["config"]
+    def __init__(self, folder: TrialFolder, request: Mapping[str, Any], options: RunOptions) -> None:
+        self.folder, self.request, self.options = folder, request, options
+        self.config: Mapping[str, Any] = request["config"]
         data = self.config.get("base", self.config)["data"]
         self.packs = {
             part: PackDataset([Path(path) for path in paths], sample_rate=data["sample_rate"], seconds=data["seconds"])
-            for part, paths in asked["packs"].items()
+            for part, paths in request["packs"].items()
         }
         self.layers: tuple[str, ...] = ()
         self.started = time.perf_counter()
@@ -76,8 +76,8 @@ class _Trial:
         """Train the base, or load its checkpoint, and score it."""
         started = time.perf_counter()
         trained: dict[str, Any] = {}
-        if self.asked["checkpoint"]:
-            model = load(self.asked["checkpoint"])
+        if self.request["checkpoint"]:
+            model = load(self.request["checkpoint"])
             self._match_classes(model)
         else:
             training = TrainingConfig.from_dict(self.config["training"])
@@ -85,7 +85,7 @@ class _Trial:
                 torch.manual_seed(derive_seed("weights", training.seed))
                 name, labels = self.config["model"], self.packs["train"].labels
                 if "yamnet_sha256" in self.config:
-                    model = build_on_yamnet(name, load(self.asked["yamnet"]), labels=labels)
+                    model = build_on_yamnet(name, load(self.request["yamnet"]), labels=labels)
                 else:
                     model = build_model(name, width=self.config["width"], labels=labels)
             model, trained = self._train(model, training, self.folder.path / "base")
@@ -94,16 +94,19 @@ class _Trial:
 
     def run_pruned(self) -> RunRecord:
         """Prune, recover, fine-tune; score after each."""
-        base = path_name(self.asked["base"], f"{self.folder.path}/config.json: base", DataError)
+        base = path_name(self.request["base"], f"{self.folder.path}/config.json: base", DataError)
         base_folder = TrialFolder(self.folder.path.parent / base)
         base_record = base_folder.read_record()
-        dense = load(self.asked["checkpoint"] or base_folder.path / "base")
+        dense = load(self.request["checkpoint"] or base_folder.path / "base")
         self._match_classes(dense)
         as_scored = replace(base_record.stages[0], seconds=0.0, curve=(), best_step=None)
         model, plan, stages = dense, None, [as_scored]
         if self.config.get("ratio") != 0:
             started = time.perf_counter()
-            clips = self._calibration_clips() if "calibration_clips" in self.config else None
+            clips = None
+            if (n_clips := self.config.get("calibration_clips")) is not None:
+                order = numpy_generator("calibration", self.config["seed"]).permutation(len(self.packs["train"]))
+                clips = CalibrationClips.from_pack(self.packs["train"], order[:n_clips].tolist(), in_memory=True)
             step, _ = plan_and_cost(dense, pruning_of(self.config), clips)
             self.layers = tuple(self.config.get("layers", step.ratios))
             model = apply_plan(dense, step)
@@ -153,16 +156,11 @@ class _Trial:
             self.clip_seconds = scored_seconds(self.packs[part], self.protocol, predictions)
         return Stage(name, scores, round(seconds, 3))
 
-    def _calibration_clips(self) -> CalibrationClips:
-        dataset, wanted = self.packs["train"], self.config["calibration_clips"]
-        chosen = numpy_generator("calibration", self.config["seed"]).permutation(len(dataset))[:wanted].tolist()
-        return CalibrationClips.from_pack(dataset, chosen, in_memory=True)
-
     def _record(self, dense: Tagger, model: Tagger, plan: PruningPlan | None, stages: tuple[Stage, ...]) -> RunRecord:
         base = self.config.get("base", self.config)
         return RunRecord(
             trial_id=self.folder.path.name,
-            experiment=self.asked["experiment"],
+            experiment=self.request["experiment"],
             model=dense.spec.name,
             width=base["width"] if "width" in base else recorded_width(dense, dense.spec),
             criterion=self.config.get("criterion"),
@@ -183,5 +181,5 @@ class _Trial:
             versions=versions(*DECISIVE_PACKAGES),
             seconds=round(time.perf_counter() - self.started, 3),
             network=weights_digest(model),
-            name=self.asked.get("name", ""),
+            name=self.request.get("name", ""),
         )

@@ -203,15 +203,15 @@ class TrainingConfig:
         return from_table(cls, values, RULES, what="training: ", hint=_option_hint)
 
 
-def frozen_in(config: TrainingConfig, asked: bool | None, *, by_default: bool) -> TrainingConfig:
+def frozen_in(config: TrainingConfig, requested: bool | None, *, by_default: bool) -> TrainingConfig:
     """Return the settings with `freeze_yamnet` as requested, or else as by default.
 
     Args:
         config: Settings; with `freeze_backbone`, which includes YAMNet's body, the default is not to freeze it again.
-        asked: Whether to freeze YAMNet's body; None if the user did not choose.
+        requested: Whether to freeze YAMNet's body; None if the user did not choose.
         by_default: Whether it was frozen before, by `models.warm_start.stays_frozen`, or has just been added.
     """
-    return replace(config, freeze_yamnet=by_default and not config.freeze_backbone if asked is None else asked)
+    return replace(config, freeze_yamnet=by_default and not config.freeze_backbone if requested is None else requested)
 
 
 def option_of(name: str) -> str:

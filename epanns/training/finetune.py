@@ -67,7 +67,7 @@ def finetune(
             with the weights of the last step, or unchanged if the run had finished before: use `load` to get the best
             weights. Layers that were trainable stay trainable. To resume, a network that was not read from a file must
             be rebuilt with the same weights.
-        dataset: Training clips with the model's labels and sample rate, cropped as `config` says.
+        dataset: Training clips with the model's labels and sample rate, cropped by the settings in `config`.
         config: Settings.
         out: Run folder; it becomes a checkpoint folder with the best weights when the run has finished.
         validation: Scores the model at step 0, every `validate_every` steps and after the last step.

@@ -183,7 +183,7 @@ def _read(path: Path, learner: Learner, run: str, check: Callable[[TrainingState
 
 
 def _content(path: Path) -> dict[str, Any]:
-    """Return the content that `save_state` wrote; torch's message about another file would not say what it is."""
+    """Return the content that `save_state` wrote; torch's message about another file would be misleading."""
     try:
         saved = torch.load(path, weights_only=True, map_location="cpu")
     except _MALFORMED as error:

@@ -27,7 +27,8 @@ class PruningPlan:
         base: The network before pruning.
         kept_channels: Layer -> ascending channel indices in the base; other layers keep all channels.
         criterion: Name in `pruning.ranking.criteria.CRITERIA`, or several joined by ``, then``.
-        ratios: Layer -> requested fraction of removed channels, for the same layers; rounding may change it.
+        ratios: Layer -> pruning ratio that gives its width, for the same layers: the requested one, or, for a budget
+            or several rounds, the fraction removed.
         seed: Seed of the criterion, if it uses random numbers.
     """
 

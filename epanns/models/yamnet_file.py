@@ -227,7 +227,7 @@ def _check_beside(path: Path, arrays: Mapping[str, NDArray[Any]], spec: ModelSpe
 def _completed(weights: Mapping[str, Tensor], spec: ModelSpec, *, n_batches: int) -> dict[str, Tensor]:
     """Return the missing tensors: counters of batches and, for folded batch norms, statistics of the identity.
 
-    A count of 0 marks statistics that were not measured: `pruning.recovery.recalibrate` refuses them.
+    A count of 0 marks statistics that were not measured: `pruning.recovery.batch_norm_reestimation` refuses them.
     """
     values = {"running_mean": 0.0, "running_var": 1.0 - BATCH_NORM_EPSILON, "num_batches_tracked": n_batches}
     return {

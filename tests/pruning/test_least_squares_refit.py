@@ -106,15 +106,16 @@ def test_channels_that_are_copies_can_go_without_a_trace(build, head, fit_to):
 
 
 def test_current_is_one_layer_after_the_other_each_against_the_network_before_it(build):
+    """With a ridge that keeps the fits well conditioned: processors round float32 convolutions differently."""
     dense = build()
     plan = plan_pruning(dense, ratio=0.5, layers=["conv_block2", "conv_block4.conv1", "conv_block6"])
     pruned = apply_plan(dense, plan)
-    errors = refit_readers(pruned, dense, plan, calibration, fit_to="current").errors
+    errors = refit_readers(pruned, dense, plan, calibration, fit_to="current", ridge=0.1).errors
     before, expected = dense, []
     for layer, kept in plan.kept_channels.items():
         step = PruningPlan(before.spec, {layer: kept}, "l1", {layer: 0.5}, 0)
         after = apply_plan(before, step)
-        expected += refit_readers(after, before, step, calibration, fit_to="dense").errors
+        expected += refit_readers(after, before, step, calibration, fit_to="dense", ridge=0.1).errors
         before = after
     assert [error.reader for error in errors] == [error.reader for error in expected]
     for error, one in zip(errors, expected, strict=True):

@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 from read_loader import PannsDataset, as_arrays
 from read_random import write_as_panns
 
-from epanns.data.dataset import PackDataset
-from epanns.data.manifest import write_manifest
-from epanns.data.pack_format import PackSettings
-from epanns.data.packer import pack_manifest
-from epanns.data.synthetic import SyntheticSettings, make_synthetic
+from epanns.data.batches.dataset import PackDataset
+from epanns.data.datasets.synthetic import SyntheticSettings, make_synthetic
+from epanns.data.manifests.manifest import write_manifest
+from epanns.data.packing.packer import pack_manifest
+from epanns.data.packs.pack_format import PackSettings
 from epanns.evaluation.predict import predict
 from epanns.models.zoo import build_model
 

@@ -16,15 +16,15 @@ from typing import Any
 
 import record
 
-from epanns.data.dataset import PackDataset
-from epanns.export.clips import inputs_of_clips, ranges_of
-from epanns.export.compare import compare
-from epanns.export.equalise import equalise
+from epanns.data.batches.dataset import PackDataset
 from epanns.export.graph import copy_of
+from epanns.export.int8.clips import inputs_of_clips, ranges_of
+from epanns.export.int8.compare import compare
+from epanns.export.int8.equalise import equalise
+from epanns.export.int8.quantise import activations_of, quantised
 from epanns.export.network import to_onnx
-from epanns.export.quantise import activations_of, quantised
 from epanns.export.runtime import OnnxTagger
-from epanns.models.load import load
+from epanns.models.files.load import load
 from epanns.pruning.calibration_clips import split_rows
 
 NETWORKS = ("YAMNet_linear", "LEAN")

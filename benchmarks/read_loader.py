@@ -23,12 +23,12 @@ from numpy.typing import NDArray
 from read_random import write_as_panns
 from torch.utils.data import DataLoader
 
-from epanns.data.dataset import PackDataset
-from epanns.data.loader import make_loader
-from epanns.data.manifest import write_manifest
-from epanns.data.pack_format import PackSettings
-from epanns.data.packer import pack_manifest
-from epanns.data.synthetic import SyntheticSettings, make_synthetic
+from epanns.data.batches.dataset import PackDataset
+from epanns.data.batches.loader import make_loader
+from epanns.data.datasets.synthetic import SyntheticSettings, make_synthetic
+from epanns.data.manifests.manifest import write_manifest
+from epanns.data.packing.packer import pack_manifest
+from epanns.data.packs.pack_format import PackSettings
 
 BATCH_SIZE = 32
 Meta = dict[str, Any]

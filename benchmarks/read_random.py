@@ -15,12 +15,12 @@ import h5py
 import numpy as np
 import record
 
-from epanns.data.clip_source import ClipSource
-from epanns.data.manifest import write_manifest
-from epanns.data.pack import open_pack
-from epanns.data.pack_format import PackSettings
-from epanns.data.packer import pack_manifest
-from epanns.data.synthetic import SyntheticSettings, make_synthetic
+from epanns.data.datasets.synthetic import SyntheticSettings, make_synthetic
+from epanns.data.manifests.manifest import write_manifest
+from epanns.data.packing.packer import pack_manifest
+from epanns.data.packs.clip_source import ClipSource
+from epanns.data.packs.pack import open_pack
+from epanns.data.packs.pack_format import PackSettings
 
 
 def main() -> None:

@@ -19,9 +19,9 @@ import torch
 from torch import Tensor
 
 import epanns
-from epanns.data.dataset import PackDataset
-from epanns.data.loader import make_loader
-from epanns.data.sampler import sequential_batches
+from epanns.data.batches.dataset import PackDataset
+from epanns.data.batches.loader import make_loader
+from epanns.data.batches.sampler import sequential_batches
 from epanns.models.tagger import Tagger
 from epanns.pruning.prune import apply_plan, plan_pruning
 from epanns.pruning.recovery.least_squares_refit import refit_readers

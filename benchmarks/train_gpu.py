@@ -18,18 +18,18 @@ import record
 import torch
 
 from epanns.complexity.macs import profile
-from epanns.data.dataset import PackDataset
-from epanns.data.manifest import write_manifest
-from epanns.data.pack_format import PackSettings
-from epanns.data.packer import pack_manifest
-from epanns.data.synthetic import SyntheticSettings, make_synthetic
+from epanns.data.batches.dataset import PackDataset
+from epanns.data.datasets.synthetic import SyntheticSettings, make_synthetic
+from epanns.data.manifests.manifest import write_manifest
+from epanns.data.packing.packer import pack_manifest
+from epanns.data.packs.pack_format import PackSettings
 from epanns.models.tagger import Tagger
 from epanns.models.zoo import build_model
-from epanns.training.config import TrainingConfig
-from epanns.training.finetune import finetune
-from epanns.training.resume import TrainingState
-from epanns.training.run_options import RunOptions
-from epanns.training.validation import Validation
+from epanns.training.run.finetune import finetune
+from epanns.training.run.resume import TrainingState
+from epanns.training.run.validation import Validation
+from epanns.training.settings.config import TrainingConfig
+from epanns.training.settings.run_options import RunOptions
 
 SECONDS, RATE = 10.0, 32_000
 LEAST_SHARE, MOST_WAITING = 0.35, 0.05

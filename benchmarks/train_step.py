@@ -17,10 +17,10 @@ import panns_loop
 import record
 import torch
 
-from epanns.data.dataset import ClipBatch
+from epanns.data.batches.dataset import ClipBatch
 from epanns.models.zoo import build_model
-from epanns.training.config import PRECISIONS, TrainingConfig
-from epanns.training.learner import Learner
+from epanns.training.settings.config import PRECISIONS, TrainingConfig
+from epanns.training.step.learner import Learner
 
 
 def main() -> None:

@@ -8,8 +8,8 @@ __version__ = "0.1.0"
 _WHERE = {
     "build_model": "epanns.models.zoo",
     "list_models": "epanns.models.zoo",
-    "load": "epanns.models.load",
-    "save": "epanns.models.checkpoint",
+    "load": "epanns.models.files.load",
+    "save": "epanns.models.files.checkpoint",
     "use_labels": "epanns.models.warm_start",
     "prune": "epanns.pruning.prune",
     "Budget": "epanns.pruning.budgets.budget",
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from epanns.complexity.macs import profile as profile
     from epanns.evaluation.metrics import evaluate as evaluate
     from epanns.evaluation.predict import predict as predict
-    from epanns.models.checkpoint import save as save
-    from epanns.models.load import load as load
+    from epanns.models.files.checkpoint import save as save
+    from epanns.models.files.load import load as load
     from epanns.models.warm_start import use_labels as use_labels
     from epanns.models.zoo import build_model as build_model
     from epanns.models.zoo import list_models as list_models

@@ -15,13 +15,13 @@ from typing import Any
 
 from epanns.atomic import write_json
 from epanns.complexity.latency import measure_latency
-from epanns.data.dataset import PackDataset
+from epanns.data.batches.dataset import PackDataset
 from epanns.evaluation.metrics import evaluate
 from epanns.evaluation.predict import predict
 from epanns.evaluation.protocol import EvaluationProtocol
 from epanns.export.export import INT8, Int8, export_network
 from epanns.export.runtime import measure_onnx_latency
-from epanns.models.load import load
+from epanns.models.files.load import load
 from epanns.models.tagger import Tagger
 from epanns.packages import versions
 

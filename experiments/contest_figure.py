@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
-from epanns.reporting import figure as canvas
+from epanns.reporting.figures import style as canvas
 from epanns.reporting.notation import si
 
 if TYPE_CHECKING:

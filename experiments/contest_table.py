@@ -13,7 +13,7 @@ from typing import Any
 from contest_figure import contest_figure
 
 from epanns.records import RunRecord, read_records
-from epanns.reporting.figure import save
+from epanns.reporting.figures.style import save
 from epanns.reporting.notation import mean_and_sd, si
 from epanns.reporting.report import insert_table
 from epanns.reporting.tables import markdown_table

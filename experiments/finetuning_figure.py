@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import TYPE_CHECKING, Protocol
 
-from epanns.reporting import figure as canvas
+from epanns.reporting.figures import style as canvas
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -12,17 +12,17 @@ import torch
 from click.testing import CliRunner
 
 from epanns.audio.frontend import FrontEndSpec
-from epanns.data.dataset import PackDataset
-from epanns.data.manifest import Manifest, write_manifest
-from epanns.data.pack_format import PackSettings
-from epanns.data.packer import pack_manifest
+from epanns.data.batches.dataset import PackDataset
+from epanns.data.manifests.manifest import Manifest, write_manifest
+from epanns.data.packing.packer import pack_manifest
+from epanns.data.packs.pack_format import PackSettings
 from epanns.labels import LabelSet
-from epanns.models.checkpoint import save_checkpoint
+from epanns.models.files.checkpoint import save_checkpoint
 from epanns.models.spec import ModelSpec, conv_widths
 from epanns.models.tagger import Tagger
 from epanns.models.zoo import ZOO, build_model
 from epanns.records import RunRecord, Stage
-from epanns.training.metrics import write_metrics
+from epanns.training.run.metrics import write_metrics
 
 # Networks
 

@@ -11,8 +11,8 @@ from click.testing import CliRunner
 from hypothesis import settings
 
 from epanns.cli.main import main
-from epanns.data.manifest import Manifest
-from epanns.data.synthetic import SyntheticSettings, make_synthetic
+from epanns.data.datasets.synthetic import SyntheticSettings, make_synthetic
+from epanns.data.manifests.manifest import Manifest
 from epanns.labels import LabelSet
 from epanns.models.spec import ModelSpec
 from tests import builders
@@ -55,7 +55,7 @@ def tiny_checkpoint(tmp_path: Path, tiny_packs: dict[str, Path]) -> Path:
 @pytest.fixture(autouse=True)
 def only_svg(monkeypatch: pytest.MonkeyPatch) -> None:
     """Write figures as SVG alone, which is fast; tests of the other formats set them again."""
-    monkeypatch.setattr("epanns.reporting.figure.FORMATS", (".svg",))
+    monkeypatch.setattr("epanns.reporting.figures.style.FORMATS", (".svg",))
 
 
 @pytest.fixture(autouse=True)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from epanns.audio.frontend import FrontEndSpec
-from epanns.models.pooling import ModelOutput
+from epanns.models.layers.pooling import ModelOutput
 from epanns.models.spec import WITHOUT_FC1, ModelSpec
 from epanns.models.tagger import Tagger
 from epanns.models.zoo import FRONT_ENDS, build_model, spec_of

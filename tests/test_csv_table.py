@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from epanns.csv_table import LONGEST_LINE, SHORT_LIST, csv_rows_of, read_csv_rows, read_csv_table, whole_number
-from epanns.data.audioset import read_audioset
-from epanns.data.class_folders import read_folder
-from epanns.data.esc50 import read_esc50
-from epanns.data.fsd50k import read_fsd50k
-from epanns.data.manifest import read_manifest
+from epanns.data.datasets.audioset import read_audioset
+from epanns.data.datasets.class_folders import read_folder
+from epanns.data.datasets.esc50 import read_esc50
+from epanns.data.datasets.fsd50k import read_fsd50k
+from epanns.data.manifests.manifest import read_manifest
 from epanns.errors import DataError, EpannsError
 from epanns.labels import LabelSet
 from epanns.pruning.budgets.sensitivity_table import read_sensitivity

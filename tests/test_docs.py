@@ -12,11 +12,11 @@ import epanns
 from epanns.cli.finetune import command as finetune
 from epanns.cli.main import COMMANDS, cli
 from epanns.complexity.macs import profile
-from epanns.models.checkpoint import save_checkpoint
+from epanns.models.files.checkpoint import save_checkpoint
 from epanns.models.zoo import ZOO, build_model, list_models, spec_of
 from epanns.pruning.ranking.criteria import NEEDS
 from epanns.sweeps.experiment import parse_experiment
-from epanns.training.presets import PRESETS, read_training
+from epanns.training.settings.presets import PRESETS, read_training
 
 ROOT = Path(__file__).parents[1]
 PAGES = {

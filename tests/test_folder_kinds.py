@@ -6,7 +6,7 @@ import pytest
 
 from epanns.errors import CheckpointError
 from epanns.folder_kinds import describe_other_folder
-from epanns.models.load import load
+from epanns.models.files.load import load
 
 ASKED = {"training": {"iterations": 60}}
 AGAIN = "the command that started it, with the same options"

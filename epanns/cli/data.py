@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from epanns.cli.command import EpannsCommand
-from epanns.cli.options import EXISTING, OUTPUT, json_option, out_option
-from epanns.cli.terminal import emit, log, progress_counter
+from epanns.cli.shared.command import EpannsCommand
+from epanns.cli.shared.options import EXISTING, OUTPUT, json_option, out_option
+from epanns.cli.shared.terminal import emit, log, progress_counter
 
 if TYPE_CHECKING:
-    from epanns.data.manifest import Manifest
+    from epanns.data.manifests.manifest import Manifest
 
 
 @click.group()
@@ -20,8 +20,8 @@ def command() -> None:
     """Write a manifest of a data set in its published layout.
 
     Beside MANIFEST.csv are written MANIFEST.labels.csv, the classes in order; MANIFEST.missing.csv, the clips whose
-    files were not found; and MANIFEST.info.json, the counts. Every layout has its own options: see for example `epanns
-    data esc50 --help`.
+    files were not found; and MANIFEST.info.json, the counts. Every layout has its own options, which --config FILE.toml
+    can fill: see for example `epanns data esc50 --help`.
     """
 
 
@@ -45,7 +45,7 @@ def esc50(root: Path, out: Path, name: str | None, val_fold: int | None, test_fo
 
     Without --val-fold and --test-fold every fold is a split: fold1, fold2, ...
     """
-    from epanns.data.esc50 import read_esc50
+    from epanns.data.datasets.esc50 import read_esc50
 
     _write(read_esc50(root, name=name, val_fold=val_fold, test_fold=test_fold), out, as_json)
 
@@ -83,7 +83,7 @@ def audioset(
 
     Missing segments are counted and listed.
     """
-    from epanns.data.audioset import read_audioset
+    from epanns.data.datasets.audioset import read_audioset
     from epanns.labels import LabelSet
 
     with progress_counter("scanning", "file") as progress:
@@ -121,7 +121,7 @@ def fsd50k(
 
     Missing clips are counted and listed. Numbers of rows other than the published 36796, 4170 and 10231 are noted.
     """
-    from epanns.data.fsd50k import read_fsd50k
+    from epanns.data.datasets.fsd50k import read_fsd50k
 
     folders = {"ground_truth": ground_truth, "dev_audio": dev_audio, "eval_audio": eval_audio}
     _write(read_fsd50k(root, name=name, **folders), out, as_json)
@@ -160,7 +160,7 @@ def folder(
     class folders are splits. --val-fraction and --test-fraction draw stratified splits: each class with at least two
     groups (three with a test set) is in each split, unless other classes of these groups prevent it.
     """
-    from epanns.data.class_folders import read_folder
+    from epanns.data.datasets.class_folders import read_folder
 
     manifest = read_folder(
         root,
@@ -185,7 +185,7 @@ def synthetic(
     root: Path, out: Path, clips: int, classes: int, seconds: float, sample_rate: int, seed: int, as_json: bool
 ) -> None:
     """Generated multi-label clips below ROOT: sound events at random times and levels in noise."""
-    from epanns.data.synthetic import SyntheticSettings, make_synthetic
+    from epanns.data.datasets.synthetic import SyntheticSettings, make_synthetic
 
     settings = SyntheticSettings(clips=clips, classes=classes, seconds=seconds, sample_rate=sample_rate, seed=seed)
     with progress_counter("generating", "clip") as progress:
@@ -194,7 +194,7 @@ def synthetic(
 
 
 def _write(manifest: "Manifest", out: Path, as_json: bool) -> None:
-    from epanns.data.manifest import missing_path, write_manifest
+    from epanns.data.manifests.manifest import missing_path, write_manifest
 
     write_manifest(manifest, out)
     counts = manifest.summary()

@@ -11,9 +11,9 @@ from typing import Any
 
 import click
 
-from epanns.cli.command import EpannsCommand
-from epanns.cli.options import json_option
-from epanns.cli.terminal import emit
+from epanns.cli.shared.command import EpannsCommand
+from epanns.cli.shared.options import json_option
+from epanns.cli.shared.terminal import emit
 from epanns.packages import CORE, EXTRAS, install_command, versions
 
 _MAY_FAIL = {"torchaudio": "the mel filterbank is computed without it, with the same values"}

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from epanns.cli.command import EpannsCommand
-from epanns.cli.options import (
+from epanns.cli.shared.command import EpannsCommand
+from epanns.cli.shared.options import (
     EXISTING,
     SEED,
     bounded_option,
@@ -18,8 +18,8 @@ from epanns.cli.options import (
     out_option,
     reserve,
 )
-from epanns.cli.packs import in_order_of, log_unknown_lengths, open_packs, pack_options
-from epanns.cli.terminal import emit, progress_counter
+from epanns.cli.shared.packs import in_order_of, log_unknown_lengths, open_packs, pack_options
+from epanns.cli.shared.terminal import emit, progress_counter
 from epanns.distributed import on_rank_zero, rank
 from epanns.errors import ConfigError
 from epanns.safe_text import is_printable, printable
@@ -108,7 +108,7 @@ def command(
     from epanns.evaluation.metrics import evaluate, groups_to_draw
     from epanns.evaluation.predict import predict
     from epanns.evaluation.protocol import EvaluationProtocol
-    from epanns.models.load import load
+    from epanns.models.files.load import load
     from epanns.stages.score import record_of_checkpoint, write_evaluation
 
     started = time.perf_counter()

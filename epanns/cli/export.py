@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from epanns.cli.command import EpannsCommand
-from epanns.cli.options import EXISTING, bounded_option, json_option, out_option, reserve
-from epanns.cli.packs import in_order_of, log_unknown_lengths, open_packs, pack_options
-from epanns.cli.terminal import emit, progress_counter
+from epanns.cli.shared.command import EpannsCommand
+from epanns.cli.shared.options import EXISTING, bounded_option, json_option, out_option, reserve
+from epanns.cli.shared.packs import in_order_of, log_unknown_lengths, open_packs, pack_options
+from epanns.cli.shared.terminal import emit, progress_counter
 from epanns.errors import ConfigError
 from epanns.safe_text import printable
 
 if TYPE_CHECKING:
-    from epanns.data.dataset import PackDataset
+    from epanns.data.batches.dataset import PackDataset
     from epanns.models.tagger import Tagger
 
 _OF_INT8 = ("evaluation", "clips", "window", "hop", "equalise", "portable", "labels_file", "mp3_seconds")
@@ -100,7 +100,7 @@ def command(
     require_onnx()
     from epanns.evaluation.protocol import EvaluationProtocol
     from epanns.export.export import Int8, export_network
-    from epanns.models.load import load
+    from epanns.models.files.load import load
 
     protocol = EvaluationProtocol(window, hop)
     model = load(checkpoint)

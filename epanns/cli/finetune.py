@@ -5,11 +5,10 @@ from typing import Any
 
 import click
 
-from epanns.cli.options import EXISTING, in_process_group
-from epanns.cli.packs import in_order_of
-from epanns.cli.terminal import log
-from epanns.cli.train import classes_of, open_training_packs, require_place, run, training_options
-from epanns.cli.training_options import (
+from epanns.cli.shared.options import EXISTING, in_process_group
+from epanns.cli.shared.packs import in_order_of
+from epanns.cli.shared.terminal import log
+from epanns.cli.shared.training_options import (
     Recipe,
     RecipeCommand,
     freeze_option,
@@ -18,8 +17,9 @@ from epanns.cli.training_options import (
     with_frozen_body,
     with_teacher_weight,
 )
+from epanns.cli.train import classes_of, open_training_packs, require_place, run, training_options
 from epanns.errors import ConfigError
-from epanns.training.config import TrainingConfig
+from epanns.training.settings.config import TrainingConfig
 
 _RECIPE = Recipe(without=("freeze_yamnet",), defaults={"iterations": 2_000})
 
@@ -51,7 +51,7 @@ def command(
     """
     import torch
 
-    from epanns.models.load import load
+    from epanns.models.files.load import load
     from epanns.models.warm_start import stays_frozen, use_labels
     from epanns.seeding import derive_seed
 

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import click
 
-from epanns.cli.command import EpannsCommand
-from epanns.cli.options import EXISTING_FILE, json_option, out_option, reserve
-from epanns.cli.terminal import emit, log, progress_counter
+from epanns.cli.shared.command import EpannsCommand
+from epanns.cli.shared.options import EXISTING_FILE, json_option, out_option, reserve
+from epanns.cli.shared.terminal import emit, log, progress_counter
 from epanns.labels import TASKS
 
 
@@ -52,8 +52,8 @@ def command(
     if not path.exists():
         path = _download(file_or_name)
     from epanns.labels import LabelSet
-    from epanns.models.checkpoint import save_checkpoint
-    from epanns.models.released import read_released
+    from epanns.models.files.checkpoint import save_checkpoint
+    from epanns.models.files.released import read_released
 
     names = None if labels is None else LabelSet.from_csv(labels)
     checkpoint = read_released(path, sample_rate=sample_rate, head=head, labels=names)
@@ -71,7 +71,7 @@ def command(
 
 
 def _download(name: str) -> Path:
-    from epanns.models.download import cache_folder, fetch, released_file
+    from epanns.models.files.download import cache_folder, fetch, released_file
 
     file = released_file(name)
     with progress_counter(file.name, "B") as show:

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from epanns.cli.command import EpannsCommand
 from epanns.cli.doctor import core_packages, version_lines
-from epanns.cli.options import EXISTING, json_option
-from epanns.cli.terminal import emit, log
+from epanns.cli.shared.command import EpannsCommand
+from epanns.cli.shared.options import EXISTING, json_option
+from epanns.cli.shared.terminal import emit, log
 from epanns.safe_text import printable
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def command(checkpoint: Path | None, sample_rate: int | None, versions: bool, as
         packages = core_packages()
         emit({"core": [asdict(package) for package in packages]}, "\n".join(version_lines(packages)), as_json)
         return
-    from epanns.models.load import read_checkpoint
+    from epanns.models.files.load import read_checkpoint
 
     found = read_checkpoint(checkpoint, sample_rate=sample_rate)
     for assumption in found.provenance.assumed:

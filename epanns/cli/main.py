@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from epanns.cli import IS_PROGRAM
-from epanns.cli.terminal import prepare_streams, report_once, write_error, write_message
+from epanns.cli.shared.terminal import prepare_streams, report_once, write_error, write_message
 from epanns.errors import EpannsError, did_you_mean
 
 # Name -> (module, line of help); the lines are here so that `epanns --help` imports no command.
@@ -137,7 +137,7 @@ def _is_out_of_memory(error: Exception) -> bool:
         return False
     if "torch" not in sys.modules:
         return isinstance(error, MemoryError)
-    from epanns.training.memory import is_out_of_memory
+    from epanns.training.run.memory import is_out_of_memory
 
     return is_out_of_memory(error)
 

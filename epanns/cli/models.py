@@ -5,9 +5,9 @@ from typing import Any
 
 import click
 
-from epanns.cli.command import EpannsCommand
-from epanns.cli.options import json_option
-from epanns.cli.terminal import emit
+from epanns.cli.shared.command import EpannsCommand
+from epanns.cli.shared.options import json_option
+from epanns.cli.shared.terminal import emit
 
 
 @click.command("models", cls=EpannsCommand)
@@ -15,7 +15,7 @@ from epanns.cli.terminal import emit
 def command(as_json: bool) -> None:
     """List the networks of the zoo, with parameters and MACs for a clip of 10 s, and the released files."""
     from epanns.complexity.macs import profile
-    from epanns.models.download import released_files
+    from epanns.models.files.download import released_files
     from epanns.models.zoo import ZOO
 
     costs = [profile(spec, seconds=10.0) for spec in ZOO.values()]

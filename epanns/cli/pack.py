@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from epanns.cli.command import EpannsCommand
-from epanns.cli.options import EXISTING, bounded_option, json_option, out_option
-from epanns.cli.terminal import emit, log, progress_counter, write_message
+from epanns.cli.shared.command import EpannsCommand
+from epanns.cli.shared.options import EXISTING, bounded_option, json_option, out_option
+from epanns.cli.shared.terminal import emit, log, progress_counter, write_message
 from epanns.signals import STOPPING
 
 if TYPE_CHECKING:
-    from epanns.data.packer import PackSummary
+    from epanns.data.packing.packer import PackSummary
 
 DEADLINE_SECONDS = 5.0  # from a signal to the end of the process, even if a file on a hung disk blocks it
 
@@ -86,8 +86,8 @@ def command(
     OUT/rejects.csv lists unusable clips with the reason. OUT/notes.csv lists clips that are padded, cut, silent or
     limited to [-1, 1]. If memory is too short for a clip, the run ends without rejecting it; the same command resumes.
     """
-    from epanns.data.pack_format import PackSettings
-    from epanns.data.packer import pack_manifest
+    from epanns.data.packing.packer import pack_manifest
+    from epanns.data.packs.pack_format import PackSettings
 
     settings = PackSettings(splits, sample_rate, seconds, clips_per_shard, min_seconds, shard_format)
     state = f"finished shards stay in {out}, and the same command resumes"
@@ -100,7 +100,7 @@ def command(
 
 def describe(summary: "PackSummary") -> str:
     """Return the counts of clips and rejects, and of rows that differ from their clips, as text."""
-    from epanns.data.pack_format import NOTES_FILE, REJECTS_FILE
+    from epanns.data.packs.pack_format import NOTES_FILE, REJECTS_FILE
 
     counts = summary.counts
     lines = [

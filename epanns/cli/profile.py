@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from epanns.cli.command import EpannsCommand
-from epanns.cli.options import bounded_option, device_option, json_option, torch_device
-from epanns.cli.terminal import emit
+from epanns.cli.shared.command import EpannsCommand
+from epanns.cli.shared.options import bounded_option, device_option, json_option, torch_device
+from epanns.cli.shared.terminal import emit
 from epanns.errors import ConfigError, did_you_mean
 from epanns.safe_text import printable
 
@@ -65,7 +65,7 @@ def command(
 
 
 def _network(name: str, width: float | None, num_classes: int | None) -> "Tagger | ModelSpec":
-    from epanns.models.load import load
+    from epanns.models.files.load import load
     from epanns.models.zoo import ZOO, spec_of
 
     if name in ZOO:

@@ -6,14 +6,14 @@ from typing import Any
 
 import click
 
-from epanns.cli.amount import AMOUNT_SECTIONS, Amount, amount_options
-from epanns.cli.calibration import open_calibration
-from epanns.cli.command import SectionedCommand
-from epanns.cli.options import EXISTING, device_option, json_option, out_option, reserve, torch_device
-from epanns.cli.packs import open_packs, pack_options
-from epanns.cli.recovery import RecoveryName, given_settings, recover_on, recovery_lines, recovery_options
-from epanns.cli.steps import Runs, Steps, steps_options
-from epanns.cli.terminal import emit, log
+from epanns.cli.shared.amount import AMOUNT_SECTIONS, Amount, amount_options
+from epanns.cli.shared.calibration import open_calibration
+from epanns.cli.shared.command import SectionedCommand
+from epanns.cli.shared.options import EXISTING, device_option, json_option, out_option, reserve, torch_device
+from epanns.cli.shared.packs import open_packs, pack_options
+from epanns.cli.shared.recovery import RecoveryName, given_settings, recover_on, recovery_lines, recovery_options
+from epanns.cli.shared.rounds import Runs, Steps, steps_options
+from epanns.cli.shared.terminal import emit, log
 
 _SECTIONS = {
     **AMOUNT_SECTIONS,
@@ -67,8 +67,8 @@ def command(
     device = torch_device(device)
     settings = given_settings(recover, fit_to=fit_to, ridge=ridge, mixtures=mixtures)
     from epanns.complexity.macs import profile
-    from epanns.models.checkpoint import save_checkpoint
-    from epanns.models.load import load
+    from epanns.models.files.checkpoint import save_checkpoint
+    from epanns.models.files.load import load
     from epanns.pruning.prune import plan_and_cost
 
     dense = load(checkpoint).to(device)

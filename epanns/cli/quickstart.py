@@ -6,9 +6,9 @@ from pathlib import Path
 
 import click
 
-from epanns.cli.command import EpannsCommand
-from epanns.cli.options import json_option, out_option
-from epanns.cli.terminal import emit, log
+from epanns.cli.shared.command import EpannsCommand
+from epanns.cli.shared.options import json_option, out_option
+from epanns.cli.shared.terminal import emit, log
 
 
 @click.command("quickstart", cls=EpannsCommand)

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import click
 
-from epanns.cli.command import EpannsCommand
-from epanns.cli.options import EXISTING, PATH, json_option, out_option
-from epanns.cli.terminal import emit
+from epanns.cli.shared.command import EpannsCommand
+from epanns.cli.shared.options import EXISTING, PATH, json_option, out_option
+from epanns.cli.shared.terminal import emit
 from epanns.errors import ConfigError
 from epanns.safe_text import printable
 from epanns.workfolder import DRAWING_SECONDS, WorkFolder, locked_file
@@ -48,7 +48,7 @@ def command(
     if out is None:
         raise ConfigError("--out is missing: give the folder for tables and figures")
     hold_report(out)
-    from epanns.reporting.learning_curve import is_run
+    from epanns.reporting.figures.learning_curve import is_run
 
     if all(map(is_run, folders)):
         _curves(folders, out, into, as_json)
@@ -90,7 +90,7 @@ def _curves(runs: tuple[Path, ...], out: Path, into: Path | None, as_json: bool)
     """Draw the learning curves of training runs in one figure."""
     if into is not None:
         raise ConfigError(f"--into {into} takes the table of run records: training runs have learning curves only")
-    from epanns.reporting.learning_curve import read_curve, write_learning_curves
+    from epanns.reporting.figures.learning_curve import read_curve, write_learning_curves
 
     files = [str(path) for path in write_learning_curves(runs, out, stem="learning_curves")]
     curves = [read_curve(run) for run in runs]

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from epanns.cli.command import EpannsCommand
-from epanns.cli.options import EXISTING, SEED, device_option, json_option, out_option, torch_device
-from epanns.cli.packs import in_order_of, open_packs, pack_options
-from epanns.cli.terminal import emit, log
+from epanns.cli.shared.command import EpannsCommand
+from epanns.cli.shared.options import EXISTING, SEED, device_option, json_option, out_option, torch_device
+from epanns.cli.shared.packs import in_order_of, open_packs, pack_options
+from epanns.cli.shared.terminal import emit, log
 from epanns.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -61,12 +61,12 @@ def command(
 
     Writes sensitivity.csv, sensitivity.json and sensitivity.svg, .pdf and .png.
     """
-    from epanns.models.load import load
+    from epanns.models.files.load import load
     from epanns.pruning.ranking.criteria import needs_clips
-    from epanns.reporting.sensitivity_figure import describe_clips, describe_settings, write_figures
+    from epanns.reporting.figures.sensitivity import describe_clips, describe_settings, write_figures
     from epanns.stages.sensitivity import SensitivityConfig, measure_sensitivity
     from epanns.stages.sensitivity_record import RECORD, TABLE
-    from epanns.training.validation import constant_map
+    from epanns.training.run.validation import constant_map
     from epanns.workfolder import DRAWING_SECONDS, WorkFolder
 
     if settings["recover"] == "none" and not needs_clips(settings["criterion"]) and calibration is not None:

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, Self, TextIO
 
 import click
 
-from epanns.cli.command import EpannsCommand
-from epanns.cli.options import EXISTING, OUTPUT, PATH, device_option, json_option, reserve, torch_device
-from epanns.cli.terminal import emit, log, report_once
+from epanns.cli.shared.command import EpannsCommand
+from epanns.cli.shared.options import EXISTING, OUTPUT, PATH, device_option, json_option, reserve, torch_device
+from epanns.cli.shared.terminal import emit, log, report_once
 from epanns.errors import DataError
 from epanns.safe_text import printable, spreadsheet_cell
 
@@ -61,7 +61,7 @@ def command(
     beyond [-1, 1] and sound beyond the length in a file's header are counted.
     """
     from epanns.evaluation.protocol import EvaluationProtocol
-    from epanns.models.load import load
+    from epanns.models.files.load import load
 
     protocol = EvaluationProtocol(window, hop)
     if csv_path is not None:
@@ -201,7 +201,7 @@ def sound_files(audio: Iterable[Path], outcome: Outcome) -> Iterator[Path]:
 
     A folder that cannot be listed, or has no sound file, is added to the failures of `outcome`.
     """
-    from epanns.data.sound_files import files_below, is_sound
+    from epanns.data.datasets.sound_files import files_below, is_sound
 
     for path in audio:
         if not path.is_dir():

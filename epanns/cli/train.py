@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from epanns.cli.options import (
+from epanns.cli.shared.options import (
     EXISTING,
     Decorator,
     bounded_option,
@@ -17,9 +17,9 @@ from epanns.cli.options import (
     out_option,
     resuming_command,
 )
-from epanns.cli.packs import in_order_of, log_unknown_lengths, open_packs, pack_options
-from epanns.cli.terminal import emit, log, report_once
-from epanns.cli.training_options import (
+from epanns.cli.shared.packs import in_order_of, log_unknown_lengths, open_packs, pack_options
+from epanns.cli.shared.terminal import emit, log, report_once
+from epanns.cli.shared.training_options import (
     Recipe,
     RecipeCommand,
     build_on_checkpoint,
@@ -28,18 +28,18 @@ from epanns.cli.training_options import (
     with_frozen_body,
     yamnet_option,
 )
-from epanns.cli.training_progress import training_progress
+from epanns.cli.shared.training_progress import training_progress
 from epanns.distributed import rank
 from epanns.errors import EpannsError, Interrupted, TrainingError
-from epanns.training.config import TrainingConfig
-from epanns.training.metrics import CURVE, STEP_0_KEPT, TABLE
-from epanns.training.run_options import SAVE_EVERY
+from epanns.training.run.metrics import CURVE, STEP_0_KEPT, TABLE
+from epanns.training.settings.config import TrainingConfig
+from epanns.training.settings.run_options import SAVE_EVERY
 from epanns.workfolder import DRAWING_SECONDS, WorkFolder
 
 if TYPE_CHECKING:
-    from epanns.data.dataset import PackDataset
+    from epanns.data.batches.dataset import PackDataset
     from epanns.models.tagger import Tagger
-    from epanns.training.finetune import TrainingResult
+    from epanns.training.run.finetune import TrainingResult
 
 # Random weights have no trained backbone to freeze and no teacher.
 _RECIPE = Recipe(
@@ -141,7 +141,7 @@ def require_place(
     **_: Any,
 ) -> None:
     """Raise `OutputError` if ``--out`` holds something else, before data and network are read."""
-    from epanns.training.run_folder import require_run_folder
+    from epanns.training.run.run_folder import require_run_folder
 
     require_run_folder(out, None if fresh else config, model=model, unknown=unknown)
 
@@ -156,7 +156,7 @@ def open_training_packs(
     **_: Any,
 ) -> "PackDataset":
     """Open the packs of ``--train``; with a crop, clips may differ in length."""
-    from epanns.data.crop import Crop
+    from epanns.data.batches.crop import Crop
 
     crop = None if config.crop_seconds is None else Crop(config.crop_seconds)
     return open_packs(train_packs, labels_file=labels_file, mp3_seconds=mp3_seconds, sample_rate=sample_rate, crop=crop)
@@ -182,8 +182,8 @@ def run(
 ) -> None:
     """Train a network with the options of the command line and print the result."""
     from epanns.stages.finetune import require_clips, require_trainable, validation_on
-    from epanns.training.finetune import finetune
-    from epanns.training.metrics import require_tensorboard
+    from epanns.training.run.finetune import finetune
+    from epanns.training.run.metrics import require_tensorboard
 
     if tensorboard:
         require_tensorboard()
@@ -229,7 +229,7 @@ def run(
 @contextmanager
 def curve_drawn(out: Path) -> Iterator[None]:
     """Draw the learning curve after a run; if the run was stopped or failed, as SVG alone, and raise its error."""
-    from epanns.reporting.learning_curve import is_run, write_learning_curves
+    from epanns.reporting.figures.learning_curve import is_run, write_learning_curves
 
     draws = rank() == 0
     try:

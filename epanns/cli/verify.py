@@ -4,9 +4,9 @@ from pathlib import Path
 
 import click
 
-from epanns.cli.command import EpannsCommand
-from epanns.cli.options import EXISTING, json_option
-from epanns.cli.terminal import emit, progress_counter
+from epanns.cli.shared.command import EpannsCommand
+from epanns.cli.shared.options import EXISTING, json_option
+from epanns.cli.shared.terminal import emit, progress_counter
 
 
 @click.command("verify", cls=EpannsCommand)
@@ -31,7 +31,7 @@ def command(pack: Path, labels_file: Path | None, memory_limit: float, as_json: 
     PACK may have any format that `epanns train` reads. Its files are read in a separate process, whose crash is
     reported as a problem.
     """
-    from epanns.data.verification import verify_contained
+    from epanns.data.packs.verification import verify_contained
     from epanns.errors import DataProblems
     from epanns.labels import LabelSet
 

@@ -18,12 +18,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from epanns.audio.frontend import FrontEndSpec
 from epanns.complexity.cost import LayerCost, ModelCost
 from epanns.errors import ConfigError
-from epanns.models.convolution import Convolution
-from epanns.models.lean import BiLSTM, DotProducts, WeightedSum
+from epanns.models.families.lean import BiLSTM, DotProducts, WeightedSum
+from epanns.models.families.yamnet import ShiftNorm2d
+from epanns.models.layers.convolution import Convolution
 from epanns.models.spec import ModelSpec
 from epanns.models.tagger import Tagger
 from epanns.models.tensors import count_parameters, shape_difference
-from epanns.models.yamnet import ShiftNorm2d
 from epanns.models.zoo import build_model
 
 _FLOAT32_BYTES = 4

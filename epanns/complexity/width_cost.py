@@ -10,9 +10,9 @@ from torch import nn
 
 from epanns.complexity.macs import MACS, profile
 from epanns.errors import ConfigError
-from epanns.models.lean import BiLSTM
+from epanns.models.families.lean import BiLSTM
+from epanns.models.families.yamnet import ShiftNorm2d
 from epanns.models.spec import MAXIMUM_WIDTH, ModelSpec
-from epanns.models.yamnet import ShiftNorm2d
 from epanns.models.zoo import build_model
 
 FLOAT32_BYTES = 4

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from epanns.data.splits import groups_by_pattern
+from epanns.data.datasets.splits import groups_by_pattern
 from epanns.errors import DataError
 from epanns.evaluation.bootstrap import accuracy_interval, mean_average_precision_interval
 from epanns.evaluation.predict import Predictions
@@ -37,7 +37,7 @@ def evaluate(
         protocol: Protocol of the predictions, described in the scores.
         bootstrap: Number of resamples of the 95 % intervals; 0 for no intervals.
         seed: Seed of the resampling.
-        group_pattern: Regular expression that finds each clip's group in its id, see `epanns.data.splits`, for
+        group_pattern: Regular expression that finds each clip's group in its id, see `epanns.data.datasets.splits`, for
             intervals over groups beside the intervals over clips; empty for none.
 
     Raises:
@@ -98,7 +98,7 @@ def evaluate(
 
 
 def groups_to_draw(pattern: str, clip_ids: Sequence[str]) -> list[str]:
-    """Return the group of each clip, found by `epanns.data.splits.groups_by_pattern`.
+    """Return the group of each clip, found by `epanns.data.datasets.splits.groups_by_pattern`.
 
     Raises:
         ConfigError: If the pattern is invalid.

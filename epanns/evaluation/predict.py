@@ -11,17 +11,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from epanns.audio.waveform import WaveformStream
-from epanns.data.compatibility import require_same_task
-from epanns.data.dataset import ClipBatch, PackDataset
-from epanns.data.loader import make_loader
-from epanns.data.sampler import sequential_batches
+from epanns.data.batches.compatibility import require_same_task
+from epanns.data.batches.dataset import ClipBatch, PackDataset
+from epanns.data.batches.loader import make_loader
+from epanns.data.batches.sampler import sequential_batches
 from epanns.distributed import gather, gather_rows, rank, world_size
 from epanns.errors import CheckpointError, ConfigError, PackError
 from epanns.evaluation.protocol import AGGREGATES, EvaluationProtocol, cut_windows, windows_of
 from epanns.feedback import Progress
-from epanns.models.folding import batch_norms_folded
+from epanns.models.layers.folding import batch_norms_folded
+from epanns.models.layers.pooling import ModelOutput
 from epanns.models.modes import channels_last, evaluation_mode
-from epanns.models.pooling import ModelOutput
 from epanns.models.tagger import Tagger
 
 WHOLE_SECONDS = 30  # feature maps of longer recordings would take gigabytes

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from epanns.errors import ConfigError
-from epanns.models.pooling import probabilities_of
+from epanns.models.layers.pooling import probabilities_of
 from epanns.strict import BOOLEAN, Rule, check_fields, number, one_of, or_none
 
 # name -> function of the logits and probabilities, each (windows, classes) of one clip, and of the network's activation

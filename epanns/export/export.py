@@ -12,16 +12,16 @@ import torch
 from onnx import helper
 
 from epanns import atomic
-from epanns.data.dataset import PackDataset
+from epanns.data.batches.dataset import PackDataset
 from epanns.errors import CheckpointError, ConfigError
 from epanns.evaluation.predict import refuse_unknown_lengths
 from epanns.evaluation.protocol import EvaluationProtocol
-from epanns.export.clips import inputs_of_clips, ranges_of, refuse_shared
-from epanns.export.compare import compare
-from epanns.export.equalise import equalise
 from epanns.export.graph import copy_of
+from epanns.export.int8.clips import inputs_of_clips, ranges_of, refuse_shared
+from epanns.export.int8.compare import compare
+from epanns.export.int8.equalise import equalise
+from epanns.export.int8.quantise import WEIGHTED, activations_of, fragile_activations, quantised, with_dynamic_lstms
 from epanns.export.network import OPSET, OUTPUTS, front_end_of, to_onnx
-from epanns.export.quantise import WEIGHTED, activations_of, fragile_activations, quantised, with_dynamic_lstms
 from epanns.export.runtime import OnnxTagger, measure_onnx_latency
 from epanns.feedback import Progress
 from epanns.models.modes import evaluation_mode

@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from epanns.audio.frontend import PATCH_FRAMES, PATCH_HOP, FrontEndSpec
 from epanns.errors import ConfigError
 from epanns.export.graph import Array, batch_norms_as_products, copy_of, fold_constants, remove_unit_poolings
-from epanns.models.folding import fold_batch_norms
+from epanns.models.families.yamnet import Yamnet
+from epanns.models.layers.folding import fold_batch_norms
 from epanns.models.tagger import Features, Tagger
-from epanns.models.yamnet import Yamnet
 
 OPSET = 18
 OUTPUTS = ("clipwise_output", "clipwise_logits", "embedding")

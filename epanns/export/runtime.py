@@ -12,7 +12,7 @@ from epanns.complexity.cost import Latency
 from epanns.complexity.latency import noise, timed
 from epanns.export.graph import Array
 from epanns.export.network import OUTPUTS, named_inputs
-from epanns.models.pooling import ModelOutput
+from epanns.models.layers.pooling import ModelOutput
 from epanns.models.tagger import Features, Stage, Tagger
 
 _OUT_OF_MEMORY = ("Failed to allocate memory", "bad_alloc", "bad allocation")  # in messages of ONNX Runtime

@@ -16,8 +16,8 @@ from epanns.audio.specaugment import SpecAugmenter
 from epanns.clip_random import dropout
 from epanns.errors import CheckpointError, ConfigError
 from epanns.labels import LabelSet
-from epanns.models.convolution import linear
-from epanns.models.pooling import ModelOutput, pool_clip, probabilities_of
+from epanns.models.layers.convolution import linear
+from epanns.models.layers.pooling import ModelOutput, pool_clip, probabilities_of
 from epanns.models.provenance import Provenance
 from epanns.models.spec import ModelSpec
 

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 
 from epanns.errors import ConfigError
 from epanns.labels import LabelSet, same_classes
-from epanns.models.lean import Lean
+from epanns.models.families.lean import Lean
+from epanns.models.families.yamnet import Yamnet
 from epanns.models.provenance import Provenance
 from epanns.models.spec import LEAN_FAMILIES
 from epanns.models.tagger import Tagger
 from epanns.models.tensors import shortened
-from epanns.models.yamnet import Yamnet
 from epanns.models.zoo import ZOO, build_model, spec_of
 
 

@@ -6,16 +6,16 @@ from dataclasses import replace
 from epanns.audio.frontend import FrontEndSpec
 from epanns.errors import ConfigError, did_you_mean
 from epanns.labels import LabelSet, audioset, fsd50k, yamnet
-from epanns.models.cnn import Cnn
-from epanns.models.cnn_1d import DaiNet19, LeeNet, Res1dNet
-from epanns.models.lean import Lean
-from epanns.models.mobilenet import MobileNetV1, MobileNetV2
+from epanns.models.families.cnn import Cnn
+from epanns.models.families.cnn_1d import DaiNet19, LeeNet, Res1dNet
+from epanns.models.families.lean import Lean
+from epanns.models.families.mobilenet import MobileNetV1, MobileNetV2
+from epanns.models.families.resnet import ResNet
+from epanns.models.families.wavegram import Wavegram, WavegramLogmel
+from epanns.models.families.yamnet import Yamnet
 from epanns.models.provenance import Provenance
-from epanns.models.resnet import ResNet
 from epanns.models.spec import LAYOUTS, LEAN_FAMILIES, RESNETS, ModelSpec, conv_widths, layout_widths
 from epanns.models.tagger import Tagger
-from epanns.models.wavegram import Wavegram, WavegramLogmel
-from epanns.models.yamnet import Yamnet
 
 _AT_32K = FrontEndSpec(sample_rate=32_000, window_size=1024, hop_size=320, mel_bins=64, fmin=50, fmax=14_000)
 _AT_16K = FrontEndSpec(sample_rate=16_000, window_size=512, hop_size=160, mel_bins=64, fmin=50, fmax=8_000)

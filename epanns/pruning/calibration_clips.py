@@ -6,10 +6,10 @@ from typing import Any, Union
 import torch
 from torch import Tensor
 
-from epanns.data.compatibility import require_same_task
-from epanns.data.dataset import ClipBatch, PackDataset
-from epanns.data.loader import make_loader
-from epanns.data.sampler import sequential_batches
+from epanns.data.batches.compatibility import require_same_task
+from epanns.data.batches.dataset import ClipBatch, PackDataset
+from epanns.data.batches.loader import make_loader
+from epanns.data.batches.sampler import sequential_batches
 from epanns.errors import ConfigError, PruningError
 from epanns.models.tagger import Tagger
 

@@ -7,8 +7,9 @@ from pathlib import Path
 from epanns import atomic
 from epanns.errors import DataError, OutputError
 from epanns.records import Failure, RunRecord
-from epanns.reporting import figure, tables
-from epanns.reporting.pareto import measured_bands, pareto_figure, quoted_bands
+from epanns.reporting import tables
+from epanns.reporting.figures import style as figure
+from epanns.reporting.figures.pareto import measured_bands, pareto_figure, quoted_bands
 from epanns.reporting.quoted import quoted_csv, quoted_markdown, quoted_rows
 from epanns.reporting.rows import is_shown, rows_by_block
 from epanns.safe_text import path_name

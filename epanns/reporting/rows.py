@@ -7,8 +7,8 @@ from statistics import fmean, stdev
 from typing import Any, NamedTuple
 
 from epanns.records import RunRecord
+from epanns.reporting.distinct_networks import count_networks, network_at
 from epanns.reporting.notation import in_words, short_layers, si
-from epanns.sweeps.networks import count_networks, network_at
 
 UNPRUNED = "unpruned"
 CONTROL = "unpruned, trained on"

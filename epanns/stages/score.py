@@ -11,8 +11,8 @@ from torch import nn
 
 from epanns import atomic
 from epanns.complexity.macs import profile
-from epanns.data.dataset import PackDataset
-from epanns.data.pack_format import PACK_FILE, read_pack_info
+from epanns.data.batches.dataset import PackDataset
+from epanns.data.packs.pack_format import PACK_FILE, read_pack_info
 from epanns.evaluation.metrics import evaluate, groups_to_draw
 from epanns.evaluation.predict import Predictions, predict
 from epanns.evaluation.protocol import EvaluationProtocol

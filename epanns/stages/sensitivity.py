@@ -11,8 +11,8 @@ from torch import Tensor
 
 from epanns.atomic import write_json, write_text
 from epanns.complexity.macs import profile
-from epanns.data.compatibility import in_the_models_order, require_same_task
-from epanns.data.dataset import PackDataset
+from epanns.data.batches.compatibility import in_the_models_order, require_same_task
+from epanns.data.batches.dataset import PackDataset
 from epanns.errors import ConfigError, Interrupted
 from epanns.evaluation.protocol import EvaluationProtocol
 from epanns.models.pruning_plan import PruningPlan

@@ -9,7 +9,7 @@ import torch
 
 from epanns.errors import ConfigError, EpannsError, PruningError
 from epanns.labels import LabelSet
-from epanns.models.load import load
+from epanns.models.files.load import load
 from epanns.models.provenance import Provenance
 from epanns.models.spec import LEAN_FAMILIES, ModelSpec
 from epanns.models.tagger import Tagger
@@ -17,8 +17,8 @@ from epanns.models.zoo import ZOO, build_model, spec_of
 from epanns.pruning.recovery.batch_norm_reestimation import refuse_folded
 from epanns.safe_text import is_printable, printable
 from epanns.strict import ANY_TEXT, BOOLEAN, PATH, TABLE, Rule, check_fields, error_messages, number
-from epanns.training.config import TrainingConfig, frozen_in
-from epanns.training.presets import read_training
+from epanns.training.settings.config import TrainingConfig, frozen_in
+from epanns.training.settings.presets import read_training
 
 _LONGEST_NAME = 80
 _NO_PATH_OR = Rule(PATH.text, lambda value: value == "" or PATH.holds(value))

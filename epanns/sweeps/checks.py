@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from epanns.data.compatibility import in_the_models_order, refuse_leak, require_same_task
-from epanns.data.dataset import PackDataset
+from epanns.data.batches.compatibility import in_the_models_order, refuse_leak, require_same_task
+from epanns.data.batches.dataset import PackDataset
 from epanns.errors import ConfigError
 from epanns.labels import LabelSet
 from epanns.models.provenance import Provenance
@@ -27,9 +27,9 @@ from epanns.strict import error_messages
 from epanns.sweeps.base import BaseConfig, GivenNetwork, network_without_weights
 from epanns.sweeps.experiment import Experiment
 from epanns.sweeps.grid import amount_in_words, pruning_of
-from epanns.training.config import TrainingConfig, frozen_in
-from epanns.training.run_options import Log, no_log
-from epanns.training.validation import indistinct, require_positives
+from epanns.training.run.validation import indistinct, require_positives
+from epanns.training.settings.config import TrainingConfig, frozen_in
+from epanns.training.settings.run_options import Log, no_log
 
 _SAMPLE_BYTES = 2  # of a clip that is held in 16 bit
 _FEWEST_CLIPS = 2  # that a criterion or a least-squares fit can be measured on

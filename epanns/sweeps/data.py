@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from epanns.atomic import write_json
-from epanns.data.audioset import read_audioset
-from epanns.data.class_folders import read_folder
-from epanns.data.esc50 import read_esc50
-from epanns.data.fsd50k import read_fsd50k
-from epanns.data.manifest import Manifest, write_manifest
-from epanns.data.pack_format import PackSettings
-from epanns.data.packer import pack_manifest
-from epanns.data.synthetic import SYNTHETIC_RULES, SyntheticSettings, make_synthetic
+from epanns.data.datasets.audioset import read_audioset
+from epanns.data.datasets.class_folders import read_folder
+from epanns.data.datasets.esc50 import read_esc50
+from epanns.data.datasets.fsd50k import read_fsd50k
+from epanns.data.datasets.synthetic import SYNTHETIC_RULES, SyntheticSettings, make_synthetic
+from epanns.data.manifests.manifest import Manifest, write_manifest
+from epanns.data.packing.packer import pack_manifest
+from epanns.data.packs.pack_format import PackSettings
 from epanns.errors import ConfigError, OutputError
 from epanns.safe_text import is_path_name
 from epanns.strict import (

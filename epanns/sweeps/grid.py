@@ -25,8 +25,8 @@ from epanns.strict import (
     value_problems,
 )
 from epanns.sweeps.base import training_of
-from epanns.training.config import TEACHER_WEIGHTS
-from epanns.training.distillation import require_teacher_weight
+from epanns.training.settings.config import TEACHER_WEIGHTS
+from epanns.training.step.distillation import require_teacher_weight
 
 _RECOVERY = Rule(
     f"one of {', '.join(RECOVERIES)} or distil:STEPS",

@@ -17,7 +17,7 @@ from epanns.sweeps.base import base_in_words
 from epanns.sweeps.experiment import Experiment, Trial
 from epanns.sweeps.grid import amount_in_words
 from epanns.text_files import read_json
-from epanns.training.metrics import STEP_0_KEPT
+from epanns.training.run.metrics import STEP_0_KEPT
 from epanns.workfolder import Work, WorkFolder
 
 

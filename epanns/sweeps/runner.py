@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from epanns.data.dataset import PackDataset
+from epanns.data.batches.dataset import PackDataset
 from epanns.errors import Interrupted
 from epanns.feedback import note
 from epanns.signals import catching_signals
@@ -19,7 +19,7 @@ from epanns.sweeps.data import prepare_manifest, prepare_packs, replace_unused_d
 from epanns.sweeps.experiment import Experiment, Trial
 from epanns.sweeps.journal import Sweep, TrialFolder
 from epanns.sweeps.trial import run_trial
-from epanns.training.run_options import Log, OnStep, no_log
+from epanns.training.settings.run_options import Log, OnStep, no_log
 
 _POLL_SECONDS = 0.1
 _STOP_SECONDS = 60

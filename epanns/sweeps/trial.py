@@ -10,11 +10,11 @@ from typing import Any
 import torch
 
 from epanns.complexity.macs import profile
-from epanns.data.compatibility import in_the_models_order, refuse_leak
-from epanns.data.dataset import PackDataset
+from epanns.data.batches.compatibility import in_the_models_order, refuse_leak
+from epanns.data.batches.dataset import PackDataset
 from epanns.errors import DataError
 from epanns.evaluation.protocol import EvaluationProtocol
-from epanns.models.load import load
+from epanns.models.files.load import load
 from epanns.models.pruning_plan import PruningPlan
 from epanns.models.tagger import Tagger
 from epanns.models.tensors import weights_digest
@@ -31,9 +31,9 @@ from epanns.stages.finetune import validation_on
 from epanns.stages.score import device_of, recorded_width, score, scored_seconds
 from epanns.sweeps.grid import pruning_of
 from epanns.sweeps.journal import TrialFolder
-from epanns.training.config import TrainingConfig, frozen_in
-from epanns.training.finetune import finetune
-from epanns.training.run_options import Log, OnStep, RunOptions, no_log
+from epanns.training.run.finetune import finetune
+from epanns.training.settings.config import TrainingConfig, frozen_in
+from epanns.training.settings.run_options import Log, OnStep, RunOptions, no_log
 
 
 def run_trial(folder: TrialFolder, *, on_step: OnStep | None = None, log: Log = no_log) -> RunRecord:

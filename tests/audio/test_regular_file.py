@@ -9,7 +9,7 @@ import pytest
 import soundfile
 
 from epanns.audio.waveform import load_waveform, require_regular_file
-from epanns.data.conversion import is_readable, is_unchanged, read_source
+from epanns.data.packing.conversion import is_readable, is_unchanged, read_source
 from epanns.errors import DataError
 
 

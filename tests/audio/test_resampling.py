@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from epanns.audio.resampling import resample, to_int16
-from epanns.data.dataset import ClipBatch
+from epanns.data.batches.dataset import ClipBatch
 
 
 def test_equal_rates_leave_the_samples_alone():

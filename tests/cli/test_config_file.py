@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from epanns.cli.command import option_name
 from epanns.cli.main import COMMANDS, cli
-from epanns.cli.steps import _read
+from epanns.cli.shared.command import option_name
+from epanns.cli.shared.rounds import _read
 from epanns.errors import ConfigError, PruningError
 from epanns.feedback import notes_to
 from epanns.pruning.config import read_ratios

@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from epanns.cli.main import cli
-from epanns.data.dataset import PackDataset
+from epanns.data.batches.dataset import PackDataset
 from epanns.errors import ConfigError
 from epanns.labels import LabelSet
-from epanns.models.checkpoint import save_checkpoint
-from epanns.models.load import load
+from epanns.models.files.checkpoint import save_checkpoint
+from epanns.models.files.load import load
 from epanns.models.zoo import build_model
 from epanns.pruning.prune import prune
 

@@ -15,15 +15,15 @@ from click.testing import CliRunner
 
 from epanns.cli.evaluate import describe
 from epanns.cli.main import cli
-from epanns.data.dataset import PackDataset
-from epanns.data.loader import make_loader
+from epanns.data.batches.dataset import PackDataset
+from epanns.data.batches.loader import make_loader
 from epanns.evaluation.metrics import evaluate
 from epanns.evaluation.predict import Predictions, predict
 from epanns.evaluation.protocol import EvaluationProtocol
 from epanns.evaluation.scores import ClassScore, Scores
 from epanns.labels import LabelSet
-from epanns.models.checkpoint import save_checkpoint
-from epanns.models.load import load
+from epanns.models.files.checkpoint import save_checkpoint
+from epanns.models.files.load import load
 from epanns.models.provenance import Operation, Provenance
 from epanns.models.warm_start import use_labels
 from epanns.models.zoo import build_model

@@ -6,7 +6,7 @@ import pytest
 
 import epanns.export as extra
 from epanns.cli.export import describe
-from epanns.models.checkpoint import save_checkpoint
+from epanns.models.files.checkpoint import save_checkpoint
 from epanns.models.zoo import build_model
 from tests.builders import make_checkpoint
 

@@ -7,8 +7,8 @@ import h5py
 import numpy as np
 import pytest
 
-from epanns.data.pack import Pack
-from epanns.models.checkpoint import save_checkpoint
+from epanns.data.packs.pack import Pack
+from epanns.models.files.checkpoint import save_checkpoint
 from epanns.models.zoo import build_model
 from tests.data.mp3_file import encoded, write_mp3_file
 

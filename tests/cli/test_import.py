@@ -13,9 +13,9 @@ from click.testing import CliRunner
 from epanns.cli.import_ import command
 from epanns.errors import CheckpointError, ConfigError, DataError, OutputError
 from epanns.labels import LabelSet
-from epanns.models import download
-from epanns.models.load import load
-from epanns.models.released import export_panns
+from epanns.models.files import download
+from epanns.models.files.load import load
+from epanns.models.files.released import export_panns
 from epanns.models.spec import HEADS
 from epanns.models.zoo import build_model
 from tests.builders import output_of

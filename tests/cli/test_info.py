@@ -10,10 +10,10 @@ from click.testing import CliRunner
 from epanns.cli.info import command
 from epanns.errors import CheckpointError
 from epanns.labels import LabelSet
-from epanns.models.checkpoint import save_checkpoint
-from epanns.models.load import load
+from epanns.models.files.checkpoint import save_checkpoint
+from epanns.models.files.load import load
+from epanns.models.files.released import export_panns
 from epanns.models.pruning_plan import PruningPlan
-from epanns.models.released import export_panns
 from epanns.models.zoo import build_model
 from tests.builders import output_of
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from epanns.cli import main as main_module
-from epanns.cli.command import EpannsCommand
 from epanns.cli.main import main
-from epanns.cli.options import json_option
-from epanns.cli.terminal import emit
+from epanns.cli.shared.command import EpannsCommand
+from epanns.cli.shared.options import json_option
+from epanns.cli.shared.terminal import emit
 from epanns.errors import DataProblems, EpannsError, Interrupted, did_you_mean
 
 
@@ -174,7 +174,7 @@ def test_want_of_memory_is_one_line_that_names_options_of_the_command(
     def load(*_, **__):
         raise error
 
-    monkeypatch.setattr("epanns.models.load.load", load)
+    monkeypatch.setattr("epanns.models.files.load.load", load)
     (tmp_path / "ckpt").mkdir()
     places = {"CKPT": str(tmp_path / "ckpt"), "OUT": str(tmp_path / "out")}
     with pytest.raises(SystemExit) as stop:

@@ -4,7 +4,7 @@ import json
 from functools import partial
 
 from epanns.cli.models import command
-from epanns.models.download import released_files
+from epanns.models.files.download import released_files
 from epanns.models.zoo import list_models
 from tests.builders import output_of
 

@@ -6,10 +6,10 @@ import pytest
 import soundfile
 import tqdm
 
-from epanns.cli.terminal import progress_counter
-from epanns.data.pack import Pack
-from epanns.data.pack_format import PackSettings
-from epanns.data.packer import pack_manifest
+from epanns.cli.shared.terminal import progress_counter
+from epanns.data.packing.packer import pack_manifest
+from epanns.data.packs.pack import Pack
+from epanns.data.packs.pack_format import PackSettings
 
 
 @pytest.fixture

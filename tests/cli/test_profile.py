@@ -3,7 +3,7 @@ from functools import partial
 
 import pytest
 
-from epanns.models.checkpoint import save_checkpoint
+from epanns.models.files.checkpoint import save_checkpoint
 from epanns.models.spec import conv_widths
 from epanns.models.zoo import build_model
 from tests.builders import narrow_spec

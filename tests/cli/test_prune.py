@@ -10,17 +10,17 @@ import torch
 
 from epanns.complexity.cost import Latency
 from epanns.complexity.macs import profile
-from epanns.data.dataset import PackDataset
-from epanns.data.loader import make_loader
-from epanns.data.manifest import write_manifest
-from epanns.data.pack_format import PackSettings
-from epanns.data.packer import pack_manifest
-from epanns.data.sampler import sequential_batches
-from epanns.data.synthetic import SyntheticSettings, make_synthetic
+from epanns.data.batches.dataset import PackDataset
+from epanns.data.batches.loader import make_loader
+from epanns.data.batches.sampler import sequential_batches
+from epanns.data.datasets.synthetic import SyntheticSettings, make_synthetic
+from epanns.data.manifests.manifest import write_manifest
+from epanns.data.packing.packer import pack_manifest
+from epanns.data.packs.pack_format import PackSettings
 from epanns.labels import LabelSet
-from epanns.models.checkpoint import load_checkpoint, save_checkpoint
-from epanns.models.load import load
-from epanns.models.released import export_panns
+from epanns.models.files.checkpoint import load_checkpoint, save_checkpoint
+from epanns.models.files.load import load
+from epanns.models.files.released import export_panns
 from epanns.models.spec import conv_widths
 from epanns.models.zoo import build_model
 from epanns.pruning.budgets import latency_budget

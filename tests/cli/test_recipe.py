@@ -8,11 +8,11 @@ import click
 import pytest
 
 from epanns.cli.finetune import command as finetune
+from epanns.cli.shared.training_options import Recipe
 from epanns.cli.train import command as train
-from epanns.cli.training_options import Recipe
-from epanns.training.config import RULES, TrainingConfig, option_of
-from epanns.training.presets import PRESETS
-from epanns.training.run_folder import RunFolder
+from epanns.training.run.run_folder import RunFolder
+from epanns.training.settings.config import RULES, TrainingConfig, option_of
+from epanns.training.settings.presets import PRESETS
 
 
 @pytest.fixture

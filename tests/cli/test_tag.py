@@ -13,8 +13,8 @@ from epanns.audio.waveform import load_waveform
 from epanns.cli.tag import tag_file
 from epanns.evaluation.protocol import EvaluationProtocol
 from epanns.labels import LabelSet
-from epanns.models.checkpoint import save_checkpoint
-from epanns.models.load import load
+from epanns.models.files.checkpoint import save_checkpoint
+from epanns.models.files.load import load
 from epanns.models.zoo import build_model
 
 RATE = 8_000

@@ -13,16 +13,16 @@ import soundfile
 import torch
 
 from epanns.cli.main import cli
-from epanns.cli.options import torch_device
+from epanns.cli.shared.options import torch_device
+from epanns.cli.shared.training_progress import ProgressDisplay
 from epanns.cli.train import curve_drawn, describe
-from epanns.cli.training_progress import ProgressDisplay
-from epanns.data.targets import SparseTargets
+from epanns.data.packs.targets import SparseTargets
 from epanns.errors import CheckpointError, ConfigError, Interrupted, OutputError, PackError, TrainingError
 from epanns.labels import LabelSet
-from epanns.models.checkpoint import save_checkpoint
-from epanns.models.load import load
+from epanns.models.files.checkpoint import save_checkpoint
+from epanns.models.files.load import load
 from epanns.models.zoo import build_model
-from epanns.training.finetune import TrainingResult
+from epanns.training.run.finetune import TrainingResult
 
 SHORT = ["--iterations", "4", "--batch-size", "8", "--validate-every", "2"]
 
@@ -145,7 +145,7 @@ def test_what_ended_a_run_is_told_also_where_nothing_can_be_drawn(tmp_path, caps
 
 def test_a_signal_is_told_once_and_before_anything_is_drawn(epanns, tmp_path, packs, monkeypatch):
     monkeypatch.setattr(ProgressDisplay, "on_step", lambda *_: signal.raise_signal(signal.SIGTERM))
-    drawn = "epanns.reporting.learning_curve.write_learning_curves"
+    drawn = "epanns.reporting.figures.learning_curve.write_learning_curves"
     monkeypatch.setattr(drawn, lambda *_, **__: print("drawn", file=sys.stderr))
     command = ["train", "Cnn14_8k", "--width", 0.03, *packs, *SHORT, "--out", tmp_path / "run"]
     code, _, said = epanns(*command)
@@ -264,7 +264,7 @@ def test_fresh_deletes_nothing_before_everything_else_is_right(runner, monkeypat
     with pytest.raises(ConfigError, match="freeze_yamnet: Cnn14_8k is not built on YAMNet's body"):
         invoke(runner, *again, "--freeze-yamnet")
     with monkeypatch.context() as patch, pytest.raises(ConfigError, match="batch_size=3 cannot be shared out to 2"):
-        patch.setattr("epanns.training.data_parallel.world_size", lambda: 2)
+        patch.setattr("epanns.training.step.data_parallel.world_size", lambda: 2)
         invoke(runner, *again, "--batch-size", 3, "--mixup-alpha", 0)
     assert load(tmp_path / "run").spec.name == "Cnn14_8k"
     with pytest.raises(ConfigError, match="run is the checkpoint itself: choose another --out"):

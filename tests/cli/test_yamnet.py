@@ -10,21 +10,21 @@ import torch
 
 from epanns.audio.frontend import FrontEndSpec
 from epanns.complexity.macs import profile
-from epanns.data.dataset import PackDataset
+from epanns.data.batches.dataset import PackDataset
 from epanns.errors import ConfigError
 from epanns.evaluation.metrics import evaluate
 from epanns.evaluation.predict import predict
 from epanns.evaluation.protocol import EvaluationProtocol
-from epanns.models.checkpoint import save_checkpoint
-from epanns.models.load import load
+from epanns.models.families.yamnet import ShiftNorm2d
+from epanns.models.files.checkpoint import save_checkpoint
+from epanns.models.files.load import load
 from epanns.models.warm_start import build_on_yamnet
-from epanns.models.yamnet import ShiftNorm2d
 from epanns.models.zoo import ZOO, build_model
 from epanns.records import read_records
 from epanns.sweeps.experiment import parse_experiment
 from epanns.sweeps.runner import run_experiment
-from epanns.training.config import TrainingConfig
-from epanns.training.learner import Learner, set_learning_mode
+from epanns.training.settings.config import TrainingConfig
+from epanns.training.step.learner import Learner, set_learning_mode
 from tests.builders import narrow_spec
 
 FRONT_END = FrontEndSpec(8_000, 200, 80, 64, 125, 3_750, kind="yamnet")

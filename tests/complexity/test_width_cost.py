@@ -17,7 +17,7 @@ from epanns.complexity import width_cost
 from epanns.complexity.macs import profile
 from epanns.complexity.width_cost import WidthCost
 from epanns.errors import ConfigError
-from epanns.models.lean import BiLSTM
+from epanns.models.families.lean import BiLSTM
 from epanns.models.spec import ModelSpec
 from epanns.models.zoo import ZOO, build_model
 from tests.builders import narrow_spec

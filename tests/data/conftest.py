@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import soundfile
 
-from epanns.data.clip import Clip
-from epanns.data.manifest import Manifest, write_manifest
-from epanns.data.pack_format import PackSettings
-from epanns.data.packer import pack_manifest
-from epanns.data.synthetic import SyntheticSettings, make_synthetic
+from epanns.data.datasets.synthetic import SyntheticSettings, make_synthetic
+from epanns.data.manifests.clip import Clip
+from epanns.data.manifests.manifest import Manifest, write_manifest
+from epanns.data.packing.packer import pack_manifest
+from epanns.data.packs.pack_format import PackSettings
 from epanns.labels import LabelSet
 
 SETTINGS = PackSettings(sample_rate=8_000, seconds=0.5, clips_per_shard=8)

@@ -1,4 +1,4 @@
-"""Stand-ins for `epanns.data.conversion.convert_clip` in which one clip fails; importing them in a process is quick.
+"""Stand-ins for `data.packing.conversion.convert_clip` in which one clip fails; importing them in a process is quick.
 
 The clip is ``clip-000005.wav`` of the fixture `made`, or any whose name begins with ``bad``.
 """
@@ -8,7 +8,7 @@ import signal
 import time
 from pathlib import Path
 
-from epanns.data import conversion
+from epanns.data.packing import conversion
 from epanns.errors import DataError
 
 

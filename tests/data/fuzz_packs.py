@@ -25,11 +25,11 @@ sys.path.insert(0, str(ROOT))
 import h5py  # noqa: E402
 import numpy as np  # noqa: E402
 
-from epanns.data.manifest import write_manifest  # noqa: E402
-from epanns.data.pack import open_pack  # noqa: E402
-from epanns.data.pack_format import PackSettings  # noqa: E402
-from epanns.data.packer import pack_manifest  # noqa: E402
-from epanns.data.synthetic import SyntheticSettings, make_synthetic  # noqa: E402
+from epanns.data.datasets.synthetic import SyntheticSettings, make_synthetic  # noqa: E402
+from epanns.data.manifests.manifest import write_manifest  # noqa: E402
+from epanns.data.packing.packer import pack_manifest  # noqa: E402
+from epanns.data.packs.pack import open_pack  # noqa: E402
+from epanns.data.packs.pack_format import PackSettings  # noqa: E402
 from epanns.errors import PackError  # noqa: E402
 from epanns.labels import LabelSet  # noqa: E402
 from tests.data import mp3_file, panns_files  # noqa: E402

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from epanns.data.clip_source import ClipColumns
-from epanns.data.targets import SparseTargets
+from epanns.data.packs.clip_source import ClipColumns
+from epanns.data.packs.targets import SparseTargets
 from epanns.labels import LabelSet
 
 

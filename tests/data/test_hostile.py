@@ -7,7 +7,7 @@ import h5py
 import numpy as np
 import pytest
 
-from epanns.data.pack import open_pack
+from epanns.data.packs.pack import open_pack
 from epanns.errors import PackError
 from epanns.labels import LabelSet
 from tests.data import mp3_file, panns_files

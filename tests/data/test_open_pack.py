@@ -5,8 +5,8 @@ import h5py
 import numpy as np
 import pytest
 
-from epanns.data.pack import Pack, open_pack
-from epanns.data.packer import pack_manifest
+from epanns.data.packing.packer import pack_manifest
+from epanns.data.packs.pack import Pack, open_pack
 from epanns.errors import PackError
 from tests.data.conftest import SETTINGS
 from tests.data.elsewhere import read_here

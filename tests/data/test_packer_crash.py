@@ -15,18 +15,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from tests.data.packing.test_decoding_pool import is_there
 
 from epanns import atomic
-from epanns.data import safe_hdf5
-from epanns.data.clip import Clip
-from epanns.data.manifest import Manifest, write_manifest
-from epanns.data.pack_format import PackSettings
-from epanns.data.packer import pack_manifest
-from epanns.data.packing_journal import Journal
+from epanns.data.manifests.clip import Clip
+from epanns.data.manifests.manifest import Manifest, write_manifest
+from epanns.data.packing.packer import pack_manifest
+from epanns.data.packing.packing_journal import Journal
+from epanns.data.packs import safe_hdf5
+from epanns.data.packs.pack_format import PackSettings
 from epanns.errors import OutputError
 from epanns.labels import LabelSet
 from tests.data.conftest import SETTINGS
-from tests.data.test_decoding_pool import is_there
 
 ROOT = Path(__file__).parents[2]
 MANY = PackSettings((), 8_000, 1.0, clips_per_shard=25)

@@ -11,11 +11,11 @@ import h5py
 import numpy as np
 import pytest
 
-from epanns.data.clip import Clip
-from epanns.data.manifest import Manifest, read_manifest, write_manifest
-from epanns.data.pack import Pack
-from epanns.data.pack_format import PackSettings, read_pack_info
-from epanns.data.packer import pack_manifest
+from epanns.data.manifests.clip import Clip
+from epanns.data.manifests.manifest import Manifest, read_manifest, write_manifest
+from epanns.data.packing.packer import pack_manifest
+from epanns.data.packs.pack import Pack
+from epanns.data.packs.pack_format import PackSettings, read_pack_info
 from epanns.errors import ConfigError, DataProblems, OutputError
 from epanns.labels import LabelSet
 from tests.data.conftest import SETTINGS

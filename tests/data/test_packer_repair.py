@@ -7,8 +7,8 @@ from dataclasses import replace
 import h5py
 import pytest
 
-from epanns.data.packer import pack_manifest
-from epanns.data.verification import verify_pack
+from epanns.data.packing.packer import pack_manifest
+from epanns.data.packs.verification import verify_pack
 from epanns.errors import DataError, OutputError, PackError
 from tests.data.conftest import SETTINGS
 

@@ -18,10 +18,10 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from epanns.data import packer, shard_packing
-from epanns.data.packer import pack_manifest
-from epanns.data.packing_journal import JournalRecords
-from epanns.data.verification import verify_pack
+from epanns.data.packing import packer, shard_packing
+from epanns.data.packing.packer import pack_manifest
+from epanns.data.packing.packing_journal import JournalRecords
+from epanns.data.packs.verification import verify_pack
 from epanns.errors import DataError, DataProblems, EpannsError, OutputError
 from tests.data import decoders
 from tests.data.conftest import SETTINGS, noise
@@ -295,7 +295,7 @@ HANGING = """
 import sys
 from epanns.cli import pack
 from epanns.cli.main import main
-from epanns.data import shard_packing
+from epanns.data.packing import shard_packing
 from tests.data import decoders
 
 if __name__ == "__main__":

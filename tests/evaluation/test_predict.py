@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from epanns.audio.frontend import FrontEndSpec
-from epanns.data.dataset import ClipBatch, PackDataset
+from epanns.data.batches.dataset import ClipBatch, PackDataset
 from epanns.errors import CheckpointError, ConfigError, PackError
 from epanns.evaluation import predict as predict_module
 from epanns.evaluation.predict import predict, score_windows
 from epanns.evaluation.protocol import EvaluationProtocol, cut_windows, windows_of
 from epanns.labels import LabelSet
-from epanns.models.cnn import Cnn
+from epanns.models.families.cnn import Cnn
 from epanns.models.spec import ModelSpec
 
 RATE = 8000

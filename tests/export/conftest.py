@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from epanns.audio.frontend import FrontEndSpec
-from epanns.data.dataset import PackDataset
+from epanns.data.batches.dataset import PackDataset
 from epanns.labels import LabelSet
-from epanns.models.checkpoint import save_checkpoint
+from epanns.models.files.checkpoint import save_checkpoint
 from epanns.models.spec import ModelSpec, conv_widths
 from epanns.models.tagger import Tagger
 from epanns.models.zoo import build_model

@@ -10,14 +10,14 @@ import torch
 from onnx import helper
 
 from epanns.complexity.macs import profile
-from epanns.data.dataset import PackDataset
+from epanns.data.batches.dataset import PackDataset
 from epanns.errors import CheckpointError, ConfigError, OutputError, PackError
 from epanns.evaluation.metrics import evaluate
 from epanns.evaluation.predict import predict
 from epanns.evaluation.protocol import EvaluationProtocol
 from epanns.export import export
-from epanns.export.compare import agreement, compare
 from epanns.export.export import Int8, export_network
+from epanns.export.int8.compare import agreement, compare
 from epanns.export.network import OPSET, named_inputs, to_onnx
 from epanns.export.runtime import OnnxTagger, outputs_of
 from epanns.labels import LabelSet

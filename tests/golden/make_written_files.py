@@ -14,9 +14,9 @@ from pathlib import Path
 import torch
 
 from epanns.audio.frontend import FrontEndSpec
-from epanns.data.dataset import PackDataset
-from epanns.models.checkpoint import save_checkpoint
-from epanns.models.load import load
+from epanns.data.batches.dataset import PackDataset
+from epanns.models.files.checkpoint import save_checkpoint
+from epanns.models.files.load import load
 from epanns.models.spec import conv_widths
 from epanns.models.tensors import weights_digest
 from epanns.models.zoo import ZOO, build_model

@@ -14,10 +14,10 @@ from epanns.cli.info import command
 from epanns.errors import CheckpointError
 from epanns.feedback import Note
 from epanns.labels import LabelSet
-from epanns.models.checkpoint import FILES, load_checkpoint, save_checkpoint
-from epanns.models.load import load, read_checkpoint
+from epanns.models.files.checkpoint import FILES, load_checkpoint, save_checkpoint
+from epanns.models.files.load import load, read_checkpoint
+from epanns.models.files.released import read_released
 from epanns.models.provenance import Provenance
-from epanns.models.released import read_released
 from epanns.models.zoo import build_model
 from epanns.safe_text import printable
 from tests.builders import output_of

@@ -8,9 +8,9 @@ import torch
 
 from epanns.errors import ConfigError
 from epanns.labels import LabelSet
-from epanns.models.checkpoint import save_checkpoint
-from epanns.models.cnn import Cnn
-from epanns.models.load import load
+from epanns.models.families.cnn import Cnn
+from epanns.models.files.checkpoint import save_checkpoint
+from epanns.models.files.load import load
 from epanns.models.provenance import Operation
 from epanns.models.spec import HEADS
 from epanns.models.warm_start import use_labels

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from epanns.audio.waveform import load_waveform
 from epanns.evaluation.protocol import cut_windows
-from epanns.models.load import load
+from epanns.models.files.load import load
 from epanns.models.tagger import Tagger
 
 interpreter = pytest.importorskip("ai_edge_litert.interpreter", reason='pip install "epanns-pruning[tflite]"')

@@ -11,9 +11,9 @@ from epanns.complexity.macs import profile
 from epanns.errors import ConfigError
 from epanns.labels import LabelSet, audioset
 from epanns.models import zoo
-from epanns.models.checkpoint import save_checkpoint
-from epanns.models.cnn import Cnn
-from epanns.models.load import load
+from epanns.models.families.cnn import Cnn
+from epanns.models.files.checkpoint import save_checkpoint
+from epanns.models.files.load import load
 from epanns.models.provenance import Provenance
 from epanns.models.spec import FAMILIES
 from epanns.models.zoo import ZOO, build_model, list_models, spec_of

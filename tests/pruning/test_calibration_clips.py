@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from epanns.data.dataset import PackDataset
+from epanns.data.batches.dataset import PackDataset
 from epanns.errors import PruningError
 from epanns.models.zoo import build_model
 from epanns.pruning.calibration_clips import BATCH_CLIPS, CalibrationClips, is_held_out, split_rows

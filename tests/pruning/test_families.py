@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from epanns.errors import PruningError
-from epanns.models.checkpoint import save
-from epanns.models.load import load
+from epanns.models.files.checkpoint import save
+from epanns.models.files.load import load
 from epanns.models.zoo import build_model
 from epanns.pruning.prune import prune
 from epanns.pruning.surgery import ChannelGroup, Reader, channel_groups, forward_order, remove_channels

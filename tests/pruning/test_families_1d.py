@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from epanns.errors import PruningError
-from epanns.models.checkpoint import save_checkpoint
+from epanns.models.files.checkpoint import save_checkpoint
 from epanns.models.tagger import Tagger
 from epanns.pruning.prune import prune
 from epanns.pruning.surgery import ChannelGroup, Reader, channel_groups, remove_channels

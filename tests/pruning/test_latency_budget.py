@@ -11,7 +11,7 @@ from torch import nn
 from epanns.complexity.cost import Latency
 from epanns.complexity.macs import lstm_macs, profile
 from epanns.errors import PruningError
-from epanns.models.lean import BiLSTM
+from epanns.models.families.lean import BiLSTM
 from epanns.models.spec import conv_widths
 from epanns.models.tagger import Tagger
 from epanns.models.zoo import ZOO, build_model

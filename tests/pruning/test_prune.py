@@ -10,8 +10,8 @@ from torch import nn
 
 from epanns.complexity.macs import profile
 from epanns.errors import PruningError
-from epanns.models.checkpoint import save
-from epanns.models.load import load
+from epanns.models.files.checkpoint import save
+from epanns.models.files.load import load
 from epanns.models.provenance import Provenance, recipe_problems
 from epanns.models.pruning_plan import PruningPlan
 from epanns.models.zoo import build_model

@@ -21,10 +21,10 @@ from epanns.pruning.ranking.criteria import CRITERIA, NEEDS, LayerFilters
 from epanns.pruning.ranking.importance import channel_importance
 from epanns.pruning.recovery.recover import recover
 from epanns.pruning.surgery import channel_groups
-from epanns.training.config import TrainingConfig
-from epanns.training.learner import Learner
-from epanns.training.optimizer import build_optimizer
-from epanns.training.resume import TrainingState, save_state
+from epanns.training.run.resume import TrainingState, save_state
+from epanns.training.settings.config import TrainingConfig
+from epanns.training.step.learner import Learner
+from epanns.training.step.optimizer import build_optimizer
 from tests.builders import narrow_spec
 
 WAVEFORM = torch.rand(6, 80 * 70, generator=torch.Generator().manual_seed(2)) - 0.5

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from epanns.complexity.macs import profile
 from epanns.complexity.width_cost import WidthCost
 from epanns.errors import PruningError
-from epanns.models.checkpoint import save_checkpoint
-from epanns.models.load import load
+from epanns.models.files.checkpoint import save_checkpoint
+from epanns.models.files.load import load
 from epanns.models.spec import ModelSpec, conv_widths
 from epanns.models.tagger import Tagger
 from epanns.models.tensors import count_params, weights_digest

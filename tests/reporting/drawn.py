@@ -8,7 +8,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from epanns.reporting.figure import paper_style
+from epanns.reporting.figures.style import paper_style
 
 
 @paper_style()

@@ -9,7 +9,7 @@ import pytest
 from epanns import atomic
 from epanns.errors import DataError, OutputError
 from epanns.records import read_records
-from epanns.reporting import figure
+from epanns.reporting.figures import style as figure
 from epanns.reporting.report import insert_table, write_report
 
 FILES = {"table.md", "table.csv", "records.csv", "quoted.md", "quoted.csv", "figure.svg", "quoted.svg"}

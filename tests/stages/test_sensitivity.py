@@ -11,14 +11,14 @@ import pytest
 import torch
 
 from epanns.complexity.macs import profile
-from epanns.data.dataset import PackDataset
-from epanns.data.loader import make_loader
-from epanns.data.sampler import sequential_batches
+from epanns.data.batches.dataset import PackDataset
+from epanns.data.batches.loader import make_loader
+from epanns.data.batches.sampler import sequential_batches
 from epanns.errors import ConfigError, Interrupted, OutputError, PruningError
 from epanns.evaluation.metrics import evaluate
 from epanns.evaluation.predict import predict
 from epanns.evaluation.protocol import EvaluationProtocol
-from epanns.models.load import load
+from epanns.models.files.load import load
 from epanns.models.tensors import weights_digest
 from epanns.models.zoo import build_model
 from epanns.pruning.budgets.sensitivity_table import read_sensitivity

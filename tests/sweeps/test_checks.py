@@ -2,9 +2,9 @@
 
 import pytest
 
-from epanns.data.dataset import PackDataset
+from epanns.data.batches.dataset import PackDataset
 from epanns.errors import ConfigError
-from epanns.models.checkpoint import save_checkpoint
+from epanns.models.files.checkpoint import save_checkpoint
 from epanns.models.zoo import build_model
 from epanns.pruning.budgets.budget import Budget
 from epanns.pruning.config import PruningConfig

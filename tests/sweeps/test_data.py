@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from epanns.data.pack import open_pack
+from epanns.data.packs.pack import open_pack
 from epanns.errors import ConfigError
 from epanns.sweeps.data import prepare_manifest, prepare_packs
 from epanns.sweeps.experiment import DataConfig

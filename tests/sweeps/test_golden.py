@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from epanns.data.dataset import PackDataset
-from epanns.models.load import load
+from epanns.data.batches.dataset import PackDataset
+from epanns.models.files.load import load
 from epanns.models.tensors import weights_digest
 from epanns.records import read_record, read_records
 from tests.golden import make_sweeps
@@ -15,7 +15,7 @@ GOLDEN = Path(make_sweeps.__file__).parent
 EXPECTED = json.loads((GOLDEN / "sweeps.json").read_text(encoding="utf-8"))
 
 
-def require_same_results(found, expected):
+def assert_same_results(found, expected):
     """Compare ids, plans and costs exactly, scores within 1e-4 on the kind of machine that made the golden values."""
     assert {trial: result["plan_digest"] for trial, result in found.items()} == {
         trial: result["plan_digest"] for trial, result in expected.items()
@@ -29,12 +29,12 @@ def require_same_results(found, expected):
 
 @pytest.mark.slow
 def test_a_small_sweep_gives_the_golden_results(tmp_path):
-    require_same_results(make_sweeps.small(tmp_path), EXPECTED["small"])
+    assert_same_results(make_sweeps.small(tmp_path), EXPECTED["small"])
 
 
 @pytest.mark.slow
 def test_quickstart_gives_the_golden_results(tmp_path):
-    require_same_results(make_sweeps.quickstart(tmp_path), EXPECTED["quickstart"])
+    assert_same_results(make_sweeps.quickstart(tmp_path), EXPECTED["quickstart"])
 
 
 def test_files_written_before_are_read():

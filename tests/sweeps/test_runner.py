@@ -13,22 +13,22 @@ from pathlib import Path
 import pytest
 
 from epanns.cli.sweep import log_trial
-from epanns.data.dataset import PackDataset
+from epanns.data.batches.dataset import PackDataset
 from epanns.errors import CheckpointError, ConfigError, OutputError, PruningError
 from epanns.evaluation.metrics import evaluate
 from epanns.evaluation.predict import predict
 from epanns.evaluation.protocol import EvaluationProtocol
 from epanns.feedback import notes_to
 from epanns.labels import LabelSet
-from epanns.models.checkpoint import save_checkpoint
-from epanns.models.load import load
+from epanns.models.files.checkpoint import save_checkpoint
+from epanns.models.files.load import load
 from epanns.models.tensors import weights_digest
 from epanns.models.zoo import build_model
 from epanns.records import read_records
+from epanns.reporting.distinct_networks import count_networks
 from epanns.stages.score import record_of_checkpoint
 from epanns.sweeps.experiment import Trial, parse_experiment
 from epanns.sweeps.journal import Sweep
-from epanns.sweeps.networks import count_networks
 from epanns.sweeps.runner import run_experiment
 from epanns.workfolder import WorkFolder
 from tests.processes import wait_for_file

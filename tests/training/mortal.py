@@ -17,17 +17,17 @@ import torch
 import torch._dynamo  # what an optimizer would import in every child again
 
 from epanns.audio.frontend import FrontEndSpec
-from epanns.data.dataset import PackDataset
+from epanns.data.batches.dataset import PackDataset
 from epanns.errors import EpannsError, Interrupted
-from epanns.models.cnn import Cnn
+from epanns.models.families.cnn import Cnn
 from epanns.models.modes import evaluation_mode
 from epanns.models.spec import ModelSpec, conv_widths
-from epanns.training.config import TrainingConfig
-from epanns.training.finetune import finetune
-from epanns.training.learner import Learner
-from epanns.training.resume import TrainingState
-from epanns.training.run_options import RunOptions
-from epanns.training.validation import Validation
+from epanns.training.run.finetune import finetune
+from epanns.training.run.resume import TrainingState
+from epanns.training.run.validation import Validation
+from epanns.training.settings.config import TrainingConfig
+from epanns.training.settings.run_options import RunOptions
+from epanns.training.step.learner import Learner
 
 _SPEC = ModelSpec(
     name="narrow",

@@ -20,14 +20,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from epanns.atomic import sha256_of
-from epanns.data.dataset import PackDataset
+from epanns.data.batches.dataset import PackDataset
 from epanns.errors import TrainingError
-from epanns.models.checkpoint import save_checkpoint
+from epanns.models.files.checkpoint import save_checkpoint
 from epanns.models.zoo import build_model
-from epanns.training.config import TrainingConfig
-from epanns.training.memory import memory_errors_explained
-from epanns.training.resume import newest_step, saved_states
-from epanns.training.run_folder import RunFolder
+from epanns.training.run.memory import memory_errors_explained
+from epanns.training.run.resume import newest_step, saved_states
+from epanns.training.run.run_folder import RunFolder
+from epanns.training.settings.config import TrainingConfig
 
 ROOT = Path(__file__).parents[2]
 SETTINGS = [

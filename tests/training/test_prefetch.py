@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from epanns.data.dataset import ClipBatch
+from epanns.data.batches.dataset import ClipBatch
 from epanns.errors import PackError
-from epanns.training import acceleration
-from epanns.training.acceleration import PrefetchedBatches, fastest_kernels
+from epanns.training.step import acceleration
+from epanns.training.step.acceleration import PrefetchedBatches, fastest_kernels
 
 CPU = torch.device("cpu")
 

@@ -8,19 +8,19 @@ from dataclasses import replace
 import pytest
 import torch
 
-from epanns.data.dataset import PackDataset
+from epanns.data.batches.dataset import PackDataset
 from epanns.errors import ConfigError, OutputError
-from epanns.models.checkpoint import save_checkpoint
-from epanns.models.cnn import Cnn
-from epanns.models.load import load
+from epanns.models.families.cnn import Cnn
+from epanns.models.files.checkpoint import save_checkpoint
+from epanns.models.files.load import load
 from epanns.models.spec import HEADS
 from epanns.models.warm_start import use_labels
 from epanns.pruning.prune import prune
 from epanns.stages.finetune import validation_on
-from epanns.training.config import TrainingConfig
-from epanns.training.finetune import finetune
-from epanns.training.learner import Learner
-from epanns.training.validation import Validation
+from epanns.training.run.finetune import finetune
+from epanns.training.run.validation import Validation
+from epanns.training.settings.config import TrainingConfig
+from epanns.training.step.learner import Learner
 
 CONFIG = TrainingConfig(iterations=6, batch_size=4, validate_every=3, learning_rate=5e-3)
 

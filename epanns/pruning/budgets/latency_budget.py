@@ -18,7 +18,7 @@ from epanns.complexity.cost import Latency
 from epanns.complexity.latency import measure_latency, noise, synchronize
 from epanns.complexity.width_cost import WidthCost, Widths
 from epanns.errors import PruningError
-from epanns.models.lean import BiLSTM
+from epanns.models.families.lean import BiLSTM
 from epanns.models.modes import evaluation_mode
 from epanns.models.tagger import Tagger
 from epanns.models.zoo import build_model

@@ -8,9 +8,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from epanns.errors import PruningError
+from epanns.models.families.yamnet import ShiftNorm2d
 from epanns.models.pruning_plan import PruningPlan
 from epanns.models.tagger import Tagger
-from epanns.models.yamnet import ShiftNorm2d
 from epanns.pruning.calibration_clips import CalibrationClips, ClipSource
 from epanns.pruning.surgery import forward_order
 

@@ -1,0 +1,1 @@
+"""Manifests: one row per clip of a data set."""

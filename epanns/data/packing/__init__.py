@@ -1,0 +1,1 @@
+"""Decoding a manifest into a pack."""

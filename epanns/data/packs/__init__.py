@@ -1,0 +1,1 @@
+"""Packs: HDF5 files of decoded clips, read and verified."""

@@ -1,0 +1,158 @@
+"""The interface of packs of every format: clips by row. The formats are in `pack`, `panns_pack` and `mp3_pack`."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from epanns.data.manifests.clip import LONGEST_CLIP_ID
+from epanns.data.packs.targets import SparseTargets
+from epanns.errors import PackError
+from epanns.labels import LabelSet, audioset, fsd50k
+
+
+@dataclass(frozen=True, eq=False)
+class ClipColumns:
+    """Ids, lengths, targets and checksums of a pack's clips.
+
+    Attributes:
+        clip_ids: ``(clips,)`` UTF-8 bytes of fixed length (dtype ``S``): compact, and fast to pass to other processes.
+        n_samples: ``(clips,)`` int32, samples of each clip before its padding; the row's length in a format that does
+            not store it.
+        targets: Classes of each clip.
+        crc32: ``(clips,)`` uint32 of each row's int16 bytes; None in a format without checksums.
+    """
+
+    clip_ids: NDArray[np.bytes_]
+    n_samples: NDArray[np.int32]
+    targets: SparseTargets
+    crc32: NDArray[np.uint32] | None
+
+    @classmethod
+    def joined(cls, parts: Sequence["ClipColumns"], path: Path) -> "ClipColumns":
+        """Concatenate the parts of a pack, all of which have checksums or none.
+
+        Raises:
+            PackError: If a clip id is repeated.
+        """
+        clip_ids = np.concatenate([part.clip_ids for part in parts])
+        ordered = np.sort(clip_ids)
+        twice = ordered[1:][ordered[1:] == ordered[:-1]]
+        if len(twice):
+            raise PackError(f"{path}: clip {twice[0].decode()!r} is repeated; pack again")
+        checksums = [part.crc32 for part in parts if part.crc32 is not None]
+        return cls(
+            clip_ids,
+            np.concatenate([part.n_samples for part in parts]),
+            SparseTargets.concatenate([part.targets for part in parts]),
+            np.concatenate(checksums) if len(checksums) == len(parts) else None,
+        )
+
+    @property
+    def digest(self) -> str:
+        """The sha256 of all columns."""
+        content = hashlib.sha256(f"{len(self.clip_ids)} {self.targets.num_classes}\n".encode())
+        content.update(b"\0".join(self.clip_ids.tolist()))
+        for values in (self.n_samples, self.targets.offsets, self.targets.classes, self.crc32):
+            if values is not None:
+                content.update(np.ascontiguousarray(values).data)
+        return content.hexdigest()
+
+
+class ClipSource(Protocol):
+    """A pack of any format.
+
+    It may be passed to other processes, by fork or by pickling; each process opens the files for itself.
+
+    Attributes:
+        path: The folder or file that was opened.
+        dataset: Name of the data set in results.
+        labels: Classes in the order of the targets.
+        sample_rate: In Hz.
+        clip_samples: Length of every row.
+        digest: Hexadecimal sha256 of the pack's content, as far as the format allows without reading every clip.
+        knows_lengths: Whether `read_into` returns the length of a clip without its padding.
+        remarks: Notes for the user: limits of the format, rows that are left out, classes that are assumed.
+    """
+
+    path: Path
+    dataset: str
+    labels: LabelSet
+    sample_rate: int
+    clip_samples: int
+    digest: str
+    knows_lengths: bool
+    remarks: tuple[str, ...]
+
+    def __len__(self) -> int: ...
+
+    @property
+    def columns(self) -> ClipColumns:
+        """Ids, lengths, targets and checksums of all clips; read once."""
+        ...
+
+    def read_into(self, index: int, out: NDArray[np.int16]) -> int:
+        """Fill ``(clip_samples,)`` with a clip and zeros after it, and return the clip's number of samples.
+
+        Raises:
+            PackError: If it cannot be read or does not match its checksum; the message names clip and file.
+        """
+        ...
+
+    def close(self) -> None:
+        """Close the files that this process holds open."""
+        ...
+
+
+def refuse_wrong_ids(clip_ids: NDArray[np.bytes_], path: Path) -> None:
+    """Raise `PackError` unless every id is UTF-8, not empty and not too long."""
+    if clip_ids.dtype.itemsize > LONGEST_CLIP_ID:
+        raise PackError(f"{path}: audio_name: has {clip_ids.dtype.itemsize} bytes, must have {LONGEST_CLIP_ID} at most")
+    names = clip_ids.tolist()
+    if not all(names):
+        raise PackError(f"{path}: audio_name: row {names.index(b'')} has none; pack again")
+    try:
+        b"\0".join(names).decode()
+    except UnicodeDecodeError as error:
+        raise PackError(
+            f"{path}: audio_name: is not UTF-8; the pack is damaged: copy it again or pack again"
+        ) from error
+
+
+_KNOWN_CLASSES = {527: ("AudioSet's", audioset), 200: ("FSD50K's", fsd50k)}
+
+
+def labels_of_width(num_classes: int, labels: LabelSet | None, path: Path) -> LabelSet:
+    """Return the classes of a pack whose format does not name them.
+
+    Args:
+        num_classes: Number of classes of the pack.
+        labels: The classes; None for those of AudioSet or FSD50K, identified by their number.
+        path: The pack.
+
+    Raises:
+        PackError: If `labels` has another number of classes, or is None and no known data set has this number.
+    """
+    if labels is None and num_classes in _KNOWN_CLASSES:
+        return _KNOWN_CLASSES[num_classes][1]()
+    if labels is None:
+        raise PackError(f"{path}: has {num_classes} classes and does not name them; give --labels FILE.csv")
+    if len(labels) != num_classes:
+        raise PackError(f"{path}: has {num_classes} classes, the labels given are {len(labels)}; give its own")
+    return labels
+
+
+def remark_on_classes(num_classes: int, path: Path) -> str:
+    """Return the remark on classes that are assumed from their number."""
+    return (
+        f"{path}: its {num_classes} classes are assumed to be {_KNOWN_CLASSES[num_classes][0]}; --labels names others"
+    )
+
+
+def no_clips(path: Path) -> PackError:
+    """Return the error about a pack of epanns without clips."""
+    return PackError(f"{path}: holds no clips; every one was rejected or missing, see its rejects.csv")

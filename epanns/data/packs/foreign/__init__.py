@@ -1,0 +1,1 @@
+"""Packs of PANNs, PaSST and EfficientAT."""

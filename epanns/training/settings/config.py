@@ -1,0 +1,223 @@
+"""Settings of a training run."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from epanns.data.batches.crop import LONGEST_SECONDS, SHORT_CLIPS, SHORTEST_SECONDS, Crop
+from epanns.data.batches.sampler import SAMPLERS
+from epanns.errors import ConfigError
+from epanns.labels import TASKS
+from epanns.strict import (
+    BOOLEAN,
+    POSITIVE,
+    Rule,
+    field_values,
+    from_table,
+    integer,
+    number,
+    one_of,
+    or_none,
+    value_problems,
+)
+
+SCHEDULES = ("constant", "cosine", "linear")
+PRECISIONS = ("float32", "bfloat16")
+TEACHER_WEIGHTS = ("distil_weight", "feature_weight")
+
+RULES: Mapping[str, Rule] = {
+    "iterations": integer(1),
+    "batch_size": integer(1),
+    "learning_rate": POSITIVE,
+    "schedule": one_of(SCHEDULES),
+    "warmup_iterations": integer(0),
+    "mixup_alpha": number("a finite number >= 0; 0 switches mixup off", lambda value: value >= 0),
+    "spec_augment": BOOLEAN,
+    "dropout": BOOLEAN,
+    "sampler": one_of(SAMPLERS),
+    "crop_seconds": or_none(
+        number(
+            f"a length in seconds, {SHORTEST_SECONDS} to {LONGEST_SECONDS}",
+            lambda value: SHORTEST_SECONDS <= value <= LONGEST_SECONDS,
+        )
+    ),
+    "short_clips": one_of(SHORT_CLIPS),
+    "validate_every": integer(1),
+    "freeze_backbone": BOOLEAN,
+    "freeze_yamnet": BOOLEAN,
+    "head_iterations": integer(0),
+    "backbone_rate": number(
+        "a finite number > 0; freeze_backbone keeps the backbone as it is", lambda value: value > 0
+    ),
+    "task": or_none(one_of(TASKS)),
+    "precision": one_of(PRECISIONS),
+    "compile": BOOLEAN,
+    "accumulate": integer(1),
+    "clip_norm": number("a finite number >= 0; 0 switches clipping off", lambda value: value >= 0),
+    "ema_decay": number("a number in [0, 1); 0 switches the average off", lambda value: 0 <= value < 1),
+    "distil_weight": number(
+        "a number in [0, 1]: 0 for the labels alone, 1 for the teacher alone", lambda value: 0 <= value <= 1
+    ),
+    "feature_weight": number("a finite number >= 0; 0 ignores embeddings", lambda value: value >= 0),
+    "teacher_precision": or_none(one_of(PRECISIONS)),
+    "seed": integer(0),
+}
+# Settings that `to_dict` leaves out at their defaults, so that adding a setting keeps the identity of older runs.
+_OMITTED_AT_DEFAULT = (
+    "freeze_yamnet",
+    *("crop_seconds", "short_clips", "precision", "compile", "accumulate", "clip_norm", "ema_decay"),
+    *("dropout", "head_iterations", "backbone_rate", "task", "distil_weight", "feature_weight", "teacher_precision"),
+)
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """Settings of a run; the defaults are those of PANNs (audioset_tagging_cnn `pytorch/main.py`) but for the length.
+
+    Attributes:
+        iterations: Number of optimisation steps.
+        batch_size: Number of clips in the loss of a step; with mixup twice as many are drawn and mixed in pairs.
+        learning_rate: Highest learning rate of Adam.
+        schedule: ``constant``, or ``cosine`` or ``linear`` decay to zero at the last step.
+        warmup_iterations: Number of steps of linear warm-up from zero.
+        mixup_alpha: Both parameters of the Beta distribution of mixup; 0 for no mixup.
+        spec_augment: Whether to zero time and mel stripes of the log-mel.
+        dropout: Whether to use dropout as PANNs do: after blocks and before `fc1`.
+        sampler: ``balanced`` takes the classes in turn, ``shuffled`` the clips; ``weighted`` draws clips at random,
+            with more weight for rare classes.
+        crop_seconds: Length of a crop at a random position of each clip; None for the whole packed clip.
+        short_clips: ``pad`` or ``repeat`` clips that are shorter than the crop or the packed length.
+        validate_every: Number of steps between validations; the state is saved at each.
+        freeze_backbone: Whether to train the classifier alone, with fixed batch norms.
+        freeze_yamnet: Whether to freeze YAMNet's body, batch norms too, in networks that are built on it.
+        head_iterations: Number of steps at the start in which the classifier is trained alone, with fixed batch norms.
+        backbone_rate: Factor on the learning rate of all parameters but the classifier's.
+        task: ``multi-label`` or ``single-label``: sets the task of the network, which decides the loss and the score
+            that chooses the best step, mAP or accuracy; None keeps the network's task.
+        precision: Precision of the network's forward and backward pass; ``bfloat16`` is autocast. Weights, front end,
+            loss and optimizer are float32 in both cases.
+        compile: Whether to use torch.compile. Rounding differs, and dropout draws its masks from torch's generator,
+            seeded by the step: as reproducible, but another run.
+        accumulate: Number of parts in which a batch passes through the network, to save memory; batch norms normalise
+            each part by itself.
+        clip_norm: Largest Euclidean norm of the gradient, which is scaled down to it; 0 for no clipping.
+        ema_decay: Decay of the moving average of the weights (EMA), which is then scored and kept; 0 for no average.
+        distil_weight: Weight of the loss on a teacher's scores, in [0, 1]; the loss on the labels has the rest.
+        feature_weight: Weight of the relative distance of the embedding from the teacher's, added to the loss.
+        teacher_precision: Precision of the teacher's forward pass; None for that of `precision`.
+        seed: Seed of dropout, masks, mixup and the order of clips.
+    """
+
+    iterations: int = 10_000
+    batch_size: int = 32
+    learning_rate: float = 1e-3
+    schedule: str = "constant"
+    warmup_iterations: int = 0
+    mixup_alpha: float = 1.0
+    spec_augment: bool = True
+    dropout: bool = True
+    sampler: str = "balanced"
+    crop_seconds: float | None = None
+    short_clips: str = "pad"
+    validate_every: int = 1_000
+    freeze_backbone: bool = False
+    freeze_yamnet: bool = False
+    head_iterations: int = 0
+    backbone_rate: float = 1.0
+    task: str | None = None
+    precision: str = "float32"
+    compile: bool = False
+    accumulate: int = 1
+    clip_norm: float = 0.0
+    ema_decay: float = 0.0
+    distil_weight: float = 0.0
+    feature_weight: float = 0.0
+    teacher_precision: str | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if problems := value_problems(field_values(self), RULES, hint=_option_hint) or self._contradictions():
+            raise ConfigError("training: " + "; ".join(problems))
+
+    def _contradictions(self) -> list[str]:
+        """Return the problems of combinations of settings that are valid by themselves."""
+        problems = []
+        if self.batch_size % self.accumulate:
+            problems.append(f"accumulate={self.accumulate}: must divide batch_size={self.batch_size} (--accumulate)")
+        if self.warmup_iterations >= self.iterations:
+            problems.append(
+                f"warmup_iterations={self.warmup_iterations}: must be below iterations={self.iterations} "
+                "(--warmup-iterations)"
+            )
+        if self.head_iterations >= self.iterations:
+            problems.append(
+                f"head_iterations={self.head_iterations}: must be below iterations={self.iterations}; "
+                "freeze_backbone trains the classifier alone to the end (--head-iterations)"
+            )
+        if self.freeze_backbone and (self.head_iterations or self.backbone_rate != 1):
+            problems.append(
+                f"head_iterations={self.head_iterations}, backbone_rate={self.backbone_rate:g} with freeze_backbone: "
+                "a frozen backbone has no second phase and no rate; they must be 0 and 1 (--head-iterations, "
+                "--backbone-rate)"
+            )
+        if self.freeze_backbone and self.freeze_yamnet:
+            problems.append("freeze_yamnet with freeze_backbone, which freezes it too: give one (--freeze-yamnet)")
+        return problems
+
+    @property
+    def drawn_clips(self) -> int:
+        """Number of clips drawn for one step."""
+        return self.batch_size * (2 if self.mixup_alpha > 0 else 1)
+
+    @property
+    def teacher_weights(self) -> dict[str, float]:
+        """Weights of the teacher that are above 0, by name; empty without distillation."""
+        return {name: getattr(self, name) for name in TEACHER_WEIGHTS if getattr(self, name) > 0}
+
+    @property
+    def crop(self) -> Crop | None:
+        """Crop of each training clip; None for the whole packed clip."""
+        if self.crop_seconds is None and self.short_clips == "pad":
+            return None
+        return Crop(self.crop_seconds, short=self.short_clips, seed=self.seed)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the settings as JSON values; equal settings give equal text, also where 1 was given for 1.0.
+
+        Some settings are left out at their defaults, see `_OMITTED_AT_DEFAULT`.
+        """
+        kept = {}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.name not in _OMITTED_AT_DEFAULT or value != field.default:
+                kept[field.name] = float(value) if RULES[field.name].is_number and value is not None else value
+        return kept
+
+    @classmethod
+    def from_dict(cls, values: object) -> "TrainingConfig":
+        """Return the settings in a table; missing keys have their defaults.
+
+        Raises:
+            ConfigError: With every unknown key and wrong value, or if it is not a table.
+        """
+        return from_table(cls, values, RULES, what="training: ", hint=_option_hint)
+
+
+def frozen_in(config: TrainingConfig, requested: bool | None, *, by_default: bool) -> TrainingConfig:
+    """Return the settings with `freeze_yamnet` as requested, or else as by default.
+
+    Args:
+        config: Settings; with `freeze_backbone`, which includes YAMNet's body, the default is not to freeze it again.
+        requested: Whether to freeze YAMNet's body; None if the user did not choose.
+        by_default: Whether it was frozen before, by `models.warm_start.stays_frozen`, or has just been added.
+    """
+    return replace(config, freeze_yamnet=by_default and not config.freeze_backbone if requested is None else requested)
+
+
+def option_of(name: str) -> str:
+    """Return the command-line option of a setting."""
+    return f"--{name.replace('_', '-')}"
+
+
+def _option_hint(name: str) -> str:
+    return f" ({option_of(name)})"

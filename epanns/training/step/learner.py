@@ -1,0 +1,219 @@
+"""One optimisation step: forward and backward pass over a batch, and an update unless a value is not finite."""
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from epanns.clip_random import clip_draws, clip_seeds, dropout_if
+from epanns.data.batches.dataset import ClipBatch
+from epanns.distributed import rank, total, world_size
+from epanns.errors import ConfigError
+from epanns.models.families.yamnet import BODY, freeze_yamnet, yamnet_body
+from epanns.models.tagger import Tagger
+from epanns.pruning.optimizer_check import check_optimizer
+from epanns.seeding import derive_seed
+from epanns.training.settings.config import TrainingConfig
+from epanns.training.step.acceleration import CompiledNetwork
+from epanns.training.step.data_parallel import SharedNetwork, own_places, synchronised_batch_norms
+from epanns.training.step.distillation import Teacher
+from epanns.training.step.losses import LOSSES
+from epanns.training.step.mixup import draw_lambda, mix_target
+from epanns.training.step.optimizer import (
+    NOTHING_LEARNS,
+    MovingAverage,
+    build_optimizer,
+    learning_rate_at,
+    only_classifier_learns,
+    set_rate,
+    take_step,
+)
+
+
+@dataclass(frozen=True)
+class StepOutcome:
+    """The outcome of a step.
+
+    Attributes:
+        loss: Mean loss over the clips of the step.
+        gradient_norm: Euclidean norm of the gradient before clipping.
+        skipped: Whether the weights were not updated because loss or gradient was not finite.
+    """
+
+    loss: float
+    gradient_norm: float
+    skipped: bool
+
+
+class _Part(NamedTuple):
+    """Clips of one forward pass, the seed of each clip, and the mixup weights of their pairs."""
+
+    clips: ClipBatch
+    seeds: list[int]
+    mixup_lambda: Tensor | None
+    is_last: bool  # of the step
+
+
+class Learner:
+    """A network, its optimizer and the moving average of its weights.
+
+    Attributes:
+        model: Network, in channels-last memory format.
+        optimizer: Optimizer over the trainable parameters.
+        places: Positions of this process's clips in the batch of a step.
+        average: Moving average of the weights; None if the settings have none.
+        teacher: Teacher for distillation; None without one.
+    """
+
+    def __init__(self, model: Tagger, config: TrainingConfig, teacher: Teacher | None = None) -> None:
+        if config.freeze_backbone:
+            model.freeze_backbone()
+        if config.freeze_yamnet:
+            freeze_yamnet(model)
+        model.to(memory_format=torch.channels_last)
+        self.model, self.config, self.teacher = model, config, teacher
+        self.optimizer = build_optimizer(model, config)
+        self._shared = SharedNetwork(model, called=CompiledNetwork(model) if config.compile else model)
+        self.average = MovingAverage(model, config.ema_decay) if config.ema_decay else None
+        self.places = own_places(config)
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the network."""
+        return next(self.model.parameters()).device
+
+    @property
+    def network_to_score(self) -> Tagger:
+        """The network with the averaged weights or, without an average, the network itself: scored and kept."""
+        return self.model if self.average is None else self.average.network
+
+    def step(self, batch: ClipBatch, step: int, meanwhile: Callable[[], None] = lambda: None) -> StepOutcome:
+        """Do optimisation step `step` (from 0) on this process's clips of the step.
+
+        Every random number is a pure function of the seed, of `step` and of a clip's position in the batch of all
+        processes, or of this process's rank if torch draws for a whole batch, as on a GPU.
+
+        Args:
+            batch: The clips.
+            step: Number of the step, which decides the random numbers and the learning rate.
+            meanwhile: Called after all work up to the gradients is queued on the device, before its result is awaited.
+        """
+        config = self.config
+        torch.manual_seed(derive_seed("step", config.seed, step, rank()))
+        set_rate(self.optimizer, learning_rate_at(step, config))
+        self.optimizer.zero_grad(set_to_none=True)
+        head_alone = only_classifier_learns(self.model, step < config.head_iterations)
+        with head_alone, _statistics_kept(self.model) as restore, synchronised_batch_norms(self.model):
+            set_learning_mode(self.model, spec_augment=config.spec_augment)
+            own_loss = torch.stack([self._backward(part) for part in self._parts(batch, step)]).double().sum()
+            found = torch.stack([total(own_loss) / world_size(), self._clip_gradient().to(own_loss)])
+            meanwhile()
+            loss, norm = found.tolist()  # waits for a GPU
+            skipped = not (math.isfinite(loss) and math.isfinite(norm))
+            if skipped:
+                restore()
+        if not skipped:
+            take_step(self.optimizer)
+            if self.average is not None:
+                self.average.update(self.model, step)
+        return StepOutcome(loss, norm, skipped)
+
+    def _parts(self, batch: ClipBatch, step: int) -> Iterator["_Part"]:
+        """Yield the parts of the batch whose gradients are accumulated."""
+        config = self.config
+        seeds, mixing = clip_seeds(config.seed, step, self.places), None
+        if config.mixup_alpha > 0:
+            weights = draw_lambda(config.batch_size, alpha=config.mixup_alpha, seed=config.seed, step=step)
+            mixing = weights[[place // 2 for place in self.places[::2]]]
+        size = len(batch) // config.accumulate
+        for first in range(0, len(batch), size):
+            end = first + size
+            pairs = None if mixing is None else mixing[first // 2 : end // 2]
+            yield _Part(batch.part(first, end), seeds[first:end], pairs, is_last=end == len(batch))
+
+    def _backward(self, part: "_Part") -> Tensor:
+        """Add the part's share of the gradient, and return its share of the loss as a scalar on the device."""
+        device, mixup_lambda = self.device, part.mixup_lambda
+        on_device = part.clips.to(device)
+        target = on_device.float_target()
+        if mixup_lambda is not None:
+            mixup_lambda = mixup_lambda.to(device, non_blocking=True)
+            target = mix_target(target, mixup_lambda)
+        waveform = on_device.float_waveform()
+        network = self._shared.now()
+        with self._shared.exchanging(part.is_last), clip_draws(part.seeds), dropout_if(self.config.dropout):
+            distilled = None if self.teacher is None else self.teacher.target_of(waveform, mixup_lambda)
+            with torch.autocast(device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
+                output = network(waveform, mixup_lambda)
+            loss = LOSSES[self.model.spec.activation](output["clipwise_logits"].float(), target)
+            if distilled is not None:
+                loss = distilled.loss(loss, output)
+            loss = loss / self.config.accumulate
+            loss.backward()  # type: ignore[no-untyped-call]
+        return loss.detach()
+
+    def _clip_gradient(self) -> Tensor:
+        """Clip the gradient to `clip_norm`, and return its norm before clipping."""
+        learning = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        norm = nn.utils.get_total_norm([each.grad for each in learning if each.grad is not None])
+        if self.config.clip_norm:
+            nn.utils.clip_grads_with_norm_(learning, self.config.clip_norm, norm)
+        return norm
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return weights, moments and average.
+
+        Raises:
+            PruningError: If the network was pruned after the optimizer was built.
+        """
+        check_optimizer(self.optimizer, self.model)
+        average = None if self.average is None else self.average.network.state_dict()
+        return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "average": average}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Load what `state_dict` returned."""
+        check_optimizer(self.optimizer, self.model)
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.average is not None:
+            self.average.network.load_state_dict(state["average"])
+
+
+def require_learner(model: Tagger, config: TrainingConfig) -> None:
+    """Check that a `Learner` can be built, before anything is written or deleted; nothing is changed.
+
+    Raises:
+        ConfigError: If the batch cannot be divided among the processes, the network has no YAMNet body to freeze, or no
+            parameter is trainable.
+    """
+    own_places(config)
+    frozen: tuple[str, ...] = ()
+    if config.freeze_yamnet:
+        yamnet_body(model)
+        frozen = (BODY,)
+    may_learn = any(each.requires_grad for name, each in model.named_parameters() if not name.startswith(frozen))
+    if not (may_learn or config.freeze_backbone):  # freeze_backbone makes the classifier trainable
+        raise ConfigError(NOTHING_LEARNS)
+
+
+@contextmanager
+def _statistics_kept(model: nn.Module) -> Iterator[Callable[[], None]]:
+    """Yield a function that restores the statistics of the batch norms."""
+    norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    kept = [(buffer, buffer.clone()) for norm in norms for buffer in norm.buffers()]
+
+    def restore() -> None:
+        for buffer, before in kept:
+            buffer.copy_(before)
+
+    yield restore
+
+
+def set_learning_mode(model: Tagger, *, spec_augment: bool) -> None:
+    """Put a model in training mode, with or without SpecAugment."""
+    model.train()
+    model.spec_augmenter.train(spec_augment)

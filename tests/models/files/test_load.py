@@ -1,0 +1,51 @@
+"""The unpruned network is found by what checkpoints say of their parents, and only where every one is there."""
+
+import shutil
+
+import pytest
+import torch
+
+from epanns.models.families.cnn import Cnn
+from epanns.models.files.checkpoint import save_checkpoint
+from epanns.models.files.load import find_unpruned, load
+from epanns.pruning.prune import prune
+
+
+@pytest.fixture
+def runs(tmp_path, tiny_spec):
+    """Base, pruned, fine-tuned, pruned again, each made of the one before."""
+    save_checkpoint(Cnn(tiny_spec), tmp_path / "base")
+    save_checkpoint(prune(load(tmp_path / "base"), ratio=0.5)[0], tmp_path / "pruned")
+    tuned = load(tmp_path / "pruned")
+    with torch.no_grad():
+        tuned.fc1.bias.add_(1)
+    save_checkpoint(tuned, tmp_path / "finetuned")
+    save_checkpoint(prune(load(tmp_path / "finetuned"), ratio=0.25)[0], tmp_path / "pruned_again")
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "config.json").write_text("{}")
+    return tmp_path
+
+
+def test_it_is_found_step_by_step(runs, monkeypatch):
+    for name in ("pruned", "finetuned", "pruned_again"):
+        assert find_unpruned(runs / name) == runs / "base"
+    assert find_unpruned(runs / "base") is None
+    monkeypatch.chdir(runs / "pruned")
+    assert find_unpruned(runs / "pruned" / ".") == runs / "base"
+
+
+def test_what_stands_between_the_steps_of_a_pruning_counts(runs):
+    (runs / "pruned_again.steps").mkdir()
+    (runs / "finetuned").rename(runs / "pruned_again.steps" / "step1")
+    assert find_unpruned(runs / "pruned_again") == runs / "base"
+
+
+def test_a_missing_step_or_another_network_is_no_ancestor(runs, tiny_spec):
+    shutil.rmtree(runs / "finetuned")
+    assert find_unpruned(runs / "pruned_again") is None
+    assert find_unpruned(runs / "pruned") == runs / "base"
+    shutil.rmtree(runs / "base")
+    torch.manual_seed(9)
+    save_checkpoint(Cnn(tiny_spec), runs / "base")
+    assert find_unpruned(runs / "pruned") is None
+    assert find_unpruned(runs / "released.pth") is None

@@ -15,7 +15,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from tests.data.packing.test_decoding_pool import is_there
 
 from epanns import atomic
 from epanns.data.manifests.clip import Clip
@@ -27,6 +26,7 @@ from epanns.data.packs.pack_format import PackSettings
 from epanns.errors import OutputError
 from epanns.labels import LabelSet
 from tests.data.conftest import SETTINGS
+from tests.data.packing.test_decoding_pool import is_there
 
 ROOT = Path(__file__).parents[2]
 MANY = PackSettings((), 8_000, 1.0, clips_per_shard=25)

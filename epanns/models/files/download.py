@@ -177,6 +177,7 @@ class _Part:
             write_json(self._validator_path, {"url": url, "validator": validator})
 
     def remove(self) -> None:
+        """Delete the part and its validator, if they exist."""
         self.path.unlink(missing_ok=True)
         self._validator_path.unlink(missing_ok=True)
 

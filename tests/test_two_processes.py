@@ -46,6 +46,7 @@ def test_two_processes_learn_what_one_learns(problems, out, tiny_packs, tmp_path
     """With mixup, SpecAugment, dropout and batch norms in training mode, but for rounding.
 
     Adam makes whole steps of gradients that are nothing but rounding, so weights are compared by how far they moved.
+    How much float32 convolutions round depends on the processor; a lost or repeated clip would change tenths.
     """
     assert not problems[0, f"both_end_with_the_same_weights_and_rank_0_writes {case}"]
     model = two_processes.trained(tiny_packs["train"].parent, case, tmp_path / case)
@@ -55,7 +56,7 @@ def test_two_processes_learn_what_one_learns(problems, out, tiny_packs, tmp_path
     weights = [name for name, _ in model.named_parameters()]
     gradients = [name for name in alone if name.startswith("gradient of")]
     nothing = {name: torch.zeros(()) for name in gradients}
-    assert two_processes.distance(alone, together, gradients) < 1e-3 * two_processes.distance(alone, nothing, gradients)
+    assert two_processes.distance(alone, together, gradients) < 1e-2 * two_processes.distance(alone, nothing, gradients)
     assert two_processes.distance(alone, together, weights) < 1e-2 * two_processes.distance(alone, before, weights)
     for name in set(alone) - {*weights, *gradients}:
         torch.testing.assert_close(together[name], alone[name], rtol=1e-4, atol=1e-5)

@@ -28,6 +28,7 @@ import numpy as np  # noqa: E402
 from epanns.data.datasets.synthetic import SyntheticSettings, make_synthetic  # noqa: E402
 from epanns.data.manifests.manifest import write_manifest  # noqa: E402
 from epanns.data.packing.packer import pack_manifest  # noqa: E402
+from epanns.data.packs import shard as shard_module  # noqa: E402
 from epanns.data.packs.pack import open_pack  # noqa: E402
 from epanns.data.packs.pack_format import PackSettings  # noqa: E402
 from epanns.errors import PackError  # noqa: E402
@@ -70,7 +71,7 @@ def _with_old_headers(shard: Path) -> None:
 
     Such a shard is refused; here it is not, so that what comes after that refusal meets mutants too.
     """
-    shard.headers_have_checksums = lambda file: True
+    shard_module.headers_have_checksums = lambda file: True
     copy = shard.with_suffix(".old")
     with h5py.File(shard) as file, h5py.File(copy, "w", libver=("earliest", "v110")) as old:
         for name in file:

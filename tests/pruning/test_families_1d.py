@@ -173,9 +173,9 @@ def test_pruned_networks_load_in_a_fresh_process_and_are_pruned_again(tmp_path):
     ("name", "layer", "reason"),
     [
         ("Wavegram_Cnn14", "pre_block3.conv2", "its channels become the rows of the wavegram"),
-        ("Wavegram_Cnn14", "conv_block1", "no forward pass reaches it"),
+        ("Wavegram_Cnn14", "conv_block1", "no forward pass uses it"),
         ("Wavegram_Logmel_Cnn14", "bn0", "it normalises the mel bins of the front end"),
-        ("DaiNet19", "conv_block1.downsample", "no forward pass reaches it"),
+        ("DaiNet19", "conv_block1.downsample", "no forward pass uses it"),
         ("DaiNet19", "conv_block1.conv4", "its channels are those of conv0, so name that"),
         ("DaiNet19", "conv_block1.bn4", "a batch norm shrinks with its convolution, so name conv0"),
         ("Res1dNet31", "resnet.layer3.0.downsample.1", "its channels are those of resnet.layer3.0.conv2, so name that"),

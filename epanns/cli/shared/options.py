@@ -73,16 +73,20 @@ OUTPUT = _OutputType(path_type=Path)
 
 
 class _SeedType(click.IntRange):
-    """A seed; files store it as a 64-bit integer, and the help needs none of the 19 digits of the largest."""
+    """A seed; files store it as a 64-bit integer."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Return the seed, or refuse it with the whole range."""
         seed: int = click.INT.convert(value, param, ctx)
-        if seed >= 2**63:
+        if not 0 <= seed < 2**63:
             self.fail(f"{seed} is not in the range 0<=x<={2**63 - 1}.", param, ctx)
-        return int(super().convert(seed, param, ctx))
+        return seed
+
+    def _describe_range(self) -> str:
+        return "x>=0"  # the help needs no 19 digits
 
 
-SEED = _SeedType(0)
+SEED = _SeedType(0, 2**63 - 1)
 
 
 def json_option(function: Callable[..., Any]) -> Callable[..., Any]:

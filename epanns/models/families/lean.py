@@ -161,7 +161,7 @@ class Lean(YamnetBody):
         if joins:
             self.encoder = WaveEncoder(spec.front_end.window_size, size // 2)
             self.attention = FUSIONS[spec.family](size)
-        self.fc_audioset = linear(spec.embedding_size, spec.num_classes)
+        self.add_classifier(spec)
 
     @property
     def fixed_layers(self) -> dict[str, str]:

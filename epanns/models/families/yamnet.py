@@ -14,7 +14,6 @@ from epanns.audio.short_clips import pad_to_patches
 from epanns.audio.yamnet_logmel import SILENCE, YamnetLogMel, count_patches, patches_of
 from epanns.errors import ConfigError
 from epanns.labels import LabelSet
-from epanns.models.layers.convolution import linear
 from epanns.models.layers.pooling import ModelOutput, averaged, averaged_choices, probabilities_of
 from epanns.models.spec import YAMNET_STRIDES, ModelSpec
 from epanns.models.tagger import Features, Stage, Tagger, mix_pairs, on_first
@@ -194,7 +193,7 @@ class Yamnet(YamnetBody):
 
     def __init__(self, spec: ModelSpec, labels: LabelSet | None = None) -> None:
         super().__init__(spec, labels)
-        self.fc_audioset = linear(spec.embedding_size, spec.num_classes)
+        self.add_classifier(spec)
 
     @property
     def minimum_samples(self) -> int:

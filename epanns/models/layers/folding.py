@@ -77,16 +77,14 @@ def _convolution_before(parent: nn.Module, children: dict[str, nn.Module], norm_
     """Return the name of the convolution whose output the batch norm of that name normalises; None without one."""
     if isinstance(parent, nn.Sequential):
         names = list(children)[: list(children).index(norm_name)]
-        while names and isinstance(pool := children[names[-1]], nn.AvgPool1d | nn.AvgPool2d) and not _pads(pool):
+        while names and isinstance(pool := children[names[-1]], nn.AvgPool1d | nn.AvgPool2d):
+            if pool.padding not in (0, (0,), (0, 0)):
+                break
             names.pop()
         candidates = names[-1:]
     else:
         candidates = [norm_name.replace("bn", "conv"), norm_name.removeprefix("bn_")]
     return next((name for name in candidates if isinstance(children.get(name), nn.Conv1d | nn.Conv2d)), None)
-
-
-def _pads(pool: nn.AvgPool1d | nn.AvgPool2d) -> bool:
-    return pool.padding not in (0, (0,), (0, 0))
 
 
 def _is_special(module: nn.Module) -> bool:

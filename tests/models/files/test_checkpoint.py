@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from epanns.atomic import sha256_of
 from epanns.errors import CheckpointError, OutputError, PruningError
 from epanns.labels import LabelSet
-from epanns.models.families.cnn import Cnn
+from epanns.models.families.cnn_2d import Cnn
 from epanns.models.files import checkpoint as checkpoint_module
 from epanns.models.files.checkpoint import FILES, load_checkpoint, save, save_checkpoint
 from epanns.models.files.load import load, read_checkpoint

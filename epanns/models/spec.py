@@ -172,7 +172,7 @@ class ModelSpec:
             raise ConfigError(f"model {printable(str(self.name)[:100])}: " + "; ".join(problems))
 
     def _contradictions(self) -> list[str]:
-        """Return the fields that contradict each other; each of them obeys its rule."""
+        """Return the fields that contradict each other, though each alone is valid."""
         problems = []
         layers = list(map(str, self.widths))
         depths = Counter(layer.split(".")[0] for layer in layers)

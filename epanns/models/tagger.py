@@ -68,8 +68,8 @@ Stage = Callable[[Features], Features]
 class Tagger(nn.Module, ABC):
     """A network that tags clips: fixed front end, convolutions in stages, pooling over the clip, `fc1`, classifier.
 
-    A family defines its stages (`stages`) and their input (`inputs_of`, `input_shapes`, `begin`). Module names are
-    those of released PANNs weights, which load without translation.
+    A family defines its stages (`stages`) and their input (`inputs_of`, `input_shapes`, `begin`); its constructor ends
+    with `add_classifier`. Module names are those of released PANNs weights, which load without translation.
 
     Attributes:
         spec: The architecture; pruning replaces it.

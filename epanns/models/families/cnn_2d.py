@@ -1,6 +1,6 @@
 """Cnn6, Cnn10 and Cnn14, ResNets and MobileNets: two-dimensional convolutions on the log-mel, at any widths."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import groupby
 

@@ -211,7 +211,7 @@ class Lean(YamnetBody):
         return PATCH_FRAMES * len(_window_starts(samples, self.spec.front_end.sample_rate))
 
     def count_segments(self, inputs: Features) -> int:
-        """Return how many windows each clip has."""
+        """Return the number of windows of each clip."""
         return inputs[0].shape[1]
 
     def begin(self, inputs: Features, mixup_lambda: Tensor | None = None) -> Features:

@@ -119,7 +119,7 @@ class YamnetBody(Tagger):
 
     @abstractmethod
     def count_segments(self, inputs: Features) -> int:
-        """Return how many segments each clip has, from what `inputs_of` gives."""
+        """Return the number of segments of each clip, from the output of `inputs_of`."""
 
     def stages(self) -> list[Stage]:
         """Return a stage for each convolution; features beside the map of the log-mel are passed on unchanged."""
@@ -210,7 +210,7 @@ class Yamnet(YamnetBody):
         return [(1, 1, front_end.frames(samples), front_end.mel_bins)]
 
     def count_segments(self, inputs: Features) -> int:
-        """Return how many patches each clip has."""
+        """Return the number of patches of each clip."""
         (logmel,) = inputs
         return count_patches(logmel.shape[2])
 

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from epanns.clip_random import dropout
 
-_NARROW, _RATHER_NARROW = 2, 4  # mel bins; the wider ones gain where the weights are too many for a cache
-_LEAST_WIDTH = 128  # output channels; below, making the patches costs what is saved
+_NARROW, _RATHER_NARROW = 2, 4  # mel bins; maps of 3 and 4 gain only if the weights exceed a cache
+_LEAST_WIDTH = 128  # output channels; with fewer, building the patches takes the time that the product saves
 _MANY_WEIGHTS = 1 << 22
 _MOST_PATCHES = 1 << 26  # elements of the matrix of patches, 256 MiB in float32; beyond, torch convolves
 

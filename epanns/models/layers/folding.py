@@ -94,7 +94,7 @@ def _is_special(module: nn.Module) -> bool:
 
 
 def _fold(parent: nn.Module, conv_name: str, norm_name: str, dtype: torch.dtype | None = None) -> None:
-    """Replace a convolution by one that does the work of its batch norm too, and the batch norm by nothing.
+    """Replace a convolution by one with the batch norm folded in, and the batch norm by the identity.
 
     Args:
         parent: Module that holds both.

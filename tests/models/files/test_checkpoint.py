@@ -161,7 +161,7 @@ def test_a_full_disk_is_an_output_error(overwrite: bool, tmp_path: Path) -> None
     program = (
         "import resource, sys\n"
         "from epanns.errors import OutputError\n"
-        "from epanns.models.checkpoint import save_checkpoint\n"
+        "from epanns.models.files.checkpoint import save_checkpoint\n"
         "from epanns.models.zoo import build_model\n"
         "model = build_model('Cnn6', num_classes=3, width=0.05)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))\n"

@@ -1,11 +1,12 @@
-"""Settings of a training run."""
+"""Settings of a training run, and options that do not change its result."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from epanns.data.batches.crop import LONGEST_SECONDS, SHORT_CLIPS, SHORTEST_SECONDS, Crop
 from epanns.data.batches.sampler import SAMPLERS
+from epanns.distributed import rank
 from epanns.errors import ConfigError
 from epanns.labels import TASKS
 from epanns.strict import (
@@ -20,6 +21,10 @@ from epanns.strict import (
     or_none,
     value_problems,
 )
+from epanns.training.run.metrics import require_tensorboard
+
+if TYPE_CHECKING:
+    from epanns.training.run.resume import TrainingState
 
 SCHEDULES = ("constant", "cosine", "linear")
 PRECISIONS = ("float32", "bfloat16")
@@ -136,33 +141,28 @@ class TrainingConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if problems := value_problems(field_values(self), RULES, hint=_option_hint) or self._contradictions():
-            raise ConfigError("training: " + "; ".join(problems))
-
-    def _contradictions(self) -> list[str]:
-        """Return the problems of combinations of settings that are valid by themselves."""
-        problems = []
-        if self.batch_size % self.accumulate:
-            problems.append(f"accumulate={self.accumulate}: must divide batch_size={self.batch_size} (--accumulate)")
-        if self.warmup_iterations >= self.iterations:
-            problems.append(
+        problems = value_problems(field_values(self), RULES, hint=_option_hint)
+        if not problems:
+            contradictions = {
+                f"accumulate={self.accumulate}: must divide batch_size={self.batch_size} (--accumulate)": (
+                    self.batch_size % self.accumulate > 0
+                ),
                 f"warmup_iterations={self.warmup_iterations}: must be below iterations={self.iterations} "
-                "(--warmup-iterations)"
-            )
-        if self.head_iterations >= self.iterations:
-            problems.append(
+                "(--warmup-iterations)": self.warmup_iterations >= self.iterations,
                 f"head_iterations={self.head_iterations}: must be below iterations={self.iterations}; "
-                "freeze_backbone trains the classifier alone to the end (--head-iterations)"
-            )
-        if self.freeze_backbone and (self.head_iterations or self.backbone_rate != 1):
-            problems.append(
+                "freeze_backbone trains the classifier alone to the end (--head-iterations)": (
+                    self.head_iterations >= self.iterations
+                ),
                 f"head_iterations={self.head_iterations}, backbone_rate={self.backbone_rate:g} with freeze_backbone: "
                 "a frozen backbone has no second phase and no rate; they must be 0 and 1 (--head-iterations, "
-                "--backbone-rate)"
-            )
-        if self.freeze_backbone and self.freeze_yamnet:
-            problems.append("freeze_yamnet with freeze_backbone, which freezes it too: give one (--freeze-yamnet)")
-        return problems
+                "--backbone-rate)": self.freeze_backbone and (self.head_iterations > 0 or self.backbone_rate != 1),
+                "freeze_yamnet with freeze_backbone, which freezes it too: give one (--freeze-yamnet)": (
+                    self.freeze_backbone and self.freeze_yamnet
+                ),
+            }
+            problems = [problem for problem, holds in contradictions.items() if holds]
+        if problems:
+            raise ConfigError("training: " + "; ".join(problems))
 
     @property
     def drawn_clips(self) -> int:
@@ -221,3 +221,53 @@ def option_of(name: str) -> str:
 
 def _option_hint(name: str) -> str:
     return f" ({option_of(name)})"
+
+
+SAVE_EVERY = 500  # steps: about a minute on a fast GPU, where saving Cnn14 takes a few seconds
+
+OnStep = Callable[["TrainingState", float], None]
+OnValidation = Callable[["TrainingState"], None]
+Log = Callable[[str], None]
+
+
+def no_log(_line: str) -> None:
+    """Ignore a line."""
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """Options that may differ between two calls of one run; its final weights do not depend on them.
+
+    Attributes:
+        workers: Number of processes that read clips; 0 reads in the main process.
+        save_every: Number of steps between states, beside the state at every validation. A killed run repeats the steps
+            since the last state.
+        on_step: Called after each step with the state and the loss of the step.
+        on_validation: Called after each validation, whose row is the last of the state's history.
+        tensorboard: Whether to write the metrics as event files of TensorBoard too.
+        log: Called with one line for each event that a user should see: the step at which the run resumes, a skipped
+            step, a state that cannot be read.
+        fresh: Whether to delete an earlier run in the folder, after all checks and under the lock.
+        command: The command that resumes the run; the folder keeps it until the run has finished.
+    """
+
+    workers: int = 0
+    save_every: int = SAVE_EVERY
+    on_step: OnStep | None = None
+    on_validation: OnValidation | None = None
+    tensorboard: bool = False
+    log: Log = no_log
+    fresh: bool = False
+    command: str = ""
+
+    def __post_init__(self) -> None:
+        if self.save_every < 1:
+            raise ConfigError(f"save_every={self.save_every}: must be at least 1 step")
+        if self.tensorboard:
+            require_tensorboard()
+
+    def for_this_process(self) -> "RunOptions":
+        """Return the options on rank 0, and the options without callbacks, log and TensorBoard on other ranks."""
+        if rank() == 0:
+            return self
+        return replace(self, on_step=None, on_validation=None, tensorboard=False, log=no_log)

@@ -132,13 +132,13 @@ def test_a_pack_of_other_classes_calibrates_and_tells_agreement_without_map(tmp_
     ],
 )
 def test_clips_that_calibrate_are_spread_over_the_pack(n_clips, most, held_out, calibrating, judging):
-    assert calibration_clips(n_clips, most, held_out=held_out) == (calibrating, judging)
+    assert split_rows(n_clips, most, held_out=held_out) == (calibrating, judging)
 
 
 @pytest.mark.parametrize(("n_clips", "held_out"), [(4, True), (0, False)])
 def test_too_few_clips_are_refused(n_clips, held_out):
     with pytest.raises(ConfigError, match=f"{n_clips} calibration clips: give at least (5, of which|one, some)"):
-        calibration_clips(n_clips, 200, held_out=held_out)
+        split_rows(n_clips, 200, held_out=held_out)
 
 
 def test_agreement_is_counted():

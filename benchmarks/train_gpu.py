@@ -28,7 +28,8 @@ from epanns.models.zoo import build_model
 from epanns.training.run.finetune import finetune
 from epanns.training.run.resume import TrainingState
 from epanns.training.run.validation import Validation
-from epanns.training.settings.config import RunOptions, TrainingConfig
+from epanns.training.settings.config import TrainingConfig
+from epanns.training.settings.run_options import RunOptions
 
 SECONDS, RATE = 10.0, 32_000
 LEAST_SHARE, MOST_WAITING = 0.35, 0.05

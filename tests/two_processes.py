@@ -35,7 +35,8 @@ from epanns.stages.finetune import validation_on
 from epanns.training.run.finetune import finetune
 from epanns.training.run.resume import TrainingState
 from epanns.training.run.validation import Validation
-from epanns.training.settings.config import RunOptions, TrainingConfig
+from epanns.training.settings.config import TrainingConfig
+from epanns.training.settings.run_options import RunOptions
 from epanns.training.step.data_parallel import SharedNetwork, synchronised_batch_norms
 from epanns.training.step.losses import clip_bce
 from tests.builders import narrow_spec

@@ -32,7 +32,8 @@ from epanns.cli.shared.training_progress import training_progress
 from epanns.distributed import rank
 from epanns.errors import EpannsError, Interrupted, TrainingError
 from epanns.training.run.metrics import CURVE, STEP_0_KEPT, TABLE
-from epanns.training.settings.config import SAVE_EVERY, TrainingConfig
+from epanns.training.settings.config import TrainingConfig
+from epanns.training.settings.run_options import SAVE_EVERY
 from epanns.workfolder import DRAWING_SECONDS, WorkFolder
 
 if TYPE_CHECKING:

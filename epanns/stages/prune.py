@@ -19,7 +19,8 @@ from epanns.seeding import derive_seed
 from epanns.stages.finetune import require_clips, validation_on
 from epanns.training.run.finetune import finetune
 from epanns.training.run.metrics import STEP_0_KEPT
-from epanns.training.settings.config import Log, RunOptions, TrainingConfig, no_log
+from epanns.training.settings.config import TrainingConfig
+from epanns.training.settings.run_options import Log, RunOptions, no_log
 from epanns.workfolder import Work, WorkFolder
 
 # Recovers a pruned network in place, given the network before pruning and the plan; returns a report.

@@ -28,7 +28,8 @@ from epanns.sweeps.base import BaseConfig, GivenNetwork, network_without_weights
 from epanns.sweeps.experiment import Experiment
 from epanns.sweeps.grid import amount_in_words, pruning_of
 from epanns.training.run.validation import indistinct, require_positives
-from epanns.training.settings.config import Log, TrainingConfig, frozen_in, no_log
+from epanns.training.settings.config import TrainingConfig, frozen_in
+from epanns.training.settings.run_options import Log, no_log
 
 _SAMPLE_BYTES = 2  # of a clip that is held in 16 bit
 _FEWEST_CLIPS = 2  # that a criterion or a least-squares fit can be measured on

@@ -19,7 +19,7 @@ from epanns.sweeps.data import prepare_manifest, prepare_packs, replace_unused_d
 from epanns.sweeps.experiment import Experiment, Trial
 from epanns.sweeps.journal import Sweep, TrialFolder
 from epanns.sweeps.trial import run_trial
-from epanns.training.settings.config import Log, OnStep, no_log
+from epanns.training.settings.run_options import Log, OnStep, no_log
 
 _POLL_SECONDS = 0.1
 _STOP_SECONDS = 60

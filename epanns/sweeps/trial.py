@@ -32,7 +32,8 @@ from epanns.stages.score import device_of, recorded_width, score, scored_seconds
 from epanns.sweeps.grid import pruning_of
 from epanns.sweeps.journal import TrialFolder
 from epanns.training.run.finetune import finetune
-from epanns.training.settings.config import Log, OnStep, RunOptions, TrainingConfig, frozen_in, no_log
+from epanns.training.settings.config import TrainingConfig, frozen_in
+from epanns.training.settings.run_options import Log, OnStep, RunOptions, no_log
 
 
 def run_trial(folder: TrialFolder, *, on_step: OnStep | None = None, log: Log = no_log) -> RunRecord:

@@ -25,7 +25,8 @@ from epanns.models.spec import ModelSpec, conv_widths
 from epanns.training.run.finetune import finetune
 from epanns.training.run.resume import TrainingState
 from epanns.training.run.validation import Validation
-from epanns.training.settings.config import RunOptions, TrainingConfig
+from epanns.training.settings.config import TrainingConfig
+from epanns.training.settings.run_options import RunOptions
 from epanns.training.step.learner import Learner
 
 _SPEC = ModelSpec(

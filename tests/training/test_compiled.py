@@ -13,7 +13,8 @@ from epanns.models.families.cnn import Cnn
 from epanns.models.spec import conv_widths
 from epanns.training.run.finetune import finetune
 from epanns.training.run.validation import Validation
-from epanns.training.settings.config import RunOptions, TrainingConfig
+from epanns.training.settings.config import TrainingConfig
+from epanns.training.settings.run_options import RunOptions
 from epanns.training.step import learner as learner_module
 from epanns.training.step.learner import Learner
 

@@ -18,7 +18,8 @@ from epanns.stages.finetune import validation_on
 from epanns.training.run.finetune import TrainingResult, finetune
 from epanns.training.run.resume import TrainingState
 from epanns.training.run.validation import Validation
-from epanns.training.settings.config import RunOptions, TrainingConfig
+from epanns.training.settings.config import TrainingConfig
+from epanns.training.settings.run_options import RunOptions
 from tests.families import at_8k
 
 # The Cnn family has tests of its own, and the Wavegram beside a log-mel is made for 32 kHz alone.

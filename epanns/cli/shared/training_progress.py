@@ -14,7 +14,7 @@ from epanns.training.settings.config import TrainingConfig
 
 if TYPE_CHECKING:
     from epanns.training.run.resume import TrainingState
-    from epanns.training.settings.config import RunOptions
+    from epanns.training.settings.run_options import RunOptions
 
 
 class Pace:
@@ -73,7 +73,7 @@ class ProgressDisplay:
 
     def run_options(self, **settings: Any) -> "RunOptions":
         """Return `RunOptions` with the callbacks of this display and further settings."""
-        from epanns.training.settings.config import RunOptions
+        from epanns.training.settings.run_options import RunOptions
 
         return RunOptions(on_step=self.on_step, on_validation=self.on_validation, log=self.log, **settings)
 

@@ -17,7 +17,8 @@ from epanns.training.run.loop import Run
 from epanns.training.run.memory import memory_errors_explained
 from epanns.training.run.run_folder import RunFolder, identity_of
 from epanns.training.run.validation import Validation, indistinct, require_positives
-from epanns.training.settings.config import RunOptions, TrainingConfig
+from epanns.training.settings.config import TrainingConfig
+from epanns.training.settings.run_options import RunOptions
 from epanns.training.step.acceleration import fastest_kernels
 from epanns.training.step.distillation import teacher_of
 from epanns.training.step.learner import Learner, require_learner

@@ -18,7 +18,7 @@ from epanns.training.run.metrics import LOSS, event_log, row_of, scores_of
 from epanns.training.run.resume import TrainingState
 from epanns.training.run.run_folder import RunFolder
 from epanns.training.run.validation import Validation
-from epanns.training.settings.config import RunOptions
+from epanns.training.settings.run_options import RunOptions
 from epanns.training.step.acceleration import PrefetchedBatches
 from epanns.training.step.data_parallel import require_same_step
 from epanns.training.step.learner import Learner

@@ -19,7 +19,8 @@ from epanns.stages.finetune import validation_on
 from epanns.training.run.finetune import finetune
 from epanns.training.run.run_folder import RunFolder
 from epanns.training.run.validation import Validation
-from epanns.training.settings.config import RunOptions, TrainingConfig
+from epanns.training.settings.config import TrainingConfig
+from epanns.training.settings.run_options import RunOptions
 
 CONFIG = TrainingConfig(iterations=6, batch_size=4, validate_every=2, learning_rate=5e-3)
 

@@ -18,7 +18,8 @@ from epanns.training.run.finetune import finetune
 from epanns.training.run.resume import TrainingState, saved_states
 from epanns.training.run.run_folder import RunFolder
 from epanns.training.run.validation import Validation
-from epanns.training.settings.config import RunOptions, TrainingConfig
+from epanns.training.settings.config import TrainingConfig
+from epanns.training.settings.run_options import RunOptions
 
 CONFIG = TrainingConfig(iterations=6, batch_size=4, validate_every=2, learning_rate=5e-3)
 COLUMNS = ["step", "loss", "gradient_norm", "learning_rate", "mAP", "best_step", "skipped", "seconds", "data_seconds"]

@@ -21,7 +21,8 @@ from epanns.training.run.metrics import read_metrics
 from epanns.training.run.resume import TrainingState
 from epanns.training.run.run_folder import RunFolder
 from epanns.training.run.validation import Validation, constant_map, indistinct, require_positives
-from epanns.training.settings.config import RunOptions, TrainingConfig
+from epanns.training.settings.config import TrainingConfig
+from epanns.training.settings.run_options import RunOptions
 
 
 @pytest.fixture

@@ -23,7 +23,8 @@ from epanns.models.zoo import FRONT_ENDS, ZOO, build_model
 from epanns.pruning.prune import prune
 from epanns.training.run.finetune import finetune
 from epanns.training.run.validation import Validation
-from epanns.training.settings.config import RunOptions, TrainingConfig
+from epanns.training.settings.config import TrainingConfig
+from epanns.training.settings.run_options import RunOptions
 from epanns.training.step import learner as learner_module
 from epanns.training.step.distillation import DistillationTarget, relative_distance, sha256_of, teacher_of
 from epanns.training.step.learner import Learner

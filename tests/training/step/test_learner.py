@@ -14,7 +14,8 @@ from epanns.errors import ConfigError, TrainingError
 from epanns.models.families.cnn import Cnn
 from epanns.training.run.finetune import finetune
 from epanns.training.run.validation import Validation
-from epanns.training.settings.config import RunOptions, TrainingConfig
+from epanns.training.settings.config import TrainingConfig
+from epanns.training.settings.run_options import RunOptions
 from epanns.training.step import learner as learner_module
 from epanns.training.step.learner import Learner
 from epanns.training.step.losses import LOSSES

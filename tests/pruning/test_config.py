@@ -3,13 +3,16 @@
 import json
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from epanns.errors import PruningError
+from epanns.models.zoo import build_model
 from epanns.pruning.budgets.allocators import Global, Uniform
 from epanns.pruning.budgets.budget import Budget
 from epanns.pruning.config import Amount, PruningConfig, ratio_per_layer, read_ratios, select_layers
+from epanns.pruning.prune import prune
 from tests.any_value import ANY_VALUE
 
 KEYS = ("ratio", "ratios", "budget", "target_params", "target_macs", "target_bytes", "target_latency", "int8", "layers")
@@ -155,3 +158,11 @@ def test_a_missing_file_of_ratios_is_named(tmp_path):
 def test_a_layer_that_stands_twice_is_named():
     with pytest.raises(PruningError, match="layers: conv_block1 is given twice; name each layer or block once"):
         select_layers(["conv_block1", "conv_block2", "conv_block1"], prunable=CONVS, protected=PROTECTED)
+
+
+def test_a_setting_given_twice_is_refused(tiny_spec):
+    network, clips = build_model(tiny_spec), [torch.zeros(1, 8_000)]
+    with pytest.raises(PruningError, match=r"^config and ratio, seed: give either a config or keywords$"):
+        prune(network, PruningConfig.of(ratio=0.5), ratio=0.25, seed=1)
+    with pytest.raises(PruningError, match=r"^clips and calibration are the same setting: give one of them$"):
+        prune(network, PruningConfig.of(ratio=0.5, criterion="activation"), clips, calibration=clips)

@@ -8,7 +8,6 @@ processes. Inside `clip_draws` each clip has a seed of its own::
     two parts       | clip 0  clip 1 | clip 2  clip 3 |     the same masks
 """
 
-import functools
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -96,13 +95,10 @@ class _ClipDraws:
         if not self._n_clips:
             raise ConfigError("clip_draws without a seed: give one for each clip of the batch")
         self._seeds = list(seeds)
+        # One per clip, continued from dropout to dropout, so that layers of equal shape have other masks.
+        self._generators: list[np.random.Generator] = []
         numbers = [numpy_generator("uniforms", seed).random(MOST_UNIFORMS) for seed in seeds]
         self.uniforms = torch.from_numpy(np.stack(numbers))
-
-    @functools.cached_property
-    def _generators(self) -> list[np.random.Generator]:
-        """One generator per clip, continued from dropout to dropout, so that layers of equal shape have other masks."""
-        return [numpy_generator("dropout", seed) for seed in self._seeds]
 
     def every(self, n_clips: int) -> int:
         """Return 1 for a batch with one clip per seed, 2 for mixed pairs."""
@@ -117,6 +113,7 @@ class _ClipDraws:
 
         The mask of maps is in channels-last order in memory, as in training; its values do not depend on the order.
         """
+        self._generators = self._generators or [numpy_generator("dropout", seed) for seed in self._seeds]
         generators = self._generators[:: self.every(len(x))]
         n_values = x[0].numel()
         bits = np.empty((len(x), -(-n_values // 4)), np.uint64)

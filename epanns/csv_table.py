@@ -122,7 +122,20 @@ def as_table(
     repeated = [name for name, count in Counter(map(str.strip, columns)).items() if name and count > 1]
     if repeated:
         raise kind.error(f"{source}: its first line names the column {repeated[0]!r} twice; remove or rename one")
-    return columns, _by_column(rows, columns, source, kind)
+
+    def by_column() -> Iterator[dict[str, str]]:
+        unnamed = [place for place, name in enumerate(columns) if place and not name.strip()]
+        for number, row in enumerate(rows, start=1):
+            require_fields(row, columns, source, number, kind.error)
+            for place in unnamed:
+                if row[place].strip():
+                    raise kind.error(
+                        f"{source}, row {number}: has {row[place][:40]!r} in column {place + 1}, which the first line "
+                        "does not name; put a field that holds a comma in quotes, or name the column"
+                    )
+            yield dict(zip(columns, row, strict=True))
+
+    return columns, by_column()
 
 
 def require_fields(
@@ -141,33 +154,19 @@ def whole_number(text: str) -> int | None:
     return int(text) if text.isascii() and text.isdigit() and len(text) <= _LONGEST_NUMBER else None
 
 
-def _by_column(rows: Iterator[list[str]], columns: list[str], source: str, kind: CsvKind) -> Iterator[dict[str, str]]:
-    unnamed = [place for place, name in enumerate(columns) if place and not name.strip()]
-    for number, row in enumerate(rows, start=1):
-        require_fields(row, columns, source, number, kind.error)
-        for place in unnamed:
-            if row[place].strip():
-                raise kind.error(
-                    f"{source}, row {number}: has {row[place][:40]!r} in column {place + 1}, which the first line does "
-                    "not name; put a field that holds a comma in quotes, or name the column"
-                )
-        yield dict(zip(columns, row, strict=True))
-
-
 def _rows(file: TextIO, source: str, kind: CsvKind) -> Iterator[list[str]]:
-    reader = csv.reader(_lines(file, source, kind), strict=True, skipinitialspace=kind.blanks_after_commas)
+    def lines() -> Iterator[str]:
+        for number, line in enumerate(iter(partial(file.readline, LONGEST_LINE), ""), start=1):
+            if "\0" in line:
+                raise kind.error(f"{source}: cannot be read as {kind.name} (line {number} holds a NUL character)")
+            if len(line) == LONGEST_LINE and not line.endswith(("\n", "\r")):
+                rule = f"line {number} is longer than {LONGEST_LINE:,} characters"
+                raise kind.error(f"{source}: cannot be read as {kind.name} ({rule})")
+            yield line
+
+    reader = csv.reader(lines(), strict=True, skipinitialspace=kind.blanks_after_commas)
     try:
         yield from filter(None, reader)
     except csv.Error as failure:
         reason = f"line {reader.line_num}: {failure}" if reader.line_num else str(failure)
         raise kind.unreadable(source, reason) from failure
-
-
-def _lines(file: TextIO, source: str, kind: CsvKind) -> Iterator[str]:
-    for number, line in enumerate(iter(partial(file.readline, LONGEST_LINE), ""), start=1):
-        if "\0" in line:
-            raise kind.error(f"{source}: cannot be read as {kind.name} (line {number} holds a NUL character)")
-        if len(line) == LONGEST_LINE and not line.endswith(("\n", "\r")):
-            rule = f"line {number} is longer than {LONGEST_LINE:,} characters"
-            raise kind.error(f"{source}: cannot be read as {kind.name} ({rule})")
-        yield line

@@ -72,12 +72,26 @@ def process_group(device: str = "cpu", *, timeout: float = LONGEST_WAIT) -> Iter
         return
     own = _own_device(device, place)
     settings = {"backend": "gloo" if own == "cpu" else "cpu:gloo,cuda:nccl", "timeout": timedelta(seconds=timeout)}
+    n_processes = place["WORLD_SIZE"]
     with _lost_processes_named(timeout):
-        store = _store(place["RANK"], place["WORLD_SIZE"], timeout)
-        _group().init_process_group(store=store, rank=place["RANK"], world_size=place["WORLD_SIZE"], **settings)
+        store = _group().TCPStore(
+            os.environ["MASTER_ADDR"],
+            int(os.environ["MASTER_PORT"]),
+            n_processes,
+            is_master=place["RANK"] == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True",
+            timeout=timedelta(seconds=timeout),
+        )
+        # `torchrun` keeps its store when it restarts the processes. Without the prefix torch would read the addresses
+        # of the dead processes from it, and wait for them.
+        store = _group().PrefixStore(f"start {restarts()}", store)
+        _group().init_process_group(store=store, rank=place["RANK"], world_size=n_processes, **settings)
         try:
             yield own
-            _wait_for_others(store, place["RANK"], place["WORLD_SIZE"], min(timeout, _LONGEST_EXIT))
+            # A process that is still in its last exchange could take a closed connection for a failure.
+            with suppress(RuntimeError, _group().DistError):  # a process, perhaps the store's, is late or has ended
+                store.set(f"left {place['RANK']}", "")
+                longest = timedelta(seconds=min(timeout, _LONGEST_EXIT))
+                store.wait([f"left {other}" for other in range(n_processes)], longest)
         finally:
             _group().destroy_process_group()
 
@@ -152,7 +166,10 @@ def on_rank_zero(work: Callable[[], Any]) -> Any:
     if rank() > 0:
         answer = broadcast(None)
         if "error" in answer:
-            raise _error_of(answer["error"], answer["message"])
+            kind = getattr(errors, answer["error"], None)
+            if isinstance(kind, type) and issubclass(kind, EpannsError) and kind is not errors.Interrupted:
+                raise kind(answer["message"])
+            raise TrainingError(f"rank 0 failed with {answer['error']}: {answer['message']}")
         return answer["value"]
     try:
         value = work()
@@ -161,13 +178,6 @@ def on_rank_zero(work: Callable[[], Any]) -> Any:
         raise
     broadcast({"value": value})
     return value
-
-
-def _error_of(name: str, message: str) -> EpannsError:
-    kind = getattr(errors, name, None)
-    if isinstance(kind, type) and issubclass(kind, EpannsError) and kind is not errors.Interrupted:
-        return kind(message)
-    return TrainingError(f"rank 0 failed with {name}: {message}")
 
 
 def _group() -> Any:
@@ -193,36 +203,6 @@ def _place_in(environment: Mapping[str, str]) -> dict[str, int] | None:
     if len(numbers) < len(_PLACE) - 1 or not numbers["RANK"] < numbers["WORLD_SIZE"]:
         raise ConfigError(f"{shown}: must be numbers, and RANK below WORLD_SIZE; {_REMEDY}")
     return numbers
-
-
-def _store(own_rank: int, n_processes: int, timeout: float) -> Any:
-    """Return the store for the addresses of the processes, with a prefix for each restart.
-
-    `torchrun` keeps its store when it restarts the processes. Without the prefix torch would read the addresses of the
-    dead processes from it, and wait for them.
-    """
-    group = _group()
-    is_kept_by_torchrun = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
-    store = group.TCPStore(
-        os.environ["MASTER_ADDR"],
-        int(os.environ["MASTER_PORT"]),
-        n_processes,
-        is_master=own_rank == 0 and not is_kept_by_torchrun,
-        timeout=timedelta(seconds=timeout),
-    )
-    return group.PrefixStore(f"start {restarts()}", store)
-
-
-def _wait_for_others(store: Any, own_rank: int, n_processes: int, timeout: float) -> None:
-    """Wait until all processes have reached the end, or until the timeout, before the connections are closed.
-
-    A process that is still in its last exchange could take a closed connection for a failure.
-    """
-    from torch.distributed import DistError
-
-    with suppress(RuntimeError, DistError):  # a process, perhaps that of the store, is late or has ended
-        store.set(f"left {own_rank}", "")
-        store.wait([f"left {rank}" for rank in range(n_processes)], timedelta(seconds=timeout))
 
 
 def _own_device(device: str, place: Mapping[str, int]) -> str:

@@ -1,5 +1,6 @@
 """Make text from files safe: for a terminal, for a spreadsheet, and as part of a path."""
 
+import json
 import re
 import unicodedata
 
@@ -12,7 +13,6 @@ _PATH_NAME = re.compile(rf"[A-Za-z0-9._-]{{1,{LONGEST_NAME}}}")
 _HIDDEN = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 # Format characters in ordinary text: soft hyphen, joiners of letters and emoji, number signs of Arabic and Syriac.
 _ORDINARY = frozenset("\u00ad\u200c\u200d\u0600\u0601\u0602\u0603\u0604\u0605\u06dd\u070f\u08e2")
-_SHORT = {"\n": r"\n", "\r": r"\r", "\t": r"\t"}
 _NUMBER = re.compile(r"[+-]?(([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?|inf|nan)")
 # A spreadsheet reads text that begins so as a formula; the wide forms only in East Asian settings.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
@@ -30,7 +30,9 @@ def printable(text: str, *, lines: bool = False) -> str:
     """
     if text.isascii() and text.isprintable():
         return text
-    return "".join(letter if _is_kept(letter, lines) else _SHORT.get(letter) or _escaped(letter) for letter in text)
+    return "".join(
+        letter if _is_kept(letter, lines) else letter.encode("unicode_escape").decode("ascii") for letter in text
+    )
 
 
 def is_printable(text: str) -> bool:
@@ -45,7 +47,7 @@ def printable_json(text: str) -> str:
     r"""Return a JSON text with the characters that `printable` escapes written as JSON escapes, ``\u001b``."""
     if text.isascii() and text.isprintable():
         return text
-    return "".join(letter if _is_kept(letter, True) else _json_escaped(letter) for letter in text)
+    return "".join(letter if _is_kept(letter, True) else json.dumps(letter)[1:-1] for letter in text)
 
 
 def spreadsheet_cell(text: str) -> str:
@@ -86,16 +88,3 @@ def _is_kept(letter: str, lines: bool) -> bool:
     if letter in "\n\t":
         return lines
     return letter in _ORDINARY or unicodedata.category(letter) not in _HIDDEN
-
-
-def _escaped(letter: str) -> str:
-    code = ord(letter)
-    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
-
-
-def _json_escaped(letter: str) -> str:
-    code = ord(letter)
-    if code < 0x10000:
-        return f"\\u{code:04x}"
-    high, low = divmod(code - 0x10000, 0x400)
-    return f"\\u{0xD800 + high:04x}\\u{0xDC00 + low:04x}"

@@ -33,10 +33,6 @@ class StopRequest:
         if self.signal_number is not None:
             raise Stopped(self.signal_number)
 
-    def _handle(self, number: int, _frame: FrameType | None) -> None:
-        if self.signal_number is None:
-            self.signal_number = number
-
 
 @contextmanager
 def catching_signals() -> Iterator[StopRequest]:
@@ -48,7 +44,12 @@ def catching_signals() -> Iterator[StopRequest]:
     if threading.current_thread() is not threading.main_thread():
         yield request
         return
-    former = {number: signal.signal(number, request._handle) for number in STOPPING}
+
+    def handle(number: int, _frame: FrameType | None) -> None:
+        if request.signal_number is None:
+            request.signal_number = number
+
+    former = {number: signal.signal(number, handle) for number in STOPPING}
     try:
         yield request
     finally:

@@ -125,7 +125,7 @@ def parse_json(text: str, source: str, *, error: type[EpannsError], remedy: str 
     """
     try:
         value = json.loads(
-            text, object_pairs_hook=_table, parse_constant=_constant, parse_float=_finite, parse_int=_bounded
+            text, object_pairs_hook=_table, parse_constant=_number, parse_float=_number, parse_int=_number
         )
         for item in _items_of(value):
             if isinstance(item, str) and not item.isascii() and any("\ud800" <= letter <= "\udfff" for letter in item):
@@ -166,22 +166,18 @@ def _table(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return table
 
 
-def _constant(name: str) -> float:
-    raise ValueError(f"{name} is no number of JSON")
-
-
-def _finite(digits: str) -> float:
-    value = float(digits)
-    if not math.isfinite(value):
+def _number(digits: str) -> int | float:
+    """Return the number of a JSON text, or raise ValueError if it is beyond the range that files may have."""
+    if digits in ("NaN", "Infinity", "-Infinity"):
+        raise ValueError(f"{digits} is no number of JSON")
+    if digits.removeprefix("-").isdigit():
+        # Lengths are compared first: Python refuses to convert thousands of digits, with a hint for programmers.
+        if len(digits) > 21 or abs(int(digits)) >= _JSON_LIMIT:
+            raise ValueError(f"{_shown(digits)} is a whole number of 2**64 or more")
+        return int(digits)
+    if not math.isfinite(float(digits)):
         raise ValueError(f"{_shown(digits)} is beyond the range of float64")
-    return value
-
-
-def _bounded(digits: str) -> int:
-    # Lengths are compared first: Python refuses to convert thousands of digits, with a hint for programmers.
-    if len(digits) > 21 or abs(value := int(digits)) >= _JSON_LIMIT:
-        raise ValueError(f"{_shown(digits)} is a whole number of 2**64 or more")
-    return value
+    return float(digits)
 
 
 def _shown(text: str) -> str:

@@ -1,5 +1,6 @@
 """Output folders: each belongs to one configuration, and one process at a time works in it."""
 
+import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -192,7 +193,8 @@ def locked_file(path: Path, *, wait: float = 0.0) -> Iterator[None]:
 @contextmanager
 def _made(folder: Path) -> Iterator[None]:
     """Make a missing folder and its parents; remove those that were made and are empty after the block."""
-    missing = [place for place in (folder, *folder.parents) if not _exists(place)]
+    # False, and no error, for a name that is not valid and below a parent that may not be searched.
+    missing = [place for place in (folder, *folder.parents) if not os.access(place, os.F_OK)]
     try:
         for place in (*reversed(missing), folder):  # `Path.mkdir` makes parents by recursion, which ends at about 1,000
             place.mkdir(exist_ok=True)
@@ -210,13 +212,6 @@ def _made(folder: Path) -> Iterator[None]:
         with suppress(OSError):  # not empty, or moved away
             for place in missing:
                 place.rmdir()
-
-
-def _exists(folder: Path) -> bool:
-    try:
-        return folder.exists()
-    except OSError:  # no valid file name, or a parent that may not be searched
-        return False
 
 
 def _names_below(folder: Path, prefix: str = "") -> Iterator[str]:

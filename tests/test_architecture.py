@@ -52,7 +52,7 @@ VAGUE_WORDS = re.compile(
     r"|what went|forgets?|forgotten|speaks?|names it)\b",
     re.IGNORECASE,
 )
-MOST_VAGUE_WORDS = 1.5  # of 1,000 words
+MOST_VAGUE_WORDS = 1.0  # of 1,000 words
 
 
 def imports_of(path: Path) -> list[str]:

@@ -56,11 +56,23 @@ def command(as_json: bool) -> None:
     packages = core_packages()
     extras = {name: [check_package(*item) for item in extra.packages.items()] for name, extra in EXTRAS.items()}
     broken = [package.name for package in packages if package.problem and package.name not in _MAY_FAIL]
-    machine = {} if "torch" in broken else _devices()
+    system = _system()
+    machine: dict[str, Any] = {}
+    machine_lines = []
+    if "torch" not in broken:
+        import torch
+
+        gpus = range(torch.cuda.device_count() if torch.cuda.is_available() else 0)
+        machine = {"threads": torch.get_num_threads(), "gpus": [torch.cuda.get_device_name(index) for index in gpus]}
+        threads = f"torch uses {machine['threads']}; this process may use {system['cores']} cores"
+        machine_lines = [
+            _line("threads", "", threads),
+            _line("GPU", "", ", ".join(machine["gpus"]) or "none that torch can use"),
+        ]
     trial = {} if broken else try_a_network()
     works = not broken and trial.get("problem") is None
     result = {
-        **_system(),
+        **system,
         **machine,
         "core": [asdict(package) for package in packages],
         "extras": {name: [asdict(package) for package in found] for name, found in extras.items()},
@@ -69,7 +81,7 @@ def command(as_json: bool) -> None:
     }
     lines = [
         *version_lines(packages),
-        *_machine_lines(machine),
+        *machine_lines,
         *(_extra_line(name, found) for name, found in extras.items()),
         *([_line("trial", "", trial["problem"] or f"a small Cnn6: ok, {trial['seconds']:.1f} s")] if trial else []),
         "epanns works here."
@@ -89,7 +101,9 @@ def core_packages() -> list[Package]:
 
 def check_package(name: str, module: str) -> Package:
     """Import a package and return its version, or why its import fails."""
-    version, lowest = versions(name).get(name), _lowest_releases().get(name)
+    requirement = re.compile(rf"{re.escape(name)}\s*>=\s*([\d.]+)")
+    required = map(requirement.match, importlib.metadata.requires("epanns-pruning") or [])
+    version, lowest = versions(name).get(name), next((found[1] for found in required if found), None)
     try:
         importlib.import_module(module)
     except Exception as error:  # compiled libraries fail as OSError, ImportError, AttributeError or RuntimeError
@@ -136,20 +150,6 @@ def _system() -> dict[str, Any]:
     return {**versions(), "python": platform.python_version(), "system": platform.platform(), "cores": cores}
 
 
-def _devices() -> dict[str, Any]:
-    """Return the threads and GPUs that torch uses."""
-    import torch
-
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    return {"threads": torch.get_num_threads(), "gpus": [torch.cuda.get_device_name(index) for index in range(count)]}
-
-
-def _lowest_releases() -> dict[str, str]:
-    """Return the ``name>=release`` requirements of the installed epanns."""
-    lines = importlib.metadata.requires("epanns-pruning") or []
-    return {found[1]: found[2] for line in lines if (found := re.match(r"([\w.-]+)\s*>=\s*([\d.]+)", line))}
-
-
 def _numbers(version: str) -> list[int]:
     """Return the numbers of a release, as 2, 13, 0 of ``2.13.0+cpu``."""
     return [int(number) for number in re.findall(r"\d+", version.split("+")[0])]
@@ -157,15 +157,6 @@ def _numbers(version: str) -> list[int]:
 
 def _line(name: str, version: str, text: str) -> str:
     return f"  {name:<14} {version:<14} {text}"
-
-
-def _machine_lines(machine: dict[str, Any]) -> list[str]:
-    if not machine:
-        return []
-    return [
-        _line("threads", "", f"torch uses {machine['threads']}; this process may use {_system()['cores']} cores"),
-        _line("GPU", "", ", ".join(machine["gpus"]) or "none that torch can use"),
-    ]
 
 
 def _extra_line(name: str, found: list[Package]) -> str:

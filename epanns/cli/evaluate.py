@@ -33,25 +33,29 @@ _LONGEST_NAME = 100
 
 @click.command("evaluate", cls=EpannsCommand)
 @click.argument("checkpoint", metavar="CKPT", type=EXISTING)
-@click.option("--data", "packs", type=EXISTING, multiple=True, required=True, help="Pack to score; may be repeated.")
-@click.option("--window", type=float, help="Length of scored windows in seconds.  [default: the whole clip]")
-@click.option("--hop", type=float, help="With --window: seconds between window starts.  [default: the window]")
+@click.option(
+    "--data", "packs", type=EXISTING, multiple=True, required=True, help="Pack of clips to score; may be repeated."
+)
+@click.option("--window", type=float, help="Length in seconds of the scored windows.  [default: whole clips]")
+@click.option("--hop", type=float, help="Seconds between the starts of windows, with --window.  [default: --window]")
 @click.option(
     "--aggregate",
     default="mean_prob",
     show_default=True,
-    help="With --window: clip score = mean_prob, mean_logit or max_prob of its windows.",
+    help="Score of a clip from those of its windows, with --window: mean_prob, mean_logit or max_prob.",
 )
 @click.option("--own-length", is_flag=True, help="Score each clip at its own length, without the zeros after it.")
 @pack_options
-@click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True, help="Clips at a time.")
-@bounded_option("--workers", "Processes that read clips", least=0)
+@click.option(
+    "--batch-size", type=click.IntRange(1), default=32, show_default=True, help="Number of clips per forward pass."
+)
+@bounded_option("--workers", "Number of processes that read clips", least=0)
 @click.option(
     "--bootstrap",
     type=click.IntRange(0),
     default=1000,
     show_default=True,
-    help="Resamples of the clips behind the 95 % intervals; 0 for none.",
+    help="Number of resamples of the clips for the 95 % intervals; 0 for none.",
 )
 @click.option(
     "--group-pattern",
@@ -62,7 +66,9 @@ _LONGEST_NAME = 100
 @click.option("--seed", type=SEED, default=0, show_default=True, help="Seed of the resampling.")
 @device_option
 @click.option("--name", default="", help="Name of the network in reports.  [default: made from its settings]")
-@click.option("--scores/--no-scores", "keeps_scores", default=True, help="With --out: write the scores of all clips.")
+@click.option(
+    "--scores/--no-scores", "keeps_scores", default=True, help="Whether scores.npz is written to --out.  [default: yes]"
+)
 @out_option(
     "Folder for result.json, which `epanns report` reads, per_class.csv and scores.npz, the scores of all clips; must "
     "not exist.",

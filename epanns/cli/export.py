@@ -112,35 +112,30 @@ def command(
             log_unknown_lengths(dataset, "windows")
         return in_order_of(model, dataset)
 
-    asked = None
+    quantisation = None
     if calibration is not None:
-        judging = None if evaluation is None else opened(evaluation)
-        asked = Int8(opened(calibration), judging, clips, equalise, portable, protocol)
+        compared = None if evaluation is None else opened(evaluation)
+        quantisation = Int8(opened(calibration), compared, clips, equalise, portable, protocol)
     with progress_counter("clips compared", "clip") as progress:
         timed = threads if latency else None
-        report = export_network(model, out, int8=asked, latency_threads=timed, progress=progress)
+        report = export_network(model, out, int8=quantisation, latency_threads=timed, progress=progress)
     emit(report, f"{out}: {describe(model, report)}", as_json)
 
 
 def _refuse_given(settings: Collection[str], only_with: str, remedy: str) -> None:
     """Raise `ConfigError` if one of the settings is given, which would be ignored."""
     context = click.get_current_context()
-    chosen = [
-        _as_typed(option, context.params[option.name])
-        for option in context.command.params
-        if option.name in settings and context.get_parameter_source(option.name) is not ParameterSource.DEFAULT
-    ]
-    given = [typed for typed in chosen if typed]
+    given = []
+    for option in context.command.params:
+        if option.name in settings and context.get_parameter_source(option.name) is not ParameterSource.DEFAULT:
+            value = context.params[option.name]
+            if not isinstance(value, bool):
+                given.append(f"{option.opts[0]} {value:g}" if isinstance(value, float) else f"{option.opts[0]} {value}")
+            elif value or option.secondary_opts:  # `portable = false` in a file gives no option
+                given.append(option.opts[0] if value else option.secondary_opts[0])
     if given:
         them = "it" if len(given) == 1 else "them"
         raise ConfigError(f"{', '.join(given)}: used only with {only_with}: give {remedy} too, or leave {them} out")
-
-
-def _as_typed(option: click.Parameter, value: object) -> str:
-    """Return option and value; empty for a flag that is false, such as ``portable = false`` in a file."""
-    if isinstance(value, bool):
-        return option.opts[0] if value else "".join(option.secondary_opts)
-    return f"{option.opts[0]} {value:g}" if isinstance(value, float) else f"{option.opts[0]} {value}"
 
 
 def describe(model: "Tagger", report: dict[str, Any]) -> str:
@@ -174,5 +169,5 @@ def _int8_lines(report: dict[str, Any]) -> list[str]:
         lines.append("no mAP: the clips have no labels, or other classes than the network")
     if report["float32_activations"]:
         layers = ", ".join(", ".join(read) or name for name, read in report["float32_activations"].items())
-        lines.append(f"in float32, where eight bits are too few: what {layers} hear")
+        lines.append(f"in float32, where eight bits are too few: the inputs of {layers}")
     return lines

@@ -50,7 +50,13 @@ def command(
     reserve(out)
     path = Path(file_or_name)
     if not path.exists():
-        path = _download(file_or_name)
+        from epanns.models.files.download import cache_folder, fetch, released_file
+
+        file = released_file(file_or_name)
+        with progress_counter(file.name, "B") as show:
+            path = fetch(file, cache_folder(), progress=show)
+        if file.sha256 is None:
+            log(f"{file.name}: unverified: no sha256 of this file is published")
     from epanns.labels import LabelSet
     from epanns.models.files.checkpoint import save_checkpoint
     from epanns.models.files.released import read_released
@@ -68,14 +74,3 @@ def command(
         + (", single-label" if task == "single-label" else "")
     )
     emit(result, text, as_json)
-
-
-def _download(name: str) -> Path:
-    from epanns.models.files.download import cache_folder, fetch, released_file
-
-    file = released_file(name)
-    with progress_counter(file.name, "B") as show:
-        path = fetch(file, cache_folder(), progress=show)
-    if file.sha256 is None:
-        log(f"{file.name}: unverified: no sha256 of this file is published")
-    return path

@@ -50,7 +50,16 @@ def describe(summary: Mapping[str, Any], provenance: "Provenance") -> str:
 
     Control characters in names that come from the checkpoint are escaped.
     """
+    from epanns.models.spec import WAVEFORM_FAMILIES
+
     front_end, labels = summary["front_end"], summary["labels"]
+    kind = "YAMNet's, " if front_end.get("kind") == "yamnet" else ""
+    of_front_end = (
+        "none: the network reads the waveform"
+        if summary["family"] in WAVEFORM_FAMILIES
+        else f"{kind}window {front_end['window_size']}, hop {front_end['hop_size']}, {front_end['mel_bins']} mel bins, "
+        f"{front_end['fmin']:g} to {front_end['fmax']:g} Hz"
+    )
     listed = "; ".join(map(printable, labels[:_LISTED_LABELS]))
     rest = len(labels) - _LISTED_LABELS
     versions = ", ".join(f"{name} {version}" for name, version in (provenance.versions or {}).items())
@@ -64,7 +73,7 @@ def describe(summary: Mapping[str, Any], provenance: "Provenance") -> str:
         "task": summary["task"],
         "parameters": f"{summary['n_params']:,} trainable; {summary['n_params_with_statistics']:,} with batch-norm "
         f"statistics (Keras' total); {summary['n_params_folded']:,} with batch norms folded",
-        "front end": f"{front_end['sample_rate']} Hz, {_front_end(summary['family'], front_end)}",
+        "front end": f"{front_end['sample_rate']} Hz, {of_front_end}",
         "widths": " | ".join(f"{block} {' '.join(str(width) for _, width in group)}" for block, group in blocks),
         "labels": f"{len(labels)}: {listed}" + (f"; and {rest} more" if rest > 0 else ""),
         "source": printable(str(provenance.source)),
@@ -75,15 +84,3 @@ def describe(summary: Mapping[str, Any], provenance: "Provenance") -> str:
         "written with": printable(versions or "not recorded"),
     }
     return "\n".join([printable(summary["path"]), *(f"  {name:<13} {value}" for name, value in rows.items())])
-
-
-def _front_end(family: str, front_end: Mapping[str, Any]) -> str:
-    from epanns.models.spec import WAVEFORM_FAMILIES
-
-    if family in WAVEFORM_FAMILIES:
-        return "none: the network reads the waveform"
-    kind = "YAMNet's, " if front_end.get("kind") == "yamnet" else ""
-    return (
-        f"{kind}window {front_end['window_size']}, hop {front_end['hop_size']}, {front_end['mel_bins']} mel bins, "
-        f"{front_end['fmin']:g} to {front_end['fmax']:g} Hz"
-    )

@@ -106,8 +106,11 @@ def main(arguments: list[str] | None = None) -> None:
         error.show(shown)
         write_message(shown.getvalue().removesuffix("\n"))
         sys.exit(error.exit_code)
-    except Exception as error:
-        if not _is_out_of_memory(error):
+    except (MemoryError, RuntimeError) as error:  # torch raises a RuntimeError on a CPU
+        memory = "epanns.training.run.memory"  # imports torch
+        if isinstance(error, RuntimeError) and not (
+            "torch" in sys.modules and importlib.import_module(memory).is_out_of_memory(error)
+        ):
             raise  # a mistake in epanns: show its traceback
         _print_traceback(arguments)
         reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
@@ -129,17 +132,6 @@ def _print_traceback(arguments: list[str]) -> None:
     """Print the traceback of the current error if ``--debug`` is given."""
     if "--debug" in arguments:
         write_message(traceback.format_exc().removesuffix("\n"))
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    """Return whether an error means that memory ran out; torch raises a RuntimeError on a CPU."""
-    if not isinstance(error, MemoryError | RuntimeError):
-        return False
-    if "torch" not in sys.modules:
-        return isinstance(error, MemoryError)
-    from epanns.training.run.memory import is_out_of_memory
-
-    return is_out_of_memory(error)
 
 
 def _memory_advice(arguments: list[str]) -> str:

@@ -147,24 +147,23 @@ def ends_soon_after_signal(state: str) -> Iterator[None]:
     numbers, wakeup = socket.socketpair()
     wakeup.setblocking(False)
     former = signal.set_wakeup_fd(wakeup.fileno(), warn_on_full_buffer=False)
-    threading.Thread(target=_wait_for_signal, args=(numbers, ended, state), daemon=True).start()
+
+    def wait_for_signal() -> None:  # the interpreter writes the numbers even while its main thread is blocked
+        with numbers:
+            number = 0
+            while number not in STOPPING:
+                received = numbers.recv(1)
+                if not received:
+                    return  # the block ended
+                number = received[0]
+        if not ended.wait(DEADLINE_SECONDS):
+            write_message(f"epanns: stopped by signal {number}; {state}")
+            os._exit(128 + number)
+
+    threading.Thread(target=wait_for_signal, daemon=True).start()
     try:
         yield
     finally:
         ended.set()
         signal.set_wakeup_fd(former)
         wakeup.close()
-
-
-def _wait_for_signal(numbers: socket.socket, ended: threading.Event, state: str) -> None:
-    """Read the numbers of signals, which the interpreter writes even while its main thread is blocked."""
-    with numbers:
-        number = 0
-        while number not in STOPPING:
-            received = numbers.recv(1)
-            if not received:
-                return  # the block ended
-            number = received[0]
-    if not ended.wait(DEADLINE_SECONDS):
-        write_message(f"epanns: stopped by signal {number}; {state}")
-        os._exit(128 + number)

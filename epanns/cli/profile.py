@@ -58,7 +58,13 @@ def command(
     cost = profile(network, seconds=seconds)
     result, text = cost.to_dict(), describe(cost)
     if latency:
-        timing, peak = _measured(network, seconds, threads, device)
+        from epanns.complexity.latency import measure_latency, measure_peak_memory
+        from epanns.models.spec import ModelSpec
+        from epanns.models.zoo import build_model
+
+        model = (build_model(network) if isinstance(network, ModelSpec) else network).to(device)
+        timing = measure_latency(model, seconds=seconds, threads=threads)
+        peak = measure_peak_memory(model, seconds=seconds, threads=threads)
         result |= {"latency_ms": timing.to_dict(), "peak_memory_bytes": peak}
         text += "\n\n" + describe_latency(timing, peak, seconds, device)
     emit(result, text, as_json)
@@ -81,18 +87,6 @@ def _network(name: str, width: float | None, num_classes: int | None) -> "Tagger
                 f"{option} {value} is for networks of the zoo; {name} is a checkpoint of fixed size, remove the option"
             )
     return load(name)
-
-
-def _measured(
-    network: "Tagger | ModelSpec", seconds: float, threads: int | None, device: str
-) -> "tuple[Latency, int | None]":
-    from epanns.complexity.latency import measure_latency, measure_peak_memory
-    from epanns.models.spec import ModelSpec
-    from epanns.models.zoo import build_model
-
-    model = (build_model(network) if isinstance(network, ModelSpec) else network).to(device)
-    timing = measure_latency(model, seconds=seconds, threads=threads)
-    return timing, measure_peak_memory(model, seconds=seconds, threads=threads)
 
 
 def describe(cost: "ModelCost") -> str:

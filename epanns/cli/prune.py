@@ -1,19 +1,46 @@
-"""`epanns prune`: remove ranked filters from a checkpoint and record the plan in the new one."""
+"""`epanns prune`: remove ranked filters from a checkpoint, in one round or several, and record the plan."""
 
-from functools import partial
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from functools import partial, wraps
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from epanns.cli.shared.amount import AMOUNT_SECTIONS, Amount, amount_options
-from epanns.cli.shared.calibration import open_calibration
 from epanns.cli.shared.command import SectionedCommand
-from epanns.cli.shared.options import EXISTING, device_option, json_option, out_option, reserve, torch_device
-from epanns.cli.shared.packs import open_packs, pack_options
-from epanns.cli.shared.recovery import RecoveryName, given_settings, recover_on, recovery_lines, recovery_options
-from epanns.cli.shared.rounds import Runs, Steps, steps_options
+from epanns.cli.shared.options import (
+    EXISTING,
+    device_option,
+    json_option,
+    out_option,
+    reserve,
+    resuming_command,
+    torch_device,
+)
+from epanns.cli.shared.packs import in_order_of, open_packs, pack_options
+from epanns.cli.shared.recovery import (
+    RecoveryName,
+    given_settings,
+    open_calibration,
+    recover_on,
+    recovery_lines,
+    recovery_options,
+)
 from epanns.cli.shared.terminal import emit, log
+from epanns.cli.shared.training_options import with_frozen_body
+from epanns.errors import ConfigError
+from epanns.strict import PATH, Rule, list_of
+from epanns.text_files import read_toml
+
+if TYPE_CHECKING:
+    from epanns.data.batches.dataset import PackDataset
+    from epanns.models.pruning_plan import PruningPlan
+    from epanns.models.tagger import Tagger
+    from epanns.pruning.calibration_clips import ClipSource
+    from epanns.stages.prune import Recover
+    from epanns.training.settings.config import TrainingConfig
 
 _SECTIONS = {
     **AMOUNT_SECTIONS,
@@ -21,6 +48,121 @@ _SECTIONS = {
     "Recovery and calibration": ("recover", "calibration", "fit-to", "mixtures", "ridge", "labels", "mp3-seconds"),
     "In steps": ("steps", "schedule", "between"),
 }
+
+_PACKS = Rule(
+    "the path of a pack, or a list of such",
+    lambda value: PATH.holds(value) or list_of(PATH, "packs", least=1).holds(value),
+)
+_ROUNDS = (
+    click.option("--steps", type=click.IntRange(1), default=1, show_default=True, help="Number of pruning rounds."),
+    click.option(
+        "--schedule",
+        type=click.Choice(["linear", "geometric"]),
+        default="linear",
+        show_default=True,
+        help="Channels removed per round, with --steps: the same number (linear), or the same share of the channels "
+        "left (geometric).",
+    ),
+    click.option(
+        "--between",
+        type=EXISTING,
+        help="TOML file of a fine-tuning after each round but the last, with --steps, in OUT.steps. Its only keys are "
+        "the packs train and val, preset or iterations, and other training settings of `epanns finetune`. The same "
+        "command resumes it.",
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Steps:
+    """The values of the options; see their help."""
+
+    steps: int
+    schedule: str
+    between: Path | None
+
+    def refuse_contradictions(self) -> None:
+        """Raise `ConfigError` for options that do not go together, before anything is read."""
+        if self.steps == 1 and (self.between is not None or self.schedule != "linear"):
+            raise ConfigError(f"--steps {self.steps}: --schedule and --between go with at least two steps")
+
+    def prune(
+        self,
+        dense: "Tagger",
+        target: "PruningPlan",
+        folder: Path,
+        open_packs: "Callable[[list[Path]], PackDataset]",
+        identity: Mapping[str, Any],
+        calibration: "ClipSource | None",
+        recover: "Recover | None",
+    ) -> "tuple[Tagger, dict[str, Any] | None]":
+        """Return the pruned network and the report of the last recovery; see `stages.prune.prune_in_rounds`.
+
+        Args:
+            dense: The unpruned network.
+            target: The plan of all rounds.
+            folder: Folder of the training between rounds, ``OUT.steps``.
+            open_packs: Opens packs of training or validation clips.
+            identity: All other settings that decide the pruned networks, such as those of the recovery, in JSON values.
+            calibration: Clips for criteria that measure clips.
+            recover: The recovery of each round.
+        """
+        from epanns.cli.shared.training_progress import training_progress
+        from epanns.models.warm_start import stays_frozen
+        from epanns.stages.prune import Rounds, RoundTraining, prune_in_rounds
+
+        prune = partial(prune_in_rounds, dense, target, calibration=calibration, recover=recover)
+        if self.between is None:
+            return prune(Rounds(self.steps, self.schedule), log=log)
+        packs, config, freeze = read_between(self.between)
+        by_default, remedy = stays_frozen(dense.provenance), f"freeze_yamnet = false in {self.between}"
+        config = with_frozen_body(config, freeze, by_default=by_default, remedy=remedy)
+        train, val = (in_order_of(dense, open_packs(packs[part])) for part in ("train", "val"))
+        with training_progress(config) as display:
+            options = display.run_options(command=resuming_command())
+            training = RoundTraining(folder, train, val, config, options, identity)
+            return prune(Rounds(self.steps, self.schedule, training), log=display.log)
+
+
+def read_between(path: Path) -> "tuple[dict[str, list[Path]], TrainingConfig, bool | None]":
+    """Return the packs and the settings of a ``--between`` file, and its ``freeze_yamnet`` or None.
+
+    Raises:
+        ConfigError: If the file cannot be read, or a key is unknown, missing or of the wrong kind.
+    """
+    from epanns.training.settings.presets import read_training
+
+    read = read_toml(path)
+    given = {key.replace("-", "_"): value for key, value in read.items()}
+    length = () if "preset" in given else ("iterations",)
+    problems = []
+    if len(given) < len(read):
+        problems.append("a key is given twice, with - and with _: give it once")
+    if missing := [key for key in ("train", "val", *length) if key not in given]:
+        problems.append(f"{', '.join(missing)} missing: packs to train and validate on, and how long")
+    packs = {part: given.pop(part) for part in ("train", "val") if part in given}
+    problems += [problem for part, paths in packs.items() if (problem := _PACKS.problem(part, paths))]
+    try:
+        config = read_training(given)
+    except ConfigError as error:
+        problems.append(str(error))
+    if problems:
+        raise ConfigError(f"{path}: " + "; ".join(problems))
+    listed = {part: [paths] if isinstance(paths, str) else paths for part, paths in packs.items()}
+    return {part: [Path(item) for item in paths] for part, paths in listed.items()}, config, given.get("freeze_yamnet")
+
+
+def steps_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options; the command receives them as one `Steps` named `steps`."""
+
+    @wraps(function)
+    def command(**values: Any) -> Any:
+        steps = Steps(**{field.name: values.pop(field.name) for field in fields(Steps)})
+        return function(steps=steps, **values)
+
+    for option in reversed(_ROUNDS):
+        command = option(command)
+    return command
 
 
 @click.command("prune", cls=SectionedCommand, sections=_SECTIONS)
@@ -84,16 +226,18 @@ def command(
         log(f"timing every layer of {dense.spec.name} on this machine, then the pruned networks themselves")
     plan, reached = plan_and_cost(dense, config, clips)
     rate = dense.spec.front_end.sample_rate
-    runs = Runs(
-        folder=out.with_name(f"{out.name}.steps"),
-        opened=partial(open_packs, labels_file=labels_file, mp3_seconds=mp3_seconds, sample_rate=rate),
-        asked={"recover": recover, "calibration": None if clips is None else clips.identity(), **settings},
-        measured=clips,
-    )
     recovering = None
     if clips is not None and recover != "none":
         recovering = partial(recover_on, clips, recover, {"seed": config.seed, **settings})
-    pruned, recovery = steps.prune(dense, plan, runs, recovering)
+    pruned, recovery = steps.prune(
+        dense,
+        plan,
+        folder=out.with_name(f"{out.name}.steps"),
+        open_packs=partial(open_packs, labels_file=labels_file, mp3_seconds=mp3_seconds, sample_rate=rate),
+        identity={"recover": recover, "calibration": None if clips is None else clips.identity(), **settings},
+        calibration=clips,
+        recover=recovering,
+    )
     if reached is not None:
         pruned.provenance = reached.recorded(pruned.provenance)
     whole = pruned.provenance.plan
@@ -109,12 +253,9 @@ def command(
         "recovery": recovery,
     }
     budget = [] if reached is None else [f"budget: {reached.summary()}"]
-    lines = [f"{out}: {whole.summary()}", *budget, _size(result, cost.clip_seconds), *recovery_lines(recovery)]
-    emit(result, "\n".join(lines), as_json)
-
-
-def _size(result: dict[str, Any], clip_seconds: float) -> str:
-    return (
-        f"{result['n_params']:,} parameters ({result['param_bytes'] / 2**20:,.2f} MiB in float32), "
-        f"{result['backbone_macs'] / 1e9:,.3f} G backbone MACs for {clip_seconds:g} s"
+    size = (
+        f"{cost.n_params:,} parameters ({cost.param_bytes / 2**20:,.2f} MiB in float32), "
+        f"{cost.backbone_macs / 1e9:,.3f} G backbone MACs for {cost.clip_seconds:g} s"
     )
+    lines = [f"{out}: {whole.summary()}", *budget, size, *recovery_lines(recovery)]
+    emit(result, "\n".join(lines), as_json)

@@ -72,7 +72,11 @@ def command(
     if settings["recover"] == "none" and not needs_clips(settings["criterion"]) and calibration is not None:
         raise ConfigError("--calibration has no use with --recover none: remove --calibration, or choose a recovery")
     names = None if layers is None else [name.strip() for name in layers.split(",") if name.strip()]
-    config, device = SensitivityConfig(ratios=_numbers(ratios), layers=names, **settings), torch_device(device)
+    try:
+        fractions = tuple(float(part) for part in ratios.split(","))
+    except ValueError as error:
+        raise ConfigError(f"--ratios {ratios}: must be numbers in (0, 1) with commas between, as 0.25,0.5") from error
+    config, device = SensitivityConfig(ratios=fractions, layers=names, **settings), torch_device(device)
     model = load(checkpoint).to(device)
     rate = model.spec.front_end.sample_rate
     opened = partial(open_packs, labels_file=labels_file, mp3_seconds=mp3_seconds, sample_rate=rate)
@@ -85,21 +89,21 @@ def command(
         log(f"left out, too narrow to lose a channel at any of the ratios: {', '.join(sorted(left_out))}")
     with WorkFolder(out).locked(wait=DRAWING_SECONDS):
         files = [out / TABLE, out / RECORD, *write_figures(record, out)]
+    table = record.table
+    losses = {(row.layer, row.ratio): f"{table.loss_of(row):.4f}" for layer in table.layers for row in table.of(layer)}
+    longest = max(map(len, table.layers))
     lines = [
-        f"{out}: unpruned mAP {record.table.dense.mAP:.4f} on {describe_clips(record)}",
+        f"{out}: unpruned mAP {table.dense.mAP:.4f} on {describe_clips(record)}",
         f"{describe_settings(record)}; loss of mAP:",
-        *_losses(record),
+        " " * longest + "".join(f"{100 * ratio:>8g} %" for ratio in table.ratios),
+        *(
+            layer.ljust(longest) + "".join(losses.get((layer, ratio), "").rjust(10) for ratio in table.ratios)
+            for layer in table.layers
+        ),
         f"in {out}: {', '.join(file.name for file in files)}",
     ]
     result = {key: value for key, value in record.to_dict().items() if key not in ("format", "n_rows", "is_complete")}
     emit({"out": str(out), **result, "files": [str(file) for file in files]}, "\n".join(lines), as_json)
-
-
-def _numbers(text: str) -> tuple[float, ...]:
-    try:
-        return tuple(float(part) for part in text.split(","))
-    except ValueError as error:
-        raise ConfigError(f"--ratios {text}: must be numbers in (0, 1) with commas between, as 0.25,0.5") from error
 
 
 def _row_logger() -> "Callable[[SensitivityRecord], None]":
@@ -122,14 +126,3 @@ def _row_logger() -> "Callable[[SensitivityRecord], None]":
         log(f"[{n_done}/{record.n_rows}] {what if row.layer else f'unpruned: mAP {row.mAP:.4f}'}{rest}")
 
     return log_row
-
-
-def _losses(record: "SensitivityRecord") -> list[str]:
-    """Return the lines of a table of losses, layer by ratio."""
-    table = record.table
-    longest = max(map(len, table.layers))
-    lines = [" " * longest + "".join(f"{100 * ratio:>8g} %" for ratio in table.ratios)]
-    for layer in table.layers:
-        losses = {row.ratio: f"{table.loss_of(row):.4f}" for row in table.of(layer)}
-        lines.append(layer.ljust(longest) + "".join(losses.get(ratio, "").rjust(10) for ratio in table.ratios))
-    return lines

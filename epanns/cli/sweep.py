@@ -14,7 +14,7 @@ from epanns.errors import EpannsError
 @click.command("sweep", cls=EpannsCommand)
 @click.argument("experiment", metavar="EXPERIMENT.toml", type=EXISTING)
 @out_option("Folder of the sweep. The same command resumes it.")
-@bounded_option("--jobs", "Trials at the same time", least=1)
+@bounded_option("--jobs", "Number of trials at the same time", least=1)
 @click.option("--data-root", type=PATH, help="Folder of the data set, instead of the experiment's data.root.")
 @json_option
 def command(experiment: Path, out: Path, jobs: int, data_root: Path | None, as_json: bool) -> None:

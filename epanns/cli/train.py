@@ -71,7 +71,7 @@ def training_options(function: Callable[..., Any]) -> Callable[..., Any]:
             help="Pack of validation clips, whose score chooses the best step; may be repeated.",
         ),
         pack_options,
-        bounded_option("--workers", "Processes that read clips", least=0),
+        bounded_option("--workers", "Number of processes that read clips", least=0),
         device_option,
         out_option("Run folder; becomes a checkpoint when the run ends. The same command resumes the run."),
         click.option(
@@ -79,7 +79,7 @@ def training_options(function: Callable[..., Any]) -> Callable[..., Any]:
             type=click.IntRange(1),
             default=SAVE_EVERY,
             show_default=True,
-            help="Steps between saved states, beside those at validations; a killed run repeats the steps "
+            help="Number of steps between saved states, beside those at validations; a killed run repeats the steps "
             "since the last state.",
         ),
         click.option("--tensorboard", is_flag=True, help="Also write the metrics for TensorBoard, to OUT/tensorboard."),

@@ -15,7 +15,7 @@ from epanns.cli.shared.terminal import emit, progress_counter
     "--labels",
     "labels_file",
     type=EXISTING,
-    help="CSV index,mid,display_name: class list for a PACK without class names.",
+    help="Class list, CSV index,mid,display_name, for a PACK without class names.",
 )
 @click.option(
     "--memory-limit",

@@ -6,7 +6,7 @@ Commands, experiments and Python calls all make one `PruningConfig`; `epanns.pru
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 from epanns.errors import PruningError, did_you_mean
 from epanns.pruning.budgets.allocators import allocator_named
@@ -89,6 +89,19 @@ def _require_one(values: Mapping[str, object]) -> None:
         raise PruningError(f"give one of {', '.join(names)} and {last}")
 
 
+class PruningKeywords(TypedDict, total=False):
+    """The settings of `PruningConfig` as keywords of `epanns.prune`, with the fields of `Amount` beside them."""
+
+    ratio: float | None
+    ratios: Mapping[str, float] | None
+    budget: Budget | None
+    criterion: str
+    layers: Sequence[str] | None
+    allocate: str | Allocator
+    round_to: int
+    seed: int
+
+
 @dataclass(frozen=True)
 class PruningConfig:
     """Settings of a pruning.
@@ -122,16 +135,11 @@ class PruningConfig:
             raise PruningError("layers goes with one ratio; ratios per layer name their layers themselves")
 
     @classmethod
-    def of(
-        cls,
-        *,
-        ratio: float | None = None,
-        ratios: Mapping[str, float] | None = None,
-        budget: Budget | None = None,
-        **settings: Any,
-    ) -> "PruningConfig":
+    def of(cls, **keywords: Unpack[PruningKeywords]) -> "PruningConfig":
         """Return the config of keywords: those of `Amount`, and the other fields of this class."""
-        return cls(Amount(ratio, ratios, budget), **settings)
+        settings: dict[str, Any] = dict(keywords)
+        amount = Amount(**{name: settings.pop(name, None) for name in ("ratio", "ratios", "budget")})
+        return cls(amount, **settings)
 
     @classmethod
     def from_table(cls, table: Mapping[str, Any], *, names: Callable[[str], str] = lambda key: key) -> "PruningConfig":

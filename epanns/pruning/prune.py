@@ -3,7 +3,7 @@
 import functools
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,7 @@ from epanns.pruning.budgets.allocators import refuse_other_table
 from epanns.pruning.budgets.latency_budget import widths_for_latency
 from epanns.pruning.budgets.widths_for_budget import Allocation, BudgetResult, widths_for_budget
 from epanns.pruning.calibration_clips import ClipSource
-from epanns.pruning.config import PruningConfig, layers_within, ratio_per_layer, select_layers
+from epanns.pruning.config import PruningConfig, PruningKeywords, layers_within, ratio_per_layer, select_layers
 from epanns.pruning.ranking.criteria import most_important
 from epanns.pruning.ranking.importance import channel_importance
 from epanns.pruning.rounding import remaining_width
@@ -29,7 +29,7 @@ def prune(
     clips: ClipSource | None = None,
     *,
     calibration: ClipSource | None = None,
-    **keywords: Any,
+    **keywords: Unpack[PruningKeywords],
 ) -> tuple[Tagger, PruningPlan]:
     """Remove the least important filters of a network.
 
@@ -54,8 +54,13 @@ def prune(
 
     Raises:
         PruningError: If a ratio, layer or criterion cannot be used, a layer would lose no or every channel, or the
-            network cannot be pruned as it is (compiled, wrapped for several devices, shared parameters).
+            network cannot be pruned as it is (compiled, wrapped for several devices, shared parameters); if both a
+            config and keywords are given, or both `clips` and `calibration`.
     """
+    if config is not None and keywords:
+        raise PruningError(f"config and {', '.join(keywords)}: give either a config or keywords")
+    if clips is not None and calibration is not None:
+        raise PruningError("clips and calibration are the same setting: give one of them")
     config = PruningConfig.of(**keywords) if config is None else config
     _refuse_unprunable(model)
     plan_, reached = _plan(model, config, calibration if clips is None else clips)
@@ -70,7 +75,9 @@ def plan(model: Tagger, config: PruningConfig, clips: ClipSource | None = None) 
     return plan_and_cost(model, config, clips)[0]
 
 
-def plan_pruning(model: Tagger, *, calibration: ClipSource | None = None, **keywords: Any) -> PruningPlan:
+def plan_pruning(
+    model: Tagger, *, calibration: ClipSource | None = None, **keywords: Unpack[PruningKeywords]
+) -> PruningPlan:
     """Return the plan of keywords, which are those of `prune`."""
     return plan(model, PruningConfig.of(**keywords), calibration)
 

@@ -1,7 +1,7 @@
 """Published results of others, with source and protocol: quoted, never measured here."""
 
 import functools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib import resources
 from typing import Any
@@ -72,7 +72,21 @@ def quoted_markdown(rows: Iterable[QuotedRow]) -> str:
         tables.setdefault((row.dataset, row.metric), []).append(row)
     parts = []
     for (dataset, metric), members in tables.items():
-        columns = without_empty(_columns(metric), members)
+        cells: dict[str, Callable[[QuotedRow], str]] = {
+            "System": lambda row: row.name,
+            metric: lambda row: f"{row.value:.4g}",
+            "mAUC": lambda row: MISSING if row.mAUC is None else f"{row.mAUC:.3f}",
+            "d'": lambda row: MISSING if row.d_prime is None else f"{row.d_prime:.3f}",
+            "Parameters": lambda row: si(row.n_params),
+            "MB": lambda row: megabytes(row.param_bytes),
+            "MACs": lambda row: (
+                MISSING if row.macs is None else f"{si(row.macs)} per {row.clip_seconds:g} s ({row.macs_convention})"
+            ),
+            "Protocol": lambda row: row.protocol,
+            "Source": lambda row: row.source,
+            "Note": lambda row: row.note or MISSING,
+        }
+        columns = without_empty(cells, members)
         body = [[escaped(cell(row)) for cell in columns.values()] for row in members]
         title = f"**{escaped(dataset)}, {escaped(metric)}** (quoted, not measured here)"
         parts.append(f"{title}\n\n{markdown_table(list(columns), body)}")
@@ -82,21 +96,3 @@ def quoted_markdown(rows: Iterable[QuotedRow]) -> str:
 def quoted_csv(rows: Iterable[QuotedRow]) -> str:
     """Return the quoted rows as CSV, one column per attribute."""
     return csv_text([vars(row) for row in rows])
-
-
-def _columns(metric: str) -> Mapping[str, Callable[[QuotedRow], str]]:
-    """Return heading -> cell, in the order of the table."""
-    return {
-        "System": lambda row: row.name,
-        metric: lambda row: f"{row.value:.4g}",
-        "mAUC": lambda row: MISSING if row.mAUC is None else f"{row.mAUC:.3f}",
-        "d'": lambda row: MISSING if row.d_prime is None else f"{row.d_prime:.3f}",
-        "Parameters": lambda row: si(row.n_params),
-        "MB": lambda row: megabytes(row.param_bytes),
-        "MACs": lambda row: (
-            MISSING if row.macs is None else f"{si(row.macs)} per {row.clip_seconds:g} s ({row.macs_convention})"
-        ),
-        "Protocol": lambda row: row.protocol,
-        "Source": lambda row: row.source,
-        "Note": lambda row: row.note or MISSING,
-    }

@@ -56,7 +56,12 @@ def write_report(
     copies = {
         out / "records" / f"{path_name(record.trial_id, 'trial_id', DataError)}.json": record for record in records
     }
-    _refuse_foreign(out, set(copies))
+    _refuse_foreign(out, _WRITTEN)
+    if others := sorted(set((out / "records").glob("*.json")) - set(copies)):
+        raise OutputError(
+            f"{others[0]} and {len(others) - 1} more are not in this report: give {out} as a DIR too, "
+            "delete them, or choose another --out"
+        )
 
     def reading_order(record: RunRecord) -> tuple[str | float | int, ...]:  # independent of where records are stored
         layers, ratio = ",".join(record.layers), record.ratio or 0.0
@@ -102,28 +107,22 @@ def write_quoted(out: Path) -> tuple[Path, ...]:
         OutputError: If `out` is a file, or holds files of these names that no report wrote.
     """
     rows = quoted_rows()
-    texts = {"quoted.md": quoted_markdown(rows), "quoted.csv": quoted_csv(rows)}
-    if out.is_file():
-        raise OutputError(f"{out} is a file: give --out a folder")
-    for name, text in texts.items():
-        path = out / name
-        if path.exists() and not (out / "records").is_dir() and path.read_text(encoding="utf-8") != text:
-            raise OutputError(f"{path} exists and was not written by a report: choose another --out")
+    files = {out / "quoted.md": quoted_markdown(rows), out / "quoted.csv": quoted_csv(rows)}
+    differing = [
+        path.name for path, text in files.items() if path.exists() and path.read_text(encoding="utf-8") != text
+    ]
+    _refuse_foreign(out, differing)
+    for path, text in files.items():
         atomic.write_text(path, text)
-    return tuple(out / name for name in texts)
+    return tuple(files)
 
 
-def _refuse_foreign(out: Path, copies: set[Path]) -> None:
-    """Refuse a folder with files that no report wrote, or with records that are not among `copies`."""
+def _refuse_foreign(out: Path, names: Sequence[str]) -> None:
+    """Refuse a file, and a folder with files of these names that no report wrote."""
     if out.exists() and not out.is_dir():
         raise OutputError(f"{out} is a file: give --out a folder")
-    if not (out / "records").is_dir() and (foreign := [out / name for name in _WRITTEN if (out / name).exists()]):
+    if not (out / "records").is_dir() and (foreign := [out / name for name in names if (out / name).exists()]):
         raise OutputError(f"{foreign[0]} exists and was not written by a report: choose another --out")
-    if others := sorted(set((out / "records").glob("*.json")) - copies):
-        raise OutputError(
-            f"{others[0]} and {len(others) - 1} more are not in this report: give {out} as a DIR too, "
-            "delete them, or choose another --out"
-        )
 
 
 def insert_table(document: Path, name: str, table: str) -> None:

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from statistics import fmean, stdev
 from typing import Any, NamedTuple
 
+from epanns.atomic import sha256_of_json
 from epanns.records import RunRecord
-from epanns.reporting.distinct_networks import count_networks, network_at
 from epanns.reporting.notation import in_words, short_layers, si
 
 UNPRUNED = "unpruned"
@@ -18,6 +18,12 @@ PRUNED_STAGES = ("pruned", "recovered", "finetuned", "evaluated")
 _RATIOS = "ratios."
 _DIGEST = re.compile(r"\b([0-9a-f]{12})[0-9a-f]{52}\b")  # a sha256: its first digits are enough
 _NAMES = frozenset({"name", "base.name"})  # a row has a column for them
+
+# Criteria whose choice of channels does not depend on the seed; the others draw numbers or clips.
+UNSEEDED_CRITERIA = frozenset({"l1", "l2", "bn", "opnorm", "opnorm_invariant", "centrality", "cosine", "fpgm"})
+# Settings of a trial that do not change which channels such a criterion removes.
+_AFTER_PRUNING = frozenset({"seed", "recover", "recovery", "calibration_clips", "finetune", "teacher"})
+_JOINED = ", then "  # between the criteria of a network that was pruned several times
 
 # Records that differ in their seed alone, and the settings (``name=value``) in which they differ from similar records.
 Group = tuple[list[RunRecord], tuple[str, ...]]
@@ -135,10 +141,17 @@ def _rows(records: Sequence[RunRecord], split: str) -> list[Row]:
     trained_on = [record for record in records if record.criterion is None and record.stage("finetuned") is not None]
     evaluated = [record for record in records if record.criterion is None and record.stage("evaluated") is not None]
     pruned = [record for record in records if record.criterion is not None]
+
+    def base_settings(record: RunRecord) -> dict[str, str]:  # the same names in a base's own record and in pruned ones
+        settings = _settings_of(record)
+        if record.config.get("kind") == "base":
+            settings = {f"base.{name}": value for name, value in settings.items() if not name.startswith("packs.")}
+        return {name: value for name, value in settings.items() if name.startswith("base.")}
+
     rows = [
         _row(members, split, UNPRUNED, ("dense",), settings)
         for group in _grouped(dense, _network_identity).values()
-        for members, settings in _split_by_settings(group, _base_settings)
+        for members, settings in _split_by_settings(group, base_settings)
     ]
     rows += [_row(group, split, CONTROL, ("finetuned",), settings) for group, settings in _seed_groups(trained_on)]
     rows += [_row(group, split, UNPRUNED, ("evaluated",), settings) for group, settings in _seed_groups(evaluated)]
@@ -176,12 +189,15 @@ def _seed_groups(records: Iterable[RunRecord]) -> list[Group]:
         pruning = (record.criterion, record.layers, record.ratio, record.recover, record.finetune_iterations)
         return (*_network_identity(record), *pruning)
 
+    def checkpoint_of(record: RunRecord) -> dict[str, str]:  # in records of `epanns evaluate`
+        return {name: value for name, value in _flat(record.config).items() if name == "checkpoint"}
+
     groups: list[Group] = []
     for alike in _grouped(records, identity).values():
         for group, settings in _split_by_settings(alike, _settings_of):
             # Checkpoints of several seeds are one row; several of one seed, with no known difference, are not.
             repeats_a_seed = len({record.seed for record in group}) < len(group)
-            parts = _split_by_settings(group, _checkpoint_of) if repeats_a_seed else [(group, ())]
+            parts = _split_by_settings(group, checkpoint_of) if repeats_a_seed else [(group, ())]
             groups += [(members, (*settings, *more)) for members, more in parts]
     return groups
 
@@ -196,43 +212,24 @@ def _split_by_settings(records: Sequence[RunRecord], settings_of: Callable[[RunR
         given = settings[record.trial_id]
         return tuple(f"{name}={given[name]}" for name in differing if name in given)
 
-    return [
-        (members, _ratios_joined(_DIGEST.sub(r"\1", setting) for setting in found))
-        for found, members in _grouped(records, differences).items()
-    ]
-
-
-def _ratios_joined(settings: Iterable[str]) -> tuple[str, ...]:
-    """Join ratios by layer into one setting, ``ratios=0.35 of blocks 1–3, 0.75 of blocks 4–6``."""
-    layers: dict[str, list[str]] = {}
-    others = []
-    for setting in settings:
-        name, _, value = setting.partition("=")
-        if name.startswith(_RATIOS):
-            layers.setdefault(value, []).append(name.removeprefix(_RATIOS))
-        else:
-            others.append(setting)
-    joined = ", ".join(f"{value} of {short_layers(names)}" for value, names in layers.items())
-    return (*others, *([f"ratios={joined}"] if joined else []))
+    groups: list[Group] = []
+    for found, members in _grouped(records, differences).items():
+        layers: dict[str, list[str]] = {}  # become one setting, `0.35 of blocks 1–3, 0.75 of blocks 4–6`
+        others = []
+        for name, _, value in (_DIGEST.sub(r"\1", setting).partition("=") for setting in found):
+            if name.startswith(_RATIOS):
+                layers.setdefault(value, []).append(name.removeprefix(_RATIOS))
+            else:
+                others.append(f"{name}={value}")
+        joined = ", ".join(f"{value} of {short_layers(of_layers)}" for value, of_layers in layers.items())
+        groups.append((members, (*others, *([f"ratios={joined}"] if joined else []))))
+    return groups
 
 
 def _settings_of(record: RunRecord) -> dict[str, str]:
     """Return a run's configuration by dotted name, without seeds and without the checkpoint, which has a seed."""
     flat = _flat(record.config)
     return {name: flat[name] for name in flat if name.split(".")[-1] != "seed" and name != "checkpoint"}
-
-
-def _checkpoint_of(record: RunRecord) -> dict[str, str]:
-    """Return the scored checkpoint, in records of `epanns evaluate`."""
-    return {name: value for name, value in _flat(record.config).items() if name == "checkpoint"}
-
-
-def _base_settings(record: RunRecord) -> dict[str, str]:
-    """Return the settings of the unpruned network, with the same names in its own record and in pruned ones."""
-    settings = _settings_of(record)
-    if record.config.get("kind") == "base":
-        settings = {f"base.{name}": value for name, value in settings.items() if not name.startswith("packs.")}
-    return {name: value for name, value in settings.items() if name.startswith("base.")}
 
 
 def label_of(record: RunRecord) -> str:
@@ -318,3 +315,32 @@ def _estimate(group: Iterable[RunRecord], stage_name: str, split: str, score_nam
     if not values:
         return None
     return Estimate(fmean(values), stdev(values) if len(values) > 1 else None, len(values), len(seeds))
+
+
+def network_at(record: RunRecord, stage_name: str) -> str:
+    """Return a digest of the network that a record scored at a stage: equal for equal networks of any seed.
+
+    The digest is that of the weights where the record holds it. Otherwise a base is identified by its checkpoint or all
+    its settings, a pruned network by its base and all settings that decide which channels are removed, and a later
+    network by the settings of the whole trial, seed included.
+    """
+    last = record.stages[-1].name if record.stages else ""
+    if record.network and stage_name == last != "dense":
+        return record.network
+    config = dict(record.config)
+    base = config if config.get("kind") == "base" else config.get("base")
+    if not isinstance(base, Mapping):  # a checkpoint that was scored by itself
+        name, at, sha256 = str(record.config.get("checkpoint", "")).rpartition("@")
+        return sha256_of_json(sha256 if at and sha256 != "None" else [name or sha256, record.seed])
+    if stage_name == "dense":  # the trials of a base score it too, and identify it by its settings
+        return sha256_of_json(base.get("checkpoint_sha256") or base)
+    is_unseeded = record.criterion is not None and UNSEEDED_CRITERIA.issuperset(record.criterion.split(_JOINED))
+    if stage_name == "pruned" and is_unseeded:
+        return sha256_of_json({name: config[name] for name in config if name not in _AFTER_PRUNING})
+    later = ("finetune", "teacher") if stage_name in ("pruned", "recovered") else ()
+    return sha256_of_json([{name: config[name] for name in config if name not in later}, record.seed])
+
+
+def count_networks(records: Iterable[RunRecord]) -> int:
+    """Return the number of distinct networks in the last stages of records."""
+    return len({network_at(record, record.stages[-1].name if record.stages else "") for record in records})

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from epanns.cli.main import COMMANDS, cli
+from epanns.cli.prune import read_between
 from epanns.cli.shared.command import option_name
-from epanns.cli.shared.rounds import _read
 from epanns.errors import ConfigError, PruningError
 from epanns.feedback import notes_to
 from epanns.pruning.config import read_ratios
@@ -85,7 +85,7 @@ def test_a_file_of_a_training_between_rounds_is_read_or_refused_in_one_line(fold
     notes: list[str] = []
     try:
         with notes_to(notes.append):
-            packs, _, _ = _read(file)
+            packs, _, _ = read_between(file)
         assert packs.keys() == {"train", "val"} and all(packs.values())
     except ConfigError as error:
         assert str(error).startswith(f"{file}: ") and str(error).isprintable()

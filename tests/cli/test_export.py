@@ -116,7 +116,7 @@ def test_text_says_sizes_differences_and_scores_side_by_side(tiny_spec):
         "model.onnx: 1.25 ms for 1 s; 1 thread(s), onnxruntime 1 cpu, without front end",
         "int8, host CPU, 1,200 clips (tones): same first class as float32 for 92.5 %, whole clip",
         "mAP: float32 0.8378, int8 0.8356 (-0.22 points)",
-        "in float32, where eight bits are too few: what conv_block1.conv2, relu_9 hear",
+        "in float32, where eight bits are too few: the inputs of conv_block1.conv2, relu_9",
     ]
     evaluation["mAP"] = None
     assert "no mAP: the clips have no labels, or other classes than the network" in describe(

@@ -1,13 +1,16 @@
 """Settings of a pruning: the same from the command line, an experiment and Python, and every contradiction refused."""
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from epanns.errors import PruningError
+from epanns.models.zoo import build_model
 from epanns.pruning.budgets.allocators import Global, Uniform
 from epanns.pruning.budgets.budget import Budget
 from epanns.pruning.config import Amount, PruningConfig
+from epanns.pruning.prune import prune
 from tests.any_value import ANY_VALUE
 
 KEYS = ("ratio", "ratios", "budget", "target_params", "target_macs", "target_bytes", "target_latency", "int8", "layers")
@@ -65,3 +68,11 @@ def test_an_amount_is_exactly_one():
     for fields in ({}, {"ratio": 0.5, "budget": Budget("macs", 0.5)}):
         with pytest.raises(PruningError, match="give one of ratio, ratios and budget"):
             Amount(**fields)
+
+
+def test_a_setting_given_twice_is_refused(tiny_spec):
+    network, clips = build_model(tiny_spec), [torch.zeros(1, 8_000)]
+    with pytest.raises(PruningError, match=r"^config and ratio, seed: give either a config or keywords$"):
+        prune(network, PruningConfig.of(ratio=0.5), ratio=0.25, seed=1)
+    with pytest.raises(PruningError, match=r"^clips and calibration are the same setting: give one of them$"):
+        prune(network, PruningConfig.of(ratio=0.5, criterion="activation"), clips, calibration=clips)

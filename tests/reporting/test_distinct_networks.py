@@ -8,7 +8,7 @@ import pytest
 
 from epanns.pruning.ranking.criteria import CRITERIA, NEEDS
 from epanns.records import RunRecord, Stage
-from epanns.reporting.distinct_networks import UNSEEDED_CRITERIA, count_networks, network_at
+from epanns.reporting.rows import UNSEEDED_CRITERIA, count_networks, network_at
 
 COST = {"n_params": 100, "param_bytes": 400, "backbone_macs": 1000}
 BASE = {"kind": "base", "seed": 0, "checkpoint_sha256": "c" * 64}

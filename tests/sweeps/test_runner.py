@@ -25,7 +25,7 @@ from epanns.models.files.load import load
 from epanns.models.tensors import weights_digest
 from epanns.models.zoo import build_model
 from epanns.records import read_records
-from epanns.reporting.distinct_networks import count_networks
+from epanns.reporting.rows import count_networks
 from epanns.stages.score import record_of_checkpoint
 from epanns.sweeps.experiment import Trial, parse_experiment
 from epanns.sweeps.journal import Sweep

@@ -14,14 +14,18 @@ from epanns.cli.shared.terminal import log
 if TYPE_CHECKING:
     from epanns.pruning.config import PruningConfig
 
-_OF = "in (0, 1) a fraction of CHECKPOINT's"
+_OF = "a number in (0, 1) is a fraction of CHECKPOINT's"
 _HOW_MUCH = (
     click.option("--ratio", type=float, help="Fraction of the channels removed, in (0, 1)."),
     click.option("--ratios", type=EXISTING, help="TOML or JSON file with `layer = ratio`, layers or blocks."),
-    click.option("--target-params", metavar="N", help=f"Most parameters, such as 22M; {_OF}."),
-    click.option("--target-macs", metavar="N", help=f"Most multiply-adds for 10 s of sound, such as 5.02G; {_OF}."),
+    click.option("--target-params", metavar="N", help=f"Largest number of parameters, such as 22M; {_OF}."),
     click.option(
-        "--target-bytes", metavar="N", help=f"Most bytes of the parameters, float32, such as 4.5MB or 4.5MiB; {_OF}."
+        "--target-macs", metavar="N", help=f"Largest number of multiply-adds for 10 s of sound, such as 5.02G; {_OF}."
+    ),
+    click.option(
+        "--target-bytes",
+        metavar="N",
+        help=f"Largest size of the parameters in float32, such as 4.5MB or 4.5MiB; {_OF}.",
     ),
     click.option(
         "--target-latency",
@@ -30,32 +34,35 @@ _HOW_MUCH = (
     ),
 )
 _WHERE = (
-    click.option("--layers", help="With one ratio or a target: comma-separated layers or blocks.  [default: all]"),
+    click.option(
+        "--layers", help="Comma-separated layers or blocks to prune, with one ratio or a target.  [default: all]"
+    ),
     click.option(
         "--allocate",
         type=click.Choice(["uniform", "global", "sensitivity"]),
         default="uniform",
         show_default=True,
-        help="With one ratio or a target. uniform: the same ratio in every layer. global: the filters of all layers "
-        "are ranked together. sensitivity: where it costs the least mAP by --sensitivity.",
+        help="Distribution of one ratio or a target over the layers. uniform: the same ratio in every layer. global: "
+        "the lowest filters of one ranking of all layers. sensitivity: more where less mAP is lost, by --sensitivity.",
     ),
     click.option(
         "--minimum",
         type=float,
-        help="With global and sensitivity: smallest fraction of a layer's channels that is kept.  [default: 0.1]",
+        help="Smallest fraction of a layer's channels that is kept, by global and sensitivity.  [default: 0.1]",
     ),
-    click.option("--sensitivity", type=EXISTING, help="With --allocate sensitivity: CSV of `epanns sensitivity`."),
+    click.option("--sensitivity", type=EXISTING, help="CSV file of `epanns sensitivity`, for --allocate sensitivity."),
     click.option(
         "--round-to",
         type=click.IntRange(1),
         default=1,
         show_default=True,
-        help="Number of which every pruned layer keeps a multiple of channels.",
+        help="Divisor of the number of channels that a pruned layer keeps.",
     ),
     click.option(
         "--int8",
         is_flag=True,
-        help="With --target-bytes: 1 byte per weight, float32 scale and bias per channel, batch norms folded.",
+        help="Count the bytes of --target-bytes in int8: 1 per weight, float32 scale and bias per channel, batch norms "
+        "folded.",
     ),
 )
 _WHICH = (
@@ -70,7 +77,7 @@ _WHICH = (
 )
 _TARGETS = ("params", "macs", "bytes", "latency")
 AMOUNT_SECTIONS = {
-    "How much is removed: one of (targets are met within 1 % from below, latency within 10 %)": (
+    "How much is removed: one of these options (targets are met within 1 % from below, latency within 10 %)": (
         "ratio",
         "ratios",
         *(f"target-{kind}" for kind in _TARGETS),
@@ -106,7 +113,9 @@ class Amount:
         table = {field.name: getattr(self, field.name) for field in fields(self)}
         if self.layers is not None:
             table["layers"] = [name.strip() for name in self.layers.split(",") if name.strip()]
-        config = PruningConfig.from_table(table, names=_option)
+        config = PruningConfig.from_table(
+            table, names=lambda key: "--ratios FILE" if key == "ratios" else f"--{key.replace('_', '-')}"
+        )
         allocator = config.allocator
         if isinstance(allocator, BySensitivity) and not allocator.table.network:
             log(
@@ -114,10 +123,6 @@ class Amount:
                 "`epanns sensitivity` command adds it without measuring again"
             )
         return config
-
-
-def _option(key: str) -> str:
-    return "--ratios FILE" if key == "ratios" else f"--{key.replace('_', '-')}"
 
 
 def amount_options(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def pack_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Add ``--labels`` and ``--mp3-seconds``, for formats of packs that lack this information."""
-    labels = "CSV index,mid,display_name: class list for packs without class names (PANNs' and MP3 packs)."
+    labels = "Class list, CSV index,mid,display_name, for packs without class names (PANNs' and MP3 packs)."
     seconds = "Length in seconds at which clips of MP3 packs are read: longer clips are cut, shorter clips padded."
     function = click.option("--mp3-seconds", default=10.0, show_default=True, help=seconds)(function)
     return click.option("--labels", "labels_file", type=EXISTING, help=labels)(function)

@@ -1,10 +1,13 @@
-"""Recovery in commands: its options, the run on a pack, and the report."""
+"""Recovery in `epanns prune`: its options, the calibration pack, the run and the report."""
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from epanns.cli.shared.packs import in_order_of, open_packs
+from epanns.cli.shared.terminal import progress_bar
 from epanns.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -18,19 +21,19 @@ def recovery_options(command: Callable[..., None]) -> Callable[..., None]:
     command = click.option(
         "--ridge",
         type=click.FloatRange(min=0, min_open=True),
-        help="Strength with which ls holds weights to the unfitted weights.  [default: 0.001]",
+        help="Strength of the penalty of ls on the distance from the unfitted weights.  [default: 0.001]",
     )(command)
     command = click.option(
         "--mixtures",
         type=click.IntRange(0),
-        help="Number of mixtures of each clip with another clip that ls is fitted to as well; the time grows with it.  "
+        help="Number of mixtures of each clip with another clip, to which ls is fitted too; the time grows with it.  "
         "[default: 0]",
     )(command)
     return click.option(
         "--fit-to",
         type=click.Choice(["dense", "current"]),
-        help="What ls reproduces: the unpruned network's outputs (dense), or those of the repaired one if the channels "
-        "that a layer reads were whole (current).  [default: dense]",
+        help="Outputs that ls reproduces: those of the unpruned network (dense), or those of the repaired network if "
+        "the channels that a layer reads were whole (current).  [default: dense]",
     )(command)
 
 
@@ -55,6 +58,48 @@ def given_settings(method: str, **options: Any) -> dict[str, Any]:
         names = " and ".join(f"--{name.replace('_', '-')}" for name in given)
         raise ConfigError(f"{names}: only for --recover ls; --recover {method} has no use for it")
     return given
+
+
+def open_calibration(
+    path: Path | None,
+    model: "Tagger",
+    *,
+    criterion: str,
+    recover: str,
+    labels_file: Path | None,
+    mp3_seconds: float,
+) -> "CalibrationClips | None":
+    """Open the pack of ``--calibration``, if ``--criterion`` or ``--recover`` need one; passes show a progress bar.
+
+    Raises:
+        ConfigError: If the pack is given without need, missing, or of another sample rate than the network's.
+    """
+    from epanns.pruning.calibration_clips import CalibrationClips
+    from epanns.pruning.ranking.criteria import NEEDS, needs_clips
+
+    uses = [f"--recover {recover}"] if recover != "none" else []
+    uses += [f"--criterion {criterion}"] if needs_clips(criterion) else []
+    if path is None:
+        if uses:
+            raise ConfigError(f"{' and '.join(uses)}: give --calibration PACK, the clips to measure")
+        return None
+    if not uses:
+        measuring = ", ".join(name for name in NEEDS if needs_clips(name))
+        raise ConfigError(
+            f"--calibration {path}: has no use without --recover or a criterion that measures clips ({measuring})"
+        )
+    rate = model.spec.front_end.sample_rate
+    dataset = open_packs([path], labels_file=labels_file, mp3_seconds=mp3_seconds, sample_rate=rate)
+    if dataset.sample_rate != rate:
+        raise ConfigError(
+            f"the calibration pack holds {dataset.sample_rate} Hz, {model.spec.name} reads {rate} Hz: "
+            f"pack the clips with --sample-rate {rate}"
+        )
+    dataset = in_order_of(model, dataset) if NEEDS[criterion] == "gradients" else dataset
+    return CalibrationClips.from_pack(
+        dataset,
+        progress=lambda batches, purpose, total: progress_bar(batches, description=purpose, total=total, unit="batch"),
+    )
 
 
 def recover_on(

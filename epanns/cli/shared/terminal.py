@@ -57,8 +57,16 @@ def emit(result: Mapping[str, Any], text: str, as_json: bool) -> None:
         return
     if sys.stdout is None:
         raise OutputError("stdout is closed, the result was not printed: open it, or redirect it to /dev/null")
+    if as_json:
+        shown = printable_json(json.dumps(result, ensure_ascii=False, allow_nan=False))
+        try:
+            shown.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
+        except UnicodeEncodeError:
+            shown = json.dumps(result, allow_nan=False)
+    else:
+        shown = printable(text, lines=True)
     try:
-        click.echo(_json_text(result) if as_json else printable(text, lines=True))
+        click.echo(shown)
     except OSError as error:
         # The rest of the buffer would fail once more when Python ends.
         with contextlib.suppress(OSError, ValueError):
@@ -68,16 +76,6 @@ def emit(result: Mapping[str, Any], text: str, as_json: bool) -> None:
         raise OutputError(
             f"stdout: {error.strerror or error}, the result was not printed: free the disk or redirect stdout"
         ) from error
-
-
-def _json_text(value: Mapping[str, Any]) -> str:
-    """Return a JSON text that stdout can encode, with control characters escaped."""
-    text = printable_json(json.dumps(value, ensure_ascii=False, allow_nan=False))
-    try:
-        text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
-    except UnicodeEncodeError:
-        return json.dumps(value, allow_nan=False)
-    return text
 
 
 def _open_null_as(descriptor: int) -> None:

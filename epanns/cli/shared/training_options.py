@@ -43,12 +43,12 @@ _SETTINGS: Mapping[str, Mapping[str, str]] = {
     "Schedule": {
         "iterations": "Number of optimisation steps.",
         "schedule": "Course of the learning rate after the warm-up; cosine and linear end at zero.",
-        "warmup_iterations": "Number of first steps, in which the learning rate rises from zero.",
+        "warmup_iterations": "Number of first steps, over which the learning rate rises from zero.",
         "validate_every": "Number of steps between validations, at which the state is saved too.",
     },
     "Transfer": {
-        "freeze_backbone": "Training of the classifier alone, in all steps, with batch norms fixed.",
-        "head_iterations": "Number of first steps, in which the classifier alone is trained.",
+        "freeze_backbone": "Whether only the classifier is trained, in all steps, with batch norms fixed.",
+        "head_iterations": "Number of first steps, in which only the classifier is trained.",
         "backbone_rate": "Factor on the learning rate of all layers but the classifier.",
     },
     "Distillation": {
@@ -59,7 +59,8 @@ _SETTINGS: Mapping[str, Mapping[str, str]] = {
     "Speed and memory": {
         "precision": "Number format of the network's forward and backward passes; bfloat16 is autocast, weights "
         "stay float32.",
-        "compile": "Compilation with torch.compile: rounding and dropout masks differ, and are the same at each run.",
+        "compile": "Whether torch.compile compiles the network: rounding and dropout masks then differ, but are the "
+        "same at each run.",
         "accumulate": "Number of parts in which a batch is processed, to save memory; batch norms use the statistics "
         "of one part.",
     },
@@ -117,8 +118,17 @@ class Recipe:
             given = {name: value for name, value in chosen.items() if value is not None}
             return function(config=read_training(given, defaults=self.defaults), **values)
 
-        for name, text in reversed(settings.items()):
-            self._option(name, text)(command)
+        for name, text in reversed(settings.items()):  # None unless given, so that a preset can set it
+            default = self.default(name)
+            shown = _shown({**_UNSET, **self.unset}.get(name, default))
+            option, choices = option_of(name), "|".join(RULES[name].choices)
+            click.option(
+                f"{option}/--no-{option[2:]}" if isinstance(default, bool) else option,
+                type=SEED if name == "seed" else (str if choices else float) if default is None else type(default),
+                metavar=choices or None,
+                default=None,
+                help=f"{text}  [default: {shown}]",
+            )(command)
         preset = click.option(
             "--preset",
             type=click.Choice(self.presets),
@@ -127,19 +137,6 @@ class Recipe:
         )
         with_preset: Callable[..., Any] = preset(command)
         return with_preset
-
-    def _option(self, name: str, text: str) -> Decorator:
-        """Return the option of a setting; it is None unless given, so that a preset can set it."""
-        default = self.default(name)
-        shown = _shown({**_UNSET, **self.unset}.get(name, default))
-        option, choices = option_of(name), "|".join(RULES[name].choices)
-        return click.option(
-            f"{option}/--no-{option[2:]}" if isinstance(default, bool) else option,
-            type=SEED if name == "seed" else (str if choices else float) if default is None else type(default),
-            metavar=choices or None,
-            default=None,
-            help=f"{text}  [default: {shown}]",
-        )
 
     def table(self) -> list[str]:
         """Return a table of the settings of each preset and of the command's defaults, as lines."""
@@ -187,7 +184,7 @@ def _shown(value: object) -> str:
 yamnet_option = click.option(
     "--yamnet",
     type=EXISTING,
-    help="Checkpoint, yamnet.h5 or folded .npz of a YAMNet, whose frozen body one of LEAN's networks is built on.",
+    help="YAMNet on whose body a network of LEAN is built: a checkpoint, yamnet.h5 or folded .npz.",
 )
 
 
@@ -196,7 +193,7 @@ def freeze_option(default: str) -> Decorator:
     return click.option(
         "--freeze-yamnet/--no-freeze-yamnet",
         default=None,
-        help=f"Whether the body of YAMNet in one of LEAN's networks is not trained.  [default: {default}]",
+        help=f"Whether the weights of YAMNet's body stay fixed, in a network of LEAN.  [default: {default}]",
     )
 
 

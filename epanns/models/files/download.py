@@ -53,7 +53,7 @@ class ReleasedFile:
 @functools.cache
 def released_files() -> tuple[ReleasedFile, ...]:
     """Return the catalogue, in the order of its file."""
-    text = (resources.files("epanns") / "models" / "released_files.json").read_text(encoding="utf-8")
+    text = (resources.files("epanns") / "models" / "files" / "released_files.json").read_text(encoding="utf-8")
     return tuple(ReleasedFile(**entry) for entry in json.loads(text)["files"])
 
 

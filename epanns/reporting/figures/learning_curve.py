@@ -73,7 +73,14 @@ def read_curve(folder: Path) -> Curve:
         DataError: If a file of the run cannot be read, or holds no validation.
     """
     rows = read_metrics(folder)
-    model = _model_of(folder / _RUN)
+    model = read_json(folder / _RUN, error=DataError)
+    for key in ("asked", "model"):
+        model = model.get(key) if isinstance(model, dict) else None
+    model = {"name": None, "activation": "sigmoid", **(model if isinstance(model, dict) else {})}
+    if problems := value_problems(model, _MODEL, prefix="asked.model."):
+        raise DataError(
+            f"{folder / _RUN}: cannot be read as a training run ({'; '.join(problems)}); give the run's whole folder"
+        )
     score = _DECISIVE[model["activation"]]
     for place, row in enumerate(rows, start=1):
         if problems := value_problems(row, {"step": _STEP, "loss": _LOSS, score: _SCORE}):
@@ -87,19 +94,6 @@ def read_curve(folder: Path) -> Curve:
             f"{folder}: cannot be read as a training run (no {score} in {LINES}); give a run that validated"
         )
     return Curve(folder.resolve().name, model["name"], score, points["loss"], points[score], rows[-1].get(BEST))
-
-
-def _model_of(path: Path) -> dict[str, str]:
-    """Return the name and the activation of the network of a run."""
-    found = read_json(path, error=DataError)
-    for key in ("asked", "model"):
-        found = found.get(key) if isinstance(found, dict) else None
-    model = {"name": None, "activation": "sigmoid", **(found if isinstance(found, dict) else {})}
-    if problems := value_problems(model, _MODEL, prefix="asked.model."):
-        raise DataError(
-            f"{path}: cannot be read as a training run ({'; '.join(problems)}); give the run's whole folder"
-        )
-    return {key: model[key] for key in _MODEL}
 
 
 def write_learning_curves(runs: Sequence[Path], out: Path, *, stem: str, images: bool = True) -> tuple[Path, ...]:

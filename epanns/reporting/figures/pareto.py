@@ -90,7 +90,26 @@ def quoted_bands(rows: Sequence[QuotedRow]) -> list[Band]:
         return row.dataset, row.clip_seconds or 0.0
 
     named = sorted((row for row in rows if row.figure_label), key=data_of)
-    return [_quoted_band(*key, list(members)) for key, members in groupby(named, key=data_of)]
+    bands = []
+    for (dataset, clip_seconds), members in groupby(named, key=data_of):
+        families: dict[str, list[Point]] = {}
+        for row in members:
+            point = Point((row.n_params, row.macs), row.value, label=row.figure_label)
+            families.setdefault(row.family, []).append(point)
+        series = []
+        for number, (family, points) in enumerate(families.items()):
+            hollow = {"linestyle": "none", "markerfacecolor": "white", "markeredgewidth": 1.0}
+            series.append(Series(family, tuple(points), _look(number) | hollow | {"markeredgecolor": f"C{number}"}))
+        band = Band(
+            title=f"{dataset} (quoted, not measured here)",
+            remark="as published; protocols differ, see the table of quoted results",
+            x_labels=("parameters", f"MACs per {clip_seconds:g} s"),
+            strips=(Strip("mAP", 3.6, tuple(series)),),
+            legend=tuple((line.name, line.look) for line in series),
+            is_wide=True,
+        )
+        bands.append(band)
+    return bands
 
 
 def _measured_band(key: BlockKey, rows: Sequence[Row]) -> Band:
@@ -104,7 +123,7 @@ def _measured_band(key: BlockKey, rows: Sequence[Row]) -> Band:
         lines.setdefault(name, []).append(row)
     later = [stage for stage in _STAGES if any(stage in row.mAP for row in pruned)]
     stages = later or ["pruned"]
-    references = list(_references(rows, pruned))
+    references, entries = _references(rows, pruned)
     label = f"mAP {_STAGES[later[0]].partition(' (')[0]}" if len(later) == 1 else "mAP"
     main = [*references, *_series(lines, stages, has_labels=bool(ratios))]
     strips = [Strip(label, 4.3, tuple(main), has_front=bool(pruned))]
@@ -113,7 +132,7 @@ def _measured_band(key: BlockKey, rows: Sequence[Row]) -> Band:
     legend = [(name, _look(number)) for number, name in enumerate(lines) if len(lines) > 1]
     if len(later) > 1:
         legend += [(_STAGES[stage], _look(0, is_faint=stage != later[-1]) | {"color": canvas.BLACK}) for stage in later]
-    legend += _reference_legend(references)
+    legend += entries
     legend += [("Pareto front", _FRONT)] if pruned else []
     seeds = max(row.n_seeds for row in rows)
     remarks = [
@@ -134,27 +153,25 @@ def _measured_band(key: BlockKey, rows: Sequence[Row]) -> Band:
 
 def series_names(rows: Sequence[Row]) -> tuple[list[str], str]:
     """Return for each pruned row the settings in which the rows differ, apart from the ratio, and those they share."""
-    facets = [_facets(row) for row in rows]
+    facets = []
+    for row in rows:
+        found = {
+            "network": f"{row.name} ({row.network})" if row.name else row.network,
+            "criterion": row.variant,
+            "layers": short_layers(row.layers),
+            "budget": "" if row.budget is None else f"budget of {row.budget}",
+            "recovery": "no recovery" if row.recover == "none" else row.recover,
+            "fine-tuning": f"{row.finetune_iterations:,} iterations" if row.finetune_iterations else "no fine-tuning",
+        }
+        settings = {setting.partition("=")[0]: in_words(setting) for setting in row.settings}
+        settings.pop("budget", None)
+        if "ratios" in settings:  # they name the layers
+            found["layers"] = settings.pop("ratios").removeprefix("ratios ")
+        facets.append(found | settings)
     names = list(dict.fromkeys(name for found in facets for name in found))
     differing = [name for name in names if len({found.get(name) for found in facets}) > 1]
     texts = [", ".join(found[name] for name in differing if found.get(name)) for found in facets]
     return texts, ", ".join(facets[0][name] for name in names if name not in differing and facets[0][name])
-
-
-def _facets(row: Row) -> dict[str, str]:
-    facets = {
-        "network": f"{row.name} ({row.network})" if row.name else row.network,
-        "criterion": row.variant,
-        "layers": short_layers(row.layers),
-        "budget": "" if row.budget is None else f"budget of {row.budget}",
-        "recovery": "no recovery" if row.recover == "none" else row.recover,
-        "fine-tuning": f"{row.finetune_iterations:,} iterations" if row.finetune_iterations else "no fine-tuning",
-    }
-    settings = {setting.partition("=")[0]: in_words(setting) for setting in row.settings}
-    settings.pop("budget", None)
-    if "ratios" in settings:  # they name the layers
-        facets["layers"] = settings.pop("ratios").removeprefix("ratios ")
-    return facets | settings
 
 
 def _series(lines: Mapping[str, Sequence[Row]], stages: Sequence[str], *, has_labels: bool) -> Iterator[Series]:
@@ -191,8 +208,8 @@ def _look(number: int, *, is_faint: bool = False) -> Look:
     return look | ({"linestyle": ":", "markersize": 3, "alpha": 0.5, "markeredgewidth": 0} if is_faint else _RIM)
 
 
-def _references(rows: Sequence[Row], pruned: Sequence[Row]) -> Iterator[Series]:
-    """Yield the unpruned networks; those with a pruned network in the figure have a line across it.
+def _references(rows: Sequence[Row], pruned: Sequence[Row]) -> tuple[list[Series], list[tuple[str, Look]]]:
+    """Return the unpruned networks and their legend; those with a pruned network in the figure have a line across it.
 
     No two networks have the same name. Where a name is needed nowhere, it is empty.
     """
@@ -200,6 +217,7 @@ def _references(rows: Sequence[Row], pruned: Sequence[Row]) -> Iterator[Series]:
     shared = Counter((row.variant, row.name, row.network) for row in unpruned)
     numbers = Counter[tuple[str, str, str]]()
     is_alone = len({(row.name, row.network) for row in rows}) == 1
+    references = []
     for row in unpruned:
         place = (row.variant, row.name, row.network)
         numbers[place] += 1
@@ -212,36 +230,15 @@ def _references(rows: Sequence[Row], pruned: Sequence[Row]) -> Iterator[Series]:
             for cut in pruned
         )
         look = _OTHER if not is_base else _CONTROL if row.variant == CONTROL else _UNPRUNED
-        yield Series(name, (_point(row, next(iter(row.mAP)), "" if is_base and not number else name),), look)
-
-
-def _reference_legend(references: Sequence[Series]) -> list[tuple[str, Look]]:
-    names = {id(look): [series.name for series in references if series.look == look] for look in (_UNPRUNED, _CONTROL)}
-    entries = []
+        point = _point(row, next(iter(row.mAP)), "" if is_base and not number else name)
+        references.append(Series(name, (point,), look))
+    legend = []
     for look, text in ((_UNPRUNED, "unpruned{}"), (_CONTROL, "unpruned{}, fine-tuned equally long")):
-        if found := names[id(look)]:
-            entries.append((text.format(f" {found[0]}" if len(found) == 1 and found[0] else ""), look))
+        if found := [series.name for series in references if series.look == look]:
+            legend.append((text.format(f" {found[0]}" if len(found) == 1 and found[0] else ""), look))
     if any(series.look == _OTHER for series in references):
-        entries.append(("other networks, unpruned" if entries else "unpruned", _OTHER))
-    return entries
-
-
-def _quoted_band(dataset: str, clip_seconds: float, rows: Sequence[QuotedRow]) -> Band:
-    series = []
-    for number, family in enumerate(dict.fromkeys(row.family for row in rows)):
-        hollow = _look(number) | {"linestyle": "none", "markerfacecolor": "white", "markeredgewidth": 1.0}
-        points = tuple(
-            Point((row.n_params, row.macs), row.value, label=row.figure_label) for row in rows if row.family == family
-        )
-        series.append(Series(family, points, hollow | {"markeredgecolor": f"C{number}"}))
-    return Band(
-        title=f"{dataset} (quoted, not measured here)",
-        remark="as published; protocols differ, see the table of quoted results",
-        x_labels=("parameters", f"MACs per {clip_seconds:g} s"),
-        strips=(Strip("mAP", 3.6, tuple(series)),),
-        legend=tuple((line.name, line.look) for line in series),
-        is_wide=True,
-    )
+        legend.append(("other networks, unpruned" if legend else "unpruned", _OTHER))
+    return references, legend
 
 
 @canvas.paper_style()
@@ -322,7 +319,11 @@ def _draw_strip(axes: "Axes", strip: Strip, column: int, limits: tuple[float, fl
             labels.add(x, mean, mark.point.label)
         front += [] if series.is_faint else zip(xs, means, strict=True)
     if strip.has_front:
-        steps = [*_pareto_front(front), (limits[1], max(mean for _, mean in front))]
+        steps: list[tuple[float, float]] = []
+        for cost, mean in sorted(front, key=lambda place: (place[0], -place[1])):
+            if not steps or mean > steps[-1][1]:
+                steps.append((cost, mean))
+        steps.append((limits[1], steps[-1][1]))
         axes.step(*zip(*steps, strict=True), where="post", **_FRONT)
         labels.keep_off(
             *(corner for (x0, y0), (x1, y1) in pairwise(steps) for corner in ((x0, y0), (x1, y0), (x1, y1)))
@@ -359,12 +360,3 @@ def _placed(strip: Strip, column: int, gap: float) -> list[list[_Mark]]:
         for index, mark in enumerate(cluster):
             mark.x = middle * gap ** (index - (len(cluster) - 1) / 2)
     return [sorted(marks, key=lambda mark: mark.x) for marks in placed]
-
-
-def _pareto_front(places: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Return the (cost, mAP) that no cheaper place reaches, by rising cost."""
-    front: list[tuple[float, float]] = []
-    for cost, mean in sorted(places, key=lambda place: (place[0], -place[1])):
-        if not front or mean > front[-1][1]:
-            front.append((cost, mean))
-    return front

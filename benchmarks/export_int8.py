@@ -18,8 +18,7 @@ import record
 
 from epanns.data.batches.dataset import PackDataset
 from epanns.export.graph import copy_of
-from epanns.export.int8.clips import inputs_of_clips, ranges_of
-from epanns.export.int8.compare import compare
+from epanns.export.int8.clips import compare, inputs_of_clips, ranges_of
 from epanns.export.int8.equalise import equalise
 from epanns.export.int8.quantise import activations_of, quantised
 from epanns.export.network import to_onnx

@@ -60,7 +60,7 @@ def esc50(root: Path, out: Path, name: str | None, val_fold: int | None, test_fo
     help="CSV list of segments; may be repeated.  [default: every *_segments.csv in ROOT and the folders directly "
     "below]",
 )
-@click.option("--labels", type=EXISTING, help="CSV index,mid,display_name of the classes.  [default: AudioSet's 527]")
+@click.option("--labels", type=EXISTING, help="Class list, CSV index,mid,display_name.  [default: AudioSet's 527]")
 @click.option("--whole-videos", is_flag=True, help="Read the listed segment of each file, which holds a whole video.")
 def audioset(
     root: Path,

@@ -23,7 +23,8 @@ from epanns.labels import TASKS
 @click.option(
     "--labels",
     type=EXISTING_FILE,
-    help="CSV index,mid,display_name with one line per class.  [default: AudioSet's or YAMNet's classes, else numbers]",
+    help="Class list, CSV index,mid,display_name, one line per class.  [default: AudioSet's or YAMNet's classes, else "
+    "numbers]",
 )
 @click.option(
     "--task",

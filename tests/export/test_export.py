@@ -17,12 +17,12 @@ from epanns.evaluation.predict import predict
 from epanns.evaluation.protocol import EvaluationProtocol
 from epanns.export import export
 from epanns.export.export import Int8, export_network
-from epanns.export.int8.compare import agreement, compare
+from epanns.export.int8.clips import agreement, compare
 from epanns.export.network import OPSET, named_inputs, to_onnx
 from epanns.export.runtime import OnnxTagger, outputs_of
 from epanns.labels import LabelSet
 from epanns.models.zoo import ZOO, build_model
-from epanns.pruning import calibration_clips
+from epanns.pruning.calibration_clips import split_rows
 from tests.export.conftest import small_network
 from tests.families import noise, randomised
 
@@ -89,7 +89,7 @@ def test_int8_is_compared_on_clips_that_did_not_calibrate(folder, report, model,
     assert (said["evaluation"]["held_out_of_calibration"], said["evaluation"]["of_calibration_pack"]) == (True, True)
     assert len(said["equalised_layers"]) == 4
     dataset = PackDataset([tiny_packs["train"]])
-    calibrating, clips = calibration_clips(len(dataset), 200, held_out=True)
+    calibrating, clips = split_rows(len(dataset), 200, held_out=True)
     assert len({*calibrating, *clips}) == 48 + 12
     pair = [OnnxTagger(model, folder / name) for name in ("model.onnx", "model.int8.onnx")]
     found = compare(*pair, dataset, clips).to_dict()
@@ -132,13 +132,13 @@ def test_a_pack_of_other_classes_calibrates_and_tells_agreement_without_map(tmp_
     ],
 )
 def test_clips_that_calibrate_are_spread_over_the_pack(n_clips, most, held_out, calibrating, judging):
-    assert calibration_clips(n_clips, most, held_out=held_out) == (calibrating, judging)
+    assert split_rows(n_clips, most, held_out=held_out) == (calibrating, judging)
 
 
 @pytest.mark.parametrize(("n_clips", "held_out"), [(4, True), (0, False)])
 def test_too_few_clips_are_refused(n_clips, held_out):
     with pytest.raises(ConfigError, match=f"{n_clips} calibration clips: give at least (5, of which|one, some)"):
-        calibration_clips(n_clips, 200, held_out=held_out)
+        split_rows(n_clips, 200, held_out=held_out)
 
 
 def test_agreement_is_counted():

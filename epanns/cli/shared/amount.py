@@ -77,7 +77,7 @@ _WHICH = (
 )
 _TARGETS = ("params", "macs", "bytes", "latency")
 AMOUNT_SECTIONS = {
-    "How much is removed: one of these options (targets are met within 1 % from below, latency within 10 %)": (
+    "How much is removed (one option; targets: 0 to 1 % below, latency within 10 %)": (
         "ratio",
         "ratios",
         *(f"target-{kind}" for kind in _TARGETS),

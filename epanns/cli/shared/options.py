@@ -75,6 +75,13 @@ OUTPUT = _OutputType(path_type=Path)
 class _SeedType(click.IntRange):
     """A seed; files store it as a 64-bit integer."""
 
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Return the seed, or refuse it with the whole range."""
+        seed: int = click.INT.convert(value, param, ctx)
+        if not 0 <= seed < 2**63:
+            self.fail(f"{seed} is not in the range 0<=x<={2**63 - 1}.", param, ctx)
+        return seed
+
     def _describe_range(self) -> str:
         return "x>=0"  # the help needs no 19 digits
 

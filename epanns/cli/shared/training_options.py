@@ -43,12 +43,12 @@ _SETTINGS: Mapping[str, Mapping[str, str]] = {
     "Schedule": {
         "iterations": "Number of optimisation steps.",
         "schedule": "Course of the learning rate after the warm-up; cosine and linear end at zero.",
-        "warmup_iterations": "Number of first steps, over which the learning rate rises from zero.",
+        "warmup_iterations": "Number of first steps over which the learning rate rises from zero.",
         "validate_every": "Number of steps between validations, at which the state is saved too.",
     },
     "Transfer": {
         "freeze_backbone": "Whether only the classifier is trained, in all steps, with batch norms fixed.",
-        "head_iterations": "Number of first steps, in which only the classifier is trained.",
+        "head_iterations": "Number of first steps in which only the classifier is trained.",
         "backbone_rate": "Factor on the learning rate of all layers but the classifier.",
     },
     "Distillation": {

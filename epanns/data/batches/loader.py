@@ -2,6 +2,7 @@
 
 import itertools
 import mmap
+import operator
 import os
 import signal
 import weakref
@@ -59,7 +60,7 @@ def make_loader(
         batch_sampler=requests,  # accepts any iterable
         num_workers=workers,
         prefetch_factor=_PREFETCHED,
-        collate_fn=_unchanged,  # __getitems__ returns a batch
+        collate_fn=operator.itemgetter(0),  # __getitems__ returns a list of one batch
         worker_init_fn=_ignore_signals,
         multiprocessing_context=start_method,
         generator=torch.Generator().manual_seed(0),  # otherwise the loader draws from the global generator
@@ -67,19 +68,11 @@ def make_loader(
     with blocking_signals():  # until the workers ignore them
         reads: Any = iter(loader)
     try:
-        while (read := _next_read(reads)) is not None:
+        for read in reads:
             if isinstance(read, EpannsError):
                 raise read
             yield read.batch(shared)
             del read  # frees its slot before the next batch is requested
-    finally:
-        del reads  # ends the workers now; an error's traceback would keep them alive
-
-
-def _next_read(reads: Any) -> "_Read | EpannsError | None":
-    """Return the next result of a worker; None at the end."""
-    try:
-        read: _Read | EpannsError | None = next(reads, None)
     except RuntimeError as error:  # raised by torch when a worker has died
         for worker in reads._workers:  # the other workers ignore SIGTERM, so that joining them would not end
             worker.kill()
@@ -88,7 +81,8 @@ def _next_read(reads: Any) -> "_Read | EpannsError | None":
             f"a process that reads clips died, perhaps for want of memory ({' '.join(str(error).split())}): "
             "run the same command again, with fewer --workers"
         ) from error
-    return read
+    finally:
+        del reads  # ends the workers now; an error's traceback would keep them alive
 
 
 class SharedRows:
@@ -159,19 +153,15 @@ class _SharedReader(Dataset[_Read | EpannsError]):
     def __init__(self, dataset: PackDataset, shared: SharedRows) -> None:
         self._dataset, self._shared = dataset, shared
 
-    def __getitems__(self, request: tuple[int | None, Draws]) -> _Read | EpannsError:
+    def __getitems__(self, request: tuple[int | None, Draws]) -> list[_Read | EpannsError]:
         slot, draws = request
         try:
             if slot is not None:
-                return _Read(slot, None, *self._dataset.read_into(draws, self._shared.rows_of(slot, len(draws))))
+                return [_Read(slot, None, *self._dataset.read_into(draws, self._shared.rows_of(slot, len(draws))))]
             own = torch.empty(len(draws), self._dataset.clip_samples, dtype=torch.int16)
-            return _Read(None, own, *self._dataset.read_into(draws, own.numpy()))
+            return [_Read(None, own, *self._dataset.read_into(draws, own.numpy()))]
         except EpannsError as error:
-            return error
-
-
-def _unchanged(batch: Any) -> Any:
-    return batch
+            return [error]
 
 
 def _ignore_signals(worker: int) -> None:

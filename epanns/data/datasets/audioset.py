@@ -14,7 +14,7 @@ import itertools
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -87,7 +87,17 @@ def read_audioset(
     """
     root = root.resolve()
     labels = labels or audioset()
-    listed, notes = read_lists([path.resolve() for path in segments] or _find_lists(root), labels)
+    lists = [path.resolve() for path in segments]
+    if not lists:
+        found_lists = [path for pattern in ("", "*/") for path in root.glob(f"{pattern}*{_LIST_SUFFIX}.csv")]
+        visible = (path for path in found_lists if not path.name.startswith("."))
+        lists = sorted(visible, key=lambda path: (path.name, path))
+    if not lists:
+        raise DataError(
+            f"{root}: no list of segments such as eval_segments.csv in it or in a folder of it; name the lists with "
+            "--segments"
+        )
+    listed, notes = read_lists(lists, labels)
     n_ignored, notes_on_files = _find_files(root, listed, whole_videos, progress)
     found: list[Clip] = []
     missing: list[Clip] = []
@@ -148,42 +158,26 @@ def segment_of_name(stem: str, segments: Mapping[str, Segment]) -> tuple[Segment
         segment = segments.get(stem[first : first + _ID_LENGTH])
         if segment is None:
             continue
-        exactness = _exactness(stem[first + _ID_LENGTH :], segment)
-        if exactness is not None and exactness != OTHER_SEGMENT:
-            return segment, exactness
-        if exactness == OTHER_SEGMENT:
-            other = segment, OTHER_SEGMENT
+        times = stem[first + _ID_LENGTH :]
+        if not times:
+            return segment, 0
+        match = _TIMES.fullmatch(times)
+        if match is None:
+            continue
+        bounds = segment.start, segment.end
+        given = [(text, value) for text, value in zip(match.groups(), bounds, strict=True) if text]
+        in_seconds = all(_agrees(text, value) for text, value in given)
+        in_milliseconds = all("." not in text and _agrees(text, 1000 * value) for text, value in given)
+        if in_seconds or in_milliseconds:
+            return segment, len(given)
+        other = segment, OTHER_SEGMENT
     return other
-
-
-def _exactness(times: str, segment: Segment) -> int | None:
-    """Return the exactness of the part of a name after the id; None if it is not times."""
-    if not times:
-        return 0
-    match = _TIMES.fullmatch(times)
-    if match is None:
-        return None
-    given = [(text, value) for text, value in zip(match.groups(), (segment.start, segment.end), strict=True) if text]
-    in_seconds = all(_agrees(text, value) for text, value in given)
-    in_milliseconds = all("." not in text and _agrees(text, 1000 * value) for text, value in given)
-    return len(given) if in_seconds or in_milliseconds else OTHER_SEGMENT
 
 
 def _agrees(text: str, value: float) -> bool:
     """Whether a number as written is the value, rounded or truncated to its digits."""
     unit = 10.0 ** -len(text.partition(".")[2])
     return abs(float(text) - value) < unit * (1 - 1e-6)
-
-
-def _find_lists(root: Path) -> list[Path]:
-    found = [path for pattern in ("", "*/") for path in root.glob(f"{pattern}*{_LIST_SUFFIX}.csv")]
-    lists = sorted((path for path in found if not path.name.startswith(".")), key=lambda path: (path.name, path))
-    if not lists:
-        raise DataError(
-            f"{root}: no list of segments such as eval_segments.csv in it or in a folder of it; name the lists with "
-            "--segments"
-        )
-    return lists
 
 
 def read_lists(lists: Sequence[Path], labels: LabelSet) -> tuple[dict[str, Segment], tuple[str, ...]]:
@@ -201,38 +195,87 @@ def read_lists(lists: Sequence[Path], labels: LabelSet) -> tuple[dict[str, Segme
         other = by_split.setdefault(split, path)
         if other is not path:
             raise DataError(f"{other} and {path} are both lists of {split}; name one with --segments")
-    names = {mid: name for mid, name in zip(labels.mids, labels.names, strict=True) if mid}
-    segments: dict[str, Segment] = {}
-    notes = [note for split in by_split for note in _read_list(split, by_split, names, segments)]
-    return segments, tuple(notes)
+    reading = _ListReader(by_split, labels)
+    notes = tuple(note for split in by_split for note in reading.add(split))
+    return reading.segments, notes
 
 
-def _read_list(
-    split: str, by_split: Mapping[str, Path], names: Mapping[str, str], segments: dict[str, Segment]
-) -> Iterator[str]:
-    """Add the segments of one list; yield notes on it."""
-    path = by_split[split]
-    names_of = functools.lru_cache(_CACHED_LABELS)(functools.partial(_names_of, names))
-    stated, rows = _open_list(path)
-    n_rows = n_repeated = n_labels_repeated = 0
-    for n_rows, row in enumerate(rows, start=1):
-        where = f"{path}, row {n_rows}"
-        require_fields(row, LIST_COLUMNS, str(path), n_rows)
+class _ListReader:
+    """Reads lists of segments, and compares rows of the same video.
+
+    Attributes:
+        segments: The segments by video id, in the lists' order.
+    """
+
+    def __init__(self, by_split: Mapping[str, Path], labels: LabelSet) -> None:
+        self.segments: dict[str, Segment] = {}
+        self._by_split = by_split
+        self._name_of = {mid: name for mid, name in zip(labels.mids, labels.names, strict=True) if mid}
+        self._names_of = functools.lru_cache(_CACHED_LABELS)(self.names_of)
+
+    def add(self, split: str) -> Iterator[str]:
+        """Add the segments of one list; yield notes on it."""
+        path = self._by_split[split]
+        stated, rows = _open_list(path)
+        n_rows = n_repeated = n_labels_repeated = 0
+        for n_rows, row in enumerate(rows, start=1):
+            where = f"{path}, row {n_rows}"
+            require_fields(row, LIST_COLUMNS, str(path), n_rows)
+            try:
+                segment = self.segment_of(row, split)
+            except ValueError as error:
+                raise DataError(f"{where}: {error}") from error
+            n_labels_repeated += len(segment.labels) <= row[3].count(",")
+            earlier = self.segments.setdefault(row[0], segment)
+            if earlier is not segment:
+                self.refuse_contradiction(row[0], segment, where)
+                n_repeated += 1
+        if n_repeated:
+            yield f"{path.name}: {n_repeated} rows repeat an earlier row; each segment counts once"
+        if n_labels_repeated:
+            yield f"{path.name}: {n_labels_repeated} rows name a label twice; it counts once"
+        if stated and int(stated) != n_rows:
+            yield f"{path.name}: its beginning promises {stated} segments, it has {n_rows}; it may be cut off"
+
+    def segment_of(self, row: list[str], split: str) -> Segment:
+        """Return the segment of a row; raise `ValueError` if the row is invalid."""
+        video_id, start, end, labels = row
+        if not _VIDEO_ID.fullmatch(video_id):
+            raise ValueError(f"{shown(video_id)} is no id of YouTube: those are 11 letters, digits, - or _")
         try:
-            segment = _segment_of(row, split, names_of)
-        except ValueError as error:
-            raise DataError(f"{where}: {error}") from error
-        n_labels_repeated += len(segment.labels) <= row[3].count(",")
-        earlier = segments.setdefault(row[0], segment)
-        if earlier is not segment:
-            _refuse_contradiction(row[0], earlier, segment, where, by_split)
-            n_repeated += 1
-    if n_repeated:
-        yield f"{path.name}: {n_repeated} rows repeat an earlier row; each segment counts once"
-    if n_labels_repeated:
-        yield f"{path.name}: {n_labels_repeated} rows name a label twice; it counts once"
-    if stated and int(stated) != n_rows:
-        yield f"{path.name}: its beginning promises {stated} segments, it has {n_rows}; it may be cut off"
+            first, last = float(start), float(end)
+        except ValueError:
+            first = last = math.nan
+        if not 0 <= first < last < math.inf:
+            raise ValueError(
+                f"start {shown(start)} and end {shown(end)} of {video_id} must be seconds, the end after the start"
+            )
+        return Segment(first, last, self._names_of(labels), split)
+
+    def names_of(self, text: str) -> tuple[str, ...]:
+        """Return the names of the classes of a row's mids; raise `ValueError` if one is unknown."""
+        mids = [mid.strip() for mid in text.split(",")]
+        unknown = [mid for mid in mids if mid not in self._name_of]
+        if unknown:
+            n_classes = len(self._name_of)
+            raise ValueError(
+                f"label {shown(unknown[0])} is not among the mids of the {n_classes} classes; see --labels"
+            )
+        return tuple(dict.fromkeys(self._name_of[mid] for mid in mids))
+
+    def refuse_contradiction(self, video_id: str, segment: Segment, where: str) -> None:
+        """Raise `DataError` if a row and an earlier row of the same video are in two splits or differ."""
+        earlier = self.segments[video_id]
+        same_split = earlier.split == segment.split
+        if same_split and (earlier.start, earlier.end, earlier.labels) == (segment.start, segment.end, segment.labels):
+            return
+        path = self._by_split[earlier.split]
+        number = next(number for number, row in enumerate(_open_list(path)[1], start=1) if row[0] == video_id)
+        splits = f"{shown(earlier.split)} and {shown(segment.split)}"
+        problem = f"{video_id} is in the splits {splits}: a leak; keep it in one"
+        if same_split:
+            problem = f"two different segments of {video_id}; keep one"
+        raise DataError(f"{path}, row {number} and {where}: {problem}")
 
 
 def _open_list(path: Path) -> tuple[str, Iterator[list[str]]]:
@@ -246,43 +289,3 @@ def _open_list(path: Path) -> tuple[str, Iterator[list[str]]]:
         first = next(rows, [])
     has_header = not first or [field.strip() for field in first] == LIST_COLUMNS
     return stated, rows if has_header else itertools.chain([first], rows)
-
-
-def _names_of(names: Mapping[str, str], text: str) -> tuple[str, ...]:
-    mids = [mid.strip() for mid in text.split(",")]
-    unknown = [mid for mid in mids if mid not in names]
-    if unknown:
-        raise ValueError(f"label {shown(unknown[0])} is not among the mids of the {len(names)} classes; see --labels")
-    return tuple(dict.fromkeys(names[mid] for mid in mids))
-
-
-def _segment_of(row: list[str], split: str, names_of: Callable[[str], tuple[str, ...]]) -> Segment:
-    video_id, start, end, labels = row
-    if not _VIDEO_ID.fullmatch(video_id):
-        raise ValueError(f"{shown(video_id)} is no id of YouTube: those are 11 letters, digits, - or _")
-    try:
-        first, last = float(start), float(end)
-    except ValueError:
-        first = last = math.nan
-    if not 0 <= first < last < math.inf:
-        raise ValueError(
-            f"start {shown(start)} and end {shown(end)} of {video_id} must be seconds, the end after the start"
-        )
-    return Segment(first, last, names_of(labels), split)
-
-
-def _refuse_contradiction(
-    video_id: str, earlier: Segment, segment: Segment, where: str, by_split: Mapping[str, Path]
-) -> None:
-    """Raise if two rows of one video are in two splits or differ."""
-    same_split = earlier.split == segment.split
-    if same_split and (earlier.start, earlier.end, earlier.labels) == (segment.start, segment.end, segment.labels):
-        return
-    path = by_split[earlier.split]
-    number = next(number for number, row in enumerate(_open_list(path)[1], start=1) if row[0] == video_id)
-    if not same_split:
-        splits = f"{shown(earlier.split)} and {shown(segment.split)}"
-        raise DataError(
-            f"{path}, row {number} and {where}: {video_id} is in the splits {splits}: a leak; keep it in one"
-        )
-    raise DataError(f"{path}, row {number} and {where}: two different segments of {video_id}; keep one")

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -89,7 +89,16 @@ def advice_on_urbansound(root: Path) -> str:
 def _read_class_folders(root: Path) -> Manifest:
     files = {tuple(path.split("/")): is_there for path, is_there in files_below(root)}
     sounds = {parts: is_there for parts, is_there in files.items() if is_sound("/".join(parts))}
-    has_splits = _has_splits(root, sounds)
+    inside = [parts for parts in sounds if len(parts) > 1]
+    others = [parts[0] for parts in inside if parts[0].lower() not in _SPLIT_FOLDERS]
+    # A class may be named `train`; with subfolders it is a split.
+    splits = [parts[0] for parts in inside if parts[0].lower() in _SPLIT_FOLDERS and len(parts) > 2]
+    if others and splits:
+        raise DataError(
+            f"{root}: {splits[0]!r} looks like a split, {others[0]!r} like a class; give either CLASS/*.wav or "
+            "train/CLASS/*.wav, val/CLASS/*.wav, ... with nothing but splits at the top"
+        )
+    has_splits = bool(inside) and not others
     depth = 1 if has_splits else 0
     clips: list[Clip] = []
     missing: list[Clip] = []
@@ -109,21 +118,13 @@ def _read_class_folders(root: Path) -> Manifest:
         listed = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
         raise DataError(f"{root}: the classes would be {listed}, which {problem}")
     n_ignored = len(without_manifests(paths)) - len(clips) - len(missing)
-    return Manifest(root.name, labels, tuple(clips), tuple(missing), n_ignored, tuple(_doubts(labels.names)))
-
-
-def _has_splits(root: Path, sounds: Iterable[tuple[str, ...]]) -> bool:
-    """Whether the folders with audio at the top are splits; raise if some are splits and some are classes."""
-    inside = [parts for parts in sounds if len(parts) > 1]
-    others = [parts[0] for parts in inside if parts[0].lower() not in _SPLIT_FOLDERS]
-    # A class may be named `train`; with subfolders it is a split.
-    splits = [parts[0] for parts in inside if parts[0].lower() in _SPLIT_FOLDERS and len(parts) > 2]
-    if others and splits:
-        raise DataError(
-            f"{root}: {splits[0]!r} looks like a split, {others[0]!r} like a class; give either CLASS/*.wav or "
-            "train/CLASS/*.wav, val/CLASS/*.wav, ... with nothing but splits at the top"
-        )
-    return bool(inside) and not others
+    folds = [name for name in labels.names if (match := _FOLD.fullmatch(name)) and "fold" in match[1].lower()]
+    stores = [name for name in names if len(names) == 1 and _STORE.fullmatch(name)]
+    notes = (
+        *(f"the class {name} is called like a fold; its folder may hold sounds of all classes" for name in folds),
+        *(f"the only class is called {name}; its folder may hold sounds of all classes" for name in stores),
+    )
+    return Manifest(root.name, labels, tuple(clips), tuple(missing), n_ignored, notes)
 
 
 def _problem_of_folders(root: Path, names: list[str], tables: list[str]) -> str:
@@ -134,8 +135,13 @@ def _problem_of_folders(root: Path, names: list[str], tables: list[str]) -> str:
         names: Names of the folders that would become the classes, sorted.
         tables: Paths of CSV and TSV files, relative to `root`.
     """
-    if _are_folds(names):
-        return f"are folds: {advice_on_urbansound(root) or _CSV_FORM}"
+    folds = [match for match in map(_FOLD.fullmatch, names) if match]
+    if len(folds) == len(names):
+        numbers = sorted(int(match[2]) for match in folds)
+        # f1 and f2 may be two voices: names without "fold" are folds if they are three or more in a row, from 0 or 1.
+        is_row = len(numbers) > 2 and numbers[0] < 2 and numbers == list(range(numbers[0], numbers[0] + len(numbers)))
+        if is_row or all("fold" in match[1].lower() for match in folds):
+            return f"are folds: {advice_on_urbansound(root) or _CSV_FORM}"
     if all(map(_FSD50K.fullmatch, names)):
         return "are parts of FSD50K: read the folder above them with `epanns data fsd50k`"
     if len(names) > 1 and all(map(_AUDIOSET.fullmatch, names)):
@@ -149,80 +155,50 @@ def _problem_of_folders(root: Path, names: list[str], tables: list[str]) -> str:
     return ""
 
 
-def _are_folds(names: list[str]) -> bool:
-    matches = [match for match in map(_FOLD.fullmatch, names) if match]
-    if len(matches) < len(names):
-        return False
-    if all("fold" in match[1].lower() for match in matches):
-        return True
-    # Other such names may be classes (f1 and f2, two voices): three or more in a row, from 0 or 1, are taken for folds.
-    numbers = sorted(int(match[2]) for match in matches)
-    return len(numbers) > 2 and numbers[0] < 2 and numbers == list(range(numbers[0], numbers[0] + len(numbers)))
-
-
-def _doubts(classes: Collection[str]) -> list[str]:
-    """Return a note for each class whose name is typical of a fold or of a folder of all sounds."""
-    folds = [name for name in classes if (match := _FOLD.fullmatch(name)) and "fold" in match[1].lower()]
-    stores = [name for name in classes if len(classes) == 1 and _STORE.fullmatch(name)]
-    return [
-        *(f"the class {name} is called like a fold; its folder may hold sounds of all classes" for name in folds),
-        *(f"the only class is called {name}; its folder may hold sounds of all classes" for name in stores),
-    ]
-
-
 def _labels_of(clips: list[Clip]) -> LabelSet:
     return LabelSet.of(in_label_order(label for clip in clips for label in clip.labels))
 
 
 def _read_table(table: Path, settings: SplitSettings, groups: dict[str, str]) -> Manifest:
     """Read a CSV file; with a group column, add the group of each clip id to `groups`."""
-    columns, rows = read_csv_table(table)
-    column = settings.group_column
-    if not {"path", "labels"} <= set(columns):
-        raise DataError(f"{table}: first line is {','.join(columns)[:80]!r}, must name the columns path and labels")
-    if column and column not in columns:
-        raise ConfigError(f"--group-column {column}: {table} has the columns {', '.join(columns)[:120]}")
-    clips: list[Clip] = []
-    for number, row in enumerate(rows, start=1):
-        if number > _MOST_ROWS:
-            raise DataError(f"{table}: has more than {_MOST_ROWS:,} rows; write a manifest, which may have any length")
-        clip, group = _read_row(row, f"{table}, row {number}", table.parent, column)
-        clips.append(clip)
-        if column:
-            groups[clip.clip_id] = group
+    clips = list(_table_clips(table, settings.group_column, groups))
     if not clips:
         raise DataError(f"{table}: holds no clips; write one row per clip below the first line")
-    _refuse_shared_files(clips, table, drawn=bool(settings.held_out))
+    first_rows: dict[str, int] = {}
     found: list[Clip] = []
     missing: list[Clip] = []
-    for clip in clips:
+    for number, clip in enumerate(clips, start=1):
+        row = first_rows.setdefault(os.path.realpath(clip.path), number)
+        where = f"{table}, rows {row} and {number}"
+        if settings.held_out and row != number:
+            raise DataError(f"{where}: one file, which may be drawn into two splits; list it once")
+        if clips[row - 1].split != clip.split:
+            splits = f"{clips[row - 1].split!r} and {clip.split!r}"
+            raise DataError(f"{where}: one file in the splits {splits}: a leak; keep it in one")
         # Unlike `Path.is_file` it returns False for a name that is too long.
         (found if os.path.isfile(clip.path) else missing).append(clip)  # noqa: PTH113
     return Manifest(table.stem, _labels_of(clips), tuple(found), tuple(missing))
 
 
-def _read_row(row: dict[str, str], where: str, folder: Path, group_column: str) -> tuple[Clip, str]:
-    """Return the clip of a row, and its group; empty without a group column."""
-    path, labels, fold = (row.get(column, "") for column in ("path", "labels", "fold"))
-    names = tuple(composed(label.strip()) for label in labels.split(LABEL_SEPARATOR) if label.strip())
-    number_of_fold = whole_number(fold) if fold else None
-    if not path or not names or (fold and number_of_fold is None):
-        rule = "path and labels must be given, fold must be a whole number or empty"
-        raise DataError(f"{where}: path {path[:80]!r}, labels {labels[:80]!r}, fold {fold[:80]!r}: {rule}")
-    group = row[group_column].strip() if group_column else ""
-    if group_column and not group:
-        raise DataError(f"{where}: {group_column} is empty; name the group of each clip")
-    return Clip(path, str(folder / path), names, row.get("split") or UNSPLIT, fold=number_of_fold), group
-
-
-def _refuse_shared_files(clips: list[Clip], table: Path, *, drawn: bool) -> None:
-    """Raise if one file, by its real path, is in two splits, or in two rows of which each may be drawn."""
-    first_rows: dict[str, int] = {}
-    for number, clip in enumerate(clips, start=1):
-        row = first_rows.setdefault(os.path.realpath(clip.path), number)
-        where = f"{table}, rows {row} and {number}"
-        if drawn and row != number:
-            raise DataError(f"{where}: one file, which may be drawn into two splits; list it once")
-        if clips[row - 1].split != clip.split:
-            splits = f"{clips[row - 1].split!r} and {clip.split!r}"
-            raise DataError(f"{where}: one file in the splits {splits}: a leak; keep it in one")
+def _table_clips(table: Path, group_column: str, groups: dict[str, str]) -> Iterator[Clip]:
+    """Yield the clips of a CSV file; with a group column, add their groups to `groups`."""
+    columns, rows = read_csv_table(table)
+    if not {"path", "labels"} <= set(columns):
+        raise DataError(f"{table}: first line is {','.join(columns)[:80]!r}, must name the columns path and labels")
+    if group_column and group_column not in columns:
+        raise ConfigError(f"--group-column {group_column}: {table} has the columns {', '.join(columns)[:120]}")
+    for number, row in enumerate(rows, start=1):
+        if number > _MOST_ROWS:
+            raise DataError(f"{table}: has more than {_MOST_ROWS:,} rows; write a manifest, which may have any length")
+        where = f"{table}, row {number}"
+        path, labels, fold = (row.get(column, "") for column in ("path", "labels", "fold"))
+        names = tuple(composed(label.strip()) for label in labels.split(LABEL_SEPARATOR) if label.strip())
+        number_of_fold = whole_number(fold) if fold else None
+        if not path or not names or (fold and number_of_fold is None):
+            rule = "path and labels must be given, fold must be a whole number or empty"
+            raise DataError(f"{where}: path {path[:80]!r}, labels {labels[:80]!r}, fold {fold[:80]!r}: {rule}")
+        if group_column:
+            groups[path] = row[group_column].strip()
+            if not groups[path]:
+                raise DataError(f"{where}: {group_column} is empty; name the group of each clip")
+        yield Clip(path, str(table.parent / path), names, row.get("split") or UNSPLIT, fold=number_of_fold)

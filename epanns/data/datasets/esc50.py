@@ -45,29 +45,28 @@ def read_esc50(
         raise DataError(f"{root}: {advice}")
     manifest = _read_csv_layout(root) if (root / "meta").is_dir() else _read_folder_layout(root)
     if val_fold is not None or test_fold is not None:
-        manifest = _assign_splits(manifest, val_fold, test_fold)
+        folds = sorted({clip.fold for clip in (*manifest.clips, *manifest.missing) if clip.fold is not None})
+        for option, fold in (("--val-fold", val_fold), ("--test-fold", test_fold)):
+            if fold is not None and fold not in folds:
+                raise ConfigError(f"{option} {fold}: {manifest.dataset} has the folds {', '.join(map(str, folds))}")
+        if val_fold == test_fold:
+            raise ConfigError(f"--val-fold and --test-fold are both {val_fold}: choose on one fold, report on another")
+        split_of = dict.fromkeys(folds, "train") | {val_fold: "val", test_fold: "test"}
+        clips, missing = (
+            tuple(replace(clip, split=split_of[clip.fold]) for clip in part)
+            for part in (manifest.clips, manifest.missing)
+        )
+        manifest = replace(manifest, clips=clips, missing=missing)
     return replace(manifest, dataset=name or root.name)
 
 
-def _assign_splits(manifest: Manifest, val_fold: int | None, test_fold: int | None) -> Manifest:
-    folds = sorted({clip.fold for clip in (*manifest.clips, *manifest.missing) if clip.fold is not None})
-    for option, fold in (("--val-fold", val_fold), ("--test-fold", test_fold)):
-        if fold is not None and fold not in folds:
-            raise ConfigError(f"{option} {fold}: {manifest.dataset} has the folds {', '.join(map(str, folds))}")
-    if val_fold == test_fold:
-        raise ConfigError(f"--val-fold and --test-fold are both {val_fold}: choose on one fold, report on another")
-    clips, missing = (
-        tuple(
-            replace(clip, split="val" if clip.fold == val_fold else "test" if clip.fold == test_fold else "train")
-            for clip in part
-        )
-        for part in (manifest.clips, manifest.missing)
-    )
-    return replace(manifest, clips=clips, missing=missing)
-
-
 def _read_csv_layout(root: Path) -> Manifest:
-    table = _find_table(root / "meta")
+    meta = root / "meta"
+    tables = [meta / "esc50.csv"] if (meta / "esc50.csv").is_file() else sorted(meta.glob("*.csv"))
+    if len(tables) != 1:
+        found = ", ".join(table.name for table in tables) or "none"
+        raise DataError(f"{meta}: must hold esc50.csv or exactly one CSV file, found {found}")
+    table = tables[0]
     columns, table_rows = read_csv_table(table, SHORT_LIST)
     rows = list(table_rows)
     lacking = [column for column in _NEEDED if column not in columns]
@@ -98,38 +97,7 @@ def _read_csv_layout(root: Path) -> Manifest:
     return Manifest(root.name, labels, tuple(clips), tuple(missing), n_ignored)
 
 
-def _find_table(meta: Path) -> Path:
-    """Return ``esc50.csv``, or the only CSV file if it has another name."""
-    if (meta / "esc50.csv").is_file():
-        return meta / "esc50.csv"
-    tables = sorted(meta.glob("*.csv"))
-    if len(tables) != 1:
-        found = ", ".join(table.name for table in tables) or "none"
-        raise DataError(f"{meta}: must hold esc50.csv or exactly one CSV file, found {found}")
-    return tables[0]
-
-
 def _read_folder_layout(root: Path) -> Manifest:
-    categories = _class_folders(root)
-    clips: list[Clip] = []
-    missing: list[Clip] = []
-    n_ignored = 0
-    for path, is_there in files_below(root):
-        folder, _, name = path.partition("/")
-        if folder not in categories or "/" in name or not is_sound(path):
-            n_ignored += folder in categories or is_sound(path)
-            continue
-        match = _FOLD_FILE.fullmatch(name)
-        if not match:
-            raise DataError(f"{root}/{path}: the name must begin with the fold's number, as in 1-100032-A.ogg")
-        fold = int(match[1])
-        clip = Clip(path, f"{root}/{path}", (categories[folder],), f"fold{fold}", fold=fold)
-        (clips if is_there else missing).append(clip)
-    return Manifest(root.name, LabelSet.of(list(categories.values())), tuple(clips), tuple(missing), n_ignored)
-
-
-def _class_folders(root: Path) -> dict[str, str]:
-    """Return name of the folder -> class name, in the order of the folders' numbers."""
     numbered: dict[int, tuple[Path, str]] = {}
     for path in sorted(root.iterdir() if root.is_dir() else []):
         match = _CLASS_FOLDER.fullmatch(path.name)
@@ -142,4 +110,19 @@ def _class_folders(root: Path) -> dict[str, str]:
             f"{root}: neither ESC-50's layout (meta/esc50.csv and audio/) nor ESC-10's (folders like "
             "'001 - Dog bark'); for one folder per class without folds use `epanns data folder`"
         )
-    return {path.name: category for _, (path, category) in sorted(numbered.items())}
+    categories = {path.name: category for _, (path, category) in sorted(numbered.items())}
+    clips: list[Clip] = []
+    missing: list[Clip] = []
+    n_ignored = 0
+    for file, is_there in files_below(root):
+        folder, _, name = file.partition("/")
+        if folder not in categories or "/" in name or not is_sound(file):
+            n_ignored += folder in categories or is_sound(file)
+            continue
+        match = _FOLD_FILE.fullmatch(name)
+        if not match:
+            raise DataError(f"{root}/{file}: the name must begin with the fold's number, as in 1-100032-A.ogg")
+        fold = int(match[1])
+        clip = Clip(file, f"{root}/{file}", (categories[folder],), f"fold{fold}", fold=fold)
+        (clips if is_there else missing).append(clip)
+    return Manifest(root.name, LabelSet.of(list(categories.values())), tuple(clips), tuple(missing), n_ignored)

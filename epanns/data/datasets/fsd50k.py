@@ -69,7 +69,12 @@ def read_fsd50k(
     seen: dict[str, tuple[str, str]] = {}
     for part, folder in folders.items():
         for clip, where in _read_rows(truth / f"{part}.csv", labels):
-            _refuse_repetition(clip, where, seen)
+            split, earlier = seen.setdefault(clip.clip_id, (clip.split, where))
+            if earlier != where:
+                twice = "is listed twice; remove one"
+                if split != clip.split:
+                    twice = f"is in the splits {shown(split)} and {shown(clip.split)}: a leak; keep it in one"
+                raise DataError(f"{earlier} and {where}: fname {shown(clip.clip_id)} {twice}")
             filename = f"{clip.clip_id}.wav"
             path = sounds[folder].find(filename, where)
             located = Clip(clip.clip_id, path or f"{folder}/{filename}", clip.labels, clip.split)
@@ -117,28 +122,12 @@ def _read_rows(table: Path, labels: LabelSet) -> Iterator[tuple[Clip, str]]:
         split = row["split"] if splits else "eval"
         if splits and split not in splits:
             raise DataError(f"{where}: split {shown(split)} must be train or val")
-        names = tuple((row["labels"] or "").split(","))
-        _refuse_disagreement(names, (row["mids"] or "").split(","), mids, where)
+        names, given = tuple((row["labels"] or "").split(",")), (row["mids"] or "").split(",")
+        unknown = [name for name in names if name not in mids]
+        if unknown:
+            raise DataError(f"{where}: label {shown(unknown[0])} is not among the {len(mids)} of vocabulary.csv")
+        expected = [mids[name] for name in names]
+        if given != expected:
+            theirs, ours = shown(",".join(given)), shown(",".join(expected))
+            raise DataError(f"{where}: mids {theirs} are not those of its labels, {ours} in vocabulary.csv")
         yield Clip(row["fname"], "", names, split), where
-
-
-def _refuse_disagreement(names: tuple[str, ...], given: list[str], mids: dict[str, str], where: str) -> None:
-    """Raise if the vocabulary lacks a label, or has it with another mid."""
-    unknown = [name for name in names if name not in mids]
-    if unknown:
-        raise DataError(f"{where}: label {shown(unknown[0])} is not among the {len(mids)} of vocabulary.csv")
-    expected = [mids[name] for name in names]
-    if given != expected:
-        theirs, ours = shown(",".join(given)), shown(",".join(expected))
-        raise DataError(f"{where}: mids {theirs} are not those of its labels, {ours} in vocabulary.csv")
-
-
-def _refuse_repetition(clip: Clip, where: str, seen: dict[str, tuple[str, str]]) -> None:
-    split, earlier = seen.setdefault(clip.clip_id, (clip.split, where))
-    if split != clip.split:
-        splits = f"{shown(split)} and {shown(clip.split)}"
-        raise DataError(
-            f"{earlier} and {where}: fname {shown(clip.clip_id)} is in the splits {splits}: a leak; keep it in one"
-        )
-    if earlier != where:
-        raise DataError(f"{earlier} and {where}: fname {shown(clip.clip_id)} is listed twice; remove one")

@@ -12,10 +12,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from epanns.data.manifests.clip import Clip
 from epanns.data.manifests.manifest import Manifest
 from epanns.errors import ConfigError, DataError
-from epanns.labels import LabelSet
 from epanns.seeding import numpy_generator
 
 TRAIN, VAL, TEST = "train", "val", "test"
@@ -90,20 +88,16 @@ def draw_splits(manifest: Manifest, settings: SplitSettings, groups: Mapping[str
     splits = stratify(names, labels, fractions, num_classes=len(index_of), seed=settings.seed)
     drawn = [replace(clip, split=split) for clip, split in zip(clips, splits, strict=True)]
     found, missing = tuple(drawn[: len(manifest.clips)]), tuple(drawn[len(manifest.clips) :])
-    notes = _notes_on_splits(found, manifest.labels, list(fractions), f"drawn by class{by}, seed {settings.seed}")
-    return replace(manifest, clips=found, missing=missing, notes=(*manifest.notes, *notes))
-
-
-def _notes_on_splits(clips: Sequence[Clip], labels: LabelSet, splits: Sequence[str], how: str) -> Iterator[str]:
-    counts = Counter(clip.split for clip in clips)
-    shares = ", ".join(f"{split} {counts[split]} ({counts[split] / len(clips):.1%})" for split in splits)
-    yield f"splits {how}: {shares}"
-    for split in splits:
-        present = {label for clip in clips if clip.split == split for label in clip.labels}
-        absent = [name for name in labels.names if name not in present]
+    n_clips = Counter(clip.split for clip in found)
+    listed = ", ".join(f"{split} {n_clips[split]} ({n_clips[split] / len(found):.1%})" for split in fractions)
+    notes = [f"splits drawn by class{by}, seed {settings.seed}: {listed}"]
+    for split in fractions:
+        present = {label for clip in found if clip.split == split for label in clip.labels}
+        absent = [name for name in manifest.labels.names if name not in present]
         if absent:
             listed = ", ".join(absent[:10]) + (", ..." if len(absent) > 10 else "")
-            yield f"{len(absent)} of {len(labels)} classes have no clip in {split}: {listed}"
+            notes.append(f"{len(absent)} of {len(index_of)} classes have no clip in {split}: {listed}")
+    return replace(manifest, clips=found, missing=missing, notes=(*manifest.notes, *notes))
 
 
 def groups_by_pattern(pattern: str, clip_ids: Sequence[str]) -> tuple[list[str], str]:
@@ -186,98 +180,103 @@ def stratify(
     for name in names:
         for index in counts[name]:
             groups_of[index].append(name)
-    split_of = _assign(groups_of, counts, shares)
-    _repair(split_of, groups_of, counts, len(splits))
-    ends = np.cumsum(shares)
+    assignment = _Assignment(groups_of, counts, len(splits))
+    assignment.fill(shares)
+    assignment.repair()
+    split_of, ends = assignment.split_of, np.cumsum(shares)
     for name in names:  # groups without a clip that counts
         if name not in split_of:
             split_of[name] = min(int(np.searchsorted(ends, draw_of[name], side="right")), len(splits) - 1)
     return [splits[split_of[name]] for name in groups]
 
 
-def _assign(
-    groups_of: Sequence[Sequence[str]], counts: Mapping[str, Counter[int]], shares: NDArray[np.float64]
-) -> dict[str, int]:
-    """Return the split of each group that has a clip that counts."""
-    totals = np.zeros(len(groups_of))
-    for counted in counts.values():
-        for index, n_clips in counted.items():
-            totals[index] += n_clips
-    needed = shares[:, None] * totals  # (splits, classes): clips that a split still needs
-    present = np.zeros(needed.shape, bool)
-    carried = np.zeros(len(shares))  # remainder of rounding the classes before, so that the whole gets its fraction
-    split_of: dict[str, int] = {}
-    for index in sorted(range(len(groups_of)), key=lambda index: (len(groups_of[index]), index)):
-        pending = [name for name in groups_of[index] if name not in split_of]
-        for place, name in enumerate(pending):
-            absent = np.flatnonzero(~present[:, index]).tolist()
-            # If no more groups are left than splits without the class, each of these splits gets one.
-            is_last_chance = bool(absent) and len(absent) >= len(pending) - place
-            allowed = absent if is_last_chance else range(len(shares))
-            lack = needed[:, index] + carried
-            # Held-out splits are filled first, so that an added group moves few others; then `TRAIN`, which is split 0.
-            fitting = [split for split in allowed if split and lack[split] >= counts[name][index] / 2]
-            fallback = 0 if 0 in allowed else max(allowed, key=lack.__getitem__)
-            split_of[name] = split = fitting[0] if fitting else fallback
-            for other, n_clips in counts[name].items():
-                needed[split, other] -= n_clips
-                present[split, other] = True
-        if len(groups_of[index]) >= len(shares):
-            carried = np.clip(needed[:, index] + carried, -0.5, 0.5)
-    return split_of
+class _Assignment:
+    """The split of each group, as it is drawn and then repaired.
 
+    Attributes:
+        split_of: Index of the split of each group that has a clip that counts.
+    """
 
-def _repair(
-    split_of: dict[str, int], groups_of: Sequence[Sequence[str]], counts: Mapping[str, Counter[int]], n_splits: int
-) -> None:
-    """Move groups to splits that lack one of their classes, alone or in exchange for another group."""
-    n_groups = np.zeros((n_splits, len(groups_of)), np.int64)
-    for name, split in split_of.items():
-        n_groups[split, list(counts[name])] += 1
-    possible = np.array([len(names) >= n_splits for names in groups_of])
-    has_moved = True
-    while has_moved:
-        lacking = np.argwhere((n_groups == 0) & possible).tolist()
-        has_moved = any(
-            _move_if_better(moves, split_of, counts, n_groups, possible)
-            for split, index in lacking
-            for moves in _moves_to(split, groups_of[index], split_of, groups_of, counts, n_groups)
-        )
+    def __init__(self, groups_of: Sequence[Sequence[str]], counts: Mapping[str, Counter[int]], n_splits: int) -> None:
+        """Begin without an assigned group.
 
+        Args:
+            groups_of: Names of the groups of each class, in random order.
+            counts: Number of clips of each class, for each group.
+            n_splits: Number of splits; the first is `TRAIN`.
+        """
+        self.split_of: dict[str, int] = {}
+        self._groups_of, self._counts, self._n_splits = groups_of, counts, n_splits
 
-def _moves_to(
-    split: int,
-    names: Sequence[str],
-    split_of: Mapping[str, int],
-    groups_of: Sequence[Sequence[str]],
-    counts: Mapping[str, Counter[int]],
-    n_groups: NDArray[np.int64],
-) -> Iterator[dict[str, int]]:
-    """Yield moves (name of a group -> new split) that bring one of the groups to a split; small groups first."""
-    for name in sorted(names, key=lambda name: counts[name].total()):
-        old = split_of[name]
-        yield {name: split}
-        sole = [index for index in counts[name] if n_groups[old, index] == 1]
-        for other in groups_of[sole[0]] if sole else ():
-            if split_of[other] == split:
-                yield {name: split, other: old}
+    def fill(self, shares: NDArray[np.float64]) -> None:
+        """Assign every group that has a clip that counts, the groups of the rarest class first."""
+        totals = np.zeros(len(self._groups_of))
+        for counted in self._counts.values():
+            for index, n_clips in counted.items():
+                totals[index] += n_clips
+        needed = shares[:, None] * totals  # (splits, classes): clips that a split still needs
+        present = np.zeros(needed.shape, bool)
+        carried = np.zeros(len(shares))  # remainder of rounding the classes before, so that the whole gets its fraction
+        for index, groups in sorted(enumerate(self._groups_of), key=lambda item: (len(item[1]), item[0])):
+            pending = [name for name in groups if name not in self.split_of]
+            for place, name in enumerate(pending):
+                absent = np.flatnonzero(~present[:, index]).tolist()
+                # If no more groups are left than splits without the class, each of these splits gets one.
+                is_last_chance = bool(absent) and len(absent) >= len(pending) - place
+                allowed = absent if is_last_chance else range(len(shares))
+                lack = needed[:, index] + carried
+                # Held-out splits are filled first, so that an added group moves few others; then `TRAIN`.
+                fitting = [split for split in allowed if split and lack[split] >= self._counts[name][index] / 2]
+                fallback = 0 if 0 in allowed else max(allowed, key=lack.__getitem__)
+                self.split_of[name] = split = fitting[0] if fitting else fallback
+                for other, n_clips in self._counts[name].items():
+                    needed[split, other] -= n_clips
+                    present[split, other] = True
+            if len(groups) >= len(shares):
+                carried = np.clip(needed[:, index] + carried, -0.5, 0.5)
 
+    def repair(self) -> None:
+        """Move groups to splits that lack one of their classes, alone or in exchange for another group."""
+        n_groups = np.zeros((self._n_splits, len(self._groups_of)), np.int64)
+        for name, split in self.split_of.items():
+            n_groups[split, list(self._counts[name])] += 1
+        possible = np.array([len(names) >= self._n_splits for names in self._groups_of])
+        has_moved = True
+        while has_moved:
+            lacking = np.argwhere((n_groups == 0) & possible).tolist()
+            has_moved = any(
+                self.move_if_better(moves, n_groups, possible)
+                for split, index in lacking
+                for moves in self.moves_to(split, index, n_groups)
+            )
 
-def _move_if_better(
-    moves: Mapping[str, int],
-    split_of: dict[str, int],
-    counts: Mapping[str, Counter[int]],
-    n_groups: NDArray[np.int64],
-    possible: NDArray[np.bool_],
-) -> bool:
-    """Make the moves and return True if fewer classes are then without a clip in a split; else change nothing."""
-    touched = sorted({index for name in moves for index in counts[name] if possible[index]})
-    before = n_groups.copy()
-    for name, split in moves.items():
-        n_groups[split_of[name], list(counts[name])] -= 1
-        n_groups[split, list(counts[name])] += 1
-    if (n_groups[:, touched] == 0).sum() < (before[:, touched] == 0).sum():
-        split_of.update(moves)
-        return True
-    n_groups[:] = before
-    return False
+    def moves_to(self, split: int, index: int, n_groups: NDArray[np.int64]) -> Iterator[dict[str, int]]:
+        """Yield moves (name of a group -> new split) that bring a group of a class to a split; small groups first."""
+        for name in sorted(self._groups_of[index], key=lambda name: self._counts[name].total()):
+            old = self.split_of[name]
+            yield {name: split}
+            sole = [index for index in self._counts[name] if n_groups[old, index] == 1]
+            for other in self._groups_of[sole[0]] if sole else ():
+                if self.split_of[other] == split:
+                    yield {name: split, other: old}
+
+    def move_if_better(
+        self, moves: Mapping[str, int], n_groups: NDArray[np.int64], possible: NDArray[np.bool_]
+    ) -> bool:
+        """Make the moves and return True if fewer classes are then without a clip in a split; else change nothing.
+
+        Args:
+            moves: New split of some groups.
+            n_groups: ``(splits, classes)``, number of groups, updated by the moves.
+            possible: ``(classes,)``, whether each split can have a group of the class.
+        """
+        touched = sorted({index for name in moves for index in self._counts[name] if possible[index]})
+        before = n_groups.copy()
+        for name, split in moves.items():
+            n_groups[self.split_of[name], list(self._counts[name])] -= 1
+            n_groups[split, list(self._counts[name])] += 1
+        if (n_groups[:, touched] == 0).sum() < (before[:, touched] == 0).sum():
+            self.split_of.update(moves)
+            return True
+        n_groups[:] = before
+        return False

@@ -73,21 +73,9 @@ class ClipCheck:
         hashes = np.frombuffer(self._hashes, np.int64) if self._hashes else np.empty(0, np.int64)
         hashes.sort()  # in place
         suspects = frozenset(hashes[1:][hashes[1:] == hashes[:-1]].tolist())
-        if suspects:
-            self._note_repetitions(suspects, parts)
-        if self._first is not None:
-            others = f" (and {self._n_problems - 1} more such problems)" if self._n_problems > 1 else ""
-            raise DataError(f"{self._first[1]}{others}")
-
-    def _note(self, place: int, problem: str) -> None:
-        self._n_problems += 1
-        if self._first is None or place <= self._first[0]:
-            self._first = place, problem
-
-    def _note_repetitions(self, suspects: frozenset[int], parts: Iterable[tuple[Iterable[Clip], str]]) -> None:
         earlier: dict[str, tuple[str, int, str]] = {}
         rows = ((clip, row, number) for clips, row in parts for number, clip in enumerate(clips, start=1))
-        for place, (clip, row, number) in enumerate(rows):
+        for place, (clip, row, number) in enumerate(rows if suspects else ()):
             if hash(clip.clip_id) not in suspects:
                 continue
             first_row, first_number, split = earlier.setdefault(clip.clip_id, (row, number, clip.split))
@@ -98,6 +86,14 @@ class ClipCheck:
             if split != clip.split:
                 what = f"is in the splits {shown(split)} and {shown(clip.split)}: a leak; keep it in one"
             self._note(place, f"{where} {number}: clip_id {shown(clip.clip_id)} {what}")
+        if self._first is not None:
+            others = f" (and {self._n_problems - 1} more such problems)" if self._n_problems > 1 else ""
+            raise DataError(f"{self._first[1]}{others}")
+
+    def _note(self, place: int, problem: str) -> None:
+        self._n_problems += 1
+        if self._first is None or place <= self._first[0]:
+            self._first = place, problem
 
     def _problem_of(self, clip: Clip) -> str | None:
         """Return the first problem of one clip."""

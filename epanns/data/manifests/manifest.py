@@ -5,6 +5,7 @@ A manifest is four files: ``NAME.csv`` with the clips whose file was found, ``NA
 published data sets are beside this module. The rules for clips are in `epanns.data.manifests.clip`.
 """
 
+import contextlib
 import csv
 import functools
 import io
@@ -135,21 +136,18 @@ def _existing(manifest: Manifest, path: Path) -> list[Path]:
             continue
         is_same = file.is_file()
         if is_same:
-            with file.open("rb") as held:
-                is_same = all(held.read(len(piece)) == piece for piece in text) and not held.read(1)
+            with file.open("rb") as opened:
+                is_same = all(opened.read(len(piece)) == piece for piece in text) and not opened.read(1)
         if is_same:
             existing.append(file)
-        elif file != info or _counts_but_ignored(info) != {**counts, "ignored": None}:
+            continue
+        held: Any = None
+        if file == info:
+            with contextlib.suppress(DataError):
+                held = read_json(info, error=DataError)
+        if not isinstance(held, dict) or {**held, "ignored": None} != {**counts, "ignored": None}:
             raise OutputError(f"{file} exists already and holds something else: choose another --out or delete it")
     return existing
-
-
-def _counts_but_ignored(info: Path) -> dict[str, Any] | None:
-    try:
-        counts = read_json(info, error=DataError)
-    except DataError:
-        return None
-    return {**counts, "ignored": None} if isinstance(counts, dict) else None
 
 
 def _files_of(manifest: Manifest, path: Path) -> Iterator[tuple[Path, Iterator[bytes]]]:
@@ -304,32 +302,28 @@ def _read_clips(path: Path, labels: LabelSet) -> Iterator[Clip]:
         first = ",".join(header)[:80]
         raise DataError(f"{path}: first line must be {','.join(COLUMNS)}, is {first!r}; make it with `epanns data`")
     for number, row in enumerate(rows, start=1):
-        clip = _clip_of(row, base, path, number)
+        require_fields(row, COLUMNS, str(path), number)
+        clip_id, audio, start, duration, names_of_clip, split, fold = row
+        try:
+            if not audio:
+                raise ValueError(f"path is empty; name the audio file of clip {clip_id!r}")
+            if fold and whole_number(fold) is None:
+                raise ValueError(f"fold {fold[:40]!r} must be a whole number, or empty; at most nine digits")
+            clip = Clip(
+                clip_id,
+                audio if audio.startswith("/") else base + audio,
+                tuple(names_of_clip.split(LABEL_SEPARATOR)) if names_of_clip else (),
+                split,
+                _seconds(start, "start", least=0.0) if start else None,
+                _seconds(duration, "duration", least=1e-6) if duration else None,
+                whole_number(fold) if fold else None,
+            )
+        except ValueError as error:
+            raise DataError(f"{path}, row {number}: {error}") from error
         if not all(map(str.isascii, clip.labels)):  # a name may be composed in one file and decomposed in the other
             labels_of_clip = (names.get(label) or names.get(composed(label), label) for label in clip.labels)
             clip = replace(clip, labels=tuple(labels_of_clip))
         yield clip
-
-
-def _clip_of(row: list[str], base: str, file: Path, number: int) -> Clip:
-    require_fields(row, COLUMNS, str(file), number)
-    clip_id, path, start, duration, labels, split, fold = row
-    try:
-        if not path:
-            raise ValueError(f"path is empty; name the audio file of clip {clip_id!r}")
-        if fold and whole_number(fold) is None:
-            raise ValueError(f"fold {fold[:40]!r} must be a whole number, or empty; at most nine digits")
-        return Clip(
-            clip_id,
-            path if path.startswith("/") else base + path,
-            tuple(labels.split(LABEL_SEPARATOR)) if labels else (),
-            split,
-            _seconds(start, "start", least=0.0) if start else None,
-            _seconds(duration, "duration", least=1e-6) if duration else None,
-            whole_number(fold) if fold else None,
-        )
-    except ValueError as error:
-        raise DataError(f"{file}, row {number}: {error}") from error
 
 
 def _seconds(text: str, column: str, *, least: float) -> float:

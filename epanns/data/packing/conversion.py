@@ -92,7 +92,13 @@ def convert_clip(clip: Clip, row: NDArray[np.int16], sample_rate: int, min_secon
         is_unsure = error.__cause__ is not None and _is_memory_short(_BYTES_PER_BYTE * row.nbytes)
         if is_unsure or is_resource_shortage(error):
             raise MemoryError(str(error)) from error
-        return _rejection(clip, error, source)
+        reason, cause = str(error), error.__cause__
+        if not isinstance(error, DataError):
+            text = " ".join(f"{type(error).__name__}: {error}".split())
+            reason = f"{clip.path}: cannot be decoded ({text}); convert it to WAV or FLAC, or remove it"
+        needs = (cause.name or "").partition(".")[0] if isinstance(cause, ImportError) else ""
+        is_broken_off = source is not None and isinstance(cause, OSError)  # by the disk or the network
+        return PackedClip(0, 0, {}, reason, source, needs, to_retry=is_broken_off)
     row[n_samples:] = 0
     notes = {
         "short": int(n_samples < len(row)),
@@ -118,16 +124,6 @@ def crashing_clip(clip: Clip, how_it_ended: str) -> PackedClip:
         "command retries it; if it stays, convert it to WAV or FLAC, or remove it"
     )
     return PackedClip(0, 0, {}, reason, None, to_retry=True)
-
-
-def _rejection(clip: Clip, error: Exception, source: SourceState | None) -> PackedClip:
-    reason, cause = str(error), error.__cause__
-    if not isinstance(error, DataError):
-        text = " ".join(f"{type(error).__name__}: {error}".split())
-        reason = f"{clip.path}: cannot be decoded ({text}); convert it to WAV or FLAC, or remove it"
-    needs = (cause.name or "").partition(".")[0] if isinstance(cause, ImportError) else ""
-    is_broken_off = source is not None and isinstance(cause, OSError)  # by the disk or the network
-    return PackedClip(0, 0, {}, reason, source, needs, to_retry=is_broken_off)
 
 
 def is_resource_shortage(error: BaseException) -> bool:

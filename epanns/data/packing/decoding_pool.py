@@ -9,10 +9,12 @@ import itertools
 import mmap
 import multiprocessing
 import os
+import pickle
 import signal
 import threading
+import traceback
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
@@ -167,9 +169,17 @@ def _begin(function: Callable[[Any, Row], Any], rows: _SharedRows) -> None:
     keep_freed_arrays()
 
 
-def _compute(item: Any, row: int) -> Any:
-    _rows.is_begun[row] = True
-    return _function(item, _rows.values[row])
+def _compute(batch: Sequence[tuple[Any, int]]) -> list[Any]:
+    """Fill some rows, and return for each of them the pickled result or the exception of the function."""
+    outcomes: list[Any] = []
+    for item, row in batch:
+        _rows.is_begun[row] = True
+        try:
+            outcomes.append(pickle.dumps(_function(item, _rows.values[row])))
+        except Exception as error:
+            error.add_note(traceback.format_exc())  # the traceback itself cannot be sent
+            outcomes.append(error)
+    return outcomes
 
 
 class _Processes:
@@ -181,18 +191,20 @@ class _Processes:
         context = multiprocessing.get_context("spawn")  # a fork would copy the locks of torch's and HDF5's threads
         self._executor = ProcessPoolExecutor(jobs, context, _begin, (function, rows))
 
-    def submit(self, item: object, row: int) -> Future[Any]:
-        """Return the future result of an item; in a broken pool it is an exception."""
-        self._rows.is_begun[row] = False
+    def submit(self, tasks: Sequence["_Task[Any]"]) -> None:
+        """Compute some tasks, one after the other in one process; in a broken pool their future has an exception."""
+        for task in tasks:
+            self._rows.is_begun[task.row] = False
+        future: Future[list[Any]] = Future()
         try:
             with blocking_signals():  # for good in a process that this starts; `kill` ends it
-                future = self._executor.submit(_compute, item, row)
+                future = self._executor.submit(_compute, [(task.item, task.row) for task in tasks])
         except BrokenProcessPool as error:
-            future = Future()
             future.set_exception(error)
+        for place, task in enumerate(tasks):
+            task.future, task.place, task.is_submitted = future, place, True
         if len(self._children) < self._jobs:
             self._children += {*multiprocessing.active_children()} - {*self._former, *self._children}
-        return future
 
     def kill(self) -> str:
         """End all processes, and return how the first one ended."""
@@ -204,9 +216,12 @@ class _Processes:
 
 @dataclass(eq=False)
 class _Task(Generic[Item]):
+    """An item with its row, and the place of its outcome in the result of a future."""
+
     item: Item
     row: int
-    future: Future[Any] = field(default_factory=Future)
+    future: Future[list[Any]] = field(default_factory=Future)
+    place: int = 0
     is_submitted: bool = False
 
 
@@ -223,7 +238,9 @@ class _Pool(Generic[Item, Result]):
         check: Callable[[], None],
     ) -> None:
         self._function, self._jobs, self._name, self._crashed, self._check = function, jobs, name, crashed, check
-        self._rows = _SharedRows(jobs * max(2, min(_ROWS_PER_JOB, _MOST_BYTES // (2 * length * jobs))), length)
+        rows_per_job = max(2, min(_ROWS_PER_JOB, _MOST_BYTES // (2 * length * jobs)))
+        self._batch_size = rows_per_job // 2  # a process has the next batch while the first one is yielded
+        self._rows = _SharedRows(jobs * rows_per_job, length)
         self._processes: _Processes | None = None
         self._tasks: deque[_Task[Item]] = deque()  # in the order of the items
 
@@ -232,63 +249,65 @@ class _Pool(Generic[Item, Result]):
         stream, free = iter(items), deque(range(len(self._rows.values)))
         try:
             while True:
-                self._tasks.extend(_Task(item, free.popleft()) for item in itertools.islice(stream, len(free)))
+                if len(free) >= self._batch_size:
+                    self._tasks.extend(_Task(item, free.popleft()) for item in itertools.islice(stream, len(free)))
+                waiting = [task for task in self._tasks if not task.is_submitted]
+                for first in range(0, len(waiting), self._batch_size):
+                    self._processes = self._processes or _Processes(self._function, self._jobs, self._rows)
+                    self._processes.submit(waiting[first : first + self._batch_size])
                 if not self._tasks:
                     return
-                self._submit()
                 task = self._tasks[0]
-                if isinstance(self._error_of(task), BrokenProcessPool | MemoryError):
+                outcome = self._outcome_of(task)
+                if isinstance(outcome, BrokenProcessPool | MemoryError):
                     self._retry()
-                error = task.future.exception()
-                if error is not None:
-                    raise _error_about(self._name(task.item), error) from error
-                yield task.future.result(), self._rows.values[task.row]
+                    outcome = self._outcome_of(task)
+                if isinstance(outcome, BaseException):
+                    raise _error_about(self._name(task.item), outcome) from outcome
+                yield outcome, self._rows.values[task.row]
                 free.append(self._tasks.popleft().row)
         finally:
             if self._processes is not None:
                 self._processes.kill()
             self._rows.close()
 
-    def _submit(self) -> None:
-        for task in self._tasks:
-            if not task.is_submitted:
-                self._processes = self._processes or _Processes(self._function, self._jobs, self._rows)
-                task.future, task.is_submitted = self._processes.submit(task.item, task.row), True
-
-    def _error_of(self, task: _Task[Item]) -> BaseException | None:
-        """Wait for an item, and return the exception of its computation, or None."""
+    def _outcome_of(self, task: _Task[Item]) -> Any:
+        """Wait for an item, and return its result or the exception of its computation."""
         while True:
             try:
-                return task.future.exception(_SECONDS_BETWEEN_CHECKS)
+                error = task.future.exception(_SECONDS_BETWEEN_CHECKS)
             except TimeoutError:
                 self._check()
+                continue
+            outcome = error or task.future.result()[task.place]
+            return pickle.loads(outcome) if isinstance(outcome, bytes) else outcome
 
     def _retry(self) -> None:
         """Compute items whose process died or lacked memory again, one at a time with no other item in work."""
-        errors = [self._error_of(task) for task in self._tasks]
+        outcomes = [self._outcome_of(task) for task in self._tasks]
         if self._processes is not None:
             self._processes.kill()
             self._processes = None
         is_begun, alone = self._rows.is_begun, None
         try:
-            for task, error in zip(self._tasks, errors, strict=True):
-                if task is not self._tasks[0] and isinstance(error, BrokenProcessPool) and not is_begun[task.row]:
+            for task, outcome in zip(self._tasks, outcomes, strict=True):
+                if task is not self._tasks[0] and isinstance(outcome, BrokenProcessPool) and not is_begun[task.row]:
                     task.is_submitted = False  # no process died at it: it is submitted again
-                elif isinstance(error, BrokenProcessPool | MemoryError):
-                    alone = alone or _Processes(self._function, 1, self._rows)
-                    task.future = alone.submit(task.item, task.row)
-                    if isinstance(self._error_of(task), BrokenProcessPool):
-                        self._give_up(task, alone.kill())
-                        alone = None
+                    continue
+                if not isinstance(outcome, BrokenProcessPool | MemoryError):
+                    continue
+                alone = alone or _Processes(self._function, 1, self._rows)
+                alone.submit([task])
+                if not isinstance(self._outcome_of(task), BrokenProcessPool):
+                    continue
+                how_it_ended, alone = alone.kill(), None
+                if not is_begun[task.row]:
+                    raise DataError(
+                        f"{self._name(task.item)}: the process that was to decode it {how_it_ended} as it started, "
+                        "perhaps for want of memory; run the same command again, with fewer --jobs"
+                    )
+                task.future, task.place = Future(), 0
+                task.future.set_result([pickle.dumps(self._crashed(task.item, how_it_ended))])
         finally:
             if alone is not None:
                 alone.kill()
-
-    def _give_up(self, task: _Task[Item], how_it_ended: str) -> None:
-        if not self._rows.is_begun[task.row]:
-            raise DataError(
-                f"{self._name(task.item)}: the process that was to decode it {how_it_ended} as it started, perhaps for "
-                "want of memory; run the same command again, with fewer --jobs"
-            )
-        task.future = Future()
-        task.future.set_result(self._crashed(task.item, how_it_ended))

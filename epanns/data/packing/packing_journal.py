@@ -217,7 +217,19 @@ class Journal(JournalRecords):
     def append(self, entry: ShardEntry, clips: Sequence[Clip], packed: Sequence[PackedClip]) -> None:
         """Add a finished shard and flush it to the disk."""
         offset = self._file.seek(0, os.SEEK_END)
-        lines = [_clip_line(clip, result) for clip, result in zip(clips, packed, strict=True)]
+        lines = []
+        for clip, result in zip(clips, packed, strict=True):
+            optional = {"needs": result.needs, "retry": result.to_retry, **result.notes}
+            lines.append(
+                {
+                    "clip_id": clip.clip_id,
+                    "path": clip.path,
+                    "source": None if result.source is None else asdict(result.source),
+                    "crc32": result.crc32,
+                    "reason": result.reason,
+                    **{key: value for key, value in optional.items() if value},
+                }
+            )
         values = asdict(entry)
         self._append([*lines, {"shard": values.pop("number"), "of": values.pop("shard"), **values}])
         self._add(entry, offset)
@@ -315,19 +327,6 @@ def parse_line(line: bytes) -> dict[str, Any] | None:
     except (DataError, UnicodeDecodeError):
         return None
     return record if isinstance(record, dict) else None
-
-
-def _clip_line(clip: Clip, packed: PackedClip) -> dict[str, Any]:
-    """Return the line of a clip; of the last keys, those whose value is empty or 0 are left out."""
-    optional = {"needs": packed.needs, "retry": packed.to_retry, **packed.notes}
-    return {
-        "clip_id": clip.clip_id,
-        "path": clip.path,
-        "source": None if packed.source is None else asdict(packed.source),
-        "crc32": packed.crc32,
-        "reason": packed.reason,
-        **{key: value for key, value in optional.items() if value},
-    }
 
 
 def _entry_of(record: Mapping[str, Any]) -> ShardEntry | None:

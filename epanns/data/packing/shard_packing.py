@@ -190,20 +190,6 @@ class _Run:
             return False
         return entry.shard in (self.packing.whole or ()) or entry.shard.is_whole(self.journal.folder)
 
-    def _would_lose(self, number: int, packed: Sequence[PackedClip]) -> bool:
-        """Return whether a shard that was packed again for its rejects lost a row; the former shard is then kept."""
-        if number not in self._retried:
-            return False
-        entry, n_to_retry = self._retried[number]
-        if not any(had_row and clip.reason for had_row, clip in zip(self.journal.has_row(entry), packed, strict=True)):
-            return False
-        self.journal.finished[number] = entry
-        self.n_retried -= n_to_retry
-        self.n_not_retried += n_to_retry
-        self.n_resumed += 1
-        self.n_rejected += entry.rejected
-        return True
-
     def write(self, number: int, part: list[Clip], rows: RowStream, thread: ThreadPoolExecutor) -> None:
         """Write one shard as ``NAME.partial``, and finish it in a thread."""
         settings, path = self.packing.settings, self._path_of(number)
@@ -219,9 +205,18 @@ class _Run:
                 )
             else:
                 n_rows = write_shard(partial, shard_rows, most_rows=most, clip_id_bytes=id_bytes)
-            if self._would_lose(number, packed):
-                partial.unlink(missing_ok=True)
-                return
+            if number in self._retried:
+                entry, n_to_retry = self._retried[number]
+                had_row = self.journal.has_row(entry)
+                if any(had and clip.reason for had, clip in zip(had_row, packed, strict=True)):
+                    # The retry would lose a row, so the former shard is kept.
+                    partial.unlink(missing_ok=True)
+                    self.journal.finished[number] = entry
+                    self.n_retried -= n_to_retry
+                    self.n_not_retried += n_to_retry
+                    self.n_resumed += 1
+                    self.n_rejected += entry.rejected
+                    return
             self.wait_for_last()
             self._last = thread.submit(self._finish, number, n_rows, part, packed)
         except BaseException:

@@ -60,8 +60,14 @@ def read_at(path: Path, offset: int, out: NDArray[Any], *, stamp: Stamp | None =
     Raises:
         PackError: If the file cannot be read, is too short, or has another stamp.
     """
+    key = os.fspath(path)
     try:
-        descriptor = _descriptor_of(path)
+        descriptor = _open.pop(key, None)
+        if descriptor is None:
+            descriptor = _Descriptor(os.open(key, os.O_RDONLY | os.O_CLOEXEC))
+            while len(_open) >= most_open():
+                _open.popitem(last=False)
+        _open[key] = descriptor
         view = out.data.cast("B")
         done = 0
         while done < len(view):
@@ -73,17 +79,6 @@ def read_at(path: Path, offset: int, out: NDArray[Any], *, stamp: Stamp | None =
             stamp.require(path, os.fstat(descriptor.number))
     except OSError as error:
         raise PackError(f"{path}: cannot be read ({error.strerror or error}); copy the pack again") from error
-
-
-def _descriptor_of(path: Path) -> _Descriptor:
-    key = os.fspath(path)
-    descriptor = _open.pop(key, None)
-    if descriptor is None:
-        descriptor = _Descriptor(os.open(key, os.O_RDONLY | os.O_CLOEXEC))
-        while len(_open) >= most_open():
-            _open.popitem(last=False)
-    _open[key] = descriptor
-    return descriptor
 
 
 def most_open() -> int:

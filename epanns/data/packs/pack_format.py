@@ -243,8 +243,22 @@ def read_pack_info(folder: Path) -> PackInfo:
         info = _info_of(given)
     except (ConfigError, DataError) as error:
         raise PackError(f"{path}: breaks the format {FORMAT} ({error}); pack again") from error
-    for problem in _contradictions(info, given["labels"]["digest"]):
-        raise PackError(f"{path}: {problem}; pack again")
+    counts, settings, rows = info.counts, info.settings, sum(shard.clips for shard in info.shards)
+    wrong_names = [shard.file for shard in info.shards if not SHARD_FILES[settings.format].fullmatch(shard.file)]
+    checks = {
+        "labels differ from their digest": given["labels"]["digest"] == info.labels.digest,
+        f"clip_samples={info.clip_samples} is not settings.seconds at settings.sample_rate": (
+            (info.clip_samples, info.sample_rate) == (settings.clip_samples, settings.sample_rate)
+        ),
+        f"the shards hold {rows} clips, counts.clips is {counts.clips}": rows == counts.clips,
+        "counts do not add up": (counts.expected, counts.found)
+        == (counts.found + counts.missing, counts.clips + counts.rejected),
+        f"shard file {wrong_names[:1]} is no name of a shard": not wrong_names,
+        "a shard is listed twice": len({shard.file for shard in info.shards}) == len(info.shards),
+    }
+    for problem, holds in checks.items():
+        if not holds:
+            raise PackError(f"{path}: {problem}; pack again")
     return info
 
 
@@ -267,24 +281,6 @@ def _info_of(given: Mapping[str, Any]) -> PackInfo:
         versions=given["versions"],
         shards=tuple(from_table(ShardInfo, shard, SHARD_RULES, what="shards: ") for shard in given["shards"]),
     )
-
-
-def _contradictions(info: PackInfo, labels_digest: str) -> list[str]:
-    """Return how the parts of ``pack.json`` contradict each other."""
-    counts, settings, rows = info.counts, info.settings, sum(shard.clips for shard in info.shards)
-    wrong_names = [shard.file for shard in info.shards if not SHARD_FILES[settings.format].fullmatch(shard.file)]
-    checks = {
-        "labels differ from their digest": labels_digest == info.labels.digest,
-        f"clip_samples={info.clip_samples} is not settings.seconds at settings.sample_rate": (
-            (info.clip_samples, info.sample_rate) == (settings.clip_samples, settings.sample_rate)
-        ),
-        f"the shards hold {rows} clips, counts.clips is {counts.clips}": rows == counts.clips,
-        "counts do not add up": (counts.expected, counts.found)
-        == (counts.found + counts.missing, counts.clips + counts.rejected),
-        f"shard file {wrong_names[:1]} is no name of a shard": not wrong_names,
-        "a shard is listed twice": len({shard.file for shard in info.shards}) == len(info.shards),
-    }
-    return [problem for problem, holds in checks.items() if not holds]
 
 
 def write_rejects(pack: Path, rejects: Iterable[tuple[str, str, str]]) -> None:

@@ -7,7 +7,7 @@ which protects them by checksums too.
 import itertools
 import math
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -186,7 +186,16 @@ def write_shard(path: Path, rows: Iterable[ShardRow], *, most_rows: int, clip_id
             waveforms[index] = row.waveform
             small.append(replace(row, waveform=row.waveform[:0]))
         waveforms.resize(len(small), axis=0)
-        _write_columns(file, small, replace(shape, rows=len(small)), clip_id_bytes)
+        columns = {
+            "n_samples": [row.n_samples for row in small],
+            "target": [row.target for row in small],
+            "crc32": [row.crc32 for row in small],
+        }
+        written = replace(shape, rows=len(small))
+        text = h5py.string_dtype("utf-8", clip_id_bytes)
+        _create(file, "audio_name", written, text)[...] = np.array([row.clip_id.encode() for row in small], text)
+        for name, values in columns.items():
+            _create(file, name, written, DTYPES[name])[...] = np.array(values, DTYPES[name])
     return len(small)
 
 
@@ -200,15 +209,3 @@ def _create(file: h5py.File, name: str, shape: ShardShape, dtype: np.dtype[Any])
         fletcher32=True,
         track_times=False,  # equal clips give equal bytes
     )
-
-
-def _write_columns(file: h5py.File, rows: Sequence[ShardRow], shape: ShardShape, clip_id_bytes: int) -> None:
-    columns = {
-        "n_samples": [row.n_samples for row in rows],
-        "target": [row.target for row in rows],
-        "crc32": [row.crc32 for row in rows],
-    }
-    text = h5py.string_dtype("utf-8", clip_id_bytes)
-    _create(file, "audio_name", shape, text)[...] = np.array([row.clip_id.encode() for row in rows], text)
-    for name, values in columns.items():
-        _create(file, name, shape, DTYPES[name])[...] = np.array(values, DTYPES[name])

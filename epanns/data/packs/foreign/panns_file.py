@@ -125,10 +125,24 @@ def open_panns_file(path: Path) -> tuple[PannsFile, PannsRows]:
             rows = rows_of(datasets["audio_name"], path)
             names = read_strings(datasets["audio_name"], path, rows, longest=LONGEST_CLIP_ID)
             targets = read_targets(datasets["target"], path, rows)
-            sample_rate = _sample_rate_of(file, path)
+            sample_rate = DEFAULT_SAMPLE_RATE
+            if SAMPLE_RATE_ATTRIBUTE in file.attrs:
+                attribute = file.attrs.get_id(SAMPLE_RATE_ATTRIBUTE)
+                if attribute.shape not in ((), (1,)) or attribute.dtype.kind not in "iu":
+                    raise refusal(path, SAMPLE_RATE_ATTRIBUTE, "must be one whole number", ADVICE)
+                sample_rate = int(np.asarray(file.attrs[SAMPLE_RATE_ATTRIBUTE]).item())
+            if not 1000 <= sample_rate <= 384_000:
+                rule = "must be between 1000 and 384000 Hz"
+                raise refusal(path, SAMPLE_RATE_ATTRIBUTE, f"is {sample_rate}, {rule}", ADVICE)
         with pack_errors(path, "waveform", ADVICE):
             waveform = datasets["waveform"]
-            offset = _offset_of(waveform, path, names != b"", stamp.size)
+            if waveform.dtype != DTYPES["waveform"]:
+                raise refusal(path, "waveform", f"has type {waveform.dtype}, must have int16", ADVICE)
+            refuse_shape(waveform, path, rows, LONGEST_CLIP_SAMPLES)
+            problem = _storage_problem(waveform, stamp.size, names != b"")
+            if problem:
+                raise refusal(path, "waveform", problem, ADVICE)
+            offset = None if waveform.chunks else int(waveform.id.get_offset())
             clip_samples = int(waveform.shape[1])
     labelled = np.flatnonzero((names == b"") & (np.diff(targets.offsets) > 0))
     if len(labelled):
@@ -138,34 +152,8 @@ def open_panns_file(path: Path) -> tuple[PannsFile, PannsRows]:
     return checked, PannsRows(names, targets)
 
 
-def _offset_of(waveform: h5py.Dataset, path: Path, named: NDArray[np.bool_], file_bytes: int) -> int | None:
-    """Return the offset of the first row, or None if rows are chunked; raise unless the file has every named row."""
-    if waveform.dtype != DTYPES["waveform"]:
-        raise refusal(path, "waveform", f"has type {waveform.dtype}, must have int16", ADVICE)
-    refuse_shape(waveform, path, len(named), LONGEST_CLIP_SAMPLES)
-    if waveform.chunks is None:
-        problem = storage_problem(waveform, file_bytes)
-    else:
-        problem = _chunk_problem(waveform, file_bytes, named)
-    if problem:
-        raise refusal(path, "waveform", problem, ADVICE)
-    return None if waveform.chunks else int(waveform.id.get_offset())
-
-
-def _sample_rate_of(file: h5py.File, path: Path) -> int:
-    if SAMPLE_RATE_ATTRIBUTE not in file.attrs:
-        return DEFAULT_SAMPLE_RATE
-    attribute = file.attrs.get_id(SAMPLE_RATE_ATTRIBUTE)
-    if attribute.shape not in ((), (1,)) or attribute.dtype.kind not in "iu":
-        raise refusal(path, SAMPLE_RATE_ATTRIBUTE, "must be one whole number", ADVICE)
-    rate = int(np.asarray(file.attrs[SAMPLE_RATE_ATTRIBUTE]).item())
-    if not 1000 <= rate <= 384_000:
-        raise refusal(path, SAMPLE_RATE_ATTRIBUTE, f"is {rate}, must be between 1000 and 384000 Hz", ADVICE)
-    return rate
-
-
-def _chunk_problem(dataset: h5py.Dataset, file_bytes: int, needed: NDArray[np.bool_]) -> str | None:
-    """Return why rows of a chunked dataset cannot be read, or None.
+def _storage_problem(dataset: h5py.Dataset, file_bytes: int, needed: NDArray[np.bool_]) -> str | None:
+    """Return why rows of a dataset, contiguous or in chunks, cannot be read, or None.
 
     Args:
         dataset: Two-dimensional.
@@ -173,7 +161,7 @@ def _chunk_problem(dataset: h5py.Dataset, file_bytes: int, needed: NDArray[np.bo
         needed: ``(rows,)``, whether a row must have been written.
     """
     problem = storage_problem(dataset, file_bytes, may_miss_chunks=True)
-    if problem:
+    if problem or dataset.chunks is None:
         return problem
     height, width = dataset.chunks
     found: list[h5py.h5d.StoreInfo] = []

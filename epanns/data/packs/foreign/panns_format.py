@@ -84,37 +84,25 @@ def write_waveform_file(
     width = max(NAME_BYTES, clip_id_bytes)
     n_bytes = most_rows * (first.waveform.nbytes + first.target.nbytes + width) + _HEADER_BYTES
     with new_hdf5(path, n_bytes, oldest="earliest") as (file, descriptor):
-        small = _write_waveforms(file, descriptor, itertools.chain([first], stream), most_rows)
+        place = _reserve(file, most_rows, len(first.waveform))
+        small = []
+        for index, row in enumerate(itertools.chain([first], stream)):  # written without HDF5
+            rest, offset = row.waveform.data.cast("B"), place + index * row.waveform.nbytes
+            while len(rest):
+                written = os.pwrite(descriptor, rest, offset)
+                rest, offset = rest[written:], offset + written
+            small.append((row.clip_id, row.target))
+        if len(small) < most_rows:
+            # A contiguous dataset cannot be shortened. Deleted and created again, it has the same offset.
+            del file["waveform"]
+            if _reserve(file, len(small), len(first.waveform)) != place:
+                raise RuntimeError("HDF5 moved a dataset; please report this with the versions of h5py and HDF5")
         names = [panns_name(clip_id).encode() for clip_id, _ in small]
         _create(file, "audio_name", (len(small),), np.dtype(f"S{width}"))[...] = np.array(names)
         targets = np.array([target for _, target in small])
         _create(file, "target", targets.shape, DTYPES["target"])[...] = targets
         file.attrs.create(SAMPLE_RATE_ATTRIBUTE, sample_rate, dtype=DTYPES[SAMPLE_RATE_ATTRIBUTE])
     return len(small)
-
-
-def _write_waveforms(
-    file: h5py.File, descriptor: int, rows: Iterator[ShardRow], most_rows: int
-) -> list[tuple[str, NDArray[np.bool_]]]:
-    """Write `waveform` at its offset in the file, without HDF5; return clip ids and targets.
-
-    A contiguous dataset cannot be shortened to the rows that were written. It is deleted and created again, which gives
-    the same offset.
-    """
-    first = next(rows)
-    place = _reserve(file, most_rows, len(first.waveform))
-    small = []
-    for index, row in enumerate(itertools.chain([first], rows)):
-        rest, offset = row.waveform.data.cast("B"), place + index * row.waveform.nbytes
-        while len(rest):
-            written = os.pwrite(descriptor, rest, offset)
-            rest, offset = rest[written:], offset + written
-        small.append((row.clip_id, row.target))
-    if len(small) < most_rows:
-        del file["waveform"]
-        if _reserve(file, len(small), len(first.waveform)) != place:
-            raise RuntimeError("HDF5 moved a dataset; please report this with the versions of h5py and HDF5")
-    return small
 
 
 def _reserve(file: h5py.File, n_rows: int, clip_samples: int) -> int:

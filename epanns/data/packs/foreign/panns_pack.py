@@ -7,7 +7,7 @@ since it did not find the sound, are left out and counted; PANNs itself reads th
 """
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -103,7 +103,17 @@ class PannsPack:
             sizes = [file.stamp.size for file in self.files]
             content = [self.columns.digest, self.sample_rate, self.labels.digest, sizes]
             self.digest = atomic.sha256_of_json(content)
-        self.remarks = tuple(self._remarks(named=info is not None or labels is not None, described=info is not None))
+        remarks = []
+        if info is None:
+            remarks.append(f"{path}: has no checksums, as PANNs made it: a damaged sample cannot be detected")
+        if self.n_empty:
+            held = "row holds" if self.n_empty == 1 else "rows hold"
+            remarks.append(
+                f"{path}: {self.n_empty:,} {held} nothing, the sound was missing when it was packed: left out"
+            )
+        if info is None and labels is None:
+            remarks.append(remark_on_classes(len(self.labels), path))
+        self.remarks = tuple(remarks)
 
     def __len__(self) -> int:
         return len(self._row_of)
@@ -124,15 +134,6 @@ class PannsPack:
         """Close the files that this process holds open."""
         for file in self.files:
             file.close()
-
-    def _remarks(self, *, named: bool, described: bool) -> Iterator[str]:
-        if not described:
-            yield f"{self.path}: has no checksums, as PANNs made it: a damaged sample cannot be detected"
-        if self.n_empty:
-            rows = "row holds" if self.n_empty == 1 else "rows hold"
-            yield f"{self.path}: {self.n_empty:,} {rows} nothing, the sound was missing when it was packed: left out"
-        if not named:
-            yield remark_on_classes(len(self.labels), self.path)
 
 
 def open_panns_index_pack(path: Path, *, labels: LabelSet | None = None) -> PannsPack:
@@ -229,20 +230,19 @@ def _places_of(index: Path, named: list[bytes]) -> list[Path]:
                 by_folder[-1].setdefault(name, []).append(Path(root, name))
     beside = [file for file in index.parent.iterdir() if file.is_file() and not file.samefile(index)]
     by_folder.append({file.name: [file] for file in beside})
-    return [_place_of(name, index, by_folder) for name in base_names]
-
-
-def _place_of(name: str, index: Path, by_folder: Sequence[Mapping[str, list[Path]]]) -> Path:
-    found = next((files[name] for files in by_folder if name in files), [])
-    if len(found) == 1:
-        return found[0]
-    if found:
-        places = " and ".join(map(str, sorted(found)[:2]))
-        raise PackError(f"{index}: names the waveform file {name!r}, which could be {places}; remove one")
-    raise PackError(
-        f"{index}: names the waveform file {name!r}, which is neither in {WAVEFORM_FOLDER!r} beside the index's folder "
-        "nor in that folder; copy it there"
-    )
+    places = []
+    for name in base_names:
+        found = sorted(next((files[name] for files in by_folder if name in files), []))
+        if len(found) > 1:
+            both = f"{found[0]} and {found[1]}"
+            raise PackError(f"{index}: names the waveform file {name!r}, which could be {both}; remove one")
+        if not found:
+            raise PackError(
+                f"{index}: names the waveform file {name!r}, which is neither in {WAVEFORM_FOLDER!r} beside the "
+                "index's folder nor in that folder; copy it there"
+            )
+        places += found
+    return places
 
 
 def _refuse_disagreement(index: PannsIndex, there: Sequence[PannsRows], path: Path) -> None:

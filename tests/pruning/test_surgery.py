@@ -7,7 +7,7 @@ from torch import nn
 
 from epanns.errors import PruningError
 from epanns.labels import LabelSet
-from epanns.models.families.cnn import Cnn
+from epanns.models.families.cnn_2d import Cnn
 from epanns.models.provenance import Provenance
 from epanns.models.spec import conv_widths
 from epanns.pruning import surgery

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from epanns.audio.specaugment import SpecAugmenter
 from epanns.errors import ConfigError
-from epanns.models.families.cnn import Cnn
+from epanns.models.families.cnn_2d import Cnn
 from epanns.training.settings.config import TrainingConfig
 from epanns.training.step.learner import set_learning_mode
 from epanns.training.step.losses import clip_bce, clip_cross_entropy, draw_lambda, mix_target

@@ -1,7 +1,7 @@
-"""Seconds and memory of every criterion that needs no data, on C7-C12 of Cnn14, each in a process of its own.
+"""Time and memory of each criterion that needs no data, on C7-C12 of Cnn14, each in a separate process.
 
-Measured is the ranking alone, as `epanns.prune` asks for it: the network is there, nothing is cut. Memory is the
-greatest resident size of the process (VmHWM), network included.
+Only the ranking that `epanns.prune` computes is measured: the network is built before, and nothing is removed. Memory
+is the peak resident size of the process (VmHWM), including the network.
 """
 
 import argparse
@@ -22,7 +22,7 @@ SECONDS, BYTES = 30, 3e9
 
 
 def child(criterion: str) -> dict[str, Any]:
-    """Rank, and tell how long it took and how much memory."""
+    """Rank the filters; return the seconds and the peak memory in bytes."""
     torch.manual_seed(0)
     model = epanns.build_model("Cnn14").eval()
     layers = [layer for layer in model.layer_names if layer.startswith(prune_l1.BLOCKS)]

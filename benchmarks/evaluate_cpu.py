@@ -1,10 +1,10 @@
-"""Clips scored by Cnn14 on a CPU, against PANNs' evaluation loop on the same clips.
+"""Rate of scoring clips with Cnn14 on a CPU, compared with PANNs' evaluation loop on the same clips.
 
     PYTHONPATH=PLACE_OF_TORCHLIBROSA python benchmarks/evaluate_cpu.py [--rounds 7] [--clips 64] [--threads 2]
 
-Both read int16 clips from a file and score them in float32, in batches of one size. The peer is `forward` of PANNs'
-evaluator with their Cnn14, see `panns_loop.py`. Each side is a process of its own, with the same weights; before
-anything is measured, the scores of both are compared.
+Both sides read int16 clips from a file and score them in float32, with the same batch size and the same weights. The
+peer is `forward` of PANNs' evaluator with their Cnn14, see `panns_loop.py`. Each side runs in a separate process. The
+scores of both sides are compared before the measurement.
 """
 
 import argparse
@@ -29,37 +29,39 @@ from epanns.models.zoo import build_model
 
 
 def main() -> None:
-    """Make the same clips in both layouts, score them in turn, and save the record."""
+    """Write the same clips in both layouts, score them alternately, and save the record."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--side", choices=("ours", "peer"), help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--clips", type=int, default=64, help="in a round")
+    parser.add_argument("--clips", type=int, default=64, help="Number of clips per round.")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--seconds", type=float, default=5.0)
-    asked = parser.parse_args()
-    if asked.side:
-        torch.set_num_threads(asked.threads)
-        scorer = Scorer(asked.folder, asked.batch)
-        score = scorer.ours if asked.side == "ours" else scorer.peer
+    arguments = parser.parse_args()
+    if arguments.side:
+        torch.set_num_threads(arguments.threads)
+        scorer = Scorer(arguments.folder, arguments.batch)
+        score = scorer.ours if arguments.side == "ours" else scorer.peer
         record.serve(lambda: len(score()))
         return
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        settings = SyntheticSettings(clips=asked.clips, seconds=asked.seconds, sample_rate=panns_loop.SAMPLE_RATE)
+        settings = SyntheticSettings(
+            clips=arguments.clips, seconds=arguments.seconds, sample_rate=panns_loop.SAMPLE_RATE
+        )
         write_manifest(make_synthetic(folder / "set", settings), folder / "set.csv")
-        pack_manifest(folder / "set.csv", folder / "pack", PackSettings(seconds=asked.seconds))
+        pack_manifest(folder / "set.csv", folder / "pack", PackSettings(seconds=arguments.seconds))
         write_as_panns(folder / "panns.h5", PackDataset([folder / "pack"]).sources[0])
-        both = Scorer(folder, asked.batch)
+        both = Scorer(folder, arguments.batch)
         difference = float(np.abs(both.ours() - both.peer()).max())
         if difference > 1e-5:
             raise SystemExit(f"the scores differ by {difference:g}")
-        sizes = [f"--folder={folder}", f"--threads={asked.threads}", f"--batch={asked.batch}"]
-        sides = [record.Side(f"--side={side}", *sizes, threads=asked.threads) for side in ("ours", "peer")]
+        sizes = [f"--folder={folder}", f"--threads={arguments.threads}", f"--batch={arguments.batch}"]
+        sides = [record.Side(f"--side={side}", *sizes, threads=arguments.threads) for side in ("ours", "peer")]
         for side in sides:
             side()
-        result = record.rates_in_turn(*sides, asked.rounds)
+        result = record.rates_in_turn(*sides, arguments.rounds)
         for side in sides:
             side.end()
     ratio = result["ratio"]
@@ -70,8 +72,8 @@ def main() -> None:
     )
     record.save(
         "evaluate_cpu",
-        what=f"{asked.clips} clips of {asked.seconds:g} s scored by Cnn14 in batches of {asked.batch}, {asked.threads} "
-        "threads, read from the pack",
+        what=f"{arguments.clips} clips of {arguments.seconds:g} s scored by Cnn14 in batches of {arguments.batch}, "
+        f"{arguments.threads} threads, read from the pack",
         against="PANNs' evaluation loop, torchlibrosa, the same clips in their layout",
         target=">= 1.5 x",
         met=ratio["median"] >= 1.5,
@@ -85,25 +87,25 @@ class Scorer:
     def __init__(self, folder: Path, batch_size: int) -> None:
         torch.manual_seed(0)
         self.dataset, self.panns, self.batch_size = PackDataset([folder / "pack"]), folder / "panns.h5", batch_size
-        self.theirs = panns_loop.PannsCnn14(len(self.dataset.labels))
-        with torch.no_grad():  # untrained scores are too much alike to be compared
-            self.theirs.fc_audioset.weight *= 10
+        self.peer_model = panns_loop.PannsCnn14(len(self.dataset.labels))
+        with torch.no_grad():  # larger differences between the untrained scores
+            self.peer_model.fc_audioset.weight *= 10
         self.model = build_model("Cnn14", labels=self.dataset.labels)
-        self.model.load_state_dict(self.theirs.state_dict())
+        self.model.load_state_dict(self.peer_model.state_dict())
 
     def ours(self) -> NDArray[np.float64]:
-        """Return the scores, as `epanns evaluate` makes them."""
+        """Return the scores as `epanns evaluate` computes them."""
         return predict(self.model, self.dataset, batch_size=self.batch_size).scores
 
     def peer(self) -> NDArray[np.float64]:
-        """Return the scores, as PANNs' evaluator collects them."""
+        """Return the scores as PANNs' evaluator collects them."""
         reader = PannsDataset()
         metas = [{"hdf5_path": str(self.panns), "index_in_hdf5": row} for row in range(len(self.dataset))]
         batches = (
             as_arrays([reader[meta] for meta in metas[first : first + self.batch_size]])
             for first in range(0, len(metas), self.batch_size)
         )
-        return panns_loop.forward(self.theirs, batches)["clipwise_output"]
+        return panns_loop.forward(self.peer_model, batches)["clipwise_output"]
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""YAMNet and LEAN in int8 on real sound: what plain rounding costs, and what `epanns export` leaves of that.
+"""Loss of mAP of YAMNet and LEAN in int8 on recorded sound: by plain quantisation and by `epanns export`.
 
     python benchmarks/export_int8.py path/to/yamnet_folded.npz path/to/ESC-50
 
-On YAMNet's frozen body a linear classifier and LEAN learn folds 1 to 3 of ESC-50; fold 4 chooses the step and
-calibrates, fold 5 is scored, whole clips.
+A linear classifier and LEAN, both on YAMNet's frozen body, are trained on folds 1 to 3 of ESC-50. Fold 4 is used for
+validation and calibration; whole clips of fold 5 are scored.
 """
 
 import argparse
@@ -18,8 +18,7 @@ import record
 
 from epanns.data.batches.dataset import PackDataset
 from epanns.export.graph import copy_of
-from epanns.export.int8.clips import inputs_of_clips, ranges_of
-from epanns.export.int8.compare import compare
+from epanns.export.int8.clips import compare, inputs_of_clips, ranges_of
 from epanns.export.int8.equalise import equalise
 from epanns.export.int8.quantise import activations_of, quantised
 from epanns.export.network import to_onnx
@@ -28,7 +27,7 @@ from epanns.models.files.load import load
 from epanns.pruning.calibration_clips import split_rows
 
 NETWORKS = ("YAMNet_linear", "LEAN")
-TARGET = 0.02  # of mAP, below float32
+TARGET = 0.02  # largest loss of mAP from float32
 RECIPE = (
     *("--crop-seconds", 1, "--batch-size", 32, "--learning-rate", 1e-3, "--schedule", "cosine", "--mixup-alpha", 0),
     *("--no-spec-augment", "--iterations", 600, "--validate-every", 300),
@@ -36,15 +35,15 @@ RECIPE = (
 
 
 def main() -> None:
-    """Train both networks, quantise each in three ways, score each, and save the record."""
+    """Train both networks, quantise each with three methods, score the results, and save the record."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("weights", type=Path)
     parser.add_argument("esc50", type=Path)
-    asked = parser.parse_args()
+    arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        pack(asked.esc50, folder)
-        rows = {network: measured(network, asked.weights, folder) for network in NETWORKS}
+        pack(arguments.esc50, folder)
+        rows = {network: measured(network, arguments.weights, folder) for network in NETWORKS}
     record.save(
         "export_int8",
         what="`epanns export --int8` of networks on YAMNet's frozen body: mAP on ESC-50 (16 kHz), fold 5, 400 clips",
@@ -64,13 +63,13 @@ def pack(root: Path, folder: Path) -> None:
 
 
 def measured(network: str, weights: Path, folder: Path) -> dict[str, Any]:
-    """Train a network, export it, and score it beside every tensor in int8, channels as they are and equalised."""
+    """Train and export a network; return the scores of the export and of `rounded`."""
     checkpoint, out = folder / network, folder / f"{network}.onnx_files"
     packs = ["--train", folder / "train", "--val", folder / "val"]
     run("train", network, "--yamnet", weights, *packs, *RECIPE, "--out", checkpoint)
-    given = ["--int8", "--calibration", folder / "val", "--evaluate", folder / "test", "--latency", "--json"]
-    report: dict[str, Any] = json.loads(run("export", checkpoint, "--out", out, *given))
-    files = {file: {"bytes": told["bytes"], "latency_ms": told["latency_ms"]} for file, told in report["files"].items()}
+    options = ["--int8", "--calibration", folder / "val", "--evaluate", folder / "test", "--latency", "--json"]
+    report: dict[str, Any] = json.loads(run("export", checkpoint, "--out", out, *options))
+    files = {file: {key: entry[key] for key in ("bytes", "latency_ms")} for file, entry in report["files"].items()}
     return {
         **rounded(checkpoint, folder),
         "exported": report["int8"]["evaluation"],
@@ -80,34 +79,34 @@ def measured(network: str, weights: Path, folder: Path) -> dict[str, Any]:
 
 
 def rounded(checkpoint: Path, folder: Path) -> dict[str, Any]:
-    """Score every tensor in int8, with the channels as they are (``plain``) and equalised."""
+    """Score the network with every tensor in int8, without (``plain``) and with equalised channel ranges."""
     model = load(checkpoint).eval()
     val, test = PackDataset([folder / "val"]), PackDataset([folder / "test"])
-    heard = list(inputs_of_clips(model, val, split_rows(len(val), 200, held_out=False)[0]))
+    inputs = list(inputs_of_clips(model, val, split_rows(len(val), 200, held_out=False)[0]))
     original = to_onnx(model)
     even = copy_of(original)
-    equalise(even, heard)
+    equalise(even, inputs)
     found = {}
     for name, graph in (("plain", original), ("equalised", even)):
-        made = quantised(graph, ranges_of(graph, activations_of(graph), heard))
-        pair = OnnxTagger(model, original), OnnxTagger(model, made)
+        int8 = quantised(graph, ranges_of(graph, activations_of(graph), inputs))
+        pair = OnnxTagger(model, original), OnnxTagger(model, int8)
         found[name] = compare(*pair, test, range(len(test))).to_dict()
     return found
 
 
 def run(*arguments: object) -> str:
-    """Run a command of epanns."""
+    """Run a command of epanns and return its output."""
     command = [sys.executable, "-m", "epanns", *map(str, arguments)]
     return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
 
 
 def headline(rows: dict[str, Any]) -> str:
-    """Return the result in words."""
+    """Return the results of both networks in words."""
     return "; ".join(f"{network} {in_words(row)}" for network, row in rows.items())
 
 
 def in_words(row: dict[str, Any]) -> str:
-    """Return what became of one network."""
+    """Return the results of one network in words."""
     ours, even, plain = (row[name]["mAP"] for name in ("exported", "equalised", "plain"))
     sizes = " -> ".join(f"{row['files'][name]['bytes'] / 1e6:.2f}" for name in ("model.onnx", "model.int8.onnx"))
     return (
@@ -117,7 +116,7 @@ def in_words(row: dict[str, Any]) -> str:
 
 
 def points(pair: dict[str, float]) -> str:
-    """Return what int8 changes, in points."""
+    """Return the change by int8 in points of mAP or accuracy."""
     return f"{100 * pair['difference']:+.1f}"
 
 

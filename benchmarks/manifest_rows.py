@@ -1,10 +1,10 @@
-"""The manifest of AudioSet's largest list: its time and memory, and whether both are linear in the rows.
+"""Time and memory of the manifest of AudioSet's largest list, and whether both are linear in its rows.
 
     python benchmarks/manifest_rows.py [--rows 2041789] [--folder DIR]
 
-A list in the official form is drawn, and empty files stand for the audio: as many as PANNs' authors could download, in
-41 folders like theirs. `epanns data audioset` runs on a quarter, a half and all of the rows, each in a process of its
-own. Whether time is linear is judged by processor time: what else the machine does disturbs it less.
+A list in the official format is generated, with empty files in place of the audio: as many as PANNs' authors could
+download, in 41 folders like theirs. `epanns data audioset` runs on a quarter, a half and all of the rows, each in a
+separate process. Linearity of time is judged by processor time, which other load on the machine affects less.
 """
 
 import argparse
@@ -24,10 +24,10 @@ import record
 from epanns.labels import audioset
 
 ROWS = 2_041_789
-FOUND = 1_913_637 / ROWS  # what PANNs' authors could download
+FOUND = 1_913_637 / ROWS  # fraction that PANNs' authors could download
 PARTS = 41
 ALPHABET = np.frombuffer(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_", "S1")
-# Shares of AudioSet's balanced and evaluation segments that have 1, 2, ... 10 labels (measured).
+# Fractions of AudioSet's balanced and evaluation segments that have 1, 2, ... 10 labels (measured).
 LABELS_OF_A_ROW = np.array([0.241, 0.366, 0.22, 0.096, 0.042, 0.02, 0.009, 0.003, 0.002, 0.001])
 FRACTIONS = (0.25, 0.5, 1.0)
 MOST_SECONDS, MOST_GB, MOST_GROWTH = 120, 2.0, 1.25
@@ -38,9 +38,9 @@ def main() -> None:
     """Measure the three sizes and save the record."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=ROWS)
-    parser.add_argument("--folder", type=Path, default=roomy_folder(), help="Where the files go for the time being.")
-    asked = parser.parse_args()
-    sizes = [measure(round(asked.rows * fraction), asked.folder) for fraction in FRACTIONS]
+    parser.add_argument("--folder", type=Path, default=temporary_folder(), help="Folder of the temporary files.")
+    arguments = parser.parse_args()
+    sizes = [measure(round(arguments.rows * fraction), arguments.folder) for fraction in FRACTIONS]
     whole = sizes[-1]
     growth = {
         key: round(whole[key] / whole["rows"] / (sizes[0][key] / sizes[0]["rows"]), 3)
@@ -55,7 +55,7 @@ def main() -> None:
     record.save(
         "manifest_rows",
         what=f"manifest of {whole['rows']:,} AudioSet rows, {whole['found']:,} files found in {PARTS} folders"
-        f"{' in memory (tmpfs)' if str(asked.folder).startswith('/dev/shm') else ''}",
+        f"{' in memory (tmpfs)' if str(arguments.folder).startswith('/dev/shm') else ''}",
         against="-",
         target=f"under {MOST_SECONDS} s and {MOST_GB:g} GB for {ROWS:,} rows, linear: "
         f"per row at most {MOST_GROWTH} x what a quarter takes",
@@ -67,14 +67,14 @@ def main() -> None:
     )
 
 
-def roomy_folder() -> Path:
-    """Return a folder in memory where there is room for two million inodes, and the usual one elsewhere."""
+def temporary_folder() -> Path:
+    """Return a folder in memory if two million inodes fit there, else the default folder of temporary files."""
     shared = Path("/dev/shm")
     return shared if shared.is_dir() and shutil.disk_usage(shared).free > 8e9 else Path(tempfile.gettempdir())
 
 
 def measure(rows: int, folder: Path) -> dict[str, Any]:
-    """Make the data set, write its manifest in a child process, and return what that took."""
+    """Make the data set, write its manifest in a child process, and return the time and the memory."""
     with tempfile.TemporaryDirectory(dir=folder) as name:
         root = Path(name, "audioset")
         found = make_audioset(root, rows)
@@ -85,8 +85,8 @@ def measure(rows: int, folder: Path) -> dict[str, Any]:
         cpu_seconds = children_seconds() - before
         counts = json.loads(out.with_suffix(".info.json").read_text())
         if (counts["expected"], counts["found"], counts["ignored"]) != (rows, found, 0):
-            sys.exit(f"{rows} rows and {found} files were made, counted were {counts}")
-        subprocess.run(["rm", "-rf", str(root)], check=True)  # far quicker than shutil for two million files
+            sys.exit(f"{rows} rows and {found} files were made; the manifest counts {counts}")
+        subprocess.run(["rm", "-rf", str(root)], check=True)  # much faster than shutil for two million files
     return {
         "rows": rows,
         "found": found,
@@ -103,7 +103,7 @@ def children_seconds() -> float:
 
 
 def make_audioset(root: Path, rows: int) -> int:
-    """Write the list and empty files for a share of its rows; return how many files."""
+    """Write the list, and empty files for a fraction of its rows; return the number of files."""
     rng = np.random.default_rng(0)
     parts = root / "unbalanced_train_segments"
     folders = [parts / f"unbalanced_train_segments_part{part:02d}" for part in range(PARTS)]
@@ -123,7 +123,7 @@ def make_audioset(root: Path, rows: int) -> int:
 
 
 def draw_rows(rng: np.random.Generator, rows: int) -> Iterator[tuple[str, str]]:
-    """Yield ids and lines; the commonest class has some hundred times the clips of the rarest, as Zipf had words."""
+    """Yield ids and lines; class frequencies follow Zipf's law and differ by a factor of some hundred."""
     mids = np.array(audioset().mids)[rng.permutation(len(audioset()))]
     shares = 1 / np.arange(1, len(mids) + 1)
     shares /= shares.sum()

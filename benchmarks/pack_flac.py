@@ -1,11 +1,11 @@
-"""Packing 44.1 kHz FLAC to 32 kHz with two processes, against soundfile and soxr alone with two processes.
+"""Rate of packing 44.1 kHz FLAC to 32 kHz, compared with soundfile and soxr alone; two processes each.
 
     python benchmarks/pack_flac.py [--clips 2400] [--repeats 5] [--quick]
 
-The clips are ten seconds of mono noise that falls with frequency, with a few tones: FLAC shrinks them to 0.85 of their
-size, a little less than most recordings. The peer does the least that any packer must: read the file, resample it. It
-checks nothing and writes nothing. Both have two processes and find the same files in the page cache; the time of
-starting them is included on both sides. Seconds of CPU are noted beside: other programs disturb them less.
+The clips are ten seconds of mono noise whose power falls with frequency, with a few tones: FLAC compresses them to 0.85
+of their size, a little less than most recordings. The peer does only what every packer must do: read the file and
+resample it. It checks and writes nothing. Both sides use two processes and find the files in the page cache; the time
+to start the processes is included on both sides. CPU seconds are recorded as well: other load affects them less.
 """
 
 import argparse
@@ -47,7 +47,7 @@ def write_clip(folder: Path, number: int) -> Path:
 
 
 def pack(manifest: Path, folder: Path, n_clips: int) -> int:
-    """Pack all clips as a user does; return their number."""
+    """Pack all clips with the command; return their number."""
     with tempfile.TemporaryDirectory(dir=folder) as out:
         command = [sys.executable, "-m", "epanns", "pack", manifest, "--out", f"{out}/pack", "--jobs", str(JOBS)]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
@@ -55,7 +55,7 @@ def pack(manifest: Path, folder: Path, n_clips: int) -> int:
 
 
 def read_and_resample(path: Path) -> int:
-    """Do what every packer must."""
+    """Read and resample one file; return the number of samples."""
     samples, rate = soundfile.read(path, dtype="float32")
     return len(soxr.resample(samples, rate, PACK_RATE, quality="HQ"))
 
@@ -71,7 +71,7 @@ def read_all(paths: list[Path]) -> int:
 
 
 def counting_cpu(function: Callable[[], int], spent: list[float]) -> int:
-    """Call a function that starts processes; note the seconds of CPU of each call."""
+    """Call a function that starts processes, and append the CPU seconds of the call to `spent`."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     result = function()
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -80,15 +80,15 @@ def counting_cpu(function: Callable[[], int], spent: list[float]) -> int:
 
 
 def main() -> None:
-    """Make the clips, measure both, save the record."""
+    """Make the clips, measure both sides, and save the record."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clips", type=int, default=2_400)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--folder", type=Path, help="where clips and packs go (4 GB); a temporary folder by default")
-    parser.add_argument("--quick", action="store_true", help="100 clips, 2 repeats, nothing saved")
-    given = parser.parse_args()
-    n_clips, repeats = (100, 2) if given.quick else (given.clips, given.repeats)
-    with tempfile.TemporaryDirectory(dir=given.folder) as name:
+    parser.add_argument("--folder", type=Path, help="Folder of clips and packs (4 GB); a temporary folder by default.")
+    parser.add_argument("--quick", action="store_true", help="100 clips, 2 repeats, no record.")
+    arguments = parser.parse_args()
+    n_clips, repeats = (100, 2) if arguments.quick else (arguments.clips, arguments.repeats)
+    with tempfile.TemporaryDirectory(dir=arguments.folder) as name:
         folder = Path(name)
         with multiprocessing.get_context("spawn").Pool(JOBS) as pool:
             paths = pool.map(partial(write_clip, folder), range(n_clips))
@@ -98,7 +98,7 @@ def main() -> None:
         ours = partial(counting_cpu, partial(pack, folder / "m.csv", folder, n_clips), spent["ours"])
         peer = partial(counting_cpu, partial(read_all, paths), spent["peer"])
         result = rates_in_turn(ours, peer, repeats) | {"cpu_seconds": spent}
-    if given.quick:
+    if arguments.quick:
         print(result)
         return
     ratio = result["ratio"]

@@ -1,11 +1,11 @@
-"""Greatest memory of packing at several sizes.
+"""Peak memory of packing data sets of several sizes.
 
     python benchmarks/pack_memory.py [--folder FOLDER] [--quick]
 
-Measured is the whole command, `epanns pack --jobs 2`: the sum over its processes, pages that several share counted
-once. Two runs pack ten-second FLAC clips at 44.1 kHz to 32 kHz. A third has many more clips, each a quarter of a
-second: what grows with the number of clips, and not with their length, shows there. To spare the disk, many clips of a
-manifest have the same audio file; each is decoded and packed as if it were alone.
+The memory is that of the whole command, `epanns pack --jobs 2`: the sum over its processes, with shared pages counted
+once. Two runs pack ten-second FLAC clips from 44.1 kHz to 32 kHz. A third run has many more clips of a quarter of a
+second, which shows memory that grows with the number of clips rather than with their length. To save disk space, many
+clips of a manifest share an audio file; each clip is decoded and packed separately.
 """
 
 import argparse
@@ -35,7 +35,7 @@ def write_short_clip(folder: Path, number: int) -> Path:
 
 
 def peak_of(folder: Path, name: str, files: list[Path], n_clips: int, options: list[str]) -> dict[str, float]:
-    """Pack `n_clips` clips that take turns with the files; return the peak in MB and the clips per second."""
+    """Pack `n_clips` clips that use the files in turn; return the peak in MB and the clips per second."""
     clips = tuple(
         Clip(f"clip-{number:08d}", str(files[number % len(files)]), ("noise",), "train") for number in range(n_clips)
     )
@@ -50,11 +50,11 @@ def peak_of(folder: Path, name: str, files: list[Path], n_clips: int, options: l
 def main() -> None:
     """Pack at each size and save the record."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--folder", type=Path, help="where clips and packs go (3 GB); a temporary folder by default")
-    parser.add_argument("--quick", action="store_true", help="a tenth of the clips, nothing saved")
-    given = parser.parse_args()
-    share = 10 if given.quick else 1
-    with tempfile.TemporaryDirectory(dir=given.folder) as name:
+    parser.add_argument("--folder", type=Path, help="Folder of clips and packs (3 GB); a temporary folder by default.")
+    parser.add_argument("--quick", action="store_true", help="A tenth of the clips, no record.")
+    arguments = parser.parse_args()
+    share = 10 if arguments.quick else 1
+    with tempfile.TemporaryDirectory(dir=arguments.folder) as name:
         folder = Path(name)
         long_files = [write_clip(folder, number) for number in range(FILES)]
         short_files = [write_short_clip(folder, number) for number in range(FILES)]
@@ -68,7 +68,7 @@ def main() -> None:
             )
         ]
     peaks = [run["peak_mb"] for run in runs]
-    if given.quick:
+    if arguments.quick:
         print(runs)
         return
     sizes = ", ".join(f"{run['clips']} clips of {run['clip_seconds']} s" for run in runs)

@@ -1,7 +1,7 @@
-"""The peer of the training and evaluation benchmarks: Cnn14 and its loops as PANNs run them.
+"""The peer of the training and evaluation benchmarks: Cnn14 and its loops as in PANNs.
 
-Written after audioset_tagging_cnn `pytorch/models.py`, `main.py` and `pytorch_utils.py`: torchlibrosa's front end, a
-Fourier transform by convolution, float32, contiguous memory, plain Adam. It needs torchlibrosa, which epanns does not::
+A reimplementation of audioset_tagging_cnn `pytorch/models.py`, `main.py` and `pytorch_utils.py`: torchlibrosa's front
+end (Fourier transform by convolution), float32, contiguous memory, plain Adam. It requires torchlibrosa::
 
     pip install --target PLACE --no-deps torchlibrosa librosa numba llvmlite lazy_loader pooch audioread msgpack \\
         decorator platformdirs requests standard-aifc standard-sunau charset_normalizer idna urllib3 certifi
@@ -22,7 +22,7 @@ try:
     from torchlibrosa.augmentation import SpecAugmentation
     from torchlibrosa.stft import LogmelFilterBank, Spectrogram
 except ImportError as missing:
-    sys.exit(f"the peer needs torchlibrosa ({missing}): benchmarks/panns_loop.py says how to install it")
+    sys.exit(f"the peer requires torchlibrosa ({missing}): install it with the command in benchmarks/panns_loop.py")
 
 SAMPLE_RATE, CLASSES = 32_000, 527
 WIDTHS = (64, 128, 256, 512, 1024, 2048)
@@ -45,7 +45,7 @@ class Block(nn.Module):
 
 
 class PannsCnn14(nn.Module):
-    """Cnn14; its tensors have the names of the released files, which are those of epanns too."""
+    """Cnn14 with the tensor names of the released files, which epanns uses too."""
 
     def __init__(self, classes: int = CLASSES) -> None:
         super().__init__()
@@ -84,7 +84,7 @@ class PannsCnn14(nn.Module):
 
 
 def mixed(values: Tensor, mixup_lambda: Tensor) -> Tensor:
-    """Mix clip 2i with clip 2i + 1; there is a weight for each clip."""
+    """Mix clip 2i with clip 2i + 1, with one weight per clip."""
     first, second = (values[half::2].transpose(0, -1) * mixup_lambda[half::2] for half in (0, 1))
     return (first + second).transpose(0, -1)
 
@@ -104,14 +104,14 @@ def steps(batches: Iterable[Arrays]) -> Iterator[float]:
         output = model(waveform, weights)
         loss = F.binary_cross_entropy(output["clipwise_output"], mixed(target, weights))
         loss.backward()
-        value = float(loss.detach())  # theirs is printed
+        value = float(loss.detach())  # PANNs prints it
         optimizer.step()
         optimizer.zero_grad()
         yield value
 
 
 def forward(model: nn.Module, batches: Iterable[Arrays]) -> Arrays:
-    """Return scores and targets of all clips, as PANNs' evaluator collects them."""
+    """Return the scores and targets of all clips as PANNs' evaluator collects them."""
     outputs: dict[str, list[NDArray[Any]]] = {"audio_name": [], "clipwise_output": [], "target": []}
     for batch in batches:
         waveform = torch.Tensor(batch["waveform"])

@@ -1,8 +1,8 @@
-"""L1 on C7-C12 of Cnn14 at 50 %: `epanns.prune` against Torch-Pruning's own pruner doing the same.
+"""L1 pruning of C7-C12 of Cnn14 at 50 %: `epanns.prune` compared with the pruner of Torch-Pruning.
 
-Each measurement is a process of its own, the two in turn; time is that of the call alone, imports and the network
-being there, and memory the greatest resident size of the process (VmHWM), network included. Torch-Pruning cuts the
-network in place; `epanns.prune` leaves it whole and returns another one. Both must give the same tensors.
+Each measurement runs in a separate process, the two sides alternately. Time is that of the call alone, without imports
+and without building the network; memory is the peak resident size of the process (VmHWM), including the network.
+Torch-Pruning prunes the network in place; `epanns.prune` returns a new network. Both must give the same tensors.
 """
 
 import argparse
@@ -34,7 +34,7 @@ def ours(model: Tagger) -> nn.Module:
 
 
 def peer(model: Tagger) -> nn.Module:
-    """Use the settings with which Torch-Pruning ranks by the plain L1 norm of each filter."""
+    """Prune with Torch-Pruning, with the settings that rank by the plain L1 norm of each filter."""
     layers = {model.get_submodule(f"{block}.conv{index}"): 0.5 for block in BLOCKS for index in (1, 2)}
     pruner = tp.pruner.BasePruner(
         model,
@@ -52,7 +52,7 @@ def peer(model: Tagger) -> nn.Module:
 
 
 def child(which: str) -> dict[str, Any]:
-    """Build the network, prune it, and tell how long it took, how much memory, and what came out."""
+    """Build and prune the network; return the time, the peak memory and a digest of the tensors."""
     torch.manual_seed(0)
     model = epanns.build_model("Cnn14").eval()
     started, cpu_started = time.perf_counter(), time.process_time()
@@ -66,13 +66,13 @@ def child(which: str) -> dict[str, Any]:
 
 
 def peak_bytes() -> int:
-    """Return the greatest resident size of this process so far."""
+    """Return the peak resident size of this process in bytes."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
 
 
 def run(script: str, *arguments: str) -> dict[str, Any]:
-    """Run a script of this folder in a new process and return the JSON object it prints last."""
+    """Run a script of this folder in a new process and return the JSON object on its last line."""
     command = [sys.executable, str(Path(__file__).parent / script), "--child", *arguments]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
@@ -89,7 +89,7 @@ def main() -> None:
         for which, results in measured.items():
             results.append(run("prune_l1.py", which))
     digests = {result["sha256"] for results in measured.values() for result in results}
-    assert len(digests) == 1, "the two did not give the same tensors"  # noqa: S101
+    assert len(digests) == 1, "the two sides give different tensors"  # noqa: S101
     seconds = {which: [result["seconds"] for result in results] for which, results in measured.items()}
     peaks = {which: max(result["peak"] for result in results) for which, results in measured.items()}
     ratio = spread([peer / ours for ours, peer in zip(seconds["ours"], seconds["peer"], strict=True)])

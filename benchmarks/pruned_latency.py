@@ -1,8 +1,9 @@
-"""One clip through Cnn14 with a quarter of its multiply-adds, cut from all layers, and through E-PANNs' layout.
+"""Latency of Cnn14 pruned to a quarter of its MACs over all layers, compared with the layout of E-PANNs.
 
     python benchmarks/pruned_latency.py [--repeats 40]
 
-Random weights: the time does not depend on them. What both score, pruned and recovered alike, is in results/pruning.
+The weights are random; latency does not depend on them. results/pruning holds the mAP of both layouts after the same
+pruning and recovery.
 """
 
 import argparse
@@ -24,10 +25,10 @@ TARGET = 0.6
 
 
 def main() -> None:
-    """Prune both ways, time single clips in turn, and save the record."""
+    """Prune to both layouts, measure the latency of single clips alternately, and save the record."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=40)
-    asked = parser.parse_args()
+    arguments = parser.parse_args()
     torch.manual_seed(0)
     dense = build_model("Cnn14")
     quarter, _ = prune(dense, budget=Budget("macs", 0.25))
@@ -36,7 +37,7 @@ def main() -> None:
     with evaluation_mode(quarter), evaluation_mode(layout), torch.inference_mode():
         for model in (quarter, layout) * 3:  # warm up
             milliseconds(model, waveform)
-        times = [(milliseconds(quarter, waveform), milliseconds(layout, waveform)) for _ in range(asked.repeats)]
+        times = [(milliseconds(quarter, waveform), milliseconds(layout, waveform)) for _ in range(arguments.repeats)]
     ours, peer = (statistics.median(column) for column in zip(*times, strict=True))
     ratios = [one / other for one, other in times]
     middle, low, high = statistics.median(ratios), min(ratios), max(ratios)
@@ -61,7 +62,7 @@ def main() -> None:
 
 
 def milliseconds(model: Tagger, waveform: torch.Tensor) -> float:
-    """Tag one clip and return how long it took."""
+    """Tag one clip and return the time in ms."""
     started = time.perf_counter()
     model(waveform)
     return round(1000 * (time.perf_counter() - started), 2)

@@ -1,12 +1,12 @@
-"""Batches through torch's loader with worker processes, against PANNs' data set and collate logic on the same clips.
+"""Rate of loading batches with worker processes, compared with PANNs' data set and collate logic on the same clips.
 
     python benchmarks/read_loader.py [--clips 500] [--batches 40] [--repeats 7] [--workers 2]
 
-Both draw the same clips in the same random order, in batches of 32. The peer is written here after
-audioset_tagging_cnn `utils/data_generator.py` (the file opened for every clip, int16 / 32767 to float32, batches as
-dictionaries of NumPy arrays). Ours stops at int16, which the training step converts on the device; with the conversion
-to float32 done in the main process as well is recorded beside it. Both hand over what the training step takes; before
-anything is measured, it is compared.
+Both sides read the same clips in the same random order, in batches of 32. The peer is a reimplementation of
+audioset_tagging_cnn `utils/data_generator.py` (the file is opened for every clip, int16 / 32767 to float32, batches are
+dictionaries of NumPy arrays). The batches of epanns are int16, which the training step converts on the device; the rate
+with conversion to float32 in the main process is recorded as well. Both sides deliver the input of the training step;
+the batches are compared before the measurement.
 """
 
 import argparse
@@ -35,36 +35,36 @@ Meta = dict[str, Any]
 
 
 def main() -> None:
-    """Make the same clips in both layouts, read batches in turn, and save the record."""
+    """Write the same clips in both layouts, read batches alternately, and save the record."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--clips", type=int, default=500)
     parser.add_argument("--batches", type=int, default=40)
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=10.0)
-    asked = parser.parse_args()
+    arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        settings = SyntheticSettings(clips=asked.clips, seconds=asked.seconds, sample_rate=32_000)
+        settings = SyntheticSettings(clips=arguments.clips, seconds=arguments.seconds, sample_rate=32_000)
         write_manifest(make_synthetic(folder / "set", settings), folder / "set.csv")
-        pack_manifest(folder / "set.csv", folder / "pack", PackSettings(seconds=asked.seconds, clips_per_shard=200))
+        pack_manifest(folder / "set.csv", folder / "pack", PackSettings(seconds=arguments.seconds, clips_per_shard=200))
         dataset, panns = PackDataset([folder / "pack"]), folder / "panns.h5"
         write_as_panns(panns, dataset.sources[0])
-        order = np.random.default_rng(0).integers(0, len(dataset), (asked.batches, BATCH_SIZE)).tolist()
-        compare(our_batches(dataset, order[:3], asked.workers), panns_batches(panns, order[:3], asked.workers))
+        order = np.random.default_rng(0).integers(0, len(dataset), (arguments.batches, BATCH_SIZE)).tolist()
+        compare(our_batches(dataset, order[:3], arguments.workers), panns_batches(panns, order[:3], arguments.workers))
 
         def ours(*, to_float: bool = False) -> int:
             clips = 0
-            for waveform, target in our_batches(dataset, order, asked.workers, to_float=to_float):
+            for waveform, target in our_batches(dataset, order, arguments.workers, to_float=to_float):
                 clips += len(waveform) and len(target)
             return clips
 
         def peer() -> int:
-            return sum(len(batch["waveform"]) for batch in panns_batches(panns, order, asked.workers))
+            return sum(len(batch["waveform"]) for batch in panns_batches(panns, order, arguments.workers))
 
         result: dict[str, Any] = {
-            "int16": record.rates_in_turn(ours, peer, asked.repeats),
-            "to_float32": record.rates_in_turn(lambda: ours(to_float=True), peer, asked.repeats),
+            "int16": record.rates_in_turn(ours, peer, arguments.repeats),
+            "to_float32": record.rates_in_turn(lambda: ours(to_float=True), peer, arguments.repeats),
         }
     ratios, with_float = result["int16"]["ratio"], result["to_float32"]["ratio"]
     result["headline"] = (
@@ -72,8 +72,8 @@ def main() -> None:
     )
     record.save(
         "read_loader",
-        what=f"random {asked.seconds:g} s clips at 32 kHz of {asked.clips}, int16 batches of {BATCH_SIZE}, through "
-        f"torch's DataLoader with {asked.workers} workers, every clip checksummed",
+        what=f"random {arguments.seconds:g} s clips at 32 kHz of {arguments.clips}, int16 batches of {BATCH_SIZE}, "
+        f"through torch's DataLoader with {arguments.workers} workers, every clip checksummed",
         against="PANNs' data set and collate logic on the same clips in their layout, float32",
         target=">= 2 x",
         met=min(ratios["median"], with_float["median"]) >= 2.0,
@@ -84,13 +84,13 @@ def main() -> None:
 def our_batches(
     dataset: PackDataset, order: list[list[int]], workers: int, *, to_float: bool = False
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Yield waveforms and targets as the training step gets them, or converted."""
+    """Yield waveforms and targets as the training step receives them, or converted to float32."""
     for batch in make_loader(dataset, order, workers=workers):
         yield (batch.float_waveform(), batch.float_target()) if to_float else (batch.waveform, batch.target)
 
 
 class PannsDataset:
-    """A clip by its place in a file, which is opened for it."""
+    """Data set of clips by file and index; the file is opened for every clip."""
 
     def __getitem__(self, meta: Meta) -> dict[str, Any]:
         with h5py.File(meta["hdf5_path"], "r") as file:
@@ -103,15 +103,15 @@ class PannsDataset:
 
 
 def as_arrays(clips: list[dict[str, Any]]) -> dict[str, NDArray[Any]]:
-    """Make a batch of clips: each key becomes one array."""
+    """Collate clips into a batch: one array per key."""
     return {key: np.array([clip[key] for clip in clips]) for key in clips[0]}
 
 
 def panns_batches(path: Path, order: list[list[int]], workers: int) -> Iterator[dict[str, NDArray[Any]]]:
-    """Yield batches as PANNs' training loop gets them."""
+    """Yield batches as PANNs' training loop receives them."""
     metas = [[{"hdf5_path": str(path), "index_in_hdf5": index} for index in batch] for batch in order]
     yield from DataLoader(
-        PannsDataset(),  # type: ignore[arg-type]  # theirs is no torch data set either
+        PannsDataset(),  # type: ignore[arg-type]  # PANNs' class is not a torch data set either
         batch_sampler=metas,  # type: ignore[arg-type]
         num_workers=workers,
         collate_fn=as_arrays,
@@ -120,7 +120,7 @@ def panns_batches(path: Path, order: list[list[int]], workers: int) -> Iterator[
 
 
 def compare(ours: Iterator[tuple[torch.Tensor, torch.Tensor]], peer: Iterator[dict[str, NDArray[Any]]]) -> None:
-    """Make sure that both deliver the same clips."""
+    """Check that both sides deliver the same clips."""
     for (waveform, target), batch in zip(ours, peer, strict=True):
         np.testing.assert_array_equal(waveform.numpy() / np.float32(32767), batch["waveform"])
         np.testing.assert_array_equal(target.numpy(), batch["target"] > 0)

@@ -1,10 +1,10 @@
-"""Random clips read and checksummed in one process, against opening the file for every clip as PANNs' loader does.
+"""Rate of reading and checksumming random clips in one process, compared with opening the file for every clip.
 
     python benchmarks/read_random.py [--clips 500] [--reads 500] [--repeats 9]
 
-The peer keeps PANNs' layout (contiguous, no checksum) and reads what their data set class reads: name, int16 waveform
-and target. Its conversion of the waveform to float32 is left out of the headline, since ours is done on the device;
-with it, as their loader does it, the peer is slower, and that ratio is recorded too.
+The peer uses PANNs' layout (contiguous, no checksum) and reads what PANNs' data set class reads: name, int16 waveform
+and target. The headline leaves out its conversion of the waveform to float32, because epanns converts on the device.
+With the conversion, as in PANNs' loader, the peer is slower; this ratio is recorded too.
 """
 
 import argparse
@@ -24,29 +24,29 @@ from epanns.data.packs.pack_format import PackSettings
 
 
 def main() -> None:
-    """Make the same clips in both layouts, read them in turn, and save the record."""
+    """Write the same clips in both layouts, read them alternately, and save the record."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--clips", type=int, default=500)
     parser.add_argument("--reads", type=int, default=500)
     parser.add_argument("--repeats", type=int, default=9)
-    asked = parser.parse_args()
+    arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        settings = SyntheticSettings(clips=asked.clips, seconds=10.0, sample_rate=32_000)
+        settings = SyntheticSettings(clips=arguments.clips, seconds=10.0, sample_rate=32_000)
         write_manifest(make_synthetic(folder / "set", settings), folder / "set.csv")
         pack_manifest(folder / "set.csv", folder / "pack", PackSettings(clips_per_shard=200))
         pack = open_pack(folder / "pack")
         panns = folder / "panns.h5"
         write_as_panns(panns, pack)
-        order = np.random.default_rng(0).integers(0, len(pack), asked.reads).tolist()
+        order = np.random.default_rng(0).integers(0, len(pack), arguments.reads).tolist()
         read_ours(pack, order)
         read_panns(panns, order, to_float=False)
         result = {
             "int16": record.rates_in_turn(
-                lambda: read_ours(pack, order), lambda: read_panns(panns, order, to_float=False), asked.repeats
+                lambda: read_ours(pack, order), lambda: read_panns(panns, order, to_float=False), arguments.repeats
             ),
             "peer_to_float32": record.rates_in_turn(
-                lambda: read_ours(pack, order), lambda: read_panns(panns, order, to_float=True), asked.repeats
+                lambda: read_ours(pack, order), lambda: read_panns(panns, order, to_float=True), arguments.repeats
             ),
         }
     ratios, with_float = result["int16"]["ratio"], result["peer_to_float32"]["ratio"]
@@ -55,7 +55,7 @@ def main() -> None:
     )
     record.save(
         "read_random",
-        what=f"random 10 s clips at 32 kHz (int16) of {asked.clips} read and checksummed, one process, warm cache",
+        what=f"random 10 s clips at 32 kHz (int16) of {arguments.clips} read and checksummed, one process, warm cache",
         against="h5py.File opened for every clip, contiguous int16, as PANNs' loader does",
         target=">= 1 x while verifying",
         met=ratios["median"] >= 1.0,
@@ -64,7 +64,7 @@ def main() -> None:
 
 
 def write_as_panns(path: Path, pack: ClipSource) -> None:
-    """Write the pack's clips in PANNs' layout."""
+    """Write the clips of a pack in PANNs' layout."""
     columns = pack.columns
     with h5py.File(path, "w") as file:
         file.create_dataset("audio_name", data=columns.clip_ids.astype("S20"))
@@ -77,7 +77,7 @@ def write_as_panns(path: Path, pack: ClipSource) -> None:
 
 
 def read_ours(pack: ClipSource, order: list[int]) -> int:
-    """Read clips, each compared with its checksum, into a row as a batch has them."""
+    """Read clips into a row of a batch and compare each with its checksum."""
     row = np.empty(pack.clip_samples, np.int16)
     for index in order:
         pack.read_into(index, row)
@@ -85,7 +85,7 @@ def read_ours(pack: ClipSource, order: list[int]) -> int:
 
 
 def read_panns(path: Path, order: list[int], *, to_float: bool) -> int:
-    """Read clips from a file that is opened anew for each."""
+    """Read clips from a file that is opened for every clip."""
     for index in order:
         with h5py.File(path, "r") as file:
             file["audio_name"][index].decode()

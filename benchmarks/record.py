@@ -1,7 +1,7 @@
-"""What all benchmarks share: two things measured in turn, and a record of the result with the machine described.
+"""Functions that all benchmarks use: measure two sides alternately, and save a record with the result and the machine.
 
-A benchmark compares epanns with a peer in the same run. Absolute speeds change from machine to machine and from hour to
-hour; the ratio of two rates that were measured in turn is what a record claims.
+A benchmark compares epanns with a peer in the same run. Absolute rates differ between machines and over time; a record
+therefore claims the ratio of two rates that were measured alternately.
 """
 
 import json
@@ -22,10 +22,10 @@ PACKAGES = ("epanns-pruning", "torch", "numpy", "h5py", "soundfile", "soxr")
 
 
 def rates_in_turn(ours: Callable[[], int], peer: Callable[[], int], repeats: int) -> dict[str, Any]:
-    """Measure two functions alternately; each returns how many items it did.
+    """Measure two functions alternately; each returns the number of items it has processed.
 
     Returns:
-        Rates in items per second, one for each repeat, and the median, least and greatest of the ratios ours / peer.
+        Rates in items per second, one per repeat, and the median, minimum and maximum of the ratios ours / peer.
     """
     rates: dict[str, list[float]] = {"ours": [], "peer": []}
     for _ in range(repeats):
@@ -46,10 +46,10 @@ def rates_in_turn(ours: Callable[[], int], peer: Callable[[], int], repeats: int
 
 
 class Side:
-    """One side of a comparison in a process of its own, idle until it is called: neither has the other's memory."""
+    """One side of a comparison, in a separate process with its own memory, which is idle until it is called."""
 
     def __init__(self, *arguments: str, threads: int) -> None:
-        """Start this script again with other arguments; it must `serve`."""
+        """Start this script with other arguments, for which it must call `serve`."""
         environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
         command = [sys.executable, sys.argv[0], *arguments]
         self._process = subprocess.Popen(
@@ -57,7 +57,7 @@ class Side:
         )
 
     def __call__(self) -> int:
-        """Let it work once and return how many items it did."""
+        """Run the work once and return the number of items."""
         assert self._process.stdin is not None and self._process.stdout is not None
         self._process.stdin.write("go\n")
         self._process.stdin.flush()
@@ -67,12 +67,12 @@ class Side:
         return int(answer)
 
     def end(self) -> None:
-        """Let the process end."""
+        """End the process."""
         self._process.communicate()
 
 
 def serve(work: Callable[[], int]) -> None:
-    """Work each time the process at the other end asks, and tell it how many items that were."""
+    """Run the work for each request on standard input, and print the number of items."""
     for _ in sys.stdin:
         print(work(), flush=True)
 
@@ -83,7 +83,7 @@ def ratio_text(ratio: dict[str, float]) -> str:
 
 
 def peak_of_command(command: list[str], *, every: float = 0.02) -> tuple[int, float]:
-    """Run a command; return the greatest memory of it and its children together, in bytes, and its seconds.
+    """Run a command; return the peak memory of it and its children together, in bytes, and its seconds.
 
     Memory is the sum of the proportional set sizes (Linux, ``smaps_rollup``): pages shared by several processes count
     once.
@@ -100,15 +100,15 @@ def peak_of_command(command: list[str], *, every: float = 0.02) -> tuple[int, fl
 
 
 def _tree(root: int) -> list[int]:
-    found, waiting = [], [root]
-    while waiting:
-        process = waiting.pop()
+    found, queue = [], [root]
+    while queue:
+        process = queue.pop()
         found.append(process)
         for path in Path("/proc", str(process), "task").glob("*/children"):
             try:
-                waiting += map(int, path.read_text().split())
+                queue += map(int, path.read_text().split())
             except OSError:
-                continue  # it ended meanwhile
+                continue  # the process has ended
     return found
 
 
@@ -116,20 +116,20 @@ def _pss(process: int) -> int:
     try:
         text = Path("/proc", str(process), "smaps_rollup").read_text()
     except OSError:
-        return 0  # it ended meanwhile
+        return 0  # the process has ended
     return sum(int(line.split()[1]) * 1024 for line in text.splitlines() if line.startswith("Pss:"))
 
 
 def save(name: str, *, what: str, against: str, target: str, met: bool, result: dict[str, Any]) -> None:
-    """Write ``results/benchmarks/NAME.json`` and show it.
+    """Write ``results/benchmarks/NAME.json`` and print it.
 
     Args:
-        name: Of the benchmark; one row of the README's table.
-        what: What is measured, in words, with its sizes.
+        name: Name of the benchmark, which is one row of the table in ``docs/benchmarks.md``.
+        what: The quantity measured, in words, with its sizes.
         against: The peer, or ``"-"``.
-        target: What was asked of it before it was measured.
+        target: Target set before the measurement.
         met: Whether the result reaches the target.
-        result: Whatever was measured; the table quotes ``result["headline"]``.
+        result: All measurements; the table quotes ``result["headline"]``.
     """
     record = {
         "benchmark": name,
@@ -148,14 +148,14 @@ def save(name: str, *, what: str, against: str, target: str, met: bool, result: 
 
 
 def commit() -> str:
-    """Return the commit that was measured, with ``+`` where files were changed since."""
+    """Return the commit that is measured, followed by ``+`` if files differ from it."""
     run = partial(subprocess.run, cwd=RESULTS.parents[1], capture_output=True, text=True, check=True)
     changed = run(["git", "status", "--porcelain", "--", "epanns", "benchmarks"]).stdout
     return run(["git", "rev-parse", "--short", "HEAD"]).stdout.strip() + ("+" if changed else "")
 
 
 def machine() -> dict[str, Any]:
-    """Describe what the benchmark ran on."""
+    """Describe the machine and the versions."""
     cpu = next(
         (
             line.partition(":")[2].strip()

@@ -1,11 +1,11 @@
-"""Least-squares recovery of C7-C12 of the full Cnn14 at 50 %, 200 clips of 10 s: time and memory.
+"""Time and memory of least-squares recovery: C7-C12 of the full Cnn14 at 50 %, 200 clips of 10 s.
 
     python benchmarks/recover_ls.py [--clips N] [--pack PACK]
 
-The weights are random, which decides neither; the statistics of the batch norms are measured on some clips first, so
-that channels vary as they do in a trained network. The clips are those of a pack, repeated up to 10 s, or noise that
-changes its loudness and colour. Time is that of `refit_readers` alone; memory is the greatest resident size of the
-whole process (VmHWM), both networks included, and, apart, what the refit added to it.
+The weights are random, which affects neither time nor memory; the batch-norm statistics are estimated on some clips
+first, so that channels vary as in a trained network. The clips are those of a pack, repeated to a length of 10 s, or
+noise of varying loudness and colour. Time is that of `refit_readers` alone. Memory is the peak resident size of the
+whole process (VmHWM), including both networks; the part that the refit adds is given separately.
 """
 
 import argparse
@@ -33,7 +33,7 @@ TARGET_SECONDS, TARGET_BYTES = 600, 6e9
 
 
 def noise(clips: int) -> Iterator[Tensor]:
-    """Yield batches of noise, each clip with a loudness and a colour that change."""
+    """Yield batches of noise clips of varying loudness and colour."""
     for start in range(0, clips, BATCH):
         generator = torch.Generator().manual_seed(start)
         size = (min(BATCH, clips - start), SAMPLES)
@@ -45,7 +45,7 @@ def noise(clips: int) -> Iterator[Tensor]:
 
 
 def of_pack(pack: Path, clips: int) -> Iterator[Tensor]:
-    """Yield batches of a pack's clips, repeated up to 10 s; as many as there are, again and again."""
+    """Yield batches of the clips of a pack, each repeated to 10 s; the pack is repeated if it has too few clips."""
     dataset = PackDataset([pack], sample_rate=32_000)
     order = [[index % len(dataset) for index in batch] for batch in sequential_batches(clips, BATCH)]
     for batch in make_loader(dataset, order):
@@ -54,7 +54,7 @@ def of_pack(pack: Path, clips: int) -> Iterator[Tensor]:
 
 
 def with_statistics(model: Tagger, waveform: Tensor) -> Tagger:
-    """Measure the batch norms' statistics on some clips."""
+    """Estimate the batch-norm statistics on some clips."""
     for module in model.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.momentum = None
@@ -64,25 +64,25 @@ def with_statistics(model: Tagger, waveform: Tensor) -> Tagger:
 
 
 def peak_bytes() -> int:
-    """Return the greatest resident size of this process so far."""
+    """Return the peak resident size of this process in bytes."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
 
 
 def resident_bytes() -> int:
-    """Return the resident size of this process now."""
+    """Return the present resident size of this process in bytes."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmRSS:"))
 
 
 def measured(clips: int, pack: Path | None) -> dict[str, Any]:
-    """Prune and refit; return what it took."""
+    """Prune and refit; return the time and the memory of the refit."""
     torch.manual_seed(0)
     waveforms = (lambda: noise(clips)) if pack is None else (lambda: of_pack(pack, clips))
     dense = with_statistics(epanns.build_model("Cnn14"), next(waveforms())[:4])
     plan = plan_pruning(dense, ratio=0.5, layers=BLOCKS)
     pruned = apply_plan(dense, plan)
-    Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     before, started = resident_bytes(), time.perf_counter()
     refit = refit_readers(pruned, dense, plan, waveforms)
     seconds, peak = time.perf_counter() - started, peak_bytes()
@@ -97,7 +97,7 @@ def measured(clips: int, pack: Path | None) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Measure once and write the record."""
+    """Measure once and save the record."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clips", type=int, default=200)
     parser.add_argument("--pack", type=Path)

@@ -1,4 +1,4 @@
-"""Put the records of `results/benchmarks` into docs/benchmarks.md: ``python benchmarks/table.py``."""
+"""Write the table of `results/benchmarks` into docs/benchmarks.md: ``python benchmarks/table.py``."""
 
 import json
 from pathlib import Path
@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def table_of(folder: Path) -> str:
-    """Return the Markdown table of the records in a folder, by name, and a line that describes the machine."""
+    """Return the records of a folder as a Markdown table, ordered by name, and a line about each machine."""
     records = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))]
     rows = [
         f"| {record['what']} | {record['against']} | {record['target']} | {record['result']['headline']}"
@@ -26,8 +26,8 @@ def _machine(machine: dict[str, object]) -> str:
     versions = ", ".join(f"{name} {number}" for name, number in packages.items())
     return (
         f"Measured on {machine['cores']} cores of an {machine['cpu']}, {machine['memory_gib']} GiB, "
-        f"{machine['system']}, Python {machine['python']}, {versions}. Ratios: median (least to greatest) of "
-        "measurements taken in turn in one run."
+        f"{machine['system']}, Python {machine['python']}, {versions}. Ratios: median (minimum to maximum) of "
+        "alternating measurements in one run."
     )
 
 

@@ -24,6 +24,7 @@ _SEPARATORS = re.compile(r"[\s_,]+")
 _JOINING_DASHES = re.compile(
     rf"(?<=[^\s_,{_DASHES}])[{_DASHES}]+(?=[^\s_,{_DASHES}])|(?<=[\s_,])[{_DASHES}]+(?=[\s_,])"
 )
+_NOT_TEXT = re.compile("[\0\ud800-\udfff]")  # UTF-8 files cannot hold it
 _NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?")
 
 
@@ -49,12 +50,12 @@ class LabelSet:
     def __post_init__(self) -> None:
         if len(self.names) != len(self.mids):
             raise DataError(f"a label set has {len(self.names)} names and {len(self.mids)} mids: give one mid per name")
-        _require_text(self.names + self.mids)
-        repeated = sorted(mid for mid, count in Counter(self.mids).items() if mid and count > 1)
-        if repeated:
+        for name in self.names + self.mids:
+            if _NOT_TEXT.search(name):
+                raise DataError(f"label {name!r} holds a NUL character or half a character; rename the class")
+        if repeated := sorted(mid for mid, count in Counter(self.mids).items() if mid and count > 1):
             raise DataError(f"AudioSet identifier {repeated[0]!r} appears twice: identifiers must differ")
-        repeated = sorted(name for name, count in Counter(self.names).items() if count > 1)
-        if repeated:
+        if repeated := sorted(name for name, count in Counter(self.names).items() if count > 1):
             raise DataError(f"label {repeated[0]!r} appears twice: names must differ")
 
     def __len__(self) -> int:
@@ -196,14 +197,6 @@ def _readings(names: Sequence[str]) -> list[str]:
     readings = [reading(name) for name in names]
     counts = Counter(readings)
     return [text if counts[text] == 1 else "" for text in readings]
-
-
-def _require_text(names: Sequence[str]) -> None:
-    """Refuse names that UTF-8 files cannot hold."""
-    joined = "".join(names)
-    if "\0" in joined or any("\ud800" <= letter <= "\udfff" for letter in ("" if joined.isascii() else joined)):
-        name = next(name for name in names if re.search("[\0\ud800-\udfff]", name))
-        raise DataError(f"label {name!r} holds a NUL character or half a character; rename the class")
 
 
 @functools.cache

@@ -320,7 +320,20 @@ def failures_in(folders: Iterable[Path]) -> list[Failure]:
     Raises:
         DataError: If a ``sweep.json`` cannot be read.
     """
-    sweeps = {sweep.resolve(): sweep for folder in folders for sweep in _sweeps_at(folder)}
+    # Sweeps below a folder, and the sweep whose ``trials`` it is; `read_records` refuses a folder that cannot be read.
+    places = [
+        place
+        for folder in folders
+        for place in (
+            *(
+                [folder.parent]
+                if folder.resolve().name == "trials" and (folder.parent / "sweep.json").is_file()
+                else []
+            ),
+            *(Path(parent) for parent, _, names in os.walk(folder) if "sweep.json" in names),
+        )
+    ]
+    sweeps = {sweep.resolve(): sweep for sweep in places}
     failures = []
     for sweep in sorted(sweeps.values()):
         given = read_json(sweep / "sweep.json", error=DataError, remedy="run the sweep again")
@@ -332,15 +345,6 @@ def failures_in(folders: Iterable[Path]) -> list[Failure]:
             if not (folder / "result.json").exists():
                 failures.append(Failure(folder, failure_in(folder)))
     return failures
-
-
-def _sweeps_at(folder: Path) -> Iterator[Path]:
-    """Yield the sweeps below a folder, and the sweep whose ``trials`` it is."""
-    if folder.resolve().name == "trials" and (folder.parent / "sweep.json").is_file():
-        yield folder.parent
-    for parent, _, names in os.walk(folder):  # `read_records` refuses a folder that cannot be read
-        if "sweep.json" in names:
-            yield Path(parent)
 
 
 def failure_in(trial: Path) -> str:

@@ -1,9 +1,9 @@
-"""Tag a sound file with an exported network: NumPy, soundfile and ONNX Runtime do, without torch and epanns.
+"""Tag a sound file with an exported network, with NumPy, soundfile and ONNX Runtime, without torch and epanns.
 
     python examples/onnx_tags.py FOLDER SOUND.wav [--file model.int8.onnx]
 
-FOLDER is what `epanns export` wrote; its front_end.json says what is computed here. The file must have the network's
-sample rate.
+FOLDER is the output folder of `epanns export`; its front_end.json defines the front end that is computed here. The
+sound file must have the sample rate of the network.
 """
 
 import argparse
@@ -33,7 +33,7 @@ def inputs_of(wave: Array, described: dict[str, Any]) -> dict[str, NDArray[np.fl
 
 
 def long_enough(wave: Array, described: dict[str, Any]) -> Array:
-    """Repeat a clip that is too short for the network, or follow it with zeros where whole patches are heard."""
+    """Repeat a clip that is too short, or pad it with zeros if the network reads whole patches."""
     if described["short_clips"].startswith("repeated"):
         repeats = -(-described["minimum_samples"] // len(wave))
         return np.tile(wave, repeats)[: described["minimum_samples"]] if repeats > 1 else wave
@@ -45,14 +45,14 @@ def long_enough(wave: Array, described: dict[str, Any]) -> Array:
 
 
 def windowed(wave: Array, described: dict[str, Any]) -> dict[str, Array]:
-    """Return the log-mel ``(windows, time, mel)`` of overlapping windows, and their pieces."""
+    """Return the log-mel ``(windows, time, mel)`` of overlapping windows and, if the graph reads them, their pieces."""
     given = described["windows"]
     starts = list(range(0, len(wave) - given["samples"] + 1, given["hop"]))
     if starts[-1] + given["samples"] < len(wave):
         starts.append(len(wave) - given["samples"])
     windows = np.stack([wave[start : start + given["samples"]] for start in starts])
-    heard = windows[:, : given["logmel_of_the_first"]]
-    made = {"logmel": np.stack([log_mel(window, described) for window in heard])}
+    starts_of_windows = windows[:, : given["logmel_of_the_first"]]
+    made = {"logmel": np.stack([log_mel(window, described) for window in starts_of_windows])}
     for wanted in described["inputs"]:
         if wanted["name"] == "pieces":
             made["pieces"] = windows.reshape(len(windows), *wanted["shape"][-2:])
@@ -60,7 +60,7 @@ def windowed(wave: Array, described: dict[str, Any]) -> dict[str, Array]:
 
 
 def log_mel(wave: Array, described: dict[str, Any]) -> Array:
-    """Return ``(time, mel)``: PANNs' log-mel, centred and in dB, or YAMNet's, which is neither."""
+    """Return ``(time, mel)``: PANNs' log-mel (centred, in dB) or YAMNet's (not centred, natural logarithm)."""
     given = described["logmel"]
     size, length = given["fft_size"], given["window_size"]
     hertz = np.linspace(0, described["sample_rate"] / 2, size // 2 + 1)
@@ -75,9 +75,9 @@ def log_mel(wave: Array, described: dict[str, Any]) -> Array:
 
 
 def slaney_bank(hertz: Array, given: dict[str, Any]) -> Array:
-    """Return triangles ``(frequencies, mel)``, linear in Hz and of equal area, over steps of Slaney's mel scale.
+    """Return Slaney's mel filterbank ``(frequencies, mel)``: triangles linear in Hz, of equal area.
 
-    The scale is linear up to 1 kHz, then has 27 steps for each factor of 6.4.
+    The mel scale is linear up to 1 kHz, then logarithmic with 27 steps per factor of 6.4.
     """
     ends = np.array([given["fmin"], given["fmax"]], float)
     above = 15 + 27 / np.log(6.4) * np.log(np.maximum(ends, 1e-9) / 1000)
@@ -87,7 +87,7 @@ def slaney_bank(hertz: Array, given: dict[str, Any]) -> Array:
 
 
 def htk_bank(hertz: Array, given: dict[str, Any]) -> Array:
-    """Return triangles ``(frequencies, mel)``, linear in mel and of height 1, on HTK's scale; 0 Hz is out."""
+    """Return HTK's mel filterbank ``(frequencies, mel)``: triangles linear in mel, of height 1, without 0 Hz."""
     lowest, highest = (1127 * np.log1p(given[end] / 700) for end in ("fmin", "fmax"))
     bank = triangles(1127 * np.log1p(hertz / 700), np.linspace(lowest, highest, given["mel_bins"] + 2))
     bank[0] = 0
@@ -95,7 +95,7 @@ def htk_bank(hertz: Array, given: dict[str, Any]) -> Array:
 
 
 def triangles(places: Array, edges: Array) -> Array:
-    """Return triangles of height 1, ``(places, edges - 2)``, from each edge over the next one to the one after."""
+    """Return triangles of height 1, ``(places, edges - 2)``; triangle i spans edges i to i + 2."""
     rising = (places[:, None] - edges[:-2]) / np.diff(edges)[:-1]
     falling = (edges[2:] - places[:, None]) / np.diff(edges)[1:]
     return np.maximum(0, np.minimum(rising, falling))
@@ -107,14 +107,16 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("sound", type=Path)
     parser.add_argument("--file", default="model.onnx")
-    asked = parser.parse_args()
-    described = json.loads((asked.folder / "front_end.json").read_text(encoding="utf-8"))
-    samples, rate = soundfile.read(asked.sound, always_2d=True)
+    arguments = parser.parse_args()
+    described = json.loads((arguments.folder / "front_end.json").read_text(encoding="utf-8"))
+    samples, rate = soundfile.read(arguments.sound, always_2d=True)
     if rate != described["sample_rate"]:
-        sys.exit(f"{asked.sound}: {rate} Hz, the network hears {described['sample_rate']} Hz: resample it first")
+        sys.exit(
+            f"{arguments.sound}: {rate} Hz, the network reads {described['sample_rate']} Hz: resample the file first"
+        )
     if not len(samples):
-        sys.exit(f"{asked.sound}: holds no samples")
-    session = onnxruntime.InferenceSession(asked.folder / asked.file, providers=["CPUExecutionProvider"])
+        sys.exit(f"{arguments.sound}: holds no samples")
+    session = onnxruntime.InferenceSession(arguments.folder / arguments.file, providers=["CPUExecutionProvider"])
     ((scores,),) = session.run(["clipwise_output"], inputs_of(samples.mean(axis=1), described))
     names = json.loads(session.get_modelmeta().custom_metadata_map["labels"])
     for place in np.argsort(-scores)[:5]:

@@ -1,9 +1,10 @@
-"""Bring the contest's networks to int8 and score them: ``python experiments/contest_deploy.py SWEEP OUT``.
+"""Export networks of the comparison with LEAN to int8, score them: ``python experiments/contest_deploy.py SWEEP OUT``.
 
-SWEEP is the folder of a sweep of ``lean_contest_*.toml``. Of each trial that is done ``OUT/<trial>.json`` says
-how large its files are, how the int8 network scores the test clips by LEAN's protocol, beside the float32 network, and
-how the float32 network scores whole clips. With ``--latency`` one network of each row is timed instead, all in turn, on
-a machine with nothing else to do, into ``OUT/latency.json``. Needs the extra ``onnx``.
+SWEEP is the folder of a sweep of ``lean_contest_*.toml``. For each finished trial, ``OUT/<trial>.json`` receives the
+sizes of the exported files, the test scores of the int8 and the float32 network under LEAN's protocol, and the
+float32 score on whole clips. With ``--latency``, the latency of one network of each row of the table is measured
+instead, all networks in turn, and written to ``OUT/latency.json``; the machine must be idle. Requires the extra
+``onnx``.
 """
 
 import argparse
@@ -31,44 +32,44 @@ THREADS = 1
 
 
 def main() -> None:
-    """Do what the command line says."""
+    """Score the finished trials, or measure latencies."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("sweep", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--latency", action="store_true")
-    asked = parser.parse_args()
-    if asked.latency:
-        write_json(asked.out / "latency.json", latencies_of(asked.sweep))
+    arguments = parser.parse_args()
+    if arguments.latency:
+        write_json(arguments.out / "latency.json", latencies_of(arguments.sweep))
         return
-    for trial in trials_of(asked.sweep):
-        file = asked.out / f"{trial.name}.json"
+    for trial in finished_trials(arguments.sweep):
+        file = arguments.out / f"{trial.name}.json"
         if not file.exists():
-            write_json(file, deployed(trial))
+            write_json(file, deploy(trial))
             print(file)
 
 
-def trials_of(sweep: Path) -> Iterator[Path]:
-    """Yield the folders of the trials that are done, in the order of the sweep."""
+def finished_trials(sweep: Path) -> Iterator[Path]:
+    """Yield the folders of the finished trials in the order of the sweep."""
     for trial in json.loads((sweep / "sweep.json").read_text(encoding="utf-8"))["trials"]:
         folder = sweep / "trials" / trial
         if (folder / "result.json").exists():
             yield folder
 
 
-def deployed(trial: Path) -> dict[str, Any]:
-    """Return sizes and scores of a trial's network."""
-    model, asked = network_of(trial), json.loads((trial / "config.json").read_text(encoding="utf-8"))
-    base = asked["config"].get("base", asked["config"])
+def deploy(trial: Path) -> dict[str, Any]:
+    """Return file sizes and scores of the network of a trial."""
+    model, settings = network_of(trial), json.loads((trial / "config.json").read_text(encoding="utf-8"))
+    base = settings["config"].get("base", settings["config"])
     data, protocol = base["data"], EvaluationProtocol(**base["evaluation"])
     train, test = (
         PackDataset(
-            [Path(path) for path in asked["packs"][part]], sample_rate=data["sample_rate"], seconds=data["seconds"]
+            [Path(path) for path in settings["packs"][part]], sample_rate=data["sample_rate"], seconds=data["seconds"]
         )
         for part in ("train", "test")
     )
     with tempfile.TemporaryDirectory() as name:
-        settings = Int8(calibration=train, evaluation=test, protocol=protocol)
-        report = export_network(model, Path(name) / "export", int8=settings)
+        int8 = Int8(calibration=train, evaluation=test, protocol=protocol)
+        report = export_network(model, Path(name) / "export", int8=int8)
     whole = EvaluationProtocol()
     return {
         "trial_id": trial.name,
@@ -80,9 +81,9 @@ def deployed(trial: Path) -> dict[str, Any]:
 
 
 def latencies_of(sweep: Path) -> dict[str, Any]:
-    """Return the milliseconds of one clip through the first network of each row, in torch and in int8."""
+    """Return the latency in ms of one clip for the first network of each row, in torch and in int8."""
     rows: dict[tuple[object, ...], Path] = {}
-    for trial in trials_of(sweep):
+    for trial in finished_trials(sweep):
         record = json.loads((trial / "result.json").read_text(encoding="utf-8"))
         row = (record["model"], record["width"], record["criterion"], "yamnet_sha256" in record["config"])
         rows.setdefault(row, trial)
@@ -95,7 +96,7 @@ def latencies_of(sweep: Path) -> dict[str, Any]:
             export_network(networks[trial.name], Path(name) / trial.name, int8=Int8(calibration, clips=20))
         for _ in range(ROUNDS):
             for trial_id, network in networks.items():
-                for key, milliseconds in timed(network, Path(name) / trial_id / INT8).items():
+                for key, milliseconds in latency_of(network, Path(name) / trial_id / INT8).items():
                     found[trial_id].setdefault(key, []).append(round(milliseconds, 3))
     return {
         "what": "median of one clip's times in each of several rounds, every network in turn",
@@ -105,8 +106,8 @@ def latencies_of(sweep: Path) -> dict[str, Any]:
     }
 
 
-def timed(network: Tagger, int8: Path) -> dict[str, float]:
-    """Return the milliseconds for each length: in torch with the front end, of the int8 file without it."""
+def latency_of(network: Tagger, int8: Path) -> dict[str, float]:
+    """Return the latency in ms for each clip length: torch with the front end, the int8 file without it."""
     found = {}
     for seconds in SECONDS:
         found[f"torch {seconds:g} s"] = measure_latency(network, seconds=seconds, threads=THREADS).median
@@ -115,7 +116,7 @@ def timed(network: Tagger, int8: Path) -> dict[str, float]:
 
 
 def network_of(trial: Path) -> Tagger:
-    """Return the network that a trial ended with."""
+    """Return the network of the last stage of a trial."""
     return load(next(folder for folder in (trial / "finetuned", trial / "base") if folder.exists()))
 
 

@@ -1,4 +1,4 @@
-"""Figure of the contest with LEAN: mAP of each network with every seed, beside its cost."""
+"""Figure of the comparison with LEAN: mAP of each network for every seed, with its cost."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
@@ -13,7 +13,7 @@ _ROW, _MARGIN, _COSTS = 0.36, 0.2, 1.0  # cm: height of a row, margin, width of 
 
 
 class Network(Protocol):
-    """What the figure shows of a network."""
+    """A network as the figure shows it."""
 
     name: str
     pretraining: str
@@ -24,7 +24,7 @@ class Network(Protocol):
 
 @canvas.paper_style()
 def contest_figure(title: str, remark: str, networks: Sequence[Network]) -> "Figure":
-    """Draw a line per network, grouped by pretraining: each seed small, the mean large, parameters and MACs beside."""
+    """Draw one line per network, grouped by pretraining: mAP of each seed and their mean, with parameters and MACs."""
     groups = list(dict.fromkeys(network.pretraining for network in networks))
     heading = canvas.Heading(title, remark, canvas.COLUMN - 2 * _MARGIN)
     n_lines = len(networks) + 1.3 * len(groups)

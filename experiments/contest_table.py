@@ -1,4 +1,4 @@
-"""Write the tables and figures of the contest with LEAN: ``python experiments/contest_table.py``.
+"""Write the tables and figures of the comparison with LEAN: ``python experiments/contest_table.py``.
 
 The input is ``results/lean-contest``: the records of the sweeps and, in ``deployed``, the measurements that
 ``contest_deploy.py`` made of their networks: size and score in int8, score of whole clips, latency.
@@ -22,20 +22,20 @@ ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "results" / "lean-contest"
 BUDGET = {"parameters": 4.58e6, "multiply-adds": 107.7e6, "bytes in int8": 4.5e6}
 
-TRAINED = "AudioSet, in its YAMNet"
-NOTHING = "nothing"
-HEADINGS = {TRAINED: "YAMNet trained on AudioSet", NOTHING: "from random weights"}
+TRAINED = "AudioSet (YAMNet)"
+UNTRAINED = "none"
+HEADINGS = {TRAINED: "YAMNet trained on AudioSet", UNTRAINED: "from random weights"}
 ORDER = ("LEAN", "LEAN_affinity", "LEAN_concat", "YAMNet_projection", "YAMNet_linear", "Cnn14_16k")
-STAGES = {"dense": "", "pruned": ", cut", "recovered": ", cut, `ls`", "finetuned": ", cut, `ls`, fine-tuned"}
+STAGES = {"dense": "", "pruned": ", pruned", "recovered": ", pruned, `ls`", "finetuned": ", pruned, `ls`, fine-tuned"}
 
 
 @dataclass
 class Row:
-    """A network of the contest at one stage, with the results of all seeds.
+    """A network of the comparison at one stage, with the results of all seeds.
 
     Attributes:
         name: Network and stage, as Markdown.
-        pretraining: Data that its weights were trained on before.
+        pretraining: Data on which its weights were trained before the experiment.
         cost: `ModelCost.summary()` for a window.
         by_seed: Seed -> mAP on the test clips.
         deployed: Results of `contest_deploy.py`, one per seed.
@@ -82,7 +82,7 @@ def rows_of(folder: Path) -> list[Row]:
             if record.criterion is not None and stage.name == "dense":
                 continue
             is_last = stage is record.stages[-1]
-            pretraining = TRAINED if "yamnet_sha256" in record.config else NOTHING
+            pretraining = TRAINED if "yamnet_sha256" in record.config else UNTRAINED
             name = f"{record.model}{'' if record.width == 1 else f' × {record.width:g}'}{STAGES[stage.name]}"
             name += f" at {record.config['finetune']['learning_rate']:g}" if stage.name == "finetuned" else ""
             row = rows.setdefault((name, pretraining), Row(name, pretraining, record.cost_after))
@@ -100,9 +100,16 @@ def rows_of(folder: Path) -> list[Row]:
 
 def table_of(rows: Sequence[Row]) -> str:
     """Return the networks as a Markdown table."""
-    header = ["network", "pretrained on", "mAP", "mAP, whole clip", "parameters", "multiply-adds per second"]
-    header += ["MB float32", "MB int8", "mAP int8 - float32", "ms: 1 s", "10 s", "int8: 1 s", "10 s", "in budget"]
-    return markdown_table(header, [_cells(row) for row in rows])
+    header = ["network", "pretraining", "mAP", "mAP, whole clip", "parameters", "MACs per 1 s window", "MB, float32"]
+    header += [
+        "MB, int8",
+        "mAP, int8 - float32",
+        "ms, torch, 1 s",
+        "ms, torch, 10 s",
+        "ms, int8, 1 s",
+        "ms, int8, 10 s",
+    ]
+    return markdown_table([*header, "within budget"], [_cells(row) for row in rows])
 
 
 def write_figure(out: Path, dataset: str, rows: Sequence[Row]) -> None:
@@ -115,12 +122,12 @@ def write_figure(out: Path, dataset: str, rows: Sequence[Row]) -> None:
 
 
 class FigureRow:
-    """A row as the figure shows it."""
+    """A row with the names that the figure shows."""
 
     def __init__(self, row: Row) -> None:
-        """Shorten the name and the pretraining."""
+        """Replace the names of the network and of its pretraining by short ones."""
         self.name = (
-            row.name.replace("Cnn14_16k × 0.5, cut", "pruned").replace("fine-tuned at", "tuned at").replace("`", "")
+            row.name.replace("Cnn14_16k × 0.5, pruned", "pruned").replace("fine-tuned at", "tuned at").replace("`", "")
         )
         self.pretraining = HEADINGS[row.pretraining]
         self.scores = row.scores

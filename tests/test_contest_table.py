@@ -1,4 +1,4 @@
-"""The table of the contest with LEAN: a row for each network at each stage, seeds averaged, the budget LEAN's."""
+"""The table of the comparison with LEAN: one row per network and stage, means over seeds, and the budget of LEAN."""
 
 import json
 import runpy
@@ -12,7 +12,7 @@ from tests.builders import make_record
 from tests.reporting.drawn import assert_drawn_again
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
-sys.path.insert(0, str(EXPERIMENTS))  # as for whoever runs the script
+sys.path.insert(0, str(EXPERIMENTS))  # as when the script is run
 TABLE = runpy.run_path(str(EXPERIMENTS / "contest_table.py"))
 sys.path.remove(str(EXPERIMENTS))
 
@@ -56,22 +56,22 @@ def write(
     return trial
 
 
-def place(folder: Path) -> Path:
-    """Return where `contest_deploy.py` writes what it finds of a folder's networks."""
+def deployed_folder(folder: Path) -> Path:
+    """Return the folder to which `contest_deploy.py` writes its measurements of the networks of `folder`."""
     return folder.parent / "deployed" / folder.name
 
 
 def deploy(folder: Path, trial: str, *, size: int, change: float = -0.01) -> None:
-    place(folder).mkdir(parents=True, exist_ok=True)
+    deployed_folder(folder).mkdir(parents=True, exist_ok=True)
     found = {
         "bytes": {"model.onnx": 4 * size, "model.int8.onnx": size},
         "int8": {"mAP": {"difference": change}},
         "whole_clip_mAP": 0.5,
     }
-    (place(folder) / f"{trial}.json").write_text(json.dumps(found))
+    (deployed_folder(folder) / f"{trial}.json").write_text(json.dumps(found))
 
 
-def test_each_stage_of_a_cut_network_is_a_row_and_seeds_are_averaged(tmp_path):
+def test_each_stage_of_a_pruned_network_is_a_row_and_seeds_are_averaged(tmp_path):
     for seed, shift in ((0, 0.0), (1, 0.02)):
         write(tmp_path, seed, "LEAN", {"dense": 0.8 + shift}, trained=True)
         write(tmp_path, seed, "LEAN", {"dense": 0.4 + shift})
@@ -80,27 +80,27 @@ def test_each_stage_of_a_cut_network_is_a_row_and_seeds_are_averaged(tmp_path):
         write(tmp_path, seed, "Cnn14_16k", stages)
     rows = TABLE["rows_of"](tmp_path)
     assert [(row.name, row.pretraining, row.scores) for row in rows] == [
-        ("LEAN", "AudioSet, in its YAMNet", pytest.approx([0.8, 0.82])),
-        ("LEAN", "nothing", pytest.approx([0.4, 0.42])),
-        ("Cnn14_16k × 0.5, cut", "nothing", pytest.approx([0.1, 0.12])),
-        ("Cnn14_16k × 0.5, cut, `ls`", "nothing", pytest.approx([0.5, 0.52])),
-        ("Cnn14_16k × 0.5, cut, `ls`, fine-tuned at 0.0003", "nothing", pytest.approx([0.55, 0.57])),
-        ("Cnn14_16k × 0.5", "nothing", pytest.approx([0.6, 0.62])),
+        ("LEAN", "AudioSet (YAMNet)", pytest.approx([0.8, 0.82])),
+        ("LEAN", "none", pytest.approx([0.4, 0.42])),
+        ("Cnn14_16k × 0.5, pruned", "none", pytest.approx([0.1, 0.12])),
+        ("Cnn14_16k × 0.5, pruned, `ls`", "none", pytest.approx([0.5, 0.52])),
+        ("Cnn14_16k × 0.5, pruned, `ls`, fine-tuned at 0.0003", "none", pytest.approx([0.55, 0.57])),
+        ("Cnn14_16k × 0.5", "none", pytest.approx([0.6, 0.62])),
     ]
     first, *_, last = TABLE["table_of"](rows).splitlines()[2:]
     assert "| 0.810 ± 0.014 (2) | - | 4.00 M | 100 M | 16.00 | - | - |" in first and first.endswith("| - |")
-    assert last.endswith("| - |")  # its int8 file is not known
+    assert last.endswith("| - |")  # without the size of its int8 file
     write(tmp_path, 2, "LEAN", {"dense": 0.4}, n_params=1)
     with pytest.raises(SystemExit, match="LEAN: two networks of different size in one row"):
         TABLE["rows_of"](tmp_path)
 
 
-def test_two_rates_have_rows_of_their_own_after_stages_that_they_share(tmp_path):
+def test_each_learning_rate_has_a_row_after_the_stages_that_they_share(tmp_path):
     for seed, shift in ((1, 0.02), (0, 0.0)):
         stages = {"dense": 0.6, "pruned": 0.1 + shift, "recovered": 0.5 + shift}
         for rate, score in ((3e-4, 0.55), (3e-5, 0.57)):
             write(tmp_path, seed, "Cnn14_16k", stages | {"finetuned": score + shift}, rate=rate)
-    assert {row.name.partition("cut")[2]: row.scores for row in TABLE["rows_of"](tmp_path)} == {
+    assert {row.name.partition("pruned")[2]: row.scores for row in TABLE["rows_of"](tmp_path)} == {
         "": pytest.approx([0.1, 0.12]),
         ", `ls`": pytest.approx([0.5, 0.52]),
         ", `ls`, fine-tuned at 0.0003": pytest.approx([0.55, 0.57]),
@@ -111,14 +111,14 @@ def test_two_rates_have_rows_of_their_own_after_stages_that_they_share(tmp_path)
         TABLE["rows_of"](tmp_path)
 
 
-def test_sizes_and_times_belong_to_the_last_stage_and_the_largest_file_decides(tmp_path):
+def test_sizes_and_latencies_are_of_the_last_stage_and_the_largest_int8_file_counts(tmp_path):
     trials = [write(tmp_path, seed, "Cnn14_16k", {"pruned": 0.1, "recovered": 0.5}) for seed in (0, 1)]
     deploy(tmp_path, trials[0], size=4_499_999)
-    (place(tmp_path) / "latency.json").write_text(
+    (deployed_folder(tmp_path) / "latency.json").write_text(
         json.dumps({"milliseconds": {trials[0]: {"torch 1 s": [9.0, 7.0, 8.0]}}})
     )
-    cut, recovered = TABLE["rows_of"](tmp_path)
-    assert (cut.deployed, cut.milliseconds) == ([], {})
+    pruned, recovered = TABLE["rows_of"](tmp_path)
+    assert (pruned.deployed, pruned.milliseconds) == ([], {})
     assert recovered.milliseconds == {"torch 1 s": 8.0}
     assert recovered.is_within
     assert "| 0.500 (1) | 4.00 M | 100 M | 16.00 | 4.50 | -0.010 (1) | 8 | - | - | - | yes |" in TABLE["table_of"](
@@ -131,8 +131,8 @@ def test_sizes_and_times_belong_to_the_last_stage_and_the_largest_file_decides(t
 @pytest.mark.parametrize(
     ("n_params", "macs", "fits"), [(4_580_000, 107_700_000, True), (4_580_001, 1, False), (1, 107_700_001, False)]
 )
-def test_the_budget_is_leans(n_params, macs, fits):
-    assert TABLE["Row"]("x", "nothing", cost(n_params, macs)).is_within == fits
+def test_the_budget_is_that_of_lean(n_params, macs, fits):
+    assert TABLE["Row"]("x", "none", cost(n_params, macs)).is_within == fits
 
 
 def test_the_figure_has_a_line_for_each_row_and_a_mark_for_each_seed(tmp_path):
@@ -150,13 +150,13 @@ def test_the_figure_has_a_line_for_each_row_and_a_mark_for_each_seed(tmp_path):
 
 
 @pytest.mark.parametrize("dataset", ["esc50", "esc10"])
-def test_the_committed_figures_are_made_of_the_records(tmp_path, dataset):
+def test_the_committed_figures_are_made_from_the_records(tmp_path, dataset):
     results = EXPERIMENTS.parent / "results" / "lean-contest"
     TABLE["write_figure"](tmp_path, dataset, TABLE["rows_of"](results / dataset))
     assert_drawn_again(results / f"{dataset}.svg", tmp_path / f"{dataset}.svg")
 
 
-def test_documents_are_made_of_the_records():
+def test_the_tables_in_the_documents_are_made_from_the_records():
     results = EXPERIMENTS.parent / "results" / "lean-contest"
     for dataset in ("esc50", "esc10"):
         rows = TABLE["rows_of"](results / dataset)

@@ -1,4 +1,4 @@
-"""The tables of the recovery research: known answers, seed by seed, and rows that differ in how they recovered."""
+"""The tables of the pruning experiments: measures with known values, one row per criterion and recovery, targets."""
 
 import runpy
 from dataclasses import replace
@@ -41,13 +41,13 @@ def pruned(
     return replace(BASE, trial_id=name, stages=stages(dense=0.8, **scores), **changes)
 
 
-def test_the_gap_is_between_the_cut_and_the_unpruned_network():
-    cut, recovered = TABLE["outcomes_of"](pruned(0, BLOCKS[3:], "ls", pruned=0.4, recovered=0.7))
-    assert TABLE["gap_closed"]([recovered]) + TABLE["share_kept"]([recovered]) == pytest.approx([0.75, 0.875])
-    assert TABLE["gap_closed"]([cut]) + TABLE["share_kept"]([cut]) == pytest.approx([0, 0.5])
+def test_the_gap_is_between_the_pruned_and_the_unpruned_network():
+    unrecovered, recovered = TABLE["outcomes_of"](pruned(0, BLOCKS[3:], "ls", pruned=0.4, recovered=0.7))
+    assert TABLE["gap_closed"]([recovered]) + TABLE["map_retained"]([recovered]) == pytest.approx([0.75, 0.875])
+    assert TABLE["gap_closed"]([unrecovered]) + TABLE["map_retained"]([unrecovered]) == pytest.approx([0, 0.5])
 
 
-def test_a_seed_that_the_cut_cost_nothing_decides_no_share():
+def test_the_gap_is_averaged_over_seeds_so_that_a_seed_without_loss_is_defined():
     trials = [
         pruned(0, BLOCKS[3:], "ls", pruned=0.4, recovered=0.7),
         pruned(1, BLOCKS[3:], "ls", pruned=0.8, recovered=0.8),
@@ -57,7 +57,7 @@ def test_a_seed_that_the_cut_cost_nothing_decides_no_share():
     assert sum(shares) / 2 == pytest.approx((0.3 + 0.0) / (0.4 + 0.0))
 
 
-def test_measures_are_averaged_over_seeds_and_recoveries_kept_apart():
+def test_measures_are_averaged_over_seeds_and_each_recovery_has_its_own_row():
     records = [
         BASE,
         replace(BASE, trial_id="base1", seed=1, stages=stages(dense=0.6)),
@@ -65,7 +65,7 @@ def test_measures_are_averaged_over_seeds_and_recoveries_kept_apart():
         pruned(1, BLOCKS[3:], "ls", pruned=0.4, recovered=0.8),
         pruned(0, BLOCKS[3:], "ls", {"fit_to": "current"}, pruned=0.4, recovered=0.6),
         pruned(0, BLOCKS, "bn", pruned=0.1, recovered=0.2),
-        pruned(0, BLOCKS[:2], "ls", pruned=0.1, recovered=0.2),  # of neither table
+        pruned(0, BLOCKS[:2], "ls", pruned=0.1, recovered=0.2),  # in neither table
     ]
     lines = TABLE["tables_of"](records).splitlines()
     assert next(line for line in lines if line.startswith("**esc**")).endswith(
@@ -80,8 +80,8 @@ def test_measures_are_averaged_over_seeds_and_recoveries_kept_apart():
     ]
 
 
-def test_what_a_network_costs_stands_beside_what_it_keeps():
-    def cut(name: str, share: float, **amount: object):
+def test_the_cost_table_has_a_row_for_each_amount_removed():
+    def removed(name: str, share: float, **amount: object):
         record = pruned(0, BLOCKS, "ls", pruned=0.1, recovered=0.6)
         cost = COST | {"backbone_macs": 1000 * share}
         config = {name: value for name, value in record.config.items()} | amount
@@ -90,23 +90,23 @@ def test_what_a_network_costs_stands_beside_what_it_keeps():
     records = [
         BASE,
         pruned(0, BLOCKS[3:], "ls", pruned=0.4, recovered=0.7),
-        cut("budget", 0.25, budget="macs 0.25"),
-        cut("ratios", 0.24, ratios={"conv_block1": 0.35, "conv_block2": 0.35, "conv_block3": 0.75}),
+        removed("budget", 0.25, budget="macs 0.25"),
+        removed("ratios", 0.24, ratios={"conv_block1": 0.35, "conv_block2": 0.35, "conv_block3": 0.75}),
     ]
     table = TABLE["tables_of"](records).split("| removed (l1, ls) ")[1]
     assert table.splitlines()[2:] == [
         "| 50% of C7-C12 | 100.0% | 100.0% | 0.700 | 87.5 % | 1 |",
-        "| budget of macs 0.25, over all layers | 25.0% | 100.0% | 0.600 | 75.0 % | 1 |",
+        "| MAC budget 0.25, all layers | 25.0% | 100.0% | 0.600 | 75.0 % | 1 |",
         "| 35% of blocks 1, 2; 75% of blocks 3 | 24.0% | 100.0% | 0.600 | 75.0 % | 1 |",
     ]
 
 
-def test_targets_are_met_or_said_to_be_missed():
+def test_missed_targets_are_marked():
     records = [
         BASE,
         pruned(0, BLOCKS[3:], "ls", pruned=0.4, recovered=0.7),
         pruned(0, BLOCKS[3:], "bn", pruned=0.4, recovered=0.7),
-        pruned(0, BLOCKS, "ls", {"fit_to": "current"}, pruned=0.1, recovered=0.8),  # not what was asked
+        pruned(0, BLOCKS, "ls", {"fit_to": "current"}, pruned=0.1, recovered=0.8),  # not the default recovery
     ]
     table = TABLE["tables_of"](records).split("\n\n")[0]
     assert [line.split(" | ")[1:] for line in table.splitlines()[2:5]] == [
@@ -114,4 +114,4 @@ def test_targets_are_met_or_said_to_be_missed():
         [">= 85%", "75.0 % (missed) |"],
         [">= 85%", "- |"],
     ]
-    assert table.splitlines()[5] == "| 50% of all layers, `ls`: kept of unpruned | >= 92% | - |"
+    assert table.splitlines()[5] == "| 50% of all layers, `ls`: mAP retained | >= 92% | - |"

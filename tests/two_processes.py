@@ -28,7 +28,7 @@ from epanns.data.batches.dataset import PackDataset
 from epanns.errors import ConfigError, Interrupted, OutputError, TrainingError
 from epanns.evaluation.predict import predict
 from epanns.labels import LabelSet
-from epanns.models.families.cnn import Cnn
+from epanns.models.families.cnn_2d import Cnn
 from epanns.models.tagger import Tagger
 from epanns.models.zoo import build_model, spec_of
 from epanns.stages.finetune import validation_on

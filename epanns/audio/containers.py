@@ -4,6 +4,7 @@ Containers of chunks (WAV, AIFF, CAF, ...) and containers with a header of fixed
 is decoded in `epanns.audio.decoding`.
 """
 
+import itertools
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -22,7 +23,7 @@ _METADATA = frozenset(  # chunks that may be cut without loss of sound
 _TAGS = (b"ID3", b"TAG", b"APETAGEX", b"LYRICSBEGIN")
 _SHORTEST_TAIL = 1024  # bytes; fewer bytes after the sound are tags, not more sound
 _MOST_CHUNKS = 10_000  # before the sound; bounds the time for a file of empty chunks
-_ZEROS = bytes(1 << 16)
+_BLOCK = 1 << 16  # bytes
 # Lengths that programs write which cannot seek back to the header, because they write to a pipe.
 _STAND_INS = ((0x7EFF_F000, 0x7F00_1000), (0x7FFF_F000, 0x8000_1000), (0xFFFF_F000, 0x1_0000_0000))
 _LONGEST = 1 << 62  # bytes; a longer 64-bit length is a stand-in too
@@ -75,20 +76,25 @@ def sound_bytes(file: BinaryIO) -> SoundBytes | None:
     file.seek(0)
     head = file.read(_HEAD_BYTES)
     size = file.seek(0, 2)
-    for grammar in _GRAMMARS:
-        if re.match(grammar.beginning, head):
-            return _sound_in_chunk(file, grammar, size)
-    for name, beginning, read in _FIXED_HEADERS:
-        if re.match(beginning, head):
-            header = read(head)
-            return None if header is None else _sound_after_header(file, name, header, size)
-    return None
-
-
-def _refuse_truncated(name: str, start: int, stated: int, size: int) -> None:
-    if start + stated > size:
-        n_bytes = max(0, size - start)
+    grammar = next((grammar for grammar in _GRAMMARS if re.match(grammar.beginning, head)), None)
+    if grammar is not None:
+        name, header = grammar.name, _header_of_sound(file, grammar, size)
+    else:
+        name, read = next(((name, read) for name, start, read in _FIXED_HEADERS if re.match(start, head)), ("", None))
+        header = None if read is None else read(head)
+    if header is None:
+        return None
+    start, stated, n_bytes = header.start, header.stated, max(0, size - header.start)
+    if stated is None:
+        if n_bytes % header.unit:
+            raise DamagedFile(f"truncated: the last frame of the {name} file is not whole; {_FETCH}")
+        return None if header.size_place is None else replace(header, stop=max(start, size))
+    if stated > size - start:
         raise DamagedFile(f"truncated: {n_bytes} bytes of sound where its {name} header promises {stated}; {_FETCH}")
+    if grammar is not None:
+        return replace(header, stop=_end_in_chunks(file, grammar, start + stated, size))
+    is_longer = name in _LONGER_ARE_READ and _tail(file, None, start + stated, size) == "sound"
+    return replace(header, stop=size if is_longer else start + stated)
 
 
 # Containers of chunks. The chunk of the sound decides; the length of the file in the first header does not matter.
@@ -134,14 +140,8 @@ _GRAMMARS = (
 )
 
 
-def _sound_in_chunk(file: BinaryIO, grammar: _ChunkGrammar, size: int) -> SoundBytes | None:
-    header = _header_of_sound(file, grammar, size)
-    if header is None:
-        return None
-    if header.stated is None:
-        return replace(header, stop=max(header.start, size))
-    _refuse_truncated(grammar.name, header.start, header.stated, size)
-    end = header.start + header.stated
+def _end_in_chunks(file: BinaryIO, grammar: _ChunkGrammar, end: int, size: int) -> int:
+    """Return the end of the sound, which is after `end`, its end by the header, if more sound follows."""
     tail = _tail_after_chunk(file, grammar, end, size)
     if tail == "another sound":
         raise DamagedFile(
@@ -151,7 +151,7 @@ def _sound_in_chunk(file: BinaryIO, grammar: _ChunkGrammar, size: int) -> SoundB
     if tail == "sound":  # a 32-bit length may have overflowed
         end += (size - end) // _WRAP * _WRAP
         tail = _tail_after_chunk(file, grammar, end, size)
-    return replace(header, stop=end if tail == "metadata" else size)
+    return end if tail == "metadata" else size
 
 
 def _header_of_sound(file: BinaryIO, grammar: _ChunkGrammar, size: int) -> SoundBytes | None:
@@ -218,7 +218,11 @@ def _tail(
     while size - place >= shortest:
         header = None if grammar is None else _chunk_header(file, grammar, place)
         if grammar is None or header is None or not _ID.fullmatch(header[0]):
-            return "metadata" if _is_tag_or_padding(file, place) else "sound"
+            file.seek(place)
+            first = file.read(max(map(len, _TAGS)))
+            blocks = itertools.chain([first], iter(lambda: file.read(_BLOCK), b""))
+            is_tag_or_zeros = first.startswith(_TAGS) or not any(block.strip(b"\0") for block in blocks)
+            return "metadata" if is_tag_or_zeros else "sound"
         chunk_id, content, n_bytes = header
         if chunk_id in (grammar.sound_id, *_FORMS):
             return "another sound"
@@ -226,19 +230,6 @@ def _tail(
             return "metadata" if chunk_id in _METADATA else "sound"
         place = content + n_bytes + -n_bytes % grammar.align
     return "metadata"
-
-
-def _is_tag_or_padding(file: BinaryIO, place: int) -> bool:
-    """Whether the rest of the file begins with a tag as in MP3 files, or is all zeros."""
-    file.seek(place)
-    block = file.read(len(_ZEROS))
-    if block.startswith(_TAGS):
-        return True
-    while block:
-        if block != _ZEROS[: len(block)]:
-            return False
-        block = file.read(len(_ZEROS))
-    return True
 
 
 # Containers with a header of fixed fields.
@@ -249,17 +240,6 @@ _LONGER_ARE_READ = frozenset({"AU", "AVR", "NIST", "WVE", "MPC2000"})  # the oth
 _SDS_PACKET = 127  # bytes; 120 of them are sound, 7 bits each
 _HeaderReader = Callable[[bytes], SoundBytes | None]
 _FIXED_HEADERS: list[tuple[str, bytes, _HeaderReader]] = []  # name in messages, pattern of the first bytes, reader
-
-
-def _sound_after_header(file: BinaryIO, name: str, header: SoundBytes, size: int) -> SoundBytes | None:
-    if header.stated is None:
-        if size > header.start and (size - header.start) % header.unit:
-            raise DamagedFile(f"truncated: the last frame of the {name} file is not whole; {_FETCH}")
-        return None if header.size_place is None else replace(header, stop=max(header.start, size))
-    _refuse_truncated(name, header.start, header.stated, size)
-    end = header.start + header.stated
-    is_longer = name in _LONGER_ARE_READ and _tail(file, None, end, size) == "sound"
-    return replace(header, stop=size if is_longer else end)
 
 
 def _fixed_header(name: str, beginning: bytes) -> Callable[[_HeaderReader], _HeaderReader]:

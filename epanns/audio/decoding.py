@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from epanns.audio.containers import DamagedFile, sound_bytes
-from epanns.audio.ffmpeg import ForeignContainer, foreign_container, open_with_ffmpeg
+from epanns.audio.ffmpeg import foreign_container, open_with_ffmpeg
 from epanns.audio.flac_ogg import refuse_damaged_ogg, understated_total
 from epanns.audio.mp3 import read_mp3
 from epanns.errors import DataError
@@ -78,18 +78,23 @@ def opened_sound(source: Path | bytes, name: str, span: Span) -> Iterator[Sound]
     """
     with ExitStack() as stack:
         with _decoder_errors(name):
-            sound = _open(stack, source, name, span)
+            raw: BinaryIO = stack.enter_context(source.open("rb")) if isinstance(source, Path) else io.BytesIO(source)
+            readable = source if isinstance(source, Path) else raw  # libraries read a path themselves, and faster
+            if (container := foreign_container(raw)) is None:
+                sound = _open_with_libsndfile(stack, raw, readable, name, span)
+            else:
+                rate, seconds, blocks = open_with_ffmpeg(stack, readable, name, container)
+                stated = None
+                if seconds is not None:
+                    _refuse_late_start(name, span, seconds)
+                    stated = round((seconds - span.start) * rate)  # the frames after them are padding
+                sound = Sound(rate, stated, _blocks_in_span(blocks, span, rate, name, stated=stated))
         yield replace(sound, blocks=_checked_blocks(sound, name, span))
 
 
-def _open(stack: ExitStack, source: Path | bytes, name: str, span: Span) -> Sound:
+def _open_with_libsndfile(stack: ExitStack, raw: BinaryIO, readable: Path | BinaryIO, name: str, span: Span) -> Sound:
     from epanns.audio.libsndfile import open_with_libsndfile, spliced  # loads a shared library
 
-    raw: BinaryIO = stack.enter_context(source.open("rb")) if isinstance(source, Path) else io.BytesIO(source)
-    readable = source if isinstance(source, Path) else raw  # libraries read a path themselves, and faster
-    container = foreign_container(raw)
-    if container is not None:
-        return _open_foreign(stack, readable, name, span, container)
     refuse_damaged_ogg(raw)
     stated: int | Fraction | None = None  # frames, or a share of the frames
     is_counted = False
@@ -113,17 +118,6 @@ def _open(stack: ExitStack, source: Path | bytes, name: str, span: Span) -> Soun
     rest = None if stated is None else max(0, stated - round(span.start * opened.rate))
     blocks = _blocks_in_span(opened.blocks, span, opened.rate, name, first=opened.first)
     return Sound(opened.rate, rest, blocks, is_counted)
-
-
-def _open_foreign(
-    stack: ExitStack, source: Path | BinaryIO, name: str, span: Span, container: ForeignContainer
-) -> Sound:
-    rate, seconds, blocks = open_with_ffmpeg(stack, source, name, container)
-    stated = None
-    if seconds is not None:
-        _refuse_late_start(name, span, seconds)
-        stated = round((seconds - span.start) * rate)  # the frames after them are padding
-    return Sound(rate, stated, _blocks_in_span(blocks, span, rate, name, stated=stated))
 
 
 def _blocks_in_span(

@@ -78,6 +78,19 @@ def open_with_ffmpeg(
             f"{name}: {container.name} needs PyAV: {install_command('av')}; or convert it to WAV or FLAC"
         ) from error
 
+    def decoded() -> Iterator[tuple[NDArray[np.float32], int]]:
+        """Yield blocks of ``(frames, channels)`` with their sample rate; raise if the rate or the channels change."""
+        kind: tuple[int, int] | None = None
+        to_float = av.AudioResampler(format="fltp")
+        with _ffmpeg_errors():
+            for frame in itertools.chain(opened.decode(stream), [None]):  # None flushes the converter
+                for block in to_float.resample(frame):
+                    frames = np.asarray(block.to_ndarray(), np.float32).T
+                    kind = kind or (block.sample_rate, frames.shape[1])
+                    if kind != (block.sample_rate, frames.shape[1]):
+                        raise ValueError("its sample rate or number of channels changes within the file")
+                    yield frames, block.sample_rate
+
     with _ffmpeg_errors():
         readable = str(source) if isinstance(source, Path) else source
         opened = stack.enter_context(av.open(readable, "r", format=container.demuxer))
@@ -85,27 +98,11 @@ def open_with_ffmpeg(
             raise DataError(f"{name}: {container.name} without an audio stream; remove it")
         stream = opened.streams.audio[0]
         seconds = _stated_seconds(opened, stream) if container.states_length else None
-        blocks = _decoded_blocks(opened, stream)
+        blocks = decoded()
         first = next(blocks, None)
     if first is None:
         return 1, None, iter(())
     return first[1], seconds, (block for block, _ in itertools.chain([first], blocks))
-
-
-def _decoded_blocks(opened: "InputContainer", stream: "AudioStream") -> Iterator[tuple[NDArray[np.float32], int]]:
-    """Yield blocks of ``(frames, channels)`` with their sample rate; raise if the rate or the channels change."""
-    import av
-
-    kind: tuple[int, int] | None = None
-    to_float = av.AudioResampler(format="fltp")
-    with _ffmpeg_errors():
-        for frame in itertools.chain(opened.decode(stream), [None]):  # None flushes the converter
-            for block in to_float.resample(frame):
-                frames = np.asarray(block.to_ndarray(), np.float32).T
-                kind = kind or (block.sample_rate, frames.shape[1])
-                if kind != (block.sample_rate, frames.shape[1]):
-                    raise ValueError("its sample rate or number of channels changes within the file")
-                yield frames, block.sample_rate
 
 
 @contextmanager

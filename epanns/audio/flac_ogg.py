@@ -67,7 +67,12 @@ def _end_of_frame(header: bytes, block_size: int) -> int | None:
     n_size_bytes = {6: 1, 7: 2}.get(size_code, 0)
     n_rate_bytes = {12: 1, 13: 2, 14: 2}.get(rate_code, 0)
     stop = place + n_size_bytes + n_rate_bytes
-    if leading_ones in (1, 8) or size_code == 0 or stop >= len(header) or _crc8(header[:stop]) != header[stop]:
+    crc = 0  # CRC-8 with the polynomial x^8 + x^2 + x + 1
+    for byte in header[:stop]:
+        crc ^= byte
+        for _ in range(8):
+            crc = (crc << 1 ^ 0x07) & 0xFF if crc & 0x80 else crc << 1
+    if leading_ones in (1, 8) or size_code == 0 or stop >= len(header) or crc != header[stop]:
         return None
     if n_size_bytes:
         samples = int.from_bytes(header[place : place + n_size_bytes], "big") + 1
@@ -75,16 +80,6 @@ def _end_of_frame(header: bytes, block_size: int) -> int | None:
         samples = 192 if size_code == 1 else 576 << size_code - 2 if size_code < 6 else 256 << size_code - 8
     is_variable = header[1] & 1  # such a frame states the number of its first sample, other frames their own number
     return (number if is_variable else number * block_size) + samples
-
-
-def _crc8(content: bytes) -> int:
-    """Return the CRC-8 of bytes with polynomial x^8 + x^2 + x + 1."""
-    remainder = 0
-    for byte in content:
-        remainder ^= byte
-        for _ in range(8):
-            remainder = (remainder << 1 ^ 0x07) & 0xFF if remainder & 0x80 else remainder << 1
-    return remainder
 
 
 def refuse_damaged_ogg(file: BinaryIO) -> None:

@@ -39,37 +39,28 @@ def slaney_filterbank(frequency_bins: int, *, fmin: float, fmax: float, mel_bins
         mel_bins: Number of triangles.
         sample_rate: In Hz.
     """
-    settings = (frequency_bins, fmin, fmax, mel_bins, sample_rate)
     with torch.device("cpu"):  # torchaudio cannot compute the filterbank under another default device, such as meta
-        if torchaudio_problem():
-            bank = _closed_form(*settings)
-        else:
+        bank: Tensor
+        if torchaudio_problem() is None:
             from torchaudio.functional import melscale_fbanks
 
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", UserWarning)  # about empty filters, which are counted below
-                bank = melscale_fbanks(*settings, "slaney", "slaney")
+            with warnings.catch_warnings(action="ignore", category=UserWarning):  # empty filters are counted below
+                bank = melscale_fbanks(frequency_bins, fmin, fmax, mel_bins, sample_rate, "slaney", "slaney")
+        else:
+            # Slaney's definition (1998, Auditory Toolbox), in float32 in torchaudio's order, which gives the same bits.
+            bins = torch.linspace(0, sample_rate // 2, frequency_bins)[:, None]
+            mel = torch.linspace(_mel(fmin), _mel(fmax), mel_bins + 2)
+            first_log_mel = _LINEAR_BELOW / _HERTZ_PER_MEL
+            logarithmic = _LINEAR_BELOW * torch.exp(_LOG_STEP * (mel - first_log_mel))
+            edges = torch.where(mel >= first_log_mel, logarithmic, _HERTZ_PER_MEL * mel)
+            lower, centre, upper = edges[:-2], edges[1:-1], edges[2:]
+            rising = (bins - lower) / (centre - lower)
+            falling = (upper - bins) / (upper - centre)
+            bank = torch.minimum(rising, falling).clamp(min=0) * (2 / (upper - lower))
     empty = int((bank.amax(dim=0) == 0).sum())
     if empty:
         note(f"{empty} of {mel_bins} mel filters hold no frequency bin: give fewer mel bins")
     return bank
-
-
-def _closed_form(frequency_bins: int, fmin: float, fmax: float, mel_bins: int, sample_rate: int) -> Tensor:
-    """Compute the filterbank from its definition (Slaney 1998, Auditory Toolbox).
-
-    The arithmetic is float32 in torchaudio's order, so that both give the same bits
-    (tests/audio/test_mel_filterbank.py).
-    """
-    bins = torch.linspace(0, sample_rate // 2, frequency_bins)[:, None]
-    mel = torch.linspace(_mel(fmin), _mel(fmax), mel_bins + 2)
-    first_log_mel = _LINEAR_BELOW / _HERTZ_PER_MEL
-    logarithmic = _LINEAR_BELOW * torch.exp(_LOG_STEP * (mel - first_log_mel))
-    edges = torch.where(mel >= first_log_mel, logarithmic, _HERTZ_PER_MEL * mel)
-    lower, centre, upper = edges[:-2], edges[1:-1], edges[2:]
-    rising = (bins - lower) / (centre - lower)
-    falling = (upper - bins) / (upper - centre)
-    return torch.minimum(rising, falling).clamp(min=0) * (2 / (upper - lower))
 
 
 def _mel(frequency: float) -> float:

@@ -6,7 +6,6 @@ missing or states too little is read with a correct one. Nothing is decoded here
 """
 
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import BinaryIO
@@ -186,19 +185,16 @@ def _next_run(content: FileBytes, position: int, last: int, end: int) -> tuple[i
 
     A run has two frames, or one at the very end: single headers occur by chance in pictures and other bytes.
     """
-    for place in _sync_words(content, _after_id3(content, position), last):
-        n_frames, stop = _count_run(content, place, end)
-        if n_frames > 1 or (n_frames == 1 and stop == end):
-            return place, n_frames, stop
-    return None
-
-
-def _sync_words(content: FileBytes, start: int, last: int) -> Iterator[int]:
-    """Yield the positions of `_SYNC` in a range of the file."""
+    start = _after_id3(content, position)
     while start < last:
         block = content[start : min(start + _BLOCK, last)]
-        yield from (start + match.start() for match in _SYNC.finditer(block))
+        for match in _SYNC.finditer(block):
+            place = start + match.start()
+            n_frames, stop = _count_run(content, place, end)
+            if n_frames > 1 or (n_frames == 1 and stop == end):
+                return place, n_frames, stop
         start += max(1, len(block) - 1)
+    return None
 
 
 def _count_run(content: FileBytes, position: int, end: int) -> tuple[int, int]:

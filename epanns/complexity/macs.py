@@ -215,6 +215,12 @@ def profile(model: Tagger | ModelSpec, *, seconds: float = 10.0) -> ModelCost:
     inputs = tuple(torch.empty(shape, device="meta") for shape in twin.input_shapes(samples))
     counts = count_layers(twin, inputs, forward=twin.forward_inputs)
     size = count_parameters(twin)
+    layers = []
+    for name, module in twin.named_modules():
+        own = list(module.parameters(recurse=False))
+        if own or name in counts.macs:
+            width = 2 * module.hidden_size if isinstance(module, BiLSTM) else own[0].shape[0] if own else 0
+            layers.append(LayerCost(name, width, sum(parameter.numel() for parameter in own), counts.macs[name]))
     stft, mel = (stft_macs(front_end, frames), mel_macs(front_end, frames)) if spec.reads_logmel else (0, 0)
     return ModelCost(
         name=spec.name,
@@ -228,16 +234,6 @@ def profile(model: Tagger | ModelSpec, *, seconds: float = 10.0) -> ModelCost:
         backbone_macs=counts.macs.total(),
         front_end_macs=stft + mel,
         panns_multiply_adds=counts.panns_multiply_adds + 2 * stft,
-        layers=_layer_costs(twin, counts.macs),
+        layers=tuple(layers),
         uncounted=dict(sorted(counts.uncounted.items())),
     )
-
-
-def _layer_costs(model: nn.Module, macs: Mapping[str, int]) -> tuple[LayerCost, ...]:
-    rows = []
-    for name, module in model.named_modules():
-        own = list(module.parameters(recurse=False))
-        if own or name in macs:
-            width = 2 * module.hidden_size if isinstance(module, BiLSTM) else own[0].shape[0] if own else 0
-            rows.append(LayerCost(name, width, sum(parameter.numel() for parameter in own), macs.get(name, 0)))
-    return tuple(rows)

@@ -1,6 +1,7 @@
 """The cost of a network as an exact formula of its widths, for searches over thousands of widths."""
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
@@ -56,13 +57,24 @@ class WidthCost:
         modules = _modules(spec)
         shapes = _shapes(modules)
         self._names = tuple(shapes)
-        self._constant, self._slopes = _axes(spec, shapes)
+        depth = max(map(len, shapes.values()))
+        lengths = _padded(shapes.values(), depth)  # (parameters, axes)
+        self._slopes = np.zeros((*lengths.shape, len(spec.widths)), np.int64)
+        for index, (layer, width) in enumerate(spec.widths.items()):
+            step = 1 if width < MAXIMUM_WIDTH else -1
+            moved = _shapes(_modules(spec.with_widths({layer: width + step})))
+            self._slopes[:, :, index] = (_padded(moved.values(), depth) - lengths) * step
+        self._constant = lengths - self._slopes @ np.array(list(spec.widths.values()), np.int64)
         macs = {layer.name: layer.macs for layer in profile(spec, seconds=seconds).layers}
+        n_weights = Counter[str]()
+        for name in filter(_is_weight, shapes):
+            n_weights[_module(name)] += math.prod(shapes[name])
+        outputs = {layer: macs[layer] // size for layer, size in n_weights.items()}  # number of output positions
         # The products of attention have no weights, and widths that are never pruned.
         self._weightless = {"macs": sum(macs[name] for name in macs.keys() - {_module(name) for name in shapes})}
         self._factors = {
             "params": np.ones(len(shapes), np.int64),
-            "macs": np.array([_macs_per_weight(name, shapes, macs) for name in shapes], np.int64),
+            "macs": np.array([_is_weight(name) * outputs.get(_module(name), 0) for name in shapes], np.int64),
             "bytes": np.full(len(shapes), FLOAT32_BYTES, np.int64),
             "int8_bytes": np.array([_int8_bytes(name, modules) for name in shapes], np.int64),
         }
@@ -113,19 +125,6 @@ def _shapes(modules: Mapping[str, nn.Module]) -> dict[str, tuple[int, ...]]:
     }
 
 
-def _axes(spec: ModelSpec, shapes: Mapping[str, tuple[int, ...]]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return the constant part ``(parameters, axes)`` and the slope ``(parameters, axes, layers)`` of every axis."""
-    depth = max(len(shape) for shape in shapes.values())
-    lengths = _padded(shapes.values(), depth)
-    slopes = np.zeros((*lengths.shape, len(spec.widths)), np.int64)
-    for index, (layer, width) in enumerate(spec.widths.items()):
-        step = 1 if width < MAXIMUM_WIDTH else -1
-        moved = _shapes(_modules(spec.with_widths({layer: width + step})))
-        slopes[:, :, index] = (_padded(moved.values(), depth) - lengths) * step
-    constant = lengths - slopes @ np.array(list(spec.widths.values()), np.int64)
-    return constant, slopes
-
-
 def _padded(shapes: Iterable[tuple[int, ...]], depth: int) -> NDArray[np.int64]:
     return np.array([(*shape, *[1] * (depth - len(shape))) for shape in shapes], np.int64)
 
@@ -137,14 +136,6 @@ def _module(name: str) -> str:
 def _is_weight(name: str) -> bool:
     """Return whether a parameter is a matrix or kernel; recurrent layers have several."""
     return name.rpartition(".")[2].startswith("weight")
-
-
-def _macs_per_weight(name: str, shapes: Mapping[str, tuple[int, ...]], macs: Mapping[str, int]) -> int:
-    """Return the multiply-adds of a clip per element of a parameter: the layer's output positions, or 0 for a bias."""
-    if not _is_weight(name):
-        return 0
-    weights = [shape for other, shape in shapes.items() if _module(other) == _module(name) and _is_weight(other)]
-    return macs[_module(name)] // sum(math.prod(shape) for shape in weights)
 
 
 def _int8_bytes(name: str, modules: Mapping[str, nn.Module]) -> int:

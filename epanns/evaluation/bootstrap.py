@@ -38,9 +38,17 @@ def mean_average_precision_interval(
     """
     if resamples == 0:
         return None
-    draws = resampled_weights(len(target), resamples, seed, groups=groups)
-    values = np.concatenate([_mean_over_classes(target, scores, weights) for weights in draws])
-    return _percentiles(values, confidence)
+    values = []
+    for weights in resampled_weights(len(target), resamples, seed, groups=groups):
+        total, scored = np.zeros(len(weights)), np.zeros(len(weights))
+        for truth, score in zip(target.T, scores.T, strict=True):
+            if truth.any():
+                ap = weighted_average_precision(truth, score, weights)
+                defined = ~np.isnan(ap)
+                total[defined] += ap[defined]
+                scored += defined
+        values.append(np.where(scored > 0, total / np.maximum(scored, 1), np.nan))
+    return _percentiles(np.concatenate(values), confidence)
 
 
 def accuracy_interval(
@@ -123,17 +131,3 @@ def weighted_average_precision(
     precision = positives / np.maximum(drawn, np.finfo(np.float64).tiny)
     total = positives[:, -1]
     return np.where(total > 0, (gained * precision).sum(axis=1) / np.where(total > 0, total, 1.0), np.nan)
-
-
-def _mean_over_classes(
-    target: NDArray[np.bool_], scores: NDArray[np.float64], weights: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    """Return mAP ``(rows,)`` for each row of clip weights, NaN if no class has a positive."""
-    total, scored = np.zeros(len(weights)), np.zeros(len(weights))
-    for truth, score in zip(target.T, scores.T, strict=True):
-        if truth.any():
-            ap = weighted_average_precision(truth, score, weights)
-            defined = ~np.isnan(ap)
-            total[defined] += ap[defined]
-            scored += defined
-    return np.where(scored > 0, total / np.maximum(scored, 1), np.nan)

@@ -230,10 +230,16 @@ def score_recording(model: Tagger, stream: WaveformStream, protocol: EvaluationP
     """
     rate = stream.sample_rate
     blocks: Iterator[Tensor] = map(torch.from_numpy, stream)
+    window = 0 if protocol.window is None else max(1, round(protocol.window * rate))
     if protocol.window is None:
-        blocks, window = _whole_or_windows(blocks, rate)
-    else:
-        window = max(1, round(protocol.window * rate))
+        held: list[Tensor] = []
+        for block in blocks:
+            held.append(block)
+            window += len(block)
+            if window > WHOLE_SECONDS * rate:
+                window = WINDOW_SECONDS * rate
+                break
+        blocks = itertools.chain(held, blocks)
     hop = window if protocol.hop is None else max(1, round(protocol.hop * rate))
     places: deque[tuple[int, int]] = deque()
 
@@ -246,13 +252,3 @@ def score_recording(model: Tagger, stream: WaveformStream, protocol: EvaluationP
         for row in scores:
             start, end = places.popleft()
             yield ScoredWindow(round(start / rate, 6), round(end / rate, 6), row)
-
-
-def _whole_or_windows(blocks: Iterator[Tensor], rate: int) -> tuple[Iterator[Tensor], int]:
-    """Return the blocks of a recording, and the number of samples of its windows."""
-    held: list[Tensor] = []
-    for block in blocks:
-        held.append(block)
-        if sum(map(len, held)) > WHOLE_SECONDS * rate:
-            return itertools.chain(held, blocks), WINDOW_SECONDS * rate
-    return iter(held), sum(map(len, held))

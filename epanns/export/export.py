@@ -17,8 +17,7 @@ from epanns.errors import CheckpointError, ConfigError
 from epanns.evaluation.predict import refuse_unknown_lengths
 from epanns.evaluation.protocol import EvaluationProtocol
 from epanns.export.graph import copy_of
-from epanns.export.int8.clips import inputs_of_clips, ranges_of, refuse_shared
-from epanns.export.int8.compare import compare
+from epanns.export.int8.clips import compare, inputs_of_clips, ranges_of, refuse_shared
 from epanns.export.int8.equalise import equalise
 from epanns.export.int8.quantise import WEIGHTED, activations_of, fragile_activations, quantised, with_dynamic_lstms
 from epanns.export.network import OPSET, OUTPUTS, front_end_of, to_onnx
@@ -117,7 +116,13 @@ def export_network(
             report["files"][name] = {"bytes": path.stat().st_size, "sha256": atomic.sha256_of(path)}
         if latency_threads is not None:
             for name, file in report["files"].items():
-                file["latency_ms"] = _latencies(folder / name, model, latency_threads)
+                dtype = "int8" if name == INT8 else "float32"
+                file["latency_ms"] = {
+                    f"{seconds} s": measure_onnx_latency(
+                        folder / name, model, seconds=seconds, threads=latency_threads, dtype=dtype
+                    ).to_dict()
+                    for seconds in (1, 10)
+                }
         report["versions"] = versions("torch", "onnx", "onnxruntime", "onnxscript", "numpy")
         (folder / "labels.csv").write_text(model.labels.to_csv(), encoding="utf-8", newline="\n")
         atomic.write_json(folder / "front_end.json", front_end_of(model))
@@ -229,12 +234,4 @@ def _int8(
             "of_calibration_pack": is_one_pack,
         }
         | compare(*pair, int8.compared, compared, int8.protocol, progress).to_dict(),
-    }
-
-
-def _latencies(file: Path, model: Tagger, threads: int) -> dict[str, Any]:
-    dtype = "int8" if file.name == INT8 else "float32"
-    return {
-        f"{seconds} s": measure_onnx_latency(file, model, seconds=seconds, threads=threads, dtype=dtype).to_dict()
-        for seconds in (1, 10)
     }

@@ -8,8 +8,7 @@ describes what a program has to compute.
 import copy
 import logging
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,14 @@ from torch import Tensor, nn
 
 from epanns.audio.frontend import PATCH_FRAMES, PATCH_HOP, FrontEndSpec
 from epanns.errors import ConfigError
-from epanns.export.graph import Array, batch_norms_as_products, copy_of, fold_constants, remove_unit_poolings
+from epanns.export.graph import (
+    Array,
+    batch_norms_as_products,
+    copy_of,
+    fold_constants,
+    remove_unit_poolings,
+    simplify_names,
+)
 from epanns.models.families.yamnet import Yamnet
 from epanns.models.layers.folding import fold_batch_norms
 from epanns.models.tagger import Features, Tagger
@@ -89,8 +95,11 @@ def to_onnx(model: Tagger) -> onnx.ModelProto:
     example = tuple(torch.zeros(2, *shape[1:]) for shape in model.input_shapes(samples))
     backbone = _Backbone(copy.deepcopy(model).eval())
     fold_batch_norms(backbone.network)
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)  # silent about missing optional packages and deprecated functions
     try:
-        with _exporter_quiet():
+        with warnings.catch_warnings(action="ignore"):
             program = torch.onnx.export(
                 backbone,
                 example,
@@ -105,46 +114,15 @@ def to_onnx(model: Tagger) -> onnx.ModelProto:
     except torch.onnx.OnnxExporterError as error:
         reason, *_ = str(error.__cause__ or error).strip().splitlines() or [type(error).__name__]
         raise ConfigError(f"{model.spec.name} cannot be exported by torch {torch.__version__}: {reason}") from error
+    finally:
+        logger.setLevel(level)
     assert program is not None
     graph = copy_of(program.model_proto)
     fold_constants(graph)
     remove_unit_poolings(graph)
     batch_norms_as_products(graph)
-    _simplify_names(graph)
+    simplify_names(graph, _PREFIX)
     return graph
-
-
-@contextmanager
-def _exporter_quiet() -> Iterator[None]:
-    """Suppress the exporter's messages about missing optional packages and deprecated functions."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    try:
-        logger.setLevel(logging.ERROR)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
-
-
-def _simplify_names(model: onnx.ModelProto) -> None:
-    """Name tensors as in the network, and remove the exporter's metadata, a tenth of a small file."""
-    for node in model.graph.node:
-        del node.metadata_props[:]
-        node.doc_string = ""
-        for names in (node.input, node.output):
-            names[:] = [name.removeprefix(_PREFIX) for name in names]
-    for value in (*model.graph.initializer, *model.graph.input, *model.graph.output):
-        value.name = value.name.removeprefix(_PREFIX)
-        value.doc_string = ""
-        del value.metadata_props[:]
-    del model.graph.value_info[:]
-    del model.graph.metadata_props[:]
-    del model.metadata_props[:]
-    del model.functions[:]
-    model.graph.name = "tagger"
-    model.producer_name, model.producer_version = "epanns", ""
 
 
 def front_end_of(model: Tagger) -> dict[str, Any]:

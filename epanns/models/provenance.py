@@ -66,8 +66,7 @@ class Operation:
         """Return the operation in words, on one line."""
         settings = self.settings
         if self.kind == "prune":
-            budget = f"{_budget(settings['budget'])}, " if "budget" in settings else ""
-            return f"prune: {settings['criterion']}, {budget}{_ratios(settings['ratios'])}, seed {settings['seed']}"
+            return f"prune: {settings['criterion']}, {_amount_removed(settings)}, seed {settings['seed']}"
         if self.kind == "recover":
             has_steps = settings.keys() >= {"best_step", "steps"}
             steps = f"{settings['best_step']:,} of {settings['steps']:,} steps of " if has_steps else ""
@@ -124,6 +123,18 @@ class Provenance:
     def with_operation(self, kind: str, /, **settings: Any) -> "Provenance":
         """Return this provenance with one operation more at the end of the recipe."""
         return replace(self, recipe=(*self.recipe, Operation(kind, settings)))
+
+    def with_entries(self, given: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> "Provenance":
+        """Return this provenance with one entry appended to the recipe, or with a list of entries in its place.
+
+        Raises:
+            CheckpointError: With the problems of the entries.
+        """
+        entries = [given] if isinstance(given, Mapping) else given
+        if problems := recipe_problems(entries):
+            raise CheckpointError(f"{'; '.join(problems)}: give operations such as {{'step': 'recover', ...}}")
+        operations = tuple(map(Operation.from_dict, entries))
+        return replace(self, recipe=(*self.recipe, *operations) if isinstance(given, Mapping) else operations)
 
     @property
     def is_as_read(self) -> bool:
@@ -225,50 +236,51 @@ _RULES: Mapping[str, Rule] = {
 
 def recipe_problems(recipe: Sequence[object]) -> list[str]:
     """Return one line for each problem of the entries of a recipe, as they are in config.json."""
-    return [problem for number, entry in enumerate(recipe, start=1) for problem in _entry_problems(number, entry)]
-
-
-def _entry_problems(number: int, entry: object) -> list[str]:
-    where = f"recipe, operation {number}"
-    if not isinstance(entry, Mapping):
-        return [f"{where}={shown(entry)}: must be a table"]
-    kind = entry.get("step")
-    if not isinstance(kind, str) or kind not in _SETTINGS:
-        return [f"{where}: {_KIND.problem('step', kind)}"]
-    required, optional = _SETTINGS[kind]
-    settings = {key: value for key, value in entry.items() if key != "step"}
-    rules = {**required, **optional}
-    known = {key: value for key, value in settings.items() if key in rules} if kind in _TRAINS else settings
-    problems = table_problems(known, rules, required=required)
-    if isinstance(training := known.get("training"), Mapping):
-        read = {key: value for key, value in training.items() if key in _TRAINING}
-        problems += table_problems(read, _TRAINING, required=_TRAINING, prefix="training.")
-    if kind == "prune" and isinstance(ratios := settings.get("ratios"), Mapping):
-        found = (_FRACTION.problem(f"ratios[{layer!r}]", ratio) for layer, ratio in ratios.items())
-        problems += [problem for problem in found if problem is not None]
-    return [f"{where} ({kind}): {problem}" for problem in problems]
+    found: list[str] = []
+    for place, entry in enumerate(recipe, start=1):
+        where = f"recipe, operation {place}"
+        if not isinstance(entry, Mapping):
+            found.append(f"{where}={shown(entry)}: must be a table")
+            continue
+        kind = entry.get("step")
+        if not isinstance(kind, str) or kind not in _SETTINGS:
+            found.append(f"{where}: {_KIND.problem('step', kind)}")
+            continue
+        required, optional = _SETTINGS[kind]
+        rules = {**required, **optional}
+        settings = {key: value for key, value in entry.items() if key != "step"}
+        known = {key: value for key, value in settings.items() if key in rules} if kind in _TRAINS else settings
+        problems = table_problems(known, rules, required=required)
+        if isinstance(training := known.get("training"), Mapping):
+            read = {key: value for key, value in training.items() if key in _TRAINING}
+            problems += table_problems(read, _TRAINING, required=_TRAINING, prefix="training.")
+        if kind == "prune" and isinstance(ratios := settings.get("ratios"), Mapping):
+            of_ratios = (_FRACTION.problem(f"ratios[{layer!r}]", ratio) for layer, ratio in ratios.items())
+            problems += [problem for problem in of_ratios if problem is not None]
+        found += [f"{where} ({kind}): {problem}" for problem in problems]
+    return found
 
 
 def _short(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _budget(budget: Mapping[str, Any]) -> str:
-    """Return the limit and the cost reached; no key is required in a budget."""
-    asked, reached = (
-        f"{value:,.0f}" if isinstance(value, int | float) and value >= 1000 else _short(value)
-        for value in (budget.get("asked"), budget.get("reached"))
-    )
-    return f"{budget.get('kind')} {reached} of at most {asked} ({budget.get('allocate')})"
-
-
-def _ratios(ratios: Mapping[str, float]) -> str:
+def _amount_removed(settings: Mapping[str, Any]) -> str:
+    """Return the ratios of a pruning, after the limit and the cost reached if it had a budget."""
+    start = ""
+    if "budget" in settings:
+        budget = settings["budget"]  # none of its keys is required
+        asked, reached = (
+            f"{value:,.0f}" if isinstance(value, int | float) and value >= 1000 else _short(value)
+            for value in (budget.get("asked"), budget.get("reached"))
+        )
+        start = f"{budget.get('kind')} {reached} of at most {asked} ({budget.get('allocate')}), "
     by_ratio: dict[float, list[str]] = {}
-    for layer, ratio in ratios.items():
+    for layer, ratio in settings["ratios"].items():
         by_ratio.setdefault(ratio, []).append(layer)
     if len(by_ratio) > _LISTED_LAYERS:
-        return f"ratios {min(by_ratio):.3g} to {max(by_ratio):.3g} in {len(ratios)} layers"
-    return ", ".join(
+        return start + f"ratios {min(by_ratio):.3g} to {max(by_ratio):.3g} in {len(settings['ratios'])} layers"
+    return start + ", ".join(
         f"ratio {ratio:.4g} in " + (", ".join(layers) if len(layers) <= _LISTED_LAYERS else f"{len(layers)} layers")
         for ratio, layers in by_ratio.items()
     )

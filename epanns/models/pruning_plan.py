@@ -42,7 +42,17 @@ class PruningPlan:
         kept = {layer: tuple(channels) for layer, channels in self.kept_channels.items()}
         object.__setattr__(self, "kept_channels", MappingProxyType(kept))
         object.__setattr__(self, "ratios", MappingProxyType(dict(self.ratios)))
-        problems = [problem for layer in kept for problem in self._problems_of(layer)]
+        problems = []
+        for layer, channels in kept.items():
+            width = self.base.widths.get(layer)
+            if width is None:
+                problems.append(f"unknown layer {layer!r}{did_you_mean(layer, self.base.widths)}")
+            elif not channels:
+                problems.append(f"{layer} would keep no channel: keep at least one")
+            elif any(type(channel) is not int for channel in channels):
+                problems.append(f"channels of {layer} must be whole numbers")
+            elif list(channels) != sorted(set(channels)) or channels[0] < 0 or channels[-1] >= width:
+                problems.append(f"channels of {layer} must ascend within [0, {width})")
         if set(self.ratios) != set(kept):
             problems.append(f"ratios name {sorted(self.ratios)}, kept_channels {sorted(kept)}: they must be the same")
         if problems:
@@ -54,18 +64,6 @@ class PruningPlan:
     def __reduce__(self) -> tuple[Any, ...]:
         """Copy and pickle the plan as a dictionary: read-only views of dictionaries cannot be pickled."""
         return PruningPlan.from_dict, (self.to_dict(),)
-
-    def _problems_of(self, layer: str) -> list[str]:
-        if layer not in self.base.widths:
-            return [f"unknown layer {layer!r}{did_you_mean(layer, self.base.widths)}"]
-        kept, width = self.kept_channels[layer], self.base.widths[layer]
-        if not kept:
-            return [f"{layer} would keep no channel: keep at least one"]
-        if any(type(channel) is not int for channel in kept):
-            return [f"channels of {layer} must be whole numbers"]
-        if list(kept) != sorted(set(kept)) or kept[0] < 0 or kept[-1] >= width:
-            return [f"channels of {layer} must ascend within [0, {width})"]
-        return []
 
     @property
     def widths(self) -> dict[str, int]:

@@ -30,17 +30,17 @@ INVERTED_GROUPS = ((1, 1), (2, 2), (3, 2), (4, 2), (3, 2), (3, 1), (1, 1))
 YAMNET_STRIDES = (2, 1, 2, 1, 2, 1, 2, 1, 1, 1, 1, 1, 2, 1)
 
 
-def _resnet(depths: tuple[int, ...], convs: int) -> tuple[str, ...]:
+def _residual(depths: tuple[int, ...], convs: int = 2) -> tuple[str, ...]:
     """Return the convolutions inside each block, and the first output of each layer, to which the others are added.
 
-    In networks with two convolutions per block, the outputs of layer 1 are added to ``conv_block1.conv2``.
+    In networks with two convolutions per block, the outputs of layer 1 are added to the layer before it.
     """
-    names = ["conv_block1.conv1", "conv_block1.conv2"]
+    names = []
     for layer, depth in enumerate(depths, start=1):
         for block in range(depth):
             leads = block == 0 and (layer, convs) != (1, 2)
             names += [f"resnet.layer{layer}.{block}.conv{conv}" for conv in range(1, convs + leads)]
-    return (*names, "conv_block_after1.conv1", "conv_block_after1.conv2")
+    return tuple(names)
 
 
 def _mobilenet_v2() -> tuple[str, ...]:
@@ -67,17 +67,6 @@ def _wavegram(*log_mel: str) -> tuple[str, ...]:
     return ("pre_conv0", *waveform, "pre_block3.conv1", *_convs("pre_block4", *log_mel, depth=2), *joined)
 
 
-def _res1dnet(*blocks: int) -> tuple[str, ...]:
-    """Return the layers: ``conv0`` leads the first stream, the last convolution of a block the stream it begins."""
-    layers = ["conv0"]
-    for layer, depth in enumerate(blocks, start=1):
-        for block in range(depth):
-            layers.append(f"resnet.layer{layer}.{block}.conv1")
-            if layer > 1 and block == 0:
-                layers.append(f"resnet.layer{layer}.{block}.conv2")
-    return tuple(layers)
-
-
 _DAINET_STREAMS = ("conv_block2", "conv_block3", "conv_block4")
 _LEENET_BLOCKS = tuple(f"conv_block{block}" for block in range(1, 10))
 _YAMNET = ("layer1.conv", *(f"layer{layer}.pointwise_conv" for layer in range(2, len(YAMNET_STRIDES) + 1)))
@@ -88,7 +77,10 @@ LEAN_FAMILIES = ("yamnet_linear", "yamnet_projection", *FUSION_FAMILIES)
 
 # Family -> names of the layers that lead its channel groups, in forward order: the keys of `ModelSpec.widths`.
 LAYOUTS: dict[str, tuple[str, ...]] = {
-    **{family: _resnet(depths, convs) for family, (depths, convs) in RESNETS.items()},
+    **{
+        family: (*_convs("conv_block1", depth=2), *_residual(depths, convs), *_convs("conv_block_after1", depth=2))
+        for family, (depths, convs) in RESNETS.items()
+    },
     "mobilenet_v1": ("features.0.0", *(f"features.{block}.4" for block in range(1, len(SEPARABLE_POOLS) + 1))),
     "mobilenet_v2": _mobilenet_v2(),
     "wavegram_cnn14": _wavegram(),
@@ -96,8 +88,8 @@ LAYOUTS: dict[str, tuple[str, ...]] = {
     "dainet19": ("conv0", *_convs("conv_block1", depth=3), *_convs(*_DAINET_STREAMS, depth=4)),
     "leenet11": _convs(*_LEENET_BLOCKS, depth=1),
     "leenet24": _convs(*_LEENET_BLOCKS, depth=2),
-    "res1dnet31": _res1dnet(2, 2, 2, 2, 2, 2, 2),
-    "res1dnet51": _res1dnet(2, 3, 4, 6, 4, 3, 2),
+    "res1dnet31": ("conv0", *_residual((2, 2, 2, 2, 2, 2, 2))),
+    "res1dnet51": ("conv0", *_residual((2, 3, 4, 6, 4, 3, 2))),
     "yamnet": _YAMNET,
     **dict.fromkeys(LEAN_FAMILIES, _YAMNET),
 }
@@ -180,15 +172,18 @@ class ModelSpec:
             raise ConfigError(f"model {printable(str(self.name)[:100])}: " + "; ".join(problems))
 
     def _contradictions(self) -> list[str]:
-        """Return the fields that contradict each other; each of them obeys its rule."""
+        """Return the fields that contradict each other, though each alone is valid."""
         problems = []
         layers = list(map(str, self.widths))
-        if self.family == "cnn" and not _are_blocks(layers):
+        depths = Counter(layer.split(".")[0] for layer in layers)
+        blocks = [f"conv_block{block}" for block in range(1, len(depths) + 1)]
+        in_order = [f"{block}.conv{conv}" for block in blocks for conv in range(1, depths[block] + 1)]
+        if self.family == "cnn" and (not layers or layers != in_order):
             problems.append(
                 "widths must name conv_block1.conv1 and on, in forward order and without gaps, got "
                 + (", ".join(layers)[:200] or "none")
             )
-        if self.family in LAYOUTS and tuple(self.widths) != LAYOUTS[self.family]:
+        if tuple(self.widths) != LAYOUTS.get(self.family, tuple(self.widths)):
             problems.append(f"widths must name {', '.join(LAYOUTS[self.family])}, in this order")
         if self.family in LAYOUTS and (self.head, self.kernel_size) != ("clip", 3):
             problems.append(f"head={self.head} and kernel_size={self.kernel_size} must be clip and 3 in {self.family}")
@@ -300,13 +295,6 @@ class ModelSpec:
         if problems := table_problems(values, rules, required=rules.keys() - _OMITTED):
             raise ConfigError("model specification: " + "; ".join(problems))
         return cls(**{**values, "front_end": FrontEndSpec.from_dict(values["front_end"])})
-
-
-def _are_blocks(layers: list[str]) -> bool:
-    """Return whether layers are ``conv_block1.conv1, ...`` of one block after the other."""
-    depths = Counter(layer.split(".")[0] for layer in layers)
-    blocks = [(f"conv_block{block}", depths[f"conv_block{block}"]) for block in range(1, len(depths) + 1)]
-    return bool(layers) and layers == [f"{name}.conv{conv}" for name, depth in blocks for conv in range(1, depth + 1)]
 
 
 def conv_widths(*blocks: int, convs_per_block: int = 2) -> dict[str, int]:

@@ -68,8 +68,8 @@ Stage = Callable[[Features], Features]
 class Tagger(nn.Module, ABC):
     """A network that tags clips: fixed front end, convolutions in stages, pooling over the clip, `fc1`, classifier.
 
-    A family defines its stages (`stages`) and their input (`inputs_of`, `input_shapes`, `begin`). Module names are
-    those of released PANNs weights, which load without translation.
+    A family defines its stages (`stages`) and their input (`inputs_of`, `input_shapes`, `begin`); its constructor ends
+    with `add_classifier`. Module names are those of released PANNs weights, which load without translation.
 
     Attributes:
         spec: The architecture; pruning replaces it.
@@ -242,7 +242,7 @@ class Tagger(nn.Module, ABC):
             rule = f"indices below {num_classes} (new classes) -> indices below {self.spec.num_classes} (old classes)"
             raise ConfigError(f"keep={dict(keep or {})}: must be {rule}")
         before = self._classifier_tensors()
-        self._new_classifier(spec)
+        self.add_classifier(spec)
         for name, tensor in self._classifier_tensors().items():
             if tensor.dim():  # all but the counter of a batch norm have the classes as their first axis
                 tensor[new] = before[name][old]
@@ -253,7 +253,8 @@ class Tagger(nn.Module, ABC):
         prefixes = tuple(f"{name}." for name in self.classifier_names)
         return {name: tensor for name, tensor in self.state_dict().items() if name.startswith(prefixes)}
 
-    def _new_classifier(self, spec: ModelSpec) -> None:
+    def add_classifier(self, spec: ModelSpec) -> None:
+        """Add an untrained classifier for the classes of `spec`, on the device and in the mode of the network."""
         device = next(self.parameters()).device
         self.fc_audioset = linear(spec.embedding_size, spec.num_classes).to(device).train(self.training)
 

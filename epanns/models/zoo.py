@@ -6,11 +6,9 @@ from dataclasses import replace
 from epanns.audio.frontend import FrontEndSpec
 from epanns.errors import ConfigError, did_you_mean
 from epanns.labels import LabelSet, audioset, fsd50k, yamnet
-from epanns.models.families.cnn import Cnn
 from epanns.models.families.cnn_1d import DaiNet19, LeeNet, Res1dNet
+from epanns.models.families.cnn_2d import Cnn, MobileNetV1, MobileNetV2, ResNet
 from epanns.models.families.lean import Lean
-from epanns.models.families.mobilenet import MobileNetV1, MobileNetV2
-from epanns.models.families.resnet import ResNet
 from epanns.models.families.wavegram import Wavegram, WavegramLogmel
 from epanns.models.families.yamnet import Yamnet
 from epanns.models.provenance import Provenance
@@ -33,19 +31,16 @@ _CNN10 = replace(_CNN14, name="Cnn10", widths=conv_widths(64, 128, 256, 512), em
 _CNN6 = replace(_CNN10, name="Cnn6", widths=conv_widths(64, 128, 256, 512, convs_per_block=1), kernel_size=5)
 
 
+_RESNET_LAYERS = {f"resnet.layer{layer}": width for layer, width in enumerate((64, 128, 256, 512), start=1)}
+_RESNET = {"conv_block1": 64, **_RESNET_LAYERS, "conv_block_after1": 2048}
+
+
 def _resnet(name: str) -> ModelSpec:
+    """Return a ResNet; the third of three convolutions has four times the channels of the others."""
     family = name.lower()
-    widths = {layer: _resnet_width(layer) for layer in LAYOUTS[family]}
+    widths = layout_widths(family, _RESNET)
+    widths |= {layer: 4 * width for layer, width in widths.items() if layer.endswith("conv3")}
     return replace(_CNN14, name=name, family=family, widths=widths)
-
-
-def _resnet_width(layer: str) -> int:
-    """Return 64 channels in the first layer, twice as many in each that follows, four times those out of a triple."""
-    place = layer.split(".")
-    if place[0] != "resnet":
-        return 64 if place[0] == "conv_block1" else 2048
-    width: int = 64 * 2 ** (int(place[1][-1]) - 1)
-    return 4 * width if place[-1] == "conv3" else width
 
 
 def _mobilenet(name: str, *widths: int) -> ModelSpec:
@@ -198,16 +193,16 @@ def build_model(
         spec = model if num_classes is None else model.with_num_classes(num_classes)
     if labels is not None and len(labels) != spec.num_classes:
         raise ConfigError(f"{len(labels)} labels for num_classes={spec.num_classes}: give one label per class")
-    built = BUILDERS[spec.family](spec, labels or _known_labels(spec))
+    built = BUILDERS[spec.family](spec, labels or known_labels(spec))
     if isinstance(model, str):
         built.provenance = Provenance(width=float(width))
     return built
 
 
-def _known_labels(spec: ModelSpec) -> LabelSet | None:
-    """Return the label set for the number of classes and the family; None if unknown."""
+def known_labels(spec: ModelSpec) -> LabelSet:
+    """Return AudioSet's labels for 527 classes, those of the family if they are as many, else numbered ones."""
     if spec.num_classes == len(audioset()):
         return audioset()
-    known = {"yamnet": yamnet()} | dict.fromkeys(LEAN_FAMILIES, fsd50k())
-    labels = known.get(spec.family)
-    return labels if labels is not None and len(labels) == spec.num_classes else None
+    labels = yamnet() if spec.family == "yamnet" else fsd50k()
+    is_own = spec.family in ("yamnet", *LEAN_FAMILIES) and len(labels) == spec.num_classes
+    return labels if is_own else LabelSet.numbered(spec.num_classes)

@@ -102,7 +102,15 @@ def prune_in_rounds(
     if rounds.training is None:
         pruned, plan = prune()
         if rounds.number > 1:
-            log(_comparison(plan, target, rounds.number))
+            kept = [(layer, channel) for layer, channels in plan.kept_channels.items() for channel in channels]
+            others = sum(channel not in target.kept_channels[layer] for layer, channel in kept)
+            outcome = "they keep the same channels as one round"
+            if others:
+                outcome = (
+                    f"{others:,} of {len(kept):,} kept channels differ from those of one round, as "
+                    f"{target.criterion} ranks the remaining channels again"
+                )
+            log(f"no training between the {rounds.number} rounds (--between): {outcome}")
         return pruned, None if recover is None else recover(pruned, dense, plan)
     reports: list[dict[str, Any] | None] = [None]
 
@@ -113,19 +121,6 @@ def prune_in_rounds(
     with _fine_tuning(dense, target, rounds, rounds.training, log) as between:
         pruned, _ = prune(between=between, after_cut=after_cut)
     return pruned, reports[-1]
-
-
-def _comparison(plan: PruningPlan, target: PruningPlan, rounds: int) -> str:
-    """Return a line about how many channels differ between several rounds without training and one round."""
-    kept = [(layer, channel) for layer, channels in plan.kept_channels.items() for channel in channels]
-    others = sum(channel not in target.kept_channels[layer] for layer, channel in kept)
-    no_training = f"no training between the {rounds} rounds (--between)"
-    if others == 0:
-        return f"{no_training}: they keep the same channels as one round"
-    return (
-        f"{no_training}: {others:,} of {len(kept):,} kept channels differ from those of one round, as "
-        f"{target.criterion} ranks the remaining channels again"
-    )
 
 
 @contextmanager

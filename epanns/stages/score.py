@@ -2,9 +2,7 @@
 
 import csv
 import platform
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -19,7 +17,6 @@ from epanns.evaluation.protocol import EvaluationProtocol
 from epanns.evaluation.scores import Scores, write_clip_scores
 from epanns.feedback import Progress
 from epanns.labels import DECISIVE_SCORES, LabelSet
-from epanns.models.provenance import Operation
 from epanns.models.pruning_plan import PruningPlan
 from epanns.models.spec import ModelSpec
 from epanns.models.tagger import Tagger
@@ -90,6 +87,15 @@ def record_of_checkpoint(
         "split": split,
         "protocol": protocol.describe(),
     }
+    # By its settings reports distinguish recipes; the names of the classes of a transfer would fill a table.
+    settings = {
+        f"{number}_{operation.kind}": {
+            key: len(value) if operation.kind == "transfer" else value
+            for key, value in operation.settings.items()
+            if key not in _OUTCOMES
+        }
+        for number, operation in enumerate(recipe, start=1)
+    }
     return RunRecord(
         trial_id=atomic.sha256_of_json(identity)[:12],
         experiment="evaluate",
@@ -104,7 +110,7 @@ def record_of_checkpoint(
         dataset=dataset.dataset_name,
         protocol=protocol.describe(),
         clip_seconds=length,
-        config={**identity, "recipe": _settings_of(recipe)},
+        config={**identity, "recipe": settings},
         plan_digest=None if plan is None else plan.digest,
         cost_before=profile(base, seconds=length).summary(),
         cost_after=profile(model, seconds=length).summary(),
@@ -165,21 +171,6 @@ def split_of(dataset: PackDataset) -> str:
         for split in (read_pack_info(path).splits if (path / PACK_FILE).exists() else (path.stem,))
     }
     return "+".join(sorted(splits)) or "all"
-
-
-def _settings_of(recipe: Sequence[Operation]) -> dict[str, dict[str, Any]]:
-    """Return the settings of each operation without its results, by which reports distinguish recipes.
-
-    For a transfer they are the numbers of kept and new classes, whose names would fill a table.
-    """
-    return {
-        f"{number}_{operation.kind}": {
-            key: len(value) if operation.kind == "transfer" else value
-            for key, value in operation.settings.items()
-            if key not in _OUTCOMES
-        }
-        for number, operation in enumerate(recipe, start=1)
-    }
 
 
 def unpruned_spec(spec: ModelSpec, plan: PruningPlan | None, width: float | None = None) -> ModelSpec:

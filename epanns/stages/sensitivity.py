@@ -1,18 +1,17 @@
 """Measure sensitivities: score the network with one layer pruned, for each layer at several ratios."""
 
-import functools
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 from torch import Tensor
 
 from epanns.atomic import write_json, write_text
 from epanns.complexity.macs import profile
 from epanns.data.batches.compatibility import in_the_models_order, require_same_task
-from epanns.data.batches.dataset import PackDataset
+from epanns.data.batches.dataset import ClipBatch, PackDataset
 from epanns.errors import ConfigError, Interrupted
 from epanns.evaluation.protocol import EvaluationProtocol
 from epanns.models.pruning_plan import PruningPlan
@@ -34,8 +33,6 @@ from epanns.workfolder import Work, WorkFolder
 
 _PROTOCOL = EvaluationProtocol()
 _WORK = Work("holds no sensitivities", "was measured with", "a measurement")
-
-T = TypeVar("T")
 
 # Called with the record after each row.
 OnRow = Callable[[SensitivityRecord], None]
@@ -185,20 +182,41 @@ class _Measurement:
     ) -> None:
         self.model, self.config, self.cells, self.stop = model, config, cells, stop
         self.dataset = packs[0]
-        calibration = in_the_models_order(model, packs[1])
-        self.clips = CalibrationClips.from_pack(calibration, progress=lambda batches, *_: self._stoppable(batches))
+        self._importance: dict[str, Tensor] = {}  # of the channels of each layer
+
+        def until_stopped(batches: Iterable[ClipBatch], *_: object) -> Iterator[ClipBatch]:
+            for batch in batches:
+                stop.raise_if_stopped()
+                yield batch
+
+        self.clips = CalibrationClips.from_pack(in_the_models_order(model, packs[1]), progress=until_stopped)
 
     def extend(self, record: SensitivityRecord, cell: Cell | None, out: Path) -> SensitivityRecord:
         """Return the record with one row more: of a layer at a ratio, or of the unpruned network."""
         started = time.perf_counter()
-        try:
-            row = self._row(cell)
+        network, config = self.model, self.config
+        try:  # a signal ends a row early, as a part of a row cannot be kept
+            if cell is not None:
+                if not self._importance:  # the same for all rows, as each starts from the unpruned network
+                    layers = tuple(dict.fromkeys(each.layer for each in self.cells))
+                    self._importance = channel_importance(
+                        self.model, layers, criterion=config.criterion, seed=config.seed, calibration=self.clips
+                    )
+                kept = most_important(self._importance[cell.layer], cell.width, layer=cell.layer)
+                ratios = {cell.layer: cell.ratio}
+                plan = PruningPlan(self.model.spec, {cell.layer: kept}, config.criterion, ratios, config.seed)
+                network = apply_plan(self.model, plan)
+                recover(network, self.model, self.clips, config.recover, plan=plan)
+            _, scores = score(network, self.dataset, _PROTOCOL, progress=lambda *_: self.stop.raise_if_stopped())
         except Stopped as stopped:
             raise Interrupted(
                 stopped.signal_number,
                 f"stopped by signal {stopped.signal_number}; {len(record.rows)} of {record.n_rows} rows are kept in "
                 f"{out}: run the same command again without --fresh to resume",
             ) from None
+        cost = profile(network, seconds=self.dataset.clip_seconds)
+        layer, ratio, width = cell or ("", 0.0, None)
+        row = SensitivityRow(layer, ratio, width, scores.mAP, cost.n_params, cost.backbone_macs)
         return replace(
             record,
             rows=(*record.rows, row),
@@ -206,36 +224,3 @@ class _Measurement:
             device=device_of(self.model),
             versions=versions(*DECISIVE_PACKAGES),
         )
-
-    def _row(self, cell: Cell | None) -> SensitivityRow:
-        network = self.model
-        if cell is not None:
-            kept = most_important(self._importance[cell.layer], cell.width, layer=cell.layer)
-            criterion, seed = self.config.criterion, self.config.seed
-            plan = PruningPlan(self.model.spec, {cell.layer: kept}, criterion, {cell.layer: cell.ratio}, seed)
-            network = apply_plan(self.model, plan)
-            recover(network, self.model, self.clips, self.config.recover, plan=plan)
-        _, scores = score(network, self.dataset, _PROTOCOL, progress=self._stop_if_requested)
-        cost = profile(network, seconds=self.dataset.clip_seconds)
-        layer, ratio, width = cell or ("", 0.0, None)
-        return SensitivityRow(layer, ratio, width, scores.mAP, cost.n_params, cost.backbone_macs)
-
-    @functools.cached_property
-    def _importance(self) -> dict[str, Tensor]:
-        """Layer -> importance of its channels, which is the same for all rows, as each starts from `model`."""
-        return channel_importance(
-            self.model,
-            tuple(dict.fromkeys(cell.layer for cell in self.cells)),
-            criterion=self.config.criterion,
-            seed=self.config.seed,
-            calibration=self.clips,
-        )
-
-    def _stoppable(self, batches: Iterable[T]) -> Iterator[T]:
-        for batch in batches:
-            self._stop_if_requested()
-            yield batch
-
-    def _stop_if_requested(self, *_: object) -> None:
-        """Stop within a row after a signal, as a part of a row cannot be kept."""
-        self.stop.raise_if_stopped()

@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from epanns.errors import ConfigError, EpannsError, PruningError
+from epanns.errors import ConfigError, EpannsError
 from epanns.labels import LabelSet
 from epanns.models.files.load import load
 from epanns.models.provenance import Provenance
@@ -148,34 +149,29 @@ def read_given(bases: Sequence[BaseConfig]) -> dict[str, GivenNetwork]:
     """
     found: dict[str, GivenNetwork] = {}
     problems = []
-    for place, base in enumerate(bases, start=1):
-        for key, path in (("checkpoint", base.checkpoint), ("yamnet", base.yamnet)):
-            if not path:
-                continue
-            where = f"[base {place}] {key}={path!r}"
-            if not Path(path).exists():
-                problems.append(f"{where}: no such file or folder, seen from {Path.cwd()}")
-                continue
+    files = [
+        (f"[base {place}] {key}={path!r}", key, path)
+        for place, base in enumerate(bases, start=1)
+        for key, path in (("checkpoint", base.checkpoint), ("yamnet", base.yamnet))
+        if path
+    ]
+    for where, key, path in files:
+        if not Path(path).exists():
+            problems.append(f"{where}: no such file or folder, seen from {Path.cwd()}")
+            continue
+        if path not in found:
             try:
-                found[path] = network = found.get(path) or _read(path)
+                network = load(path)
             except EpannsError as error:
                 problems.append(f"{where}: {error}")
                 continue
-            if key == "yamnet" and network.spec.family != "yamnet":
-                problems.append(f"{where}: holds a {network.spec.name}, not a YAMNet")
+            folded = error_messages(partial(refuse_folded, network))
+            found[path] = GivenNetwork(network.spec, network.labels, network.provenance, "".join(folded))
+        if key == "yamnet" and (spec := found[path].spec).family != "yamnet":
+            problems.append(f"{where}: holds a {spec.name}, not a YAMNet")
     if problems:
         raise ConfigError("; ".join(problems))
     return found
-
-
-def _read(path: str) -> GivenNetwork:
-    network = load(path)
-    try:
-        refuse_folded(network)
-        folded = ""
-    except PruningError as error:
-        folded = str(error)
-    return GivenNetwork(network.spec, network.labels, network.provenance, folded)
 
 
 def network_without_weights(base: BaseConfig, labels: LabelSet, given: Mapping[str, GivenNetwork]) -> Tagger:

@@ -111,19 +111,16 @@ class _BaseChecks:
             yield from _problem_of(partial(self._require_task, dense))
         if not self.base.prune:
             return
-        for grid in self.experiment.grids:
-            seed = (grid.seeds or self.experiment.seeds)[0]
-            for config in grid.configs(seed, self.experiment.finetunes):
-                yield from self._trial_problems(dense, config)
-
-    def _trial_problems(self, dense: Tagger, config: Mapping[str, Any]) -> Iterator[str]:
-        if config.get("ratio") != 0:
+        seeds, finetunes = self.experiment.seeds, self.experiment.finetunes
+        for config in (
+            each for grid in self.experiment.grids for each in grid.configs((grid.seeds or seeds)[0], finetunes)
+        ):
             yield from self._pruning_problems(dense, config)
-        if "finetune" in config:
-            # Only the distance of embeddings depends on the widths of the student.
-            amount = _amount_of(config) if "feature_weight" in config["finetune"] else None
-            asked = [config["finetune"], config.get("teacher"), amount]
-            yield from self._once(asked, lambda: self._finetuning_problems(dense, config))
+            if "finetune" in config:
+                # Only the distance of embeddings depends on the widths of the student.
+                amount = _amount_of(config) if "feature_weight" in config["finetune"] else None
+                settings = [config["finetune"], config.get("teacher"), amount]
+                yield from self._once(settings, partial(self._finetuning_problems, dense, config))
 
     def _finetuning_problems(self, dense: Tagger, config: Mapping[str, Any]) -> Iterator[str]:
         asked = config["finetune"].get("freeze_yamnet")
@@ -146,22 +143,27 @@ class _BaseChecks:
         return self._known[key]
 
     def _pruning_problems(self, dense: Tagger, config: Mapping[str, Any]) -> Iterator[str]:
+        if config.get("ratio") == 0:
+            return
         what, criterion = amount_in_words(config), config["criterion"]
         asked = _amount_of(config)
         found = self._once(asked, lambda: _problem_of(lambda: widths_after(dense, pruning_of(config))))
         yield from (f"{what}: {problem}" for problem in found)
         if criterion == "bn" and not found:
             layers = tuple(widths_after(dense, pruning_of(config)))
-            yield from self._once(["bn", layers], lambda: _problem_of(partial(_rank_untrained, dense, layers)))
+
+            def rank() -> None:  # which fails where a layer has no batch norm with a scale
+                with torch.random.fork_rng(devices=[]):
+                    channel_importance(build_model(dense.spec), layers, criterion="bn")
+
+            yield from self._once(["bn", layers], lambda: _problem_of(rank))
         recovery = config["recover"]
         parts = parts_of(recovery)
         path = self.base.checkpoint or self.base.yamnet
         folded = self.given[path].folded if path else ""
         if "bn" in parts and folded:
             yield f"recover={recovery!r}: {folded}"
-        clips, there = config.get("calibration_clips"), self.facts.train_clips
-        if clips is None:
-            return
+        clips, there = config.get("calibration_clips", 0), self.facts.train_clips
         if clips > there:
             yield f"calibration_clips={clips}: the training part has {there} clips; give at most as many in the [grid]"
         if clips < _FEWEST_CLIPS and ({"ls", "distil"} & set(parts) or NEEDS.get(criterion, "weights") != "weights"):
@@ -193,12 +195,6 @@ class _BaseChecks:
 
 def _amount_of(config: Mapping[str, Any]) -> list[Any]:
     return [config.get(key) for key in ("budget", "ratios", "ratio", "layers")]
-
-
-def _rank_untrained(dense: Tagger, layers: tuple[str, ...]) -> None:
-    """Rank the layers of an untrained network by batch norm, which fails for layers without its scales."""
-    with torch.random.fork_rng(devices=[]):
-        channel_importance(build_model(dense.spec), layers, criterion="bn", seed=0, calibration=None)
 
 
 def _problem_of(check: Callable[[], object]) -> dict[str, None]:

@@ -15,7 +15,19 @@ _POLL_SECONDS = 0.5
 
 
 def main(folder: Path) -> int:
-    """Run one trial; the exit code is 0 if it has its result."""
+    """Run one trial, at most until the process of the sweep ends; the exit code is 0 if it has its result."""
+    parent = os.getppid()
+
+    def stop_with_parent() -> None:  # as by SIGTERM, which saves the state
+        while os.getppid() == parent:
+            time.sleep(_POLL_SECONDS)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    # Ctrl-C reaches the whole process group, Slurm's warning every process; the sweep passes both on as SIGTERM.
+    for number in (signal.SIGINT, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
+    threading.Thread(target=stop_with_parent, daemon=True).start()
+
     import torch
 
     from epanns.sweeps.runner import attempt
@@ -28,16 +40,5 @@ def main(folder: Path) -> int:
         return stopped.exit_code
 
 
-def _stop_after(parent: int) -> None:
-    """Stop as by SIGTERM, which saves the state, when the process of the sweep has ended."""
-    while os.getppid() == parent:
-        time.sleep(_POLL_SECONDS)
-    os.kill(os.getpid(), signal.SIGTERM)
-
-
 if __name__ == "__main__":
-    # Ctrl-C reaches the whole process group, Slurm's warning every process; the sweep passes both on as SIGTERM.
-    for number in (signal.SIGINT, signal.SIGUSR1):
-        signal.signal(number, signal.SIG_IGN)
-    threading.Thread(target=_stop_after, args=(os.getppid(),), daemon=True).start()
     sys.exit(main(Path(sys.argv[1])))

@@ -60,31 +60,34 @@ class Experiment:
             weights: Returns the digest of the weights at a path, of a checkpoint or a YAMNet.
         """
         data = {**self.data.identity(), "content": dict(content)}
-        # A base that is trained has one network per seed; a checkpoint is one network, which all seeds prune.
-        seeds_of = [
-            (self._base(base, group[0], data, weights), group if base.prune else ())
-            for base in self.bases
-            for group in ([self.seeds] if base.checkpoint else [(seed,) for seed in self.seeds])
-        ]
-        found = {base.trial_id: base for base, _ in seeds_of}
-        for base, seed in ((base, seed) for base, group in seeds_of for seed in group):
+        scoring = self.evaluation.settings()
+        found: dict[str, Trial] = {}
+        pruned: list[tuple[Trial, int]] = []
+        for base in self.bases:
+            # A base that is trained has one network per seed; a checkpoint is one network, which all seeds prune.
+            for seeds in [self.seeds] if base.checkpoint else [(seed,) for seed in self.seeds]:
+                config = {
+                    "kind": "base",
+                    "data": data,
+                    "seed": seeds[0],
+                    **({"evaluation": scoring} if scoring else {}),
+                }
+                if base.checkpoint:
+                    config["checkpoint_sha256"] = weights(base.checkpoint)
+                else:
+                    width, training = float(base.width), base.training_with(seeds[0])
+                    config |= {"model": base.model, "width": width, "training": training}
+                if base.yamnet:
+                    config["yamnet_sha256"] = weights(base.yamnet)
+                trial = Trial(config, checkpoint=base.checkpoint, yamnet=base.yamnet, name=base.name)
+                found[trial.trial_id] = trial
+                pruned += [(trial, seed) for seed in seeds if base.prune]
+        for unpruned, seed in pruned:
             for config in (config for grid in self.grids for config in grid.configs(seed, self.finetunes)):
-                trial = Trial({"kind": "pruned", "base": base.config, "seed": seed, **config}, base, name=base.name)
+                config = {"kind": "pruned", "base": unpruned.config, "seed": seed, **config}
+                trial = Trial(config, unpruned, name=unpruned.name)
                 found.setdefault(trial.trial_id, trial)
         return list(found.values())
-
-    def _base(self, base: BaseConfig, seed: int, data: Mapping[str, Any], weights: Callable[[str], str]) -> Trial:
-        config: dict[str, Any] = {"kind": "base", "data": data, "seed": seed}
-        if settings := self.evaluation.settings():
-            config["evaluation"] = settings
-        if base.checkpoint:
-            return Trial(
-                {**config, "checkpoint_sha256": weights(base.checkpoint)}, checkpoint=base.checkpoint, name=base.name
-            )
-        config |= {"model": base.model, "width": float(base.width), "training": base.training_with(seed)}
-        if base.yamnet:
-            config["yamnet_sha256"] = weights(base.yamnet)
-        return Trial(config, yamnet=base.yamnet, name=base.name)
 
 
 EXPERIMENT_RULES: Mapping[str, Rule] = {

@@ -104,30 +104,26 @@ class GridConfig:
         """
         if self.seeds and seed not in self.seeds:
             return
+        recovery = {"recovery": dict(self.recovery)} if self.recovery else {}
+        config: dict[str, Any]
         for finetune in self.finetune or finetunes or ({},):
             trained = finetuning(finetune, seed=seed) if finetune else {}
             for criterion, layers, recover, amount in product(
                 self.criterion, self.layers or (None,), self.recover, self.amounts
             ):
-                if amount != 0:
-                    yield {**self._pruning(criterion, layers, recover, amount), **trained}
-                elif trained:  # the control depends on the fine-tuning alone: it is run once
-                    yield {"ratio": 0.0, **trained}
-
-    def _pruning(self, criterion: str, layers: Sequence[str] | None, recover: str, amount: Amount) -> dict[str, Any]:
-        config: dict[str, Any] = {} if layers is None else {"layers": list(layers)}
-        if isinstance(amount, str):
-            config = {"budget": amount, **config}
-        elif isinstance(amount, Mapping):
-            config = {"ratios": {name: float(ratio) for name, ratio in amount.items()}, "layers": list(amount)}
-        else:
-            config = {"ratio": float(amount), **config}
-        config |= {"criterion": criterion, "recover": recover}
-        if recover != "none" or NEEDS.get(criterion, "weights") != "weights":
-            config["calibration_clips"] = self.calibration_clips
-            if self.recovery:
-                config["recovery"] = dict(self.recovery)
-        return config
+                if amount == 0:
+                    if trained:  # the control depends on the fine-tuning alone: it is run once
+                        yield {"ratio": 0.0, **trained}
+                    continue
+                if isinstance(amount, Mapping):
+                    config = {"ratios": {name: float(ratio) for name, ratio in amount.items()}, "layers": list(amount)}
+                else:
+                    config = {"budget": amount} if isinstance(amount, str) else {"ratio": float(amount)}
+                    config |= {} if layers is None else {"layers": list(layers)}
+                config |= {"criterion": criterion, "recover": recover}
+                if recover != "none" or NEEDS.get(criterion, "weights") != "weights":
+                    config |= {"calibration_clips": self.calibration_clips, **recovery}
+                yield {**config, **trained}
 
 
 def pruning_of(config: Mapping[str, Any]) -> PruningConfig:

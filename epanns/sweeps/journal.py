@@ -64,9 +64,15 @@ class TrialFolder:
             return f"{name} failed: {printable(failure_in(self.path))}"
         words = {"done": "done", "skipped": "done before"}.get(outcome, outcome)
         try:
-            return f"{name} {words}: {_result_in_words(self.read_record())}"
+            record = self.read_record()
         except DataError as error:
             return f"{name} {words}, but {error}"
+        last, scores = record.stages[-1], []
+        for split, summary in reversed([*last.scores.items()]):
+            task = "multi-label" if summary.get(DECISIVE_SCORES["single-label"]) is None else "single-label"
+            scores.append(f"{split} {DECISIVE_SCORES[task]} {summary[DECISIVE_SCORES[task]]:.4f}")
+        kept = f"; {STEP_0_KEPT}" if last.best_step == 0 else ""
+        return f"{name} {words}: {', '.join(scores)}, {record.seconds:.1f} s{kept}"
 
     def succeed(self, record: RunRecord) -> None:
         """Write the result and remove the error of an earlier attempt."""
@@ -105,18 +111,6 @@ def _trial_in_words(request: Mapping[str, Any]) -> str:
     if "finetune" in config:
         parts += [f"{config['finetune']['iterations']:,} iterations"]
     return ", ".join([*parts, f"seed {config['seed']}"])
-
-
-def _result_in_words(record: RunRecord) -> str:
-    """Return the scores of a trial's last stage, its seconds, and a note where no trained step was better."""
-    last = record.stages[-1]
-    multi, single = DECISIVE_SCORES["multi-label"], DECISIVE_SCORES["single-label"]
-    scores = []
-    for split, summary in reversed([*last.scores.items()]):
-        score = single if summary.get(single) is not None else multi
-        scores.append(f"{split} {score} {summary[score]:.4f}")
-    kept = f"; {STEP_0_KEPT}" if last.best_step == 0 else ""
-    return f"{', '.join(scores)}, {record.seconds:.1f} s{kept}"
 
 
 @dataclass(frozen=True)
@@ -201,7 +195,14 @@ class Sweep:
         finished = [trial_id for trial_id in earlier if TrialFolder(self.path / "trials" / trial_id).is_done]
         left = tuple(trial_id for trial_id in finished if trial_id not in ids)
         for trial_id in left:
-            self._refuse_contradiction(trial_id, trials[0])
+            record = TrialFolder(self.path / "trials" / trial_id).read_record()
+            ours, theirs = (config.get("base", config) for config in (trials[0].config, record.config))
+            for key, what in (("data", "run on other data"), ("evaluation", "scored in another way")):
+                if ours.get(key) != theirs.get(key):
+                    raise OutputError(
+                        f"{self.path} holds finished trials that were {what}, first {trial_id}: set [{key}] as it was, "
+                        "or choose another --out"
+                    )
         if left and len(left) == len(finished) and held.get("experiment") != self.experiment.name:
             raise OutputError(
                 f"{self.path} holds {len(left)} finished trials of the experiment {held.get('experiment')!r}, none of "
@@ -225,14 +226,3 @@ class Sweep:
             for name in names:
                 path_name(name, f"{path}: {key}", OutputError)
         return held
-
-    def _refuse_contradiction(self, trial_id: str, trial: Trial) -> None:
-        """Refuse a folder whose finished trial was run on other data than a trial, or scored in another way."""
-        record = TrialFolder(self.path / "trials" / trial_id).read_record()
-        ours, theirs = (config.get("base", config) for config in (trial.config, record.config))
-        for key, what in (("data", "run on other data"), ("evaluation", "scored in another way")):
-            if ours.get(key) != theirs.get(key):
-                raise OutputError(
-                    f"{self.path} holds finished trials that were {what}, first {trial_id}: set [{key}] as it was, or "
-                    "choose another --out"
-                )

@@ -5,8 +5,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from epanns.data.batches.dataset import PackDataset
@@ -84,7 +86,7 @@ def run_experiment(
         if on_trial is not None:
             on_trial(trial.trial_id, outcome, len(outcomes), len(trials))
 
-    log = _without_repetitions(log)
+    log = cache(log)  # many trials may log the same text
     with sweep.locked():
         given = read_given(experiment.bases)
         packs, content = _prepare_data(sweep, given, jobs, log)
@@ -99,15 +101,16 @@ def run_experiment(
         queue = _Queue([trial for trial in trials if trial not in finished], outcomes, end)
         for trial in queue.pending:
             sweep.prepare(trial, packs)
-        if jobs == 1:
-            _run_here(sweep, queue, on_step, log)
-        else:
+        while jobs == 1 and (ready := queue.next_ready()):
+            succeeded = attempt(sweep.folder_of(ready), on_step=on_step, log=log)
+            queue.end(ready, "done" if succeeded else "failed")
+        if jobs != 1:
             _run_in_processes(sweep, queue, jobs)
-
-    def ids(outcome: str) -> tuple[str, ...]:
-        return tuple(trial_id for trial_id, found in outcomes.items() if found == outcome)
-
-    return SweepSummary(ids("done"), ids("skipped"), ids("failed"), earlier.left, earlier.replaced)
+    done, skipped, failed = (
+        tuple(trial_id for trial_id, found in outcomes.items() if found == outcome)
+        for outcome in ("done", "skipped", "failed")
+    )
+    return SweepSummary(done, skipped, failed, earlier.left, earlier.replaced)
 
 
 def _prepare_data(
@@ -129,18 +132,6 @@ def _prepare_data(
     facts = DataFacts(opened["train"].labels, len(opened["train"]), opened)
     refuse_impossible(sweep.experiment, given, facts, log=log)
     return packs, {part: dataset.content_digest for part, dataset in opened.items()}
-
-
-def _without_repetitions(log: Log) -> Log:
-    """Return a function that logs each text once, as many trials may log the same text."""
-    logged = set[str]()
-
-    def log_new(text: str) -> None:
-        if text not in logged:
-            logged.add(text)
-            log(text)
-
-    return log_new
 
 
 class _Queue:
@@ -173,12 +164,6 @@ def attempt(folder: TrialFolder, *, on_step: OnStep | None = None, log: Log = no
     return True
 
 
-def _run_here(sweep: Sweep, queue: _Queue, on_step: OnStep | None, log: Log) -> None:
-    while (trial := queue.next_ready()) is not None:
-        succeeded = attempt(sweep.folder_of(trial), on_step=on_step, log=log)
-        queue.end(trial, "done" if succeeded else "failed")
-
-
 def _run_in_processes(sweep: Sweep, queue: _Queue, jobs: int) -> None:
     environment = {**os.environ, "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // jobs))}
     running = dict[subprocess.Popen[bytes], Trial]()
@@ -201,15 +186,9 @@ def _run_in_processes(sweep: Sweep, queue: _Queue, jobs: int) -> None:
                     queue.end(trial, "done" if folder.is_done else "failed")
                 time.sleep(_POLL_SECONDS)
         finally:
-            _stop_all(running)
-
-
-def _stop_all(processes: Collection[subprocess.Popen[bytes]]) -> None:
-    """Let processes save their state and end; kill those that do not."""
-    for process in processes:
-        process.send_signal(signal.SIGTERM)
-    for process in processes:
-        try:
-            process.wait(timeout=_STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
+            for process in running:  # they save their state and end
+                process.send_signal(signal.SIGTERM)
+            for process in running:
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(timeout=_STOP_SECONDS)
+                process.kill()  # has no effect on a process that has ended

@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from epanns.audio.frontend import FrontEndSpec
 from epanns.complexity.macs import count_layers, front_end_params, mel_macs, profile, stft_macs
 from epanns.errors import ConfigError
-from epanns.models.families.cnn import Cnn
+from epanns.models.families.cnn_2d import Cnn
 from epanns.models.spec import ModelSpec, conv_widths
 from epanns.models.tagger import Tagger
 from epanns.models.zoo import ZOO, build_model

@@ -15,7 +15,7 @@ from epanns.evaluation import predict as predict_module
 from epanns.evaluation.predict import predict, score_windows
 from epanns.evaluation.protocol import EvaluationProtocol, cut_windows, windows_of
 from epanns.labels import LabelSet
-from epanns.models.families.cnn import Cnn
+from epanns.models.families.cnn_2d import Cnn
 from epanns.models.spec import ModelSpec
 
 RATE = 8000

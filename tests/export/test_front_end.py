@@ -49,7 +49,7 @@ def test_the_example_prints_the_networks_highest_scores(folder, tmp_path):
     assert [line.split("  ")[1] for line in printed] == [names[place] for place in np.argsort(-expected)]
     soundfile.write(tmp_path / "fast.wav", wave, 16_000)
     refused = subprocess.run([*command[:-1], tmp_path / "fast.wav"], check=False, capture_output=True, text=True)
-    assert "16000 Hz, the network hears 8000 Hz: resample it first" in refused.stderr
+    assert "16000 Hz, the network reads 8000 Hz: resample the file first" in refused.stderr
     soundfile.write(tmp_path / "empty.wav", wave[:0], 8_000)
     refused = subprocess.run([*command[:-1], tmp_path / "empty.wav"], check=False, capture_output=True, text=True)
     assert (refused.returncode, refused.stderr) == (1, f"{tmp_path / 'empty.wav'}: holds no samples\n")

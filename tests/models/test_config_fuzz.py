@@ -11,9 +11,8 @@ from hypothesis import strategies as st
 
 from epanns.cli.info import describe
 from epanns.errors import EpannsError
-from epanns.models.files.card import model_card
 from epanns.models.files.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from epanns.models.files.checkpoint_config import CheckpointConfig
+from epanns.models.files.checkpoint_texts import CheckpointConfig, model_card
 from epanns.models.files.load import find_unpruned
 from epanns.models.pruning_plan import PruningPlan
 from epanns.models.zoo import build_model

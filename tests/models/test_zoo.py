@@ -11,7 +11,7 @@ from epanns.complexity.macs import profile
 from epanns.errors import ConfigError
 from epanns.labels import LabelSet, audioset
 from epanns.models import zoo
-from epanns.models.families.cnn import Cnn
+from epanns.models.families.cnn_2d import Cnn
 from epanns.models.files.checkpoint import save_checkpoint
 from epanns.models.files.load import load
 from epanns.models.provenance import Provenance

@@ -3,7 +3,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from epanns.models.families.cnn import Cnn
+from epanns.models.families.cnn_2d import Cnn
 from epanns.models.spec import ModelSpec
 from tests.builders import narrow_spec
 

@@ -1,5 +1,7 @@
 """Settings of a pruning: the same from the command line, an experiment and Python, and every contradiction refused."""
 
+import json
+
 import pytest
 import torch
 from hypothesis import given
@@ -9,12 +11,14 @@ from epanns.errors import PruningError
 from epanns.models.zoo import build_model
 from epanns.pruning.budgets.allocators import Global, Uniform
 from epanns.pruning.budgets.budget import Budget
-from epanns.pruning.config import Amount, PruningConfig
+from epanns.pruning.config import Amount, PruningConfig, ratio_per_layer, read_ratios, select_layers
 from epanns.pruning.prune import prune
 from tests.any_value import ANY_VALUE
 
 KEYS = ("ratio", "ratios", "budget", "target_params", "target_macs", "target_bytes", "target_latency", "int8", "layers")
 KEYS += ("allocate", "minimum", "sensitivity", "round_to", "criterion", "seed")
+CONVS = ("conv_block1.conv1", "conv_block1.conv2", "conv_block2.conv1", "conv_block2.conv2", "conv_block10.conv1")
+PROTECTED = {"fc1": "reason one", "att_block.att": "reason two"}
 
 
 @pytest.mark.parametrize(
@@ -68,6 +72,92 @@ def test_an_amount_is_exactly_one():
     for fields in ({}, {"ratio": 0.5, "budget": Budget("macs", 0.5)}):
         with pytest.raises(PruningError, match="give one of ratio, ratios and budget"):
             Amount(**fields)
+
+
+def test_layers_are_named_one_by_one_or_by_block_and_come_in_forward_order():
+    names = ["conv_block2", "conv_block1.conv2", "conv_block2.conv1"]
+    assert select_layers(names, prunable=CONVS, protected=PROTECTED) == CONVS[1:4]
+    assert select_layers(["conv_block1"], prunable=CONVS, protected=PROTECTED) == CONVS[:2]  # not conv_block10
+
+
+def test_an_unknown_layer_is_refused_with_the_nearest_name():
+    match = r"unknown layer 'conv_blok2' \(did you mean 'conv_block2'\?\): name a convolution or a block, among conv_bl"
+    with pytest.raises(PruningError, match=match):
+        select_layers(["conv_block1", "conv_blok2"], prunable=CONVS, protected=PROTECTED)
+
+
+@pytest.mark.parametrize(("name", "reason"), [("fc1", "reason one"), ("att_block", "two"), ("att_block.att", "two")])
+def test_a_protected_layer_is_refused_with_the_reason(name, reason):
+    with pytest.raises(PruningError, match=rf"{name} cannot be pruned: .*{reason}"):
+        select_layers([name], prunable=CONVS, protected=PROTECTED)
+
+
+@pytest.mark.parametrize("names", [[], "conv_block1"])
+def test_layers_must_be_a_list_with_a_name(names):
+    with pytest.raises(PruningError, match=r"layers=.*: give a list of layer names, or leave it out"):
+        select_layers(names, prunable=CONVS, protected=PROTECTED)
+
+
+@pytest.mark.parametrize("backwards", [False, True])
+def test_a_layers_own_ratio_beats_its_blocks(backwards):
+    given_ratios = {"conv_block2": 0.5, "conv_block2.conv1": 0.25, "conv_block1.conv2": 0}
+    if backwards:
+        given_ratios = dict(reversed(given_ratios.items()))
+    assert ratio_per_layer(given_ratios, prunable=CONVS, protected=PROTECTED) == {
+        "conv_block1.conv2": 0,
+        "conv_block2.conv1": 0.25,
+        "conv_block2.conv2": 0.5,
+    }
+
+
+def test_a_ratio_of_a_block_is_checked_under_the_name_given():
+    with pytest.raises(PruningError, match=r"ratio 1\.5 for conv_block2: must be in"):
+        ratio_per_layer({"conv_block2": 1.5}, prunable=CONVS, protected=PROTECTED)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("ratios.toml", "conv_block1 = 0.5\nconv_block2.conv1 = 0.25\n"),
+        ("ratios.toml", 'conv_block1 = 0.5\n"conv_block2.conv1" = 0.25\n'),
+        ("ratios.json", json.dumps({"conv_block1": 0.5, "conv_block2.conv1": 0.25})),
+    ],
+)
+def test_ratios_are_read_from_toml_and_json(tmp_path, name, text):
+    path = tmp_path / name
+    path.write_text(text)
+    assert read_ratios(path) == {"conv_block1": 0.5, "conv_block2.conv1": 0.25}
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "match"),
+    [
+        ("ratios.toml", "conv_block1: 0.5", r"ratios\.toml: cannot be read as TOML \(.*\)"),
+        ("ratios.json", "{", r"ratios\.json: cannot be read as JSON \(.*\)"),
+        ("ratios.json", "[0.5]", r"ratios\.json: must hold lines such as conv_block4 = 0\.5, one per layer or block"),
+        ("ratios.toml", "", r"ratios\.toml: must hold lines such as"),
+        ("ratios.toml", 'conv_block1 = "half"', r"ratios\.toml: conv_block1 = 'half' must be a number in \[0, 1\)"),
+        ("ratios.json", '{"conv_block1": 0.5, "conv_block1": 0.25}', r"key 'conv_block1' occurs twice in one table"),
+        ("ratios.toml", "a.b = 0.5\n'a.b' = 0.25", r"ratios\.toml: a\.b is given twice; name each layer or block once"),
+        ("ratios.json", '{"conv_block1": NaN}', r"NaN is no number of JSON"),
+        ("ratios.toml", "conv_block1 = true", r"ratios\.toml: conv_block1 = True must be a number"),
+    ],
+)
+def test_a_file_of_ratios_that_is_wrong_is_named(tmp_path, name, text, match):
+    path = tmp_path / name
+    path.write_text(text)
+    with pytest.raises(PruningError, match=match):
+        read_ratios(path)
+
+
+def test_a_missing_file_of_ratios_is_named(tmp_path):
+    with pytest.raises(PruningError, match=r"nowhere\.toml: cannot be read \(No such file"):
+        read_ratios(tmp_path / "nowhere.toml")
+
+
+def test_a_layer_that_stands_twice_is_named():
+    with pytest.raises(PruningError, match="layers: conv_block1 is given twice; name each layer or block once"):
+        select_layers(["conv_block1", "conv_block2", "conv_block1"], prunable=CONVS, protected=PROTECTED)
 
 
 def test_a_setting_given_twice_is_refused(tiny_spec):

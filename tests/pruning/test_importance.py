@@ -1,18 +1,23 @@
-"""Importance of channels: a criterion's score, or the mean of several layers' scores where they make one channel."""
+"""Importance of channels: scores of criteria, joined for residual streams, and their measurements on clips."""
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from epanns.errors import PruningError
+from epanns.models.tagger import Tagger
+from epanns.models.zoo import ZOO, build_model
 from epanns.pruning.prune import prune
 from epanns.pruning.ranking import importance
 from epanns.pruning.ranking.criteria import CRITERIA, NEEDS, LayerFilters, criterion_named
-from epanns.pruning.ranking.importance import channel_importance, joined
+from epanns.pruning.ranking.importance import channel_importance, gate_gradients, joined, read_covariances
 from epanns.pruning.surgery import ChannelGroup, Reader, channel_groups, forward_order
 
 LAYER = "conv_block6.conv1"
 WAVEFORM = torch.rand(6, 80 * 70, generator=torch.Generator().manual_seed(2)) - 0.5
 TARGET = (torch.rand(6, 5, generator=torch.Generator().manual_seed(4)) < 0.3).float()
+MEASURED = ("conv_block1.conv1", "conv_block3.conv2", "conv_block6.conv2")
+GATED = ("conv_block2.conv1", "conv_block6.conv2")
 
 
 def calibration():
@@ -104,3 +109,231 @@ def test_groups_are_found_without_touching_the_network(model):
     with torch.inference_mode():
         assert tuple(channel_groups(model)) == model.layer_names
     assert not model.conv_block1.conv1.weight.requires_grad
+
+
+def clips(count=7, samples=80 * 70, seed=2):
+    return torch.rand(count, samples, generator=torch.Generator().manual_seed(seed)) - 0.5
+
+
+def chosen(model, layers=MEASURED):
+    groups = channel_groups(model)
+    return {layer: groups[layer] for layer in layers}
+
+
+def stored_inputs(model: Tagger, name: str, waveform: torch.Tensor) -> torch.Tensor:
+    """Return what a layer reads, ``(clips, positions, channels)`` float64."""
+    found = []
+    handle = model.get_submodule(name).register_forward_pre_hook(lambda module, inputs: found.append(inputs[0]))
+    with torch.no_grad():
+        model(waveform)
+    handle.remove()
+    (read,) = found
+    if isinstance(model.get_submodule(name), torch.nn.Linear):
+        read = read.unflatten(1, (-1, read.shape[-1])) if read.dim() == 2 else read
+        return read.double()
+    return read.flatten(2).transpose(1, 2).double()
+
+
+def slow_covariance(model: Tagger, group: ChannelGroup, waveform: torch.Tensor) -> torch.Tensor:
+    total = torch.zeros(group.width, group.width, dtype=torch.float64)
+    for reader in group.readers:
+        window = slice(reader.offset, reader.offset + group.width)
+        rows = stored_inputs(model, reader.name, waveform)[..., window].flatten(0, 1)
+        weight = model.get_submodule(reader.name).weight.detach().double()[:, window]
+        norms = torch.tensor([float(weight[:, channel].norm()) for channel in range(group.width)], dtype=torch.float64)
+        total += torch.cov(rows.T, correction=0) * norms[:, None] * norms[None]
+    return total
+
+
+@pytest.mark.parametrize("head", ["clip", "decision_max"])
+def test_streamed_covariances_equal_those_of_stored_activations(build, head):
+    model = build(head=head)
+    found = read_covariances(model, chosen(model), [clips()])
+    for layer, group in chosen(model).items():
+        torch.testing.assert_close(found[layer], slow_covariance(model, group, clips()), rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["ResNet22", "MobileNetV2"])
+def test_streams_and_what_lies_behind_depthwise_convolutions_are_seen_by_every_reader(name):
+    model = build_model(ZOO[name].scaled(1 / 16), num_classes=5).eval()
+    waveform = clips(3, samples=32_000)
+    groups = channel_groups(model)
+    for layer, found in read_covariances(model, groups, [waveform]).items():
+        torch.testing.assert_close(found, slow_covariance(model, groups[layer], waveform), rtol=1e-5, atol=1e-9)
+
+
+def test_several_readers_add_up_and_each_sees_its_own_channels(model):
+    """The readers of a residual stream, one of which reads it behind other channels."""
+    readers = (Reader("conv_block6.conv2", 3), Reader("conv_block6.conv1", 0))
+    group = ChannelGroup("conv_block5.conv2", 11, ("conv_block5.conv2",), (), (), readers)
+    found = read_covariances(model, {"stream": group}, [clips()])["stream"]
+    torch.testing.assert_close(found, slow_covariance(model, group, clips()), rtol=1e-6, atol=1e-9)
+
+
+def test_the_batch_size_decides_nothing_about_covariances_not_even_the_last_digit(model):
+    whole = read_covariances(model, chosen(model), [clips()])
+    targets = torch.zeros(7, 5)
+    pieces = [(clips()[:1], targets[:1]), (clips()[1:6], targets[1:6]), (clips()[6:], targets[6:])]
+    apart = read_covariances(model, chosen(model), pieces)
+    assert all(torch.equal(whole[layer], apart[layer]) for layer in MEASURED)
+
+
+def test_each_clip_weighs_the_same_however_long(model):
+    """Repeated to twice its length, a clip weighs no more."""
+    group = chosen(model, ["conv_block6.conv2"])  # read by fc1, one row a clip
+    pair, long = clips(2), clips(1, 80 * 140, seed=3)
+    together = read_covariances(model, group, [pair, long])["conv_block6.conv2"]
+    rows = torch.cat([stored_inputs(model, "fc1", wave).flatten(0, 1) for wave in (pair, long)])
+    norms = model.fc1.weight.detach().double().norm(dim=0)
+    torch.testing.assert_close(together, torch.cov(rows.T, correction=0) * norms[:, None] * norms, rtol=1e-5, atol=1e-9)
+
+
+def test_covariances_leave_the_network_as_it_was(model):
+    model.train()
+    model.conv_block2.eval()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    modes = [module.training for module in model.modules()]
+    read_covariances(model, chosen(model), [clips()])
+    assert [module.training for module in model.modules()] == modes
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert not any(module._forward_pre_hooks for module in model.modules())
+
+
+@pytest.mark.parametrize(
+    ("batches", "match"),
+    [
+        ([], r"0 calibration clips: give at least two, some hundreds if you can"),
+        ([clips(1)], r"1 calibration clips: give at least two"),
+        ([clips().to(torch.int16)], r"calibration batch of type torch\.int16, shape \(7, 5600\): give floats in"),
+        ([clips()[0]], r"shape \(5600,\): give floats in \[-1, 1\], \(batch, samples\)"),
+        ([(clips(), torch.zeros(7, 4))], r"targets of shape \(7, 4\) for 7 clips: give each a row of 5 classes"),
+        ([{"waveform": clips()}], r"calibration batch: a dict of 1; give waveforms, or \(waveforms, targets\)"),
+        ([clips() * 0], r"all 7 calibration clips are silent \(zeros\): give sound of the kind to be tagged"),
+        ([clips() * float("nan")], r"conv_block1\.conv1: not finite on the calibration clips; look for bad clips"),
+    ],
+)
+def test_clips_that_cannot_be_used_are_refused(model, batches, match):
+    with pytest.raises(PruningError, match=match):
+        read_covariances(model, chosen(model), batches)
+
+
+def test_segments_of_a_clip_are_positions_in_it():
+    """YAMNet hears a clip in patches, which stand in the batch one after the other."""
+    model = build_model(ZOO["YAMNet"].scaled(1 / 16), num_classes=3).eval()
+    waveform = clips(5, 15_600 + 2 * 7_680)
+    groups = chosen(model, ("layer1.conv", "layer6.pointwise_conv", "layer14.pointwise_conv"))
+    for layer, found in read_covariances(model, groups, [waveform[:3], waveform[3:]]).items():
+        torch.testing.assert_close(found, slow_covariance(model, groups[layer], waveform), rtol=1e-8, atol=1e-14)
+        assert found.diagonal().max() > 0
+
+
+def in_double(model):
+    """Let everything behind the front end, which gives float32 whatever it is, compute in float64."""
+    model.double().front_end.float()
+    in_single = model.inputs_of
+    model.inputs_of = lambda waveform: tuple(part.double() for part in in_single(waveform.float()))
+    return model
+
+
+def measured(model, batches=((WAVEFORM, TARGET),), layers=GATED):
+    return gate_gradients(model, layers, forward_order(model).norms, batches)
+
+
+def loss(model, waveform, target):
+    if model.spec.task == "single-label":
+        logits = model(waveform)["clipwise_logits"]
+        return -(target * (logits - logits.logsumexp(1, keepdim=True))).sum(1).mean()
+    return F.binary_cross_entropy_with_logits(model(waveform)["clipwise_logits"], target)
+
+
+@pytest.mark.parametrize("changes", [{}, {"head": "decision_att"}, {"activation": "softmax"}], ids=str)
+def test_a_gate_is_factor_and_offset_of_the_batch_norm_clip_by_clip(build, changes):
+    model = in_double(build(**changes))
+    found = measured(model, [(WAVEFORM.double(), TARGET)])
+    for layer in GATED:
+        norm = model.get_submodule(layer.replace(".conv", ".bn"))
+        expected = torch.zeros(norm.num_features, dtype=torch.float64)
+        for clip in range(6):
+            lost = loss(model, WAVEFORM[clip : clip + 1].double(), TARGET[clip : clip + 1].double())
+            scale, offset = torch.autograd.grad(lost, [norm.weight, norm.bias])
+            expected += (scale * norm.weight + offset * norm.bias).detach().square() / 6
+        torch.testing.assert_close(found[layer], expected, rtol=1e-8, atol=1e-20)
+
+
+def test_a_gate_says_how_the_loss_changes_when_a_channel_is_shut_a_little(build):
+    model = in_double(build())
+    found = measured(model, [(WAVEFORM[:1].double().repeat(2, 1), TARGET[:1].repeat(2, 1))])["conv_block6.conv2"]
+    norm, slopes = model.conv_block6.bn2, []
+    with torch.no_grad():
+        for channel in range(norm.num_features):
+            values = []
+            for step in (1e-5, -1e-5):
+                before = norm.weight[channel].clone(), norm.bias[channel].clone()
+                norm.weight[channel] *= 1 + step
+                norm.bias[channel] *= 1 + step
+                values.append(float(loss(model, WAVEFORM[:1].double(), TARGET[:1].double())))
+                norm.weight[channel], norm.bias[channel] = before
+            slopes.append((values[0] - values[1]) / 2e-5)
+    torch.testing.assert_close(found, torch.tensor(slopes, dtype=torch.float64).square(), rtol=1e-4, atol=1e-14)
+
+
+def test_a_layer_without_a_batch_norm_is_gated_at_its_own_output(model):
+    found = gate_gradients(in_double(model), ["fc1"], {}, [(WAVEFORM.double(), TARGET)])["fc1"]
+    expected = torch.zeros(9, dtype=torch.float64)
+    for clip in range(6):
+        lost = loss(model, WAVEFORM[clip : clip + 1].double(), TARGET[clip : clip + 1].double())
+        weight, bias = torch.autograd.grad(lost, [model.fc1.weight, model.fc1.bias])
+        expected += ((weight * model.fc1.weight).sum(1) + bias * model.fc1.bias).detach().square() / 6
+    torch.testing.assert_close(found, expected)
+
+
+def test_the_batch_size_decides_nothing_about_gradients_not_even_the_last_digit(model):
+    pieces = [(WAVEFORM[:1], TARGET[:1]), (WAVEFORM[1:5], TARGET[1:5]), (WAVEFORM[5:], TARGET[5:])]
+    whole, apart = measured(model), measured(model, pieces)
+    assert all(torch.equal(whole[layer], apart[layer]) for layer in GATED)
+
+
+def test_gradients_leave_the_network_as_it_was(model):
+    model.train()
+    model.conv_block3.requires_grad_(False).eval()
+    loss(model, WAVEFORM, TARGET).backward()
+    before = {name: weight.requires_grad for name, weight in model.named_parameters()}
+    gradients = {name: weight.grad.clone() for name, weight in model.named_parameters() if weight.grad is not None}
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    modes = [module.training for module in model.modules()]
+    with torch.inference_mode():
+        measured(model)
+    for name, weight in model.named_parameters():
+        assert (weight.requires_grad, weight.grad is None) == (before[name], name not in gradients)
+        assert weight.grad is None or torch.equal(weight.grad, gradients[name])
+    assert [module.training for module in model.modules()] == modes
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+    assert not any(module._forward_hooks for module in model.modules())
+
+
+def test_clips_without_labels_are_refused(model):
+    with pytest.raises(PruningError, match=r"criterion 'taylor' needs labels: give batches of"):
+        measured(model, [WAVEFORM])
+
+
+def test_gradients_that_are_not_finite_are_refused(model):
+    with pytest.raises(PruningError, match=r"conv_block2\.conv1: gradients are not finite on the calibration clips"):
+        measured(model, [(WAVEFORM * float("nan"), TARGET)])
+
+
+def test_a_clip_has_one_gate_for_all_its_segments():
+    """YAMNet hears a clip in patches; the factor of 1 that its batch norms do not learn has a gradient all the same."""
+    model = in_double(build_model(ZOO["YAMNet"].scaled(1 / 32), num_classes=5).eval())
+    waveform = torch.rand(2, 15_600 + 7_680, generator=torch.Generator().manual_seed(3)) - 0.5
+    layers = ("layer3.pointwise_conv", "layer14.pointwise_conv")
+    found = measured(model, [(waveform.double(), TARGET[:2])], layers)
+    for layer in layers:
+        norm = model.get_submodule(layer.replace("_conv", "_bn"))
+        norm.weight.requires_grad_()
+        expected = torch.zeros(norm.num_features, dtype=torch.float64)
+        for clip in range(2):
+            lost = loss(model, waveform[clip : clip + 1].double(), TARGET[clip : clip + 1].double())
+            scale, offset = torch.autograd.grad(lost, [norm.weight, norm.bias])
+            expected += (scale + offset * norm.bias).detach().square() / 2
+        assert expected.max() > 0
+        torch.testing.assert_close(found[layer], expected, rtol=1e-8, atol=1e-20)

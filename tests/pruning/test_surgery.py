@@ -7,11 +7,12 @@ from torch import nn
 
 from epanns.errors import PruningError
 from epanns.labels import LabelSet
-from epanns.models.families.cnn import Cnn
+from epanns.models.families.cnn_2d import Cnn
 from epanns.models.provenance import Provenance
 from epanns.models.spec import conv_widths
+from epanns.models.zoo import ZOO, build_model
 from epanns.pruning import surgery
-from epanns.pruning.surgery import remove_channels
+from epanns.pruning.surgery import Reader, channel_groups, forward_order, remove_channels
 
 LAST_SIX = tuple(conv_widths(1, 1, 1, 1, 1, 1))[6:]
 KINDS = {
@@ -203,3 +204,34 @@ def test_what_surgery_does_not_cut_gets_memory_of_its_own(model):
         for weight in pruned.parameters():
             weight.fill_(7)
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+@pytest.fixture(params=["Cnn6", "Cnn10", "Cnn14_DecisionLevelAtt"])
+def chain(request):
+    return build_model(ZOO[request.param].scaled(1 / 16), num_classes=5).train()
+
+
+def test_every_convolution_of_a_chain_is_read_by_the_next_one(chain):
+    groups = channel_groups(chain)
+    assert tuple(groups) == chain.layer_names
+    for layer, reader in zip(chain.layer_names, [*chain.layer_names[1:], "fc1"], strict=True):
+        group = groups[layer]
+        assert (group.width, group.producers) == (chain.spec.widths[layer], (layer,))
+        assert (group.norms, group.depthwise) == ((layer.replace(".conv", ".bn"),), ())
+        assert group.readers == (Reader(reader, 0),)
+
+
+def test_tracing_leaves_the_network_as_it_was(chain):
+    chain.conv_block1.requires_grad_(False)
+    before = {name: parameter.requires_grad for name, parameter in chain.named_parameters()}
+    state = {name: value.clone() for name, value in chain.state_dict().items()}
+    channel_groups(chain)
+    assert chain.training
+    assert {name: parameter.requires_grad for name, parameter in chain.named_parameters()} == before
+    assert all(bool((value == state[name]).all()) for name, value in chain.state_dict().items())
+
+
+def test_forward_order_names_each_layer_with_the_norm_behind_it(chain):
+    order = forward_order(chain)
+    assert order.layers[: len(chain.layer_names)] == chain.layer_names
+    assert order.norms == {layer: layer.replace(".conv", ".bn") for layer in chain.layer_names}

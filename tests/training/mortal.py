@@ -19,7 +19,7 @@ import torch._dynamo  # what an optimizer would import in every child again
 from epanns.audio.frontend import FrontEndSpec
 from epanns.data.batches.dataset import PackDataset
 from epanns.errors import EpannsError, Interrupted
-from epanns.models.families.cnn import Cnn
+from epanns.models.families.cnn_2d import Cnn
 from epanns.models.modes import evaluation_mode
 from epanns.models.spec import ModelSpec, conv_widths
 from epanns.training.run.finetune import finetune

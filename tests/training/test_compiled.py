@@ -9,7 +9,7 @@ import torch
 
 from epanns.data.batches.dataset import PackDataset
 from epanns.errors import ConfigError
-from epanns.models.families.cnn import Cnn
+from epanns.models.families.cnn_2d import Cnn
 from epanns.models.spec import conv_widths
 from epanns.training.run.finetune import finetune
 from epanns.training.run.validation import Validation

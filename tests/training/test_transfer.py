@@ -10,7 +10,7 @@ import torch
 
 from epanns.data.batches.dataset import PackDataset
 from epanns.errors import ConfigError, OutputError
-from epanns.models.families.cnn import Cnn
+from epanns.models.families.cnn_2d import Cnn
 from epanns.models.files.checkpoint import save_checkpoint
 from epanns.models.files.load import load
 from epanns.models.spec import HEADS

@@ -110,19 +110,28 @@ def _weight_nodes(graph: Graph, node: onnx.NodeProto, ranges: Ranges) -> list[on
     """Quantise the weights of a layer, and return the nodes that dequantise them.
 
     In a layer that computes in float32 these are a cast and a product, which a runtime evaluates once when it loads the
-    file; a DequantizeLinear would be evaluated in each call.
+    file; a DequantizeLinear would be evaluated in each call. Both directions of an LSTM, its first axis, share the
+    scales of the gates.
     """
     made = []
     in_int8 = node.input[0] in ranges
-    for place, axis in _weights_of(graph, node):
+    least: Array | float = 0.0
+    if in_int8 and node.op_type in WEIGHTED and len(node.input) > 2:
+        # A runtime stores a bias in units of the activation's scale times the weight's: the bias of a channel with
+        # almost no weights would overflow 32 bits.
+        bias = graph.constant(node.input[2])
+        least = 0.0 if bias is None else np.abs(bias) / (_scale(*ranges[node.input[0]]) * _LARGEST_BIAS)
+    for place in {"LSTM": (1, 2)}.get(node.op_type, (1,) if node.op_type in WEIGHTED else ()):
         name = node.input[place]
         weight = graph.constant(name)
         if weight is None:
             continue
+        is_first = node.op_type == "Conv" or attributes(node).get("transB")
+        axis = 1 if node.op_type == "LSTM" else 0 if is_first else weight.ndim - 1
         result = node.input[place] = _dequantised(name)
         if weight.dtype == np.int8:  # an earlier layer shares the weight
             continue
-        integers, scales = int8_by_channel(weight, axis, _smallest_scales(graph, node, ranges) if in_int8 else 0.0)
+        integers, scales = int8_by_channel(weight, axis, least)
         graph.set_constant(name, integers)
         graph.set_constant(f"{name}.s", scales.ravel() if in_int8 else scales)
         if in_int8:
@@ -131,31 +140,6 @@ def _weight_nodes(graph: Graph, node: onnx.NodeProto, ranges: Ranges) -> list[on
             made.append(helper.make_node("Cast", [name], [f"{name}.c"], to=TensorProto.FLOAT))
             made.append(helper.make_node("Mul", [f"{name}.c", f"{name}.s"], [result]))
     return made
-
-
-def _weights_of(graph: Graph, node: onnx.NodeProto) -> list[tuple[int, int]]:
-    """Return which inputs of a node are weights, each with the axis of its output channels.
-
-    Both directions of an LSTM, the first axis, share the scales of the gates.
-    """
-    if node.op_type == "LSTM":
-        return [(1, 1), (2, 1)]
-    if node.op_type not in WEIGHTED:
-        return []
-    if node.op_type == "Conv" or attributes(node).get("transB"):
-        return [(1, 0)]
-    weight = graph.constant(node.input[1])
-    return [] if weight is None else [(1, weight.ndim - 1)]
-
-
-def _smallest_scales(graph: Graph, node: onnx.NodeProto, ranges: Ranges) -> Array | float:
-    """Return the smallest scale of each channel's weights for which a 32-bit bias can hold the channel's bias.
-
-    A runtime stores a bias in units of the activation's scale times the weight's: the bias of a channel with almost no
-    weights would overflow.
-    """
-    bias = graph.constant(node.input[2]) if node.op_type in WEIGHTED and len(node.input) > 2 else None
-    return 0.0 if bias is None else np.abs(bias) / (_scale(*ranges[node.input[0]]) * _LARGEST_BIAS)
 
 
 def int8_by_channel(weight: Array, axis: int, least: Array | float = 0.0) -> tuple[Array, Array]:

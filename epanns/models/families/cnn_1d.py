@@ -107,7 +107,7 @@ class DaiNet19(WaveformTagger):
             self.add_module(name, DaiNetBlock(channels, [*inner, stream], changes=f"{name}.conv4" in widths))
             channels = stream
         self.fc1 = linear(channels, spec.embedding_size)
-        self.fc_audioset = linear(spec.embedding_size, spec.num_classes)
+        self.add_classifier(spec)
 
     @property
     def fixed_layers(self) -> dict[str, str]:
@@ -177,7 +177,7 @@ class LeeNet(WaveformTagger):
             self.add_module(name, LeeNetBlock(channels, widths, stride=stride))
             channels, stride = widths[-1], 1
         self.fc1 = linear(channels, spec.embedding_size)
-        self.fc_audioset = linear(spec.embedding_size, spec.num_classes)
+        self.add_classifier(spec)
 
     @property
     def minimum_samples(self) -> int:
@@ -264,7 +264,7 @@ class Res1dNet(WaveformTagger):
             layers[name] = nn.Sequential(*blocks)
         self.resnet = nn.Sequential(layers)
         self.fc1 = linear(channels, spec.embedding_size)
-        self.fc_audioset = linear(spec.embedding_size, spec.num_classes)
+        self.add_classifier(spec)
 
     @property
     def minimum_samples(self) -> int:

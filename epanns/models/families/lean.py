@@ -161,7 +161,7 @@ class Lean(YamnetBody):
         if joins:
             self.encoder = WaveEncoder(spec.front_end.window_size, size // 2)
             self.attention = FUSIONS[spec.family](size)
-        self.fc_audioset = linear(spec.embedding_size, spec.num_classes)
+        self.add_classifier(spec)
 
     @property
     def fixed_layers(self) -> dict[str, str]:
@@ -211,7 +211,7 @@ class Lean(YamnetBody):
         return PATCH_FRAMES * len(_window_starts(samples, self.spec.front_end.sample_rate))
 
     def count_segments(self, inputs: Features) -> int:
-        """Return how many windows each clip has."""
+        """Return the number of windows of each clip."""
         return inputs[0].shape[1]
 
     def begin(self, inputs: Features, mixup_lambda: Tensor | None = None) -> Features:

@@ -1,6 +1,7 @@
 """Wavegram_Cnn14 and Wavegram_Logmel_Cnn14: a learned map of time and "frequency", alone or beside the log-mel."""
 
-import functools
+from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -69,7 +70,7 @@ class Wavegram(Tagger):
             self.add_module(f"conv_block{number}", ConvBlock(channels, pair, 3))
             channels = pair[-1]
         self.fc1 = linear(channels, spec.embedding_size)
-        self.fc_audioset = linear(spec.embedding_size, spec.num_classes)
+        self.add_classifier(spec)
 
     @property
     def rows(self) -> int:
@@ -110,44 +111,39 @@ class Wavegram(Tagger):
 
     def stages(self) -> list[Stage]:
         """Return a stage for each convolution."""
-        return [*self._stages_on_waveform(), self._wavegram_alone, *self._stages_on_map()]
+        return [*self._stages_on_waveform(), self._wavegram, *self._stages_on_map()]
 
     def _stages_on_waveform(self) -> list[Stage]:
-        stages: list[Stage] = [functools.partial(on_first, self._pre_conv0)]
+
+        def first(waveform: Tensor) -> Tensor:
+            return F.relu(self.pre_bn0(self.pre_conv0(waveform)), inplace=True)
+
+        def spread(features: Tensor) -> Tensor:  # channels become rows: (batch, 4, time, rows)
+            maps = features.reshape(features.shape[0], _GROUPS, self.rows, features.shape[2]).transpose(2, 3)
+            return self.pre_block4.step(maps, index=1, pool=False)
+
+        steps: list[Callable[[Tensor], Tensor]] = [first]
         for name in ("pre_block1", "pre_block2", "pre_block3"):
             block = self.get_submodule(name)
             assert isinstance(block, WaveBlock)
-            stages += [functools.partial(on_first, step) for step in (block.first, block.second)]
-        return [*stages, functools.partial(on_first, self._spread)]
+            steps += [block.first, block.second]
+        return [partial(on_first, step) for step in (*steps, spread)]
 
     def _stages_on_map(self) -> list[Stage]:
-        return [functools.partial(self._stage, number, index) for number in range(2, 7) for index in (1, 2)]
-
-    def _pre_conv0(self, waveform: Tensor) -> Tensor:
-        return F.relu(self.pre_bn0(self.pre_conv0(waveform)), inplace=True)
-
-    def _spread(self, features: Tensor) -> Tensor:
-        """Reshape channels to rows, ``(batch, 4, time, rows)``, and apply the first convolution on the map."""
-        maps = features.reshape(features.shape[0], _GROUPS, self.rows, features.shape[2]).transpose(2, 3)
-        return self.pre_block4.step(maps, index=1, pool=False)
+        stages: list[Stage] = []
+        for number in range(2, 7):
+            block = self.get_submodule(f"conv_block{number}")
+            assert isinstance(block, ConvBlock)
+            stages += [partial(on_first, step) for step in block.steps(pools=number < 6)]
+        return stages
 
     def _wavegram(self, features: Features) -> Features:
-        """Apply the second convolution on the map, halve time and mix pairs."""
+        """Apply the second convolution on the map, halve time, mix pairs and, without a log-mel, apply dropout."""
         maps, *others = features
         maps = F.avg_pool2d(self.pre_block4.step(maps, index=2, pool=False), (2, 1))
         mixup_lambda = others.pop() if len(features) > len(self.input_shapes(1)) else None
-        return (mix_pairs(maps, mixup_lambda), *others)
-
-    def _wavegram_alone(self, features: Features) -> Features:
-        (wavegram,) = self._wavegram(features)
-        return (dropout(wavegram, 0.2, self.training),)
-
-    def _stage(self, number: int, index: int, features: Features) -> Features:
-        (last,) = features
-        block = self.get_submodule(f"conv_block{number}")
-        assert isinstance(block, ConvBlock)
-        last = block.step(last, index=index, pool=index == 2 and number < 6)
-        return (dropout(last, 0.2, self.training) if index == 2 else last,)
+        wavegram = mix_pairs(maps, mixup_lambda)
+        return (wavegram, *others) if others else (dropout(wavegram, 0.2, self.training),)
 
 
 class WavegramLogmel(Wavegram):
@@ -204,26 +200,20 @@ class WavegramLogmel(Wavegram):
 
     def stages(self) -> list[Stage]:
         """Return a stage for each convolution; the last one on the log-mel alone joins both maps."""
-        return [
-            *self._stages_on_waveform(),
-            self._wavegram,
-            self._first_of_logmel,
-            self._second_of_logmel,
-            *self._stages_on_map(),
-        ]
 
-    def _first_of_logmel(self, features: Features) -> Features:
-        wavegram, logmel = features
-        return wavegram, self.conv_block1.step(logmel, index=1, pool=False)
+        def first_on_logmel(features: Features) -> Features:
+            wavegram, logmel = features
+            return wavegram, self.conv_block1.step(logmel, index=1, pool=False)
 
-    def _second_of_logmel(self, features: Features) -> Features:
-        """Concatenate the maps, cut to the shorter one; PANNs fail where the number of hops is odd."""
-        wavegram, logmel = features
-        logmel = self.conv_block1.step(logmel, index=2, pool=True)
-        if wavegram.shape[2] != logmel.shape[2]:
-            frames = min(wavegram.shape[2], logmel.shape[2])
-            wavegram, logmel = wavegram[:, :, :frames], logmel[:, :, :frames]
-        return (dropout(torch.cat([logmel, wavegram], dim=1), 0.2, self.training),)
+        def joined(features: Features) -> Features:
+            wavegram, logmel = features
+            logmel = self.conv_block1.step(logmel, index=2, pool=True)
+            if wavegram.shape[2] != logmel.shape[2]:  # the number of hops is odd: cut to the shorter map; PANNs fail
+                frames = min(wavegram.shape[2], logmel.shape[2])
+                wavegram, logmel = wavegram[:, :, :frames], logmel[:, :, :frames]
+            return (dropout(torch.cat([logmel, wavegram], dim=1), 0.2, self.training),)
+
+        return [*self._stages_on_waveform(), self._wavegram, first_on_logmel, joined, *self._stages_on_map()]
 
 
 def _pair(spec: ModelSpec, block: str) -> tuple[int, int]:

@@ -14,7 +14,6 @@ from epanns.audio.short_clips import pad_to_patches
 from epanns.audio.yamnet_logmel import SILENCE, YamnetLogMel, count_patches, patches_of
 from epanns.errors import ConfigError
 from epanns.labels import LabelSet
-from epanns.models.layers.convolution import linear
 from epanns.models.layers.pooling import ModelOutput, averaged, averaged_choices, probabilities_of
 from epanns.models.spec import YAMNET_STRIDES, ModelSpec
 from epanns.models.tagger import Features, Stage, Tagger, mix_pairs, on_first
@@ -120,7 +119,7 @@ class YamnetBody(Tagger):
 
     @abstractmethod
     def count_segments(self, inputs: Features) -> int:
-        """Return how many segments each clip has, from what `inputs_of` gives."""
+        """Return the number of segments of each clip, from the output of `inputs_of`."""
 
     def stages(self) -> list[Stage]:
         """Return a stage for each convolution; features beside the map of the log-mel are passed on unchanged."""
@@ -194,7 +193,7 @@ class Yamnet(YamnetBody):
 
     def __init__(self, spec: ModelSpec, labels: LabelSet | None = None) -> None:
         super().__init__(spec, labels)
-        self.fc_audioset = linear(spec.embedding_size, spec.num_classes)
+        self.add_classifier(spec)
 
     @property
     def minimum_samples(self) -> int:
@@ -211,7 +210,7 @@ class Yamnet(YamnetBody):
         return [(1, 1, front_end.frames(samples), front_end.mel_bins)]
 
     def count_segments(self, inputs: Features) -> int:
-        """Return how many patches each clip has."""
+        """Return the number of patches of each clip."""
         (logmel,) = inputs
         return count_patches(logmel.shape[2])
 

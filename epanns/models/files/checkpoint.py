@@ -22,14 +22,13 @@ from epanns.errors import CheckpointError, DataError, OutputError
 from epanns.feedback import note
 from epanns.folder_kinds import describe_other_folder
 from epanns.labels import LabelSet
-from epanns.models.files.card import model_card
-from epanns.models.files.checkpoint_config import CheckpointConfig, is_config
-from epanns.models.provenance import SHA256, Operation, Provenance, recipe_problems
+from epanns.models.files.checkpoint_texts import CheckpointConfig, is_config, model_card
+from epanns.models.provenance import SHA256, Provenance
 from epanns.models.pruning_plan import PruningPlan
 from epanns.models.spec import ModelSpec
 from epanns.models.tagger import Tagger
 from epanns.models.tensors import TensorForm, difference, expected_forms, forms_of, parameters_of
-from epanns.models.zoo import build_model
+from epanns.models.zoo import build_model, known_labels
 from epanns.packages import versions
 from epanns.strict import shown, table_problems
 from epanns.text_files import read_json, read_text
@@ -94,6 +93,17 @@ def checkpoint_folder(path: str | Path) -> Path:
     return path.parent if is_part else path
 
 
+def labels_for(path: Path, spec: ModelSpec, labels: LabelSet | None) -> LabelSet:
+    """Return the labels given for the network of a file; by default those of `zoo.known_labels`.
+
+    Raises:
+        CheckpointError: If there is not one label per class.
+    """
+    if labels is not None and len(labels) != spec.num_classes:
+        raise CheckpointError(f"{path}: {spec.num_classes} classes, but {len(labels)} labels given: give one per class")
+    return labels or known_labels(spec)
+
+
 def load_checkpoint(folder: str | Path) -> Checkpoint:
     """Read a checkpoint folder; all files are checked before the weights are loaded.
 
@@ -105,7 +115,17 @@ def load_checkpoint(folder: str | Path) -> Checkpoint:
     folder = Path(folder)
     _require_files(folder)
     config = CheckpointConfig.read(folder / CONFIG)
-    labels = _read_labels(folder / LABELS, config.spec)
+    path, num_classes = folder / LABELS, config.spec.num_classes
+    limit = max(_LABELS_BYTES, _LABEL_BYTES * num_classes)
+    text = read_text(path, error=CheckpointError, limit=limit, remedy="give one line per class")
+    try:
+        labels = LabelSet.from_csv_text(text, str(path))
+    except DataError as error:
+        raise CheckpointError(str(error)) from error
+    if len(labels) != num_classes:
+        raise CheckpointError(
+            f"{path}: {len(labels)} labels for a network of {num_classes} classes: give one line per class"
+        )
     _check_weights(folder / WEIGHTS, config)
     _check_checksums(folder, config.weights_sha256)
     return Checkpoint(config.spec, load_file(folder / WEIGHTS), labels, config.provenance)
@@ -139,11 +159,10 @@ def save_checkpoint(
     folder = Path(folder)
     known = model.provenance
     provenance = replace(
-        known,
+        known if recipe is None else known.with_entries(recipe),
         source=f"{model.spec.name}, built from random weights with epanns" if known.source is None else known.source,
         parent_sha256=known.sha256,
         plan=PruningPlan.from_dict(plan) if isinstance(plan, Mapping) else plan or known.plan,
-        recipe=known.recipe if recipe is None else _recipe(known, recipe),
         versions=versions(*_PACKAGES),
     )
     if not overwrite:
@@ -201,7 +220,13 @@ def _write(model: Tagger, folder: Path, place: Path, provenance: Provenance) -> 
             f"this {model.spec.name} has {len(model.labels)} labels for {model.spec.num_classes} classes and would not "
             "load again: set model.labels to one label per class"
         )
-    labels = _labels_text(model)
+    labels = model.labels.to_csv()
+    try:
+        is_readable = LabelSet.from_csv_text(labels, LABELS) == model.labels
+    except DataError as error:
+        raise CheckpointError(f"the labels of this {model.spec.name} cannot be saved ({error}): rename them") from error
+    if not is_readable:
+        raise CheckpointError(f"the labels of this {model.spec.name} would be others when read again: rename them")
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     if problem := difference(forms_of(tensors), expected_forms(model.spec)):
         raise CheckpointError(f"this {model.spec.name} does not fit its own spec and would not load again: {problem}")
@@ -224,27 +249,6 @@ def _write(model: Tagger, folder: Path, place: Path, provenance: Provenance) -> 
     return digest
 
 
-def _recipe(known: Provenance, given: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> tuple[Operation, ...]:
-    """Return the known recipe with a given operation appended, or a given recipe in its place."""
-    entries = [given] if isinstance(given, Mapping) else given
-    if problems := recipe_problems(entries):
-        raise CheckpointError(f"{'; '.join(problems)}: give operations such as {{'step': 'recover', ...}}")
-    operations = tuple(map(Operation.from_dict, entries))
-    return (*known.recipe, *operations) if isinstance(given, Mapping) else operations
-
-
-def _labels_text(model: Tagger) -> str:
-    """Return the text of labels.csv, after reading it back."""
-    text = model.labels.to_csv()
-    try:
-        is_readable = LabelSet.from_csv_text(text, LABELS) == model.labels
-    except DataError as error:
-        raise CheckpointError(f"the labels of this {model.spec.name} cannot be saved ({error}): rename them") from error
-    if not is_readable:
-        raise CheckpointError(f"the labels of this {model.spec.name} would be others when read again: rename them")
-    return text
-
-
 def _require_files(folder: Path) -> None:
     if not folder.is_dir():
         previous = _sibling(folder, ".previous")
@@ -258,20 +262,6 @@ def _require_files(folder: Path) -> None:
             f"{folder} is not a checkpoint: {', '.join(missing)} missing; "
             f"a checkpoint holds {', '.join(FILES)}, as `epanns import` or `epanns train` write them"
         )
-
-
-def _read_labels(path: Path, spec: ModelSpec) -> LabelSet:
-    limit = max(_LABELS_BYTES, _LABEL_BYTES * spec.num_classes)
-    text = read_text(path, error=CheckpointError, limit=limit, remedy="give one line per class")
-    try:
-        labels = LabelSet.from_csv_text(text, str(path))
-    except DataError as error:
-        raise CheckpointError(str(error)) from error
-    if len(labels) != spec.num_classes:
-        raise CheckpointError(
-            f"{path}: {len(labels)} labels for a network of {spec.num_classes} classes: give one line per class"
-        )
-    return labels
 
 
 def _check_weights(path: Path, config: CheckpointConfig) -> None:

@@ -73,7 +73,7 @@ def released_file(name: str) -> ReleasedFile:
 
 
 def known_file(path: Path, sha256: str) -> ReleasedFile | None:
-    """Return the released file with this sha256, whatever the name of `path`; None if there is none.
+    """Return the released file with this sha256, which `path` may have under any name; None without one.
 
     Raises:
         CheckpointError: If `path` has the name of a released file with another sha256.
@@ -193,7 +193,11 @@ def _receive(file: ReleasedFile, part: _Part, opened: BinaryIO, progress: Progre
             part.start_over(opened, file.url, _validator_of(response))
             done = 0
         is_delimited = response.length is not None or response.chunked  # http.client detects a cut of both
-        total = _stated_total(response, done) or file.bytes
+        # The length of the whole file, not of the answer: a server may send fewer bytes than are missing.
+        given = response.headers.get("Content-Range", "") if response.status == http.client.PARTIAL_CONTENT else ""
+        stated = re.fullmatch(r"bytes \d+-\d+/(\d{1,18})", given)
+        left = None if response.length is None else done + response.length
+        total = (left if stated is None else int(stated[1])) or file.bytes
         for chunk in _chunks(file, response):
             opened.write(chunk)
             done += len(chunk)
@@ -234,15 +238,6 @@ def _open(file: ReleasedFile, start: int, validator: str = "") -> http.client.HT
             response.close()
             return _open(file, 0)
     return response
-
-
-def _stated_total(response: http.client.HTTPResponse, start: int) -> int | None:
-    """Return the length of the whole file; a server may answer with fewer bytes than are missing."""
-    if response.status == http.client.PARTIAL_CONTENT:
-        stated = re.fullmatch(r"bytes \d+-\d+/(\d{1,18})", response.headers.get("Content-Range", ""))
-        if stated is not None:
-            return int(stated[1])
-    return None if response.length is None else start + response.length
 
 
 def _validator_of(response: http.client.HTTPResponse) -> str:

@@ -5,7 +5,7 @@ from pathlib import Path
 from epanns.errors import CheckpointError
 from epanns.feedback import note
 from epanns.models.files.checkpoint import CONFIG, Checkpoint, checkpoint_folder, load_checkpoint
-from epanns.models.files.checkpoint_config import CheckpointConfig
+from epanns.models.files.checkpoint_texts import CheckpointConfig
 from epanns.models.files.released import read_released
 from epanns.models.tagger import Tagger
 

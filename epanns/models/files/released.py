@@ -12,10 +12,10 @@ from torch import Tensor
 
 from epanns.atomic import refuse_existing, replacing, sha256_of
 from epanns.errors import CheckpointError
-from epanns.labels import LabelSet, audioset
-from epanns.models.files.checkpoint import Checkpoint, checkpoint_folder
+from epanns.labels import LabelSet
+from epanns.models.files.checkpoint import Checkpoint, checkpoint_folder, labels_for
 from epanns.models.files.download import ReleasedFile, known_file
-from epanns.models.files.recognition import REMEDY, has_attention, has_own_tensors, mismatch, recognised, with_counters
+from epanns.models.files.recognition import REMEDY, has_attention, mismatch, recognised, with_counters
 from epanns.models.files.tensor_names import StateDict, unwrapped
 from epanns.models.files.torch_file import UNVERIFIED, read_torch_file
 from epanns.models.files.yamnet_file import is_yamnet_file, read_yamnet
@@ -73,10 +73,10 @@ def read_released(
         return read_yamnet(path, sample_rate=sample_rate, head=head, labels=labels)
     file = read_torch_file(path)
     state = unwrapped(file.content, path)
-    _check_size(state.weights, path)
-    _check_values(state.weights, path)
+    _check_numbers(state.weights, path)
     known = known_file(path, sha256 := sha256_of(path))
-    known_head = head or _known_head(state.weights, known)
+    catalogued = None if known is None else ZOO[known.network].head
+    known_head = head or ("decision_att" if has_attention(state.weights) else catalogued)
     by_name = None
     if known_head is None:
         by_name = next((head for part, head in _HEADS_BY_NAME.items() if part in path.name), None)
@@ -114,7 +114,7 @@ def read_released(
     if counters := len(whole) - len(network):
         notes.append(f"{counters} counters of batches (num_batches_tracked) are missing and start at 1")
     weights = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in whole.items()}
-    return Checkpoint(spec, weights, _labels(labels, spec.num_classes, path), provenance, tuple(notes))
+    return Checkpoint(spec, weights, labels_for(path, spec, labels), provenance, tuple(notes))
 
 
 def to_panns(model: Tagger) -> dict[str, dict[str, Tensor]]:
@@ -143,8 +143,8 @@ def export_panns(model: Tagger, path: Path) -> None:
         torch.save(to_panns(model), partial)
 
 
-def _check_size(weights: Mapping[str, Tensor], path: Path) -> None:
-    """Refuse tensors far larger than the file, such as one stored number expanded to billions."""
+def _check_numbers(weights: Mapping[str, Tensor], path: Path) -> None:
+    """Refuse tensors far larger than the file, such as one number expanded to billions; and NaN and infinity."""
     total = sum(tensor.numel() * tensor.element_size() for tensor in weights.values())
     limit = max(_ALWAYS_ALLOWED, 4 * path.stat().st_size)
     if total > limit:
@@ -152,32 +152,13 @@ def _check_size(weights: Mapping[str, Tensor], path: Path) -> None:
             f"{path}: its tensors would take {total:,} bytes, must be at most {limit:,} in a file of "
             f"{path.stat().st_size:,}: save the network's state_dict() with all its values"
         )
-
-
-def _check_values(weights: Mapping[str, Tensor], path: Path) -> None:
-    """Refuse NaN and infinity, also of values that overflow float32."""
+    # In float32, the type they are loaded in: some values of float64 overflow it.
     floating = {name: tensor for name, tensor in weights.items() if tensor.is_floating_point()}
     if broken := [name for name, tensor in floating.items() if not bool(tensor.float().isfinite().all())]:
         raise CheckpointError(
             f"{path}: NaN or infinity in {shortened(broken)}: its weights have diverged or are damaged: "
             "download or copy the file again, or give weights of an earlier iteration"
         )
-
-
-def _known_head(weights: Mapping[str, Tensor], known: ReleasedFile | None) -> str | None:
-    """Return the head that the tensors or the catalogue determine."""
-    if has_attention(weights):
-        return "decision_att"
-    head = None if known is None else ZOO[known.network].head
-    return None if head is None or has_own_tensors(head) else head
-
-
-def _labels(labels: LabelSet | None, num_classes: int, path: Path) -> LabelSet:
-    if labels is None:
-        return audioset() if num_classes == len(audioset()) else LabelSet.numbered(num_classes)
-    if len(labels) != num_classes:
-        raise CheckpointError(f"{path}: {num_classes} classes, but {len(labels)} labels given: give one per class")
-    return labels
 
 
 def _source(path: Path, iteration: int | None, state: StateDict, known: ReleasedFile | None) -> str:

@@ -16,14 +16,13 @@ _WRAPPERS = (
     *("model", "state_dict", "model_state_dict", "model_state", "student", "net", "network", "module", "weights"),
     *("checkpoint", "ckpt", "params", "parameters", "generator", "tagger", "classifier", "ema", "model_ema"),
 )
-_DEEPEST = 4  # wrappers in each other
+_DEEPEST = 4  # nested wrappers
 
-# Names that torch inserts at any place of a name when it wraps a module.
+# Parts that torch inserts into names when it wraps a module.
 _TRANSPARENT = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module")
 
-_LEAST_SHARE = (
-    0.4  # of all names that share a prefix mentioned in a message; with student and teacher in one file it is half
-)
+# Least share of all names for a prefix to be mentioned in a message; with student and teacher in one file it is half.
+_LEAST_SHARE = 0.4
 
 _CLASSIFIER, _NEW_CLASSIFIER = "fc_audioset", "fc_transfer"
 
@@ -60,7 +59,13 @@ def unwrapped(content: object, path: Path) -> StateDict:
     if not isinstance(found, Mapping) or not found:
         raise CheckpointError(f"{path}: holds a {type(found).__name__} and no tensors by name: is it a PANNs file?")
     weights, beside = _tensors(found, path)
-    names, prefix = _without_prefix(_without_wrapped_modules(list(weights), path))
+    plain = [".".join(part for part in name.split(".") if part not in _TRANSPARENT) for name in weights]
+    if twice := [name for name, count in Counter(plain).items() if count > 1]:
+        raise CheckpointError(
+            f"{path}: {shortened(twice)} appears twice, with and without {'., '.join(_TRANSPARENT)}.: "
+            "save the state_dict() of one network"
+        )
+    names, prefix = _without_prefix(plain)
     named = dict(zip(names, weights.values(), strict=True))
     notes = [f"left out what is no tensor of a network: {shortened(beside)}"] if beside else []
     if others:
@@ -146,17 +151,6 @@ def _tensors(found: Mapping[object, object], path: Path) -> tuple[dict[str, Tens
             "save the network's dense floating-point state_dict() and give that"
         )
     return tensors, beside
-
-
-def _without_wrapped_modules(names: list[str], path: Path) -> list[str]:
-    """Remove the parts in `_TRANSPARENT` from names."""
-    short = [".".join(part for part in name.split(".") if part not in _TRANSPARENT) for name in names]
-    if twice := [name for name, count in Counter(short).items() if count > 1]:
-        raise CheckpointError(
-            f"{path}: {shortened(twice)} appears twice, with and without {'., '.join(_TRANSPARENT)}.: "
-            "save the state_dict() of one network"
-        )
-    return short
 
 
 def _without_prefix(names: list[str]) -> tuple[list[str], str]:

@@ -115,13 +115,18 @@ def read_torch_file(path: Path) -> TorchFile:
             f"{path}: refused without running it, because it names builtins.bytearray, which a few bytes of a file "
             "can make as long as the memory: save the network's state_dict() alone and import that"
         )
-    allowed: list[Any] = [*((Ignored, name) for name in _IGNORED), (_empty_table, "collections.defaultdict")]
+    # In place of a defaultdict, whose factory is not called, an empty table is built.
+    allowed: list[Any] = [*((Ignored, name) for name in _IGNORED), (lambda *_: {}, "collections.defaultdict")]
     with safe_globals(allowed), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch warns of unusual files; real problems are errors
         try:
             return TorchFile(torch.load(path, map_location="cpu", weights_only=True), has_checksums)
         except UnpicklingError as error:
-            if names := _refused_names(path, str(error)):
+            try:
+                names = sorted(get_unsafe_globals_in_checkpoint(path))
+            except (UnpicklingError, *DAMAGED):  # broken, or older than torch 1.6: torch's message has the first
+                names = re.findall(r"GLOBAL ([\w.]+)", str(error))[:1]
+            if names:
                 raise CheckpointError(
                     f"{path}: refused without running it, because it names {', '.join(names)}; epanns reads files of "
                     "tensors only: if you trust this one, save its state_dict() alone and import that"
@@ -199,19 +204,6 @@ def _holds_bytearray(file: IO[bytes]) -> bool:
             return True
         before = chunk[-_LONGEST_NAME:]
     return False
-
-
-def _empty_table(*_: object) -> dict[object, object]:
-    """Replace a `collections.defaultdict`, whose factory is not called."""
-    return {}
-
-
-def _refused_names(path: Path, message: str) -> list[str]:
-    """Return the globals that a file names beyond the allowed ones, read from its opcodes alone."""
-    try:
-        return sorted(get_unsafe_globals_in_checkpoint(path))
-    except (UnpicklingError, *DAMAGED):  # not a zip, as before torch 1.6, or broken: torch's message has the first
-        return re.findall(r"GLOBAL ([\w.]+)", message)[:1]
 
 
 def _damaged(path: Path, reason: str) -> CheckpointError:

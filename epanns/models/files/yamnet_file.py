@@ -2,7 +2,7 @@
 
 import math
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +16,7 @@ from epanns.audio.yamnet_logmel import yamnet_mel_bank
 from epanns.errors import CheckpointError
 from epanns.labels import LabelSet, yamnet
 from epanns.models.families.yamnet import BATCH_NORM_EPSILON
-from epanns.models.files.checkpoint import Checkpoint
+from epanns.models.files.checkpoint import Checkpoint, labels_for
 from epanns.models.files.torch_file import DAMAGED, UNVERIFIED, check_archive
 from epanns.models.provenance import Operation, Provenance
 from epanns.models.spec import LAYOUTS, ModelSpec
@@ -77,8 +77,7 @@ def read_yamnet(
     for name, given, own in (("sample_rate", sample_rate, spec.front_end.sample_rate), ("head", head, spec.head)):
         if given not in (None, own):
             raise CheckpointError(f"{path}: {name}={given}: YAMNet has {own}: leave it out")
-    if labels is not None and len(labels) != spec.num_classes:
-        raise CheckpointError(f"{path}: {spec.num_classes} classes, but {len(labels)} labels given: give one per class")
+    labels = labels_for(path, spec, labels)
     folded = _is_npz(path) or path.suffix == _NPZ
     try:
         weights = _npz_weights(path, spec) if folded else _hdf5_weights(path, spec)
@@ -88,7 +87,14 @@ def read_yamnet(
     least = {name: 0 if name.endswith("running_var") else -math.inf for name in weights}
     if broken := [name for name, each in weights.items() if not (each.isfinite() & (each >= least[name])).all()]:
         raise CheckpointError(f"{path}: NaN, infinity or a negative variance in {shortened(broken)}: {_REMEDY}")
-    weights |= _completed(weights, spec, n_batches=0 if folded else 1)
+    # Missing: the counters of batches and, for folded batch norms, the statistics of the identity. A count of 0 marks
+    # statistics that were not measured: `pruning.recovery.batch_norm_reestimation` refuses them.
+    values = {"running_mean": 0.0, "running_var": 1.0 - BATCH_NORM_EPSILON, "num_batches_tracked": 0 if folded else 1}
+    weights |= {
+        name: torch.full(form.shape, values[name.rpartition(".")[2]], dtype=getattr(torch, form.dtype))
+        for name, form in expected_forms(spec).items()
+        if name not in weights
+    }
     provenance = Provenance(
         source=f"{printable(path.name)}, YAMNet{' with batch norm folded' if folded else ''}",
         sha256=sha256_of(path),
@@ -96,7 +102,7 @@ def read_yamnet(
         assumed=(_FOLDED if folded else UNVERIFIED,),
         n_read=1,
     )
-    return Checkpoint(spec, weights, labels or yamnet(), provenance)
+    return Checkpoint(spec, weights, labels, provenance)
 
 
 def hdf5_places(spec: ModelSpec) -> dict[str, _Place]:
@@ -180,37 +186,30 @@ def _is_npz(path: Path) -> bool:
 
 
 def _npz_weights(path: Path, spec: ModelSpec) -> dict[str, Tensor]:
+    """Read the arrays of an archive after comparing the forms in their headers with those of YAMNet."""
     places = npz_places(spec)
     check_archive(path)
+    forms: dict[str, TensorForm] = {}
+    arrays: dict[str, NDArray[Any]] = {}
     with zipfile.ZipFile(path) as archive:
-        forms = dict(_npz_forms(path, archive))
-        _refuse_difference(
-            path, {name: form for name, form in forms.items() if name not in _BESIDE}, _expected(places, spec)
-        )
-        arrays = {name: _npz_array(archive, name) for name in forms}
+        for member in archive.infolist():
+            name = member.filename.removesuffix(".npy")
+            if member.file_size > _LONGEST_MEMBER:
+                raise CheckpointError(f"{path}: {name} is longer than any array of YAMNet's: {_REMEDY}")
+            with archive.open(member) as file:
+                version = np.lib.format.read_magic(file)
+                read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+                shape, _, dtype = read(file)
+            if dtype.hasobject or math.prod(shape) * dtype.itemsize > member.file_size:
+                raise CheckpointError(f"{path}: {name} is no plain array, or shorter than its header states: {_REMEDY}")
+            forms[name] = TensorForm(shape, str(dtype))
+        weights = {name: form for name, form in forms.items() if name not in _BESIDE}
+        _refuse_difference(path, weights, _expected(places, spec))
+        for name in forms:
+            with archive.open(f"{name}.npy") as file:
+                arrays[name] = np.lib.format.read_array(file, allow_pickle=False)
     _check_beside(path, arrays, spec)
     return {name: _permuted(arrays[place.name], place) for name, place in places.items()}
-
-
-def _npz_forms(path: Path, archive: zipfile.ZipFile) -> Iterator[tuple[str, TensorForm]]:
-    """Yield the shape and type of each array from its header; refuse arrays shorter than their header states."""
-    for member in archive.infolist():
-        name = member.filename.removesuffix(".npy")
-        if member.file_size > _LONGEST_MEMBER:
-            raise CheckpointError(f"{path}: {name} is longer than any array of YAMNet's: {_REMEDY}")
-        with archive.open(member) as file:
-            version = np.lib.format.read_magic(file)
-            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-            shape, _, dtype = read(file)
-        if dtype.hasobject or math.prod(shape) * dtype.itemsize > member.file_size:
-            raise CheckpointError(f"{path}: {name} is no plain array, or shorter than its header states: {_REMEDY}")
-        yield name, TensorForm(shape, str(dtype))
-
-
-def _npz_array(archive: zipfile.ZipFile, name: str) -> NDArray[Any]:
-    with archive.open(f"{name}.npy") as file:
-        array: NDArray[Any] = np.lib.format.read_array(file, allow_pickle=False)
-    return array
 
 
 def _check_beside(path: Path, arrays: Mapping[str, NDArray[Any]], spec: ModelSpec) -> None:
@@ -222,16 +221,3 @@ def _check_beside(path: Path, arrays: Mapping[str, NDArray[Any]], spec: ModelSpe
             raise CheckpointError(f"{path}: {name} of shape {given.shape} is not YAMNet's: {_REMEDY}")
     if "class_mids" in arrays and tuple(map(str, arrays["class_mids"])) != yamnet().mids:
         raise CheckpointError(f"{path}: class_mids are not YAMNet's 521 in AudioSet's order: {_REMEDY}")
-
-
-def _completed(weights: Mapping[str, Tensor], spec: ModelSpec, *, n_batches: int) -> dict[str, Tensor]:
-    """Return the missing tensors: counters of batches and, for folded batch norms, statistics of the identity.
-
-    A count of 0 marks statistics that were not measured: `pruning.recovery.batch_norm_reestimation` refuses them.
-    """
-    values = {"running_mean": 0.0, "running_var": 1.0 - BATCH_NORM_EPSILON, "num_batches_tracked": n_batches}
-    return {
-        name: torch.full(form.shape, values[name.rpartition(".")[2]], dtype=getattr(torch, form.dtype))
-        for name, form in expected_forms(spec).items()
-        if name not in weights
-    }

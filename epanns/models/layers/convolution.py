@@ -1,13 +1,16 @@
 """Convolutions that the families share; attribute names are those of released PANNs weights."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-_NARROW, _RATHER_NARROW = 2, 4  # mel bins; the wider ones gain where the weights are too many for a cache
-_LEAST_WIDTH = 128  # output channels; below, making the patches costs what is saved
+from epanns.clip_random import dropout
+
+_NARROW, _RATHER_NARROW = 2, 4  # mel bins; maps of 3 and 4 gain only if the weights exceed a cache
+_LEAST_WIDTH = 128  # output channels; with fewer, building the patches takes the time that the product saves
 _MANY_WEIGHTS = 1 << 22
 _MOST_PATCHES = 1 << 26  # elements of the matrix of patches, 256 MiB in float32; beyond, torch convolves
 
@@ -17,7 +20,15 @@ class Convolution(nn.Conv2d):
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:  # noqa: A002 - torch's name
         output: Tensor
-        if not self._is_plain or not is_narrow(input, weight):
+        size = self.kernel_size[0]
+        is_plain = (
+            (self.groups, self.stride, self.dilation) == (1, (1, 1), (1, 1))
+            and self.kernel_size == (size, size)
+            and self.padding == (size // 2, size // 2)
+            and self.padding_mode == "zeros"
+            and size % 2 == 1
+        )
+        if not is_plain or not is_narrow(input, weight):
             output = super()._conv_forward(input, weight, bias)
             return output
         if torch.is_autocast_enabled("cpu"):
@@ -25,18 +36,6 @@ class Convolution(nn.Conv2d):
             input, weight = input.to(precision), weight.to(precision)
         output = _NarrowConvolution.apply(input, weight)
         return output if bias is None else output + bias.to(output.dtype)[:, None, None]
-
-    @property
-    def _is_plain(self) -> bool:
-        """Whether the kernel is square and odd, with "same" padding, stride 1 and one group."""
-        size = self.kernel_size[0]
-        return (
-            (self.groups, self.stride, self.dilation) == (1, (1, 1), (1, 1))
-            and self.kernel_size == (size, size)
-            and self.padding == (size // 2, size // 2)
-            and self.padding_mode == "zeros"
-            and size % 2 == 1
-        )
 
 
 def is_narrow(maps: Tensor, weight: Tensor) -> bool:
@@ -74,7 +73,12 @@ class _NarrowConvolution(torch.autograd.Function):
             of_weight = product.view(out, size, size, channels).permute(0, 3, 1, 2)
         if wants_maps:
             patches = _product(rows, _matrix(weight)).view(batch, time, mel, size, size, channels)
-            of_maps = _sum_of_patches(patches)
+            margin = size // 2
+            padded = patches.new_zeros(batch, time + 2 * margin, mel + 2 * margin, channels)
+            for row in range(size):
+                for column in range(size):
+                    padded[:, row : row + time, column : column + mel] += patches[:, :, :, row, column]
+            of_maps = padded[:, margin : margin + time, margin : margin + mel].permute(0, 3, 1, 2)
         return of_maps, of_weight
 
 
@@ -88,17 +92,6 @@ def _patches(maps: Tensor, size: int) -> Tensor:
         (batch, time, mel, size, size, channels), (of_batch, of_time, of_mel, of_time, of_mel, padded.stride(3))
     )
     return windows.reshape(batch * time * mel, size * size * channels)
-
-
-def _sum_of_patches(patches: Tensor) -> Tensor:
-    """Add every patch at its place to maps of zeros; return the maps ``(batch, channels, time, mel)``."""
-    batch, time, mel, size, _, channels = patches.shape
-    margin = size // 2
-    padded = patches.new_zeros(batch, time + 2 * margin, mel + 2 * margin, channels)
-    for row in range(size):
-        for column in range(size):
-            padded[:, row : row + time, column : column + mel] += patches[:, :, :, row, column]
-    return padded[:, margin : margin + time, margin : margin + mel].permute(0, 3, 1, 2)
 
 
 def _matrix(weight: Tensor) -> Tensor:
@@ -130,6 +123,11 @@ class ConvBlock(nn.Module):
             self.add_module(f"conv{index}", convolution(in_channels, width, kernel_size))
             self.add_module(f"bn{index}", nn.BatchNorm2d(width))
             in_channels = width
+
+    def steps(self, *, pools: bool) -> list[Callable[[Tensor], Tensor]]:
+        """Return a function for each convolution; the last one also pools, if `pools`, and applies dropout."""
+        first = [partial(self.step, index=index, pool=False) for index in range(1, self.depth)]
+        return [*first, lambda features: dropout(self.step(features, index=self.depth, pool=pools), 0.2, self.training)]
 
     def step(self, features: Tensor, *, index: int, pool: bool) -> Tensor:
         """Apply convolution `index`, from 1, with its batch norm and ReLU, and average pooling if `pool`."""

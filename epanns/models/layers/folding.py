@@ -77,16 +77,14 @@ def _convolution_before(parent: nn.Module, children: dict[str, nn.Module], norm_
     """Return the name of the convolution whose output the batch norm of that name normalises; None without one."""
     if isinstance(parent, nn.Sequential):
         names = list(children)[: list(children).index(norm_name)]
-        while names and isinstance(pool := children[names[-1]], nn.AvgPool1d | nn.AvgPool2d) and not _pads(pool):
+        while names and isinstance(pool := children[names[-1]], nn.AvgPool1d | nn.AvgPool2d):
+            if pool.padding not in (0, (0,), (0, 0)):
+                break
             names.pop()
         candidates = names[-1:]
     else:
         candidates = [norm_name.replace("bn", "conv"), norm_name.removeprefix("bn_")]
     return next((name for name in candidates if isinstance(children.get(name), nn.Conv1d | nn.Conv2d)), None)
-
-
-def _pads(pool: nn.AvgPool1d | nn.AvgPool2d) -> bool:
-    return pool.padding not in (0, (0,), (0, 0))
 
 
 def _is_special(module: nn.Module) -> bool:
@@ -96,7 +94,7 @@ def _is_special(module: nn.Module) -> bool:
 
 
 def _fold(parent: nn.Module, conv_name: str, norm_name: str, dtype: torch.dtype | None = None) -> None:
-    """Replace a convolution by one that does the work of its batch norm too, and the batch norm by nothing.
+    """Replace a convolution by one with the batch norm folded in, and the batch norm by the identity.
 
     Args:
         parent: Module that holds both.

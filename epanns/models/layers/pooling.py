@@ -48,7 +48,7 @@ def stretch_to_frames(segmentwise: Tensor, frames: int, ratio: int) -> Tensor:
     """Repeat each segment `ratio` times and pad with the last one to `frames`.
 
     ``segmentwise (batch, segments, classes)`` becomes ``(batch, frames, classes)``: segment ``s`` covers the frames
-    ``[s * ratio, (s + 1) * ratio)``, and the poolings' rounding leaves up to ``ratio - 1`` frames at the end over.
+    ``[s * ratio, (s + 1) * ratio)``, and up to ``ratio - 1`` frames at the end remain, which the poolings cut off.
     """
     stretched = segmentwise.repeat_interleave(ratio, dim=1)
     missing = frames - stretched.shape[1]
@@ -62,7 +62,7 @@ class AttentionBlock(nn.Module):
         super().__init__()
         self.att = nn.Conv1d(inputs, classes, 1)
         self.cla = nn.Conv1d(inputs, classes, 1)
-        self.bn_att = nn.BatchNorm1d(classes)  # unused in PANNs' forward pass too; kept because the files hold it
+        self.bn_att = nn.BatchNorm1d(classes)  # unused in PANNs' forward pass too; released files hold its tensors
         for conv in (self.att, self.cla):
             nn.init.xavier_uniform_(conv.weight)
             nn.init.zeros_(nn.Module.get_parameter(conv, "bias"))
@@ -107,6 +107,6 @@ def averaged_choices(segment_logits: Tensor) -> tuple[Tensor, Tensor]:
 def _log_count(segment_logits: Tensor) -> Tensor:
     """Return the logarithm of the number of segments, ``(batch, 1, 1)``.
 
-    Counted by the tensor itself: a number would be that of one clip for good in an exported graph.
+    Computed from the tensor: a Python number would be a constant in an exported graph, right for one length of clips.
     """
     return torch.ones_like(segment_logits[:, :, :1]).sum(dim=1, keepdim=True).log()

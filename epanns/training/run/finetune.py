@@ -1,10 +1,9 @@
 """Training a network on clips, and keeping the best checkpoint."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from epanns.data.batches.compatibility import require_same_task
 from epanns.data.batches.dataset import PackDataset
@@ -94,14 +93,13 @@ def finetune(
     options = (options or RunOptions()).for_this_process()
     identity = identity_of(model, dataset, config, validation, teacher)
     folder = RunFolder(Path(out), identity, fresh=options.fresh, command=options.command)
-    with (
-        _opened(folder) as finished,
-        random_state_kept(next(model.parameters()).device),  # every step sets torch's seed
-        requires_grad_restored(model),
-        catching_signals() as stop,
-    ):
+    with ExitStack() as stack:
+        finished = on_rank_zero(lambda: stack.enter_context(folder.opened()))
         if finished is not None:
             return TrainingResult(**finished)
+        stack.enter_context(random_state_kept(next(model.parameters()).device))  # every step sets torch's seed
+        stack.enter_context(requires_grad_restored(model))
+        stop = stack.enter_context(catching_signals())
         if validation.clips is not None and (note := indistinct(validation.clips, model.spec.task)):
             options.log(note)
         with memory_errors_explained(config, folder.kept), fastest_kernels():
@@ -119,10 +117,3 @@ def finetune(
             stop.signal_number, f"signal {stop.signal_number} came as the run in {out} ended; it is whole"
         )
     return result
-
-
-@contextmanager
-def _opened(folder: RunFolder) -> Iterator[dict[str, Any] | None]:
-    """Open the folder on rank 0, and yield the result of a finished run on all processes."""
-    with ExitStack() as stack:
-        yield on_rank_zero(lambda: stack.enter_context(folder.opened()))

@@ -3,7 +3,7 @@
 import math
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
 
@@ -62,7 +62,31 @@ class Run:
             Interrupted: At the next safe point after a signal; the state is saved.
         """
         try:
-            self._complete(dataset, stop)
+            _raise_if_stopped(stop)
+            if self.is_to_validate:
+                self.validate(stop)
+            remaining = StepBatches(
+                make_stream(self.config.sampler, dataset.targets, self.config.seed),
+                batch_size=self.config.drawn_clips,
+                first_step=self.state.step,
+                last_step=self.config.iterations,
+                places=self.learner.places,
+            )
+            cropped = dataset.with_crop(self.config.crop)
+            with closing(make_loader(cropped, remaining, workers=self.options.workers)) as loader:
+                batches = PrefetchedBatches(loader, self.learner.device)
+                while not self.is_over:
+                    started = time.perf_counter()
+                    batch = next(batches)
+                    self.state.seconds += time.perf_counter() - started
+                    self.state.data_seconds, batches.waited = self.state.data_seconds + batches.waited, 0.0
+                    self.step(batch, batches.prefetch)
+                    if self.is_to_validate:
+                        self.validate(stop)
+                    elif self.state.step % self.options.save_every == 0:
+                        self.save()
+                    if not self.is_over:
+                        _raise_if_stopped(stop)
         except Stopped as stopped:
             self.save()
             raise Interrupted(
@@ -70,29 +94,6 @@ class Run:
                 f"stopped by signal {stopped.signal_number} at step {self.state.step} of {self.config.iterations}; "
                 f"{self.folder.kept()}",
             ) from None
-
-    def _complete(self, dataset: PackDataset, stop: StopRequest) -> None:
-        _raise_if_stopped(stop)
-        if self.is_to_validate:
-            self.validate(stop)
-        remaining = StepBatches(
-            make_stream(self.config.sampler, dataset.targets, self.config.seed),
-            batch_size=self.config.drawn_clips,
-            first_step=self.state.step,
-            last_step=self.config.iterations,
-            places=self.learner.places,
-        )
-        cropped = dataset.with_crop(self.config.crop)
-        with closing(make_loader(cropped, remaining, workers=self.options.workers)) as loader:
-            batches = PrefetchedBatches(loader, self.learner.device)
-            for batch in self._timed(batches):
-                self.step(batch, batches.prefetch)
-                if self.is_to_validate:
-                    self.validate(stop)
-                elif self.state.step % self.options.save_every == 0:
-                    self.save()
-                if not self.is_over:
-                    _raise_if_stopped(stop)
 
     @contextmanager
     def logging(self) -> Iterator[None]:
@@ -103,17 +104,6 @@ class Run:
         first = state.step + 1 if state.history else 0
         with event_log(self.folder.path, first, wanted=self.options.tensorboard) as self.log:
             yield
-
-    def _timed(self, batches: PrefetchedBatches) -> Iterator[ClipBatch]:
-        """Yield the batches, and add the time spent waiting for them to the state."""
-        while True:
-            started = time.perf_counter()
-            batch = next(batches, None)
-            self.state.seconds += time.perf_counter() - started
-            self.state.data_seconds, batches.waited = self.state.data_seconds + batches.waited, 0.0
-            if batch is None:
-                return
-            yield batch
 
     def step(self, batch: ClipBatch, prefetch: Callable[[], None]) -> None:
         """Do one optimisation step."""
@@ -162,6 +152,7 @@ class Run:
     def validate(self, stop: StopRequest) -> None:
         """Score the model, keep the weights if they are the best so far, write the metrics, save the state.
 
+        At equal scores the lower validation loss is better, and any trained step is better than an untrained step 0.
         A signal ends the validation before its next batch; the validation is then due again. Several processes stop
         only after the validation, so the state is saved before it too.
         """
@@ -175,8 +166,11 @@ class Run:
             self.save()  # a repeated command fails at this validation without repeating steps
             raise
         state.seconds += time.perf_counter() - started
-        if is_best := self._is_best(scores):
-            state.best_step, state.best_score = state.step, scores[self.chosen_by]
+        score = scores[self.chosen_by]
+        replaces_untrained = state.best_step == 0 and self.begins_untrained
+        is_better_of_equals = replaces_untrained or scores.get(LOSS, math.nan) < state.best_loss
+        if is_best := score > state.best_score or (score == state.best_score and is_better_of_equals):
+            state.best_step, state.best_score = state.step, score
             state.best_loss = scores.get(LOSS, math.nan)
         row = row_of(state, learning_rate_at(max(0, state.step - 1), self.config), scores)
         state.history.append(row)
@@ -188,17 +182,6 @@ class Run:
         self.save()
         if self.options.on_validation is not None:
             self.options.on_validation(state)
-
-    def _is_best(self, scores: Mapping[str, float]) -> bool:
-        """Return whether this step is better than the best: by its score or, at equal scores, its validation loss.
-
-        At equal scores an untrained step 0 is replaced by any trained step.
-        """
-        state, score = self.state, scores[self.chosen_by]
-        if score != state.best_score:
-            return score > state.best_score
-        replaces_untrained = state.best_step == 0 and self.begins_untrained
-        return replaces_untrained or scores.get(LOSS, math.nan) < state.best_loss
 
     def save(self) -> None:
         """Save the state from which the run can resume."""

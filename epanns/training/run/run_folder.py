@@ -111,7 +111,11 @@ class RunFolder:
                 deleted then.
         """
         fresh = self._fresh and not self._was_begun_by_this_torchrun()
-        result = None if fresh else self._result()
+        result = None
+        if not fresh and self._folder.first_file.exists():  # not locked, since a finished run is only read
+            result = self._folder.require_same(self.identity, read=_identity_and_result)
+        elif not fresh:
+            self._folder.require_usable()
         if result is None or _unfinished_files(self.path):
             with self._folder.locked():
                 if fresh:
@@ -121,9 +125,8 @@ class RunFolder:
                 # Another process may have finished the run before this one had the lock.
                 result = self._folder.begin_or_resume(self.identity, first=first, read=_identity_and_result)
                 if result is None:
-                    for file in list(self.path.iterdir()):
-                        if _PARTIAL.fullmatch(file.name):
-                            remove(file)
+                    for file in [file for file in self.path.iterdir() if _PARTIAL.fullmatch(file.name)]:
+                        remove(file)
                     yield None
                     return
                 self._put_in_place(result["best_step"])
@@ -137,14 +140,16 @@ class RunFolder:
         Raises:
             OutputError: If the folder is no training run, or holds other files too; nothing is deleted then.
         """
-        self._folder.start_over(_is_own)
 
-    def _result(self) -> dict[str, Any] | None:
-        """Return the result of a finished run; read without the lock, since a finished run is only read."""
-        if self._folder.first_file.exists():
-            return self._folder.require_same(self.identity, read=_identity_and_result)
-        self._folder.require_usable()
-        return None
+        def is_own(name: str) -> bool:
+            top, _, inner = name.partition("/")
+            if top == metrics.TENSORBOARD:
+                return name == f"{top}/" or fnmatch(inner, metrics.EVENT_FILES)
+            if any(pattern.fullmatch(top) for pattern in (BEST_NAME, _PARTIAL, STATE_NAME)):
+                return True
+            return name in {RUN_FILE, *FILES, metrics.TABLE, metrics.LINES, *CURVES}
+
+        self._folder.start_over(is_own)
 
     def _was_begun_by_this_torchrun(self) -> bool:
         """Return whether this torchrun began the run and restarted its processes: they have started over already."""
@@ -163,17 +168,18 @@ class RunFolder:
 
     def resume(self, learner: Learner, log: Callable[[str], None]) -> TrainingState | None:
         """Read the newest usable state whose best checkpoint is whole, as `resume.load_state` does."""
-        return load_state(self.path, learner, log, run=sha256_of_json(self.identity), check=self._require_best)
 
-    def _require_best(self, state: TrainingState) -> None:
-        if state.best_step >= 0:
-            best = self.best(state.best_step)
-            if not best.is_dir():
-                raise CheckpointError(f"its best checkpoint, {best}, is gone")
-            try:
-                load_checkpoint(best)
-            except CheckpointError as error:
-                raise CheckpointError(f"its best checkpoint cannot be used: {error}") from error
+        def require_best(state: TrainingState) -> None:
+            if state.best_step >= 0:
+                best = self.best(state.best_step)
+                if not best.is_dir():
+                    raise CheckpointError(f"its best checkpoint, {best}, is gone")
+                try:
+                    load_checkpoint(best)
+                except CheckpointError as error:
+                    raise CheckpointError(f"its best checkpoint cannot be used: {error}") from error
+
+        return load_state(self.path, learner, log, run=sha256_of_json(self.identity), check=require_best)
 
     def best(self, step: int) -> Path:
         """Return the folder of the checkpoint of a step while it is the best."""
@@ -312,13 +318,3 @@ def _unfinished_files(path: Path) -> list[Path]:
         or BEST_NAME.fullmatch(file.name)
         or _PARTIAL.fullmatch(file.name)
     ]
-
-
-def _is_own(name: str) -> bool:
-    """Return whether a file, or a folder (with a slash at the end), belongs to a run, finished or not."""
-    top, _, inner = name.partition("/")
-    if top == metrics.TENSORBOARD:
-        return name == f"{top}/" or fnmatch(inner, metrics.EVENT_FILES)
-    if any(pattern.fullmatch(top) for pattern in (BEST_NAME, _PARTIAL, STATE_NAME)):
-        return True
-    return name in {RUN_FILE, *FILES, metrics.TABLE, metrics.LINES, *CURVES}

@@ -136,33 +136,28 @@ class TrainingConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if problems := value_problems(field_values(self), RULES, hint=_option_hint) or self._contradictions():
-            raise ConfigError("training: " + "; ".join(problems))
-
-    def _contradictions(self) -> list[str]:
-        """Return the problems of combinations of settings that are valid by themselves."""
-        problems = []
-        if self.batch_size % self.accumulate:
-            problems.append(f"accumulate={self.accumulate}: must divide batch_size={self.batch_size} (--accumulate)")
-        if self.warmup_iterations >= self.iterations:
-            problems.append(
+        problems = value_problems(field_values(self), RULES, hint=_option_hint)
+        if not problems:
+            contradictions = {
+                f"accumulate={self.accumulate}: must divide batch_size={self.batch_size} (--accumulate)": (
+                    self.batch_size % self.accumulate > 0
+                ),
                 f"warmup_iterations={self.warmup_iterations}: must be below iterations={self.iterations} "
-                "(--warmup-iterations)"
-            )
-        if self.head_iterations >= self.iterations:
-            problems.append(
+                "(--warmup-iterations)": self.warmup_iterations >= self.iterations,
                 f"head_iterations={self.head_iterations}: must be below iterations={self.iterations}; "
-                "freeze_backbone trains the classifier alone to the end (--head-iterations)"
-            )
-        if self.freeze_backbone and (self.head_iterations or self.backbone_rate != 1):
-            problems.append(
+                "freeze_backbone trains the classifier alone to the end (--head-iterations)": (
+                    self.head_iterations >= self.iterations
+                ),
                 f"head_iterations={self.head_iterations}, backbone_rate={self.backbone_rate:g} with freeze_backbone: "
                 "a frozen backbone has no second phase and no rate; they must be 0 and 1 (--head-iterations, "
-                "--backbone-rate)"
-            )
-        if self.freeze_backbone and self.freeze_yamnet:
-            problems.append("freeze_yamnet with freeze_backbone, which freezes it too: give one (--freeze-yamnet)")
-        return problems
+                "--backbone-rate)": self.freeze_backbone and (self.head_iterations > 0 or self.backbone_rate != 1),
+                "freeze_yamnet with freeze_backbone, which freezes it too: give one (--freeze-yamnet)": (
+                    self.freeze_backbone and self.freeze_yamnet
+                ),
+            }
+            problems = [problem for problem, holds in contradictions.items() if holds]
+        if problems:
+            raise ConfigError("training: " + "; ".join(problems))
 
     @property
     def drawn_clips(self) -> int:

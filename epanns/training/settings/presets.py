@@ -100,25 +100,20 @@ def read_training(table: Mapping[str, Any], *, defaults: Mapping[str, Any] | Non
     ignored = _OF_THE_BACKBONE if table.get("freeze_backbone") else ()
     settings = {} if name is None else PRESETS[name].settings
     preset = {setting: value for setting, value in settings.items() if setting not in ignored}
-    scaled = _scaled(preset, table)
+    iterations = table.get("iterations")
+    scaled = {}
+    if preset and integer(1).holds(iterations):
+        scaled = {
+            setting: preset[setting] * iterations // preset["iterations"]
+            for setting in _FIRST_STEPS
+            if setting not in table and preset.get(setting, 0) >= iterations
+        }
     given = {**(defaults or {}), **preset, **scaled, **table}
     given.pop("preset", None)
     config = TrainingConfig.from_dict(given)
     for setting, value in scaled.items():
         note(
             f"preset {name}: {setting}={value} instead of {preset[setting]}, in proportion to "
-            f"iterations={table['iterations']}; set another value with {option_of(setting)}"
+            f"iterations={iterations}; set another value with {option_of(setting)}"
         )
     return config
-
-
-def _scaled(preset: Mapping[str, Any], table: Mapping[str, Any]) -> dict[str, int]:
-    """Return the preset's numbers of first steps that do not fit the iterations of the table, scaled down."""
-    iterations = table.get("iterations")
-    if not preset or not integer(1).holds(iterations):
-        return {}
-    return {
-        setting: preset[setting] * iterations // preset["iterations"]
-        for setting in _FIRST_STEPS
-        if setting not in table and preset.get(setting, 0) >= iterations
-    }

@@ -70,17 +70,45 @@ class Teacher:
         """Use `network` as the teacher of `student`; it is moved to the student's device.
 
         Raises:
-            ConfigError: If the two networks do not fit.
+            ConfigError: With the first reason why one network cannot teach the other.
         """
-        _require_fit(network, student, config)
+        self._compared = shared_channels(student, network)
+        ours, theirs = student.spec, network.spec
+        places = same_classes(network.labels, student.labels)
+        missing = [name for index, name in enumerate(student.labels.names) if index not in places]
+        which = f", and lacks {missing[0]!r}" if missing else ""
+        has_same_front_end = theirs.reads_logmel and theirs.front_end == ours.front_end
+        problems = {
+            "teacher and student are one network: load the teacher a second time": network is student,
+            f"the teacher {theirs.name} reads {theirs.front_end.sample_rate} Hz, the student "
+            f"{ours.front_end.sample_rate} Hz: give a teacher of the student's rate": (
+                theirs.front_end.sample_rate != ours.front_end.sample_rate
+            ),
+            f"the teacher {theirs.name} is {theirs.task}, the student {ours.task}: give a teacher of the student's "
+            "task": theirs.activation != ours.activation,
+            f"the teacher {theirs.name} has other classes ({len(network.labels)}, the student {len(student.labels)}"
+            f"{which}): fine-tune it on the student's classes first, or give another teacher": (
+                bool(missing) or len(network.labels) != len(student.labels)
+            ),
+            f"the teacher {theirs.name} cannot have the student's SpecAugment stripes, since it has another front end: "
+            "switch them off (--no-spec-augment), or give a teacher with the student's front end": (
+                config.spec_augment and ours.reads_logmel and not has_same_front_end
+            ),
+            f"feature_weight={config.feature_weight:g}: the teacher's embedding has {theirs.embedding_size} values, "
+            f"the student's {ours.embedding_size}, and no pruning plan relates them; leave it out, or give a teacher "
+            "with an embedding of this size, or the network that the student was cut from": (
+                config.feature_weight > 0 and not self._compared.channels
+            ),
+        }
+        for problem, holds in problems.items():
+            if holds:
+                raise ConfigError(problem)
         self._network = network.to(next(student.parameters()).device)
         self._network.to(memory_format=torch.channels_last)
-        places = same_classes(network.labels, student.labels)
         self._order = [places[index] for index in range(len(student.labels))]
         self._activation, self._config = student.spec.activation, config
-        self._compared = shared_channels(student, network)
         # A student on the waveform has no stripes, so the teacher must have none.
-        self._masks = config.spec_augment and student.spec.reads_logmel
+        self._masks = config.spec_augment and ours.reads_logmel
 
     @torch.no_grad()
     def target_of(self, waveform: Tensor, mixup_lambda: Tensor | None) -> DistillationTarget:
@@ -151,36 +179,3 @@ def relative_distance(embedding: Tensor, wanted: Tensor) -> Tensor:
     """
     lengths = embedding.square().sum(dim=1) + wanted.square().sum(dim=1)
     return ((embedding - wanted).square().sum(dim=1) / torch.where(lengths > 0, lengths, 1)).mean()
-
-
-def _require_fit(network: Tagger, student: Tagger, config: TrainingConfig) -> None:
-    """Raise `ConfigError` with the first reason why one network cannot teach the other."""
-    ours, theirs = student.spec, network.spec
-    places = same_classes(network.labels, student.labels)
-    missing = [name for index, name in enumerate(student.labels.names) if index not in places]
-    which = f", and lacks {missing[0]!r}" if missing else ""
-    has_same_front_end = theirs.reads_logmel and theirs.front_end == ours.front_end
-    problems = {
-        "teacher and student are one network: load the teacher a second time": network is student,
-        f"the teacher {theirs.name} reads {theirs.front_end.sample_rate} Hz, the student {ours.front_end.sample_rate} "
-        "Hz: give a teacher of the student's rate": theirs.front_end.sample_rate != ours.front_end.sample_rate,
-        f"the teacher {theirs.name} is {theirs.task}, the student {ours.task}: give a teacher of the student's task": (
-            theirs.activation != ours.activation
-        ),
-        f"the teacher {theirs.name} has other classes ({len(network.labels)}, the student {len(student.labels)}"
-        f"{which}): fine-tune it on the student's classes first, or give another teacher": (
-            bool(missing) or len(network.labels) != len(student.labels)
-        ),
-        f"the teacher {theirs.name} cannot have the student's SpecAugment stripes, since it has another front end: "
-        "switch them off (--no-spec-augment), or give a teacher with the student's front end": (
-            config.spec_augment and ours.reads_logmel and not has_same_front_end
-        ),
-        f"feature_weight={config.feature_weight:g}: the teacher's embedding has {theirs.embedding_size} values, the "
-        f"student's {ours.embedding_size}, and no pruning plan relates them; leave it out, or give a teacher with an "
-        "embedding of this size, or the network that the student was cut from": (
-            config.feature_weight > 0 and not shared_channels(student, network).channels
-        ),
-    }
-    for problem, holds in problems.items():
-        if holds:
-            raise ConfigError(problem)

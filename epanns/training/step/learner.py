@@ -1,10 +1,9 @@
 """One optimisation step: forward and backward pass over a batch, and an update unless a value is not finite."""
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,12 +20,12 @@ from epanns.training.settings.config import TrainingConfig
 from epanns.training.step.acceleration import CompiledNetwork
 from epanns.training.step.data_parallel import SharedNetwork, own_places, synchronised_batch_norms
 from epanns.training.step.distillation import Teacher
-from epanns.training.step.losses import LOSSES
-from epanns.training.step.mixup import draw_lambda, mix_target
+from epanns.training.step.losses import LOSSES, draw_lambda, mix_target
 from epanns.training.step.optimizer import (
     NOTHING_LEARNS,
     MovingAverage,
     build_optimizer,
+    clip_gradient,
     learning_rate_at,
     only_classifier_learns,
     set_rate,
@@ -47,15 +46,6 @@ class StepOutcome:
     loss: float
     gradient_norm: float
     skipped: bool
-
-
-class _Part(NamedTuple):
-    """Clips of one forward pass, the seed of each clip, and the mixup weights of their pairs."""
-
-    clips: ClipBatch
-    seeds: list[int]
-    mixup_lambda: Tensor | None
-    is_last: bool  # of the step
 
 
 class Learner:
@@ -107,62 +97,55 @@ class Learner:
         set_rate(self.optimizer, learning_rate_at(step, config))
         self.optimizer.zero_grad(set_to_none=True)
         head_alone = only_classifier_learns(self.model, step < config.head_iterations)
-        with head_alone, _statistics_kept(self.model) as restore, synchronised_batch_norms(self.model):
+        norms = [module for module in self.model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+        statistics = [(buffer, buffer.clone()) for norm in norms for buffer in norm.buffers()]
+        with head_alone, synchronised_batch_norms(self.model):
             set_learning_mode(self.model, spec_augment=config.spec_augment)
-            own_loss = torch.stack([self._backward(part) for part in self._parts(batch, step)]).double().sum()
-            found = torch.stack([total(own_loss) / world_size(), self._clip_gradient().to(own_loss)])
+            own_loss = self._accumulate(batch, step)
+            own_norm = clip_gradient(self.optimizer, config.clip_norm).to(own_loss)
+            found = torch.stack([total(own_loss) / world_size(), own_norm])
             meanwhile()
             loss, norm = found.tolist()  # waits for a GPU
-            skipped = not (math.isfinite(loss) and math.isfinite(norm))
-            if skipped:
-                restore()
+        skipped = not (math.isfinite(loss) and math.isfinite(norm))
+        if skipped:
+            for buffer, before in statistics:
+                buffer.copy_(before)
         if not skipped:
             take_step(self.optimizer)
             if self.average is not None:
                 self.average.update(self.model, step)
         return StepOutcome(loss, norm, skipped)
 
-    def _parts(self, batch: ClipBatch, step: int) -> Iterator["_Part"]:
-        """Yield the parts of the batch whose gradients are accumulated."""
-        config = self.config
+    def _accumulate(self, batch: ClipBatch, step: int) -> Tensor:
+        """Add the gradients of the parts of the batch, and return this process's share of the loss, in float64."""
+        config, device = self.config, self.device
         seeds, mixing = clip_seeds(config.seed, step, self.places), None
         if config.mixup_alpha > 0:
             weights = draw_lambda(config.batch_size, alpha=config.mixup_alpha, seed=config.seed, step=step)
             mixing = weights[[place // 2 for place in self.places[::2]]]
         size = len(batch) // config.accumulate
+        losses = []
         for first in range(0, len(batch), size):
             end = first + size
-            pairs = None if mixing is None else mixing[first // 2 : end // 2]
-            yield _Part(batch.part(first, end), seeds[first:end], pairs, is_last=end == len(batch))
-
-    def _backward(self, part: "_Part") -> Tensor:
-        """Add the part's share of the gradient, and return its share of the loss as a scalar on the device."""
-        device, mixup_lambda = self.device, part.mixup_lambda
-        on_device = part.clips.to(device)
-        target = on_device.float_target()
-        if mixup_lambda is not None:
-            mixup_lambda = mixup_lambda.to(device, non_blocking=True)
-            target = mix_target(target, mixup_lambda)
-        waveform = on_device.float_waveform()
-        network = self._shared.now()
-        with self._shared.exchanging(part.is_last), clip_draws(part.seeds), dropout_if(self.config.dropout):
-            distilled = None if self.teacher is None else self.teacher.target_of(waveform, mixup_lambda)
-            with torch.autocast(device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
-                output = network(waveform, mixup_lambda)
-            loss = LOSSES[self.model.spec.activation](output["clipwise_logits"].float(), target)
-            if distilled is not None:
-                loss = distilled.loss(loss, output)
-            loss = loss / self.config.accumulate
-            loss.backward()  # type: ignore[no-untyped-call]
-        return loss.detach()
-
-    def _clip_gradient(self) -> Tensor:
-        """Clip the gradient to `clip_norm`, and return its norm before clipping."""
-        learning = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
-        norm = nn.utils.get_total_norm([each.grad for each in learning if each.grad is not None])
-        if self.config.clip_norm:
-            nn.utils.clip_grads_with_norm_(learning, self.config.clip_norm, norm)
-        return norm
+            part = batch.part(first, end).to(device)
+            target, mixup_lambda = part.float_target(), None
+            if mixing is not None:
+                mixup_lambda = mixing[first // 2 : end // 2].to(device, non_blocking=True)
+                target = mix_target(target, mixup_lambda)
+            waveform = part.float_waveform()
+            network = self._shared.now()
+            exchanging = self._shared.exchanging(end == len(batch))
+            with exchanging, clip_draws(seeds[first:end]), dropout_if(config.dropout):
+                distilled = None if self.teacher is None else self.teacher.target_of(waveform, mixup_lambda)
+                with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
+                    output = network(waveform, mixup_lambda)
+                loss = LOSSES[self.model.spec.activation](output["clipwise_logits"].float(), target)
+                if distilled is not None:
+                    loss = distilled.loss(loss, output)
+                loss = loss / config.accumulate
+                loss.backward()  # type: ignore[no-untyped-call]
+            losses.append(loss.detach())
+        return torch.stack(losses).double().sum()
 
     def state_dict(self) -> dict[str, Any]:
         """Return weights, moments and average.
@@ -198,19 +181,6 @@ def require_learner(model: Tagger, config: TrainingConfig) -> None:
     may_learn = any(each.requires_grad for name, each in model.named_parameters() if not name.startswith(frozen))
     if not (may_learn or config.freeze_backbone):  # freeze_backbone makes the classifier trainable
         raise ConfigError(NOTHING_LEARNS)
-
-
-@contextmanager
-def _statistics_kept(model: nn.Module) -> Iterator[Callable[[], None]]:
-    """Yield a function that restores the statistics of the batch norms."""
-    norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
-    kept = [(buffer, buffer.clone()) for norm in norms for buffer in norm.buffers()]
-
-    def restore() -> None:
-        for buffer, before in kept:
-            buffer.copy_(before)
-
-    yield restore
 
 
 def set_learning_mode(model: Tagger, *, spec_augment: bool) -> None:

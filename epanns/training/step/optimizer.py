@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from epanns.errors import ConfigError
 from epanns.models.tagger import Tagger
@@ -52,6 +52,15 @@ def build_optimizer(model: Tagger, config: TrainingConfig) -> torch.optim.Adam:
         groups = [{"params": head}, {"params": rest, _FACTOR: config.backbone_rate}]
     # Fused: one pass over the memory instead of a dozen. `take_step` alone may call its `step`.
     return torch.optim.Adam(groups, lr=config.learning_rate, betas=(0.9, 0.999), eps=1e-8, amsgrad=True, fused=True)
+
+
+def clip_gradient(optimizer: torch.optim.Optimizer, largest: float) -> Tensor:
+    """Scale the gradient down to the norm `largest`, 0 for no limit, and return its norm before."""
+    learning = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    norm = nn.utils.get_total_norm([each.grad for each in learning if each.grad is not None])
+    if largest:
+        nn.utils.clip_grads_with_norm_(learning, largest, norm)
+    return norm
 
 
 def take_step(optimizer: torch.optim.Optimizer) -> None:

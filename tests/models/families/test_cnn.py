@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from epanns.errors import CheckpointError, ConfigError
 from epanns.labels import LabelSet
-from epanns.models.families.cnn import Cnn
+from epanns.models.families.cnn_2d import Cnn
 from epanns.models.layers.pooling import stretch_to_frames
 from epanns.models.spec import HEADS
 from epanns.models.tagger import released_front_end

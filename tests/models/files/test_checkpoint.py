@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from epanns.atomic import sha256_of
 from epanns.errors import CheckpointError, OutputError, PruningError
 from epanns.labels import LabelSet
-from epanns.models.families.cnn import Cnn
+from epanns.models.families.cnn_2d import Cnn
 from epanns.models.files import checkpoint as checkpoint_module
 from epanns.models.files.checkpoint import FILES, load_checkpoint, save, save_checkpoint
 from epanns.models.files.load import load, read_checkpoint
@@ -161,7 +161,7 @@ def test_a_full_disk_is_an_output_error(overwrite: bool, tmp_path: Path) -> None
     program = (
         "import resource, sys\n"
         "from epanns.errors import OutputError\n"
-        "from epanns.models.checkpoint import save_checkpoint\n"
+        "from epanns.models.files.checkpoint import save_checkpoint\n"
         "from epanns.models.zoo import build_model\n"
         "model = build_model('Cnn6', num_classes=3, width=0.05)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))\n"

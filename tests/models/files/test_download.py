@@ -372,7 +372,7 @@ def test_catalogue_has_the_known_facts_of_cnn14() -> None:
 
 def test_manifest_of_the_repository_is_the_one_that_is_installed() -> None:
     manifest = (ROOT / "checkpoints" / "manifest.json").read_text()
-    assert manifest == (ROOT / "epanns" / "models" / "released_files.json").read_text()
+    assert manifest == (ROOT / "epanns" / "models" / "files" / "released_files.json").read_text()
     assert json.loads(manifest)["format"] == "epanns-released-files/1"
 
 

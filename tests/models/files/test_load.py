@@ -5,7 +5,7 @@ import shutil
 import pytest
 import torch
 
-from epanns.models.families.cnn import Cnn
+from epanns.models.families.cnn_2d import Cnn
 from epanns.models.files.checkpoint import save_checkpoint
 from epanns.models.files.load import find_unpruned, load
 from epanns.pruning.prune import prune

@@ -19,7 +19,7 @@ from torch import Tensor
 from epanns.cli.import_ import command
 from epanns.errors import CheckpointError
 from epanns.feedback import Note
-from epanns.models.families.cnn import Cnn
+from epanns.models.families.cnn_2d import Cnn
 from epanns.models.files.load import load
 from epanns.models.files.released import read_released, to_panns
 from epanns.models.files.tensor_names import unwrapped

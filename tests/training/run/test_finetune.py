@@ -12,7 +12,7 @@ import torch
 from epanns.data.batches.dataset import PackDataset
 from epanns.errors import ConfigError, Interrupted, OutputError
 from epanns.labels import LabelSet
-from epanns.models.families.cnn import Cnn
+from epanns.models.families.cnn_2d import Cnn
 from epanns.models.files.load import load
 from epanns.pruning.prune import prune
 from epanns.stages.finetune import validation_on

@@ -12,7 +12,7 @@ import torch
 
 from epanns.data.batches.dataset import PackDataset
 from epanns.errors import ConfigError, DataError, Interrupted, OutputError
-from epanns.models.families.cnn import Cnn
+from epanns.models.families.cnn_2d import Cnn
 from epanns.training.run import metrics
 from epanns.training.run.finetune import finetune
 from epanns.training.run.resume import TrainingState, saved_states

@@ -11,7 +11,7 @@ from epanns.data.packs.targets import SparseTargets
 from epanns.errors import ConfigError, TrainingError
 from epanns.evaluation.metrics import average_precision
 from epanns.labels import LabelSet
-from epanns.models.families.cnn import Cnn
+from epanns.models.families.cnn_2d import Cnn
 from epanns.models.modes import evaluation_mode
 from epanns.models.provenance import Operation, Provenance
 from epanns.signals import Stopped, StopRequest

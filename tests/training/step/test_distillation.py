@@ -15,7 +15,7 @@ from epanns.clip_random import clip_draws
 from epanns.data.batches.dataset import PackDataset
 from epanns.errors import ConfigError, Interrupted, OutputError
 from epanns.labels import LabelSet
-from epanns.models.families.cnn import Cnn
+from epanns.models.families.cnn_2d import Cnn
 from epanns.models.files.checkpoint import save_checkpoint
 from epanns.models.files.load import load
 from epanns.models.provenance import Provenance

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from epanns.data.batches.dataset import PackDataset
 from epanns.errors import ConfigError, TrainingError
-from epanns.models.families.cnn import Cnn
+from epanns.models.families.cnn_2d import Cnn
 from epanns.training.run.finetune import finetune
 from epanns.training.run.validation import Validation
 from epanns.training.settings.config import TrainingConfig

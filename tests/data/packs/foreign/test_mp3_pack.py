@@ -4,9 +4,8 @@ import pytest
 
 from epanns.audio.resampling import INT16_MAX
 from epanns.audio.waveform import load_waveform
-from epanns.data.packs.foreign import hdf5_strings
-from epanns.data.packs.foreign.hdf5_strings import _COLLECTION, _OBJECT, REFERENCE, read_references, read_string
-from epanns.data.packs.foreign.mp3_pack import Mp3Pack
+from epanns.data.packs.foreign import mp3_pack
+from epanns.data.packs.foreign.mp3_pack import _COLLECTION, _OBJECT, REFERENCE, Mp3Pack, read_references, read_string
 from epanns.data.packs.open_files import Stamp, read_at
 from epanns.data.packs.pack import open_pack
 from epanns.errors import ConfigError, PackError
@@ -183,7 +182,7 @@ def test_a_collection_of_more_objects_than_there_are_numbers_is_not_walked_to_it
     header["signature"], header["version"], header["size"] = b"GCOL", 1, _COLLECTION.itemsize + empty.nbytes
     path.write_bytes(header.tobytes() + empty.tobytes())
     reads = []
-    monkeypatch.setattr(hdf5_strings, "read_at", lambda *what, **how: reads.append(1) or read_at(*what, **how))
+    monkeypatch.setattr(mp3_pack, "read_at", lambda *what, **how: reads.append(1) or read_at(*what, **how))
     reference = np.array((8, 0, 2), REFERENCE)[()]
     with pytest.raises(PackError, match="heap at byte 0: has no object 2"):
         read_string(path, reference, Stamp.of(path.stat()))

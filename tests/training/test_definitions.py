@@ -13,7 +13,8 @@ from epanns.errors import ConfigError
 from epanns.models.families.cnn_2d import Cnn
 from epanns.training.settings.config import TrainingConfig
 from epanns.training.step.learner import set_learning_mode
-from epanns.training.step.losses import clip_bce, clip_cross_entropy, draw_lambda, mix_target
+from epanns.training.step.losses import clip_bce, clip_cross_entropy
+from epanns.training.step.mixup import draw_lambda, mix_target
 from epanns.training.step.optimizer import build_optimizer, learning_rate_at
 
 

@@ -12,11 +12,11 @@ from typing import Any
 
 import click
 
-from epanns.allocator import keep_freed_memory
 from epanns.atomic import refuse_existing
 from epanns.cli.shared.terminal import log
 from epanns.distributed import process_group
 from epanns.errors import ConfigError
+from epanns.process_memory import keep_freed_memory
 from epanns.workfolder import locked_file
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]

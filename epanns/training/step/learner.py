@@ -20,7 +20,8 @@ from epanns.training.settings.config import TrainingConfig
 from epanns.training.step.acceleration import CompiledNetwork
 from epanns.training.step.data_parallel import SharedNetwork, own_places, synchronised_batch_norms
 from epanns.training.step.distillation import Teacher
-from epanns.training.step.losses import LOSSES, draw_lambda, mix_target
+from epanns.training.step.losses import LOSSES
+from epanns.training.step.mixup import draw_lambda, mix_target
 from epanns.training.step.optimizer import (
     NOTHING_LEARNS,
     MovingAverage,

@@ -18,6 +18,7 @@ from epanns.strict import (
     FINITE,
     POSITIVE,
     TABLE,
+    TEXT,
     Rule,
     integer,
     is_finite,
@@ -38,32 +39,31 @@ STAGES = ("dense", "pruned", "recovered", "finetuned", "evaluated")
 
 _LISTED = 10  # problems in one message
 _MOST = 1e18  # parameters, bytes and multiply-adds
-_TEXT = Rule("text", lambda value: isinstance(value, str) and value != "")
-_TEXT_OR_NULL = replace(or_none(_TEXT), text="text or null")
+_TEXT_OR_NULL = replace(or_none(TEXT), text="text or null")
 _SCORE = number("a number in [0, 1]", lambda value: 0 <= value <= 1)
 _SIZE = number(f"a number in [1, {_MOST:g}]", lambda value: 1 <= value <= _MOST)
 _RECORD_RULES: Mapping[str, Rule] = {
     "trial_id": Rule(
         f"a name of 1 to {LONGEST_NAME} of the characters A-Z a-z 0-9 . _ - and not . or ..", is_path_name
     ),
-    "experiment": _TEXT,
-    "model": _TEXT,
+    "experiment": TEXT,
+    "model": TEXT,
     "width": POSITIVE,
     "criterion": _TEXT_OR_NULL,
-    "layers": list_of(_TEXT, "texts"),
+    "layers": list_of(TEXT, "texts"),
     "ratio": replace(or_none(number("", lambda value: 0 <= value < 1)), text="a number in [0, 1) or null"),
-    "recover": _TEXT,
+    "recover": TEXT,
     "finetune_iterations": integer(0),
     "seed": integer(0),
-    "dataset": _TEXT,
-    "protocol": _TEXT,
+    "dataset": TEXT,
+    "protocol": TEXT,
     "clip_seconds": POSITIVE,
     "config": TABLE,
     "plan_digest": _TEXT_OR_NULL,
     "cost_before": TABLE,
     "cost_after": TABLE,
     "stages": Rule("a list", lambda value: isinstance(value, list)),
-    "device": _TEXT,
+    "device": TEXT,
     "versions": TABLE,
     "seconds": FINITE,
     "network": _TEXT_OR_NULL,
@@ -113,7 +113,7 @@ class RunRecord:
     """One trial: its configuration, its cost before and after, and the scores of each stage.
 
     Attributes:
-        trial_id: Unique name of the trial and of its file (`epanns.names`).
+        trial_id: Unique name of the trial and of its file (`epanns.safe_text.is_path_name`).
         experiment: Name of the experiment.
         model: Name of the network before pruning.
         width: Factor on the channels of the model's row in the zoo.

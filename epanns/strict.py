@@ -20,7 +20,7 @@ and `from_table` makes the dataclass of a table::
     Settings(epochs=0, sampler="balancd")
     # ConfigError: epochs=0: must be a whole number >= 1; sampler='balancd' (did you mean 'balanced'?): must be one ...
 
-`TableReader` reads several tables of one file. `toml_file` and `json_file` read the files themselves.
+`TableReader` reads several tables of one file. `epanns.text_files` reads the files.
 """
 
 import math

@@ -19,7 +19,7 @@ class Network(Protocol):
     pretraining: str
     scores: list[float]
     n_params: float
-    macs: float  # per second of sound
+    macs: float  # per window of 1 s
 
 
 @canvas.paper_style()
@@ -43,7 +43,7 @@ def contest_figure(title: str, remark: str, networks: Sequence[Network]) -> "Fig
     axes.set_xlabel("mAP")
     beside = axes.get_yaxis_transform()
     costs = [1 + (_COSTS * place - 0.05) / width for place in (1, 2)]
-    for x, text in zip(costs, ("params", "MACs/s"), strict=True):
+    for x, text in zip(costs, ("params", "MACs/1 s"), strict=True):
         axes.text(x, -0.3, text, transform=beside, ha="right", va="bottom", color=canvas.GREY)
     y = 0.0
     for number, group in enumerate(groups):

@@ -138,3 +138,10 @@ def test_what_toml_may_hold_is_read(tmp_path):
     os.mkfifo(tmp_path / "fifo.toml")
     with pytest.raises(ConfigError, match=r"fifo.toml: no regular file: correct the file$"):
         read_toml(tmp_path / "fifo.toml")
+
+
+def test_a_repeated_key_among_many_is_found_in_one_pass():
+    """Counting each key anew took hours at the largest file; this takes a blink, or the suite would stand still."""
+    many = ", ".join(f'"{number}": 0' for number in range(200_000))
+    with pytest.raises(ConfigError, match="key '7' occurs twice"):
+        parse_json(f'{{{many}, "7": 1}}', "many.json", error=ConfigError)

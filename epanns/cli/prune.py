@@ -46,11 +46,11 @@ _SECTIONS = {
     **AMOUNT_SECTIONS,
     "Which filters": ("criterion", "seed"),
     "Recovery and calibration": ("recover", "calibration", "fit-to", "mixtures", "ridge", "labels", "mp3-seconds"),
-    "In steps": ("steps", "schedule", "between"),
+    "Several rounds": ("steps", "schedule", "between"),
 }
 
 _PACKS = Rule(
-    "the path of a pack, or a list of such",
+    "the path of a pack, or a list of paths",
     lambda value: PATH.holds(value) or list_of(PATH, "packs", least=1).holds(value),
 )
 _ROUNDS = (

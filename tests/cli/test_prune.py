@@ -179,7 +179,7 @@ def test_the_help_explains_the_options_in_groups(prune):
         "From which layers",
         "Which filters",
         "Recovery and calibration",
-        "In steps",
+        "Several rounds",
         "Options",
     )
     _, *sections = re.split("|".join(rf"\n{title}\b.*:" for title in titles), stdout)
@@ -373,7 +373,8 @@ def test_the_network_is_ranked_recovered_and_trained_on_the_device_asked_for(
         torch.nn.Module, "to", lambda model, *device, **how: (moved.append(device), to(model, *device))[1]
     )
     code, _, err = prune(checkpoint, "--out", tmp_path / "pruned", "--ratio", "0.5", "--device", "cuda:1")
-    assert (code, err, moved) == (0, "", [("cpu",)])
+    asked_for = [device for device in moved if isinstance(device[0], str)]  # copies on the meta device are beside it
+    assert (code, err, asked_for) == (0, "", [("cpu",)])
 
 
 @pytest.mark.gpu

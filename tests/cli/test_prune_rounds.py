@@ -187,7 +187,7 @@ def test_runs_of_another_pruning_are_refused(prune, settings, tmp_path):
         (
             ["--steps", "2"],
             ("val = [", "val = 3 # ["),
-            "between.toml: val=3: must be the path of a pack, or a list of such",
+            "between.toml: val=3: must be the path of a pack, or a list of paths",
         ),
         (["--steps", "2"], ("train =", "train"), "between.toml: cannot be read as TOML"),
         (["--steps", "2"], ("/train", "/val"), "20 of 20 validation clips are training clips too"),

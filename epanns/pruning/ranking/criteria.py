@@ -80,7 +80,7 @@ def l1(filters: LayerFilters) -> Tensor:
 
 
 def l2(filters: LayerFilters) -> Tensor:
-    """Euclidean norm of the filter (the variant compared in Li et al. 2017, arXiv 1608.08710, section 4.4)."""
+    """Euclidean norm of the filter (a variant compared in Li et al. 2017, arXiv 1608.08710)."""
     return torch.cat([part.square().sum(dim=1).sqrt() for part in filters.parts()])
 
 

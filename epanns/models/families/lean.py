@@ -39,7 +39,12 @@ class BiLSTM(nn.LSTM):
 
     def forward(self, steps: Tensor) -> Tensor:  # type: ignore[override]  # the states alone
         """Map ``(batch, steps, in_features)`` to the states ``(batch, steps, 2 * hidden)``."""
-        states: Tensor = nn.LSTM.forward(self, steps)[0]
+        # oneDNN has no LSTM in bfloat16 for processors without AVX-512, where autocast would end in its error.
+        if steps.is_cpu and torch.is_autocast_enabled("cpu") and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+            with torch.autocast("cpu", enabled=False):
+                states: Tensor = nn.LSTM.forward(self, steps.float())[0]
+        else:
+            states = nn.LSTM.forward(self, steps)[0]
         return states
 
 

@@ -56,7 +56,10 @@ def test_two_processes_learn_what_one_learns(problems, out, tiny_packs, tmp_path
     weights = [name for name, _ in model.named_parameters()]
     gradients = [name for name in alone if name.startswith("gradient of")]
     nothing = {name: torch.zeros(()) for name in gradients}
-    assert two_processes.distance(alone, together, gradients) < 1e-2 * two_processes.distance(alone, nothing, gradients)
+    bound = 1e-3 if "AVX512" in torch.backends.cpu.get_cpu_capability() else 1e-2  # 5e-3 was seen with AVX2
+    assert two_processes.distance(alone, together, gradients) < bound * two_processes.distance(
+        alone, nothing, gradients
+    )
     assert two_processes.distance(alone, together, weights) < 1e-2 * two_processes.distance(alone, before, weights)
     for name in set(alone) - {*weights, *gradients}:
         torch.testing.assert_close(together[name], alone[name], rtol=1e-4, atol=1e-5)

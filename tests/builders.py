@@ -10,6 +10,7 @@ from typing import Any
 import click
 import torch
 from click.testing import CliRunner
+from torch import Tensor, nn
 
 from epanns.audio.frontend import FrontEndSpec
 from epanns.data.batches.dataset import PackDataset
@@ -63,6 +64,23 @@ def make_network(
     if isinstance(labels, Path):
         labels = PackDataset([labels]).labels
     return build_model(spec or tiny_spec(), labels=labels).eval()
+
+
+def random_waveforms(*sizes: int, samples: int = 5_600, seed: int = 2) -> list[Tensor]:
+    """Return batches of uniform noise in [-0.5, 0.5), each ``(size, samples)``; 5,600 samples are 0.7 s at 8 kHz."""
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.rand(size, samples, generator=generator) - 0.5 for size in sizes]
+
+
+def tensors_of(network: nn.Module) -> dict[str, Tensor]:
+    """Return a copy of all parameters and buffers of a network."""
+    return {name: tensor.clone() for name, tensor in network.state_dict().items()}
+
+
+def same_tensors(one: nn.Module | Mapping[str, Tensor], other: nn.Module | Mapping[str, Tensor]) -> bool:
+    """Return whether two networks, or copies of their tensors, are equal bit for bit."""
+    first, second = (each.state_dict() if isinstance(each, nn.Module) else each for each in (one, other))
+    return first.keys() == second.keys() and all(torch.equal(tensor, second[name]) for name, tensor in first.items())
 
 
 def make_checkpoint(folder: Path, spec: ModelSpec | None = None, labels: LabelSet | Path | None = None) -> Path:

@@ -54,13 +54,13 @@ def tiny_checkpoint(tmp_path: Path, tiny_packs: dict[str, Path]) -> Path:
 
 @pytest.fixture(autouse=True)
 def only_svg(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Write figures as SVG alone, which is fast; tests of the other formats set them again."""
+    """Write figures only as SVG, which is fast; tests of other formats set `FORMATS` themselves."""
     monkeypatch.setattr("epanns.reporting.figures.style.FORMATS", (".svg",))
 
 
 @pytest.fixture(autouse=True)
 def seeded() -> Iterator[None]:
-    """The same random numbers in every test."""
+    """Seed torch's generator before every test."""
     torch.manual_seed(0)
     yield
 
@@ -84,7 +84,7 @@ def tiny_packs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture(scope="session")
 def single_label_packs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Packs like `tiny_packs` with one of three classes per clip: two of theirs, spelled differently, and a new one."""
+    """Packs like `tiny_packs` with one label per clip of three classes: two of `tiny_packs`, respelled, one new."""
     folder = tmp_path_factory.mktemp("single")
     drawn = make_synthetic(folder / "audio", SyntheticSettings(clips=200, classes=4, seconds=0.5, sample_rate=8_000))
     names = {"noise band": "noise_band", "tone": "Tone", "clicks": "mouse click"}

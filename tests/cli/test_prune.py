@@ -28,7 +28,7 @@ from epanns.pruning.budgets.latency_budget import Timing
 from epanns.pruning.budgets.sensitivity_table import Sensitivity, SensitivityRow
 from epanns.pruning.prune import apply_plan, plan_pruning
 from epanns.pruning.recovery.recover import recover
-from tests.builders import make_checkpoint, narrow_spec
+from tests.builders import make_checkpoint, narrow_spec, same_tensors
 
 SPEC = narrow_spec(widths=conv_widths(4, 6, 8))
 SPEC_BLOCK_2 = ("conv_block2.conv1", "conv_block2.conv2")
@@ -226,7 +226,7 @@ def test_batch_norm_comes_out_as_in_a_sweep(prune, tiny_spec, tiny_packs, tmp_pa
     batches = make_loader(dataset, sequential_batches(len(dataset), 32))
     pruned = apply_plan(dense, plan_pruning(dense, ratio=0.5))
     recover(pruned, dense, [batch.float_waveform() for batch in batches], "bn")
-    assert all(torch.equal(value, pruned.state_dict()[name]) for name, value in load(out).state_dict().items())
+    assert same_tensors(load(out), pruned)
 
 
 def test_readers_are_fitted_on_a_pack_and_the_errors_shown(prune, checkpoint, packs, tmp_path):

@@ -25,7 +25,7 @@ from epanns.sweeps.experiment import parse_experiment
 from epanns.sweeps.runner import run_experiment
 from epanns.training.settings.config import TrainingConfig
 from epanns.training.step.learner import Learner, set_learning_mode
-from tests.builders import narrow_spec
+from tests.builders import narrow_spec, same_tensors, tensors_of
 
 FRONT_END = FrontEndSpec(8_000, 200, 80, 64, 125, 3_750, kind="yamnet")
 
@@ -175,11 +175,11 @@ def test_statistics_of_folded_batch_norms_are_not_measured(tiny_packs, rows):
     for module in model.modules():
         if isinstance(module, ShiftNorm2d):
             module.running_var.fill_(1 - 1e-4)
-    before = {name: value.clone() for name, value in model.state_dict().items()}
+    before = tensors_of(model)
     for measure in (lambda: recalibrate_batch_norm(model, clips), lambda: recover(model, model, clips, "ls+bn")):
         with pytest.raises(PruningError, match="this YAMNet came with its batch norms folded into its kernels: .* ls"):
             measure()
-    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert same_tensors(model, before)
 
 
 def test_folded_batch_norms_change_nothing_while_the_network_learns(tiny_packs, rows):

@@ -1,4 +1,4 @@
-"""Networks on the waveform, pruned: groups in closed form, surgery against silenced channels, the way to a file."""
+"""Families that read the waveform: their groups in closed form, and surgery against zeroed channels."""
 
 import re
 import subprocess
@@ -23,7 +23,7 @@ RATIOS = (0.1, 0.25, 0.5, 0.75, 0.9, 0.97)
 
 
 def some_channels(model: Tagger, ratio: float, seed: int = 0) -> dict[str, list[int]]:
-    """Keep a random choice of each group's channels, at least one."""
+    """Return a random choice of the channels of each group, at least one."""
     generator = torch.Generator().manual_seed(seed)
     return {
         layer: sorted(torch.randperm(width, generator=generator)[: max(1, round(width * (1 - ratio)))].tolist())
@@ -32,7 +32,7 @@ def some_channels(model: Tagger, ratio: float, seed: int = 0) -> dict[str, list[
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_pruned_equals_dense_with_silenced_channels_at_any_ratio(name):
+def test_pruned_network_equals_dense_network_with_zeroed_channels(name):
     model = narrow(name)
     inputs = noise(model)
     for ratio in RATIOS:
@@ -42,7 +42,7 @@ def test_pruned_equals_dense_with_silenced_channels_at_any_ratio(name):
         expected = silenced(model, kept, inputs)
         with torch.no_grad():
             outputs = pruned.forward_inputs(inputs)
-        if ratio <= 0.25:  # with few channels in each layer, random weights make the same of any clip
+        if ratio <= 0.25:  # networks of few channels give the same output for every clip
             assert not torch.allclose(expected["embedding"][0], expected["embedding"][1], rtol=1e-3)
         for key, value in expected.items():
             torch.testing.assert_close(outputs[key], value, rtol=1e-5, atol=1e-5 * float(value.abs().max()))
@@ -50,21 +50,20 @@ def test_pruned_equals_dense_with_silenced_channels_at_any_ratio(name):
 
 @given(seed=st.integers(0, 999), name=st.sampled_from(NAMES))
 @settings(max_examples=15)
-def test_any_choice_of_any_groups_is_cut_where_it_belongs(seed, name):
+def test_pruning_any_groups_equals_zeroing_their_channels(seed, name):
     model = narrow(name)
     chosen = [layer for index, layer in enumerate(model.layer_names) if seed >> index % 10 & 1]
     kept = {layer: channels for layer, channels in some_channels(model, 0.6, seed).items() if layer in chosen}
     pruned = remove_channels(model, kept)
-    everything = {layer: list(range(width)) for layer, width in model.spec.widths.items()} | kept
     inputs = noise(model, clips=1)
-    expected = silenced(model, everything, inputs)["clipwise_logits"]
+    expected = silenced(model, kept, inputs)["clipwise_logits"]
     with torch.no_grad():
         actual = pruned.forward_inputs(inputs)["clipwise_logits"]
     torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-5 * float(expected.abs().max()))
 
 
 def behind(layer: str) -> str:
-    """Return PANNs' name of the batch norm behind a convolution."""
+    """Return the name of the batch norm behind a convolution, as in PANNs."""
     before, _, last = layer.rpartition(".")
     named = {"downsample": "bn_downsample", "1": "2"}.get(last, last.replace("conv", "bn"))
     return f"{before}.{named}" if before else named
@@ -82,16 +81,16 @@ def group_of(width: int, producers: list[str], readers: list[Reader | str]) -> C
 
 
 @pytest.mark.parametrize("name", CHAINS)
-def test_chains_are_read_by_the_next_layer(name):
+def test_each_group_of_a_chain_is_read_by_the_next_layer(name):
     model = narrow(name)
     groups = channel_groups(model)
     readers = dict(zip(model.layer_names, [*model.layer_names[1:], "fc1"], strict=True))
     if name == "Wavegram_Cnn14":
-        readers["pre_block3.conv1"] = "pre_block3.conv2"  # which makes rows, and has no group
+        readers["pre_block3.conv1"] = "pre_block3.conv2"  # whose channels become rows: it has no group
     assert groups == {layer: group_of(width, [layer], [readers[layer]]) for layer, width in model.spec.widths.items()}
 
 
-def test_joined_maps_are_read_side_by_side():
+def test_concatenated_maps_are_read_at_an_offset():
     model = narrow("Wavegram_Logmel_Cnn14")
     groups, widths = channel_groups(model), model.spec.widths
     assert "pre_block3.conv2" not in groups
@@ -154,7 +153,7 @@ for saved in sorted(path for path in folder.iterdir() if path.is_dir()):
 
 
 @pytest.mark.slow
-def test_pruned_networks_load_in_a_fresh_process_and_are_pruned_again(tmp_path):
+def test_pruned_networks_are_loaded_and_pruned_again_in_another_process(tmp_path):
     waveform = torch.rand(1, 26_000) - 0.5
     torch.save(waveform, tmp_path / "waveform.pt")
     expected = {}
@@ -182,6 +181,6 @@ def test_pruned_networks_load_in_a_fresh_process_and_are_pruned_again(tmp_path):
         ("Res1dNet31", "fc1", "its inputs shrink when resnet.layer7.0.conv2 is pruned"),
     ],
 )
-def test_layers_without_a_width_of_their_own_are_refused_with_the_reason(name, layer, reason):
+def test_layers_without_a_group_are_refused_with_the_reason(name, layer, reason):
     with pytest.raises(PruningError, match=rf"{re.escape(layer)}\S* cannot be pruned: .*{re.escape(reason)}"):
         prune(narrow(name), ratio=0.5, layers=[layer])

@@ -21,6 +21,7 @@ from epanns.training.run.finetune import finetune
 from epanns.training.run.validation import Validation
 from epanns.training.settings.config import TrainingConfig
 from epanns.training.step.learner import Learner
+from tests.builders import tensors_of
 
 CONFIG = TrainingConfig(iterations=6, batch_size=4, validate_every=3, learning_rate=5e-3)
 
@@ -39,10 +40,10 @@ def model(tiny_spec, tiny_packs) -> Cnn:
 def steps(model: Cnn, data: PackDataset, config: TrainingConfig, n_steps: int) -> list[dict[str, torch.Tensor]]:
     """Return the state dict before and after each step, on the same clips each."""
     learner = Learner(model, config)
-    values = [{name: value.clone() for name, value in model.state_dict().items()}]
+    values = [tensors_of(model)]
     for step in range(n_steps):
         learner.step(data.__getitems__(range(config.drawn_clips)), step)
-        values.append({name: value.clone() for name, value in model.state_dict().items()})
+        values.append(tensors_of(model))
     return values
 
 
@@ -114,7 +115,7 @@ def test_a_pruned_network_learns_other_classes_one_of_them_for_each_clip(model, 
 
 
 def test_a_frozen_backbone_keeps_weights_and_statistics_with_other_classes(model, packs, tmp_path):
-    before = {name: value.clone() for name, value in model.state_dict().items()}
+    before = tensors_of(model)
     use_labels(model, packs["train"].labels)
     config = replace(CONFIG, freeze_backbone=True, task="single-label")
     finetune(model, packs["train"], config, tmp_path / "run", validation=validation_on(packs["val"]))

@@ -21,6 +21,7 @@ from epanns.training.run.run_folder import RunFolder
 from epanns.training.run.validation import Validation
 from epanns.training.settings.config import TrainingConfig
 from epanns.training.settings.run_options import RunOptions
+from tests.builders import tensors_of
 
 CONFIG = TrainingConfig(iterations=6, batch_size=4, validate_every=2, learning_rate=5e-3)
 
@@ -258,7 +259,7 @@ def test_the_network_hears_the_crop_that_the_settings_ask_for(tmp_path, make_mod
 
 def test_freezing_changes_the_classifier_alone(tmp_path, make_model, train):
     model = make_model()
-    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    before = tensors_of(model)
     finetune(model, train, replace(CONFIG, freeze_backbone=True), tmp_path / "run", validation=count_up())
     after = load(tmp_path / "run").state_dict()
     assert [name for name in before if not torch.equal(before[name], after[name])] == [

@@ -28,6 +28,7 @@ from epanns.training.settings.run_options import RunOptions
 from epanns.training.step import learner as learner_module
 from epanns.training.step.distillation import DistillationTarget, relative_distance, sha256_of, teacher_of
 from epanns.training.step.learner import Learner
+from tests.builders import tensors_of
 from tests.families import at_8k
 
 CONFIG = TrainingConfig(iterations=4, batch_size=4, learning_rate=5e-3, validate_every=2, distil_weight=0.5)
@@ -73,7 +74,7 @@ def weights_of(folder) -> bytes:
 
 
 def values_of(model) -> dict[str, torch.Tensor]:
-    return {name: value.clone() for name, value in model.state_dict().items()}
+    return tensors_of(model)
 
 
 def count_up() -> Validation:

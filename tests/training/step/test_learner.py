@@ -20,6 +20,7 @@ from epanns.training.step import learner as learner_module
 from epanns.training.step.learner import Learner
 from epanns.training.step.losses import LOSSES
 from epanns.training.step.optimizer import learning_rate_at, take_step
+from tests.builders import tensors_of
 
 CONFIG = TrainingConfig(iterations=8, batch_size=4, learning_rate=5e-3, validate_every=8)
 LAST = Validation(lambda model: {"mAP": 0.5}, {})
@@ -44,7 +45,7 @@ def batch_of(train: PackDataset, config: TrainingConfig):
 
 
 def all_values(learner: Learner) -> dict[str, torch.Tensor]:
-    return {name: value.clone() for name, value in learner.model.state_dict().items()}
+    return tensors_of(learner.model)
 
 
 def gradient(learner: Learner) -> torch.Tensor:

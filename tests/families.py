@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 
 import torch
 import torch.nn.functional as F
@@ -42,8 +43,12 @@ def randomised(name: str) -> Tagger:
     return model.eval()
 
 
+@cache
 def narrow(name: str) -> Tagger:
-    """Return a network of 6 to 10 channels per layer whose batch norms have the statistics of its inputs."""
+    """Return a network of 6 to 10 channels per layer whose batch norms have the statistics of its inputs.
+
+    All tests share it: do not change it.
+    """
     torch.manual_seed(1)
     model = uneven(name, least=6)
     for module in model.modules():

@@ -10,10 +10,10 @@ import torch
 
 from epanns.data.batches.dataset import PackDataset
 from epanns.errors import ConfigError, OutputError
-from epanns.models.families.cnn_2d import Cnn
 from epanns.models.files.checkpoint import save_checkpoint
 from epanns.models.files.load import load
 from epanns.models.spec import HEADS
+from epanns.models.tagger import Tagger
 from epanns.models.warm_start import use_labels
 from epanns.pruning.prune import prune
 from epanns.stages.finetune import validation_on
@@ -32,12 +32,11 @@ def packs(single_label_packs) -> dict[str, PackDataset]:
 
 
 @pytest.fixture
-def model(tiny_spec, tiny_packs) -> Cnn:
-    torch.manual_seed(2)
-    return Cnn(tiny_spec, PackDataset([tiny_packs["train"]]).labels)
+def model(make_model) -> Tagger:
+    return make_model(2)
 
 
-def steps(model: Cnn, data: PackDataset, config: TrainingConfig, n_steps: int) -> list[dict[str, torch.Tensor]]:
+def steps(model: Tagger, data: PackDataset, config: TrainingConfig, n_steps: int) -> list[dict[str, torch.Tensor]]:
     """Return the state dict before and after each step, on the same clips each."""
     learner = Learner(model, config)
     values = [tensors_of(model)]
@@ -52,17 +51,11 @@ def moved(before, after, names) -> set[str]:
 
 
 @pytest.mark.parametrize("head", HEADS)
-def test_the_classifier_alone_learns_first_as_with_a_frozen_backbone(tiny_spec, tiny_packs, head):
-    data = PackDataset([tiny_packs["train"]])
-
-    def fresh():
-        torch.manual_seed(2)
-        return Cnn(replace(tiny_spec, head=head), data.labels)
-
-    phases = steps(fresh(), data, replace(CONFIG, head_iterations=2), 3)
-    frozen = steps(fresh(), data, replace(CONFIG, freeze_backbone=True), 2)
+def test_the_classifier_alone_learns_first_as_with_a_frozen_backbone(make_model, train, head):
+    phases = steps(make_model(2, head=head), train, replace(CONFIG, head_iterations=2), 3)
+    frozen = steps(make_model(2, head=head), train, replace(CONFIG, freeze_backbone=True), 2)
     assert all(torch.equal(phases[2][name], frozen[2][name]) for name in phases[2])
-    names = {name for name in phases[0] if not name.startswith(fresh().classifier_names)}
+    names = {name for name in phases[0] if not name.startswith(make_model(2, head=head).classifier_names)}
     assert not moved(phases[0], phases[2], names)
     learning = {name for name in names if "num_batches" not in name}
     assert len(moved(phases[2], phases[3], learning)) > 0.9 * len(learning)

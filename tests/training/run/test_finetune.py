@@ -26,20 +26,6 @@ from tests.builders import tensors_of
 CONFIG = TrainingConfig(iterations=6, batch_size=4, validate_every=2, learning_rate=5e-3)
 
 
-@pytest.fixture
-def train(tiny_packs) -> PackDataset:
-    return PackDataset([tiny_packs["train"]])
-
-
-@pytest.fixture
-def make_model(tiny_spec, train):
-    def make(seed: int = 0) -> Cnn:
-        torch.manual_seed(seed)
-        return Cnn(tiny_spec, train.labels)
-
-    return make
-
-
 def scoring(score, **data) -> Validation:
     return Validation(lambda model: {"mAP": score(model)}, data)
 

@@ -27,17 +27,8 @@ LAST = Validation(lambda model: {"mAP": 0.5}, {})
 
 
 @pytest.fixture
-def train(tiny_packs) -> PackDataset:
-    return PackDataset([tiny_packs["train"]])
-
-
-@pytest.fixture
-def make_learner(tiny_spec, train):
-    def make(**settings) -> Learner:
-        torch.manual_seed(1)
-        return Learner(Cnn(tiny_spec, train.labels), replace(CONFIG, **settings))
-
-    return make
+def make_learner(make_model):
+    return lambda **settings: Learner(make_model(1), replace(CONFIG, **settings))
 
 
 def batch_of(train: PackDataset, config: TrainingConfig):

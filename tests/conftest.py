@@ -12,7 +12,7 @@ from hypothesis import settings
 
 from epanns.cli.main import main
 from epanns.data.datasets.synthetic import SyntheticSettings, make_synthetic
-from epanns.data.manifests.manifest import Manifest
+from epanns.data.manifests.manifest import Manifest, write_manifest
 from epanns.labels import LabelSet
 from epanns.models.spec import ModelSpec
 from tests import builders
@@ -77,9 +77,7 @@ def shared() -> Path:
 @pytest.fixture(scope="session")
 def tiny_packs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Packs of generated sound for `tiny_spec`: 60 train, 20 val and 20 test clips of half a second, 4 classes."""
-    folder = tmp_path_factory.mktemp("tiny")
-    settings = SyntheticSettings(clips=100, classes=4, seconds=0.5, sample_rate=8_000)
-    return builders.make_packs(make_synthetic(folder / "audio", settings), folder)
+    return builders.make_packs(builders.make_manifest(tmp_path_factory.mktemp("tiny"), clips=100, classes=4))
 
 
 @pytest.fixture(scope="session")
@@ -93,4 +91,5 @@ def single_label_packs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Pa
         for clip in drawn.clips
         if len(clip.labels) == 1 and clip.labels[0] in names
     )
-    return builders.make_packs(Manifest("single", LabelSet.of(list(names.values())), clips), folder)
+    write_manifest(Manifest("single", LabelSet.of(list(names.values())), clips), folder / "manifest.csv")
+    return builders.make_packs(folder / "manifest.csv")

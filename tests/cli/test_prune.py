@@ -13,10 +13,6 @@ from epanns.complexity.macs import profile
 from epanns.data.batches.dataset import PackDataset
 from epanns.data.batches.loader import make_loader
 from epanns.data.batches.sampler import sequential_batches
-from epanns.data.datasets.synthetic import SyntheticSettings, make_synthetic
-from epanns.data.manifests.manifest import write_manifest
-from epanns.data.packing.packer import pack_manifest
-from epanns.data.packs.pack_format import PackSettings
 from epanns.labels import LabelSet
 from epanns.models.files.checkpoint import load_checkpoint, save_checkpoint
 from epanns.models.files.load import load
@@ -28,7 +24,7 @@ from epanns.pruning.budgets.latency_budget import Timing
 from epanns.pruning.budgets.sensitivity_table import Sensitivity, SensitivityRow
 from epanns.pruning.prune import apply_plan, plan_pruning
 from epanns.pruning.recovery.recover import recover
-from tests.builders import make_checkpoint, narrow_spec, same_tensors
+from tests.builders import make_checkpoint, make_manifest, make_pack, narrow_spec, same_tensors
 
 SPEC = narrow_spec(widths=conv_widths(4, 6, 8))
 SPEC_BLOCK_2 = ("conv_block2.conv1", "conv_block2.conv2")
@@ -48,14 +44,8 @@ def checkpoint(tmp_path):
 @pytest.fixture(scope="module")
 def packs(tmp_path_factory):
     """Return a pack of a few generated clips per sample rate."""
-    folder = tmp_path_factory.mktemp("packs")
-    manifest = make_synthetic(folder / "audio", SyntheticSettings(clips=5, classes=2, seconds=0.5, sample_rate=8_000))
-    write_manifest(manifest, folder / "manifest.csv")
-    rates = (8_000, 16_000)
-    for rate in rates:
-        settings = PackSettings(sample_rate=rate, seconds=0.5)
-        pack_manifest(folder / "manifest.csv", folder / f"pack{rate}", settings)
-    return {rate: folder / f"pack{rate}" for rate in rates}
+    manifest = make_manifest(tmp_path_factory.mktemp("packs"))
+    return {rate: make_pack(manifest, manifest.parent / f"pack{rate}", sample_rate=rate) for rate in (8_000, 16_000)}
 
 
 def test_json_holds_exactly_the_promised_keys(prune, checkpoint, tmp_path):

@@ -8,8 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from epanns.cli.shared.command import EpannsCommand
-from epanns.cli.shared.options import EXISTING, SEED, device_option, json_option, out_option, torch_device
+from epanns.cli.shared.options import (
+    EXISTING,
+    SEED,
+    EpannsCommand,
+    device_option,
+    json_option,
+    out_option,
+    torch_device,
+)
 from epanns.cli.shared.packs import in_order_of, open_packs, pack_options
 from epanns.cli.shared.terminal import emit, log
 from epanns.errors import ConfigError

@@ -11,7 +11,8 @@ from epanns.errors import ConfigError, did_you_mean
 from epanns.safe_text import printable
 
 if TYPE_CHECKING:
-    from epanns.complexity.cost import Latency, ModelCost
+    from epanns.complexity.latency import Latency
+    from epanns.complexity.macs import ModelCost
     from epanns.models.spec import ModelSpec
     from epanns.models.tagger import Tagger
 

@@ -14,8 +14,7 @@ from epanns.labels import DECISIVE_SCORES
 from epanns.records import RunRecord, failure_in, read_record
 from epanns.safe_text import path_name, printable
 from epanns.sweeps.base import base_in_words
-from epanns.sweeps.experiment import Experiment, Trial
-from epanns.sweeps.grid import amount_in_words
+from epanns.sweeps.experiment import Experiment, Trial, amount_in_words
 from epanns.text_files import read_json
 from epanns.training.run.metrics import STEP_0_KEPT
 from epanns.workfolder import Work, WorkFolder

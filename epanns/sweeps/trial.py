@@ -29,7 +29,7 @@ from epanns.safe_text import path_name
 from epanns.seeding import derive_seed, numpy_generator, random_state_kept
 from epanns.stages.finetune import validation_on
 from epanns.stages.score import device_of, recorded_width, score, scored_seconds
-from epanns.sweeps.grid import pruning_of
+from epanns.sweeps.experiment import pruning_of
 from epanns.sweeps.journal import TrialFolder
 from epanns.training.run.finetune import finetune
 from epanns.training.settings.config import TrainingConfig, frozen_in

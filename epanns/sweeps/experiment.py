@@ -13,7 +13,6 @@ from epanns.evaluation.protocol import PROTOCOL_RULES, EvaluationProtocol
 from epanns.pruning.config import BUDGET, RATIO, RATIOS, PruningConfig
 from epanns.pruning.ranking.criteria import CRITERIA, NEEDS
 from epanns.pruning.recovery.recover import RECOVERIES, RecoverySettings, recovery_problem
-from epanns.safe_text import printable
 from epanns.strict import (
     TABLE,
     TEXT,
@@ -139,15 +138,6 @@ def pruning_of(config: Mapping[str, Any]) -> PruningConfig:
     if "ratios" not in config:  # with ratios, ``layers`` repeats their keys
         keys.append("layers")
     return PruningConfig.from_table({key: config.get(key) for key in keys})
-
-
-def amount_in_words(config: Mapping[str, Any]) -> str:
-    """Return the amount that a trial's configuration removes, in words."""
-    if "ratios" in config:
-        return printable("ratios " + ", ".join(f"{layer} {ratio:g}" for layer, ratio in config["ratios"].items()))
-    amount = config["budget"] if "budget" in config else f"ratio {config['ratio']:g}"
-    layers = config.get("layers")
-    return printable(amount if layers is None else f"{amount} of {', '.join(layers)}")
 
 
 TEACHER = "dense"  # the trial's unpruned network

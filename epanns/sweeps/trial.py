@@ -40,7 +40,7 @@ def run_trial(folder: TrialFolder, *, on_step: OnStep | None = None, log: Log = 
     """Run or resume a trial, write its result and return it; the result of a finished trial is only read.
 
     Args:
-        folder: Prepared by `journal.Sweep.prepare`.
+        folder: Prepared by `runner.Sweep.prepare`.
         on_step: Called after each training step.
         log: Called with one line for each remark of the training runs.
     """

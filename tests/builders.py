@@ -1,4 +1,4 @@
-"""Builders of what tests need: small networks, checkpoints, packs, run records, finished runs, and command lines."""
+"""Builders of small networks, checkpoints, packs, run records, finished runs and command lines for tests."""
 
 import json
 import math

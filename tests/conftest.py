@@ -1,4 +1,4 @@
-"""Fixtures of the whole suite; `tests/builders.py` makes what they return."""
+"""Fixtures of the whole suite, made by `tests/builders.py`."""
 
 import os
 from collections.abc import Callable, Iterator

@@ -44,9 +44,7 @@ def test_norms_equal_numpy(name, order):
 
 
 @pytest.mark.parametrize("name", ["l1", "l2"])
-def test_norms_follow_a_permutation_and_scale_with_the_weights(name):
-    order = torch.randperm(12, generator=torch.Generator().manual_seed(4))
-    assert torch.equal(scores(name, WEIGHT[order]), scores(name)[order])
+def test_norms_scale_with_the_weights(name):
     torch.testing.assert_close(scores(name, 2.5 * WEIGHT), 2.5 * scores(name), rtol=1e-14, atol=0)
 
 

@@ -104,13 +104,6 @@ def test_a_kernel_scores_as_the_same_kernel_with_a_further_dimension_of_size_1(n
     torch.testing.assert_close(as_images, scores)
 
 
-def test_finding_groups_leaves_the_network_unchanged(model):
-    model.conv_block1.requires_grad_(False)
-    with torch.inference_mode():
-        assert tuple(channel_groups(model)) == model.layer_names
-    assert not model.conv_block1.conv1.weight.requires_grad
-
-
 [CLIPS] = random_waveforms(7)
 
 

@@ -65,16 +65,6 @@ def test_ratios_per_layer_are_rounded_to_multiples(model):
     assert dict(plan.ratios) == {"conv_block5.conv1": 0, "conv_block6.conv1": 0.25, "conv_block6.conv2": 0.5}
 
 
-def test_a_plan_that_removes_nothing_is_the_identity_bit_for_bit(model, logmel):
-    same = apply_plan(model, PruningPlan(model.spec, {}, "l1", {}, seed=0))
-    assert same.spec == model.spec
-    assert same_tensors(same, model)
-    with torch.no_grad():
-        assert torch.equal(
-            same.forward_inputs((logmel,))["clipwise_logits"], model.forward_inputs((logmel,))["clipwise_logits"]
-        )
-
-
 @pytest.mark.parametrize("arguments", [{"ratio": 0, "layers": ["conv_block4"]}, {"ratios": {"conv_block4": 0.0}}])
 def test_a_ratio_of_0_is_refused(model, arguments):
     match = r"ratio 0 removes nothing from conv_block4\.conv1, conv_block4\.conv2: give a ratio above 0"
@@ -152,13 +142,7 @@ def test_a_plan_of_another_network_is_refused(model):
 @pytest.mark.parametrize(
     ("arguments", "match"),
     [
-        ({}, r"give one of ratio, ratios and budget"),
-        ({"ratio": 0.5, "ratios": {"conv_block1": 0.5}}, r"give one of ratio, ratios and budget"),
-        ({"ratios": {"conv_block1": 0.5}, "layers": ["conv_block1"]}, r"layers goes with one ratio; ratios per layer"),
         ({"ratios": {}}, r"ratios is empty: name at least one layer or block"),
-        ({"ratio": 0.5, "layers": []}, r"layers=\[\]: give a list of layer names"),
-        ({"ratio": 1.0}, r"ratio 1\.0 for conv_block1\.conv1: must be in \[0, 1\)"),
-        ({"ratio": 50}, r"ratio 50 for conv_block1\.conv1: must be in \[0, 1\).*for 50 % give 0\.5"),
         ({"ratio": -0.5, "layers": ["conv_block2.conv2"]}, r"ratio -0\.5 for conv_block2\.conv2"),
         ({"ratio": 0.1, "layers": ["conv_block1"]}, r"ratio 0\.1 removes none of the 4 channels of conv_block1\.conv1"),
         (
@@ -175,10 +159,6 @@ def test_a_plan_of_another_network_is_refused(model):
         ),
         ({"ratio": 0.5, "layers": ["bn0"]}, r"bn0 cannot be pruned: it normalises the mel bins"),
         ({"ratio": 0.5, "layers": ["conv_block1.bn2"]}, r"conv_block1\.bn2 cannot .* so name conv_block1\.conv2"),
-        (
-            {"ratio": 0.5, "criterion": "L1"},
-            r"unknown criterion 'L1': choose one of l1, l2, opnorm, .*, bn, .*, random",
-        ),
     ],
 )
 def test_invalid_arguments_are_refused(model, arguments, match):
@@ -275,17 +255,3 @@ def test_global_allocation_removes_a_ratio_of_all_filters(model):
     assert plan.kept_channels["conv_block6.conv1"] == (0, 1, 2)
     assert plan.widths["conv_block5.conv1"] > 3
     assert min(plan.widths[layer] / width for layer, width in model.spec.widths.items()) >= 0.2
-
-
-@pytest.mark.parametrize(
-    ("arguments", "match"),
-    [
-        ({"ratio": 0.5, "budget": Budget("macs", 0.5)}, r"give one of ratio, ratios and budget"),
-        ({"ratios": {"conv_block6": 0.5}, "allocate": "global"}, r"allocate='global' goes with one ratio or a budget"),
-        ({"budget": Budget("macs", 0.5), "allocate": "best"}, r"unknown allocator 'best'"),
-        ({"budget": Budget("macs", 0.5), "layers": ["fc1"]}, r"fc1 cannot be pruned"),
-    ],
-)
-def test_budgets_that_contradict_other_arguments_are_refused(model, arguments, match):
-    with pytest.raises(PruningError, match=match):
-        prune(model, **arguments)

@@ -81,9 +81,10 @@ def test_the_original_network_is_unchanged_and_shares_no_memory(model):
 
 
 def test_keeping_everything_is_the_identity_bit_for_bit(model):
-    same = remove_channels(model, {layer: tuple(range(width)) for layer, width in model.spec.widths.items()})
-    assert same.spec == model.spec
-    assert same_tensors(same, model)
+    for kept in ({}, {layer: tuple(range(width)) for layer, width in model.spec.widths.items()}):
+        same = remove_channels(model, kept)
+        assert same.spec == model.spec
+        assert same_tensors(same, model)
 
 
 def test_spec_labels_and_provenance_are_copied(model):
@@ -97,51 +98,12 @@ def test_spec_labels_and_provenance_are_copied(model):
     assert (pruned.fc1.out_features, pruned.fc_audioset.out_features) == (9, 5)
 
 
-def freeze_all(model):
-    model.requires_grad_(False)
-
-
-def freeze_half(model):
-    model.conv_block4.requires_grad_(False)
-    model.conv_block5.bn1.weight.requires_grad_(False)
-
-
-@pytest.mark.parametrize("freeze", [freeze_all, freeze_half, lambda model: None])
-@pytest.mark.parametrize("training", [True, False])
-def test_training_modes_and_frozen_parameters_are_kept(model, freeze, training):
-    freeze(model)
-    model.train(training)
-    model.conv_block2.train(not training)
-    pruned = remove_channels(model, every_other(model))
-    for network in (model, pruned):
-        assert [module.training for module in network.modules()] == [module.training for module in model.modules()]
-        assert network.conv_block2.bn1.training is not training
-    assert {name: parameter.requires_grad for name, parameter in pruned.named_parameters()} == {
-        name: parameter.requires_grad for name, parameter in model.named_parameters()
-    }
-    assert dict(pruned.spec.widths) == {layer: width // 2 for layer, width in model.spec.widths.items()}
-
-
-@pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode, torch.enable_grad])
-def test_a_network_pruned_without_gradients_is_trainable(model, logmel, context):
-    with context():
-        pruned = remove_channels(model, every_other(model))
-    pruned.forward_inputs((logmel,))["clipwise_logits"].sum().backward()
-    assert all(parameter.grad is not None for parameter in pruned.parameters())
-
-
 def test_batch_norm_statistics_and_the_global_generator_are_unchanged(model):
     model.train()
     before = torch.get_rng_state()
     pruned = remove_channels(model, {"conv_block6.conv2": (0,)})
     assert torch.equal(torch.get_rng_state(), before)
     assert torch.equal(pruned.bn0.running_mean, model.bn0.running_mean)
-
-
-def test_a_pruned_network_can_be_pruned_again(model, logmel):
-    once = remove_channels(model, {"conv_block6.conv1": (1, 4, 8, 11)})
-    twice = remove_channels(once, {"conv_block6.conv1": (1, 3)})
-    assert torch.equal(twice.conv_block6.conv1.weight, model.conv_block6.conv1.weight[[4, 11]])
 
 
 def test_double_precision_is_kept(model):
@@ -178,16 +140,6 @@ def test_no_hook_remains_on_a_module(model):
 def test_torch_pruning_is_imported_only_for_surgery():
     program = "import sys, epanns.pruning.prune, epanns.pruning.surgery; sys.exit('torch_pruning' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
-
-
-def test_uncut_tensors_have_their_own_memory(model):
-    """Surgery works on tensors of the original; the pruned network must not share their memory."""
-    before = tensors_of(model)
-    pruned = remove_channels(model, {"conv_block6.conv2": (1, 3)})
-    with torch.no_grad():
-        for weight in pruned.parameters():
-            weight.fill_(7)
-    assert same_tensors(model, before)
 
 
 @pytest.fixture(params=["Cnn6", "Cnn10", "Cnn14_DecisionLevelAtt"])

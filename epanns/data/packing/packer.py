@@ -272,7 +272,6 @@ def _pack_info(
     made_with = versions(*_PACKAGES, *_OPTIONAL_PACKAGES)
     found, missing = (sum(getattr(manifest.splits[split], name) for split in splits) for name in ("found", "missing"))
     rejected = sum(entry.rejected for entry in entries)
-    notes = {name: sum(getattr(entry, name) for entry in entries) for name in NOTES}
     return PackInfo(
         dataset=manifest.dataset,
         splits=tuple(splits),
@@ -285,7 +284,7 @@ def _pack_info(
             missing=missing,
             rejected=rejected,
             clips=found - rejected,
-            **notes,
+            **{name: sum(entry.notes[name] for entry in entries) for name in NOTES},
         ),
         manifest_sha256=manifest.sha256,
         settings=settings,

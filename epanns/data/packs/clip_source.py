@@ -118,21 +118,15 @@ def refuse_wrong_ids(clip_ids: NDArray[np.bytes_], path: Path) -> None:
     try:
         b"\0".join(names).decode()
     except UnicodeDecodeError as error:
-        raise PackError(
-            f"{path}: audio_name: is not UTF-8; the pack is damaged: copy it again or pack again"
-        ) from error
+        damaged = "the pack is damaged: copy it again or pack again"
+        raise PackError(f"{path}: audio_name: is not UTF-8; {damaged}") from error
 
 
 _KNOWN_CLASSES = {527: ("AudioSet's", audioset), 200: ("FSD50K's", fsd50k)}
 
 
 def labels_of_width(num_classes: int, labels: LabelSet | None, path: Path) -> LabelSet:
-    """Return the classes of a pack whose format does not name them.
-
-    Args:
-        num_classes: Number of classes of the pack.
-        labels: The classes; None for those of AudioSet or FSD50K, identified by their number.
-        path: The pack.
+    """Return the classes of a pack whose format does not name them; without `labels`, AudioSet's 527 or FSD50K's 200.
 
     Raises:
         PackError: If `labels` has another number of classes, or is None and no known data set has this number.
@@ -148,9 +142,8 @@ def labels_of_width(num_classes: int, labels: LabelSet | None, path: Path) -> La
 
 def remark_on_classes(num_classes: int, path: Path) -> str:
     """Return the remark on classes that are assumed from their number."""
-    return (
-        f"{path}: its {num_classes} classes are assumed to be {_KNOWN_CLASSES[num_classes][0]}; --labels names others"
-    )
+    assumed = _KNOWN_CLASSES[num_classes][0]
+    return f"{path}: its {num_classes} classes are assumed to be {assumed}; --labels names others"
 
 
 def no_clips(path: Path) -> PackError:

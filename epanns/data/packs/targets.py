@@ -43,15 +43,14 @@ class SparseTargets:
 
     def dense(self, clips: ArrayLike | None = None) -> NDArray[np.bool_]:
         """Return the rows of some clips, or of all, as ``(clips, classes)`` bool."""
-        chosen = np.arange(len(self)) if clips is None else np.asarray(clips, np.int64)
+        chosen = self if clips is None else self.take(clips)
         target = np.zeros((len(chosen), self.num_classes), bool)
-        starts = self.offsets[chosen]
-        lengths = self.offsets[chosen + 1] - starts
-        rows = np.repeat(np.arange(len(chosen)), lengths)
-        ends = np.cumsum(lengths)
-        labels = np.arange(len(rows)) + np.repeat(starts - (ends - lengths), lengths)  # indices into `classes`
-        target[rows, self.classes[labels]] = True
+        target[chosen._clips(), chosen.classes] = True
         return target
+
+    def _clips(self) -> NDArray[np.int64]:
+        """Return ``(labels,)``: the clip of each entry of `classes`."""
+        return np.repeat(np.arange(len(self)), np.diff(self.offsets))
 
     def of(self, clip: int) -> NDArray[np.int32]:
         """Return the classes of one clip."""
@@ -64,7 +63,7 @@ class SparseTargets:
     def take(self, clips: ArrayLike) -> "SparseTargets":
         """Return the rows of some clips, in the order given."""
         chosen = np.asarray(clips, np.int64)
-        lengths = np.diff(self.offsets)[chosen]
+        lengths = self.offsets[chosen + 1] - self.offsets[chosen]
         offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
         places = np.arange(offsets[-1]) + np.repeat(self.offsets[chosen] - offsets[:-1], lengths)
         return SparseTargets(offsets, self.classes[places], self.num_classes)
@@ -83,13 +82,11 @@ class SparseTargets:
 
     def clips_by_class(self) -> list[NDArray[np.int64]]:
         """Return the clips of each class, ascending."""
-        clips = np.repeat(np.arange(len(self)), np.diff(self.offsets))
         order = np.argsort(self.classes, kind="stable")
-        return np.split(clips[order], np.cumsum(self.counts())[:-1])
+        return np.split(self._clips()[order], np.cumsum(self.counts())[:-1])
 
     def relabelled(self, new_classes: Iterable[int], num_classes: int) -> "SparseTargets":
         """Return the same clips with class i renumbered to ``new_classes[i]``, of `num_classes` classes."""
         new = np.fromiter(new_classes, np.int32)[self.classes]
-        clips = np.repeat(np.arange(len(self)), np.diff(self.offsets))
-        order = np.lexsort((new, clips))
+        order = np.lexsort((new, self._clips()))
         return SparseTargets(self.offsets, new[order], num_classes)

@@ -36,9 +36,7 @@ from epanns.labels import LabelSet
 
 _LONGEST_PATH = 4096  # bytes, as in Linux
 _MOST_FILES = 10_000
-_FOLDERS_UP = (
-    2  # levels above the index's folder where `waveforms` is searched: PANNs keeps indexes of parts one deeper
-)
+_FOLDERS_UP = 2  # above the index's folder, where `waveforms` is searched: PANNs keeps indexes of parts one deeper
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,11 +132,6 @@ class PannsPack:
         """Close the files that this process holds open."""
         for file in self.files:
             file.close()
-
-
-def open_panns_index_pack(path: Path, *, labels: LabelSet | None = None) -> PannsPack:
-    """Open an index file with the waveform files that it names."""
-    return PannsPack(path, open_panns_index(path), labels=labels)
 
 
 def open_panns_files(path: Path, files: Sequence[Path], *, labels: LabelSet | None = None) -> PannsPack:

@@ -25,7 +25,7 @@ class FrontEndSpec:
 
     Attributes:
         kind: ``panns`` centres its windows (`LogMel`); ``yamnet`` does not, and reads patches of 96 frames
-            (`yamnet_logmel.YamnetLogMel`).
+            (`YamnetLogMel`).
 
     Raises:
         ConfigError: With every value out of range.

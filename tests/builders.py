@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 from epanns.audio.frontend import FrontEndSpec
 from epanns.data.batches.dataset import PackDataset
-from epanns.data.manifests.manifest import Manifest, write_manifest
+from epanns.data.manifest import Manifest, write_manifest
 from epanns.data.packing.packer import pack_manifest
 from epanns.data.packs.pack_format import PackSettings
 from epanns.labels import LabelSet

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import soundfile as sf
 
-from epanns.audio.flac_ogg import understated_total
+from epanns.audio.compressed import understated_total
 from epanns.audio.waveform import load_waveform
 
 RATE = 16_000
@@ -62,7 +62,7 @@ def test_one_frame_too_few_shows_and_a_right_total_does_not():
 def test_what_only_looks_like_a_frame_changes_no_sample(write, monkeypatch):
     whole = flac(1)
     expected = load_waveform(write(whole), sample_rate=RATE)
-    monkeypatch.setattr("epanns.audio.flac_ogg._end_of_frame", lambda header, block_size: 10**9)
+    monkeypatch.setattr("epanns.audio.compressed._end_of_frame", lambda header, block_size: 10**9)
     found = load_waveform(write(whole), sample_rate=RATE)
     assert np.array_equal(found.samples, expected.samples)
     assert (found.n_beyond_header, found.states_length) == (0, True)

@@ -10,8 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from epanns.audio.frontend import FrontEndSpec, LogMel, mel_bank, stft_kernels
-from epanns.audio.yamnet_logmel import YamnetLogMel
+from epanns.audio.frontend import FrontEndSpec, LogMel, YamnetLogMel, mel_bank, stft_kernels
 from epanns.errors import ConfigError
 from epanns.models.zoo import ZOO
 from tests.any_value import ANY_VALUE

@@ -9,8 +9,8 @@ import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
 
-from epanns.audio.mp3 import FileBytes
-from epanns.audio.mp3 import mpeg_frames as frames_in
+from epanns.audio.compressed import FileBytes
+from epanns.audio.compressed import mpeg_frames as frames_in
 from epanns.audio.waveform import load_encoded, load_waveform
 from epanns.errors import DataError
 
@@ -241,7 +241,7 @@ def test_any_bytes_are_counted_without_an_error(parts):
 @given(st.binary(max_size=300), st.lists(st.tuples(st.integers(-400, 400), st.integers(-400, 400))), st.integers(1, 50))
 def test_bytes_of_a_file_are_sliced_like_bytes(content, parts, block):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("epanns.audio.mp3._BLOCK", block)
+        patch.setattr("epanns.audio.compressed._BLOCK", block)
         found = FileBytes(io.BytesIO(content))
         assert len(found) == len(content)
         for start, stop in parts:
@@ -254,5 +254,5 @@ def test_frames_are_found_wherever_a_block_ends(monkeypatch):
     content = b"\xff" * 40 + sound_alone + b"junk" * 30 + sound_alone
     whole = mpeg_frames(content)
     for block in (*range(2, 40), 1_000):
-        monkeypatch.setattr("epanns.audio.mp3._BLOCK", block)
+        monkeypatch.setattr("epanns.audio.compressed._BLOCK", block)
         assert mpeg_frames(content) == whole

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from epanns.audio.mel_filterbank import torchaudio_problem
+from epanns.audio.frontend import torchaudio_problem
 from epanns.audio.specaugment import SpecAugmenter
 
 

@@ -60,7 +60,7 @@ def test_a_stream_gives_the_waveform_block_by_block(write, monkeypatch, name):
     samples = np.stack([1.2 * tone(2, 44_100), tone(2, 44_100, 1_000)], axis=1)
     path = write(name, samples, 44_100, **({"subtype": "FLOAT"} if name == "a.wav" else {}))
     whole = load_waveform(path, sample_rate=RATE)
-    monkeypatch.setattr("epanns.audio.libsndfile._BLOCK_VALUES", 2_000)
+    monkeypatch.setattr("epanns.audio.decoders._BLOCK_VALUES", 2_000)
     with waveform_stream(path, sample_rate=RATE) as stream:
         blocks = list(stream)
     assert len(blocks) > 40
@@ -70,8 +70,8 @@ def test_a_stream_gives_the_waveform_block_by_block(write, monkeypatch, name):
 
 @pytest.mark.parametrize("name", ["a.wav", "a.flac", "a.mp3", "a.ogg"])
 def test_memory_of_a_stream_does_not_grow_with_the_recording(write, monkeypatch, name):
-    monkeypatch.setattr("epanns.audio.libsndfile._BLOCK_VALUES", 1 << 14)
-    monkeypatch.setattr("epanns.audio.mp3._BLOCK", 1 << 12)
+    monkeypatch.setattr("epanns.audio.decoders._BLOCK_VALUES", 1 << 14)
+    monkeypatch.setattr("epanns.audio.compressed._BLOCK", 1 << 12)
     samples = np.random.default_rng(0).uniform(-0.5, 0.5, 60 * 16_000).astype(np.float32)
     peaks = []
     for seconds in (5, 60):
@@ -87,7 +87,7 @@ def test_memory_of_a_stream_does_not_grow_with_the_recording(write, monkeypatch,
 def test_a_stream_counts_all_samples_that_are_no_numbers(write, monkeypatch):
     samples = tone(1)
     samples[[7, 20_000]] = np.nan
-    monkeypatch.setattr("epanns.audio.libsndfile._BLOCK_VALUES", 1_000)
+    monkeypatch.setattr("epanns.audio.decoders._BLOCK_VALUES", 1_000)
     path = write("a.wav", samples, subtype="FLOAT")
     with (
         waveform_stream(path, sample_rate=RATE) as stream,

@@ -10,10 +10,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from epanns.audio.frontend import FrontEndSpec
+from epanns.audio.frontend import SILENCE, FrontEndSpec, YamnetLogMel, count_patches, patches_of, yamnet_mel_bank
 from epanns.audio.short_clips import pad_to_patches
 from epanns.audio.waveform import load_waveform
-from epanns.audio.yamnet_logmel import SILENCE, YamnetLogMel, count_patches, patches_of, yamnet_mel_bank
 from epanns.errors import ConfigError
 from epanns.models.zoo import ZOO
 

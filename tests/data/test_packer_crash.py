@@ -17,8 +17,8 @@ import pytest
 import soundfile
 
 from epanns import atomic
-from epanns.data.manifests.clip import Clip
-from epanns.data.manifests.manifest import Manifest, write_manifest
+from epanns.data.clip import Clip
+from epanns.data.manifest import Manifest, write_manifest
 from epanns.data.packing.packer import pack_manifest
 from epanns.data.packing.packing_journal import Journal
 from epanns.data.packs import safe_hdf5

@@ -11,8 +11,8 @@ import h5py
 import numpy as np
 import pytest
 
-from epanns.data.manifests.clip import Clip
-from epanns.data.manifests.manifest import Manifest, read_manifest, write_manifest
+from epanns.data.clip import Clip
+from epanns.data.manifest import Manifest, read_manifest, write_manifest
 from epanns.data.packing.packer import pack_manifest
 from epanns.data.packs.pack import Pack
 from epanns.data.packs.pack_format import PackSettings, read_pack_info

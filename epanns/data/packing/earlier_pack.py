@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from epanns.data.manifests.clip import Clip
+from epanns.data.clip import Clip
 from epanns.data.packing.packing_journal import (
     JournalRecords,
     header_difference,

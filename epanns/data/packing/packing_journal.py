@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Any, BinaryIO
 
 from epanns import atomic
-from epanns.data.manifests.clip import Clip
+from epanns.data.clip import Clip
 from epanns.data.packing.conversion import PackedClip, SourceState, is_readable, is_unchanged
 from epanns.data.packs.pack_format import JOURNAL_FILE, NOTES, SHARD_RULES, PackCounts, ShardInfo
 from epanns.errors import ConfigError, DataError, OutputError

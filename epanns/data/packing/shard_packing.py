@@ -14,12 +14,12 @@ from pathlib import Path
 import numpy as np
 
 from epanns import atomic
-from epanns.data.manifests.clip import Clip
+from epanns.data.clip import Clip
 from epanns.data.packing.conversion import PackedClip, convert_clip, crashing_clip
 from epanns.data.packing.decoding_pool import Row, ordered_rows
 from epanns.data.packing.packing_journal import Journal, ShardEntry
-from epanns.data.packs.foreign.panns_format import write_waveform_file
 from epanns.data.packs.pack_format import NOTES, PackSettings, ShardInfo, shard_name
+from epanns.data.packs.panns_file import write_waveform_file
 from epanns.data.packs.shard import ShardRow, write_shard
 from epanns.errors import DataError, Interrupted
 from epanns.feedback import Progress

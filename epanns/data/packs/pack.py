@@ -16,15 +16,15 @@ from numpy.typing import NDArray
 
 from epanns import atomic
 from epanns.data.packs.clip_source import ClipColumns, ClipSource, no_clips
-from epanns.data.packs.foreign.mp3_pack import MP3_NAMES, Mp3Pack
-from epanns.data.packs.foreign.panns_format import INDEX_NAMES, WAVEFORM_NAMES
-from epanns.data.packs.foreign.panns_pack import (
+from epanns.data.packs.mp3_pack import MP3_NAMES, Mp3Pack
+from epanns.data.packs.pack_format import INDEX_FOLDER, JOURNAL_FILE, PACK_FILE, PackInfo, read_pack_info
+from epanns.data.packs.panns_file import INDEX_NAMES, WAVEFORM_NAMES
+from epanns.data.packs.panns_pack import (
     PannsPack,
     open_described_panns_pack,
     open_panns_files,
     open_panns_index,
 )
-from epanns.data.packs.pack_format import INDEX_FOLDER, JOURNAL_FILE, PACK_FILE, PackInfo, read_pack_info
 from epanns.data.packs.safe_hdf5 import opened, pack_errors
 from epanns.data.packs.shard import NAMES, Shard, ShardShape
 from epanns.errors import PackError

@@ -16,12 +16,11 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from epanns.data.manifests.clip import LONGEST_CLIP_ID
-from epanns.data.packs.clip_source import ClipColumns, refuse_wrong_ids
+from epanns.data.clip import LONGEST_CLIP_ID
+from epanns.data.packs.clip_source import ClipColumns, SparseTargets, refuse_wrong_ids
 from epanns.data.packs.open_files import close_files, read_at
 from epanns.data.packs.pack_format import SMALL_CHUNK_ROWS
 from epanns.data.packs.safe_hdf5 import filters_of, new_hdf5, opened, pack_errors, plain_datasets, refusal, row_chunks
-from epanns.data.packs.targets import SparseTargets
 
 FLETCHER32_BYTES = 4  # appended to every chunk
 DTYPES: dict[str, np.dtype[Any]] = {

@@ -16,8 +16,6 @@ import numpy as np
 
 from epanns.data.packing.decoding_pool import describe_exit
 from epanns.data.packs.clip_source import ClipColumns, no_clips
-from epanns.data.packs.foreign.panns_format import index_file
-from epanns.data.packs.foreign.panns_pack import open_panns_index
 from epanns.data.packs.pack import Pack, open_pack
 from epanns.data.packs.pack_format import (
     JOURNAL_FILE,
@@ -29,6 +27,8 @@ from epanns.data.packs.pack_format import (
     problem_of_list,
     read_pack_info,
 )
+from epanns.data.packs.panns_file import index_file
+from epanns.data.packs.panns_pack import open_panns_index
 from epanns.data.packs.shard import Shard
 from epanns.errors import EpannsError, PackError
 from epanns.feedback import Progress

@@ -8,6 +8,7 @@ import soundfile
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from epanns.data.clip import Clip
 from epanns.data.datasets.audioset import (
     LIST_COLUMNS,
     OTHER_SEGMENT,
@@ -16,8 +17,7 @@ from epanns.data.datasets.audioset import (
     read_lists,
     segment_of_name,
 )
-from epanns.data.manifests.clip import Clip
-from epanns.data.manifests.manifest import ManifestFile, write_manifest
+from epanns.data.manifest import ManifestFile, write_manifest
 from epanns.data.packing.packer import pack_manifest
 from epanns.data.packs.pack_format import PackSettings
 from epanns.errors import DataError

@@ -8,7 +8,7 @@ import pytest
 
 from epanns.data.datasets.class_folders import read_folder
 from epanns.data.datasets.esc50 import read_esc50
-from epanns.data.manifests.manifest import write_manifest
+from epanns.data.manifest import write_manifest
 from epanns.errors import ConfigError, DataError
 
 CSV_FORM = "write a CSV with the columns path, labels and fold or split, and give it to `epanns data folder FILE.csv`"

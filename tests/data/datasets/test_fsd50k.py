@@ -7,7 +7,7 @@ import pytest
 import soundfile
 
 from epanns.data.datasets.fsd50k import PUBLISHED, read_fsd50k
-from epanns.data.manifests.manifest import write_manifest
+from epanns.data.manifest import write_manifest
 from epanns.data.packing.packer import pack_manifest
 from epanns.data.packs.pack_format import PackSettings
 from epanns.errors import DataError

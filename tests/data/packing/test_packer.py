@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 
 from epanns.audio.resampling import to_int16
 from epanns.audio.waveform import load_waveform
-from epanns.data.manifests.clip import Clip
-from epanns.data.manifests.manifest import Manifest, read_manifest, write_manifest
+from epanns.data.clip import Clip
+from epanns.data.manifest import Manifest, read_manifest, write_manifest
 from epanns.data.packing import packer, packing_journal, shard_packing
 from epanns.data.packing.packer import pack_manifest
 from epanns.data.packs.pack import Pack

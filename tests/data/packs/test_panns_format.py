@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from epanns.data.packs.foreign.panns_format import clip_id_of, index_file, panns_name, write_index, write_waveform_file
+from epanns.data.packs.panns_file import clip_id_of, index_file, panns_name, write_index, write_waveform_file
 from epanns.data.packs.shard import ShardRow
 
 YOUTUBE_ID = st.text("abcXYZ019-_", min_size=11, max_size=11)

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from epanns import atomic
-from epanns.data.manifests.clip import Clip
-from epanns.data.manifests.manifest import (
+from epanns.data.clip import Clip
+from epanns.data.manifest import (
     Manifest,
     ManifestFile,
     SplitCounts,
@@ -240,7 +240,7 @@ few_clips = st.lists(
 def test_the_first_problem_is_named_and_all_are_counted(clips, hashes_are_equal):
     with pytest.MonkeyPatch.context() as patch:
         if hashes_are_equal:  # may happen to any two ids, and must change nothing
-            patch.setattr("epanns.data.manifests.clip.hash", lambda _: 7, raising=False)
+            patch.setattr("epanns.data.clip.hash", lambda _: 7, raising=False)
         problems = problems_by_comparing_all_pairs(clips, {"dog"})
         if not problems:
             assert Manifest("m", LabelSet.of(["dog"]), tuple(clips)).clips == tuple(clips)

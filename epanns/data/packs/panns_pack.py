@@ -15,22 +15,30 @@ import numpy as np
 from numpy.typing import NDArray
 
 from epanns import atomic
-from epanns.data.manifests.clip import LONGEST_CLIP_ID
-from epanns.data.packs.clip_source import ClipColumns, labels_of_width, no_clips, refuse_wrong_ids, remark_on_classes
-from epanns.data.packs.foreign.foreign_columns import (
+from epanns.data.clip import LONGEST_CLIP_ID
+from epanns.data.packs.clip_source import (
+    ClipColumns,
+    SparseTargets,
+    labels_of_width,
+    no_clips,
+    refuse_wrong_ids,
+    remark_on_classes,
+)
+from epanns.data.packs.pack_format import PACK_FILE, WAVEFORM_FOLDER, PackInfo
+from epanns.data.packs.panns_file import INDEX_NAMES, PannsFile, PannsRows, clip_id_of, open_panns_file
+from epanns.data.packs.safe_hdf5 import (
     ADVICE,
     MOST_ROWS,
+    opened,
+    pack_errors,
+    plain_datasets,
     read_integers,
     read_repeated_strings,
     read_strings,
     read_targets,
+    refusal,
     rows_of,
 )
-from epanns.data.packs.foreign.panns_file import PannsFile, PannsRows, open_panns_file
-from epanns.data.packs.foreign.panns_format import INDEX_NAMES, clip_id_of
-from epanns.data.packs.pack_format import PACK_FILE, WAVEFORM_FOLDER, PackInfo
-from epanns.data.packs.safe_hdf5 import opened, pack_errors, plain_datasets, refusal
-from epanns.data.packs.targets import SparseTargets
 from epanns.errors import PackError
 from epanns.labels import LabelSet
 

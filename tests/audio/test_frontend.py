@@ -143,7 +143,7 @@ def test_frames_count_the_centred_windows():
 
 
 @pytest.mark.parametrize("name", ["Cnn6", "YAMNet"])
-def test_nothing_is_computed_where_only_shapes_are_compared(name):
+def test_nothing_is_computed_on_the_meta_device(name):
     spec = ZOO[name].front_end
     kind = YamnetLogMel if spec.is_yamnet else LogMel
     with torch.device("meta"):

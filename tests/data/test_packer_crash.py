@@ -115,7 +115,7 @@ def test_a_run_killed_at_any_moment_ends_with_the_same_bytes(many, undisturbed, 
 
 
 @pytest.mark.slow
-def test_a_run_whose_worker_is_killed_goes_on_with_another(many, undisturbed, tmp_path):
+def test_a_killed_worker_is_replaced(many, undisturbed, tmp_path):
     out = tmp_path / "pack"
     with start(command(many, out)) as process:
         wait_until(lambda: out.exists() and finished_shards(out))

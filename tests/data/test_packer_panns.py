@@ -18,6 +18,7 @@ from epanns.data.packs.pack import Pack
 from epanns.data.packs.pack_format import PackSettings, read_pack_info
 from epanns.errors import ConfigError, DataProblems, OutputError
 from epanns.labels import LabelSet
+from tests.builders import contents
 from tests.data.conftest import SETTINGS
 
 PANNS = replace(SETTINGS, format="panns")
@@ -29,10 +30,6 @@ def panns(made, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("panns") / "pack"
     pack_manifest(made / "set.csv", folder, PANNS)
     return folder
-
-
-def contents(folder):
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def shards_of(folder):

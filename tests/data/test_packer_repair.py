@@ -1,5 +1,6 @@
 """A pack that was damaged, and the same command again."""
 
+import functools
 import json
 import shutil
 from dataclasses import replace
@@ -10,6 +11,7 @@ import pytest
 from epanns.data.packing.packer import pack_manifest
 from epanns.data.packs.verification import verify_pack
 from epanns.errors import DataError, OutputError, PackError
+from tests import builders
 from tests.data.conftest import SETTINGS
 
 PANNS = replace(SETTINGS, format="panns")
@@ -26,10 +28,8 @@ def pack(request, made, tmp_path):
     return run, tmp_path / "pack", contents(tmp_path / "pack")
 
 
-def contents(folder):
-    """All but the journal, to which the lines of a repaired shard are added."""
-    files = {str(path.relative_to(folder)): path for path in folder.rglob("*") if path.is_file()}
-    return {name: path.read_bytes() for name, path in files.items() if path.suffix != ".jsonl"}
+# Lines of a repaired shard are added to the journal.
+contents = functools.partial(builders.contents, without=r"\.jsonl$")
 
 
 def flip(path):

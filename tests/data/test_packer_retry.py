@@ -1,6 +1,7 @@
 """Rejects of an earlier run, and the same command again."""
 
 import csv
+import functools
 import json
 import os
 import re
@@ -23,6 +24,7 @@ from epanns.data.packing.packer import pack_manifest
 from epanns.data.packing.packing_journal import JournalRecords
 from epanns.data.packs.verification import verify_pack
 from epanns.errors import DataError, DataProblems, EpannsError, OutputError
+from tests import builders
 from tests.data import decoders
 from tests.data.conftest import SETTINGS, noise
 
@@ -52,10 +54,8 @@ def repair(folder):
     soundfile.write(audio(folder), noise(seed=3), 8_000, subtype="FLOAT")
 
 
-def contents(folder):
-    """All files but an index, which names its folder."""
-    files = {str(path.relative_to(folder)): path for path in folder.rglob("*") if path.is_file()}
-    return {name: path.read_bytes() for name, path in files.items() if not name.startswith("indexes")}
+# An index names its folder by its absolute path.
+contents = functools.partial(builders.contents, without=r"^indexes")
 
 
 def fresh(run, folder):

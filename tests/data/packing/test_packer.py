@@ -26,12 +26,9 @@ from epanns.data.packs.pack import Pack
 from epanns.data.packs.pack_format import PackSettings
 from epanns.errors import ConfigError, DataError, DataProblems, OutputError, PackError
 from epanns.labels import LabelSet
+from tests.builders import contents
 from tests.data import decoders
 from tests.data.conftest import SETTINGS, noise
-
-
-def contents(folder):
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 def test_every_clip_is_in_the_pack_as_it_is_on_disk(made):

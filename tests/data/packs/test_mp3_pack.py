@@ -1,10 +1,10 @@
 import h5py
 import numpy as np
 import pytest
-from epanns.data.packs import mp3_pack
 
 from epanns.audio.resampling import INT16_MAX
 from epanns.audio.waveform import load_waveform
+from epanns.data.packs import mp3_pack
 from epanns.data.packs.mp3_pack import _COLLECTION, _OBJECT, REFERENCE, Mp3Pack, read_references, read_string
 from epanns.data.packs.open_files import Stamp, read_at
 from epanns.data.packs.pack import open_pack

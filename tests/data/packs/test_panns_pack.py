@@ -6,8 +6,8 @@ import shutil
 import h5py
 import numpy as np
 import pytest
-from epanns.data.packs import panns_file
 
+from epanns.data.packs import panns_file
 from epanns.data.packs.pack import open_pack
 from epanns.errors import PackError
 from epanns.labels import LabelSet, audioset

@@ -8,8 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from epanns.audio import mel_filterbank
-from epanns.audio.mel_filterbank import slaney_filterbank, torchaudio_problem
+from epanns.audio import frontend
+from epanns.audio.frontend import slaney_filterbank, torchaudio_problem
 from epanns.feedback import Note
 from epanns.models.zoo import build_model
 
@@ -28,7 +28,7 @@ banks = st.fixed_dictionaries(
 
 
 def without_torchaudio(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mel_filterbank, "torchaudio_problem", lambda: "OSError: libc10_cuda.so")
+    monkeypatch.setattr(frontend, "torchaudio_problem", lambda: "OSError: libc10_cuda.so")
 
 
 @needs_torchaudio

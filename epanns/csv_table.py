@@ -55,10 +55,6 @@ def read_csv_rows(path: Path, kind: CsvKind = CLIP_LIST) -> Iterator[list[str]]:
 
     Blank lines are skipped. Memory does not grow with the file.
 
-    Args:
-        path: The file.
-        kind: Its kind.
-
     Raises:
         EpannsError: Of the kind's class, if the file cannot be read, is no regular file, is longer than the kind's
             limit, is not UTF-8, has a NUL character, a line of more than 2**20 or a field of more than 131,072
@@ -82,13 +78,7 @@ def read_csv_rows(path: Path, kind: CsvKind = CLIP_LIST) -> Iterator[list[str]]:
 
 
 def csv_rows_of(text: str, source: str, kind: CsvKind = CLIP_LIST) -> Iterator[list[str]]:
-    """Yield the rows of a CSV text by the rules of `read_csv_rows`, without the limit of its kind.
-
-    Args:
-        text: The text.
-        source: Its name in messages.
-        kind: Its kind.
-    """
+    """Yield the rows of a CSV text named `source`, by the rules of `read_csv_rows` without the limit."""
     yield from _rows(io.StringIO(text, newline=""), source, kind)
 
 
@@ -106,13 +96,8 @@ def as_table(
 ) -> tuple[list[str], Iterator[dict[str, str]]]:
     """Return the column names, from the first row, and an iterator over the other rows by column.
 
-    A first column without a name is ignored, because some programs number the rows in it; another column without a
-    name must be empty.
-
-    Args:
-        rows: The rows of the file.
-        source: Name of the file, for messages.
-        kind: Its kind.
+    `source` names the file in messages. A first column without a name is ignored, because some programs number the rows
+    in it; another column without a name must be empty.
 
     Raises:
         EpannsError: Of the kind's class, if a column name occurs twice, a row has more or fewer fields than the first

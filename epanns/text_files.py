@@ -43,13 +43,7 @@ def open_regular_file(path: Path) -> BinaryIO:
 
 
 def read_text(path: Path, *, error: type[EpannsError], limit: int, remedy: str) -> str:
-    """Return the text of a regular file in UTF-8, with or without a byte order mark.
-
-    Args:
-        path: The file.
-        error: Class of the error.
-        limit: Largest size of the file in bytes; a longer file is not read.
-        remedy: End of each message: what to do.
+    """Return the text of a regular file in UTF-8, with or without a byte order mark; messages end with `remedy`.
 
     Raises:
         EpannsError: Of class `error`, if the file cannot be read, is no regular file, is longer than `limit` or is not
@@ -78,12 +72,7 @@ def read_toml(path: Path, *, error: type[EpannsError] = ConfigError) -> dict[str
 
 
 def parse_toml(text: str, source: str, *, error: type[EpannsError] = ConfigError) -> dict[str, Any]:
-    """Return the table of a TOML text.
-
-    Args:
-        text: The text.
-        source: Name of the text in messages, such as its path.
-        error: Class of the error.
+    """Return the table of a TOML text; `source` names the text in messages.
 
     Raises:
         EpannsError: Of class `error`, if the text is not TOML, has a whole number beyond 64 bits, or nests more than 64
@@ -110,13 +99,7 @@ def read_json(path: Path, *, error: type[EpannsError], limit: int = LONGEST_JSON
 
 
 def parse_json(text: str, source: str, *, error: type[EpannsError], remedy: str = _JSON_REMEDY) -> Any:
-    """Return the value of a JSON text.
-
-    Args:
-        text: The text.
-        source: Name of the text in messages, such as its path, or its path and line.
-        error: Class of the error.
-        remedy: End of each message: what to do.
+    """Return the value of a JSON text; messages begin with `source` and end with `remedy`.
 
     Raises:
         EpannsError: Of class `error`, if the text is not JSON, or has NaN, infinity, a float beyond float64, a whole

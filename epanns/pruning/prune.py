@@ -3,7 +3,7 @@
 import functools
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import Any, Unpack
+from typing import Unpack
 
 import torch
 from torch import Tensor, nn
@@ -62,35 +62,25 @@ def prune(
     if clips is not None and calibration is not None:
         raise PruningError("clips and calibration are the same setting: give one of them")
     config = PruningConfig.of(**keywords) if config is None else config
-    _refuse_unprunable(model)
-    plan_, reached = _plan(model, config, calibration if clips is None else clips)
-    pruned = without_channels(model, plan_)
+    plan, reached = plan_and_cost(model, config, calibration if clips is None else clips)
+    pruned = without_channels(model, plan)
     if reached is not None:
         pruned.provenance = reached.recorded(pruned.provenance)
-    return pruned, _since_unpruned(model, plan_)
-
-
-def plan(model: Tagger, config: PruningConfig, clips: ClipSource | None = None) -> PruningPlan:
-    """Choose the channels to keep, without surgery, in the channel numbers of `model`; arguments as in `prune`."""
-    return plan_and_cost(model, config, clips)[0]
+    return pruned, _since_unpruned(model, plan)
 
 
 def plan_pruning(
     model: Tagger, *, calibration: ClipSource | None = None, **keywords: Unpack[PruningKeywords]
 ) -> PruningPlan:
-    """Return the plan of keywords, which are those of `prune`."""
-    return plan(model, PruningConfig.of(**keywords), calibration)
+    """Choose the channels to keep, without surgery, in the channel numbers of `model`; keywords as in `prune`."""
+    return plan_and_cost(model, PruningConfig.of(**keywords), calibration)[0]
 
 
 def plan_and_cost(
     model: Tagger, config: PruningConfig, clips: ClipSource | None = None
 ) -> tuple[PruningPlan, BudgetResult | None]:
-    """Return the plan, and, where the config has a budget, what the pruned network costs; arguments as in `prune`."""
+    """Choose the channels to keep; return the plan and, for a budget, the cost of the pruned network, as in `prune`."""
     _refuse_unprunable(model)
-    return _plan(model, config, clips)
-
-
-def _plan(model: Tagger, config: PruningConfig, clips: ClipSource | None) -> tuple[PruningPlan, BudgetResult | None]:
     spec, budget = model.spec, config.budget
     ratios = _ratios_of(model, config) if budget is None else {}
     layers = _layers_of(model, config) if budget is not None else tuple(ratios)
@@ -119,11 +109,8 @@ def _plan(model: Tagger, config: PruningConfig, clips: ClipSource | None) -> tup
 def widths_after(model: Tagger, config: PruningConfig) -> dict[str, int]:
     """Return layer -> channels that `prune` would leave, from the network's shape alone.
 
-    No channel is ranked and no weight is read, so the network may be on the meta device.
-
-    Args:
-        model: The network; not touched.
-        config: As in `prune`, with any budget but a latency, and the allocator ``uniform``.
+    The config may have any budget but a latency, and the allocator ``uniform``. No channel is ranked and no weight is
+    read, so the network may be on the meta device.
 
     Raises:
         PruningError: Wherever `prune` would refuse the config.
@@ -170,26 +157,23 @@ def _since_unpruned(model: Tagger, plan: PruningPlan) -> PruningPlan:
 
 
 def _ratios_of(model: Tagger, config: PruningConfig) -> dict[str, float]:
-    if config.amount.ratios is not None:
-        return ratio_per_layer(config.amount.ratios, **_names(model, config.amount.ratios))
-    assert config.amount.ratio is not None
-    return ratio_per_layer(dict.fromkeys(_layers_of(model, config), config.amount.ratio), **_names(model, ()))
+    ratios, ratio = config.amount.ratios, config.amount.ratio
+    if ratios is None:
+        assert ratio is not None
+        ratios = dict.fromkeys(_layers_of(model, config), ratio)
+    return ratio_per_layer(ratios, prunable=model.layer_names, protected=_protected(model, ratios))
 
 
 def _layers_of(model: Tagger, config: PruningConfig) -> tuple[str, ...]:
     if config.layers is None:
         return model.layer_names
-    return select_layers(config.layers, **_names(model, config.layers))
+    return select_layers(config.layers, prunable=model.layer_names, protected=_protected(model, config.layers))
 
 
-def _names(model: Tagger, names: Iterable[str]) -> dict[str, Any]:
-    """Return the prunable layers, and, if one of `names` is not prunable, the reasons."""
-    is_wrong = any(not layers_within(name, model.layer_names) for name in names)
-    return {"prunable": model.layer_names, "protected": _protected(model) if is_wrong else {}}
-
-
-def _protected(model: Tagger) -> dict[str, str]:
-    """Return the modules that have no width of their own, with the reason."""
+def _protected(model: Tagger, names: Iterable[str]) -> dict[str, str]:
+    """Return why modules have no width of their own; empty, without a trace, if all `names` are prunable."""
+    if all(layers_within(name, model.layer_names) for name in names):
+        return {}
     reasons = {name: "it is the classifier, its outputs are the classes" for name in model.classifier_names}
     reasons |= model.fixed_layers
     for lead, group in channel_groups(model).items():

@@ -163,15 +163,6 @@ class YamnetBody(Tagger):
         return ModelOutput(clipwise_logits=clipwise_logits, clipwise_output=clipwise_output, embedding=embedding)
 
 
-def freeze_yamnet(model: Tagger) -> None:
-    """Freeze YAMNet's body in a network; see `YamnetBody.freeze_yamnet`.
-
-    Raises:
-        ConfigError: If the network is not built on YAMNet's body.
-    """
-    yamnet_body(model).freeze_yamnet()
-
-
 def yamnet_body(model: Tagger) -> YamnetBody:
     """Return `model`, which must be built on YAMNet's body.
 

@@ -22,6 +22,7 @@ REMEDY = "give the state_dict() of a network that `epanns models` lists, with th
 PANNS = tuple(spec for spec in ZOO.values() if not spec.front_end.is_yamnet)  # YAMNet has other files
 _RATES = ", ".join(map(str, FRONT_ENDS))
 _ATTENTION = "att_block.att.weight"
+_ATTENTIVE_HEAD = "decision_att"  # all other heads have the same tensors
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,19 +74,14 @@ class _Layout:
 def _layouts() -> tuple[_Layout, ...]:
     rows: dict[object, list[ModelSpec]] = {}
     for row in PANNS:
-        rows.setdefault((row.family, tuple(row.widths), has_own_tensors(row.head)), []).append(row)
+        rows.setdefault((row.family, tuple(row.widths), row.head == _ATTENTIVE_HEAD), []).append(row)
     layouts = []
     for alike in rows.values():
         with torch.device("meta"):
             network = build_model(alike[0])
-        classifier = _ATTENTION if has_own_tensors(alike[0].head) else "fc_audioset.weight"
+        classifier = _ATTENTION if alike[0].head == _ATTENTIVE_HEAD else "fc_audioset.weight"
         layouts.append(_Layout(tuple(alike), forms_of(network.state_dict()), classifier, "bn0" in network.fixed_layers))
     return tuple(layouts)
-
-
-def has_own_tensors(head: str) -> bool:
-    """Return whether a head has tensors of its own (attention); all other heads have the same tensors."""
-    return head == "decision_att"
 
 
 def has_attention(weights: Mapping[str, Tensor]) -> bool:
@@ -134,41 +130,22 @@ def recognised(
             layout.rows,
             key=lambda row: (row.head == head, row.front_end == front_end, row.embedding_size == sized.embedding_size),
         )
-        return replace(sized, name=nearest.name, kernel_size=nearest.kernel_size, front_end=front_end, head=head)
+        spec = replace(sized, name=nearest.name, kernel_size=nearest.kernel_size, front_end=front_end, head=head)
+        expected_forms(spec)  # refuses widths that are allowed, but not together
     except ConfigError as error:  # a size of 0, or above the largest allowed
         raise CheckpointError(f"{path}: {error}") from error
-
-
-def with_counters(spec: ModelSpec, network: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return a state dict with the missing counters of batches, ``num_batches_tracked``, set to 1.
-
-    Files of torch before 0.4.1, and of code that filters state dicts, have no counters.
-    """
-    try:
-        expected = expected_forms(spec)
-    except ConfigError:  # `mismatch` reports it
-        return dict(network)
-    counters = [name for name in expected if name.endswith(".num_batches_tracked") and name not in network]
-    return {**network, **{name: torch.tensor(1) for name in counters}}
-
-
-def mismatch(spec: ModelSpec, network: Mapping[str, Tensor]) -> str:
-    """Return the difference between a state dict and that of a specification in one line; empty if there is none."""
-    try:
-        return difference(forms_of(network), expected_forms(spec))
-    except ConfigError as error:  # widths that are allowed, but not together
-        return str(error)
+    return spec
 
 
 def _head(weights: Mapping[str, Tensor], path: Path, given: str | None) -> str:
     if given not in (None, *HEADS):
         raise CheckpointError(f"head={given}: must be one of {', '.join(HEADS)}")
-    if given is not None and has_attention(weights) != has_own_tensors(given):
+    if given is not None and has_attention(weights) != (given == _ATTENTIVE_HEAD):
         raise CheckpointError(
             f"{path}: head={given} contradicts its tensors, which "
             f"{'have an' if has_attention(weights) else 'have no'} att_block: leave --head out"
         )
-    return "decision_att" if has_attention(weights) else given or "clip"
+    return _ATTENTIVE_HEAD if has_attention(weights) else given or "clip"
 
 
 def _front_end(weights: Mapping[str, Tensor], path: Path, sample_rate: int | None, sized: ModelSpec) -> FrontEndSpec:

@@ -15,13 +15,13 @@ from epanns.errors import CheckpointError
 from epanns.labels import LabelSet
 from epanns.models.files.checkpoint import Checkpoint, checkpoint_folder, labels_for
 from epanns.models.files.download import ReleasedFile, known_file
-from epanns.models.files.recognition import REMEDY, has_attention, mismatch, recognised, with_counters
+from epanns.models.files.recognition import REMEDY, has_attention, recognised
 from epanns.models.files.tensor_names import StateDict, unwrapped
 from epanns.models.files.torch_file import UNVERIFIED, read_torch_file
 from epanns.models.files.yamnet_file import is_yamnet_file, read_yamnet
 from epanns.models.provenance import Operation, Provenance
 from epanns.models.tagger import FRONT_END_NAMES, Tagger, released_front_end
-from epanns.models.tensors import shortened
+from epanns.models.tensors import difference, expected_forms, forms_of, shortened
 from epanns.models.zoo import ZOO
 from epanns.safe_text import printable
 
@@ -83,12 +83,15 @@ def read_released(
     spec = recognised(state.weights, path, sample_rate=sample_rate, head=known_head or by_name)
     front_end_names = FRONT_END_NAMES if spec.reads_logmel else ()
     network = {name: tensor for name, tensor in state.weights.items() if name not in front_end_names}
-    whole = with_counters(spec, network)
+    expected = expected_forms(spec)
+    # Files of torch before 0.4.1, and of code that filters state dicts, have no counters of batches.
+    counters = [name for name in expected if name.endswith(".num_batches_tracked") and name not in network]
+    whole = network | {name: torch.tensor(1) for name in counters}
     # Compared as loaded: tensors of all floating-point types become float32.
     loaded = {
         name: each.to("meta", torch.float32 if each.is_floating_point() else None) for name, each in whole.items()
     }
-    if problem := mismatch(spec, loaded):
+    if problem := difference(forms_of(loaded), expected):
         removed = f"; all names begin with {shortened([state.prefix + '.'])}, which was removed" if state.prefix else ""
         raise CheckpointError(f"{path} is not a {spec.name}: {problem}{removed}: {REMEDY}")
     has_alternatives = any(
@@ -111,8 +114,8 @@ def read_released(
         n_read=1,
     )
     notes = list(state.notes)
-    if counters := len(whole) - len(network):
-        notes.append(f"{counters} counters of batches (num_batches_tracked) are missing and start at 1")
+    if counters:
+        notes.append(f"{len(counters)} counters of batches (num_batches_tracked) are missing and start at 1")
     weights = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in whole.items()}
     return Checkpoint(spec, weights, labels_for(path, spec, labels), provenance, tuple(notes))
 

@@ -30,11 +30,8 @@ def is_out_of_memory(error: BaseException) -> bool:
 def memory_errors_explained(config: TrainingConfig, kept: Callable[[], str]) -> Iterator[None]:
     """Raise an error that proposes options with less memory, if memory runs out inside the block.
 
-    The options are not changed automatically, since that would be another run.
-
-    Args:
-        config: Settings of the run.
-        kept: Returns the part of the message about the saved state and how to resume.
+    The options are not changed automatically, since that would be another run. `kept` describes the saved state and how
+    to resume.
 
     Raises:
         TrainingError: If memory runs out.

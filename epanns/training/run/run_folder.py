@@ -9,7 +9,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from epanns.atomic import fsync_folder, sha256_of_json, write_json
+from epanns.atomic import fsync, sha256_of_json, write_json
 from epanns.data.batches.dataset import PackDataset
 from epanns.distributed import on_rank_zero, restarts, torchrun_id
 from epanns.errors import CheckpointError, OutputError
@@ -227,7 +227,7 @@ class RunFolder:
         for name in sorted(FILES, key=lambda name: name == CONFIG):
             if (best / name).exists():
                 (best / name).replace(self.path / name)
-        fsync_folder(self.path)
+        fsync(self.path)
         for file in _unfinished_files(self.path):
             if file.name not in LOCK_FILES:  # the lock is held, and removed with the release of the folder
                 remove(file)

@@ -4,63 +4,52 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+from epanns import strict
 from epanns.data.batches.crop import LONGEST_SECONDS, SHORT_CLIPS, SHORTEST_SECONDS, Crop
 from epanns.data.batches.sampler import SAMPLERS
 from epanns.errors import ConfigError
 from epanns.labels import TASKS
-from epanns.strict import (
-    BOOLEAN,
-    POSITIVE,
-    Rule,
-    field_values,
-    from_table,
-    integer,
-    number,
-    one_of,
-    or_none,
-    value_problems,
-)
 
 SCHEDULES = ("constant", "cosine", "linear")
 PRECISIONS = ("float32", "bfloat16")
 TEACHER_WEIGHTS = ("distil_weight", "feature_weight")
 
-RULES: Mapping[str, Rule] = {
-    "iterations": integer(1),
-    "batch_size": integer(1),
-    "learning_rate": POSITIVE,
-    "schedule": one_of(SCHEDULES),
-    "warmup_iterations": integer(0),
-    "mixup_alpha": number("a finite number >= 0; 0 switches mixup off", lambda value: value >= 0),
-    "spec_augment": BOOLEAN,
-    "dropout": BOOLEAN,
-    "sampler": one_of(SAMPLERS),
-    "crop_seconds": or_none(
-        number(
+RULES: Mapping[str, strict.Rule] = {
+    "iterations": strict.integer(1),
+    "batch_size": strict.integer(1),
+    "learning_rate": strict.POSITIVE,
+    "schedule": strict.one_of(SCHEDULES),
+    "warmup_iterations": strict.integer(0),
+    "mixup_alpha": strict.number("a finite number >= 0; 0 switches mixup off", lambda value: value >= 0),
+    "spec_augment": strict.BOOLEAN,
+    "dropout": strict.BOOLEAN,
+    "sampler": strict.one_of(SAMPLERS),
+    "crop_seconds": strict.or_none(
+        strict.number(
             f"a length in seconds, {SHORTEST_SECONDS} to {LONGEST_SECONDS}",
             lambda value: SHORTEST_SECONDS <= value <= LONGEST_SECONDS,
         )
     ),
-    "short_clips": one_of(SHORT_CLIPS),
-    "validate_every": integer(1),
-    "freeze_backbone": BOOLEAN,
-    "freeze_yamnet": BOOLEAN,
-    "head_iterations": integer(0),
-    "backbone_rate": number(
+    "short_clips": strict.one_of(SHORT_CLIPS),
+    "validate_every": strict.integer(1),
+    "freeze_backbone": strict.BOOLEAN,
+    "freeze_yamnet": strict.BOOLEAN,
+    "head_iterations": strict.integer(0),
+    "backbone_rate": strict.number(
         "a finite number > 0; freeze_backbone keeps the backbone as it is", lambda value: value > 0
     ),
-    "task": or_none(one_of(TASKS)),
-    "precision": one_of(PRECISIONS),
-    "compile": BOOLEAN,
-    "accumulate": integer(1),
-    "clip_norm": number("a finite number >= 0; 0 switches clipping off", lambda value: value >= 0),
-    "ema_decay": number("a number in [0, 1); 0 switches the average off", lambda value: 0 <= value < 1),
-    "distil_weight": number(
+    "task": strict.or_none(strict.one_of(TASKS)),
+    "precision": strict.one_of(PRECISIONS),
+    "compile": strict.BOOLEAN,
+    "accumulate": strict.integer(1),
+    "clip_norm": strict.number("a finite number >= 0; 0 switches clipping off", lambda value: value >= 0),
+    "ema_decay": strict.number("a number in [0, 1); 0 switches the average off", lambda value: 0 <= value < 1),
+    "distil_weight": strict.number(
         "a number in [0, 1]: 0 for the labels alone, 1 for the teacher alone", lambda value: 0 <= value <= 1
     ),
-    "feature_weight": number("a finite number >= 0; 0 ignores embeddings", lambda value: value >= 0),
-    "teacher_precision": or_none(one_of(PRECISIONS)),
-    "seed": integer(0),
+    "feature_weight": strict.number("a finite number >= 0; 0 ignores embeddings", lambda value: value >= 0),
+    "teacher_precision": strict.or_none(strict.one_of(PRECISIONS)),
+    "seed": strict.integer(0),
 }
 # Settings that `to_dict` leaves out at their defaults, so that adding a setting keeps the identity of older runs.
 _OMITTED_AT_DEFAULT = (
@@ -136,7 +125,7 @@ class TrainingConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        problems = value_problems(field_values(self), RULES, hint=_option_hint)
+        problems = strict.value_problems(strict.field_values(self), RULES, hint=_option_hint)
         if not problems:
             contradictions = {
                 f"accumulate={self.accumulate}: must divide batch_size={self.batch_size} (--accumulate)": (
@@ -195,7 +184,7 @@ class TrainingConfig:
         Raises:
             ConfigError: With every unknown key and wrong value, or if it is not a table.
         """
-        return from_table(cls, values, RULES, what="training: ", hint=_option_hint)
+        return strict.from_table(cls, values, RULES, what="training: ", hint=_option_hint)
 
 
 def frozen_in(config: TrainingConfig, requested: bool | None, *, by_default: bool) -> TrainingConfig:

@@ -80,14 +80,11 @@ _PRESET: Rule = or_none(one_of(PRESETS))
 def read_training(table: Mapping[str, Any], *, defaults: Mapping[str, Any] | None = None) -> TrainingConfig:
     """Read a table of settings that may name a preset: ``preset = "short"``.
 
-    A key of the table overrides the preset, which overrides the defaults; with ``freeze_backbone`` in the table, the
-    preset's settings of the backbone are ignored. If the table has fewer iterations than the preset's first steps
-    (warm-up, classifier alone), these are scaled down in proportion, with a note. The name is not kept: a run is
-    identified by its settings, so that a later change of a preset cannot make two runs look equal.
-
-    Args:
-        table: Keys of `TrainingConfig`, and ``preset``.
-        defaults: Values that replace the defaults of `TrainingConfig`.
+    A key of the table overrides the preset, which overrides `defaults`, which replace those of `TrainingConfig`; with
+    ``freeze_backbone`` in the table, the preset's settings of the backbone are ignored. If the table has fewer
+    iterations than the preset's first steps (warm-up, classifier alone), these are scaled down in proportion, with a
+    note. The name is not kept: a run is identified by its settings, so that a later change of a preset cannot make two
+    runs look equal.
 
     Raises:
         ConfigError: If there is no such preset, a key is unknown or a value is wrong.

@@ -49,12 +49,7 @@ class DistillationTarget:
     places: Places = field(default_factory=lambda: slice(None))
 
     def loss(self, of_labels: Tensor, output: ModelOutput) -> Tensor:
-        """Return the total loss of the student.
-
-        Args:
-            of_labels: Its loss on the labels.
-            output: Its output for the batch in training mode.
-        """
+        """Return the total loss of the student, given its loss on the labels and its output in training mode."""
         of_scores = LOSSES[self.activation](output["clipwise_logits"].float(), self.scores)
         loss = (1 - self.distil_weight) * of_labels + self.distil_weight * of_scores
         if not self.feature_weight:
@@ -137,27 +132,25 @@ def teacher_of(student: Tagger, network: Tagger | None, config: TrainingConfig) 
     """Return the teacher; None if there is no network to learn from.
 
     Raises:
-        ConfigError: If a weight is set without a teacher, a teacher is given without a weight, or the two networks do
-            not fit.
+        ConfigError: If the two networks do not fit, or the settings are not for a run with or without a teacher.
     """
-    if network is None:
-        for name, weight in config.teacher_weights.items():
-            raise ConfigError(f"{name}={weight:g} without a teacher: give one (--teacher CKPT), or leave it out")
-        refuse_teacher_precision(config)
-        return None
-    require_teacher_weight(config)
-    return Teacher(network, student, config)
+    check_teacher_settings(config, has_teacher=network is not None)
+    return None if network is None else Teacher(network, student, config)
 
 
-def require_teacher_weight(config: TrainingConfig) -> None:
-    """Raise `ConfigError` if no weight of the teacher is above 0; call it if there is a teacher."""
-    if not config.teacher_weights:
-        weights = " or ".join(TEACHER_WEIGHTS)
-        raise ConfigError(f"teacher without weight: set {weights} above 0, or remove --teacher")
+def check_teacher_settings(config: TrainingConfig, *, has_teacher: bool) -> None:
+    """Check the settings of a run with or without a teacher.
 
-
-def refuse_teacher_precision(config: TrainingConfig) -> None:
-    """Raise `ConfigError` if `teacher_precision` is set; call it if there is no teacher."""
+    Raises:
+        ConfigError: If a teacher has no weight, or a weight or `teacher_precision` is set without a teacher.
+    """
+    if has_teacher:
+        if not config.teacher_weights:
+            weights = " or ".join(TEACHER_WEIGHTS)
+            raise ConfigError(f"teacher without weight: set {weights} above 0, or remove --teacher")
+        return
+    for name, weight in config.teacher_weights.items():
+        raise ConfigError(f"{name}={weight:g} without a teacher: give one (--teacher CKPT), or leave it out")
     if config.teacher_precision is not None:
         raise ConfigError(
             f"teacher_precision={config.teacher_precision} without a teacher: give one (--teacher CKPT), or leave it "

@@ -12,7 +12,7 @@ from epanns.clip_random import clip_draws, clip_seeds, dropout_if
 from epanns.data.batches.dataset import ClipBatch
 from epanns.distributed import rank, total, world_size
 from epanns.errors import ConfigError
-from epanns.models.families.yamnet import BODY, freeze_yamnet, yamnet_body
+from epanns.models.families.yamnet import BODY, yamnet_body
 from epanns.models.tagger import Tagger
 from epanns.pruning.optimizer_check import check_optimizer
 from epanns.seeding import derive_seed
@@ -64,7 +64,7 @@ class Learner:
         if config.freeze_backbone:
             model.freeze_backbone()
         if config.freeze_yamnet:
-            freeze_yamnet(model)
+            yamnet_body(model).freeze_yamnet()
         model.to(memory_format=torch.channels_last)
         self.model, self.config, self.teacher = model, config, teacher
         self.optimizer = build_optimizer(model, config)
@@ -111,7 +111,7 @@ class Learner:
         if skipped:
             for buffer, before in statistics:
                 buffer.copy_(before)
-        if not skipped:
+        else:
             take_step(self.optimizer)
             if self.average is not None:
                 self.average.update(self.model, step)

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from epanns.cli.shared.command import EpannsCommand
-from epanns.cli.shared.options import EXISTING, OUTPUT, json_option, out_option
+from epanns.cli.shared.options import EXISTING, OUTPUT, EpannsCommand, json_option, out_option
 from epanns.cli.shared.terminal import emit, log, progress_counter
 
 if TYPE_CHECKING:

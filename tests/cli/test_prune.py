@@ -8,7 +8,7 @@ from functools import partial
 import pytest
 import torch
 
-from epanns.complexity.cost import Latency
+from epanns.complexity.latency import Latency
 from epanns.complexity.macs import profile
 from epanns.data.batches.dataset import PackDataset
 from epanns.data.batches.loader import make_loader

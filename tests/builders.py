@@ -22,7 +22,7 @@ from epanns.models.spec import ModelSpec, conv_widths
 from epanns.models.tagger import Tagger
 from epanns.models.zoo import ZOO, build_model
 from epanns.records import RunRecord, Stage
-from epanns.training.run.metrics import write_metrics
+from epanns.training.metrics import write_metrics
 
 # Networks
 

@@ -41,7 +41,7 @@ DOORS = {
     "onnx": {"export/"},
     "onnxruntime": {"export/"},
     "onnxscript": {"export/"},
-    "tensorboard": {"training/run/metrics.py"},
+    "tensorboard": {"training/metrics.py"},
 }
 LAZY_TOP_LEVEL = {"__init__.py", "__main__.py"}
 

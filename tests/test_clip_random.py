@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from epanns.audio.specaugment import SpecAugmenter
 from epanns.clip_random import MOST_UNIFORMS, clip_draws, clip_seeds, clip_uniforms, dropout, dropout_if
 from epanns.errors import ConfigError
-from epanns.models.tagger import mix_pairs
+from epanns.models.layers.mixup import mix_pairs
 from epanns.models.zoo import BUILDERS, ZOO
 from tests.families import noise, uneven
 

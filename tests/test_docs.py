@@ -16,7 +16,7 @@ from epanns.models.files.checkpoint import save_checkpoint
 from epanns.models.zoo import ZOO, build_model, list_models, spec_of
 from epanns.pruning.ranking.criteria import NEEDS
 from epanns.sweeps.experiment import parse_experiment
-from epanns.training.settings.presets import PRESETS, read_training
+from epanns.training.config import PRESETS, read_training
 
 ROOT = Path(__file__).parents[1]
 PAGES = {

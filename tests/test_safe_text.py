@@ -179,8 +179,8 @@ REVIEWED = {
     "sweeps/journal.py": {"trial.trial_id": "a digest made here", "trial_id": "checked where sweep.json is read"},
     "sweeps/data.py": {"split": "checked where the experiment is read"},
     "sweeps/trial.py": {"base": "after path_name"},
-    "training/run/resume.py": {"f'state-{state.step:08d}-{sha256_of(partial)[:16]}.pt'": "a number and a digest"},
-    "training/run/run_folder.py": {"name": "of a fixed list", "f'best-{step:08d}'": "a number"},
+    "training/resume.py": {"f'state-{state.step:08d}-{sha256_of(partial)[:16]}.pt'": "a number and a digest"},
+    "training/run_folder.py": {"name": "of a fixed list", "f'best-{step:08d}'": "a number"},
     "workfolder.py": {
         "f'{path.name}.lock'": "of a path",
         **dict.fromkeys(("finished_by", "self.first", "self.lock"), "of a fixed list"),

@@ -32,8 +32,8 @@ from epanns.strict import (
 from epanns.sweeps.base import BASE_RULES, BaseConfig, training_of
 from epanns.sweeps.data import DATA_RULES, DataConfig
 from epanns.text_files import parse_toml, read_toml
-from epanns.training.settings.config import TEACHER_WEIGHTS
-from epanns.training.step.distillation import check_teacher_settings
+from epanns.training.config import TEACHER_WEIGHTS
+from epanns.training.distillation import check_teacher_settings
 
 _RECOVERY = Rule(
     f"one of {', '.join(RECOVERIES)} or distil:STEPS",

@@ -25,7 +25,7 @@ from epanns.sweeps.experiment import Experiment, Trial
 from epanns.sweeps.journal import TrialFolder
 from epanns.sweeps.trial import run_trial
 from epanns.text_files import read_json
-from epanns.training.settings.run_options import Log, OnStep, no_log
+from epanns.training.loop import Log, OnStep, no_log
 from epanns.workfolder import Work, WorkFolder
 
 _POLL_SECONDS = 0.1

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from epanns.models.files.recognition import PANNS
+from epanns.models.files.released import PANNS
 from epanns.models.tagger import Tagger
 from epanns.models.tensors import forms_of
 from epanns.models.zoo import build_model

@@ -22,12 +22,12 @@ from epanns.errors import EpannsError, Interrupted
 from epanns.models.families.cnn_2d import Cnn
 from epanns.models.modes import evaluation_mode
 from epanns.models.spec import ModelSpec, conv_widths
-from epanns.training.run.finetune import finetune
-from epanns.training.run.resume import TrainingState
-from epanns.training.run.validation import Validation
-from epanns.training.settings.config import TrainingConfig
-from epanns.training.settings.run_options import RunOptions
-from epanns.training.step.learner import Learner
+from epanns.training.config import TrainingConfig
+from epanns.training.finetune import finetune
+from epanns.training.learner import Learner
+from epanns.training.loop import RunOptions
+from epanns.training.resume import TrainingState
+from epanns.training.validation import Validation
 
 _SPEC = ModelSpec(
     name="narrow",

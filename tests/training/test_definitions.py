@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from epanns.audio.specaugment import SpecAugmenter
 from epanns.errors import ConfigError
 from epanns.models.families.cnn_2d import Cnn
-from epanns.training.settings.config import TrainingConfig
-from epanns.training.step.learner import set_learning_mode
-from epanns.training.step.losses import clip_bce, clip_cross_entropy
-from epanns.training.step.mixup import draw_lambda, mix_target
-from epanns.training.step.optimizer import build_optimizer, learning_rate_at
+from epanns.models.layers.mixup import draw_lambda, mix_target
+from epanns.training.config import TrainingConfig
+from epanns.training.learner import set_learning_mode
+from epanns.training.losses import clip_bce, clip_cross_entropy
+from epanns.training.optimizer import build_optimizer, learning_rate_at
 
 
 def test_bce_is_its_definition():

@@ -5,8 +5,8 @@ import torch
 
 from epanns.data.batches.dataset import ClipBatch
 from epanns.errors import PackError
-from epanns.training.step import acceleration
-from epanns.training.step.acceleration import PrefetchedBatches, fastest_kernels
+from epanns.training import acceleration
+from epanns.training.acceleration import PrefetchedBatches, fastest_kernels
 
 CPU = torch.device("cpu")
 

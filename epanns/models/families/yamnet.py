@@ -14,9 +14,10 @@ from epanns.audio.short_clips import pad_to_patches
 from epanns.audio.yamnet_logmel import SILENCE, YamnetLogMel, count_patches, patches_of
 from epanns.errors import ConfigError
 from epanns.labels import LabelSet
+from epanns.models.layers.mixup import mix_pairs
 from epanns.models.layers.pooling import ModelOutput, averaged, averaged_choices, probabilities_of
 from epanns.models.spec import YAMNET_STRIDES, ModelSpec
-from epanns.models.tagger import Features, Stage, Tagger, mix_pairs, on_first
+from epanns.models.tagger import Features, Stage, Tagger, on_first
 
 BATCH_NORM_EPSILON = 1e-4
 

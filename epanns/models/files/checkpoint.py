@@ -20,7 +20,6 @@ from torch import Tensor
 from epanns.atomic import fsync, new_folder, sha256_of
 from epanns.errors import CheckpointError, DataError, OutputError
 from epanns.feedback import note
-from epanns.folder_kinds import describe_other_folder
 from epanns.labels import LabelSet
 from epanns.models.files.checkpoint_texts import CheckpointConfig, is_config, model_card
 from epanns.models.provenance import SHA256, Provenance
@@ -32,6 +31,7 @@ from epanns.models.zoo import build_model, known_labels
 from epanns.packages import versions
 from epanns.strict import shown, table_problems
 from epanns.text_files import read_json, read_text
+from epanns.workfolder import describe_other_folder
 
 CONFIG, WEIGHTS, LABELS, CARD = _HASHED = ("config.json", "model.safetensors", "labels.csv", "README.md")
 CHECKSUMS = "checksums.json"

@@ -10,9 +10,9 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from epanns.csv_table import SHORT_LIST, read_csv_table
 from epanns.errors import PruningError
 from epanns.models.provenance import SHA256
+from epanns.text_files import SHORT_LIST, read_csv_table
 
 COLUMNS = ("layer", "ratio", "width", "mAP", "loss_of_mAP", "n_params", "backbone_macs", "network")
 _DECIMALS = 6

@@ -22,8 +22,7 @@ from epanns.models.files import download
 from epanns.models.files.checkpoint import save_checkpoint
 from epanns.models.files.download import released_files
 from epanns.models.files.load import load
-from epanns.models.files.recognition import PANNS
-from epanns.models.files.released import export_panns, read_released, to_panns
+from epanns.models.files.released import PANNS, export_panns, read_released, to_panns
 from epanns.models.files.torch_file import Ignored, read_torch_file
 from epanns.models.spec import ModelSpec
 from epanns.models.tagger import released_front_end

@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 from epanns.data.batches.dataset import PackDataset
 from epanns.errors import ConfigError, TrainingError
 from epanns.models.families.cnn_2d import Cnn
-from epanns.training.run.finetune import finetune
-from epanns.training.run.validation import Validation
-from epanns.training.settings.config import TrainingConfig
-from epanns.training.settings.run_options import RunOptions
-from epanns.training.step import learner as learner_module
-from epanns.training.step.learner import Learner
-from epanns.training.step.losses import LOSSES
-from epanns.training.step.optimizer import learning_rate_at, take_step
+from epanns.training import learner as learner_module
+from epanns.training.config import TrainingConfig
+from epanns.training.finetune import finetune
+from epanns.training.learner import Learner
+from epanns.training.loop import RunOptions
+from epanns.training.losses import LOSSES
+from epanns.training.optimizer import learning_rate_at, take_step
+from epanns.training.validation import Validation
 
 CONFIG = TrainingConfig(iterations=8, batch_size=4, learning_rate=5e-3, validate_every=8)
 LAST = Validation(lambda model: {"mAP": 0.5}, {})

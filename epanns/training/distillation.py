@@ -24,8 +24,8 @@ from epanns.models.tagger import Tagger
 from epanns.models.tensors import weights_digest
 from epanns.pruning.embedding_channels import Places, shared_channels
 from epanns.seeding import random_state_kept
-from epanns.training.settings.config import TEACHER_WEIGHTS, TrainingConfig
-from epanns.training.step.losses import LOSSES
+from epanns.training.config import TEACHER_WEIGHTS, TrainingConfig
+from epanns.training.losses import LOSSES
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import pytest
 
 from epanns.data.batches.crop import Crop
 from epanns.errors import ConfigError
-from epanns.training.settings.config import RULES, TrainingConfig
+from epanns.training.config import RULES, TrainingConfig
 
 
 def test_settings_survive_json():

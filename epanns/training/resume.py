@@ -15,9 +15,9 @@ import torch
 
 from epanns.atomic import partial_of, put_in_place, sha256_of
 from epanns.errors import CheckpointError
-from epanns.folder_kinds import STATE_NAME
-from epanns.training.run.memory import is_out_of_memory
-from epanns.training.step.learner import Learner
+from epanns.training.learner import Learner
+from epanns.training.memory import is_out_of_memory
+from epanns.workfolder import STATE_NAME
 
 FORMAT = "epanns-training-state/3"
 KEPT = 2

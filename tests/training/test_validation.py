@@ -16,13 +16,13 @@ from epanns.models.modes import evaluation_mode
 from epanns.models.provenance import Operation, Provenance
 from epanns.signals import Stopped, StopRequest
 from epanns.stages.finetune import validation_on
-from epanns.training.run.finetune import finetune
-from epanns.training.run.metrics import read_metrics
-from epanns.training.run.resume import TrainingState
-from epanns.training.run.run_folder import RunFolder
-from epanns.training.run.validation import Validation, constant_map, indistinct, require_positives
-from epanns.training.settings.config import TrainingConfig
-from epanns.training.settings.run_options import RunOptions
+from epanns.training.config import TrainingConfig
+from epanns.training.finetune import finetune
+from epanns.training.loop import RunOptions
+from epanns.training.metrics import read_metrics
+from epanns.training.resume import TrainingState
+from epanns.training.run_folder import RunFolder
+from epanns.training.validation import Validation, constant_map, indistinct, require_positives
 
 
 @pytest.fixture

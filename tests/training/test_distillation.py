@@ -21,13 +21,13 @@ from epanns.models.files.load import load
 from epanns.models.provenance import Provenance
 from epanns.models.zoo import FRONT_ENDS, ZOO, build_model
 from epanns.pruning.prune import prune
-from epanns.training.run.finetune import finetune
-from epanns.training.run.validation import Validation
-from epanns.training.settings.config import TrainingConfig
-from epanns.training.settings.run_options import RunOptions
-from epanns.training.step import learner as learner_module
-from epanns.training.step.distillation import DistillationTarget, relative_distance, sha256_of, teacher_of
-from epanns.training.step.learner import Learner
+from epanns.training import learner as learner_module
+from epanns.training.config import TrainingConfig
+from epanns.training.distillation import DistillationTarget, relative_distance, sha256_of, teacher_of
+from epanns.training.finetune import finetune
+from epanns.training.learner import Learner
+from epanns.training.loop import RunOptions
+from epanns.training.validation import Validation
 from tests.families import at_8k
 
 CONFIG = TrainingConfig(iterations=4, batch_size=4, learning_rate=5e-3, validate_every=2, distil_weight=0.5)

@@ -13,18 +13,17 @@ from epanns.atomic import fsync, sha256_of_json, write_json
 from epanns.data.batches.dataset import PackDataset
 from epanns.distributed import on_rank_zero, restarts, torchrun_id
 from epanns.errors import CheckpointError, OutputError
-from epanns.folder_kinds import BEST_NAME, COMMAND, RUN_FILE, STATE_NAME
 from epanns.models.files.checkpoint import CONFIG, FILES, load_checkpoint, save_checkpoint
 from epanns.models.tagger import Tagger
 from epanns.models.tensors import weights_digest
 from epanns.text_files import read_json
-from epanns.training.run import metrics
-from epanns.training.run.resume import TrainingState, load_state, newest_step, save_state, saved_states
-from epanns.training.run.validation import Validation
-from epanns.training.settings.config import TrainingConfig
-from epanns.training.step.distillation import sha256_of
-from epanns.training.step.learner import Learner
-from epanns.workfolder import LOCK_FILES, Work, WorkFolder, remove
+from epanns.training import metrics
+from epanns.training.config import TrainingConfig
+from epanns.training.distillation import sha256_of
+from epanns.training.learner import Learner
+from epanns.training.resume import TrainingState, load_state, newest_step, save_state, saved_states
+from epanns.training.validation import Validation
+from epanns.workfolder import BEST_NAME, COMMAND, LOCK_FILES, RUN_FILE, STATE_NAME, Work, WorkFolder, remove
 
 CURVES = tuple(f"{metrics.CURVE}{suffix}" for suffix in (".svg", ".png", ".pdf"))  # drawn by `reporting`, removed here
 

@@ -13,13 +13,13 @@ import torch
 from epanns.data.batches.dataset import PackDataset
 from epanns.errors import ConfigError, DataError, Interrupted, OutputError
 from epanns.models.families.cnn_2d import Cnn
-from epanns.training.run import metrics
-from epanns.training.run.finetune import finetune
-from epanns.training.run.resume import TrainingState, saved_states
-from epanns.training.run.run_folder import RunFolder
-from epanns.training.run.validation import Validation
-from epanns.training.settings.config import TrainingConfig
-from epanns.training.settings.run_options import RunOptions
+from epanns.training import metrics
+from epanns.training.config import TrainingConfig
+from epanns.training.finetune import finetune
+from epanns.training.loop import RunOptions
+from epanns.training.resume import TrainingState, saved_states
+from epanns.training.run_folder import RunFolder
+from epanns.training.validation import Validation
 
 CONFIG = TrainingConfig(iterations=6, batch_size=4, validate_every=2, learning_rate=5e-3)
 COLUMNS = ["step", "loss", "gradient_norm", "learning_rate", "mAP", "best_step", "skipped", "seconds", "data_seconds"]
@@ -75,7 +75,7 @@ def test_what_is_put_into_a_row_as_a_score_comes_out_as_one():
 
 
 def test_the_gradient_norm_is_the_mean_over_the_steps_since_the_last_row(train_run, monkeypatch):
-    from epanns.training.step.learner import Learner
+    from epanns.training.learner import Learner
 
     step, norms = Learner.step, []
 
@@ -155,7 +155,7 @@ class TestTensorBoard:
 
     def test_without_the_package_it_is_refused_with_the_command_that_installs_it(self, monkeypatch):
         monkeypatch.setitem(sys.modules, "tensorboard", None)
-        monkeypatch.setattr("epanns.training.run.metrics.is_installed", lambda name: False)
+        monkeypatch.setattr("epanns.training.metrics.is_installed", lambda name: False)
         with pytest.raises(
             ConfigError, match=re.escape('needs the package tensorboard: pip install -e ".[tensorboard]"')
         ):

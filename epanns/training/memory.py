@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import torch
 
 from epanns.errors import TrainingError
-from epanns.training.settings.config import TrainingConfig
+from epanns.training.config import TrainingConfig
 
 # From the messages of torch's allocators, oneDNN, cuDNN and cuBLAS; only torch's on a GPU has an error class.
 _WORDS = (

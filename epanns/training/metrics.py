@@ -16,7 +16,7 @@ from epanns.strict import number, or_none, shown, value_problems
 from epanns.text_files import parse_json, read_text
 
 if TYPE_CHECKING:
-    from epanns.training.run.resume import TrainingState
+    from epanns.training.resume import TrainingState
 
 TABLE, LINES = "metrics.csv", "metrics.jsonl"
 CURVE = "learning_curve"  # name, without suffix, of the figure that `reporting` draws of them

@@ -5,8 +5,8 @@ import json
 import pytest
 
 from epanns.errors import CheckpointError
-from epanns.folder_kinds import describe_other_folder
 from epanns.models.files.load import load
+from epanns.workfolder import describe_other_folder
 
 ASKED = {"training": {"iterations": 60}}
 AGAIN = "the command that started it, with the same options"

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from epanns.csv_table import LONGEST_LINE, SHORT_LIST, csv_rows_of, read_csv_rows, read_csv_table, whole_number
 from epanns.data.datasets.audioset import read_audioset
 from epanns.data.datasets.class_folders import read_folder
 from epanns.data.datasets.esc50 import read_esc50
@@ -15,6 +14,7 @@ from epanns.data.manifests.manifest import read_manifest
 from epanns.errors import DataError, EpannsError
 from epanns.labels import LabelSet
 from epanns.pruning.budgets.sensitivity_table import read_sensitivity
+from epanns.text_files import LONGEST_LINE, SHORT_LIST, csv_rows_of, read_csv_rows, read_csv_table, whole_number
 
 LABELS = "index,mid,display_name\n0,/m/0bt9lr,dog\n"
 

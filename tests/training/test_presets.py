@@ -8,8 +8,7 @@ from hypothesis import strategies as st
 
 from epanns.errors import ConfigError
 from epanns.feedback import notes_to
-from epanns.training.settings.config import TrainingConfig
-from epanns.training.settings.presets import PRESETS, read_training
+from epanns.training.config import PRESETS, TrainingConfig, read_training
 
 LENGTHS = {"iterations": 2_000, "validate_every": 50}  # as a command has defaults of its own
 

@@ -13,16 +13,16 @@ from epanns.data.batches.dataset import ClipBatch
 from epanns.distributed import rank, total, world_size
 from epanns.errors import ConfigError
 from epanns.models.families.yamnet import BODY, yamnet_body
+from epanns.models.layers.mixup import draw_lambda, mix_target
 from epanns.models.tagger import Tagger
-from epanns.pruning.optimizer_check import check_optimizer
+from epanns.pruning.prune import check_optimizer
 from epanns.seeding import derive_seed
-from epanns.training.settings.config import TrainingConfig
-from epanns.training.step.acceleration import CompiledNetwork
-from epanns.training.step.data_parallel import SharedNetwork, own_places, synchronised_batch_norms
-from epanns.training.step.distillation import Teacher
-from epanns.training.step.losses import LOSSES
-from epanns.training.step.mixup import draw_lambda, mix_target
-from epanns.training.step.optimizer import (
+from epanns.training.acceleration import CompiledNetwork
+from epanns.training.config import TrainingConfig
+from epanns.training.data_parallel import SharedNetwork, own_places, synchronised_batch_norms
+from epanns.training.distillation import Teacher
+from epanns.training.losses import LOSSES
+from epanns.training.optimizer import (
     NOTHING_LEARNS,
     MovingAverage,
     build_optimizer,

@@ -10,7 +10,7 @@ from epanns.atomic import new_folder, refuse_existing, replacing, sha256_of, sha
 from epanns.errors import OutputError
 
 
-def test_a_failure_leaves_the_old_file_and_no_litter(tmp_path):
+def test_a_failure_leaves_the_old_file_and_no_partial_file(tmp_path):
     path = tmp_path / "table.csv"
     write_text(path, "old")
 

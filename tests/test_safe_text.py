@@ -38,14 +38,14 @@ ANY_TEXT = st.text(st.characters(exclude_categories=()))
         ("line\u2028end", r"line\u2028end"),
     ],
 )
-def test_what_steers_a_terminal_becomes_visible(text, shown):
+def test_control_characters_are_escaped(text, shown):
     assert printable(text) == shown
 
 
 @pytest.mark.parametrize(
     "text", ["plain", "Füße × 2 – «é»", "e\u0301", "नमस्ते", "می\u200cخواهم", "👩\u200d🚒 🏳️", "犬の声"]
 )
-def test_ordinary_text_stays(text):
+def test_ordinary_text_is_unchanged(text):
     assert printable(text) == text
     assert printable_json(text) == text
 
@@ -100,7 +100,7 @@ def test_a_cell_that_is_a_formula_gets_an_apostrophe(cell):
 
 
 @pytest.mark.parametrize("cell", ["", "-5", "+0.5", "-1e-3", "-.5", "-inf", "a=b", "–", "'=1", "1", "Dog @ home"])
-def test_other_cells_stay(cell):
+def test_other_cells_are_unchanged(cell):
     assert spreadsheet_cell(cell) == cell
 
 

@@ -46,7 +46,7 @@ RULES = {
 
 
 @given(ANY_VALUE)
-def test_a_value_of_any_kind_obeys_a_rule_or_is_reported_on_one_line(value):
+def test_any_value_satisfies_a_rule_or_is_reported_on_one_line(value):
     assert shown(value).isprintable()
     for name, rule in RULES.items():
         problem = rule.problem(name, value)

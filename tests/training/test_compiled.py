@@ -89,7 +89,7 @@ def test_a_compiled_run_that_was_killed_ends_with_the_same_bytes(make_model, tra
     assert whole == killed
 
 
-def test_a_machine_without_a_compiler_is_told(make_model, train, monkeypatch):
+def test_a_machine_without_a_compiler_gives_an_error(make_model, train, monkeypatch):
     def broken(graph, example):
         raise RuntimeError("no working C++ compiler")
 

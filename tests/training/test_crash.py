@@ -251,7 +251,7 @@ def stopped_run(at_4, out) -> Path:
 
 
 @pytest.mark.parametrize("broken", BROKEN)
-def test_a_state_that_cannot_be_used_is_told_and_the_one_before_it_taken(mortals, stopped_run, broken):
+def test_an_unusable_state_is_logged_and_the_state_before_it_is_used(mortals, stopped_run, broken):
     whole, _ = mortals.undisturbed({}, **RISING)
     BROKEN[broken](saved_states(stopped_run)[0])
     answer = mortals.run(stopped_run, {}, **RISING)
@@ -280,7 +280,7 @@ def refused(mortals: Mortals, run: Path) -> str:
     return answer["message"]
 
 
-def test_without_a_state_that_can_be_used_it_is_said_what_to_do(mortals, stopped_run):
+def test_without_a_usable_state_the_error_has_a_remedy(mortals, stopped_run):
     for state in saved_states(stopped_run):
         flip(state, byte=10)
     assert re.fullmatch(
@@ -323,19 +323,19 @@ def test_a_folder_in_the_place_of_a_file_is_named(mortals, stopped_run):
     assert contents(stopped_run) == whole
 
 
-def test_a_run_whose_description_cannot_be_read_is_told(mortals, stopped_run):
+def test_a_run_with_an_unreadable_first_file_is_refused(mortals, stopped_run):
     (stopped_run / "training.json").write_text("{")
     assert re.search("training.json: cannot be read .*: give --fresh or another --out", refused(mortals, stopped_run))
 
 
-def test_an_ended_run_without_its_checkpoint_is_not_taken_for_whole(mortals, out):
+def test_a_finished_run_without_its_checkpoint_is_refused(mortals, out):
     mortals.run(out, {})
     (out / "config.json").unlink()
     assert mortals.run(out, {})["message"] == f"{out} holds a run that has ended, but not its checkpoint: give --fresh"
 
 
 @pytest.mark.parametrize("death", DEATHS[1:])
-def test_a_signal_ends_a_validation_before_its_next_batch_and_it_is_made_up_for(mortals, out, death):
+def test_a_signal_ends_a_validation_before_its_next_batch_and_the_validation_is_repeated(mortals, out, death):
     whole, _ = mortals.undisturbed({})
     answer = mortals.run(out, {}, signal_in_validation=[4, death])
     assert answer["message"] == (
@@ -348,7 +348,7 @@ def test_a_signal_ends_a_validation_before_its_next_batch_and_it_is_made_up_for(
     assert contents(out) == whole
 
 
-def test_a_run_that_gave_up_gives_up_again_at_once(mortals, out):
+def test_a_failed_run_fails_again_without_repeating_steps(mortals, out):
     """It is stopped first in the middle of the row of steps."""
     config, fate = {"accumulate": 2, "ema_decay": 0.5}, {"broken": [1, 2, 3, 4, 5], "save_every": 4} | RISING
     stopped(mortals, out, 3, config, **fate)
@@ -383,7 +383,7 @@ def test_skipped_steps_leave_the_weights_of_a_run_without_them(mortals, out, tmp
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_where_memory_runs_out_it_is_said_what_takes_less(mortals, out, precision):
+def test_out_of_memory_errors_propose_options_that_need_less(mortals, out, precision):
     config = {"batch_size": 6, "precision": precision}
     whole, _ = mortals.undisturbed(config)
     answer = mortals.run(out, config, starve_after=3, save_every=2)
@@ -409,7 +409,7 @@ def test_where_memory_runs_out_it_is_said_what_takes_less(mortals, out, precisio
     ],
     ids=str,
 )
-def test_a_gpu_that_is_full_is_told_alike(error):
+def test_a_full_gpu_gives_the_same_error(error):
     config = TrainingConfig(batch_size=1, precision="bfloat16", mixup_alpha=0.0)
     lower = "--batch-size 1, .*; nothing is saved where .* or use a shorter --crop-seconds with"
     with pytest.raises(TrainingError, match=lower), memory_errors_explained(config, lambda: "nothing is saved"):
@@ -459,7 +459,7 @@ def small_disk(tmp_path):
 
 
 @pytest.mark.slow
-def test_on_a_disk_that_is_always_full_a_run_goes_on_with_each_piece_of_space(mortals, small_disk):
+def test_on_a_full_disk_a_run_resumes_whenever_space_is_freed(mortals, small_disk):
     place, mount = small_disk
     whole, _ = mortals.undisturbed({})
     messages, kilobytes = [], 64
@@ -472,7 +472,7 @@ def test_on_a_disk_that_is_always_full_a_run_goes_on_with_each_piece_of_space(mo
     assert contents(place / "run") == whole
 
 
-def test_a_folder_that_may_not_be_written_to_is_told(mortals, small_disk):
+def test_a_read_only_folder_gives_an_error(mortals, small_disk):
     place, mount = small_disk
     mount(4096)
     whole, _ = mortals.undisturbed({})
@@ -487,7 +487,7 @@ def test_a_folder_that_may_not_be_written_to_is_told(mortals, small_disk):
     assert contents(place / "run") == whole
 
 
-def test_a_folder_that_is_moved_away_is_told_and_can_be_put_back(mortals, out):
+def test_a_moved_folder_gives_an_error_and_can_be_put_back(mortals, out):
     whole, _ = mortals.undisturbed({})
     message = f"{out}/training.json is gone: the folder was moved or emptied while the run wrote to it; put it back, "
     assert mortals.run(out, {}, lose_after=3)["message"] == f"{message}then run the same command again"
@@ -497,7 +497,7 @@ def test_a_folder_that_is_moved_away_is_told_and_can_be_put_back(mortals, out):
     assert contents(out) == whole
 
 
-def test_a_second_process_is_kept_out_and_let_in_when_the_first_is_killed(mortals, out):
+def test_a_second_process_is_refused_until_the_first_is_killed(mortals, out):
     """Processes that the first one has forked, such as those that read clips, do not hold the folder."""
     whole, _ = mortals.undisturbed({})
     stopped(mortals, out, 3)

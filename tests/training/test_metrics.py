@@ -66,7 +66,7 @@ def test_both_files_hold_the_same_rows(train_run, tmp_path):
     assert all(0 < row["data_seconds"] < row["seconds"] for row in read[1:])
 
 
-def test_what_is_put_into_a_row_as_a_score_comes_out_as_one():
+def test_scores_survive_a_row():
     scores = {"mAP": 0.25, "accuracy": 0.5}
     row = metrics.row_of(TrainingState(step=2, loss_sum=3.0, norm_sum=5.0, loss_count=2), 0.1, scores)
     assert metrics.scores_of(row) == scores
@@ -92,7 +92,7 @@ def test_the_gradient_norm_is_the_mean_over_the_steps_since_the_last_row(train_r
 
 
 @pytest.mark.parametrize("stop", [1, 2, 3, 5])
-def test_a_run_that_went_on_has_the_rows_of_one_that_never_stopped(train_run, tmp_path, stop):
+def test_a_resumed_run_has_the_rows_of_a_run_without_a_stop(train_run, tmp_path, stop):
     whole = train_run("whole")
     with pytest.raises(Interrupted):
         train_run("stopped", stop=stop)
@@ -100,7 +100,7 @@ def test_a_run_that_went_on_has_the_rows_of_one_that_never_stopped(train_run, tm
     assert train_run("stopped") == whole
 
 
-def test_rows_of_steps_that_are_done_again_are_gone_at_once(train_run, tmp_path):
+def test_rows_of_repeated_steps_are_removed_on_resuming(train_run, tmp_path):
     """The last state is lost: the run goes on from the one before, whose rows are fewer."""
     with pytest.raises(Interrupted):
         train_run("run", stop=5)
@@ -114,7 +114,7 @@ def test_rows_of_steps_that_are_done_again_are_gone_at_once(train_run, tmp_path)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[1]\n", '{"step": "x"}\n'])
-def test_what_is_no_metrics_file_is_named(tmp_path, text):
+def test_an_invalid_metrics_file_is_refused(tmp_path, text):
     (tmp_path / "metrics.jsonl").write_text(text)
     with pytest.raises(DataError, match=r"metrics\.jsonl[:,].*: restore the file, or delete it with its run$"):
         metrics.read_metrics(tmp_path)

@@ -41,12 +41,12 @@ def nothing() -> None:
         ({"mAP": float("nan")}, TrainingError, "mAP is nan, which chooses no step: give validation clips that have cl"),
     ],
 )
-def test_a_score_that_chooses_nothing_is_refused(model, scores, error, message):
+def test_a_score_that_is_not_finite_is_refused(model, scores, error, message):
     with pytest.raises(error, match=message):
         Validation(lambda model: scores, {}).scores_of(model, nothing)
 
 
-def test_weights_that_diverged_are_told_with_what_to_do(model, tiny_packs):
+def test_diverged_weights_give_an_error_with_a_remedy(model, tiny_packs):
     torch.nn.init.constant_(model.fc1.weight, float("inf"))
     with pytest.raises(
         TrainingError,
@@ -56,7 +56,7 @@ def test_weights_that_diverged_are_told_with_what_to_do(model, tiny_packs):
         validation_on(PackDataset([tiny_packs["val"]])).scores_of(model, nothing)
 
 
-def test_a_signal_is_obeyed_before_the_next_batch(model):
+def test_a_signal_stops_before_the_next_batch(model):
     stop, heard = StopRequest(), []
 
     def score(model) -> dict[str, float]:
@@ -111,13 +111,13 @@ MORE = "give validation clips with and without each class (--val)"
         ([[1, 0], [0, 0]], "multi-label", None),
     ],
 )
-def test_clips_that_cannot_tell_steps_apart_are_named(table, task, note):
+def test_validation_clips_that_cannot_distinguish_steps_give_a_note(table, task, note):
     found = indistinct(Clips(table), task)
     assert found is None if note is None else note in found and "\n" not in found
 
 
 @pytest.mark.parametrize("seed", range(40))
-def test_the_note_says_that_the_map_is_constant_exactly_where_it_is(seed):
+def test_the_note_states_a_constant_map_exactly_if_it_is_constant(seed):
     """The mAP of two opposite rankings, where neither has ties, is the same exactly where every class says nothing."""
     rng = np.random.default_rng(seed)
     clips, classes = rng.integers(1, 4), rng.integers(1, 4)
@@ -155,7 +155,7 @@ RECIPES = {
         ("trained", [1, 1, 1, 1, 1], None, 0),
     ],
 )
-def test_equal_scores_go_to_the_lower_loss_and_never_to_untrained_weights(
+def test_of_equal_scores_the_lower_loss_of_trained_weights_is_best(
     model, tiny_packs, tmp_path, recipe, scores, losses, best
 ):
     model.provenance = Provenance(recipe=tuple(map(Operation.from_dict, RECIPES[recipe])))

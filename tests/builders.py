@@ -1,4 +1,4 @@
-"""Builders of what tests need: small networks, checkpoints, packs, run records, finished runs, and command lines."""
+"""Builders for tests: small networks, checkpoints, packs, run records, finished runs, and command lines."""
 
 import json
 import math

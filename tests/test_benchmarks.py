@@ -1,4 +1,4 @@
-"""Benchmarks whose device is not here run in small on the one that is."""
+"""Benchmarks for a GPU run in small on the CPU."""
 
 import os
 import re

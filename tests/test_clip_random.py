@@ -1,4 +1,4 @@
-"""What a clip draws depends on its own seed, not on the batch around it."""
+"""Random numbers of a clip depend on its seed alone, not on its batch."""
 
 import hashlib
 

@@ -1,4 +1,4 @@
-"""One process alone, and what is said where several cannot begin; see `test_two_processes.py` for those that can."""
+"""A single process, and errors about groups that cannot start; see `test_two_processes.py` for those that can."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""Notes: shown once, stop nothing, and other warnings stay warnings."""
+"""Notes: shown once, without an effect on other warnings."""
 
 import warnings
 

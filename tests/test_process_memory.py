@@ -1,4 +1,4 @@
-"""Memory that is freed stays, if asked: the system is not asked for it again."""
+"""Freed memory is reused and not returned to the system."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""Rules and tables: a value of any kind obeys a rule or is reported on one line; a table's problems come together."""
+"""Rules and tables: any value satisfies a rule or is reported on one line; problems of a table are collected."""
 
 import re
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""CSV files are read by one set of rules, whatever they list."""
+"""All CSV files are read by one set of rules."""
 
 import os
 import re

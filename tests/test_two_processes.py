@@ -1,4 +1,4 @@
-"""What two processes do together is what one does alone: the laws of `two_processes.py`, all of them in one start."""
+"""Two processes compute together what one computes: the laws of `two_processes.py`, all in one start."""
 
 import json
 from collections.abc import Mapping

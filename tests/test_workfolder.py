@@ -1,4 +1,4 @@
-"""Whose an output folder is, and which process works in it."""
+"""Output folders: the configuration that one belongs to, and the process that works in it."""
 
 import errno
 import fcntl

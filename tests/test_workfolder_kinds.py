@@ -1,4 +1,4 @@
-"""Folders that are no checkpoints: what each is, and what to do with it."""
+"""Folders that are no checkpoints: the kind of each, and the remedy."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""checksums.json: what was changed in a checkpoint folder is found; what needs no checksum loads with a note."""
+"""checksums.json: changes of a checkpoint folder are found; a folder without it loads with a note."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""ResNets and MobileNets: PANNs' tensors, and forward passes written a second time."""
+"""ResNets and MobileNets: PANNs' tensors, and reference forward passes."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Specifications: JSON round trip, and every wrong value named."""
+"""Specifications: JSON round trip, and errors that name every wrong value."""
 
 import copy
 import re

@@ -1,4 +1,4 @@
-"""Networks for other classes: what they know stays, row by row, in every family and head."""
+"""Networks for other classes: known classes keep their weights, in every family and head."""
 
 import re
 from dataclasses import replace

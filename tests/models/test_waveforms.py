@@ -1,4 +1,4 @@
-"""Waveforms as people have them: tensors and arrays of any floating-point type, or one line with the remedy."""
+"""Waveforms: tensors and arrays of any floating-point type are accepted, others refused with the remedy."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""The zoo: published sizes, any width, names that cannot be missed."""
+"""The zoo: published sizes, any width, and suggestions for wrong names."""
 
 import re
 import subprocess

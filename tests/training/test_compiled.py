@@ -1,4 +1,4 @@
-"""torch.compile while learning: the same network, and a run that can be stopped."""
+"""Training with torch.compile: the same network, and runs that resume."""
 
 import sys
 from dataclasses import replace

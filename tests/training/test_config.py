@@ -1,4 +1,4 @@
-"""Training settings: every wrong value named, at once."""
+"""Training settings: all wrong values are named together."""
 
 import json
 import re

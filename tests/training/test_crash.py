@@ -1,4 +1,4 @@
-"""A run that was killed, stopped, starved or robbed of its files ends with the bytes of an undisturbed one."""
+"""A run that was killed, stopped, or lost memory, disk space or files ends with the bytes of an undisturbed run."""
 
 import csv
 import json
@@ -255,9 +255,9 @@ def test_an_unusable_state_is_logged_and_the_state_before_it_is_used(mortals, st
     whole, _ = mortals.undisturbed({}, **RISING)
     BROKEN[broken](saved_states(stopped_run)[0])
     answer = mortals.run(stopped_run, {}, **RISING)
-    told, resumed = answer["told"], answer["resumed"]
+    logged, resumed = answer["logged"], answer["resumed"]
     assert resumed == ["resume at step 3 of 6"]
-    assert [line.endswith("the state before it, of step 3, is taken") for line in told] == [True] * (broken != "gone")
+    assert [line.endswith("the state before it, of step 3, is taken") for line in logged] == [True] * (broken != "gone")
     assert contents(stopped_run) == whole
 
 
@@ -266,7 +266,7 @@ def test_a_state_without_its_best_checkpoint_cannot_be_used(mortals, stopped_run
     whole, _ = mortals.undisturbed({}, **RISING)
     best = stopped_run / "best-00000004" / file
     shutil.rmtree(best) if best.is_dir() else flip(best, byte=best.stat().st_size - 2)
-    (line,) = mortals.run(stopped_run, {}, **RISING)["told"]
+    (line,) = mortals.run(stopped_run, {}, **RISING)["logged"]
     assert re.search(r"state-00000004-\w+.pt: .*best-00000004.*: the state before it, of step 3, is taken", line)
     assert contents(stopped_run) == whole
 
@@ -305,7 +305,7 @@ def test_without_a_best_checkpoint_it_is_named(mortals, stopped_run):
 def test_a_foreign_file_is_no_training_state(mortals, stopped_run, saved):
     newest = saved_states(stopped_run)[0]
     saved(newest)
-    (line,) = mortals.run(stopped_run, {}, **RISING)["told"]
+    (line,) = mortals.run(stopped_run, {}, **RISING)["logged"]
     assert re.search(r": this training state cannot be resumed \(is no training state\): the state before it, ", line)
 
 
@@ -361,13 +361,13 @@ def test_a_failed_run_fails_again_without_repeating_steps(mortals, out):
         r"clips of step 6: (clip-\d+.wav(, |$)){8}$",
         answers[0]["message"],
     )
-    assert [answer["steps"] for answer in answers] == [len(answer["told"]) for answer in answers] == [2, 0]
+    assert [answer["steps"] for answer in answers] == [len(answer["logged"]) for answer in answers] == [2, 0]
     rows = metrics_of(out)["metrics.jsonl"]
     assert [(row["step"], row["skipped"], row["loss"] is None) for row in rows] == [
         (0, 0, True),
         (2, 1, False),
         (4, 3, True),
-        (6, 5, True),  # the step that was one too many: told, but neither scored nor saved
+        (6, 5, True),  # the step that was one too many: logged, but neither scored nor saved
     ]
     assert [row["mAP"] is None for row in rows] == [False, False, False, True]
 

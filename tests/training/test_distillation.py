@@ -1,4 +1,4 @@
-"""Distillation: the teacher hears what the student hears, stays as it is, and is what the student comes to."""
+"""Distillation: teacher and student read the same input, and the student approaches the unchanged teacher."""
 
 import copy
 import re
@@ -51,7 +51,7 @@ def make_model(tiny_spec, train):
 
 @pytest.fixture
 def without_dropout(monkeypatch):
-    """Learning in evaluation mode but for SpecAugment: nothing but the input tells two equal networks apart."""
+    """Train in evaluation mode but for SpecAugment: two equal networks differ by their input alone."""
 
     def set_mode(model, spec_augment):
         model.eval()

@@ -1,4 +1,4 @@
-"""Every other family learns by the same loop, goes on where it was stopped and comes back from its checkpoint."""
+"""Networks of every other family are trained, resumed and read back from their checkpoints."""
 
 import signal
 from dataclasses import replace

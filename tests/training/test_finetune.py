@@ -1,4 +1,4 @@
-"""The training loop: it learns, it resumes to the same bytes, it refuses what does not fit."""
+"""The training loop: it lowers the loss, resumes to the same bytes, and refuses wrong settings and data."""
 
 import csv
 import json

@@ -1,4 +1,4 @@
-"""One optimisation step: parts, clipping, the average, and what is left alone when something is not finite."""
+"""One optimisation step: parts of a batch, clipping, the average, and steps that are not finite."""
 
 import itertools
 import math
@@ -52,7 +52,7 @@ def gradient(learner: Learner) -> torch.Tensor:
 
 
 def test_parts_of_a_batch_add_up_to_its_gradient(make_learner, train, monkeypatch):
-    """With batch norms that do not learn and no dropout nothing else tells the parts from the whole."""
+    """With fixed batch norms and no dropout, parts and the whole batch are equal."""
     monkeypatch.setattr(learner_module, "set_learning_mode", lambda model, spec_augment: model.eval())
     whole, parts = make_learner(), make_learner(accumulate=2)
     outcomes = [each.step(batch_of(train, CONFIG), 3) for each in (whole, parts)]
@@ -191,7 +191,7 @@ def test_adam_is_right_for_any_order_in_memory(make_learner, formats):
 
 
 def test_a_step_counts_as_writing_to_the_weights(make_learner, train):
-    """torch's fused Adam alone does not say so, and a training that changes nothing is refused after a pruning."""
+    """torch's fused Adam does not count its writes, and a training without writes is refused after pruning."""
     learner = make_learner()
     before = {name: weight._version for name, weight in learner.model.named_parameters()}
     learner.step(batch_of(train, CONFIG), 0)

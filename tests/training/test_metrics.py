@@ -1,4 +1,4 @@
-"""The files a run is read by: the same rows in each, also after it was killed and went on."""
+"""The metrics of a run: the same rows in each file, also after it was killed and resumed."""
 
 import csv
 import json
@@ -101,7 +101,7 @@ def test_a_resumed_run_has_the_rows_of_a_run_without_a_stop(train_run, tmp_path,
 
 
 def test_rows_of_repeated_steps_are_removed_on_resuming(train_run, tmp_path):
-    """The last state is lost: the run goes on from the one before, whose rows are fewer."""
+    """The last state is lost: the run resumes from the state before, which has fewer rows."""
     with pytest.raises(Interrupted):
         train_run("run", stop=5)
     newest, before = saved_states(tmp_path / "run")[:2]

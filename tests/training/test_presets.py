@@ -1,4 +1,4 @@
-"""Presets: recipes by name, every value of which can be given otherwise."""
+"""Presets: named settings, each of which can be overridden."""
 
 import re
 

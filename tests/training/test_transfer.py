@@ -1,4 +1,4 @@
-"""Transfer: the classifier first, a slower backbone, one class out of all."""
+"""Transfer: the classifier first, a slower backbone, single-label networks."""
 
 import csv
 import json
@@ -91,7 +91,7 @@ def test_the_backbone_has_its_own_learning_rate(model, tiny_packs):
 
 
 def test_a_pruned_network_learns_single_labels_of_other_classes(model, packs, tmp_path):
-    """Transfer as the README tells it: prune, new classes, train, score."""
+    """Transfer as in the README: prune, new classes, train, score."""
     pruned, _ = prune(model, criterion="l1", ratio=0.5, layers=["conv_block6"])
     told = use_labels(pruned, packs["train"].labels)
     assert (set(told.kept), told.new) == ({"noise_band", "Tone"}, ("mouse click",))

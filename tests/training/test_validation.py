@@ -1,4 +1,4 @@
-"""Scores and clips that choose nothing are reported with what to do, and the network is left as it was."""
+"""Scores and clips that cannot choose a step are reported with a remedy, and the network is unchanged."""
 
 import math
 
@@ -118,7 +118,7 @@ def test_validation_clips_that_cannot_distinguish_steps_give_a_note(table, task,
 
 @pytest.mark.parametrize("seed", range(40))
 def test_the_note_states_a_constant_map_exactly_if_it_is_constant(seed):
-    """The mAP of two opposite rankings, where neither has ties, is the same exactly where every class says nothing."""
+    """The mAP of two opposite rankings, where neither has ties, is the same exactly if every class is constant."""
     rng = np.random.default_rng(seed)
     clips, classes = rng.integers(1, 4), rng.integers(1, 4)
     table = rng.random((clips, classes)) < rng.choice([0.2, 0.5, 0.9])

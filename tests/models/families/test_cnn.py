@@ -1,4 +1,4 @@
-"""The Cnn class against a plain second writing of PANNs' forward pass, and its handling of heads and modes."""
+"""The Cnn class against a reference implementation of PANNs' forward pass; its heads and modes."""
 
 import re
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Networks on the waveform: PANNs' tensors, forward passes written a second time, and what they do while learning."""
+"""Networks on the waveform: PANNs' tensors, reference forward passes, and training mode."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""LEAN: its windows, its three fusions written a second time, and its body from a YAMNet that is frozen."""
+"""LEAN: its windows, reference implementations of its three fusions, and a frozen body of a YAMNet."""
 
 import math
 from dataclasses import replace
@@ -29,7 +29,7 @@ def sound(clips: int, samples: int) -> Tensor:
 
 
 def heard(name: str) -> Lean:
-    """Return a narrow network whose batch norms fit what it hears and whose encoder is loud."""
+    """Return a narrow network whose batch norms fit its input and whose encoder has large outputs."""
     model = uneven(name, least=6)
     assert isinstance(model, Lean)
     for module in model.modules():

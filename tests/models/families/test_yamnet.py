@@ -1,4 +1,4 @@
-"""YAMNet: a second writing of its forward pass, its patches, and what trained weights say of sound."""
+"""YAMNet: a reference forward pass, its patches, and the scores of trained weights for real sound."""
 
 import math
 import re
@@ -71,7 +71,7 @@ def sound(clips: int, samples: int) -> Tensor:
 
 
 def uneven_yamnet() -> Tagger:
-    """Return a narrow YAMNet whose batch norms fit what it hears, so that different clips score differently."""
+    """Return a narrow YAMNet whose batch norms fit its input, so that different clips score differently."""
     model = uneven("YAMNet", least=6)
     for module in model.modules():
         if isinstance(module, ShiftNorm2d):

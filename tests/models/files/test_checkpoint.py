@@ -1,4 +1,4 @@
-"""Checkpoint folders: what is saved comes back, what is wrong is refused with its name, nothing old is harmed."""
+"""Checkpoint folders: round trips, errors that name the problem, and saves that harm no earlier file."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""The unpruned network is found by what checkpoints say of their parents, and only where every one is there."""
+"""The unpruned network is found by the parents in checkpoints, if all of them are there."""
 
 import shutil
 

@@ -1,4 +1,4 @@
-"""State dicts as training code saves them: the same weights, or one line with the cause."""
+"""State dicts as training code saves them give the same weights, or an error of one line."""
 
 import argparse
 import datetime

@@ -1,4 +1,4 @@
-"""Damage to a file of weights is found before its tensors are read, in memory that its length does not decide."""
+"""Damage to a file of weights is found before its tensors are read, in bounded memory."""
 
 import tracemalloc
 import zipfile

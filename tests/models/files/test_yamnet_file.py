@@ -24,7 +24,7 @@ CHANNELS = (32, 64, 128, 128, 256, 256, 512, 512, 512, 512, 512, 512, 1024, 1024
 
 
 def keras_arrays() -> Arrays:
-    """Return what `yamnet.h5` holds, in Keras' order of axes: each number says where it is from."""
+    """Return the arrays of `yamnet.h5`, in Keras' order of axes: each number encodes its place."""
     random = np.random.default_rng(0)
     arrays: Arrays = {}
 
@@ -51,7 +51,7 @@ def write_h5(path: Path, arrays: Arrays) -> Path:
 
 
 def folded(arrays: Arrays) -> Arrays:
-    """Fold batch norm as its definition says: scale 1 / sqrt(variance + 1e-4), shift beta - mean * scale."""
+    """Fold batch norm by its definition: scale 1 / sqrt(variance + 1e-4), shift beta - mean * scale."""
     result: Arrays = {}
     for name in (name for name in arrays if "kernel" in name and not name.startswith("logits")):
         layer = "/".join(name.split("/")[:2])

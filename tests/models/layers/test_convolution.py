@@ -1,4 +1,4 @@
-"""Convolution of narrow maps as a product of matrices: torch's convolution in other clothes."""
+"""Convolution of narrow maps as a product of matrices equals torch's convolution."""
 
 import pytest
 import torch

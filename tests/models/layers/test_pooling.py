@@ -1,4 +1,4 @@
-"""Averages of probabilities as logits: exact against the naive form, and learning where probabilities saturate."""
+"""Averages of probabilities as logits: exact against the naive form, with gradients where probabilities saturate."""
 
 from dataclasses import replace
 

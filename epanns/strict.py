@@ -116,13 +116,7 @@ def or_none(rule: Rule) -> Rule:
 
 
 def list_of(item: Rule, text: str, *, least: int = 0) -> Rule:
-    """Return the rule of lists and tuples of valid items.
-
-    Args:
-        item: The rule of each item.
-        text: The items in a message, as in "a list of layer names".
-        least: Smallest number of items.
-    """
+    """Return the rule of lists and tuples of valid items, at least `least`; messages have "a list of" and `text`."""
 
     def holds(value: object) -> bool:
         return isinstance(value, list | tuple) and len(value) >= least and all(item.holds(each) for each in value)
@@ -255,15 +249,7 @@ class TableReader:
     def tables(
         self, given: object, cls: Callable[..., T], rules: Mapping[str, Rule], where: str, *, alone: bool = False
     ) -> list[T | None]:
-        """Return `cls` made of each table of a list.
-
-        Args:
-            given: A value of any type.
-            cls: As in `table`.
-            rules: As in `table`.
-            where: Name of the tables in messages, followed by their number from 1.
-            alone: Whether one table, ``[where]``, is accepted in place of a list of tables, ``[[where]]``.
-        """
+        """Return `cls` made of each table of a list; with `alone` one table, ``[where]``, may replace the list."""
         if alone and isinstance(given, Mapping):
             return [self.table(given, cls, rules, where)]
         if not isinstance(given, list | tuple):

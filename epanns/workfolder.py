@@ -85,10 +85,8 @@ class WorkFolder:
     def locked(self, *, wait: float = 0.0) -> Iterator[None]:
         """Keep other processes out for the duration of a block; a missing folder is made.
 
-        The lock ends with the process. A folder that was made here and is empty after the block is removed.
-
-        Args:
-            wait: Longest time in seconds to wait for another process.
+        The lock ends with the process. A folder that was made here and is empty after the block is removed. `wait` is
+        in seconds.
 
         Raises:
             OutputError: If another process works in the folder, or the folder cannot be made or written to.

@@ -258,12 +258,8 @@ def weight_marks(model: Tagger) -> dict[str, tuple[int, str]]:
 def refuse_lost_gradients(model: Tagger, before: dict[str, tuple[int, str]], *, when: str) -> None:
     """Refuse a training that computed gradients of a network and changed none of its weights.
 
-    This happens with an optimizer of another network.
-
-    Args:
-        model: After the training.
-        before: Its `weight_marks` before, when it had no gradients.
-        when: Used in the message.
+    This happens with an optimizer of another network. `before` are the `weight_marks` before the training, when there
+    were no gradients; `when` starts the message.
 
     Raises:
         PruningError: If there are gradients and no weight was written to.

@@ -10,7 +10,6 @@ from epanns.data.batches.sampler import SAMPLERS
 from epanns.errors import ConfigError
 from epanns.feedback import note
 from epanns.labels import TASKS
-from epanns.strict import Rule, integer, one_of, or_none, shown
 
 SCHEDULES = ("constant", "cosine", "linear")
 PRECISIONS = ("float32", "bfloat16")
@@ -273,7 +272,7 @@ PRESETS: Mapping[str, Preset] = {
 
 _OF_THE_BACKBONE = ("head_iterations", "backbone_rate")  # without effect if it is frozen
 _FIRST_STEPS = ("warmup_iterations", "head_iterations")  # must be below iterations
-_PRESET: Rule = or_none(one_of(PRESETS))
+_PRESET = strict.or_none(strict.one_of(PRESETS))
 
 
 def read_training(table: Mapping[str, Any], *, defaults: Mapping[str, Any] | None = None) -> TrainingConfig:
@@ -289,7 +288,7 @@ def read_training(table: Mapping[str, Any], *, defaults: Mapping[str, Any] | Non
         ConfigError: If there is no such preset, a key is unknown or a value is wrong.
     """
     if not isinstance(table, Mapping):
-        raise ConfigError(f"training: must be a table, is {shown(table)}")
+        raise ConfigError(f"training: must be a table, is {strict.shown(table)}")
     name = table.get("preset")
     if problem := _PRESET.problem("preset", name, " (--preset)"):
         raise ConfigError(f"training: {problem}")
@@ -298,7 +297,7 @@ def read_training(table: Mapping[str, Any], *, defaults: Mapping[str, Any] | Non
     preset = {setting: value for setting, value in settings.items() if setting not in ignored}
     iterations = table.get("iterations")
     scaled = {}
-    if preset and integer(1).holds(iterations):
+    if preset and strict.integer(1).holds(iterations):
         scaled = {
             setting: preset[setting] * iterations // preset["iterations"]
             for setting in _FIRST_STEPS

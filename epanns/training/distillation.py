@@ -111,10 +111,6 @@ class Teacher:
 
         The teacher is in evaluation mode but for SpecAugment, whose stripes are the student's: those of
         `epanns.clip_random.clip_draws` or, outside it, the next of torch's generator, whose state is restored.
-
-        Args:
-            waveform: ``(batch, samples)``, input of the student.
-            mixup_lambda: Weights of the student's pairs; None without mixup.
         """
         network, config, device = self._network, self._config, waveform.device
         in_bfloat16 = (config.teacher_precision or config.precision) == "bfloat16"

@@ -87,11 +87,6 @@ class Learner:
 
         Every random number is a pure function of the seed, of `step` and of a clip's position in the batch of all
         processes, or of this process's rank if torch draws for a whole batch, as on a GPU.
-
-        Args:
-            batch: The clips.
-            step: Number of the step, which decides the random numbers and the learning rate.
-            meanwhile: Called after all work up to the gradients is queued on the device, before its result is awaited.
         """
         config = self.config
         torch.manual_seed(derive_seed("step", config.seed, step, rank()))

@@ -117,14 +117,9 @@ def load_state(
     run: str = "",
     check: Callable[[TrainingState], None] | None = None,
 ) -> TrainingState | None:
-    """Read the newest usable state into `learner`.
+    """Read the newest usable state into `learner`; each unusable one is logged.
 
-    Args:
-        folder: Folder of the run.
-        learner: Learner of the run; its weights and moments are replaced.
-        log: Called with one line for each state that cannot be used.
-        run: Identifier of the run, as in `save_state`.
-        check: Raises a CheckpointError if a file that belongs to the state is missing.
+    `check` raises a CheckpointError if a file that belongs to the state is missing.
 
     Returns:
         The counters; None if the folder holds no state.

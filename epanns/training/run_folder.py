@@ -86,14 +86,7 @@ class RunFolder:
     """
 
     def __init__(self, path: Path, identity: Mapping[str, Any], *, fresh: bool = False, command: str = "") -> None:
-        """Describe a run.
-
-        Args:
-            path: The folder.
-            identity: Identity of the run, from `identity_of`.
-            fresh: Whether to delete an earlier run when the folder is opened.
-            command: The command that resumes the run, written to the folder for its users.
-        """
+        """Describe a run of an identity, see `identity_of`; with `fresh`, `opened` deletes an earlier run."""
         self.path, self.identity = path, dict(identity)
         self._fresh, self._command = fresh, command
         self._folder = WorkFolder(path, RUN_FILE, _WORK)
@@ -250,11 +243,6 @@ class RunFolder:
             yield
         except OutputError as error:
             raise OutputError(f"{error}; {self.kept()}") from error
-        except IsADirectoryError as error:
-            place = error.filename2 or error.filename or self.path
-            raise OutputError(
-                f"{place}: is a folder where a file must be written: move it away; {self.kept()}"
-            ) from error
         except OSError as error:
             reason = error.strerror or str(error)
             raise OutputError(
@@ -271,13 +259,8 @@ def require_run_folder(
 ) -> None:
     """Refuse a folder of another run, or one in use, before long work.
 
-    The comparison uses only what is known so far; `finetune` compares the whole identity.
-
-    Args:
-        path: The folder.
-        config: Settings of the run; None if an earlier run is to be deleted.
-        model: Known part of the network's specification, in the form of `ModelSpec.to_dict`.
-        unknown: Names of settings that are not known yet.
+    Compared are the settings that are not in `unknown` and the given part of the specification; `finetune` compares the
+    whole identity. Without `config` an earlier run is to be deleted.
 
     Raises:
         OutputError: If the folder holds another run or other files, or another process works in it.

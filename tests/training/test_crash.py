@@ -309,20 +309,6 @@ def test_a_foreign_file_is_no_training_state(mortals, stopped_run, saved):
     assert re.search(r": this training state cannot be resumed \(is no training state\): the state before it, ", line)
 
 
-def test_a_folder_in_the_place_of_a_file_is_named(mortals, stopped_run):
-    table = stopped_run / "metrics.csv"
-    table.unlink()
-    table.mkdir()
-    message = mortals.run(stopped_run, {}, **RISING)["message"]
-    assert message.startswith(
-        f"{table}: is a folder where a file must be written: move it away; the state of step 4 is saved"
-    )
-    table.rmdir()
-    whole, _ = mortals.undisturbed({}, **RISING)
-    mortals.run(stopped_run, {}, **RISING)
-    assert contents(stopped_run) == whole
-
-
 def test_a_run_with_an_unreadable_first_file_is_refused(mortals, stopped_run):
     (stopped_run / "training.json").write_text("{")
     assert re.search("training.json: cannot be read .*: give --fresh or another --out", refused(mortals, stopped_run))

@@ -149,13 +149,7 @@ class LatencyTable:
     """
 
     def __init__(self, model: Tagger, layers: Sequence[str], timing: Timing | None = None) -> None:
-        """Time a network's layers.
-
-        Args:
-            model: The network; of its weights only the device matters.
-            layers: Layers whose widths will vary; parts that do not depend on them are timed as they are.
-            timing: The functions that measure.
-        """
+        """Time a network's layers; parts that do not depend on the widths of `layers` are timed as they are."""
         timing = timing or Timing()
         self._cost = WidthCost(model.spec)
         self.unpruned = timing.network(model)

@@ -11,8 +11,8 @@ from epanns.distributed import on_rank_zero
 from epanns.errors import Interrupted
 from epanns.models.modes import requires_grad_restored
 from epanns.models.tagger import Tagger
+from epanns.process import catching_signals
 from epanns.seeding import random_state_kept
-from epanns.signals import catching_signals
 from epanns.training.acceleration import fastest_kernels
 from epanns.training.config import TrainingConfig
 from epanns.training.distillation import teacher_of

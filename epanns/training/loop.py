@@ -13,7 +13,7 @@ from epanns.data.batches.sampler import StepBatches, make_stream
 from epanns.distributed import any_of, gather, on_rank_zero, rank, world_size
 from epanns.errors import ConfigError, Interrupted, TrainingError
 from epanns.labels import DECISIVE_SCORES
-from epanns.signals import Stopped, StopRequest
+from epanns.process import Stopped, StopRequest
 from epanns.training.acceleration import PrefetchedBatches
 from epanns.training.data_parallel import require_same_step
 from epanns.training.learner import Learner

@@ -14,7 +14,7 @@ from epanns.labels import LabelSet
 from epanns.models.families.cnn_2d import Cnn
 from epanns.models.modes import evaluation_mode
 from epanns.models.provenance import Operation, Provenance
-from epanns.signals import Stopped, StopRequest
+from epanns.process import Stopped, StopRequest
 from epanns.stages.finetune import validation_on
 from epanns.training.config import TrainingConfig
 from epanns.training.finetune import finetune

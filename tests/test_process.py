@@ -3,11 +3,11 @@
 import subprocess
 import sys
 
-from epanns.process_memory import keep_freed_memory
+from epanns.process import keep_freed_memory
 
 PROGRAM = """
 import resource, torch
-from epanns.process_memory import keep_freed_memory
+from epanns.process import keep_freed_memory
 
 def pages_of_a_tensor():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

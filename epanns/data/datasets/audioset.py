@@ -18,9 +18,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from epanns.data.clip import Clip
 from epanns.data.datasets.sound_files import sounds_below, stem_of
-from epanns.data.manifests.clip import Clip
-from epanns.data.manifests.manifest import Manifest
+from epanns.data.manifest import Manifest
 from epanns.errors import DataError
 from epanns.feedback import Progress
 from epanns.labels import LabelSet, audioset

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from epanns.cli.shared.command import EpannsCommand
 from epanns.cli.shared.options import (
     EXISTING,
     SEED,
+    EpannsCommand,
     bounded_option,
     device_option,
     in_process_group,

@@ -1,4 +1,4 @@
-"""Values of every type that TOML, JSON or Python can hold where a setting is expected."""
+"""Values of every type that TOML, JSON or a caller can give in place of a setting."""
 
 import datetime
 import math

@@ -1,4 +1,4 @@
-"""Start two processes of one run, as `torchrun` does, and wait for the files that they write."""
+"""Processes that tests start: two of one run, as `torchrun` would start them, and waiting for their files."""
 
 import fnmatch
 import os
@@ -19,7 +19,7 @@ def free_port() -> int:
 
 
 def started(command: list[str], rank: int, port: int) -> subprocess.Popen[str]:
-    """Start a Python process as one of two processes, with its rank in the environment."""
+    """Start one Python process of two, with the variables of torchrun."""
     place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2, "MASTER_PORT": port}
     environment = {**os.environ, "PYTHONPATH": str(_REPOSITORY), "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1"}
     environment |= {name: str(value) for name, value in place.items()}

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from epanns.records import STAGES, Failure, RunRecord
+from epanns.records import STAGES, RunRecord
 from epanns.reporting.notation import (
     MISSING,
     csv_text,
@@ -17,6 +17,7 @@ from epanns.reporting.notation import (
 )
 from epanns.reporting.rows import BlockKey, Estimate, Row
 from epanns.safe_text import printable
+from epanns.sweeps.journal import Failure
 from epanns.training.run.metrics import STEP_0_KEPT
 
 FOOTNOTE = (

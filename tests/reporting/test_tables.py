@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from epanns.models.spec import LAYOUTS
-from epanns.records import Failure
 from epanns.reporting.notation import short_layers
 from epanns.reporting.quoted import quoted_csv, quoted_rows
 from epanns.reporting.rows import rows_by_block
 from epanns.reporting.tables import measured_csv, measured_markdown, records_csv
 from epanns.safe_text import printable
+from epanns.sweeps.journal import Failure
 
 GOLDEN = """\
 **ESC-10, test, whole clip, 5 s input** (measured)

@@ -7,7 +7,8 @@ from types import SimpleNamespace
 import pytest
 
 from epanns.errors import DataError, OutputError
-from epanns.records import Failure, failures_in, read_records
+from epanns.records import read_records
+from epanns.sweeps.journal import Failure, failures_in, failures_in_words
 from epanns.sweeps.runner import Sweep
 
 
@@ -57,7 +58,7 @@ def test_a_base_outside_the_sweep_is_not_looked_at(tmp_path):
 def test_a_sweep_without_any_result_says_why(tmp_path):
     sweep(tmp_path / "s", ["a", "b"], a__error={"kind": "ValueError", "message": "no clips"})
     with pytest.raises(DataError, match=r"no run record .* 2 trials have no result, first .*/a: no clips$"):
-        read_records([tmp_path])
+        read_records([tmp_path], remark=failures_in_words)
 
 
 @pytest.mark.parametrize(

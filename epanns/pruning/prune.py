@@ -26,8 +26,6 @@ from epanns.pruning.surgery import channel_groups, remove_channels
 def prune(
     model: Tagger,
     config: PruningConfig | None = None,
-    clips: ClipSource | None = None,
-    *,
     calibration: ClipSource | None = None,
     **keywords: Unpack[PruningKeywords],
 ) -> tuple[Tagger, PruningPlan]:
@@ -39,10 +37,9 @@ def prune(
     Args:
         model: The network; not touched. It may be frozen, in any mode and on any device.
         config: The settings; by default made of `keywords`.
-        clips: Calibration clips for criteria that measure clips (`epanns.pruning.ranking.criteria.NEEDS`): batches of
+        calibration: Clips for criteria that measure clips (`epanns.pruning.ranking.criteria.NEEDS`): batches of
             waveforms ``(batch, samples)`` float in [-1, 1], for ``taylor`` pairs of waveforms and targets ``(batch,
             classes)``.
-        calibration: Another name for `clips`.
         **keywords: Instead of `config`: ``ratio``, ``ratios`` or ``budget`` as in `Amount`, and ``criterion``,
             ``layers``, ``allocate``, ``round_to`` and ``seed`` as in `PruningConfig`. Without ``layers``, one ratio
             leaves at least one channel in each layer.
@@ -54,25 +51,23 @@ def prune(
 
     Raises:
         PruningError: If a ratio, layer or criterion cannot be used, a layer would lose no or every channel, or the
-            network cannot be pruned as it is (compiled, wrapped for several devices, shared parameters); if both a
-            config and keywords are given, or both `clips` and `calibration`.
+            network cannot be pruned as it is (compiled, wrapped for several devices, shared parameters), or if both a
+            config and keywords are given.
     """
     if config is not None and keywords:
         raise PruningError(f"config and {', '.join(keywords)}: give either a config or keywords")
-    if clips is not None and calibration is not None:
-        raise PruningError("clips and calibration are the same setting: give one of them")
     config = PruningConfig.of(**keywords) if config is None else config
     _refuse_unprunable(model)
-    plan_, reached = _plan(model, config, calibration if clips is None else clips)
+    plan_, reached = _plan(model, config, calibration)
     pruned = without_channels(model, plan_)
     if reached is not None:
         pruned.provenance = reached.recorded(pruned.provenance)
     return pruned, _since_unpruned(model, plan_)
 
 
-def plan(model: Tagger, config: PruningConfig, clips: ClipSource | None = None) -> PruningPlan:
+def plan(model: Tagger, config: PruningConfig, calibration: ClipSource | None = None) -> PruningPlan:
     """Choose the channels to keep, without surgery, in the channel numbers of `model`; arguments as in `prune`."""
-    return plan_and_cost(model, config, clips)[0]
+    return plan_and_cost(model, config, calibration)[0]
 
 
 def plan_pruning(
@@ -83,21 +78,23 @@ def plan_pruning(
 
 
 def plan_and_cost(
-    model: Tagger, config: PruningConfig, clips: ClipSource | None = None
+    model: Tagger, config: PruningConfig, calibration: ClipSource | None = None
 ) -> tuple[PruningPlan, BudgetResult | None]:
     """Return the plan, and, where the config has a budget, what the pruned network costs; arguments as in `prune`."""
     _refuse_unprunable(model)
-    return _plan(model, config, clips)
+    return _plan(model, config, calibration)
 
 
-def _plan(model: Tagger, config: PruningConfig, clips: ClipSource | None) -> tuple[PruningPlan, BudgetResult | None]:
+def _plan(
+    model: Tagger, config: PruningConfig, calibration: ClipSource | None
+) -> tuple[PruningPlan, BudgetResult | None]:
     spec, budget = model.spec, config.budget
     ratios = _ratios_of(model, config) if budget is None else {}
     layers = _layers_of(model, config) if budget is not None else tuple(ratios)
 
     @functools.cache  # ranked once, and only after the widths are known to be possible
     def importance() -> dict[str, Tensor]:
-        return channel_importance(model, layers, criterion=config.criterion, seed=config.seed, calibration=clips)
+        return channel_importance(model, layers, criterion=config.criterion, seed=config.seed, calibration=calibration)
 
     def kept_of(widths: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
         return {layer: most_important(importance()[layer], width, layer=layer) for layer, width in widths.items()}

@@ -117,7 +117,7 @@ def test_json_is_exactly_one_object(epanns):
     assert (code, json.loads(out), err) == (0, {"ratio": 0.1, "names": []}, "")
 
 
-def test_option_beats_environment_beats_file_beats_default(epanns, monkeypatch, tmp_path):
+def test_option_overrides_environment_overrides_file_overrides_default(epanns, monkeypatch, tmp_path):
     config = tmp_path / "run.toml"
     config.write_text('pruning-ratio = 0.2\nname = ["a", "b"]\n')
     assert json.loads(epanns("echo", "--json", "--config", str(config))[1]) == {"ratio": 0.2, "names": ["a", "b"]}
@@ -153,7 +153,7 @@ def test_values_of_a_configuration_file_have_their_types(epanns, tmp_path, line,
     assert (code, message in err) == (1, True)
 
 
-def test_options_go_by_the_names_people_type(epanns, monkeypatch, tmp_path):
+def test_options_have_the_names_that_are_typed(epanns, monkeypatch, tmp_path):
     config = tmp_path / "run.toml"
     config.write_text("json = true\n")
     assert json.loads(epanns("echo", "--config", str(config))[1])["ratio"] == 0.1

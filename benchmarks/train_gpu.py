@@ -20,7 +20,7 @@ import torch
 from epanns.complexity.macs import profile
 from epanns.data.batches.dataset import PackDataset
 from epanns.data.datasets.synthetic import SyntheticSettings, make_synthetic
-from epanns.data.manifests.manifest import write_manifest
+from epanns.data.manifest import write_manifest
 from epanns.data.packing.packer import pack_manifest
 from epanns.data.packs.pack_format import PackSettings
 from epanns.models.tagger import Tagger

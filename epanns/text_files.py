@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import stat
 import tomllib
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ _DEEPEST = 64  # nested tables and lists
 _TOML_LIMIT = 2**63  # of whole numbers, as TOML itself has it
 _JSON_LIMIT = 2**64  # larger numbers are no counts, sizes or seeds, and the largest exceed float64
 
+_LONG_NUMBER = re.compile(r"[0-9]{20}")  # shorter numbers are below `_JSON_LIMIT`
 _TOO_DEEP = f"tables and lists are nested more than {_DEEPEST} deep"
 _TOO_LARGE = "a whole number does not fit in 64 bits"
 _TOML_REMEDY = "correct the file"
@@ -124,10 +126,13 @@ def parse_json(text: str, source: str, *, error: type[EpannsError], remedy: str 
             lists.
     """
     try:
+        # Most texts, such as the lines of a journal, need neither each number nor each item to be checked in Python.
+        integer = _number if _LONG_NUMBER.search(text) else int
         value = json.loads(
-            text, object_pairs_hook=_table, parse_constant=_number, parse_float=_number, parse_int=_number
+            text, object_pairs_hook=_table, parse_constant=_number, parse_float=_number, parse_int=integer
         )
-        for item in _items_of(value):
+        is_flat = text.count("{") + text.count("[") <= _DEEPEST and text.isascii() and "\\u" not in text
+        for item in () if is_flat else _items_of(value):
             if isinstance(item, str) and not item.isascii() and any("\ud800" <= letter <= "\udfff" for letter in item):
                 raise ValueError(f"{_shown(item)} has a lone surrogate")  # which no encoding can write
     except RecursionError:

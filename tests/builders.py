@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from click.testing import CliRunner
 
 from epanns.audio.frontend import FrontEndSpec
 from epanns.data.batches.dataset import PackDataset
-from epanns.data.manifests.manifest import Manifest, write_manifest
+from epanns.data.manifest import Manifest, write_manifest
 from epanns.data.packing.packer import pack_manifest
 from epanns.data.packs.pack_format import PackSettings
 from epanns.labels import LabelSet
@@ -23,6 +24,15 @@ from epanns.models.tagger import Tagger
 from epanns.models.zoo import ZOO, build_model
 from epanns.records import RunRecord, Stage
 from epanns.training.run.metrics import write_metrics
+
+# Files
+
+
+def contents(folder: Path, *, without: str = "a^") -> dict[str, bytes]:
+    """The bytes of all files below a folder, by relative name; names that match a regular expression are left out."""
+    files = {str(path.relative_to(folder)): path for path in folder.rglob("*") if path.is_file()}
+    return {name: path.read_bytes() for name, path in files.items() if not re.search(without, name)}
+
 
 # Networks
 

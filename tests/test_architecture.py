@@ -30,11 +30,11 @@ SIBLINGS = [{"complexity", "data"}, {"training", "evaluation"}, {"reporting", "e
 # Third-party package -> the only places that may import it.
 DOORS = {
     "torch_pruning": {"pruning/surgery.py"},
-    "torchaudio": {"audio/mel_filterbank.py"},
+    "torchaudio": {"audio/frontend.py"},
     "h5py": {"data/", "models/files/yamnet_file.py"},  # Google's weights of YAMNet are HDF5 too
     "soundfile": {"audio/", "data/datasets/synthetic.py"},
     "soxr": {"audio/"},
-    "av": {"audio/ffmpeg.py"},
+    "av": {"audio/decoders.py"},
     "safetensors": {"models/"},
     "scipy": {"evaluation/agreement.py"},
     "sklearn": {"evaluation/metrics.py"},

@@ -11,7 +11,7 @@ from epanns.data.datasets.audioset import read_audioset
 from epanns.data.datasets.class_folders import read_folder
 from epanns.data.datasets.esc50 import read_esc50
 from epanns.data.datasets.fsd50k import read_fsd50k
-from epanns.data.manifests.manifest import read_manifest
+from epanns.data.manifest import read_manifest
 from epanns.errors import DataError, EpannsError
 from epanns.labels import LabelSet
 from epanns.pruning.budgets.sensitivity_table import read_sensitivity

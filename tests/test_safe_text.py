@@ -155,7 +155,7 @@ REVIEWED = {
         "index_file(info.settings.splits)": "other characters replaced",
         "shard.file": "as in pack.py",
     },
-    "data/packs/foreign/panns_pack.py": {"shard.file": "compared with a pattern in pack_format"},
+    "data/packs/panns_pack.py": {"shard.file": "compared with a pattern in pack_format"},
     "data/packing/shard_packing.py": {"shard_name(number, self.packing.settings.format)": "a number"},
     "data/datasets/synthetic.py": {"f'clip-{index:06d}.wav'": "a number"},
     "data/packs/verification.py": {

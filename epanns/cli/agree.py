@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from epanns import atomic
-from epanns.cli.shared.command import EpannsCommand
-from epanns.cli.shared.options import EXISTING, in_process_group, json_option, out_option, reserve
+from epanns.cli.shared.options import EXISTING, EpannsCommand, in_process_group, json_option, out_option, reserve
 from epanns.cli.shared.scoring import (
     MAP_OPTION,
     Scoring,

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from epanns.cli.shared.command import EpannsCommand
-from epanns.cli.shared.options import EXISTING, bounded_option, json_option, out_option
+from epanns.cli.shared.options import EXISTING, EpannsCommand, bounded_option, json_option, out_option
 from epanns.cli.shared.terminal import emit, log, progress_counter, write_message
 from epanns.signals import STOPPING
 

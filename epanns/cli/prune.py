@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from epanns.cli.shared.amount import AMOUNT_SECTIONS, Amount, amount_options
-from epanns.cli.shared.command import SectionedCommand
 from epanns.cli.shared.options import (
     EXISTING,
+    SectionedCommand,
     device_option,
     json_option,
     out_option,
@@ -20,8 +19,11 @@ from epanns.cli.shared.options import (
     torch_device,
 )
 from epanns.cli.shared.packs import in_order_of, open_packs, pack_options
-from epanns.cli.shared.recovery import (
+from epanns.cli.shared.pruning_options import (
+    AMOUNT_SECTIONS,
+    Amount,
     RecoveryName,
+    amount_options,
     given_settings,
     open_calibration,
     recover_on,

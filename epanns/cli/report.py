@@ -5,8 +5,7 @@ from pathlib import Path
 
 import click
 
-from epanns.cli.shared.command import EpannsCommand
-from epanns.cli.shared.options import EXISTING, PATH, json_option, out_option
+from epanns.cli.shared.options import EXISTING, PATH, EpannsCommand, json_option, out_option
 from epanns.cli.shared.terminal import emit
 from epanns.errors import ConfigError
 from epanns.safe_text import printable

@@ -5,8 +5,7 @@ from pathlib import Path
 
 import click
 
-from epanns.cli.shared.command import EpannsCommand
-from epanns.cli.shared.options import EXISTING, PATH, bounded_option, json_option, out_option
+from epanns.cli.shared.options import EXISTING, PATH, EpannsCommand, bounded_option, json_option, out_option
 from epanns.cli.shared.terminal import emit, log
 from epanns.errors import EpannsError
 

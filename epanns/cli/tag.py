@@ -9,8 +9,16 @@ from typing import TYPE_CHECKING, Any, Self, TextIO
 
 import click
 
-from epanns.cli.shared.command import EpannsCommand
-from epanns.cli.shared.options import EXISTING, OUTPUT, PATH, device_option, json_option, reserve, torch_device
+from epanns.cli.shared.options import (
+    EXISTING,
+    OUTPUT,
+    PATH,
+    EpannsCommand,
+    device_option,
+    json_option,
+    reserve,
+    torch_device,
+)
 from epanns.cli.shared.terminal import emit, log, report_once
 from epanns.errors import DataError
 from epanns.safe_text import printable, spreadsheet_cell

@@ -16,8 +16,9 @@ from epanns.models.spec import LEAN_FAMILIES, ModelSpec
 from epanns.models.tagger import Tagger
 from epanns.models.zoo import ZOO, build_model, spec_of
 from epanns.pruning.recovery.batch_norm_reestimation import refuse_folded
-from epanns.safe_text import is_printable, printable
+from epanns.safe_text import is_printable
 from epanns.strict import ANY_TEXT, BOOLEAN, PATH, TABLE, Rule, check_fields, error_messages, number
+from epanns.sweeps.journal import base_in_words
 from epanns.training.settings.config import TrainingConfig, frozen_in
 from epanns.training.settings.presets import read_training
 
@@ -100,15 +101,6 @@ class BaseConfig:
         for name, weight in training.teacher_weights.items():
             raise ConfigError(f"{name}={weight}: a base has no teacher; distil in [[finetune]]")
         return training.to_dict()
-
-
-def base_in_words(label: str, model: str, width: float, checkpoint: str) -> str:
-    """Return the label of a base, or else the name of its checkpoint, or else its model and width."""
-    if label:
-        return printable(label)
-    if checkpoint:
-        return printable(Path(checkpoint).name or checkpoint)
-    return model if width == 1 else f"{model} x {width:g}"
 
 
 def training_of(table: Mapping[str, Any], seed: int | None) -> TrainingConfig:

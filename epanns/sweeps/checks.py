@@ -25,8 +25,8 @@ from epanns.pruning.recovery.recover import parts_of
 from epanns.stages.finetune import require_trainable
 from epanns.strict import error_messages
 from epanns.sweeps.base import BaseConfig, GivenNetwork, network_without_weights
-from epanns.sweeps.experiment import Experiment
-from epanns.sweeps.grid import amount_in_words, pruning_of
+from epanns.sweeps.experiment import Experiment, pruning_of
+from epanns.sweeps.journal import amount_in_words
 from epanns.training.run.validation import indistinct, require_positives
 from epanns.training.settings.config import TrainingConfig, frozen_in
 from epanns.training.settings.run_options import Log, no_log

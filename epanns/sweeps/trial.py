@@ -29,7 +29,7 @@ from epanns.safe_text import path_name
 from epanns.seeding import derive_seed, numpy_generator, random_state_kept
 from epanns.stages.finetune import validation_on
 from epanns.stages.score import device_of, recorded_width, score, scored_seconds
-from epanns.sweeps.grid import pruning_of
+from epanns.sweeps.experiment import pruning_of
 from epanns.sweeps.journal import TrialFolder
 from epanns.training.run.finetune import finetune
 from epanns.training.settings.config import TrainingConfig, frozen_in
@@ -40,7 +40,7 @@ def run_trial(folder: TrialFolder, *, on_step: OnStep | None = None, log: Log = 
     """Run or resume a trial, write its result and return it; the result of a finished trial is only read.
 
     Args:
-        folder: Prepared by `journal.Sweep.prepare`.
+        folder: Prepared by `runner.Sweep.prepare`.
         on_step: Called after each training step.
         log: Called with one line for each remark of the training runs.
     """

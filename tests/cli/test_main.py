@@ -10,8 +10,7 @@ import torch
 
 from epanns.cli import main as main_module
 from epanns.cli.main import main
-from epanns.cli.shared.command import EpannsCommand
-from epanns.cli.shared.options import json_option
+from epanns.cli.shared.options import EpannsCommand, json_option
 from epanns.cli.shared.terminal import emit
 from epanns.errors import DataProblems, EpannsError, Interrupted, did_you_mean
 

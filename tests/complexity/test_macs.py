@@ -1,4 +1,5 @@
 import copy
+import json
 
 import pytest
 import torch
@@ -7,7 +8,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from epanns.audio.frontend import FrontEndSpec
-from epanns.complexity.macs import count_layers, front_end_params, mel_macs, profile, stft_macs
+from epanns.complexity.macs import LayerCost, ModelCost, count_layers, front_end_params, mel_macs, profile, stft_macs
 from epanns.errors import ConfigError
 from epanns.models.families.cnn_2d import Cnn
 from epanns.models.spec import ModelSpec, conv_widths
@@ -370,3 +371,49 @@ def test_a_network_changed_by_hand_is_refused():
         match=r"this narrow differs from its spec, which would be counted instead: .*fc1\.weight is \(10, 8\)",
     ):
         profile(model)
+
+
+COST = ModelCost(
+    name="narrow",
+    sample_rate=8_000,
+    clip_seconds=10.0,
+    n_params=100,
+    n_params_with_front_end=130,
+    n_params_with_statistics=110,
+    n_params_folded=96,
+    param_bytes=400,
+    backbone_macs=7_000,
+    front_end_macs=500,
+    panns_multiply_adds=15_000,
+    layers=(LayerCost("conv_block1.conv1", 4, 36, 7_000),),
+    uncounted={"aten.relu_": 2},
+)
+
+
+def test_to_dict_has_the_promised_keys_and_is_json():
+    assert list(json.loads(json.dumps(COST.to_dict()))) == [
+        "name",
+        "sample_rate",
+        "clip_seconds",
+        "n_params",
+        "n_params_with_front_end",
+        "n_params_with_statistics",
+        "n_params_folded",
+        "param_bytes",
+        "backbone_macs",
+        "front_end_macs",
+        "panns_multiply_adds",
+        "layers",
+        "uncounted",
+    ]
+    assert COST.to_dict()["layers"] == [
+        {"name": "conv_block1.conv1", "width": 4, "n_params": 36, "macs": 7_000},
+    ]
+
+
+def test_summary_leaves_the_lists_out():
+    assert COST.summary().keys() == COST.to_dict().keys() - {"layers", "uncounted"}
+
+
+def test_front_end_and_backbone_add_up():
+    assert COST.macs_with_front_end == 7_500

@@ -17,7 +17,7 @@ from epanns.evaluation.predict import predict
 from epanns.evaluation.protocol import EvaluationProtocol
 from epanns.export import export
 from epanns.export.export import Int8, export_network
-from epanns.export.int8.clips import agreement, compare
+from epanns.export.int8_clips import agreement, compare
 from epanns.export.network import OPSET, named_inputs, to_onnx
 from epanns.export.runtime import OnnxTagger, outputs_of
 from epanns.labels import LabelSet

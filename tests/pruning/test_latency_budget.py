@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from epanns.complexity.cost import Latency
+from epanns.complexity.latency import Latency
 from epanns.complexity.macs import lstm_macs, profile
 from epanns.errors import PruningError
 from epanns.models.families.lean import BiLSTM

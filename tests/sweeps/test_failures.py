@@ -8,7 +8,7 @@ import pytest
 
 from epanns.errors import DataError, OutputError
 from epanns.records import Failure, failures_in, read_records
-from epanns.sweeps.journal import Sweep
+from epanns.sweeps.runner import Sweep
 
 
 def sweep(folder, trials, **files):

@@ -28,8 +28,7 @@ from epanns.records import read_records
 from epanns.reporting.rows import count_networks
 from epanns.stages.score import record_of_checkpoint
 from epanns.sweeps.experiment import Trial, parse_experiment
-from epanns.sweeps.journal import Sweep
-from epanns.sweeps.runner import run_experiment
+from epanns.sweeps.runner import Sweep, run_experiment
 from epanns.workfolder import WorkFolder
 from tests.processes import wait_for_file
 

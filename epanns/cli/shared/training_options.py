@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from epanns.cli.shared.command import SectionedCommand
-from epanns.cli.shared.options import EXISTING, SEED, Decorator
+from epanns.cli.shared.options import EXISTING, SEED, Decorator, SectionedCommand
 from epanns.cli.shared.terminal import log
 from epanns.errors import ConfigError
 from epanns.training.settings.config import RULES, TEACHER_WEIGHTS, TrainingConfig, frozen_in, option_of

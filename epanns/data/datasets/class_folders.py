@@ -7,10 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from epanns.csv_table import read_csv_table, whole_number
+from epanns.data.clip import LABEL_SEPARATOR, Clip
 from epanns.data.datasets.sound_files import files_below, is_sound
 from epanns.data.datasets.splits import UNSPLIT, SplitSettings, draw_splits
-from epanns.data.manifests.clip import LABEL_SEPARATOR, Clip
-from epanns.data.manifests.manifest import Manifest, without_manifests
+from epanns.data.manifest import Manifest, without_manifests
 from epanns.errors import ConfigError, DataError
 from epanns.labels import LabelSet, composed, in_label_order, names_read_alike
 

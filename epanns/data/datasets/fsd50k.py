@@ -9,9 +9,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from epanns.csv_table import SHORT_LIST, CsvKind, read_csv_rows, read_csv_table
+from epanns.data.clip import Clip
 from epanns.data.datasets.sound_files import SoundsByStem
-from epanns.data.manifests.clip import Clip
-from epanns.data.manifests.manifest import Manifest
+from epanns.data.manifest import Manifest
 from epanns.errors import DataError
 from epanns.labels import LabelSet
 from epanns.strict import shown

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from epanns import atomic
 from epanns.audio.resampling import to_int16
-from epanns.data.manifests.clip import Clip
-from epanns.data.manifests.manifest import Manifest
+from epanns.data.clip import Clip
+from epanns.data.manifest import Manifest
 from epanns.feedback import Progress
 from epanns.labels import LabelSet
 from epanns.seeding import numpy_generator

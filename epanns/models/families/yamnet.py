@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from epanns.audio.frontend import SILENCE, YamnetLogMel, count_patches, patches_of
 from epanns.audio.short_clips import pad_to_patches
-from epanns.audio.yamnet_logmel import SILENCE, YamnetLogMel, count_patches, patches_of
 from epanns.errors import ConfigError
 from epanns.labels import LabelSet
 from epanns.models.layers.pooling import ModelOutput, averaged, averaged_choices, probabilities_of

@@ -14,8 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from epanns.complexity.cost import Latency
-from epanns.complexity.latency import measure_latency, noise, synchronize
+from epanns.complexity.latency import Latency, measure_latency, noise, synchronize
 from epanns.complexity.width_cost import WidthCost, Widths
 from epanns.errors import PruningError
 from epanns.models.families.lean import BiLSTM

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from epanns.complexity.cost import Latency
+from epanns.complexity.latency import Latency
 from epanns.complexity.width_cost import WidthCost, Widths
 from epanns.errors import PruningError
 from epanns.models.provenance import Operation, Provenance

@@ -12,8 +12,7 @@ import pytest
 
 from epanns.cli import main as main_module
 from epanns.cli.main import main
-from epanns.cli.shared.command import EpannsCommand
-from epanns.cli.shared.options import EXISTING, OUTPUT, PATH, json_option, out_option
+from epanns.cli.shared.options import EXISTING, OUTPUT, PATH, EpannsCommand, json_option, out_option
 from epanns.cli.shared.terminal import emit, log
 from epanns.errors import ConfigError, EpannsError
 

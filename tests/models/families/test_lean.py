@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from epanns.audio.yamnet_logmel import SILENCE
+from epanns.audio.frontend import SILENCE
 from epanns.errors import ConfigError
 from epanns.evaluation.protocol import cut_windows
 from epanns.labels import LabelSet, fsd50k

@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from epanns.audio.frontend import SILENCE, YamnetLogMel
 from epanns.audio.short_clips import pad_to_patches
 from epanns.audio.waveform import load_waveform
-from epanns.audio.yamnet_logmel import SILENCE, YamnetLogMel
 from epanns.errors import ConfigError
 from epanns.labels import audioset, yamnet
 from epanns.models.families.yamnet import ShiftNorm2d, Yamnet

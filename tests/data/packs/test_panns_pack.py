@@ -7,7 +7,7 @@ import h5py
 import numpy as np
 import pytest
 
-from epanns.data.packs.foreign import panns_file
+from epanns.data.packs import panns_file
 from epanns.data.packs.pack import open_pack
 from epanns.errors import PackError
 from epanns.labels import LabelSet, audioset
@@ -52,7 +52,7 @@ def file(tmp_path):
         {"chunks": (1, SAMPLES), "compression": "gzip", "fletcher32": True},
     ],
 )
-def test_a_waveform_file_is_read_as_it_is(tmp_path, how):
+def test_a_waveform_file_is_read_unchanged(tmp_path, how):
     pack = open_pack(write_waveforms(tmp_path / "eval.h5", NAMES, **how), labels=LABELS)
     assert_holds(pack, NAMES)
     assert (pack.sample_rate, pack.clip_samples, pack.dataset, pack.n_empty) == (32_000, SAMPLES, "eval", 0)
@@ -83,13 +83,13 @@ def test_targets_may_be_bytes(tmp_path, file, dtype):
     assert_holds(open_pack(file, labels=LABELS), NAMES)
 
 
-def test_names_that_are_no_youtube_names_stay_as_they_are(tmp_path):
+def test_names_without_a_youtube_id_are_unchanged(tmp_path):
     names = ["fold1/Yx.wav", "Yclip-000001.flac", "17.wav"]
     pack = open_pack(write_waveforms(tmp_path / "x.h5", names), labels=LABELS)
     assert pack.columns.clip_ids.tolist() == [name.encode() for name in names]
 
 
-def test_a_folder_is_its_files_by_name(tmp_path):
+def test_a_folder_is_its_files_in_the_order_of_their_names(tmp_path):
     second = write_waveforms(tmp_path / "parts" / "part01.h5", clip_names(3, first=10))
     write_waveforms(second.with_name("part00.h5"), NAMES)
     (second.parent / "readme.txt").touch()
@@ -98,7 +98,7 @@ def test_a_folder_is_its_files_by_name(tmp_path):
     assert pack.dataset == "parts"
 
 
-def test_classes_are_audiosets_where_there_are_527(tmp_path, file):
+def test_527_classes_are_audiosets(tmp_path, file):
     with h5py.File(file, "r+") as opened:
         del opened["target"]
         opened["target"] = np.eye(7, 527, dtype=bool)
@@ -107,7 +107,7 @@ def test_classes_are_audiosets_where_there_are_527(tmp_path, file):
     assert pack.remarks[-1] == f"{file}: its 527 classes are assumed to be AudioSet's; --labels names others"
 
 
-def test_classes_that_nobody_names_are_asked_for(file):
+def test_unknown_classes_must_be_given(file):
     with pytest.raises(PackError, match=r"eval\.h5: has 6 classes and does not name them; give --labels FILE\.csv"):
         open_pack(file)
     with pytest.raises(PackError, match=r"eval\.h5: has 6 classes, the labels given are 527; give its own"):
@@ -128,7 +128,7 @@ def layout(tmp_path):
     return root
 
 
-def test_an_index_finds_its_files_wherever_it_was_made(layout):
+def test_an_index_of_another_machine_finds_its_files(layout):
     balanced = [name for name in NAMES if name != NAMES[2]]
     expected = {"balanced_train": balanced, "unbalanced_train/part00": clip_names(4, first=20)}
     expected["full_train"] = clip_names(4, first=20) + balanced
@@ -138,7 +138,7 @@ def test_an_index_finds_its_files_wherever_it_was_made(layout):
         assert pack.n_empty == ("part" not in name)
 
 
-def test_the_folder_above_says_what_to_name(layout):
+def test_the_folder_above_is_refused_with_the_index_files(layout):
     with pytest.raises(PackError, match=r"hdf5s: holds PANNs' folders; name one of the index files in "):
         open_pack(layout)
 
@@ -155,7 +155,7 @@ def test_an_index_of_some_rows_in_another_order(layout):
     assert_holds(open_pack(path, labels=LABELS), names)
 
 
-def test_waveform_files_may_lie_beside_the_index(tmp_path, layout):
+def test_waveform_files_can_be_beside_the_index(tmp_path, layout):
     flat = tmp_path / "flat"
     flat.mkdir()
     shutil.copy(layout / "waveforms" / "balanced_train.h5", flat / "balanced_train.h5")
@@ -193,14 +193,14 @@ def set_row(row, value):
         ("target", set_row(1, True), "target: differs from that of"),
     ],
 )
-def test_an_index_that_leads_elsewhere_is_refused(layout, name, change, message):
+def test_an_index_that_contradicts_its_files_is_refused(layout, name, change, message):
     path = layout / "indexes" / "balanced_train.h5"
     edit(path, name, change)
     with pytest.raises(PackError, match=rf"indexes/balanced_train\.h5: {re.escape(message)}"):
         open_pack(path, labels=LABELS)
 
 
-def test_a_waveform_file_that_is_there_twice_is_not_guessed(layout):
+def test_a_waveform_file_in_two_places_is_refused(layout):
     shutil.copytree(layout / "waveforms" / "unbalanced_train", layout / "waveforms" / "copy")
     with pytest.raises(PackError, match=r"'part00\.h5', which could be .*copy/part00\.h5 and .*part00\.h5; remove one"):
         open_pack(layout / "indexes" / "full_train.h5", labels=LABELS)
@@ -250,12 +250,12 @@ def test_a_file_that_changes_after_it_was_opened_is_refused(tmp_path, how, opene
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 @pytest.mark.parametrize("how", [{}, {"compression": "lzf"}])
-def test_a_pack_goes_to_other_processes(tmp_path, how, method):
+def test_a_pack_can_be_passed_to_other_processes(tmp_path, how, method):
     pack = open_pack(write_waveforms(tmp_path / "x.h5", NAMES, **how), labels=LABELS)
     assert read_elsewhere(pack, method) == read_here(pack)
 
 
-def test_digests_tell_packs_apart(tmp_path, file):
+def test_digests_of_different_packs_differ(tmp_path, file):
     digest = open_pack(file, labels=LABELS).digest
     assert re.fullmatch(r"[0-9a-f]{64}", digest)
     assert open_pack(shutil.copy(file, tmp_path / "copy.h5"), labels=LABELS).digest == digest
@@ -263,7 +263,7 @@ def test_digests_tell_packs_apart(tmp_path, file):
     assert open_pack(file, labels=LABELS).digest != digest
 
 
-def test_children_that_read_together_open_the_file_each_for_itself(tmp_path, monkeypatch):
+def test_forked_processes_open_the_file_for_themselves(tmp_path, monkeypatch):
     """A handle of HDF5 must not be used on both sides of a fork, not even for one reading."""
     pack = open_pack(write_waveforms(tmp_path / "x.h5", NAMES, compression="gzip"), labels=LABELS)
     expected = read_here(pack)

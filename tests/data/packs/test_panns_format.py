@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from epanns.data.packs.foreign.panns_format import clip_id_of, index_file, panns_name, write_index, write_waveform_file
+from epanns.data.packs.panns_file import clip_id_of, index_file, panns_name, write_index, write_waveform_file
 from epanns.data.packs.shard import ShardRow
 
 YOUTUBE_ID = st.text("abcXYZ019-_", min_size=11, max_size=11)
@@ -32,13 +32,13 @@ def test_youtube_ids_are_named_as_panns_names_them(clip_id):
 
 
 @given(st.text(max_size=20) | YOUTUBE_ID)
-def test_names_lead_back_to_clip_ids(text):
+def test_clip_ids_are_recovered_from_names(text):
     clip_id = clip_id_of(text)
     assert clip_id_of(panns_name(clip_id)) == clip_id
 
 
 @pytest.mark.parametrize("clip_id", ["1-100032-A", "dog/bark.wav", "YabcdefghijkX.wav", "Yabc def ghi.wav", "ø" * 11])
-def test_other_ids_stay_as_they_are(clip_id):
+def test_other_ids_are_unchanged(clip_id):
     assert panns_name(clip_id) == clip_id_of(clip_id) == clip_id
 
 
@@ -61,7 +61,7 @@ def test_a_waveform_file_has_panns_types_and_no_empty_rows(tmp_path, n_rejected)
             np.testing.assert_array_equal(file["target"][index], row.target)
 
 
-def test_no_rows_make_no_file(tmp_path):
+def test_no_file_is_written_without_rows(tmp_path):
     assert write(tmp_path / "part.h5", 0, most_rows=4) == 0
     assert not list(tmp_path.iterdir())
 
@@ -72,7 +72,7 @@ def test_longer_names_get_longer_strings(tmp_path):
         assert file["audio_name"].dtype == np.dtype("S33")
 
 
-def test_an_index_leads_to_every_row(tmp_path):
+def test_an_index_refers_to_every_row(tmp_path):
     files = [tmp_path / f"part{number:05d}.h5" for number in range(2)]
     write(files[0], 3, most_rows=4)
     write(files[1], 2, most_rows=2, first=3)
@@ -111,7 +111,7 @@ def test_an_index_is_named_after_its_splits(splits, name):
 
 
 @given(st.lists(st.text(), max_size=8) | st.sampled_from([["s" * 300], ["../x", "/etc"], ["ä" * 120], [".."]]))
-def test_an_index_is_one_file_of_its_folder_whatever_the_splits_are_called(splits):
+def test_any_split_names_give_one_file_in_the_index_folder(splits):
     folder, _, name = index_file(splits).partition("/")
     assert folder == "indexes"
     assert re.fullmatch(r"[\w+-]+\.h5", name)

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
+from epanns.export.equalise import QUIETEST, channel_maxima, equalise, pairs_of
 from epanns.export.graph import copy_of
-from epanns.export.int8.clips import ranges_of
-from epanns.export.int8.equalise import QUIETEST, channel_maxima, equalise, pairs_of
-from epanns.export.int8.quantise import activations_of, correlation, quantised
+from epanns.export.int8_clips import ranges_of
+from epanns.export.quantise import activations_of, correlation, quantised
 from tests.export.graphs import graph_of, run, separable
 
 RNG = np.random.default_rng(1)

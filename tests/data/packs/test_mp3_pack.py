@@ -4,8 +4,8 @@ import pytest
 
 from epanns.audio.resampling import INT16_MAX
 from epanns.audio.waveform import load_waveform
-from epanns.data.packs.foreign import mp3_pack
-from epanns.data.packs.foreign.mp3_pack import _COLLECTION, _OBJECT, REFERENCE, Mp3Pack, read_references, read_string
+from epanns.data.packs import mp3_pack
+from epanns.data.packs.mp3_pack import _COLLECTION, _OBJECT, REFERENCE, Mp3Pack, read_references, read_string
 from epanns.data.packs.open_files import Stamp, read_at
 from epanns.data.packs.pack import open_pack
 from epanns.errors import ConfigError, PackError
@@ -51,7 +51,7 @@ def test_names_and_targets_are_those_of_the_file(file):
 
 
 @pytest.mark.parametrize(("rate", "seconds"), [(32_000, 10.0), (16_000, 0.75)])
-def test_clips_are_what_the_same_files_on_disk_are(tmp_path, file, contents, rate, seconds):
+def test_clips_equal_the_same_files_on_disk(tmp_path, file, contents, rate, seconds):
     pack = Mp3Pack(file, labels=LABELS, sample_rate=rate, seconds=seconds)
     for index, content in enumerate(contents):
         path = tmp_path / "clip"
@@ -63,7 +63,7 @@ def test_clips_are_what_the_same_files_on_disk_are(tmp_path, file, contents, rat
         assert not out[n_samples:].any()
 
 
-def test_classes_are_told_by_their_number(tmp_path, contents):
+def test_classes_are_identified_by_their_number(tmp_path, contents):
     for width, labels in ((527, audioset()), (200, fsd50k())):
         target = np.eye(5, width, k=width - 5, dtype=bool)
         pack = open_pack(write_mp3_file(tmp_path / "x.hdf", NAMES, contents, target))
@@ -71,7 +71,7 @@ def test_classes_are_told_by_their_number(tmp_path, contents):
         np.testing.assert_array_equal(pack.columns.targets.dense(), target)
 
 
-def test_classes_that_nobody_names_are_asked_for(file):
+def test_unknown_classes_must_be_given(file):
     with pytest.raises(
         PackError, match=r"eval_mp3\.hdf: has 9 to 16 classes and does not name them; give --labels FILE"
     ):
@@ -81,9 +81,7 @@ def test_classes_that_nobody_names_are_asked_for(file):
 
 
 @pytest.mark.parametrize(("width", "taken_to_be"), [(527, "AudioSet's"), (200, "FSD50K's")])
-def test_classes_are_guessed_only_where_a_clip_has_the_last_and_the_guess_is_told(
-    tmp_path, contents, width, taken_to_be
-):
+def test_classes_are_assumed_only_if_a_clip_has_the_last_and_a_remark_states_it(tmp_path, contents, width, taken_to_be):
     target = np.zeros((5, width), bool)
     target[1, width - 2] = True  # one class fewer would do
     path = write_mp3_file(tmp_path / "x.hdf", NAMES, contents, target)
@@ -105,7 +103,7 @@ def test_bits_beyond_the_classes_are_refused(tmp_path, contents):
         open_pack(write_mp3_file(tmp_path / "x.hdf", NAMES, contents, target))
 
 
-def test_what_does_not_decode_is_named(tmp_path, contents):
+def test_a_clip_that_does_not_decode_is_reported(tmp_path, contents):
     broken = [b"no sound at all" * 20, *contents[1:]]
     pack = open_pack(write_mp3_file(tmp_path / "x.hdf", NAMES, broken, TARGET), labels=LABELS)
     with pytest.raises(PackError, match=r"clip '--4gqARaEJE': .*x\.hdf: row 0: its mp3: cannot be decoded"):
@@ -119,13 +117,13 @@ def test_a_row_that_was_never_written_is_refused(tmp_path, contents):
         open_pack(path, labels=LABELS)
 
 
-def test_options_that_cannot_be_are_refused(file):
+def test_impossible_options_are_refused(file):
     with pytest.raises(ConfigError, match="sample_rate=1: must be a whole number in"):
         Mp3Pack(file, labels=LABELS, sample_rate=1)
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
-def test_a_pack_goes_to_other_processes(file, method):
+def test_a_pack_can_be_passed_to_other_processes(file, method):
     pack = open_pack(file, labels=LABELS, sample_rate=8_000, seconds=0.5)
     assert read_elsewhere(pack, method) == read_here(pack)
 
@@ -154,7 +152,7 @@ def test_strings_of_any_length_come_back_as_hdf5_reads_them(tmp_path):
         ("collection", 96, "heap at byte 96: is no collection of HDF5 within the file"),
     ],
 )
-def test_a_reference_that_leads_elsewhere_is_refused(file, field, value, message):
+def test_a_wrong_reference_is_refused(file, field, value, message):
     with h5py.File(file) as opened:
         place = opened["mp3"].id.get_offset() + 3 * REFERENCE.itemsize + REFERENCE.fields[field][1]
     content = bytearray(file.read_bytes())
@@ -174,7 +172,7 @@ def test_a_file_that_changes_after_it_was_opened_is_refused(file, contents):
         read(pack, 0)
 
 
-def test_a_collection_of_more_objects_than_there_are_numbers_is_not_walked_to_its_end(tmp_path, monkeypatch):
+def test_a_collection_of_too_many_objects_is_not_read_to_its_end(tmp_path, monkeypatch):
     path = tmp_path / "heap"
     empty = np.zeros(100_000, _OBJECT)
     empty["number"] = 1

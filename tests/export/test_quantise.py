@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from epanns.export.int8.clips import ranges_of
-from epanns.export.int8.quantise import (
+from epanns.export.int8_clips import ranges_of
+from epanns.export.quantise import (
     FAITHFUL,
     activations_of,
     correlation,

@@ -2,7 +2,7 @@
 
 A manifest is four files: ``NAME.csv`` with the clips whose file was found, ``NAME.missing.csv`` with the other clips,
 ``NAME.labels.csv`` with the class order, and ``NAME.info.json`` with the counts. Any tool can write them; readers of
-published data sets are beside this module. The rules for clips are in `epanns.data.manifests.clip`.
+published data sets are beside this module. The rules for clips are in `epanns.data.clip`.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ from typing import Any
 
 from epanns import atomic
 from epanns.csv_table import CsvKind, read_csv_rows, require_fields, whole_number
-from epanns.data.manifests.clip import LABEL_SEPARATOR, Clip, ClipCheck, clip_id_bytes
+from epanns.data.clip import LABEL_SEPARATOR, Clip, ClipCheck, clip_id_bytes
 from epanns.errors import DataError, OutputError
 from epanns.labels import LabelSet, composed
 from epanns.safe_text import is_printable
@@ -46,7 +46,7 @@ class Manifest:
         notes: Notes for the user, one sentence each.
 
     Raises:
-        DataError: If a clip breaks a rule of `epanns.data.manifests.clip`.
+        DataError: If a clip breaks a rule of `epanns.data.clip`.
     """
 
     dataset: str

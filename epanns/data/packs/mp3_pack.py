@@ -18,12 +18,21 @@ from numpy.typing import NDArray
 from epanns import atomic
 from epanns.audio.resampling import to_int16
 from epanns.audio.waveform import load_encoded
-from epanns.data.manifests.clip import LONGEST_CLIP_ID
+from epanns.data.clip import LONGEST_CLIP_ID
 from epanns.data.packs.clip_source import ClipColumns, labels_of_width, refuse_wrong_ids, remark_on_classes
-from epanns.data.packs.foreign.foreign_columns import ADVICE, read_packed_targets, read_strings, refuse_shape, rows_of
 from epanns.data.packs.open_files import Stamp, close_files, read_at
 from epanns.data.packs.pack_format import PackSettings
-from epanns.data.packs.safe_hdf5 import opened, pack_errors, plain_datasets, refusal
+from epanns.data.packs.safe_hdf5 import (
+    ADVICE,
+    opened,
+    pack_errors,
+    plain_datasets,
+    read_packed_targets,
+    read_strings,
+    refusal,
+    refuse_shape,
+    rows_of,
+)
 from epanns.errors import DataError, PackError
 from epanns.labels import LabelSet
 

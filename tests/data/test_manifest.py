@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from epanns import atomic
-from epanns.data.manifests.clip import Clip
-from epanns.data.manifests.manifest import (
+from epanns.data.clip import Clip
+from epanns.data.manifest import (
     Manifest,
     ManifestFile,
     SplitCounts,
@@ -87,7 +87,7 @@ def test_paths_below_the_manifest_are_relative_and_others_absolute(tmp_path, cli
     assert lines[2].startswith(f"b.wav,{tmp_path}/b.wav,")
 
 
-def test_writing_the_same_again_is_no_error_and_another_is_refused(tmp_path, clip):
+def test_the_same_manifest_can_be_written_again_and_another_is_refused(tmp_path, clip):
     manifest = Manifest("m", LabelSet.of(["dog", "rain"]), (clip,))
     write_manifest(manifest, tmp_path / "m.csv")
     write_manifest(manifest, tmp_path / "m.csv")
@@ -104,7 +104,7 @@ def test_a_manifest_of_many_rows_is_written_in_their_order(tmp_path, clip):
     assert lines == [HEADER, *(f"{number}.wav,a.wav,1.5,0.1,dog;rain,train,2" for number in range(10_000))]
 
 
-def test_files_that_are_there_are_compared_to_the_end_and_before_any_is_written(tmp_path, clip):
+def test_existing_files_are_compared_completely_before_any_is_written(tmp_path, clip):
     manifest = Manifest("m", LabelSet.of(["dog", "rain"]), (clip,))
     write_manifest(manifest, tmp_path / "m.csv")
     whole = (tmp_path / "m.csv").read_bytes()
@@ -116,7 +116,7 @@ def test_files_that_are_there_are_compared_to_the_end_and_before_any_is_written(
         assert not labels_path(tmp_path / "m.csv").exists()
 
 
-def test_another_count_of_ignored_files_is_written_again(tmp_path, clip):
+def test_a_changed_number_of_ignored_files_is_written_again(tmp_path, clip):
     """Packs and runs below the data set's folder are ignored files of the next scan."""
     manifest = Manifest("m", LabelSet.of(["dog", "rain"]), (clip,), ignored=1, notes=("a note",))
     write_manifest(manifest, tmp_path / "m.csv")
@@ -127,12 +127,12 @@ def test_another_count_of_ignored_files_is_written_again(tmp_path, clip):
 
 
 @pytest.mark.parametrize("label", ["a\nb", "a\x1b[1mb"])
-def test_a_label_that_is_no_printable_line_cannot_be_written(tmp_path, label):
+def test_a_label_that_is_not_printable_cannot_be_written(tmp_path, label):
     with pytest.raises(DataError, match="must be printable text, on one line; rename the class"):
         write_manifest(Manifest("m", LabelSet.of([label]), ()), tmp_path / "m.csv")
 
 
-def test_names_with_joiners_survive_the_file(tmp_path):
+def test_names_with_joiners_survive_the_round_trip(tmp_path):
     names = ["👩\u200d👧", "می\u200cروم"]
     clips = tuple(Clip(f"{name}/a.wav", f"{tmp_path}/{name}/a.wav", (name,), "train") for name in names)
     manifest = Manifest("m", LabelSet.of(names), clips)
@@ -140,7 +140,7 @@ def test_names_with_joiners_survive_the_file(tmp_path):
     assert read_manifest(tmp_path / "m.csv") == manifest
 
 
-def test_the_manifest_itself_is_written_last(tmp_path, clip, monkeypatch):
+def test_the_csv_file_is_written_last(tmp_path, clip, monkeypatch):
     replacing, written = atomic.replacing, []
     monkeypatch.setattr(atomic, "replacing", lambda path: written.append(path.name) or replacing(path))
     write_manifest(Manifest("m", LabelSet.of(["dog", "rain"]), (clip,)), tmp_path / "m.csv")
@@ -157,7 +157,7 @@ def test_labels_may_be_audioset_identifiers(written):
     assert read_manifest(written("a,a.wav,,,/m/0bt9lr,train,")).clips[0].labels == ("/m/0bt9lr",)
 
 
-def test_labels_may_be_composed_otherwise_than_in_the_class_order(written):
+def test_labels_may_differ_from_the_classes_in_unicode_composition(written):
     for listed, used in (("caf\u00e9", "cafe\u0301"), ("cafe\u0301", "caf\u00e9")):
         labels = f"index,mid,display_name\n0,,{listed}\n"
         assert read_manifest(written(f"a,a.wav,,,{used},train,", labels=labels)).clips[0].labels == (listed,)
@@ -191,7 +191,7 @@ def test_a_wrong_row_is_named(written, row, message):
         read_manifest(path)
 
 
-def test_a_clip_id_that_stands_twice_is_refused(written):
+def test_a_repeated_clip_id_is_refused(written):
     with pytest.raises(DataError, match="rows 1 and 3: clip_id 'a' is listed twice; clip ids must be unique"):
         read_manifest(written("a,a.wav,,,dog,train,", "b,b.wav,,,dog,train,", "a,c.wav,,,dog,train,"))
 
@@ -201,7 +201,7 @@ def test_a_clip_id_in_two_splits_is_refused_as_a_leak(written):
         read_manifest(written("a,a.wav,,,dog,train,", "a,a.wav,,,dog,test,"))
 
 
-def test_a_leak_into_the_missing_clips_is_refused_too(written):
+def test_a_leak_into_the_missing_clips_is_refused(written):
     path = written("b,b.wav,,,dog,train,", "a,a.wav,,,dog,train,")
     missing_path(path).write_text(f"{HEADER}\na,a.wav,,,dog,test,\n")
     with pytest.raises(DataError, match="row 2 and missing row 1: clip_id 'a' is in .* 'train' and 'test': a leak"):
@@ -240,7 +240,7 @@ few_clips = st.lists(
 def test_the_first_problem_is_named_and_all_are_counted(clips, hashes_are_equal):
     with pytest.MonkeyPatch.context() as patch:
         if hashes_are_equal:  # may happen to any two ids, and must change nothing
-            patch.setattr("epanns.data.manifests.clip.hash", lambda _: 7, raising=False)
+            patch.setattr("epanns.data.clip.hash", lambda _: 7, raising=False)
         problems = problems_by_comparing_all_pairs(clips, {"dog"})
         if not problems:
             assert Manifest("m", LabelSet.of(["dog"]), tuple(clips)).clips == tuple(clips)
@@ -275,7 +275,7 @@ def test_a_manifest_file_that_changes_while_in_use_is_refused(written):
             list(use)
 
 
-def test_checking_a_manifest_file_keeps_eight_bytes_of_a_row(written):
+def test_checking_a_manifest_file_takes_eight_bytes_per_row(written):
     n_rows = 20_000
     path = written(*(f"clip-number-{number},a.wav,,,dog,train," for number in range(n_rows)))
     tracemalloc.start()
@@ -299,7 +299,7 @@ def test_another_header_is_refused(written):
         read_manifest(written("a,dog", header="file,label"))
 
 
-def test_the_class_order_must_be_there(written):
+def test_a_missing_label_file_is_reported(written):
     with pytest.raises(DataError, match=r"m\.labels\.csv is missing: write the classes in output order"):
         read_manifest(written("a,a.wav,,,dog,train,", labels=None))
 

@@ -5,7 +5,7 @@ import pytest
 from epanns.data.batches import dataset as dataset_module
 from epanns.data.batches.dataset import PackDataset
 from epanns.errors import PackError
-from epanns.export.int8.clips import refuse_shared
+from epanns.export.int8_clips import refuse_shared
 from tests.data.memory_pack import MemoryPack
 
 

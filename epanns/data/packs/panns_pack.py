@@ -15,30 +15,36 @@ import numpy as np
 from numpy.typing import NDArray
 
 from epanns import atomic
-from epanns.data.manifests.clip import LONGEST_CLIP_ID
-from epanns.data.packs.clip_source import ClipColumns, labels_of_width, no_clips, refuse_wrong_ids, remark_on_classes
-from epanns.data.packs.foreign.foreign_columns import (
+from epanns.data.clip import LONGEST_CLIP_ID
+from epanns.data.packs.clip_source import (
+    ClipColumns,
+    SparseTargets,
+    labels_of_width,
+    no_clips,
+    refuse_wrong_ids,
+    remark_on_classes,
+)
+from epanns.data.packs.pack_format import PACK_FILE, WAVEFORM_FOLDER, PackInfo
+from epanns.data.packs.panns_file import INDEX_NAMES, PannsFile, PannsRows, clip_id_of, open_panns_file
+from epanns.data.packs.safe_hdf5 import (
     ADVICE,
     MOST_ROWS,
+    opened,
+    pack_errors,
+    plain_datasets,
     read_integers,
     read_repeated_strings,
     read_strings,
     read_targets,
+    refusal,
     rows_of,
 )
-from epanns.data.packs.foreign.panns_file import PannsFile, PannsRows, open_panns_file
-from epanns.data.packs.foreign.panns_format import INDEX_NAMES, clip_id_of
-from epanns.data.packs.pack_format import PACK_FILE, WAVEFORM_FOLDER, PackInfo
-from epanns.data.packs.safe_hdf5 import opened, pack_errors, plain_datasets, refusal
-from epanns.data.packs.targets import SparseTargets
 from epanns.errors import PackError
 from epanns.labels import LabelSet
 
 _LONGEST_PATH = 4096  # bytes, as in Linux
 _MOST_FILES = 10_000
-_FOLDERS_UP = (
-    2  # levels above the index's folder where `waveforms` is searched: PANNs keeps indexes of parts one deeper
-)
+_FOLDERS_UP = 2  # above the index's folder, where `waveforms` is searched: PANNs keeps indexes of parts one deeper
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,11 +140,6 @@ class PannsPack:
         """Close the files that this process holds open."""
         for file in self.files:
             file.close()
-
-
-def open_panns_index_pack(path: Path, *, labels: LabelSet | None = None) -> PannsPack:
-    """Open an index file with the waveform files that it names."""
-    return PannsPack(path, open_panns_index(path), labels=labels)
 
 
 def open_panns_files(path: Path, files: Sequence[Path], *, labels: LabelSet | None = None) -> PannsPack:

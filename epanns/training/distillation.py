@@ -24,8 +24,8 @@ from epanns.models.tagger import Tagger
 from epanns.models.tensors import weights_digest
 from epanns.pruning.embedding_channels import Places, shared_channels
 from epanns.seeding import random_state_kept
-from epanns.training.settings.config import TEACHER_WEIGHTS, TrainingConfig
-from epanns.training.step.losses import LOSSES
+from epanns.training.config import TEACHER_WEIGHTS, TrainingConfig
+from epanns.training.losses import LOSSES
 
 
 @dataclass(frozen=True)
@@ -49,12 +49,7 @@ class DistillationTarget:
     places: Places = field(default_factory=lambda: slice(None))
 
     def loss(self, of_labels: Tensor, output: ModelOutput) -> Tensor:
-        """Return the total loss of the student.
-
-        Args:
-            of_labels: Its loss on the labels.
-            output: Its output for the batch in training mode.
-        """
+        """Return the total loss of the student, given its loss on the labels and its output in training mode."""
         of_scores = LOSSES[self.activation](output["clipwise_logits"].float(), self.scores)
         loss = (1 - self.distil_weight) * of_labels + self.distil_weight * of_scores
         if not self.feature_weight:
@@ -116,10 +111,6 @@ class Teacher:
 
         The teacher is in evaluation mode but for SpecAugment, whose stripes are the student's: those of
         `epanns.clip_random.clip_draws` or, outside it, the next of torch's generator, whose state is restored.
-
-        Args:
-            waveform: ``(batch, samples)``, input of the student.
-            mixup_lambda: Weights of the student's pairs; None without mixup.
         """
         network, config, device = self._network, self._config, waveform.device
         in_bfloat16 = (config.teacher_precision or config.precision) == "bfloat16"
@@ -137,27 +128,25 @@ def teacher_of(student: Tagger, network: Tagger | None, config: TrainingConfig) 
     """Return the teacher; None if there is no network to learn from.
 
     Raises:
-        ConfigError: If a weight is set without a teacher, a teacher is given without a weight, or the two networks do
-            not fit.
+        ConfigError: If the two networks do not fit, or the settings are not for a run with or without a teacher.
     """
-    if network is None:
-        for name, weight in config.teacher_weights.items():
-            raise ConfigError(f"{name}={weight:g} without a teacher: give one (--teacher CKPT), or leave it out")
-        refuse_teacher_precision(config)
-        return None
-    require_teacher_weight(config)
-    return Teacher(network, student, config)
+    check_teacher_settings(config, has_teacher=network is not None)
+    return None if network is None else Teacher(network, student, config)
 
 
-def require_teacher_weight(config: TrainingConfig) -> None:
-    """Raise `ConfigError` if no weight of the teacher is above 0; call it if there is a teacher."""
-    if not config.teacher_weights:
-        weights = " or ".join(TEACHER_WEIGHTS)
-        raise ConfigError(f"teacher without weight: set {weights} above 0, or remove --teacher")
+def check_teacher_settings(config: TrainingConfig, *, has_teacher: bool) -> None:
+    """Check the settings of a run with or without a teacher.
 
-
-def refuse_teacher_precision(config: TrainingConfig) -> None:
-    """Raise `ConfigError` if `teacher_precision` is set; call it if there is no teacher."""
+    Raises:
+        ConfigError: If a teacher has no weight, or a weight or `teacher_precision` is set without a teacher.
+    """
+    if has_teacher:
+        if not config.teacher_weights:
+            weights = " or ".join(TEACHER_WEIGHTS)
+            raise ConfigError(f"teacher without weight: set {weights} above 0, or remove --teacher")
+        return
+    for name, weight in config.teacher_weights.items():
+        raise ConfigError(f"{name}={weight:g} without a teacher: give one (--teacher CKPT), or leave it out")
     if config.teacher_precision is not None:
         raise ConfigError(
             f"teacher_precision={config.teacher_precision} without a teacher: give one (--teacher CKPT), or leave it "

@@ -1,4 +1,4 @@
-"""The files a run is read by: the same rows in each, also after it was killed and went on."""
+"""The metrics of a run: the same rows in each file, also after it was killed and resumed."""
 
 import csv
 import json
@@ -13,13 +13,13 @@ import torch
 from epanns.data.batches.dataset import PackDataset
 from epanns.errors import ConfigError, DataError, Interrupted, OutputError
 from epanns.models.families.cnn_2d import Cnn
-from epanns.training.run import metrics
-from epanns.training.run.finetune import finetune
-from epanns.training.run.resume import TrainingState, saved_states
-from epanns.training.run.run_folder import RunFolder
-from epanns.training.run.validation import Validation
-from epanns.training.settings.config import TrainingConfig
-from epanns.training.settings.run_options import RunOptions
+from epanns.training import metrics
+from epanns.training.config import TrainingConfig
+from epanns.training.finetune import finetune
+from epanns.training.loop import RunOptions
+from epanns.training.resume import TrainingState, saved_states
+from epanns.training.run_folder import RunFolder
+from epanns.training.validation import Validation
 
 CONFIG = TrainingConfig(iterations=6, batch_size=4, validate_every=2, learning_rate=5e-3)
 COLUMNS = ["step", "loss", "gradient_norm", "learning_rate", "mAP", "best_step", "skipped", "seconds", "data_seconds"]
@@ -66,7 +66,7 @@ def test_both_files_hold_the_same_rows(train_run, tmp_path):
     assert all(0 < row["data_seconds"] < row["seconds"] for row in read[1:])
 
 
-def test_what_is_put_into_a_row_as_a_score_comes_out_as_one():
+def test_scores_survive_a_row():
     scores = {"mAP": 0.25, "accuracy": 0.5}
     row = metrics.row_of(TrainingState(step=2, loss_sum=3.0, norm_sum=5.0, loss_count=2), 0.1, scores)
     assert metrics.scores_of(row) == scores
@@ -75,7 +75,7 @@ def test_what_is_put_into_a_row_as_a_score_comes_out_as_one():
 
 
 def test_the_gradient_norm_is_the_mean_over_the_steps_since_the_last_row(train_run, monkeypatch):
-    from epanns.training.step.learner import Learner
+    from epanns.training.learner import Learner
 
     step, norms = Learner.step, []
 
@@ -92,7 +92,7 @@ def test_the_gradient_norm_is_the_mean_over_the_steps_since_the_last_row(train_r
 
 
 @pytest.mark.parametrize("stop", [1, 2, 3, 5])
-def test_a_run_that_went_on_has_the_rows_of_one_that_never_stopped(train_run, tmp_path, stop):
+def test_a_resumed_run_has_the_rows_of_a_run_without_a_stop(train_run, tmp_path, stop):
     whole = train_run("whole")
     with pytest.raises(Interrupted):
         train_run("stopped", stop=stop)
@@ -100,8 +100,8 @@ def test_a_run_that_went_on_has_the_rows_of_one_that_never_stopped(train_run, tm
     assert train_run("stopped") == whole
 
 
-def test_rows_of_steps_that_are_done_again_are_gone_at_once(train_run, tmp_path):
-    """The last state is lost: the run goes on from the one before, whose rows are fewer."""
+def test_rows_of_repeated_steps_are_removed_on_resuming(train_run, tmp_path):
+    """The last state is lost: the run resumes from the state before, which has fewer rows."""
     with pytest.raises(Interrupted):
         train_run("run", stop=5)
     newest, before = saved_states(tmp_path / "run")[:2]
@@ -114,7 +114,7 @@ def test_rows_of_steps_that_are_done_again_are_gone_at_once(train_run, tmp_path)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[1]\n", '{"step": "x"}\n'])
-def test_what_is_no_metrics_file_is_named(tmp_path, text):
+def test_an_invalid_metrics_file_is_refused(tmp_path, text):
     (tmp_path / "metrics.jsonl").write_text(text)
     with pytest.raises(DataError, match=r"metrics\.jsonl[:,].*: restore the file, or delete it with its run$"):
         metrics.read_metrics(tmp_path)
@@ -155,7 +155,7 @@ class TestTensorBoard:
 
     def test_without_the_package_it_is_refused_with_the_command_that_installs_it(self, monkeypatch):
         monkeypatch.setitem(sys.modules, "tensorboard", None)
-        monkeypatch.setattr("epanns.training.run.metrics.is_installed", lambda name: False)
+        monkeypatch.setattr("epanns.training.metrics.is_installed", lambda name: False)
         with pytest.raises(
             ConfigError, match=re.escape('needs the package tensorboard: pip install -e ".[tensorboard]"')
         ):

@@ -1,66 +1,56 @@
-"""Settings of a training run."""
+"""Settings of a training run, and presets: named sets of settings, each of which can be overridden."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+from epanns import strict
 from epanns.data.batches.crop import LONGEST_SECONDS, SHORT_CLIPS, SHORTEST_SECONDS, Crop
 from epanns.data.batches.sampler import SAMPLERS
 from epanns.errors import ConfigError
+from epanns.feedback import note
 from epanns.labels import TASKS
-from epanns.strict import (
-    BOOLEAN,
-    POSITIVE,
-    Rule,
-    field_values,
-    from_table,
-    integer,
-    number,
-    one_of,
-    or_none,
-    value_problems,
-)
 
 SCHEDULES = ("constant", "cosine", "linear")
 PRECISIONS = ("float32", "bfloat16")
 TEACHER_WEIGHTS = ("distil_weight", "feature_weight")
 
-RULES: Mapping[str, Rule] = {
-    "iterations": integer(1),
-    "batch_size": integer(1),
-    "learning_rate": POSITIVE,
-    "schedule": one_of(SCHEDULES),
-    "warmup_iterations": integer(0),
-    "mixup_alpha": number("a finite number >= 0; 0 switches mixup off", lambda value: value >= 0),
-    "spec_augment": BOOLEAN,
-    "dropout": BOOLEAN,
-    "sampler": one_of(SAMPLERS),
-    "crop_seconds": or_none(
-        number(
+RULES: Mapping[str, strict.Rule] = {
+    "iterations": strict.integer(1),
+    "batch_size": strict.integer(1),
+    "learning_rate": strict.POSITIVE,
+    "schedule": strict.one_of(SCHEDULES),
+    "warmup_iterations": strict.integer(0),
+    "mixup_alpha": strict.number("a finite number >= 0; 0 switches mixup off", lambda value: value >= 0),
+    "spec_augment": strict.BOOLEAN,
+    "dropout": strict.BOOLEAN,
+    "sampler": strict.one_of(SAMPLERS),
+    "crop_seconds": strict.or_none(
+        strict.number(
             f"a length in seconds, {SHORTEST_SECONDS} to {LONGEST_SECONDS}",
             lambda value: SHORTEST_SECONDS <= value <= LONGEST_SECONDS,
         )
     ),
-    "short_clips": one_of(SHORT_CLIPS),
-    "validate_every": integer(1),
-    "freeze_backbone": BOOLEAN,
-    "freeze_yamnet": BOOLEAN,
-    "head_iterations": integer(0),
-    "backbone_rate": number(
+    "short_clips": strict.one_of(SHORT_CLIPS),
+    "validate_every": strict.integer(1),
+    "freeze_backbone": strict.BOOLEAN,
+    "freeze_yamnet": strict.BOOLEAN,
+    "head_iterations": strict.integer(0),
+    "backbone_rate": strict.number(
         "a finite number > 0; freeze_backbone keeps the backbone as it is", lambda value: value > 0
     ),
-    "task": or_none(one_of(TASKS)),
-    "precision": one_of(PRECISIONS),
-    "compile": BOOLEAN,
-    "accumulate": integer(1),
-    "clip_norm": number("a finite number >= 0; 0 switches clipping off", lambda value: value >= 0),
-    "ema_decay": number("a number in [0, 1); 0 switches the average off", lambda value: 0 <= value < 1),
-    "distil_weight": number(
+    "task": strict.or_none(strict.one_of(TASKS)),
+    "precision": strict.one_of(PRECISIONS),
+    "compile": strict.BOOLEAN,
+    "accumulate": strict.integer(1),
+    "clip_norm": strict.number("a finite number >= 0; 0 switches clipping off", lambda value: value >= 0),
+    "ema_decay": strict.number("a number in [0, 1); 0 switches the average off", lambda value: 0 <= value < 1),
+    "distil_weight": strict.number(
         "a number in [0, 1]: 0 for the labels alone, 1 for the teacher alone", lambda value: 0 <= value <= 1
     ),
-    "feature_weight": number("a finite number >= 0; 0 ignores embeddings", lambda value: value >= 0),
-    "teacher_precision": or_none(one_of(PRECISIONS)),
-    "seed": integer(0),
+    "feature_weight": strict.number("a finite number >= 0; 0 ignores embeddings", lambda value: value >= 0),
+    "teacher_precision": strict.or_none(strict.one_of(PRECISIONS)),
+    "seed": strict.integer(0),
 }
 # Settings that `to_dict` leaves out at their defaults, so that adding a setting keeps the identity of older runs.
 _OMITTED_AT_DEFAULT = (
@@ -136,7 +126,7 @@ class TrainingConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        problems = value_problems(field_values(self), RULES, hint=_option_hint)
+        problems = strict.value_problems(strict.field_values(self), RULES, hint=_option_hint)
         if not problems:
             contradictions = {
                 f"accumulate={self.accumulate}: must divide batch_size={self.batch_size} (--accumulate)": (
@@ -195,7 +185,7 @@ class TrainingConfig:
         Raises:
             ConfigError: With every unknown key and wrong value, or if it is not a table.
         """
-        return from_table(cls, values, RULES, what="training: ", hint=_option_hint)
+        return strict.from_table(cls, values, RULES, what="training: ", hint=_option_hint)
 
 
 def frozen_in(config: TrainingConfig, requested: bool | None, *, by_default: bool) -> TrainingConfig:
@@ -216,3 +206,109 @@ def option_of(name: str) -> str:
 
 def _option_hint(name: str) -> str:
     return f" ({option_of(name)})"
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A named set of settings.
+
+    Attributes:
+        purpose: Its purpose in a few words.
+        settings: Values by the keys of `TrainingConfig`.
+    """
+
+    purpose: str
+    settings: Mapping[str, Any]
+
+
+PRESETS: Mapping[str, Preset] = {
+    # audioset_tagging_cnn `pytorch/main.py`, with Adam as in `optimizer.py`. It stops at 1,000,000 steps; the published
+    # Cnn14 is from step 600,000, and with a constant rate the later steps have no effect on it.
+    "panns": Preset(
+        "AudioSet, with the settings and the length of PANNs' own training",
+        {
+            "iterations": 600_000,
+            "batch_size": 32,
+            "learning_rate": 1e-3,
+            "schedule": "constant",
+            "warmup_iterations": 0,
+            "mixup_alpha": 1.0,
+            "spec_augment": True,
+            "sampler": "balanced",
+            "validate_every": 2_000,
+            "clip_norm": 0.0,
+            "ema_decay": 0.0,
+        },
+    ),
+    # The new classifier first, whose random weights would damage the others; then all, the others slowly.
+    "transfer": Preset(
+        "A checkpoint on other classes",
+        {
+            "iterations": 2_000,
+            "learning_rate": 1e-3,
+            "schedule": "cosine",
+            "warmup_iterations": 100,
+            "head_iterations": 200,
+            "backbone_rate": 0.1,
+            "validate_every": 100,
+            "clip_norm": 5.0,
+            "ema_decay": 0.999,
+        },
+    ),
+    # The learning rate decays to zero within the short run, and the average smooths the last few hundred steps.
+    "short": Preset(
+        "A few thousand steps, as for a pruned network",
+        {
+            "iterations": 3_000,
+            "learning_rate": 1e-3,
+            "schedule": "cosine",
+            "warmup_iterations": 100,
+            "validate_every": 250,
+            "clip_norm": 5.0,
+            "ema_decay": 0.999,
+        },
+    ),
+}
+
+_OF_THE_BACKBONE = ("head_iterations", "backbone_rate")  # without effect if it is frozen
+_FIRST_STEPS = ("warmup_iterations", "head_iterations")  # must be below iterations
+_PRESET = strict.or_none(strict.one_of(PRESETS))
+
+
+def read_training(table: Mapping[str, Any], *, defaults: Mapping[str, Any] | None = None) -> TrainingConfig:
+    """Read a table of settings that may name a preset: ``preset = "short"``.
+
+    A key of the table overrides the preset, which overrides `defaults`, which replace those of `TrainingConfig`; with
+    ``freeze_backbone`` in the table, the preset's settings of the backbone are ignored. If the table has fewer
+    iterations than the preset's first steps (warm-up, classifier alone), these are scaled down in proportion, with a
+    note. The name is not kept: a run is identified by its settings, so that a later change of a preset cannot make two
+    runs look equal.
+
+    Raises:
+        ConfigError: If there is no such preset, a key is unknown or a value is wrong.
+    """
+    if not isinstance(table, Mapping):
+        raise ConfigError(f"training: must be a table, is {strict.shown(table)}")
+    name = table.get("preset")
+    if problem := _PRESET.problem("preset", name, " (--preset)"):
+        raise ConfigError(f"training: {problem}")
+    ignored = _OF_THE_BACKBONE if table.get("freeze_backbone") else ()
+    settings = {} if name is None else PRESETS[name].settings
+    preset = {setting: value for setting, value in settings.items() if setting not in ignored}
+    iterations = table.get("iterations")
+    scaled = {}
+    if preset and strict.integer(1).holds(iterations):
+        scaled = {
+            setting: preset[setting] * iterations // preset["iterations"]
+            for setting in _FIRST_STEPS
+            if setting not in table and preset.get(setting, 0) >= iterations
+        }
+    given = {**(defaults or {}), **preset, **scaled, **table}
+    given.pop("preset", None)
+    config = TrainingConfig.from_dict(given)
+    for setting, value in scaled.items():
+        note(
+            f"preset {name}: {setting}={value} instead of {preset[setting]}, in proportion to "
+            f"iterations={iterations}; set another value with {option_of(setting)}"
+        )
+    return config

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from epanns.errors import ConfigError
 from epanns.models.tagger import Tagger
-from epanns.training.settings.config import TrainingConfig
+from epanns.training.config import TrainingConfig
 
 NOTHING_LEARNS = "no parameter of the model may learn: every requires_grad is False"
 _FACTOR = "rate_factor"  # key of a parameter group: factor on the learning rate of the step

@@ -78,10 +78,6 @@ def indistinct(clips: PackDataset, task: str) -> str | None:
 
     A class that every clip has, or none has, contributes the same to the mAP at every step. If every clip has the same
     class, a network that gives every clip this class has the highest accuracy.
-
-    Args:
-        clips: Validation set with at least one positive.
-        task: Task of the network: ``multi-label`` is chosen by mAP, ``single-label`` by accuracy.
     """
     counts = clips.targets.counts()
     scored, constant = np.count_nonzero(counts), np.count_nonzero(counts == len(clips))

@@ -15,9 +15,9 @@ import torch
 
 from epanns.atomic import partial_of, put_in_place, sha256_of
 from epanns.errors import CheckpointError
-from epanns.folder_kinds import STATE_NAME
-from epanns.training.run.memory import is_out_of_memory
-from epanns.training.step.learner import Learner
+from epanns.training.learner import Learner
+from epanns.training.memory import is_out_of_memory
+from epanns.workfolder import STATE_NAME
 
 FORMAT = "epanns-training-state/3"
 KEPT = 2
@@ -64,13 +64,8 @@ class TrainingState:
 def save_state(folder: Path, state: TrainingState, learner: Learner, *, run: str = "") -> None:
     """Write ``state-<step>-<sha256>.pt``, and remove all states but it and the state before it.
 
-    If writing fails, or the process is killed, the earlier states are still there.
-
-    Args:
-        folder: Folder of the run.
-        state: Counters.
-        learner: Weights and moments.
-        run: Identifier of the run, which `load_state` compares.
+    If writing fails, or the process is killed, the earlier states are still there. `run` identifies the run for
+    `load_state`.
 
     Raises:
         OSError: If the file cannot be written.
@@ -99,11 +94,7 @@ def save_state(folder: Path, state: TrainingState, learner: Learner, *, run: str
 
 
 def saved_states(folder: Path) -> list[Path]:
-    """Return the state files of a run, newest first; folders with the name of a state are left out."""
-    return [path for path in _named_like_states(folder) if path.is_file() or path.is_symlink()]
-
-
-def _named_like_states(folder: Path) -> list[Path]:
+    """Return the state files of a run, newest first."""
     named = [path for path in folder.glob("state-*") if STATE_NAME.fullmatch(path.name)]
     return sorted(named, key=lambda path: (_step_of(path), path.name), reverse=True)
 
@@ -126,14 +117,9 @@ def load_state(
     run: str = "",
     check: Callable[[TrainingState], None] | None = None,
 ) -> TrainingState | None:
-    """Read the newest usable state into `learner`.
+    """Read the newest usable state into `learner`; each unusable one is logged.
 
-    Args:
-        folder: Folder of the run.
-        learner: Learner of the run; its weights and moments are replaced.
-        log: Called with one line for each state that cannot be used.
-        run: Identifier of the run, as in `save_state`.
-        check: Raises a CheckpointError if a file that belongs to the state is missing.
+    `check` raises a CheckpointError if a file that belongs to the state is missing.
 
     Returns:
         The counters; None if the folder holds no state.
@@ -143,7 +129,7 @@ def load_state(
         PruningError: If the optimizer belongs to another network.
     """
     reasons: list[str] = []
-    for path in _named_like_states(folder):
+    for path in saved_states(folder):
         try:
             state = _read(path, learner, run, check)
         except CheckpointError as error:

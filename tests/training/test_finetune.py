@@ -1,4 +1,4 @@
-"""The training loop: it learns, it resumes to the same bytes, it refuses what does not fit."""
+"""The training loop: it lowers the loss, resumes to the same bytes, and refuses wrong settings and data."""
 
 import csv
 import json
@@ -16,11 +16,11 @@ from epanns.models.families.cnn_2d import Cnn
 from epanns.models.files.load import load
 from epanns.pruning.prune import prune
 from epanns.stages.finetune import validation_on
-from epanns.training.run.finetune import finetune
-from epanns.training.run.run_folder import RunFolder
-from epanns.training.run.validation import Validation
-from epanns.training.settings.config import TrainingConfig
-from epanns.training.settings.run_options import RunOptions
+from epanns.training.config import TrainingConfig
+from epanns.training.finetune import finetune
+from epanns.training.loop import RunOptions
+from epanns.training.run_folder import RunFolder
+from epanns.training.validation import Validation
 
 CONFIG = TrainingConfig(iterations=6, batch_size=4, validate_every=2, learning_rate=5e-3)
 
@@ -67,7 +67,7 @@ def test_training_lowers_the_loss_and_raises_the_map(tmp_path, make_model, train
     assert validation_on(val).score(load(tmp_path / "run"))["mAP"] == pytest.approx(result.best_score, abs=1e-9)
 
 
-def test_what_a_run_freezes_may_learn_in_the_next_one(tmp_path, make_model, train):
+def test_parameters_that_a_run_freezes_are_trainable_in_the_next(tmp_path, make_model, train):
     model = make_model()
 
     def moved_by(config: TrainingConfig, out: str) -> set[str]:
@@ -121,7 +121,7 @@ def test_training_again_is_another_step_of_the_recipe(tmp_path, make_model, trai
     assert [step.kind for step in first.provenance.recipe] == ["train", "finetune"]
 
 
-def test_bfloat16_is_the_passes_alone(tmp_path, make_model, train):
+def test_bfloat16_is_used_in_forward_and_backward_alone(tmp_path, make_model, train):
     """Convolutions compute in it; log-mel, weights and gradients stay float32."""
     config = replace(CONFIG, iterations=1, precision="bfloat16")
     fast, exact, seen = make_model(), make_model(), {}
@@ -135,7 +135,7 @@ def test_bfloat16_is_the_passes_alone(tmp_path, make_model, train):
     assert 0.8 < torch.cosine_similarity(rough, gradient, dim=0) < 1 - 1e-5  # 8 bits, and a network of few channels
 
 
-def test_starting_over_where_only_an_unfinished_first_file_is(tmp_path):
+def test_starting_over_deletes_an_unfinished_first_file(tmp_path):
     (tmp_path / "training.json.partial").write_text("half")
     RunFolder(tmp_path, {}).start_over()
     assert list(tmp_path.iterdir()) == []
@@ -199,7 +199,7 @@ def test_other_validation_clips_are_another_run(tmp_path, make_model, train):
         finetune(make_model(), train, CONFIG, tmp_path / "run", validation=count_up(sha256="b"))
 
 
-def test_starting_over_touches_nothing_where_something_else_is(tmp_path, make_model, train):
+def test_starting_over_deletes_nothing_if_there_are_other_files(tmp_path, make_model, train):
     finetune(make_model(), train, CONFIG, tmp_path / "run", validation=count_up())
     (tmp_path / "run" / "notes.txt").write_text("mine")
     before = {path.name for path in (tmp_path / "run").iterdir()}
@@ -208,7 +208,7 @@ def test_starting_over_touches_nothing_where_something_else_is(tmp_path, make_mo
     assert {path.name for path in (tmp_path / "run").iterdir()} == before
 
 
-def test_a_signal_in_the_last_step_is_obeyed_once_the_run_is_whole(tmp_path, make_model, train):
+def test_a_signal_in_the_last_step_is_handled_after_the_run_has_finished(tmp_path, make_model, train):
     def stop(state, loss):
         if state.step == CONFIG.iterations:
             signal.raise_signal(signal.SIGTERM)
@@ -246,7 +246,7 @@ def test_other_labels_or_rates_are_refused_before_anything_is_written(tmp_path, 
     assert not (tmp_path / "run").exists()
 
 
-def test_the_network_hears_the_crop_that_the_settings_ask_for(tmp_path, make_model, train):
+def test_the_network_reads_the_crop_of_the_settings(tmp_path, make_model, train):
     model, heard = make_model(), []
     model.register_forward_pre_hook(lambda module, arguments: heard.append(arguments[0].shape))
     config = replace(CONFIG, iterations=1, crop_seconds=0.125)
@@ -274,7 +274,7 @@ def test_the_callers_random_numbers_are_left_alone(tmp_path, make_model, train):
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_what_was_asked_is_written_beside_the_result(tmp_path, make_model, train):
+def test_the_settings_are_written_beside_the_result(tmp_path, make_model, train):
     finetune(make_model(), train, CONFIG, tmp_path / "run", validation=count_up())
     written = json.loads((tmp_path / "run" / "training.json").read_text())
     assert written["asked"]["training"] == CONFIG.to_dict()

@@ -11,17 +11,16 @@ from epanns.distributed import on_rank_zero
 from epanns.errors import Interrupted
 from epanns.models.modes import requires_grad_restored
 from epanns.models.tagger import Tagger
+from epanns.process import catching_signals
 from epanns.seeding import random_state_kept
-from epanns.signals import catching_signals
-from epanns.training.run.loop import Run
-from epanns.training.run.memory import memory_errors_explained
-from epanns.training.run.run_folder import RunFolder, identity_of
-from epanns.training.run.validation import Validation, indistinct, require_positives
-from epanns.training.settings.config import TrainingConfig
-from epanns.training.settings.run_options import RunOptions
-from epanns.training.step.acceleration import fastest_kernels
-from epanns.training.step.distillation import teacher_of
-from epanns.training.step.learner import Learner, require_learner
+from epanns.training.acceleration import fastest_kernels
+from epanns.training.config import TrainingConfig
+from epanns.training.distillation import teacher_of
+from epanns.training.learner import Learner, require_learner
+from epanns.training.loop import Run, RunOptions
+from epanns.training.memory import memory_errors_explained
+from epanns.training.run_folder import RunFolder, identity_of
+from epanns.training.validation import Validation, indistinct, require_positives
 
 
 @dataclass(frozen=True)

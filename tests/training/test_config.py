@@ -1,4 +1,4 @@
-"""Training settings: every wrong value named, at once."""
+"""Training settings: all wrong values are named together."""
 
 import json
 import re
@@ -7,7 +7,7 @@ import pytest
 
 from epanns.data.batches.crop import Crop
 from epanns.errors import ConfigError
-from epanns.training.settings.config import RULES, TrainingConfig
+from epanns.training.config import RULES, TrainingConfig
 
 
 def test_settings_survive_json():
@@ -37,14 +37,14 @@ LATER = {
 }
 
 
-def test_a_run_is_the_run_it_was_before_a_setting_existed():
+def test_a_new_setting_at_its_default_keeps_the_identity_of_a_run():
     assert list(TrainingConfig().to_dict()) == [*FIRST.split(), "validate_every", "freeze_backbone", "seed"]
     assert set(RULES) == {*TrainingConfig().to_dict(), *LATER}
     assert TrainingConfig().crop is None
 
 
 @pytest.mark.parametrize("name", LATER)
-def test_a_later_setting_is_part_of_a_run_where_it_is_not_the_default(name):
+def test_a_new_setting_at_another_value_changes_the_identity_of_a_run(name):
     default = {name: getattr(TrainingConfig(), name)}
     assert TrainingConfig.from_dict(default).to_dict() == TrainingConfig().to_dict()
     given = TrainingConfig.from_dict({name: LATER[name]})
@@ -68,7 +68,7 @@ def test_a_later_setting_is_part_of_a_run_where_it_is_not_the_default(name):
         ({"freeze_backbone": True, "head_iterations": 5}, "head_iterations=5, backbone_rate=1 with freeze_backbone"),
     ],
 )
-def test_phases_that_mean_nothing_are_refused(settings, message):
+def test_contradictory_phases_are_refused(settings, message):
     with pytest.raises(ConfigError, match=re.escape(message)):
         TrainingConfig(**settings)
 

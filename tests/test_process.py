@@ -1,13 +1,13 @@
-"""Memory that is freed stays, if asked: the system is not asked for it again."""
+"""Freed memory is reused and not returned to the system."""
 
 import subprocess
 import sys
 
-from epanns.process_memory import keep_freed_memory
+from epanns.process import keep_freed_memory
 
 PROGRAM = """
 import resource, torch
-from epanns.process_memory import keep_freed_memory
+from epanns.process import keep_freed_memory
 
 def pages_of_a_tensor():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -21,12 +21,12 @@ print(sum(plain), sum(kept))
 """
 
 
-def test_memory_that_is_freed_is_used_again():
+def test_freed_memory_is_reused():
     run = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True)
     plain, kept = map(int, run.stdout.split())
     assert kept < plain / 4
 
 
-def test_elsewhere_nothing_is_done(monkeypatch):
+def test_other_systems_are_left_unchanged(monkeypatch):
     monkeypatch.setattr(sys, "platform", "darwin")
     assert not keep_freed_memory()

@@ -9,22 +9,21 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from epanns.atomic import fsync_folder, sha256_of_json, write_json
+from epanns.atomic import fsync, sha256_of_json, write_json
 from epanns.data.batches.dataset import PackDataset
 from epanns.distributed import on_rank_zero, restarts, torchrun_id
 from epanns.errors import CheckpointError, OutputError
-from epanns.folder_kinds import BEST_NAME, COMMAND, RUN_FILE, STATE_NAME
 from epanns.models.files.checkpoint import CONFIG, FILES, load_checkpoint, save_checkpoint
 from epanns.models.tagger import Tagger
 from epanns.models.tensors import weights_digest
 from epanns.text_files import read_json
-from epanns.training.run import metrics
-from epanns.training.run.resume import TrainingState, load_state, newest_step, save_state, saved_states
-from epanns.training.run.validation import Validation
-from epanns.training.settings.config import TrainingConfig
-from epanns.training.step.distillation import sha256_of
-from epanns.training.step.learner import Learner
-from epanns.workfolder import LOCK_FILES, Work, WorkFolder, remove
+from epanns.training import metrics
+from epanns.training.config import TrainingConfig
+from epanns.training.distillation import sha256_of
+from epanns.training.learner import Learner
+from epanns.training.resume import TrainingState, load_state, newest_step, save_state, saved_states
+from epanns.training.validation import Validation
+from epanns.workfolder import BEST_NAME, COMMAND, LOCK_FILES, RUN_FILE, STATE_NAME, Work, WorkFolder, remove
 
 CURVES = tuple(f"{metrics.CURVE}{suffix}" for suffix in (".svg", ".png", ".pdf"))  # drawn by `reporting`, removed here
 
@@ -87,14 +86,7 @@ class RunFolder:
     """
 
     def __init__(self, path: Path, identity: Mapping[str, Any], *, fresh: bool = False, command: str = "") -> None:
-        """Describe a run.
-
-        Args:
-            path: The folder.
-            identity: Identity of the run, from `identity_of`.
-            fresh: Whether to delete an earlier run when the folder is opened.
-            command: The command that resumes the run, written to the folder for its users.
-        """
+        """Describe a run of an identity, see `identity_of`; with `fresh`, `opened` deletes an earlier run."""
         self.path, self.identity = path, dict(identity)
         self._fresh, self._command = fresh, command
         self._folder = WorkFolder(path, RUN_FILE, _WORK)
@@ -227,7 +219,7 @@ class RunFolder:
         for name in sorted(FILES, key=lambda name: name == CONFIG):
             if (best / name).exists():
                 (best / name).replace(self.path / name)
-        fsync_folder(self.path)
+        fsync(self.path)
         for file in _unfinished_files(self.path):
             if file.name not in LOCK_FILES:  # the lock is held, and removed with the release of the folder
                 remove(file)
@@ -251,11 +243,6 @@ class RunFolder:
             yield
         except OutputError as error:
             raise OutputError(f"{error}; {self.kept()}") from error
-        except IsADirectoryError as error:
-            place = error.filename2 or error.filename or self.path
-            raise OutputError(
-                f"{place}: is a folder where a file must be written: move it away; {self.kept()}"
-            ) from error
         except OSError as error:
             reason = error.strerror or str(error)
             raise OutputError(
@@ -272,13 +259,8 @@ def require_run_folder(
 ) -> None:
     """Refuse a folder of another run, or one in use, before long work.
 
-    The comparison uses only what is known so far; `finetune` compares the whole identity.
-
-    Args:
-        path: The folder.
-        config: Settings of the run; None if an earlier run is to be deleted.
-        model: Known part of the network's specification, in the form of `ModelSpec.to_dict`.
-        unknown: Names of settings that are not known yet.
+    Compared are the settings that are not in `unknown` and the given part of the specification; `finetune` compares the
+    whole identity. Without `config` an earlier run is to be deleted.
 
     Raises:
         OutputError: If the folder holds another run or other files, or another process works in it.

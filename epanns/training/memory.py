@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import torch
 
 from epanns.errors import TrainingError
-from epanns.training.settings.config import TrainingConfig
+from epanns.training.config import TrainingConfig
 
 # From the messages of torch's allocators, oneDNN, cuDNN and cuBLAS; only torch's on a GPU has an error class.
 _WORDS = (
@@ -30,11 +30,8 @@ def is_out_of_memory(error: BaseException) -> bool:
 def memory_errors_explained(config: TrainingConfig, kept: Callable[[], str]) -> Iterator[None]:
     """Raise an error that proposes options with less memory, if memory runs out inside the block.
 
-    The options are not changed automatically, since that would be another run.
-
-    Args:
-        config: Settings of the run.
-        kept: Returns the part of the message about the saved state and how to resume.
+    The options are not changed automatically, since that would be another run. `kept` describes the saved state and how
+    to resume.
 
     Raises:
         TrainingError: If memory runs out.

@@ -16,7 +16,7 @@ from epanns.strict import number, or_none, shown, value_problems
 from epanns.text_files import parse_json, read_text
 
 if TYPE_CHECKING:
-    from epanns.training.run.resume import TrainingState
+    from epanns.training.resume import TrainingState
 
 TABLE, LINES = "metrics.csv", "metrics.jsonl"
 CURVE = "learning_curve"  # name, without suffix, of the figure that `reporting` draws of them
@@ -32,13 +32,7 @@ _CELL = or_none(number("null, or a number that float32 holds", lambda value: abs
 
 
 def row_of(state: "TrainingState", learning_rate: float, scores: Mapping[str, float]) -> dict[str, float]:
-    """Return the row of a validation; a mean over no steps is NaN.
-
-    Args:
-        state: State of the run, after the best step was updated and before its sums are reset.
-        learning_rate: Learning rate of the last step.
-        scores: Scores of the validation and, if it measures one, its loss.
-    """
+    """Return the row of a validation, before the sums of the state are reset; a mean over no steps is NaN."""
     count = state.loss_count or math.nan
     before = (state.step, state.loss_sum / count, state.norm_sum / count, learning_rate)
     return {

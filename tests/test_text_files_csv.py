@@ -1,4 +1,4 @@
-"""CSV files are read by one set of rules, whatever they list."""
+"""All CSV files are read by one set of rules."""
 
 import os
 import re
@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from epanns.csv_table import LONGEST_LINE, SHORT_LIST, csv_rows_of, read_csv_rows, read_csv_table, whole_number
 from epanns.data.datasets.audioset import read_audioset
 from epanns.data.datasets.class_folders import read_folder
 from epanns.data.datasets.esc50 import read_esc50
@@ -15,6 +14,7 @@ from epanns.data.manifest import read_manifest
 from epanns.errors import DataError, EpannsError
 from epanns.labels import LabelSet
 from epanns.pruning.budgets.sensitivity_table import read_sensitivity
+from epanns.text_files import LONGEST_LINE, SHORT_LIST, csv_rows_of, read_csv_rows, read_csv_table, whole_number
 
 LABELS = "index,mid,display_name\n0,/m/0bt9lr,dog\n"
 
@@ -39,7 +39,7 @@ def test_an_empty_file_has_neither_columns_nor_rows(tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"\xff\xfe", b'path\n"open', None])
-def test_what_is_no_csv_is_named(tmp_path, content):
+def test_invalid_csv_files_are_refused(tmp_path, content):
     if content is not None:
         (tmp_path / "a.csv").write_bytes(content)
     with pytest.raises(DataError, match=r"a\.csv: cannot be read as CSV \("):
@@ -55,7 +55,7 @@ def test_what_is_no_csv_is_named(tmp_path, content):
         ("path,labels,\na,dog,cat\n", "a.csv, row 1: has 'cat' in column 3, which the first line does not name"),
     ],
 )
-def test_rows_and_columns_that_do_not_fit_are_refused(tmp_path, text, message):
+def test_rows_of_another_length_and_repeated_columns_are_refused(tmp_path, text, message):
     (tmp_path / "a.csv").write_text(text)
     with pytest.raises(DataError, match=re.escape(message)):
         read(tmp_path / "a.csv")
@@ -183,7 +183,7 @@ def test_every_reader_refuses_bytes_that_are_no_csv(reader, content, message):
     assert message in refused(call)
 
 
-def test_every_reader_refuses_a_file_that_is_none_and_one_of_holes(reader):
+def test_every_reader_refuses_a_special_file_and_a_sparse_one(reader):
     call, path, text, _, _ = reader
     path.write_text(text)
     os.truncate(path, 40 << 30)  # takes no room on disk
@@ -194,7 +194,7 @@ def test_every_reader_refuses_a_file_that_is_none_and_one_of_holes(reader):
     assert re.search("no regular file|must hold|missing|no audio|no list|no FSD50K", refused(call))
 
 
-def test_the_limit_is_named_before_the_file_is_read(tmp_path):
+def test_a_file_above_the_limit_is_refused_before_it_is_read(tmp_path):
     path = Path(tmp_path / "a.csv")
     path.write_bytes(b"\xff")
     os.truncate(path, (1 << 24) + 1)

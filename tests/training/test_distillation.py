@@ -1,4 +1,4 @@
-"""Distillation: the teacher hears what the student hears, stays as it is, and is what the student comes to."""
+"""Distillation: teacher and student read the same input, and the student approaches the unchanged teacher."""
 
 import copy
 import re
@@ -21,13 +21,13 @@ from epanns.models.files.load import load
 from epanns.models.provenance import Provenance
 from epanns.models.zoo import FRONT_ENDS, ZOO, build_model
 from epanns.pruning.prune import prune
-from epanns.training.run.finetune import finetune
-from epanns.training.run.validation import Validation
-from epanns.training.settings.config import TrainingConfig
-from epanns.training.settings.run_options import RunOptions
-from epanns.training.step import learner as learner_module
-from epanns.training.step.distillation import DistillationTarget, relative_distance, sha256_of, teacher_of
-from epanns.training.step.learner import Learner
+from epanns.training import learner as learner_module
+from epanns.training.config import TrainingConfig
+from epanns.training.distillation import DistillationTarget, relative_distance, sha256_of, teacher_of
+from epanns.training.finetune import finetune
+from epanns.training.learner import Learner
+from epanns.training.loop import RunOptions
+from epanns.training.validation import Validation
 from tests.families import at_8k
 
 CONFIG = TrainingConfig(iterations=4, batch_size=4, learning_rate=5e-3, validate_every=2, distil_weight=0.5)
@@ -51,7 +51,7 @@ def make_model(tiny_spec, train):
 
 @pytest.fixture
 def without_dropout(monkeypatch):
-    """Learning in evaluation mode but for SpecAugment: nothing but the input tells two equal networks apart."""
+    """Train in evaluation mode but for SpecAugment: two equal networks differ by their input alone."""
 
     def set_mode(model, spec_augment):
         model.eval()
@@ -82,7 +82,7 @@ def count_up() -> Validation:
 
 
 @given(seed=st.integers(0, 99), share=st.floats(0, 1), feature_weight=st.floats(0, 9), activation=st.sampled_from("ab"))
-def test_the_loss_is_its_definition(seed, share, feature_weight, activation):
+def test_the_distillation_loss_equals_its_definition(seed, share, feature_weight, activation):
     """Twice, class by class: with sigmoids the cross-entropy of two outcomes, with a softmax that of all classes."""
     draw = np.random.default_rng(seed)
     logits, embedding, wanted = draw.normal(size=(3, 4)), draw.normal(size=(3, 6)), draw.normal(size=(3, 6))
@@ -103,7 +103,7 @@ def test_the_loss_is_its_definition(seed, share, feature_weight, activation):
     assert float(loss) == pytest.approx(expected, rel=1e-4)
 
 
-def test_the_distance_knows_no_scale_and_parts_of_a_batch_average_to_it():
+def test_the_distance_is_scale_free_and_the_mean_over_parts_of_a_batch():
     embedding, wanted = torch.rand(6, 5), torch.rand(6, 5)
     whole = relative_distance(embedding, wanted)
     assert relative_distance(100 * embedding, 100 * wanted) == pytest.approx(float(whole), rel=1e-5)
@@ -116,7 +116,7 @@ def test_the_distance_knows_no_scale_and_parts_of_a_batch_average_to_it():
 
 
 @pytest.mark.parametrize("settings", [{}, {"mixup_alpha": 0.0}, {"spec_augment": False}, {"accumulate": 2}], ids=str)
-def test_the_teacher_hears_the_students_stripes_and_mixtures(make_model, train, without_dropout, settings):
+def test_the_teacher_reads_the_stripes_and_mixtures_of_the_student(make_model, train, without_dropout, settings):
     student, heard = make_model(), {}
     teacher = copy.deepcopy(student)
     for name, model in (("student", student), ("teacher", teacher)):
@@ -137,7 +137,7 @@ def test_the_teacher_hears_the_students_stripes_and_mixtures(make_model, train, 
 
 
 @pytest.mark.parametrize("settings", [{}, {"feature_weight": 3.0}, {"head": "decision_avg"}, {"task": "single-label"}])
-def test_a_student_that_is_its_teachers_copy_has_nothing_to_learn(make_model, train, without_dropout, settings):
+def test_a_copy_of_the_teacher_has_no_gradient(make_model, train, without_dropout, settings):
     """Cross-entropy is least, and its gradient nothing, where the student's scores are the teacher's."""
     student = make_model(head=settings.get("head", "clip"))
     torch.nn.init.normal_(student.fc_audioset.weight)
@@ -151,7 +151,7 @@ def test_a_student_that_is_its_teachers_copy_has_nothing_to_learn(make_model, tr
     assert norms[0] < 1e-5 * norms[1]
 
 
-def test_listening_changes_no_draw_of_the_student(make_model, train, monkeypatch):
+def test_a_teacher_changes_no_random_number_of_the_student(make_model, train, monkeypatch):
     """With a teacher that is not counted the student takes the very step it takes alone."""
     alone, taught = learner_of(make_model(), None, replace(CONFIG, distil_weight=0.0)), None
     alone.step(batch_of(train, CONFIG), 1)
@@ -187,7 +187,7 @@ def test_a_run_stopped_at_any_step_ends_with_the_same_bytes_and_the_teacher_as_i
     assert all(parameter.grad is None for parameter in teacher.parameters())
 
 
-def test_a_pruned_student_comes_to_its_teacher_without_a_label(make_model, train, without_dropout):
+def test_a_pruned_student_approaches_its_teacher_without_labels(make_model, train, without_dropout):
     config = replace(CONFIG, batch_size=8, learning_rate=2e-2, distil_weight=1.0, feature_weight=1.0)
     batch, teacher = batch_of(train, config), make_model()
     torch.nn.init.normal_(teacher.fc_audioset.weight)  # scores that differ from clip to clip, as do those of
@@ -210,7 +210,7 @@ def test_a_pruned_student_comes_to_its_teacher_without_a_label(make_model, train
     assert all(later < 0.7 * sooner for sooner, later in zip(before, after, strict=True)), (before, after)
 
 
-def test_classes_in_another_order_are_put_in_the_students(make_model, train):
+def test_the_classes_of_the_teacher_are_put_in_the_order_of_the_student(make_model, train):
     order = [2, 0, 3, 1]
     student, teacher = make_model(), make_model(seed=1)
     names = [train.labels.names[index].replace("_", " ").upper() for index in order]
@@ -277,7 +277,7 @@ def test_a_student_on_the_waveform_is_taught_without_stripes(make_model, train):
         )
 
 
-def test_who_taught_is_part_of_the_run_and_of_the_recipe(tmp_path, make_model, train):
+def test_the_teacher_is_part_of_the_identity_and_of_the_recipe(tmp_path, make_model, train):
     save_checkpoint(make_model(seed=1), tmp_path / "teacher")
     teacher = load(tmp_path / "teacher")
     finetune(make_model(), train, CONFIG, tmp_path / "run", validation=count_up(), teacher=teacher)
@@ -333,13 +333,13 @@ def test_teachers_that_do_not_fit_are_refused_before_anything_is_written(tmp_pat
         ({"teacher_precision": "float64"}, "teacher_precision='float64'.*: must be one of float32, bfloat16"),
     ],
 )
-def test_settings_that_cannot_be_are_refused(settings, message):
+def test_invalid_settings_are_refused(settings, message):
     with pytest.raises(ConfigError, match=message):
         replace(CONFIG, **settings)
     assert "teacher_precision" not in CONFIG.to_dict()
 
 
-def test_a_precision_of_no_teacher_is_refused(make_model):
+def test_a_teacher_precision_without_a_teacher_is_refused(make_model):
     with pytest.raises(
         ConfigError, match=r"teacher_precision=bfloat16 without a teacher: give one \(--teacher CKPT\), or"
     ):

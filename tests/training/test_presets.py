@@ -1,4 +1,4 @@
-"""Presets: recipes by name, every value of which can be given otherwise."""
+"""Presets: named settings, each of which can be overridden."""
 
 import re
 
@@ -8,8 +8,7 @@ from hypothesis import strategies as st
 
 from epanns.errors import ConfigError
 from epanns.feedback import notes_to
-from epanns.training.settings.config import TrainingConfig
-from epanns.training.settings.presets import PRESETS, read_training
+from epanns.training.config import PRESETS, TrainingConfig, read_training
 
 LENGTHS = {"iterations": 2_000, "validate_every": 50}  # as a command has defaults of its own
 
@@ -19,7 +18,7 @@ LENGTHS = {"iterations": 2_000, "validate_every": 50}  # as a command has defaul
     given_keys=st.sets(st.sampled_from(["iterations", "batch_size", "seed"])),
     defaults=st.sampled_from([None, LENGTHS]),
 )
-def test_a_key_beats_the_preset_which_beats_the_default(name, given_keys, defaults):
+def test_a_key_overrides_the_preset_which_overrides_the_default(name, given_keys, defaults):
     table = dict.fromkeys(given_keys, 9_999)
     settings = PRESETS[name].settings if name else {}
     expected = TrainingConfig.from_dict({**TrainingConfig().to_dict(), **(defaults or {}), **settings, **table})
@@ -28,7 +27,7 @@ def test_a_key_beats_the_preset_which_beats_the_default(name, given_keys, defaul
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_a_preset_is_its_settings_and_its_name_is_not_kept(name):
+def test_a_run_keeps_the_settings_of_a_preset_and_not_its_name(name):
     said = read_training(PRESETS[name].settings)
     assert read_training({"preset": name}) == said
     assert "preset" not in said.to_dict()
@@ -79,7 +78,7 @@ def test_first_steps_that_a_user_sets_are_left_alone():
         read_training({**table, "warmup_iterations": 90})
 
 
-def test_a_frozen_backbone_takes_nothing_of_it_from_the_preset_and_all_from_the_table():
+def test_a_frozen_backbone_ignores_the_preset_s_settings_of_the_backbone():
     config = read_training({"preset": "transfer", "freeze_backbone": True})
     assert (config.freeze_backbone, config.head_iterations, config.backbone_rate) == (True, 0, 1.0)
     assert (config.iterations, config.ema_decay) == (2_000, 0.999)

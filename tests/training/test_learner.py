@@ -1,4 +1,4 @@
-"""One optimisation step: parts, clipping, the average, and what is left alone when something is not finite."""
+"""One optimisation step: parts of a batch, clipping, the average, and steps that are not finite."""
 
 import itertools
 import math
@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 from epanns.data.batches.dataset import PackDataset
 from epanns.errors import ConfigError, TrainingError
 from epanns.models.families.cnn_2d import Cnn
-from epanns.training.run.finetune import finetune
-from epanns.training.run.validation import Validation
-from epanns.training.settings.config import TrainingConfig
-from epanns.training.settings.run_options import RunOptions
-from epanns.training.step import learner as learner_module
-from epanns.training.step.learner import Learner
-from epanns.training.step.losses import LOSSES
-from epanns.training.step.optimizer import learning_rate_at, take_step
+from epanns.training import learner as learner_module
+from epanns.training.config import TrainingConfig
+from epanns.training.finetune import finetune
+from epanns.training.learner import Learner
+from epanns.training.loop import RunOptions
+from epanns.training.losses import LOSSES
+from epanns.training.optimizer import learning_rate_at, take_step
+from epanns.training.validation import Validation
 
 CONFIG = TrainingConfig(iterations=8, batch_size=4, learning_rate=5e-3, validate_every=8)
 LAST = Validation(lambda model: {"mAP": 0.5}, {})
@@ -52,7 +52,7 @@ def gradient(learner: Learner) -> torch.Tensor:
 
 
 def test_parts_of_a_batch_add_up_to_its_gradient(make_learner, train, monkeypatch):
-    """With batch norms that do not learn and no dropout nothing else tells the parts from the whole."""
+    """With fixed batch norms and no dropout, parts and the whole batch are equal."""
     monkeypatch.setattr(learner_module, "set_learning_mode", lambda model, spec_augment: model.eval())
     whole, parts = make_learner(), make_learner(accumulate=2)
     outcomes = [each.step(batch_of(train, CONFIG), 3) for each in (whole, parts)]
@@ -69,7 +69,7 @@ def test_a_gradient_is_clipped_to_the_norm_and_keeps_its_direction(make_learner,
 
 
 @pytest.mark.parametrize("dropout", [True, False])
-def test_without_dropout_nothing_but_the_clips_decides_a_step(make_learner, train, dropout):
+def test_without_dropout_a_step_depends_on_the_clips_alone(make_learner, train, dropout):
     settings = {"dropout": dropout, "mixup_alpha": 0.0, "spec_augment": False}
     learners = [make_learner(**settings), make_learner(**settings)]
     for number, learner in enumerate(learners):
@@ -77,7 +77,7 @@ def test_without_dropout_nothing_but_the_clips_decides_a_step(make_learner, trai
     assert torch.equal(*map(gradient, learners)) == (not dropout)
 
 
-def test_the_average_is_the_weighted_sum_of_the_weights_it_saw(make_learner, train):
+def test_the_average_is_the_weighted_sum_of_earlier_weights(make_learner, train):
     learner = make_learner(ema_decay=0.3)
     expected = {name: value.double() for name, value in all_values(learner).items()}
     for step in range(4):
@@ -109,7 +109,7 @@ def test_a_step_that_is_not_finite_changes_nothing(make_learner, train, monkeypa
     assert all(torch.equal(*pair) for pair in zip(moments, after, strict=True))
 
 
-def test_single_broken_steps_are_told_and_counted_and_several_in_a_row_stop(tmp_path, tiny_spec, train, monkeypatch):
+def test_single_skipped_steps_are_logged_and_several_in_a_row_stop_the_run(tmp_path, tiny_spec, train, monkeypatch):
     true, told, calls = LOSSES["sigmoid"], [], iter(range(100))
     monkeypatch.setitem(LOSSES, "sigmoid", lambda *given: true(*given) * (math.nan if next(calls) % 3 == 1 else 1))
     finetune(
@@ -158,12 +158,12 @@ def test_rates_rise_over_the_warm_up_and_never_after_it(schedule, warmup, iterat
         ({"ema_decay": 1.0}, r"ema_decay=1.0: must be a number in \[0, 1\); 0 switches the average off"),
     ],
 )
-def test_settings_that_cannot_be_are_refused(settings, message):
+def test_invalid_settings_are_refused(settings, message):
     with pytest.raises(ConfigError, match=message):
         replace(CONFIG, **settings)
 
 
-def test_saving_more_often_than_validating_is_asked_in_whole_steps():
+def test_save_every_must_be_at_least_one_step():
     with pytest.raises(ConfigError, match="save_every=0: must be at least 1 step"):
         RunOptions(save_every=0)
 
@@ -171,7 +171,7 @@ def test_saving_more_often_than_validating_is_asked_in_whole_steps():
 @pytest.mark.parametrize(
     "formats", list(itertools.product([torch.contiguous_format, torch.channels_last], repeat=3)), ids=str
 )
-def test_adam_pairs_each_weight_with_its_own_gradient_however_they_lie_in_memory(make_learner, formats):
+def test_adam_is_right_for_any_order_in_memory(make_learner, formats):
     """torch's fused Adam alone does not, where weights and gradients are of different memory formats."""
     of_weights, of_gradients, of_moments = formats
     torch.manual_seed(0)
@@ -191,7 +191,7 @@ def test_adam_pairs_each_weight_with_its_own_gradient_however_they_lie_in_memory
 
 
 def test_a_step_counts_as_writing_to_the_weights(make_learner, train):
-    """torch's fused Adam alone does not say so, and a training that changes nothing is refused after a pruning."""
+    """torch's fused Adam does not count its writes, and a training without writes is refused after pruning."""
     learner = make_learner()
     before = {name: weight._version for name, weight in learner.model.named_parameters()}
     learner.step(batch_of(train, CONFIG), 0)
@@ -199,7 +199,7 @@ def test_a_step_counts_as_writing_to_the_weights(make_learner, train):
     assert all(weight._version > before[name] for name, weight in trainable.items())
 
 
-def test_what_is_done_meanwhile_comes_between_gradients_and_step(make_learner, train):
+def test_meanwhile_is_called_between_gradients_and_update(make_learner, train):
     """A GPU computes the gradients then; on a CPU they are there."""
     learner, seen = make_learner(), []
     before = learner.model.fc_audioset.weight.detach().clone()

@@ -1,12 +1,12 @@
-"""Folders that are no checkpoints: what each is, and what to do with it."""
+"""Folders that are no checkpoints: the kind of each, and the remedy."""
 
 import json
 
 import pytest
 
 from epanns.errors import CheckpointError
-from epanns.folder_kinds import describe_other_folder
 from epanns.models.files.load import load
+from epanns.workfolder import describe_other_folder
 
 ASKED = {"training": {"iterations": 60}}
 AGAIN = "the command that started it, with the same options"

@@ -1,4 +1,4 @@
-"""Scores and clips that choose nothing are reported with what to do, and the network is left as it was."""
+"""Scores and clips that cannot choose a step are reported with a remedy, and the network is unchanged."""
 
 import math
 
@@ -14,15 +14,15 @@ from epanns.labels import LabelSet
 from epanns.models.families.cnn_2d import Cnn
 from epanns.models.modes import evaluation_mode
 from epanns.models.provenance import Operation, Provenance
-from epanns.signals import Stopped, StopRequest
+from epanns.process import Stopped, StopRequest
 from epanns.stages.finetune import validation_on
-from epanns.training.run.finetune import finetune
-from epanns.training.run.metrics import read_metrics
-from epanns.training.run.resume import TrainingState
-from epanns.training.run.run_folder import RunFolder
-from epanns.training.run.validation import Validation, constant_map, indistinct, require_positives
-from epanns.training.settings.config import TrainingConfig
-from epanns.training.settings.run_options import RunOptions
+from epanns.training.config import TrainingConfig
+from epanns.training.finetune import finetune
+from epanns.training.loop import RunOptions
+from epanns.training.metrics import read_metrics
+from epanns.training.resume import TrainingState
+from epanns.training.run_folder import RunFolder
+from epanns.training.validation import Validation, constant_map, indistinct, require_positives
 
 
 @pytest.fixture
@@ -41,12 +41,12 @@ def nothing() -> None:
         ({"mAP": float("nan")}, TrainingError, "mAP is nan, which chooses no step: give validation clips that have cl"),
     ],
 )
-def test_a_score_that_chooses_nothing_is_refused(model, scores, error, message):
+def test_a_score_that_is_not_finite_is_refused(model, scores, error, message):
     with pytest.raises(error, match=message):
         Validation(lambda model: scores, {}).scores_of(model, nothing)
 
 
-def test_weights_that_diverged_are_told_with_what_to_do(model, tiny_packs):
+def test_diverged_weights_give_an_error_with_a_remedy(model, tiny_packs):
     torch.nn.init.constant_(model.fc1.weight, float("inf"))
     with pytest.raises(
         TrainingError,
@@ -56,7 +56,7 @@ def test_weights_that_diverged_are_told_with_what_to_do(model, tiny_packs):
         validation_on(PackDataset([tiny_packs["val"]])).scores_of(model, nothing)
 
 
-def test_a_signal_is_obeyed_before_the_next_batch(model):
+def test_a_signal_stops_before_the_next_batch(model):
     stop, heard = StopRequest(), []
 
     def score(model) -> dict[str, float]:
@@ -111,14 +111,14 @@ MORE = "give validation clips with and without each class (--val)"
         ([[1, 0], [0, 0]], "multi-label", None),
     ],
 )
-def test_clips_that_cannot_tell_steps_apart_are_named(table, task, note):
+def test_validation_clips_that_cannot_distinguish_steps_give_a_note(table, task, note):
     found = indistinct(Clips(table), task)
     assert found is None if note is None else note in found and "\n" not in found
 
 
 @pytest.mark.parametrize("seed", range(40))
-def test_the_note_says_that_the_map_is_constant_exactly_where_it_is(seed):
-    """The mAP of two opposite rankings, where neither has ties, is the same exactly where every class says nothing."""
+def test_the_note_states_a_constant_map_exactly_if_it_is_constant(seed):
+    """The mAP of two opposite rankings, where neither has ties, is the same exactly if every class is constant."""
     rng = np.random.default_rng(seed)
     clips, classes = rng.integers(1, 4), rng.integers(1, 4)
     table = rng.random((clips, classes)) < rng.choice([0.2, 0.5, 0.9])
@@ -155,7 +155,7 @@ RECIPES = {
         ("trained", [1, 1, 1, 1, 1], None, 0),
     ],
 )
-def test_equal_scores_go_to_the_lower_loss_and_never_to_untrained_weights(
+def test_of_equal_scores_the_lower_loss_of_trained_weights_is_best(
     model, tiny_packs, tmp_path, recipe, scores, losses, best
 ):
     model.provenance = Provenance(recipe=tuple(map(Operation.from_dict, RECIPES[recipe])))

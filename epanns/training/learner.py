@@ -12,17 +12,17 @@ from epanns.clip_random import clip_draws, clip_seeds, dropout_if
 from epanns.data.batches.dataset import ClipBatch
 from epanns.distributed import rank, total, world_size
 from epanns.errors import ConfigError
-from epanns.models.families.yamnet import BODY, freeze_yamnet, yamnet_body
+from epanns.models.families.yamnet import BODY, yamnet_body
+from epanns.models.layers.mixup import draw_lambda, mix_target
 from epanns.models.tagger import Tagger
-from epanns.pruning.optimizer_check import check_optimizer
+from epanns.pruning.prune import check_optimizer
 from epanns.seeding import derive_seed
-from epanns.training.settings.config import TrainingConfig
-from epanns.training.step.acceleration import CompiledNetwork
-from epanns.training.step.data_parallel import SharedNetwork, own_places, synchronised_batch_norms
-from epanns.training.step.distillation import Teacher
-from epanns.training.step.losses import LOSSES
-from epanns.training.step.mixup import draw_lambda, mix_target
-from epanns.training.step.optimizer import (
+from epanns.training.acceleration import CompiledNetwork
+from epanns.training.config import TrainingConfig
+from epanns.training.data_parallel import SharedNetwork, own_places, synchronised_batch_norms
+from epanns.training.distillation import Teacher
+from epanns.training.losses import LOSSES
+from epanns.training.optimizer import (
     NOTHING_LEARNS,
     MovingAverage,
     build_optimizer,
@@ -64,7 +64,7 @@ class Learner:
         if config.freeze_backbone:
             model.freeze_backbone()
         if config.freeze_yamnet:
-            freeze_yamnet(model)
+            yamnet_body(model).freeze_yamnet()
         model.to(memory_format=torch.channels_last)
         self.model, self.config, self.teacher = model, config, teacher
         self.optimizer = build_optimizer(model, config)
@@ -87,11 +87,6 @@ class Learner:
 
         Every random number is a pure function of the seed, of `step` and of a clip's position in the batch of all
         processes, or of this process's rank if torch draws for a whole batch, as on a GPU.
-
-        Args:
-            batch: The clips.
-            step: Number of the step, which decides the random numbers and the learning rate.
-            meanwhile: Called after all work up to the gradients is queued on the device, before its result is awaited.
         """
         config = self.config
         torch.manual_seed(derive_seed("step", config.seed, step, rank()))
@@ -111,7 +106,7 @@ class Learner:
         if skipped:
             for buffer, before in statistics:
                 buffer.copy_(before)
-        if not skipped:
+        else:
             take_step(self.optimizer)
             if self.average is not None:
                 self.average.update(self.model, step)

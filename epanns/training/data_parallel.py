@@ -15,7 +15,7 @@ from epanns.data.batches.sampler import places_of_step
 from epanns.distributed import gather, rank, total, world_size
 from epanns.errors import ConfigError, TrainingError
 from epanns.models.tagger import Tagger
-from epanns.training.settings.config import TrainingConfig
+from epanns.training.config import TrainingConfig
 
 
 def own_places(config: TrainingConfig) -> list[int]:

@@ -14,7 +14,7 @@ from epanns.data.batches.dataset import PackDataset
 from epanns.data.batches.loader import make_loader
 from epanns.data.batches.sampler import sequential_batches
 from epanns.data.datasets.synthetic import SyntheticSettings, make_synthetic
-from epanns.data.manifests.manifest import write_manifest
+from epanns.data.manifest import write_manifest
 from epanns.data.packing.packer import pack_manifest
 from epanns.data.packs.pack_format import PackSettings
 from epanns.labels import LabelSet

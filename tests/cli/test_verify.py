@@ -4,7 +4,7 @@ from functools import partial
 import pytest
 
 from epanns.data.datasets.synthetic import SyntheticSettings, make_synthetic
-from epanns.data.manifests.manifest import write_manifest
+from epanns.data.manifest import write_manifest
 from epanns.data.packing.packer import pack_manifest
 from epanns.data.packs.pack_format import PackSettings
 from epanns.labels import LabelSet

@@ -18,6 +18,7 @@ _WHERE = {
     "check_optimizer": "epanns.pruning.prune",
     "profile": "epanns.complexity.macs",
     "evaluate": "epanns.evaluation.metrics",
+    "agree": "epanns.stages.agreement",
     "predict": "epanns.evaluation.predict",
 }
 
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from epanns.pruning.prune import check_optimizer as check_optimizer
     from epanns.pruning.prune import prune as prune
     from epanns.pruning.recovery.recover import recover as recover
+    from epanns.stages.agreement import agree as agree
 
 
 def __getattr__(name: str) -> Any:

@@ -36,6 +36,7 @@ DOORS = {
     "soxr": {"audio/"},
     "av": {"audio/decoders.py"},
     "safetensors": {"models/"},
+    "scipy": {"evaluation/agreement.py"},
     "sklearn": {"evaluation/metrics.py"},
     "matplotlib": {"reporting/"},
     "onnx": {"export/"},

@@ -104,8 +104,6 @@ class TaggedFile:
     """Counts about a file that was tagged.
 
     Attributes:
-        file: Its path.
-        seconds: Its length.
         clipped: Number of samples beyond [-1, 1], at the network's sample rate, which were limited.
         beyond_header: Seconds of sound beyond the length in the file's header.
         states_length: Whether the header has the length; otherwise a cut between frames cannot be detected.
@@ -120,12 +118,7 @@ class TaggedFile:
 
 @dataclass
 class Outcome:
-    """The files of a run.
-
-    Attributes:
-        files: Files that were tagged.
-        failed: Files that could not be tagged, with the error.
-    """
+    """The files of a run."""
 
     files: list[TaggedFile] = field(default_factory=list)
     failed: list[tuple[Path, DataError]] = field(default_factory=list)

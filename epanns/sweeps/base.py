@@ -114,8 +114,6 @@ class GivenNetwork:
     """Facts about a network that an experiment reads from a file, without its weights.
 
     Attributes:
-        spec: The architecture.
-        labels: The classes.
         provenance: As in its checkpoint, with the sha256 of its weights.
         folded: Why its batch-norm statistics cannot be re-estimated; empty if they can.
     """

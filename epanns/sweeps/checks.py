@@ -40,7 +40,6 @@ class DataFacts:
     """Facts about the data that decide whether a trial can run.
 
     Attributes:
-        labels: The classes.
         train_clips: Number of training clips; before packing, the largest possible number.
         packs: The packs of each part; None before packing.
     """
@@ -63,9 +62,6 @@ def refuse_impossible(
         given: The networks that it reads from files.
         facts: Facts about the data.
         log: Called with one line if the validation clips cannot distinguish steps.
-
-    Raises:
-        ConfigError: With every problem, each once.
     """
     problems: dict[str, None] = {}
     if facts.packs is not None:

@@ -62,8 +62,6 @@ class DataConfig:
     Attributes:
         kind: A layout of ``epanns data``, or ``packs`` for packs made before.
         train: Names of splits (ESC: ``fold1``, ...), or folders of packs.
-        val: As `train`.
-        test: As `train`.
         root: Folder of the data set, relative to the current folder; not part of a trial's identity.
         sample_rate: In Hz; must be the model's.
         seconds: Length of a packed clip.

@@ -33,8 +33,6 @@ class Curve:
     """A training run as it is drawn.
 
     Attributes:
-        name: Name of its folder.
-        network: Name of the network.
         score: Name of the score that decides which step is kept: ``mAP``, or ``accuracy`` of single-label networks.
         loss: ``(step, mean training loss since the point before)``.
         scores: ``(step, validation score)``.

@@ -165,17 +165,9 @@ def tag_files(
 def tag_file(
     model: "Tagger", path: Path, protocol: "EvaluationProtocol", top: int, table: "ScoreTable | None" = None
 ) -> tuple[TaggedFile, list[dict[str, Any]]]:
-    """Score the windows of one file.
+    """Return the counts of one file, and its windows with their `top` highest scores.
 
-    Args:
-        model: Tagger.
-        path: The file.
-        protocol: Window and hop.
-        top: Number of tags per window.
-        table: Receives all scores; the file's rows are removed again if the file cannot be read to its end.
-
-    Returns:
-        The counts of the file, and its windows with their highest scores.
+    `table` receives all scores; the file's rows are removed again if the file cannot be read to its end.
 
     Raises:
         DataError: If the file cannot be decoded.

@@ -162,12 +162,6 @@ def write_clip_scores(path: Path, predictions: "Predictions", labels: LabelSet, 
 
     The arrays are ``clip_ids`` (clips,), ``class_names`` (classes,) and ``groups`` (clips,) of text, the last empty
     without groups, ``scores`` (clips, classes) float32 in [0, 1] and ``target`` (clips, classes) bool.
-
-    Args:
-        path: File to write.
-        predictions: Scores and targets.
-        labels: Names of the classes, in the order of the scores.
-        groups: Name of each clip's group; empty for none.
     """
     with atomic.replacing(path) as partial, partial.open("wb") as file:
         np.savez_compressed(

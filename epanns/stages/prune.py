@@ -72,15 +72,8 @@ def prune_in_rounds(
     """Prune to the widths of a plan.
 
     With training, the network is recovered after each round, before the training; without, once after the last round.
-    Called again after a stop, finished runs are read and the unfinished run is resumed.
-
-    Args:
-        dense: The network; not modified.
-        target: Plan of one round to the final widths.
-        rounds: The rounds, and the training between them.
-        calibration: Clips for criteria that measure clips.
-        recover: Recovery without labels.
-        log: Called with one line about each round.
+    Called again after a stop, finished runs are read and the unfinished run is resumed. `dense` is not modified;
+    `target` is the plan of one round to the final widths.
 
     Returns:
         The pruned network and the report of the last recovery.

@@ -166,10 +166,7 @@ def read_given(bases: Sequence[BaseConfig]) -> dict[str, GivenNetwork]:
 def network_without_weights(base: BaseConfig, labels: LabelSet, given: Mapping[str, GivenNetwork]) -> Tagger:
     """Return the unpruned network of a base on the meta device, where no weights are allocated.
 
-    Args:
-        base: From an experiment.
-        labels: Classes of the data, for a network that is trained in the sweep.
-        given: From `read_given`.
+    A network that is trained in the sweep has the classes of the data, `labels`; `given` is that of `read_given`.
     """
     with torch.device("meta"):
         if base.checkpoint:

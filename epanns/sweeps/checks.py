@@ -56,12 +56,7 @@ def refuse_impossible(
 
     Sample rates, layers, ratios, budgets, criteria, recoveries, numbers of clips and settings of the training are
     checked for every base and every cell of the grids; with packs also classes, tasks and clips that two parts share.
-
-    Args:
-        experiment: The experiment.
-        given: The networks that it reads from files.
-        facts: Facts about the data.
-        log: Called with one line if the validation clips cannot distinguish steps.
+    Validation clips that cannot distinguish steps are logged.
     """
     problems: dict[str, None] = {}
     if facts.packs is not None:

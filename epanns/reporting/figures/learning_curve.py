@@ -97,14 +97,7 @@ def read_curve(folder: Path) -> Curve:
 def write_learning_curves(runs: Sequence[Path], out: Path, *, stem: str, images: bool = True) -> tuple[Path, ...]:
     """Draw runs in one figure and write it as SVG, PDF and PNG; older files of the same names are replaced.
 
-    Args:
-        runs: Run folders.
-        out: Folder of the figure.
-        stem: Name of its files without suffix.
-        images: Whether to write PDF and PNG too, which takes seconds.
-
-    Returns:
-        The files written.
+    Without `images`, only the SVG is written, as PDF and PNG take seconds. The files written are returned.
 
     Raises:
         DataError: If a run cannot be read.

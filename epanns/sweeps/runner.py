@@ -49,12 +49,7 @@ class EarlierTrials:
 
 
 class Sweep:
-    """The folder of a sweep.
-
-    Attributes:
-        path: The folder.
-        experiment: The experiment that is run in it.
-    """
+    """The folder of a sweep."""
 
     def __init__(self, path: Path, experiment: Experiment) -> None:
         self.path = path
@@ -103,9 +98,6 @@ class Sweep:
 
         Trials without a result may be replaced, so that an experiment can be corrected. Finished trials that are no
         longer in the experiment stay, if they were run on the same data and scored alike.
-
-        Args:
-            trials: All trials of the experiment.
 
         Raises:
             OutputError: If finished trials were run on other data or scored in another way, or all belong to another

@@ -156,7 +156,7 @@ def test_a_rectified_refit_comes_nearer_to_the_unpruned_network(name):
         pruned, plan = prune(dense, criterion="random", ratio=0.3)
         if rectify is not None:
             refit = refit_readers(pruned, dense, plan, clips, rectify=rectify)
-            assert all(0 <= error.refit and error.plain >= 0 for error in refit.errors)
+            assert all(error.refit >= 0 and error.plain >= 0 for error in refit.errors)
             assert pruned.provenance.recipe[-1].settings["rectify"] == rectify
         with torch.no_grad():
             ours, theirs = (model(clips[0])["embedding"] for model in (pruned, dense))

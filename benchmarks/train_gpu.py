@@ -25,11 +25,11 @@ from epanns.data.packing.packer import pack_manifest
 from epanns.data.packs.pack_format import PackSettings
 from epanns.models.tagger import Tagger
 from epanns.models.zoo import build_model
-from epanns.training.run.finetune import finetune
-from epanns.training.run.resume import TrainingState
-from epanns.training.run.validation import Validation
-from epanns.training.settings.config import TrainingConfig
-from epanns.training.settings.run_options import RunOptions
+from epanns.training.config import TrainingConfig
+from epanns.training.finetune import finetune
+from epanns.training.loop import RunOptions
+from epanns.training.resume import TrainingState
+from epanns.training.validation import Validation
 
 SECONDS, RATE = 10.0, 32_000
 LEAST_SHARE, MOST_WAITING = 0.35, 0.05

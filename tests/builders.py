@@ -1,4 +1,4 @@
-"""Builders of what tests need: small networks, checkpoints, packs, run records, finished runs, and command lines."""
+"""Builders for tests: small networks, checkpoints, packs, run records, finished runs, and command lines."""
 
 import json
 import math
@@ -23,7 +23,7 @@ from epanns.models.spec import ModelSpec, conv_widths
 from epanns.models.tagger import Tagger
 from epanns.models.zoo import ZOO, build_model
 from epanns.records import RunRecord, Stage
-from epanns.training.run.metrics import write_metrics
+from epanns.training.metrics import write_metrics
 
 # Files
 

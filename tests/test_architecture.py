@@ -36,12 +36,13 @@ DOORS = {
     "soxr": {"audio/"},
     "av": {"audio/decoders.py"},
     "safetensors": {"models/"},
+    "scipy": {"evaluation/agreement.py"},
     "sklearn": {"evaluation/metrics.py"},
     "matplotlib": {"reporting/"},
     "onnx": {"export/"},
     "onnxruntime": {"export/"},
     "onnxscript": {"export/"},
-    "tensorboard": {"training/run/metrics.py"},
+    "tensorboard": {"training/metrics.py"},
 }
 LAZY_TOP_LEVEL = {"__init__.py", "__main__.py"}
 
@@ -155,7 +156,7 @@ def test_nothing_unsafe_is_called(path):
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_public_definitions_say_what_they_are(path):
+def test_public_definitions_have_docstrings(path):
     tree = ast.parse(path.read_text())
     scopes = [tree, *[node for node in tree.body if isinstance(node, ast.ClassDef)]]
     for scope in scopes:

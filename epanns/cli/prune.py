@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from epanns.models.tagger import Tagger
     from epanns.pruning.calibration_clips import ClipSource
     from epanns.stages.prune import Recover
-    from epanns.training.settings.config import TrainingConfig
+    from epanns.training.config import TrainingConfig
 
 _SECTIONS = {
     **AMOUNT_SECTIONS,
@@ -132,7 +132,7 @@ def read_between(path: Path) -> "tuple[dict[str, list[Path]], TrainingConfig, bo
     Raises:
         ConfigError: If the file cannot be read, or a key is unknown, missing or of the wrong kind.
     """
-    from epanns.training.settings.presets import read_training
+    from epanns.training.config import read_training
 
     read = read_toml(path)
     given = {key.replace("-", "_"): value for key, value in read.items()}

@@ -19,12 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from epanns import atomic
-from epanns.csv_table import CsvKind, read_csv_rows, require_fields, whole_number
 from epanns.data.clip import LABEL_SEPARATOR, Clip, ClipCheck, clip_id_bytes
 from epanns.errors import DataError, OutputError
 from epanns.labels import LabelSet, composed
 from epanns.safe_text import is_printable
-from epanns.text_files import read_json
+from epanns.text_files import CsvKind, read_csv_rows, read_json, require_fields, whole_number
 from epanns.workfolder import DRAWING_SECONDS, locked_file
 
 COLUMNS = ["clip_id", "path", "start", "duration", "labels", "split", "fold"]

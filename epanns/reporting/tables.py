@@ -17,7 +17,7 @@ from epanns.reporting.notation import (
 )
 from epanns.reporting.rows import BlockKey, Estimate, Row
 from epanns.safe_text import printable
-from epanns.training.run.metrics import STEP_0_KEPT
+from epanns.training.metrics import STEP_0_KEPT
 
 FOOTNOTE = (
     "mAP: macro average precision, mean ± sample standard deviation over seeds. *before*: the pruned network without "

@@ -14,7 +14,7 @@ from epanns.labels import DECISIVE_SCORES
 from epanns.records import RunRecord, failure_in, read_record
 from epanns.safe_text import printable
 from epanns.text_files import read_json
-from epanns.training.run.metrics import STEP_0_KEPT
+from epanns.training.metrics import STEP_0_KEPT
 from epanns.workfolder import WorkFolder
 
 

@@ -14,9 +14,8 @@ from epanns.cli.shared.terminal import log
 from epanns.models.files.checkpoint import load_checkpoint
 from epanns.models.files.load import load
 from epanns.pruning.iterative_pruning import step_widths
-from epanns.training.settings.config import TrainingConfig
-from epanns.training.settings.presets import PRESETS, Preset
-from epanns.training.settings.run_options import RunOptions
+from epanns.training.config import PRESETS, Preset, TrainingConfig
+from epanns.training.loop import RunOptions
 from epanns.workfolder import WorkFolder
 from tests.builders import make_checkpoint
 

@@ -10,9 +10,8 @@ import pytest
 from epanns.cli.finetune import command as finetune
 from epanns.cli.shared.training_options import Recipe
 from epanns.cli.train import command as train
-from epanns.training.run.run_folder import RunFolder
-from epanns.training.settings.config import RULES, TrainingConfig, option_of
-from epanns.training.settings.presets import PRESETS
+from epanns.training.config import PRESETS, RULES, TrainingConfig, option_of
+from epanns.training.run_folder import RunFolder
 
 
 @pytest.fixture

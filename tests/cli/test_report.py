@@ -6,7 +6,7 @@ from functools import partial
 import pytest
 
 from epanns.records import Stage
-from epanns.training.run.metrics import write_metrics
+from epanns.training.metrics import write_metrics
 from tests.builders import make_record
 
 COST = {"n_params": 5_000_000, "param_bytes": 20_000_000, "backbone_macs": 1_000_000_000}

@@ -22,7 +22,7 @@ from epanns.labels import LabelSet
 from epanns.models.files.checkpoint import save_checkpoint
 from epanns.models.files.load import load
 from epanns.models.zoo import build_model
-from epanns.training.run.finetune import TrainingResult
+from epanns.training.finetune import TrainingResult
 
 SHORT = ["--iterations", "4", "--batch-size", "8", "--validate-every", "2"]
 
@@ -264,7 +264,7 @@ def test_fresh_deletes_nothing_before_everything_else_is_right(runner, monkeypat
     with pytest.raises(ConfigError, match="freeze_yamnet: Cnn14_8k is not built on YAMNet's body"):
         invoke(runner, *again, "--freeze-yamnet")
     with monkeypatch.context() as patch, pytest.raises(ConfigError, match="batch_size=3 cannot be shared out to 2"):
-        patch.setattr("epanns.training.step.data_parallel.world_size", lambda: 2)
+        patch.setattr("epanns.training.data_parallel.world_size", lambda: 2)
         invoke(runner, *again, "--batch-size", 3, "--mixup-alpha", 0)
     assert load(tmp_path / "run").spec.name == "Cnn14_8k"
     with pytest.raises(ConfigError, match="run is the checkpoint itself: choose another --out"):

@@ -23,8 +23,8 @@ from epanns.models.zoo import ZOO, build_model
 from epanns.records import read_records
 from epanns.sweeps.experiment import parse_experiment
 from epanns.sweeps.runner import run_experiment
-from epanns.training.settings.config import TrainingConfig
-from epanns.training.step.learner import Learner, set_learning_mode
+from epanns.training.config import TrainingConfig
+from epanns.training.learner import Learner, set_learning_mode
 from tests.builders import narrow_spec
 
 FRONT_END = FrontEndSpec(8_000, 200, 80, 64, 125, 3_750, kind="yamnet")

@@ -9,7 +9,7 @@ import pytest
 from epanns.atomic import sha256_of_json
 from epanns.errors import ConfigError
 from epanns.sweeps.experiment import load_experiment, parse_experiment
-from epanns.training.settings.presets import PRESETS, read_training
+from epanns.training.config import PRESETS, read_training
 
 CONTENT = {"train": "1", "val": "2", "test": "3"}
 TEXT = """

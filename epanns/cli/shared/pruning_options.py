@@ -76,7 +76,7 @@ _WHICH = (
         default="l1",
         show_default=True,
         help="Ranking of the filters, by weights: l1, l2, opnorm, opnorm_invariant, fpgm, cosine, centrality, bn or "
-        "random; by --calibration clips: activation, interpolative; by clips and their labels: taylor.",
+        "random; by --calibration clips: activation, interpolative, elimination; by clips and their labels: taylor.",
     ),
     click.option("--seed", type=SEED, default=0, show_default=True, help="Seed of criteria that draw random numbers."),
 )

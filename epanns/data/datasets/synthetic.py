@@ -35,7 +35,7 @@ _WORK = Work(
     held="holds a synthetic data set with",
     to_choose="choose another ROOT or delete it",
     to_replace="choose another ROOT or delete it",
-    place="ROOT or empty it",
+    place="ROOT",
 )
 
 

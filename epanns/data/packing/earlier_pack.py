@@ -30,7 +30,7 @@ from epanns.data.packs.pack_format import (
 )
 from epanns.errors import DataError, Interrupted, PackError
 from epanns.feedback import Progress
-from epanns.signals import StopRequest
+from epanns.process import StopRequest
 from epanns.text_files import read_json
 
 _OWN_FILES = re.compile(

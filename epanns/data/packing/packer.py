@@ -33,7 +33,7 @@ from epanns.data.packs.panns_file import index_file, is_index_of, write_index
 from epanns.errors import ConfigError, DataError, DataProblems, OutputError, did_you_mean
 from epanns.feedback import Progress
 from epanns.packages import versions
-from epanns.signals import catching_signals
+from epanns.process import catching_signals
 
 _PACKAGES = ("soundfile", "soxr", "h5py", "numpy")  # which determine the bytes of a pack
 _OPTIONAL_PACKAGES = ("av",)  # may be installed between two runs, to decode rejects of the first one

@@ -24,7 +24,7 @@ from epanns.data.packs.shard import ShardRow, write_shard
 from epanns.errors import DataError, Interrupted
 from epanns.feedback import Progress
 from epanns.labels import LabelSet
-from epanns.signals import Stopped, StopRequest
+from epanns.process import Stopped, StopRequest
 
 Part = tuple[int, list[Clip]]
 RowStream = Iterator[tuple[PackedClip, Row]]

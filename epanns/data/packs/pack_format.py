@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from epanns import atomic
-from epanns.csv_table import ANY_LENGTH, read_csv_table
 from epanns.errors import ConfigError, DataError, PackError
 from epanns.labels import LabelSet
 from epanns.strict import (
@@ -27,7 +26,7 @@ from epanns.strict import (
     one_of,
     table_problems,
 )
-from epanns.text_files import read_json
+from epanns.text_files import ANY_LENGTH, read_csv_table, read_json
 
 FORMAT = "epanns-pack/1"
 PACK_FILE, JOURNAL_FILE, REJECTS_FILE, NOTES_FILE = "pack.json", "journal.jsonl", "rejects.csv", "notes.csv"

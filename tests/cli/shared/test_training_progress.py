@@ -6,8 +6,8 @@ import math
 import pytest
 
 from epanns.cli.shared.training_progress import Pace, ProgressDisplay, describe_seconds
-from epanns.training.run.resume import TrainingState
-from epanns.training.settings.config import TrainingConfig
+from epanns.training.config import TrainingConfig
+from epanns.training.resume import TrainingState
 
 CONFIG = TrainingConfig(iterations=10, batch_size=8, validate_every=4, mixup_alpha=1.0)
 

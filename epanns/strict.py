@@ -80,6 +80,11 @@ PATH = Rule(
     lambda value: isinstance(value, str) and 0 < len(value) <= _LONGEST_PATH and "\0" not in value,
 )
 
+SHA256 = Rule(
+    "64 hexadecimal digits",
+    lambda value: isinstance(value, str) and len(value) == 64 and set(value) <= set("0123456789abcdef"),
+)
+
 
 def integer(least: int, most: int | None = None) -> Rule:
     """Return the rule of whole numbers >= `least` and, unless it is None, <= `most`."""

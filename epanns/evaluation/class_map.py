@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from epanns.atomic import sha256_of_json
-from epanns.csv_table import CsvKind, read_csv_table
 from epanns.errors import DataError, did_you_mean
 from epanns.labels import LabelSet, audioset, names_read_alike, same_classes
+from epanns.text_files import CsvKind, read_csv_table
 
 COLUMNS = ("category", "mid", "display_name")
 _KIND = CsvKind("a class map", limit=1 << 24, need="100,000 rows of 160 bytes", remedy="give a class map")

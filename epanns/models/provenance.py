@@ -8,11 +8,6 @@ from epanns import strict
 from epanns.errors import CheckpointError, PruningError
 from epanns.models.pruning_plan import PruningPlan
 
-SHA256 = strict.Rule(
-    "64 hexadecimal digits",
-    lambda value: isinstance(value, str) and len(value) == 64 and set(value) <= set("0123456789abcdef"),
-)
-
 _TRAINING: Mapping[str, strict.Rule] = {"iterations": strict.WHOLE, "seed": strict.WHOLE}
 # Kind of operation -> its settings, required and optional ones; those of training may have others beside these.
 _SETTINGS: Mapping[str, tuple[Mapping[str, strict.Rule], Mapping[str, strict.Rule]]] = {
@@ -218,7 +213,7 @@ class Provenance:
 
 _RULES: Mapping[str, strict.Rule] = {
     "source": strict.ANY_TEXT,
-    "parent_sha256": strict.or_none(replace(SHA256, text=f"null or {SHA256.text}")),
+    "parent_sha256": strict.or_none(replace(strict.SHA256, text=f"null or {strict.SHA256.text}")),
     "plan": strict.or_none(replace(strict.TABLE, text="null or a table")),
     "recipe": replace(strict.LIST, text="a list of operations"),
     "assumed": strict.Rule(

@@ -27,8 +27,6 @@ from epanns.pruning.surgery import channel_groups, remove_channels
 def prune(
     model: Tagger,
     config: PruningConfig | None = None,
-    clips: ClipSource | None = None,
-    *,
     calibration: ClipSource | None = None,
     **keywords: Unpack[PruningKeywords],
 ) -> tuple[Tagger, PruningPlan]:
@@ -40,10 +38,9 @@ def prune(
     Args:
         model: The network; not touched. It may be frozen, in any mode and on any device.
         config: The settings; by default made of `keywords`.
-        clips: Calibration clips for criteria that measure clips (`epanns.pruning.ranking.criteria.NEEDS`): batches of
+        calibration: Clips for criteria that measure clips (`epanns.pruning.ranking.criteria.NEEDS`): batches of
             waveforms ``(batch, samples)`` float in [-1, 1], for ``taylor`` pairs of waveforms and targets ``(batch,
             classes)``.
-        calibration: Another name for `clips`.
         **keywords: Instead of `config`: ``ratio``, ``ratios`` or ``budget`` as in `Amount`, and ``criterion``,
             ``layers``, ``allocate``, ``round_to`` and ``seed`` as in `PruningConfig`. Without ``layers``, one ratio
             leaves at least one channel in each layer.
@@ -55,15 +52,13 @@ def prune(
 
     Raises:
         PruningError: If a ratio, layer or criterion cannot be used, a layer would lose no or every channel, or the
-            network cannot be pruned as it is (compiled, wrapped for several devices, shared parameters); if both a
-            config and keywords are given, or both `clips` and `calibration`.
+            network cannot be pruned as it is (compiled, wrapped for several devices, shared parameters), or if both a
+            config and keywords are given.
     """
     if config is not None and keywords:
         raise PruningError(f"config and {', '.join(keywords)}: give either a config or keywords")
-    if clips is not None and calibration is not None:
-        raise PruningError("clips and calibration are the same setting: give one of them")
     config = PruningConfig.of(**keywords) if config is None else config
-    plan, reached = plan_and_cost(model, config, calibration if clips is None else clips)
+    plan, reached = plan_and_cost(model, config, calibration)
     pruned = without_channels(model, plan)
     if reached is not None:
         pruned.provenance = reached.recorded(pruned.provenance)
@@ -78,7 +73,7 @@ def plan_pruning(
 
 
 def plan_and_cost(
-    model: Tagger, config: PruningConfig, clips: ClipSource | None = None
+    model: Tagger, config: PruningConfig, calibration: ClipSource | None = None
 ) -> tuple[PruningPlan, BudgetResult | None]:
     """Choose the channels to keep; return the plan and, for a budget, the cost of the pruned network, as in `prune`."""
     _refuse_unprunable(model)
@@ -88,7 +83,7 @@ def plan_and_cost(
 
     @functools.cache  # ranked once, and only after the widths are known to be possible
     def importance() -> dict[str, Tensor]:
-        return channel_importance(model, layers, criterion=config.criterion, seed=config.seed, calibration=clips)
+        return channel_importance(model, layers, criterion=config.criterion, seed=config.seed, calibration=calibration)
 
     def kept_of(widths: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
         return {layer: most_important(importance()[layer], width, layer=layer) for layer, width in widths.items()}

@@ -84,7 +84,7 @@ def test_the_checkpoint_keeps_plan_labels_and_parent(prune, checkpoint, tmp_path
     assert torch.equal(pruned.weights["conv_block1.conv1.weight"], dense.weights["conv_block1.conv1.weight"][kept])
 
 
-def test_text_says_what_changed(prune, checkpoint, tmp_path):
+def test_text_lists_the_changes(prune, checkpoint, tmp_path):
     _, stdout, _ = prune(checkpoint, "--out", tmp_path / "pruned", "--ratio", "0.5", "--layers", "conv_block3.conv2")
     assert "pruned: 1 of 6 layers pruned by l1: conv_block3.conv2 8 -> 4\n" in stdout
     assert "backbone MACs for 10 s" in stdout
@@ -102,7 +102,7 @@ def test_widths_are_rounded(prune, checkpoint, tmp_path):
     assert json.loads(stdout)["widths"]["conv_block3.conv1"] == 4  # 8 - 3 = 5 stay
 
 
-def test_a_target_is_met_and_told(prune, checkpoint, tmp_path):
+def test_a_target_is_met_and_printed(prune, checkpoint, tmp_path):
     out = tmp_path / "pruned"
     code, stdout, _ = prune(checkpoint, "--out", out, "--target-params", "0.5", "--json")
     assert code == 0
@@ -116,7 +116,7 @@ def test_a_target_is_met_and_told(prune, checkpoint, tmp_path):
     assert f"\nbudget: {result['n_params']} parameters of at most {dense / 2:.0f} parameters (" in stdout
 
 
-def test_a_latency_is_measured_and_told(prune, checkpoint, tmp_path, monkeypatch):
+def test_a_latency_is_measured_and_printed(prune, checkpoint, tmp_path, monkeypatch):
     """With a clock by which a network takes a millisecond per hundred parameters and its layers as long together."""
 
     def network(model):
@@ -156,7 +156,7 @@ def test_bytes_in_int8_and_a_global_ranking_with_a_minimum(prune, checkpoint, tm
     assert all(result["widths"][layer] >= 4 for layer in ("conv_block3.conv1", "conv_block3.conv2"))
 
 
-def test_a_table_of_sensitivities_decides_where(prune, checkpoint, tmp_path):
+def test_a_table_of_sensitivities_decides_the_layers(prune, checkpoint, tmp_path):
     rows = [SensitivityRow(layer, 0.5, width // 2, 0.5, 1, 1) for layer, width in SPEC.widths.items()]
     rows[-2] = dataclasses.replace(rows[-2], mAP=0.9)
     table = Sensitivity(SensitivityRow("", 0.0, None, 0.9, profile(SPEC).n_params, 1), tuple(rows))
@@ -218,7 +218,7 @@ def test_batch_norm_is_measured_again_on_a_pack(prune, checkpoint, packs, tmp_pa
     assert changed == {"conv_block2.bn2", "conv_block3.bn1", "conv_block3.bn2"}
 
 
-def test_batch_norm_comes_out_as_in_a_sweep(prune, tiny_spec, tiny_packs, tmp_path):
+def test_batch_norm_statistics_equal_those_of_a_sweep(prune, tiny_spec, tiny_packs, tmp_path):
     dense, out = build_model(tiny_spec), tmp_path / "out"
     save_checkpoint(dense, tmp_path / "tiny")
     prune(tmp_path / "tiny", "--out", out, "--ratio", "0.5", "--recover", "bn", "--calibration", tiny_packs["train"])
@@ -362,7 +362,7 @@ def test_a_pruned_checkpoint_loads_in_a_new_process_without_torch_pruning(prune,
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
 
-def test_the_network_is_ranked_recovered_and_trained_on_the_device_asked_for(
+def test_the_network_is_ranked_recovered_and_trained_on_the_given_device(
     prune, checkpoint, packs, tmp_path, monkeypatch
 ):
     """Every network of the command stems from the one that is moved: the others are made from it."""

@@ -95,7 +95,7 @@ def test_a_file_that_fails_at_its_end_leaves_no_row(epanns, tmp_path, write, net
     assert (tmp_path / "alone.csv").read_bytes() == (tmp_path / "tags.csv").read_bytes()
 
 
-def test_a_folder_is_walked(epanns, tmp_path, write, network):
+def test_every_sound_file_of_a_folder_is_tagged(epanns, tmp_path, write, network):
     for name in ("set/b.flac", "set/a.wav", "set/._a.wav", "set/deep/c.ogg"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         write(name)

@@ -123,8 +123,13 @@ class ProgressDisplay:
             from tqdm import tqdm
 
             shape = "{percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt}{postfix}"
-            kind = {"total": self._config.iterations, "initial": state.step, "bar_format": shape}
-            self._bar = tqdm(file=self._stream, dynamic_ncols=True, **kind)
+            self._bar = tqdm(
+                file=self._stream,
+                dynamic_ncols=True,
+                total=self._config.iterations,
+                initial=state.step,
+                bar_format=shape,
+            )
 
     def _scores(self, state: "TrainingState") -> list[str]:
         row = state.history[-1] if state.history else {}

@@ -22,14 +22,14 @@ from epanns.errors import CheckpointError, DataError, OutputError
 from epanns.feedback import note
 from epanns.labels import LabelSet
 from epanns.models.files.checkpoint_texts import CheckpointConfig, is_config, model_card
-from epanns.models.provenance import SHA256, Provenance
+from epanns.models.provenance import Provenance
 from epanns.models.pruning_plan import PruningPlan
 from epanns.models.spec import ModelSpec
 from epanns.models.tagger import Tagger
 from epanns.models.tensors import TensorForm, difference, expected_forms, forms_of, parameters_of
 from epanns.models.zoo import build_model, known_labels
 from epanns.packages import versions
-from epanns.strict import shown, table_problems
+from epanns.strict import SHA256, shown, table_problems
 from epanns.text_files import read_json, read_text
 from epanns.workfolder import describe_other_folder
 

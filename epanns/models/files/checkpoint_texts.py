@@ -9,10 +9,10 @@ from pathlib import Path
 from epanns import __version__
 from epanns.errors import CheckpointError
 from epanns.labels import LabelSet
-from epanns.models.provenance import SHA256, Provenance
+from epanns.models.provenance import Provenance
 from epanns.models.spec import FUSION_FAMILIES, ModelSpec
 from epanns.safe_text import printable
-from epanns.strict import ANY_TEXT, TABLE, Rule, error_messages, shown, table_problems
+from epanns.strict import ANY_TEXT, SHA256, TABLE, Rule, error_messages, shown, table_problems
 from epanns.text_files import LONGEST_JSON, parse_json, read_json, read_text
 
 FORMAT = "epanns-checkpoint/1"

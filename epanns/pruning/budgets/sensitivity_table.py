@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from epanns.errors import PruningError
-from epanns.models.provenance import SHA256
+from epanns.strict import SHA256
 from epanns.text_files import SHORT_LIST, read_csv_table
 
 COLUMNS = ("layer", "ratio", "width", "mAP", "loss_of_mAP", "n_params", "backbone_macs", "network")

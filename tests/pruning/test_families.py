@@ -60,7 +60,8 @@ def test_pruning_any_groups_equals_zeroing_their_channels(name, seed, is_single)
     expected = silenced(model, kept, inputs)["clipwise_logits"]
     with torch.no_grad():
         actual = remove_channels(model, kept).forward_inputs(inputs)["clipwise_logits"]
-    torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-5 * max(1.0, float(expected.abs().max())))
+    # Deep networks add up the rounding of float32 (3.5e-5 in Res1dNet51).
+    torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-4 * max(1.0, float(expected.abs().max())))
 
 
 def streams_of(name: str) -> dict[str, ChannelGroup]:

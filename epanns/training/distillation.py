@@ -154,7 +154,7 @@ def check_teacher_settings(config: TrainingConfig, *, has_teacher: bool) -> None
         )
 
 
-def sha256_of(teacher: Tagger) -> str:
+def teacher_sha256(teacher: Tagger) -> str:
     """Return the sha256 of the file a teacher was read from, or of its weights if it was changed since."""
     known = teacher.provenance
     return str(known.sha256) if known.is_as_read else weights_digest(teacher)

@@ -95,7 +95,7 @@ def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
 
 @contextmanager
 def only_classifier_learns(model: Tagger, only: bool) -> Iterator[None]:
-    """Freeze the backbone inside the block if `only` is true; restore every ``requires_grad`` behind it.
+    """Freeze the backbone inside the block if `only` is true; restore every ``requires_grad`` after it.
 
     The optimizer skips parameters without a gradient, so moments of the backbone start at its first step. Batch norms
     stay in evaluation mode when `Tagger.train` is called inside the block.

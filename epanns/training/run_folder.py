@@ -19,7 +19,7 @@ from epanns.models.tensors import weights_digest
 from epanns.text_files import read_json
 from epanns.training import metrics
 from epanns.training.config import TrainingConfig
-from epanns.training.distillation import sha256_of
+from epanns.training.distillation import teacher_sha256
 from epanns.training.learner import Learner
 from epanns.training.resume import TrainingState, load_state, newest_step, save_state, saved_states
 from epanns.training.validation import Validation
@@ -54,7 +54,7 @@ def identity_of(
         "parent_sha256": model.provenance.sha256,
     }
     if teacher is not None:
-        identity["teacher_sha256"] = sha256_of(teacher)
+        identity["teacher_sha256"] = teacher_sha256(teacher)
     frozen = [name for name, parameter in model.named_parameters() if not parameter.requires_grad]
     if frozen and not config.freeze_backbone:
         identity["frozen_sha256"] = sha256_of_json(frozen)

@@ -16,7 +16,7 @@ from epanns.cli.main import cli
 from epanns.cli.shared.options import torch_device
 from epanns.cli.shared.training_progress import ProgressDisplay
 from epanns.cli.train import curve_drawn, describe
-from epanns.data.packs.clip_source import SparseTargets
+from epanns.data.packs.any_pack import SparseTargets
 from epanns.errors import CheckpointError, ConfigError, Interrupted, OutputError, PackError, TrainingError
 from epanns.labels import LabelSet
 from epanns.models.files.checkpoint import save_checkpoint

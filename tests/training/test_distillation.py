@@ -22,7 +22,7 @@ from epanns.models.zoo import FRONT_ENDS, ZOO, build_model
 from epanns.pruning.prune import prune
 from epanns.training import learner as learner_module
 from epanns.training.config import TrainingConfig
-from epanns.training.distillation import DistillationTarget, relative_distance, sha256_of, teacher_of
+from epanns.training.distillation import DistillationTarget, relative_distance, teacher_of, teacher_sha256
 from epanns.training.finetune import finetune
 from epanns.training.learner import Learner
 from epanns.training.loop import RunOptions
@@ -267,14 +267,14 @@ def test_the_teacher_is_part_of_the_identity_and_of_the_recipe(tmp_path, make_mo
     teacher = load(tmp_path / "teacher")
     finetune(make_model(), train, CONFIG, tmp_path / "run", validation=count_up(), teacher=teacher)
     (step,) = load(tmp_path / "run").provenance.recipe
-    assert step.settings["teacher_sha256"] == teacher.provenance.sha256 == sha256_of(teacher)
-    assert f"taught by {sha256_of(teacher)[:12]} (distil weight 0.5), best step 4" in step.describe()
-    assert f"taught by {sha256_of(teacher)[:12]}" in (tmp_path / "run" / "README.md").read_text()
-    with pytest.raises(OutputError, match=f"holds a run with teacher_sha256='{sha256_of(teacher)}', not"):
+    assert step.settings["teacher_sha256"] == teacher.provenance.sha256 == teacher_sha256(teacher)
+    assert f"taught by {teacher_sha256(teacher)[:12]} (distil weight 0.5), best step 4" in step.describe()
+    assert f"taught by {teacher_sha256(teacher)[:12]}" in (tmp_path / "run" / "README.md").read_text()
+    with pytest.raises(OutputError, match=f"holds a run with teacher_sha256='{teacher_sha256(teacher)}', not"):
         finetune(make_model(), train, CONFIG, tmp_path / "run", validation=count_up(), teacher=make_model(seed=2))
-    assert sha256_of(make_model(seed=2)) != sha256_of(make_model(seed=3))
+    assert teacher_sha256(make_model(seed=2)) != teacher_sha256(make_model(seed=3))
     changed, _ = prune(teacher, ratio=0.5)
-    assert changed.provenance.sha256 == teacher.provenance.sha256 != sha256_of(changed)
+    assert changed.provenance.sha256 == teacher.provenance.sha256 != teacher_sha256(changed)
 
 
 def test_teachers_that_do_not_fit_are_refused_before_anything_is_written(tmp_path, make_model, tiny_spec, train):

@@ -184,7 +184,7 @@ def command(
     dense = load(checkpoint).to(device)
     rate = dense.spec.front_end.sample_rate
     opened = partial(open_packs, labels_file=labels_file, mp3_seconds=mp3_seconds, sample_rate=rate)
-    clips = open_calibration(calibration, dense, opened, criterion=config.criterion, recover=recover)
+    clips = open_calibration(calibration, dense, opened, config, recover=recover)
     if amount["target_latency"] is not None:
         log(f"timing every layer of {dense.spec.name} on this machine, then the pruned networks themselves")
     plan, reached = plan_and_cost(dense, config, clips)

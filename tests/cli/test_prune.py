@@ -306,7 +306,7 @@ def test_calibration_at_another_sample_rate_is_refused(prune, checkpoint, packs,
 def test_clips_that_nothing_measures_are_refused(prune, checkpoint, packs, tmp_path):
     code, _, stderr = prune(checkpoint, "--out", tmp_path / "pruned", "--ratio", "0.5", "--calibration", packs[8_000])
     assert code == 1
-    assert "has no use without --recover or a criterion that measures clips (taylor, activation, interpol" in stderr
+    assert "without --recover, --allocate distortion or a criterion that measures clips (taylor, activation" in stderr
 
 
 @pytest.mark.parametrize("criterion", ["activation", "interpolative"])

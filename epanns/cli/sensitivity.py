@@ -18,6 +18,7 @@ from epanns.cli.shared.options import (
     torch_device,
 )
 from epanns.cli.shared.packs import in_order_of, open_packs, pack_options
+from epanns.cli.shared.scoring import MAP_OPTION
 from epanns.cli.shared.terminal import emit, log
 from epanns.errors import ConfigError
 
@@ -43,6 +44,13 @@ if TYPE_CHECKING:
     "read pruned channels by least squares. ls+bn: one after the other.",
 )
 @click.option(
+    "--score",
+    type=click.Choice(["mAP", "agreement"]),
+    help="mAP: on labels, with --map zero-shot. agreement: mAP of the unpruned network's own tags, without labels.  "
+    "[default: mAP where the packs have labels of the network's classes or --map is given, else agreement]",
+)
+@MAP_OPTION
+@click.option(
     "--calibration", type=EXISTING, help="Pack of clips for --recover and --criterion.  [default: the scored clips]"
 )
 @pack_options
@@ -57,6 +65,7 @@ def command(
     ratios: str,
     layers: str | None,
     calibration: Path | None,
+    class_map: Path | None,
     labels_file: Path | None,
     mp3_seconds: float,
     device: str,
@@ -68,6 +77,7 @@ def command(
 
     Writes sensitivity.csv, sensitivity.json and sensitivity.svg, .pdf and .png.
     """
+    from epanns.evaluation.class_map import ClassMap
     from epanns.models.files.load import load
     from epanns.pruning.budgets.sensitivity_table import RECORD, TABLE
     from epanns.pruning.ranking.criteria import needs_clips
@@ -83,13 +93,20 @@ def command(
         fractions = tuple(float(part) for part in ratios.split(","))
     except ValueError as error:
         raise ConfigError(f"--ratios {ratios}: must be numbers in (0, 1) with commas between, as 0.25,0.5") from error
-    config, device = SensitivityConfig(ratios=fractions, layers=names, **settings), torch_device(device)
+    given_map = None if class_map is None else ClassMap.from_csv(class_map)
+    config = SensitivityConfig(ratios=fractions, layers=names, class_map=given_map, **settings)
+    device = torch_device(device)
     model = load(checkpoint).to(device)
     rate = model.spec.front_end.sample_rate
     opened = partial(open_packs, labels_file=labels_file, mp3_seconds=mp3_seconds, sample_rate=rate)
     dataset = in_order_of(model, opened(packs))
     clips = None if calibration is None else opened([calibration])
-    if (note := constant_map(dataset)) is not None:
+    if given_map is not None:
+        for remark in given_map.between(model.labels, dataset.labels).remarks():
+            log(remark)
+    if config.score_on(model, dataset) == "agreement":
+        log("scored by agreement: mAP is that of the unpruned network's own tags")
+    elif given_map is None and (note := constant_map(dataset)) is not None:
         log(f"{note}, so no pruning can cost any; give clips with and without each class (--data)")
     record = measure_sensitivity(model, dataset, config, out, calibration=clips, on_row=_row_logger(), fresh=fresh)
     if left_out := set(model.layer_names if layers is None else ()) - set(record.asked["layers"]):

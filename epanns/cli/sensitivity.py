@@ -23,7 +23,10 @@ from epanns.cli.shared.terminal import emit, log
 from epanns.errors import ConfigError
 
 if TYPE_CHECKING:
+    from epanns.data.batches.dataset import PackDataset
+    from epanns.models.tagger import Tagger
     from epanns.pruning.budgets.sensitivity_table import SensitivityRecord
+    from epanns.stages.sensitivity import SensitivityConfig
 
 
 @click.command("sensitivity", cls=EpannsCommand)
@@ -83,7 +86,6 @@ def command(
     from epanns.pruning.ranking.criteria import needs_clips
     from epanns.reporting.figures.sensitivity import describe_clips, describe_settings, write_figures
     from epanns.stages.sensitivity import SensitivityConfig, measure_sensitivity
-    from epanns.training.validation import constant_map
     from epanns.workfolder import DRAWING_SECONDS, WorkFolder
 
     if settings["recover"] == "none" and not needs_clips(settings["criterion"]) and calibration is not None:
@@ -101,13 +103,7 @@ def command(
     opened = partial(open_packs, labels_file=labels_file, mp3_seconds=mp3_seconds, sample_rate=rate)
     dataset = in_order_of(model, opened(packs))
     clips = None if calibration is None else opened([calibration])
-    if given_map is not None:
-        for remark in given_map.between(model.labels, dataset.labels).remarks():
-            log(remark)
-    if config.score_on(model, dataset) == "agreement":
-        log("scored by agreement: mAP is that of the unpruned network's own tags")
-    elif given_map is None and (note := constant_map(dataset)) is not None:
-        log(f"{note}, so no pruning can cost any; give clips with and without each class (--data)")
+    _log_score(model, dataset, config)
     record = measure_sensitivity(model, dataset, config, out, calibration=clips, on_row=_row_logger(), fresh=fresh)
     if left_out := set(model.layer_names if layers is None else ()) - set(record.asked["layers"]):
         log(f"left out, too narrow to lose a channel at any of the ratios: {', '.join(sorted(left_out))}")
@@ -128,6 +124,19 @@ def command(
     ]
     result = {key: value for key, value in record.to_dict().items() if key not in ("format", "n_rows", "is_complete")}
     emit({"out": str(out), **result, "files": [str(file) for file in files]}, "\n".join(lines), as_json)
+
+
+def _log_score(model: "Tagger", dataset: "PackDataset", config: "SensitivityConfig") -> None:
+    """Log how rows are scored where it is not by labels of the network's classes, and scores that cannot vary."""
+    from epanns.training.validation import constant_map
+
+    if config.class_map is not None:
+        for remark in config.class_map.between(model.labels, dataset.labels).remarks():
+            log(remark)
+    elif config.score_on(model, dataset) == "agreement":
+        log("scored by agreement: mAP is that of the unpruned network's own tags")
+    elif (note := constant_map(dataset)) is not None:
+        log(f"{note}, so no pruning can cost any; give clips with and without each class (--data)")
 
 
 def _row_logger() -> "Callable[[SensitivityRecord], None]":

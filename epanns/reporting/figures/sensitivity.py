@@ -129,9 +129,6 @@ def describe_clips(record: SensitivityRecord) -> str:
     scored = ", mAP of the unpruned network's own tags" if record.asked.get("score") == "agreement" else ""
     if "class_map_sha256" in record.asked:
         scored += f", zero-shot, class map {record.asked['class_map_sha256'][:8]}"
-    zero_shot = (
-        f", zero-shot, class map {record.asked['class_map_sha256'][:8]}" if "class_map_sha256" in record.asked else ""
-    )
     clips = f"{data['clips']:,} clips of {data['name']}, {data['clip_seconds']:g} s, {record.asked['protocol']}"
     return f"{clips}{scored}"
 

@@ -1,4 +1,4 @@
-"""The log-mel front end that PANNs were trained on. YAMNet's is in `yamnet_logmel`."""
+"""Settings of all log-mel front ends, and that of PANNs; those of YAMNet and EfficientAT have modules of their own."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -12,7 +12,7 @@ from epanns.audio.mel_filterbank import slaney_filterbank
 from epanns.errors import ConfigError
 from epanns.strict import Rule, check_fields, from_table, integer, number, one_of, shown
 
-KINDS = ("panns", "yamnet")
+KINDS = ("panns", "yamnet", "efficientat")
 PATCH_FRAMES = 96  # log-mel frames of one input of YAMNet, 0.96 s
 PATCH_HOP = 48  # frames between the starts of two patches
 
@@ -25,7 +25,8 @@ class FrontEndSpec:
 
     Attributes:
         kind: ``panns`` centres its windows (`LogMel`); ``yamnet`` does not, and reads patches of 96 frames
-            (`yamnet_logmel.YamnetLogMel`).
+            (`yamnet_logmel.YamnetLogMel`); ``efficientat`` centres its windows on samples with pre-emphasis
+            (`efficientat_logmel.EfficientatLogMel`).
 
     Raises:
         ConfigError: With every value out of range.
@@ -56,8 +57,8 @@ class FrontEndSpec:
 
     @property
     def fft_size(self) -> int:
-        """Samples of the Fourier transform; YAMNet's is the power of two that the window fits in."""
-        return 1 << (self.window_size - 1).bit_length() if self.is_yamnet else self.window_size
+        """Samples of the Fourier transform: of PANNs the window's, of others the power of two that it fits in."""
+        return self.window_size if self.kind == "panns" else 1 << (self.window_size - 1).bit_length()
 
     @property
     def frequency_bins(self) -> int:
@@ -72,17 +73,17 @@ class FrontEndSpec:
     def frames(self, samples: int) -> int:
         """Return the number of log-mel frames of a clip of `samples`.
 
-        PANNs centre a window on each frame. For YAMNet it is the frames of all its patches, the last one padded with
-        silence.
+        PANNs centre a window on each frame; so does EfficientAT, whose pre-emphasis takes a sample. For YAMNet it is
+        the frames of all its patches, the last one padded with silence.
         """
         if not self.is_yamnet:
-            return samples // self.hop_size + 1
+            return (samples - (self.kind == "efficientat")) // self.hop_size + 1
         return PATCH_FRAMES + PATCH_HOP * math.ceil(max(0, samples - self.patch_samples) / (PATCH_HOP * self.hop_size))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as JSON values, without `kind` where it is ``panns``."""
         values = asdict(self)
-        return values if self.is_yamnet else {name: value for name, value in values.items() if name != "kind"}
+        return {name: value for name, value in values.items() if (name, value) != ("kind", "panns")}
 
     @classmethod
     def from_dict(cls, values: object) -> "FrontEndSpec":
@@ -132,7 +133,9 @@ def stft_kernels(spec: FrontEndSpec) -> tuple[Tensor, Tensor]:
     return real.float()[:, None], imaginary.float()[:, None]
 
 
-def window_and_bank(spec: FrontEndSpec, bank_of: Callable[[FrontEndSpec], Tensor]) -> tuple[Tensor, Tensor]:
+def window_and_bank(
+    spec: FrontEndSpec, bank_of: Callable[[FrontEndSpec], Tensor], *, periodic: bool = True
+) -> tuple[Tensor, Tensor]:
     """Return the Hann window, float64, and the mel bank of a front end on torch's default device.
 
     On the meta device, where only shapes are compared, neither is computed: a damaged specification may need a bank of
@@ -142,7 +145,7 @@ def window_and_bank(spec: FrontEndSpec, bank_of: Callable[[FrontEndSpec], Tensor
     if device.type == "meta":
         window = torch.empty(spec.window_size, dtype=torch.float64, device=device)
         return window, torch.empty(spec.frequency_bins, spec.mel_bins, device=device)
-    window = torch.hann_window(spec.window_size, dtype=torch.float64, device="cpu")
+    window = torch.hann_window(spec.window_size, periodic, dtype=torch.float64, device="cpu")
     return window.to(device), bank_of(spec).to(device)
 
 

@@ -1,4 +1,4 @@
-"""The Slaney mel filterbank, from torchaudio or in closed form; no other module imports torchaudio."""
+"""Mel filterbanks: Slaney's, from torchaudio or in closed form, and HTK's; no other module imports torchaudio."""
 
 import functools
 import importlib
@@ -61,6 +61,31 @@ def slaney_filterbank(frequency_bins: int, *, fmin: float, fmax: float, mel_bins
     if empty:
         note(f"{empty} of {mel_bins} mel filters hold no frequency bin: give fewer mel bins")
     return bank
+
+
+def hertz_to_mel(frequency: Tensor) -> Tensor:
+    """Return the mel of frequencies in Hz on the HTK scale of TensorFlow and Kaldi: ``1127 ln(1 + f / 700)``."""
+    return 1127.0 * torch.log1p(frequency / 700.0)
+
+
+def htk_filterbank(frequency_bins: int, *, fmin: float, fmax: float, mel_bins: int, sample_rate: int) -> Tensor:
+    """Return ``(frequency_bins, mel_bins)`` float32: triangles over equal steps of mel, linear in mel, of height 1.
+
+    The bin of 0 Hz has no weight, and areas are not normalised. Arguments are those of `slaney_filterbank`.
+
+    Source: TensorFlow's `linear_to_mel_weight_matrix`; Kaldi's `MelBanks` (`feat/mel-computations.cc`) are the same
+    triangles.
+    """
+    with torch.device("cpu"):
+        lowest, highest = hertz_to_mel(torch.tensor([fmin, fmax], dtype=torch.float64)).tolist()
+        edges = torch.linspace(lowest, highest, mel_bins + 2, dtype=torch.float64)
+        bins = torch.arange(frequency_bins, dtype=torch.float64) * (sample_rate / (2 * (frequency_bins - 1)))
+        mel = hertz_to_mel(bins)[:, None]
+        rising = (mel - edges[:-2]) / (edges[1:-1] - edges[:-2])
+        falling = (edges[2:] - mel) / (edges[2:] - edges[1:-1])
+        bank = torch.minimum(rising, falling).clamp(min=0)
+        bank[0] = 0
+    return bank.float()
 
 
 def _mel(frequency: float) -> float:

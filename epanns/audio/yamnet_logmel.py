@@ -6,32 +6,16 @@ import torch
 from torch import Tensor, nn
 
 from epanns.audio.frontend import PATCH_FRAMES, PATCH_HOP, FrontEndSpec, mel_of, window_and_bank
+from epanns.audio.mel_filterbank import htk_filterbank
 
 SILENCE = math.log(0.001)  # the lowest value: the logarithm of its offset
 
 
-def hertz_to_mel(frequency: Tensor) -> Tensor:
-    """Return the mel of frequencies in Hz on the HTK scale, as TensorFlow writes it: ``1127 ln(1 + f / 700)``."""
-    return 1127.0 * torch.log1p(frequency / 700.0)
-
-
 def yamnet_mel_bank(spec: FrontEndSpec) -> Tensor:
-    """Return ``(frequency_bins, mel_bins)`` float32: triangles over equal steps of mel, linear in mel, of height 1.
-
-    The bin of 0 Hz has no weight, and areas are not normalised.
-
-    Source: TensorFlow's `linear_to_mel_weight_matrix`, which tensorflow/models' `research/audioset/yamnet` uses.
-    """
-    with torch.device("cpu"):
-        lowest, highest = hertz_to_mel(torch.tensor([spec.fmin, spec.fmax], dtype=torch.float64)).tolist()
-        edges = torch.linspace(lowest, highest, spec.mel_bins + 2, dtype=torch.float64)
-        bins = torch.arange(spec.frequency_bins, dtype=torch.float64) * (spec.sample_rate / spec.fft_size)
-        mel = hertz_to_mel(bins)[:, None]
-        rising = (mel - edges[:-2]) / (edges[1:-1] - edges[:-2])
-        falling = (edges[2:] - mel) / (edges[2:] - edges[1:-1])
-        bank = torch.minimum(rising, falling).clamp(min=0)
-        bank[0] = 0
-    return bank.float()
+    """Return ``(frequency_bins, mel_bins)`` float32, the triangles of tensorflow/models' `research/audioset/yamnet`."""
+    return htk_filterbank(
+        spec.frequency_bins, fmin=spec.fmin, fmax=spec.fmax, mel_bins=spec.mel_bins, sample_rate=spec.sample_rate
+    )
 
 
 class YamnetLogMel(nn.Module):

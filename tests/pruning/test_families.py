@@ -18,7 +18,7 @@ from tests.families import narrow, noise, silenced
 
 FAMILIES = (
     *("ResNet22", "ResNet38", "ResNet54", "MobileNetV1", "MobileNetV2"),
-    *("YAMNet", "YAMNet_projection", "LEAN", "LEAN_affinity", "LEAN_concat"),
+    *("YAMNet", "YAMNet_projection", "LEAN", "LEAN_affinity", "LEAN_concat", "mn01", "mn10"),
 )
 DEPTHS = {"ResNet22": (2, 2, 2, 2), "ResNet38": (3, 4, 6, 3), "ResNet54": (3, 4, 6, 3)}
 

@@ -175,7 +175,8 @@ def model_card(spec: ModelSpec, labels: LabelSet, provenance: Provenance, *, n_p
         n_bytes: Size of model.safetensors.
     """
     front_end = spec.front_end.to_dict()
-    logmel = "YAMNet's log-mel spectrograms" if spec.front_end.is_yamnet else "log-mel spectrograms"
+    whose = {"panns": "", "yamnet": "YAMNet's ", "efficientat": "EfficientAT's "}[spec.front_end.kind]
+    logmel = f"{whose}log-mel spectrograms"
     reads_both = spec.family.startswith("wavegram") or spec.family in FUSION_FAMILIES
     reads = f"on the waveform and {logmel}" if reads_both else f"on {logmel}"
     given = _LOG_MEL if spec.reads_logmel else "{sample_rate} Hz"

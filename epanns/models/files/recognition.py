@@ -2,6 +2,7 @@
 
 import functools
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,8 +20,9 @@ from epanns.models.zoo import FRONT_ENDS, ZOO, build_model
 
 REMEDY = "give the state_dict() of a network that `epanns models` lists, with the names of its tensors"
 
-PANNS = tuple(spec for spec in ZOO.values() if not spec.front_end.is_yamnet)  # YAMNet has other files
+TORCH_FILES = tuple(spec for spec in ZOO.values() if not spec.front_end.is_yamnet)  # YAMNet has other files
 _RATES = ", ".join(map(str, FRONT_ENDS))
+_HOP, _MEL_BINS = re.compile(r"_hop_(\d+)_"), re.compile(r"_mels_(\d+)_")  # in the names of EfficientAT's files
 _ATTENTION = "att_block.att.weight"
 
 
@@ -31,19 +33,21 @@ class _Layout:
     Attributes:
         rows: All of them.
         forms: The state dict of the first one.
+        embedding: Name of the tensor whose first axis is the embedding.
         classifier: Name of the tensor whose first axis is the classes.
         has_mel_norm: Whether ``bn0`` is over the mel bins.
     """
 
     rows: tuple[ModelSpec, ...]
     forms: Mapping[str, TensorForm]
+    embedding: str
     classifier: str
     has_mel_norm: bool
 
     def can_size(self, found: Mapping[str, TensorForm]) -> bool:
         """Return whether the tensors that determine the widths are present."""
         leads = (f"{layer}.weight" for layer in self.rows[0].widths)
-        needed = [*(["bn0.weight"] if self.has_mel_norm else []), "fc1.weight", self.classifier, *leads]
+        needed = [*(["bn0.weight"] if self.has_mel_norm else []), self.embedding, self.classifier, *leads]
         return all(name in found and found[name].shape for name in needed)
 
     def sized(self, found: Mapping[str, TensorForm]) -> ModelSpec:
@@ -54,7 +58,7 @@ class _Layout:
             row,
             front_end=replace(row.front_end, mel_bins=mel_bins),
             widths={layer: found[f"{layer}.weight"].shape[0] for layer in row.widths},
-            embedding_size=found["fc1.weight"].shape[0],
+            embedding_size=found[self.embedding].shape[0],
             num_classes=found[self.classifier].shape[0],
         )
 
@@ -72,14 +76,15 @@ class _Layout:
 @functools.cache
 def _layouts() -> tuple[_Layout, ...]:
     rows: dict[object, list[ModelSpec]] = {}
-    for row in PANNS:
+    for row in TORCH_FILES:
         rows.setdefault((row.family, tuple(row.widths), has_own_tensors(row.head)), []).append(row)
     layouts = []
     for alike in rows.values():
         with torch.device("meta"):
             network = build_model(alike[0])
-        classifier = _ATTENTION if has_own_tensors(alike[0].head) else "fc_audioset.weight"
-        layouts.append(_Layout(tuple(alike), forms_of(network.state_dict()), classifier, "bn0" in network.fixed_layers))
+        embedding, classifier = (f"{name}.weight" for name in (network.embedding_layer, network.classifier_names[0]))
+        has_mel_norm = "bn0" in network.fixed_layers
+        layouts.append(_Layout(tuple(alike), forms_of(network.state_dict()), embedding, classifier, has_mel_norm))
     return tuple(layouts)
 
 
@@ -124,7 +129,7 @@ def recognised(
         }
         raise CheckpointError(
             f"{path}: holds {len(weights)} tensors ({shortened(weights)}) of a network that epanns cannot build; "
-            f"it reads {', '.join(row.name for row in PANNS)} and pruned versions of them; "
+            f"it reads {', '.join(row.name for row in TORCH_FILES)} and pruned versions of them; "
             f"the nearest is {layout.rows[0].name}, of which {difference(found, names)}{hint}: {REMEDY}"
         )
     try:
@@ -172,7 +177,12 @@ def _head(weights: Mapping[str, Tensor], path: Path, given: str | None) -> str:
 
 
 def _front_end(weights: Mapping[str, Tensor], path: Path, sample_rate: int | None, sized: ModelSpec) -> FrontEndSpec:
-    """Return the front end that the tensors determine, else that of `sample_rate`."""
+    """Return the front end that the tensors determine, else that of `sample_rate`, or of EfficientAT."""
+    if sized.front_end.kind == "efficientat":
+        if sample_rate not in (None, sized.front_end.sample_rate):
+            rate = sized.front_end.sample_rate
+            raise CheckpointError(f"{path}: sample_rate={sample_rate}: {sized.name} has {rate}: leave it out")
+        return _efficientat_front_end(path, sized.front_end)
     if sample_rate not in (None, *FRONT_ENDS):
         raise CheckpointError(f"sample_rate={sample_rate}: released networks are of {_RATES} Hz")
     mel_bins = sized.front_end.mel_bins
@@ -188,6 +198,13 @@ def _front_end(weights: Mapping[str, Tensor], path: Path, sample_rate: int | Non
             "trained at (in Python: epanns.load(path, sample_rate=N))"
         )
     return replace(FRONT_ENDS[sample_rate], mel_bins=mel_bins)
+
+
+def _efficientat_front_end(path: Path, front_end: FrontEndSpec) -> FrontEndSpec:
+    """Return the front end that the name of a file states: hop in milliseconds, number of mel bins."""
+    hop, mel_bins = _HOP.search(path.name), _MEL_BINS.search(path.name)
+    hop_size = front_end.hop_size if hop is None else int(hop[1]) * front_end.sample_rate // 1000
+    return replace(front_end, hop_size=hop_size, mel_bins=int(mel_bins[1]) if mel_bins else front_end.mel_bins)
 
 
 def _front_end_of_tensors(

@@ -1,4 +1,4 @@
-"""Released PANNs and E-PANNs files: read into a `Checkpoint`, and written for the original code.
+"""Released files of PANNs, E-PANNs and EfficientAT: read into a `Checkpoint`, and written for the original code.
 
 The modules of epanns have the names of the tensors in these files, so that state dicts load without translation. These
 names are a public format: never rename them.
@@ -20,6 +20,7 @@ from epanns.models.files.tensor_names import StateDict, unwrapped
 from epanns.models.files.torch_file import UNVERIFIED, read_torch_file
 from epanns.models.files.yamnet_file import is_yamnet_file, read_yamnet
 from epanns.models.provenance import Operation, Provenance
+from epanns.models.spec import ModelSpec
 from epanns.models.tagger import FRONT_END_NAMES, Tagger, released_front_end
 from epanns.models.tensors import shortened
 from epanns.models.zoo import ZOO
@@ -40,12 +41,16 @@ _ASSUMED_RATE = (
     "a sample rate of {} Hz is assumed: networks on the waveform hold no front end that tells; "
     "`epanns import --sample-rate` chooses"
 )
+_ASSUMED_FRONT_END = (
+    "a hop of {hop} ms and {mel_bins} mel bins are assumed: EfficientAT's files hold no front end, and only names with "
+    "_hop_ or _mels_ state another one"
+)
 
 
 def read_released(
     path: Path, *, sample_rate: int | None = None, head: str | None = None, labels: LabelSet | None = None
 ) -> Checkpoint:
-    """Read ``{'iteration', 'model', 'sampler'}``, ``{'model'}`` or a flat state dict of any of PANNs' networks.
+    """Read ``{'iteration', 'model', 'sampler'}``, ``{'model'}`` or a flat state dict of PANNs or EfficientAT.
 
     Wrappers and prefixes of names are those of `tensor_names.unwrapped`. The names of the tensors determine the
     network, their shapes its widths. Files of YAMNet are recognised by their first bytes and read by
@@ -55,7 +60,8 @@ def read_released(
         path: A ``.pth`` or ``.pt`` file, or YAMNet's ``.h5`` or ``.npz``.
         sample_rate: In Hz; needed for log-mel networks without front-end tensors; must agree with such tensors. For
             networks on the waveform the default is that of the zoo, and ``assumed`` in the provenance records it
-            unless the sha256 of the file is a known one.
+            unless the sha256 of the file is a known one. EfficientAT's have 32,000; their hop and mel bins are those
+            that the file's name states, or 10 ms and 128, which ``assumed`` records too.
         head: One of `spec.HEADS`; by default from the tensors, the catalogue (by sha256), the file's name, or
             ``clip``: Cnn14, Cnn14_DecisionLevelMax and Cnn14_DecisionLevelAvg have the same tensors. The last two
             are recorded in ``assumed`` of the provenance.
@@ -81,7 +87,7 @@ def read_released(
     if known_head is None:
         by_name = next((head for part, head in _HEADS_BY_NAME.items() if part in path.name), None)
     spec = recognised(state.weights, path, sample_rate=sample_rate, head=known_head or by_name)
-    front_end_names = FRONT_END_NAMES if spec.reads_logmel else ()
+    front_end_names = FRONT_END_NAMES if spec.reads_logmel and spec.front_end.kind == "panns" else ()
     network = {name: tensor for name, tensor in state.weights.items() if name not in front_end_names}
     whole = with_counters(spec, network)
     # Compared as loaded: tensors of all floating-point types become float32.
@@ -98,6 +104,7 @@ def read_released(
         UNVERIFIED: not (file.has_checksums or known),
         _HEAD_BY_NAME.format(by_name): by_name is not None,
         _ASSUMED_HEAD: (known_head or by_name) is None and has_alternatives,
+        _assumed_front_end(spec): spec.front_end.kind == "efficientat" and known is None,
         _ASSUMED_RATE.format(spec.front_end.sample_rate): not (spec.reads_logmel or sample_rate or known),
     }
     iteration = file.content.get("iteration") if "model" in file.content else None
@@ -125,7 +132,7 @@ def to_panns(model: Tagger) -> dict[str, dict[str, Tensor]]:
     Raises:
         CheckpointError: If the network is not one of PANNs.
     """
-    if model.spec.front_end.is_yamnet:
+    if model.spec.front_end.kind != "panns":
         raise CheckpointError(f"{model.spec.name} is none of PANNs' networks: save it as a checkpoint folder")
     front_end = released_front_end(model.spec.front_end) if model.spec.reads_logmel else {}
     state = front_end | model.state_dict()
@@ -159,6 +166,12 @@ def _check_numbers(weights: Mapping[str, Tensor], path: Path) -> None:
             f"{path}: NaN or infinity in {shortened(broken)}: its weights have diverged or are damaged: "
             "download or copy the file again, or give weights of an earlier iteration"
         )
+
+
+def _assumed_front_end(spec: ModelSpec) -> str:
+    front_end = spec.front_end
+    hop = 1000 * front_end.hop_size / front_end.sample_rate
+    return _ASSUMED_FRONT_END.format(hop=f"{hop:g}", mel_bins=front_end.mel_bins)
 
 
 def _source(path: Path, iteration: int | None, state: StateDict, known: ReleasedFile | None) -> str:

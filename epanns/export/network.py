@@ -189,7 +189,7 @@ def _logmel(spec: FrontEndSpec) -> dict[str, Any]:
         return {
             **transform,
             "window": "hann, symmetric",
-            "pre_emphasis": f"x[n] - {PRE_EMPHASIS} * x[n - 1], from the second sample on",
+            "pre_emphasis": PRE_EMPHASIS,  # x[n] - .97 x[n - 1], from the second sample on
             "centred": True,
             "padding": "reflect by fft_size / 2; the window is in the middle of the transform, between zeros",
             "spectrum": "squared magnitude",

@@ -124,9 +124,10 @@ def test_every_layer_has_its_place(name):
     groups = channel_groups(model)
     layers = forward_order(model).layers
     assert tuple(groups) == model.layer_names == tuple(layer for layer in layers if layer in groups)
-    made = [layer for group in groups.values() for layer in (*group.producers, *group.depthwise)]
-    linear = {layer for layer in layers if isinstance(model.get_submodule(layer), nn.Linear)}
+    made = [layer for group in groups.values() for layer in (*group.producers, *group.depthwise, *group.gates)]
+    linear = {layer for layer in layers if isinstance(model.get_submodule(layer), nn.Linear)} - set(made)
     assert sorted(made) == sorted(set(layers) - linear)
+    assert [layer for group in groups.values() for layer in group.gates] == list(model.gate_layers)
     read = Counter(reader.name for group in groups.values() for reader in group.readers)
     read.update(layer for group in groups.values() for layer in group.depthwise)
     behind = next(layer for layer in layers if layer in linear)  # alone of the linear ones it reads convolutions

@@ -17,11 +17,11 @@ from typing import Any
 import record
 
 from epanns.data.batches.dataset import PackDataset
+from epanns.export.equalise import equalise
 from epanns.export.graph import copy_of
-from epanns.export.int8.clips import compare, inputs_of_clips, ranges_of
-from epanns.export.int8.equalise import equalise
-from epanns.export.int8.quantise import activations_of, quantised
+from epanns.export.int8_clips import compare, inputs_of_clips, ranges_of
 from epanns.export.network import to_onnx
+from epanns.export.quantise import activations_of, quantised
 from epanns.export.runtime import OnnxTagger
 from epanns.models.files.load import load
 from epanns.pruning.calibration_clips import split_rows

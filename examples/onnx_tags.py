@@ -60,7 +60,7 @@ def windowed(wave: Array, described: dict[str, Any]) -> dict[str, Array]:
 
 
 def log_mel(wave: Array, described: dict[str, Any]) -> Array:
-    """Return ``(time, mel)``: the log-mel of PANNs (centred, in dB), YAMNet (not centred) or EfficientAT (emphasised)."""
+    """Return ``(time, mel)``: the log-mel of PANNs (in dB), YAMNet (not centred) or EfficientAT (emphasised)."""
     given = described["logmel"]
     size, length = given["fft_size"], given["window_size"]
     hertz = np.linspace(0, described["sample_rate"] / 2, size // 2 + 1)

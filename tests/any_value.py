@@ -1,11 +1,11 @@
-"""Values of every kind that TOML, JSON or a caller can put where a setting is expected."""
+"""Values of every type that TOML, JSON or a caller can give in place of a setting."""
 
 import datetime
 import math
 
 from hypothesis import strategies as st
 
-# Values that have ended in a traceback somewhere, and their relatives.
+# Values that raised an unexpected exception in an earlier version, and similar values.
 SPECIAL = st.sampled_from(
     [
         *(None, True, False, 0, 1, -1, 2, 10**18, 2**63, -(2**63), 10**400),

@@ -3,19 +3,11 @@
 import torch
 from torch import Tensor, nn
 
-from epanns.audio.frontend import FrontEndSpec, mel_of, window_and_bank
-from epanns.audio.mel_filterbank import htk_filterbank
+from epanns.audio.frontend import FrontEndSpec, htk_mel_bank, mel_of, window_and_bank
 
 PRE_EMPHASIS = 0.97
 OFFSET = 1e-5  # added to the mel power before the logarithm
 SHIFT, SCALE = 4.5, 5.0  # upstream's constants, instead of a mean and a deviation of the training set
-
-
-def kaldi_mel_bank(spec: FrontEndSpec) -> Tensor:
-    """Return ``(frequency_bins, mel_bins)`` float32, as torchaudio's `compliance.kaldi.get_mel_banks`, transposed."""
-    return htk_filterbank(
-        spec.frequency_bins, fmin=spec.fmin, fmax=spec.fmax, mel_bins=spec.mel_bins, sample_rate=spec.sample_rate
-    )
 
 
 class EfficientatLogMel(nn.Module):
@@ -30,7 +22,7 @@ class EfficientatLogMel(nn.Module):
     def __init__(self, spec: FrontEndSpec) -> None:
         super().__init__()
         self.spec = spec
-        window, bank = window_and_bank(spec, kaldi_mel_bank, periodic=False)
+        window, bank = window_and_bank(spec, htk_mel_bank, periodic=False)
         self.register_buffer("window", window, persistent=False)
         self.register_buffer("bank", bank, persistent=False)
 

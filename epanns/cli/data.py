@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from epanns.cli.shared.command import EpannsCommand
-from epanns.cli.shared.options import EXISTING, OUTPUT, json_option, out_option
+from epanns.cli.shared.options import EXISTING, OUTPUT, EpannsCommand, json_option, out_option
 from epanns.cli.shared.terminal import emit, log, progress_counter
 
 if TYPE_CHECKING:
-    from epanns.data.manifests.manifest import Manifest
+    from epanns.data.manifest import Manifest
 
 
 @click.group()
@@ -194,7 +193,7 @@ def synthetic(
 
 
 def _write(manifest: "Manifest", out: Path, as_json: bool) -> None:
-    from epanns.data.manifests.manifest import missing_path, write_manifest
+    from epanns.data.manifest import missing_path, write_manifest
 
     write_manifest(manifest, out)
     counts = manifest.summary()

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from epanns.cli.shared.command import EpannsCommand
-from epanns.cli.shared.options import EXISTING, bounded_option, json_option, out_option, reserve
+from epanns.cli.shared.options import EXISTING, EpannsCommand, bounded_option, json_option, out_option, reserve
 from epanns.cli.shared.packs import in_order_of, log_unknown_lengths, open_packs, pack_options
 from epanns.cli.shared.terminal import emit, progress_counter
 from epanns.errors import ConfigError

@@ -5,8 +5,7 @@ from pathlib import Path
 
 import click
 
-from epanns.cli.shared.command import EpannsCommand
-from epanns.cli.shared.options import EXISTING_FILE, json_option, out_option, reserve
+from epanns.cli.shared.options import EXISTING_FILE, EpannsCommand, json_option, out_option, reserve
 from epanns.cli.shared.terminal import emit, log, progress_counter
 from epanns.labels import TASKS
 

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from epanns.cli.doctor import core_packages, version_lines
-from epanns.cli.shared.command import EpannsCommand
-from epanns.cli.shared.options import EXISTING, json_option
+from epanns.cli.shared.options import EXISTING, EpannsCommand, json_option
 from epanns.cli.shared.terminal import emit, log
 from epanns.safe_text import printable
 

@@ -30,6 +30,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "sensitivity": ("sensitivity", "Measure the loss of mAP when each layer is pruned alone."),
     "finetune": ("finetune", "Continue the training of a checkpoint, also with new classes."),
     "evaluate": ("evaluate", "Measure mAP, mAUC and d-prime on a pack."),
+    "agree": ("agree", "Compare a pruned network with the unpruned one, without labels."),
     "export": ("export", "Write a checkpoint as ONNX, in float32 and int8."),
     "tag": ("tag", "Tag audio files of any length and sample rate."),
     "sweep": ("sweep", "Run a grid of pruning trials from a TOML file."),
@@ -107,7 +108,7 @@ def main(arguments: list[str] | None = None) -> None:
         write_message(shown.getvalue().removesuffix("\n"))
         sys.exit(error.exit_code)
     except (MemoryError, RuntimeError) as error:  # torch raises a RuntimeError on a CPU
-        memory = "epanns.training.run.memory"  # imports torch
+        memory = "epanns.training.memory"  # imports torch
         if isinstance(error, RuntimeError) and not (
             "torch" in sys.modules and importlib.import_module(memory).is_out_of_memory(error)
         ):

@@ -5,8 +5,7 @@ from typing import Any
 
 import click
 
-from epanns.cli.shared.command import EpannsCommand
-from epanns.cli.shared.options import json_option
+from epanns.cli.shared.options import EpannsCommand, json_option
 from epanns.cli.shared.terminal import emit
 
 

@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from epanns.cli.shared.command import EpannsCommand
-from epanns.cli.shared.options import EXISTING, bounded_option, json_option, out_option
+from epanns.cli.shared.options import EXISTING, EpannsCommand, bounded_option, json_option, out_option
 from epanns.cli.shared.terminal import emit, log, progress_counter, write_message
-from epanns.signals import STOPPING
+from epanns.process import STOPPING
 
 if TYPE_CHECKING:
     from epanns.data.packing.packer import PackSummary

@@ -5,14 +5,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from epanns.cli.shared.command import EpannsCommand
-from epanns.cli.shared.options import bounded_option, device_option, json_option, torch_device
+from epanns.cli.shared.options import EpannsCommand, bounded_option, device_option, json_option, torch_device
 from epanns.cli.shared.terminal import emit
 from epanns.errors import ConfigError, did_you_mean
 from epanns.safe_text import printable
 
 if TYPE_CHECKING:
-    from epanns.complexity.cost import Latency, ModelCost
+    from epanns.complexity.latency import Latency
+    from epanns.complexity.macs import ModelCost
     from epanns.models.spec import ModelSpec
     from epanns.models.tagger import Tagger
 

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import click
 
-from epanns.cli.shared.command import EpannsCommand
-from epanns.cli.shared.options import json_option, out_option
+from epanns.cli.shared.options import EpannsCommand, json_option, out_option
 from epanns.cli.shared.terminal import emit, log
 
 

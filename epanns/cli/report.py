@@ -5,8 +5,7 @@ from pathlib import Path
 
 import click
 
-from epanns.cli.shared.command import EpannsCommand
-from epanns.cli.shared.options import EXISTING, PATH, json_option, out_option
+from epanns.cli.shared.options import EXISTING, PATH, EpannsCommand, json_option, out_option
 from epanns.cli.shared.terminal import emit
 from epanns.errors import ConfigError
 from epanns.safe_text import printable
@@ -53,11 +52,12 @@ def command(
     if all(map(is_run, folders)):
         _curves(folders, out, into, as_json)
         return
-    from epanns.records import failures_in, read_records
+    from epanns.records import read_records
     from epanns.reporting.quoted import quoted_markdown, quoted_rows
     from epanns.reporting.report import insert_table, write_report
+    from epanns.sweeps.journal import failures_in, failures_in_words
 
-    records, failures = read_records(folders), failures_in(folders)
+    records, failures = read_records(folders, remark=failures_in_words), failures_in(folders)
     report = write_report(records, out, quoted=quoted is not False, failures=failures)
     if into is not None and name is not None:
         with locked_file(into, wait=DRAWING_SECONDS):

@@ -8,14 +8,21 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from epanns.cli.shared.command import EpannsCommand
-from epanns.cli.shared.options import EXISTING, SEED, device_option, json_option, out_option, torch_device
+from epanns.cli.shared.options import (
+    EXISTING,
+    SEED,
+    EpannsCommand,
+    device_option,
+    json_option,
+    out_option,
+    torch_device,
+)
 from epanns.cli.shared.packs import in_order_of, open_packs, pack_options
 from epanns.cli.shared.terminal import emit, log
 from epanns.errors import ConfigError
 
 if TYPE_CHECKING:
-    from epanns.stages.sensitivity_record import SensitivityRecord
+    from epanns.pruning.budgets.sensitivity_table import SensitivityRecord
 
 
 @click.command("sensitivity", cls=EpannsCommand)
@@ -62,11 +69,11 @@ def command(
     Writes sensitivity.csv, sensitivity.json and sensitivity.svg, .pdf and .png.
     """
     from epanns.models.files.load import load
+    from epanns.pruning.budgets.sensitivity_table import RECORD, TABLE
     from epanns.pruning.ranking.criteria import needs_clips
     from epanns.reporting.figures.sensitivity import describe_clips, describe_settings, write_figures
     from epanns.stages.sensitivity import SensitivityConfig, measure_sensitivity
-    from epanns.stages.sensitivity_record import RECORD, TABLE
-    from epanns.training.run.validation import constant_map
+    from epanns.training.validation import constant_map
     from epanns.workfolder import DRAWING_SECONDS, WorkFolder
 
     if settings["recover"] == "none" and not needs_clips(settings["criterion"]) and calibration is not None:

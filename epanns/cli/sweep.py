@@ -5,8 +5,7 @@ from pathlib import Path
 
 import click
 
-from epanns.cli.shared.command import EpannsCommand
-from epanns.cli.shared.options import EXISTING, PATH, bounded_option, json_option, out_option
+from epanns.cli.shared.options import EXISTING, PATH, EpannsCommand, bounded_option, json_option, out_option
 from epanns.cli.shared.terminal import emit, log
 from epanns.errors import EpannsError
 
@@ -26,7 +25,7 @@ def command(experiment: Path, out: Path, jobs: int, data_root: Path | None, as_j
     """
     import dataclasses
 
-    from epanns.process_memory import keep_freed_memory
+    from epanns.process import keep_freed_memory
     from epanns.sweeps.experiment import load_experiment
     from epanns.sweeps.runner import run_experiment
 
@@ -41,18 +40,7 @@ def command(experiment: Path, out: Path, jobs: int, data_root: Path | None, as_j
         text += f"; {summary.replaced} trials without a result are no longer in the experiment"
     if left := summary.left:
         text += f"; {len(left)} finished trials are no longer in the experiment and stay: {', '.join(left)}"
-    emit(
-        {
-            "out": str(out),
-            "done": summary.done,
-            "skipped": summary.skipped,
-            "failed": summary.failed,
-            "left": summary.left,
-            "replaced": summary.replaced,
-        },
-        text,
-        as_json,
-    )
+    emit({"out": str(out), **dataclasses.asdict(summary)}, text, as_json)
     if summary.failed:
         where = out / "trials" / summary.failed[0] / "error.json"
         raise EpannsError(

@@ -4,8 +4,7 @@ from pathlib import Path
 
 import click
 
-from epanns.cli.shared.command import EpannsCommand
-from epanns.cli.shared.options import EXISTING, json_option
+from epanns.cli.shared.options import EXISTING, EpannsCommand, json_option
 from epanns.cli.shared.terminal import emit, progress_counter
 
 

@@ -4,18 +4,48 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from epanns.complexity.cost import Latency
 from epanns.errors import ConfigError
 from epanns.models.modes import evaluation_mode
 from epanns.models.tagger import Tagger
 
 _WARM_UPS = 3
 _PROCESS = Path("/proc/self")
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Wall time of one clip through the network.
+
+    Attributes:
+        median: Median over the repeats after the warm-up, in milliseconds.
+        min: Fastest repeat, in milliseconds.
+        max: Slowest repeat, in milliseconds.
+        threads: Number of CPU threads inside one operation.
+        runtime: Runtime of the network, such as ``torch 2.11.0 eager cpu``.
+    """
+
+    median: float
+    min: float
+    max: float
+    threads: int
+    runtime: str
+    dtype: str
+
+    @property
+    def spread(self) -> float:
+        """(max - min) / median, the reliability of the median."""
+        return (self.max - self.min) / self.median
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the value of ``latency_ms`` in ``epanns profile --latency --json``."""
+        return asdict(self)
 
 
 def measure_latency(model: Tagger, *, seconds: float = 10.0, threads: int | None = None, repeats: int = 15) -> Latency:

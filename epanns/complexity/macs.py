@@ -1,13 +1,13 @@
 """Multiply-adds of a network, counted in closed form from the shapes of one forward pass on the meta device.
 
-One multiply-add is 1 MAC. `epanns.complexity.cost` defines what each figure includes.
+One multiply-add is 1 MAC; `ModelCost` defines what each figure includes.
 """
 
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any
 
@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from epanns.audio.frontend import FrontEndSpec
-from epanns.complexity.cost import LayerCost, ModelCost
 from epanns.errors import ConfigError
 from epanns.models.families.lean import BiLSTM, DotProducts, WeightedSum
 from epanns.models.families.yamnet import ShiftNorm2d
@@ -28,6 +27,78 @@ from epanns.models.zoo import build_model
 
 _FLOAT32_BYTES = 4
 _ALLOCATIONS = ("aten.empty", "aten.empty_like")
+
+
+@dataclass(frozen=True)
+class LayerCost:
+    """A layer with parameters or multiply-adds.
+
+    Attributes:
+        name: Module name, such as ``conv_block4.conv1``.
+        width: Number of output channels; 0 for a layer without parameters.
+        n_params: Number of its weights and biases.
+        macs: Multiply-adds for one clip; 0 for a batch norm.
+    """
+
+    name: str
+    width: int
+    n_params: int
+    macs: int
+
+
+@dataclass(frozen=True)
+class ModelCost:
+    """Size and operations of a network for one clip, the operations in three conventions.
+
+    Attributes:
+        sample_rate: Hz.
+        clip_seconds: Length of the clip in seconds.
+        n_params: Number of weights, biases and batch-norm scales and shifts, frozen or not.
+        n_params_with_front_end: `n_params` plus the frozen STFT kernels and mel matrix in PANNs' files; equal to
+            `n_params` for networks on the waveform alone, whose files have none.
+        n_params_with_statistics: `n_params` plus the running means and variances of batch norms: Keras' total, and
+            LEAN's convention.
+        n_params_folded: Number of parameters after batch norms are folded into the layers before them: of each batch
+            norm the shifts remain, as biases. The batch norm of the mel bins, which follows no layer, keeps its scales.
+        param_bytes: Bytes of `n_params` in float32.
+        backbone_macs: Convolutions, linear and recurrent layers and the products of attention, one multiply-add = 1.
+        front_end_macs: STFT as two convolutions plus the mel matrix, as torchlibrosa computes them; included in the
+            published "36 % fewer" of E-PANNs. 0 for networks on the waveform alone.
+        panns_multiply_adds: PANNs' own count: 2 per multiply-add, biases, 2 per batch-norm element, ReLUs and poolings
+            that are modules (the residual and mobile families'), the STFT's convolutions but not the mel matrix
+            (audioset_tagging_cnn, `pytorch_utils.count_flops`).
+        layers: Layers with parameters or multiply-adds, in forward order.
+        uncounted: Operation -> number of calls in one forward pass that `backbone_macs` leaves out, without views and
+            allocations.
+    """
+
+    name: str
+    sample_rate: int
+    clip_seconds: float
+    n_params: int
+    n_params_with_front_end: int
+    n_params_with_statistics: int
+    n_params_folded: int
+    param_bytes: int
+    backbone_macs: int
+    front_end_macs: int
+    panns_multiply_adds: int
+    layers: tuple[LayerCost, ...]
+    uncounted: Mapping[str, int]
+
+    @property
+    def macs_with_front_end(self) -> int:
+        """Sum of the MACs of backbone and front end."""
+        return self.backbone_macs + self.front_end_macs
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the keys of ``epanns profile --json``."""
+        return asdict(self) | {"layers": [asdict(layer) for layer in self.layers], "uncounted": dict(self.uncounted)}
+
+    def summary(self) -> dict[str, Any]:
+        """Return `to_dict` without lists, for run records."""
+        return {key: value for key, value in self.to_dict().items() if key not in ("layers", "uncounted")}
+
 
 # Each counter receives a layer and the shapes of its input and output without the batch axis, and returns an exact
 # count for one clip.

@@ -16,11 +16,11 @@ from epanns.data.batches.dataset import PackDataset
 from epanns.errors import CheckpointError, ConfigError
 from epanns.evaluation.predict import refuse_unknown_lengths
 from epanns.evaluation.protocol import EvaluationProtocol
+from epanns.export.equalise import equalise
 from epanns.export.graph import copy_of
-from epanns.export.int8.clips import compare, inputs_of_clips, ranges_of, refuse_shared
-from epanns.export.int8.equalise import equalise
-from epanns.export.int8.quantise import WEIGHTED, activations_of, fragile_activations, quantised, with_dynamic_lstms
+from epanns.export.int8_clips import compare, inputs_of_clips, ranges_of, refuse_shared
 from epanns.export.network import OPSET, OUTPUTS, front_end_of, to_onnx
+from epanns.export.quantise import WEIGHTED, activations_of, fragile_activations, quantised, with_dynamic_lstms
 from epanns.export.runtime import OnnxTagger, measure_onnx_latency
 from epanns.feedback import Progress
 from epanns.models.modes import evaluation_mode

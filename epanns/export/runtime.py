@@ -8,8 +8,7 @@ import onnx
 import onnxruntime
 import torch
 
-from epanns.complexity.cost import Latency
-from epanns.complexity.latency import noise, timed
+from epanns.complexity.latency import Latency, noise, timed
 from epanns.export.graph import Array
 from epanns.export.network import OUTPUTS, named_inputs
 from epanns.models.layers.pooling import ModelOutput

@@ -6,11 +6,11 @@ from epanns.evaluation.metrics import mean_loss
 from epanns.evaluation.protocol import EvaluationProtocol
 from epanns.models.tagger import Tagger
 from epanns.stages.score import score
-from epanns.training.run.metrics import LOSS
-from epanns.training.run.validation import Validation, require_positives
-from epanns.training.settings.config import TrainingConfig
-from epanns.training.step.distillation import teacher_of
-from epanns.training.step.learner import require_learner
+from epanns.training.config import TrainingConfig
+from epanns.training.distillation import teacher_of
+from epanns.training.learner import require_learner
+from epanns.training.metrics import LOSS
+from epanns.training.validation import Validation, require_positives
 
 
 def require_trainable(model: Tagger, config: TrainingConfig, teacher: Tagger | None = None) -> None:
@@ -40,12 +40,7 @@ def require_clips(model: Tagger, train: PackDataset, val: PackDataset) -> None:
 
 
 def validation_on(dataset: PackDataset, protocol: EvaluationProtocol | None = None) -> Validation:
-    """Return the scoring that chooses the step: macro mAP, accuracy for single-label networks, and the mean loss.
-
-    Args:
-        dataset: Clips to score.
-        protocol: How clips are scored; whole clips by default.
-    """
+    """Return the scoring that chooses the step: macro mAP, accuracy for single-label networks, and the mean loss."""
     protocol = protocol or EvaluationProtocol()
 
     def scores_of(model: Tagger) -> dict[str, float]:

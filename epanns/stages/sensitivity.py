@@ -18,7 +18,8 @@ from epanns.models.pruning_plan import PruningPlan
 from epanns.models.tagger import Tagger
 from epanns.models.tensors import weights_digest
 from epanns.packages import versions
-from epanns.pruning.budgets.sensitivity_table import SensitivityRow
+from epanns.process import Stopped, StopRequest, catching_signals
+from epanns.pruning.budgets.sensitivity_table import FIGURES, RECORD, TABLE, SensitivityRecord, SensitivityRow
 from epanns.pruning.calibration_clips import CalibrationClips
 from epanns.pruning.config import Amount, PruningConfig
 from epanns.pruning.prune import apply_plan, widths_after
@@ -26,9 +27,7 @@ from epanns.pruning.ranking.criteria import NEEDS, most_important
 from epanns.pruning.ranking.importance import channel_importance
 from epanns.pruning.recovery.recover import recover
 from epanns.records import DECISIVE_PACKAGES
-from epanns.signals import Stopped, StopRequest, catching_signals
 from epanns.stages.score import device_of, score
-from epanns.stages.sensitivity_record import FIGURES, RECORD, TABLE, SensitivityRecord
 from epanns.workfolder import Work, WorkFolder
 
 _PROTOCOL = EvaluationProtocol()

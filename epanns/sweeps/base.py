@@ -16,10 +16,10 @@ from epanns.models.spec import LEAN_FAMILIES, ModelSpec
 from epanns.models.tagger import Tagger
 from epanns.models.zoo import ZOO, build_model, spec_of
 from epanns.pruning.recovery.batch_norm_reestimation import refuse_folded
-from epanns.safe_text import is_printable, printable
+from epanns.safe_text import is_printable
 from epanns.strict import ANY_TEXT, BOOLEAN, PATH, TABLE, Rule, check_fields, error_messages, number
-from epanns.training.settings.config import TrainingConfig, frozen_in
-from epanns.training.settings.presets import read_training
+from epanns.sweeps.journal import base_in_words
+from epanns.training.config import TrainingConfig, frozen_in, read_training
 
 _LONGEST_NAME = 80
 _NO_PATH_OR = Rule(PATH.text, lambda value: value == "" or PATH.holds(value))
@@ -102,15 +102,6 @@ class BaseConfig:
         return training.to_dict()
 
 
-def base_in_words(label: str, model: str, width: float, checkpoint: str) -> str:
-    """Return the label of a base, or else the name of its checkpoint, or else its model and width."""
-    if label:
-        return printable(label)
-    if checkpoint:
-        return printable(Path(checkpoint).name or checkpoint)
-    return model if width == 1 else f"{model} x {width:g}"
-
-
 def training_of(table: Mapping[str, Any], seed: int | None) -> TrainingConfig:
     """Return the training settings of a table of an experiment, with the seed of a trial if there is one."""
     if "seed" in table:
@@ -123,8 +114,6 @@ class GivenNetwork:
     """Facts about a network that an experiment reads from a file, without its weights.
 
     Attributes:
-        spec: The architecture.
-        labels: The classes.
         provenance: As in its checkpoint, with the sha256 of its weights.
         folded: Why its batch-norm statistics cannot be re-estimated; empty if they can.
     """
@@ -177,10 +166,7 @@ def read_given(bases: Sequence[BaseConfig]) -> dict[str, GivenNetwork]:
 def network_without_weights(base: BaseConfig, labels: LabelSet, given: Mapping[str, GivenNetwork]) -> Tagger:
     """Return the unpruned network of a base on the meta device, where no weights are allocated.
 
-    Args:
-        base: From an experiment.
-        labels: Classes of the data, for a network that is trained in the sweep.
-        given: From `read_given`.
+    A network that is trained in the sweep has the classes of the data, `labels`; `given` is that of `read_given`.
     """
     with torch.device("meta"):
         if base.checkpoint:

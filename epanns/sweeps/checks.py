@@ -25,11 +25,11 @@ from epanns.pruning.recovery.recover import parts_of
 from epanns.stages.finetune import require_trainable
 from epanns.strict import error_messages
 from epanns.sweeps.base import BaseConfig, GivenNetwork, network_without_weights
-from epanns.sweeps.experiment import Experiment
-from epanns.sweeps.grid import amount_in_words, pruning_of
-from epanns.training.run.validation import indistinct, require_positives
-from epanns.training.settings.config import TrainingConfig, frozen_in
-from epanns.training.settings.run_options import Log, no_log
+from epanns.sweeps.experiment import Experiment, pruning_of
+from epanns.sweeps.journal import amount_in_words
+from epanns.training.config import TrainingConfig, frozen_in
+from epanns.training.loop import Log, no_log
+from epanns.training.validation import indistinct, require_positives
 
 _SAMPLE_BYTES = 2  # of a clip that is held in 16 bit
 _FEWEST_CLIPS = 2  # that a criterion or a least-squares fit can be measured on
@@ -40,7 +40,6 @@ class DataFacts:
     """Facts about the data that decide whether a trial can run.
 
     Attributes:
-        labels: The classes.
         train_clips: Number of training clips; before packing, the largest possible number.
         packs: The packs of each part; None before packing.
     """
@@ -57,15 +56,7 @@ def refuse_impossible(
 
     Sample rates, layers, ratios, budgets, criteria, recoveries, numbers of clips and settings of the training are
     checked for every base and every cell of the grids; with packs also classes, tasks and clips that two parts share.
-
-    Args:
-        experiment: The experiment.
-        given: The networks that it reads from files.
-        facts: Facts about the data.
-        log: Called with one line if the validation clips cannot distinguish steps.
-
-    Raises:
-        ConfigError: With every problem, each once.
+    Validation clips that cannot distinguish steps are logged.
     """
     problems: dict[str, None] = {}
     if facts.packs is not None:

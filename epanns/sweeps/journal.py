@@ -1,24 +1,22 @@
-"""The folder of a sweep: a list of trials, and one folder per trial whose files state whether it is done or failed."""
+"""The folder of a trial, whose files state whether it is done or failed; failed trials, and trials in words."""
 
 import math
+import os
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from epanns.atomic import write_json
-from epanns.errors import DataError, OutputError
+from epanns.errors import DataError
 from epanns.labels import DECISIVE_SCORES
-from epanns.records import RunRecord, failure_in, read_record
-from epanns.safe_text import path_name, printable
-from epanns.sweeps.base import base_in_words
-from epanns.sweeps.experiment import Experiment, Trial
-from epanns.sweeps.grid import amount_in_words
+from epanns.records import RunRecord, read_record
+from epanns.safe_text import is_path_name, path_name, printable
 from epanns.text_files import read_json
-from epanns.training.run.metrics import STEP_0_KEPT
-from epanns.workfolder import Work, WorkFolder
+from epanns.training.metrics import STEP_0_KEPT
+from epanns.workfolder import WorkFolder
 
 
 @dataclass(frozen=True)
@@ -113,116 +111,91 @@ def _trial_in_words(request: Mapping[str, Any]) -> str:
     return ", ".join([*parts, f"seed {config['seed']}"])
 
 
+def base_in_words(label: str, model: str, width: float, checkpoint: str) -> str:
+    """Return the label of a base, or else the name of its checkpoint, or else its model and width."""
+    if label:
+        return printable(label)
+    if checkpoint:
+        return printable(Path(checkpoint).name or checkpoint)
+    return model if width == 1 else f"{model} x {width:g}"
+
+
+def amount_in_words(config: Mapping[str, Any]) -> str:
+    """Return the amount that a trial's configuration removes, in words."""
+    if "ratios" in config:
+        return printable("ratios " + ", ".join(f"{layer} {ratio:g}" for layer, ratio in config["ratios"].items()))
+    amount = config["budget"] if "budget" in config else f"ratio {config['ratio']:g}"
+    layers = config.get("layers")
+    return printable(amount if layers is None else f"{amount} of {', '.join(layers)}")
+
+
 @dataclass(frozen=True)
-class EarlierTrials:
-    """Trials of the folder that the experiment no longer has.
+class Failure:
+    """A trial of a sweep without a result: its folder, and the reason in one line."""
 
-    Attributes:
-        left: Ids of the finished ones, which stay.
-        replaced: Number of those without a result.
+    folder: Path
+    reason: str
+
+
+def failures_in(folders: Iterable[Path]) -> list[Failure]:
+    """Return the trials of every sweep below the folders that have no result, each once, sorted by path.
+
+    Raises:
+        DataError: If a ``sweep.json`` cannot be read.
     """
+    # Sweeps below a folder, and the sweep whose ``trials`` it is; `read_records` refuses a folder that cannot be read.
+    places = [
+        place
+        for folder in folders
+        for place in (
+            *(
+                [folder.parent]
+                if folder.resolve().name == "trials" and (folder.parent / "sweep.json").is_file()
+                else []
+            ),
+            *(Path(parent) for parent, _, names in os.walk(folder) if "sweep.json" in names),
+        )
+    ]
+    sweeps = {sweep.resolve(): sweep for sweep in places}
+    failures = []
+    for sweep in sorted(sweeps.values()):
+        given = read_json(sweep / "sweep.json", error=DataError, remedy="run the sweep again")
+        trials = given.get("trials") if isinstance(given, dict) else None
+        if not isinstance(trials, list):
+            raise DataError(f"{sweep / 'sweep.json'}: trials must be a list of names; run the sweep again")
+        for trial in trials:
+            folder = sweep / "trials" / path_name(trial, f"{sweep / 'sweep.json'}: trials", DataError)
+            if not (folder / "result.json").exists():
+                failures.append(Failure(folder, failure_in(folder)))
+    return failures
 
-    left: tuple[str, ...] = ()
-    replaced: int = 0
+
+def failure_in(trial: Path) -> str:
+    """Return in one line why the trial of a folder has no result."""
+    if (trial / "error.json").exists():
+        if (found := _table_in(trial / "error.json")) is None:
+            return "error.json cannot be read"
+        message = found.get("message")
+        first, *_ = (message.splitlines() if isinstance(message, str) else []) or [""]
+        return first or str(found.get("kind") or "an error without a message")
+    base = (_table_in(trial / "config.json") or {}).get("base")
+    if is_path_name(base) and (trial.parent / str(base) / "error.json").exists():
+        return "its base failed"
+    return "it was not run to its end"
 
 
-class Sweep:
-    """The folder of a sweep.
+def _table_in(path: Path) -> dict[str, Any] | None:
+    """Return the table of a small JSON file, or None where the file is missing or cannot be read."""
+    try:
+        found = read_json(path, error=DataError)
+    except DataError:
+        return None
+    return found if isinstance(found, dict) else None
 
-    Attributes:
-        path: The folder.
-        experiment: The experiment that is run in it.
-    """
 
-    def __init__(self, path: Path, experiment: Experiment) -> None:
-        self.path = path
-        self.experiment = experiment
-
-    @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Keep other processes out of the folder for the duration of a block; a free folder becomes a sweep's.
-
-        Raises:
-            OutputError: If another process works in the folder, or it holds something else.
-        """
-        folder = WorkFolder(self.path, "sweep.json", Work("is no sweep", noun="a sweep"))
-        folder.require_usable()
-        with folder.locked():
-            folder.require_usable()
-            if not folder.is_begun:
-                write_json(folder.first_file, {"experiment": self.experiment.name, "trials": []})
-            yield
-
-    def folder_of(self, trial: Trial) -> TrialFolder:
-        """Return a trial's folder."""
-        return TrialFolder(self.path / "trials" / trial.trial_id)
-
-    @property
-    def has_results(self) -> bool:
-        """Whether any trial in the folder is finished."""
-        return any(self.path.glob("trials/*/result.json"))
-
-    def prepare(self, trial: Trial, packs: Mapping[str, list[str]]) -> TrialFolder:
-        """Write ``config.json``, with which a trial can run in a process of its own."""
-        folder = self.folder_of(trial)
-        request = {"experiment": self.experiment.name, "config": dict(trial.config), "packs": dict(packs)}
-        if trial.name:
-            request["name"] = trial.name
-        if trial.base is not None:
-            request |= {"base": trial.base.trial_id, "checkpoint": trial.base.checkpoint}
-        else:
-            request |= {"checkpoint": trial.checkpoint, "yamnet": trial.yamnet}
-        write_json(folder.path / "config.json", request)
-        (folder.path / "error.json").unlink(missing_ok=True)  # of an earlier attempt
-        return folder
-
-    def set_trials(self, trials: Sequence[Trial]) -> EarlierTrials:
-        """Write the list of trials to ``sweep.json`` and return the trials that it no longer holds.
-
-        Trials without a result may be replaced, so that an experiment can be corrected. Finished trials that are no
-        longer in the experiment stay, if they were run on the same data and scored alike.
-
-        Args:
-            trials: All trials of the experiment.
-
-        Raises:
-            OutputError: If finished trials were run on other data or scored in another way, or all belong to another
-                experiment.
-        """
-        ids = [trial.trial_id for trial in trials]
-        held = self._read_list()
-        earlier = dict.fromkeys([*held.get("trials", ()), *held.get("left", ())])
-        finished = [trial_id for trial_id in earlier if TrialFolder(self.path / "trials" / trial_id).is_done]
-        left = tuple(trial_id for trial_id in finished if trial_id not in ids)
-        for trial_id in left:
-            record = TrialFolder(self.path / "trials" / trial_id).read_record()
-            ours, theirs = (config.get("base", config) for config in (trials[0].config, record.config))
-            for key, what in (("data", "run on other data"), ("evaluation", "scored in another way")):
-                if ours.get(key) != theirs.get(key):
-                    raise OutputError(
-                        f"{self.path} holds finished trials that were {what}, first {trial_id}: set [{key}] as it was, "
-                        "or choose another --out"
-                    )
-        if left and len(left) == len(finished) and held.get("experiment") != self.experiment.name:
-            raise OutputError(
-                f"{self.path} holds {len(left)} finished trials of the experiment {held.get('experiment')!r}, none of "
-                f"which is one of {self.experiment.name!r}: choose another --out"
-            )
-        replaced = [trial_id for trial_id in held.get("trials", ()) if trial_id not in {*ids, *left}]
-        listed = {"experiment": self.experiment.name, "trials": ids, **({"left": left} if left else {})}
-        write_json(self.path / "sweep.json", listed)
-        return EarlierTrials(left, len(replaced))
-
-    def _read_list(self) -> dict[str, Any]:
-        """Return the content of ``sweep.json``, whose trials are checked names of folders."""
-        path = self.path / "sweep.json"
-        held = read_json(path, error=OutputError)
-        if not isinstance(held, dict):
-            raise OutputError(f"{path}: is a {type(held).__name__}, must be a table: choose another --out")
-        for key in ("trials", "left"):
-            names = held.get(key, [])
-            if not isinstance(names, list):
-                raise OutputError(f"{path}: {key} is a {type(names).__name__}, must be a list: choose another --out")
-            for name in names:
-                path_name(name, f"{path}: {key}", OutputError)
-        return held
+def failures_in_words(folder: Path) -> str:
+    """Return the number of trials below a folder that have no result, and the first reason; empty if there is none."""
+    failures = failures_in([folder])
+    return (
+        f" {len(failures)} trials have no result, first {failures[0].folder}: {failures[0].reason}" if failures else ""
+    )

@@ -5,29 +5,128 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
+from epanns.atomic import write_json
 from epanns.data.batches.dataset import PackDataset
-from epanns.errors import Interrupted
+from epanns.errors import Interrupted, OutputError
 from epanns.feedback import note
-from epanns.signals import catching_signals
+from epanns.process import catching_signals
+from epanns.safe_text import path_name
 from epanns.sweeps.base import GivenNetwork, read_given
 from epanns.sweeps.checks import DataFacts, refuse_impossible
 from epanns.sweeps.data import prepare_manifest, prepare_packs, replace_unused_data
 from epanns.sweeps.experiment import Experiment, Trial
-from epanns.sweeps.journal import Sweep, TrialFolder
+from epanns.sweeps.journal import TrialFolder
 from epanns.sweeps.trial import run_trial
-from epanns.training.settings.run_options import Log, OnStep, no_log
+from epanns.text_files import read_json
+from epanns.training.loop import Log, OnStep, no_log
+from epanns.workfolder import Work, WorkFolder
 
 _POLL_SECONDS = 0.1
 _STOP_SECONDS = 60
 
 # Trial id, outcome ("done", "skipped" or "failed"), number of trials ended, number of all trials.
 OnTrial = Callable[[str, str, int, int], None]
+
+
+class Sweep:
+    """The folder of a sweep."""
+
+    def __init__(self, path: Path, experiment: Experiment) -> None:
+        self.path = path
+        self.experiment = experiment
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes out of the folder for the duration of a block; a free folder becomes a sweep's.
+
+        Raises:
+            OutputError: If another process works in the folder, or it holds something else.
+        """
+        folder = WorkFolder(self.path, "sweep.json", Work("is no sweep", noun="a sweep"))
+        folder.require_usable()
+        with folder.locked():
+            folder.require_usable()
+            if not folder.is_begun:
+                write_json(folder.first_file, {"experiment": self.experiment.name, "trials": []})
+            yield
+
+    def folder_of(self, trial: Trial) -> TrialFolder:
+        """Return a trial's folder."""
+        return TrialFolder(self.path / "trials" / trial.trial_id)
+
+    @property
+    def has_results(self) -> bool:
+        """Whether any trial in the folder is finished."""
+        return any(self.path.glob("trials/*/result.json"))
+
+    def prepare(self, trial: Trial, packs: Mapping[str, list[str]]) -> TrialFolder:
+        """Write ``config.json``, with which a trial can run in a process of its own."""
+        folder = self.folder_of(trial)
+        request = {"experiment": self.experiment.name, "config": dict(trial.config), "packs": dict(packs)}
+        if trial.name:
+            request["name"] = trial.name
+        if trial.base is not None:
+            request |= {"base": trial.base.trial_id, "checkpoint": trial.base.checkpoint}
+        else:
+            request |= {"checkpoint": trial.checkpoint, "yamnet": trial.yamnet}
+        write_json(folder.path / "config.json", request)
+        (folder.path / "error.json").unlink(missing_ok=True)  # of an earlier attempt
+        return folder
+
+    def set_trials(self, trials: Sequence[Trial]) -> tuple[tuple[str, ...], int]:
+        """Write all trials to ``sweep.json``; return the finished trials that it lost and the number of others.
+
+        Trials without a result may be replaced, so that an experiment can be corrected. Finished trials that are no
+        longer in the experiment stay, if they were run on the same data and scored alike.
+
+        Raises:
+            OutputError: If finished trials were run on other data or scored in another way, or all belong to another
+                experiment.
+        """
+        ids = [trial.trial_id for trial in trials]
+        held = self._read_list()
+        earlier = dict.fromkeys([*held.get("trials", ()), *held.get("left", ())])
+        finished = [trial_id for trial_id in earlier if TrialFolder(self.path / "trials" / trial_id).is_done]
+        left = tuple(trial_id for trial_id in finished if trial_id not in ids)
+        for trial_id in left:
+            record = TrialFolder(self.path / "trials" / trial_id).read_record()
+            ours, theirs = (config.get("base", config) for config in (trials[0].config, record.config))
+            for key, what in (("data", "run on other data"), ("evaluation", "scored in another way")):
+                if ours.get(key) != theirs.get(key):
+                    raise OutputError(
+                        f"{self.path} holds finished trials that were {what}, first {trial_id}: set [{key}] as it was, "
+                        "or choose another --out"
+                    )
+        if left and len(left) == len(finished) and held.get("experiment") != self.experiment.name:
+            raise OutputError(
+                f"{self.path} holds {len(left)} finished trials of the experiment {held.get('experiment')!r}, none of "
+                f"which is one of {self.experiment.name!r}: choose another --out"
+            )
+        replaced = [trial_id for trial_id in held.get("trials", ()) if trial_id not in {*ids, *left}]
+        listed = {"experiment": self.experiment.name, "trials": ids, **({"left": left} if left else {})}
+        write_json(self.path / "sweep.json", listed)
+        return left, len(replaced)
+
+    def _read_list(self) -> dict[str, Any]:
+        """Return the content of ``sweep.json``, whose trials are checked names of folders."""
+        path = self.path / "sweep.json"
+        held = read_json(path, error=OutputError)
+        if not isinstance(held, dict):
+            raise OutputError(f"{path}: is a {type(held).__name__}, must be a table: choose another --out")
+        for key in ("trials", "left"):
+            names = held.get(key, [])
+            if not isinstance(names, list):
+                raise OutputError(f"{path}: {key} is a {type(names).__name__}, must be a list: choose another --out")
+            for name in names:
+                path_name(name, f"{path}: {key}", OutputError)
+        return held
 
 
 @dataclass(frozen=True)
@@ -91,7 +190,7 @@ def run_experiment(
         given = read_given(experiment.bases)
         packs, content = _prepare_data(sweep, given, jobs, log)
         trials += experiment.trials(content, lambda path: given[path].digest)
-        earlier = sweep.set_trials(trials)
+        left, n_replaced = sweep.set_trials(trials)
         finished = [trial for trial in trials if sweep.folder_of(trial).is_done]
         if finished:
             log(f"resume: {len(finished)} of {len(trials)} trials are done")
@@ -110,7 +209,7 @@ def run_experiment(
         tuple(trial_id for trial_id, found in outcomes.items() if found == outcome)
         for outcome in ("done", "skipped", "failed")
     )
-    return SweepSummary(done, skipped, failed, earlier.left, earlier.replaced)
+    return SweepSummary(done, skipped, failed, left, n_replaced)
 
 
 def _prepare_data(

@@ -29,18 +29,18 @@ from epanns.safe_text import path_name
 from epanns.seeding import derive_seed, numpy_generator, random_state_kept
 from epanns.stages.finetune import validation_on
 from epanns.stages.score import device_of, recorded_width, score, scored_seconds
-from epanns.sweeps.grid import pruning_of
+from epanns.sweeps.experiment import pruning_of
 from epanns.sweeps.journal import TrialFolder
-from epanns.training.run.finetune import finetune
-from epanns.training.settings.config import TrainingConfig, frozen_in
-from epanns.training.settings.run_options import Log, OnStep, RunOptions, no_log
+from epanns.training.config import TrainingConfig, frozen_in
+from epanns.training.finetune import finetune
+from epanns.training.loop import Log, OnStep, RunOptions, no_log
 
 
 def run_trial(folder: TrialFolder, *, on_step: OnStep | None = None, log: Log = no_log) -> RunRecord:
     """Run or resume a trial, write its result and return it; the result of a finished trial is only read.
 
     Args:
-        folder: Prepared by `journal.Sweep.prepare`.
+        folder: Prepared by `runner.Sweep.prepare`.
         on_step: Called after each training step.
         log: Called with one line for each remark of the training runs.
     """

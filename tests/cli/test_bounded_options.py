@@ -35,7 +35,7 @@ def test_every_option_that_starts_processes_or_threads_is_bounded(option, capsys
 
 
 def test_the_bound_holds_for_values_of_a_config_file_too(tmp_path, monkeypatch, capsys):
-    from epanns.cli.shared.command import EpannsCommand
+    from epanns.cli.shared.options import EpannsCommand
 
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0})
     seen = []

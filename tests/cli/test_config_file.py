@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from epanns.cli.main import COMMANDS, cli
 from epanns.cli.prune import read_between
-from epanns.cli.shared.command import option_name
+from epanns.cli.shared.options import option_name
 from epanns.errors import ConfigError, PruningError
 from epanns.feedback import notes_to
 from epanns.pruning.config import read_ratios

@@ -3,31 +3,27 @@
 import json
 
 import pytest
-import torch
 
 from epanns.cli.main import cli
-from epanns.data.batches.dataset import PackDataset
 from epanns.errors import ConfigError
 from epanns.labels import LabelSet
 from epanns.models.files.checkpoint import save_checkpoint
 from epanns.models.files.load import load
-from epanns.models.zoo import build_model
 from epanns.pruning.prune import prune
+from tests.builders import make_checkpoint
 
 
 @pytest.fixture
 def runs(tmp_path, tiny_packs):
     """A base and a network that was pruned from it, side by side."""
-    labels = PackDataset([tiny_packs["train"]]).labels
-    torch.manual_seed(1)
-    save_checkpoint(build_model("Cnn14_8k", width=0.03, labels=labels), tmp_path / "base")
+    make_checkpoint(tmp_path / "base", "Cnn14_8k", tiny_packs["train"], width=0.03, seed=1)
     save_checkpoint(prune(load(tmp_path / "base"), ratio=0.5)[0], tmp_path / "pruned")
     return tmp_path
 
 
 @pytest.fixture
 def finetune(runner, runs, tiny_packs):
-    """Fine-tune the pruned network; return what was said, and the step of the recipe."""
+    """Fine-tune the pruned network; return the output, and the operation of the recipe."""
 
     def run(*arguments, out="run", checkpoint="pruned"):
         short = ["--iterations", "1", "--batch-size", "4", "--train", tiny_packs["train"], "--val", tiny_packs["val"]]
@@ -54,7 +50,7 @@ def test_a_weight_alone_finds_the_unpruned_network(finetune, runs):
     assert (step["training"]["feature_weight"], step["training"]["teacher_precision"]) == (0.1, "bfloat16")
 
 
-def test_nothing_asked_is_nothing_taught_and_nobody_listens_by_a_weight_of_nothing(finetune, runs):
+def test_without_weight_there_is_no_teacher_and_a_teacher_needs_a_weight(finetune, runs):
     said, step = finetune()
     assert "teacher" not in said and "teacher_sha256" not in step
     unheard = "teacher without weight: set distil_weight or feature_weight above 0, or remove --teacher"
@@ -79,7 +75,7 @@ def test_what_has_no_unpruned_network_beside_it_needs_a_teacher(finetune, runs):
 def test_fresh_deletes_nothing_where_the_teacher_does_not_fit(finetune, runs):
     finetune()
     kept = (runs / "run" / "training.json").read_text()
-    save_checkpoint(build_model("Cnn14_8k", width=0.03, labels=LabelSet.of(["a", "b", "c", "d"])), runs / "other")
+    make_checkpoint(runs / "other", "Cnn14_8k", LabelSet.of(["a", "b", "c", "d"]), width=0.03)
     with pytest.raises(ConfigError, match="the teacher Cnn14_8k has other classes .* and lacks 'tone'"):
         finetune("--teacher", runs / "other", "--fresh")
     assert (runs / "run" / "training.json").read_text() == kept

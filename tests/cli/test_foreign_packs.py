@@ -1,4 +1,4 @@
-"""Other people's packs on the command line: the same clips give the same scores whatever file they lie in."""
+"""Packs of other formats on the command line: the same clips give the same scores in every format."""
 
 import json
 from functools import partial
@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from epanns.data.packs.pack import Pack
-from epanns.models.files.checkpoint import save_checkpoint
-from epanns.models.zoo import build_model
+from tests.builders import make_checkpoint
 from tests.data.mp3_file import encoded, write_mp3_file
 
 
@@ -43,10 +42,7 @@ def as_panns(tmp_path):
 
 @pytest.fixture
 def checkpoint(tmp_path, tiny_packs):
-    save_checkpoint(
-        build_model("Cnn14_8k", width=0.03, labels=Pack(tiny_packs["test"]).labels), tmp_path / "checkpoint"
-    )
-    return tmp_path / "checkpoint"
+    return make_checkpoint(tmp_path / "checkpoint", "Cnn14_8k", tiny_packs["test"], width=0.03)
 
 
 def test_the_same_clips_score_the_same_in_pannss_layout(epanns, tiny_packs, as_panns, labels, checkpoint, tmp_path):
@@ -84,7 +80,7 @@ def test_packs_of_three_formats_are_learnt_together(epanns, tiny_packs, as_panns
     assert "20 of 20 validation clips are training clips too (equal by their ids alone" in err
 
 
-def test_lengths_that_a_pack_does_not_tell_are_not_made_up(epanns, tiny_packs, as_panns, labels, checkpoint, tmp_path):
+def test_unknown_lengths_of_clips_are_refused(epanns, tiny_packs, as_panns, labels, checkpoint, tmp_path):
     panns = as_panns(tiny_packs["test"])
     evaluate = partial(epanns, "evaluate", checkpoint, "--bootstrap", 0, "--data", panns, "--labels", labels)
     code, _, err = evaluate("--own-length")
@@ -96,7 +92,7 @@ def test_lengths_that_a_pack_does_not_tell_are_not_made_up(epanns, tiny_packs, a
 
 
 @pytest.mark.parametrize("options", [("--crop-seconds", 0.4), ("--short-clips", "repeat")])
-def test_training_tells_where_padding_counts_as_sound(epanns, tiny_packs, as_panns, labels, tmp_path, options):
+def test_training_logs_where_padding_counts_as_sound(epanns, tiny_packs, as_panns, labels, tmp_path, options):
     panns = as_panns(tiny_packs["val"])
     steps = ("--iterations", 1, "--validate-every", 1, "--batch-size", 4, *options)
     packs = ("--train", panns, "--labels", labels, "--val", tiny_packs["test"])

@@ -1,4 +1,4 @@
-"""`epanns info`: everything a checkpoint says of itself, for people and as JSON."""
+"""`epanns info`: the content and origin of a checkpoint, as text and as JSON."""
 
 import json
 from functools import partial
@@ -15,7 +15,7 @@ from epanns.models.files.load import load
 from epanns.models.files.released import export_panns
 from epanns.models.pruning_plan import PruningPlan
 from epanns.models.zoo import build_model
-from tests.builders import output_of
+from tests.builders import make_checkpoint, output_of
 
 STEPS = [
     {"step": "train", "training": {"iterations": 30, "seed": 1}, "best_step": 20},
@@ -64,7 +64,7 @@ def test_json_is_one_object_with_every_label_and_the_plan(folder: Path) -> None:
     assert result["provenance"]["plan"]["kept_channels"]["conv_block4.conv1"] == list(range(51))
 
 
-def test_the_task_is_told(folder: Path, tmp_path: Path) -> None:
+def test_the_task_is_shown(folder: Path, tmp_path: Path) -> None:
     assert "  task          multi-label\n" in run(folder)
     assert json.loads(run(folder, "--json"))["task"] == "multi-label"
     model = load(folder)
@@ -83,7 +83,7 @@ def test_released_file_is_described_too(tmp_path: Path) -> None:
     assert json.loads(run(tmp_path / "a.pth", "--json"))["provenance"]["source"].startswith("a.pth")
 
 
-def test_an_assumed_head_is_said_on_stderr(tmp_path: Path) -> None:
+def test_an_assumed_head_is_logged(tmp_path: Path) -> None:
     export_panns(build_model("Cnn14", num_classes=4, width=0.05), tmp_path / "a.pth")
     for target in ("a.pth", "saved"):
         if target == "saved":
@@ -100,7 +100,7 @@ def test_sample_rate_that_contradicts_is_refused(folder: Path) -> None:
 
 
 def test_networks_on_the_waveform_have_no_front_end_and_are_shown_layer_by_layer(tmp_path: Path) -> None:
-    save_checkpoint(build_model("Res1dNet31", num_classes=4, width=1 / 32), tmp_path / "saved")
+    make_checkpoint(tmp_path / "saved", "Res1dNet31", num_classes=4, width=1 / 32)
     text = run(tmp_path / "saved")
     assert "Res1dNet31, family res1dnet31, head clip, embedding 64" in text
     assert "front end     32000 Hz, none: the network reads the waveform" in text

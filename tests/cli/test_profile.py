@@ -3,10 +3,8 @@ from functools import partial
 
 import pytest
 
-from epanns.models.files.checkpoint import save_checkpoint
 from epanns.models.spec import conv_widths
-from epanns.models.zoo import build_model
-from tests.builders import narrow_spec
+from tests.builders import make_checkpoint, narrow_spec
 
 KEYS = {
     "name",
@@ -33,8 +31,7 @@ def profile(epanns):
 
 @pytest.fixture
 def checkpoint(tmp_path):
-    save_checkpoint(build_model(narrow_spec(widths=conv_widths(4, 6))), tmp_path / "narrow")
-    return tmp_path / "narrow"
+    return make_checkpoint(tmp_path / "narrow", narrow_spec(widths=conv_widths(4, 6)))
 
 
 def test_json_holds_exactly_the_promised_keys(profile):
@@ -67,7 +64,7 @@ def test_text_names_the_conventions_and_the_clip_length(profile):
         assert line in out
 
 
-def test_what_panns_do_not_count_is_told(profile):
+def test_layers_that_panns_do_not_count_are_reported(profile):
     code, out, _ = profile("LEAN", "--seconds", "1")
     assert code == 0
     assert "PANNs multiply-adds (2 per MAC)   0.190 G (189,887,433); LSTMs and attention left out\n" in out

@@ -1,4 +1,4 @@
-"""``epanns sensitivity``: the table as text, JSON, CSV and figure; what happens is told on stderr."""
+"""``epanns sensitivity``: the table as text, JSON, CSV and figure; progress is logged on stderr."""
 
 import json
 import os
@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 
 from epanns.cli import sensitivity as module
-from epanns.data.packs.targets import SparseTargets
-from epanns.pruning.budgets.sensitivity_table import read_sensitivity
+from epanns.data.packs.clip_source import SparseTargets
+from epanns.pruning.budgets.sensitivity_table import FIGURES, read_sensitivity
 from epanns.reporting.figures import style as figure
-from epanns.stages.sensitivity_record import FIGURES
 from tests.builders import make_checkpoint
 
 ONE = ("--layers", "conv_block6.conv1", "--ratios", "0.5")

@@ -18,7 +18,7 @@ _STEPS = 60
 
 @pytest.fixture
 def start(tiny_packs) -> Iterator[Callable[..., subprocess.Popen[str]]]:
-    """Start a training run on two processes, in a session of its own; whatever is left of it ends with the test."""
+    """Start a training run on two processes, in a session of its own; they are ended after the test."""
     begun = []
 
     def start(out: Path, *options: str, restarts: int = 0) -> subprocess.Popen[str]:
@@ -47,7 +47,7 @@ def wait_for_step(out: Path, step: int) -> None:
 
 
 def process_of_rank(rank: int, torchrun: int) -> int:
-    """Return the process that `torchrun` told this rank."""
+    """Return the process with this rank."""
     for found in Path("/proc").glob("[0-9]*"):
         try:
             parent = int((found / "stat").read_text().rsplit(")", 1)[1].split()[1])
@@ -65,7 +65,7 @@ def weights_of(out: Path) -> bytes:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="processes are found in /proc")
-def test_a_run_whose_processes_are_shot_or_stopped_ends_with_the_same_bytes(tmp_path, start):
+def test_a_run_whose_processes_are_killed_or_stopped_ends_with_the_same_bytes(tmp_path, start):
     whole = start(tmp_path / "whole")
     stdout, stderr = whole.communicate(timeout=200)
     assert whole.returncode == 0, stderr
@@ -97,19 +97,19 @@ def test_a_run_whose_processes_are_shot_or_stopped_ends_with_the_same_bytes(tmp_
 _SHOT_TWICE = """
 import os, signal, time
 from pathlib import Path
-from epanns.distributed import process_group, rank, restarts, barrier
+from epanns.distributed import process_group, rank, restarts, any_of
 time.sleep(1.5 * int(os.environ["RANK"]))
 with process_group(timeout=20):
-    barrier()
+    any_of(False)
     if rank() == 1 and restarts() < 2:
         os.kill(os.getpid(), signal.SIGKILL)
-    barrier()
+    any_of(False)
     Path(f"met at start {restarts()} by {rank()}").touch()  # lines of two processes may run into each other
 """
 
 
 @pytest.mark.slow
-def test_processes_that_are_started_anew_do_not_look_for_the_dead_ones(tmp_path):
+def test_restarted_processes_do_not_wait_for_ended_ones(tmp_path):
     (tmp_path / "shot_twice.py").write_text(_SHOT_TWICE)
     command = [*_TORCHRUN, "--max-restarts", "2", str(tmp_path / "shot_twice.py")]
     environment = {**os.environ, "PYTHONPATH": str(_REPOSITORY), "OMP_NUM_THREADS": "1"}

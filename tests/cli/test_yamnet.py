@@ -1,4 +1,4 @@
-"""LEAN in the commands: built on a YAMNet that stays as it is, trained, scored, pruned, fine-tuned, heard."""
+"""LEAN in the commands: built on a frozen YAMNet, trained, scored, pruned, fine-tuned, and used to tag files."""
 
 import json
 import re
@@ -23,9 +23,9 @@ from epanns.models.zoo import ZOO, build_model
 from epanns.records import read_records
 from epanns.sweeps.experiment import parse_experiment
 from epanns.sweeps.runner import run_experiment
-from epanns.training.settings.config import TrainingConfig
-from epanns.training.step.learner import Learner, set_learning_mode
-from tests.builders import narrow_spec
+from epanns.training.config import TrainingConfig
+from epanns.training.learner import Learner, set_learning_mode
+from tests.builders import make_checkpoint, narrow_spec, same_tensors, tensors_of
 
 FRONT_END = FrontEndSpec(8_000, 200, 80, 64, 125, 3_750, kind="yamnet")
 
@@ -41,7 +41,7 @@ def rows(monkeypatch):
 
 @pytest.fixture
 def yamnet(rows, tmp_path) -> Path:
-    """A YAMNet pruned to widths of its own, whose batch norms have heard something."""
+    """A YAMNet pruned to widths of its own, whose batch norms have measured statistics."""
     torch.manual_seed(3)
     model = build_model(ZOO["YAMNet"].with_widths({"layer5.pointwise_conv": 7}), num_classes=521)
     model.train()(torch.rand(4, 8_000) - 0.5)
@@ -126,7 +126,7 @@ def test_networks_are_built_on_a_body_and_keep_its_origin(name, yamnet):
     ids=["another network", "and a width", "no body", "YAMNet itself", "another body", "a width", "nothing to freeze"],
 )
 def test_what_cannot_be_built_is_refused(epanns, yamnet, tiny_packs, tmp_path, arguments, message):
-    save_checkpoint(build_model(narrow_spec()), tmp_path / "other")
+    make_checkpoint(tmp_path / "other", narrow_spec())
     places = {"YAMNET": yamnet, "OTHER": tmp_path / "other"}
     given = [places.get(argument, argument) for argument in arguments]
     packs = ["--train", tiny_packs["train"], "--val", tiny_packs["val"]]
@@ -139,7 +139,7 @@ def test_what_cannot_be_built_is_refused(epanns, yamnet, tiny_packs, tmp_path, a
 def test_packs_of_another_rate_or_other_classes_are_refused(epanns, tiny_packs, tmp_path, yamnet):
     packs = ["--train", tiny_packs["train"], "--val", tiny_packs["val"], "--iterations", "1"]
     at_16k = replace(ZOO["YAMNet"], front_end=FrontEndSpec(16_000, 400, 160, 64, 125, 7_500, kind="yamnet"))
-    save_checkpoint(build_model(at_16k, num_classes=4), tmp_path / "at_16k")
+    make_checkpoint(tmp_path / "at_16k", at_16k, num_classes=4)
     code, _, err = epanns("finetune", tmp_path / "at_16k", *packs, "--out", tmp_path / "out")
     assert code == 1
     assert "8000 Hz" in err and "16000" in err
@@ -150,7 +150,7 @@ def test_packs_of_another_rate_or_other_classes_are_refused(epanns, tiny_packs, 
 
 def test_a_network_without_yamnets_body_cannot_freeze_it(epanns, tiny_packs, tmp_path):
     labels = PackDataset([tiny_packs["train"]]).labels
-    save_checkpoint(build_model(narrow_spec(num_classes=len(labels)), labels=labels), tmp_path / "narrow")
+    make_checkpoint(tmp_path / "narrow", narrow_spec(num_classes=len(labels)), labels)
     packs = ["--train", tiny_packs["train"], "--val", tiny_packs["val"]]
     asked = ["--freeze-yamnet", "--iterations", "1", "--out", tmp_path / "out"]
     code, _, err = epanns("finetune", tmp_path / "narrow", *packs, *asked)
@@ -175,11 +175,11 @@ def test_statistics_of_folded_batch_norms_are_not_measured(tiny_packs, rows):
     for module in model.modules():
         if isinstance(module, ShiftNorm2d):
             module.running_var.fill_(1 - 1e-4)
-    before = {name: value.clone() for name, value in model.state_dict().items()}
+    before = tensors_of(model)
     for measure in (lambda: recalibrate_batch_norm(model, clips), lambda: recover(model, model, clips, "ls+bn")):
         with pytest.raises(PruningError, match="this YAMNet came with its batch norms folded into its kernels: .* ls"):
             measure()
-    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert same_tensors(model, before)
 
 
 def test_folded_batch_norms_change_nothing_while_the_network_learns(tiny_packs, rows):
@@ -218,7 +218,7 @@ TUNING = "iterations = 1\nbatch_size = 4\nvalidate_every = 1\ncrop_seconds = 0.5
 
 
 @pytest.mark.parametrize(("more", "stays"), [("", True), ("freeze_yamnet = false\n", False)])
-def test_between_cuts_a_frozen_body_stays_frozen(epanns, frozen, tiny_packs, tmp_path, more, stays):
+def test_between_rounds_a_frozen_body_stays_frozen(epanns, frozen, tiny_packs, tmp_path, more, stays):
     file = tmp_path / "between.toml"
     file.write_text(f'train = "{tiny_packs["train"]}"\nval = "{tiny_packs["val"]}"\n{TUNING}{more}')
     cuts = ["--ratio", "0.5", "--layers", "layer14.pointwise_conv", "--steps", 2, "--between", file]
@@ -266,7 +266,7 @@ def test_a_sweep_builds_on_a_yamnet_compares_and_scores_windows(yamnet, tiny_pac
         assert record.stages[0].scores["test"]["mAP"] == pytest.approx(scores.mAP, abs=1e-9)
 
 
-def test_a_yamnet_that_is_not_there_or_is_none_is_told_before_anything_is_packed(frozen, tmp_path):
+def test_a_missing_or_wrong_yamnet_is_refused_before_packing(frozen, tmp_path):
     data = 'name = "t"\n[data]\nkind = "esc50"\nroot = "nowhere"\nsample_rate = 8000\n'
     data += 'train = ["fold1"]\nval = ["fold2"]\ntest = ["fold3"]\n'
     for yamnet, message in (

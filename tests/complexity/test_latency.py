@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from epanns.complexity import latency
-from epanns.complexity.latency import measure_latency, measure_peak_memory
+from epanns.complexity.latency import Latency, measure_latency, measure_peak_memory
 from epanns.errors import ConfigError
 from epanns.models.spec import conv_widths
 from epanns.models.zoo import build_model
@@ -17,7 +17,7 @@ def model():
     return build_model(narrow_spec(widths=conv_widths(4, 6)))
 
 
-def test_latency_is_ordered_and_says_how_it_was_measured(model):
+def test_latency_is_ordered_and_records_its_settings(model):
     before = torch.get_num_threads()
     measured = measure_latency(model, seconds=0.5, threads=1, repeats=3)
     assert 0 < measured.min <= measured.median <= measured.max
@@ -78,3 +78,9 @@ def test_peak_memory_is_none_where_the_system_gives_none(model, monkeypatch, tmp
 def test_arguments_out_of_range_are_refused(model, arguments, match):
     with pytest.raises(ConfigError, match=match):
         measure_latency(model, **({"seconds": 0.5} | arguments))
+
+
+def test_spread_is_relative_to_the_median():
+    latency = Latency(median=20.0, min=18.0, max=23.0, threads=2, runtime="torch", dtype="float32")
+    assert latency.spread == 0.25
+    assert list(latency.to_dict()) == ["median", "min", "max", "threads", "runtime", "dtype"]

@@ -1,4 +1,5 @@
 import copy
+import json
 
 import pytest
 import torch
@@ -7,7 +8,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from epanns.audio.frontend import FrontEndSpec
-from epanns.complexity.macs import count_layers, front_end_params, mel_macs, profile, stft_macs
+from epanns.complexity.macs import LayerCost, ModelCost, count_layers, front_end_params, mel_macs, profile, stft_macs
 from epanns.errors import ConfigError
 from epanns.models.families.cnn_2d import Cnn
 from epanns.models.spec import ModelSpec, conv_widths
@@ -117,7 +118,7 @@ def test_linear_on_frames_counts_every_frame_but_once_in_panns_convention():
     assert counts.panns_multiply_adds == 2 * 6 * 4 + 4
 
 
-def test_batch_norm_is_work_only_in_panns_convention():
+def test_batch_norm_is_counted_only_in_panns_convention():
     counts = count_layers(nn.Sequential(nn.BatchNorm2d(3)).eval(), torch.zeros(2, 3, 5, 7))
     assert counts.macs == {}
     assert counts.panns_multiply_adds == 2 * 3 * 5 * 7
@@ -261,7 +262,7 @@ def test_networks_on_the_waveform_have_no_front_end_to_count(name):
 
 
 @pytest.mark.parametrize(("name", "macs"), LEAN_MACS.items())
-def test_rivals_do_the_multiply_adds_of_their_definition(name, macs):
+def test_networks_on_yamnet_have_the_multiply_adds_of_their_definition(name, macs):
     cost = profile(ZOO[name], seconds=0.96 if name == "YAMNet" else 1.0)
     assert cost.backbone_macs == macs == sum(layer.macs for layer in cost.layers)
     assert cost.front_end_macs == 96 * (2 * 257 * 512 + 257 * 64)
@@ -333,7 +334,7 @@ def test_layers_add_up():
     assert (widths["bn0"], widths["fc1"], widths["fc_audioset"]) == (32, 9, 5)
 
 
-def test_what_is_not_counted_is_data():
+def test_uncounted_operations_are_data():
     uncounted = profile(NARROW, seconds=1.0).uncounted
     assert uncounted["aten.native_batch_norm"] == 7
     assert uncounted["aten.relu_"] == 6
@@ -370,3 +371,49 @@ def test_a_network_changed_by_hand_is_refused():
         match=r"this narrow differs from its spec, which would be counted instead: .*fc1\.weight is \(10, 8\)",
     ):
         profile(model)
+
+
+COST = ModelCost(
+    name="narrow",
+    sample_rate=8_000,
+    clip_seconds=10.0,
+    n_params=100,
+    n_params_with_front_end=130,
+    n_params_with_statistics=110,
+    n_params_folded=96,
+    param_bytes=400,
+    backbone_macs=7_000,
+    front_end_macs=500,
+    panns_multiply_adds=15_000,
+    layers=(LayerCost("conv_block1.conv1", 4, 36, 7_000),),
+    uncounted={"aten.relu_": 2},
+)
+
+
+def test_to_dict_has_the_promised_keys_and_is_json():
+    assert list(json.loads(json.dumps(COST.to_dict()))) == [
+        "name",
+        "sample_rate",
+        "clip_seconds",
+        "n_params",
+        "n_params_with_front_end",
+        "n_params_with_statistics",
+        "n_params_folded",
+        "param_bytes",
+        "backbone_macs",
+        "front_end_macs",
+        "panns_multiply_adds",
+        "layers",
+        "uncounted",
+    ]
+    assert COST.to_dict()["layers"] == [
+        {"name": "conv_block1.conv1", "width": 4, "n_params": 36, "macs": 7_000},
+    ]
+
+
+def test_summary_leaves_the_lists_out():
+    assert COST.summary().keys() == COST.to_dict().keys() - {"layers", "uncounted"}
+
+
+def test_front_end_and_backbone_add_up():
+    assert COST.macs_with_front_end == 7_500

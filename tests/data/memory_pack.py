@@ -1,17 +1,16 @@
-"""A pack that is in memory: whatever any format may offer, without a file."""
+"""A pack in memory, with every option of the formats and without a file."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from epanns.data.packs.clip_source import ClipColumns
-from epanns.data.packs.targets import SparseTargets
+from epanns.data.packs.clip_source import ClipColumns, SparseTargets
 from epanns.labels import LabelSet
 
 
 class MemoryPack:
-    """A `ClipSource` whose clip i is ``i + 1, i + 2, ...`` for as long as it lasts, then zeros."""
+    """A `ClipSource` whose clip i is ``i + 1, i + 2, ...``, followed by zeros."""
 
     knows_lengths = True
     remarks: tuple[str, ...] = ()

@@ -17,7 +17,7 @@ from epanns.evaluation.predict import predict
 from epanns.evaluation.protocol import EvaluationProtocol
 from epanns.export import export
 from epanns.export.export import Int8, export_network
-from epanns.export.int8.clips import agreement, compare
+from epanns.export.int8_clips import agreement, compare
 from epanns.export.network import OPSET, named_inputs, to_onnx
 from epanns.export.runtime import OnnxTagger, outputs_of
 from epanns.labels import LabelSet
@@ -100,7 +100,7 @@ def test_int8_is_compared_on_clips_that_did_not_calibrate(folder, report, model,
 
 
 def test_windows_are_scored_as_evaluate_scores_them(tmp_path, model, tiny_packs):
-    """What a script asks of a network that hears windows: bytes and mAP of both files under its protocol."""
+    """In Python, a network scored in windows gives the bytes and mAP of both files under its protocol."""
     calibration, evaluation = (PackDataset([tiny_packs[name]]) for name in ("train", "test"))
     protocol = EvaluationProtocol(0.4, 0.2)
     report = export_network(model, tmp_path / "out", int8=Int8(calibration, evaluation, protocol=protocol))
@@ -115,7 +115,7 @@ def test_windows_are_scored_as_evaluate_scores_them(tmp_path, model, tiny_packs)
         assert report["files"][file]["bytes"] == (tmp_path / "out" / file).stat().st_size
 
 
-def test_a_pack_of_other_classes_calibrates_and_tells_agreement_without_map(tmp_path, tiny_packs):
+def test_a_pack_of_other_classes_calibrates_and_reports_agreement_without_map(tmp_path, tiny_packs):
     network, pack = small_network(), PackDataset([tiny_packs["train"]])
     assert network.labels.names != pack.labels.names
     found = export_network(network, tmp_path / "out", int8=Int8(pack))["int8"]["evaluation"]
@@ -212,8 +212,8 @@ def test_a_folder_that_exists_and_a_pack_of_another_rate_are_refused_before_the_
         export_network(loud, tmp_path / "out", int8=Int8(PackDataset([tiny_packs["train"]])))
 
 
-def test_clips_that_calibrate_do_not_judge(tmp_path, model, tiny_packs, monkeypatch):
-    """All that is needed to know it are the packs' tables: nothing is exported first."""
+def test_calibration_clips_are_not_scored(tmp_path, model, tiny_packs, monkeypatch):
+    """The tables of the packs decide it: nothing is exported before."""
     monkeypatch.setattr(export, "to_onnx", lambda _: pytest.fail("exported first"))
     train, both = PackDataset([tiny_packs["train"]]), PackDataset([tiny_packs["test"], tiny_packs["train"]])
     for evaluation, counts in ((train, "7 of 60"), (both, "7 of 80")):

@@ -1,4 +1,4 @@
-"""torch.compile while learning: the same network, and a run that can be stopped."""
+"""Training with torch.compile: the same network, and runs that resume."""
 
 import sys
 from dataclasses import replace
@@ -7,16 +7,14 @@ from functools import partial
 import pytest
 import torch
 
-from epanns.data.batches.dataset import PackDataset
 from epanns.errors import ConfigError
-from epanns.models.families.cnn_2d import Cnn
 from epanns.models.spec import conv_widths
-from epanns.training.run.finetune import finetune
-from epanns.training.run.validation import Validation
-from epanns.training.settings.config import TrainingConfig
-from epanns.training.settings.run_options import RunOptions
-from epanns.training.step import learner as learner_module
-from epanns.training.step.learner import Learner
+from epanns.training import learner as learner_module
+from epanns.training.config import TrainingConfig
+from epanns.training.finetune import finetune
+from epanns.training.learner import Learner
+from epanns.training.loop import RunOptions
+from epanns.training.validation import Validation
 
 CONFIG = TrainingConfig(iterations=4, batch_size=4, learning_rate=5e-3, validate_every=4, compile=True)
 # torch's own; pytest would make errors of them.
@@ -40,19 +38,8 @@ def backend(request, monkeypatch) -> str:
 
 
 @pytest.fixture
-def train(tiny_packs) -> PackDataset:
-    return PackDataset([tiny_packs["train"]])
-
-
-@pytest.fixture
-def make_model(tiny_spec, train):
-    small = replace(tiny_spec, widths=conv_widths(4, 6))  # two blocks: compiled in less than a minute
-
-    def make() -> Cnn:
-        torch.manual_seed(1)
-        return Cnn(small, train.labels)
-
-    return make
+def make_model(make_model):
+    return partial(make_model, 1, widths=conv_widths(4, 6))  # two blocks: compiled in less than a minute
 
 
 def test_without_chance_a_compiled_network_has_the_gradient_of_the_plain_one(backend, make_model, train, monkeypatch):
@@ -89,7 +76,7 @@ def test_a_compiled_run_that_was_killed_ends_with_the_same_bytes(make_model, tra
     assert whole == killed
 
 
-def test_a_machine_without_a_compiler_is_told(make_model, train, monkeypatch):
+def test_a_machine_without_a_compiler_gives_an_error(make_model, train, monkeypatch):
     def broken(graph, example):
         raise RuntimeError("no working C++ compiler")
 

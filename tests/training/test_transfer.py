@@ -1,4 +1,4 @@
-"""Transfer: the classifier first, a slower backbone, one class out of all."""
+"""Transfer: the classifier first, a slower backbone, single-label networks."""
 
 import csv
 import json
@@ -10,17 +10,18 @@ import torch
 
 from epanns.data.batches.dataset import PackDataset
 from epanns.errors import ConfigError, OutputError
-from epanns.models.families.cnn_2d import Cnn
 from epanns.models.files.checkpoint import save_checkpoint
 from epanns.models.files.load import load
 from epanns.models.spec import HEADS
+from epanns.models.tagger import Tagger
 from epanns.models.warm_start import use_labels
 from epanns.pruning.prune import prune
 from epanns.stages.finetune import validation_on
-from epanns.training.run.finetune import finetune
-from epanns.training.run.validation import Validation
-from epanns.training.settings.config import TrainingConfig
-from epanns.training.step.learner import Learner
+from epanns.training.config import TrainingConfig
+from epanns.training.finetune import finetune
+from epanns.training.learner import Learner
+from epanns.training.validation import Validation
+from tests.builders import tensors_of
 
 CONFIG = TrainingConfig(iterations=6, batch_size=4, validate_every=3, learning_rate=5e-3)
 
@@ -31,18 +32,17 @@ def packs(single_label_packs) -> dict[str, PackDataset]:
 
 
 @pytest.fixture
-def model(tiny_spec, tiny_packs) -> Cnn:
-    torch.manual_seed(2)
-    return Cnn(tiny_spec, PackDataset([tiny_packs["train"]]).labels)
+def model(make_model) -> Tagger:
+    return make_model(2)
 
 
-def steps(model: Cnn, data: PackDataset, config: TrainingConfig, n_steps: int) -> list[dict[str, torch.Tensor]]:
+def steps(model: Tagger, data: PackDataset, config: TrainingConfig, n_steps: int) -> list[dict[str, torch.Tensor]]:
     """Return the state dict before and after each step, on the same clips each."""
     learner = Learner(model, config)
-    values = [{name: value.clone() for name, value in model.state_dict().items()}]
+    values = [tensors_of(model)]
     for step in range(n_steps):
         learner.step(data.__getitems__(range(config.drawn_clips)), step)
-        values.append({name: value.clone() for name, value in model.state_dict().items()})
+        values.append(tensors_of(model))
     return values
 
 
@@ -51,23 +51,17 @@ def moved(before, after, names) -> set[str]:
 
 
 @pytest.mark.parametrize("head", HEADS)
-def test_the_classifier_alone_learns_first_as_with_a_frozen_backbone(tiny_spec, tiny_packs, head):
-    data = PackDataset([tiny_packs["train"]])
-
-    def fresh():
-        torch.manual_seed(2)
-        return Cnn(replace(tiny_spec, head=head), data.labels)
-
-    phases = steps(fresh(), data, replace(CONFIG, head_iterations=2), 3)
-    frozen = steps(fresh(), data, replace(CONFIG, freeze_backbone=True), 2)
+def test_the_classifier_alone_learns_first_as_with_a_frozen_backbone(make_model, train, head):
+    phases = steps(make_model(2, head=head), train, replace(CONFIG, head_iterations=2), 3)
+    frozen = steps(make_model(2, head=head), train, replace(CONFIG, freeze_backbone=True), 2)
     assert all(torch.equal(phases[2][name], frozen[2][name]) for name in phases[2])
-    names = {name for name in phases[0] if not name.startswith(fresh().classifier_names)}
+    names = {name for name in phases[0] if not name.startswith(make_model(2, head=head).classifier_names)}
     assert not moved(phases[0], phases[2], names)
     learning = {name for name in names if "num_batches" not in name}
     assert len(moved(phases[2], phases[3], learning)) > 0.9 * len(learning)
 
 
-def test_what_may_learn_is_the_same_after_a_step_of_the_classifier(model, tiny_packs):
+def test_requires_grad_is_restored_after_a_step_of_the_classifier_alone(model, tiny_packs):
     model.conv_block1.requires_grad_(False)  # the caller's choice
     may_learn = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     before, *_, after = steps(model, PackDataset([tiny_packs["train"]]), replace(CONFIG, head_iterations=1), 2)
@@ -76,7 +70,7 @@ def test_what_may_learn_is_the_same_after_a_step_of_the_classifier(model, tiny_p
     assert not [name for name in moved(before, after, before) if name.startswith("conv_block1.")]
 
 
-def test_the_backbone_moves_by_its_own_share_of_the_rate(model, tiny_packs):
+def test_the_backbone_has_its_own_learning_rate(model, tiny_packs):
     """Adam's first step is the rate wherever the gradient is not next to nothing, whatever its size."""
     data = PackDataset([tiny_packs["train"]])
     rate = CONFIG.learning_rate
@@ -90,8 +84,8 @@ def test_the_backbone_moves_by_its_own_share_of_the_rate(model, tiny_packs):
     assert largest["fc_audioset.weight"] > rate / 8
 
 
-def test_a_pruned_network_learns_other_classes_one_of_them_for_each_clip(model, packs, tmp_path):
-    """Transfer as the README tells it: prune, new classes, train, score."""
+def test_a_pruned_network_learns_single_labels_of_other_classes(model, packs, tmp_path):
+    """Transfer as in the README: prune, new classes, train, score."""
     pruned, _ = prune(model, criterion="l1", ratio=0.5, layers=["conv_block6"])
     told = use_labels(pruned, packs["train"].labels)
     assert (set(told.kept), told.new) == ({"noise_band", "Tone"}, ("mouse click",))
@@ -114,7 +108,7 @@ def test_a_pruned_network_learns_other_classes_one_of_them_for_each_clip(model, 
 
 
 def test_a_frozen_backbone_keeps_weights_and_statistics_with_other_classes(model, packs, tmp_path):
-    before = {name: value.clone() for name, value in model.state_dict().items()}
+    before = tensors_of(model)
     use_labels(model, packs["train"].labels)
     config = replace(CONFIG, freeze_backbone=True, task="single-label")
     finetune(model, packs["train"], config, tmp_path / "run", validation=validation_on(packs["val"]))
@@ -146,7 +140,7 @@ def test_a_single_label_run_refuses_clips_of_several_classes(model, tiny_packs, 
     assert not (tmp_path / "run").exists()
 
 
-def test_a_validation_without_the_score_that_decides_is_refused(model, packs, tmp_path):
+def test_a_validation_without_the_deciding_score_is_refused(model, packs, tmp_path):
     use_labels(model, packs["train"].labels)
     validation = Validation(lambda model: {"mAP": 0.5}, {})
     message = "the validation gives mAP: a single-label network is chosen by accuracy, return it too"

@@ -9,12 +9,10 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from epanns.cli.shared.command import SectionedCommand
-from epanns.cli.shared.options import EXISTING, SEED, Decorator
+from epanns.cli.shared.options import EXISTING, SEED, Decorator, SectionedCommand
 from epanns.cli.shared.terminal import log
 from epanns.errors import ConfigError
-from epanns.training.settings.config import RULES, TEACHER_WEIGHTS, TrainingConfig, frozen_in, option_of
-from epanns.training.settings.presets import PRESETS, read_training
+from epanns.training.config import PRESETS, RULES, TEACHER_WEIGHTS, TrainingConfig, frozen_in, option_of, read_training
 
 if TYPE_CHECKING:
     from epanns.labels import LabelSet
@@ -213,11 +211,7 @@ def with_frozen_body(
 ) -> TrainingConfig:
     """Return the settings with YAMNet's body frozen or not, and log a body that is frozen by default.
 
-    Args:
-        config: The settings.
-        given: Value of ``--freeze-yamnet``, None if it is not given.
-        by_default: Whether the body is frozen if the option is not given.
-        remedy: The option or key that trains the body.
+    `given` is the value of ``--freeze-yamnet``, `remedy` the option or key that trains the body.
     """
     config = frozen_in(config, given, by_default=by_default)
     if config.freeze_yamnet and given is None:
@@ -255,25 +249,20 @@ def with_teacher_weight(config: TrainingConfig, teacher: Path | None) -> Trainin
 
 
 def open_teacher(checkpoint: Path, teacher: Path | None, config: TrainingConfig) -> "Tagger | None":
-    """Return the teacher, or None if no weight is above 0.
-
-    Args:
-        checkpoint: The student, whose unpruned network is the default teacher.
-        teacher: Value of ``--teacher``.
-        config: The settings, as `with_teacher_weight` returns them.
+    """Return the teacher, by default the unpruned network of `checkpoint`, or None if no weight is above 0.
 
     Raises:
         ConfigError: If there is a weight without a teacher, or a teacher without a weight.
         CheckpointError: If the teacher cannot be read.
     """
     from epanns.models.files.load import find_unpruned, load
-    from epanns.training.step.distillation import refuse_teacher_precision, require_teacher_weight
+    from epanns.training.distillation import check_teacher_settings
 
     weights = config.teacher_weights
-    if teacher is None and not weights:
-        refuse_teacher_precision(config)
+    has_teacher = teacher is not None or bool(weights)
+    check_teacher_settings(config, has_teacher=has_teacher)
+    if not has_teacher:
         return None
-    require_teacher_weight(config)
     if teacher is None:
         teacher = find_unpruned(checkpoint)
     if teacher is None:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from epanns.complexity.cost import Latency
+from epanns.complexity.latency import Latency
 from epanns.complexity.width_cost import WidthCost, Widths
 from epanns.errors import PruningError
 from epanns.models.provenance import Operation, Provenance
@@ -166,11 +166,6 @@ def widths_for_budget(spec: ModelSpec, budget: Budget, allocation: Allocation) -
     """Choose widths that cost at most a budget of parameters, MACs, bytes or channels, and at least 99 % of it.
 
     A budget of channels, which one ratio becomes, may be missed by more if `round_to` requires it.
-
-    Args:
-        spec: The network before.
-        budget: Of any kind but latency.
-        allocation: How it is distributed over the layers.
 
     Raises:
         PruningError: If the budget is below the narrowest network or not below the unpruned one, or no widths come

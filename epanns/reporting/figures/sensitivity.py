@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from epanns.pruning.budgets.sensitivity_table import FIGURES, SensitivityRecord
 from epanns.reporting.figures import style as canvas
-from epanns.stages.sensitivity_record import FIGURES, SensitivityRecord
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -3,9 +3,8 @@
 import pytest
 from matplotlib.patches import Rectangle
 
-from epanns.pruning.budgets.sensitivity_table import SensitivityRow
+from epanns.pruning.budgets.sensitivity_table import SensitivityRecord, SensitivityRow
 from epanns.reporting.figures.sensitivity import sensitivity_figure
-from epanns.stages.sensitivity_record import SensitivityRecord
 from tests.reporting.drawn import outside, overlapping, texts_of
 
 WIDTHS = {"conv_block1.conv1": 64, "conv_block1.conv2": 64, "conv_block2.conv1": 2048}

@@ -273,8 +273,8 @@ def htk_mel_bank(spec: FrontEndSpec) -> Tensor:
 
     The bin of 0 Hz has no weight, and areas are not normalised.
 
-    Source: TensorFlow's `linear_to_mel_weight_matrix`, which tensorflow/models' `research/audioset/yamnet` uses. Kaldi's
-    `MelBanks` (`feat/mel-computations.cc`), which EfficientAT uses, are the same triangles.
+    Source: TensorFlow's `linear_to_mel_weight_matrix`, which tensorflow/models' `research/audioset/yamnet` uses. The
+    triangles of Kaldi's `MelBanks` (`feat/mel-computations.cc`), which EfficientAT uses, are the same.
     """
     with torch.device("cpu"):
         lowest, highest = hertz_to_mel(torch.tensor([spec.fmin, spec.fmax], dtype=torch.float64)).tolist()

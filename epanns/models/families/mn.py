@@ -8,9 +8,10 @@ from torch import Tensor, nn
 from epanns.audio.efficientat_logmel import EfficientatLogMel
 from epanns.clip_random import dropout
 from epanns.labels import LabelSet
+from epanns.models.layers.mixup import mix_pairs
 from epanns.models.layers.pooling import ModelOutput, probabilities_of
 from epanns.models.spec import MN_BLOCKS, ModelSpec, mn_layers
-from epanns.models.tagger import Features, Stage, Tagger, mix_pairs, on_first
+from epanns.models.tagger import Features, Stage, Tagger, on_first
 
 BATCH_NORM_EPSILON, BATCH_NORM_MOMENTUM = 1e-3, 0.01
 _RELU_BLOCKS = 6  # the first blocks use ReLU, all other layers hard-swish
@@ -52,7 +53,7 @@ class Excitation(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Map ``(batch, channels, mel, time)``."""
-        gates = self.fc2(self.fc1(features.mean(dim=(2, 3))).relu()).sigmoid()
+        gates: Tensor = self.fc2(self.fc1(features.mean(dim=(2, 3))).relu()).sigmoid()
         return features * gates[:, :, None, None]
 
 

@@ -206,6 +206,20 @@ def test_the_forecast_uses_the_measured_rates_and_the_sizes_of_the_networks():
             assert cost.n_params / before.n_params == pytest.approx(network.params, abs=0.001)
 
 
+def test_the_page_states_the_forecast(data, capsys):
+    page = (ROOT / "docs" / "tutorials" / "panns.md").read_text()
+    for shown, options in {
+        "both | |": data,
+        "FSD50K | |": data[2:],
+        "both | `--finetune 10000` |": [*data, "--finetune", "10000"],
+    }.items():
+        run.main([*options, "--dry-run"])
+        (text,) = re.findall(r"expected: .*", capsys.readouterr().out)
+        laptop, gpu, disk, _ = map(float, re.findall(r"([\d.]+) (?:h|GB)", text))
+        hours = [f"{value:.1f} h" if value < 30 else f"{value:.0f} h" for value in (laptop, gpu)]
+        assert f"| {shown} {hours[0]} | {hours[1]} | {disk:.0f} GB |" in page
+
+
 def test_clips_are_drawn_once_and_disjointly(tmp_path):
     draw = runpy.run_path(str(FOLDER / "draw_clips.py"))["draw"]
     panns_generated.generate(tmp_path, panns_generated.Counts(train=7, val=1, test=2), 0.03)

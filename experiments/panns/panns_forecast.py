@@ -12,8 +12,9 @@ LAPTOP_RATE = 8.5 * (MACS + FRONT_END)
 BATCH = 32
 GPU_RATE = 3 * BATCH * 600_000 / (7 * 86_400) * (MACS + FRONT_END)
 GPU_SPEED = GPU_RATE / LAPTOP_RATE
-# Seconds of `--recover ls` on a laptop: a fixed part, the equations of every layer, and a part for each clip.
-LS_SECONDS = {"C7-C12": (60.0, 1.3), "all": (90.0, 2.6)}
+# Seconds of pruning and recovery on a laptop: a fixed part, the equations of every layer, and a part for each clip.
+# `ls` is from results/benchmarks/recover_ls.json; `auto` fits twice the layers, to three times the clips.
+LS_SECONDS = {"ls": (60.0, 1.3), "auto": (300.0, 8.0)}
 PACKED_PER_HOUR = 130 * 10 * 3600  # seconds of sound, two processes: results/benchmarks/pack_flac.json
 TRAINING_RATE = 4.0  # clips of 10 s a second, bfloat16, two cores: results/benchmarks/train_step.json
 MEMORY_GB = 4.0
@@ -42,9 +43,9 @@ def scoring(macs: float, seconds: float) -> Hours:
     return Hours(work / LAPTOP_RATE, work / GPU_RATE)
 
 
-def pruning(clips: int, *, all_layers: bool) -> Hours:
+def pruning(clips: int, *, is_auto: bool) -> Hours:
     """Return the time to prune and to fit by least squares."""
-    fixed, per_clip = LS_SECONDS["all" if all_layers else "C7-C12"]
+    fixed, per_clip = LS_SECONDS["auto" if is_auto else "ls"]
     hours = (fixed + per_clip * clips) / 3600
     return Hours(hours, hours / GPU_SPEED)
 

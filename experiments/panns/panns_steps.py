@@ -16,7 +16,7 @@ EPANNS_LAYERS = "conv_block4,conv_block5,conv_block6"  # C7-C12, which E-PANNs p
 LEAST_SQUARES = ("--recover", "ls", "--fit-to", "dense")
 
 # Options of `epanns prune` for the rows with a MAC budget: the method without labels, compared with E-PANNs' cut.
-METHOD = ("--criterion", "interpolative", *LEAST_SQUARES)
+METHOD = ("--method", "auto")
 
 
 class Network(NamedTuple):
@@ -254,11 +254,11 @@ def _packs(settings: Settings) -> list[Step]:
 def _pruned(settings: Settings, network: Network) -> Step:
     out = settings.out / "networks" / network.name
     command = ("epanns", "prune", str(settings.out / "networks" / UNPRUNED), *network.options)
-    needs_clips = "--recover" in network.options
+    needs_clips = not {"--recover", "--method"}.isdisjoint(network.options)
     if needs_clips:
         command += ("--calibration", str(settings.out / "packs" / "calibration"))
     command += ("--device", settings.device, "--out", str(out))
-    hours = pruning(settings.calibration, all_layers="--layers" not in command) if needs_clips else Hours()
+    hours = pruning(settings.calibration, is_auto="--method" in command) if needs_clips else Hours()
     return Step(command, out / "config.json", hours, settings.checkpoint_gigabytes * network.params)
 
 

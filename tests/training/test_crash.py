@@ -24,8 +24,8 @@ from epanns.data.batches.dataset import PackDataset
 from epanns.errors import TrainingError
 from epanns.models.files.checkpoint import save_checkpoint
 from epanns.models.zoo import build_model
+from epanns.state_files import newest_step, saved_states
 from epanns.training.run.memory import memory_errors_explained
-from epanns.training.run.resume import newest_step, saved_states
 from epanns.training.run.run_folder import RunFolder
 from epanns.training.settings.config import TrainingConfig
 

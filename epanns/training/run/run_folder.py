@@ -17,9 +17,10 @@ from epanns.folder_kinds import BEST_NAME, COMMAND, RUN_FILE, STATE_NAME
 from epanns.models.files.checkpoint import CONFIG, FILES, load_checkpoint, save_checkpoint
 from epanns.models.tagger import Tagger
 from epanns.models.tensors import weights_digest
+from epanns.state_files import newest_step, saved_states
 from epanns.text_files import read_json
 from epanns.training.run import metrics
-from epanns.training.run.resume import TrainingState, load_state, newest_step, save_state, saved_states
+from epanns.training.run.resume import TrainingState, load_state, save_state
 from epanns.training.run.validation import Validation
 from epanns.training.settings.config import TrainingConfig
 from epanns.training.step.distillation import sha256_of

@@ -13,9 +13,10 @@ import torch
 from epanns.data.batches.dataset import PackDataset
 from epanns.errors import ConfigError, DataError, Interrupted, OutputError
 from epanns.models.families.cnn_2d import Cnn
+from epanns.state_files import saved_states
 from epanns.training.run import metrics
 from epanns.training.run.finetune import finetune
-from epanns.training.run.resume import TrainingState, saved_states
+from epanns.training.run.resume import TrainingState
 from epanns.training.run.run_folder import RunFolder
 from epanns.training.run.validation import Validation
 from epanns.training.settings.config import TrainingConfig

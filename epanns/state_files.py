@@ -94,7 +94,12 @@ def newest_step(folder: Path) -> int | None:
 
 
 def read_newest_state(
-    folder: Path, use: Callable[[dict[str, Any]], Value], log: Callable[[str], None], *, what: str = "training state"
+    folder: Path,
+    use: Callable[[dict[str, Any]], Value],
+    log: Callable[[str], None],
+    *,
+    what: str = "training state",
+    remedy: str = "run again with --fresh to start over",
 ) -> Value | None:
     """Pass the newest usable state to `use`, and return its result; None if the folder holds no state.
 
@@ -104,6 +109,7 @@ def read_newest_state(
             not belong to the work.
         log: Called with one line for each state that cannot be used.
         what: Name of a state in errors.
+        remedy: How to start over, in the error.
 
     Raises:
         CheckpointError: If none of the states can be used.
@@ -119,10 +125,7 @@ def read_newest_state(
             log(f"{reason}: the state before it, of step {_step_of(path)}, is taken")
         return value
     if reasons:
-        raise CheckpointError(
-            f"{reasons[0]}: no state of this run can be used; put it back whole, or run again with --fresh to "
-            "start over"
-        )
+        raise CheckpointError(f"{reasons[0]}: no state of this run can be used; put it back whole, or {remedy}")
     return None
 
 

@@ -33,6 +33,7 @@ from epanns.cli.shared.pruning_options import (
 from epanns.cli.shared.terminal import emit, log
 from epanns.cli.shared.training_options import with_frozen_body
 from epanns.errors import ConfigError
+from epanns.process_memory import keep_freed_memory
 from epanns.strict import PATH, Rule, list_of
 from epanns.text_files import read_toml
 
@@ -178,8 +179,9 @@ def steps_options(function: Callable[..., Any]) -> Callable[..., Any]:
     default="none",
     show_default=True,
     help="Recovery without labels, on --calibration. bn: measure batch-norm statistics again. ls: fit the layers that "
-    "read pruned channels to the unpruned network by least squares. ls+bn: both. distil:STEPS: ls, then STEPS steps "
-    "of gradient descent toward the unpruned network's outputs.",
+    "read pruned channels to the unpruned network by least squares. ls+bn: both. align:STEPS: STEPS gradient steps "
+    "that match every layer of the unpruned network; ls+align:STEPS: ls before them. distil:STEPS: ls, then STEPS "
+    "gradient steps toward the unpruned network's outputs. A stopped command resumes gradient steps from OUT.recovery.",
 )
 @click.option(
     "--calibration", type=EXISTING, help="Pack of clips for --recover and --criterion; only taylor uses their labels."
@@ -229,14 +231,18 @@ def command(
     plan, reached = plan_and_cost(dense, config, clips)
     rate = dense.spec.front_end.sample_rate
     recovering = None
+    identity = {"recover": recover, "calibration": None if clips is None else clips.identity(), **settings}
     if clips is not None and recover != "none":
-        recovering = partial(recover_on, clips, recover, {"seed": config.seed, **settings})
+        keep_freed_memory()
+        whose = {"parent_sha256": dense.provenance.sha256, **identity}
+        states = out.with_name(f"{out.name}.recovery")
+        recovering = partial(recover_on, clips, recover, {"seed": config.seed, **settings}, states, whose)
     pruned, recovery = steps.prune(
         dense,
         plan,
         folder=out.with_name(f"{out.name}.steps"),
         open_packs=partial(open_packs, labels_file=labels_file, mp3_seconds=mp3_seconds, sample_rate=rate),
-        identity={"recover": recover, "calibration": None if clips is None else clips.identity(), **settings},
+        identity=identity,
         calibration=clips,
         recover=recovering,
     )

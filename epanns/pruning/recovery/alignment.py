@@ -1,14 +1,17 @@
 """Recovery ``align:STEPS``: gradient steps that match every layer's kept channels of the unpruned network.
 
 With f_S the input of a layer in the pruned network and f_T its kept channels in the unpruned network, behind ReLU and
-pooling, the loss is
+pooling, and with the probabilities p of the classes, the loss is
 
-    mean over layers of |f_S - f_T|^2 / |f_T - mean f_T|^2  +  mean over classes of (l_S - l_T)^2 / var l_T
+    mean over layers of |f_S - f_T|^2 / |f_T - mean f_T|^2  +  KL(p_T || p_S) / KL(p_T || mean p_T)
 
-with the logits l and with means and variances of the held-out clips. The layers are those that read something that
-pruning changed, the classifier, which reads the embedding, among them; the map before the pooling over time counts as
-one more. The parts of the network before the first pruned layer are computed once for both networks and stay as they
-are.
+with means of the held-out clips. The layers are those that read something that pruning changed, the classifier, which
+reads the embedding, among them; the map before the pooling over time counts as one more. The parts of the network
+before the first pruned layer are computed once for both networks and stay as they are.
+
+The divergence of the probabilities (of one choice per class, or of one choice among all classes for single-label
+networks) is what keeps the tags: an error of the logits relative to their variance is not, because logits vary most
+between silence and sound.
 
 Sources: internal states as targets after pruning: Practise (Wang and Wu 2022, arXiv 2202.07861), STARFISH (2026, arXiv
 2606.01126).
@@ -18,6 +21,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from epanns.audio.short_clips import repeat_to_minimum
@@ -31,7 +35,7 @@ from epanns.pruning.recovery.paired_features import run_stage, stages_of_modules
 from epanns.pruning.surgery import ChannelGroup, groups_and_order
 
 _LAST_MAP = "the last map"
-_LEAST_VARIANCE = 1e-2  # of a class's logit, relative to the mean over classes
+_HIGHEST_LOGIT = 30.0  # of a mean probability, which float32 may round to 0 or 1
 
 
 def align(
@@ -94,7 +98,7 @@ class LayerDistance:
             self._map_channels = reader.get_parameter("weight").shape[1]
             self._kept[_LAST_MAP] = self._kept.get(in_head[0])
         self._scales: dict[str, Tensor] = {}
-        self._class_scales = torch.ones(())
+        self._scale_of_scores = torch.ones(())
 
     @torch.no_grad()
     def scale_to(self, batches: Iterator[Tensor]) -> None:
@@ -108,9 +112,11 @@ class LayerDistance:
         for name, parts in sums.items():
             variance = channel_statistics(parts)[1].mean().float()
             self._scales[name] = torch.where(variance > 0, variance, torch.ones_like(variance))
-        variances = torch.cat(logits).var(dim=0, correction=0)
-        mean = variances.mean()
-        self._class_scales = variances.clamp_min(_LEAST_VARIANCE * mean) if mean > 0 else torch.ones_like(variances)
+        wanted = torch.cat(logits)
+        choices = self._student.spec.activation == "softmax"
+        mean = wanted.softmax(dim=1).mean(dim=0).log() if choices else wanted.sigmoid().mean(dim=0).logit()
+        divergence = self._divergence(wanted, mean.clamp(-_HIGHEST_LOGIT, _HIGHEST_LOGIT).expand_as(wanted))
+        self._scale_of_scores = torch.where(divergence > 0, divergence, torch.ones_like(divergence))
 
     def loss(self, waveform: Tensor) -> Tensor:
         """See `descent.Objective`."""
@@ -125,8 +131,18 @@ class LayerDistance:
                 errors.append((value - targets[name]).square().mean() / self._scales[name])
 
         found = self._run(self._student, inputs, features, compare)
-        of_logits = ((found - logits[0]).square() / self._class_scales).mean()
-        return torch.stack(errors).mean() + of_logits if errors else of_logits
+        of_scores = self._divergence(logits[0], found) / self._scale_of_scores
+        return torch.stack(errors).mean() + of_scores if errors else of_scores
+
+    def _divergence(self, wanted: Tensor, found: Tensor) -> Tensor:
+        """Return the mean Kullback-Leibler divergence of the probabilities of logits ``(batch, classes)``, in nats."""
+        if self._student.spec.activation == "softmax":
+            return F.kl_div(found.log_softmax(dim=1), wanted.log_softmax(dim=1), reduction="batchmean", log_target=True)
+        present, absent = (
+            logits.sigmoid() * (F.logsigmoid(logits) - F.logsigmoid(others))
+            for logits, others in ((wanted, found), (-wanted, -found))
+        )
+        return (present + absent).sum(dim=1).mean()
 
     def _shared_features(self, waveform: Tensor) -> tuple[Features, Features]:
         """Return the front end's output and the features before the first stage in which the networks differ."""

@@ -91,6 +91,7 @@ class Descent:
         best_step: The step whose weights are kept; 0 for the weights from before the first step.
         before: Loss on held-out clips before the first step.
         after: The same with the weights that are kept.
+        curve: Step and loss on held-out clips of every evaluation.
     """
 
     clips: int
@@ -98,6 +99,7 @@ class Descent:
     best_step: int
     before: float
     after: float
+    curve: tuple[tuple[int, float], ...]
 
     def settings(self, steps: int, seed: int) -> dict[str, Any]:
         """Return the settings and results for a recipe, given the requested number of steps and the seed."""
@@ -111,11 +113,13 @@ class RecoveryRun:
 
     Attributes:
         folder: Folder of the states from which killed work resumes, removed when the steps are done; None saves none.
+        identity: What decides the networks and the clips, in JSON values, compared before a resumption.
         on_step: Called after each step with its number, the number of all steps and its loss.
         log: Called with one line for each event that a user should see.
     """
 
     folder: Path | None = None
+    identity: Mapping[str, Any] = field(default_factory=dict)
     on_step: Callable[[int, int, float], None] | None = None
     log: Callable[[str], None] = field(default=lambda line: None)
 
@@ -158,7 +162,7 @@ def descend(
             work = WorkFolder(run.folder, _FIRST, _WORK)
             work.require_usable()
             stack.enter_context(work.locked())
-            whole = {"settings": asdict(settings), **identity}
+            whole = {**run.identity, **identity, "settings": asdict(settings)}
             work.begin_or_resume(whole, first=whole, read=lambda found: (found, None))
             stop = stack.enter_context(catching_signals())
         stack.enter_context(trainable(student))
@@ -169,8 +173,8 @@ def descend(
         except BaseException:
             student.load_state_dict(before)
             raise
-        if run.folder is not None:
-            shutil.rmtree(run.folder)
+    if run.folder is not None:
+        shutil.rmtree(run.folder)
     return result
 
 
@@ -205,16 +209,19 @@ class _Loop:
         self._step = self._best_step = self._without_gain = 0
         self._before = self._best = math.inf
         self._kept: dict[str, Tensor] = {}
+        self._curve: list[tuple[int, float]] = []
 
     def complete(self) -> Descent:
         """Do the remaining steps and load the best weights."""
         self._objective.scale_to(self._crops.held_out(self._settings.part))
         folder = self._run.folder
-        if folder is None or read_newest_state(folder, self._resume, self._run.log, what="state of a recovery") is None:
+        if folder is None or self._read_state(folder) is None:
             self._before = self._held_out_loss()
             if not math.isfinite(self._before):
                 raise PruningError("outputs are not finite on the calibration clips; look for bad clips or weights")
             self._best, self._kept = self._before, copy.deepcopy(self._student.state_dict())
+            self._curve = [(0, self._before)]
+            self._save()
         else:
             self._run.log(f"resume the recovery at step {self._step:,} of {self._settings.steps:,}")
         while self._step < self._settings.steps and self._without_gain < self._settings.patience:
@@ -226,7 +233,8 @@ class _Loop:
                 self._save()
             self._raise_if_stopped()
         self._student.load_state_dict(self._kept)
-        return Descent(self._crops.total, self._step, self._best_step, self._before, self._best)
+        curve = tuple((int(step), float(loss)) for step, loss in self._curve)
+        return Descent(self._crops.total, self._step, self._best_step, self._before, self._best, curve)
 
     def _descend_once(self) -> bool:
         """Do a step; return whether loss and gradient were finite, without which the weights stay."""
@@ -254,6 +262,11 @@ class _Loop:
         if loss < self._best:
             self._best, self._best_step, self._without_gain = loss, self._step, 0
             self._kept = copy.deepcopy(self._student.state_dict())
+        self._curve.append((self._step, loss))
+        self._run.log(
+            f"step {self._step:,} of {self._settings.steps:,}: loss {loss:.4f} on held-out clips, {self._before:.4f} "
+            "before the first step"
+        )
 
     @torch.no_grad()
     def _held_out_loss(self) -> float:
@@ -280,6 +293,10 @@ class _Loop:
             values = {"format": _FORMAT, **counters, "model": self._student.state_dict(), "kept": self._kept}
             write_state(self._run.folder, self._step, {**values, "optimizer": self._optimizer.state_dict()})
 
+    def _read_state(self, folder: Path) -> bool | None:
+        remedy = f"delete {folder} to start over"
+        return read_newest_state(folder, self._resume, self._run.log, what="state of a recovery", remedy=remedy)
+
     def _resume(self, saved: dict[str, Any]) -> bool:
         if saved["format"] != _FORMAT:
             raise ValueError(f"its format is {saved['format']!r}, not {_FORMAT!r}")
@@ -292,4 +309,4 @@ class _Loop:
         return True
 
 
-_COUNTERS = ("step", "best_step", "without_gain", "before", "best")
+_COUNTERS = ("step", "best_step", "without_gain", "before", "best", "curve")

@@ -21,7 +21,7 @@ from read_random import write_as_panns
 
 from epanns.data.batches.dataset import PackDataset
 from epanns.data.datasets.synthetic import SyntheticSettings, make_synthetic
-from epanns.data.manifests.manifest import write_manifest
+from epanns.data.manifest import write_manifest
 from epanns.data.packing.packer import pack_manifest
 from epanns.data.packs.pack_format import PackSettings
 from epanns.evaluation.predict import predict

@@ -23,8 +23,8 @@ import soundfile
 import soxr
 from record import rates_in_turn, ratio_text, save
 
-from epanns.data.manifests.clip import Clip
-from epanns.data.manifests.manifest import Manifest, write_manifest
+from epanns.data.clip import Clip
+from epanns.data.manifest import Manifest, write_manifest
 from epanns.labels import LabelSet
 
 RATE, PACK_RATE, SECONDS, JOBS = 44_100, 32_000, 10, 2

@@ -18,8 +18,8 @@ import soundfile
 from pack_flac import write_clip
 from record import peak_of_command, save
 
-from epanns.data.manifests.clip import Clip
-from epanns.data.manifests.manifest import Manifest, write_manifest
+from epanns.data.clip import Clip
+from epanns.data.manifest import Manifest, write_manifest
 from epanns.labels import LabelSet
 
 JOBS = 2

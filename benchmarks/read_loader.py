@@ -26,7 +26,7 @@ from torch.utils.data import DataLoader
 from epanns.data.batches.dataset import PackDataset
 from epanns.data.batches.loader import make_loader
 from epanns.data.datasets.synthetic import SyntheticSettings, make_synthetic
-from epanns.data.manifests.manifest import write_manifest
+from epanns.data.manifest import write_manifest
 from epanns.data.packing.packer import pack_manifest
 from epanns.data.packs.pack_format import PackSettings
 

@@ -16,7 +16,7 @@ import numpy as np
 import record
 
 from epanns.data.datasets.synthetic import SyntheticSettings, make_synthetic
-from epanns.data.manifests.manifest import write_manifest
+from epanns.data.manifest import write_manifest
 from epanns.data.packing.packer import pack_manifest
 from epanns.data.packs.clip_source import ClipSource
 from epanns.data.packs.pack import open_pack

@@ -20,16 +20,16 @@ import torch
 from epanns.complexity.macs import profile
 from epanns.data.batches.dataset import PackDataset
 from epanns.data.datasets.synthetic import SyntheticSettings, make_synthetic
-from epanns.data.manifests.manifest import write_manifest
+from epanns.data.manifest import write_manifest
 from epanns.data.packing.packer import pack_manifest
 from epanns.data.packs.pack_format import PackSettings
 from epanns.models.tagger import Tagger
 from epanns.models.zoo import build_model
-from epanns.training.run.finetune import finetune
-from epanns.training.run.resume import TrainingState
-from epanns.training.run.validation import Validation
-from epanns.training.settings.config import TrainingConfig
-from epanns.training.settings.run_options import RunOptions
+from epanns.training.config import TrainingConfig
+from epanns.training.finetune import finetune
+from epanns.training.loop import RunOptions
+from epanns.training.resume import TrainingState
+from epanns.training.validation import Validation
 
 SECONDS, RATE = 10.0, 32_000
 LEAST_SHARE, MOST_WAITING = 0.35, 0.05

@@ -19,8 +19,8 @@ import torch
 
 from epanns.data.batches.dataset import ClipBatch
 from epanns.models.zoo import build_model
-from epanns.training.settings.config import PRECISIONS, TrainingConfig
-from epanns.training.step.learner import Learner
+from epanns.training.config import PRECISIONS, TrainingConfig
+from epanns.training.learner import Learner
 
 
 def main() -> None:

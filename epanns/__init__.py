@@ -15,9 +15,10 @@ _WHERE = {
     "Budget": "epanns.pruning.budgets.budget",
     "recover": "epanns.pruning.recovery.recover",
     "prune_iteratively": "epanns.pruning.iterative_pruning",
-    "check_optimizer": "epanns.pruning.optimizer_check",
+    "check_optimizer": "epanns.pruning.prune",
     "profile": "epanns.complexity.macs",
     "evaluate": "epanns.evaluation.metrics",
+    "agree": "epanns.stages.agreement",
     "predict": "epanns.evaluation.predict",
 }
 
@@ -34,9 +35,10 @@ if TYPE_CHECKING:
     from epanns.models.zoo import list_models as list_models
     from epanns.pruning.budgets.budget import Budget as Budget
     from epanns.pruning.iterative_pruning import prune_iteratively as prune_iteratively
-    from epanns.pruning.optimizer_check import check_optimizer as check_optimizer
+    from epanns.pruning.prune import check_optimizer as check_optimizer
     from epanns.pruning.prune import prune as prune
     from epanns.pruning.recovery.recover import recover as recover
+    from epanns.stages.agreement import agree as agree
 
 
 def __getattr__(name: str) -> Any:

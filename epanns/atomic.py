@@ -12,9 +12,9 @@ from typing import Any
 from epanns.errors import OutputError
 
 
-def fsync_folder(folder: Path) -> None:
-    """Flush the entries of a folder to the disk, so that a rename in it survives a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
+def fsync(path: Path) -> None:
+    """Flush a closed file, or the entries of a folder, to the disk, so that a rename in it survives a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
@@ -46,10 +46,9 @@ def partial_of(path: Path) -> Path:
 
 def put_in_place(partial: Path, path: Path) -> None:
     """Flush a closed file to the disk, rename it and flush the folder."""
-    with partial.open("rb") as written:
-        os.fsync(written.fileno())
+    fsync(partial)
     partial.replace(path)
-    fsync_folder(path.parent)
+    fsync(path.parent)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -80,20 +79,11 @@ def new_folder(path: Path) -> Iterator[Path]:
         partial = Path(hidden) / path.name
         partial.mkdir()
         yield partial
-        for file in partial.rglob("*"):
-            if file.is_dir():
-                fsync_folder(file)
-            elif file.is_file():
-                with file.open("rb") as written:
-                    os.fsync(written.fileno())
-        fsync_folder(partial)
+        for file in (*partial.rglob("*"), partial):
+            fsync(file)
         refuse_existing(path)
-        try:
-            partial.replace(path)
-        except OSError:
-            refuse_existing(path)  # another process has made it in the meantime
-            raise
-    fsync_folder(path.parent)
+        partial.replace(path)
+    fsync(path.parent)
 
 
 def refuse_existing(path: Path) -> None:

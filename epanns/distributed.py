@@ -96,11 +96,6 @@ def process_group(device: str = "cpu", *, timeout: float = LONGEST_WAIT) -> Iter
             _group().destroy_process_group()
 
 
-def barrier() -> None:
-    """Wait for all processes."""
-    any_of(False)
-
-
 def any_of(flag: bool) -> bool:
     """Return whether `flag` is true on any process."""
     import torch

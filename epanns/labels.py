@@ -13,8 +13,8 @@ from decimal import Decimal
 from importlib import resources
 from pathlib import Path
 
-from epanns.csv_table import CsvKind, csv_rows_of, read_csv_rows, require_fields
 from epanns.errors import DataError, did_you_mean
+from epanns.text_files import CsvKind, csv_rows_of, read_csv_rows, require_fields
 
 _LABEL_LIST = CsvKind("a label list", limit=1 << 24, need="100,000 classes of 160 bytes")
 _HEADER = ["index", "mid", "display_name"]

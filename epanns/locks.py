@@ -43,12 +43,8 @@ def locked(file: Path, place: Path, *, wait: float = 0.0) -> Iterator[None]:
     """Hold a lock file for the duration of a block; the file is removed at the end.
 
     The file of a process that was killed does not block other processes. Processes that are forked in the block do not
-    hold the lock. An error that is raised in the block propagates unchanged.
-
-    Args:
-        file: The lock file; its folder must exist.
-        place: Folder or file that the lock protects, for messages.
-        wait: Longest time in seconds to wait for another holder.
+    hold the lock. An error that is raised in the block propagates unchanged. Messages name `place`, which the lock
+    protects; `wait` is in seconds.
 
     Raises:
         OutputError: If another process holds the lock, or the lock file cannot be written.

@@ -6,13 +6,13 @@ of epanns reads a record.
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 from epanns.errors import DataError
-from epanns.safe_text import LONGEST_NAME, is_path_name, path_name
+from epanns.safe_text import LONGEST_NAME, is_path_name
 from epanns.strict import (
     ANY_TEXT,
     FINITE,
@@ -231,10 +231,14 @@ def _problems_in(given: Mapping[str, Any]) -> list[str]:
     return problems
 
 
-def read_records(folders: Iterable[Path]) -> list[RunRecord]:
+def read_records(folders: Iterable[Path], *, remark: Callable[[Path], str] = lambda folder: "") -> list[RunRecord]:
     """Read every ``result.json`` and ``records/*.json`` below the folders, sorted by path, each trial once.
 
     Of several files of one trial the first is returned; they may differ in seconds, device and versions.
+
+    Args:
+        folders: Folders with records at any depth.
+        remark: Returns the end of the error message for a folder without a record.
 
     Raises:
         DataError: If a folder is missing, cannot be read or holds no record, a file is broken, or two files of one
@@ -246,11 +250,8 @@ def read_records(folders: Iterable[Path]) -> list[RunRecord]:
             raise DataError(f"{folder}: no such folder; give the --out of a sweep, of evaluate or of quickstart")
         paths = sorted(_record_paths(folder))
         if not paths:
-            failed = failures_in([folder])
-            more = (
-                f" {len(failed)} trials have no result, first {failed[0].folder}: {failed[0].reason}" if failed else ""
-            )
-            raise DataError(f"{folder}: no run record (**/result.json or records/*.json); is the run finished?{more}")
+            missing = f"{folder}: no run record (**/result.json or records/*.json); is the run finished?"
+            raise DataError(missing + remark(folder))
         for path in paths:
             record = read_record(path)
             first, known = found.setdefault(record.trial_id, (path, record))
@@ -304,67 +305,3 @@ def _differences(one: RunRecord, other: RunRecord) -> list[str]:
         for record in (one, other)
     )
     return [each.name for each in fields(RunRecord) if getattr(first, each.name) != getattr(second, each.name)]
-
-
-@dataclass(frozen=True)
-class Failure:
-    """A trial of a sweep without a result: its folder, and the reason in one line."""
-
-    folder: Path
-    reason: str
-
-
-def failures_in(folders: Iterable[Path]) -> list[Failure]:
-    """Return the trials of every sweep below the folders that have no result, each once, sorted by path.
-
-    Raises:
-        DataError: If a ``sweep.json`` cannot be read.
-    """
-    # Sweeps below a folder, and the sweep whose ``trials`` it is; `read_records` refuses a folder that cannot be read.
-    places = [
-        place
-        for folder in folders
-        for place in (
-            *(
-                [folder.parent]
-                if folder.resolve().name == "trials" and (folder.parent / "sweep.json").is_file()
-                else []
-            ),
-            *(Path(parent) for parent, _, names in os.walk(folder) if "sweep.json" in names),
-        )
-    ]
-    sweeps = {sweep.resolve(): sweep for sweep in places}
-    failures = []
-    for sweep in sorted(sweeps.values()):
-        given = read_json(sweep / "sweep.json", error=DataError, remedy="run the sweep again")
-        trials = given.get("trials") if isinstance(given, dict) else None
-        if not isinstance(trials, list):
-            raise DataError(f"{sweep / 'sweep.json'}: trials must be a list of names; run the sweep again")
-        for trial in trials:
-            folder = sweep / "trials" / path_name(trial, f"{sweep / 'sweep.json'}: trials", DataError)
-            if not (folder / "result.json").exists():
-                failures.append(Failure(folder, failure_in(folder)))
-    return failures
-
-
-def failure_in(trial: Path) -> str:
-    """Return in one line why the trial of a folder has no result."""
-    if (trial / "error.json").exists():
-        if (found := _table_in(trial / "error.json")) is None:
-            return "error.json cannot be read"
-        message = found.get("message")
-        first, *_ = (message.splitlines() if isinstance(message, str) else []) or [""]
-        return first or str(found.get("kind") or "an error without a message")
-    base = (_table_in(trial / "config.json") or {}).get("base")
-    if is_path_name(base) and (trial.parent / str(base) / "error.json").exists():
-        return "its base failed"
-    return "it was not run to its end"
-
-
-def _table_in(path: Path) -> dict[str, Any] | None:
-    """Return the table of a small JSON file, or None where the file is missing or cannot be read."""
-    try:
-        found = read_json(path, error=DataError)
-    except DataError:
-        return None
-    return found if isinstance(found, dict) else None

@@ -22,11 +22,8 @@ def printable(text: str, *, lines: bool = False) -> str:
     r"""Return a text with its control characters escaped: an escape character becomes ``\x1b``.
 
     Control characters, bidi overrides and other format characters, and lone surrogates (of file names that are not
-    UTF-8) become ``\x1b``, ``\u202e``, ``\n``. Letters, marks and symbols are kept.
-
-    Args:
-        text: Any text.
-        lines: Whether line feeds and tabs are kept, for text of several lines.
+    UTF-8) become ``\x1b``, ``\u202e``, ``\n``. Letters, marks and symbols are kept, and with
+    `lines` line feeds and tabs.
     """
     if text.isascii() and text.isprintable():
         return text
@@ -65,12 +62,7 @@ def is_path_name(value: object) -> bool:
 
 
 def path_name(value: object, what: str, error: type[EpannsError]) -> str:
-    """Return a name from a file that becomes one part of a path, so that it cannot lead out of the folder.
-
-    Args:
-        value: The name as it was read from the file.
-        what: Name of the field, for the message: ``result.json: trial_id``.
-        error: Class of the error.
+    """Return a name from a file, which becomes one part of a path in its folder; `what` is the name of its field.
 
     Raises:
         EpannsError: Of class `error`, unless `is_path_name` holds.

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from epanns.atomic import partial_of, put_in_place, sha256_of
 from epanns.errors import CheckpointError
-from epanns.folder_kinds import STATE_NAME
+from epanns.workfolder import STATE_NAME
 
 Value = TypeVar("Value")
 
@@ -74,11 +74,7 @@ def write_state(folder: Path, step: int, values: dict[str, Any]) -> None:
 
 
 def saved_states(folder: Path) -> list[Path]:
-    """Return the state files of a folder, newest first; folders with the name of a state are left out."""
-    return [path for path in _named_like_states(folder) if path.is_file() or path.is_symlink()]
-
-
-def _named_like_states(folder: Path) -> list[Path]:
+    """Return the state files of a folder, newest first."""
     named = [path for path in folder.glob("state-*") if STATE_NAME.fullmatch(path.name)]
     return sorted(named, key=lambda path: (_step_of(path), path.name), reverse=True)
 
@@ -115,7 +111,7 @@ def read_newest_state(
         CheckpointError: If none of the states can be used.
     """
     reasons: list[str] = []
-    for path in _named_like_states(folder):
+    for path in saved_states(folder):
         try:
             value = _read(path, use, what)
         except CheckpointError as error:

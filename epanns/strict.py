@@ -58,13 +58,7 @@ class Rule:
     item: "Rule | None" = None
 
     def problem(self, name: str, value: object, hint: str = "") -> str | None:
-        """Return the message about an invalid value, or None if the value is valid.
-
-        Args:
-            name: Key of the value.
-            value: A value of any type.
-            hint: Appended to the message.
-        """
+        """Return the message about an invalid value, or None if the value is valid; `hint` is appended to it."""
         if self.holds(value):
             return None
         if self.item is not None and isinstance(value, list | tuple):
@@ -79,9 +73,16 @@ BOOLEAN = Rule("true or false", lambda value: type(value) is bool)
 TEXT = Rule("text that is not empty", lambda value: isinstance(value, str) and value != "")
 ANY_TEXT = Rule("text", lambda value: isinstance(value, str))
 TABLE = Rule("a table", lambda value: isinstance(value, Mapping))
+LIST = Rule("a list", lambda value: isinstance(value, list | tuple))
+WHOLE = Rule("a whole number", lambda value: type(value) is int)
 PATH = Rule(
     f"a path of at most {_LONGEST_PATH:,} characters, without NUL",
     lambda value: isinstance(value, str) and 0 < len(value) <= _LONGEST_PATH and "\0" not in value,
+)
+
+SHA256 = Rule(
+    "64 hexadecimal digits",
+    lambda value: isinstance(value, str) and len(value) == 64 and set(value) <= set("0123456789abcdef"),
 )
 
 
@@ -105,6 +106,8 @@ def is_finite(value: object) -> bool:
 
 FINITE = number("a finite number", lambda value: True)
 POSITIVE = number("a finite number > 0", lambda value: value > 0)
+FRACTION = number("a number in [0, 1]", lambda value: 0 <= value <= 1)
+RATIO = number("a number in [0, 1)", lambda value: 0 <= value < 1)
 
 
 def one_of(choices: Collection[str]) -> Rule:
@@ -118,13 +121,7 @@ def or_none(rule: Rule) -> Rule:
 
 
 def list_of(item: Rule, text: str, *, least: int = 0) -> Rule:
-    """Return the rule of lists and tuples of valid items.
-
-    Args:
-        item: The rule of each item.
-        text: The items in a message, as in "a list of layer names".
-        least: Smallest number of items.
-    """
+    """Return the rule of lists and tuples of valid items, at least `least`; messages have "a list of" and `text`."""
 
     def holds(value: object) -> bool:
         return isinstance(value, list | tuple) and len(value) >= least and all(item.holds(each) for each in value)
@@ -206,14 +203,7 @@ def required_fields(cls: Any) -> tuple[str, ...]:
 def check_fields(
     settings: object, rules: Mapping[str, Rule], *, what: str = "", error: type[EpannsError] = ConfigError
 ) -> None:
-    """Raise `error` with every invalid field of a dataclass; for its ``__post_init__``.
-
-    Args:
-        settings: The dataclass.
-        rules: The rules by field name.
-        what: Start of the message, such as ``recovery: ``.
-        error: Class of the error.
-    """
+    """Raise `error` with every invalid field of a dataclass; for its ``__post_init__``; `what` starts the message."""
     if problems := value_problems(field_values(settings), rules):
         raise error(what + "; ".join(problems))
 
@@ -227,15 +217,7 @@ def from_table(
     hint: Callable[[str], str] = lambda name: "",
     error: type[EpannsError] = ConfigError,
 ) -> T:
-    """Return a dataclass made of a table.
-
-    Args:
-        cls: The dataclass; it receives lists as tuples.
-        table: A value of any type.
-        rules: The rules by field name.
-        what: Start of the message, such as ``recovery: ``.
-        hint: As in `table_problems`.
-        error: Class of the error.
+    """Return a dataclass made of a table, with tuples for lists; `what` starts the message, `hint` ends each problem.
 
     Raises:
         EpannsError: Of class `error`, with every problem of the table.
@@ -272,15 +254,7 @@ class TableReader:
     def tables(
         self, given: object, cls: Callable[..., T], rules: Mapping[str, Rule], where: str, *, alone: bool = False
     ) -> list[T | None]:
-        """Return `cls` made of each table of a list.
-
-        Args:
-            given: A value of any type.
-            cls: As in `table`.
-            rules: As in `table`.
-            where: Name of the tables in messages, followed by their number from 1.
-            alone: Whether one table, ``[where]``, is accepted in place of a list of tables, ``[[where]]``.
-        """
+        """Return `cls` made of each table of a list; with `alone` one table, ``[where]``, may replace the list."""
         if alone and isinstance(given, Mapping):
             return [self.table(given, cls, rules, where)]
         if not isinstance(given, list | tuple):

@@ -26,7 +26,12 @@ TRAINED = "AudioSet (YAMNet)"
 UNTRAINED = "none"
 HEADINGS = {TRAINED: "YAMNet trained on AudioSet", UNTRAINED: "from random weights"}
 ORDER = ("LEAN", "LEAN_affinity", "LEAN_concat", "YAMNet_projection", "YAMNet_linear", "Cnn14_16k")
-STAGES = {"dense": "", "pruned": ", pruned", "recovered": ", pruned, `ls`", "finetuned": ", pruned, `ls`, fine-tuned"}
+STAGES = {
+    "dense": "",
+    "pruned": ", pruned, no recovery",
+    "recovered": ", pruned, `ls`",
+    "finetuned": ", pruned, `ls`, fine-tuned",
+}
 
 
 @dataclass

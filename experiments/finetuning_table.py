@@ -33,7 +33,7 @@ class Method(NamedTuple):
     @property
     def start(self) -> str:
         """Network that fine-tuning starts from."""
-        return "as pruned" if self.recover == "none" else f"`{self.recover}`"
+        return "no recovery" if self.recover == "none" else f"`{self.recover}`"
 
     @property
     def source(self) -> str:
@@ -102,7 +102,7 @@ def target_table(runs: Sequence[Run]) -> str:
         shown = [f"> {longest}" if slow is None else str(slow)]
         shown.append(f"> {max(run.method.iterations for run in distilled)}" if fast is None else str(fast))
         body.append([str(seed), *shown, times, "met" if is_met else "missed"])
-    header = ["seed", "as pruned, labels", "`ls`, labels and teacher", "ratio", f"target: ratio >= {TARGET}"]
+    header = ["seed", "no recovery, labels", "`ls`, labels and teacher", "ratio", f"target: ratio >= {TARGET}"]
     return markdown_table(header, body)
 
 
@@ -154,7 +154,7 @@ def runs_of_figure(records: Iterable[RunRecord]) -> dict[str, list[Run]]:
     runs = _several_seeds(runs_of(records))
     plain = [run for run in runs if run.method[:2] == ("none", False)]
     distilled = [run for run in runs if run.method[:2] == ("ls", True)]
-    return {"as pruned, labels": _longest(plain), "ls, labels and teacher": _longest(distilled)}
+    return {"no recovery, labels": _longest(plain), "ls, labels and teacher": _longest(distilled)}
 
 
 def write_figure(out: Path, records: Iterable[RunRecord]) -> None:

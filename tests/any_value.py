@@ -1,4 +1,4 @@
-"""Values of every kind that TOML, JSON or a caller can put where a setting is expected."""
+"""Values of every type that TOML, JSON or a caller can give in place of a setting."""
 
 import datetime
 import math

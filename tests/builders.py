@@ -1,7 +1,8 @@
-"""Builders of what tests need: small networks, checkpoints, packs, run records, finished runs, and command lines."""
+"""Builders for tests: small networks, checkpoints, packs, run records, finished runs, and command lines."""
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from click.testing import CliRunner
 
 from epanns.audio.frontend import FrontEndSpec
 from epanns.data.batches.dataset import PackDataset
-from epanns.data.manifests.manifest import Manifest, write_manifest
+from epanns.data.manifest import Manifest, write_manifest
 from epanns.data.packing.packer import pack_manifest
 from epanns.data.packs.pack_format import PackSettings
 from epanns.labels import LabelSet
@@ -22,7 +23,16 @@ from epanns.models.spec import ModelSpec, conv_widths
 from epanns.models.tagger import Tagger
 from epanns.models.zoo import ZOO, build_model
 from epanns.records import RunRecord, Stage
-from epanns.training.run.metrics import write_metrics
+from epanns.training.metrics import write_metrics
+
+# Files
+
+
+def contents(folder: Path, *, without: str = "a^") -> dict[str, bytes]:
+    """The bytes of all files below a folder, by relative name; names that match a regular expression are left out."""
+    files = {str(path.relative_to(folder)): path for path in folder.rglob("*") if path.is_file()}
+    return {name: path.read_bytes() for name, path in files.items() if not re.search(without, name)}
+
 
 # Networks
 

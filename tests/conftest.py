@@ -12,7 +12,7 @@ from hypothesis import settings
 
 from epanns.cli.main import main
 from epanns.data.datasets.synthetic import SyntheticSettings, make_synthetic
-from epanns.data.manifests.manifest import Manifest
+from epanns.data.manifest import Manifest
 from epanns.labels import LabelSet
 from epanns.models.spec import ModelSpec
 from tests import builders

@@ -1,4 +1,4 @@
-"""What tests of every family share: narrow networks with batch norms that matter, PANNs' layers, silenced channels."""
+"""Helpers of the tests of every family: narrow networks with random batch norms, PANNs' layers, silenced channels."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -19,7 +19,7 @@ _YAMNET_AT_8K = FrontEndSpec(8_000, 200, 80, 64, 125, 3_750, kind="yamnet")
 
 
 def at_8k(spec: ModelSpec) -> ModelSpec:
-    """Return a network that hears the clips of the tiny packs."""
+    """Return a network for the clips of the tiny packs."""
     return replace(spec, front_end=_YAMNET_AT_8K if spec.front_end.is_yamnet else FRONT_ENDS[8_000])
 
 

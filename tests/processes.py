@@ -1,4 +1,4 @@
-"""Processes that tests start: two of one run, as `torchrun` would start them, and waiting for the files they write."""
+"""Processes that tests start: two of one run, as `torchrun` would start them, and waiting for their files."""
 
 import fnmatch
 import os
@@ -12,14 +12,14 @@ _REPOSITORY = Path(__file__).parents[1]
 
 
 def free_port() -> int:
-    """Return a port of 127.0.0.1 that nobody listens at."""
+    """Return a free port of 127.0.0.1."""
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         return int(listening.getsockname()[1])
 
 
 def started(command: list[str], rank: int, port: int) -> subprocess.Popen[str]:
-    """Start one Python process of two, told its place."""
+    """Start one Python process of two, with the variables of torchrun."""
     place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2, "MASTER_PORT": port}
     environment = {**os.environ, "PYTHONPATH": str(_REPOSITORY), "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1"}
     environment |= {name: str(value) for name, value in place.items()}

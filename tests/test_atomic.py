@@ -10,7 +10,7 @@ from epanns.atomic import new_folder, refuse_existing, replacing, sha256_of, sha
 from epanns.errors import OutputError
 
 
-def test_a_failure_leaves_the_old_file_and_no_litter(tmp_path):
+def test_a_failure_leaves_the_old_file_and_no_partial_file(tmp_path):
     path = tmp_path / "table.csv"
     write_text(path, "old")
 
@@ -70,7 +70,7 @@ def test_new_folder_touches_nothing_beside_it(tmp_path):
 
 def test_new_folder_flushes_every_folder_of_it(tmp_path, monkeypatch):
     flushed = []
-    monkeypatch.setattr("epanns.atomic.fsync_folder", lambda folder: flushed.append(folder.name))
+    monkeypatch.setattr("epanns.atomic.fsync", lambda folder: flushed.append(folder.name))
     with new_folder(tmp_path / "out") as partial:
         (partial / "sub").mkdir()
     assert flushed == ["sub", "out", tmp_path.name]

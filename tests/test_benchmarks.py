@@ -1,4 +1,4 @@
-"""Benchmarks whose device is not here run in small on the one that is."""
+"""Benchmarks for a GPU run in small on the CPU."""
 
 import os
 import re
@@ -12,7 +12,7 @@ REPOSITORY = Path(__file__).parents[1]
 
 
 @pytest.mark.slow
-def test_training_on_a_gpu_is_measured_in_small_on_the_cpu():
+def test_the_benchmark_of_training_runs_in_small_on_the_cpu():
     """The rate, the share and the waiting come from a real run; nothing is recorded without a GPU."""
     command = [sys.executable, "benchmarks/train_gpu.py", "--device", "cpu", "--width", "0.03", "--batch-size", "2"]
     command += ["--iterations", "4", "--clips", "20", "--matrix", "256", "--workers", "1"]

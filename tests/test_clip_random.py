@@ -1,4 +1,4 @@
-"""What a clip draws depends on its own seed, not on the batch around it."""
+"""Random numbers of a clip depend on its seed alone, not on its batch."""
 
 import hashlib
 
@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from epanns.audio.specaugment import SpecAugmenter
 from epanns.clip_random import MOST_UNIFORMS, clip_draws, clip_seeds, clip_uniforms, dropout, dropout_if
 from epanns.errors import ConfigError
-from epanns.models.tagger import mix_pairs
+from epanns.models.layers.mixup import mix_pairs
 from epanns.models.zoo import BUILDERS, ZOO
 from tests.families import noise, uneven
 
@@ -35,7 +35,7 @@ def ones(*shape: int) -> torch.Tensor:
 
 
 @given(cuts=st.sets(st.sampled_from([2, 4, 6])), frames=st.integers(20, 23))
-def test_the_parts_of_a_batch_draw_what_the_whole_draws(cuts, frames):
+def test_parts_of_a_batch_have_the_masks_of_the_whole_batch(cuts, frames):
     clips, ends = ones(1, frames, 64), [0, *sorted(cuts), 8]
     spans = [slice(first, end) for first, end in zip(ends, ends[1:], strict=False)]
     parts = zip(*[learn(clips[span], SEEDS[span]) for span in spans], strict=True)
@@ -44,7 +44,7 @@ def test_the_parts_of_a_batch_draw_what_the_whole_draws(cuts, frames):
         assert 0 < (whole == 0).float().mean() < 0.9
 
 
-def test_another_seed_is_another_mask_for_that_clip_alone():
+def test_another_seed_changes_the_mask_of_its_clip_alone():
     def masks(seeds):
         with clip_draws(seeds):
             return [dropout(ones(50), 0.5, True), SpecAugmenter().train()(ones(1, 200, 64)), clip_uniforms(8, 4)]
@@ -54,7 +54,7 @@ def test_another_seed_is_another_mask_for_that_clip_alone():
     assert not set(clip_seeds(3, 15, range(8))) & set(SEEDS)
 
 
-def test_each_layer_draws_a_mask_of_its_own():
+def test_each_layer_has_another_mask():
     with clip_draws(SEEDS):
         assert not torch.equal(dropout(ones(50), 0.5, True), dropout(ones(50), 0.5, True))
 
@@ -81,7 +81,7 @@ def test_the_order_in_memory_changes_no_mask():
     assert contiguous.is_contiguous()
 
 
-def test_gradients_pass_where_values_do():
+def test_gradients_are_zero_exactly_where_values_are():
     maps = ones(6, 5, 7).requires_grad_()
     with clip_draws(SEEDS):
         made = dropout(maps, 0.2, True)
@@ -90,7 +90,7 @@ def test_gradients_pass_where_values_do():
 
 
 @pytest.mark.parametrize("p", [1e-9, 1e-6, 1 - 1e-9])
-def test_the_rarest_events_are_rare(p):
+def test_extreme_probabilities_are_kept(p):
     with clip_draws(SEEDS):
         kept = dropout(ones(6, 5, 7), p, True) != 0
     assert kept.float().mean() == pytest.approx(1 - p, abs=1e-3)
@@ -123,7 +123,7 @@ def test_stripes_follow_panns_law(axis, size, width):
     assert relative.var() == pytest.approx(1 / 12, abs=0.01)
 
 
-def test_a_teacher_hears_the_stripes_that_its_student_hears():
+def test_a_teacher_has_the_stripes_of_its_student():
     augment, logmel = SpecAugmenter().train(), ones(1, 300, 64)
     with clip_draws(SEEDS):
         student = augment(logmel)
@@ -152,7 +152,7 @@ def test_every_family_draws_from_the_clips_seeds_alone(name):
     assert model.spec.family in BUILDERS
 
 
-def test_outside_of_the_block_torch_draws():
+def test_outside_the_block_torch_draws_the_masks():
     x = torch.randn(8, 6, 5, 7)
     with clip_draws(SEEDS):
         assert torch.equal(dropout(x, 0.5, False), x)
@@ -164,7 +164,7 @@ def test_outside_of_the_block_torch_draws():
     assert torch.equal(ours, F.dropout(x, 0.2, True))
 
 
-def test_blocks_stand_in_each_other():
+def test_blocks_can_be_nested():
     with clip_draws(SEEDS):
         outer = clip_uniforms(8, 4)
         with clip_draws([1]):
@@ -182,7 +182,7 @@ def test_other_numbers_of_clips_are_refused():
 
 
 @pytest.mark.slow
-def test_a_compiled_network_is_compiled_once_and_hears_the_clips_stripes():
+def test_a_compiled_network_is_compiled_once_and_has_the_stripes_of_the_clips():
     augment, graphs = SpecAugmenter().train(), []
 
     def collect(graph, examples):

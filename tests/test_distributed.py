@@ -1,4 +1,4 @@
-"""One process alone, and what is said where several cannot begin; see `test_two_processes.py` for those that can."""
+"""A single process, and errors about groups that cannot start; see `test_two_processes.py` for those that can."""
 
 import json
 import subprocess
@@ -37,7 +37,7 @@ def test_a_process_alone_is_the_whole_group():
     with distributed.process_group("cpu") as device:
         assert (device, distributed.rank(), distributed.world_size()) == ("cpu", 0, 1)
         assert not torch.distributed.is_initialized()
-        distributed.barrier()
+        distributed.any_of(False)
         assert [distributed.any_of(True), distributed.any_of(False)] == [True, False]
         assert distributed.total(rows) is rows
         assert distributed.gather_rows(rows) is rows
@@ -74,7 +74,7 @@ def test_alone_nothing_imports_torch():
         ({"WORLD_SIZE": "0"}, "must be numbers, and RANK below WORLD_SIZE"),
     ],
 )
-def test_half_a_place_is_refused(monkeypatch, changes, message):
+def test_an_incomplete_environment_of_torchrun_is_refused(monkeypatch, changes, message):
     placed(monkeypatch, **changes)
     with pytest.raises(ConfigError, match=message), distributed.process_group("cpu"):
         pass
@@ -87,7 +87,7 @@ def refused_to_start(device: str = "cpu") -> str:
     return f"{type(caught.value).__name__}: {caught.value}"
 
 
-def test_gpus_are_one_each(monkeypatch):
+def test_each_process_has_a_gpu_of_its_own(monkeypatch):
     placed(monkeypatch)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     assert refused_to_start("cuda:0").startswith("ConfigError: device='cuda:0' for 2 processes: give cuda, and each")
@@ -96,7 +96,7 @@ def test_gpus_are_one_each(monkeypatch):
     )
 
 
-def test_those_who_never_come_are_not_waited_for_without_end(monkeypatch):
+def test_missing_processes_are_waited_for_until_the_timeout(monkeypatch):
     placed(monkeypatch, MASTER_PORT=str(free_port()))
     said = refused_to_start()
     assert said.startswith("TrainingError: another process of this run has not responded for 1 s (")

@@ -16,7 +16,7 @@ from epanns.models.files.checkpoint import save_checkpoint
 from epanns.models.zoo import ZOO, build_model, list_models, spec_of
 from epanns.pruning.ranking.criteria import NEEDS
 from epanns.sweeps.experiment import parse_experiment
-from epanns.training.settings.presets import PRESETS, read_training
+from epanns.training.config import PRESETS, read_training
 
 ROOT = Path(__file__).parents[1]
 PAGES = {
@@ -112,7 +112,7 @@ def test_python_names_exist():
     assert {"load", "prune", "recover", "save", "profile"} <= called
 
 
-def test_the_training_file_is_one():
+def test_the_training_file_of_the_documents_is_valid():
     (text,) = re.findall(r"```toml\n(# epanns finetune .*?)```", PAGES["docs/guide/training.md"], re.DOTALL)
     given = tomllib.loads(text)
     options = {name.removeprefix("--").replace("-", "_") for item in finetune.params for name in item.opts}
@@ -121,13 +121,13 @@ def test_the_training_file_is_one():
     assert (config.iterations, config.schedule) == (given["iterations"], PRESETS["short"].settings["schedule"])
 
 
-def test_the_experiment_is_one():
+def test_the_experiment_of_the_documents_is_valid():
     (text,) = re.findall(r"```toml\n(.*?)```", PAGES["docs/tutorials/sweep.md"], re.DOTALL)
     experiment = parse_experiment(text, "small.toml")
     assert len(experiment.seeds) == 3
 
 
-def test_the_presets_set_what_the_page_says():
+def test_the_page_lists_the_settings_of_the_presets():
     page = PAGES["docs/guide/training.md"]
     assert set(re.findall(r"--preset (\w+)", page)) == set(PRESETS)
     for name, preset in PRESETS.items():

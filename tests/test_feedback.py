@@ -1,4 +1,4 @@
-"""Notes: shown once, stop nothing, and other warnings stay warnings."""
+"""Notes: shown once, without an effect on other warnings."""
 
 import warnings
 
@@ -7,7 +7,7 @@ import pytest
 from epanns.feedback import Note, note, notes_to
 
 
-def test_each_text_is_passed_on_once():
+def test_each_note_is_logged_once():
     told: list[str] = []
     with notes_to(told.append):
         for text in ("a", "b", "a"):

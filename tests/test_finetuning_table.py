@@ -99,8 +99,8 @@ def test_a_method_has_a_row_with_all_seeds_and_a_learning_rate_a_row_with_the_fi
     assert row.split(" | ")[2:7] == ["200", "0.001", "-0.350 ± 0.000", "-0.010 ± 0.014", "150, > 200"]
     assert row.endswith(" | 0.580 ± 0.000 | 0.600 ± 0.000 |")
     assert TABLE["rate_table"](runs).splitlines()[2:] == [
-        "| as pruned | labels | 200 | 0.001 | +0.000 | 150 |",
-        "| as pruned | labels | 200 | 0.01 | +0.050 | 200 |",
+        "| no recovery | labels | 200 | 0.001 | +0.000 | 150 |",
+        "| no recovery | labels | 200 | 0.01 | +0.050 | 200 |",
     ]
 
 
@@ -110,7 +110,7 @@ def test_the_figure_draws_only_the_longest_runs_of_each_method():
     runs += [record(seed, "ls", DISTILLED, teacher=True) for seed in (0, 1)]
     methods = TABLE["runs_of_figure"](runs)
     assert {method: [run.method.iterations for run in found] for method, found in methods.items()} == {
-        "as pruned, labels": [400, 400],
+        "no recovery, labels": [400, 400],
         "ls, labels and teacher": [20, 20],
     }
 

@@ -66,7 +66,7 @@ def test_unreadable_label_file_is_named(tmp_path):
         LabelSet.from_csv(tmp_path / "nothing.csv")
 
 
-def test_the_first_repeated_name_is_told_among_very_many():
+def test_the_first_repeated_name_is_named_among_very_many():
     names = [f"class_{index}" for index in range(200_000)]
     assert len(LabelSet.of(names)) == 200_000  # counting each name by itself would take hours
     with pytest.raises(DataError, match="label 'class_10' appears twice: names must differ"):
@@ -78,7 +78,7 @@ def test_names_and_mids_must_pair():
         LabelSet(("a", "b"), ("",))
 
 
-def test_an_identifier_stands_once():
+def test_identifiers_must_differ():
     with pytest.raises(DataError, match="AudioSet identifier '/m/09x0r' appears twice: identifiers must differ"):
         LabelSet(("a", "b"), ("/m/09x0r", "/m/09x0r"))
 
@@ -87,7 +87,7 @@ def named(labels, found, known):
     return {labels.names[new]: known.names[old] for new, old in found.items()}
 
 
-def test_classes_are_the_same_by_identifier_then_by_name_then_by_how_the_name_is_read():
+def test_classes_are_matched_by_identifier_then_name_then_reading():
     known = LabelSet(("Dog", "Toilet flush", "Rain", "rain", "Sea"), ("/m/1", "/m/2", "", "", "/m/5"))
     wanted = LabelSet(
         ("toilet_flush", "hound", "Rain", "RAIN", "dog bark", "Sea"),
@@ -98,7 +98,7 @@ def test_classes_are_the_same_by_identifier_then_by_name_then_by_how_the_name_is
     assert found == {"toilet_flush": "Toilet flush", "hound": "Dog", "Rain": "Rain"}
 
 
-def test_readings_of_the_shipped_lists_are_told_apart():
+def test_readings_of_the_shipped_lists_differ():
     """Losing every identifier, FSD50K's names still find themselves among AudioSet's, and never another class."""
     bare = LabelSet.of(fsd50k().names)
     by_mid, by_name = same_classes(audioset(), fsd50k()), same_classes(audioset(), bare)
@@ -108,7 +108,7 @@ def test_readings_of_the_shipped_lists_are_told_apart():
 
 
 @given(st.permutations(range(12)), st.integers(0, 12), st.booleans())
-def test_classes_are_found_wherever_they_stand_and_however_they_are_spelled(order, shared, has_mids):
+def test_classes_are_matched_in_any_order_and_spelling(order, shared, has_mids):
     known = LabelSet(
         tuple(f"Wind {index}, strong" for index in range(12)),
         tuple(f"/m/{index}" if has_mids else "" for index in range(12)),

@@ -141,7 +141,7 @@ def test_records_are_found_below_folders_and_read_once(tmp_path):
     assert [r.trial_id for r in read_records([tmp_path / "sweep", tmp_path / "sweep"])] == ["a1"]
 
 
-def test_two_files_that_disagree_about_a_trial_are_refused(tmp_path):
+def test_two_files_of_one_trial_with_other_scores_are_refused(tmp_path):
     write(tmp_path / "a" / "result.json", RECORD)
     write(tmp_path / "b" / "result.json", RECORD, seed=3)
     with pytest.raises(DataError, match=r"b/result.json and .*a/result.json differ in seed but both are trial a1"):

@@ -38,14 +38,14 @@ ANY_TEXT = st.text(st.characters(exclude_categories=()))
         ("line\u2028end", r"line\u2028end"),
     ],
 )
-def test_what_steers_a_terminal_becomes_visible(text, shown):
+def test_control_characters_are_escaped(text, shown):
     assert printable(text) == shown
 
 
 @pytest.mark.parametrize(
     "text", ["plain", "Füße × 2 – «é»", "e\u0301", "नमस्ते", "می\u200cخواهم", "👩\u200d🚒 🏳️", "犬の声"]
 )
-def test_ordinary_text_stays(text):
+def test_ordinary_text_is_unchanged(text):
     assert printable(text) == text
     assert printable_json(text) == text
 
@@ -100,7 +100,7 @@ def test_a_cell_that_is_a_formula_gets_an_apostrophe(cell):
 
 
 @pytest.mark.parametrize("cell", ["", "-5", "+0.5", "-1e-3", "-.5", "-inf", "a=b", "–", "'=1", "1", "Dog @ home"])
-def test_other_cells_stay(cell):
+def test_other_cells_are_unchanged(cell):
     assert spreadsheet_cell(cell) == cell
 
 
@@ -155,7 +155,7 @@ REVIEWED = {
         "index_file(info.settings.splits)": "other characters replaced",
         "shard.file": "as in pack.py",
     },
-    "data/packs/foreign/panns_pack.py": {"shard.file": "compared with a pattern in pack_format"},
+    "data/packs/panns_pack.py": {"shard.file": "compared with a pattern in pack_format"},
     "data/packing/shard_packing.py": {"shard_name(number, self.packing.settings.format)": "a number"},
     "data/datasets/synthetic.py": {"f'clip-{index:06d}.wav'": "a number"},
     "data/packs/verification.py": {
@@ -172,15 +172,16 @@ REVIEWED = {
         **dict.fromkeys(("f'{file.name}.part'", "f'{file.name}.lock'"), "of the catalogue"),
         "self.path.name + '.json'": "of a path",
     },
-    "records.py": {"str(base)": "after is_path_name", "name": "of a file that is there"},
+    "records.py": {"name": "of a file that is there"},
     "reporting/figures/style.py": {"f'{stem}{suffix}'": "of a fixed list", "stem": "of a fixed list"},
     "reporting/report.py": {"name": "of a fixed list"},
     "stages/prune.py": {"f'step{number}'": "a number"},
-    "sweeps/journal.py": {"trial.trial_id": "a digest made here", "trial_id": "checked where sweep.json is read"},
+    "sweeps/journal.py": {"str(base)": "after is_path_name"},
+    "sweeps/runner.py": {"trial.trial_id": "a digest made here", "trial_id": "checked where sweep.json is read"},
     "sweeps/data.py": {"split": "checked where the experiment is read"},
     "sweeps/trial.py": {"base": "after path_name"},
-    "training/run/resume.py": {"f'state-{state.step:08d}-{sha256_of(partial)[:16]}.pt'": "a number and a digest"},
-    "training/run/run_folder.py": {"name": "of a fixed list", "f'best-{step:08d}'": "a number"},
+    "training/resume.py": {"f'state-{state.step:08d}-{sha256_of(partial)[:16]}.pt'": "a number and a digest"},
+    "training/run_folder.py": {"name": "of a fixed list", "f'best-{step:08d}'": "a number"},
     "workfolder.py": {
         "f'{path.name}.lock'": "of a path",
         **dict.fromkeys(("finished_by", "self.first", "self.lock"), "of a fixed list"),

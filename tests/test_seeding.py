@@ -34,7 +34,7 @@ def test_generators_repeat():
     assert torch.equal(torch.rand(3, generator=torch_generator("a")), torch.rand(3, generator=torch_generator("a")))
 
 
-def test_random_numbers_go_on_as_if_nothing_was_drawn():
+def test_the_random_state_is_restored():
     torch.manual_seed(1)
     wanted = torch.rand(3)
     torch.manual_seed(1)
@@ -44,7 +44,7 @@ def test_random_numbers_go_on_as_if_nothing_was_drawn():
     assert torch.equal(torch.rand(3), wanted)
 
 
-def test_gpus_that_are_not_used_keep_out_of_it(monkeypatch):
+def test_the_random_state_of_unused_gpus_is_not_read(monkeypatch):
     asked = []
     monkeypatch.setattr(torch.random, "fork_rng", lambda devices: asked.append(devices) or nullcontext())
     for device in ("cpu", "cuda:1"):

@@ -1,4 +1,4 @@
-"""Rules and tables: a value of any kind obeys a rule or is reported on one line; a table's problems come together."""
+"""Rules and tables: any value satisfies a rule or is reported on one line; problems of a table are collected."""
 
 import re
 from dataclasses import dataclass
@@ -46,7 +46,7 @@ RULES = {
 
 
 @given(ANY_VALUE)
-def test_a_value_of_any_kind_obeys_a_rule_or_is_reported_on_one_line(value):
+def test_any_value_satisfies_a_rule_or_is_reported_on_one_line(value):
     assert shown(value).isprintable()
     for name, rule in RULES.items():
         problem = rule.problem(name, value)

@@ -25,7 +25,7 @@ VALUES = st.recursive(
 
 
 @given(VALUES, st.booleans())
-def test_what_is_written_is_read(tmp_path_factory, value, escaped):
+def test_written_json_is_read_back(tmp_path_factory, value, escaped):
     path = tmp_path_factory.getbasetemp() / "value.json"
     path.write_text(json.dumps(value, ensure_ascii=escaped), encoding="utf-8")
     assert read_json(path, error=DataError) == value
@@ -60,7 +60,7 @@ def test_any_bytes_give_a_value_or_one_line(tmp_path_factory, content):
         ("", "Expecting value: line 1 column 1 (char 0)"),
     ],
 )
-def test_what_json_must_not_hold_is_named(text, reason):
+def test_values_that_json_must_not_have_are_named(text, reason):
     with pytest.raises(CheckpointError) as caught:
         parse_json(text, "x.json", error=CheckpointError)
     assert str(caught.value) == f"x.json: cannot be read as JSON ({reason}): correct the file or write it again"
@@ -126,12 +126,12 @@ def test_any_bytes_give_a_table_or_one_line(tmp_path_factory, content):
         ("a=1979-99-99", "Expected newline or end of document"),
     ],
 )
-def test_what_toml_must_not_hold_is_named(text, reason):
+def test_values_that_toml_must_not_have_are_named(text, reason):
     with pytest.raises(PruningError, match=rf"^x.toml: cannot be read as TOML \({re.escape(reason)}.*\): correct the"):
         parse_toml(text, "x.toml", error=PruningError)
 
 
-def test_what_toml_may_hold_is_read(tmp_path):
+def test_all_other_toml_is_read(tmp_path):
     path = tmp_path / "a.toml"
     path.write_text("a = 9223372036854775807\nb = -9223372036854775808\nc = " + "[" * 63 + "]" * 63)
     assert read_toml(path)["b"] == -(2**63)

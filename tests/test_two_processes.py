@@ -1,4 +1,4 @@
-"""What two processes do together is what one does alone: the laws of `two_processes.py`, all of them in one start."""
+"""Two processes compute together what one computes: the laws of `two_processes.py`, all in one start."""
 
 import json
 from collections.abc import Mapping
@@ -32,17 +32,17 @@ def problems(tiny_packs, out) -> Mapping[tuple[int, str], str]:
 
 
 @pytest.mark.parametrize("law", LAWS)
-def test_law_holds_on_both(problems, law):
+def test_each_law_holds_on_two_processes(problems, law):
     for rank in range(2):
         assert problems.get((rank, law), problems["ended"]) == ""
 
 
-def test_the_end_of_one_is_told_to_the_other(problems):
+def test_a_process_reports_that_the_other_has_ended(problems):
     assert problems.get((0, "the_end_of_one_is_told_to_the_other"), problems["ended"]) == ""
 
 
 @pytest.mark.parametrize("case", two_processes.CASES)
-def test_two_processes_learn_what_one_learns(problems, out, tiny_packs, tmp_path, case):
+def test_two_processes_end_with_the_weights_of_one(problems, out, tiny_packs, tmp_path, case):
     """With mixup, SpecAugment, dropout and batch norms in training mode, but for rounding.
 
     Adam makes whole steps of gradients that are nothing but rounding, so weights are compared by how far they moved.

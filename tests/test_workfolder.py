@@ -1,4 +1,4 @@
-"""Whose an output folder is, and which process works in it."""
+"""Output folders: the configuration that one belongs to, and the process that works in it."""
 
 import errno
 import fcntl
@@ -112,7 +112,7 @@ def test_the_same_configuration_is_resumed_and_another_is_refused_at_the_first_d
     assert claimed(out) == 7
 
 
-def test_only_a_free_folder_is_claimed(tmp_path):
+def test_only_a_free_folder_is_begun(tmp_path):
     (tmp_path / "notes.txt").touch()
     with pytest.raises(OutputError, match=re.escape(f"{tmp_path} exists already and is no run: choose another --out")):
         claimed(tmp_path)
@@ -133,7 +133,7 @@ def test_a_damaged_first_file_is_not_taken_for_another_configuration(tmp_path, t
 
 
 @pytest.mark.parametrize("kind", ["flock", "none", "fork"])
-def test_a_second_process_is_refused_and_let_in_when_the_first_is_killed(tmp_path, kind, monkeypatch):
+def test_a_second_process_gets_the_folder_after_the_first_is_killed(tmp_path, kind, monkeypatch):
     if kind == "none":
         without_locks(monkeypatch)
     out = tmp_path / "run"
@@ -187,7 +187,7 @@ def test_a_file_system_without_locks_is_noted_once_and_does_not_stop_the_work(tm
     assert len(notes) == 1
 
 
-def test_a_process_with_locks_keeps_out_of_the_folder_of_one_without(tmp_path):
+def test_a_process_with_locks_respects_a_lock_by_text(tmp_path):
     """A network drive may have locks on one host alone, or get them back while a process works."""
     with held_elsewhere(tmp_path / "run", "none") as holder:
         in_use = pytest.raises(OutputError, match=f"is in use by process {holder.pid} on {HOST}")
@@ -200,7 +200,7 @@ def test_a_process_with_locks_keeps_out_of_the_folder_of_one_without(tmp_path):
     assert not (tmp_path / "run" / LOCK).exists()
 
 
-def test_a_folder_is_made_however_deep_it_lies(tmp_path):
+def test_a_folder_of_any_depth_is_made(tmp_path):
     deep = tmp_path.joinpath(*["x"] * 1200)
     with folder_at(deep).locked():
         assert claimed(deep) is None
@@ -237,7 +237,7 @@ def test_without_locks_the_folder_of_a_process_that_is_gone_is_taken_over(tmp_pa
 
 
 @pytest.mark.parametrize("kind", ["flock", "none"])
-def test_of_many_processes_at_once_one_works(tmp_path, kind):
+def test_one_of_many_concurrent_processes_gets_the_folder(tmp_path, kind):
     """Also where one that was killed has left its file, which all of them want to take over."""
     wait = "def wait_for_end():\n    while not Path('end').exists():\n        time.sleep(0.01)\n"
     code = HOLDER.replace("with WorkFolder", f"{wait}while not Path('go').exists():\n    pass\nwith WorkFolder")
@@ -263,7 +263,7 @@ def test_of_many_processes_at_once_one_works(tmp_path, kind):
 @pytest.mark.parametrize(
     "error", [BlockingIOError(errno.EAGAIN, "busy"), OSError(errno.ENOLCK, "no locks"), ValueError()]
 )
-def test_an_error_of_the_work_itself_passes_unchanged(tmp_path, error, mode):
+def test_an_error_inside_the_lock_is_unchanged(tmp_path, error, mode):
     with pytest.raises(type(error)) as raised, folder_at(tmp_path / "run").locked():
         raise error
     assert raised.value is error
@@ -280,7 +280,7 @@ def test_a_folder_that_is_moved_away_keeps_its_lock_file_and_can_be_used_again(t
     assert names(tmp_path / "moved") == ["work"]
 
 
-def test_a_place_that_can_be_no_folder_is_refused_in_one_line(tmp_path):
+def test_a_path_that_cannot_be_a_folder_is_refused_in_one_line(tmp_path):
     (tmp_path / "file").touch()
     (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
     (tmp_path / "folder").mkdir()
@@ -330,7 +330,7 @@ def test_starting_over_deletes_the_work_and_the_first_file_last(tmp_path, monkey
 
 
 @pytest.mark.parametrize("foreign", ["thesis.txt", "logs/notes", "logs/more/event-1", "best-1.old", "state-3/weights"])
-def test_starting_over_deletes_nothing_beside_something_else(tmp_path, foreign):
+def test_starting_over_deletes_nothing_beside_other_files(tmp_path, foreign):
     begun(tmp_path)
     (tmp_path / foreign).parent.mkdir(exist_ok=True)
     (tmp_path / foreign).write_text("years of work")

@@ -1,8 +1,8 @@
 """Decode files of every format to blocks of frames, and refuse files that are truncated or damaged.
 
-libsndfile decodes most formats (`epanns.audio.libsndfile`), FFmpeg the others (`epanns.audio.ffmpeg`). Neither reports
-every truncated file: the length that a file states and the length that it has are compared here. They are read by
-`epanns.audio.containers`, `epanns.audio.mp3` and `epanns.audio.flac_ogg`.
+libsndfile decodes most formats, FFmpeg the others (`epanns.audio.decoders`). Neither reports every truncated file: the
+length that a file states and the length that it has are compared here. They are read by `epanns.audio.containers` and
+`epanns.audio.compressed`.
 """
 
 import io
@@ -16,10 +16,8 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from epanns.audio.compressed import read_mp3, refuse_damaged_ogg, understated_total
 from epanns.audio.containers import DamagedFile, sound_bytes
-from epanns.audio.ffmpeg import foreign_container, open_with_ffmpeg
-from epanns.audio.flac_ogg import refuse_damaged_ogg, understated_total
-from epanns.audio.mp3 import read_mp3
 from epanns.errors import DataError
 
 Frames = NDArray[np.float32]
@@ -76,6 +74,8 @@ def opened_sound(source: Path | bytes, name: str, span: Span) -> Iterator[Sound]
     Raises:
         DataError: If it cannot be decoded, is empty or truncated; also while the blocks are read.
     """
+    from epanns.audio.decoders import foreign_container, open_with_ffmpeg  # loads libsndfile, a shared library
+
     with ExitStack() as stack:
         with _decoder_errors(name):
             raw: BinaryIO = stack.enter_context(source.open("rb")) if isinstance(source, Path) else io.BytesIO(source)
@@ -93,7 +93,7 @@ def opened_sound(source: Path | bytes, name: str, span: Span) -> Iterator[Sound]
 
 
 def _open_with_libsndfile(stack: ExitStack, raw: BinaryIO, readable: Path | BinaryIO, name: str, span: Span) -> Sound:
-    from epanns.audio.libsndfile import open_with_libsndfile, spliced  # loads a shared library
+    from epanns.audio.decoders import open_with_libsndfile, spliced  # as above
 
     refuse_damaged_ogg(raw)
     stated: int | Fraction | None = None  # frames, or a share of the frames

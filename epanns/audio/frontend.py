@@ -1,6 +1,12 @@
-"""The log-mel front end that PANNs were trained on. YAMNet's is in `yamnet_logmel`."""
+"""The log-mel front ends of PANNs and of YAMNet, with their mel filterbanks; no other module imports torchaudio.
 
+YAMNet's has windows that begin with their frame, magnitudes, and triangles that are linear in mel.
+"""
+
+import functools
+import importlib
 import math
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -8,9 +14,69 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from epanns.audio.mel_filterbank import slaney_filterbank
 from epanns.errors import ConfigError
+from epanns.feedback import note
 from epanns.strict import Rule, check_fields, from_table, integer, number, one_of, shown
+
+_LINEAR_BELOW = 1000.0  # Hz; Slaney's scale is linear below and logarithmic above
+_HERTZ_PER_MEL = 200.0 / 3.0
+_LOG_STEP = math.log(6.4) / 27.0  # 27 mels lie between 1,000 and 6,400 Hz
+
+
+@functools.cache
+def torchaudio_problem() -> str | None:
+    """Return why torchaudio cannot be imported, on one line; None if it can be.
+
+    Its compiled library loads only with the release and the CUDA build of torch that it was made for. Otherwise the
+    import raises an OSError, an ImportError or a RuntimeError.
+    """
+    try:
+        importlib.import_module("torchaudio.functional")
+    except Exception as error:
+        return f"{type(error).__name__}: {' '.join(str(error).split())}"
+    return None
+
+
+def slaney_filterbank(frequency_bins: int, *, fmin: float, fmax: float, mel_bins: int, sample_rate: int) -> Tensor:
+    """Return ``(frequency_bins, mel_bins)`` float32: triangles on Slaney's mel scale, each of area 1 in Hz.
+
+    Args:
+        frequency_bins: Bins of the one-sided spectrum, from 0 Hz to half the sample rate.
+        fmin: Lower edge of the first triangle in Hz.
+        fmax: Upper edge of the last triangle in Hz.
+        mel_bins: Number of triangles.
+        sample_rate: In Hz.
+    """
+    with torch.device("cpu"):  # torchaudio cannot compute the filterbank under another default device, such as meta
+        bank: Tensor
+        if torchaudio_problem() is None:
+            from torchaudio.functional import melscale_fbanks
+
+            with warnings.catch_warnings(action="ignore", category=UserWarning):  # empty filters are counted below
+                bank = melscale_fbanks(frequency_bins, fmin, fmax, mel_bins, sample_rate, "slaney", "slaney")
+        else:
+            # Slaney's definition (1998, Auditory Toolbox), in float32 in torchaudio's order, which gives the same bits.
+            bins = torch.linspace(0, sample_rate // 2, frequency_bins)[:, None]
+            mel = torch.linspace(_mel(fmin), _mel(fmax), mel_bins + 2)
+            first_log_mel = _LINEAR_BELOW / _HERTZ_PER_MEL
+            logarithmic = _LINEAR_BELOW * torch.exp(_LOG_STEP * (mel - first_log_mel))
+            edges = torch.where(mel >= first_log_mel, logarithmic, _HERTZ_PER_MEL * mel)
+            lower, centre, upper = edges[:-2], edges[1:-1], edges[2:]
+            rising = (bins - lower) / (centre - lower)
+            falling = (upper - bins) / (upper - centre)
+            bank = torch.minimum(rising, falling).clamp(min=0) * (2 / (upper - lower))
+    empty = int((bank.amax(dim=0) == 0).sum())
+    if empty:
+        note(f"{empty} of {mel_bins} mel filters hold no frequency bin: give fewer mel bins")
+    return bank
+
+
+def _mel(frequency: float) -> float:
+    """Return the mel of a frequency in Hz."""
+    if frequency < _LINEAR_BELOW:
+        return frequency / _HERTZ_PER_MEL
+    return _LINEAR_BELOW / _HERTZ_PER_MEL + math.log(frequency / _LINEAR_BELOW) / _LOG_STEP
+
 
 KINDS = ("panns", "yamnet")
 PATCH_FRAMES = 96  # log-mel frames of one input of YAMNet, 0.96 s
@@ -25,7 +91,7 @@ class FrontEndSpec:
 
     Attributes:
         kind: ``panns`` centres its windows (`LogMel`); ``yamnet`` does not, and reads patches of 96 frames
-            (`yamnet_logmel.YamnetLogMel`).
+            (`YamnetLogMel`).
 
     Raises:
         ConfigError: With every value out of range.
@@ -196,3 +262,75 @@ class LogMel(nn.Module):
 def mel_of(spectrum: Tensor, bank: Tensor) -> Tensor:
     """Sum ``(..., frequency_bins)`` into mel bins, in float32, or in float64 if the bank is float64."""
     return spectrum.to(torch.promote_types(torch.float32, bank.dtype)) @ bank
+
+
+SILENCE = math.log(0.001)  # the lowest value: the logarithm of its offset
+
+
+def hertz_to_mel(frequency: Tensor) -> Tensor:
+    """Return the mel of frequencies in Hz on the HTK scale, as TensorFlow writes it: ``1127 ln(1 + f / 700)``."""
+    return 1127.0 * torch.log1p(frequency / 700.0)
+
+
+def yamnet_mel_bank(spec: FrontEndSpec) -> Tensor:
+    """Return ``(frequency_bins, mel_bins)`` float32: triangles over equal steps of mel, linear in mel, of height 1.
+
+    The bin of 0 Hz has no weight, and areas are not normalised.
+
+    Source: TensorFlow's `linear_to_mel_weight_matrix`, which tensorflow/models' `research/audioset/yamnet` uses.
+    """
+    with torch.device("cpu"):
+        lowest, highest = hertz_to_mel(torch.tensor([spec.fmin, spec.fmax], dtype=torch.float64)).tolist()
+        edges = torch.linspace(lowest, highest, spec.mel_bins + 2, dtype=torch.float64)
+        bins = torch.arange(spec.frequency_bins, dtype=torch.float64) * (spec.sample_rate / spec.fft_size)
+        mel = hertz_to_mel(bins)[:, None]
+        rising = (mel - edges[:-2]) / (edges[1:-1] - edges[:-2])
+        falling = (edges[2:] - mel) / (edges[2:] - edges[1:-1])
+        bank = torch.minimum(rising, falling).clamp(min=0)
+        bank[0] = 0
+    return bank.float()
+
+
+class YamnetLogMel(nn.Module):
+    """Waveform to YAMNet's log-mel spectrogram; holds no parameter and no entry of the state dict.
+
+    In evaluation mode the Fourier transform runs in float64, for the reason given in `frontend.LogMel`.
+    """
+
+    def __init__(self, spec: FrontEndSpec) -> None:
+        super().__init__()
+        self.spec = spec
+        window, bank = window_and_bank(spec, yamnet_mel_bank)
+        self.register_buffer("window", window, persistent=False)
+        self.register_buffer("bank", bank, persistent=False)
+
+    def forward(self, waveform: Tensor) -> Tensor:
+        """Compute the log-mel spectrogram of every whole window; nothing is padded.
+
+        Args:
+            waveform: ``(..., samples)`` float32 in [-1, 1] at ``spec.sample_rate``, at least a window long.
+
+        Returns:
+            ``(..., 1 + (samples - window_size) // hop_size, mel_bins)``: ``ln(m + .001)`` of the mel magnitudes m.
+
+        Source: tensorflow/models, `research/audioset/yamnet/features.py`.
+        """
+        spec = self.spec
+        with torch.autocast("cuda" if waveform.is_cuda else "cpu", enabled=False):
+            if not self.training:
+                waveform = waveform.double()
+            window = self.get_buffer("window").to(waveform.dtype)
+            frames = waveform.unfold(-1, spec.window_size, spec.hop_size) * window  # (..., frames, window_size)
+            magnitude = torch.fft.rfft(frames, spec.fft_size).abs()  # the window is followed by zeros
+            return torch.log(mel_of(magnitude, self.get_buffer("bank")) + 0.001)
+
+
+def patches_of(logmel: Tensor) -> Tensor:
+    """Cut ``(batch, 1, frames, mel)`` into overlapping patches ``(batch * patches, 1, 96, mel)``, clip by clip."""
+    windows = logmel.unfold(2, PATCH_FRAMES, PATCH_HOP)  # (batch, 1, patches, mel, 96)
+    return windows.permute(0, 2, 1, 4, 3).flatten(0, 1).contiguous()
+
+
+def count_patches(frames: int) -> int:
+    """Return the number of patches that `patches_of` cuts from a number of frames."""
+    return (frames - PATCH_FRAMES) // PATCH_HOP + 1

@@ -11,7 +11,7 @@ from epanns.cli.shared.options import EXISTING, OUTPUT, EpannsCommand, json_opti
 from epanns.cli.shared.terminal import emit, log, progress_counter
 
 if TYPE_CHECKING:
-    from epanns.data.manifests.manifest import Manifest
+    from epanns.data.manifest import Manifest
 
 
 @click.group()
@@ -193,7 +193,7 @@ def synthetic(
 
 
 def _write(manifest: "Manifest", out: Path, as_json: bool) -> None:
-    from epanns.data.manifests.manifest import missing_path, write_manifest
+    from epanns.data.manifest import missing_path, write_manifest
 
     write_manifest(manifest, out)
     counts = manifest.summary()

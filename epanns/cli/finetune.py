@@ -19,7 +19,7 @@ from epanns.cli.shared.training_options import (
 )
 from epanns.cli.train import classes_of, open_training_packs, require_place, run, training_options
 from epanns.errors import ConfigError
-from epanns.training.settings.config import TrainingConfig
+from epanns.training.config import TrainingConfig
 
 _RECIPE = Recipe(without=("freeze_yamnet",), defaults={"iterations": 2_000})
 

@@ -30,6 +30,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "sensitivity": ("sensitivity", "Measure the loss of mAP when each layer is pruned alone."),
     "finetune": ("finetune", "Continue the training of a checkpoint, also with new classes."),
     "evaluate": ("evaluate", "Measure mAP, mAUC and d-prime on a pack."),
+    "agree": ("agree", "Compare a pruned network with the unpruned one, without labels."),
     "export": ("export", "Write a checkpoint as ONNX, in float32 and int8."),
     "tag": ("tag", "Tag audio files of any length and sample rate."),
     "sweep": ("sweep", "Run a grid of pruning trials from a TOML file."),

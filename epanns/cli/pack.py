@@ -13,7 +13,7 @@ import click
 
 from epanns.cli.shared.options import EXISTING, EpannsCommand, bounded_option, json_option, out_option
 from epanns.cli.shared.terminal import emit, log, progress_counter, write_message
-from epanns.signals import STOPPING
+from epanns.process import STOPPING
 
 if TYPE_CHECKING:
     from epanns.data.packing.packer import PackSummary

@@ -1,8 +1,8 @@
 """`epanns prune`: remove ranked filters from a checkpoint, in one round or several, and record the plan."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
-from functools import partial, wraps
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,19 +21,19 @@ from epanns.cli.shared.options import (
 from epanns.cli.shared.packs import in_order_of, open_packs, pack_options
 from epanns.cli.shared.pruning_options import (
     AMOUNT_SECTIONS,
-    Amount,
     RecoveryName,
     amount_options,
     given_settings,
     open_calibration,
-    recover_on,
+    pruning_config,
     recovery_lines,
     recovery_options,
 )
-from epanns.cli.shared.terminal import emit, log
+from epanns.cli.shared.terminal import emit, log, progress_counter
 from epanns.cli.shared.training_options import with_frozen_body
+from epanns.cli.shared.training_progress import training_progress
 from epanns.errors import ConfigError
-from epanns.process_memory import keep_freed_memory
+from epanns.process import keep_freed_memory
 from epanns.strict import PATH, Rule, list_of
 from epanns.text_files import read_toml
 
@@ -41,9 +41,9 @@ if TYPE_CHECKING:
     from epanns.data.batches.dataset import PackDataset
     from epanns.models.pruning_plan import PruningPlan
     from epanns.models.tagger import Tagger
-    from epanns.pruning.calibration_clips import ClipSource
+    from epanns.pruning.calibration_clips import CalibrationClips
     from epanns.stages.prune import Recover
-    from epanns.training.settings.config import TrainingConfig
+    from epanns.training.config import TrainingConfig
 
 _SECTIONS = {
     **AMOUNT_SECTIONS,
@@ -56,75 +56,6 @@ _PACKS = Rule(
     "the path of a pack, or a list of paths",
     lambda value: PATH.holds(value) or list_of(PATH, "packs", least=1).holds(value),
 )
-_ROUNDS = (
-    click.option("--steps", type=click.IntRange(1), default=1, show_default=True, help="Number of pruning rounds."),
-    click.option(
-        "--schedule",
-        type=click.Choice(["linear", "geometric"]),
-        default="linear",
-        show_default=True,
-        help="Channels removed per round, with --steps: the same number (linear), or the same share of the channels "
-        "left (geometric).",
-    ),
-    click.option(
-        "--between",
-        type=EXISTING,
-        help="TOML file of a fine-tuning after each round but the last, with --steps, in OUT.steps. Its only keys are "
-        "the packs train and val, preset or iterations, and other training settings of `epanns finetune`. The same "
-        "command resumes it.",
-    ),
-)
-
-
-@dataclass(frozen=True)
-class Steps:
-    """The values of the options; see their help."""
-
-    steps: int
-    schedule: str
-    between: Path | None
-
-    def refuse_contradictions(self) -> None:
-        """Raise `ConfigError` for options that do not go together, before anything is read."""
-        if self.steps == 1 and (self.between is not None or self.schedule != "linear"):
-            raise ConfigError(f"--steps {self.steps}: --schedule and --between go with at least two steps")
-
-    def prune(
-        self,
-        dense: "Tagger",
-        target: "PruningPlan",
-        folder: Path,
-        open_packs: "Callable[[list[Path]], PackDataset]",
-        identity: Mapping[str, Any],
-        calibration: "ClipSource | None",
-        recover: "Recover | None",
-    ) -> "tuple[Tagger, dict[str, Any] | None]":
-        """Return the pruned network and the report of the last recovery; see `stages.prune.prune_in_rounds`.
-
-        Args:
-            dense: The unpruned network.
-            target: The plan of all rounds.
-            folder: Folder of the training between rounds, ``OUT.steps``.
-            open_packs: Opens packs of training or validation clips.
-            identity: All other settings that decide the pruned networks, such as those of the recovery, in JSON values.
-            calibration: Clips for criteria that measure clips.
-            recover: The recovery of each round.
-        """
-        from epanns.cli.shared.training_progress import training_progress
-        from epanns.models.warm_start import stays_frozen
-        from epanns.stages.prune import Rounds, RoundTraining, prune_in_rounds
-
-        prune = partial(prune_in_rounds, dense, target, calibration=calibration, recover=recover)
-        if self.between is None:
-            return prune(Rounds(self.steps, self.schedule), log=log)
-        packs, config, freeze = read_between(self.between)
-        by_default, remedy = stays_frozen(dense.provenance), f"freeze_yamnet = false in {self.between}"
-        config = with_frozen_body(config, freeze, by_default=by_default, remedy=remedy)
-        train, val = (in_order_of(dense, open_packs(packs[part])) for part in ("train", "val"))
-        with training_progress(config) as display:
-            options = display.run_options(command=resuming_command())
-            training = RoundTraining(folder, train, val, config, options, identity)
-            return prune(Rounds(self.steps, self.schedule, training), log=display.log)
 
 
 def read_between(path: Path) -> "tuple[dict[str, list[Path]], TrainingConfig, bool | None]":
@@ -133,7 +64,7 @@ def read_between(path: Path) -> "tuple[dict[str, list[Path]], TrainingConfig, bo
     Raises:
         ConfigError: If the file cannot be read, or a key is unknown, missing or of the wrong kind.
     """
-    from epanns.training.settings.presets import read_training
+    from epanns.training.config import read_training
 
     read = read_toml(path)
     given = {key.replace("-", "_"): value for key, value in read.items()}
@@ -155,17 +86,42 @@ def read_between(path: Path) -> "tuple[dict[str, list[Path]], TrainingConfig, bo
     return {part: [Path(item) for item in paths] for part, paths in listed.items()}, config, given.get("freeze_yamnet")
 
 
-def steps_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options; the command receives them as one `Steps` named `steps`."""
+def _clips_between(
+    path: Path, dense: "Tagger", open_packs: "Callable[[list[Path]], PackDataset]"
+) -> "tuple[TrainingConfig, PackDataset, PackDataset]":
+    """Return the settings, the training clips and the validation clips of a ``--between`` file."""
+    from epanns.models.warm_start import stays_frozen
 
-    @wraps(function)
-    def command(**values: Any) -> Any:
-        steps = Steps(**{field.name: values.pop(field.name) for field in fields(Steps)})
-        return function(steps=steps, **values)
+    packs, config, freeze = read_between(path)
+    by_default, remedy = stays_frozen(dense.provenance), f"freeze_yamnet = false in {path}"
+    config = with_frozen_body(config, freeze, by_default=by_default, remedy=remedy)
+    train, val = (in_order_of(dense, open_packs(packs[part])) for part in ("train", "val"))
+    return config, train, val
 
-    for option in reversed(_ROUNDS):
-        command = option(command)
-    return command
+
+def _recovery(
+    clips: "CalibrationClips | None", method: str, settings: dict[str, Any], out: Path, parent_sha256: str | None
+) -> "Recover | None":
+    """Return the recovery of each round; states of gradient steps are in a folder for each plan below OUT.recovery."""
+    from epanns.pruning.recovery.descent import RecoveryRun
+    from epanns.pruning.recovery.recover import parts_of, recover
+
+    if clips is None or method == "none":
+        return None
+    keep_freed_memory()
+    states = out.with_name(f"{out.name}.recovery")
+    identity = {"parent_sha256": parent_sha256, "recover": method, "calibration": clips.identity(), **settings}
+
+    def recovered(pruned: "Tagger", before: "Tagger", plan: "PruningPlan") -> dict[str, Any] | None:
+        with progress_counter(parts_of(method)[-1], "step") as show:
+            folder = states / plan.digest[:12]
+            run = RecoveryRun(folder, identity, on_step=lambda step, total, loss: show(step, total), log=log)
+            report = recover(pruned, before, clips, method, plan=plan, run=run, **settings)
+        with suppress(OSError):  # missing, or not empty
+            states.rmdir()
+        return report
+
+    return recovered
 
 
 @click.command("prune", cls=SectionedCommand, sections=_SECTIONS)
@@ -188,13 +144,28 @@ def steps_options(function: Callable[..., Any]) -> Callable[..., Any]:
 )
 @recovery_options
 @pack_options
-@steps_options
+@click.option("--steps", type=click.IntRange(1), default=1, show_default=True, help="Number of pruning rounds.")
+@click.option(
+    "--schedule",
+    type=click.Choice(["linear", "geometric"]),
+    default="linear",
+    show_default=True,
+    help="Channels removed per round, with --steps: the same number (linear), or the same share of the channels left "
+    "(geometric).",
+)
+@click.option(
+    "--between",
+    type=EXISTING,
+    help="TOML file of a fine-tuning after each round but the last, with --steps, in OUT.steps. Its only keys are the "
+    "packs train and val, preset or iterations, and other training settings of `epanns finetune`. The same command "
+    "resumes it.",
+)
 @device_option
 @json_option
 def command(
     checkpoint: Path,
     out: Path,
-    amount: Amount,
+    amount: dict[str, Any],
     recover: str,
     calibration: Path | None,
     fit_to: str | None,
@@ -202,56 +173,48 @@ def command(
     mixtures: int | None,
     labels_file: Path | None,
     mp3_seconds: float,
-    steps: Steps,
+    steps: int,
+    schedule: str,
+    between: Path | None,
     device: str,
     as_json: bool,
 ) -> None:
     """Remove the least important filters of CHECKPOINT, a folder or a .pth/.pt of PANNs or E-PANNs."""
     reserve(out)
-    steps.refuse_contradictions()
-    config = amount.config()
+    if steps == 1 and (between is not None or schedule != "linear"):
+        raise ConfigError(f"--steps {steps}: --schedule and --between go with at least two steps")
+    config = pruning_config(amount)
     device = torch_device(device)
     settings = given_settings(recover, fit_to=fit_to, ridge=ridge, mixtures=mixtures)
     from epanns.complexity.macs import profile
     from epanns.models.files.checkpoint import save_checkpoint
     from epanns.models.files.load import load
     from epanns.pruning.prune import plan_and_cost
+    from epanns.stages.prune import Rounds, RoundTraining, prune_in_rounds
 
     dense = load(checkpoint).to(device)
-    clips = open_calibration(
-        calibration,
-        dense,
-        criterion=config.criterion,
-        recover=recover,
-        labels_file=labels_file,
-        mp3_seconds=mp3_seconds,
-    )
-    if amount.target_latency is not None:
+    rate = dense.spec.front_end.sample_rate
+    opened = partial(open_packs, labels_file=labels_file, mp3_seconds=mp3_seconds, sample_rate=rate)
+    clips = open_calibration(calibration, dense, opened, criterion=config.criterion, recover=recover)
+    if amount["target_latency"] is not None:
         log(f"timing every layer of {dense.spec.name} on this machine, then the pruned networks themselves")
     plan, reached = plan_and_cost(dense, config, clips)
-    rate = dense.spec.front_end.sample_rate
-    recovering = None
-    identity = {"recover": recover, "calibration": None if clips is None else clips.identity(), **settings}
-    if clips is not None and recover != "none":
-        keep_freed_memory()
-        whose = {"parent_sha256": dense.provenance.sha256, **identity}
-        states = out.with_name(f"{out.name}.recovery")
-        recovering = partial(recover_on, clips, recover, {"seed": config.seed, **settings}, states, whose)
-    pruned, recovery = steps.prune(
-        dense,
-        plan,
-        folder=out.with_name(f"{out.name}.steps"),
-        open_packs=partial(open_packs, labels_file=labels_file, mp3_seconds=mp3_seconds, sample_rate=rate),
-        identity=identity,
-        calibration=clips,
-        recover=recovering,
-    )
+    recovering = _recovery(clips, recover, {"seed": config.seed, **settings}, out, dense.provenance.sha256)
+    prune = partial(prune_in_rounds, dense, plan, calibration=clips, recover=recovering)
+    if between is None:
+        pruned, recovery = prune(Rounds(steps, schedule), log=log)
+    else:
+        identity = {"recover": recover, "calibration": None if clips is None else clips.identity(), **settings}
+        training, train, val = _clips_between(between, dense, opened)
+        with training_progress(training) as display:
+            options, folder = display.run_options(command=resuming_command()), out.with_name(f"{out.name}.steps")
+            rounds = Rounds(steps, schedule, RoundTraining(folder, train, val, training, options, identity))
+            pruned, recovery = prune(rounds, log=display.log)
     if reached is not None:
         pruned.provenance = reached.recorded(pruned.provenance)
-    whole = pruned.provenance.plan
-    assert whole is not None
     save_checkpoint(pruned, out)
-    cost = profile(pruned)
+    whole, cost = pruned.provenance.plan, profile(pruned)
+    assert whole is not None
     result = {
         "widths": whole.widths,
         "n_params": cost.n_params,
@@ -260,10 +223,9 @@ def command(
         "budget": None if reached is None else reached.to_dict(),
         "recovery": recovery,
     }
-    budget = [] if reached is None else [f"budget: {reached.summary()}"]
     size = (
         f"{cost.n_params:,} parameters ({cost.param_bytes / 2**20:,.2f} MiB in float32), "
         f"{cost.backbone_macs / 1e9:,.3f} G backbone MACs for {cost.clip_seconds:g} s"
     )
-    lines = [f"{out}: {whole.summary()}", *budget, size, *recovery_lines(recovery)]
-    emit(result, "\n".join(lines), as_json)
+    budget = [] if reached is None else [f"budget: {reached.summary()}"]
+    emit(result, "\n".join([f"{out}: {whole.summary()}", *budget, size, *recovery_lines(recovery)]), as_json)

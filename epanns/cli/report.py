@@ -52,11 +52,12 @@ def command(
     if all(map(is_run, folders)):
         _curves(folders, out, into, as_json)
         return
-    from epanns.records import failures_in, read_records
+    from epanns.records import read_records
     from epanns.reporting.quoted import quoted_markdown, quoted_rows
     from epanns.reporting.report import insert_table, write_report
+    from epanns.sweeps.journal import failures_in, failures_in_words
 
-    records, failures = read_records(folders), failures_in(folders)
+    records, failures = read_records(folders, remark=failures_in_words), failures_in(folders)
     report = write_report(records, out, quoted=quoted is not False, failures=failures)
     if into is not None and name is not None:
         with locked_file(into, wait=DRAWING_SECONDS):

@@ -73,7 +73,7 @@ def command(
     from epanns.pruning.ranking.criteria import needs_clips
     from epanns.reporting.figures.sensitivity import describe_clips, describe_settings, write_figures
     from epanns.stages.sensitivity import SensitivityConfig, measure_sensitivity
-    from epanns.training.run.validation import constant_map
+    from epanns.training.validation import constant_map
     from epanns.workfolder import DRAWING_SECONDS, WorkFolder
 
     if settings["recover"] == "none" and not needs_clips(settings["criterion"]) and calibration is not None:

@@ -25,7 +25,7 @@ def command(experiment: Path, out: Path, jobs: int, data_root: Path | None, as_j
     """
     import dataclasses
 
-    from epanns.process_memory import keep_freed_memory
+    from epanns.process import keep_freed_memory
     from epanns.sweeps.experiment import load_experiment
     from epanns.sweeps.runner import run_experiment
 

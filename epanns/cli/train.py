@@ -31,15 +31,15 @@ from epanns.cli.shared.training_options import (
 from epanns.cli.shared.training_progress import training_progress
 from epanns.distributed import rank
 from epanns.errors import EpannsError, Interrupted, TrainingError
-from epanns.training.run.metrics import CURVE, STEP_0_KEPT, TABLE
-from epanns.training.settings.config import TrainingConfig
-from epanns.training.settings.run_options import SAVE_EVERY
+from epanns.training.config import TrainingConfig
+from epanns.training.loop import SAVE_EVERY
+from epanns.training.metrics import CURVE, STEP_0_KEPT, TABLE
 from epanns.workfolder import DRAWING_SECONDS, WorkFolder
 
 if TYPE_CHECKING:
     from epanns.data.batches.dataset import PackDataset
     from epanns.models.tagger import Tagger
-    from epanns.training.run.finetune import TrainingResult
+    from epanns.training.finetune import TrainingResult
 
 # Random weights have no trained backbone to freeze and no teacher.
 _RECIPE = Recipe(
@@ -141,7 +141,7 @@ def require_place(
     **_: Any,
 ) -> None:
     """Raise `OutputError` if ``--out`` holds something else, before data and network are read."""
-    from epanns.training.run.run_folder import require_run_folder
+    from epanns.training.run_folder import require_run_folder
 
     require_run_folder(out, None if fresh else config, model=model, unknown=unknown)
 
@@ -182,8 +182,8 @@ def run(
 ) -> None:
     """Train a network with the options of the command line and print the result."""
     from epanns.stages.finetune import require_clips, require_trainable, validation_on
-    from epanns.training.run.finetune import finetune
-    from epanns.training.run.metrics import require_tensorboard
+    from epanns.training.finetune import finetune
+    from epanns.training.metrics import require_tensorboard
 
     if tensorboard:
         require_tensorboard()

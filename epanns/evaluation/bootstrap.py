@@ -1,4 +1,4 @@
-"""Bootstrap intervals of mAP and accuracy, over clips or groups of clips.
+"""Bootstrap intervals of mAP, of means over clips and of correlations, over clips or groups of clips.
 
 Clips of one recording are similar, so an interval over single clips is too narrow. An interval over groups draws whole
 recordings (the cluster bootstrap; Davison and Hinkley 1997, 3.8).
@@ -51,18 +51,50 @@ def mean_average_precision_interval(
     return _percentiles(np.concatenate(values), confidence)
 
 
-def accuracy_interval(
-    is_right: NDArray[np.bool_],
+def mean_interval(
+    values: NDArray[np.bool_] | NDArray[np.float64],
     *,
     resamples: int = 1000,
     confidence: float = 0.95,
     seed: int = 0,
     groups: ArrayLike | None = None,
 ) -> tuple[float, float] | None:
-    """Return the percentile bootstrap interval of accuracy, over the same resamples as that of mAP.
+    """Return the percentile bootstrap interval of a mean over clips, over the same resamples as that of mAP.
 
     Args:
-        is_right: ``(clips,)`` bool: whether the clip is classified correctly.
+        values: ``(clips,)``: a value of each clip, or whether it is classified correctly (for accuracy). Clips with
+            NaN are left out of the mean.
+        resamples: Number of resamples; 0 returns None.
+        confidence: Fraction of resamples inside the interval, in (0, 1).
+        seed: Seed of the draws.
+        groups: ``(clips,)``: Name or number of each clip's group, to draw groups instead of clips.
+    """
+    defined = ~np.isnan(values)
+    if resamples == 0 or not defined.any():
+        return None
+    means = []
+    for weights in resampled_weights(len(values), resamples, seed, groups=groups):
+        total = weights[:, defined].sum(axis=1)
+        means.append(np.where(total > 0, weights[:, defined] @ values[defined] / np.maximum(total, 1), np.nan))
+    return _percentiles(np.concatenate(means), confidence)
+
+
+def mean_correlation_interval(
+    one: NDArray[np.float64],
+    other: NDArray[np.float64],
+    *,
+    resamples: int = 1000,
+    confidence: float = 0.95,
+    seed: int = 0,
+    groups: ArrayLike | None = None,
+) -> tuple[float, float] | None:
+    """Return the percentile bootstrap interval of the mean correlation of columns, over the resamples of mAP.
+
+    Columns that do not vary in a resample are left out of its mean.
+
+    Args:
+        one: ``(clips, classes)``, with at least one column that varies in both arrays.
+        other: Of the same shape.
         resamples: Number of resamples; 0 returns None.
         confidence: Fraction of resamples inside the interval, in (0, 1).
         seed: Seed of the draws.
@@ -70,9 +102,12 @@ def accuracy_interval(
     """
     if resamples == 0:
         return None
-    draws = resampled_weights(len(is_right), resamples, seed, groups=groups)
-    values = np.concatenate([weights @ is_right / weights.sum(axis=1) for weights in draws])
-    return _percentiles(values, confidence)
+    values = []
+    for weights in resampled_weights(len(one), resamples, seed, groups=groups):
+        correlations = weighted_correlation(one, other, weights)
+        n_defined = np.isfinite(correlations).sum(axis=1)
+        values.append(np.where(n_defined > 0, np.nansum(correlations, axis=1) / np.maximum(n_defined, 1), np.nan))
+    return _percentiles(np.concatenate(values), confidence)
 
 
 def resampled_weights(
@@ -131,3 +166,41 @@ def weighted_average_precision(
     precision = positives / np.maximum(drawn, np.finfo(np.float64).tiny)
     total = positives[:, -1]
     return np.where(total > 0, (gained * precision).sum(axis=1) / np.where(total > 0, total, 1.0), np.nan)
+
+
+# Smallest range of a varying column, as a share of its largest magnitude: a few roundings of float32.
+_VARIES = 1e-6
+
+
+def weighted_correlation(
+    one: NDArray[np.float64], other: NDArray[np.float64], weights: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Return Pearson's correlation of each column for each row of clip weights.
+
+    Args:
+        one: ``(clips, classes)``.
+        other: Of the same shape.
+        weights: ``(rows, clips)``, >= 0, with a positive sum in each row.
+
+    Returns:
+        ``(rows, classes)`` in [-1, 1], NaN where a column does not vary: where it has the same value on all clips, up
+        to rounding, or on all clips of positive weight.
+    """
+    weights = weights / weights.sum(axis=1, keepdims=True)
+    x, y = (_centred(values) for values in (one, other))
+    mean_x, mean_y = weights @ x, weights @ y
+    square_x, square_y = weights @ (x * x), weights @ (y * y)
+    variance_x, variance_y = square_x - mean_x * mean_x, square_y - mean_y * mean_y
+    covariance = weights @ (x * y) - mean_x * mean_y
+    # Where all weight is on equal values, the difference of the squares is a rounding of 0.
+    varies = (variance_x > 1e-12 * square_x) & (variance_y > 1e-12 * square_y)
+    scale = np.sqrt(np.where(varies, variance_x * variance_y, 1.0))
+    return np.where(varies, np.clip(covariance / scale, -1.0, 1.0), np.nan)  # rounding passes 1 by 1e-16
+
+
+def _centred(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Subtract the mean of each column, and divide by its range; columns that do not vary become 0."""
+    spans, largest = np.ptp(values, axis=0), np.abs(values).max(axis=0)
+    varies = spans > _VARIES * largest
+    centred: NDArray[np.float64] = (values - values.mean(axis=0)) / np.where(varies, spans, 1.0)
+    return np.where(varies, centred, 0.0)

@@ -13,7 +13,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from epanns.data.datasets.splits import groups_by_pattern
 from epanns.errors import DataError
-from epanns.evaluation.bootstrap import accuracy_interval, mean_average_precision_interval
+from epanns.evaluation.bootstrap import mean_average_precision_interval, mean_interval
 from epanns.evaluation.predict import Predictions
 from epanns.evaluation.protocol import EvaluationProtocol
 from epanns.evaluation.scores import ClassScore, GroupIntervals, Scores
@@ -81,7 +81,7 @@ def evaluate(
             predictions.target, predictions.scores, resamples=bootstrap, seed=seed
         ),
         accuracy=None if is_right is None else float(is_right.mean()),
-        accuracy_interval=None if is_right is None else accuracy_interval(is_right, resamples=bootstrap, seed=seed),
+        accuracy_interval=None if is_right is None else mean_interval(is_right, resamples=bootstrap, seed=seed),
         by_group=None
         if groups is None
         else GroupIntervals(
@@ -90,7 +90,7 @@ def evaluate(
             mean_average_precision_interval(
                 predictions.target, predictions.scores, resamples=bootstrap, seed=seed, groups=groups
             ),
-            None if is_right is None else accuracy_interval(is_right, resamples=bootstrap, seed=seed, groups=groups),
+            None if is_right is None else mean_interval(is_right, resamples=bootstrap, seed=seed, groups=groups),
         ),
         resamples=bootstrap,
         seed=seed,

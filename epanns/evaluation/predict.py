@@ -2,8 +2,9 @@
 
 import itertools
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from epanns.audio.waveform import WaveformStream
-from epanns.data.batches.compatibility import require_same_task
+from epanns.data.batches.compatibility import require_same_rate, require_same_task
 from epanns.data.batches.dataset import ClipBatch, PackDataset
 from epanns.data.batches.loader import make_loader
 from epanns.data.batches.sampler import sequential_batches
@@ -39,6 +40,8 @@ class Predictions:
         target: ``(clips, classes)`` bool.
         mean_samples: Mean number of samples of the clips without padding.
         task: Task of the network: ``multi-label``, or ``single-label`` with one class per clip.
+        logits: ``(clips, classes)`` float32, means over the windows of a clip where the protocol has windows; None
+            where only scores are known.
     """
 
     clip_ids: tuple[str, ...]
@@ -46,6 +49,7 @@ class Predictions:
     target: NDArray[np.bool_]
     mean_samples: float = 0.0
     task: str = "multi-label"
+    logits: NDArray[np.float32] | None = None
 
 
 def predict(
@@ -56,18 +60,21 @@ def predict(
     batch_size: int = 32,
     workers: int = 0,
     progress: Progress | None = None,
+    same_classes: bool = True,
 ) -> Predictions:
     """Score every clip of a pack on the model's device, in evaluation mode; the model is left unchanged.
 
     Each of several processes scores its share of the clips and returns the scores of all clips.
 
     Args:
-        model: Tagger whose classes and sample rate are those of the pack.
+        model: Tagger whose sample rate is that of the pack.
         dataset: Clips to score, in their order.
         protocol: Whole clip (default) or windows.
         batch_size: Number of clips read at once, and largest number of clips or windows in one forward pass.
         workers: Number of processes that read clips; 0 reads in this process.
         progress: Called after each batch with the number of clips that this process has scored and will score.
+        same_classes: Whether the pack must have the model's classes. If not, `Predictions.target` has the pack's own
+            classes, and may have another number of columns than the scores.
 
     Raises:
         ConfigError: If model and pack differ in sample rate or classes, clips of a single-label network have no or
@@ -75,14 +82,15 @@ def predict(
         PackError: If the pack has no clip.
         CheckpointError: If a score is not finite.
     """
-    require_same_task(model, dataset)
+    (require_same_task if same_classes else require_same_rate)(model, dataset)
     if len(dataset) == 0:
         raise PackError("the pack has no clip: nothing to evaluate")
     if protocol is not None:
         refuse_unknown_lengths(dataset, protocol)
     clip_ids: list[str] = []
     scores = [torch.empty(0, model.spec.num_classes, dtype=torch.float64)]
-    target = [torch.empty(0, model.spec.num_classes, dtype=torch.bool)]
+    logits = [torch.empty(0, model.spec.num_classes)]
+    target = [torch.empty(0, len(dataset.labels), dtype=torch.bool)]
     device, n_samples = next(model.parameters()).device, 0
     batches = sequential_batches(len(dataset), batch_size, rank=rank(), world_size=world_size())
     with evaluation_mode(model), channels_last(model), batch_norms_folded(model), torch.no_grad():
@@ -90,7 +98,8 @@ def predict(
             clipwise = score_batch(model, batch.to(device), protocol or EvaluationProtocol(), batch_size)
             clip_ids += batch.clip_ids
             n_samples += int(batch.n_samples.sum())
-            scores.append(clipwise.double().cpu())
+            scores.append(clipwise.scores.double().cpu())
+            logits.append(clipwise.logits.float().cpu())
             target.append(batch.target.cpu())
             if progress is not None:
                 progress(len(clip_ids), sum(map(len, batches)))
@@ -100,6 +109,7 @@ def predict(
         target=gather_rows(torch.cat(target)).numpy(),
         mean_samples=sum(gather(n_samples)) / len(dataset),
         task=model.spec.task,
+        logits=gather_rows(torch.cat(logits)).numpy(),
     )
     broken = np.flatnonzero(~np.isfinite(predictions.scores).all(axis=1))
     if len(broken):
@@ -177,27 +187,41 @@ def pieces_of(batch: ClipBatch, protocol: EvaluationProtocol, sample_rate: int) 
     return [cut_windows(clip[:length], window, hop) for clip, length in zip(waveform, lengths, strict=True)]
 
 
-def score_batch(model: Tagger, batch: ClipBatch, protocol: EvaluationProtocol, batch_size: int) -> Tensor:
-    """Return the probabilities ``(clips, classes)`` of a batch on the model's device, in the present mode."""
+class ClipScores(NamedTuple):
+    """Scores in [0, 1] and logits of a batch of clips, each ``(clips, classes)``."""
+
+    scores: Tensor
+    logits: Tensor
+
+
+def score_batch(model: Tagger, batch: ClipBatch, protocol: EvaluationProtocol, batch_size: int) -> ClipScores:
+    """Return the scores of a batch and its logits, means over windows, on the model's device, in the present mode."""
     waveform = batch.float_waveform()
     if protocol.own_length:
         lengths = batch.n_samples.clamp(min=1)
-        scores = waveform.new_empty(len(batch), model.spec.num_classes)
+        found = ClipScores(*(waveform.new_empty(len(batch), model.spec.num_classes) for _ in ClipScores._fields))
         for length in sorted(set(lengths.tolist())):
             equal = lengths == length
-            outputs = in_passes(model, waveform[equal, :length], batch_size)
-            scores[equal] = torch.cat([output["clipwise_output"] for output in outputs])
-        return scores
+            for whole, part in zip(found, _joined(in_passes(model, waveform[equal, :length], batch_size)), strict=True):
+                whole[equal] = part
+        return found
     if protocol.window is None:
-        return torch.cat([output["clipwise_output"] for output in in_passes(model, waveform, batch_size)])
+        return _joined(in_passes(model, waveform, batch_size))
     clips = pieces_of(batch, protocol, model.spec.front_end.sample_rate)
-    outputs = in_passes(model, torch.cat(clips), batch_size)
-    counts = [len(windows) for windows in clips]
-    logits = torch.split(torch.cat([output["clipwise_logits"] for output in outputs]), counts)
-    probabilities = torch.split(torch.cat([output["clipwise_output"] for output in outputs]), counts)
+    by_clip = [
+        torch.split(part, [len(windows) for windows in clips])
+        for part in _joined(in_passes(model, torch.cat(clips), batch_size))
+    ]
     aggregate = AGGREGATES[protocol.aggregate]
     activation = model.spec.activation
-    return torch.stack([aggregate(*scores, activation) for scores in zip(logits, probabilities, strict=True)])
+    scores = [aggregate(logits, probabilities, activation) for probabilities, logits in zip(*by_clip, strict=True)]
+    return ClipScores(torch.stack(scores), torch.stack([logits.mean(dim=0) for logits in by_clip[1]]))
+
+
+def _joined(outputs: Sequence[ModelOutput]) -> ClipScores:
+    """Join the outputs of several forward passes."""
+    scores, logits = ([output[key] for output in outputs] for key in ("clipwise_output", "clipwise_logits"))
+    return ClipScores(torch.cat(scores), torch.cat(logits))
 
 
 @dataclass(frozen=True)

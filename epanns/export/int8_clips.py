@@ -117,7 +117,7 @@ def compare(
         for done, clip in enumerate(clips, start=1):
             batch = dataset[clip]
             for network, found in zip((original, other), scores, strict=True):
-                found.append(score_batch(network, batch, protocol or EvaluationProtocol(), _BATCH_SIZE).numpy())
+                found.append(score_batch(network, batch, protocol or EvaluationProtocol(), _BATCH_SIZE).scores.numpy())
             if progress is not None:
                 progress(done, len(clips))
     same_classes = dataset.labels.names == original.labels.names

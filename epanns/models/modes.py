@@ -8,22 +8,15 @@ from torch import nn
 
 
 @contextmanager
-def modes_restored(model: nn.Module) -> Iterator[None]:
-    """Restore the training flag of every module at the end, by name: pruning and copying replace modules."""
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Put every module in evaluation mode and restore its flag, by name: pruning and copying replace modules."""
     was_training = {name: module.training for name, module in model.named_modules()}
+    model.eval()
     try:
         yield
     finally:
         for name, module in model.named_modules():
             module.training = was_training[name]
-
-
-@contextmanager
-def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Put every module in evaluation mode, and restore its flag at the end."""
-    with modes_restored(model):
-        model.eval()
-        yield
 
 
 @contextmanager

@@ -4,32 +4,24 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from epanns import strict
 from epanns.errors import CheckpointError, PruningError
 from epanns.models.pruning_plan import PruningPlan
-from epanns.strict import ANY_TEXT, FINITE, TABLE, Rule, number, one_of, or_none, shown, table_problems
 
-SHA256 = Rule(
-    "64 hexadecimal digits",
-    lambda value: isinstance(value, str) and len(value) == 64 and set(value) <= set("0123456789abcdef"),
-)
-
-_WHOLE = Rule("a whole number", lambda value: type(value) is int)
-_LIST = Rule("a list", lambda value: isinstance(value, list | tuple))
-_FRACTION = number("a number in [0, 1]", lambda value: 0 <= value <= 1)
-_TRAINING: Mapping[str, Rule] = {"iterations": _WHOLE, "seed": _WHOLE}
+_TRAINING: Mapping[str, strict.Rule] = {"iterations": strict.WHOLE, "seed": strict.WHOLE}
 # Kind of operation -> its settings, required and optional ones; those of training may have others beside these.
-_SETTINGS: Mapping[str, tuple[Mapping[str, Rule], Mapping[str, Rule]]] = {
-    "train": ({}, {"training": TABLE}),
-    "prune": ({"criterion": ANY_TEXT, "ratios": TABLE, "seed": _WHOLE}, {"budget": TABLE}),
+_SETTINGS: Mapping[str, tuple[Mapping[str, strict.Rule], Mapping[str, strict.Rule]]] = {
+    "train": ({}, {"training": strict.TABLE}),
+    "prune": ({"criterion": strict.ANY_TEXT, "ratios": strict.TABLE, "seed": strict.WHOLE}, {"budget": strict.TABLE}),
     "recover": (
-        {"method": ANY_TEXT, "clips": _WHOLE},
-        {"errors": TABLE, "held_out": TABLE, "fit_to": ANY_TEXT, "ridge": FINITE}
-        | dict.fromkeys(("mixtures", "steps", "best_step", "seed"), _WHOLE),
+        {"method": strict.ANY_TEXT, "clips": strict.WHOLE},
+        {"errors": strict.TABLE, "held_out": strict.TABLE, "fit_to": strict.ANY_TEXT, "ridge": strict.FINITE}
+        | dict.fromkeys(("mixtures", "steps", "best_step", "seed"), strict.WHOLE),
     ),
-    "transfer": ({"kept": TABLE, "new": _LIST}, {}),
-    "finetune": ({}, {"training": TABLE}),
+    "transfer": ({"kept": strict.TABLE, "new": strict.LIST}, {}),
+    "finetune": ({}, {"training": strict.TABLE}),
 }
-_KIND = one_of(tuple(_SETTINGS))
+_KIND = strict.one_of(tuple(_SETTINGS))
 _TRAINS = ("train", "finetune")
 
 _DISTILLATION_WEIGHTS = ("distil_weight", "feature_weight")
@@ -124,17 +116,19 @@ class Provenance:
         """Return this provenance with one operation more at the end of the recipe."""
         return replace(self, recipe=(*self.recipe, Operation(kind, settings)))
 
-    def with_entries(self, given: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> "Provenance":
-        """Return this provenance with one entry appended to the recipe, or with a list of entries in its place.
+    def with_entry(self, entry: Mapping[str, Any]) -> "Provenance":
+        """Return this provenance with one entry of config.json more at the end of the recipe; errors: `with_recipe`."""
+        return replace(self, recipe=(*self.recipe, *self.with_recipe([entry]).recipe))
+
+    def with_recipe(self, entries: Sequence[Mapping[str, Any]]) -> "Provenance":
+        """Return this provenance with the entries of config.json as its recipe.
 
         Raises:
             CheckpointError: With the problems of the entries.
         """
-        entries = [given] if isinstance(given, Mapping) else given
         if problems := recipe_problems(entries):
             raise CheckpointError(f"{'; '.join(problems)}: give operations such as {{'step': 'recover', ...}}")
-        operations = tuple(map(Operation.from_dict, entries))
-        return replace(self, recipe=(*self.recipe, *operations) if isinstance(given, Mapping) else operations)
+        return replace(self, recipe=tuple(map(Operation.from_dict, entries)))
 
     @property
     def is_as_read(self) -> bool:
@@ -194,18 +188,14 @@ class Provenance:
 
     @classmethod
     def from_dict(cls, values: object, *, sha256: str | None = None) -> "Provenance":
-        """Read the value of ``provenance`` in config.json.
-
-        Args:
-            values: A value of any kind.
-            sha256: Of the weights beside it.
+        """Read the value of ``provenance`` in config.json; `sha256` is that of the weights beside it.
 
         Raises:
             CheckpointError: With every problem.
         """
         if not isinstance(values, Mapping):
-            raise CheckpointError(f"provenance={shown(values)}: must be a table")
-        problems = table_problems(values, _RULES, required=_RULES, prefix="provenance.")
+            raise CheckpointError(f"provenance={strict.shown(values)}: must be a table")
+        problems = strict.table_problems(values, _RULES, required=_RULES, prefix="provenance.")
         if isinstance(values.get("recipe"), list):
             problems += [f"provenance.{problem}" for problem in recipe_problems(values["recipe"])]
         plan = values.get("plan")
@@ -221,16 +211,16 @@ class Provenance:
         return cls(**{**values, **lists, "plan": plan, "sha256": sha256, "n_read": len(recipe)})
 
 
-_RULES: Mapping[str, Rule] = {
-    "source": ANY_TEXT,
-    "parent_sha256": or_none(replace(SHA256, text=f"null or {SHA256.text}")),
-    "plan": or_none(replace(TABLE, text="null or a table")),
-    "recipe": replace(_LIST, text="a list of operations"),
-    "assumed": Rule(
+_RULES: Mapping[str, strict.Rule] = {
+    "source": strict.ANY_TEXT,
+    "parent_sha256": strict.or_none(replace(strict.SHA256, text=f"null or {strict.SHA256.text}")),
+    "plan": strict.or_none(replace(strict.TABLE, text="null or a table")),
+    "recipe": replace(strict.LIST, text="a list of operations"),
+    "assumed": strict.Rule(
         "a list of text", lambda value: isinstance(value, list) and all(isinstance(each, str) for each in value)
     ),
-    "width": or_none(number("null or a number in (0, 8]", lambda value: 0 < value <= 8)),
-    "versions": TABLE,
+    "width": strict.or_none(strict.number("null or a number in (0, 8]", lambda value: 0 < value <= 8)),
+    "versions": strict.TABLE,
 }
 
 
@@ -240,7 +230,7 @@ def recipe_problems(recipe: Sequence[object]) -> list[str]:
     for place, entry in enumerate(recipe, start=1):
         where = f"recipe, operation {place}"
         if not isinstance(entry, Mapping):
-            found.append(f"{where}={shown(entry)}: must be a table")
+            found.append(f"{where}={strict.shown(entry)}: must be a table")
             continue
         kind = entry.get("step")
         if not isinstance(kind, str) or kind not in _SETTINGS:
@@ -250,12 +240,12 @@ def recipe_problems(recipe: Sequence[object]) -> list[str]:
         rules = {**required, **optional}
         settings = {key: value for key, value in entry.items() if key != "step"}
         known = {key: value for key, value in settings.items() if key in rules} if kind in _TRAINS else settings
-        problems = table_problems(known, rules, required=required)
+        problems = strict.table_problems(known, rules, required=required)
         if isinstance(training := known.get("training"), Mapping):
             read = {key: value for key, value in training.items() if key in _TRAINING}
-            problems += table_problems(read, _TRAINING, required=_TRAINING, prefix="training.")
+            problems += strict.table_problems(read, _TRAINING, required=_TRAINING, prefix="training.")
         if kind == "prune" and isinstance(ratios := settings.get("ratios"), Mapping):
-            of_ratios = (_FRACTION.problem(f"ratios[{layer!r}]", ratio) for layer, ratio in ratios.items())
+            of_ratios = (strict.FRACTION.problem(f"ratios[{layer!r}]", ratio) for layer, ratio in ratios.items())
             problems += [problem for problem in of_ratios if problem is not None]
         found += [f"{where} ({kind}): {problem}" for problem in problems]
     return found

@@ -9,7 +9,7 @@ from typing import Any
 from epanns.atomic import sha256_of_json
 from epanns.errors import ConfigError, PruningError, did_you_mean
 from epanns.models.spec import ModelSpec
-from epanns.strict import ANY_TEXT, TABLE, Rule, number, shown, table_problems, value_problems
+from epanns.strict import ANY_TEXT, LIST, RATIO, TABLE, WHOLE, Rule, shown, table_problems, value_problems
 
 _FORMAT = "epanns-plan/1"
 _SHOWN = 12  # changed layers that a summary lists
@@ -122,9 +122,9 @@ class PruningPlan:
         problems = table_problems(given, _RULES, required=_RULES)
         if not problems:
             problems = value_problems(
-                given["kept_channels"], dict.fromkeys(given["kept_channels"], _CHANNELS), prefix="kept_channels of "
+                given["kept_channels"], dict.fromkeys(given["kept_channels"], LIST), prefix="kept_channels of "
             )
-            problems += value_problems(given["ratios"], dict.fromkeys(given["ratios"], _RATIO), prefix="ratio of ")
+            problems += value_problems(given["ratios"], dict.fromkeys(given["ratios"], RATIO), prefix="ratio of ")
         if problems:
             raise PruningError("pruning plan: " + "; ".join(problems))
         try:
@@ -139,10 +139,8 @@ _RULES: Mapping[str, Rule] = {
     "kept_channels": TABLE,
     "criterion": ANY_TEXT,
     "ratios": TABLE,
-    "seed": Rule("a whole number", lambda value: type(value) is int),
+    "seed": WHOLE,
 }
-_CHANNELS = Rule("a list", lambda value: isinstance(value, list))
-_RATIO = number("a number in [0, 1)", lambda value: 0 <= value < 1)
 
 
 def compose(first: PruningPlan, second: PruningPlan) -> PruningPlan:

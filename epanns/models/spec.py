@@ -283,9 +283,6 @@ class ModelSpec:
     def from_dict(cls, values: object) -> "ModelSpec":
         """Read the form of `to_dict`.
 
-        Args:
-            values: A value of any kind.
-
         Raises:
             ConfigError: With every problem.
         """

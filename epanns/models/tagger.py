@@ -17,6 +17,7 @@ from epanns.clip_random import dropout
 from epanns.errors import CheckpointError, ConfigError
 from epanns.labels import LabelSet
 from epanns.models.layers.convolution import linear
+from epanns.models.layers.mixup import mix_pairs
 from epanns.models.layers.pooling import ModelOutput, pool_clip, probabilities_of
 from epanns.models.provenance import Provenance
 from epanns.models.spec import ModelSpec
@@ -319,22 +320,6 @@ def on_first(part: Callable[[Tensor], Tensor], features: Features) -> Features:
     """Apply `part` to the first tensor of `features`; the other tensors are passed on unchanged."""
     first, *others = features
     return (part(first), *others)
-
-
-def mix_pairs(features: Tensor, mixup_lambda: Tensor | None) -> Tensor:
-    """Mix clip 2i with clip 2i + 1 of ``(batch, ...)``, the first one weighted by ``mixup_lambda (batch / 2,)``.
-
-    Raises:
-        ConfigError: If there is not one weight for each pair.
-    """
-    if mixup_lambda is None:
-        return features
-    if mixup_lambda.shape != (len(features) / 2,):
-        raise ConfigError(
-            f"mixup_lambda of shape {tuple(mixup_lambda.shape)} for {len(features)} clips: give one per pair"
-        )
-    weight = mixup_lambda.to(features).reshape(-1, *[1] * (features.dim() - 1))
-    return features[0::2] * weight + features[1::2] * (1 - weight)
 
 
 def _check_and_drop_front_end(module: nn.Module, state_dict: dict[str, Any], prefix: str, *_: object) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
+from epanns import strict
 from epanns.errors import PruningError, did_you_mean
 from epanns.pruning.budgets.allocators import allocator_named
 from epanns.pruning.budgets.budget import Budget
@@ -15,30 +16,11 @@ from epanns.pruning.budgets.widths_for_budget import Allocator
 from epanns.pruning.ranking.criteria import criterion_named
 from epanns.pruning.rounding import refuse_ratio
 from epanns.safe_text import printable
-from epanns.strict import (
-    BOOLEAN,
-    FINITE,
-    PATH,
-    TEXT,
-    Rule,
-    integer,
-    is_finite,
-    list_of,
-    number,
-    one_of,
-    or_none,
-    shown,
-    table_problems,
-)
 from epanns.text_files import read_json, read_toml
 
 BUDGET_KINDS = ("params", "macs", "bytes", "latency")
 # Kinds of budgets in experiments. A latency is measured, so the same trial would give another plan each time.
 _EXPERIMENT_KINDS = ("params", "macs", "bytes")
-
-
-def _is_ratio(value: object) -> bool:
-    return is_finite(value) and 0 <= value < 1  # type: ignore[operator]
 
 
 def _is_budget(value: object) -> bool:
@@ -53,12 +35,13 @@ def _budget_of(text: str) -> Budget:
     return Budget.parse(kind, amount)
 
 
-RATIO = Rule("a number in [0, 1)", _is_ratio)
-RATIOS = Rule(
+RATIOS = strict.Rule(
     "a table of numbers in [0, 1), at least one of them above 0",
-    lambda value: isinstance(value, Mapping) and all(map(_is_ratio, value.values())) and any(value.values()),
+    lambda value: isinstance(value, Mapping) and all(map(strict.RATIO.holds, value.values())) and any(value.values()),
 )
-BUDGET = Rule(f"kind ({', '.join(_EXPERIMENT_KINDS)}) and amount, such as 'macs 0.25' or 'params 1M'", _is_budget)
+BUDGET = strict.Rule(
+    f"kind ({', '.join(_EXPERIMENT_KINDS)}) and amount, such as 'macs 0.25' or 'params 1M'", _is_budget
+)
 
 
 @dataclass(frozen=True)
@@ -156,7 +139,7 @@ class PruningConfig:
             PruningError: With every unknown key and wrong value, or the first contradiction.
         """
         given = {key: value for key, value in table.items() if value is not None}
-        if problems := table_problems(given, _RULES):
+        if problems := strict.table_problems(given, _RULES):
             raise PruningError("; ".join(problems))
         ways = {key: given.get(key) for key in table if key in _WAYS} or dict.fromkeys(_WAYS)
         _require_one({names(key): value for key, value in ways.items()})
@@ -200,20 +183,22 @@ class PruningConfig:
 
 
 _WAYS = ("ratio", "ratios", *(f"target_{kind}" for kind in BUDGET_KINDS), "budget")
-_FILE_OR_RATIOS = Rule("a table or a file", lambda value: isinstance(value, Mapping | Path) or PATH.holds(value))
-_RULES: Mapping[str, Rule] = {
-    "ratio": FINITE,
+_FILE_OR_RATIOS = strict.Rule(
+    "a table or a file", lambda value: isinstance(value, Mapping | Path) or strict.PATH.holds(value)
+)
+_RULES: Mapping[str, strict.Rule] = {
+    "ratio": strict.FINITE,
     "ratios": _FILE_OR_RATIOS,
-    **{f"target_{kind}": TEXT for kind in BUDGET_KINDS},
+    **{f"target_{kind}": strict.TEXT for kind in BUDGET_KINDS},
     "budget": BUDGET,
-    "int8": BOOLEAN,
-    "layers": or_none(list_of(TEXT, "layers or blocks")),
-    "allocate": one_of(("uniform", "global", "sensitivity")),
-    "minimum": number("a number in [0, 1)", lambda value: 0 <= value < 1),
-    "sensitivity": Rule("a file", lambda value: isinstance(value, Path) or PATH.holds(value)),
-    "round_to": integer(1),
-    "criterion": TEXT,
-    "seed": integer(0),
+    "int8": strict.BOOLEAN,
+    "layers": strict.or_none(strict.list_of(strict.TEXT, "layers or blocks")),
+    "allocate": strict.one_of(("uniform", "global", "sensitivity")),
+    "minimum": strict.RATIO,
+    "sensitivity": strict.Rule("a file", lambda value: isinstance(value, Path) or strict.PATH.holds(value)),
+    "round_to": strict.integer(1),
+    "criterion": strict.TEXT,
+    "seed": strict.integer(0),
 }
 
 
@@ -290,9 +275,9 @@ def read_ratios(path: Path) -> dict[str, float]:
     for layer, ratio in _flattened(given):
         if layer in ratios:
             raise PruningError(f"{path}: {printable(layer)} is given twice; name each layer or block once")
-        if not is_finite(ratio):
+        if not strict.is_finite(ratio):
             raise PruningError(
-                f"{path}: {printable(layer)} = {shown(ratio)} must be a number in [0, 1), the fraction removed"
+                f"{path}: {printable(layer)} = {strict.shown(ratio)} must be a number in [0, 1), the fraction removed"
             )
         ratios[layer] = ratio
     return ratios

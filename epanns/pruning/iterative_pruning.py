@@ -14,8 +14,14 @@ from epanns.models.pruning_plan import PruningPlan, compose
 from epanns.models.tagger import Tagger
 from epanns.pruning.calibration_clips import ClipSource
 from epanns.pruning.config import PruningConfig
-from epanns.pruning.optimizer_check import refuse_lost_gradients, weight_marks
-from epanns.pruning.prune import apply_plan, plan_and_cost, plan_pruning, without_channels
+from epanns.pruning.prune import (
+    apply_plan,
+    plan_and_cost,
+    plan_pruning,
+    refuse_lost_gradients,
+    weight_marks,
+    without_channels,
+)
 
 SCHEDULES = ("linear", "geometric")
 

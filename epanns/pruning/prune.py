@@ -1,9 +1,10 @@
-"""Pruning in one round: from a network and a `PruningConfig` to a plan and the smaller network."""
+"""Pruning in one round: from a network and a `PruningConfig` to a plan and the smaller network; its optimizers."""
 
 import functools
+import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import Any, Unpack
+from typing import Unpack
 
 import torch
 from torch import Tensor, nn
@@ -26,8 +27,6 @@ from epanns.pruning.surgery import channel_groups, remove_channels
 def prune(
     model: Tagger,
     config: PruningConfig | None = None,
-    clips: ClipSource | None = None,
-    *,
     calibration: ClipSource | None = None,
     **keywords: Unpack[PruningKeywords],
 ) -> tuple[Tagger, PruningPlan]:
@@ -39,10 +38,9 @@ def prune(
     Args:
         model: The network; not touched. It may be frozen, in any mode and on any device.
         config: The settings; by default made of `keywords`.
-        clips: Calibration clips for criteria that measure clips (`epanns.pruning.ranking.criteria.NEEDS`): batches of
+        calibration: Clips for criteria that measure clips (`epanns.pruning.ranking.criteria.NEEDS`): batches of
             waveforms ``(batch, samples)`` float in [-1, 1], for ``taylor`` pairs of waveforms and targets ``(batch,
             classes)``.
-        calibration: Another name for `clips`.
         **keywords: Instead of `config`: ``ratio``, ``ratios`` or ``budget`` as in `Amount`, and ``criterion``,
             ``layers``, ``allocate``, ``round_to`` and ``seed`` as in `PruningConfig`. Without ``layers``, one ratio
             leaves at least one channel in each layer.
@@ -54,50 +52,38 @@ def prune(
 
     Raises:
         PruningError: If a ratio, layer or criterion cannot be used, a layer would lose no or every channel, or the
-            network cannot be pruned as it is (compiled, wrapped for several devices, shared parameters); if both a
-            config and keywords are given, or both `clips` and `calibration`.
+            network cannot be pruned as it is (compiled, wrapped for several devices, shared parameters), or if both a
+            config and keywords are given.
     """
     if config is not None and keywords:
         raise PruningError(f"config and {', '.join(keywords)}: give either a config or keywords")
-    if clips is not None and calibration is not None:
-        raise PruningError("clips and calibration are the same setting: give one of them")
     config = PruningConfig.of(**keywords) if config is None else config
-    _refuse_unprunable(model)
-    plan_, reached = _plan(model, config, calibration if clips is None else clips)
-    pruned = without_channels(model, plan_)
+    plan, reached = plan_and_cost(model, config, calibration)
+    pruned = without_channels(model, plan)
     if reached is not None:
         pruned.provenance = reached.recorded(pruned.provenance)
-    return pruned, _since_unpruned(model, plan_)
-
-
-def plan(model: Tagger, config: PruningConfig, clips: ClipSource | None = None) -> PruningPlan:
-    """Choose the channels to keep, without surgery, in the channel numbers of `model`; arguments as in `prune`."""
-    return plan_and_cost(model, config, clips)[0]
+    return pruned, _since_unpruned(model, plan)
 
 
 def plan_pruning(
     model: Tagger, *, calibration: ClipSource | None = None, **keywords: Unpack[PruningKeywords]
 ) -> PruningPlan:
-    """Return the plan of keywords, which are those of `prune`."""
-    return plan(model, PruningConfig.of(**keywords), calibration)
+    """Choose the channels to keep, without surgery, in the channel numbers of `model`; keywords as in `prune`."""
+    return plan_and_cost(model, PruningConfig.of(**keywords), calibration)[0]
 
 
 def plan_and_cost(
-    model: Tagger, config: PruningConfig, clips: ClipSource | None = None
+    model: Tagger, config: PruningConfig, calibration: ClipSource | None = None
 ) -> tuple[PruningPlan, BudgetResult | None]:
-    """Return the plan, and, where the config has a budget, what the pruned network costs; arguments as in `prune`."""
+    """Choose the channels to keep; return the plan and, for a budget, the cost of the pruned network, as in `prune`."""
     _refuse_unprunable(model)
-    return _plan(model, config, clips)
-
-
-def _plan(model: Tagger, config: PruningConfig, clips: ClipSource | None) -> tuple[PruningPlan, BudgetResult | None]:
     spec, budget = model.spec, config.budget
     ratios = _ratios_of(model, config) if budget is None else {}
     layers = _layers_of(model, config) if budget is not None else tuple(ratios)
 
     @functools.cache  # ranked once, and only after the widths are known to be possible
     def importance() -> dict[str, Tensor]:
-        return channel_importance(model, layers, criterion=config.criterion, seed=config.seed, calibration=clips)
+        return channel_importance(model, layers, criterion=config.criterion, seed=config.seed, calibration=calibration)
 
     def kept_of(widths: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
         return {layer: most_important(importance()[layer], width, layer=layer) for layer, width in widths.items()}
@@ -119,11 +105,8 @@ def _plan(model: Tagger, config: PruningConfig, clips: ClipSource | None) -> tup
 def widths_after(model: Tagger, config: PruningConfig) -> dict[str, int]:
     """Return layer -> channels that `prune` would leave, from the network's shape alone.
 
-    No channel is ranked and no weight is read, so the network may be on the meta device.
-
-    Args:
-        model: The network; not touched.
-        config: As in `prune`, with any budget but a latency, and the allocator ``uniform``.
+    The config may have any budget but a latency, and the allocator ``uniform``. No channel is ranked and no weight is
+    read, so the network may be on the meta device.
 
     Raises:
         PruningError: Wherever `prune` would refuse the config.
@@ -170,26 +153,23 @@ def _since_unpruned(model: Tagger, plan: PruningPlan) -> PruningPlan:
 
 
 def _ratios_of(model: Tagger, config: PruningConfig) -> dict[str, float]:
-    if config.amount.ratios is not None:
-        return ratio_per_layer(config.amount.ratios, **_names(model, config.amount.ratios))
-    assert config.amount.ratio is not None
-    return ratio_per_layer(dict.fromkeys(_layers_of(model, config), config.amount.ratio), **_names(model, ()))
+    ratios, ratio = config.amount.ratios, config.amount.ratio
+    if ratios is None:
+        assert ratio is not None
+        ratios = dict.fromkeys(_layers_of(model, config), ratio)
+    return ratio_per_layer(ratios, prunable=model.layer_names, protected=_protected(model, ratios))
 
 
 def _layers_of(model: Tagger, config: PruningConfig) -> tuple[str, ...]:
     if config.layers is None:
         return model.layer_names
-    return select_layers(config.layers, **_names(model, config.layers))
+    return select_layers(config.layers, prunable=model.layer_names, protected=_protected(model, config.layers))
 
 
-def _names(model: Tagger, names: Iterable[str]) -> dict[str, Any]:
-    """Return the prunable layers, and, if one of `names` is not prunable, the reasons."""
-    is_wrong = any(not layers_within(name, model.layer_names) for name in names)
-    return {"prunable": model.layer_names, "protected": _protected(model) if is_wrong else {}}
-
-
-def _protected(model: Tagger) -> dict[str, str]:
-    """Return the modules that have no width of their own, with the reason."""
+def _protected(model: Tagger, names: Iterable[str]) -> dict[str, str]:
+    """Return why modules have no width of their own; empty, without a trace, if all `names` are prunable."""
+    if all(layers_within(name, model.layer_names) for name in names):
+        return {}
     reasons = {name: "it is the classifier, its outputs are the classes" for name in model.classifier_names}
     reasons |= model.fixed_layers
     for lead, group in channel_groups(model).items():
@@ -234,3 +214,54 @@ def _refuse_unprunable(model: nn.Module) -> None:
             raise PruningError(f"{other} and {name} share one parameter, which surgery would part: untie them first")
     if problem := shape_difference(model, model.spec):
         raise PruningError(f"this {model.spec.name} differs from its spec, so it cannot be pruned: {problem}")
+
+
+def check_optimizer(optimizer: torch.optim.Optimizer, model: Tagger) -> None:
+    """Refuse an optimizer that was not made for this network as it is.
+
+    Pruning returns a network with new parameters. An optimizer of the network before keeps updating the old parameters:
+    the loss does not change, and no error is raised.
+
+    Raises:
+        PruningError: If the optimizer holds a parameter that is not the network's, or lacks a trainable one.
+    """
+    held = {id(weight) for group in optimizer.param_groups for weight in group["params"]}
+    own = {id(weight) for weight in model.parameters()}
+    lacking = [name for name, weight in model.named_parameters() if weight.requires_grad and id(weight) not in held]
+    foreign = len(held - own)
+    if not foreign and not lacking:
+        return
+    problems = [f"holds {foreign} of {len(held)} parameters that are not the network's"] if foreign else []
+    problems += [f"lacks {len(lacking)} trainable ones, first {lacking[0]}"] if lacking else []
+    raise PruningError(
+        f"this {type(optimizer).__name__} {' and '.join(problems)}: make a new one from the parameters of this network"
+    )
+
+
+def weight_marks(model: Tagger) -> dict[str, tuple[int, str]]:
+    """Return each parameter's version and sha256, to find out later whether it was written to.
+
+    Torch counts the writes to a tensor as its version, but not those of fused optimizers.
+    """
+    marks = {}
+    for name, weight in model.named_parameters():
+        values = weight.detach().cpu().contiguous().reshape(-1)
+        marks[name] = weight._version, hashlib.sha256(values.view(torch.uint8).numpy().tobytes()).hexdigest()
+    return marks
+
+
+def refuse_lost_gradients(model: Tagger, before: dict[str, tuple[int, str]], *, when: str) -> None:
+    """Refuse a training that computed gradients of a network and changed none of its weights.
+
+    This happens with an optimizer of another network. `before` are the `weight_marks` before the training, when there
+    were no gradients; `when` starts the message.
+
+    Raises:
+        PruningError: If there are gradients and no weight was written to.
+    """
+    has_gradients = any(weight.grad is not None for weight in model.parameters())
+    if has_gradients and weight_marks(model) == before:
+        raise PruningError(
+            f"{when} gradients were computed and no weight changed: the optimizer is not this network's; "
+            "make a new one after each round"
+        )

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import Any
 
-from epanns.csv_table import as_table, csv_rows_of
 from epanns.reporting.notation import MISSING, csv_text, escaped, markdown_table, megabytes, si, without_empty
+from epanns.text_files import as_table, csv_rows_of
 
 NOTE = (
     "Published by others on other data or under other protocols; not measured here and not to be ranked with the "

@@ -6,13 +6,14 @@ from pathlib import Path
 
 from epanns import atomic
 from epanns.errors import DataError, OutputError
-from epanns.records import Failure, RunRecord
+from epanns.records import RunRecord
 from epanns.reporting import tables
 from epanns.reporting.figures import style as figure
 from epanns.reporting.figures.pareto import measured_bands, pareto_figure, quoted_bands
 from epanns.reporting.quoted import quoted_csv, quoted_markdown, quoted_rows
 from epanns.reporting.rows import is_shown, rows_by_block
 from epanns.safe_text import path_name
+from epanns.sweeps.journal import Failure
 
 _QUOTED = ("quoted.md", "quoted.csv", "quoted.svg", "quoted.pdf", "quoted.png")
 _WRITTEN = ("table.md", "table.csv", "records.csv", "figure.svg", "figure.pdf", "figure.png", *_QUOTED)

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from epanns.records import STAGES, Failure, RunRecord
+from epanns.records import STAGES, RunRecord
 from epanns.reporting.notation import (
     MISSING,
     csv_text,
@@ -17,11 +17,12 @@ from epanns.reporting.notation import (
 )
 from epanns.reporting.rows import BlockKey, Estimate, Row
 from epanns.safe_text import printable
-from epanns.training.run.metrics import STEP_0_KEPT
+from epanns.sweeps.journal import Failure
+from epanns.training.metrics import STEP_0_KEPT
 
 FOOTNOTE = (
-    "mAP: macro average precision, mean ± sample standard deviation over seeds. *before*: the pruned network without "
-    "recovery or fine-tuning (unpruned: as trained); *recovered*: after recovery without labels; *fine-tuned*: after "
+    "mAP: macro average precision, mean ± sample standard deviation over seeds. *no recovery*: the pruned network "
+    "itself (unpruned: as trained); *recovered*: after recovery without labels; *fine-tuned*: after "
     "the given iterations. MACs: convolutions and linear layers, one multiply-add = 1, without the front end. "
     "MB: 10⁶ bytes of float32 parameters. In brackets: change from the unpruned network."
 )
@@ -153,7 +154,7 @@ def _at_stages(score: str, estimates: Callable[[Row], Mapping[str, Estimate]]) -
         return f"{estimate.mean:.3f}{spread}" + (" †" if stage in row.untrained else "")
 
     return {
-        f"{score} before": lambda row: cell(row, "dense", "pruned"),
+        f"{score} no recovery": lambda row: cell(row, "dense", "pruned"),
         f"{score} recovered": lambda row: cell(row, "recovered"),
         f"{score} fine-tuned": lambda row: cell(row, "finetuned"),
         f"{score} evaluated": lambda row: cell(row, "evaluated"),

@@ -6,11 +6,11 @@ from epanns.evaluation.metrics import mean_loss
 from epanns.evaluation.protocol import EvaluationProtocol
 from epanns.models.tagger import Tagger
 from epanns.stages.score import score
-from epanns.training.run.metrics import LOSS
-from epanns.training.run.validation import Validation, require_positives
-from epanns.training.settings.config import TrainingConfig
-from epanns.training.step.distillation import teacher_of
-from epanns.training.step.learner import require_learner
+from epanns.training.config import TrainingConfig
+from epanns.training.distillation import teacher_of
+from epanns.training.learner import require_learner
+from epanns.training.metrics import LOSS
+from epanns.training.validation import Validation, require_positives
 
 
 def require_trainable(model: Tagger, config: TrainingConfig, teacher: Tagger | None = None) -> None:

@@ -17,10 +17,10 @@ from epanns.pruning.calibration_clips import ClipSource
 from epanns.pruning.iterative_pruning import Between, prune_towards, widths_by_step
 from epanns.seeding import derive_seed
 from epanns.stages.finetune import require_clips, validation_on
-from epanns.training.run.finetune import finetune
-from epanns.training.run.metrics import STEP_0_KEPT
-from epanns.training.settings.config import TrainingConfig
-from epanns.training.settings.run_options import Log, RunOptions, no_log
+from epanns.training.config import TrainingConfig
+from epanns.training.finetune import finetune
+from epanns.training.loop import Log, RunOptions, no_log
+from epanns.training.metrics import STEP_0_KEPT
 from epanns.workfolder import Work, WorkFolder
 
 # Recovers a pruned network in place, given the network before pruning and the plan; returns a report.

@@ -85,7 +85,7 @@ def record_of_checkpoint(
         "checkpoint": f"{name}@{str(provenance.sha256)[:12]}",
         "packs": dataset.digest,
         "split": split,
-        "protocol": protocol.describe(),
+        "protocol": scores.protocol,
     }
     # By its settings reports distinguish recipes; the names of the classes of a transfer would fill a table.
     settings = {
@@ -108,7 +108,7 @@ def record_of_checkpoint(
         finetune_iterations=sum(training["iterations"] for training in trainings),
         seed=int(seeds[-1]),
         dataset=dataset.dataset_name,
-        protocol=protocol.describe(),
+        protocol=scores.protocol,
         clip_seconds=length,
         config={**identity, "recipe": settings},
         plan_digest=None if plan is None else plan.digest,

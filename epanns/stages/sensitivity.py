@@ -18,6 +18,7 @@ from epanns.models.pruning_plan import PruningPlan
 from epanns.models.tagger import Tagger
 from epanns.models.tensors import weights_digest
 from epanns.packages import versions
+from epanns.process import Stopped, StopRequest, catching_signals
 from epanns.pruning.budgets.sensitivity_table import FIGURES, RECORD, TABLE, SensitivityRecord, SensitivityRow
 from epanns.pruning.calibration_clips import CalibrationClips
 from epanns.pruning.config import Amount, PruningConfig
@@ -26,7 +27,6 @@ from epanns.pruning.ranking.criteria import NEEDS, most_important
 from epanns.pruning.ranking.importance import channel_importance
 from epanns.pruning.recovery.recover import recover
 from epanns.records import DECISIVE_PACKAGES
-from epanns.signals import Stopped, StopRequest, catching_signals
 from epanns.stages.score import device_of, score
 from epanns.workfolder import Work, WorkFolder
 

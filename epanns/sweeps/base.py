@@ -19,8 +19,7 @@ from epanns.pruning.recovery.batch_norm_reestimation import refuse_folded
 from epanns.safe_text import is_printable
 from epanns.strict import ANY_TEXT, BOOLEAN, PATH, TABLE, Rule, check_fields, error_messages, number
 from epanns.sweeps.journal import base_in_words
-from epanns.training.settings.config import TrainingConfig, frozen_in
-from epanns.training.settings.presets import read_training
+from epanns.training.config import TrainingConfig, frozen_in, read_training
 
 _LONGEST_NAME = 80
 _NO_PATH_OR = Rule(PATH.text, lambda value: value == "" or PATH.holds(value))

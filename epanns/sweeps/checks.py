@@ -27,9 +27,9 @@ from epanns.strict import error_messages
 from epanns.sweeps.base import BaseConfig, GivenNetwork, network_without_weights
 from epanns.sweeps.experiment import Experiment, pruning_of
 from epanns.sweeps.journal import amount_in_words
-from epanns.training.run.validation import indistinct, require_positives
-from epanns.training.settings.config import TrainingConfig, frozen_in
-from epanns.training.settings.run_options import Log, no_log
+from epanns.training.config import TrainingConfig, frozen_in
+from epanns.training.loop import Log, no_log
+from epanns.training.validation import indistinct, require_positives
 
 _SAMPLE_BYTES = 2  # of a clip that is held in 16 bit
 _FEWEST_CLIPS = 2  # that a criterion or a least-squares fit can be measured on

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 from epanns.errors import Interrupted
-from epanns.process_memory import keep_freed_memory
+from epanns.process import keep_freed_memory
 from epanns.sweeps.journal import TrialFolder
 
 _POLL_SECONDS = 0.5

@@ -12,7 +12,7 @@ from epanns.data.datasets.class_folders import read_folder
 from epanns.data.datasets.esc50 import read_esc50
 from epanns.data.datasets.fsd50k import read_fsd50k
 from epanns.data.datasets.synthetic import SYNTHETIC_RULES, SyntheticSettings, make_synthetic
-from epanns.data.manifests.manifest import Manifest, write_manifest
+from epanns.data.manifest import Manifest, write_manifest
 from epanns.data.packing.packer import pack_manifest
 from epanns.data.packs.pack_format import PackSettings
 from epanns.errors import ConfigError, OutputError

@@ -10,10 +10,11 @@ from typing import Any
 from epanns.atomic import sha256_of_json
 from epanns.errors import ConfigError
 from epanns.evaluation.protocol import PROTOCOL_RULES, EvaluationProtocol
-from epanns.pruning.config import BUDGET, RATIO, RATIOS, PruningConfig
+from epanns.pruning.config import BUDGET, RATIOS, PruningConfig
 from epanns.pruning.ranking.criteria import CRITERIA, NEEDS
 from epanns.pruning.recovery.recover import RECOVERIES, RECOVERY_NAMES, RecoverySettings, recovery_problem
 from epanns.strict import (
+    RATIO,
     TABLE,
     TEXT,
     Rule,
@@ -31,8 +32,8 @@ from epanns.strict import (
 from epanns.sweeps.base import BASE_RULES, BaseConfig, training_of
 from epanns.sweeps.data import DATA_RULES, DataConfig
 from epanns.text_files import parse_toml, read_toml
-from epanns.training.settings.config import TEACHER_WEIGHTS
-from epanns.training.step.distillation import require_teacher_weight
+from epanns.training.config import TEACHER_WEIGHTS
+from epanns.training.distillation import check_teacher_settings
 
 _RECOVERY = Rule(
     f"one of {', '.join(RECOVERY_NAMES)}",
@@ -161,7 +162,7 @@ def finetuning(table: Mapping[str, Any], *, seed: int | None = None) -> dict[str
     if "teacher" in table and teacher != TEACHER:
         raise ConfigError(f"teacher={shown(teacher)}: must be {TEACHER!r}, the trial's unpruned network")
     if teacher:
-        require_teacher_weight(training)
+        check_teacher_settings(training, has_teacher=True)
     elif training.teacher_weights:
         raise ConfigError(f"{' and '.join(TEACHER_WEIGHTS)} need a teacher: give teacher = {TEACHER!r}")
     settings = training.to_dict()

@@ -1,8 +1,9 @@
-"""The folder of a trial, whose files state whether it is done or failed, and the trial in words."""
+"""The folder of a trial, whose files state whether it is done or failed; failed trials, and trials in words."""
 
 import math
+import os
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,10 +12,10 @@ from typing import Any
 from epanns.atomic import write_json
 from epanns.errors import DataError
 from epanns.labels import DECISIVE_SCORES
-from epanns.records import RunRecord, failure_in, read_record
-from epanns.safe_text import printable
+from epanns.records import RunRecord, read_record
+from epanns.safe_text import is_path_name, path_name, printable
 from epanns.text_files import read_json
-from epanns.training.run.metrics import STEP_0_KEPT
+from epanns.training.metrics import STEP_0_KEPT
 from epanns.workfolder import WorkFolder
 
 
@@ -126,3 +127,75 @@ def amount_in_words(config: Mapping[str, Any]) -> str:
     amount = config["budget"] if "budget" in config else f"ratio {config['ratio']:g}"
     layers = config.get("layers")
     return printable(amount if layers is None else f"{amount} of {', '.join(layers)}")
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A trial of a sweep without a result: its folder, and the reason in one line."""
+
+    folder: Path
+    reason: str
+
+
+def failures_in(folders: Iterable[Path]) -> list[Failure]:
+    """Return the trials of every sweep below the folders that have no result, each once, sorted by path.
+
+    Raises:
+        DataError: If a ``sweep.json`` cannot be read.
+    """
+    # Sweeps below a folder, and the sweep whose ``trials`` it is; `read_records` refuses a folder that cannot be read.
+    places = [
+        place
+        for folder in folders
+        for place in (
+            *(
+                [folder.parent]
+                if folder.resolve().name == "trials" and (folder.parent / "sweep.json").is_file()
+                else []
+            ),
+            *(Path(parent) for parent, _, names in os.walk(folder) if "sweep.json" in names),
+        )
+    ]
+    sweeps = {sweep.resolve(): sweep for sweep in places}
+    failures = []
+    for sweep in sorted(sweeps.values()):
+        given = read_json(sweep / "sweep.json", error=DataError, remedy="run the sweep again")
+        trials = given.get("trials") if isinstance(given, dict) else None
+        if not isinstance(trials, list):
+            raise DataError(f"{sweep / 'sweep.json'}: trials must be a list of names; run the sweep again")
+        for trial in trials:
+            folder = sweep / "trials" / path_name(trial, f"{sweep / 'sweep.json'}: trials", DataError)
+            if not (folder / "result.json").exists():
+                failures.append(Failure(folder, failure_in(folder)))
+    return failures
+
+
+def failure_in(trial: Path) -> str:
+    """Return in one line why the trial of a folder has no result."""
+    if (trial / "error.json").exists():
+        if (found := _table_in(trial / "error.json")) is None:
+            return "error.json cannot be read"
+        message = found.get("message")
+        first, *_ = (message.splitlines() if isinstance(message, str) else []) or [""]
+        return first or str(found.get("kind") or "an error without a message")
+    base = (_table_in(trial / "config.json") or {}).get("base")
+    if is_path_name(base) and (trial.parent / str(base) / "error.json").exists():
+        return "its base failed"
+    return "it was not run to its end"
+
+
+def _table_in(path: Path) -> dict[str, Any] | None:
+    """Return the table of a small JSON file, or None where the file is missing or cannot be read."""
+    try:
+        found = read_json(path, error=DataError)
+    except DataError:
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def failures_in_words(folder: Path) -> str:
+    """Return the number of trials below a folder that have no result, and the first reason; empty if there is none."""
+    failures = failures_in([folder])
+    return (
+        f" {len(failures)} trials have no result, first {failures[0].folder}: {failures[0].reason}" if failures else ""
+    )

@@ -16,8 +16,8 @@ from epanns.atomic import write_json
 from epanns.data.batches.dataset import PackDataset
 from epanns.errors import Interrupted, OutputError
 from epanns.feedback import note
+from epanns.process import catching_signals
 from epanns.safe_text import path_name
-from epanns.signals import catching_signals
 from epanns.sweeps.base import GivenNetwork, read_given
 from epanns.sweeps.checks import DataFacts, refuse_impossible
 from epanns.sweeps.data import prepare_manifest, prepare_packs, replace_unused_data
@@ -25,7 +25,7 @@ from epanns.sweeps.experiment import Experiment, Trial
 from epanns.sweeps.journal import TrialFolder
 from epanns.sweeps.trial import run_trial
 from epanns.text_files import read_json
-from epanns.training.settings.run_options import Log, OnStep, no_log
+from epanns.training.loop import Log, OnStep, no_log
 from epanns.workfolder import Work, WorkFolder
 
 _POLL_SECONDS = 0.1

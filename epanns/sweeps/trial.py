@@ -32,9 +32,9 @@ from epanns.stages.finetune import validation_on
 from epanns.stages.score import device_of, recorded_width, score, scored_seconds
 from epanns.sweeps.experiment import pruning_of
 from epanns.sweeps.journal import TrialFolder
-from epanns.training.run.finetune import finetune
-from epanns.training.settings.config import TrainingConfig, frozen_in
-from epanns.training.settings.run_options import Log, OnStep, RunOptions, no_log
+from epanns.training.config import TrainingConfig, frozen_in
+from epanns.training.finetune import finetune
+from epanns.training.loop import Log, OnStep, RunOptions, no_log
 
 
 def run_trial(folder: TrialFolder, *, on_step: OnStep | None = None, log: Log = no_log) -> RunRecord:

@@ -107,7 +107,7 @@ def test_a_flac_of_unknown_length_that_is_cut_in_a_frame_is_refused(streamed_fla
             load_encoded(streamed_flac[:kept], "a", sample_rate=RATE)
 
 
-def test_bytes_are_read_as_files_are_where_a_codec_cannot_seek():
+def test_bytes_and_files_of_codecs_without_seeking_are_read_alike():
     file = io.BytesIO()
     soundfile.write(file, SOUND, RATE, format="WAV", subtype="GSM610")
     assert len(load_encoded(file.getvalue(), "a", sample_rate=RATE).samples) >= len(SOUND)

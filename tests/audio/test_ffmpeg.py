@@ -48,7 +48,7 @@ KINDS = [
 
 
 @pytest.mark.parametrize(("name", "codec", "rate"), KINDS)
-def test_containers_are_read_in_step_and_at_their_length(encode, name, codec, rate):
+def test_containers_are_decoded_without_shift_and_at_their_length(encode, name, codec, rate):
     path = encode(name, tone(3.0, rate)[None], rate, codec=codec)
     assert path.suffix in AUDIO_SUFFIXES
     loaded = load_waveform(path, sample_rate=RATE)
@@ -59,7 +59,7 @@ def test_containers_are_read_in_step_and_at_their_length(encode, name, codec, ra
 
 
 @pytest.mark.parametrize(("name", "codec", "rate"), KINDS)
-def test_bytes_are_read_as_files_are(encode, name, codec, rate):
+def test_bytes_and_files_are_read_alike(encode, name, codec, rate):
     path = encode(name, tone(1.0, rate)[None], rate, codec=codec)
     of_file, of_bytes = load_waveform(path, sample_rate=RATE), load_encoded(path.read_bytes(), "x", sample_rate=RATE)
     np.testing.assert_array_equal(of_file.samples, of_bytes.samples)
@@ -89,7 +89,7 @@ def test_a_cut_file_is_refused_by_its_header(encode, name, codec, share):
         load_waveform(path, sample_rate=RATE)
 
 
-def test_a_file_whose_contents_are_at_its_lost_end_is_refused(encode):
+def test_a_truncated_file_with_its_index_at_the_end_is_refused(encode):
     path = encode("a.m4a", tone(1.0, 44_100)[None], 44_100, codec="aac")
     path.write_bytes(path.read_bytes()[:-200])
     with pytest.raises(DataError, match=r"a\.m4a: cannot be decoded .*convert it to WAV or FLAC"):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import soundfile as sf
 
-from epanns.audio.flac_ogg import understated_total
+from epanns.audio.compressed import understated_total
 from epanns.audio.waveform import load_waveform
 
 RATE = 16_000
@@ -49,7 +49,7 @@ def test_sound_beyond_the_stated_total_is_read_and_counted(write, subtype, chann
     assert np.array_equal(part.samples, expected.samples[RATE * 3 // 2 : RATE * 5 // 2])
 
 
-def test_one_frame_too_few_shows_and_a_right_total_does_not():
+def test_a_total_is_understated_from_one_frame_on():
     for seconds in (0.01, 0.3, 1.0, 2.7):
         whole = flac(seconds)
         total = round(seconds * RATE)
@@ -59,10 +59,10 @@ def test_one_frame_too_few_shows_and_a_right_total_does_not():
         assert understated_total(BytesIO(stating(whole, total - 1)))[0] == total - 1
 
 
-def test_what_only_looks_like_a_frame_changes_no_sample(write, monkeypatch):
+def test_bytes_that_look_like_a_frame_change_no_sample(write, monkeypatch):
     whole = flac(1)
     expected = load_waveform(write(whole), sample_rate=RATE)
-    monkeypatch.setattr("epanns.audio.flac_ogg._end_of_frame", lambda header, block_size: 10**9)
+    monkeypatch.setattr("epanns.audio.compressed._end_of_frame", lambda header, block_size: 10**9)
     found = load_waveform(write(whole), sample_rate=RATE)
     assert np.array_equal(found.samples, expected.samples)
     assert (found.n_beyond_header, found.states_length) == (0, True)

@@ -9,8 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from epanns.audio import mel_filterbank
-from epanns.audio.mel_filterbank import slaney_filterbank, torchaudio_problem
+from epanns.audio import frontend
+from epanns.audio.frontend import slaney_filterbank, torchaudio_problem
 from epanns.feedback import Note
 
 needs_torchaudio = pytest.mark.skipif(torchaudio_problem() is not None, reason=f"torchaudio: {torchaudio_problem()}")
@@ -28,7 +28,7 @@ banks = st.fixed_dictionaries(
 
 
 def without_torchaudio(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mel_filterbank, "torchaudio_problem", lambda: "OSError: libc10_cuda.so")
+    monkeypatch.setattr(frontend, "torchaudio_problem", lambda: "OSError: libc10_cuda.so")
 
 
 @needs_torchaudio
@@ -69,7 +69,7 @@ def test_a_torchaudio_that_fails_is_replaced_and_named(tmp_path, error):
     code = (
         f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n"
         "import torch, epanns\n"
-        "from epanns.audio.mel_filterbank import torchaudio_problem\n"
+        "from epanns.audio.frontend import torchaudio_problem\n"
         "model = epanns.build_model('Cnn6', width=0.0625)\n"
         "model.train()(torch.zeros(2, 32_000))\n"
         "print(torchaudio_problem())"

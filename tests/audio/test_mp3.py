@@ -9,8 +9,8 @@ import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
 
-from epanns.audio.mp3 import FileBytes
-from epanns.audio.mp3 import mpeg_frames as frames_in
+from epanns.audio.compressed import FileBytes
+from epanns.audio.compressed import mpeg_frames as frames_in
 from epanns.audio.waveform import load_encoded, load_waveform
 from epanns.errors import DataError
 
@@ -72,7 +72,7 @@ def samples_of(content, rate=RATE):
 @pytest.mark.parametrize("channels", [1, 2])
 @pytest.mark.parametrize("rate", [44_100, 48_000, 22_050, 8_000])  # MPEG-1, 1, 2 and 2.5
 @pytest.mark.parametrize("kind", SOUNDS)
-def test_without_a_note_all_frames_are_read(kind, rate, channels, mode):
+def test_all_frames_are_read_without_a_xing_header(kind, rate, channels, mode):
     whole = mp3(kind, rate, channels, mode)
     note, sound_alone = split(whole)
     n_frames = len(frame_lengths(sound_alone))
@@ -85,7 +85,7 @@ def test_without_a_note_all_frames_are_read(kind, rate, channels, mode):
 
 
 @pytest.mark.parametrize("kind", SOUNDS)
-def test_without_a_note_the_samples_are_those_of_ffmpeg(kind):
+def test_samples_without_a_xing_header_equal_ffmpegs(kind):
     av = pytest.importorskip("av", reason="needs the extra av")
     _, sound_alone = split(mp3(kind))
     with av.open(io.BytesIO(sound_alone), format="mp3") as file:
@@ -93,14 +93,14 @@ def test_without_a_note_the_samples_are_those_of_ffmpeg(kind):
     np.testing.assert_allclose(samples_of(sound_alone), expected[DECODER_DELAY:], atol=1e-5)
 
 
-def test_a_file_is_read_as_its_bytes_are(tmp_path):
+def test_files_and_their_bytes_are_read_alike(tmp_path):
     _, sound_alone = split(mp3())
     path = tmp_path / "a.mp3"
     path.write_bytes(sound_alone)
     np.testing.assert_array_equal(load_waveform(path, sample_rate=RATE).samples, samples_of(sound_alone))
 
 
-def test_without_a_note_a_part_is_cut_out_by_start_and_duration(tmp_path):
+def test_a_part_without_a_xing_header_is_cut_out_by_start_and_duration(tmp_path):
     _, sound_alone = split(mp3("silence first"))
     path = tmp_path / "a.mp3"
     path.write_bytes(sound_alone)
@@ -137,13 +137,13 @@ def with_note(kind, sound_alone, count):
 
 @pytest.mark.parametrize("kind", ["VBRI", "Xing without a count", "Xing"])
 @pytest.mark.parametrize("share", [0, 0.5, 1])
-def test_notes_that_say_nothing_or_too_little_are_not_believed(kind, share):
+def test_xing_headers_that_state_nothing_or_too_little_are_ignored(kind, share):
     _, sound_alone = split(mp3())
     count = int(share * len(frame_lengths(sound_alone)))
     np.testing.assert_array_equal(samples_of(with_note(kind, sound_alone, count)), samples_of(sound_alone))
 
 
-def test_of_joined_files_each_is_heard():
+def test_joined_files_are_all_decoded():
     """The first one's note speaks of the first one only; the rest is counted."""
     one = mp3()
     joined = load_encoded(one + id3v2(3_000) + one, "a.mp3", sample_rate=RATE)
@@ -152,7 +152,7 @@ def test_of_joined_files_each_is_heard():
     assert abs(joined.n_beyond_header - 3 * RATE) < 4 * 1152
 
 
-def test_only_a_note_states_a_length(tmp_path):
+def test_only_a_xing_header_states_a_length(tmp_path):
     note, sound_alone = split(mp3())
     n_frames = len(frame_lengths(sound_alone))
     contents = {
@@ -175,7 +175,7 @@ def test_zeros_before_the_frames_change_nothing():
         np.testing.assert_array_equal(samples_of(bytes(3_000) + content), samples_of(content))
 
 
-def test_a_layer_that_is_not_counted_states_no_length():
+def test_other_mpeg_layers_state_no_length():
     """Of MPEG-1 layer II libsndfile computes a length from the file's size."""
     frame = b"\xff\xfd\x80\xc0".ljust(144 * 128_000 // 44_100, b"\0")  # 128 kbit/s, mono: silence
     loaded = load_encoded(frame * 40, "a.mp2", sample_rate=RATE)
@@ -196,7 +196,7 @@ def test_a_file_cut_in_a_frame_is_refused():
         samples_of((note + sound_alone)[:-1])
 
 
-def test_a_file_cut_between_frames_is_refused_by_its_note_or_the_manifest(tmp_path):
+def test_a_file_cut_between_frames_is_refused_by_its_xing_header_or_the_manifest(tmp_path):
     note, sound_alone = split(mp3())
     between = sum(frame_lengths(sound_alone)[:50])
     with pytest.raises(DataError, match=r"truncated: 1\.\d+ s where its header promises 3\.00 s; fetch the file again"):
@@ -209,7 +209,7 @@ def test_a_file_cut_between_frames_is_refused_by_its_note_or_the_manifest(tmp_pa
 
 
 @pytest.mark.parametrize("other", [{"rate": 48_000}, {"rate": 22_050}, {"channels": 2}])
-def test_a_change_on_the_way_is_refused(other):
+def test_a_changing_sample_rate_or_number_of_channels_is_refused(other):
     _, one = split(mp3())
     _, two = split(mp3(**other))
     for content in (one + two, two + one):
@@ -222,7 +222,7 @@ FRAMES = split(mp3(seconds=0.2))[1]
 
 
 @given(st.lists(NO_HEADERS, min_size=1, max_size=4))
-def test_frames_are_found_again_after_bytes_that_are_none(between):
+def test_frames_are_found_after_other_bytes(between):
     content = b"".join(FRAMES + junk for junk in between)
     assert mpeg_frames(content).n_frames == len(between) * len(frame_lengths(FRAMES))
 
@@ -241,7 +241,7 @@ def test_any_bytes_are_counted_without_an_error(parts):
 @given(st.binary(max_size=300), st.lists(st.tuples(st.integers(-400, 400), st.integers(-400, 400))), st.integers(1, 50))
 def test_bytes_of_a_file_are_sliced_like_bytes(content, parts, block):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("epanns.audio.mp3._BLOCK", block)
+        patch.setattr("epanns.audio.compressed._BLOCK", block)
         found = FileBytes(io.BytesIO(content))
         assert len(found) == len(content)
         for start, stop in parts:
@@ -249,10 +249,10 @@ def test_bytes_of_a_file_are_sliced_like_bytes(content, parts, block):
         assert found[:-3] + found[-3:] == content
 
 
-def test_frames_are_found_wherever_a_block_ends(monkeypatch):
+def test_frames_are_found_across_blocks(monkeypatch):
     _, sound_alone = split(mp3(seconds=0.5))
     content = b"\xff" * 40 + sound_alone + b"junk" * 30 + sound_alone
     whole = mpeg_frames(content)
     for block in (*range(2, 40), 1_000):
-        monkeypatch.setattr("epanns.audio.mp3._BLOCK", block)
+        monkeypatch.setattr("epanns.audio.compressed._BLOCK", block)
         assert mpeg_frames(content) == whole

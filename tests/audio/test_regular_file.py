@@ -36,7 +36,7 @@ def make(kind, path):
     ],
 )
 @pytest.mark.parametrize("is_linked", [False, True])
-def test_every_reader_of_sound_refuses_what_is_no_regular_file(tmp_path, monkeypatch, kind, words, is_linked):
+def test_every_reader_of_sound_requires_a_regular_file(tmp_path, monkeypatch, kind, words, is_linked):
     monkeypatch.chdir(tmp_path)  # the name of a socket is short
     path = Path("a.wav")
     make(kind, Path("target") if is_linked else path)

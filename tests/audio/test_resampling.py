@@ -18,7 +18,7 @@ def test_equal_rates_leave_the_samples_alone():
 
 @pytest.mark.parametrize("rates", [(44_100, 32_000), (48_000, 8_000), (8_000, 32_000), (12_345, 16_000)])
 @given(n_samples=st.integers(0, 3_000), sizes=st.lists(st.integers(1, 900), min_size=1))
-def test_blocks_are_resampled_as_soxr_does_the_whole(rates, n_samples, sizes):
+def test_resampled_blocks_equal_soxr_of_the_whole(rates, n_samples, sizes):
     """The slow twin: all samples in one call."""
     whole = np.random.default_rng(0).uniform(-1, 1, n_samples).astype(np.float32)
     ends = np.cumsum(sizes * (n_samples // sum(sizes) + 1))

@@ -30,7 +30,7 @@ def test_one_clip_without_a_batch_is_refused_with_the_remedy():
 
 
 @pytest.mark.parametrize("waveform", [[0.0], None])
-def test_what_is_no_tensor_is_refused_with_the_remedy(waveform):
+def test_an_object_that_is_no_tensor_is_refused_with_the_remedy(waveform):
     kind = type(waveform).__name__
     with pytest.raises(
         ConfigError, match=rf"waveform of type {kind}: must be a tensor or a NumPy array; give torch.ten"
@@ -38,6 +38,6 @@ def test_what_is_no_tensor_is_refused_with_the_remedy(waveform):
         repeat_to_minimum(waveform, 100)
 
 
-def test_integers_are_not_taken_for_a_waveform():
+def test_an_integer_waveform_is_refused():
     with pytest.raises(ConfigError, match=re.escape("waveform of type torch.int16: must be float in [-1, 1]; divide")):
         repeat_to_minimum(torch.zeros(1, 200, dtype=torch.int16), 100)

@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from epanns.audio.mel_filterbank import torchaudio_problem
+from epanns.audio.frontend import torchaudio_problem
 from epanns.audio.specaugment import SpecAugmenter
 
 
-def test_masks_are_torchaudios_bit_by_bit():
+def test_masks_equal_torchaudios_bit_by_bit():
     if torchaudio_problem():
         pytest.skip(f"torchaudio: {torchaudio_problem()}")
     from torchaudio.functional import mask_along_axis_iid

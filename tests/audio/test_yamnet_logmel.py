@@ -10,10 +10,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from epanns.audio.frontend import FrontEndSpec
+from epanns.audio.frontend import SILENCE, FrontEndSpec, YamnetLogMel, count_patches, patches_of, yamnet_mel_bank
 from epanns.audio.short_clips import pad_to_patches
 from epanns.audio.waveform import load_waveform
-from epanns.audio.yamnet_logmel import SILENCE, YamnetLogMel, count_patches, patches_of, yamnet_mel_bank
 from epanns.errors import ConfigError
 from epanns.models.zoo import ZOO
 
@@ -125,7 +124,7 @@ def test_clips_are_padded_to_whole_patches(samples, patches):
 
 
 @given(samples=st.integers(1, 200_000))
-def test_no_sample_is_left_out_and_no_patch_too_many_made(samples):
+def test_patches_cover_every_sample_and_are_no_more_than_needed(samples):
     covered = (SPEC.frames(samples) - 1) * 160 + 400
     assert covered >= samples
     assert count_patches(SPEC.frames(samples)) == 1 or covered - 7_680 < samples

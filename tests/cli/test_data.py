@@ -34,7 +34,7 @@ def test_esc50_prints_its_counts_as_json(epanns, esc, tmp_path):
     assert len((tmp_path / "m.missing.csv").read_text().splitlines()) == 2
 
 
-def test_esc50_says_what_is_missing(epanns, esc, tmp_path):
+def test_esc50_prints_the_missing_clips(epanns, esc, tmp_path):
     code, out, _ = epanns("data", "esc50", esc, "--out", tmp_path / "m.csv", "--val-fold", 1, "--name", "Birds")
     assert code == 0
     assert "2 clips of 3, 2 classes; train 2, val 1" in out

@@ -54,7 +54,7 @@ def test_a_weight_alone_finds_the_unpruned_network(finetune, runs):
     assert (step["training"]["feature_weight"], step["training"]["teacher_precision"]) == (0.1, "bfloat16")
 
 
-def test_nothing_asked_is_nothing_taught_and_nobody_listens_by_a_weight_of_nothing(finetune, runs):
+def test_without_weight_there_is_no_teacher_and_a_teacher_needs_a_weight(finetune, runs):
     said, step = finetune()
     assert "teacher" not in said and "teacher_sha256" not in step
     unheard = "teacher without weight: set distil_weight or feature_weight above 0, or remove --teacher"

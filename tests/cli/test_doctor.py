@@ -39,7 +39,7 @@ def broken(monkeypatch, request):
 
 
 @pytest.mark.parametrize("broken", ["h5py"], indirect=True)
-def test_a_core_package_that_does_not_load_is_exit_code_1(runner, broken):
+def test_a_core_package_that_cannot_be_imported_is_exit_code_1(runner, broken):
     result = runner.invoke(cli, ["doctor"])
     assert result.exit_code == 1
     assert "cannot be imported (OSError: no.so)\n" in result.stdout
@@ -67,7 +67,7 @@ def test_a_broken_extra_is_named_with_its_remedy(runner, broken):
     assert 'pip install -e ".[onnx]"' in line
 
 
-def test_what_is_missing_or_old_is_said_so():
+def test_missing_and_old_packages_are_reported():
     missing = check_package("no-such-package", "no_such_module")
     assert missing.state() == "not installed"
     old = Package("torch", "2.9.1+cpu", None, lowest="2.13")

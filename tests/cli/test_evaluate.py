@@ -59,7 +59,7 @@ def test_json_is_the_scores_of_the_library(run, checkpoint, tiny_packs):
     assert json.loads(out) == json.loads(json.dumps(expected.to_dict()))
 
 
-def test_the_record_has_the_intervals_and_the_clip_scores_stand_beside_it(run, checkpoint, tiny_packs, tmp_path):
+def test_the_record_has_the_intervals_and_the_clip_scores_have_a_file(run, checkpoint, tiny_packs, tmp_path):
     arguments = (checkpoint, "--data", tiny_packs["test"], "--bootstrap", 20, "--seed", 3)
     pattern = "([0-9])[0-9]\\.wav$"
     _, text, _ = run(*arguments, "--group-pattern", pattern, "--name", "Mine, 1.0", "--out", tmp_path / "out")
@@ -126,7 +126,7 @@ def test_several_packs_are_scored_as_one(run, checkpoint, tiny_packs):
     assert json.loads(out)["mAP_interval"] is None
 
 
-def test_text_says_score_interval_protocol_and_classes(run, checkpoint, tiny_packs):
+def test_text_holds_score_interval_protocol_and_classes(run, checkpoint, tiny_packs):
     _, out, _ = run(checkpoint, "--data", tiny_packs["test"])
     assert re.search(r"^mAP +0\.\d{4}  \(95 % interval 0\.\d{4} to 0\.\d{4}\)$", out, re.MULTILINE)
     assert "20 clips, whole clip; 4 classes scored" in out
@@ -179,7 +179,7 @@ def test_a_single_label_network_is_scored_by_accuracy_too(run, tiny_spec, single
     assert done.exit_code == 0
 
 
-def test_record_of_a_pruned_checkpoint_tells_its_plan(run, model, tiny_packs, tmp_path):
+def test_record_of_a_pruned_checkpoint_holds_its_plan(run, model, tiny_packs, tmp_path):
     pruned, plan = prune(model, criterion="l1", ratio=0.5, layers=["conv_block6"])
     save_checkpoint(pruned, tmp_path / "pruned", plan=plan)
     run(tmp_path / "pruned", "--data", tiny_packs["val"], "--window", 0.25, "--out", tmp_path / "out")
@@ -193,7 +193,7 @@ def test_record_of_a_pruned_checkpoint_tells_its_plan(run, model, tiny_packs, tm
     assert (record.recover, record.finetune_iterations) == ("none", 0)
 
 
-def test_record_tells_what_was_done_since_pruning(run, model, tiny_packs, tmp_path):
+def test_record_holds_the_operations_since_pruning(run, model, tiny_packs, tmp_path):
     train = {"step": "train", "training": {"iterations": 100, "seed": 7}}
     tune = {"step": "finetune", "training": {"iterations": 30, "seed": 7}}
     model.provenance = Provenance(recipe=(Operation.from_dict(train), Operation.from_dict(tune)))
@@ -212,7 +212,7 @@ def test_record_tells_what_was_done_since_pruning(run, model, tiny_packs, tmp_pa
         assert (record.recover, record.finetune_iterations, record.seed) == (recover, iterations, 7), name
 
 
-def test_record_tells_the_width_that_was_asked_for(run, tiny_packs, tmp_path):
+def test_record_holds_the_given_width(run, tiny_packs, tmp_path):
     labels = PackDataset([tiny_packs["test"]]).labels
     model = build_model("Cnn14_8k", width=0.05, labels=labels)
     save_checkpoint(model, tmp_path / "known")
@@ -267,7 +267,7 @@ def test_clips_are_scored_at_their_own_length_on_demand(run, checkpoint, tiny_pa
     assert record.clip_seconds == 0.25
 
 
-def test_labels_that_no_pack_needs_are_told(run, checkpoint, tiny_packs, tmp_path):
+def test_labels_that_no_pack_needs_are_logged(run, checkpoint, tiny_packs, tmp_path):
     (tmp_path / "labels.csv").write_text(LabelSet.of(["a", "b", "c", "d"]).to_csv())
     code, _, err = run(checkpoint, "--data", tiny_packs["test"], "--bootstrap", 0, "--labels", tmp_path / "labels.csv")
     assert code == 0

@@ -43,7 +43,7 @@ def test_options_that_do_not_go_together_end_in_one_line(run, arguments, message
     assert err.count("\n") == 1
 
 
-def test_without_the_extra_one_line_says_how_to_install_it(run, monkeypatch, tmp_path):
+def test_without_the_extra_the_error_holds_the_install_command(run, monkeypatch, tmp_path):
     monkeypatch.setattr(extra, "is_installed", lambda name: name == "onnx")
     code, out, err = run()
     assert (code, out) == (1, "")
@@ -66,7 +66,7 @@ def test_a_flag_that_a_file_turns_off_is_not_given(run, tmp_path):
     assert err.startswith(f"epanns: --no-equalise{OF_INT8}")
 
 
-def test_one_pack_does_not_calibrate_and_judge(run, tmp_path, tiny_packs):
+def test_one_pack_for_calibration_and_comparison_is_refused(run, tmp_path, tiny_packs):
     pytest.importorskip("onnxruntime", reason="the onnx extra is not installed")
     code, _, err = run("--int8", "--calibration", tiny_packs["train"], "--evaluate", tiny_packs["train"])
     assert code == 1
@@ -85,7 +85,7 @@ def test_packs_of_another_rate_are_refused(run, tmp_path, tiny_packs, epanns, ti
     assert "holds 8000 Hz, Cnn6 reads 32000 Hz: pack the clips with --sample-rate 32000" in err
 
 
-def test_text_says_sizes_differences_and_scores_side_by_side(tiny_spec):
+def test_text_holds_sizes_differences_and_scores_side_by_side(tiny_spec):
     evaluation = {
         "clips": 1200,
         "name": "tones",

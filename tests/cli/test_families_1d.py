@@ -6,7 +6,7 @@ import pytest
 
 from epanns.cli.main import cli
 from epanns.data.datasets.synthetic import SyntheticSettings, make_synthetic
-from epanns.data.manifests.manifest import write_manifest
+from epanns.data.manifest import write_manifest
 from epanns.data.packing.packer import pack_manifest
 from epanns.data.packs.pack_format import PackSettings
 

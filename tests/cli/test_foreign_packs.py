@@ -84,7 +84,7 @@ def test_packs_of_three_formats_are_learnt_together(epanns, tiny_packs, as_panns
     assert "20 of 20 validation clips are training clips too (equal by their ids alone" in err
 
 
-def test_lengths_that_a_pack_does_not_tell_are_not_made_up(epanns, tiny_packs, as_panns, labels, checkpoint, tmp_path):
+def test_unknown_lengths_of_clips_are_refused(epanns, tiny_packs, as_panns, labels, checkpoint, tmp_path):
     panns = as_panns(tiny_packs["test"])
     evaluate = partial(epanns, "evaluate", checkpoint, "--bootstrap", 0, "--data", panns, "--labels", labels)
     code, _, err = evaluate("--own-length")
@@ -96,7 +96,7 @@ def test_lengths_that_a_pack_does_not_tell_are_not_made_up(epanns, tiny_packs, a
 
 
 @pytest.mark.parametrize("options", [("--crop-seconds", 0.4), ("--short-clips", "repeat")])
-def test_training_tells_where_padding_counts_as_sound(epanns, tiny_packs, as_panns, labels, tmp_path, options):
+def test_training_logs_where_padding_counts_as_sound(epanns, tiny_packs, as_panns, labels, tmp_path, options):
     panns = as_panns(tiny_packs["val"])
     steps = ("--iterations", 1, "--validate-every", 1, "--batch-size", 4, *options)
     packs = ("--train", panns, "--labels", labels, "--val", tiny_packs["test"])

@@ -59,7 +59,7 @@ def test_a_single_label_file_is_imported_as_one(released: Path, tmp_path: Path) 
     assert load(tmp_path / "out").spec.task == "single-label"
 
 
-def test_an_assumed_head_is_said_on_stderr_with_the_remedy(tmp_path: Path) -> None:
+def test_an_assumed_head_is_logged_with_the_remedy(tmp_path: Path) -> None:
     export_panns(build_model("Cnn14_DecisionLevelMax", num_classes=2, width=0.05), tmp_path / "renamed.pth")
     arguments = [str(tmp_path / "renamed.pth"), "--out", str(tmp_path / "out")]
     result = CliRunner().invoke(command, arguments, catch_exceptions=False)

@@ -64,7 +64,7 @@ def test_json_is_one_object_with_every_label_and_the_plan(folder: Path) -> None:
     assert result["provenance"]["plan"]["kept_channels"]["conv_block4.conv1"] == list(range(51))
 
 
-def test_the_task_is_told(folder: Path, tmp_path: Path) -> None:
+def test_the_task_is_shown(folder: Path, tmp_path: Path) -> None:
     assert "  task          multi-label\n" in run(folder)
     assert json.loads(run(folder, "--json"))["task"] == "multi-label"
     model = load(folder)
@@ -83,7 +83,7 @@ def test_released_file_is_described_too(tmp_path: Path) -> None:
     assert json.loads(run(tmp_path / "a.pth", "--json"))["provenance"]["source"].startswith("a.pth")
 
 
-def test_an_assumed_head_is_said_on_stderr(tmp_path: Path) -> None:
+def test_an_assumed_head_is_logged(tmp_path: Path) -> None:
     export_panns(build_model("Cnn14", num_classes=4, width=0.05), tmp_path / "a.pth")
     for target in ("a.pth", "saved"):
         if target == "saved":

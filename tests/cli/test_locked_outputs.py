@@ -84,7 +84,7 @@ def test_a_place_that_another_process_writes_is_refused_in_one_line(epanns, inpu
 
 
 def test_a_report_and_a_manifest_wait_for_the_process_that_writes_them(epanns, inputs, tmp_path, monkeypatch):
-    for module in ("epanns.cli.report", "epanns.data.manifests.manifest"):
+    for module in ("epanns.cli.report", "epanns.data.manifest"):
         monkeypatch.setattr(f"{module}.DRAWING_SECONDS", 0.2)
     commands = {
         "report.lock": ["report", "--quoted"],

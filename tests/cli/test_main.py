@@ -34,6 +34,13 @@ def fail(how: str) -> None:
         "signal": Interrupted(15, "stopped at step 3"),
         "disk": OSError(28, "No space left on device", "runs/base/state.pt"),
         "ctrl-c": KeyboardInterrupt(),
+        "escape": EpannsError("clip 'a\n\x1b[2J\u202eb\udce9': must be\x9b sound"),
+        "path": OSError(13, "Permission denied", b"a\n\xe9"),
+        "memory": MemoryError("Unable to allocate 7 TiB\nfor an array"),
+        "torch": RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"),
+        "pipe": BrokenPipeError(32, "Broken pipe"),
+        "end": EOFError(),
+        "mistake": KeyError("x"),
     }[how]
 
 
@@ -66,10 +73,27 @@ def epanns(monkeypatch, capsys):
             "epanns: runs/base/state.pt: No space left on device; check the path, its permissions and the disk\n",
         ),
         ("ctrl-c", 130, "\nepanns: stopped\n"),  # click ends the line that ^C is on
+        ("escape", 1, r"epanns: clip 'a\n\x1b[2J\u202eb\udce9': must be\x9b sound"),
+        ("path", 1, r"epanns: a\n\udce9: Permission denied; check the path, its permissions and the disk"),
+        ("memory", 1, "epanns: out of memory (Unable to allocate 7 TiB); free memory, or use a machine with more"),
+        ("torch", 1, "epanns: out of memory ([enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memo"),
+        ("pipe", 1, "epanns: a process that worked for this one has ended (BrokenPipeError): run the command again, "),
+        (
+            "end",
+            1,
+            "epanns: a process that worked for this one has ended (EOFError): run the command again, with fewer",
+        ),
     ],
 )
-def test_errors_are_one_line_and_a_code(epanns, how, code, line):
-    assert epanns("fail", how) == (code, "", line)
+def test_errors_are_one_line_of_visible_characters_and_an_exit_code(epanns, how, code, line):
+    found, out, err = epanns("fail", how)
+    assert (found, out, err[: len(line)]) == (code, "", line)
+    assert err.endswith("\n") and err.strip("\n").isprintable()
+
+
+def test_a_mistake_in_the_program_keeps_its_traceback(epanns):
+    with pytest.raises(KeyError):
+        main(["fail", "mistake"])
 
 
 def test_debug_shows_the_traceback(epanns):
@@ -93,7 +117,7 @@ def test_json_is_exactly_one_object(epanns):
     assert (code, json.loads(out), err) == (0, {"ratio": 0.1, "names": []}, "")
 
 
-def test_option_beats_environment_beats_file_beats_default(epanns, monkeypatch, tmp_path):
+def test_option_overrides_environment_overrides_file_overrides_default(epanns, monkeypatch, tmp_path):
     config = tmp_path / "run.toml"
     config.write_text('pruning-ratio = 0.2\nname = ["a", "b"]\n')
     assert json.loads(epanns("echo", "--json", "--config", str(config))[1]) == {"ratio": 0.2, "names": ["a", "b"]}
@@ -129,7 +153,7 @@ def test_values_of_a_configuration_file_have_their_types(epanns, tmp_path, line,
     assert (code, message in err) == (1, True)
 
 
-def test_options_go_by_the_names_people_type(epanns, monkeypatch, tmp_path):
+def test_options_have_the_names_that_are_typed(epanns, monkeypatch, tmp_path):
     config = tmp_path / "run.toml"
     config.write_text("json = true\n")
     assert json.loads(epanns("echo", "--config", str(config))[1])["ratio"] == 0.1

@@ -54,7 +54,7 @@ def test_pack_prints_its_counts_as_json(epanns, manifest, tmp_path):
     assert json.loads(epanns(*command, "--json")[1])["shards_resumed"] == 1
 
 
-def test_pack_says_what_was_limited_and_what_is_silent(epanns, manifest, tmp_path):
+def test_pack_prints_the_numbers_of_limited_and_silent_clips(epanns, manifest, tmp_path):
     code, out, _ = epanns("pack", manifest, "--out", tmp_path / "pack", *OPTIONS)
     assert code == 0
     assert "3 clips in 1 shard (3 expected, 0 missing, 0 rejected)" in out
@@ -93,7 +93,7 @@ def test_panns_format_is_written_on_request(epanns, manifest, tmp_path):
     assert "holds a pack with format=panns, not epanns" in err
 
 
-def test_what_an_earlier_run_did_counts_in_no_rate(monkeypatch):
+def test_work_of_an_earlier_run_does_not_count_in_the_rate(monkeypatch):
     bars = []
 
     class Bar(tqdm.tqdm):
@@ -161,7 +161,7 @@ def test_real_recordings_are_packed(epanns, shared, tmp_path):
     assert epanns("verify", tmp_path / "pack")[0] == 0
 
 
-def test_a_damaged_pack_is_repaired_and_it_is_said(epanns, manifest, tmp_path):
+def test_a_damaged_pack_is_repaired_and_the_repair_is_printed(epanns, manifest, tmp_path):
     command = ["pack", manifest, "--out", tmp_path / "pack", *OPTIONS]
     epanns(*command)
     (tmp_path / "pack" / "shard-00000.h5").unlink()

@@ -67,7 +67,7 @@ def test_text_names_the_conventions_and_the_clip_length(profile):
         assert line in out
 
 
-def test_what_panns_do_not_count_is_told(profile):
+def test_layers_that_panns_do_not_count_are_reported(profile):
     code, out, _ = profile("LEAN", "--seconds", "1")
     assert code == 0
     assert "PANNs multiply-adds (2 per MAC)   0.190 G (189,887,433); LSTMs and attention left out\n" in out

@@ -12,14 +12,14 @@ from functools import partial
 import pytest
 import torch
 
-from epanns.cli.shared import pruning_options
+from epanns.cli import prune as prune_command
 from epanns.complexity.latency import Latency
 from epanns.complexity.macs import profile
 from epanns.data.batches.dataset import PackDataset
 from epanns.data.batches.loader import make_loader
 from epanns.data.batches.sampler import sequential_batches
 from epanns.data.datasets.synthetic import SyntheticSettings, make_synthetic
-from epanns.data.manifests.manifest import write_manifest
+from epanns.data.manifest import write_manifest
 from epanns.data.packing.packer import pack_manifest
 from epanns.data.packs.pack_format import PackSettings
 from epanns.labels import LabelSet
@@ -89,7 +89,7 @@ def test_the_checkpoint_keeps_plan_labels_and_parent(prune, checkpoint, tmp_path
     assert torch.equal(pruned.weights["conv_block1.conv1.weight"], dense.weights["conv_block1.conv1.weight"][kept])
 
 
-def test_text_says_what_changed(prune, checkpoint, tmp_path):
+def test_text_lists_the_changes(prune, checkpoint, tmp_path):
     _, stdout, _ = prune(checkpoint, "--out", tmp_path / "pruned", "--ratio", "0.5", "--layers", "conv_block3.conv2")
     assert "pruned: 1 of 6 layers pruned by l1: conv_block3.conv2 8 -> 4\n" in stdout
     assert "backbone MACs for 10 s" in stdout
@@ -107,7 +107,7 @@ def test_widths_are_rounded(prune, checkpoint, tmp_path):
     assert json.loads(stdout)["widths"]["conv_block3.conv1"] == 4  # 8 - 3 = 5 stay
 
 
-def test_a_target_is_met_and_told(prune, checkpoint, tmp_path):
+def test_a_target_is_met_and_printed(prune, checkpoint, tmp_path):
     out = tmp_path / "pruned"
     code, stdout, _ = prune(checkpoint, "--out", out, "--target-params", "0.5", "--json")
     assert code == 0
@@ -121,7 +121,7 @@ def test_a_target_is_met_and_told(prune, checkpoint, tmp_path):
     assert f"\nbudget: {result['n_params']} parameters of at most {dense / 2:.0f} parameters (" in stdout
 
 
-def test_a_latency_is_measured_and_told(prune, checkpoint, tmp_path, monkeypatch):
+def test_a_latency_is_measured_and_printed(prune, checkpoint, tmp_path, monkeypatch):
     """With a clock by which a network takes a millisecond per hundred parameters and its layers as long together."""
 
     def network(model):
@@ -161,7 +161,7 @@ def test_bytes_in_int8_and_a_global_ranking_with_a_minimum(prune, checkpoint, tm
     assert all(result["widths"][layer] >= 4 for layer in ("conv_block3.conv1", "conv_block3.conv2"))
 
 
-def test_a_table_of_sensitivities_decides_where(prune, checkpoint, tmp_path):
+def test_a_table_of_sensitivities_decides_the_layers(prune, checkpoint, tmp_path):
     rows = [SensitivityRow(layer, 0.5, width // 2, 0.5, 1, 1) for layer, width in SPEC.widths.items()]
     rows[-2] = dataclasses.replace(rows[-2], mAP=0.9)
     table = Sensitivity(SensitivityRow("", 0.0, None, 0.9, profile(SPEC).n_params, 1), tuple(rows))
@@ -223,7 +223,7 @@ def test_batch_norm_is_measured_again_on_a_pack(prune, checkpoint, packs, tmp_pa
     assert changed == {"conv_block2.bn2", "conv_block3.bn1", "conv_block3.bn2"}
 
 
-def test_batch_norm_comes_out_as_in_a_sweep(prune, tiny_spec, tiny_packs, tmp_path):
+def test_batch_norm_statistics_equal_those_of_a_sweep(prune, tiny_spec, tiny_packs, tmp_path):
     dense, out = build_model(tiny_spec), tmp_path / "out"
     save_checkpoint(dense, tmp_path / "tiny")
     prune(tmp_path / "tiny", "--out", out, "--ratio", "0.5", "--recover", "bn", "--calibration", tiny_packs["train"])
@@ -367,7 +367,7 @@ def test_a_pruned_checkpoint_loads_in_a_new_process_without_torch_pruning(prune,
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
 
-def test_the_network_is_ranked_recovered_and_trained_on_the_device_asked_for(
+def test_the_network_is_ranked_recovered_and_trained_on_the_given_device(
     prune, checkpoint, packs, tmp_path, monkeypatch
 ):
     """Every network of the command stems from the one that is moved: the others are made from it."""
@@ -399,7 +399,7 @@ def test_stopped_gradient_steps_resume_with_the_same_bytes(prune, checkpoint, pa
     code, _, stderr = prune(checkpoint, "--out", tmp_path / "whole", *asked)
     assert code == 0, stderr
     assert "step 6 of 6: loss " in stderr
-    out, show = tmp_path / "out", pruning_options.progress_counter
+    out, show = tmp_path / "out", prune_command.progress_counter
     shown = []
 
     @contextmanager
@@ -411,12 +411,12 @@ def test_stopped_gradient_steps_resume_with_the_same_bytes(prune, checkpoint, pa
 
         yield count
 
-    monkeypatch.setattr(pruning_options, "progress_counter", stopping)
+    monkeypatch.setattr(prune_command, "progress_counter", stopping)
     code, _, stderr = prune(checkpoint, "--out", out, *asked)
     assert (code, out.exists()) == (143, False)
     assert "stopped by signal 15 at step 4 of 6 of the recovery; the same command resumes it from " in stderr
     assert shown == [("align", "step", step, 6) for step in range(1, 5)]
-    monkeypatch.setattr(pruning_options, "progress_counter", show)
+    monkeypatch.setattr(prune_command, "progress_counter", show)
     code, _, stderr = prune(checkpoint, "--out", out, "--criterion", "l2", *asked)  # another plan: a folder beside
     assert code == 0, stderr
     shutil.rmtree(out)

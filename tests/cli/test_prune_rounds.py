@@ -9,14 +9,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from epanns.cli.shared import training_progress
 from epanns.cli.shared.terminal import log
 from epanns.models.files.checkpoint import load_checkpoint
 from epanns.models.files.load import load
 from epanns.pruning.iterative_pruning import step_widths
-from epanns.training.settings.config import TrainingConfig
-from epanns.training.settings.presets import PRESETS, Preset
-from epanns.training.settings.run_options import RunOptions
+from epanns.training.config import PRESETS, Preset, TrainingConfig
+from epanns.training.loop import RunOptions
 from epanns.workfolder import WorkFolder
 from tests.builders import make_checkpoint
 
@@ -38,7 +36,7 @@ def settings(tiny_packs, tmp_path):
     return tmp_path / "between.toml"
 
 
-def test_steps_without_training_are_compared_with_one_step(prune, tmp_path):
+def test_rounds_without_training_are_compared_with_one_round(prune, tmp_path):
     for criterion in ("bn", "l1", "opnorm"):
         code, stdout, stderr = prune("--out", tmp_path / criterion, *HALF, "--steps", 3, "--criterion", criterion)
         assert code == 0
@@ -58,14 +56,14 @@ def test_steps_without_training_are_compared_with_one_step(prune, tmp_path):
         assert "4 of 12 layers pruned by" in stdout
 
 
-def test_clips_are_measured_at_each_step(prune, tiny_packs, tmp_path):
+def test_clips_are_measured_in_each_round(prune, tiny_packs, tmp_path):
     options = ("--criterion", "taylor", "--calibration", tiny_packs["val"])
     code, _, stderr = prune("--out", tmp_path / "out", *HALF, "--steps", 2, *options)
     assert code == 0, stderr
     assert stderr.startswith("no training between the 2 rounds (--between): ")
 
 
-def test_one_step_says_nothing(prune, tmp_path):
+def test_one_round_logs_nothing(prune, tmp_path):
     assert prune("--out", tmp_path / "out", *HALF, "--steps", 1)[2] == ""
 
 
@@ -91,7 +89,7 @@ def test_it_trains_after_each_cut_but_the_last(prune, settings, tiny_spec, tiny_
         assert run.spec.widths["conv_block6.conv1"] == step_widths(12, 6, 3)[step - 1]
 
 
-def test_stopped_between_steps_it_goes_on_and_ends_with_the_same_bytes(prune, settings, monkeypatch, tmp_path):
+def test_a_run_stopped_between_rounds_resumes_and_ends_with_the_same_bytes(prune, settings, monkeypatch, tmp_path):
     options = (*HALF, "--steps", 3, "--between", settings)
     assert prune("--out", tmp_path / "whole", *options)[0] == 0
     out, seen = tmp_path / "out", []
@@ -105,7 +103,7 @@ def test_stopped_between_steps_it_goes_on_and_ends_with_the_same_bytes(prune, se
 
         yield SimpleNamespace(run_options=lambda **settings: RunOptions(on_step=on_step, **settings), log=log)
 
-    monkeypatch.setattr(training_progress, "training_progress", stopping)
+    monkeypatch.setattr("epanns.cli.prune.training_progress", stopping)
     code, _, stderr = prune("--out", out, *options)
     assert code == 143
     assert f"stopped by signal 15 at step 1 of 2; the state of step 1 is saved in {out}.steps/step2: run" in stderr
@@ -119,7 +117,7 @@ def test_stopped_between_steps_it_goes_on_and_ends_with_the_same_bytes(prune, se
     assert weights[0] == weights[1]
 
 
-def test_a_preset_says_how_to_train_and_the_file_beats_it(prune, settings, monkeypatch, tmp_path):
+def test_a_preset_sets_the_training_and_keys_of_the_file_override_it(prune, settings, monkeypatch, tmp_path):
     quick = {**PRESETS["short"].settings, "iterations": 2, "warmup_iterations": 0}
     monkeypatch.setitem(PRESETS, "short", Preset("quick", quick))
     settings.write_text(settings.read_text().replace("iterations = 2", 'preset = "short"'))
@@ -130,7 +128,7 @@ def test_a_preset_says_how_to_train_and_the_file_beats_it(prune, settings, monke
     assert run == {**TrainingConfig.from_dict({**quick, **file}).to_dict(), "seed": run["seed"]}
 
 
-def test_a_weight_lets_the_unpruned_network_teach_between_steps(prune, settings, tmp_path):
+def test_with_a_weight_the_unpruned_network_teaches_between_rounds(prune, settings, tmp_path):
     settings.write_text(settings.read_text() + "\ndistil_weight = 0.5")
     code, _, stderr = prune("--out", tmp_path / "out", *HALF, "--steps", 3, "--between", settings)
     assert code == 0, stderr

@@ -10,9 +10,8 @@ import pytest
 from epanns.cli.finetune import command as finetune
 from epanns.cli.shared.training_options import Recipe
 from epanns.cli.train import command as train
-from epanns.training.run.run_folder import RunFolder
-from epanns.training.settings.config import RULES, TrainingConfig, option_of
-from epanns.training.settings.presets import PRESETS
+from epanns.training.config import PRESETS, RULES, TrainingConfig, option_of
+from epanns.training.run_folder import RunFolder
 
 
 @pytest.fixture
@@ -31,7 +30,7 @@ def asked(epanns, tiny_packs, tmp_path):
 SHORT = ("--iterations", 2, "--warmup-iterations", 0, "--batch-size", 4)
 
 
-def test_option_beats_environment_beats_file_beats_preset_beats_default(asked, monkeypatch, tmp_path):
+def test_option_overrides_environment_file_preset_and_default_in_this_order(asked, monkeypatch, tmp_path):
     file = tmp_path / "recipe.toml"
     file.write_text('preset = "short"\nclip-norm = 3.0\nema_decay = 0.3\nlearning_rate = 0.3\nspec-augment = false\n')
     monkeypatch.setenv("EPANNS_TRAIN_LEARNING_RATE", "0.2")

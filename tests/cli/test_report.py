@@ -6,7 +6,7 @@ from functools import partial
 import pytest
 
 from epanns.records import Stage
-from epanns.training.run.metrics import write_metrics
+from epanns.training.metrics import write_metrics
 from tests.builders import make_record
 
 COST = {"n_params": 5_000_000, "param_bytes": 20_000_000, "backbone_macs": 1_000_000_000}
@@ -109,14 +109,14 @@ def test_quoted_results_follow_the_measured_ones_in_tables_of_their_own(run, swe
         (("somewhere",), "--out is missing: give the folder for tables and figures"),
     ],
 )
-def test_what_cannot_be_reported_is_said_in_one_line(run, arguments, message):
+def test_folders_that_cannot_be_reported_are_refused_in_one_line(run, arguments, message):
     code, out, err = run(*arguments)
     assert (code, out) == (1, "")
     assert message in err
     assert err.count("\n") == 1
 
 
-def test_quoted_results_overwrite_nothing_of_somebody_elses(run, tmp_path):
+def test_quoted_results_overwrite_no_file_of_another_program(run, tmp_path):
     (tmp_path / "quoted.md").write_text("mine")
     code, _, err = run("--quoted", "--out", tmp_path)
     assert code == 1

@@ -95,7 +95,7 @@ def test_a_file_that_fails_at_its_end_leaves_no_row(epanns, tmp_path, write, net
     assert (tmp_path / "alone.csv").read_bytes() == (tmp_path / "tags.csv").read_bytes()
 
 
-def test_a_folder_is_walked(epanns, tmp_path, write, network):
+def test_every_sound_file_of_a_folder_is_tagged(epanns, tmp_path, write, network):
     for name in ("set/b.flac", "set/a.wav", "set/._a.wav", "set/deep/c.ogg"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         write(name)
@@ -162,7 +162,7 @@ def test_names_reach_neither_terminal_nor_spreadsheet_as_commands(epanns, tmp_pa
 )
 def test_the_windows_are_those_of_the_whole_file(write, network, monkeypatch, seconds, window, hop):
     """The slow twin decodes all of the file, cuts it at once and scores one window at a time."""
-    monkeypatch.setattr("epanns.audio.libsndfile._BLOCK_VALUES", 3_001)
+    monkeypatch.setattr("epanns.audio.decoders._BLOCK_VALUES", 3_001)
     path, model = write("a.wav", seconds), load(network).eval()
     samples = torch.from_numpy(load_waveform(path, sample_rate=RATE).samples)
     length = len(samples) if window is None else min(len(samples), round(window * RATE))

@@ -16,13 +16,13 @@ from epanns.cli.main import cli
 from epanns.cli.shared.options import torch_device
 from epanns.cli.shared.training_progress import ProgressDisplay
 from epanns.cli.train import curve_drawn, describe
-from epanns.data.packs.targets import SparseTargets
+from epanns.data.packs.clip_source import SparseTargets
 from epanns.errors import CheckpointError, ConfigError, Interrupted, OutputError, PackError, TrainingError
 from epanns.labels import LabelSet
 from epanns.models.files.checkpoint import save_checkpoint
 from epanns.models.files.load import load
 from epanns.models.zoo import build_model
-from epanns.training.run.finetune import TrainingResult
+from epanns.training.finetune import TrainingResult
 
 SHORT = ["--iterations", "4", "--batch-size", "8", "--validate-every", "2"]
 
@@ -67,7 +67,7 @@ def test_train_then_finetune_with_other_classes(runner, tmp_path, packs):
     assert new.provenance.parent_sha256 == load(tmp_path / "other").provenance.sha256
 
 
-def test_finetune_on_a_single_label_pack_keeps_what_is_known(runner, tmp_path, packs, single_label_packs):
+def test_finetune_on_single_label_packs_keeps_weights_of_known_classes(runner, tmp_path, packs, single_label_packs):
     assert (
         invoke(runner, "train", "Cnn14_8k", "--width", 0.03, *packs, *SHORT, "--out", tmp_path / "base").exit_code == 0
     )
@@ -89,7 +89,7 @@ def test_finetune_on_a_single_label_pack_keeps_what_is_known(runner, tmp_path, p
     assert load(tmp_path / "again").spec.task == "single-label"
 
 
-def test_train_says_what_it_learns_from(runner, tmp_path, packs):
+def test_train_logs_its_clips_and_classes(runner, tmp_path, packs):
     command = ["train", "Cnn14_8k", "--width", 0.03, *packs, *SHORT, "--out", tmp_path / "run"]
     result = invoke(runner, *command, "--crop-seconds", 0.2, "--short-clips", "repeat", "--sampler", "weighted")
     assert result.exit_code == 0
@@ -129,7 +129,7 @@ def test_a_run_leaves_its_learning_curve_also_when_it_is_stopped(runner, tmp_pat
 
 
 @pytest.mark.parametrize("ended", [Interrupted(15, "stopped at step 3"), TrainingError("five steps")])
-def test_what_ended_a_run_is_told_also_where_nothing_can_be_drawn(tmp_path, capsys, ended):
+def test_the_error_of_a_run_is_reported_also_without_a_curve(tmp_path, capsys, ended):
     (tmp_path / "training.json").write_text("{}")
     (tmp_path / "metrics.jsonl").write_text('{"step": 0, "mAP": 0.5}\n')
     with pytest.raises(type(ended)) as raised, curve_drawn(tmp_path):
@@ -143,7 +143,7 @@ def test_what_ended_a_run_is_told_also_where_nothing_can_be_drawn(tmp_path, caps
     assert sorted(path.name for path in tmp_path.glob("learning_curve.*")) == ["learning_curve.svg"]
 
 
-def test_a_signal_is_told_once_and_before_anything_is_drawn(epanns, tmp_path, packs, monkeypatch):
+def test_a_signal_is_reported_once_and_before_the_curve_is_drawn(epanns, tmp_path, packs, monkeypatch):
     monkeypatch.setattr(ProgressDisplay, "on_step", lambda *_: signal.raise_signal(signal.SIGTERM))
     drawn = "epanns.reporting.figures.learning_curve.write_learning_curves"
     monkeypatch.setattr(drawn, lambda *_, **__: print("drawn", file=sys.stderr))
@@ -190,7 +190,7 @@ def test_another_run_is_refused_before_packs_and_networks_are_read(runner, tmp_p
         invoke(runner, *train, *unreadable, *run)
 
 
-def test_train_again_goes_on_and_fresh_starts_over(runner, tmp_path, packs):
+def test_train_again_resumes_and_fresh_starts_over(runner, tmp_path, packs):
     command = ["train", "Cnn14_8k", "--width", 0.03, *packs, *SHORT, "--out", tmp_path / "run"]
     assert invoke(runner, *command).exit_code == 0
     before = (tmp_path / "run" / "model.safetensors").stat().st_mtime_ns
@@ -264,7 +264,7 @@ def test_fresh_deletes_nothing_before_everything_else_is_right(runner, monkeypat
     with pytest.raises(ConfigError, match="freeze_yamnet: Cnn14_8k is not built on YAMNet's body"):
         invoke(runner, *again, "--freeze-yamnet")
     with monkeypatch.context() as patch, pytest.raises(ConfigError, match="batch_size=3 cannot be shared out to 2"):
-        patch.setattr("epanns.training.step.data_parallel.world_size", lambda: 2)
+        patch.setattr("epanns.training.data_parallel.world_size", lambda: 2)
         invoke(runner, *again, "--batch-size", 3, "--mixup-alpha", 0)
     assert load(tmp_path / "run").spec.name == "Cnn14_8k"
     with pytest.raises(ConfigError, match="run is the checkpoint itself: choose another --out"):
@@ -285,7 +285,7 @@ def tagger(tmp_path):
     return tmp_path / "tagger"
 
 
-def test_tag_hears_any_length_rate_and_channel_count(runner, tmp_path, tagger):
+def test_tag_reads_any_length_rate_and_channel_count(runner, tmp_path, tagger):
     soundfile.write(tmp_path / "long.wav", np.random.default_rng(0).uniform(-0.5, 0.5, (44_100 * 2, 2)), 44_100)
     soundfile.write(tmp_path / "short.flac", np.full(30, 0.1), 16_000)
     result = invoke(runner, "tag", tagger, tmp_path / "long.wav", tmp_path / "short.flac", "--top", 2, "--json")
@@ -296,7 +296,7 @@ def test_tag_hears_any_length_rate_and_channel_count(runner, tmp_path, tagger):
     assert windows[0]["tags"][0]["score"] >= windows[0]["tags"][1]["score"]
 
 
-def test_tag_hears_long_files_in_windows_that_end_with_the_file(runner, tmp_path, tagger):
+def test_tag_scores_long_files_in_windows_that_end_with_the_file(runner, tmp_path, tagger):
     soundfile.write(tmp_path / "long.wav", np.random.default_rng(0).uniform(-0.5, 0.5, 8_000 * 33), 8_000)
     result = invoke(runner, "tag", tagger, tmp_path / "long.wav", "--json")
     windows = json.loads(result.stdout)["windows"]
@@ -318,7 +318,7 @@ def test_tag_windows_cover_the_file_and_the_csv_holds_every_class(runner, tmp_pa
 
 
 @pytest.mark.parametrize(("step", "said"), [(0, " (no trained step was better: the weights from before "), (2, ", ")])
-def test_the_last_line_says_where_the_weights_from_before_training_are_kept(tmp_path, step, said):
+def test_the_last_line_states_that_the_weights_from_before_training_are_kept(tmp_path, step, said):
     line = describe(TrainingResult(step, 0.5, 4, 2.0), tmp_path)
     assert f"best validation mAP 0.5000 at step {step} of 4{said}" in line and line.endswith("learning_curve.svg")
 

@@ -4,7 +4,7 @@ from functools import partial
 import pytest
 
 from epanns.data.datasets.synthetic import SyntheticSettings, make_synthetic
-from epanns.data.manifests.manifest import write_manifest
+from epanns.data.manifest import write_manifest
 from epanns.data.packing.packer import pack_manifest
 from epanns.data.packs.pack_format import PackSettings
 from epanns.labels import LabelSet
@@ -54,7 +54,7 @@ def test_what_is_no_pack_is_exit_code_3(verify, tmp_path):
     assert "has no pack.json, so it is no pack; make one with `epanns pack`" in out
 
 
-def test_what_is_no_pack_is_not_told_to_be_packed_again(verify, tmp_path):
+def test_a_file_that_is_no_pack_gets_no_advice_to_pack_again(verify, tmp_path):
     (tmp_path / "list.csv").write_text("a,b\n")
     (tmp_path / "hdf5s" / "indexes").mkdir(parents=True)
     for path in (tmp_path / "list.csv", tmp_path / "hdf5s"):
@@ -67,7 +67,7 @@ def test_a_path_that_is_not_there_is_wrong_usage(verify, tmp_path):
     assert verify(tmp_path / "nowhere")[0] == 2
 
 
-def test_a_pack_of_another_format_needs_its_classes_and_says_what_it_cannot_tell(verify, tmp_path):
+def test_a_pack_of_another_format_needs_its_classes_and_reports_unchecked_rules(verify, tmp_path):
     path = write_waveforms(tmp_path / "eval.h5", clip_names(3), missing={clip_names(3)[1]})
     code, out, _ = verify(path)
     assert code == 3

@@ -23,8 +23,8 @@ from epanns.models.zoo import ZOO, build_model
 from epanns.records import read_records
 from epanns.sweeps.experiment import parse_experiment
 from epanns.sweeps.runner import run_experiment
-from epanns.training.settings.config import TrainingConfig
-from epanns.training.step.learner import Learner, set_learning_mode
+from epanns.training.config import TrainingConfig
+from epanns.training.learner import Learner, set_learning_mode
 from tests.builders import narrow_spec
 
 FRONT_END = FrontEndSpec(8_000, 200, 80, 64, 125, 3_750, kind="yamnet")
@@ -218,7 +218,7 @@ TUNING = "iterations = 1\nbatch_size = 4\nvalidate_every = 1\ncrop_seconds = 0.5
 
 
 @pytest.mark.parametrize(("more", "stays"), [("", True), ("freeze_yamnet = false\n", False)])
-def test_between_cuts_a_frozen_body_stays_frozen(epanns, frozen, tiny_packs, tmp_path, more, stays):
+def test_between_rounds_a_frozen_body_stays_frozen(epanns, frozen, tiny_packs, tmp_path, more, stays):
     file = tmp_path / "between.toml"
     file.write_text(f'train = "{tiny_packs["train"]}"\nval = "{tiny_packs["val"]}"\n{TUNING}{more}')
     cuts = ["--ratio", "0.5", "--layers", "layer14.pointwise_conv", "--steps", 2, "--between", file]
@@ -266,7 +266,7 @@ def test_a_sweep_builds_on_a_yamnet_compares_and_scores_windows(yamnet, tiny_pac
         assert record.stages[0].scores["test"]["mAP"] == pytest.approx(scores.mAP, abs=1e-9)
 
 
-def test_a_yamnet_that_is_not_there_or_is_none_is_told_before_anything_is_packed(frozen, tmp_path):
+def test_a_missing_or_wrong_yamnet_is_refused_before_packing(frozen, tmp_path):
     data = 'name = "t"\n[data]\nkind = "esc50"\nroot = "nowhere"\nsample_rate = 8000\n'
     data += 'train = ["fold1"]\nval = ["fold2"]\ntest = ["fold3"]\n'
     for yamnet, message in (

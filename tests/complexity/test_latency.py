@@ -17,7 +17,7 @@ def model():
     return build_model(narrow_spec(widths=conv_widths(4, 6)))
 
 
-def test_latency_is_ordered_and_says_how_it_was_measured(model):
+def test_latency_is_ordered_and_records_its_settings(model):
     before = torch.get_num_threads()
     measured = measure_latency(model, seconds=0.5, threads=1, repeats=3)
     assert 0 < measured.min <= measured.median <= measured.max

@@ -118,7 +118,7 @@ def test_linear_on_frames_counts_every_frame_but_once_in_panns_convention():
     assert counts.panns_multiply_adds == 2 * 6 * 4 + 4
 
 
-def test_batch_norm_is_work_only_in_panns_convention():
+def test_batch_norm_is_counted_only_in_panns_convention():
     counts = count_layers(nn.Sequential(nn.BatchNorm2d(3)).eval(), torch.zeros(2, 3, 5, 7))
     assert counts.macs == {}
     assert counts.panns_multiply_adds == 2 * 3 * 5 * 7
@@ -262,7 +262,7 @@ def test_networks_on_the_waveform_have_no_front_end_to_count(name):
 
 
 @pytest.mark.parametrize(("name", "macs"), LEAN_MACS.items())
-def test_rivals_do_the_multiply_adds_of_their_definition(name, macs):
+def test_networks_on_yamnet_have_the_multiply_adds_of_their_definition(name, macs):
     cost = profile(ZOO[name], seconds=0.96 if name == "YAMNet" else 1.0)
     assert cost.backbone_macs == macs == sum(layer.macs for layer in cost.layers)
     assert cost.front_end_macs == 96 * (2 * 257 * 512 + 257 * 64)
@@ -334,7 +334,7 @@ def test_layers_add_up():
     assert (widths["bn0"], widths["fc1"], widths["fc_audioset"]) == (32, 9, 5)
 
 
-def test_what_is_not_counted_is_data():
+def test_uncounted_operations_are_data():
     uncounted = profile(NARROW, seconds=1.0).uncounted
     assert uncounted["aten.native_batch_norm"] == 7
     assert uncounted["aten.relu_"] == 6

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import soundfile
 
+from epanns.data.clip import Clip
 from epanns.data.datasets.synthetic import SyntheticSettings, make_synthetic
-from epanns.data.manifests.clip import Clip
-from epanns.data.manifests.manifest import Manifest, write_manifest
+from epanns.data.manifest import Manifest, write_manifest
 from epanns.data.packing.packer import pack_manifest
 from epanns.data.packs.pack_format import PackSettings
 from epanns.labels import LabelSet

@@ -26,7 +26,7 @@ import h5py  # noqa: E402
 import numpy as np  # noqa: E402
 
 from epanns.data.datasets.synthetic import SyntheticSettings, make_synthetic  # noqa: E402
-from epanns.data.manifests.manifest import write_manifest  # noqa: E402
+from epanns.data.manifest import write_manifest  # noqa: E402
 from epanns.data.packing.packer import pack_manifest  # noqa: E402
 from epanns.data.packs import shard as shard_module  # noqa: E402
 from epanns.data.packs.pack import open_pack  # noqa: E402

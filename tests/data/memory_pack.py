@@ -5,8 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from epanns.data.packs.clip_source import ClipColumns
-from epanns.data.packs.targets import SparseTargets
+from epanns.data.packs.clip_source import ClipColumns, SparseTargets
 from epanns.labels import LabelSet
 
 

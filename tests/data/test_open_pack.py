@@ -12,7 +12,7 @@ from tests.data.conftest import SETTINGS
 from tests.data.elsewhere import read_here
 
 
-def test_a_pack_of_ours_opens(made):
+def test_a_pack_of_epanns_opens(made):
     source = open_pack(made / "pack")
     assert isinstance(source, Pack)
     waveform = np.empty(source.clip_samples, np.int16)
@@ -20,7 +20,7 @@ def test_a_pack_of_ours_opens(made):
     np.testing.assert_array_equal(waveform, source.read_waveform(3))
 
 
-def test_a_shard_is_told_from_a_pack(made):
+def test_a_single_shard_is_refused_and_its_folder_named(made):
     shard = made / "pack" / "shard-00000.h5"
     with pytest.raises(PackError, match=r"shard-00000\.h5: is one shard of a pack; name its folder .*/pack$"):
         open_pack(shard)
@@ -46,14 +46,14 @@ def test_a_file_of_another_format_is_refused(tmp_path, names, message):
         open_pack(path)
 
 
-def test_a_file_that_is_no_hdf5_is_refused(tmp_path):
+def test_a_file_that_is_not_hdf5_is_refused(tmp_path):
     path = tmp_path / "x.wav"
     path.write_bytes(b"RIFF")
     with pytest.raises(PackError, match=r"x\.wav: file: .*; epanns reads a folder made by"):
         open_pack(path)
 
 
-def test_what_is_no_pack_is_refused(made, tmp_path):
+def test_a_path_that_is_no_pack_is_refused(made, tmp_path):
     with pytest.raises(PackError, match="no such pack"):
         open_pack(tmp_path / "nowhere")
     with pytest.raises(PackError, match="so it is no pack"):
@@ -77,7 +77,7 @@ def test_a_pack_in_pannss_format_holds_the_same_clips_and_names_its_classes(made
 
 
 @pytest.mark.parametrize("format", ["epanns", "panns"])
-def test_a_pack_made_anew_in_its_place_is_read_anew(made, tmp_path, format):
+def test_a_replaced_pack_is_read_again(made, tmp_path, format):
     """The first pack's files are still open when the second one's take their place."""
     settings, pack = replace(SETTINGS, format=format), tmp_path / "pack"
     pack_manifest(made / "set.csv", pack, settings)

@@ -11,13 +11,14 @@ import h5py
 import numpy as np
 import pytest
 
-from epanns.data.manifests.clip import Clip
-from epanns.data.manifests.manifest import Manifest, read_manifest, write_manifest
+from epanns.data.clip import Clip
+from epanns.data.manifest import Manifest, read_manifest, write_manifest
 from epanns.data.packing.packer import pack_manifest
 from epanns.data.packs.pack import Pack
 from epanns.data.packs.pack_format import PackSettings, read_pack_info
 from epanns.errors import ConfigError, DataProblems, OutputError
 from epanns.labels import LabelSet
+from tests.builders import contents
 from tests.data.conftest import SETTINGS
 
 PANNS = replace(SETTINGS, format="panns")
@@ -31,15 +32,11 @@ def panns(made, tmp_path_factory) -> Path:
     return folder
 
 
-def contents(folder):
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
 def shards_of(folder):
     return {name: content for name, content in contents(folder).items() if name.startswith("waveforms/")}
 
 
-def test_its_files_are_those_of_panns_and_of_the_packer(panns):
+def test_a_pack_in_panns_format_has_the_files_of_panns_and_of_the_packer(panns):
     assert set(contents(panns)) == {
         "pack.json",
         "journal.jsonl",
@@ -57,7 +54,7 @@ def test_its_files_are_those_of_panns_and_of_the_packer(panns):
     ]
 
 
-def test_its_index_leads_to_the_rows_of_our_own_pack(made, panns):
+def test_the_index_refers_to_the_rows_of_the_pack_in_epanns_format(made, panns):
     ours = Pack(made / "pack")
     with h5py.File(panns / "indexes" / "all.h5") as index:
         assert [name.decode() for name in index["audio_name"]] == [clip.clip_id for clip in clips_of(made)]
@@ -75,7 +72,7 @@ def clips_of(made):
     return read_manifest(made / "set.csv").clips
 
 
-def test_a_split_gives_the_index_its_name(made, tmp_path):
+def test_the_index_is_named_after_the_split(made, tmp_path):
     pack_manifest(made / "set.csv", tmp_path / "pack", replace(PANNS, splits=("train", "val")))
     assert [path.name for path in (tmp_path / "pack" / "indexes").iterdir()] == ["train+val.h5"]
 
@@ -111,7 +108,7 @@ def test_the_two_formats_do_not_share_a_folder(made, panns, tmp_path):
 
 
 @pytest.mark.parametrize("place", ["waveforms/mine.h5", "indexes/notes.txt", "waveforms/more/part00000.h5"])
-def test_starting_over_deletes_nothing_where_other_things_lie(made, panns, tmp_path, place):
+def test_starting_over_deletes_nothing_in_a_folder_with_other_files(made, panns, tmp_path, place):
     shutil.copytree(panns, tmp_path / "pack")
     (tmp_path / "pack" / place).parent.mkdir(exist_ok=True)
     (tmp_path / "pack" / place).write_text("mine")
@@ -121,7 +118,7 @@ def test_starting_over_deletes_nothing_where_other_things_lie(made, panns, tmp_p
     assert contents(tmp_path / "pack") == before
 
 
-def test_a_moved_pack_gets_its_index_anew(made, panns, tmp_path):
+def test_the_index_of_a_moved_pack_is_written_again(made, panns, tmp_path):
     shutil.copytree(panns, tmp_path / "moved")
     pack_manifest(made / "set.csv", tmp_path / "moved", PANNS)
     with h5py.File(tmp_path / "moved" / "indexes" / "all.h5") as index:
@@ -174,7 +171,7 @@ def test_rejected_clips_leave_no_rows(partly_bad, tmp_path, bad, rows):
         assert {row["clip_id"] for row in csv.DictReader(file)} == {f"clip-{number}" for number in bad}
 
 
-def test_a_part_that_lost_all_its_clips_loses_its_shard(partly_bad, tmp_path):
+def test_a_part_without_readable_clips_has_no_shard(partly_bad, tmp_path):
     settings = PackSettings((), 8_000, 0.5, clips_per_shard=2, format="panns")
     manifest = partly_bad(set())
     pack_manifest(manifest, tmp_path / "pack", settings)
@@ -192,7 +189,7 @@ def test_an_unknown_format_is_refused():
         PackSettings(format="hdf")
 
 
-def test_a_folder_of_panns_waveforms_that_is_no_pack_is_left_alone(made, panns, tmp_path):
+def test_a_folder_of_panns_waveform_files_is_left_alone(made, panns, tmp_path):
     (tmp_path / "pack" / "waveforms").mkdir(parents=True)
     os.link(panns / "waveforms" / "part00000.h5", tmp_path / "pack" / "waveforms" / "part00000.h5")
     for fresh in (False, True):

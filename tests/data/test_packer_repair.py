@@ -1,5 +1,6 @@
 """A pack that was damaged, and the same command again."""
 
+import functools
 import json
 import shutil
 from dataclasses import replace
@@ -10,6 +11,7 @@ import pytest
 from epanns.data.packing.packer import pack_manifest
 from epanns.data.packs.verification import verify_pack
 from epanns.errors import DataError, OutputError, PackError
+from tests import builders
 from tests.data.conftest import SETTINGS
 
 PANNS = replace(SETTINGS, format="panns")
@@ -26,10 +28,8 @@ def pack(request, made, tmp_path):
     return run, tmp_path / "pack", contents(tmp_path / "pack")
 
 
-def contents(folder):
-    """All but the journal, to which the lines of a repaired shard are added."""
-    files = {str(path.relative_to(folder)): path for path in folder.rglob("*") if path.is_file()}
-    return {name: path.read_bytes() for name, path in files.items() if path.suffix != ".jsonl"}
+# Lines of a repaired shard are added to the journal.
+contents = functools.partial(builders.contents, without=r"\.jsonl$")
 
 
 def flip(path):
@@ -76,7 +76,7 @@ def test_a_damaged_shard_is_packed_again(pack, damage, is_finished):
         ("notes.csv", shorten),
     ],
 )
-def test_what_is_beside_the_shards_is_made_again(pack, name, damage):
+def test_missing_lists_and_journals_are_made_again(pack, name, damage):
     run, folder, whole = pack
     damage(folder / name)
     run()
@@ -103,13 +103,13 @@ def test_an_index_with_one_wrong_value_is_written_again(made, tmp_path, column):
     assert contents(tmp_path / "pack") == whole
 
 
-def test_progress_shows_what_is_read_of_a_finished_pack(pack):
+def test_progress_covers_the_checksums_of_a_finished_pack(pack):
     seen = []
     pack[0](progress=lambda done, total: seen.append((done, total)))
     assert seen == [(8, 20), (16, 20), (20, 20)]
 
 
-def test_whole_shards_of_a_finished_pack_stay_though_their_audio_is_gone(own):
+def test_undamaged_shards_are_kept_without_their_audio(own):
     shutil.rmtree(own / "set" / "audio")
     assert pack_manifest(own / "set.csv", own / "pack", SETTINGS).n_resumed == 3
     flip(own / "pack" / "shard-00001.h5")

@@ -1,6 +1,7 @@
 """Rejects of an earlier run, and the same command again."""
 
 import csv
+import functools
 import json
 import os
 import re
@@ -23,6 +24,7 @@ from epanns.data.packing.packer import pack_manifest
 from epanns.data.packing.packing_journal import JournalRecords
 from epanns.data.packs.verification import verify_pack
 from epanns.errors import DataError, DataProblems, EpannsError, OutputError
+from tests import builders
 from tests.data import decoders
 from tests.data.conftest import SETTINGS, noise
 
@@ -52,10 +54,8 @@ def repair(folder):
     soundfile.write(audio(folder), noise(seed=3), 8_000, subtype="FLOAT")
 
 
-def contents(folder):
-    """All files but an index, which names its folder."""
-    files = {str(path.relative_to(folder)): path for path in folder.rglob("*") if path.is_file()}
-    return {name: path.read_bytes() for name, path in files.items() if not name.startswith("indexes")}
+# An index names its folder by its absolute path.
+contents = functools.partial(builders.contents, without=r"^indexes")
 
 
 def fresh(run, folder):
@@ -68,7 +68,7 @@ def fresh(run, folder):
     return whole
 
 
-def test_a_finished_pack_whose_journal_does_not_hold_its_shards_is_packed_again(finished):
+def test_a_finished_pack_with_another_journal_is_packed_again(finished):
     """So its rejects are retried too."""
     run, folder = finished
     repair(folder)
@@ -79,7 +79,7 @@ def test_a_finished_pack_whose_journal_does_not_hold_its_shards_is_packed_again(
 
 
 @pytest.mark.parametrize("max_bad", [0.5, 0.01])
-def test_a_reject_whose_file_was_repaired_is_packed_to_the_bytes_of_a_fresh_pack(finished, max_bad):
+def test_a_repaired_reject_gives_the_bytes_of_a_fresh_pack(finished, max_bad):
     run, folder = finished
     repair(folder)
     summary = run(max_bad=max_bad)
@@ -90,7 +90,7 @@ def test_a_reject_whose_file_was_repaired_is_packed_to_the_bytes_of_a_fresh_pack
     assert (run().n_resumed, run().n_retried) == (3, 0)
 
 
-def test_a_reject_that_is_as_it_was_is_not_tried_again(finished):
+def test_an_unchanged_reject_is_not_retried(finished):
     run, folder = finished
     os.utime(audio(folder), ns=(0, 0))
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
@@ -99,7 +99,7 @@ def test_a_reject_that_is_as_it_was_is_not_tried_again(finished):
 
 
 @pytest.mark.parametrize("become", ["gone", "damaged"])
-def test_a_shard_that_would_lose_another_clip_stays_and_it_is_reported(finished, become):
+def test_a_shard_that_would_lose_another_clip_is_kept_and_reported(finished, become):
     run, folder = finished
     repair(folder)
     if become == "gone":
@@ -117,7 +117,7 @@ def test_a_shard_that_would_lose_another_clip_stays_and_it_is_reported(finished,
     assert run(fresh=True).counts.rejected == 1
 
 
-def test_a_reject_is_packed_beside_audio_that_was_written_anew(finished):
+def test_a_reject_is_retried_beside_audio_that_was_rewritten(finished):
     run, folder = finished
     repair(folder)
     soundfile.write(audio(folder, "2.wav"), noise(seed=9), 8_000, subtype="PCM_16")
@@ -125,7 +125,7 @@ def test_a_reject_is_packed_beside_audio_that_was_written_anew(finished):
     assert contents(folder) == fresh(run, folder)
 
 
-def test_a_pack_of_other_versions_is_left_alone_and_it_is_reported(finished, monkeypatch):
+def test_a_pack_of_other_versions_is_kept_and_reported(finished, monkeypatch):
     run, folder = finished
     repair(folder)
     before = contents(folder)
@@ -136,7 +136,7 @@ def test_a_pack_of_other_versions_is_left_alone_and_it_is_reported(finished, mon
     assert contents(folder) == before
 
 
-def test_a_run_that_is_killed_while_it_tries_again_ends_with_the_same_bytes(finished):
+def test_a_run_killed_during_a_retry_ends_with_the_same_bytes(finished):
     run, folder = finished
     before = (folder / "pack.json").read_bytes()
     lists = {name: (folder / name).read_bytes() for name in ("rejects.csv", "notes.csv")}
@@ -150,7 +150,7 @@ def test_a_run_that_is_killed_while_it_tries_again_ends_with_the_same_bytes(fini
     assert contents(folder) == whole
 
 
-def test_a_finished_pack_stays_whole_where_too_many_are_still_rejected(dataset, tmp_path):
+def test_a_finished_pack_is_kept_if_too_many_clips_are_still_rejected(dataset, tmp_path):
     sounds = {"0.wav": noise(), "bad-1.wav": b"no", "bad-2.wav": b"no", "3.wav": noise(seed=3)}
     manifest = dataset(sounds)
     pack_manifest(manifest, tmp_path / "pack", SMALL, max_bad=0.5)
@@ -161,7 +161,7 @@ def test_a_finished_pack_stays_whole_where_too_many_are_still_rejected(dataset, 
     assert pack_manifest(manifest, tmp_path / "pack", SMALL, max_bad=0.5).counts.clips == 3
 
 
-def test_a_clip_at_which_processes_were_killed_is_tried_again_by_the_next_run(made, tmp_path, monkeypatch):
+def test_a_clip_that_crashed_processes_is_retried_by_the_next_run(made, tmp_path, monkeypatch):
     def run(jobs):
         return pack_manifest(made / "set.csv", tmp_path / "pack", SETTINGS, max_bad=0.05, jobs=jobs)
 
@@ -174,7 +174,7 @@ def test_a_clip_at_which_processes_were_killed_is_tried_again_by_the_next_run(ma
 
 
 @pytest.mark.parametrize(("jobs", "how"), [(1, "lack_memory"), (2, "lack_memory"), (1, "lack_open_files")])
-def test_want_of_memory_ends_the_run_and_is_no_reject(made, tmp_path, monkeypatch, jobs, how):
+def test_lack_of_memory_ends_the_run_and_rejects_no_clip(made, tmp_path, monkeypatch, jobs, how):
     def run(jobs):
         return pack_manifest(made / "set.csv", tmp_path / "pack", SETTINGS, jobs=jobs)
 
@@ -192,7 +192,7 @@ def test_want_of_memory_ends_the_run_and_is_no_reject(made, tmp_path, monkeypatc
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
-def test_a_clip_for_which_memory_was_wanting_is_tried_alone(own, made, monkeypatch, jobs):
+def test_a_clip_that_lacked_memory_is_retried_alone(own, made, monkeypatch, jobs):
     monkeypatch.setattr(shard_packing, "convert_clip", decoders.lack_memory_once)
     shutil.rmtree(own / "pack")
     assert pack_manifest(own / "set.csv", own / "pack", SETTINGS, jobs=jobs).counts.rejected == 0
@@ -201,7 +201,7 @@ def test_a_clip_for_which_memory_was_wanting_is_tried_alone(own, made, monkeypat
 
 
 @pytest.mark.parametrize("error", [MemoryError(), RuntimeError("can't start new thread")])
-def test_want_of_memory_for_the_shard_is_one_line_too(made, tmp_path, monkeypatch, error):
+def test_lack_of_memory_for_a_shard_is_one_error(made, tmp_path, monkeypatch, error):
     def fail(*arguments, **options):
         raise error
 
@@ -210,7 +210,7 @@ def test_want_of_memory_for_the_shard_is_one_line_too(made, tmp_path, monkeypatc
         pack_manifest(made / "set.csv", tmp_path / "pack", SETTINGS)
 
 
-def test_what_is_no_regular_file_is_a_reject(dataset, tmp_path):
+def test_a_path_that_is_no_regular_file_is_rejected(dataset, tmp_path):
     manifest = dataset({"0.wav": noise(), "fifo.wav": None, "zero.wav": None, "folder.wav": None})
     os.mkfifo(tmp_path / "audio" / "fifo.wav")
     (tmp_path / "audio" / "zero.wav").symlink_to("/dev/zero")
@@ -224,7 +224,7 @@ def test_what_is_no_regular_file_is_a_reject(dataset, tmp_path):
         assert re.search(f"is {kind}, must be a regular file; correct the path", reasons[f"{name}.wav"])
 
 
-def test_rows_that_are_not_their_clips_are_counted_and_named(dataset, tmp_path):
+def test_rows_that_differ_from_their_clips_are_counted_and_listed(dataset, tmp_path):
     sounds = {"whole.wav": noise(), "short.wav": noise(0.2), "long.wav": noise(0.6), "silent.wav": noise() * 0}
     loud = noise()
     loud[:3] = 2.0
@@ -250,7 +250,7 @@ def test_rows_that_are_not_their_clips_are_counted_and_named(dataset, tmp_path):
 
 @pytest.mark.parametrize("seconds", [0.4999, 0.5, 0.50013, 0.51, 3.0])
 @pytest.mark.parametrize("rate", [8_000, 44_100])
-def test_a_clip_is_cut_exactly_where_it_has_more_samples_than_the_row(dataset, tmp_path, seconds, rate):
+def test_a_clip_is_cut_if_it_has_more_samples_than_the_row(dataset, tmp_path, seconds, rate):
     samples = (0.1 * np.random.default_rng(0).standard_normal(round(rate * seconds))).astype(np.float32)
     counts = pack_manifest(dataset({"a.wav": samples}, rate), tmp_path / "pack", SMALL).counts
     assert counts.cut == (round(len(samples) * 8_000 / rate) > 4_000)

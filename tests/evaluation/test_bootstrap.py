@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score
 
 from epanns.evaluation.bootstrap import (
-    accuracy_interval,
     mean_average_precision_interval,
+    mean_interval,
     resampled_weights,
     weighted_average_precision,
 )
@@ -53,8 +53,8 @@ def test_interval_of_accuracy_is_of_the_same_draws():
     is_right = np.random.default_rng(4).random(40) < 0.7
     draws = numpy_generator("bootstrap", 3).multinomial(40, np.full(40, 1 / 40), size=200)
     expected = np.quantile([np.mean(np.repeat(is_right, row)) for row in draws], [0.025, 0.975])
-    assert accuracy_interval(is_right, resamples=200, seed=3) == pytest.approx(tuple(expected), abs=1e-12)
-    assert accuracy_interval(is_right, resamples=0) is None
+    assert mean_interval(is_right, resamples=200, seed=3) == pytest.approx(tuple(expected), abs=1e-12)
+    assert mean_interval(is_right, resamples=0) is None
 
 
 def test_interval_depends_on_the_seed_alone():
@@ -97,7 +97,7 @@ def test_interval_by_group_equals_a_slow_bootstrap_that_draws_groups():
     found = mean_average_precision_interval(target, scores, **options)
     assert found == pytest.approx(tuple(np.quantile(means, [0.025, 0.975])), abs=1e-12)
     expected = tuple(np.quantile(accuracies, [0.025, 0.975]))
-    assert accuracy_interval(is_right, **options) == pytest.approx(expected, abs=1e-12)
+    assert mean_interval(is_right, **options) == pytest.approx(expected, abs=1e-12)
 
 
 def test_slices_of_recordings_have_a_wider_interval_by_group_and_groups_of_one_clip_the_same():
@@ -106,7 +106,7 @@ def test_slices_of_recordings_have_a_wider_interval_by_group_and_groups_of_one_c
     recordings, slices = np.arange(50), np.repeat(np.arange(50), 8)
 
     def width(groups, right):
-        low, high = accuracy_interval(right, resamples=2000, groups=groups)
+        low, high = mean_interval(right, resamples=2000, groups=groups)
         return high - low
 
     assert width(slices, is_right[slices]) == pytest.approx(width(recordings, is_right), abs=1e-12)

@@ -91,7 +91,7 @@ def test_windows_equal_one_clip_at_a_time(model, aggregate):
         assert np.allclose(found.scores[clip], expected.numpy(), atol=1e-6)
 
 
-def test_padding_is_heard_by_the_whole_clip_and_not_by_windows(model):
+def test_padding_is_part_of_whole_clips_and_not_of_windows(model):
     dataset = FakeDataset([3000, 3000])
     dataset.waveform[1] = dataset.waveform[0]
     dataset.waveform[1, 3000:] = 5000  # what stands after a clip's end must not matter to windows
@@ -100,7 +100,7 @@ def test_padding_is_heard_by_the_whole_clip_and_not_by_windows(model):
     assert not np.allclose(*predict(model, dataset).scores, atol=1e-6)
 
 
-def test_at_its_own_length_a_clip_is_heard_without_its_padding(model):
+def test_at_its_own_length_a_clip_is_scored_without_padding(model):
     dataset = FakeDataset([3000, 8000, 900, 3000, 20])
     found = predict(model, dataset, EvaluationProtocol(own_length=True), batch_size=4)
     for clip, length in enumerate(dataset.lengths):
@@ -120,7 +120,7 @@ def test_every_modules_mode_comes_back(model):
     model.eval()
 
 
-def test_progress_is_told_clips_done_and_in_all(model):
+def test_progress_receives_the_clips_done_and_their_total(model):
     told = []
     predict(model, FakeDataset([8000] * 5), batch_size=2, progress=lambda done, total: told.append((done, total)))
     assert told == [(2, 5), (4, 5), (5, 5)]
@@ -227,7 +227,7 @@ def test_a_single_label_network_refuses_clips_of_no_or_several_classes(tiny_pack
         predict(model, dataset)
 
 
-def test_a_network_lies_in_memory_as_before(tiny_spec, tiny_packs):
+def test_the_memory_format_of_a_network_is_restored(tiny_spec, tiny_packs):
     dataset = PackDataset([tiny_packs["val"]])
     model = Cnn(tiny_spec, dataset.labels)
     seen = []

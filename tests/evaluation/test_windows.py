@@ -28,7 +28,7 @@ def test_windows_cover_every_sample_and_stay_inside(n_samples, window, hop):
 
 
 @given(st.lists(st.integers(0, 90), min_size=1), st.integers(1, 80), st.integers(1, 200))
-def test_blocks_are_cut_as_the_whole_recording_is(sizes, window, hop):
+def test_blocks_give_the_windows_of_the_whole_recording(sizes, window, hop):
     whole = torch.arange(sum(sizes))
     found = list(windows_of(torch.split(whole, sizes), window, hop))
     expected = window_starts(len(whole), window, hop) if len(whole) else []

@@ -15,7 +15,7 @@ UNHEARD = RNG.normal(size=(40, 1, 20, 8)).astype(np.float32)
 
 
 @pytest.mark.parametrize("spread", [0.5, 2.0, 4.0])
-def test_the_function_stays(spread):
+def test_equalisation_keeps_the_function_of_the_network(spread):
     model = separable(RNG, spread=spread)
     expected = [run(model, UNHEARD, name) for name in ("clipwise_logits", "embedding")]
     assert equalise(model, BATCHES) == ("w1", "w2", "w3")
@@ -83,7 +83,7 @@ NOT_EQUALISED = {
 
 
 @pytest.mark.parametrize("case", NOT_EQUALISED)
-def test_channels_that_something_else_hears_stay_as_they_are(case):
+def test_channels_with_other_readers_are_not_divided(case):
     constants = W | {"u": np.ones((4, 8, 1, 1), np.float32), "zero": np.float32(0), "six": np.float32(6)}
     model = graph_of(NOT_EQUALISED[case], constants, ["y"], [1, 4, 3, 3])
     assert "w" not in [pair.weight for pair in pairs_of(model)] or case == "a weight of two layers"

@@ -115,7 +115,7 @@ def test_windows_are_scored_as_evaluate_scores_them(tmp_path, model, tiny_packs)
         assert report["files"][file]["bytes"] == (tmp_path / "out" / file).stat().st_size
 
 
-def test_a_pack_of_other_classes_calibrates_and_tells_agreement_without_map(tmp_path, tiny_packs):
+def test_a_pack_of_other_classes_calibrates_and_reports_agreement_without_map(tmp_path, tiny_packs):
     network, pack = small_network(), PackDataset([tiny_packs["train"]])
     assert network.labels.names != pack.labels.names
     found = export_network(network, tmp_path / "out", int8=Int8(pack))["int8"]["evaluation"]
@@ -212,7 +212,7 @@ def test_a_folder_that_exists_and_a_pack_of_another_rate_are_refused_before_the_
         export_network(loud, tmp_path / "out", int8=Int8(PackDataset([tiny_packs["train"]])))
 
 
-def test_clips_that_calibrate_do_not_judge(tmp_path, model, tiny_packs, monkeypatch):
+def test_calibration_clips_are_not_scored(tmp_path, model, tiny_packs, monkeypatch):
     """All that is needed to know it are the packs' tables: nothing is exported first."""
     monkeypatch.setattr(export, "to_onnx", lambda _: pytest.fail("exported first"))
     train, both = PackDataset([tiny_packs["train"]]), PackDataset([tiny_packs["test"], tiny_packs["train"]])

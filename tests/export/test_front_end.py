@@ -73,7 +73,7 @@ def test_inputs_are_named_with_the_axes_that_grow(name, shapes):
     assert json.loads(json.dumps(described)) == described
 
 
-def test_yamnets_front_end_is_told_apart():
+def test_yamnets_front_end_is_shown():
     given = front_end_of(build_model(spec_of("YAMNet", width=1 / 32)))
     assert "zeros" in given["short_clips"]
     assert (given["logmel"]["centred"], given["logmel"]["fft_size"], given["logmel"]["patch_hop"]) == (False, 512, 48)

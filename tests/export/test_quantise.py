@@ -98,7 +98,7 @@ def test_a_waveform_is_not_rounded():
     assert activations_of(model) == ("y",)
 
 
-def test_a_weight_of_two_layers_is_brought_back_once():
+def test_a_weight_that_two_layers_share_is_dequantised_once():
     nodes = [("Conv", ["x", "w"], "c", {}), ("Conv", ["c", "w"], "y", {})]
     model = graph_of(nodes, {"w": RNG.normal(size=(3, 3, 1, 1)).astype(np.float32)}, ["y"], [1, 3, 4, 4])
     x = RNG.normal(size=(1, 3, 4, 4)).astype(np.float32)

@@ -1,4 +1,4 @@
-"""checksums.json: what was changed in a checkpoint folder is found; what needs no checksum loads with a note."""
+"""checksums.json: changes of a checkpoint folder are found; a folder without it loads with a note."""
 
 import json
 import re
@@ -106,7 +106,7 @@ def test_the_card_may_be_edited_or_removed(folder: Path) -> None:
         ("[" * 70_000, "70,000 bytes, must be at most 65,536"),
     ],
 )
-def test_checksums_that_are_none_are_refused(content: str, message: str, folder: Path) -> None:
+def test_invalid_checksum_files_are_refused(content: str, message: str, folder: Path) -> None:
     (folder / "checksums.json").write_text(content)
     with pytest.raises(CheckpointError, match=rf"checksums.json: {message}.*: copy the whole checkpoint again or"):
         load(folder)
@@ -114,7 +114,7 @@ def test_checksums_that_are_none_are_refused(content: str, message: str, folder:
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=settings().max_examples // 2)
 @given(st.data())
-def test_no_changed_byte_gets_past(folder: Path, data: st.DataObject) -> None:
+def test_every_changed_byte_is_detected(folder: Path, data: st.DataObject) -> None:
     name = data.draw(st.sampled_from(["config.json", "labels.csv", "model.safetensors"]))
     content = (folder / name).read_bytes()
     place = data.draw(st.integers(0, len(content) - 1))
@@ -129,7 +129,7 @@ def test_no_changed_byte_gets_past(folder: Path, data: st.DataObject) -> None:
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_file_of_a_checkpoint_stands_for_its_folder(name: str, folder: Path) -> None:
+def test_the_path_of_a_file_of_a_checkpoint_selects_its_folder(name: str, folder: Path) -> None:
     assert read_checkpoint(folder / name).provenance.sha256 == load_checkpoint(folder).provenance.sha256
 
 

@@ -1,4 +1,4 @@
-"""A config.json of any values: a checkpoint that can be used, or one line."""
+"""A config.json of any values gives a usable checkpoint or an error of one line."""
 
 import copy
 import json

@@ -1,4 +1,4 @@
-"""ResNets and MobileNets: PANNs' tensors, and forward passes written a second time."""
+"""ResNets and MobileNets: PANNs' tensors, and reference forward passes."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from epanns.models.files.recognition import PANNS
+from epanns.models.files.released import PANNS
 from epanns.models.tagger import Tagger
 from epanns.models.tensors import forms_of
 from epanns.models.zoo import build_model
@@ -85,7 +85,7 @@ def slow_logits(model: Tagger, logmel: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("name", [*RESIDUAL, *MOBILE])
-def test_forward_equals_a_plain_second_writing(name):
+def test_forward_equals_a_reference_implementation(name):
     model = randomised(name)
     logmel = torch.randn(2, 1, 101, 64)  # halves five times to 3: every pooling but one drops a frame
     with torch.no_grad():
@@ -109,7 +109,7 @@ def test_every_family_but_cnn_is_compared_with_panns():
 
 
 @pytest.mark.parametrize("name", RESIDUAL)
-def test_new_residual_blocks_pass_on_what_comes_in(name):
+def test_new_residual_blocks_are_the_identity(name):
     """As in PANNs, the last batch norm of each block begins at 0, and no other one does."""
     model = build_model(name, width=1 / 32)
     last = 3 if name == "ResNet54" else 2

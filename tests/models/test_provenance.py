@@ -92,7 +92,7 @@ def test_operations_since_the_last_pruning(entries, left):
         ),
     ],
 )
-def test_a_recipe_that_is_none_is_named(recipe, problem):
+def test_an_invalid_recipe_is_refused_with_its_problems(recipe, problem):
     assert recipe_problems(recipe) == [problem]
 
 
@@ -119,5 +119,5 @@ def test_a_recipe_that_is_none_is_named(recipe, problem):
         (MOVE, "transfer: to other classes; 1 keep their weights, 2 are new"),
     ],
 )
-def test_a_step_is_read_as_a_line(step, text):
+def test_an_operation_is_described_in_one_line(step, text):
     assert Operation.from_dict(step).describe() == text

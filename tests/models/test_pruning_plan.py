@@ -47,7 +47,7 @@ def test_a_plan_survives_json(kept, ratio, seed):
 
 
 @given(kept=kept_channels)
-def test_widths_count_what_is_kept_and_name_every_layer(kept):
+def test_widths_are_the_numbers_of_kept_channels_of_every_layer(kept):
     plan = plan_of(kept)
     assert plan.widths == {layer: len(kept.get(layer, range(width))) for layer, width in BASE.widths.items()}
     assert dict(plan.pruned_spec.widths) == plan.widths
@@ -55,7 +55,7 @@ def test_widths_count_what_is_kept_and_name_every_layer(kept):
 
 
 @given(kept=kept_channels, data=st.data())
-def test_two_plans_make_one_in_the_numbering_of_the_first(kept, data):
+def test_composed_plans_use_the_channel_numbers_of_the_first(kept, data):
     first = plan_of(kept)
     again = data.draw(
         st.fixed_dictionaries(
@@ -78,7 +78,7 @@ def test_two_plans_make_one_in_the_numbering_of_the_first(kept, data):
 
 
 @given(kept=kept_channels, data=st.data())
-def test_what_was_joined_is_taken_apart(kept, data):
+def test_remainder_inverts_compose(kept, data):
     first = plan_of(kept)
     again = {
         layer: data.draw(st.sets(st.integers(0, width - 1), min_size=1).map(lambda some: tuple(sorted(some))))
@@ -91,7 +91,7 @@ def test_what_was_joined_is_taken_apart(kept, data):
     assert dict(rest.kept_channels) == {layer: again[layer] for layer in second.pruned_layers}
 
 
-def test_plans_of_which_one_is_not_the_rest_of_the_other_are_refused():
+def test_remainder_refuses_plans_that_are_not_nested():
     first, whole = plan_of({"conv_block1.conv2": (0, 3)}), plan_of({"conv_block1.conv2": (1,)})
     with pytest.raises(PruningError, match=r"conv_block1\.conv2: the pruned network keeps channel 1, which the one it"):
         remainder(first, whole)
@@ -101,7 +101,7 @@ def test_plans_of_which_one_is_not_the_rest_of_the_other_are_refused():
         remainder(plan_of({}, base=first.pruned_spec), whole)
 
 
-def test_criteria_that_follow_each_other_are_named_once_each():
+def test_composed_plans_name_each_consecutive_criterion_once():
     step = {"kept": {"conv_block1.conv1": (0, 1, 2, 3)}}
     l1, l2 = plan_of(**step), plan_of(**step, criterion="l2")
     assert compose(l1, l1).criterion == "l1"
@@ -109,7 +109,7 @@ def test_criteria_that_follow_each_other_are_named_once_each():
     assert compose(compose(l1, l2), l1).criterion == "l1, then l2, then l1"
 
 
-def test_plans_that_do_not_follow_each_other_are_refused():
+def test_compose_refuses_plans_that_do_not_fit_together():
     with pytest.raises(PruningError, match="two pruning plans do not follow each other: the second must start where"):
         compose(plan_of(), plan_of())
 
@@ -124,7 +124,7 @@ def test_the_digest_depends_on_the_channels():
     assert plan_of().digest != plan_of(KEPT | {"conv_block1.conv2": (0, 2)}).digest
 
 
-def test_the_summary_says_what_changed():
+def test_the_summary_lists_the_changed_layers():
     assert plan_of().summary() == ("2 of 6 layers pruned by l1: conv_block1.conv2 4 -> 2, conv_block3.conv1 8 -> 4")
     assert plan_of({}).summary() == "0 of 6 layers pruned by l1: nothing removed"
 

@@ -1,4 +1,4 @@
-"""Specifications: JSON round trip, and every wrong value named."""
+"""Specifications: JSON round trip, and errors that name every wrong value."""
 
 import copy
 import re
@@ -59,12 +59,12 @@ def test_impossible_values_are_named(change, message):
 
 
 @pytest.mark.parametrize("change", [{"head": "decision_max"}, {"kernel_size": 5}])
-def test_what_a_family_does_not_have_is_refused(change):
+def test_settings_that_a_family_does_not_have_are_refused(change):
     with pytest.raises(ConfigError, match="must be clip and 3 in resnet22"):
         replace(ZOO["ResNet22"], **change)
 
 
-def test_the_task_is_an_activation_and_multi_label_is_what_was_before_there_was_one():
+def test_the_task_sets_the_activation_and_is_multi_label_by_default():
     spec = ZOO["Cnn14"]
     assert (spec.task, "activation" in spec.to_dict()) == ("multi-label", False)
     single = spec.with_task("single-label")
@@ -82,7 +82,7 @@ def test_the_task_is_an_activation_and_multi_label_is_what_was_before_there_was_
         ({"activation": "softmax", "num_classes": 1}, "activation='softmax' with num_classes=1: a single class would"),
     ],
 )
-def test_what_cannot_be_single_label_is_refused(change, message):
+def test_specifications_that_cannot_be_single_label_are_refused(change, message):
     with pytest.raises(ConfigError, match=re.escape(message)):
         replace(ZOO["Cnn14"], **change)
 

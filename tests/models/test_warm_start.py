@@ -1,4 +1,4 @@
-"""Networks for other classes: what they know stays, row by row, in every family and head."""
+"""Networks for other classes: known classes keep their weights, in every family and head."""
 
 import re
 from dataclasses import replace
@@ -65,7 +65,7 @@ def test_the_attention_head_keeps_both_outputs_of_a_class(tiny_spec):
         assert torch.equal(after[1:], before[f"att_block.{name}.weight"][[2, 0]])
 
 
-def test_a_fresh_classifier_keeps_nothing_and_a_step_says_so(tiny_spec, tmp_path):
+def test_a_fresh_classifier_keeps_no_weights_and_the_recipe_records_it(tiny_spec, tmp_path):
     model = Cnn(tiny_spec, KNOWN)
     before = model.fc_audioset.weight.clone()
     told = use_labels(model, KNOWN, fresh=True)
@@ -77,7 +77,7 @@ def test_a_fresh_classifier_keeps_nothing_and_a_step_says_so(tiny_spec, tmp_path
     assert [(step.kind, len(step.settings["kept"])) for step in steps] == [("transfer", 0), ("transfer", 4)]
 
 
-def test_rows_that_are_not_there_cannot_be_kept(tiny_spec):
+def test_rows_out_of_range_cannot_be_kept(tiny_spec):
     model = Cnn(tiny_spec, KNOWN)
     before = model.fc_audioset.weight.clone()
     for keep in ({0: 4}, {3: 0}, {-1: 0}):
@@ -101,7 +101,7 @@ def test_a_single_label_network_scores_one_class_out_of_all(tiny_spec, tmp_path)
     assert "a softmax over the classes" in (tmp_path / "saved" / "README.md").read_text()
 
 
-def test_names_will_do_for_labels_and_one_class_is_one_class(tiny_spec):
+def test_names_are_accepted_as_labels_also_a_single_one(tiny_spec):
     model = Cnn(tiny_spec, KNOWN)
     assert use_labels(model, list(KNOWN.names)).describe() == "all 4 classes keep their weights"
     assert use_labels(model, ["never heard"]).describe() == "it starts from random weights"

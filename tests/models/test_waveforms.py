@@ -1,4 +1,4 @@
-"""Waveforms as people have them: tensors and arrays of any floating-point type, or one line with the remedy."""
+"""Waveforms: tensors and arrays of any floating-point type are accepted, others refused with the remedy."""
 
 import numpy as np
 import pytest
@@ -38,7 +38,7 @@ def test_any_floating_point_waveform_gives_the_same_scores(name: str) -> None:
         ([0.0], r"type list: must be a tensor or a NumPy array; give torch.tensor\(waveform\)"),
     ],
 )
-def test_what_is_no_waveform_is_refused_with_the_remedy(waveform: object, message: str) -> None:
+def test_invalid_waveforms_are_refused_with_the_remedy(waveform: object, message: str) -> None:
     model = build_model("Cnn6", width=0.05).eval()
     for call in (model, model.features_of):
         with pytest.raises(ConfigError, match=f"^waveform of {message}"):

@@ -1,4 +1,4 @@
-"""The zoo: published sizes, any width, names that cannot be missed."""
+"""The zoo: published sizes, any width, and suggestions for wrong names."""
 
 import re
 import subprocess
@@ -126,7 +126,7 @@ def test_no_shorter_clip_passes_without_being_repeated(name):
 
 
 @pytest.mark.parametrize("name", list_models())
-def test_every_parameter_learns_but_the_one_panns_never_use(name):
+def test_every_parameter_but_the_unused_ones_gets_a_gradient(name):
     model = build_model(name, num_classes=3, width=1 / 32)
     model(torch.rand(4, 10_000) - 0.5, torch.tensor([0.3, 0.6]))["clipwise_logits"].square().sum().backward()
     idle = {parameter for parameter, value in model.named_parameters() if value.grad is None}
@@ -167,7 +167,7 @@ def test_every_family_has_its_builder(monkeypatch):
     assert seen == [spec, spec]
 
 
-def test_the_width_asked_for_is_remembered(tmp_path):
+def test_the_requested_width_is_recorded(tmp_path):
     model = build_model("Cnn6", num_classes=2, width=0.05)
     assert model.provenance == Provenance(width=0.05)
     save_checkpoint(model, tmp_path / "saved")
@@ -192,7 +192,7 @@ def test_width_of_a_specification_is_refused():
         build_model(ZOO["Cnn6"], width=0.5)
 
 
-def test_labels_must_count_the_classes():
+def test_labels_and_classes_must_be_equal_in_number():
     with pytest.raises(ConfigError, match="2 labels for num_classes=3: give one label per class"):
         build_model("Cnn6", width=0.02, num_classes=3, labels=LabelSet.of(["a", "b"]))
 

@@ -8,15 +8,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from epanns.errors import PruningError
+from epanns.pruning.ranking.channel_orders import ReadMoments, elimination_order, pivot_order
 from epanns.pruning.ranking.criteria import (
     CRITERIA,
     NEEDS,
     LayerFilters,
     activation,
     criterion_named,
+    elimination,
     interpolative,
     most_important,
-    pivot_order,
     taylor,
 )
 
@@ -177,7 +178,9 @@ def test_an_unknown_criterion_is_refused_with_the_nearest_name():
 
 
 def filters(covariance=None, gradient=None):
-    return LayerFilters("conv9", NOTHING, 0, None, covariance, gradient)
+    """Return filters whose channels one reader of orthogonal unit weights reads."""
+    readers = None if covariance is None else [ReadMoments(covariance, torch.eye(len(covariance), dtype=torch.float64))]
+    return LayerFilters("conv9", NOTHING, 0, None, readers, gradient)
 
 
 def activations(rows, columns, seed):
@@ -203,7 +206,7 @@ def test_pivots_are_lapacks(rows, columns, seed):
     np.testing.assert_array_equal(pivot_order(stored.T @ stored).numpy(), expected)
 
 
-@pytest.mark.parametrize("criterion", [activation, interpolative])
+@pytest.mark.parametrize("criterion", [activation, interpolative, elimination])
 def test_scores_follow_a_permutation_and_keep_their_order_when_everything_grows(criterion):
     stored = activations(50, 9, seed=1)
     covariance, order = stored.T @ stored, torch.randperm(9)
@@ -226,7 +229,46 @@ def test_channels_without_anything_left_come_last_by_variance():
     assert pivot_order(torch.zeros(3, 3, dtype=torch.float64)).tolist() == [0, 1, 2]
 
 
-@pytest.mark.parametrize("criterion", [taylor, activation, interpolative])
+def error_after_refit(covariance, weight, kept, ridge):
+    """Return the smallest squared error of a reader's outputs with some channels, by normal equations."""
+    covariance = covariance + ridge * covariance.diagonal().mean() * torch.eye(len(covariance), dtype=torch.float64)
+    cross = covariance[kept] @ weight
+    total = (weight * (covariance @ weight)).sum()
+    return float(total - (cross * torch.linalg.solve(covariance[kept][:, kept], cross)).sum())
+
+
+@given(channels=st.integers(2, 7), n_readers=st.integers(1, 3), seed=st.integers(0, 2**31))
+def test_elimination_removes_the_channel_whose_loss_costs_least_after_a_refit(channels, n_readers, seed):
+    readers, known = [], []
+    for number in range(n_readers):
+        stored = activations(30, channels, seed + number) @ activations(channels, channels, seed + number + 10)
+        weight = activations(channels, 4, seed + number + 20)
+        known.append((stored.T @ stored / 30, weight))
+        readers.append(ReadMoments(known[-1][0], weight @ weight.T))
+    kept = list(range(channels))
+    for removed in elimination_order(readers, 1e-3).tolist()[:-1]:
+        errors = {
+            channel: sum(error_after_refit(*reader, [k for k in kept if k != channel], 1e-3) for reader in known)
+            for channel in kept
+        }
+        assert errors[removed] == pytest.approx(min(errors.values()), rel=1e-6, abs=1e-9)
+        kept.remove(removed)
+
+
+def test_elimination_of_equal_channels_keeps_the_lower_index():
+    assert elimination_order([ReadMoments(torch.eye(4).double(), torch.eye(4).double())], 1e-3).tolist() == [3, 2, 1, 0]
+    nothing = torch.zeros(3, 3, dtype=torch.float64)
+    assert elimination_order([ReadMoments(nothing, nothing)], 1e-3).tolist() == [2, 1, 0]
+
+
+def test_elimination_keeps_a_channel_that_no_other_replaces():
+    """Channels 0 and 1 are strong copies, channel 2 is weak and alone: a copy goes first, then the weak channel."""
+    stored = activations(100, 3, seed=2) * torch.tensor([1.0, 1.0, 0.1], dtype=torch.float64)
+    stored[:, 1] = 1.5 * stored[:, 0]
+    assert elimination(filters(stored.T @ stored)).tolist() == [0.0, 2.0, 1.0]
+
+
+@pytest.mark.parametrize("criterion", [taylor, activation, interpolative, elimination])
 def test_a_criterion_without_its_measurement_says_what_to_give(criterion):
     with pytest.raises(
         PruningError, match=rf"conv9: criterion '{criterion.__name__}' measures sound: give clips \(--calibration PACK"

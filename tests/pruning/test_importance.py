@@ -9,8 +9,9 @@ from epanns.models.tagger import Tagger
 from epanns.models.zoo import ZOO, build_model
 from epanns.pruning.prune import prune
 from epanns.pruning.ranking import importance
+from epanns.pruning.ranking.channel_orders import scaled_covariance
 from epanns.pruning.ranking.criteria import CRITERIA, NEEDS, LayerFilters, criterion_named
-from epanns.pruning.ranking.importance import channel_importance, gate_gradients, joined, read_covariances
+from epanns.pruning.ranking.importance import channel_importance, gate_gradients, joined, read_moments
 from epanns.pruning.surgery import ChannelGroup, Reader, channel_groups, forward_order
 
 LAYER = "conv_block6.conv1"
@@ -132,6 +133,10 @@ def stored_inputs(model: Tagger, name: str, waveform: torch.Tensor) -> torch.Ten
         read = read.unflatten(1, (-1, read.shape[-1])) if read.dim() == 2 else read
         return read.double()
     return read.flatten(2).transpose(1, 2).double()
+
+
+def read_covariances(model, groups, batches):
+    return {layer: scaled_covariance(moments) for layer, moments in read_moments(model, groups, batches).items()}
 
 
 def slow_covariance(model: Tagger, group: ChannelGroup, waveform: torch.Tensor) -> torch.Tensor:

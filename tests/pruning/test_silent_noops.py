@@ -15,16 +15,15 @@ from torch import nn
 import epanns
 from epanns.errors import PruningError
 from epanns.pruning.iterative_pruning import prune_iteratively
-from epanns.pruning.optimizer_check import check_optimizer
-from epanns.pruning.prune import apply_plan, plan_pruning, prune
+from epanns.pruning.prune import apply_plan, check_optimizer, plan_pruning, prune
 from epanns.pruning.ranking.criteria import CRITERIA, NEEDS, LayerFilters
 from epanns.pruning.ranking.importance import channel_importance
 from epanns.pruning.recovery.recover import recover
 from epanns.pruning.surgery import channel_groups
-from epanns.training.run.resume import TrainingState, save_state
-from epanns.training.settings.config import TrainingConfig
-from epanns.training.step.learner import Learner
-from epanns.training.step.optimizer import build_optimizer
+from epanns.training.config import TrainingConfig
+from epanns.training.learner import Learner
+from epanns.training.optimizer import build_optimizer
+from epanns.training.resume import TrainingState, save_state
 from tests.builders import narrow_spec
 
 WAVEFORM = torch.rand(6, 80 * 70, generator=torch.Generator().manual_seed(2)) - 0.5

@@ -31,7 +31,7 @@ def pruned(seed, *stages, criterion="l1", base=BASE, network=None, **config):
     )
 
 
-def test_one_checkpoint_cut_by_its_weights_is_one_network_under_every_seed():
+def test_a_checkpoint_pruned_by_its_weights_is_one_network_for_all_seeds():
     records = [pruned(seed, "dense", "pruned") for seed in range(3)]
     assert count_networks(records) == 1
     assert len({network_at(record, "dense") for record in records}) == 1
@@ -54,20 +54,20 @@ def test_what_depends_on_the_seed_is_another_network_under_each(changes, stages)
     assert len({network_at(record, "dense") for record in records}) == 1
 
 
-def test_the_cut_is_one_network_whatever_comes_after_it():
+def test_the_pruned_network_is_one_network_before_any_fine_tuning():
     records = [pruned(seed, "dense", "pruned", "finetuned", finetune={"seed": seed}) for seed in range(3)]
     assert len({network_at(record, "pruned") for record in records}) == 1
     assert count_networks(records) == 3
 
 
-def test_bases_are_told_apart_by_seed_or_by_weights():
+def test_bases_are_distinguished_by_seed_or_by_weights():
     trained = [{"kind": "base", "seed": seed, "training": {"seed": seed}} for seed in range(3)]
     assert count_networks(pruned(base["seed"], "dense", "pruned", base=base) for base in trained) == 3
     others = [BASE | {"checkpoint_sha256": letter * 64} for letter in "ab"]
     assert count_networks(pruned(0, "dense", "pruned", base=base) for base in others) == 2
 
 
-def test_a_base_and_its_offspring_scored_the_same_dense_network():
+def test_a_base_and_its_pruned_networks_share_the_unpruned_network():
     offspring = pruned(2, "dense", "pruned")
     own = replace(pruned(0, "dense"), config=BASE, criterion=None, network="f" * 64)
     assert network_at(own, "dense") == network_at(offspring, "dense")
@@ -79,7 +79,7 @@ def test_recorded_weights_decide():
     assert count_networks([*same, pruned(0, "dense", "recovered", network="b" * 64, recover="bn")]) == 2
 
 
-def test_checkpoints_scored_by_themselves_are_known_by_their_sha256():
+def test_checkpoints_scored_alone_are_identified_by_their_sha256():
     def evaluated(seed, checkpoint, network=None):
         config = {"kind": "evaluated", "checkpoint": checkpoint}
         return replace(pruned(seed, "evaluated"), config=config, criterion=None, network=network)

@@ -31,7 +31,7 @@ def test_three_digits_are_right_to_half_a_percent(value):
     assert float(number) * factor == pytest.approx(value, rel=0.0051)
 
 
-def test_small_forms():
+def test_durations_and_counts_in_words():
     assert (si_tick(5_000_000), si_tick(1.2e9), si_tick(3)) == ("5 M", "1.2 G", "3")
     assert (megabytes(4_500_000), megabytes(None)) == ("4.50", "–")
     assert (signed_percent(-0.381), signed_percent(0.05)) == ("−38.1 %", "+5.0 %")

@@ -22,7 +22,7 @@ def name_of(row):
 
 
 @pytest.mark.parametrize("row", ROWS, ids=name_of)
-def test_a_row_says_what_it_is_and_where_it_stands(row):
+def test_a_logged_row_has_its_layer_score_and_position(row):
     assert row.dataset in ("AudioSet", "FSD50K")
     assert row.name
     assert row.family
@@ -36,7 +36,7 @@ def test_a_row_says_what_it_is_and_where_it_stands(row):
         assert "Table I" in row.source
 
 
-def test_no_row_stands_twice():
+def test_no_row_appears_twice():
     keys = [(row.name, row.dataset, row.metric) for row in ROWS]
     assert len(set(keys)) == len(keys)
 
@@ -98,7 +98,7 @@ def test_leans_counts_follow_from_its_layers():
     assert row("LEAN, GPU").macs == row("LEAN, on device (int8)").macs == joined + asked
 
 
-def test_each_data_set_and_metric_has_a_table_that_says_it_was_not_measured():
+def test_each_data_set_and_metric_has_a_table_marked_as_not_measured():
     text = quoted_markdown(ROWS)
     titles = [line for line in text.splitlines() if line.startswith("**")]
     assert titles == [

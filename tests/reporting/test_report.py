@@ -39,7 +39,7 @@ def test_report_is_written_again_byte_for_byte(tmp_path, records):
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == first
 
 
-def test_what_an_earlier_report_had_more_of_is_removed(tmp_path, records):
+def test_further_files_of_an_earlier_report_are_removed(tmp_path, records):
     write_report(records, tmp_path)
     for name in ("quoted.png", "quoted.pdf", "quoted.txt", "notes.md"):
         (tmp_path / name).touch()

@@ -95,7 +95,7 @@ def test_seeds_of_different_configurations_are_not_averaged(records):
     ]
 
 
-def test_other_data_of_one_name_are_told_apart_by_the_digests_first_digits(records):
+def test_other_data_of_one_name_are_distinguished_by_digest(records):
     contents = {0: "a" * 64, 1: "b" * 64}
     changed = [
         replace(r, config={**r.config, "data": {"content": {"test": contents[r.seed]}}})
@@ -121,7 +121,7 @@ def test_checkpoints_of_one_recipe_are_seeds_and_others_are_not():
     assert [(row.n_seeds, row.settings) for row in rows] == [(2, (f"{name}=0.001",)), (1, (f"{name}=1e-05",))]
 
 
-def test_checkpoints_of_one_seed_that_tell_no_difference_are_rows_of_their_own():
+def test_checkpoints_of_one_seed_and_equal_settings_have_rows_of_their_own():
     rows = only_block([evaluated(0, "one@1", 1e-3), evaluated(0, "two@2", 1e-3)])
     assert [row.settings for row in rows] == [("checkpoint=one@1",), ("checkpoint=two@2",)]
 
@@ -138,7 +138,7 @@ def test_two_bases_of_one_network_are_two_unpruned_rows(records):
     assert all(row.n_seeds == 2 for row in rows)
 
 
-def test_ratios_by_layer_are_told_as_one_setting_and_budgets_without_them(records):
+def test_ratios_by_layer_are_one_setting_and_budgets_have_none(records):
     pruned = [record for record in records if record.ratio == 0.5]
     by_block = {f"conv_block{number}": 0.35 if number < 4 else 0.75 for number in range(1, 7)}
 
@@ -179,7 +179,7 @@ def test_a_stage_after_which_networks_differ_has_a_spread_and_the_one_before_has
     assert (row.mAP["finetuned"].sd, row.mAP["finetuned"].n) == (pytest.approx(0.1), 3)
 
 
-def test_names_tell_networks_apart(records):
+def test_names_distinguish_networks(records):
     named = [replace(r, trial_id=f"{r.trial_id}-n", name="from scratch") for r in records]
     rows = only_block([*records, *named])
     assert [row.name for row in rows] == [""] * 4 + ["from scratch"] * 4

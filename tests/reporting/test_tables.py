@@ -9,17 +9,17 @@ from pathlib import Path
 import pytest
 
 from epanns.models.spec import LAYOUTS
-from epanns.records import Failure
 from epanns.reporting.notation import short_layers
 from epanns.reporting.quoted import quoted_csv, quoted_rows
 from epanns.reporting.rows import rows_by_block
 from epanns.reporting.tables import measured_csv, measured_markdown, records_csv
 from epanns.safe_text import printable
+from epanns.sweeps.journal import Failure
 
 GOLDEN = """\
 **ESC-10, test, whole clip, 5 s input** (measured)
 
-| Network | Criterion | Layers | Ratio | Iterations | Parameters | MB | MACs per 5 s | mAP before | mAP fine-tuned | Seeds |
+| Network | Criterion | Layers | Ratio | Iterations | Parameters | MB | MACs per 5 s | mAP no recovery | mAP fine-tuned | Seeds |
 | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |
 | Cnn14 × 0.25 | unpruned | – | – | – | 5.00 M | 20.0 | 1.20 G | 0.810 ± 0.014 | – | 2 |
 | Cnn14 × 0.25 | unpruned, trained on | – | – | 300 | 5.00 M | 20.0 | 1.20 G | – | 0.830 ± 0.014 | 2 |
@@ -70,7 +70,7 @@ def test_accuracy_is_shown_where_every_row_of_the_table_has_one(records):
     blocks = rows_by_block([*records, *single])
     plain, accurate = measured_markdown(blocks).split("**ESC-50, test")
     assert plain.startswith(GOLDEN.split("\n\nmAP:")[0])
-    assert "| mAP before | mAP fine-tuned | Accuracy before | Accuracy fine-tuned | Seeds |" in accurate
+    assert "| mAP no recovery | mAP fine-tuned | Accuracy no recovery | Accuracy fine-tuned | Seeds |" in accurate
     assert ACCURATE in accurate
     assert "Accuracy: share of the clips" in accurate
     lines = read_csv(measured_csv(blocks))
@@ -168,8 +168,8 @@ def test_a_spread_that_was_not_measured_is_a_dash(records):
     blocks = rows_by_block([replace(one, trial_id=f"s{seed}", seed=seed, config=config) for seed in (0, 1)])
     text = measured_markdown(blocks)
     unpruned, pruned = cells_of(text, 0), cells_of(text, 1)
-    assert (unpruned["mAP before"], unpruned["Seeds"]) == ("0.800 ± –", "1")
-    assert (pruned["mAP before"], pruned["mAP fine-tuned"], pruned["Seeds"]) == ("0.300 ± –", "0.790 ± 0.000", "2")
+    assert (unpruned["mAP no recovery"], unpruned["Seeds"]) == ("0.800 ± –", "1")
+    assert (pruned["mAP no recovery"], pruned["mAP fine-tuned"], pruned["Seeds"]) == ("0.300 ± –", "0.790 ± 0.000", "2")
     assert "± –: one network, scored under several seeds, has no spread." in text
     assert [line["mAP_dense_sd"] for line in read_csv(measured_csv(blocks))] == ["", ""]
 

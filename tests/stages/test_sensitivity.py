@@ -89,7 +89,7 @@ def test_recovery_criterion_and_calibration_pack_count(model, dataset, tiny_pack
     assert len({table.dense.mAP for table in tables.values()}) == 1
 
 
-def test_a_criterion_that_measures_clips_sees_those_of_the_calibration_pack(model, dataset, tiny_packs, tmp_path):
+def test_a_criterion_that_measures_clips_reads_the_calibration_pack(model, dataset, tiny_packs, tmp_path):
     train = PackDataset([tiny_packs["train"]])
     config = SensitivityConfig((0.5,), ("conv_block1.conv1",), "taylor", "none")
     record = measure_sensitivity(model, dataset, config, tmp_path / "out", calibration=train)
@@ -98,7 +98,7 @@ def test_a_criterion_that_measures_clips_sees_those_of_the_calibration_pack(mode
     assert record.table.rows[0].mAP == mean_average_precision(pruned, dataset)
 
 
-def test_labels_of_the_scored_clips_are_not_looked_at(model, dataset, tmp_path):
+def test_labels_of_the_scored_clips_are_not_used(model, dataset, tmp_path):
     with pytest.raises(ConfigError, match="criterion 'taylor' uses labels, and the labels of the scored clips would"):
         measure_sensitivity(model, dataset, SensitivityConfig(criterion="taylor"), tmp_path / "out")
 
@@ -116,7 +116,7 @@ class Killed(BaseException):
 
 
 @pytest.mark.parametrize("stop_after", [1, 2, 5])
-def test_going_on_repeats_no_row_and_ends_with_the_same_bytes(model, dataset, tmp_path, stop_after):
+def test_a_resumed_measurement_repeats_no_row_and_ends_with_the_same_bytes(model, dataset, tmp_path, stop_after):
     whole = measure_sensitivity(model, dataset, CONFIG, tmp_path / "whole")
     told = []
 
@@ -142,7 +142,7 @@ def test_going_on_repeats_no_row_and_ends_with_the_same_bytes(model, dataset, tm
 
 
 @pytest.mark.slow
-def test_a_killed_process_leaves_what_is_needed_to_go_on(model, dataset, tiny_packs, tmp_path):
+def test_a_killed_process_can_be_resumed(model, dataset, tiny_packs, tmp_path):
     measure_sensitivity(model, dataset, SensitivityConfig(), tmp_path / "whole")
     out = tmp_path / "out"
     arguments = ["sensitivity", tmp_path / "dense", "--data", tiny_packs["val"], "--out", out]
@@ -219,7 +219,7 @@ def test_two_processes_do_not_measure_in_one_folder(model, dataset, tmp_path, fr
     assert measure_sensitivity(model, dataset, config, tmp_path / "out", on_row=measure_again).is_complete
 
 
-def test_an_error_inside_the_measurement_is_not_taken_for_another_process(model, dataset, tmp_path):
+def test_an_error_of_the_measurement_is_not_reported_as_a_lock(model, dataset, tmp_path):
     def fail(record):
         raise BlockingIOError(11, "a pipe is full")
 
@@ -250,7 +250,7 @@ def test_a_network_without_a_checkpoint_is_refused(tiny_spec, dataset, tmp_path)
         measure_sensitivity(model, dataset, CONFIG, tmp_path / "out")
 
 
-def test_a_table_of_before_there_was_a_network_gets_it_without_measuring(model, dataset, tmp_path, monkeypatch):
+def test_a_table_without_weights_digest_gets_it_without_measuring(model, dataset, tmp_path, monkeypatch):
     out = tmp_path / "out"
     config = SensitivityConfig((0.5,), ("conv_block1.conv1",))
     measure_sensitivity(model, dataset, config, out)

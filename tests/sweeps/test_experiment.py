@@ -9,7 +9,7 @@ import pytest
 from epanns.atomic import sha256_of_json
 from epanns.errors import ConfigError
 from epanns.sweeps.experiment import load_experiment, parse_experiment
-from epanns.training.settings.presets import PRESETS, read_training
+from epanns.training.config import PRESETS, read_training
 
 CONTENT = {"train": "1", "val": "2", "test": "3"}
 TEXT = """
@@ -152,7 +152,7 @@ def test_ratios_by_layer_name_their_layers_themselves():
             parse_experiment(TEXT.split("[grid]")[0] + f"[grid]\nratios = [{wrong}]\n", "t.toml")
 
 
-def test_clips_count_where_the_criterion_or_the_recovery_sees_them():
+def test_clips_change_the_trial_where_the_criterion_or_the_recovery_reads_them():
     head = TEXT.split("[grid]")[0] + "[grid]\nratio = [0.5]\ncriterion = ['l1', 'interpolative']\n"
     few, many = (trials_of(parse_experiment(f"{head}calibration_clips = {n}", "t.toml")) for n in (10, 20))
     seen = {trial.config.get("criterion"): trial.config.get("calibration_clips") for trial in few}
@@ -263,7 +263,7 @@ def test_how_clips_are_scored_is_part_of_a_trial_where_it_is_said():
     assert base.config["evaluation"] == {"window": 1.0, "hop": 0.5, "aggregate": "mean_prob"}
 
 
-def test_a_yamnet_is_known_by_its_weights_and_stays_frozen_unless_it_is_said():
+def test_a_yamnet_is_identified_by_its_weights_and_frozen_by_default():
     text = TEXT.replace('model = "Cnn6"\nwidth = 0.1', 'model = "LEAN"\nyamnet = "here.npz"')
     base = trials_of(parse_experiment(text, "t.toml"))[0]
     assert (base.config["yamnet_sha256"], base.yamnet) == ("weights of here.npz", "here.npz")
@@ -319,7 +319,7 @@ def test_every_mistake_is_named_at_once():
         (
             "layers = [[",
             "recover = ['bm']\nlayers = [[",
-            "[grid] recover[0]='bm': must be one of none, bn, ls, ls+bn or",
+            "[grid] recover[0]='bm': must be one of none, bn, ls, ls+bn, a",
         ),
         ("[grid]", "[grid]\nrecovery = { rigde = 1 }", "[grid] recovery: unknown key 'rigde' (did you mean 'ridge'?)"),
         ("[grid]", "[grid]\nrecovery = { ridge = 0 }", "recovery: ridge=0: must be a number above 0"),

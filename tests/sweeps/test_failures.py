@@ -7,7 +7,8 @@ from types import SimpleNamespace
 import pytest
 
 from epanns.errors import DataError, OutputError
-from epanns.records import Failure, failures_in, read_records
+from epanns.records import read_records
+from epanns.sweeps.journal import Failure, failures_in, failures_in_words
 from epanns.sweeps.runner import Sweep
 
 
@@ -47,17 +48,17 @@ def test_names_of_trials_are_checked(tmp_path, trials):
         failures_in([tmp_path])
 
 
-def test_a_base_outside_the_sweep_is_not_looked_at(tmp_path):
+def test_a_base_outside_the_sweep_is_not_read(tmp_path):
     sweep(tmp_path / "s", ["a"], a__config={"base": "../../elsewhere"})
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere" / "error.json").write_text("{}")
     assert [failure.reason for failure in failures_in([tmp_path])] == ["it was not run to its end"]
 
 
-def test_a_sweep_without_any_result_says_why(tmp_path):
+def test_the_error_of_a_sweep_without_results_holds_the_first_reason(tmp_path):
     sweep(tmp_path / "s", ["a", "b"], a__error={"kind": "ValueError", "message": "no clips"})
     with pytest.raises(DataError, match=r"no run record .* 2 trials have no result, first .*/a: no clips$"):
-        read_records([tmp_path])
+        read_records([tmp_path], remark=failures_in_words)
 
 
 @pytest.mark.parametrize(
@@ -69,7 +70,7 @@ def test_a_sweep_without_any_result_says_why(tmp_path):
         ({"trials": [], "left": [["a"]]}, "sweep.json: left="),
     ],
 )
-def test_a_sweep_is_not_led_out_of_its_folder(tmp_path, held, message):
+def test_a_sweep_reads_no_path_outside_its_folder(tmp_path, held, message):
     (tmp_path / "sweep.json").write_text(json.dumps(held))
     with pytest.raises(OutputError, match=re.escape(message)):
         Sweep(tmp_path, SimpleNamespace(name="x")).set_trials([])

@@ -138,7 +138,7 @@ def test_pruned_checkpoint_keeps_its_plan_and_widths(finished):
     assert model.provenance.plan.criterion == "l1"
 
 
-def test_a_checkpoint_scored_by_itself_tells_what_the_sweep_tells(finished):
+def test_a_checkpoint_scored_alone_has_the_record_of_the_sweep(finished):
     packs = json.loads(next(finished.glob("trials/*/config.json")).read_text())["packs"]["test"]
     dataset, protocol = PackDataset([Path(path) for path in packs]), EvaluationProtocol()
     records = {record.ratio: record for record in read_records([finished])}
@@ -176,7 +176,7 @@ def test_a_finished_sweep_is_only_read(finished, text):
     assert times == {path: path.stat().st_mtime_ns for path in finished.rglob("result.json")}
 
 
-def test_a_lost_trial_comes_back_with_the_same_scores(finished, text):
+def test_a_deleted_trial_is_run_again_with_the_same_scores(finished, text):
     (path,) = [path for path in finished.rglob("result.json") if json.loads(path.read_text())["ratio"] == 0.5]
     before = json.loads(path.read_text())
     path.unlink()
@@ -198,7 +198,7 @@ def test_what_needs_a_failed_base_fails_too(tmp_path, text, monkeypatch):
     assert json.loads(error.read_text())["message"] == "out of luck"
 
 
-def test_a_mistake_in_one_trial_costs_no_other_and_keeps_its_traceback(tmp_path, text, monkeypatch):
+def test_an_error_in_one_trial_stops_no_other_and_its_traceback_is_kept(tmp_path, text, monkeypatch):
     def stumble(*args, **kwargs):
         raise RuntimeError("out of luck")
 
@@ -278,7 +278,7 @@ def test_other_data_in_the_same_folder_are_refused(tmp_path):
         run_experiment(parse_experiment(text.replace("clips = 20", "clips = 15"), "t.toml"), tmp_path / "out")
 
 
-def test_calibration_cannot_ask_for_more_clips_than_there_are(tmp_path, tiny_packs):
+def test_calibration_clips_are_at_most_those_of_the_training_part(tmp_path, tiny_packs):
     text = TEXT.format(**tiny_packs, criterion="l1").replace("calibration_clips = 24", "calibration_clips = 61")
     with pytest.raises(
         ConfigError, match=r"calibration_clips=61: the training part has 60 clips; give at most as many in"
@@ -296,7 +296,7 @@ def test_networks_of_another_rate_are_refused_before_anything_is_packed(tmp_path
     assert not (tmp_path / "out" / "trials").exists()
 
 
-def test_the_reason_of_a_failure_is_told_where_the_sweep_is_watched(tmp_path, capsys):
+def test_the_reason_of_a_failure_is_logged_during_the_sweep(tmp_path, capsys):
     for trial, content in (
         ("a", '{"kind": "ConfigError", "message": "a mistake\\nand more"}'),
         ("b", None),
@@ -406,7 +406,7 @@ def test_children_of_a_killed_sweep_stop_by_themselves(tmp_path, text):
 @pytest.mark.slow
 @pytest.mark.parametrize("jobs", [1, 2])
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGUSR1])
-def test_a_killed_sweep_goes_on_and_repeats_nothing(tmp_path, text, number, jobs):
+def test_a_killed_sweep_resumes_and_repeats_nothing(tmp_path, text, number, jobs):
     """The signal reaches every process of the sweep, as Slurm's does."""
     (tmp_path / "tiny.toml").write_text(text)
     out = tmp_path / "out"

@@ -1,4 +1,4 @@
-"""Training runs that die where they are told to; run as a script by `test_crash.py`.
+"""Training runs that end at a given point; run as a script by `test_crash.py`.
 
 Arguments: the pack of the clips. Each line of stdin is a run in JSON, for which a process is forked: a real one, so
 that a kill is a real one too. Each line of stdout says how it ended.
@@ -22,12 +22,12 @@ from epanns.errors import EpannsError, Interrupted
 from epanns.models.families.cnn_2d import Cnn
 from epanns.models.modes import evaluation_mode
 from epanns.models.spec import ModelSpec, conv_widths
-from epanns.training.run.finetune import finetune
-from epanns.training.run.resume import TrainingState
-from epanns.training.run.validation import Validation
-from epanns.training.settings.config import TrainingConfig
-from epanns.training.settings.run_options import RunOptions
-from epanns.training.step.learner import Learner
+from epanns.training.config import TrainingConfig
+from epanns.training.finetune import finetune
+from epanns.training.learner import Learner
+from epanns.training.loop import RunOptions
+from epanns.training.resume import TrainingState
+from epanns.training.validation import Validation
 
 _SPEC = ModelSpec(
     name="narrow",
@@ -63,12 +63,12 @@ class Life:
     """One run, and what shall happen in it."""
 
     def __init__(self, run: dict, pack: Path) -> None:
-        self.run, self.dataset, self.told = run, PackDataset([pack]), []
+        self.run, self.dataset, self.logged = run, PackDataset([pack]), []
         self.fate = Fate(run["out"], run.get("signals", {}))
         self.steps, self.heard, self.step = 0, 0, 0
 
     def live(self) -> dict:
-        """Train as asked; return how it ended."""
+        """Train with the given settings; return the outcome."""
         config = TrainingConfig.from_dict(self.run["config"])
         torch.manual_seed(1)
         model = Cnn(_SPEC, self.dataset.labels)
@@ -76,7 +76,7 @@ class Life:
         teacher = Cnn(_SPEC, self.dataset.labels) if config.distil_weight else None
         ways = {name: self.run[name] for name in ("workers", "save_every")}
         ways |= {"fresh": self.run.get("fresh", False), "command": "the command"}
-        options = RunOptions(**ways, on_step=self.on_step, on_validation=self.on_validation, log=self.told.append)
+        options = RunOptions(**ways, on_step=self.on_step, on_validation=self.on_validation, log=self.logged.append)
         if "file_limit" in self.run:
             resource.setrlimit(resource.RLIMIT_FSIZE, (self.run["file_limit"], -1))
         sys.addaudithook(self.fate.watch)
@@ -90,9 +90,11 @@ class Life:
             if isinstance(error, Interrupted):
                 answer["exit_code"] = error.exit_code
         resource.setrlimit(resource.RLIMIT_AS, (-1, -1))
-        resumed, told = ([line for line in self.told if line.startswith("resume ") is is_so] for is_so in (True, False))
+        resumed, logged = (
+            [line for line in self.logged if line.startswith("resume ") is is_so] for is_so in (True, False)
+        )
         counts = {"events": self.fate.events, "steps": self.steps, "heard": self.heard}
-        return {**answer, **counts, "told": told, "resumed": resumed}
+        return {**answer, **counts, "logged": logged, "resumed": resumed}
 
     def on_step(self, state: TrainingState, loss: float) -> None:
         self.steps, self.step = self.steps + 1, state.step

@@ -1,4 +1,4 @@
-"""torch.compile while learning: the same network, and a run that can be stopped."""
+"""Training with torch.compile: the same network, and runs that resume."""
 
 import sys
 from dataclasses import replace
@@ -11,12 +11,12 @@ from epanns.data.batches.dataset import PackDataset
 from epanns.errors import ConfigError
 from epanns.models.families.cnn_2d import Cnn
 from epanns.models.spec import conv_widths
-from epanns.training.run.finetune import finetune
-from epanns.training.run.validation import Validation
-from epanns.training.settings.config import TrainingConfig
-from epanns.training.settings.run_options import RunOptions
-from epanns.training.step import learner as learner_module
-from epanns.training.step.learner import Learner
+from epanns.training import learner as learner_module
+from epanns.training.config import TrainingConfig
+from epanns.training.finetune import finetune
+from epanns.training.learner import Learner
+from epanns.training.loop import RunOptions
+from epanns.training.validation import Validation
 
 CONFIG = TrainingConfig(iterations=4, batch_size=4, learning_rate=5e-3, validate_every=4, compile=True)
 # torch's own; pytest would make errors of them.
@@ -89,7 +89,7 @@ def test_a_compiled_run_that_was_killed_ends_with_the_same_bytes(make_model, tra
     assert whole == killed
 
 
-def test_a_machine_without_a_compiler_is_told(make_model, train, monkeypatch):
+def test_a_machine_without_a_compiler_gives_an_error(make_model, train, monkeypatch):
     def broken(graph, example):
         raise RuntimeError("no working C++ compiler")
 

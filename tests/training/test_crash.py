@@ -1,4 +1,4 @@
-"""A run that was killed, stopped, starved or robbed of its files ends with the bytes of an undisturbed one."""
+"""A run that was killed, stopped, or lost memory, disk space or files ends with the bytes of an undisturbed run."""
 
 import csv
 import json
@@ -25,9 +25,9 @@ from epanns.errors import TrainingError
 from epanns.models.files.checkpoint import save_checkpoint
 from epanns.models.zoo import build_model
 from epanns.state_files import newest_step, saved_states
-from epanns.training.run.memory import memory_errors_explained
-from epanns.training.run.run_folder import RunFolder
-from epanns.training.settings.config import TrainingConfig
+from epanns.training.config import TrainingConfig
+from epanns.training.memory import memory_errors_explained
+from epanns.training.run_folder import RunFolder
 
 ROOT = Path(__file__).parents[2]
 SETTINGS = [
@@ -221,11 +221,6 @@ def a_network(path: Path) -> None:
     with_its_checksum(path)
 
 
-def a_folder(path: Path) -> None:
-    path.unlink()
-    path.mkdir()
-
-
 BROKEN = {
     "cut": lambda path: path.write_bytes(path.read_bytes()[:-1]),
     "empty": lambda path: path.write_bytes(b""),
@@ -235,7 +230,6 @@ BROKEN = {
     "another run's": another_runs,
     "a tensor": a_tensor,
     "a foreign pickle": a_pickle,
-    "a folder": a_folder,
     "a link to nothing": lambda path: (path.unlink(), path.symlink_to("nothing")),
     "gone": Path.unlink,
 }
@@ -257,15 +251,13 @@ def stopped_run(at_4, out) -> Path:
 
 
 @pytest.mark.parametrize("broken", BROKEN)
-def test_a_state_that_cannot_be_used_is_told_and_the_one_before_it_taken(mortals, stopped_run, broken):
+def test_an_unusable_state_is_logged_and_the_state_before_it_is_used(mortals, stopped_run, broken):
     whole, _ = mortals.undisturbed({}, **RISING)
     BROKEN[broken](saved_states(stopped_run)[0])
     answer = mortals.run(stopped_run, {}, **RISING)
-    told, resumed = answer["told"], answer["resumed"]
+    logged, resumed = answer["logged"], answer["resumed"]
     assert resumed == ["resume at step 3 of 6"]
-    assert [line.endswith("the state before it, of step 3, is taken") for line in told] == [True] * (broken != "gone")
-    for folder in stopped_run.glob("state-*"):  # which is none of ours, and is left
-        folder.rmdir()
+    assert [line.endswith("the state before it, of step 3, is taken") for line in logged] == [True] * (broken != "gone")
     assert contents(stopped_run) == whole
 
 
@@ -274,7 +266,7 @@ def test_a_state_without_its_best_checkpoint_cannot_be_used(mortals, stopped_run
     whole, _ = mortals.undisturbed({}, **RISING)
     best = stopped_run / "best-00000004" / file
     shutil.rmtree(best) if best.is_dir() else flip(best, byte=best.stat().st_size - 2)
-    (line,) = mortals.run(stopped_run, {}, **RISING)["told"]
+    (line,) = mortals.run(stopped_run, {}, **RISING)["logged"]
     assert re.search(r"state-00000004-\w+.pt: .*best-00000004.*: the state before it, of step 3, is taken", line)
     assert contents(stopped_run) == whole
 
@@ -288,7 +280,7 @@ def refused(mortals: Mortals, run: Path) -> str:
     return answer["message"]
 
 
-def test_without_a_state_that_can_be_used_it_is_said_what_to_do(mortals, stopped_run):
+def test_without_a_usable_state_the_error_has_a_remedy(mortals, stopped_run):
     for state in saved_states(stopped_run):
         flip(state, byte=10)
     assert re.fullmatch(
@@ -313,37 +305,23 @@ def test_without_a_best_checkpoint_it_is_named(mortals, stopped_run):
 def test_a_foreign_file_is_no_training_state(mortals, stopped_run, saved):
     newest = saved_states(stopped_run)[0]
     saved(newest)
-    (line,) = mortals.run(stopped_run, {}, **RISING)["told"]
+    (line,) = mortals.run(stopped_run, {}, **RISING)["logged"]
     assert re.search(r": this training state cannot be resumed \(is no training state\): the state before it, ", line)
 
 
-def test_a_folder_in_the_place_of_a_file_is_named(mortals, stopped_run):
-    table = stopped_run / "metrics.csv"
-    table.unlink()
-    table.mkdir()
-    message = mortals.run(stopped_run, {}, **RISING)["message"]
-    assert message.startswith(
-        f"{table}: is a folder where a file must be written: move it away; the state of step 4 is saved"
-    )
-    table.rmdir()
-    whole, _ = mortals.undisturbed({}, **RISING)
-    mortals.run(stopped_run, {}, **RISING)
-    assert contents(stopped_run) == whole
-
-
-def test_a_run_whose_description_cannot_be_read_is_told(mortals, stopped_run):
+def test_a_run_with_an_unreadable_first_file_is_refused(mortals, stopped_run):
     (stopped_run / "training.json").write_text("{")
     assert re.search("training.json: cannot be read .*: give --fresh or another --out", refused(mortals, stopped_run))
 
 
-def test_an_ended_run_without_its_checkpoint_is_not_taken_for_whole(mortals, out):
+def test_a_finished_run_without_its_checkpoint_is_refused(mortals, out):
     mortals.run(out, {})
     (out / "config.json").unlink()
     assert mortals.run(out, {})["message"] == f"{out} holds a run that has ended, but not its checkpoint: give --fresh"
 
 
 @pytest.mark.parametrize("death", DEATHS[1:])
-def test_a_signal_ends_a_validation_before_its_next_batch_and_it_is_made_up_for(mortals, out, death):
+def test_a_signal_ends_a_validation_before_its_next_batch_and_the_validation_is_repeated(mortals, out, death):
     whole, _ = mortals.undisturbed({})
     answer = mortals.run(out, {}, signal_in_validation=[4, death])
     assert answer["message"] == (
@@ -356,7 +334,7 @@ def test_a_signal_ends_a_validation_before_its_next_batch_and_it_is_made_up_for(
     assert contents(out) == whole
 
 
-def test_a_run_that_gave_up_gives_up_again_at_once(mortals, out):
+def test_a_failed_run_fails_again_without_repeating_steps(mortals, out):
     """It is stopped first in the middle of the row of steps."""
     config, fate = {"accumulate": 2, "ema_decay": 0.5}, {"broken": [1, 2, 3, 4, 5], "save_every": 4} | RISING
     stopped(mortals, out, 3, config, **fate)
@@ -369,13 +347,13 @@ def test_a_run_that_gave_up_gives_up_again_at_once(mortals, out):
         r"clips of step 6: (clip-\d+.wav(, |$)){8}$",
         answers[0]["message"],
     )
-    assert [answer["steps"] for answer in answers] == [len(answer["told"]) for answer in answers] == [2, 0]
+    assert [answer["steps"] for answer in answers] == [len(answer["logged"]) for answer in answers] == [2, 0]
     rows = metrics_of(out)["metrics.jsonl"]
     assert [(row["step"], row["skipped"], row["loss"] is None) for row in rows] == [
         (0, 0, True),
         (2, 1, False),
         (4, 3, True),
-        (6, 5, True),  # the step that was one too many: told, but neither scored nor saved
+        (6, 5, True),  # the step that was one too many: logged, but neither scored nor saved
     ]
     assert [row["mAP"] is None for row in rows] == [False, False, False, True]
 
@@ -391,7 +369,7 @@ def test_skipped_steps_leave_the_weights_of_a_run_without_them(mortals, out, tmp
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_where_memory_runs_out_it_is_said_what_takes_less(mortals, out, precision):
+def test_out_of_memory_errors_propose_options_that_need_less(mortals, out, precision):
     config = {"batch_size": 6, "precision": precision}
     whole, _ = mortals.undisturbed(config)
     answer = mortals.run(out, config, starve_after=3, save_every=2)
@@ -417,7 +395,7 @@ def test_where_memory_runs_out_it_is_said_what_takes_less(mortals, out, precisio
     ],
     ids=str,
 )
-def test_a_gpu_that_is_full_is_told_alike(error):
+def test_a_full_gpu_gives_the_same_error(error):
     config = TrainingConfig(batch_size=1, precision="bfloat16", mixup_alpha=0.0)
     lower = "--batch-size 1, .*; nothing is saved where .* or use a shorter --crop-seconds with"
     with pytest.raises(TrainingError, match=lower), memory_errors_explained(config, lambda: "nothing is saved"):
@@ -467,7 +445,7 @@ def small_disk(tmp_path):
 
 
 @pytest.mark.slow
-def test_on_a_disk_that_is_always_full_a_run_goes_on_with_each_piece_of_space(mortals, small_disk):
+def test_on_a_full_disk_a_run_resumes_whenever_space_is_freed(mortals, small_disk):
     place, mount = small_disk
     whole, _ = mortals.undisturbed({})
     messages, kilobytes = [], 64
@@ -480,7 +458,7 @@ def test_on_a_disk_that_is_always_full_a_run_goes_on_with_each_piece_of_space(mo
     assert contents(place / "run") == whole
 
 
-def test_a_folder_that_may_not_be_written_to_is_told(mortals, small_disk):
+def test_a_read_only_folder_gives_an_error(mortals, small_disk):
     place, mount = small_disk
     mount(4096)
     whole, _ = mortals.undisturbed({})
@@ -495,7 +473,7 @@ def test_a_folder_that_may_not_be_written_to_is_told(mortals, small_disk):
     assert contents(place / "run") == whole
 
 
-def test_a_folder_that_is_moved_away_is_told_and_can_be_put_back(mortals, out):
+def test_a_moved_folder_gives_an_error_and_can_be_put_back(mortals, out):
     whole, _ = mortals.undisturbed({})
     message = f"{out}/training.json is gone: the folder was moved or emptied while the run wrote to it; put it back, "
     assert mortals.run(out, {}, lose_after=3)["message"] == f"{message}then run the same command again"
@@ -505,7 +483,7 @@ def test_a_folder_that_is_moved_away_is_told_and_can_be_put_back(mortals, out):
     assert contents(out) == whole
 
 
-def test_a_second_process_is_kept_out_and_let_in_when_the_first_is_killed(mortals, out):
+def test_a_second_process_is_refused_until_the_first_is_killed(mortals, out):
     """Processes that the first one has forked, such as those that read clips, do not hold the folder."""
     whole, _ = mortals.undisturbed({})
     stopped(mortals, out, 3)

@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 from epanns.audio.specaugment import SpecAugmenter
 from epanns.errors import ConfigError
 from epanns.models.families.cnn_2d import Cnn
-from epanns.training.settings.config import TrainingConfig
-from epanns.training.step.learner import set_learning_mode
-from epanns.training.step.losses import clip_bce, clip_cross_entropy
-from epanns.training.step.mixup import draw_lambda, mix_target
-from epanns.training.step.optimizer import build_optimizer, learning_rate_at
+from epanns.models.layers.mixup import draw_lambda, mix_target
+from epanns.training.config import TrainingConfig
+from epanns.training.learner import set_learning_mode
+from epanns.training.losses import clip_bce, clip_cross_entropy
+from epanns.training.optimizer import build_optimizer, learning_rate_at
 
 
-def test_bce_is_its_definition():
+def test_bce_equals_its_definition():
     logits, target = torch.tensor([[0.3, -2.0], [1.5, 0.0]]), torch.tensor([[1.0, 0.0], [0.25, 0.5]])
     expected = np.mean(
         [
@@ -29,14 +29,14 @@ def test_bce_is_its_definition():
     assert clip_bce(logits, target).item() == pytest.approx(expected, rel=1e-6)
 
 
-def test_cross_entropy_is_its_definition_also_where_two_clips_were_mixed():
+def test_cross_entropy_equals_its_definition_also_for_mixed_clips():
     logits, target = torch.tensor([[0.3, -2.0, 1.0], [1.5, 0.0, 0.5]]), torch.tensor([[0.0, 0.0, 1.0], [0.25, 0.75, 0]])
     scores = [[math.exp(x) / sum(math.exp(other) for other in row) for x in row] for row in logits.tolist()]
     mean = -(math.log(scores[0][2]) + 0.25 * math.log(scores[1][0]) + 0.75 * math.log(scores[1][1])) / 2
     assert clip_cross_entropy(logits, target).item() == pytest.approx(mean, rel=1e-6)
 
 
-def test_targets_are_mixed_as_the_spectrograms_are():
+def test_targets_are_mixed_with_the_weights_of_the_spectrograms():
     target = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0], [0.0, 0.0]])
     assert torch.allclose(mix_target(target, torch.tensor([0.3, 0.6])), torch.tensor([[0.3, 0.7], [0.6, 0.6]]))
 
@@ -65,7 +65,7 @@ def test_rate_is_linear_then_constant_or_a_half_cosine():
     assert learning_rate_at(4, cosine) == pytest.approx(0.5)
 
 
-def test_optimizer_is_panns_and_holds_what_may_learn(tiny_spec):
+def test_the_optimizer_is_that_of_panns_over_the_trainable_parameters(tiny_spec):
     model = Cnn(tiny_spec)
     model.freeze_backbone()
     optimizer = build_optimizer(model, TrainingConfig())
@@ -100,7 +100,7 @@ def test_spec_augment_masks_stripes_per_clip_in_training_only():
     assert augment.eval()(logmel) is logmel
 
 
-def test_spec_augment_never_wipes_out_a_short_clip():
+def test_spec_augment_masks_no_short_clip_completely():
     logmel = torch.ones(200, 1, 32, 64)
     masked = SpecAugmenter(time_width=64, mel_width=64, stripes=1).train()(logmel)
     assert (masked.flatten(1).sum(1) > 0).all()

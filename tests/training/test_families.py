@@ -1,4 +1,4 @@
-"""Every other family learns by the same loop, goes on where it was stopped and comes back from its checkpoint."""
+"""Networks of every other family are trained, resumed and read back from their checkpoints."""
 
 import signal
 from dataclasses import replace
@@ -15,11 +15,11 @@ from epanns.models.spec import FUSION_FAMILIES, WITHOUT_FC1
 from epanns.models.tagger import Tagger
 from epanns.models.zoo import ZOO, build_model
 from epanns.stages.finetune import validation_on
-from epanns.training.run.finetune import TrainingResult, finetune
-from epanns.training.run.resume import TrainingState
-from epanns.training.run.validation import Validation
-from epanns.training.settings.config import TrainingConfig
-from epanns.training.settings.run_options import RunOptions
+from epanns.training.config import TrainingConfig
+from epanns.training.finetune import TrainingResult, finetune
+from epanns.training.loop import RunOptions
+from epanns.training.resume import TrainingState
+from epanns.training.validation import Validation
 from tests.families import at_8k
 
 # The Cnn family has tests of its own, and the Wavegram beside a log-mel is made for 32 kHz alone.

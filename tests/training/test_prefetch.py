@@ -5,8 +5,8 @@ import torch
 
 from epanns.data.batches.dataset import ClipBatch
 from epanns.errors import PackError
-from epanns.training.step import acceleration
-from epanns.training.step.acceleration import PrefetchedBatches, fastest_kernels
+from epanns.training import acceleration
+from epanns.training.acceleration import PrefetchedBatches, fastest_kernels
 
 CPU = torch.device("cpu")
 
@@ -59,7 +59,7 @@ def on_gpu(monkeypatch):
     return torch.device("cuda")
 
 
-def test_on_a_cpu_a_batch_is_read_when_it_is_asked_for_and_waited_for(clock):
+def test_on_a_cpu_a_batch_is_read_on_request_and_the_wait_is_counted(clock):
     loader = Loader(clock)
     ahead = PrefetchedBatches(loader, CPU)
     for number, batch in enumerate(ahead, start=1):
@@ -82,7 +82,7 @@ def test_a_gpu_gets_the_next_batch_while_it_works(clock, on_gpu):
     assert ahead.waited == 0
 
 
-def test_what_a_gpu_that_has_done_its_work_waits_for_counts(clock, on_gpu):
+def test_the_wait_of_an_idle_gpu_is_counted(clock, on_gpu):
     ahead = PrefetchedBatches(Loader(clock), on_gpu)
     next(ahead)
     ahead._gpu.is_computing = False
@@ -93,7 +93,7 @@ def test_what_a_gpu_that_has_done_its_work_waits_for_counts(clock, on_gpu):
     assert ahead.waited == 2
 
 
-def test_an_error_waits_until_its_batch_is_asked_for(clock, on_gpu):
+def test_an_error_is_raised_when_its_batch_is_requested(clock, on_gpu):
     ahead = PrefetchedBatches(Loader(clock, PackError("damaged")), on_gpu)
     for _ in range(3):
         next(ahead)
@@ -115,7 +115,7 @@ def test_batches_arrive_on_the_gpu_as_they_were_sent():
     assert number == 19
 
 
-def test_kernels_are_tried_out_inside_alone():
+def test_cudnn_benchmarks_inside_the_block_alone():
     assert not torch.backends.cudnn.benchmark
     with pytest.raises(PackError), fastest_kernels():
         assert torch.backends.cudnn.benchmark
@@ -123,7 +123,7 @@ def test_kernels_are_tried_out_inside_alone():
     assert not torch.backends.cudnn.benchmark
 
 
-def test_no_kernel_is_tried_out_for_whoever_wants_the_same_bytes(monkeypatch):
+def test_cudnn_does_not_benchmark_in_deterministic_mode(monkeypatch):
     monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
     with fastest_kernels():
         assert not torch.backends.cudnn.benchmark

@@ -1,4 +1,4 @@
-"""Transfer: the classifier first, a slower backbone, one class out of all."""
+"""Transfer: the classifier first, a slower backbone, single-label networks."""
 
 import csv
 import json
@@ -17,10 +17,10 @@ from epanns.models.spec import HEADS
 from epanns.models.warm_start import use_labels
 from epanns.pruning.prune import prune
 from epanns.stages.finetune import validation_on
-from epanns.training.run.finetune import finetune
-from epanns.training.run.validation import Validation
-from epanns.training.settings.config import TrainingConfig
-from epanns.training.step.learner import Learner
+from epanns.training.config import TrainingConfig
+from epanns.training.finetune import finetune
+from epanns.training.learner import Learner
+from epanns.training.validation import Validation
 
 CONFIG = TrainingConfig(iterations=6, batch_size=4, validate_every=3, learning_rate=5e-3)
 
@@ -67,7 +67,7 @@ def test_the_classifier_alone_learns_first_as_with_a_frozen_backbone(tiny_spec, 
     assert len(moved(phases[2], phases[3], learning)) > 0.9 * len(learning)
 
 
-def test_what_may_learn_is_the_same_after_a_step_of_the_classifier(model, tiny_packs):
+def test_requires_grad_is_restored_after_a_step_of_the_classifier_alone(model, tiny_packs):
     model.conv_block1.requires_grad_(False)  # the caller's choice
     may_learn = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     before, *_, after = steps(model, PackDataset([tiny_packs["train"]]), replace(CONFIG, head_iterations=1), 2)
@@ -76,7 +76,7 @@ def test_what_may_learn_is_the_same_after_a_step_of_the_classifier(model, tiny_p
     assert not [name for name in moved(before, after, before) if name.startswith("conv_block1.")]
 
 
-def test_the_backbone_moves_by_its_own_share_of_the_rate(model, tiny_packs):
+def test_the_backbone_has_its_own_learning_rate(model, tiny_packs):
     """Adam's first step is the rate wherever the gradient is not next to nothing, whatever its size."""
     data = PackDataset([tiny_packs["train"]])
     rate = CONFIG.learning_rate
@@ -90,8 +90,8 @@ def test_the_backbone_moves_by_its_own_share_of_the_rate(model, tiny_packs):
     assert largest["fc_audioset.weight"] > rate / 8
 
 
-def test_a_pruned_network_learns_other_classes_one_of_them_for_each_clip(model, packs, tmp_path):
-    """Transfer as the README tells it: prune, new classes, train, score."""
+def test_a_pruned_network_learns_single_labels_of_other_classes(model, packs, tmp_path):
+    """Transfer as in the README: prune, new classes, train, score."""
     pruned, _ = prune(model, criterion="l1", ratio=0.5, layers=["conv_block6"])
     told = use_labels(pruned, packs["train"].labels)
     assert (set(told.kept), told.new) == ({"noise_band", "Tone"}, ("mouse click",))
@@ -146,7 +146,7 @@ def test_a_single_label_run_refuses_clips_of_several_classes(model, tiny_packs, 
     assert not (tmp_path / "run").exists()
 
 
-def test_a_validation_without_the_score_that_decides_is_refused(model, packs, tmp_path):
+def test_a_validation_without_the_deciding_score_is_refused(model, packs, tmp_path):
     use_labels(model, packs["train"].labels)
     validation = Validation(lambda model: {"mAP": 0.5}, {})
     message = "the validation gives mAP: a single-label network is chosen by accuracy, return it too"

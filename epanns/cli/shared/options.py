@@ -17,7 +17,7 @@ from epanns.cli.shared.terminal import log
 from epanns.distributed import process_group, started_by_torchrun
 from epanns.errors import ConfigError, EpannsError, did_you_mean
 from epanns.feedback import notes_to
-from epanns.process_memory import keep_freed_memory
+from epanns.process import keep_freed_memory
 from epanns.strict import ANY_TEXT, BOOLEAN, Rule, list_of, number, one_of, shown
 from epanns.strict import PATH as PATH_RULE
 from epanns.text_files import read_toml

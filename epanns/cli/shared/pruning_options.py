@@ -2,20 +2,18 @@
 
 import functools
 from collections.abc import Callable, Mapping
-from contextlib import suppress
-from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from epanns.cli.shared.options import EXISTING, SEED
-from epanns.cli.shared.packs import in_order_of, open_packs
-from epanns.cli.shared.terminal import log, progress_bar, progress_counter
+from epanns.cli.shared.packs import in_order_of
+from epanns.cli.shared.terminal import log, progress_bar
 from epanns.errors import ConfigError
 
 if TYPE_CHECKING:
-    from epanns.models.pruning_plan import PruningPlan
+    from epanns.data.batches.dataset import PackDataset
     from epanns.models.tagger import Tagger
     from epanns.pruning.calibration_clips import CalibrationClips
     from epanns.pruning.config import PruningConfig
@@ -77,7 +75,7 @@ _WHICH = (
         default="l1",
         show_default=True,
         help="Ranking of the filters, by weights: l1, l2, opnorm, opnorm_invariant, fpgm, cosine, centrality, bn or "
-        "random; by --calibration clips: activation, interpolative; by clips and their labels: taylor.",
+        "random; by --calibration clips: activation, interpolative, elimination; by clips and their labels: taylor.",
     ),
     click.option("--seed", type=SEED, default=0, show_default=True, help="Seed of criteria that draw random numbers."),
 )
@@ -92,52 +90,40 @@ AMOUNT_SECTIONS = {
 }
 
 
-@dataclass(frozen=True)
-class Amount:
-    """The options as given; see their help."""
+_NAMES = ("ratio", "ratios", *(f"target_{kind}" for kind in _TARGETS), "layers", "allocate", "minimum", "sensitivity")
+_NAMES += ("round_to", "int8", "criterion", "seed")
 
-    ratio: float | None
-    ratios: Path | None
-    target_params: str | None
-    target_macs: str | None
-    target_bytes: str | None
-    target_latency: str | None
-    layers: str | None
-    allocate: str
-    minimum: float | None
-    sensitivity: Path | None
-    round_to: int
-    int8: bool
-    criterion: str
-    seed: int
 
-    def config(self) -> "PruningConfig":
-        """Return the settings of the pruning; options that contradict each other are refused before files are read."""
-        from epanns.pruning.budgets.allocators import BySensitivity
-        from epanns.pruning.config import PruningConfig
+def pruning_config(amount: Mapping[str, Any]) -> "PruningConfig":
+    """Return the settings of the pruning; options that contradict each other are refused before files are read.
 
-        table = {field.name: getattr(self, field.name) for field in fields(self)}
-        if self.layers is not None:
-            table["layers"] = [name.strip() for name in self.layers.split(",") if name.strip()]
-        config = PruningConfig.from_table(
-            table, names=lambda key: "--ratios FILE" if key == "ratios" else f"--{key.replace('_', '-')}"
+    Args:
+        amount: The options of `amount_options`, as given.
+    """
+    from epanns.pruning.budgets.allocators import BySensitivity
+    from epanns.pruning.config import PruningConfig
+
+    table = dict(amount)
+    if (layers := table["layers"]) is not None:
+        table["layers"] = [name.strip() for name in layers.split(",") if name.strip()]
+    config = PruningConfig.from_table(
+        table, names=lambda key: "--ratios FILE" if key == "ratios" else f"--{key.replace('_', '-')}"
+    )
+    allocator = config.allocator
+    if isinstance(allocator, BySensitivity) and not allocator.table.network:
+        log(
+            f"{table['sensitivity']} does not record which weights it was measured on, only how many: the same "
+            "`epanns sensitivity` command adds it without measuring again"
         )
-        allocator = config.allocator
-        if isinstance(allocator, BySensitivity) and not allocator.table.network:
-            log(
-                f"{self.sensitivity} does not record which weights it was measured on, only how many: the same "
-                "`epanns sensitivity` command adds it without measuring again"
-            )
-        return config
+    return config
 
 
 def amount_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options; the command receives them as one `Amount` named `amount`."""
+    """Add the options; the command receives them as one dictionary named `amount`."""
 
     @functools.wraps(function)
     def command(**values: Any) -> Any:
-        amount = Amount(**{field.name: values.pop(field.name) for field in fields(Amount)})
-        return function(amount=amount, **values)
+        return function(amount={name: values.pop(name) for name in _NAMES}, **values)
 
     for option in reversed((*_WHICH[:1], *_HOW_MUCH, *_WHERE, *_WHICH[1:])):
         command = option(command)
@@ -176,7 +162,7 @@ class RecoveryName(click.types.StringParamType):  # click.ParamType is generic f
 
         if recovery_problem(value) is not None:
             names = ", ".join(RECOVERY_NAMES)
-            self.fail(f"{value!r} is not one of {names}, such as ls+align:1500.", param, ctx)
+            self.fail(f"{value!r} is not one of {names}, such as align:1500.", param, ctx)
         return str(value)
 
 
@@ -194,11 +180,10 @@ def given_settings(method: str, **options: Any) -> dict[str, Any]:
 def open_calibration(
     path: Path | None,
     model: "Tagger",
+    open_packs: "Callable[[list[Path]], PackDataset]",
     *,
     criterion: str,
     recover: str,
-    labels_file: Path | None,
-    mp3_seconds: float,
 ) -> "CalibrationClips | None":
     """Open the pack of ``--calibration``, if ``--criterion`` or ``--recover`` need one; passes show a progress bar.
 
@@ -220,7 +205,7 @@ def open_calibration(
             f"--calibration {path}: has no use without --recover or a criterion that measures clips ({measuring})"
         )
     rate = model.spec.front_end.sample_rate
-    dataset = open_packs([path], labels_file=labels_file, mp3_seconds=mp3_seconds, sample_rate=rate)
+    dataset = open_packs([path])
     if dataset.sample_rate != rate:
         raise ConfigError(
             f"the calibration pack holds {dataset.sample_rate} Hz, {model.spec.name} reads {rate} Hz: "
@@ -231,42 +216,6 @@ def open_calibration(
         dataset,
         progress=lambda batches, purpose, total: progress_bar(batches, description=purpose, total=total, unit="batch"),
     )
-
-
-def recover_on(
-    clips: "CalibrationClips",
-    method: str,
-    settings: Mapping[str, Any],
-    folder: Path,
-    identity: Mapping[str, Any],
-    pruned: "Tagger",
-    dense: "Tagger",
-    plan: "PruningPlan",
-) -> dict[str, Any] | None:
-    """Recover a network in place, with a progress bar for gradient steps.
-
-    Args:
-        clips: The calibration clips.
-        method: Name of the recovery.
-        settings: Those of `RecoverySettings`.
-        folder: Folder of the states of gradient steps, with a folder for each plan; removed when they are done.
-        identity: What decides the unpruned network and the clips, in JSON values.
-        pruned: The network.
-        dense: The network before pruning.
-        plan: Leads from `dense` to `pruned`.
-    """
-    from epanns.pruning.recovery.descent import RecoveryRun
-    from epanns.pruning.recovery.recover import parts_of, recover
-
-    parts = parts_of(method)
-    with progress_counter(parts[-1], "step") as show:
-        run = RecoveryRun(
-            folder / plan.digest[:12], identity, on_step=lambda step, total, loss: show(step, total), log=log
-        )
-        report = recover(pruned, dense, clips, method, plan=plan, run=run, **settings)
-    with suppress(OSError):  # missing, or not empty
-        folder.rmdir()
-    return report
 
 
 def recovery_lines(recovery: Mapping[str, Any] | None) -> list[str]:

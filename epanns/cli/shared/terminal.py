@@ -125,7 +125,7 @@ def progress_counter(description: str, unit: str) -> Iterator[Callable[[int, int
     """
     from tqdm import tqdm
 
-    bars: list[tqdm[None]] = []
+    bars: list[tqdm[Any]] = []
 
     def show(done: int, total: int | None) -> None:
         if not bars:

@@ -12,8 +12,7 @@ from click.core import ParameterSource
 from epanns.cli.shared.options import EXISTING, SEED, Decorator, SectionedCommand
 from epanns.cli.shared.terminal import log
 from epanns.errors import ConfigError
-from epanns.training.settings.config import RULES, TEACHER_WEIGHTS, TrainingConfig, frozen_in, option_of
-from epanns.training.settings.presets import PRESETS, read_training
+from epanns.training.config import PRESETS, RULES, TEACHER_WEIGHTS, TrainingConfig, frozen_in, option_of, read_training
 
 if TYPE_CHECKING:
     from epanns.labels import LabelSet
@@ -266,13 +265,13 @@ def open_teacher(checkpoint: Path, teacher: Path | None, config: TrainingConfig)
         CheckpointError: If the teacher cannot be read.
     """
     from epanns.models.files.load import find_unpruned, load
-    from epanns.training.step.distillation import refuse_teacher_precision, require_teacher_weight
+    from epanns.training.distillation import check_teacher_settings
 
     weights = config.teacher_weights
-    if teacher is None and not weights:
-        refuse_teacher_precision(config)
+    has_teacher = teacher is not None or bool(weights)
+    check_teacher_settings(config, has_teacher=has_teacher)
+    if not has_teacher:
         return None
-    require_teacher_weight(config)
     if teacher is None:
         teacher = find_unpruned(checkpoint)
     if teacher is None:

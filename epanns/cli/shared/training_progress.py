@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from epanns.cli.shared.terminal import write_message
 from epanns.safe_text import printable
-from epanns.training.run.metrics import scores_of
-from epanns.training.settings.config import TrainingConfig
+from epanns.training.config import TrainingConfig
+from epanns.training.metrics import scores_of
 
 if TYPE_CHECKING:
-    from epanns.training.run.resume import TrainingState
-    from epanns.training.settings.run_options import RunOptions
+    from epanns.training.loop import RunOptions
+    from epanns.training.resume import TrainingState
 
 
 class Pace:
@@ -73,7 +73,7 @@ class ProgressDisplay:
 
     def run_options(self, **settings: Any) -> "RunOptions":
         """Return `RunOptions` with the callbacks of this display and further settings."""
-        from epanns.training.settings.run_options import RunOptions
+        from epanns.training.loop import RunOptions
 
         return RunOptions(on_step=self.on_step, on_validation=self.on_validation, log=self.log, **settings)
 
@@ -123,8 +123,13 @@ class ProgressDisplay:
             from tqdm import tqdm
 
             shape = "{percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt}{postfix}"
-            kind = {"total": self._config.iterations, "initial": state.step, "bar_format": shape}
-            self._bar = tqdm(file=self._stream, dynamic_ncols=True, **kind)
+            self._bar = tqdm(
+                file=self._stream,
+                dynamic_ncols=True,
+                total=self._config.iterations,
+                initial=state.step,
+                bar_format=shape,
+            )
 
     def _scores(self, state: "TrainingState") -> list[str]:
         row = state.history[-1] if state.history else {}

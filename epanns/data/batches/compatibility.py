@@ -14,14 +14,19 @@ from epanns.labels import LabelSet
 from epanns.models.tagger import Tagger
 
 
-def require_same_task(model: Tagger, dataset: PackDataset) -> None:
-    """Raise `ConfigError` if the model's sample rate, classes or task differ from those of the pack."""
+def require_same_rate(model: Tagger, dataset: PackDataset) -> None:
+    """Raise `ConfigError` if the model's sample rate differs from that of the pack."""
     rate = model.spec.front_end.sample_rate
     if rate != dataset.sample_rate:
         raise ConfigError(
             f"{model.spec.name} has a sample rate of {rate} Hz, the pack {dataset.dataset_name} has "
             f"{dataset.sample_rate} Hz: pack the manifest again with --sample-rate {rate}"
         )
+
+
+def require_same_task(model: Tagger, dataset: PackDataset) -> None:
+    """Raise `ConfigError` if the model's sample rate, classes or task differ from those of the pack."""
+    require_same_rate(model, dataset)
     difference = _label_difference(model.labels, dataset.labels)
     if difference:
         raise ConfigError(
@@ -30,6 +35,19 @@ def require_same_task(model: Tagger, dataset: PackDataset) -> None:
         )
     if model.spec.task == "single-label":
         require_single_labels(dataset)
+
+
+def require_same_outputs(one: Tagger, other: Tagger) -> None:
+    """Raise `ConfigError` if the classes or the tasks of two networks differ."""
+    first, second = f"the first ({one.spec.name})", f"the second ({other.spec.name})"
+    difference = _label_difference(one.labels, other.labels, first, second)
+    if not difference and one.spec.task != other.spec.task:
+        difference = f"{one.spec.task} in {first}, {other.spec.task} in {second}"
+    if difference:
+        raise ConfigError(
+            f"the networks have different classes or tasks ({difference}): must be equal; compare a pruned network "
+            "with the network that it was made of"
+        )
 
 
 def require_same_classes(training: PackDataset, validation: PackDataset) -> None:

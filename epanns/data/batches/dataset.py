@@ -21,10 +21,9 @@ from torch.utils.data import Dataset
 from epanns.audio.resampling import INT16_MAX
 from epanns.data.batches.crop import Crop
 from epanns.data.batches.sampler import Draw
-from epanns.data.packs.clip_source import ClipSource
+from epanns.data.packs.clip_source import ClipSource, SparseTargets
 from epanns.data.packs.joining import join_labels, joined_ids, refuse_repeated, refuse_unlike
 from epanns.data.packs.pack import open_pack
-from epanns.data.packs.targets import SparseTargets
 from epanns.errors import PackError
 from epanns.labels import LabelSet
 

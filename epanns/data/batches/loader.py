@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 from epanns.data.batches.dataset import ClipBatch, PackDataset
 from epanns.data.batches.sampler import Draw
 from epanns.errors import EpannsError, PackError
-from epanns.signals import STOPPING, blocking_signals
+from epanns.process import STOPPING, blocking_signals
 
 Draws = Sequence[int | Draw]
 

@@ -18,14 +18,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from epanns.csv_table import CsvKind, read_csv_rows, require_fields
+from epanns.data.clip import Clip
 from epanns.data.datasets.sound_files import sounds_below, stem_of
-from epanns.data.manifests.clip import Clip
-from epanns.data.manifests.manifest import Manifest
+from epanns.data.manifest import Manifest
 from epanns.errors import DataError
 from epanns.feedback import Progress
 from epanns.labels import LabelSet, audioset
 from epanns.strict import shown
+from epanns.text_files import CsvKind, read_csv_rows, require_fields
 
 OTHER_SEGMENT = -1
 """Exactness of a file name with other times than the list's: another segment of that video."""

@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from epanns.csv_table import read_csv_table, whole_number
+from epanns.data.clip import LABEL_SEPARATOR, Clip
 from epanns.data.datasets.sound_files import files_below, is_sound
 from epanns.data.datasets.splits import UNSPLIT, SplitSettings, draw_splits
-from epanns.data.manifests.clip import LABEL_SEPARATOR, Clip
-from epanns.data.manifests.manifest import Manifest, without_manifests
+from epanns.data.manifest import Manifest, without_manifests
 from epanns.errors import ConfigError, DataError
 from epanns.labels import LabelSet, composed, in_label_order, names_read_alike
+from epanns.text_files import read_csv_table, whole_number
 
 _MOST_ROWS = 10_000_000
 _SPLIT_FOLDERS = {  # name of a folder in lower case -> the split it holds

@@ -12,13 +12,13 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
-from epanns.csv_table import SHORT_LIST, read_csv_table, whole_number
+from epanns.data.clip import Clip
 from epanns.data.datasets.class_folders import advice_on_urbansound
 from epanns.data.datasets.sound_files import SoundsByStem, files_below, is_sound
-from epanns.data.manifests.clip import Clip
-from epanns.data.manifests.manifest import Manifest
+from epanns.data.manifest import Manifest
 from epanns.errors import ConfigError, DataError
 from epanns.labels import LabelSet, composed, in_label_order
+from epanns.text_files import SHORT_LIST, read_csv_table, whole_number
 
 _CLASS_FOLDER = re.compile(r"([0-9]{1,9}) - (\S.*)")
 _FOLD_FILE = re.compile(r"([0-9]{1,9})-.+")

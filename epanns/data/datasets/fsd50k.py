@@ -8,13 +8,13 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from epanns.csv_table import SHORT_LIST, CsvKind, read_csv_rows, read_csv_table
+from epanns.data.clip import Clip
 from epanns.data.datasets.sound_files import SoundsByStem
-from epanns.data.manifests.clip import Clip
-from epanns.data.manifests.manifest import Manifest
+from epanns.data.manifest import Manifest
 from epanns.errors import DataError
 from epanns.labels import LabelSet
 from epanns.strict import shown
+from epanns.text_files import SHORT_LIST, CsvKind, read_csv_rows, read_csv_table
 
 PUBLISHED = {"train": 36_796, "val": 4_170, "eval": 10_231}
 """Rows of each split in the ground truth as published."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from epanns.data.manifests.manifest import Manifest
+from epanns.data.manifest import Manifest
 from epanns.errors import ConfigError, DataError
 from epanns.seeding import numpy_generator
 

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from epanns import atomic
 from epanns.audio.resampling import to_int16
-from epanns.data.manifests.clip import Clip
-from epanns.data.manifests.manifest import Manifest
+from epanns.data.clip import Clip
+from epanns.data.manifest import Manifest
 from epanns.feedback import Progress
 from epanns.labels import LabelSet
 from epanns.seeding import numpy_generator
@@ -35,7 +35,7 @@ _WORK = Work(
     held="holds a synthetic data set with",
     to_choose="choose another ROOT or delete it",
     to_replace="choose another ROOT or delete it",
-    place="ROOT or empty it",
+    place="ROOT",
 )
 
 

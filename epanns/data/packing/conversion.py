@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from epanns import atomic
 from epanns.audio.resampling import to_int16
 from epanns.audio.waveform import load_waveform, require_regular_file
-from epanns.data.manifests.clip import Clip
+from epanns.data.clip import Clip
 from epanns.errors import DataError
 
 _BYTES_PER_BYTE = 16  # memory that decoding takes for a byte of a row, at most: floats, channels and a higher rate

@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from epanns.errors import ConfigError, DataError
-from epanns.signals import blocking_signals
+from epanns.process import blocking_signals
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

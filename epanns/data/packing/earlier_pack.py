@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from epanns.data.manifests.clip import Clip
+from epanns.data.clip import Clip
 from epanns.data.packing.packing_journal import (
     JournalRecords,
     header_difference,
@@ -25,13 +25,12 @@ from epanns.data.packs.pack_format import (
     WAVEFORM_FOLDER,
     PackInfo,
     ShardInfo,
-    problem_of_notes,
-    problem_of_rejects,
+    problem_of_list,
     read_pack_info,
 )
 from epanns.errors import DataError, Interrupted, PackError
 from epanns.feedback import Progress
-from epanns.signals import StopRequest
+from epanns.process import StopRequest
 from epanns.text_files import read_json
 
 _OWN_FILES = re.compile(
@@ -86,14 +85,8 @@ def _format_of(path: Path) -> object:
 def whole_shards(out: Path, info: PackInfo, progress: Progress | None, stop: StopRequest) -> frozenset[ShardInfo]:
     """Return the shards of a finished pack whose bytes are unchanged; each is read once.
 
-    Args:
-        out: The pack's folder.
-        info: Its description.
-        progress: Called with (clips in the shards read, clips in all).
-        stop: Checked before each shard.
-
     Raises:
-        Interrupted: If a signal was received.
+        Interrupted: If a signal was received before a shard was read.
     """
     whole, n_read = set(), 0
     for shard in info.shards:
@@ -114,25 +107,21 @@ def whole_shards(out: Path, info: PackInfo, progress: Progress | None, stop: Sto
 def has_its_lists(out: Path, info: PackInfo) -> bool:
     """Whether the lists of rejects and notes and the journal of a finished pack agree with its counts and shards."""
     try:
-        problem = problem_of_rejects(out, info.counts) or problem_of_notes(out, info.counts)
         entries = JournalRecords.read(out / JOURNAL_FILE).finished.values()
-    except (DataError, OSError):
+    except OSError:
+        return False
+    if any(problem_of_list(out, name, info.counts) for name in (REJECTS_FILE, NOTES_FILE)):
         return False
     n_clips, n_rejected = sum(entry.clips for entry in entries), sum(entry.rejected for entry in entries)
     shards = {entry.shard for entry in entries if entry.shard is not None}
     expected = (info.counts.found, info.counts.rejected, {*info.shards})
-    return problem is None and (n_clips, n_rejected, shards) == expected
+    return (n_clips, n_rejected, shards) == expected
 
 
 def rejects_to_retry(out: Path, header: dict[str, Any], parts: Iterable[tuple[int, list[Clip]]]) -> tuple[int, str]:
     """Return the number of rejects of a finished pack that are due for a retry, and the difference that forbids it.
 
     The journal is neither locked nor changed.
-
-    Args:
-        out: The pack's folder, which has its lists.
-        header: The header of this run.
-        parts: The number and the clips of each shard.
     """
     records = JournalRecords.read(out / JOURNAL_FILE)
     n_to_retry = sum(records.n_to_retry(number, part) for number, part in parts)

@@ -13,12 +13,11 @@ from typing import Any
 
 from epanns import atomic
 from epanns.audio.resampling import RESAMPLER_QUALITY
-from epanns.data.manifests.manifest import ManifestFile
+from epanns.data.manifest import ManifestFile
 from epanns.data.packing.conversion import is_resource_shortage
 from epanns.data.packing.earlier_pack import finished_pack, has_its_lists, rejects_to_retry, remove_pack, whole_shards
 from epanns.data.packing.packing_journal import Journal, ShardEntry
 from epanns.data.packing.shard_packing import Packing, pack_parts, parts_of
-from epanns.data.packs.foreign.panns_format import index_file, is_index_of, write_index
 from epanns.data.packs.pack_format import (
     JOURNAL_FILE,
     NOTES,
@@ -30,10 +29,11 @@ from epanns.data.packs.pack_format import (
     write_notes,
     write_rejects,
 )
+from epanns.data.packs.panns_file import index_file, is_index_of, write_index
 from epanns.errors import ConfigError, DataError, DataProblems, OutputError, did_you_mean
 from epanns.feedback import Progress
 from epanns.packages import versions
-from epanns.signals import catching_signals
+from epanns.process import catching_signals
 
 _PACKAGES = ("soundfile", "soxr", "h5py", "numpy")  # which determine the bytes of a pack
 _OPTIONAL_PACKAGES = ("av",)  # may be installed between two runs, to decode rejects of the first one
@@ -272,7 +272,6 @@ def _pack_info(
     made_with = versions(*_PACKAGES, *_OPTIONAL_PACKAGES)
     found, missing = (sum(getattr(manifest.splits[split], name) for split in splits) for name in ("found", "missing"))
     rejected = sum(entry.rejected for entry in entries)
-    notes = {name: sum(getattr(entry, name) for entry in entries) for name in NOTES}
     return PackInfo(
         dataset=manifest.dataset,
         splits=tuple(splits),
@@ -285,7 +284,7 @@ def _pack_info(
             missing=missing,
             rejected=rejected,
             clips=found - rejected,
-            **notes,
+            **{name: sum(entry.notes[name] for entry in entries) for name in NOTES},
         ),
         manifest_sha256=manifest.sha256,
         settings=settings,

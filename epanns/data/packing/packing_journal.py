@@ -7,17 +7,17 @@ lines of clips, only the offsets are kept in memory, so that a pack may have mil
 
 import json
 import os
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
 
 from epanns import atomic
-from epanns.data.manifests.clip import Clip
+from epanns.data.clip import Clip
 from epanns.data.packing.conversion import PackedClip, SourceState, is_readable, is_unchanged
-from epanns.data.packs.pack_format import JOURNAL_FILE, NOTES, SHARD_RULES, ShardInfo
+from epanns.data.packs.pack_format import JOURNAL_FILE, NOTES, SHARD_RULES, PackCounts, ShardInfo
 from epanns.errors import ConfigError, DataError, OutputError
 from epanns.packages import can_import
 from epanns.strict import TABLE, from_table, integer, or_none, table_problems
@@ -27,12 +27,11 @@ from epanns.workfolder import Work, WorkFolder
 _BEGIN, _CLIP_BEGIN = b'{"header": ', b'{"clip_id": '
 _DECODERS = ("av",)  # packages that decode, and that may be installed later
 _MOST = (1 << 63) - 1
+_COUNTS = tuple(field.name for field in fields(PackCounts) if field.name in NOTES)  # of rows, in a shard's line
 _SHARD_LINE = {
     "shard": integer(0, _MOST),
     "of": or_none(TABLE),
-    "clips": integer(0, _MOST),
-    "rejected": integer(0, _MOST),
-    **{name: integer(0, _MOST) for name in NOTES},
+    **{name: integer(0, _MOST) for name in ("clips", "rejected", *_COUNTS)},
 }
 
 
@@ -45,20 +44,14 @@ class ShardEntry:
         shard: Its file; None if every clip was rejected.
         clips: Number of clips, rejected ones included.
         rejected: Number of clips without a row.
-
-    The further fields are numbers of rows, as in `PackCounts`.
+        notes: Number of rows to which each of `NOTES` applies.
     """
 
     number: int
     shard: ShardInfo | None
     clips: int
     rejected: int
-    clipped: int
-    silent: int
-    short: int
-    cut: int
-    beyond_header: int
-    unstated_length: int
+    notes: Mapping[str, int]
 
 
 class JournalRecords:
@@ -96,7 +89,7 @@ class JournalRecords:
             return False
         return all(
             _is_unchanged(line, clip) and not _is_to_retry(line)
-            for line, clip in zip(self._lines_of(entry), clips, strict=True)
+            for line, clip in zip(self.lines_of(entry), clips, strict=True)
         )
 
     def n_to_retry(self, number: int, clips: Sequence[Clip]) -> int:
@@ -109,26 +102,22 @@ class JournalRecords:
             return 0
         return sum(
             bool(line.get("reason")) and (_is_to_retry(line) or not _is_unchanged(line, clip))
-            for line, clip in zip(self._lines_of(entry), clips, strict=True)
+            for line, clip in zip(self.lines_of(entry), clips, strict=True)
         )
 
     def lost_source(self, number: int, clips: Sequence[Clip]) -> str | None:
         """Return the first audio file of a shard that has a row and can no longer be read, or None."""
         entry = self.finished.get(number)
-        lines = self._lines_of(entry) if entry is not None and entry.clips == len(clips) else ({} for _ in clips)
+        lines = self.lines_of(entry) if entry is not None and entry.clips == len(clips) else ({} for _ in clips)
         for line, clip in zip(lines, clips, strict=True):
             if not line.get("reason") and not is_readable(clip.path):
                 return clip.path
         return None
 
-    def has_row(self, entry: ShardEntry) -> list[bool]:
-        """Return for each clip of a shard whether it has a row."""
-        return [not line.get("reason") for line in self._lines_of(entry)]
-
     def rejects(self) -> Iterator[tuple[str, str, str]]:
         """Yield clip id, path and reason of each reject, in the manifest's order."""
         for _, entry in sorted(self.finished.items()):
-            for line in self._lines_of(entry) if entry.rejected else ():
+            for line in self.lines_of(entry) if entry.rejected else ():
                 if line.get("reason"):
                     yield str(line.get("clip_id", "")), str(line.get("path", "")), str(line["reason"])
 
@@ -136,12 +125,13 @@ class JournalRecords:
         """Yield clip id, path and `NOTES` of each row that differs from its clip, in the manifest's order."""
         is_count = integer(1, _MOST).holds
         for _, entry in sorted(self.finished.items()):
-            for line in self._lines_of(entry) if any(getattr(entry, name) for name in NOTES) else ():
+            for line in self.lines_of(entry) if any(entry.notes.values()) else ():
                 notes = {name: line[name] for name in NOTES if is_count(line.get(name))}
                 if notes:
                     yield str(line.get("clip_id", "")), str(line.get("path", "")), notes
 
-    def _lines_of(self, entry: ShardEntry) -> Iterator[dict[str, Any]]:
+    def lines_of(self, entry: ShardEntry) -> Iterator[dict[str, Any]]:
+        """Yield the line of each clip of a finished shard, which has a `reason` if the clip is rejected."""
         with self.path.open("rb") as file:
             file.seek(self._offsets[entry.number])
             for _ in range(entry.clips):
@@ -230,8 +220,9 @@ class Journal(JournalRecords):
                     **{key: value for key, value in optional.items() if value},
                 }
             )
-        values = asdict(entry)
-        self._append([*lines, {"shard": values.pop("number"), "of": values.pop("shard"), **values}])
+        counts = {"clips": entry.clips, "rejected": entry.rejected, **{name: entry.notes[name] for name in _COUNTS}}
+        shard = None if entry.shard is None else asdict(entry.shard)
+        self._append([*lines, {"shard": entry.number, "of": shard, **counts}])
         self._add(entry, offset)
 
     def compact(self) -> None:
@@ -248,10 +239,6 @@ class Journal(JournalRecords):
                 new.writelines(old.readline() for _ in range(self.finished[number].clips + 1))
         self._offsets, self._written = offsets, numbers
 
-    def keep_only(self, numbers: Collection[int]) -> None:
-        """Remove other shards from `finished`, but not from the disk."""
-        self.finished = {number: entry for number, entry in self.finished.items() if number in numbers}
-
     def _append(self, lines: Sequence[Mapping[str, Any]]) -> None:
         self._file.write("".join(json.dumps(line) + "\n" for line in lines).encode())
         self._file.flush()
@@ -259,14 +246,7 @@ class Journal(JournalRecords):
 
 
 def refuse_difference(folder: Path, found: Any, header: Mapping[str, Any], source: Path) -> None:
-    """Raise `OutputError` unless the pack in a folder was begun with the same header.
-
-    Args:
-        folder: The pack's folder.
-        found: The header or the values of the earlier run.
-        header: The header of this run.
-        source: The file that holds `found`.
-    """
+    """Raise `OutputError` unless the pack in a folder was begun with the same header; `source` is the file of it."""
     if not isinstance(found, Mapping):
         raise OutputError(_not_ours(source))
     difference = header_difference(found, header)
@@ -333,13 +313,12 @@ def _entry_of(record: Mapping[str, Any]) -> ShardEntry | None:
     """Return the entry of a shard's line; None for any other line."""
     if table_problems(record, _SHARD_LINE, required=_SHARD_LINE):
         return None
-    values = dict(record)
-    number, given = values.pop("shard"), values.pop("of")
     try:
-        shard = None if given is None else from_table(ShardInfo, given, SHARD_RULES)
+        shard = None if record["of"] is None else from_table(ShardInfo, record["of"], SHARD_RULES)
     except ConfigError:
         return None
-    return ShardEntry(number, shard, **values)
+    notes = {name: record[name] for name in NOTES}
+    return ShardEntry(record["shard"], shard, record["clips"], record["rejected"], notes)
 
 
 def _is_unchanged(line: Mapping[str, Any], clip: Clip) -> bool:

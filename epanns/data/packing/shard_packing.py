@@ -14,23 +14,23 @@ from pathlib import Path
 import numpy as np
 
 from epanns import atomic
-from epanns.data.manifests.clip import Clip
+from epanns.data.clip import Clip
 from epanns.data.packing.conversion import PackedClip, convert_clip, crashing_clip
 from epanns.data.packing.decoding_pool import Row, ordered_rows
 from epanns.data.packing.packing_journal import Journal, ShardEntry
-from epanns.data.packs.foreign.panns_format import write_waveform_file
 from epanns.data.packs.pack_format import NOTES, PackSettings, ShardInfo, shard_name
+from epanns.data.packs.panns_file import write_waveform_file
 from epanns.data.packs.shard import ShardRow, write_shard
 from epanns.errors import DataError, Interrupted
 from epanns.feedback import Progress
 from epanns.labels import LabelSet
-from epanns.signals import Stopped, StopRequest
+from epanns.process import Stopped, StopRequest
 
 Part = tuple[int, list[Clip]]
 RowStream = Iterator[tuple[PackedClip, Row]]
 
 
-@dataclass(frozen=True)
+@dataclass
 class PartCounts:
     """Counts of the shards and rejects of an earlier run.
 
@@ -41,10 +41,10 @@ class PartCounts:
         not_retried: Rejects of a finished pack that are due for a retry, but whose shard would lose other clips.
     """
 
-    resumed: int
-    repaired: int
-    retried: int
-    not_retried: int
+    resumed: int = 0
+    repaired: int = 0
+    retried: int = 0
+    not_retried: int = 0
 
 
 @dataclass(frozen=True)
@@ -119,18 +119,14 @@ def pack_parts(packing: Packing, clips: Iterable[Clip], journal: Journal, stop: 
             f"{journal.folder}: stopped by signal {stopped.signal_number} after {len(journal.finished)} of "
             f"{packing.n_parts} shards; run the same command again without --fresh to resume",
         ) from None
-    journal.keep_only(run.reached)
-    return PartCounts(run.n_resumed, run.n_damaged, run.n_retried, run.n_not_retried)
+    journal.finished = {number: entry for number, entry in journal.finished.items() if number in run.reached}
+    return run.counts
 
 
 def parts_of(clips: Iterable[Clip], size: int) -> Iterator[Part]:
-    """Yield the number and the clips of each part."""
+    """Return an iterator over the number and the clips of each part."""
     stream = iter(clips)
-    for number in itertools.count():
-        part = list(itertools.islice(stream, size))
-        if not part:
-            return
-        yield number, part
+    return enumerate(iter(lambda: list(itertools.islice(stream, size)), []))
 
 
 class _Run:
@@ -138,7 +134,8 @@ class _Run:
 
     def __init__(self, packing: Packing, journal: Journal, stop: StopRequest) -> None:
         self.packing, self.journal, self.stop = packing, journal, stop
-        self.n_done = self.n_rejected = self.n_resumed = self.n_damaged = self.n_retried = self.n_not_retried = 0
+        self.n_done = self.n_rejected = 0
+        self.counts = PartCounts()
         self.reached: set[int] = set()
         self._retried: dict[int, tuple[ShardEntry, int]] = {}  # former shards, and numbers of their retried rejects
         self._last: Future[None] | None = None
@@ -149,7 +146,7 @@ class _Run:
             self.stop.raise_if_stopped()
             self.reached.add(number)
             if self._is_kept(number, part):
-                self.n_resumed += 1
+                self.counts.resumed += 1
                 self.n_done += len(part)
                 self.n_rejected += self.journal.finished[number].rejected
                 self._report()
@@ -163,10 +160,10 @@ class _Run:
             if entry is not None and entry.clips == len(part) and self._is_whole(entry):
                 n_to_retry = self.journal.n_to_retry(number, part)
                 if n_to_retry and self.journal.lost_source(number, part) is None:
-                    self.n_retried += n_to_retry
+                    self.counts.retried += n_to_retry
                     self._retried[number] = (entry, n_to_retry)
                     return False
-                self.n_not_retried += n_to_retry
+                self.counts.not_retried += n_to_retry
                 return True
             lost = self.journal.lost_source(number, part)
             if lost is not None:  # most of the damaged shard may be readable
@@ -175,11 +172,11 @@ class _Run:
                     "audio and run the same command again, copy the pack again, or start over with --fresh"
                 )
         elif entry is None or not self.journal.is_current(number, part):
-            self.n_retried += self.journal.n_to_retry(number, part)
+            self.counts.retried += self.journal.n_to_retry(number, part)
             return False
         elif self._is_whole(entry):
             return True
-        self.n_damaged += 1
+        self.counts.repaired += 1
         return False
 
     def _is_whole(self, entry: ShardEntry) -> bool:
@@ -196,25 +193,22 @@ class _Run:
         partial, packed = atomic.partial_of(path), list[PackedClip]()
         path.parent.mkdir(exist_ok=True)
         partial.unlink(missing_ok=True)  # of a run that was killed
-        shard_rows, most, id_bytes = self._shard_rows(part, rows, packed), len(part), self.packing.clip_id_bytes
+        write: Callable[..., int] = write_shard
+        if settings.format == "panns":
+            write = functools.partial(write_waveform_file, sample_rate=settings.sample_rate)
+        shard_rows, id_bytes = self._shard_rows(part, rows, packed), self.packing.clip_id_bytes
         try:
-            if settings.format == "panns":
-                rate = settings.sample_rate
-                n_rows = write_waveform_file(
-                    partial, shard_rows, most_rows=most, clip_id_bytes=id_bytes, sample_rate=rate
-                )
-            else:
-                n_rows = write_shard(partial, shard_rows, most_rows=most, clip_id_bytes=id_bytes)
+            n_rows = write(partial, shard_rows, most_rows=len(part), clip_id_bytes=id_bytes)
             if number in self._retried:
                 entry, n_to_retry = self._retried[number]
-                had_row = self.journal.has_row(entry)
-                if any(had and clip.reason for had, clip in zip(had_row, packed, strict=True)):
+                lines = self.journal.lines_of(entry)
+                if any(clip.reason and not line.get("reason") for line, clip in zip(lines, packed, strict=True)):
                     # The retry would lose a row, so the former shard is kept.
                     partial.unlink(missing_ok=True)
                     self.journal.finished[number] = entry
-                    self.n_retried -= n_to_retry
-                    self.n_not_retried += n_to_retry
-                    self.n_resumed += 1
+                    self.counts.retried -= n_to_retry
+                    self.counts.not_retried += n_to_retry
+                    self.counts.resumed += 1
                     self.n_rejected += entry.rejected
                     return
             self.wait_for_last()
@@ -239,7 +233,7 @@ class _Run:
         else:
             path.unlink(missing_ok=True)  # of an earlier run, in which clips could be decoded
         notes = {name: sum(name in clip.notes for clip in packed) for name in NOTES}
-        self.journal.append(ShardEntry(number, shard, len(part), len(part) - n_rows, **notes), part, packed)
+        self.journal.append(ShardEntry(number, shard, len(part), len(part) - n_rows, notes), part, packed)
 
     def _path_of(self, number: int) -> Path:
         return self.journal.folder / shard_name(number, self.packing.settings.format)

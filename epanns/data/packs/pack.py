@@ -16,10 +16,15 @@ from numpy.typing import NDArray
 
 from epanns import atomic
 from epanns.data.packs.clip_source import ClipColumns, ClipSource, no_clips
-from epanns.data.packs.foreign.mp3_pack import MP3_NAMES, Mp3Pack
-from epanns.data.packs.foreign.panns_format import INDEX_NAMES, WAVEFORM_NAMES
-from epanns.data.packs.foreign.panns_pack import open_described_panns_pack, open_panns_files, open_panns_index_pack
+from epanns.data.packs.mp3_pack import MP3_NAMES, Mp3Pack
 from epanns.data.packs.pack_format import INDEX_FOLDER, JOURNAL_FILE, PACK_FILE, PackInfo, read_pack_info
+from epanns.data.packs.panns_file import INDEX_NAMES, WAVEFORM_NAMES
+from epanns.data.packs.panns_pack import (
+    PannsPack,
+    open_described_panns_pack,
+    open_panns_files,
+    open_panns_index,
+)
 from epanns.data.packs.safe_hdf5 import opened, pack_errors
 from epanns.data.packs.shard import NAMES, Shard, ShardShape
 from epanns.errors import PackError
@@ -54,7 +59,7 @@ def open_pack(
     if names == set(WAVEFORM_NAMES):
         return open_panns_files(path, [path], labels=labels)
     if names == set(INDEX_NAMES):
-        return open_panns_index_pack(path, labels=labels)
+        return PannsPack(path, open_panns_index(path), labels=labels)
     if names == set(MP3_NAMES):
         return Mp3Pack(path, labels=labels, sample_rate=sample_rate, seconds=seconds)
     if names == set(NAMES):

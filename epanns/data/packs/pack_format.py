@@ -5,13 +5,13 @@ Reading of clips is in `epanns.data.packs.pack`, writing in `epanns.data.packing
 
 import csv
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from epanns import atomic
-from epanns.csv_table import ANY_LENGTH, read_csv_table
 from epanns.errors import ConfigError, DataError, PackError
 from epanns.labels import LabelSet
 from epanns.strict import (
@@ -26,7 +26,7 @@ from epanns.strict import (
     one_of,
     table_problems,
 )
-from epanns.text_files import read_json
+from epanns.text_files import ANY_LENGTH, read_csv_table, read_json
 
 FORMAT = "epanns-pack/1"
 PACK_FILE, JOURNAL_FILE, REJECTS_FILE, NOTES_FILE = "pack.json", "journal.jsonl", "rejects.csv", "notes.csv"
@@ -294,33 +294,23 @@ def write_notes(pack: Path, notes: Iterable[tuple[str, str, Mapping[str, int]]])
     _write_list(pack / NOTES_FILE, _NOTE_COLUMNS, rows)
 
 
-def problem_of_rejects(pack: Path, counts: PackCounts) -> str | None:
-    """Return how ``rejects.csv`` contradicts the counts of its pack, or None.
-
-    Raises:
-        DataError: If it cannot be read.
-    """
-    file = pack / REJECTS_FILE
-    n_rows = sum(1 for _ in _list_rows(file, _REJECT_COLUMNS))
-    if n_rows == counts.rejected:
-        return None
-    return f"{file}: lists {n_rows} clips, {PACK_FILE} counts {counts.rejected} rejected"
-
-
-def problem_of_notes(pack: Path, counts: PackCounts) -> str | None:
-    """Return how ``notes.csv`` contradicts the counts of its pack, or None.
-
-    Raises:
-        DataError: If it cannot be read.
-    """
-    file = pack / NOTES_FILE
-    listed = dict.fromkeys(NOTES, 0)
-    for row in _list_rows(file, _NOTE_COLUMNS):
-        for name in NOTES:
-            listed[name] += row[name] != "0"
-    for name, n_rows in listed.items():
-        if n_rows != getattr(counts, name):
-            return f"{file}: lists {n_rows} clips as {name}, {PACK_FILE} counts {getattr(counts, name)}"
+def problem_of_list(pack: Path, name: str, counts: PackCounts) -> str | None:
+    """Return why ``rejects.csv`` or ``notes.csv`` cannot be read or contradicts the counts of its pack, or None."""
+    file, columns = pack / name, _REJECT_COLUMNS if name == REJECTS_FILE else _NOTE_COLUMNS
+    noted = Counter[str]()
+    try:
+        found, rows = read_csv_table(file, ANY_LENGTH)
+        if tuple(found) != columns:
+            raise DataError(f"{file}: first line must be {','.join(columns)}")
+        for row in rows:
+            noted.update(["rows", *(note for note in NOTES if row.get(note, "0") != "0")])
+    except DataError as error:
+        return str(error)
+    if name == REJECTS_FILE and noted["rows"] != counts.rejected:
+        return f"{file}: lists {noted['rows']} clips, {PACK_FILE} counts {counts.rejected} rejected"
+    for note in NOTES if name == NOTES_FILE else ():
+        if noted[note] != getattr(counts, note):
+            return f"{file}: lists {noted[note]} clips as {note}, {PACK_FILE} counts {getattr(counts, note)}"
     return None
 
 
@@ -329,10 +319,3 @@ def _write_list(path: Path, columns: Iterable[str], rows: Iterable[Iterable[obje
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(columns)
         writer.writerows(rows)
-
-
-def _list_rows(path: Path, columns: tuple[str, ...]) -> Iterator[dict[str, str]]:
-    found, rows = read_csv_table(path, ANY_LENGTH)
-    if tuple(found) != columns:
-        raise DataError(f"{path}: first line must be {','.join(columns)}")
-    return rows

@@ -16,12 +16,11 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from epanns.data.manifests.clip import LONGEST_CLIP_ID
-from epanns.data.packs.clip_source import ClipColumns, refuse_wrong_ids
+from epanns.data.clip import LONGEST_CLIP_ID
+from epanns.data.packs.clip_source import ClipColumns, SparseTargets, refuse_wrong_ids
 from epanns.data.packs.open_files import close_files, read_at
 from epanns.data.packs.pack_format import SMALL_CHUNK_ROWS
 from epanns.data.packs.safe_hdf5 import filters_of, new_hdf5, opened, pack_errors, plain_datasets, refusal, row_chunks
-from epanns.data.packs.targets import SparseTargets
 
 FLETCHER32_BYTES = 4  # appended to every chunk
 DTYPES: dict[str, np.dtype[Any]] = {
@@ -181,22 +180,20 @@ def write_shard(path: Path, rows: Iterable[ShardRow], *, most_rows: int, clip_id
     row_bytes = first.waveform.nbytes + first.target.nbytes + clip_id_bytes + _ROW_OVERHEAD
     with new_hdf5(path, most_rows * row_bytes, oldest="v110") as (file, _):
         waveforms = _create(file, "waveform", shape, DTYPES["waveform"])
-        small = []  # the rows without their waveforms
+        memory, place = (h5py.h5s.create_simple(size) for size in ((1, shape.clip_samples), shape.of("waveform")))
+        columns: dict[str, list[Any]] = {"audio_name": [], "n_samples": [], "target": [], "crc32": []}
         for index, row in enumerate(itertools.chain([first], stream)):
-            waveforms[index] = row.waveform
-            small.append(replace(row, waveform=row.waveform[:0]))
-        waveforms.resize(len(small), axis=0)
-        columns = {
-            "n_samples": [row.n_samples for row in small],
-            "target": [row.target for row in small],
-            "crc32": [row.crc32 for row in small],
-        }
-        written = replace(shape, rows=len(small))
-        text = h5py.string_dtype("utf-8", clip_id_bytes)
-        _create(file, "audio_name", written, text)[...] = np.array([row.clip_id.encode() for row in small], text)
+            # As `waveforms[index] = row.waveform`, whose indexing takes as long as decoding half a second of sound.
+            place.select_hyperslab((index, 0), memory.shape)
+            waveforms.id.write(memory, place, row.waveform)
+            for name, value in zip(columns, (row.clip_id.encode(), row.n_samples, row.target, row.crc32), strict=True):
+                columns[name].append(value)
+        n_rows = len(columns["crc32"])
+        waveforms.resize(n_rows, axis=0)
+        dtypes = {**DTYPES, "audio_name": h5py.string_dtype("utf-8", clip_id_bytes)}
         for name, values in columns.items():
-            _create(file, name, written, DTYPES[name])[...] = np.array(values, DTYPES[name])
-    return len(small)
+            _create(file, name, replace(shape, rows=n_rows), dtypes[name])[...] = np.array(values, dtypes[name])
+    return n_rows
 
 
 def _create(file: h5py.File, name: str, shape: ShardShape, dtype: np.dtype[Any]) -> h5py.Dataset:

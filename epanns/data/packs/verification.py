@@ -15,9 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from epanns.data.packing.decoding_pool import describe_exit
-from epanns.data.packs.clip_source import ClipColumns, ClipSource, no_clips
-from epanns.data.packs.foreign.panns_format import index_file
-from epanns.data.packs.foreign.panns_pack import open_panns_index
+from epanns.data.packs.clip_source import ClipColumns, no_clips
 from epanns.data.packs.pack import Pack, open_pack
 from epanns.data.packs.pack_format import (
     JOURNAL_FILE,
@@ -26,12 +24,13 @@ from epanns.data.packs.pack_format import (
     REJECTS_FILE,
     PackInfo,
     ShardInfo,
-    problem_of_notes,
-    problem_of_rejects,
+    problem_of_list,
     read_pack_info,
 )
+from epanns.data.packs.panns_file import index_file
+from epanns.data.packs.panns_pack import open_panns_index
 from epanns.data.packs.shard import Shard
-from epanns.errors import DataError, EpannsError, PackError
+from epanns.errors import EpannsError, PackError
 from epanns.feedback import Progress
 from epanns.labels import LabelSet
 from epanns.workfolder import LOCK_FILES
@@ -62,15 +61,16 @@ class Verification:
     opened: bool = True
 
 
-class _Problems:
-    """Lists problems up to a number, counts further ones, and logs each that is listed."""
+class _Report:
+    """Lists problems up to a number, counts further ones, counts clips, and reports progress."""
 
-    def __init__(self, log: Callable[[str], None] | None) -> None:
+    def __init__(self, progress: Progress | None, log: Callable[[str], None] | None) -> None:
         self.listed: list[str] = []
-        self.unlisted, self._log = 0, log
+        self.unlisted = self.read = self.checked = self.total = 0
+        self._progress, self._log = progress, log
 
     def add(self, problems: Iterable[str]) -> None:
-        """List or count problems."""
+        """List or count problems, and log each that is listed."""
         for problem in problems:
             if len(self.listed) == MOST_PROBLEMS:
                 self.unlisted += 1
@@ -79,19 +79,12 @@ class _Problems:
             if self._log is not None:
                 self._log(problem)
 
-
-class _Count:
-    """Counts clips that were checked and clips that were read, and reports progress."""
-
-    def __init__(self, progress: Progress | None, total: int) -> None:
-        self.read, self._checked, self._total, self._progress = 0, 0, total, progress
-
-    def add(self, *, checked: int = 1, read: int = 0) -> None:
-        """Count clips and report."""
+    def count(self, *, checked: int = 1, read: int = 0) -> None:
+        """Count clips that were checked and clips that were read, and report the progress."""
         self.read += read
-        self._checked += checked
+        self.checked += checked
         if self._progress is not None:
-            self._progress(self._checked, self._total)
+            self._progress(self.checked, self.total)
 
 
 def verify_pack(
@@ -113,21 +106,27 @@ def verify_pack(
         progress: Called with (clips checked, clips in all), also while a large file is hashed.
         log: Called with each listed problem as soon as it is found.
     """
-    problems = _Problems(log)
+    report = _Report(progress, log)
     try:
         source = open_pack(path, labels=labels)
     except PackError as error:
-        problems.add([str(error)])
-        return Verification(tuple(problems.listed), opened=False)
-    count = _Count(progress, len(source))
+        report.add([str(error)])
+        return Verification(tuple(report.listed), opened=False)
+    report.total = len(source)
     if isinstance(source, Pack):
-        _verify_own(source, problems, count)
+        _verify_own(source, report)
     else:
         if path.is_dir() and (path / PACK_FILE).exists():
-            _verify_files_of_panns(path, problems, count)
-        problems.add(_problems_of_source(source, count))
+            _verify_files_of_panns(path, report)
+        waveform = np.empty(source.clip_samples, np.int16)
+        for index in range(len(source)):
+            try:
+                source.read_into(index, waveform)
+            except PackError as error:
+                report.add([str(error)])
+            report.count(read=1)
     source.close()
-    return Verification(tuple(problems.listed), source.remarks, count.read, problems.unlisted)
+    return Verification(tuple(report.listed), source.remarks, report.read, report.unlisted)
 
 
 def verify_contained(
@@ -209,46 +208,43 @@ def _verify_in_child(connection: Connection, path: Path, labels: LabelSet | None
         send(failure=f"failed with {type(error).__name__}: {error}")
 
 
-def _verify_own(pack: Pack, problems: _Problems, count: _Count) -> None:
-    problems.add(_problems_of_files(pack.path, pack.info))
-    problems.add(_problems_of_lists(pack.path, pack.info))
+def _verify_own(pack: Pack, report: _Report) -> None:
+    report.add(_problems_of_files(pack.path, pack.info))
     if not pack.shards:
-        problems.add([str(no_clips(pack.path))])
+        report.add([str(no_clips(pack.path))])
     shard_of: dict[bytes, str] = {}
     for shard, info in zip(pack.shards, pack.info.shards, strict=True):
-        problems.add(_problems_of_sha256(pack.path, info, count))
+        report.add(_problems_of_sha256(pack.path, info, report))
         try:
             columns = shard.read_columns()
         except PackError as error:
-            problems.add([str(error)])
-            count.add(checked=info.clips)
+            report.add([str(error)])
+            report.count(checked=info.clips)
             continue
         for clip_id in columns.clip_ids.tolist():
             if clip_id in shard_of:
-                message = f"{shard.path}: clip {clip_id.decode()!r} is in {shard_of[clip_id]} too; pack again"
-                problems.add([message])
+                report.add([f"{shard.path}: clip {clip_id.decode()!r} is in {shard_of[clip_id]} too; pack again"])
             shard_of[clip_id] = shard.path.name
-        problems.add(_problems_of_clips(shard, columns, count))
+        report.add(_problems_of_clips(shard, columns, report))
 
 
-def _verify_files_of_panns(path: Path, problems: _Problems, count: _Count) -> None:
+def _verify_files_of_panns(path: Path, report: _Report) -> None:
     """Check pack.json, the sha256 of the waveform files, and the index of a pack in PANNs' format."""
     info = read_pack_info(path)
-    problems.add(_problems_of_files(path, info))
-    problems.add(_problems_of_lists(path, info))
+    report.add(_problems_of_files(path, info))
     for shard in info.shards:
-        problems.add(_problems_of_sha256(path, shard, count))
+        report.add(_problems_of_sha256(path, shard, report))
     index = path / index_file(info.settings.splits)
     try:
         rows = len(open_panns_index(index).row_of)
     except PackError as error:
-        problems.add([str(error)])
+        report.add([str(error)])
         return
     if rows != info.counts.clips:
-        problems.add([f"{index}: has {rows} rows, the pack {info.counts.clips}; pack again"])
+        report.add([f"{index}: has {rows} rows, the pack {info.counts.clips}; pack again"])
 
 
-def _problems_of_sha256(path: Path, shard: ShardInfo, count: _Count) -> Iterator[str]:
+def _problems_of_sha256(path: Path, shard: ShardInfo, report: _Report) -> Iterator[str]:
     file = path / shard.file
     if not file.is_file():
         return
@@ -256,7 +252,7 @@ def _problems_of_sha256(path: Path, shard: ShardInfo, count: _Count) -> Iterator
     with file.open("rb") as opened:
         while block := opened.read(_HASHED_AT_ONCE):
             content.update(block)
-            count.add(checked=0)  # report, since large files on slow disks take minutes
+            report.count(checked=0)  # large files on slow disks take minutes
     if content.hexdigest() != shard.sha256:
         yield f"{file}: its sha256 is not the one in {PACK_FILE}: the file has changed"
 
@@ -271,21 +267,12 @@ def _problems_of_files(path: Path, info: PackInfo) -> Iterator[str]:
         yield f"{path / name}: is no part of the pack; remove it"
     for name in sorted(needed - present):
         yield f"{path / name}: is missing; copy the pack again or pack again"
-
-
-def _problems_of_lists(path: Path, info: PackInfo) -> Iterator[str]:
-    for name, problem_of in ((REJECTS_FILE, problem_of_rejects), (NOTES_FILE, problem_of_notes)):
-        if not (path / name).is_file():
-            continue  # reported by `_problems_of_files`
-        try:
-            problem = problem_of(path, info.counts)
-        except DataError as error:
-            problem = str(error)
-        if problem is not None:
+    for name in (REJECTS_FILE, NOTES_FILE):
+        if name in present and (problem := problem_of_list(path, name, info.counts)):
             yield f"{problem}; copy the pack again"
 
 
-def _problems_of_clips(shard: Shard, columns: ClipColumns, count: _Count) -> Iterator[str]:
+def _problems_of_clips(shard: Shard, columns: ClipColumns, report: _Report) -> Iterator[str]:
     assert columns.crc32 is not None  # noqa: S101 - shards of epanns always have them
     waveform = np.empty(shard.shape.clip_samples, np.int16)
     for row, clip_id in enumerate(map(bytes.decode, columns.clip_ids.tolist())):
@@ -296,14 +283,4 @@ def _problems_of_clips(shard: Shard, columns: ClipColumns, count: _Count) -> Ite
         else:
             if waveform[columns.n_samples[row] :].any():
                 yield f"clip {clip_id!r}: {shard.path}: row {row} has sound after its {columns.n_samples[row]} samples"
-        count.add(read=1)
-
-
-def _problems_of_source(source: ClipSource, count: _Count) -> Iterator[str]:
-    waveform = np.empty(source.clip_samples, np.int16)
-    for index in range(len(source)):
-        try:
-            source.read_into(index, waveform)
-        except PackError as error:
-            yield str(error)
-        count.add(read=1)
+        report.count(read=1)

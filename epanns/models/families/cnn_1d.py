@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from epanns.clip_random import dropout
 from epanns.labels import LabelSet
 from epanns.models.layers.convolution import linear
+from epanns.models.layers.mixup import mix_pairs
 from epanns.models.layers.pooling import pool_time
 from epanns.models.spec import ModelSpec
-from epanns.models.tagger import Features, Stage, Tagger, mix_pairs, on_first
+from epanns.models.tagger import Features, Stage, Tagger, on_first
 
 
 class WaveformTagger(Tagger):

@@ -8,8 +8,9 @@ from epanns.errors import ConfigError
 from epanns.labels import LabelSet
 from epanns.models.families.yamnet import BODY, Yamnet, YamnetBody
 from epanns.models.layers.convolution import linear
+from epanns.models.layers.mixup import mix_pairs
 from epanns.models.spec import FUSION_FAMILIES, WITHOUT_FC1, ModelSpec
-from epanns.models.tagger import Features, Tagger, mix_pairs
+from epanns.models.tagger import Features, Tagger
 
 
 class BiLSTM(nn.LSTM):

@@ -13,8 +13,9 @@ from epanns.errors import ConfigError
 from epanns.labels import LabelSet
 from epanns.models.families.cnn_1d import conv1d
 from epanns.models.layers.convolution import ConvBlock, linear
+from epanns.models.layers.mixup import mix_pairs
 from epanns.models.spec import ModelSpec
-from epanns.models.tagger import Features, Stage, Tagger, mix_pairs, on_first
+from epanns.models.tagger import Features, Stage, Tagger, on_first
 
 _FIRST_STRIDE = 5  # samples
 _POOL = 4  # factor of each of the three blocks on the waveform

@@ -10,13 +10,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from epanns.audio.frontend import SILENCE, YamnetLogMel, count_patches, patches_of
 from epanns.audio.short_clips import pad_to_patches
-from epanns.audio.yamnet_logmel import SILENCE, YamnetLogMel, count_patches, patches_of
 from epanns.errors import ConfigError
 from epanns.labels import LabelSet
+from epanns.models.layers.mixup import mix_pairs
 from epanns.models.layers.pooling import ModelOutput, averaged, averaged_choices, probabilities_of
 from epanns.models.spec import YAMNET_STRIDES, ModelSpec
-from epanns.models.tagger import Features, Stage, Tagger, mix_pairs, on_first
+from epanns.models.tagger import Features, Stage, Tagger, on_first
 
 BATCH_NORM_EPSILON = 1e-4
 
@@ -161,15 +162,6 @@ class YamnetBody(Tagger):
         clipwise_logits, clipwise_output = average(logits.reshape(-1, segments, logits.shape[1]))
         embedding = hidden.reshape(-1, segments, hidden.shape[1]).mean(dim=1)
         return ModelOutput(clipwise_logits=clipwise_logits, clipwise_output=clipwise_output, embedding=embedding)
-
-
-def freeze_yamnet(model: Tagger) -> None:
-    """Freeze YAMNet's body in a network; see `YamnetBody.freeze_yamnet`.
-
-    Raises:
-        ConfigError: If the network is not built on YAMNet's body.
-    """
-    yamnet_body(model).freeze_yamnet()
 
 
 def yamnet_body(model: Tagger) -> YamnetBody:

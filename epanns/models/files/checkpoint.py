@@ -17,21 +17,21 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from epanns.atomic import fsync_folder, new_folder, sha256_of
+from epanns.atomic import fsync, new_folder, sha256_of
 from epanns.errors import CheckpointError, DataError, OutputError
 from epanns.feedback import note
-from epanns.folder_kinds import describe_other_folder
 from epanns.labels import LabelSet
 from epanns.models.files.checkpoint_texts import CheckpointConfig, is_config, model_card
-from epanns.models.provenance import SHA256, Provenance
+from epanns.models.provenance import Provenance
 from epanns.models.pruning_plan import PruningPlan
 from epanns.models.spec import ModelSpec
 from epanns.models.tagger import Tagger
 from epanns.models.tensors import TensorForm, difference, expected_forms, forms_of, parameters_of
 from epanns.models.zoo import build_model, known_labels
 from epanns.packages import versions
-from epanns.strict import shown, table_problems
+from epanns.strict import SHA256, shown, table_problems
 from epanns.text_files import read_json, read_text
+from epanns.workfolder import describe_other_folder
 
 CONFIG, WEIGHTS, LABELS, CARD = _HASHED = ("config.json", "model.safetensors", "labels.csv", "README.md")
 CHECKSUMS = "checksums.json"
@@ -158,8 +158,10 @@ def save_checkpoint(
     """
     folder = Path(folder)
     known = model.provenance
+    if recipe is not None:
+        known = known.with_entry(recipe) if isinstance(recipe, Mapping) else known.with_recipe(recipe)
     provenance = replace(
-        known if recipe is None else known.with_entries(recipe),
+        known,
         source=f"{model.spec.name}, built from random weights with epanns" if known.source is None else known.source,
         parent_sha256=known.sha256,
         plan=PruningPlan.from_dict(plan) if isinstance(plan, Mapping) else plan or known.plan,
@@ -175,7 +177,7 @@ def save_checkpoint(
     if folder.exists():
         folder.replace(previous)
     staged.replace(folder)
-    fsync_folder(folder.parent)
+    fsync(folder.parent)
     _remove(previous)
     return digest
 
@@ -222,11 +224,9 @@ def _write(model: Tagger, folder: Path, place: Path, provenance: Provenance) -> 
         )
     labels = model.labels.to_csv()
     try:
-        is_readable = LabelSet.from_csv_text(labels, LABELS) == model.labels
+        LabelSet.from_csv_text(labels, LABELS)
     except DataError as error:
         raise CheckpointError(f"the labels of this {model.spec.name} cannot be saved ({error}): rename them") from error
-    if not is_readable:
-        raise CheckpointError(f"the labels of this {model.spec.name} would be others when read again: rename them")
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     if problem := difference(forms_of(tensors), expected_forms(model.spec)):
         raise CheckpointError(f"this {model.spec.name} does not fit its own spec and would not load again: {problem}")

@@ -9,10 +9,10 @@ from pathlib import Path
 from epanns import __version__
 from epanns.errors import CheckpointError
 from epanns.labels import LabelSet
-from epanns.models.provenance import SHA256, Provenance
+from epanns.models.provenance import Provenance
 from epanns.models.spec import FUSION_FAMILIES, ModelSpec
 from epanns.safe_text import printable
-from epanns.strict import ANY_TEXT, TABLE, Rule, error_messages, shown, table_problems
+from epanns.strict import ANY_TEXT, SHA256, TABLE, Rule, error_messages, shown, table_problems
 from epanns.text_files import LONGEST_JSON, parse_json, read_json, read_text
 
 FORMAT = "epanns-checkpoint/1"
@@ -165,15 +165,7 @@ YAMNet are under the Apache licence 2.0: https://github.com/tensorflow/models/tr
 
 
 def model_card(spec: ModelSpec, labels: LabelSet, provenance: Provenance, *, n_params: int, n_bytes: int) -> str:
-    """Return the text of the card.
-
-    Args:
-        spec: The network.
-        labels: Its classes.
-        provenance: As in config.json.
-        n_params: Trainable parameters.
-        n_bytes: Size of model.safetensors.
-    """
+    """Return the text of the card; `n_bytes` is the size of model.safetensors."""
     front_end = spec.front_end.to_dict()
     logmel = "YAMNet's log-mel spectrograms" if spec.front_end.is_yamnet else "log-mel spectrograms"
     reads_both = spec.family.startswith("wavegram") or spec.family in FUSION_FAMILIES

@@ -14,7 +14,7 @@ from importlib import resources
 from pathlib import Path
 from typing import BinaryIO
 
-from epanns.atomic import fsync_folder, sha256_of, write_json
+from epanns.atomic import fsync, sha256_of, write_json
 from epanns.errors import CheckpointError, OutputError, did_you_mean
 from epanns.feedback import Progress, note
 from epanns.locks import locked
@@ -130,7 +130,7 @@ def fetch(file: ReleasedFile, folder: Path, *, progress: Progress | None = None)
             _check_part(file, part)
             part.path.replace(path)
             part.remove()
-        fsync_folder(folder)
+        fsync(folder)
     except OSError as error:  # of the disk: errors of the network are CheckpointErrors
         raise OutputError(f"{folder}: cannot be written ({error}): free space, or set EPANNS_CACHE") from error
     return path

@@ -84,12 +84,7 @@ def unwrapped(content: object, path: Path) -> StateDict:
 
 
 def prefix_hint(names: Sequence[str], own: Collection[str]) -> str:
-    """Return a phrase on the prefix that most names share and the first name without it; empty if there is none.
-
-    Args:
-        names: Names of all tensors.
-        own: First parts of PANNs' own names, which are not prefixes.
-    """
+    """Return a phrase on the prefix outside `own` that most names share, and the first name without it; else ""."""
     firsts = Counter(name.split(".")[0] for name in names if "." in name)
     first, count = max(firsts.items(), key=lambda item: item[1], default=("", 0))
     if first in own or not _LEAST_SHARE * len(names) <= count < len(names):

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from epanns.atomic import sha256_of
-from epanns.audio.yamnet_logmel import yamnet_mel_bank
+from epanns.audio.frontend import yamnet_mel_bank
 from epanns.errors import CheckpointError
 from epanns.labels import LabelSet, yamnet
 from epanns.models.families.yamnet import BATCH_NORM_EPSILON

@@ -94,14 +94,7 @@ def _is_special(module: nn.Module) -> bool:
 
 
 def _fold(parent: nn.Module, conv_name: str, norm_name: str, dtype: torch.dtype | None = None) -> None:
-    """Replace a convolution by one with the batch norm folded in, and the batch norm by the identity.
-
-    Args:
-        parent: Module that holds both.
-        conv_name: Name of the convolution.
-        norm_name: Name of the batch norm.
-        dtype: Type to compute in; None for that of the weights.
-    """
+    """Replace a convolution by one with the batch norm folded in, computed in `dtype`, and the norm by the identity."""
     conv, norm = parent.get_submodule(conv_name), parent.get_submodule(norm_name)
     assert isinstance(conv, nn.Conv1d | nn.Conv2d) and isinstance(norm, _BatchNorm)
     own = conv.weight.dtype

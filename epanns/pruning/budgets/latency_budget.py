@@ -72,16 +72,10 @@ def widths_for_latency(
 ) -> BudgetResult:
     """Choose widths with which the measured latency is at most a budget, and at least 90 % of it.
 
-    Widths are chosen as for other budgets, by the times of a `LatencyTable`. The network of these widths is built and
-    measured; if it is not within the tolerance, the table is scaled to the measurement, and this is repeated a few
-    times. If no network was within the budget and near enough, the nearest one within 10 % above is taken.
-
-    Args:
-        model: The network before.
-        budget: Of kind ``latency``, in milliseconds or as a fraction.
-        allocation: How it is distributed over the layers.
-        build: Returns the pruned network of given widths of the layers.
-        timing: The functions that measure.
+    `build` returns the pruned network of given widths. Widths are chosen as for other budgets, by the times of a
+    `LatencyTable`. The network of these widths is built and measured; if it is not within the tolerance, the table is
+    scaled to the measurement, and this is repeated a few times. If no network was within the budget and near enough,
+    the nearest one within 10 % above is taken.
 
     Raises:
         PruningError: If the network is fast enough as it is, too slow at its narrowest, or no measured network came
@@ -155,13 +149,7 @@ class LatencyTable:
     """
 
     def __init__(self, model: Tagger, layers: Sequence[str], timing: Timing | None = None) -> None:
-        """Time a network's layers.
-
-        Args:
-            model: The network; of its weights only the device matters.
-            layers: Layers whose widths will vary; parts that do not depend on them are timed as they are.
-            timing: The functions that measure.
-        """
+        """Time a network's layers; parts that do not depend on the widths of `layers` are timed as they are."""
         timing = timing or Timing()
         self._cost = WidthCost(model.spec)
         self.unpruned = timing.network(model)

@@ -167,11 +167,6 @@ def widths_for_budget(spec: ModelSpec, budget: Budget, allocation: Allocation) -
 
     A budget of channels, which one ratio becomes, may be missed by more if `round_to` requires it.
 
-    Args:
-        spec: The network before.
-        budget: Of any kind but latency.
-        allocation: How it is distributed over the layers.
-
     Raises:
         PruningError: If the budget is below the narrowest network or not below the unpruned one, or no widths come
             within 1 % from below; the message has the costs that can be reached.

@@ -5,18 +5,23 @@ need are measured in `epanns.pruning.ranking.importance`.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from epanns.errors import PruningError, did_you_mean
+from epanns.pruning.ranking.channel_orders import ReadMoments, elimination_order, pivot_order, scaled_covariance
 from epanns.seeding import torch_generator
 
 _PART_BYTES = 1 << 18  # of filters in float64 at a time; parts larger than the cache take four times as long
 _ROWS_AT_ONCE = 256
+_RIDGE = 1e-3  # of `elimination`, that of the least-squares refit
+
+_Measured = TypeVar("_Measured")
 
 
 @dataclass(frozen=True)
@@ -28,7 +33,7 @@ class LayerFilters:
         stored: ``(filters, in_channels, *kernel)``, on the CPU, unpruned, in the network's own precision.
         seed: Seed of the plan; criteria derive the layer's own seed from it and `name`.
         scale: ``(filters,)`` float64, factors of the batch norm behind the layer; None without one.
-        read_covariance: ``(filters, filters)`` float64, from `read_covariances`; None where not measured.
+        readers: How each reader uses the filters' channels, from `read_moments`; None where not measured.
         gate_gradient: ``(filters,)`` float64, from `gate_gradients`; None where not measured.
     """
 
@@ -36,7 +41,7 @@ class LayerFilters:
     stored: Tensor
     seed: int
     scale: Tensor | None = None
-    read_covariance: Tensor | None = None
+    readers: Sequence[ReadMoments] | None = None
     gate_gradient: Tensor | None = None
 
     @property
@@ -61,7 +66,7 @@ class LayerFilters:
         for part in torch.split(flat, max(1, _PART_BYTES // (8 * max(1, flat.shape[1])))):
             yield part.to(torch.float64)
 
-    def measured(self, values: Tensor | None, criterion: str) -> Tensor:
+    def measured(self, values: _Measured | None, criterion: str) -> _Measured:
         """Return a measurement, or raise `PruningError` where there is none."""
         if values is None:
             raise PruningError(
@@ -194,7 +199,7 @@ def activation(filters: LayerFilters) -> Tensor:
     This is the mean square that the outputs of the readers lose, but for a constant, where channels are uncorrelated
     (FLAP, An et al. 2024, arXiv 2312.11983, "weighted input feature variance", on convolutions).
     """
-    return filters.measured(filters.read_covariance, "activation").diagonal().clone()
+    return scaled_covariance(filters.measured(filters.readers, "activation")).diagonal().clone()
 
 
 def interpolative(filters: LayerFilters) -> Tensor:
@@ -205,9 +210,23 @@ def interpolative(filters: LayerFilters) -> Tensor:
     the readers, each channel scaled by the norm of the weights that read it; the order comes from a pivoted Cholesky
     decomposition of their covariance. Channels that are fully explained come last, by variance.
     """
-    order = pivot_order(filters.measured(filters.read_covariance, "interpolative"))
+    order = pivot_order(scaled_covariance(filters.measured(filters.readers, "interpolative")))
     rank = torch.empty(len(order), dtype=torch.float64)
     rank[order] = torch.arange(len(order) - 1, -1, -1, dtype=torch.float64)
+    return rank
+
+
+def elimination(filters: LayerFilters) -> Tensor:
+    """Place in a backward elimination with refit: the channel that is removed first has importance 0.
+
+    Each step removes the channel whose loss costs the readers' outputs the least squared error once the weights of the
+    remaining channels were refitted: the optimal brain surgeon's saliency of a channel, updated after each removal
+    (OSSCAR, Meng et al. 2024, arXiv 2403.12983, without its swaps; see `elimination_order`). A channel counts by what
+    no other channel can replace, and by how strongly it is read, while `interpolative` ignores the weights' directions.
+    """
+    order = elimination_order(filters.measured(filters.readers, "elimination"), _RIDGE)
+    rank = torch.empty(len(order), dtype=torch.float64)
+    rank[order] = torch.arange(len(order), dtype=torch.float64)
     return rank
 
 
@@ -223,6 +242,7 @@ CRITERIA: dict[str, Criterion] = {
     "taylor": taylor,
     "activation": activation,
     "interpolative": interpolative,
+    "elimination": elimination,
     "random": random,
 }
 
@@ -232,6 +252,7 @@ NEEDS: dict[str, str] = {
     "taylor": "gradients",
     "activation": "activations",
     "interpolative": "activations",
+    "elimination": "activations",
 }
 
 
@@ -272,34 +293,6 @@ def most_important(importance: Tensor, count: int, *, layer: str) -> tuple[int, 
         )
     order = torch.argsort(importance, descending=True, stable=True)
     return tuple(sorted(order[:count].tolist()))
-
-
-def pivot_order(gram: Tensor) -> Tensor:
-    """Return the pivots of a Cholesky decomposition with complete pivoting, ``(n,)`` int64.
-
-    They are those of a column-pivoted QR of any matrix A with ``A' A = gram``, down to residuals that are rounding
-    noise; the remaining columns follow by falling diagonal.
-
-    Args:
-        gram: ``(n, n)`` float64, symmetric, positive semidefinite.
-    """
-    count = len(gram)
-    left = gram.diagonal().clone()
-    noise = count * torch.finfo(gram.dtype).eps * float(left.max())
-    rows = torch.zeros_like(gram)  # row k: what the k-th pivot explains of every column
-    order: list[int] = []
-    for place in range(count):
-        pivot = int(left.argmax())
-        if float(left[pivot]) <= noise:
-            break
-        residual = gram[pivot] - rows[:place].T @ rows[:place, pivot]
-        rows[place] = residual / left[pivot].sqrt()
-        left -= rows[place].square()
-        order.append(pivot)
-        left[order] = -torch.inf
-    by_diagonal = torch.argsort(gram.diagonal(), descending=True, stable=True).tolist()
-    pivots = set(order)
-    return torch.tensor([*order, *(column for column in by_diagonal if column not in pivots)])
 
 
 def _leading_projections(weight: Tensor) -> Tensor:

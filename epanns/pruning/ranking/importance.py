@@ -18,6 +18,7 @@ from epanns.pruning.calibration_clips import (
     clips_in_fours,
     require_float32,
 )
+from epanns.pruning.ranking.channel_orders import ReadMoments
 from epanns.pruning.ranking.criteria import NEEDS, LayerFilters, criterion_named
 from epanns.pruning.surgery import ChannelGroup, Reader, groups_and_order
 
@@ -66,7 +67,7 @@ def channel_importance(
         batches = CalibrationClips.of(calibration).for_ranking(model, labelled=needs == "gradients")
     all_groups, order = groups_and_order(model)
     groups = {layer: all_groups[layer] for layer in layers}
-    covariances = read_covariances(model, groups, batches) if needs == "activations" else {}
+    moments = read_moments(model, groups, batches) if needs == "activations" else {}
     producers = [name for group in groups.values() for name in group.producers]
     gradients = gate_gradients(model, producers, order.norms, batches) if needs == "gradients" else {}
 
@@ -78,7 +79,7 @@ def channel_importance(
             model.get_submodule(producer).get_parameter("weight").detach().cpu(),
             seed,
             None if scale is None else scale.detach().double().cpu(),  # YAMNet's batch norms have no factors
-            covariances.get(layer),
+            moments.get(layer),
             gradients.get(producer),
         )
 
@@ -100,15 +101,14 @@ def relative(importance: Tensor) -> Tensor:
     return importance / importance.abs().mean().clamp(min=torch.finfo(torch.float64).tiny)
 
 
-def read_covariances(
+def read_moments(
     model: Tagger, groups: Mapping[str, ChannelGroup], batches: Iterable[CalibrationBatch]
-) -> dict[str, Tensor]:
-    """Return each group's covariance of channels at their readers, weighted by the readers' weights.
+) -> dict[str, tuple[ReadMoments, ...]]:
+    """Measure how each reader of each group uses the group's channels.
 
-    For a reader r with weights W_r, x_j is channel j of its input (after batch norm, ReLU, pooling and depthwise
-    convolutions; for `fc1` after the pooling over the clip) and n_rj the Euclidean norm of all weights of W_r that
-    multiply it. The result is ``sum_r n_ri Cov_r(x_i, x_j) n_rj``. The covariance is over clips and positions; each
-    clip weighs the same. Sums are in float64, one matrix per group for any number of clips.
+    The channels are those of the reader's input: after batch norm, ReLU, pooling and depthwise convolutions; for `fc1`
+    after the pooling over the clip. The covariance is over clips and positions; each clip weighs the same. Sums are in
+    float64, one matrix per reader for any number of clips.
 
     Args:
         model: The network, in any mode, on any device; left as it was.
@@ -116,29 +116,36 @@ def read_covariances(
         batches: Calibration clips; targets are ignored. Read once.
 
     Returns:
-        Group -> ``(width, width)`` float64 on the CPU.
+        Group -> one `ReadMoments` per reader, in the order of the group's readers.
 
     Raises:
         PruningError: If the clips cannot be used, or the covariance is not finite.
     """
     n_clips = 0
     with torch.inference_mode(False), torch.no_grad(), evaluation_mode(model):
-        moments = {layer: _ReadMoments(model, group) for layer, group in groups.items()}
-        with _summing_inputs(model, groups, moments):
+        sums = {
+            (layer, reader): _InputSums(model, reader, group.width)
+            for layer, group in groups.items()
+            for reader in group.readers
+        }
+        with _summing_inputs(model, sums):
             for waveform, _ in clips_in_fours(model, batches):
-                for each in moments.values():
+                for each in sums.values():
                     each.clips_at_once = len(waveform)
                 model(waveform)
                 n_clips += len(waveform)
-        covariances = {layer: each.covariance(n_clips) for layer, each in moments.items()}
-    for layer, covariance in covariances.items():
-        if not bool(covariance.isfinite().all()):
+        moments = {
+            layer: tuple(sums[layer, reader].moments(n_clips) for reader in group.readers)
+            for layer, group in groups.items()
+        }
+    for layer, each_reader in moments.items():
+        if not all(bool(reader.covariance.isfinite().all()) for reader in each_reader):
             raise PruningError(f"{layer}: not finite on the calibration clips; look for bad clips or weights")
-    return covariances
+    return moments
 
 
-class _ReadMoments:
-    """First and second moments of a group's channels, scaled, over all its readers.
+class _InputSums:
+    """Sums of a group's channels and of their products at the input of one reader.
 
     Attributes:
         clips_at_once: Number of clips of the next batch; a clip may be several of its segments.
@@ -146,46 +153,39 @@ class _ReadMoments:
 
     clips_at_once: int
 
-    def __init__(self, model: Tagger, group: ChannelGroup) -> None:
-        self._scales: dict[Reader, Tensor] = {}
-        for reader in group.readers:
-            weight = model.get_submodule(reader.name).get_parameter("weight").detach()
-            read = weight[:, reader.offset : reader.offset + group.width].transpose(0, 1)
-            self._scales[reader] = torch.stack([part.to("cpu", torch.float64).norm() for part in read])
-        self._firsts = {reader: torch.zeros(group.width, dtype=torch.float64) for reader in group.readers}
-        self._second = torch.zeros(group.width, group.width, dtype=torch.float64)
+    def __init__(self, model: Tagger, reader: Reader, width: int) -> None:
+        weight = model.get_submodule(reader.name).get_parameter("weight").detach()
+        self._own = slice(reader.offset, reader.offset + width)
+        read = weight[:, self._own].transpose(0, 1).flatten(1).to("cpu", torch.float64)
+        self._gram = read @ read.T
+        self._first = torch.zeros(width, dtype=torch.float64)
+        self._second = torch.zeros(width, width, dtype=torch.float64)
 
-    def add(self, reader: Reader, read: Tensor) -> None:
-        """Add the input of a reader, ``(batch, channels, *positions)``."""
-        scale = self._scales[reader]
-        rows = read[:, reader.offset : reader.offset + len(scale)].movedim(1, -1).flatten(0, -2)
+    def add(self, read: Tensor) -> None:
+        """Add the input of the reader, ``(batch, channels, *positions)``."""
+        rows = read[:, self._own].movedim(1, -1).flatten(0, -2)
         per_clip = len(rows) // self.clips_at_once
         for part in torch.split(rows, _ROWS_AT_ONCE):
-            scaled = part.detach().to("cpu", torch.float64) * scale
-            self._firsts[reader] += scaled.sum(dim=0) / per_clip
-            self._second.addmm_(scaled.T, scaled, alpha=1 / per_clip)
+            part = part.detach().to("cpu", torch.float64)
+            self._first += part.sum(dim=0) / per_clip
+            self._second.addmm_(part.T, part, alpha=1 / per_clip)
 
-    def covariance(self, n_clips: int) -> Tensor:
-        """Return the matrix of `read_covariances`."""
-        result = self._second / n_clips
-        for first in self._firsts.values():
-            result -= torch.outer(first / n_clips, first / n_clips)
-        result.diagonal().clamp_(min=0)  # rounding makes the variance of a constant channel negative
-        return result
+    def moments(self, n_clips: int) -> ReadMoments:
+        """Return the moments of all inputs that were added."""
+        covariance = self._second / n_clips - torch.outer(self._first / n_clips, self._first / n_clips)
+        covariance.diagonal().clamp_(min=0)  # rounding makes the variance of a constant channel negative
+        return ReadMoments(covariance, self._gram)
 
 
 @contextmanager
-def _summing_inputs(
-    model: Tagger, groups: Mapping[str, ChannelGroup], moments: Mapping[str, _ReadMoments]
-) -> Iterator[None]:
-    def add(layer: str, reader: Reader, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+def _summing_inputs(model: Tagger, sums: Mapping[tuple[str, Reader], _InputSums]) -> Iterator[None]:
+    def add(each: _InputSums, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         (read,) = inputs
-        moments[layer].add(reader, read.movedim(-1, 1) if isinstance(module, nn.Linear) else read)
+        each.add(read.movedim(-1, 1) if isinstance(module, nn.Linear) else read)
 
     handles = [
-        model.get_submodule(reader.name).register_forward_pre_hook(partial(add, layer, reader))
-        for layer, group in groups.items()
-        for reader in group.readers
+        model.get_submodule(reader.name).register_forward_pre_hook(partial(add, each))
+        for (_, reader), each in sums.items()
     ]
     try:
         yield

@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from epanns.errors import Interrupted, PruningError
 from epanns.models.modes import evaluation_mode, requires_grad_restored
 from epanns.models.tagger import Tagger
+from epanns.process import Stopped, StopRequest, catching_signals
 from epanns.pruning.calibration_clips import CalibrationClips, ClipSource
 from epanns.pruning.recovery.mixed_crops import MixedCrops
-from epanns.signals import Stopped, StopRequest, catching_signals
 from epanns.state_files import read_newest_state, write_state
 from epanns.workfolder import Work, WorkFolder
 

@@ -10,7 +10,7 @@ from epanns.labels import DECISIVE_SCORES, TASKS
 from epanns.reporting.figures import style as canvas
 from epanns.strict import TEXT, number, one_of, or_none, value_problems
 from epanns.text_files import read_json
-from epanns.training.run.metrics import BEST, LINES, read_metrics
+from epanns.training.metrics import BEST, LINES, read_metrics
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -1,6 +1,5 @@
 """The main figure of a report: mAP against parameters and against multiply-adds."""
 
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby, pairwise
@@ -128,7 +127,7 @@ def _measured_band(key: BlockKey, rows: Sequence[Row]) -> Band:
     main = [*references, *_series(lines, stages, has_labels=bool(ratios))]
     strips = [Strip(label, 4.3, tuple(main), has_front=bool(pruned))]
     if later and (cut := tuple(_series(lines, ["pruned"], has_labels=False))):
-        strips.append(Strip("as cut", 1.5, cut))
+        strips.append(Strip("no recovery", 1.5, cut))
     legend = [(name, _look(number)) for number, name in enumerate(lines) if len(lines) > 1]
     if len(later) > 1:
         legend += [(_STAGES[stage], _look(0, is_faint=stage != later[-1]) | {"color": canvas.BLACK}) for stage in later]
@@ -211,18 +210,19 @@ def _look(number: int, *, is_faint: bool = False) -> Look:
 def _references(rows: Sequence[Row], pruned: Sequence[Row]) -> tuple[list[Series], list[tuple[str, Look]]]:
     """Return the unpruned networks and their legend; those with a pruned network in the figure have a line across it.
 
-    No two networks have the same name. Where a name is needed nowhere, it is empty.
+    No two networks have the same name: networks of one name have a setting added in which they differ. Where a name is
+    needed nowhere, it is empty.
     """
     unpruned = [row for row in rows if not row.is_pruned and row.mAP]
-    shared = Counter((row.variant, row.name, row.network) for row in unpruned)
-    numbers = Counter[tuple[str, str, str]]()
+    alike: dict[tuple[str, str, str], list[Row]] = {}
+    for row in unpruned:
+        alike.setdefault((row.variant, row.name, row.network), []).append(row)
     is_alone = len({(row.name, row.network) for row in rows}) == 1
     references = []
     for row in unpruned:
-        place = (row.variant, row.name, row.network)
-        numbers[place] += 1
-        number = f"({numbers[place]})" if shared[place] > 1 else ""
-        name = f"{'' if is_alone else row.name or row.network} {number}".strip()
+        of_one_name = alike[row.variant, row.name, row.network]
+        difference = _differences(of_one_name)[of_one_name.index(row)]
+        name = f"{'' if is_alone else row.name or row.network} {difference}".strip()
         is_base = any(
             (row.experiment, row.model, row.width, row.name) == (cut.experiment, cut.model, cut.width, cut.name)
             and row.finetune_iterations in (0, cut.finetune_iterations)
@@ -230,7 +230,7 @@ def _references(rows: Sequence[Row], pruned: Sequence[Row]) -> tuple[list[Series
             for cut in pruned
         )
         look = _OTHER if not is_base else _CONTROL if row.variant == CONTROL else _UNPRUNED
-        point = _point(row, next(iter(row.mAP)), "" if is_base and not number else name)
+        point = _point(row, next(iter(row.mAP)), "" if is_base and not difference else name)
         references.append(Series(name, (point,), look))
     legend = []
     for look, text in ((_UNPRUNED, "unpruned{}"), (_CONTROL, "unpruned{}, fine-tuned equally long")):
@@ -239,6 +239,23 @@ def _references(rows: Sequence[Row], pruned: Sequence[Row]) -> tuple[list[Series
     if any(series.look == _OTHER for series in references):
         legend.append(("other networks, unpruned" if legend else "unpruned", _OTHER))
     return references, legend
+
+
+def _differences(rows: Sequence[Row]) -> list[str]:
+    """Return for each of several rows the shortest setting that is different in every row, or else a number."""
+    if len(rows) == 1:
+        return [""]
+    settings = [dict(setting.split("=", 1) for setting in row.settings) for row in rows]
+    choices = []
+    for name in {name for found in settings for name in found}:
+        if name == "base.yamnet_sha256":
+            values = ["pretrained" if name in found else "not pretrained" for found in settings]
+        else:
+            short = name.rpartition(".")[2]
+            values = [in_words(f"{short}={found[name]}") if name in found else f"no {short}" for found in settings]
+        if len(set(values)) == len(rows):
+            choices.append((name != "base.yamnet_sha256", max(map(len, values)), values))
+    return min(choices)[2] if choices else [f"({number})" for number in range(1, len(rows) + 1)]
 
 
 @canvas.paper_style()
@@ -296,7 +313,9 @@ def _draw_strip(axes: "Axes", strip: Strip, column: int, limits: tuple[float, fl
         for side in (-1, 1)
     ]
     room = 0.08 * max(max(ends) - min(ends), 0.02)
-    axes.set_ylim(max(min(ends) - room, -0.02), min(max(ends) + (2 if strip.has_front else 1) * room, 1 + room))
+    names = sum(bool(point.label) for series in strip.series if series.look == _OTHER for point in series.points)
+    above = (4 if names > _MANY_NAMES else 2 if strip.has_front else 1) * room  # names of networks need room
+    axes.set_ylim(max(min(ends) - room, -0.02), min(max(ends) + above, 1 + max(room, above / 2)))
     axes.locator_params(axis="y", nbins=6 if strip.height > 2 else 3, steps=[1, 2, 5, 10])
     axes.set_yticks([tick for tick in axes.get_yticks() if axes.get_ylim()[0] <= tick <= min(axes.get_ylim()[1], 1.0)])
     labels, front = canvas.Labels(axes), list[tuple[float, float]]()

@@ -241,6 +241,7 @@ _DISTANCES = (5.0, 8.0, 12.0, 17.0, 24.0, 32.0, 42.0, 54.0)  # pt from the point
 _BESIDE = 10.0  # pt: a label farther away is joined to its point by a line
 _ON_LABEL, _ON_MARK, _ON_LEADER, _ON_LINE = 500.0, 200.0, 60.0, 1.0  # cost of touching each, in pt² of covered area
 _LEADER = 25.0  # cost of a line from a point to its label
+_OF_ANOTHER = 30.0  # cost of a label beside another labelled point and hardly closer to its own
 
 
 class Labels:
@@ -276,6 +277,7 @@ class Labels:
         sides = np.array([(distance, right, up) for distance in _DISTANCES for right, up in _SIDES])
         along = np.linspace(0.15, 1, 12)[:, None, None]  # parts of the way from a point to its label
         leader = {"arrowstyle": "-", "linewidth": 0.4, "color": GREY, "shrinkA": 0, "shrinkB": 2.5}
+        points = np.array([self._axes.transData.transform(place) for place, _ in self._labels]).reshape(-1, 2)
         for place, text in self._labels:
             point = self._axes.transData.transform(place)
             half = np.array([text_width(text) / _POINT + 1, 8.5]) / 2
@@ -286,6 +288,11 @@ class Labels:
             is_outside = (np.abs(steps - point - shifts) > half).any(axis=2) & (sides[:, 0] > _BESIDE)
             dots = np.concatenate([steps - 0.5, steps + 0.5], axis=2)
             costs = sides[:, 0] + _LEADER * (sides[:, 0] > _BESIDE) + self._cost(boxes)
+            gaps = np.maximum(np.maximum(boxes[:, None, :2] - points, points - boxes[:, None, 2:]), 0)
+            distances = np.hypot(gaps[..., 0], gaps[..., 1])  # from each place of the label to each labelled point
+            nearest = np.where((points == point).all(axis=1), np.inf, distances).min(axis=1)
+            own = np.hypot(*np.maximum(np.abs(shifts) - half, 0).T)
+            costs += _OF_ANOTHER * (nearest < np.minimum(2 * own, 1.2 * _BESIDE))
             costs += 0.2 * np.where(is_outside, self._cost(dots.reshape(-1, 4)).reshape(is_outside.shape), 0).sum(
                 axis=0
             )

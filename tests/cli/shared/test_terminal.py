@@ -14,7 +14,7 @@ from epanns.cli import main as main_module
 from epanns.cli.main import main
 from epanns.cli.shared.options import EXISTING, OUTPUT, PATH, EpannsCommand, json_option, out_option
 from epanns.cli.shared.terminal import emit, log
-from epanns.errors import ConfigError, EpannsError
+from epanns.errors import ConfigError
 
 
 def run_shell(line: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[bytes]:
@@ -68,27 +68,11 @@ def show(read: Path | None, place: Path | None, out: Path | None, as_json: bool)
     )
 
 
-@click.command("fail", cls=EpannsCommand)
-@click.argument("how")
-def fail(how: str) -> None:
-    """Fail in a chosen way."""
-    raise {
-        "escape": EpannsError("clip 'a\n\x1b[2J\u202eb\udce9': must be\x9b sound"),
-        "path": OSError(13, "Permission denied", b"a\n\xe9"),
-        "memory": MemoryError("Unable to allocate 7 TiB\nfor an array"),
-        "torch": RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"),
-        "pipe": BrokenPipeError(32, "Broken pipe"),
-        "end": EOFError(),
-        "mistake": KeyError("x"),
-    }[how]
-
-
 @pytest.fixture
 def epanns(monkeypatch, capsys):
-    """Run the command line with the two commands above in its table."""
-    commands = {"show": show, "fail": fail}
-    monkeypatch.setattr(main_module.LazyGroup, "get_command", lambda self, ctx, name: commands.get(name))
-    monkeypatch.setattr(main_module, "COMMANDS", dict.fromkeys(commands, ("", "")))
+    """Run the command line with the command above as its only command."""
+    monkeypatch.setattr(main_module.LazyGroup, "get_command", lambda self, ctx, name: show)
+    monkeypatch.setattr(main_module, "COMMANDS", {"show": ("", "")})
 
     def run(*arguments: str) -> tuple[int, str, str]:
         with pytest.raises(SystemExit) as stop:
@@ -97,38 +81,6 @@ def epanns(monkeypatch, capsys):
         return stop.value.code, captured.out, captured.err
 
     return run
-
-
-@pytest.mark.parametrize(
-    ("how", "line"),
-    [
-        ("escape", r"epanns: clip 'a\n\x1b[2J\u202eb\udce9': must be\x9b sound"),
-        ("path", r"epanns: a\n\udce9: Permission denied; check the path, its permissions and the disk"),
-        (
-            "memory",
-            "epanns: out of memory (Unable to allocate 7 TiB); free memory, or use a machine with more",
-        ),
-        (
-            "torch",
-            "epanns: out of memory ([enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory); ",
-        ),
-        (
-            "pipe",
-            "epanns: a process that worked for this one has ended (BrokenPipeError): run the command again, with ",
-        ),
-        ("end", "epanns: a process that worked for this one has ended (EOFError): run the command again, with fewer "),
-    ],
-)
-def test_every_error_is_one_line_of_visible_characters(epanns, how, line):
-    code, out, err = epanns("fail", how)
-    assert (code, out, err[: len(line)]) == (1, "", line)
-    assert err.endswith("\n")
-    assert err[:-1].isprintable()
-
-
-def test_a_mistake_in_the_program_keeps_its_traceback(epanns):
-    with pytest.raises(KeyError):
-        main(["fail", "mistake"])
 
 
 def test_control_characters_of_a_result_are_visible(epanns):

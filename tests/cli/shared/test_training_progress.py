@@ -6,8 +6,8 @@ import math
 import pytest
 
 from epanns.cli.shared.training_progress import Pace, ProgressDisplay, describe_seconds
-from epanns.training.run.resume import TrainingState
-from epanns.training.settings.config import TrainingConfig
+from epanns.training.config import TrainingConfig
+from epanns.training.resume import TrainingState
 
 CONFIG = TrainingConfig(iterations=10, batch_size=8, validate_every=4, mixup_alpha=1.0)
 
@@ -74,7 +74,7 @@ def test_without_a_terminal_there_is_one_line_for_each_validation():
     ]
 
 
-def test_on_a_terminal_a_bar_stays_below_what_is_told():
+def test_on_a_terminal_the_bar_stays_below_logged_lines():
     clock, stream = Clock(), Terminal()
     run(ProgressDisplay(CONFIG, stream, clock), clock, last=7)
     told, bar, rest = stream.screen()
@@ -83,7 +83,7 @@ def test_on_a_terminal_a_bar_stays_below_what_is_told():
     assert bar.endswith("| 7/10, loss 0.5000  mAP 0.2500  4.0 clips/s  16 s left")
 
 
-def test_what_earlier_calls_did_counts_in_neither_speed_nor_time():
+def test_work_of_earlier_calls_counts_in_neither_speed_nor_time():
     clock, stream = Clock(), Terminal()
     display = ProgressDisplay(CONFIG, stream, clock)
     run(display, clock, first=5, step_seconds=4.0, last=7)
@@ -110,5 +110,5 @@ def test_validations_to_come_are_part_of_the_time_left(every, validations):
     ("seconds", "words"),
     [(0.4, "0 s"), (99, "99 s"), (100, "2 min"), (5_900, "98 min"), (6_300, "1 h 45 min"), (200_000, "2 days")],
 )
-def test_times_are_as_exact_as_a_guess(seconds, words):
+def test_durations_are_rounded(seconds, words):
     assert describe_seconds(seconds) == words

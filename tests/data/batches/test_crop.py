@@ -20,7 +20,7 @@ def filled(crop, n_samples, number=0):
 
 
 @given(places, st.integers(1, 50), st.integers(0, 60), st.integers(0, 2**40))
-def test_a_window_is_a_stretch_of_the_clip(where, window, spare, number):
+def test_a_window_is_a_contiguous_part_of_the_clip(where, window, spare, number):
     out, sound = filled(Crop(window / RATE, where), window + spare, number)
     assert out.tolist() == list(range(out[0], out[0] + window))
     assert 1 <= out[0] <= spare + 1
@@ -63,6 +63,6 @@ def test_a_crop_without_a_length_takes_the_rows():
         ({"seconds": 1, "short": "tile"}, "crop short='tile': must be one of pad, repeat"),
     ],
 )
-def test_crops_that_cannot_be_are_refused(arguments, message):
+def test_impossible_crops_are_refused(arguments, message):
     with pytest.raises(ConfigError, match=re.escape(message)):
         Crop(**arguments)

@@ -23,7 +23,7 @@ def packed(made, folder, **change):
     return folder
 
 
-def test_a_dataset_says_what_it_holds(made, dataset):
+def test_a_dataset_has_the_ids_classes_and_sizes_of_its_pack(made, dataset):
     assert len(dataset) == 20
     assert (dataset.sample_rate, dataset.clip_samples, dataset.clip_seconds) == (8_000, 4_000, 0.5)
     assert dataset.dataset_name == "synthetic"
@@ -32,7 +32,7 @@ def test_a_dataset_says_what_it_holds(made, dataset):
     assert dataset.clip_ids.tolist() == Pack(made / "pack").columns.clip_ids.tolist()
 
 
-def test_a_batch_holds_the_clips_asked_for_in_their_order(made, dataset):
+def test_a_batch_has_the_requested_clips_in_order(made, dataset):
     (batch,) = make_loader(dataset, [[17, 0, 8]])
     assert batch.clip_ids == ("clip-000017.wav", "clip-000000.wav", "clip-000008.wav")
     assert (batch.waveform.dtype, batch.n_samples.dtype, batch.target.dtype) == (torch.int16, torch.int32, torch.bool)
@@ -55,7 +55,7 @@ def test_int16_becomes_float_on_the_device(dataset):
     ("start_method", "crop"),
     [("fork", None), ("fork", Crop(0.2)), ("spawn", Crop(0.2)), ("forkserver", Crop(0.2))],
 )
-def test_workers_give_the_same_batches_however_they_start(dataset, start_method, crop):
+def test_workers_give_the_same_batches_with_every_start_method(dataset, start_method, crop):
     dataset = dataset.with_crop(crop)
     batches = StepBatches(make_stream("shuffled", dataset.targets, 1), batch_size=6, last_step=9)
     alone = list(make_loader(dataset, batches))  # opens the files in this process too
@@ -107,7 +107,7 @@ def test_no_pack_is_an_error():
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_damaged_clip_is_named_in_one_line_when_it_is_drawn(own, workers):
+def test_a_damaged_clip_is_one_error_when_it_is_read(own, workers):
     dataset = PackDataset([own / "pack"])
     shard = own / "pack" / "shard-00000.h5"
     content = bytearray(shard.read_bytes())

@@ -15,7 +15,7 @@ from epanns.errors import PackError
 
 
 @given(st.lists(st.sampled_from(["lend", "drop", "view"]), max_size=30))
-def test_a_slot_is_lent_again_only_when_nothing_looks_into_it(actions):
+def test_a_slot_is_lent_again_when_no_tensor_refers_to_it(actions):
     shared, held = SharedRows(3, 2, 5), []  # what was written, and a tensor that looks at it
     for number, action in enumerate(actions):
         if action == "lend":
@@ -32,7 +32,7 @@ def test_a_slot_is_lent_again_only_when_nothing_looks_into_it(actions):
     assert shared.lend(3) is None  # too long for any
 
 
-def test_a_batch_that_is_kept_stays_what_it_was(tiny_packs):
+def test_a_kept_batch_does_not_change(tiny_packs):
     dataset = PackDataset([tiny_packs["train"]], crop=Crop(0.3))
     batches = list(StepBatches(make_stream("shuffled", dataset.targets, 0), batch_size=7, last_step=25))
     batches += [[3], list(range(30))]  # shorter and longer than the first
@@ -47,7 +47,7 @@ def test_a_batch_that_is_kept_stays_what_it_was(tiny_packs):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_no_batch_is_no_error(tiny_packs, workers):
+def test_no_batches_give_an_empty_loader(tiny_packs, workers):
     assert list(make_loader(PackDataset([tiny_packs["train"]]), [], workers=workers)) == []
 
 
@@ -60,7 +60,7 @@ def traces():
     ]
 
 
-def test_shared_memory_is_gone_with_its_last_batch():
+def test_shared_memory_is_freed_with_its_last_batch():
     shared = SharedRows(2, 3, 4)
     tensor = shared.hand_over(shared.lend(3), 3)
     del shared
@@ -70,7 +70,7 @@ def test_shared_memory_is_gone_with_its_last_batch():
     assert traces() == [False, False]
 
 
-def test_a_worker_that_is_killed_ends_the_reading_with_one_line(tiny_packs):
+def test_a_killed_worker_is_one_error(tiny_packs):
     dataset = PackDataset([tiny_packs["train"]])
     others = set(multiprocessing.active_children())
     batches = make_loader(dataset, ([index % len(dataset)] for index in range(10_000)), workers=2)

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from epanns.data.batches.sampler import SAMPLERS, Draw, StepBatches, make_stream, places_of_step, sequential_batches
-from epanns.data.packs.targets import SparseTargets
+from epanns.data.packs.clip_source import SparseTargets
 from epanns.errors import ConfigError, PackError
 
 # Class 0 has one clip, class 1 three, class 2 none, class 3 five; clip 8 has two labels, clip 9 none.
@@ -41,14 +41,14 @@ def test_sequential_batches_hold_every_clip_once_in_order_over_all_ranks(n_clips
 @samplers
 @settings(max_examples=30)
 @given(first_step=st.integers(0, 40))
-def test_a_run_that_goes_on_sees_what_it_would_have_seen(sampler, first_step):
+def test_a_resumed_run_gets_the_batches_of_an_uninterrupted_run(sampler, first_step):
     assert drawn(sampler, first_step=first_step, last_step=43) == drawn(sampler, last_step=43)[first_step:]
 
 
 @samplers
 @settings(max_examples=30)
 @given(positions=st.lists(st.integers(0, 10_000), max_size=30))
-def test_any_position_may_be_asked_for_at_any_time(sampler, positions):
+def test_positions_can_be_read_in_any_order(sampler, positions):
     one, other = stream_of(sampler), stream_of(sampler)
     before = {position: one[position] for position in sorted(positions)}
     assert [other[position] for position in positions] == [before[position] for position in positions]
@@ -88,7 +88,7 @@ def test_batches_depend_on_the_seed_and_number_their_draws(sampler):
 
 
 @samplers
-def test_batches_may_be_drawn_again_and_have_a_length(sampler):
+def test_batches_can_be_iterated_twice_and_have_a_length(sampler):
     batches = StepBatches(stream_of(sampler), batch_size=4, first_step=2, last_step=7)
     assert list(batches) == list(batches)
     assert len(batches) == 5
@@ -102,7 +102,7 @@ def test_batches_may_be_drawn_again_and_have_a_length(sampler):
         ("weighted", [8, 2, 1, 4, 4, 1, 6, 2, 2, 8, 8, 8, 8, 6, 8, 8, 2, 8, 5, 6, 7, 6, 8, 5]),
     ],
 )
-def test_what_is_drawn_does_not_change_from_version_to_version(sampler, clips):
+def test_draws_equal_the_recorded_draws(sampler, clips):
     assert clips_of(drawn(sampler, batch_size=8, first_step=5, last_step=8)) == clips
 
 
@@ -113,7 +113,7 @@ def test_shuffled_passes_hold_every_clip_once():
     assert len({tuple(one) for one in passes}) == 6
 
 
-def test_each_balanced_turn_draws_one_clip_of_each_class_that_has_any():
+def test_each_balanced_turn_draws_one_clip_of_each_class_with_clips():
     stream = clips_of(drawn("balanced"))
     for first in range(0, 60, 3):
         turn = stream[first : first + 3]
@@ -127,7 +127,7 @@ def choices(turn):
     return [[int(label), *rest] for label in np.flatnonzero(TARGETS[turn[0]]) for rest in choices(turn[1:])]
 
 
-def test_a_class_gives_all_its_clips_before_any_comes_again():
+def test_all_clips_of_a_class_are_drawn_before_one_is_repeated():
     targets = np.eye(2, dtype=bool)[[0, 0, 0, 1, 1, 1, 1]]
     stream = clips_of(drawn("balanced", targets=targets, batch_size=24, last_step=1))
     ours, theirs = ([clip for clip in stream if targets[clip, label]] for label in (0, 1))
@@ -157,7 +157,7 @@ def test_weighted_draws_follow_the_weights():
 
 
 @pytest.mark.parametrize("sampler", ["balanced", "weighted"])
-def test_clips_without_labels_are_never_drawn_where_labels_decide(sampler):
+def test_balanced_and_weighted_sampling_never_draw_clips_without_labels(sampler):
     assert 9 not in clips_of(drawn(sampler, last_step=200))
     with pytest.raises(PackError, match=f"no clip of the training pack has a label, which {sampler} sampling needs"):
         drawn(sampler, targets=np.zeros((3, 2), bool))
@@ -185,7 +185,7 @@ def test_an_unknown_sampler_is_refused():
         ({"rank": 2, "world_size": 2}, "rank=2 of world_size=2: must be in 0..1"),
     ],
 )
-def test_what_cannot_be_shared_out_is_refused(share, message):
+def test_a_batch_that_cannot_be_divided_is_refused(share, message):
     with pytest.raises(ConfigError, match=message):
         drawn("shuffled", **share)
 

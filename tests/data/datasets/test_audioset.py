@@ -8,6 +8,7 @@ import soundfile
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from epanns.data.clip import Clip
 from epanns.data.datasets.audioset import (
     LIST_COLUMNS,
     OTHER_SEGMENT,
@@ -16,8 +17,7 @@ from epanns.data.datasets.audioset import (
     read_lists,
     segment_of_name,
 )
-from epanns.data.manifests.clip import Clip
-from epanns.data.manifests.manifest import ManifestFile, write_manifest
+from epanns.data.manifest import ManifestFile, write_manifest
 from epanns.data.packing.packer import pack_manifest
 from epanns.data.packs.pack_format import PackSettings
 from epanns.errors import DataError
@@ -89,7 +89,7 @@ def test_whole_videos_have_a_start_and_a_duration(made):
     assert manifest.notes == ("1 files have times in their names, so they are no whole videos",)
 
 
-def test_of_two_files_the_one_that_tells_more_is_taken_and_the_rest_is_counted_by_reason(made):
+def test_the_file_with_the_most_exact_name_is_used_and_others_are_counted(made):
     root = made(
         "a/--PJHxphWEs.wav",
         "b/--PJHxphWEs_30.000_40.000.wav",
@@ -114,7 +114,7 @@ def test_of_two_files_the_one_that_tells_more_is_taken_and_the_rest_is_counted_b
     )
 
 
-def test_rows_that_say_the_same_count_once_and_are_noted(made):
+def test_repeated_rows_count_once_and_are_noted(made):
     rows = [*EVAL, EVAL[0], (EVAL[1][0], "0.0", "9.50", f"{DOG}, {DOG}")]
     manifest = read_audioset(made(eval=rows))
     assert manifest.splits == {"eval": 2}
@@ -124,14 +124,14 @@ def test_rows_that_say_the_same_count_once_and_are_noted(made):
     )
 
 
-def test_a_list_that_is_shorter_than_it_promises_is_noted(made):
+def test_a_list_with_fewer_rows_than_stated_is_noted(made):
     text = official(EVAL).rstrip().rpartition("\r\n")[0]
     assert read_audioset(made(eval=text)).notes == (
         "eval_segments.csv: its beginning promises 2 segments, it has 1; it may be cut off",
     )
 
 
-def test_other_classes_may_be_given(made):
+def test_classes_can_be_given(made):
     labels = LabelSet(("Dog", "Speech", "Music"), (DOG, SPEECH, MUSIC))
     manifest = read_audioset(made(), labels=labels)
     assert manifest.labels == labels
@@ -186,7 +186,7 @@ def test_two_lists_of_one_split_and_no_list_are_refused(made, tmp_path):
         read_audioset(root)
 
 
-def test_what_is_no_list_is_named(tmp_path):
+def test_a_file_that_is_no_list_is_reported(tmp_path):
     (tmp_path / "a.csv").write_bytes(b"\xff\xfe")
     with pytest.raises(DataError, match=r"a\.csv: cannot be read as a list of segments \("):
         read_lists([tmp_path / "a.csv"], audioset())
@@ -265,7 +265,7 @@ FORMS = [
 
 
 @given(tricky_ids, starts, st.sampled_from(["", "Y"]), st.sets(tricky_ids, max_size=3))
-def test_every_form_of_a_name_means_its_own_segment(video_id, start, prefix, others):
+def test_every_form_of_file_name_denotes_its_segment(video_id, start, prefix, others):
     mine = segment(start, start + 10)
     segments = {other: segment() for other in others} | {video_id: mine}
     for times, exactness in times_as_written(start, start + 10):
@@ -276,7 +276,7 @@ def test_every_form_of_a_name_means_its_own_segment(video_id, start, prefix, oth
 
 
 @given(tricky_ids, st.integers(0, 600), st.integers(0, 600), st.sampled_from(["", "Y"]))
-def test_other_segments_of_a_video_are_told_apart(video_id, listed, other, prefix):
+def test_other_segments_of_a_video_are_recognised(video_id, listed, other, prefix):
     # 1000 s of one segment and 1 s of another in milliseconds are written alike.
     assume(other not in (listed, 1000 * listed) and listed != 1000 * other)
     segments = {video_id: segment(float(listed), float(listed + 10))}
@@ -286,7 +286,7 @@ def test_other_segments_of_a_video_are_told_apart(video_id, listed, other, prefi
 
 
 @given(tricky_ids, tricky_ids, st.sampled_from(["", "Y"]))
-def test_a_name_of_an_unknown_video_means_nothing(video_id, known, prefix):
+def test_a_name_of_an_unlisted_video_denotes_no_segment(video_id, known, prefix):
     for times, _ in times_as_written(30.0, 40.0):
         name = f"{prefix}{video_id}{times}"
         assume(known not in (name[:11], name[1:12]))
@@ -309,7 +309,7 @@ def test_a_name_of_an_unknown_video_means_nothing(video_id, known, prefix):
         "",
     ],
 )
-def test_what_is_no_such_name_means_nothing(stem):
+def test_other_file_names_denote_no_segment(stem):
     assert segment_of_name(stem, {"--PJHxphWEs": segment()}) is None
 
 

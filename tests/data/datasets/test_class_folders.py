@@ -8,7 +8,7 @@ import pytest
 
 from epanns.data.datasets.class_folders import read_folder
 from epanns.data.datasets.esc50 import read_esc50
-from epanns.data.manifests.manifest import write_manifest
+from epanns.data.manifest import write_manifest
 from epanns.errors import ConfigError, DataError
 
 CSV_FORM = "write a CSV with the columns path, labels and fold or split, and give it to `epanns data folder FILE.csv`"
@@ -79,7 +79,7 @@ def test_drawn_splits_have_their_share_and_are_a_function_of_the_seed(tree):
     assert manifest.notes == ("splits drawn by class, seed 0: train 30 (50.0%), val 12 (20.0%), test 18 (30.0%)",)
 
 
-def test_clips_that_come_move_few_others(tree):
+def test_added_clips_move_few_others(tree):
     root = tree(*(f"dog/{number}.wav" for number in range(400)))
     before = {clip.clip_id: clip.split for clip in read_folder(root, val_fraction=0.2, test_fraction=0.3).clips}
     tree("dog/0-first.wav", "cat/new.wav")
@@ -152,7 +152,7 @@ def test_classes_that_a_drawn_split_lacks_are_named(tree):
     assert notes[1:] == ("1 of 2 classes have no clip in val: cat",)
 
 
-def test_classes_that_are_numbers_are_in_their_order(tree):
+def test_numeric_classes_are_ordered_by_value(tree):
     assert read_folder(tree("0/a.wav", "10/a.wav", "2/a.wav", "1/a.wav")).labels.names == ("0", "1", "2", "10")
 
 
@@ -173,7 +173,7 @@ def test_a_name_that_is_too_long_for_a_file_is_missing_and_a_fold_may_not_be_hug
         read_folder(tmp_path / "list.csv")
 
 
-def test_a_manifest_inside_the_folder_does_not_count(tree):
+def test_a_manifest_inside_the_folder_is_not_counted(tree):
     root = tree("dog/a.wav", "notes.txt")
     first = read_folder(root)
     write_manifest(first, root / "m.csv")
@@ -274,7 +274,7 @@ def test_folders_of_folds_are_refused(tree, names):
         (("balanced_train/1.wav", "eval_segments/2.wav"), "which are parts of AudioSet: read the folder above them"),
     ],
 )
-def test_other_folders_that_are_no_classes_are_refused(tree, files, message):
+def test_folders_that_are_no_classes_are_refused(tree, files, message):
     with pytest.raises(DataError, match=re.escape(message)):
         read_folder(tree(*files))
 
@@ -301,7 +301,7 @@ def test_folds_of_urbansound_are_named(tree):
         ("development", "valley"),
     ],
 )
-def test_classes_with_such_names_are_read(tree, classes):
+def test_classes_with_names_like_folds_and_splits_are_read(tree, classes):
     root = tree("list.csv", *(f"{name}/{name}.wav" for name in classes))
     assert read_folder(root).labels.names == tuple(sorted(classes))
 

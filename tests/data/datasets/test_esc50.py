@@ -74,7 +74,7 @@ def test_the_exact_name_wins_over_the_stem(csv_layout):
     assert read_esc50(root).clips[0].path.rpartition("/")[2] == "1-1-A-7.wav"
 
 
-def test_a_file_that_another_row_names_does_not_stand_in(csv_layout):
+def test_a_file_that_another_row_names_is_not_used(csv_layout):
     rows = ["1-1-A-7.flac,1,7,wren,,,", "1-1-A-7.wav,2,3,owl,,,"]
     manifest = read_esc50(csv_layout(rows, ["1-1-A-7.flac"]))
     assert [clip.clip_id for clip in manifest.clips] == ["1-1-A-7.flac"]
@@ -155,7 +155,7 @@ def test_folder_layout_is_read_with_its_class_order_and_folds(folder_layout):
     ]
 
 
-def test_what_lies_outside_numbered_folders_is_counted(folder_layout):
+def test_files_outside_numbered_folders_are_counted(folder_layout):
     root = folder_layout("001 - Dog/1-1-A.ogg", "001 - Dog/notes.txt", "001 - Dog/more/1-2-A.ogg", "Rain/1-3-A.ogg")
     (root / "README").touch()
     manifest = read_esc50(root)
@@ -184,7 +184,7 @@ def test_two_classes_of_one_number_are_refused(folder_layout):
         read_esc50(folder_layout("001 - Dog/1-1-A.ogg", "001 - Cat/1-1-A.ogg"))
 
 
-def test_another_layout_is_refused_with_a_way_out(tmp_path):
+def test_another_layout_is_refused_with_the_remedy(tmp_path):
     with pytest.raises(DataError, match=re.escape(f"{tmp_path}: neither ESC-50's layout") + ".*`epanns data folder`"):
         read_esc50(tmp_path)
 

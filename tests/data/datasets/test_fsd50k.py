@@ -7,7 +7,7 @@ import pytest
 import soundfile
 
 from epanns.data.datasets.fsd50k import PUBLISHED, read_fsd50k
-from epanns.data.manifests.manifest import write_manifest
+from epanns.data.manifest import write_manifest
 from epanns.data.packing.packer import pack_manifest
 from epanns.data.packs.pack_format import PackSettings
 from epanns.errors import DataError
@@ -61,7 +61,7 @@ def test_every_layout_gives_the_same_clips(made, truth, dev, evaluation):
     assert (manifest.missing, manifest.ignored) == ((), 0)
 
 
-def test_parts_may_lie_elsewhere_and_in_one_folder(made, tmp_path):
+def test_parts_can_be_in_other_folders_or_in_one(made, tmp_path):
     root = made("all/10.wav", "all/30.wav", truth="truth")
     manifest = read_fsd50k(
         tmp_path, ground_truth=root / "truth", dev_audio=root / "all", eval_audio=root / "all", name="mine"
@@ -70,7 +70,7 @@ def test_parts_may_lie_elsewhere_and_in_one_folder(made, tmp_path):
     assert (manifest.dataset, manifest.ignored) == ("mine", 0)
 
 
-def test_clips_that_are_not_there_are_missing_where_they_should_be(made):
+def test_missing_clips_have_their_expected_path(made):
     root = made("FSD50K.dev_audio/10.wav")
     manifest = read_fsd50k(root)
     assert [(clip.clip_id, clip.path) for clip in manifest.missing] == [

@@ -40,7 +40,7 @@ def test_linked_folders_and_files_are_found_under_the_link(tmp_path):
     ]
 
 
-def test_a_link_back_is_not_followed_and_one_to_nowhere_is_said_so(tmp_path):
+def test_a_circular_link_is_not_followed_and_a_broken_link_is_marked(tmp_path):
     root = make(tmp_path / "root", "a/x.wav")
     (root / "a" / "up").symlink_to(root)
     (root / "a" / "here").symlink_to(root / "a")
@@ -71,11 +71,11 @@ def test_two_folders_that_link_to_each_other_end(tmp_path):
         ("x/.trash/y/a.wav", False),
     ],
 )
-def test_sounds_are_told_by_their_suffix_and_are_not_hidden(path, expected):
+def test_sounds_are_visible_files_with_an_audio_suffix(path, expected):
     assert is_sound(path) is expected
 
 
-def test_a_folder_that_is_not_there_holds_nothing(tmp_path):
+def test_a_missing_folder_has_no_files(tmp_path):
     assert list(files_below(tmp_path / "none")) == []
 
 

@@ -25,7 +25,7 @@ def data_sets(draw, most_labels=3):
 
 @settings(max_examples=50)
 @given(data_sets(), st.integers(0, 9))
-def test_no_group_is_in_two_splits_and_the_order_of_clips_decides_nothing(data_set, seed):
+def test_no_group_is_in_two_splits_for_any_order_of_clips(data_set, seed):
     groups, labels = data_set
     sides = stratify(groups, labels, FRACTIONS, num_classes=5, seed=seed)
     assert len(set(zip(groups, sides, strict=True))) == len(set(groups))
@@ -35,7 +35,7 @@ def test_no_group_is_in_two_splits_and_the_order_of_clips_decides_nothing(data_s
 
 @settings(max_examples=50)
 @given(st.lists(st.integers(0, 9), min_size=10, max_size=10), st.integers(0, 99))
-def test_a_class_that_can_be_in_every_split_is(sizes, seed):
+def test_a_class_is_in_every_split_if_possible(sizes, seed):
     """Ten classes; the clips of a group have one class."""
     groups = [f"{index} {size}" for index, size in enumerate(sizes) for _ in range(size)]
     labels = [[index] for index, size in enumerate(sizes) for _ in range(size)]
@@ -48,7 +48,7 @@ def test_a_class_that_can_be_in_every_split_is(sizes, seed):
             assert abs(counts[side] - share * size) < (2.01 if side == "train" else 1.01) or size < 3
 
 
-def test_the_whole_has_its_share_although_each_class_is_rounded():
+def test_splits_have_their_fractions_of_all_clips():
     labels = [[index] for index in range(10) for _ in range(8)]
     sides = stratify([str(n) for n in range(80)], labels, {"train": 0.8, "val": 0.2}, num_classes=10, seed=3)
     assert Counter(sides) == {"train": 64, "val": 16}

@@ -37,7 +37,7 @@ def test_a_clip_depends_on_its_index_and_the_seed_alone():
     assert not np.array_equal(samples, other)
 
 
-def test_every_class_is_heard_and_clips_have_one_to_three_labels():
+def test_every_class_occurs_and_clips_have_one_to_three_labels():
     labels = [draw_clip(SMALL, index)[1] for index in range(10)]
     assert {name for names in labels for name in names} == set(list(EVENTS)[:5])
     assert {len(names) for names in labels} == {1, 2, 3}
@@ -52,7 +52,7 @@ def test_the_set_is_written_as_16_bit_wav_with_three_splits(tmp_path):
         assert (rate, soundfile.info(clip.path).subtype) == (8_000, "PCM_16")
 
 
-def test_a_set_that_was_stopped_is_completed(tmp_path):
+def test_a_stopped_generation_is_completed(tmp_path):
     manifest = make_synthetic(tmp_path / "set", SMALL)
     path = Path(manifest.clips[2].path)
     whole = path.read_bytes()

@@ -71,7 +71,7 @@ def test_rows_come_in_the_order_of_their_items(jobs):
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
-def test_no_items_are_no_rows(jobs):
+def test_no_items_give_no_rows(jobs):
     assert list(run(fill, [], jobs, 4)) == []
 
 
@@ -94,7 +94,7 @@ def test_few_items_are_taken_before_their_turn(jobs):
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
-def test_what_goes_wrong_with_an_item_is_raised_at_its_turn(jobs):
+def test_the_error_of_an_item_is_raised_at_its_turn(jobs):
     seen = []
     with pytest.raises(DataError, match="^5: ZeroDivisionError: five; remove the clip") as caught:
         for result, _ in run(sure_to_fail, range(20), jobs, 4):
@@ -103,12 +103,12 @@ def test_what_goes_wrong_with_an_item_is_raised_at_its_turn(jobs):
     assert "in sure_to_fail" in "".join(traceback.format_exception(caught.value))
 
 
-def test_a_result_that_cannot_pass_names_its_item():
+def test_a_result_that_cannot_be_pickled_is_an_error_with_its_item():
     with pytest.raises(DataError, match="^5: .*([Pp]ickl|local object)"):
         list(run(return_what_cannot_pass, range(20), 2, 4))
 
 
-def test_an_item_that_kills_two_processes_is_given_up_and_the_others_are_not():
+def test_only_an_item_that_crashes_two_processes_is_given_up():
     rows = run(die_at_five, range(40), 2, 4)
     seen = [(result, row.tolist()) for result, row in rows]
     assert [result for result, _ in seen] == [-5 if item == 5 else item for item in range(40)]
@@ -132,7 +132,7 @@ def test_processes_that_die_as_they_start_end_the_rows(monkeypatch):
         list(run(fill, range(40), 2, 4))
 
 
-def test_no_memory_for_the_rows_is_said(monkeypatch):
+def test_lack_of_memory_for_the_rows_is_an_error(monkeypatch):
     def fail(*arguments):
         raise OSError(12, "Cannot allocate memory")
 
@@ -141,7 +141,7 @@ def test_no_memory_for_the_rows_is_said(monkeypatch):
         next(run(fill, range(4), 2, 250_000))
 
 
-def test_no_process_stays_when_the_rows_are_no_longer_wanted():
+def test_closing_the_generator_ends_its_processes():
     rows = run(fill, range(1_000), 2, 4)
     next(rows)
     assert len(multiprocessing.active_children()) == 2

@@ -18,20 +18,17 @@ from hypothesis import strategies as st
 
 from epanns.audio.resampling import to_int16
 from epanns.audio.waveform import load_waveform
-from epanns.data.manifests.clip import Clip
-from epanns.data.manifests.manifest import Manifest, read_manifest, write_manifest
+from epanns.data.clip import Clip
+from epanns.data.manifest import Manifest, read_manifest, write_manifest
 from epanns.data.packing import packer, packing_journal, shard_packing
 from epanns.data.packing.packer import pack_manifest
 from epanns.data.packs.pack import Pack
 from epanns.data.packs.pack_format import PackSettings
 from epanns.errors import ConfigError, DataError, DataProblems, OutputError, PackError
 from epanns.labels import LabelSet
+from tests.builders import contents
 from tests.data import decoders
 from tests.data.conftest import SETTINGS, noise
-
-
-def contents(folder):
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 def test_every_clip_is_in_the_pack_as_it_is_on_disk(made):
@@ -45,7 +42,7 @@ def test_every_clip_is_in_the_pack_as_it_is_on_disk(made):
         assert tuple(labels) == clip.labels
 
 
-def test_the_description_says_what_was_packed(made):
+def test_the_description_has_the_settings_counts_and_shards(made):
     info = Pack(made / "pack").info
     assert (info.dataset, info.sample_rate, info.clip_samples) == ("synthetic", 8_000, 4_000)
     assert info.splits == ("test", "train", "val")
@@ -141,7 +138,7 @@ def test_a_clip_is_tried_again_once_its_decoder_is_installed(dataset, tmp_path, 
         (tmp_path / "pack" / "pack.json").unlink()
 
 
-def test_too_many_bad_clips_stop_the_run_and_repairing_them_lets_it_go_on(dataset, tmp_path):
+def test_too_many_bad_clips_stop_the_run_and_repairs_let_it_resume(dataset, tmp_path):
     manifest = dataset(bad_sounds())
     message = r"4 of 6 clips cannot be packed, --max-bad 0\.01 allows 0; reasons are in .*rejects\.csv"
     with pytest.raises(DataProblems, match=message):
@@ -152,7 +149,7 @@ def test_too_many_bad_clips_stop_the_run_and_repairing_them_lets_it_go_on(datase
     assert pack_manifest(manifest, tmp_path / "pack", SETTINGS).counts.clips == 6
 
 
-def test_a_run_going_wrong_stops_before_its_end(dataset, tmp_path):
+def test_a_run_with_too_many_rejects_stops_early(dataset, tmp_path):
     manifest = dataset({f"{number}.wav": b"" for number in range(10)})
     seen = []
     with pytest.raises(DataProblems, match="2 of 10 clips"):
@@ -189,7 +186,7 @@ def test_progress_begins_where_the_earlier_run_ended(own):
 
 
 @pytest.mark.parametrize("kept", [10, 500, 3_000, 4_000])
-def test_a_journal_cut_anywhere_is_continued(own, kept):
+def test_a_journal_cut_anywhere_is_resumed(own, kept):
     whole = contents(own / "pack")
     (own / "pack" / "pack.json").unlink()
     (own / "pack" / "journal.jsonl").write_bytes(whole["journal.jsonl"][:kept])
@@ -245,7 +242,7 @@ def test_a_folder_with_other_things_is_refused_and_left_alone(made, tmp_path, fr
 
 @pytest.mark.parametrize("fresh", [False, True])
 @pytest.mark.parametrize("text", [b'{"mine": 1}\n', b"Dear diary"])
-def test_a_journal_that_is_not_ours_is_refused_and_left_alone(made, tmp_path, fresh, text):
+def test_a_journal_of_another_program_is_refused_and_left_alone(made, tmp_path, fresh, text):
     (tmp_path / "pack").mkdir()
     (tmp_path / "pack" / "journal.jsonl").write_bytes(text)
     with pytest.raises(OutputError, match=r"journal\.jsonl is no journal of epanns"):
@@ -254,7 +251,7 @@ def test_a_journal_that_is_not_ours_is_refused_and_left_alone(made, tmp_path, fr
 
 
 @pytest.mark.parametrize("name", ["thesis.txt", "shard-1.h5", "my-shard-00000.h5"])
-def test_starting_over_deletes_nothing_where_other_things_lie(own, name):
+def test_starting_over_deletes_nothing_in_a_folder_with_other_files(own, name):
     (own / "pack" / name).write_text("mine")
     before = contents(own / "pack")
     with pytest.raises(OutputError, match=f"pack holds '{name}', which is no part of a pack, so --fresh deletes"):
@@ -276,7 +273,7 @@ def test_starting_over_needs_no_journal(own, made):
     assert (own / "pack" / "journal.jsonl").stat().st_size > 0
 
 
-def test_a_description_that_is_not_ours_is_left_alone(made, tmp_path):
+def test_a_description_of_another_program_is_left_alone(made, tmp_path):
     (tmp_path / "pack").mkdir()
     (tmp_path / "pack" / "pack.json").write_text('{"name": "my package"}')
     with pytest.raises(PackError, match="pack.json: format is None"):
@@ -286,7 +283,7 @@ def test_a_description_that_is_not_ours_is_left_alone(made, tmp_path):
     assert contents(tmp_path / "pack") == {"pack.json": b'{"name": "my package"}'}
 
 
-def test_starting_over_removes_what_a_stopped_run_left(own, made):
+def test_starting_over_removes_the_files_of_a_stopped_run(own, made):
     (own / "pack" / "shard-00009.h5").touch()
     (own / "pack" / "shard-00001.h5.partial").touch()
     assert rerun(own, fresh=True).n_resumed == 0
@@ -304,7 +301,7 @@ def test_two_packers_do_not_share_a_folder(made, tmp_path, fresh):
         pack_manifest(made / "set.csv", tmp_path / "pack", SETTINGS, progress=pack_again)
 
 
-def test_a_disk_that_is_full_is_named(made, tmp_path, monkeypatch):
+def test_a_full_disk_is_reported(made, tmp_path, monkeypatch):
     def fail(*arguments, **options):
         raise OSError(28, "No space left on device")
 
@@ -313,7 +310,7 @@ def test_a_disk_that_is_full_is_named(made, tmp_path, monkeypatch):
         pack_manifest(made / "set.csv", tmp_path / "pack", SETTINGS)
 
 
-def test_a_finished_pack_is_held_to_a_stricter_bound(dataset, tmp_path):
+def test_a_lower_max_bad_applies_to_a_finished_pack(dataset, tmp_path):
     manifest = dataset(bad_sounds())
     pack_manifest(manifest, tmp_path / "pack", SETTINGS, max_bad=0.9)
     with pytest.raises(DataProblems, match=r"4 of 6 clips cannot be packed, --max-bad 0\.5 allows 3; reasons are in"):
@@ -321,7 +318,7 @@ def test_a_finished_pack_is_held_to_a_stricter_bound(dataset, tmp_path):
     assert pack_manifest(manifest, tmp_path / "pack", SETTINGS, max_bad=0.7).counts.clips == 2
 
 
-def test_the_room_of_a_shard_is_kept_until_it_is_written(made, tmp_path):
+def test_the_space_of_a_shard_is_allocated_until_it_is_written(made, tmp_path):
     sizes = []
 
     def note_size(done, total):
@@ -341,7 +338,7 @@ main(["pack", sys.argv[1], "--out", sys.argv[2], "--sample-rate", "8000", "--sec
 """
 
 
-def test_a_disk_that_fills_up_ends_with_one_line_and_no_crash(made, tmp_path):
+def test_a_disk_that_fills_up_is_one_error(made, tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", FULL_DISK, made / "set.csv", tmp_path / "pack"],
         capture_output=True,
@@ -371,7 +368,7 @@ if __name__ == "__main__":
 
 
 @pytest.mark.parametrize("clip", [1, 8, 9, 20])
-def test_a_killed_run_is_continued_to_the_same_bytes(made, tmp_path, clip):
+def test_a_killed_run_is_resumed_to_the_same_bytes(made, tmp_path, clip):
     arguments = [sys.executable, "-c", KILLED, made / "set.csv", tmp_path / "pack", str(clip)]
     assert subprocess.run(arguments, cwd=Path(__file__).parents[3], check=False).returncode == -signal.SIGKILL
     journal = (tmp_path / "pack" / "journal.jsonl").read_text().splitlines()
@@ -382,7 +379,7 @@ def test_a_killed_run_is_continued_to_the_same_bytes(made, tmp_path, clip):
 
 
 @pytest.mark.parametrize(("jobs", "how"), [(1, "divide"), (2, "divide"), (2, "die")])
-def test_what_a_decoder_does_to_a_clip_costs_that_clip_only(made, tmp_path, monkeypatch, jobs, how):
+def test_an_error_of_a_decoder_rejects_one_clip(made, tmp_path, monkeypatch, jobs, how):
     monkeypatch.setattr(shard_packing, "convert_clip", getattr(decoders, how))
     summary = pack_manifest(made / "set.csv", tmp_path / "pack", SETTINGS, max_bad=0.05, jobs=jobs)
     assert (summary.counts.rejected, summary.counts.clips) == (1, 19)
@@ -400,7 +397,7 @@ def test_what_a_decoder_does_to_a_clip_costs_that_clip_only(made, tmp_path, monk
 
 
 @pytest.mark.parametrize(("code", "text"), [(12, "Cannot allocate memory"), (24, "Too many open files")])
-def test_want_of_memory_is_no_full_disk(made, tmp_path, monkeypatch, code, text):
+def test_lack_of_memory_is_not_reported_as_a_full_disk(made, tmp_path, monkeypatch, code, text):
     def fail(*arguments, **options):
         raise OSError(code, text)
 
@@ -409,7 +406,7 @@ def test_want_of_memory_is_no_full_disk(made, tmp_path, monkeypatch, code, text)
         pack_manifest(made / "set.csv", tmp_path / "pack", SETTINGS)
 
 
-def test_audio_of_another_time_and_the_same_bytes_is_not_packed_again(own):
+def test_audio_with_another_time_and_the_same_bytes_is_not_packed_again(own):
     (own / "pack" / "pack.json").unlink()
     for path in (own / "set" / "audio").iterdir():
         os.utime(path, ns=(0, 0))
@@ -428,7 +425,7 @@ def test_a_manifest_without_clips_is_refused(tmp_path):
         pack_manifest(tmp_path / "m.csv", tmp_path / "pack", PackSettings())
 
 
-def test_missing_clips_travel_into_the_pack(dataset, tmp_path):
+def test_missing_clips_are_counted_in_the_pack(dataset, tmp_path):
     manifest = dataset({"a.wav": noise()})
     rows = "clip_id,path,start,duration,labels,split,fold\nb.wav,b.wav,,,dog,train,\nc.wav,c.wav,,,dog,val,\n"
     manifest.with_suffix(".missing.csv").write_text(rows)
@@ -462,7 +459,7 @@ def test_the_journal_names_every_source(made):
     assert [line["shard"] for line in lines if "shard" in line] == [0, 1, 2]
 
 
-def test_the_order_of_splits_and_their_repetition_decide_nothing(made, tmp_path):
+def test_the_order_and_repetition_of_splits_do_not_matter(made, tmp_path):
     both = replace(SETTINGS, splits=("train", "val"))
     assert both == replace(SETTINGS, splits=("val", "train", "val"))
     pack_manifest(made / "set.csv", tmp_path / "pack", both)
@@ -485,7 +482,7 @@ def test_the_version_that_differs_is_named(own, change, message):
 
 
 @given(st.integers(0, 10_000), st.integers(0, 3_000_000))
-def test_the_share_of_bad_clips_is_the_one_that_was_typed(share, n_clips):
+def test_max_bad_is_exact_in_its_decimal_digits(share, n_clips):
     assert packer._allowed(n_clips, float(f"{share / 10_000:.4f}")) == share * n_clips // 10_000
 
 

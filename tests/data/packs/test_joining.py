@@ -43,7 +43,7 @@ def classes_by_clip(dataset):
     }
 
 
-def test_another_order_is_put_into_the_one_of_the_first_pack(join):
+def test_classes_in_another_order_are_mapped_to_the_first_pack(join):
     both = join(MemoryPack("a", ["dog", "rain"], [[1, 0]]), MemoryPack("b", ["rain", "dog"], [[1, 0], [0, 1]]))
     assert both.labels.names == ("dog", "rain")
     assert classes_by_clip(both) == {"a0": {"dog"}, "b0": {"rain"}, "b1": {"dog"}}
@@ -81,7 +81,7 @@ def test_fsd50k_joins_audioset_by_identifiers():
     assert joined.names[maps[1].places[fsd50k().index("Acoustic_guitar")]] == "Acoustic guitar"
 
 
-def test_an_identifier_that_a_later_pack_gives_serves_the_packs_after_it():
+def test_an_identifier_of_one_pack_matches_later_packs():
     packs = [MemoryPack("a", ["dog"], [[1]]), MemoryPack("b", labels(DOG), [[1]])]
     packs.append(MemoryPack("c", labels(("hound", "/m/dog")), [[1]]))
     joined, maps = join_labels(packs, None)
@@ -104,7 +104,7 @@ def test_classes_in_another_spelling_are_the_same(join):
         join(packs[1], labels=LabelSet.of(["caf\u00e9", "toilet_flush", "C"]))
 
 
-def test_a_spelling_that_two_classes_share_joins_neither(join):
+def test_a_spelling_of_two_classes_matches_neither(join):
     dataset = join(MemoryPack("a", ["Dog", "dog"], [[1, 0]]), MemoryPack("b", ["DOG"], [[1]]))
     assert dataset.labels.names == ("Dog", "dog", "DOG")
 
@@ -118,7 +118,7 @@ def test_a_given_label_set_fixes_the_map(join):
         join(pack, labels=labels(RAIN, SEA))
 
 
-def test_what_is_known_of_the_classes_decides_the_content(join):
+def test_the_content_digest_depends_on_the_classes(join):
     pack = MemoryPack("a", ["dog", "rain"], [[1, 0]])
     one = join(pack)
     assert one.content_digest != one.with_labels(LabelSet.of(["rain", "dog"])).content_digest
@@ -132,13 +132,13 @@ def test_what_is_known_of_the_classes_decides_the_content(join):
         (labels(DOG), labels(("hound", "/m/dog"), ("dog", "")), "b: its classes 'hound' and 'dog' are both 'dog'"),
     ],
 )
-def test_classes_that_cannot_be_told_apart_are_refused(join, one, other, message):
+def test_ambiguous_classes_are_refused(join, one, other, message):
     packs = [MemoryPack(name, names, [[1] * len(names)]) for name, names in (("a", one), ("b", other))]
     with pytest.raises(PackError, match=re.escape(message)):
         join(*packs)
 
 
-def test_clips_that_stand_twice_are_named(join):
+def test_repeated_clips_are_reported(join):
     one, other = (MemoryPack(name, ["dog"], [[1]] * 3, clip_ids=["x", name, "y"]) for name in ("a", "b"))
     with pytest.raises(PackError, match="a and b share clips, 'x' and 1 more; join packs of different splits"):
         join(one, other)
@@ -146,7 +146,7 @@ def test_clips_that_stand_twice_are_named(join):
         join(MemoryPack("a", ["dog"], [[1]] * 2, clip_ids=["x", "x"]))
 
 
-def test_rows_of_several_lengths_join_where_windows_are_cut(join):
+def test_packs_of_different_lengths_can_be_joined_if_cropped(join):
     packs = (
         MemoryPack("a", ["dog"], [[1]] * 2, rows=8, lengths=[8, 3]),
         MemoryPack("b", ["dog"], [[1]], rows=20),
@@ -168,7 +168,7 @@ def test_rows_of_several_lengths_join_where_windows_are_cut(join):
 
 
 @given(st.integers(0, 1), st.integers(0, 2**40), st.integers(0, 9))
-def test_a_random_crop_depends_on_the_number_of_the_draw_and_on_nothing_else(clip, number, seed):
+def test_a_random_crop_depends_on_the_number_of_the_draw_alone(clip, number, seed):
     def crop_of(lone, *, before):
         pack = MemoryPack("a", ["dog"], [[1]] * 2, rows=90)
         with pytest.MonkeyPatch.context() as patch:
@@ -208,7 +208,7 @@ def pack_of(clip_ids, name="p", **options):
     return MemoryPack(name, ["dog"], [[1]] * len(clip_ids), clip_ids=clip_ids, **options)
 
 
-def test_a_leak_between_two_data_sets_is_told_by_id_and_checksum(join):
+def test_a_leak_between_two_data_sets_is_detected_by_id_and_checksum(join):
     training = join(pack_of(["a", "b", "c"]))
     refuse_leak(training, join(pack_of(["c", "a", "x"], "q")), part="test")  # the same names, other sounds
     with pytest.raises(PackError, match="2 of 3 test clips are training clips too, first 'b': that is a leak"):
@@ -224,7 +224,7 @@ def test_a_clip_of_one_data_set_is_the_same_however_it_was_encoded(join):
 
 
 @pytest.mark.parametrize("other", [{"checksums": False}, {"rows": 9}])
-def test_where_checksums_cannot_be_compared_the_id_alone_tells_a_leak(join, other):
+def test_without_checksums_a_leak_is_detected_by_id_alone(join, other):
     training, held_out = join(pack_of(["a", "b", "c"])), join(pack_of(["c", "longer", "a"], "q", **other))
     message = r"2 of 3 test clips are training clips too \(equal by their ids alone: .*\), first 'c': that is a leak"
     for one, another in ((training, held_out), (held_out, training)):
@@ -233,7 +233,7 @@ def test_where_checksums_cannot_be_compared_the_id_alone_tells_a_leak(join, othe
     refuse_leak(training, join(pack_of(["x", "y"], "q", **other)), part="test")
 
 
-def test_a_clip_that_is_not_there_is_no_other_clip(join):
+def test_an_index_out_of_range_is_an_error(join):
     dataset = join(pack_of(["a", "b"]))
     for index in (-1, 2):
         with pytest.raises(IndexError, match=f"clip {index} of 2"):

@@ -32,7 +32,7 @@ def descriptors():
     return sum(1 for _ in Path("/proc/self/fd").iterdir())
 
 
-def test_bytes_come_from_their_place_with_few_files_open(files, monkeypatch):
+def test_bytes_are_read_at_their_offset_with_few_open_files(files, monkeypatch):
     monkeypatch.setattr(open_files, "_MOST_OPEN", 2)
     before, n_before = descriptors(), n_open()
     for number, path in [*enumerate(files)] * 3:
@@ -53,7 +53,7 @@ def test_the_file_used_last_stays_open(files, monkeypatch):
     assert opened == [str(files[1]), str(files[2])]
 
 
-def test_the_share_of_a_process_that_may_open_few_files_is_small(monkeypatch):
+def test_a_low_limit_of_open_files_is_respected(monkeypatch):
     for limit, expected in ((100, 25), (1 << 20, 1024), (2, 1), (resource.RLIM_INFINITY, 1024)):
         monkeypatch.setattr(resource, "getrlimit", lambda which, limit=limit: (limit, limit))
         assert most_open() == expected

@@ -61,13 +61,13 @@ def test_a_closed_pack_opens_again(made):
 
 @pytest.mark.parametrize("used", [False, True])
 @pytest.mark.parametrize("method", ["fork", "spawn"])
-def test_a_pack_goes_to_other_processes_before_and_after_its_first_use(made, method, used):
+def test_a_pack_can_be_passed_to_other_processes_before_and_after_use(made, method, used):
     pack = Pack(made / "pack")
     expected = read_here(pack) if used else read_here(Pack(made / "pack"))
     assert read_elsewhere(pack, method) == expected
 
 
-def test_clips_are_read_without_hdf5_once_the_columns_are_known(made, monkeypatch):
+def test_clips_are_read_without_hdf5_after_the_columns(made, monkeypatch):
     pack = Pack(made / "pack")
     assert len(pack.columns.clip_ids) == 20
     expected = read_all(made / "pack")[1]
@@ -77,7 +77,7 @@ def test_clips_are_read_without_hdf5_once_the_columns_are_known(made, monkeypatc
     np.testing.assert_array_equal([copy.read_waveform(index) for index in range(20)], expected)
 
 
-def test_what_a_pack_knows_of_its_clips_is_small_to_pass_on(made):
+def test_the_columns_of_a_pack_are_small_when_pickled(made):
     pack = Pack(made / "pack")
     before = len(pickle.dumps(pack))
     assert len(pack.columns.clip_ids) == 20
@@ -92,7 +92,7 @@ def test_what_a_pack_knows_of_its_clips_is_small_to_pass_on(made):
         (Path.unlink, r"cannot be read \(No such file or directory\)"),
     ],
 )
-def test_a_shard_that_changes_after_it_was_checked_is_found(own, shard, change, message):
+def test_a_shard_that_changed_after_its_check_is_refused(own, shard, change, message):
     pack = Pack(own / "pack")
     pack.read_waveform(0)
     pack.close()
@@ -135,7 +135,7 @@ def test_a_damaged_clip_is_named(own, shard):
         pack.read_waveform(3)
 
 
-def test_a_wrong_checksum_is_found_even_where_hdf5_is_content(own, shard):
+def test_a_wrong_crc32_is_found_if_fletcher32_is_right(own, shard):
     replace_dataset(shard, "crc32", lambda file, values: stored(file, "crc32", values ^ 1))
     refused(own / "pack", "waveform row 0: does not match its crc32")
 
@@ -178,7 +178,7 @@ def test_external_storage_is_refused(own, shard, tmp_path):
     refused(own / "pack", "waveform: keeps its data in another file")
 
 
-def test_a_group_in_a_datasets_place_is_refused(own, shard):
+def test_a_group_in_place_of_a_dataset_is_refused(own, shard):
     replace_dataset(shard, "target", lambda file, values: file.create_group("target"))
     refused(own / "pack", "target: is no dataset")
 
@@ -310,14 +310,14 @@ def test_a_description_that_is_no_json_object_is_refused(own, content):
         Pack(own / "pack")
 
 
-def test_a_description_of_absurd_size_is_not_read(own):
+def test_a_too_large_description_is_not_read(own):
     path = own / "pack" / "pack.json"
     os.truncate(path, 1 << 30)
     with pytest.raises(PackError, match=r"pack\.json: 1,073,741,824 bytes, must be at most 67,108,864: pack again"):
         Pack(own / "pack")
 
 
-def test_what_is_no_finished_pack_says_why(own, tmp_path):
+def test_an_unfinished_or_missing_pack_is_explained(own, tmp_path):
     with pytest.raises(PackError, match="nowhere: no such pack; make one with `epanns pack`"):
         Pack(tmp_path / "nowhere")
     with pytest.raises(PackError, match=r"has no pack\.json, so it is no pack"):

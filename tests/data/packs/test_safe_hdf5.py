@@ -24,7 +24,7 @@ class Waveforms:
             callback(h5py.h5d.StoreInfo((row, column), mask, offset, size))
 
 
-def test_places_come_by_row_however_they_lie():
+def test_offsets_are_in_the_order_of_the_rows():
     chunks = [(2, 0, 100, CHUNK, 0), (0, 0, 980, CHUNK, 0), (1, 0, 80, CHUNK, 0)]
     assert row_chunks(Waveforms(*chunks), CHUNK, FILE).tolist() == [980, 80, 100]
 
@@ -41,18 +41,18 @@ def test_places_come_by_row_however_they_lie():
         ((2, 0, 100 + CHUNK - 1, CHUNK, 0), "rows that overlap"),
     ],
 )
-def test_places_that_cannot_be_are_refused(last, message):
+def test_impossible_offsets_are_refused(last, message):
     chunks = [(0, 0, 100, CHUNK, 0), (1, 0, 300, CHUNK, 0), last]
     with pytest.raises(ValueError, match=message):
         row_chunks(Waveforms(*chunks), CHUNK, FILE)
 
 
-def test_a_row_that_is_not_there_is_refused():
+def test_a_missing_chunk_is_refused():
     with pytest.raises(ValueError, match="must have 3 chunks"):
         row_chunks(Waveforms((0, 0, 100, CHUNK, 0), (1, 0, 300, CHUNK, 0)), CHUNK, FILE)
 
 
-def test_places_are_where_hdf5_keeps_the_rows(tmp_path):
+def test_offsets_are_those_of_hdf5(tmp_path):
     path = tmp_path / "x.h5"
     values = np.arange(12, dtype=np.int16).reshape(4, 3)
     with h5py.File(path, "w") as file:
@@ -65,7 +65,7 @@ def test_places_are_where_hdf5_keeps_the_rows(tmp_path):
 
 
 @pytest.mark.parametrize(("stored", "problem"), [(1000, "stores 1200000 bytes in 1000"), (1100, None)])
-def test_what_claims_to_unpack_to_more_than_any_filter_makes_of_it_is_refused(tmp_path, stored, problem):
+def test_an_impossible_compression_ratio_is_refused(tmp_path, stored, problem):
     with h5py.File(tmp_path / "x.h5", "w") as file:
         packed = file.create_dataset("x", (1_200_000,), np.int8, chunks=(1_200_000,), compression="gzip")
         packed.id.write_direct_chunk((0,), bytes(stored))

@@ -4,13 +4,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from epanns.data.packs.targets import SparseTargets
+from epanns.data.packs.clip_source import SparseTargets
 
 tables = st.tuples(st.integers(1, 12), st.integers(1, 9)).flatmap(lambda shape: arrays(bool, shape))
 
 
 @given(tables)
-def test_a_table_comes_back_as_it_was(table):
+def test_a_dense_table_survives_the_round_trip(table):
     sparse = SparseTargets.from_dense(table)
     assert len(sparse) == len(table)
     np.testing.assert_array_equal(sparse.dense(), table)
@@ -28,7 +28,7 @@ def test_taking_rows_is_indexing(table, data):
 
 
 @given(tables, tables)
-def test_equal_is_what_holds_the_same(one, other):
+def test_equals_compares_the_content(one, other):
     ours, theirs = map(SparseTargets.from_dense, (one, other))
     assert ours.equals(theirs) == np.array_equal(one, other)
 
@@ -59,7 +59,7 @@ def pairs(offsets):
     return zip(offsets[:-1], offsets[1:], strict=True)
 
 
-def test_it_is_small():
+def test_sparse_targets_are_small():
     table = np.zeros((1000, 527), bool)
     table[:, :2] = True
     sparse = SparseTargets.from_dense(table)

@@ -98,7 +98,7 @@ def test_a_list_of_rejects_of_another_length_is_found(own):
     assert "rejects.csv: lists 1 clips, pack.json counts 0 rejected" in problem
 
 
-def test_what_is_no_pack_is_one_problem(tmp_path):
+def test_a_path_that_is_no_pack_is_one_problem(tmp_path):
     (problem,) = verify_pack(tmp_path).problems
     assert "has no pack.json, so it is no pack" in problem
 
@@ -125,7 +125,7 @@ def test_a_pack_without_clips_is_a_problem_in_every_format(own, tmp_path, format
     )
 
 
-def test_the_check_in_a_process_of_its_own_says_the_same(own):
+def test_the_check_in_a_child_process_has_the_same_result(own):
     seen = []
     pack = own / "pack"
     found = verify_contained(pack, progress=lambda done, total: seen.append((done, total)))
@@ -135,7 +135,7 @@ def test_the_check_in_a_process_of_its_own_says_the_same(own):
     assert verify_contained(pack) == verify_pack(pack)
 
 
-def test_want_of_memory_is_a_problem_like_others(made):
+def test_lack_of_memory_is_a_problem(made):
     (problem,) = verify_contained(made / "pack", memory_limit=1 << 12).problems
     assert re.search(
         r"pack: the check .* after 0 clips; a file is damaged or made to do harm: .* --memory-limit", problem
@@ -152,7 +152,7 @@ def test_want_of_memory_is_a_problem_like_others(made):
         (lambda *arguments, **options: time.sleep(300), r"was ended after 0\.5 s without progress"),
     ],
 )
-def test_whatever_ends_the_child_is_a_problem(made, monkeypatch, function, message):
+def test_every_end_of_the_child_is_a_problem(made, monkeypatch, function, message):
     """A fork of this process in place of a new one, in which `verify_pack` would be whole."""
     monkeypatch.setattr(verification, "verify_pack", function)
     monkeypatch.setattr(verification, "PATIENCE", 0.5 if "without" in message else 60)
@@ -203,7 +203,7 @@ def test_ctrl_c_ends_both_processes(made, tmp_path):
         time.sleep(0.05)
 
 
-def test_a_file_that_crashes_hdf5_is_a_problem_like_others(own):
+def test_a_file_that_crashes_hdf5_is_a_problem(own):
     """HDF5 2.0.0 divides by the number of a chunk's dimensions, which this shard says is 0."""
     shard = own / "pack" / "shard-00001.h5"
     whole = shard.read_bytes()
@@ -214,7 +214,7 @@ def test_a_file_that_crashes_hdf5_is_a_problem_like_others(own):
     assert re.search(r"/pack: the check crashed with signal SIGFPE after 8 clips|shard-00001\.h5: \w+: ", problems[-1])
 
 
-def test_packs_without_checksums_are_read_and_the_lack_is_told(tmp_path):
+def test_packs_without_checksums_are_read_with_a_remark(tmp_path):
     missing = clip_names(7)[2]
     path = write_waveforms(tmp_path / "eval.h5", clip_names(7), missing={missing})
     found = verify_pack(path, labels=LabelSet.numbered(PANNS_CLASSES))
@@ -239,7 +239,7 @@ def panns_pack(made, tmp_path):
     return tmp_path / "pack"
 
 
-def test_a_pack_of_ours_in_pannss_format_is_checked_by_its_sha256(panns_pack):
+def test_a_pack_of_epanns_in_panns_format_is_checked_by_its_sha256(panns_pack):
     assert verify_pack(panns_pack) == Verification((), (), 20)
     part = panns_pack / "waveforms" / "part00001.h5"
     with h5py.File(part) as file:

@@ -1,4 +1,4 @@
-"""The Cnn class against a plain second writing of PANNs' forward pass, and its handling of heads and modes."""
+"""The Cnn class against a reference implementation of PANNs' forward pass; its heads and modes."""
 
 import re
 from dataclasses import replace
@@ -51,7 +51,7 @@ def slow_clip_tagger(state: dict[str, torch.Tensor], logmel: torch.Tensor) -> tu
     return embedding, embedding @ state["fc_audioset.weight"].T + state["fc_audioset.bias"]
 
 
-def test_forward_equals_a_plain_second_writing(tiny_spec):
+def test_forward_equals_a_reference_implementation(tiny_spec):
     model = randomised(Cnn(tiny_spec))
     waveform = torch.rand(3, 9_000) - 0.5
     with torch.no_grad():
@@ -120,7 +120,7 @@ def test_reset_classifier_counts_the_labels(tiny_spec):
 
 
 @pytest.mark.parametrize("head", HEADS)
-def test_freezing_leaves_the_classifier_learning(tiny_spec, head):
+def test_freezing_leaves_the_classifier_trainable(tiny_spec, head):
     model = Cnn(replace(tiny_spec, head=head))
     model.freeze_backbone()
     learning = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
@@ -145,7 +145,7 @@ def test_batch_norms_of_a_frozen_backbone_do_not_drift(tiny_spec):
 
 
 @pytest.mark.parametrize(("clips", "weights"), [(3, 1), (4, 1), (4, 4)])
-def test_mixup_wants_one_weight_per_pair(tiny_spec, clips, weights):
+def test_mixup_needs_one_weight_per_pair(tiny_spec, clips, weights):
     with pytest.raises(ConfigError, match=re.escape(f"shape ({weights},) for {clips} clips: give one per pair")):
         Cnn(tiny_spec)(torch.rand(clips, 9_000), torch.rand(weights))
 

@@ -1,4 +1,4 @@
-"""Networks on the waveform: PANNs' tensors, forward passes written a second time, and what they do while learning."""
+"""Networks on the waveform: PANNs' tensors, reference forward passes, and training mode."""
 
 from pathlib import Path
 
@@ -90,7 +90,7 @@ def slow_logits(model: Tagger, waveform: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_forward_equals_a_plain_second_writing(name):
+def test_forward_equals_a_reference_implementation(name):
     model, waveform = randomised(name), torch.rand(2, 25_777) - 0.5  # 80 hops and a part of one
     with torch.no_grad():
         logits, expected = model(waveform)["clipwise_logits"], slow_logits(model, waveform)

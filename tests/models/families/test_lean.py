@@ -1,4 +1,4 @@
-"""LEAN: its windows, its three fusions written a second time, and its body from a YAMNet that is frozen."""
+"""LEAN: its windows, reference implementations of its three fusions, and a frozen body of a YAMNet."""
 
 import math
 from dataclasses import replace
@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from epanns.audio.yamnet_logmel import SILENCE
+from epanns.audio.frontend import SILENCE
 from epanns.errors import ConfigError
 from epanns.evaluation.protocol import cut_windows
 from epanns.labels import LabelSet, fsd50k
@@ -29,7 +29,7 @@ def sound(clips: int, samples: int) -> Tensor:
 
 
 def heard(name: str) -> Lean:
-    """Return a narrow network whose batch norms fit what it hears and whose encoder is loud."""
+    """Return a narrow network whose batch norms fit its input and whose encoder has large outputs."""
     model = uneven(name, least=6)
     assert isinstance(model, Lean)
     for module in model.modules():
@@ -119,7 +119,7 @@ def test_ablations_without_an_encoder_are_yamnet_with_another_classifier(name):
 
 @pytest.mark.parametrize("samples", [16_000, 20_000, 24_000, 40_001])
 @pytest.mark.parametrize("name", ["YAMNet_projection", "LEAN"])
-def test_a_clip_scores_what_its_windows_do_under_the_papers_protocol(name, samples):
+def test_the_score_of_a_clip_is_the_mean_over_windows_of_the_papers_protocol(name, samples):
     """Windows of 1 s, 50 % overlap, mean of scores: `evaluate --window 1 --hop 0.5` and the whole clip are the same."""
     model = heard(name).double()  # float32's rounding, larger on some processors, would hide a difference
     clip = sound(3, samples).double()
@@ -179,7 +179,7 @@ def test_labels_are_fsd50ks_where_classes_are_as_many():
     assert build_model("Cnn6", width=1 / 32, num_classes=200).labels == LabelSet.numbered(200)
 
 
-def test_half_a_half_of_the_embedding_must_be_whole():
+def test_the_embedding_size_must_be_a_multiple_of_4():
     with pytest.raises(ConfigError, match="embedding_size=510 must be a multiple of 4 in lean: two of two halves"):
         replace(ZOO["LEAN"], embedding_size=510)
     assert ZOO["LEAN"].scaled(1 / 3).embedding_size == 172

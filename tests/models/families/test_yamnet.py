@@ -1,4 +1,4 @@
-"""YAMNet: a second writing of its forward pass, its patches, and what trained weights say of sound."""
+"""YAMNet: a reference forward pass, its patches, and the scores of trained weights for real sound."""
 
 import math
 import re
@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from epanns.audio.frontend import SILENCE, YamnetLogMel
 from epanns.audio.short_clips import pad_to_patches
 from epanns.audio.waveform import load_waveform
-from epanns.audio.yamnet_logmel import SILENCE, YamnetLogMel
 from epanns.errors import ConfigError
 from epanns.labels import audioset, yamnet
 from epanns.models.families.yamnet import ShiftNorm2d, Yamnet
@@ -71,7 +71,7 @@ def sound(clips: int, samples: int) -> Tensor:
 
 
 def uneven_yamnet() -> Tagger:
-    """Return a narrow YAMNet whose batch norms fit what it hears, so that different clips score differently."""
+    """Return a narrow YAMNet whose batch norms fit its input, so that different clips score differently."""
     model = uneven("YAMNet", least=6)
     for module in model.modules():
         if isinstance(module, ShiftNorm2d):
@@ -84,7 +84,7 @@ def uneven_yamnet() -> Tagger:
 
 
 @pytest.mark.parametrize("samples", [3_000, 15_600, 16_000, 40_000])
-def test_forward_equals_a_plain_second_writing(samples):
+def test_forward_equals_a_reference_implementation(samples):
     model = uneven_yamnet()
     waveform = sound(2, samples)
     with torch.no_grad():
@@ -147,7 +147,7 @@ def test_batch_norm_learns_a_shift_and_no_scale():
     assert norm.state_dict().keys() == {"bias", "running_mean", "running_var", "num_batches_tracked"}
 
 
-def test_no_scale_is_learned_after_surgery_either():
+def test_batch_norm_learns_no_scale_after_surgery():
     model = uneven("YAMNet")
     pruned = remove_channels(model, {"layer3.pointwise_conv": (0, 2)})
     assert [name for name, _ in pruned.layer3.pointwise_bn.named_parameters()] == ["bias"]
@@ -181,7 +181,7 @@ def test_classes_are_audiosets_without_six():
         ({"front_end": ZOO["Cnn14_16k"].front_end}, "front_end.kind='panns' must be 'yamnet' in yamnet"),
     ],
 )
-def test_a_specification_that_cannot_be_is_refused(change, message):
+def test_an_impossible_specification_is_refused(change, message):
     with pytest.raises(ConfigError, match=re.escape(message)):
         replace(ZOO["YAMNet"], **change)
     with pytest.raises(ConfigError, match="front_end.kind='yamnet' must be 'panns' in cnn"):
@@ -227,7 +227,7 @@ ESC10 = {
 
 
 @pytest.mark.slow
-def test_real_sound_is_named_right(trained, shared):
+def test_real_sounds_get_the_right_class(trained, shared):
     """The highest of ten classes, matched by hand and never trained: 43 of 50 clips when this was written."""
     indices = [trained.labels.index(name) for name in ESC10.values()]
     folders = [folder for folder in sorted((shared / "data" / "esc10").iterdir()) if folder.is_dir()]

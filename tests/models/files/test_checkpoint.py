@@ -1,4 +1,4 @@
-"""Checkpoint folders: what is saved comes back, what is wrong is refused with its name, nothing old is harmed."""
+"""Checkpoint folders: round trips, errors that name the problem, and saves that harm no earlier file."""
 
 import json
 import os
@@ -85,7 +85,7 @@ def test_saving_again_gives_the_same_weight_file(folder: Path, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("umask", [0o022, 0o077])
-def test_who_may_read_one_file_may_read_all(tmp_path: Path, umask: int) -> None:
+def test_all_files_of_a_checkpoint_have_the_same_permissions(tmp_path: Path, umask: int) -> None:
     before = os.umask(umask)
     try:
         save_checkpoint(tiny("Cnn14"), tmp_path / "saved")
@@ -131,7 +131,7 @@ def test_provenance_names_the_parent_and_keeps_plan_and_recipe(tmp_path: Path) -
     assert "torch" in provenance.versions
 
 
-def test_one_step_goes_behind_the_known_ones_and_a_list_takes_their_place(tmp_path: Path) -> None:
+def test_one_operation_is_appended_to_the_recipe_and_a_list_replaces_it(tmp_path: Path) -> None:
     train, recover = {"step": "train"}, {"step": "recover", "method": "bn", "clips": 3}
     save_checkpoint(tiny(), tmp_path / "first", recipe=train)
     save_checkpoint(load(tmp_path / "first"), tmp_path / "second", recipe=recover)
@@ -148,7 +148,7 @@ def test_a_recipe_that_could_not_be_read_again_is_not_written(tmp_path: Path) ->
     assert not list(tmp_path.iterdir())
 
 
-def test_labels_that_do_not_count_the_classes_are_not_written(tmp_path: Path) -> None:
+def test_a_wrong_number_of_labels_is_not_written(tmp_path: Path) -> None:
     model = tiny()
     model.labels = LabelSet.of(["dog"])
     with pytest.raises(CheckpointError, match=r"has 1 labels for 3 classes and would not load again: set model"):
@@ -183,7 +183,7 @@ def test_a_plan_may_be_given_as_json_values(tmp_path: Path) -> None:
     assert load_checkpoint(tmp_path / "saved").provenance.plan == replace(plan, criterion="l2")
 
 
-def test_a_plan_that_is_none_or_of_other_widths_is_refused(tmp_path: Path) -> None:
+def test_an_invalid_plan_or_one_of_other_widths_is_refused(tmp_path: Path) -> None:
     _, plan = prune(tiny(), ratio=0.5, layers=["conv_block1"])
     with pytest.raises(PruningError, match="pruning plan of format None"):
         save_checkpoint(tiny(), tmp_path / "saved", plan={"criterion": "l2"})
@@ -205,7 +205,7 @@ def test_a_plan_that_is_none_or_of_other_widths_is_refused(tmp_path: Path) -> No
         ),
     ],
 )
-def test_card_says_what_a_network_of_another_family_reads(
+def test_the_card_describes_the_input_of_every_family(
     name: str, reads: str, network: str, given: str, tmp_path: Path
 ) -> None:
     save_checkpoint(build_model(name, num_classes=2, width=0.01), tmp_path / "saved")
@@ -215,7 +215,7 @@ def test_card_says_what_a_network_of_another_family_reads(
     assert f"{given}" in card
 
 
-def test_card_says_what_the_network_is_and_how_to_load_it(tmp_path: Path) -> None:
+def test_the_card_describes_the_network_and_how_to_load_it(tmp_path: Path) -> None:
     pruned, _ = prune(tiny(), ratio=0.5, layers=["conv_block1"])
     save_checkpoint(pruned, tmp_path / "saved", recipe=[])
     card = (tmp_path / "saved" / "README.md").read_text()
@@ -335,7 +335,7 @@ def test_load_refuses_a_broken_label_file(folder: Path) -> None:
         ),
     ],
 )
-def test_load_refuses_a_wrong_config_and_says_what_is_wrong(
+def test_load_refuses_a_wrong_config_with_every_problem(
     path: tuple[str, ...], value: object, message: str, folder: Path
 ) -> None:
     edit_config(folder, *path, value=value)
@@ -350,7 +350,7 @@ def test_load_allocates_nothing_for_widths_the_weights_do_not_have(folder: Path)
         load_checkpoint(folder)
 
 
-def test_no_value_anywhere_in_a_config_gets_past_as_another_error(folder: Path) -> None:
+def test_any_value_in_a_config_is_read_or_is_a_checkpoint_error(folder: Path) -> None:
     good = json.loads((folder / "config.json").read_text())
 
     def leaves(table: dict[str, object], path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
@@ -387,7 +387,7 @@ def test_load_names_a_missing_folder(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("option", "value"), [("sample_rate", 16_000), ("head", "decision_max")])
-def test_read_refuses_what_contradicts_the_checkpoint(option: str, value: object, folder: Path) -> None:
+def test_read_refuses_arguments_that_contradict_the_checkpoint(option: str, value: object, folder: Path) -> None:
     with pytest.raises(CheckpointError, match=rf"saved: {option}={value}: the checkpoint has .*leave it out"):
         read_checkpoint(folder, **{option: value})
     assert read_checkpoint(folder, sample_rate=32_000, head="clip").spec.name == "Cnn6"
@@ -402,7 +402,7 @@ def test_save_refuses_an_existing_folder_and_leaves_it(tmp_path: Path) -> None:
     assert contents(tmp_path / "mine") == {"thesis.tex": b"years of work"}
 
 
-def test_overwrite_swaps_a_checkpoint_and_leaves_nothing_else(folder: Path) -> None:
+def test_overwrite_replaces_a_checkpoint_without_other_files(folder: Path) -> None:
     old = contents(folder)
     digest = save_checkpoint(tiny(), folder, overwrite=True)
     assert load_checkpoint(folder).provenance.sha256 == digest
@@ -410,7 +410,7 @@ def test_overwrite_swaps_a_checkpoint_and_leaves_nothing_else(folder: Path) -> N
     assert [entry.name for entry in folder.parent.iterdir()] == ["saved"]
 
 
-def test_overwrite_works_where_nothing_is_yet(tmp_path: Path) -> None:
+def test_overwrite_writes_a_new_folder_too(tmp_path: Path) -> None:
     save_checkpoint(tiny(), tmp_path / "new", overwrite=True)
     assert load_checkpoint(tmp_path / "new").labels == LABELS
 
@@ -429,7 +429,9 @@ def test_overwrite_refuses_a_folder_that_only_looks_like_a_checkpoint(folder: Pa
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
-def test_failing_save_leaves_what_was_there(overwrite: bool, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_save_leaves_the_earlier_checkpoint(
+    overwrite: bool, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     old = contents(folder)
 
     def full_disk(*_: object, **__: object) -> str:
@@ -442,7 +444,7 @@ def test_failing_save_leaves_what_was_there(overwrite: bool, folder: Path, monke
     assert [entry.name for entry in folder.parent.iterdir()] == ["saved"]
 
 
-def test_save_interrupted_between_its_renames_loses_nothing(folder: Path) -> None:
+def test_a_save_interrupted_between_its_renames_can_be_repeated(folder: Path) -> None:
     old = contents(folder)
     folder.rename(folder.with_name("saved.previous"))
     with pytest.raises(CheckpointError, match=r"an interrupted save left .*saved.previous: rename it"):
@@ -455,7 +457,7 @@ def test_save_interrupted_between_its_renames_loses_nothing(folder: Path) -> Non
 
 
 @pytest.mark.parametrize("left", range(len(FILES) + 1))
-def test_save_killed_while_it_removed_the_one_before_goes_through_again(
+def test_a_save_killed_while_it_removed_the_earlier_checkpoint_can_be_repeated(
     left: int, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     unlink, removed = Path.unlink, []

@@ -128,7 +128,7 @@ def test_fetch_downloads_once(server: Server, tmp_path: Path) -> None:
     assert len(server.requests) == 1
 
 
-def test_cut_connection_keeps_the_part_and_the_next_call_goes_on(server: Server, tmp_path: Path) -> None:
+def test_a_cut_connection_keeps_the_part_and_the_next_call_resumes(server: Server, tmp_path: Path) -> None:
     server.cut_after = 700_000
     with pytest.raises(CheckpointError, match=r"the connection (ended after|broke).*; run the command again to resume"):
         fetch(published(server), tmp_path)
@@ -148,20 +148,20 @@ def test_server_without_ranges_sends_all_again(server: Server, tmp_path: Path) -
     assert fetch(published(server), tmp_path).read_bytes() == CONTENT
 
 
-def test_complete_part_is_checked_without_asking_the_server(server: Server, tmp_path: Path) -> None:
+def test_a_complete_part_is_checked_without_a_request(server: Server, tmp_path: Path) -> None:
     (tmp_path / "weights.pth.part").write_bytes(CONTENT)
     assert fetch(published(server), tmp_path).read_bytes() == CONTENT
     assert server.requests == []
 
 
 @pytest.mark.parametrize("length", [len(CONTENT), len(CONTENT) + 5])
-def test_part_the_server_cannot_extend_is_started_again(length: int, server: Server, tmp_path: Path) -> None:
+def test_a_part_that_the_server_cannot_extend_is_downloaded_again(length: int, server: Server, tmp_path: Path) -> None:
     (tmp_path / "weights.pth.part").write_bytes(bytes(length))
     assert fetch(published(server, bytes=None), tmp_path).read_bytes() == CONTENT
     assert server.requests == [f"bytes={length}-", None]
 
 
-def test_part_longer_than_the_file_is_started_again(server: Server, tmp_path: Path) -> None:
+def test_a_part_longer_than_the_file_is_downloaded_again(server: Server, tmp_path: Path) -> None:
     (tmp_path / "weights.pth.part").write_bytes(bytes(len(CONTENT) + 5))
     assert fetch(published(server), tmp_path).read_bytes() == CONTENT
 
@@ -177,7 +177,7 @@ def test_part_longer_than_the_file_is_started_again(server: Server, tmp_path: Pa
     ],
     ids=["checksum", "length"],
 )
-def test_other_bytes_than_published_never_get_the_name(
+def test_bytes_other_than_the_published_ones_are_deleted(
     changes: dict[str, object], message: str, server: Server, tmp_path: Path
 ) -> None:
     with pytest.raises(CheckpointError, match=r"what arrived is not the published file \(" + message):
@@ -193,7 +193,7 @@ def test_file_of_unknown_length_and_checksum_is_accepted_whole(server: Server, t
     assert fetch(unknown, tmp_path).read_bytes() == CONTENT
 
 
-def test_server_that_does_not_say_the_length_is_held_to_the_catalogue(server: Server, tmp_path: Path) -> None:
+def test_without_a_stated_length_the_length_of_the_catalogue_counts(server: Server, tmp_path: Path) -> None:
     server.says_length = False
     server.cut_after = 5000
     with pytest.raises(CheckpointError, match=r"the connection ended after 5,000 of 1,048,576 bytes; run the command"):
@@ -233,7 +233,7 @@ def test_an_unchanged_version_without_a_sha256_is_resumed(server: Server, tmp_pa
 
 
 @pytest.mark.parametrize("known", [{}, {"sha256": None}, {"bytes": None}, {"sha256": None, "bytes": None}])
-def test_an_answer_with_a_piece_of_the_rest_is_not_the_end(known: dict, server: Server, tmp_path: Path) -> None:
+def test_a_partial_answer_is_not_taken_for_the_whole_rest(known: dict, server: Server, tmp_path: Path) -> None:
     file = published(server, **known)
     server.etag, server.longest_part = '"one"', 300_000
     cut(server, file, tmp_path)
@@ -263,7 +263,7 @@ def test_without_validator_and_sha256_nothing_is_resumed(server: Server, tmp_pat
 @pytest.mark.parametrize(
     "stored", ["", "[]", '{"url": "x", "validator": "y"}', '{"validator": "a\\r\\nB: c"}', "[" * 5000]
 )
-def test_a_damaged_validator_is_none(stored: str, server: Server, tmp_path: Path) -> None:
+def test_a_damaged_validator_is_ignored(stored: str, server: Server, tmp_path: Path) -> None:
     (tmp_path / "weights.pth.part").write_bytes(OTHER[:1000])
     (tmp_path / "weights.pth.part.json").write_text(stored)
     assert fetch(published(server, sha256=None), tmp_path).read_bytes() == CONTENT
@@ -271,7 +271,9 @@ def test_a_damaged_validator_is_none(stored: str, server: Server, tmp_path: Path
     assert names(tmp_path) == ["weights.pth"]
 
 
-def test_an_answer_of_unstated_length_is_not_kept_where_nothing_else_tells_it(server: Server, tmp_path: Path) -> None:
+def test_an_answer_is_not_kept_if_neither_server_nor_catalogue_states_its_length(
+    server: Server, tmp_path: Path
+) -> None:
     server.says_length = False
     for cut_after in (5000, None):
         server.cut_after = cut_after
@@ -296,7 +298,7 @@ def test_a_file_in_the_cache_is_compared_with_its_sha256_each_time(server: Serve
 
 
 @pytest.mark.filterwarnings("ignore::epanns.feedback.Note")
-def test_two_downloads_at_once_ask_the_server_once(server: Server, tmp_path: Path) -> None:
+def test_two_concurrent_downloads_make_one_request(server: Server, tmp_path: Path) -> None:
     with ThreadPoolExecutor(2) as pool:
         paths = list(pool.map(lambda _: fetch(published(server), tmp_path), range(2)))
     assert [path.read_bytes() for path in paths] == [CONTENT] * 2
@@ -318,14 +320,14 @@ def test_without_locks_of_the_file_system_a_part_is_resumed(
     assert names(tmp_path) == ["weights.pth"]
 
 
-def test_answer_other_than_the_file_says_what_to_do(server: Server, tmp_path: Path) -> None:
+def test_an_error_answer_of_the_server_has_a_remedy(server: Server, tmp_path: Path) -> None:
     missing = published(server, url=server.url.replace("weights", "other"))
     with pytest.raises(CheckpointError, match=r"other.pth.*: the server answered 404 Not Found; .*epanns import FILE"):
         fetch(missing, tmp_path)
     assert names(tmp_path) == []
 
 
-def test_no_network_says_how_to_go_by_hand(server: Server, tmp_path: Path) -> None:
+def test_without_a_network_the_message_explains_the_download_by_hand(server: Server, tmp_path: Path) -> None:
     file = published(server)
     server.shutdown()
     server.server_close()

@@ -1,4 +1,4 @@
-"""The unpruned network is found by what checkpoints say of their parents, and only where every one is there."""
+"""The unpruned network is found by the parents in checkpoints, if all of them are there."""
 
 import shutil
 
@@ -26,7 +26,7 @@ def runs(tmp_path, tiny_spec):
     return tmp_path
 
 
-def test_it_is_found_step_by_step(runs, monkeypatch):
+def test_the_unpruned_checkpoint_is_found_over_several_prunings(runs, monkeypatch):
     for name in ("pruned", "finetuned", "pruned_again"):
         assert find_unpruned(runs / name) == runs / "base"
     assert find_unpruned(runs / "base") is None
@@ -34,13 +34,13 @@ def test_it_is_found_step_by_step(runs, monkeypatch):
     assert find_unpruned(runs / "pruned" / ".") == runs / "base"
 
 
-def test_what_stands_between_the_steps_of_a_pruning_counts(runs):
+def test_rounds_beside_a_pruned_checkpoint_are_searched(runs):
     (runs / "pruned_again.steps").mkdir()
     (runs / "finetuned").rename(runs / "pruned_again.steps" / "step1")
     assert find_unpruned(runs / "pruned_again") == runs / "base"
 
 
-def test_a_missing_step_or_another_network_is_no_ancestor(runs, tiny_spec):
+def test_a_missing_round_or_another_network_gives_no_unpruned_checkpoint(runs, tiny_spec):
     shutil.rmtree(runs / "finetuned")
     assert find_unpruned(runs / "pruned_again") is None
     assert find_unpruned(runs / "pruned") == runs / "base"

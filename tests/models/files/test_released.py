@@ -22,8 +22,7 @@ from epanns.models.files import download
 from epanns.models.files.checkpoint import save_checkpoint
 from epanns.models.files.download import released_files
 from epanns.models.files.load import load
-from epanns.models.files.recognition import PANNS
-from epanns.models.files.released import export_panns, read_released, to_panns
+from epanns.models.files.released import PANNS, export_panns, read_released, to_panns
 from epanns.models.files.torch_file import Ignored, read_torch_file
 from epanns.models.spec import ModelSpec
 from epanns.models.tagger import released_front_end
@@ -110,7 +109,9 @@ def test_flat_epanns_file_gives_halved_widths(tmp_path: Path) -> None:
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "before torch 1.6"])
 @pytest.mark.parametrize("prefix", ["", "module."])
 @pytest.mark.parametrize("nesting", ["model", "state_dict", "flat"])
-def test_every_nesting_is_read_alike(nesting: str, prefix: str, zipped: bool, tmp_path: Path) -> None:
+def test_every_nesting_of_a_state_dict_gives_the_same_weights(
+    nesting: str, prefix: str, zipped: bool, tmp_path: Path
+) -> None:
     state = front_end(32_000) | panns_state()
     prefixed = {prefix + name: tensor for name, tensor in state.items()}
     content = prefixed if nesting == "flat" else {"iteration": 1, nesting: prefixed, "sampler": sampler_state()}
@@ -178,7 +179,7 @@ def test_every_network_of_panns_is_recognised_dense_and_pruned(name: str, tmp_pa
     assert read_released(file_of(pruned, tmp_path / f"{name}_pruned.pth")).spec == pruned
 
 
-def test_the_sample_rate_of_a_network_on_the_waveform_is_assumed_or_told(
+def test_the_sample_rate_of_a_waveform_network_is_assumed_or_given(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = file_of(ZOO["LeeNet11"], tmp_path / "a.pth")
@@ -232,13 +233,13 @@ def test_a_head_that_the_network_does_not_have_is_refused(name: str, tmp_path: P
         read_released(path, head="decision_max")
 
 
-def test_a_network_that_is_none_of_panns_is_not_written_as_one(tmp_path: Path) -> None:
+def test_only_networks_of_panns_are_exported_for_the_original_code(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="LEAN is none of PANNs' networks: save it as a checkpoint folder"):
         export_panns(build_model("LEAN", width=1 / 32), tmp_path / "a.pth")
     assert not (tmp_path / "a.pth").exists()
 
 
-def test_head_can_be_said_where_the_file_name_does_not(tmp_path: Path) -> None:
+def test_head_can_be_given_where_the_file_name_has_none(tmp_path: Path) -> None:
     path = write(tmp_path / "renamed.pth", front_end(32_000) | panns_state())
     assert read_released(path).spec.head == "clip"
     assert read_released(path, head="decision_max").spec.name == "Cnn14_DecisionLevelMax"
@@ -250,7 +251,7 @@ def test_head_can_be_said_where_the_file_name_does_not(tmp_path: Path) -> None:
         read_released(path, head="softmax")
 
 
-def test_an_assumed_head_is_data(tmp_path: Path) -> None:
+def test_an_assumed_head_is_recorded_in_the_provenance(tmp_path: Path) -> None:
     state = front_end(32_000) | panns_state()
     renamed = write(tmp_path / "renamed.pth", state)
     (assumption,) = read_released(renamed).provenance.assumed
@@ -264,7 +265,7 @@ def test_an_assumed_head_is_data(tmp_path: Path) -> None:
     assert load(tmp_path / "saved").provenance.assumed == (assumption,)
 
 
-def test_the_catalogue_tells_the_head_of_a_renamed_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_catalogue_gives_the_head_of_a_renamed_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(tmp_path / "renamed.pth", front_end(32_000) | panns_state())
     row = next(file for file in released_files() if file.network == "Cnn14_DecisionLevelMax")
     monkeypatch.setattr(download, "released_files", lambda: (replace(row, sha256=sha256_of(path)),))
@@ -274,7 +275,7 @@ def test_the_catalogue_tells_the_head_of_a_renamed_file(tmp_path: Path, monkeypa
 
 
 @pytest.mark.parametrize("is_damaged", [False, True])
-def test_the_name_of_a_released_file_does_not_beat_its_sha256(
+def test_a_file_with_the_name_of_a_released_one_and_another_sha256_is_refused(
     is_damaged: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = write(tmp_path / "Cnn14_DecisionLevelMax_mAP=0.385.pth", front_end(32_000) | panns_state(), zipped=False)
@@ -318,7 +319,7 @@ def test_file_without_front_end_needs_a_sample_rate(tmp_path: Path) -> None:
         load(path, sample_rate=44_100)
 
 
-def test_16_khz_file_never_runs_through_a_32_khz_front_end(tmp_path: Path) -> None:
+def test_a_16_khz_file_gets_a_16_khz_front_end(tmp_path: Path) -> None:
     path = write(tmp_path / "a.pth", front_end(16_000) | panns_state())
     assert load(path).spec.front_end == FRONT_ENDS[16_000]
     with pytest.raises(CheckpointError, match=r"its front end is that of 16000 Hz, not of sample_rate=32000: leave"):
@@ -420,7 +421,7 @@ def test_tensors_that_are_not_dense_are_refused(convert: Callable[[Tensor], Tens
         load(path)
 
 
-def test_names_from_a_file_cannot_break_the_line(tmp_path: Path) -> None:
+def test_names_from_a_file_are_escaped_in_messages(tmp_path: Path) -> None:
     path = write(tmp_path / "a.pth", front_end(32_000) | panns_state() | {"a\n\x1b[2J": torch.zeros(1)})
     with pytest.raises(CheckpointError, match=re.escape(r"1 unexpected: 'a\n\x1b[2J'")):
         load(path)
@@ -531,7 +532,7 @@ def test_half_precision_does_not_hide_another_mel_range(tmp_path: Path) -> None:
     "name",
     ["Cnn6", "Cnn10", "Cnn14_16k", "Cnn14_mel32", "Cnn14_DecisionLevelAtt", "ResNet54", "MobileNetV2", "DaiNet19"],
 )
-def test_export_for_the_original_code_comes_back_equal(name: str, tmp_path: Path) -> None:
+def test_an_exported_file_is_read_back_equal(name: str, tmp_path: Path) -> None:
     model = build_model(spec_of(name, num_classes=4).scaled(0.04)).eval()
     export_panns(model, tmp_path / "a.pth")
     again = load(tmp_path / "a.pth")

@@ -1,4 +1,4 @@
-"""State dicts as training code saves them: the same weights, or one line with the cause."""
+"""State dicts as training code saves them give the same weights, or an error of one line."""
 
 import argparse
 import datetime
@@ -104,7 +104,7 @@ def test_modules_that_torch_wraps_around_others_are_left_out_anywhere(plain: dic
         unwrapped({**plain, "_orig_mod.fc1.bias": plain["fc1.bias"]}, WHERE)
 
 
-def test_a_prefix_stands_in_the_provenance(plain: dict[str, Tensor], tmp_path: Path) -> None:
+def test_a_removed_prefix_is_recorded_in_the_provenance(plain: dict[str, Tensor], tmp_path: Path) -> None:
     torch.save({"student": {f"module.base.{name}": plain[name] for name in plain}}, tmp_path / "a.pth")
     source = read_released(tmp_path / "a.pth").provenance.source
     assert source == "a.pth, tensors of student, names without module.base., not a known released file"
@@ -148,7 +148,7 @@ def test_metadata_among_the_weights_is_left_out_and_noted(plain: dict[str, Tenso
     assert f"{tmp_path / 'a.pth'}: left out what is no tensor of a network: epoch, best\n" in result.stderr
 
 
-def test_notes_reach_whoever_loads_the_file(plain: dict[str, Tensor], tmp_path: Path) -> None:
+def test_loading_a_file_issues_its_notes(plain: dict[str, Tensor], tmp_path: Path) -> None:
     torch.save({"epoch": 3, **plain}, tmp_path / "a.pth")
     with pytest.warns(Note, match="a.pth: left out what is no tensor of a network: epoch$"):
         model = load(tmp_path / "a.pth")
@@ -216,7 +216,7 @@ Change = Callable[[dict[str, Tensor]], dict[str, Any]]
     ],
     ids=["more", "two", "missing", "number", "none"],
 )
-def test_what_keeps_names_from_being_panns_is_named(
+def test_names_that_differ_from_panns_are_explained(
     change: Change, message: str, plain: dict[str, Tensor], tmp_path: Path
 ) -> None:
     torch.save(change(plain), tmp_path / "a.pth")
@@ -236,7 +236,7 @@ def test_a_state_dict_as_safetensors_is_read(network: Cnn, plain: dict[str, Tens
         load(tmp_path / "cut.safetensors")
 
 
-def test_one_number_that_stands_for_billions_is_refused(plain: dict[str, Tensor], tmp_path: Path) -> None:
+def test_one_number_expanded_to_billions_is_refused(plain: dict[str, Tensor], tmp_path: Path) -> None:
     torch.save({**plain, "fc1.weight": torch.zeros(()).expand(65_536, 65_536)}, tmp_path / "a.pth")
     with pytest.raises(
         CheckpointError, match=r"a.pth: its tensors would take 17,.* bytes, must be at most 1,073,741,82"

@@ -1,4 +1,4 @@
-"""Damage to a file of weights is found before its tensors are read, in memory that its length does not decide."""
+"""Damage to a file of weights is found before its tensors are read, in bounded memory."""
 
 import tracemalloc
 import zipfile
@@ -32,7 +32,7 @@ def whole(weights: dict[str, Tensor], tmp_path_factory: pytest.TempPathFactory) 
 
 
 @given(st.data())
-def test_no_flipped_bits_give_other_weights(whole: Path, weights: dict[str, Tensor], data: st.DataObject) -> None:
+def test_flipped_bits_are_found_or_harmless(whole: Path, weights: dict[str, Tensor], data: st.DataObject) -> None:
     content = bytearray(whole.read_bytes())
     for _ in range(data.draw(st.integers(1, 3))):
         content[data.draw(st.integers(0, len(content) - 1))] ^= 1 << data.draw(st.integers(0, 7))
@@ -68,7 +68,7 @@ def without_checksums() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("without_checksums")
-def test_a_file_without_checksums_is_said_to_be_unverified(weights: dict[str, Tensor], tmp_path: Path) -> None:
+def test_a_file_without_checksums_is_recorded_as_unverified(weights: dict[str, Tensor], tmp_path: Path) -> None:
     torch.save(weights, tmp_path / "zip.pth")
     assert not check_archive(tmp_path / "zip.pth")
     torch.save(weights, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
@@ -109,7 +109,7 @@ def test_a_bomb_is_refused_before_it_is_unpacked(name: str, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "before torch 1.6"])
-def test_what_makes_memory_of_a_few_bytes_is_refused(zipped: bool, tmp_path: Path) -> None:
+def test_a_file_that_names_bytearray_is_refused(zipped: bool, tmp_path: Path) -> None:
     torch.save({"a": bytearray(b"x")}, tmp_path / "a.pth", _use_new_zipfile_serialization=zipped)
     with pytest.raises(CheckpointError, match=r"a.pth: refused .* it names builtins.bytearray, which a few bytes of a"):
         load(tmp_path / "a.pth")

@@ -24,7 +24,7 @@ CHANNELS = (32, 64, 128, 128, 256, 256, 512, 512, 512, 512, 512, 512, 1024, 1024
 
 
 def keras_arrays() -> Arrays:
-    """Return what `yamnet.h5` holds, in Keras' order of axes: each number says where it is from."""
+    """Return the arrays of `yamnet.h5`, in Keras' order of axes: each number encodes its place."""
     random = np.random.default_rng(0)
     arrays: Arrays = {}
 
@@ -51,7 +51,7 @@ def write_h5(path: Path, arrays: Arrays) -> Path:
 
 
 def folded(arrays: Arrays) -> Arrays:
-    """Fold batch norm as its definition says: scale 1 / sqrt(variance + 1e-4), shift beta - mean * scale."""
+    """Fold batch norm by its definition: scale 1 / sqrt(variance + 1e-4), shift beta - mean * scale."""
     result: Arrays = {}
     for name in (name for name in arrays if "kernel" in name and not name.startswith("logits")):
         layer = "/".join(name.split("/")[:2])
@@ -86,7 +86,7 @@ def npz(arrays: Arrays, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_all_110_data_sets_are_used_and_stand_where_they_belong(arrays: Arrays, h5: Path) -> None:
+def test_all_110_data_sets_are_read_into_their_tensors(arrays: Arrays, h5: Path) -> None:
     assert len(arrays) == 110
     checkpoint = read_released(h5)
     assert (checkpoint.spec, checkpoint.labels) == (ZOO["YAMNet"], yamnet())
@@ -119,7 +119,7 @@ def test_folded_arrays_are_the_same_network(h5: Path, npz: Path) -> None:
     assert assumed.startswith("batch norms are folded into the kernels of this file, so their statistics are not known")
 
 
-def test_it_becomes_a_checkpoint(npz: Path, tmp_path: Path) -> None:
+def test_a_yamnet_file_becomes_a_checkpoint(npz: Path, tmp_path: Path) -> None:
     save_checkpoint(load(npz), tmp_path / "yamnet")
     again = read_checkpoint(tmp_path / "yamnet")
     assert again.spec == ZOO["YAMNet"]
@@ -128,7 +128,7 @@ def test_it_becomes_a_checkpoint(npz: Path, tmp_path: Path) -> None:
     assert again.provenance.source == "yamnet.npz, YAMNet with batch norm folded"
 
 
-def test_the_arrays_that_are_there_are_read(shared: Path) -> None:
+def test_optional_arrays_may_be_missing(shared: Path) -> None:
     checkpoint = read_released(shared / "weights" / "yamnet_folded.npz")
     assert sum(value.numel() for name, value in checkpoint.weights.items() if "running" not in name) - 27 == 3_729_481
     assert checkpoint.provenance.sha256.startswith("a7b876bcd1a1953d")
@@ -164,7 +164,7 @@ def set_to(name: str, values: object) -> Change:
     ],
     ids=["missing", "unexpected", "misshapen", "of another type", "not finite", "negative variance"],
 )
-def test_what_is_wrong_with_an_h5_file_is_named(arrays: Arrays, change: Change, message: str, tmp_path: Path) -> None:
+def test_problems_of_an_h5_file_are_named(arrays: Arrays, change: Change, message: str, tmp_path: Path) -> None:
     changed = dict(arrays)
     change(changed)
     with pytest.raises(CheckpointError, match=re.escape(message)):
@@ -184,7 +184,7 @@ def test_what_is_wrong_with_an_h5_file_is_named(arrays: Arrays, change: Change, 
     ],
     ids=["missing", "unexpected", "misshapen", "mel", "window", "classes", "objects"],
 )
-def test_what_is_wrong_with_an_npz_file_is_named(arrays: Arrays, change: Change, message: str, tmp_path: Path) -> None:
+def test_problems_of_an_npz_file_are_named(arrays: Arrays, change: Change, message: str, tmp_path: Path) -> None:
     changed = folded(arrays)
     change(changed)
     np.savez(tmp_path / "a.npz", **changed)
@@ -192,7 +192,7 @@ def test_what_is_wrong_with_an_npz_file_is_named(arrays: Arrays, change: Change,
         read_released(tmp_path / "a.npz")
 
 
-def test_a_header_that_promises_more_than_the_file_holds_is_refused(npz: Path, tmp_path: Path) -> None:
+def test_an_array_shorter_than_its_header_states_is_refused(npz: Path, tmp_path: Path) -> None:
     with zipfile.ZipFile(npz) as whole, zipfile.ZipFile(tmp_path / "a.npz", "w") as broken:
         for name in whole.namelist():
             content = whole.read(name)
@@ -253,13 +253,13 @@ def test_damaged_files_give_one_line_and_no_other_error(kind: str, h5: Path, npz
 
 @pytest.mark.parametrize("content", [b"", b"text", b"PK\x03\x04 cut short"])
 @pytest.mark.parametrize("suffix", [".npz", ".h5"])
-def test_what_is_called_a_yamnet_file_is_judged_as_one(tmp_path: Path, suffix: str, content: bytes) -> None:
+def test_a_file_with_a_yamnet_suffix_is_read_as_one(tmp_path: Path, suffix: str, content: bytes) -> None:
     (tmp_path / f"yamnet{suffix}").write_bytes(content)
     with pytest.raises(CheckpointError, match=r"damaged.* \(.+\): download or copy the whole file"):
         read_released(tmp_path / f"yamnet{suffix}")
 
 
-def test_which_file_it_is_follows_from_its_first_bytes_or_its_name(h5: Path, npz: Path, tmp_path: Path) -> None:
+def test_yamnet_files_are_recognised_by_first_bytes_or_suffix(h5: Path, npz: Path, tmp_path: Path) -> None:
     torch.save({"model": {}}, tmp_path / "a.pth")
     assert is_yamnet_file(h5)
     assert is_yamnet_file(npz)
@@ -274,7 +274,7 @@ def test_which_file_it_is_follows_from_its_first_bytes_or_its_name(h5: Path, npz
         ({"labels": LabelSet.numbered(527)}, "521 classes, but 527 labels given: give one per class"),
     ],
 )
-def test_what_is_asked_must_be_yamnets(options: dict[str, object], message: str, npz: Path) -> None:
+def test_arguments_must_be_those_of_yamnet(options: dict[str, object], message: str, npz: Path) -> None:
     with pytest.raises(CheckpointError, match=re.escape(message)):
         read_released(npz, **options)
     own = LabelSet.numbered(521)

@@ -1,4 +1,4 @@
-"""Convolution of narrow maps as a product of matrices: torch's convolution in other clothes."""
+"""Convolution of narrow maps as a product of matrices equals torch's convolution."""
 
 import pytest
 import torch
@@ -37,7 +37,7 @@ def calls(monkeypatch):
     size=st.sampled_from([1, 3, 5]),
     seed=st.integers(0, 99),
 )
-def test_it_is_the_convolution_and_its_gradients(batch, channels, out, time, mel, size, seed):
+def test_the_narrow_convolution_equals_torchs_with_its_gradients(batch, channels, out, time, mel, size, seed):
     generator = torch.Generator().manual_seed(seed)
     draw = lambda *shape: torch.randn(*shape, generator=generator, dtype=torch.float64)  # noqa: E731
     maps, weight, gradient = (
@@ -56,7 +56,7 @@ def test_it_is_the_convolution_and_its_gradients(batch, channels, out, time, mel
 
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, LAST])
-def test_the_layer_goes_that_way_for_narrow_maps_alone(calls, memory_format):
+def test_the_layer_uses_matrix_products_for_narrow_maps_alone(calls, memory_format):
     torch.manual_seed(0)
     layer = convolution(16, 128, 3).to(memory_format=memory_format)
     for mel in (1, 2, 3, 8):
@@ -79,7 +79,7 @@ def test_a_bias_is_added(calls):
     assert len(calls) == 2
 
 
-def test_what_decides_is_how_much_there_is_to_do():
+def test_the_choice_depends_on_the_sizes():
     narrow, wide = torch.empty(8, 1024, 31, 4), torch.empty(8, 1024, 62, 8)
     assert is_narrow(narrow, torch.empty(1024, 1024, 3, 3))
     assert not is_narrow(narrow, torch.empty(256, 1024, 3, 3))  # the weights stay in a cache
@@ -102,13 +102,13 @@ def test_what_decides_is_how_much_there_is_to_do():
     ],
     ids=str,
 )
-def test_other_convolutions_are_torchs(calls, settings):
+def test_other_convolutions_are_computed_by_torch(calls, settings):
     layer = Convolution(16, 128, **{"kernel_size": 3, "padding": 1, "bias": False} | settings)
     layer(torch.randn(1, 16, 9, 2))
     assert calls == []
 
 
-def test_autocast_computes_in_bfloat16_and_learns_in_float32(calls):
+def test_autocast_computes_in_bfloat16_with_gradients_in_float32(calls):
     layer = convolution(16, 128, 3)
     maps = torch.randn(2, 16, 7, 2, requires_grad=True)
     with torch.autocast("cpu", torch.bfloat16):
@@ -120,14 +120,14 @@ def test_autocast_computes_in_bfloat16_and_learns_in_float32(calls):
     assert len(calls) == 1
 
 
-def test_only_what_learns_has_a_gradient():
+def test_only_trainable_tensors_get_a_gradient():
     layer = convolution(16, 128, 3).requires_grad_(False)
     maps = torch.randn(2, 16, 7, 2, requires_grad=True)
     layer(maps).sum().backward()
     assert (maps.grad is not None, layer.weight.grad) == (True, None)
 
 
-def test_a_network_that_goes_that_way_scores_as_before_and_is_cut_as_any_other(calls, monkeypatch):
+def test_a_network_with_narrow_convolutions_scores_and_prunes_as_before(calls, monkeypatch):
     torch.manual_seed(0)
     model = build_model("Cnn14_8k", width=0.25).eval()
     waveform = torch.randn(2, 16_000) / 10

@@ -34,7 +34,7 @@ def n_norms(model: nn.Module) -> int:
 
 @pytest.mark.parametrize(("name", "left"), [("Cnn14_16k", 1), ("Cnn10", 1), ("Cnn6", 1), ("ResNet22", 20)])
 @torch.no_grad()
-def test_scores_stay_and_norms_behind_convolutions_go(name, left):
+def test_folding_removes_batch_norms_and_keeps_the_scores(name, left):
     model = network(name)
     waveform = torch.stack([tone(pitch) for pitch in (200, 700, 3_000)])
     norms, expected = n_norms(model), model(waveform)
@@ -47,7 +47,7 @@ def test_scores_stay_and_norms_behind_convolutions_go(name, left):
         torch.testing.assert_close(found[key], expected[key], rtol=1e-4, atol=1e-5)
 
 
-def test_the_network_is_its_own_again_even_after_an_error():
+def test_the_modules_are_restored_also_after_an_error():
     model = network("Cnn14_16k")
     modules, state = dict(model.named_modules()), {name: each.clone() for name, each in model.state_dict().items()}
     with pytest.raises(RuntimeError, match="amid"), batch_norms_folded(model):
@@ -58,7 +58,7 @@ def test_the_network_is_its_own_again_even_after_an_error():
     assert all(torch.equal(each, state[name]) for name, each in model.state_dict().items())
 
 
-def test_a_norm_that_learns_or_has_a_hook_or_whose_convolution_is_special_is_kept():
+def test_a_training_or_hooked_norm_or_one_of_a_special_convolution_is_kept():
     model = network("Cnn14_16k")
     model.conv_block1.bn1.train()
     model.conv_block2.bn2.register_forward_hook(lambda *_: None)

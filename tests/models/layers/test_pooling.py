@@ -1,4 +1,4 @@
-"""Averages of probabilities as logits: exact against the naive form, and learning where probabilities saturate."""
+"""Averages of probabilities as logits: exact against the naive form, with gradients where probabilities saturate."""
 
 from dataclasses import replace
 
@@ -28,7 +28,7 @@ def test_equals_the_naive_form_in_float64(seed, scale, weighted):
 
 
 @given(seed=st.integers(0, 1000))
-def test_the_complement_has_the_opposite_logits(seed):
+def test_logits_of_the_complement_are_negated(seed):
     segments, log_weights = drawn(seed, 30.0)
     torch.testing.assert_close(averaged(-segments, log_weights)[0], -averaged(segments, log_weights)[0])
 
@@ -45,7 +45,7 @@ def test_one_value_everywhere_is_returned_with_its_whole_gradient(value):
 
 @pytest.mark.parametrize("head", ["decision_max", "decision_avg", "decision_att"])
 @pytest.mark.parametrize("bias", [-20.0, 20.0])
-def test_a_saturated_head_still_learns(tiny_spec, head, bias):
+def test_a_saturated_head_has_a_gradient(tiny_spec, head, bias):
     model = Cnn(replace(tiny_spec, head=head)).eval()
     classifier = model.att_block.cla if head == "decision_att" else model.fc_audioset
     torch.nn.init.constant_(classifier.bias, bias)

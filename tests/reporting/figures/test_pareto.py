@@ -59,7 +59,7 @@ def test_every_stage_of_every_ratio_is_drawn(records):
     assert unpruned.is_reference and control.is_reference and not tuned.is_reference
     assert (points_of(tuned), main.label) == ([(3e6, 0.83), (1.5e6, 0.81)], "mAP fine-tuned")
     assert [point.label for point in tuned.points] == ["25 %", "50 %"]
-    assert (points_of(cut.series[0]), cut.label) == ([(3e6, 0.61), (1.5e6, 0.31)], "as cut")
+    assert (points_of(cut.series[0]), cut.label) == ([(3e6, 0.61), (1.5e6, 0.31)], "no recovery")
     rows = next(iter(rows_by_block(records).values()))
     assert tuned.points[-1].sd == rows[-1].mAP["finetuned"].sd
     assert unpruned.points[0].sd == rows[0].mAP["dense"].sd
@@ -104,7 +104,7 @@ def test_a_stage_before_the_last_is_faint_and_in_the_legend(records):
 def test_two_bases_of_one_network_have_two_names(records):
     (band,) = bands_of(two_bases(records))
     unpruned = [series for series in band.strips[0].series if series.look["marker"] == "*"]
-    assert [series.points[0].label for series in unpruned] == ["(1)", "(2)"]
+    assert [series.points[0].label for series in unpruned] == ["iterations 100", "iterations 200"]
     assert [text for text, _ in band.legend][:2] == ["base training iterations 100", "base training iterations 200"]
 
 

@@ -1,1 +1,0 @@
-"""Manifests: one row per clip of a data set."""

@@ -1,1 +1,0 @@
-"""Packs of PANNs, PaSST and EfficientAT."""

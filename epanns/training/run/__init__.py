@@ -1,1 +1,0 @@
-"""A training run: loop, validation, run folder, resuming."""

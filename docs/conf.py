@@ -19,4 +19,8 @@ html_theme = "furo"
 html_title = "epanns"
 autodoc_typehints = "description"
 autodoc_member_order = "bysource"
-nitpicky = False
+nitpicky = True
+nitpick_ignore_regex = [
+    ("py:.*", r"(collections|numpy|pathlib|torch)\..*"),  # their documentation is not read while building
+    ("py:class", "JSON values|_.*"),
+]

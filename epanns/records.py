@@ -114,7 +114,6 @@ class RunRecord:
 
     Attributes:
         trial_id: Unique name of the trial and of its file (`epanns.safe_text.is_path_name`).
-        experiment: Name of the experiment.
         model: Name of the network before pruning.
         width: Factor on the channels of the model's row in the zoo.
         criterion: Name of the criterion; None where nothing was pruned.
@@ -123,7 +122,6 @@ class RunRecord:
             pruned.
         recover: Name of the recovery, ``none`` without one.
         finetune_iterations: Optimisation steps after pruning.
-        seed: Seed of the trial.
         dataset: Name of the scored data set.
         protocol: How clips are scored, in words.
         clip_seconds: Length of a clip, to which the MACs of both costs belong.

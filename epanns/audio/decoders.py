@@ -32,10 +32,8 @@ _UNKNOWN_FRAMES = 1 << 62  # libsndfile's number of frames of a FLAC file that d
 _WITHOUT_LENGTH = frozenset({"IRCAM", "PAF", "PVF", "SD2", "XI", "MPEG_LAYER_I", "MPEG_LAYER_II"})
 # Encodings of independent samples, so that bytes beyond the stated length can be decoded; bytes of a sample. FLAC,
 # whose blocks are independent too, has the same names.
-_SAMPLE_BYTES = {"PCM_S8": 1, "PCM_U8": 1, "PCM_16": 2, "PCM_24": 3, "PCM_32": 4, "FLOAT": 4, "DOUBLE": 8} | {
-    "ULAW": 1,
-    "ALAW": 1,
-}
+_SAMPLE_BYTES = {"PCM_S8": 1, "PCM_U8": 1, "PCM_16": 2, "PCM_24": 3, "PCM_32": 4, "FLOAT": 4, "DOUBLE": 8}
+_SAMPLE_BYTES |= {"ULAW": 1, "ALAW": 1}
 
 
 class OpenedFile(NamedTuple):
@@ -57,12 +55,7 @@ class OpenedFile(NamedTuple):
 
 
 def spliced(file: BinaryIO, pieces: list[bytes | tuple[int, int]]) -> BinaryIO:
-    """Return a file made of ranges of another file and of bytes that replace its wrong length fields.
-
-    Args:
-        file: The file of the ranges, which are read in place.
-        pieces: Bytes, or ``(start, stop)`` of the file.
-    """
+    """Return a file made of ranges ``(start, stop)`` of another file and of bytes in place of wrong length fields."""
     return cast(BinaryIO, _Splice(file, pieces))
 
 

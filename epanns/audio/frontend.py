@@ -152,14 +152,7 @@ class FrontEndSpec:
 
     @classmethod
     def from_dict(cls, values: object) -> "FrontEndSpec":
-        """Read the settings from the form of `to_dict`.
-
-        Args:
-            values: A JSON value of any kind.
-
-        Raises:
-            ConfigError: If it is no table, or with every unknown key, missing key and wrong value.
-        """
+        """Read the settings from `to_dict`, a JSON value of any kind; raise `ConfigError` with every problem."""
         return from_table(cls, values, FRONT_END_RULES, what="front end: ")
 
 

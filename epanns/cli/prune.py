@@ -48,7 +48,16 @@ if TYPE_CHECKING:
 _SECTIONS = {
     **AMOUNT_SECTIONS,
     "Which filters": ("criterion", "seed"),
-    "Recovery and calibration": ("recover", "calibration", "fit-to", "mixtures", "ridge", "labels", "mp3-seconds"),
+    "Recovery and calibration": (
+        "recover",
+        "calibration",
+        "fit-to",
+        "mixtures",
+        "rectify",
+        "ridge",
+        "labels",
+        "mp3-seconds",
+    ),
     "Several rounds": ("steps", "schedule", "between"),
 }
 
@@ -171,6 +180,7 @@ def command(
     fit_to: str | None,
     ridge: float | None,
     mixtures: int | None,
+    rectify: int | None,
     labels_file: Path | None,
     mp3_seconds: float,
     steps: int,
@@ -185,7 +195,7 @@ def command(
         raise ConfigError(f"--steps {steps}: --schedule and --between go with at least two steps")
     config = pruning_config(amount)
     device = torch_device(device)
-    settings = given_settings(recover, fit_to=fit_to, ridge=ridge, mixtures=mixtures)
+    settings = given_settings(recover, fit_to=fit_to, ridge=ridge, mixtures=mixtures, rectify=rectify)
     from epanns.complexity.macs import profile
     from epanns.models.files.checkpoint import save_checkpoint
     from epanns.models.files.load import load

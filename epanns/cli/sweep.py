@@ -40,18 +40,7 @@ def command(experiment: Path, out: Path, jobs: int, data_root: Path | None, as_j
         text += f"; {summary.replaced} trials without a result are no longer in the experiment"
     if left := summary.left:
         text += f"; {len(left)} finished trials are no longer in the experiment and stay: {', '.join(left)}"
-    emit(
-        {
-            "out": str(out),
-            "done": summary.done,
-            "skipped": summary.skipped,
-            "failed": summary.failed,
-            "left": summary.left,
-            "replaced": summary.replaced,
-        },
-        text,
-        as_json,
-    )
+    emit({"out": str(out), **dataclasses.asdict(summary)}, text, as_json)
     if summary.failed:
         where = out / "trials" / summary.failed[0] / "error.json"
         raise EpannsError(

@@ -104,8 +104,6 @@ class TaggedFile:
     """Counts about a file that was tagged.
 
     Attributes:
-        file: Its path.
-        seconds: Its length.
         clipped: Number of samples beyond [-1, 1], at the network's sample rate, which were limited.
         beyond_header: Seconds of sound beyond the length in the file's header.
         states_length: Whether the header has the length; otherwise a cut between frames cannot be detected.
@@ -120,12 +118,7 @@ class TaggedFile:
 
 @dataclass
 class Outcome:
-    """The files of a run.
-
-    Attributes:
-        files: Files that were tagged.
-        failed: Files that could not be tagged, with the error.
-    """
+    """The files of a run."""
 
     files: list[TaggedFile] = field(default_factory=list)
     failed: list[tuple[Path, DataError]] = field(default_factory=list)
@@ -172,17 +165,9 @@ def tag_files(
 def tag_file(
     model: "Tagger", path: Path, protocol: "EvaluationProtocol", top: int, table: "ScoreTable | None" = None
 ) -> tuple[TaggedFile, list[dict[str, Any]]]:
-    """Score the windows of one file.
+    """Return the counts of one file, and its windows with their `top` highest scores.
 
-    Args:
-        model: Tagger.
-        path: The file.
-        protocol: Window and hop.
-        top: Number of tags per window.
-        table: Receives all scores; the file's rows are removed again if the file cannot be read to its end.
-
-    Returns:
-        The counts of the file, and its windows with their highest scores.
+    `table` receives all scores; the file's rows are removed again if the file cannot be read to its end.
 
     Raises:
         DataError: If the file cannot be decoded.

@@ -29,7 +29,6 @@ class Latency:
         max: Slowest repeat, in milliseconds.
         threads: Number of CPU threads inside one operation.
         runtime: Runtime of the network, such as ``torch 2.11.0 eager cpu``.
-        dtype: Type of the weights.
     """
 
     median: float

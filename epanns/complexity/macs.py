@@ -51,7 +51,6 @@ class ModelCost:
     """Size and operations of a network for one clip, the operations in three conventions.
 
     Attributes:
-        name: Name of the specification.
         sample_rate: Hz.
         clip_seconds: Length of the clip in seconds.
         n_params: Number of weights, biases and batch-norm scales and shifts, frozen or not.

@@ -97,9 +97,11 @@ class ClipCheck:
 
     def _problem_of(self, clip: Clip) -> str | None:
         """Return the first problem of one clip."""
-        problem = _problem_of_text("clip_id", clip.clip_id) or _problem_of_text("path", clip.path)
-        if problem:
-            return problem
+        for column, text in (("clip_id", clip.clip_id), ("path", clip.path)):
+            # Fixed-length UTF-8 in HDF5 and a line of CSV cannot hold other text.
+            if not text or text != text.strip() or not is_printable(text):
+                rule = "must be printable text without blanks around it; rename the file or the clip"
+                return f"{column} {shown(text)} {rule}"
         if clip_id_bytes(clip) > LONGEST_CLIP_ID:
             return f"clip_id {shown(clip.clip_id)} is longer than {LONGEST_CLIP_ID} bytes; shorten it"
         if not clip.split or clip.split != clip.split.strip() or not is_printable(clip.split):
@@ -120,10 +122,3 @@ class ClipCheck:
 def clip_id_bytes(clip: Clip) -> int:
     """Return the length of a clip's id in UTF-8."""
     return len(clip.clip_id) if clip.clip_id.isascii() else len(clip.clip_id.encode())
-
-
-def _problem_of_text(column: str, text: str) -> str | None:
-    """Return the problem of text that fixed-length UTF-8 in HDF5 or a CSV line cannot hold."""
-    if not text or text != text.strip() or not is_printable(text):
-        return f"{column} {shown(text)} must be printable text without blanks around it; rename the file or the clip"
-    return None

@@ -2,7 +2,7 @@
 
 A manifest is four files: ``NAME.csv`` with the clips whose file was found, ``NAME.missing.csv`` with the other clips,
 ``NAME.labels.csv`` with the class order, and ``NAME.info.json`` with the counts. Any tool can write them; readers of
-published data sets are beside this module. The rules for clips are in `epanns.data.clip`.
+published data sets are in `epanns.data.datasets`. The rules for clips are in `epanns.data.clip`.
 """
 
 import contextlib

@@ -61,13 +61,8 @@ def mean_interval(
 ) -> tuple[float, float] | None:
     """Return the percentile bootstrap interval of a mean over clips, over the same resamples as that of mAP.
 
-    Args:
-        values: ``(clips,)``: a value of each clip, or whether it is classified correctly (for accuracy). Clips with
-            NaN are left out of the mean.
-        resamples: Number of resamples; 0 returns None.
-        confidence: Fraction of resamples inside the interval, in (0, 1).
-        seed: Seed of the draws.
-        groups: ``(clips,)``: Name or number of each clip's group, to draw groups instead of clips.
+    `values` ``(clips,)`` holds a value of each clip, or whether it is classified correctly (for accuracy); NaN values
+    are left out of the mean. The other arguments are those of `mean_average_precision_interval`.
     """
     defined = ~np.isnan(values)
     if resamples == 0 or not defined.any():
@@ -90,15 +85,8 @@ def mean_correlation_interval(
 ) -> tuple[float, float] | None:
     """Return the percentile bootstrap interval of the mean correlation of columns, over the resamples of mAP.
 
-    Columns that do not vary in a resample are left out of its mean.
-
-    Args:
-        one: ``(clips, classes)``, with at least one column that varies in both arrays.
-        other: Of the same shape.
-        resamples: Number of resamples; 0 returns None.
-        confidence: Fraction of resamples inside the interval, in (0, 1).
-        seed: Seed of the draws.
-        groups: ``(clips,)``: Name or number of each clip's group, to draw groups instead of clips.
+    Both arrays are ``(clips, classes)``, and at least one column varies in both; columns that do not vary in a resample
+    are left out of its mean. The other arguments are those of `mean_average_precision_interval`.
     """
     if resamples == 0:
         return None

@@ -19,8 +19,6 @@ class ClassScore:
     """Scores of one class.
 
     Attributes:
-        index: Index of the class.
-        name: Name of the class.
         ap: Average precision; None without positives.
         auc: Area under the ROC curve; None without positives or without negatives.
         n_positive: Number of positive clips.
@@ -41,7 +39,6 @@ class GroupIntervals:
 
     Attributes:
         pattern: Regular expression that finds the group in the id of a clip.
-        n_groups: Number of groups.
         mAP_interval: Interval of mAP; None without resamples.
         accuracy_interval: Interval of accuracy; None also for multi-label networks.
     """
@@ -73,7 +70,6 @@ class Scores:
         mAP: Mean over classes of the average precision (macro), in [0, 1].
         mAUC: Mean over classes of the area under the ROC curve; None if no class has positives and negatives.
         d_prime: sqrt(2) * Phi^-1(mAUC); None if it is infinite or mAUC is None.
-        n_clips: Number of scored clips.
         n_classes_scored: Number of classes with a positive clip; mAP is the mean over them.
         classes_without_positives: Names of the other classes.
         protocol: Evaluation protocol in words.
@@ -166,12 +162,6 @@ def write_clip_scores(path: Path, predictions: "Predictions", labels: LabelSet, 
 
     The arrays are ``clip_ids`` (clips,), ``class_names`` (classes,) and ``groups`` (clips,) of text, the last empty
     without groups, ``scores`` (clips, classes) float32 in [0, 1] and ``target`` (clips, classes) bool.
-
-    Args:
-        path: File to write.
-        predictions: Scores and targets.
-        labels: Names of the classes, in the order of the scores.
-        groups: Name of each clip's group; empty for none.
     """
     with atomic.replacing(path) as partial, partial.open("wb") as file:
         np.savez_compressed(

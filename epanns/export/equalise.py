@@ -40,7 +40,6 @@ class Pair:
     """A convolution whose channels can be divided, and the layers that compensate for it.
 
     Attributes:
-        node: Name of the convolution's node.
         weight: Name of its weight, channels on the first axis.
         bias: Name of its bias, or empty.
         measured: Tensor in which the channels are measured, channels on the second axis.

@@ -13,11 +13,7 @@ Array = NDArray[Any]
 
 
 class Graph:
-    """Look-ups and changes in the graph of a model, which is changed in place.
-
-    Attributes:
-        model: The model.
-    """
+    """Look-ups and changes in the graph of a model, which is changed in place."""
 
     def __init__(self, model: onnx.ModelProto) -> None:
         self.model = model

@@ -78,7 +78,6 @@ class Agreement:
     """Two networks on the same clips.
 
     Attributes:
-        clips: Number of clips.
         top1: Fraction of clips for which both networks have the highest score in the same class.
         largest_difference: Largest difference of two scores, in [0, 1].
         mean_difference: Mean difference of the scores.

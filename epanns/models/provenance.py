@@ -16,7 +16,7 @@ _SETTINGS: Mapping[str, tuple[Mapping[str, strict.Rule], Mapping[str, strict.Rul
     "recover": (
         {"method": strict.ANY_TEXT, "clips": strict.WHOLE},
         {"errors": strict.TABLE, "held_out": strict.TABLE, "fit_to": strict.ANY_TEXT, "ridge": strict.FINITE}
-        | dict.fromkeys(("mixtures", "steps", "best_step", "seed"), strict.WHOLE),
+        | dict.fromkeys(("mixtures", "rectify", "steps", "best_step", "seed"), strict.WHOLE),
     ),
     "transfer": ({"kept": strict.TABLE, "new": strict.LIST}, {}),
     "finetune": ({}, {"training": strict.TABLE}),

@@ -35,7 +35,6 @@ class Estimate(NamedTuple):
     Attributes:
         mean: Mean of the scores of the `n` networks.
         sd: None for one network, however often it was scored.
-        n: Number of networks.
         n_seeds: Number of seeds under which they were scored.
     """
 

@@ -40,12 +40,7 @@ def require_clips(model: Tagger, train: PackDataset, val: PackDataset) -> None:
 
 
 def validation_on(dataset: PackDataset, protocol: EvaluationProtocol | None = None) -> Validation:
-    """Return the scoring that chooses the step: macro mAP, accuracy for single-label networks, and the mean loss.
-
-    Args:
-        dataset: Clips to score.
-        protocol: How clips are scored; whole clips by default.
-    """
+    """Return the scoring that chooses the step: macro mAP, accuracy for single-label networks, and the mean loss."""
     protocol = protocol or EvaluationProtocol()
 
     def scores_of(model: Tagger) -> dict[str, float]:

@@ -33,11 +33,9 @@ class RoundTraining:
 
     Attributes:
         folder: Holds a run folder ``step<round>`` per round, and ``steps.json``, the configuration of the pruning.
-        train: Training clips.
         val: Validation clips, whose score chooses the weights with which the next round continues.
         config: Settings of every run; the seed of a run is derived from their seed and the round. With a weight for a
             teacher, the unpruned network teaches.
-        options: How the runs are carried out.
         identity: All other settings that decide the pruned networks, such as those of the recovery, in JSON values.
     """
 
@@ -54,9 +52,7 @@ class Rounds:
     """The rounds of a pruning.
 
     Attributes:
-        number: Number of rounds.
         schedule: As in `epanns.prune_iteratively`.
-        training: The fine-tuning after each round but the last.
     """
 
     number: int = 1
@@ -76,15 +72,8 @@ def prune_in_rounds(
     """Prune to the widths of a plan.
 
     With training, the network is recovered after each round, before the training; without, once after the last round.
-    Called again after a stop, finished runs are read and the unfinished run is resumed.
-
-    Args:
-        dense: The network; not modified.
-        target: Plan of one round to the final widths.
-        rounds: The rounds, and the training between them.
-        calibration: Clips for criteria that measure clips.
-        recover: Recovery without labels.
-        log: Called with one line about each round.
+    Called again after a stop, finished runs are read and the unfinished run is resumed. `dense` is not modified;
+    `target` is the plan of one round to the final widths.
 
     Returns:
         The pruned network and the report of the last recovery.

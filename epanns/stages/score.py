@@ -57,16 +57,7 @@ def record_of_checkpoint(
 
     The pruning is read from the plan in the checkpoint. Without a plan (released files), the widths are compared with
     those of the zoo's row, and the criterion is ``unknown``. Recovery, fine-tuning (since the last pruning) and seed
-    are read from the recipe.
-
-    Args:
-        model: The network, as loaded.
-        dataset: The scored clips.
-        predictions: Predictions for each clip.
-        scores: Their scores.
-        protocol: How clips were scored.
-        name: Name of the checkpoint.
-        seconds: Wall-clock time of the evaluation.
+    are read from the recipe. `name` is that of the checkpoint, `seconds` the wall-clock time of the evaluation.
     """
     provenance = model.provenance
     plan, recipe, since = provenance.plan, provenance.recipe, provenance.since_pruning
@@ -135,14 +126,7 @@ def write_evaluation(
 ) -> None:
     """Write a new folder with ``result.json``, ``per_class.csv`` and, with `clip_scores`, ``scores.npz``.
 
-    Args:
-        out: The folder; must not exist.
-        record: From `record_of_checkpoint`.
-        predictions: Predictions for each clip.
-        scores: Their scores.
-        labels: Classes, in the order of the predictions.
-        clip_scores: Whether to write the predictions for each clip.
-        group_pattern: Regular expression that finds the group of each clip, as in `evaluate`.
+    `record` is that of `record_of_checkpoint`, `group_pattern` as in `evaluate`.
     """
     with atomic.new_folder(out) as folder:
         atomic.write_json(folder / "result.json", record.to_dict())

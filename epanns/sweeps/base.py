@@ -114,8 +114,6 @@ class GivenNetwork:
     """Facts about a network that an experiment reads from a file, without its weights.
 
     Attributes:
-        spec: The architecture.
-        labels: The classes.
         provenance: As in its checkpoint, with the sha256 of its weights.
         folded: Why its batch-norm statistics cannot be re-estimated; empty if they can.
     """
@@ -168,10 +166,7 @@ def read_given(bases: Sequence[BaseConfig]) -> dict[str, GivenNetwork]:
 def network_without_weights(base: BaseConfig, labels: LabelSet, given: Mapping[str, GivenNetwork]) -> Tagger:
     """Return the unpruned network of a base on the meta device, where no weights are allocated.
 
-    Args:
-        base: From an experiment.
-        labels: Classes of the data, for a network that is trained in the sweep.
-        given: From `read_given`.
+    A network that is trained in the sweep has the classes of the data, `labels`; `given` is that of `read_given`.
     """
     with torch.device("meta"):
         if base.checkpoint:

@@ -40,7 +40,6 @@ class DataFacts:
     """Facts about the data that decide whether a trial can run.
 
     Attributes:
-        labels: The classes.
         train_clips: Number of training clips; before packing, the largest possible number.
         packs: The packs of each part; None before packing.
     """
@@ -57,15 +56,7 @@ def refuse_impossible(
 
     Sample rates, layers, ratios, budgets, criteria, recoveries, numbers of clips and settings of the training are
     checked for every base and every cell of the grids; with packs also classes, tasks and clips that two parts share.
-
-    Args:
-        experiment: The experiment.
-        given: The networks that it reads from files.
-        facts: Facts about the data.
-        log: Called with one line if the validation clips cannot distinguish steps.
-
-    Raises:
-        ConfigError: With every problem, each once.
+    Validation clips that cannot distinguish steps are logged.
     """
     problems: dict[str, None] = {}
     if facts.packs is not None:

@@ -62,8 +62,6 @@ class DataConfig:
     Attributes:
         kind: A layout of ``epanns data``, or ``packs`` for packs made before.
         train: Names of splits (ESC: ``fold1``, ...), or folders of packs.
-        val: As `train`.
-        test: As `train`.
         root: Folder of the data set, relative to the current folder; not part of a trial's identity.
         sample_rate: In Hz; must be the model's.
         seconds: Length of a packed clip.
@@ -120,11 +118,7 @@ class DataConfig:
 
 
 def prepare_manifest(data: DataConfig, folder: Path) -> Manifest | None:
-    """Return the clips of the data set; None for packs made before.
-
-    Args:
-        data: The ``[data]`` table.
-        folder: Folder of the data; generated sound is written to ``audio`` in it.
+    """Return the clips of the data set; None for packs made before. Generated sound is written to ``folder/audio``.
 
     Raises:
         ConfigError: If the data set lacks one of the splits.
@@ -144,11 +138,7 @@ def prepare_manifest(data: DataConfig, folder: Path) -> Manifest | None:
 def prepare_packs(data: DataConfig, manifest: Manifest | None, folder: Path, *, jobs: int = 1) -> dict[str, list[str]]:
     """Return the absolute paths of the packs of each part; missing packs are made.
 
-    Args:
-        data: The ``[data]`` table.
-        manifest: From `prepare_manifest`.
-        folder: Folder of the data; ``manifest.csv`` and ``packs/<split>`` are written to it.
-        jobs: Number of processes that decode.
+    ``manifest.csv`` and ``packs/<split>`` are written to the folder.
 
     Raises:
         OutputError: If the folder holds packs of other data.

@@ -103,12 +103,7 @@ class GridConfig:
         return (*self.ratio, *self.ratios, *self.budget)
 
     def configs(self, seed: int, finetunes: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
-        """Yield the settings of each trial of this grid apart from base and seed, as JSON values.
-
-        Args:
-            seed: One of the experiment's.
-            finetunes: The experiment's ``[[finetune]]`` tables.
-        """
+        """Yield the settings of each trial of this grid apart from base and seed, as JSON values."""
         if self.seeds and seed not in self.seeds:
             return
         recovery = {"recovery": dict(self.recovery)} if self.recovery else {}

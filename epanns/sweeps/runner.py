@@ -35,26 +35,8 @@ _STOP_SECONDS = 60
 OnTrial = Callable[[str, str, int, int], None]
 
 
-@dataclass(frozen=True)
-class EarlierTrials:
-    """Trials of the folder that the experiment no longer has.
-
-    Attributes:
-        left: Ids of the finished ones, which stay.
-        replaced: Number of those without a result.
-    """
-
-    left: tuple[str, ...] = ()
-    replaced: int = 0
-
-
 class Sweep:
-    """The folder of a sweep.
-
-    Attributes:
-        path: The folder.
-        experiment: The experiment that is run in it.
-    """
+    """The folder of a sweep."""
 
     def __init__(self, path: Path, experiment: Experiment) -> None:
         self.path = path
@@ -98,14 +80,11 @@ class Sweep:
         (folder.path / "error.json").unlink(missing_ok=True)  # of an earlier attempt
         return folder
 
-    def set_trials(self, trials: Sequence[Trial]) -> EarlierTrials:
-        """Write the list of trials to ``sweep.json`` and return the trials that it no longer holds.
+    def set_trials(self, trials: Sequence[Trial]) -> tuple[tuple[str, ...], int]:
+        """Write all trials to ``sweep.json``; return the finished trials that it lost and the number of others.
 
         Trials without a result may be replaced, so that an experiment can be corrected. Finished trials that are no
         longer in the experiment stay, if they were run on the same data and scored alike.
-
-        Args:
-            trials: All trials of the experiment.
 
         Raises:
             OutputError: If finished trials were run on other data or scored in another way, or all belong to another
@@ -133,7 +112,7 @@ class Sweep:
         replaced = [trial_id for trial_id in held.get("trials", ()) if trial_id not in {*ids, *left}]
         listed = {"experiment": self.experiment.name, "trials": ids, **({"left": left} if left else {})}
         write_json(self.path / "sweep.json", listed)
-        return EarlierTrials(left, len(replaced))
+        return left, len(replaced)
 
     def _read_list(self) -> dict[str, Any]:
         """Return the content of ``sweep.json``, whose trials are checked names of folders."""
@@ -211,7 +190,7 @@ def run_experiment(
         given = read_given(experiment.bases)
         packs, content = _prepare_data(sweep, given, jobs, log)
         trials += experiment.trials(content, lambda path: given[path].digest)
-        earlier = sweep.set_trials(trials)
+        left, n_replaced = sweep.set_trials(trials)
         finished = [trial for trial in trials if sweep.folder_of(trial).is_done]
         if finished:
             log(f"resume: {len(finished)} of {len(trials)} trials are done")
@@ -230,7 +209,7 @@ def run_experiment(
         tuple(trial_id for trial_id, found in outcomes.items() if found == outcome)
         for outcome in ("done", "skipped", "failed")
     )
-    return SweepSummary(done, skipped, failed, earlier.left, earlier.replaced)
+    return SweepSummary(done, skipped, failed, left, n_replaced)
 
 
 def _prepare_data(

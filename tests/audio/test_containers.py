@@ -1,4 +1,4 @@
-"""Every container that libsndfile writes: whole sound is read whole, cut sound refused, more than stated counted."""
+"""Every container that libsndfile writes: whole files are read, truncated ones refused, further sound counted."""
 
 import contextlib
 import functools
@@ -81,7 +81,7 @@ def test_without_a_stated_length_a_frame_that_is_cut_is_refused(tmp_path, contai
 @pytest.mark.parametrize("container", ["WAV", "WAVEX", "RF64", "W64", "AIFF", "SVX", "CAF", "AU"])
 @pytest.mark.parametrize("stated", ["a quarter", "nothing", "all ones"])
 def test_files_that_state_another_length_are_read_whole(tmp_path, container, stated):
-    """The sound beyond a stated length is counted; a length that was not filled in states nothing."""
+    """Sound beyond the stated length is counted; a stand-in states no length."""
     path = tmp_path / "a.x"
     for subtype, endian in kinds(container):
         content = written(path, container, subtype, endian, np.tile(SOUND, 4))

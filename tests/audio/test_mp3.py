@@ -1,4 +1,4 @@
-"""MP3s with and without a note of their length, at constant and varying bit rates, whole, cut and joined."""
+"""MP3s with and without a Xing header, at constant and varying bit rates, whole, truncated and joined."""
 
 import io
 import struct
@@ -33,7 +33,7 @@ def sound(kind, rate, seconds):
 
 
 def mp3(kind="noise", rate=RATE, channels=1, mode="VARIABLE", seconds=3.0):
-    """Return the bytes that libsndfile's LAME makes, with its note."""
+    """Return the bytes that libsndfile's LAME makes, with its Xing header."""
     file = io.BytesIO()
     samples = np.stack([sound(kind, rate, seconds)] * channels, axis=1)
     soundfile.write(file, samples, rate, format="MP3", bitrate_mode=mode, compression_level=0.5)
@@ -58,7 +58,7 @@ def frame_lengths(content):
 
 
 def split(content):
-    """Return the frame with the note, and all others."""
+    """Return the frame with the Xing header, and all others."""
     length = frame_lengths(content)[0]
     assert b"Xing" in content[:length] or b"Info" in content[:length]
     return content[:length], content[length:]
@@ -144,7 +144,7 @@ def test_xing_headers_that_state_nothing_or_too_little_are_ignored(kind, share):
 
 
 def test_joined_files_are_all_decoded():
-    """The first one's note speaks of the first one only; the rest is counted."""
+    """The Xing header of the first file counts its own frames only; the other frames are beyond it."""
     one = mp3()
     joined = load_encoded(one + id3v2(3_000) + one, "a.mp3", sample_rate=RATE)
     np.testing.assert_array_equal(joined.samples[: 3 * RATE], samples_of(one))

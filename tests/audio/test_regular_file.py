@@ -1,4 +1,4 @@
-"""What is no regular file is refused before it is opened."""
+"""A path that is no regular file is refused before it is opened."""
 
 import os
 import socket
@@ -51,7 +51,7 @@ def test_every_reader_of_sound_requires_a_regular_file(tmp_path, monkeypatch, ki
 
 
 def test_an_empty_file_is_refused_before_it_is_opened(tmp_path):
-    """So is one of the kernel such as /proc/kmsg, which waits for ever and says that it has no bytes."""
+    """Files of the kernel have size 0 too; reading some, such as /proc/kmsg, never ends."""
     (tmp_path / "a.wav").touch()
     for path in (tmp_path / "a.wav", Path("/proc/self/status")):
         for read in (read_source, lambda path: load_waveform(path, sample_rate=8_000)):

@@ -28,7 +28,7 @@ def test_resampled_blocks_equal_soxr_of_the_whole(rates, n_samples, sizes):
 
 
 def as_read(samples):
-    """What a network is given of int16 samples: the inverse of `to_int16`."""
+    """The input of a network for int16 samples: the inverse of `to_int16`."""
     waveform = torch.from_numpy(samples)[None]
     nothing = torch.zeros(1)
     return ClipBatch(("a",), waveform, nothing, nothing).float_waveform()[0].numpy()

@@ -231,7 +231,7 @@ def ogg_of(tmp_path):
 
 
 def test_an_ogg_file_with_any_bit_changed_is_refused(tmp_path):
-    """libsndfile passes over a damaged page and goes on as if nothing were missing."""
+    """libsndfile skips a damaged page without an error."""
     whole, path = ogg_of(tmp_path), tmp_path / "flipped.ogg"
     rng = np.random.default_rng(0)
     for place in rng.integers(4, len(whole), 60):

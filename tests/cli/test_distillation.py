@@ -27,7 +27,7 @@ def runs(tmp_path, tiny_packs):
 
 @pytest.fixture
 def finetune(runner, runs, tiny_packs):
-    """Fine-tune the pruned network; return what was said, and the step of the recipe."""
+    """Fine-tune the pruned network; return the output, and the operation of the recipe."""
 
     def run(*arguments, out="run", checkpoint="pruned"):
         short = ["--iterations", "1", "--batch-size", "4", "--train", tiny_packs["train"], "--val", tiny_packs["val"]]

@@ -1,4 +1,4 @@
-"""Other people's packs on the command line: the same clips give the same scores whatever file they lie in."""
+"""Packs of other formats on the command line: the same clips give the same scores in every format."""
 
 import json
 from functools import partial

@@ -1,4 +1,4 @@
-"""`epanns info`: everything a checkpoint says of itself, for people and as JSON."""
+"""`epanns info`: the content and origin of a checkpoint, as text and as JSON."""
 
 import json
 from functools import partial

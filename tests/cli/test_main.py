@@ -20,7 +20,7 @@ from epanns.errors import DataProblems, EpannsError, Interrupted, did_you_mean
 @click.option("--name", "names", multiple=True)
 @json_option
 def echo(pruning_ratio: float, names: tuple[str, ...], as_json: bool) -> None:
-    """Say what was understood."""
+    """Print the options."""
     emit({"ratio": pruning_ratio, "names": names}, f"ratio {pruning_ratio}", as_json)
 
 

@@ -192,7 +192,7 @@ def test_the_help_explains_the_options_in_groups(prune):
         ["ratio", "ratios", "target-params", "target-macs", "target-bytes", "target-latency"],
         ["layers", "allocate", "minimum", "sensitivity", "round-to", "int8"],
         ["criterion", "seed"],
-        ["recover", "calibration", "fit-to", "mixtures", "ridge", "labels", "mp3-seconds"],
+        ["recover", "calibration", "fit-to", "mixtures", "rectify", "ridge", "labels", "mp3-seconds"],
         ["steps", "schedule", "between"],
         ["out", "device", "json", "config", "debug", "help"],
     ]

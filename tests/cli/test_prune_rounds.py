@@ -1,4 +1,4 @@
-"""``epanns prune --steps``: what steps without training are good for is said; with training a stopped one goes on."""
+"""``epanns prune --steps``: without training they are compared with one round; with it, a stopped run resumes."""
 
 import json
 import os

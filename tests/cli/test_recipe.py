@@ -1,4 +1,4 @@
-"""The training recipe on the command line: who beats whom, and a help that says what is done."""
+"""The training recipe on the command line: which source of a setting takes precedence, and the help text."""
 
 import json
 import re

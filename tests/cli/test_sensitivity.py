@@ -1,4 +1,4 @@
-"""``epanns sensitivity``: the table as text, JSON, CSV and figure; what happens is told on stderr."""
+"""``epanns sensitivity``: the table as text, JSON, CSV and figure; progress is logged on stderr."""
 
 import json
 import os

@@ -18,7 +18,7 @@ _STEPS = 60
 
 @pytest.fixture
 def start(tiny_packs) -> Iterator[Callable[..., subprocess.Popen[str]]]:
-    """Start a training run on two processes, in a session of its own; whatever is left of it ends with the test."""
+    """Start a training run on two processes, in a session of its own; they are ended after the test."""
     begun = []
 
     def start(out: Path, *options: str, restarts: int = 0) -> subprocess.Popen[str]:
@@ -47,7 +47,7 @@ def wait_for_step(out: Path, step: int) -> None:
 
 
 def process_of_rank(rank: int, torchrun: int) -> int:
-    """Return the process that `torchrun` told this rank."""
+    """Return the process with this rank."""
     for found in Path("/proc").glob("[0-9]*"):
         try:
             parent = int((found / "stat").read_text().rsplit(")", 1)[1].split()[1])

@@ -1,4 +1,4 @@
-"""LEAN in the commands: built on a YAMNet that stays as it is, trained, scored, pruned, fine-tuned, heard."""
+"""LEAN in the commands: built on a frozen YAMNet, trained, scored, pruned, fine-tuned, and used to tag files."""
 
 import json
 import re
@@ -41,7 +41,7 @@ def rows(monkeypatch):
 
 @pytest.fixture
 def yamnet(rows, tmp_path) -> Path:
-    """A YAMNet pruned to widths of its own, whose batch norms have heard something."""
+    """A YAMNet pruned to widths of its own, whose batch norms have measured statistics."""
     torch.manual_seed(3)
     model = build_model(ZOO["YAMNet"].with_widths({"layer5.pointwise_conv": 7}), num_classes=521)
     model.train()(torch.rand(4, 8_000) - 0.5)

@@ -32,7 +32,7 @@ def lack_open_files(clip, row, sample_rate, min_seconds):
 
 
 def lack_memory_once(clip, row, sample_rate, min_seconds):
-    """Lack memory until a file beside the clip says that this happened."""
+    """Lack memory once; a file beside the clip marks the first attempt."""
     mark = Path(clip.path + ".tried")
     if not is_bad(clip) or mark.exists():
         return conversion.convert_clip(clip, row, sample_rate, min_seconds)
@@ -73,6 +73,6 @@ def _with_loader(clip, row, sample_rate, min_seconds, error):
 
 
 def hang_for_ever():
-    """Wait as `time.sleep` does that is interrupted by every signal and begins again."""
+    """Wait for ever, also after a signal."""
     while True:
         time.sleep(0.1)

@@ -1,4 +1,4 @@
-"""A pack read in another process: one that was forked, or a new one that gets it as a pickle, as spawn does."""
+"""A pack that is read in another process, to which it is passed by fork or, as a pickle, by spawn."""
 
 import multiprocessing
 import pickle

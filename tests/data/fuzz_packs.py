@@ -1,4 +1,4 @@
-"""Packs of every format, changed at random: what may come out is `PackError` or the right clips.
+"""Packs of every format, changed at random: reading gives `PackError` or the right clips.
 
     python tests/data/fuzz_packs.py KIND FOLDER --mutants 20000 --seed 1
 
@@ -41,7 +41,7 @@ BATCH = 250  # mutants of one child
 
 
 def make(kind: str, folder: Path) -> tuple[Path, Path]:
-    """Make a sound pack; return what is opened and the file that is changed."""
+    """Make an undamaged pack; return the path to open and the file to change."""
     names = panns_files.clip_names(6)
     if kind == "panns":
         path = panns_files.write_waveforms(folder / "x.h5", names, missing=names[2:3])
@@ -67,9 +67,9 @@ def make(kind: str, folder: Path) -> tuple[Path, Path]:
 
 
 def _with_old_headers(shard: Path) -> None:
-    """Write a shard anew with the structures of HDF5 1.0, which have no checksums: more mutants get further.
+    """Rewrite a shard with the structures of HDF5 1.0, which have no checksums: more mutants pass the parser.
 
-    Such a shard is refused; here it is not, so that what comes after that refusal meets mutants too.
+    Such a shard is refused; here the check is disabled, so that the checks after it are tested too.
     """
     shard_module.headers_have_checksums = lambda file: True
     copy = shard.with_suffix(".old")
@@ -85,7 +85,7 @@ HAS_CHECKSUMS = {"shard", "json"}
 
 
 def read(path: Path, kind: str) -> list[object]:
-    """Read all of a pack, and make sure of what holds for any answer."""
+    """Read all of a pack, and check the properties of any result."""
     classes = {"mp3": mp3_file.CLASSES}.get(kind, panns_files.CLASSES)
     pack = open_pack(path, labels=LabelSet.numbered(classes), seconds=0.1)
     columns = pack.columns
@@ -186,7 +186,7 @@ def mutant_of_json(whole: bytes, rng: random.Random) -> bytes:
 
 
 def child(kind: str, path: Path, changed: Path, whole: bytes, seeds: range, expected: list[object]) -> dict[str, int]:
-    """Read mutants; the parent learns of the last one begun from a file."""
+    """Read mutants; a file gives the parent the number of the last one begun."""
     counts = {"refused": 0, "right": 0, "other": 0}
     progress = changed.with_suffix(".seed")
     for seed in seeds:
@@ -207,7 +207,7 @@ def child(kind: str, path: Path, changed: Path, whole: bytes, seeds: range, expe
 
 
 def fuzz(kind: str, folder: Path, mutants: int, seed: int) -> dict[str, int]:
-    """Read so many mutants in children; stop at the first that breaks the rule."""
+    """Read a number of mutants in children; stop at the first that breaks the rule."""
     totals = {"refused": 0, "right": 0, "other": 0}
     for first in range(seed, seed + mutants, BATCH):
         last = min(first + BATCH, seed + mutants)

@@ -1,4 +1,4 @@
-"""A pack that is in memory: whatever any format may offer, without a file."""
+"""A pack in memory, with every option of the formats and without a file."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +10,7 @@ from epanns.labels import LabelSet
 
 
 class MemoryPack:
-    """A `ClipSource` whose clip i is ``i + 1, i + 2, ...`` for as long as it lasts, then zeros."""
+    """A `ClipSource` whose clip i is ``i + 1, i + 2, ...``, followed by zeros."""
 
     knows_lengths = True
     remarks: tuple[str, ...] = ()

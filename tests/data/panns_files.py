@@ -1,4 +1,4 @@
-"""Files in the layout of PANNs' packing scripts, written with h5py alone: what they write, row by row as they do."""
+"""Files in the layout of PANNs' packing scripts, written row by row as by them, with h5py alone."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ def clip_names(count, first=0):
 
 
 def waveform_of(name):
-    """Samples that tell the clip."""
+    """Samples of a clip, a function of its name."""
     return np.random.default_rng(list(name.encode())).integers(-32_768, 32_767, SAMPLES).astype(np.int16)
 
 
@@ -24,7 +24,7 @@ def target_of(name):
 
 
 def write_waveforms(path: Path, names, *, missing=(), sample_rate=32_000, **how) -> Path:
-    """Write a waveform file; of a `missing` name the row is left as HDF5 makes it."""
+    """Write a waveform file; the rows of `missing` names are never written."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with h5py.File(path, "w") as file:
         file.create_dataset("audio_name", shape=(len(names),), dtype="S20")

@@ -1,4 +1,4 @@
-"""Changes to the structures of an HDF5 file with their checksums made anew, as somebody would who means harm."""
+"""Changes to the structures of an HDF5 file with corrected checksums, as an attacker would make them."""
 
 import struct
 
@@ -30,7 +30,7 @@ def lookup3(content: bytes) -> int:
 
 
 def with_byte(content: bytes, place: int, value: int) -> bytes:
-    """Change one byte of an object header and sign the header anew."""
+    """Change one byte of an object header and correct its checksum."""
     first = content.rfind(b"OHDR", 0, place)
     end = next(
         end

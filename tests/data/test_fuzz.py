@@ -1,4 +1,4 @@
-"""Changed packs give an error or the right clips; `fuzz_packs` says how, and runs long by hand."""
+"""Changed packs give an error or the right clips; see `fuzz_packs`, which runs longer by hand."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Files that are made to do harm, in every format: each attack on each dataset ends in `PackError`."""
+"""Hostile files of every format: each attack on each dataset gives `PackError`."""
 
 import os
 import shutil
@@ -17,7 +17,7 @@ SECRET = b"secret" * 100_000
 
 @pytest.fixture
 def formats(own, tmp_path):
-    """For each format: what is opened, the file that is attacked, and how many classes it has."""
+    """For each format: the path to open, the file to attack, and its number of classes."""
     waveforms = panns_files.write_waveforms(tmp_path / "waveforms" / "x.h5", panns_files.clip_names(5))
     index = panns_files.write_index(tmp_path / "indexes" / "x.h5", [waveforms])
     contents = [mp3_file.encoded(0.1, 400)] * 3
@@ -37,7 +37,7 @@ def read_all(path, classes):
 
 
 def soft_link(file, name, values, folder):
-    """Its own values by another name: harmless, but a link is a link."""
+    """A link to the dataset's own values: harmless, but refused like every link."""
     file["hidden"] = values
     file[name] = h5py.SoftLink("/hidden")
 
@@ -129,7 +129,7 @@ def scale_offset(file, name, values, folder):
 
 
 def compact(file, name, values, folder):
-    """Values that lie in the header, beyond the place where rows are looked for."""
+    """Values in the object header, which no row offset can refer to."""
     plist = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
     plist.set_layout(h5py.h5d.COMPACT)
     space = h5py.h5s.create_simple((3,))
@@ -272,7 +272,7 @@ def test_an_index_of_too_many_files_is_refused(formats):
 
 
 def test_a_linked_waveform_file_must_have_panns_format(formats, tmp_path):
-    """A link on the disk was put there by its owner; what it leads to must be a waveform file all the same."""
+    """A symbolic link is followed, and its target must be a waveform file."""
     path, _, classes = formats["index"]
     waveforms = tmp_path / "waveforms" / "x.h5"
     waveforms.unlink()

@@ -209,7 +209,7 @@ def test_a_leak_into_the_missing_clips_is_refused(written):
 
 
 def problems_by_comparing_all_pairs(clips, labels):
-    """What `ClipCheck` must find, clip by clip; of the rules for one clip only that of known labels."""
+    """The slow twin of `ClipCheck`, clip by clip; of the rules for one clip only that of known labels."""
     problems = []
     for number, clip in enumerate(clips, start=1):
         for earlier, other in enumerate(clips[: number - 1], start=1):

@@ -78,7 +78,7 @@ def test_a_pack_in_pannss_format_holds_the_same_clips_and_names_its_classes(made
 
 @pytest.mark.parametrize("format", ["epanns", "panns"])
 def test_a_replaced_pack_is_read_again(made, tmp_path, format):
-    """The first pack's files are still open when the second one's take their place."""
+    """The files of the first pack are still open when those of the second replace them."""
     settings, pack = replace(SETTINGS, format=format), tmp_path / "pack"
     pack_manifest(made / "set.csv", pack, settings)
     read_here(open_pack(pack))

@@ -1,4 +1,4 @@
-"""A packer that is stopped, killed or out of room, and the run after it."""
+"""A packer that is stopped, killed or out of disk space, and the run after it."""
 
 import csv
 import functools
@@ -72,7 +72,7 @@ def start(arguments):
 
 
 def finished_shards(folder):
-    """Inode and time of change of every shard that the journal says is finished."""
+    """Inode and time of change of every finished shard of the journal."""
     journal = folder / "journal.jsonl"
     lines = journal.read_text().splitlines(keepends=True) if journal.exists() else []
     records = [json.loads(line) for line in lines if line.endswith("\n")]
@@ -174,7 +174,7 @@ def test_a_full_disk_leaves_every_finished_shard_whole(made, tmp_path, monkeypat
 
 
 def fill_the_disk(patch, full):
-    """Let the second shard meet a full disk: when it is begun, when it is put in place, or in the journal."""
+    """Fill the disk at the second shard: when it is begun, renamed, or added to the journal."""
     places = {
         "writing": (safe_hdf5.os, "posix_fallocate", 3),  # twice for each file
         "syncing": (atomic, "put_in_place", 2),

@@ -1,4 +1,4 @@
-"""Packs in PANNs' own format: the same packer, other files."""
+"""Packs that are written in PANNs' format."""
 
 import csv
 import json
@@ -128,7 +128,7 @@ def test_the_index_of_a_moved_pack_is_written_again(made, panns, tmp_path):
 
 @pytest.fixture
 def partly_bad(made, tmp_path):
-    """Four clips in parts of two, where those named cannot be decoded; return the manifest's path."""
+    """Four clips in parts of two, of which the named ones cannot be decoded; return the manifest's path."""
 
     def run(bad):
         clips = []

@@ -1,4 +1,4 @@
-"""A pack that was damaged, and the same command again."""
+"""The same command after a pack was damaged."""
 
 import functools
 import json
@@ -19,7 +19,7 @@ PANNS = replace(SETTINGS, format="panns")
 
 @pytest.fixture(params=["epanns", "panns"])
 def pack(request, made, tmp_path):
-    """A function that packs the clips of `made`, its folder, and what an undisturbed run leaves there."""
+    """A function that packs the clips of `made`, its folder, and the contents of an undisturbed run."""
 
     def run(**options):
         return pack_manifest(made / "set.csv", tmp_path / "pack", replace(SETTINGS, format=request.param), **options)

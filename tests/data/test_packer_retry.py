@@ -1,4 +1,4 @@
-"""Rejects of an earlier run, and the same command again."""
+"""The same command after a run with rejects."""
 
 import csv
 import functools
@@ -34,7 +34,7 @@ NAMES = ("0.wav", "1.wav", "2.wav", "bad-3.wav", "4.wav")
 
 @pytest.fixture(params=["epanns", "panns"])
 def finished(request, dataset, tmp_path):
-    """A function that packs five clips, one of which is no sound at first, into three shards; and its folder."""
+    """A function that packs five clips, one of which is not audio at first, into three shards; and its folder."""
     sounds = {name: noise(seed=number) for number, name in enumerate(NAMES)}
     manifest = dataset({**sounds, "bad-3.wav": b"no sound"})
     small = replace(SMALL, format=request.param)
@@ -59,7 +59,7 @@ contents = functools.partial(builders.contents, without=r"^indexes")
 
 
 def fresh(run, folder):
-    """The pack that the same files give where there is none yet."""
+    """The pack that the same files give in a new folder."""
     shutil.move(folder, folder.with_name("aside"))
     run()
     whole = contents(folder)
@@ -69,7 +69,7 @@ def fresh(run, folder):
 
 
 def test_a_finished_pack_with_another_journal_is_packed_again(finished):
-    """So its rejects are retried too."""
+    """Rejects of such a pack are retried too."""
     run, folder = finished
     repair(folder)
     journal = folder / "journal.jsonl"

@@ -23,7 +23,7 @@ WHOLE = EvaluationProtocol()
 
 
 def draw(seed, clips=60, classes=7, levels=0):
-    """Scores that know something of the truth; `levels` > 0 makes ties."""
+    """Scores that correlate with the truth; `levels` > 0 makes ties."""
     rng = np.random.default_rng(seed)
     target = rng.random((clips, classes)) < 0.3
     scores = np.clip(rng.random((clips, classes)) * 0.7 + 0.3 * target, 0, 1)

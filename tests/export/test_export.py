@@ -100,7 +100,7 @@ def test_int8_is_compared_on_clips_that_did_not_calibrate(folder, report, model,
 
 
 def test_windows_are_scored_as_evaluate_scores_them(tmp_path, model, tiny_packs):
-    """What a script asks of a network that hears windows: bytes and mAP of both files under its protocol."""
+    """In Python, a network scored in windows gives the bytes and mAP of both files under its protocol."""
     calibration, evaluation = (PackDataset([tiny_packs[name]]) for name in ("train", "test"))
     protocol = EvaluationProtocol(0.4, 0.2)
     report = export_network(model, tmp_path / "out", int8=Int8(calibration, evaluation, protocol=protocol))
@@ -213,7 +213,7 @@ def test_a_folder_that_exists_and_a_pack_of_another_rate_are_refused_before_the_
 
 
 def test_calibration_clips_are_not_scored(tmp_path, model, tiny_packs, monkeypatch):
-    """All that is needed to know it are the packs' tables: nothing is exported first."""
+    """The tables of the packs decide it: nothing is exported before."""
     monkeypatch.setattr(export, "to_onnx", lambda _: pytest.fail("exported first"))
     train, both = PackDataset([tiny_packs["train"]]), PackDataset([tiny_packs["test"], tiny_packs["train"]])
     for evaluation, counts in ((train, "7 of 60"), (both, "7 of 80")):

@@ -1,4 +1,4 @@
-"""The JSON beside the graph says enough: the example, NumPy by the book, computes what the networks' front ends do."""
+"""The JSON beside the graph suffices: the example in NumPy computes the same as the networks' front ends."""
 
 import json
 import runpy

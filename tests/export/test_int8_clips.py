@@ -1,4 +1,4 @@
-"""A clip that calibrates does not judge; which clips are the same, the packs' ids and checksums tell."""
+"""Calibration clips are not scored; ids and checksums of packs identify equal clips."""
 
 import pytest
 

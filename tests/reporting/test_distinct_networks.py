@@ -1,4 +1,4 @@
-"""Records of one network are recognised as such, whatever their seeds."""
+"""Records of one network count as one network under all seeds."""
 
 import json
 from dataclasses import replace

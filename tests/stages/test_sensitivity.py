@@ -207,7 +207,7 @@ def test_a_folder_of_something_else_is_left_alone(model, dataset, tmp_path):
 
 @pytest.mark.parametrize("fresh", [False, True])
 def test_two_processes_do_not_measure_in_one_folder(model, dataset, tmp_path, fresh):
-    """The second is refused and deletes nothing; the first one goes on to the end."""
+    """The second is refused and deletes nothing; the first continues to its end."""
     config = SensitivityConfig((0.5,), ("conv_block1.conv1",))
 
     def measure_again(record):

@@ -26,7 +26,11 @@ TAUGHT = {**TRAINING, "teacher": "dense", "distil_weight": 0.5, "feature_weight"
 GRID = {
     **{"ratio": [0.0, 0.5], "ratios": [{"conv_block3": 0.5}], "budget": ["macs 0.25"], "criterion": ["l1", "taylor"]},
     **{"layers": [["conv_block3"], ["conv_block4"]], "recover": ["none", "ls", "distil:20"], "calibration_clips": 20},
-    **{"recovery": {"fit_to": "dense", "ridge": 0.1, "mixtures": 1, "seed": 0}, "finetune": [TAUGHT], "seeds": [1]},
+    **{
+        "recovery": {"fit_to": "dense", "ridge": 0.1, "mixtures": 1, "rectify": 2, "seed": 0},
+        "finetune": [TAUGHT],
+        "seeds": [1],
+    },
 }
 DATA = {
     **{"kind": "synthetic", "root": "here", "sample_rate": 32_000, "seconds": 1.0},

@@ -1,4 +1,4 @@
-"""Sweeps: files are the truth, finished trials stay, a killed sweep goes on, failures do not spread."""
+"""Sweeps: the files decide, finished trials stay, a killed sweep resumes, a failed trial stops no other."""
 
 import json
 import os

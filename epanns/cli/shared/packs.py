@@ -32,14 +32,9 @@ def open_packs(
     sample_rate: int,
     crop: "Crop | None" = None,
 ) -> "PackDataset":
-    """Open packs as one data set, and log the changes to their rows and classes.
+    """Open packs of any format as one data set, and log the changes to their rows and classes.
 
-    Args:
-        paths: Packs of any format.
-        labels_file: Class list for packs without class names.
-        mp3_seconds: Length at which MP3 clips are read.
-        sample_rate: Rate in Hz at which MP3 clips are read: the network's.
-        crop: The crop of each clip; None for whole clips.
+    Packs without class names have those of `labels_file`. MP3 clips are read at `sample_rate`, in Hz, the network's.
 
     Raises:
         ConfigError: If `mp3_seconds` is out of range.

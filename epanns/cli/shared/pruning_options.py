@@ -143,6 +143,12 @@ def recovery_options(command: Callable[..., None]) -> Callable[..., None]:
         help="Number of mixtures of each clip with another clip, to which ls is fitted too; the time grows with it.  "
         "[default: 0]",
     )(command)
+    command = click.option(
+        "--rectify",
+        type=click.IntRange(0),
+        help="Number of iterations of ls that fit what the ReLU behind each layer passes; with them the held-out clips "
+        "choose the ridge of each layer, from --ridge up. 8 is a good value.  [default: 0]",
+    )(command)
     return click.option(
         "--fit-to",
         type=click.Choice(["dense", "current"]),

@@ -211,11 +211,7 @@ def with_frozen_body(
 ) -> TrainingConfig:
     """Return the settings with YAMNet's body frozen or not, and log a body that is frozen by default.
 
-    Args:
-        config: The settings.
-        given: Value of ``--freeze-yamnet``, None if it is not given.
-        by_default: Whether the body is frozen if the option is not given.
-        remedy: The option or key that trains the body.
+    `given` is the value of ``--freeze-yamnet``, `remedy` the option or key that trains the body.
     """
     config = frozen_in(config, given, by_default=by_default)
     if config.freeze_yamnet and given is None:
@@ -253,12 +249,7 @@ def with_teacher_weight(config: TrainingConfig, teacher: Path | None) -> Trainin
 
 
 def open_teacher(checkpoint: Path, teacher: Path | None, config: TrainingConfig) -> "Tagger | None":
-    """Return the teacher, or None if no weight is above 0.
-
-    Args:
-        checkpoint: The student, whose unpruned network is the default teacher.
-        teacher: Value of ``--teacher``.
-        config: The settings, as `with_teacher_weight` returns them.
+    """Return the teacher, by default the unpruned network of `checkpoint`, or None if no weight is above 0.
 
     Raises:
         ConfigError: If there is a weight without a teacher, or a teacher without a weight.

@@ -113,12 +113,7 @@ def convert_clip(clip: Clip, row: NDArray[np.int16], sample_rate: int, min_secon
 
 
 def crashing_clip(clip: Clip, how_it_ended: str) -> PackedClip:
-    """Return the reject of a clip that crashed two processes; its file is not read again, which may hang.
-
-    Args:
-        clip: The clip.
-        how_it_ended: How the second process ended, which decoded nothing else.
-    """
+    """Return the reject of a clip that crashed two processes; its file is not read again, which may hang."""
     reason = (
         f"{clip.path}: two processes died at it (the second one, which decoded nothing else, {how_it_ended}); the same "
         "command retries it; if it stays, convert it to WAV or FLAC, or remove it"
@@ -131,13 +126,10 @@ def is_resource_shortage(error: BaseException) -> bool:
     seen: list[BaseException] = []
     cause: BaseException | None = error
     while cause is not None and cause not in seen:
-        if isinstance(cause, MemoryError):
+        if isinstance(cause, MemoryError) or (isinstance(cause, OSError) and cause.errno in _ERRNOS):
             return True
-        if isinstance(cause, OSError) and cause.errno in _ERRNOS:
-            return True
-        if isinstance(cause, RuntimeError) and getattr(cause, "code", None) in _LIBSNDFILE_CODES:
-            return True
-        if isinstance(cause, RuntimeError) and _WORDS.search(str(cause)):
+        has_code = getattr(cause, "code", None) in _LIBSNDFILE_CODES
+        if isinstance(cause, RuntimeError) and (has_code or _WORDS.search(str(cause))):
             return True
         seen.append(cause)
         cause = cause.__cause__

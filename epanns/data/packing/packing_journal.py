@@ -85,9 +85,7 @@ class JournalRecords:
     def is_current(self, number: int, clips: Sequence[Clip]) -> bool:
         """Return whether a shard is finished, its audio files are unchanged, and no reject is due for a retry."""
         entry = self.finished.get(number)
-        if entry is None or entry.clips != len(clips):
-            return False
-        return all(
+        return (entry is not None and entry.clips == len(clips)) and all(
             _is_unchanged(line, clip) and not _is_to_retry(line)
             for line, clip in zip(self.lines_of(entry), clips, strict=True)
         )

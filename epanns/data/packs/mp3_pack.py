@@ -107,11 +107,7 @@ class Mp3Pack:
         return len(self._references)
 
     def read_into(self, index: int, out: NDArray[np.int16]) -> int:
-        """Decode a clip into ``(clip_samples,)``, with zeros after it, and return its number of samples.
-
-        Raises:
-            PackError: If it cannot be read or decoded; the message names clip and file.
-        """
+        """Read and decode a clip as `ClipSource.read_into` does."""
         clip = f"clip {self.columns.clip_ids[index].decode()!r}"
         limit = self.clip_samples / self.sample_rate
         try:
@@ -137,17 +133,14 @@ def _labels_of(width: int, labels: LabelSet | None, path: Path) -> LabelSet:
             raise _unnamed(width, path)
         return labels_of_width(_KNOWN_WIDTHS[width], None, path)
     if -(-len(labels) // 8) != width:
-        raise PackError(f"{path}: has {_numbers(width)} classes, the labels given are {len(labels)}; give its own")
+        numbers = f"{max(1, 8 * width - 7)} to {8 * width}"
+        raise PackError(f"{path}: has {numbers} classes, the labels given are {len(labels)}; give its own")
     return labels
 
 
 def _unnamed(width: int, path: Path, detail: str = "") -> PackError:
-    return PackError(f"{path}: has {_numbers(width)} classes{detail} and does not name them; give --labels FILE.csv")
-
-
-def _numbers(width: int) -> str:
-    """Return the possible numbers of classes of targets of `width` bytes."""
-    return f"{max(1, 8 * width - 7)} to {8 * width}"
+    numbers = f"{max(1, 8 * width - 7)} to {8 * width}"
+    return PackError(f"{path}: has {numbers} classes{detail} and does not name them; give --labels FILE.csv")
 
 
 def read_references(dataset: h5py.Dataset, path: Path) -> NDArray[np.void]:

@@ -91,8 +91,3 @@ def close_files(paths: Iterable[Path]) -> None:
     """Close files if they are open; reading opens them again."""
     for path in paths:
         _open.pop(os.fspath(path), None)
-
-
-def n_open() -> int:
-    """Return the number of files that are open in this process."""
-    return len(_open)

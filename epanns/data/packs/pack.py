@@ -125,11 +125,7 @@ class Pack:
         return ClipColumns.joined(parts, self.path)
 
     def read_into(self, index: int, out: NDArray[np.int16]) -> int:
-        """Fill ``(clip_samples,)`` with a clip and zeros after it, and return the clip's number of samples.
-
-        Raises:
-            PackError: If it cannot be read or does not match its checksum; the message names clip and shard.
-        """
+        """Read a clip as `ClipSource.read_into` does, and compare it with its checksum."""
         number = bisect.bisect_right(self._ends, index)
         row = index - (self._ends[number - 1] if number else 0)
         columns = self.columns

@@ -89,8 +89,7 @@ class PannsPack:
         """
         self.path, self.files = path, index.files
         first = index.files[0]
-        for other in index.files[1:]:
-            _refuse_unlike(first, other)
+        _refuse_unlike(index.files)
         self.sample_rate, self.clip_samples = first.sample_rate, first.clip_samples
         self.labels = labels_of_width(first.num_classes, info.labels if info else labels, path)
         self.dataset = info.dataset if info else path.stem
@@ -125,11 +124,7 @@ class PannsPack:
         return len(self._row_of)
 
     def read_into(self, index: int, out: NDArray[np.int16]) -> int:
-        """Fill ``(clip_samples,)`` with a clip and return `clip_samples`.
-
-        Raises:
-            PackError: If it cannot be read; the message names clip and file.
-        """
+        """Read a clip as `ClipSource.read_into` does; its number of samples is always `clip_samples`."""
         try:
             self.files[self._file_of[index]].read_into(int(self._row_of[index]), out)
         except PackError as error:
@@ -163,8 +158,6 @@ def open_described_panns_pack(path: Path, info: PackInfo) -> PannsPack:
 def _index_of(found: Sequence[tuple[PannsFile, PannsRows]]) -> PannsIndex:
     """Return the index of all rows of files."""
     files, rows = [file for file, _ in found], [rows for _, rows in found]
-    for other in files[1:]:
-        _refuse_unlike(files[0], other)
     counts = [file.rows for file in files]
     if sum(counts) > MOST_ROWS:
         raise PackError(f"{files[0].path.parent}: holds more than {MOST_ROWS} rows; name its files one by one")
@@ -179,14 +172,13 @@ def _index_of(found: Sequence[tuple[PannsFile, PannsRows]]) -> PannsIndex:
     )
 
 
-def _refuse_unlike(first: PannsFile, other: PannsFile) -> None:
-    ours, theirs = (
-        {"sample_rate": file.sample_rate, "clip_samples": file.clip_samples, "classes": file.num_classes}
-        for file in (first, other)
-    )
-    for what, value in ours.items():
-        if theirs[what] != value:
-            raise PackError(f"{first.path} and {other.path} differ: {what} {value} and {theirs[what]}; open them apart")
+def _refuse_unlike(files: Sequence[PannsFile]) -> None:
+    for other in files[1:]:
+        names = {"sample_rate": "sample_rate", "clip_samples": "clip_samples", "classes": "num_classes"}
+        for what, field in names.items():
+            ours, theirs = getattr(files[0], field), getattr(other, field)
+            if ours != theirs:
+                raise PackError(f"{files[0].path} and {other.path} differ: {what} {ours} and {theirs}; open them apart")
 
 
 def open_panns_index(path: Path) -> PannsIndex:

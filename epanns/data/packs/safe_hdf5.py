@@ -236,15 +236,13 @@ def rows_of(dataset: h5py.Dataset, path: Path) -> int:
 
 def read_strings(dataset: h5py.Dataset, path: Path, rows: int, *, longest: int) -> NDArray[np.bytes_]:
     """Read ``(rows,)`` strings of fixed length."""
-    _refuse_string_type(dataset, path, longest)
-    refuse_shape(dataset, path, rows, None)
-    return np.concatenate(list(_blocks(dataset, path))).astype(f"S{dataset.dtype.itemsize}")
+    blocks = list(_string_blocks(dataset, path, rows, longest))
+    return np.concatenate(blocks).astype(f"S{dataset.dtype.itemsize}")
 
 
 def read_integers(dataset: h5py.Dataset, path: Path, rows: int) -> NDArray[np.int64]:
     """Read ``(rows,)`` whole numbers."""
-    if dataset.dtype.kind not in "iu":
-        raise refusal(path, _name(dataset), f"has type {dataset.dtype}, must have int32", ADVICE)
+    _refuse_type(dataset, path, dataset.dtype.kind in "iu", "int32")
     refuse_shape(dataset, path, rows, None)
     return np.concatenate(list(_blocks(dataset, path))).astype(np.int64)
 
@@ -257,11 +255,9 @@ def read_repeated_strings(
     Returns:
         The distinct values in the order of their first row, at most `most`, and ``(rows,)`` indices into them.
     """
-    _refuse_string_type(dataset, path, longest)
-    refuse_shape(dataset, path, rows, None)
     numbers: dict[bytes, int] = {}
     parts = []
-    for block in _blocks(dataset, path):
+    for block in _string_blocks(dataset, path, rows, longest):
         values, first, inverse = np.unique(block, return_index=True, return_inverse=True)
         for place in np.argsort(first):
             numbers.setdefault(bytes(values[place]), len(numbers))
@@ -271,16 +267,22 @@ def read_repeated_strings(
     return list(numbers), np.concatenate(parts)
 
 
-def _refuse_string_type(dataset: h5py.Dataset, path: Path, longest: int) -> None:
+def _string_blocks(dataset: h5py.Dataset, path: Path, rows: int, longest: int) -> Iterator[NDArray[Any]]:
     dtype = dataset.dtype
-    if dtype.kind != "S" or dtype.itemsize > longest:
-        raise refusal(path, _name(dataset), f"has type {dtype}, must have strings of 1 to {longest} bytes", ADVICE)
+    is_string = dtype.kind == "S" and dtype.itemsize <= longest
+    _refuse_type(dataset, path, is_string, f"strings of 1 to {longest} bytes")
+    refuse_shape(dataset, path, rows, None)
+    return _blocks(dataset, path)
+
+
+def _refuse_type(dataset: h5py.Dataset, path: Path, is_right: bool, rule: str) -> None:
+    if not is_right:
+        raise refusal(path, _name(dataset), f"has type {dataset.dtype}, must have {rule}", ADVICE)
 
 
 def read_targets(dataset: h5py.Dataset, path: Path, rows: int) -> SparseTargets:
     """Read ``(rows, classes)`` booleans, stored as such or as bytes of 0 and 1."""
-    if dataset.dtype not in (np.dtype(np.bool_), np.dtype(np.uint8), np.dtype(np.int8)):
-        raise refusal(path, _name(dataset), f"has type {dataset.dtype}, must have bool", ADVICE)
+    _refuse_type(dataset, path, dataset.dtype in (np.bool_, np.uint8, np.int8), "bool")
     refuse_shape(dataset, path, rows, MOST_CLASSES)
 
     def truths(block: NDArray[Any]) -> NDArray[np.bool_]:
@@ -293,8 +295,7 @@ def read_targets(dataset: h5py.Dataset, path: Path, rows: int) -> SparseTargets:
 
 def read_packed_targets(dataset: h5py.Dataset, path: Path, rows: int, num_classes: int) -> SparseTargets:
     """Read ``(rows, ceil(classes / 8))`` bytes of eight booleans each, the first in the highest bit."""
-    if dataset.dtype != np.uint8:
-        raise refusal(path, _name(dataset), f"has type {dataset.dtype}, must have uint8", ADVICE)
+    _refuse_type(dataset, path, dataset.dtype == np.uint8, "uint8")
     refuse_shape(dataset, path, rows, -(-num_classes // 8), exact=True)
 
     def truths(block: NDArray[Any]) -> NDArray[np.bool_]:

@@ -12,7 +12,7 @@ import math
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import torch
 from torch import Tensor
@@ -24,6 +24,7 @@ from epanns.models.pruning_plan import PruningPlan
 from epanns.models.tagger import Tagger
 from epanns.pruning.calibration_clips import CalibrationClips, ClipSource
 from epanns.pruning.recovery.paired_features import PairedFeatures, capture
+from epanns.pruning.recovery.rectified_fit import HeldRows, Rectifier, fit_rectified, rectified_layers
 from epanns.pruning.recovery.refit_layers import FittedReader, RefitLayout
 from epanns.pruning.surgery import remove_channels
 
@@ -74,15 +75,42 @@ class Refit:
         return {error.reader: {"plain": error.plain, "refit": error.refit} for error in self.errors}
 
 
+class RefitKeywords(TypedDict, total=False):
+    """The fields of `RefitSettings` as keywords of `refit_readers`."""
+
+    fit_to: str
+    ridge: float
+    mixtures: int
+    rectify: int
+
+
+@dataclass(frozen=True)
+class RefitSettings:
+    """Settings of `refit_readers`.
+
+    Attributes:
+        fit_to: One of `TARGETS`: reproduce the unpruned network (``dense``), or the repaired one with the channels that
+            the reader reads unpruned (``current``).
+        ridge: Strength of the pull to the unfitted weights, relative to the inputs' mean variance, > 0.
+        mixtures: Number of mixtures of each fitted clip with another clip of its batch that are fitted too, >= 0. They
+            need no more clips, since the unpruned network computes their targets; the time grows with them.
+        rectify: Number of iterations, >= 0, that fit what the ReLU behind a reader passes (`fit_rectified`). With them,
+            errors count behind the ReLU and each output by its own variance, and the held-out clips choose the ridge:
+            1, 10, 100 or 1000 times `ridge`, relative to each input's own variance.
+    """
+
+    fit_to: str = "dense"
+    ridge: float = 1e-3
+    mixtures: int = 0
+    rectify: int = 0
+
+
 def refit_readers(
     pruned: Tagger,
     dense: Tagger,
     plan: PruningPlan,
     clips: ClipSource,
-    *,
-    fit_to: str = "dense",
-    ridge: float = 1e-3,
-    mixtures: int = 0,
+    **keywords: Unpack[RefitKeywords],
 ) -> Refit:
     """Refit every reader of a pruned layer in place; its constant goes into the next batch norm or the bias.
 
@@ -95,11 +123,7 @@ def refit_readers(
         plan: In the channel numbers of `dense`.
         clips: Batches of waveforms ``(batch, samples)`` float in [-1, 1]: real sound, unlabelled, at least two clips.
             Every fifth clip is held out to evaluate the fit.
-        fit_to: One of `TARGETS`: reproduce the unpruned network (``dense``), or the repaired one with the channels that
-            the reader reads unpruned (``current``).
-        ridge: Strength of the pull to the unfitted weights, relative to the inputs' mean variance, > 0.
-        mixtures: Number of mixtures of each fitted clip with another clip of its batch that are fitted too, >= 0. They
-            need no more clips, since the unpruned network computes their targets; the time grows with them.
+        **keywords: The fields of `RefitSettings`.
 
     Returns:
         The errors, which the provenance records too.
@@ -107,10 +131,11 @@ def refit_readers(
     Raises:
         PruningError: If the clips cannot be used, or a value is not finite; `pruned` is left as it was.
     """
+    settings = RefitSettings(**keywords)
     clips = CalibrationClips.of(clips, several_passes=True)
     before = {name: value.clone() for name, value in pruned.state_dict().items()}
     # With "current", a copy of `dense` is fitted, with zeros for the channels to be removed, and then pruned.
-    student = pruned if fit_to == "dense" else copy.deepcopy(dense)
+    student = pruned if settings.fit_to == "dense" else copy.deepcopy(dense)
     with ExitStack() as modes, torch.no_grad():
         for model in (pruned, dense, student):
             modes.enter_context(evaluation_mode(model))
@@ -118,24 +143,30 @@ def refit_readers(
             layout = RefitLayout(dense, plan, whole=student is not pruned)
             fitted, held_out = (
                 PairedFeatures(student, dense, clips, held_out=part, shared_stages=layout.shared_stages, mixtures=added)
-                for part, added in ((False, mixtures), (True, 0))
+                for part, added in ((False, settings.mixtures), (True, 0))
             )
             errors, norms = [], []
+            behind_relu = rectified_layers(dense) if settings.rectify else frozenset[str]()
             for name in layout.names:
                 if name in layout.norms:
                     _match_statistics(fitted, name, layout)
                     norms.append(name)
+                    continue
+                reader = FittedReader(layout, name, student, dense)
+                if settings.rectify:
+                    rectifier = reader.rectifier() if name in behind_relu else None
+                    errors.append(_refit_rectified(reader, rectifier, fitted, held_out, settings))
                 else:
-                    errors.append(_refit(FittedReader(layout, name, student, dense), fitted, held_out, ridge))
+                    errors.append(_refit(reader, fitted, held_out, settings.ridge))
             if student is not pruned:
                 pruned.load_state_dict(remove_channels(student, plan.kept_channels).state_dict())
         except BaseException:
             pruned.load_state_dict(before)
             raise
     refit = Refit(fitted.n_clips, tuple(errors), tuple(norms))
-    settings = {"clips": refit.clips, "fit_to": fit_to, "ridge": ridge, "errors": refit.to_dict()}
-    settings |= {"mixtures": mixtures} if mixtures else {}
-    pruned.provenance = pruned.provenance.with_operation("recover", method="ls", **settings)
+    used = {"fit_to": settings.fit_to, "ridge": settings.ridge, "errors": refit.to_dict()}
+    used |= {name: value for name in ("mixtures", "rectify") if (value := getattr(settings, name))}
+    pruned.provenance = pruned.provenance.with_operation("recover", method="ls", clips=refit.clips, **used)
     return refit
 
 
@@ -150,6 +181,28 @@ def _refit(reader: FittedReader, fitted: PairedFeatures, held_out: PairedFeature
         )
     reader.set(*candidates["refit" if error.is_better else "plain"])
     return error
+
+
+def _refit_rectified(
+    reader: FittedReader,
+    rectifier: Rectifier | None,
+    fitted: PairedFeatures,
+    held_out: PairedFeatures,
+    settings: RefitSettings,
+) -> ReaderError:
+    rows, held_rows = HeldRows(reader.rows(fitted)), HeldRows(reader.rows(held_out))
+    try:
+        fit = fit_rectified(
+            rows, held_rows, reader.plain(), rectifier, ridge=settings.ridge, iterations=settings.rectify
+        )
+    except torch.linalg.LinAlgError as failure:
+        raise PruningError(f"{reader.name} cannot be fitted ({failure}): look for bad clips or weights") from failure
+    if not math.isfinite(fit.plain + fit.refit):
+        raise PruningError(
+            f"{reader.name}: outputs are not finite on the calibration clips; look for bad clips or weights"
+        )
+    reader.set(fit.weights, fit.constant)
+    return ReaderError(reader.name, fit.plain, fit.refit)
 
 
 def _candidates(

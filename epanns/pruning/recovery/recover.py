@@ -49,12 +49,14 @@ class RecoverySettings:
         fit_to: Outputs that ``ls`` reproduces: those of the unpruned network (``dense``), or ``current``.
         ridge: Strength of the pull to the unfitted weights, > 0.
         mixtures: Number of mixtures of each clip with another clip that ``ls`` is fitted to as well.
+        rectify: Number of iterations of ``ls`` that fit what the ReLU behind each layer passes.
         seed: Seed of the inputs of ``align`` and ``distil``.
     """
 
     fit_to: str = "dense"
     ridge: float = 1e-3
     mixtures: int = 0
+    rectify: int = 0
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -74,6 +76,7 @@ RECOVERY_RULES: Mapping[str, Rule] = {
     "fit_to": one_of(TARGETS),
     "ridge": number("a number above 0; 0.001 is a good value", lambda value: value > 0),
     "mixtures": integer(0),
+    "rectify": integer(0),
     "seed": integer(0),
 }
 
@@ -99,7 +102,7 @@ def recover(
         method: One of `RECOVERIES`, or ``align:N``, ``ls+align:N`` or ``distil:N`` with a number of steps.
         plan: Leads from `dense` to `pruned`, in the channel numbers of `dense`; by default from `plan_between`.
         run: Folder of the states of gradient steps, from which a killed process resumes, and their progress.
-        settings: Those of `RecoverySettings`: ``fit_to``, ``ridge``, ``mixtures``, ``seed``.
+        settings: Those of `RecoverySettings`: ``fit_to``, ``ridge``, ``mixtures``, ``rectify``, ``seed``.
 
     Returns:
         JSON values: method, clips and, of ``ls``, its settings, the error of each refitted reader, and the batch norms
@@ -125,6 +128,7 @@ def recover(
     report: dict[str, Any] = {"method": method, "clips": 0}
     if "ls" in parts:
         used: dict[str, Any] = {"fit_to": checked.fit_to, "ridge": checked.ridge, "mixtures": checked.mixtures}
+        used |= {"rectify": checked.rectify} if checked.rectify else {}
         refit = refit_readers(pruned, dense, plan, clips, **used)
         report |= {"clips": refit.clips, **used}
         report |= {"errors": refit.to_dict(), "norms": list(refit.norms)}

@@ -13,6 +13,7 @@ from epanns.errors import PruningError
 from epanns.models.pruning_plan import PruningPlan
 from epanns.models.tagger import Tagger
 from epanns.pruning.recovery.paired_features import PairedFeatures, capture, stages_of_modules
+from epanns.pruning.recovery.rectified_fit import Rectifier
 from epanns.pruning.surgery import ChannelGroup, channel_groups, forward_order
 from epanns.seeding import numpy_generator
 
@@ -86,6 +87,10 @@ class FittedReader:
     def plain(self) -> Tensor:
         """Return the unfitted weights of the kept inputs, ``(inputs, outputs)`` float64 on the CPU."""
         return self._plain_weight().flatten(1).T.double().cpu()
+
+    def rectifier(self) -> Rectifier:
+        """Return the rectifier of a ReLU behind the layer and its batch norm; call it before `set`."""
+        return Rectifier.behind(self._norm, self.plain().shape[1])
 
     def rows(self, features: PairedFeatures) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield inputs ``(rows, inputs)`` and targets ``(rows, outputs)``, float64 on the CPU, a few rows at a time."""

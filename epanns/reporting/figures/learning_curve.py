@@ -33,8 +33,6 @@ class Curve:
     """A training run as it is drawn.
 
     Attributes:
-        name: Name of its folder.
-        network: Name of the network.
         score: Name of the score that decides which step is kept: ``mAP``, or ``accuracy`` of single-label networks.
         loss: ``(step, mean training loss since the point before)``.
         scores: ``(step, validation score)``.
@@ -99,14 +97,7 @@ def read_curve(folder: Path) -> Curve:
 def write_learning_curves(runs: Sequence[Path], out: Path, *, stem: str, images: bool = True) -> tuple[Path, ...]:
     """Draw runs in one figure and write it as SVG, PDF and PNG; older files of the same names are replaced.
 
-    Args:
-        runs: Run folders.
-        out: Folder of the figure.
-        stem: Name of its files without suffix.
-        images: Whether to write PDF and PNG too, which takes seconds.
-
-    Returns:
-        The files written.
+    Without `images`, only the SVG is written, as PDF and PNG take seconds. The files written are returned.
 
     Raises:
         DataError: If a run cannot be read.

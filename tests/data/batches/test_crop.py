@@ -13,7 +13,7 @@ places = st.sampled_from(["random", "start", "center"])
 
 
 def filled(crop, n_samples, number=0):
-    """Crop the clip 1, 2, 3, ...; return the window and how much of it is sound."""
+    """Crop the clip 1, 2, 3, ...; return the window and the number of its samples that are not padding."""
     out = np.full(crop.samples(RATE), -1, np.int16)
     sound = crop.fill(out, np.arange(1, n_samples + 1, dtype=np.int16), number)
     return out, sound

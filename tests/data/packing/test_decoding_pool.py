@@ -40,7 +40,7 @@ def die_at_five(item, row):
 
 
 def die_once(item, row):
-    """Die at the first attempt of some items; a file says that there was one."""
+    """Die at the first attempt of some items; a file marks the attempt."""
     number, folder = item
     if number % 5 == 0 and not (folder / str(number)).exists():
         (folder / str(number)).touch()
@@ -50,7 +50,7 @@ def die_once(item, row):
 
 
 def lack_memory_beside_others(item, row):
-    """Lack memory as long as the processes that began before are there; a file for each says that they are."""
+    """Lack memory in the processes that began first; a file marks each of them."""
     number, folder = item
     (folder / str(os.getpid())).touch()
     if number == 3 and len(list(folder.iterdir())) < 3:

@@ -1,4 +1,4 @@
-"""Packs of other classes, orders, lengths and formats become one data set, and what cannot is refused."""
+"""Packs of other classes, orders, lengths and formats become one data set, or are refused."""
 
 import hashlib
 import re

@@ -129,7 +129,7 @@ def test_a_pack_can_be_passed_to_other_processes(file, method):
 
 
 def test_strings_of_any_length_come_back_as_hdf5_reads_them(tmp_path):
-    """Short ones share a collection of the heap, long ones have one each, rewritten ones leave holes."""
+    """Short strings share a collection of the heap, long strings have one each, rewritten strings leave holes."""
     path = tmp_path / "strings.h5"
     rng = np.random.default_rng(0)
     lengths = [*rng.integers(1, 700, 300).tolist(), 4_080, 4_096, 5_000, 70_000, 1, 8, 16]

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 
 from epanns.data.packs import open_files
-from epanns.data.packs.open_files import Stamp, close_files, most_open, n_open, read_at
+from epanns.data.packs.open_files import Stamp, _open, close_files, most_open, read_at
 from epanns.errors import PackError
 
 
 @pytest.fixture
 def files(tmp_path):
-    """Five files of which each byte tells the file and the place."""
+    """Five files; each byte is a function of the file and the offset."""
     paths = [tmp_path / f"{number}.bin" for number in range(5)]
     for number, path in enumerate(paths):
         path.write_bytes(bytes((50 * number + place) % 256 for place in range(100)))
@@ -34,13 +34,13 @@ def descriptors():
 
 def test_bytes_are_read_at_their_offset_with_few_open_files(files, monkeypatch):
     monkeypatch.setattr(open_files, "_MOST_OPEN", 2)
-    before, n_before = descriptors(), n_open()
+    before, n_before = descriptors(), len(_open)
     for number, path in [*enumerate(files)] * 3:
         assert read(path, 7, 20) == [(50 * number + place) % 256 for place in range(7, 27)]
-        assert n_open() <= 2
+        assert len(_open) <= 2
     assert descriptors() <= before + 2 - min(n_before, 2)
     close_files(files)
-    assert n_open() == 0
+    assert len(_open) == 0
 
 
 def test_the_file_used_last_stays_open(files, monkeypatch):

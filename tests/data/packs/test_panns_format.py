@@ -13,7 +13,7 @@ YOUTUBE_ID = st.text("abcXYZ019-_", min_size=11, max_size=11)
 
 
 def rows(n, first=0, classes=5, samples=7):
-    """Rows of which each is told from every other."""
+    """Rows that all differ."""
     for number in range(first, first + n):
         waveform = np.arange(number, number + samples, dtype=np.int16)
         yield ShardRow(f"id-{number:08d}", waveform, samples, np.arange(classes) == number % classes, 0)

@@ -29,7 +29,7 @@ def ids_of(names):
 
 
 def assert_holds(pack, names):
-    """The pack holds these clips, in this order, and nothing else."""
+    """The pack has exactly these clips, in this order."""
     assert pack.columns.clip_ids.tolist() == ids_of(names)
     np.testing.assert_array_equal(read_all(pack), [waveform_of(name) for name in names])
     np.testing.assert_array_equal(pack.columns.targets.dense(), [target_of(name) for name in names])

@@ -10,7 +10,7 @@ CHUNK, FILE = 20, 1000
 
 
 class Waveforms:
-    """A dataset whose chunks lie where they are told; (row, column, offset, size, filter mask) each."""
+    """A dataset with given chunks: (row, column, offset, size, filter mask) each."""
 
     def __init__(self, *chunks):
         self.chunks = chunks

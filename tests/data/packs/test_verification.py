@@ -153,7 +153,7 @@ def test_lack_of_memory_is_a_problem(made):
     ],
 )
 def test_every_end_of_the_child_is_a_problem(made, monkeypatch, function, message):
-    """A fork of this process in place of a new one, in which `verify_pack` would be whole."""
+    """Fork this process instead of spawning one, so that the child has the replaced `verify_pack`."""
     monkeypatch.setattr(verification, "verify_pack", function)
     monkeypatch.setattr(verification, "PATIENCE", 0.5 if "without" in message else 60)
     monkeypatch.setattr(
@@ -173,7 +173,7 @@ if __name__ == "__main__":
 
 
 def children_of(parent):
-    """Numbers of a session's processes besides the one that began it; the resource tracker is Python's own."""
+    """Ids of the processes of a session except its first; without Python's resource tracker."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
@@ -204,7 +204,7 @@ def test_ctrl_c_ends_both_processes(made, tmp_path):
 
 
 def test_a_file_that_crashes_hdf5_is_a_problem(own):
-    """HDF5 2.0.0 divides by the number of a chunk's dimensions, which this shard says is 0."""
+    """HDF5 2.0.0 divides by the number of a chunk's dimensions, which is 0 in this shard."""
     shard = own / "pack" / "shard-00001.h5"
     whole = shard.read_bytes()
     rows, chunked_in_two_dimensions = 8, bytes((4, 2, 2, 2, 1))

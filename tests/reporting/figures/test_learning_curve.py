@@ -1,4 +1,4 @@
-"""The figure of learning curves: every validation is in it, the step that was kept is marked, runs are told apart."""
+"""The figure of learning curves: it shows every validation, marks the kept step, and distinguishes runs."""
 
 import json
 import math

@@ -143,7 +143,7 @@ def test_labels_of_points_do_not_overlap(points):
         box = text.get_window_extent()
         assert outer.x0 <= box.x0 and box.x1 <= outer.x1 and outer.y0 <= box.y0 and box.y1 <= outer.y1
         inside = [p for p in points if box.contains(*axes.transData.transform(p))]
-        assert not inside, "a label lies on a mark"
+        assert not inside, "a label covers a mark"
 
 
 def test_fonts_of_the_svg_have_common_replacements(tmp_path):

@@ -17,8 +17,9 @@ Sources: internal states as targets after pruning: Practise (Wang and Wu 2022, a
 2606.01126).
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -35,6 +36,10 @@ from epanns.pruning.recovery.paired_features import run_stage, stages_of_modules
 from epanns.pruning.surgery import ChannelGroup, groups_and_order
 
 _LAST_MAP = "the last map"
+# Inputs of about 47 s of sound a step: patches of YAMNet, which scores each by itself; for networks that pool over the
+# clip longer crops, in which fewer places are near an end.
+_ONE_PATCH: Mapping[str, Any] = {"crop_seconds": 0.975, "batch": 48, "part": 16}
+_TWO_SECONDS: Mapping[str, Any] = {"crop_seconds": 2.0, "batch": 24, "part": 8}
 _HIGHEST_LOGIT = 30.0  # of a mean probability, which float32 may round to 0 or 1
 
 
@@ -66,7 +71,7 @@ def align(
         Interrupted: After a signal, if `run` has a folder.
     """
     require_same_classes(pruned, dense, before="align")
-    settings = DescentSettings(steps, seed)
+    settings = DescentSettings(steps, seed, **(_ONE_PATCH if dense.spec.front_end.is_yamnet else _TWO_SECONDS))
     distance = LayerDistance(pruned, dense, plan)
     identity = {"method": "align", "plan": plan.digest}
     done = descend(pruned, dense, clips, distance, settings, identity=identity, run=run)

@@ -1,5 +1,6 @@
 """Alignment: every layer nearer to the unpruned network's on held-out clips; resumed with the same bytes."""
 
+import copy
 import os
 import signal
 import subprocess
@@ -42,7 +43,7 @@ def same(one, other):
 
 @pytest.fixture
 def networks():
-    dense = narrow("Cnn6")
+    dense = copy.deepcopy(narrow("Cnn6"))  # tests change it, and it is cached
     plan = plan_pruning(dense, ratio=0.4)
     pruned = apply_plan(dense, plan)
     pruned.conv_block1.requires_grad_(False)
@@ -156,7 +157,7 @@ def test_the_seed_alone_decides_and_layers_before_the_first_cut_stay(networks):
     for seed in (0, 0, 1):
         torch.manual_seed(len(ends))
         pruned = apply_plan(dense, plan)
-        align(pruned, dense, calibration(), steps=3, plan=plan, seed=seed)
+        assert align(pruned, dense, calibration(), steps=12, plan=plan, seed=seed).best_step
         ends.append(state_of(pruned))
     assert same(ends[0], ends[1])
     assert not same(ends[0], ends[2])

@@ -1,12 +1,13 @@
 """`epanns prune`: remove ranked filters from a checkpoint, in one round or several, and record the plan."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from epanns.cli.shared.options import (
     EXISTING,
@@ -47,7 +48,7 @@ if TYPE_CHECKING:
 
 _SECTIONS = {
     **AMOUNT_SECTIONS,
-    "Which filters": ("criterion", "seed"),
+    "Which filters": ("method", "criterion", "seed"),
     "Recovery and calibration": (
         "recover",
         "calibration",
@@ -133,9 +134,44 @@ def _recovery(
     return recovered
 
 
+def _by_method(
+    context: click.Context, method: str, amount: Mapping[str, Any], recover: str, settings: Mapping[str, Any]
+) -> tuple[dict[str, Any], str, dict[str, Any]]:
+    """Return amount, recovery and its settings with the method's values for the options that are not given."""
+    from epanns.pruning.method import method_named
+    from epanns.pruning.recovery.recover import parts_of
+
+    targets = [kind for kind in ("params", "macs", "bytes", "latency") if amount[f"target_{kind}"] is not None]
+    defaults = method_named(method, budget=targets[0] if targets else None)
+
+    def is_given(name: str) -> bool:
+        return context.get_parameter_source(name) is not ParameterSource.DEFAULT
+
+    amount, settings = dict(amount), dict(settings)
+    amount["criterion"] = amount["criterion"] if is_given("criterion") else defaults.criterion
+    amount["allocate"] = amount["allocate"] if is_given("allocate") else defaults.allocate
+    recover = recover if is_given("recover") else defaults.recover
+    if "ls" in parts_of(recover):
+        settings |= {name: value for name, value in defaults.recovery.items() if settings[name] is None}
+    if method == "plain":
+        return amount, recover, settings
+    options = {"criterion": amount["criterion"], "allocate": amount["allocate"], "recover": recover, **settings}
+    values = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in options.items() if value is not None)
+    log(f"--method {method}: {values}")
+    return amount, recover, settings
+
+
 @click.command("prune", cls=SectionedCommand, sections=_SECTIONS)
 @click.argument("checkpoint", type=EXISTING)
 @out_option("Checkpoint folder to write; must not exist.")
+@click.option(
+    "--method",
+    type=click.Choice(["plain", "auto"]),
+    default="plain",
+    show_default=True,
+    help="Defaults of --criterion, --allocate, --recover and the recovery's options. plain: l1, uniform, none. auto: "
+    "the best ones without labels, on --calibration; options that are given take precedence.",
+)
 @amount_options
 @click.option(
     "--recover",
@@ -171,9 +207,12 @@ def _recovery(
 )
 @device_option
 @json_option
+@click.pass_context
 def command(
+    context: click.Context,
     checkpoint: Path,
     out: Path,
+    method: str,
     amount: dict[str, Any],
     recover: str,
     calibration: Path | None,
@@ -193,9 +232,10 @@ def command(
     reserve(out)
     if steps == 1 and (between is not None or schedule != "linear"):
         raise ConfigError(f"--steps {steps}: --schedule and --between go with at least two steps")
-    config = pruning_config(amount)
-    device = torch_device(device)
-    settings = given_settings(recover, fit_to=fit_to, ridge=ridge, mixtures=mixtures, rectify=rectify)
+    chosen = {"fit_to": fit_to, "ridge": ridge, "mixtures": mixtures, "rectify": rectify}
+    amount, recover, chosen = _by_method(context, method, amount, recover, chosen)
+    config, device = pruning_config(amount), torch_device(device)
+    settings = given_settings(recover, **chosen)
     from epanns.complexity.macs import profile
     from epanns.models.files.checkpoint import save_checkpoint
     from epanns.models.files.load import load
@@ -205,7 +245,7 @@ def command(
     dense = load(checkpoint).to(device)
     rate = dense.spec.front_end.sample_rate
     opened = partial(open_packs, labels_file=labels_file, mp3_seconds=mp3_seconds, sample_rate=rate)
-    clips = open_calibration(calibration, dense, opened, criterion=config.criterion, recover=recover)
+    clips = open_calibration(calibration, dense, opened, config, recover=recover)
     if amount["target_latency"] is not None:
         log(f"timing every layer of {dense.spec.name} on this machine, then the pruned networks themselves")
     plan, reached = plan_and_cost(dense, config, clips)
@@ -220,8 +260,7 @@ def command(
             options, folder = display.run_options(command=resuming_command()), out.with_name(f"{out.name}.steps")
             rounds = Rounds(steps, schedule, RoundTraining(folder, train, val, training, options, identity))
             pruned, recovery = prune(rounds, log=display.log)
-    if reached is not None:
-        pruned.provenance = reached.recorded(pruned.provenance)
+    pruned.provenance = pruned.provenance if reached is None else reached.recorded(pruned.provenance)
     save_checkpoint(pruned, out)
     whole, cost = pruned.provenance.plan, profile(pruned)
     assert whole is not None

@@ -14,6 +14,7 @@ from epanns.models.pruning_plan import PruningPlan, compose
 from epanns.models.tagger import Tagger
 from epanns.models.tensors import shape_difference
 from epanns.pruning.budgets.allocators import refuse_other_table
+from epanns.pruning.budgets.distortion import ByDistortion
 from epanns.pruning.budgets.latency_budget import widths_for_latency
 from epanns.pruning.budgets.widths_for_budget import Allocation, BudgetResult, widths_for_budget
 from epanns.pruning.calibration_clips import ClipSource
@@ -91,12 +92,17 @@ def plan_and_cost(
     if budget is None:
         kept = kept_of(_widths_left_by(model, ratios, config))
         return PruningPlan(spec, kept, config.criterion, ratios, config.seed), None
-    allocation = Allocation(layers, config.allocator, config.round_to, lambda layer: importance()[layer])
-    refuse_other_table(model, allocation.allocator)
+    allocator = config.allocator
+    if isinstance(allocator, ByDistortion):
+        allocator = allocator.measured(model, layers, lambda layer: importance()[layer], calibration)
+    allocation = Allocation(layers, allocator, config.round_to, lambda layer: importance()[layer])
+    refuse_other_table(model, allocator)
     if budget.kind == "latency":
         reached = widths_for_latency(model, budget, allocation, lambda widths: remove_channels(model, kept_of(widths)))
     else:
         reached = widths_for_budget(spec, budget, allocation)
+    if isinstance(allocator, ByDistortion):
+        reached = replace(reached, distortions=allocator.table)
     kept = kept_of(reached.widths)
     ratios = {layer: 1 - len(channels) / spec.widths[layer] for layer, channels in kept.items()}
     return PruningPlan(spec, kept, config.criterion, ratios, config.seed), reached

@@ -179,7 +179,7 @@ def test_the_help_explains_the_options_in_groups(prune):
     assert [re.findall(r"^  (?:-h, )?--([a-z0-9-]+)", section, re.MULTILINE) for section in sections] == [
         ["ratio", "ratios", "target-params", "target-macs", "target-bytes", "target-latency"],
         ["layers", "allocate", "minimum", "sensitivity", "round-to", "int8"],
-        ["criterion", "seed"],
+        ["method", "criterion", "seed"],
         ["recover", "calibration", "fit-to", "mixtures", "rectify", "ridge", "labels", "mp3-seconds"],
         ["steps", "schedule", "between"],
         ["out", "device", "json", "config", "debug", "help"],
@@ -264,7 +264,7 @@ def test_readers_are_fitted_on_a_pack_and_the_errors_shown(prune, checkpoint, pa
         (["--target-macs", "1X"], "epanns: '1X' is no budget of macs: give a number above 0 such as 0.25 or 5.02G"),
         (["--target-macs", "0.5", "--int8"], "epanns: --int8 goes with --target-bytes"),
         (["--target-params", "2"], "epanns: a budget of 2 parameters cannot be met: at their narrowest"),
-        (["--ratio", "0.5", "--minimum", "0.1"], "epanns: --minimum goes with --allocate global or sensitivity"),
+        (["--ratio", "0.5", "--minimum", "0.1"], "epanns: --minimum goes with --allocate global, distortion or"),
         (
             ["--ratio", "0.5", "--allocate", "sensitivity"],
             "epanns: --allocate sensitivity and --sensitivity FILE.csv go",
@@ -299,7 +299,7 @@ def test_calibration_at_another_sample_rate_is_refused(prune, checkpoint, packs,
 def test_clips_that_nothing_measures_are_refused(prune, checkpoint, packs, tmp_path):
     code, _, stderr = prune(checkpoint, "--out", tmp_path / "pruned", "--ratio", "0.5", "--calibration", packs[8_000])
     assert code == 1
-    assert "has no use without --recover or a criterion that measures clips (taylor, activation, interpol" in stderr
+    assert "without --recover, --allocate distortion or a criterion that measures clips (taylor, activation" in stderr
 
 
 @pytest.mark.parametrize("criterion", ["activation", "interpolative"])
@@ -414,3 +414,27 @@ def test_settings_of_ls_are_refused_where_ls_is_not_run(prune, checkpoint, packs
     options = ("--ratio", "0.5", "--recover", "align:3", "--calibration", packs[8_000], "--mixtures", 1)
     code, _, stderr = prune(checkpoint, "--out", tmp_path / "out", *options)
     assert (code, stderr) == (1, "epanns: --mixtures: only for --recover ls; --recover align:3 has no use for it\n")
+
+
+def test_method_auto_gives_the_defaults_that_are_not_given(prune, checkpoint, packs, tmp_path):
+    options = ("--ratio", "0.5", "--calibration", packs[8_000])
+    code, _, stderr = prune(checkpoint, "--out", tmp_path / "auto", "--method", "auto", *options)
+    assert code == 0
+    assert "--method auto: --criterion activation --allocate uniform --recover ls --mixtures 2 --rectify 8\n" in stderr
+    by_hand = ("--criterion", "activation", "--recover", "ls", "--mixtures", "2", "--rectify", "8")
+    prune(checkpoint, "--out", tmp_path / "by hand", *by_hand, *options)
+    assert same_tensors(load(tmp_path / "auto"), load(tmp_path / "by hand"))
+
+
+def test_options_take_precedence_over_the_method(prune, checkpoint, packs, tmp_path):
+    (tmp_path / "prune.toml").write_text('criterion = "l2"\n')
+    given = ("--config", tmp_path / "prune.toml", "--recover", "bn", "--calibration", packs[8_000])
+    code, _, stderr = prune(checkpoint, "--out", tmp_path / "a", "--method", "auto", "--ratio", "0.5", *given)
+    assert code == 0
+    assert "--method auto: --criterion l2 --allocate uniform --recover bn\n" in stderr
+
+
+def test_method_auto_without_clips_is_refused(prune, checkpoint, tmp_path):
+    code, _, stderr = prune(checkpoint, "--out", tmp_path / "a", "--method", "auto", "--target-params", "0.5")
+    assert code == 1
+    assert "--recover ls and --criterion activation and --allocate distortion: give --calibration PACK" in stderr

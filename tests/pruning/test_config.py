@@ -47,7 +47,7 @@ def test_a_table_and_keyword_arguments_give_the_same_config(table, keywords):
         ({"ratoi": 0.5}, r"unknown key 'ratoi' \(did you mean 'ratio'\?\)"),
         ({"ratio": "half", "round_to": 0}, "ratio='half': must be a finite number; round_to=0: must be a whole number"),
         ({"ratio": 0.5, "int8": True}, "int8 goes with target_bytes"),
-        ({"ratio": 0.5, "minimum": 0.1}, "minimum goes with allocate global or sensitivity"),
+        ({"ratio": 0.5, "minimum": 0.1}, "minimum goes with allocate global, distortion or sensitivity"),
         ({"ratio": 0.5, "allocate": "sensitivity"}, "allocate sensitivity and sensitivity FILE.csv go together"),
         ({"ratio": 0.5, "criterion": "l3"}, r"unknown criterion 'l3': choose one of l1, l2"),
         ({"ratios": {"conv_block3": 0.5}, "layers": ["conv_block3"]}, "layers goes with one ratio"),

@@ -43,16 +43,17 @@ _WHERE = (
     ),
     click.option(
         "--allocate",
-        type=click.Choice(["uniform", "global", "sensitivity"]),
+        type=click.Choice(["uniform", "global", "distortion", "sensitivity"]),
         default="uniform",
         show_default=True,
         help="Distribution of one ratio or a target over the layers. uniform: the same ratio in every layer. global: "
-        "the lowest filters of one ranking of all layers. sensitivity: more where less mAP is lost, by --sensitivity.",
+        "the lowest filters of one ranking of all layers. distortion: more where the tags of --calibration clips "
+        "change less, measured layer by layer. sensitivity: more where less mAP is lost, by --sensitivity.",
     ),
     click.option(
         "--minimum",
         type=float,
-        help="Smallest fraction of a layer's channels that is kept, by global and sensitivity.  [default: 0.1]",
+        help="Smallest fraction of a layer's channels that is kept, not by uniform.  [default: 0.1]",
     ),
     click.option("--sensitivity", type=EXISTING, help="CSV file of `epanns sensitivity`, for --allocate sensitivity."),
     click.option(
@@ -187,11 +188,11 @@ def open_calibration(
     path: Path | None,
     model: "Tagger",
     open_packs: "Callable[[list[Path]], PackDataset]",
+    config: "PruningConfig",
     *,
-    criterion: str,
     recover: str,
 ) -> "CalibrationClips | None":
-    """Open the pack of ``--calibration``, if ``--criterion`` or ``--recover`` need one; passes show a progress bar.
+    """Open the pack of ``--calibration``, if the pruning or ``--recover`` needs one; passes show a progress bar.
 
     Raises:
         ConfigError: If the pack is given without need, missing, or of another sample rate than the network's.
@@ -200,7 +201,8 @@ def open_calibration(
     from epanns.pruning.ranking.criteria import NEEDS, needs_clips
 
     uses = [f"--recover {recover}"] if recover != "none" else []
-    uses += [f"--criterion {criterion}"] if needs_clips(criterion) else []
+    uses += [f"--criterion {config.criterion}"] if needs_clips(config.criterion) else []
+    uses += ["--allocate distortion"] if config.allocator.name == "distortion" else []
     if path is None:
         if uses:
             raise ConfigError(f"{' and '.join(uses)}: give --calibration PACK, the clips to measure")
@@ -208,7 +210,8 @@ def open_calibration(
     if not uses:
         measuring = ", ".join(name for name in NEEDS if needs_clips(name))
         raise ConfigError(
-            f"--calibration {path}: has no use without --recover or a criterion that measures clips ({measuring})"
+            f"--calibration {path}: has no use without --recover, --allocate distortion or a criterion that "
+            f"measures clips ({measuring})"
         )
     rate = model.spec.front_end.sample_rate
     dataset = open_packs([path])
@@ -217,7 +220,7 @@ def open_calibration(
             f"the calibration pack holds {dataset.sample_rate} Hz, {model.spec.name} reads {rate} Hz: "
             f"pack the clips with --sample-rate {rate}"
         )
-    dataset = in_order_of(model, dataset) if NEEDS[criterion] == "gradients" else dataset
+    dataset = in_order_of(model, dataset) if NEEDS[config.criterion] == "gradients" else dataset
     return CalibrationClips.from_pack(
         dataset,
         progress=lambda batches, purpose, total: progress_bar(batches, description=purpose, total=total, unit="batch"),

@@ -195,7 +195,7 @@ def _refit_rectified(
         fit = fit_rectified(
             rows, held_rows, reader.plain(), rectifier, ridge=settings.ridge, iterations=settings.rectify
         )
-    except torch.linalg.LinAlgError as failure:
+    except ArithmeticError as failure:
         raise PruningError(f"{reader.name} cannot be fitted ({failure}): look for bad clips or weights") from failure
     if not math.isfinite(fit.plain + fit.refit):
         raise PruningError(

@@ -109,7 +109,7 @@ class LayerDistance:
     def scale_to(self, batches: Iterator[Tensor]) -> None:
         """See `descent.Objective`."""
         sums: dict[str, list[Tensor]] = {}
-        logits = []
+        logits: list[Tensor] = []
         for waveform in batches:
             inputs, features = self._shared_features(waveform)
             for name, value in self._targets(inputs, features, logits).items():

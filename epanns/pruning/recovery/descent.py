@@ -243,7 +243,7 @@ class _Loop:
             group["lr"] = settings.rate_at(step)
         self._optimizer.zero_grad()
         total = 0.0
-        for part in self._crops.inputs(settings.seed, step, settings.batch).split(settings.part):
+        for part in torch.split(self._crops.inputs(settings.seed, step, settings.batch), settings.part):
             loss = self._objective.loss(part) * (len(part) / settings.batch)
             loss.backward()  # type: ignore[no-untyped-call]
             total += float(loss.detach())

@@ -64,16 +64,16 @@ class MixedCrops:
         generator = numpy_generator("mixed crops", seed, step)
         drawn = []
         for _ in range(count):
-            crop = self._drawn(self._fitted, generator.integers(len(self._fitted)), generator, with_gain=True)
+            crop = self._drawn(self._fitted, int(generator.integers(len(self._fitted))), generator, with_gain=True)
             if generator.random() < _MIXED:
-                crop += self._drawn(self._fitted, generator.integers(len(self._fitted)), generator, with_gain=True)
+                crop += self._drawn(self._fitted, int(generator.integers(len(self._fitted))), generator, with_gain=True)
             drawn.append(crop)
         return torch.stack(drawn).to(self._device)
 
     def held_out(self, count: int) -> Iterator[Tensor]:
         """Yield a crop of each held-out clip as it is, ``(count, samples)`` or fewer at a time, always the same."""
         generator = numpy_generator("held-out crops", len(self._held_out))
-        for clips in torch.arange(len(self._held_out)).split(count):
+        for clips in torch.split(torch.arange(len(self._held_out)), count):
             crops = [self._drawn(self._held_out, int(clip), generator, with_gain=False) for clip in clips]
             yield torch.stack(crops).to(self._device)
 

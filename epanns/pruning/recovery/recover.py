@@ -1,7 +1,7 @@
 """Recovery of a pruned network without labels, by name."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ from epanns.models.tagger import Tagger
 from epanns.pruning.calibration_clips import CalibrationClips, ClipSource
 from epanns.pruning.recovery.alignment import align
 from epanns.pruning.recovery.batch_norm_reestimation import recalibrate_batch_norm, refuse_folded
-from epanns.pruning.recovery.descent import RecoveryRun
+from epanns.pruning.recovery.descent import Descent, RecoveryRun
 from epanns.pruning.recovery.distillation import distil
 from epanns.pruning.recovery.least_squares_refit import TARGETS, refit_readers
 from epanns.strict import Rule, check_fields, from_table, integer, number, one_of
@@ -135,7 +135,7 @@ def recover(
     if "bn" in parts:
         report["clips"] = recalibrate_batch_norm(pruned, clips, plan=plan)
     if found := _IN_STEPS.fullmatch(method):
-        descend = {"align": align, "distil": distil}[parts[-1]]
+        descend: Callable[..., Descent] = align if parts[-1] == "align" else distil
         done = descend(pruned, dense, clips, steps=int(found[2]), seed=checked.seed, plan=plan, run=run)
         report |= {"clips": done.clips, parts[-1]: asdict(done)}
     return report

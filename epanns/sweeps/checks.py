@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ import torch
 from epanns.data.batches.compatibility import in_the_models_order, refuse_leak, require_same_task
 from epanns.data.batches.dataset import PackDataset
 from epanns.errors import ConfigError
+from epanns.evaluation.class_map import ClassMap
 from epanns.labels import LabelSet
 from epanns.models.provenance import Provenance
 from epanns.models.tagger import Tagger
@@ -182,6 +184,11 @@ class _BaseChecks:
 
     def _require_task(self, model: Tagger) -> None:
         assert self.facts.packs is not None
+        if self.experiment.data.class_map:
+            class_map = ClassMap.from_csv(Path(self.experiment.data.class_map))
+            for part in ("val", "test"):
+                class_map.between(model.labels, self.facts.packs[part].labels)
+            return
         for pack in self.facts.packs.values():
             require_same_task(model, in_the_models_order(model, pack))
 

@@ -12,7 +12,7 @@ from epanns.errors import ConfigError
 from epanns.evaluation.protocol import PROTOCOL_RULES, EvaluationProtocol
 from epanns.pruning.config import BUDGET, RATIOS, PruningConfig
 from epanns.pruning.ranking.criteria import CRITERIA, NEEDS
-from epanns.pruning.recovery.recover import RECOVERIES, RecoverySettings, recovery_problem
+from epanns.pruning.recovery.recover import RECOVERIES, RECOVERY_NAMES, RecoverySettings, recovery_problem
 from epanns.strict import (
     RATIO,
     TABLE,
@@ -36,9 +36,9 @@ from epanns.training.config import TEACHER_WEIGHTS
 from epanns.training.distillation import check_teacher_settings
 
 _RECOVERY = Rule(
-    f"one of {', '.join(RECOVERIES)} or distil:STEPS",
+    f"one of {', '.join(RECOVERY_NAMES)}",
     lambda value: recovery_problem(value) is None,
-    (*RECOVERIES, "distil:200"),
+    (*RECOVERIES, "align:1500", "ls+align:1500", "distil:200"),
 )
 GRID_RULES: Mapping[str, Rule] = {
     "ratio": list_of(RATIO, "numbers in [0, 1)"),

@@ -26,6 +26,7 @@ from epanns.models.zoo import build_model
 from epanns.packages import versions
 from epanns.pruning.calibration_clips import CalibrationClips
 from epanns.pruning.prune import apply_plan, plan_and_cost
+from epanns.pruning.recovery.descent import RecoveryRun
 from epanns.pruning.recovery.recover import recover
 from epanns.records import DECISIVE_PACKAGES, RunRecord, Stage
 from epanns.safe_text import path_name
@@ -130,7 +131,8 @@ class _Trial:
                 started = time.perf_counter()
                 settings = {"seed": self.config["seed"], **self.config.get("recovery", {})}
                 method = self.config["recover"]
-                recover(model, dense, clips, method, plan=step, **settings)
+                run = RecoveryRun(self.folder.path / "recovery", log=self.options.log)
+                recover(model, dense, clips, method, plan=step, run=run, **settings)
                 stages.append(self._stage("recovered", model, time.perf_counter() - started))
         if "finetune" in self.config:
             started = time.perf_counter()

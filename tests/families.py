@@ -16,12 +16,16 @@ from epanns.models.tagger import Tagger
 from epanns.models.zoo import FRONT_ENDS, build_model, spec_of
 from epanns.pruning.surgery import channel_groups
 
-_YAMNET_AT_8K = FrontEndSpec(8_000, 200, 80, 64, 125, 3_750, kind="yamnet")
+_AT_8K = {
+    "panns": FRONT_ENDS[8_000],
+    "yamnet": FrontEndSpec(8_000, 200, 80, 64, 125, 3_750, kind="yamnet"),
+    "efficientat": FrontEndSpec(8_000, 200, 80, 64, 0, 3_750, kind="efficientat"),
+}
 
 
 def at_8k(spec: ModelSpec) -> ModelSpec:
     """Return a network for the clips of the tiny packs."""
-    return replace(spec, front_end=_YAMNET_AT_8K if spec.front_end.is_yamnet else FRONT_ENDS[8_000])
+    return replace(spec, front_end=_AT_8K[spec.front_end.kind])
 
 
 def uneven(name: str, *, least: int = 3) -> Tagger:
@@ -57,6 +61,8 @@ def narrow(name: str) -> Tagger:
                 nn.init.uniform_(module.weight, 0.5, 1.5)
             nn.init.normal_(module.bias, 0.2, 0.3)
             module.momentum = 1.0  # statistics of the one batch below, so that outputs of different clips differ
+        elif isinstance(module, nn.Linear):  # small in new networks of EfficientAT
+            nn.init.xavier_normal_(module.weight)
     with torch.no_grad():
         model.forward_inputs(noise(model, clips=8, seed=0))
     return model.eval()
@@ -71,6 +77,8 @@ def noise(model: Tagger, *, clips: int = 2, seed: int = 1) -> tuple[Tensor, ...]
 
 def silenced(model: Tagger, kept: Mapping[str, Sequence[int]], inputs: tuple[Tensor, ...]) -> ModelOutput:
     """Run an unpruned network with the dropped channels set to zero behind every batch norm of their group.
+
+    Where a group has no batch norm, they are set to zero behind its producers.
 
     Args:
         model: The unpruned network.
@@ -88,7 +96,7 @@ def silenced(model: Tagger, kept: Mapping[str, Sequence[int]], inputs: tuple[Ten
         def silence(module: nn.Module, inputs: object, output: Tensor, mask: Tensor = mask) -> Tensor:
             return output * mask.view(-1, *[1] * (output.dim() - 2))
 
-        handles += [model.get_submodule(norm).register_forward_hook(silence) for norm in group.norms]
+        handles += [model.get_submodule(norm).register_forward_hook(silence) for norm in group.norms or group.producers]
     with torch.no_grad():
         output = model.forward_inputs(inputs)
     for handle in handles:

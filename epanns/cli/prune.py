@@ -1,6 +1,7 @@
 """`epanns prune`: remove ranked filters from a checkpoint, in one round or several, and record the plan."""
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,15 +30,17 @@ from epanns.cli.shared.pruning_options import (
     recovery_lines,
     recovery_options,
 )
-from epanns.cli.shared.terminal import emit, log
+from epanns.cli.shared.terminal import emit, log, progress_counter
 from epanns.cli.shared.training_options import with_frozen_body
 from epanns.cli.shared.training_progress import training_progress
 from epanns.errors import ConfigError
+from epanns.process import keep_freed_memory
 from epanns.strict import PATH, Rule, list_of
 from epanns.text_files import read_toml
 
 if TYPE_CHECKING:
     from epanns.data.batches.dataset import PackDataset
+    from epanns.models.pruning_plan import PruningPlan
     from epanns.models.tagger import Tagger
     from epanns.pruning.calibration_clips import CalibrationClips
     from epanns.stages.prune import Recover
@@ -106,12 +109,29 @@ def _clips_between(
     return config, train, val
 
 
-def _recovery(clips: "CalibrationClips", method: str, settings: dict[str, Any]) -> "Recover | None":
-    from epanns.pruning.recovery.recover import recover
+def _recovery(
+    clips: "CalibrationClips | None", method: str, settings: dict[str, Any], out: Path, parent_sha256: str | None
+) -> "Recover | None":
+    """Return the recovery of each round; states of gradient steps are in a folder for each plan below OUT.recovery."""
+    from epanns.pruning.recovery.descent import RecoveryRun
+    from epanns.pruning.recovery.recover import parts_of, recover
 
-    if method == "none":
+    if clips is None or method == "none":
         return None
-    return lambda pruned, before, plan: recover(pruned, before, clips, method, plan=plan, **settings)
+    keep_freed_memory()
+    states = out.with_name(f"{out.name}.recovery")
+    identity = {"parent_sha256": parent_sha256, "recover": method, "calibration": clips.identity(), **settings}
+
+    def recovered(pruned: "Tagger", before: "Tagger", plan: "PruningPlan") -> dict[str, Any] | None:
+        with progress_counter(parts_of(method)[-1], "step") as show:
+            folder = states / plan.digest[:12]
+            run = RecoveryRun(folder, identity, on_step=lambda step, total, loss: show(step, total), log=log)
+            report = recover(pruned, before, clips, method, plan=plan, run=run, **settings)
+        with suppress(OSError):  # missing, or not empty
+            states.rmdir()
+        return report
+
+    return recovered
 
 
 def _by_method(
@@ -160,8 +180,9 @@ def _by_method(
     default="none",
     show_default=True,
     help="Recovery without labels, on --calibration. bn: measure batch-norm statistics again. ls: fit the layers that "
-    "read pruned channels to the unpruned network by least squares. ls+bn: both. distil:STEPS: ls, then STEPS steps "
-    "of gradient descent toward the unpruned network's outputs.",
+    "read pruned channels to the unpruned network by least squares. ls+bn: both. align:STEPS: STEPS gradient steps "
+    "that match every layer of the unpruned network; ls+align:STEPS: ls before them. distil:STEPS: ls, then STEPS "
+    "gradient steps toward the unpruned network's outputs. A stopped command resumes gradient steps from OUT.recovery.",
 )
 @click.option(
     "--calibration", type=EXISTING, help="Pack of clips for --recover and --criterion; only taylor uses their labels."
@@ -228,7 +249,7 @@ def command(
     if amount["target_latency"] is not None:
         log(f"timing every layer of {dense.spec.name} on this machine, then the pruned networks themselves")
     plan, reached = plan_and_cost(dense, config, clips)
-    recovering = None if clips is None else _recovery(clips, recover, {"seed": config.seed, **settings})
+    recovering = _recovery(clips, recover, {"seed": config.seed, **settings}, out, dense.provenance.sha256)
     prune = partial(prune_in_rounds, dense, plan, calibration=clips, recover=recovering)
     if between is None:
         pruned, recovery = prune(Rounds(steps, schedule), log=log)

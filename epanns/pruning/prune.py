@@ -179,12 +179,12 @@ def _protected(model: Tagger, names: Iterable[str]) -> dict[str, str]:
     reasons = {name: "it is the classifier, its outputs are the classes" for name in model.classifier_names}
     reasons |= model.fixed_layers
     for lead, group in channel_groups(model).items():
-        for layer in (*group.producers, *group.depthwise):
+        for layer in (*group.producers, *group.depthwise, *group.gates):
             reasons.setdefault(layer, f"its channels are those of {lead}, so name that")
         for norm in group.norms:
             reasons.setdefault(norm, f"a batch norm shrinks with its convolution, so name {lead}")
-        if any(reader.name == "fc1" for reader in group.readers):
-            reasons["fc1"] = f"its outputs are the embedding; its inputs shrink when {lead} is pruned"
+        if (embedding := model.embedding_layer) in {reader.name for reader in group.readers}:
+            reasons[embedding] = f"its outputs are the embedding; its inputs shrink when {lead} is pruned"
     return reasons
 
 

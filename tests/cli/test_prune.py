@@ -1,11 +1,16 @@
 import dataclasses
 import json
+import os
 import re
+import shutil
+import signal
+from contextlib import contextmanager
 from functools import partial
 
 import pytest
 import torch
 
+from epanns.cli import prune as prune_command
 from epanns.complexity.latency import Latency
 from epanns.complexity.macs import profile
 from epanns.data.batches.dataset import PackDataset
@@ -368,6 +373,47 @@ def test_a_gpu_gives_the_network_that_a_cpu_gives(prune, checkpoint, packs, tmp_
     cpu, gpu = (load(tmp_path / device).state_dict() for device in ("cpu", "cuda"))
     for name, value in cpu.items():
         torch.testing.assert_close(gpu[name], value, rtol=1e-2, atol=1e-3)
+
+
+def test_stopped_gradient_steps_resume_with_the_same_bytes(prune, checkpoint, packs, monkeypatch, tmp_path):
+    asked = ["--ratio", "0.5", "--recover", "ls+align:6", "--calibration", packs[8_000], "--seed", 3]
+    code, _, stderr = prune(checkpoint, "--out", tmp_path / "whole", *asked)
+    assert code == 0, stderr
+    assert "step 6 of 6: loss " in stderr
+    out, show = tmp_path / "out", prune_command.progress_counter
+    shown = []
+
+    @contextmanager
+    def stopping(description, unit):
+        def count(done, total):
+            shown.append((description, unit, done, total))
+            if done == 4:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        yield count
+
+    monkeypatch.setattr(prune_command, "progress_counter", stopping)
+    code, _, stderr = prune(checkpoint, "--out", out, *asked)
+    assert (code, out.exists()) == (143, False)
+    assert "stopped by signal 15 at step 4 of 6 of the recovery; the same command resumes it from " in stderr
+    assert shown == [("align", "step", step, 6) for step in range(1, 5)]
+    monkeypatch.setattr(prune_command, "progress_counter", show)
+    code, _, stderr = prune(checkpoint, "--out", out, "--criterion", "l2", *asked)  # another plan: a folder beside
+    assert code == 0, stderr
+    shutil.rmtree(out)
+    code, stdout, stderr = prune(checkpoint, "--out", out, *asked)
+    assert code == 0, stderr
+    assert "resume the recovery at step 4 of 6" in stderr
+    assert re.search(r"6 steps of alignment: loss \d+\.\d{4} before, \d+\.\d{4} after, on held-out clips; ", stdout)
+    assert not (tmp_path / "out.recovery").exists()
+    weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "out")]
+    assert weights[0] == weights[1]
+
+
+def test_settings_of_ls_are_refused_where_ls_is_not_run(prune, checkpoint, packs, tmp_path):
+    options = ("--ratio", "0.5", "--recover", "align:3", "--calibration", packs[8_000], "--mixtures", 1)
+    code, _, stderr = prune(checkpoint, "--out", tmp_path / "out", *options)
+    assert (code, stderr) == (1, "epanns: --mixtures: only for --recover ls; --recover align:3 has no use for it\n")
 
 
 def test_method_auto_gives_the_defaults_that_are_not_given(prune, checkpoint, packs, tmp_path):

@@ -20,7 +20,7 @@ from tests.families import narrow, noise, silenced
 
 FAMILIES = (
     *("ResNet22", "ResNet38", "ResNet54", "MobileNetV1", "MobileNetV2"),
-    *("YAMNet", "YAMNet_projection", "LEAN", "LEAN_affinity", "LEAN_concat"),
+    *("YAMNet", "YAMNet_projection", "LEAN", "LEAN_affinity", "LEAN_concat", "mn01", "mn10"),
 )
 FAMILIES_1D = (
     *("Wavegram_Cnn14", "LeeNet11", "LeeNet24", "Wavegram_Logmel_Cnn14", "Wavegram_Logmel128_Cnn14"),
@@ -138,9 +138,10 @@ def test_every_layer_is_in_exactly_one_group_and_reads_one_group(name):
     groups = channel_groups(model)
     layers = forward_order(model).layers
     assert tuple(groups) == model.layer_names == tuple(layer for layer in layers if layer in groups)
-    made = [layer for group in groups.values() for layer in (*group.producers, *group.depthwise)]
-    linear = {layer for layer in layers if isinstance(model.get_submodule(layer), nn.Linear)}
+    made = [layer for group in groups.values() for layer in (*group.producers, *group.depthwise, *group.gates)]
+    linear = {layer for layer in layers if isinstance(model.get_submodule(layer), nn.Linear)} - set(made)
     assert sorted(made) == sorted(set(layers) - linear)
+    assert [layer for group in groups.values() for layer in group.gates] == list(model.gate_layers)
     read = Counter(reader.name for group in groups.values() for reader in group.readers)
     read.update(layer for group in groups.values() for layer in group.depthwise)
     behind = next(layer for layer in layers if layer in linear)  # the only linear layer that reads a convolution

@@ -1,4 +1,5 @@
 import copy
+import json
 import re
 from dataclasses import replace
 
@@ -17,7 +18,7 @@ def calibration():
     return random_waveforms(6, 6)
 
 
-@pytest.mark.parametrize("method", [*RECOVERIES, "distil:2"])
+@pytest.mark.parametrize("method", [*RECOVERIES, "align:2", "ls+align:2", "distil:2"])
 def test_every_recovery_changes_its_layers_and_is_recorded(build, method):
     dense = build()
     plan = plan_pruning(dense, ratio=0.5, layers=["conv_block3"])
@@ -25,7 +26,7 @@ def test_every_recovery_changes_its_layers_and_is_recorded(build, method):
     before = tensors_of(pruned)
     report = recover(pruned, dense, calibration, method, plan=plan)
     steps = [step.settings["method"] for step in pruned.provenance.recipe[1:]]
-    expected = {"none": [], "distil:2": ["ls", "distil"]}
+    expected = {"none": [], "distil:2": ["ls", "distil"], "align:2": ["align"], "ls+align:2": ["ls", "align"]}
     assert steps == expected.get(method, method.split("+"))
     changed = {name for name, value in pruned.state_dict().items() if not torch.equal(value, before[name])}
     assert ("conv_block4.conv1.weight" in changed) == ("ls" in steps)
@@ -35,14 +36,22 @@ def test_every_recovery_changes_its_layers_and_is_recorded(build, method):
     else:
         assert (report["method"], report["clips"]) == (method, 12)
         assert ("errors" in report) == ("ls" in steps)
-        assert ("distil" in report) == ("distil" in steps)
+        for part in ("align", "distil"):
+            assert (part in report) == (part in steps)
+            if part in report:
+                json.dumps(report)
+                assert [step for step, _ in report[part]["curve"]] == [0, 1, 2]
 
 
-@pytest.mark.parametrize("method", ["ls+b", "distil", "distil:0", "distil:-1", "distil:2.5", "ls+distil:5"])
+@pytest.mark.parametrize(
+    "method", ["ls+b", "distil", "distil:0", "distil:-1", "distil:2.5", "ls+distil:5", "align", "align:0", "bn+align:2"]
+)
 def test_an_unknown_recovery_is_refused(build, method):
     dense = build()
     plan = plan_pruning(dense, ratio=0.5)
-    message = rf"recover='{re.escape(method)}'.*: must be none, bn, ls, ls\+bn or distil:STEPS"
+    message = (
+        rf"recover='{re.escape(method)}'.*: must be none, bn, ls, ls\+bn, align:STEPS, ls\+align:STEPS or distil:STEPS"
+    )
     with pytest.raises(PruningError, match=message):
         recover(apply_plan(dense, plan), dense, calibration, method, plan=plan)
 

@@ -15,6 +15,7 @@ from tests.builders import tensors_of
 # Networks that differ from others only in depth, or only behind the last layer that reads pruned channels.
 DEEPER = ("ResNet38", "ResNet54", "Res1dNet51", "LeeNet24", "Wavegram_Logmel128_Cnn14")
 ALIKE = ("YAMNet_linear", "YAMNet_projection", "LEAN_affinity", "LEAN_concat")
+ALIKE += ("mn02", "mn05", "mn10", "mn20", "mn30", "mn40")  # mn04, and mn01 with fewer expansions, stand for them
 ROWS = [name for name, spec in ZOO.items() if spec.family != "cnn" and name not in (*DEEPER, *ALIKE)]
 
 
@@ -22,7 +23,7 @@ def trained_like(name):
     """Return a narrow network with random batch norms that have the statistics of its inputs."""
     torch.manual_seed(0)
     spec = ZOO[name]
-    model = build_model(spec.scaled(1 / 8 if spec.front_end.is_yamnet else 1 / 16), num_classes=5)
+    model = build_model(spec.scaled(1 / 16 if spec.front_end.kind == "panns" else 1 / 8), num_classes=5)
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             if isinstance(module.weight, nn.Parameter):  # YAMNet's have no scale

@@ -10,11 +10,12 @@ import sys
 import pytest
 
 from epanns.errors import ConfigError, DataError, Interrupted, OutputError
+from epanns.state_files import saved_states
 from epanns.training import metrics
 from epanns.training.config import TrainingConfig
 from epanns.training.finetune import finetune
 from epanns.training.loop import RunOptions
-from epanns.training.resume import TrainingState, saved_states
+from epanns.training.resume import TrainingState
 from epanns.training.run_folder import RunFolder
 from epanns.training.validation import Validation
 

@@ -159,23 +159,26 @@ def recovery_options(command: Callable[..., None]) -> Callable[..., None]:
 
 
 class RecoveryName(click.types.StringParamType):  # click.ParamType is generic from 8.4 on
-    """Name of a recovery: none, bn, ls, ls+bn or distil:STEPS."""
+    """Name of a recovery: none, bn, ls, ls+bn, align:STEPS, ls+align:STEPS or distil:STEPS."""
 
-    name = "none|bn|ls|ls+bn|distil:STEPS"
+    name = "none|bn|ls|ls+bn|[ls+]align:STEPS|distil:STEPS"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """Refuse unknown names."""
-        from epanns.pruning.recovery.recover import recovery_problem
+        from epanns.pruning.recovery.recover import RECOVERY_NAMES, recovery_problem
 
         if recovery_problem(value) is not None:
-            self.fail(f"{value!r} is not one of none, bn, ls, ls+bn or distil:STEPS, such as distil:200.", param, ctx)
+            names = ", ".join(RECOVERY_NAMES)
+            self.fail(f"{value!r} is not one of {names}, such as align:1500.", param, ctx)
         return str(value)
 
 
 def given_settings(method: str, **options: Any) -> dict[str, Any]:
     """Return the options that are given, and refuse those that the recovery does not read."""
+    from epanns.pruning.recovery.recover import parts_of
+
     given = {name: value for name, value in options.items() if value is not None}
-    if given and method in ("none", "bn"):
+    if given and "ls" not in parts_of(method):
         names = " and ".join(f"--{name.replace('_', '-')}" for name in given)
         raise ConfigError(f"{names}: only for --recover ls; --recover {method} has no use for it")
     return given
@@ -225,18 +228,20 @@ def open_calibration(
 
 
 def recovery_lines(recovery: Mapping[str, Any] | None) -> list[str]:
-    """Return a line for each refitted reader, and one for the distillation."""
+    """Return a line for each refitted reader, and one for gradient steps."""
     errors = (recovery or {}).get("errors", {})
     lines = [
         f"{reader}: error {error['plain']:.1%} plain, {error['refit']:.1%} refitted"
         f"{'' if error['refit'] < error['plain'] else ': plain weights kept'}"
         for reader, error in errors.items()
     ]
-    if distilled := (recovery or {}).get("distil"):
-        kept = f"weights of step {distilled['best_step']}" if distilled["best_step"] else "no step was better: ls kept"
-        lines.append(
-            f"{distilled['steps']} steps of distillation: error {distilled['before']:.1%} before, "
-            f"{distilled['after']:.1%} after; {kept}"
-            f"{'' if distilled['embedding_channels'] else '; on logits alone, as no plan relates the embeddings'}"
-        )
+    for part, name in (("align", "alignment"), ("distil", "distillation")):
+        if done := (recovery or {}).get(part):
+            best = done["best_step"]
+            kept = f"weights of step {best:,} kept" if best else "no step was better: the weights from before are kept"
+            alone = "" if done.get("embedding_channels", 1) else "; on logits alone, as no plan relates the embeddings"
+            lines.append(
+                f"{done['steps']:,} steps of {name}: loss {done['before']:.4f} before, {done['after']:.4f} after, on "
+                f"held-out clips; {kept}{alone}"
+            )
     return lines

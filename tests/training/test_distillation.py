@@ -323,10 +323,10 @@ def test_a_run_with_stored_scores_resumes_to_the_same_bytes_and_names_them(tmp_p
         if state.step == 3:
             signal.raise_signal(signal.SIGTERM)
 
+    given |= {"out": tmp_path / "run", "validation": count_up()}
     with pytest.raises(Interrupted):
-        stopping = RunOptions(on_step=stop)
-        finetune(make_model(), train, out=tmp_path / "run", validation=count_up(), options=stopping, **given)
-    finetune(make_model(), train, out=tmp_path / "run", validation=count_up(), **given)
+        finetune(make_model(), train, options=RunOptions(on_step=stop), **given)
+    finetune(make_model(), train, **given)
     assert weights_of(tmp_path / "run") == weights_of(tmp_path / "whole")
     (step,) = load(tmp_path / "run").provenance.recipe
     assert step.settings["teacher_sha256"] == known.sha256

@@ -60,15 +60,20 @@ def windowed(wave: Array, described: dict[str, Any]) -> dict[str, Array]:
 
 
 def log_mel(wave: Array, described: dict[str, Any]) -> Array:
-    """Return ``(time, mel)``: PANNs' log-mel (centred, in dB) or YAMNet's (not centred, natural logarithm)."""
+    """Return ``(time, mel)``: the log-mel of PANNs (in dB), YAMNet (not centred) or EfficientAT (emphasised)."""
     given = described["logmel"]
     size, length = given["fft_size"], given["window_size"]
     hertz = np.linspace(0, described["sample_rate"] / 2, size // 2 + 1)
+    if "pre_emphasis" in given:
+        wave = wave[1:] - given["pre_emphasis"] * wave[:-1]
     if given["centred"]:
         wave = np.pad(wave, size // 2, mode="reflect")
-    window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(length) / length)
-    starts = range(0, len(wave) - length + 1, given["hop_size"])
+    margin = (size - length) // 2 if given["centred"] else 0  # beside a window in the middle of the transform
+    window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(length) / (length - given["window"].endswith("symmetric")))
+    starts = range(margin, len(wave) - length - margin + 1, given["hop_size"])
     magnitude = np.abs(np.fft.rfft([wave[start : start + length] * window for start in starts], size))
+    if "pre_emphasis" in given:
+        return (np.log(magnitude**2 @ htk_bank(hertz, given) + 1e-5) + 4.5) / 5
     if given["centred"]:
         return 10 * np.log10(np.maximum(magnitude**2 @ slaney_bank(hertz, given), 1e-10))
     return np.log(magnitude @ htk_bank(hertz, given) + 0.001)

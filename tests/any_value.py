@@ -5,7 +5,7 @@ import math
 
 from hypothesis import strategies as st
 
-# Values that have ended in a traceback somewhere, and their relatives.
+# Values that raised an unexpected exception in an earlier version, and similar values.
 SPECIAL = st.sampled_from(
     [
         *(None, True, False, 0, 1, -1, 2, 10**18, 2**63, -(2**63), 10**400),

@@ -11,10 +11,12 @@ from typing import Any
 import click
 import torch
 from click.testing import CliRunner
+from torch import Tensor, nn
 
 from epanns.audio.frontend import FrontEndSpec
 from epanns.data.batches.dataset import PackDataset
-from epanns.data.manifest import Manifest, write_manifest
+from epanns.data.datasets.synthetic import SyntheticSettings, make_synthetic
+from epanns.data.manifest import write_manifest
 from epanns.data.packing.packer import pack_manifest
 from epanns.data.packs.pack_format import PackSettings
 from epanns.labels import LabelSet
@@ -59,38 +61,74 @@ def narrow_spec(**changes: object) -> ModelSpec:
 
 
 def make_network(
-    spec: ModelSpec | None = None, labels: LabelSet | Path | None = None, *, seed: int | None = None
+    spec: ModelSpec | str | None = None,
+    labels: LabelSet | Path | None = None,
+    *,
+    seed: int | None = None,
+    **options: Any,
 ) -> Tagger:
     """Return a network in evaluation mode.
 
     Args:
-        spec: The architecture; by default `tiny_spec`.
+        spec: The architecture, or its name in the zoo; by default `tiny_spec`.
         labels: The classes, or a pack with the classes.
         seed: Seed of the weights; None for the present state of torch's generator.
+        **options: Of `build_model`, such as ``width``.
     """
     if seed is not None:
         torch.manual_seed(seed)
     if isinstance(labels, Path):
         labels = PackDataset([labels]).labels
-    return build_model(spec or tiny_spec(), labels=labels).eval()
+    return build_model(spec or tiny_spec(), labels=labels, **options).eval()
 
 
-def make_checkpoint(folder: Path, spec: ModelSpec | None = None, labels: LabelSet | Path | None = None) -> Path:
-    """Save a network as a checkpoint; return its folder."""
-    save_checkpoint(make_network(spec, labels), folder)
+def random_waveforms(*sizes: int, samples: int = 5_600, seed: int = 2) -> list[Tensor]:
+    """Return batches of uniform noise in [-0.5, 0.5), each ``(size, samples)``; 5,600 samples are 0.7 s at 8 kHz."""
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.rand(size, samples, generator=generator) - 0.5 for size in sizes]
+
+
+def tensors_of(network: nn.Module) -> dict[str, Tensor]:
+    """Return a copy of all parameters and buffers of a network."""
+    return {name: tensor.clone() for name, tensor in network.state_dict().items()}
+
+
+def same_tensors(one: nn.Module | Mapping[str, Tensor], other: nn.Module | Mapping[str, Tensor]) -> bool:
+    """Return whether two networks, or copies of their tensors, are equal bit for bit."""
+    first, second = (each.state_dict() if isinstance(each, nn.Module) else each for each in (one, other))
+    return first.keys() == second.keys() and all(torch.equal(tensor, second[name]) for name, tensor in first.items())
+
+
+def make_checkpoint(
+    folder: Path, spec: ModelSpec | str | None = None, labels: LabelSet | Path | None = None, **options: Any
+) -> Path:
+    """Save the network of `make_network` as a checkpoint; return its folder."""
+    save_checkpoint(make_network(spec, labels, **options), folder)
     return folder
 
 
 # Packs
 
 
-def make_packs(manifest: Manifest, folder: Path) -> dict[str, Path]:
-    """Pack the splits train, val and test of a manifest as rows of half a second at 8 kHz; return the folders."""
-    write_manifest(manifest, folder / "manifest.csv")
-    for split in ("train", "val", "test"):
-        settings = PackSettings(splits=(split,), sample_rate=8_000, seconds=0.5)
-        pack_manifest(folder / "manifest.csv", folder / split, settings)
-    return {split: folder / split for split in ("train", "val", "test")}
+def make_manifest(
+    folder: Path, *, clips: int = 5, classes: int = 2, seconds: float = 0.5, sample_rate: int = 8_000
+) -> Path:
+    """Write generated clips and their manifest; return the manifest."""
+    settings = SyntheticSettings(clips=clips, classes=classes, seconds=seconds, sample_rate=sample_rate)
+    write_manifest(make_synthetic(folder / "audio", settings), folder / "manifest.csv")
+    return folder / "manifest.csv"
+
+
+def make_pack(manifest: Path, folder: Path, *splits: str, sample_rate: int = 8_000) -> Path:
+    """Pack splits of a manifest, by default all, as rows of half a second; return the folder."""
+    pack_manifest(manifest, folder, PackSettings(splits=splits, sample_rate=sample_rate, seconds=0.5))
+    return folder
+
+
+def make_packs(manifest: Path, *, sample_rate: int = 8_000) -> dict[str, Path]:
+    """Pack the splits train, val and test of a manifest in its folder; return the packs."""
+    splits = ("train", "val", "test")
+    return {split: make_pack(manifest, manifest.parent / split, split, sample_rate=sample_rate) for split in splits}
 
 
 # Records and runs

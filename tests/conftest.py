@@ -1,4 +1,4 @@
-"""Fixtures of the whole suite; `tests/builders.py` makes what they return."""
+"""Fixtures of the whole suite, made by `tests/builders.py`."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -12,7 +12,7 @@ from hypothesis import settings
 
 from epanns.cli.main import main
 from epanns.data.datasets.synthetic import SyntheticSettings, make_synthetic
-from epanns.data.manifest import Manifest
+from epanns.data.manifest import Manifest, write_manifest
 from epanns.labels import LabelSet
 from epanns.models.spec import ModelSpec
 from tests import builders
@@ -54,13 +54,13 @@ def tiny_checkpoint(tmp_path: Path, tiny_packs: dict[str, Path]) -> Path:
 
 @pytest.fixture(autouse=True)
 def only_svg(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Write figures as SVG alone, which is fast; tests of the other formats set them again."""
+    """Write figures only as SVG, which is fast; tests of other formats set `FORMATS` themselves."""
     monkeypatch.setattr("epanns.reporting.figures.style.FORMATS", (".svg",))
 
 
 @pytest.fixture(autouse=True)
 def seeded() -> Iterator[None]:
-    """The same random numbers in every test."""
+    """Seed torch's generator before every test."""
     torch.manual_seed(0)
     yield
 
@@ -77,14 +77,12 @@ def shared() -> Path:
 @pytest.fixture(scope="session")
 def tiny_packs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Packs of generated sound for `tiny_spec`: 60 train, 20 val and 20 test clips of half a second, 4 classes."""
-    folder = tmp_path_factory.mktemp("tiny")
-    settings = SyntheticSettings(clips=100, classes=4, seconds=0.5, sample_rate=8_000)
-    return builders.make_packs(make_synthetic(folder / "audio", settings), folder)
+    return builders.make_packs(builders.make_manifest(tmp_path_factory.mktemp("tiny"), clips=100, classes=4))
 
 
 @pytest.fixture(scope="session")
 def single_label_packs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Packs like `tiny_packs` with one of three classes per clip: two of theirs, spelled differently, and a new one."""
+    """Packs like `tiny_packs` with one label per clip of three classes: two of `tiny_packs`, respelled, one new."""
     folder = tmp_path_factory.mktemp("single")
     drawn = make_synthetic(folder / "audio", SyntheticSettings(clips=200, classes=4, seconds=0.5, sample_rate=8_000))
     names = {"noise band": "noise_band", "tone": "Tone", "clicks": "mouse click"}
@@ -93,4 +91,5 @@ def single_label_packs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Pa
         for clip in drawn.clips
         if len(clip.labels) == 1 and clip.labels[0] in names
     )
-    return builders.make_packs(Manifest("single", LabelSet.of(list(names.values())), clips), folder)
+    write_manifest(Manifest("single", LabelSet.of(list(names.values())), clips), folder / "manifest.csv")
+    return builders.make_packs(folder / "manifest.csv")

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 
 import torch
 import torch.nn.functional as F
@@ -15,22 +16,26 @@ from epanns.models.tagger import Tagger
 from epanns.models.zoo import FRONT_ENDS, build_model, spec_of
 from epanns.pruning.surgery import channel_groups
 
-_YAMNET_AT_8K = FrontEndSpec(8_000, 200, 80, 64, 125, 3_750, kind="yamnet")
+_AT_8K = {
+    "panns": FRONT_ENDS[8_000],
+    "yamnet": FrontEndSpec(8_000, 200, 80, 64, 125, 3_750, kind="yamnet"),
+    "efficientat": FrontEndSpec(8_000, 200, 80, 64, 0, 3_750, kind="efficientat"),
+}
 
 
 def at_8k(spec: ModelSpec) -> ModelSpec:
     """Return a network for the clips of the tiny packs."""
-    return replace(spec, front_end=_YAMNET_AT_8K if spec.front_end.is_yamnet else FRONT_ENDS[8_000])
+    return replace(spec, front_end=_AT_8K[spec.front_end.kind])
 
 
 def uneven(name: str, *, least: int = 3) -> Tagger:
-    """Return a network of 5 classes with `least` to `least` + 4 channels a layer, neighbours of unequal width."""
+    """Return a network of 5 classes whose layers have `least` to `least` + 4 channels, neighbours different ones."""
     spec = spec_of(name, num_classes=5, width=1 / 32)
     return build_model(spec.with_widths({layer: least + index % 5 for index, layer in enumerate(spec.widths)}))
 
 
 def randomised(name: str) -> Tagger:
-    """Return `uneven` with statistics and factors of batch norms that matter, small enough for sums of many blocks."""
+    """Return `uneven` with random batch norms whose scales are small enough for sums of many blocks."""
     model = uneven(name)
     for module in model.modules():
         if isinstance(module, _BatchNorm):
@@ -42,8 +47,12 @@ def randomised(name: str) -> Tagger:
     return model.eval()
 
 
+@cache
 def narrow(name: str) -> Tagger:
-    """Return a network of 6 to 10 channels a layer whose batch norms fit its signals and differ by channel."""
+    """Return a network of 6 to 10 channels per layer whose batch norms have the statistics of its inputs.
+
+    All tests share it: do not change it.
+    """
     torch.manual_seed(1)
     model = uneven(name, least=6)
     for module in model.modules():
@@ -51,44 +60,55 @@ def narrow(name: str) -> Tagger:
             if isinstance(module.weight, nn.Parameter):
                 nn.init.uniform_(module.weight, 0.5, 1.5)
             nn.init.normal_(module.bias, 0.2, 0.3)
-            module.momentum = 1.0  # statistics of the one batch below, so that every layer passes on what differs
+            module.momentum = 1.0  # statistics of the one batch below, so that outputs of different clips differ
+        elif isinstance(module, nn.Linear):  # small in new networks of EfficientAT
+            nn.init.xavier_normal_(module.weight)
     with torch.no_grad():
         model.forward_inputs(noise(model, clips=8, seed=0))
     return model.eval()
 
 
 def noise(model: Tagger, *, clips: int = 2, seed: int = 1) -> tuple[Tensor, ...]:
-    """Return inputs behind the fixed part of a network, for clips of 70 to 80 hops."""
+    """Return random inputs of the trainable part of a network, for clips of at least 70 hops."""
     generator = torch.Generator().manual_seed(seed)
     shapes = model.input_shapes(max(model.minimum_samples, 70 * model.spec.front_end.hop_size))
     return tuple(torch.randn(clips, *shape[1:], generator=generator) for shape in shapes)
 
 
 def silenced(model: Tagger, kept: Mapping[str, Sequence[int]], inputs: tuple[Tensor, ...]) -> ModelOutput:
-    """Run the dense network with the dropped channels set to zero where they leave any batch norm of their group.
+    """Run an unpruned network with the dropped channels set to zero behind every batch norm of their group.
 
-    Of an embedding that is the last layer's channels, those are returned that are kept.
+    Where a group has no batch norm, they are set to zero behind its producers.
+
+    Args:
+        model: The unpruned network.
+        kept: Layer -> channels that stay; of layers without an entry, all channels stay.
+        inputs: Inputs of the trainable part of the network.
+
+    Returns:
+        The outputs; of an embedding that consists of the channels of the last layer, the kept channels.
     """
     handles = []
     for layer, group in channel_groups(model).items():
         mask = torch.zeros(group.width)
-        mask[list(kept[layer])] = 1
+        mask[list(kept.get(layer, range(group.width)))] = 1
 
         def silence(module: nn.Module, inputs: object, output: Tensor, mask: Tensor = mask) -> Tensor:
             return output * mask.view(-1, *[1] * (output.dim() - 2))
 
-        handles += [model.get_submodule(norm).register_forward_hook(silence) for norm in group.norms]
+        handles += [model.get_submodule(norm).register_forward_hook(silence) for norm in group.norms or group.producers]
     with torch.no_grad():
         output = model.forward_inputs(inputs)
     for handle in handles:
         handle.remove()
-    if model.spec.family in WITHOUT_FC1:
-        output["embedding"] = output["embedding"][:, list(kept[model.layer_names[-1]])]
+    last = model.layer_names[-1]
+    if model.spec.family in WITHOUT_FC1 and last in kept:
+        output["embedding"] = output["embedding"][:, list(kept[last])]
     return output
 
 
 class SlowLayers:
-    """PANNs' layers in evaluation mode, from a state dict."""
+    """Reference implementation of PANNs' layers in evaluation mode, from a state dict."""
 
     def __init__(self, state: dict[str, Tensor]) -> None:
         self.state = state

@@ -28,9 +28,9 @@ def started(command: list[str], rank: int, port: int) -> subprocess.Popen[str]:
 
 
 def wait_for_file(folder: Path, pattern: str, seconds: float = 90) -> None:
-    """Wait until a file under `folder` matches `pattern`; folders may appear and vanish meanwhile.
+    """Wait until a file under `folder` matches `pattern`.
 
-    `Path.rglob` raises where a folder is removed while it walks; `os.walk` leaves such a folder out.
+    Other processes create and remove folders meanwhile: `Path.rglob` raises then, `os.walk` skips a removed folder.
     """
     deadline = time.monotonic() + seconds
     while not any(fnmatch.filter(files, pattern) for _, _, files in os.walk(folder)):

@@ -1,4 +1,4 @@
-"""The log-mel front ends of PANNs and of YAMNet, with their mel filterbanks; no other module imports torchaudio.
+"""Settings of all log-mel front ends, those of PANNs and YAMNet, mel filterbanks; the one module with torchaudio.
 
 YAMNet's has windows that begin with their frame, magnitudes, and triangles that are linear in mel.
 """
@@ -78,7 +78,7 @@ def _mel(frequency: float) -> float:
     return _LINEAR_BELOW / _HERTZ_PER_MEL + math.log(frequency / _LINEAR_BELOW) / _LOG_STEP
 
 
-KINDS = ("panns", "yamnet")
+KINDS = ("panns", "yamnet", "efficientat")
 PATCH_FRAMES = 96  # log-mel frames of one input of YAMNet, 0.96 s
 PATCH_HOP = 48  # frames between the starts of two patches
 
@@ -91,7 +91,8 @@ class FrontEndSpec:
 
     Attributes:
         kind: ``panns`` centres its windows (`LogMel`); ``yamnet`` does not, and reads patches of 96 frames
-            (`YamnetLogMel`).
+            (`YamnetLogMel`); ``efficientat`` centres its windows on samples with pre-emphasis
+            (`efficientat_logmel.EfficientatLogMel`).
 
     Raises:
         ConfigError: With every value out of range.
@@ -122,8 +123,8 @@ class FrontEndSpec:
 
     @property
     def fft_size(self) -> int:
-        """Samples of the Fourier transform; YAMNet's is the power of two that the window fits in."""
-        return 1 << (self.window_size - 1).bit_length() if self.is_yamnet else self.window_size
+        """Samples of the Fourier transform: of PANNs the window's, of others the power of two that it fits in."""
+        return self.window_size if self.kind == "panns" else 1 << (self.window_size - 1).bit_length()
 
     @property
     def frequency_bins(self) -> int:
@@ -138,17 +139,17 @@ class FrontEndSpec:
     def frames(self, samples: int) -> int:
         """Return the number of log-mel frames of a clip of `samples`.
 
-        PANNs centre a window on each frame. For YAMNet it is the frames of all its patches, the last one padded with
-        silence.
+        PANNs centre a window on each frame; so does EfficientAT, whose pre-emphasis takes a sample. For YAMNet it is
+        the frames of all its patches, the last one padded with silence.
         """
         if not self.is_yamnet:
-            return samples // self.hop_size + 1
+            return (samples - (self.kind == "efficientat")) // self.hop_size + 1
         return PATCH_FRAMES + PATCH_HOP * math.ceil(max(0, samples - self.patch_samples) / (PATCH_HOP * self.hop_size))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as JSON values, without `kind` where it is ``panns``."""
         values = asdict(self)
-        return values if self.is_yamnet else {name: value for name, value in values.items() if name != "kind"}
+        return {name: value for name, value in values.items() if (name, value) != ("kind", "panns")}
 
     @classmethod
     def from_dict(cls, values: object) -> "FrontEndSpec":
@@ -191,7 +192,9 @@ def stft_kernels(spec: FrontEndSpec) -> tuple[Tensor, Tensor]:
     return real.float()[:, None], imaginary.float()[:, None]
 
 
-def window_and_bank(spec: FrontEndSpec, bank_of: Callable[[FrontEndSpec], Tensor]) -> tuple[Tensor, Tensor]:
+def window_and_bank(
+    spec: FrontEndSpec, bank_of: Callable[[FrontEndSpec], Tensor], *, periodic: bool = True
+) -> tuple[Tensor, Tensor]:
     """Return the Hann window, float64, and the mel bank of a front end on torch's default device.
 
     On the meta device, where only shapes are compared, neither is computed: a damaged specification may need a bank of
@@ -201,7 +204,7 @@ def window_and_bank(spec: FrontEndSpec, bank_of: Callable[[FrontEndSpec], Tensor
     if device.type == "meta":
         window = torch.empty(spec.window_size, dtype=torch.float64, device=device)
         return window, torch.empty(spec.frequency_bins, spec.mel_bins, device=device)
-    window = torch.hann_window(spec.window_size, dtype=torch.float64, device="cpu")
+    window = torch.hann_window(spec.window_size, periodic, dtype=torch.float64, device="cpu")
     return window.to(device), bank_of(spec).to(device)
 
 
@@ -261,16 +264,17 @@ SILENCE = math.log(0.001)  # the lowest value: the logarithm of its offset
 
 
 def hertz_to_mel(frequency: Tensor) -> Tensor:
-    """Return the mel of frequencies in Hz on the HTK scale, as TensorFlow writes it: ``1127 ln(1 + f / 700)``."""
+    """Return the mel of frequencies in Hz on the HTK scale of TensorFlow and Kaldi: ``1127 ln(1 + f / 700)``."""
     return 1127.0 * torch.log1p(frequency / 700.0)
 
 
-def yamnet_mel_bank(spec: FrontEndSpec) -> Tensor:
+def htk_mel_bank(spec: FrontEndSpec) -> Tensor:
     """Return ``(frequency_bins, mel_bins)`` float32: triangles over equal steps of mel, linear in mel, of height 1.
 
     The bin of 0 Hz has no weight, and areas are not normalised.
 
-    Source: TensorFlow's `linear_to_mel_weight_matrix`, which tensorflow/models' `research/audioset/yamnet` uses.
+    Source: TensorFlow's `linear_to_mel_weight_matrix`, which tensorflow/models' `research/audioset/yamnet` uses. The
+    triangles of Kaldi's `MelBanks` (`feat/mel-computations.cc`), which EfficientAT uses, are the same.
     """
     with torch.device("cpu"):
         lowest, highest = hertz_to_mel(torch.tensor([spec.fmin, spec.fmax], dtype=torch.float64)).tolist()
@@ -293,7 +297,7 @@ class YamnetLogMel(nn.Module):
     def __init__(self, spec: FrontEndSpec) -> None:
         super().__init__()
         self.spec = spec
-        window, bank = window_and_bank(spec, yamnet_mel_bank)
+        window, bank = window_and_bank(spec, htk_mel_bank)
         self.register_buffer("window", window, persistent=False)
         self.register_buffer("bank", bank, persistent=False)
 

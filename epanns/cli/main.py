@@ -108,7 +108,7 @@ def main(arguments: list[str] | None = None) -> None:
         write_message(shown.getvalue().removesuffix("\n"))
         sys.exit(error.exit_code)
     except (MemoryError, RuntimeError) as error:  # torch raises a RuntimeError on a CPU
-        memory = "epanns.training.memory"  # imports torch
+        memory = "epanns.state_files"
         if isinstance(error, RuntimeError) and not (
             "torch" in sys.modules and importlib.import_module(memory).is_out_of_memory(error)
         ):

@@ -1,11 +1,13 @@
 """`epanns prune`: remove ranked filters from a checkpoint, in one round or several, and record the plan."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from epanns.cli.shared.options import (
     EXISTING,
@@ -28,15 +30,17 @@ from epanns.cli.shared.pruning_options import (
     recovery_lines,
     recovery_options,
 )
-from epanns.cli.shared.terminal import emit, log
+from epanns.cli.shared.terminal import emit, log, progress_counter
 from epanns.cli.shared.training_options import with_frozen_body
 from epanns.cli.shared.training_progress import training_progress
 from epanns.errors import ConfigError
+from epanns.process import keep_freed_memory
 from epanns.strict import PATH, Rule, list_of
 from epanns.text_files import read_toml
 
 if TYPE_CHECKING:
     from epanns.data.batches.dataset import PackDataset
+    from epanns.models.pruning_plan import PruningPlan
     from epanns.models.tagger import Tagger
     from epanns.pruning.calibration_clips import CalibrationClips
     from epanns.stages.prune import Recover
@@ -44,7 +48,7 @@ if TYPE_CHECKING:
 
 _SECTIONS = {
     **AMOUNT_SECTIONS,
-    "Which filters": ("criterion", "seed"),
+    "Which filters": ("method", "criterion", "seed"),
     "Recovery and calibration": (
         "recover",
         "calibration",
@@ -105,17 +109,69 @@ def _clips_between(
     return config, train, val
 
 
-def _recovery(clips: "CalibrationClips", method: str, settings: dict[str, Any]) -> "Recover | None":
-    from epanns.pruning.recovery.recover import recover
+def _recovery(
+    clips: "CalibrationClips | None", method: str, settings: dict[str, Any], out: Path, parent_sha256: str | None
+) -> "Recover | None":
+    """Return the recovery of each round; states of gradient steps are in a folder for each plan below OUT.recovery."""
+    from epanns.pruning.recovery.descent import RecoveryRun
+    from epanns.pruning.recovery.recover import parts_of, recover
 
-    if method == "none":
+    if clips is None or method == "none":
         return None
-    return lambda pruned, before, plan: recover(pruned, before, clips, method, plan=plan, **settings)
+    keep_freed_memory()
+    states = out.with_name(f"{out.name}.recovery")
+    identity = {"parent_sha256": parent_sha256, "recover": method, "calibration": clips.identity(), **settings}
+
+    def recovered(pruned: "Tagger", before: "Tagger", plan: "PruningPlan") -> dict[str, Any] | None:
+        with progress_counter(parts_of(method)[-1], "step") as show:
+            folder = states / plan.digest[:12]
+            run = RecoveryRun(folder, identity, on_step=lambda step, total, loss: show(step, total), log=log)
+            report = recover(pruned, before, clips, method, plan=plan, run=run, **settings)
+        with suppress(OSError):  # missing, or not empty
+            states.rmdir()
+        return report
+
+    return recovered
+
+
+def _by_method(
+    context: click.Context, method: str, amount: Mapping[str, Any], recover: str, settings: Mapping[str, Any]
+) -> tuple[dict[str, Any], str, dict[str, Any]]:
+    """Return amount, recovery and its settings with the method's values for the options that are not given."""
+    from epanns.pruning.method import method_named
+    from epanns.pruning.recovery.recover import parts_of
+
+    targets = [kind for kind in ("params", "macs", "bytes", "latency") if amount[f"target_{kind}"] is not None]
+    defaults = method_named(method, budget=targets[0] if targets else None)
+
+    def is_given(name: str) -> bool:
+        return context.get_parameter_source(name) is not ParameterSource.DEFAULT
+
+    amount, settings = dict(amount), dict(settings)
+    amount["criterion"] = amount["criterion"] if is_given("criterion") else defaults.criterion
+    amount["allocate"] = amount["allocate"] if is_given("allocate") else defaults.allocate
+    recover = recover if is_given("recover") else defaults.recover
+    if "ls" in parts_of(recover):
+        settings |= {name: value for name, value in defaults.recovery.items() if settings[name] is None}
+    if method == "plain":
+        return amount, recover, settings
+    options = {"criterion": amount["criterion"], "allocate": amount["allocate"], "recover": recover, **settings}
+    values = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in options.items() if value is not None)
+    log(f"--method {method}: {values}")
+    return amount, recover, settings
 
 
 @click.command("prune", cls=SectionedCommand, sections=_SECTIONS)
 @click.argument("checkpoint", type=EXISTING)
 @out_option("Checkpoint folder to write; must not exist.")
+@click.option(
+    "--method",
+    type=click.Choice(["plain", "auto"]),
+    default="plain",
+    show_default=True,
+    help="Defaults of --criterion, --allocate, --recover and the recovery's options. plain: l1, uniform, none. auto: "
+    "the best ones without labels, on --calibration; options that are given take precedence.",
+)
 @amount_options
 @click.option(
     "--recover",
@@ -124,8 +180,9 @@ def _recovery(clips: "CalibrationClips", method: str, settings: dict[str, Any]) 
     default="none",
     show_default=True,
     help="Recovery without labels, on --calibration. bn: measure batch-norm statistics again. ls: fit the layers that "
-    "read pruned channels to the unpruned network by least squares. ls+bn: both. distil:STEPS: ls, then STEPS steps "
-    "of gradient descent toward the unpruned network's outputs.",
+    "read pruned channels to the unpruned network by least squares. ls+bn: both. align:STEPS: STEPS gradient steps "
+    "that match every layer of the unpruned network; ls+align:STEPS: ls before them. distil:STEPS: ls, then STEPS "
+    "gradient steps toward the unpruned network's outputs. A stopped command resumes gradient steps from OUT.recovery.",
 )
 @click.option(
     "--calibration", type=EXISTING, help="Pack of clips for --recover and --criterion; only taylor uses their labels."
@@ -150,9 +207,12 @@ def _recovery(clips: "CalibrationClips", method: str, settings: dict[str, Any]) 
 )
 @device_option
 @json_option
+@click.pass_context
 def command(
+    context: click.Context,
     checkpoint: Path,
     out: Path,
+    method: str,
     amount: dict[str, Any],
     recover: str,
     calibration: Path | None,
@@ -172,9 +232,10 @@ def command(
     reserve(out)
     if steps == 1 and (between is not None or schedule != "linear"):
         raise ConfigError(f"--steps {steps}: --schedule and --between go with at least two steps")
-    config = pruning_config(amount)
-    device = torch_device(device)
-    settings = given_settings(recover, fit_to=fit_to, ridge=ridge, mixtures=mixtures, rectify=rectify)
+    chosen = {"fit_to": fit_to, "ridge": ridge, "mixtures": mixtures, "rectify": rectify}
+    amount, recover, chosen = _by_method(context, method, amount, recover, chosen)
+    config, device = pruning_config(amount), torch_device(device)
+    settings = given_settings(recover, **chosen)
     from epanns.complexity.macs import profile
     from epanns.models.files.checkpoint import save_checkpoint
     from epanns.models.files.load import load
@@ -184,11 +245,11 @@ def command(
     dense = load(checkpoint).to(device)
     rate = dense.spec.front_end.sample_rate
     opened = partial(open_packs, labels_file=labels_file, mp3_seconds=mp3_seconds, sample_rate=rate)
-    clips = open_calibration(calibration, dense, opened, criterion=config.criterion, recover=recover)
+    clips = open_calibration(calibration, dense, opened, config, recover=recover)
     if amount["target_latency"] is not None:
         log(f"timing every layer of {dense.spec.name} on this machine, then the pruned networks themselves")
     plan, reached = plan_and_cost(dense, config, clips)
-    recovering = None if clips is None else _recovery(clips, recover, {"seed": config.seed, **settings})
+    recovering = _recovery(clips, recover, {"seed": config.seed, **settings}, out, dense.provenance.sha256)
     prune = partial(prune_in_rounds, dense, plan, calibration=clips, recover=recovering)
     if between is None:
         pruned, recovery = prune(Rounds(steps, schedule), log=log)
@@ -199,8 +260,7 @@ def command(
             options, folder = display.run_options(command=resuming_command()), out.with_name(f"{out.name}.steps")
             rounds = Rounds(steps, schedule, RoundTraining(folder, train, val, training, options, identity))
             pruned, recovery = prune(rounds, log=display.log)
-    if reached is not None:
-        pruned.provenance = reached.recorded(pruned.provenance)
+    pruned.provenance = pruned.provenance if reached is None else reached.recorded(pruned.provenance)
     save_checkpoint(pruned, out)
     whole, cost = pruned.provenance.plan, profile(pruned)
     assert whole is not None

@@ -18,11 +18,15 @@ from epanns.cli.shared.options import (
     torch_device,
 )
 from epanns.cli.shared.packs import in_order_of, open_packs, pack_options
+from epanns.cli.shared.scoring import MAP_OPTION
 from epanns.cli.shared.terminal import emit, log
 from epanns.errors import ConfigError
 
 if TYPE_CHECKING:
+    from epanns.data.batches.dataset import PackDataset
+    from epanns.models.tagger import Tagger
     from epanns.pruning.budgets.sensitivity_table import SensitivityRecord
+    from epanns.stages.sensitivity import SensitivityConfig
 
 
 @click.command("sensitivity", cls=EpannsCommand)
@@ -43,6 +47,13 @@ if TYPE_CHECKING:
     "read pruned channels by least squares. ls+bn: one after the other.",
 )
 @click.option(
+    "--score",
+    type=click.Choice(["mAP", "agreement"]),
+    help="mAP: on labels, with --map zero-shot. agreement: mAP of the unpruned network's own tags, without labels.  "
+    "[default: mAP where the packs have labels of the network's classes or --map is given, else agreement]",
+)
+@MAP_OPTION
+@click.option(
     "--calibration", type=EXISTING, help="Pack of clips for --recover and --criterion.  [default: the scored clips]"
 )
 @pack_options
@@ -57,6 +68,7 @@ def command(
     ratios: str,
     layers: str | None,
     calibration: Path | None,
+    class_map: Path | None,
     labels_file: Path | None,
     mp3_seconds: float,
     device: str,
@@ -68,12 +80,12 @@ def command(
 
     Writes sensitivity.csv, sensitivity.json and sensitivity.svg, .pdf and .png.
     """
+    from epanns.evaluation.class_map import ClassMap
     from epanns.models.files.load import load
     from epanns.pruning.budgets.sensitivity_table import RECORD, TABLE
     from epanns.pruning.ranking.criteria import needs_clips
     from epanns.reporting.figures.sensitivity import describe_clips, describe_settings, write_figures
     from epanns.stages.sensitivity import SensitivityConfig, measure_sensitivity
-    from epanns.training.validation import constant_map
     from epanns.workfolder import DRAWING_SECONDS, WorkFolder
 
     if settings["recover"] == "none" and not needs_clips(settings["criterion"]) and calibration is not None:
@@ -83,14 +95,15 @@ def command(
         fractions = tuple(float(part) for part in ratios.split(","))
     except ValueError as error:
         raise ConfigError(f"--ratios {ratios}: must be numbers in (0, 1) with commas between, as 0.25,0.5") from error
-    config, device = SensitivityConfig(ratios=fractions, layers=names, **settings), torch_device(device)
+    given_map = None if class_map is None else ClassMap.from_csv(class_map)
+    config = SensitivityConfig(ratios=fractions, layers=names, class_map=given_map, **settings)
+    device = torch_device(device)
     model = load(checkpoint).to(device)
     rate = model.spec.front_end.sample_rate
     opened = partial(open_packs, labels_file=labels_file, mp3_seconds=mp3_seconds, sample_rate=rate)
     dataset = in_order_of(model, opened(packs))
     clips = None if calibration is None else opened([calibration])
-    if (note := constant_map(dataset)) is not None:
-        log(f"{note}, so no pruning can cost any; give clips with and without each class (--data)")
+    _log_score(model, dataset, config)
     record = measure_sensitivity(model, dataset, config, out, calibration=clips, on_row=_row_logger(), fresh=fresh)
     if left_out := set(model.layer_names if layers is None else ()) - set(record.asked["layers"]):
         log(f"left out, too narrow to lose a channel at any of the ratios: {', '.join(sorted(left_out))}")
@@ -111,6 +124,19 @@ def command(
     ]
     result = {key: value for key, value in record.to_dict().items() if key not in ("format", "n_rows", "is_complete")}
     emit({"out": str(out), **result, "files": [str(file) for file in files]}, "\n".join(lines), as_json)
+
+
+def _log_score(model: "Tagger", dataset: "PackDataset", config: "SensitivityConfig") -> None:
+    """Log how rows are scored where it is not by labels of the network's classes, and scores that cannot vary."""
+    from epanns.training.validation import constant_map
+
+    if config.class_map is not None:
+        for remark in config.class_map.between(model.labels, dataset.labels).remarks():
+            log(remark)
+    elif config.score_on(model, dataset) == "agreement":
+        log("scored by agreement: mAP is that of the unpruned network's own tags")
+    elif (note := constant_map(dataset)) is not None:
+        log(f"{note}, so no pruning can cost any; give clips with and without each class (--data)")
 
 
 def _row_logger() -> "Callable[[SensitivityRecord], None]":

@@ -244,7 +244,8 @@ def count_layers(
 def stft_macs(front_end: FrontEndSpec, frames: int) -> int:
     """Return the MACs of the STFT as torchlibrosa computes it: two convolutions, real and imaginary.
 
-    The zeros that follow YAMNet's windows up to the transform's size are counted, as conversions multiply them.
+    The zeros beside the windows of YAMNet and EfficientAT up to the transform's size are counted, as conversions
+    multiply them.
     """
     return 2 * front_end.frequency_bins * front_end.fft_size * frames
 
@@ -255,8 +256,8 @@ def mel_macs(front_end: FrontEndSpec, frames: int) -> int:
 
 
 def front_end_params(front_end: FrontEndSpec) -> int:
-    """Return the number of frozen values in a released PANNs file: STFT kernels and mel matrix; 0 for YAMNet."""
-    if front_end.is_yamnet:
+    """Return the number of frozen values in a file of PANNs: STFT kernels and mel matrix; 0 for other front ends."""
+    if front_end.kind != "panns":
         return 0
     return front_end.frequency_bins * (2 * front_end.window_size + front_end.mel_bins)
 

@@ -16,6 +16,7 @@ import onnx
 import torch
 from torch import Tensor, nn
 
+from epanns.audio.efficientat_logmel import OFFSET, PRE_EMPHASIS, SCALE, SHIFT
 from epanns.audio.frontend import PATCH_FRAMES, PATCH_HOP, FrontEndSpec
 from epanns.errors import ConfigError
 from epanns.export.graph import (
@@ -162,11 +163,11 @@ def front_end_of(model: Tagger) -> dict[str, Any]:
 
 
 def _logmel(spec: FrontEndSpec) -> dict[str, Any]:
-    """Return the definition of the log-mel of YAMNet or of PANNs."""
+    """Return the definition of the log-mel of a family."""
     transform = {
         "window": "hann, periodic",
         "window_size": spec.window_size,
-        "fft_size": spec.fft_size if spec.is_yamnet else spec.window_size,
+        "fft_size": spec.fft_size,
         "hop_size": spec.hop_size,
         "mel_bins": spec.mel_bins,
         "fmin": spec.fmin,
@@ -183,6 +184,18 @@ def _logmel(spec: FrontEndSpec) -> dict[str, Any]:
             "level": "ln(mel + 0.001)",
             "patch_frames": PATCH_FRAMES,
             "patch_hop": PATCH_HOP,
+        }
+    if spec.kind == "efficientat":
+        return {
+            **transform,
+            "window": "hann, symmetric",
+            "pre_emphasis": PRE_EMPHASIS,  # x[n] - .97 x[n - 1], from the second sample on
+            "centred": True,
+            "padding": "reflect by fft_size / 2; the window is in the middle of the transform, between zeros",
+            "spectrum": "squared magnitude",
+            "mel_scale": "htk: 1127 * ln(1 + f / 700)",
+            "mel_triangles": "linear in mel, of height 1",
+            "level": f"(ln(mel + {OFFSET}) + {SHIFT}) / {SCALE:g}",
         }
     return {
         **transform,

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 from epanns.audio.frontend import FrontEndSpec
 from epanns.errors import ConfigError, did_you_mean
@@ -25,6 +25,20 @@ SEPARABLE_POOLS = (1, 2, 1, 2, 1, 2, 1, 1, 1, 1, 1, 2, 1)
 # MobileNetV2: for each group of inverted residuals with one output width, their number and the pooling of time and mel
 # in the first of them. Only the first group does not expand its channels.
 INVERTED_GROUPS = ((1, 1), (2, 2), (3, 2), (4, 2), (3, 2), (3, 1), (1, 1))
+
+# MobileNetV3 in EfficientAT ("mn"), for each block: kernel size, stride, whether a gate (squeeze and excitation) scales
+# the expanded channels, and whether its output starts a residual stream, to which the next blocks' outputs are added.
+# The first block adds its output to that of the first convolution and never expands.
+MN_BLOCKS = (
+    (3, 1, False, False),
+    *((3, 2, False, True), (3, 1, False, False)),
+    *((5, 2, True, True), (5, 1, True, False), (5, 1, True, False)),
+    *((3, 2, False, True), *[(3, 1, False, False)] * 3),
+    *((3, 1, True, True), (3, 1, True, False)),
+    *((5, 2, True, True), (5, 1, True, False), (5, 1, True, False)),
+)
+# Family -> the first block that expands its channels; in mn01 rounding to eights leaves nothing to expand before it.
+MN_EXPANDS_FROM = {"mn": 2, "mn_narrow": 5}
 
 # YAMNet: stride of the 3x3 convolution of each layer; all but the first are depthwise.
 YAMNET_STRIDES = (2, 1, 2, 1, 2, 1, 2, 1, 1, 1, 1, 1, 2, 1)
@@ -54,6 +68,45 @@ def _mobilenet_v2() -> tuple[str, ...]:
             parts = [*expansion, projection] if index == 0 else expansion
             names += [f"features.{block}.{part}" for part in parts]
     return (*names, f"features.{block + 1}.0")
+
+
+class MnLayers(NamedTuple):
+    """Names of a block's layers; None for a layer that the block does not have."""
+
+    expansion: str | None
+    depthwise: str
+    squeeze: str | None
+    excitation: str | None
+    projection: str
+
+
+def mn_layers(family: str) -> list[MnLayers]:
+    """Return the names of the layers of each block of a family of `MN_EXPANDS_FROM`."""
+    blocks = []
+    for number, (_, _, gated, _) in enumerate(MN_BLOCKS, start=1):
+        block, expands = f"features.{number}.block", number >= MN_EXPANDS_FROM[family]
+        gate = f"{block}.{1 + expands}.conc_se_layers.0"
+        blocks.append(
+            MnLayers(
+                expansion=f"{block}.0.0" if expands else None,
+                depthwise=f"{block}.{int(expands)}.0",
+                squeeze=f"{gate}.fc1" if gated else None,
+                excitation=f"{gate}.fc2" if gated else None,
+                projection=f"{block}.{1 + expands + gated}.0",
+            )
+        )
+    return blocks
+
+
+def _mn(family: str) -> tuple[str, ...]:
+    """Return each expansion, each gate's squeeze, and the first of the projections that are added to each other."""
+    blocks = zip(mn_layers(family), MN_BLOCKS, strict=True)
+    leads = [
+        name
+        for layers, (_, _, _, starts) in blocks
+        for name in (layers.expansion, layers.squeeze, layers.projection if starts else None)
+    ]
+    return ("features.0.0", *filter(None, leads), f"features.{len(MN_BLOCKS) + 1}.0")
 
 
 def _convs(*blocks: str, depth: int) -> tuple[str, ...]:
@@ -90,12 +143,17 @@ LAYOUTS: dict[str, tuple[str, ...]] = {
     "leenet24": _convs(*_LEENET_BLOCKS, depth=2),
     "res1dnet31": ("conv0", *_residual((2, 2, 2, 2, 2, 2, 2))),
     "res1dnet51": ("conv0", *_residual((2, 3, 4, 6, 4, 3, 2))),
+    **{family: _mn(family) for family in MN_EXPANDS_FROM},
     "yamnet": _YAMNET,
     **dict.fromkeys(LEAN_FAMILIES, _YAMNET),
 }
 
-# Families on YAMNet's log-mel, and those whose classifier reads the channels of the last layer without `fc1`.
-YAMNET_FAMILIES = frozenset({"yamnet", *LEAN_FAMILIES})
+# Family -> kind of its log-mel, where it is not that of PANNs; and the families whose classifier reads the channels of
+# the last layer without `fc1`.
+FRONT_END_KINDS = {
+    **dict.fromkeys(("yamnet", *LEAN_FAMILIES), "yamnet"),
+    **dict.fromkeys(MN_EXPANDS_FROM, "efficientat"),
+}
 WITHOUT_FC1 = frozenset({"yamnet", "yamnet_linear"})
 
 # Families that read the waveform alone: only the sample rate of their front end matters.
@@ -196,11 +254,10 @@ class ModelSpec:
             problems.append(
                 "activation='softmax' with num_classes=1: a single class would always score 1; give 2 or more"
             )
-        return problems or self._yamnet_contradictions()
+        return problems or self._contradictions_of_sizes()
 
-    def _yamnet_contradictions(self) -> list[str]:
-        if self.front_end.is_yamnet != (self.family in YAMNET_FAMILIES):
-            kind = "yamnet" if self.family in YAMNET_FAMILIES else "panns"
+    def _contradictions_of_sizes(self) -> list[str]:
+        if self.front_end.kind != (kind := FRONT_END_KINDS.get(self.family, "panns")):
             return [f"front_end.kind={self.front_end.kind!r} must be {kind!r} in {self.family}"]
         last = list(self.widths)[-1]
         if self.family in WITHOUT_FC1 and self.embedding_size != self.widths[last]:

@@ -101,6 +101,16 @@ class Tagger(nn.Module, ABC):
         return ()
 
     @property
+    def gate_layers(self) -> tuple[str, ...]:
+        """Names of the layers whose outputs multiply channels that other layers compute, one factor per channel."""
+        return ()
+
+    @property
+    def embedding_layer(self) -> str:
+        """Name of the layer that computes the embedding; without effect in families that do not have it."""
+        return "fc1"
+
+    @property
     def classifier_names(self) -> tuple[str, ...]:
         """Names of the modules whose outputs are classes."""
         return ("fc_audioset",)

@@ -9,10 +9,20 @@ from epanns.labels import LabelSet, audioset, fsd50k, yamnet
 from epanns.models.families.cnn_1d import DaiNet19, LeeNet, Res1dNet
 from epanns.models.families.cnn_2d import Cnn, MobileNetV1, MobileNetV2, ResNet
 from epanns.models.families.lean import Lean
+from epanns.models.families.mn import Mn
 from epanns.models.families.wavegram import Wavegram, WavegramLogmel
 from epanns.models.families.yamnet import Yamnet
 from epanns.models.provenance import Provenance
-from epanns.models.spec import LAYOUTS, LEAN_FAMILIES, RESNETS, ModelSpec, conv_widths, layout_widths
+from epanns.models.spec import (
+    LAYOUTS,
+    LEAN_FAMILIES,
+    MN_EXPANDS_FROM,
+    RESNETS,
+    ModelSpec,
+    conv_widths,
+    layout_widths,
+    mn_layers,
+)
 from epanns.models.tagger import Tagger
 
 _AT_32K = FrontEndSpec(sample_rate=32_000, window_size=1024, hop_size=320, mel_bins=64, fmin=50, fmax=14_000)
@@ -88,6 +98,33 @@ def _lean(name: str, embedding_size: int) -> ModelSpec:
     return replace(_YAMNET, name=name, family=name.lower(), embedding_size=embedding_size, num_classes=200)
 
 
+# EfficientAT's blocks at multiplier 1 (MobileNetV3-large): channels expanded, and channels of the block's output.
+_MN_WIDTHS = (
+    *((16, 16), (64, 24), (72, 24), (72, 40), (120, 40), (120, 40)),
+    *((240, 80), (200, 80), (184, 80), (184, 80), (480, 112), (672, 112), (672, 160), (960, 160), (960, 160)),
+)
+
+
+def _in_eights(channels: float) -> int:
+    """Return the nearest multiple of 8, at least 8, and never less than nine tenths of `channels`."""
+    rounded = max(8, int(channels + 4) // 8 * 8)
+    return rounded + 8 if rounded < 0.9 * channels else rounded
+
+
+def _mn(name: str) -> ModelSpec:
+    """Return EfficientAT's row of a name; ``mn04`` has a width multiplier of .4."""
+    multiplier = int(name.removeprefix("mn")) / 10
+    family = "mn_narrow" if name == "mn01" else "mn"
+    widths = {"features.0.0": _in_eights(16 * multiplier)}
+    for layers, published in zip(mn_layers(family), _MN_WIDTHS, strict=True):
+        expanded, out = (_in_eights(channels * multiplier) for channels in published)
+        own = {layers.expansion: expanded, layers.squeeze: _in_eights(expanded // 4), layers.projection: out}
+        widths |= {layer: width for layer, width in own.items() if layer in LAYOUTS[family]}
+    widths[LAYOUTS[family][-1]] = 6 * out
+    front_end = FrontEndSpec(32_000, 800, 320, 128, 0, 15_000, kind="efficientat")
+    return ModelSpec(name, family, front_end, widths, _in_eights(1280 * multiplier), num_classes=527)
+
+
 # Names and settings of Kong et al. 2020, audioset_tagging_cnn `pytorch/models.py`; behind them the rivals.
 ZOO: dict[str, ModelSpec] = {
     spec.name: spec
@@ -128,6 +165,7 @@ ZOO: dict[str, ModelSpec] = {
         _lean("LEAN_concat", 512),
         _lean("LEAN_affinity", 512),
         _lean("LEAN", 512),
+        *map(_mn, ("mn01", "mn02", "mn04", "mn05", "mn10", "mn20", "mn30", "mn40")),
     )
 }
 
@@ -146,6 +184,7 @@ BUILDERS: dict[str, Callable[[ModelSpec, LabelSet | None], Tagger]] = {
     "leenet24": LeeNet,
     "res1dnet31": Res1dNet,
     "res1dnet51": Res1dNet,
+    **dict.fromkeys(MN_EXPANDS_FROM, Mn),
     "yamnet": Yamnet,
     **dict.fromkeys(LEAN_FAMILIES, Lean),
 }

@@ -93,8 +93,8 @@ class PruningConfig:
         amount: How much is removed.
         criterion: Name in `epanns.pruning.ranking.criteria.CRITERIA`.
         layers: With a ratio or a budget: names of layers or blocks; every convolution if None.
-        allocate: How a ratio or a budget is distributed over the layers: ``uniform``, ``global``, or an allocator of
-            `epanns.pruning.budgets.allocators`.
+        allocate: How a ratio or a budget is distributed over the layers: ``uniform``, ``global``, ``distortion``,
+            or an allocator of `epanns.pruning.budgets.allocators`.
         round_to: Multiple to which the widths of pruned layers are rounded.
         seed: Seed of criteria that draw random numbers.
 
@@ -151,7 +151,7 @@ class PruningConfig:
             f"{names('allocate')} sensitivity and {names('sensitivity')} FILE.csv go together: give both or neither": (
                 (allocate == "sensitivity") == (sensitivity is not None)
             ),
-            f"{names('minimum')} goes with {names('allocate')} global or sensitivity": (
+            f"{names('minimum')} goes with {names('allocate')} global, distortion or sensitivity": (
                 minimum is None or allocate != "uniform"
             ),
         }
@@ -193,7 +193,7 @@ _RULES: Mapping[str, strict.Rule] = {
     "budget": BUDGET,
     "int8": strict.BOOLEAN,
     "layers": strict.or_none(strict.list_of(strict.TEXT, "layers or blocks")),
-    "allocate": strict.one_of(("uniform", "global", "sensitivity")),
+    "allocate": strict.one_of(("uniform", "global", "distortion", "sensitivity")),
     "minimum": strict.RATIO,
     "sensitivity": strict.Rule("a file", lambda value: isinstance(value, Path) or strict.PATH.holds(value)),
     "round_to": strict.integer(1),

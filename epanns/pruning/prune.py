@@ -14,6 +14,7 @@ from epanns.models.pruning_plan import PruningPlan, compose
 from epanns.models.tagger import Tagger
 from epanns.models.tensors import shape_difference
 from epanns.pruning.budgets.allocators import refuse_other_table
+from epanns.pruning.budgets.distortion import ByDistortion
 from epanns.pruning.budgets.latency_budget import widths_for_latency
 from epanns.pruning.budgets.widths_for_budget import Allocation, BudgetResult, widths_for_budget
 from epanns.pruning.calibration_clips import ClipSource
@@ -91,12 +92,17 @@ def plan_and_cost(
     if budget is None:
         kept = kept_of(_widths_left_by(model, ratios, config))
         return PruningPlan(spec, kept, config.criterion, ratios, config.seed), None
-    allocation = Allocation(layers, config.allocator, config.round_to, lambda layer: importance()[layer])
-    refuse_other_table(model, allocation.allocator)
+    allocator = config.allocator
+    if isinstance(allocator, ByDistortion):
+        allocator = allocator.measured(model, layers, lambda layer: importance()[layer], calibration)
+    allocation = Allocation(layers, allocator, config.round_to, lambda layer: importance()[layer])
+    refuse_other_table(model, allocator)
     if budget.kind == "latency":
         reached = widths_for_latency(model, budget, allocation, lambda widths: remove_channels(model, kept_of(widths)))
     else:
         reached = widths_for_budget(spec, budget, allocation)
+    if isinstance(allocator, ByDistortion):
+        reached = replace(reached, distortions=allocator.table)
     kept = kept_of(reached.widths)
     ratios = {layer: 1 - len(channels) / spec.widths[layer] for layer, channels in kept.items()}
     return PruningPlan(spec, kept, config.criterion, ratios, config.seed), reached
@@ -173,12 +179,12 @@ def _protected(model: Tagger, names: Iterable[str]) -> dict[str, str]:
     reasons = {name: "it is the classifier, its outputs are the classes" for name in model.classifier_names}
     reasons |= model.fixed_layers
     for lead, group in channel_groups(model).items():
-        for layer in (*group.producers, *group.depthwise):
+        for layer in (*group.producers, *group.depthwise, *group.gates):
             reasons.setdefault(layer, f"its channels are those of {lead}, so name that")
         for norm in group.norms:
             reasons.setdefault(norm, f"a batch norm shrinks with its convolution, so name {lead}")
-        if any(reader.name == "fc1" for reader in group.readers):
-            reasons["fc1"] = f"its outputs are the embedding; its inputs shrink when {lead} is pruned"
+        if (embedding := model.embedding_layer) in {reader.name for reader in group.readers}:
+            reasons[embedding] = f"its outputs are the embedding; its inputs shrink when {lead} is pruned"
     return reasons
 
 

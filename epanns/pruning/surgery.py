@@ -47,7 +47,8 @@ class ChannelGroup:
         producers: Layers that output the channels, or add to them.
         norms: Batch norms over them.
         depthwise: Convolutions that filter each of them separately.
-        readers: Layers that mix them.
+        gates: Layers that output one factor for each of them, such as those of squeeze and excitation.
+        readers: Layers that mix them, those that compute the factors included.
     """
 
     layer: str
@@ -56,6 +57,7 @@ class ChannelGroup:
     norms: tuple[str, ...]
     depthwise: tuple[str, ...]
     readers: tuple[Reader, ...]
+    gates: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -131,8 +133,6 @@ def channel_groups(model: Tagger) -> dict[str, ChannelGroup]:
 
 def groups_and_order(model: Tagger) -> tuple[dict[str, ChannelGroup], ForwardOrder]:
     """Return `channel_groups` and `forward_order` from one forward pass."""
-    import torch_pruning as tp
-
     order: list[str] = []
     norms: dict[str, str] = {}
     with torch.inference_mode(False), torch.enable_grad():
@@ -143,7 +143,7 @@ def groups_and_order(model: Tagger) -> tuple[dict[str, ChannelGroup], ForwardOrd
 
         def members(layer: str, width: int) -> Iterator[_Member]:
             channels = list(range(width))
-            for item in graph.get_pruning_group(traced.get_submodule(layer), tp.prune_conv_out_channels, channels):
+            for item in _group_of(graph, traced, layer, channels):
                 module, handler = item.dep.target.module, item.dep.handler.__name__
                 if module not in names:
                     continue
@@ -152,7 +152,7 @@ def groups_and_order(model: Tagger) -> tuple[dict[str, ChannelGroup], ForwardOrd
                     yield from members(names[module], width)  # depthwise on one channel: traced as a plain convolution
 
         groups = {
-            layer: _group(layer, width, list(members(layer, width)), order, model.depthwise_layers)
+            layer: _group(layer, width, list(members(layer, width)), order, model)
             for layer, width in model.spec.widths.items()
         }
     return groups, ForwardOrder(tuple(order), norms)
@@ -162,17 +162,26 @@ def groups_and_order(model: Tagger) -> tuple[dict[str, ChannelGroup], ForwardOrd
 _Member = tuple[str, nn.Module, str, Sequence[int]]
 
 
-def _group(
-    layer: str, width: int, members: Sequence[_Member], order: Sequence[str], depthwise_layers: Sequence[str]
-) -> ChannelGroup:
+def _group_of(graph: Any, model: Tagger, layer: str, channels: Sequence[int]) -> Any:
+    """Return Torch-Pruning's group of output channels of a convolution or linear layer."""
+    import torch_pruning as tp
+
+    module = model.get_submodule(layer)
+    removal = tp.prune_linear_out_channels if isinstance(module, nn.Linear) else tp.prune_conv_out_channels
+    return graph.get_pruning_group(module, removal, list(channels))
+
+
+def _group(layer: str, width: int, members: Sequence[_Member], order: Sequence[str], model: Tagger) -> ChannelGroup:
     """Sort the modules that lose the channels of `layer` by their use of them."""
-    producers, norms, depthwise = set[str](), list[str](), set[str]()
+    producers, norms, depthwise, gates = set[str](), list[str](), set[str](), set[str]()
     readers = dict[str, int]()
     for name, module, handler, channels in members:
         if isinstance(module, _BatchNorm):
             norms.append(name)
-        elif name in depthwise_layers:
+        elif name in model.depthwise_layers:
             depthwise.add(name)
+        elif name in model.gate_layers and handler.endswith("out_channels"):
+            gates.add(name)
         elif handler.endswith("out_channels"):
             producers.add(name)
         else:
@@ -185,6 +194,7 @@ def _group(
         producers=tuple(name for name in order if name in producers),
         norms=tuple(dict.fromkeys(norms)),
         depthwise=tuple(name for name in order if name in depthwise),
+        gates=tuple(name for name in order if name in gates),
         readers=tuple(Reader(name, readers[name]) for name in order if name in readers),
     )
 
@@ -202,8 +212,6 @@ def remove_channels(model: Tagger, kept_channels: Mapping[str, Sequence[int]]) -
     Raises:
         PruningError: If the surgery did not give exactly the network of the new spec.
     """
-    import torch_pruning as tp
-
     spec = model.spec.with_widths({layer: len(kept) for layer, kept in kept_channels.items()})
     with torch.inference_mode(False), torch.enable_grad():
         pruned = _sharing_weights(model)
@@ -213,8 +221,7 @@ def remove_channels(model: Tagger, kept_channels: Mapping[str, Sequence[int]]) -
             for name, kept in kept_channels.items():
                 removed = sorted(set(range(model.spec.widths[name])) - set(kept))
                 if removed:
-                    conv = pruned.get_submodule(name)
-                    graph.get_pruning_group(conv, tp.prune_conv_out_channels, removed).prune(record_history=False)
+                    _group_of(graph, pruned, name, removed).prune(record_history=False)
             pruned.spec = spec
             if problem := shape_difference(pruned, spec):
                 raise PruningError(f"surgery did not give the planned network: {problem}; please report it as a bug")

@@ -15,6 +15,8 @@ CONTROL = "unpruned, trained on"
 REPORTED_SPLIT = "test"
 PRUNED_STAGES = ("pruned", "recovered", "finetuned", "evaluated")
 
+AGREEMENT = ("agreement_tag_mAP", "agreement_correlation", "agreement_tau")  # scores of a stage in a record
+
 _RATIOS = "ratios."
 _DIGEST = re.compile(r"\b([0-9a-f]{12})[0-9a-f]{52}\b")  # a sha256: its first digits are enough
 _NAMES = frozenset({"name", "base.name"})  # a row has a column for them
@@ -70,6 +72,7 @@ class Row:
         name: Label that a user gave the network; empty for none.
         budget: Budget that the network was pruned to, such as ``macs 0.25``; None where it was pruned by ratios.
         untrained: Stages at which training kept the weights from before it -> number of such runs.
+        agreement: Number of `AGREEMENT` -> estimate at the last stage that has it: agreement with the unpruned network.
     """
 
     experiment: str
@@ -92,6 +95,7 @@ class Row:
     name: str = ""
     budget: str | None = None
     untrained: Mapping[str, int] = field(default_factory=dict)
+    agreement: Mapping[str, Estimate] = field(default_factory=dict)
 
     @property
     def has_accuracy(self) -> bool:
@@ -270,7 +274,7 @@ def _row(group: Sequence[RunRecord], split: str, variant: str, stages: Sequence[
     )
     estimates = {
         score: {stage: found for stage in stages if (found := _estimate(group, stage, split, score)) is not None}
-        for score in ("mAP", "accuracy")
+        for score in ("mAP", "accuracy", *AGREEMENT)
     }
     untrained = {
         stage: sum(found is not None and found.best_step == 0 for found in (record.stage(stage) for record in group))
@@ -296,6 +300,7 @@ def _row(group: Sequence[RunRecord], split: str, variant: str, stages: Sequence[
         settings=settings,
         name=label_of(first),
         budget=budget_of(first) if is_pruned and first.ratio is None else None,
+        agreement={score: [*estimates[score].values()][-1] for score in AGREEMENT if estimates[score]},
         untrained={stage: count for stage, count in untrained.items() if count},
     )
 

@@ -15,7 +15,7 @@ from epanns.reporting.notation import (
     signed_percent,
     without_empty,
 )
-from epanns.reporting.rows import BlockKey, Estimate, Row
+from epanns.reporting.rows import AGREEMENT, BlockKey, Estimate, Row
 from epanns.safe_text import printable
 from epanns.sweeps.journal import Failure
 from epanns.training.metrics import STEP_0_KEPT
@@ -27,6 +27,10 @@ FOOTNOTE = (
     "MB: 10⁶ bytes of float32 parameters. In brackets: change from the unpruned network."
 )
 ACCURACY_NOTE = "Accuracy: share of the clips whose class has the highest score, mean and deviation likewise."
+AGREEMENT_NOTE = (
+    "Own tags: mAP of the scores for the tags that the unpruned network gives to the same clips, without labels, after "
+    "the last stage."
+)
 ONE_NETWORK_NOTE = "± –: one network, scored under several seeds, has no spread."
 UNTRAINED_NOTE = f"†: {STEP_0_KEPT} (in one run or more of the row)."
 
@@ -48,6 +52,7 @@ def measured_markdown(blocks: Mapping[BlockKey, Sequence[Row]], failures: Sequen
     notes = [
         FOOTNOTE,
         *([ACCURACY_NOTE] if any(map(_have_accuracy, blocks.values())) else []),
+        *([AGREEMENT_NOTE] if any(AGREEMENT[0] in row.agreement for row in rows) else []),
         *([ONE_NETWORK_NOTE] if any(found.n == 1 < found.n_seeds for found in estimates) else []),
         *([UNTRAINED_NOTE] if any(row.untrained for row in rows) else []),
     ]
@@ -63,6 +68,7 @@ def measured_csv(blocks: Mapping[BlockKey, Sequence[Row]]) -> str:
     """Return every row of every block with full precision; `param_reduction` and `mac_reduction` are fractions."""
     lines: list[dict[str, object]] = []
     has_names = any(row.name for rows in blocks.values() for row in rows)
+    has_agreement = any(row.agreement for rows in blocks.values() for row in rows)
     for key, rows in blocks.items():
         for row in rows:
             line: dict[str, object] = {
@@ -89,6 +95,8 @@ def measured_csv(blocks: Mapping[BlockKey, Sequence[Row]]) -> str:
                     estimate = estimates.get(stage)
                     line[f"{score}_{stage}"] = estimate.mean if estimate else None
                     line[f"{score}_{stage}_sd"] = estimate.sd if estimate else None
+            if has_agreement:
+                line |= {name: row.agreement[name].mean if name in row.agreement else None for name in AGREEMENT}
             lines.append(line | {"n_seeds": row.n_seeds, "settings": "; ".join(row.settings)})
     return csv_text(lines)
 
@@ -138,6 +146,7 @@ def _columns(key: BlockKey, rows: Sequence[Row]) -> dict[str, Callable[[Row], st
         f"MACs per {key.clip_seconds:g} s": lambda row: si(row.backbone_macs) + change(row, row.mac_reduction),
         **_at_stages("mAP", lambda row: row.mAP),
         **accuracy,
+        "Own tags": lambda row: _mean_and_spread(row.agreement.get(AGREEMENT[0])),
         "Seeds": lambda row: str(row.n_seeds),
     }
 
@@ -148,10 +157,7 @@ def _at_stages(score: str, estimates: Callable[[Row], Mapping[str, Estimate]]) -
     def cell(row: Row, *stages: str) -> str:
         stage = next((stage for stage in stages if stage in estimates(row)), "")
         estimate = estimates(row).get(stage)
-        if estimate is None:
-            return MISSING
-        spread = f" ± {estimate.sd:.3f}" if estimate.sd is not None else f" ± {MISSING}" if estimate.n_seeds > 1 else ""
-        return f"{estimate.mean:.3f}{spread}" + (" †" if stage in row.untrained else "")
+        return _mean_and_spread(estimate) + (" †" if estimate and stage in row.untrained else "")
 
     return {
         f"{score} no recovery": lambda row: cell(row, "dense", "pruned"),
@@ -159,6 +165,13 @@ def _at_stages(score: str, estimates: Callable[[Row], Mapping[str, Estimate]]) -
         f"{score} fine-tuned": lambda row: cell(row, "finetuned"),
         f"{score} evaluated": lambda row: cell(row, "evaluated"),
     }
+
+
+def _mean_and_spread(estimate: Estimate | None) -> str:
+    if estimate is None:
+        return MISSING
+    spread = f" ± {estimate.sd:.3f}" if estimate.sd is not None else f" ± {MISSING}" if estimate.n_seeds > 1 else ""
+    return f"{estimate.mean:.3f}{spread}"
 
 
 def _have_accuracy(rows: Sequence[Row]) -> bool:

@@ -11,10 +11,12 @@ from epanns import atomic
 from epanns.complexity.macs import profile
 from epanns.data.batches.dataset import PackDataset
 from epanns.data.packs.pack_format import PACK_FILE, read_pack_info
+from epanns.evaluation.class_map import ClassMap
 from epanns.evaluation.metrics import evaluate, groups_to_draw
 from epanns.evaluation.predict import Predictions, predict
 from epanns.evaluation.protocol import EvaluationProtocol
 from epanns.evaluation.scores import Scores, write_clip_scores
+from epanns.evaluation.zero_shot import zero_shot
 from epanns.feedback import Progress
 from epanns.labels import DECISIVE_SCORES, LabelSet
 from epanns.models.pruning_plan import PruningPlan
@@ -36,11 +38,22 @@ _OUTCOMES = frozenset(
 
 
 def score(
-    model: Tagger, dataset: PackDataset, protocol: EvaluationProtocol, *, progress: Progress | None = None
+    model: Tagger,
+    dataset: PackDataset,
+    protocol: EvaluationProtocol,
+    *,
+    class_map: ClassMap | None = None,
+    progress: Progress | None = None,
 ) -> tuple[Predictions, Scores]:
-    """Return the predictions of a network on the clips of a pack, and their scores without intervals."""
-    predictions = predict(model, dataset, protocol, progress=progress)
-    return predictions, evaluate(predictions, dataset.labels, protocol, bootstrap=0)
+    """Return the predictions of a network on the clips of a pack, and their scores without intervals.
+
+    With a class map the scores are zero-shot; the predictions are those of the network's classes.
+    """
+    predictions = predict(model, dataset, protocol, progress=progress, same_classes=class_map is None)
+    if class_map is None:
+        return predictions, evaluate(predictions, dataset.labels, protocol, bootstrap=0)
+    mapped = class_map.between(model.labels, dataset.labels)
+    return predictions, zero_shot(predictions, mapped, protocol, bootstrap=0).scores
 
 
 def record_of_checkpoint(

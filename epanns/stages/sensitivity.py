@@ -10,9 +10,12 @@ from torch import Tensor
 
 from epanns.atomic import write_json, write_text
 from epanns.complexity.macs import profile
-from epanns.data.batches.compatibility import in_the_models_order, require_same_task
+from epanns.data.batches.compatibility import in_the_models_order, require_same_rate, require_same_task
 from epanns.data.batches.dataset import ClipBatch, PackDataset
-from epanns.errors import ConfigError, Interrupted
+from epanns.errors import ConfigError, DataError, Interrupted
+from epanns.evaluation.agreement import agreement
+from epanns.evaluation.class_map import ClassMap
+from epanns.evaluation.predict import Predictions, predict
 from epanns.evaluation.protocol import EvaluationProtocol
 from epanns.models.pruning_plan import PruningPlan
 from epanns.models.tagger import Tagger
@@ -55,6 +58,9 @@ class SensitivityConfig:
         criterion: A name in `pruning.ranking.criteria.CRITERIA`.
         recover: Recovery before scoring, as in `pruning.recovery.recover`.
         seed: Seed of criteria that draw numbers.
+        score: ``mAP`` on labels, or ``agreement``: mAP of the unpruned network's own tags, without labels. None for mAP
+            where the clips have labels of the network's classes or there is a class map, else agreement.
+        class_map: For clips of other classes: mAP is zero-shot.
     """
 
     ratios: Sequence[float] = (0.25, 0.5, 0.75)
@@ -62,6 +68,29 @@ class SensitivityConfig:
     criterion: str = "l1"
     recover: str = "bn"
     seed: int = 0
+    score: str | None = None
+    class_map: ClassMap | None = None
+
+    def score_on(self, model: Tagger, dataset: PackDataset) -> str:
+        """Return the score of the rows, ``mAP`` or ``agreement``.
+
+        Raises:
+            ConfigError: If the score is unknown, clips and network do not fit, or a class map is given for agreement.
+            DataError: If the class map does not fit.
+        """
+        if self.score not in (None, "mAP", "agreement"):
+            raise ConfigError(f"score={self.score!r}: must be mAP or agreement; choose one")
+        if self.score == "agreement" and self.class_map is not None:
+            raise ConfigError("score='agreement' with a class map: agreement uses no labels; remove one of the two")
+        if self.class_map is not None:
+            self.class_map.between(model.labels, dataset.labels)
+        has_labels = dataset.labels.names == model.labels.names and bool(dataset.targets.counts().any())
+        chosen = self.score or ("mAP" if has_labels or self.class_map is not None else "agreement")
+        if chosen == "mAP" and self.class_map is None:
+            require_same_task(model, dataset)
+        else:
+            require_same_rate(model, dataset)
+        return chosen
 
     def cells(self, model: Tagger) -> list[Cell]:
         """Return the layers and ratios to measure, in forward order.
@@ -113,11 +142,12 @@ def measure_sensitivity(
 
     Raises:
         ConfigError: If clips and network do not fit, or the network was not loaded from a checkpoint.
+        DataError: If the class map does not fit, or no class can be scored by agreement.
         PruningError: If a layer, ratio, criterion or recovery cannot be used.
         OutputError: If `out` holds another measurement or something else, or another process works there.
         Interrupted: If SIGINT, SIGTERM or SIGUSR1 was received; the measured rows are kept.
     """
-    require_same_task(model, dataset)
+    chosen = config.score_on(model, dataset)
     if calibration is not None and calibration.sample_rate != dataset.sample_rate:
         raise ConfigError(
             f"the calibration pack holds {calibration.sample_rate} Hz, {model.spec.name} needs {dataset.sample_rate} "
@@ -142,6 +172,8 @@ def measure_sensitivity(
         "criterion": config.criterion,
         "recover": config.recover,
         "seed": config.seed,
+        **({} if chosen == "mAP" else {"score": chosen}),
+        **({} if config.class_map is None else {"class_map_sha256": config.class_map.digest}),
     }
     folder = WorkFolder(out, RECORD, _WORK)
     folder.require_usable()
@@ -181,6 +213,7 @@ class _Measurement:
     ) -> None:
         self.model, self.config, self.cells, self.stop = model, config, cells, stop
         self.dataset = packs[0]
+        self._dense: Predictions | None = None  # of the unpruned network, where rows are scored by agreement
         self._importance: dict[str, Tensor] = {}  # of the channels of each layer
 
         def until_stopped(batches: Iterable[ClipBatch], *_: object) -> Iterator[ClipBatch]:
@@ -206,7 +239,7 @@ class _Measurement:
                 plan = PruningPlan(self.model.spec, {cell.layer: kept}, config.criterion, ratios, config.seed)
                 network = apply_plan(self.model, plan)
                 recover(network, self.model, self.clips, config.recover, plan=plan)
-            _, scores = score(network, self.dataset, _PROTOCOL, progress=lambda *_: self.stop.raise_if_stopped())
+            value = self._score_of(network)
         except Stopped as stopped:
             raise Interrupted(
                 stopped.signal_number,
@@ -215,7 +248,7 @@ class _Measurement:
             ) from None
         cost = profile(network, seconds=self.dataset.clip_seconds)
         layer, ratio, width = cell or ("", 0.0, None)
-        row = SensitivityRow(layer, ratio, width, scores.mAP, cost.n_params, cost.backbone_macs)
+        row = SensitivityRow(layer, ratio, width, value, cost.n_params, cost.backbone_macs)
         return replace(
             record,
             rows=(*record.rows, row),
@@ -223,3 +256,24 @@ class _Measurement:
             device=device_of(self.model),
             versions=versions(*DECISIVE_PACKAGES),
         )
+
+    def _score_of(self, network: Tagger) -> float:
+        """Return the mAP of a network on labels, or its mAP of the unpruned network's own tags."""
+
+        def advance(*_: object) -> None:
+            self.stop.raise_if_stopped()
+
+        if self.config.score_on(self.model, self.dataset) == "mAP":
+            return score(network, self.dataset, _PROTOCOL, class_map=self.config.class_map, progress=advance)[1].mAP
+        if self._dense is None:
+            self._dense = predict(self.model, self.dataset, _PROTOCOL, progress=advance, same_classes=False)
+        predictions = self._dense
+        if network is not self.model:
+            predictions = predict(network, self.dataset, _PROTOCOL, progress=advance, same_classes=False)
+        found = agreement(predictions, self._dense, self.model.labels, _PROTOCOL, bootstrap=0).tag_mAP
+        if found is None:
+            raise DataError(
+                f"agreement on {len(self.dataset)} clips of {self.dataset.dataset_name}: no class has three tags of "
+                "the unpruned network and a clip without; give more clips, or clips with different sounds"
+            )
+        return found

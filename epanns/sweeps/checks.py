@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ import torch
 from epanns.data.batches.compatibility import in_the_models_order, refuse_leak, require_same_task
 from epanns.data.batches.dataset import PackDataset
 from epanns.errors import ConfigError
+from epanns.evaluation.class_map import ClassMap
 from epanns.labels import LabelSet
 from epanns.models.provenance import Provenance
 from epanns.models.tagger import Tagger
@@ -20,7 +22,7 @@ from epanns.models.zoo import build_model
 from epanns.pruning.prune import widths_after
 from epanns.pruning.ranking.criteria import NEEDS
 from epanns.pruning.ranking.importance import channel_importance
-from epanns.pruning.recovery.distillation import MOST_HELD_BYTES
+from epanns.pruning.recovery.mixed_crops import MOST_HELD_BYTES
 from epanns.pruning.recovery.recover import parts_of
 from epanns.stages.finetune import require_trainable
 from epanns.strict import error_messages
@@ -157,10 +159,12 @@ class _BaseChecks:
         clips, there = config.get("calibration_clips", 0), self.facts.train_clips
         if clips > there:
             yield f"calibration_clips={clips}: the training part has {there} clips; give at most as many in the [grid]"
-        if clips < _FEWEST_CLIPS and ({"ls", "distil"} & set(parts) or NEEDS.get(criterion, "weights") != "weights"):
+        if clips < _FEWEST_CLIPS and (
+            {"ls", "align", "distil"} & set(parts) or NEEDS.get(criterion, "weights") != "weights"
+        ):
             yield f"calibration_clips={clips}: {criterion} and {recovery} need at least {_FEWEST_CLIPS}"
         held = clips * round(self.experiment.data.seconds * self.experiment.data.sample_rate) * _SAMPLE_BYTES
-        if "distil" in parts and held > MOST_HELD_BYTES:
+        if {"align", "distil"} & set(parts) and held > MOST_HELD_BYTES:
             yield f"calibration_clips={clips}: {recovery} keeps its clips, more than 1 GiB in 16 bit; give fewer"
 
     def _training_problems(
@@ -180,6 +184,11 @@ class _BaseChecks:
 
     def _require_task(self, model: Tagger) -> None:
         assert self.facts.packs is not None
+        if self.experiment.data.class_map:
+            class_map = ClassMap.from_csv(Path(self.experiment.data.class_map))
+            for part in ("val", "test"):
+                class_map.between(model.labels, self.facts.packs[part].labels)
+            return
         for pack in self.facts.packs.values():
             require_same_task(model, in_the_models_order(model, pack))
 

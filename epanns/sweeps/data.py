@@ -16,6 +16,7 @@ from epanns.data.manifest import Manifest, write_manifest
 from epanns.data.packing.packer import pack_manifest
 from epanns.data.packs.pack_format import PackSettings
 from epanns.errors import ConfigError, OutputError
+from epanns.evaluation.class_map import ClassMap
 from epanns.safe_text import is_path_name
 from epanns.strict import (
     ANY_TEXT,
@@ -52,6 +53,7 @@ DATA_RULES: Mapping[str, Rule] = {
     "sample_rate": integer(1, 1_000_000),
     "seconds": number("a number in (0, 3600]", lambda value: 0 < value <= 3600),
     "synthetic": TABLE,
+    "class_map": ANY_TEXT,
 }
 
 
@@ -66,6 +68,8 @@ class DataConfig:
         sample_rate: In Hz; must be the model's.
         seconds: Length of a packed clip.
         synthetic: Settings of the generator, for ``kind = "synthetic"``.
+        class_map: Class map through which networks with other classes are scored, relative to the current folder; its
+            content is part of a trial's identity.
     """
 
     kind: str
@@ -76,6 +80,7 @@ class DataConfig:
     sample_rate: int = 32_000
     seconds: float = 10.0
     synthetic: Mapping[str, Any] = field(default_factory=dict)
+    class_map: str = ""
 
     def __post_init__(self) -> None:
         if problems := value_problems(field_values(self), DATA_RULES):
@@ -109,8 +114,14 @@ class DataConfig:
         return from_table(SyntheticSettings, given, SYNTHETIC_RULES, what="synthetic: ")
 
     def identity(self) -> dict[str, Any]:
-        """Return the part of the data's identity that is known before packing; digests of the clips are added later."""
+        """Return the part of the data's identity that is known before packing; digests of the clips are added later.
+
+        Raises:
+            DataError: If the class map cannot be read.
+        """
         kept = {"kind": self.kind, "sample_rate": self.sample_rate, "seconds": float(self.seconds)}
+        if self.class_map:
+            kept["class_map_sha256"] = ClassMap.from_csv(Path(self.class_map)).digest
         if self.kind == "packs":
             return kept
         parts = {part: list(getattr(self, part)) for part in PARTS}

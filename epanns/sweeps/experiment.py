@@ -12,7 +12,7 @@ from epanns.errors import ConfigError
 from epanns.evaluation.protocol import PROTOCOL_RULES, EvaluationProtocol
 from epanns.pruning.config import BUDGET, RATIOS, PruningConfig
 from epanns.pruning.ranking.criteria import CRITERIA, NEEDS
-from epanns.pruning.recovery.recover import RECOVERIES, RecoverySettings, recovery_problem
+from epanns.pruning.recovery.recover import RECOVERIES, RECOVERY_NAMES, RecoverySettings, recovery_problem
 from epanns.strict import (
     RATIO,
     TABLE,
@@ -36,9 +36,9 @@ from epanns.training.config import TEACHER_WEIGHTS
 from epanns.training.distillation import check_teacher_settings
 
 _RECOVERY = Rule(
-    f"one of {', '.join(RECOVERIES)} or distil:STEPS",
+    f"one of {', '.join(RECOVERY_NAMES)}",
     lambda value: recovery_problem(value) is None,
-    (*RECOVERIES, "distil:200"),
+    (*RECOVERIES, "align:1500", "ls+align:1500", "distil:200"),
 )
 GRID_RULES: Mapping[str, Rule] = {
     "ratio": list_of(RATIO, "numbers in [0, 1)"),
@@ -322,6 +322,8 @@ def _contradictions(experiment: Experiment, *, every_table_is_read: bool) -> lis
         ]
     if not every_table_is_read:
         return problems
+    if experiment.data.class_map:
+        problems += _training_with_a_class_map(experiment)
     if grids and not pruned:
         problems.append("[grid] there is no base to prune: all have prune = false")
     if finetunes and not grids:
@@ -333,4 +335,20 @@ def _contradictions(experiment: Experiment, *, every_table_is_read: bool) -> lis
         free = [base.model for base in pruned if not base.may_be_frozen]
         if free:
             problems.append(f"freeze_yamnet = true: {free[:1]} is not built on YAMNet's body; leave it out")
+    return problems
+
+
+def _training_with_a_class_map(experiment: Experiment) -> list[str]:
+    """Return one line for every table that needs labels of the network's classes, which a class map does not give."""
+    remedy = "the networks are scored through [data] class_map, as their classes are not those of the data"
+    problems = [
+        f"[base {place}] model={shown(base.model)}: cannot be trained: {remedy}; give checkpoint"
+        for place, base in enumerate(experiment.bases, start=1)
+        if not base.checkpoint
+    ]
+    if experiment.finetunes or any(grid.finetune for grid in experiment.grids):
+        problems.append(f"[finetune] cannot be done: {remedy}; remove it, or remove class_map")
+    labelled = [name for grid in experiment.grids for name in grid.criterion if NEEDS.get(name) == "gradients"]
+    if labelled:
+        problems.append(f"[grid] criterion={shown(labelled[0])}: uses labels: {remedy}; choose another criterion")
     return problems

@@ -66,8 +66,10 @@ class TrialFolder:
         except DataError as error:
             return f"{name} {words}, but {error}"
         last, scores = record.stages[-1], []
+        is_zero_shot = "class_map_sha256" in record.config.get("base", record.config).get("data", {})
         for split, summary in reversed([*last.scores.items()]):
-            task = "multi-label" if summary.get(DECISIVE_SCORES["single-label"]) is None else "single-label"
+            is_single = not is_zero_shot and summary.get(DECISIVE_SCORES["single-label"]) is not None
+            task = "single-label" if is_single else "multi-label"
             scores.append(f"{split} {DECISIVE_SCORES[task]} {summary[DECISIVE_SCORES[task]]:.4f}")
         kept = f"; {STEP_0_KEPT}" if last.best_step == 0 else ""
         return f"{name} {words}: {', '.join(scores)}, {record.seconds:.1f} s{kept}"

@@ -70,6 +70,8 @@ class Sweep:
         """Write ``config.json``, with which a trial can run in a process of its own."""
         folder = self.folder_of(trial)
         request = {"experiment": self.experiment.name, "config": dict(trial.config), "packs": dict(packs)}
+        if self.experiment.data.class_map:
+            request["class_map"] = str(Path(self.experiment.data.class_map).resolve())
         if trial.name:
             request["name"] = trial.name
         if trial.base is not None:

@@ -13,6 +13,9 @@ from epanns.complexity.macs import profile
 from epanns.data.batches.compatibility import in_the_models_order, refuse_leak
 from epanns.data.batches.dataset import PackDataset
 from epanns.errors import DataError
+from epanns.evaluation.agreement import agreement
+from epanns.evaluation.class_map import ClassMap
+from epanns.evaluation.predict import Predictions, predict
 from epanns.evaluation.protocol import EvaluationProtocol
 from epanns.models.files.load import load
 from epanns.models.pruning_plan import PruningPlan
@@ -23,6 +26,7 @@ from epanns.models.zoo import build_model
 from epanns.packages import versions
 from epanns.pruning.calibration_clips import CalibrationClips
 from epanns.pruning.prune import apply_plan, plan_and_cost
+from epanns.pruning.recovery.descent import RecoveryRun
 from epanns.pruning.recovery.recover import recover
 from epanns.records import DECISIVE_PACKAGES, RunRecord, Stage
 from epanns.safe_text import path_name
@@ -34,6 +38,8 @@ from epanns.sweeps.journal import TrialFolder
 from epanns.training.config import TrainingConfig, frozen_in
 from epanns.training.finetune import finetune
 from epanns.training.loop import Log, OnStep, RunOptions, no_log
+
+_SCORED = ("val", "test")
 
 
 def run_trial(folder: TrialFolder, *, on_step: OnStep | None = None, log: Log = no_log) -> RunRecord:
@@ -68,8 +74,13 @@ class _Trial:
         self.layers: tuple[str, ...] = ()
         self.started = time.perf_counter()
         self.protocol = EvaluationProtocol(**self.config.get("base", self.config).get("evaluation", {}))
+        self.class_map = ClassMap.from_csv(Path(request["class_map"])) if "class_map" in request else None
+        if self.class_map is not None and self.class_map.digest != data["class_map_sha256"]:
+            raise DataError(f"{self.class_map.source}: has changed since the sweep began; run `epanns sweep` again")
+        self.protocol_in_words = self.protocol.describe()
         self.clip_seconds = data["seconds"]
-        for part in ("val", "test"):
+        self.dense: dict[str, Predictions] = {}  # by part of the data
+        for part in _SCORED:
             refuse_leak(self.packs["train"], self.packs[part], part=part)
 
     def run_base(self) -> RunRecord:
@@ -99,6 +110,10 @@ class _Trial:
         base_record = base_folder.read_record()
         dense = load(self.request["checkpoint"] or base_folder.path / "base")
         self._match_classes(dense)
+        self.dense = {
+            part: predict(dense, self.packs[part], self.protocol, same_classes=self.class_map is None)
+            for part in _SCORED
+        }
         as_scored = replace(base_record.stages[0], seconds=0.0, curve=(), best_step=None)
         model, plan, stages = dense, None, [as_scored]
         if self.config.get("ratio") != 0:
@@ -116,7 +131,8 @@ class _Trial:
                 started = time.perf_counter()
                 settings = {"seed": self.config["seed"], **self.config.get("recovery", {})}
                 method = self.config["recover"]
-                recover(model, dense, clips, method, plan=step, **settings)
+                run = RecoveryRun(self.folder.path / "recovery", log=self.options.log)
+                recover(model, dense, clips, method, plan=step, run=run, **settings)
                 stages.append(self._stage("recovered", model, time.perf_counter() - started))
         if "finetune" in self.config:
             started = time.perf_counter()
@@ -150,9 +166,14 @@ class _Trial:
 
     def _stage(self, name: str, model: Tagger, seconds: float) -> Stage:
         scores = {}
-        for part in ("val", "test"):
-            predictions, found = score(model, self.packs[part], self.protocol)
-            scores[part] = found.summary()
+        for part in _SCORED:
+            predictions, found = score(model, self.packs[part], self.protocol, class_map=self.class_map)
+            scores[part] = dict(found.summary())
+            if part in self.dense:
+                scores[part] |= agreement(
+                    predictions, self.dense[part], model.labels, self.protocol, bootstrap=0
+                ).summary()
+            self.protocol_in_words = found.protocol
             self.clip_seconds = scored_seconds(self.packs[part], self.protocol, predictions)
         return Stage(name, scores, round(seconds, 3))
 
@@ -170,7 +191,7 @@ class _Trial:
             finetune_iterations=self.config.get("finetune", {}).get("iterations", 0),
             seed=self.config["seed"],
             dataset=self.packs["test"].dataset_name,
-            protocol=self.protocol.describe(),
+            protocol=self.protocol_in_words,
             clip_seconds=self.clip_seconds,
             config=self.config,
             plan_digest=None if plan is None else plan.digest,

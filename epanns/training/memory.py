@@ -3,27 +3,9 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-import torch
-
 from epanns.errors import TrainingError
+from epanns.state_files import is_out_of_memory
 from epanns.training.config import TrainingConfig
-
-# From the messages of torch's allocators, oneDNN, cuDNN and cuBLAS; only torch's on a GPU has an error class.
-_WORDS = (
-    "can't allocate memory",
-    "not enough memory",
-    "out of memory",
-    "could not create a memory",
-    "ALLOC_FAILED",
-    "bad alloc",
-)
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether an error means that memory ran out, on the CPU or on a GPU."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    return isinstance(error, RuntimeError) and any(words in str(error) for words in _WORDS)
 
 
 @contextmanager

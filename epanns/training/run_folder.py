@@ -16,12 +16,13 @@ from epanns.errors import CheckpointError, OutputError
 from epanns.models.files.checkpoint import CONFIG, FILES, load_checkpoint, save_checkpoint
 from epanns.models.tagger import Tagger
 from epanns.models.tensors import weights_digest
+from epanns.state_files import newest_step, saved_states
 from epanns.text_files import read_json
 from epanns.training import metrics
 from epanns.training.config import TrainingConfig
 from epanns.training.distillation import sha256_of
 from epanns.training.learner import Learner
-from epanns.training.resume import TrainingState, load_state, newest_step, save_state, saved_states
+from epanns.training.resume import TrainingState, load_state, save_state
 from epanns.training.teacher_scores import TeacherScores
 from epanns.training.validation import Validation
 from epanns.workfolder import BEST_NAME, COMMAND, LOCK_FILES, RUN_FILE, STATE_NAME, Work, WorkFolder, remove

@@ -3,7 +3,6 @@
 import json
 
 import pytest
-import torch
 
 from epanns.cli.main import cli
 from epanns.data.batches.dataset import PackDataset
@@ -11,16 +10,14 @@ from epanns.errors import ConfigError
 from epanns.labels import LabelSet
 from epanns.models.files.checkpoint import save_checkpoint
 from epanns.models.files.load import load
-from epanns.models.zoo import build_model
 from epanns.pruning.prune import prune
+from tests.builders import make_checkpoint
 
 
 @pytest.fixture
 def runs(tmp_path, tiny_packs):
     """A base and a network that was pruned from it, side by side."""
-    labels = PackDataset([tiny_packs["train"]]).labels
-    torch.manual_seed(1)
-    save_checkpoint(build_model("Cnn14_8k", width=0.03, labels=labels), tmp_path / "base")
+    make_checkpoint(tmp_path / "base", "Cnn14_8k", tiny_packs["train"], width=0.03, seed=1)
     save_checkpoint(prune(load(tmp_path / "base"), ratio=0.5)[0], tmp_path / "pruned")
     return tmp_path
 
@@ -79,7 +76,7 @@ def test_what_has_no_unpruned_network_beside_it_needs_a_teacher(finetune, runs):
 def test_fresh_deletes_nothing_where_the_teacher_does_not_fit(finetune, runs):
     finetune()
     kept = (runs / "run" / "training.json").read_text()
-    save_checkpoint(build_model("Cnn14_8k", width=0.03, labels=LabelSet.of(["a", "b", "c", "d"])), runs / "other")
+    make_checkpoint(runs / "other", "Cnn14_8k", LabelSet.of(["a", "b", "c", "d"]), width=0.03)
     with pytest.raises(ConfigError, match="the teacher Cnn14_8k has other classes .* and lacks 'tone'"):
         finetune("--teacher", runs / "other", "--fresh")
     assert (runs / "run" / "training.json").read_text() == kept

@@ -31,7 +31,7 @@ from epanns.pruning.prune import prune
 from epanns.pruning.recovery.batch_norm_reestimation import recalibrate_batch_norm
 from epanns.records import read_records
 from epanns.stages.score import unpruned_spec, width_of
-from tests.builders import make_network
+from tests.builders import make_checkpoint, make_network
 
 
 @pytest.fixture
@@ -281,12 +281,12 @@ def test_existing_out_is_refused_before_anything_is_read(run, checkpoint, tiny_p
     assert "out exists already: choose another --out or delete it first" in err
 
 
-def test_other_classes_and_other_rates_end_in_one_line(run, tiny_spec, tiny_packs, tmp_path):
-    save_checkpoint(build_model(tiny_spec, labels=LabelSet.of(["a", "b", "c", "d"])), tmp_path / "other")
+def test_other_classes_and_other_rates_end_in_one_line(run, tiny_packs, tmp_path):
+    make_checkpoint(tmp_path / "other", labels=LabelSet.of(["a", "b", "c", "d"]))
     code, _, err = run(tmp_path / "other", "--data", tiny_packs["test"])
     assert code == 1
     assert re.search(r"different classes \(class 0 is 'a' in the model, '.*' in the pack\)", err)
-    save_checkpoint(build_model("Cnn6", width=0.05, num_classes=4), tmp_path / "rate")
+    make_checkpoint(tmp_path / "rate", "Cnn6", width=0.05, num_classes=4)
     code, _, err = run(tmp_path / "rate", "--data", tiny_packs["test"])
     assert code == 1
     assert (

@@ -6,7 +6,6 @@ import pytest
 
 import epanns.export as extra
 from epanns.cli.export import describe
-from epanns.models.files.checkpoint import save_checkpoint
 from epanns.models.zoo import build_model
 from tests.builders import make_checkpoint
 
@@ -78,7 +77,7 @@ def test_one_pack_for_calibration_and_comparison_is_refused(run, tmp_path, tiny_
 
 def test_packs_of_another_rate_are_refused(run, tmp_path, tiny_packs, epanns, tiny_spec):
     pytest.importorskip("onnxruntime", reason="the onnx extra is not installed")
-    save_checkpoint(build_model("Cnn6", width=0.1), tmp_path / "cnn6")
+    make_checkpoint(tmp_path / "cnn6", "Cnn6", width=0.1)
     given = ["--int8", "--calibration", tiny_packs["train"]]
     code, _, err = epanns("export", tmp_path / "cnn6", "--out", tmp_path / "out", *given)
     assert code == 1

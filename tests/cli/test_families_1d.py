@@ -5,22 +5,15 @@ import json
 import pytest
 
 from epanns.cli.main import cli
-from epanns.data.datasets.synthetic import SyntheticSettings, make_synthetic
-from epanns.data.manifest import write_manifest
-from epanns.data.packing.packer import pack_manifest
-from epanns.data.packs.pack_format import PackSettings
+from tests.builders import make_manifest, make_packs
 
 
 @pytest.fixture(scope="module")
 def sounds(tmp_path_factory):
     """Generated sound at 32 kHz, the rate of these networks: clips, and packs of train, val and test."""
-    folder = tmp_path_factory.mktemp("sounds")
-    settings = SyntheticSettings(clips=40, classes=3, seconds=0.5, sample_rate=32_000)
-    write_manifest(make_synthetic(folder / "audio", settings), folder / "manifest.csv")
-    for split in ("train", "val", "test"):
-        asked = PackSettings(splits=(split,), sample_rate=32_000, seconds=0.5)
-        pack_manifest(folder / "manifest.csv", folder / split, asked)
-    return folder
+    manifest = make_manifest(tmp_path_factory.mktemp("sounds"), clips=40, classes=3, sample_rate=32_000)
+    make_packs(manifest, sample_rate=32_000)
+    return manifest.parent
 
 
 @pytest.mark.parametrize("name", ["LeeNet11", "Wavegram_Logmel_Cnn14"])

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from epanns.data.packs.pack import Pack
-from epanns.models.files.checkpoint import save_checkpoint
-from epanns.models.zoo import build_model
+from tests.builders import make_checkpoint
 from tests.data.mp3_file import encoded, write_mp3_file
 
 
@@ -43,10 +42,7 @@ def as_panns(tmp_path):
 
 @pytest.fixture
 def checkpoint(tmp_path, tiny_packs):
-    save_checkpoint(
-        build_model("Cnn14_8k", width=0.03, labels=Pack(tiny_packs["test"]).labels), tmp_path / "checkpoint"
-    )
-    return tmp_path / "checkpoint"
+    return make_checkpoint(tmp_path / "checkpoint", "Cnn14_8k", tiny_packs["test"], width=0.03)
 
 
 def test_the_same_clips_score_the_same_in_pannss_layout(epanns, tiny_packs, as_panns, labels, checkpoint, tmp_path):

@@ -15,7 +15,7 @@ from epanns.models.files.load import load
 from epanns.models.files.released import export_panns
 from epanns.models.pruning_plan import PruningPlan
 from epanns.models.zoo import build_model
-from tests.builders import output_of
+from tests.builders import make_checkpoint, output_of
 
 STEPS = [
     {"step": "train", "training": {"iterations": 30, "seed": 1}, "best_step": 20},
@@ -100,7 +100,7 @@ def test_sample_rate_that_contradicts_is_refused(folder: Path) -> None:
 
 
 def test_networks_on_the_waveform_have_no_front_end_and_are_shown_layer_by_layer(tmp_path: Path) -> None:
-    save_checkpoint(build_model("Res1dNet31", num_classes=4, width=1 / 32), tmp_path / "saved")
+    make_checkpoint(tmp_path / "saved", "Res1dNet31", num_classes=4, width=1 / 32)
     text = run(tmp_path / "saved")
     assert "Res1dNet31, family res1dnet31, head clip, embedding 64" in text
     assert "front end     32000 Hz, none: the network reads the waveform" in text

@@ -3,10 +3,8 @@ from functools import partial
 
 import pytest
 
-from epanns.models.files.checkpoint import save_checkpoint
 from epanns.models.spec import conv_widths
-from epanns.models.zoo import build_model
-from tests.builders import narrow_spec
+from tests.builders import make_checkpoint, narrow_spec
 
 KEYS = {
     "name",
@@ -33,8 +31,7 @@ def profile(epanns):
 
 @pytest.fixture
 def checkpoint(tmp_path):
-    save_checkpoint(build_model(narrow_spec(widths=conv_widths(4, 6))), tmp_path / "narrow")
-    return tmp_path / "narrow"
+    return make_checkpoint(tmp_path / "narrow", narrow_spec(widths=conv_widths(4, 6)))
 
 
 def test_json_holds_exactly_the_promised_keys(profile):

@@ -1,22 +1,21 @@
 import dataclasses
 import json
+import os
 import re
-import subprocess
-import sys
+import shutil
+import signal
+from contextlib import contextmanager
 from functools import partial
 
 import pytest
 import torch
 
+from epanns.cli import prune as prune_command
 from epanns.complexity.latency import Latency
 from epanns.complexity.macs import profile
 from epanns.data.batches.dataset import PackDataset
 from epanns.data.batches.loader import make_loader
 from epanns.data.batches.sampler import sequential_batches
-from epanns.data.datasets.synthetic import SyntheticSettings, make_synthetic
-from epanns.data.manifest import write_manifest
-from epanns.data.packing.packer import pack_manifest
-from epanns.data.packs.pack_format import PackSettings
 from epanns.labels import LabelSet
 from epanns.models.files.checkpoint import load_checkpoint, save_checkpoint
 from epanns.models.files.load import load
@@ -28,7 +27,7 @@ from epanns.pruning.budgets.latency_budget import Timing
 from epanns.pruning.budgets.sensitivity_table import Sensitivity, SensitivityRow
 from epanns.pruning.prune import apply_plan, plan_pruning
 from epanns.pruning.recovery.recover import recover
-from tests.builders import make_checkpoint, narrow_spec
+from tests.builders import make_checkpoint, make_manifest, make_pack, narrow_spec, same_tensors
 
 SPEC = narrow_spec(widths=conv_widths(4, 6, 8))
 SPEC_BLOCK_2 = ("conv_block2.conv1", "conv_block2.conv2")
@@ -48,14 +47,8 @@ def checkpoint(tmp_path):
 @pytest.fixture(scope="module")
 def packs(tmp_path_factory):
     """Return a pack of a few generated clips per sample rate."""
-    folder = tmp_path_factory.mktemp("packs")
-    manifest = make_synthetic(folder / "audio", SyntheticSettings(clips=5, classes=2, seconds=0.5, sample_rate=8_000))
-    write_manifest(manifest, folder / "manifest.csv")
-    rates = (8_000, 16_000)
-    for rate in rates:
-        settings = PackSettings(sample_rate=rate, seconds=0.5)
-        pack_manifest(folder / "manifest.csv", folder / f"pack{rate}", settings)
-    return {rate: folder / f"pack{rate}" for rate in rates}
+    manifest = make_manifest(tmp_path_factory.mktemp("packs"))
+    return {rate: make_pack(manifest, manifest.parent / f"pack{rate}", sample_rate=rate) for rate in (8_000, 16_000)}
 
 
 def test_json_holds_exactly_the_promised_keys(prune, checkpoint, tmp_path):
@@ -186,7 +179,7 @@ def test_the_help_explains_the_options_in_groups(prune):
     assert [re.findall(r"^  (?:-h, )?--([a-z0-9-]+)", section, re.MULTILINE) for section in sections] == [
         ["ratio", "ratios", "target-params", "target-macs", "target-bytes", "target-latency"],
         ["layers", "allocate", "minimum", "sensitivity", "round-to", "int8"],
-        ["criterion", "seed"],
+        ["method", "criterion", "seed"],
         ["recover", "calibration", "fit-to", "mixtures", "rectify", "ridge", "labels", "mp3-seconds"],
         ["steps", "schedule", "between"],
         ["out", "device", "json", "config", "debug", "help"],
@@ -226,7 +219,7 @@ def test_batch_norm_statistics_equal_those_of_a_sweep(prune, tiny_spec, tiny_pac
     batches = make_loader(dataset, sequential_batches(len(dataset), 32))
     pruned = apply_plan(dense, plan_pruning(dense, ratio=0.5))
     recover(pruned, dense, [batch.float_waveform() for batch in batches], "bn")
-    assert all(torch.equal(value, pruned.state_dict()[name]) for name, value in load(out).state_dict().items())
+    assert same_tensors(load(out), pruned)
 
 
 def test_readers_are_fitted_on_a_pack_and_the_errors_shown(prune, checkpoint, packs, tmp_path):
@@ -271,7 +264,7 @@ def test_readers_are_fitted_on_a_pack_and_the_errors_shown(prune, checkpoint, pa
         (["--target-macs", "1X"], "epanns: '1X' is no budget of macs: give a number above 0 such as 0.25 or 5.02G"),
         (["--target-macs", "0.5", "--int8"], "epanns: --int8 goes with --target-bytes"),
         (["--target-params", "2"], "epanns: a budget of 2 parameters cannot be met: at their narrowest"),
-        (["--ratio", "0.5", "--minimum", "0.1"], "epanns: --minimum goes with --allocate global or sensitivity"),
+        (["--ratio", "0.5", "--minimum", "0.1"], "epanns: --minimum goes with --allocate global, distortion or"),
         (
             ["--ratio", "0.5", "--allocate", "sensitivity"],
             "epanns: --allocate sensitivity and --sensitivity FILE.csv go",
@@ -306,7 +299,7 @@ def test_calibration_at_another_sample_rate_is_refused(prune, checkpoint, packs,
 def test_clips_that_nothing_measures_are_refused(prune, checkpoint, packs, tmp_path):
     code, _, stderr = prune(checkpoint, "--out", tmp_path / "pruned", "--ratio", "0.5", "--calibration", packs[8_000])
     assert code == 1
-    assert "has no use without --recover or a criterion that measures clips (taylor, activation, interpol" in stderr
+    assert "without --recover, --allocate distortion or a criterion that measures clips (taylor, activation" in stderr
 
 
 @pytest.mark.parametrize("criterion", ["activation", "interpolative"])
@@ -355,13 +348,6 @@ def test_a_released_file_is_pruned_as_it_is(prune, tmp_path):
     assert list(json.loads(stdout)["widths"].values()) == [4, 8, 16, 32]
 
 
-def test_a_pruned_checkpoint_loads_in_a_new_process_without_torch_pruning(prune, checkpoint, tmp_path):
-    out = tmp_path / "pruned"
-    prune(checkpoint, "--out", out, "--ratio", "0.5")
-    program = f"import sys, epanns; epanns.load({str(out)!r}); sys.exit('torch_pruning' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
-
-
 def test_the_network_is_ranked_recovered_and_trained_on_the_given_device(
     prune, checkpoint, packs, tmp_path, monkeypatch
 ):
@@ -387,3 +373,68 @@ def test_a_gpu_gives_the_network_that_a_cpu_gives(prune, checkpoint, packs, tmp_
     cpu, gpu = (load(tmp_path / device).state_dict() for device in ("cpu", "cuda"))
     for name, value in cpu.items():
         torch.testing.assert_close(gpu[name], value, rtol=1e-2, atol=1e-3)
+
+
+def test_stopped_gradient_steps_resume_with_the_same_bytes(prune, checkpoint, packs, monkeypatch, tmp_path):
+    asked = ["--ratio", "0.5", "--recover", "ls+align:6", "--calibration", packs[8_000], "--seed", 3]
+    code, _, stderr = prune(checkpoint, "--out", tmp_path / "whole", *asked)
+    assert code == 0, stderr
+    assert "step 6 of 6: loss " in stderr
+    out, show = tmp_path / "out", prune_command.progress_counter
+    shown = []
+
+    @contextmanager
+    def stopping(description, unit):
+        def count(done, total):
+            shown.append((description, unit, done, total))
+            if done == 4:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        yield count
+
+    monkeypatch.setattr(prune_command, "progress_counter", stopping)
+    code, _, stderr = prune(checkpoint, "--out", out, *asked)
+    assert (code, out.exists()) == (143, False)
+    assert "stopped by signal 15 at step 4 of 6 of the recovery; the same command resumes it from " in stderr
+    assert shown == [("align", "step", step, 6) for step in range(1, 5)]
+    monkeypatch.setattr(prune_command, "progress_counter", show)
+    code, _, stderr = prune(checkpoint, "--out", out, "--criterion", "l2", *asked)  # another plan: a folder beside
+    assert code == 0, stderr
+    shutil.rmtree(out)
+    code, stdout, stderr = prune(checkpoint, "--out", out, *asked)
+    assert code == 0, stderr
+    assert "resume the recovery at step 4 of 6" in stderr
+    assert re.search(r"6 steps of alignment: loss \d+\.\d{4} before, \d+\.\d{4} after, on held-out clips; ", stdout)
+    assert not (tmp_path / "out.recovery").exists()
+    weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "out")]
+    assert weights[0] == weights[1]
+
+
+def test_settings_of_ls_are_refused_where_ls_is_not_run(prune, checkpoint, packs, tmp_path):
+    options = ("--ratio", "0.5", "--recover", "align:3", "--calibration", packs[8_000], "--mixtures", 1)
+    code, _, stderr = prune(checkpoint, "--out", tmp_path / "out", *options)
+    assert (code, stderr) == (1, "epanns: --mixtures: only for --recover ls; --recover align:3 has no use for it\n")
+
+
+def test_method_auto_gives_the_defaults_that_are_not_given(prune, checkpoint, packs, tmp_path):
+    options = ("--ratio", "0.5", "--calibration", packs[8_000])
+    code, _, stderr = prune(checkpoint, "--out", tmp_path / "auto", "--method", "auto", *options)
+    assert code == 0
+    assert "--method auto: --criterion activation --allocate uniform --recover ls --mixtures 2 --rectify 8\n" in stderr
+    by_hand = ("--criterion", "activation", "--recover", "ls", "--mixtures", "2", "--rectify", "8")
+    prune(checkpoint, "--out", tmp_path / "by hand", *by_hand, *options)
+    assert same_tensors(load(tmp_path / "auto"), load(tmp_path / "by hand"))
+
+
+def test_options_take_precedence_over_the_method(prune, checkpoint, packs, tmp_path):
+    (tmp_path / "prune.toml").write_text('criterion = "l2"\n')
+    given = ("--config", tmp_path / "prune.toml", "--recover", "bn", "--calibration", packs[8_000])
+    code, _, stderr = prune(checkpoint, "--out", tmp_path / "a", "--method", "auto", "--ratio", "0.5", *given)
+    assert code == 0
+    assert "--method auto: --criterion l2 --allocate uniform --recover bn\n" in stderr
+
+
+def test_method_auto_without_clips_is_refused(prune, checkpoint, tmp_path):
+    code, _, stderr = prune(checkpoint, "--out", tmp_path / "a", "--method", "auto", "--target-params", "0.5")
+    assert code == 1
+    assert "--recover ls and --criterion activation and --allocate distortion: give --calibration PACK" in stderr

@@ -13,9 +13,8 @@ from epanns.audio.waveform import load_waveform
 from epanns.cli.tag import tag_file
 from epanns.evaluation.protocol import EvaluationProtocol
 from epanns.labels import LabelSet
-from epanns.models.files.checkpoint import save_checkpoint
 from epanns.models.files.load import load
-from epanns.models.zoo import build_model
+from tests.builders import make_checkpoint
 
 RATE = 8_000
 NOISE = np.random.default_rng(0).uniform(-0.5, 0.5, 40 * RATE).astype(np.float32)
@@ -25,8 +24,7 @@ NOISE = np.random.default_rng(0).uniform(-0.5, 0.5, 40 * RATE).astype(np.float32
 def network(tmp_path_factory):
     folder = tmp_path_factory.mktemp("network") / "net"
     names = ["dog", "=rain()", "\x1b[31mbell"]
-    save_checkpoint(build_model("Cnn14_8k", width=0.03, labels=LabelSet.of(names)), folder)
-    return folder
+    return make_checkpoint(folder, "Cnn14_8k", LabelSet.of(names), width=0.03)
 
 
 @pytest.fixture

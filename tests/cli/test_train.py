@@ -23,6 +23,7 @@ from epanns.models.files.checkpoint import save_checkpoint
 from epanns.models.files.load import load
 from epanns.models.zoo import build_model
 from epanns.training.finetune import TrainingResult
+from tests.builders import make_checkpoint
 
 SHORT = ["--iterations", "4", "--batch-size", "8", "--validate-every", "2"]
 
@@ -280,9 +281,7 @@ def test_validating_on_training_clips_is_refused(runner, tmp_path, tiny_packs):
 
 @pytest.fixture
 def tagger(tmp_path):
-    model = build_model("Cnn14_8k", width=0.03, labels=LabelSet.of(["dog", "rain", "bell"]))
-    save_checkpoint(model, tmp_path / "tagger")
-    return tmp_path / "tagger"
+    return make_checkpoint(tmp_path / "tagger", "Cnn14_8k", LabelSet.of(["dog", "rain", "bell"]), width=0.03)
 
 
 def test_tag_reads_any_length_rate_and_channel_count(runner, tmp_path, tagger):

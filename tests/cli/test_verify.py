@@ -3,11 +3,8 @@ from functools import partial
 
 import pytest
 
-from epanns.data.datasets.synthetic import SyntheticSettings, make_synthetic
-from epanns.data.manifest import write_manifest
-from epanns.data.packing.packer import pack_manifest
-from epanns.data.packs.pack_format import PackSettings
 from epanns.labels import LabelSet
+from tests.builders import make_manifest, make_pack
 from tests.data.panns_files import CLASSES, clip_names, write_waveforms
 
 
@@ -19,10 +16,7 @@ def verify(epanns):
 
 @pytest.fixture
 def pack(tmp_path):
-    settings = SyntheticSettings(clips=5, classes=2, seconds=0.5, sample_rate=8_000)
-    write_manifest(make_synthetic(tmp_path / "set", settings), tmp_path / "m.csv")
-    pack_manifest(tmp_path / "m.csv", tmp_path / "pack", PackSettings((), 8_000, 0.5))
-    return tmp_path / "pack"
+    return make_pack(make_manifest(tmp_path), tmp_path / "pack")
 
 
 def test_a_whole_pack_is_one_line(verify, pack):

@@ -25,7 +25,7 @@ from epanns.sweeps.experiment import parse_experiment
 from epanns.sweeps.runner import run_experiment
 from epanns.training.config import TrainingConfig
 from epanns.training.learner import Learner, set_learning_mode
-from tests.builders import narrow_spec
+from tests.builders import make_checkpoint, narrow_spec, same_tensors, tensors_of
 
 FRONT_END = FrontEndSpec(8_000, 200, 80, 64, 125, 3_750, kind="yamnet")
 
@@ -126,7 +126,7 @@ def test_networks_are_built_on_a_body_and_keep_its_origin(name, yamnet):
     ids=["another network", "and a width", "no body", "YAMNet itself", "another body", "a width", "nothing to freeze"],
 )
 def test_what_cannot_be_built_is_refused(epanns, yamnet, tiny_packs, tmp_path, arguments, message):
-    save_checkpoint(build_model(narrow_spec()), tmp_path / "other")
+    make_checkpoint(tmp_path / "other", narrow_spec())
     places = {"YAMNET": yamnet, "OTHER": tmp_path / "other"}
     given = [places.get(argument, argument) for argument in arguments]
     packs = ["--train", tiny_packs["train"], "--val", tiny_packs["val"]]
@@ -139,7 +139,7 @@ def test_what_cannot_be_built_is_refused(epanns, yamnet, tiny_packs, tmp_path, a
 def test_packs_of_another_rate_or_other_classes_are_refused(epanns, tiny_packs, tmp_path, yamnet):
     packs = ["--train", tiny_packs["train"], "--val", tiny_packs["val"], "--iterations", "1"]
     at_16k = replace(ZOO["YAMNet"], front_end=FrontEndSpec(16_000, 400, 160, 64, 125, 7_500, kind="yamnet"))
-    save_checkpoint(build_model(at_16k, num_classes=4), tmp_path / "at_16k")
+    make_checkpoint(tmp_path / "at_16k", at_16k, num_classes=4)
     code, _, err = epanns("finetune", tmp_path / "at_16k", *packs, "--out", tmp_path / "out")
     assert code == 1
     assert "8000 Hz" in err and "16000" in err
@@ -150,7 +150,7 @@ def test_packs_of_another_rate_or_other_classes_are_refused(epanns, tiny_packs, 
 
 def test_a_network_without_yamnets_body_cannot_freeze_it(epanns, tiny_packs, tmp_path):
     labels = PackDataset([tiny_packs["train"]]).labels
-    save_checkpoint(build_model(narrow_spec(num_classes=len(labels)), labels=labels), tmp_path / "narrow")
+    make_checkpoint(tmp_path / "narrow", narrow_spec(num_classes=len(labels)), labels)
     packs = ["--train", tiny_packs["train"], "--val", tiny_packs["val"]]
     asked = ["--freeze-yamnet", "--iterations", "1", "--out", tmp_path / "out"]
     code, _, err = epanns("finetune", tmp_path / "narrow", *packs, *asked)
@@ -175,11 +175,11 @@ def test_statistics_of_folded_batch_norms_are_not_measured(tiny_packs, rows):
     for module in model.modules():
         if isinstance(module, ShiftNorm2d):
             module.running_var.fill_(1 - 1e-4)
-    before = {name: value.clone() for name, value in model.state_dict().items()}
+    before = tensors_of(model)
     for measure in (lambda: recalibrate_batch_norm(model, clips), lambda: recover(model, model, clips, "ls+bn")):
         with pytest.raises(PruningError, match="this YAMNet came with its batch norms folded into its kernels: .* ls"):
             measure()
-    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert same_tensors(model, before)
 
 
 def test_folded_batch_norms_change_nothing_while_the_network_learns(tiny_packs, rows):

@@ -17,6 +17,7 @@ from epanns.evaluation.protocol import EvaluationProtocol, cut_windows, windows_
 from epanns.labels import LabelSet
 from epanns.models.families.cnn_2d import Cnn
 from epanns.models.spec import ModelSpec
+from tests.builders import make_network
 
 RATE = 8000
 LABELS = LabelSet.of(["dog", "rain", "sea"])
@@ -55,8 +56,7 @@ class FakeDataset(torch.utils.data.Dataset):
 
 @pytest.fixture(scope="module")
 def model():
-    torch.manual_seed(0)
-    return Cnn(SPEC, LABELS).eval()
+    return make_network(SPEC, LABELS, seed=0)
 
 
 def test_whole_clip_is_the_models_own_output(model):

@@ -21,7 +21,9 @@ EXAMPLE = Path(__file__).parents[2] / "examples" / "onnx_tags.py"
 inputs_of = runpy.run_path(str(EXAMPLE))["inputs_of"]
 
 
-@pytest.mark.parametrize("name", ["Cnn14_16k", "DaiNet19", "Wavegram_Logmel_Cnn14", "YAMNet", "LEAN", "YAMNet_linear"])
+@pytest.mark.parametrize(
+    "name", ["Cnn14_16k", "DaiNet19", "Wavegram_Logmel_Cnn14", "YAMNet", "LEAN", "YAMNet_linear", "mn01"]
+)
 @pytest.mark.parametrize("length", [0.3, 0.96, 1.0, 2.71])
 def test_the_example_makes_the_inputs_of_every_front_end(name, length):
     model = build_model(spec_of(name, width=1 / 32)).eval()

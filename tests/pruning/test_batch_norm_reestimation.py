@@ -7,14 +7,14 @@ from epanns.models.provenance import Operation
 from epanns.models.pruning_plan import PruningPlan
 from epanns.pruning.prune import prune
 from epanns.pruning.recovery.batch_norm_reestimation import recalibrate_batch_norm
+from tests.builders import random_waveforms
 
 SAMPLES = 80 * 40
 
 
 @pytest.fixture
 def waveforms():
-    generator = torch.Generator().manual_seed(2)
-    return [torch.rand(size, SAMPLES, generator=generator) - 0.5 for size in (3, 3, 2)]
+    return random_waveforms(3, 3, 2, samples=SAMPLES)
 
 
 def norms(model):
@@ -33,7 +33,7 @@ def changed(before, after):
 
 
 def test_statistics_become_averages_over_batches_weighted_by_clips(model, waveforms):
-    """The first batch norm's input needs no other layer, so its statistics are computed here from the log-mel."""
+    """Checked on the first batch norm, whose input is the log-mel spectrogram."""
     with torch.no_grad():
         bins = [model.front_end(waveform).squeeze(1).flatten(0, 1) for waveform in waveforms]
     assert recalibrate_batch_norm(model, waveforms) == 8
@@ -44,13 +44,13 @@ def test_statistics_become_averages_over_batches_weighted_by_clips(model, wavefo
     assert int(model.bn0.num_batches_tracked) == 3
 
 
-def test_every_batch_norm_is_measured_without_a_plan(model, waveforms):
+def test_without_a_plan_every_batch_norm_is_reestimated(model, waveforms):
     before = statistics(model)
     recalibrate_batch_norm(model, waveforms)
     assert changed(before, statistics(model)) == list(norms(model))
 
 
-def test_with_a_plan_only_batch_norms_whose_inputs_changed_are_measured(model, waveforms):
+def test_with_a_plan_only_batch_norms_with_changed_inputs_are_reestimated(model, waveforms):
     pruned, plan = prune(model, ratio=0.5, layers=["conv_block4.conv2", "conv_block6.conv1"])
     before = statistics(pruned)
     assert recalibrate_batch_norm(pruned, waveforms, plan=plan) == 8
@@ -59,8 +59,8 @@ def test_with_a_plan_only_batch_norms_whose_inputs_changed_are_measured(model, w
     assert before["bn0"][2] == after["bn0"][2]
 
 
-def test_surviving_channels_of_the_first_pruned_layer_need_no_new_statistics(model, waveforms):
-    """Why its own batch norm is left out: measured in both networks, its statistics are the same."""
+def test_kept_channels_of_the_first_pruned_layer_have_the_statistics_of_the_unpruned_network(model, waveforms):
+    """Therefore its own batch norm is not re-estimated."""
     pruned, plan = prune(model, ratio=0.5, layers=["conv_block4.conv1"])
     for network in (model, pruned):
         recalibrate_batch_norm(network, waveforms)
@@ -68,7 +68,7 @@ def test_surviving_channels_of_the_first_pruned_layer_need_no_new_statistics(mod
     torch.testing.assert_close(pruned.conv_block4.bn1.running_mean, model.conv_block4.bn1.running_mean[kept])
 
 
-def test_a_plan_that_removes_nothing_changes_nothing(model, waveforms):
+def test_a_plan_without_removed_channels_changes_no_statistics(model, waveforms):
     plan = PruningPlan(model.spec, {}, "l1", {}, seed=0)
     before = statistics(model)
     assert recalibrate_batch_norm(model, waveforms, plan=plan) == 0
@@ -76,7 +76,7 @@ def test_a_plan_that_removes_nothing_changes_nothing(model, waveforms):
     assert model.provenance.recipe == ()
 
 
-def test_the_recipe_gets_the_step_and_the_clips(model, waveforms):
+def test_the_recipe_records_the_number_of_clips(model, waveforms):
     recalibrate_batch_norm(model, waveforms)
     assert model.provenance.recipe == (Operation("recover", {"method": "bn", "clips": 8}),)
 
@@ -125,7 +125,7 @@ def test_a_batch_norm_that_is_never_run_keeps_its_statistics(build, waveforms):
         ([torch.full((2, SAMPLES), float("nan"))], r"bn0: statistics are not finite after calibration; look for bad"),
     ],
 )
-def test_bad_calibration_is_refused_and_leaves_the_statistics_as_they_were(model, waveforms, batches, match):
+def test_invalid_calibration_is_refused_and_statistics_are_restored(model, waveforms, batches, match):
     before = statistics(model)
     with pytest.raises(PruningError, match=match):
         recalibrate_batch_norm(model, (waveforms if batches else []) + batches)
@@ -135,7 +135,7 @@ def test_bad_calibration_is_refused_and_leaves_the_statistics_as_they_were(model
     assert not model.training
 
 
-def test_statistics_survive_an_error_of_the_caller(model, waveforms):
+def test_statistics_are_restored_when_reading_the_clips_fails(model, waveforms):
     def broken():
         yield waveforms[0]
         raise KeyError("reader")
@@ -146,7 +146,7 @@ def test_statistics_survive_an_error_of_the_caller(model, waveforms):
     assert changed(before, statistics(model)) == []
 
 
-def test_silence_is_no_calibration_and_batches_without_clips_do_not_count(model, waveforms):
+def test_silent_clips_are_refused_and_empty_batches_are_ignored(model, waveforms):
     before = statistics(model)
     with pytest.raises(PruningError, match=r"all 4 calibration clips are silent \(zeros\): give sound of the kind"):
         recalibrate_batch_norm(model, [torch.zeros(2, SAMPLES)] * 2)

@@ -1,4 +1,4 @@
-"""Budgets as people write them."""
+"""Budgets: their text form, their limits and their display."""
 
 import math
 from fractions import Fraction
@@ -34,13 +34,13 @@ from epanns.pruning.budgets.budget import Budget
         ("latency", "0.6", 0.6),
     ],
 )
-def test_budgets_are_read_exactly(kind, text, amount):
+def test_a_budget_is_parsed_exactly(kind, text, amount):
     assert Budget.parse(kind, text) == Budget(kind, amount)
     assert Budget.parse(kind, text).is_fraction == (amount < 1)
 
 
 @given(st.integers(1, 10**15))
-def test_a_whole_number_is_itself(number):
+def test_a_whole_number_is_parsed_as_itself(number):
     assert Budget.parse("macs", str(number)).limit(10**16) == number
 
 
@@ -76,7 +76,7 @@ def test_a_whole_number_is_itself(number):
         ("latency", "20us", r"no budget of latency: .* \(units: ms, s\)"),
     ],
 )
-def test_what_is_no_budget_is_refused_with_an_example(kind, text, match):
+def test_an_invalid_text_is_refused_with_an_example(kind, text, match):
     with pytest.raises(PruningError, match=match):
         Budget.parse(kind, text)
 
@@ -95,18 +95,18 @@ def test_what_is_no_budget_is_refused_with_an_example(kind, text, match):
         (("params", 0.5, True), r"int8 goes with a budget of bytes, not of params"),
     ],
 )
-def test_values_that_are_no_budget_are_refused(arguments, match):
+def test_an_invalid_kind_or_amount_is_refused(arguments, match):
     with pytest.raises(PruningError, match=match):
         Budget(*arguments)
 
 
-def test_a_fraction_is_taken_exactly():
+def test_the_limit_of_a_fraction_is_exact():
     assert Budget("macs", 0.1).limit(10) == 1  # 0.1 in binary is more than a tenth
     assert Budget("macs", 0.3).limit(20_041_926_656) == Fraction(3, 10) * 20_041_926_656
     assert Budget("macs", 7.5).limit(3) == Fraction(15, 2)
 
 
-def test_a_ratio_of_all_channels_is_a_budget_of_channels():
+def test_a_pruning_ratio_of_all_channels_is_a_budget_of_channels():
     assert Budget.left_by(0.9).limit(100) == 10  # 1 - 0.9 in floating point is less than a tenth
     for ratio in (0, 1, -0.5, 50, True, "0.5", math.nan):
         with pytest.raises(PruningError, match=rf"ratio {ratio!r}: must be in \(0, 1\), the fraction of all channels"):
@@ -131,7 +131,7 @@ def test_a_cost_is_shown_in_its_unit(budget, cost, text):
 
 
 @pytest.mark.parametrize(("text", "limit"), [("0.5ms", 0.5), ("0.0005s", 0.5), ("0.5", 10), ("5ms", 5), ("1ms", 1)])
-def test_a_latency_with_a_unit_is_a_time_also_below_a_millisecond(text, limit):
+def test_a_latency_with_a_unit_is_absolute_also_below_one_millisecond(text, limit):
     budget = Budget.parse("latency", text)
     assert budget.limit(20) == limit
     assert budget.is_fraction == (text == "0.5")
@@ -139,7 +139,7 @@ def test_a_latency_with_a_unit_is_a_time_also_below_a_millisecond(text, limit):
 
 
 @given(st.integers(1, 10**13), st.sampled_from([("params", False), ("macs", False), ("bytes", False), ("bytes", True)]))
-def test_what_is_offered_allows_the_cost_and_is_no_more_than_a_rounding_above(cost, kind):
+def test_an_offered_budget_is_at_least_the_cost_and_at_most_one_thousandth_above(cost, kind):
     budget = Budget(kind[0], 0.5, int8=kind[1])
     text = budget.offer(cost)
     for unit in (" parameters", " MACs", " in float32", " in int8"):

@@ -1,4 +1,4 @@
-"""Calibration clips: every pass reads the same batches, from a pack as from tensors."""
+"""Calibration clips: every pass reads the same batches, from a pack and from tensors."""
 
 import pytest
 import torch
@@ -19,7 +19,7 @@ def network(dataset):
     return build_model("Cnn14_8k", width=0.03, labels=dataset.labels)
 
 
-def test_a_pack_and_its_tensors_are_the_same_clips(dataset, network):
+def test_a_pack_and_its_tensors_give_the_same_batches_in_every_pass(dataset, network):
     pack = CalibrationClips.from_pack(dataset)
     first, second = list(pack.waveforms(network)), list(pack.waveforms(network))
     tensors = list(CalibrationClips.of(first).waveforms(network))
@@ -34,7 +34,7 @@ def test_a_pack_and_its_tensors_are_the_same_clips(dataset, network):
 
 
 @pytest.mark.parametrize("in_memory", [False, True])
-def test_rows_are_read_in_their_order(dataset, network, in_memory):
+def test_rows_are_read_in_the_given_order(dataset, network, in_memory):
     rows = [5, 3, 8]
     clips = CalibrationClips.from_pack(dataset, rows, in_memory=in_memory)
     for _ in range(2):
@@ -42,7 +42,7 @@ def test_rows_are_read_in_their_order(dataset, network, in_memory):
         assert torch.equal(batch, dataset.__getitems__(rows).float_waveform())
 
 
-def test_progress_wraps_every_pass(dataset, network):
+def test_progress_reports_every_pass(dataset, network):
     passes = []
 
     def progress(batches, purpose, total):
@@ -56,18 +56,18 @@ def test_progress_wraps_every_pass(dataset, network):
     assert passes == [("calibrate", batches), ("rank", batches)]
 
 
-def test_an_iterator_cannot_be_read_twice():
+def test_an_iterator_is_refused_where_several_passes_are_needed():
     with pytest.raises(PruningError, match="waveforms of type list_iterator: they are read several times"):
         CalibrationClips.of(iter([torch.zeros(2, 100)]), several_passes=True)
 
 
-def test_every_fifth_clip_is_held_out_whatever_the_batches():
+def test_every_fifth_clip_is_held_out_for_any_batch_size():
     whole = is_held_out(0, 23)
     assert whole.nonzero().flatten().tolist() == [1, 6, 11, 16, 21]
     assert torch.equal(torch.cat([is_held_out(0, 8), is_held_out(8, 15)]), whole)
 
 
-def test_rows_that_calibrate_and_held_out_rows_are_disjoint():
+def test_calibration_rows_and_held_out_rows_are_disjoint():
     calibrating, evaluating = split_rows(23, 10, held_out=True)
     assert evaluating == [4, 9, 14, 19]
     assert len(calibrating) == 10 and not {*calibrating} & {*evaluating}

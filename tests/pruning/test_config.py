@@ -1,4 +1,4 @@
-"""Settings of a pruning: the same from the command line, an experiment and Python, and every contradiction refused."""
+"""Settings of pruning: equal from the command line, TOML and Python; contradictions are refused."""
 
 import json
 
@@ -35,7 +35,7 @@ PROTECTED = {"fc1": "reason one", "att_block.att": "reason two"}
         ),
     ],
 )
-def test_a_table_and_keywords_give_the_same_config(table, keywords):
+def test_a_table_and_keyword_arguments_give_the_same_config(table, keywords):
     assert PruningConfig.from_table(table) == PruningConfig.of(**keywords)
 
 
@@ -47,14 +47,14 @@ def test_a_table_and_keywords_give_the_same_config(table, keywords):
         ({"ratoi": 0.5}, r"unknown key 'ratoi' \(did you mean 'ratio'\?\)"),
         ({"ratio": "half", "round_to": 0}, "ratio='half': must be a finite number; round_to=0: must be a whole number"),
         ({"ratio": 0.5, "int8": True}, "int8 goes with target_bytes"),
-        ({"ratio": 0.5, "minimum": 0.1}, "minimum goes with allocate global or sensitivity"),
+        ({"ratio": 0.5, "minimum": 0.1}, "minimum goes with allocate global, distortion or sensitivity"),
         ({"ratio": 0.5, "allocate": "sensitivity"}, "allocate sensitivity and sensitivity FILE.csv go together"),
         ({"ratio": 0.5, "criterion": "l3"}, r"unknown criterion 'l3': choose one of l1, l2"),
         ({"ratios": {"conv_block3": 0.5}, "layers": ["conv_block3"]}, "layers goes with one ratio"),
         ({"ratios": {"conv_block3": 0.5}, "allocate": "global"}, "allocate='global' goes with one ratio or a budget"),
     ],
 )
-def test_a_wrong_table_is_refused(table, match):
+def test_an_invalid_table_is_refused(table, match):
     with pytest.raises(PruningError, match=match):
         PruningConfig.from_table(table)
 
@@ -68,13 +68,13 @@ def test_any_value_gives_a_config_or_one_error(key, value):
         assert "\n" not in str(error)
 
 
-def test_an_amount_is_exactly_one():
+def test_an_amount_is_exactly_one_of_ratio_ratios_and_budget():
     for fields in ({}, {"ratio": 0.5, "budget": Budget("macs", 0.5)}):
         with pytest.raises(PruningError, match="give one of ratio, ratios and budget"):
             Amount(**fields)
 
 
-def test_layers_are_named_one_by_one_or_by_block_and_come_in_forward_order():
+def test_selected_layers_and_blocks_are_returned_in_forward_order():
     names = ["conv_block2", "conv_block1.conv2", "conv_block2.conv1"]
     assert select_layers(names, prunable=CONVS, protected=PROTECTED) == CONVS[1:4]
     assert select_layers(["conv_block1"], prunable=CONVS, protected=PROTECTED) == CONVS[:2]  # not conv_block10
@@ -93,13 +93,13 @@ def test_a_protected_layer_is_refused_with_the_reason(name, reason):
 
 
 @pytest.mark.parametrize("names", [[], "conv_block1"])
-def test_layers_must_be_a_list_with_a_name(names):
+def test_layers_must_be_a_list_that_is_not_empty(names):
     with pytest.raises(PruningError, match=r"layers=.*: give a list of layer names, or leave it out"):
         select_layers(names, prunable=CONVS, protected=PROTECTED)
 
 
 @pytest.mark.parametrize("backwards", [False, True])
-def test_a_layers_own_ratio_beats_its_blocks(backwards):
+def test_the_ratio_of_a_layer_overrides_the_ratio_of_its_block(backwards):
     given_ratios = {"conv_block2": 0.5, "conv_block2.conv1": 0.25, "conv_block1.conv2": 0}
     if backwards:
         given_ratios = dict(reversed(given_ratios.items()))
@@ -110,7 +110,7 @@ def test_a_layers_own_ratio_beats_its_blocks(backwards):
     }
 
 
-def test_a_ratio_of_a_block_is_checked_under_the_name_given():
+def test_an_invalid_ratio_of_a_block_is_reported_with_the_name_of_the_block():
     with pytest.raises(PruningError, match=r"ratio 1\.5 for conv_block2: must be in"):
         ratio_per_layer({"conv_block2": 1.5}, prunable=CONVS, protected=PROTECTED)
 
@@ -143,19 +143,19 @@ def test_ratios_are_read_from_toml_and_json(tmp_path, name, text):
         ("ratios.toml", "conv_block1 = true", r"ratios\.toml: conv_block1 = True must be a number"),
     ],
 )
-def test_a_file_of_ratios_that_is_wrong_is_named(tmp_path, name, text, match):
+def test_an_invalid_file_of_ratios_is_refused_with_its_path(tmp_path, name, text, match):
     path = tmp_path / name
     path.write_text(text)
     with pytest.raises(PruningError, match=match):
         read_ratios(path)
 
 
-def test_a_missing_file_of_ratios_is_named(tmp_path):
+def test_a_missing_file_of_ratios_is_refused_with_its_path(tmp_path):
     with pytest.raises(PruningError, match=r"nowhere\.toml: cannot be read \(No such file"):
         read_ratios(tmp_path / "nowhere.toml")
 
 
-def test_a_layer_that_stands_twice_is_named():
+def test_a_layer_named_twice_is_refused():
     with pytest.raises(PruningError, match="layers: conv_block1 is given twice; name each layer or block once"):
         select_layers(["conv_block1", "conv_block2", "conv_block1"], prunable=CONVS, protected=PROTECTED)
 

@@ -1,4 +1,4 @@
-"""Importance of channels: scores of criteria, joined for residual streams, and their measurements on clips."""
+"""Importance of channels: scores of a group, covariances and gate gradients measured on clips."""
 
 import pytest
 import torch
@@ -13,9 +13,10 @@ from epanns.pruning.ranking.channel_orders import scaled_covariance
 from epanns.pruning.ranking.criteria import CRITERIA, NEEDS, LayerFilters, criterion_named
 from epanns.pruning.ranking.importance import channel_importance, gate_gradients, joined, read_moments
 from epanns.pruning.surgery import ChannelGroup, Reader, channel_groups, forward_order
+from tests.builders import random_waveforms, same_tensors, tensors_of
 
 LAYER = "conv_block6.conv1"
-WAVEFORM = torch.rand(6, 80 * 70, generator=torch.Generator().manual_seed(2)) - 0.5
+[WAVEFORM] = random_waveforms(6)
 TARGET = (torch.rand(6, 5, generator=torch.Generator().manual_seed(4)) < 0.3).float()
 MEASURED = ("conv_block1.conv1", "conv_block3.conv2", "conv_block6.conv2")
 GATED = ("conv_block2.conv1", "conv_block6.conv2")
@@ -29,7 +30,7 @@ def l1_of(model, layer):
     return model.get_submodule(layer).weight.detach().double().flatten(1).abs().sum(1)
 
 
-def test_a_channel_of_one_layer_has_the_score_of_its_filter(model):
+def test_the_importance_of_a_channel_with_one_producer_is_the_score_of_its_filter(model):
     found = channel_importance(model, model.layer_names, criterion="l1")
     assert tuple(found) == model.layer_names
     for layer in model.layer_names:
@@ -38,7 +39,7 @@ def test_a_channel_of_one_layer_has_the_score_of_its_filter(model):
 
 @pytest.fixture
 def stream(model, monkeypatch):
-    """Let two layers make one channel, as in a residual stream; a depthwise one filters it."""
+    """Return a network whose only group has two producers, as a residual stream has, and a depthwise layer."""
     readers = (Reader("conv_block6.conv2", 0), Reader("fc1", 0))
     group = ChannelGroup(LAYER, 14, (LAYER, "conv_block6.conv2"), (), ("conv_block5.conv1",), readers)
     monkeypatch.setattr(importance, "groups_and_order", lambda network: ({LAYER: group}, forward_order(network)))
@@ -46,13 +47,13 @@ def stream(model, monkeypatch):
 
 
 @pytest.mark.parametrize("criterion", sorted(set(CRITERIA)))
-def test_every_criterion_ranks_a_stream(stream, criterion):
+def test_every_criterion_ranks_a_residual_stream(stream, criterion):
     scores = channel_importance(stream, [LAYER], criterion=criterion, calibration=calibration())[LAYER]
     assert scores.shape == (14,)
     assert bool(scores.isfinite().all())
 
 
-def test_the_makers_of_a_stream_count_equally_whatever_their_size(stream):
+def test_producers_of_a_residual_stream_have_equal_weight_at_any_scale(stream):
     with torch.no_grad():
         stream.conv_block6.conv2.weight *= 1000
     found = channel_importance(stream, [LAYER], criterion="l1")[LAYER]
@@ -60,14 +61,14 @@ def test_the_makers_of_a_stream_count_equally_whatever_their_size(stream):
     torch.testing.assert_close(found, sum(part / part.mean() for part in parts) / 2)
 
 
-def test_scores_below_zero_keep_their_order_when_joined():
+def test_joined_scores_keep_the_order_of_negative_scores():
     scores = torch.tensor([-3.0, -1.0, -2.0], dtype=torch.float64)
     assert joined([scores, scores]).argsort().tolist() == scores.argsort().tolist()
     assert joined([torch.zeros(3, dtype=torch.float64)] * 2).tolist() == [0, 0, 0]
 
 
 @pytest.mark.parametrize(("criterion", "needs"), [(name, needs) for name, needs in NEEDS.items() if needs != "weights"])
-def test_a_criterion_that_measures_clips_needs_them(model, criterion, needs):
+def test_a_criterion_that_measures_clips_is_refused_without_clips(model, criterion, needs):
     with pytest.raises(
         PruningError,
         match=rf"criterion '{criterion}' measures {needs} on sound: give calibration clips \((un)?labelled; --calib",
@@ -75,18 +76,18 @@ def test_a_criterion_that_measures_clips_needs_them(model, criterion, needs):
         prune(model, criterion=criterion, ratio=0.5)
 
 
-def test_clips_are_not_gone_through_by_a_criterion_that_needs_none(model):
+def test_a_criterion_of_weights_reads_no_clips(model):
     clips = iter([(WAVEFORM, TARGET)])
     channel_importance(model, [LAYER], criterion="l1", calibration=clips)
     assert len(list(clips)) == 1
 
 
 @pytest.mark.parametrize("criterion", ["taylor", "activation", "interpolative"])
-def test_a_channel_that_does_nothing_goes_first(model, criterion):
+def test_a_channel_that_is_always_zero_is_removed_first(model, criterion):
     with torch.no_grad():
         model.conv_block4.bn1.bias.fill_(5)
         model.conv_block4.bn1.weight[3] = 0
-        model.conv_block4.bn1.bias[3] = -1  # after ReLU: never anything
+        model.conv_block4.bn1.bias[3] = -1  # always 0 after ReLU
     _, plan = prune(model, criterion=criterion, ratios={"conv_block4.conv1": 0.1}, calibration=calibration())
     assert set(range(10)) - set(plan.kept_channels["conv_block4.conv1"]) == {3}
     assert (plan.criterion, plan.widths["conv_block4.conv1"]) == (criterion, 9)
@@ -94,26 +95,17 @@ def test_a_channel_that_does_nothing_goes_first(model, criterion):
 
 @pytest.mark.parametrize("shape", [(6, 1, 3), (6, 4, 1), (6, 4, 3), (6, 4, 1, 1)], ids=str)
 @pytest.mark.parametrize("name", [name for name, needs in NEEDS.items() if needs == "weights"])
-def test_criteria_of_weights_take_one_dimensional_kernels_and_single_taps(name, shape):
-    """A kernel of one dimension scores as the same one with a second one of size 1."""
+def test_a_kernel_scores_as_the_same_kernel_with_a_further_dimension_of_size_1(name, shape):
     weight = torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(7))
     scale = torch.rand(6, dtype=torch.float64)
     scores = criterion_named(name)(LayerFilters("layer", weight, 0, scale))
     assert bool(scores.isfinite().all())
-    assert len(set(scores.tolist())) == 6  # one score for all would rank by index
+    assert len(set(scores.tolist())) == 6  # equal scores would rank by index
     as_images = criterion_named(name)(LayerFilters("layer", weight.unsqueeze(-1), 0, scale))
     torch.testing.assert_close(as_images, scores)
 
 
-def test_groups_are_found_without_touching_the_network(model):
-    model.conv_block1.requires_grad_(False)
-    with torch.inference_mode():
-        assert tuple(channel_groups(model)) == model.layer_names
-    assert not model.conv_block1.conv1.weight.requires_grad
-
-
-def clips(count=7, samples=80 * 70, seed=2):
-    return torch.rand(count, samples, generator=torch.Generator().manual_seed(seed)) - 0.5
+[CLIPS] = random_waveforms(7)
 
 
 def chosen(model, layers=MEASURED):
@@ -122,7 +114,7 @@ def chosen(model, layers=MEASURED):
 
 
 def stored_inputs(model: Tagger, name: str, waveform: torch.Tensor) -> torch.Tensor:
-    """Return what a layer reads, ``(clips, positions, channels)`` float64."""
+    """Return the input of a layer, ``(clips, positions, channels)``, float64."""
     found = []
     handle = model.get_submodule(name).register_forward_pre_hook(lambda module, inputs: found.append(inputs[0]))
     with torch.no_grad():
@@ -153,54 +145,53 @@ def slow_covariance(model: Tagger, group: ChannelGroup, waveform: torch.Tensor) 
 @pytest.mark.parametrize("head", ["clip", "decision_max"])
 def test_streamed_covariances_equal_those_of_stored_activations(build, head):
     model = build(head=head)
-    found = read_covariances(model, chosen(model), [clips()])
+    found = read_covariances(model, chosen(model), [CLIPS])
     for layer, group in chosen(model).items():
-        torch.testing.assert_close(found[layer], slow_covariance(model, group, clips()), rtol=1e-6, atol=1e-9)
+        torch.testing.assert_close(found[layer], slow_covariance(model, group, CLIPS), rtol=1e-6, atol=1e-9)
 
 
 @pytest.mark.parametrize("name", ["ResNet22", "MobileNetV2"])
-def test_streams_and_what_lies_behind_depthwise_convolutions_are_seen_by_every_reader(name):
+def test_covariances_of_residual_streams_and_depthwise_groups_sum_over_all_readers(name):
     model = build_model(ZOO[name].scaled(1 / 16), num_classes=5).eval()
-    waveform = clips(3, samples=32_000)
+    [waveform] = random_waveforms(3, samples=32_000)
     groups = channel_groups(model)
     for layer, found in read_covariances(model, groups, [waveform]).items():
         torch.testing.assert_close(found, slow_covariance(model, groups[layer], waveform), rtol=1e-5, atol=1e-9)
 
 
-def test_several_readers_add_up_and_each_sees_its_own_channels(model):
-    """The readers of a residual stream, one of which reads it behind other channels."""
+def test_covariances_sum_over_readers_at_their_offsets(model):
+    """One of the two readers of the stream reads it behind three other channels."""
     readers = (Reader("conv_block6.conv2", 3), Reader("conv_block6.conv1", 0))
     group = ChannelGroup("conv_block5.conv2", 11, ("conv_block5.conv2",), (), (), readers)
-    found = read_covariances(model, {"stream": group}, [clips()])["stream"]
-    torch.testing.assert_close(found, slow_covariance(model, group, clips()), rtol=1e-6, atol=1e-9)
+    found = read_covariances(model, {"stream": group}, [CLIPS])["stream"]
+    torch.testing.assert_close(found, slow_covariance(model, group, CLIPS), rtol=1e-6, atol=1e-9)
 
 
-def test_the_batch_size_decides_nothing_about_covariances_not_even_the_last_digit(model):
-    whole = read_covariances(model, chosen(model), [clips()])
+def test_covariances_are_equal_bit_for_bit_for_any_batch_size(model):
+    whole = read_covariances(model, chosen(model), [CLIPS])
     targets = torch.zeros(7, 5)
-    pieces = [(clips()[:1], targets[:1]), (clips()[1:6], targets[1:6]), (clips()[6:], targets[6:])]
+    pieces = [(CLIPS[:1], targets[:1]), (CLIPS[1:6], targets[1:6]), (CLIPS[6:], targets[6:])]
     apart = read_covariances(model, chosen(model), pieces)
     assert all(torch.equal(whole[layer], apart[layer]) for layer in MEASURED)
 
 
-def test_each_clip_weighs_the_same_however_long(model):
-    """Repeated to twice its length, a clip weighs no more."""
+def test_clips_of_different_length_have_equal_weight(model):
     group = chosen(model, ["conv_block6.conv2"])  # read by fc1, one row a clip
-    pair, long = clips(2), clips(1, 80 * 140, seed=3)
+    [pair], [long] = random_waveforms(2), random_waveforms(1, samples=11_200, seed=3)
     together = read_covariances(model, group, [pair, long])["conv_block6.conv2"]
     rows = torch.cat([stored_inputs(model, "fc1", wave).flatten(0, 1) for wave in (pair, long)])
     norms = model.fc1.weight.detach().double().norm(dim=0)
     torch.testing.assert_close(together, torch.cov(rows.T, correction=0) * norms[:, None] * norms, rtol=1e-5, atol=1e-9)
 
 
-def test_covariances_leave_the_network_as_it_was(model):
+def test_measuring_covariances_leaves_the_network_unchanged(model):
     model.train()
     model.conv_block2.eval()
-    before = {name: value.clone() for name, value in model.state_dict().items()}
+    before = tensors_of(model)
     modes = [module.training for module in model.modules()]
-    read_covariances(model, chosen(model), [clips()])
+    read_covariances(model, chosen(model), [CLIPS])
     assert [module.training for module in model.modules()] == modes
-    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert same_tensors(model, before)
     assert not any(module._forward_pre_hooks for module in model.modules())
 
 
@@ -208,24 +199,24 @@ def test_covariances_leave_the_network_as_it_was(model):
     ("batches", "match"),
     [
         ([], r"0 calibration clips: give at least two, some hundreds if you can"),
-        ([clips(1)], r"1 calibration clips: give at least two"),
-        ([clips().to(torch.int16)], r"calibration batch of type torch\.int16, shape \(7, 5600\): give floats in"),
-        ([clips()[0]], r"shape \(5600,\): give floats in \[-1, 1\], \(batch, samples\)"),
-        ([(clips(), torch.zeros(7, 4))], r"targets of shape \(7, 4\) for 7 clips: give each a row of 5 classes"),
-        ([{"waveform": clips()}], r"calibration batch: a dict of 1; give waveforms, or \(waveforms, targets\)"),
-        ([clips() * 0], r"all 7 calibration clips are silent \(zeros\): give sound of the kind to be tagged"),
-        ([clips() * float("nan")], r"conv_block1\.conv1: not finite on the calibration clips; look for bad clips"),
+        (random_waveforms(1), r"1 calibration clips: give at least two"),
+        ([CLIPS.to(torch.int16)], r"calibration batch of type torch\.int16, shape \(7, 5600\): give floats in"),
+        ([CLIPS[0]], r"shape \(5600,\): give floats in \[-1, 1\], \(batch, samples\)"),
+        ([(CLIPS, torch.zeros(7, 4))], r"targets of shape \(7, 4\) for 7 clips: give each a row of 5 classes"),
+        ([{"waveform": CLIPS}], r"calibration batch: a dict of 1; give waveforms, or \(waveforms, targets\)"),
+        ([CLIPS * 0], r"all 7 calibration clips are silent \(zeros\): give sound of the kind to be tagged"),
+        ([CLIPS * float("nan")], r"conv_block1\.conv1: not finite on the calibration clips; look for bad clips"),
     ],
 )
-def test_clips_that_cannot_be_used_are_refused(model, batches, match):
+def test_invalid_calibration_clips_are_refused(model, batches, match):
     with pytest.raises(PruningError, match=match):
         read_covariances(model, chosen(model), batches)
 
 
-def test_segments_of_a_clip_are_positions_in_it():
-    """YAMNet hears a clip in patches, which stand in the batch one after the other."""
+def test_patches_of_a_clip_are_positions_of_the_clip():
+    """YAMNet splits a clip into patches along the batch dimension."""
     model = build_model(ZOO["YAMNet"].scaled(1 / 16), num_classes=3).eval()
-    waveform = clips(5, 15_600 + 2 * 7_680)
+    [waveform] = random_waveforms(5, samples=15_600 + 2 * 7_680)
     groups = chosen(model, ("layer1.conv", "layer6.pointwise_conv", "layer14.pointwise_conv"))
     for layer, found in read_covariances(model, groups, [waveform[:3], waveform[3:]]).items():
         torch.testing.assert_close(found, slow_covariance(model, groups[layer], waveform), rtol=1e-8, atol=1e-14)
@@ -233,7 +224,7 @@ def test_segments_of_a_clip_are_positions_in_it():
 
 
 def in_double(model):
-    """Let everything behind the front end, which gives float32 whatever it is, compute in float64."""
+    """Convert all layers behind the front end, which returns float32, to float64."""
     model.double().front_end.float()
     in_single = model.inputs_of
     model.inputs_of = lambda waveform: tuple(part.double() for part in in_single(waveform.float()))
@@ -252,7 +243,7 @@ def loss(model, waveform, target):
 
 
 @pytest.mark.parametrize("changes", [{}, {"head": "decision_att"}, {"activation": "softmax"}], ids=str)
-def test_a_gate_is_factor_and_offset_of_the_batch_norm_clip_by_clip(build, changes):
+def test_a_gate_gradient_equals_autograd_of_scale_and_offset_per_clip(build, changes):
     model = in_double(build(**changes))
     found = measured(model, [(WAVEFORM.double(), TARGET)])
     for layer in GATED:
@@ -265,7 +256,7 @@ def test_a_gate_is_factor_and_offset_of_the_batch_norm_clip_by_clip(build, chang
         torch.testing.assert_close(found[layer], expected, rtol=1e-8, atol=1e-20)
 
 
-def test_a_gate_says_how_the_loss_changes_when_a_channel_is_shut_a_little(build):
+def test_a_gate_gradient_equals_the_finite_difference_of_the_loss(build):
     model = in_double(build())
     found = measured(model, [(WAVEFORM[:1].double().repeat(2, 1), TARGET[:1].repeat(2, 1))])["conv_block6.conv2"]
     norm, slopes = model.conv_block6.bn2, []
@@ -282,7 +273,7 @@ def test_a_gate_says_how_the_loss_changes_when_a_channel_is_shut_a_little(build)
     torch.testing.assert_close(found, torch.tensor(slopes, dtype=torch.float64).square(), rtol=1e-4, atol=1e-14)
 
 
-def test_a_layer_without_a_batch_norm_is_gated_at_its_own_output(model):
+def test_the_gate_of_a_layer_without_batch_norm_is_at_its_output(model):
     found = gate_gradients(in_double(model), ["fc1"], {}, [(WAVEFORM.double(), TARGET)])["fc1"]
     expected = torch.zeros(9, dtype=torch.float64)
     for clip in range(6):
@@ -292,19 +283,19 @@ def test_a_layer_without_a_batch_norm_is_gated_at_its_own_output(model):
     torch.testing.assert_close(found, expected)
 
 
-def test_the_batch_size_decides_nothing_about_gradients_not_even_the_last_digit(model):
+def test_gate_gradients_are_equal_bit_for_bit_for_any_batch_size(model):
     pieces = [(WAVEFORM[:1], TARGET[:1]), (WAVEFORM[1:5], TARGET[1:5]), (WAVEFORM[5:], TARGET[5:])]
     whole, apart = measured(model), measured(model, pieces)
     assert all(torch.equal(whole[layer], apart[layer]) for layer in GATED)
 
 
-def test_gradients_leave_the_network_as_it_was(model):
+def test_measuring_gradients_leaves_the_network_unchanged(model):
     model.train()
     model.conv_block3.requires_grad_(False).eval()
     loss(model, WAVEFORM, TARGET).backward()
     before = {name: weight.requires_grad for name, weight in model.named_parameters()}
     gradients = {name: weight.grad.clone() for name, weight in model.named_parameters() if weight.grad is not None}
-    state = {name: value.clone() for name, value in model.state_dict().items()}
+    state = tensors_of(model)
     modes = [module.training for module in model.modules()]
     with torch.inference_mode():
         measured(model)
@@ -312,7 +303,7 @@ def test_gradients_leave_the_network_as_it_was(model):
         assert (weight.requires_grad, weight.grad is None) == (before[name], name not in gradients)
         assert weight.grad is None or torch.equal(weight.grad, gradients[name])
     assert [module.training for module in model.modules()] == modes
-    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+    assert same_tensors(model, state)
     assert not any(module._forward_hooks for module in model.modules())
 
 
@@ -321,15 +312,15 @@ def test_clips_without_labels_are_refused(model):
         measured(model, [WAVEFORM])
 
 
-def test_gradients_that_are_not_finite_are_refused(model):
+def test_infinite_or_nan_gradients_are_refused(model):
     with pytest.raises(PruningError, match=r"conv_block2\.conv1: gradients are not finite on the calibration clips"):
         measured(model, [(WAVEFORM * float("nan"), TARGET)])
 
 
-def test_a_clip_has_one_gate_for_all_its_segments():
-    """YAMNet hears a clip in patches; the factor of 1 that its batch norms do not learn has a gradient all the same."""
+def test_a_clip_has_one_gate_for_all_its_patches():
+    """The batch norms of YAMNet have a constant scale of 1, which has a gradient too."""
     model = in_double(build_model(ZOO["YAMNet"].scaled(1 / 32), num_classes=5).eval())
-    waveform = torch.rand(2, 15_600 + 7_680, generator=torch.Generator().manual_seed(3)) - 0.5
+    [waveform] = random_waveforms(2, samples=15_600 + 7_680, seed=3)
     layers = ("layer3.pointwise_conv", "layer14.pointwise_conv")
     found = measured(model, [(waveform.double(), TARGET[:2])], layers)
     for layer in layers:

@@ -1,4 +1,4 @@
-"""Pruning in steps: widths as stated, plans in original numbers, and where it is the same as one step."""
+"""Pruning in rounds: widths of the rounds, plans in channels of the unpruned network, equality with one round."""
 
 import copy
 from fractions import Fraction
@@ -16,8 +16,9 @@ from epanns.models.spec import conv_widths
 from epanns.pruning.budgets.budget import Budget
 from epanns.pruning.iterative_pruning import SCHEDULES, prune_iteratively, prune_towards, step_widths
 from epanns.pruning.prune import apply_plan, plan_pruning, prune
+from tests.builders import random_waveforms, same_tensors
 
-EVERY_OTHER = ("conv_block1.conv1", "conv_block2.conv1", "conv_block3.conv1")  # none reads another one of them
+EVERY_OTHER = ("conv_block1.conv1", "conv_block2.conv1", "conv_block3.conv1")  # none reads another
 DATA_FREE = ("l1", "l2", "opnorm", "opnorm_invariant", "fpgm", "cosine", "centrality", "bn", "random")
 
 
@@ -48,17 +49,17 @@ def wide(networks):
         (128, 64, 5, "geometric", [111, 97, 84, 74, 64]),
         (2048, 512, 2, "geometric", [1024, 512]),
         (64, 32, 1, "linear", [32]),
-        (5, 4, 2, "linear", [5, 4]),  # half a channel has gone after the first: none, to even
-        (7, 4, 2, "linear", [5, 4]),  # one and a half: two, to even
+        (5, 4, 2, "linear", [5, 4]),  # half a channel is removed in the first round: 0, rounded to even
+        (7, 4, 2, "linear", [5, 4]),  # one and a half: 2, rounded to even
         (10, 10, 3, "geometric", [10, 10, 10]),
     ],
 )
-def test_widths_are_those_stated(base, final, steps, schedule, widths):
+def test_widths_of_the_rounds_equal_known_values(base, final, steps, schedule, widths):
     assert step_widths(base, final, steps, schedule) == widths
 
 
 @given(base=st.integers(1, 2048), data=st.data(), steps=st.integers(1, 12), schedule=st.sampled_from(SCHEDULES))
-def test_widths_fall_to_the_last_one_and_keep_to_the_formula(base, data, steps, schedule):
+def test_widths_decrease_to_the_final_width_and_follow_the_formula(base, data, steps, schedule):
     final = data.draw(st.integers(1, base))
     widths = step_widths(base, final, steps, schedule)
     assert widths == sorted(widths, reverse=True)
@@ -78,7 +79,7 @@ EQUAL = {("bn", None), *((criterion, EVERY_OTHER) for criterion in ("bn", "l1", 
 
 @pytest.mark.parametrize("criterion", DATA_FREE)
 @pytest.mark.parametrize("layers", [EVERY_OTHER, None], ids=["whole inputs", "every layer"])
-def test_steps_without_training_equal_one_step_where_that_is_said_and_only_there(networks, criterion, layers):
+def test_rounds_without_training_equal_one_round_for_exactly_the_documented_criteria(networks, criterion, layers):
     equal = []
     for network in networks:
         target = plan_pruning(network, criterion=criterion, ratio=0.5, layers=layers)
@@ -89,12 +90,12 @@ def test_steps_without_training_equal_one_step_where_that_is_said_and_only_there
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
-def test_each_step_has_its_widths_and_is_trained_before_the_next(wide, schedule):
+def test_each_round_has_its_widths_and_is_trained_before_the_next(wide, schedule):
     seen = []
 
     def between(network, step):
         seen.append((step, dict(network.spec.widths)))
-        with torch.no_grad():  # turns the ranking of the first layer round
+        with torch.no_grad():  # reverses the ranking of the first layer
             weight = network.conv_block1.conv1.weight
             weight.div_(weight.abs().sum(dim=(1, 2, 3), keepdim=True) ** 2)
 
@@ -105,8 +106,8 @@ def test_each_step_has_its_widths_and_is_trained_before_the_next(wide, schedule)
         assert widths == {
             layer: step_widths(width, width // 4, 3, schedule)[step - 1] for layer, width in wide.spec.widths.items()
         }
-    assert all(torch.equal(tensor, before[name]) for name, tensor in wide.state_dict().items())
-    # By hand: the first step keeps the strongest filters, the second the weakest of these, the third the strongest.
+    assert same_tensors(wide, before)
+    # By hand: the first round keeps the strongest filters, the second the weakest of these, the third the strongest.
     strength = before["conv_block1.conv1.weight"].abs().sum(dim=(1, 2, 3))
     order = strength.argsort(descending=True).tolist()
     first, second, _ = step_widths(16, 4, 3, schedule)
@@ -117,35 +118,33 @@ def test_each_step_has_its_widths_and_is_trained_before_the_next(wide, schedule)
     assert [step.kind for step in pruned.provenance.recipe] == ["prune"] * 3
 
 
-def test_clips_are_measured_at_each_step(wide):
-    """In one layer, whose channels do not depend on each other, the variances are those of the first step."""
-    clips = [torch.rand(4, 80 * 70) - 0.5]
-    asked = {"ratio": 0.5, "layers": ["conv_block3.conv1"], "criterion": "activation", "calibration": clips}
-    one, _ = prune(wide, **asked)
-    two, _ = prune_iteratively(wide, steps=2, **asked)
-    assert all(torch.equal(weight, one.state_dict()[name]) for name, weight in two.state_dict().items())
+def test_clips_are_measured_in_each_round(wide):
+    """In a single layer, whose channels are independent, the variances are the same in both rounds."""
+    clips = random_waveforms(4)
+    settings = {"ratio": 0.5, "layers": ["conv_block3.conv1"], "criterion": "activation", "calibration": clips}
+    one, _ = prune(wide, **settings)
+    two, _ = prune_iteratively(wide, steps=2, **settings)
+    assert same_tensors(two, one)
     with pytest.raises(PruningError, match=r"0 calibration clips: give at least two"):
-        prune_iteratively(wide, steps=2, **(asked | {"calibration": iter(clips)}))
+        prune_iteratively(wide, steps=2, **(settings | {"calibration": iter(clips)}))
 
 
-def test_one_step_is_prune(wide):
+def test_one_round_equals_prune(wide):
     one, plan = prune(wide, ratio=0.5, round_to=4)
     same, steps = prune_iteratively(wide, steps=1, ratio=0.5, round_to=4, between=pytest.fail)
     assert plan == steps
-    assert all(torch.equal(tensor, same.state_dict()[name]) for name, tensor in one.state_dict().items())
+    assert same_tensors(one, same)
     assert epanns.prune_iteratively is prune_iteratively
 
 
-def test_a_network_that_was_pruned_before_keeps_its_whole_way(wide):
+def test_the_plan_of_a_network_pruned_before_starts_at_the_unpruned_network(wide):
     once, _ = prune(wide, ratio=0.25)
     network, plan = prune_iteratively(once, steps=2, ratio=0.5)
     assert plan.base == wide.spec
-    assert all(
-        torch.equal(tensor, network.state_dict()[name]) for name, tensor in apply_plan(wide, plan).state_dict().items()
-    )
+    assert same_tensors(apply_plan(wide, plan), network)
 
 
-def test_what_a_callback_returns_goes_on_and_keeps_the_plan(wide):
+def test_the_network_returned_by_the_callback_is_pruned_further_and_keeps_the_plan(wide):
     def between(network, step):
         other = copy.deepcopy(network)
         other.provenance = Provenance()
@@ -161,7 +160,7 @@ def test_what_a_callback_returns_goes_on_and_keeps_the_plan(wide):
         prune_iteratively(wide, steps=2, ratio=0.5, between=lambda network, step: prune(network, ratio=0.5)[0])
 
 
-def test_a_budget_is_met_by_the_last_step(wide):
+def test_a_budget_is_met_by_the_last_round(wide):
     network, plan = prune_iteratively(wide, steps=3, budget=Budget("macs", 0.3), allocate="global")
     once, _ = prune(wide, budget=Budget("macs", 0.3), allocate="global")
     assert network.spec == once.spec
@@ -170,7 +169,7 @@ def test_a_budget_is_met_by_the_last_step(wide):
     assert budgets == [None, None, once.provenance.recipe[0].settings["budget"]]
 
 
-def test_each_cut_can_be_recovered_before_it_is_trained(wide):
+def test_each_round_is_recovered_before_it_is_trained(wide):
     calls = []
 
     def after_cut(network, before, plan):
@@ -198,13 +197,13 @@ def test_each_cut_can_be_recovered_before_it_is_trained(wide):
         ),
     ],
 )
-def test_what_cannot_be_done_is_refused(wide, options, message):
+def test_invalid_rounds_and_schedules_are_refused(wide, options, message):
     with pytest.raises(PruningError, match=message):
         prune_iteratively(wide, ratio=0.5, **options)
 
 
 @pytest.mark.parametrize("returned", [lambda network: "a path", torch.nn.DataParallel])
-def test_what_comes_back_from_between_must_be_a_network(wide, returned):
+def test_a_callback_that_returns_no_network_is_refused(wide, returned):
     match = r"after round 1 `between` returned a \w+: return the network that was trained, not compiled or wrapped"
     with pytest.raises(PruningError, match=match):
         prune_iteratively(wide, steps=2, ratio=0.5, between=lambda network, step: returned(network))

@@ -1,4 +1,4 @@
-"""Latency budgets, with a clock that counts: no test here depends on how fast a machine is."""
+"""Latency budgets with a simulated clock, so that no test depends on the speed of the machine."""
 
 import dataclasses
 import itertools
@@ -27,7 +27,7 @@ FRONT_END = 2.0  # milliseconds
 
 
 def layer_time(run, example) -> float:
-    """Milliseconds by the multiply-adds of a layer, a front end in a constant time, all of a recurrent layer."""
+    """Return simulated milliseconds: constant for a front end, proportional to the multiply-adds of a layer."""
     if isinstance(run, BiLSTM):
         return 1.5e-6 * len(example) * lstm_macs(run, example.shape[1:], example.shape[1:])
     layers = [
@@ -42,11 +42,11 @@ def layer_time(run, example) -> float:
 
 
 def latency(milliseconds: float) -> Latency:
-    return Latency(milliseconds, 0.95 * milliseconds, 1.05 * milliseconds, 1, "a clock that counts", "float32")
+    return Latency(milliseconds, 0.95 * milliseconds, 1.05 * milliseconds, 1, "simulated", "float32")
 
 
 def network_time(network: Tagger) -> float:
-    """The layers' times, half as much again for what is between them, and the front end's."""
+    """Return the simulated milliseconds of a network: of its front end, and 1.5 times those of its layers."""
     return FRONT_END + 1.5e-6 * profile(network).backbone_macs
 
 
@@ -78,21 +78,21 @@ def sharing(allocator=None, *, layers=tuple(SPEC.widths), round_to=1) -> Allocat
     ],
     ids=lambda spec: spec.family,
 )
-def test_the_table_is_exact_at_the_widths_timed_and_between(spec):
-    """Times that are a product of the widths, as here, are interpolated exactly; concatenations and depthwise too."""
+def test_predicted_latency_is_exact_at_and_between_the_timed_widths(spec):
+    """Times that are products of widths are interpolated exactly, also of concatenated and depthwise layers."""
     table = LatencyTable(build_model(spec).eval(), tuple(spec.widths), COUNTING)
     halved = spec.with_widths({layer: max(2, width // 2) for layer, width in spec.widths.items()})
     rng = np.random.default_rng(0)
-    anyhow = spec.with_widths(
+    random = spec.with_widths(
         {layer: int(rng.integers(max(1, -(-width // 8)), width + 1)) for layer, width in spec.widths.items()}
     )
-    for other in (spec, halved, anyhow):
+    for other in (spec, halved, random):
         predicted = table.evaluate(np.array([list(other.widths.values())]))[0]
         assert predicted == pytest.approx(network_time(build_model(other)), rel=1e-6)
     assert table.unpruned.median == network_time(build_model(spec))
 
 
-def test_layers_that_keep_their_widths_are_timed_at_one_point_and_equal_ones_once(model):
+def test_layers_that_are_not_pruned_are_timed_at_one_width(model):
     timed = []
 
     def part(run, example):
@@ -100,11 +100,11 @@ def test_layers_that_keep_their_widths_are_timed_at_one_point_and_equal_ones_onc
         return layer_time(run, example)
 
     LatencyTable(model, ["conv_block4.conv2"], dataclasses.replace(COUNTING, part=part))
-    # the front end, eight other layers (fc1 apart), and six widths each of conv_block4.conv2 and of fc1 that reads it
+    # the front end, eight other layers, and six widths each of conv_block4.conv2 and of its reader fc1
     assert len(timed) == 1 + 8 + 6 + 6
 
 
-def test_a_noisy_table_never_falls_where_a_width_rises(model):
+def test_predicted_latency_is_monotonic_in_every_width_despite_noise(model):
     rng = np.random.default_rng(0)
     noisy = dataclasses.replace(COUNTING, part=lambda *run: layer_time(*run) * rng.lognormal(0, 0.5))
     table = LatencyTable(model, model.layer_names, noisy)
@@ -118,7 +118,7 @@ def test_a_noisy_table_never_falls_where_a_width_rises(model):
 @pytest.mark.parametrize("budget", [Budget("latency", 0.5), Budget("latency", 20.0)], ids=str)
 @pytest.mark.parametrize("allocator", [Uniform(), Global()], ids=lambda allocator: allocator.name)
 @pytest.mark.parametrize("round_to", [1, 4])
-def test_the_measured_latency_is_within_ten_percent_below(model, budget, allocator, round_to):
+def test_the_measured_latency_is_at_most_ten_percent_below_the_budget(model, budget, allocator, round_to):
     found = widths_for_latency(model, budget, sharing(allocator, round_to=round_to), build, COUNTING)
     assert found.unpruned == network_time(model)
     assert found.asked == (20.0 if budget.amount == 20 else found.unpruned / 2)
@@ -133,14 +133,14 @@ def test_the_measured_latency_is_within_ten_percent_below(model, budget, allocat
         "allocate": allocator.name,
         "spread": pytest.approx(0.1),
         "threads": 1,
-        "runtime": "a clock that counts",
+        "runtime": "simulated",
     }
     assert "measured with 1 thread and a spread of 10%" in found.summary()
 
 
 @pytest.mark.parametrize("factor", [0.4, 3.0])
-def test_a_table_that_is_wrong_is_corrected_by_what_is_measured(model, factor):
-    """Small networks take `factor` times what the table says: the result is what was measured, not predicted."""
+def test_a_wrong_prediction_is_corrected_by_measured_networks(model, factor):
+    """Small networks take `factor` times the predicted time; the result is the measured time."""
     dense = network_time(model)
     measured = []
 
@@ -155,11 +155,11 @@ def test_a_table_that_is_wrong_is_corrected_by_what_is_measured(model, factor):
     assert 0.9 * found.asked <= found.reached <= found.asked
     assert found.reached == measured[-1]
     assert 2 < len(measured) <= 7
-    assert abs(network_time(build(found.widths)) / found.asked - 1) > 0.1  # what the table alone would have missed
+    assert abs(network_time(build(found.widths)) / found.asked - 1) > 0.1  # the prediction alone misses the budget
 
 
-def test_where_nothing_is_fast_enough_the_nearest_within_ten_percent_is_taken(model):
-    """A machine on which every pruned network takes 4 % more than was asked."""
+def test_a_network_at_most_ten_percent_too_slow_is_accepted_when_none_is_faster(model):
+    """Every pruned network takes 4 % more than the budget."""
     network = lambda one: latency(network_time(one) if one is model else 0.52 * network_time(model))  # noqa: E731
     found = widths_for_latency(
         model, Budget("latency", 0.5), sharing(), build, dataclasses.replace(COUNTING, network=network)
@@ -187,20 +187,20 @@ def test_where_nothing_is_fast_enough_the_nearest_within_ten_percent_is_taken(mo
         ),
         (
             Budget("latency", 3.0),
-            [1e5] * 9,  # the machine has become busy
+            [1e5] * 9,  # a busy machine
             r"narrowest, and [\d.]+ ms unpruned: lower round_to, or measure while the machine does nothing else",
         ),
     ],
 )
-def test_a_latency_that_is_not_met_is_said_with_what_was_measured(model, budget, milliseconds, match):
+def test_a_latency_that_is_not_met_is_reported_with_the_measured_latencies(model, budget, milliseconds, match):
     pruned = itertools.chain(milliseconds or [])
     network = lambda one: latency(network_time(one) if one is model else next(pruned))  # noqa: E731
     with pytest.raises(PruningError, match=match):
         widths_for_latency(model, budget, sharing(), build, dataclasses.replace(COUNTING, network=network))
 
 
-def test_the_least_time_of_enough_passes_is_taken(monkeypatch):
+def test_the_minimum_over_thirty_milliseconds_of_passes_is_returned(monkeypatch):
     ticks = iter([0.0, 0.010, 0.020, 0.024, 0.030, 0.046, 0.050, 0.055])  # 10, 4, 16 and 5 ms
     monkeypatch.setattr(latency_table.time, "perf_counter", lambda: next(ticks))
-    assert time_runs(lambda example: None, torch.zeros(1)) == pytest.approx(4.0)  # after 30 ms no more are timed
+    assert time_runs(lambda example: None, torch.zeros(1)) == pytest.approx(4.0)  # no further passes after 30 ms
     assert next(ticks) == 0.050

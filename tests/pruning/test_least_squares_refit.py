@@ -10,17 +10,11 @@ from epanns.pruning.recovery.least_squares_refit import TARGETS, Moments, refit_
 from epanns.pruning.recovery.paired_features import mixtures_of
 from epanns.pruning.recovery.recover import recover
 from epanns.seeding import numpy_generator
-
-SAMPLES = 80 * 70
-
-
-def clips(*sizes, seed=2):
-    generator = torch.Generator().manual_seed(seed)
-    return [torch.rand(size, SAMPLES, generator=generator) - 0.5 for size in sizes]
+from tests.builders import random_waveforms, same_tensors, tensors_of
 
 
 def calibration():
-    return clips(8, 8, 4)
+    return random_waveforms(8, 8, 4)
 
 
 def rows(n=200, inputs=6, outputs=3):
@@ -36,7 +30,7 @@ def moments_of(p, y, parts=1):
     return moments
 
 
-def test_without_a_ridge_it_is_ordinary_least_squares_with_a_constant():
+def test_without_ridge_the_fit_equals_ordinary_least_squares_with_a_constant():
     p, y = rows()
     design = np.column_stack([p.double().numpy(), np.ones(len(p))])
     expected = np.linalg.lstsq(design, y.double().numpy(), rcond=None)[0]
@@ -46,7 +40,7 @@ def test_without_a_ridge_it_is_ordinary_least_squares_with_a_constant():
     np.testing.assert_allclose(moments.constant_for(weights), expected[-1], atol=1e-6)
 
 
-def test_the_ridge_pulls_toward_the_plain_weights():
+def test_a_larger_ridge_brings_the_fit_nearer_to_the_plain_weights():
     p, y = rows()
     plain = torch.ones(6, 3)
     distances = [float((moments_of(p, y).solve(plain, ridge) - plain).norm()) for ridge in (1e-3, 1.0, 1e3, 1e9)]
@@ -54,20 +48,20 @@ def test_the_ridge_pulls_toward_the_plain_weights():
     assert distances[-1] < 1e-6
 
 
-def test_rows_may_come_in_any_portions():
+def test_the_fit_is_independent_of_the_batches():
     p, y = rows()
     whole, portioned = moments_of(p, y).solve(torch.zeros(6, 3), 0.1), moments_of(p, y, 7).solve(torch.zeros(6, 3), 0.1)
     torch.testing.assert_close(portioned, whole, rtol=1e-10, atol=1e-12)
 
 
-def test_inputs_that_never_vary_keep_the_plain_weights():
+def test_constant_inputs_keep_the_plain_weights():
     _, y = rows()
     plain = torch.full((6, 3), 2.0, dtype=torch.float64)
     torch.testing.assert_close(moments_of(torch.ones(200, 6), y).solve(plain, 1e-3), plain)
 
 
 def with_copies(model):
-    """Make the second half of every layer's channels copies of the first, each with its own gain."""
+    """Make the second half of the channels of every layer copies of the first, each with its own gain."""
     for conv in model.layer_names:
         norm = model.get_submodule(conv.replace(".conv", ".bn"))
         weight = model.get_submodule(conv).weight
@@ -92,11 +86,11 @@ def keep_first_halves(model, layers):
 
 @pytest.mark.parametrize("fit_to", TARGETS)
 @pytest.mark.parametrize("head", ["clip", "decision_max", "decision_att"])
-def test_channels_that_are_copies_can_go_without_a_trace(build, head, fit_to):
+def test_removing_duplicate_channels_is_compensated_exactly(build, head, fit_to):
     dense = with_copies(build(head=head))
     plan = keep_first_halves(dense, dense.layer_names)
     pruned = apply_plan(dense, plan)
-    clip = clips(3, seed=9)[0]
+    [clip] = random_waveforms(3, seed=9)
     expected = dense(clip)["clipwise_logits"].detach()
     assert float((pruned(clip)["clipwise_logits"].detach() - expected).abs().max()) > 1e-2
     errors = refit_readers(pruned, dense, plan, calibration, ridge=1e-6, fit_to=fit_to).errors
@@ -105,8 +99,8 @@ def test_channels_that_are_copies_can_go_without_a_trace(build, head, fit_to):
     assert all(error.is_better and error.refit < 1e-6 < error.plain for error in errors[:-1])  # fc1 has few rows
 
 
-def test_current_is_one_layer_after_the_other_each_against_the_network_before_it(build):
-    """With a ridge that keeps the fits well conditioned: processors round float32 convolutions differently."""
+def test_fit_to_current_equals_refitting_one_layer_at_a_time(build):
+    """The ridge keeps the fits well conditioned, because processors round float32 convolutions differently."""
     dense = build()
     plan = plan_pruning(dense, ratio=0.5, layers=["conv_block2", "conv_block4.conv1", "conv_block6"])
     pruned = apply_plan(dense, plan)
@@ -124,7 +118,7 @@ def test_current_is_one_layer_after_the_other_each_against_the_network_before_it
         torch.testing.assert_close(pruned.state_dict()[name], value, rtol=1e-4, atol=1e-5)
 
 
-def test_what_is_fitted_to_matters(build):
+def test_the_two_targets_give_different_weights_and_are_recorded(build):
     dense = build()
     plan = plan_pruning(dense, ratio=0.5)
     weights = []
@@ -136,7 +130,7 @@ def test_what_is_fitted_to_matters(build):
     assert float((weights[0] - weights[1]).norm() / weights[0].norm()) > 0.05
 
 
-def test_a_reader_is_numpys_least_squares_fit_to_the_unpruned_network(build):
+def test_a_refitted_reader_equals_numpy_least_squares(build):
     dense = build()
     plan = plan_pruning(dense, ratio=0.5, layers=["conv_block5.conv2"])
     pruned = apply_plan(dense, plan)
@@ -156,14 +150,14 @@ def test_a_reader_is_numpys_least_squares_fit_to_the_unpruned_network(build):
     )
 
 
-def test_a_great_ridge_leaves_the_weights_and_makes_the_means_right(build):
+def test_a_large_ridge_changes_only_the_means(build):
     dense = build()
     plan = plan_pruning(dense, ratio=0.5, layers=["conv_block2.conv1"])
     pruned = apply_plan(dense, plan)
     plain = pruned.conv_block2.conv2.weight.clone()
     refit_readers(pruned, dense, plan, calibration, ridge=1e12)
     torch.testing.assert_close(pruned.conv_block2.conv2.weight, plain)
-    fitted = torch.cat(calibration())[torch.arange(20) % 5 != 1]  # the others judge
+    fitted = torch.cat(calibration())[torch.arange(20) % 5 != 1]  # the other clips are held out
     with torch.no_grad():
         mean, expected = (
             model.conv_block2.bn2(model.conv_block2.conv2(through(model, fitted, 3))).mean(dim=(0, 2, 3))
@@ -180,30 +174,30 @@ def through(model, waveform, stage):
     return last
 
 
-def test_steps_and_pooling_are_the_network(build):
+def test_stages_and_pooling_equal_the_forward_pass(build):
     model = build()
-    clip = clips(2)[0]
+    [clip] = random_waveforms(2)
     with torch.no_grad():
         hidden = torch.relu(model.fc1(model.pooled((through(model, clip, len(model.layer_names)),))))
         torch.testing.assert_close(hidden, model(clip)["embedding"])
 
 
-def test_it_comes_nearer_to_the_unpruned_network_and_leaves_that_alone(build):
+def test_refit_reduces_the_distance_to_the_unpruned_network_and_does_not_change_it(build):
     dense = build()
-    before = {name: value.clone() for name, value in dense.state_dict().items()}
+    before = tensors_of(dense)
     plan = plan_pruning(dense, ratio=0.5)
     plain, pruned = apply_plan(dense, plan), apply_plan(dense, plan).train()
     errors = refit_readers(pruned, dense, plan, calibration).errors
     assert pruned.training
-    clip = clips(16, seed=9)[0]
+    [clip] = random_waveforms(16, seed=9)
     expected = dense(clip)["embedding"].detach()
     far, near = (float((model.eval()(clip)["embedding"].detach() - expected).norm()) for model in (plain, pruned))
     assert near < 0.7 * far
-    assert all(torch.equal(value, before[name]) for name, value in dense.state_dict().items())
+    assert same_tensors(dense, before)
     assert all(min(error.plain, error.refit) >= 0 for error in errors)
 
 
-def test_the_errors_are_kept_in_the_recipe(build):
+def test_the_recipe_records_the_errors_of_every_reader(build):
     dense = build()
     plan = plan_pruning(dense, ratio=0.5, layers=["conv_block5"])
     pruned = apply_plan(dense, plan)
@@ -214,7 +208,7 @@ def test_the_errors_are_kept_in_the_recipe(build):
     assert recipe_problems(pruned.provenance.to_dict()["recipe"]) == []
 
 
-def test_features_that_do_not_fit_in_the_cache_are_computed_again(build, monkeypatch):
+def test_features_beyond_the_cache_are_computed_again(build, monkeypatch):
     dense = build()
     plan = plan_pruning(dense, ratio=0.5)
     results = []
@@ -228,12 +222,12 @@ def test_features_that_do_not_fit_in_the_cache_are_computed_again(build, monkeyp
 
 
 def nan_in(clip):
-    batch = clips(10)[0]
+    [batch] = random_waveforms(10)
     batch[clip] = float("nan")
     return batch
 
 
-def test_an_unpruned_network_that_overflows_is_refused(build):
+def test_an_unpruned_network_with_infinite_outputs_is_refused(build):
     dense = build()
     plan = plan_pruning(dense, ratio=0.5, layers=["conv_block2"])
     pruned = apply_plan(dense, plan)
@@ -251,26 +245,26 @@ def test_an_unpruned_network_that_overflows_is_refused(build):
     ("batches", "match"),
     [
         (lambda: [], "0 calibration clips: give at least two, some hundreds if you can"),
-        (lambda: clips(1), "1 calibration clips: give at least two"),
-        (lambda: [torch.zeros(2, SAMPLES, dtype=torch.int16)], r"type torch.int16, .*: give floats in \[-1, 1\]"),
-        (lambda: [torch.zeros(5, SAMPLES)], r"all 5 calibration clips are silent \(zeros\): give sound"),
-        (lambda: [torch.full((10, SAMPLES), float("nan"))], "conv_block2.conv2.*look for bad clips or weights"),
+        (lambda: random_waveforms(1), "1 calibration clips: give at least two"),
+        (lambda: [torch.zeros(2, 5_600, dtype=torch.int16)], r"type torch.int16, .*: give floats in \[-1, 1\]"),
+        (lambda: [torch.zeros(5, 5_600)], r"all 5 calibration clips are silent \(zeros\): give sound"),
+        (lambda: [torch.full((10, 5_600), float("nan"))], "conv_block2.conv2.*look for bad clips or weights"),
         (lambda: [nan_in(1)], "conv_block2.conv2.*look for bad clips or weights"),
         (lambda: [nan_in(2)], "conv_block2.conv2.*look for bad clips or weights"),
     ],
 )
-def test_what_cannot_be_fitted_is_refused_and_leaves_the_network_as_it_was(build, batches, match):
+def test_invalid_clips_are_refused_and_leave_the_network_unchanged(build, batches, match):
     dense = build()
     plan = plan_pruning(dense, ratio=0.5, layers=["conv_block2"])
     pruned = apply_plan(dense, plan)
-    before = {name: value.clone() for name, value in pruned.state_dict().items()}
+    before = tensors_of(pruned)
     with pytest.raises(PruningError, match=match):
         refit_readers(pruned, dense, plan, batches)
-    assert all(torch.equal(value, before[name]) for name, value in pruned.state_dict().items())
+    assert same_tensors(pruned, before)
     assert "errors" not in str(pruned.provenance)
 
 
-def test_networks_that_the_plan_does_not_connect_are_refused(build):
+def test_networks_with_other_widths_than_the_plan_are_refused(build):
     dense = build()
     plan = plan_pruning(dense, ratio=0.5)
     with pytest.raises(PruningError, match="the pruned network's widths are not the plan's: give the two"):
@@ -279,7 +273,7 @@ def test_networks_that_the_plan_does_not_connect_are_refused(build):
         recover(apply_plan(dense, plan), apply_plan(dense, plan), calibration, plan=plan)
 
 
-def test_too_many_inputs_are_fitted_in_parts_that_take_turns(build, monkeypatch):
+def test_layers_with_many_inputs_are_fitted_in_alternating_blocks(build, monkeypatch):
     dense = with_copies(build())
     plan = keep_first_halves(dense, ["conv_block5.conv1"])
     errors = []
@@ -292,7 +286,7 @@ def test_too_many_inputs_are_fitted_in_parts_that_take_turns(build, monkeypatch)
     assert whole.refit < parted.refit < 0.5 * parted.plain
 
 
-def test_mixtures_are_rows_of_the_fit_alone_and_the_same_each_time(build):
+def test_mixtures_are_reproducible_and_excluded_from_the_evaluation(build):
     dense = build()
     plan = plan_pruning(dense, ratio=0.5, layers=["conv_block2"])
     results = {}
@@ -305,14 +299,14 @@ def test_mixtures_are_rows_of_the_fit_alone_and_the_same_each_time(build):
     assert results["two"][0] == results["again"][0]
     assert torch.equal(results["two"][1], results["again"][1])
     assert not torch.equal(results["two"][1], results["none"][1])
-    # The plain weights' constant is fitted with the mixtures; apart from that they are judged on the same clips.
+    # The constant of the plain weights is fitted with the mixtures; both errors are measured on the same clips.
     assert results["two"][0][0].plain == pytest.approx(results["none"][0][0].plain, rel=0.2)
     assert recipe_problems(pruned.provenance.to_dict()["recipe"]) == []
 
 
 @pytest.mark.parametrize("n_clips", [2, 3, 7])
-def test_a_mixture_is_never_of_a_clip_with_itself_where_there_is_another(n_clips):
-    clips = (torch.arange(n_clips) + 1.0)[:, None].expand(-1, 16)  # constant, so that the moment does not matter
+def test_a_mixture_joins_two_different_clips(n_clips):
+    clips = (torch.arange(n_clips) + 1.0)[:, None].expand(-1, 16)  # constant, so that a rotation has no effect
     others = set()
     for seed in range(40):
         weights = torch.from_numpy(numpy_generator("law", seed).random(n_clips)).to(clips)
@@ -323,7 +317,7 @@ def test_a_mixture_is_never_of_a_clip_with_itself_where_there_is_another(n_clips
     assert len(others) == n_clips * (n_clips - 1)
 
 
-def test_a_clip_that_is_alone_ismixtures_of_with_itself_from_another_moment():
+def test_a_single_clip_is_mixed_with_its_own_rotation():
     clip = torch.arange(8.0)[None]
     weight = float(numpy_generator("law", 1).random(1)[0])
     mixed = mixtures_of(clip, numpy_generator("law", 1))

@@ -1,4 +1,5 @@
 import copy
+import json
 import re
 from dataclasses import replace
 
@@ -10,22 +11,22 @@ from epanns.errors import ConfigError, PruningError
 from epanns.models.provenance import Provenance
 from epanns.pruning.prune import apply_plan, plan_pruning
 from epanns.pruning.recovery.recover import RECOVERIES, plan_between, recover
+from tests.builders import random_waveforms, same_tensors, tensors_of
 
 
 def calibration():
-    generator = torch.Generator().manual_seed(2)
-    return [torch.rand(6, 80 * 70, generator=generator) - 0.5 for _ in range(2)]
+    return random_waveforms(6, 6)
 
 
-@pytest.mark.parametrize("method", [*RECOVERIES, "distil:2"])
-def test_every_recovery_does_its_steps_and_says_so(build, method):
+@pytest.mark.parametrize("method", [*RECOVERIES, "align:2", "ls+align:2", "distil:2"])
+def test_every_recovery_changes_its_layers_and_is_recorded(build, method):
     dense = build()
     plan = plan_pruning(dense, ratio=0.5, layers=["conv_block3"])
     pruned = apply_plan(dense, plan)
-    before = {name: value.clone() for name, value in pruned.state_dict().items()}
+    before = tensors_of(pruned)
     report = recover(pruned, dense, calibration, method, plan=plan)
     steps = [step.settings["method"] for step in pruned.provenance.recipe[1:]]
-    expected = {"none": [], "distil:2": ["ls", "distil"]}
+    expected = {"none": [], "distil:2": ["ls", "distil"], "align:2": ["align"], "ls+align:2": ["ls", "align"]}
     assert steps == expected.get(method, method.split("+"))
     changed = {name for name, value in pruned.state_dict().items() if not torch.equal(value, before[name])}
     assert ("conv_block4.conv1.weight" in changed) == ("ls" in steps)
@@ -35,31 +36,35 @@ def test_every_recovery_does_its_steps_and_says_so(build, method):
     else:
         assert (report["method"], report["clips"]) == (method, 12)
         assert ("errors" in report) == ("ls" in steps)
-        assert ("distil" in report) == ("distil" in steps)
+        for part in ("align", "distil"):
+            assert (part in report) == (part in steps)
+            if part in report:
+                json.dumps(report)
+                assert [step for step, _ in report[part]["curve"]] == [0, 1, 2]
 
 
-@pytest.mark.parametrize("method", ["ls+b", "distil", "distil:0", "distil:-1", "distil:2.5", "ls+distil:5"])
+@pytest.mark.parametrize(
+    "method", ["ls+b", "distil", "distil:0", "distil:-1", "distil:2.5", "ls+distil:5", "align", "align:0", "bn+align:2"]
+)
 def test_an_unknown_recovery_is_refused(build, method):
     dense = build()
     plan = plan_pruning(dense, ratio=0.5)
-    message = rf"recover='{re.escape(method)}'.*: must be none, bn, ls, ls\+bn or distil:STEPS"
+    message = (
+        rf"recover='{re.escape(method)}'.*: must be none, bn, ls, ls\+bn, align:STEPS, ls\+align:STEPS or distil:STEPS"
+    )
     with pytest.raises(PruningError, match=message):
         recover(apply_plan(dense, plan), dense, calibration, method, plan=plan)
 
 
 def recovered(pruned, dense, waveforms=calibration, **options):
-    """Return the weights that a recovery gives; the network stays as it was."""
+    """Return the tensors of a copy of the pruned network after recovery."""
     again = copy.deepcopy(pruned)
     recover(again, dense, waveforms, **options)
     return again.state_dict()
 
 
-def same(one, other):
-    return all(torch.equal(value, other[name]) for name, value in one.items())
-
-
 @pytest.mark.parametrize("method", ["ls", "bn"])
-def test_the_plan_is_told_by_the_networks_after_one_cut_and_after_two(build, method):
+def test_the_plan_between_two_networks_is_found_from_their_provenance(build, method):
     dense = build()
     first, _ = epanns.prune(dense, ratio=0.5, layers=["conv_block3"])
     second, whole = epanns.prune(first, ratio=0.3, layers=["conv_block3.conv2", "conv_block5"])
@@ -69,20 +74,20 @@ def test_the_plan_is_told_by_the_networks_after_one_cut_and_after_two(build, met
     ends = {
         source: recovered(second, network, method=method) for source, network in (("first", first), ("dense", dense))
     }
-    assert same(ends["first"], recovered(second, first, method=method, plan=step))
-    assert same(ends["dense"], recovered(second, dense, method=method, plan=whole))
-    assert not same(ends["first"], second.state_dict())
+    assert same_tensors(ends["first"], recovered(second, first, method=method, plan=step))
+    assert same_tensors(ends["dense"], recovered(second, dense, method=method, plan=whole))
+    assert not same_tensors(ends["first"], second)
     if method == "ls":
-        assert not same(ends["first"], ends["dense"])
+        assert not same_tensors(ends["first"], ends["dense"])
     assert epanns.recover is recover
     assert epanns.recover(first, dense, calibration())["method"] == "ls"
 
 
-def test_a_list_is_as_good_as_a_function_and_settings_count(build):
+def test_clips_may_be_a_list_or_a_function(build):
     dense = build()
     pruned, _ = epanns.prune(dense, ratio=0.5)
-    assert same(recovered(pruned, dense), recovered(pruned, dense, calibration()))
-    assert not same(recovered(pruned, dense), recovered(pruned, dense, ridge=1.0))
+    assert same_tensors(recovered(pruned, dense), recovered(pruned, dense, calibration()))
+    assert not same_tensors(recovered(pruned, dense), recovered(pruned, dense, ridge=1.0))
     for settings, match in (
         ({"rigde": 1.0}, r"recovery: unknown key 'rigde' \(did you mean 'ridge'\?\)"),
         ({"ridge": 0.0}, "recovery: ridge=0.0: must be a number above 0; 0.001 is a good value"),
@@ -108,7 +113,7 @@ def test_a_list_is_as_good_as_a_function_and_settings_count(build):
         ),
     ],
 )
-def test_waveforms_that_cannot_be_gone_through_are_refused(build, waveforms, message):
+def test_waveforms_that_cannot_be_read_several_times_are_refused(build, waveforms, message):
     dense = build()
     pruned, _ = epanns.prune(dense, ratio=0.5, layers=["conv_block3"])
     for method in ("ls", "bn", "distil:1"):
@@ -116,7 +121,7 @@ def test_waveforms_that_cannot_be_gone_through_are_refused(build, waveforms, mes
             recover(pruned, dense, waveforms, method)
 
 
-def test_networks_that_do_not_fit_are_refused(build):
+def test_networks_without_a_common_plan_are_refused(build):
     dense = build()
     one, plan = epanns.prune(dense, ratio=0.5, layers=["conv_block3"])
     two, _ = epanns.prune(dense, ratio=0.5, layers=["conv_block4"])

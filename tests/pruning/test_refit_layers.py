@@ -1,4 +1,4 @@
-"""Inputs and outputs of layers as rows: the rows times the weights are the layer."""
+"""Inputs and outputs of layers as rows of a linear regression."""
 
 import pytest
 import torch
@@ -20,23 +20,23 @@ LAYERS = {
 
 @pytest.mark.parametrize("name", LAYERS)
 @pytest.mark.parametrize("most", [3, 10_000])
-def test_rows_times_weights_are_the_layers_outputs(name, most):
+def test_input_rows_times_weights_equal_the_outputs_of_the_layer(name, most):
     layer, shape = LAYERS[name]
     values = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         output = layer(values)
-        n_places = positions_per_clip(layer, output)
-        places = torch.stack([chosen_positions(name, clip, n_places, most) for clip in range(2)])
-        inputs, targets = input_rows(layer, values, places), output_rows(layer, output, places)
-        assert len(inputs) == len(targets) == 2 * min(most, n_places)
+        n_positions = positions_per_clip(layer, output)
+        positions = torch.stack([chosen_positions(name, clip, n_positions, most) for clip in range(2)])
+        inputs, targets = input_rows(layer, values, positions), output_rows(layer, output, positions)
+        assert len(inputs) == len(targets) == 2 * min(most, n_positions)
         made = inputs @ layer.weight.flatten(1).T + (0 if layer.bias is None else layer.bias)
     torch.testing.assert_close(made, targets)
 
 
-def test_places_are_spread_evenly_and_belong_to_the_clip():
-    places = chosen_positions("conv", 7, 1000, 100)
-    assert torch.equal(places // 10, torch.arange(100))  # one of every ten
-    assert torch.equal(places, chosen_positions("conv", 7, 1000, 100))
-    assert not torch.equal(places, chosen_positions("conv", 8, 1000, 100))
+def test_chosen_positions_are_spread_evenly_and_depend_on_the_clip():
+    positions = chosen_positions("conv", 7, 1000, 100)
+    assert torch.equal(positions // 10, torch.arange(100))  # one of ten
+    assert torch.equal(positions, chosen_positions("conv", 7, 1000, 100))
+    assert not torch.equal(positions, chosen_positions("conv", 8, 1000, 100))
     assert torch.equal(chosen_positions("conv", 7, 100, 100), torch.arange(100))
     assert int(chosen_positions("conv", 0, 64_064, 1000).max()) < 64_064

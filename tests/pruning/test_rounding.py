@@ -19,27 +19,27 @@ from epanns.pruning.rounding import remaining_width
         (100, 0.9, 10),
         (1024, 0.3, 717),
         (1000, 0.29, 710),
-        (5, 0.5, 3),  # 2.5 go: halves to even, 2
-        (7, 0.5, 3),  # 3.5 go: 4
+        (5, 0.5, 3),  # 2.5 are removed: rounded to even, 2
+        (7, 0.5, 3),  # 3.5 are removed: 4
         (64, 0, 64),
     ],
 )
-def test_remaining_width_is_exact(width, ratio, kept):
+def test_remaining_width_equals_exact_arithmetic(width, ratio, kept):
     assert remaining_width(width, ratio) == kept
 
 
 @pytest.mark.parametrize(
     ("width", "ratio", "round_to", "kept"),
     [
-        (512, 0.3, 8, 360),  # 358 stay: nearest multiple is 360, Torch-Pruning's is 352
-        (512, 0.9, 64, 64),  # 51 stay: one multiple, where Torch-Pruning silently removes nothing
+        (512, 0.3, 8, 360),  # 358 are kept: the nearest multiple is 360, Torch-Pruning's is 352
+        (512, 0.9, 64, 64),  # 51 are kept: one multiple, where Torch-Pruning removes nothing
         (512, 0.99, 64, 64),
-        (100, 0.5, 20, 60),  # 50 stay, between 40 and 60: up
-        (4, 0.9, 2, 2),  # none would stay: one multiple
+        (100, 0.5, 20, 60),  # 50 are kept, halfway between 40 and 60: up
+        (4, 0.9, 2, 2),  # 0 would be kept: one multiple
         (100, 0, 64, 100),
     ],
 )
-def test_remaining_width_takes_the_nearest_multiple(width, ratio, round_to, kept):
+def test_remaining_width_is_the_nearest_multiple(width, ratio, round_to, kept):
     assert remaining_width(width, ratio, round_to=round_to) == kept
 
 
@@ -47,7 +47,7 @@ ratios = st.integers(0, 999).map(lambda thousandths: thousandths / 1000)
 
 
 @given(width=st.integers(1, 4096), ratio=ratios)
-def test_remaining_width_is_within_half_a_channel_and_never_silent(width, ratio):
+def test_remaining_width_is_within_half_a_channel_or_refused(width, ratio):
     exact = width * (1 - Fraction(round(ratio * 1000), 1000))
     try:
         kept = remaining_width(width, ratio)
@@ -59,7 +59,7 @@ def test_remaining_width_is_within_half_a_channel_and_never_silent(width, ratio)
 
 
 @given(width=st.integers(1, 4096), ratio=ratios.filter(bool), round_to=st.integers(1, 300))
-def test_remaining_width_is_a_multiple_that_leaves_something(width, ratio, round_to):
+def test_remaining_width_is_a_positive_multiple(width, ratio, round_to):
     try:
         kept = remaining_width(width, ratio, round_to=round_to)
     except PruningError:
@@ -81,7 +81,7 @@ def test_ratio_outside_the_unit_interval_is_refused(ratio):
         remaining_width(64, ratio, layer="conv9")
 
 
-def test_a_ratio_in_percent_is_recognised():
+def test_a_ratio_in_percent_is_refused_with_the_fraction():
     with pytest.raises(PruningError, match=r"for 50 % give 0\.5"):
         remaining_width(64, 50, layer="conv9")
 
@@ -98,7 +98,7 @@ def test_removing_every_channel_is_refused():
 
 
 @given(width=st.integers(1, 64), ratio=ratios, round_to=st.integers(1, 16))
-def test_a_ratio_for_the_whole_network_is_no_error_in_a_narrow_layer(width, ratio, round_to):
+def test_a_ratio_of_the_whole_network_keeps_at_least_one_channel_of_a_narrow_layer(width, ratio, round_to):
     left = width - round(width * Fraction(round(ratio * 1000), 1000))
     kept = remaining_width(width, ratio, round_to=round_to, exact=False)
     assert 1 <= kept <= width

@@ -1,4 +1,4 @@
-"""The table of sensitivities: what is written is read, and what is damaged is refused by line."""
+"""The table of sensitivities: the round trip through CSV, and invalid tables."""
 
 import pytest
 from hypothesis import given
@@ -23,7 +23,7 @@ conv_block2.conv1,0.5,64,0.760000,-0.010000,700,14000,
 """
 
 
-def test_the_file_is_the_table_with_the_dense_network_first(tmp_path):
+def test_the_file_lists_the_unpruned_network_first(tmp_path):
     table = Sensitivity(DENSE, ROWS, NETWORK)
     assert table.to_csv() == TEXT
     (tmp_path / "sensitivity.csv").write_text(TEXT)
@@ -33,7 +33,7 @@ def test_the_file_is_the_table_with_the_dense_network_first(tmp_path):
     assert [row.width for row in table.of("conv_block1.conv1")] == [48, 32]
 
 
-def test_a_table_of_before_there_was_a_network_is_read(tmp_path):
+def test_a_table_without_the_column_network_is_read(tmp_path):
     path = tmp_path / "sensitivity.csv"
     path.write_text(TEXT.replace(",network", "").replace(NETWORK, "").replace(",\n", "\n"))
     assert path.read_text().count(",") == 5 * 6
@@ -41,7 +41,7 @@ def test_a_table_of_before_there_was_a_network_is_read(tmp_path):
 
 
 @given(scores=st.lists(st.floats(0, 1), min_size=2, max_size=6))
-def test_any_scores_are_read_back_to_six_decimals(tmp_path_factory, scores):
+def test_scores_are_read_back_to_six_decimals(tmp_path_factory, scores):
     path = tmp_path_factory.mktemp("table") / "sensitivity.csv"
     rows = [SensitivityRow("a.b", index / 10, 3, score, 7, 9) for index, score in enumerate(scores[1:], start=1)]
     path.write_text(Sensitivity(SensitivityRow("", 0.0, None, scores[0], 8, 10), tuple(rows)).to_csv())
@@ -71,7 +71,7 @@ def test_any_scores_are_read_back_to_six_decimals(tmp_path_factory, scores):
         (NETWORK, NETWORK[:-1], "...: must be 64 hexadecimal digits or nothing: measure"),
     ],
 )
-def test_a_table_that_is_none_is_refused(tmp_path, before, after, message):
+def test_an_invalid_table_is_refused_with_path_and_line(tmp_path, before, after, message):
     path = tmp_path / "sensitivity.csv"
     assert before in TEXT
     path.write_text(TEXT.replace(before, after))
@@ -81,6 +81,6 @@ def test_a_table_that_is_none_is_refused(tmp_path, before, after, message):
     assert str(error.value).startswith(str(path))
 
 
-def test_a_missing_table_is_one_line(tmp_path):
+def test_a_missing_table_is_refused(tmp_path):
     with pytest.raises(PruningError, match="cannot be read as CSV .*; give the folder's sensitivity.csv"):
         read_sensitivity(tmp_path / "none.csv")

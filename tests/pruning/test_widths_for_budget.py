@@ -1,4 +1,4 @@
-"""Budgets are met within 1 % from below by every allocator, or refused with what can be reached."""
+"""Every allocator meets a budget within 1 % from below, or refuses it with the nearest reachable budgets."""
 
 import dataclasses
 import itertools
@@ -39,7 +39,7 @@ def random_importances(spec: ModelSpec, seed: int = 0) -> dict[str, np.ndarray]:
 
 
 def random_table(spec: ModelSpec, seed: int = 0) -> Sensitivity:
-    """Return a noisy table: some layers gain mAP when they are pruned, as on real clips."""
+    """Return a table with noise: pruning some layers increases mAP, as on real clips."""
     rng = np.random.default_rng(seed)
     n_params = profile(spec).n_params
     rows = [
@@ -59,14 +59,14 @@ def choose(spec, budget, allocator=None, *, layers=None, round_to=1, importances
 
 @pytest.mark.parametrize("budget", [Budget("macs", HALF_MACS), Budget("params", HALF_PARAMS)], ids=lambda b: b.kind)
 @pytest.mark.parametrize("round_to", [1, 8])
-def test_all_twelve_layers_halved_is_found(budget, round_to):
+def test_the_budget_of_the_halved_cnn14_gives_the_halved_cnn14(budget, round_to):
     found = choose(CNN14, budget, round_to=round_to)
     assert found.widths == HALF
     cost = profile(CNN14.with_widths(found.widths))
     assert (cost.backbone_macs, cost.n_params) == (HALF_MACS, HALF_PARAMS)
 
 
-def test_a_quarter_of_the_macs_is_near_it():
+def test_a_quarter_of_the_macs_gives_nearly_halved_widths():
     found = choose(CNN14, Budget("macs", 0.25))
     assert profile(CNN14.with_widths(found.widths)).backbone_macs == found.reached
     assert all(abs(width - HALF[layer]) <= 1 for layer, width in found.widths.items())
@@ -82,8 +82,8 @@ COSTS = {
 @pytest.mark.parametrize("name", ["uniform", "global", "sensitivity"])
 @settings(max_examples=20, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())
-def test_a_budget_is_met_from_below_or_refused_with_what_is_near(name, data):
-    """At odd values, of some of the layers, in steps of any size."""
+def test_a_budget_is_met_within_one_percent_or_refused_with_reachable_budgets(name, data):
+    """For random budgets, layers and multiples."""
     seed = data.draw(st.integers(0, 3))
     allocator = {"uniform": Uniform(), "global": Global(), "sensitivity": BySensitivity(random_table(MEDIUM, seed))}[
         name
@@ -99,7 +99,7 @@ def test_a_budget_is_met_from_below_or_refused_with_what_is_near(name, data):
     except PruningError as error:
         assert re.search(r"cannot be met|removes nothing", str(error))
         for text in re.findall(r"(?:nearest are|and|leave) ([\d.]+ ?[kMG]?B?)", str(error)):
-            asked = Budget.parse(budget.kind, text)  # what a message offers is met
+            asked = Budget.parse(budget.kind, text)  # a budget that the message offers is met
             again = choose(MEDIUM, asked, allocator, layers=layers, round_to=round_to, importances=importances)
             assert 0.99 * asked.amount <= again.reached <= asked.amount
         return
@@ -115,8 +115,8 @@ def test_a_budget_is_met_from_below_or_refused_with_what_is_near(name, data):
     assert again == found
 
 
-def test_what_is_refused_has_no_widths_and_the_nearest_below_is_the_greatest():
-    """Compared with every choice there is, in a network of three layers."""
+def test_a_refused_budget_has_no_widths_and_the_nearest_cost_is_offered():
+    """Compared with all choices of widths of a network of three layers."""
     spec = narrow_spec(widths=conv_widths(8, 9, 10, convs_per_block=1))
     formula = WidthCost(spec)
     choices = np.array(list(itertools.product(*(range(1, width + 1) for width in spec.widths.values()))))
@@ -178,14 +178,14 @@ def test_what_is_refused_has_no_widths_and_the_nearest_below_is_the_greatest():
         ),
     ],
 )
-def test_what_cannot_be_met_is_said_in_one_line(budget, settings_, match):
+def test_a_budget_that_cannot_be_met_is_refused_in_one_line(budget, settings_, match):
     with pytest.raises(PruningError, match=match) as caught:
         choose(CNN14, budget, **settings_)
     assert "\n" not in str(caught.value)
 
 
 def slow_global(importances: Mapping[str, np.ndarray], count: int, minimum: Mapping[str, int]) -> dict[str, int]:
-    """Drop one filter after the other, the least of all, until `count` are gone."""
+    """Remove the least important filter of all layers, `count` times."""
     left = {layer: sorted(values / np.abs(values).mean()) for layer, values in importances.items()}
     for _ in range(count):
         can = [layer for layer, values in left.items() if len(values) > minimum[layer]]
@@ -194,7 +194,7 @@ def slow_global(importances: Mapping[str, np.ndarray], count: int, minimum: Mapp
 
 
 @given(ratio=st.integers(1, 88).map(lambda percent: percent / 100), seed=st.integers(0, 5))
-def test_global_ranking_drops_the_least_of_all_filters_but_leaves_a_minimum(ratio, seed):
+def test_global_allocation_removes_the_least_important_filters_down_to_a_minimum(ratio, seed):
     importances = random_importances(MEDIUM, seed)
     total = sum(MEDIUM.widths.values())
     budget = Budget.left_by(ratio)
@@ -203,8 +203,8 @@ def test_global_ranking_drops_the_least_of_all_filters_but_leaves_a_minimum(rati
     assert found.widths == slow_global(importances, total - int(budget.limit(total)), minimum)
 
 
-def test_global_ranking_knows_no_scale():
-    """A layer's importances times any factor, also a negative one's mean, change nothing."""
+def test_global_allocation_is_invariant_to_the_scale_of_a_layer():
+    """Also with negative importances."""
     importances = random_importances(MEDIUM)
     found = choose(MEDIUM, Budget("macs", 0.4), Global(), importances=importances)
     scaled = {layer: values * 10.0**index for index, (layer, values) in enumerate(importances.items())}
@@ -214,15 +214,15 @@ def test_global_ranking_knows_no_scale():
     assert all(0.1 * width <= left[layer] for layer, width in MEDIUM.widths.items())
 
 
-def test_equal_importances_of_all_layers_are_shared_out_in_a_fixed_order():
+def test_ties_between_layers_remove_filters_in_forward_order():
     equal = {layer: np.ones(width) for layer, width in MEDIUM.widths.items()}
     found = choose(MEDIUM, Budget("channels", 0.9), Global(), importances=equal)
     assert found.reached == sum(MEDIUM.widths.values()) * 9 // 10
-    assert found.widths["conv_block4.conv2"] == 64  # the first layers' go first
+    assert found.widths["conv_block4.conv2"] == 64  # filters of the first layers are removed first
 
 
 @pytest.mark.parametrize("broken", [np.nan, np.inf])
-def test_importances_that_cannot_be_ranked_are_refused(broken):
+def test_infinite_or_nan_importances_are_refused(broken):
     importances = random_importances(MEDIUM)
     importances["conv_block2.conv1"][3] = broken
     with pytest.raises(PruningError, match=r"conv_block2\.conv1: importances are not all finite"):
@@ -230,12 +230,12 @@ def test_importances_that_cannot_be_ranked_are_refused(broken):
 
 
 def table_of(spec: ModelSpec, losses: Mapping[str, float]) -> Sensitivity:
-    """Return a table in which halving a layer loses so much mAP."""
+    """Return a table with the loss of mAP of halving each layer."""
     rows = [SensitivityRow(layer, 0.5, spec.widths[layer] // 2, 0.8 - loss, 1, 1) for layer, loss in losses.items()]
     return Sensitivity(SensitivityRow("", 0.0, None, 0.8, profile(spec).n_params, 1), tuple(rows))
 
 
-def test_sensitivity_prunes_where_it_costs_nothing_to_the_width_measured():
+def test_sensitivity_prunes_layers_without_loss_to_the_measured_width():
     losses = dict.fromkeys(MEDIUM.widths, 0.1) | {"conv_block3.conv1": 0.0, "conv_block4.conv1": -0.01}
     half = MEDIUM.with_widths({"conv_block3.conv1": 24, "conv_block4.conv1": 32})
     found = choose(MEDIUM, Budget("macs", profile(half).backbone_macs), BySensitivity(table_of(MEDIUM, losses)))
@@ -247,8 +247,8 @@ def test_sensitivity_prunes_where_it_costs_nothing_to_the_width_measured():
     losses=st.lists(st.floats(0, 0.3), min_size=3, max_size=3),
     fraction=st.floats(0.1, 0.95),
 )
-def test_sensitivity_is_the_greedy_choice_step_by_step(losses, fraction):
-    """Compared with a slow twin that builds every network, up to the step that meets the budget."""
+def test_sensitivity_equals_a_slow_greedy_search(losses, fraction):
+    """The slow search builds every network, up to the removal that meets the budget."""
     spec = narrow_spec(widths=conv_widths(6, 7, 8, convs_per_block=1))
     table = table_of(spec, dict(zip(spec.widths, losses, strict=True)))
     cost = count_params(spec)
@@ -285,7 +285,7 @@ def test_a_table_without_a_layer_is_refused():
         choose(MEDIUM, Budget("macs", 0.5), BySensitivity(table))
 
 
-def test_a_table_is_of_the_same_weights_wherever_they_are(tmp_path):
+def test_a_sensitivity_table_is_refused_for_other_weights(tmp_path):
     def cut(network: Tagger, table: Sensitivity) -> Tagger:
         return prune(network, budget=Budget("macs", 0.5), allocate=BySensitivity(table))[0]
 
@@ -308,7 +308,7 @@ def test_a_table_is_of_the_same_weights_wherever_they_are(tmp_path):
         cut(build_model(dataclasses.replace(MEDIUM, num_classes=3)), table)
 
 
-def test_allocators_go_by_name():
+def test_allocators_are_found_by_name():
     assert allocator_named("uniform") == Uniform()
     assert allocator_named("global") == Global(minimum=0.1)
     with pytest.raises(PruningError, match=r"unknown allocator 'globe' \(did you mean 'global'\?\): choose uniform"):
@@ -317,7 +317,7 @@ def test_allocators_go_by_name():
         allocator_named("sensitivity")
 
 
-def test_what_came_of_a_budget_is_said_in_numbers():
+def test_the_result_of_a_budget_is_reported_in_numbers():
     found = choose(CNN14, Budget("macs", HALF_MACS))
     assert found.to_dict() == {
         "kind": "macs",

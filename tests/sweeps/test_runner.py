@@ -8,13 +8,14 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from epanns.cli.sweep import log_trial
 from epanns.data.batches.dataset import PackDataset
-from epanns.errors import CheckpointError, ConfigError, OutputError, PruningError
+from epanns.errors import CheckpointError, ConfigError, Interrupted, OutputError, PruningError
 from epanns.evaluation.metrics import evaluate
 from epanns.evaluation.predict import predict
 from epanns.evaluation.protocol import EvaluationProtocol
@@ -24,6 +25,7 @@ from epanns.models.files.checkpoint import save_checkpoint
 from epanns.models.files.load import load
 from epanns.models.tensors import weights_digest
 from epanns.models.zoo import build_model
+from epanns.pruning.recovery.descent import RecoveryRun
 from epanns.records import read_records
 from epanns.reporting.rows import count_networks
 from epanns.stages.score import record_of_checkpoint
@@ -425,3 +427,29 @@ def test_a_killed_sweep_resumes_and_repeats_nothing(tmp_path, text, number, jobs
     assert again.returncode == 0, again.stderr
     assert len(list(out.rglob("result.json"))) == 3
     assert all(path.stat().st_mtime_ns == before for path, before in done.items())
+
+
+def test_stopped_gradient_steps_of_a_trial_resume_with_the_same_network(tmp_path, text, monkeypatch):
+    text = text.split("[[finetune]]")[0].replace("ratio = [0.0, 0.5]", "ratio = [0.5]")
+    experiment = parse_experiment(text.replace('recover = ["bn"]', 'recover = ["align:4"]'), "tiny.toml")
+
+    def pruned_in(folder):
+        run_experiment(experiment, folder)
+        (record,) = (record for record in read_records([folder]) if record.ratio)
+        return record
+
+    whole = pruned_in(tmp_path / "a")
+    seen = []
+
+    def stop(step, total, loss):
+        seen.append(step)
+        if len(seen) == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr("epanns.sweeps.trial.RecoveryRun", partial(RecoveryRun, on_step=stop))
+    with pytest.raises(Interrupted, match=r"stopped by signal 15 at step 3 of 4 of the recovery"):
+        pruned_in(tmp_path / "b")
+    resumed = pruned_in(tmp_path / "b")
+    assert seen == [1, 2, 3, 4]
+    assert resumed.network == whole.network
+    assert not [*(tmp_path / "b").glob("trials/*/recovery")]

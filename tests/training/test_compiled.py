@@ -7,9 +7,7 @@ from functools import partial
 import pytest
 import torch
 
-from epanns.data.batches.dataset import PackDataset
 from epanns.errors import ConfigError
-from epanns.models.families.cnn_2d import Cnn
 from epanns.models.spec import conv_widths
 from epanns.training import learner as learner_module
 from epanns.training.config import TrainingConfig
@@ -40,19 +38,8 @@ def backend(request, monkeypatch) -> str:
 
 
 @pytest.fixture
-def train(tiny_packs) -> PackDataset:
-    return PackDataset([tiny_packs["train"]])
-
-
-@pytest.fixture
-def make_model(tiny_spec, train):
-    small = replace(tiny_spec, widths=conv_widths(4, 6))  # two blocks: compiled in less than a minute
-
-    def make() -> Cnn:
-        torch.manual_seed(1)
-        return Cnn(small, train.labels)
-
-    return make
+def make_model(make_model):
+    return partial(make_model, 1, widths=conv_widths(4, 6))  # two blocks: compiled in less than a minute
 
 
 def test_without_chance_a_compiled_network_has_the_gradient_of_the_plain_one(backend, make_model, train, monkeypatch):

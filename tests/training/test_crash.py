@@ -24,9 +24,9 @@ from epanns.data.batches.dataset import PackDataset
 from epanns.errors import TrainingError
 from epanns.models.files.checkpoint import save_checkpoint
 from epanns.models.zoo import build_model
+from epanns.state_files import newest_step, saved_states
 from epanns.training.config import TrainingConfig
 from epanns.training.memory import memory_errors_explained
-from epanns.training.resume import newest_step, saved_states
 from epanns.training.run_folder import RunFolder
 
 ROOT = Path(__file__).parents[2]

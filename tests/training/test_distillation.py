@@ -18,7 +18,6 @@ from epanns.errors import ConfigError, DataError, Interrupted, OutputError
 from epanns.evaluation.predict import predict
 from epanns.evaluation.scores import write_clip_scores
 from epanns.labels import LabelSet
-from epanns.models.families.cnn_2d import Cnn
 from epanns.models.files.checkpoint import save_checkpoint
 from epanns.models.files.load import load
 from epanns.models.provenance import Provenance
@@ -32,25 +31,11 @@ from epanns.training.learner import Learner
 from epanns.training.loop import RunOptions
 from epanns.training.teacher_scores import holds_scores, read_teacher_scores
 from epanns.training.validation import Validation
+from tests.builders import tensors_of
 from tests.families import at_8k
 
 CONFIG = TrainingConfig(iterations=4, batch_size=4, learning_rate=5e-3, validate_every=2, distil_weight=0.5)
 LAST = Validation(lambda model: {"mAP": 0.5}, {})
-
-
-@pytest.fixture
-def train(tiny_packs) -> PackDataset:
-    return PackDataset([tiny_packs["train"]])
-
-
-@pytest.fixture
-def make_model(tiny_spec, train):
-    def make(seed: int = 0, **changes) -> Cnn:
-        torch.manual_seed(seed)
-        labels = changes.pop("labels", train.labels)
-        return Cnn(replace(tiny_spec, **changes), labels)
-
-    return make
 
 
 @pytest.fixture
@@ -77,7 +62,7 @@ def weights_of(folder) -> bytes:
 
 
 def values_of(model) -> dict[str, torch.Tensor]:
-    return {name: value.clone() for name, value in model.state_dict().items()}
+    return tensors_of(model)
 
 
 def count_up() -> Validation:

@@ -20,6 +20,7 @@ from epanns.training.finetune import TrainingResult, finetune
 from epanns.training.loop import RunOptions
 from epanns.training.resume import TrainingState
 from epanns.training.validation import Validation
+from tests.builders import same_tensors
 from tests.families import at_8k
 
 # The Cnn family has tests of its own, and the Wavegram beside a log-mel is made for 32 kHz alone.
@@ -49,7 +50,7 @@ def test_a_narrow_network_learns_and_is_read_back(family, tiny_packs, tmp_path):
     assert family not in FUSION_FAMILIES or "encoder" in learned
     saved = load(tmp_path / "run")
     assert saved.spec == spec.with_num_classes(len(dataset.labels))
-    assert all(torch.equal(value, model.state_dict()[name]) for name, value in saved.state_dict().items())
+    assert same_tensors(saved, model)
 
 
 class Training:

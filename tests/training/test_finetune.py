@@ -21,22 +21,9 @@ from epanns.training.finetune import finetune
 from epanns.training.loop import RunOptions
 from epanns.training.run_folder import RunFolder
 from epanns.training.validation import Validation
+from tests.builders import tensors_of
 
 CONFIG = TrainingConfig(iterations=6, batch_size=4, validate_every=2, learning_rate=5e-3)
-
-
-@pytest.fixture
-def train(tiny_packs) -> PackDataset:
-    return PackDataset([tiny_packs["train"]])
-
-
-@pytest.fixture
-def make_model(tiny_spec, train):
-    def make(seed: int = 0) -> Cnn:
-        torch.manual_seed(seed)
-        return Cnn(tiny_spec, train.labels)
-
-    return make
 
 
 def scoring(score, **data) -> Validation:
@@ -288,7 +275,7 @@ def test_the_network_reads_the_crop_of_the_settings(tmp_path, make_model, train)
 
 def test_freezing_changes_the_classifier_alone(tmp_path, make_model, train):
     model = make_model()
-    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    before = tensors_of(model)
     finetune(model, train, replace(CONFIG, freeze_backbone=True), tmp_path / "run", validation=count_up())
     after = load(tmp_path / "run").state_dict()
     assert [name for name in before if not torch.equal(before[name], after[name])] == [

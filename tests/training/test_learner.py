@@ -20,23 +20,15 @@ from epanns.training.loop import RunOptions
 from epanns.training.losses import LOSSES
 from epanns.training.optimizer import learning_rate_at, take_step
 from epanns.training.validation import Validation
+from tests.builders import tensors_of
 
 CONFIG = TrainingConfig(iterations=8, batch_size=4, learning_rate=5e-3, validate_every=8)
 LAST = Validation(lambda model: {"mAP": 0.5}, {})
 
 
 @pytest.fixture
-def train(tiny_packs) -> PackDataset:
-    return PackDataset([tiny_packs["train"]])
-
-
-@pytest.fixture
-def make_learner(tiny_spec, train):
-    def make(**settings) -> Learner:
-        torch.manual_seed(1)
-        return Learner(Cnn(tiny_spec, train.labels), replace(CONFIG, **settings))
-
-    return make
+def make_learner(make_model):
+    return lambda **settings: Learner(make_model(1), replace(CONFIG, **settings))
 
 
 def batch_of(train: PackDataset, config: TrainingConfig):
@@ -44,7 +36,7 @@ def batch_of(train: PackDataset, config: TrainingConfig):
 
 
 def all_values(learner: Learner) -> dict[str, torch.Tensor]:
-    return {name: value.clone() for name, value in learner.model.state_dict().items()}
+    return tensors_of(learner.model)
 
 
 def gradient(learner: Learner) -> torch.Tensor:

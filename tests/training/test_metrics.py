@@ -8,16 +8,14 @@ import signal
 import sys
 
 import pytest
-import torch
 
-from epanns.data.batches.dataset import PackDataset
 from epanns.errors import ConfigError, DataError, Interrupted, OutputError
-from epanns.models.families.cnn_2d import Cnn
+from epanns.state_files import saved_states
 from epanns.training import metrics
 from epanns.training.config import TrainingConfig
 from epanns.training.finetune import finetune
 from epanns.training.loop import RunOptions
-from epanns.training.resume import TrainingState, saved_states
+from epanns.training.resume import TrainingState
 from epanns.training.run_folder import RunFolder
 from epanns.training.validation import Validation
 
@@ -27,23 +25,19 @@ VALIDATION = Validation(lambda model: {"mAP": float(model.fc_audioset.weight.det
 
 
 @pytest.fixture
-def train_run(tiny_spec, tiny_packs, tmp_path):
+def train_run(make_model, train, tmp_path):
     """Run, or go on; `stop` is the step after which a signal comes."""
-    dataset = PackDataset([tiny_packs["train"]])
 
-    def train(name: str, *, stop: int | None = None, **options) -> list[dict]:
+    def run(name: str, *, stop: int | None = None, **options) -> list[dict]:
         def on_step(state, loss):
             if state.step == stop:
                 signal.raise_signal(signal.SIGTERM)
 
-        torch.manual_seed(0)
         options = RunOptions(on_step=on_step, **options)
-        finetune(
-            Cnn(tiny_spec, dataset.labels), dataset, CONFIG, tmp_path / name, validation=VALIDATION, options=options
-        )
+        finetune(make_model(), train, CONFIG, tmp_path / name, validation=VALIDATION, options=options)
         return timeless(metrics.read_metrics(tmp_path / name))
 
-    return train
+    return run
 
 
 def timeless(rows) -> list[dict]:

@@ -10,10 +10,10 @@ import torch
 
 from epanns.data.batches.dataset import PackDataset
 from epanns.errors import ConfigError, OutputError
-from epanns.models.families.cnn_2d import Cnn
 from epanns.models.files.checkpoint import save_checkpoint
 from epanns.models.files.load import load
 from epanns.models.spec import HEADS
+from epanns.models.tagger import Tagger
 from epanns.models.warm_start import use_labels
 from epanns.pruning.prune import prune
 from epanns.stages.finetune import validation_on
@@ -21,6 +21,7 @@ from epanns.training.config import TrainingConfig
 from epanns.training.finetune import finetune
 from epanns.training.learner import Learner
 from epanns.training.validation import Validation
+from tests.builders import tensors_of
 
 CONFIG = TrainingConfig(iterations=6, batch_size=4, validate_every=3, learning_rate=5e-3)
 
@@ -31,18 +32,17 @@ def packs(single_label_packs) -> dict[str, PackDataset]:
 
 
 @pytest.fixture
-def model(tiny_spec, tiny_packs) -> Cnn:
-    torch.manual_seed(2)
-    return Cnn(tiny_spec, PackDataset([tiny_packs["train"]]).labels)
+def model(make_model) -> Tagger:
+    return make_model(2)
 
 
-def steps(model: Cnn, data: PackDataset, config: TrainingConfig, n_steps: int) -> list[dict[str, torch.Tensor]]:
+def steps(model: Tagger, data: PackDataset, config: TrainingConfig, n_steps: int) -> list[dict[str, torch.Tensor]]:
     """Return the state dict before and after each step, on the same clips each."""
     learner = Learner(model, config)
-    values = [{name: value.clone() for name, value in model.state_dict().items()}]
+    values = [tensors_of(model)]
     for step in range(n_steps):
         learner.step(data.__getitems__(range(config.drawn_clips)), step)
-        values.append({name: value.clone() for name, value in model.state_dict().items()})
+        values.append(tensors_of(model))
     return values
 
 
@@ -51,17 +51,11 @@ def moved(before, after, names) -> set[str]:
 
 
 @pytest.mark.parametrize("head", HEADS)
-def test_the_classifier_alone_learns_first_as_with_a_frozen_backbone(tiny_spec, tiny_packs, head):
-    data = PackDataset([tiny_packs["train"]])
-
-    def fresh():
-        torch.manual_seed(2)
-        return Cnn(replace(tiny_spec, head=head), data.labels)
-
-    phases = steps(fresh(), data, replace(CONFIG, head_iterations=2), 3)
-    frozen = steps(fresh(), data, replace(CONFIG, freeze_backbone=True), 2)
+def test_the_classifier_alone_learns_first_as_with_a_frozen_backbone(make_model, train, head):
+    phases = steps(make_model(2, head=head), train, replace(CONFIG, head_iterations=2), 3)
+    frozen = steps(make_model(2, head=head), train, replace(CONFIG, freeze_backbone=True), 2)
     assert all(torch.equal(phases[2][name], frozen[2][name]) for name in phases[2])
-    names = {name for name in phases[0] if not name.startswith(fresh().classifier_names)}
+    names = {name for name in phases[0] if not name.startswith(make_model(2, head=head).classifier_names)}
     assert not moved(phases[0], phases[2], names)
     learning = {name for name in names if "num_batches" not in name}
     assert len(moved(phases[2], phases[3], learning)) > 0.9 * len(learning)
@@ -114,7 +108,7 @@ def test_a_pruned_network_learns_single_labels_of_other_classes(model, packs, tm
 
 
 def test_a_frozen_backbone_keeps_weights_and_statistics_with_other_classes(model, packs, tmp_path):
-    before = {name: value.clone() for name, value in model.state_dict().items()}
+    before = tensors_of(model)
     use_labels(model, packs["train"].labels)
     config = replace(CONFIG, freeze_backbone=True, task="single-label")
     finetune(model, packs["train"], config, tmp_path / "run", validation=validation_on(packs["val"]))

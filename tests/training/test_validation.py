@@ -11,9 +11,9 @@ from epanns.data.packs.clip_source import SparseTargets
 from epanns.errors import ConfigError, TrainingError
 from epanns.evaluation.metrics import average_precision
 from epanns.labels import LabelSet
-from epanns.models.families.cnn_2d import Cnn
 from epanns.models.modes import evaluation_mode
 from epanns.models.provenance import Operation, Provenance
+from epanns.models.tagger import Tagger
 from epanns.process import Stopped, StopRequest
 from epanns.stages.finetune import validation_on
 from epanns.training.config import TrainingConfig
@@ -26,8 +26,8 @@ from epanns.training.validation import Validation, constant_map, indistinct, req
 
 
 @pytest.fixture
-def model(tiny_spec, tiny_packs) -> Cnn:
-    return Cnn(tiny_spec, PackDataset([tiny_packs["val"]]).labels)
+def model(make_model) -> Tagger:
+    return make_model()
 
 
 def nothing() -> None:

@@ -43,16 +43,17 @@ _WHERE = (
     ),
     click.option(
         "--allocate",
-        type=click.Choice(["uniform", "global", "sensitivity"]),
+        type=click.Choice(["uniform", "global", "distortion", "sensitivity"]),
         default="uniform",
         show_default=True,
         help="Distribution of one ratio or a target over the layers. uniform: the same ratio in every layer. global: "
-        "the lowest filters of one ranking of all layers. sensitivity: more where less mAP is lost, by --sensitivity.",
+        "the lowest filters of one ranking of all layers. distortion: more where the tags of --calibration clips "
+        "change less, measured layer by layer. sensitivity: more where less mAP is lost, by --sensitivity.",
     ),
     click.option(
         "--minimum",
         type=float,
-        help="Smallest fraction of a layer's channels that is kept, by global and sensitivity.  [default: 0.1]",
+        help="Smallest fraction of a layer's channels that is kept, not by uniform.  [default: 0.1]",
     ),
     click.option("--sensitivity", type=EXISTING, help="CSV file of `epanns sensitivity`, for --allocate sensitivity."),
     click.option(
@@ -158,23 +159,26 @@ def recovery_options(command: Callable[..., None]) -> Callable[..., None]:
 
 
 class RecoveryName(click.types.StringParamType):  # click.ParamType is generic from 8.4 on
-    """Name of a recovery: none, bn, ls, ls+bn or distil:STEPS."""
+    """Name of a recovery: none, bn, ls, ls+bn, align:STEPS, ls+align:STEPS or distil:STEPS."""
 
-    name = "none|bn|ls|ls+bn|distil:STEPS"
+    name = "none|bn|ls|ls+bn|[ls+]align:STEPS|distil:STEPS"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """Refuse unknown names."""
-        from epanns.pruning.recovery.recover import recovery_problem
+        from epanns.pruning.recovery.recover import RECOVERY_NAMES, recovery_problem
 
         if recovery_problem(value) is not None:
-            self.fail(f"{value!r} is not one of none, bn, ls, ls+bn or distil:STEPS, such as distil:200.", param, ctx)
+            names = ", ".join(RECOVERY_NAMES)
+            self.fail(f"{value!r} is not one of {names}, such as align:1500.", param, ctx)
         return str(value)
 
 
 def given_settings(method: str, **options: Any) -> dict[str, Any]:
     """Return the options that are given, and refuse those that the recovery does not read."""
+    from epanns.pruning.recovery.recover import parts_of
+
     given = {name: value for name, value in options.items() if value is not None}
-    if given and method in ("none", "bn"):
+    if given and "ls" not in parts_of(method):
         names = " and ".join(f"--{name.replace('_', '-')}" for name in given)
         raise ConfigError(f"{names}: only for --recover ls; --recover {method} has no use for it")
     return given
@@ -184,11 +188,11 @@ def open_calibration(
     path: Path | None,
     model: "Tagger",
     open_packs: "Callable[[list[Path]], PackDataset]",
+    config: "PruningConfig",
     *,
-    criterion: str,
     recover: str,
 ) -> "CalibrationClips | None":
-    """Open the pack of ``--calibration``, if ``--criterion`` or ``--recover`` need one; passes show a progress bar.
+    """Open the pack of ``--calibration``, if the pruning or ``--recover`` needs one; passes show a progress bar.
 
     Raises:
         ConfigError: If the pack is given without need, missing, or of another sample rate than the network's.
@@ -197,7 +201,8 @@ def open_calibration(
     from epanns.pruning.ranking.criteria import NEEDS, needs_clips
 
     uses = [f"--recover {recover}"] if recover != "none" else []
-    uses += [f"--criterion {criterion}"] if needs_clips(criterion) else []
+    uses += [f"--criterion {config.criterion}"] if needs_clips(config.criterion) else []
+    uses += ["--allocate distortion"] if config.allocator.name == "distortion" else []
     if path is None:
         if uses:
             raise ConfigError(f"{' and '.join(uses)}: give --calibration PACK, the clips to measure")
@@ -205,7 +210,8 @@ def open_calibration(
     if not uses:
         measuring = ", ".join(name for name in NEEDS if needs_clips(name))
         raise ConfigError(
-            f"--calibration {path}: has no use without --recover or a criterion that measures clips ({measuring})"
+            f"--calibration {path}: has no use without --recover, --allocate distortion or a criterion that "
+            f"measures clips ({measuring})"
         )
     rate = model.spec.front_end.sample_rate
     dataset = open_packs([path])
@@ -214,7 +220,7 @@ def open_calibration(
             f"the calibration pack holds {dataset.sample_rate} Hz, {model.spec.name} reads {rate} Hz: "
             f"pack the clips with --sample-rate {rate}"
         )
-    dataset = in_order_of(model, dataset) if NEEDS[criterion] == "gradients" else dataset
+    dataset = in_order_of(model, dataset) if NEEDS[config.criterion] == "gradients" else dataset
     return CalibrationClips.from_pack(
         dataset,
         progress=lambda batches, purpose, total: progress_bar(batches, description=purpose, total=total, unit="batch"),
@@ -222,18 +228,20 @@ def open_calibration(
 
 
 def recovery_lines(recovery: Mapping[str, Any] | None) -> list[str]:
-    """Return a line for each refitted reader, and one for the distillation."""
+    """Return a line for each refitted reader, and one for gradient steps."""
     errors = (recovery or {}).get("errors", {})
     lines = [
         f"{reader}: error {error['plain']:.1%} plain, {error['refit']:.1%} refitted"
         f"{'' if error['refit'] < error['plain'] else ': plain weights kept'}"
         for reader, error in errors.items()
     ]
-    if distilled := (recovery or {}).get("distil"):
-        kept = f"weights of step {distilled['best_step']}" if distilled["best_step"] else "no step was better: ls kept"
-        lines.append(
-            f"{distilled['steps']} steps of distillation: error {distilled['before']:.1%} before, "
-            f"{distilled['after']:.1%} after; {kept}"
-            f"{'' if distilled['embedding_channels'] else '; on logits alone, as no plan relates the embeddings'}"
-        )
+    for part, name in (("align", "alignment"), ("distil", "distillation")):
+        if done := (recovery or {}).get(part):
+            best = done["best_step"]
+            kept = f"weights of step {best:,} kept" if best else "no step was better: the weights from before are kept"
+            alone = "" if done.get("embedding_channels", 1) else "; on logits alone, as no plan relates the embeddings"
+            lines.append(
+                f"{done['steps']:,} steps of {name}: loss {done['before']:.4f} before, {done['after']:.4f} after, on "
+                f"held-out clips; {kept}{alone}"
+            )
     return lines

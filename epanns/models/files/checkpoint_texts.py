@@ -167,7 +167,8 @@ YAMNet are under the Apache licence 2.0: https://github.com/tensorflow/models/tr
 def model_card(spec: ModelSpec, labels: LabelSet, provenance: Provenance, *, n_params: int, n_bytes: int) -> str:
     """Return the text of the card; `n_bytes` is the size of model.safetensors."""
     front_end = spec.front_end.to_dict()
-    logmel = "YAMNet's log-mel spectrograms" if spec.front_end.is_yamnet else "log-mel spectrograms"
+    whose = {"panns": "", "yamnet": "YAMNet's ", "efficientat": "EfficientAT's "}[spec.front_end.kind]
+    logmel = f"{whose}log-mel spectrograms"
     reads_both = spec.family.startswith("wavegram") or spec.family in FUSION_FAMILIES
     reads = f"on the waveform and {logmel}" if reads_both else f"on {logmel}"
     given = _LOG_MEL if spec.reads_logmel else "{sample_rate} Hz"

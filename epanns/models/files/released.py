@@ -1,4 +1,4 @@
-"""Released PANNs and E-PANNs files: recognised, read into a `Checkpoint`, and written for the original code.
+"""Released files of PANNs, E-PANNs and EfficientAT: recognised, read, and written for the code of PANNs.
 
 The modules of epanns have the names of the tensors in these files, so that state dicts load without translation. These
 names are a public format: never rename them.
@@ -6,6 +6,7 @@ names are a public format: never rename them.
 
 import functools
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,9 +32,10 @@ from epanns.safe_text import printable
 
 REMEDY = "give the state_dict() of a network that `epanns models` lists, with the names of its tensors"
 
-PANNS = tuple(spec for spec in ZOO.values() if not spec.front_end.is_yamnet)  # YAMNet has other files
+TORCH_FILES = tuple(spec for spec in ZOO.values() if not spec.front_end.is_yamnet)  # YAMNet has other files
 _RATES = ", ".join(map(str, FRONT_ENDS))
 _ATTENTION = "att_block.att.weight"
+_HOP, _MEL_BINS = re.compile(r"_hop_(\d+)_"), re.compile(r"_mels_(\d+)_")  # in the names of EfficientAT's files
 _ATTENTIVE_HEAD = "decision_att"  # all other heads have the same tensors
 
 
@@ -44,19 +46,21 @@ class _Layout:
     Attributes:
         rows: All of them.
         forms: The state dict of the first one.
+        embedding: Name of the tensor whose first axis is the embedding.
         classifier: Name of the tensor whose first axis is the classes.
         has_mel_norm: Whether ``bn0`` is over the mel bins.
     """
 
     rows: tuple[ModelSpec, ...]
     forms: Mapping[str, TensorForm]
+    embedding: str
     classifier: str
     has_mel_norm: bool
 
     def can_size(self, found: Mapping[str, TensorForm]) -> bool:
         """Return whether the tensors that determine the widths are present."""
         leads = (f"{layer}.weight" for layer in self.rows[0].widths)
-        needed = [*(["bn0.weight"] if self.has_mel_norm else []), "fc1.weight", self.classifier, *leads]
+        needed = [*(["bn0.weight"] if self.has_mel_norm else []), self.embedding, self.classifier, *leads]
         return all(name in found and found[name].shape for name in needed)
 
     def sized(self, found: Mapping[str, TensorForm]) -> ModelSpec:
@@ -67,7 +71,7 @@ class _Layout:
             row,
             front_end=replace(row.front_end, mel_bins=mel_bins),
             widths={layer: found[f"{layer}.weight"].shape[0] for layer in row.widths},
-            embedding_size=found["fc1.weight"].shape[0],
+            embedding_size=found[self.embedding].shape[0],
             num_classes=found[self.classifier].shape[0],
         )
 
@@ -85,14 +89,15 @@ class _Layout:
 @functools.cache
 def _layouts() -> tuple[_Layout, ...]:
     rows: dict[object, list[ModelSpec]] = {}
-    for row in PANNS:
+    for row in TORCH_FILES:
         rows.setdefault((row.family, tuple(row.widths), row.head == _ATTENTIVE_HEAD), []).append(row)
     layouts = []
     for alike in rows.values():
         with torch.device("meta"):
             network = build_model(alike[0])
-        classifier = _ATTENTION if alike[0].head == _ATTENTIVE_HEAD else "fc_audioset.weight"
-        layouts.append(_Layout(tuple(alike), forms_of(network.state_dict()), classifier, "bn0" in network.fixed_layers))
+        embedding, classifier = (f"{name}.weight" for name in (network.embedding_layer, network.classifier_names[0]))
+        has_mel_norm = "bn0" in network.fixed_layers
+        layouts.append(_Layout(tuple(alike), forms_of(network.state_dict()), embedding, classifier, has_mel_norm))
     return tuple(layouts)
 
 
@@ -132,7 +137,7 @@ def recognised(
         }
         raise CheckpointError(
             f"{path}: holds {len(weights)} tensors ({shortened(weights)}) of a network that epanns cannot build; "
-            f"it reads {', '.join(row.name for row in PANNS)} and pruned versions of them; "
+            f"it reads {', '.join(row.name for row in TORCH_FILES)} and pruned versions of them; "
             f"the nearest is {layout.rows[0].name}, of which {difference(found, names)}{hint}: {REMEDY}"
         )
     try:
@@ -161,7 +166,15 @@ def _head(weights: Mapping[str, Tensor], path: Path, given: str | None) -> str:
 
 
 def _front_end(weights: Mapping[str, Tensor], path: Path, sample_rate: int | None, sized: ModelSpec) -> FrontEndSpec:
-    """Return the front end that the tensors determine, else that of `sample_rate`."""
+    """Return the front end that the tensors determine, else that of `sample_rate`, or of EfficientAT."""
+    if (own := sized.front_end).kind == "efficientat":
+        if sample_rate not in (None, own.sample_rate):
+            raise CheckpointError(
+                f"{path}: sample_rate={sample_rate}: {sized.name} has {own.sample_rate}: leave it out"
+            )
+        hop, bins = _HOP.search(path.name), _MEL_BINS.search(path.name)
+        hop_size = int(hop[1]) * own.sample_rate // 1000 if hop else own.hop_size
+        return replace(own, hop_size=hop_size, mel_bins=int(bins[1]) if bins else own.mel_bins)
     if sample_rate not in (None, *FRONT_ENDS):
         raise CheckpointError(f"sample_rate={sample_rate}: released networks are of {_RATES} Hz")
     mel_bins = sized.front_end.mel_bins
@@ -217,12 +230,16 @@ _ASSUMED_RATE = (
     "a sample rate of {} Hz is assumed: networks on the waveform hold no front end that tells; "
     "`epanns import --sample-rate` chooses"
 )
+_ASSUMED_FRONT_END = (
+    "a hop of {:g} ms and {} mel bins are assumed: EfficientAT's files hold no front end, and only names with _hop_ or "
+    "_mels_ state another one"
+)
 
 
 def read_released(
     path: Path, *, sample_rate: int | None = None, head: str | None = None, labels: LabelSet | None = None
 ) -> Checkpoint:
-    """Read ``{'iteration', 'model', 'sampler'}``, ``{'model'}`` or a flat state dict of any of PANNs' networks.
+    """Read ``{'iteration', 'model', 'sampler'}``, ``{'model'}`` or a flat state dict of PANNs or EfficientAT.
 
     Wrappers and prefixes of names are those of `tensor_names.unwrapped`. The names of the tensors determine the
     network, their shapes its widths. Files of YAMNet are recognised by their first bytes and read by
@@ -232,7 +249,8 @@ def read_released(
         path: A ``.pth`` or ``.pt`` file, or YAMNet's ``.h5`` or ``.npz``.
         sample_rate: In Hz; needed for log-mel networks without front-end tensors; must agree with such tensors. For
             networks on the waveform the default is that of the zoo, and ``assumed`` in the provenance records it
-            unless the sha256 of the file is a known one.
+            unless the sha256 of the file is a known one. EfficientAT's have 32,000; their hop and mel bins are those
+            that the file's name states, or 10 ms and 128, which ``assumed`` records too.
         head: One of `spec.HEADS`; by default from the tensors, the catalogue (by sha256), the file's name, or
             ``clip``: Cnn14, Cnn14_DecisionLevelMax and Cnn14_DecisionLevelAvg have the same tensors. The last two
             are recorded in ``assumed`` of the provenance.
@@ -258,7 +276,7 @@ def read_released(
     if known_head is None:
         by_name = next((head for part, head in _HEADS_BY_NAME.items() if part in path.name), None)
     spec = recognised(state.weights, path, sample_rate=sample_rate, head=known_head or by_name)
-    front_end_names = FRONT_END_NAMES if spec.reads_logmel else ()
+    front_end_names = FRONT_END_NAMES if spec.reads_logmel and spec.front_end.kind == "panns" else ()
     network = {name: tensor for name, tensor in state.weights.items() if name not in front_end_names}
     expected = expected_forms(spec)
     # Files of torch before 0.4.1, and of code that filters state dicts, have no counters of batches.
@@ -274,10 +292,13 @@ def read_released(
     has_alternatives = any(
         row.head in _HEADS_BY_NAME.values() and row.widths.keys() == spec.widths.keys() for row in ZOO.values()
     )
+    hop = 1000 * spec.front_end.hop_size / spec.front_end.sample_rate
+    is_efficientat = spec.front_end.kind == "efficientat"
     assumed = {
         UNVERIFIED: not (file.has_checksums or known),
         _HEAD_BY_NAME.format(by_name): by_name is not None,
         _ASSUMED_HEAD: (known_head or by_name) is None and has_alternatives,
+        _ASSUMED_FRONT_END.format(hop, spec.front_end.mel_bins): is_efficientat and known is None,
         _ASSUMED_RATE.format(spec.front_end.sample_rate): not (spec.reads_logmel or sample_rate or known),
     }
     iteration = file.content.get("iteration") if "model" in file.content else None
@@ -305,7 +326,7 @@ def to_panns(model: Tagger) -> dict[str, dict[str, Tensor]]:
     Raises:
         CheckpointError: If the network is not one of PANNs.
     """
-    if model.spec.front_end.is_yamnet:
+    if model.spec.front_end.kind != "panns":
         raise CheckpointError(f"{model.spec.name} is none of PANNs' networks: save it as a checkpoint folder")
     front_end = released_front_end(model.spec.front_end) if model.spec.reads_logmel else {}
     state = front_end | model.state_dict()

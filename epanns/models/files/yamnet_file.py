@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from epanns.atomic import sha256_of
-from epanns.audio.frontend import yamnet_mel_bank
+from epanns.audio.frontend import htk_mel_bank
 from epanns.errors import CheckpointError
 from epanns.labels import LabelSet, yamnet
 from epanns.models.families.yamnet import BATCH_NORM_EPSILON
@@ -215,7 +215,7 @@ def _npz_weights(path: Path, spec: ModelSpec) -> dict[str, Tensor]:
 def _check_beside(path: Path, arrays: Mapping[str, NDArray[Any]], spec: ModelSpec) -> None:
     """Compare the front end and the classes in a file with those of YAMNet."""
     window = torch.hann_window(spec.front_end.window_size, dtype=torch.float64).numpy()
-    for name, ours in (("frontend.mel", yamnet_mel_bank(spec.front_end).numpy()), ("frontend.window", window)):
+    for name, ours in (("frontend.mel", htk_mel_bank(spec.front_end).numpy()), ("frontend.window", window)):
         given = arrays.get(name, ours)
         if given.shape != ours.shape or not (np.abs(given - ours) <= _FRONT_END_TOLERANCE).all():
             raise CheckpointError(f"{path}: {name} of shape {given.shape} is not YAMNet's: {_REMEDY}")

@@ -1,4 +1,7 @@
-"""Allocators, which distribute a budget over the layers: one ratio, a global ranking, or a table of sensitivities."""
+"""Allocators, which distribute a budget over the layers: one ratio, a global ranking, or a table of sensitivities.
+
+`epanns.pruning.budgets.distortion` measures without labels.
+"""
 
 import math
 from collections.abc import Sequence
@@ -14,6 +17,7 @@ from epanns.complexity.width_cost import Widths
 from epanns.errors import PruningError, did_you_mean
 from epanns.models.tagger import Tagger
 from epanns.models.tensors import count_params, weights_digest
+from epanns.pruning.budgets.distortion import ByDistortion
 from epanns.pruning.budgets.sensitivity_table import Sensitivity, read_sensitivity
 from epanns.pruning.budgets.widths_for_budget import Allocator, Importance, WidthSearch
 from epanns.pruning.ranking.importance import relative
@@ -132,8 +136,8 @@ def allocator_named(name: str, *, minimum: float | None = None, sensitivity: Pat
     """Return an allocator by name.
 
     Args:
-        name: ``uniform``, ``global`` or ``sensitivity``.
-        minimum: Smallest fraction of each layer's channels that ``global`` and ``sensitivity`` keep; 0.1 by default.
+        name: ``uniform``, ``global``, ``distortion`` or ``sensitivity``.
+        minimum: Smallest fraction of each layer's channels that the others than ``uniform`` keep; 0.1 by default.
         sensitivity: The table of ``sensitivity``, a CSV of `epanns sensitivity`.
 
     Raises:
@@ -146,11 +150,15 @@ def allocator_named(name: str, *, minimum: float | None = None, sensitivity: Pat
                 "allocate='sensitivity' needs a table: give BySensitivity(read_sensitivity(path)) instead"
             )
         return BySensitivity(read_sensitivity(Path(sensitivity)), least)
-    known: dict[str, Allocator] = {"uniform": Uniform(), "global": Global(least)}
+    known: dict[str, Allocator] = {
+        "uniform": Uniform(),
+        "global": Global(least),
+        "distortion": ByDistortion(minimum=least),
+    }
     if name not in known:
         raise PruningError(
             f"unknown allocator {name!r}{did_you_mean(name, [*known, BySensitivity.name])}: "
-            "choose uniform, global or sensitivity"
+            "choose uniform, global, distortion or sensitivity"
         )
     return known[name]
 

@@ -60,6 +60,7 @@ class BudgetResult:
         reached: Cost of the pruned network; a latency is measured.
         unpruned: Cost of the network before.
         latency: The measurement of which `reached` is the median, for a budget of latency.
+        distortions: The table of the allocator ``distortion``: layer -> width -> divergence of the tags, in nats.
     """
 
     widths: Mapping[str, int]
@@ -69,6 +70,7 @@ class BudgetResult:
     reached: float
     unpruned: float
     latency: Latency | None = None
+    distortions: Mapping[str, Mapping[int, float]] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the value of ``budget`` in ``epanns prune --json``, which the checkpoint's recipe keeps."""
@@ -79,6 +81,11 @@ class BudgetResult:
             "unpruned": self.unpruned,
             "allocate": self.allocate,
         }
+        if self.distortions is not None:
+            values["distortions"] = {
+                layer: {str(width): value for width, value in measured.items()}
+                for layer, measured in self.distortions.items()
+            }
         if self.latency is None:
             return values
         return {

@@ -195,7 +195,7 @@ def _refit_rectified(
         fit = fit_rectified(
             rows, held_rows, reader.plain(), rectifier, ridge=settings.ridge, iterations=settings.rectify
         )
-    except torch.linalg.LinAlgError as failure:
+    except ArithmeticError as failure:
         raise PruningError(f"{reader.name} cannot be fitted ({failure}): look for bad clips or weights") from failure
     if not math.isfinite(fit.plain + fit.refit):
         raise PruningError(
@@ -266,10 +266,10 @@ def _match_statistics(features: PairedFeatures, name: str, layout: RefitLayout) 
     ours, theirs = [], []
     stage, kept = layout.stages[name], layout.outputs.get(name)
     for student_features, teacher_features in features.before(stage):
-        ours.append(_sums(capture(features.student, stage, student_features, name, "input")))
+        ours.append(channel_sums(capture(features.student, stage, student_features, name, "input")))
         values = capture(features.teacher, stage, teacher_features, name, "input")
-        theirs.append(_sums(values if kept is None else values[:, kept]))
-    (mean, variance), (dense_mean, dense_variance) = _statistics(ours), _statistics(theirs)
+        theirs.append(channel_sums(values if kept is None else values[:, kept]))
+    (mean, variance), (dense_mean, dense_variance) = channel_statistics(ours), channel_statistics(theirs)
     if not bool((mean + variance + dense_mean + dense_variance).isfinite().all()):
         raise PruningError(f"{name}: statistics are not finite on the calibration clips; look for bad clips or weights")
     norm = features.student.get_submodule(name)
@@ -282,13 +282,14 @@ def _match_statistics(features: PairedFeatures, name: str, layout: RefitLayout) 
     running_mean.copy_(mean + (running_mean.to(mean) - dense_mean) * scale)
 
 
-def _sums(values: Tensor) -> Tensor:
-    """Return count, sum and sum of squares of each channel, ``(3, channels)`` float64."""
+def channel_sums(values: Tensor) -> Tensor:
+    """Return count, sum and sum of squares of each channel of ``(batch, channels, ...)``, ``(3, channels)`` float64."""
     values = values.double().transpose(0, 1).flatten(1)
     return torch.stack([torch.full_like(values[:, 0], values.shape[1]), values.sum(dim=1), values.square().sum(dim=1)])
 
 
-def _statistics(sums: list[Tensor]) -> tuple[Tensor, Tensor]:
+def channel_statistics(sums: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """Return mean and variance of each channel, from the results of `channel_sums`."""
     count, total, squares = torch.stack(sums).sum(dim=0)
     mean = total / count
     return mean, (squares / count - mean.square()).clamp_min(0)

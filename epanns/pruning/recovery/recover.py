@@ -1,7 +1,7 @@
 """Recovery of a pruned network without labels, by name."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -9,43 +9,48 @@ from epanns.errors import PruningError, did_you_mean
 from epanns.models.pruning_plan import PruningPlan, remainder
 from epanns.models.tagger import Tagger
 from epanns.pruning.calibration_clips import CalibrationClips, ClipSource
+from epanns.pruning.recovery.alignment import align
 from epanns.pruning.recovery.batch_norm_reestimation import recalibrate_batch_norm, refuse_folded
+from epanns.pruning.recovery.descent import Descent, RecoveryRun
 from epanns.pruning.recovery.distillation import distil
 from epanns.pruning.recovery.least_squares_refit import TARGETS, refit_readers
 from epanns.strict import Rule, check_fields, from_table, integer, number, one_of
 
-# "bn" is batch-norm re-estimation, "ls" refits the readers of pruned channels by least squares. Besides these,
-# "distil:N" does "ls" and then N steps of gradient descent toward the unpruned network's outputs.
+# "bn" is batch-norm re-estimation, "ls" refits the readers of pruned channels by least squares. Beside these,
+# "align:N" does N gradient steps toward every layer of the unpruned network, "ls+align:N" does "ls" before it, and
+# "distil:N" does "ls" and then N steps toward the unpruned network's outputs.
 RECOVERIES = ("none", "bn", "ls", "ls+bn")
+RECOVERY_NAMES = (*RECOVERIES, "align:STEPS", "ls+align:STEPS", "distil:STEPS")
 
-_DISTIL = re.compile(r"distil:([1-9][0-9]{0,6})")
+_IN_STEPS = re.compile(r"(align|ls\+align|distil):([1-9][0-9]{0,6})")
 
 
 def recovery_problem(method: object) -> str | None:
     """Return the problem with the name of a recovery, or None."""
-    if isinstance(method, str) and (method in RECOVERIES or _DISTIL.fullmatch(method)):
+    if isinstance(method, str) and (method in RECOVERIES or _IN_STEPS.fullmatch(method)):
         return None
-    choices = (*RECOVERIES, "distil:200")
-    return f"recover={method!r}{did_you_mean(str(method), choices)}: must be {', '.join(RECOVERIES)} or distil:STEPS"
+    choices = (*RECOVERIES, "align:1500", "ls+align:1500", "distil:200")
+    *names, last = RECOVERY_NAMES
+    return f"recover={method!r}{did_you_mean(str(method), choices)}: must be {', '.join(names)} or {last}"
 
 
 def parts_of(method: str) -> tuple[str, ...]:
-    """Return the parts of a recovery, in order: some of ``ls``, ``bn`` and ``distil``."""
-    if _DISTIL.fullmatch(method):
-        return ("ls", "distil")
+    """Return the parts of a recovery, in order: some of ``ls``, ``bn``, ``align`` and ``distil``."""
+    if found := _IN_STEPS.fullmatch(method):
+        return ("ls", "distil") if found[1] == "distil" else tuple(found[1].split("+"))
     return () if method == "none" else tuple(method.split("+"))
 
 
 @dataclass(frozen=True)
 class RecoverySettings:
-    """Settings of ``ls`` and ``distil``; see `refit_readers` and `distil`.
+    """Settings of ``ls``, ``align`` and ``distil``; see `refit_readers`, `align` and `distil`.
 
     Attributes:
         fit_to: Outputs that ``ls`` reproduces: those of the unpruned network (``dense``), or ``current``.
         ridge: Strength of the pull to the unfitted weights, > 0.
         mixtures: Number of mixtures of each clip with another clip that ``ls`` is fitted to as well.
         rectify: Number of iterations of ``ls`` that fit what the ReLU behind each layer passes.
-        seed: Seed of the mixtures of ``distil``.
+        seed: Seed of the inputs of ``align`` and ``distil``.
     """
 
     fit_to: str = "dense"
@@ -83,6 +88,7 @@ def recover(
     method: str = "ls",
     *,
     plan: PruningPlan | None = None,
+    run: RecoveryRun | None = None,
     **settings: Any,
 ) -> dict[str, Any] | None:
     """Recover a pruned network in place, without labels.
@@ -93,19 +99,22 @@ def recover(
         waveforms: Calibration batches ``(batch, samples)`` float in [-1, 1], real sound, unlabelled: a list, or a
             function that returns them on each call. ``bn`` averages the statistics within each batch, so it depends on
             the batch size; commands and sweeps use `epanns.pruning.calibration_clips.BATCH_CLIPS`, 32.
-        method: One of `RECOVERIES`, or ``distil:N`` with a number of steps.
+        method: One of `RECOVERIES`, or ``align:N``, ``ls+align:N`` or ``distil:N`` with a number of steps.
         plan: Leads from `dense` to `pruned`, in the channel numbers of `dense`; by default from `plan_between`.
+        run: Folder of the states of gradient steps, from which a killed process resumes, and their progress.
         settings: Those of `RecoverySettings`: ``fit_to``, ``ridge``, ``mixtures``, ``rectify``, ``seed``.
 
     Returns:
         JSON values: method, clips and, of ``ls``, its settings, the error of each refitted reader, and the batch norms
-        measured again; of ``distil``, the loss on held-out clips before and after. None if `method` is ``none``.
+        measured again; of ``align`` and ``distil``, the loss on held-out clips before and after. None if `method` is
+        ``none``.
 
     Raises:
         ConfigError: If a setting is unknown or out of range.
         PruningError: If the method is unknown, networks and plan do not fit, no plan is known, or as in
-            `refit_readers`, `recalibrate_batch_norm` and `distil`; the parts before the one that fails stay, in the
-            network and in its recipe.
+            `refit_readers`, `recalibrate_batch_norm`, `align` and `distil`; the parts before the one that fails stay,
+            in the network and in its recipe.
+        Interrupted: After a signal during gradient steps, if `run` has a folder.
     """
     if problem := recovery_problem(method):
         raise PruningError(problem)
@@ -125,9 +134,10 @@ def recover(
         report |= {"errors": refit.to_dict(), "norms": list(refit.norms)}
     if "bn" in parts:
         report["clips"] = recalibrate_batch_norm(pruned, clips, plan=plan)
-    if found := _DISTIL.fullmatch(method):
-        distilled = distil(pruned, dense, clips, steps=int(found[1]), seed=checked.seed, plan=plan)
-        report["distil"] = asdict(distilled)
+    if found := _IN_STEPS.fullmatch(method):
+        descend: Callable[..., Descent] = align if parts[-1] == "align" else distil
+        done = descend(pruned, dense, clips, steps=int(found[2]), seed=checked.seed, plan=plan, run=run)
+        report |= {"clips": done.clips, parts[-1]: asdict(done)}
     return report
 
 

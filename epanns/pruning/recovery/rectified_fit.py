@@ -114,13 +114,18 @@ class HeldRows:
                 self.chunks = [(p[::2].clone(), y[::2].clone()) for p, y in self.chunks]
                 stride *= 2
         self.count = sum(len(p) for p, _ in self.chunks)
-        self.p_mean = sum(p.sum(dim=0, dtype=torch.float64) for p, _ in self.chunks) / self.count
-        self.y_mean = sum(y.sum(dim=0, dtype=torch.float64) for _, y in self.chunks) / self.count
+        self.p_mean, self.y_mean = (
+            torch.stack([chunk[part].sum(dim=0, dtype=torch.float64) for chunk in self.chunks]).sum(dim=0) / self.count
+            for part in (0, 1)
+        )
 
     def covariance(self) -> Tensor:
         """Return ``(inputs, inputs)`` float64."""
-        centred = ((p - self.p_mean.float()) for p, _ in self.chunks)
-        return sum(((p.T @ p).double() for p in centred), torch.zeros((), dtype=torch.float64)) / self.count
+        total = torch.zeros(len(self.p_mean), len(self.p_mean), dtype=torch.float64)
+        for p, _ in self.chunks:
+            centred = p - self.p_mean.float()
+            total += centred.T @ centred
+        return total / self.count
 
     def cross(self, targets: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
         """Return covariance of inputs and targets, ``(inputs, outputs)``, and the targets' mean; one for each chunk."""
@@ -202,16 +207,19 @@ def fit_rectified(
     plain_error = error(unfitted)
     found = []
     for times in _RIDGES:
-        factor = torch.linalg.cholesky(covariance + torch.diag(ridge * times * pull))
+        factor, failed = torch.linalg.cholesky_ex(covariance + torch.diag(ridge * times * pull))
+        if int(failed):
+            raise ArithmeticError("the covariance of the inputs is not positive definite")
         candidate = solution(factor, cross, y_mean)
         found.append((error(candidate), factor, candidate))
     best_error, factor, best = min(found, key=lambda one: one[0])
     current = best
-    for _ in range(iterations if rectifier is not None else 0):
-        weights, constant = current[0].float(), current[1].float()
-        targets = (rectifier.targets(y, p @ weights + constant) for p, y in fitted.chunks)  # type: ignore[union-attr]
-        current = solution(factor, *fitted.cross(targets))
-        if (now := error(current)) < best_error:
-            best_error, best = now, current
+    if rectifier is not None:
+        for _ in range(iterations):
+            weights, constant = current[0].float(), current[1].float()
+            targets = (rectifier.targets(y, p @ weights + constant) for p, y in fitted.chunks)
+            current = solution(factor, *fitted.cross(targets))
+            if (now := error(current)) < best_error:
+                best_error, best = now, current
     weights, constant = best if best_error < plain_error else unfitted
     return RectifiedFit(weights, constant, plain_error, best_error)

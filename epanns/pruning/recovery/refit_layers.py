@@ -58,7 +58,7 @@ class RefitLayout:
 
     def _note_channels(self, dense: Tagger, group: ChannelGroup, kept: tuple[int, ...]) -> None:
         if not self.whole:
-            self.outputs |= dict.fromkeys((*group.producers, *group.norms), torch.tensor(kept))
+            self.outputs |= dict.fromkeys((*group.producers, *group.norms, *group.gates), torch.tensor(kept))
             return
         for reader in group.readers:
             left = self.inputs.get(reader.name)

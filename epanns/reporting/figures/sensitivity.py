@@ -126,7 +126,11 @@ def _draw_table(axes: "Axes", record: SensitivityRecord, names: list[str], width
 def describe_clips(record: SensitivityRecord) -> str:
     """Return which clips are scored, and how."""
     data = record.asked["data"]
-    return f"{data['clips']:,} clips of {data['name']}, {data['clip_seconds']:g} s, {record.asked['protocol']}"
+    scored = ", mAP of the unpruned network's own tags" if record.asked.get("score") == "agreement" else ""
+    if "class_map_sha256" in record.asked:
+        scored += f", zero-shot, class map {record.asked['class_map_sha256'][:8]}"
+    clips = f"{data['clips']:,} clips of {data['name']}, {data['clip_seconds']:g} s, {record.asked['protocol']}"
+    return f"{clips}{scored}"
 
 
 def describe_settings(record: SensitivityRecord) -> str:

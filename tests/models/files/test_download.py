@@ -351,8 +351,12 @@ def test_cache_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch, t
     assert cache_folder() == tmp_path / ".cache" / "epanns-pruning"
 
 
-def test_catalogue_lists_22_files_of_panns_and_that_of_epanns() -> None:
-    *panns, epanns = sorted(released_files(), key=lambda file: file.model == "E-PANNs")
+def test_catalogue_lists_22_files_of_panns_that_of_epanns_and_8_of_efficientat() -> None:
+    efficientat = [file for file in released_files() if file.network.startswith("mn")]
+    assert [file.model for file in efficientat] == [f"{file.network}_as" for file in efficientat]
+    assert {file.network for file in efficientat} == {name for name in ZOO if name.startswith("mn")}
+    others = [file for file in released_files() if file not in efficientat]
+    *panns, epanns = sorted(others, key=lambda file: file.model == "E-PANNs")
     assert len(panns) == 22
     for file in panns:
         assert file.url == f"https://zenodo.org/record/3987831/files/{file.name}?download=1"

@@ -1,0 +1,44 @@
+"""Pruning methods by name: criterion, allocator and recovery that go together."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+METHODS = ("plain", "auto")
+
+
+@dataclass(frozen=True)
+class Method:
+    """Settings that go together.
+
+    Attributes:
+        criterion: Name in `epanns.pruning.ranking.criteria.CRITERIA`.
+        allocate: Name of an allocator.
+        recover: Name of a recovery.
+        recovery: Settings of the recovery, as in `epanns.pruning.recovery.recover.RecoverySettings`.
+    """
+
+    criterion: str
+    allocate: str
+    recover: str
+    recovery: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+
+
+def method_named(name: str, *, budget: str | None) -> Method:
+    """Return a method.
+
+    ``plain`` is the baseline: filters by their L1 norm (E-PANNs), the same ratio in every layer, no recovery. ``auto``
+    is what kept most of the tags of trained networks without labels: filters by `activation` at their readers, least
+    squares behind the ReLU on the clips and two mixtures of each. Under a budget of parameters or bytes, layers are cut
+    by measured distortion, because the layers with the most parameters are rarely those that matter most to the tags;
+    under one of MACs or channels the same ratio in every layer did as well.
+
+    Args:
+        name: One of `METHODS`.
+        budget: Kind of the budget, such as ``macs``; None for ratios.
+    """
+    if name == "plain":
+        return Method("l1", "uniform", "none")
+    allocate = "distortion" if budget in ("params", "bytes") else "uniform"
+    return Method("activation", allocate, "ls", MappingProxyType({"mixtures": 2, "rectify": 8}))

@@ -21,6 +21,7 @@ from torch.overrides import TorchFunctionMode
 from epanns.models.modes import evaluation_mode
 from epanns.models.tagger import Tagger
 from epanns.pruning.surgery import zero_inputs
+from epanns.seeding import torch_generator
 
 _MOST_ROW_BYTES = 512 << 20  # of rows held in float32; of more, every second row is dropped
 _RIDGES = (1.0, 10.0, 100.0, 1000.0)  # times the given ridge
@@ -103,13 +104,19 @@ class Rectifier:
 
 
 class HeldRows:
-    """Inputs and wanted outputs of a reader in float32, thinned out where they would not fit in memory."""
+    """Inputs and wanted outputs of a reader in float32, thinned out where they would not fit in memory.
+
+    Rows are drawn at random: neighbours are places of a map in a fixed order, so every second or fourth row would be the
+    same mel bins of each map.
+    """
 
     def __init__(self, rows: Iterable[Row]) -> None:
         self.chunks: list[Row] = []
         stride = 1
         for p, y in rows:
-            self.chunks.append((p[::stride].float(), y[::stride].float()))
+            generator = torch_generator("rows", len(self.chunks))
+            drawn = torch.randperm(len(p), generator=generator)[::stride]
+            self.chunks.append((p[drawn].float(), y[drawn].float()))
             while sum(part.numel() for chunk in self.chunks for part in chunk) * 4 > _MOST_ROW_BYTES:
                 self.chunks = [(p[::2].clone(), y[::2].clone()) for p, y in self.chunks]
                 stride *= 2

@@ -100,13 +100,14 @@ class Rectifier:
 
     def targets(self, wanted: Tensor, predicted: Tensor) -> Tensor:
         """Return the auxiliary targets: `wanted` where it passes, else the blocked value nearest to `predicted`."""
-        return torch.where(self.passed(wanted) == wanted, wanted, predicted + self.threshold - self.passed(predicted))
+        blocked = torch.where(self.passed(predicted) == predicted, self.threshold, predicted)
+        return torch.where(self.passed(wanted) == wanted, wanted, blocked)
 
 
 class HeldRows:
     """Inputs and wanted outputs of a reader in float32, thinned out where they would not fit in memory.
 
-    Rows are drawn at random: neighbours are places of a map in a fixed order, so every second or fourth row would be the
+    Rows are drawn at random: neighbours are places of a map in a fixed order, so every fourth row would be the
     same mel bins of each map.
     """
 
@@ -215,10 +216,11 @@ def fit_rectified(
     found = []
     for times in _RIDGES:
         factor, failed = torch.linalg.cholesky_ex(covariance + torch.diag(ridge * times * pull))
-        if int(failed):
-            raise ArithmeticError("the covariance of the inputs is not positive definite")
-        candidate = solution(factor, cross, y_mean)
-        found.append((error(candidate), factor, candidate))
+        if not int(failed):  # a ridge below the rounding of float32 may be too small for few rows
+            candidate = solution(factor, cross, y_mean)
+            found.append((error(candidate), factor, candidate))
+    if not found:
+        raise ArithmeticError("the covariance of the inputs is not positive definite")
     best_error, factor, best = min(found, key=lambda one: one[0])
     current = best
     if rectifier is not None:

@@ -7,7 +7,7 @@ anything the ReLU maps to zero, nearest to the current prediction; and solve lea
 relaxes the second condition by a penalty; here each step is exact, and lowers the squared error behind the ReLU.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -201,8 +201,6 @@ def fit_rectified(
     """
     covariance = fitted.covariance()
     cross, y_mean = fitted.cross(y for _, y in fitted.chunks)
-    variances = covariance.diagonal()
-    pull = variances + (_FLOOR * float(variances.mean()) or 1.0)
 
     def solution(factor: Tensor, cross: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
         weights = plain + torch.cholesky_solve(cross - covariance @ plain, factor)
@@ -214,11 +212,9 @@ def fit_rectified(
     unfitted = plain, y_mean - fitted.p_mean @ plain
     plain_error = error(unfitted)
     found = []
-    for times in _RIDGES:
-        factor, failed = torch.linalg.cholesky_ex(covariance + torch.diag(ridge * times * pull))
-        if not int(failed):  # a ridge below the rounding of float32 may be too small for few rows
-            candidate = solution(factor, cross, y_mean)
-            found.append((error(candidate), factor, candidate))
+    for factor in _factors(covariance, ridge):
+        candidate = solution(factor, cross, y_mean)
+        found.append((error(candidate), factor, candidate))
     if not found:
         raise ArithmeticError("the covariance of the inputs is not positive definite")
     best_error, factor, best = min(found, key=lambda one: one[0])
@@ -232,3 +228,13 @@ def fit_rectified(
                 best_error, best = now, current
     weights, constant = best if best_error < plain_error else unfitted
     return RectifiedFit(weights, constant, plain_error, best_error)
+
+
+def _factors(covariance: Tensor, ridge: float) -> Iterator[Tensor]:
+    """Yield the Cholesky factor of the covariance with each ridge; none for a ridge below the rounding of float32."""
+    variances = covariance.diagonal()
+    pull = variances + (_FLOOR * float(variances.mean()) or 1.0)
+    for times in _RIDGES:
+        factor, failed = torch.linalg.cholesky_ex(covariance + torch.diag(ridge * times * pull))
+        if not int(failed):
+            yield factor

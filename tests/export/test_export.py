@@ -240,7 +240,7 @@ def logits_of(graph, clips):
     [
         *("Cnn14_DecisionLevelMax", "Cnn14_DecisionLevelAvg", "Cnn14_DecisionLevelAtt", "ResNet22", "MobileNetV1"),
         *("MobileNetV2", "Wavegram_Cnn14", "Wavegram_Logmel_Cnn14", "DaiNet19", "LeeNet11", "Res1dNet31"),
-        *("YAMNet", "LEAN_concat", "LEAN_affinity", "LEAN"),
+        *("YAMNet", "LEAN_concat", "LEAN_affinity", "LEAN", "mn01", "mn04"),
     ],
 )
 def test_every_family_is_exported_and_quantised(name):

@@ -79,7 +79,7 @@ def test_a_training_or_hooked_norm_or_one_of_a_special_convolution_is_kept():
 
 FAMILIES = {
     **dict.fromkeys(("Cnn6", "ResNet22", "ResNet38", "ResNet54", "MobileNetV1", "MobileNetV2"), ["bn0"]),
-    **dict.fromkeys(("DaiNet19", "LeeNet11", "Res1dNet31", "YAMNet", "LEAN"), []),
+    **dict.fromkeys(("DaiNet19", "LeeNet11", "Res1dNet31", "YAMNet", "LEAN", "mn01", "mn04"), []),
     "Cnn14_DecisionLevelAtt": ["bn0", "att_block.bn_att"],
     "Wavegram_Logmel_Cnn14": ["bn0"],
 }

@@ -23,6 +23,7 @@ from epanns.training.config import TrainingConfig
 from epanns.training.distillation import teacher_sha256
 from epanns.training.learner import Learner
 from epanns.training.resume import TrainingState, load_state, save_state
+from epanns.training.teacher_scores import TeacherScores
 from epanns.training.validation import Validation
 from epanns.workfolder import BEST_NAME, COMMAND, LOCK_FILES, RUN_FILE, STATE_NAME, Work, WorkFolder, remove
 
@@ -39,7 +40,11 @@ _MEASURED = ("errors", "held_out", "best_step")  # results of a recovery, whose 
 
 
 def identity_of(
-    model: Tagger, dataset: PackDataset, config: TrainingConfig, validation: Validation, teacher: Tagger | None
+    model: Tagger,
+    dataset: PackDataset,
+    config: TrainingConfig,
+    validation: Validation,
+    teacher: Tagger | TeacherScores | None,
 ) -> dict[str, Any]:
     """Return what identifies a run, as JSON values: settings, clips, validation, teacher and initial network.
 

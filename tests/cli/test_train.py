@@ -322,6 +322,11 @@ def test_the_last_line_states_that_the_weights_from_before_training_are_kept(tmp
     assert f"best validation mAP 0.5000 at step {step} of 4{said}" in line and line.endswith("learning_curve.svg")
 
 
+def test_the_last_line_names_a_last_step_that_was_kept(tmp_path):
+    line = describe(TrainingResult(4, 0.5, 4, 2.0), tmp_path, keep="last")
+    assert f"{tmp_path}: validation mAP 0.5000 at step 4 of 4, the last step, 2 s" in line
+
+
 def test_clips_without_classes_are_refused_before_fresh_deletes_a_run(runner, tmp_path, packs, monkeypatch):
     command = ["train", "Cnn14_8k", "--width", 0.03, *packs, *SHORT, "--iterations", 1, "--out", tmp_path / "run"]
     assert invoke(runner, *command).exit_code == 0

@@ -13,8 +13,10 @@ BATCH = 32
 GPU_RATE = 3 * BATCH * 600_000 / (7 * 86_400) * (MACS + FRONT_END)
 GPU_SPEED = GPU_RATE / LAPTOP_RATE
 # Seconds of pruning and recovery on a laptop: a fixed part, the equations of every layer, and a part for each clip.
-# `ls` is from results/benchmarks/recover_ls.json; `auto` fits twice the layers, to three times the clips.
-LS_SECONDS = {"ls": (60.0, 1.3), "auto": (300.0, 8.0)}
+# From results/benchmarks/recover_ls.json.
+LS_FIXED, LS_PER_CLIP = 60.0, 1.3
+# Gradient steps of `--method auto`, and the seconds of sound of each (24 crops of 2 s).
+ALIGN_STEPS, ALIGN_SECONDS = 1_500, 48.0
 PACKED_PER_HOUR = 130 * 10 * 3600  # seconds of sound, two processes: results/benchmarks/pack_flac.json
 TRAINING_RATE = 4.0  # clips of 10 s a second, bfloat16, two cores: results/benchmarks/train_step.json
 MEMORY_GB = 4.0
@@ -43,11 +45,24 @@ def scoring(macs: float, seconds: float) -> Hours:
     return Hours(work / LAPTOP_RATE, work / GPU_RATE)
 
 
-def pruning(clips: int, *, is_auto: bool) -> Hours:
+def least_squares(clips: int) -> Hours:
     """Return the time to prune and to fit by least squares."""
-    fixed, per_clip = LS_SECONDS["auto" if is_auto else "ls"]
-    hours = (fixed + per_clip * clips) / 3600
+    hours = (LS_FIXED + LS_PER_CLIP * clips) / 3600
     return Hours(hours, hours / GPU_SPEED)
+
+
+def alignment(macs: float, dense: float) -> Hours:
+    """Return the time of the gradient steps of `--method auto`.
+
+    A step costs a forward pass of the unpruned network and three of the pruned one.
+
+    Args:
+        macs: MACs of the pruned network, as a fraction of the released network's.
+        dense: The same of the unpruned network.
+    """
+    sound = ALIGN_STEPS * ALIGN_SECONDS
+    passes = [scoring(dense, sound), *3 * [scoring(macs, sound)]]
+    return Hours(sum(each.laptop for each in passes), sum(each.gpu for each in passes))
 
 
 def packing(seconds: float) -> Hours:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from panns_forecast import Hours, packing, pruning, scoring, training
+from panns_forecast import Hours, alignment, least_squares, packing, scoring, training
 
 HERE = Path(__file__).parent
 CLASS_MAP = HERE / "fsd50k_to_audioset.csv"
@@ -129,6 +129,7 @@ class Settings:
         finetune: Steps of fine-tuning; 0 for none.
         width: Factor on Cnn14's widths.
         generated: Options of the script that generates data and checkpoint; empty for released ones.
+        method: Options of `epanns prune` in the rows with a MAC budget, beside `METHOD`.
     """
 
     out: Path
@@ -141,6 +142,7 @@ class Settings:
     finetune: int = 0
     width: float = 1.0
     generated: tuple[str, ...] = ()
+    method: tuple[str, ...] = ()
 
     @property
     def checkpoint_gigabytes(self) -> float:
@@ -258,7 +260,11 @@ def _pruned(settings: Settings, network: Network) -> Step:
     if needs_clips:
         command += ("--calibration", str(settings.out / "packs" / "calibration"))
     command += ("--device", settings.device, "--out", str(out))
-    hours = pruning(settings.calibration, is_auto="--method" in command) if needs_clips else Hours()
+    if "--method" in command:
+        hours = alignment(settings.macs(network), settings.width**2)
+        command += settings.method
+    else:
+        hours = least_squares(settings.calibration) if needs_clips else Hours()
     return Step(command, out / "config.json", hours, settings.checkpoint_gigabytes * network.params)
 
 

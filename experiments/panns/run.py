@@ -29,7 +29,7 @@ from epanns.models.files.download import known_file, released_file
 RELEASED = "Cnn14_mAP=0.431.pth"
 LISTS = ("balanced_train_segments.csv", "eval_segments.csv")
 TRIAL = Counts(train=24, val=4, test=12)
-TRIAL_CALIBRATION, TRIAL_VALIDATION = 12, 4
+TRIAL_CALIBRATION, TRIAL_VALIDATION, TRIAL_STEPS = 12, 4, 20
 
 
 def parser() -> argparse.ArgumentParser:
@@ -89,6 +89,7 @@ def settings_of(asked: argparse.Namespace) -> Settings:
         finetune=asked.finetune,
         width=asked.width,
         generated=generated,
+        method=("--recover", f"align:{TRIAL_STEPS}") if asked.synthetic else (),
     )
 
 

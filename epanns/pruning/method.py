@@ -30,10 +30,10 @@ def method_named(name: str, *, budget: str | None) -> Method:
     """Return a method.
 
     ``plain`` is the baseline: filters by their L1 norm (E-PANNs), the same ratio in every layer, no recovery. ``auto``
-    is what kept most of the tags of a trained network (YAMNet) without labels: filters by `activation` at their readers,
-    and gradient steps that match every layer of the unpruned network. Under a budget of parameters or bytes, layers are
-    cut by measured distortion, because the layers with the most parameters are rarely those that matter most to the
-    tags; under one of MACs or channels the same ratio in every layer did as well.
+    is what kept most of the tags of a trained network (YAMNet) without labels: filters by `activation` at their
+    readers, and gradient steps that match every layer of the unpruned network. Under a budget of parameters or bytes,
+    layers are cut by measured distortion, because the layers with the most parameters are rarely those that matter most
+    to the tags; under one of MACs or channels the same ratio in every layer did as well.
 
     Args:
         name: One of `METHODS`.

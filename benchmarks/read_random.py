@@ -18,7 +18,7 @@ import record
 from epanns.data.datasets.synthetic import SyntheticSettings, make_synthetic
 from epanns.data.manifest import write_manifest
 from epanns.data.packing.packer import pack_manifest
-from epanns.data.packs.clip_source import ClipSource
+from epanns.data.packs.any_pack import AnyPack
 from epanns.data.packs.pack import open_pack
 from epanns.data.packs.pack_format import PackSettings
 
@@ -63,7 +63,7 @@ def main() -> None:
     )
 
 
-def write_as_panns(path: Path, pack: ClipSource) -> None:
+def write_as_panns(path: Path, pack: AnyPack) -> None:
     """Write the clips of a pack in PANNs' layout."""
     columns = pack.columns
     with h5py.File(path, "w") as file:
@@ -76,7 +76,7 @@ def write_as_panns(path: Path, pack: ClipSource) -> None:
             waveforms[index] = row
 
 
-def read_ours(pack: ClipSource, order: list[int]) -> int:
+def read_ours(pack: AnyPack, order: list[int]) -> int:
     """Read clips into a row of a batch and compare each with its checksum."""
     row = np.empty(pack.clip_samples, np.int16)
     for index in order:

@@ -31,7 +31,7 @@ def torch_generator(*parts: str | int) -> "torch.Generator":
 
 @contextmanager
 def random_state_kept(device: "torch.device | str" = "cpu") -> Iterator[None]:
-    """Restore the state of torch's generators on the CPU and on `device` behind the block."""
+    """Restore the state of torch's generators on the CPU and on `device` after the block."""
     import torch
 
     with torch.random.fork_rng([device] if torch.device(device).type == "cuda" else []):

@@ -19,8 +19,14 @@ Value = TypeVar("Value")
 DRAWING_SECONDS = 120.0  # longest wait for a process that writes tables and figures, which takes seconds
 LOCK = "epanns.lock"
 LOCK_FILES = frozenset({LOCK, f"{LOCK}.taking"})
+RUN_FILE = "training.json"  # first file of a training run
+COMMAND = "command"  # its key for the command that resumes the run, until the run has ended
+STATE_NAME = re.compile(r"state-(\d{8,})-([0-9a-f]{16})\.pt")  # step, and the beginning of the sha256
+BEST_NAME = re.compile(r"best-(\d{8,})")  # step
 
 _ABSENT: Any = object()  # keys with their default value may be missing in a configuration
+_CHECKPOINT = "config.json"
+_SAME_COMMAND = "the command that started it, with the same options"
 
 
 @dataclass(frozen=True)
@@ -242,15 +248,6 @@ def first_difference(before: Any, after: Any, prefix: str = "") -> str:
                 return first_difference(*inner, f"{prefix}.{key}" if prefix else key)
     given = f"{prefix} left out" if before is _ABSENT else f"{prefix}={before!r}"
     return f"{given}, not {'left out' if after is _ABSENT else repr(after)}"
-
-
-RUN_FILE = "training.json"  # first file of a training run
-COMMAND = "command"  # its key for the command that resumes the run, until the run has ended
-STATE_NAME = re.compile(r"state-(\d{8,})-([0-9a-f]{16})\.pt")  # step, and the beginning of the sha256
-BEST_NAME = re.compile(r"best-(\d{8,})")  # step
-
-_SAME_COMMAND = "the command that started it, with the same options"
-_CHECKPOINT = "config.json"
 
 
 def describe_other_folder(folder: Path) -> str:

@@ -18,6 +18,12 @@ from epanns.errors import ConfigError
 from epanns.feedback import note
 from epanns.strict import Rule, check_fields, from_table, integer, number, one_of, shown
 
+KINDS = ("panns", "yamnet", "efficientat")
+PATCH_FRAMES = 96  # log-mel frames of one input of YAMNet, 0.96 s
+PATCH_HOP = 48  # frames between the starts of two patches
+SILENCE = math.log(0.001)  # the lowest value of YAMNet's log-mel: the logarithm of its offset
+
+_AMIN = 1e-10  # torchlibrosa's floor: silence is exactly -100 dB
 _LINEAR_BELOW = 1000.0  # Hz; Slaney's scale is linear below and logarithmic above
 _HERTZ_PER_MEL = 200.0 / 3.0
 _LOG_STEP = math.log(6.4) / 27.0  # 27 mels lie between 1,000 and 6,400 Hz
@@ -57,7 +63,7 @@ def slaney_filterbank(frequency_bins: int, *, fmin: float, fmax: float, mel_bins
         else:
             # Slaney's definition (1998, Auditory Toolbox), in float32 in torchaudio's order, which gives the same bits.
             bins = torch.linspace(0, sample_rate // 2, frequency_bins)[:, None]
-            mel = torch.linspace(_mel(fmin), _mel(fmax), mel_bins + 2)
+            mel = torch.linspace(_slaney_mel(fmin), _slaney_mel(fmax), mel_bins + 2)
             first_log_mel = _LINEAR_BELOW / _HERTZ_PER_MEL
             logarithmic = _LINEAR_BELOW * torch.exp(_LOG_STEP * (mel - first_log_mel))
             edges = torch.where(mel >= first_log_mel, logarithmic, _HERTZ_PER_MEL * mel)
@@ -71,18 +77,11 @@ def slaney_filterbank(frequency_bins: int, *, fmin: float, fmax: float, mel_bins
     return bank
 
 
-def _mel(frequency: float) -> float:
-    """Return the mel of a frequency in Hz."""
+def _slaney_mel(frequency: float) -> float:
+    """Return the mel of a frequency in Hz on Slaney's scale."""
     if frequency < _LINEAR_BELOW:
         return frequency / _HERTZ_PER_MEL
     return _LINEAR_BELOW / _HERTZ_PER_MEL + math.log(frequency / _LINEAR_BELOW) / _LOG_STEP
-
-
-KINDS = ("panns", "yamnet", "efficientat")
-PATCH_FRAMES = 96  # log-mel frames of one input of YAMNet, 0.96 s
-PATCH_HOP = 48  # frames between the starts of two patches
-
-_AMIN = 1e-10  # torchlibrosa's floor: silence is exactly -100 dB
 
 
 @dataclass(frozen=True)
@@ -260,10 +259,7 @@ def mel_of(spectrum: Tensor, bank: Tensor) -> Tensor:
     return spectrum.to(torch.promote_types(torch.float32, bank.dtype)) @ bank
 
 
-SILENCE = math.log(0.001)  # the lowest value: the logarithm of its offset
-
-
-def hertz_to_mel(frequency: Tensor) -> Tensor:
+def hertz_to_htk_mel(frequency: Tensor) -> Tensor:
     """Return the mel of frequencies in Hz on the HTK scale of TensorFlow and Kaldi: ``1127 ln(1 + f / 700)``."""
     return 1127.0 * torch.log1p(frequency / 700.0)
 
@@ -277,10 +273,10 @@ def htk_mel_bank(spec: FrontEndSpec) -> Tensor:
     triangles of Kaldi's `MelBanks` (`feat/mel-computations.cc`), which EfficientAT uses, are the same.
     """
     with torch.device("cpu"):
-        lowest, highest = hertz_to_mel(torch.tensor([spec.fmin, spec.fmax], dtype=torch.float64)).tolist()
+        lowest, highest = hertz_to_htk_mel(torch.tensor([spec.fmin, spec.fmax], dtype=torch.float64)).tolist()
         edges = torch.linspace(lowest, highest, spec.mel_bins + 2, dtype=torch.float64)
         bins = torch.arange(spec.frequency_bins, dtype=torch.float64) * (spec.sample_rate / spec.fft_size)
-        mel = hertz_to_mel(bins)[:, None]
+        mel = hertz_to_htk_mel(bins)[:, None]
         rising = (mel - edges[:-2]) / (edges[1:-1] - edges[:-2])
         falling = (edges[2:] - mel) / (edges[2:] - edges[1:-1])
         bank = torch.minimum(rising, falling).clamp(min=0)
@@ -291,7 +287,7 @@ def htk_mel_bank(spec: FrontEndSpec) -> Tensor:
 class YamnetLogMel(nn.Module):
     """Waveform to YAMNet's log-mel spectrogram; holds no parameter and no entry of the state dict.
 
-    In evaluation mode the Fourier transform runs in float64, for the reason given in `frontend.LogMel`.
+    In evaluation mode the Fourier transform runs in float64, as that of `LogMel` does.
     """
 
     def __init__(self, spec: FrontEndSpec) -> None:

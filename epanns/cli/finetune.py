@@ -30,7 +30,7 @@ _RECIPE = Recipe(without=("freeze_yamnet",), defaults={"iterations": 2_000})
     "--new-classifier", is_flag=True, help="Random weights for all classes at the start, also for classes of CKPT."
 )
 @freeze_option("yes where CKPT was trained so, else no")
-@teacher_option
+@teacher_option("with a weight: CKPT's unpruned network, if it is in the same folder")
 @_RECIPE.options
 @training_options
 @in_process_group

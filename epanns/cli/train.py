@@ -25,7 +25,10 @@ from epanns.cli.shared.training_options import (
     build_on_checkpoint,
     check_yamnet_options,
     freeze_option,
+    open_teacher,
+    teacher_option,
     with_frozen_body,
+    with_teacher_weight,
     yamnet_option,
 )
 from epanns.cli.shared.training_progress import training_progress
@@ -40,12 +43,13 @@ if TYPE_CHECKING:
     from epanns.data.batches.dataset import PackDataset
     from epanns.models.tagger import Tagger
     from epanns.training.finetune import TrainingResult
+    from epanns.training.teacher_scores import TeacherScores
 
-# Random weights have no trained backbone to freeze and no teacher.
+# Random weights have no trained backbone to freeze, and no embedding channels in common with a teacher.
 _RECIPE = Recipe(
     without=(
         *("freeze_backbone", "freeze_yamnet", "head_iterations", "backbone_rate"),
-        *("distil_weight", "feature_weight", "teacher_precision"),
+        "feature_weight",
     ),
     unset={"task": "multi-label"},
 )
@@ -96,6 +100,7 @@ def training_options(function: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--width", default=1.0, show_default=True, help="Factor on every layer's width.")
 @yamnet_option
 @freeze_option("yes with --yamnet, else no")
+@teacher_option("none")
 @_RECIPE.options
 @training_options
 @in_process_group
@@ -104,12 +109,14 @@ def command(
     width: float,
     yamnet: Path | None,
     freeze_yamnet: bool | None,
+    teacher: Path | None,
     config: TrainingConfig,
     **options: Any,
 ) -> None:
     """Train MODEL, a name of the zoo, from random weights, or a network of LEAN on a YAMNet (--yamnet).
 
-    --out keeps the checkpoint with the best validation mAP, or the best accuracy for a single-label network (--task).
+    With --teacher it learns from the labels and from the teacher's scores. --out keeps the checkpoint with the best
+    validation mAP, or the best accuracy for a single-label network (--task), or the last (--keep).
     OUT/training.json holds the settings.
     """
     import torch
@@ -117,6 +124,7 @@ def command(
     from epanns.models.zoo import build_model, spec_of
     from epanns.seeding import derive_seed
 
+    config = with_teacher_weight(config, teacher)
     check_yamnet_options(model, yamnet, width=width, freeze=freeze_yamnet)
     spec = spec_of(model, width=width)
     known: dict[str, Any] = {"name": spec.name} if yamnet else {"name": spec.name, "widths": dict(spec.widths)}
@@ -128,7 +136,7 @@ def command(
         network = build_model(model, width=width, labels=train.labels)
     else:
         network = build_on_checkpoint(model, yamnet, train.labels)
-    run(network, train, config=config, **options)
+    run(network, train, config=config, teacher=open_teacher(None, teacher, config), **options)
 
 
 def require_place(
@@ -177,7 +185,7 @@ def run(
     tensorboard: bool,
     fresh: bool,
     as_json: bool,
-    teacher: "Tagger | None" = None,
+    teacher: "Tagger | TeacherScores | None" = None,
     **_: Any,
 ) -> None:
     """Train a network with the options of the command line and print the result."""
@@ -221,7 +229,7 @@ def run(
             f"best_{result.chosen_by}": result.best_score,
             "seconds": result.seconds,
         },
-        describe(result, out),
+        describe(result, out, keep=config.keep),
         as_json,
     )
 
@@ -261,9 +269,10 @@ def classes_of(count: int) -> str:
     return "1 class" if count == 1 else f"{count} classes"
 
 
-def describe(result: "TrainingResult", out: Path) -> str:
-    """Return the result in words."""
-    best = f"best validation {result.chosen_by} {result.best_score:.4f} at step {result.best_step} of {result.steps}"
+def describe(result: "TrainingResult", out: Path, *, keep: str = "best") -> str:
+    """Return the result in words; `keep` is the setting of the run."""
+    best = f"validation {result.chosen_by} {result.best_score:.4f} at step {result.best_step} of {result.steps}"
+    best = f"best {best}" if keep == "best" else f"{best}, the last step"
     best += "" if result.best_step else f" ({STEP_0_KEPT})"
     took = f"{result.seconds:.0f} s" if result.seconds >= 1 else "under 1 s"
     return f"{out}: {best}, {took}; see {TABLE} and {CURVE}.svg"

@@ -25,7 +25,7 @@ from epanns.models.tagger import Tagger
 from epanns.models.tensors import count_parameters, shape_difference
 from epanns.models.zoo import build_model
 
-_FLOAT32_BYTES = 4
+FLOAT32_BYTES = 4
 _ALLOCATIONS = ("aten.empty", "aten.empty_like")
 
 
@@ -302,7 +302,7 @@ def profile(model: Tagger | ModelSpec, *, seconds: float = 10.0) -> ModelCost:
         n_params_with_front_end=size.trainable + (front_end_params(front_end) if spec.reads_logmel else 0),
         n_params_with_statistics=size.with_statistics,
         n_params_folded=size.folded,
-        param_bytes=size.trainable * _FLOAT32_BYTES,
+        param_bytes=size.trainable * FLOAT32_BYTES,
         backbone_macs=counts.macs.total(),
         front_end_macs=stft + mel,
         panns_multiply_adds=counts.panns_multiply_adds + 2 * stft,

@@ -9,14 +9,12 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from epanns.complexity.macs import MACS, profile
+from epanns.complexity.macs import FLOAT32_BYTES, MACS, profile
 from epanns.errors import ConfigError
 from epanns.models.families.lean import BiLSTM
 from epanns.models.families.yamnet import ShiftNorm2d
 from epanns.models.spec import MAXIMUM_WIDTH, ModelSpec
 from epanns.models.zoo import build_model
-
-FLOAT32_BYTES = 4
 
 Widths = NDArray[np.int64]
 

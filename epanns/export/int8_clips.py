@@ -74,7 +74,7 @@ def refuse_shared(calibration: PackDataset, calibrating: Sequence[int], evaluati
 
 
 @dataclass(frozen=True)
-class Agreement:
+class Comparison:
     """Two networks on the same clips.
 
     Attributes:
@@ -109,7 +109,7 @@ def compare(
     clips: Sequence[int],
     protocol: EvaluationProtocol | None = None,
     progress: Progress | None = None,
-) -> Agreement:
+) -> Comparison:
     """Score the same clips with two networks; the labels are used only if the pack has the networks' classes."""
     scores: tuple[list[Array], list[Array]] = ([], [])
     with torch.no_grad():
@@ -121,10 +121,10 @@ def compare(
                 progress(done, len(clips))
     same_classes = dataset.labels.names == original.labels.names
     target = dataset.targets.dense(clips) if same_classes else None
-    return agreement(np.concatenate(scores[0]), np.concatenate(scores[1]), target)
+    return comparison(np.concatenate(scores[0]), np.concatenate(scores[1]), target)
 
 
-def agreement(ours: Array, theirs: Array, target: NDArray[np.bool_] | None) -> Agreement:
+def comparison(ours: Array, theirs: Array, target: NDArray[np.bool_] | None) -> Comparison:
     """Compare the scores of two networks, ``(clips, classes)`` like `target`."""
     difference = np.abs(ours - theirs)
     labels = target if target is not None and target.any() else None
@@ -136,7 +136,7 @@ def agreement(ours: Array, theirs: Array, target: NDArray[np.bool_] | None) -> A
     def accuracy(truth: NDArray[np.intp], scores: Array) -> float:
         return float((truth == scores.argmax(axis=1)).mean())
 
-    return Agreement(
+    return Comparison(
         clips=len(ours),
         top1=float((ours.argmax(axis=1) == theirs.argmax(axis=1)).mean()),
         largest_difference=float(difference.max()),

@@ -1,1 +1,1 @@
-"""What a network is: specifications, layers, the zoo, checkpoints."""
+"""Networks: specifications, layers, the zoo, checkpoints."""

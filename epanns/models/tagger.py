@@ -1,4 +1,7 @@
-"""What all families share: from the waveform to tags, stage by stage."""
+"""The base classes of all families: from the waveform to tags, stage by stage.
+
+Released files also hold the tensors of their front end, which are compared with the specification and dropped.
+"""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -22,6 +25,12 @@ from epanns.models.layers.pooling import ModelOutput, pool_clip, probabilities_o
 from epanns.models.provenance import Provenance
 from epanns.models.spec import ModelSpec
 
+# Values between two stages: one tensor ``(batch, channels, ...)``, or several before they are joined.
+Features = tuple[Tensor, ...]
+Waveform = Tensor | NDArray[Any]
+Stage = Callable[[Features], Features]
+
+# Frozen tensors of released files, which a network of epanns does not hold.
 FRONT_END_NAMES = (
     "spectrogram_extractor.stft.conv_real.weight",
     "spectrogram_extractor.stft.conv_imag.weight",
@@ -33,37 +42,6 @@ _TOLERANCE = 1e-4
 
 # Half precision rounds by up to half of this fraction of a number; a file's own rounding is no difference.
 _ROUNDING = {torch.float16: 2.0**-10, torch.bfloat16: 2.0**-7}
-
-
-def released_front_end(front_end: FrontEndSpec) -> dict[str, Tensor]:
-    """Return the three tensors, under their names in released files.
-
-    ``(frequency_bins, 1, window_size)`` twice and ``(frequency_bins, mel_bins)``, float32.
-    """
-    return dict(zip(FRONT_END_NAMES, (*stft_kernels(front_end), mel_bank(front_end)), strict=True))
-
-
-def check_front_end(given: Mapping[str, Tensor], front_end: FrontEndSpec) -> str:
-    """Return in one line how tensors of a file differ from those of `front_end`; empty if they are equal."""
-    expected = released_front_end(front_end)
-    for name, tensor in given.items():
-        shape = tuple(expected[name].shape)
-        comparable = tensor.shape == shape and tensor.is_floating_point()
-        difference = (tensor.cpu().float() - expected[name]).abs() if comparable else torch.tensor(float("inf"))
-        allowed = _TOLERANCE + _ROUNDING.get(tensor.dtype, 0.0) * expected[name].abs()
-        if not (difference <= allowed).all():  # NaN is no front end either
-            return (
-                f"{name} of shape {tuple(tensor.shape)} is not of the front end at {front_end.sample_rate} Hz (shape "
-                f"{shape}; largest difference {float(difference.max()):g}): "
-                "build the network with the front end the weights were trained with"
-            )
-    return ""
-
-
-# Values between two stages: one tensor ``(batch, channels, ...)``, or several before they are joined.
-Features = tuple[Tensor, ...]
-Waveform = Tensor | NDArray[Any]
-Stage = Callable[[Features], Features]
 
 
 class Tagger(nn.Module, ABC):
@@ -210,10 +188,6 @@ class Tagger(nn.Module, ABC):
             features = stage(features)
         return features
 
-    def features_of(self, waveform: Waveform) -> Features:
-        """Return the input of the first stage; `waveform` as in `forward`."""
-        return self.begin(self.inputs_of(self._whole(waveform)))
-
     def _whole(self, waveform: Waveform) -> Tensor:
         """Return a waveform as a tensor of at least `minimum_samples`; NumPy arrays on the device of the weights."""
         if isinstance(waveform, np.ndarray):
@@ -330,6 +304,31 @@ def on_first(part: Callable[[Tensor], Tensor], features: Features) -> Features:
     """Apply `part` to the first tensor of `features`; the other tensors are passed on unchanged."""
     first, *others = features
     return (part(first), *others)
+
+
+def released_front_end(front_end: FrontEndSpec) -> dict[str, Tensor]:
+    """Return the three tensors, under their names in released files.
+
+    ``(frequency_bins, 1, window_size)`` twice and ``(frequency_bins, mel_bins)``, float32.
+    """
+    return dict(zip(FRONT_END_NAMES, (*stft_kernels(front_end), mel_bank(front_end)), strict=True))
+
+
+def check_front_end(given: Mapping[str, Tensor], front_end: FrontEndSpec) -> str:
+    """Return in one line how tensors of a file differ from those of `front_end`; empty if they are equal."""
+    expected = released_front_end(front_end)
+    for name, tensor in given.items():
+        shape = tuple(expected[name].shape)
+        comparable = tensor.shape == shape and tensor.is_floating_point()
+        difference = (tensor.cpu().float() - expected[name]).abs() if comparable else torch.tensor(float("inf"))
+        allowed = _TOLERANCE + _ROUNDING.get(tensor.dtype, 0.0) * expected[name].abs()
+        if not (difference <= allowed).all():  # NaN is no front end either
+            return (
+                f"{name} of shape {tuple(tensor.shape)} is not of the front end at {front_end.sample_rate} Hz (shape "
+                f"{shape}; largest difference {float(difference.max()):g}): "
+                "build the network with the front end the weights were trained with"
+            )
+    return ""
 
 
 def _check_and_drop_front_end(module: nn.Module, state_dict: dict[str, Any], prefix: str, *_: object) -> None:

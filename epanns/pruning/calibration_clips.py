@@ -16,8 +16,8 @@ from epanns.models.tagger import Tagger
 # Waveforms ``(batch, samples)`` float in [-1, 1], alone or with targets ``(batch, classes)`` in [0, 1].
 CalibrationBatch = Tensor | tuple[Tensor, Tensor]
 ClipSource = Union["CalibrationClips", Iterable[CalibrationBatch], Callable[[], Iterable[CalibrationBatch]]]
-# Yields the batches of a pass; called with them, what they are used for ("rank" or "calibrate") and their number.
-Progress = Callable[[Iterable[ClipBatch], str, int], Iterable[ClipBatch]]
+# Yields the batches of a pass; called with the batches, their use ("rank" or "calibrate") and their number.
+WrappedBatches = Callable[[Iterable[ClipBatch], str, int], Iterable[ClipBatch]]
 
 BATCH_CLIPS = 32
 HELD_OUT_EVERY = 5
@@ -42,7 +42,7 @@ class CalibrationClips:
         rows: Sequence[int] | None = None,
         *,
         in_memory: bool = False,
-        progress: Progress | None = None,
+        progress: WrappedBatches | None = None,
     ) -> "CalibrationClips":
         """Return the clips of a pack.
 
@@ -112,7 +112,9 @@ class CalibrationClips:
 class _PackBatches:
     """Some clips of a pack in batches of `BATCH_CLIPS`."""
 
-    def __init__(self, dataset: PackDataset, rows: Sequence[int], in_memory: bool, progress: Progress | None) -> None:
+    def __init__(
+        self, dataset: PackDataset, rows: Sequence[int], in_memory: bool, progress: WrappedBatches | None
+    ) -> None:
         self.dataset = dataset
         self._rows = [[rows[place] for place in batch] for batch in sequential_batches(len(rows), BATCH_CLIPS)]
         self._progress = progress

@@ -16,7 +16,8 @@ class Method:
         criterion: Name in `epanns.pruning.ranking.criteria.CRITERIA`.
         allocate: Name of an allocator.
         recover: Name of a recovery.
-        recovery: Settings of the recovery, as in `epanns.pruning.recovery.recover.RecoverySettings`.
+        recovery: Settings of ``ls``, as in `epanns.pruning.recovery.recover.RecoverySettings`, where a recovery with
+            ``ls`` is chosen instead.
     """
 
     criterion: str
@@ -29,10 +30,10 @@ def method_named(name: str, *, budget: str | None) -> Method:
     """Return a method.
 
     ``plain`` is the baseline: filters by their L1 norm (E-PANNs), the same ratio in every layer, no recovery. ``auto``
-    is what kept most of the tags of trained networks without labels: filters by `activation` at their readers, least
-    squares behind the ReLU on the clips and two mixtures of each. Under a budget of parameters or bytes, layers are cut
-    by measured distortion, because the layers with the most parameters are rarely those that matter most to the tags;
-    under one of MACs or channels the same ratio in every layer did as well.
+    is what kept most of the tags of a trained network (YAMNet) without labels: filters by `activation` at their
+    readers, and gradient steps that match every layer of the unpruned network. Under a budget of parameters or bytes,
+    layers are cut by measured distortion, because the layers with the most parameters are rarely those that matter most
+    to the tags; under one of MACs or channels the same ratio in every layer did as well.
 
     Args:
         name: One of `METHODS`.
@@ -41,4 +42,4 @@ def method_named(name: str, *, budget: str | None) -> Method:
     if name == "plain":
         return Method("l1", "uniform", "none")
     allocate = "distortion" if budget in ("params", "bytes") else "uniform"
-    return Method("activation", allocate, "ls", MappingProxyType({"mixtures": 2, "rectify": 8}))
+    return Method("activation", allocate, "align:1500", MappingProxyType({"mixtures": 2, "rectify": 8}))

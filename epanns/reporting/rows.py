@@ -47,7 +47,7 @@ class Estimate(NamedTuple):
 
 
 class BlockKey(NamedTuple):
-    """What comparable rows share: data set, split, protocol and input length."""
+    """Data set, split, protocol and input length, which are equal in all rows of a block."""
 
     dataset: str
     split: str

@@ -10,10 +10,11 @@ from epanns.training.config import TrainingConfig
 from epanns.training.distillation import teacher_of
 from epanns.training.learner import require_learner
 from epanns.training.metrics import LOSS
+from epanns.training.teacher_scores import TeacherScores
 from epanns.training.validation import Validation, require_positives
 
 
-def require_trainable(model: Tagger, config: TrainingConfig, teacher: Tagger | None = None) -> None:
+def require_trainable(model: Tagger, config: TrainingConfig, teacher: Tagger | TeacherScores | None = None) -> None:
     """Raise `ConfigError` if a network cannot be trained with these settings, or not by this teacher.
 
     The network has the task of the settings afterwards.

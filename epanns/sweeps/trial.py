@@ -137,8 +137,8 @@ class _Trial:
         if "finetune" in self.config:
             started = time.perf_counter()
             training = TrainingConfig.from_dict(self.config["finetune"])
-            asked = self.config["finetune"].get("freeze_yamnet")
-            training = frozen_in(training, asked, by_default=stays_frozen(dense.provenance))
+            requested = self.config["finetune"].get("freeze_yamnet")
+            training = frozen_in(training, requested, by_default=stays_frozen(dense.provenance))
             # A copy: the control, which is not pruned, trains the unpruned network itself.
             teacher = copy.deepcopy(dense) if self.config.get("teacher") == "dense" else None
             model, trained = self._train(model, training, self.folder.path / "finetuned", teacher)

@@ -14,15 +14,19 @@ from epanns.labels import TASKS
 SCHEDULES = ("constant", "cosine", "linear")
 PRECISIONS = ("float32", "bfloat16")
 TEACHER_WEIGHTS = ("distil_weight", "feature_weight")
+KEPT_STEPS = ("best", "last")
 
 RULES: Mapping[str, strict.Rule] = {
     "iterations": strict.integer(1),
     "batch_size": strict.integer(1),
     "learning_rate": strict.POSITIVE,
+    "weight_decay": strict.number("a finite number >= 0; 0 switches weight decay off", lambda value: value >= 0),
     "schedule": strict.one_of(SCHEDULES),
     "warmup_iterations": strict.integer(0),
     "mixup_alpha": strict.number("a finite number >= 0; 0 switches mixup off", lambda value: value >= 0),
     "spec_augment": strict.BOOLEAN,
+    "shift": strict.BOOLEAN,
+    "gain_decibels": strict.number("a number in [0, 60]; 0 for no gain", lambda value: 0 <= value <= 60),
     "dropout": strict.BOOLEAN,
     "sampler": strict.one_of(SAMPLERS),
     "crop_seconds": strict.or_none(
@@ -33,6 +37,7 @@ RULES: Mapping[str, strict.Rule] = {
     ),
     "short_clips": strict.one_of(SHORT_CLIPS),
     "validate_every": strict.integer(1),
+    "keep": strict.one_of(KEPT_STEPS),
     "freeze_backbone": strict.BOOLEAN,
     "freeze_yamnet": strict.BOOLEAN,
     "head_iterations": strict.integer(0),
@@ -55,6 +60,7 @@ RULES: Mapping[str, strict.Rule] = {
 # Settings that `to_dict` leaves out at their defaults, so that adding a setting keeps the identity of older runs.
 _OMITTED_AT_DEFAULT = (
     "freeze_yamnet",
+    *("weight_decay", "shift", "gain_decibels", "keep"),
     *("crop_seconds", "short_clips", "precision", "compile", "accumulate", "clip_norm", "ema_decay"),
     *("dropout", "head_iterations", "backbone_rate", "task", "distil_weight", "feature_weight", "teacher_precision"),
 )
@@ -68,16 +74,21 @@ class TrainingConfig:
         iterations: Number of optimisation steps.
         batch_size: Number of clips in the loss of a step; with mixup twice as many are drawn and mixed in pairs.
         learning_rate: Highest learning rate of Adam.
+        weight_decay: Decoupled weight decay (AdamW) of matrices and kernels; biases and batch norms have none.
         schedule: ``constant``, or ``cosine`` or ``linear`` decay to zero at the last step.
         warmup_iterations: Number of steps of linear warm-up from zero.
         mixup_alpha: Both parameters of the Beta distribution of mixup; 0 for no mixup.
         spec_augment: Whether to zero time and mel stripes of the log-mel.
+        shift: Whether to shift each clip in time by a random number of samples; the end continues at the start.
+        gain_decibels: Largest random gain of each clip, louder or quieter, in dB; 0 for none.
         dropout: Whether to use dropout as PANNs do: after blocks and before `fc1`.
         sampler: ``balanced`` takes the classes in turn, ``shuffled`` the clips; ``weighted`` draws clips at random,
             with more weight for rare classes.
         crop_seconds: Length of a crop at a random position of each clip; None for the whole packed clip.
         short_clips: ``pad`` or ``repeat`` clips that are shorter than the crop or the packed length.
         validate_every: Number of steps between validations; the state is saved at each.
+        keep: ``best`` keeps the step with the best validation score, ``last`` the last step, so that the validation
+            set chooses nothing.
         freeze_backbone: Whether to train the classifier alone, with fixed batch norms.
         freeze_yamnet: Whether to freeze YAMNet's body, batch norms too, in networks that are built on it.
         head_iterations: Number of steps at the start in which the classifier is trained alone, with fixed batch norms.
@@ -101,15 +112,19 @@ class TrainingConfig:
     iterations: int = 10_000
     batch_size: int = 32
     learning_rate: float = 1e-3
+    weight_decay: float = 0.0
     schedule: str = "constant"
     warmup_iterations: int = 0
     mixup_alpha: float = 1.0
     spec_augment: bool = True
+    shift: bool = False
+    gain_decibels: float = 0.0
     dropout: bool = True
     sampler: str = "balanced"
     crop_seconds: float | None = None
     short_clips: str = "pad"
     validate_every: int = 1_000
+    keep: str = "best"
     freeze_backbone: bool = False
     freeze_yamnet: bool = False
     head_iterations: int = 0

@@ -20,6 +20,7 @@ from epanns.training.learner import Learner, require_learner
 from epanns.training.loop import Run, RunOptions
 from epanns.training.memory import memory_errors_explained
 from epanns.training.run_folder import RunFolder, identity_of
+from epanns.training.teacher_scores import TeacherScores
 from epanns.training.validation import Validation, indistinct, require_positives
 
 
@@ -28,7 +29,8 @@ class TrainingResult:
     """The result of a finished run.
 
     Attributes:
-        best_step: Step with the best validation score, whose weights were kept; 0 for the initial weights.
+        best_step: Step whose weights were kept: that with the best validation score, 0 for the initial weights, or with
+            ``keep = "last"`` the last step.
         best_score: Its validation score.
         steps: Number of optimisation steps.
         seconds: Time spent, over all resumptions.
@@ -52,9 +54,9 @@ def finetune(
     *,
     validation: Validation,
     options: RunOptions | None = None,
-    teacher: Tagger | None = None,
+    teacher: Tagger | TeacherScores | None = None,
 ) -> TrainingResult:
-    """Train `model`, and write the checkpoint with the best validation score to `out`.
+    """Train `model`, and write the checkpoint with the best validation score, or of the last step, to `out`.
 
     A call with the same arguments resumes the run and, on one machine, ends with the same weights as a run without a
     stop: step k draws its clips, mixup weights, masks and dropout from (seed, k) alone. Several processes that all call
@@ -70,8 +72,8 @@ def finetune(
         out: Run folder; it becomes a checkpoint folder with the best weights when the run has finished.
         validation: Scores the model at step 0, every `validate_every` steps and after the last step.
         options: Options that do not change the result.
-        teacher: Network to learn from beside the labels, with the weights in `config`; it is moved to the model's
-            device and otherwise left unchanged.
+        teacher: Network to learn from beside the labels, with the weights in `config`, or its scores of the training
+            clips; a network is moved to the model's device and otherwise left unchanged.
 
     Raises:
         ConfigError: If data, teacher or `config` do not fit the model or the number of processes, or the validation
@@ -85,7 +87,7 @@ def finetune(
     if config.task is not None:
         model.set_task(config.task)
     require_same_task(model, dataset)
-    taught_by = teacher_of(model, teacher, config)
+    taught_by = teacher_of(model, teacher, config, dataset)
     require_learner(model, config)
     if validation.clips is not None:
         require_positives(validation.clips)

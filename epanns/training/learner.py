@@ -20,7 +20,7 @@ from epanns.seeding import derive_seed
 from epanns.training.acceleration import CompiledNetwork
 from epanns.training.config import TrainingConfig
 from epanns.training.data_parallel import SharedNetwork, own_places, synchronised_batch_norms
-from epanns.training.distillation import Teacher
+from epanns.training.distillation import ScoresAsTeacher, Teacher
 from epanns.training.losses import LOSSES
 from epanns.training.optimizer import (
     NOTHING_LEARNS,
@@ -32,6 +32,7 @@ from epanns.training.optimizer import (
     set_rate,
     take_step,
 )
+from epanns.training.waveform_changes import changed
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ class Learner:
         teacher: Teacher for distillation; None without one.
     """
 
-    def __init__(self, model: Tagger, config: TrainingConfig, teacher: Teacher | None = None) -> None:
+    def __init__(self, model: Tagger, config: TrainingConfig, teacher: Teacher | ScoresAsTeacher | None = None) -> None:
         if config.freeze_backbone:
             model.freeze_backbone()
         if config.freeze_yamnet:
@@ -128,11 +129,15 @@ class Learner:
             if mixing is not None:
                 mixup_lambda = mixing[first // 2 : end // 2].to(device, non_blocking=True)
                 target = mix_target(target, mixup_lambda)
-            waveform = part.float_waveform()
+            waveform = changed(
+                part.float_waveform(), seeds[first:end], shift=config.shift, gain_decibels=config.gain_decibels
+            )
             network = self._shared.now()
             exchanging = self._shared.exchanging(end == len(batch))
             with exchanging, clip_draws(seeds[first:end]), dropout_if(config.dropout):
-                distilled = None if self.teacher is None else self.teacher.target_of(waveform, mixup_lambda)
+                distilled = (
+                    None if self.teacher is None else self.teacher.target_of(waveform, mixup_lambda, part.clip_ids)
+                )
                 with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
                     output = network(waveform, mixup_lambda)
                 loss = LOSSES[self.model.spec.activation](output["clipwise_logits"].float(), target)

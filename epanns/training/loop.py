@@ -182,7 +182,12 @@ class Run:
         The row is not part of the state, so a run that continues does not have it.
         """
         self.save()
-        state, best = self.state, self.folder.best(self.state.best_step)
+        state = self.state
+        best = (
+            f"the best checkpoint so far is {self.folder.best(state.best_step)}"
+            if state.best_step >= 0
+            else "none is kept"
+        )
         good, last = state.step - state.skipped_in_a_row, state.step + 1
         before = state.history[-1] if state.history else {}
         missing = dict.fromkeys([*scores_of(before), *([LOSS] if LOSS in before else [])], math.nan)
@@ -191,17 +196,18 @@ class Run:
         on_rank_zero(lambda: self.folder.write_metrics([*state.history, row]))
         self.log(row)
         raise TrainingError(
-            f"loss or gradient was not finite {MOST_SKIPPED} times in a row, in steps {good + 1} to {last}: the best "
-            f"checkpoint so far is {best}; the newest state has the weights of step {good}, from which no later step "
+            f"loss or gradient was not finite {MOST_SKIPPED} times in a row, in steps {good + 1} to {last}: "
+            f"{best}; the newest state has the weights of step {good}, from which no later step "
             "was finite; the same command stops here again: choose --learning-rate below "
             f"{self.config.learning_rate:g} and give --fresh or another --out; clips of step {last}: "
             f"{', '.join(_clips_of_all_processes(batch))}"
         )
 
     def validate(self, stop: StopRequest) -> None:
-        """Score the model, keep the weights if they are the best so far, write the metrics, save the state.
+        """Score the model, keep the weights if they are to be kept, write the metrics, save the state.
 
-        At equal scores the lower validation loss is better, and any trained step is better than an untrained step 0.
+        Weights are kept if they are the best so far or, with ``keep = "last"``, after the last step. At equal scores
+        the lower validation loss is better, and any trained step is better than an untrained step 0.
         A signal ends the validation before its next batch; the validation is then due again. Several processes stop
         only after the validation, so the state is saved before it too.
         """
@@ -218,13 +224,14 @@ class Run:
         score = scores[self.chosen_by]
         replaces_untrained = state.best_step == 0 and self.begins_untrained
         is_better_of_equals = replaces_untrained or scores.get(LOSS, math.nan) < state.best_loss
-        if is_best := score > state.best_score or (score == state.best_score and is_better_of_equals):
+        is_best = score > state.best_score or (score == state.best_score and is_better_of_equals)
+        if is_kept := self.is_over if self.config.keep == "last" else is_best:
             state.best_step, state.best_score = state.step, score
             state.best_loss = scores.get(LOSS, math.nan)
         row = row_of(state, learning_rate_at(max(0, state.step - 1), self.config), scores)
         state.history.append(row)
         state.loss_sum, state.norm_sum, state.loss_count = 0.0, 0.0, 0
-        if is_best:
+        if is_kept:
             on_rank_zero(lambda: self.folder.keep_best(self.learner.network_to_score, state, self.chosen_by))
         on_rank_zero(lambda: self.folder.write_metrics(state.history))
         self.log(row)

@@ -34,7 +34,10 @@ def learning_rate_at(step: int, config: TrainingConfig) -> float:
 
 
 def build_optimizer(model: Tagger, config: TrainingConfig) -> torch.optim.Adam:
-    """Return PANNs' Adam (betas .9 and .999, eps 1e-8, no weight decay, AMSGrad) over the trainable parameters.
+    """Return PANNs' Adam (betas .9 and .999, eps 1e-8, AMSGrad) over the trainable parameters.
+
+    With weight decay it is AdamW (Loshchilov and Hutter 2019, arXiv 1711.05101): each step multiplies the kernels and
+    matrices by 1 - rate * weight_decay. Biases and batch norms, which have one dimension, do not decay.
 
     Build it after pruning: an optimizer from before holds parameters that the network no longer has. `set_rate` sets
     the learning rates; the backbone is a parameter group of its own if its rate differs.
@@ -50,8 +53,16 @@ def build_optimizer(model: Tagger, config: TrainingConfig) -> torch.optim.Adam:
         slower = {id(parameter) for parameter in model.backbone}
         head, rest = ([each for each in learning if (id(each) in slower) is wanted] for wanted in (False, True))
         groups = [{"params": head}, {"params": rest, _FACTOR: config.backbone_rate}]
+    if config.weight_decay:
+        groups = [
+            {**group, "params": [each for each in group["params"] if (each.dim() > 1) is decays], "weight_decay": decay}
+            for group in groups
+            for decays, decay in ((True, config.weight_decay), (False, 0.0))
+        ]
     # Fused: one pass over the memory instead of a dozen. `take_step` alone may call its `step`.
-    return torch.optim.Adam(groups, lr=config.learning_rate, betas=(0.9, 0.999), eps=1e-8, amsgrad=True, fused=True)
+    constants: dict[str, Any] = {"lr": config.learning_rate, "betas": (0.9, 0.999), "eps": 1e-8}
+    decoupled = config.weight_decay > 0
+    return torch.optim.Adam(groups, **constants, amsgrad=True, fused=True, decoupled_weight_decay=decoupled)
 
 
 def clip_gradient(optimizer: torch.optim.Optimizer, largest: float) -> Tensor:
@@ -95,7 +106,7 @@ def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
 
 @contextmanager
 def only_classifier_learns(model: Tagger, only: bool) -> Iterator[None]:
-    """Freeze the backbone inside the block if `only` is true; restore every ``requires_grad`` behind it.
+    """Freeze the backbone inside the block if `only` is true; restore every ``requires_grad`` after it.
 
     The optimizer skips parameters without a gradient, so moments of the backbone start at its first step. Batch norms
     stay in evaluation mode when `Tagger.train` is called inside the block.

@@ -20,8 +20,8 @@ class TrainingState:
 
     Attributes:
         step: Number of optimisation steps done, skipped steps included.
-        best_step: Step of the best validation, or -1.
-        best_score: mAP of the best validation, or accuracy of a single-label network.
+        best_step: Step of the validation whose weights are kept, or -1 before it.
+        best_score: mAP of that validation, or accuracy of a single-label network.
         best_loss: Validation loss of the best validation; NaN if the validation measures none.
         loss_sum: Sum of the losses of the steps since the last validation, without skipped steps.
         norm_sum: Sum of the gradient norms of the same steps.

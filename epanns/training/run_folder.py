@@ -20,9 +20,10 @@ from epanns.state_files import newest_step, saved_states
 from epanns.text_files import read_json
 from epanns.training import metrics
 from epanns.training.config import TrainingConfig
-from epanns.training.distillation import sha256_of
+from epanns.training.distillation import teacher_sha256
 from epanns.training.learner import Learner
 from epanns.training.resume import TrainingState, load_state, save_state
+from epanns.training.teacher_scores import TeacherScores
 from epanns.training.validation import Validation
 from epanns.workfolder import BEST_NAME, COMMAND, LOCK_FILES, RUN_FILE, STATE_NAME, Work, WorkFolder, remove
 
@@ -39,7 +40,11 @@ _MEASURED = ("errors", "held_out", "best_step")  # results of a recovery, whose 
 
 
 def identity_of(
-    model: Tagger, dataset: PackDataset, config: TrainingConfig, validation: Validation, teacher: Tagger | None
+    model: Tagger,
+    dataset: PackDataset,
+    config: TrainingConfig,
+    validation: Validation,
+    teacher: Tagger | TeacherScores | None,
 ) -> dict[str, Any]:
     """Return what identifies a run, as JSON values: settings, clips, validation, teacher and initial network.
 
@@ -55,7 +60,7 @@ def identity_of(
         "parent_sha256": model.provenance.sha256,
     }
     if teacher is not None:
-        identity["teacher_sha256"] = sha256_of(teacher)
+        identity["teacher_sha256"] = teacher_sha256(teacher)
     frozen = [name for name, parameter in model.named_parameters() if not parameter.requires_grad]
     if frozen and not config.freeze_backbone:
         identity["frozen_sha256"] = sha256_of_json(frozen)

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from epanns.cli.main import cli
+from epanns.data.batches.dataset import PackDataset
 from epanns.errors import ConfigError
 from epanns.labels import LabelSet
 from epanns.models.files.checkpoint import save_checkpoint
@@ -80,3 +81,26 @@ def test_fresh_deletes_nothing_where_the_teacher_does_not_fit(finetune, runs):
         finetune("--teacher", runs / "other", "--fresh")
     assert (runs / "run" / "training.json").read_text() == kept
     assert json.loads(kept)["result"]["steps"] == 1
+
+
+def test_a_new_network_learns_from_a_checkpoint_or_from_its_stored_scores(runner, runs, tiny_packs):
+    def call(*arguments):
+        result = runner.invoke(cli, [str(argument) for argument in arguments], catch_exceptions=False)
+        assert result.exit_code == 0, result.output
+        return result.stderr
+
+    scored, sha256 = runs / "scored", load(runs / "base").provenance.sha256
+    call("evaluate", runs / "base", "--data", tiny_packs["train"], "--bootstrap", 0, "--out", scored)
+    new = ["train", "Cnn14_8k", "--width", 0.03, "--iterations", 1, "--batch-size", 4, "--keep", "last"]
+    new += ["--train", tiny_packs["train"], "--val", tiny_packs["val"]]
+    said = call(*new, "--teacher", runs / "base", "--out", runs / "by-network")
+    assert f"teacher: {runs / 'base'} (Cnn14_8k, sha256 {sha256[:12]}), distil weight 0.5" in said
+    said = call(*new, "--teacher", scored / "scores.npz", "--distil-weight", 0.7, "--out", runs / "by-scores")
+    n_clips = len(PackDataset([tiny_packs["train"]]))
+    assert f"teacher: {scored / 'scores.npz'} (scores of {n_clips} clips, sha256 " in said
+    found = [load(runs / out).provenance.recipe[-1].settings for out in ("by-network", "by-scores")]
+    assert [each["training"]["distil_weight"] for each in found] == [0.5, 0.7]
+    assert found[0]["teacher_sha256"] == sha256
+    with pytest.raises(ConfigError, match=r"^distil_weight without a teacher: give --teacher CKPT"):
+        call(*new, "--distil-weight", 0.5, "--out", runs / "alone")
+    assert not (runs / "alone").exists()

@@ -417,11 +417,11 @@ def test_settings_of_ls_are_refused_where_ls_is_not_run(prune, checkpoint, packs
 
 
 def test_method_auto_gives_the_defaults_that_are_not_given(prune, checkpoint, packs, tmp_path):
-    options = ("--ratio", "0.5", "--calibration", packs[8_000])
+    options = ("--ratio", "0.5", "--calibration", packs[8_000], "--recover", "ls")
     code, _, stderr = prune(checkpoint, "--out", tmp_path / "auto", "--method", "auto", *options)
     assert code == 0
     assert "--method auto: --criterion activation --allocate uniform --recover ls --mixtures 2 --rectify 8\n" in stderr
-    by_hand = ("--criterion", "activation", "--recover", "ls", "--mixtures", "2", "--rectify", "8")
+    by_hand = ("--criterion", "activation", "--mixtures", "2", "--rectify", "8")
     prune(checkpoint, "--out", tmp_path / "by hand", *by_hand, *options)
     assert same_tensors(load(tmp_path / "auto"), load(tmp_path / "by hand"))
 
@@ -437,4 +437,6 @@ def test_options_take_precedence_over_the_method(prune, checkpoint, packs, tmp_p
 def test_method_auto_without_clips_is_refused(prune, checkpoint, tmp_path):
     code, _, stderr = prune(checkpoint, "--out", tmp_path / "a", "--method", "auto", "--target-params", "0.5")
     assert code == 1
-    assert "--recover ls and --criterion activation and --allocate distortion: give --calibration PACK" in stderr
+    assert (
+        "--recover align:1500 and --criterion activation and --allocate distortion: give --calibration PACK" in stderr
+    )

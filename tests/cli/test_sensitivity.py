@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from epanns.cli import sensitivity as module
-from epanns.data.packs.clip_source import SparseTargets
+from epanns.data.packs.any_pack import SparseTargets
 from epanns.pruning.budgets.sensitivity_table import FIGURES, read_sensitivity
 from epanns.reporting.figures import style as figure
 from tests.builders import make_checkpoint

@@ -16,7 +16,7 @@ from epanns.cli.main import cli
 from epanns.cli.shared.options import torch_device
 from epanns.cli.shared.training_progress import ProgressDisplay
 from epanns.cli.train import curve_drawn, describe
-from epanns.data.packs.clip_source import SparseTargets
+from epanns.data.packs.any_pack import SparseTargets
 from epanns.errors import CheckpointError, ConfigError, Interrupted, OutputError, PackError, TrainingError
 from epanns.labels import LabelSet
 from epanns.models.files.checkpoint import save_checkpoint
@@ -320,6 +320,11 @@ def test_tag_windows_cover_the_file_and_the_csv_holds_every_class(runner, tmp_pa
 def test_the_last_line_states_that_the_weights_from_before_training_are_kept(tmp_path, step, said):
     line = describe(TrainingResult(step, 0.5, 4, 2.0), tmp_path)
     assert f"best validation mAP 0.5000 at step {step} of 4{said}" in line and line.endswith("learning_curve.svg")
+
+
+def test_the_last_line_names_a_last_step_that_was_kept(tmp_path):
+    line = describe(TrainingResult(4, 0.5, 4, 2.0), tmp_path, keep="last")
+    assert f"{tmp_path}: validation mAP 0.5000 at step 4 of 4, the last step, 2 s" in line
 
 
 def test_clips_without_classes_are_refused_before_fresh_deletes_a_run(runner, tmp_path, packs, monkeypatch):

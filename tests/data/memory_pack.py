@@ -5,12 +5,12 @@ from pathlib import Path
 
 import numpy as np
 
-from epanns.data.packs.clip_source import ClipColumns, SparseTargets
+from epanns.data.packs.any_pack import ClipColumns, SparseTargets
 from epanns.labels import LabelSet
 
 
 class MemoryPack:
-    """A `ClipSource` whose clip i is ``i + 1, i + 2, ...``, followed by zeros."""
+    """A `AnyPack` whose clip i is ``i + 1, i + 2, ...``, followed by zeros."""
 
     knows_lengths = True
     remarks: tuple[str, ...] = ()

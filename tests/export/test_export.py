@@ -17,7 +17,7 @@ from epanns.evaluation.predict import predict
 from epanns.evaluation.protocol import EvaluationProtocol
 from epanns.export import export
 from epanns.export.export import Int8, export_network
-from epanns.export.int8_clips import agreement, compare
+from epanns.export.int8_clips import compare, comparison
 from epanns.export.network import OPSET, named_inputs, to_onnx
 from epanns.export.runtime import OnnxTagger, outputs_of
 from epanns.labels import LabelSet
@@ -146,12 +146,12 @@ def test_agreement_is_counted():
     ours = np.array([[0.9, 0.1, 0.0], [0.2, 0.7, 0.1], [0.6, 0.3, 0.1], [0.5, 0.4, 0.1]])
     theirs = ours.copy()
     theirs[3] = [0.3, 0.4, 0.3]
-    found = agreement(ours, theirs, truth)
+    found = comparison(ours, theirs, truth)
     assert (found.clips, found.top1, found.accuracy) == (4, 0.75, (0.75, 0.5))
     assert found.largest_difference == pytest.approx(0.2)
     assert found.mean_difference == pytest.approx(0.4 / 12)
     assert found.mAP == pytest.approx((13 / 18, 13 / 18))  # 5/6, 1 and 1/3, of which the moved clip changes none
-    assert agreement(ours, theirs, None).to_dict()["mAP"] is None
+    assert comparison(ours, theirs, None).to_dict()["mAP"] is None
 
 
 def test_a_graph_that_is_not_the_network_is_not_written(tmp_path, folder, model, monkeypatch):

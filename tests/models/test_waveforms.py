@@ -40,6 +40,5 @@ def test_any_floating_point_waveform_gives_the_same_scores(name: str) -> None:
 )
 def test_invalid_waveforms_are_refused_with_the_remedy(waveform: object, message: str) -> None:
     model = build_model("Cnn6", width=0.05).eval()
-    for call in (model, model.features_of):
-        with pytest.raises(ConfigError, match=f"^waveform of {message}"):
-            call(waveform)
+    with pytest.raises(ConfigError, match=f"^waveform of {message}"):
+        model(waveform)

@@ -167,7 +167,7 @@ def test_a_large_ridge_changes_only_the_means(build):
 
 
 def through(model, waveform, stage):
-    features = model.features_of(waveform)
+    features = model.begin(model.inputs_of(waveform))
     for step in model.stages()[:stage]:
         features = step(features)
     (last,) = features

@@ -126,6 +126,16 @@ def test_rows_beyond_memory_are_thinned_out(monkeypatch):
     torch.testing.assert_close(rows.p_mean, sum(p.sum(0) for p, _ in rows.chunks).double() / rows.count)
 
 
+def test_rows_that_are_left_are_of_every_place(monkeypatch):
+    """A map of 6 x 4 places per clip: each fourth row would be of one mel bin only."""
+    place = (torch.arange(24 * 50) % 4).double()[:, None]
+    monkeypatch.setattr(rectified_fit, "_MOST_ROW_BYTES", 400 * 2 * 4)
+    rows = HeldRows([(place, place), (place, place)])
+    left = torch.cat([p for p, _ in rows.chunks])[:, 0].long()
+    assert len(left) <= 400
+    assert bool((torch.bincount(left, minlength=4) > 50).all())
+
+
 @pytest.mark.parametrize(
     ("name", "linear"),
     [

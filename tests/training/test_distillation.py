@@ -4,6 +4,7 @@ import copy
 import re
 import signal
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +14,9 @@ from hypothesis import strategies as st
 
 from epanns.clip_random import clip_draws
 from epanns.data.batches.dataset import PackDataset
-from epanns.errors import ConfigError, Interrupted, OutputError
+from epanns.errors import ConfigError, DataError, Interrupted, OutputError
+from epanns.evaluation.predict import predict
+from epanns.evaluation.scores import write_clip_scores
 from epanns.labels import LabelSet
 from epanns.models.files.checkpoint import save_checkpoint
 from epanns.models.files.load import load
@@ -22,10 +25,11 @@ from epanns.models.zoo import FRONT_ENDS, ZOO, build_model
 from epanns.pruning.prune import prune
 from epanns.training import learner as learner_module
 from epanns.training.config import TrainingConfig
-from epanns.training.distillation import DistillationTarget, relative_distance, sha256_of, teacher_of
+from epanns.training.distillation import DistillationTarget, relative_distance, teacher_of, teacher_sha256
 from epanns.training.finetune import finetune
 from epanns.training.learner import Learner
 from epanns.training.loop import RunOptions
+from epanns.training.teacher_scores import holds_scores, read_teacher_scores
 from epanns.training.validation import Validation
 from tests.builders import tensors_of
 from tests.families import at_8k
@@ -262,19 +266,117 @@ def test_a_student_on_the_waveform_is_taught_without_stripes(make_model, train):
         )
 
 
+def test_a_teacher_with_another_front_end_reads_the_input_without_stripes(make_model, tiny_spec, train):
+    teacher, waveform = make_model(front_end=replace(tiny_spec.front_end, fmin=10)), batch_of(train, CONFIG)
+    with torch.no_grad():
+        expected = teacher.eval()(waveform.float_waveform())["clipwise_output"]
+    with clip_draws(range(len(waveform))):
+        found = teacher_of(make_model(), teacher, CONFIG).target_of(waveform.float_waveform(), None)
+    assert CONFIG.spec_augment and torch.allclose(found.scores, expected, atol=1e-6)
+
+
+def write_scores(path, teacher, train) -> Path:
+    """Write the teacher's scores of all clips as `epanns evaluate` does."""
+    predictions = predict(teacher, train)
+    write_clip_scores(path, predictions, train.labels)
+    return path
+
+
+@pytest.mark.parametrize("mixes", [True, False])
+def test_stored_scores_are_mixed_as_the_labels_in_the_order_of_the_student(tmp_path, make_model, train, mixes):
+    teacher, batch = make_model(seed=1), batch_of(train, CONFIG)
+    backwards = train.with_labels(LabelSet.of([*reversed(train.labels.names)]))
+    teacher.labels = backwards.labels
+    known = read_teacher_scores(write_scores(tmp_path / "scores.npz", teacher, backwards))
+    with torch.no_grad():
+        scores = teacher.eval()(batch.float_waveform())["clipwise_output"].flip(1)
+    weight = torch.rand(len(batch) // 2) if mixes else None
+    found = teacher_of(make_model(), known, CONFIG, train).target_of(torch.zeros(0), weight, batch.clip_ids)
+    if weight is not None:
+        pairs = zip(weight, scores[::2], scores[1::2], strict=True)
+        scores = torch.stack([w * first + (1 - w) * second for w, first, second in pairs])
+    assert torch.allclose(found.scores, scores, atol=1e-6)
+
+
+def test_a_run_with_stored_scores_resumes_to_the_same_bytes_and_names_them(tmp_path, make_model, train):
+    changes = {"shift": True, "gain_decibels": 3.0, "weight_decay": 0.01, "crop_seconds": 0.5}
+    known = read_teacher_scores(write_scores(tmp_path / "scores.npz", make_model(seed=1), train))
+    given = {"teacher": known, "config": replace(CONFIG, **changes)}
+    finetune(make_model(), train, out=tmp_path / "whole", validation=count_up(), **given)
+
+    def stop(state, loss):
+        if state.step == 3:
+            signal.raise_signal(signal.SIGTERM)
+
+    given |= {"out": tmp_path / "run", "validation": count_up()}
+    with pytest.raises(Interrupted):
+        finetune(make_model(), train, options=RunOptions(on_step=stop), **given)
+    finetune(make_model(), train, **given)
+    assert weights_of(tmp_path / "run") == weights_of(tmp_path / "whole")
+    (step,) = load(tmp_path / "run").provenance.recipe
+    assert step.settings["teacher_sha256"] == known.sha256
+
+
+def test_stored_scores_that_do_not_fit_are_refused(tmp_path, make_model, train, tiny_packs):
+    path = write_scores(tmp_path / "scores.npz", make_model(seed=1), train)
+    known = read_teacher_scores(path)
+    with pytest.raises(
+        ConfigError, match="feature_weight=1: .*scores.npz holds scores and no embeddings: give the tea"
+    ):
+        teacher_of(make_model(), known, replace(CONFIG, feature_weight=1.0))
+    with pytest.raises(
+        ConfigError, match="teacher_precision=float32: .*holds scores, and no teacher is passed through"
+    ):
+        teacher_of(make_model(), known, replace(CONFIG, teacher_precision="float32"))
+    with pytest.raises(
+        ConfigError, match=r"scores.npz has other classes \(4, the student 5, and lacks 'more'\): fine-"
+    ):
+        teacher_of(make_model(num_classes=5, labels=LabelSet.of([*train.labels.names, "more"])), known, CONFIG)
+    single = make_model()
+    single.set_task("single-label")
+    with pytest.raises(
+        ConfigError, match="holds scores of several classes of a clip, the student is single-label: give"
+    ):
+        teacher_of(single, known, CONFIG)
+    others = PackDataset([tiny_packs["val"]])
+    with pytest.raises(
+        ConfigError, match=r"scores.npz, lack (\d+) of \1 training clips, first '.*': score all of them"
+    ):
+        teacher_of(make_model(), known, CONFIG, others)
+
+
+def test_files_that_hold_no_scores_are_refused(tmp_path, make_model, train):
+    good = dict(np.load(write_scores(tmp_path / "scores.npz", make_model(), train)))
+    wrong = {
+        "holds no scores of clips": {"scores": good["scores"]},
+        "its arrays are no scores of clips": {**good, "scores": good["scores"][:, 1:]},
+        "are no scores of clips": {**good, "clip_ids": np.arange(len(good["clip_ids"]))},
+        "scores must be in": {**good, "scores": good["scores"] + 1},
+        "1 clip ids are repeated": {**good, "clip_ids": np.array([good["clip_ids"][1], *good["clip_ids"][1:]])},
+    }
+    for message, arrays in wrong.items():
+        np.savez(tmp_path / "wrong.npz", **arrays)
+        with pytest.raises(DataError, match=f"wrong.npz: .*{message}.*; give scores.npz of `epanns evaluate`"):
+            read_teacher_scores(tmp_path / "wrong.npz")
+    (tmp_path / "text.npz").write_text("no archive")
+    assert not holds_scores(tmp_path / "text.npz") and holds_scores(tmp_path / "scores.npz")
+    with pytest.raises(DataError, match="text.npz: holds no scores of clips"):
+        read_teacher_scores(tmp_path / "text.npz")
+
+
 def test_the_teacher_is_part_of_the_identity_and_of_the_recipe(tmp_path, make_model, train):
     save_checkpoint(make_model(seed=1), tmp_path / "teacher")
     teacher = load(tmp_path / "teacher")
     finetune(make_model(), train, CONFIG, tmp_path / "run", validation=count_up(), teacher=teacher)
     (step,) = load(tmp_path / "run").provenance.recipe
-    assert step.settings["teacher_sha256"] == teacher.provenance.sha256 == sha256_of(teacher)
-    assert f"taught by {sha256_of(teacher)[:12]} (distil weight 0.5), best step 4" in step.describe()
-    assert f"taught by {sha256_of(teacher)[:12]}" in (tmp_path / "run" / "README.md").read_text()
-    with pytest.raises(OutputError, match=f"holds a run with teacher_sha256='{sha256_of(teacher)}', not"):
+    assert step.settings["teacher_sha256"] == teacher.provenance.sha256 == teacher_sha256(teacher)
+    assert f"taught by {teacher_sha256(teacher)[:12]} (distil weight 0.5), best step 4" in step.describe()
+    assert f"taught by {teacher_sha256(teacher)[:12]}" in (tmp_path / "run" / "README.md").read_text()
+    with pytest.raises(OutputError, match=f"holds a run with teacher_sha256='{teacher_sha256(teacher)}', not"):
         finetune(make_model(), train, CONFIG, tmp_path / "run", validation=count_up(), teacher=make_model(seed=2))
-    assert sha256_of(make_model(seed=2)) != sha256_of(make_model(seed=3))
+    assert teacher_sha256(make_model(seed=2)) != teacher_sha256(make_model(seed=3))
     changed, _ = prune(teacher, ratio=0.5)
-    assert changed.provenance.sha256 == teacher.provenance.sha256 != sha256_of(changed)
+    assert changed.provenance.sha256 == teacher.provenance.sha256 != teacher_sha256(changed)
 
 
 def test_teachers_that_do_not_fit_are_refused_before_anything_is_written(tmp_path, make_model, tiny_spec, train):
@@ -297,7 +399,6 @@ def test_teachers_that_do_not_fit_are_refused_before_anything_is_written(tmp_pat
         (single, {}, "the teacher Cnn14 is single-label, the student multi-label: give a teacher of the student's"),
         (make_model(num_classes=5, labels=more), {}, r"has other classes \(5, the student 4\): fine-tune it on"),
         (make_model(labels=renamed), {}, rf"has other classes \(4, the student 4, and lacks {name}\): fine-tune"),
-        (make_model(front_end=replace(front_end, fmin=10)), {}, "cannot have the student's SpecAugment stripes, .*"),
         (make_model(embedding_size=8), {"feature_weight": 1.0}, "=1: the teacher's embedding has 8 values, the stud"),
     ]
     for teacher, settings, message in refused:
@@ -306,8 +407,6 @@ def test_teachers_that_do_not_fit_are_refused_before_anything_is_written(tmp_pat
             finetune(student, train, replace(CONFIG, **settings), tmp_path / "run", validation=LAST, teacher=teacher)
         assert "\n" not in str(caught.value)
     assert not (tmp_path / "run").exists()
-    other = make_model(front_end=replace(front_end, fmin=10), embedding_size=8)
-    assert teacher_of(make_model(), other, replace(CONFIG, spec_augment=False)) is not None
 
 
 @pytest.mark.parametrize(

@@ -98,6 +98,36 @@ def test_run_folder_becomes_the_checkpoint_of_the_best_step(tmp_path, make_model
     assert settings["training"] == CONFIG.to_dict()
 
 
+def test_the_last_step_is_kept_whatever_its_score(tmp_path, make_model, train):
+    """No validation chooses: other scores give the same bytes, those of the network after its last step."""
+    config, model = replace(CONFIG, keep="last"), make_model()
+    falling, rising = (iter([each / 10 for each in order]) for order in ((9, 3, 2, 1), (1, 2, 3, 9)))
+    result = finetune(model, train, config, tmp_path / "falls", validation=scoring(lambda model: next(falling)))
+    assert (result.best_step, result.best_score, result.steps) == (6, 0.1, 6)
+    finetune(make_model(), train, config, tmp_path / "rises", validation=scoring(lambda model: next(rising)))
+    assert weights_of(tmp_path / "falls") == weights_of(tmp_path / "rises")
+    kept = load(tmp_path / "falls").state_dict()
+    assert all(torch.equal(value, kept[name]) for name, value in model.state_dict().items())
+    (step,) = load(tmp_path / "falls").provenance.recipe
+    assert step.settings["training"]["keep"] == "last"
+
+
+@pytest.mark.parametrize("last", [1, 3, 5])
+def test_a_stopped_run_that_keeps_its_last_step_ends_with_the_same_bytes(tmp_path, make_model, train, last):
+    config = replace(CONFIG, keep="last")
+
+    def stop(state, loss):
+        if state.step == last:
+            signal.raise_signal(signal.SIGTERM)
+
+    with pytest.raises(Interrupted):
+        finetune(make_model(), train, config, tmp_path / "run", validation=count_up(), options=RunOptions(on_step=stop))
+    assert not list((tmp_path / "run").glob("best-*"))
+    for name in ("run", "whole"):
+        finetune(make_model(), train, config, tmp_path / name, validation=count_up())
+    assert weights_of(tmp_path / "run") == weights_of(tmp_path / "whole")
+
+
 def test_training_again_is_another_step_of_the_recipe(tmp_path, make_model, train):
     finetune(make_model(), train, CONFIG, tmp_path / "first", validation=count_up())
     first = load(tmp_path / "first")

@@ -203,3 +203,20 @@ def test_meanwhile_is_called_between_gradients_and_update(make_learner, train):
     learner.step(batch_of(train, CONFIG), 0, meanwhile)
     assert seen == [(True, True)]
     assert not torch.equal(learner.model.fc_audioset.weight, before)
+
+
+def test_weight_decay_shrinks_kernels_by_the_rate_times_the_decay_and_nothing_else(make_learner, train):
+    plain, decayed = make_learner(), make_learner(weight_decay=0.5)
+    before = {name: value.detach().clone() for name, value in plain.model.named_parameters()}
+    for learner in (plain, decayed):
+        learner.step(batch_of(train, CONFIG), 0)
+    after = dict(decayed.model.named_parameters())
+    for name, value in plain.model.named_parameters():
+        shrunk = CONFIG.learning_rate * 0.5 * before[name] if value.dim() > 1 else torch.zeros_like(value)
+        assert torch.allclose(value - after[name], shrunk, atol=1e-6), name
+
+
+def test_weight_decay_keeps_the_rate_of_the_backbone(make_learner):
+    groups = make_learner(weight_decay=0.5, backbone_rate=0.1).optimizer.param_groups
+    found = sorted((group.get("rate_factor", 1), group["weight_decay"]) for group in groups)
+    assert found == [(0.1, 0.0), (0.1, 0.5), (1, 0.0), (1, 0.5)]

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from epanns.data.batches.dataset import PackDataset
-from epanns.data.packs.clip_source import SparseTargets
+from epanns.data.packs.any_pack import SparseTargets
 from epanns.errors import ConfigError, TrainingError
 from epanns.evaluation.metrics import average_precision
 from epanns.labels import LabelSet

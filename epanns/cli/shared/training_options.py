@@ -17,6 +17,7 @@ from epanns.training.config import PRESETS, RULES, TEACHER_WEIGHTS, TrainingConf
 if TYPE_CHECKING:
     from epanns.labels import LabelSet
     from epanns.models.tagger import Tagger
+    from epanns.training.teacher_scores import TeacherScores
 
 # Section of the help -> setting of TrainingConfig -> help of its option, which has the same name.
 _SETTINGS: Mapping[str, Mapping[str, str]] = {
@@ -31,8 +32,11 @@ _SETTINGS: Mapping[str, Mapping[str, str]] = {
         "accuracy).",
         "batch_size": "Number of clips per optimisation step; mixup draws twice as many.",
         "learning_rate": "Highest learning rate of Adam.",
+        "weight_decay": "Decoupled weight decay (AdamW); 0 for none.",
         "mixup_alpha": "Parameter of mixup's Beta distribution; 0 for no mixup.",
         "spec_augment": "SpecAugment: masked stripes of time and frequency.",
+        "shift": "Random shift of each clip in time; the end continues at the start.",
+        "gain_decibels": "Largest random gain of each clip in dB, louder or quieter; 0 for none.",
         "dropout": "Dropout, as in PANNs.",
         "clip_norm": "Largest norm of the gradient; 0 for no limit.",
         "ema_decay": "Decay of the moving average of the weights, which is then scored and kept; 0 for none.",
@@ -43,6 +47,7 @@ _SETTINGS: Mapping[str, Mapping[str, str]] = {
         "schedule": "Course of the learning rate after the warm-up; cosine and linear end at zero.",
         "warmup_iterations": "Number of first steps over which the learning rate rises from zero.",
         "validate_every": "Number of steps between validations, at which the state is saved too.",
+        "keep": "Step whose weights are kept: the step with the best validation score, or the last.",
     },
     "Transfer": {
         "freeze_backbone": "Whether only the classifier is trained, in all steps, with batch norms fixed.",
@@ -231,46 +236,56 @@ def check_yamnet_options(name: str, checkpoint: Path | None, *, width: float, fr
         raise ConfigError(f"--width {width:g} with --yamnet {checkpoint}: the body has its own widths, remove --width")
 
 
-def teacher_option(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Add ``--teacher``."""
+def teacher_option(default: str) -> Decorator:
+    """Return ``--teacher``; `default` describes its default in the help."""
     return click.option(
         "--teacher",
         type=EXISTING,
-        help=f"Checkpoint of the teacher; without a weight, --distil-weight is {TEACHER_WEIGHT:g}.  [default, with a "
-        "weight: CKPT's unpruned network, if it is in the same folder]",
-    )(function)
+        help="Checkpoint of the teacher, or its scores of the training clips (scores.npz of `epanns evaluate`); "
+        f"without a weight, --distil-weight is {TEACHER_WEIGHT:g}.  [default: {default}]",
+    )
 
 
 def with_teacher_weight(config: TrainingConfig, teacher: Path | None) -> TrainingConfig:
     """Return the settings with `TEACHER_WEIGHT` if a teacher is given without a weight."""
     context = click.get_current_context()
-    given = [name for name in TEACHER_WEIGHTS if context.get_parameter_source(name) is not ParameterSource.DEFAULT]
+    not_given = (None, ParameterSource.DEFAULT)  # None: the command lacks the option
+    given = [name for name in TEACHER_WEIGHTS if context.get_parameter_source(name) not in not_given]
     return config if teacher is None or given else replace(config, distil_weight=TEACHER_WEIGHT)
 
 
-def open_teacher(checkpoint: Path, teacher: Path | None, config: TrainingConfig) -> "Tagger | None":
-    """Return the teacher, by default the unpruned network of `checkpoint`, or None if no weight is above 0.
+def open_teacher(
+    checkpoint: Path | None, teacher: Path | None, config: TrainingConfig
+) -> "Tagger | TeacherScores | None":
+    """Return the teacher, by default the unpruned network of a pruned `checkpoint`, or None if no weight is above 0.
 
     Raises:
         ConfigError: If there is a weight without a teacher, or a teacher without a weight.
         CheckpointError: If the teacher cannot be read.
+        DataError: If a file of scores cannot be read.
     """
     from epanns.models.files.load import find_unpruned, load
     from epanns.training.distillation import check_teacher_settings
+    from epanns.training.teacher_scores import holds_scores, read_teacher_scores
 
     weights = config.teacher_weights
     has_teacher = teacher is not None or bool(weights)
     check_teacher_settings(config, has_teacher=has_teacher)
     if not has_teacher:
         return None
-    if teacher is None:
+    if teacher is None and checkpoint is not None:
         teacher = find_unpruned(checkpoint)
     if teacher is None:
         raise ConfigError(
-            f"{' and '.join(weights)} without a teacher: {checkpoint} has no unpruned network in {checkpoint.parent}; "
-            "give --teacher CKPT"
+            f"{' and '.join(weights)} without a teacher: "
+            + (f"{checkpoint} has no unpruned network in {checkpoint.parent}; " if checkpoint is not None else "")
+            + "give --teacher CKPT"
         )
-    network = load(teacher)
     shown = ", ".join(f"{name.replace('_', ' ')} {weight:g}" for name, weight in weights.items())
+    if holds_scores(teacher):
+        scores = read_teacher_scores(teacher)
+        log(f"teacher: {teacher} (scores of {len(scores.rows):,} clips, sha256 {scores.sha256[:12]}), {shown}")
+        return scores
+    network = load(teacher)
     log(f"teacher: {teacher} ({network.spec.name}, sha256 {str(network.provenance.sha256)[:12]}), {shown}")
     return network

@@ -96,7 +96,8 @@ class ProgressDisplay:
         row = state.history[-1]
         parts = [f"step {state.step:,} of {self._config.iterations:,}"]
         parts += [] if math.isnan(row["loss"]) else [f"loss {row['loss']:.4f}"]
-        parts += [*self._scores(state), f"best {state.best_score:.4f} at {state.best_step:,}"]
+        parts += self._scores(state)
+        parts += [f"best {state.best_score:.4f} at {state.best_step:,}"] if state.best_step >= 0 else []
         parts += [f"rate {row['learning_rate']:.3g}", *self._speed(state)]
         self.log("  ".join(parts))
 

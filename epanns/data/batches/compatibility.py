@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from epanns.data.batches.dataset import PackDataset
-from epanns.data.packs.clip_source import ClipColumns
+from epanns.data.packs.any_pack import ClipColumns
 from epanns.errors import ConfigError, PackError
 from epanns.labels import LabelSet
 from epanns.models.tagger import Tagger

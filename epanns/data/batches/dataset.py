@@ -21,7 +21,7 @@ from torch.utils.data import Dataset
 from epanns.audio.resampling import INT16_MAX
 from epanns.data.batches.crop import Crop
 from epanns.data.batches.sampler import Draw
-from epanns.data.packs.clip_source import ClipSource, SparseTargets
+from epanns.data.packs.any_pack import AnyPack, SparseTargets
 from epanns.data.packs.joining import join_labels, joined_ids, refuse_repeated, refuse_unlike
 from epanns.data.packs.pack import open_pack
 from epanns.errors import PackError
@@ -115,7 +115,7 @@ class PackDataset(Dataset[ClipBatch]):
         """
         if not paths:
             raise PackError("no pack was given; name at least one folder made by `epanns pack`")
-        self.sources: tuple[ClipSource, ...] = tuple(
+        self.sources: tuple[AnyPack, ...] = tuple(
             open_pack(Path(path), labels=unnamed, sample_rate=sample_rate, seconds=seconds) for path in paths
         )
         self._ends = list(itertools.accumulate(len(source) for source in self.sources))

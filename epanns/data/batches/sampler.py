@@ -10,7 +10,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from epanns.data.packs.clip_source import SparseTargets
+from epanns.data.packs.any_pack import SparseTargets
 from epanns.errors import ConfigError, PackError, did_you_mean
 from epanns.seeding import numpy_generator
 

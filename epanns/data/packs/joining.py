@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from epanns.data.packs.clip_source import ClipSource
+from epanns.data.packs.any_pack import AnyPack
 from epanns.errors import PackError
 from epanns.labels import LabelSet, same_classes
 
@@ -52,7 +52,7 @@ class LabelMap:
         return f"; {len(self.respelled)} in another spelling, such as {theirs!r} for {ours!r}"
 
 
-def join_labels(sources: Sequence[ClipSource], labels: LabelSet | None) -> tuple[LabelSet, list[LabelMap]]:
+def join_labels(sources: Sequence[AnyPack], labels: LabelSet | None) -> tuple[LabelSet, list[LabelMap]]:
     """Map the classes of packs onto one label set.
 
     Two classes are the same if their AudioSet identifiers are equal or, if one of them has none, if their names are
@@ -99,7 +99,7 @@ def join_labels(sources: Sequence[ClipSource], labels: LabelSet | None) -> tuple
     return joined, maps
 
 
-def _places(joined: LabelSet, source: ClipSource) -> list[int | None]:
+def _places(joined: LabelSet, source: AnyPack) -> list[int | None]:
     """Return the index of each class of a pack in the joined label set, or None."""
     if source.labels == joined:
         return list(range(len(joined)))
@@ -122,7 +122,7 @@ def _places(joined: LabelSet, source: ClipSource) -> list[int | None]:
     return found
 
 
-def refuse_repeated(sources: Sequence[ClipSource]) -> None:
+def refuse_repeated(sources: Sequence[AnyPack]) -> None:
     """Raise `PackError` if a clip is repeated in one pack or in two; the message names the clip and the packs."""
     clip_ids = np.sort(
         joined_ids(sources)
@@ -138,13 +138,13 @@ def refuse_repeated(sources: Sequence[ClipSource]) -> None:
     raise PackError(f"{' and '.join(holding)} share clips, {clip!r}{more}; join packs of different splits")
 
 
-def joined_ids(sources: Sequence[ClipSource]) -> NDArray[np.bytes_]:
+def joined_ids(sources: Sequence[AnyPack]) -> NDArray[np.bytes_]:
     """Return the concatenated clip ids of packs; for a single pack, its own array."""
     parts = [source.columns.clip_ids for source in sources]
     return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
-def refuse_unlike(sources: Sequence[ClipSource], *, cropped: bool) -> None:
+def refuse_unlike(sources: Sequence[AnyPack], *, cropped: bool) -> None:
     """Raise `PackError` unless packs have the same sample rate and, unless rows are cropped, the same length."""
     first = sources[0]
     for other in sources[1:]:

@@ -19,7 +19,7 @@ from epanns import atomic
 from epanns.audio.resampling import to_int16
 from epanns.audio.waveform import load_encoded
 from epanns.data.clip import LONGEST_CLIP_ID
-from epanns.data.packs.clip_source import ClipColumns, labels_of_width, refuse_wrong_ids, remark_on_classes
+from epanns.data.packs.any_pack import ClipColumns, labels_of_width, refuse_wrong_ids, remark_on_classes
 from epanns.data.packs.open_files import Stamp, close_files, read_at
 from epanns.data.packs.pack_format import PackSettings
 from epanns.data.packs.safe_hdf5 import (
@@ -55,7 +55,7 @@ class Mp3Pack:
 
     Attributes:
         path: The file.
-        dataset, labels, sample_rate, clip_samples, digest, columns, knows_lengths, remarks: As in `ClipSource`.
+        dataset, labels, sample_rate, clip_samples, digest, columns, knows_lengths, remarks: As in `AnyPack`.
     """
 
     knows_lengths = True
@@ -107,7 +107,7 @@ class Mp3Pack:
         return len(self._references)
 
     def read_into(self, index: int, out: NDArray[np.int16]) -> int:
-        """Read and decode a clip as `ClipSource.read_into` does."""
+        """Read and decode a clip as `AnyPack.read_into` does."""
         clip = f"clip {self.columns.clip_ids[index].decode()!r}"
         limit = self.clip_samples / self.sample_rate
         try:

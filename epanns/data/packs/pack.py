@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from epanns import atomic
-from epanns.data.packs.clip_source import ClipColumns, ClipSource, no_clips
+from epanns.data.packs.any_pack import AnyPack, ClipColumns, no_clips
 from epanns.data.packs.mp3_pack import MP3_NAMES, Mp3Pack
 from epanns.data.packs.pack_format import INDEX_FOLDER, JOURNAL_FILE, PACK_FILE, PackInfo, read_pack_info
 from epanns.data.packs.panns_file import INDEX_NAMES, WAVEFORM_NAMES
@@ -36,7 +36,7 @@ _ADVICE = "epanns reads a folder made by `epanns pack`, a waveform or index file
 
 def open_pack(
     path: Path, *, labels: LabelSet | None = None, sample_rate: int = 32_000, seconds: float = 10.0
-) -> ClipSource:
+) -> AnyPack:
     """Open a pack of epanns, PANNs, PaSST or EfficientAT.
 
     Args:
@@ -68,7 +68,7 @@ def open_pack(
     raise PackError(f"{path}: holds {held}, which is no pack; {_ADVICE}")
 
 
-def _open_folder(path: Path, labels: LabelSet | None) -> ClipSource:
+def _open_folder(path: Path, labels: LabelSet | None) -> AnyPack:
     files = [file for file in sorted(path.glob("*")) if file.suffix in HDF5_SUFFIXES and file.is_file()]
     if not files and (path / INDEX_FOLDER).is_dir() and not (path / PACK_FILE).exists():
         raise PackError(f"{path}: holds PANNs' folders; name one of the index files in {path / INDEX_FOLDER}")
@@ -88,7 +88,7 @@ class Pack:
         info: The contents of ``pack.json``.
         digest: The sha256 of ``pack.json``, which holds the sha256 of every shard.
         dataset, labels, sample_rate, clip_samples: As in `info`.
-        knows_lengths, remarks: As in `ClipSource`.
+        knows_lengths, remarks: As in `AnyPack`.
     """
 
     knows_lengths = True
@@ -125,7 +125,7 @@ class Pack:
         return ClipColumns.joined(parts, self.path)
 
     def read_into(self, index: int, out: NDArray[np.int16]) -> int:
-        """Read a clip as `ClipSource.read_into` does, and compare it with its checksum."""
+        """Read a clip as `AnyPack.read_into` does, and compare it with its checksum."""
         number = bisect.bisect_right(self._ends, index)
         row = index - (self._ends[number - 1] if number else 0)
         columns = self.columns

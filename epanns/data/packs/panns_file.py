@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from epanns import atomic
 from epanns.data.clip import LONGEST_CLIP_ID
-from epanns.data.packs.clip_source import SparseTargets
+from epanns.data.packs.any_pack import SparseTargets
 from epanns.data.packs.open_files import Stamp, close_files, read_at
 from epanns.data.packs.pack_format import INDEX_FOLDER, LONGEST_CLIP_SAMPLES
 from epanns.data.packs.safe_hdf5 import (

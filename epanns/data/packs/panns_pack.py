@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from epanns import atomic
 from epanns.data.clip import LONGEST_CLIP_ID
-from epanns.data.packs.clip_source import (
+from epanns.data.packs.any_pack import (
     ClipColumns,
     SparseTargets,
     labels_of_width,
@@ -74,7 +74,7 @@ class PannsPack:
         path: The file or folder that was opened.
         files: Its waveform files.
         n_empty: Number of rows without a clip, which are left out.
-        dataset, labels, sample_rate, clip_samples, digest, columns, knows_lengths, remarks: As in `ClipSource`.
+        dataset, labels, sample_rate, clip_samples, digest, columns, knows_lengths, remarks: As in `AnyPack`.
     """
 
     knows_lengths = False
@@ -124,7 +124,7 @@ class PannsPack:
         return len(self._row_of)
 
     def read_into(self, index: int, out: NDArray[np.int16]) -> int:
-        """Read a clip as `ClipSource.read_into` does; its number of samples is always `clip_samples`."""
+        """Read a clip as `AnyPack.read_into` does; its number of samples is always `clip_samples`."""
         try:
             self.files[self._file_of[index]].read_into(int(self._row_of[index]), out)
         except PackError as error:

@@ -21,7 +21,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from epanns.data.packs.clip_source import SparseTargets
+from epanns.data.packs.any_pack import SparseTargets
 from epanns.data.packs.open_files import close_files
 from epanns.errors import PackError
 

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from epanns.data.clip import LONGEST_CLIP_ID
-from epanns.data.packs.clip_source import ClipColumns, SparseTargets, refuse_wrong_ids
+from epanns.data.packs.any_pack import ClipColumns, SparseTargets, refuse_wrong_ids
 from epanns.data.packs.open_files import close_files, read_at
 from epanns.data.packs.pack_format import SMALL_CHUNK_ROWS
 from epanns.data.packs.safe_hdf5 import filters_of, new_hdf5, opened, pack_errors, plain_datasets, refusal, row_chunks

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from epanns.data.packing.decoding_pool import describe_exit
-from epanns.data.packs.clip_source import ClipColumns, no_clips
+from epanns.data.packs.any_pack import ClipColumns, no_clips
 from epanns.data.packs.pack import Pack, open_pack
 from epanns.data.packs.pack_format import (
     JOURNAL_FILE,

@@ -22,7 +22,7 @@ Pair = tuple[nn.Module, str, str]  # the parent module, and in it the names of a
 
 @contextmanager
 def batch_norms_folded(model: nn.Module) -> Iterator[None]:
-    """Fold the batch norms of Cnn6, Cnn10 and Cnn14 inside the block; restore the modules behind it.
+    """Fold the batch norms of Cnn6, Cnn10 and Cnn14 inside the block; restore the modules after it.
 
     Scores are equal up to rounding. Other families keep their batch norms, and with them the last bits of their scores.
     """

@@ -26,7 +26,7 @@ from epanns.pruning.calibration_clips import CalibrationClips, ClipSource, is_he
 from epanns.pruning.ranking.criteria import most_important
 from epanns.pruning.recovery.paired_features import PairedFeatures
 from epanns.pruning.recovery.rectified_fit import HeldRows, fit_rectified, rectified_layers
-from epanns.pruning.recovery.refit_layers import FittedReader, RefitLayout
+from epanns.pruning.recovery.refit_layers import FittedReader, NetworkStructure, RefitLayout
 from epanns.pruning.rounding import remaining_width
 
 RATIOS = (0.125, 0.25, 0.5, 0.75)  # at which each layer is measured
@@ -136,7 +136,7 @@ def measure_distortions(
     student = copy.deepcopy(model)
     table: dict[str, dict[int, float]] = {}
     with torch.inference_mode(False), torch.no_grad(), evaluation_mode(model), evaluation_mode(student):
-        behind_relu = rectified_layers(model)
+        structure, behind_relu = NetworkStructure.of(model), rectified_layers(model)
         fitted, held_out = (
             PairedFeatures(model, model, clips, held_out=part, shared_stages=len(model.stages()) + 2)
             for part in (False, True)
@@ -151,7 +151,8 @@ def measure_distortions(
                     continue
                 kept = most_important(importance(layer), left, layer=layer)
                 plan = PruningPlan(model.spec, {layer: kept}, "l1", {layer: ratio}, 0)
-                _cut(student, model, plan, fitted, held_out, behind_relu)
+                layout = RefitLayout(model, plan, whole=True, structure=structure)
+                _cut(student, model, layout, fitted, held_out, behind_relu)
                 table[layer][left] = divergence(wanted, _tags(student, clips), model.spec.task)
                 student.load_state_dict(model.state_dict())
     return table
@@ -160,13 +161,12 @@ def measure_distortions(
 def _cut(
     student: Tagger,
     model: Tagger,
-    plan: PruningPlan,
+    layout: RefitLayout,
     fitted: PairedFeatures,
     held_out: PairedFeatures,
     behind_relu: Collection[str],
 ) -> None:
-    """Refit the readers of one layer of `student`, with zeros for the channels that the plan removes."""
-    layout = RefitLayout(model, plan, whole=True)
+    """Refit the readers of one layer of `student`, with zeros for the channels that the layout removes."""
     for name in layout.names:
         if name in layout.norms:
             continue

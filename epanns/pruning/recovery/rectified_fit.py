@@ -7,7 +7,7 @@ anything the ReLU maps to zero, nearest to the current prediction; and solve lea
 relaxes the second condition by a penalty; here each step is exact, and lowers the squared error behind the ReLU.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -21,6 +21,7 @@ from torch.overrides import TorchFunctionMode
 from epanns.models.modes import evaluation_mode
 from epanns.models.tagger import Tagger
 from epanns.pruning.surgery import zero_inputs
+from epanns.seeding import torch_generator
 
 _MOST_ROW_BYTES = 512 << 20  # of rows held in float32; of more, every second row is dropped
 _RIDGES = (1.0, 10.0, 100.0, 1000.0)  # times the given ridge
@@ -99,17 +100,24 @@ class Rectifier:
 
     def targets(self, wanted: Tensor, predicted: Tensor) -> Tensor:
         """Return the auxiliary targets: `wanted` where it passes, else the blocked value nearest to `predicted`."""
-        return torch.where(self.passed(wanted) == wanted, wanted, predicted + self.threshold - self.passed(predicted))
+        blocked = torch.where(self.passed(predicted) == predicted, self.threshold, predicted)
+        return torch.where(self.passed(wanted) == wanted, wanted, blocked)
 
 
 class HeldRows:
-    """Inputs and wanted outputs of a reader in float32, thinned out where they would not fit in memory."""
+    """Inputs and wanted outputs of a reader in float32, thinned out where they would not fit in memory.
+
+    Rows are drawn at random: neighbours are places of a map in a fixed order, so every fourth row would be the
+    same mel bins of each map.
+    """
 
     def __init__(self, rows: Iterable[Row]) -> None:
         self.chunks: list[Row] = []
         stride = 1
         for p, y in rows:
-            self.chunks.append((p[::stride].float(), y[::stride].float()))
+            generator = torch_generator("rows", len(self.chunks))
+            drawn = torch.randperm(len(p), generator=generator)[::stride]
+            self.chunks.append((p[drawn].float(), y[drawn].float()))
             while sum(part.numel() for chunk in self.chunks for part in chunk) * 4 > _MOST_ROW_BYTES:
                 self.chunks = [(p[::2].clone(), y[::2].clone()) for p, y in self.chunks]
                 stride *= 2
@@ -193,8 +201,6 @@ def fit_rectified(
     """
     covariance = fitted.covariance()
     cross, y_mean = fitted.cross(y for _, y in fitted.chunks)
-    variances = covariance.diagonal()
-    pull = variances + (_FLOOR * float(variances.mean()) or 1.0)
 
     def solution(factor: Tensor, cross: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
         weights = plain + torch.cholesky_solve(cross - covariance @ plain, factor)
@@ -206,12 +212,11 @@ def fit_rectified(
     unfitted = plain, y_mean - fitted.p_mean @ plain
     plain_error = error(unfitted)
     found = []
-    for times in _RIDGES:
-        factor, failed = torch.linalg.cholesky_ex(covariance + torch.diag(ridge * times * pull))
-        if int(failed):
-            raise ArithmeticError("the covariance of the inputs is not positive definite")
+    for factor in _factors(covariance, ridge):
         candidate = solution(factor, cross, y_mean)
         found.append((error(candidate), factor, candidate))
+    if not found:
+        raise ArithmeticError("the covariance of the inputs is not positive definite")
     best_error, factor, best = min(found, key=lambda one: one[0])
     current = best
     if rectifier is not None:
@@ -223,3 +228,13 @@ def fit_rectified(
                 best_error, best = now, current
     weights, constant = best if best_error < plain_error else unfitted
     return RectifiedFit(weights, constant, plain_error, best_error)
+
+
+def _factors(covariance: Tensor, ridge: float) -> Iterator[Tensor]:
+    """Yield the Cholesky factor of the covariance with each ridge; none for a ridge below the rounding of float32."""
+    variances = covariance.diagonal()
+    pull = variances + (_FLOOR * float(variances.mean()) or 1.0)
+    for times in _RIDGES:
+        factor, failed = torch.linalg.cholesky_ex(covariance + torch.diag(ridge * times * pull))
+        if not int(failed):
+            yield factor

@@ -3,7 +3,8 @@
 A layer's input and output give one row for each position of its kernel.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -14,11 +15,32 @@ from epanns.models.pruning_plan import PruningPlan
 from epanns.models.tagger import Tagger
 from epanns.pruning.recovery.paired_features import PairedFeatures, capture, stages_of_modules
 from epanns.pruning.recovery.rectified_fit import Rectifier
-from epanns.pruning.surgery import ChannelGroup, channel_groups, forward_order
+from epanns.pruning.surgery import ChannelGroup, groups_and_order
 from epanns.seeding import numpy_generator
 
 _MOST_POSITIONS = 1024  # of a clip that are fitted; neighbours are nearly equal
 _CHUNK_BYTES = 96 << 20  # of rows in float64 at a time
+
+
+@dataclass(frozen=True)
+class NetworkStructure:
+    """What a refit reads of a network's structure, which takes seconds to trace in a deep network.
+
+    Attributes:
+        groups: `channel_groups` of the network.
+        norms: Layer -> the batch norm right behind it.
+        stages: Name of a layer or batch norm -> stage in which it runs.
+    """
+
+    groups: Mapping[str, ChannelGroup]
+    norms: Mapping[str, str]
+    stages: Mapping[str, int]
+
+    @classmethod
+    def of(cls, model: Tagger) -> "NetworkStructure":
+        """Trace a network."""
+        groups, order = groups_and_order(model)
+        return cls(groups, order.norms, stages_of_modules(model))
 
 
 class RefitLayout:
@@ -36,14 +58,20 @@ class RefitLayout:
         outputs: Layer or norm -> its outputs that are kept, where the student has lost others.
     """
 
-    def __init__(self, dense: Tagger, plan: PruningPlan, *, whole: bool) -> None:
-        """Lay out the refit of a network that is pruned, or, if `whole`, one that will be pruned afterwards."""
+    def __init__(
+        self, dense: Tagger, plan: PruningPlan, *, whole: bool, structure: NetworkStructure | None = None
+    ) -> None:
+        """Lay out the refit of a network that is pruned, or, if `whole`, one that will be pruned afterwards.
+
+        `structure` is that of `dense`, traced if None.
+        """
+        structure = NetworkStructure.of(dense) if structure is None else structure
         self.whole = whole
-        self.norm_behind = forward_order(dense).norms
-        self.stages = stages_of_modules(dense)
+        self.norm_behind = structure.norms
+        self.stages = structure.stages
         self.inputs: dict[str, Tensor | None] = {}
         self.outputs: dict[str, Tensor | None] = {}
-        groups = [group for group in channel_groups(dense).values() if group.layer in plan.pruned_layers]
+        groups = [group for group in structure.groups.values() if group.layer in plan.pruned_layers]
         depthwise = {name for group in groups for name in group.depthwise}
         behind_mixers = {norm for layer, norm in self.norm_behind.items() if layer not in depthwise}
         readers = {reader.name for group in groups for reader in group.readers}

@@ -56,7 +56,7 @@ class Series:
 
 @dataclass(frozen=True)
 class Strip:
-    """What one panel for each cost shows; `height` in cm."""
+    """Points that share a height of the band: one panel for each cost; `height` in cm."""
 
     label: str
     height: float

@@ -1,4 +1,4 @@
-"""What all figures share: the paper style, measured text, labels that do not overlap, and the files."""
+"""Shared by all figures: the paper style, measured text, labels that do not overlap, and the files."""
 
 import math
 import re

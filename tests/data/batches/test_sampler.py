@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from epanns.data.batches.sampler import SAMPLERS, Draw, StepBatches, make_stream, places_of_step, sequential_batches
-from epanns.data.packs.clip_source import SparseTargets
+from epanns.data.packs.any_pack import SparseTargets
 from epanns.errors import ConfigError, PackError
 
 # Class 0 has one clip, class 1 three, class 2 none, class 3 five; clip 8 has two labels, clip 9 none.

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from epanns.data.packs.clip_source import SparseTargets
+from epanns.data.packs.any_pack import SparseTargets
 
 tables = st.tuples(st.integers(1, 12), st.integers(1, 9)).flatmap(lambda shape: arrays(bool, shape))
 

@@ -87,7 +87,7 @@ def test_the_classifier_reads_the_equations_of_the_paper(name):
     waveform = sound(2, 16_000)
     with torch.no_grad():
         output = model(waveform)
-        features = model.features_of(waveform)
+        features = model.begin(model.inputs_of(waveform))
         for stage in model.stages():
             features = stage(features)
         scenes = model.fc1(features[0].mean((2, 3)))

@@ -151,7 +151,7 @@ class ClipColumns:
         return content.hexdigest()
 
 
-class ClipSource(Protocol):
+class AnyPack(Protocol):
     """A pack of any format.
 
     It may be passed to other processes, by fork or by pickling; each process opens the files for itself.

@@ -110,8 +110,8 @@ def prune_towards(
     """Prune to the widths of a plan for one round, in several rounds.
 
     Without training between the rounds, the kept channels are those of `target` if the scores of the remaining channels
-    do not depend on the removed ones: always with ``bn``; with ``l1``, ``l2`` and ``cosine`` if no pruned layer reads
-    another pruned layer, whose channels are part of its filters. They may differ with ``opnorm``,
+    do not depend on the removed ones: with ``bn`` outside gates; with ``l1``, ``l2`` and ``cosine`` if no pruned layer
+    reads another pruned layer, whose channels are part of its filters. They may differ with ``opnorm``,
     ``opnorm_invariant``, ``fpgm`` and ``centrality``, which compare the remaining filters, with ``random``, with
     criteria that measure clips, which read the outputs of the smaller network, and in a residual stream, where scores
     are relative to their mean.

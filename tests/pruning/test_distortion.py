@@ -60,7 +60,7 @@ def test_a_function_is_decomposed_into_its_terms_up_to_a_constant(sizes, seed):
     assert set(found.pairs) <= set(terms.pairs)
 
 
-@pytest.mark.parametrize("name", ["Cnn14", "YAMNet", "ResNet22", "MobileNetV2", "Res1dNet31"])
+@pytest.mark.parametrize("name", ["Cnn14", "YAMNet", "ResNet22", "MobileNetV2", "Res1dNet31", "mn01", "mn10"])
 @pytest.mark.parametrize("kind", ["macs", "params", "bytes", "int8_bytes"])
 def test_costs_of_every_family_are_sums_of_terms_of_two_layers(name, kind):
     spec = ZOO[name].scaled(1 / 16)
@@ -129,7 +129,7 @@ def clips():
     return [torch.rand(10, 32_000, generator=torch.Generator().manual_seed(seed)) - 0.5 for seed in (1, 2)]
 
 
-@pytest.mark.parametrize("name", ["YAMNet", "Cnn6", "ResNet22"])
+@pytest.mark.parametrize("name", ["YAMNet", "Cnn6", "ResNet22", "mn04"])
 def test_a_layer_is_measured_at_each_ratio_and_the_network_is_left_alone(name):
     model = network(name)
     before = {key: tensor.clone() for key, tensor in model.state_dict().items()}

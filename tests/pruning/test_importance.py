@@ -1,10 +1,14 @@
 """Importance of channels: scores of a group, covariances and gate gradients measured on clips."""
 
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
 
 from epanns.errors import PruningError
+from epanns.feedback import Note
+from epanns.models.layers.folding import fold_batch_norms
 from epanns.models.tagger import Tagger
 from epanns.models.zoo import ZOO, build_model
 from epanns.pruning.prune import prune
@@ -14,6 +18,7 @@ from epanns.pruning.ranking.criteria import CRITERIA, NEEDS, LayerFilters, crite
 from epanns.pruning.ranking.importance import channel_importance, gate_gradients, joined, read_moments
 from epanns.pruning.surgery import ChannelGroup, Reader, channel_groups, forward_order
 from tests.builders import random_waveforms, same_tensors, tensors_of
+from tests.families import narrow
 
 LAYER = "conv_block6.conv1"
 [WAVEFORM] = random_waveforms(6)
@@ -333,3 +338,18 @@ def test_a_clip_has_one_gate_for_all_its_patches():
             expected += (scale + offset * norm.bias).detach().square() / 2
         assert expected.max() > 0
         torch.testing.assert_close(found[layer], expected, rtol=1e-8, atol=1e-20)
+
+
+def test_layers_inside_gates_are_ranked_by_l1_where_the_criterion_is_the_batch_norms():
+    """No batch norm follows them in any checkpoint; a layer whose batch norm was folded is still refused."""
+    gated = narrow("mn01")
+    with pytest.warns(Note, match=r"criterion 'bn': no batch norm follows the 8 layers inside gates, features\.4\."):
+        found = channel_importance(gated, gated.layer_names, criterion="bn")
+    by_l1 = channel_importance(gated, gated.layer_names, criterion="l1")
+    inside = {layer for layer in found if layer.endswith("fc1")}
+    assert len(inside) == 8
+    assert all(torch.equal(found[layer], by_l1[layer]) == (layer in inside) for layer in found)
+    folded = copy.deepcopy(gated)
+    fold_batch_norms(folded)
+    with pytest.raises(PruningError, match=r"features\.0\.0: no batch norm with a scale follows it"):
+        channel_importance(folded, folded.layer_names, criterion="bn")

@@ -75,6 +75,7 @@ def sharing(allocator=None, *, layers=tuple(SPEC.widths), round_to=1) -> Allocat
         SPEC,
         *(ZOO[name].scaled(1 / 16) for name in ("ResNet22", "MobileNetV1", "Wavegram_Logmel_Cnn14", "LeeNet11")),
         *(ZOO[name].scaled(1 / 16) for name in ("YAMNet", "LEAN_concat")),
+        ZOO["mn01"].scaled(1 / 4),
     ],
     ids=lambda spec: spec.family,
 )

@@ -30,6 +30,8 @@ def trained_like(name):
                 nn.init.uniform_(module.weight, 0.5, 1.5)
             nn.init.normal_(module.bias, std=0.3)
             module.momentum = None
+        elif model.gate_layers and isinstance(module, nn.Linear):  # so small in new networks of mn that gates are equal
+            nn.init.xavier_normal_(module.weight)
     with torch.no_grad():
         model.train()(sound(4, seed=1, model=model))
     return model.eval()
@@ -130,7 +132,7 @@ def with_copies(model):
     state = model.state_dict()
     for group in channel_groups(model).values():
         half = group.width // 2
-        for layer in (*group.producers, *group.depthwise, *group.norms):
+        for layer in (*group.producers, *group.depthwise, *group.gates, *group.norms):
             for name, values in model.get_submodule(layer).state_dict(prefix=f"{layer}.").items():
                 if values.dim() and len(values) == group.width:
                     state[name][half : 2 * half] = state[name][:half]

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from epanns.errors import PruningError
+from epanns.feedback import note
 from epanns.models.modes import evaluation_mode, requires_grad_restored
 from epanns.models.tagger import Tagger
 from epanns.pruning.calibration_clips import (
@@ -37,7 +38,8 @@ def channel_importance(
 
     A channel that one layer computes has the criterion's score of its filter. In a residual stream several layers
     compute it: each layer's scores are divided by the mean of their absolute values, so that no layer outweighs
-    another, and averaged. Depthwise convolutions filter a channel and compute no new one, so they do not count.
+    another, and averaged. Depthwise convolutions filter a channel and compute no new one, so they do not count. With
+    ``bn``, the layers inside gates, behind which no family has a batch norm, are ranked by ``l1``, and a note says so.
 
     Args:
         model: The network; not touched.
@@ -53,7 +55,7 @@ def channel_importance(
         PruningError: If the criterion is unknown or cannot rank a layer, or it measures clips and they are missing or
             unusable or the network is not in float32.
     """
-    score = criterion_named(criterion)
+    criterion_named(criterion)  # refuses unknown names
     needs = NEEDS[criterion]
     batches: Iterable[CalibrationBatch] = ()
     if needs != "weights":
@@ -71,6 +73,8 @@ def channel_importance(
     producers = [name for group in groups.values() for name in group.producers]
     gradients = gate_gradients(model, producers, order.norms, batches) if needs == "gradients" else {}
 
+    unnormed = _inside_gates(model, groups) if criterion == "bn" else []
+
     def filters_of(layer: str, producer: str) -> LayerFilters:
         norm = order.norms.get(producer)
         scale = None if norm is None else dict(model.get_submodule(norm).named_parameters()).get("weight")
@@ -83,10 +87,24 @@ def channel_importance(
             gradients.get(producer),
         )
 
-    return {
-        layer: joined([score(filters_of(layer, producer)) for producer in group.producers])
-        for layer, group in groups.items()
-    }
+    def importance_of(layer: str) -> Tensor:
+        score = criterion_named("l1" if layer in unnormed else criterion)
+        return joined([score(filters_of(layer, producer)) for producer in groups[layer].producers])
+
+    importance = {layer: importance_of(layer) for layer in groups}
+    if unnormed:
+        note(
+            f"criterion {criterion!r}: no batch norm follows the {len(unnormed)} layers inside gates, "
+            f"{unnormed[0]} first; they are ranked by 'l1'"
+        )
+    return importance
+
+
+def _inside_gates(model: Tagger, groups: Mapping[str, ChannelGroup]) -> list[str]:
+    """Return the layers whose channels only the gates' last layers read."""
+    return [
+        layer for layer, group in groups.items() if {reader.name for reader in group.readers} <= set(model.gate_layers)
+    ]
 
 
 def joined(importances: Sequence[Tensor]) -> Tensor:

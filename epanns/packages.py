@@ -16,6 +16,7 @@ CORE = {
     "numpy": "numpy",
     "h5py": "h5py",
     "scikit-learn": "sklearn",
+    "scipy": "scipy",
     "click": "click",
     "tqdm": "tqdm",
     "soundfile": "soundfile",

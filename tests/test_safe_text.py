@@ -140,7 +140,7 @@ _CHECKED = re.compile(r"(f[\"'])?{?path_name\(")  # the quotes of `ast.unparse` 
 # Parts of paths that are no constants, in the module where they are joined -> why no file can choose them freely.
 REVIEWED = {
     "atomic.py": {"path.name": "of a path", "path.name + '.partial'": "of a path"},
-    "cli/prune.py": {"f'{out.name}.steps'": "of --out"},
+    "cli/prune.py": dict.fromkeys(("f'{out.name}.recovery'", "f'{out.name}.steps'"), "of --out"),
     "cli/sweep.py": {"summary.failed[0]": "a digest made here", "trial_id": "a digest made here"},
     "cli/tag.py": {"name": "of a file that is there and is only read"},
     "data/datasets/class_folders.py": {"path": "audio that is only read"},
@@ -176,11 +176,11 @@ REVIEWED = {
     "reporting/figures/style.py": {"f'{stem}{suffix}'": "of a fixed list", "stem": "of a fixed list"},
     "reporting/report.py": {"name": "of a fixed list"},
     "stages/prune.py": {"f'step{number}'": "a number"},
+    "state_files.py": {"f'state-{step:08d}-{sha256_of(partial)[:16]}.pt'": "a number and a digest"},
     "sweeps/journal.py": {"str(base)": "after is_path_name"},
     "sweeps/runner.py": {"trial.trial_id": "a digest made here", "trial_id": "checked where sweep.json is read"},
     "sweeps/data.py": {"split": "checked where the experiment is read"},
     "sweeps/trial.py": {"base": "after path_name"},
-    "training/resume.py": {"f'state-{state.step:08d}-{sha256_of(partial)[:16]}.pt'": "a number and a digest"},
     "training/run_folder.py": {"name": "of a fixed list", "f'best-{step:08d}'": "a number"},
     "workfolder.py": {
         "f'{path.name}.lock'": "of a path",

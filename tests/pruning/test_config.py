@@ -161,8 +161,6 @@ def test_a_layer_named_twice_is_refused():
 
 
 def test_a_setting_given_twice_is_refused(tiny_spec):
-    network, clips = build_model(tiny_spec), [torch.zeros(1, 8_000)]
+    network = build_model(tiny_spec)
     with pytest.raises(PruningError, match=r"^config and ratio, seed: give either a config or keywords$"):
         prune(network, PruningConfig.of(ratio=0.5), ratio=0.25, seed=1)
-    with pytest.raises(PruningError, match=r"^clips and calibration are the same setting: give one of them$"):
-        prune(network, PruningConfig.of(ratio=0.5, criterion="activation"), clips, calibration=clips)

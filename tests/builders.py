@@ -14,6 +14,8 @@ from click.testing import CliRunner
 from torch import Tensor, nn
 
 from epanns.audio.frontend import FrontEndSpec
+from epanns.complexity.latency import Latency
+from epanns.complexity.macs import profile
 from epanns.data.batches.dataset import PackDataset
 from epanns.data.datasets.synthetic import SyntheticSettings, make_synthetic
 from epanns.data.manifest import write_manifest
@@ -24,6 +26,7 @@ from epanns.models.files.checkpoint import save_checkpoint
 from epanns.models.spec import ModelSpec, conv_widths
 from epanns.models.tagger import Tagger
 from epanns.models.zoo import ZOO, build_model
+from epanns.pruning.budgets.latency_budget import Timing
 from epanns.records import RunRecord, Stage
 from epanns.training.metrics import write_metrics
 
@@ -105,6 +108,19 @@ def make_checkpoint(
     """Save the network of `make_network` as a checkpoint; return its folder."""
     save_checkpoint(make_network(spec, labels, **options), folder)
     return folder
+
+
+def parameter_clock() -> Timing:
+    """Return a clock by which a network takes a millisecond per hundred parameters, and its layers as long together."""
+
+    def network(model: Tagger) -> Latency:
+        milliseconds = profile(model).n_params / 100
+        return Latency(milliseconds, milliseconds, milliseconds, 2, "a clock", "float32")
+
+    def part(run: object, example: object) -> float:
+        return sum(weight.numel() for weight in run.parameters()) / 100 if isinstance(run, torch.nn.Module) else 0.0
+
+    return Timing(part, network)
 
 
 # Packs

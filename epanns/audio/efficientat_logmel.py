@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from epanns.audio.frontend import FrontEndSpec, htk_mel_bank, mel_of, window_and_bank
+from epanns.audio.frontend import FrontEndSpec, htk_mel_bank, mel_power, window_and_bank
 
 PRE_EMPHASIS = 0.97
 OFFSET = 1e-5  # added to the mel power before the logarithm
@@ -43,17 +43,7 @@ class EfficientatLogMel(nn.Module):
             if not self.training:
                 waveform = waveform.double()
             emphasised = waveform[:, 1:] - PRE_EMPHASIS * waveform[:, :-1]
-            spectrum = torch.stft(
-                emphasised,
-                spec.fft_size,
-                spec.hop_size,
-                spec.window_size,
-                window=self.get_buffer("window").to(waveform.dtype),  # in the middle of the transform, between zeros
-                center=True,
-                pad_mode="reflect",
-                return_complex=True,
+            mel = mel_power(
+                emphasised, self.get_buffer("window"), self.get_buffer("bank"), spec.fft_size, spec.hop_size
             )
-            real, imaginary = torch.view_as_real(spectrum).unbind(-1)
-            power = real.square() + imaginary.square()  # (batch, frequency, time)
-            mel = mel_of(power.transpose(1, 2), self.get_buffer("bank"))
             return (((mel + OFFSET).log() + SHIFT) / SCALE)[:, None]  # (batch, 1, time, mel)

@@ -239,19 +239,29 @@ class LogMel(nn.Module):
         with torch.autocast("cuda" if waveform.is_cuda else "cpu", enabled=False):  # bfloat16 has two digits of a level
             if not self.training:
                 waveform = waveform.double()
-            spectrum = torch.stft(
-                waveform,
-                spec.window_size,
-                spec.hop_size,
-                window=self.get_buffer("window").to(waveform.dtype),
-                center=True,
-                pad_mode="reflect",
-                return_complex=True,
-            )
-            real, imaginary = torch.view_as_real(spectrum).unbind(-1)
-            power = real.square() + imaginary.square()  # (batch, frequency, time)
-            mel = mel_of(power.transpose(1, 2), self.get_buffer("bank"))
+            window, bank = self.get_buffer("window"), self.get_buffer("bank")
+            mel = mel_power(waveform, window, bank, spec.window_size, spec.hop_size)
             return 10.0 * torch.log10(mel.clamp(min=_AMIN))[:, None]  # (batch, 1, time, mel)
+
+
+def mel_power(waveform: Tensor, window: Tensor, bank: Tensor, fft_size: int, hop_size: int) -> Tensor:
+    """Return the power in each mel bin, ``(batch, time, mel_bins)``, of centred frames of ``(batch, samples)``.
+
+    The waveform is reflected at both ends. A window that is shorter than the transform stands in its middle.
+    """
+    spectrum = torch.stft(
+        waveform,
+        fft_size,
+        hop_size,
+        len(window),
+        window=window.to(waveform.dtype),
+        center=True,
+        pad_mode="reflect",
+        return_complex=True,
+    )
+    real, imaginary = torch.view_as_real(spectrum).unbind(-1)
+    power = real.square() + imaginary.square()  # (batch, frequency, time)
+    return mel_of(power.transpose(1, 2), bank)
 
 
 def mel_of(spectrum: Tensor, bank: Tensor) -> Tensor:

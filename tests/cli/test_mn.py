@@ -3,16 +3,12 @@
 import json
 
 import pytest
-import torch
 
 from epanns.cli.main import cli
-from epanns.complexity.latency import Latency
-from epanns.complexity.macs import profile
 from epanns.models.files.load import load
 from epanns.models.zoo import ZOO
 from epanns.pruning.budgets import latency_budget
-from epanns.pruning.budgets.latency_budget import Timing
-from tests.builders import make_checkpoint
+from tests.builders import make_checkpoint, parameter_clock
 from tests.families import at_8k
 
 GATE = "features.4.block.1.conc_se_layers.0.fc1"
@@ -59,16 +55,7 @@ def test_the_method_auto_meets_a_budget(run, dense, tiny_packs, tmp_path, target
 
 
 def test_a_latency_is_shared_out_by_a_ranking_of_batch_norms(run, dense, tmp_path, monkeypatch):
-    """With a clock by which a network takes a millisecond per hundred parameters and its layers as long together."""
-
-    def network(model):
-        milliseconds = profile(model).n_params / 100
-        return Latency(milliseconds, milliseconds, milliseconds, 2, "a clock", "float32")
-
-    def part(run, example):
-        return sum(weight.numel() for weight in run.parameters()) / 100 if isinstance(run, torch.nn.Module) else 0.0
-
-    monkeypatch.setattr(latency_budget, "Timing", lambda: Timing(part, network))
+    monkeypatch.setattr(latency_budget, "Timing", parameter_clock)
     options = ("--target-latency", 0.6, "--criterion", "bn", "--allocate", "global")
     cut, stderr = run("prune", dense, *options, "--out", tmp_path / "fast")
     assert 0.9 * cut["budget"]["asked"] <= cut["budget"]["reached"] <= cut["budget"]["asked"]

@@ -11,7 +11,6 @@ import pytest
 import torch
 
 from epanns.cli import prune as prune_command
-from epanns.complexity.latency import Latency
 from epanns.complexity.macs import profile
 from epanns.data.batches.dataset import PackDataset
 from epanns.data.batches.loader import make_loader
@@ -23,11 +22,10 @@ from epanns.models.files.released import export_panns
 from epanns.models.spec import conv_widths
 from epanns.models.zoo import build_model
 from epanns.pruning.budgets import latency_budget
-from epanns.pruning.budgets.latency_budget import Timing
 from epanns.pruning.budgets.sensitivity_table import Sensitivity, SensitivityRow
 from epanns.pruning.prune import apply_plan, plan_pruning
 from epanns.pruning.recovery.recover import recover
-from tests.builders import make_checkpoint, make_manifest, make_pack, narrow_spec, same_tensors
+from tests.builders import make_checkpoint, make_manifest, make_pack, narrow_spec, parameter_clock, same_tensors
 
 SPEC = narrow_spec(widths=conv_widths(4, 6, 8))
 SPEC_BLOCK_2 = ("conv_block2.conv1", "conv_block2.conv2")
@@ -110,16 +108,7 @@ def test_a_target_is_met_and_printed(prune, checkpoint, tmp_path):
 
 
 def test_a_latency_is_measured_and_printed(prune, checkpoint, tmp_path, monkeypatch):
-    """With a clock by which a network takes a millisecond per hundred parameters and its layers as long together."""
-
-    def network(model):
-        milliseconds = profile(model).n_params / 100
-        return Latency(milliseconds, milliseconds, milliseconds, 2, "a clock", "float32")
-
-    def part(run, example):
-        return sum(weight.numel() for weight in run.parameters()) / 100 if isinstance(run, torch.nn.Module) else 0.0
-
-    monkeypatch.setattr(latency_budget, "Timing", lambda: Timing(part, network))
+    monkeypatch.setattr(latency_budget, "Timing", parameter_clock)
     code, stdout, stderr = prune(checkpoint, "--out", tmp_path / "pruned", "--target-latency", "0.6", "--json")
     assert code == 0
     assert stderr == "timing every layer of narrow on this machine, then the pruned networks themselves\n"

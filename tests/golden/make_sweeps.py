@@ -13,6 +13,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
+
 GOLDEN = Path(__file__).with_name("sweeps.json")
 # Each criterion needs something else: weights, clips, labels. Each recovery and each way to state an amount appears.
 SMALL = """
@@ -92,7 +94,13 @@ def results_in(sweep: Path) -> dict[str, Any]:
 
 def this_machine() -> dict[str, str]:
     """Return what decides the last digits of scores."""
-    return {"machine": platform.machine(), "torch": version("torch"), "numpy": version("numpy")}
+    instructions = torch.backends.cpu.get_cpu_capability()  # float32 sums are rounded in another order with AVX-512
+    return {
+        "machine": platform.machine(),
+        "instructions": instructions,
+        "torch": version("torch"),
+        "numpy": version("numpy"),
+    }
 
 
 def main() -> None:

@@ -16,15 +16,20 @@ EXPECTED = json.loads((GOLDEN / "sweeps.json").read_text(encoding="utf-8"))
 
 
 def assert_same_results(found, expected):
-    """Compare ids, plans and costs exactly, scores within 1e-4 on the kind of machine that made the golden values."""
+    """Compare ids, plans and costs exactly, scores within 1e-4 on the kind of machine that made the golden values.
+
+    With the same packages on a processor with other vector instructions scores are equal within 5e-3: a fine-tuning adds
+    up differences in rounding.
+    """
+    here, there = make_sweeps.this_machine(), EXPECTED["made_on"]
     assert {trial: result["plan_digest"] for trial, result in found.items()} == {
         trial: result["plan_digest"] for trial, result in expected.items()
     }
     for trial, result in expected.items():
         assert found[trial]["cost"] == result["cost"]
         assert found[trial]["scores"].keys() == result["scores"].keys()
-        if make_sweeps.this_machine() == EXPECTED["made_on"]:
-            assert found[trial]["scores"] == pytest.approx(result["scores"], abs=1e-4)
+        if (here["torch"], here["numpy"]) == (there["torch"], there["numpy"]):
+            assert found[trial]["scores"] == pytest.approx(result["scores"], abs=1e-4 if here == there else 5e-3)
 
 
 @pytest.mark.slow

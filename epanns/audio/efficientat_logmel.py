@@ -13,7 +13,7 @@ SHIFT, SCALE = 4.5, 5.0  # upstream's constants, instead of a mean and a deviati
 class EfficientatLogMel(nn.Module):
     """Waveform to EfficientAT's log-mel spectrogram; holds no parameter and no entry of the state dict.
 
-    Upstream moves `fmin` by up to 10 Hz and `fmax` by up to 1 kHz in training mode, anew for each batch. epanns does
+    Upstream moves `fmin` by up to 10 Hz and `fmax` by up to 1 kHz in training mode, again for each batch. epanns does
     not: its augmentation is SpecAugment and mixup, drawn clip by clip.
 
     In evaluation mode the Fourier transform runs in float64, for the reason given in `frontend.LogMel`.

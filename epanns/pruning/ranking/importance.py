@@ -39,7 +39,7 @@ def channel_importance(
     A channel that one layer computes has the criterion's score of its filter. In a residual stream several layers
     compute it: each layer's scores are divided by the mean of their absolute values, so that no layer outweighs
     another, and averaged. Depthwise convolutions filter a channel and compute no new one, so they do not count. With
-    ``bn``, the layers inside gates, behind which no family has a batch norm, are ranked by ``l1``, and a note states this.
+    ``bn``, the layers inside gates, behind which no family has a batch norm, are ranked by ``l1``, as a note states.
 
     Args:
         model: The network; not touched.

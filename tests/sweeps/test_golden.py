@@ -13,19 +13,21 @@ from tests.golden import make_sweeps
 
 GOLDEN = Path(make_sweeps.__file__).parent
 GOLDENS = json.loads((GOLDEN / "sweeps.json").read_text(encoding="utf-8"))
-HERE = [golden for golden in GOLDENS if golden["made_on"] == make_sweeps.this_machine()]
+HERE = [golden for golden in GOLDENS if golden["made_on"].items() <= make_sweeps.this_machine().items()]
 
 
 def assert_same_results(found, kind):
-    """Compare ids, plans and costs exactly, scores within 1e-4 on a kind of machine that made golden values."""
+    """Compare ids and costs exactly; on a kind of machine that made golden values plans too, and scores within 1e-4.
+
+    Elsewhere sums are rounded otherwise, and trained filters of nearly equal norm may change places.
+    """
     expected = (HERE or GOLDENS)[0][kind]
-    assert {trial: result["plan_digest"] for trial, result in found.items()} == {
-        trial: result["plan_digest"] for trial, result in expected.items()
-    }
+    assert found.keys() == expected.keys()
     for trial, result in expected.items():
         assert found[trial]["cost"] == result["cost"]
         assert found[trial]["scores"].keys() == result["scores"].keys()
         if HERE:
+            assert found[trial]["plan_digest"] == result["plan_digest"]
             assert found[trial]["scores"] == pytest.approx(result["scores"], abs=1e-4)
 
 

@@ -22,6 +22,8 @@ settings.register_profile("epanns", deadline=None)
 settings.register_profile("long", deadline=None, max_examples=10_000)  # --hypothesis-profile=long
 settings.load_profile("epanns")
 
+torch.set_num_threads(1)  # networks of tests are small: threads that wait for each other take longer than they save
+
 
 @pytest.fixture
 def runner() -> CliRunner:

@@ -17,17 +17,19 @@ HERE = [golden for golden in GOLDENS if golden["made_on"].items() <= make_sweeps
 
 
 def assert_same_results(found, kind):
-    """Compare ids and costs exactly; on a kind of machine that made golden values plans too, and scores within 1e-4.
+    """Compare ids, costs and plans exactly; on a kind of machine that made golden values scores within 1e-4.
 
-    Elsewhere sums are rounded otherwise, and trained filters of nearly equal norm may change places.
+    On other machines sums are rounded otherwise, and filters of quickstart's longer training, of nearly equal norm, may
+    change places: there its plans are not compared.
     """
     expected = (HERE or GOLDENS)[0][kind]
     assert found.keys() == expected.keys()
     for trial, result in expected.items():
         assert found[trial]["cost"] == result["cost"]
         assert found[trial]["scores"].keys() == result["scores"].keys()
-        if HERE:
+        if HERE or kind == "small":
             assert found[trial]["plan_digest"] == result["plan_digest"]
+        if HERE:
             assert found[trial]["scores"] == pytest.approx(result["scores"], abs=1e-4)
 
 

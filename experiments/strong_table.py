@@ -53,12 +53,12 @@ def collect(out: Path, results: Path) -> None:
 
 
 def read_strong(results: Path) -> list[Strong]:
-    """Return the networks of a folder, the teacher first and the others by width and seed."""
+    """Return the networks of a folder, by width and seed."""
     found = []
     for path in results.glob(f"*/{RECORD}"):
         curve = [(row["step"] or 0.0, row["mAP"] or 0.0) for row in read_metrics(path.parent)]
         found.append(Strong(read_record(path), curve))
-    return sorted(found, key=lambda each: (each.record.model.startswith("Cnn"), each.record.width, each.record.seed))
+    return sorted(found, key=lambda each: (each.record.width, each.record.seed))
 
 
 def table_of(networks: Sequence[Strong]) -> str:

@@ -5,8 +5,6 @@ import runpy
 import tomllib
 from pathlib import Path
 
-import pytest
-
 from epanns.records import Stage
 from epanns.training.config import read_training
 from tests.builders import make_record
@@ -45,8 +43,7 @@ def test_a_network_without_a_score_is_left_out(tmp_path):
     assert len(TABLE["read_strong"](tmp_path / "results")) == 1
 
 
-@pytest.mark.parametrize("name", ["teacher", "student"])
-def test_the_settings_keep_the_last_step(name):
-    given = tomllib.loads((ROOT / "experiments" / "strong" / f"{name}.toml").read_text())
+def test_the_settings_keep_the_last_step():
+    given = tomllib.loads((ROOT / "experiments" / "strong" / "training.toml").read_text())
     config = read_training({key.replace("-", "_"): value for key, value in given.items()})
     assert config.keep == "last" and config.iterations % config.validate_every == 0

@@ -4,7 +4,7 @@ import soundfile
 
 from epanns.data.packs.pack import open_pack
 from epanns.errors import ConfigError
-from epanns.sweeps.data import prepare_manifest, prepare_packs
+from epanns.sweeps.data import prepare_manifest, prepare_packs, require_splits
 from epanns.sweeps.experiment import DataConfig
 
 LISTS = {
@@ -31,8 +31,9 @@ def test_a_layout_becomes_packs_of_its_splits(tmp_path, kind):
             soundfile.write(tmp_path / part / f"_-_-_-_-_-{number}.wav", np.ones(80) / 10, 8_000)
     parts = {"train": ("train",), "val": ("val",), "test": ("eval",)}
     data = DataConfig(kind, root=str(tmp_path), sample_rate=8_000, seconds=0.01, **parts)
-    packs = prepare_packs(data, prepare_manifest(data, tmp_path / "o"), tmp_path / "o")
+    (packs,) = prepare_packs([data], prepare_manifest(data, tmp_path / "o"), tmp_path / "o")
     ids = {part: open_pack(tmp_path / paths[0]).columns.clip_ids.tolist() for part, paths in packs.items()}
     assert ids == {"train": [b"_-_-_-_-_-0"], "val": [b"_-_-_-_-_-1"], "test": [b"_-_-_-_-_-2"]}
     with pytest.raises(ConfigError, match=r"\[data\] no split 'dev' in \w+: it has eval, train, val"):
-        prepare_manifest(DataConfig(kind, root=str(tmp_path), **(parts | {"val": ("dev",)})), tmp_path / "p")
+        other = DataConfig(kind, root=str(tmp_path), **(parts | {"val": ("dev",)}))
+        require_splits([other], prepare_manifest(other, tmp_path / "p"))

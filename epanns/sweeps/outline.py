@@ -153,7 +153,8 @@ def _planned(
     trial: Trial, base: BaseConfig, folder: TrialFolder | None, costs: _Costs, clips: Mapping[str, int]
 ) -> PlannedTrial:
     cost, dense = costs.of(trial.config), costs.of({"kind": "base"})
-    work = macs_of_trial(trial.config, *(each.backbone_macs + each.front_end_macs for each in (dense, cost)), clips)
+    macs_of_dense, macs = (each.backbone_macs + each.front_end_macs for each in (dense, cost))
+    work = macs_of_trial(trial.config, macs_of_dense, macs, clips)
     is_done = folder is not None and folder.is_done
     return PlannedTrial(
         trial_id=trial.trial_id,

@@ -30,6 +30,14 @@ def _manifest_command(function: Callable[..., Any]) -> click.Command:
     return command.command(cls=EpannsCommand)(decorated)
 
 
+def _fold_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add ``--val-fold`` and ``--test-fold``."""
+    for split in ("test", "val"):
+        text = f"Number of the fold that becomes the split '{split}'."
+        function = click.option(f"--{split}-fold", type=int, help=text)(function)
+    return function
+
+
 name_option = click.option("--name", help="Name of the data set in results.  [default: name of its folder]")
 seed_option = click.option("--seed", default=0, show_default=True, help="Seed of the random draw.")
 
@@ -37,8 +45,7 @@ seed_option = click.option("--seed", default=0, show_default=True, help="Seed of
 @_manifest_command
 @click.argument("root", type=EXISTING)
 @name_option
-@click.option("--val-fold", type=int, help="Number of the fold that becomes the split 'val'.")
-@click.option("--test-fold", type=int, help="Number of the fold that becomes the split 'test'.")
+@_fold_options
 def esc50(root: Path, out: Path, name: str | None, val_fold: int | None, test_fold: int | None, as_json: bool) -> None:
     """ESC-50, ESC-10 or another data set in their layout.
 
@@ -47,6 +54,29 @@ def esc50(root: Path, out: Path, name: str | None, val_fold: int | None, test_fo
     from epanns.data.datasets.esc50 import read_esc50
 
     _write(read_esc50(root, name=name, val_fold=val_fold, test_fold=test_fold), out, as_json)
+
+
+@_manifest_command
+@click.argument("root", type=EXISTING)
+@name_option
+@_fold_options
+def urbansound8k(
+    root: Path, out: Path, name: str | None, val_fold: int | None, test_fold: int | None, as_json: bool
+) -> None:
+    """UrbanSound8K or another data set in its layout.
+
+    ROOT is the folder with audio/fold1, audio/fold2, ... and metadata/UrbanSound8K.csv, or the folder above it. Without
+    --val-fold and --test-fold every fold is a split: fold1, fold2, ...
+
+    The CSV file has the columns slice_file_name, fold and class; fsID and classID are used if they exist. Without the
+    file, folds are the folders' and classes those of the names <fsID>-<classID>-<occurrence>-<slice>.wav. Where file,
+    names and folders contradict each other, the CSV file is used, and a note has the number of clips.
+
+    Slices of one recording are alike: `epanns evaluate --group-pattern '^([0-9]+)-'` computes intervals by recording.
+    """
+    from epanns.data.datasets.urbansound8k import read_urbansound8k
+
+    _write(read_urbansound8k(root, name=name, val_fold=val_fold, test_fold=test_fold), out, as_json)
 
 
 @_manifest_command

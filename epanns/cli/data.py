@@ -159,6 +159,52 @@ def fsd50k(
 @_manifest_command
 @click.argument("root", type=EXISTING)
 @name_option
+def speechcommands(root: Path, out: Path, name: str | None, as_json: bool) -> None:
+    """Speech Commands, version 0.01 or 0.02: the splits train, val and test; a class for each word.
+
+    ROOT is the folder with one folder for each word, validation_list.txt and testing_list.txt, or a folder at most two
+    levels above it. The clips of the lists are the splits val and test, the others train. The recordings in
+    _background_noise_ are no clips; they are counted.
+
+    The speaker is the part of a name before _nohash_: `epanns evaluate --group-pattern '^(.+)_nohash_'` computes
+    intervals by speaker. A note has the number of speakers in several splits, if there are any.
+    """
+    from epanns.data.datasets.speechcommands import read_speechcommands
+
+    _write(read_speechcommands(root, name=name), out, as_json)
+
+
+@_manifest_command
+@click.argument("root", type=EXISTING)
+@name_option
+@click.option("--sample-rate", type=int, help="Sample rate in Hz whose sound is read.  [default: the highest in ROOT]")
+@_fold_options
+def hear(
+    root: Path,
+    out: Path,
+    name: str | None,
+    sample_rate: int | None,
+    val_fold: int | None,
+    test_fold: int | None,
+    as_json: bool,
+) -> None:
+    """A scene task of HEAR 2021: the splits train, val and test, or fold0, fold1, ...
+
+    ROOT is the folder of a task, with task_metadata.json, labelvocabulary.csv, the labels of each split (train.json,
+    ... or fold00.json, ...) and the sound (48000/train/*.wav), or a folder at most two levels above it with no other
+    task.
+
+    Event tasks are refused: their labels have times, and their scores compare times, which tags of clips do not have.
+    """
+    from epanns.data.datasets.hear import read_hear
+
+    folds = {"val_fold": val_fold, "test_fold": test_fold}
+    _write(read_hear(root, name=name, sample_rate=sample_rate, **folds), out, as_json)
+
+
+@_manifest_command
+@click.argument("root", type=EXISTING)
+@name_option
 @click.option("--val-fraction", type=float, default=0.0, help="Fraction of the clips drawn for the split 'val'.")
 @click.option("--test-fraction", type=float, default=0.0, help="Fraction of the clips drawn for the split 'test'.")
 @seed_option

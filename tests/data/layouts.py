@@ -1,5 +1,6 @@
 """Tiny data sets in published layouts: their lists, sound of 10 ms, and the clips that each split must have."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +42,10 @@ class Layout:
 
 def _slices(*names: str, fold: int) -> tuple[str, ...]:
     return tuple(f"UrbanSound8K/audio/fold{fold}/{name}" for name in names)
+
+
+def _task(prediction: str, *splits: str) -> str:
+    return json.dumps({"embedding_type": "scene", "prediction_type": prediction, "splits": splits})
 
 
 LAYOUTS = (
@@ -90,6 +95,38 @@ LAYOUTS = (
         (*_slices("7-3-0-0.wav", fold=1), *_slices("8-8-0-0.wav", fold=2), *_slices("9-3-0-0.wav", fold=3)),
         {"train": ("fold1", ("7-3-0-0.wav",)), "val": ("fold2", ("8-8-0-0.wav",)), "test": ("fold3", ("9-3-0-0.wav",))},
         root="UrbanSound8K",
+    ),
+    Layout(
+        "speechcommands",
+        {"validation_list.txt": "bed/11_nohash_0.wav\n", "testing_list.txt": "yes/22_nohash_0.wav\n", "README.md": "-"},
+        ("bed/00_nohash_0.wav", "bed/00_nohash_1.wav", "bed/11_nohash_0.wav", "yes/22_nohash_0.wav"),
+        {
+            "train": ("train", ("bed/00_nohash_0.wav", "bed/00_nohash_1.wav")),
+            "val": ("val", ("bed/11_nohash_0.wav",)),
+            "test": ("test", ("yes/22_nohash_0.wav",)),
+        },
+    ),
+    Layout(
+        "hear",
+        {
+            "task_metadata.json": _task("multilabel", "train", "valid", "test"),
+            "labelvocabulary.csv": "idx,label\n0,dog\n1,rain\n",
+            "train.json": '{"a.wav": ["rain", "dog"]}',
+            "valid.json": '{"b.wav": ["dog"]}',
+            "test.json": '{"c.wav": ["rain"]}',
+        },
+        ("16000/train/a.wav", "16000/valid/b.wav", "16000/test/c.wav"),
+        {"train": ("train", ("a.wav",)), "val": ("val", ("b.wav",)), "test": ("test", ("c.wav",))},
+    ),
+    Layout(
+        "hear",
+        {
+            "task_metadata.json": _task("multiclass", "fold00", "fold01", "fold02"),
+            "labelvocabulary.csv": "idx,label\n0,0\n1,1\n",
+            **{f"fold0{fold}.json": f'{{"{fold}.wav": [{fold % 2}]}}' for fold in range(3)},
+        },
+        tuple(f"48000/fold0{fold}/{fold}.wav" for fold in range(3)),
+        {part: (f"fold{fold}", (f"{fold}.wav",)) for fold, part in enumerate(("train", "val", "test"))},
     ),
 )
 """One or more data sets of each kind."""

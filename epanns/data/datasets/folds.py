@@ -118,7 +118,8 @@ def with_fold_splits(manifest: Manifest, val_fold: int | None, test_fold: int | 
     folds = sorted({clip.fold for clip in (*manifest.clips, *manifest.missing) if clip.fold is not None})
     for option, fold in (("--val-fold", val_fold), ("--test-fold", test_fold)):
         if fold is not None and fold not in folds:
-            raise ConfigError(f"{option} {fold}: {manifest.dataset} has the folds {', '.join(map(str, folds))}")
+            held = f"has the folds {', '.join(map(str, folds))}" if folds else "has no folds"
+            raise ConfigError(f"{option} {fold}: {manifest.dataset} {held}")
     if val_fold == test_fold:
         raise ConfigError(f"--val-fold and --test-fold are both {val_fold}: choose on one fold, report on another")
     split_of = dict.fromkeys(folds, "train") | {val_fold: "val", test_fold: "test"}

@@ -37,8 +37,8 @@ from epanns.labels import TASKS
     type=click.Choice(["float32", "float16"]),
     default="float32",
     show_default=True,
-    help="Number format of the weights in --out. float16: matrices and kernels in half as many bytes, rounded; they are "
-    "read as float32.",
+    help="Number format of the weights in --out. float16: matrices and kernels in half as many bytes, rounded; they "
+    "are read as float32.",
 )
 @json_option
 def command(

@@ -171,9 +171,7 @@ terms of their own, which may reach to weights that were trained on them.
 """
 
 
-def model_card(
-    config: CheckpointConfig, labels: LabelSet, *, n_params: int, n_bytes: int, section: str = ""
-) -> str:
+def model_card(config: CheckpointConfig, labels: LabelSet, *, n_params: int, n_bytes: int, section: str = "") -> str:
     """Return the text of the card; `n_bytes` is the size of model.safetensors, `section` is put into it."""
     spec, provenance = config.spec, config.provenance
     front_end = spec.front_end.to_dict()

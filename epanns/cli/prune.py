@@ -194,7 +194,8 @@ def _by_method(
     default="none",
     show_default=True,
     help="Recovery without labels, on --calibration. bn: measure batch-norm statistics again. ls: fit the layers that "
-    "read pruned channels to the unpruned network by least squares. ls+bn: both. align:STEPS: STEPS gradient steps "
+    "read pruned channels to the unpruned network by least squares. ls+bn: both. grail: multiply the weights of these "
+    "layers by a ridge regression between channels (a published baseline of ls). align:STEPS: STEPS gradient steps "
     "that match every layer of the unpruned network; ls+align:STEPS: ls before them. distil:STEPS: ls, then STEPS "
     "gradient steps toward the unpruned network's outputs. A stopped command resumes gradient steps from OUT.recovery.",
 )

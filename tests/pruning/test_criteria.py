@@ -28,6 +28,10 @@ ORDER = torch.randperm(12, generator=torch.Generator().manual_seed(4))
 NOTHING = torch.zeros(0)
 
 
+def moments(covariance, gram):
+    return ReadMoments(covariance, gram, torch.zeros(len(gram), dtype=torch.float64))
+
+
 def scores(name, weight=WEIGHT, layer="conv_block1.conv1", seed=0, scale=SCALE):
     return CRITERIA[name](LayerFilters(layer, weight, seed, scale))
 
@@ -177,7 +181,7 @@ def test_an_unknown_criterion_is_refused_with_the_nearest_name():
 
 def filters(covariance=None, gradient=None):
     """Return filters whose channels one reader of orthogonal unit weights reads."""
-    readers = None if covariance is None else [ReadMoments(covariance, torch.eye(len(covariance), dtype=torch.float64))]
+    readers = None if covariance is None else [moments(covariance, torch.eye(len(covariance), dtype=torch.float64))]
     return LayerFilters("conv9", NOTHING, 0, None, readers, gradient)
 
 
@@ -242,7 +246,7 @@ def test_elimination_removes_the_channel_whose_loss_costs_least_after_a_refit(ch
         stored = activations(30, channels, seed + number) @ activations(channels, channels, seed + number + 10)
         weight = activations(channels, 4, seed + number + 20)
         known.append((stored.T @ stored / 30, weight))
-        readers.append(ReadMoments(known[-1][0], weight @ weight.T))
+        readers.append(moments(known[-1][0], weight @ weight.T))
     kept = list(range(channels))
     for removed in elimination_order(readers, 1e-3).tolist()[:-1]:
         errors = {
@@ -254,9 +258,9 @@ def test_elimination_removes_the_channel_whose_loss_costs_least_after_a_refit(ch
 
 
 def test_elimination_of_equal_channels_keeps_the_lower_index():
-    assert elimination_order([ReadMoments(torch.eye(4).double(), torch.eye(4).double())], 1e-3).tolist() == [3, 2, 1, 0]
+    assert elimination_order([moments(torch.eye(4).double(), torch.eye(4).double())], 1e-3).tolist() == [3, 2, 1, 0]
     nothing = torch.zeros(3, 3, dtype=torch.float64)
-    assert elimination_order([ReadMoments(nothing, nothing)], 1e-3).tolist() == [2, 1, 0]
+    assert elimination_order([moments(nothing, nothing)], 1e-3).tolist() == [2, 1, 0]
 
 
 def test_elimination_keeps_a_channel_that_no_other_replaces():

@@ -15,10 +15,12 @@ class ReadMoments:
         covariance: ``(channels, channels)`` float64, of the channels at the reader's input.
         gram: ``(channels, channels)`` float64: entry i, j is the inner product of all weights of the reader that
             multiply channel i with those that multiply channel j.
+        mean: ``(channels,)`` float64, of the channels at the reader's input.
     """
 
     covariance: Tensor
     gram: Tensor
+    mean: Tensor
 
     def scaled(self) -> Tensor:
         """Return the covariance of the channels, each multiplied by the norm of the weights that read it."""

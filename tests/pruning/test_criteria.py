@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from epanns.errors import PruningError
-from epanns.pruning.ranking.channel_orders import ReadMoments, elimination_order, pivot_order
+from epanns.pruning.ranking.channel_orders import ReadMoments, elimination_order, medoid_order, pivot_order
 from epanns.pruning.ranking.criteria import (
     CRITERIA,
     NEEDS,
@@ -16,6 +16,7 @@ from epanns.pruning.ranking.criteria import (
     activation,
     criterion_named,
     elimination,
+    folding,
     interpolative,
     most_important,
     taylor,
@@ -208,7 +209,7 @@ def test_pivots_equal_those_of_lapack(rows, columns, seed):
     np.testing.assert_array_equal(pivot_order(stored.T @ stored).numpy(), expected)
 
 
-@pytest.mark.parametrize("criterion", [activation, interpolative, elimination])
+@pytest.mark.parametrize("criterion", [activation, interpolative, folding, elimination])
 def test_measured_scores_are_equivariant_to_permutation_and_their_order_invariant_to_scale(criterion):
     stored = activations(50, 9, seed=1)
     covariance, order = stored.T @ stored, torch.randperm(9)
@@ -229,6 +230,29 @@ def test_linearly_dependent_channels_come_last_by_variance():
     single = torch.tensor([[1.0, 3.0, 0.0, 2.0]], dtype=torch.float64)
     assert pivot_order(single.T @ single).tolist() == [1, 3, 0, 2]
     assert pivot_order(torch.zeros(3, 3, dtype=torch.float64)).tolist() == [0, 1, 2]
+
+
+@given(channels=st.integers(1, 7), seed=st.integers(0, 2**31))
+def test_folding_selects_the_channel_that_explains_most_beside_the_selected_ones(channels, seed):
+    stored = activations(30, channels, seed) + 0.2
+    gram = (stored.T @ stored).numpy()
+
+    def explained(medoids):
+        return sum(max(gram[m, j] ** 2 / gram[m, m] for m in medoids) for j in range(channels))
+
+    chosen = []
+    for channel in medoid_order(torch.from_numpy(gram)).tolist():
+        totals = {other: explained([*chosen, other]) for other in range(channels) if other not in chosen}
+        assert totals[channel] == pytest.approx(max(totals.values()), rel=1e-9)
+        chosen.append(channel)
+    assert sorted(chosen) == list(range(channels))
+
+
+def test_folding_selects_one_channel_of_each_cluster_first():
+    sources = activations(200, 3, seed=4)
+    stored = torch.cat([sources * factor for factor in (1.0, 1.5, 0.5)], dim=1)
+    assert {channel % 3 for channel in medoid_order(stored.T @ stored)[:3].tolist()} == {0, 1, 2}
+    assert medoid_order(torch.zeros(3, 3, dtype=torch.float64)).tolist() == [0, 1, 2]
 
 
 def error_after_refit(covariance, weight, kept, ridge):
@@ -270,7 +294,7 @@ def test_elimination_keeps_a_channel_that_no_other_replaces():
     assert elimination(filters(stored.T @ stored)).tolist() == [0.0, 2.0, 1.0]
 
 
-@pytest.mark.parametrize("criterion", [taylor, activation, interpolative, elimination])
+@pytest.mark.parametrize("criterion", [taylor, activation, interpolative, folding, elimination])
 def test_a_criterion_without_its_measurement_is_refused(criterion):
     with pytest.raises(
         PruningError, match=rf"conv9: criterion '{criterion.__name__}' measures sound: give clips \(--calibration PACK"

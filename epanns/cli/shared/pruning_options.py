@@ -160,9 +160,9 @@ def recovery_options(command: Callable[..., None]) -> Callable[..., None]:
 
 
 class RecoveryName(click.types.StringParamType):  # click.ParamType is generic from 8.4 on
-    """Name of a recovery: none, bn, ls, ls+bn, grail, align:STEPS, ls+align:STEPS or distil:STEPS."""
+    """Name of a recovery: none, bn, ls, ls+bn, grail, fold, align:STEPS, ls+align:STEPS or distil:STEPS."""
 
-    name = "none|bn|ls|ls+bn|grail|[ls+]align:STEPS|distil:STEPS"
+    name = "none|bn|ls|ls+bn|grail|fold|[ls+]align:STEPS|distil:STEPS"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """Refuse unknown names."""

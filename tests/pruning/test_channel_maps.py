@@ -1,4 +1,4 @@
-"""The published baseline ``grail``: its formula, its exactness on duplicates, and how it differs from ``ls``."""
+"""The published baselines ``grail`` and ``fold``: formulae, exactness on duplicates, differences from ``ls``."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from epanns.errors import PruningError
 from epanns.models.provenance import recipe_problems
 from epanns.models.pruning_plan import PruningPlan
 from epanns.pruning.prune import apply_plan, plan_pruning
-from epanns.pruning.recovery.grail import compensate_channels, compensation
+from epanns.pruning.recovery.channel_maps import compensate_channels, nearest_map, ridge_map
 from epanns.pruning.recovery.recover import recover
 from tests.builders import random_waveforms, same_tensors, tensors_of
 from tests.pruning.test_least_squares_refit import keep_first_halves, with_copies
@@ -29,10 +29,22 @@ def test_the_map_between_channels_is_a_ridge_regression_without_constant():
     strength = ridge * np.diag(gram)[kept].mean()
     design = np.vstack([rows[:, kept], np.sqrt(strength) * np.eye(3)])
     expected = np.linalg.lstsq(design, np.vstack([rows, np.zeros((3, 7))]), rcond=None)[0]
-    found = compensation(torch.from_numpy(gram), torch.tensor(kept), ridge)
+    found = ridge_map(torch.from_numpy(gram), torch.tensor(kept), ridge)
     np.testing.assert_allclose(found.numpy(), expected, atol=1e-9)
-    scaled = compensation(torch.from_numpy(gram) * 17, torch.tensor(kept), ridge)
+    scaled = ridge_map(torch.from_numpy(gram) * 17, torch.tensor(kept), ridge)
     np.testing.assert_allclose(scaled.numpy(), expected, atol=1e-9)  # a sum and a mean over rows do the same
+
+
+def test_a_removed_channel_is_merged_into_the_kept_one_that_explains_most_of_it():
+    generator = torch.Generator().manual_seed(0)
+    first, second = torch.rand(2, 400, generator=generator, dtype=torch.float64)
+    noise = 0.01 * torch.rand(400, generator=generator, dtype=torch.float64)
+    rows = torch.stack([first, 3 * second, second, 0.5 * first + noise, torch.zeros(400, dtype=torch.float64)], dim=1)
+    found = nearest_map(rows.T @ rows, torch.tensor([0, 2]))
+    factor = float(rows[:, 0] @ rows[:, 3] / rows[:, 0].square().sum())
+    expected = torch.tensor([[1, 0, 0, factor, 0], [0, 3, 1, 0, 0]], dtype=torch.float64)
+    torch.testing.assert_close(found, expected)
+    assert torch.equal(nearest_map(torch.zeros(3, 3, dtype=torch.float64), torch.tensor([1]))[:, 1], torch.ones(1))
 
 
 def test_a_reader_is_multiplied_by_the_map_at_each_tap_and_nothing_else_changes(build):
@@ -48,35 +60,42 @@ def test_a_reader_is_multiplied_by_the_map_at_each_tap_and_nothing_else_changes(
         dense(torch.cat(calibration()))
     handle.remove()
     rows = read[0].double().movedim(1, -1).flatten(0, -2)
-    channel_map = compensation(rows.T @ rows, torch.tensor(plan.kept_channels["conv_block3.conv1"]), 0.01)
+    channel_map = ridge_map(rows.T @ rows, torch.tensor(plan.kept_channels["conv_block3.conv1"]), 0.01)
     whole, found = dense.conv_block3.conv2.weight.detach().double(), pruned.conv_block3.conv2.weight.detach().double()
     for tap in np.ndindex(3, 3):
         expected = whole[..., tap[0], tap[1]] @ channel_map.T
         torch.testing.assert_close(found[..., tap[0], tap[1]], expected, rtol=1e-4, atol=1e-5)
     changed = {name for name, value in pruned.state_dict().items() if not torch.equal(value, before[name])}
     assert changed == {"conv_block3.conv2.weight"}
+    compensate_channels(pruned, dense, plan, calibration, "fold")
+    kept = list(plan.kept_channels["conv_block3.conv1"])
+    merged = nearest_map(rows.T @ rows, torch.tensor(kept))
+    expected = torch.einsum("oh...,ph->op...", whole, merged)
+    torch.testing.assert_close(pruned.conv_block3.conv2.weight.detach().double(), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_removing_proportional_channels_is_compensated_exactly(build):
+@pytest.mark.parametrize("method", ["grail", "fold"])
+def test_removing_proportional_channels_is_compensated_exactly(build, method):
     dense = with_copies(build())
     plan = keep_first_halves(dense, dense.layer_names)
     pruned = apply_plan(dense, plan)
     [clip] = random_waveforms(3, seed=9)
     expected = dense(clip)["clipwise_logits"].detach()
     assert float((pruned(clip)["clipwise_logits"].detach() - expected).abs().max()) > 1e-2
-    compensate_channels(pruned, dense, plan, calibration, ridge=1e-9)
+    compensate_channels(pruned, dense, plan, calibration, method, ridge=1e-9)
     torch.testing.assert_close(pruned(clip)["clipwise_logits"].detach(), expected, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("method", ["grail", "fold"])
 @pytest.mark.parametrize("name", ["ResNet22", "MobileNetV2", "YAMNet", "LEAN", "mn01", "Wavegram_Logmel_Cnn14"])
-def test_duplicates_are_compensated_in_streams_depthwise_groups_gates_and_joined_tensors(name):
+def test_duplicates_are_compensated_in_streams_depthwise_groups_gates_and_joined_tensors(name, method):
     dense = with_copies_in_groups(trained_like(name))
     plan = without_copies(dense)
     pruned = apply_plan(dense, plan)
     clip = sound(3, seed=9, model=dense)
     expected = scores(dense, clip)
     lost = float((scores(pruned, clip) - expected).abs().max() / expected.abs().max())
-    compensate_channels(pruned, dense, plan, sound_for(dense, 160), ridge=1e-9)
+    compensate_channels(pruned, dense, plan, sound_for(dense, 160), method, ridge=1e-9)
     left = float((scores(pruned, clip) - expected).abs().max() / expected.abs().max())
     assert left < 1e-4 < 0.5 < lost
 

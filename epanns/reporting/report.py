@@ -12,15 +12,18 @@ from epanns.reporting.figures import style as figure
 from epanns.reporting.figures.bands import DEPLOYMENT, measured_bands, quoted_bands
 from epanns.reporting.figures.pareto import pareto_figure
 from epanns.reporting.latex import measured_latex
+from epanns.reporting.page.page import report_page
 from epanns.reporting.quoted import quoted_csv, quoted_markdown, quoted_rows
 from epanns.reporting.rows import is_shown, rows_by_block
+from epanns.reporting.sources import Sources
 from epanns.safe_text import path_name
 from epanns.sweeps.journal import Failure
 
 _QUOTED = ("quoted.md", "quoted.csv", "quoted.svg", "quoted.pdf", "quoted.png")
 _TABLES = ("table.md", "table.csv", "table.tex", "records.csv")
 _FIGURES = tuple(f"{stem}{suffix}" for stem in ("figure", "deployment") for suffix in figure.FORMATS)
-_WRITTEN = (*_TABLES, *_FIGURES, *_QUOTED)
+PAGE = "report.html"
+_WRITTEN = (*_TABLES, PAGE, *_FIGURES, *_QUOTED)
 _END = "<!-- end of epanns report -->"
 
 
@@ -39,13 +42,19 @@ class Report:
 
 
 def write_report(
-    records: Sequence[RunRecord], out: Path, *, quoted: bool = True, failures: Sequence[Failure] = ()
+    records: Sequence[RunRecord],
+    out: Path,
+    *,
+    quoted: bool = True,
+    failures: Sequence[Failure] = (),
+    sources: Sources | None = None,
 ) -> Report:
     """Write tables and figures; an earlier report in `out` is replaced, other files are left alone.
 
     Measured results are ``table.md``, ``table.tex``, ``table.csv`` (a row per configuration, averaged over seeds),
     ``records.csv`` (a row per run), ``figure.svg``, ``.pdf`` and ``.png`` (mAP against parameters and MACs), and
-    ``deployment.svg``, ``.pdf`` and ``.png`` (against bytes, and latency where it was recorded). Published results are
+    ``deployment.svg``, ``.pdf`` and ``.png`` (against bytes, and latency where it was recorded), and ``report.html``,
+    one page with everything. Published results are
     ``quoted.md``, ``quoted.csv`` and ``quoted.svg``, ``.pdf`` and ``.png``. The records are copied to ``records/``, so
     that the report can be made again from `out` alone.
 
@@ -54,6 +63,7 @@ def write_report(
         out: Folder, created if missing.
         quoted: Whether to write published results.
         failures: Trials without a result, which the table counts by reason.
+        sources: Further results, which the page shows.
 
     Raises:
         DataError: If the `trial_id` of a record cannot be a file name.
@@ -99,6 +109,16 @@ def write_report(
     for stem, (title, bands) in figures.items():
         title = f"{title}: {'; '.join(band.title for band in bands)}"
         files += figure.save(pareto_figure(bands), out, stem, title=title)
+    page = report_page(
+        blocks,
+        records,
+        failures=failures,
+        sources=sources,
+        quoted=quoted_rows() if quoted else (),
+        files=[path.name for path in files],
+    )
+    atomic.write_text(out / PAGE, page)
+    files.append(out / PAGE)
     return Report(
         table=texts["table.md"],
         n_records=len(records),

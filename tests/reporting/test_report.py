@@ -13,7 +13,7 @@ from epanns.reporting.figures import style as figure
 from epanns.reporting.report import insert_table, write_report
 
 FILES = {"table.md", "table.csv", "table.tex", "records.csv", "quoted.md", "quoted.csv"}
-FILES |= {"figure.svg", "deployment.svg", "quoted.svg"}
+FILES |= {"figure.svg", "deployment.svg", "quoted.svg", "report.html"}
 
 
 def files_in(folder):

@@ -152,7 +152,7 @@ def _measured_band(key: BlockKey, rows: Sequence[Row], costs: Sequence[Cost]) ->
     stages = later or ["pruned"]
     references, entries = _references(rows, pruned, costs)
     label = f"mAP {_STAGES[later[0]].partition(' (')[0]}" if len(later) == 1 else "mAP"
-    lines, crowd = _without_crowd(lines, stages, costs)
+    lines, crowd = without_crowd(lines, stages, costs)
     main = [*_crowd(crowd, stages, costs), *references, *_series(lines, stages, costs, has_labels=bool(ratios))]
     strips = [Strip(label, 4.3, tuple(main), has_front=bool(pruned))]
     if later and (cut := (*_crowd(crowd, ["pruned"], costs), *_series(lines, ["pruned"], costs, has_labels=False))):
@@ -204,7 +204,7 @@ def series_names(rows: Sequence[Row]) -> tuple[list[str], str]:
     return texts, ", ".join(facets[0][name] for name in names if name not in differing and facets[0][name])
 
 
-def _without_crowd(
+def without_crowd(
     lines: dict[str, list[Row]], stages: Sequence[str], costs: Sequence[Cost]
 ) -> tuple[dict[str, list[Row]], list[Row]]:
     """Return the lines with a look of their own, and the rows of the others: of many lines, those on no front."""

@@ -22,8 +22,8 @@ settings.register_profile("epanns", deadline=None)
 settings.register_profile("long", deadline=None, max_examples=10_000)  # --hypothesis-profile=long
 settings.load_profile("epanns")
 
-# Networks of tests are small: threads that wait for each other take longer than they save. Processes that tests start use
-# one thread too, so that their sums are those of the parent's to the last bit.
+# Networks of tests are small: threads that wait for each other take longer than they save. Processes that tests start
+# use one thread too, so that their sums are the same to the last bit.
 torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"
 

@@ -247,7 +247,7 @@ def read_records(folders: Iterable[Path], *, remark: Callable[[Path], str] = lam
     for folder in folders:
         if not folder.is_dir():
             raise DataError(f"{folder}: no such folder; give the --out of a sweep, of evaluate or of quickstart")
-        paths = sorted(_record_paths(folder))
+        paths = sorted(record_paths(folder))
         if not paths:
             missing = f"{folder}: no run record (**/result.json or records/*.json); is the run finished?"
             raise DataError(missing + remark(folder))
@@ -275,7 +275,7 @@ def read_record(path: Path) -> RunRecord:
         raise DataError(f"{path}: {error}; delete it and run the trial again") from error
 
 
-def _record_paths(folder: Path) -> Iterator[Path]:
+def record_paths(folder: Path) -> Iterator[Path]:
     """Yield the files of records below a folder; the folder itself may be called ``records``."""
 
     def refuse(error: OSError) -> None:

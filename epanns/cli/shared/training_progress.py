@@ -102,7 +102,7 @@ class ProgressDisplay:
         self.log("  ".join(parts))
 
     def log(self, message: str) -> None:
-        """Write a message, above the bar if there is one."""
+        """Write a line, above the bar if there is one."""
         if self._bar is None:
             write_message(message, stream=self._stream)
         else:

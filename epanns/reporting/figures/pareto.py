@@ -81,7 +81,7 @@ def _draw_strip(axes: "Axes", strip: Strip, column: int, limits: tuple[float, fl
     axes.set_yticks([tick for tick in axes.get_yticks() if axes.get_ylim()[0] <= tick <= min(axes.get_ylim()[1], 1.0)])
     labels, front = canvas.Labels(axes), list[tuple[float, float]]()
     for series, marks in zip(strip.series, _placed(strip, column, gap), strict=True):
-        if not marks:  # without this cost
+        if series.is_reference and not marks:  # without this cost
             continue
         xs = [mark.x for mark in marks]
         means, sds = [mark.point.mean for mark in marks], [mark.point.sd for mark in marks]

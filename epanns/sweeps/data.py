@@ -11,7 +11,10 @@ from epanns.data.datasets.audioset import read_audioset
 from epanns.data.datasets.class_folders import read_folder
 from epanns.data.datasets.esc50 import read_esc50
 from epanns.data.datasets.fsd50k import read_fsd50k
+from epanns.data.datasets.hear import read_hear
+from epanns.data.datasets.speechcommands import read_speechcommands
 from epanns.data.datasets.synthetic import SYNTHETIC_RULES, SyntheticSettings, make_synthetic
+from epanns.data.datasets.urbansound8k import read_urbansound8k
 from epanns.data.manifest import Manifest, write_manifest
 from epanns.data.packing.packer import pack_manifest
 from epanns.data.packs.pack_format import PackSettings
@@ -42,6 +45,9 @@ _READERS: Mapping[str, Callable[[Path], Manifest]] = {
     "folder": read_folder,
     "audioset": read_audioset,
     "fsd50k": read_fsd50k,
+    "urbansound8k": read_urbansound8k,
+    "speechcommands": read_speechcommands,
+    "hear": read_hear,
 }
 _NAMES = list_of(PATH, "splits or packs", least=1)
 DATA_RULES: Mapping[str, Rule] = {

@@ -9,6 +9,7 @@ from pathlib import Path
 from epanns.data.clip import LABEL_SEPARATOR, Clip
 from epanns.data.datasets.sound_files import files_below, is_sound
 from epanns.data.datasets.splits import UNSPLIT, SplitSettings, draw_splits
+from epanns.data.datasets.urbansound8k import advice_on_urbansound8k
 from epanns.data.manifest import Manifest, without_manifests
 from epanns.errors import ConfigError, DataError
 from epanns.labels import LabelSet, composed, in_label_order, names_read_alike
@@ -30,7 +31,6 @@ _SPLIT = re.compile(
 _STORE = re.compile(r"(audio|wave?|mp3|flac|ogg|sound|clip|recording|data)[\W_]*(files?|clips?|data)?s?", re.IGNORECASE)
 _FSD50K = re.compile(r"(FSD50K\.)?(dev|eval)_audio", re.IGNORECASE)
 _AUDIOSET = re.compile(r"((un)?balanced_train|eval)(_segments|_audio|_wavs?)*(_part[0-9]+)?", re.IGNORECASE)
-_URBANSOUND_TABLE = "metadata/UrbanSound8K.csv"
 
 
 def read_folder(
@@ -77,13 +77,6 @@ def read_folder(
     alike = [" and ".join(map(repr, names)) for names in names_read_alike(manifest.labels.names)]
     notes = tuple(f"classes {names} differ only in case, blanks, _, - or commas: are they one?" for names in alike)
     return replace(manifest, dataset=name or root.stem, notes=(*manifest.notes, *notes))
-
-
-def advice_on_urbansound(root: Path) -> str:
-    """Return what to do with a folder in UrbanSound8K's layout; empty for any other folder."""
-    if ((root.parent if root.name == "audio" else root) / _URBANSOUND_TABLE).is_file():
-        return f"UrbanSound8K's layout ({_URBANSOUND_TABLE} and audio/fold1, ...) has no reader of its own: {_CSV_FORM}"
-    return ""
 
 
 def _read_class_folders(root: Path) -> Manifest:
@@ -141,7 +134,7 @@ def _problem_of_folders(root: Path, names: list[str], tables: list[str]) -> str:
         # f1 and f2 may be two voices: names without "fold" are folds if they are three or more in a row, from 0 or 1.
         is_row = len(numbers) > 2 and numbers[0] < 2 and numbers == list(range(numbers[0], numbers[0] + len(numbers)))
         if is_row or all("fold" in match[1].lower() for match in folds):
-            return f"are folds: {advice_on_urbansound(root) or _CSV_FORM}"
+            return f"are folds: {advice_on_urbansound8k(root) or _CSV_FORM}"
     if all(map(_FSD50K.fullmatch, names)):
         return "are parts of FSD50K: read the folder above them with `epanns data fsd50k`"
     if len(names) > 1 and all(map(_AUDIOSET.fullmatch, names)):
@@ -150,7 +143,7 @@ def _problem_of_folders(root: Path, names: list[str], tables: list[str]) -> str:
         return f"are splits: call them train, val and test, with the class folders inside, or {_CSV_FORM}"
     if len(names) == 1 and tables and _STORE.fullmatch(names[0]):
         has_meta = any(path.startswith("meta/") for path in tables)
-        advice = "read it with `epanns data esc50`" if has_meta else advice_on_urbansound(root) or _CSV_FORM
+        advice = "read it with `epanns data esc50`" if has_meta else advice_on_urbansound8k(root) or _CSV_FORM
         return f"is the folder of all sound, beside {tables[0]}: {advice}"
     return ""
 

@@ -100,6 +100,25 @@ def draw_splits(manifest: Manifest, settings: SplitSettings, groups: Mapping[str
     return replace(manifest, clips=found, missing=missing, notes=(*manifest.notes, *notes))
 
 
+def notes_on_groups(manifest: Manifest, groups: Mapping[str, str], group: str) -> tuple[str, ...]:
+    """Return a note if clips of one group are in several splits, which makes scores too good.
+
+    Args:
+        manifest: A data set with splits.
+        groups: Group of clip ids; clips that are not in it have no known group.
+        group: What a group is, in the singular: ``recording``.
+    """
+    splits: dict[str, set[str]] = {}
+    for clip in (*manifest.clips, *manifest.missing):
+        if clip.clip_id in groups:
+            splits.setdefault(groups[clip.clip_id], set()).add(clip.split)
+    shared = sorted(name for name, found in splits.items() if len(found) > 1)
+    if not shared:
+        return ()
+    first = f"{shared[0]} in {' and '.join(sorted(splits[shared[0]]))}"
+    return (f"{group}s with clips in several splits: {len(shared)} of {len(splits)}, such as {first}; that is a leak",)
+
+
 def groups_by_pattern(pattern: str, clip_ids: Sequence[str]) -> tuple[list[str], str]:
     """Find each clip's group in its id, which is the clip's path as the data set lists it.
 

@@ -261,7 +261,10 @@ def test_folders_of_folds_are_refused(tree, names):
             ("metadata/UrbanSound8K.csv", "audio/fold1/a.wav"),
             "audio, which is the folder of all sound, beside meta",
         ),
-        (("metadata/UrbanSound8K.csv", "audio/fold1/a.wav"), f"has no reader of its own: {CSV_FORM}"),
+        (
+            ("metadata/UrbanSound8K.csv", "audio/fold1/a.wav"),
+            "audio/fold1, ...): read it with `epanns data urbansound8k`",
+        ),
         (("meta/esc50.csv", "audio/1-a.wav"), "beside meta/esc50.csv: read it with `epanns data esc50`"),
         (("list.csv", "Audio_Files/a.wav"), f"is the folder of all sound, beside list.csv: {CSV_FORM}"),
         (("train_set/dog/a.wav", "test_set/dog/b.wav"), "test_set, train_set, which are splits: call them train, val"),
@@ -282,7 +285,7 @@ def test_folders_that_are_no_classes_are_refused(tree, files, message):
 def test_folds_of_urbansound_are_named(tree):
     root = tree("metadata/UrbanSound8K.csv", "audio/fold1/1-0-0-0.wav", "audio/fold2/2-0-0-0.wav")
     for read, place in ((read_folder, root / "audio"), (read_esc50, root), (read_esc50, root / "audio")):
-        with pytest.raises(DataError, match=r"UrbanSound8K's layout \(.*\) has no reader of its own: write a CSV"):
+        with pytest.raises(DataError, match=r"UrbanSound8K's layout \(.*\): read it with `epanns data urbansound8k`"):
             read(place)
 
 

@@ -1,6 +1,6 @@
-"""Write the table of the pruned YAMNets: ``python experiments/yamnet_table.py``.
+"""Write the tables of networks trained on AudioSet and pruned without labels: ``python experiments/zero_shot_table.py``.
 
-The input is ``results/yamnet/NAME/agreement.json`` of ``epanns agree --out`` and ``NAME.json`` of
+The input is ``results/zero-shot/NETWORK/NAME/agreement.json`` of ``epanns agree --out`` and ``NAME.json`` of
 ``epanns profile --json``; the page lists the commands.
 """
 
@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 from epanns.reporting.notation import markdown_table
 from epanns.reporting.report import insert_table
 
-RESULTS = Path(__file__).parents[1] / "results" / "yamnet"
-DENSE = "yamnet"
+RESULTS = Path(__file__).parents[1] / "results" / "zero-shot"
+NETWORKS = ("yamnet", "mn04")
+DENSE = "unpruned"
 METHODS = {
     "half_plain": "`--method plain`",
     "half": "`--method auto`",
@@ -64,4 +65,5 @@ def _with_interval(scores: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    insert_table(RESULTS / "README.md", "yamnet", table_of(RESULTS))
+    for network in NETWORKS:
+        insert_table(RESULTS / "README.md", network, table_of(RESULTS / network))

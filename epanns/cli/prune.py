@@ -271,9 +271,16 @@ def command(
     if amount["target_latency"] is not None:
         log(f"timing every layer of {dense.spec.name} on this machine, then the pruned networks themselves")
     plan, reached = plan_and_cost(dense, config, clips)
-    started = {"parent_sha256": dense.provenance.sha256, "rounds": steps, "schedule": schedule}
     with ExitStack() as stack:
-        recovering = stack.enter_context(_recovery(clips, recover, {"seed": config.seed, **settings}, out, started))
+        recovering = stack.enter_context(
+            _recovery(
+                clips,
+                recover,
+                {"seed": config.seed, **settings},
+                out,
+                {"parent_sha256": dense.provenance.sha256, "rounds": steps, "schedule": schedule},
+            )
+        )
         rounds = Rounds(steps, schedule)
         write: Callable[[str], None] = log
         if between is not None:
@@ -300,5 +307,5 @@ def command(
         f"{cost.n_params:,} parameters ({cost.param_bytes / 2**20:,.2f} MiB in float32), "
         f"{cost.backbone_macs / 1e9:,.3f} G backbone MACs for {cost.clip_seconds:g} s"
     )
-    budget = [] if reached is None else [f"budget: {reached.summary()}"]
-    emit(result, "\n".join([f"{out}: {whole.summary()}", *budget, size, *recovery_lines(recovery)]), as_json)
+    lines = [f"{out}: {whole.summary()}", *([] if reached is None else [f"budget: {reached.summary()}"]), size]
+    emit(result, "\n".join([*lines, *recovery_lines(recovery)]), as_json)

@@ -271,18 +271,10 @@ def command(
     if amount["target_latency"] is not None:
         log(f"timing every layer of {dense.spec.name} on this machine, then the pruned networks themselves")
     plan, reached = plan_and_cost(dense, config, clips)
+    started = {"parent_sha256": dense.provenance.sha256, "rounds": steps, "schedule": schedule}
     with ExitStack() as stack:
-        recovering = stack.enter_context(
-            _recovery(
-                clips,
-                recover,
-                {"seed": config.seed, **settings},
-                out,
-                {"parent_sha256": dense.provenance.sha256, "rounds": steps, "schedule": schedule},
-            )
-        )
-        rounds = Rounds(steps, schedule)
-        write: Callable[[str], None] = log
+        recovering = stack.enter_context(_recovery(clips, recover, {"seed": config.seed, **settings}, out, started))
+        rounds, write = Rounds(steps, schedule), log
         if between is not None:
             identity = {"recover": recover, "calibration": None if clips is None else clips.identity(), **settings}
             training, train, val = _clips_between(between, dense, opened)
@@ -307,5 +299,5 @@ def command(
         f"{cost.n_params:,} parameters ({cost.param_bytes / 2**20:,.2f} MiB in float32), "
         f"{cost.backbone_macs / 1e9:,.3f} G backbone MACs for {cost.clip_seconds:g} s"
     )
-    lines = [f"{out}: {whole.summary()}", *([] if reached is None else [f"budget: {reached.summary()}"]), size]
-    emit(result, "\n".join([*lines, *recovery_lines(recovery)]), as_json)
+    budget = [] if reached is None else [f"budget: {reached.summary()}"]
+    emit(result, "\n".join([f"{out}: {whole.summary()}", *budget, size, *recovery_lines(recovery)]), as_json)

@@ -45,8 +45,11 @@ EXTRAS = {
         {"onnx": "onnx", "onnxruntime": "onnxruntime", "onnxscript": "onnxscript"},
         "epanns export: ONNX files in float32 and int8",
     ),
+    "mlflow": Extra({"mlflow-skinny": "mlflow"}, "epanns sweep --track mlflow: a run for each trial in MLflow"),
+    "ray": Extra({"ray": "ray"}, "epanns sweep and pack --runner ray: trials and packing on a cluster"),
     "tensorboard": Extra({"tensorboard": "tensorboard"}, "--tensorboard: learning curves while a network trains"),
     "tflite": Extra({"ai-edge-litert": "ai_edge_litert"}, "the test that compares YAMNet with a TFLite conversion"),
+    "wandb": Extra({"wandb": "wandb"}, "epanns sweep --track wandb: a run for each trial in Weights & Biases"),
 }
 
 

@@ -43,6 +43,9 @@ DOORS = {
     "onnxruntime": {"export/"},
     "onnxscript": {"export/"},
     "tensorboard": {"training/metrics.py"},
+    "ray": {"ray_cluster.py"},
+    "wandb": {"sweeps/tracking.py"},
+    "mlflow": {"sweeps/tracking.py"},
 }
 LAZY_TOP_LEVEL = {"__init__.py", "__main__.py"}
 

@@ -27,6 +27,40 @@ if TYPE_CHECKING:
     help="Run the part I of N of the trials, counted from 0, for job arrays: 0/4 to 3/4.",
 )
 @click.option(
+    "--runner",
+    type=click.Choice(["local", "ray"]),
+    default="local",
+    show_default=True,
+    help="Run trials in processes of this machine, or on a cluster of Ray.",
+)
+@click.option("--address", help="Address of the cluster of Ray, or auto.  [default: a cluster of this machine]")
+@click.option(
+    "--cpus-per-trial",
+    type=click.FloatRange(0, min_open=True),
+    default=1.0,
+    show_default=True,
+    help="With --runner ray, number of cores of a trial.",
+)
+@click.option(
+    "--gpus-per-trial",
+    type=click.FloatRange(0),
+    default=0.0,
+    show_default=True,
+    help="Number of GPUs of a trial: 0 for the CPU, a fraction to share a GPU, several to train on all of them.",
+)
+@click.option(
+    "--retries",
+    type=click.IntRange(0),
+    default=3,
+    show_default=True,
+    help="With --runner ray, number of times that a trial is run again whose node is lost.",
+)
+@click.option(
+    "--track",
+    type=click.Choice(["wandb", "mlflow"]),
+    help="Send each finished trial to Weights & Biases or MLflow, as a run of the experiment's project.",
+)
+@click.option(
     "--dry-run",
     is_flag=True,
     help="Check the experiment and print its trials with parameters, MACs and an estimate of time; write nothing.",
@@ -39,6 +73,12 @@ def command(
     out: Path | None,
     jobs: int,
     shard: str | None,
+    runner: str,
+    address: str | None,
+    cpus_per_trial: float,
+    gpus_per_trial: float,
+    retries: int,
+    track: str | None,
     dry_run: bool,
     retry_failed: bool,
     data_root: Path | None,
@@ -55,7 +95,9 @@ def command(
 
     from epanns.process import keep_freed_memory
     from epanns.sweeps.experiment import load_experiment
-    from epanns.sweeps.runner import run_experiment
+    from epanns.sweeps.launchers.local import run_in_processes
+    from epanns.sweeps.launchers.ray_tasks import run_with_ray
+    from epanns.sweeps.runner import Launcher, run_experiment
     from epanns.sweeps.shard import Shard
 
     part = None if shard is None else Shard.of(shard)
@@ -67,13 +109,30 @@ def command(
         return
     if out is None:
         raise ConfigError("--out is missing: give the folder of the sweep, or --dry-run")
+    if address is not None and runner != "ray":
+        raise ConfigError(f"--address {address}: is of a cluster of Ray; give --runner ray too")
+    if 1 < gpus_per_trial != round(gpus_per_trial):
+        raise ConfigError(f"--gpus-per-trial {gpus_per_trial:g}: must be at most 1 or a whole number")
+    launcher: Launcher | None = None
+    if runner == "ray":
+        launcher = partial(
+            run_with_ray,
+            address=address,
+            cpus_per_trial=cpus_per_trial,
+            gpus_per_trial=gpus_per_trial,
+            retries=retries,
+        )
+    elif gpus_per_trial:
+        launcher = partial(run_in_processes, jobs=jobs, gpus_per_trial=gpus_per_trial)
     keep_freed_memory()  # with one job, trials run in this process
     summary = run_experiment(
         loaded,
         out,
         jobs=jobs,
+        launcher=launcher,
         shard=part,
         retry_failed=retry_failed,
+        tracker=track,
         on_trial=partial(log_trial, out),
         log=log,
     )

@@ -12,6 +12,7 @@ from epanns.sweeps.launchers.local import run_here, run_in_processes
 from epanns.sweeps.preparation import prepare
 from epanns.sweeps.shard import Shard
 from epanns.sweeps.sweep_folder import Sweep
+from epanns.sweeps.tracking import require_tracker, track
 from epanns.sweeps.trial_queue import TrialQueue
 from epanns.training.loop import Log, OnStep, no_log
 
@@ -49,6 +50,7 @@ def run_experiment(  # noqa: PLR0913 - one keyword for each option
     launcher: Launcher | None = None,
     shard: Shard | None = None,
     retry_failed: bool = False,
+    tracker: str | None = None,
     on_trial: OnTrial | None = None,
     on_step: OnStep | None = None,
     log: Log = no_log,
@@ -67,6 +69,7 @@ def run_experiment(  # noqa: PLR0913 - one keyword for each option
         shard: The part of the trials that is run, together with the bases that they prune; other processes may run
             other parts in the same folder at the same time.
         retry_failed: Whether trials that failed before are run again.
+        tracker: Key of `tracking.TRACKERS`, to which each finished trial is sent once.
         on_trial: Called when a trial ends.
         on_step: Called after each training step (of trials in this process only).
         log: Called with one line about the point where the sweep and, with one job, its training runs resume.
@@ -77,6 +80,8 @@ def run_experiment(  # noqa: PLR0913 - one keyword for each option
         OutputError: If the folder is in use, is no sweep, or holds finished trials that contradict the experiment.
         Interrupted: If SIGINT, SIGTERM or SIGUSR1 was received; the next run resumes the sweep.
     """
+    if tracker is not None:
+        require_tracker(tracker)
     sweep = Sweep(out, experiment)
     log = cache(log)  # many trials may log the same text
     if launcher is None:
@@ -86,8 +91,11 @@ def run_experiment(  # noqa: PLR0913 - one keyword for each option
     def end(trial: Trial, outcome: str) -> None:
         nonlocal n_ended
         n_ended += 1
+        folder = sweep.folder_of(trial)
         if outcome == "skipped":
-            sweep.folder_of(trial).rename(trial.name)
+            folder.rename(trial.name)
+        if tracker is not None and folder.is_done:
+            track(folder, tracker)
         if on_trial is not None:
             on_trial(trial.trial_id, outcome, n_ended, len(trials))
 

@@ -34,9 +34,10 @@ def ray_cluster(address: str | None) -> Iterator["ModuleType"]:
         try:
             ray.init(log_to_driver=False, logging_level="error", **place)
         except (ConnectionError, RuntimeError, ValueError) as error:
+            reason = " ".join(str(error).split())[:200]
             raise ConfigError(
-                f"--address {address}: no cluster of Ray answers ({' '.join(str(error).split())[:200]}); start one with "
-                "`ray start --head`, or leave --address out"
+                f"--address {address}: no cluster of Ray answers ({reason}): start one with `ray start --head`, or "
+                "leave --address out"
             ) from error
     try:
         yield ray

@@ -4,16 +4,18 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from epanns.cli.shared.launchers import launcher_of, launcher_options
 from epanns.cli.shared.options import EXISTING, PATH, EpannsCommand, bounded_option, json_option, out_option
 from epanns.cli.shared.terminal import emit, log
 from epanns.errors import ConfigError, EpannsError
 
 if TYPE_CHECKING:
     from epanns.sweeps.experiment import Experiment
+    from epanns.sweeps.runner import SweepSummary
     from epanns.sweeps.shard import Shard
 
 
@@ -26,35 +28,7 @@ if TYPE_CHECKING:
     metavar="I/N",
     help="Run the part I of N of the trials, counted from 0, for job arrays: 0/4 to 3/4.",
 )
-@click.option(
-    "--runner",
-    type=click.Choice(["local", "ray"]),
-    default="local",
-    show_default=True,
-    help="Run trials in processes of this machine, or on a cluster of Ray.",
-)
-@click.option("--address", help="Address of the cluster of Ray, or auto.  [default: a cluster of this machine]")
-@click.option(
-    "--cpus-per-trial",
-    type=click.FloatRange(0, min_open=True),
-    default=1.0,
-    show_default=True,
-    help="With --runner ray, number of cores of a trial.",
-)
-@click.option(
-    "--gpus-per-trial",
-    type=click.FloatRange(0),
-    default=0.0,
-    show_default=True,
-    help="Number of GPUs of a trial: 0 for the CPU, a fraction to share a GPU, several to train on all of them.",
-)
-@click.option(
-    "--retries",
-    type=click.IntRange(0),
-    default=3,
-    show_default=True,
-    help="With --runner ray, number of times that a trial is run again whose node is lost.",
-)
+@launcher_options
 @click.option(
     "--track",
     type=click.Choice(["wandb", "mlflow"]),
@@ -73,16 +47,12 @@ def command(
     out: Path | None,
     jobs: int,
     shard: str | None,
-    runner: str,
-    address: str | None,
-    cpus_per_trial: float,
-    gpus_per_trial: float,
-    retries: int,
     track: str | None,
     dry_run: bool,
     retry_failed: bool,
     data_root: Path | None,
     as_json: bool,
+    **launching: Any,
 ) -> None:
     """Run every trial of EXPERIMENT.toml: bases, pruned networks, controls, for each seed and fold.
 
@@ -95,9 +65,7 @@ def command(
 
     from epanns.process import keep_freed_memory
     from epanns.sweeps.experiment import load_experiment
-    from epanns.sweeps.launchers.local import run_in_processes
-    from epanns.sweeps.launchers.ray_tasks import run_with_ray
-    from epanns.sweeps.runner import Launcher, run_experiment
+    from epanns.sweeps.runner import run_experiment
     from epanns.sweeps.shard import Shard
 
     part = None if shard is None else Shard.of(shard)
@@ -109,21 +77,7 @@ def command(
         return
     if out is None:
         raise ConfigError("--out is missing: give the folder of the sweep, or --dry-run")
-    if address is not None and runner != "ray":
-        raise ConfigError(f"--address {address}: is of a cluster of Ray; give --runner ray too")
-    if 1 < gpus_per_trial != round(gpus_per_trial):
-        raise ConfigError(f"--gpus-per-trial {gpus_per_trial:g}: must be at most 1 or a whole number")
-    launcher: Launcher | None = None
-    if runner == "ray":
-        launcher = partial(
-            run_with_ray,
-            address=address,
-            cpus_per_trial=cpus_per_trial,
-            gpus_per_trial=gpus_per_trial,
-            retries=retries,
-        )
-    elif gpus_per_trial:
-        launcher = partial(run_in_processes, jobs=jobs, gpus_per_trial=gpus_per_trial)
+    launcher = launcher_of(jobs, **launching)
     keep_freed_memory()  # with one job, trials run in this process
     summary = run_experiment(
         loaded,
@@ -137,11 +91,7 @@ def command(
         log=log,
     )
     total = sum(map(len, (summary.done, summary.skipped, summary.failed)))
-    text = f"{out}: {len(summary.done)} trials done, {len(summary.skipped)} done before, {len(summary.failed)} failed"
-    if summary.replaced:
-        text += f"; {summary.replaced} trials without a result are no longer in the experiment"
-    if left := summary.left:
-        text += f"; {len(left)} finished trials are no longer in the experiment and stay: {', '.join(left)}"
+    text = f"{out}: {counts_in_words(summary)}"
     emit({"out": str(out), **dataclasses.asdict(summary)}, text, as_json)
     if summary.failed:
         where = out / "trials" / summary.failed[0] / "error.json"
@@ -149,6 +99,16 @@ def command(
             f"{len(summary.failed)} of {total} trials failed, first {where}: correct the cause and run again "
             "with --retry-failed"
         )
+
+
+def counts_in_words(summary: "SweepSummary") -> str:
+    """Return the numbers of trials by outcome."""
+    text = f"{len(summary.done)} trials done, {len(summary.skipped)} done before, {len(summary.failed)} failed"
+    if summary.replaced:
+        text += f"; {summary.replaced} trials without a result are no longer in the experiment"
+    if left := summary.left:
+        text += f"; {len(left)} finished trials are no longer in the experiment and stay: {', '.join(left)}"
+    return text
 
 
 def emit_outline(experiment: "Experiment", out: Path | None, shard: "Shard | None", jobs: int, as_json: bool) -> None:

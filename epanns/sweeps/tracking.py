@@ -89,9 +89,9 @@ def _to_mlflow(record: RunRecord, sweep: Path) -> None:
 TRACKERS: Mapping[str, Send] = {"wandb": _to_wandb, "mlflow": _to_mlflow}
 
 
-def require_tracker(name: str) -> None:
+def require_tracker(name: str | None) -> None:
     """Raise `ConfigError` if the package of a tracker is not installed; call it before long work."""
-    if not is_installed(name):
+    if name is not None and not is_installed(name):
         raise ConfigError(f"--track {name}: {name} is not installed: {install_command(name)}")
 
 

@@ -76,7 +76,8 @@ def describe(summary: Mapping[str, Any], provenance: "Provenance") -> str:
         "widths": " | ".join(f"{block} {' '.join(str(width) for _, width in group)}" for block, group in blocks),
         "labels": f"{len(labels)}: {listed}" + (f"; and {rest} more" if rest > 0 else ""),
         "source": printable(str(provenance.source)),
-        "weights": f"sha256 {provenance.sha256}",
+        "weights": f"sha256 {provenance.sha256}"
+        + ("" if summary["storage"] == "float32" else f"; matrices and kernels stored as {summary['storage']}"),
         "parent": f"sha256 {parent}" if (parent := provenance.parent_sha256) else "none",
         "plan": printable("none" if provenance.plan is None else provenance.plan.summary()),
         "recipe": f"\n{'':<16}".join(operations) or "nothing recorded",

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from epanns.atomic import sha256_of_json
 from epanns.records import RunRecord
 from epanns.reporting.notation import in_words, short_layers, si
+from epanns.strict import is_finite
 
 UNPRUNED = "unpruned"
 CONTROL = "unpruned, trained on"
@@ -78,6 +79,8 @@ class Row:
         untrained: Stages at which training kept the weights from before it -> number of such runs.
         n_folds: Number of folds of the data; 0 where they have none.
         agreement: Number of `AGREEMENT` -> estimate at the last stage that has it: agreement with the unpruned network.
+        latency_ms: Median latency in milliseconds, mean over seeds; None unless every record has it.
+        trials: The `trial_id` of each record that the row averages, sorted.
     """
 
     experiment: str
@@ -102,6 +105,8 @@ class Row:
     untrained: Mapping[str, int] = field(default_factory=dict)
     agreement: Mapping[str, Estimate] = field(default_factory=dict)
     n_folds: int = 0
+    latency_ms: float | None = None
+    trials: tuple[str, ...] = field(default=(), compare=False)
 
     @property
     def has_accuracy(self) -> bool:
@@ -152,7 +157,7 @@ def _rows(records: Sequence[RunRecord], split: str) -> list[Row]:
     pruned = [record for record in records if record.criterion is not None]
 
     def base_settings(record: RunRecord) -> dict[str, str]:  # the same names in a base's own record and in pruned ones
-        settings = _settings_of(record)
+        settings = settings_of(record)
         if record.config.get("kind") == "base":
             settings = {f"base.{name}": value for name, value in settings.items() if not name.startswith("packs.")}
         return {name: value for name, value in settings.items() if name.startswith("base.")}
@@ -199,11 +204,11 @@ def _seed_groups(records: Iterable[RunRecord]) -> list[Group]:
         return (*_network_identity(record), *pruning)
 
     def checkpoint_of(record: RunRecord) -> dict[str, str]:  # in records of `epanns evaluate`
-        return {name: value for name, value in _flat(record.config).items() if name == "checkpoint"}
+        return {name: value for name, value in flat(record.config).items() if name == "checkpoint"}
 
     groups: list[Group] = []
     for alike in _grouped(records, identity).values():
-        for group, settings in _split_by_settings(alike, _settings_of):
+        for group, settings in _split_by_settings(alike, settings_of):
             # Checkpoints of several seeds are one row; several of one seed, with no known difference, are not.
             repeats_a_seed = len({record.seed for record in group}) < len(group)
             parts = _split_by_settings(group, checkpoint_of) if repeats_a_seed else [(group, ())]
@@ -235,12 +240,12 @@ def _split_by_settings(records: Sequence[RunRecord], settings_of: Callable[[RunR
     return groups
 
 
-def _settings_of(record: RunRecord) -> dict[str, str]:
+def settings_of(record: RunRecord) -> dict[str, str]:
     """Return a run's configuration by dotted name, without seed, fold, and the checkpoint, which has a seed."""
-    flat = _flat(record.config)
+    given = flat(record.config)
     if fold_of(record):
-        flat = {name: value for name, value in flat.items() if not _OF_A_FOLD.fullmatch(name)}
-    return {name: flat[name] for name in flat if name.split(".")[-1] != "seed" and name != "checkpoint"}
+        given = {name: value for name, value in given.items() if not _OF_A_FOLD.fullmatch(name)}
+    return {name: given[name] for name in given if name.split(".")[-1] != "seed" and name != "checkpoint"}
 
 
 def fold_of(record: RunRecord) -> int:
@@ -271,11 +276,12 @@ def budget_of(record: RunRecord) -> str | None:
     return f"{kind} {si(most)}" if isinstance(most, int | float) else str(kind)
 
 
-def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    flat: dict[str, str] = {}
+def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Return a configuration by dotted name, with values as text."""
+    found: dict[str, str] = {}
     for key, value in config.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": str(value)}
-    return flat
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": str(value)}
+    return found
 
 
 def _row(group: Sequence[RunRecord], split: str, variant: str, stages: Sequence[str], settings: tuple[str, ...]) -> Row:
@@ -288,6 +294,8 @@ def _row(group: Sequence[RunRecord], split: str, variant: str, stages: Sequence[
             [record.cost_before for record in group],
         )
     )
+    is_dense = tuple(stages) == ("dense",)
+    latencies = [latency_of(record.cost_before if is_dense else record.cost_after) for record in group]
     estimates = {
         score: {stage: found for stage in stages if (found := _estimate(group, stage, split, score)) is not None}
         for score in ("mAP", "accuracy", *AGREEMENT)
@@ -319,7 +327,16 @@ def _row(group: Sequence[RunRecord], split: str, variant: str, stages: Sequence[
         agreement={score: [*estimates[score].values()][-1] for score in AGREEMENT if estimates[score]},
         untrained={stage: count for stage, count in untrained.items() if count},
         n_folds=len({fold for record in group if (fold := fold_of(record))}),
+        latency_ms=fmean(known) if len(known := [each for each in latencies if each]) == len(group) else None,
+        trials=tuple(sorted(record.trial_id for record in group)),
     )
+
+
+def latency_of(cost: Mapping[str, Any]) -> float | None:
+    """Return the median latency in milliseconds of a record's cost; None where it was not measured."""
+    latency = cost.get("latency_ms")
+    median = latency.get("median") if isinstance(latency, Mapping) else None
+    return float(median) if median is not None and is_finite(median) and median > 0 else None
 
 
 def _estimate(group: Iterable[RunRecord], stage_name: str, split: str, score_name: str) -> Estimate | None:

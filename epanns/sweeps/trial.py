@@ -155,9 +155,10 @@ class _Trial:
                 settings = {"seed": self.config["seed"], **self.config.get("recovery", {})}
                 method = self.config["recover"]
                 run = RecoveryRun(self.folder.path / "recovery", log=self.options.log)
-                on_rank_zero(lambda: recover(model, dense, clips, method, plan=step, run=run, **settings))
+                report = on_rank_zero(lambda: recover(model, dense, clips, method, plan=step, run=run, **settings))
                 share_tensors(model)
-                stages.append(self._stage("recovered", model, time.perf_counter() - started))
+                recovered = self._stage("recovered", model, time.perf_counter() - started)
+                stages.append(replace(recovered, recovery=report or {}))
         if "finetune" in self.config:
             started = time.perf_counter()
             training = TrainingConfig.from_dict(self.config["finetune"])

@@ -14,11 +14,12 @@ from epanns.cli.import_ import command
 from epanns.errors import CheckpointError, ConfigError, DataError, OutputError
 from epanns.labels import LabelSet
 from epanns.models.files import download
+from epanns.models.files.checkpoint import load_checkpoint, save_checkpoint
 from epanns.models.files.load import load
 from epanns.models.files.released import export_panns
 from epanns.models.spec import HEADS
 from epanns.models.zoo import build_model
-from tests.builders import output_of
+from tests.builders import make_network, output_of
 
 
 @pytest.fixture
@@ -135,3 +136,27 @@ class FakeResponse:
     def read(self, size: int) -> bytes:
         chunk, self.content = self.content[:size], self.content[size:]
         return chunk
+
+
+def test_a_checkpoint_is_stored_as_float16_with_its_task_and_classes(epanns, tmp_path):
+    network = make_network(labels=LabelSet.of(["dog", "rain", "bell", "sea"]))
+    network.set_task("single-label")
+    save_checkpoint(network, tmp_path / "net")
+    code, out, _ = epanns("import", tmp_path / "net", "--storage", "float16", "--out", tmp_path / "half")
+    assert code == 0 and out.endswith("single-label, stored as float16\n")
+    half = load_checkpoint(tmp_path / "half")
+    assert (half.storage, half.spec, half.labels) == ("float16", network.spec, network.labels)
+    assert half.provenance.parent_sha256 == load_checkpoint(tmp_path / "net").provenance.sha256
+    _, out, _ = epanns("info", tmp_path / "half")
+    assert f"sha256 {half.provenance.sha256}; matrices and kernels stored as float16" in out
+
+
+def test_a_checkpoint_keeps_its_labels_when_it_is_stored_again(epanns, tmp_path):
+    save_checkpoint(make_network(labels=LabelSet.of(["dog", "rain", "bell", "sea"])), tmp_path / "net")
+    (tmp_path / "labels.csv").write_text("index,mid,display_name\n0,,a\n1,,b\n2,,c\n3,,d\n")
+    options = ["--storage", "float16", "--labels", tmp_path / "labels.csv", "--out", tmp_path / "half"]
+    code, _, err = epanns("import", tmp_path / "net", *options)
+    assert code == 1 and "has labels of its own: leave it out" in err
+    code, _, err = epanns("import", tmp_path / "net", "--out", tmp_path / "half")
+    assert code == 1 and "a checkpoint folder needs no import, except to store it as float16" in err
+    assert not (tmp_path / "half").exists()

@@ -100,8 +100,8 @@ def use(folder: Path) -> Checkpoint:
     json.dumps(summary, ensure_ascii=False, allow_nan=False).encode()
     text = describe(summary, found.provenance)
     assert printable(text, lines=True) == text
-    card = model_card(found.spec, found.labels, found.provenance, n_params=1, n_bytes=1)
     config = CheckpointConfig(found.spec, "a" * 64, found.provenance)
+    card = model_card(config, found.labels, n_params=1, n_bytes=1)
     assert printable(card, lines=True) == card
     config.to_json().encode()
     find_unpruned(folder)

@@ -5,6 +5,7 @@ weights were changed is refused. A change of README.md, the model card, is only 
 checksums.json.
 """
 
+import functools
 import json
 import shutil
 from collections.abc import Mapping, Sequence
@@ -18,10 +19,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from epanns.atomic import fsync, new_folder, sha256_of
-from epanns.errors import CheckpointError, DataError, OutputError
+from epanns.errors import CheckpointError, ConfigError, DataError, OutputError
 from epanns.feedback import note
 from epanns.labels import LabelSet
 from epanns.models.files.checkpoint_texts import CheckpointConfig, is_config, model_card
+from epanns.models.files.storage import STORAGES, from_storage, stored_forms, to_storage
 from epanns.models.provenance import Provenance
 from epanns.models.pruning_plan import PruningPlan
 from epanns.models.spec import ModelSpec
@@ -29,7 +31,7 @@ from epanns.models.tagger import Tagger
 from epanns.models.tensors import TensorForm, difference, expected_forms, forms_of, parameters_of
 from epanns.models.zoo import build_model, known_labels
 from epanns.packages import versions
-from epanns.strict import SHA256, shown, table_problems
+from epanns.strict import SHA256, one_of, shown, table_problems
 from epanns.text_files import read_json, read_text
 from epanns.workfolder import describe_other_folder
 
@@ -44,7 +46,7 @@ _REMEDY = f"copy the whole checkpoint again or, where a file was changed on purp
 _PACKAGES = ("torch", "torchaudio", "torch-pruning", "numpy", "safetensors")
 _LABEL_BYTES = 1024  # most bytes of a class in labels.csv, on average
 _LABELS_BYTES = 1 << 20  # a shorter labels.csv is read whatever the number of classes
-_DTYPES = {"F32": "float32", "I64": "int64"}  # names in safetensors -> names in torch
+_DTYPES = {"F32": "float32", "F16": "float16", "I64": "int64"}  # names in safetensors -> names in torch
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,7 @@ class Checkpoint:
         labels: Names of the classes, in output order.
         provenance: Where the weights come from.
         notes: Changes made while a released file was read, one phrase each.
+        storage: How the file holds the weights, one of `storage.STORAGES`; `weights` are float32.
     """
 
     spec: ModelSpec
@@ -64,6 +67,7 @@ class Checkpoint:
     labels: LabelSet
     provenance: Provenance
     notes: tuple[str, ...] = ()
+    storage: str = "float32"
 
     def build(self) -> Tagger:
         """Return the network with its weights, in evaluation mode."""
@@ -82,6 +86,7 @@ class Checkpoint:
             "n_params_with_statistics": size.with_statistics,
             "n_params_folded": size.folded,
             "labels": list(self.labels.names),
+            "storage": self.storage,
             "provenance": self.provenance.summary(),
         }
 
@@ -128,7 +133,8 @@ def load_checkpoint(folder: str | Path) -> Checkpoint:
         )
     _check_weights(folder / WEIGHTS, config)
     _check_checksums(folder, config.weights_sha256)
-    return Checkpoint(config.spec, load_file(folder / WEIGHTS), labels, config.provenance)
+    weights = from_storage(load_file(folder / WEIGHTS))
+    return Checkpoint(config.spec, weights, labels, config.provenance, storage=config.storage)
 
 
 def save_checkpoint(
@@ -138,6 +144,8 @@ def save_checkpoint(
     plan: PruningPlan | Mapping[str, Any] | None = None,
     recipe: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
     overwrite: bool = False,
+    storage: str = "float32",
+    card: str = "",
 ) -> str:
     """Write a checkpoint folder, completely or not at all.
 
@@ -148,14 +156,21 @@ def save_checkpoint(
         recipe: One operation, as in config.json, to append to the recipe of the model's provenance, or a list of
             operations in its place; by default the recipe of the provenance.
         overwrite: Replace an existing checkpoint; other folders are never replaced.
+        storage: ``float32``, or ``float16`` to store matrices and kernels in half as many bytes; they are rounded, and
+            read as float32.
+        card: Markdown to add to the model card, behind its introduction, such as scores and the licence of the data.
 
     Returns:
         The sha256 of model.safetensors.
 
     Raises:
         OutputError: If the folder exists and may not be replaced, or cannot be written.
-        CheckpointError: If tensors or labels are not those of the model's `spec`, or the recipe or plan is invalid.
+        CheckpointError: If tensors or labels are not those of the model's `spec`, the recipe or plan is invalid, or a
+            weight is beyond the range of float16.
+        ConfigError: If there is no such storage.
     """
+    if problem := one_of(STORAGES).problem("storage", storage):
+        raise ConfigError(problem)
     folder = Path(folder)
     known = model.provenance
     if recipe is not None:
@@ -167,13 +182,14 @@ def save_checkpoint(
         plan=PruningPlan.from_dict(plan) if isinstance(plan, Mapping) else plan or known.plan,
         versions=versions(*_PACKAGES),
     )
+    write = functools.partial(_write, model, provenance=provenance, storage=storage, card=card)
     if not overwrite:
         with new_folder(folder) as partial:
-            return _write(model, partial, folder, provenance)
+            return write(partial, place=folder)
     staged, previous = _sibling(folder, ".next"), _sibling(folder, ".previous")
     _recover_swap(folder, staged, previous)
     with new_folder(staged) as partial:
-        digest = _write(model, partial, folder, provenance)
+        digest = write(partial, place=folder)
     if folder.exists():
         folder.replace(previous)
     staged.replace(folder)
@@ -215,7 +231,7 @@ def _remove(folder: Path) -> None:
         folder.rmdir()
 
 
-def _write(model: Tagger, folder: Path, place: Path, provenance: Provenance) -> str:
+def _write(model: Tagger, folder: Path, *, place: Path, provenance: Provenance, storage: str, card: str) -> str:
     """Write the files into `folder`, which becomes `place`; return the sha256 of the weights."""
     if len(model.labels) != model.spec.num_classes:
         raise CheckpointError(
@@ -230,6 +246,7 @@ def _write(model: Tagger, folder: Path, place: Path, provenance: Provenance) -> 
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     if problem := difference(forms_of(tensors), expected_forms(model.spec)):
         raise CheckpointError(f"this {model.spec.name} does not fit its own spec and would not load again: {problem}")
+    tensors = to_storage(tensors, storage)
     try:
         save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
     except (SafetensorError, OSError) as error:
@@ -239,9 +256,9 @@ def _write(model: Tagger, folder: Path, place: Path, provenance: Provenance) -> 
     digest = sha256_of(folder / WEIGHTS)
     n_params = sum(parameter.numel() for parameter in model.parameters())
     n_bytes = (folder / WEIGHTS).stat().st_size
-    config = CheckpointConfig(model.spec, digest, provenance).to_json()
-    card = model_card(model.spec, model.labels, provenance, n_params=n_params, n_bytes=n_bytes)
-    for name, text in {LABELS: labels, CARD: card, CONFIG: config}.items():
+    config = CheckpointConfig(model.spec, digest, provenance, storage)
+    card = model_card(config, model.labels, n_params=n_params, n_bytes=n_bytes, section=card)
+    for name, text in {LABELS: labels, CARD: card, CONFIG: config.to_json()}.items():
         (folder / name).write_text(text, encoding="utf-8", newline="\n")
     table = {"format": _CHECKSUMS_FORMAT, "sha256": {name: sha256_of(folder / name) for name in _HASHED}}
     (folder / CHECKSUMS).write_text(json.dumps(table, indent=2) + "\n", encoding="utf-8", newline="\n")
@@ -275,7 +292,7 @@ def _check_weights(path: Path, config: CheckpointConfig) -> None:
             }
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path}: damaged or not safetensors ({error}): copy or write it again") from error
-    if problem := difference(found, expected_forms(config.spec)):
+    if problem := difference(found, stored_forms(expected_forms(config.spec), config.storage)):
         raise CheckpointError(
             f"{path} does not fit {CONFIG} ({config.spec.name}): {problem}; get a whole copy, or save it again"
         )

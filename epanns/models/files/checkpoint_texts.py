@@ -9,17 +9,19 @@ from pathlib import Path
 from epanns import __version__
 from epanns.errors import CheckpointError
 from epanns.labels import LabelSet
+from epanns.models.files.storage import STORAGES
 from epanns.models.provenance import Provenance
 from epanns.models.spec import FUSION_FAMILIES, ModelSpec
 from epanns.safe_text import printable
-from epanns.strict import ANY_TEXT, SHA256, TABLE, Rule, error_messages, shown, table_problems
+from epanns.strict import ANY_TEXT, SHA256, TABLE, Rule, error_messages, one_of, shown, table_problems
 from epanns.text_files import LONGEST_JSON, parse_json, read_json, read_text
 
 FORMAT = "epanns-checkpoint/1"
 
 _REMEDY = "correct the file or write the checkpoint again"
 _LONGEST_MESSAGE = 3000  # characters
-_RULES: Mapping[str, Rule] = {"format": ANY_TEXT, "model": TABLE, "weights_sha256": SHA256, "provenance": TABLE}
+_NEEDED: Mapping[str, Rule] = {"format": ANY_TEXT, "model": TABLE, "weights_sha256": SHA256, "provenance": TABLE}
+_RULES: Mapping[str, Rule] = {**_NEEDED, "storage": one_of(STORAGES)}
 
 
 @dataclass(frozen=True)
@@ -30,11 +32,13 @@ class CheckpointConfig:
         spec: The network.
         weights_sha256: Of model.safetensors, in hexadecimal.
         provenance: Where the weights come from; ``sha256`` is that of the weights.
+        storage: How model.safetensors holds the weights, one of `storage.STORAGES`.
     """
 
     spec: ModelSpec
     weights_sha256: str
     provenance: Provenance
+    storage: str = "float32"
 
     def to_json(self) -> str:
         """Return the text of the file.
@@ -46,6 +50,7 @@ class CheckpointConfig:
             "format": FORMAT,
             "model": self.spec.to_dict(),
             "weights_sha256": self.weights_sha256,
+            **({} if self.storage == "float32" else {"storage": self.storage}),
             "provenance": self.provenance.to_dict(),
         }
         remedy = "give model.provenance, plan and recipe the values of JSON"
@@ -75,7 +80,7 @@ class CheckpointConfig:
                 f"{source}: format {shown(found)} is unknown, epanns {__version__} reads {FORMAT!r}: "
                 "update epanns, or check that this is a checkpoint"
             )
-        problems = table_problems(values, _RULES, required=_RULES)
+        problems = table_problems(values, _RULES, required=_NEEDED)
         read_provenance = partial(Provenance.from_dict, sha256=values.get("weights_sha256"))
         for key, read in (("model", ModelSpec.from_dict), ("provenance", read_provenance)):
             if isinstance(values.get(key), dict):
@@ -85,7 +90,7 @@ class CheckpointConfig:
             text = text if len(text) <= _LONGEST_MESSAGE else f"{text[:_LONGEST_MESSAGE]}..."
             raise CheckpointError(f"{source}: {text}: {remedy}")
         spec, provenance = ModelSpec.from_dict(values["model"]), read_provenance(values["provenance"])
-        config = cls(spec, values["weights_sha256"], provenance)
+        config = cls(spec, values["weights_sha256"], provenance, values.get("storage", "float32"))
         if (plan := config.provenance.plan) is not None and plan.widths != dict(config.spec.widths):
             raise CheckpointError(
                 f"{source}: provenance.plan leads to other widths than the model has: correct it, or write the "
@@ -118,9 +123,9 @@ _CARD = """\
 # {name}{pruned}: an audio tagger
 
 A convolutional network {reads} that scores {num_classes} kinds of sound in a clip.
-{n_params:,} trainable parameters, {n_bytes:,} bytes of weights.
+{n_params:,} trainable parameters, {n_bytes:,} bytes of weights{stored}.
 
-## Load it
+{section}## Load it
 
 ```python
 import epanns
@@ -161,11 +166,14 @@ The code of epanns is under the MIT licence. Weights trained with epanns belong 
 come from released PANNs or E-PANNs files, pruned and fine-tuned ones included, stay under the terms of their publisher:
 see https://zenodo.org/record/3987831 (PANNs) and https://zenodo.org/records/7939403 (E-PANNs). Google's weights of
 YAMNet are under the Apache licence 2.0: https://github.com/tensorflow/models/tree/master/research/audioset/yamnet.
+EfficientAT's weights (mn01 to mn40) are under the MIT licence: https://github.com/fschmid56/EfficientAT. Data sets have
+terms of their own, which may reach to weights that were trained on them.
 """
 
 
-def model_card(spec: ModelSpec, labels: LabelSet, provenance: Provenance, *, n_params: int, n_bytes: int) -> str:
-    """Return the text of the card; `n_bytes` is the size of model.safetensors."""
+def model_card(config: CheckpointConfig, labels: LabelSet, *, n_params: int, n_bytes: int, section: str = "") -> str:
+    """Return the text of the card; `n_bytes` is the size of model.safetensors, `section` is put into it."""
+    spec, provenance = config.spec, config.provenance
     front_end = spec.front_end.to_dict()
     whose = {"panns": "", "yamnet": "YAMNet's ", "efficientat": "EfficientAT's "}[spec.front_end.kind]
     logmel = f"{whose}log-mel spectrograms"
@@ -183,6 +191,8 @@ def model_card(spec: ModelSpec, labels: LabelSet, provenance: Provenance, *, n_p
         pruned=" (pruned)" if provenance.plan else "",
         n_params=n_params,
         n_bytes=n_bytes,
+        stored="" if config.storage == "float32" else f", matrices and kernels as {config.storage}",
+        section=f"{section.strip()}\n\n" if section.strip() else "",
         classes=f"{len(labels)}: {listed} (`labels.csv`)",
         origin=_origin(provenance),
     )

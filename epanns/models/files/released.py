@@ -261,7 +261,10 @@ def read_released(
             the name of a released file and another sha256.
     """
     if not path.is_file():
-        raise CheckpointError(f"{path}: no such file; give a .pth or .pt; a checkpoint folder needs no import")
+        raise CheckpointError(
+            f"{path}: no such file; give a .pth or .pt; a checkpoint folder needs no import, except to store it as "
+            "float16"
+        )
     if (folder := checkpoint_folder(path)) != path:
         raise CheckpointError(f"{path} is a file of the checkpoint {folder}, which needs no import: give that folder")
     if is_yamnet_file(path):

@@ -242,7 +242,7 @@ def test_the_card_describes_the_network_and_how_to_load_it(tmp_path: Path) -> No
         ({"fc1__bias": torch.zeros(9)}, "1 of another shape or type: fc1.bias is (9,) float32, must be (26,) float32"),
         (
             {"fc1__bias": torch.zeros(26, dtype=torch.float16)},
-            "1 of another shape or type: fc1.bias is (26,) F16, must be (26,) float32",
+            "1 of another shape or type: fc1.bias is (26,) float16, must be (26,) float32",
         ),
     ],
     ids=["missing", "extra", "misshapen", "mistyped"],

@@ -46,7 +46,7 @@ EXTRAS = {
         "epanns export: ONNX files in float32 and int8",
     ),
     "mlflow": Extra({"mlflow-skinny": "mlflow"}, "epanns sweep --track mlflow: a run for each trial in MLflow"),
-    "ray": Extra({"ray": "ray"}, "epanns sweep and pack --runner ray: trials and packing on a cluster"),
+    "ray": Extra({"ray": "ray"}, "epanns sweep --runner ray: trials on a cluster"),
     "report": Extra({"pandas": "pandas"}, "epanns.read_records: run records as a pandas table"),
     "tensorboard": Extra({"tensorboard": "tensorboard"}, "--tensorboard: learning curves while a network trains"),
     "tflite": Extra({"ai-edge-litert": "ai_edge_litert"}, "the test that compares YAMNet with a TFLite conversion"),

@@ -30,7 +30,7 @@ def ray_cluster(address: str | None) -> Iterator["ModuleType"]:
         raise ConfigError(f"--runner ray: Ray is not installed: {install_command('ray')}") from error
     is_ours = not ray.is_initialized()
     if is_ours:
-        place = {"include_dashboard": False} if address is None else {"address": address}
+        place = {"address": "local", "include_dashboard": False} if address is None else {"address": address}
         try:
             ray.init(log_to_driver=False, logging_level="error", **place)
         except (ConnectionError, RuntimeError, ValueError) as error:

@@ -38,6 +38,7 @@ def nodes(monkeypatch):
     """A cluster of two nodes with one core each; the second can be removed."""
     pytest.importorskip("ray")
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    monkeypatch.setenv("RAY_worker_niceness", "0")  # 15 by default, which waits for every other process
     monkeypatch.setenv("PYTHONPATH", str(_REPOSITORY))
     import ray
     from ray.cluster_utils import Cluster

@@ -7,7 +7,7 @@ of epanns reads a record.
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +79,7 @@ _STAGE_RULES: Mapping[str, Rule] = {
     "seconds": FINITE,
     "curve": list_of(_CURVE_POINT, "pairs, step and score"),
     "best_step": replace(or_none(integer(0)), text="a whole number >= 0 or null"),
+    "recovery": TABLE,
 }
 # What reports need of a summary; its other keys may come and go.
 _COST_RULES: Mapping[str, Rule] = dict.fromkeys(("n_params", "param_bytes", "backbone_macs"), _SIZE)
@@ -99,6 +100,8 @@ class Stage:
             left out of the JSON where it is empty.
         best_step: Of a training, the step whose weights were kept and scored; 0 for the weights before training. None,
             and left out of the JSON, where nothing was trained, and in some early records.
+        recovery: Of a recovery, the report of `epanns.recover`: errors of each layer, losses of gradient steps; left
+            out of the JSON where it is empty, and in some early records.
     """
 
     name: str
@@ -106,6 +109,7 @@ class Stage:
     seconds: float
     curve: Sequence[Sequence[float]] = ()
     best_step: int | None = None
+    recovery: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -169,10 +173,12 @@ class RunRecord:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the record as JSON values, with its format first."""
-        values: dict[str, Any] = json.loads(json.dumps(asdict(self), allow_nan=False))
+        given = vars(self) | {"stages": [vars(stage) for stage in self.stages]}
+        values: dict[str, Any] = json.loads(json.dumps(given, allow_nan=False))
         for stage in values["stages"]:
-            if not stage["curve"]:
-                del stage["curve"]
+            for name in ("curve", "recovery"):
+                if not stage[name]:
+                    del stage[name]
             if stage["best_step"] is None:
                 del stage["best_step"]
         for name in ("network", "name", "intervals"):
@@ -298,7 +304,7 @@ def _differences(one: RunRecord, other: RunRecord) -> list[str]:
             network=record.network if one.network and other.network else None,  # some early records lack it
             device="",
             versions={},
-            stages=tuple(replace(stage, seconds=0, best_step=None) for stage in record.stages),
+            stages=tuple(replace(stage, seconds=0, best_step=None, recovery={}) for stage in record.stages),
         )
         for record in (one, other)
     )

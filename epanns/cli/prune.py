@@ -194,9 +194,11 @@ def _by_method(
     default="none",
     show_default=True,
     help="Recovery without labels, on --calibration. bn: measure batch-norm statistics again. ls: fit the layers that "
-    "read pruned channels to the unpruned network by least squares. ls+bn: both. align:STEPS: STEPS gradient steps "
-    "that match every layer of the unpruned network; ls+align:STEPS: ls before them. distil:STEPS: ls, then STEPS "
-    "gradient steps toward the unpruned network's outputs. A stopped command resumes gradient steps from OUT.recovery.",
+    "read pruned channels to the unpruned network by least squares. ls+bn: both. grail, fold: published baselines of "
+    "ls, a ridge regression between channels, and a merger of each removed channel into a kept one. align:STEPS: STEPS "
+    "gradient steps that match every layer of the unpruned network; ls+align:STEPS: ls before them. distil:STEPS: ls, "
+    "then STEPS gradient steps toward the unpruned network's outputs. A stopped command resumes gradient steps from "
+    "OUT.recovery.",
 )
 @click.option(
     "--calibration", type=EXISTING, help="Pack of clips for --recover and --criterion; only taylor uses their labels."
@@ -272,8 +274,7 @@ def command(
     started = {"parent_sha256": dense.provenance.sha256, "rounds": steps, "schedule": schedule}
     with ExitStack() as stack:
         recovering = stack.enter_context(_recovery(clips, recover, {"seed": config.seed, **settings}, out, started))
-        rounds = Rounds(steps, schedule)
-        write: Callable[[str], None] = log
+        rounds, write = Rounds(steps, schedule), log
         if between is not None:
             identity = {"recover": recover, "calibration": None if clips is None else clips.identity(), **settings}
             training, train, val = _clips_between(between, dense, opened)

@@ -31,6 +31,9 @@ AGREEMENT_NOTE = (
     "Own tags: mAP of the scores for the tags that the unpruned network gives to the same clips, without labels, after "
     "the last stage."
 )
+FOLDS_NOTE = (
+    "Rows with folds: mean and deviation over the networks of all folds and seeds, each scored on its test fold."
+)
 ONE_NETWORK_NOTE = "± –: one network, scored under several seeds, has no spread."
 UNTRAINED_NOTE = f"†: {STEP_0_KEPT} (in one run or more of the row)."
 
@@ -42,21 +45,11 @@ def measured_markdown(blocks: Mapping[BlockKey, Sequence[Row]], failures: Sequen
     """
     parts = []
     for key, rows in blocks.items():
-        single = {"Experiment"} if len({row.experiment for row in rows}) == 1 else set()
-        columns = {name: cell for name, cell in without_empty(_columns(key, rows), rows).items() if name not in single}
+        columns = shown_columns(key, rows)
         shared = f"{key.dataset}, {key.split}, {key.protocol}, {key.clip_seconds:g} s input"
         body = [[escaped(cell(row)) for cell in columns.values()] for row in rows]
         parts.append(f"**{escaped(shared)}** (measured)\n\n{markdown_table(list(columns), body)}")
-    rows = [row for members in blocks.values() for row in members]
-    estimates = [found for row in rows for found in (*row.mAP.values(), *row.accuracy.values())]
-    notes = [
-        FOOTNOTE,
-        *([ACCURACY_NOTE] if any(map(_have_accuracy, blocks.values())) else []),
-        *([AGREEMENT_NOTE] if any(AGREEMENT[0] in row.agreement for row in rows) else []),
-        *([ONE_NETWORK_NOTE] if any(found.n == 1 < found.n_seeds for found in estimates) else []),
-        *([UNTRAINED_NOTE] if any(row.untrained for row in rows) else []),
-    ]
-    parts.append(" ".join(notes))
+    parts.append(footnotes(blocks))
     if failures:
         reasons = Counter(failure.reason for failure in failures).most_common()
         counted = [f"{count} of them: {printable(reason)}." for reason, count in reasons]
@@ -64,10 +57,26 @@ def measured_markdown(blocks: Mapping[BlockKey, Sequence[Row]], failures: Sequen
     return "\n\n".join(parts) + "\n"
 
 
+def footnotes(blocks: Mapping[BlockKey, Sequence[Row]]) -> str:
+    """Return what the columns and signs of the tables of these rows mean."""
+    rows = [row for members in blocks.values() for row in members]
+    estimates = [found for row in rows for found in (*row.mAP.values(), *row.accuracy.values())]
+    notes = [
+        FOOTNOTE,
+        *([ACCURACY_NOTE] if any(map(_have_accuracy, blocks.values())) else []),
+        *([AGREEMENT_NOTE] if any(AGREEMENT[0] in row.agreement for row in rows) else []),
+        *([FOLDS_NOTE] if any(row.n_folds for row in rows) else []),
+        *([ONE_NETWORK_NOTE] if any(found.n == 1 < found.n_seeds for found in estimates) else []),
+        *([UNTRAINED_NOTE] if any(row.untrained for row in rows) else []),
+    ]
+    return " ".join(notes)
+
+
 def measured_csv(blocks: Mapping[BlockKey, Sequence[Row]]) -> str:
     """Return every row of every block with full precision; `param_reduction` and `mac_reduction` are fractions."""
     lines: list[dict[str, object]] = []
     has_names = any(row.name for rows in blocks.values() for row in rows)
+    has_folds = any(row.n_folds for rows in blocks.values() for row in rows)
     has_agreement = any(row.agreement for rows in blocks.values() for row in rows)
     for key, rows in blocks.items():
         for row in rows:
@@ -97,6 +106,7 @@ def measured_csv(blocks: Mapping[BlockKey, Sequence[Row]]) -> str:
                     line[f"{score}_{stage}_sd"] = estimate.sd if estimate else None
             if has_agreement:
                 line |= {name: row.agreement[name].mean if name in row.agreement else None for name in AGREEMENT}
+            line |= {"n_folds": row.n_folds} if has_folds else {}
             lines.append(line | {"n_seeds": row.n_seeds, "settings": "; ".join(row.settings)})
     return csv_text(lines)
 
@@ -115,6 +125,12 @@ def records_csv(records: Iterable[RunRecord]) -> str:
                 line |= {f"{stage.name}_{split}_{metric}": value for metric, value in summary.items()}
         lines.append(line)
     return csv_text(lines)
+
+
+def shown_columns(key: BlockKey, rows: Sequence[Row]) -> dict[str, Callable[[Row], str]]:
+    """Return heading -> cell of the columns that a table of these rows needs, in their order."""
+    single = {"Experiment"} if len({row.experiment for row in rows}) == 1 else set()
+    return {name: cell for name, cell in without_empty(_columns(key, rows), rows).items() if name not in single}
 
 
 def _columns(key: BlockKey, rows: Sequence[Row]) -> dict[str, Callable[[Row], str]]:
@@ -147,8 +163,17 @@ def _columns(key: BlockKey, rows: Sequence[Row]) -> dict[str, Callable[[Row], st
         **_at_stages("mAP", lambda row: row.mAP),
         **accuracy,
         "Own tags": lambda row: _mean_and_spread(row.agreement.get(AGREEMENT[0])),
-        "Seeds": lambda row: str(row.n_seeds),
+        "Folds": lambda row: str(row.n_folds) if row.n_folds else MISSING,
+        "Seeds": _seeds,
     }
+
+
+def _seeds(row: Row) -> str:
+    """Return the number of seeds, which is that of the networks on each fold."""
+    if not row.n_folds:
+        return str(row.n_seeds)
+    seeds, others = divmod(row.n_seeds, row.n_folds)
+    return f"{row.n_seeds} runs" if others else str(seeds)
 
 
 def _at_stages(score: str, estimates: Callable[[Row], Mapping[str, Estimate]]) -> dict[str, Callable[[Row], str]]:

@@ -47,6 +47,7 @@ DOORS = {
     "ray": {"ray_cluster.py"},
     "wandb": {"sweeps/tracking.py"},
     "mlflow": {"sweeps/tracking.py"},
+    "optuna": {"stages/search_space.py"},
 }
 LAZY_TOP_LEVEL = {"__init__.py", "__main__.py"}
 

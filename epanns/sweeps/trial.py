@@ -1,6 +1,7 @@
 """One trial: train a base, or prune, recover, fine-tune and score one network."""
 
 import copy
+import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -25,13 +26,14 @@ from epanns.models.warm_start import build_on_yamnet, stays_frozen
 from epanns.models.zoo import build_model
 from epanns.packages import versions
 from epanns.pruning.calibration_clips import CalibrationClips
-from epanns.pruning.prune import apply_plan, plan_and_cost
+from epanns.pruning.prune import plan_and_cost
 from epanns.pruning.recovery.descent import RecoveryRun
 from epanns.pruning.recovery.recover import recover
 from epanns.records import DECISIVE_PACKAGES, RunRecord, Stage
 from epanns.safe_text import path_name
 from epanns.seeding import derive_seed, numpy_generator, random_state_kept
 from epanns.stages.finetune import validation_on
+from epanns.stages.prune import Rounds, prune_in_rounds
 from epanns.stages.score import device_of, recorded_width, score, scored_seconds
 from epanns.sweeps.experiment import pruning_of
 from epanns.sweeps.journal import TrialFolder
@@ -117,24 +119,9 @@ class _Trial:
         as_scored = replace(base_record.stages[0], seconds=0.0, curve=(), best_step=None)
         model, plan, stages = dense, None, [as_scored]
         if self.config.get("ratio") != 0:
-            started = time.perf_counter()
-            clips = None
-            if (n_clips := self.config.get("calibration_clips")) is not None:
-                order = numpy_generator("calibration", self.config["seed"]).permutation(len(self.packs["train"]))
-                clips = CalibrationClips.from_pack(self.packs["train"], order[:n_clips].tolist(), in_memory=True)
-            step, _ = plan_and_cost(dense, pruning_of(self.config), clips)
-            self.layers = tuple(self.config.get("layers", step.ratios))
-            model = apply_plan(dense, step)
+            model, pruned_stages = self._prune(dense)
             plan = model.provenance.plan  # from the unpruned network
-            stages.append(self._stage("pruned", model, time.perf_counter() - started))
-            if self.config["recover"] != "none" and clips is not None:
-                started = time.perf_counter()
-                settings = {"seed": self.config["seed"], **self.config.get("recovery", {})}
-                method = self.config["recover"]
-                run = RecoveryRun(self.folder.path / "recovery", log=self.options.log)
-                report = recover(model, dense, clips, method, plan=step, run=run, **settings)
-                recovered = self._stage("recovered", model, time.perf_counter() - started)
-                stages.append(replace(recovered, recovery=report or {}))
+            stages += pruned_stages
         if "finetune" in self.config:
             started = time.perf_counter()
             training = TrainingConfig.from_dict(self.config["finetune"])
@@ -145,6 +132,40 @@ class _Trial:
             model, trained = self._train(model, training, self.folder.path / "finetuned", teacher)
             stages.append(replace(self._stage("finetuned", model, time.perf_counter() - started), **trained))
         return self._record(dense, model, plan, tuple(stages))
+
+    def _prune(self, dense: Tagger) -> tuple[Tagger, list[Stage]]:
+        """Return the pruned and recovered network and its stages; of several rounds, the stage after the last."""
+        started = time.perf_counter()
+        clips = None
+        if (n_clips := self.config.get("calibration_clips")) is not None:
+            order = numpy_generator("calibration", self.config["seed"]).permutation(len(self.packs["train"]))
+            clips = CalibrationClips.from_pack(self.packs["train"], order[:n_clips].tolist(), in_memory=True)
+        target, _ = plan_and_cost(dense, pruning_of(self.config), clips)
+        self.layers = tuple(self.config.get("layers", target.ratios))
+        rounds, method, stages = Rounds(self.config.get("steps", 1)), self.config["recover"], list[Stage]()
+        states = self.folder.path / "recovery"
+
+        def recovered(network: Tagger, before: Tagger, plan: PruningPlan) -> dict[str, Any] | None:
+            nonlocal started
+            assert clips is not None
+            if rounds.number == 1:
+                stages.append(self._stage("pruned", network, time.perf_counter() - started))
+                started = time.perf_counter()
+            settings = {"seed": self.config["seed"], **self.config.get("recovery", {})}
+            run = RecoveryRun(states / plan.digest[:12], log=self.options.log, keeps_states=True)
+            return recover(network, before, clips, method, plan=plan, run=run, **settings)
+
+        model, report = prune_in_rounds(
+            dense,
+            target,
+            rounds,
+            calibration=clips,
+            recover=None if method == "none" else recovered,
+            log=self.options.log,
+        )
+        last = self._stage("pruned" if method == "none" else "recovered", model, time.perf_counter() - started)
+        shutil.rmtree(states, ignore_errors=True)
+        return model, [*stages, replace(last, recovery=report or {})]
 
     def _match_classes(self, model: Tagger) -> None:
         """Order the classes of the packs as in a checkpoint."""

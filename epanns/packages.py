@@ -45,7 +45,10 @@ EXTRAS = {
         {"onnx": "onnx", "onnxruntime": "onnxruntime", "onnxscript": "onnxscript"},
         "epanns export: ONNX files in float32 and int8",
     ),
-    "mlflow": Extra({"mlflow-skinny": "mlflow"}, "epanns sweep --track mlflow: a run for each trial in MLflow"),
+    "mlflow": Extra(
+        {"mlflow-skinny": "mlflow", "sqlalchemy": "sqlalchemy", "alembic": "alembic"},
+        "epanns sweep --track mlflow: a run for each trial in MLflow",
+    ),
     "ray": Extra({"ray": "ray"}, "epanns sweep --runner ray: trials on a cluster"),
     "report": Extra({"pandas": "pandas"}, "epanns.read_records: run records as a pandas table"),
     "search": Extra({"optuna": "optuna"}, "epanns search: the front of cost and score"),

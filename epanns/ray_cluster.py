@@ -1,5 +1,6 @@
 """A connection to Ray: the cluster of an address, or one that is started on this machine."""
 
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,7 +33,7 @@ def ray_cluster(address: str | None) -> Iterator["ModuleType"]:
     if is_ours:
         place = {"address": "local", "include_dashboard": False} if address is None else {"address": address}
         try:
-            ray.init(log_to_driver=False, logging_level="error", **place)
+            ray.init(log_to_driver=False, logging_level=logging.ERROR, **place)
         except (ConnectionError, RuntimeError, ValueError) as error:
             reason = " ".join(str(error).split())[:200]
             raise ConfigError(

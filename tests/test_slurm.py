@@ -77,6 +77,7 @@ class Slurm:
 @pytest.fixture
 def slurm(tiny_packs, tmp_path):
     text = TEXT.format(**tiny_packs, criterion="l1").replace("iterations = 4,", "iterations = 120,")
+    text = text.replace("[0.0, 0.5]", "[0.0, 0.25, 0.5, 0.75]")  # more trials than tasks
     (tmp_path / "t.toml").write_text(text)
     array = Slurm(tmp_path, "t.toml", "out")
     yield array
@@ -105,11 +106,11 @@ def test_a_warned_task_saves_its_state_and_is_queued_again(slurm):
     assert (code, slurm.requeued()) == (0, ["requeue 77_0"]), output
     assert not list(out.rglob("result.json"))
     assert not list(out.rglob("error.json"))
-    for task in slurm.tasks:  # four parts of three trials
+    for task in slurm.tasks:  # four parts of five trials
         slurm.start(task)
     assert [slurm.ends(task)[0] for task in slurm.tasks] == [0, 0, 0, 0]
     assert slurm.requeued() == ["requeue 77_0"]
-    assert len(read_records([out])) == 3
+    assert len(read_records([out])) == 5
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -11,6 +12,8 @@ from epanns.packages import install_command
 
 if TYPE_CHECKING:
     from types import ModuleType
+
+_CONNECT_SECONDS = 10
 
 
 @contextmanager
@@ -33,8 +36,9 @@ def ray_cluster(address: str | None) -> Iterator["ModuleType"]:
     if is_ours:
         place = {"address": "local", "include_dashboard": False} if address is None else {"address": address}
         try:
+            _require_listener(address or "")
             ray.init(log_to_driver=False, logging_level=logging.ERROR, **place)
-        except (ConnectionError, RuntimeError, ValueError) as error:
+        except (OSError, RuntimeError, ValueError) as error:
             reason = " ".join(str(error).split())[:200]
             raise ConfigError(
                 f"--address {address}: no cluster of Ray answers ({reason}): start one with `ray start --head`, or "
@@ -45,6 +49,13 @@ def ray_cluster(address: str | None) -> Iterator["ModuleType"]:
     finally:
         if is_ours:
             ray.shutdown()
+
+
+def _require_listener(address: str) -> None:
+    """Raise `OSError` if nothing listens at ``HOST:PORT``, where Ray would try for minutes."""
+    host, _, port = address.rpartition(":")
+    if port.isdecimal() and "://" not in address:
+        socket.create_connection((host, int(port)), timeout=_CONNECT_SECONDS).close()
 
 
 def require_resources(ray: "ModuleType", *, cpus: float, gpus: float = 0.0) -> None:

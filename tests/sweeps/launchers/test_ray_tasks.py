@@ -125,9 +125,8 @@ def test_what_no_cluster_can_do_is_refused(nodes, tmp_path, text):
             )
 
 
-def test_a_cluster_that_does_not_answer_is_named(tmp_path, text, monkeypatch):
+def test_a_cluster_that_does_not_answer_is_named(tmp_path, text):
     pytest.importorskip("ray")
-    monkeypatch.setenv("RAY_gcs_rpc_server_connect_timeout_s", "1")
     with pytest.raises(
         ConfigError, match=r"--address 127.0.0.1:9: no cluster of Ray answers .*start one with `ray sta"
     ):

@@ -1,4 +1,4 @@
-"""Write the tables of networks trained on AudioSet and pruned without labels: ``python experiments/zero_shot_table.py``.
+"""Write the tables of networks trained on AudioSet, pruned without labels: ``python experiments/zero_shot_table.py``.
 
 The input is ``results/zero-shot/NETWORK/NAME/agreement.json`` of ``epanns agree --out`` and ``NAME.json`` of
 ``epanns profile --json``; the page lists the commands.

@@ -54,6 +54,10 @@ def esc10_table() -> str:
     return (ROOT / "results" / "esc10" / "table.md").read_text()
 
 
+def strong_table() -> str:
+    return (ROOT / "results" / "strong" / "pruned" / "table.md").read_text()
+
+
 def pruning_tables() -> str:
     return PRUNING_TABLES["tables_of"](read_records([ROOT / "results" / "pruning"]))
 
@@ -77,6 +81,12 @@ def benchmark_table() -> str:
             "esc10",
             esc10_table,
             "epanns report results/esc10 --into results/README.md --name esc10",
+        ),
+        (
+            "results/strong/README.md",
+            "pruned",
+            strong_table,
+            "epanns report results/strong/pruned --into results/strong/README.md --name pruned --out FOLDER",
         ),
         ("docs/benchmarks.md", "benchmarks", benchmark_table, "python benchmarks/table.py"),
     ],

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # experiments/strong/run.sh ESC50_FOLDER OUT [WIDTH] [SEED ...]
-# Trains Cnn14_16k on ESC-50 at 16 kHz, folds 1-4, until its score no longer rises, and scores it on fold 5: WIDTH of the
+# Trains Cnn14_16k on ESC-50 at 16 kHz, folds 1-4, until its score hardly rises, and scores it on fold 5: WIDTH of the
 # layers (0.25), one network for each SEED (0 1 2).
 # Every step resumes: run the same command again after a stop. TEACHER_SCORES, a scores.npz of `epanns evaluate` on folds
 # 1-4 by any network with the classes of ESC-50, is taught beside the labels, half each.

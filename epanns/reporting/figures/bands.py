@@ -1,7 +1,8 @@
 """What the Pareto figures show: comparable results as series of points, with their looks, names and legend."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 from typing import Any, NamedTuple
 
@@ -142,9 +143,11 @@ def quoted_bands(rows: Sequence[QuotedRow]) -> list[Band]:
 def _measured_band(key: BlockKey, rows: Sequence[Row], costs: Sequence[Cost]) -> Band:
     pruned = [row for row in rows if row.is_pruned]
     names, shared = series_names(pruned)
-    ratios = {_ratio(row) for row in pruned} - {""}
-    if len(ratios) == 1:
+    has_budgets = _has_budgets(pruned)
+    ratios = {_amount(row, budgets=False) for row in pruned} - {""}
+    if len(ratios) == 1 and not has_budgets:
         shared = f"{shared}, {ratios.pop()} of filters removed"
+    labels = " or ".join(["filters removed"] * bool(ratios) + ["budget"] * has_budgets)
     lines: dict[str, list[Row]] = {}
     for name, row in zip(names, pruned, strict=True):
         lines.setdefault(name, []).append(row)
@@ -153,7 +156,7 @@ def _measured_band(key: BlockKey, rows: Sequence[Row], costs: Sequence[Cost]) ->
     references, entries = _references(rows, pruned, costs)
     label = f"mAP {_STAGES[later[0]].partition(' (')[0]}" if len(later) == 1 else "mAP"
     lines, crowd = without_crowd(lines, stages, costs)
-    main = [*_crowd(crowd, stages, costs), *references, *_series(lines, stages, costs, has_labels=bool(ratios))]
+    main = [*_crowd(crowd, stages, costs), *references, *_series(lines, stages, costs, has_labels=bool(labels))]
     strips = [Strip(label, 4.3, tuple(main), has_front=bool(pruned))]
     if later and (cut := (*_crowd(crowd, ["pruned"], costs), *_series(lines, ["pruned"], costs, has_labels=False))):
         strips.append(Strip("no recovery", 1.5, cut))
@@ -168,7 +171,7 @@ def _measured_band(key: BlockKey, rows: Sequence[Row], costs: Sequence[Cost]) ->
         shared,
         f"{key.protocol}, {key.clip_seconds:g} s input",
         "one seed" if seeds == 1 else f"mean ± sd of {seeds} seeds",
-        "labels: filters removed" if ratios else "",
+        f"labels: {labels}" if labels else "",
     ]
     return Band(
         title=f"{key.dataset}, {key.split}",
@@ -182,14 +185,15 @@ def _measured_band(key: BlockKey, rows: Sequence[Row], costs: Sequence[Cost]) ->
 
 
 def series_names(rows: Sequence[Row]) -> tuple[list[str], str]:
-    """Return for each pruned row the settings in which the rows differ, apart from the ratio, and those they share."""
-    facets = []
+    """Return for each pruned row the settings in which the rows differ, apart from the amount, and those they share."""
+    facets, has_budgets = [], _has_budgets(rows)
     for row in rows:
+        budget = (row.budget or "").partition(" ")[0] if has_budgets else row.budget
         found = {
             "network": f"{row.name} ({row.network})" if row.name else row.network,
             "criterion": row.variant,
             "layers": short_layers(row.layers),
-            "budget": "" if row.budget is None else f"budget of {row.budget}",
+            "budget": f"budget of {budget}" if budget else "",
             "recovery": "no recovery" if row.recover == "none" else row.recover,
             "fine-tuning": f"{row.finetune_iterations:,} iterations" if row.finetune_iterations else "no fine-tuning",
         }
@@ -237,6 +241,7 @@ def _series(
     Of points with equal cost and label only the highest has the label, and of many points only those on a front.
     """
     rows = [row for members in lines.values() for row in members]
+    amount = partial(_amount, budgets=_has_budgets(rows))
     if len(rows) > _MOST_LABELS:
         on_front = {
             place
@@ -246,17 +251,17 @@ def _series(
         rows = [row for place, row in enumerate(rows) if place in on_front]
     tops: dict[tuple[float, str], float] = {}
     for row in rows:
-        place = (row.n_params, _ratio(row))
+        place = (row.n_params, amount(row))
         tops[place] = max(tops.get(place, 0.0), _best(row, stages))
     for number, (name, members) in enumerate(lines.items()):
         for stage in stages:
             points = []
             for row in (row for row in members if stage in row.mAP):
-                place = (row.n_params, _ratio(row))
+                place = (row.n_params, amount(row))
                 is_top = has_labels and tops.get(place) == row.mAP[stage].mean
                 if is_top:
                     del tops[place]
-                points.append(_point(row, stage, _ratio(row) if is_top else "", costs))
+                points.append(_point(row, stage, amount(row) if is_top else "", costs))
             is_faint = stage != stages[-1]
             if points:
                 yield Series(name, tuple(points), _look(number, is_faint=is_faint), is_faint)
@@ -267,8 +272,16 @@ def _point(row: Row, stage: str, label: str, costs: Sequence[Cost]) -> Point:
     return Point(tuple(cost.of(row) for cost in costs), estimate.mean, estimate.sd or 0.0, label)
 
 
-def _ratio(row: Row) -> str:
-    return "" if row.ratio is None else f"{100 * row.ratio:.3g} %"  # a budget is in the name of the series
+def _amount(row: Row, *, budgets: bool) -> str:
+    """Return the ratio of a row, or its budget where `budgets` differ; else the budget is in the name of the series."""
+    if row.budget is not None:
+        return row.budget.partition(" ")[2] if budgets else ""
+    return "" if row.ratio is None else f"{100 * row.ratio:.3g} %"
+
+
+def _has_budgets(rows: Iterable[Row]) -> bool:
+    """Return whether rows have several budgets."""
+    return len({row.budget for row in rows} - {None}) > 1
 
 
 def _look(number: int, *, is_faint: bool = False) -> Look:

@@ -124,6 +124,16 @@ def test_a_budget_is_a_line_of_its_own(records):
     assert [points_of(series) for series in band.strips[0].series[2:]] == [[(1.5e6, 0.81)], [(3e6, 0.83)]]
 
 
+def test_budgets_of_one_kind_are_a_line_whose_points_have_the_amounts(records):
+    cut = [
+        replace(r, ratio=None, config={**r.config, "budget": f"macs {1 - r.ratio}"}) if r.ratio else r for r in records
+    ]
+    (band,) = bands_of(cut)
+    labels = {point.label for series in band.strips[0].series for point in series.points} - {""}
+    assert labels == {f"{1 - r.ratio}" for r in records if r.ratio}
+    assert "budget of macs" in band.remark and "labels: budget" in band.remark
+
+
 def test_records_without_scores_leave_an_empty_figure(records):
     assert bands_of([replace(record, stages=()) for record in records]) == []
     assert pareto_figure([]).axes == []

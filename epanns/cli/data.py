@@ -188,7 +188,7 @@ def hear(
     test_fold: int | None,
     as_json: bool,
 ) -> None:
-    """A scene task of HEAR 2021: the splits train, val and test, or fold0, fold1, ...
+    """A scene task of HEAR 2021: the splits train, val and test, or fold1, fold2, ... (HEAR's fold00 is fold1).
 
     ROOT is the folder of a task, with task_metadata.json, labelvocabulary.csv, the labels of each split (train.json,
     ... or fold00.json, ...) and the sound (48000/train/*.wav), or a folder at most two levels above it with no other
@@ -205,6 +205,26 @@ def hear(
 @_manifest_command
 @click.argument("root", type=EXISTING)
 @name_option
+@click.option("--path-column", default="", help="Column of the CSV file with paths.  [default: path]")
+@click.option(
+    "--label-column",
+    multiple=True,
+    help="Column with the classes of each clip, one or several in a cell; may be repeated.  [default: labels]",
+)
+@click.option(
+    "--label-separator", default=";", show_default=True, help="Separates the classes of one cell of a label column."
+)
+@click.option(
+    "--one-hot-column",
+    multiple=True,
+    help="Column with 1 for clips of a class, named like the column, and 0 or nothing for others; or a pattern with * "
+    "that matches several such columns. May be repeated.",
+)
+@click.option("--split-column", default="", help="Column with each clip's split.  [default: split, if there is one]")
+@click.option("--fold-column", default="", help="Column with each clip's fold.  [default: fold, if there is one]")
+@click.option("--start-column", default="", help="Column with each clip's start in its file, in seconds.")
+@click.option("--duration-column", default="", help="Column with each clip's duration, in seconds.")
+@click.option("--audio-root", type=EXISTING, help="Folder that paths are relative to.  [default: folder of the CSV]")
 @click.option("--val-fraction", type=float, default=0.0, help="Fraction of the clips drawn for the split 'val'.")
 @click.option("--test-fraction", type=float, default=0.0, help="Fraction of the clips drawn for the split 'test'.")
 @seed_option
@@ -218,6 +238,7 @@ def hear(
 @click.option(
     "--group-column", default="", help="Column of the CSV file with each clip's group, instead of --group-pattern."
 )
+@_fold_options
 def folder(
     root: Path,
     out: Path,
@@ -227,24 +248,35 @@ def folder(
     seed: int,
     group_pattern: str,
     group_column: str,
+    val_fold: int | None,
+    test_fold: int | None,
     as_json: bool,
+    **columns: Any,
 ) -> None:
-    """One folder per class, or a CSV file with the columns path and labels (and split, fold).
+    """One folder per class, or a CSV (or .tsv) file with a row per clip; ROOT is the folder or the file.
 
-    Labels in the CSV are separated by ';', paths are relative to the file. ROOT/train, ROOT/val and ROOT/test above the
-    class folders are splits. --val-fraction and --test-fraction draw stratified splits: each class with at least two
-    groups (three with a test set) is in each split, unless other classes of these groups prevent it.
+    Folders: ROOT/train, ROOT/val and ROOT/test above the class folders are splits.
+
+    CSV file: its first line names the columns; without options path, labels, split and fold are read, the last two if
+    they exist. The options name others. A clip's classes are those of all label columns and one-hot columns. Without a
+    split column each fold is a split: fold1, fold2, ... With a start or duration column a clip is a part of its file.
+
+    --val-fraction and --test-fraction draw stratified splits: each class with at least two groups (three with a test
+    set) is in each split, unless other classes of these groups prevent it. The clips of one file are one group.
     """
     from epanns.data.datasets.class_folders import read_folder
+    from epanns.data.datasets.clip_table import TableForm
+    from epanns.data.datasets.splits import SplitSettings
 
+    columns["audio_root"] = str(columns["audio_root"] or "")
+    form = TableForm(**columns)
     manifest = read_folder(
         root,
         name=name,
-        val_fraction=val_fraction,
-        test_fraction=test_fraction,
-        seed=seed,
-        group_pattern=group_pattern,
-        group_column=group_column,
+        drawn=SplitSettings(val_fraction, test_fraction, seed, group_pattern, group_column),
+        form=form if form != TableForm() else None,
+        val_fold=val_fold,
+        test_fold=test_fold,
     )
     _write(manifest, out, as_json)
 

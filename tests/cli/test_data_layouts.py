@@ -11,7 +11,7 @@ from tests.data.layouts import LAYOUTS, NAMES, RATE
 @pytest.mark.parametrize("layout", LAYOUTS, ids=NAMES)
 def test_a_layout_is_listed_and_packed(epanns, tmp_path, layout):
     root = layout.write(tmp_path / "set")
-    code, out, _ = epanns("data", layout.kind, root, "--out", tmp_path / "m.csv", "--json")
+    code, out, _ = epanns("data", layout.kind, root, *layout.options, "--out", tmp_path / "m.csv", "--json")
     assert code == 0
     counts = json.loads(out)
     assert (counts["found"], counts["missing"], counts["ignored"]) == (len(layout.sounds), 0, 0)

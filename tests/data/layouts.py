@@ -2,8 +2,9 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import soundfile
@@ -21,6 +22,7 @@ class Layout:
         sounds: Relative paths of the sound files.
         parts: ``train``, ``val`` and ``test`` -> name of a split and the ids of its clips.
         root: Argument ROOT, relative to the folder.
+        table: Columns of a CSV file, as ``table`` of an experiment's ``[data]``.
     """
 
     kind: str
@@ -28,6 +30,13 @@ class Layout:
     sounds: tuple[str, ...]
     parts: Mapping[str, tuple[str, tuple[str, ...]]]
     root: str = "."
+    table: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def options(self) -> list[str]:
+        """Options of the subcommand that name the columns."""
+        values = ((key, [value] if isinstance(value, str) else value) for key, value in self.table.items())
+        return [word for key, named in values for name in named for word in (f"--{key.replace('_', '-')}", name)]
 
     def write(self, folder: Path) -> Path:
         """Write the data set and return its ROOT."""
@@ -126,7 +135,37 @@ LAYOUTS = (
             **{f"fold0{fold}.json": f'{{"{fold}.wav": [{fold % 2}]}}' for fold in range(3)},
         },
         tuple(f"48000/fold0{fold}/{fold}.wav" for fold in range(3)),
-        {part: (f"fold{fold}", (f"{fold}.wav",)) for fold, part in enumerate(("train", "val", "test"))},
+        {part: (f"fold{fold + 1}", (f"{fold}.wav",)) for fold, part in enumerate(("train", "val", "test"))},
+    ),
+    Layout(
+        "esc50",
+        {"meta/esc50.csv": "filename,fold,target,category\n1-1.wav,1,0,dog\n2-2.wav,2,1,rain\n3-3.wav,3,0,dog\n"},
+        ("audio/1-1.wav", "audio/2-2.wav", "audio/3-3.wav"),
+        {"train": ("fold1", ("1-1.wav",)), "val": ("fold2", ("2-2.wav",)), "test": ("fold3", ("3-3.wav",))},
+    ),
+    Layout(
+        "folder",
+        {},
+        ("train/dog/a.wav", "val/dog/b.wav", "test/rain/c.wav"),
+        {
+            "train": ("train", ("train/dog/a.wav",)),
+            "val": ("val", ("val/dog/b.wav",)),
+            "test": ("test", ("test/rain/c.wav",)),
+        },
+    ),
+    Layout(
+        "folder",
+        {"list.csv": "file,cv,is_dog,is_rain,more\na.wav,1,1,0,\nb.wav,2,0,1,wind+owl\nc.wav,3,1,1,owl\n"},
+        ("a.wav", "b.wav", "c.wav"),
+        {"train": ("fold1", ("a.wav",)), "val": ("fold2", ("b.wav",)), "test": ("fold3", ("c.wav",))},
+        root="list.csv",
+        table={
+            "path_column": "file",
+            "label_column": ["more"],
+            "label_separator": "+",
+            "one_hot_column": ["is_*"],
+            "fold_column": "cv",
+        },
     ),
 )
 """One or more data sets of each kind."""

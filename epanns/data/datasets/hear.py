@@ -41,7 +41,7 @@ def read_hear(
     val_fold: int | None = None,
     test_fold: int | None = None,
 ) -> Manifest:
-    """Read a scene task of HEAR: the splits ``train``, ``val`` and ``test``, or ``fold0``, ``fold1``, ...
+    """Read a scene task of HEAR: the splits ``train``, ``val`` and ``test``, or ``fold1`` (``fold00``), ``fold2``, ...
 
     Args:
         root: The task's folder, or a folder at most two levels above it with no other task.
@@ -74,7 +74,7 @@ def read_hear(
     n_ignored = 0
     for hear_split in splits:
         fold = _FOLD.fullmatch(hear_split)
-        number = int(fold[1]) if fold else None
+        number = int(fold[1]) + 1 if fold else None  # folds count from 1, as in other data sets
         split = f"fold{number}" if fold else _SPLITS.get(hear_split, hear_split)
         audio = folder / str(rate) / hear_split
         sounds = SoundsByStem(audio)

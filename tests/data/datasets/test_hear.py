@@ -45,11 +45,11 @@ def test_folds_have_their_numbers_and_become_splits_on_demand(made):
     root = made([f"16000/fold{fold:02d}/{fold}.wav" for fold in range(3)], labels, "idx,label\n0,0\n1,1\n2,2\n")
     manifest = read_hear(root)
     assert [(clip.split, clip.fold, clip.labels) for clip in manifest.clips] == [
-        ("fold0", 0, ("0",)),
-        ("fold1", 1, ("1",)),
-        ("fold2", 2, ("2",)),
+        ("fold1", 1, ("0",)),
+        ("fold2", 2, ("1",)),
+        ("fold3", 3, ("2",)),
     ]
-    assert [clip.split for clip in read_hear(root, val_fold=1, test_fold=2).clips] == ["train", "val", "test"]
+    assert [clip.split for clip in read_hear(root, val_fold=2, test_fold=3).clips] == ["train", "val", "test"]
 
 
 def test_a_task_without_folds_has_none_to_choose(made):

@@ -14,6 +14,7 @@ from epanns.pruning.config import BUDGET, RATIOS, PruningConfig
 from epanns.pruning.ranking.criteria import CRITERIA, NEEDS
 from epanns.pruning.recovery.recover import RECOVERIES, RECOVERY_NAMES, RecoverySettings, recovery_problem
 from epanns.strict import (
+    BOOLEAN,
     RATIO,
     TABLE,
     TEXT,
@@ -47,6 +48,7 @@ GRID_RULES: Mapping[str, Rule] = {
     "criterion": list_of(one_of(CRITERIA), "criteria", least=1),
     "layers": or_none(list_of(list_of(TEXT, "layers or blocks", least=1), "lists of layers or blocks", least=1)),
     "recover": list_of(_RECOVERY, "recoveries", least=1),
+    "steps": list_of(integer(1), "whole numbers >= 1", least=1),
     "calibration_clips": integer(1),
     "recovery": TABLE,
     "finetune": list_of(TABLE, "tables"),
@@ -68,6 +70,7 @@ class GridConfig:
         criterion: Names of criteria.
         layers: Lists of layers or blocks; None for every layer of the network, as in `epanns.prune`.
         recover: Recoveries without labels before fine-tuning.
+        steps: Numbers of rounds, each of which removes channels and recovers, as ``epanns prune --steps``.
         calibration_clips: Number of training clips for recovery and for criteria that measure clips; only ``taylor``
             uses their labels.
         recovery: Keys of `RecoverySettings` that differ from their defaults.
@@ -81,6 +84,7 @@ class GridConfig:
     criterion: tuple[str, ...] = ("l1",)
     layers: tuple[Sequence[str], ...] | None = None
     recover: tuple[str, ...] = ("none",)
+    steps: tuple[int, ...] = (1,)
     calibration_clips: int = 400
     recovery: Mapping[str, Any] = field(default_factory=dict)
     finetune: tuple[Mapping[str, Any], ...] = ()
@@ -110,8 +114,8 @@ class GridConfig:
         config: dict[str, Any]
         for finetune in self.finetune or finetunes or ({},):
             trained = finetuning(finetune, seed=seed) if finetune else {}
-            for criterion, layers, recover, amount in product(
-                self.criterion, self.layers or (None,), self.recover, self.amounts
+            for criterion, layers, recover, steps, amount in product(
+                self.criterion, self.layers or (None,), self.recover, self.steps, self.amounts
             ):
                 if amount == 0:
                     if trained:  # the control depends on the fine-tuning alone: it is run once
@@ -122,7 +126,7 @@ class GridConfig:
                 else:
                     config = {"budget": amount} if isinstance(amount, str) else {"ratio": float(amount)}
                     config |= {} if layers is None else {"layers": list(layers)}
-                config |= {"criterion": criterion, "recover": recover}
+                config |= {"criterion": criterion, "recover": recover, **({"steps": steps} if steps > 1 else {})}
                 if recover != "none" or NEEDS.get(criterion, "weights") != "weights":
                     config |= {"calibration_clips": self.calibration_clips, **recovery}
                 yield {**config, **trained}
@@ -197,6 +201,21 @@ class Trial:
 
 
 @dataclass(frozen=True)
+class SweepEvaluation(EvaluationProtocol):
+    """How the clips of a sweep are scored, and what is kept of their scores.
+
+    Attributes:
+        keep_scores: Whether every trial keeps the scores of its test clips in ``scores.npz``, for `epanns compare`; no
+            part of a trial's id.
+    """
+
+    keep_scores: bool = False
+
+
+EVALUATION_RULES: Mapping[str, Rule] = {**PROTOCOL_RULES, "keep_scores": BOOLEAN}
+
+
+@dataclass(frozen=True)
 class Experiment:
     """Data, bases, grids, the seeds of every cell, and how clips are scored."""
 
@@ -206,7 +225,7 @@ class Experiment:
     bases: tuple[BaseConfig, ...]
     grids: tuple[GridConfig, ...]
     finetunes: tuple[Mapping[str, Any], ...]
-    evaluation: EvaluationProtocol = EvaluationProtocol()
+    evaluation: SweepEvaluation = SweepEvaluation()
 
     def trials(self, content: Mapping[str, str], weights: Callable[[str], str]) -> list[Trial]:
         """Return the bases, then the pruned trials, each once, in a fixed order.
@@ -282,7 +301,7 @@ def experiment_of(given: Mapping[str, Any], source: str) -> Experiment:
     top = {key: value for key, value in given.items() if key in EXPERIMENT_RULES and EXPERIMENT_RULES[key].holds(value)}
     seeds, finetunes = tuple(top.get("seeds", (0,))), tuple(top.get("finetune", ()))
     data = reader.table(top["data"], DataConfig, DATA_RULES, "data") if "data" in top else None
-    evaluation = reader.table(top.get("evaluation", {}), EvaluationProtocol, PROTOCOL_RULES, "evaluation")
+    evaluation = reader.table(top.get("evaluation", {}), SweepEvaluation, EVALUATION_RULES, "evaluation")
     bases = reader.tables(top.get("base", []), BaseConfig, BASE_RULES, "base")
     grids = reader.tables(top.get("grid", []), GridConfig, GRID_RULES, "grid", alone=True)
     for place, finetune in enumerate(finetunes, start=1):
@@ -294,7 +313,7 @@ def experiment_of(given: Mapping[str, Any], source: str) -> Experiment:
         bases=tuple(base for base in bases if base is not None),
         grids=tuple(grid for grid in grids if grid is not None),
         finetunes=finetunes,
-        evaluation=evaluation or EvaluationProtocol(),
+        evaluation=evaluation or SweepEvaluation(),
     )
     reader.problems += _contradictions(experiment, every_table_is_read=not reader.problems)
     reader.finish()

@@ -20,6 +20,7 @@ _WHERE = {
     "evaluate": "epanns.evaluation.metrics",
     "agree": "epanns.stages.agreement",
     "predict": "epanns.evaluation.predict",
+    "compare": "epanns.reporting.comparison",
 }
 
 __all__ = ["__version__", *_WHERE]
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from epanns.pruning.prune import check_optimizer as check_optimizer
     from epanns.pruning.prune import prune as prune
     from epanns.pruning.recovery.recover import recover as recover
+    from epanns.reporting.comparison import compare as compare
     from epanns.stages.agreement import agree as agree
 
 

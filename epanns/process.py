@@ -85,3 +85,17 @@ def keep_freed_memory() -> bool:
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     return mallopt is not None and bool(mallopt(_MMAP_MAX, 0)) and bool(mallopt(_TRIM_THRESHOLD, -1))
+
+
+_LARGEST_KEPT = (32 << 20) - (1 << 16)  # bytes; glibc's largest dynamic threshold, without what malloc adds
+
+
+def keep_freed_arrays() -> None:
+    """Let this process reuse the memory of freed arrays of up to 32 MB, and return larger ones to the system.
+
+    glibc raises its threshold to the size of the largest block that was freed. Unlike after `keep_freed_memory`, the
+    peak does not grow with gaps between large blocks. Memory that is never written costs nothing.
+    """
+    import numpy as np  # not needed to print help
+
+    np.empty(_LARGEST_KEPT, np.uint8)

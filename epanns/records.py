@@ -79,6 +79,7 @@ _STAGE_RULES: Mapping[str, Rule] = {
     "seconds": FINITE,
     "curve": list_of(_CURVE_POINT, "pairs, step and score"),
     "best_step": replace(or_none(integer(0)), text="a whole number >= 0 or null"),
+    "recovery": TABLE,
 }
 # What reports need of a summary; its other keys may come and go.
 _COST_RULES: Mapping[str, Rule] = dict.fromkeys(("n_params", "param_bytes", "backbone_macs"), _SIZE)
@@ -99,6 +100,8 @@ class Stage:
             left out of the JSON where it is empty.
         best_step: Of a training, the step whose weights were kept and scored; 0 for the weights before training. None,
             and left out of the JSON, where nothing was trained, and in some early records.
+        recovery: Of a recovery, the report of `epanns.recover`: errors of each layer, losses of gradient steps; left
+            out of the JSON where it is empty, and in some early records.
     """
 
     name: str
@@ -106,6 +109,7 @@ class Stage:
     seconds: float
     curve: Sequence[Sequence[float]] = ()
     best_step: int | None = None
+    recovery: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -171,8 +175,9 @@ class RunRecord:
         """Return the record as JSON values, with its format first."""
         values: dict[str, Any] = json.loads(json.dumps(asdict(self), allow_nan=False))
         for stage in values["stages"]:
-            if not stage["curve"]:
-                del stage["curve"]
+            for name in ("curve", "recovery"):
+                if not stage[name]:
+                    del stage[name]
             if stage["best_step"] is None:
                 del stage["best_step"]
         for name in ("network", "name", "intervals"):
@@ -246,7 +251,7 @@ def read_records(folders: Iterable[Path], *, remark: Callable[[Path], str] = lam
     for folder in folders:
         if not folder.is_dir():
             raise DataError(f"{folder}: no such folder; give the --out of a sweep, of evaluate or of quickstart")
-        paths = sorted(_record_paths(folder))
+        paths = sorted(record_paths(folder))
         if not paths:
             missing = f"{folder}: no run record (**/result.json or records/*.json); is the run finished?"
             raise DataError(missing + remark(folder))
@@ -274,7 +279,7 @@ def read_record(path: Path) -> RunRecord:
         raise DataError(f"{path}: {error}; delete it and run the trial again") from error
 
 
-def _record_paths(folder: Path) -> Iterator[Path]:
+def record_paths(folder: Path) -> Iterator[Path]:
     """Yield the files of records below a folder; the folder itself may be called ``records``."""
 
     def refuse(error: OSError) -> None:
@@ -298,7 +303,7 @@ def _differences(one: RunRecord, other: RunRecord) -> list[str]:
             network=record.network if one.network and other.network else None,  # some early records lack it
             device="",
             versions={},
-            stages=tuple(replace(stage, seconds=0, best_step=None) for stage in record.stages),
+            stages=tuple(replace(stage, seconds=0, best_step=None, recovery={}) for stage in record.stages),
         )
         for record in (one, other)
     )

@@ -23,7 +23,7 @@ settings.register_profile("long", deadline=None, max_examples=10_000)  # --hypot
 settings.load_profile("epanns")
 
 # Networks of tests are small: threads that wait for each other take longer than they save. Processes that tests start
-# use one thread too, so that their sums are those of the parent's to the last bit.
+# use one thread too, so that their sums are the same to the last bit.
 torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"
 

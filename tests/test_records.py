@@ -49,6 +49,15 @@ def test_record_survives_json():
     assert RunRecord.from_dict(given) == RECORD
 
 
+def test_the_report_of_a_recovery_survives_json_and_is_left_out_where_there_is_none():
+    report = {"method": "ls", "clips": 8, "errors": {"fc1": {"plain": 0.5, "refit": 0.25}}}
+    recovered = Stage("recovered", {"test": {"mAP": 0.5}}, 1.0, recovery=report)
+    record = replace(RECORD, stages=(*RECORD.stages, recovered))
+    given = json.loads(json.dumps(record.to_dict()))
+    assert RunRecord.from_dict(given) == record
+    assert [stage.get("recovery") for stage in given["stages"]] == [None, None, report]
+
+
 def test_record_of_an_unpruned_row_survives_json():
     record = replace(RECORD, criterion=None, ratio=None, plan_digest=None, layers=(), stages=())
     assert RunRecord.from_dict(json.loads(json.dumps(record.to_dict()))) == record

@@ -1,7 +1,8 @@
 """`epanns prune`: remove ranked filters from a checkpoint, in one round or several, and record the plan."""
 
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -110,29 +111,42 @@ def _clips_between(
     return config, train, val
 
 
+@contextmanager
 def _recovery(
-    clips: "CalibrationClips | None", method: str, settings: dict[str, Any], out: Path, parent_sha256: str | None
-) -> "Recover | None":
-    """Return the recovery of each round; states of gradient steps are in a folder for each plan below OUT.recovery."""
+    clips: "CalibrationClips | None", method: str, settings: dict[str, Any], out: Path, identity: Mapping[str, Any]
+) -> "Iterator[Recover | None]":
+    """Yield the recovery of each round; states of gradient steps are in a folder for each round below OUT.recovery.
+
+    The folders are removed at the end, so that a command that was stopped in a later round reads the earlier ones.
+    """
     from epanns.pruning.recovery.descent import RecoveryRun
     from epanns.pruning.recovery.recover import parts_of, recover
 
     if clips is None or method == "none":
-        return None
+        yield None
+        return
     keep_freed_memory()
     states = out.with_name(f"{out.name}.recovery")
-    identity = {"parent_sha256": parent_sha256, "recover": method, "calibration": clips.identity(), **settings}
+    used: list[Path] = []
+    identity = {**identity, "recover": method, "calibration": clips.identity(), **settings}
 
     def recovered(pruned: "Tagger", before: "Tagger", plan: "PruningPlan") -> dict[str, Any] | None:
+        used.append(states / plan.digest[:12])
         with progress_counter(parts_of(method)[-1], "step") as show:
-            folder = states / plan.digest[:12]
-            run = RecoveryRun(folder, identity, on_step=lambda step, total, loss: show(step, total), log=log)
-            report = recover(pruned, before, clips, method, plan=plan, run=run, **settings)
-        with suppress(OSError):  # missing, or not empty
-            states.rmdir()
-        return report
+            run = RecoveryRun(
+                used[-1],
+                identity,
+                on_step=lambda step, total, loss: show(step, total),
+                log=log,
+                keeps_states=True,
+            )
+            return recover(pruned, before, clips, method, plan=plan, run=run, **settings)
 
-    return recovered
+    yield recovered
+    for folder in used:
+        shutil.rmtree(folder, ignore_errors=True)
+    with suppress(OSError):  # missing, or not empty
+        states.rmdir()
 
 
 def _by_method(
@@ -181,16 +195,24 @@ def _by_method(
     default="none",
     show_default=True,
     help="Recovery without labels, on --calibration. bn: measure batch-norm statistics again. ls: fit the layers that "
-    "read pruned channels to the unpruned network by least squares. ls+bn: both. align:STEPS: STEPS gradient steps "
-    "that match every layer of the unpruned network; ls+align:STEPS: ls before them. distil:STEPS: ls, then STEPS "
-    "gradient steps toward the unpruned network's outputs. A stopped command resumes gradient steps from OUT.recovery.",
+    "read pruned channels to the unpruned network by least squares. ls+bn: both. grail, fold: published baselines of "
+    "ls, a ridge regression between channels, and a merger of each removed channel into a kept one. align:STEPS: STEPS "
+    "gradient steps that match every layer of the unpruned network; ls+align:STEPS: ls before them. distil:STEPS: ls, "
+    "then STEPS gradient steps toward the unpruned network's outputs. A stopped command resumes gradient steps from "
+    "OUT.recovery.",
 )
 @click.option(
     "--calibration", type=EXISTING, help="Pack of clips for --recover and --criterion; only taylor uses their labels."
 )
 @recovery_options
 @pack_options
-@click.option("--steps", type=click.IntRange(1), default=1, show_default=True, help="Number of pruning rounds.")
+@click.option(
+    "--steps",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="Number of pruning rounds; each ranks the remaining filters again and ends with --recover.",
+)
 @click.option(
     "--schedule",
     type=click.Choice(["linear", "geometric"]),
@@ -250,19 +272,21 @@ def command(
     if amount["target_latency"] is not None:
         log(f"timing every layer of {dense.spec.name} on this machine, then the pruned networks themselves")
     plan, reached = plan_and_cost(dense, config, clips)
-    recovering = _recovery(clips, recover, {"seed": config.seed, **settings}, out, dense.provenance.sha256)
-    prune = partial(prune_in_rounds, dense, plan, calibration=clips, recover=recovering)
-    if between is None:
-        pruned, recovery = prune(Rounds(steps, schedule), log=log)
-    else:
-        identity = {"recover": recover, "calibration": None if clips is None else clips.identity(), **settings}
-        training, train, val = _clips_between(between, dense, opened)
-        with training_progress(training) as display:
+    started = {"parent_sha256": dense.provenance.sha256, "rounds": steps, "schedule": schedule}
+    with ExitStack() as stack:
+        recovering = stack.enter_context(_recovery(clips, recover, {"seed": config.seed, **settings}, out, started))
+        rounds = Rounds(steps, schedule)
+        write: Callable[[str], None] = log
+        if between is not None:
+            identity = {"recover": recover, "calibration": None if clips is None else clips.identity(), **settings}
+            training, train, val = _clips_between(between, dense, opened)
+            display = stack.enter_context(training_progress(training))
             options, folder = display.run_options(command=resuming_command()), out.with_name(f"{out.name}.steps")
             rounds = Rounds(steps, schedule, RoundTraining(folder, train, val, training, options, identity))
-            pruned, recovery = prune(rounds, log=display.log)
-    pruned.provenance = pruned.provenance if reached is None else reached.recorded(pruned.provenance)
-    save_checkpoint(pruned, out)
+            write = display.log
+        pruned, recovery = prune_in_rounds(dense, plan, rounds, calibration=clips, recover=recovering, log=write)
+        pruned.provenance = pruned.provenance if reached is None else reached.recorded(pruned.provenance)
+        save_checkpoint(pruned, out)
     whole, cost = pruned.provenance.plan, profile(pruned)
     assert whole is not None
     result = {

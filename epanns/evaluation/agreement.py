@@ -13,17 +13,18 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import kendalltau
 
+from epanns.data.datasets.splits import groups_to_draw
 from epanns.errors import DataError
-from epanns.evaluation.bootstrap import (
+from epanns.evaluation.metrics import average_precision
+from epanns.evaluation.predict import Predictions
+from epanns.evaluation.protocol import EvaluationProtocol
+from epanns.labels import LabelSet
+from epanns.statistics.bootstrap import (
     mean_average_precision_interval,
     mean_correlation_interval,
     mean_interval,
     weighted_correlation,
 )
-from epanns.evaluation.metrics import average_precision, groups_to_draw
-from epanns.evaluation.predict import Predictions
-from epanns.evaluation.protocol import EvaluationProtocol
-from epanns.labels import LabelSet
 
 Interval = tuple[float, float]
 

@@ -4,20 +4,20 @@ Classes for which a metric is undefined are left out of its mean and counted.
 """
 
 import math
-from collections.abc import Sequence
 from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from epanns.data.datasets.splits import groups_by_pattern
+from epanns.data.datasets.splits import groups_to_draw
 from epanns.errors import DataError
-from epanns.evaluation.bootstrap import mean_average_precision_interval, mean_interval
 from epanns.evaluation.predict import Predictions
 from epanns.evaluation.protocol import EvaluationProtocol
 from epanns.evaluation.scores import ClassScore, GroupIntervals, Scores
 from epanns.labels import LabelSet
+from epanns.statistics.accuracy import right_clips
+from epanns.statistics.bootstrap import mean_average_precision_interval, mean_interval
 
 
 def evaluate(
@@ -53,7 +53,11 @@ def evaluate(
         raise DataError(f"none of {n_classes} classes has a positive among {n_clips} clips: mAP needs labelled clips")
     groups = groups_to_draw(group_pattern, predictions.clip_ids) if group_pattern else None
     mean_auc = float(np.nanmean(auc)) if np.isfinite(auc).any() else None
-    is_right = right_clips(predictions) if predictions.task == "single-label" else None
+    is_right = (
+        right_clips(predictions.target, predictions.scores, predictions.clip_ids)
+        if predictions.task == "single-label"
+        else None
+    )
     recall = np.full(len(labels), math.nan)
     if is_right is not None:
         hits = is_right @ predictions.target.astype(np.float64)
@@ -95,38 +99,6 @@ def evaluate(
         resamples=bootstrap,
         seed=seed,
     )
-
-
-def groups_to_draw(pattern: str, clip_ids: Sequence[str]) -> list[str]:
-    """Return the group of each clip, found by `epanns.data.datasets.splits.groups_by_pattern`.
-
-    Raises:
-        ConfigError: If the pattern is invalid.
-        DataError: If a clip has no group, or all clips have the same group.
-    """
-    groups, _ = groups_by_pattern(pattern, clip_ids)
-    if len(set(groups)) < 2:
-        raise DataError(
-            f"group pattern {pattern!r}: all {len(groups)} clips are of one group, {groups[0]!r}; an interval needs "
-            "at least two"
-        )
-    return groups
-
-
-def right_clips(predictions: Predictions) -> NDArray[np.bool_]:
-    """Return ``(clips,)``: whether the class with the highest score, the first of equals, is the clip's class.
-
-    Raises:
-        DataError: If a clip has no or several classes.
-    """
-    n_classes = predictions.target.sum(axis=1)
-    if len(others := np.flatnonzero(n_classes != 1)):
-        raise DataError(
-            f"{len(others)} of {len(n_classes)} clips have no or several classes, first "
-            f"{predictions.clip_ids[others[0]]!r} with {n_classes[others[0]]}: accuracy needs exactly one for each"
-        )
-    hits: NDArray[np.bool_] = predictions.scores.argmax(axis=1) == predictions.target.argmax(axis=1)
-    return hits
 
 
 def mean_loss(predictions: Predictions) -> float:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from epanns.audio.waveform import WaveformStream
+from epanns.clip_scores import ClipScores
 from epanns.data.batches.compatibility import require_same_rate, require_same_task
 from epanns.data.batches.dataset import ClipBatch, PackDataset
 from epanns.data.batches.loader import make_loader
@@ -20,6 +21,7 @@ from epanns.distributed import gather, gather_rows, rank, world_size
 from epanns.errors import CheckpointError, ConfigError, PackError
 from epanns.evaluation.protocol import AGGREGATES, EvaluationProtocol, cut_windows, windows_of
 from epanns.feedback import Progress
+from epanns.labels import LabelSet
 from epanns.models.layers.folding import batch_norms_folded
 from epanns.models.layers.pooling import ModelOutput
 from epanns.models.modes import channels_last, evaluation_mode
@@ -50,6 +52,12 @@ class Predictions:
     mean_samples: float = 0.0
     task: str = "multi-label"
     logits: NDArray[np.float32] | None = None
+
+    def to_clip_scores(self, labels: LabelSet, groups: Sequence[str] = ()) -> ClipScores:
+        """Return the content of ``scores.npz``: scores and targets of these classes, and the group of each clip."""
+        return ClipScores(
+            self.clip_ids, tuple(labels.names), self.scores.astype(np.float32), self.target, tuple(groups)
+        )
 
 
 def predict(
@@ -187,19 +195,19 @@ def pieces_of(batch: ClipBatch, protocol: EvaluationProtocol, sample_rate: int) 
     return [cut_windows(clip[:length], window, hop) for clip, length in zip(waveform, lengths, strict=True)]
 
 
-class ClipScores(NamedTuple):
+class BatchScores(NamedTuple):
     """Scores in [0, 1] and logits of a batch of clips, each ``(clips, classes)``."""
 
     scores: Tensor
     logits: Tensor
 
 
-def score_batch(model: Tagger, batch: ClipBatch, protocol: EvaluationProtocol, batch_size: int) -> ClipScores:
+def score_batch(model: Tagger, batch: ClipBatch, protocol: EvaluationProtocol, batch_size: int) -> BatchScores:
     """Return the scores of a batch and its logits, means over windows, on the model's device, in the present mode."""
     waveform = batch.float_waveform()
     if protocol.own_length:
         lengths = batch.n_samples.clamp(min=1)
-        found = ClipScores(*(waveform.new_empty(len(batch), model.spec.num_classes) for _ in ClipScores._fields))
+        found = BatchScores(*(waveform.new_empty(len(batch), model.spec.num_classes) for _ in BatchScores._fields))
         for length in sorted(set(lengths.tolist())):
             equal = lengths == length
             for whole, part in zip(found, _joined(in_passes(model, waveform[equal, :length], batch_size)), strict=True):
@@ -215,13 +223,13 @@ def score_batch(model: Tagger, batch: ClipBatch, protocol: EvaluationProtocol, b
     aggregate = AGGREGATES[protocol.aggregate]
     activation = model.spec.activation
     scores = [aggregate(logits, probabilities, activation) for probabilities, logits in zip(*by_clip, strict=True)]
-    return ClipScores(torch.stack(scores), torch.stack([logits.mean(dim=0) for logits in by_clip[1]]))
+    return BatchScores(torch.stack(scores), torch.stack([logits.mean(dim=0) for logits in by_clip[1]]))
 
 
-def _joined(outputs: Sequence[ModelOutput]) -> ClipScores:
+def _joined(outputs: Sequence[ModelOutput]) -> BatchScores:
     """Join the outputs of several forward passes."""
     scores, logits = ([output[key] for output in outputs] for key in ("clipwise_output", "clipwise_logits"))
-    return ClipScores(torch.cat(scores), torch.cat(logits))
+    return BatchScores(torch.cat(scores), torch.cat(logits))
 
 
 @dataclass(frozen=True)

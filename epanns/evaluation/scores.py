@@ -1,17 +1,8 @@
-"""Scores of a tagger, as plain numbers and as a file with the scores of every clip."""
+"""Scores of a tagger as plain numbers."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
-
-from epanns import atomic
-from epanns.labels import LabelSet
-
-if TYPE_CHECKING:
-    from epanns.evaluation.predict import Predictions
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -155,20 +146,3 @@ def _present(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _as_list(interval: tuple[float, float] | None) -> list[float] | None:
     return None if interval is None else list(interval)
-
-
-def write_clip_scores(path: Path, predictions: "Predictions", labels: LabelSet, *, groups: Sequence[str] = ()) -> None:
-    """Write scores and targets of every clip as ``.npz``, which `numpy.load` reads without pickle.
-
-    The arrays are ``clip_ids`` (clips,), ``class_names`` (classes,) and ``groups`` (clips,) of text, the last empty
-    without groups, ``scores`` (clips, classes) float32 in [0, 1] and ``target`` (clips, classes) bool.
-    """
-    with atomic.replacing(path) as partial, partial.open("wb") as file:
-        np.savez_compressed(
-            file,
-            clip_ids=np.array(predictions.clip_ids, np.str_),
-            class_names=np.array(labels.names, np.str_),
-            groups=np.array(groups, np.str_),
-            scores=predictions.scores.astype(np.float32),
-            target=predictions.target,
-        )

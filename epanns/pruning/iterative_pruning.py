@@ -1,4 +1,4 @@
-"""Iterative pruning: several rounds that each remove a few channels, with training between them.
+"""Iterative pruning: several rounds that each remove a few channels, with training or recovery between them.
 
 Every round ranks the channels that are left, on the weights as they are then, and prunes to the round's widths.
 """
@@ -28,8 +28,9 @@ SCHEDULES = ("linear", "geometric")
 # Called with the network and the number of the round (from 1) that pruned it; returns the network for the next round,
 # or None if it is the same one, trained in place.
 Between = Callable[[Tagger, int], Tagger | None]
-# Called with the network of a round, the one it was pruned from, and the round's plan, before any training.
-AfterCut = Callable[[Tagger, Tagger, PruningPlan], object]
+# Called with the network of a round, the one it was pruned from, the round's plan, and the plan of all rounds so far,
+# before any training.
+AfterCut = Callable[[Tagger, Tagger, PruningPlan, PruningPlan], object]
 
 
 def step_widths(base: int, final: int, steps: int, schedule: str = "linear") -> list[int]:
@@ -69,7 +70,8 @@ def prune_iteratively(
 ) -> tuple[Tagger, PruningPlan]:
     """Prune in several rounds, to the widths that one round would give.
 
-    Without training between the rounds, the result differs little from one round, or not at all; see `prune_towards`.
+    Without training or recovery between the rounds, the result differs little from one round, or not at all; see
+    `prune_towards`.
 
     Args:
         model: The network; not touched.
@@ -109,12 +111,12 @@ def prune_towards(
 ) -> tuple[Tagger, PruningPlan]:
     """Prune to the widths of a plan for one round, in several rounds.
 
-    Without training between the rounds, the kept channels are those of `target` if the scores of the remaining channels
-    do not depend on the removed ones: with ``bn`` outside gates; with ``l1``, ``l2`` and ``cosine`` if no pruned layer
-    reads another pruned layer, whose channels are part of its filters. They may differ with ``opnorm``,
-    ``opnorm_invariant``, ``fpgm`` and ``centrality``, which compare the remaining filters, with ``random``, with
-    criteria that measure clips, which read the outputs of the smaller network, and in a residual stream, where scores
-    are relative to their mean.
+    Without training or recovery between the rounds, the kept channels are those of `target` if the scores of the
+    remaining channels do not depend on the removed ones: with ``bn`` outside gates; with ``l1``, ``l2`` and ``cosine``
+    if no pruned layer reads another pruned layer, whose channels are part of its filters. They may differ with
+    ``opnorm``, ``opnorm_invariant``, ``fpgm`` and ``centrality``, which compare the remaining filters, with ``random``,
+    with criteria that measure clips, which read the outputs of the smaller network, and in a residual stream, where
+    scores are relative to their mean.
 
     Args:
         model: The network `target` was made for; not touched.
@@ -146,7 +148,7 @@ def prune_towards(
             network = without_channels(before, plan)
         whole = plan if whole is None else compose(whole, plan)
         if after_cut is not None:
-            after_cut(network, before, plan)
+            after_cut(network, before, plan, whole)
         if between is not None and number < steps:
             network = _trained(between, network, number)
     assert whole is not None

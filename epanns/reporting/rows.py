@@ -146,7 +146,7 @@ def _rows(records: Sequence[RunRecord], split: str) -> list[Row]:
     pruned = [record for record in records if record.criterion is not None]
 
     def base_settings(record: RunRecord) -> dict[str, str]:  # the same names in a base's own record and in pruned ones
-        settings = _settings_of(record)
+        settings = settings_of(record)
         if record.config.get("kind") == "base":
             settings = {f"base.{name}": value for name, value in settings.items() if not name.startswith("packs.")}
         return {name: value for name, value in settings.items() if name.startswith("base.")}
@@ -193,11 +193,11 @@ def _seed_groups(records: Iterable[RunRecord]) -> list[Group]:
         return (*_network_identity(record), *pruning)
 
     def checkpoint_of(record: RunRecord) -> dict[str, str]:  # in records of `epanns evaluate`
-        return {name: value for name, value in _flat(record.config).items() if name == "checkpoint"}
+        return {name: value for name, value in flat(record.config).items() if name == "checkpoint"}
 
     groups: list[Group] = []
     for alike in _grouped(records, identity).values():
-        for group, settings in _split_by_settings(alike, _settings_of):
+        for group, settings in _split_by_settings(alike, settings_of):
             # Checkpoints of several seeds are one row; several of one seed, with no known difference, are not.
             repeats_a_seed = len({record.seed for record in group}) < len(group)
             parts = _split_by_settings(group, checkpoint_of) if repeats_a_seed else [(group, ())]
@@ -229,10 +229,10 @@ def _split_by_settings(records: Sequence[RunRecord], settings_of: Callable[[RunR
     return groups
 
 
-def _settings_of(record: RunRecord) -> dict[str, str]:
+def settings_of(record: RunRecord) -> dict[str, str]:
     """Return a run's configuration by dotted name, without seeds and without the checkpoint, which has a seed."""
-    flat = _flat(record.config)
-    return {name: flat[name] for name in flat if name.split(".")[-1] != "seed" and name != "checkpoint"}
+    given = flat(record.config)
+    return {name: given[name] for name in given if name.split(".")[-1] != "seed" and name != "checkpoint"}
 
 
 def label_of(record: RunRecord) -> str:
@@ -255,11 +255,12 @@ def budget_of(record: RunRecord) -> str | None:
     return f"{kind} {si(most)}" if isinstance(most, int | float) else str(kind)
 
 
-def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    flat: dict[str, str] = {}
+def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Return a configuration by dotted name, with values as text."""
+    found: dict[str, str] = {}
     for key, value in config.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": str(value)}
-    return flat
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": str(value)}
+    return found
 
 
 def _row(group: Sequence[RunRecord], split: str, variant: str, stages: Sequence[str], settings: tuple[str, ...]) -> Row:

@@ -1,9 +1,8 @@
-"""Prune a network to the widths of a plan in several rounds, with fine-tuning after each round but the last."""
+"""Prune a network to the widths of a plan in several rounds, with recovery and fine-tuning between the rounds."""
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +70,8 @@ def prune_in_rounds(
 ) -> tuple[Tagger, dict[str, Any] | None]:
     """Prune to the widths of a plan.
 
-    With training, the network is recovered after each round, before the training; without, once after the last round.
+    The network is recovered after each round. With training, which may have changed what the network computes, a round
+    recovers toward the network before it; without, toward `dense`, so that later rounds repair what earlier ones lost.
     Called again after a stop, finished runs are read and the unfinished run is resumed. `dense` is not modified;
     `target` is the plan of one round to the final widths.
 
@@ -82,34 +82,45 @@ def prune_in_rounds(
         PruningError: If a round would remove nothing.
         ConfigError: If the clips do not fit the network.
         OutputError: If the folder of the training holds other runs, or another process works in it.
-        Interrupted: If a signal stopped a training.
+        Interrupted: If a signal stopped a training or a recovery.
     """
     widths_by_step(target, rounds.number, rounds.schedule)  # raises before anything is written
-    prune = partial(
-        prune_towards, dense, target, steps=rounds.number, schedule=rounds.schedule, calibration=calibration
-    )
-    if rounds.training is None:
-        pruned, plan = prune()
-        if rounds.number > 1:
-            kept = [(layer, channel) for layer, channels in plan.kept_channels.items() for channel in channels]
-            others = sum(channel not in target.kept_channels[layer] for layer, channel in kept)
-            outcome = "they keep the same channels as one round"
-            if others:
-                outcome = (
-                    f"{others:,} of {len(kept):,} kept channels differ from those of one round, as "
-                    f"{target.criterion} ranks the remaining channels again"
-                )
-            log(f"no training between the {rounds.number} rounds (--between): {outcome}")
-        return pruned, None if recover is None else recover(pruned, dense, plan)
     reports: list[dict[str, Any] | None] = [None]
 
-    def after_cut(network: Tagger, before: Tagger, plan: PruningPlan) -> None:
-        if recover is not None:
-            reports.append(recover(network, before, plan))
+    def after_cut(network: Tagger, before: Tagger, plan: PruningPlan, whole: PruningPlan) -> None:
+        if recover is None:
+            return
+        reports.append(recover(network, dense, whole) if rounds.training is None else recover(network, before, plan))
+        if rounds.training is None and rounds.number > 1:
+            log(f"[{len(reports) - 1}/{rounds.number}] pruned and recovered")
 
-    with _fine_tuning(dense, target, rounds, rounds.training, log) as between:
-        pruned, _ = prune(between=between, after_cut=after_cut)
+    between = nullcontext() if rounds.training is None else _fine_tuning(dense, target, rounds, rounds.training, log)
+    with between as train:
+        pruned, plan = prune_towards(
+            dense,
+            target,
+            steps=rounds.number,
+            schedule=rounds.schedule,
+            between=train,
+            after_cut=after_cut,
+            calibration=calibration,
+        )
+    if rounds.number > 1 and rounds.training is None and recover is None:
+        log(_compared(plan, target, rounds.number))
     return pruned, reports[-1]
+
+
+def _compared(plan: PruningPlan, once: PruningPlan, n_rounds: int) -> str:
+    """Return in words how the channels kept after several rounds differ from those of one round."""
+    kept = [(layer, channel) for layer, channels in plan.kept_channels.items() for channel in channels]
+    others = sum(channel not in once.kept_channels[layer] for layer, channel in kept)
+    outcome = "they keep the same channels as one round"
+    if others:
+        outcome = (
+            f"{others:,} of {len(kept):,} kept channels differ from those of one round, as {once.criterion} ranks the "
+            "remaining channels again"
+        )
+    return f"neither training nor recovery between the {n_rounds} rounds (--between, --recover): {outcome}"
 
 
 @contextmanager

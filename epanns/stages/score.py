@@ -8,14 +8,17 @@ import torch
 from torch import nn
 
 from epanns import atomic
+from epanns.clip_scores import FILE as CLIP_SCORES
+from epanns.clip_scores import write_clip_scores
 from epanns.complexity.macs import profile
 from epanns.data.batches.dataset import PackDataset
+from epanns.data.datasets.splits import groups_to_draw
 from epanns.data.packs.pack_format import PACK_FILE, read_pack_info
 from epanns.evaluation.class_map import ClassMap
-from epanns.evaluation.metrics import evaluate, groups_to_draw
+from epanns.evaluation.metrics import evaluate
 from epanns.evaluation.predict import Predictions, predict
 from epanns.evaluation.protocol import EvaluationProtocol
-from epanns.evaluation.scores import Scores, write_clip_scores
+from epanns.evaluation.scores import Scores
 from epanns.evaluation.zero_shot import zero_shot
 from epanns.feedback import Progress
 from epanns.labels import DECISIVE_SCORES, LabelSet
@@ -150,7 +153,7 @@ def write_evaluation(
             writer.writerows((row | {"name": spreadsheet_cell(row["name"])}).values() for row in rows)
         if clip_scores:
             groups = groups_to_draw(group_pattern, predictions.clip_ids) if group_pattern else ()
-            write_clip_scores(folder / "scores.npz", predictions, labels, groups=groups)
+            write_clip_scores(folder / CLIP_SCORES, predictions.to_clip_scores(labels, groups))
 
 
 def scored_seconds(dataset: PackDataset, protocol: EvaluationProtocol, predictions: Predictions) -> float:

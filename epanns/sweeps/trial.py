@@ -132,8 +132,9 @@ class _Trial:
                 settings = {"seed": self.config["seed"], **self.config.get("recovery", {})}
                 method = self.config["recover"]
                 run = RecoveryRun(self.folder.path / "recovery", log=self.options.log)
-                recover(model, dense, clips, method, plan=step, run=run, **settings)
-                stages.append(self._stage("recovered", model, time.perf_counter() - started))
+                report = recover(model, dense, clips, method, plan=step, run=run, **settings)
+                recovered = self._stage("recovered", model, time.perf_counter() - started)
+                stages.append(replace(recovered, recovery=report or {}))
         if "finetune" in self.config:
             started = time.perf_counter()
             training = TrainingConfig.from_dict(self.config["finetune"])

@@ -4,19 +4,24 @@ import json
 import os
 import signal
 from contextlib import contextmanager
-from functools import partial
+from functools import partial, reduce
 from types import SimpleNamespace
 
 import pytest
 
 from epanns.cli.shared.terminal import log
+from epanns.data.batches.dataset import PackDataset
 from epanns.models.files.checkpoint import load_checkpoint
 from epanns.models.files.load import load
+from epanns.models.pruning_plan import compose
+from epanns.pruning.calibration_clips import CalibrationClips
 from epanns.pruning.iterative_pruning import step_widths
+from epanns.pruning.prune import apply_plan, plan_pruning
+from epanns.pruning.recovery.recover import recover
 from epanns.training.config import PRESETS, Preset, TrainingConfig
 from epanns.training.loop import RunOptions
 from epanns.workfolder import WorkFolder
-from tests.builders import make_checkpoint
+from tests.builders import make_checkpoint, same_tensors
 
 HALF = ("--ratio", "0.5", "--layers", "conv_block5,conv_block6")
 
@@ -44,7 +49,7 @@ def test_rounds_without_training_are_compared_with_one_round(prune, tmp_path):
         prune("--out", tmp_path / f"{criterion}-1", *HALF, "--criterion", criterion)
         once = load_checkpoint(tmp_path / f"{criterion}-1").provenance.plan.kept_channels
         others = sum(len(set(kept[layer]) - set(once[layer])) for layer in kept)
-        start = "no training between the 3 rounds (--between): "
+        start = "neither training nor recovery between the 3 rounds (--between, --recover): "
         if criterion == "bn":
             assert others == 0
         assert stderr == start + (
@@ -60,11 +65,76 @@ def test_clips_are_measured_in_each_round(prune, tiny_packs, tmp_path):
     options = ("--criterion", "taylor", "--calibration", tiny_packs["val"])
     code, _, stderr = prune("--out", tmp_path / "out", *HALF, "--steps", 2, *options)
     assert code == 0, stderr
-    assert stderr.startswith("no training between the 2 rounds (--between): ")
+    assert stderr.startswith("neither training nor recovery between the 2 rounds (--between, --recover): ")
 
 
 def test_one_round_logs_nothing(prune, tmp_path):
     assert prune("--out", tmp_path / "out", *HALF, "--steps", 1)[2] == ""
+
+
+def test_one_round_with_recovery_equals_pruning_and_recovering(prune, tiny_packs, tmp_path):
+    options = ("--steps", 1, "--recover", "ls", "--calibration", tiny_packs["train"])
+    assert prune("--out", tmp_path / "out", *HALF, *options)[0] == 0
+    dense = load(tmp_path / "dense")
+    plan = plan_pruning(dense, ratio=0.5, layers=HALF[3].split(","))
+    pruned = apply_plan(dense, plan)
+    clips = CalibrationClips.from_pack(PackDataset([tiny_packs["train"]], sample_rate=8_000))
+    recover(pruned, dense, clips, "ls", plan=plan)
+    assert same_tensors(load(tmp_path / "out"), pruned)
+
+
+def test_recovery_follows_each_round_toward_the_unpruned_network(prune, tiny_packs, tmp_path):
+    options = ("--criterion", "activation", "--recover", "ls", "--calibration", tiny_packs["train"])
+    code, stdout, stderr = prune("--out", tmp_path / "out", *HALF, "--steps", 3, *options, "--json")
+    assert (code, stderr.splitlines()) == (0, [f"[{number}/3] pruned and recovered" for number in (1, 2, 3)])
+    found, dense = load(tmp_path / "out"), load(tmp_path / "dense")
+    assert [step.kind for step in found.provenance.recipe] == ["prune", "recover"] * 3
+    clips = CalibrationClips.from_pack(PackDataset([tiny_packs["train"]], sample_rate=8_000))
+    network, plans = dense, []
+    for number in (1, 2, 3):
+        layers = HALF[3].split(",")
+        ratios = {
+            layer: 1 - step_widths(width, width // 2, 3)[number - 1] / network.spec.widths[layer]
+            for layer, width in dense.spec.widths.items()
+            if layer.split(".")[0] in layers
+        }
+        plan = plan_pruning(network, criterion="activation", ratios=ratios, calibration=clips)
+        plans.append(plan)
+        network = apply_plan(network, plan)
+        report = recover(network, dense, clips, "ls", plan=reduce(compose, plans))
+    assert found.provenance.plan.kept_channels == reduce(compose, plans).kept_channels
+    assert same_tensors(found, network)
+    assert json.loads(stdout)["recovery"] == report
+
+
+def test_a_recovery_stopped_in_a_later_round_resumes_and_ends_with_the_same_bytes(
+    prune, tiny_packs, monkeypatch, tmp_path
+):
+    options = (*HALF, "--steps", 2, "--recover", "ls+align:4", "--calibration", tiny_packs["train"])
+    code, _, stderr = prune("--out", tmp_path / "whole", *options)
+    assert code == 0, stderr
+    seen = []
+
+    @contextmanager
+    def stopping(description, unit):
+        def count(done, total):
+            seen.append(done)
+            if len(seen) == 7:  # the third step of the second round
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        yield count
+
+    monkeypatch.setattr("epanns.cli.prune.progress_counter", stopping)
+    assert prune("--out", tmp_path / "out", *options)[0] == 143
+    code, _, stderr = prune("--out", tmp_path / "out", *options)
+    assert code == 0, stderr
+    assert seen[:7] == [1, 2, 3, 4, 1, 2, 3]
+    assert seen[-1:] == [4]
+    assert "resume the recovery at step 4 of 4" in stderr
+    assert "resume the recovery at step 3 of 4" in stderr
+    assert not (tmp_path / "out.recovery").exists()
+    weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "out")]
+    assert weights[0] == weights[1]
 
 
 def test_it_trains_after_each_cut_but_the_last(prune, settings, tiny_spec, tiny_packs, tmp_path):

@@ -12,15 +12,15 @@ from hypothesis.extra.numpy import arrays
 
 from epanns.errors import ConfigError, DataError
 from epanns.evaluation.agreement import agreement, own_tags, rank_correlation
-from epanns.evaluation.bootstrap import (
+from epanns.evaluation.predict import Predictions
+from epanns.evaluation.protocol import EvaluationProtocol
+from epanns.labels import LabelSet
+from epanns.statistics.bootstrap import (
     mean_correlation_interval,
     mean_interval,
     resampled_weights,
     weighted_correlation,
 )
-from epanns.evaluation.predict import Predictions
-from epanns.evaluation.protocol import EvaluationProtocol
-from epanns.labels import LabelSet
 
 WHOLE = EvaluationProtocol()
 

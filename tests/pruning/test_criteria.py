@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from epanns.errors import PruningError
-from epanns.pruning.ranking.channel_orders import ReadMoments, elimination_order, pivot_order
+from epanns.pruning.ranking.channel_orders import ReadMoments, elimination_order, medoid_order, pivot_order
 from epanns.pruning.ranking.criteria import (
     CRITERIA,
     NEEDS,
@@ -16,6 +16,7 @@ from epanns.pruning.ranking.criteria import (
     activation,
     criterion_named,
     elimination,
+    folding,
     interpolative,
     most_important,
     taylor,
@@ -26,6 +27,10 @@ SCALE = torch.randn(12, dtype=torch.float64, generator=torch.Generator().manual_
 FROM_WEIGHTS = [name for name, needs in NEEDS.items() if needs == "weights"]
 ORDER = torch.randperm(12, generator=torch.Generator().manual_seed(4))
 NOTHING = torch.zeros(0)
+
+
+def moments(covariance, gram):
+    return ReadMoments(covariance, gram, torch.zeros(len(gram), dtype=torch.float64))
 
 
 def scores(name, weight=WEIGHT, layer="conv_block1.conv1", seed=0, scale=SCALE):
@@ -177,7 +182,7 @@ def test_an_unknown_criterion_is_refused_with_the_nearest_name():
 
 def filters(covariance=None, gradient=None):
     """Return filters whose channels one reader of orthogonal unit weights reads."""
-    readers = None if covariance is None else [ReadMoments(covariance, torch.eye(len(covariance), dtype=torch.float64))]
+    readers = None if covariance is None else [moments(covariance, torch.eye(len(covariance), dtype=torch.float64))]
     return LayerFilters("conv9", NOTHING, 0, None, readers, gradient)
 
 
@@ -204,7 +209,7 @@ def test_pivots_equal_those_of_lapack(rows, columns, seed):
     np.testing.assert_array_equal(pivot_order(stored.T @ stored).numpy(), expected)
 
 
-@pytest.mark.parametrize("criterion", [activation, interpolative, elimination])
+@pytest.mark.parametrize("criterion", [activation, interpolative, folding, elimination])
 def test_measured_scores_are_equivariant_to_permutation_and_their_order_invariant_to_scale(criterion):
     stored = activations(50, 9, seed=1)
     covariance, order = stored.T @ stored, torch.randperm(9)
@@ -227,6 +232,29 @@ def test_linearly_dependent_channels_come_last_by_variance():
     assert pivot_order(torch.zeros(3, 3, dtype=torch.float64)).tolist() == [0, 1, 2]
 
 
+@given(channels=st.integers(1, 7), seed=st.integers(0, 2**31))
+def test_folding_selects_the_channel_that_explains_most_beside_the_selected_ones(channels, seed):
+    stored = activations(30, channels, seed) + 0.2
+    gram = (stored.T @ stored).numpy()
+
+    def explained(medoids):
+        return sum(max(gram[m, j] ** 2 / gram[m, m] for m in medoids) for j in range(channels))
+
+    chosen = []
+    for channel in medoid_order(torch.from_numpy(gram)).tolist():
+        totals = {other: explained([*chosen, other]) for other in range(channels) if other not in chosen}
+        assert totals[channel] == pytest.approx(max(totals.values()), rel=1e-9)
+        chosen.append(channel)
+    assert sorted(chosen) == list(range(channels))
+
+
+def test_folding_selects_one_channel_of_each_cluster_first():
+    sources = activations(200, 3, seed=4)
+    stored = torch.cat([sources * factor for factor in (1.0, 1.5, 0.5)], dim=1)
+    assert {channel % 3 for channel in medoid_order(stored.T @ stored)[:3].tolist()} == {0, 1, 2}
+    assert medoid_order(torch.zeros(3, 3, dtype=torch.float64)).tolist() == [0, 1, 2]
+
+
 def error_after_refit(covariance, weight, kept, ridge):
     """Return the smallest squared error of a reader's outputs with some channels, by normal equations."""
     covariance = covariance + ridge * covariance.diagonal().mean() * torch.eye(len(covariance), dtype=torch.float64)
@@ -242,7 +270,7 @@ def test_elimination_removes_the_channel_whose_loss_costs_least_after_a_refit(ch
         stored = activations(30, channels, seed + number) @ activations(channels, channels, seed + number + 10)
         weight = activations(channels, 4, seed + number + 20)
         known.append((stored.T @ stored / 30, weight))
-        readers.append(ReadMoments(known[-1][0], weight @ weight.T))
+        readers.append(moments(known[-1][0], weight @ weight.T))
     kept = list(range(channels))
     for removed in elimination_order(readers, 1e-3).tolist()[:-1]:
         errors = {
@@ -254,9 +282,9 @@ def test_elimination_removes_the_channel_whose_loss_costs_least_after_a_refit(ch
 
 
 def test_elimination_of_equal_channels_keeps_the_lower_index():
-    assert elimination_order([ReadMoments(torch.eye(4).double(), torch.eye(4).double())], 1e-3).tolist() == [3, 2, 1, 0]
+    assert elimination_order([moments(torch.eye(4).double(), torch.eye(4).double())], 1e-3).tolist() == [3, 2, 1, 0]
     nothing = torch.zeros(3, 3, dtype=torch.float64)
-    assert elimination_order([ReadMoments(nothing, nothing)], 1e-3).tolist() == [2, 1, 0]
+    assert elimination_order([moments(nothing, nothing)], 1e-3).tolist() == [2, 1, 0]
 
 
 def test_elimination_keeps_a_channel_that_no_other_replaces():
@@ -266,7 +294,7 @@ def test_elimination_keeps_a_channel_that_no_other_replaces():
     assert elimination(filters(stored.T @ stored)).tolist() == [0.0, 2.0, 1.0]
 
 
-@pytest.mark.parametrize("criterion", [taylor, activation, interpolative, elimination])
+@pytest.mark.parametrize("criterion", [taylor, activation, interpolative, folding, elimination])
 def test_a_criterion_without_its_measurement_is_refused(criterion):
     with pytest.raises(
         PruningError, match=rf"conv9: criterion '{criterion.__name__}' measures sound: give clips \(--calibration PACK"

@@ -172,9 +172,11 @@ def test_a_budget_is_met_by_the_last_round(wide):
 def test_each_round_is_recovered_before_it_is_trained(wide):
     calls = []
 
-    def after_cut(network, before, plan):
+    def after_cut(network, before, plan, whole):
         assert dict(plan.base.widths) == dict(before.spec.widths)
-        assert plan.widths == dict(network.spec.widths)
+        assert dict(whole.base.widths) == dict(wide.spec.widths)
+        assert plan.widths == whole.widths == dict(network.spec.widths)
+        assert whole.kept_channels == network.provenance.plan.kept_channels
         calls.append("recover")
 
     target = plan_pruning(wide, ratio=0.5)

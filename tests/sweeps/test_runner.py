@@ -452,4 +452,6 @@ def test_stopped_gradient_steps_of_a_trial_resume_with_the_same_network(tmp_path
     resumed = pruned_in(tmp_path / "b")
     assert seen == [1, 2, 3, 4]
     assert resumed.network == whole.network
+    report = resumed.stage("recovered").recovery
+    assert (report["method"], report["align"]["steps"], len(report["align"]["curve"])) == ("align:4", 4, 5)
     assert not [*(tmp_path / "b").glob("trials/*/recovery")]

@@ -13,10 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from epanns.clip_random import clip_draws
+from epanns.clip_scores import write_clip_scores
 from epanns.data.batches.dataset import PackDataset
-from epanns.errors import ConfigError, DataError, Interrupted, OutputError
+from epanns.errors import ConfigError, Interrupted, OutputError
 from epanns.evaluation.predict import predict
-from epanns.evaluation.scores import write_clip_scores
 from epanns.labels import LabelSet
 from epanns.models.files.checkpoint import save_checkpoint
 from epanns.models.files.load import load
@@ -29,7 +29,7 @@ from epanns.training.distillation import DistillationTarget, relative_distance, 
 from epanns.training.finetune import finetune
 from epanns.training.learner import Learner
 from epanns.training.loop import RunOptions
-from epanns.training.teacher_scores import holds_scores, read_teacher_scores
+from epanns.training.teacher_scores import read_teacher_scores
 from epanns.training.validation import Validation
 from tests.builders import tensors_of
 from tests.families import at_8k
@@ -278,7 +278,7 @@ def test_a_teacher_with_another_front_end_reads_the_input_without_stripes(make_m
 def write_scores(path, teacher, train) -> Path:
     """Write the teacher's scores of all clips as `epanns evaluate` does."""
     predictions = predict(teacher, train)
-    write_clip_scores(path, predictions, train.labels)
+    write_clip_scores(path, predictions.to_clip_scores(train.labels))
     return path
 
 
@@ -343,25 +343,6 @@ def test_stored_scores_that_do_not_fit_are_refused(tmp_path, make_model, train, 
         ConfigError, match=r"scores.npz, lack (\d+) of \1 training clips, first '.*': score all of them"
     ):
         teacher_of(make_model(), known, CONFIG, others)
-
-
-def test_files_that_hold_no_scores_are_refused(tmp_path, make_model, train):
-    good = dict(np.load(write_scores(tmp_path / "scores.npz", make_model(), train)))
-    wrong = {
-        "holds no scores of clips": {"scores": good["scores"]},
-        "its arrays are no scores of clips": {**good, "scores": good["scores"][:, 1:]},
-        "are no scores of clips": {**good, "clip_ids": np.arange(len(good["clip_ids"]))},
-        "scores must be in": {**good, "scores": good["scores"] + 1},
-        "1 clip ids are repeated": {**good, "clip_ids": np.array([good["clip_ids"][1], *good["clip_ids"][1:]])},
-    }
-    for message, arrays in wrong.items():
-        np.savez(tmp_path / "wrong.npz", **arrays)
-        with pytest.raises(DataError, match=f"wrong.npz: .*{message}.*; give scores.npz of `epanns evaluate`"):
-            read_teacher_scores(tmp_path / "wrong.npz")
-    (tmp_path / "text.npz").write_text("no archive")
-    assert not holds_scores(tmp_path / "text.npz") and holds_scores(tmp_path / "scores.npz")
-    with pytest.raises(DataError, match="text.npz: holds no scores of clips"):
-        read_teacher_scores(tmp_path / "text.npz")
 
 
 def test_the_teacher_is_part_of_the_identity_and_of_the_recipe(tmp_path, make_model, train):

@@ -136,7 +136,8 @@ def recovery_options(command: Callable[..., None]) -> Callable[..., None]:
     command = click.option(
         "--ridge",
         type=click.FloatRange(min=0, min_open=True),
-        help="Strength of the penalty of ls on the distance from the unfitted weights.  [default: 0.001]",
+        help="Strength of the penalty of ls on the distance from the unfitted weights; for grail, from zero.  "
+        "[default: 0.001]",
     )(command)
     command = click.option(
         "--mixtures",
@@ -159,9 +160,9 @@ def recovery_options(command: Callable[..., None]) -> Callable[..., None]:
 
 
 class RecoveryName(click.types.StringParamType):  # click.ParamType is generic from 8.4 on
-    """Name of a recovery: none, bn, ls, ls+bn, align:STEPS, ls+align:STEPS or distil:STEPS."""
+    """Name of a recovery: none, bn, ls, ls+bn, grail, fold, align:STEPS, ls+align:STEPS or distil:STEPS."""
 
-    name = "none|bn|ls|ls+bn|[ls+]align:STEPS|distil:STEPS"
+    name = "none|bn|ls|ls+bn|grail|fold|[ls+]align:STEPS|distil:STEPS"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """Refuse unknown names."""
@@ -178,8 +179,10 @@ def given_settings(method: str, **options: Any) -> dict[str, Any]:
     from epanns.pruning.recovery.recover import parts_of
 
     given = {name: value for name, value in options.items() if value is not None}
-    if given and "ls" not in parts_of(method):
-        names = " and ".join(f"--{name.replace('_', '-')}" for name in given)
+    parts = parts_of(method)
+    unread = [name for name in given if "ls" not in parts and not (name == "ridge" and "grail" in parts)]
+    if unread:
+        names = " and ".join(f"--{name.replace('_', '-')}" for name in unread)
         raise ConfigError(f"{names}: only for --recover ls; --recover {method} has no use for it")
     return given
 

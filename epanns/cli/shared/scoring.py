@@ -52,7 +52,7 @@ class Scoring:
 
     def open_packs(self, sample_rate: int) -> "PackDataset":
         """Open the packs for a network of a sample rate in Hz; raise if clips have no group, before any work."""
-        from epanns.evaluation.metrics import groups_to_draw
+        from epanns.data.datasets.splits import groups_to_draw
 
         dataset = open_packs(
             self.packs, labels_file=self.labels_file, mp3_seconds=self.mp3_seconds, sample_rate=sample_rate

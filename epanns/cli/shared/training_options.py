@@ -264,9 +264,10 @@ def open_teacher(
         CheckpointError: If the teacher cannot be read.
         DataError: If a file of scores cannot be read.
     """
+    from epanns.clip_scores import holds_scores
     from epanns.models.files.load import find_unpruned, load
     from epanns.training.distillation import check_teacher_settings
-    from epanns.training.teacher_scores import holds_scores, read_teacher_scores
+    from epanns.training.teacher_scores import read_teacher_scores
 
     weights = config.teacher_weights
     has_teacher = teacher is not None or bool(weights)

@@ -101,12 +101,12 @@ class ProgressDisplay:
         parts += [f"rate {row['learning_rate']:.3g}", *self._speed(state)]
         self.log("  ".join(parts))
 
-    def log(self, line: str) -> None:
+    def log(self, message: str) -> None:
         """Write a line, above the bar if there is one."""
         if self._bar is None:
-            write_message(line, stream=self._stream)
+            write_message(message, stream=self._stream)
         else:
-            self._bar.write(printable(line, lines=True), file=self._stream)
+            self._bar.write(printable(message, lines=True), file=self._stream)
 
     def close(self) -> None:
         """Close the bar; later output is below it."""

@@ -1,13 +1,10 @@
 """Read batches, in this process or ahead of time in worker processes, with the same result."""
 
 import itertools
-import mmap
 import operator
-import os
 import signal
 import weakref
 from collections.abc import Generator, Iterable, Sequence
-from multiprocessing import reduction
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from epanns.data.batches.dataset import ClipBatch, PackDataset
 from epanns.data.batches.sampler import Draw
+from epanns.data.shared_array import SharedArray
 from epanns.errors import EpannsError, PackError
 from epanns.process import STOPPING, blocking_signals
 
@@ -89,40 +87,25 @@ class SharedRows:
     """Shared memory for a few batches, ``(slots, rows, samples)`` int16, which is used again and again.
 
     Allocating shared memory page by page takes longer than reading clips into it. The main process lends a slot to each
-    batch; a slot is free again when no tensor refers to it. Objects passed to other processes by fork or pickling refer
-    to the same memory. It is an anonymous file: it needs no room in ``/dev/shm``, which is small in containers, and is
-    freed with its last process.
+    batch; a slot is free again when no tensor refers to it.
     """
 
     def __init__(self, slots: int, rows: int, samples: int) -> None:
-        """Create the slots; their memory is allocated when it is first written."""
-        self._shape = (slots, rows, samples)
+        self._memory = SharedArray((slots, rows, samples))
         self._free = list(range(slots))
-        file = os.memfd_create("epanns-batches")
-        os.ftruncate(file, max(1, 2 * slots * rows * samples))
-        self._map(file)
-
-    def _map(self, file: int) -> None:
-        self._file = file
-        weakref.finalize(self, os.close, file)
-        self._memory: NDArray[np.int16] = np.ndarray(self._shape, np.int16, mmap.mmap(file, 0))
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"_shape": self._shape, "_file": reduction.DupFd(self._file)}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self._shape, self._free = state["_shape"], []
-        self._map(state["_file"].detach())
+        return {"_memory": self._memory, "_free": []}  # only the main process lends
 
     def lend(self, rows: int) -> int | None:
         """Return a free slot for a batch of `rows` clips; None if no slot is free or the slots are too short."""
-        if not self._free or rows > self._shape[1]:
+        if not self._free or rows > self._memory.values.shape[1]:
             return None
         return self._free.pop()
 
     def rows_of(self, slot: int, rows: int) -> NDArray[np.int16]:
         """Return the ``(rows, samples)`` of a slot, to be written."""
-        return self._memory[slot, :rows]
+        return self._memory.values[slot, :rows]
 
     def hand_over(self, slot: int, rows: int) -> Tensor:
         """Return the content of a slot; the slot is free again when this tensor and all its views are deleted."""

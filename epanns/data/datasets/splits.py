@@ -280,3 +280,19 @@ class _Assignment:
             return True
         n_groups[:] = before
         return False
+
+
+def groups_to_draw(pattern: str, clip_ids: Sequence[str]) -> list[str]:
+    """Return the group of each clip, found by `groups_by_pattern`, for resamples of groups.
+
+    Raises:
+        ConfigError: If the pattern is invalid.
+        DataError: If a clip has no group, or all clips have the same group.
+    """
+    groups, _ = groups_by_pattern(pattern, clip_ids)
+    if len(set(groups)) < 2:
+        raise DataError(
+            f"group pattern {pattern!r}: all {len(groups)} clips are of one group, {groups[0]!r}; an interval needs "
+            "at least two"
+        )
+    return groups

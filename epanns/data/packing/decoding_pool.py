@@ -6,7 +6,6 @@ of it there, and the pool would wait for the rest.
 
 import gc
 import itertools
-import mmap
 import multiprocessing
 import os
 import pickle
@@ -20,14 +19,14 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
-from multiprocessing.reduction import DupFd
 from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from epanns.data.shared_array import SharedArray
 from epanns.errors import ConfigError, DataError
-from epanns.process import blocking_signals
+from epanns.process import blocking_signals, keep_freed_arrays
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -35,7 +34,6 @@ Row = NDArray[np.int16]
 _ROWS_PER_JOB = 8  # of each process, in work or finished before their turn; fewer where a row is large
 _MOST_BYTES = 64 << 20  # of all rows together, as long as each process has two
 _SECONDS_BETWEEN_CHECKS = 0.1
-_LARGEST_KEPT = (32 << 20) - (1 << 16)  # bytes; glibc's largest dynamic threshold, without what malloc adds
 
 
 def ordered_rows(
@@ -108,58 +106,38 @@ def describe_exit(exit_code: int | None) -> str:
     return f"crashed with signal {names.get(-exit_code, -exit_code)}"
 
 
-def keep_freed_arrays() -> None:
-    """Let this process reuse the memory of freed arrays of a few megabytes instead of returning it to the system.
-
-    glibc raises its threshold to the size of the largest block that was freed, up to 32 MB. Memory that is never
-    written costs nothing.
-    """
-    np.empty(_LARGEST_KEPT, np.uint8)
-
-
-class _SharedRows:
-    """``(rows, length)`` int16 in an anonymous file, which disappears with its last process.
-
-    Attributes:
-        values: The rows.
-        is_begun: ``(rows,)``, 1 where a process has begun to fill a row.
-    """
+class _MarkedRows:
+    """Rows of samples, and a mark for each of them, in memory that the processes share."""
 
     def __init__(self, n_rows: int, length: int) -> None:
-        self._shape = n_rows, length + 1
-        file = os.memfd_create("epanns")
         try:
-            os.posix_fallocate(file, 0, 2 * n_rows * (length + 1))  # a later lack of memory would be a crash
+            self._memory = SharedArray((n_rows, length + 1), reserve=True)  # a later lack of memory would be a crash
         except OSError as error:
-            os.close(file)
             raise ConfigError(
                 f"no memory for {2 * n_rows * length >> 20} MiB of rows that are decoded at a time ({error.strerror}): "
                 "use fewer --jobs or shorter --seconds"
             ) from error
-        self._open(file)
 
-    def _open(self, file: int) -> None:
-        self._file = file
-        memory = np.frombuffer(mmap.mmap(file, 0), np.int16).reshape(self._shape)
-        self.values, self.is_begun = memory[:, :-1], memory[:, -1]
+    @property
+    def values(self) -> NDArray[np.int16]:
+        """``(rows, length)``: the rows."""
+        return self._memory.values[:, :-1]
 
-    def __getstate__(self) -> tuple[tuple[int, int], Any]:
-        return self._shape, DupFd(self._file)  # valid while a process is spawned
-
-    def __setstate__(self, state: tuple[tuple[int, int], Any]) -> None:
-        self._shape, file = state
-        self._open(file.detach())
+    @property
+    def is_begun(self) -> NDArray[np.int16]:
+        """``(rows,)``: 1 where a process has begun to fill a row."""
+        return self._memory.values[:, -1]
 
     def close(self) -> None:
         """Close the file; the memory stays until its last array is deleted."""
-        os.close(self._file)
+        self._memory.close()
 
 
 _function: Callable[[Any, Row], Any]
-_rows: _SharedRows
+_rows: _MarkedRows
 
 
-def _begin(function: Callable[[Any, Row], Any], rows: _SharedRows) -> None:
+def _begin(function: Callable[[Any, Row], Any], rows: _MarkedRows) -> None:
     """Prepare a process of the pool; it ends when its parent does."""
     global _function, _rows
     _function, _rows = function, rows
@@ -185,7 +163,7 @@ def _compute(batch: Sequence[tuple[Any, int]]) -> list[Any]:
 class _Processes:
     """A `ProcessPoolExecutor` whose processes share rows, do not receive signals, and can be killed."""
 
-    def __init__(self, function: Callable[..., Any], jobs: int, rows: _SharedRows) -> None:
+    def __init__(self, function: Callable[..., Any], jobs: int, rows: _MarkedRows) -> None:
         self._rows, self._jobs, self._former = rows, jobs, multiprocessing.active_children()
         self._children: list[BaseProcess] = []
         context = multiprocessing.get_context("spawn")  # a fork would copy the locks of torch's and HDF5's threads
@@ -240,7 +218,7 @@ class _Pool(Generic[Item, Result]):
         self._function, self._jobs, self._name, self._crashed, self._check = function, jobs, name, crashed, check
         rows_per_job = max(2, min(_ROWS_PER_JOB, _MOST_BYTES // (2 * length * jobs)))
         self._batch_size = rows_per_job // 2  # a process has the next batch while the first one is yielded
-        self._rows = _SharedRows(jobs * rows_per_job, length)
+        self._rows = _MarkedRows(jobs * rows_per_job, length)
         self._processes: _Processes | None = None
         self._tasks: deque[_Task[Item]] = deque()  # in the order of the items
 

@@ -15,15 +15,29 @@ class ReadMoments:
         covariance: ``(channels, channels)`` float64, of the channels at the reader's input.
         gram: ``(channels, channels)`` float64: entry i, j is the inner product of all weights of the reader that
             multiply channel i with those that multiply channel j.
+        mean: ``(channels,)`` float64, of the channels at the reader's input.
     """
 
     covariance: Tensor
     gram: Tensor
+    mean: Tensor
+
+    @property
+    def power(self) -> Tensor:
+        """``(channels, channels)`` float64, the mean products of the channels: their covariance, not centred."""
+        return self.covariance + torch.outer(self.mean, self.mean)
 
     def scaled(self) -> Tensor:
         """Return the covariance of the channels, each multiplied by the norm of the weights that read it."""
+        return self._times_norms(self.covariance)
+
+    def scaled_power(self) -> Tensor:
+        """Return `power`, each channel multiplied by the norm of the weights that read it."""
+        return self._times_norms(self.power)
+
+    def _times_norms(self, products: Tensor) -> Tensor:
         norms = self.gram.diagonal().sqrt()
-        return self.covariance * norms[:, None] * norms[None]
+        return products * norms[:, None] * norms[None]
 
 
 def scaled_covariance(readers: Sequence[ReadMoments]) -> Tensor:
@@ -57,6 +71,31 @@ def pivot_order(gram: Tensor) -> Tensor:
     by_diagonal = torch.argsort(gram.diagonal(), descending=True, stable=True).tolist()
     pivots = set(order)
     return torch.tensor([*order, *(column for column in by_diagonal if column not in pivots)])
+
+
+def medoid_order(gram: Tensor) -> Tensor:
+    """Return the channels in the order in which greedy k-medoids selects them, ``(n,)`` int64.
+
+    Channel m explains the power ``G_mj^2 / G_mm`` of channel j. Each step selects the channel with which the selected
+    ones, each channel by the best one of them, explain the most power of all channels; of equal ones the first. The
+    first k selected channels are the medoids of k clusters.
+
+    Args:
+        gram: ``(n, n)`` float64, symmetric, positive semidefinite.
+    """
+    power = gram.diagonal()[:, None]
+    explained = torch.where(power > 0, gram.square() / power, 0.0)
+    best = torch.zeros(len(gram), dtype=gram.dtype)
+    is_left = torch.ones(len(gram), dtype=torch.bool)
+    order: list[int] = []
+    for _ in range(len(gram)):
+        gains = torch.maximum(explained, best).sum(dim=1)
+        gains[~is_left] = -torch.inf
+        channel = int(gains.argmax())
+        order.append(channel)
+        is_left[channel] = False
+        best = torch.maximum(best, explained[channel])
+    return torch.tensor(order)
 
 
 def elimination_order(readers: Sequence[ReadMoments], ridge: float) -> Tensor:

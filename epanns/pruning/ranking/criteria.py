@@ -14,7 +14,13 @@ import torch
 from torch import Tensor
 
 from epanns.errors import PruningError, did_you_mean
-from epanns.pruning.ranking.channel_orders import ReadMoments, elimination_order, pivot_order, scaled_covariance
+from epanns.pruning.ranking.channel_orders import (
+    ReadMoments,
+    elimination_order,
+    medoid_order,
+    pivot_order,
+    scaled_covariance,
+)
 from epanns.seeding import torch_generator
 
 _PART_BYTES = 1 << 18  # of filters in float64 at a time; parts larger than the cache take four times as long
@@ -216,6 +222,21 @@ def interpolative(filters: LayerFilters) -> Tensor:
     return rank
 
 
+def folding(filters: LayerFilters) -> Tensor:
+    """Place in the order in which greedy k-medoids selects the channels, the first one highest.
+
+    The kept channels are the medoids of clusters of channels that are proportional at the readers' inputs, each channel
+    scaled by the norm of the weights that read it (`medoid_order`). The recovery ``fold`` merges the other channels
+    into them. After model folding (Wang et al. 2025, arXiv 2502.10216), which clusters filters by k-means on their
+    weights and keeps the mean of each cluster.
+    """
+    readers = filters.measured(filters.readers, "folding")
+    order = medoid_order(torch.stack([reader.scaled_power() for reader in readers]).sum(dim=0))
+    rank = torch.empty(len(order), dtype=torch.float64)
+    rank[order] = torch.arange(len(order) - 1, -1, -1, dtype=torch.float64)
+    return rank
+
+
 def elimination(filters: LayerFilters) -> Tensor:
     """Place in a backward elimination with refit: the channel that is removed first has importance 0.
 
@@ -242,6 +263,7 @@ CRITERIA: dict[str, Criterion] = {
     "taylor": taylor,
     "activation": activation,
     "interpolative": interpolative,
+    "folding": folding,
     "elimination": elimination,
     "random": random,
 }
@@ -252,6 +274,7 @@ NEEDS: dict[str, str] = {
     "taylor": "gradients",
     "activation": "activations",
     "interpolative": "activations",
+    "folding": "activations",
     "elimination": "activations",
 }
 

@@ -190,9 +190,10 @@ class _InputSums:
 
     def moments(self, n_clips: int) -> ReadMoments:
         """Return the moments of all inputs that were added."""
-        covariance = self._second / n_clips - torch.outer(self._first / n_clips, self._first / n_clips)
+        mean = self._first / n_clips
+        covariance = self._second / n_clips - torch.outer(mean, mean)
         covariance.diagonal().clamp_(min=0)  # rounding makes the variance of a constant channel negative
-        return ReadMoments(covariance, self._gram)
+        return ReadMoments(covariance, self._gram, mean)
 
 
 @contextmanager

@@ -116,12 +116,15 @@ class RecoveryRun:
         identity: What decides the networks and the clips, in JSON values, compared before a resumption.
         on_step: Called after each step with its number, the number of all steps and its loss.
         log: Called with one line for each event that a user should see.
+        keeps_states: Whether the folder stays when the steps are done, and the same call then reads the result from it;
+            the caller, who has several recoveries to do, removes it at the end.
     """
 
     folder: Path | None = None
     identity: Mapping[str, Any] = field(default_factory=dict)
     on_step: Callable[[int, int, float], None] | None = None
     log: Callable[[str], None] = field(default=lambda line: None)
+    keeps_states: bool = False
 
 
 def descend(
@@ -173,7 +176,7 @@ def descend(
         except BaseException:
             student.load_state_dict(before)
             raise
-    if run.folder is not None:
+    if run.folder is not None and not run.keeps_states:
         shutil.rmtree(run.folder)
     return result
 

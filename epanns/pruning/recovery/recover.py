@@ -11,15 +11,17 @@ from epanns.models.tagger import Tagger
 from epanns.pruning.calibration_clips import CalibrationClips, ClipSource
 from epanns.pruning.recovery.alignment import align
 from epanns.pruning.recovery.batch_norm_reestimation import recalibrate_batch_norm, refuse_folded
+from epanns.pruning.recovery.channel_maps import compensate_channels
 from epanns.pruning.recovery.descent import Descent, RecoveryRun
 from epanns.pruning.recovery.distillation import distil
 from epanns.pruning.recovery.least_squares_refit import TARGETS, refit_readers
 from epanns.strict import Rule, check_fields, from_table, integer, number, one_of
 
-# "bn" is batch-norm re-estimation, "ls" refits the readers of pruned channels by least squares. Beside these,
+# "bn" is batch-norm re-estimation, "ls" refits the readers of pruned channels by least squares, "grail" and "fold" are
+# published baselines of it. Beside these,
 # "align:N" does N gradient steps toward every layer of the unpruned network, "ls+align:N" does "ls" before it, and
 # "distil:N" does "ls" and then N steps toward the unpruned network's outputs.
-RECOVERIES = ("none", "bn", "ls", "ls+bn")
+RECOVERIES = ("none", "bn", "ls", "ls+bn", "grail", "fold")
 RECOVERY_NAMES = (*RECOVERIES, "align:STEPS", "ls+align:STEPS", "distil:STEPS")
 
 _IN_STEPS = re.compile(r"(align|ls\+align|distil):([1-9][0-9]{0,6})")
@@ -35,7 +37,7 @@ def recovery_problem(method: object) -> str | None:
 
 
 def parts_of(method: str) -> tuple[str, ...]:
-    """Return the parts of a recovery, in order: some of ``ls``, ``bn``, ``align`` and ``distil``."""
+    """Return the parts of a recovery, in order: of ``ls``, ``bn``, ``grail``, ``fold``, ``align`` and ``distil``."""
     if found := _IN_STEPS.fullmatch(method):
         return ("ls", "distil") if found[1] == "distil" else tuple(found[1].split("+"))
     return () if method == "none" else tuple(method.split("+"))
@@ -43,11 +45,11 @@ def parts_of(method: str) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class RecoverySettings:
-    """Settings of ``ls``, ``align`` and ``distil``; see `refit_readers`, `align` and `distil`.
+    """Settings of the recoveries; see `refit_readers`, `compensate_channels`, `align` and `distil`.
 
     Attributes:
         fit_to: Outputs that ``ls`` reproduces: those of the unpruned network (``dense``), or ``current``.
-        ridge: Strength of the pull to the unfitted weights, > 0.
+        ridge: Strength of the pull to the unfitted weights of ``ls``, and to zero of ``grail``, > 0.
         mixtures: Number of mixtures of each clip with another clip that ``ls`` is fitted to as well.
         rectify: Number of iterations of ``ls`` that fit what the ReLU behind each layer passes.
         seed: Seed of the inputs of ``align`` and ``distil``.
@@ -105,15 +107,15 @@ def recover(
         settings: Those of `RecoverySettings`: ``fit_to``, ``ridge``, ``mixtures``, ``rectify``, ``seed``.
 
     Returns:
-        JSON values: method, clips and, of ``ls``, its settings, the error of each refitted reader, and the batch norms
-        measured again; of ``align`` and ``distil``, the loss on held-out clips before and after. None if `method` is
-        ``none``.
+        JSON values: method, clips and, of ``grail``, its ridge; of ``ls``, its settings, the error of each refitted
+        reader, and the batch norms measured again; of ``align`` and ``distil``, the loss on held-out clips before and
+        after. None if `method` is ``none``.
 
     Raises:
         ConfigError: If a setting is unknown or out of range.
         PruningError: If the method is unknown, networks and plan do not fit, no plan is known, or as in
-            `refit_readers`, `recalibrate_batch_norm`, `align` and `distil`; the parts before the one that fails stay,
-            in the network and in its recipe.
+            `refit_readers`, `recalibrate_batch_norm`, `compensate_channels`, `align` and `distil`; the parts before the
+            one that fails stay, in the network and in its recipe.
         Interrupted: After a signal during gradient steps, if `run` has a folder.
     """
     if problem := recovery_problem(method):
@@ -132,6 +134,9 @@ def recover(
         refit = refit_readers(pruned, dense, plan, clips, **used)
         report |= {"clips": refit.clips, **used}
         report |= {"errors": refit.to_dict(), "norms": list(refit.norms)}
+    if method in ("grail", "fold"):
+        report["clips"] = compensate_channels(pruned, dense, plan, clips, method, ridge=checked.ridge)
+        report |= {"ridge": checked.ridge} if method == "grail" else {}
     if "bn" in parts:
         report["clips"] = recalibrate_batch_norm(pruned, clips, plan=plan)
     if found := _IN_STEPS.fullmatch(method):

@@ -55,7 +55,7 @@ def traces():
     """Whether memory for batches is mapped, and whether its file is open."""
     files = [str(path.readlink()) for path in Path("/proc/self/fd").iterdir() if path.is_symlink()]
     return [
-        any("epanns-batches" in text for text in found)
+        any("memfd:epanns" in text for text in found)
         for found in (Path("/proc/self/maps").read_text().splitlines(), files)
     ]
 

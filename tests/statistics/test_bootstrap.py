@@ -2,37 +2,22 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score
 
-from epanns.evaluation.bootstrap import (
+from epanns.seeding import numpy_generator
+from epanns.statistics.bootstrap import (
     mean_average_precision_interval,
     mean_interval,
     resampled_weights,
-    weighted_average_precision,
 )
-from epanns.seeding import numpy_generator
 
 
 def draw(seed, clips=40, classes=5):
     rng = np.random.default_rng(seed)
     target = rng.random((clips, classes)) < 0.3
     return target, np.round(rng.random((clips, classes)) + 0.4 * target, 1)
-
-
-@settings(max_examples=50, deadline=None)
-@given(st.integers(0, 2**32), st.integers(2, 30))
-def test_weighted_average_precision_equals_scikit_learn(seed, clips):
-    rng = np.random.default_rng(seed)
-    truth, score = rng.random(clips) < 0.5, rng.integers(0, 6, clips) / 5
-    weights = rng.integers(0, 4, (3, clips)).astype(float)
-    for row, found in zip(weights, weighted_average_precision(truth, score, weights), strict=True):
-        copies = np.repeat(np.arange(clips), row.astype(int))
-        if truth[copies].any():
-            assert found == pytest.approx(average_precision_score(truth[copies], score[copies]), abs=1e-12)
-        else:
-            assert np.isnan(found)
 
 
 def test_interval_equals_a_slow_bootstrap_over_the_same_draws():

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from epanns.seeding import numpy_generator
+from epanns.statistics.average_precision import weighted_average_precision
 
 # Bounds the memory of one chunk of resamples: clips x resamples, a few arrays of 8 bytes each.
 _CHUNK_ELEMENTS = 2_000_000
@@ -38,17 +39,32 @@ def mean_average_precision_interval(
     """
     if resamples == 0:
         return None
-    values = []
-    for weights in resampled_weights(len(target), resamples, seed, groups=groups):
-        total, scored = np.zeros(len(weights)), np.zeros(len(weights))
-        for truth, score in zip(target.T, scores.T, strict=True):
-            if truth.any():
-                ap = weighted_average_precision(truth, score, weights)
-                defined = ~np.isnan(ap)
-                total[defined] += ap[defined]
-                scored += defined
-        values.append(np.where(scored > 0, total / np.maximum(scored, 1), np.nan))
-    return _percentiles(np.concatenate(values), confidence)
+    values = [
+        mean_average_precision(target, scores, weights)
+        for weights in resampled_weights(len(target), resamples, seed, groups=groups)
+    ]
+    return percentiles(np.concatenate(values), confidence)
+
+
+def mean_average_precision(
+    target: NDArray[np.bool_], scores: NDArray[np.floating], weights: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Return mAP for each row of clip weights, ``(rows,)``, NaN for a row without weight on a positive.
+
+    Args:
+        target: ``(clips, classes)`` bool.
+        scores: ``(clips, classes)``.
+        weights: ``(rows, clips)``, >= 0, as `resampled_weights` yields them.
+    """
+    by_clip = np.ascontiguousarray(weights.T)
+    total, scored = np.zeros(len(weights)), np.zeros(len(weights))
+    for truth, score in zip(target.T, scores.T, strict=True):
+        if truth.any():
+            ap = weighted_average_precision(truth, score, by_clip)
+            defined = ~np.isnan(ap)
+            total[defined] += ap[defined]
+            scored += defined
+    return np.where(scored > 0, total / np.maximum(scored, 1), np.nan)
 
 
 def mean_interval(
@@ -67,11 +83,20 @@ def mean_interval(
     defined = ~np.isnan(values)
     if resamples == 0 or not defined.any():
         return None
-    means = []
-    for weights in resampled_weights(len(values), resamples, seed, groups=groups):
-        total = weights[:, defined].sum(axis=1)
-        means.append(np.where(total > 0, weights[:, defined] @ values[defined] / np.maximum(total, 1), np.nan))
-    return _percentiles(np.concatenate(means), confidence)
+    means = [
+        weighted_mean(values, weights) for weights in resampled_weights(len(values), resamples, seed, groups=groups)
+    ]
+    return percentiles(np.concatenate(means), confidence)
+
+
+def weighted_mean(values: NDArray[np.bool_] | NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the mean of the values ``(clips,)`` that are not NaN, for each row of weights ``(rows, clips)``.
+
+    NaN for a row without weight on such a value.
+    """
+    defined = ~np.isnan(values)
+    total = weights[:, defined].sum(axis=1)
+    return np.where(total > 0, weights[:, defined] @ values[defined] / np.maximum(total, 1), np.nan)
 
 
 def mean_correlation_interval(
@@ -95,7 +120,7 @@ def mean_correlation_interval(
         correlations = weighted_correlation(one, other, weights)
         n_defined = np.isfinite(correlations).sum(axis=1)
         values.append(np.where(n_defined > 0, np.nansum(correlations, axis=1) / np.maximum(n_defined, 1), np.nan))
-    return _percentiles(np.concatenate(values), confidence)
+    return percentiles(np.concatenate(values), confidence)
 
 
 def resampled_weights(
@@ -122,38 +147,10 @@ def resampled_weights(
         yield (counts if groups is None else counts[:, group_of]).astype(np.float64)
 
 
-def _percentiles(values: NDArray[np.float64], confidence: float) -> tuple[float, float]:
+def percentiles(values: NDArray[np.float64], confidence: float) -> tuple[float, float]:
+    """Return the interval that holds a fraction of the values, as many below it as above; NaN values do not count."""
     low, high = np.nanquantile(values, [(1 - confidence) / 2, (1 + confidence) / 2])
     return float(low), float(high)
-
-
-def weighted_average_precision(
-    truth: NDArray[np.bool_], score: NDArray[np.float64], weights: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    """Return the average precision of a class for each row of clip weights, sorting the clips once.
-
-    An integer weight is a number of copies of the clip. Equals scikit-learn's ``average_precision_score`` with
-    ``sample_weight``, tied scores included.
-
-    Args:
-        truth: ``(clips,)`` bool.
-        score: ``(clips,)``.
-        weights: ``(rows, clips)``, >= 0.
-
-    Returns:
-        ``(rows,)``, NaN for a row without weight on a positive.
-    """
-    order = np.argsort(-score, kind="stable")
-    ordered = score[order]
-    ends = np.flatnonzero(np.append(ordered[1:] != ordered[:-1], True))  # last clip of each run of tied scores
-    weights = weights[:, order]
-    positives = np.cumsum(weights * truth[order], axis=1)[:, ends]
-    drawn = np.cumsum(weights, axis=1)[:, ends]
-    gained = np.diff(positives, axis=1, prepend=0.0)
-    # Where no clip is drawn, `gained` is 0, so any quotient will do.
-    precision = positives / np.maximum(drawn, np.finfo(np.float64).tiny)
-    total = positives[:, -1]
-    return np.where(total > 0, (gained * precision).sum(axis=1) / np.where(total > 0, total, 1.0), np.nan)
 
 
 # Smallest range of a varying column, as a share of its largest magnitude: a few roundings of float32.

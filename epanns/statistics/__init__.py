@@ -1,0 +1,1 @@
+"""Statistics of scores, without torch: average precision, bootstrap, comparisons of networks."""

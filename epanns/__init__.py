@@ -20,6 +20,7 @@ _WHERE = {
     "evaluate": "epanns.evaluation.metrics",
     "agree": "epanns.stages.agreement",
     "predict": "epanns.evaluation.predict",
+    "read_records": "epanns.reporting.frame",
     "compare": "epanns.reporting.comparison",
 }
 
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from epanns.pruning.prune import prune as prune
     from epanns.pruning.recovery.recover import recover as recover
     from epanns.reporting.comparison import compare as compare
+    from epanns.reporting.frame import read_records as read_records
     from epanns.stages.agreement import agree as agree
 
 

@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -57,9 +57,41 @@ def write_text(path: Path, text: str) -> None:
         partial.write_text(text, encoding="utf-8", newline="\n")
 
 
+def write_texts(texts: Mapping[Path, str]) -> None:
+    """Write text files like `write_text`, each atomically, with one flush of the disk for all of them.
+
+    Thousands of small files take seconds, where a flush of each takes minutes. A file that holds its text already is
+    left unchanged.
+    """
+    partials: dict[Path, Path] = {}
+    try:
+        for path, text in texts.items():
+            content = text.encode()
+            if path.is_file() and path.stat().st_size == len(content) and path.read_bytes() == content:
+                continue
+            path.parent.mkdir(parents=True, exist_ok=True)
+            partials[path] = partial_of(path)
+            partials[path].write_bytes(content)
+        if partials:
+            os.sync()
+        for path, partial in partials.items():
+            partial.replace(path)
+        for folder in {path.parent for path in partials}:
+            fsync(folder)
+    except BaseException:
+        for partial in partials.values():
+            partial.unlink(missing_ok=True)
+        raise
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write JSON atomically, keys in the given order, indented by two spaces."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    write_text(path, json_text(value))
+
+
+def json_text(value: Any) -> str:
+    """Return the text of a JSON file, keys in the given order, indented by two spaces."""
+    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
 
 
 @contextmanager

@@ -45,6 +45,7 @@ EXTRAS = {
         {"onnx": "onnx", "onnxruntime": "onnxruntime", "onnxscript": "onnxscript"},
         "epanns export: ONNX files in float32 and int8",
     ),
+    "report": Extra({"pandas": "pandas"}, "epanns.read_records: run records as a pandas table"),
     "tensorboard": Extra({"tensorboard": "tensorboard"}, "--tensorboard: learning curves while a network trains"),
     "tflite": Extra({"ai-edge-litert": "ai_edge_litert"}, "the test that compares YAMNet with a TFLite conversion"),
 }

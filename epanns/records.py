@@ -7,7 +7,7 @@ of epanns reads a record.
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -173,7 +173,8 @@ class RunRecord:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the record as JSON values, with its format first."""
-        values: dict[str, Any] = json.loads(json.dumps(asdict(self), allow_nan=False))
+        given = vars(self) | {"stages": [vars(stage) for stage in self.stages]}
+        values: dict[str, Any] = json.loads(json.dumps(given, allow_nan=False))
         for stage in values["stages"]:
             for name in ("curve", "recovery"):
                 if not stage[name]:

@@ -194,6 +194,7 @@ class CsvKind:
         need: Why `limit` is enough.
         remedy: End of the message about a file that cannot be read; may be empty.
         blanks_after_commas: Whether blanks after a comma are ignored.
+        delimiter: The character between two fields.
     """
 
     name: str = "CSV"
@@ -202,6 +203,7 @@ class CsvKind:
     need: str = "ten million rows of 100 bytes"
     remedy: str = ""
     blanks_after_commas: bool = False
+    delimiter: str = ","
 
     def unreadable(self, source: object, reason: object) -> EpannsError:
         """Return the error about a file that cannot be read for a reason."""
@@ -313,7 +315,7 @@ def _rows(file: TextIO, source: str, kind: CsvKind) -> Iterator[list[str]]:
                 raise kind.error(f"{source}: cannot be read as {kind.name} ({rule})")
             yield line
 
-    reader = csv.reader(lines(), strict=True, skipinitialspace=kind.blanks_after_commas)
+    reader = csv.reader(lines(), strict=True, skipinitialspace=kind.blanks_after_commas, delimiter=kind.delimiter)
     try:
         yield from filter(None, reader)
     except csv.Error as failure:

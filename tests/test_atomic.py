@@ -6,7 +6,16 @@ import json
 
 import pytest
 
-from epanns.atomic import new_folder, refuse_existing, replacing, sha256_of, sha256_of_json, write_json, write_text
+from epanns.atomic import (
+    new_folder,
+    refuse_existing,
+    replacing,
+    sha256_of,
+    sha256_of_json,
+    write_json,
+    write_text,
+    write_texts,
+)
 from epanns.errors import OutputError
 
 
@@ -31,6 +40,24 @@ def test_write_makes_missing_folders_and_replaces(tmp_path):
     write_json(path, {"é": 2})
     assert json.loads(path.read_text()) == {"é": 2}
     assert path.read_text() == '{\n  "é": 2\n}\n'
+
+
+def test_many_texts_are_written_and_equal_files_are_left_unchanged(tmp_path):
+    texts = {tmp_path / "a" / f"{number}.txt": f"é {number}" for number in range(3)}
+    write_texts(texts)
+    assert {path: path.read_text(encoding="utf-8") for path in texts} == texts
+    before = {path: path.stat().st_ino for path in texts}
+    changed = tmp_path / "a" / "1.txt"
+    write_texts(texts | {changed: "é 9"})
+    assert changed.read_text(encoding="utf-8") == "é 9"
+    assert {path for path in texts if path.stat().st_ino != before[path]} == {changed}
+
+
+def test_a_failure_among_many_texts_leaves_no_partial_file(tmp_path):
+    (tmp_path / "a.txt").write_text("old")
+    with pytest.raises(UnicodeEncodeError):
+        write_texts({tmp_path / "a.txt": "new", tmp_path / "b.txt": "\ud800"})
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"a.txt": "old"}
 
 
 def test_new_folder_appears_when_it_is_whole(tmp_path):

@@ -30,6 +30,14 @@ def _manifest_command(function: Callable[..., Any]) -> click.Command:
     return command.command(cls=EpannsCommand)(decorated)
 
 
+def _fold_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add ``--val-fold`` and ``--test-fold``."""
+    for split in ("test", "val"):
+        text = f"Number of the fold that becomes the split '{split}'."
+        function = click.option(f"--{split}-fold", type=int, help=text)(function)
+    return function
+
+
 name_option = click.option("--name", help="Name of the data set in results.  [default: name of its folder]")
 seed_option = click.option("--seed", default=0, show_default=True, help="Seed of the random draw.")
 
@@ -37,8 +45,7 @@ seed_option = click.option("--seed", default=0, show_default=True, help="Seed of
 @_manifest_command
 @click.argument("root", type=EXISTING)
 @name_option
-@click.option("--val-fold", type=int, help="Number of the fold that becomes the split 'val'.")
-@click.option("--test-fold", type=int, help="Number of the fold that becomes the split 'test'.")
+@_fold_options
 def esc50(root: Path, out: Path, name: str | None, val_fold: int | None, test_fold: int | None, as_json: bool) -> None:
     """ESC-50, ESC-10 or another data set in their layout.
 
@@ -47,6 +54,29 @@ def esc50(root: Path, out: Path, name: str | None, val_fold: int | None, test_fo
     from epanns.data.datasets.esc50 import read_esc50
 
     _write(read_esc50(root, name=name, val_fold=val_fold, test_fold=test_fold), out, as_json)
+
+
+@_manifest_command
+@click.argument("root", type=EXISTING)
+@name_option
+@_fold_options
+def urbansound8k(
+    root: Path, out: Path, name: str | None, val_fold: int | None, test_fold: int | None, as_json: bool
+) -> None:
+    """UrbanSound8K or another data set in its layout.
+
+    ROOT is the folder with audio/fold1, audio/fold2, ... and metadata/UrbanSound8K.csv, or the folder above it. Without
+    --val-fold and --test-fold every fold is a split: fold1, fold2, ...
+
+    The CSV file has the columns slice_file_name, fold and class; fsID and classID are used if they exist. Without the
+    file, folds are the folders' and classes those of the names <fsID>-<classID>-<occurrence>-<slice>.wav. Where file,
+    names and folders contradict each other, the CSV file is used, and a note has the number of clips.
+
+    Slices of one recording are alike: `epanns evaluate --group-pattern '^([0-9]+)-'` computes intervals by recording.
+    """
+    from epanns.data.datasets.urbansound8k import read_urbansound8k
+
+    _write(read_urbansound8k(root, name=name, val_fold=val_fold, test_fold=test_fold), out, as_json)
 
 
 @_manifest_command
@@ -129,6 +159,72 @@ def fsd50k(
 @_manifest_command
 @click.argument("root", type=EXISTING)
 @name_option
+def speechcommands(root: Path, out: Path, name: str | None, as_json: bool) -> None:
+    """Speech Commands, version 0.01 or 0.02: the splits train, val and test; a class for each word.
+
+    ROOT is the folder with one folder for each word, validation_list.txt and testing_list.txt, or a folder at most two
+    levels above it. The clips of the lists are the splits val and test, the others train. The recordings in
+    _background_noise_ are no clips; they are counted.
+
+    The speaker is the part of a name before _nohash_: `epanns evaluate --group-pattern '^(.+)_nohash_'` computes
+    intervals by speaker. A note has the number of speakers in several splits, if there are any.
+    """
+    from epanns.data.datasets.speechcommands import read_speechcommands
+
+    _write(read_speechcommands(root, name=name), out, as_json)
+
+
+@_manifest_command
+@click.argument("root", type=EXISTING)
+@name_option
+@click.option("--sample-rate", type=int, help="Sample rate in Hz whose sound is read.  [default: the highest in ROOT]")
+@_fold_options
+def hear(
+    root: Path,
+    out: Path,
+    name: str | None,
+    sample_rate: int | None,
+    val_fold: int | None,
+    test_fold: int | None,
+    as_json: bool,
+) -> None:
+    """A scene task of HEAR 2021: the splits train, val and test, or fold1, fold2, ... (HEAR's fold00 is fold1).
+
+    ROOT is the folder of a task, with task_metadata.json, labelvocabulary.csv, the labels of each split (train.json,
+    ... or fold00.json, ...) and the sound (48000/train/*.wav), or a folder at most two levels above it with no other
+    task.
+
+    Event tasks are refused: their labels have times, and their scores compare times, which tags of clips do not have.
+    """
+    from epanns.data.datasets.hear import read_hear
+
+    folds = {"val_fold": val_fold, "test_fold": test_fold}
+    _write(read_hear(root, name=name, sample_rate=sample_rate, **folds), out, as_json)
+
+
+@_manifest_command
+@click.argument("root", type=EXISTING)
+@name_option
+@click.option("--path-column", default="", help="Column of the CSV file with paths.  [default: path]")
+@click.option(
+    "--label-column",
+    multiple=True,
+    help="Column with the classes of each clip, one or several in a cell; may be repeated.  [default: labels]",
+)
+@click.option(
+    "--label-separator", default=";", show_default=True, help="Separates the classes of one cell of a label column."
+)
+@click.option(
+    "--one-hot-column",
+    multiple=True,
+    help="Column with 1 for clips of a class, named like the column, and 0 or nothing for others; or a pattern with * "
+    "that matches several such columns. May be repeated.",
+)
+@click.option("--split-column", default="", help="Column with each clip's split.  [default: split, if there is one]")
+@click.option("--fold-column", default="", help="Column with each clip's fold.  [default: fold, if there is one]")
+@click.option("--start-column", default="", help="Column with each clip's start in its file, in seconds.")
+@click.option("--duration-column", default="", help="Column with each clip's duration, in seconds.")
+@click.option("--audio-root", type=EXISTING, help="Folder that the paths are relative to.  [default: the CSV file's]")
 @click.option("--val-fraction", type=float, default=0.0, help="Fraction of the clips drawn for the split 'val'.")
 @click.option("--test-fraction", type=float, default=0.0, help="Fraction of the clips drawn for the split 'test'.")
 @seed_option
@@ -142,6 +238,7 @@ def fsd50k(
 @click.option(
     "--group-column", default="", help="Column of the CSV file with each clip's group, instead of --group-pattern."
 )
+@_fold_options
 def folder(
     root: Path,
     out: Path,
@@ -151,24 +248,35 @@ def folder(
     seed: int,
     group_pattern: str,
     group_column: str,
+    val_fold: int | None,
+    test_fold: int | None,
     as_json: bool,
+    **columns: Any,
 ) -> None:
-    """One folder per class, or a CSV file with the columns path and labels (and split, fold).
+    """One folder per class, or a CSV (or .tsv) file with a row per clip; ROOT is the folder or the file.
 
-    Labels in the CSV are separated by ';', paths are relative to the file. ROOT/train, ROOT/val and ROOT/test above the
-    class folders are splits. --val-fraction and --test-fraction draw stratified splits: each class with at least two
-    groups (three with a test set) is in each split, unless other classes of these groups prevent it.
+    Folders: ROOT/train, ROOT/val and ROOT/test above the class folders are splits.
+
+    CSV file: its first line names the columns; without options path, labels, split and fold are read, the last two if
+    they exist. The options name others. A clip's classes are those of all label columns and one-hot columns. Without a
+    split column each fold is a split: fold1, fold2, ... With a start or duration column a clip is a part of its file.
+
+    --val-fraction and --test-fraction draw stratified splits: each class with at least two groups (three with a test
+    set) is in each split, unless other classes of these groups prevent it. The clips of one file are one group.
     """
     from epanns.data.datasets.class_folders import read_folder
+    from epanns.data.datasets.clip_table import TableForm
+    from epanns.data.datasets.splits import SplitSettings
 
+    columns["audio_root"] = str(columns["audio_root"] or "")
+    form = TableForm(**columns)
     manifest = read_folder(
         root,
         name=name,
-        val_fraction=val_fraction,
-        test_fraction=test_fraction,
-        seed=seed,
-        group_pattern=group_pattern,
-        group_column=group_column,
+        drawn=SplitSettings(val_fraction, test_fraction, seed, group_pattern, group_column),
+        form=form if form != TableForm() else None,
+        val_fold=val_fold,
+        test_fold=test_fold,
     )
     _write(manifest, out, as_json)
 

@@ -275,8 +275,7 @@ def command(
     started = {"parent_sha256": dense.provenance.sha256, "rounds": steps, "schedule": schedule}
     with ExitStack() as stack:
         recovering = stack.enter_context(_recovery(clips, recover, {"seed": config.seed, **settings}, out, started))
-        rounds = Rounds(steps, schedule)
-        write: Callable[[str], None] = log
+        rounds, write = Rounds(steps, schedule), log
         if between is not None:
             identity = {"recover": recover, "calibration": None if clips is None else clips.identity(), **settings}
             training, train, val = _clips_between(between, dense, opened)

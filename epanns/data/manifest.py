@@ -313,8 +313,8 @@ def _read_clips(path: Path, labels: LabelSet) -> Iterator[Clip]:
                 audio if audio.startswith("/") else base + audio,
                 tuple(names_of_clip.split(LABEL_SEPARATOR)) if names_of_clip else (),
                 split,
-                _seconds(start, "start", least=0.0) if start else None,
-                _seconds(duration, "duration", least=1e-6) if duration else None,
+                read_seconds(start, "start", least=0.0) if start else None,
+                read_seconds(duration, "duration", least=1e-6) if duration else None,
                 whole_number(fold) if fold else None,
             )
         except ValueError as error:
@@ -325,7 +325,8 @@ def _read_clips(path: Path, labels: LabelSet) -> Iterator[Clip]:
         yield clip
 
 
-def _seconds(text: str, column: str, *, least: float) -> float:
+def read_seconds(text: str, column: str, *, least: float) -> float:
+    """Return a time in a table, or raise `ValueError` with the name of its column unless it is at least `least`."""
     try:
         seconds = float(text)
     except ValueError:

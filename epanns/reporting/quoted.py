@@ -1,7 +1,7 @@
 """Published results of others, with source and protocol: quoted, never measured here."""
 
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from typing import Any
@@ -72,25 +72,30 @@ def quoted_markdown(rows: Iterable[QuotedRow]) -> str:
         tables.setdefault((row.dataset, row.metric), []).append(row)
     parts = []
     for (dataset, metric), members in tables.items():
-        cells: dict[str, Callable[[QuotedRow], str]] = {
-            "System": lambda row: row.name,
-            metric: lambda row: f"{row.value:.4g}",
-            "mAUC": lambda row: MISSING if row.mAUC is None else f"{row.mAUC:.3f}",
-            "d'": lambda row: MISSING if row.d_prime is None else f"{row.d_prime:.3f}",
-            "Parameters": lambda row: si(row.n_params),
-            "MB": lambda row: megabytes(row.param_bytes),
-            "MACs": lambda row: (
-                MISSING if row.macs is None else f"{si(row.macs)} per {row.clip_seconds:g} s ({row.macs_convention})"
-            ),
-            "Protocol": lambda row: row.protocol,
-            "Source": lambda row: row.source,
-            "Note": lambda row: row.note or MISSING,
-        }
-        columns = without_empty(cells, members)
+        columns = quoted_cells(metric, members)
         body = [[escaped(cell(row)) for cell in columns.values()] for row in members]
         title = f"**{escaped(dataset)}, {escaped(metric)}** (quoted, not measured here)"
         parts.append(f"{title}\n\n{markdown_table(list(columns), body)}")
     return "\n\n".join([*parts, NOTE]) + "\n"
+
+
+def quoted_cells(metric: str, rows: Sequence[QuotedRow]) -> dict[str, Callable[[QuotedRow], str]]:
+    """Return heading -> cell of the columns that rows of one metric have."""
+    cells: dict[str, Callable[[QuotedRow], str]] = {
+        "System": lambda row: row.name,
+        metric: lambda row: f"{row.value:.4g}",
+        "mAUC": lambda row: MISSING if row.mAUC is None else f"{row.mAUC:.3f}",
+        "d'": lambda row: MISSING if row.d_prime is None else f"{row.d_prime:.3f}",
+        "Parameters": lambda row: si(row.n_params),
+        "MB": lambda row: megabytes(row.param_bytes),
+        "MACs": lambda row: (
+            MISSING if row.macs is None else f"{si(row.macs)} per {row.clip_seconds:g} s ({row.macs_convention})"
+        ),
+        "Protocol": lambda row: row.protocol,
+        "Source": lambda row: row.source,
+        "Note": lambda row: row.note or MISSING,
+    }
+    return without_empty(cells, rows)
 
 
 def quoted_csv(rows: Iterable[QuotedRow]) -> str:

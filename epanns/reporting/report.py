@@ -9,14 +9,21 @@ from epanns.errors import DataError, OutputError
 from epanns.records import RunRecord
 from epanns.reporting import tables
 from epanns.reporting.figures import style as figure
-from epanns.reporting.figures.pareto import measured_bands, pareto_figure, quoted_bands
+from epanns.reporting.figures.bands import DEPLOYMENT, measured_bands, quoted_bands
+from epanns.reporting.figures.pareto import pareto_figure
+from epanns.reporting.latex import measured_latex
+from epanns.reporting.page.page import report_page
 from epanns.reporting.quoted import quoted_csv, quoted_markdown, quoted_rows
 from epanns.reporting.rows import is_shown, rows_by_block
+from epanns.reporting.sources import Sources
 from epanns.safe_text import path_name
 from epanns.sweeps.journal import Failure
 
 _QUOTED = ("quoted.md", "quoted.csv", "quoted.svg", "quoted.pdf", "quoted.png")
-_WRITTEN = ("table.md", "table.csv", "records.csv", "figure.svg", "figure.pdf", "figure.png", *_QUOTED)
+_TABLES = ("table.md", "table.csv", "table.tex", "records.csv")
+_FIGURES = tuple(f"{stem}{suffix}" for stem in ("figure", "deployment") for suffix in figure.FORMATS)
+PAGE = "report.html"
+_WRITTEN = (*_TABLES, PAGE, *_FIGURES, *_QUOTED)
 _END = "<!-- end of epanns report -->"
 
 
@@ -35,20 +42,28 @@ class Report:
 
 
 def write_report(
-    records: Sequence[RunRecord], out: Path, *, quoted: bool = True, failures: Sequence[Failure] = ()
+    records: Sequence[RunRecord],
+    out: Path,
+    *,
+    quoted: bool = True,
+    failures: Sequence[Failure] = (),
+    sources: Sources | None = None,
 ) -> Report:
     """Write tables and figures; an earlier report in `out` is replaced, other files are left alone.
 
-    Measured results are ``table.md``, ``table.csv`` (a row per configuration, averaged over seeds), ``records.csv`` (a
-    row per run) and ``figure.svg``, ``.pdf`` and ``.png``. Published results are ``quoted.md``, ``quoted.csv`` and
-    ``quoted.svg``, ``.pdf`` and ``.png``. The records are copied to ``records/``, so that the report can be made again
-    from `out` alone.
+    Measured results are ``table.md``, ``table.tex``, ``table.csv`` (a row per configuration, averaged over seeds),
+    ``records.csv`` (a row per run), ``figure.svg``, ``.pdf`` and ``.png`` (mAP against parameters and MACs), and
+    ``deployment.svg``, ``.pdf`` and ``.png`` (against bytes, and latency where it was recorded), and ``report.html``,
+    one page with everything. Published results are
+    ``quoted.md``, ``quoted.csv`` and ``quoted.svg``, ``.pdf`` and ``.png``. The records are copied to ``records/``, so
+    that the report can be made again from `out` alone.
 
     Args:
         records: Runs; different data, protocols or clip lengths are kept apart.
         out: Folder, created if missing.
         quoted: Whether to write published results.
         failures: Trials without a result, which the table counts by reason.
+        sources: Further results, which the page shows.
 
     Raises:
         DataError: If the `trial_id` of a record cannot be a file name.
@@ -74,24 +89,36 @@ def write_report(
     texts = {
         "table.md": tables.measured_markdown(blocks, failures),
         "table.csv": tables.measured_csv(blocks),
+        "table.tex": measured_latex(blocks),
         "records.csv": tables.records_csv(records),
     }
-    figures = {"figure": measured_bands(blocks)}
+    figures = {
+        "figure": ("mAP against parameters and multiply-adds", measured_bands(blocks)),
+        "deployment": ("mAP against bytes and latency", measured_bands(blocks, DEPLOYMENT)),
+    }
     if quoted:
         texts |= {"quoted.md": quoted_markdown(quoted_rows()), "quoted.csv": quoted_csv(quoted_rows())}
-        figures["quoted"] = quoted_bands(quoted_rows())
+        figures["quoted"] = ("mAP against parameters and multiply-adds", quoted_bands(quoted_rows()))
     else:  # files of an earlier report would pass for files of this one
         for name in _QUOTED:
             (out / name).unlink(missing_ok=True)
     (out / "records").mkdir(parents=True, exist_ok=True)  # first: it marks the folder as a report
-    for name, text in texts.items():
-        atomic.write_text(out / name, text)
-    for path, record in copies.items():
-        atomic.write_json(path, record.to_dict())
+    atomic.write_texts({path: atomic.json_text(record.to_dict()) for path, record in copies.items()})
+    atomic.write_texts({out / name: text for name, text in texts.items()})
     files = [out / name for name in texts]
-    for stem, bands in figures.items():
-        title = "mAP against parameters and multiply-adds: " + "; ".join(band.title for band in bands)
+    for stem, (title, bands) in figures.items():
+        title = f"{title}: {'; '.join(band.title for band in bands)}"
         files += figure.save(pareto_figure(bands), out, stem, title=title)
+    page = report_page(
+        blocks,
+        records,
+        failures=failures,
+        sources=sources,
+        quoted=quoted_rows() if quoted else (),
+        files=[path.name for path in files],
+    )
+    atomic.write_text(out / PAGE, page)
+    files.append(out / PAGE)
     return Report(
         table=texts["table.md"],
         n_records=len(records),

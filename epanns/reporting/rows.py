@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from epanns.atomic import sha256_of_json
 from epanns.records import RunRecord
 from epanns.reporting.notation import in_words, short_layers, si
+from epanns.strict import is_finite
 
 UNPRUNED = "unpruned"
 CONTROL = "unpruned, trained on"
@@ -73,6 +74,8 @@ class Row:
         budget: Budget that the network was pruned to, such as ``macs 0.25``; None where it was pruned by ratios.
         untrained: Stages at which training kept the weights from before it -> number of such runs.
         agreement: Number of `AGREEMENT` -> estimate at the last stage that has it: agreement with the unpruned network.
+        latency_ms: Median latency in milliseconds, mean over seeds; None unless every record has it.
+        trials: The `trial_id` of each record that the row averages, sorted.
     """
 
     experiment: str
@@ -96,6 +99,8 @@ class Row:
     budget: str | None = None
     untrained: Mapping[str, int] = field(default_factory=dict)
     agreement: Mapping[str, Estimate] = field(default_factory=dict)
+    latency_ms: float | None = None
+    trials: tuple[str, ...] = field(default=(), compare=False)
 
     @property
     def has_accuracy(self) -> bool:
@@ -273,6 +278,8 @@ def _row(group: Sequence[RunRecord], split: str, variant: str, stages: Sequence[
             [record.cost_before for record in group],
         )
     )
+    is_dense = tuple(stages) == ("dense",)
+    latencies = [latency_of(record.cost_before if is_dense else record.cost_after) for record in group]
     estimates = {
         score: {stage: found for stage in stages if (found := _estimate(group, stage, split, score)) is not None}
         for score in ("mAP", "accuracy", *AGREEMENT)
@@ -303,7 +310,16 @@ def _row(group: Sequence[RunRecord], split: str, variant: str, stages: Sequence[
         budget=budget_of(first) if is_pruned and first.ratio is None else None,
         agreement={score: [*estimates[score].values()][-1] for score in AGREEMENT if estimates[score]},
         untrained={stage: count for stage, count in untrained.items() if count},
+        latency_ms=fmean(known) if len(known := [each for each in latencies if each]) == len(group) else None,
+        trials=tuple(sorted(record.trial_id for record in group)),
     )
+
+
+def latency_of(cost: Mapping[str, Any]) -> float | None:
+    """Return the median latency in milliseconds of a record's cost; None where it was not measured."""
+    latency = cost.get("latency_ms")
+    median = latency.get("median") if isinstance(latency, Mapping) else None
+    return float(median) if median is not None and is_finite(median) and median > 0 else None
 
 
 def _estimate(group: Iterable[RunRecord], stage_name: str, split: str, score_name: str) -> Estimate | None:

@@ -42,11 +42,20 @@ def measured_markdown(blocks: Mapping[BlockKey, Sequence[Row]], failures: Sequen
     """
     parts = []
     for key, rows in blocks.items():
-        single = {"Experiment"} if len({row.experiment for row in rows}) == 1 else set()
-        columns = {name: cell for name, cell in without_empty(_columns(key, rows), rows).items() if name not in single}
+        columns = shown_columns(key, rows)
         shared = f"{key.dataset}, {key.split}, {key.protocol}, {key.clip_seconds:g} s input"
         body = [[escaped(cell(row)) for cell in columns.values()] for row in rows]
         parts.append(f"**{escaped(shared)}** (measured)\n\n{markdown_table(list(columns), body)}")
+    parts.append(footnotes(blocks))
+    if failures:
+        reasons = Counter(failure.reason for failure in failures).most_common()
+        counted = [f"{count} of them: {printable(reason)}." for reason, count in reasons]
+        parts.append(escaped(f"Trials without a result, which are in no row: {len(failures)}. {' '.join(counted)}"))
+    return "\n\n".join(parts) + "\n"
+
+
+def footnotes(blocks: Mapping[BlockKey, Sequence[Row]]) -> str:
+    """Return what the columns and signs of the tables of these rows mean."""
     rows = [row for members in blocks.values() for row in members]
     estimates = [found for row in rows for found in (*row.mAP.values(), *row.accuracy.values())]
     notes = [
@@ -56,12 +65,7 @@ def measured_markdown(blocks: Mapping[BlockKey, Sequence[Row]], failures: Sequen
         *([ONE_NETWORK_NOTE] if any(found.n == 1 < found.n_seeds for found in estimates) else []),
         *([UNTRAINED_NOTE] if any(row.untrained for row in rows) else []),
     ]
-    parts.append(" ".join(notes))
-    if failures:
-        reasons = Counter(failure.reason for failure in failures).most_common()
-        counted = [f"{count} of them: {printable(reason)}." for reason, count in reasons]
-        parts.append(escaped(f"Trials without a result, which are in no row: {len(failures)}. {' '.join(counted)}"))
-    return "\n\n".join(parts) + "\n"
+    return " ".join(notes)
 
 
 def measured_csv(blocks: Mapping[BlockKey, Sequence[Row]]) -> str:
@@ -115,6 +119,12 @@ def records_csv(records: Iterable[RunRecord]) -> str:
                 line |= {f"{stage.name}_{split}_{metric}": value for metric, value in summary.items()}
         lines.append(line)
     return csv_text(lines)
+
+
+def shown_columns(key: BlockKey, rows: Sequence[Row]) -> dict[str, Callable[[Row], str]]:
+    """Return heading -> cell of the columns that a table of these rows needs, in their order."""
+    single = {"Experiment"} if len({row.experiment for row in rows}) == 1 else set()
+    return {name: cell for name, cell in without_empty(_columns(key, rows), rows).items() if name not in single}
 
 
 def _columns(key: BlockKey, rows: Sequence[Row]) -> dict[str, Callable[[Row], str]]:

@@ -9,9 +9,13 @@ from typing import Any
 from epanns.atomic import write_json
 from epanns.data.datasets.audioset import read_audioset
 from epanns.data.datasets.class_folders import read_folder
+from epanns.data.datasets.clip_table import TABLE_FORM_RULES, TableForm
 from epanns.data.datasets.esc50 import read_esc50
 from epanns.data.datasets.fsd50k import read_fsd50k
+from epanns.data.datasets.hear import read_hear
+from epanns.data.datasets.speechcommands import read_speechcommands
 from epanns.data.datasets.synthetic import SYNTHETIC_RULES, SyntheticSettings, make_synthetic
+from epanns.data.datasets.urbansound8k import read_urbansound8k
 from epanns.data.manifest import Manifest, write_manifest
 from epanns.data.packing.packer import pack_manifest
 from epanns.data.packs.pack_format import PackSettings
@@ -42,6 +46,9 @@ _READERS: Mapping[str, Callable[[Path], Manifest]] = {
     "folder": read_folder,
     "audioset": read_audioset,
     "fsd50k": read_fsd50k,
+    "urbansound8k": read_urbansound8k,
+    "speechcommands": read_speechcommands,
+    "hear": read_hear,
 }
 _NAMES = list_of(PATH, "splits or packs", least=1)
 DATA_RULES: Mapping[str, Rule] = {
@@ -53,6 +60,7 @@ DATA_RULES: Mapping[str, Rule] = {
     "sample_rate": integer(1, 1_000_000),
     "seconds": number("a number in (0, 3600]", lambda value: 0 < value <= 3600),
     "synthetic": TABLE,
+    "table": TABLE,
     "class_map": ANY_TEXT,
 }
 
@@ -68,6 +76,8 @@ class DataConfig:
         sample_rate: In Hz; must be the model's.
         seconds: Length of a packed clip.
         synthetic: Settings of the generator, for ``kind = "synthetic"``.
+        table: Columns of the CSV file `root`, for ``kind = "folder"``, see `TableForm`; not part of a trial's identity,
+            which has the digests of the clips.
         class_map: Class map through which networks with other classes are scored, relative to the current folder; its
             content is part of a trial's identity.
     """
@@ -80,6 +90,7 @@ class DataConfig:
     sample_rate: int = 32_000
     seconds: float = 10.0
     synthetic: Mapping[str, Any] = field(default_factory=dict)
+    table: Mapping[str, Any] = field(default_factory=dict)
     class_map: str = ""
 
     def __post_init__(self) -> None:
@@ -98,6 +109,7 @@ class DataConfig:
             problems += error_messages(lambda: PackSettings(sample_rate=self.sample_rate, seconds=self.seconds))
         if self.kind == "synthetic":
             problems += error_messages(self.generator)
+        problems += error_messages(self.table_form)
         used = [name for names in parts.values() for name in dict.fromkeys(names)]
         if shared := sorted({name for name in used if used.count(name) > 1}):
             problems.append(f"{', '.join(shared)} is used twice among train, val and test: that is a leak")
@@ -112,6 +124,18 @@ class DataConfig:
         """
         given = {"seconds": self.seconds, "sample_rate": self.sample_rate, **self.synthetic}
         return from_table(SyntheticSettings, given, SYNTHETIC_RULES, what="synthetic: ")
+
+    def table_form(self) -> TableForm | None:
+        """Return the columns of the CSV file; None without ``table``.
+
+        Raises:
+            ConfigError: If a key of ``table`` is unknown, a value is wrong, or `kind` is not ``folder``.
+        """
+        if not self.table:
+            return None
+        if self.kind != "folder":
+            raise ConfigError(f"table: {self.kind} has no columns to name; only kind = 'folder' has")
+        return from_table(TableForm, self.table, TABLE_FORM_RULES, what="table: ")
 
     def identity(self) -> dict[str, Any]:
         """Return the part of the data's identity that is known before packing; digests of the clips are added later.
@@ -139,6 +163,8 @@ def prepare_manifest(data: DataConfig, folder: Path) -> Manifest | None:
         return None
     if data.kind == "synthetic":
         manifest = make_synthetic(folder / "audio", data.generator())
+    elif data.table:
+        manifest = read_folder(Path(data.root), form=data.table_form())
     else:
         manifest = _READERS[data.kind](Path(data.root))
     for split in sorted({split for part in PARTS for split in getattr(data, part)} - set(manifest.splits)):
@@ -178,7 +204,8 @@ def replace_unused_data(data: DataConfig, folder: Path) -> bool:
         data: The ``[data]`` table as it is now.
         folder: Folder of the data; ``asked.json`` in it holds the table.
     """
-    request, kept = {**data.identity(), "root": data.root}, folder / "asked.json"
+    table = {"table": dict(data.table)} if data.table else {}
+    request, kept = {**data.identity(), "root": data.root, **table}, folder / "asked.json"
     is_other = kept.exists() and read_json(kept, error=OutputError) != request
     if is_other:
         shutil.rmtree(folder)

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from epanns.errors import DataError
 from epanns.records import read_records
-from epanns.reporting.figures.pareto import measured_bands, pareto_figure
+from epanns.reporting.figures.bands import measured_bands
+from epanns.reporting.figures.pareto import pareto_figure
 from epanns.reporting.report import write_report
 from epanns.reporting.rows import rows_by_block
 from epanns.reporting.tables import measured_csv, measured_markdown, records_csv

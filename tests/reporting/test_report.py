@@ -12,7 +12,8 @@ from epanns.records import read_records
 from epanns.reporting.figures import style as figure
 from epanns.reporting.report import insert_table, write_report
 
-FILES = {"table.md", "table.csv", "records.csv", "quoted.md", "quoted.csv", "figure.svg", "quoted.svg"}
+FILES = {"table.md", "table.csv", "table.tex", "records.csv", "quoted.md", "quoted.csv"}
+FILES |= {"figure.svg", "deployment.svg", "quoted.svg", "report.html"}
 
 
 def files_in(folder):
@@ -55,11 +56,12 @@ def test_files_of_no_report_are_not_overwritten(tmp_path, records):
 
 
 def test_a_report_killed_after_its_first_file_can_be_made_again(tmp_path, records, monkeypatch):
-    def die(path, text):
-        path.write_text("half")
-        raise KeyboardInterrupt
+    def die(texts):
+        if tmp_path / "table.md" in texts:
+            (tmp_path / "table.md").write_text("half")
+            raise KeyboardInterrupt
 
-    monkeypatch.setattr(atomic, "write_text", die)
+    monkeypatch.setattr(atomic, "write_texts", die)
     with pytest.raises(KeyboardInterrupt):
         write_report(records, tmp_path)
     monkeypatch.undo()
@@ -77,7 +79,8 @@ def test_records_of_another_report_are_not_mixed_in(tmp_path, records):
 def test_report_draws_every_figure_in_three_formats(tmp_path, records, monkeypatch):
     monkeypatch.setattr(figure, "FORMATS", (".svg", ".pdf", ".png"))
     write_report(records, tmp_path)
-    assert files_in(tmp_path) == FILES | {"figure.png", "figure.pdf", "quoted.png", "quoted.pdf"}
+    stems = ("figure", "deployment", "quoted")
+    assert files_in(tmp_path) == FILES | {f"{stem}{suffix}" for stem in stems for suffix in (".png", ".pdf")}
 
 
 def test_out_that_is_a_file_is_refused(tmp_path, records):

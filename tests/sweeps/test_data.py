@@ -1,38 +1,48 @@
-import numpy as np
 import pytest
-import soundfile
 
 from epanns.data.packs.pack import open_pack
 from epanns.errors import ConfigError
-from epanns.sweeps.data import prepare_manifest, prepare_packs
+from epanns.sweeps.data import PARTS, prepare_manifest, prepare_packs, replace_unused_data
 from epanns.sweeps.experiment import DataConfig
-
-LISTS = {
-    "audioset": {
-        f"{split}_segments.csv": f'YTID,start_seconds,end_seconds,positive_labels\n_-_-_-_-_-{n},0,10,"/m/0bt9lr"\n'
-        for n, split in enumerate(("train", "val", "eval"))
-    },
-    "fsd50k": {
-        "labels/vocabulary.csv": "0,Dog,/m/0bt9lr\n",
-        "labels/dev.csv": "fname,labels,mids,split\n_-_-_-_-_-0,Dog,/m/0bt9lr,train\n_-_-_-_-_-1,Dog,/m/0bt9lr,val\n",
-        "labels/eval.csv": "fname,labels,mids\n_-_-_-_-_-2,Dog,/m/0bt9lr\n",
-    },
-}
+from tests.data.layouts import LAYOUTS, NAMES, RATE
 
 
-@pytest.mark.parametrize("kind", LISTS)
-def test_a_layout_becomes_packs_of_its_splits(tmp_path, kind):
-    for name, text in LISTS[kind].items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text(text)
-    for part, numbers in {"dev": (0, 1), "eval": (2,)}.items():
-        (tmp_path / part).mkdir()
-        for number in numbers:
-            soundfile.write(tmp_path / part / f"_-_-_-_-_-{number}.wav", np.ones(80) / 10, 8_000)
-    parts = {"train": ("train",), "val": ("val",), "test": ("eval",)}
-    data = DataConfig(kind, root=str(tmp_path), sample_rate=8_000, seconds=0.01, **parts)
+@pytest.mark.parametrize("layout", LAYOUTS, ids=NAMES)
+def test_a_layout_becomes_packs_of_its_splits(tmp_path, layout):
+    root = str(layout.write(tmp_path / "set"))
+    splits = {part: (layout.parts[part][0],) for part in PARTS}
+    settings = {"root": root, "table": layout.table}
+    data = DataConfig(layout.kind, sample_rate=RATE, seconds=0.01, **settings, **splits)
     packs = prepare_packs(data, prepare_manifest(data, tmp_path / "o"), tmp_path / "o")
-    ids = {part: open_pack(tmp_path / paths[0]).columns.clip_ids.tolist() for part, paths in packs.items()}
-    assert ids == {"train": [b"_-_-_-_-_-0"], "val": [b"_-_-_-_-_-1"], "test": [b"_-_-_-_-_-2"]}
-    with pytest.raises(ConfigError, match=r"\[data\] no split 'dev' in \w+: it has eval, train, val"):
-        prepare_manifest(DataConfig(kind, root=str(tmp_path), **(parts | {"val": ("dev",)})), tmp_path / "p")
+    for part, (_, clip_ids) in layout.parts.items():
+        assert open_pack(tmp_path / packs[part][0]).columns.clip_ids.tolist() == [
+            clip_id.encode() for clip_id in clip_ids
+        ]
+    wrong = DataConfig(layout.kind, **settings, **(splits | {"val": ("dev",)}))
+    with pytest.raises(ConfigError, match=r"\[data\] no split 'dev' in \w+: it has \w+, \w+, \w+"):
+        prepare_manifest(wrong, tmp_path / "p")
+
+
+PARTS_OF_FOLDS = {"train": ("fold1",), "val": ("fold2",), "test": ("fold3",)}
+
+
+@pytest.mark.parametrize(
+    ("kind", "table", "message"),
+    [
+        ("folder", {"path_colum": "x"}, r"table: unknown key 'path_colum' \(did you mean 'path_column'\?\)"),
+        ("folder", {"label_column": "x"}, "label_column='x': must be a list of names of columns"),
+        ("esc50", {"path_column": "x"}, "table: esc50 has no columns to name; only kind = 'folder' has"),
+    ],
+)
+def test_a_wrong_table_of_columns_is_refused(kind, table, message):
+    with pytest.raises(ConfigError, match=message):
+        DataConfig(kind, root="x", table=table, **PARTS_OF_FOLDS)
+
+
+def test_other_columns_replace_data_that_no_trial_has_used(tmp_path):
+    first, second = (
+        DataConfig("folder", root="x.csv", table={"path_column": name}, **PARTS_OF_FOLDS) for name in ("a", "b")
+    )
+    assert not replace_unused_data(first, tmp_path / "data")
+    assert not replace_unused_data(first, tmp_path / "data")
+    assert replace_unused_data(second, tmp_path / "data")

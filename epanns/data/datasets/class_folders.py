@@ -1,26 +1,26 @@
 """Read the user's own recordings into a manifest: one folder per class, or a CSV file of paths and labels."""
 
-import os
 import re
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from epanns.data.clip import LABEL_SEPARATOR, Clip
+from epanns.data.clip import Clip
+from epanns.data.datasets.clip_table import TableForm, read_table
+from epanns.data.datasets.folds import with_fold_splits
 from epanns.data.datasets.sound_files import files_below, is_sound
 from epanns.data.datasets.splits import UNSPLIT, SplitSettings, draw_splits
+from epanns.data.datasets.urbansound8k import advice_on_urbansound8k
 from epanns.data.manifest import Manifest, without_manifests
 from epanns.errors import ConfigError, DataError
 from epanns.labels import LabelSet, composed, in_label_order, names_read_alike
-from epanns.text_files import read_csv_table, whole_number
 
-_MOST_ROWS = 10_000_000
 _SPLIT_FOLDERS = {  # name of a folder in lower case -> the split it holds
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
     **dict.fromkeys(("test", "testing", "eval", "evaluation"), "test"),
 }
 _CSV_FORM = "write a CSV with the columns path, labels and fold or split, and give it to `epanns data folder FILE.csv`"
+_LISTS_OF_WORDS = ("validation_list.txt", "testing_list.txt")  # of Speech Commands
 _FOLD = re.compile(r"(folds?|k?fold|cv|split|part|f)[\W_]*([0-9]{1,3})", re.IGNORECASE)
 _SPLIT = re.compile(
     rf"(\w+\.)?(audio_)?({'|'.join(_SPLIT_FOLDERS)})[\W_]*(audio|set|data|clips?|files?|wavs?|sounds?|split|curated|noisy)?"
@@ -30,60 +30,53 @@ _SPLIT = re.compile(
 _STORE = re.compile(r"(audio|wave?|mp3|flac|ogg|sound|clip|recording|data)[\W_]*(files?|clips?|data)?s?", re.IGNORECASE)
 _FSD50K = re.compile(r"(FSD50K\.)?(dev|eval)_audio", re.IGNORECASE)
 _AUDIOSET = re.compile(r"((un)?balanced_train|eval)(_segments|_audio|_wavs?)*(_part[0-9]+)?", re.IGNORECASE)
-_URBANSOUND_TABLE = "metadata/UrbanSound8K.csv"
 
 
 def read_folder(
     root: Path,
     *,
     name: str | None = None,
-    val_fraction: float = 0.0,
-    test_fraction: float = 0.0,
-    seed: int = 0,
-    group_pattern: str = "",
-    group_column: str = "",
+    drawn: SplitSettings | None = None,
+    form: TableForm | None = None,
+    val_fold: int | None = None,
+    test_fold: int | None = None,
 ) -> Manifest:
     """Read class folders, or a CSV file.
 
     Folders: ``ROOT/CLASS/**/*.wav``, or ``ROOT/train/CLASS/...`` with splits above the classes. Folders without audio
-    are skipped, symbolic links are followed, and a broken link is a missing clip. CSV: the columns `path` (relative to
-    the CSV's folder) and `labels` (separated by ``;``), and optionally `split` and `fold`. Classes are ordered by name,
-    or by value if all names are numbers. Class names are converted to composed Unicode (NFC).
+    are skipped, symbolic links are followed, and a broken link is a missing clip. Classes are ordered by name, or by
+    value if all names are numbers. Class names are converted to composed Unicode (NFC).
 
     Args:
         root: The folder, or the CSV file.
         name: Name of the data set in results; default: the folder's or file's name.
-        val_fraction: Fraction of the clips, 0..1, drawn for the split ``val``, stratified by class.
-        test_fraction: Fraction drawn for ``test``; the rest is ``train``.
-        seed: Seed of the draw.
-        group_pattern: Regular expression that finds each clip's group, see `splits.groups_by_pattern`; all clips of a
-            group get the same split.
-        group_column: Column of the CSV file with each clip's group.
+        drawn: Fractions of the clips that are drawn for the splits ``val`` and ``test``; default: none.
+        form: Columns of the CSV file; default: ``path``, ``labels``, ``split`` and ``fold``.
+        val_fold: Fold of the CSV file that becomes the split ``val``.
+        test_fold: Fold that becomes the split ``test``; the other folds are ``train``.
 
     Raises:
         DataError: If there are no clips, a row is invalid, the folders are folds or splits instead of classes, or a
             clip has no group.
-        ConfigError: If the fractions leave no training clips, the data set has its own splits, or the groups cannot be
-            used.
+        ConfigError: If the data set has its own splits, a column or fold does not exist, columns are named for a
+            folder, or the groups cannot be used.
     """
     root = root.resolve()
-    settings = SplitSettings(val_fraction, test_fraction, seed, group_pattern, group_column)
-    if group_column and not root.is_file():
-        raise ConfigError(f"--group-column {group_column}: {root} is no CSV file; use --group-pattern for folders")
+    settings, is_table = drawn or SplitSettings(), root.is_file()
+    if settings.group_column and not is_table:
+        raise ConfigError(
+            f"--group-column {settings.group_column}: {root} is no CSV file; use --group-pattern for folders"
+        )
+    if form is not None and not is_table:
+        raise ConfigError(f"{root} is no CSV file: columns, separator and --audio-root are those of a CSV file")
     groups: dict[str, str] = {}
-    manifest = _read_table(root, settings, groups) if root.is_file() else _read_class_folders(root)
+    manifest = read_table(root, form or TableForm(), settings, groups) if is_table else _read_class_folders(root)
     if settings.held_out:
         manifest = draw_splits(manifest, settings, groups)
     alike = [" and ".join(map(repr, names)) for names in names_read_alike(manifest.labels.names)]
     notes = tuple(f"classes {names} differ only in case, blanks, _, - or commas: are they one?" for names in alike)
-    return replace(manifest, dataset=name or root.stem, notes=(*manifest.notes, *notes))
-
-
-def advice_on_urbansound(root: Path) -> str:
-    """Return what to do with a folder in UrbanSound8K's layout; empty for any other folder."""
-    if ((root.parent if root.name == "audio" else root) / _URBANSOUND_TABLE).is_file():
-        return f"UrbanSound8K's layout ({_URBANSOUND_TABLE} and audio/fold1, ...) has no reader of its own: {_CSV_FORM}"
-    return ""
+    manifest = replace(manifest, dataset=name or root.stem, notes=(*manifest.notes, *notes))
+    return with_fold_splits(manifest, val_fold, test_fold)
 
 
 def _read_class_folders(root: Path) -> Manifest:
@@ -110,7 +103,7 @@ def _read_class_folders(root: Path) -> Manifest:
             (clips if is_there else missing).append(clip)
     if not clips:
         raise DataError(f"{root}: no audio files in class folders; expected such as {root.name}/dog/barking.wav")
-    labels = _labels_of([*clips, *missing])
+    labels = LabelSet.of(in_label_order(label for clip in (*clips, *missing) for label in clip.labels))
     paths = list(map("/".join, files))
     names = sorted(labels.names)
     problem = _problem_of_folders(root, names, [path for path in paths if path.lower().endswith((".csv", ".tsv"))])
@@ -121,6 +114,7 @@ def _read_class_folders(root: Path) -> Manifest:
     folds = [name for name in labels.names if (match := _FOLD.fullmatch(name)) and "fold" in match[1].lower()]
     stores = [name for name in names if len(names) == 1 and _STORE.fullmatch(name)]
     notes = (
+        *(f"{name} is not used; `epanns data speechcommands` reads it" for name in _LISTS_OF_WORDS if (name,) in files),
         *(f"the class {name} is called like a fold; its folder may hold sounds of all classes" for name in folds),
         *(f"the only class is called {name}; its folder may hold sounds of all classes" for name in stores),
     )
@@ -141,64 +135,17 @@ def _problem_of_folders(root: Path, names: list[str], tables: list[str]) -> str:
         # f1 and f2 may be two voices: names without "fold" are folds if they are three or more in a row, from 0 or 1.
         is_row = len(numbers) > 2 and numbers[0] < 2 and numbers == list(range(numbers[0], numbers[0] + len(numbers)))
         if is_row or all("fold" in match[1].lower() for match in folds):
-            return f"are folds: {advice_on_urbansound(root) or _CSV_FORM}"
+            return f"are folds: {advice_on_urbansound8k(root) or _CSV_FORM}"
     if all(map(_FSD50K.fullmatch, names)):
         return "are parts of FSD50K: read the folder above them with `epanns data fsd50k`"
     if len(names) > 1 and all(map(_AUDIOSET.fullmatch, names)):
         return "are parts of AudioSet: read the folder above them with `epanns data audioset`"
     if all(map(_SPLIT.fullmatch, names)) and not _SPLIT_FOLDERS.keys() >= set(map(str.lower, names)):
         return f"are splits: call them train, val and test, with the class folders inside, or {_CSV_FORM}"
+    if (root / "task_metadata.json").is_file():
+        return "are parts of a task of HEAR: read it with `epanns data hear`"
     if len(names) == 1 and tables and _STORE.fullmatch(names[0]):
         has_meta = any(path.startswith("meta/") for path in tables)
-        advice = "read it with `epanns data esc50`" if has_meta else advice_on_urbansound(root) or _CSV_FORM
+        advice = "read it with `epanns data esc50`" if has_meta else advice_on_urbansound8k(root) or _CSV_FORM
         return f"is the folder of all sound, beside {tables[0]}: {advice}"
     return ""
-
-
-def _labels_of(clips: list[Clip]) -> LabelSet:
-    return LabelSet.of(in_label_order(label for clip in clips for label in clip.labels))
-
-
-def _read_table(table: Path, settings: SplitSettings, groups: dict[str, str]) -> Manifest:
-    """Read a CSV file; with a group column, add the group of each clip id to `groups`."""
-    clips = list(_table_clips(table, settings.group_column, groups))
-    if not clips:
-        raise DataError(f"{table}: holds no clips; write one row per clip below the first line")
-    first_rows: dict[str, int] = {}
-    found: list[Clip] = []
-    missing: list[Clip] = []
-    for number, clip in enumerate(clips, start=1):
-        row = first_rows.setdefault(os.path.realpath(clip.path), number)
-        where = f"{table}, rows {row} and {number}"
-        if settings.held_out and row != number:
-            raise DataError(f"{where}: one file, which may be drawn into two splits; list it once")
-        if clips[row - 1].split != clip.split:
-            splits = f"{clips[row - 1].split!r} and {clip.split!r}"
-            raise DataError(f"{where}: one file in the splits {splits}: a leak; keep it in one")
-        # Unlike `Path.is_file` it returns False for a name that is too long.
-        (found if os.path.isfile(clip.path) else missing).append(clip)  # noqa: PTH113
-    return Manifest(table.stem, _labels_of(clips), tuple(found), tuple(missing))
-
-
-def _table_clips(table: Path, group_column: str, groups: dict[str, str]) -> Iterator[Clip]:
-    """Yield the clips of a CSV file; with a group column, add their groups to `groups`."""
-    columns, rows = read_csv_table(table)
-    if not {"path", "labels"} <= set(columns):
-        raise DataError(f"{table}: first line is {','.join(columns)[:80]!r}, must name the columns path and labels")
-    if group_column and group_column not in columns:
-        raise ConfigError(f"--group-column {group_column}: {table} has the columns {', '.join(columns)[:120]}")
-    for number, row in enumerate(rows, start=1):
-        if number > _MOST_ROWS:
-            raise DataError(f"{table}: has more than {_MOST_ROWS:,} rows; write a manifest, which may have any length")
-        where = f"{table}, row {number}"
-        path, labels, fold = (row.get(column, "") for column in ("path", "labels", "fold"))
-        names = tuple(composed(label.strip()) for label in labels.split(LABEL_SEPARATOR) if label.strip())
-        number_of_fold = whole_number(fold) if fold else None
-        if not path or not names or (fold and number_of_fold is None):
-            rule = "path and labels must be given, fold must be a whole number or empty"
-            raise DataError(f"{where}: path {path[:80]!r}, labels {labels[:80]!r}, fold {fold[:80]!r}: {rule}")
-        if group_column:
-            groups[path] = row[group_column].strip()
-            if not groups[path]:
-                raise DataError(f"{where}: {group_column} is empty; name the group of each clip")
-        yield Clip(path, str(table.parent / path), names, row.get("split") or UNSPLIT, fold=number_of_fold)

@@ -13,16 +13,16 @@ from dataclasses import replace
 from pathlib import Path
 
 from epanns.data.clip import Clip
-from epanns.data.datasets.class_folders import advice_on_urbansound
+from epanns.data.datasets.folds import FoldColumns, read_fold_table, with_fold_splits
 from epanns.data.datasets.sound_files import SoundsByStem, files_below, is_sound
+from epanns.data.datasets.urbansound8k import advice_on_urbansound8k
 from epanns.data.manifest import Manifest
-from epanns.errors import ConfigError, DataError
-from epanns.labels import LabelSet, composed, in_label_order
-from epanns.text_files import SHORT_LIST, read_csv_table, whole_number
+from epanns.errors import DataError
+from epanns.labels import LabelSet, composed
 
 _CLASS_FOLDER = re.compile(r"([0-9]{1,9}) - (\S.*)")
 _FOLD_FILE = re.compile(r"([0-9]{1,9})-.+")
-_NEEDED = ("filename", "fold", "category")
+_COLUMNS = FoldColumns(filename="filename", fold="fold", category="category", number="target")
 
 
 def read_esc50(
@@ -41,59 +41,24 @@ def read_esc50(
         ConfigError: If a fold does not exist.
     """
     root = root.resolve()
-    if advice := advice_on_urbansound(root):
+    if advice := advice_on_urbansound8k(root):
         raise DataError(f"{root}: {advice}")
     manifest = _read_csv_layout(root) if (root / "meta").is_dir() else _read_folder_layout(root)
-    if val_fold is not None or test_fold is not None:
-        folds = sorted({clip.fold for clip in (*manifest.clips, *manifest.missing) if clip.fold is not None})
-        for option, fold in (("--val-fold", val_fold), ("--test-fold", test_fold)):
-            if fold is not None and fold not in folds:
-                raise ConfigError(f"{option} {fold}: {manifest.dataset} has the folds {', '.join(map(str, folds))}")
-        if val_fold == test_fold:
-            raise ConfigError(f"--val-fold and --test-fold are both {val_fold}: choose on one fold, report on another")
-        split_of = dict.fromkeys(folds, "train") | {val_fold: "val", test_fold: "test"}
-        clips, missing = (
-            tuple(replace(clip, split=split_of[clip.fold]) for clip in part)
-            for part in (manifest.clips, manifest.missing)
-        )
-        manifest = replace(manifest, clips=clips, missing=missing)
-    return replace(manifest, dataset=name or root.name)
+    return replace(with_fold_splits(manifest, val_fold, test_fold), dataset=name or root.name)
 
 
 def _read_csv_layout(root: Path) -> Manifest:
-    meta = root / "meta"
-    tables = [meta / "esc50.csv"] if (meta / "esc50.csv").is_file() else sorted(meta.glob("*.csv"))
-    if len(tables) != 1:
-        found = ", ".join(table.name for table in tables) or "none"
-        raise DataError(f"{meta}: must hold esc50.csv or exactly one CSV file, found {found}")
-    table = tables[0]
-    columns, table_rows = read_csv_table(table, SHORT_LIST)
-    rows = list(table_rows)
-    lacking = [column for column in _NEEDED if column not in columns]
-    if lacking:
-        raise DataError(f"{table}: no column {', '.join(lacking)}; ESC-50's layout has {','.join(_NEEDED)}")
+    listed, labels, _ = read_fold_table(root / "meta", "esc50.csv", _COLUMNS, "ESC-50's")
     sounds = SoundsByStem(root / "audio")
-    named = {row["filename"] for row in rows}
-    targets: dict[str, int] = {}  # category -> number
+    named = {row.filename for row in listed}
     clips: list[Clip] = []
     missing: list[Clip] = []
-    for number, row in enumerate(rows, start=1):
-        where = f"{table}, row {number}"
-        filename, category, fold = row["filename"], composed(row["category"]), row["fold"]
-        number_of_fold = whole_number(fold)
-        if not filename or not category or number_of_fold is None:
-            given = f"filename {filename[:80]!r}, category {category[:80]!r}, fold {fold[:80]!r}"
-            raise DataError(f"{where}: {given}: give all three, the fold as a whole number")
-        text = row.get("target") or "0"
-        target = whole_number(text)
-        if target is None or targets.setdefault(category, target) != target:
-            raise DataError(f"{where}: target {text[:40]!r} of {category[:80]!r}: one number per category")
-        path = sounds.find(filename, where, named=named)
-        place = path or f"{root}/audio/{filename}"
-        clip = Clip(filename, place, (category,), f"fold{number_of_fold}", fold=number_of_fold)
+    for row in listed:
+        path = sounds.find(row.filename, row.where, named=named)
+        place = path or f"{root}/audio/{row.filename}"
+        clip = Clip(row.filename, place, (row.category,), f"fold{row.fold}", fold=row.fold)
         (clips if path else missing).append(clip)
     n_ignored = sounds.n_files - len({clip.path for clip in clips})
-    labels = LabelSet.of(sorted(in_label_order(targets), key=targets.__getitem__))  # without targets, by name
     return Manifest(root.name, labels, tuple(clips), tuple(missing), n_ignored)
 
 

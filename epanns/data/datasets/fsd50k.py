@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from epanns.data.clip import Clip
+from epanns.data.datasets.folds import require_columns
 from epanns.data.datasets.sound_files import SoundsByStem
 from epanns.data.manifest import Manifest
 from epanns.errors import DataError
@@ -111,9 +112,7 @@ def _read_rows(table: Path, labels: LabelSet) -> Iterator[tuple[Clip, str]]:
     columns, rows = read_csv_table(table, SHORT_LIST)
     splits = ("train", "val") if table.name == "dev.csv" else ()
     needed = (*_COLUMNS, "split") if splits else _COLUMNS
-    lacking = [column for column in needed if column not in columns]
-    if lacking:
-        raise DataError(f"{table}: no column {', '.join(lacking)}; FSD50K's has {','.join(needed)}")
+    require_columns(table, columns, needed, "FSD50K's")
     mids = dict(zip(labels.names, labels.mids, strict=True))
     for number, row in enumerate(rows, start=1):
         where = f"{table}, row {number}"

@@ -31,6 +31,16 @@ def sounds_below(root: Path) -> Iterator[str]:
     return (path for path, is_there in files_below(root) if is_there and is_sound(path))
 
 
+def folders_holding(root: Path, *files: str) -> list[Path]:
+    """Return the folder itself if it holds some files, or else its subfolders, at most two levels below, that do."""
+    for pattern in ("", "*/", "*/*/"):
+        folders = sorted(path.parents[files[0].count("/")] for path in root.glob(pattern + files[0]))
+        found = [folder for folder in folders if all((folder / file).exists() for file in files)]
+        if found:
+            return found
+    return []
+
+
 def is_sound(path: str) -> bool:
     """Whether a relative path has the suffix of an audio file and no hidden part.
 
@@ -63,19 +73,22 @@ class SoundsByStem:
             self._paths.setdefault(stem_of(path), []).append(path)
             self.n_files += 1
 
-    def find(self, filename: str, where: str, *, named: Collection[str] = ()) -> str | None:
+    def find(self, filename: str, where: str, *, named: Collection[str] = (), folder: str = "") -> str | None:
         """Return the absolute path of the file with a name, or else with its stem; None if there is neither.
 
         Args:
             filename: Name in the data set's list.
             where: File and row of the list, for messages.
             named: File names of all rows; a file with the name of another row is not used for this row.
+            folder: Folder below the root where the file should be; files elsewhere are used if none is in it.
 
         Raises:
             DataError: If several files match.
         """
         name = filename[filename.rfind("/") + 1 :]
-        candidates = [(path[path.rfind("/") + 1 :], path) for path in self._paths.get(stem_of(name), ())]
+        paths = self._paths.get(stem_of(name), [])
+        paths = [path for path in paths if path.rpartition("/")[0] == folder] or paths
+        candidates = [(path[path.rfind("/") + 1 :], path) for path in paths]
         exact = [path for own, path in candidates if own == name]
         found = exact or [path for own, path in candidates if own not in named]
         if len(found) > 1:

@@ -62,11 +62,11 @@ def draw_splits(manifest: Manifest, settings: SplitSettings, groups: Mapping[str
     Args:
         manifest: A data set whose clips are all in the split `UNSPLIT`.
         settings: Fractions, seed and groups.
-        groups: Group of each clip id, if `settings` has a group column.
+        groups: Group of each clip id, if `settings` has a group column or clips are parts of files; else empty.
 
     Raises:
         ConfigError: If the data set has its own splits.
-        DataError: If the group pattern finds no group for a clip.
+        DataError: If no file was found, or the group pattern finds no group for a clip.
     """
     if set(manifest.splits) != {UNSPLIT}:
         raise ConfigError(
@@ -80,7 +80,11 @@ def draw_splits(manifest: Manifest, settings: SplitSettings, groups: Mapping[str
         by = f" and by group ({len(set(names))} groups, found in the {found_in} with {settings.group_pattern})"
     elif groups:
         names = [groups[name] for name in names]
-        by = f" and by group ({len(set(names))} groups, in the column {settings.group_column})"
+        where = f"in the column {settings.group_column}" if settings.group_column else "the clips of a file"
+        by = f" and by group ({len(set(names))} groups, {where})"
+    if not manifest.clips:
+        first = f"; the first would be {manifest.missing[0].path}" if manifest.missing else ""
+        raise DataError(f"{manifest.dataset}: no file was found, so no splits can be drawn{first}; correct the paths")
     index_of = {name: index for index, name in enumerate(manifest.labels.names)}
     labels = [[index_of[label] for label in set(clip.labels)] for clip in manifest.clips]
     labels += [[] for _ in manifest.missing]
@@ -98,6 +102,25 @@ def draw_splits(manifest: Manifest, settings: SplitSettings, groups: Mapping[str
             listed = ", ".join(absent[:10]) + (", ..." if len(absent) > 10 else "")
             notes.append(f"{len(absent)} of {len(index_of)} classes have no clip in {split}: {listed}")
     return replace(manifest, clips=found, missing=missing, notes=(*manifest.notes, *notes))
+
+
+def notes_on_groups(manifest: Manifest, groups: Mapping[str, str], group: str) -> tuple[str, ...]:
+    """Return a note if clips of one group are in several splits, which makes scores too good.
+
+    Args:
+        manifest: A data set with splits.
+        groups: Group of clip ids; clips that are not in it have no known group.
+        group: What a group is, in the singular: ``recording``.
+    """
+    splits: dict[str, set[str]] = {}
+    for clip in (*manifest.clips, *manifest.missing):
+        if clip.clip_id in groups:
+            splits.setdefault(groups[clip.clip_id], set()).add(clip.split)
+    shared = sorted(name for name, found in splits.items() if len(found) > 1)
+    if not shared:
+        return ()
+    first = f"{shared[0]} in {' and '.join(sorted(splits[shared[0]]))}"
+    return (f"{group}s with clips in several splits: {len(shared)} of {len(splits)}, such as {first}; that is a leak",)
 
 
 def groups_by_pattern(pattern: str, clip_ids: Sequence[str]) -> tuple[list[str], str]:

@@ -8,6 +8,7 @@ import pytest
 
 from epanns.data.datasets.class_folders import read_folder
 from epanns.data.datasets.esc50 import read_esc50
+from epanns.data.datasets.splits import SplitSettings
 from epanns.data.manifest import write_manifest
 from epanns.errors import ConfigError, DataError
 
@@ -70,20 +71,26 @@ def test_splits_beside_classes_are_refused(tree):
 
 def test_drawn_splits_have_their_share_and_are_a_function_of_the_seed(tree):
     root = tree(*(f"dog/{number}.wav" for number in range(40)), *(f"cat/{number}.wav" for number in range(20)))
-    manifest = read_folder(root, val_fraction=0.2, test_fraction=0.3)
+    manifest = read_folder(root, drawn=SplitSettings(val_fraction=0.2, test_fraction=0.3))
     counts = Counter((clip.labels[0], clip.split) for clip in manifest.clips)
     assert [counts["dog", split] for split in ("train", "val", "test")] == [20, 8, 12]
     assert [counts["cat", split] for split in ("train", "val", "test")] == [10, 4, 6]
-    assert read_folder(root, val_fraction=0.2, test_fraction=0.3) == manifest
-    assert read_folder(root, val_fraction=0.2, test_fraction=0.3, seed=1) != manifest
+    assert read_folder(root, drawn=SplitSettings(val_fraction=0.2, test_fraction=0.3)) == manifest
+    assert read_folder(root, drawn=SplitSettings(val_fraction=0.2, test_fraction=0.3, seed=1)) != manifest
     assert manifest.notes == ("splits drawn by class, seed 0: train 30 (50.0%), val 12 (20.0%), test 18 (30.0%)",)
 
 
 def test_added_clips_move_few_others(tree):
     root = tree(*(f"dog/{number}.wav" for number in range(400)))
-    before = {clip.clip_id: clip.split for clip in read_folder(root, val_fraction=0.2, test_fraction=0.3).clips}
+    before = {
+        clip.clip_id: clip.split
+        for clip in read_folder(root, drawn=SplitSettings(val_fraction=0.2, test_fraction=0.3)).clips
+    }
     tree("dog/0-first.wav", "cat/new.wav")
-    after = {clip.clip_id: clip.split for clip in read_folder(root, val_fraction=0.2, test_fraction=0.3).clips}
+    after = {
+        clip.clip_id: clip.split
+        for clip in read_folder(root, drawn=SplitSettings(val_fraction=0.2, test_fraction=0.3)).clips
+    }
     assert sum(after[clip_id] != split for clip_id, split in before.items()) <= 2
 
 
@@ -91,7 +98,7 @@ def test_no_group_is_drawn_into_two_splits(tree):
     """Slices of one recording are in one split, and every class is in both."""
     files = [f"{name}/{take}-{part}.wav" for name in ("cat", "dog") for take in range(6) for part in "abcd"]
     root = tree(*files)
-    manifest = read_folder(root, val_fraction=0.25, group_pattern=r"^([0-9]+)-")
+    manifest = read_folder(root, drawn=SplitSettings(val_fraction=0.25, group_pattern=r"^([0-9]+)-"))
     splits = {}
     for clip in manifest.clips:
         splits.setdefault(clip.clip_id.split("/")[1].split("-")[0], set()).add(clip.split)
@@ -110,7 +117,7 @@ def test_a_column_of_a_table_may_name_the_groups(tree):
     rows = [f"{number}.wav,dog,take {number // 4}" for number in range(24)]
     (root / "mine.csv").write_text("path,labels,take\n" + "\n".join(rows) + "\n")
     tree(*(f"{number}.wav" for number in range(24)))
-    manifest = read_folder(root / "mine.csv", val_fraction=0.3, group_column="take")
+    manifest = read_folder(root / "mine.csv", drawn=SplitSettings(val_fraction=0.3, group_column="take"))
     splits = [{clip.split for clip in manifest.clips if int(clip.clip_id[:-4]) // 4 == take} for take in range(6)]
     assert all(len(found) == 1 for found in splits)
     assert {"train", "val"} == set.union(*splits)
@@ -129,7 +136,7 @@ def test_a_column_of_a_table_may_name_the_groups(tree):
         ),
         (
             {"val_fraction": 0.5, "group_column": "tako"},
-            "--group-column tako: .*mine.csv has the columns path, labels, t",
+            r"--group-column tako \(did you mean 'take'\?\): .*mine.csv has the columns path, labels, t",
         ),
         ({"val_fraction": 0.5, "group_column": "take"}, "mine.csv, row 2: take is empty; name the group of each clip"),
         ({"val_fraction": 0.5, "group_pattern": "(x)"}, "finds no group for 2 of 2 clips, first 'a.wav'"),
@@ -138,17 +145,17 @@ def test_a_column_of_a_table_may_name_the_groups(tree):
 def test_groups_that_cannot_be_used_are_refused(tmp_path, options, message):
     (tmp_path / "mine.csv").write_text("path,labels,take\na.wav,dog,1\nb.wav,dog, \n")
     with pytest.raises((ConfigError, DataError), match=message):
-        read_folder(tmp_path / "mine.csv", **options)
+        read_folder(tmp_path / "mine.csv", drawn=SplitSettings(**options))
 
 
 def test_a_group_column_needs_a_table(tree):
     with pytest.raises(ConfigError, match=r"--group-column take: .*sounds is no CSV file; use --group-pattern"):
-        read_folder(tree("dog/a.wav"), val_fraction=0.5, group_column="take")
+        read_folder(tree("dog/a.wav"), drawn=SplitSettings(val_fraction=0.5, group_column="take"))
 
 
 def test_classes_that_a_drawn_split_lacks_are_named(tree):
     root = tree("cat/a.wav", *(f"dog/{number}.wav" for number in range(9)))
-    notes = read_folder(root, val_fraction=0.2).notes
+    notes = read_folder(root, drawn=SplitSettings(val_fraction=0.2)).notes
     assert notes[1:] == ("1 of 2 classes have no clip in val: cat",)
 
 
@@ -188,7 +195,7 @@ def test_a_file_that_is_listed_twice_cannot_be_drawn(tmp_path):
     (tmp_path / "list.csv").write_text("path,labels\na.wav,dog\n./a.wav,dog\n")
     assert len(read_folder(tmp_path / "list.csv").missing) == 2
     with pytest.raises(DataError, match="list.csv, rows 1 and 2: one file, .*; list it once"):
-        read_folder(tmp_path / "list.csv", val_fraction=0.5)
+        read_folder(tmp_path / "list.csv", drawn=SplitSettings(val_fraction=0.5))
 
 
 def test_a_table_of_paths_and_labels_is_read(tree):
@@ -228,12 +235,12 @@ def test_a_folder_without_sound_is_refused(tmp_path):
 
 def test_fractions_must_leave_clips_to_train_on(tree):
     with pytest.raises(ConfigError, match=r"--val-fraction 0\.5 and --test-fraction 0\.5: must not be negative"):
-        read_folder(tree("dog/a.wav"), val_fraction=0.5, test_fraction=0.5)
+        read_folder(tree("dog/a.wav"), drawn=SplitSettings(val_fraction=0.5, test_fraction=0.5))
 
 
 def test_own_splits_are_not_drawn_again(tree):
     with pytest.raises(ConfigError, match=r"sounds has its own splits \(train\): leave out"):
-        read_folder(tree("train/dog/a.wav"), val_fraction=0.5)
+        read_folder(tree("train/dog/a.wav"), drawn=SplitSettings(val_fraction=0.5))
 
 
 def test_one_file_in_two_splits_is_a_leak_however_its_path_is_written(tmp_path):
@@ -261,7 +268,10 @@ def test_folders_of_folds_are_refused(tree, names):
             ("metadata/UrbanSound8K.csv", "audio/fold1/a.wav"),
             "audio, which is the folder of all sound, beside meta",
         ),
-        (("metadata/UrbanSound8K.csv", "audio/fold1/a.wav"), f"has no reader of its own: {CSV_FORM}"),
+        (
+            ("metadata/UrbanSound8K.csv", "audio/fold1/a.wav"),
+            "audio/fold1, ...): read it with `epanns data urbansound8k`",
+        ),
         (("meta/esc50.csv", "audio/1-a.wav"), "beside meta/esc50.csv: read it with `epanns data esc50`"),
         (("list.csv", "Audio_Files/a.wav"), f"is the folder of all sound, beside list.csv: {CSV_FORM}"),
         (("train_set/dog/a.wav", "test_set/dog/b.wav"), "test_set, train_set, which are splits: call them train, val"),
@@ -282,7 +292,7 @@ def test_folders_that_are_no_classes_are_refused(tree, files, message):
 def test_folds_of_urbansound_are_named(tree):
     root = tree("metadata/UrbanSound8K.csv", "audio/fold1/1-0-0-0.wav", "audio/fold2/2-0-0-0.wav")
     for read, place in ((read_folder, root / "audio"), (read_esc50, root), (read_esc50, root / "audio")):
-        with pytest.raises(DataError, match=r"UrbanSound8K's layout \(.*\) has no reader of its own: write a CSV"):
+        with pytest.raises(DataError, match=r"UrbanSound8K's layout \(.*\): read it with `epanns data urbansound8k`"):
             read(place)
 
 
@@ -307,7 +317,7 @@ def test_classes_with_names_like_folds_and_splits_are_read(tree, classes):
 
 
 def test_one_class_called_audio_without_a_list_is_read_and_noted(tree):
-    manifest = read_folder(tree("audio/a.wav"), val_fraction=0.5)
+    manifest = read_folder(tree("audio/a.wav"), drawn=SplitSettings(val_fraction=0.5))
     assert manifest.labels.names == ("audio",)
     assert manifest.notes[0] == "the only class is called audio; its folder may hold sounds of all classes"
 

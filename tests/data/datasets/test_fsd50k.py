@@ -98,8 +98,8 @@ def test_another_number_of_rows_than_published_is_noted(made):
     [
         ({"dev": DEV.replace(",train", ",test")}, "dev.csv, row 1: split 'test' must be train or val"),
         ({"dev": DEV.replace("\n007", "\n")}, "dev.csv, row 2: fname is empty; give the clip's number on Freesound"),
-        ({"dev": DEV.replace("fname", "id")}, "dev.csv: no column fname; FSD50K's has fname,labels,mids,split"),
-        ({"dev": "fname,labels,mids\n"}, "dev.csv: no column split; FSD50K's has fname,labels,mids,split"),
+        ({"dev": DEV.replace("fname", "id")}, "dev.csv: no column fname; FSD50K's layout has fname,labels,mids,split"),
+        ({"dev": "fname,labels,mids\n"}, "dev.csv: no column split; FSD50K's layout has fname,labels,mids,split"),
         ({"eval_": EVAL.replace("Rain", "Hail")}, "eval.csv, row 1: label 'Hail' is not among the 3 of vocabulary.csv"),
         (
             {"eval_": EVAL.replace("/m/06mb1,", "")},

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from epanns.data.datasets.sound_files import SoundsByStem, files_below, is_sound, sounds_below
+from epanns.data.datasets.sound_files import SoundsByStem, files_below, folders_holding, is_sound, sounds_below
 from epanns.errors import DataError
 
 names = st.sampled_from(["a", "b", "B", "a-b", "a.wav", "-x", "_y", "é"])
@@ -97,3 +97,21 @@ def test_a_sound_is_found_by_its_name_then_by_its_stem(tmp_path):
     assert sounds.find("notes.wav", "row 3") is None
     with pytest.raises(DataError, match=rf"row 4: c\.wav could be {tmp_path}/c\.mp3 or {tmp_path}/c\.ogg; keep one"):
         sounds.find("c.wav", "row 4")
+
+
+def test_a_file_in_the_expected_folder_is_preferred(tmp_path):
+    root = make(tmp_path / "root", "a/x.wav", "b/x.wav", "b/y.flac")
+    sounds = SoundsByStem(root)
+    assert sounds.find("x.wav", "row 1", folder="b") == f"{root}/b/x.wav"
+    assert sounds.find("y.wav", "row 1", folder="a") == f"{root}/b/y.flac"
+    with pytest.raises(DataError, match=r"row 1: x\.wav could be .*/a/x\.wav or .*/b/x\.wav; keep one"):
+        sounds.find("x.wav", "row 1")
+
+
+def test_the_nearest_folders_that_hold_all_files_are_found(tmp_path):
+    root = make(tmp_path / "root", "a/list.csv", "a/b/list.csv", "a/b/c/list.csv", "a/b/c/d/list.csv", "a/b/more.csv")
+    assert folders_holding(root, "list.csv") == [root / "a"]
+    assert folders_holding(root, "list.csv", "more.csv") == [root / "a" / "b"]
+    assert folders_holding(root / "a", "list.csv") == [root / "a"]
+    assert folders_holding(root, "b/list.csv") == [root / "a"]
+    assert folders_holding(root, "d/list.csv") == []

@@ -6,9 +6,11 @@ from pathlib import Path
 import pytest
 
 from epanns.records import read_records
-from epanns.reporting.figures.pareto import measured_bands, pareto_figure, quoted_bands
+from epanns.reporting.figures.bands import CROWD, DEPLOYMENT, measured_bands, quoted_bands
+from epanns.reporting.figures.pareto import pareto_figure
 from epanns.reporting.quoted import quoted_rows
 from epanns.reporting.rows import rows_by_block
+from tests.builders import make_stage
 from tests.reporting.drawn import outside, overlapping, texts_of
 
 RESULTS = Path(__file__).parents[3] / "results"
@@ -172,3 +174,50 @@ def test_scores_that_spread_over_the_whole_range_are_within_the_axes(records):
 def test_a_figure_holds_no_control_characters(records):
     figure = pareto_figure(bands_of([replace(record, dataset="a\x1b[2J\u202eb\ud800") for record in records]))
     assert r"a\x1b[2J\u202eb\ud800, test" in [text.get_text() for text in texts_of(figure)]
+
+
+def with_latency(record, milliseconds):
+    return replace(record, cost_after=record.cost_after | {"latency_ms": {"median": milliseconds}})
+
+
+def test_bytes_are_drawn_alone_until_latency_is_recorded(records):
+    (band,) = measured_bands(rows_by_block(records), DEPLOYMENT)
+    assert band.x_labels == ("bytes of parameters",)
+    timed = [with_latency(record, 100 - 50 * (record.ratio or 0)) for record in records]
+    (band,) = measured_bands(rows_by_block(timed), DEPLOYMENT)
+    assert band.x_labels == ("bytes of parameters", "latency for 5 s, ms")
+    (tuned,) = [series for series in band.strips[0].series if not series.is_reference]
+    assert sorted(point.costs for point in tuned.points) == [(6e6, 75), (12e6, 87.5)]
+    assert len(pareto_figure([band]).axes) == 4
+
+
+def test_latency_of_some_seeds_alone_is_not_drawn(records):
+    partly = [with_latency(record, 9.0) if record.seed == 0 else record for record in records]
+    (band,) = measured_bands(rows_by_block(partly), DEPLOYMENT)
+    assert band.x_labels == ("bytes of parameters",)
+
+
+def many_lines(records, count):
+    """Return pruned records of `count` recipes, each of a higher mAP at equal cost than the recipe before."""
+    made = [record for record in records if record.criterion is None and record.seed == 0]
+    for number in range(count):
+        for record in (record for record in records if record.criterion and record.seed == 0):
+            scored = make_stage("finetuned", record.stage("finetuned").scores["test"]["mAP"] + 0.001 * number)
+            stages = (record.stage("dense"), record.stage("pruned"), scored)
+            made.append(
+                replace(record, trial_id=f"{record.trial_id}-{number}", finetune_iterations=number, stages=stages)
+            )
+    return made
+
+
+def test_of_many_lines_those_on_the_front_keep_their_look(records):
+    (band,) = bands_of(many_lines(records, 40))
+    crowd = [series for series in band.strips[0].series if series.look == CROWD]
+    assert [len(series.points) for series in crowd] == [2 * 39]
+    (best,) = [series for series in band.strips[0].series if series.name == "39 iterations"]
+    assert {round(point.mean, 3) for point in best.points} == {0.849, 0.829}
+    assert "78 other rows, off the front" in dict(band.legend)
+    assert "39 iterations" in dict(band.legend)
+    assert len(pareto_figure([band]).axes) == 4
+    (few,) = bands_of(many_lines(records, 14))
+    assert not [series for series in few.strips[0].series if series.look == CROWD]

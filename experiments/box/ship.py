@@ -118,6 +118,7 @@ def table_of(results: Path) -> str:
         ["mAP", _with_interval(scores["mAP"], intervals["by_group"]["mAP"])],
         ["accuracy of the highest score", _with_interval(accuracy["accuracy"], accuracy["interval"])],
         ["clips, recordings", f"{scores['n_clips']:,}, {intervals['by_group']['n_groups']:,}"],
+        ["mAP on fold 4, if folds 1 to 3 train", f"{last_score(results / 'fold4.jsonl'):.3f}"],
         ["parameters", f"{facts['n_params']:,}"],
         ["MACs for 10 s", si(facts["backbone_macs"])],
         ["bytes of the weights", f"{facts['bytes']:,}"],
@@ -147,6 +148,11 @@ def accuracy_of(path: Path) -> dict[str, Any]:
     assert (target.sum(axis=1) == 1).all()
     is_right = scores.argmax(axis=1) == target.argmax(axis=1)
     return {"accuracy": float(is_right.mean()), "interval": mean_interval(is_right, groups=groups)}
+
+
+def last_score(curve: Path) -> float:
+    """Return the validation mAP after the last step of a learning curve."""
+    return float(json.loads(curve.read_text().splitlines()[-1])["mAP"])
 
 
 def _with_interval(value: float, interval: tuple[float, float]) -> str:

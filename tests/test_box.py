@@ -65,15 +65,17 @@ def test_accuracy_and_its_interval_are_those_of_the_highest_scores(tmp_path):
     assert 0.5 <= low <= 0.75 <= high == 1.0
 
 
-def test_folds_1_to_4_made_the_network_and_the_last_step_was_kept():
-    text = (ROOT / "experiments" / "box" / "run.sh").read_text()
-    assert re.search(r'^epanns finetune .* "\$\{train\[@\]\}" --val "\$out/packs/fold5"', text, re.MULTILINE)
+def test_the_recipe_made_the_network_and_fold_5_trained_nothing():
+    text = (ROOT / "experiments" / "box" / "run.sh").read_text().replace("\\\n", "")
+    (finetune,) = re.findall(r"^epanns finetune .*$", text, re.MULTILINE)
+    assert re.findall(r"--train \S*/(\w+)", finetune) == ["fold1", "fold2", "fold3"]
+    assert re.findall(r"--val \S*/(\w+)", finetune) == ["fold4"]
     given = tomllib.loads((ROOT / "experiments" / "box" / "finetune.toml").read_text())
     config = read_training({key.replace("-", "_"): value for key, value in given.items()})
     assert config.keep == "last" and config.iterations % config.validate_every == 0
     trained = load(NETWORK.folder).provenance.recipe[-1]
     assert trained.kind == "finetune"
-    assert read_training({**trained.settings["training"]}) == config
+    assert read_training(trained.settings["training"]) == config
     steps = [json.loads(line)["step"] for line in (RESULTS / "finetuned.jsonl").read_text().splitlines()]
     assert steps[-1] == config.iterations
 

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # experiments/box/run.sh ESC50_FOLDER MN04 OUT
 # Makes the network that is installed with epanns: EfficientAT's mn04 (MN04 is mn04_as_mAP_432.pt), pruned to half of its
-# MACs without labels on the clips of ESC-50's folds 1-4, fine-tuned on their labels, stored as float16, scored on fold 5.
-# OUT/fold4 is the same with fold 4 held out: six passes over folds 1-3. Pruning saw the clips of fold 4, not their labels.
+# MACs without labels on the clips of ESC-50's folds 1-4, fine-tuned on the labels of folds 1-3 and validated on fold 4,
+# stored as float16, and scored on fold 5.
 # Every step resumes: run the same command again after a stop. On 2 idle cores: about half an hour.
 # `python experiments/box/ship.py OUT` then writes the network with its card into the package, and results/box.
 set -euo pipefail
@@ -11,19 +11,18 @@ here=$(cd "$(dirname "$0")" && pwd)
 mkdir -p "$out"
 
 [ -e "$out/manifest.csv" ] || epanns data esc50 "$data" --out "$out/manifest.csv"
-train=() splits=()
+splits=()
 for fold in 1 2 3 4 5; do
     epanns pack "$out/manifest.csv" --split "fold$fold" --sample-rate 32000 --seconds 5 --out "$out/packs/fold$fold"
-    [ "$fold" = 5 ] || train+=(--train "$out/packs/fold$fold") splits+=(--split "fold$fold")
+    [ "$fold" = 5 ] || splits+=(--split "fold$fold")
 done
 epanns pack "$out/manifest.csv" "${splits[@]}" --sample-rate 32000 --seconds 5 --out "$out/packs/folds1-4"
 
 [ -e "$out/mn04" ] || epanns import "$mn04" --out "$out/mn04"
 [ -e "$out/pruned" ] || epanns prune "$out/mn04" --method auto --target-macs 0.5 --calibration "$out/packs/folds1-4" \
     --out "$out/pruned"
-epanns finetune "$out/pruned" --config "$here/finetune.toml" --iterations 450 --validate-every 150 "${train[@]:0:6}" \
-    --val "$out/packs/fold4" --out "$out/fold4"
-epanns finetune "$out/pruned" --config "$here/finetune.toml" "${train[@]}" --val "$out/packs/fold5" --out "$out/finetuned"
+epanns finetune "$out/pruned" --config "$here/finetune.toml" --train "$out/packs/fold1" --train "$out/packs/fold2" \
+    --train "$out/packs/fold3" --val "$out/packs/fold4" --out "$out/finetuned"
 [ -e "$out/stored" ] || epanns import "$out/finetuned" --storage float16 --out "$out/stored"
 [ -e "$out/scored" ] || epanns evaluate "$out/stored" --data "$out/packs/fold5" --group-pattern '^[0-9]-([0-9]+)-' \
     --name esc50 --out "$out/scored"

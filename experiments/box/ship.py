@@ -1,6 +1,6 @@
 """Write the included network and its results: ``python experiments/box/ship.py [OUT of experiments/box/run.sh]``.
 
-With OUT, record, scores of the clips and learning curves are first copied to ``results/box``, and the network is
+With OUT, record, scores of the clips and learning curve are first copied to ``results/box``, and the network is
 written with its card into ``epanns/models/included``. The numbers of card, list and page are read from these files.
 """
 
@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from epanns.evaluation.bootstrap import mean_interval
 
 import epanns
 from epanns.complexity.macs import profile
-from epanns.evaluation.bootstrap import mean_interval
 from epanns.models.files.checkpoint import WEIGHTS, load_checkpoint, save_checkpoint
 from epanns.models.files.included import IncludedNetwork
 from epanns.models.files.load import load
@@ -30,7 +30,7 @@ INCLUDED = Path(epanns.__file__).parent / "models" / "included"
 NAME = "esc50"
 LICENCE = "CC BY-NC 3.0"
 RECORD, SCORES, FACTS = "result.json", "scores.npz", "network.json"
-RUNS = ("fold4", "finetuned")
+CURVE = "finetuned.jsonl"
 
 _CARD = """\
 ## What it is for
@@ -38,7 +38,7 @@ _CARD = """\
 It tags the 50 classes of ESC-50 and was made to try `epanns` on sound without a download. `experiments/box/run.sh`
 made it of EfficientAT's mn04, a network trained on AudioSet (Schmid et al. 2023; MIT licence, copyright notice in
 `LICENSE-EfficientAT.txt` beside this folder): pruned to half of its MACs without labels (`--method auto` on the clips
-of folds 1 to 4 of ESC-50), then fine-tuned on the labels of these clips.
+of folds 1 to 4 of ESC-50), then fine-tuned on the labels of folds 1 to 3.
 
 {table}
 
@@ -61,11 +61,10 @@ them commercially. The code of epanns, and networks that you train with it on ot
 
 
 def collect(out: Path) -> None:
-    """Copy the record, the scores of the clips and the learning curves of ``run.sh``, and write the network."""
+    """Copy the record, the scores of the clips and the learning curve of ``run.sh``, and write the network."""
     for name in (RECORD, SCORES):
         shutil.copy(out / "scored" / name, RESULTS / name)
-    for run in RUNS:
-        shutil.copy(out / run / LINES, RESULTS / f"{run}.jsonl")
+    shutil.copy(out / "finetuned" / LINES, RESULTS / CURVE)
     cost, stored = profile(load(out / "stored"), seconds=10.0), load_checkpoint(out / "stored")
     facts = {
         "n_params": cost.n_params,
@@ -118,7 +117,7 @@ def table_of(results: Path) -> str:
         ["mAP", _with_interval(scores["mAP"], intervals["by_group"]["mAP"])],
         ["accuracy of the highest score", _with_interval(accuracy["accuracy"], accuracy["interval"])],
         ["clips, recordings", f"{scores['n_clips']:,}, {intervals['by_group']['n_groups']:,}"],
-        ["mAP on fold 4, if folds 1 to 3 train", f"{last_score(results / 'fold4.jsonl'):.3f}"],
+        ["mAP on fold 4, the validation fold", f"{last_score(results / CURVE):.3f}"],
         ["parameters", f"{facts['n_params']:,}"],
         ["MACs for 10 s", si(facts["backbone_macs"])],
         ["bytes of the weights", f"{facts['bytes']:,}"],

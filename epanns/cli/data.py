@@ -224,7 +224,7 @@ def hear(
 @click.option("--fold-column", default="", help="Column with each clip's fold.  [default: fold, if there is one]")
 @click.option("--start-column", default="", help="Column with each clip's start in its file, in seconds.")
 @click.option("--duration-column", default="", help="Column with each clip's duration, in seconds.")
-@click.option("--audio-root", type=EXISTING, help="Folder that the paths are relative to.  [default: the CSV file's]")
+@click.option("--audio-root", type=EXISTING, help="Folder that paths are relative to.  [default: folder of the CSV]")
 @click.option("--val-fraction", type=float, default=0.0, help="Fraction of the clips drawn for the split 'val'.")
 @click.option("--test-fraction", type=float, default=0.0, help="Fraction of the clips drawn for the split 'test'.")
 @seed_option

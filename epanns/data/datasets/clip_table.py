@@ -116,19 +116,19 @@ def _with_names(form: TableForm, columns: Sequence[str], table: Path, group_colu
     listed = ", ".join(columns)[:120]
     given = {name: getattr(form, name) for name in ("path_column", "split_column", "fold_column")}
     given |= {"start_column": form.start_column, "duration_column": form.duration_column, "group_column": group_column}
-    wanted = [(option, name) for option, name in given.items() if name]
-    wanted += [("label_column", name) for name in form.label_column]
-    for option, name in wanted:
+    named = [(option, name) for option, name in given.items() if name]
+    named += [("label_column", name) for name in form.label_column]
+    for option, name in named:
         if name not in columns:
             shown_option = f"--{option.replace('_', '-')} {name}{did_you_mean(name, columns)}"
             raise ConfigError(f"{shown_option}: {table} has the columns {listed}")
     labels = form.label_column or (() if form.one_hot_column else (_PLAIN_LABELS,))
-    plain = [name for name in (form.path_column or _PLAIN["path_column"], *labels) if name not in columns]
-    if plain:
-        hints = "".join(f", not {name}{did_you_mean(name, columns)}" for name in plain)
+    wanted = (form.path_column or _PLAIN["path_column"], *labels)
+    lacking = [f"{name}{did_you_mean(name, columns)}" for name in wanted if name not in columns]
+    if lacking:
         raise DataError(
-            f"{table}: first line is {','.join(columns)[:80]!r}, must name the columns path and labels{hints}; or name "
-            "its own with --path-column and --label-column"
+            f"{table}: first line is {','.join(columns)[:80]!r}, must name the columns path and labels, lacks "
+            f"{' and '.join(lacking)}; name other columns with --path-column and --label-column"
         )
     names = {option: given[option] or (plain if plain in columns else "") for option, plain in _PLAIN.items()}
     read = {*names.values(), *given.values(), *labels}

@@ -117,12 +117,15 @@ def _contradictions(listed: Sequence[ListedClip], clips: Sequence[Clip], table: 
     misplaced: list[str] = []
     of_class: list[str] = []
     of_recording: list[str] = []
+    classes: dict[int, set[str]] = {}
     nameless: list[str] = []
     for clip in clips:
         match = _FOLD_FOLDER.fullmatch(Path(clip.path).parent.name)
         if match and int(match[1]) != clip.fold:
             misplaced.append(f"{clip.clip_id} in {match[0]}, listed in fold{clip.fold}")
     for row in listed:
+        if row.number is not None:
+            classes.setdefault(row.number, set()).add(row.category)
         match = _SLICE.fullmatch(stem_of(row.filename))
         if not match:
             nameless.append(row.filename)
@@ -131,7 +134,9 @@ def _contradictions(listed: Sequence[ListedClip], clips: Sequence[Clip], table: 
             of_class.append(f"{row.filename}, listed with classID {row.number}")
         if row.recording and match[1] != row.recording:
             of_recording.append(f"{row.filename}, listed with fsID {row.recording}")
+    shared = [f"{number} of {' and '.join(sorted(names))}" for number, names in classes.items() if len(names) > 1]
     kinds = {
+        "values of classID belong to several classes": shared,
         f"files are in the folder of another fold than {table} lists, which is used": misplaced,
         f"names have another class than {table} lists, which is used": of_class,
         f"names have another recording than {table} lists, which is used": of_recording,

@@ -150,7 +150,7 @@ def test_a_column_that_does_not_exist_is_refused_with_the_nearest_name(listed, t
         (
             "file,label\na,b\n",
             {},
-            "must name the columns path and labels, not path, not labels (did you mean 'label'?); or",
+            "must name the columns path and labels, lacks path and labels (did you mean 'label'?); na",
         ),
         (
             "path,dog\na.wav,2\n",

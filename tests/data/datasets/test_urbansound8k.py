@@ -120,6 +120,12 @@ def test_contradictions_are_counted_and_the_table_is_used(made):
     )
 
 
+def test_a_number_of_two_classes_is_noted(made):
+    rows = [ROWS[0], "200-3-0-0.wav,200,0,4,1,2,3,cat", "300-0-1-0.wav,300,0,4,1,3,0,siren"]
+    notes = read_urbansound8k(made(rows, [*FILES[:1], "fold2/200-3-0-0.wav", FILES[3]])).notes
+    assert notes == ("1 values of classID belong to several classes, first 3 of cat and dog_bark",)
+
+
 def test_of_two_files_of_one_name_the_one_in_the_listed_fold_is_used(made):
     manifest = read_urbansound8k(made(ROWS[2:3], ["fold1/200-8-0-0.wav", "fold2/200-8-0-0.wav"]))
     assert Path(manifest.clips[0].path).parent.name == "fold2"

@@ -17,6 +17,7 @@ from epanns.errors import ConfigError, EpannsError, TrainingError
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from torch.nn import Module
 
 LONGEST_WAIT = 1800.0  # seconds; rank 0 writes a large checkpoint to a slow disk in less
 _LONGEST_EXIT = 10.0  # seconds to wait for other processes at the end
@@ -147,6 +148,13 @@ def gather(value: Any) -> list[Any]:
 def broadcast(value: Any) -> Any:
     """Return the JSON value of rank 0."""
     return gather(value if rank() == 0 else None)[0]
+
+
+def share_tensors(module: "Module") -> None:
+    """Copy the parameters and buffers of rank 0 to every process, in place."""
+    if world_size() > 1:
+        for tensor in module.state_dict().values():
+            _group().broadcast(tensor, src=0)
 
 
 def on_rank_zero(work: Callable[[], Any]) -> Any:

@@ -122,9 +122,11 @@ def test_the_training_file_of_the_documents_is_valid():
 
 
 def test_the_experiment_of_the_documents_is_valid():
-    (text,) = re.findall(r"```toml\n(.*?)```", PAGES["docs/tutorials/sweep.md"], re.DOTALL)
+    text, rotation = re.findall(r"```toml\n(.*?)```", PAGES["docs/tutorials/sweep.md"], re.DOTALL)
     experiment = parse_experiment(text, "small.toml")
     assert len(experiment.seeds) == 3
+    data = text[text.index("[data]") : text.index("[[base]]")]
+    assert parse_experiment(text.replace(data, rotation), "small.toml").data.folds == "rotate"
 
 
 def test_the_page_lists_the_settings_of_the_presets():

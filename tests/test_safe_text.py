@@ -178,8 +178,9 @@ REVIEWED = {
     "stages/prune.py": {"f'step{number}'": "a number"},
     "state_files.py": {"f'state-{step:08d}-{sha256_of(partial)[:16]}.pt'": "a number and a digest"},
     "sweeps/journal.py": {"str(base)": "after is_path_name"},
-    "sweeps/runner.py": {"trial.trial_id": "a digest made here", "trial_id": "checked where sweep.json is read"},
-    "sweeps/data.py": {"split": "checked where the experiment is read"},
+    "sweeps/sweep_folder.py": {"trial.trial_id": "a digest made here", "trial_id": "checked where sweep.json is read"},
+    "sweeps/outline.py": {"trial.trial_id": "a digest made here"},
+    "sweeps/data.py": dict.fromkeys(("path", "split"), "checked where the experiment is read"),
     "sweeps/trial.py": {"base": "after path_name"},
     "training/run_folder.py": {"name": "of a fixed list", "f'best-{step:08d}'": "a number"},
     "workfolder.py": {

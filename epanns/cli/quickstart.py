@@ -34,7 +34,7 @@ def command(out: Path, as_json: bool) -> None:
     text = (resources.files("epanns") / "sweeps" / "quickstart.toml").read_text(encoding="utf-8")
     experiment = parse_experiment(text, "quickstart.toml")
     log("generating and packing sound, then training a base, pruning it three times and fine-tuning each")
-    summary = run_experiment(experiment, out, on_trial=partial(log_trial, out), log=log)
+    summary = run_experiment(experiment, out, retry_failed=True, on_trial=partial(log_trial, out), log=log)
     if summary.failed:
         raise EpannsError(f"trial {summary.failed[0]} failed: see {out}/trials/{summary.failed[0]}/error.json")
     hold_report(out / "report")

@@ -1,4 +1,4 @@
-"""Run records to the rows of a report: seeds averaged, incomparable results in separate blocks."""
+"""Run records to the rows of a report: seeds and folds averaged, incomparable results in separate blocks."""
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -28,7 +28,11 @@ UNSEEDED_CRITERIA = frozenset({"l1", "l2", "bn", "opnorm", "opnorm_invariant", "
 _AFTER_PRUNING = frozenset({"seed", "recover", "recovery", "calibration_clips", "finetune", "teacher"})
 _JOINED = ", then "  # between the criteria of a network that was pruned several times
 
-# Records that differ in their seed alone, and the settings (``name=value``) in which they differ from similar records.
+# Settings of the data that differ between the folds of one data set, below ``data`` or ``base.data``.
+_OF_A_FOLD = re.compile(r"(base\.)?data\.(fold|train|val|test|content)\b.*")
+
+# Records that differ in their seed and fold alone, and the settings (``name=value``) in which they differ from similar
+# records.
 Group = tuple[list[RunRecord], tuple[str, ...]]
 
 
@@ -36,7 +40,7 @@ class Estimate(NamedTuple):
     """Mean over networks and sample standard deviation.
 
     Attributes:
-        mean: Mean of the scores of the `n` networks.
+        mean: Mean of the scores of the `n` networks; of folds, a network on each fold counts as one.
         sd: None for one network, however often it was scored.
         n_seeds: Number of seeds under which they were scored.
     """
@@ -58,7 +62,7 @@ class BlockKey(NamedTuple):
 
 @dataclass(frozen=True)
 class Row:
-    """One configuration, averaged over its seeds.
+    """One configuration, averaged over its seeds and folds.
 
     Attributes:
         variant: `UNPRUNED`, `CONTROL` or the name of the criterion.
@@ -73,6 +77,7 @@ class Row:
         name: Label that a user gave the network; empty for none.
         budget: Budget that the network was pruned to, such as ``macs 0.25``; None where it was pruned by ratios.
         untrained: Stages at which training kept the weights from before it -> number of such runs.
+        n_folds: Number of folds of the data; 0 where they have none.
         agreement: Number of `AGREEMENT` -> estimate at the last stage that has it: agreement with the unpruned network.
         latency_ms: Median latency in milliseconds, mean over seeds; None unless every record has it.
         trials: The `trial_id` of each record that the row averages, sorted.
@@ -99,6 +104,7 @@ class Row:
     budget: str | None = None
     untrained: Mapping[str, int] = field(default_factory=dict)
     agreement: Mapping[str, Estimate] = field(default_factory=dict)
+    n_folds: int = 0
     latency_ms: float | None = None
     trials: tuple[str, ...] = field(default=(), compare=False)
 
@@ -126,9 +132,9 @@ class Row:
 def rows_by_block(records: Iterable[RunRecord]) -> dict[BlockKey, list[Row]]:
     """Group records into blocks, and in each block into one row per configuration.
 
-    Runs with equal configurations but for seeds are one row, as are checkpoints with equal recipes. Where rows would
-    otherwise be equal, they hold the settings in which they differ. The row of the unpruned network averages the
-    `dense` scores of all runs, once per seed.
+    Runs with equal configurations but for seeds and folds are one row, as are checkpoints with equal recipes. Where
+    rows would otherwise be equal, they hold the settings in which they differ. The row of the unpruned network
+    averages the `dense` scores of all runs, once per seed and fold.
     """
     blocks: dict[BlockKey, list[RunRecord]] = {}
     for record in records:
@@ -235,9 +241,19 @@ def _split_by_settings(records: Sequence[RunRecord], settings_of: Callable[[RunR
 
 
 def settings_of(record: RunRecord) -> dict[str, str]:
-    """Return a run's configuration by dotted name, without seeds and without the checkpoint, which has a seed."""
+    """Return a run's configuration by dotted name, without seed, fold, and the checkpoint, which has a seed."""
     given = flat(record.config)
+    if fold_of(record):
+        given = {name: value for name, value in given.items() if not _OF_A_FOLD.fullmatch(name)}
     return {name: given[name] for name in given if name.split(".")[-1] != "seed" and name != "checkpoint"}
+
+
+def fold_of(record: RunRecord) -> int:
+    """Return the fold that a trial of a sweep with folds was tested on; 0 without folds."""
+    base = record.config.get("base", record.config)
+    data = base.get("data") if isinstance(base, Mapping) else None
+    fold = data.get("fold") if isinstance(data, Mapping) else None
+    return fold if type(fold) is int else 0
 
 
 def label_of(record: RunRecord) -> str:
@@ -310,6 +326,7 @@ def _row(group: Sequence[RunRecord], split: str, variant: str, stages: Sequence[
         budget=budget_of(first) if is_pruned and first.ratio is None else None,
         agreement={score: [*estimates[score].values()][-1] for score in AGREEMENT if estimates[score]},
         untrained={stage: count for stage, count in untrained.items() if count},
+        n_folds=len({fold for record in group if (fold := fold_of(record))}),
         latency_ms=fmean(known) if len(known := [each for each in latencies if each]) == len(group) else None,
         trials=tuple(sorted(record.trial_id for record in group)),
     )
@@ -323,14 +340,14 @@ def latency_of(cost: Mapping[str, Any]) -> float | None:
 
 
 def _estimate(group: Iterable[RunRecord], stage_name: str, split: str, score_name: str) -> Estimate | None:
-    """Average a stage's score over networks; a network that was scored under several seeds counts once."""
-    by_network: dict[str, list[float]] = {}
+    """Average a stage's score over networks; one that was scored under several seeds counts once on each fold."""
+    by_network: dict[tuple[int, str], list[float]] = {}
     seeds = set()
     for record in group:
         stage = record.stage(stage_name)
         score = None if stage is None else stage.scores.get(split, {}).get(score_name)
         if score is not None:
-            by_network.setdefault(network_at(record, stage_name), []).append(score)
+            by_network.setdefault((fold_of(record), network_at(record, stage_name)), []).append(score)
             seeds.add(record.seed)
     values = [fmean(values) for values in by_network.values()]
     if not values:

@@ -31,6 +31,9 @@ AGREEMENT_NOTE = (
     "Own tags: mAP of the scores for the tags that the unpruned network gives to the same clips, without labels, after "
     "the last stage."
 )
+FOLDS_NOTE = (
+    "Rows with folds: mean and deviation over the networks of all folds and seeds, each scored on its test fold."
+)
 ONE_NETWORK_NOTE = "± –: one network, scored under several seeds, has no spread."
 UNTRAINED_NOTE = f"†: {STEP_0_KEPT} (in one run or more of the row)."
 
@@ -62,6 +65,7 @@ def footnotes(blocks: Mapping[BlockKey, Sequence[Row]]) -> str:
         FOOTNOTE,
         *([ACCURACY_NOTE] if any(map(_have_accuracy, blocks.values())) else []),
         *([AGREEMENT_NOTE] if any(AGREEMENT[0] in row.agreement for row in rows) else []),
+        *([FOLDS_NOTE] if any(row.n_folds for row in rows) else []),
         *([ONE_NETWORK_NOTE] if any(found.n == 1 < found.n_seeds for found in estimates) else []),
         *([UNTRAINED_NOTE] if any(row.untrained for row in rows) else []),
     ]
@@ -72,6 +76,7 @@ def measured_csv(blocks: Mapping[BlockKey, Sequence[Row]]) -> str:
     """Return every row of every block with full precision; `param_reduction` and `mac_reduction` are fractions."""
     lines: list[dict[str, object]] = []
     has_names = any(row.name for rows in blocks.values() for row in rows)
+    has_folds = any(row.n_folds for rows in blocks.values() for row in rows)
     has_agreement = any(row.agreement for rows in blocks.values() for row in rows)
     for key, rows in blocks.items():
         for row in rows:
@@ -101,6 +106,7 @@ def measured_csv(blocks: Mapping[BlockKey, Sequence[Row]]) -> str:
                     line[f"{score}_{stage}_sd"] = estimate.sd if estimate else None
             if has_agreement:
                 line |= {name: row.agreement[name].mean if name in row.agreement else None for name in AGREEMENT}
+            line |= {"n_folds": row.n_folds} if has_folds else {}
             lines.append(line | {"n_seeds": row.n_seeds, "settings": "; ".join(row.settings)})
     return csv_text(lines)
 
@@ -157,8 +163,17 @@ def _columns(key: BlockKey, rows: Sequence[Row]) -> dict[str, Callable[[Row], st
         **_at_stages("mAP", lambda row: row.mAP),
         **accuracy,
         "Own tags": lambda row: _mean_and_spread(row.agreement.get(AGREEMENT[0])),
-        "Seeds": lambda row: str(row.n_seeds),
+        "Folds": lambda row: str(row.n_folds) if row.n_folds else MISSING,
+        "Seeds": _seeds,
     }
+
+
+def _seeds(row: Row) -> str:
+    """Return the number of seeds, which is that of the networks on each fold."""
+    if not row.n_folds:
+        return str(row.n_seeds)
+    seeds, others = divmod(row.n_seeds, row.n_folds)
+    return f"{row.n_seeds} runs" if others else str(seeds)
 
 
 def _at_stages(score: str, estimates: Callable[[Row], Mapping[str, Estimate]]) -> dict[str, Callable[[Row], str]]:

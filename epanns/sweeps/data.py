@@ -1,7 +1,7 @@
 """The ``[data]`` table of an experiment, and the packs that are made of it, once, in the sweep's folder."""
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,7 @@ from epanns.strict import (
 from epanns.text_files import read_json
 
 PARTS = ("train", "val", "test")
+ROTATE = "rotate"
 
 _READERS: Mapping[str, Callable[[Path], Manifest]] = {
     "esc50": read_esc50,
@@ -51,11 +52,17 @@ _READERS: Mapping[str, Callable[[Path], Manifest]] = {
     "hear": read_hear,
 }
 _NAMES = list_of(PATH, "splits or packs", least=1)
+_FOLD_NUMBERS = list_of(integer(1), "numbers of folds", least=1)
+_FOLDS = Rule(
+    f"{ROTATE!r} for all folds, or a list of different numbers of folds, such as [1, 5]",
+    lambda value: value == ROTATE or (_FOLD_NUMBERS.holds(value) and len(set(value)) == len(value)),
+)
 DATA_RULES: Mapping[str, Rule] = {
     "kind": one_of((*_READERS, "synthetic", "packs")),
     "train": _NAMES,
     "val": _NAMES,
     "test": _NAMES,
+    "folds": _FOLDS,
     "root": ANY_TEXT,
     "sample_rate": integer(1, 1_000_000),
     "seconds": number("a number in (0, 3600]", lambda value: 0 < value <= 3600),
@@ -64,6 +71,8 @@ DATA_RULES: Mapping[str, Rule] = {
     "class_map": ANY_TEXT,
 }
 
+_MAY_LACK = frozenset({*PARTS, "folds"})
+
 
 @dataclass(frozen=True)
 class DataConfig:
@@ -71,7 +80,9 @@ class DataConfig:
 
     Attributes:
         kind: A layout of ``epanns data``, or ``packs`` for packs made before.
-        train: Names of splits (ESC: ``fold1``, ...), or folders of packs.
+        train: Names of splits (ESC: ``fold1``, ...), or folders of packs; `val` and `test` likewise.
+        folds: Instead of the three, the folds that are tested in turn: numbers, or ``rotate`` for all
+            (`epanns.sweeps.folds`).
         root: Folder of the data set, relative to the current folder; not part of a trial's identity.
         sample_rate: In Hz; must be the model's.
         seconds: Length of a packed clip.
@@ -80,21 +91,25 @@ class DataConfig:
             which has the digests of the clips.
         class_map: Class map through which networks with other classes are scored, relative to the current folder; its
             content is part of a trial's identity.
+        fold: The tested fold of an experiment with `folds`; 0 without folds. It is no key of the table.
     """
 
     kind: str
-    train: tuple[str, ...]
-    val: tuple[str, ...]
-    test: tuple[str, ...]
+    train: tuple[str, ...] = ()
+    val: tuple[str, ...] = ()
+    test: tuple[str, ...] = ()
+    folds: str | tuple[int, ...] = ()
     root: str = ""
     sample_rate: int = 32_000
     seconds: float = 10.0
     synthetic: Mapping[str, Any] = field(default_factory=dict)
     table: Mapping[str, Any] = field(default_factory=dict)
     class_map: str = ""
+    fold: int = 0
 
     def __post_init__(self) -> None:
-        if problems := value_problems(field_values(self), DATA_RULES):
+        given = {name: value for name, value in field_values(self).items() if value != () or name not in _MAY_LACK}
+        if problems := [*value_problems(given, DATA_RULES), *self._parts_problems(given)]:
             raise ConfigError("; ".join(problems))
         parts = {part: getattr(self, part) for part in PARTS}
         if self.kind not in ("synthetic", "packs") and not PATH.holds(self.root):
@@ -115,6 +130,16 @@ class DataConfig:
             problems.append(f"{', '.join(shared)} is used twice among train, val and test: that is a leak")
         if problems:
             raise ConfigError("; ".join(problems))
+
+    def _parts_problems(self, given: Collection[str]) -> list[str]:
+        """Return one line for each problem of the keys that choose the parts."""
+        if "folds" not in given:
+            return [f"missing key {part!r}; give train, val and test, or folds" for part in PARTS if part not in given]
+        if set(PARTS) & set(given):
+            return [f"folds={shown(self.folds)} with train, val or test: give folds or the three parts"]
+        if self.kind in ("synthetic", "packs"):
+            return [f"folds={shown(self.folds)}: {self.kind} has no folds; give train, val and test"]
+        return []
 
     def generator(self) -> SyntheticSettings:
         """Return the settings of the generator.
@@ -149,50 +174,62 @@ class DataConfig:
         if self.kind == "packs":
             return kept
         parts = {part: list(getattr(self, part)) for part in PARTS}
-        return {**kept, **parts, **({"synthetic": dict(self.synthetic)} if self.synthetic else {})}
+        fold = {"fold": self.fold} if self.fold else {}
+        return {**kept, **fold, **parts, **({"synthetic": dict(self.synthetic)} if self.synthetic else {})}
 
 
 def prepare_manifest(data: DataConfig, folder: Path) -> Manifest | None:
     """Return the clips of the data set; None for packs made before. Generated sound is written to ``folder/audio``.
 
     Raises:
-        ConfigError: If the data set lacks one of the splits.
+        DataError: If the data set cannot be read.
         OutputError: If the folder holds other generated sound.
     """
     if data.kind == "packs":
         return None
     if data.kind == "synthetic":
-        manifest = make_synthetic(folder / "audio", data.generator())
-    elif data.table:
-        manifest = read_folder(Path(data.root), form=data.table_form())
-    else:
-        manifest = _READERS[data.kind](Path(data.root))
-    for split in sorted({split for part in PARTS for split in getattr(data, part)} - set(manifest.splits)):
-        raise ConfigError(f"[data] no split {split!r} in {manifest.dataset}: it has {', '.join(manifest.splits)}")
-    return manifest
+        return make_synthetic(folder / "audio", data.generator())
+    if data.table:
+        return read_folder(Path(data.root), form=data.table_form())
+    return _READERS[data.kind](Path(data.root))
 
 
-def prepare_packs(data: DataConfig, manifest: Manifest | None, folder: Path, *, jobs: int = 1) -> dict[str, list[str]]:
-    """Return the absolute paths of the packs of each part; missing packs are made.
+def require_splits(datas: Sequence[DataConfig], manifest: Manifest) -> None:
+    """Raise `ConfigError` if a data set lacks one of the splits."""
+    for split in sorted({split for data in datas for split in splits_of(data)}):
+        if split not in manifest.splits:
+            raise ConfigError(f"[data] no split {split!r} in {manifest.dataset}: it has {', '.join(manifest.splits)}")
 
-    ``manifest.csv`` and ``packs/<split>`` are written to the folder.
+
+def prepare_packs(
+    datas: Sequence[DataConfig], manifest: Manifest | None, folder: Path, *, jobs: int = 1
+) -> list[dict[str, list[str]]]:
+    """Return the absolute paths of the packs of each part, for each `[data]` table of one data set.
+
+    Missing packs are made, each once: ``manifest.csv`` and ``packs/<split>`` are written to the folder.
 
     Raises:
         OutputError: If the folder holds packs of other data.
     """
-    if manifest is None:
-        return {part: [str(Path(path).resolve()) for path in getattr(data, part)] for part in PARTS}
-    manifest_path = folder / "manifest.csv"
-    write_manifest(manifest, manifest_path)  # refuses the folder of another data set
-    packs: dict[str, list[str]] = {}
-    for part in PARTS:
-        packs[part] = []
-        for split in getattr(data, part):
-            out = folder / "packs" / split
-            settings = PackSettings(splits=(split,), sample_rate=data.sample_rate, seconds=float(data.seconds))
-            pack_manifest(manifest_path, out, settings, jobs=jobs)
-            packs[part].append(str(out.resolve()))
-    return packs
+    if manifest is not None:
+        manifest_path = folder / "manifest.csv"
+        write_manifest(manifest, manifest_path)  # refuses the folder of another data set
+        rate, seconds = datas[0].sample_rate, float(datas[0].seconds)
+        for split in dict.fromkeys(split for data in datas for split in splits_of(data)):
+            settings = PackSettings(splits=(split,), sample_rate=rate, seconds=seconds)
+            pack_manifest(manifest_path, folder / "packs" / split, settings, jobs=jobs)
+    return [{part: pack_paths(data, part, folder) for part in PARTS} for data in datas]
+
+
+def splits_of(data: DataConfig) -> list[str]:
+    """Return the splits of all parts."""
+    return [split for part in PARTS for split in getattr(data, part)]
+
+
+def pack_paths(data: DataConfig, part: str, folder: Path) -> list[str]:
+    """Return the absolute paths of the packs of a part, whether or not they are made."""
+    given = [Path(name) for name in getattr(data, part)]
+    return [str((path if data.kind == "packs" else folder / "packs" / path).resolve()) for path in given]
 
 
 def replace_unused_data(data: DataConfig, folder: Path) -> bool:

@@ -190,6 +190,11 @@ class Trial:
         """First 12 digits of the sha256 of the canonical configuration."""
         return sha256_of_json(self.config)[:12]
 
+    @property
+    def fold(self) -> int:
+        """The fold of the data that the trial is tested on; 0 without folds."""
+        return int(self.config.get("base", self.config)["data"].get("fold", 0))
+
 
 @dataclass(frozen=True)
 class Experiment:

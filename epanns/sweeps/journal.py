@@ -23,7 +23,8 @@ from epanns.workfolder import WorkFolder
 class TrialFolder:
     """``trials/<id>``: ``config.json`` before the run, ``result.json`` after it, ``error.json`` after a failure.
 
-    ``result.json`` appears by an atomic rename and means that the trial is done.
+    ``result.json`` appears by an atomic rename and means that the trial is done. A trial with an ``error.json`` is not
+    run again until the file is removed.
     """
 
     path: Path
@@ -32,6 +33,17 @@ class TrialFolder:
     def is_done(self) -> bool:
         """Whether the trial has its result."""
         return (self.path / "result.json").exists()
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether the trial has an error and no result."""
+        return (self.path / "error.json").exists() and not self.is_done
+
+    def write_config(self, request: Mapping[str, Any]) -> None:
+        """Write the trial's ``config``, and what a process needs to run it; an equal file stays."""
+        path = self.path / "config.json"
+        if _table_in(path) != request:
+            write_json(path, request)
 
     def read_config(self) -> dict[str, Any]:
         """Return the trial's ``config``, and the paths of its packs, its base and the networks that it is given."""
@@ -75,12 +87,11 @@ class TrialFolder:
         return f"{name} {words}: {', '.join(scores)}, {record.seconds:.1f} s{kept}"
 
     def succeed(self, record: RunRecord) -> None:
-        """Write the result and remove the error of an earlier attempt."""
+        """Write the result, after which the trial is done."""
         write_json(self.path / "result.json", record.to_dict())
-        (self.path / "error.json").unlink(missing_ok=True)
 
     def fail(self, error: Exception) -> None:
-        """Write the error; the next run of the sweep retries the trial."""
+        """Write the error of an attempt."""
         trace = "".join(traceback.format_exception(error))
         write_json(self.path / "error.json", {"kind": type(error).__name__, "message": str(error), "traceback": trace})
 
@@ -92,7 +103,7 @@ class TrialFolder:
 
 
 def _trial_in_words(request: Mapping[str, Any]) -> str:
-    """Return the name of a trial: base, criterion, amount, recovery, fine-tuning and seed.
+    """Return the name of a trial: base, criterion, amount, recovery, fine-tuning, seed and fold.
 
     Args:
         request: Content of the trial's ``config.json``.
@@ -100,17 +111,29 @@ def _trial_in_words(request: Mapping[str, Any]) -> str:
     config = request["config"]
     base = config.get("base", config)
     label, model, width = request.get("name", ""), base.get("model", ""), base.get("width", 1.0)
-    parts = [base_in_words(label, model, width, request["checkpoint"])]
+    fold = base["data"].get("fold")
+    return ", ".join(
+        [
+            base_in_words(label, model, width, request["checkpoint"]),
+            treatment_in_words(config),
+            f"seed {config['seed']}",
+            *([f"fold {fold}"] if fold else []),
+        ]
+    )
+
+
+def treatment_in_words(config: Mapping[str, Any]) -> str:
+    """Return in words what a trial does to its base, from its configuration."""
     if config["kind"] == "base":
-        parts += ["unpruned"]
+        parts = ["unpruned"]
     elif config.get("ratio") == 0:
-        parts += ["unpruned, trained on"]
+        parts = ["unpruned, trained on"]
     else:
-        parts += [config["criterion"], amount_in_words(config)]
+        parts = [config["criterion"], amount_in_words(config)]
         parts += [] if config["recover"] == "none" else [config["recover"]]
     if "finetune" in config:
         parts += [f"{config['finetune']['iterations']:,} iterations"]
-    return ", ".join([*parts, f"seed {config['seed']}"])
+    return ", ".join(parts)
 
 
 def base_in_words(label: str, model: str, width: float, checkpoint: str) -> str:

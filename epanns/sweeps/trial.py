@@ -3,6 +3,7 @@
 import copy
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,8 @@ import torch
 from epanns.complexity.macs import profile
 from epanns.data.batches.compatibility import in_the_models_order, refuse_leak
 from epanns.data.batches.dataset import PackDataset
-from epanns.errors import DataError
+from epanns.distributed import broadcast, on_rank_zero, rank, share_tensors
+from epanns.errors import DataError, Interrupted
 from epanns.evaluation.agreement import agreement
 from epanns.evaluation.class_map import ClassMap
 from epanns.evaluation.predict import Predictions, predict
@@ -42,29 +44,48 @@ from epanns.training.loop import Log, OnStep, RunOptions, no_log
 _SCORED = ("val", "test")
 
 
-def run_trial(folder: TrialFolder, *, on_step: OnStep | None = None, log: Log = no_log) -> RunRecord:
-    """Run or resume a trial, write its result and return it; the result of a finished trial is only read.
+def run_trial(folder: TrialFolder, *, device: str = "cpu", on_step: OnStep | None = None, log: Log = no_log) -> bool:
+    """Run or resume a trial that has neither a result nor an error; return whether it has a result then.
+
+    Every launcher calls this function. It waits until no other process works on the trial, so that no trial is run
+    twice. Several processes of ``torchrun`` that all call it share training and scoring; rank 0 alone writes files. The
+    result is written to ``result.json``, the error of a failure to ``error.json``.
 
     Args:
-        folder: Prepared by `runner.Sweep.prepare`.
+        folder: Prepared by `sweep_folder.Sweep.prepare`.
+        device: Device of the networks, ``cpu`` or ``cuda``.
         on_step: Called after each training step.
         log: Called with one line for each remark of the training runs.
+
+    Raises:
+        Interrupted: If SIGINT, SIGTERM or SIGUSR1 was received; the same call resumes the trial.
     """
-    with folder.locked():
-        if folder.is_done:
-            return folder.read_record()
-        request = folder.read_config()
-        trial = _Trial(folder, request, RunOptions(on_step=on_step, log=log))
-        record = trial.run_base() if request["config"]["kind"] == "base" else trial.run_pruned()
-        folder.succeed(record)
-    return record
+    with ExitStack() as held:
+        on_rank_zero(lambda: held.enter_context(folder.locked()))
+        if not broadcast(folder.is_done or folder.has_failed):
+            try:
+                record = _run(folder, device, RunOptions(on_step=on_step, log=log))
+                on_rank_zero(lambda: folder.succeed(record))
+            except Interrupted:
+                raise
+            except Exception as error:  # one failed trial must not stop the others; the traceback is kept
+                if rank() > 0:
+                    raise
+                folder.fail(error)
+        return folder.is_done
+
+
+def _run(folder: TrialFolder, device: str, options: RunOptions) -> RunRecord:
+    request = folder.read_config()
+    trial = _Trial(folder, request, device, options)
+    return trial.run_base() if request["config"]["kind"] == "base" else trial.run_pruned()
 
 
 class _Trial:
     """The settings and the packs of one trial."""
 
-    def __init__(self, folder: TrialFolder, request: Mapping[str, Any], options: RunOptions) -> None:
-        self.folder, self.request, self.options = folder, request, options
+    def __init__(self, folder: TrialFolder, request: Mapping[str, Any], device: str, options: RunOptions) -> None:
+        self.folder, self.request, self.device, self.options = folder, request, device, options
         self.config: Mapping[str, Any] = request["config"]
         data = self.config.get("base", self.config)["data"]
         self.packs = {
@@ -88,7 +109,7 @@ class _Trial:
         started = time.perf_counter()
         trained: dict[str, Any] = {}
         if self.request["checkpoint"]:
-            model = load(self.request["checkpoint"])
+            model = load(self.request["checkpoint"]).to(self.device)
             self._match_classes(model)
         else:
             training = TrainingConfig.from_dict(self.config["training"])
@@ -99,7 +120,7 @@ class _Trial:
                     model = build_on_yamnet(name, load(self.request["yamnet"]), labels=labels)
                 else:
                     model = build_model(name, width=self.config["width"], labels=labels)
-            model, trained = self._train(model, training, self.folder.path / "base")
+            model, trained = self._train(model.to(self.device), training, self.folder.path / "base")
         stage = replace(self._stage("dense", model, time.perf_counter() - started), **trained)
         return self._record(model, model, None, (stage,))
 
@@ -108,7 +129,7 @@ class _Trial:
         base = path_name(self.request["base"], f"{self.folder.path}/config.json: base", DataError)
         base_folder = TrialFolder(self.folder.path.parent / base)
         base_record = base_folder.read_record()
-        dense = load(self.request["checkpoint"] or base_folder.path / "base")
+        dense = load(self.request["checkpoint"] or base_folder.path / "base").to(self.device)
         self._match_classes(dense)
         self.dense = {
             part: predict(dense, self.packs[part], self.protocol, same_classes=self.class_map is None)
@@ -122,7 +143,9 @@ class _Trial:
             if (n_clips := self.config.get("calibration_clips")) is not None:
                 order = numpy_generator("calibration", self.config["seed"]).permutation(len(self.packs["train"]))
                 clips = CalibrationClips.from_pack(self.packs["train"], order[:n_clips].tolist(), in_memory=True)
-            step, _ = plan_and_cost(dense, pruning_of(self.config), clips)
+            # One process chooses the channels: on GPUs, sums of another process could differ in their last bits.
+            planned = on_rank_zero(lambda: plan_and_cost(dense, pruning_of(self.config), clips)[0].to_dict())
+            step = PruningPlan.from_dict(planned)
             self.layers = tuple(self.config.get("layers", step.ratios))
             model = apply_plan(dense, step)
             plan = model.provenance.plan  # from the unpruned network
@@ -132,7 +155,8 @@ class _Trial:
                 settings = {"seed": self.config["seed"], **self.config.get("recovery", {})}
                 method = self.config["recover"]
                 run = RecoveryRun(self.folder.path / "recovery", log=self.options.log)
-                report = recover(model, dense, clips, method, plan=step, run=run, **settings)
+                report = on_rank_zero(lambda: recover(model, dense, clips, method, plan=step, run=run, **settings))
+                share_tensors(model)
                 recovered = self._stage("recovered", model, time.perf_counter() - started)
                 stages.append(replace(recovered, recovery=report or {}))
         if "finetune" in self.config:
@@ -163,7 +187,7 @@ class _Trial:
             options=self.options,
             teacher=teacher,
         )
-        return load(out), {"curve": result.curve, "best_step": result.best_step}
+        return load(out).to(self.device), {"curve": result.curve, "best_step": result.best_step}
 
     def _stage(self, name: str, model: Tagger, seconds: float) -> Stage:
         scores = {}

@@ -24,7 +24,7 @@ def refused(tmp_path, monkeypatch):
         raise AssertionError("a trial was run")
 
     def run(text: str) -> str:
-        monkeypatch.setattr("epanns.sweeps.runner.run_trial", never)
+        monkeypatch.setattr("epanns.sweeps.launchers.local.run_trial", never)
         with pytest.raises(ConfigError) as caught:
             run_experiment(parse_experiment(text, "t.toml"), tmp_path / "out")
         assert not (tmp_path / "out" / "trials").exists()

@@ -9,7 +9,7 @@ import pytest
 from epanns.errors import DataError, OutputError
 from epanns.records import read_records
 from epanns.sweeps.journal import Failure, failures_in, failures_in_words
-from epanns.sweeps.runner import Sweep
+from epanns.sweeps.sweep_folder import Sweep
 
 
 def sweep(folder, trials, **files):

@@ -30,7 +30,9 @@ from epanns.records import read_records
 from epanns.reporting.rows import count_networks
 from epanns.stages.score import record_of_checkpoint
 from epanns.sweeps.experiment import Trial, parse_experiment
-from epanns.sweeps.runner import Sweep, run_experiment
+from epanns.sweeps.runner import run_experiment
+from epanns.sweeps.sweep_folder import Sweep
+from epanns.sweeps.trial import run_trial
 from epanns.workfolder import WorkFolder
 from tests.processes import wait_for_file
 
@@ -210,12 +212,15 @@ def test_an_error_in_one_trial_stops_no_other_and_its_traceback_is_kept(tmp_path
     assert "in stumble" in error["traceback"]
 
 
-def test_a_trial_whose_process_dies_is_not_excused_by_an_earlier_error(tmp_path, text):
+def test_a_failed_trial_is_run_again_only_if_that_is_asked_for(tmp_path, text):
     experiment, trial = parse_experiment(text, "tiny.toml"), Trial({"kind": "base"})
     sweep = Sweep(tmp_path, experiment)
     folder = sweep.prepare(trial, {})
     folder.fail(RuntimeError("of the first try"))
-    assert not (sweep.prepare(trial, {}).path / "error.json").exists()
+    assert sweep.prepare(trial, {}).has_failed
+    assert not run_trial(folder)  # although its configuration could not be run at all
+    assert "of the first try" in (folder.path / "error.json").read_text()
+    assert not sweep.prepare(trial, {}, retry_failed=True).has_failed
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from epanns.text_files import CLIP_LIST, read_csv_table
 _MOST_ROWS = 10_000_000
 _FOLD = re.compile(r"(?:fold)?[\W_]*([0-9]{1,9})", re.IGNORECASE)
 _IS_CLASS = {"1": True, "1.0": True, "true": True, "0": False, "0.0": False, "false": False, "": False}
-_PLAIN = {"path_column": "path", "split_column": "split", "fold_column": "fold"}  # names of columns that none names
+_PLAIN = {"path_column": "path", "split_column": "split", "fold_column": "fold"}  # default names
 _PLAIN_LABELS = "labels"
 _COLUMNS = list_of(TEXT, "names of columns")
 TABLE_FORM_RULES: Mapping[str, Rule] = {

@@ -111,15 +111,21 @@ def with_fold_splits(manifest: Manifest, val_fold: int | None, test_fold: int | 
         test_fold: Fold that becomes the split ``test``. With neither, the data set is returned as it is.
 
     Raises:
-        ConfigError: If a fold does not exist, or both are the same.
+        ConfigError: If a fold does not exist, both are the same, or clips are in other splits than those of folds.
     """
     if val_fold is None and test_fold is None:
         return manifest
-    folds = sorted({clip.fold for clip in (*manifest.clips, *manifest.missing) if clip.fold is not None})
+    listed = (*manifest.clips, *manifest.missing)
+    folds = sorted({clip.fold for clip in listed if clip.fold is not None})
     for option, fold in (("--val-fold", val_fold), ("--test-fold", test_fold)):
         if fold is not None and fold not in folds:
             held = f"has the folds {', '.join(map(str, folds))}" if folds else "has no folds"
             raise ConfigError(f"{option} {fold}: {manifest.dataset} {held}")
+    if others := sorted({clip.split for clip in listed if clip.split != f"fold{clip.fold}"}):
+        raise ConfigError(
+            f"--val-fold and --test-fold: {manifest.dataset} has clips in other splits than its folds "
+            f"({', '.join(others)[:120]}); leave them out, or give each clip a fold and no split"
+        )
     if val_fold == test_fold:
         raise ConfigError(f"--val-fold and --test-fold are both {val_fold}: choose on one fold, report on another")
     split_of = dict.fromkeys(folds, "train") | {val_fold: "val", test_fold: "test"}

@@ -6,6 +6,7 @@ tone), so that a tagger learns fast and still makes errors.
 """
 
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
@@ -202,6 +203,12 @@ def draw_clip(settings: SyntheticSettings, index: int) -> tuple[NDArray[np.int16
     return to_int16((mixture / peak).astype(np.float32)), tuple(sorted(labels, key=list(EVENTS).index))
 
 
+def labels_and_splits(settings: SyntheticSettings) -> tuple[LabelSet, dict[str, int]]:
+    """Return the classes and the number of clips of each split, without generating sound."""
+    splits = (_SPLITS[index % len(_SPLITS)] for index in range(settings.clips))
+    return LabelSet.of(list(EVENTS)[: settings.classes]), dict(Counter(splits))
+
+
 def make_synthetic(root: Path, settings: SyntheticSettings, *, progress: Progress | None = None) -> Manifest:
     """Write the clips as 16-bit WAV files below ``root/audio`` and return their manifest.
 
@@ -235,4 +242,4 @@ def make_synthetic(root: Path, settings: SyntheticSettings, *, progress: Progres
             clips.append(Clip(path.name, str(path), labels, _SPLITS[index % len(_SPLITS)]))
             if progress is not None:
                 progress(index + 1, settings.clips)
-    return Manifest("synthetic", LabelSet.of(list(EVENTS)[: settings.classes]), tuple(clips))
+    return Manifest("synthetic", labels_and_splits(settings)[0], tuple(clips))

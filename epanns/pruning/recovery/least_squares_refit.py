@@ -16,7 +16,6 @@ from typing import Any, TypedDict, Unpack
 
 import torch
 from torch import Tensor
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from epanns.errors import PruningError
 from epanns.models.modes import evaluation_mode
@@ -63,7 +62,7 @@ class Refit:
     Attributes:
         clips: Number of calibration clips, held-out ones included.
         errors: One per reader, in forward order.
-        norms: Batch norms whose statistics were measured again, because no reader is right before them.
+        norms: Batch norms whose means were shifted, because no reader is right before them.
     """
 
     clips: int
@@ -115,7 +114,8 @@ def refit_readers(
     """Refit every reader of a pruned layer in place; its constant goes into the next batch norm or the bias.
 
     A reader is a convolution or linear layer that mixes channels. Depthwise convolutions keep their weights: the batch
-    norms behind them are measured again in forward order, so that later readers are fitted to their new outputs.
+    norms behind them are shifted to the unpruned network's means in forward order, so that later readers are fitted to
+    their new outputs.
 
     Args:
         pruned: Result of ``apply_plan(dense, plan)``.
@@ -149,7 +149,7 @@ def refit_readers(
             behind_relu = rectified_layers(dense) if settings.rectify else frozenset[str]()
             for name in layout.names:
                 if name in layout.norms:
-                    _match_statistics(fitted, name, layout)
+                    _match_means(fitted, name, layout)
                     norms.append(name)
                     continue
                 reader = FittedReader(layout, name, student, dense)
@@ -257,11 +257,12 @@ def _squared(values: Tensor) -> float:
     return float(values.square().sum())
 
 
-def _match_statistics(features: PairedFeatures, name: str, layout: RefitLayout) -> None:
-    """Change a batch norm's statistics as its input's statistics differ from the unpruned network's on the clips.
+def _match_means(features: PairedFeatures, name: str, layout: RefitLayout) -> None:
+    """Shift a batch norm's running mean as its input's mean differs from the unpruned network's on the clips.
 
-    Its output then has the mean and variance that it has in the unpruned network (the mean alone where a channel hardly
-    varies); where the inputs are equal, the statistics stay.
+    Its scale stays. The inputs are least-squares predictions of the unpruned network's: they vary less than what they
+    predict, by the part that cannot be predicted. A scale that restores the variance would enlarge the error of the
+    part that can.
     """
     ours, theirs = [], []
     stage, kept = layout.stages[name], layout.outputs.get(name)
@@ -269,17 +270,11 @@ def _match_statistics(features: PairedFeatures, name: str, layout: RefitLayout) 
         ours.append(channel_sums(capture(features.student, stage, student_features, name, "input")))
         values = capture(features.teacher, stage, teacher_features, name, "input")
         theirs.append(channel_sums(values if kept is None else values[:, kept]))
-    (mean, variance), (dense_mean, dense_variance) = channel_statistics(ours), channel_statistics(theirs)
-    if not bool((mean + variance + dense_mean + dense_variance).isfinite().all()):
-        raise PruningError(f"{name}: statistics are not finite on the calibration clips; look for bad clips or weights")
-    norm = features.student.get_submodule(name)
-    assert isinstance(norm, _BatchNorm)
-    running_mean, running_var = norm.get_buffer("running_mean"), norm.get_buffer("running_var")
-    before = running_var.to(variance) + norm.eps
-    growth = torch.where((variance > 0) & (dense_variance > 0), variance / dense_variance, 1.0)
-    running_var.copy_((before * growth - norm.eps).clamp_min(0))
-    scale = ((running_var.to(variance) + norm.eps) / before).sqrt()
-    running_mean.copy_(mean + (running_mean.to(mean) - dense_mean) * scale)
+    shift = channel_statistics(ours)[0] - channel_statistics(theirs)[0]
+    if not bool(shift.isfinite().all()):
+        raise PruningError(f"{name}: means are not finite on the calibration clips; look for bad clips or weights")
+    running_mean = features.student.get_submodule(name).get_buffer("running_mean")
+    running_mean.add_(shift.to(running_mean))
 
 
 def channel_sums(values: Tensor) -> Tensor:

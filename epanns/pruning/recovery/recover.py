@@ -108,8 +108,8 @@ def recover(
 
     Returns:
         JSON values: method, clips and, of ``grail``, its ridge; of ``ls``, its settings, the error of each refitted
-        reader, and the batch norms measured again; of ``align`` and ``distil``, the loss on held-out clips before and
-        after. None if `method` is ``none``.
+        reader, and the shifted batch norms; of ``align`` and ``distil``, the loss on held-out clips before and after.
+        None if `method` is ``none``.
 
     Raises:
         ConfigError: If a setting is unknown or out of range.

@@ -44,7 +44,7 @@ class NetworkStructure:
 
 
 class RefitLayout:
-    """The layers to fit and batch norms to measure, their order, and the channels they keep.
+    """The layers to fit and batch norms to shift, their order, and the channels they keep.
 
     Attributes:
         names: Readers of pruned channels, and batch norms that change and have no reader right before them, in forward

@@ -75,6 +75,19 @@ def test_without_a_split_column_each_fold_is_a_split(listed):
         listed(text, val_fold=4)
 
 
+@pytest.mark.parametrize(
+    ("text", "splits"),
+    [
+        ("path,labels,fold\na.wav,dog,1\nb.wav,dog,\n", "all"),
+        ("path,labels,fold,split\na.wav,dog,1,train\nb.wav,dog,2,val\n", "train, val"),
+    ],
+)
+def test_folds_of_clips_in_other_splits_are_not_chosen(listed, text, splits):
+    message = rf"list has clips in other splits than its folds \({splits}\); leave them out, or give each clip a fold"
+    with pytest.raises(ConfigError, match=message):
+        listed(text, val_fold=1)
+
+
 def test_paths_are_relative_to_the_audio_root(listed, tmp_path):
     form = TableForm(audio_root=str(tmp_path / "sound"))
     manifest = listed(f"path,labels\na.wav,dog\n{tmp_path}/b.wav,dog\n", ["sound/a.wav", "b.wav"], form)

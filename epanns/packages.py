@@ -46,6 +46,7 @@ EXTRAS = {
         "epanns export: ONNX files in float32 and int8",
     ),
     "report": Extra({"pandas": "pandas"}, "epanns.read_records: run records as a pandas table"),
+    "search": Extra({"optuna": "optuna"}, "epanns search: the front of cost and score"),
     "tensorboard": Extra({"tensorboard": "tensorboard"}, "--tensorboard: learning curves while a network trains"),
     "tflite": Extra({"ai-edge-litert": "ai_edge_litert"}, "the test that compares YAMNet with a TFLite conversion"),
 }

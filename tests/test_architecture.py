@@ -44,6 +44,7 @@ DOORS = {
     "onnxruntime": {"export/"},
     "onnxscript": {"export/"},
     "tensorboard": {"training/metrics.py"},
+    "optuna": {"stages/search_space.py"},
 }
 LAZY_TOP_LEVEL = {"__init__.py", "__main__.py"}
 

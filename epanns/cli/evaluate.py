@@ -37,6 +37,7 @@ _LONGEST_NAME = 100
 @click.option(
     "--scores/--no-scores", "keeps_scores", default=True, help="Whether scores.npz is written to --out.  [default: yes]"
 )
+@click.option("--latency", is_flag=True, help="Measure the latency of one clip or window too, for the record in --out.")
 @out_option(
     "Folder for result.json, which `epanns report` reads, per_class.csv and scores.npz, the scores of all clips; must "
     "not exist.",
@@ -51,6 +52,7 @@ def command(
     device: str,
     name: str,
     keeps_scores: bool,
+    latency: bool,
     out: Path | None,
     as_json: bool,
 ) -> None:
@@ -69,14 +71,13 @@ def command(
     """
     if out is not None:
         on_rank_zero(lambda: reserve(out))
-    if name and (not is_printable(name) or name != name.strip() or len(name) > _LONGEST_NAME):
-        raise ConfigError(f"--name {name[:40]!r}: must be printable text of at most {_LONGEST_NAME} characters")
+    _check(name, latency, out)
     from epanns.evaluation.class_map import ClassMap
     from epanns.evaluation.metrics import evaluate
     from epanns.evaluation.predict import predict
     from epanns.evaluation.zero_shot import zero_shot
     from epanns.models.files.load import load
-    from epanns.stages.score import record_of_checkpoint, write_evaluation
+    from epanns.stages.score import record_of_checkpoint, with_latency, write_evaluation
 
     started = time.perf_counter()
     protocol = scoring.protocol()
@@ -117,6 +118,8 @@ def command(
             name=checkpoint.resolve().name,
             seconds=time.perf_counter() - started,
         )
+        if latency:
+            record = with_latency(record, model)
         write_evaluation(
             out,
             replace(record, name=name),
@@ -127,6 +130,14 @@ def command(
             group_pattern=scoring.group_pattern,
         )
     emit(result, describe(scores), as_json)
+
+
+def _check(name: str, latency: bool, out: Path | None) -> None:
+    """Refuse a name that no table can show, and a latency that goes nowhere."""
+    if name and (not is_printable(name) or name != name.strip() or len(name) > _LONGEST_NAME):
+        raise ConfigError(f"--name {name[:40]!r}: must be printable text of at most {_LONGEST_NAME} characters")
+    if latency and out is None:
+        raise ConfigError("--latency is written to result.json in --out, which is missing: give --out")
 
 
 def describe(scores: "Scores") -> str:

@@ -31,6 +31,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "finetune": ("finetune", "Continue the training of a checkpoint, also with new classes."),
     "evaluate": ("evaluate", "Measure mAP, mAUC and d-prime on a pack."),
     "agree": ("agree", "Compare a pruned network with the unpruned one, without labels."),
+    "search": ("search", "Search the front of cost and score over widths, criterion and recovery."),
     "compare": ("compare", "Compare networks on the same clips: difference, interval and p."),
     "export": ("export", "Write a checkpoint as ONNX, in float32 and int8."),
     "tag": ("tag", "Tag audio files of any length and sample rate."),

@@ -33,9 +33,12 @@ def command(
     name: str | None,
     as_json: bool,
 ) -> None:
-    """Make table.md, table.csv, records.csv and figure.svg, .pdf and .png of the run records below each DIR.
+    """Make report.html, tables (.md, .tex, .csv) and figures (.svg, .pdf, .png) of the run records below each DIR.
 
-    Records are the result.json of sweeps and of `epanns evaluate --out`, and the files of a folder `records`.
+    Records are the result.json of sweeps and of `epanns evaluate --out`, and the files of a folder `records`. The page
+    has the outputs of `epanns sensitivity`, `agree`, `train` and `finetune` below each DIR too, and scores by class;
+    each checkpoint there gets a model card with its measured scores in cards/.
+
     `epanns report --quoted` alone prints published results. Where every DIR is the --out of `epanns train` or
     `finetune`, their learning curves are drawn together in learning_curves.svg, .pdf and .png instead.
     """
@@ -52,13 +55,20 @@ def command(
     if all(map(is_run, folders)):
         _curves(folders, out, into, as_json)
         return
-    from epanns.records import read_records
+    from epanns.records import read_records, record_paths
     from epanns.reporting.quoted import quoted_markdown, quoted_rows
     from epanns.reporting.report import insert_table, write_report
+    from epanns.reporting.sources import find_sources
     from epanns.sweeps.journal import failures_in, failures_in_words
 
-    records, failures = read_records(folders, remark=failures_in_words), failures_in(folders)
-    report = write_report(records, out, quoted=quoted is not False, failures=failures)
+    sources = find_sources(folders)
+    with_records = [  # a folder needs none where it has something else to show
+        folder
+        for folder in folders
+        if not folder.is_dir() or any(record_paths(folder)) or find_sources([folder]).is_empty
+    ]
+    records, failures = read_records(with_records, remark=failures_in_words), failures_in(folders)
+    report = write_report(records, out, quoted=quoted is not False, failures=failures, sources=sources)
     if into is not None and name is not None:
         with locked_file(into, wait=DRAWING_SECONDS):
             insert_table(into, name, report.table)

@@ -3,7 +3,7 @@
 Every round ranks the channels that are left, on the weights as they are then, and prunes to the round's widths.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from decimal import Decimal
 from itertools import pairwise
@@ -133,7 +133,7 @@ def prune_towards(
     Raises:
         PruningError: As `prune_iteratively`.
     """
-    path = widths_by_step(target, steps, schedule)
+    path = widths_by_step(target.base.widths, final_widths(target), steps, schedule)
     network, whole = model, None
     for number, widths in enumerate(path, start=1):
         before = network
@@ -155,14 +155,18 @@ def prune_towards(
     return network, whole
 
 
-def widths_by_step(target: PruningPlan, steps: int, schedule: str = "linear") -> list[dict[str, int]]:
-    """Return layer -> width after each round toward a plan's widths; the errors are those of `prune_towards`."""
-    widths = {
-        layer: step_widths(target.base.widths[layer], len(kept), steps, schedule)
-        for layer, kept in target.kept_channels.items()
-    }
+def final_widths(plan: PruningPlan) -> dict[str, int]:
+    """Return layer -> channels that a plan keeps, of the layers that it names."""
+    return {layer: len(kept) for layer, kept in plan.kept_channels.items()}
+
+
+def widths_by_step(
+    base: Mapping[str, int], final: Mapping[str, int], steps: int, schedule: str = "linear"
+) -> list[dict[str, int]]:
+    """Return layer -> width after each round, for the layers of `final`; errors are those of `prune_towards`."""
+    widths = {layer: step_widths(base[layer], width, steps, schedule) for layer, width in final.items()}
     path = [{layer: of_layer[index] for layer, of_layer in widths.items()} for index in range(steps)]
-    start = {layer: target.base.widths[layer] for layer in widths}
+    start = {layer: base[layer] for layer in widths}
     for number, (before, after) in enumerate(pairwise([start, *path]), start=1):
         if before == after:
             most = max(start[layer] - path[-1][layer] for layer in start)

@@ -1,6 +1,6 @@
 """Records to a folder of tables and figures, and a table into a document."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,22 +8,29 @@ from epanns import atomic
 from epanns.errors import DataError, OutputError
 from epanns.records import RunRecord
 from epanns.reporting import tables
+from epanns.reporting.cards import model_cards
 from epanns.reporting.figures import style as figure
 from epanns.reporting.figures.bands import DEPLOYMENT, measured_bands, quoted_bands
+from epanns.reporting.figures.learning_curve import Curve, learning_figure
 from epanns.reporting.figures.pareto import pareto_figure
+from epanns.reporting.figures.per_class import per_class_figure
 from epanns.reporting.latex import measured_latex
+from epanns.reporting.outcome import mean_curve, name_of
 from epanns.reporting.page.page import report_page
 from epanns.reporting.quoted import quoted_csv, quoted_markdown, quoted_rows
-from epanns.reporting.rows import is_shown, rows_by_block
+from epanns.reporting.rows import BlockKey, Row, is_shown, rows_by_block
 from epanns.reporting.sources import Sources
 from epanns.safe_text import path_name
 from epanns.sweeps.journal import Failure
 
 _QUOTED = ("quoted.md", "quoted.csv", "quoted.svg", "quoted.pdf", "quoted.png")
 _TABLES = ("table.md", "table.csv", "table.tex", "records.csv")
+_FURTHER = tuple(f"{stem}{suffix}" for stem in ("learning_curves", "per_class") for suffix in figure.FORMATS)
 _FIGURES = tuple(f"{stem}{suffix}" for stem in ("figure", "deployment") for suffix in figure.FORMATS)
 PAGE = "report.html"
-_WRITTEN = (*_TABLES, PAGE, *_FIGURES, *_QUOTED)
+_CARDS = "cards"
+_WRITTEN = (*_TABLES, PAGE, *_FIGURES, *_FURTHER, *_QUOTED)
+_MOST_CURVES = 14
 _END = "<!-- end of epanns report -->"
 
 
@@ -54,7 +61,8 @@ def write_report(
     Measured results are ``table.md``, ``table.tex``, ``table.csv`` (a row per configuration, averaged over seeds),
     ``records.csv`` (a row per run), ``figure.svg``, ``.pdf`` and ``.png`` (mAP against parameters and MACs), and
     ``deployment.svg``, ``.pdf`` and ``.png`` (against bytes, and latency where it was recorded), and ``report.html``,
-    one page with everything. Published results are
+    one page with everything. Learning curves, scores by class and checkpoints, where there are any, are
+    ``learning_curves.svg``, ``per_class.svg`` (``.pdf`` and ``.png``) and ``cards/*.md``. Published results are
     ``quoted.md``, ``quoted.csv`` and ``quoted.svg``, ``.pdf`` and ``.png``. The records are copied to ``records/``, so
     that the report can be made again from `out` alone.
 
@@ -99,9 +107,11 @@ def write_report(
     if quoted:
         texts |= {"quoted.md": quoted_markdown(quoted_rows()), "quoted.csv": quoted_csv(quoted_rows())}
         figures["quoted"] = ("mAP against parameters and multiply-adds", quoted_bands(quoted_rows()))
-    else:  # files of an earlier report would pass for files of this one
-        for name in _QUOTED:
-            (out / name).unlink(missing_ok=True)
+    for name in (
+        *_FURTHER,
+        *(() if quoted else _QUOTED),
+    ):  # of an earlier report, they would pass for files of this one
+        (out / name).unlink(missing_ok=True)
     (out / "records").mkdir(parents=True, exist_ok=True)  # first: it marks the folder as a report
     atomic.write_texts({path: atomic.json_text(record.to_dict()) for path, record in copies.items()})
     atomic.write_texts({out / name: text for name, text in texts.items()})
@@ -109,13 +119,15 @@ def write_report(
     for stem, (title, bands) in figures.items():
         title = f"{title}: {'; '.join(band.title for band in bands)}"
         files += figure.save(pareto_figure(bands), out, stem, title=title)
+    sources = sources or Sources()
+    files += _write_further(out, blocks, records, sources)
     page = report_page(
         blocks,
         records,
         failures=failures,
         sources=sources,
         quoted=quoted_rows() if quoted else (),
-        files=[path.name for path in files],
+        files=[str(path.relative_to(out)) for path in files],
     )
     atomic.write_text(out / PAGE, page)
     files.append(out / PAGE)
@@ -126,6 +138,28 @@ def write_report(
         files=tuple(files),
         n_without_score=sum(not is_shown(record) for record in records),
     )
+
+
+def _write_further(
+    out: Path, blocks: Mapping[BlockKey, Sequence[Row]], records: Sequence[RunRecord], sources: Sources
+) -> list[Path]:
+    """Write the figures of learning curves and classes and the model cards, where there are any."""
+    by_trial = {record.trial_id: record for record in records}
+    curves = list(sources.curves)
+    for row in (row for rows in blocks.values() for row in rows):
+        if points := mean_curve(row, by_trial):
+            curves.append(Curve(name_of(row), row.network, "score", (), tuple(points)))
+    curves = sorted(curves, key=lambda curve: -curve.best[1])[:_MOST_CURVES]
+    files: list[Path] = []
+    if curves:
+        title = f"Learning curves: {'; '.join(curve.name for curve in curves)}"
+        files += figure.save(learning_figure(curves), out, "learning_curves", title=title)
+    if sources.classes:
+        title = f"Average precision by class: {'; '.join(scores.name for scores in sources.classes)}"
+        files += figure.save(per_class_figure(sources.classes), out, "per_class", title=title)
+    cards = {out / _CARDS / name: text for name, text in model_cards(sources.checkpoints, records).items()}
+    atomic.write_texts(cards)
+    return [*files, *cards]
 
 
 def write_quoted(out: Path) -> tuple[Path, ...]:

@@ -49,11 +49,17 @@ class Sources:
     agreements: tuple[AgreementFile, ...] = ()
     checkpoints: tuple[Path, ...] = ()
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to show."""
+        return not (self.sensitivities or self.curves or self.classes or self.agreements or self.checkpoints)
+
 
 def find_sources(folders: Iterable[Path]) -> Sources:
     """Read all sources below folders, in the order of their paths.
 
-    A source that cannot be read gives a note and is left out: a report needs none of them.
+    A source that cannot be read gives a note and is left out: a report needs none of them. The training runs of a
+    trial, which are below its ``result.json``, are left out too: its record has their curve.
     """
     below = [*_folders_below(folders)]
     readers: list[tuple[str, frozenset[str], Callable[[Path, str], object]]] = [
@@ -62,11 +68,14 @@ def find_sources(folders: Iterable[Path]) -> Sources:
         ("classes", frozenset({"per_class.csv", "result.json"}), read_class_scores),
         ("agreements", frozenset({"agreement.json"}), read_agreement),
     ]
+    of_trials = {folder for folder, _, _ in below if any((up / "result.json").is_file() for up in folder.parents)}
     found = {
         kind: tuple(
             source
             for folder, name, files in below
-            if needed <= files and (source := _or_note(partial(read, folder, name))) is not None
+            if needed <= files
+            and not (kind == "curves" and folder in of_trials)
+            and (source := _or_note(partial(read, folder, name))) is not None
         )
         for kind, needed, read in readers
     }

@@ -13,7 +13,7 @@ from epanns.models.files.load import load
 from epanns.models.pruning_plan import PruningPlan
 from epanns.models.tagger import Tagger
 from epanns.pruning.calibration_clips import ClipSource
-from epanns.pruning.iterative_pruning import Between, prune_towards, widths_by_step
+from epanns.pruning.iterative_pruning import Between, final_widths, prune_towards, widths_by_step
 from epanns.seeding import derive_seed
 from epanns.stages.finetune import require_clips, validation_on
 from epanns.training.config import TrainingConfig
@@ -84,7 +84,9 @@ def prune_in_rounds(
         OutputError: If the folder of the training holds other runs, or another process works in it.
         Interrupted: If a signal stopped a training or a recovery.
     """
-    widths_by_step(target, rounds.number, rounds.schedule)  # raises before anything is written
+    widths_by_step(
+        target.base.widths, final_widths(target), rounds.number, rounds.schedule
+    )  # raises before anything is written
     reports: list[dict[str, Any] | None] = [None]
 
     def after_cut(network: Tagger, before: Tagger, plan: PruningPlan, whole: PruningPlan) -> None:

@@ -2,6 +2,7 @@
 
 import csv
 import platform
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -10,6 +11,7 @@ from torch import nn
 from epanns import atomic
 from epanns.clip_scores import FILE as CLIP_SCORES
 from epanns.clip_scores import write_clip_scores
+from epanns.complexity.latency import measure_latency
 from epanns.complexity.macs import profile
 from epanns.data.batches.dataset import PackDataset
 from epanns.data.datasets.splits import groups_to_draw
@@ -128,6 +130,12 @@ def record_of_checkpoint(
         network=weights_digest(model),
         intervals={split: intervals} if (intervals := scores.intervals()) else {},
     )
+
+
+def with_latency(record: RunRecord, model: Tagger) -> RunRecord:
+    """Return a record with the latency of its network, on its device, for one input of `record.clip_seconds`."""
+    latency = measure_latency(model, seconds=record.clip_seconds).to_dict()
+    return replace(record, cost_after={**record.cost_after, "latency_ms": latency})
 
 
 def write_evaluation(

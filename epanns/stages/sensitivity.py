@@ -10,12 +10,10 @@ from torch import Tensor
 
 from epanns.atomic import write_json, write_text
 from epanns.complexity.macs import profile
-from epanns.data.batches.compatibility import in_the_models_order, require_same_rate, require_same_task
+from epanns.data.batches.compatibility import in_the_models_order
 from epanns.data.batches.dataset import ClipBatch, PackDataset
-from epanns.errors import ConfigError, DataError, Interrupted
-from epanns.evaluation.agreement import agreement
+from epanns.errors import ConfigError, Interrupted
 from epanns.evaluation.class_map import ClassMap
-from epanns.evaluation.predict import Predictions, predict
 from epanns.evaluation.protocol import EvaluationProtocol
 from epanns.models.pruning_plan import PruningPlan
 from epanns.models.tagger import Tagger
@@ -30,7 +28,8 @@ from epanns.pruning.ranking.criteria import NEEDS, most_important
 from epanns.pruning.ranking.importance import channel_importance
 from epanns.pruning.recovery.recover import recover
 from epanns.records import DECISIVE_PACKAGES
-from epanns.stages.score import device_of, score
+from epanns.stages.score import device_of
+from epanns.stages.scorer import Scorer
 from epanns.workfolder import Work, WorkFolder
 
 _PROTOCOL = EvaluationProtocol()
@@ -78,19 +77,9 @@ class SensitivityConfig:
             ConfigError: If the score is unknown, clips and network do not fit, or a class map is given for agreement.
             DataError: If the class map does not fit.
         """
-        if self.score not in (None, "mAP", "agreement"):
-            raise ConfigError(f"score={self.score!r}: must be mAP or agreement; choose one")
-        if self.score == "agreement" and self.class_map is not None:
-            raise ConfigError("score='agreement' with a class map: agreement uses no labels; remove one of the two")
-        if self.class_map is not None:
-            self.class_map.between(model.labels, dataset.labels)
         has_labels = dataset.labels.names == model.labels.names and bool(dataset.targets.counts().any())
         chosen = self.score or ("mAP" if has_labels or self.class_map is not None else "agreement")
-        if chosen == "mAP" and self.class_map is None:
-            require_same_task(model, dataset)
-        else:
-            require_same_rate(model, dataset)
-        return chosen
+        return Scorer(model, dataset, chosen, _PROTOCOL, class_map=self.class_map).kind
 
     def cells(self, model: Tagger) -> list[Cell]:
         """Return the layers and ratios to measure, in forward order.
@@ -213,7 +202,14 @@ class _Measurement:
     ) -> None:
         self.model, self.config, self.cells, self.stop = model, config, cells, stop
         self.dataset = packs[0]
-        self._dense: Predictions | None = None  # of the unpruned network, where rows are scored by agreement
+        self._scorer = Scorer(
+            model,
+            packs[0],
+            config.score_on(model, packs[0]),
+            _PROTOCOL,
+            class_map=config.class_map,
+            progress=lambda *_: stop.raise_if_stopped(),
+        )
         self._importance: dict[str, Tensor] = {}  # of the channels of each layer
 
         def until_stopped(batches: Iterable[ClipBatch], *_: object) -> Iterator[ClipBatch]:
@@ -239,7 +235,7 @@ class _Measurement:
                 plan = PruningPlan(self.model.spec, {cell.layer: kept}, config.criterion, ratios, config.seed)
                 network = apply_plan(self.model, plan)
                 recover(network, self.model, self.clips, config.recover, plan=plan)
-            value = self._score_of(network)
+            value = float(self._scorer.summary(network)["mAP"] or 0.0)
         except Stopped as stopped:
             raise Interrupted(
                 stopped.signal_number,
@@ -256,24 +252,3 @@ class _Measurement:
             device=device_of(self.model),
             versions=versions(*DECISIVE_PACKAGES),
         )
-
-    def _score_of(self, network: Tagger) -> float:
-        """Return the mAP of a network on labels, or its mAP of the unpruned network's own tags."""
-
-        def advance(*_: object) -> None:
-            self.stop.raise_if_stopped()
-
-        if self.config.score_on(self.model, self.dataset) == "mAP":
-            return score(network, self.dataset, _PROTOCOL, class_map=self.config.class_map, progress=advance)[1].mAP
-        if self._dense is None:
-            self._dense = predict(self.model, self.dataset, _PROTOCOL, progress=advance, same_classes=False)
-        predictions = self._dense
-        if network is not self.model:
-            predictions = predict(network, self.dataset, _PROTOCOL, progress=advance, same_classes=False)
-        found = agreement(predictions, self._dense, self.model.labels, _PROTOCOL, bootstrap=0).tag_mAP
-        if found is None:
-            raise DataError(
-                f"agreement on {len(self.dataset)} clips of {self.dataset.dataset_name}: no class has three tags of "
-                "the unpruned network and a clip without; give more clips, or clips with different sounds"
-            )
-        return found

@@ -19,6 +19,7 @@ from epanns.models.provenance import Provenance
 from epanns.models.tagger import Tagger
 from epanns.models.warm_start import stays_frozen
 from epanns.models.zoo import build_model
+from epanns.pruning.iterative_pruning import widths_by_step
 from epanns.pruning.prune import widths_after
 from epanns.pruning.ranking.criteria import NEEDS
 from epanns.pruning.ranking.importance import channel_importance
@@ -139,8 +140,12 @@ class _BaseChecks:
         if config.get("ratio") == 0:
             return
         what, criterion = amount_in_words(config), config["criterion"]
-        asked = _amount_of(config)
-        found = self._once(asked, lambda: _problem_of(lambda: widths_after(dense, pruning_of(config))))
+        steps = config.get("steps", 1)
+
+        def divide() -> None:
+            widths_by_step(dense.spec.widths, widths_after(dense, pruning_of(config)), steps)
+
+        found = self._once([*_amount_of(config), steps], lambda: _problem_of(divide))
         yield from (f"{what}: {problem}" for problem in found)
         if criterion == "bn" and not found:
             layers = tuple(widths_after(dense, pruning_of(config)))
@@ -150,7 +155,10 @@ class _BaseChecks:
                     channel_importance(build_model(dense.spec), layers, criterion="bn")
 
             yield from self._once(["bn", layers], lambda: _problem_of(rank))
-        recovery = config["recover"]
+        yield from self._recovery_problems(config)
+
+    def _recovery_problems(self, config: Mapping[str, Any]) -> Iterator[str]:
+        recovery, criterion = config["recover"], config["criterion"]
         parts = parts_of(recovery)
         path = self.base.checkpoint or self.base.yamnet
         folded = self.given[path].folded if path else ""
@@ -159,9 +167,7 @@ class _BaseChecks:
         clips, there = config.get("calibration_clips", 0), self.facts.train_clips
         if clips > there:
             yield f"calibration_clips={clips}: the training part has {there} clips; give at most as many in the [grid]"
-        if clips < _FEWEST_CLIPS and (
-            {"ls", "align", "distil"} & set(parts) or NEEDS.get(criterion, "weights") != "weights"
-        ):
+        if clips < _FEWEST_CLIPS and (set(parts) - {"bn"} or NEEDS.get(criterion, "weights") != "weights"):
             yield f"calibration_clips={clips}: {criterion} and {recovery} need at least {_FEWEST_CLIPS}"
         held = clips * round(self.experiment.data.seconds * self.experiment.data.sample_rate) * _SAMPLE_BYTES
         if {"align", "distil"} & set(parts) and held > MOST_HELD_BYTES:

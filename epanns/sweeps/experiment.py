@@ -47,6 +47,7 @@ GRID_RULES: Mapping[str, Rule] = {
     "criterion": list_of(one_of(CRITERIA), "criteria", least=1),
     "layers": or_none(list_of(list_of(TEXT, "layers or blocks", least=1), "lists of layers or blocks", least=1)),
     "recover": list_of(_RECOVERY, "recoveries", least=1),
+    "steps": list_of(integer(1), "whole numbers >= 1", least=1),
     "calibration_clips": integer(1),
     "recovery": TABLE,
     "finetune": list_of(TABLE, "tables"),
@@ -68,6 +69,7 @@ class GridConfig:
         criterion: Names of criteria.
         layers: Lists of layers or blocks; None for every layer of the network, as in `epanns.prune`.
         recover: Recoveries without labels before fine-tuning.
+        steps: Numbers of rounds, each of which removes channels and recovers, as ``epanns prune --steps``.
         calibration_clips: Number of training clips for recovery and for criteria that measure clips; only ``taylor``
             uses their labels.
         recovery: Keys of `RecoverySettings` that differ from their defaults.
@@ -81,6 +83,7 @@ class GridConfig:
     criterion: tuple[str, ...] = ("l1",)
     layers: tuple[Sequence[str], ...] | None = None
     recover: tuple[str, ...] = ("none",)
+    steps: tuple[int, ...] = (1,)
     calibration_clips: int = 400
     recovery: Mapping[str, Any] = field(default_factory=dict)
     finetune: tuple[Mapping[str, Any], ...] = ()
@@ -110,8 +113,8 @@ class GridConfig:
         config: dict[str, Any]
         for finetune in self.finetune or finetunes or ({},):
             trained = finetuning(finetune, seed=seed) if finetune else {}
-            for criterion, layers, recover, amount in product(
-                self.criterion, self.layers or (None,), self.recover, self.amounts
+            for criterion, layers, recover, steps, amount in product(
+                self.criterion, self.layers or (None,), self.recover, self.steps, self.amounts
             ):
                 if amount == 0:
                     if trained:  # the control depends on the fine-tuning alone: it is run once
@@ -122,7 +125,7 @@ class GridConfig:
                 else:
                     config = {"budget": amount} if isinstance(amount, str) else {"ratio": float(amount)}
                     config |= {} if layers is None else {"layers": list(layers)}
-                config |= {"criterion": criterion, "recover": recover}
+                config |= {"criterion": criterion, "recover": recover, **({"steps": steps} if steps > 1 else {})}
                 if recover != "none" or NEEDS.get(criterion, "weights") != "weights":
                     config |= {"calibration_clips": self.calibration_clips, **recovery}
                 yield {**config, **trained}

@@ -1,6 +1,7 @@
 """One trial: train a base, or prune, recover, fine-tune and score one network."""
 
 import copy
+import shutil
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -29,11 +30,12 @@ from epanns.packages import versions
 from epanns.pruning.calibration_clips import CalibrationClips
 from epanns.pruning.prune import apply_plan, plan_and_cost
 from epanns.pruning.recovery.descent import RecoveryRun
-from epanns.pruning.recovery.recover import recover
+from epanns.pruning.recovery.recover import plan_between, recover
 from epanns.records import DECISIVE_PACKAGES, RunRecord, Stage
 from epanns.safe_text import path_name
 from epanns.seeding import derive_seed, numpy_generator, random_state_kept
 from epanns.stages.finetune import validation_on
+from epanns.stages.prune import Recover, Rounds, prune_in_rounds
 from epanns.stages.score import device_of, recorded_width, score, scored_seconds
 from epanns.sweeps.experiment import pruning_of
 from epanns.sweeps.journal import TrialFolder
@@ -138,27 +140,9 @@ class _Trial:
         as_scored = replace(base_record.stages[0], seconds=0.0, curve=(), best_step=None)
         model, plan, stages = dense, None, [as_scored]
         if self.config.get("ratio") != 0:
-            started = time.perf_counter()
-            clips = None
-            if (n_clips := self.config.get("calibration_clips")) is not None:
-                order = numpy_generator("calibration", self.config["seed"]).permutation(len(self.packs["train"]))
-                clips = CalibrationClips.from_pack(self.packs["train"], order[:n_clips].tolist(), in_memory=True)
-            # One process chooses the channels: on GPUs, sums of another process could differ in their last bits.
-            planned = on_rank_zero(lambda: plan_and_cost(dense, pruning_of(self.config), clips)[0].to_dict())
-            step = PruningPlan.from_dict(planned)
-            self.layers = tuple(self.config.get("layers", step.ratios))
-            model = apply_plan(dense, step)
+            model, pruned_stages = self._prune(dense)
             plan = model.provenance.plan  # from the unpruned network
-            stages.append(self._stage("pruned", model, time.perf_counter() - started))
-            if self.config["recover"] != "none" and clips is not None:
-                started = time.perf_counter()
-                settings = {"seed": self.config["seed"], **self.config.get("recovery", {})}
-                method = self.config["recover"]
-                run = RecoveryRun(self.folder.path / "recovery", log=self.options.log)
-                report = on_rank_zero(lambda: recover(model, dense, clips, method, plan=step, run=run, **settings))
-                share_tensors(model)
-                recovered = self._stage("recovered", model, time.perf_counter() - started)
-                stages.append(replace(recovered, recovery=report or {}))
+            stages += pruned_stages
         if "finetune" in self.config:
             started = time.perf_counter()
             training = TrainingConfig.from_dict(self.config["finetune"])
@@ -169,6 +153,59 @@ class _Trial:
             model, trained = self._train(model, training, self.folder.path / "finetuned", teacher)
             stages.append(replace(self._stage("finetuned", model, time.perf_counter() - started), **trained))
         return self._record(dense, model, plan, tuple(stages))
+
+    def _prune(self, dense: Tagger) -> tuple[Tagger, list[Stage]]:
+        """Return the pruned and recovered network and its stages; of several rounds, the stage after the last.
+
+        One process chooses the channels and recovers: on GPUs, sums of another process could differ in their last bits.
+        """
+        started = time.perf_counter()
+        clips = None
+        if (n_clips := self.config.get("calibration_clips")) is not None:
+            order = numpy_generator("calibration", self.config["seed"]).permutation(len(self.packs["train"]))
+            clips = CalibrationClips.from_pack(self.packs["train"], order[:n_clips].tolist(), in_memory=True)
+        planned = on_rank_zero(lambda: plan_and_cost(dense, pruning_of(self.config), clips)[0].to_dict())
+        target, stages = PruningPlan.from_dict(planned), list[Stage]()
+        self.layers = tuple(self.config.get("layers", target.ratios))
+        recovering = None if clips is None or self.config["recover"] == "none" else self._recovery(clips)
+        rounds = Rounds(self.config.get("steps", 1))
+        if rounds.number == 1:
+            model = apply_plan(dense, target)
+            stages.append(self._stage("pruned", model, time.perf_counter() - started))
+            if recovering is None:
+                return model, stages
+            started = time.perf_counter()
+            report = on_rank_zero(lambda: recovering(model, dense, target))
+        else:
+            made: list[Tagger] = []
+
+            def prune() -> list[Any]:
+                pruned, found = prune_in_rounds(
+                    dense, target, rounds, calibration=clips, recover=recovering, log=self.options.log
+                )
+                made.append(pruned)
+                return [plan_between(dense, pruned).to_dict(), found]
+
+            planned, report = on_rank_zero(prune)
+            model = made[0] if made else apply_plan(dense, PruningPlan.from_dict(planned))
+        share_tensors(model)
+        if rank() == 0:
+            shutil.rmtree(self._states, ignore_errors=True)
+        stage = self._stage("pruned" if recovering is None else "recovered", model, time.perf_counter() - started)
+        return model, [*stages, replace(stage, recovery=report or {})]
+
+    @property
+    def _states(self) -> Path:
+        """Folder of the states of a recovery's gradient steps, of each round in a folder of its own."""
+        return self.folder.path / "recovery"
+
+    def _recovery(self, clips: CalibrationClips) -> Recover:
+        def recovered(network: Tagger, before: Tagger, plan: PruningPlan) -> dict[str, Any] | None:
+            settings = {"seed": self.config["seed"], **self.config.get("recovery", {})}
+            run = RecoveryRun(self._states / plan.digest[:12], log=self.options.log, keeps_states=True)
+            return recover(network, before, clips, self.config["recover"], plan=plan, run=run, **settings)
+
+        return recovered
 
     def _match_classes(self, model: Tagger) -> None:
         """Order the classes of the packs as in a checkpoint."""

@@ -5,9 +5,9 @@ from functools import partial
 
 import pytest
 
-from epanns.records import Stage
+from epanns.records import Stage, read_records
 from epanns.training.metrics import write_metrics
-from tests.builders import make_record
+from tests.builders import make_finished_run, make_record
 
 COST = {"n_params": 5_000_000, "param_bytes": 20_000_000, "backbone_macs": 1_000_000_000}
 
@@ -153,3 +153,64 @@ def test_trials_without_a_result_are_on_stdout_in_the_table_and_in_json(run, swe
     assert f"  without a result: {sweep}/trials/failed: no\\x1b room\n" in out
     found = json.loads(run(str(sweep), "--out", str(tmp_path / "out"), "--no-quoted", "--json")[1])
     assert found["failed"] == [{"trial": str(sweep / "trials" / "failed"), "reason": "no\x1b room"}]
+
+
+def test_the_outputs_of_other_commands_are_on_the_page_and_checkpoints_have_cards(
+    epanns, tiny_checkpoint, tiny_packs, tmp_path
+):
+    runs = tmp_path / "runs"
+    steps = [
+        (
+            "evaluate",
+            tiny_checkpoint,
+            "--data",
+            tiny_packs["val"],
+            "--latency",
+            "--bootstrap",
+            20,
+            "--out",
+            runs / "scores",
+        ),
+        ("agree", tiny_checkpoint, tiny_checkpoint, "--data", tiny_packs["val"], "--out", runs / "agreement"),
+        (
+            *("sensitivity", tiny_checkpoint, "--data", tiny_packs["val"], "--out", runs / "sensitivity"),
+            *("--layers", "conv_block3.conv1", "--ratios", "0.5", "--recover", "none"),
+        ),
+    ]
+    for step in steps:
+        assert epanns(*step)[0] == 0
+    make_finished_run(runs / "training", {"mAP": (0.1, 0.2, 0.4, 0.3)})
+    folders = (runs, tiny_checkpoint)
+    code, out, err = epanns("report", *folders, "--out", tmp_path / "report", "--no-quoted", "--json")
+    assert code == 0, err
+    files = {path.removeprefix(f"{tmp_path / 'report'}/") for path in json.loads(out)["files"]}
+    (card,) = [name for name in files if name.startswith("cards/")]
+    assert files >= {"report.html", "learning_curves.svg", "per_class.svg", "deployment.svg"}
+    page = (tmp_path / "report" / "report.html").read_text()
+    record = read_records([runs])[0]
+    milliseconds = record.cost_after["latency_ms"]["median"]
+    assert "latency for 0.5 s, ms" in page
+    assert f"{milliseconds:.2f} ms" in page or f"{milliseconds:.1f} ms" in page or f"{milliseconds:.3g} ms" in page
+    for heading in ("Sensitivity of layers: sensitivity", "Average precision by class", "Training runs"):
+        assert f"<h2>{heading}</h2>" in page
+    assert "Agreement with the unpruned network" in page
+    assert page.count("1.0000") >= 3
+    text = (tmp_path / "report" / card).read_text()
+    assert f'"value": {record.stages[0].scores["val"]["mAP"]}' in text
+    assert (tiny_checkpoint / "README.md").read_text().rstrip() in text
+    assert f"| {record.stages[0].scores['val']['mAP']:.4f} |" in text
+    only = epanns("report", runs / "sensitivity", "--out", tmp_path / "alone", "--no-quoted", "--json")
+    assert (only[0], json.loads(only[1])["n_records"]) == (0, 0)
+
+
+def test_a_broken_source_is_noted_and_left_out(run, sweep, tmp_path):
+    (sweep / "agreement.json").write_text('{"pruned": 3}')
+    (sweep / "config.json").write_text("{}")
+    (sweep / "model.safetensors").touch()
+    code, _, err = run(sweep, "--out", tmp_path / "report", "--no-quoted")
+    assert code == 0
+    assert (
+        "agreement.json: has no pruned, dense, dataset: give the --out of `epanns agree`; left out of the report" in err
+    )
+    assert "config.json: has no weights_sha256: write the checkpoint again; no card is made" in err
+    assert not (tmp_path / "report" / "cards").exists()

@@ -51,6 +51,10 @@ RATIO = "ratio = [0.0, 0.5]"
         ({RATIO: 'budget = ["params 1G"]', LAYERS: ""}, ["params 1G: a budget of 1.0000 G parameters"]),
         ({RATIO: "ratio = [0.999]"}, ["ratio 0.999 removes all 31 channels of conv_block5.conv1: give at most"]),
         ({RATIO: "ratio = [0.001]"}, ["ratio 0.001 removes none of the 31 channels of conv_block5.conv1"]),
+        (
+            {RATIO: "ratio = [0.1]\nsteps = [1, 40]"},
+            ["ratio 0.1 of conv_block5, conv_block6: round 1 of 40 would remove"],
+        ),
         ({RATIO: "ratios = [{ conv_blck5 = 0.5 }]"}, ["ratios conv_blck5 0.5: unknown layer 'conv_blck5' (did you m"]),
         (
             {"calibration_clips = 24": "calibration_clips = 61"},
@@ -59,6 +63,10 @@ RATIO = "ratio = [0.0, 0.5]"
         (
             {'"bn"': '"ls"', "calibration_clips = 24": "calibration_clips = 1"},
             ["calibration_clips=1: l1 and ls need at least 2"],
+        ),
+        (
+            {'"bn"': '"fold"', "calibration_clips = 24": "calibration_clips = 1"},
+            ["calibration_clips=1: l1 and fold need at least 2"],
         ),
         (
             {'"Cnn14_8k"': '"Cnn14_16k"'},

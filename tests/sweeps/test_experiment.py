@@ -319,7 +319,7 @@ def test_every_mistake_is_named_at_once():
         (
             "layers = [[",
             "recover = ['bm']\nlayers = [[",
-            "[grid] recover[0]='bm': must be one of none, bn, ls, ls+bn, a",
+            "[grid] recover[0]='bm': must be one of none, bn, ls, ls+bn, grail, fold, a",
         ),
         ("[grid]", "[grid]\nrecovery = { rigde = 1 }", "[grid] recovery: unknown key 'rigde' (did you mean 'ridge'?)"),
         ("[grid]", "[grid]\nrecovery = { ridge = 0 }", "recovery: ridge=0: must be a number above 0"),

@@ -25,9 +25,14 @@ from epanns.models.files.checkpoint import save_checkpoint
 from epanns.models.files.load import load
 from epanns.models.tensors import weights_digest
 from epanns.models.zoo import build_model
+from epanns.pruning.calibration_clips import CalibrationClips
+from epanns.pruning.prune import plan_pruning
 from epanns.pruning.recovery.descent import RecoveryRun
+from epanns.pruning.recovery.recover import recover
 from epanns.records import read_records
 from epanns.reporting.rows import count_networks
+from epanns.seeding import numpy_generator
+from epanns.stages.prune import Rounds, prune_in_rounds
 from epanns.stages.score import record_of_checkpoint
 from epanns.sweeps.experiment import Trial, parse_experiment
 from epanns.sweeps.runner import run_experiment
@@ -432,6 +437,39 @@ def test_a_killed_sweep_resumes_and_repeats_nothing(tmp_path, text, number, jobs
     assert again.returncode == 0, again.stderr
     assert len(list(out.rglob("result.json"))) == 3
     assert all(path.stat().st_mtime_ns == before for path, before in done.items())
+
+
+def test_rounds_of_a_trial_recover_in_each_and_one_round_is_the_trial_without_them(tmp_path, text, tiny_packs):
+    text = text.split("[[finetune]]")[0].replace("ratio = [0.0, 0.5]", "ratio = [0.5]")
+    text = text.replace('recover = ["bn"]', 'recover = ["ls", "none"]\nsteps = [1, 2]')
+    run_experiment(parse_experiment(text, "tiny.toml"), tmp_path)
+    records = [record for record in read_records([tmp_path]) if record.ratio]
+    stages = {
+        (record.config.get("steps", 1), record.recover): [stage.name for stage in record.stages] for record in records
+    }
+    assert stages == {
+        (1, "none"): ["dense", "pruned"],
+        (1, "ls"): ["dense", "pruned", "recovered"],
+        (2, "none"): ["dense", "pruned"],
+        (2, "ls"): ["dense", "recovered"],
+    }
+    results = set(tmp_path.rglob("result.json"))
+    run_experiment(parse_experiment(text.replace("steps = [1, 2]", ""), "tiny.toml"), tmp_path)
+    assert set(tmp_path.rglob("result.json")) == results  # trials of one round are those of a grid without rounds
+    (rounds,) = (record for record in records if record.config.get("steps") == 2 and record.recover == "ls")
+    (base,) = (record for record in read_records([tmp_path]) if record.ratio is None)
+    dense = load(tmp_path / "trials" / base.trial_id / "base")
+    order = numpy_generator("calibration", 0).permutation(60)[:24].tolist()
+    clips = CalibrationClips.from_pack(PackDataset([tiny_packs["train"]], sample_rate=8_000, seconds=0.5), order)
+    target = plan_pruning(dense, ratio=0.5, layers=("conv_block5", "conv_block6"))
+    model, _ = prune_in_rounds(
+        dense,
+        target,
+        Rounds(2),
+        calibration=clips,
+        recover=lambda pruned, before, plan: recover(pruned, before, clips, "ls", plan=plan),
+    )
+    assert rounds.network == weights_digest(model)
 
 
 def test_stopped_gradient_steps_of_a_trial_resume_with_the_same_network(tmp_path, text, monkeypatch):

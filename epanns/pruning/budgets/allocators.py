@@ -4,7 +4,8 @@
 """
 
 import math
-from collections.abc import Sequence
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -39,23 +40,49 @@ class Uniform:
 
     def choose(self, search: WidthSearch, layers: Sequence[str], importance: Importance) -> Widths:
         """Return levels within the limit."""
-        kept = [[Fraction(int(width), int(widths[-1])) for width in widths] for widths in search.options]
-        fractions = sorted({fraction for layer in kept for fraction in layer})
+        return _proportional(search, [1.0] * len(layers))
 
-        def levels_at(fraction: Fraction) -> Widths:
-            below = [
-                np.searchsorted(widths, int(fraction * int(widths[-1])), side="right") - 1 for widths in search.options
-            ]
-            return np.maximum(np.array(below, np.int64), 0)
 
-        fits, too_much = 0, len(fractions)
-        while too_much - fits > 1:
-            middle = (fits + too_much) // 2
-            if search.cost(levels_at(fractions[middle])) <= search.limit:
-                fits = middle
-            else:
-                too_much = middle
-        return search.fill(levels_at(fractions[fits]), lambda layer, level, _: kept[layer][level])
+@dataclass(frozen=True)
+class ByShares:
+    """Layers keep fractions of their channels in proportion to shares, as many channels as the limit allows.
+
+    A layer whose fraction would be above 1 keeps all channels; equal shares are `Uniform`. `epanns search` varies the
+    shares.
+
+    Attributes:
+        shares: Layer -> share, above 0; only their ratios matter.
+    """
+
+    shares: Mapping[str, float]
+    name: ClassVar[str] = "shares"
+    minimum: ClassVar[float] = 0.0
+
+    def choose(self, search: WidthSearch, layers: Sequence[str], importance: Importance) -> Widths:
+        """Return levels within the limit."""
+        return _proportional(search, [self.shares[layer] for layer in layers])
+
+
+def _proportional(search: WidthSearch, shares: Sequence[float]) -> Widths:
+    """Return the levels of the largest factor on the shares that meets the limit, then widened while it is met."""
+    # The factor at which a layer reaches each of its widths, exactly.
+    factors = [
+        [Fraction(int(width), int(widths[-1])) / Fraction(share) for width in widths]
+        for widths, share in zip(search.options, shares, strict=True)
+    ]
+    every = sorted({factor for layer in factors for factor in layer})
+
+    def levels_at(factor: Fraction) -> Widths:
+        return np.array([max(0, bisect_right(layer, factor) - 1) for layer in factors], np.int64)
+
+    fits, too_much = 0, len(every)
+    while too_much - fits > 1:
+        middle = (fits + too_much) // 2
+        if search.cost(levels_at(every[middle])) <= search.limit:
+            fits = middle
+        else:
+            too_much = middle
+    return search.fill(levels_at(every[fits]), lambda layer, level, _: factors[layer][level])
 
 
 @dataclass(frozen=True)

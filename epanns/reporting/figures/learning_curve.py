@@ -115,6 +115,7 @@ def learning_figure(curves: Sequence[Curve]) -> "Figure":
     from matplotlib.lines import Line2D
 
     scores = list(dict.fromkeys(curve.score for curve in curves))
+    losses = ["training loss"] if any(curve.loss for curve in curves) else []  # records hold none
     networks = ", ".join(dict.fromkeys(curve.network for curve in curves))
     title = f"{curves[0].name if len(curves) == 1 else f'{len(curves)} runs'}: {networks}"
     width = canvas.COLUMN - 2 * _MARGIN
@@ -122,12 +123,12 @@ def learning_figure(curves: Sequence[Curve]) -> "Figure":
     heading = canvas.Heading(title, remark, width)
     entries = [(f"{curve.name}: {curve.summary}", _look(place)) for place, curve in enumerate(curves)]
     legend = canvas.Legend([(Line2D([], [], **look), text) for text, look in entries if len(curves) > 1], width)
-    bottom = heading.height + (1 + len(scores)) * (_PANEL + _GAP) + 0.6
+    bottom = heading.height + len([*losses, *scores]) * (_PANEL + _GAP) + 0.6
     figure = canvas.new_figure(bottom + legend.height + 0.25)
     heading.draw(figure, _MARGIN, 0.1)
     legend.draw(figure, _MARGIN, 0.1 + bottom)
     top, shared = heading.height + 0.1, None
-    for label in ["training loss", *scores]:
+    for label in [*losses, *scores]:
         axes = canvas.add_axes(figure, _LEFT, top, canvas.COLUMN - _LEFT - 0.3, _PANEL, sharex=shared)
         shared = shared or axes
         for place, curve in enumerate(curves):

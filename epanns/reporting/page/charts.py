@@ -1,48 +1,20 @@
 """The charts of the page: Pareto fronts, learning curves and sensitivities."""
 
 from collections.abc import Mapping, Sequence
-from statistics import fmean
 
 from epanns.pruning.budgets.sensitivity_table import Sensitivity
 from epanns.records import RunRecord
 from epanns.reporting.figures.bands import DEPLOYMENT, SIZE_AND_WORK, Cost, series_names, without_crowd
+from epanns.reporting.figures.learning_curve import Curve
 from epanns.reporting.front import pareto_front
 from epanns.reporting.notation import si, three_digits
+from epanns.reporting.outcome import STAGE_WORDS, STAGES, mean_curve, name_of, result_of
 from epanns.reporting.page.svg import MARKS, N_COLOURS, STAR, Axis, Chart, sample, text_of
 from epanns.reporting.rows import CONTROL, UNPRUNED, BlockKey, Estimate, Row
 
-STAGES = ("finetuned", "recovered", "pruned", "evaluated", "dense")  # the first that a row has is its result
-STAGE_WORDS = {
-    "dense": "unpruned",
-    "pruned": "no recovery",
-    "recovered": "recovered",
-    "finetuned": "fine-tuned",
-    "evaluated": "as evaluated",
-}
 _MOST_CURVES = 24
 _DEPTHS = 10  # colours of layers, from the first to the last
 _REFERENCES = {UNPRUNED: STAR, CONTROL: MARKS[5]}
-
-
-def result_of(row: Row) -> tuple[str, Estimate] | None:
-    """Return the last stage of a row and its mAP; None for a row without a score."""
-    return next(((stage, row.mAP[stage]) for stage in STAGES if stage in row.mAP), None)
-
-
-def name_of(row: Row) -> str:
-    """Return the configuration of a row in words."""
-    amount = (
-        f"budget of {row.budget}" if row.budget else "" if row.ratio is None else f"{100 * row.ratio:.3g} % removed"
-    )
-    parts = [
-        f"{row.name} ({row.network})" if row.name else row.network,
-        row.variant,
-        amount if row.is_pruned else "",
-        row.recover if row.recover != "none" else "",
-        f"{row.finetune_iterations:,} iterations" if row.finetune_iterations else "",
-        *row.settings_in_words,
-    ]
-    return ", ".join(part for part in parts if part)
 
 
 def pareto_charts(key: BlockKey, rows: Sequence[Row], first: int) -> str:
@@ -140,8 +112,7 @@ def curve_chart(rows: Sequence[Row], first: int, records: Mapping[str, RunRecord
     """
     curves, (looks, _) = [], row_looks(rows)
     for number, row in enumerate(rows, first):
-        points = mean_curve([records[trial] for trial in row.trials]) if row.is_pruned or row.variant == CONTROL else []
-        if points:
+        if points := mean_curve(row, records):
             curves.append((number, row, points))
     curves.sort(key=lambda curve: -(found[1].mean if (found := result_of(curve[1])) else 0.0))
     shown = curves[:_MOST_CURVES]
@@ -162,17 +133,17 @@ def curve_chart(rows: Sequence[Row], first: int, records: Mapping[str, RunRecord
     return f'<figure class="chart">{caption}{chart.to_svg()}</figure>'
 
 
-def mean_curve(records: Sequence[RunRecord]) -> list[tuple[float, float]]:
-    """Return the mean validation score of fine-tuning at the steps that all runs have."""
-    curves = [
-        {step: score for step, score in stage.curve}
-        for record in records
-        if (stage := record.stage("finetuned")) is not None and stage.curve
-    ]
-    if not curves:
-        return []
-    steps = sorted(set.intersection(*(set(curve) for curve in curves)))
-    return [(step, fmean(curve[step] for curve in curves)) for step in steps]
+def run_chart(curves: Sequence[Curve]) -> str:
+    """Return the validation scores of training runs against the step."""
+    shown = curves[:_MOST_CURVES]
+    places = [place for curve in shown for place in curve.scores]
+    x, y = Axis.around("step", [x for x, _ in places]), Axis.around("validation score", [y for _, y in places])
+    chart = Chart("Validation score of training runs against the step", x, y)
+    for place, curve in enumerate(shown):
+        title = f"{curve.name}: {curve.network}\n{curve.score} {curve.summary}"
+        chart.curve(curve.scores, f"c{place % N_COLOURS}", title)
+    left_out = f"<figcaption>{len(shown)} of {len(curves):,} runs.</figcaption>" if len(shown) < len(curves) else ""
+    return f'<figure class="chart">{left_out}{chart.to_svg()}</figure>'
 
 
 def sensitivity_chart(table: Sensitivity) -> str:

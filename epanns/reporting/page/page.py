@@ -9,7 +9,7 @@ from importlib import resources
 from string import Template
 
 from epanns.records import RunRecord
-from epanns.reporting.page.charts import curve_chart, pareto_charts, sensitivity_chart
+from epanns.reporting.page.charts import curve_chart, pareto_charts, run_chart, sensitivity_chart
 from epanns.reporting.page.svg import text_of
 from epanns.reporting.page.tables import Cell, agreement_table, class_table, html_table, measured_table
 from epanns.reporting.quoted import NOTE, QuotedRow, quoted_cells
@@ -91,6 +91,9 @@ def _further(sources: Sources) -> list[str]:
         sections.append(
             f'<section>{heading}{remark}<div class="charts">{sensitivity_chart(table)}</div>{legend}</section>'
         )
+    if sources.curves:
+        chart = run_chart(sources.curves)
+        sections.append(f'<section><h2>Training runs</h2><div class="charts">{chart}</div></section>')
     if sources.classes:
         sections.append(f"<section><h2>Average precision by class</h2>{class_table(sources.classes)}</section>")
     if sources.agreements:

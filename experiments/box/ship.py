@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from epanns.evaluation.bootstrap import mean_interval
 
 import epanns
 from epanns.complexity.macs import profile
@@ -22,6 +21,7 @@ from epanns.models.files.load import load
 from epanns.records import RunRecord, read_record
 from epanns.reporting.notation import markdown_table, si
 from epanns.reporting.report import insert_table
+from epanns.statistics.bootstrap import mean_interval
 from epanns.training.metrics import LINES
 
 ROOT = Path(__file__).parents[2]

@@ -14,6 +14,7 @@ from epanns.pruning.config import BUDGET, RATIOS, PruningConfig
 from epanns.pruning.ranking.criteria import CRITERIA, NEEDS
 from epanns.pruning.recovery.recover import RECOVERIES, RECOVERY_NAMES, RecoverySettings, recovery_problem
 from epanns.strict import (
+    BOOLEAN,
     RATIO,
     TABLE,
     TEXT,
@@ -200,6 +201,21 @@ class Trial:
 
 
 @dataclass(frozen=True)
+class SweepEvaluation(EvaluationProtocol):
+    """How the clips of a sweep are scored, and what is kept of their scores.
+
+    Attributes:
+        keep_scores: Whether every trial keeps the scores of its test clips in ``scores.npz``, for `epanns compare`; no
+            part of a trial's id.
+    """
+
+    keep_scores: bool = False
+
+
+EVALUATION_RULES: Mapping[str, Rule] = {**PROTOCOL_RULES, "keep_scores": BOOLEAN}
+
+
+@dataclass(frozen=True)
 class Experiment:
     """Data, bases, grids, the seeds of every cell, and how clips are scored."""
 
@@ -209,7 +225,7 @@ class Experiment:
     bases: tuple[BaseConfig, ...]
     grids: tuple[GridConfig, ...]
     finetunes: tuple[Mapping[str, Any], ...]
-    evaluation: EvaluationProtocol = EvaluationProtocol()
+    evaluation: SweepEvaluation = SweepEvaluation()
 
     def trials(self, content: Mapping[str, str], weights: Callable[[str], str]) -> list[Trial]:
         """Return the bases, then the pruned trials, each once, in a fixed order.
@@ -285,7 +301,7 @@ def experiment_of(given: Mapping[str, Any], source: str) -> Experiment:
     top = {key: value for key, value in given.items() if key in EXPERIMENT_RULES and EXPERIMENT_RULES[key].holds(value)}
     seeds, finetunes = tuple(top.get("seeds", (0,))), tuple(top.get("finetune", ()))
     data = reader.table(top["data"], DataConfig, DATA_RULES, "data") if "data" in top else None
-    evaluation = reader.table(top.get("evaluation", {}), EvaluationProtocol, PROTOCOL_RULES, "evaluation")
+    evaluation = reader.table(top.get("evaluation", {}), SweepEvaluation, EVALUATION_RULES, "evaluation")
     bases = reader.tables(top.get("base", []), BaseConfig, BASE_RULES, "base")
     grids = reader.tables(top.get("grid", []), GridConfig, GRID_RULES, "grid", alone=True)
     for place, finetune in enumerate(finetunes, start=1):
@@ -297,7 +313,7 @@ def experiment_of(given: Mapping[str, Any], source: str) -> Experiment:
         bases=tuple(base for base in bases if base is not None),
         grids=tuple(grid for grid in grids if grid is not None),
         finetunes=finetunes,
-        evaluation=evaluation or EvaluationProtocol(),
+        evaluation=evaluation or SweepEvaluation(),
     )
     reader.problems += _contradictions(experiment, every_table_is_read=not reader.problems)
     reader.finish()

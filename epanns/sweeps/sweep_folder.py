@@ -55,9 +55,15 @@ class Sweep:
         With `retry_failed`, the error of an earlier attempt is removed, so that the trial is run again.
         """
         folder = self.folder_of(trial)
-        request = {"experiment": self.experiment.name, "config": dict(trial.config), "packs": dict(packs)}
+        request: dict[str, Any] = {
+            "experiment": self.experiment.name,
+            "config": dict(trial.config),
+            "packs": dict(packs),
+        }
         if self.experiment.data.class_map:
             request["class_map"] = str(Path(self.experiment.data.class_map).resolve())
+        if self.experiment.evaluation.keep_scores:
+            request["keep_scores"] = True
         if trial.name:
             request["name"] = trial.name
         if trial.base is not None:

@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+from epanns.clip_scores import FILE as CLIP_SCORES
+from epanns.clip_scores import ClipScores, write_clip_scores
 from epanns.complexity.macs import profile
 from epanns.data.batches.compatibility import in_the_models_order, refuse_leak
 from epanns.data.batches.dataset import PackDataset
@@ -20,6 +22,7 @@ from epanns.evaluation.agreement import agreement
 from epanns.evaluation.class_map import ClassMap
 from epanns.evaluation.predict import Predictions, predict
 from epanns.evaluation.protocol import EvaluationProtocol
+from epanns.evaluation.zero_shot import zero_shot
 from epanns.models.files.load import load
 from epanns.models.pruning_plan import PruningPlan
 from epanns.models.tagger import Tagger
@@ -103,6 +106,7 @@ class _Trial:
         self.protocol_in_words = self.protocol.describe()
         self.clip_seconds = data["seconds"]
         self.dense: dict[str, Predictions] = {}  # by part of the data
+        self.clip_scores: ClipScores | None = None  # of the test clips at the last stage, where they are kept
         for part in _SCORED:
             refuse_leak(self.packs["train"], self.packs[part], part=part)
 
@@ -235,12 +239,24 @@ class _Trial:
                 scores[part] |= agreement(
                     predictions, self.dense[part], model.labels, self.protocol, bootstrap=0
                 ).summary()
+            if part == "test" and self.request.get("keep_scores"):
+                self.clip_scores = self._clip_scores(model, predictions)
             self.protocol_in_words = found.protocol
             self.clip_seconds = scored_seconds(self.packs[part], self.protocol, predictions)
         return Stage(name, scores, round(seconds, 3))
 
+    def _clip_scores(self, model: Tagger, predictions: Predictions) -> ClipScores:
+        """Return the scores of the test clips, with a class map those of its classes."""
+        labels = self.packs["test"].labels
+        if self.class_map is None:
+            return predictions.to_clip_scores(labels)
+        mapped = self.class_map.between(model.labels, labels)
+        return zero_shot(predictions, mapped, self.protocol, bootstrap=0).predictions.to_clip_scores(mapped.labels)
+
     def _record(self, dense: Tagger, model: Tagger, plan: PruningPlan | None, stages: tuple[Stage, ...]) -> RunRecord:
         base = self.config.get("base", self.config)
+        if (kept := self.clip_scores) is not None:  # before the record, which means that the trial is done
+            on_rank_zero(lambda: write_clip_scores(self.folder.path / CLIP_SCORES, kept))
         return RunRecord(
             trial_id=self.folder.path.name,
             experiment=self.request["experiment"],

@@ -45,10 +45,16 @@ EXTRAS = {
         {"onnx": "onnx", "onnxruntime": "onnxruntime", "onnxscript": "onnxscript"},
         "epanns export: ONNX files in float32 and int8",
     ),
+    "mlflow": Extra(
+        {"mlflow-skinny": "mlflow", "sqlalchemy": "sqlalchemy", "alembic": "alembic"},
+        "epanns sweep --track mlflow: a run for each trial in MLflow",
+    ),
+    "ray": Extra({"ray": "ray"}, "epanns sweep --runner ray: trials on a cluster"),
     "report": Extra({"pandas": "pandas"}, "epanns.read_records: run records as a pandas table"),
     "search": Extra({"optuna": "optuna"}, "epanns search: the front of cost and score"),
     "tensorboard": Extra({"tensorboard": "tensorboard"}, "--tensorboard: learning curves while a network trains"),
     "tflite": Extra({"ai-edge-litert": "ai_edge_litert"}, "the test that compares YAMNet with a TFLite conversion"),
+    "wandb": Extra({"wandb": "wandb"}, "epanns sweep --track wandb: a run for each trial in Weights & Biases"),
 }
 
 

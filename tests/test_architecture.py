@@ -44,6 +44,9 @@ DOORS = {
     "onnxruntime": {"export/"},
     "onnxscript": {"export/"},
     "tensorboard": {"training/metrics.py"},
+    "ray": {"ray_cluster.py"},
+    "wandb": {"sweeps/tracking.py"},
+    "mlflow": {"sweeps/tracking.py"},
     "optuna": {"stages/search_space.py"},
 }
 LAZY_TOP_LEVEL = {"__init__.py", "__main__.py"}

@@ -4,16 +4,18 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from epanns.cli.shared.launchers import launcher_of, launcher_options
 from epanns.cli.shared.options import EXISTING, PATH, EpannsCommand, bounded_option, json_option, out_option
 from epanns.cli.shared.terminal import emit, log
 from epanns.errors import ConfigError, EpannsError
 
 if TYPE_CHECKING:
     from epanns.sweeps.experiment import Experiment
+    from epanns.sweeps.runner import SweepSummary
     from epanns.sweeps.shard import Shard
 
 
@@ -25,6 +27,12 @@ if TYPE_CHECKING:
     "--shard",
     metavar="I/N",
     help="Run the part I of N of the trials, counted from 0, for job arrays: 0/4 to 3/4.",
+)
+@launcher_options
+@click.option(
+    "--track",
+    type=click.Choice(["wandb", "mlflow"]),
+    help="Send each finished trial to Weights & Biases or MLflow, as a run of the experiment's project.",
 )
 @click.option(
     "--dry-run",
@@ -39,10 +47,12 @@ def command(
     out: Path | None,
     jobs: int,
     shard: str | None,
+    track: str | None,
     dry_run: bool,
     retry_failed: bool,
     data_root: Path | None,
     as_json: bool,
+    **launching: Any,
 ) -> None:
     """Run every trial of EXPERIMENT.toml: bases, pruned networks, controls, for each seed and fold.
 
@@ -67,22 +77,21 @@ def command(
         return
     if out is None:
         raise ConfigError("--out is missing: give the folder of the sweep, or --dry-run")
+    launcher = launcher_of(jobs, **launching)
     keep_freed_memory()  # with one job, trials run in this process
     summary = run_experiment(
         loaded,
         out,
         jobs=jobs,
+        launcher=launcher,
         shard=part,
         retry_failed=retry_failed,
+        tracker=track,
         on_trial=partial(log_trial, out),
         log=log,
     )
     total = sum(map(len, (summary.done, summary.skipped, summary.failed)))
-    text = f"{out}: {len(summary.done)} trials done, {len(summary.skipped)} done before, {len(summary.failed)} failed"
-    if summary.replaced:
-        text += f"; {summary.replaced} trials without a result are no longer in the experiment"
-    if left := summary.left:
-        text += f"; {len(left)} finished trials are no longer in the experiment and stay: {', '.join(left)}"
+    text = f"{out}: {counts_in_words(summary)}"
     emit({"out": str(out), **dataclasses.asdict(summary)}, text, as_json)
     if summary.failed:
         where = out / "trials" / summary.failed[0] / "error.json"
@@ -90,6 +99,16 @@ def command(
             f"{len(summary.failed)} of {total} trials failed, first {where}: correct the cause and run again "
             "with --retry-failed"
         )
+
+
+def counts_in_words(summary: "SweepSummary") -> str:
+    """Return the numbers of trials by outcome."""
+    text = f"{len(summary.done)} trials done, {len(summary.skipped)} done before, {len(summary.failed)} failed"
+    if summary.replaced:
+        text += f"; {summary.replaced} trials without a result are no longer in the experiment"
+    if left := summary.left:
+        text += f"; {len(left)} finished trials are no longer in the experiment and stay: {', '.join(left)}"
+    return text
 
 
 def emit_outline(experiment: "Experiment", out: Path | None, shard: "Shard | None", jobs: int, as_json: bool) -> None:

@@ -163,7 +163,10 @@ class Failure:
 
 
 def failures_in(folders: Iterable[Path]) -> list[Failure]:
-    """Return the trials of every sweep below the folders that have no result, each once, sorted by path.
+    """Return the trials of every sweep below the folders that have a result in none of them, each once, by path.
+
+    A trial that one sweep lacks and another has is no failure: shards may have folders of their own. Of several folders
+    without its result, that with an error is returned.
 
     Raises:
         DataError: If a ``sweep.json`` cannot be read.
@@ -182,7 +185,8 @@ def failures_in(folders: Iterable[Path]) -> list[Failure]:
         )
     ]
     sweeps = {sweep.resolve(): sweep for sweep in places}
-    failures = []
+    done: set[str] = set()
+    lacking: dict[str, Path] = {}
     for sweep in sorted(sweeps.values()):
         given = read_json(sweep / "sweep.json", error=DataError, remedy="run the sweep again")
         trials = given.get("trials") if isinstance(given, dict) else None
@@ -190,9 +194,11 @@ def failures_in(folders: Iterable[Path]) -> list[Failure]:
             raise DataError(f"{sweep / 'sweep.json'}: trials must be a list of names; run the sweep again")
         for trial in trials:
             folder = sweep / "trials" / path_name(trial, f"{sweep / 'sweep.json'}: trials", DataError)
-            if not (folder / "result.json").exists():
-                failures.append(Failure(folder, failure_in(folder)))
-    return failures
+            if TrialFolder(folder).is_done:
+                done.add(folder.name)
+            elif folder.name not in lacking or TrialFolder(folder).has_failed:
+                lacking[folder.name] = folder
+    return [Failure(folder, failure_in(folder)) for name, folder in lacking.items() if name not in done]
 
 
 def failure_in(trial: Path) -> str:

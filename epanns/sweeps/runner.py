@@ -12,7 +12,8 @@ from epanns.sweeps.launchers.local import run_here, run_in_processes
 from epanns.sweeps.preparation import prepare
 from epanns.sweeps.shard import Shard
 from epanns.sweeps.sweep_folder import Sweep
-from epanns.sweeps.trial_queue import TrialQueue
+from epanns.sweeps.tracking import require_tracker, track
+from epanns.sweeps.trial_queue import OnEnd, TrialQueue
 from epanns.training.loop import Log, OnStep, no_log
 
 OnTrial = Callable[[str, str, int, int], None]
@@ -49,6 +50,7 @@ def run_experiment(  # noqa: PLR0913 - one keyword for each option
     launcher: Launcher | None = None,
     shard: Shard | None = None,
     retry_failed: bool = False,
+    tracker: str | None = None,
     on_trial: OnTrial | None = None,
     on_step: OnStep | None = None,
     log: Log = no_log,
@@ -67,6 +69,7 @@ def run_experiment(  # noqa: PLR0913 - one keyword for each option
         shard: The part of the trials that is run, together with the bases that they prune; other processes may run
             other parts in the same folder at the same time.
         retry_failed: Whether trials that failed before are run again.
+        tracker: Key of `tracking.TRACKERS`, to which each finished trial is sent once.
         on_trial: Called when a trial ends.
         on_step: Called after each training step (of trials in this process only).
         log: Called with one line about the point where the sweep and, with one job, its training runs resume.
@@ -77,20 +80,11 @@ def run_experiment(  # noqa: PLR0913 - one keyword for each option
         OutputError: If the folder is in use, is no sweep, or holds finished trials that contradict the experiment.
         Interrupted: If SIGINT, SIGTERM or SIGUSR1 was received; the next run resumes the sweep.
     """
+    require_tracker(tracker)
     sweep = Sweep(out, experiment)
     log = cache(log)  # many trials may log the same text
     if launcher is None:
         launcher = partial(run_here, on_step=on_step, log=log) if jobs == 1 else partial(run_in_processes, jobs=jobs)
-    n_ended = 0
-
-    def end(trial: Trial, outcome: str) -> None:
-        nonlocal n_ended
-        n_ended += 1
-        if outcome == "skipped":
-            sweep.folder_of(trial).rename(trial.name)
-        if on_trial is not None:
-            on_trial(trial.trial_id, outcome, n_ended, len(trials))
-
     with ExitStack() as held:
         # Shards share the folder: they prepare it in turn, and the lock of each trial keeps the others out.
         held.enter_context(sweep.locked(wait=0.0 if shard is None else math.inf))
@@ -101,12 +95,31 @@ def run_experiment(  # noqa: PLR0913 - one keyword for each option
             sweep.prepare(trial, prepared.packs[trial.trial_id], retry_failed=retry_failed)
         if shard is not None:
             held.close()
+            log(f"shard {shard.index}/{shard.count}: {len(trials)} of {len(prepared.trials)} trials, bases included")
         if n_done := sum(sweep.folder_of(trial).is_done for trial in trials):
             log(f"resume: {n_done} of {len(trials)} trials are done")
-        queue = TrialQueue(trials, sweep.folder_of, end)
+        queue = TrialQueue(trials, sweep.folder_of, _on_end(sweep, len(trials), tracker, on_trial))
         launcher(queue)
     done, skipped, failed = (
         tuple(trial_id for trial_id, found in queue.outcomes.items() if found == outcome)
         for outcome in ("done", "skipped", "failed")
     )
     return SweepSummary(done, skipped, failed, left, n_replaced)
+
+
+def _on_end(sweep: Sweep, n_trials: int, tracker: str | None, on_trial: OnTrial | None) -> OnEnd:
+    """Return the function that is called with each trial that has ended."""
+    n_ended = 0
+
+    def end(trial: Trial, outcome: str) -> None:
+        nonlocal n_ended
+        n_ended += 1
+        folder = sweep.folder_of(trial)
+        if outcome == "skipped":
+            folder.rename(trial.name)
+        if tracker is not None and folder.is_done:
+            track(folder, tracker)
+        if on_trial is not None:
+            on_trial(trial.trial_id, outcome, n_ended, n_trials)
+
+    return end

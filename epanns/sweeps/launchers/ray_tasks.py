@@ -5,15 +5,12 @@ whose node or process is lost is run again by Ray, on another node; its trial re
 read if it had ended.
 """
 
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from epanns.errors import ConfigError, Interrupted
-from epanns.packages import install_command
+from epanns.errors import Interrupted
 from epanns.process import catching_signals
+from epanns.ray_cluster import ray_cluster, require_resources
 from epanns.sweeps.experiment import Trial
 from epanns.sweeps.journal import TrialFolder
 from epanns.sweeps.trial_queue import TrialQueue
@@ -47,7 +44,7 @@ def run_with_ray(
         Interrupted: After SIGINT, SIGTERM or SIGUSR1; the trials that run save their state.
     """
     with ray_cluster(address) as ray:
-        _require_resources(ray, cpus_per_trial, gpus_per_trial)
+        require_resources(ray, cpus=cpus_per_trial, gpus=gpus_per_trial)
         task = ray.remote(_run).options(
             num_cpus=cpus_per_trial, num_gpus=gpus_per_trial, max_retries=retries, retry_exceptions=False
         )
@@ -65,43 +62,6 @@ def run_with_ray(
                     raise Interrupted(stop.signal_number, "the sweep was stopped; run the same command to resume it")
                 for reference in ended:
                     _end(ray, reference, running.pop(reference), queue)
-
-
-@contextmanager
-def ray_cluster(address: str | None) -> Iterator["ModuleType"]:
-    """Connect to a cluster, or start one on this machine, for the duration of a block; yield the module ``ray``.
-
-    Raises:
-        ConfigError: If Ray is not installed, or the cluster cannot be reached.
-    """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    try:
-        import ray
-    except ImportError as error:
-        raise ConfigError(f"--runner ray: Ray is not installed: {install_command('ray')}") from error
-    is_ours = not ray.is_initialized()
-    if is_ours:
-        given = {"include_dashboard": False} if address is None else {"address": address}
-        try:
-            ray.init(log_to_driver=False, configure_logging=False, **given)
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            raise ConfigError(f"--address {address}: {' '.join(str(error).split())[:200]}") from error
-    try:
-        yield ray
-    finally:
-        if is_ours:
-            ray.shutdown()
-
-
-def _require_resources(ray: "ModuleType", cpus: float, gpus: float) -> None:
-    """Raise `ConfigError` if no node could ever run a trial, which would wait without end."""
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    for option, wanted, name in (("--cpus-per-trial", cpus, "CPU"), ("--gpus-per-trial", gpus, "GPU")):
-        most = max((node.get(name, 0.0) for node in nodes), default=0.0)
-        if wanted > most:
-            raise ConfigError(
-                f"{option} {wanted:g}: no node of the cluster has more than {most:g}; give at most as many"
-            )
 
 
 def _run(folder: str, cpus: float, gpus: float) -> None:

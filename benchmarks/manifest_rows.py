@@ -9,7 +9,6 @@ separate process. Linearity of time is judged by processor time, which other loa
 
 import argparse
 import json
-import resource
 import shutil
 import subprocess
 import sys
@@ -80,9 +79,9 @@ def measure(rows: int, folder: Path) -> dict[str, Any]:
         found = make_audioset(root, rows)
         out = Path(name, "manifest.csv")
         command = [sys.executable, "-m", "epanns", "data", "audioset", str(root), "--out", str(out)]
-        before = children_seconds()
+        before = record.children_seconds()
         peak, seconds = record.peak_of_command(command, every=0.1)
-        cpu_seconds = children_seconds() - before
+        cpu_seconds = record.children_seconds() - before
         counts = json.loads(out.with_suffix(".info.json").read_text())
         if (counts["expected"], counts["found"], counts["ignored"]) != (rows, found, 0):
             sys.exit(f"{rows} rows and {found} files were made; the manifest counts {counts}")
@@ -94,12 +93,6 @@ def measure(rows: int, folder: Path) -> dict[str, Any]:
         "cpu_seconds": round(cpu_seconds, 1),
         "peak_gb": round(peak / 1e9, 3),
     }
-
-
-def children_seconds() -> float:
-    """Return the processor time of all child processes that have ended."""
-    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return usage.ru_utime + usage.ru_stime
 
 
 def make_audioset(root: Path, rows: int) -> int:

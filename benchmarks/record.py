@@ -7,6 +7,7 @@ therefore claims the ratio of two rates that were measured alternately.
 import json
 import os
 import platform
+import resource
 import statistics
 import subprocess
 import sys
@@ -97,6 +98,12 @@ def peak_of_command(command: list[str], *, every: float = 0.02) -> tuple[int, fl
     if process.returncode:
         sys.exit(f"{' '.join(command)}: exit code {process.returncode}")
     return peak, time.perf_counter() - started
+
+
+def children_seconds() -> float:
+    """Return the processor time of all child processes that have ended."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 def _tree(root: int) -> list[int]:

@@ -21,6 +21,6 @@ autodoc_typehints = "description"
 autodoc_member_order = "bysource"
 nitpicky = True
 nitpick_ignore_regex = [
-    ("py:.*", r"(collections|numpy|pathlib|torch)\..*"),  # their documentation is not read while building
+    ("py:.*", r"(collections|numpy|pandas|pathlib|torch)\..*"),  # their documentation is not read while building
     ("py:class", "JSON values|_.*"),
 ]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from epanns import atomic
-from epanns.cli.shared.options import EXISTING, EpannsCommand, in_process_group, json_option, out_option, reserve
+from epanns.cli.shared.options import CHECKPOINT, EpannsCommand, in_process_group, json_option, out_option, reserve
 from epanns.cli.shared.scoring import (
     MAP_OPTION,
     Scoring,
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 
 @click.command("agree", cls=EpannsCommand)
-@click.argument("pruned", metavar="PRUNED", type=EXISTING)
-@click.argument("dense", metavar="DENSE", type=EXISTING)
+@click.argument("pruned", metavar="PRUNED", type=CHECKPOINT)
+@click.argument("dense", metavar="DENSE", type=CHECKPOINT)
 @scoring_options
 @MAP_OPTION
 @out_option("Folder for agreement.json and per_class.csv; must not exist.", required=False)

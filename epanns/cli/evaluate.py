@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from epanns.cli.shared.options import EXISTING, EpannsCommand, in_process_group, json_option, out_option, reserve
+from epanns.cli.shared.options import CHECKPOINT, EpannsCommand, in_process_group, json_option, out_option, reserve
 from epanns.cli.shared.packs import in_order_of
 from epanns.cli.shared.scoring import (
     MAP_OPTION,
@@ -30,7 +30,7 @@ _LONGEST_NAME = 100
 
 
 @click.command("evaluate", cls=EpannsCommand)
-@click.argument("checkpoint", metavar="CKPT", type=EXISTING)
+@click.argument("checkpoint", metavar="CKPT", type=CHECKPOINT)
 @scoring_options
 @MAP_OPTION
 @click.option("--name", default="", help="Name of the network in reports.  [default: made from its settings]")

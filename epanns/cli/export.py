@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from epanns.cli.shared.options import EXISTING, EpannsCommand, bounded_option, json_option, out_option, reserve
+from epanns.cli.shared.options import (
+    CHECKPOINT,
+    EXISTING,
+    EpannsCommand,
+    bounded_option,
+    json_option,
+    out_option,
+    reserve,
+)
 from epanns.cli.shared.packs import in_order_of, log_unknown_lengths, open_packs, pack_options
 from epanns.cli.shared.terminal import emit, progress_counter
 from epanns.errors import ConfigError
@@ -21,7 +29,7 @@ _OF_INT8 = ("evaluation", "clips", "window", "hop", "equalise", "portable", "lab
 
 
 @click.command("export", cls=EpannsCommand)
-@click.argument("checkpoint", metavar="CKPT", type=EXISTING)
+@click.argument("checkpoint", metavar="CKPT", type=CHECKPOINT)
 @out_option("Folder to write; must not exist.")
 @click.option("--int8", is_flag=True, help="Also write model.int8.onnx; requires --calibration.")
 @click.option(

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from epanns.cli.shared.options import EXISTING, in_process_group
+from epanns.cli.shared.options import CHECKPOINT, in_process_group
 from epanns.cli.shared.packs import in_order_of
 from epanns.cli.shared.terminal import log
 from epanns.cli.shared.training_options import (
@@ -25,7 +25,7 @@ _RECIPE = Recipe(without=("freeze_yamnet",), defaults={"iterations": 2_000})
 
 
 @click.command("finetune", cls=RecipeCommand, recipe=_RECIPE)
-@click.argument("checkpoint", metavar="CKPT", type=EXISTING)
+@click.argument("checkpoint", metavar="CKPT", type=CHECKPOINT)
 @click.option(
     "--new-classifier", is_flag=True, help="Random weights for all classes at the start, also for classes of CKPT."
 )

@@ -9,6 +9,7 @@ from epanns.cli.shared.options import EXISTING_FILE, EpannsCommand, json_option,
 from epanns.cli.shared.terminal import emit, log, progress_counter
 from epanns.errors import ConfigError
 from epanns.labels import TASKS
+from epanns.models.files.included import included_folder
 
 
 @click.command("import", cls=EpannsCommand)
@@ -58,7 +59,7 @@ def command(
     float16 it may be a checkpoint folder too.
     """
     reserve(out)
-    path = Path(file_or_name)
+    path = included_folder(file_or_name) or Path(file_or_name)
     if not path.exists():
         from epanns.models.files.download import cache_folder, fetch, released_file
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from epanns.cli.doctor import core_packages, version_lines
-from epanns.cli.shared.options import EXISTING, EpannsCommand, json_option
+from epanns.cli.shared.options import CHECKPOINT, EpannsCommand, json_option
 from epanns.cli.shared.terminal import emit, log
 from epanns.safe_text import printable
 
@@ -20,14 +20,14 @@ _LISTED_LABELS = 6
 
 
 @click.command("info", cls=EpannsCommand)
-@click.argument("checkpoint", type=EXISTING, required=False)
+@click.argument("checkpoint", type=CHECKPOINT, required=False)
 @click.option("--sample-rate", type=int, help="Sample rate in Hz, for a released file without front end.")
 @click.option("--versions", is_flag=True, help="Show the versions of epanns and its packages instead of a CHECKPOINT.")
 @json_option
 def command(checkpoint: Path | None, sample_rate: int | None, versions: bool, as_json: bool) -> None:
     """Show architecture, widths, labels, provenance and plan of CHECKPOINT.
 
-    CHECKPOINT is a folder, or a .pth/.pt file of PANNs or E-PANNs.
+    CHECKPOINT is a folder, a .pth/.pt file of PANNs or E-PANNs, or the name of an included network.
     """
     if versions == (checkpoint is not None):
         raise click.UsageError("give either CHECKPOINT or --versions")

@@ -11,6 +11,7 @@ import click
 from click.core import ParameterSource
 
 from epanns.cli.shared.options import (
+    CHECKPOINT,
     EXISTING,
     SectionedCommand,
     device_option,
@@ -176,7 +177,7 @@ def _by_method(
 
 
 @click.command("prune", cls=SectionedCommand, sections=_SECTIONS)
-@click.argument("checkpoint", type=EXISTING)
+@click.argument("checkpoint", type=CHECKPOINT)
 @out_option("Checkpoint folder to write; must not exist.")
 @click.option(
     "--method",

@@ -181,8 +181,8 @@ def _trial_logger(config: "SearchConfig") -> "OnTrial":
         record, share = point.record, 100 * point.cost / found.dense[0]
         text = f"{where} {share:.1f} % of {config.budgets.kind}, {record.criterion}, {record.recover}"
         text += f": {score} {point.score:.4f}"
-        if record.config["search"]["trial"] < number:
-            text += f", the network of trial {record.config['search']['trial']}"
+        if point.trial < number:
+            text += f", the network of trial {point.trial}"
         log(text + ("; on the front" if point in found.front else ""))
 
     return log_trial

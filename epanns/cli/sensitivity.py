@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from epanns.cli.shared.options import (
+    CHECKPOINT,
     EXISTING,
     SEED,
     EpannsCommand,
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
 
 @click.command("sensitivity", cls=EpannsCommand)
-@click.argument("checkpoint", metavar="CKPT", type=EXISTING)
+@click.argument("checkpoint", metavar="CKPT", type=CHECKPOINT)
 @click.option(
     "--data", "packs", type=EXISTING, multiple=True, required=True, help="Pack of clips to score; may be repeated."
 )

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Self, TextIO
 import click
 
 from epanns.cli.shared.options import (
-    EXISTING,
     OUTPUT,
     PATH,
     EpannsCommand,
@@ -32,8 +31,8 @@ _LISTED = 3  # files in a remark
 
 
 @click.command("tag", cls=EpannsCommand)
-@click.argument("checkpoint", metavar="CKPT", type=EXISTING)
-@click.argument("audio", metavar="AUDIO...", nargs=-1, required=True, type=PATH)
+@click.argument("checkpoint", metavar="[CKPT]", required=False, type=PATH)
+@click.argument("audio", metavar="AUDIO...", nargs=-1, type=PATH)
 @click.option("--top", type=click.IntRange(1), default=5, show_default=True, help="Number of tags per window.")
 @click.option(
     "--window",
@@ -51,7 +50,7 @@ _LISTED = 3  # files in a remark
 @device_option
 @json_option
 def command(
-    checkpoint: Path,
+    checkpoint: Path | None,
     audio: tuple[Path, ...],
     top: int,
     window: float | None,
@@ -62,6 +61,10 @@ def command(
 ) -> None:
     """Tag AUDIO: files of any length, sample rate and number of channels, or folders of such files.
 
+    CKPT is a checkpoint, a .pth/.pt file of PANNs or E-PANNs, or the name of an included network; without it, the
+    included network esc50 tags the 50 classes of ESC-50. The first argument is AUDIO if it has the suffix of a sound
+    file, or is a folder that holds sound and no checkpoint.
+
     Scores are a sigmoid for each class, or one softmax if the network is single-label. Without --window a file of up to
     30 s is scored as a whole, a longer file in windows of 10 s. The last window is shifted back to end with the file.
 
@@ -71,6 +74,9 @@ def command(
     from epanns.evaluation.protocol import EvaluationProtocol
     from epanns.models.files.load import load
 
+    if checkpoint is None:
+        raise click.UsageError("no sound: name sound files, or folders of them")
+    checkpoint, audio = network_and_audio(checkpoint, audio)
     protocol = EvaluationProtocol(window, hop)
     if csv_path is not None:
         reserve(csv_path)
@@ -91,6 +97,49 @@ def command(
         log(remark)
     if outcome.failed:
         raise outcome.error()
+
+
+def network_and_audio(first: Path, rest: tuple[Path, ...]) -> tuple[Path, tuple[Path, ...]]:
+    """Return the network and the sound of the arguments; the included network, with a line on stderr, if none is given.
+
+    Args:
+        first: The first argument: a network, unless it has the suffix of a sound file or is a folder that holds sound
+            and no checkpoint.
+        rest: The others: sound.
+
+    Raises:
+        click.UsageError: If there is no sound, or the first argument neither exists nor is a sound file by its suffix.
+    """
+    from epanns.audio.waveform import AUDIO_SUFFIXES
+    from epanns.data.datasets.sound_files import sounds_below
+    from epanns.models.files.checkpoint import CONFIG, WEIGHTS
+    from epanns.models.files.checkpoint_texts import is_config
+    from epanns.models.files.included import DEFAULT, included_folder, included_network
+
+    if first.is_dir():
+        holds_network = is_config(first / CONFIG) or (first / WEIGHTS).exists()
+        names_sound = not holds_network and next(sounds_below(first), None) is not None
+    else:
+        names_sound = first.suffix.lower() in AUDIO_SUFFIXES
+    if names_sound:
+        network = included_network(DEFAULT)
+        log(
+            f"no checkpoint is given: the included network {network.name} tags {network.classes} "
+            f"({network.licence}); see `epanns info {network.name}`"
+        )
+        return network.folder, (first, *rest)
+    folder = included_folder(first)
+    if folder is None and not first.exists():
+        raise click.UsageError(
+            f"{printable(str(first))}: neither a checkpoint nor a sound file: no such path, and no included network "
+            "has this name; correct it"
+        )
+    if not rest:
+        raise click.UsageError(
+            f"{printable(str(first))}: neither a sound file nor a folder of sound; name sound, behind a checkpoint or "
+            "without one"
+        )
+    return folder or first, rest
 
 
 def describe_window(window: dict[str, Any]) -> str:

@@ -30,7 +30,12 @@ class Point:
     @property
     def cost(self) -> float:
         """Its cost, of the kind of the budget and for 10 s of sound."""
-        return float(self.record.config["search"]["cost"])
+        return float(self.record.cost_after["budget"]["reached"])
+
+    @property
+    def trial(self) -> int:
+        """Number of the trial that it was first proposed in, from 1 on."""
+        return int(self.record.config["search"]["trial"])
 
     @property
     def score(self) -> float:
@@ -74,7 +79,7 @@ class SearchResult:
                     "score": point.score,
                     "criterion": point.record.criterion,
                     "recover": point.record.recover,
-                    "widths": point.record.config["search"]["widths"],
+                    "widths": point.record.cost_after["widths"],
                     "checkpoint": f"front/{point.record.trial_id}",
                 }
                 for point in self.front
@@ -190,6 +195,7 @@ class _Search:
     def _next(self, number: int) -> Point | None:
         """Evaluate the next proposal; None if no network fits it."""
         proposal = self.study.ask()
+        self.evaluation.importance(proposal.criterion)  # a criterion that cannot rank the network ends the search
         try:
             plan, reached = self.evaluation.plan(proposal)
         except PruningError as error:
@@ -232,10 +238,10 @@ class _Search:
 def front_of(points: Iterable[Point]) -> list[Point]:
     """Return the points to which no other is at most as expensive and at least as good; cheapest first.
 
-    Of equal points the first is returned.
+    Of equal points that of the earliest trial is returned.
     """
     front: list[Point] = []
-    for point in sorted(points, key=lambda each: (each.cost, -each.score)):
+    for point in sorted(points, key=lambda each: (each.cost, -each.score, each.trial)):
         if not front or point.score > front[-1].score:
             front.append(point)
     return front

@@ -130,12 +130,16 @@ class Evaluation:
                 "recover": proposal.recover,
                 "calibration_clips": config.calibration_clips,
                 "seed": config.seed,
-                # The cost of the budget, for 10 s of sound; `cost_after` is that of a scored clip.
-                "search": {"trial": number, "cost": reached.reached, "widths": dict(network.spec.widths)},
+                "search": {"trial": number},
             },
             plan_digest=plan.digest,
             cost_before=self._cost,
-            cost_after=profile(network, seconds=length).summary(),
+            # The MACs of the budget are those of 10 s of sound, the others those of a scored clip.
+            cost_after={
+                **profile(network, seconds=length).summary(),
+                "budget": reached.to_dict(),
+                "widths": dict(network.spec.widths),
+            },
             stages=(self.dense, stage),
             device=device_of(model),
             versions=versions(*DECISIVE_PACKAGES, "optuna"),

@@ -95,6 +95,7 @@ def run_experiment(  # noqa: PLR0913 - one keyword for each option
             sweep.prepare(trial, prepared.packs[trial.trial_id], retry_failed=retry_failed)
         if shard is not None:
             held.close()
+            log(f"shard {shard.index}/{shard.count}: {len(trials)} of {len(prepared.trials)} trials, bases included")
         if n_done := sum(sweep.folder_of(trial).is_done for trial in trials):
             log(f"resume: {n_done} of {len(trials)} trials are done")
         queue = TrialQueue(trials, sweep.folder_of, _on_end(sweep, len(trials), tracker, on_trial))

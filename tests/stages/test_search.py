@@ -53,7 +53,7 @@ def test_networks_are_inside_their_budgets_and_are_scored_as_epanns_agree_scores
     assert len(records) == result.n_points >= 3
     for record in records:
         limit = float(record.config["budget"].split()[1]) * profile(model).backbone_macs
-        cost = profile(model.spec.with_widths(record.config["search"]["widths"])).backbone_macs
+        cost = profile(model.spec.with_widths(record.cost_after["widths"])).backbone_macs
         assert 0.99 * limit <= cost <= limit
         assert cost == Point(record).cost
         assert record.stages[0].scores["val"]["mAP"] == 1.0
@@ -61,7 +61,7 @@ def test_networks_are_inside_their_budgets_and_are_scored_as_epanns_agree_scores
         network = load(folder / "front" / point.record.trial_id)
         found = agree(network, model, dataset, bootstrap=0).agreement
         assert point.score == pytest.approx(found.tag_mAP, abs=1e-9)
-        assert network.spec.widths == point.record.config["search"]["widths"]
+        assert network.spec.widths == point.record.cost_after["widths"]
 
 
 def test_the_first_networks_have_one_ratio_at_the_ends_and_in_the_middle_of_the_range(given, finished):
@@ -69,7 +69,7 @@ def test_the_first_networks_have_one_ratio_at_the_ends_and_in_the_middle_of_the_
     assert [record.config["budget"] for record in records] == ["macs 0.7", "macs 0.4583", "macs 0.3"]
     base = given[0].spec.widths
     for record in records:
-        kept = [record.config["search"]["widths"][layer] / base[layer] for layer in base]
+        kept = [record.cost_after["widths"][layer] / base[layer] for layer in base]
         assert max(kept) - min(kept) <= 0.25  # one channel of the narrowest layer
 
 
@@ -78,6 +78,8 @@ def test_the_records_are_a_report_without_labels(finished):
     (key,), (rows,) = zip(*rows_by_block(records).items(), strict=True)
     assert key.protocol == "whole clip; mAP of the unpruned network's own tags"
     assert sum(row.is_pruned for row in rows) == len(records)
+    shown = [setting.partition("=")[0] for row in rows for setting in row.settings]
+    assert set(shown) <= {"search.trial", "budget", "calibration_clips"}
     assert sum(not row.is_pruned for row in rows) == 1
 
 
@@ -174,12 +176,14 @@ def test_labels_are_used_on_request(given, tmp_path):
 
 def test_no_point_of_the_front_is_dominated_and_every_other_is():
     values = [(3.0, 0.5), (1.0, 0.2), (2.0, 0.5), (2.0, 0.4), (4.0, 0.9), (5.0, 0.9), (1.0, 0.2)]
-    points = [
-        Point(make_record(f"t{n}", 0, (Stage("pruned", {"val": {"mAP": s}}, 0.0),), config={"search": {"cost": c}}))
-        for n, (c, s) in enumerate(values)
-    ]
+    points = []
+    for number, (cost, score) in enumerate(values):
+        changes = {"config": {"search": {"trial": number}}, "cost_after": {"budget": {"reached": cost}}}
+        stage = Stage("pruned", {"val": {"mAP": score}}, 0.0)
+        points.append(Point(make_record(f"t{number}", 0, (stage,), **changes)))
     front = front_of(points)
     assert [(point.cost, point.score) for point in front] == [(1.0, 0.2), (2.0, 0.5), (4.0, 0.9)]
+    assert front_of(reversed(points)) == front  # of the two at (1.0, 0.2) the earlier
     for one, other in product(points, front):
         is_better = one.cost <= other.cost and one.score >= other.score
         assert not is_better or (one.cost, one.score) == (other.cost, other.score)

@@ -259,6 +259,6 @@ def test_a_table_without_weights_digest_gets_it_without_measuring(model, dataset
     assert held.pop("network") == weights_digest(model)
     (out / "sensitivity.json").write_text(json.dumps(held))
     (out / "sensitivity.csv").write_text(whole.replace(weights_digest(model), ""))
-    monkeypatch.setattr("epanns.stages.sensitivity.score", None)
+    monkeypatch.setattr("epanns.stages.scorer.score", None)
     measure_sensitivity(model, dataset, config, out)
     assert (out / "sensitivity.csv").read_text() == whole

@@ -416,7 +416,7 @@ def test_children_of_a_killed_sweep_stop_by_themselves(tmp_path, text):
 @pytest.mark.slow
 @pytest.mark.parametrize("jobs", [1, 2])
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGUSR1])
-def test_a_killed_sweep_resumes_and_repeats_nothing(tmp_path, text, number, jobs):
+def test_a_killed_sweep_resumes_and_repeats_nothing(tmp_path, finished, text, number, jobs):
     """The signal reaches every process of the sweep, as Slurm's does."""
     (tmp_path / "tiny.toml").write_text(text)
     out = tmp_path / "out"
@@ -437,6 +437,11 @@ def test_a_killed_sweep_resumes_and_repeats_nothing(tmp_path, text, number, jobs
     assert again.returncode == 0, again.stderr
     assert len(list(out.rglob("result.json"))) == 3
     assert all(path.stat().st_mtime_ns == before for path, before in done.items())
+    tables = [
+        {record.trial_id: [stage.scores for stage in record.stages] for record in read_records([folder])}
+        for folder in (finished, out)
+    ]
+    assert tables[0] == tables[1]
 
 
 def test_rounds_of_a_trial_recover_in_each_and_one_round_is_the_trial_without_them(tmp_path, text, tiny_packs):

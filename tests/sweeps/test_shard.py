@@ -57,13 +57,14 @@ def scores(*folders):
 def test_shards_in_one_folder_and_in_two_give_the_table_of_one_run(tmp_path, text):
     experiment = parse_experiment(text, "t.toml")
     whole = run_experiment(experiment, tmp_path / "whole")
-    ended = []
+    ended, lines = [], []
     for index in (1, 0):  # the second part trains the base, which the first finds
-        summary = run_experiment(experiment, tmp_path / "shared", shard=Shard(index, 2))
+        summary = run_experiment(experiment, tmp_path / "shared", shard=Shard(index, 2), log=lines.append)
         assert not summary.failed
         ended += summary.done
         run_experiment(experiment, tmp_path / f"alone{index}", shard=Shard(index, 2))
     assert sorted(ended) == sorted(whole.done)
+    assert {"shard 1/2: 4 of 5 trials, bases included", "shard 0/2: 2 of 5 trials, bases included"} <= {*lines}
     assert scores(tmp_path / "shared") == scores(tmp_path / "whole")
     assert scores(tmp_path / "alone0", tmp_path / "alone1") == scores(tmp_path / "whole")
     assert failures_in([tmp_path / "alone0", tmp_path / "alone1"]) == []

@@ -17,6 +17,7 @@ from epanns.cli.shared.terminal import log
 from epanns.distributed import process_group, started_by_torchrun
 from epanns.errors import ConfigError, EpannsError, did_you_mean
 from epanns.feedback import notes_to
+from epanns.models.files.included import included_folder
 from epanns.process import keep_freed_memory
 from epanns.strict import ANY_TEXT, BOOLEAN, Rule, list_of, number, one_of, shown
 from epanns.strict import PATH as PATH_RULE
@@ -70,7 +71,16 @@ def _named(parameter: click.Parameter | None) -> str:
     return "path" if parameter is None else max(parameter.opts, key=len)
 
 
+class _CheckpointType(_PathType):
+    """A path that exists, or the name of an included checkpoint, which gives its folder."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the path."""
+        return included_folder(value) or super().convert(value, param, ctx)
+
+
 EXISTING = _PathType(exists=True, path_type=Path)
+CHECKPOINT = _CheckpointType(exists=True, path_type=Path)
 EXISTING_FILE = _PathType(exists=True, dir_okay=False, path_type=Path)
 PATH = _PathType(path_type=Path)
 OUTPUT = _OutputType(path_type=Path)

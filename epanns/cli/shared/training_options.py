@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from epanns.cli.shared.options import EXISTING, SEED, Decorator, SectionedCommand
+from epanns.cli.shared.options import CHECKPOINT, EXISTING, SEED, Decorator, SectionedCommand
 from epanns.cli.shared.terminal import log
 from epanns.errors import ConfigError
 from epanns.training.config import PRESETS, RULES, TEACHER_WEIGHTS, TrainingConfig, frozen_in, option_of, read_training
@@ -240,7 +240,7 @@ def teacher_option(default: str) -> Decorator:
     """Return ``--teacher``; `default` describes its default in the help."""
     return click.option(
         "--teacher",
-        type=EXISTING,
+        type=CHECKPOINT,
         help="Checkpoint of the teacher, or its scores of the training clips (scores.npz of `epanns evaluate`); "
         f"without a weight, --distil-weight is {TEACHER_WEIGHT:g}.  [default: {default}]",
     )

@@ -23,6 +23,7 @@ from epanns.errors import CheckpointError, ConfigError, DataError, OutputError
 from epanns.feedback import note
 from epanns.labels import LabelSet
 from epanns.models.files.checkpoint_texts import CheckpointConfig, is_config, model_card
+from epanns.models.files.included import included_folder
 from epanns.models.files.storage import STORAGES, from_storage, stored_forms, to_storage
 from epanns.models.provenance import Provenance
 from epanns.models.pruning_plan import PruningPlan
@@ -92,7 +93,9 @@ class Checkpoint:
 
 
 def checkpoint_folder(path: str | Path) -> Path:
-    """Return the folder of a checkpoint if `path` is one of its files, else `path`."""
+    """Return the folder of a checkpoint if `path` is one of its files or the name of an included one, else `path`."""
+    if (included := included_folder(path)) is not None:
+        return included
     path = Path(path)
     is_part = path.name in FILES and path.is_file() and is_config(path.parent / CONFIG)
     return path.parent if is_part else path

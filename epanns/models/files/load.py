@@ -16,7 +16,8 @@ def load(path: str | Path, *, sample_rate: int | None = None) -> Tagger:
     """Return the network of a checkpoint folder or of a released ``.pth``/``.pt`` file, in evaluation mode, on the CPU.
 
     Args:
-        path: Folder or file.
+        path: Folder or file, or the name of a checkpoint that is installed with epanns, such as ``esc50``, if there is
+            no file or folder of this name.
         sample_rate: In Hz; needed only for released files that do not hold their front end.
 
     Raises:

@@ -119,7 +119,8 @@ def learning_figure(curves: Sequence[Curve]) -> "Figure":
     networks = ", ".join(dict.fromkeys(curve.network for curve in curves))
     title = f"{curves[0].name if len(curves) == 1 else f'{len(curves)} runs'}: {networks}"
     width = canvas.COLUMN - 2 * _MARGIN
-    remark = "star: the step that is kept" + (f", {curves[0].score} {curves[0].summary}" if len(curves) == 1 else "")
+    meaning = "star: the step that is kept" if losses else "fine-tuning, mean over seeds; star: the highest score"
+    remark = meaning + (f", {curves[0].score} {curves[0].summary}" if len(curves) == 1 else "")
     heading = canvas.Heading(title, remark, width)
     entries = [(f"{curve.name}: {curve.summary}", _look(place)) for place, curve in enumerate(curves)]
     legend = canvas.Legend([(Line2D([], [], **look), text) for text, look in entries if len(curves) > 1], width)

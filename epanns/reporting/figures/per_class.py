@@ -11,7 +11,7 @@ from epanns.safe_text import printable
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_ROW, _MARGIN, _LEFT = 0.34, 0.2, 3.0  # cm: height of a class, margin, and room for its name
+_ROW, _MARGIN, _LEFT = 0.34, 0.2, 3.5  # cm: height of a class, margin, and room for its name
 _MOST_CLASSES, _MOST_EVALUATIONS = 60, 7
 
 

@@ -21,7 +21,7 @@ def pareto_charts(key: BlockKey, rows: Sequence[Row], first: int) -> str:
     """Return a chart of mAP against each cost that rows have, and their legend; rows are numbered from `first`."""
     scored = [(number, row, *found) for number, row in enumerate(rows, first) if (found := result_of(row)) is not None]
     costs = _costs_of(rows)
-    looks, legend = row_looks(rows)
+    looks, legend = row_looks(rows, first)
     charts = [_pareto_chart(key, cost, scored, looks) for cost in costs] if scored else []
     figures = "".join(f'<figure class="chart">{chart}</figure>' for chart in charts)
     items = "".join(f"<li>{mark}{text_of(text)}</li>" for mark, text in legend)
@@ -32,8 +32,8 @@ def _costs_of(rows: Sequence[Row]) -> list[Cost]:
     return [cost for cost in (*SIZE_AND_WORK, *DEPLOYMENT) if any(cost.of(row) for row in rows)]
 
 
-def row_looks(rows: Sequence[Row]) -> tuple[dict[int, tuple[str, str]], list[tuple[str, str]]]:
-    """Return the mark and the class of each row by its place, and the legend: samples and texts."""
+def row_looks(rows: Sequence[Row], first: int) -> tuple[dict[int, tuple[str, str]], list[tuple[str, str]]]:
+    """Return the mark and the class of each row by its number, and the legend: samples and texts."""
     pruned = [row for row in rows if row.is_pruned]
     names, shared = series_names(pruned)
     lines: dict[str, list[Row]] = {}
@@ -43,9 +43,9 @@ def row_looks(rows: Sequence[Row]) -> tuple[dict[int, tuple[str, str]], list[tup
     look_of_line = {name: (MARKS[n % len(MARKS)], f"c{n % N_COLOURS}") for n, name in enumerate(kept)}
     look_of = {id(row): look_of_line[name] for name, members in kept.items() for row in members}
     looks = {}
-    for place, row in enumerate(rows):
+    for number, row in enumerate(rows, first):
         other = (MARKS[0], "crowd") if row.is_pruned else (_REFERENCES[row.variant], "reference")
-        looks[place] = look_of.get(id(row), other)
+        looks[number] = look_of.get(id(row), other)
     legend = [(sample(*look_of_line[name]), name or shared) for name in kept]
     legend += [(sample(MARKS[0], "crowd"), f"{len(crowd):,} other rows, off the front")] if crowd else []
     legend += [
@@ -62,7 +62,6 @@ def _pareto_chart(
     scored: Sequence[tuple[int, Row, str, Estimate]],
     looks: Mapping[int, tuple[str, str]],
 ) -> str:
-    first = min(number for number, *_ in scored)
     known = [
         (number, row, value, estimate, stage) for number, row, stage, estimate in scored if (value := cost.of(row))
     ]
@@ -74,17 +73,17 @@ def _pareto_chart(
     on_front = pareto_front(points)
     lines: dict[str, list[tuple[float, float]]] = {}
     for number, row, value, estimate, _ in known:
-        if row.is_pruned and looks[number - first][1] != "crowd":
-            lines.setdefault("|".join(looks[number - first]), []).append((value, estimate.mean))
+        if row.is_pruned and looks[number][1] != "crowd":
+            lines.setdefault("|".join(looks[number]), []).append((value, estimate.mean))
         elif row.variant == UNPRUNED and len([each for each in known if not each[1].is_pruned]) <= 2:
             chart.level(estimate.mean, "unpruned")
     for look, places in lines.items():
         chart.line(sorted(places), f"series {look.partition('|')[2]}")
     chart.step([points[place] for place in on_front])
-    order = sorted(range(len(known)), key=lambda place: looks[known[place][0] - first][1] != "crowd")
+    order = sorted(range(len(known)), key=lambda place: looks[known[place][0]][1] != "crowd")
     for place in order:
         number, row, value, estimate, stage = known[place]
-        shape, look = looks[number - first]
+        shape, look = looks[number]
         chart.mark(
             (value, estimate.mean),
             shape,
@@ -110,7 +109,7 @@ def curve_chart(rows: Sequence[Row], first: int, records: Mapping[str, RunRecord
 
     Of many rows, those with the highest result are drawn. The text is empty where no row has a curve.
     """
-    curves, (looks, _) = [], row_looks(rows)
+    curves, (looks, _) = [], row_looks(rows, first)
     for number, row in enumerate(rows, first):
         if points := mean_curve(row, records):
             curves.append((number, row, points))
@@ -124,7 +123,7 @@ def curve_chart(rows: Sequence[Row], first: int, records: Mapping[str, RunRecord
     for number, row, points in shown[::-1]:
         chart.curve(
             points,
-            looks[number - first][1],
+            looks[number][1],
             f"{name_of(row)}\n{points[-1][1]:.4f} at step {points[-1][0]:,.0f}",
             row=number,
         )

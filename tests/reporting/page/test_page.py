@@ -74,6 +74,16 @@ def test_a_tooltip_names_the_configuration_its_score_and_its_trials(records):
     ) in titles
 
 
+def test_a_row_without_a_score_has_no_mark_and_others_keep_their_look(records):
+    pruned = [
+        replace(record, stages=record.stages[1:]) for record in records if record.criterion and record.ratio == 0.5
+    ]
+    unscored = [replace(record, trial_id=f"x{record.seed}", criterion="bn", stages=()) for record in pruned]
+    reader = read(page_of([*pruned, *unscored]))
+    marks = [attributes for tag, attributes in reader.found if tag == "g" and "data-row" in attributes]
+    assert {(mark["data-row"], mark["class"].split()[1]) for mark in marks} == {("1", "c1")}  # row 0, of bn, has c0
+
+
 def test_latency_has_a_chart_where_it_is_recorded(records):
     timed = [
         replace(record, cost_after=record.cost_after | {"latency_ms": {"median": 10.0 + record.seed}})

@@ -23,6 +23,7 @@ from epanns.data.datasets.sound_files import SoundsByStem, folders_holding
 from epanns.data.manifest import Manifest
 from epanns.errors import ConfigError, DataError
 from epanns.labels import LabelSet
+from epanns.safe_text import path_name
 from epanns.strict import shown
 from epanns.text_files import SHORT_LIST, read_csv_table, read_json, whole_number
 
@@ -110,7 +111,9 @@ def _read_metadata(folder: Path) -> tuple[bool, list[str]]:
     )
     if not isinstance(splits, list) or not splits or not all(isinstance(split, str) for split in splits):
         raise DataError(f"{path}: splits is {shown(splits)}, must be a list of names; {_REMEDY}")
-    return given["prediction_type"] == "multiclass", splits
+    return given["prediction_type"] == "multiclass", [
+        path_name(split, f"{path}: splits", DataError) for split in splits
+    ]
 
 
 def _read_vocabulary(path: Path) -> LabelSet:

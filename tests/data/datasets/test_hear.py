@@ -99,6 +99,7 @@ def test_the_folders_above_a_single_task_are_accepted_and_of_several_one_must_be
         ({"embedding_type": None}, "task_metadata.json: embedding_type is None, must be scene"),
         ({"prediction_type": "regression"}, "prediction_type is 'regression', must be multiclass or multilabel"),
         ({"splits": "train"}, "task_metadata.json: splits is 'train', must be a list of names"),
+        ({"splits": ["../other"]}, "task_metadata.json: splits='../other': must be a name of 1 to 200"),
         ({"files": []}, "must hold the sound in a folder of its sample rate; it holds none"),
         ({"vocabulary": "id,label\n0,jay\n"}, "no column idx (did you mean 'id'?); HEAR's layout has idx,label"),
         (

@@ -11,7 +11,7 @@ from epanns.reporting import tables
 from epanns.reporting.cards import model_cards
 from epanns.reporting.figures import style as figure
 from epanns.reporting.figures.bands import DEPLOYMENT, measured_bands, quoted_bands
-from epanns.reporting.figures.learning_curve import Curve, learning_figure
+from epanns.reporting.figures.learning_curve import OF_RECORDS, Curve, learning_figure
 from epanns.reporting.figures.pareto import pareto_figure
 from epanns.reporting.figures.per_class import per_class_figure
 from epanns.reporting.latex import measured_latex
@@ -148,7 +148,7 @@ def _write_further(
     curves = list(sources.curves)
     for row in (row for rows in blocks.values() for row in rows):
         if points := mean_curve(row, by_trial):
-            curves.append(Curve(name_of(row), row.network, "score", (), tuple(points)))
+            curves.append(Curve(name_of(row), row.network, OF_RECORDS, (), tuple(points)))
     curves = sorted(curves, key=lambda curve: -curve.best[1])[:_MOST_CURVES]
     files: list[Path] = []
     if curves:

@@ -294,7 +294,7 @@ def test_every_mistake_is_named_at_once():
         parse_experiment(text, "t.toml")
     for message in (
         "t.toml: seeds[0]=-1: must be a whole number >= 0",
-        "[data] kind='pack' (did you mean 'packs'?): must be one of esc50, folder, audioset, fsd50k, synthetic, packs",
+        "[data] kind='pack' (did you mean 'packs'?): must be one of esc50, folder, audioset, fsd50k, ",
         "[grid] ratio[1]=1.0: must be a number in [0, 1)",
         "[base 1] unknown key 'witdh' (did you mean 'width'?)",
         "[finetune 1] seed does not go into a training table: list seeds = [...] at the top",

@@ -27,13 +27,16 @@ _MARKS = 8  # on a long curve, so that curves differ without colour
 
 _LEFT, _MARGIN, _PANEL, _GAP = 1.3, 0.2, 2.9, 0.25  # cm
 
+OF_RECORDS = "score"  # name of the score of curves that are made of run records
+
 
 @dataclass(frozen=True)
 class Curve:
     """A training run as it is drawn.
 
     Attributes:
-        score: Name of the score that decides which step is kept: ``mAP``, or ``accuracy`` of single-label networks.
+        score: Name of the score that decides which step is kept: ``mAP``, or ``accuracy`` of single-label networks;
+            `OF_RECORDS` where run records do not name it.
         loss: ``(step, mean training loss since the point before)``.
         scores: ``(step, validation score)``.
         best_step: Step whose weights are kept; None before the first is chosen.
@@ -115,7 +118,7 @@ def learning_figure(curves: Sequence[Curve]) -> "Figure":
     from matplotlib.lines import Line2D
 
     scores = list(dict.fromkeys(curve.score for curve in curves))
-    losses = ["training loss"] if any(curve.loss for curve in curves) else []  # records hold none
+    losses = [] if scores == [OF_RECORDS] else ["training loss"]  # records hold none
     networks = ", ".join(dict.fromkeys(curve.network for curve in curves))
     title = f"{curves[0].name if len(curves) == 1 else f'{len(curves)} runs'}: {networks}"
     width = canvas.COLUMN - 2 * _MARGIN
